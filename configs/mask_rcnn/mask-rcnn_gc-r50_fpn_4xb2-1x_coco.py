@@ -1,0 +1,15 @@
+_base_ = './mask-rcnn_r50_fpn_4xb2-1x_coco.py'
+
+model = dict(
+    backbone=dict(
+        plugins=[
+            dict(
+                cfg=dict(type='ContextBlock', ratio=1.0 / 16),
+                stages=(False, True, True, True),
+                position='after_conv3',
+            )
+        ],
+        # The ImageNet weights have no such block; it starts as the identity.
+        init_cfg=dict(new_layers=('context_block',)),
+    )
+)

@@ -1,0 +1,14 @@
+_base_ = [
+    'mmdet::_base_/models/retinanet_r50_fpn.py',
+    '../_base_/coco_detection.py',
+    '../_base_/paper_1x.py',
+]
+model = dict(
+    backbone=dict(
+        init_cfg=dict(
+            _delete_=True,
+            type='ECAPretrained',
+            checkpoint='checkpoints/resnet50-0676ba61.pth',
+        )
+    )
+)

@@ -1,0 +1,39 @@
+"""ECA-Net for MMDetection 3.x.
+
+``import eca_mmdet`` (or ``custom_imports = dict(imports=['eca_mmdet'])`` in a config)
+registers every class below with mmdet, and supplies mmcv's operators from torchvision
+where mmcv came without its compiled extension. The import itself is light: mmdet is
+loaded when it is first needed.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from eca_mmdet import registration
+
+__version__ = '0.1.0'
+
+_EXPORTS = {
+    'ECALayer': 'eca_mmdet.attention',
+    'SqueezeExcite': 'eca_mmdet.attention',
+    'eca_kernel_size': 'eca_mmdet.attention',
+    'ECAResNet': 'eca_mmdet.backbones',
+    'NonLocalResNet': 'eca_mmdet.backbones',
+    'PluginResNet': 'eca_mmdet.backbones',
+    'ECAPretrained': 'eca_mmdet.weights',
+}
+
+__all__ = ['__version__', *_EXPORTS]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _EXPORTS:
+        raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
+    import importlib
+
+    registration.register()
+    return getattr(importlib.import_module(_EXPORTS[name]), name)
+
+
+registration.on_import()

@@ -1,0 +1,51 @@
+"""Squeeze-and-Excitation, as the published detection tables use it.
+
+Source: Hu et al., Squeeze-and-Excitation Networks, CVPR 2018. No bias and r = 16:
+the parameter columns of the ECA-Net tables come out only so. Weight names follow the
+common SE-ResNet (``layer1.0.se.fc.0.weight``, ``layer1.0.se.fc.2.weight``).
+"""
+
+from __future__ import annotations
+
+from mmengine.registry import MODELS
+from torch import Tensor, nn
+
+
+@MODELS.register_module()
+class SqueezeExcite(nn.Module):
+    """Scale channels by a gate from two fully connected layers without bias.
+
+    mmdet's own ``SELayer`` has biases, other weight names and another gate.
+
+    Args:
+        in_channels: C; mmdet passes it to every plugin.
+        ratio: r; the hidden layer has C / r units.
+
+    Shape:
+        (N, C, H, W) to the same shape and dtype.
+
+    Raises:
+        ValueError: ``ratio`` leaves no hidden unit.
+    """
+
+    _abbr_ = 'se'
+
+    def __init__(self, in_channels: int, ratio: int = 16) -> None:
+        super().__init__()
+        hidden = in_channels // ratio if ratio > 0 else 0
+        if hidden < 1:
+            raise ValueError(
+                f'ratio must be between 1 and in_channels ({in_channels}), so that '
+                f'a hidden unit is left; got {ratio}.'
+            )
+        self.fc = nn.Sequential(
+            nn.Linear(in_channels, hidden, bias=False),
+            nn.ReLU(inplace=True),
+            nn.Linear(hidden, in_channels, bias=False),
+            nn.Sigmoid(),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return x scaled by its gate, one factor a sample and channel."""
+        gate: Tensor = self.fc(x.mean(dim=(2, 3)))
+        return x * gate.to(x.dtype)[:, :, None, None]

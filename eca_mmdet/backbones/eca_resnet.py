@@ -1,0 +1,88 @@
+"""ECA-ResNet.
+
+Source: Wang et al., ECA-Net, CVPR 2020, arXiv:1910.03151. State-dict keys are those of
+the authors' ImageNet files (``layer1.0.eca.conv.weight``), without ``fc``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from mmdet.registry import MODELS
+
+from eca_mmdet.attention.eca import check_kernel_size
+from eca_mmdet.backbones.plugin_resnet import PluginBasicBlock, PluginResNet
+
+RELEASED_KERNEL_SIZES = {
+    18: (3, 5, 7, 7),
+    34: (3, 3, 5, 7),
+    50: (3, 5, 5, 7),
+    101: (3, 3, 5, 7),
+    152: (3, 3, 5, 7),
+}
+"""Kernel sizes of the authors' ImageNet weights, by depth."""
+
+
+@MODELS.register_module()
+class ECAResNet(PluginResNet):
+    """ResNet with an ECA gate at the end of every residual branch.
+
+    The gate follows the block's last norm and precedes the residual add.
+
+    Args:
+        depth: 18, 34, 50, 101 or 152.
+        kernel_sizes: One odd integer a stage; one integer for all stages; or
+            'adaptive', psi of each block's output channels. There is no default:
+            released weights differ in it by depth, and neither the formula nor a
+            file's name tells. A checkpoint's tensors do.
+        plugins: further plugins, as mmdet's ``ResNet`` takes them; they come after
+            the gate where they share its position.
+        **kwargs: as mmdet's ``ResNet``.
+
+    Raises:
+        ValueError: ``kernel_sizes`` missing, even, or not one a stage; unknown depth.
+    """
+
+    def __init__(
+        self,
+        depth: int,
+        kernel_sizes: Sequence[int] | int | str | None = None,
+        plugins: list[dict[str, Any]] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        num_stages = kwargs.get('num_stages', 4)
+        self.kernel_sizes = _stage_kernel_sizes(kernel_sizes, num_stages, depth)
+        basic = self.arch_settings.get(depth, (None,))[0] is PluginBasicBlock
+        gates = [
+            dict(
+                cfg=dict(type='ECALayer', kernel_size=size),
+                stages=tuple(other == stage for other in range(num_stages)),
+                position='after_conv2' if basic else 'after_conv3',
+            )
+            for stage, size in enumerate(self.kernel_sizes)
+        ]
+        super().__init__(depth, plugins=[*gates, *(plugins or [])], **kwargs)
+
+
+def _stage_kernel_sizes(
+    kernel_sizes: Sequence[int] | int | str | None, num_stages: int, depth: int
+) -> tuple[int | None, ...]:
+    """Return one kernel size a stage; None leaves it to the layer ('adaptive')."""
+    if kernel_sizes == 'adaptive':
+        return (None,) * num_stages
+    if isinstance(kernel_sizes, int):
+        return (check_kernel_size(kernel_sizes),) * num_stages
+    valid = isinstance(kernel_sizes, Sequence) and not isinstance(kernel_sizes, str)
+    if not valid or len(kernel_sizes) != num_stages:  # type: ignore[arg-type]
+        released = RELEASED_KERNEL_SIZES.get(depth)
+        hint = (
+            f"The authors' ImageNet ResNet-{depth} uses {released}."
+            if released
+            else f'Released weights use {RELEASED_KERNEL_SIZES}.'
+        )
+        raise ValueError(
+            f'kernel_sizes must be {num_stages} odd integers (one a stage), one odd '
+            f"integer, or 'adaptive'; got {kernel_sizes!r}. {hint}"
+        )
+    return tuple(map(check_kernel_size, kernel_sizes))  # type: ignore[arg-type]

@@ -1,0 +1,1 @@
+"""Operators: torchvision's kernels behind the interface of mmcv's extension."""

@@ -1,0 +1,214 @@
+"""Deformable convolution and attention with the signatures of mmcv's extension.
+
+Source: Dai et al. 2017 and Zhu et al. 2019 (deformable convolution v1, v2), Zhu et
+al. 2021 (Deformable DETR). The forward passes are torchvision's ``deform_conv2d`` and
+mmcv's own pure-torch attention; each backward pass differentiates a second forward,
+so training costs one forward more than with a compiled mmcv.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+__all__ = [
+    'deform_conv_backward_input',
+    'deform_conv_backward_parameters',
+    'deform_conv_forward',
+    'modulated_deform_conv_backward',
+    'modulated_deform_conv_forward',
+    'ms_deform_attn_backward',
+    'ms_deform_attn_forward',
+]
+
+
+def _gradients(
+    function: Callable[..., Tensor], inputs: list[Tensor], grad_output: Tensor
+) -> tuple[Tensor, ...]:
+    """Differentiate ``function`` by every input, in float32 at least."""
+    dtype = torch.float64 if inputs[0].dtype == torch.float64 else torch.float32
+    with torch.enable_grad(), torch.autocast(grad_output.device.type, enabled=False):
+        leaves = [tensor.detach().to(dtype).requires_grad_() for tensor in inputs]
+        return torch.autograd.grad(function(*leaves), leaves, grad_output.to(dtype))
+
+
+def _deform_conv2d(
+    options: dict[str, Any],
+) -> Callable[[Tensor, Tensor, Tensor, Tensor | None, Tensor | None], Tensor]:
+    """Bind torchvision's operator to mmcv's keyword names (v1 or v2 spelling)."""
+    import torchvision
+
+    v2 = 'stride_h' in options
+
+    def pair(name_v2: str, name_v1: str) -> tuple[int, int]:
+        if v2:
+            return options[f'{name_v2}_h'], options[f'{name_v2}_w']
+        return options[f'{name_v1}H'], options[f'{name_v1}W']
+
+    geometry = {
+        'stride': pair('stride', 'd'),
+        'padding': pair('pad', 'pad'),
+        'dilation': pair('dilation', 'dilation'),
+    }
+
+    def run(
+        x: Tensor,
+        offset: Tensor,
+        weight: Tensor,
+        mask: Tensor | None = None,
+        bias: Tensor | None = None,
+    ) -> Tensor:
+        dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
+        tensors = [None if t is None else t.to(dtype) for t in (bias, mask)]
+        with torch.autocast(x.device.type, enabled=False):
+            return torchvision.ops.deform_conv2d(  # type: ignore[no-any-return]
+                x.to(dtype),
+                offset.to(dtype),
+                weight.to(dtype),
+                tensors[0],
+                mask=tensors[1],
+                **geometry,
+            )
+
+    return run
+
+
+def deform_conv_forward(
+    input: Tensor,
+    weight: Tensor,
+    offset: Tensor,
+    output: Tensor,
+    columns: Tensor,
+    ones: Tensor,
+    **options: Any,
+) -> None:
+    """Fill ``output`` (N, C_out, H', W') with the convolution at shifted samples."""
+    output.copy_(_deform_conv2d(options)(input, offset, weight, None, None))
+
+
+def deform_conv_backward_input(
+    input: Tensor,
+    offset: Tensor,
+    grad_output: Tensor,
+    grad_input: Tensor,
+    grad_offset: Tensor,
+    weight: Tensor,
+    columns: Tensor,
+    **options: Any,
+) -> None:
+    """Add to the gradients of the input and of the offsets, in place."""
+    run = _deform_conv2d(options)
+    grads = _gradients(
+        lambda x, o: run(x, o, weight, None, None), [input, offset], grad_output
+    )
+    grad_input.add_(grads[0])
+    grad_offset.add_(grads[1])
+
+
+def deform_conv_backward_parameters(
+    input: Tensor,
+    offset: Tensor,
+    grad_output: Tensor,
+    grad_weight: Tensor,
+    columns: Tensor,
+    ones: Tensor,
+    scale: float = 1.0,
+    **options: Any,
+) -> None:
+    """Add ``scale`` times the gradient of the weight, in place."""
+    run = _deform_conv2d(options)
+    # The convolution is linear in its weight: its gradient is the same at zero.
+    zero = torch.zeros_like(grad_weight)
+    (grad,) = _gradients(
+        lambda w: run(input, offset, w, None, None), [zero], grad_output
+    )
+    grad_weight.add_(grad, alpha=scale)
+
+
+def modulated_deform_conv_forward(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    ones: Tensor,
+    offset: Tensor,
+    mask: Tensor,
+    output: Tensor,
+    columns: Tensor,
+    with_bias: bool,
+    **options: Any,
+) -> None:
+    """Fill ``output`` (N, C_out, H', W'); each sample is scaled by ``mask``."""
+    run = _deform_conv2d(options)
+    output.copy_(run(input, offset, weight, mask, bias if with_bias else None))
+
+
+def modulated_deform_conv_backward(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    ones: Tensor,
+    offset: Tensor,
+    mask: Tensor,
+    columns: Tensor,
+    grad_input: Tensor,
+    grad_weight: Tensor,
+    grad_bias: Tensor,
+    grad_offset: Tensor,
+    grad_mask: Tensor,
+    grad_output: Tensor,
+    with_bias: bool,
+    **options: Any,
+) -> None:
+    """Add to the gradients of input, weight, bias, offsets and mask, in place."""
+    inputs = [input, offset, weight, mask, *([bias] if with_bias else [])]
+    grads = _gradients(_deform_conv2d(options), inputs, grad_output)
+    targets = [grad_input, grad_offset, grad_weight, grad_mask, grad_bias]
+    for target, grad in zip(targets, grads, strict=False):
+        target.add_(grad)
+
+
+def ms_deform_attn_forward(
+    value: Tensor,
+    value_spatial_shapes: Tensor,
+    value_level_start_index: Tensor,
+    sampling_locations: Tensor,
+    attention_weights: Tensor,
+    im2col_step: int,
+) -> Tensor:
+    """Return FloatTensor[N, queries, channels]; shapes as mmcv documents them."""
+    from mmcv.ops.multi_scale_deform_attn import multi_scale_deformable_attn_pytorch
+
+    return multi_scale_deformable_attn_pytorch(  # type: ignore[no-any-return]
+        value, value_spatial_shapes, sampling_locations, attention_weights
+    )
+
+
+def ms_deform_attn_backward(
+    value: Tensor,
+    value_spatial_shapes: Tensor,
+    value_level_start_index: Tensor,
+    sampling_locations: Tensor,
+    attention_weights: Tensor,
+    grad_output: Tensor,
+    grad_value: Tensor,
+    grad_sampling_loc: Tensor,
+    grad_attn_weight: Tensor,
+    im2col_step: int,
+) -> None:
+    """Add to the gradients of value, sampling locations and weights, in place."""
+    from mmcv.ops.multi_scale_deform_attn import multi_scale_deformable_attn_pytorch
+
+    grads = _gradients(
+        lambda v, s, a: multi_scale_deformable_attn_pytorch(
+            v, value_spatial_shapes, s, a
+        ),
+        [value, sampling_locations, attention_weights],
+        grad_output,
+    )
+    for target, grad in zip(
+        (grad_value, grad_sampling_loc, grad_attn_weight), grads, strict=True
+    ):
+        target.add_(grad)

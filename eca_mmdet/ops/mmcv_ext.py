@@ -1,0 +1,151 @@
+"""Supply ``mmcv._ext`` when mmcv was installed without its compiled operators.
+
+``pip install onedl-mmcv`` and ``pip install mmcv-lite`` both give an mmcv that
+cannot import ``mmcv.ops``. :func:`offer` puts a finder at the *end* of
+``sys.meta_path``: Python asks it only after every other finder has failed, so a
+compiled extension is always preferred and is never touched.
+
+Operators and where mmdet's configs reach them:
+
+=========================== ===================================================
+supplied                    reached by
+=========================== ===================================================
+nms                         every detector with anchors, points or RoIs
+softnms                     ``rcnn=dict(nms=dict(type='soft_nms'))``
+nms_match                   ScoreHLRSampler (PISA)
+roi_align                   every two-stage detector; mask targets
+sigmoid_focal_loss          RetinaNet, FCOS, DETR-like heads on CUDA
+deform_conv                 DCN backbones, RepPoints, GuidedAnchor, TOOD, VFNet
+modulated_deform_conv       DCNv2 backbones, DyHead
+ms_deform_attn              Deformable DETR, DINO, Mask2Former on CUDA
+=========================== ===================================================
+
+Anything else (carafe, masked_im2col, line_nms, roi_pool, rotated boxes, 3-D
+operators) raises :class:`NotImplementedError` when it is called, naming itself.
+"""
+
+from __future__ import annotations
+
+import importlib.abc
+import importlib.machinery
+import sys
+import types
+from collections.abc import Callable, Sequence
+from typing import Any
+
+EXTENSION = 'mmcv._ext'
+
+
+def refuse(name: str) -> Callable[..., Any]:
+    """Return a stand-in for operator ``name`` that explains itself when called."""
+
+    def unsupplied(*args: Any, **kwargs: Any) -> Any:
+        raise NotImplementedError(
+            f'mmcv operator {name!r} needs mmcv with its compiled extension; this '
+            'mmcv has none, and eca_mmdet supplies from torchvision only the '
+            'operators listed in eca_mmdet/ops/mmcv_ext.py. To get it: build mmcv '
+            'from source (MMCV_WITH_OPS=1 pip install --no-build-isolation '
+            '--no-binary :all: onedl-mmcv) or install an mmcv wheel that was built '
+            'for your torch.'
+        )
+
+    unsupplied.__name__ = unsupplied.__qualname__ = name
+    return unsupplied
+
+
+class _TorchvisionLoader(importlib.abc.Loader):
+    def create_module(self, spec: importlib.machinery.ModuleSpec) -> None:
+        return None
+
+    def exec_module(self, module: types.ModuleType) -> None:
+        from eca_mmdet.ops import deform, focal, nms, roi_align
+
+        for source in (nms, roi_align, focal, deform):
+            for name in source.__all__:
+                setattr(module, name, getattr(source, name))
+        note = 'none: eca_mmdet supplies operators from torchvision'
+        module.get_compiler_version = lambda: note  # type: ignore[attr-defined]
+        module.get_compiling_cuda_version = lambda: note  # type: ignore[attr-defined]
+
+        def refuse_unknown(name: str) -> Any:
+            if name.startswith('__'):
+                raise AttributeError(name)
+            return refuse(name)
+
+        module.__getattr__ = refuse_unknown  # type: ignore[method-assign]
+
+
+class _LastResortFinder(importlib.abc.MetaPathFinder):
+    def find_spec(
+        self,
+        fullname: str,
+        path: Sequence[str] | None = None,
+        target: types.ModuleType | None = None,
+    ) -> importlib.machinery.ModuleSpec | None:
+        if fullname != EXTENSION:
+            return None
+        return importlib.machinery.ModuleSpec(
+            fullname, _TorchvisionLoader(), origin='eca_mmdet.ops (torchvision)'
+        )
+
+
+def offer() -> None:
+    """Answer ``import mmcv._ext`` from now on if nothing else can.
+
+    Costs no import: torchvision is loaded when mmcv first asks. Calling it again
+    changes nothing.
+    """
+    if not any(isinstance(finder, _LastResortFinder) for finder in sys.meta_path):
+        sys.meta_path.append(_LastResortFinder())
+
+
+def is_supplied() -> bool:
+    """Tell whether the loaded ``mmcv._ext`` is ours rather than a compiled one."""
+    module = sys.modules.get(EXTENSION)
+    spec = getattr(module, '__spec__', None)
+    return isinstance(getattr(spec, 'loader', None), _TorchvisionLoader)
+
+
+def _is_mmdet_fallback(value: Any, module: str) -> bool:
+    """Recognise the raising stand-ins of onedl-mmdetection by their message."""
+    if getattr(value, '__module__', None) != module:
+        return False
+    function = value.__init__ if isinstance(value, type) else value
+    code = getattr(function, '__code__', None)
+    return code is not None and any(
+        isinstance(const, str) and 'requires mmcv to be compiled with ops' in const
+        for const in code.co_consts
+    )
+
+
+def rebind_mmdet_fallbacks() -> list[str]:
+    """Replace stand-ins that mmdet bound before the operators were offered.
+
+    onedl-mmdetection wraps each ``from mmcv.ops import ...`` in a try and defines
+    a function or class that raises on use. A script that imports ``mmdet.apis``
+    before ``eca_mmdet`` (mmdet's own test.py imports ``mmdet.structures`` before it
+    reads the config) would keep those for the life of the process.
+
+    Returns:
+        ``module.name`` of everything replaced.
+    """
+    early = [m for m in sys.modules if m.startswith('mmdet.')]
+    fallbacks = [
+        (sys.modules[module], name, value)
+        for module in early
+        for name, value in list(vars(sys.modules[module]).items())
+        if _is_mmdet_fallback(value, module)
+    ]
+    if not fallbacks:
+        return []
+    import mmcv.ops
+    from mmcv.ops import merge_cells
+
+    rebound = []
+    for owner, name, value in fallbacks:
+        public = value.__name__.lstrip('_')
+        real = getattr(mmcv.ops, public, None) or getattr(merge_cells, public, None)
+        if real is not None:
+            setattr(owner, name, real)
+            rebound.append(f'{owner.__name__}.{name}')
+    return rebound

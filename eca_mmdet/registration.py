@@ -1,0 +1,147 @@
+"""Register with mmdet at the right moment, and quietly.
+
+mmdet takes four seconds to import, so ``import eca_mmdet`` must not import it (the
+command line answers ``--help`` in a fraction of that). Whoever builds a model needs
+``mmdet.models``; a hook registers our classes the moment that import is complete.
+Where mmengine is loaded already, as when a config's ``custom_imports`` name us,
+registration happens at once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import importlib.abc
+import importlib.machinery
+import importlib.util
+import io
+import sys
+import types
+import warnings
+from collections.abc import Iterator, Sequence
+
+from eca_mmdet.ops import mmcv_ext
+
+_TRIGGER = 'mmdet.models'
+_NOISE = (
+    'Could not import OneDL. Skipping OneDL datasets.',  # print, onedl-mmdetection
+)
+_registered = False
+
+
+class InstallError(ImportError):
+    """No mmdet line is installed, or one that refuses the mmcv beside it."""
+
+
+@contextlib.contextmanager
+def quiet_imports() -> Iterator[None]:
+    """Hide what mmdet and mmcv print and warn about optional parts on import."""
+    captured = io.StringIO()
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(captured):
+            warnings.filterwarnings('ignore', 'faster_coco_eval is not installed')
+            warnings.filterwarnings('ignore', category=ImportWarning)
+            warnings.filterwarnings('ignore', category=DeprecationWarning)
+            warnings.filterwarnings('ignore', category=SyntaxWarning)
+            yield
+    finally:
+        for line in captured.getvalue().splitlines():
+            if line not in _NOISE:
+                print(line)
+
+
+def check_install() -> None:
+    """Import mmdet, or say what is missing.
+
+    Raises:
+        InstallError: with the command that mends it.
+    """
+    advice = (
+        "Install one line of mmdet: pip install 'eca-mmdet[onedl]' (maintained) or "
+        "pip install 'eca-mmdet[openmmlab]' (mmdet 3.3.0)."
+    )
+    try:
+        with quiet_imports():
+            import mmdet
+    except ModuleNotFoundError as error:
+        raise InstallError(f'{error.name} is not installed. {advice}') from error
+    except AssertionError as error:
+        # mmdet 3.3.0 asserts the range of mmcv and mmengine on import.
+        raise InstallError(
+            f'mmdet refuses the packages beside it: {error} {advice}'
+        ) from error
+    version = tuple(int(part) for part in mmdet.__version__.split('.')[:2])
+    if version < (3, 0):
+        raise InstallError(
+            f'mmdet 3.x is needed; {mmdet.__version__} is installed. {advice}'
+        )
+
+
+def register() -> None:
+    """Make every class of this package known to mmdet. Repeating it is free.
+
+    Raises:
+        InstallError: mmdet cannot be imported.
+    """
+    global _registered
+    if _registered:
+        return
+    _registered = True  # before the imports below, which come back here
+    try:
+        mmcv_ext.offer()
+        check_install()
+        with quiet_imports():
+            mmcv_ext.rebind_mmdet_fallbacks()
+            for module in (
+                'mmdet.models',
+                'mmdet.datasets',
+                'mmdet.evaluation',
+                'eca_mmdet.attention',
+                'eca_mmdet.backbones',
+                'eca_mmdet.weights',
+            ):
+                importlib.import_module(module)
+        _allow_base_paths()
+    except BaseException:
+        _registered = False
+        raise
+
+
+def _allow_base_paths() -> None:
+    """Let a config inherit ``eca_mmdet::mask_rcnn/...`` as it can ``mmdet::...``."""
+    from mmengine.config import utils
+
+    utils.MODULE2PACKAGE.setdefault('eca_mmdet', 'eca-mmdet')
+
+
+class _RegisterAfterModels(importlib.abc.MetaPathFinder):
+    """Run :func:`register` right after ``mmdet.models`` has been imported."""
+
+    def find_spec(
+        self,
+        fullname: str,
+        path: Sequence[str] | None = None,
+        target: types.ModuleType | None = None,
+    ) -> importlib.machinery.ModuleSpec | None:
+        if fullname != _TRIGGER:
+            return None
+        sys.meta_path.remove(self)
+        spec = importlib.util.find_spec(fullname)
+        if spec is not None and spec.loader is not None:
+            load = spec.loader.exec_module
+
+            def load_then_register(module: types.ModuleType) -> None:
+                load(module)
+                register()
+
+            spec.loader.exec_module = load_then_register  # type: ignore[method-assign]
+        return spec
+
+
+def on_import() -> None:
+    """Do what ``import eca_mmdet`` promises, now or when mmdet is loaded."""
+    mmcv_ext.offer()
+    if 'mmengine' in sys.modules:
+        register()
+    elif not any(isinstance(f, _RegisterAfterModels) for f in sys.meta_path):
+        sys.meta_path.insert(0, _RegisterAfterModels())
