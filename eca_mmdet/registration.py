@@ -98,6 +98,7 @@ def register() -> None:
                 'mmdet.evaluation',
                 'eca_mmdet.attention',
                 'eca_mmdet.backbones',
+                'eca_mmdet.evaluation.hook',
                 'eca_mmdet.weights',
             ):
                 importlib.import_module(module)
