@@ -187,6 +187,7 @@ def silence_known_warnings() -> None:
         'Failed to search registry with scope',  # mmengine, on its own hooks
         '__floordiv__ is deprecated',  # mmdet, on torch
         'torch.meshgrid: in an upcoming release',  # mmdet, on torch
+        'torch.utils.checkpoint: the use_reentrant',  # mmdet, with_cp=True
         "'pin_memory' argument is set as true but no accelerator",  # torch, on CPU
     ):
         warnings.filterwarnings('ignore', f'.*{message}')

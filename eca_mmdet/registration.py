@@ -22,7 +22,7 @@ from collections.abc import Iterator, Sequence
 
 from eca_mmdet.ops import mmcv_ext
 
-_TRIGGER = 'mmdet.models'
+_NOISY_PACKAGES = ('mmdet.datasets', 'mmdet.evaluation', 'mmdet.models')
 _NOISE = (
     'Could not import OneDL. Skipping OneDL datasets.',  # print, onedl-mmdetection
 )
@@ -115,8 +115,8 @@ def _allow_base_paths() -> None:
     utils.MODULE2PACKAGE.setdefault('eca_mmdet', 'eca-mmdet')
 
 
-class _RegisterAfterModels(importlib.abc.MetaPathFinder):
-    """Run :func:`register` right after ``mmdet.models`` has been imported."""
+class _MmdetHook(importlib.abc.MetaPathFinder):
+    """Import mmdet's packages quietly; after its models, run :func:`register`."""
 
     def find_spec(
         self,
@@ -124,16 +124,19 @@ class _RegisterAfterModels(importlib.abc.MetaPathFinder):
         path: Sequence[str] | None = None,
         target: types.ModuleType | None = None,
     ) -> importlib.machinery.ModuleSpec | None:
-        if fullname != _TRIGGER:
+        if fullname not in _NOISY_PACKAGES:
             return None
-        sys.meta_path.remove(self)
-        spec = importlib.util.find_spec(fullname)
+        others = (finder for finder in sys.meta_path if finder is not self)
+        specs = (finder.find_spec(fullname, path, target) for finder in others)
+        spec = next((spec for spec in specs if spec is not None), None)
         if spec is not None and spec.loader is not None:
             load = spec.loader.exec_module
 
             def load_then_register(module: types.ModuleType) -> None:
-                load(module)
-                register()
+                with quiet_imports():
+                    load(module)
+                if fullname == 'mmdet.models':
+                    register()
 
             spec.loader.exec_module = load_then_register  # type: ignore[method-assign]
         return spec
@@ -144,5 +147,5 @@ def on_import() -> None:
     mmcv_ext.offer()
     if 'mmengine' in sys.modules:
         register()
-    elif not any(isinstance(f, _RegisterAfterModels) for f in sys.meta_path):
-        sys.meta_path.insert(0, _RegisterAfterModels())
+    elif not any(isinstance(finder, _MmdetHook) for finder in sys.meta_path):
+        sys.meta_path.insert(0, _MmdetHook())

@@ -60,10 +60,10 @@ def _background(rng: np.random.Generator, side: int) -> Image:
 def _place(rng: np.random.Generator, side: int) -> tuple[int, Polygon]:
     """Draw a class and an outline in image coordinates, cut at the image border."""
     label = int(rng.integers(len(CLASSES)))
-    # Log-uniform from 9 px: seven in ten objects are small in COCO's sense.
-    size = float(np.exp(rng.uniform(np.log(9), np.log(side * 0.5))))
+    # Log-uniform from 12 px, so that most objects are small in COCO's sense.
+    size = float(np.exp(rng.uniform(np.log(12), np.log(side * 0.5))))
     outline = affinity.scale(_OUTLINES[label](), size, size, origin=(0, 0))
-    outline = affinity.rotate(outline, float(rng.uniform(0, 360)), origin=(0, 0))
+    outline = affinity.rotate(outline, float(rng.uniform(-12, 12)), origin=(0, 0))
     centre = rng.uniform(size * 0.3, side - size * 0.3, 2)
     outline = affinity.translate(outline, *centre)
     frame = Polygon([(0, 0), (side, 0), (side, side), (0, side)])
@@ -84,7 +84,7 @@ def _arrange(rng: np.random.Generator, side: int) -> list[tuple[int, Polygon, An
     A new object that would hide too much of one behind it is left out.
     """
     placed: list[tuple[int, Polygon, Any]] = []
-    for _ in range(int(rng.integers(2, 9))):
+    for _ in range(int(rng.integers(2, 8))):
         label, outline = _place(rng, side)
         behind = [(lab, out, vis.difference(outline)) for lab, out, vis in placed]
         if all(vis.area >= MIN_VISIBLE * out.area for _, out, vis in behind):

@@ -114,9 +114,10 @@ def read_backbone(checkpoint: str) -> dict[str, Tensor]:
     try:
         content: Any = torch.load(checkpoint, map_location='cpu', weights_only=True)
     except Exception as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise ValueError(
             f'{checkpoint} cannot be read as PyTorch weights (weights_only=True): '
-            f'{str(error).splitlines()[0]}'
+            f'{reason}'
         ) from error
     if isinstance(content, dict) and isinstance(content.get('state_dict'), dict):
         content = content['state_dict']

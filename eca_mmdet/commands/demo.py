@@ -1,0 +1,132 @@
+"""``eca-mmdet demo``: data, training, evaluation and pictures in one command."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import time
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from eca_mmdet import launch, registration
+from eca_mmdet.data.shapes import SPLITS, write_shapes
+from eca_mmdet.demo import config
+from eca_mmdet.demo.pictures import draw_loss_curve, draw_predictions
+from eca_mmdet.errors import UserError
+from eca_mmdet.evaluation.tables import ap_rows, ap_table
+
+PICTURES = 12
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the demo and say where everything is."""
+    start = time.monotonic()
+    out = make_run_folder(args.out)
+    console = Console(highlight=False, soft_wrap=True)
+    console.print(f'run folder: {out}')
+    try:
+        record = _train(args, out, console)
+    except KeyboardInterrupt:
+        console.print(f'stopped; what was written so far is in {out}')
+        raise
+    record['seconds'] = round(time.monotonic() - start, 1)
+    write_results(record, out)
+    console.print(f'\nCOCO AP on the held-out images, 0-100:\n{record["table"]}\n')
+    console.print(f'{record["seconds"]:.0f} s in all. Look at:')
+    for name in ('ap_table.md', 'metrics.json', 'loss_curve.png', 'predictions.png'):
+        console.print(f'  {out / name}')
+    return 0
+
+
+def make_run_folder(name: str | None) -> Path:
+    """Create the run folder; never reuse one.
+
+    Raises:
+        UserError: it exists, or cannot be created.
+    """
+    stamp = datetime.now().strftime('%Y%m%d-%H%M%S')
+    out = Path(name) if name else Path('runs') / f'demo-{stamp}'
+    try:
+        out.mkdir(parents=True)
+    except FileExistsError:
+        raise UserError(
+            f'{out} exists, and the demo overwrites nothing. Remove it or name '
+            'another with --out.'
+        ) from None
+    except OSError as error:
+        raise UserError(f'cannot create the run folder {out}: {error}') from error
+    return out
+
+
+def _train(args: argparse.Namespace, out: Path, console: Console) -> dict[str, Any]:
+    """Write the data, train and evaluate; return the record of the run."""
+    sizes = config.QUICK_SIZES if args.quick else SPLITS
+    console.print(f'drawing {sizes["train"]} + {sizes["val"]} images of shapes ...')
+    data = write_shapes(out / 'data', seed=args.seed, sizes=sizes)
+
+    console.print('loading mmdet ...')
+    registration.register()
+    from eca_mmdet.demo.progress import ProgressHook
+
+    cfg = config.compose(
+        args.detector, args.attention, args.depth, data.resolve(), args.seed
+    )
+    if args.quick:
+        config.shorten(cfg)
+    cfg.work_dir = str(out / 'train')
+    hook = ProgressHook(console)
+    # mmengine's console output goes to its log file alone (train/*/*.log): its stream
+    # handler keeps the stdout of the moment at which the Runner is built.
+    with open(os.devnull, 'w') as nowhere, contextlib.redirect_stdout(nowhere):
+        runner = launch.build_runner(cfg)
+        runner.register_hook(hook, priority='LOWEST')
+        try:
+            runner.train()
+        finally:
+            hook.close()
+        draw_loss_curve(hook.losses, out / 'loss_curve.png')
+        draw_first_predictions(runner, out / 'predictions.png')
+    return {
+        'detector': args.detector,
+        'attention': args.attention,
+        'depth': args.depth,
+        'seed': args.seed,
+        'quick': args.quick,
+        'iterations': len(hook.losses),
+        'ap': ap_rows(hook.metrics),
+        'table': ap_table(hook.metrics),
+        'markdown': ap_table(hook.metrics, markdown=True),
+        'losses': [round(loss, 4) for loss in hook.losses],
+    }
+
+
+def draw_first_predictions(runner: Any, path: Path) -> None:
+    """Predict the first held-out images with the trained model and draw them."""
+    import torch
+
+    dataset = runner.val_dataloader.dataset
+    items = [dataset[index] for index in range(min(PICTURES, len(dataset)))]
+    batch = {
+        'inputs': [item['inputs'] for item in items],
+        'data_samples': [item['data_samples'] for item in items],
+    }
+    runner.model.eval()
+    with torch.no_grad():
+        results = runner.model.test_step(batch)
+    images = [item['inputs'].permute(1, 2, 0).numpy()[..., ::-1] for item in items]
+    draw_predictions(images, results, dataset.metainfo['classes'], path)
+
+
+def write_results(record: dict[str, Any], out: Path) -> None:
+    """Write ``ap_table.md`` and ``metrics.json`` (AP there is 0-1)."""
+    title = f'{record["detector"]}, {record["attention"]}, ResNet-{record["depth"]}'
+    (out / 'ap_table.md').write_text(
+        f'# {title}: COCO AP on generated shapes, 0-100\n\n{record["markdown"]}\n'
+    )
+    kept = {k: v for k, v in record.items() if k not in ('table', 'markdown')}
+    (out / 'metrics.json').write_text(json.dumps(kept, indent=1) + '\n')

@@ -1,0 +1,1 @@
+"""The first run: a small detector on generated shapes, start to finish."""

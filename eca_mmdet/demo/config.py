@@ -1,0 +1,72 @@
+"""Compose the demo's config from the shipped ones and the command's choices."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from eca_mmdet.paths import config_root
+
+FILES = {
+    'faster': 'faster-rcnn_eca-r50-w16_fpn_shapes.py',
+    'mask': 'mask-rcnn_eca-r50-w16_fpn_shapes.py',
+    'retinanet': 'retinanet_eca-r50-w16_fpn_shapes.py',
+}
+KERNEL_SIZES = {18: (3, 5, 7, 7), 50: (3, 5, 5, 7)}
+QUICK_ITERATIONS = 12
+QUICK_SIZES = {'train': 32, 'val': 12}
+
+
+def compose(
+    detector: str, attention: str, depth: int, data_root: Path, seed: int
+) -> Any:
+    """Return the config of one demo run.
+
+    Args:
+        detector: 'faster', 'mask' or 'retinanet'.
+        attention: 'eca', 'se' or 'none'.
+        depth: 18 or 50.
+        data_root: folder that ``write_shapes`` made.
+        seed: of weights and sampling.
+    """
+    from mmengine.config import Config
+
+    cfg = Config.fromfile(str(config_root() / 'demo' / FILES[detector]))
+    set_backbone(cfg, attention, depth)
+    for split, loader in (('train', 'train'), ('val', 'val'), ('val', 'test')):
+        cfg[f'{loader}_dataloader'].dataset.data_root = f'{data_root}/'
+        if loader != 'train':
+            path = str(data_root / 'annotations' / f'{split}.json')
+            cfg[f'{loader}_evaluator'].ann_file = path
+    cfg.randomness = dict(seed=seed)
+    cfg.launcher = 'none'
+    return cfg
+
+
+def set_backbone(cfg: Any, attention: str, depth: int) -> None:
+    """Choose the attention block and the depth; the width stays the config's."""
+    backbone = cfg.model.backbone
+    backbone.depth = depth
+    expansion = 1 if depth == 18 else 4
+    width = backbone.base_channels * expansion
+    cfg.model.neck.in_channels = [width * 2**stage for stage in range(4)]
+    if attention == 'eca':
+        backbone.kernel_sizes = KERNEL_SIZES[depth]
+        return
+    backbone.type = 'PluginResNet'
+    backbone.pop('kernel_sizes')
+    if attention == 'se':
+        position = 'after_conv2' if depth == 18 else 'after_conv3'
+        cfg.model.backbone.plugins = [
+            dict(cfg=dict(type='SqueezeExcite', ratio=8), position=position)
+        ]
+
+
+def shorten(cfg: Any) -> None:
+    """Cut the run to a few iterations (``--quick``)."""
+    cfg.train_cfg.max_iters = cfg.train_cfg.val_interval = QUICK_ITERATIONS
+    cfg.default_hooks.checkpoint.interval = QUICK_ITERATIONS
+    cfg.param_scheduler = []
+    for loader in ('train', 'val', 'test'):
+        cfg[f'{loader}_dataloader'].num_workers = 0
+        cfg[f'{loader}_dataloader'].persistent_workers = False

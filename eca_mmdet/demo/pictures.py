@@ -1,0 +1,98 @@
+"""The demo's pictures: the loss curve and a page of predictions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+COLOURS = ('#e6194b', '#3cb44b', '#4363d8')
+SCORE_THRESHOLD = 0.5
+
+
+def _figure(*args: Any, **kwargs: Any) -> Any:
+    """Return a figure and its axes without touching the user's backend."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(**kwargs)
+    FigureCanvasAgg(figure)
+    return figure, figure.subplots(*args)
+
+
+def draw_loss_curve(losses: Sequence[float], path: Path) -> None:
+    """Plot the loss of every iteration and its running mean.
+
+    Args:
+        losses: one value an iteration.
+        path: PNG to write.
+    """
+    figure, axes = _figure(figsize=(7, 4), layout='constrained')
+    iterations = np.arange(1, len(losses) + 1)
+    axes.plot(iterations, losses, color='#c0c8d8', linewidth=1, label='one iteration')
+    window = max(1, min(20, len(losses) // 5))
+    mean = np.convolve(losses, np.ones(window) / window, mode='valid')
+    axes.plot(
+        iterations[window - 1 :], mean, color='#20508c', label=f'mean of {window}'
+    )
+    axes.set(xlabel='iteration', ylabel='training loss', ylim=(0, None))
+    axes.grid(alpha=0.3)
+    axes.legend(frameon=False)
+    figure.savefig(path, dpi=120)
+
+
+def draw_predictions(
+    images: Sequence[np.ndarray[Any, Any]],
+    results: Sequence[Any],
+    classes: Sequence[str],
+    path: Path,
+) -> None:
+    """Draw boxes, masks, classes and scores over images, six to a row.
+
+    Args:
+        images: HWC uint8, RGB.
+        results: mmdet data samples with ``pred_instances``.
+        classes: names by label.
+        path: PNG to write.
+    """
+    columns = 6
+    rows = -(-len(images) // columns)
+    size = (columns * 2.2, rows * 2.2 + 0.4)
+    figure, grid = _figure(rows, columns, figsize=size, layout='constrained')
+    figure.suptitle(
+        f'held-out images, predictions with score >= {SCORE_THRESHOLD}', fontsize=10
+    )
+    for axes in np.ravel(grid):
+        axes.axis('off')
+    for axes, image, sample in zip(np.ravel(grid), images, results, strict=False):
+        axes.imshow(image)
+        _draw_instances(axes, sample.pred_instances.numpy(), classes)
+    figure.savefig(path, dpi=120)
+
+
+def _draw_instances(axes: Any, instances: Any, classes: Sequence[str]) -> None:
+    from matplotlib.colors import to_rgb
+    from matplotlib.patches import Rectangle
+
+    for index in np.flatnonzero(instances.scores >= SCORE_THRESHOLD):
+        label = int(instances.labels[index])
+        colour = COLOURS[label % len(COLOURS)]
+        x1, y1, x2, y2 = instances.bboxes[index]
+        axes.add_patch(
+            Rectangle((x1 - 0.5, y1 - 0.5), x2 - x1, y2 - y1, fill=False, ec=colour)
+        )
+        if 'masks' in instances:
+            mask = instances.masks[index]
+            overlay = np.zeros((*mask.shape, 4))
+            overlay[mask] = (*to_rgb(colour), 0.45)
+            axes.imshow(overlay)
+        axes.text(
+            x1,
+            y1 - 2,
+            f'{classes[label]} {instances.scores[index]:.2f}',
+            fontsize=5,
+            color='white',
+            bbox=dict(facecolor=colour, edgecolor='none', pad=0.6),
+        )

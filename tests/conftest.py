@@ -1,0 +1,64 @@
+"""Shared fixtures: no network, few threads, mmdet's scope."""
+
+import os
+import sys
+from pathlib import Path
+
+os.environ.setdefault('OMP_NUM_THREADS', '1')
+os.environ['HF_HUB_OFFLINE'] = '1'
+
+import pytest
+import torch
+
+import eca_mmdet
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+COCO_TINY = REPOSITORY.parent / 'shared' / 'data' / 'coco_tiny'
+
+
+@pytest.fixture(autouse=True)
+def repeatable():
+    torch.manual_seed(0)
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope='session')
+def mmdet_ready():
+    """mmdet imported, our classes registered, default scope set."""
+    eca_mmdet.registration.register()
+    from mmengine.registry import DefaultScope, init_default_scope
+
+    if DefaultScope.get_current_instance() is None:
+        init_default_scope('mmdet')
+
+
+@pytest.fixture
+def coco_tiny():
+    if not COCO_TINY.is_dir():
+        pytest.skip(f'the 80 real COCO images are not here: {COCO_TINY}')
+    return COCO_TINY
+
+
+@pytest.fixture(scope='session')
+def shapes(tmp_path_factory):
+    """A small generated data set: 6 training and 4 held-out images of 96 px."""
+    from eca_mmdet.data.shapes import write_shapes
+
+    root = tmp_path_factory.mktemp('data') / 'shapes'
+    return write_shapes(root, sizes={'train': 6, 'val': 4}, side=96)
+
+
+@pytest.fixture
+def command(monkeypatch, capsys):
+    """Run the command line in this process: (exit code, stdout, stderr)."""
+    from eca_mmdet import cli
+
+    def call(*argv):
+        code = cli.main([str(word) for word in argv])
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return call
+
+
+PYTHON = sys.executable

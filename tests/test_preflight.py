@@ -1,0 +1,149 @@
+"""Each fault of data, classes and arguments is named before any long work."""
+
+import json
+
+import pytest
+
+from eca_mmdet import preflight
+from eca_mmdet.errors import UserError
+from eca_mmdet.paths import config_root
+
+pytestmark = pytest.mark.openmmlab
+
+
+@pytest.fixture
+def cfg(mmdet_ready, shapes):
+    """The demo's Mask R-CNN on the generated shapes: a config without fault."""
+    from mmengine.config import Config
+
+    file = config_root() / 'demo' / 'mask-rcnn_eca-r50-w16_fpn_shapes.py'
+    cfg = Config.fromfile(file)
+    for loader in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
+        cfg[loader].dataset.data_root = f'{shapes}/'
+    return cfg
+
+
+def refuses(cfg, *parts, training=True):
+    with pytest.raises(UserError) as caught:
+        preflight.check_backbone(cfg)
+        preflight.check_backbone_weights(cfg)
+        preflight.check_data(cfg, training)
+    for part in parts:
+        assert part in str(caught.value)
+
+
+@pytest.mark.parametrize('training', [True, False])
+def test_a_sound_config_passes(cfg, training):
+    preflight.check_backbone(cfg)
+    preflight.check_backbone_weights(cfg)
+    preflight.check_data(cfg, training)
+
+
+@pytest.mark.parametrize(
+    ('changes', 'parts'),
+    [
+        ({'depth': 20}, ['18, 34, 50, 101, 152', '20']),
+        ({'kernel_sizes': (3, 4, 5, 7)}, ['odd', '4']),
+        ({'kernel_sizes': None}, ['(3, 5, 5, 7)', 'None']),
+        ({'kernel_sizes': (3, 5, 7)}, ['4 odd integers', '(3, 5, 7)']),
+        ({'kernel_sizes': (3, 5, 5, 7, 7)}, ['4 odd integers']),
+        ({'no_such_argument': 1}, ['no_such_argument']),
+        ({'type': 'ECAResNeXt'}, ['ECAResNeXt']),
+    ],
+)
+def test_backbone_arguments(cfg, changes, parts):
+    cfg.model.backbone.update(changes)
+    refuses(cfg, 'model.backbone', *parts)
+
+
+def test_backbone_weights_are_needed_for_training_alone(cfg):
+    cfg.model.backbone.init_cfg = dict(type='ECAPretrained', checkpoint='no/file.pth')
+    refuses(cfg, "'no/file.pth' not found", '--from-scratch')
+    cfg.load_from = 'detector.pth'
+    preflight.check_backbone_weights(cfg)
+
+
+def test_missing_annotation_file(cfg):
+    cfg.train_dataloader.dataset.ann_file = 'annotations/nothing.json'
+    refuses(cfg, 'nothing.json', 'train_dataloader.dataset', 'does not exist')
+
+
+def test_validation_data_are_checked_before_training(cfg):
+    cfg.val_dataloader.dataset.ann_file = 'annotations/nothing.json'
+    refuses(cfg, 'val_dataloader.dataset', 'does not exist')
+
+
+@pytest.mark.parametrize(
+    ('text', 'part'),
+    [
+        ('', 'is not JSON'),
+        ('{"images": [', 'is not JSON'),
+        ('[]', "list 'images'"),
+        ('{"images": [], "categories": [{"name": "a"}]}', "list 'images'"),
+        ('{"images": [{"id": 1}]}', "list 'categories'"),
+        ('\xff', 'is not JSON'),
+    ],
+    ids=['empty', 'truncated', 'a list', 'no images', 'no categories', 'binary'],
+)
+def test_bad_annotation_file(cfg, tmp_path, text, part):
+    file = tmp_path / 'bad.json'
+    file.write_bytes(text.encode('latin1'))
+    cfg.train_dataloader.dataset.ann_file = str(file)
+    refuses(cfg, str(file), part)
+
+
+def test_missing_image_folder(cfg):
+    cfg.train_dataloader.dataset.data_prefix.img = 'photos/'
+    refuses(cfg, 'image folder', 'photos', 'data_prefix.img')
+
+
+def test_classes_that_the_file_does_not_have(cfg):
+    cfg.train_dataloader.dataset.metainfo.classes = ('circle', 'Square', 'triangle')
+    refuses(cfg, '1 of 3 classes', "'Square'", "'square'")
+
+
+def test_classes_given_as_a_string(cfg):
+    cfg.train_dataloader.dataset.metainfo.classes = 'circle'
+    refuses(cfg, "the string 'circle'", "('circle',)")
+
+
+def test_default_classes_are_cocos(cfg):
+    cfg.train_dataloader.dataset.metainfo = {}
+    refuses(cfg, '80 of 80 classes', "'person'", "'circle'")
+
+
+def test_num_classes_of_the_heads(cfg):
+    cfg.model.roi_head.bbox_head.num_classes = 80
+    refuses(
+        cfg, 'has 3 classes', 'model.roi_head.bbox_head.num_classes is 80',
+        '--cfg-options model.roi_head.bbox_head.num_classes=3',
+    )
+
+
+def test_num_classes_of_cascade_heads_in_a_list(cfg):
+    head = cfg.model.roi_head.bbox_head
+    cfg.model.roi_head.bbox_head = [head, dict(head, num_classes=4)]
+    refuses(cfg, 'model.roi_head.bbox_head.1.num_classes is 4')
+
+
+def test_wrapped_data_sets_are_found(cfg):
+    inner = cfg.train_dataloader.dataset
+    inner.ann_file = 'annotations/nothing.json'
+    cfg.train_dataloader.dataset = dict(
+        type='RepeatDataset', times=3,
+        dataset=dict(type='ConcatDataset', datasets=[inner]),
+    )
+    refuses(cfg, 'nothing.json')
+
+
+def test_each_file_is_read_once(cfg, shapes, monkeypatch):
+    reads = []
+    real = preflight.read_annotations
+    monkeypatch.setattr(
+        preflight, 'read_annotations', lambda *a: (reads.append(a[0]), real(*a))[1]
+    )
+    cfg.val_dataloader.dataset.ann_file = 'annotations/train.json'
+    cfg.val_dataloader.dataset.data_prefix.img = 'train/'
+    preflight.check_data(cfg, training=True)
+    assert reads == [shapes / 'annotations' / 'train.json']
+    assert json.loads(reads[0].read_text())['images']

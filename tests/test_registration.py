@@ -1,0 +1,161 @@
+"""What ``import eca_mmdet`` does, seen from fresh processes."""
+
+import subprocess
+import textwrap
+
+import pytest
+
+from tests.conftest import PYTHON, REPOSITORY
+
+pytestmark = pytest.mark.openmmlab
+
+
+def run(code, **environment):
+    """Run code in a fresh interpreter: (stdout, stderr), exit 0 expected."""
+    import os
+
+    done = subprocess.run(
+        [PYTHON, '-c', textwrap.dedent(code)],
+        capture_output=True,
+        text=True,
+        cwd=REPOSITORY,
+        env={**os.environ, **environment},
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip(), done.stderr.strip()
+
+
+def test_import_is_light():
+    out, _ = run("""
+        import sys
+        import eca_mmdet, eca_mmdet.cli, eca_mmdet.paths
+        eca_mmdet.cli.build_parser().format_help()
+        print([m for m in ('torch', 'numpy', 'mmengine', 'mmcv') if m in sys.modules])
+    """)
+    assert out == '[]'
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('first', ['eca_mmdet', 'mmengine', 'mmdet.registry'])
+def test_classes_are_registered_in_any_order_of_imports(first):
+    out, err = run(f"""
+        import {first}, eca_mmdet
+        from mmdet.registry import MODELS
+        from mmdet.utils import register_all_modules
+        register_all_modules()
+        backbone = MODELS.build(
+            dict(type='ECAResNet', depth=18, kernel_sizes=3, base_channels=8)
+        )
+        print(type(backbone).__name__)
+    """)
+    assert (out, err) == ('ECAResNet', '')
+
+
+@pytest.mark.slow
+def test_operators_reach_mmdet_modules_that_were_imported_first():
+    """mmdet's test.py imports mmdet.structures before a config can import us."""
+    out, _ = run("""
+        try:
+            from mmdet.structures.mask import BitmapMasks
+        except ModuleNotFoundError as error:
+            print(error.name)
+        else:
+            import eca_mmdet
+            eca_mmdet.registration.register()
+            import numpy as np
+            mask = np.zeros((1, 8, 8), np.uint8)
+            mask[0, 2:6, 2:6] = 1
+            boxes, inds = np.array([[0., 0, 8, 8]]), np.array([0])
+            print(BitmapMasks(mask, 8, 8).crop_and_resize(boxes, (4, 4), inds).masks[0] * 1)
+    """)
+    if out.endswith('mmcv._ext'):
+        pytest.skip('mmdet 3.3.0 cannot be imported at all before the operators are')
+    assert out == '[[0 0 0 0]\n [0 1 1 0]\n [0 1 1 0]\n [0 0 0 0]]'
+
+
+def test_compiled_extension_is_left_alone(tmp_path):
+    """A finder that comes first (here a file) must win over ours."""
+    package = tmp_path / 'mmcv'
+    package.mkdir()
+    (package / '__init__.py').write_text('')
+    (package / '_ext.py').write_text('nms = "compiled"')
+    out, _ = run(
+        """
+        import eca_mmdet
+        from eca_mmdet.ops import mmcv_ext
+        import mmcv._ext
+        print(mmcv._ext.nms, mmcv_ext.is_supplied())
+        """,
+        PYTHONPATH=str(tmp_path),
+    )
+    assert out == 'compiled False'
+
+
+def test_without_extension_torchvision_serves(tmp_path):
+    package = tmp_path / 'mmcv'
+    package.mkdir()
+    (package / '__init__.py').write_text('')
+    out, _ = run(
+        """
+        import importlib.util
+        import eca_mmdet
+        from eca_mmdet.ops import mmcv_ext
+        print(importlib.util.find_spec('mmcv._ext').origin)
+        import mmcv._ext
+        print(mmcv._ext.nms.__module__, mmcv_ext.is_supplied())
+        print(mmcv._ext.carafe_forward.__name__)
+        """,
+        PYTHONPATH=str(tmp_path),
+    )
+    assert out.splitlines() == [
+        'eca_mmdet.ops (torchvision)',
+        'eca_mmdet.ops.nms True',
+        'carafe_forward',
+    ]
+
+
+@pytest.mark.slow
+def test_importing_prints_nothing():
+    out, err = run("""
+        import eca_mmdet
+        eca_mmdet.registration.register()
+        from mmdet.apis import init_detector
+    """)
+    assert (out, err) == ('', '')
+
+
+@pytest.mark.parametrize(
+    ('module', 'content', 'message'),
+    [
+        ('mmdet', None, 'mmdet is not installed. Install one line of mmdet'),
+        (
+            'mmdet',
+            'assert False, "MMCV==2.2.0 is used but incompatible."',
+            'MMCV==2.2.0 is used but incompatible. Install one line',
+        ),
+        ('mmdet', '__version__ = "2.28.2"', 'mmdet 3.x is needed; 2.28.2 is installed'),
+        ('mmdet', 'import mmcv_missing', 'mmcv_missing is not installed'),
+    ],
+    ids=['no mmdet', 'refused mmcv', 'mmdet 2', 'no mmcv'],
+)
+def test_install_faults_are_named(tmp_path, module, content, message):
+    if content is None:
+        block = f'import sys; sys.modules[{module!r}] = None'
+    else:
+        (tmp_path / f'{module}.py').write_text(content)
+        block = ''
+    out, _ = run(
+        f"""
+        {block}
+        import eca_mmdet.cli
+        from eca_mmdet.registration import InstallError, register
+        try:
+            register()
+        except InstallError as error:
+            print(error)
+        print(eca_mmdet.cli.main(['train', 'mask-rcnn_eca-r50_fpn_4xb2-1x_coco']))
+        """,
+        PYTHONPATH=str(tmp_path),
+    )
+    assert message in out
+    assert out.splitlines()[-1] == '2'
