@@ -55,27 +55,44 @@ def _add_demo(commands: _Commands[argparse.ArgumentParser]) -> None:
         'on it from random weights, evaluate it on held-out images, and leave tables '
         'and pictures in a run folder.',
     )
-    demo.add_argument('--detector', choices=('faster', 'mask', 'retinanet'),
-                      default='mask')
+    demo.add_argument(
+        '--detector', choices=('faster', 'mask', 'retinanet'), default='mask'
+    )
     demo.add_argument('--attention', choices=('eca', 'se', 'none'), default='eca')
     demo.add_argument('--depth', type=int, choices=(18, 50), default=50)
-    demo.add_argument('--quick', action='store_true',
-                      help='about 20 s; shows that everything runs, learns little')
+    demo.add_argument(
+        '--quick',
+        action='store_true',
+        help='about 20 s; shows that everything runs, learns little',
+    )
     demo.add_argument('--seed', type=int, default=0)
-    demo.add_argument('--out', metavar='DIR',
-                      help='run folder to create (default: runs/demo-DATE-TIME)')
+    demo.add_argument(
+        '--out',
+        metavar='DIR',
+        help='run folder to create (default: runs/demo-DATE-TIME)',
+    )
 
 
 def _add_run_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument('--work-dir', metavar='DIR',
-                        help='logs and checkpoints (default: work_dirs/CONFIG)')
-    parser.add_argument('--cfg-options', nargs='+', metavar='KEY=VALUE', default=[],
-                        help='override config entries, as in mmdet')
-    parser.add_argument('--launcher', choices=('none', 'pytorch', 'slurm', 'mpi'),
-                        default='none')
+    parser.add_argument(
+        '--work-dir',
+        metavar='DIR',
+        help='logs and checkpoints (default: work_dirs/CONFIG)',
+    )
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        metavar='KEY=VALUE',
+        default=[],
+        help='override config entries, as in mmdet',
+    )
+    parser.add_argument(
+        '--launcher', choices=('none', 'pytorch', 'slurm', 'mpi'), default='none'
+    )
     # torchrun and torch.distributed.launch pass one of the two spellings.
-    parser.add_argument('--local_rank', '--local-rank', type=int, default=0,
-                        help=argparse.SUPPRESS)
+    parser.add_argument(
+        '--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS
+    )
 
 
 def _add_train(commands: _Commands[argparse.ArgumentParser]) -> None:
@@ -85,17 +102,31 @@ def _add_train(commands: _Commands[argparse.ArgumentParser]) -> None:
         description="Train with mmengine's Runner, after checking files, classes "
         'and weights. The learning rate follows the batch.',
     )
-    train.add_argument('config', metavar='NAME|CONFIG',
-                       help='shipped name (see: eca-mmdet configs) or a file')
+    train.add_argument(
+        'config',
+        metavar='NAME|CONFIG',
+        help='shipped name (see: eca-mmdet configs) or a file',
+    )
     _add_run_options(train)
-    train.add_argument('--resume', nargs='?', const='auto', metavar='CHECKPOINT',
-                       help='continue from CHECKPOINT, or from the latest in work-dir')
+    train.add_argument(
+        '--resume',
+        nargs='?',
+        const='auto',
+        metavar='CHECKPOINT',
+        help='continue from CHECKPOINT, or from the latest in work-dir',
+    )
     train.add_argument('--amp', action='store_true', help='mixed precision')
     train.add_argument('--auto-scale-lr', action='store_true', help=argparse.SUPPRESS)
-    train.add_argument('--no-scale-lr', action='store_true',
-                       help='use the lr as written, whatever the batch')
-    train.add_argument('--from-scratch', action='store_true',
-                       help='random backbone weights; nothing frozen')
+    train.add_argument(
+        '--no-scale-lr',
+        action='store_true',
+        help='use the lr as written, whatever the batch',
+    )
+    train.add_argument(
+        '--from-scratch',
+        action='store_true',
+        help='random backbone weights; nothing frozen',
+    )
 
 
 def _add_test(commands: _Commands[argparse.ArgumentParser]) -> None:
@@ -104,8 +135,11 @@ def _add_test(commands: _Commands[argparse.ArgumentParser]) -> None:
         help='evaluate a checkpoint and print its AP table',
         description='Run a detector over its test set and print the COCO AP table.',
     )
-    test.add_argument('config', metavar='NAME|CONFIG',
-                      help='shipped name (see: eca-mmdet configs) or a file')
+    test.add_argument(
+        'config',
+        metavar='NAME|CONFIG',
+        help='shipped name (see: eca-mmdet configs) or a file',
+    )
     test.add_argument('checkpoint', metavar='CHECKPOINT')
     _add_run_options(test)
     test.add_argument('--json', action='store_true', help='print the metrics as JSON')
@@ -113,8 +147,13 @@ def _add_test(commands: _Commands[argparse.ArgumentParser]) -> None:
 
 def _add_configs(commands: _Commands[argparse.ArgumentParser]) -> None:
     configs = commands.add_parser('configs', help='list the shipped configs')
-    configs.add_argument('pattern', nargs='?', default='*', metavar='PATTERN',
-                         help='shell pattern or a part of the name')
+    configs.add_argument(
+        'pattern',
+        nargs='?',
+        default='*',
+        metavar='PATTERN',
+        help='shell pattern or a part of the name',
+    )
     configs.add_argument('--path', metavar='NAME', help="print one config's file")
     configs.add_argument('--json', action='store_true', help='names and files as JSON')
 

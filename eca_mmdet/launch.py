@@ -30,7 +30,9 @@ def load_config(args: argparse.Namespace) -> Any:
     try:
         cfg = Config.fromfile(str(path))
     except (OSError, SyntaxError, KeyError, ImportError) as error:
-        raise UserError(f'{path} is not a config that mmengine reads: {error}') from error
+        raise UserError(
+            f'{path} is not a config that mmengine reads: {error}'
+        ) from error
     cfg.launcher = args.launcher
     cfg.merge_from_dict(parse_options(args.cfg_options))
     require_sections(cfg)

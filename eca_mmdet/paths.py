@@ -1,4 +1,4 @@
-"""Find the shipped configs, in an installed wheel and in a checkout. No heavy import."""
+"""Find the shipped configs, in a wheel and in a checkout. No heavy import."""
 
 from __future__ import annotations
 

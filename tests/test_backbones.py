@@ -77,7 +77,9 @@ def eca_gate(state, name, y):
 
 def se_gate(state, name, y):
     hidden = torch.relu(y.mean((2, 3)) @ state[f'{name}.se.fc.0.weight'].T)
-    return y * torch.sigmoid(hidden @ state[f'{name}.se.fc.2.weight'].T)[..., None, None]
+    return (
+        y * torch.sigmoid(hidden @ state[f'{name}.se.fc.2.weight'].T)[..., None, None]
+    )
 
 
 def no_gate(state, name, y):
@@ -161,9 +163,7 @@ def test_ways_to_give_kernel_sizes(mmdet_ready, depth, given, expected):
     with torch.device('meta'):
         model = make('ECAResNet', depth, kernel_sizes=given)
     state = model.state_dict()
-    sizes = tuple(
-        state[f'layer{s}.0.eca.conv.weight'].shape[-1] for s in range(1, 5)
-    )
+    sizes = tuple(state[f'layer{s}.0.eca.conv.weight'].shape[-1] for s in range(1, 5))
     assert sizes == expected
 
 
@@ -260,9 +260,7 @@ def test_checkpointing_gives_the_same_gradients(mmdet_ready, depth):
 
 @pytest.mark.parametrize('depth', [18, 50])
 def test_frozen_stages_freeze_the_gates_too(mmdet_ready, depth):
-    model = make(
-        'ECAResNet', depth, kernel_sizes=3, base_channels=8, frozen_stages=2
-    )
+    model = make('ECAResNet', depth, kernel_sizes=3, base_channels=8, frozen_stages=2)
     model.train()
     frozen = {n for n, p in model.named_parameters() if not p.requires_grad}
     assert {n.split('.')[0] for n in frozen} == {'conv1', 'bn1', 'layer1', 'layer2'}

@@ -28,7 +28,9 @@ def test_help_needs_no_heavy_import(words):
     )
     done = subprocess.run(
         [PYTHON, '-c', code, *words, '--help'],
-        capture_output=True, text=True, cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        cwd=REPOSITORY,
     )
     assert done.stdout.startswith('usage: eca-mmdet')
     assert done.stdout.splitlines()[-2:] == ['0', '[]']
@@ -94,7 +96,7 @@ def test_file_that_is_no_config(command, tmp_path):
 
 def test_option_without_value(command):
     code, _, err = command('train', NAME, '--cfg-options', 'lr')
-    assert code == 2 and "KEY=VALUE" in err and "'lr'" in err
+    assert code == 2 and 'KEY=VALUE' in err and "'lr'" in err
 
 
 def test_missing_backbone_file_says_what_to_get(command, tmp_path, monkeypatch):
@@ -115,13 +117,15 @@ def config(**changes):
     """A config of 8 base images with lr 0.01 and what apply_lr_policy reads."""
     from mmengine.config import Config
 
-    return Config({
-        'launcher': 'none',
-        'train_dataloader': {'batch_size': 2},
-        'optim_wrapper': {'optimizer': {'lr': 0.01}},
-        'auto_scale_lr': {'enable': True, 'base_batch_size': 8},
-        **changes,
-    })
+    return Config(
+        {
+            'launcher': 'none',
+            'train_dataloader': {'batch_size': 2},
+            'optim_wrapper': {'optimizer': {'lr': 0.01}},
+            'auto_scale_lr': {'enable': True, 'base_batch_size': 8},
+            **changes,
+        }
+    )
 
 
 @pytest.mark.parametrize(
@@ -131,15 +135,21 @@ def config(**changes):
         ({}, False, 0.01, 'lr 0.01 as written: 2 images a step, config made for 8'),
         (
             {'train_dataloader': {'batch_size': 8}},
-            True, 0.01, 'lr 0.01 -> 0.01: 8 of 8 images a step',
+            True,
+            0.01,
+            'lr 0.01 -> 0.01: 8 of 8 images a step',
         ),
         (
             {'optim_wrapper': {'optimizer': {'lr': 0.01}, 'accumulative_counts': 4}},
-            True, 0.01, 'lr 0.01 -> 0.01: 8 of 8 images a step',
+            True,
+            0.01,
+            'lr 0.01 -> 0.01: 8 of 8 images a step',
         ),
         (
             {'auto_scale_lr': None},
-            True, 0.01, 'lr 0.01 as written: the config names no base batch size',
+            True,
+            0.01,
+            'lr 0.01 as written: the config names no base batch size',
         ),
     ],
 )
@@ -167,7 +177,11 @@ def test_only_the_first_process_prints(monkeypatch, capsys):
 def test_options_are_read_as_mmdet_reads_them(mmdet_ready):
     options = ['a.b=2', 'c=[1,2]', 'd=None', 'e="(1,2)"', 'f=x']
     assert launch.parse_options(options) == {
-        'a.b': 2, 'c': [1, 2], 'd': None, 'e': (1, 2), 'f': 'x',
+        'a.b': 2,
+        'c': [1, 2],
+        'd': None,
+        'e': (1, 2),
+        'f': 'x',
     }
     assert launch.parse_options([]) == {}
 
@@ -175,14 +189,20 @@ def test_options_are_read_as_mmdet_reads_them(mmdet_ready):
 def test_from_scratch_and_amp():
     from mmengine.config import Config
 
-    cfg = Config({
-        'model': {'backbone': {'init_cfg': {'checkpoint': 'x'}, 'frozen_stages': 1}},
-        'optim_wrapper': {'type': 'OptimWrapper'},
-    })
+    cfg = Config(
+        {
+            'model': {
+                'backbone': {'init_cfg': {'checkpoint': 'x'}, 'frozen_stages': 1}
+            },
+            'optim_wrapper': {'type': 'OptimWrapper'},
+        }
+    )
     launch.start_from_scratch(cfg)
     launch.use_amp(cfg)
     assert cfg.model.backbone == {
-        'init_cfg': None, 'frozen_stages': -1, 'norm_eval': False,
+        'init_cfg': None,
+        'frozen_stages': -1,
+        'norm_eval': False,
     }
     assert cfg.optim_wrapper == {'type': 'AmpOptimWrapper', 'loss_scale': 'dynamic'}
 

@@ -34,8 +34,11 @@ def build(cfg):
 
 
 def test_all_twenty_rows_have_a_config():
-    families = {'faster-rcnn': 'Faster R-CNN', 'mask-rcnn': 'Mask R-CNN',
-                'retinanet': 'RetinaNet'}
+    families = {
+        'faster-rcnn': 'Faster R-CNN',
+        'mask-rcnn': 'Mask R-CNN',
+        'retinanet': 'RetinaNet',
+    }
     expected = {
         f'{family}_{attention}r{depth}_fpn_4xb2-1x_coco'
         for family in families
@@ -55,10 +58,15 @@ def test_config_builds_and_detects(mmdet_ready, name):
     cfg = load(name)
     model = build(cfg)
     model.eval()
-    sample = DetDataSample(metainfo=dict(
-        img_shape=(64, 96), ori_shape=(64, 96), batch_input_shape=(64, 96),
-        pad_shape=(64, 96), scale_factor=(1.0, 1.0),
-    ))
+    sample = DetDataSample(
+        metainfo=dict(
+            img_shape=(64, 96),
+            ori_shape=(64, 96),
+            batch_input_shape=(64, 96),
+            pad_shape=(64, 96),
+            scale_factor=(1.0, 1.0),
+        )
+    )
     with torch.no_grad():
         result = model(torch.randn(1, 3, 64, 96), [sample], mode='predict')[0]
     found = result.pred_instances

@@ -57,8 +57,9 @@ def test_nms(count, threshold, offset):
     from mmcv.ops import nms
 
     boxes, scores = random_boxes(count, seed=count)
-    dets, kept = nms(torch.tensor(boxes).view(-1, 4), torch.tensor(scores), threshold,
-                     offset=offset)
+    dets, kept = nms(
+        torch.tensor(boxes).view(-1, 4), torch.tensor(scores), threshold, offset=offset
+    )
     assert kept.tolist() == nms_loop(boxes, scores, threshold, offset)
     np.testing.assert_array_equal(dets[:, :4].numpy(), boxes[kept.numpy()])
 
@@ -121,8 +122,9 @@ def test_soft_nms(method, offset):
     from mmcv.ops import soft_nms
 
     boxes, scores = random_boxes(40, seed=3, side=20)
-    dets, kept = soft_nms(torch.tensor(boxes), torch.tensor(scores), 0.3, 0.5, 0.05,
-                          method, offset)
+    dets, kept = soft_nms(
+        torch.tensor(boxes), torch.tensor(scores), 0.3, 0.5, 0.05, method, offset
+    )
     expected = soft_nms_loop(boxes, scores, 0.3, 0.5, 0.05, method, offset)
     assert len(expected) < 40
     assert kept.tolist() == [i for i, _ in expected]

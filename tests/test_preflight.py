@@ -115,7 +115,9 @@ def test_default_classes_are_cocos(cfg):
 def test_num_classes_of_the_heads(cfg):
     cfg.model.roi_head.bbox_head.num_classes = 80
     refuses(
-        cfg, 'has 3 classes', 'model.roi_head.bbox_head.num_classes is 80',
+        cfg,
+        'has 3 classes',
+        'model.roi_head.bbox_head.num_classes is 80',
         '--cfg-options model.roi_head.bbox_head.num_classes=3',
     )
 
@@ -130,7 +132,8 @@ def test_wrapped_data_sets_are_found(cfg):
     inner = cfg.train_dataloader.dataset
     inner.ann_file = 'annotations/nothing.json'
     cfg.train_dataloader.dataset = dict(
-        type='RepeatDataset', times=3,
+        type='RepeatDataset',
+        times=3,
         dataset=dict(type='ConcatDataset', datasets=[inner]),
     )
     refuses(cfg, 'nothing.json')

@@ -66,7 +66,8 @@ def test_operators_reach_mmdet_modules_that_were_imported_first():
             mask = np.zeros((1, 8, 8), np.uint8)
             mask[0, 2:6, 2:6] = 1
             boxes, inds = np.array([[0., 0, 8, 8]]), np.array([0])
-            print(BitmapMasks(mask, 8, 8).crop_and_resize(boxes, (4, 4), inds).masks[0] * 1)
+            cropped = BitmapMasks(mask, 8, 8).crop_and_resize(boxes, (4, 4), inds)
+            print(cropped.masks[0] * 1)
     """)
     if out.endswith('mmcv._ext'):
         pytest.skip('mmdet 3.3.0 cannot be imported at all before the operators are')

@@ -17,8 +17,12 @@ def test_rows_keep_full_precision_and_mark_empty_ranges():
     rows = ap_rows(METRICS)
     assert rows == {
         'box': {
-            'AP': 0.39, 'AP50': 0.6128, 'AP75': 0.42149,
-            'APS': 0.0, 'APM': 1.0, 'APL': None,
+            'AP': 0.39,
+            'AP50': 0.6128,
+            'AP75': 0.42149,
+            'APS': 0.0,
+            'APM': 1.0,
+            'APL': None,
         }
     }
     assert list(ap_rows(METRICS | MASKS)) == ['box', 'mask']

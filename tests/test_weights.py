@@ -26,28 +26,31 @@ def authors_file(backbone, tmp_path):
     """A file as the authors published theirs: wrapped, 'module.', wrong arch, fc."""
     torch.manual_seed(7)
     source = backbone()
-    state = {f'module.{k}': torch.rand_like(v.float()).to(v.dtype)
-             for k, v in source.state_dict().items()
-             if not k.endswith('num_batches_tracked')}
+    state = {
+        f'module.{k}': torch.rand_like(v.float()).to(v.dtype)
+        for k, v in source.state_dict().items()
+        if not k.endswith('num_batches_tracked')
+    }
     state['module.fc.weight'] = torch.zeros(1000, 64)
     state['module.fc.bias'] = torch.zeros(1000)
     file = tmp_path / 'authors.pth.tar'
     torch.save(
         {
-            'epoch': 100, 'arch': 'se_resnet50', 'state_dict': state,
+            'epoch': 100,
+            'arch': 'se_resnet50',
+            'state_dict': state,
             'best_prec1': torch.tensor(70.9),
             'optimizer': {'state': {}, 'param_groups': [{'lr': 0.1}]},
         },
-        file, _use_new_zipfile_serialization=False,
+        file,
+        _use_new_zipfile_serialization=False,
     )
     return file, state
 
 
 def init(model, checkpoint, **arguments):
     """Initialise as a detector does, through mmengine's init_cfg."""
-    model.init_cfg = dict(
-        type='ECAPretrained', checkpoint=str(checkpoint), **arguments
-    )
+    model.init_cfg = dict(type='ECAPretrained', checkpoint=str(checkpoint), **arguments)
     model.init_weights()
 
 

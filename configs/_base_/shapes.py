@@ -71,7 +71,13 @@ optim_wrapper = dict(
 )
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.1, by_epoch=False, begin=0, end=30),
-    dict(type='CosineAnnealingLR', by_epoch=False, begin=30, T_max=390, eta_min_ratio=0.01),
+    dict(
+        type='CosineAnnealingLR',
+        by_epoch=False,
+        begin=30,
+        T_max=390,
+        eta_min_ratio=0.01,
+    ),
 ]
 auto_scale_lr = dict(enable=True, base_batch_size=8)
 log_processor = dict(by_epoch=False)

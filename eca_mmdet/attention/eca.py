@@ -88,13 +88,11 @@ class ECALayer(nn.Module):
         if kernel_size is None:
             kernel_size = eca_kernel_size(in_channels, gamma, b)
         check_kernel_size(kernel_size)
-        self.conv = nn.Conv1d(
-            1, 1, kernel_size, padding=kernel_size // 2, bias=False
-        )
+        self.conv = nn.Conv1d(1, 1, kernel_size, padding=kernel_size // 2, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return x scaled by its gate, one factor a sample and channel."""
         pooled = x.mean(dim=(2, 3))
-        gate = self.conv(pooled.unsqueeze(1)).squeeze(1).sigmoid()
+        gate: Tensor = self.conv(pooled.unsqueeze(1)).squeeze(1).sigmoid()
         # Under autocast the convolution may be narrower than x; x keeps its dtype.
         return x * gate.to(x.dtype)[:, :, None, None]

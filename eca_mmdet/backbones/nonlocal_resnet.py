@@ -22,7 +22,7 @@ RES4 = 2
 class _NonLocalStage(Sequential):  # type: ignore[misc]
     """A stage whose block keys stay ``0..n-1``, so that ResNet weights still fit."""
 
-    def __init__(self, blocks: nn.Module, non_local: nn.Module) -> None:
+    def __init__(self, blocks: nn.Sequential, non_local: nn.Module) -> None:
         super().__init__(*blocks)
         self.non_local = non_local
 

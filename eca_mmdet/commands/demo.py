@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import json
 import os
+import sys
 import time
 from datetime import datetime
 from pathlib import Path
@@ -27,7 +28,8 @@ def run(args: argparse.Namespace) -> int:
     """Run the demo and say where everything is."""
     start = time.monotonic()
     out = make_run_folder(args.out)
-    console = Console(highlight=False, soft_wrap=True)
+    # Bound to today's stdout: the training below redirects the name.
+    console = Console(file=sys.stdout, highlight=False, soft_wrap=True)
     console.print(f'run folder: {out}')
     try:
         record = _train(args, out, console)

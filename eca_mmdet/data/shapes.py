@@ -22,10 +22,11 @@ SPLITS = {'train': 400, 'val': 100}
 """Number of images of each split by default."""
 
 SIDE_PX = 160
-MIN_VISIBLE = 0.4
+MIN_VISIBLE = 0.5
 """An object less visible than this share of its area is not drawn at all."""
 
 Image = npt.NDArray[np.uint8]
+Floats = npt.NDArray[np.float32]
 
 
 def _circle() -> Polygon:
@@ -44,17 +45,25 @@ _OUTLINES: tuple[Callable[[], Polygon], ...] = (_circle, _square, _triangle)
 
 
 def _background(rng: np.random.Generator, side: int) -> Image:
-    """Return HWC uint8: smooth blotches, stripes and fine noise of random colours."""
-    coarse = rng.uniform(0, 255, (int(rng.integers(2, 7)),) * 2 + (3,))
-    image = cv2.resize(
+    """Return HWC uint8: muted blotches, stripes and fine noise."""
+    cells = int(rng.integers(2, 7))
+    coarse = rng.uniform(60, 190) + rng.uniform(-45, 45, (cells, cells, 3))
+    image: Floats = cv2.resize(
         coarse.astype(np.float32), (side, side), interpolation=cv2.INTER_CUBIC
     )
     angle, period = rng.uniform(0, np.pi), rng.uniform(6, 40)
-    y, x = np.mgrid[:side, :side]
+    y, x = np.mgrid[:side, :side].astype(np.float32)
     wave = np.sin((x * np.cos(angle) + y * np.sin(angle)) * 2 * np.pi / period)
-    image = image + wave[..., None] * rng.uniform(0, 30, 3)
-    image = image + rng.normal(0, rng.uniform(2, 12), image.shape)
-    return np.clip(image * 0.6 + 50, 0, 255).astype(np.uint8)
+    image += wave[..., None] * rng.uniform(0, 25, 3).astype(np.float32)
+    image += _noise(rng, image.shape, rng.uniform(2, 10))
+    return np.clip(image, 0, 255).astype(np.uint8)
+
+
+def _noise(
+    rng: np.random.Generator, shape: tuple[int, ...], deviation: float
+) -> Floats:
+    noise: Floats = rng.standard_normal(shape, dtype=np.float32)
+    return noise * np.float32(deviation)
 
 
 def _place(rng: np.random.Generator, side: int) -> tuple[int, Polygon]:
@@ -73,9 +82,7 @@ def _place(rng: np.random.Generator, side: int) -> tuple[int, Polygon]:
 def _visible_parts(shape: Any) -> list[Polygon]:
     """Return the pieces of a polygon, holes filled (COCO polygons have none)."""
     parts = shape.geoms if isinstance(shape, MultiPolygon) else [shape]
-    return [
-        Polygon(p.exterior) for p in parts if isinstance(p, Polygon) and p.area > 4
-    ]
+    return [Polygon(p.exterior) for p in parts if isinstance(p, Polygon) and p.area > 4]
 
 
 def _arrange(rng: np.random.Generator, side: int) -> list[tuple[int, Polygon, Any]]:
@@ -92,24 +99,31 @@ def _arrange(rng: np.random.Generator, side: int) -> list[tuple[int, Polygon, An
     return placed
 
 
+def _colour(rng: np.random.Generator, under: Floats) -> Floats:
+    """Draw a saturated BGR colour that differs from what it will cover."""
+    while True:
+        hsv = np.array([[[rng.uniform(0, 360), *rng.uniform(0.55, 1, 2)]]], np.float32)
+        colour: Floats = cv2.cvtColor(hsv, cv2.COLOR_HSV2BGR)[0, 0] * 255
+        if np.abs(colour - under).sum() > 150:
+            return colour
+
+
 def _paint(
     image: Image, outline: Polygon, rng: np.random.Generator, side: int
 ) -> Image:
-    """Fill the outline with a shaded colour that differs from what is under it."""
-    scale = 8  # subpixel bits of OpenCV's fixed-point coordinates: 3
-    # COCO puts pixel (0, 0)'s centre at (0.5, 0.5), OpenCV at (0, 0).
+    """Fill the outline with a shaded, slightly noisy colour."""
+    scale = 8  # three fractional bits, as ``shift`` below
+    # COCO puts the centre of the first pixel at (0.5, 0.5), OpenCV at (0, 0).
     points = np.round((np.array(outline.exterior.coords) - 0.5) * scale)
     alpha = np.zeros((side, side), np.uint8)
     cv2.fillPoly(alpha, [points.astype(np.int32)], 255, cv2.LINE_AA, shift=3)
     cover = alpha[..., None].astype(np.float32) / 255
     under = (image * cover).sum(axis=(0, 1)) / max(float(cover.sum()), 1.0)
-    colour = rng.uniform(0, 255, 3)
-    while np.abs(colour - under).sum() < 120:
-        colour = rng.uniform(0, 255, 3)
-    y, x = np.mgrid[:side, :side] / side
-    shade = 1 + rng.uniform(-0.3, 0.3) * (x - 0.5) + rng.uniform(-0.3, 0.3) * (y - 0.5)
-    fill = colour * shade[..., None] + rng.normal(0, 6, image.shape)
-    blended = image * (1 - cover) + fill * cover
+    y, x = np.mgrid[:side, :side].astype(np.float32) / side - 0.5
+    shade = 1 + np.float32(rng.uniform(-0.3, 0.3)) * x
+    shade += np.float32(rng.uniform(-0.3, 0.3)) * y
+    fill = _colour(rng, under) * shade[..., None] + _noise(rng, image.shape, 6)
+    blended: Floats = image * (1 - cover) + fill * cover
     return np.clip(blended, 0, 255).astype(np.uint8)
 
 

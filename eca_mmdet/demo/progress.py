@@ -64,7 +64,7 @@ class ProgressHook(Hook):  # type: ignore[misc]
         outputs: dict[str, Any] | None = None,
     ) -> None:
         """Record the loss and move the bar."""
-        self.losses.append(float((outputs or {})['loss']))
+        self.losses.append((outputs or {})['loss'].item())
         recent = self.losses[-20:]
         loss = f'loss {sum(recent) / len(recent):.3f}'
         self._progress.update(self._task, advance=1, loss=loss)

@@ -48,7 +48,9 @@ def ap_table(metrics: Mapping[str, float], markdown: bool = False) -> str:
     if not rows:
         return ''
     cells = [['', *COLUMNS]]
-    cells += [[task, *(format_ap(row[c]) for c in COLUMNS)] for task, row in rows.items()]
+    cells += [
+        [task, *(format_ap(row[c]) for c in COLUMNS)] for task, row in rows.items()
+    ]
     if not markdown:
         return '\n'.join(
             f'{line[0]:<5}' + ''.join(f'{cell:>7}' for cell in line[1:])

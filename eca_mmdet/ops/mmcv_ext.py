@@ -110,7 +110,7 @@ def _is_mmdet_fallback(value: Any, module: str) -> bool:
     """Recognise the raising stand-ins of onedl-mmdetection by their message."""
     if getattr(value, '__module__', None) != module:
         return False
-    function = value.__init__ if isinstance(value, type) else value
+    function = vars(value).get('__init__') if isinstance(value, type) else value
     code = getattr(function, '__code__', None)
     return code is not None and any(
         isinstance(const, str) and 'requires mmcv to be compiled with ops' in const

@@ -84,7 +84,7 @@ def softnms(
     original = boxes
     boxes, scores = _at_least_float32(boxes), _at_least_float32(scores).clone()
     alive = torch.arange(len(boxes))
-    kept = []
+    kept: list[int] = []
     while len(alive):
         best = int(scores[alive].argmax())
         index = alive[best]
@@ -116,7 +116,7 @@ def nms_match(dets: Tensor, iou_threshold: float) -> list[list[int]]:
     """
     dets = _at_least_float32(dets.cpu())
     order = dets[:, 4].argsort(descending=True, stable=True)
-    groups = []
+    groups: list[list[int]] = []
     while len(order):
         head, rest = order[0], order[1:]
         overlap = _iou_with(dets[head, :4], dets[rest, :4], offset=0)

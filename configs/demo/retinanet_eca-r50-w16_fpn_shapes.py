@@ -1,0 +1,32 @@
+# RetinaNet at a quarter of the width, from random weights, for 160 px images.
+_base_ = ['mmdet::_base_/models/retinanet_r50_fpn.py', '../_base_/shapes.py']
+
+model = dict(
+    data_preprocessor=dict(pad_size_divisor=32),
+    backbone=dict(
+        type='ECAResNet',
+        kernel_sizes=(3, 5, 5, 7),
+        base_channels=16,
+        frozen_stages=-1,
+        norm_eval=False,
+        init_cfg=None,
+    ),
+    # From stride 4 up: the objects are 12 to 80 px wide.
+    neck=dict(
+        in_channels=[64, 128, 256, 512],
+        out_channels=64,
+        start_level=0,
+        num_outs=5,
+        norm_cfg=dict(type='BN'),
+    ),
+    bbox_head=dict(
+        num_classes=3,
+        in_channels=64,
+        feat_channels=64,
+        stacked_convs=2,
+        norm_cfg=dict(type='BN'),
+        anchor_generator=dict(octave_base_scale=4, strides=[4, 8, 16, 32, 64]),
+    ),
+)
+val_evaluator = dict(metric='bbox')
+test_evaluator = val_evaluator

@@ -1,0 +1,112 @@
+"""The demo: one quick run, its files, its refusals."""
+
+import json
+import os
+import signal
+import subprocess
+import time
+
+import cv2
+import numpy as np
+import pytest
+
+from eca_mmdet.commands import demo
+from eca_mmdet.demo import config
+from eca_mmdet.errors import UserError
+from tests.conftest import PYTHON
+
+pytestmark = pytest.mark.openmmlab
+
+
+@pytest.mark.slow
+def test_quick_demo_leaves_a_complete_run_folder(tmp_path):
+    out = tmp_path / 'run'
+    done = subprocess.run(
+        [PYTHON, '-m', 'eca_mmdet.cli', 'demo', '--quick', '--out', str(out)],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ''
+    assert f'{config.QUICK_ITERATIONS}/{config.QUICK_ITERATIONS}  loss' in done.stdout
+    record = json.loads((out / 'metrics.json').read_text())
+    assert len(record['losses']) == config.QUICK_ITERATIONS
+    # Twelve steps from random weights: the loss falls.
+    assert np.mean(record['losses'][-3:]) < 0.8 * np.mean(record['losses'][:3])
+    assert set(record['ap']) == {'box', 'mask'}
+    assert record['ap']['box']['APL'] is None  # no object that large
+    for row in record['ap'].values():
+        assert all(v is None or 0 <= v <= 1 for v in row.values())
+    table = (out / 'ap_table.md').read_text()
+    assert f'| box | {record["ap"]["box"]["AP"] * 100:.1f} |' in table
+    for name in ('loss_curve.png', 'predictions.png'):
+        picture = cv2.imread(str(out / name))
+        assert picture is not None and picture.std() > 5, name
+    annotations = json.loads((out / 'data' / 'annotations' / 'val.json').read_text())
+    assert len(annotations['images']) == config.QUICK_SIZES['val']
+    assert (out / 'train' / f'iter_{config.QUICK_ITERATIONS}.pth').is_file()
+
+
+@pytest.mark.slow
+def test_interrupted_demo_ends_with_one_line(tmp_path):
+    process = subprocess.Popen(
+        [PYTHON, '-u', '-m', 'eca_mmdet.cli', 'demo', '--out', str(tmp_path / 'run')],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, 'PYTHONUNBUFFERED': '1'},
+    )
+    for line in process.stdout:
+        if 'loading mmdet' in line:
+            break
+    time.sleep(1)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert 'what was written so far is in' in out
+    assert err.strip() == 'eca-mmdet demo: interrupted'
+
+
+def test_existing_folder_is_refused_and_kept(command, tmp_path):
+    (tmp_path / 'mine').write_text('data')
+    code, _, err = command('demo', '--quick', '--out', tmp_path)
+    assert code == 2 and 'overwrites nothing' in err
+    assert [f.name for f in tmp_path.iterdir()] == ['mine']
+
+
+def test_folder_that_cannot_be_made(tmp_path):
+    (tmp_path / 'file').write_text('')
+    with pytest.raises(UserError, match='cannot create the run folder'):
+        demo.make_run_folder(str(tmp_path / 'file' / 'run'))
+
+
+@pytest.mark.parametrize('depth', [18, 50])
+@pytest.mark.parametrize('attention', ['eca', 'se', 'none'])
+@pytest.mark.parametrize('detector', ['faster', 'mask', 'retinanet'])
+def test_every_choice_trains_one_step(
+    mmdet_ready, shapes, tmp_path, detector, attention, depth
+):
+    """The loss is finite and reaches every parameter, gates included."""
+    import torch
+    from mmdet.registry import MODELS
+    from mmengine.runner import Runner
+
+    cfg = config.compose(detector, attention, depth, shapes, seed=3)
+    config.shorten(cfg)
+    cfg.train_dataloader.batch_size = 2
+    torch.manual_seed(0)
+    model = MODELS.build(cfg.model)
+    model.init_weights()
+    model.train()
+    loader = Runner.build_dataloader(cfg.train_dataloader)
+    data = model.data_preprocessor(next(iter(loader)), training=True)
+    loss, parts = model.parse_losses(model(**data, mode='loss'))
+    assert loss.isfinite()
+    assert ('loss_mask' in parts) == (detector == 'mask')
+    loss.backward()
+    assert [n for n, p in model.named_parameters() if p.grad is None] == []
+    kinds = {'eca': '.eca.conv.weight', 'se': '.se.fc.2.weight'}
+    for kind, key in kinds.items():
+        found = [k for k in model.state_dict() if k.endswith(key)]
+        blocks = {18: 8, 50: 16}[depth] if attention == kind else 0
+        assert len(found) == blocks

@@ -1,0 +1,200 @@
+"""Training, saving, reloading and testing through the real commands, tiny."""
+
+import json
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+import torch
+
+from eca_mmdet import paths
+from tests.conftest import PYTHON, REPOSITORY
+
+pytestmark = [pytest.mark.openmmlab, pytest.mark.slow]
+
+DEMO = 'mask-rcnn_eca-r50-w16_fpn_shapes'
+
+
+def shapes_options(root):
+    """Options that point the demo's config at a small data set, for two steps."""
+    options = [
+        'train_cfg.max_iters=2',
+        'train_cfg.val_interval=2',
+        'default_hooks.checkpoint.interval=2',
+        'train_dataloader.batch_size=2',
+        f'val_evaluator.ann_file={root}/annotations/val.json',
+        f'test_evaluator.ann_file={root}/annotations/val.json',
+        'default_hooks.logger.interval=1',
+    ]
+    for loader in ('train', 'val', 'test'):
+        options += [
+            f'{loader}_dataloader.dataset.data_root={root}/',
+            f'{loader}_dataloader.num_workers=0',
+            f'{loader}_dataloader.persistent_workers=False',
+        ]
+    return ['--cfg-options', *options]
+
+
+def run(*words, cwd):
+    return subprocess.run(
+        [PYTHON, *map(str, words)], capture_output=True, text=True, cwd=cwd
+    )
+
+
+def installed_tool(name):
+    import mmdet
+
+    return Path(mmdet.__file__).parent / '.mim' / 'tools' / f'{name}.py'
+
+
+@pytest.mark.parametrize('launcher', ['ours', 'tools', "mmdet's"])
+def test_train_then_test(mmdet_ready, shapes, tmp_path, launcher):
+    """Two steps, an evaluation, a checkpoint; then the same AP from the checkpoint."""
+    config = paths.resolve_config(DEMO)
+    starts = {
+        'ours': lambda name: ['-m', 'eca_mmdet.cli', name],
+        'tools': lambda name: [REPOSITORY / 'tools' / f'{name}.py'],
+        "mmdet's": lambda name: [installed_tool(name)],
+    }[launcher]
+    options = shapes_options(shapes)
+    environment = dict(cwd=REPOSITORY)
+    work = tmp_path / 'work'
+    done = run(*starts('train'), config, '--work-dir', work, *options, **environment)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert 'COCO AP, 0-100' in done.stdout
+    assert re.search(r'^mask +[\dn]', done.stdout, re.MULTILINE)
+    if launcher != "mmdet's":
+        assert 'lr 0.002 -> 0.0005: 2 of 8 images a step' in done.stdout
+    assert re.search(r'lr: [\de.-]+.*loss_mask: [\d.]+', done.stdout)
+    assert not re.search(r'OneDL|FutureWarning|UserWarning', done.stdout + done.stderr)
+
+    import mmcv
+
+    if launcher == "mmdet's" and mmcv.__version__ == '2.1.0':
+        pytest.skip("mmdet 3.3.0's test.py imports mmcv.ops before the config")
+    done = run(
+        *starts('test'),
+        config,
+        work / 'iter_2.pth',
+        '--work-dir',
+        tmp_path / 'test',
+        *options,
+        **environment,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert 'COCO AP, 0-100' in done.stdout
+    assert not re.search(r'OneDL|weights_only|Warning:', done.stdout + done.stderr)
+
+
+def test_the_same_weights_give_the_same_ap(command, mmdet_ready, shapes, tmp_path):
+    """metrics of `test --json` equal those of a Runner built by hand."""
+    from mmengine.config import Config
+    from mmengine.runner import Runner
+
+    options = shapes_options(shapes)[1:]
+    code, _, err = command(
+        'train', DEMO, '--work-dir', tmp_path / 'a', '--cfg-options', *options
+    )
+    assert code == 0, err
+    checkpoint = tmp_path / 'a' / 'iter_2.pth'
+    code, out, _ = command(
+        'test',
+        DEMO,
+        checkpoint,
+        '--json',
+        '--work-dir',
+        tmp_path / 'b',
+        '--cfg-options',
+        *options,
+    )
+    assert code == 0
+    ours = json.loads(out)
+
+    cfg = Config.fromfile(paths.resolve_config(DEMO))
+    from eca_mmdet.launch import parse_options
+
+    cfg.merge_from_dict(parse_options(options))
+    cfg.work_dir = str(tmp_path / 'c')
+    cfg.load_from = str(checkpoint)
+    assert Runner.from_cfg(cfg).test() == ours
+    assert {'coco/bbox_mAP', 'coco/segm_mAP_75'} <= ours.keys()
+
+
+def test_resume_continues(command, mmdet_ready, shapes, tmp_path):
+    options = shapes_options(shapes)
+    assert command('train', DEMO, '--work-dir', tmp_path, *options)[0] == 0
+    first = torch.load(tmp_path / 'iter_2.pth', weights_only=True)
+    options += ['train_cfg.max_iters=4', 'train_cfg.val_interval=4']
+    code, _, err = command('train', DEMO, '--work-dir', tmp_path, '--resume', *options)
+    assert code == 0, err
+    second = torch.load(tmp_path / 'iter_4.pth', weights_only=True)
+    assert (first['meta']['iter'], second['meta']['iter']) == (2, 4)
+    steps = {int(s['step']) for s in second['optimizer']['state'].values()}
+    assert steps == {4}
+
+
+def test_real_photos(command, mmdet_ready, coco_tiny, tmp_path):
+    """Two steps on real COCO (80 classes, crowds, no `info`), then all 80 images."""
+    data = ['instances_val2017.json', 'val2017/']
+    options = [
+        'train_cfg.max_epochs=1',
+        'train_dataloader.num_workers=0',
+        'train_dataloader.persistent_workers=False',
+        'train_dataloader.dataset.indices=4',
+        'val_dataloader.num_workers=0',
+        'val_dataloader.persistent_workers=False',
+        'test_dataloader.num_workers=0',
+        'test_dataloader.persistent_workers=False',
+        'model.backbone.base_channels=16',
+        'model.neck.in_channels=[64,128,256,512]',
+        'model.test_cfg.rpn.max_per_img=50',
+        'model.test_cfg.rcnn.score_thr=0.0',
+        'train_dataloader.dataset.pipeline.2.scale=(160,128)',
+        'val_dataloader.dataset.pipeline.1.scale=(160,128)',
+        'test_dataloader.dataset.pipeline.1.scale=(160,128)',
+        'default_hooks.logger.interval=1',
+    ]
+    for loader in ('train', 'val', 'test'):
+        options += [
+            f'{loader}_dataloader.dataset.data_root={coco_tiny}/',
+            f'{loader}_dataloader.dataset.ann_file=annotations/{data[0]}',
+            f'{loader}_dataloader.dataset.data_prefix.img={data[1]}',
+        ]
+        if loader != 'train':
+            options.append(
+                f'{loader}_evaluator.ann_file={coco_tiny}/annotations/{data[0]}'
+            )
+    name = 'mask-rcnn_eca-r50_fpn_4xb2-1x_coco'
+    code, out, err = command(
+        'train',
+        name,
+        '--from-scratch',
+        '--work-dir',
+        tmp_path / 'train',
+        '--cfg-options',
+        *options,
+    )
+    assert code == 0, err
+    assert 'lr 0.01 -> 0.0025: 2 of 8 images a step' in out
+    checkpoint = tmp_path / 'train' / 'epoch_1.pth'
+    saved = torch.load(checkpoint, weights_only=True)
+    assert saved['meta']['iter'] == 2
+    assert saved['state_dict']['backbone.layer1.0.eca.conv.weight'].shape == (1, 1, 3)
+
+    code, out, err = command(
+        'test',
+        name,
+        checkpoint,
+        '--json',
+        '--work-dir',
+        tmp_path / 'test',
+        '--cfg-options',
+        *options,
+    )
+    assert code == 0, err
+    metrics = json.loads(out)
+    for task in ('bbox', 'segm'):
+        for column in ('', '_50', '_75', '_s', '_m', '_l'):
+            # Every size has objects in these 80 images, so none is -1.
+            assert 0 <= metrics[f'coco/{task}_mAP{column}'] <= 1
