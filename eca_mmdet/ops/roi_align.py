@@ -151,7 +151,8 @@ def _max_forward(
     grid_x = (width / columns).ceil().long().clamp(min=1)
     if sampling_ratio > 0:
         grid_y = grid_x = torch.full_like(grid_y, sampling_ratio)
-    for ny, nx in torch.stack((grid_y, grid_x), 1).unique(dim=0).tolist()  # type: ignore[no-untyped-call]:
+    grids = set(zip(grid_y.tolist(), grid_x.tolist(), strict=True))
+    for ny, nx in sorted(grids):
         chosen = ((grid_y == ny) & (grid_x == nx)).nonzero().squeeze(1)
         samples = torchvision.ops.roi_align(
             features, rois[chosen], (rows * ny, columns * nx), scale, 1, aligned
