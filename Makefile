@@ -45,7 +45,8 @@ $(OPENMMLAB)/.stamp: pyproject.toml $(VENV)/.test-stamp
 	if $(OPENMMLAB)/bin/pip install -q --no-deps \
 	    mmdet==3.3.0 mmcv-lite==2.1.0 mmengine==0.10.7; then \
 	  site() { $$1 -c 'import sysconfig; print(sysconfig.get_path("purelib"))'; }; \
-	  { site $(BIN)/python; pwd; } > $$(site $(OPENMMLAB)/bin/python)/zz_borrow.pth; \
+	  { site $(BIN)/python; pwd; cat eca_mmdet/startup.pth; } \
+	    > $$(site $(OPENMMLAB)/bin/python)/zz_borrow.pth; \
 	else \
 	  echo 'NOT TESTED: mmdet 3.3.0 and mmcv-lite 2.1.0 cannot be installed here'; \
 	  rm -rf $(OPENMMLAB); mkdir $(OPENMMLAB); \

@@ -1,19 +1,17 @@
 """Register with mmdet at the right moment, and quietly.
 
 mmdet takes four seconds to import, so ``import eca_mmdet`` must not import it (the
-command line answers ``--help`` in a fraction of that). Whoever builds a model needs
-``mmdet.models``; a hook registers our classes the moment that import is complete.
-Where mmengine is loaded already, as when a config's ``custom_imports`` name us,
-registration happens at once.
+command line answers ``--help`` in a fraction of that, and an installed eca_mmdet is
+imported at every start of Python). Whoever builds a model needs ``mmdet.models``; a hook
+registers our classes the moment that import is complete. Where mmengine is loaded
+already, as when a config's ``custom_imports`` name us, registration happens at once.
 """
 
 from __future__ import annotations
 
 import contextlib
 import importlib
-import importlib.abc
 import importlib.machinery
-import importlib.util
 import io
 import sys
 import types
@@ -91,17 +89,16 @@ def register() -> None:
         mmcv_ext.offer()
         check_install()
         with quiet_imports():
-            mmcv_ext.rebind_mmdet_fallbacks()
             for module in (
-                'mmdet.models',
-                'mmdet.datasets',
-                'mmdet.evaluation',
                 'eca_mmdet.attention',
                 'eca_mmdet.backbones',
                 'eca_mmdet.evaluation.hook',
                 'eca_mmdet.weights',
             ):
                 importlib.import_module(module)
+        from eca_mmdet.weights.safe_globals import allow_mmengine_checkpoints
+
+        allow_mmengine_checkpoints()
         _allow_base_paths()
     except BaseException:
         _registered = False
@@ -115,7 +112,7 @@ def _allow_base_paths() -> None:
     utils.MODULE2PACKAGE.setdefault('eca_mmdet', 'eca-mmdet')
 
 
-class _MmdetHook(importlib.abc.MetaPathFinder):
+class _MmdetHook:
     """Import mmdet's packages quietly; after its models, run :func:`register`."""
 
     def find_spec(
@@ -145,7 +142,7 @@ class _MmdetHook(importlib.abc.MetaPathFinder):
 def on_import() -> None:
     """Do what ``import eca_mmdet`` promises, now or when mmdet is loaded."""
     mmcv_ext.offer()
+    if not any(isinstance(finder, _MmdetHook) for finder in sys.meta_path):
+        sys.meta_path.insert(0, _MmdetHook())
     if 'mmengine' in sys.modules:
         register()
-    elif not any(isinstance(finder, _MmdetHook) for finder in sys.meta_path):
-        sys.meta_path.insert(0, _MmdetHook())

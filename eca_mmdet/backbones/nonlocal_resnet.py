@@ -49,7 +49,7 @@ class NonLocalResNet(PluginResNet):
         self._reduction = reduction
         super().__init__(depth, **kwargs)
 
-    def make_res_layer(self, **kwargs: Any) -> nn.Module:
+    def make_res_layer(self, **kwargs: Any) -> nn.Sequential:
         """Build a stage; arguments as mmdet's ``ResLayer``."""
         stage = super().make_res_layer(**kwargs)
         if len(self.res_layers) != RES4:

@@ -105,7 +105,7 @@ class PluginResNet(ResNet):  # type: ignore[misc]
             )
         super().__init__(depth, **kwargs)
 
-    def make_res_layer(self, **kwargs: Any) -> nn.Module:
+    def make_res_layer(self, **kwargs: Any) -> nn.Sequential:
         """Build a stage; arguments as mmdet's ``ResLayer``."""
         # mmdet zeroes the last norm of a block only where the class *is* its own.
         fresh = isinstance(self.init_cfg, list)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
+import sys
 from pathlib import Path
 
 from eca_mmdet import launch
@@ -21,7 +23,10 @@ def run(args: argparse.Namespace) -> int:
     launch.set_work_dir(cfg, args)
     cfg.load_from = args.checkpoint
     launch.check(cfg, training=False)
-    metrics = launch.build_runner(cfg).test()
+    # With --json the metrics have stdout to themselves; logs go to stderr.
+    logs = sys.stderr if args.json else sys.stdout
+    with contextlib.redirect_stdout(logs):
+        metrics = launch.build_runner(cfg).test()
     if args.json and launch.is_main_process():
         print(json.dumps(metrics, indent=1))
     return 0

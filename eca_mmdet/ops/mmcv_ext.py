@@ -26,7 +26,6 @@ operators) raises :class:`NotImplementedError` when it is called, naming itself.
 
 from __future__ import annotations
 
-import importlib.abc
 import importlib.machinery
 import sys
 import types
@@ -53,7 +52,8 @@ def refuse(name: str) -> Callable[..., Any]:
     return unsupplied
 
 
-class _TorchvisionLoader(importlib.abc.Loader):
+# Plain classes: importing importlib.abc would quadruple the start-up cost.
+class _TorchvisionLoader:
     def create_module(self, spec: importlib.machinery.ModuleSpec) -> None:
         return None
 
@@ -75,7 +75,7 @@ class _TorchvisionLoader(importlib.abc.Loader):
         module.__getattr__ = refuse_unknown  # type: ignore[method-assign]
 
 
-class _LastResortFinder(importlib.abc.MetaPathFinder):
+class _LastResortFinder:
     def find_spec(
         self,
         fullname: str,
@@ -85,7 +85,9 @@ class _LastResortFinder(importlib.abc.MetaPathFinder):
         if fullname != EXTENSION:
             return None
         return importlib.machinery.ModuleSpec(
-            fullname, _TorchvisionLoader(), origin='eca_mmdet.ops (torchvision)'
+            fullname,
+            _TorchvisionLoader(),  # type: ignore[arg-type]
+            origin='eca_mmdet.ops (torchvision)'
         )
 
 
@@ -104,48 +106,3 @@ def is_supplied() -> bool:
     module = sys.modules.get(EXTENSION)
     spec = getattr(module, '__spec__', None)
     return isinstance(getattr(spec, 'loader', None), _TorchvisionLoader)
-
-
-def _is_mmdet_fallback(value: Any, module: str) -> bool:
-    """Recognise the raising stand-ins of onedl-mmdetection by their message."""
-    if getattr(value, '__module__', None) != module:
-        return False
-    function = vars(value).get('__init__') if isinstance(value, type) else value
-    code = getattr(function, '__code__', None)
-    return code is not None and any(
-        isinstance(const, str) and 'requires mmcv to be compiled with ops' in const
-        for const in code.co_consts
-    )
-
-
-def rebind_mmdet_fallbacks() -> list[str]:
-    """Replace stand-ins that mmdet bound before the operators were offered.
-
-    onedl-mmdetection wraps each ``from mmcv.ops import ...`` in a try and defines
-    a function or class that raises on use. A script that imports ``mmdet.apis``
-    before ``eca_mmdet`` (mmdet's own test.py imports ``mmdet.structures`` before it
-    reads the config) would keep those for the life of the process.
-
-    Returns:
-        ``module.name`` of everything replaced.
-    """
-    early = [m for m in sys.modules if m.startswith('mmdet.')]
-    fallbacks = [
-        (sys.modules[module], name, value)
-        for module in early
-        for name, value in list(vars(sys.modules[module]).items())
-        if _is_mmdet_fallback(value, module)
-    ]
-    if not fallbacks:
-        return []
-    import mmcv.ops
-    from mmcv.ops import merge_cells
-
-    rebound = []
-    for owner, name, value in fallbacks:
-        public = value.__name__.lstrip('_')
-        real = getattr(mmcv.ops, public, None) or getattr(merge_cells, public, None)
-        if real is not None:
-            setattr(owner, name, real)
-            rebound.append(f'{owner.__name__}.{name}')
-    return rebound
