@@ -2,9 +2,9 @@
 
 mmdet takes four seconds to import, so ``import eca_mmdet`` must not import it (the
 command line answers ``--help`` in a fraction of that, and an installed eca_mmdet is
-imported at every start of Python). Whoever builds a model needs ``mmdet.models``; a hook
-registers our classes the moment that import is complete. Where mmengine is loaded
-already, as when a config's ``custom_imports`` name us, registration happens at once.
+imported at every start of Python). Whoever builds anything of mmdet's makes its
+registries import one of the packages below; a hook registers our classes when that
+import is complete. Where mmengine is loaded already, registration happens at once.
 """
 
 from __future__ import annotations
@@ -20,7 +20,9 @@ from collections.abc import Iterator, Sequence
 
 from eca_mmdet.ops import mmcv_ext
 
-_NOISY_PACKAGES = ('mmdet.datasets', 'mmdet.evaluation', 'mmdet.models')
+_PACKAGES = ('mmdet.datasets', 'mmdet.engine', 'mmdet.evaluation', 'mmdet.models')
+"""What mmdet's registries import when they look for a name."""
+
 _NOISE = (
     'Could not import OneDL. Skipping OneDL datasets.',  # print, onedl-mmdetection
 )
@@ -113,7 +115,10 @@ def _allow_base_paths() -> None:
 
 
 class _MmdetHook:
-    """Import mmdet's packages quietly; after its models, run :func:`register`."""
+    """Import mmdet's packages quietly; after the outermost, :func:`register`."""
+
+    def __init__(self) -> None:
+        self._depth = 0
 
     def find_spec(
         self,
@@ -121,7 +126,7 @@ class _MmdetHook:
         path: Sequence[str] | None = None,
         target: types.ModuleType | None = None,
     ) -> importlib.machinery.ModuleSpec | None:
-        if fullname not in _NOISY_PACKAGES:
+        if fullname not in _PACKAGES:
             return None
         others = (finder for finder in sys.meta_path if finder is not self)
         specs = (finder.find_spec(fullname, path, target) for finder in others)
@@ -130,9 +135,13 @@ class _MmdetHook:
             load = spec.loader.exec_module
 
             def load_then_register(module: types.ModuleType) -> None:
-                with quiet_imports():
-                    load(module)
-                if fullname == 'mmdet.models':
+                self._depth += 1
+                try:
+                    with quiet_imports():
+                        load(module)
+                finally:
+                    self._depth -= 1
+                if self._depth == 0:
                     register()
 
             spec.loader.exec_module = load_then_register  # type: ignore[method-assign]

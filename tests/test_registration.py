@@ -61,10 +61,27 @@ def test_mmdet_itself_can_be_imported_first():
         import torch
         boxes = torch.tensor([[0., 0, 9, 9], [0, 0, 9, 8], [20, 20, 30, 30]])
         print(nms(boxes, torch.tensor([.7, .8, .9]), 0.5)[1].tolist())
-        from mmdet.registry import MODELS
-        print(MODELS.get('ECAResNet').__name__)
+        from mmdet.registry import HOOKS, MODELS
+        print(MODELS.get('ECAResNet').__name__, HOOKS.get('APTableHook').__name__)
     """)
-    assert (out, err) == ('[2, 1]\nECAResNet', '')
+    assert (out, err) == ('[2, 1]\nECAResNet APTableHook', '')
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ('registry', 'name'),
+    [('MODELS', 'ECALayer'), ('HOOKS', 'APTableHook'), ('METRICS', 'CocoMetric')],
+)
+def test_a_lookup_in_any_registry_finds_us(registry, name):
+    out, err = run(f"""
+        import eca_mmdet
+        from mmdet.registry import {registry}
+        from mmengine.registry import WEIGHT_INITIALIZERS, init_default_scope
+        init_default_scope('mmdet')
+        print({registry}.get({name!r}).__name__)
+        print(WEIGHT_INITIALIZERS.get('ECAPretrained').__name__)
+    """)
+    assert (out, err) == (f'{name}\nECAPretrained', '')
 
 
 def test_compiled_extension_is_left_alone(tmp_path):

@@ -21,7 +21,7 @@ model = dict(
     ),
     roi_head=dict(
         bbox_roi_extractor=dict(out_channels=64),
-        bbox_head=dict(in_channels=64, fc_out_channels=256, num_classes=3),
+        bbox_head=dict(in_channels=64, fc_out_channels=1024, num_classes=3),
         mask_roi_extractor=dict(out_channels=64),
         mask_head=dict(
             num_convs=2, in_channels=64, conv_out_channels=64, num_classes=3

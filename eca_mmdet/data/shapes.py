@@ -22,7 +22,7 @@ SPLITS = {'train': 400, 'val': 100}
 """Number of images of each split by default."""
 
 SIDE_PX = 160
-MIN_VISIBLE = 0.5
+MIN_VISIBLE = 0.6
 """An object less visible than this share of its area is not drawn at all."""
 
 Image = npt.NDArray[np.uint8]
@@ -69,8 +69,8 @@ def _noise(
 def _place(rng: np.random.Generator, side: int) -> tuple[int, Polygon]:
     """Draw a class and an outline in image coordinates, cut at the image border."""
     label = int(rng.integers(len(CLASSES)))
-    # Log-uniform from 12 px, so that most objects are small in COCO's sense.
-    size = float(np.exp(rng.uniform(np.log(12), np.log(side * 0.5))))
+    # Log-uniform from 16 px, so that most objects are small in COCO's sense.
+    size = float(np.exp(rng.uniform(np.log(16), np.log(side * 0.5))))
     outline = affinity.scale(_OUTLINES[label](), size, size, origin=(0, 0))
     outline = affinity.rotate(outline, float(rng.uniform(-12, 12)), origin=(0, 0))
     centre = rng.uniform(size * 0.3, side - size * 0.3, 2)

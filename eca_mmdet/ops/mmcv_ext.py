@@ -87,7 +87,7 @@ class _LastResortFinder:
         return importlib.machinery.ModuleSpec(
             fullname,
             _TorchvisionLoader(),  # type: ignore[arg-type]
-            origin='eca_mmdet.ops (torchvision)'
+            origin='eca_mmdet.ops (torchvision)',
         )
 
 

@@ -1,9 +1,9 @@
 """Let ``torch.load(weights_only=True)`` read the checkpoints that mmengine writes.
 
 Beside tensors they hold loss histories: mmengine's ``HistoryBuffer`` and numpy arrays.
-torch 2.6 and newer refuse those by default; mmengine 0.10.7 then fails to test or resume
-(open-mmlab/mmengine#1655), and onedl-mmengine falls back to loading that may run code.
-Naming the few harmless classes keeps loading safe on both lines.
+torch 2.6 and newer refuse those by default; mmengine 0.10.7 then fails to test or
+resume (open-mmlab/mmengine#1655), and onedl-mmengine falls back to loading that may run
+code. Naming the few harmless classes keeps loading safe on both lines.
 """
 
 from __future__ import annotations

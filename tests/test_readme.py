@@ -1,0 +1,54 @@
+"""README and metafiles agree, and the reported numbers never stand as measured."""
+
+import re
+
+import yaml
+
+from eca_mmdet import paths
+from eca_mmdet.weights.sources import SOURCES
+from tests.conftest import REPOSITORY
+
+README = (REPOSITORY / 'README.md').read_text()
+ATTENTION = {'none': '', 'SE': 'se-', 'ECA': 'eca-', '1 NL': 'nl-', 'GC': 'gc-'}
+
+
+def table_rows():
+    header = next(
+        i for i, line in enumerate(README.splitlines()) if 'reported |' in line
+    )
+    for line in README.splitlines()[header + 2 :]:
+        if not line.startswith('|'):
+            return
+        yield [cell.strip() for cell in line.strip('|').split('|')]
+
+
+def test_table_repeats_the_metafiles_and_measures_nothing():
+    models = {
+        model['Name']: model
+        for file in paths.config_root().glob('*/metafile.yml')
+        for model in yaml.safe_load(file.read_text())['Models']
+    }
+    rows = list(table_rows())
+    assert len(rows) == len(models) == 20
+    for detector, backbone, attention, params, flops, box, mask, measured in rows:
+        family = detector.lower().replace(' r-cnn', '-rcnn')
+        depth = backbone.split('-')[1]
+        model = models[f'{family}_{ATTENTION[attention]}r{depth}_fpn_4xb2-1x_coco']
+        metrics = {k: v for r in model['Results'] for k, v in r['Metrics'].items()}
+        unconfirmed = model['Metadata']['Evidence'] == 'reported, unconfirmed'
+        assert float(params) == model['Metadata']['Trainable Parameters (M)']
+        assert float(flops) == model['Metadata']['FLOPs (G)']
+        assert box == f'{metrics["box AP"]}' + (' †' if unconfirmed else '')
+        assert mask == str(metrics.get('mask AP', ''))
+        assert measured == ''
+
+
+def test_every_weight_file_is_in_the_readme():
+    for name in SOURCES:
+        assert f'`{name}`' in README
+
+
+def test_configs_named_in_the_readme_exist():
+    names = set(re.findall(r'[a-z-]+_[a-z0-9-]+_fpn_[a-z0-9-]+_coco', README))
+    assert names
+    assert names <= paths.shipped_configs().keys()
