@@ -59,7 +59,7 @@ def _add_demo(commands: _Commands[argparse.ArgumentParser]) -> None:
         '--detector', choices=('faster', 'mask', 'retinanet'), default='mask'
     )
     demo.add_argument('--attention', choices=('eca', 'se', 'none'), default='eca')
-    demo.add_argument('--depth', type=int, choices=(18, 50), default=50)
+    demo.add_argument('--depth', type=int, choices=(18, 50), default=18)
     demo.add_argument(
         '--quick',
         action='store_true',

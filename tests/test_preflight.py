@@ -16,7 +16,7 @@ def cfg(mmdet_ready, shapes):
     """The demo's Mask R-CNN on the generated shapes: a config without fault."""
     from mmengine.config import Config
 
-    file = config_root() / 'demo' / 'mask-rcnn_eca-r50-w16_fpn_shapes.py'
+    file = config_root() / 'demo' / 'mask-rcnn_eca-r18-w16_fpn_shapes.py'
     cfg = Config.fromfile(file)
     for loader in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
         cfg[loader].dataset.data_root = f'{shapes}/'

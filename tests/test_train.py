@@ -14,7 +14,7 @@ from tests.conftest import PYTHON, REPOSITORY
 
 pytestmark = [pytest.mark.openmmlab, pytest.mark.slow]
 
-DEMO = 'mask-rcnn_eca-r50-w16_fpn_shapes'
+DEMO = 'mask-rcnn_eca-r18-w16_fpn_shapes'
 
 
 def shapes_options(root):

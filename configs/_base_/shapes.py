@@ -61,7 +61,7 @@ val_evaluator = dict(
 )
 test_evaluator = val_evaluator
 
-train_cfg = dict(type='IterBasedTrainLoop', max_iters=420, val_interval=420)
+train_cfg = dict(type='IterBasedTrainLoop', max_iters=520, val_interval=520)
 val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')
 optim_wrapper = dict(
@@ -75,7 +75,7 @@ param_scheduler = [
         type='CosineAnnealingLR',
         by_epoch=False,
         begin=30,
-        T_max=390,
+        T_max=490,
         eta_min_ratio=0.01,
     ),
 ]
@@ -83,6 +83,6 @@ auto_scale_lr = dict(enable=True, base_batch_size=8)
 log_processor = dict(by_epoch=False)
 default_hooks = dict(
     logger=dict(interval=10),
-    checkpoint=dict(by_epoch=False, interval=420, max_keep_ckpts=1),
+    checkpoint=dict(by_epoch=False, interval=520, max_keep_ckpts=1),
 )
 randomness = dict(seed=0)

@@ -8,9 +8,9 @@ from typing import Any
 from eca_mmdet.paths import config_root
 
 FILES = {
-    'faster': 'faster-rcnn_eca-r50-w16_fpn_shapes.py',
-    'mask': 'mask-rcnn_eca-r50-w16_fpn_shapes.py',
-    'retinanet': 'retinanet_eca-r50-w16_fpn_shapes.py',
+    'faster': 'faster-rcnn_eca-r18-w16_fpn_shapes.py',
+    'mask': 'mask-rcnn_eca-r18-w16_fpn_shapes.py',
+    'retinanet': 'retinanet_eca-r18-w16_fpn_shapes.py',
 }
 KERNEL_SIZES = {18: (3, 5, 7, 7), 50: (3, 5, 5, 7)}
 QUICK_ITERATIONS = 12

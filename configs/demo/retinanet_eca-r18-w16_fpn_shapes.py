@@ -5,7 +5,8 @@ model = dict(
     data_preprocessor=dict(pad_size_divisor=32),
     backbone=dict(
         type='ECAResNet',
-        kernel_sizes=(3, 5, 5, 7),
+        depth=18,
+        kernel_sizes=(3, 5, 7, 7),
         base_channels=16,
         frozen_stages=-1,
         norm_eval=False,
@@ -13,7 +14,7 @@ model = dict(
     ),
     # From stride 4 up: the objects are 12 to 80 px wide.
     neck=dict(
-        in_channels=[64, 128, 256, 512],
+        in_channels=[16, 32, 64, 128],
         out_channels=64,
         start_level=0,
         num_outs=5,

@@ -5,14 +5,15 @@ model = dict(
     data_preprocessor=dict(pad_size_divisor=32),
     backbone=dict(
         type='ECAResNet',
-        kernel_sizes=(3, 5, 5, 7),
+        depth=18,
+        kernel_sizes=(3, 5, 7, 7),
         base_channels=16,
         frozen_stages=-1,
         norm_eval=False,
         init_cfg=None,
     ),
     neck=dict(
-        in_channels=[64, 128, 256, 512], out_channels=64, norm_cfg=dict(type='BN')
+        in_channels=[16, 32, 64, 128], out_channels=64, norm_cfg=dict(type='BN')
     ),
     rpn_head=dict(
         in_channels=64,
@@ -28,8 +29,8 @@ model = dict(
         ),
     ),
     train_cfg=dict(
-        rpn_proposal=dict(nms_pre=500, max_per_img=200),
-        rcnn=dict(sampler=dict(num=32)),
+        rpn_proposal=dict(nms_pre=200, max_per_img=100),
+        rcnn=dict(sampler=dict(num=16, pos_fraction=0.5)),
     ),
     test_cfg=dict(rpn=dict(nms_pre=500, max_per_img=200)),
 )

@@ -1,5 +1,5 @@
 # Faster R-CNN: the Mask R-CNN of the demo without its mask branch.
-_base_ = './mask-rcnn_eca-r50-w16_fpn_shapes.py'
+_base_ = './mask-rcnn_eca-r18-w16_fpn_shapes.py'
 
 model = dict(
     type='FasterRCNN',
