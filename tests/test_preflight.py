@@ -44,7 +44,7 @@ def test_a_sound_config_passes(cfg, training):
     [
         ({'depth': 20}, ['18, 34, 50, 101, 152', '20']),
         ({'kernel_sizes': (3, 4, 5, 7)}, ['odd', '4']),
-        ({'kernel_sizes': None}, ['(3, 5, 5, 7)', 'None']),
+        ({'kernel_sizes': None}, ['(3, 5, 7, 7)', 'None']),
         ({'kernel_sizes': (3, 5, 7)}, ['4 odd integers', '(3, 5, 7)']),
         ({'kernel_sizes': (3, 5, 5, 7, 7)}, ['4 odd integers']),
         ({'no_such_argument': 1}, ['no_such_argument']),

@@ -67,7 +67,7 @@ def test_train_then_test(mmdet_ready, shapes, tmp_path, launcher):
     assert 'COCO AP, 0-100' in done.stdout
     assert re.search(r'^mask +[\dn]', done.stdout, re.MULTILINE)
     if launcher != "mmdet's":
-        assert 'lr 0.001 -> 0.00025: 2 of 8 images a step' in done.stdout
+        assert 'lr 0.002 -> 0.0005: 2 of 8 images a step' in done.stdout
     assert re.search(r'lr: [\de.-]+.*loss_mask: [\d.]+', done.stdout)
     assert not re.search(r'OneDL|FutureWarning|UserWarning', done.stdout + done.stderr)
 
@@ -151,6 +151,7 @@ def test_real_photos(command, mmdet_ready, coco_tiny, tmp_path):
         'model.neck.in_channels=[64,128,256,512]',
         'model.test_cfg.rpn.max_per_img=50',
         'model.test_cfg.rcnn.score_thr=0.0',
+        'model.test_cfg.rcnn.max_per_img=10',
         'train_dataloader.dataset.pipeline.2.scale=(160,128)',
         'val_dataloader.dataset.pipeline.1.scale=(160,128)',
         'test_dataloader.dataset.pipeline.1.scale=(160,128)',

@@ -12,9 +12,7 @@ model = dict(
         norm_eval=False,
         init_cfg=None,
     ),
-    neck=dict(
-        in_channels=[16, 32, 64, 128], out_channels=64, norm_cfg=dict(type='BN')
-    ),
+    neck=dict(in_channels=[16, 32, 64, 128], out_channels=64, norm_cfg=dict(type='BN')),
     rpn_head=dict(
         in_channels=64,
         feat_channels=64,
