@@ -21,7 +21,7 @@ _EXPORTS = {
     'ECAResNet': 'eca_mmdet.backbones',
     'NonLocalResNet': 'eca_mmdet.backbones',
     'PluginResNet': 'eca_mmdet.backbones',
-    'ECAPretrained': 'eca_mmdet.weights',
+    'ECAPretrained': 'eca_mmdet.weights.pretrained',
 }
 
 __all__ = ['__version__', *_EXPORTS]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import warnings
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 from eca_mmdet import preflight, registration
 from eca_mmdet.errors import UserError
 from eca_mmdet.paths import resolve_config
+from eca_mmdet.weights.detector import read_detector
 
 
 def load_config(args: argparse.Namespace) -> Any:
@@ -97,20 +99,9 @@ def use_amp(cfg: Any) -> None:
 
 
 def resume_from(cfg: Any, checkpoint: str) -> None:
-    """Continue from a checkpoint, or with 'auto' from the latest in the work folder.
-
-    Raises:
-        UserError: the file does not exist.
-    """
-    from pathlib import Path
-
+    """Continue from a checkpoint, or with 'auto' from the latest in the work folder."""
     cfg.resume = True
-    if checkpoint == 'auto':
-        cfg.load_from = None
-        return
-    if '://' not in checkpoint and not Path(checkpoint).is_file():
-        raise UserError(f'--resume: checkpoint {checkpoint!r} does not exist.')
-    cfg.load_from = checkpoint
+    cfg.load_from = None if checkpoint == 'auto' else checkpoint
 
 
 def images_per_step(cfg: Any) -> int:
@@ -167,6 +158,9 @@ def check(cfg: Any, training: bool) -> None:
     preflight.check_backbone(cfg)
     if training:
         preflight.check_backbone_weights(cfg)
+        start = cfg.get('load_from')
+        if start and '://' not in start:
+            read_detector(start)
     preflight.check_data(cfg, training)
 
 
@@ -178,9 +172,15 @@ def build_runner(cfg: Any) -> Any:
 
     silence_known_warnings()
     setup_cache_size_limit_of_dynamo()
-    if 'runner_type' in cfg:
-        return RUNNERS.build(cfg)
-    return Runner.from_cfg(cfg)
+    runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+    runner.logger.addFilter(_is_worth_reading)
+    return runner
+
+
+def _is_worth_reading(record: logging.LogRecord) -> bool:
+    """Drop what mmengine logs about its own deprecated names."""
+    message = record.getMessage()
+    return not ('"FileClient" will be' in message or '"HardDiskBackend" is' in message)
 
 
 def silence_known_warnings() -> None:

@@ -95,7 +95,7 @@ def register() -> None:
                 'eca_mmdet.attention',
                 'eca_mmdet.backbones',
                 'eca_mmdet.evaluation.hook',
-                'eca_mmdet.weights',
+                'eca_mmdet.weights.pretrained',
             ):
                 importlib.import_module(module)
         from eca_mmdet.weights.safe_globals import allow_mmengine_checkpoints

@@ -79,7 +79,7 @@ def test_missing_checkpoint(command):
 
 def test_missing_checkpoint_to_resume(command):
     code, _, err = command('train', NAME, '--resume', 'nowhere.pth')
-    assert code == 2 and "--resume: checkpoint 'nowhere.pth' does not exist" in err
+    assert code == 2 and "checkpoint 'nowhere.pth' does not exist" in err
 
 
 def test_file_that_is_no_config(command, tmp_path):

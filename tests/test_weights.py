@@ -2,6 +2,7 @@
 
 import pickle
 
+import numpy as np
 import pytest
 import torch
 
@@ -139,6 +140,109 @@ def test_a_pickle_that_runs_code_does_not_run(backbone, tmp_path, monkeypatch, s
     with pytest.raises(ValueError, match='weights_only'):
         init(backbone(), file)
     assert not (tmp_path / 'exploded').exists()
+
+
+def save_mmengine_checkpoint(model, file):
+    """A file as mmengine's CheckpointHook writes it, loss history included."""
+    from mmengine.logging import HistoryBuffer
+
+    history = HistoryBuffer([1.0, 2.0], [1, 1])
+    hub = {'log_scalars': {'train/loss': history}, 'runtime_info': {'iter': 2}}
+    torch.save(
+        {'meta': {'iter': 2}, 'state_dict': model.state_dict(), 'message_hub': hub},
+        file,
+    )
+
+
+def test_read_detector_returns_the_tensors(backbone, tmp_path):
+    from eca_mmdet.weights.detector import read_detector, require_fit
+
+    model = backbone()
+    save_mmengine_checkpoint(model, tmp_path / 'epoch_1.pth')
+    state = read_detector(str(tmp_path / 'epoch_1.pth'))
+    assert state.keys() == model.state_dict().keys()
+    for key, value in model.state_dict().items():
+        assert torch.equal(state[key], value)
+    require_fit(state, model, 'epoch_1.pth')
+    require_fit(state, torch.nn.parallel.DataParallel(model), 'epoch_1.pth')
+
+
+def test_history_in_a_checkpoint_cannot_reach_other_attributes(tmp_path):
+    """builtins.getattr is allowed for HistoryBuffer's statistics and nothing else."""
+    from eca_mmdet.errors import UserError
+    from eca_mmdet.weights.detector import read_detector
+
+    class Reach:
+        def __reduce__(self):
+            return (getattr, (np.ndarray, 'tofile'))
+
+    torch.save(
+        {'state_dict': {'w': torch.zeros(1)}, 'x': Reach()}, tmp_path / 'reach.pth'
+    )
+    with pytest.raises(UserError, match='refused: getattr'):
+        read_detector(str(tmp_path / 'reach.pth'))
+
+
+@pytest.mark.parametrize(
+    ('changes', 'part'),
+    [
+        (dict(depth=34), 'tensors of the model are not in the file: layer1.2'),
+        (dict(kernel_sizes=9), '8 tensors have another shape: layer1.0.eca'),
+        (
+            dict(
+                num_stages=3,
+                strides=(1, 2, 2),
+                dilations=(1, 1, 1),
+                out_indices=(2,),
+                kernel_sizes=(3, 5, 7),
+            ),
+            'tensors of the file are not in the model: layer4',
+        ),
+    ],
+)
+def test_another_detectors_checkpoint_is_refused(backbone, changes, part):
+    from eca_mmdet.errors import UserError
+    from eca_mmdet.weights.detector import require_fit
+
+    with pytest.raises(UserError, match=f'x.pth is not a checkpoint.*{part}'):
+        require_fit(backbone().state_dict(), backbone(**changes), 'x.pth')
+
+
+@pytest.mark.parametrize(
+    ('content', 'part'),
+    [
+        (b'', 'cannot be read as a checkpoint'),
+        (b'<!DOCTYPE html><title>Quota exceeded</title>', 'cannot be read'),
+        ([1, 2], 'got a list'),
+        ({'epoch': 3, 'arch': 'x'}, 'a dict with epoch, arch'),
+        ({}, 'a dict with nothing'),
+        ({'state_dict': Bomb()}, 'weights_only=True'),
+    ],
+    ids=['empty', 'html', 'list', 'no tensors', 'empty dict', 'bomb'],
+)
+def test_files_that_are_no_checkpoint(
+    command, tmp_path, monkeypatch, mmdet_ready, content, part
+):
+    monkeypatch.chdir(tmp_path)
+    file = tmp_path / 'bad.pth'
+    if isinstance(content, bytes):
+        file.write_bytes(content)
+    else:
+        torch.save(content, file)
+    code, _, err = command('test', 'mask-rcnn_eca-r18-w16_fpn_shapes', file)
+    assert code == 2 and part in err
+    assert len(err.strip().splitlines()) == 1
+    assert not (tmp_path / 'exploded').exists()
+
+
+def test_truncated_checkpoint(command, backbone, tmp_path, mmdet_ready):
+    file = tmp_path / 'cut.pth'
+    save_mmengine_checkpoint(backbone(), file)
+    file.write_bytes(file.read_bytes()[:5000])
+    code, _, err = command(
+        'train', 'mask-rcnn_eca-r18-w16_fpn_shapes', '--resume', file
+    )
+    assert code == 2 and 'cannot be read as a checkpoint' in err
 
 
 def test_message_for_a_documented_and_for_an_unknown_file():
