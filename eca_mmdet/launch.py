@@ -6,6 +6,7 @@ import argparse
 import logging
 import os
 import warnings
+from pathlib import Path
 from typing import Any
 
 from eca_mmdet import preflight, registration
@@ -31,23 +32,32 @@ def load_config(args: argparse.Namespace) -> Any:
 
     try:
         cfg = Config.fromfile(str(path))
-    except (OSError, SyntaxError, KeyError, ImportError) as error:
+    except Exception as error:  # a config is code: it may raise anything
         raise UserError(
-            f'{path} is not a config that mmengine reads: {error}'
+            f'{path} is not a config that mmengine reads: '
+            f'{type(error).__name__}: {error}'
         ) from error
     cfg.launcher = args.launcher
-    cfg.merge_from_dict(parse_options(args.cfg_options))
-    require_sections(cfg)
+    options = parse_options(args.cfg_options)
+    try:
+        cfg.merge_from_dict(options)
+    except (KeyError, TypeError, IndexError, AttributeError, ValueError) as error:
+        raise UserError(
+            f'--cfg-options {" ".join(args.cfg_options)} does not fit {path}: {error}'
+        ) from error
     return cfg
 
 
-def require_sections(cfg: Any) -> None:
+def require_sections(cfg: Any, training: bool) -> None:
     """Refuse a file that parses but is no detector config.
 
     Raises:
         UserError: naming what is missing.
     """
-    missing = [key for key in ('model', 'test_dataloader') if key not in cfg]
+    needed = ['model', 'test_dataloader', 'test_evaluator']
+    if training:
+        needed = ['model', 'train_dataloader', 'train_cfg', 'optim_wrapper']
+    missing = [key for key in needed if not cfg.get(key)]
     if missing:
         raise UserError(
             f'{cfg.filename} is not a detector config: it has no {", ".join(missing)}. '
@@ -76,8 +86,6 @@ def parse_options(options: list[str]) -> dict[str, Any]:
 
 def set_work_dir(cfg: Any, args: argparse.Namespace) -> None:
     """Apply mmdet's order: command line, config, ``work_dirs/NAME``."""
-    from pathlib import Path
-
     if args.work_dir:
         cfg.work_dir = args.work_dir
     elif not cfg.get('work_dir'):
@@ -88,20 +96,36 @@ def start_from_scratch(cfg: Any) -> None:
     """Drop the backbone's weights, and thaw what is frozen because of them."""
     backbone = cfg.model.backbone
     backbone.init_cfg = None
-    backbone.frozen_stages = -1
-    backbone.norm_eval = False
+    for key, value in (('frozen_stages', -1), ('norm_eval', False)):
+        if key in backbone:  # other families have no such argument
+            backbone[key] = value
 
 
 def use_amp(cfg: Any) -> None:
-    """Switch to mixed precision with a dynamic loss scale."""
+    """Switch to mixed precision with a dynamic loss scale.
+
+    Raises:
+        UserError: no accelerator is there; mmengine's AMP refuses the CPU.
+    """
+    from mmengine.device import get_device
+
+    if get_device() == 'cpu':
+        raise UserError('--amp needs a GPU, and PyTorch sees none. Train without it.')
     cfg.optim_wrapper.type = 'AmpOptimWrapper'
     cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
 
 
 def resume_from(cfg: Any, checkpoint: str) -> None:
     """Continue from a checkpoint, or with 'auto' from the latest in the work folder."""
-    cfg.resume = True
-    cfg.load_from = None if checkpoint == 'auto' else checkpoint
+    from mmengine.runner import find_latest_checkpoint
+
+    if checkpoint == 'auto':
+        latest = Path(cfg.work_dir) / 'last_checkpoint'
+        if not latest.is_file():
+            _say(f'nothing to resume in {cfg.work_dir}: starting from the beginning')
+            return
+        checkpoint = find_latest_checkpoint(cfg.work_dir)
+    cfg.resume, cfg.load_from = True, checkpoint
 
 
 def images_per_step(cfg: Any) -> int:
@@ -128,39 +152,59 @@ def apply_lr_policy(cfg: Any, scale: bool) -> None:
     """
     policy = cfg.get('auto_scale_lr') or {}
     base = policy.get('base_batch_size')
-    lr = cfg.optim_wrapper.optimizer.lr
+    optimizer: Any = cfg.optim_wrapper.get('optimizer') or {}
+    lr = optimizer.get('lr')
     step = images_per_step(cfg)
     cfg.auto_scale_lr = dict(enable=False, base_batch_size=base or step)
-    if not scale:
+    if lr is None:
+        return
+    if cfg.get('resume'):
+        line = 'lr continues from the checkpoint'
+    elif not scale:
         line = f'lr {lr:g} as written: {step} images a step'
         line += f', config made for {base}' if base else ''
     elif base is None:
         line = f'lr {lr:g} as written: the config names no base batch size'
     else:
         scaled = lr * step / base
-        cfg.optim_wrapper.optimizer.lr = scaled
+        optimizer.lr = scaled
         line = f'lr {lr:g} -> {scaled:g}: {step} of {base} images a step'
-    if is_main_process():
-        print(line, flush=True)
+    _say(line)
 
 
 def is_main_process() -> bool:
     """Tell rank 0 (or a job of one process) from the others."""
-    return int(os.environ.get('RANK', os.environ.get('SLURM_PROCID', 0))) == 0
+    names = ('RANK', 'SLURM_PROCID', 'OMPI_COMM_WORLD_RANK')
+    ranks = [int(os.environ[name]) for name in names if name in os.environ]
+    return not ranks or ranks[0] == 0
+
+
+def _say(line: str) -> None:
+    if is_main_process():
+        print(line, flush=True)
 
 
 def check(cfg: Any, training: bool) -> None:
-    """Run every check that needs no model and no image.
+    """Run every check that needs no image. Rank 0 does it for all.
+
+    A detector that is loaded whole brings its backbone: ``init_cfg`` is then dropped,
+    since mmengine would want the backbone's own file first all the same.
 
     Raises:
         UserError: the first fault.
     """
-    preflight.check_backbone(cfg)
-    if training:
-        preflight.check_backbone_weights(cfg)
-        start = cfg.get('load_from')
-        if start and '://' not in start:
-            read_detector(start)
+    require_sections(cfg, training)
+    start = cfg.get('load_from')
+    if start and cfg.model.get('backbone'):
+        cfg.model.backbone.init_cfg = None
+    if not is_main_process():
+        return
+    backbone = preflight.check_backbone(cfg)
+    preflight.check_operators(cfg)
+    if training and not start:
+        preflight.check_backbone_weights(cfg, backbone)
+    elif training and '://' not in start:
+        read_detector(start)
     preflight.check_data(cfg, training)
 
 

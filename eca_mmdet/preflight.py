@@ -15,8 +15,12 @@ from eca_mmdet.errors import UserError
 from eca_mmdet.weights.sources import missing_file_message
 
 
-def check_backbone(cfg: Any) -> None:
+def check_backbone(cfg: Any) -> Any:
     """Build the backbone without memory, so that its arguments are checked.
+
+    Returns:
+        The backbone on the meta device; None where the model has no part of that name
+        or where it cannot be built so (some compute with values in the constructor).
 
     Raises:
         UserError: depth, kernel sizes or another argument is refused.
@@ -24,9 +28,13 @@ def check_backbone(cfg: Any) -> None:
     import torch
     from mmdet.registry import MODELS
 
+    if not cfg.model.get('backbone'):
+        return None
     try:
         with torch.device('meta'):
-            MODELS.build(cfg.model.backbone)
+            return MODELS.build(cfg.model.backbone)
+    except (RuntimeError, NotImplementedError):
+        return None
     except (ValueError, KeyError, TypeError, AssertionError) as error:
         raise UserError(f'model.backbone: {_unwrap(error)}') from error
 
@@ -36,19 +44,57 @@ def _unwrap(error: BaseException) -> str:
     return str(error.args[0]) if error.args else type(error).__name__
 
 
-def check_backbone_weights(cfg: Any) -> None:
-    """Look for the file of pretrained weights, unless a whole detector is loaded.
+def check_backbone_weights(cfg: Any, backbone: Any) -> None:
+    """Look for the file of pretrained weights, and hold it against the backbone.
+
+    Args:
+        cfg: a detector config.
+        backbone: from :func:`check_backbone`; None leaves the comparison out.
 
     Raises:
-        UserError: with what to get and where to put it.
+        UserError: with what to get and where to put it, or what does not fit.
     """
-    if cfg.get('load_from') or cfg.get('resume'):
-        return
-    init_cfg = cfg.model.backbone.get('init_cfg') or {}
+    from eca_mmdet.weights.pretrained import ECAPretrained
+
+    init_cfg = (cfg.model.get('backbone') or {}).get('init_cfg') or {}
     for one in init_cfg if isinstance(init_cfg, list) else [init_cfg]:
         checkpoint = one.get('checkpoint')
-        if checkpoint and '://' not in checkpoint and not Path(checkpoint).is_file():
+        ours = one.get('type') == 'ECAPretrained'
+        if not checkpoint or ('://' in checkpoint and not ours):
+            continue
+        if '://' in checkpoint:
+            raise UserError(
+                f'ECAPretrained reads local files; got {checkpoint!r}. Download it and '
+                'set model.backbone.init_cfg.checkpoint to its path.'
+            )
+        if not Path(checkpoint).is_file():
             raise UserError(missing_file_message(checkpoint))
+        if ours and backbone is not None:
+            arguments = {key: value for key, value in one.items() if key != 'type'}
+            try:
+                ECAPretrained(**arguments).read_fitting(backbone)
+            except ValueError as error:
+                raise UserError(str(error)) from error
+
+
+def check_operators(cfg: Any) -> None:
+    """Look for model parts that need an operator of mmcv which nobody supplies.
+
+    Raises:
+        UserError: with the part, the operator and how to get it.
+    """
+    from eca_mmdet.ops import mmcv_ext
+
+    if not mmcv_ext.is_supplied():
+        return
+    for path, kind in _entries(cfg.model, 'model', 'type'):
+        operator = mmcv_ext.UNSUPPLIED_TYPES.get(kind)
+        if operator:
+            raise UserError(
+                f'{path}={kind!r} needs the mmcv operator {operator!r}, and this mmcv '
+                'has no compiled extension; eca_mmdet does not supply that one. To '
+                f'build it: {mmcv_ext.how_to_compile()}'
+            )
 
 
 def check_data(cfg: Any, training: bool) -> None:
@@ -61,12 +107,17 @@ def check_data(cfg: Any, training: bool) -> None:
     Raises:
         UserError: the first fault.
     """
-    names = ['train_dataloader', 'val_dataloader'] if training else ['test_dataloader']
-    seen: dict[Path, dict[str, Any]] = {}
+    names = ['train', 'val'] if training else ['test']
+    seen: dict[Path, set[str]] = {}
     for name in names:
-        loader = cfg.get(name)
+        loader = cfg.get(f'{name}_dataloader')
         for dataset in _leaf_datasets(loader.dataset) if loader else ():
-            _check_dataset(cfg, name, dataset, seen)
+            _check_dataset(cfg, f'{name}_dataloader', dataset, seen)
+        evaluators = cfg.get(f'{name}_evaluator') or []
+        for one in evaluators if isinstance(evaluators, list) else [evaluators]:
+            ann_file = one.get('ann_file')
+            if ann_file and '://' not in ann_file and Path(ann_file) not in seen:
+                read_categories(Path(ann_file), f'{name}_evaluator')
 
 
 def _leaf_datasets(dataset: Any) -> Iterator[Any]:
@@ -81,14 +132,16 @@ def _leaf_datasets(dataset: Any) -> Iterator[Any]:
 
 
 def _check_dataset(
-    cfg: Any, name: str, dataset: Any, seen: dict[Path, dict[str, Any]]
+    cfg: Any, name: str, dataset: Any, seen: dict[Path, set[str]]
 ) -> None:
-    if not str(dataset.get('ann_file', '')).endswith('.json'):
-        return  # not a COCO-format data set
-    root = dataset.get('data_root') or ''
-    path = Path(root) / dataset['ann_file']
+    ann_file = str(dataset.get('ann_file', ''))
+    root = str(dataset.get('data_root') or '')
+    coco = ann_file.endswith('.json') and 'Panoptic' not in str(dataset['type'])
+    if not coco or '://' in root + ann_file:
+        return
+    path = Path(root) / ann_file
     if path not in seen:
-        seen[path] = read_annotations(path, f'{name}.dataset')
+        seen[path] = read_categories(path, f'{name}.dataset')
     folder = Path(root) / (dataset.get('data_prefix') or {}).get('img', '')
     if not folder.is_dir():
         raise UserError(
@@ -98,13 +151,12 @@ def _check_dataset(
     classes = _class_names(dataset, name)
     if classes is None:
         return
-    in_file = {category['name'] for category in seen[path]['categories']}
-    unknown = [c for c in classes if c not in in_file]
+    unknown = [c for c in classes if c not in seen[path]]
     if unknown:
         raise UserError(
             f'{len(unknown)} of {len(classes)} classes of {name}.dataset are not in '
-            f'{path}: {_first(unknown)}. The file has {_first(sorted(in_file))}. Set '
-            f'{name}.dataset.metainfo.classes to names of the file (case counts).'
+            f'{path}: {_first(unknown)}. The file has {_first(sorted(seen[path]))}. '
+            f'Set {name}.dataset.metainfo.classes to names of the file (case counts).'
         )
     check_num_classes(cfg, len(classes), name)
 
@@ -114,20 +166,20 @@ def _first(names: list[str], count: int = 5) -> str:
     return ', '.join(map(repr, names[:count])) + more
 
 
-def read_annotations(path: Path, owner: str) -> dict[str, Any]:
-    """Read a COCO annotation file.
+def read_categories(path: Path, owner: str) -> set[str]:
+    """Read the category names of a COCO annotation file.
 
     Args:
         path: the file.
         owner: config entry to name in messages.
 
     Raises:
-        UserError: missing, not JSON, or without images and categories.
+        UserError: missing, not JSON, or without images or named categories.
     """
     if not path.is_file():
         raise UserError(
             f'annotation file {str(path)!r} of {owner} does not exist. Put COCO there '
-            f'or set {owner}.data_root and .ann_file (--cfg-options).'
+            f'or set {owner}.ann_file (and .data_root) with --cfg-options.'
         )
     try:
         content = json.loads(path.read_bytes())
@@ -140,7 +192,12 @@ def read_annotations(path: Path, owner: str) -> dict[str, Any]:
                 f'{path} is not a COCO annotation file: expected an object with a '
                 f'non-empty list {key!r}; it has none.'
             )
-    return content  # type: ignore[no-any-return]
+    try:
+        return {category['name'] for category in content['categories']}
+    except (TypeError, KeyError):
+        raise UserError(
+            f"{path}: every category needs a 'name'; at least one has none."
+        ) from None
 
 
 def _class_names(dataset: Any, name: str) -> tuple[str, ...] | None:
@@ -152,6 +209,8 @@ def _class_names(dataset: Any, name: str) -> tuple[str, ...] | None:
         known = DATASETS.get(dataset['type'])
         classes = getattr(known, 'METAINFO', {}).get('classes')
     if isinstance(classes, str):
+        if Path(classes).is_file():  # mmengine reads one name a line
+            return tuple(Path(classes).read_text().split('\n'))
         raise UserError(
             f'{name}.dataset.metainfo.classes must be a tuple of names; got the string '
             f"{classes!r}. One class is written ('{classes}',) with a comma."
@@ -160,12 +219,27 @@ def _class_names(dataset: Any, name: str) -> tuple[str, ...] | None:
 
 
 def check_num_classes(cfg: Any, classes: int, name: str) -> None:
-    """Compare ``num_classes`` of every head with the data.
+    """Compare ``num_classes`` of the box and mask heads with the data.
 
     Raises:
         UserError: naming each entry to change.
     """
-    entries = dict(_num_classes_entries(cfg.model, 'model'))
+    if 'language_model' in cfg.model:  # there it counts text tokens
+        return
+    model = cfg.model
+    heads = {
+        f'{path}.{key}': part[key]
+        for path, part in (('model', model), ('model.roi_head', model.get('roi_head')))
+        for key in ('bbox_head', 'mask_head')
+        if part and part.get(key)
+    }
+    entries: dict[str, int] = {}
+    for path, head in heads.items():
+        many = isinstance(head, list)
+        for index, one in enumerate(head if many else [head]):
+            if 'num_classes' in one:
+                where = f'{path}.{index}' if many else path
+                entries[f'{where}.num_classes'] = one['num_classes']
     wrong = {key: value for key, value in entries.items() if value != classes}
     if wrong:
         found = ', '.join(f'{key} is {value}' for key, value in wrong.items())
@@ -176,14 +250,14 @@ def check_num_classes(cfg: Any, classes: int, name: str) -> None:
         )
 
 
-def _num_classes_entries(node: Any, path: str) -> Iterator[tuple[str, int]]:
-    """Yield (config key, value) of every head's num_classes; the RPN has one class."""
-    if isinstance(node, list):
+def _entries(node: Any, path: str, key: str) -> Iterator[tuple[str, str]]:
+    """Yield (config path, value) of every string under ``key``, at any depth."""
+    if isinstance(node, (list, tuple)):
         for index, item in enumerate(node):
-            yield from _num_classes_entries(item, f'{path}.{index}')
+            yield from _entries(item, f'{path}.{index}', key)
     elif isinstance(node, dict):
-        for key, value in node.items():
-            if key == 'num_classes' and isinstance(value, int):
-                yield f'{path}.num_classes', value
-            elif key != 'rpn_head':
-                yield from _num_classes_entries(value, f'{path}.{key}')
+        for name, value in node.items():
+            if name == key and isinstance(value, str):
+                yield f'{path}.{key}', value
+            else:
+                yield from _entries(value, f'{path}.{name}', key)

@@ -1,10 +1,10 @@
 """Register with mmdet at the right moment, and quietly.
 
 mmdet takes four seconds to import, so ``import eca_mmdet`` must not import it (the
-command line answers ``--help`` in a fraction of that, and an installed eca_mmdet is
-imported at every start of Python). Whoever builds anything of mmdet's makes its
-registries import one of the packages below; a hook registers our classes when that
-import is complete. Where mmengine is loaded already, registration happens at once.
+command line answers ``--help`` in a fraction of that). Whoever builds anything of
+mmdet's makes its registries import one of the packages below; a hook registers our
+classes when that import is complete. Where mmengine is loaded already, as when a
+config's ``custom_imports`` name us, registration happens at once.
 """
 
 from __future__ import annotations
@@ -22,6 +22,9 @@ from eca_mmdet.ops import mmcv_ext
 
 _PACKAGES = ('mmdet.datasets', 'mmdet.engine', 'mmdet.evaluation', 'mmdet.models')
 """What mmdet's registries import when they look for a name."""
+
+_ROOT_REGISTRY = 'mmengine.registry'
+"""Plugin layers register here as well, for mmcv and the other OpenMMLab packages."""
 
 _NOISE = (
     'Could not import OneDL. Skipping OneDL datasets.',  # print, onedl-mmdetection
@@ -101,17 +104,9 @@ def register() -> None:
         from eca_mmdet.weights.safe_globals import allow_mmengine_checkpoints
 
         allow_mmengine_checkpoints()
-        _allow_base_paths()
     except BaseException:
         _registered = False
         raise
-
-
-def _allow_base_paths() -> None:
-    """Let a config inherit ``eca_mmdet::mask_rcnn/...`` as it can ``mmdet::...``."""
-    from mmengine.config import utils
-
-    utils.MODULE2PACKAGE.setdefault('eca_mmdet', 'eca-mmdet')
 
 
 class _MmdetHook:
@@ -126,7 +121,7 @@ class _MmdetHook:
         path: Sequence[str] | None = None,
         target: types.ModuleType | None = None,
     ) -> importlib.machinery.ModuleSpec | None:
-        if fullname not in _PACKAGES:
+        if fullname not in (*_PACKAGES, _ROOT_REGISTRY):
             return None
         others = (finder for finder in sys.meta_path if finder is not self)
         specs = (finder.find_spec(fullname, path, target) for finder in others)
@@ -141,7 +136,9 @@ class _MmdetHook:
                         load(module)
                 finally:
                     self._depth -= 1
-                if self._depth == 0:
+                if fullname == _ROOT_REGISTRY:
+                    importlib.import_module('eca_mmdet.attention')
+                elif self._depth == 0:
                     register()
 
             spec.loader.exec_module = load_then_register  # type: ignore[method-assign]

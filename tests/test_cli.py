@@ -186,13 +186,20 @@ def test_options_are_read_as_mmdet_reads_them(mmdet_ready):
     assert launch.parse_options([]) == {}
 
 
-def test_from_scratch_and_amp():
+def test_from_scratch_and_amp(monkeypatch):
+    import mmengine.device
     from mmengine.config import Config
+
+    monkeypatch.setattr(mmengine.device, 'get_device', lambda: 'cuda')
 
     cfg = Config(
         {
             'model': {
-                'backbone': {'init_cfg': {'checkpoint': 'x'}, 'frozen_stages': 1}
+                'backbone': {
+                    'init_cfg': {'checkpoint': 'x'},
+                    'frozen_stages': 1,
+                    'norm_eval': True,
+                }
             },
             'optim_wrapper': {'type': 'OptimWrapper'},
         }
@@ -205,6 +212,34 @@ def test_from_scratch_and_amp():
         'norm_eval': False,
     }
     assert cfg.optim_wrapper == {'type': 'AmpOptimWrapper', 'loss_scale': 'dynamic'}
+
+
+def test_amp_without_a_gpu(monkeypatch):
+    import mmengine.device
+
+    monkeypatch.setattr(mmengine.device, 'get_device', lambda: 'cpu')
+    with pytest.raises(UserError, match='--amp needs a GPU'):
+        launch.use_amp(config())
+
+
+@pytest.mark.parametrize(
+    'option', ['model.backbone.depth.x=1', 'param_scheduler.9.x=1']
+)
+def test_option_that_does_not_fit_the_config(command, option):
+    code, _, err = command('train', NAME, '--cfg-options', option)
+    assert code == 2 and option in err and 'does not fit' in err
+
+
+def test_resuming_where_nothing_was_saved_starts_afresh(tmp_path, capsys):
+    cfg = config(work_dir=str(tmp_path))
+    launch.resume_from(cfg, 'auto')
+    assert 'nothing to resume' in capsys.readouterr().out
+    assert not cfg.get('resume') and not cfg.get('load_from')
+    (tmp_path / 'last_checkpoint').write_text('epoch_3.pth')
+    launch.resume_from(cfg, 'auto')
+    assert (cfg.resume, cfg.load_from) == (True, 'epoch_3.pth')
+    launch.apply_lr_policy(cfg, scale=True)
+    assert capsys.readouterr().out.strip() == 'lr continues from the checkpoint'
 
 
 def test_work_dir_order(tmp_path):

@@ -57,7 +57,7 @@ def test_interrupted_demo_ends_with_one_line(tmp_path):
         env={**os.environ, 'PYTHONUNBUFFERED': '1'},
     )
     for line in process.stdout:
-        if 'loading mmdet' in line:
+        if 'drawing' in line:
             break
     time.sleep(1)
     process.send_signal(signal.SIGINT)

@@ -266,21 +266,32 @@ def test_roi_align_of_half_features_is_computed_in_float32(dtype):
     assert x.grad.dtype == dtype and x.grad.abs().sum() > 0
 
 
-def test_ops_run_under_autocast():
-    from mmcv.ops import nms, roi_align
+@pytest.mark.parametrize('mode', ['avg', 'max'])
+def test_roi_align_of_features_that_autocast_narrowed(mode):
+    """A convolution under autocast hands over bfloat16 beside float32 RoIs."""
+    from mmcv.ops import roi_align
+
+    convolution = torch.nn.Conv2d(3, 4, 1)
+    image, rois = torch.randn(2, 3, 15, 13), torch.tensor(ROIS, dtype=torch.float32)
+    with torch.autocast('cpu', torch.bfloat16):
+        features = convolution(image)
+        out = roi_align(features, rois, (3, 4), 0.25, 2, mode, True)
+        loss = out.float().sum()
+    assert features.dtype == out.dtype == torch.bfloat16
+    exact = roi_align(features.detach().float(), rois, (3, 4), 0.25, 2, mode, True)
+    torch.testing.assert_close(out, exact.bfloat16(), rtol=0, atol=0)
+    loss.backward()
+    assert convolution.weight.grad.abs().min() > 0
+
+
+def test_nms_of_boxes_that_autocast_narrowed():
+    from mmcv.ops import nms
 
     boxes, scores = random_boxes(40, seed=9)
-    boxes, scores = torch.tensor(boxes), torch.tensor(scores)
-    x = torch.randn(2, 3, 15, 13)
-    rois = torch.tensor(ROIS, dtype=torch.float32)
-    plain = nms(boxes, scores, 0.5)[1], roi_align(x, rois, (3, 4), 0.25, 2, 'avg', True)
+    boxes = torch.tensor(boxes).bfloat16()
     with torch.autocast('cpu', torch.bfloat16):
-        cast = (
-            nms(boxes, scores, 0.5)[1],
-            roi_align(x, rois, (3, 4), 0.25, 2, 'avg', True),
-        )
-    assert cast[0].tolist() == plain[0].tolist()
-    torch.testing.assert_close(cast[1], plain[1])
+        _, kept = nms(boxes, torch.tensor(scores), 0.5)
+    assert kept.tolist() == nms_loop(boxes.float().tolist(), scores, 0.5, 0)
 
 
 @pytest.mark.parametrize('weighted', [False, True])

@@ -20,23 +20,28 @@ def cfg(mmdet_ready, shapes):
     cfg = Config.fromfile(file)
     for loader in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
         cfg[loader].dataset.data_root = f'{shapes}/'
+    for evaluator in ('val_evaluator', 'test_evaluator'):
+        cfg[evaluator].ann_file = f'{shapes}/annotations/val.json'
     return cfg
+
+
+def check(cfg, training=True):
+    backbone = preflight.check_backbone(cfg)
+    preflight.check_operators(cfg)
+    preflight.check_backbone_weights(cfg, backbone)
+    preflight.check_data(cfg, training)
 
 
 def refuses(cfg, *parts, training=True):
     with pytest.raises(UserError) as caught:
-        preflight.check_backbone(cfg)
-        preflight.check_backbone_weights(cfg)
-        preflight.check_data(cfg, training)
+        check(cfg, training)
     for part in parts:
         assert part in str(caught.value)
 
 
 @pytest.mark.parametrize('training', [True, False])
 def test_a_sound_config_passes(cfg, training):
-    preflight.check_backbone(cfg)
-    preflight.check_backbone_weights(cfg)
-    preflight.check_data(cfg, training)
+    check(cfg, training)
 
 
 @pytest.mark.parametrize(
@@ -56,11 +61,50 @@ def test_backbone_arguments(cfg, changes, parts):
     refuses(cfg, 'model.backbone', *parts)
 
 
-def test_backbone_weights_are_needed_for_training_alone(cfg):
+def test_missing_backbone_weights(cfg):
     cfg.model.backbone.init_cfg = dict(type='ECAPretrained', checkpoint='no/file.pth')
     refuses(cfg, "'no/file.pth' not found", '--from-scratch')
-    cfg.load_from = 'detector.pth'
-    preflight.check_backbone_weights(cfg)
+
+
+def test_backbone_weights_of_other_kernel_sizes(cfg, tmp_path):
+    import torch
+    from mmdet.registry import MODELS
+
+    backbone = MODELS.build(dict(cfg.model.backbone, kernel_sizes=9))
+    torch.save(backbone.state_dict(), tmp_path / 'k9.pth')
+    cfg.model.backbone.init_cfg = dict(
+        type='ECAPretrained', checkpoint=str(tmp_path / 'k9.pth')
+    )
+    refuses(cfg, '8 of another shape', 'by stage: (9, 9, 9, 9)')
+
+
+def test_a_url_is_refused_by_our_initializer_and_left_to_mmengines(cfg):
+    cfg.model.backbone.init_cfg = dict(type='ECAPretrained', checkpoint='http://x/y')
+    refuses(cfg, 'local files', "'http://x/y'")
+    cfg.model.backbone.init_cfg.type = 'Pretrained'
+    check(cfg)
+
+
+def test_backbones_that_compute_in_their_constructor_are_not_refused(cfg):
+    cfg.model.backbone = dict(type='SwinTransformer', embed_dims=24, depths=(1, 1))
+    assert preflight.check_backbone(cfg) is None
+
+
+def test_a_model_without_a_backbone_of_its_own(cfg):
+    cfg.model = dict(type='SoftTeacher', detector=cfg.model)
+    check(cfg)
+
+
+@pytest.mark.parametrize(
+    ('part', 'operator'),
+    [
+        (dict(upsample_cfg=dict(type='carafe')), 'carafe_forward'),
+        (dict(roi_layer=dict(type='DeformRoIPoolPack')), 'deform_roi_pool_forward'),
+    ],
+)
+def test_parts_that_need_an_unsupplied_operator(cfg, part, operator):
+    cfg.model.roi_head.mask_head.update(part)
+    refuses(cfg, operator, 'model.roi_head.mask_head', 'MMCV_WITH_OPS=1')
 
 
 def test_missing_annotation_file(cfg):
@@ -139,14 +183,43 @@ def test_wrapped_data_sets_are_found(cfg):
     refuses(cfg, 'nothing.json')
 
 
+def test_classes_of_a_file_with_one_name_a_line(cfg, tmp_path):
+    (tmp_path / 'classes.txt').write_text('circle\nsquare\ntriangle')
+    cfg.train_dataloader.dataset.metainfo.classes = str(tmp_path / 'classes.txt')
+    check(cfg)
+    (tmp_path / 'classes.txt').write_text('circle\nround')
+    refuses(cfg, "'round'")
+
+
+def test_category_without_a_name(cfg, tmp_path):
+    file = tmp_path / 'a.json'
+    file.write_text('{"images": [{"id": 1}], "categories": [{"id": 1}]}')
+    cfg.train_dataloader.dataset.ann_file = str(file)
+    refuses(cfg, str(file), "needs a 'name'")
+
+
+def test_annotations_of_the_evaluator(cfg):
+    cfg.val_evaluator.ann_file = 'nowhere/val.json'
+    refuses(cfg, 'nowhere/val.json', 'val_evaluator')
+
+
+def test_heads_that_count_something_else_are_left_alone(cfg):
+    cfg.model.roi_head.semantic_head = dict(type='FusedSemanticHead', num_classes=183)
+    check(cfg)
+    cfg.model.language_model = dict(type='BertModel')
+    cfg.model.roi_head.bbox_head.num_classes = 256  # text tokens
+    check(cfg)
+
+
 def test_each_file_is_read_once(cfg, shapes, monkeypatch):
     reads = []
-    real = preflight.read_annotations
+    real = preflight.read_categories
     monkeypatch.setattr(
-        preflight, 'read_annotations', lambda *a: (reads.append(a[0]), real(*a))[1]
+        preflight, 'read_categories', lambda *a: (reads.append(a[0]), real(*a))[1]
     )
     cfg.val_dataloader.dataset.ann_file = 'annotations/train.json'
     cfg.val_dataloader.dataset.data_prefix.img = 'train/'
+    cfg.val_evaluator.ann_file = f'{shapes}/annotations/train.json'
     preflight.check_data(cfg, training=True)
     assert reads == [shapes / 'annotations' / 'train.json']
     assert json.loads(reads[0].read_text())['images']

@@ -68,6 +68,22 @@ def test_every_tensor_comes_from_the_file(backbone, authors_file):
     assert compared == sum(not k.endswith('tracked') for k in loaded)
 
 
+def test_no_layer_initialises_itself_over_the_file(backbone, tmp_path):
+    """A deformable convolution does so in mmengine's order of initialisation."""
+    arguments = dict(
+        depth=50,
+        dcn=dict(type='DCNv2', deform_groups=1),
+        stage_with_dcn=(False, False, False, True),
+        kernel_sizes=3,
+    )
+    source = backbone(**arguments)
+    torch.save(source.state_dict(), tmp_path / 'dcn.pth')
+    model = backbone(**arguments)
+    init(model, tmp_path / 'dcn.pth')
+    for key, value in source.state_dict().items():
+        assert torch.equal(model.state_dict()[key], value), key
+
+
 def test_other_kernel_sizes_are_refused(backbone, authors_file):
     with pytest.raises(ValueError, match=r'of another shape: layer2.0.eca'):
         init(backbone(kernel_sizes=(3, 3, 5, 7)), authors_file[0])

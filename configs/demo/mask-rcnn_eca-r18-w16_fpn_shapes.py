@@ -1,4 +1,5 @@
-# Mask R-CNN at a quarter of the width, from random weights, for 160 px images.
+# Mask R-CNN on a ResNet-18 of a quarter of the width, from random weights, for images
+# of 160 px.
 _base_ = ['mmdet::_base_/models/mask-rcnn_r50_fpn.py', '../_base_/shapes.py']
 
 model = dict(

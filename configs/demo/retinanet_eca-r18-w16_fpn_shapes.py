@@ -1,4 +1,5 @@
-# RetinaNet at a quarter of the width, from random weights, for 160 px images.
+# RetinaNet on a ResNet-18 of a quarter of the width, from random weights, for images
+# of 160 px.
 _base_ = ['mmdet::_base_/models/retinanet_r50_fpn.py', '../_base_/shapes.py']
 
 model = dict(

@@ -27,9 +27,11 @@ PICTURES = 12
 def run(args: argparse.Namespace) -> int:
     """Run the demo and say where everything is."""
     start = time.monotonic()
-    out = make_run_folder(args.out)
     # Bound to today's stdout: the training below redirects the name.
     console = Console(file=sys.stdout, highlight=False, soft_wrap=True)
+    console.print('loading mmdet ...')
+    registration.register()
+    out = make_run_folder(args.out)
     console.print(f'run folder: {out}')
     try:
         record = _train(args, out, console)
@@ -67,14 +69,11 @@ def make_run_folder(name: str | None) -> Path:
 
 def _train(args: argparse.Namespace, out: Path, console: Console) -> dict[str, Any]:
     """Write the data, train and evaluate; return the record of the run."""
+    from eca_mmdet.demo.progress import ProgressHook
+
     sizes = config.QUICK_SIZES if args.quick else SPLITS
     console.print(f'drawing {sizes["train"]} + {sizes["val"]} images of shapes ...')
     data = write_shapes(out / 'data', seed=args.seed, sizes=sizes)
-
-    console.print('loading mmdet ...')
-    registration.register()
-    from eca_mmdet.demo.progress import ProgressHook
-
     cfg = config.compose(
         args.detector, args.attention, args.depth, data.resolve(), args.seed
     )

@@ -20,12 +20,17 @@ modulated_deform_conv       DCNv2 backbones, DyHead
 ms_deform_attn              Deformable DETR, DINO, Mask2Former on CUDA
 =========================== ===================================================
 
-Anything else (carafe, masked_im2col, line_nms, roi_pool, rotated boxes, 3-D
-operators) raises :class:`NotImplementedError` when it is called, naming itself.
+Anything else raises :class:`NotImplementedError` when it is called, naming itself;
+``UNSUPPLIED_TYPES`` lists the model parts that would reach one.
+
+This file is self-contained and light, because ``eca_mmdet/startup.pth`` loads it by its
+path at every start of Python: mmdet's own test.py imports mmcv's operators before it
+reads a config that could import us.
 """
 
 from __future__ import annotations
 
+import importlib
 import importlib.machinery
 import sys
 import types
@@ -33,6 +38,53 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 EXTENSION = 'mmcv._ext'
+ORIGIN = 'eca_mmdet.ops (torchvision)'
+
+SUPPLIED = {
+    'nms': 'nms',
+    'nms_match': 'nms',
+    'softnms': 'nms',
+    'roi_align_backward': 'roi_align',
+    'roi_align_forward': 'roi_align',
+    'sigmoid_focal_loss_backward': 'focal',
+    'sigmoid_focal_loss_forward': 'focal',
+    'deform_conv_backward_input': 'deform',
+    'deform_conv_backward_parameters': 'deform',
+    'deform_conv_forward': 'deform',
+    'modulated_deform_conv_backward': 'deform',
+    'modulated_deform_conv_forward': 'deform',
+    'ms_deform_attn_backward': 'deform',
+    'ms_deform_attn_forward': 'deform',
+}
+"""Operator to the module of ``eca_mmdet.ops`` that implements it."""
+
+UNSUPPLIED_TYPES = {
+    'CARAFEPack': 'carafe_forward',
+    'carafe': 'carafe_forward',
+    'FPN_CARAFE': 'carafe_forward',
+    'GARetinaHead': 'masked_im2col_forward',
+    'GARPNHead': 'masked_im2col_forward',
+    'DeformRoIPool': 'deform_roi_pool_forward',
+    'DeformRoIPoolPack': 'deform_roi_pool_forward',
+    'ModulatedDeformRoIPoolPack': 'deform_roi_pool_forward',
+    'RoIPool': 'roi_pool_forward',
+    'CLRHead': 'line_nms_forward',
+    'MMSyncBN': 'sync_bn_forward_mean',
+}
+"""``type`` in a model config to an operator that it needs and that is not supplied."""
+
+
+def how_to_compile() -> str:
+    """Return the command that builds the operators of the installed mmcv."""
+    import mmcv
+
+    # 2.3 and newer exist on the onedl line alone.
+    onedl = tuple(map(int, mmcv.__version__.split('.')[:2])) >= (2, 3)
+    name = 'onedl-mmcv' if onedl else 'mmcv'
+    return (
+        'MMCV_WITH_OPS=1 pip install --no-build-isolation --no-deps --force-reinstall '
+        f'--no-binary {name} {name}=={mmcv.__version__}'
+    )
 
 
 def refuse(name: str) -> Callable[..., Any]:
@@ -41,15 +93,23 @@ def refuse(name: str) -> Callable[..., Any]:
     def unsupplied(*args: Any, **kwargs: Any) -> Any:
         raise NotImplementedError(
             f'mmcv operator {name!r} needs mmcv with its compiled extension; this '
-            'mmcv has none, and eca_mmdet supplies from torchvision only the '
-            'operators listed in eca_mmdet/ops/mmcv_ext.py. To get it: build mmcv '
-            'from source (MMCV_WITH_OPS=1 pip install --no-build-isolation '
-            '--no-binary :all: onedl-mmcv) or install an mmcv wheel that was built '
-            'for your torch.'
+            'mmcv has none, and eca_mmdet supplies only the operators of '
+            f'eca_mmdet/ops/mmcv_ext.py. To build it: {how_to_compile()}'
         )
 
     unsupplied.__name__ = unsupplied.__qualname__ = name
     return unsupplied
+
+
+def supply(name: str) -> Callable[..., Any]:
+    """Return operator ``name``; its module is imported at the first call."""
+
+    def operator(*args: Any, **kwargs: Any) -> Any:
+        module = importlib.import_module(f'eca_mmdet.ops.{SUPPLIED[name]}')
+        return getattr(module, name)(*args, **kwargs)
+
+    operator.__name__ = operator.__qualname__ = name
+    return operator
 
 
 # Plain classes: importing importlib.abc would quadruple the start-up cost.
@@ -58,24 +118,20 @@ class _TorchvisionLoader:
         return None
 
     def exec_module(self, module: types.ModuleType) -> None:
-        from eca_mmdet.ops import deform, focal, nms, roi_align
+        def operator(name: str) -> Any:
+            if name.startswith('__'):
+                raise AttributeError(name)
+            return supply(name) if name in SUPPLIED else refuse(name)
 
-        for source in (nms, roi_align, focal, deform):
-            for name in source.__all__:
-                setattr(module, name, getattr(source, name))
         note = 'none: eca_mmdet supplies operators from torchvision'
         module.get_compiler_version = lambda: note  # type: ignore[attr-defined]
         module.get_compiling_cuda_version = lambda: note  # type: ignore[attr-defined]
-
-        def refuse_unknown(name: str) -> Any:
-            if name.startswith('__'):
-                raise AttributeError(name)
-            return refuse(name)
-
-        module.__getattr__ = refuse_unknown  # type: ignore[method-assign]
+        module.__getattr__ = operator  # type: ignore[method-assign]
 
 
 class _LastResortFinder:
+    origin = ORIGIN
+
     def find_spec(
         self,
         fullname: str,
@@ -87,22 +143,21 @@ class _LastResortFinder:
         return importlib.machinery.ModuleSpec(
             fullname,
             _TorchvisionLoader(),  # type: ignore[arg-type]
-            origin='eca_mmdet.ops (torchvision)',
+            origin=ORIGIN,
         )
 
 
 def offer() -> None:
     """Answer ``import mmcv._ext`` from now on if nothing else can.
 
-    Costs no import: torchvision is loaded when mmcv first asks. Calling it again
-    changes nothing.
+    Costs no import: torchvision is loaded when an operator is first called. Calling it
+    again changes nothing.
     """
-    if not any(isinstance(finder, _LastResortFinder) for finder in sys.meta_path):
+    if not any(getattr(f, 'origin', None) == ORIGIN for f in sys.meta_path):
         sys.meta_path.append(_LastResortFinder())
 
 
 def is_supplied() -> bool:
     """Tell whether the loaded ``mmcv._ext`` is ours rather than a compiled one."""
-    module = sys.modules.get(EXTENSION)
-    spec = getattr(module, '__spec__', None)
-    return isinstance(getattr(spec, 'loader', None), _TorchvisionLoader)
+    spec = getattr(sys.modules.get(EXTENSION), '__spec__', None)
+    return getattr(spec, 'origin', None) == ORIGIN

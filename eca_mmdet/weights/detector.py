@@ -51,7 +51,7 @@ def _describe(content: Any) -> str:
 
 
 def require_fit(state: dict[str, Any], model: Any, checkpoint: str) -> None:
-    """Compare a checkpoint with a model, tensor by tensor.
+    """Load a checkpoint into a model; refuse it unless every tensor finds its place.
 
     mmengine loads with ``strict=False``: a checkpoint of another detector leaves random
     weights behind a warning, and the test reports the AP of noise.
@@ -59,14 +59,23 @@ def require_fit(state: dict[str, Any], model: Any, checkpoint: str) -> None:
     Raises:
         UserError: names the first tensors that are missing, extra or of another shape.
     """
-    own = getattr(model, 'module', model).state_dict()
-    missing = [key for key in own if key not in state]
-    extra = [key for key in state if key not in own]
+    model = getattr(model, 'module', model)
+    own = model.state_dict()
     shapes = [
         f'{key} (file {tuple(state[key].shape)}, model {tuple(own[key].shape)})'
         for key in own
         if key in state and state[key].shape != own[key].shape
     ]
+    fitting = {k: v for k, v in state.items() if k in own and v.shape == own[k].shape}
+    fitting |= {k: v for k, v in state.items() if k not in own}
+    # A real load, since layers may rename the keys of older files on the way.
+    found = model.load_state_dict(fitting, strict=False)
+    missing = [
+        key
+        for key in found.missing_keys
+        if key not in state and not key.endswith('num_batches_tracked')
+    ]
+    extra = found.unexpected_keys
     faults = [
         f'{len(names)} {title}: {", ".join(names[:3])}'
         for title, names in (

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from mmengine.logging import print_log
+from mmengine.model import BaseModule
 from mmengine.registry import WEIGHT_INITIALIZERS
 from torch import Tensor, nn
 
@@ -40,21 +41,38 @@ class ECAPretrained:
 
     def __call__(self, module: nn.Module) -> None:
         """Copy the file's tensors into ``module``."""
-        weights = read_backbone(self.checkpoint)
-        own = module.state_dict()
-        problems = self._compare(weights, own)
-        if problems:
-            raise ValueError(
-                f'{self.checkpoint} does not fit this {type(module).__name__}:\n  '
-                + '\n  '.join(problems)
-            )
+        weights, own = self.read_fitting(module), module.state_dict()
         module.load_state_dict(weights, strict=False)
+        # mmengine runs the children's own initialisation after any initializer that
+        # is not called 'Pretrained'; a deformable convolution's would overwrite this.
+        for child in module.modules():
+            if child is not module and isinstance(child, BaseModule):
+                child._is_init = True
         print_log(
             f'{len(weights.keys() & own.keys())}/{len(own)} backbone tensors from '
             f'{self.checkpoint}',
             logger='current',
             level=logging.INFO,
         )
+
+    def read_fitting(self, module: nn.Module) -> dict[str, Tensor]:
+        """Read the file and hold it against ``module``, whose values stay.
+
+        Args:
+            module: the backbone; it may be on the meta device.
+
+        Raises:
+            FileNotFoundError: with where to get the file.
+            ValueError: it is no state dict, or does not fit.
+        """
+        weights = read_backbone(self.checkpoint)
+        problems = self._compare(weights, module.state_dict())
+        if problems:
+            raise ValueError(
+                f'{self.checkpoint} does not fit this {type(module).__name__}: '
+                + '; '.join(problems)
+            )
+        return weights
 
     def _compare(self, weights: dict[str, Tensor], own: dict[str, Tensor]) -> list[str]:
         """List every way in which the file does not fit, first examples named."""
