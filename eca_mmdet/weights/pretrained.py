@@ -47,7 +47,7 @@ class ECAPretrained:
         # is not called 'Pretrained'; a deformable convolution's would overwrite this.
         for child in module.modules():
             if child is not module and isinstance(child, BaseModule):
-                child._is_init = True
+                child.is_init = True
         print_log(
             f'{len(weights.keys() & own.keys())}/{len(own)} backbone tensors from '
             f'{self.checkpoint}',
