@@ -61,4 +61,15 @@ def command(monkeypatch, capsys):
     return call
 
 
+@pytest.fixture
+def supplied_operators(mmdet_ready):
+    """mmcv's operators come from torchvision; skips where mmcv has compiled ones."""
+    import mmcv._ext
+
+    from eca_mmdet.ops import mmcv_ext
+
+    if not mmcv_ext.is_supplied():
+        pytest.skip(f'mmcv has its own extension: {mmcv._ext.__file__}')
+
+
 PYTHON = sys.executable

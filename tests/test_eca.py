@@ -81,6 +81,14 @@ def test_layers_keep_float32_under_autocast(layer_type):
     torch.testing.assert_close(y, layer(x), atol=2e-2, rtol=0)
 
 
+@pytest.mark.parametrize('layer_type', [ECALayer, SqueezeExcite])
+def test_layers_keep_a_half_dtype_that_autocast_does_not_use(layer_type):
+    """float16 features times a bfloat16 gate would otherwise become float32."""
+    x = torch.randn(2, 32, 4, 4).half()
+    with torch.autocast('cpu', torch.bfloat16):
+        assert layer_type(32)(x).dtype == torch.float16
+
+
 def test_layer_compiles_once_for_all_sizes():
     torch._dynamo.reset()
     counter = torch._dynamo.testing.CompileCounter()
