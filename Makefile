@@ -45,7 +45,7 @@ $(OPENMMLAB)/.stamp: pyproject.toml eca_mmdet/startup.pth $(VENV)/.test-stamp
 	rm -rf $(OPENMMLAB)
 	$(PYTHON) -m venv $(OPENMMLAB)
 	$(OPENMMLAB)/bin/pip install -q --no-deps \
-	  mmdet==3.3.0 mmcv-lite==2.1.0 mmengine==0.10.7
+	  mmdet==3.3.0 mmcv-lite==2.1.0 mmengine==0.10.7 'setuptools<80.9'
 	site() { $$1 -c 'import sysconfig; print(sysconfig.get_path("purelib"))'; }; \
 	{ site $(BIN)/python; pwd; cat eca_mmdet/startup.pth; } \
 	  > $$(site $(OPENMMLAB)/bin/python)/zz_borrow.pth
