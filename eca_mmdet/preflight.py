@@ -115,8 +115,9 @@ def check_data(cfg: Any, training: bool) -> None:
             _check_dataset(cfg, f'{name}_dataloader', dataset, seen)
         evaluators = cfg.get(f'{name}_evaluator') or []
         for one in evaluators if isinstance(evaluators, list) else [evaluators]:
-            ann_file = one.get('ann_file')
-            if ann_file and '://' not in ann_file and Path(ann_file) not in seen:
+            ann_file = str(one.get('ann_file', ''))
+            local_coco = ann_file.endswith('.json') and '://' not in ann_file
+            if local_coco and Path(ann_file) not in seen:
                 read_categories(Path(ann_file), f'{name}_evaluator')
 
 

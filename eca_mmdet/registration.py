@@ -1,7 +1,7 @@
 """Register with mmdet at the right moment, and quietly.
 
-mmdet takes four seconds to import, so ``import eca_mmdet`` must not import it (the
-command line answers ``--help`` in a fraction of that). Whoever builds anything of
+mmdet takes seconds to import, so ``import eca_mmdet`` must not import it (the command
+line answers ``--help`` in a fraction of that). Whoever builds anything of
 mmdet's makes its registries import one of the packages below; a hook registers our
 classes when that import is complete. Where mmengine is loaded already, as when a
 config's ``custom_imports`` name us, registration happens at once.

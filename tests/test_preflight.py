@@ -203,6 +203,11 @@ def test_annotations_of_the_evaluator(cfg):
     refuses(cfg, 'nowhere/val.json', 'val_evaluator')
 
 
+def test_annotations_of_another_kind_are_left_to_their_evaluator(cfg):
+    cfg.val_evaluator = [dict(type='RefSegMetric', ann_file='nowhere/refs.p')]
+    check(cfg)
+
+
 def test_heads_that_count_something_else_are_left_alone(cfg):
     cfg.model.roi_head.semantic_head = dict(type='FusedSemanticHead', num_classes=183)
     check(cfg)

@@ -13,7 +13,7 @@ model = dict(
         norm_eval=False,
         init_cfg=None,
     ),
-    # From stride 4 up: the objects are 12 to 80 px wide.
+    # From stride 4 up: the objects are 18 to 80 px wide.
     neck=dict(
         in_channels=[16, 32, 64, 128],
         out_channels=64,

@@ -12,7 +12,6 @@ FILES = {
     'mask': 'mask-rcnn_eca-r18-w16_fpn_shapes.py',
     'retinanet': 'retinanet_eca-r18-w16_fpn_shapes.py',
 }
-KERNEL_SIZES = {18: (3, 5, 7, 7), 50: (3, 5, 5, 7)}
 QUICK_ITERATIONS = 12
 QUICK_SIZES = {'train': 32, 'val': 12}
 
@@ -51,7 +50,9 @@ def set_backbone(cfg: Any, attention: str, depth: int) -> None:
     width = backbone.base_channels * expansion
     cfg.model.neck.in_channels = [width * 2**stage for stage in range(4)]
     if attention == 'eca':
-        backbone.kernel_sizes = KERNEL_SIZES[depth]
+        from eca_mmdet.backbones.eca_resnet import RELEASED_KERNEL_SIZES
+
+        backbone.kernel_sizes = RELEASED_KERNEL_SIZES[depth]
         return
     backbone.type = 'PluginResNet'
     backbone.pop('kernel_sizes')

@@ -112,7 +112,7 @@ def supply(name: str) -> Callable[..., Any]:
     return operator
 
 
-# Plain classes: importing importlib.abc would quadruple the start-up cost.
+# Plain classes: importlib.abc would import tempfile, shutil and more at every start.
 class _TorchvisionLoader:
     def create_module(self, spec: importlib.machinery.ModuleSpec) -> None:
         return None
