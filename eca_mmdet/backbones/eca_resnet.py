@@ -11,21 +11,13 @@ from typing import Any
 
 from mmdet.registry import MODELS
 
+from eca_mmdet.architectures import RELEASED_KERNEL_SIZES
 from eca_mmdet.attention.eca import check_kernel_size
+from eca_mmdet.backbones.loud_weights import LoudWeights
 from eca_mmdet.backbones.plugin_resnet import PluginBasicBlock, PluginResNet
 
-RELEASED_KERNEL_SIZES = {
-    18: (3, 5, 7, 7),
-    34: (3, 3, 5, 7),
-    50: (3, 5, 5, 7),
-    101: (3, 3, 5, 7),
-    152: (3, 3, 5, 7),
-}
-"""Kernel sizes of the authors' ImageNet weights, by depth."""
-
-
 @MODELS.register_module()
-class ECAResNet(PluginResNet):
+class ECAResNet(LoudWeights, PluginResNet):
     """ResNet with an ECA gate at the end of every residual branch.
 
     The gate follows the block's last norm and precedes the residual add.
@@ -52,7 +44,7 @@ class ECAResNet(PluginResNet):
         **kwargs: Any,
     ) -> None:
         num_stages = kwargs.get('num_stages', 4)
-        self.kernel_sizes = _stage_kernel_sizes(kernel_sizes, num_stages, depth)
+        self.kernel_sizes = stage_kernel_sizes(kernel_sizes, num_stages, _hint(depth))
         basic = self.arch_settings.get(depth, (None,))[0] is PluginBasicBlock
         gates = [
             dict(
@@ -65,22 +57,32 @@ class ECAResNet(PluginResNet):
         super().__init__(depth, plugins=[*gates, *(plugins or [])], **kwargs)
 
 
-def _stage_kernel_sizes(
-    kernel_sizes: Sequence[int] | int | str | None, num_stages: int, depth: int
+def _hint(depth: int) -> str:
+    released = RELEASED_KERNEL_SIZES.get(depth)
+    if released:
+        return f"The authors' ImageNet ResNet-{depth} uses {released}."
+    return f'Released weights use {RELEASED_KERNEL_SIZES}.'
+
+
+def stage_kernel_sizes(
+    kernel_sizes: Sequence[int] | int | str | None, num_stages: int, hint: str
 ) -> tuple[int | None, ...]:
-    """Return one kernel size a stage; None leaves it to the layer ('adaptive')."""
+    """Return one kernel size a stage; None leaves it to the layer ('adaptive').
+
+    Args:
+        kernel_sizes: one odd integer a stage, one for all stages, or 'adaptive'.
+        num_stages: how many stages there are.
+        hint: the end of the error message: what released weights use.
+
+    Raises:
+        ValueError: anything else.
+    """
     if kernel_sizes == 'adaptive':
         return (None,) * num_stages
     if isinstance(kernel_sizes, int):
         return (check_kernel_size(kernel_sizes),) * num_stages
     valid = isinstance(kernel_sizes, Sequence) and not isinstance(kernel_sizes, str)
     if not valid or len(kernel_sizes) != num_stages:  # type: ignore[arg-type]
-        released = RELEASED_KERNEL_SIZES.get(depth)
-        hint = (
-            f"The authors' ImageNet ResNet-{depth} uses {released}."
-            if released
-            else f'Released weights use {RELEASED_KERNEL_SIZES}.'
-        )
         raise ValueError(
             f'kernel_sizes must be {num_stages} odd integers (one a stage), one odd '
             f"integer, or 'adaptive'; got {kernel_sizes!r}. {hint}"

@@ -50,7 +50,7 @@ def set_backbone(cfg: Any, attention: str, depth: int) -> None:
     width = backbone.base_channels * expansion
     cfg.model.neck.in_channels = [width * 2**stage for stage in range(4)]
     if attention == 'eca':
-        from eca_mmdet.backbones.eca_resnet import RELEASED_KERNEL_SIZES
+        from eca_mmdet.architectures import RELEASED_KERNEL_SIZES
 
         backbone.kernel_sizes = RELEASED_KERNEL_SIZES[depth]
         return
