@@ -30,10 +30,12 @@ __all__ = ['__version__', *_EXPORTS]
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _EXPORTS:
-        raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
     import importlib
 
+    if name == 'weights':  # inspecting and converting files needs no mmdet
+        return importlib.import_module('eca_mmdet.weights')
+    if name not in _EXPORTS:
+        raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
     registration.register()
     return getattr(importlib.import_module(_EXPORTS[name]), name)
 

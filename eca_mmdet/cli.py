@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import pickle
 import sys
 from collections.abc import Sequence
 
@@ -22,6 +23,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return int(command.run(args))
     except (UserError, eca_mmdet.registration.InstallError) as error:
         print(f'eca-mmdet {args.command}: {error}', file=sys.stderr)
+        return 2
+    except pickle.UnpicklingError as error:  # a file that mmengine itself loaded
+        reason = str(error).splitlines()[0]
+        print(f'eca-mmdet {args.command}: refused a file: {reason}', file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print(f'eca-mmdet {args.command}: interrupted', file=sys.stderr)
@@ -41,6 +46,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_train(commands)
     _add_test(commands)
     _add_configs(commands)
+    _add_weights(commands)
     return parser
 
 
@@ -156,6 +162,39 @@ def _add_configs(commands: _Commands[argparse.ArgumentParser]) -> None:
     )
     configs.add_argument('--path', metavar='NAME', help="print one config's file")
     configs.add_argument('--json', action='store_true', help='names and files as JSON')
+
+
+def _add_weights(commands: _Commands[argparse.ArgumentParser]) -> None:
+    weights = commands.add_parser(
+        'weights',
+        help='recognise and convert files of weights',
+        description='Say what a file of weights is and which backbone it fits; or '
+        "rename its tensors for mmdet, the ECA-Net authors' code or timm.",
+    )
+    actions = weights.add_subparsers(dest='action', required=True, metavar='ACTION')
+    inspect = actions.add_parser('inspect', help='say what a file is')
+    inspect.add_argument('file', metavar='FILE', help='path, https:// or hf:// address')
+    convert = actions.add_parser(
+        'convert', help='rename the tensors; every one is mapped or listed as dropped'
+    )
+    convert.add_argument('source', metavar='SRC', help='path, https:// or hf://')
+    convert.add_argument(
+        'target', metavar='DST', help='file to write, .safetensors or .pth'
+    )
+    convert.add_argument('--to', choices=('mmdet', 'authors', 'timm'), default='mmdet')
+    convert.add_argument(
+        '--force', action='store_true', help='replace DST if it exists'
+    )
+    for action in (inspect, convert):
+        action.add_argument(
+            '--trust',
+            action='append',
+            default=[],
+            metavar='MODULE.NAME',
+            help='let reading use this class or function; the refusal of a file '
+            'names it. Only for files whose maker you trust',
+        )
+        action.add_argument('--json', action='store_true', help='print JSON')
 
 
 if __name__ == '__main__':

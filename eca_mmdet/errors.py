@@ -1,4 +1,4 @@
-"""The one exception that means: the user can mend this."""
+"""The exceptions that mean: the user can mend this."""
 
 
 class UserError(Exception):
@@ -6,3 +6,11 @@ class UserError(Exception):
 
     The command line prints the message alone and exits with 2.
     """
+
+
+class WeightsError(UserError, ValueError):
+    """A file of weights that cannot be read, is not known, or does not fit."""
+
+
+class MissingWeightsError(WeightsError, FileNotFoundError):
+    """A file of weights that is not there, or cannot be downloaded."""

@@ -26,6 +26,7 @@ def load_config(args: argparse.Namespace) -> Any:
             KEY=VALUE.
     """
     path = resolve_config(args.config)
+    forbid_code_in_files()
     registration.register()
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
     from mmengine.config import Config
@@ -46,6 +47,24 @@ def load_config(args: argparse.Namespace) -> Any:
             f'--cfg-options {" ".join(args.cfg_options)} does not fit {path}: {error}'
         ) from error
     return cfg
+
+
+def forbid_code_in_files() -> None:
+    """Make every ``torch.load`` of this process and its children read tensors alone.
+
+    onedl-mmengine falls back to unpickling whatever a file asks for, with a warning;
+    PyTorch's own switch forbids that, whoever loads.
+
+    Raises:
+        UserError: the environment asks for the opposite.
+    """
+    if os.environ.get('TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD', '0') not in ('', '0'):
+        raise UserError(
+            'TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD is set: it lets files run code, and this '
+            'command reads none that do. Unset it; a file of yours that is refused can '
+            'be converted once: eca-mmdet weights convert FILE NEW --trust NAME.'
+        )
+    os.environ['TORCH_FORCE_WEIGHTS_ONLY_LOAD'] = '1'
 
 
 def require_sections(cfg: Any, training: bool) -> None:

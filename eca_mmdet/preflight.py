@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from eca_mmdet.errors import UserError
-from eca_mmdet.weights.sources import missing_file_message
 
 
 def check_backbone(cfg: Any) -> Any:
@@ -47,6 +46,8 @@ def _unwrap(error: BaseException) -> str:
 def check_backbone_weights(cfg: Any, backbone: Any) -> None:
     """Look for the file of pretrained weights, and hold it against the backbone.
 
+    An address is downloaded here, before anything else is loaded.
+
     Args:
         cfg: a detector config.
         backbone: from :func:`check_backbone`; None leaves the comparison out.
@@ -54,27 +55,38 @@ def check_backbone_weights(cfg: Any, backbone: Any) -> None:
     Raises:
         UserError: with what to get and where to put it, or what does not fit.
     """
-    from eca_mmdet.weights.pretrained import ECAPretrained
+    from eca_mmdet.backbones.loud_weights import LoudWeights, refuse_silent_weights
 
     init_cfg = (cfg.model.get('backbone') or {}).get('init_cfg') or {}
+    if isinstance(backbone, LoudWeights):
+        try:
+            refuse_silent_weights(type(backbone).__name__, init_cfg)
+        except ValueError as error:
+            raise UserError(f'model.backbone: {error}') from error
     for one in init_cfg if isinstance(init_cfg, list) else [init_cfg]:
-        checkpoint = one.get('checkpoint')
-        ours = one.get('type') == 'ECAPretrained'
-        if not checkpoint or ('://' in checkpoint and not ours):
-            continue
-        if '://' in checkpoint:
-            raise UserError(
-                f'ECAPretrained reads local files; got {checkpoint!r}. Download it and '
-                'set model.backbone.init_cfg.checkpoint to its path.'
-            )
-        if not Path(checkpoint).is_file():
-            raise UserError(missing_file_message(checkpoint))
-        if ours and backbone is not None:
-            arguments = {key: value for key, value in one.items() if key != 'type'}
-            try:
-                ECAPretrained(**arguments).read_fitting(backbone)
-            except ValueError as error:
-                raise UserError(str(error)) from error
+        if one.get('checkpoint'):
+            _check_initializer(one, backbone)
+
+
+def _check_initializer(init_cfg: Any, backbone: Any) -> None:
+    from eca_mmdet.weights.fetch import fetch, is_address
+    from eca_mmdet.weights.files import read_weights
+    from eca_mmdet.weights.pretrained import ECAPretrained
+
+    checkpoint = init_cfg['checkpoint']
+    if init_cfg.get('type') != 'ECAPretrained':
+        if not is_address(checkpoint):  # mmengine's own schemes are left to it
+            read_weights(fetch(checkpoint))
+        return
+    arguments = {key: value for key, value in init_cfg.items() if key != 'type'}
+    try:
+        initializer = ECAPretrained(**arguments)
+    except TypeError as error:
+        raise UserError(f'model.backbone.init_cfg: {error}') from error
+    if backbone is None:
+        read_weights(fetch(checkpoint))
+    else:
+        initializer.fit(backbone)
 
 
 def check_operators(cfg: Any) -> None:

@@ -1,5 +1,6 @@
 _base_ = './mask-rcnn_r50_fpn_4xb2-1x_coco.py'
 
+# The ImageNet weights have no such block; it starts as the identity.
 model = dict(
     backbone=dict(
         plugins=[
@@ -9,7 +10,5 @@ model = dict(
                 position='after_conv3',
             )
         ],
-        # The ImageNet weights have no such block; it starts as the identity.
-        init_cfg=dict(new_layers=('context_block',)),
     )
 )

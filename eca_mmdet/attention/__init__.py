@@ -3,4 +3,7 @@
 from eca_mmdet.attention.eca import ECALayer, eca_kernel_size
 from eca_mmdet.attention.squeeze_excite import SqueezeExcite
 
-__all__ = ['ECALayer', 'SqueezeExcite', 'eca_kernel_size']
+GATES = (ECALayer, SqueezeExcite)
+"""Layers whose random weights spoil a pretrained network's features."""
+
+__all__ = ['GATES', 'ECALayer', 'SqueezeExcite', 'eca_kernel_size']

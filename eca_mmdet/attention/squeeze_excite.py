@@ -1,8 +1,8 @@
 """Squeeze-and-Excitation, as the published detection tables use it.
 
-Source: Hu et al., Squeeze-and-Excitation Networks, CVPR 2018. No bias and r = 16:
-the parameter columns of the ECA-Net tables come out only so. Weight names follow the
-common SE-ResNet (``layer1.0.se.fc.0.weight``, ``layer1.0.se.fc.2.weight``).
+Source: Hu et al., Squeeze-and-Excitation Networks, CVPR 2018. By default no bias and
+r = 16: the parameter columns of the ECA-Net tables come out only so. Weight names
+follow the common SE-ResNet (``layer1.0.se.fc.0.weight``, ``layer1.0.se.fc.2.weight``).
 """
 
 from __future__ import annotations
@@ -13,13 +13,14 @@ from torch import Tensor, nn
 
 @MODELS.register_module()
 class SqueezeExcite(nn.Module):
-    """Scale channels by a gate from two fully connected layers without bias.
+    """Scale channels by a gate from two fully connected layers.
 
-    mmdet's own ``SELayer`` has biases, other weight names and another gate.
+    mmdet's own ``SELayer`` has other weight names and another gate.
 
     Args:
         in_channels: C; mmdet passes it to every plugin.
         ratio: r; the hidden layer has C / r units.
+        bias: whether the layers have biases, as in timm's SE files.
 
     Shape:
         (N, C, H, W) to the same shape and dtype.
@@ -30,7 +31,7 @@ class SqueezeExcite(nn.Module):
 
     _abbr_ = 'se'
 
-    def __init__(self, in_channels: int, ratio: int = 16) -> None:
+    def __init__(self, in_channels: int, ratio: int = 16, bias: bool = False) -> None:
         super().__init__()
         hidden = in_channels // ratio if ratio > 0 else 0
         if hidden < 1:
@@ -39,9 +40,9 @@ class SqueezeExcite(nn.Module):
                 f'a hidden unit is left; got {ratio}.'
             )
         self.fc = nn.Sequential(
-            nn.Linear(in_channels, hidden, bias=False),
+            nn.Linear(in_channels, hidden, bias=bias),
             nn.ReLU(inplace=True),
-            nn.Linear(hidden, in_channels, bias=False),
+            nn.Linear(hidden, in_channels, bias=bias),
             nn.Sigmoid(),
         )
 

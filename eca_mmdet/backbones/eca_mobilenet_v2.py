@@ -35,15 +35,16 @@ class ECAInvertedResidual(InvertedResidual):  # type: ignore[misc]
 
     def _branch(self, x: Tensor) -> Tensor:
         out = self.expand_conv(x) if self.with_expand_conv else x
-        out = self.eca(self.linear_conv(self.depthwise_conv(out)))
-        return x + out if self.with_res_shortcut else out
+        gated: Tensor = self.eca(self.linear_conv(self.depthwise_conv(out)))
+        return x + gated if self.with_res_shortcut else gated
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, in_channels, H, W) to (N, out_channels, H / stride, W / stride)."""
         if self.with_cp and x.requires_grad:
-            return torch.utils.checkpoint.checkpoint(  # type: ignore[no-any-return]
+            out: Tensor = torch.utils.checkpoint.checkpoint(
                 self._branch, x, use_reentrant=False
             )
+            return out
         return self._branch(x)
 
 
@@ -60,6 +61,8 @@ class ECAMobileNetV2(LoudWeights, MobileNetV2):  # type: ignore[misc]
     Raises:
         ValueError: kernel sizes that are even or not one a stage.
     """
+
+    in_channels: int  # of the next block, while mmdet builds the stages
 
     def __init__(
         self,

@@ -16,6 +16,7 @@ from eca_mmdet.attention.eca import check_kernel_size
 from eca_mmdet.backbones.loud_weights import LoudWeights
 from eca_mmdet.backbones.plugin_resnet import PluginBasicBlock, PluginResNet
 
+
 @MODELS.register_module()
 class ECAResNet(LoudWeights, PluginResNet):
     """ResNet with an ECA gate at the end of every residual branch.

@@ -83,7 +83,8 @@ class ECABottleneck(BaseModule):  # type: ignore[misc]
         out = self.relu(self.bn1(self.conv1(x)))
         out = self.relu(self.bn2(self.conv2(out)))
         out = self.eca(self.bn3(self.conv3(out)))
-        return out + (x if self.downsample is None else self.downsample(x))
+        shortcut: Tensor = x if self.downsample is None else self.downsample(x)
+        return shortcut + out
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, inputs, H, W) to (N, widths[-1], H / stride, W / stride)."""

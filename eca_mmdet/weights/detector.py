@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from eca_mmdet.errors import UserError
+from eca_mmdet.errors import MissingWeightsError, WeightsError
 
 
 def read_detector(checkpoint: str) -> dict[str, Any]:
@@ -14,40 +14,18 @@ def read_detector(checkpoint: str) -> dict[str, Any]:
         checkpoint: local path of what mmengine saved, or of a bare state dict.
 
     Raises:
-        UserError: missing, truncated, not a checkpoint, or one that needs unsafe
+        WeightsError: missing, truncated, not a checkpoint, or one that needs unsafe
             unpickling.
     """
-    import torch
+    from eca_mmdet.weights.files import read_weights
 
-    from eca_mmdet.weights.safe_globals import allow_mmengine_checkpoints
-
-    allow_mmengine_checkpoints()
     try:
-        content = torch.load(checkpoint, map_location='cpu', weights_only=True)
-    except FileNotFoundError:
-        raise UserError(
+        return read_weights(checkpoint).state
+    except MissingWeightsError:
+        raise MissingWeightsError(
             f'checkpoint {checkpoint!r} does not exist. Training leaves them in its '
             'work folder as epoch_N.pth or iter_N.pth.'
         ) from None
-    except Exception as error:  # torch raises a dozen types for broken files
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
-        raise UserError(
-            f'{checkpoint} cannot be read as a checkpoint (weights_only=True, so that '
-            f'nothing in it is run): {reason}'
-        ) from error
-    state = content.get('state_dict', content) if isinstance(content, dict) else None
-    if not state or not all(isinstance(v, torch.Tensor) for v in state.values()):
-        raise UserError(
-            f"{checkpoint} is not a detector checkpoint: expected 'state_dict' with "
-            f'tensors; got {_describe(content)}.'
-        )
-    return {key.removeprefix('module.'): value for key, value in state.items()}
-
-
-def _describe(content: Any) -> str:
-    if not isinstance(content, dict):
-        return f'a {type(content).__name__}'
-    return f'a dict with {", ".join(map(str, list(content)[:5])) or "nothing"}'
 
 
 def require_fit(state: dict[str, Any], model: Any, checkpoint: str) -> None:
@@ -57,7 +35,7 @@ def require_fit(state: dict[str, Any], model: Any, checkpoint: str) -> None:
     weights behind a warning, and the test reports the AP of noise.
 
     Raises:
-        UserError: names the first tensors that are missing, extra or of another shape.
+        WeightsError: naming the first tensors that are missing, extra or misshapen.
     """
     model = getattr(model, 'module', model)
     own = model.state_dict()
@@ -86,6 +64,6 @@ def require_fit(state: dict[str, Any], model: Any, checkpoint: str) -> None:
         if names
     ]
     if faults:
-        raise UserError(
+        raise WeightsError(
             f'{checkpoint} is not a checkpoint of this config. ' + '; '.join(faults)
         )

@@ -3,149 +3,277 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
+import re
+from dataclasses import dataclass, field
+from pathlib import PurePosixPath
 
-import torch
 from mmengine.logging import print_log
 from mmengine.model import BaseModule
 from mmengine.registry import WEIGHT_INITIALIZERS
 from torch import Tensor, nn
 
-from eca_mmdet.weights.sources import missing_file_message
+from eca_mmdet.attention import GATES
+from eca_mmdet.errors import WeightsError
+from eca_mmdet.weights.architecture import differences, read_architecture
+from eca_mmdet.weights.fetch import fetch
+from eca_mmdet.weights.files import WeightFile, read_weights
+from eca_mmdet.weights.heads import read_heads
+from eca_mmdet.weights.inspection import classes_of, origin_of
+from eca_mmdet.weights.layouts import Canonical, is_known, to_canonical
+
+_MODES = ('gates', 'all', 'off')
+
+
+@dataclass
+class Fit:
+    """How a file's tensors and a backbone's meet.
+
+    Attributes:
+        weights: tensors to copy, by the backbone's names.
+        origin: e.g. 'eca_resnet50_k3557 (authors, ImageNet)'.
+        problems: why the file does not fit; one sentence each.
+        missing: the backbone's tensors that the file lacks, gates left out.
+        unused: the file's tensors that the backbone lacks.
+        gates: the backbone's gate modules to whether the file has all their tensors.
+        tensors: number of the backbone's tensors that are not of gates.
+    """
+
+    weights: dict[str, Tensor]
+    origin: str
+    problems: list[str] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
+    unused: list[str] = field(default_factory=list)
+    gates: dict[str, bool] = field(default_factory=dict)
+    tensors: int = 0
+
+    @property
+    def line(self) -> str:
+        """'318/318 tensors, 16/16 gates from …', and what stayed behind."""
+        loaded = self.tensors - len(self.missing)
+        line = f'{loaded}/{self.tensors} tensors'
+        if self.gates:
+            line += f', {sum(self.gates.values())}/{len(self.gates)} gates'
+        line += f' from {self.origin}'
+        for title, names in (('new', self.missing), ('not used', self.unused)):
+            if names:
+                line += f'; {len(names)} {title}: {_first(names)}'
+        return line
 
 
 @WEIGHT_INITIALIZERS.register_module()
 class ECAPretrained:
-    """Load ImageNet weights into a backbone, or say why they do not fit.
+    """Recognise a file of weights, convert it and load it; or say why it does not fit.
 
     mmengine's ``Pretrained`` loads with ``strict=False`` and warns: gates of another
-    kernel size, or of a file without gates, stay random. Here every backbone tensor
-    must come from the file.
+    kernel size, or of a file without gates, stay random. Here that is an error.
 
     Args:
-        checkpoint: local path of a state dict, bare or under 'state_dict', with or
-            without 'module.' before its keys. A classifier (``fc.*``) is dropped.
-        new_layers: parts of names that the file need not have, for blocks that start
-            as the identity ('non_local', 'context_block').
+        checkpoint: local path; ``http(s)://``, ``torchvision://resnet50`` or
+            ``hf://timm/ecaresnet50d.miil_in1k``. Any layout that ``eca-mmdet weights
+            inspect`` knows: the ECA authors', timm's, torchvision's, mmpretrain's, or
+            an MMDetection detector, whose backbone is taken.
+        strict: 'gates': every gate and every tensor of the plain network must come
+            from the file; layers that no such file has (a non-local block, offsets of
+            a deformable convolution) start new, and the log names them. 'all': every
+            tensor must, and the file may have none left over. 'off': what fits is
+            loaded, the log says what was not.
+        random_gates: the file may lack gates (a plain ResNet): they start random.
+        random_frozen_gates: as well where ``frozen_stages`` keeps them from training.
 
     Raises:
-        FileNotFoundError: with where to get the file.
-        ValueError: the file and the backbone differ; names the first tensors.
+        MissingWeightsError: the file is not there, or cannot be downloaded.
+        WeightsError: it is no file of weights, or it does not fit.
     """
 
-    def __init__(self, checkpoint: str, new_layers: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        checkpoint: str,
+        strict: str = 'gates',
+        random_gates: bool = False,
+        random_frozen_gates: bool = False,
+    ) -> None:
+        if strict not in _MODES:
+            raise WeightsError(
+                f'strict must be one of {", ".join(map(repr, _MODES))}; got {strict!r}.'
+            )
         self.checkpoint = checkpoint
-        self.new_layers = tuple(new_layers)
+        self.strict = strict
+        self.random_gates = random_gates or random_frozen_gates
+        self.random_frozen_gates = random_frozen_gates
 
     def __call__(self, module: nn.Module) -> None:
-        """Copy the file's tensors into ``module``."""
-        weights, own = self.read_fitting(module), module.state_dict()
-        module.load_state_dict(weights, strict=False)
+        """Copy the file's tensors into ``module``; all or, if it is refused, none."""
+        fit = self.fit(module)
+        module.load_state_dict(fit.weights, strict=False)
         # mmengine runs the children's own initialisation after any initializer that
         # is not called 'Pretrained'; a deformable convolution's would overwrite this.
         for child in module.modules():
             if child is not module and isinstance(child, BaseModule):
                 child.is_init = True
+        complete = not fit.missing and not fit.unused and all(fit.gates.values())
         print_log(
-            f'{len(weights.keys() & own.keys())}/{len(own)} backbone tensors from '
-            f'{self.checkpoint}',
+            fit.line + _random_note(fit),
             logger='current',
-            level=logging.INFO,
+            level=logging.INFO if complete else logging.WARNING,
         )
 
-    def read_fitting(self, module: nn.Module) -> dict[str, Tensor]:
+    def fit(self, module: nn.Module) -> Fit:
         """Read the file and hold it against ``module``, whose values stay.
 
         Args:
             module: the backbone; it may be on the meta device.
 
         Raises:
-            FileNotFoundError: with where to get the file.
-            ValueError: it is no state dict, or does not fit.
+            MissingWeightsError: the file is not there, or cannot be downloaded.
+            WeightsError: it is no file of weights, or it does not fit.
         """
-        weights = read_backbone(self.checkpoint)
-        problems = self._compare(weights, module.state_dict())
-        if problems:
-            raise ValueError(
+        file = read_weights(fetch(self.checkpoint))
+        canonical = to_canonical(file.state)
+        fit = _compare(canonical, module)
+        name = PurePosixPath(self.checkpoint).name.split('.pth')[0]
+        fit.origin = f'{name.removesuffix(".safetensors")} {_origin(canonical, file)}'
+        if self.strict != 'off':
+            self._judge(fit, canonical, module)
+        if fit.problems:
+            raise WeightsError(
                 f'{self.checkpoint} does not fit this {type(module).__name__}: '
-                + '; '.join(problems)
+                + '; '.join(fit.problems)
             )
-        return weights
+        return fit
 
-    def _compare(self, weights: dict[str, Tensor], own: dict[str, Tensor]) -> list[str]:
-        """List every way in which the file does not fit, first examples named."""
-        missing = [
-            key
-            for key in own
-            if key not in weights
-            and not key.endswith('num_batches_tracked')
-            and not any(part in key for part in self.new_layers)
+    def _judge(self, fit: Fit, canonical: Canonical, module: nn.Module) -> None:
+        """Add to ``fit.problems`` what the arguments do not allow."""
+        own_state = module.state_dict()
+        own = read_architecture(own_state)
+        theirs = read_architecture(canonical.backbone)
+        if own and theirs:
+            fit.problems += differences(theirs, own)
+        elif own:
+            names = _first(list(canonical.source.values()))
+            fit.problems.append(f'the file is no ResNet or MobileNetV2: {names}')
+        if not fit.problems:
+            fit.problems += _key_problems(fit, canonical, own_state, own is None)
+        self._judge_gates(fit, canonical, module)
+        if self.strict == 'all' and not fit.problems:
+            for left, title in (
+                (fit.missing, 'tensors of the backbone are not in the file'),
+                (fit.unused, 'tensors of the file are not in the backbone'),
+            ):
+                if left:
+                    fit.problems.append(f'{len(left)} {title}: {_first(left)}')
+
+    def _judge_gates(self, fit: Fit, canonical: Canonical, module: nn.Module) -> None:
+        absent = [
+            name
+            for name, complete in fit.gates.items()
+            if not complete
+            and not any(key.startswith(f'{name}.') for key in canonical.backbone)
         ]
-        unknown = [key for key in weights if key not in own]
-        shapes = [
-            f'{key}: file {tuple(weights[key].shape)}, model {tuple(own[key].shape)}'
-            for key in own
-            if key in weights and weights[key].shape != own[key].shape
-        ]
-        problems = []
-        for title, names in (
-            ('missing in the file', missing),
-            ('not in the backbone', unknown),
-            ('of another shape', shapes),
-        ):
-            if names:
-                problems.append(f'{len(names)} {title}: {", ".join(names[:3])}')
-        sizes = _gate_sizes(weights)
-        if problems and sizes:
-            problems.append(f'ECA kernel sizes in the file, by stage: {sizes}')
-        return problems
+        if absent and not self.random_gates:
+            fit.problems.append(
+                f'{len(absent)} of {len(fit.gates)} gates would stay random, the file '
+                f'has none for them: {_first(absent)}. If it is meant to be a plain '
+                'network without gates, set init_cfg.random_gates=True'
+            )
+        frozen = [name for name in absent if _is_frozen(module, name)]
+        if frozen and self.random_gates and not self.random_frozen_gates:
+            stages = getattr(module, 'frozen_stages', None)
+            fit.problems.append(
+                f'{len(frozen)} random gates are in frozen stages (frozen_stages='
+                f'{stages}) and would never train: {_first(frozen)}. Set '
+                'frozen_stages=0, which freezes the stem alone; or '
+                'init_cfg.random_frozen_gates=True to have it so'
+            )
 
     def _get_init_info(self) -> str:
         """Say for mmengine's record where the values come from."""
         return f'{type(self).__name__}: load from {self.checkpoint}'
 
 
-def _gate_sizes(weights: dict[str, Tensor]) -> tuple[int, ...]:
-    """Return the kernel size of each stage's first gate, for messages."""
-    sizes = []
-    for stage in range(1, 5):
-        gate = weights.get(f'layer{stage}.0.eca.conv.weight')
-        if gate is not None:
-            sizes.append(gate.shape[-1])
-    return tuple(sizes)
-
-
-def read_backbone(checkpoint: str) -> dict[str, Tensor]:
-    """Read a backbone's state dict; ``module.`` and the classifier are removed.
-
-    Args:
-        checkpoint: local path.
-
-    Raises:
-        FileNotFoundError: with where to get the file.
-        ValueError: the file holds no state dict, or needs unsafe unpickling.
-    """
-    if not Path(checkpoint).is_file():
-        raise FileNotFoundError(missing_file_message(checkpoint))
-    try:
-        content: Any = torch.load(checkpoint, map_location='cpu', weights_only=True)
-    except Exception as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise ValueError(
-            f'{checkpoint} cannot be read as PyTorch weights (weights_only=True): '
-            f'{reason}'
-        ) from error
-    if isinstance(content, dict) and isinstance(content.get('state_dict'), dict):
-        content = content['state_dict']
-    tensors = isinstance(content, dict) and all(
-        isinstance(value, Tensor) for value in content.values()
+def _compare(canonical: Canonical, module: nn.Module) -> Fit:
+    """Sort the names of both sides; nothing is judged yet."""
+    own, theirs = module.state_dict(), canonical.backbone
+    gates = {
+        name: list(gate.state_dict(prefix=f'{name}.'))
+        for name, gate in module.named_modules()
+        if isinstance(gate, GATES)
+    }
+    of_gates = {key for keys in gates.values() for key in keys}
+    weights = {
+        key: tensor
+        for key, tensor in theirs.items()
+        if key in own and own[key].shape == tensor.shape
+    }
+    # PyTorch before 0.4.1 did not count batches; the counter is not used.
+    uncounted = {
+        key for key in own if key not in theirs and key.endswith('num_batches_tracked')
+    }
+    plain = [key for key in own if key not in of_gates and key not in uncounted]
+    return Fit(
+        weights,
+        '',
+        missing=[key for key in plain if key not in weights],
+        unused=[canonical.source[key] for key in theirs if key not in own],
+        gates={
+            name: all(key in weights for key in keys) for name, keys in gates.items()
+        },
+        tensors=len(plain),
     )
-    if not tensors or not content:
-        raise ValueError(
-            f'{checkpoint} holds no state dict: expected a dict of tensors, bare or '
-            f"under 'state_dict'; got {type(content).__name__}."
+
+
+def _key_problems(
+    fit: Fit, canonical: Canonical, own: dict[str, Tensor], unknown_backbone: bool
+) -> list[str]:
+    """List tensors that the same network should share, and does not."""
+    shapes = [
+        f'{key} (file {tuple(canonical.backbone[key].shape)}, backbone '
+        f'{tuple(own[key].shape)})'
+        for key in own
+        if key in canonical.backbone and key not in fit.weights
+    ]
+    needed = [
+        key
+        for key in fit.missing
+        if key not in canonical.backbone and (unknown_backbone or is_known(key))
+    ]
+    return [
+        f'{len(names)} tensors {title}: {_first(names)}'
+        for names, title in (
+            (shapes, 'have another shape'),
+            (needed, 'are not in the file'),
         )
-    stripped = {key.removeprefix('module.'): value for key, value in content.items()}
-    return {k: v for k, v in stripped.items() if not k.startswith('fc.')}
+        if names
+    ]
+
+
+def _is_frozen(module: nn.Module, gate: str) -> bool:
+    """Tell whether training leaves a gate as it is."""
+    stage = re.match(r'layer(\d+)\.', gate)
+    if stage and int(stage[1]) <= getattr(module, 'frozen_stages', -1):
+        return True  # mmdet's MobileNetV2 freezes only when training starts
+    parameters = module.get_submodule(gate).parameters()
+    return not any(parameter.requires_grad for parameter in parameters)
+
+
+def _origin(canonical: Canonical, file: WeightFile) -> str:
+    """Return '(authors, ImageNet)' and the like."""
+    found = read_architecture(canonical.backbone)
+    if found is None:
+        return '(unknown layout)'
+    heads = read_heads(file.state, file.extras)
+    classes = classes_of(canonical, heads)
+    trained = f'{classes} classes' if classes else ''
+    if heads:
+        return f'({heads.detector} of {origin_of(canonical, found, heads)}, {trained})'
+    trained = 'ImageNet' if classes == 1000 else trained
+    return f'({", ".join(filter(None, (origin_of(canonical, found), trained)))})'
+
+
+def _random_note(fit: Fit) -> str:
+    random = len(fit.gates) - sum(fit.gates.values())
+    return f'; {random} gates start random' if random else ''
+
+
+def _first(names: list[str], count: int = 3) -> str:
+    more = ', ...' if len(names) > count else ''
+    return ', '.join(names[:count]) + more

@@ -1,0 +1,111 @@
+"""``eca-mmdet weights``: recognise and convert files of weights."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import textwrap
+from pathlib import Path
+
+from eca_mmdet.errors import WeightsError
+from eca_mmdet.weights.conversion import ConvertReport, convert
+from eca_mmdet.weights.fetch import fetch, is_address
+from eca_mmdet.weights.files import read_weights, sha256_of, write_weights
+from eca_mmdet.weights.inspection import Inspection, inspect
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the action; 1 if the file is not recognised."""
+    return _inspect(args) if args.action == 'inspect' else _convert(args)
+
+
+def _inspect(args: argparse.Namespace) -> int:
+    found = inspect(_local(args.file), args.trust)
+    print(json.dumps(found.to_dict(), indent=1) if args.json else as_text(found))
+    return 0 if found.known else 1
+
+
+def _local(source: str) -> Path:
+    return fetch(source) if is_address(source) else Path(source)
+
+
+def as_text(found: Inspection) -> str:
+    """Lay an inspection out for reading, one fact a line."""
+    sizes: object = ''
+    if found.block_kernel_sizes:
+        sizes = f'{_row(found.kernel_sizes or ())} (uniform in each stage)'
+        if not found.uniform:
+            sizes = f'differ inside a stage: {found.block_kernel_sizes}'
+    facts = {
+        'what': found.what,
+        'depth': f'{found.depth} = ' * bool(found.depth)
+        + f'{_row(found.blocks)} {found.block} blocks',
+        'stem': found.stem,
+        'shortcut': found.shortcut,
+        'widths': _row(found.out_channels),
+        'gates': f'{found.gates} {found.gate}' if found.gate else 'none',
+        'kernel sizes': sizes,
+    }
+    if not found.known:
+        facts = {'what': found.what}
+    facts |= {
+        'classes': found.classes,
+        'tensors': f'{found.tensors}, {" and ".join(found.dtypes)}',
+        'file': ', '.join(filter(None, (found.container, found.wrapped))),
+        'beside': ', '.join(found.beside),
+        'metadata': ', '.join(f'{k}={v}' for k, v in found.metadata.items()),
+        'sha256': found.sha256,
+    }
+    lines = [found.path]
+    lines += [f'  {key:13} {value}' for key, value in facts.items() if value]
+    lines += [
+        textwrap.fill(note, 86, initial_indent='  ! ', subsequent_indent='    ')
+        for note in found.notes
+    ]
+    if found.backbone:
+        lines += ['', textwrap.indent(found.backbone, '  ')]
+    elif found.known:
+        lines += ['', '  No backbone of mmdet or of this package has this network.']
+    if found.config:
+        lines += ['', f'  eca-mmdet train {found.config}']
+    return '\n'.join(lines)
+
+
+def _row(values: tuple[int | None, ...]) -> str:
+    return ', '.join('-' if value is None else str(value) for value in values)
+
+
+def _convert(args: argparse.Namespace) -> int:
+    source, target = _local(args.source), Path(args.target)
+    if target.exists() and source.exists() and target.samefile(source):
+        raise WeightsError(f'{target} is the source itself; write to another name.')
+    file = read_weights(source, args.trust)
+    try:
+        state, report = convert(file.state, args.to)
+    except WeightsError as error:
+        raise WeightsError(f'{source}: {error}') from error
+    metadata = {
+        'network': report.network,
+        'layout': report.target,
+        'kernel_sizes': ','.join(map(str, report.kernel_sizes or ())),
+        'source': args.source,
+        'source_sha256': sha256_of(source),
+    }
+    write_weights(target, state, metadata, args.force)
+    if args.json:
+        print(json.dumps(report.to_dict() | {'metadata': metadata}, indent=1))
+    else:
+        print(_summary(report, source, target))
+    return 0
+
+
+def _summary(report: ConvertReport, source: Path, target: Path) -> str:
+    renamed = sum(old != new for old, new in report.mapped.items())
+    lines = [
+        f'{source}: {report.network}, {report.source} -> {report.target}',
+        f'  {len(report.mapped)} tensors written to {target}, {renamed} under another '
+        'name',
+    ]
+    for key, reason in report.dropped.items():
+        lines.append(f'  dropped {key} ({reason})')
+    return '\n'.join(lines)

@@ -1,0 +1,163 @@
+"""Convert a state dict between the layouts of mmdet, the ECA authors and timm."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor
+
+from eca_mmdet.errors import WeightsError
+from eca_mmdet.weights.architecture import Architecture, read_architecture
+from eca_mmdet.weights.heads import Heads, read_heads
+from eca_mmdet.weights.inspection import origin_of
+from eca_mmdet.weights.layouts import Canonical, from_canonical, to_canonical
+
+TARGETS = ('mmdet', 'authors', 'timm')
+
+
+@dataclass
+class ConvertReport:
+    """What became of every tensor of the source.
+
+    Attributes:
+        network: e.g. 'ECA-ResNet-50'.
+        source: whose names came in: 'authors', 'timm', ...
+        target: 'mmdet', 'authors' or 'timm'.
+        kernel_sizes: of the ECA gates, one a stage; None where they differ in a stage.
+        mapped: source name to target name.
+        dropped: source name to the reason.
+    """
+
+    network: str
+    source: str
+    target: str
+    kernel_sizes: tuple[int | None, ...] | None = ()
+    mapped: dict[str, str] = field(default_factory=dict)
+    dropped: dict[str, str] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return every attribute, ready for JSON."""
+        return dict(vars(self))
+
+
+def convert(
+    state: Mapping[str, Tensor], to: str = 'mmdet'
+) -> tuple[dict[str, Tensor], ConvertReport]:
+    """Rename a backbone's tensors; the values stay, and none is lost unsaid.
+
+    Args:
+        state: a backbone or a classifier, 'module.' before the names or not; for
+            'authors' and 'timm' an MMDetection detector too (its heads are dropped).
+        to: 'mmdet' (a backbone, ready for any loader), 'authors' or 'timm' (with the
+            classifier where there is one).
+
+    Returns:
+        The renamed tensors in the order of the source, and the report.
+
+    Raises:
+        WeightsError: the network is unknown, a name is, or the target has no such
+            network.
+    """
+    if to not in TARGETS:
+        raise WeightsError(f'convert to one of {", ".join(TARGETS)}; got {to!r}.')
+    if state and all(key.startswith('module.') for key in state):
+        stripped = {key.removeprefix('module.'): v for key, v in state.items()}
+        converted, report = convert(stripped, to)
+        report.mapped = {f'module.{k}': v for k, v in report.mapped.items()}
+        report.dropped = {f'module.{k}': v for k, v in report.dropped.items()}
+        return converted, report
+    canonical = to_canonical(dict(state))
+    found = _require_known(canonical)
+    layout = _target_layout(found, to)
+    heads = read_heads(state)
+    if heads and to == 'mmdet':
+        raise WeightsError(_refuse_detector(heads))
+    report = ConvertReport(
+        found.title,
+        origin_of(canonical, found, heads),
+        to,
+        found.stage_kernel_sizes if 'ECA' in found.gate else (),
+    )
+    ours = {source: name for name, source in canonical.source.items()}
+    converted = {}
+    for key in state:
+        if key in ours:
+            name, tensor = from_canonical(
+                ours[key], canonical.backbone[ours[key]], layout
+            )
+            converted[name], report.mapped[key] = tensor, name
+        elif key in canonical.classifier and to != 'mmdet':
+            name = _classifier_name(key, found)
+            converted[name], report.mapped[key] = canonical.classifier[key], name
+        else:
+            kind = 'classifier' if key in canonical.classifier else 'detector part'
+            report.dropped[key] = f'{kind}: a backbone has none'
+    return converted, report
+
+
+def _refuse_detector(heads: Heads) -> str:
+    backbone = (
+        "Its backbone can be loaded as it is: init_cfg=dict(type='ECAPretrained', "
+        'checkpoint=FILE).'
+    )
+    if heads.version == 'v1':
+        return (
+            f'a {heads.detector} of MMDetection v1: its heads cannot be used in 3.x by '
+            f'renaming. {backbone}'
+        )
+    return (
+        f'already a {heads.detector} of MMDetection {heads.version}: nothing to '
+        f'convert. {backbone}'
+    )
+
+
+def _require_known(canonical: Canonical) -> Architecture:
+    """Return the architecture; raise if it, or any name in it, is unknown."""
+    found = read_architecture(canonical.backbone)
+    if found is None:
+        names = ', '.join(list(canonical.backbone)[:3]) or 'no backbone'
+        raise WeightsError(
+            'neither a ResNet nor a MobileNetV2: expected names like '
+            f'layer1.0.conv1.weight or features.1.conv.0.0.weight; got {names}.'
+        )
+    if canonical.unknown:
+        shown = ', '.join(canonical.unknown[:3])
+        raise WeightsError(
+            f'{len(canonical.unknown)} tensors are of no layer that is known here: '
+            f'{shown}. Nothing was converted.'
+        )
+    return found
+
+
+def _target_layout(found: Architecture, to: str) -> str:
+    """Return the key of ``LAYOUTS`` to write; raise if the target has no such net."""
+    small = found.family == 'MobileNetV2'
+    if to == 'timm' and small:
+        raise WeightsError('timm has no MobileNetV2 with these names; --to authors.')
+    if (
+        to == 'authors'
+        and not small
+        and (len(found.stem) > 1 or found.stem_kernel != 7)
+    ):
+        raise WeightsError(
+            "the authors' ResNet has a 7x7 stem; this file has three 3x3 convolutions. "
+            'Convert it to mmdet (backbone ECAResNetD) or timm.'
+        )
+    if to == 'authors' and found.shortcut in ('average pool + convolution', 'mixed'):
+        raise WeightsError(
+            "the authors' ResNet has plain convolutions as shortcuts; this file has "
+            'average pools before them. Convert it to mmdet (backbone ECAResNetD) or '
+            'timm.'
+        )
+    if to == 'authors':
+        return 'features' if small else 'authors'
+    if to == 'timm':
+        return 'timm, deep stem' if len(found.stem) > 1 else 'timm'
+    return 'mmdet'
+
+
+def _classifier_name(key: str, found: Architecture) -> str:
+    end = key.rpartition('.')[2]
+    return f'classifier.1.{end}' if found.family == 'MobileNetV2' else f'fc.{end}'

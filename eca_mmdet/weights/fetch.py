@@ -1,0 +1,163 @@
+"""A local file for a path or an address; only one process downloads.
+
+Addresses: ``http(s)://``, ``torchvision://resnet50`` (mmengine's names) and
+``hf://OWNER/REPOSITORY[/FILE][@REVISION]`` (the Hugging Face Hub).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import sys
+import urllib.parse
+from pathlib import Path
+
+from eca_mmdet.errors import MissingWeightsError, UserError, WeightsError
+from eca_mmdet.weights.files import read_weights
+from eca_mmdet.weights.sources import missing_file_message
+
+_SCHEMES = ('http', 'https', 'hf', 'torchvision')
+_HUB_FILES = ('model.safetensors', 'pytorch_model.bin')
+
+
+def is_address(checkpoint: str) -> bool:
+    """Tell an address from a local path."""
+    return '://' in checkpoint
+
+
+def fetch(checkpoint: str) -> Path:
+    """Return the local file; rank 0 downloads it, the others wait for its answer.
+
+    Args:
+        checkpoint: a path or an address.
+
+    Raises:
+        MissingWeightsError: no such file, or it cannot be downloaded.
+        WeightsError: an unknown kind of address, or what came is not weights.
+    """
+    if not is_address(checkpoint):
+        path = Path(checkpoint).expanduser()
+        if not path.exists():
+            raise MissingWeightsError(missing_file_message(checkpoint))
+        return path
+    import torch.distributed as dist
+
+    if not (dist.is_available() and dist.is_initialized()):
+        return _download(checkpoint)
+    # The answer is sent, a failure too: waiting processes must not wait for ever.
+    answer: list[str | Exception | None] = [None]
+    if dist.get_rank() == 0:
+        try:
+            answer[0] = str(_download(checkpoint))
+        except Exception as error:
+            known = isinstance(error, UserError)
+            answer[0] = error if known else WeightsError(f'{checkpoint}: {error!r}')
+    _broadcast(answer)
+    if isinstance(answer[0], Exception):
+        raise answer[0]
+    path = Path(str(answer[0]))
+    # Without a shared disk, a machine beside rank 0's gets its own copy.
+    return path if path.exists() else _download(checkpoint)
+
+
+def _broadcast(answer: list[str | Exception | None]) -> None:
+    from mmengine.dist import broadcast_object_list
+
+    broadcast_object_list(answer)
+
+
+def _download(checkpoint: str) -> Path:
+    scheme, _, rest = checkpoint.partition('://')
+    if scheme == 'hf':
+        return _from_hub(checkpoint, rest)
+    if scheme == 'torchvision':
+        return _from_http(_torchvision_address(rest))
+    if scheme in ('http', 'https'):
+        return _from_http(checkpoint)
+    raise WeightsError(
+        f'{checkpoint}: an address starts with one of '
+        f'{", ".join(f"{name}://" for name in _SCHEMES)}; everything else is a path.'
+    )
+
+
+def _torchvision_address(name: str) -> str:
+    from mmengine.runner.checkpoint import get_torchvision_models
+
+    models = get_torchvision_models()
+    if name not in models:
+        raise MissingWeightsError(f'torchvision has no weights called {name!r}.')
+    return str(models[name])
+
+
+def _from_http(address: str) -> Path:
+    """Download into torch's cache folder; only readable weights are kept."""
+    import torch
+
+    parts = urllib.parse.urlsplit(address)
+    name = re.sub(r'[^\w.+-]', '_', Path(urllib.parse.unquote(parts.path)).name)
+    # Files of the same name from two addresses must not stand for each other.
+    folder = hashlib.sha256(address.encode()).hexdigest()[:16]
+    file = Path(torch.hub.get_dir()) / 'eca_mmdet' / folder / (name or 'weights')
+    if file.exists():
+        return file
+    fresh = file.with_name(f'{file.name}.{os.getpid()}.fresh')
+    stated = re.search(r'-([0-9a-f]{8,})\.\w+$', name)  # torch's naming
+    print(f'downloading {address} to {file}', flush=True)
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        torch.hub.download_url_to_file(
+            address, str(fresh), stated and stated[1], progress=sys.stderr.isatty()
+        )
+        read_weights(fresh)
+        fresh.replace(file)
+    except UserError as error:
+        raise WeightsError(
+            f'{address}: {str(error).replace(str(fresh), "what came")}'
+        ) from error
+    except (OSError, RuntimeError) as error:  # RuntimeError: another checksum
+        reason = getattr(error, 'reason', None) or error
+        raise MissingWeightsError(
+            f'{address} cannot be downloaded ({reason}). Download it elsewhere, and '
+            'give its path.'
+        ) from error
+    finally:
+        fresh.unlink(missing_ok=True)
+    return file
+
+
+def _from_hub(checkpoint: str, rest: str) -> Path:
+    match = re.fullmatch(r'([\w.-]+/[\w.-]+?)(?:/([\w./-]+))?(?:@([\w./-]+))?', rest)
+    if not match:
+        raise WeightsError(
+            f'{checkpoint}: expected hf://OWNER/REPOSITORY, with /FILE or @REVISION '
+            'where needed; for example hf://timm/ecaresnet50d.miil_in1k.'
+        )
+    try:
+        from huggingface_hub import hf_hub_download
+        from huggingface_hub.errors import EntryNotFoundError
+    except ImportError:
+        raise WeightsError(
+            f"{checkpoint} needs huggingface_hub: pip install 'eca-mmdet[hub]'."
+        ) from None
+    repository, file, revision = match.groups()
+    names = (file,) if file else _HUB_FILES
+    reason: Exception | None = None
+    for name in names:
+        try:
+            return Path(hf_hub_download(repository, name, revision=revision))
+        except EntryNotFoundError as error:  # not there; or not cached, and offline
+            reason = reason or error
+        except (OSError, ValueError) as error:
+            reason = error
+            break
+    raise MissingWeightsError(
+        f'{checkpoint} is not in the cache and cannot be downloaded '
+        f'({type(reason).__name__}: {_first_line(reason)}). With a network: run this '
+        f'once there, or download {" or ".join(names)} and give its path.'
+    ) from None
+
+
+def _first_line(reason: Exception | None) -> str:
+    lines = [line.strip() for line in str(reason).splitlines() if line.strip()]
+    return lines[0][:200] if lines else 'no reason given'

@@ -1,0 +1,279 @@
+"""Read and write files of weights: nothing in them is run, nothing is lost.
+
+PyTorch files are read with ``weights_only=True``, always; safetensors hold no code.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import pickle
+import re
+import stat
+import tempfile
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from eca_mmdet.errors import MissingWeightsError, UserError, WeightsError
+from eca_mmdet.weights import safe_globals
+
+_WRAPPERS = ('state_dict', 'model', 'model_state_dict', 'state_dict_ema', 'net')
+_PREFIXES = ('module.', '_orig_mod.')  # DataParallel, torch.compile
+
+
+@dataclass(frozen=True)
+class WeightFile:
+    """The tensors of one file, and what lay beside them.
+
+    Attributes:
+        path: where it was read.
+        state: tensors by name; wrappers' prefixes ('module.') are removed.
+        container: 'safetensors' or 'PyTorch'.
+        wrapper: key under which the tensors lay, or ''.
+        prefix: what was removed before every name, or ''.
+        extras: what lay beside the tensors ('epoch', 'arch', 'meta', ...).
+        metadata: of a safetensors file, or of a file that this package wrote.
+    """
+
+    path: str
+    state: dict[str, Tensor]
+    container: str
+    wrapper: str = ''
+    prefix: str = ''
+    extras: dict[str, Any] = field(default_factory=dict)
+    metadata: dict[str, str] = field(default_factory=dict)
+
+
+def read_weights(path: str | Path, trust: Iterable[str] = ()) -> WeightFile:
+    """Read a state dict, bare or wrapped, without running anything in the file.
+
+    Args:
+        path: local .pth, .pth.tar, .pt, .bin or .safetensors file; its content
+            decides, not its name.
+        trust: dotted names of classes or functions that unpickling may use as well.
+
+    Raises:
+        MissingWeightsError: it is not there.
+        WeightsError: a folder, unreadable, empty, cut off, not weights, or it needs
+            more than tensors.
+    """
+    path = Path(path)
+    head = _read_head(path)
+    if _is_safetensors(head):
+        return _read_safetensors(path)
+    reason = _not_weights(head)
+    if reason:
+        raise WeightsError(f'{path} {reason}')
+    content = _read_torch(path, tuple(trust))
+    wrapper, state = _unwrap(path, content)
+    prefix = next(
+        (p for p in _PREFIXES if all(key.startswith(p) for key in state)),
+        '',
+    )
+    state = {key.removeprefix(prefix): value for key, value in state.items()}
+    extras = {k: v for k, v in content.items() if k != wrapper} if wrapper else {}
+    meta = extras.get('meta')
+    ours = meta.get('eca_mmdet') if isinstance(meta, dict) else None
+    metadata = dict(ours) if isinstance(ours, dict) else {}
+    return WeightFile(str(path), state, 'PyTorch', wrapper, prefix, extras, metadata)
+
+
+def _read_head(path: Path) -> bytes:
+    """Return the first 512 bytes of a regular file with content."""
+    try:
+        mode = path.stat().st_mode
+        if stat.S_ISDIR(mode):
+            raise WeightsError(f'{path} is a folder; a file of weights is expected.')
+        if not stat.S_ISREG(mode):  # reading a pipe would wait for ever
+            raise WeightsError(f'{path} is not a regular file.')
+        with path.open('rb') as file:
+            head = file.read(512)
+    except FileNotFoundError:
+        raise MissingWeightsError(f'{path} does not exist.') from None
+    except OSError as error:
+        raise WeightsError(f'{path} cannot be read: {error.strerror}.') from error
+    if not head:
+        raise WeightsError(f'{path} is empty. Get the file again.')
+    return head
+
+
+def _is_safetensors(head: bytes) -> bool:
+    return head[8:9] == b'{' and head[:2] != b'PK'
+
+
+def _not_weights(head: bytes) -> str:
+    """Say what a file is instead of weights, by its first bytes; '' if unknown."""
+    if head.lstrip()[:1] == b'<':
+        return (
+            'is a web page, not weights: a download that ended at a log-in, quota or '
+            'error page. Open its address in a browser and save the file itself.'
+        )
+    if head[257:262] == b'ustar':
+        return (
+            'is a tar archive, not weights. (The .pth.tar files of the ECA-Net authors '
+            'are no archives: use them as they were downloaded, never repacked.)'
+        )
+    if head[:2] == b'\x1f\x8b':
+        return 'is gzip-compressed. Unpack it and give the file inside.'
+    if head.startswith(b'version https://git-lfs'):
+        return 'is a Git LFS pointer, not the file: run git lfs pull.'
+    return ''
+
+
+def _read_safetensors(path: Path) -> WeightFile:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework='pt') as file:
+            state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+            metadata = file.metadata() or {}
+    except SafetensorError as error:
+        raise WeightsError(
+            f'{path} is damaged or cut off ({error}). Get the file again.'
+        ) from error
+    if not state:
+        raise WeightsError(f'{path} holds no tensors.')
+    return WeightFile(str(path), state, 'safetensors', metadata=metadata)
+
+
+def _read_torch(path: Path, trust: tuple[str, ...]) -> Any:
+    with safe_globals.trusting(trust):
+        safe_globals.allow_numpy()
+        try:
+            return torch.load(path, map_location='cpu', weights_only=True)
+        except Exception as error:  # torch raises a dozen types for broken files
+            if 'mmengine' not in str(error):
+                raise _refusal(path, error) from error
+        # What mmengine writes beside the tensors; importing it takes a second.
+        safe_globals.allow_mmengine_checkpoints()
+        try:
+            return torch.load(path, map_location='cpu', weights_only=True)
+        except Exception as error:
+            raise _refusal(path, error) from error
+
+
+def _refusal(path: Path, error: Exception) -> WeightsError:
+    """Explain why unpickling failed: code, an unknown class, or damage."""
+    if isinstance(error, UserError):
+        return WeightsError(f'{path} was refused: {error}')
+    found = re.search(r'GLOBAL `?([\w.]+)', str(error))
+    if not isinstance(error, pickle.UnpicklingError) or not found:
+        line = next(iter(str(error).splitlines()), '') or type(error).__name__
+        return WeightsError(
+            f'{path} cannot be read as PyTorch weights (weights_only=True): it is '
+            f'damaged, cut off or something else ({line[:200]}). Get the file again.'
+        )
+    name = found[1].rstrip('.')
+    if safe_globals.never_trusted(name):
+        return WeightsError(
+            f'{path} was refused: reading it would call {name}, which weights never '
+            'need. It is built to run code; do not use it.'
+        )
+    return WeightsError(
+        f'{path} was refused: reading it needs {name}, which is not among the plain '
+        'tensors that are read (weights_only=True). If you trust whoever made it, '
+        f'convert it once: eca-mmdet weights convert {path} NEW.safetensors '
+        f'--trust {name}'
+    )
+
+
+def _unwrap(path: Path, content: Any) -> tuple[str, dict[str, Tensor]]:
+    """Find the dict of tensors: the content itself, or under a usual key."""
+    if isinstance(content, dict):
+        for wrapper in ('', *_WRAPPERS):
+            state = content if not wrapper else content.get(wrapper)
+            if state and _is_state(state):
+                return wrapper, dict(state)
+    found = type(content).__name__
+    if isinstance(content, dict):
+        keys = ', '.join(map(str, list(content)[:5])) or 'nothing'
+        found = f'a dict with {keys}'
+    raise WeightsError(
+        f'{path} holds no state dict: expected a dict of tensors, bare or under '
+        f"'state_dict'; got {found}."
+    )
+
+
+def _is_state(state: Any) -> bool:
+    return (
+        isinstance(state, dict)
+        and bool(state)
+        and all(
+            isinstance(key, str) and isinstance(value, Tensor)
+            for key, value in state.items()
+        )
+    )
+
+
+def sha256_of(path: str | Path) -> str:
+    """Return the SHA-256 of a file, in hexadecimal digits."""
+    digest = hashlib.sha256()
+    with open(path, 'rb') as file:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def write_weights(
+    path: str | Path,
+    state: dict[str, Tensor],
+    metadata: dict[str, str],
+    force: bool = False,
+) -> None:
+    """Write tensors and where they come from; whole, or not at all.
+
+    Args:
+        path: .safetensors or .pth.
+        state: tensors by name.
+        metadata: text entries, kept in the file.
+        force: replace a file that is there.
+
+    Raises:
+        WeightsError: another ending, the file exists, or it cannot be written.
+    """
+    path = Path(path)
+    if path.suffix not in ('.safetensors', '.pth'):
+        raise WeightsError(f'{path}: write to a name in .safetensors or .pth.')
+    if path.exists() and not force:
+        raise WeightsError(f'{path} exists already; --force replaces it.')
+    partial = None
+    try:
+        with tempfile.NamedTemporaryFile(
+            dir=path.parent, prefix=f'.{path.name}.', suffix='.partial', delete=False
+        ) as file:
+            partial = file.name
+        _save(partial, path.suffix, state, metadata)
+        os.chmod(partial, 0o666 & ~_umask())
+        os.replace(partial, path)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise WeightsError(f'{path} cannot be written: {reason}.') from error
+    finally:
+        if partial and os.path.exists(partial):
+            os.remove(partial)
+
+
+def _save(
+    path: str, suffix: str, state: dict[str, Tensor], metadata: dict[str, str]
+) -> None:
+    if suffix == '.pth':
+        torch.save({'state_dict': state, 'meta': {'eca_mmdet': metadata}}, path)
+    else:
+        from safetensors.torch import save_file
+
+        # The format refuses tensors that share memory or are strided.
+        own = {k: v.detach().clone().contiguous() for k, v in state.items()}
+        save_file(own, path, metadata={'format': 'pt', **metadata})
+    with open(path, 'rb+') as file:
+        os.fsync(file.fileno())
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

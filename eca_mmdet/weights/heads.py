@@ -1,0 +1,86 @@
+"""Which MMDetection detector a state dict is of, and of which version.
+
+Source: state dicts of MMDetection v0.6 to v1.2 (two-stage heads at the top, background
+first) and of 2.x and 3.x (heads under ``roi_head``, background last).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Heads:
+    """A detector without its backbone.
+
+    Attributes:
+        detector: 'Faster R-CNN', 'Mask R-CNN', 'Cascade R-CNN', 'Cascade Mask R-CNN',
+            'RetinaNet', 'RPN' or 'detector'.
+        version: 'v1', 'v2 or v3', 'v1, v2 or v3' (RetinaNet's names never changed) or
+            what the file's metadata adds.
+        classes: number of classes without background; None if the heads do not tell.
+    """
+
+    detector: str
+    version: str
+    classes: int | None
+
+
+def read_heads(
+    state: Mapping[str, Tensor], extras: Mapping[str, Any] | None = None
+) -> Heads | None:
+    """Read a detector's kind from names and shapes; None if there are no heads.
+
+    Args:
+        state: with 'backbone.' and the heads' names.
+        extras: what lay beside it in the file; narrows the version where names cannot.
+    """
+    parts = {key.split('.')[0] for key in state}
+    if 'backbone' not in parts or not parts & {
+        'bbox_head',
+        'roi_head',
+        'rpn_head',
+        'mask_head',
+    }:
+        return None
+    if 'bbox_head.retina_cls.weight' in state or 'bbox_head.retina_cls.bias' in state:
+        old_towers = 'bbox_head.cls_convs.0.weight' in state  # v0.6.0
+        version = 'v1' if old_towers else _narrow('v1, v2 or v3', extras or {})
+        return Heads('RetinaNet', version, _retina_classes(state))
+    old = 'roi_head' not in parts and {'rpn_head', 'bbox_head'} <= parts
+    prefix = '' if old else 'roi_head.'
+    version = 'v1' if old else _narrow('v2 or v3', extras or {})
+    cascade = any(key.startswith(f'{prefix}bbox_head.0.') for key in state)
+    masks = any(key.startswith(f'{prefix}mask_head.') for key in state)
+    if not any(key.startswith(f'{prefix}bbox_head.') for key in state):
+        kind = 'RPN' if parts <= {'backbone', 'neck', 'rpn_head'} else 'detector'
+        return Heads(kind, version, None)
+    family = 'Cascade ' if cascade else '' if masks else 'Faster '
+    kind = f'{family}{"Mask " if masks else ""}R-CNN'
+    head = f'{prefix}bbox_head.0' if cascade else f'{prefix}bbox_head'
+    scores = state.get(f'{head}.fc_cls.weight')
+    classes = scores.shape[0] - 1 if scores is not None and scores.dim() else None
+    return Heads(kind, version, classes)
+
+
+def _retina_classes(state: Mapping[str, Tensor]) -> int | None:
+    scores, boxes = (state.get(f'bbox_head.retina_{x}.weight') for x in ('cls', 'reg'))
+    if scores is None or boxes is None or not scores.dim() or not boxes.dim():
+        return None
+    anchors = boxes.shape[0] // 4
+    return scores.shape[0] // anchors if anchors else None
+
+
+def _narrow(version: str, extras: Mapping[str, Any]) -> str:
+    """Return the version that the metadata states, or ``version`` as it is."""
+    meta = extras.get('meta')
+    meta = meta if isinstance(meta, Mapping) else {}
+    if 'message_hub' in extras or 'mmengine_version' in meta:
+        return 'v3'
+    stated = str(meta.get('mmdet_version', ''))
+    # mmdet 2.x wrote its own version; v1 did too, from 1.0rc0 on.
+    return f'v{stated[0]}' if stated[:2] in ('1.', '2.', '3.') else version
