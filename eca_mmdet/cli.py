@@ -25,8 +25,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f'eca-mmdet {args.command}: {error}', file=sys.stderr)
         return 2
     except pickle.UnpicklingError as error:  # a file that mmengine itself loaded
-        reason = str(error).splitlines()[0]
-        print(f'eca-mmdet {args.command}: refused a file: {reason}', file=sys.stderr)
+        from eca_mmdet.weights.files import refusal
+
+        reason = refusal('a file that the config names', error)
+        print(f'eca-mmdet {args.command}: {reason}', file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print(f'eca-mmdet {args.command}: interrupted', file=sys.stderr)

@@ -56,6 +56,7 @@ def check_backbone_weights(cfg: Any, backbone: Any) -> None:
         UserError: with what to get and where to put it, or what does not fit.
     """
     from eca_mmdet.backbones.loud_weights import LoudWeights, refuse_silent_weights
+    from eca_mmdet.weights.files import read_weights
 
     init_cfg = (cfg.model.get('backbone') or {}).get('init_cfg') or {}
     if isinstance(backbone, LoudWeights):
@@ -63,9 +64,29 @@ def check_backbone_weights(cfg: Any, backbone: Any) -> None:
             refuse_silent_weights(type(backbone).__name__, init_cfg)
         except ValueError as error:
             raise UserError(f'model.backbone: {error}') from error
-    for one in init_cfg if isinstance(init_cfg, list) else [init_cfg]:
-        if one.get('checkpoint'):
-            _check_initializer(one, backbone)
+    for one in _initializers(init_cfg):
+        _check_initializer(one, backbone)
+    for path, part in _parts(cfg.model, 'model'):
+        for one in _initializers(part.get('init_cfg')):
+            if path != 'model.backbone' and '://' not in one['checkpoint']:
+                read_weights(one['checkpoint'])
+
+
+def _initializers(init_cfg: Any) -> list[Any]:
+    """Return the entries of an ``init_cfg`` that read a file."""
+    entries = init_cfg if isinstance(init_cfg, list) else [init_cfg]
+    return [one for one in entries if one and isinstance(one.get('checkpoint'), str)]
+
+
+def _parts(node: Any, path: str) -> Iterator[tuple[str, Any]]:
+    """Yield (config path, dict) of every dict, at any depth."""
+    if isinstance(node, (list, tuple)):
+        for index, item in enumerate(node):
+            yield from _parts(item, f'{path}.{index}')
+    elif isinstance(node, dict):
+        yield path, node
+        for name, value in node.items():
+            yield from _parts(value, f'{path}.{name}')
 
 
 def _check_initializer(init_cfg: Any, backbone: Any) -> None:
@@ -265,12 +286,6 @@ def check_num_classes(cfg: Any, classes: int, name: str) -> None:
 
 def _entries(node: Any, path: str, key: str) -> Iterator[tuple[str, str]]:
     """Yield (config path, value) of every string under ``key``, at any depth."""
-    if isinstance(node, (list, tuple)):
-        for index, item in enumerate(node):
-            yield from _entries(item, f'{path}.{index}', key)
-    elif isinstance(node, dict):
-        for name, value in node.items():
-            if name == key and isinstance(value, str):
-                yield f'{path}.{key}', value
-            else:
-                yield from _entries(value, f'{path}.{name}', key)
+    for where, part in _parts(node, path):
+        if isinstance(part.get(key), str):
+            yield f'{where}.{key}', part[key]

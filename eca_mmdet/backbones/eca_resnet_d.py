@@ -13,7 +13,7 @@ from typing import Any
 import torch.utils.checkpoint
 from mmcv.cnn import build_norm_layer
 from mmdet.registry import MODELS
-from mmengine.model import BaseModule
+from mmengine.model import BaseModule, Sequential
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -82,9 +82,8 @@ class ECABottleneck(BaseModule):  # type: ignore[misc]
     def _residual(self, x: Tensor) -> Tensor:
         out = self.relu(self.bn1(self.conv1(x)))
         out = self.relu(self.bn2(self.conv2(out)))
-        out = self.eca(self.bn3(self.conv3(out)))
-        shortcut: Tensor = x if self.downsample is None else self.downsample(x)
-        return shortcut + out
+        gated: Tensor = self.eca(self.bn3(self.conv3(out)))
+        return gated + (x if self.downsample is None else self.downsample(x))
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, inputs, H, W) to (N, widths[-1], H / stride, W / stride)."""
@@ -185,7 +184,7 @@ class ECAResNetD(LoudWeights, BaseModule):  # type: ignore[misc]
 
     def _make_stage(
         self, index: int, inputs: int, blocks: Sequence[Sequence[int]], fresh: bool
-    ) -> nn.Sequential:
+    ) -> Sequential:
         # As in mmdet, a branch that starts at zero makes a new block the identity.
         zero = dict(type='Constant', val=0, override=dict(name='bn3'))
         layers = []
@@ -203,7 +202,7 @@ class ECAResNetD(LoudWeights, BaseModule):  # type: ignore[misc]
                 )
             )
             inputs = widths[-1]
-        return nn.Sequential(*layers)
+        return Sequential(*layers)
 
     def _stem(self, x: Tensor) -> Tensor:
         if hasattr(self, 'stem'):

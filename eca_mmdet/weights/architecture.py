@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from eca_mmdet.architectures import D_LAYOUTS, RESNET_BLOCKS, Widths
+from eca_mmdet.weights.layouts import is_known
 
 _CONVOLUTIONS = {
     'basic': ('conv1', 'conv2'),
@@ -133,7 +134,9 @@ def read_architecture(state: Mapping[str, Tensor]) -> Architecture | None:
     """
     names = _block_names(state)
     stem, kernel = _read_stem(state)
-    if not names or not stem:
+    # HRNet and others begin like a ResNet: most names must be a ResNet's.
+    known = sum(map(is_known, state))
+    if not names or not stem or known < len(state) / 2:
         return None
     first = next(blocks[0] for blocks in names if blocks)
     if f'{first}.depthwise_conv.conv.weight' in state:

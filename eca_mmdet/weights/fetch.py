@@ -10,6 +10,7 @@ import hashlib
 import os
 import re
 import sys
+import urllib.error
 import urllib.parse
 from pathlib import Path
 
@@ -116,7 +117,8 @@ def _from_http(address: str) -> Path:
             f'{address}: {str(error).replace(str(fresh), "what came")}'
         ) from error
     except (OSError, RuntimeError) as error:  # RuntimeError: another checksum
-        reason = getattr(error, 'reason', None) or error
+        answered = isinstance(error, urllib.error.HTTPError)
+        reason = error if answered else getattr(error, 'reason', error)
         raise MissingWeightsError(
             f'{address} cannot be downloaded ({reason}). Download it elsewhere, and '
             'give its path.'

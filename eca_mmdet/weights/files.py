@@ -23,6 +23,7 @@ from eca_mmdet.errors import MissingWeightsError, UserError, WeightsError
 from eca_mmdet.weights import safe_globals
 
 _WRAPPERS = ('state_dict', 'model', 'model_state_dict', 'state_dict_ema', 'net')
+_TORCH_MAGIC = (b'PK\x03\x04', b'\x80\x02\x8a\x0a')  # since torch 1.6; before
 _PREFIXES = ('module.', '_orig_mod.')  # DataParallel, torch.compile
 
 
@@ -122,7 +123,14 @@ def _not_weights(head: bytes) -> str:
         return 'is gzip-compressed. Unpack it and give the file inside.'
     if head.startswith(b'version https://git-lfs'):
         return 'is a Git LFS pointer, not the file: run git lfs pull.'
-    return ''
+    if head.startswith(_TORCH_MAGIC):
+        return ''
+    if head[:1] == b'\x80':
+        return (
+            'is a plain Python pickle, not PyTorch weights. Reading one can run any '
+            'code, so it is not read.'
+        )
+    return f'is no file of weights: neither PyTorch nor safetensors ({head[:8]!r}...).'
 
 
 def _read_safetensors(path: Path) -> WeightFile:
@@ -148,27 +156,34 @@ def _read_torch(path: Path, trust: tuple[str, ...]) -> Any:
             return torch.load(path, map_location='cpu', weights_only=True)
         except Exception as error:  # torch raises a dozen types for broken files
             if 'mmengine' not in str(error):
-                raise _refusal(path, error) from error
+                raise refusal(path, error) from error
         # What mmengine writes beside the tensors; importing it takes a second.
         safe_globals.allow_mmengine_checkpoints()
         try:
             return torch.load(path, map_location='cpu', weights_only=True)
         except Exception as error:
-            raise _refusal(path, error) from error
+            raise refusal(path, error) from error
 
 
-def _refusal(path: Path, error: Exception) -> WeightsError:
-    """Explain why unpickling failed: code, an unknown class, or damage."""
+def refusal(path: str | Path, error: Exception) -> WeightsError:
+    """Explain why unpickling failed: code, an unknown class, or damage.
+
+    Args:
+        path: of the file, for the message.
+        error: what ``torch.load`` raised.
+    """
     if isinstance(error, UserError):
         return WeightsError(f'{path} was refused: {error}')
     found = re.search(r'GLOBAL `?([\w.]+)', str(error))
     if not isinstance(error, pickle.UnpicklingError) or not found:
-        line = next(iter(str(error).splitlines()), '') or type(error).__name__
+        inner = str(error).rpartition('WeightsUnpickler error: ')[2]
+        line = next(iter(inner.splitlines()), '') or type(error).__name__
         return WeightsError(
             f'{path} cannot be read as PyTorch weights (weights_only=True): it is '
             f'damaged, cut off or something else ({line[:200]}). Get the file again.'
         )
     name = found[1].rstrip('.')
+    name = name if '.' in name else f'builtins.{name}'
     if safe_globals.never_trusted(name):
         return WeightsError(
             f'{path} was refused: reading it would call {name}, which weights never '

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 
 from mmengine.logging import print_log
-from mmengine.model import BaseModule
 from mmengine.registry import WEIGHT_INITIALIZERS
 from torch import Tensor, nn
 
@@ -106,10 +105,11 @@ class ECAPretrained:
         fit = self.fit(module)
         module.load_state_dict(fit.weights, strict=False)
         # mmengine runs the children's own initialisation after any initializer that
-        # is not called 'Pretrained'; a deformable convolution's would overwrite this.
+        # is not called 'Pretrained': a deformable convolution's, or mmcv's ConvModule's
+        # (no BaseModule), would overwrite this.
         for child in module.modules():
-            if child is not module and isinstance(child, BaseModule):
-                child.is_init = True
+            if child is not module and hasattr(child, 'init_weights'):
+                child.is_init = True  # type: ignore[assignment]
         complete = not fit.missing and not fit.unused and all(fit.gates.values())
         print_log(
             fit.line + _random_note(fit),

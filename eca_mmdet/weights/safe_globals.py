@@ -25,9 +25,14 @@ _NEVER = frozenset(
 """Modules whose functions run code, open files or reach other functions."""
 
 
+_HARMLESS = frozenset(
+    f'builtins.{name}' for name in ('slice', 'range', 'complex', 'frozenset')
+)
+
+
 def never_trusted(name: str) -> bool:
     """Tell whether a dotted name is of a module that weights never need."""
-    return name.split('.')[0] in _NEVER
+    return name.split('.')[0] in _NEVER and name not in _HARMLESS
 
 
 @contextlib.contextmanager

@@ -1,0 +1,282 @@
+"""Addresses: downloaded once, by one process, and only weights are kept."""
+
+import hashlib
+import http.server
+import json
+import os
+import re
+import subprocess
+import sys
+import textwrap
+import threading
+
+import pytest
+import torch
+
+from eca_mmdet.errors import MissingWeightsError, WeightsError
+from eca_mmdet.weights.fetch import fetch
+from eca_mmdet.weights.files import read_weights
+from tests.conftest import PYTHON, REPOSITORY
+
+pytestmark = pytest.mark.openmmlab
+
+STATE = {'a': torch.arange(4.0)}
+
+
+class Server:
+    """A web server on this machine: path to bytes; counts what was asked for."""
+
+    def __init__(self):
+        self.files, self.asked = {}, []
+        server = self
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def do_HEAD(self):
+                self.do_GET(body=False)
+
+            def do_GET(self, body=True):
+                path = self.path.split('?')[0]
+                server.asked.append((self.command, path))
+                content = server.files.get(path)
+                self.send_response(200 if content is not None else 404)
+                content = content or b''
+                self.send_header('Content-Length', str(len(content)))
+                self.send_header('ETag', f'"{hashlib.sha1(content).hexdigest()}"')
+                self.send_header('X-Repo-Commit', 'c' * 40)
+                if path not in server.files:
+                    self.send_header('X-Error-Code', 'EntryNotFound')
+                self.end_headers()
+                if body:
+                    self.wfile.write(content)
+
+            def log_message(self, *args):
+                pass
+
+        self.http = http.server.ThreadingHTTPServer(('127.0.0.1', 0), Handler)
+        self.address = f'http://127.0.0.1:{self.http.server_port}'
+        threading.Thread(target=self.http.serve_forever, daemon=True).start()
+
+    def gets(self):
+        return [path for method, path in self.asked if method == 'GET']
+
+
+@pytest.fixture
+def server():
+    server = Server()
+    yield server
+    server.http.shutdown()
+    server.http.server_close()
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv('TORCH_HOME', str(tmp_path / 'torch'))
+    return tmp_path / 'torch'
+
+
+def saved(tmp_path, state):
+    torch.save(state, tmp_path / 'saved')
+    return (tmp_path / 'saved').read_bytes()
+
+
+def left_over(cache):
+    return [path for path in cache.rglob('*') if path.is_file()]
+
+
+def test_a_file_is_downloaded_once(server, cache, tmp_path):
+    server.files['/a/x.pth'] = saved(tmp_path, STATE)
+    for _ in range(2):
+        file = fetch(f'{server.address}/a/x.pth')
+        assert torch.equal(read_weights(file).state['a'], STATE['a'])
+    assert server.gets() == ['/a/x.pth']
+    assert left_over(cache) == [file] and file.name == 'x.pth'
+
+
+def test_equal_names_at_two_addresses_are_two_files(server, cache, tmp_path):
+    for i, folder in enumerate('ab'):
+        server.files[f'/{folder}/x.pth'] = saved(tmp_path, {'a': torch.tensor([i])})
+    values = [
+        read_weights(fetch(f'{server.address}/{folder}/x.pth')).state['a'].item()
+        for folder in 'ab'
+    ]
+    assert values == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ('content', 'part'),
+    [
+        (b'<html>quota exceeded</html>', 'what came is a web page'),
+        (b'', 'what came is empty'),
+        (b'cut', 'what came is no file of weights'),
+        (None, 'HTTP Error 404'),
+    ],
+)
+def test_what_is_not_weights_is_not_kept(server, cache, content, part):
+    if content is not None:
+        server.files['/x.pth'] = content
+    with pytest.raises(WeightsError, match=part) as caught:
+        fetch(f'{server.address}/x.pth')
+    assert f'{server.address}/x.pth' in str(caught.value)
+    assert left_over(cache) == []
+
+
+def test_a_download_that_breaks_off_is_not_kept(server, cache, tmp_path):
+    server.files['/x.pth'] = saved(tmp_path, {'a': torch.zeros(100_000)})[:5000]
+    with pytest.raises(WeightsError, match='what came cannot be read'):
+        fetch(f'{server.address}/x.pth')
+    assert left_over(cache) == []
+
+
+def test_a_stated_checksum_must_fit(server, cache, tmp_path):
+    content = saved(tmp_path, STATE)
+    digest = hashlib.sha256(content).hexdigest()
+    server.files['/x-00000000.pth'] = content
+    server.files[f'/x-{digest[:8]}.pth'] = content
+    with pytest.raises(MissingWeightsError, match='invalid hash value'):
+        fetch(f'{server.address}/x-00000000.pth')
+    assert left_over(cache) == []
+    assert fetch(f'{server.address}/x-{digest[:8]}.pth').exists()
+
+
+def test_paths_are_taken_as_they_are(tmp_path, monkeypatch):
+    monkeypatch.setenv('HOME', str(tmp_path))
+    (tmp_path / 'x.pth').touch()
+    assert fetch('~/x.pth') == tmp_path / 'x.pth'
+    with pytest.raises(MissingWeightsError, match='not found'):
+        fetch('nothing.pth')
+
+
+@pytest.mark.parametrize('address', ['ftp://x/y.pth', 'file:///etc/passwd', 's3://x/y'])
+def test_other_schemes_are_refused(address):
+    with pytest.raises(WeightsError, match='http://, https://, hf://, torchvision://'):
+        fetch(address)
+
+
+def test_torchvision_names(mmdet_ready, monkeypatch):
+    asked = []
+    monkeypatch.setattr('eca_mmdet.weights.fetch._from_http', asked.append)
+    fetch('torchvision://resnet50')
+    assert re.fullmatch(r'https://.*/resnet50-[0-9a-f]{8}\.pth', asked[0])
+    with pytest.raises(MissingWeightsError, match="weights called 'resnet51'"):
+        fetch('torchvision://resnet51')
+
+
+@pytest.mark.parametrize('name', ['timm', 'timm/a/b@c@d', '', 'timm/ a', '../x/y'])
+def test_bad_hub_addresses(name):
+    with pytest.raises(WeightsError):
+        fetch(f'hf://{name}')
+
+
+def run(script, **environment):
+    return subprocess.run(
+        [PYTHON, '-c', textwrap.dedent(script)],
+        capture_output=True,
+        text=True,
+        cwd=REPOSITORY,
+        env={**os.environ, **environment},
+    )
+
+
+HUB = """
+    from eca_mmdet.weights.fetch import fetch
+    from eca_mmdet.errors import UserError
+    try:
+        print(fetch('hf://timm/tiny.test'))
+    except UserError as error:
+        print(error)
+"""
+
+
+@pytest.fixture
+def hub(server, tmp_path):
+    pytest.importorskip('huggingface_hub')
+    return dict(
+        HF_ENDPOINT=server.address,
+        HF_HOME=str(tmp_path / 'hub'),
+        HF_HUB_OFFLINE='0',
+        HF_HUB_DISABLE_TELEMETRY='1',
+        HF_HUB_DISABLE_XET='1',
+        NO_PROXY='127.0.0.1',
+    )
+
+
+def test_the_hub_is_asked_once_and_then_works_offline(server, hub, tmp_path):
+    from safetensors.torch import save
+
+    server.files['/timm/tiny.test/resolve/main/model.safetensors'] = save(STATE)
+    first = run(HUB, **hub)
+    path = first.stdout.strip().splitlines()[-1]
+    assert path.endswith('model.safetensors'), first.stdout + first.stderr
+    assert torch.equal(read_weights(path).state['a'], STATE['a'])
+    server.files.clear()
+    server.asked.clear()
+    again = run(HUB, **{**hub, 'HF_HUB_OFFLINE': '1'})
+    assert again.stdout.strip() == path and server.asked == []
+
+
+def test_hub_repositories_with_pytorch_files_alone(server, hub, tmp_path):
+    server.files['/timm/tiny.test/resolve/main/pytorch_model.bin'] = saved(
+        tmp_path, STATE
+    )
+    path = run(HUB, **hub).stdout.strip().splitlines()[-1]
+    assert torch.equal(read_weights(path).state['a'], STATE['a'])
+
+
+@pytest.mark.parametrize('offline', ['0', '1'])
+def test_an_unreachable_hub_gives_one_line(hub, offline):
+    environment = {**hub, 'HF_ENDPOINT': 'http://127.0.0.1:9'}
+    done = run(HUB, **{**environment, 'HF_HUB_OFFLINE': offline})
+    lines = done.stdout.strip().splitlines()
+    assert len(lines) == 1, done.stdout
+    assert (
+        'hf://timm/tiny.test is not in the cache and cannot be downloaded' in lines[0]
+    )
+    assert 'Traceback' not in done.stderr
+
+
+def test_without_huggingface_hub(monkeypatch):
+    monkeypatch.setitem(sys.modules, 'huggingface_hub', None)
+    with pytest.raises(WeightsError, match=r"pip install 'eca-mmdet\[hub\]'"):
+        fetch('hf://timm/ecaresnet50d.miil_in1k')
+
+
+WORKER = """
+    import json, os, sys
+    import torch.distributed as dist
+    import eca_mmdet
+    from eca_mmdet.errors import UserError
+    from eca_mmdet.weights.fetch import fetch
+    dist.init_process_group('gloo')
+    found = []
+    for address in json.loads(os.environ['ADDRESSES']):
+        try:
+            found.append(str(fetch(address)))
+        except UserError as error:
+            found.append(f'{type(error).__name__}: {error}')
+    with open(f"{os.environ['OUT']}/{dist.get_rank()}", 'w') as file:
+        json.dump(found, file)
+    dist.barrier()
+    dist.destroy_process_group()
+"""
+
+
+@pytest.mark.slow
+def test_only_rank_0_downloads_and_all_get_its_answer(server, cache, tmp_path):
+    server.files['/x.pth'] = saved(tmp_path, STATE)
+    addresses = [f'{server.address}/x.pth', f'{server.address}/nothing.pth']
+    script = tmp_path / 'worker.py'
+    script.write_text(textwrap.dedent(WORKER))
+    done = subprocess.run(
+        [PYTHON, '-m', 'torch.distributed.run', '--nproc_per_node', '3', str(script)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env={**os.environ, 'ADDRESSES': json.dumps(addresses), 'OUT': str(tmp_path)},
+    )
+    assert done.returncode == 0, done.stderr
+    found = [json.loads((tmp_path / str(rank)).read_text()) for rank in range(3)]
+    assert found[0] == found[1] == found[2]
+    assert found[0][0].endswith('x.pth')
+    assert found[0][1].startswith('MissingWeightsError: ') and '404' in found[0][1]
+    assert server.gets() == ['/x.pth', '/nothing.pth']
+    assert done.stdout.count('downloading') == 2
