@@ -75,7 +75,11 @@ def check_backbone_weights(cfg: Any, backbone: Any) -> None:
 def _initializers(init_cfg: Any) -> list[Any]:
     """Return the entries of an ``init_cfg`` that read a file."""
     entries = init_cfg if isinstance(init_cfg, list) else [init_cfg]
-    return [one for one in entries if one and isinstance(one.get('checkpoint'), str)]
+    return [
+        one
+        for one in entries
+        if isinstance(one, dict) and isinstance(one.get('checkpoint'), str)
+    ]
 
 
 def _parts(node: Any, path: str) -> Iterator[tuple[str, Any]]:

@@ -37,7 +37,7 @@ def test_help_needs_no_heavy_import(words):
 
 
 def test_configs_lists_names(command):
-    code, out, _ = command('configs', 'eca-r101')
+    code, out, _ = command('configs', 'eca-r101_')
     assert code == 0
     assert out.split() == [
         f'{family}_eca-r101_fpn_4xb2-1x_coco'

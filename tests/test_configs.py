@@ -12,6 +12,7 @@ from tests.conftest import REPOSITORY
 
 pytestmark = pytest.mark.openmmlab
 
+DOCS = (REPOSITORY / 'docs' / 'weights.md').read_text()
 CONFIGS = paths.shipped_configs()
 MODELS = {
     model['Name']: model
@@ -109,16 +110,26 @@ def test_table_rows_use_the_papers_recipe(name):
 @pytest.mark.parametrize('name', sorted(n for n in CONFIGS if n.endswith('_coco')))
 def test_backbone_file_is_documented(name):
     checkpoint = load(name).model.backbone.init_cfg.checkpoint
-    folder, file = checkpoint.split('/')
-    assert folder == 'checkpoints'
-    assert file in SOURCES
+    if checkpoint.startswith('hf://'):
+        assert checkpoint in DOCS
+    else:
+        folder, file = checkpoint.split('/')
+        assert folder == 'checkpoints'
+        assert file in SOURCES and f'`{file}`' in DOCS
 
 
 @pytest.mark.parametrize('name', sorted(n for n in CONFIGS if '_eca-' in n))
 def test_kernel_sizes_are_those_of_the_backbone_file(name):
     backbone = load(name).model.backbone
-    assert backbone.type == 'ECAResNet'
-    if backbone.init_cfg:
+    if backbone.type == 'ECAResNetD':  # the default is timm's
+        assert 'kernel_sizes' not in backbone
+        address = f'hf://timm/ecaresnet{backbone.arch}.miil_in1k'
+        assert backbone.init_cfg.checkpoint == address
+    elif backbone.type == 'ECAMobileNetV2':  # the default is the authors'
+        assert 'kernel_sizes' not in backbone
+        assert 'eca_mobilenetv2_k13' in backbone.init_cfg.checkpoint
+    elif backbone.init_cfg:
+        assert backbone.type == 'ECAResNet'
         digits = ''.join(map(str, backbone.kernel_sizes))
         assert f'resnet{backbone.depth}_k{digits}' in backbone.init_cfg.checkpoint
 

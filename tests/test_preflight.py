@@ -75,14 +75,38 @@ def test_backbone_weights_of_other_kernel_sizes(cfg, tmp_path):
     cfg.model.backbone.init_cfg = dict(
         type='ECAPretrained', checkpoint=str(tmp_path / 'k9.pth')
     )
-    refuses(cfg, '8 of another shape', 'by stage: (9, 9, 9, 9)')
-
-
-def test_a_url_is_refused_by_our_initializer_and_left_to_mmengines(cfg):
-    cfg.model.backbone.init_cfg = dict(type='ECAPretrained', checkpoint='http://x/y')
-    refuses(cfg, 'local files', "'http://x/y'")
-    cfg.model.backbone.init_cfg.type = 'Pretrained'
+    refuses(cfg, 'set kernel_sizes=(9, 9, 9, 9)')
+    cfg.model.backbone.kernel_sizes = 9
     check(cfg)
+
+
+def test_an_address_that_cannot_be_reached(cfg):
+    address = 'http://127.0.0.1:9/x.pth'
+    cfg.model.backbone.init_cfg = dict(type='ECAPretrained', checkpoint=address)
+    refuses(cfg, f'{address} cannot be downloaded')
+
+
+def test_mmengines_silent_initializer_is_refused_for_gates(cfg):
+    cfg.model.backbone.init_cfg = dict(type='Pretrained', checkpoint='torchvision://x')
+    refuses(cfg, 'model.backbone: ECAResNet', "type='ECAPretrained'", 'random_gates')
+    cfg.model.backbone.type = 'PluginResNet'  # mmengine's own business
+    del cfg.model.backbone['kernel_sizes']
+    check(cfg)
+
+
+def test_arguments_of_the_initializer(cfg):
+    init_cfg = dict(type='ECAPretrained', checkpoint='x.pth')
+    cfg.model.backbone.init_cfg = dict(init_cfg, strict='some')
+    refuses(cfg, "one of 'gates', 'all', 'off'; got 'some'")
+    cfg.model.backbone.init_cfg = dict(init_cfg, strictly=True)
+    refuses(cfg, 'model.backbone.init_cfg', 'strictly')
+
+
+def test_files_of_other_parts_are_read_too(cfg, tmp_path):
+    (tmp_path / 'bad.pth').write_text('<html>')
+    bad = dict(type='Pretrained', checkpoint=str(tmp_path / 'bad.pth'))
+    cfg.model.roi_head.bbox_head.init_cfg = [dict(type='Normal', std=1), bad]
+    refuses(cfg, 'bad.pth is a web page')
 
 
 def test_backbones_that_compute_in_their_constructor_are_not_refused(cfg):

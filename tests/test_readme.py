@@ -1,13 +1,16 @@
 """README and metafiles agree, and the reported numbers never stand as measured."""
 
+import json
 import re
 
+import pytest
 import yaml
 
 from eca_mmdet import paths
 from eca_mmdet.weights.sources import SOURCES
 from tests.conftest import REPOSITORY
 
+WEIGHTS = (REPOSITORY / 'docs' / 'weights.md').read_text()
 README = (REPOSITORY / 'README.md').read_text()
 ATTENTION = {'none': '', 'SE': 'se-', 'ECA': 'eca-', '1 NL': 'nl-', 'GC': 'gc-'}
 
@@ -43,12 +46,29 @@ def test_table_repeats_the_metafiles_and_measures_nothing():
         assert measured == ''
 
 
-def test_every_weight_file_is_in_the_readme():
+def test_every_weight_file_is_documented():
     for name in SOURCES:
-        assert f'`{name}`' in README
+        assert f'`{name}`' in WEIGHTS, name
+
+
+def test_every_public_eca_weight_is_documented():
+    source = REPOSITORY.parent / 'shared' / 'reference' / 'pretrained_weights.json'
+    if not source.is_file():
+        pytest.skip(f'the list of public weights is not here: {source}')
+    listed = json.loads(source.read_text())
+    rows = [line for line in WEIGHTS.splitlines() if line.startswith('| `')]
+    for family in listed.values():
+        for model in family['models']:
+            (row,) = [
+                r for r in rows if f'{model["name"]}`' in r.replace('.pth.tar', '')
+            ]
+            assert model.get('drive_id', '') in row
+            if isinstance(model.get('kernel_sizes'), list):
+                assert ' '.join(map(str, model['kernel_sizes'])) in row
+    assert len(listed) == 3
 
 
 def test_configs_named_in_the_readme_exist():
-    names = set(re.findall(r'[a-z-]+_[a-z0-9-]+_fpn_[a-z0-9-]+_coco', README))
+    names = set(re.findall(r'[a-z-]+_[a-z0-9-]+_fpn_[a-z0-9-]+_coco', README + WEIGHTS))
     assert names
     assert names <= paths.shipped_configs().keys()

@@ -16,8 +16,12 @@ _SE = (
 )
 
 SOURCES = {
+    'eca_resnet18_k3577.pth.tar': _DRIVE.format('1LMRFRTyzVifGBi2MUpTuYEWW44S8mwyl'),
+    'eca_resnet34_k3357.pth.tar': _DRIVE.format('15LV5Jkea3GPzvLP5__H7Gg88oNQUxBDE'),
     'eca_resnet50_k3557.pth.tar': _DRIVE.format('1670rce333c_lyMWFzBlNZoVUvtxbCF_U'),
     'eca_resnet101_k3357.pth.tar': _DRIVE.format('1b5FQ8yDFnZ_UhvWT9txmjI_LjbKkgnvC'),
+    'eca_resnet152_k3357.pth.tar': _DRIVE.format('1_bYnaOg9ptsILC_iC7uQ5Izv-u2rjYG5'),
+    'eca_mobilenetv2_k13.pth.tar': _DRIVE.format('1FxzeXPg1SJQZzVVH4HRjMeq_SVMfidUm'),
     'resnet50-0676ba61.pth': _TORCHVISION.format('resnet50-0676ba61.pth'),
     'resnet101-63fe2227.pth': _TORCHVISION.format('resnet101-63fe2227.pth'),
     'se_resnet50.pth': _SE.format(50, ', which publishes one for ResNet-50'),
@@ -40,7 +44,7 @@ def missing_file_message(checkpoint: str) -> str:
     )
     return (
         f'backbone weights {checkpoint!r} not found (relative to the folder you run '
-        f'in). {get}; or train from random weights: eca-mmdet train --from-scratch, '
-        "with mmdet's own train.py --cfg-options model.backbone.init_cfg=None "
-        'model.backbone.frozen_stages=-1 model.backbone.norm_eval=False.'
+        f'in). {get}; docs/weights.md lists all. Or train from random weights: '
+        "eca-mmdet train --from-scratch, with mmdet's own train.py --cfg-options "
+        'model.backbone.init_cfg=None model.backbone.frozen_stages=-1 model.backbone.norm_eval=False.'
     )
