@@ -46,5 +46,6 @@ def missing_file_message(checkpoint: str) -> str:
         f'backbone weights {checkpoint!r} not found (relative to the folder you run '
         f'in). {get}; docs/weights.md lists all. Or train from random weights: '
         "eca-mmdet train --from-scratch, with mmdet's own train.py --cfg-options "
-        'model.backbone.init_cfg=None model.backbone.frozen_stages=-1 model.backbone.norm_eval=False.'
+        'model.backbone.init_cfg=None model.backbone.frozen_stages=-1 '
+        'model.backbone.norm_eval=False.'
     )
