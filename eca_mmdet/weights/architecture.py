@@ -30,7 +30,8 @@ class Architecture:
         block: 'basic', 'bottleneck' or 'inverted residual'.
         stem: widths of the stem's convolutions; one is a single large one.
         stem_kernel: size of the first convolution, 7 or 3.
-        shortcut: 'convolution', 'average pool + convolution', 'none' or 'mixed'.
+        shortcut: where a block changes shape: 'convolution', 'average pool +
+            convolution', 'identity' (nowhere) or 'mixed'.
         widths: output channels, [stage][block][convolution].
         groups: of the 3x3 convolution of the first block.
         gate: 'ECA', 'SE', 'ECA + SE' or ''.
@@ -98,7 +99,7 @@ class Architecture:
             for block in blocks
         )
         stem = len(self.stem) == 1 and self.stem_kernel == 7
-        plain = self.shortcut in ('convolution', 'none')
+        plain = self.shortcut in ('convolution', 'identity')
         return stem and plain and regular and self.groups == 1
 
     @property
@@ -233,7 +234,7 @@ def _read_shortcut(state: Mapping[str, Tensor], block: str) -> str:
             kinds.add('average pool + convolution' if pooled else 'convolution')
     if len(kinds) > 1:
         return 'mixed'
-    return kinds.pop() if kinds else 'none'
+    return kinds.pop() if kinds else 'identity'
 
 
 def _read_groups(state: Mapping[str, Tensor], first: str, block: str) -> int:
@@ -265,7 +266,7 @@ def differences(file: Architecture, own: Architecture) -> list[str]:
         found.append(f'depth: file {_depth(file)}, backbone {_depth(own)}')
     if (file.stem, file.stem_kernel) != (own.stem, own.stem_kernel):
         found.append(f'stem: file {_stem(file)}, backbone {_stem(own)}')
-    shortcuts = {file.shortcut, own.shortcut} - {'none'}
+    shortcuts = {file.shortcut, own.shortcut} - {'identity'}
     if len(shortcuts) > 1:
         found.append(f'shortcut: file {file.shortcut}, backbone {own.shortcut}')
     same_depth = not missing and file.blocks[:stages] == own.blocks

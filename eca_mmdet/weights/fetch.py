@@ -6,12 +6,15 @@ Addresses: ``http(s)://``, ``torchvision://resnet50`` (mmengine's names) and
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import logging
 import os
 import re
 import sys
 import urllib.error
 import urllib.parse
+from collections.abc import Iterator
 from pathlib import Path
 
 from eca_mmdet.errors import MissingWeightsError, UserError, WeightsError
@@ -104,7 +107,7 @@ def _from_http(address: str) -> Path:
         return file
     fresh = file.with_name(f'{file.name}.{os.getpid()}.fresh')
     stated = re.search(r'-([0-9a-f]{8,})\.\w+$', name)  # torch's naming
-    print(f'downloading {address} to {file}', flush=True)
+    print(f'downloading {address} to {file}', file=sys.stderr, flush=True)
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         torch.hub.download_url_to_file(
@@ -135,31 +138,54 @@ def _from_hub(checkpoint: str, rest: str) -> Path:
             f'{checkpoint}: expected hf://OWNER/REPOSITORY, with /FILE or @REVISION '
             'where needed; for example hf://timm/ecaresnet50d.miil_in1k.'
         )
+    repository, file, revision = match.groups()
+    names = (file,) if file else _HUB_FILES
     try:
         from huggingface_hub import hf_hub_download
-        from huggingface_hub.errors import EntryNotFoundError
+        from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
     except ImportError:
         raise WeightsError(
             f"{checkpoint} needs huggingface_hub: pip install 'eca-mmdet[hub]'."
         ) from None
-    repository, file, revision = match.groups()
-    names = (file,) if file else _HUB_FILES
+    for name in names:  # what is there is used, without asking the Hub again
+        with contextlib.suppress(LocalEntryNotFoundError, ValueError):
+            return Path(
+                hf_hub_download(
+                    repository, name, revision=revision, local_files_only=True
+                )
+            )
+    print(f'downloading {checkpoint}', file=sys.stderr, flush=True)
     reason: Exception | None = None
     for name in names:
         try:
-            return Path(hf_hub_download(repository, name, revision=revision))
-        except EntryNotFoundError as error:  # not there; or not cached, and offline
-            reason = reason or error
-        except (OSError, ValueError) as error:
+            with _quiet_hub():
+                return Path(hf_hub_download(repository, name, revision=revision))
+        except (EntryNotFoundError, OSError, ValueError) as error:
             reason = error
-            break
+            if isinstance(error, LocalEntryNotFoundError) or not isinstance(
+                error, EntryNotFoundError
+            ):
+                break  # no answer, or a refusal: the next name would have the same
     raise MissingWeightsError(
         f'{checkpoint} is not in the cache and cannot be downloaded '
-        f'({type(reason).__name__}: {_first_line(reason)}). With a network: run this '
+        f'({_first_line(reason)}). With a network: run this '
         f'once there, or download {" or ".join(names)} and give its path.'
     ) from None
 
 
+@contextlib.contextmanager
+def _quiet_hub() -> Iterator[None]:
+    """Hide the Hub's line for every failed attempt; the last one is told."""
+    logger = logging.getLogger('huggingface_hub')
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
 def _first_line(reason: Exception | None) -> str:
+    reason = getattr(reason, '__cause__', None) or reason  # the Hub wraps it
     lines = [line.strip() for line in str(reason).splitlines() if line.strip()]
     return lines[0][:200] if lines else 'no reason given'

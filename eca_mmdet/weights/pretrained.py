@@ -153,7 +153,8 @@ class ECAPretrained:
             fit.problems.append(f'the file is no ResNet or MobileNetV2: {names}')
         if not fit.problems:
             fit.problems += _key_problems(fit, canonical, own_state, own is None)
-        self._judge_gates(fit, canonical, module)
+        if not fit.problems:
+            self._judge_gates(fit, canonical, module)
         if self.strict == 'all' and not fit.problems:
             for left, title in (
                 (fit.missing, 'tensors of the backbone are not in the file'),

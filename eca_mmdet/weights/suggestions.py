@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+
 from eca_mmdet.architectures import (
     MOBILENET_V2_KERNEL_SIZES,
     MOBILENET_V2_STAGES,
@@ -135,7 +137,7 @@ def suggest_config(found: Architecture, heads: Heads | None, path: str) -> str:
         return ''
     options = []
     if heads is None:
-        options.append(f'model.backbone.init_cfg.checkpoint={path}')
+        options.append(shlex.quote(f'model.backbone.init_cfg.checkpoint={path}'))
     if found.gate == 'ECA' and found.stage_kernel_sizes != _usual_sizes(found):
         sizes = ','.join(map(str, found.stage_kernel_sizes or ()))
         options.append(f'model.backbone.kernel_sizes="({sizes})"')
