@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 
 import eca_mmdet
-from eca_mmdet.errors import UserError
+from eca_mmdet.errors import UserError, printable
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -22,13 +22,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return int(command.run(args))
     except (UserError, eca_mmdet.registration.InstallError) as error:
-        print(f'eca-mmdet {args.command}: {error}', file=sys.stderr)
+        print(f'eca-mmdet {args.command}: {printable(str(error))}', file=sys.stderr)
         return 2
     except pickle.UnpicklingError as error:  # a file that mmengine itself loaded
         from eca_mmdet.weights.files import refusal
 
         reason = refusal('a file that the config names', error)
-        print(f'eca-mmdet {args.command}: {reason}', file=sys.stderr)
+        print(f'eca-mmdet {args.command}: {printable(str(reason))}', file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print(f'eca-mmdet {args.command}: interrupted', file=sys.stderr)
@@ -193,8 +193,8 @@ def _add_weights(commands: _Commands[argparse.ArgumentParser]) -> None:
             action='append',
             default=[],
             metavar='MODULE.NAME',
-            help='let reading use this class or function; the refusal of a file '
-            'names it. Only for files whose maker you trust',
+            help='let reading use this class; the refusal of a file names it. Only '
+            'for files whose maker you trust',
         )
         action.add_argument('--json', action='store_true', help='print JSON')
 

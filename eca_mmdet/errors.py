@@ -1,4 +1,9 @@
-"""The exceptions that mean: the user can mend this."""
+"""What is said to the user: exceptions that he can mend, and how they are shown."""
+
+
+def printable(text: str) -> str:
+    """Return one line without control characters, which a file may have put there."""
+    return ''.join(char if char.isprintable() else repr(char)[1:-1] for char in text)
 
 
 class UserError(Exception):

@@ -12,7 +12,8 @@ from typing import Any
 from eca_mmdet import preflight, registration
 from eca_mmdet.errors import UserError
 from eca_mmdet.paths import resolve_config
-from eca_mmdet.weights.detector import read_detector
+from eca_mmdet.weights.detector import read_detector, require_fit, require_start
+from eca_mmdet.weights.fetch import fetch, is_address, is_fetched
 
 
 def load_config(args: argparse.Namespace) -> Any:
@@ -222,9 +223,39 @@ def check(cfg: Any, training: bool) -> None:
     preflight.check_operators(cfg)
     if training and not start:
         preflight.check_backbone_weights(cfg, backbone)
-    elif training and '://' not in start:
+    elif training and not is_address(str(start)):
         read_detector(start)
     preflight.check_data(cfg, training)
+
+
+def check_start(cfg: Any, runner: Any, exact: bool) -> None:
+    """Hold the detector that the run starts from against the model.
+
+    Args:
+        cfg: with ``load_from``; nothing is done without.
+        runner: built, so that one process downloads for all.
+        exact: every tensor must fit (test, resume); else the backbone's must, and one
+            line says which others begin new.
+
+    Raises:
+        WeightsError: it does not fit.
+    """
+    start = str(cfg.get('load_from') or '')
+    if not start:
+        return
+    if not is_fetched(start):
+        _say(f'{start}: mmengine loads it; whether it fits is not checked')
+        return
+    path = str(fetch(start))
+    runner._load_from = path  # mmengine would download an address once more
+    state = read_detector(path)
+    if exact:
+        require_fit(state, runner.model, start)
+        return
+    new = require_start(state, runner.model, start)
+    if new:
+        more = ', ...' if len(new) > 6 else ''
+        _say(f'{len(new)} tensors start new: {", ".join(new[:6])}{more}')
 
 
 def build_runner(cfg: Any) -> Any:

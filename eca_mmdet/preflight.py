@@ -55,31 +55,33 @@ def check_backbone_weights(cfg: Any, backbone: Any) -> None:
     Raises:
         UserError: with what to get and where to put it, or what does not fit.
     """
-    from eca_mmdet.backbones.loud_weights import LoudWeights, refuse_silent_weights
-    from eca_mmdet.weights.files import read_weights
+    from eca_mmdet.backbones.loud_weights import as_list, check_init_cfg
 
-    init_cfg = (cfg.model.get('backbone') or {}).get('init_cfg') or {}
-    if isinstance(backbone, LoudWeights):
-        try:
-            refuse_silent_weights(type(backbone).__name__, init_cfg)
-        except ValueError as error:
-            raise UserError(f'model.backbone: {error}') from error
-    for one in _initializers(init_cfg):
-        _check_initializer(one, backbone)
+    init_cfg = (cfg.model.get('backbone') or {}).get('init_cfg')
+    try:
+        if backbone is not None:
+            check_init_cfg(backbone, init_cfg)
+            _check_detector_init(backbone, cfg.model.get('init_cfg'))
+    except ValueError as error:
+        raise UserError(f'model.backbone: {error}') from error
     for path, part in _parts(cfg.model, 'model'):
-        for one in _initializers(part.get('init_cfg')):
-            if path != 'model.backbone' and '://' not in one['checkpoint']:
-                read_weights(one['checkpoint'])
+        for one in as_list(part.get('init_cfg')):
+            own = path == 'model.backbone'
+            _check_initializer(one, f'{path}.init_cfg', backbone if own else None)
 
 
-def _initializers(init_cfg: Any) -> list[Any]:
-    """Return the entries of an ``init_cfg`` that read a file."""
-    entries = init_cfg if isinstance(init_cfg, list) else [init_cfg]
-    return [
-        one
-        for one in entries
-        if isinstance(one, dict) and isinstance(one.get('checkpoint'), str)
-    ]
+def _check_detector_init(backbone: Any, init_cfg: Any) -> None:
+    """Refuse a detector's own 'Pretrained', which loads gates as silently."""
+    from eca_mmdet.backbones.loud_weights import check_init_cfg
+
+    try:
+        check_init_cfg(backbone, init_cfg)
+    except ValueError:
+        raise UserError(
+            "model.init_cfg of type 'Pretrained' would leave gates random without an "
+            'error. Give a whole detector as load_from=FILE, a backbone as '
+            'model.backbone.init_cfg.'
+        ) from None
 
 
 def _parts(node: Any, path: str) -> Iterator[tuple[str, Any]]:
@@ -93,23 +95,27 @@ def _parts(node: Any, path: str) -> Iterator[tuple[str, Any]]:
             yield from _parts(value, f'{path}.{name}')
 
 
-def _check_initializer(init_cfg: Any, backbone: Any) -> None:
+def _check_initializer(init_cfg: Any, path: str, backbone: Any) -> None:
+    """Read the file of one initializer, and hold it against the backbone if it is its.
+
+    Addresses of mmengine's 'Pretrained' are left to mmengine.
+    """
     from eca_mmdet.weights.fetch import fetch, is_address
     from eca_mmdet.weights.files import read_weights
     from eca_mmdet.weights.pretrained import ECAPretrained
 
-    checkpoint = init_cfg['checkpoint']
     if init_cfg.get('type') != 'ECAPretrained':
-        if not is_address(checkpoint):  # mmengine's own schemes are left to it
-            read_weights(fetch(checkpoint))
+        checkpoint = init_cfg.get('checkpoint')
+        if checkpoint and not is_address(str(checkpoint)):
+            read_weights(fetch(str(checkpoint)))
         return
     arguments = {key: value for key, value in init_cfg.items() if key != 'type'}
     try:
         initializer = ECAPretrained(**arguments)
     except TypeError as error:
-        raise UserError(f'model.backbone.init_cfg: {error}') from error
+        raise UserError(f'{path}: {error}') from error
     if backbone is None:
-        read_weights(fetch(checkpoint))
+        read_weights(fetch(initializer.checkpoint))
     else:
         initializer.fit(backbone)
 

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 import eca_mmdet
+from tests.web_server import Server
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 COCO_TINY = REPOSITORY.parent / 'shared' / 'data' / 'coco_tiny'
@@ -70,6 +71,20 @@ def supplied_operators(mmdet_ready):
 
     if not mmcv_ext.is_supplied():
         pytest.skip(f'mmcv has its own extension: {mmcv._ext.__file__}')
+
+
+@pytest.fixture
+def server():
+    server = Server()
+    yield server
+    server.http.shutdown()
+    server.http.server_close()
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv('TORCH_HOME', str(tmp_path / 'torch'))
+    return tmp_path / 'torch'
 
 
 PYTHON = sys.executable

@@ -108,45 +108,165 @@ def test_truncated_checkpoint(command, backbone, tmp_path, mmdet_ready):
     assert code == 2 and 'damaged, cut off' in err
 
 
-BOMB = dict(state_dict={}, x=Call(open, 'exploded', 'w'))
-
-
-@pytest.mark.parametrize(
-    ('place', 'kind'),
-    [
-        ('load_from', ''),
-        ('resume', ''),
-        ('backbone', 'ECAPretrained'),
-        ('neck', 'Pretrained'),  # nothing of ours is asked: mmengine loads it
-        ('detector', 'Pretrained'),
-    ],
-)
-def test_a_planted_command_does_not_run_in_training(
-    command, tmp_path, monkeypatch, shapes, mmdet_ready, place, kind
-):
+@pytest.fixture
+def config(tmp_path, monkeypatch, shapes, mmdet_ready):
+    """The demo's config on the tiny data set, in a folder of its own."""
     from mmengine.config import Config
 
     from eca_mmdet.paths import shipped_configs
 
     monkeypatch.chdir(tmp_path)
-    torch.save(BOMB, 'bomb.pth')
     cfg = Config.fromfile(shipped_configs()[CONFIG])
     for name in ('train', 'val', 'test'):
         cfg[f'{name}_dataloader'].dataset.data_root = str(shapes)
     for name in ('val', 'test'):
         cfg[f'{name}_evaluator'].ann_file = f'{shapes}/annotations/val.json'
-    init_cfg = dict(type=kind, checkpoint='bomb.pth')
-    options = ['--work-dir', 'run']
-    if place == 'load_from':
-        cfg.load_from = 'bomb.pth'
-    elif place == 'resume':
-        options += ['--resume', 'bomb.pth']
-    elif place == 'detector':
-        cfg.model.init_cfg = init_cfg
-    else:
-        cfg.model[place].init_cfg = init_cfg
+    cfg.work_dir = 'run'
+    return cfg
+
+
+def run(command, cfg, *words):
     cfg.dump('config.py')
-    code, out, err = command('train', 'config.py', *options)
+    return command(words[0], 'config.py', *words[1:])
+
+
+BOMB = dict(state_dict={}, x=Call(open, 'exploded', 'w'))
+
+
+@pytest.mark.parametrize('place', ['load_from', 'resume', 'backbone', 'neck', 'list'])
+def test_a_planted_command_does_not_run_in_training(command, config, place):
+    torch.save(BOMB, 'bomb.pth')
+    words = ['train']
+    silent = dict(type='Pretrained', checkpoint='bomb.pth')
+    if place == 'load_from':
+        config.load_from = 'bomb.pth'
+    elif place == 'resume':
+        words += ['--resume', 'bomb.pth']
+    elif place == 'backbone':
+        config.model.backbone.init_cfg = dict(silent, type='ECAPretrained')
+    elif place == 'neck':
+        config.model.neck.init_cfg = silent
+    else:
+        head = config.model.roi_head.bbox_head
+        head.init_cfg = [dict(type='Normal', std=0.1, layer='Linear'), silent]
+    code, out, err = run(command, config, *words)
     assert code == 2 and 'io.open' in err, out + err
     assert len(err.strip().splitlines()) == 1
     assert not os.path.exists('exploded')
+
+
+@pytest.fixture
+def unset(monkeypatch):
+    """Start without PyTorch's switches, and leave none behind."""
+    for name in ('', 'NO_'):
+        monkeypatch.setenv(f'TORCH_FORCE_{name}WEIGHTS_ONLY_LOAD', '0')
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('place', ['neck', 'detector', 'last_checkpoint'])
+def test_a_planted_command_does_not_run_in_mmengine(
+    command, config, server, cache, unset, place
+):
+    """What mmengine itself downloads or finds, after all checks of ours."""
+    torch.save(BOMB, 'bomb.pth')
+    with open('bomb.pth', 'rb') as file:
+        server.files['/bomb.pth'] = file.read()
+    silent = dict(type='Pretrained', checkpoint=f'{server.address}/bomb.pth')
+    if place == 'neck':
+        config.model.neck.init_cfg = silent
+    elif place == 'detector':  # without gates, mmengine's initializer is its business
+        config.model.backbone.type = 'PluginResNet'
+        del config.model.backbone['kernel_sizes']
+        config.model.init_cfg = silent
+    else:
+        os.mkdir('run')
+        with open('run/last_checkpoint', 'w') as file:
+            file.write(os.path.abspath('bomb.pth'))
+        config.resume = True
+    code, out, err = run(command, config, 'train')
+    assert code == 2 and 'reading it would call io.open' in err, out + err
+    assert not os.path.exists('exploded')
+
+
+@pytest.mark.parametrize('words', [('train',), ('test', 'x.pth')])
+def test_the_switch_that_allows_code_is_refused(
+    command, config, unset, monkeypatch, words
+):
+    monkeypatch.setenv('TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD', '1')
+    torch.save({'a': torch.zeros(1)}, 'x.pth')
+    code, _, err = run(command, config, *words)
+    assert code == 2 and 'TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD is set' in err
+
+
+def detector(cfg, **changes):
+    """Random weights of the config's detector, or of one that differs."""
+    from mmdet.registry import MODELS
+
+    cfg = cfg.copy()
+    cfg.merge_from_dict(changes)
+    return MODELS.build(cfg.model).state_dict()
+
+
+def test_load_from_a_backbone_is_refused(command, config):
+    state = detector(config)
+    bare = {k[9:]: v for k, v in state.items() if k.startswith('backbone.')}
+    torch.save(bare, 'backbone.pth')
+    config.load_from = 'backbone.pth'
+    code, _, err = run(command, config, 'train')
+    assert code == 2 and 'load_from=backbone.pth is no detector' in err
+    assert "init_cfg=dict(type='ECAPretrained', checkpoint='backbone.pth')" in err
+
+
+@pytest.mark.parametrize('other', ['without gates', 'other kernel sizes', 'deeper'])
+def test_load_from_another_backbone_is_refused(command, config, other):
+    state = detector(config)
+    if other == 'without gates':
+        state = {k: v for k, v in state.items() if '.eca.' not in k}
+    elif other == 'other kernel sizes':
+        state = detector(config, **{'model.backbone.kernel_sizes': 9})
+    else:
+        config.model.backbone.depth = 34
+    torch.save({'state_dict': state}, 'x.pth')
+    config.load_from = 'x.pth'
+    code, _, err = run(command, config, 'train')
+    assert code == 2 and 'load_from=x.pth is of another backbone' in err
+    assert 'eca-mmdet weights inspect x.pth' in err
+
+
+def test_load_from_another_number_of_classes_says_what_is_new(mmdet_ready, config):
+    from mmdet.registry import MODELS
+
+    from eca_mmdet.weights.detector import require_start
+
+    classes = {
+        'model.roi_head.bbox_head.num_classes': 7,
+        'model.roi_head.mask_head.num_classes': 7,
+    }
+    model = MODELS.build(config.model)
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    state = detector(config, **classes)
+    new = require_start(state, model, 'x.pth')
+    changed = {line.split(' ')[0] for line in new}
+    assert changed == {
+        f'roi_head.{layer}.{part}'
+        for layer in ('bbox_head.fc_cls', 'bbox_head.fc_reg', 'mask_head.conv_logits')
+        for part in ('weight', 'bias')
+    }
+    assert any('(file (8, ' in line and 'model (4, ' in line for line in new)
+    for key, value in model.state_dict().items():
+        expected = before if key in changed else state
+        assert torch.equal(value, expected[key]), key
+
+
+@pytest.mark.slow
+def test_a_checkpoint_at_an_address_must_fit_too(command, config, server, cache, unset):
+    for name, changes in (('good', {}), ('bad', {'model.backbone.kernel_sizes': 9})):
+        torch.save({'state_dict': detector(config, **changes)}, 'x.pth')
+        with open('x.pth', 'rb') as file:
+            server.files[f'/{name}.pth'] = file.read()
+    config.model.test_cfg.rcnn.max_per_img = 3
+    code, _, err = run(command, config, 'test', f'{server.address}/bad.pth')
+    assert code == 2 and 'bad.pth is not a checkpoint of this config' in err
+    code, out, _ = run(command, config, 'test', f'{server.address}/good.pth')
+    assert code == 0 and 'AP50' in out
+    assert server.gets() == ['/bad.pth', '/good.pth']

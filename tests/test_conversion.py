@@ -182,6 +182,19 @@ def test_what_cannot_be_converted(state, to, part):
         convert(state(), to)
 
 
+@pytest.mark.parametrize('other', ['head.fc.weight', 'classifier.1.weight'])
+def test_two_classifiers_are_an_error(other):
+    state = resnet() | {other: torch.zeros(2, 3)}
+    with pytest.raises(WeightsError, match='another tensor both become fc.weight'):
+        convert(state, 'timm')
+
+
+def test_a_compiled_models_prefix():
+    state = {f'_orig_mod.{k}': v for k, v in resnet().items()}
+    converted, report = convert(state)
+    complete(state, converted, report)
+
+
 def test_the_source_is_left_alone():
     state = resnet()
     before = {k: v.clone() for k, v in state.items()}

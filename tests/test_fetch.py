@@ -1,7 +1,6 @@
 """Addresses: downloaded once, by one process, and only weights are kept."""
 
 import hashlib
-import http.server
 import json
 import os
 import re
@@ -21,57 +20,6 @@ from tests.conftest import PYTHON, REPOSITORY
 pytestmark = pytest.mark.openmmlab
 
 STATE = {'a': torch.arange(4.0)}
-
-
-class Server:
-    """A web server on this machine: path to bytes; counts what was asked for."""
-
-    def __init__(self):
-        self.files, self.asked = {}, []
-        server = self
-
-        class Handler(http.server.BaseHTTPRequestHandler):
-            def do_HEAD(self):
-                self.do_GET(body=False)
-
-            def do_GET(self, body=True):
-                path = self.path.split('?')[0]
-                server.asked.append((self.command, path))
-                content = server.files.get(path)
-                self.send_response(200 if content is not None else 404)
-                content = content or b''
-                self.send_header('Content-Length', str(len(content)))
-                self.send_header('ETag', f'"{hashlib.sha1(content).hexdigest()}"')
-                self.send_header('X-Repo-Commit', 'c' * 40)
-                if path not in server.files:
-                    self.send_header('X-Error-Code', 'EntryNotFound')
-                self.end_headers()
-                if body:
-                    self.wfile.write(content)
-
-            def log_message(self, *args):
-                pass
-
-        self.http = http.server.ThreadingHTTPServer(('127.0.0.1', 0), Handler)
-        self.address = f'http://127.0.0.1:{self.http.server_port}'
-        threading.Thread(target=self.http.serve_forever, daemon=True).start()
-
-    def gets(self):
-        return [path for method, path in self.asked if method == 'GET']
-
-
-@pytest.fixture
-def server():
-    server = Server()
-    yield server
-    server.http.shutdown()
-    server.http.server_close()
-
-
-@pytest.fixture
-def cache(tmp_path, monkeypatch):
-    monkeypatch.setenv('TORCH_HOME', str(tmp_path / 'torch'))
-    return tmp_path / 'torch'
 
 
 def saved(tmp_path, state):
@@ -130,10 +78,10 @@ def test_a_download_that_breaks_off_is_not_kept(server, cache, tmp_path):
 def test_a_stated_checksum_must_fit(server, cache, tmp_path):
     content = saved(tmp_path, STATE)
     digest = hashlib.sha256(content).hexdigest()
-    server.files['/x-00000000.pth'] = content
+    server.files['/x-0000000f.pth'] = content
     server.files[f'/x-{digest[:8]}.pth'] = content
     with pytest.raises(MissingWeightsError, match='invalid hash value'):
-        fetch(f'{server.address}/x-00000000.pth')
+        fetch(f'{server.address}/x-0000000f.pth')
     assert left_over(cache) == []
     assert fetch(f'{server.address}/x-{digest[:8]}.pth').exists()
 
@@ -280,3 +228,50 @@ def test_only_rank_0_downloads_and_all_get_its_answer(server, cache, tmp_path):
     assert found[0][1].startswith('MissingWeightsError: ') and '404' in found[0][1]
     assert server.gets() == ['/x.pth', '/nothing.pth']
     assert done.stderr.count('downloading') == 2
+
+
+@pytest.mark.parametrize(
+    'address',
+    [
+        'http://[::1/x.pth',
+        'http://127.0.0.1:notaport/x.pth',
+        'http://127.0.0.1:9/a b/é.pth',
+        'http://127.0.0.1:9/' + 'x' * 400,
+        'http://127.0.0.1:9/\x1b[2J',
+        'http://',
+    ],
+)
+def test_odd_addresses_give_one_line(cache, address):
+    with pytest.raises(WeightsError) as caught:
+        fetch(address)
+    assert '\n' not in str(caught.value)
+
+
+def test_a_broken_body_and_no_http_at_all(cache, monkeypatch):
+    """A connection that ends early, and a server that speaks something else."""
+    import socket
+
+    for answer in (
+        b'HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n40\r\nabc',
+        b'SSH-2.0-OpenSSH\r\n',
+        b'',
+    ):
+        listener = socket.create_server(('127.0.0.1', 0))
+
+        def serve(listener=listener, answer=answer):
+            connection, _ = listener.accept()
+            connection.recv(1000)
+            connection.sendall(answer)
+            connection.close()
+
+        threading.Thread(target=serve, daemon=True).start()
+        address = f'http://127.0.0.1:{listener.getsockname()[1]}/x.pth'
+        with pytest.raises(WeightsError, match='cannot be downloaded|what came'):
+            fetch(address)
+        listener.close()
+    assert left_over(cache) == []
+
+
+def test_a_date_is_no_checksum(server, cache, tmp_path):
+    server.files['/epoch-20231105.pth'] = saved(tmp_path, STATE)
+    assert fetch(f'{server.address}/epoch-20231105.pth').exists()

@@ -103,7 +103,10 @@ def test_the_authors_mobilenet(tmp_path):
     assert found.out_channels == (16, 24, 32, 64, 96, 160, 320)
     assert "type='ECAMobileNetV2'" in found.backbone
     assert 'in_channels=[24, 32, 96, 1280]' in found.backbone
-    assert found.config.startswith('faster-rcnn_eca-mobilenetv2_fpn_4xb2-1x_coco')
+    assert found.command == (
+        'eca-mmdet train faster-rcnn_eca-mobilenetv2_fpn_4xb2-1x_coco --cfg-options '
+        f'model.backbone.init_cfg.checkpoint={file}'
+    )
 
 
 @pytest.mark.parametrize('name', sorted(TIMM))
@@ -135,7 +138,7 @@ def test_plain_resnets(tmp_path):
     found = look(on_meta(torchvision.models.resnet50).state_dict(), tmp_path)
     assert found.what == 'ResNet-50 ImageNet classifier, in the names of torchvision'
     assert found.gate == '' and found.kernel_sizes == ()
-    assert found.config.startswith('faster-rcnn_r50_fpn_4xb2-1x_coco')
+    assert 'train faster-rcnn_r50_fpn_4xb2-1x_coco --cfg-opt' in found.command
     state = on_meta(torchvision.models.resnext50_32x4d).state_dict()
     found = look(state, tmp_path)
     assert found.network == 'ResNeXt-50'
@@ -217,15 +220,49 @@ def test_two_stage_detectors(tmp_path, version, masks, cascade, detector, classe
     assert any('v1' in note for note in found.notes) == (version == 1)
 
 
-def test_detectors_name_a_config_with_what_it_needs(tmp_path):
-    state = detector_state(AuthorsResNet(50, (5, 5, 5, 5), 64), 2, classes=20)
-    assert look(state, tmp_path).config == (
-        'faster-rcnn_eca-r50_fpn_4xb2-1x_coco --cfg-options '
-        'model.backbone.kernel_sizes="(5,5,5,5)" '
-        'model.roi_head.bbox_head.num_classes=20'
+def test_detectors_name_a_command_with_what_it_needs(tmp_path):
+    wide = AuthorsResNet(50, (5, 5, 5, 5), 64)
+    state = detector_state(wide, 2, masks=True, classes=20)
+    assert look(state, tmp_path, 'my file.pth').command == (
+        f"eca-mmdet test mask-rcnn_eca-r50_fpn_4xb2-1x_coco '{tmp_path}/my file.pth' "
+        "--cfg-options 'model.backbone.kernel_sizes=(5,5,5,5)' "
+        'model.roi_head.bbox_head.num_classes=20 '
+        'model.roi_head.mask_head.num_classes=20'
     )
     state = detector_state(AuthorsResNet(50, (3, 5, 5, 7), 64), 2)
-    assert look(state, tmp_path).config == 'faster-rcnn_eca-r50_fpn_4xb2-1x_coco'
+    assert look(state, tmp_path, 'x.pth').command == (
+        f'eca-mmdet test faster-rcnn_eca-r50_fpn_4xb2-1x_coco {tmp_path}/x.pth'
+    )
+
+
+@pytest.mark.parametrize(
+    ('state', 'reason'),
+    [
+        (AuthorsResNet(50, (3, 5, 5, 7), 8).state_dict(), 'other widths'),
+        (detector_state(AuthorsResNet(50, (5, 5, 5, 5), 64), 1), 'v1'),
+        (retinanet_state(AuthorsResNet(50, (3, 5, 5, 7), 64)), 'maybe v1'),
+    ],
+    ids=['width', 'v1', 'maybe v1'],
+)
+def test_no_command_where_the_config_would_not_fit(tmp_path, state, reason):
+    found = look(state, tmp_path)
+    assert found.command == '' and found.backbone, reason
+
+
+def test_no_config_for_se_gates_of_another_kind(tmp_path):
+    timm = pytest.importorskip('timm')
+    state = on_meta(timm.create_model, 'seresnet50').state_dict()
+    assert look(state, tmp_path).command == ''  # the config's gates have no biases
+    plain = {k: v for k, v in state.items() if '.se.' not in k or 'bias' not in k}
+    assert 'faster-rcnn_se-r50_fpn' in look(plain, tmp_path).command
+
+
+def test_d_variants_without_gates_are_mmdets(tmp_path):
+    timm = pytest.importorskip('timm')
+    found = look(on_meta(timm.create_model, 'resnet50d').state_dict(), tmp_path)
+    assert "type='ResNetV1d',\n    depth=50" in found.backbone
+    found = look(on_meta(timm.create_model, 'resnet26t').state_dict(), tmp_path)
+    assert found.known and found.backbone == ''
 
 
 @pytest.mark.parametrize('old_towers', [True, False])
@@ -305,6 +342,10 @@ def test_widths_of_no_public_model_are_printed(tmp_path):
         {'conv1.weight': torch.tensor(1.0), 'layer1.0.conv1.weight': torch.tensor(1)},
         {
             'conv1.weight': torch.zeros(8, 3, 7, 7),
+            f'layer1.{"9" * 5000}.conv1.weight': torch.zeros(8, 8, 3, 3),
+        },
+        {
+            'conv1.weight': torch.zeros(8, 3, 7, 7),
             'layer987654321.0.conv1.weight': torch.zeros(8, 8, 3, 3),
         },
         {
@@ -312,7 +353,17 @@ def test_widths_of_no_public_model_are_printed(tmp_path):
             'layer1.0.something_conv.weight': torch.zeros(8, 8, 3, 3),
         },
     ],
-    ids=['one', 'VGG', 'Swin', 'stem only', 'no stem', 'scalars', 'huge', 'other'],
+    ids=[
+        'one',
+        'VGG',
+        'Swin',
+        'stem only',
+        'no stem',
+        'scalars',
+        'digits',
+        'huge',
+        'other',
+    ],
 )
 def test_unknown_files(tmp_path, state):
     torch.save(state, tmp_path / 'x.pth')
@@ -333,7 +384,9 @@ def test_public_name():
     assert eca_mmdet.weights.inspect is inspect
 
 
-@pytest.mark.parametrize('name', ['AuthorsResNet', 'timm', 'SE', 'torchvision'])
+@pytest.mark.parametrize(
+    'name', ['AuthorsResNet', 'timm', 'resnet50d', 'SE', 'torchvision']
+)
 def test_the_suggested_backbone_builds_and_loads(mmdet_ready, tmp_path, name):
     """The text is a config: mmdet builds it, and every tensor finds its place."""
     from mmdet.registry import MODELS
@@ -343,6 +396,9 @@ def test_the_suggested_backbone_builds_and_loads(mmdet_ready, tmp_path, name):
     elif name == 'timm':
         timm = pytest.importorskip('timm')
         state = timm.create_model('ecaresnet50d_pruned').state_dict()
+    elif name == 'resnet50d':
+        timm = pytest.importorskip('timm')
+        state = timm.create_model('resnet50d').state_dict()
     elif name == 'SE':
         state = se_state(('se.fc1', 'se.fc2'), True, True)
         state = {k: torch.rand(v.shape).to(v.dtype) for k, v in state.items()}

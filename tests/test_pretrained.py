@@ -400,3 +400,167 @@ def test_message_for_a_documented_and_for_an_unknown_file():
     for name, source in SOURCES.items():
         assert source in missing_file_message(f'checkpoints/{name}')
     assert 'init_cfg.checkpoint=PATH' in missing_file_message('mine.pth')
+
+
+def se_backbone(bias, frozen_stages=-1):
+    from eca_mmdet import PluginResNet
+
+    gate = dict(
+        cfg=dict(type='SqueezeExcite', ratio=4, bias=bias), position='after_conv2'
+    )
+    return PluginResNet(
+        18,
+        base_channels=8,
+        stem_channels=8,
+        plugins=[gate],
+        frozen_stages=frozen_stages,
+    )
+
+
+def test_half_a_gate_is_refused(mmdet_ready, tmp_path):
+    state = se_backbone(bias=False).state_dict()
+    del state['layer1.0.se.fc.2.weight']
+    torch.save(state, tmp_path / 'x.pth')
+    for arguments in ({}, {'random_gates': True}):
+        refuses(
+            se_backbone(bias=False),
+            tmp_path / 'x.pth',
+            r'1 tensors are not in the file: layer1\.0\.se\.fc\.2\.weight',
+            **arguments,
+        )
+
+
+def test_biases_of_gates_are_not_lost_or_made_up(mmdet_ready, tmp_path):
+    for there, here, part in (
+        (True, False, '16 tensors of layers that both have are not in the backbone'),
+        (False, True, '16 tensors are not in the file: layer1.0.se.fc.0.bias'),
+    ):
+        torch.save(se_backbone(bias=there).state_dict(), tmp_path / 'x.pth')
+        refuses(se_backbone(bias=here), tmp_path / 'x.pth', part)
+
+
+def test_another_norm_is_refused(backbone, mmdet_ready, tmp_path, authors_file):
+    from eca_mmdet import ECAResNetD
+
+    group = dict(type='GN', num_groups=2)
+    refuses(backbone(norm_cfg=group), authors_file, 'tensors are not in the file: gn1')
+    small = dict(stem=(8, 8, 16), depths=(1, 1, 1, 1), base_channels=8)
+    torch.save(ECAResNetD(arch=small).state_dict(), tmp_path / 'd.pth')
+    model = ECAResNetD(arch=small, norm_cfg=group)
+    part = 'of layers that both have are not in the backbone: .*running_mean'
+    refuses(model, tmp_path / 'd.pth', part)
+
+
+def test_values_that_cannot_be_weights(backbone, tmp_path):
+    state = AuthorsResNet(18, SIZES).state_dict()
+    whole = {k: v.to(torch.int8) for k, v in state.items()}
+    torch.save(whole, tmp_path / 'int8.pth')
+    refuses(backbone(), tmp_path / 'int8.pth', r'no floating-point numbers: .*\(int8\)')
+    state['layer2.0.conv1.weight'][0, 0, 0, 0] = float('nan')
+    torch.save(state, tmp_path / 'nan.pth')
+    refuses(backbone(), tmp_path / 'nan.pth', 'hold NaN or infinity: layer2.0.conv1')
+
+
+@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16, torch.float64])
+def test_other_floating_point_types_load(backbone, tmp_path, dtype):
+    state = AuthorsResNet(18, SIZES).state_dict()
+    narrow = {k: v.to(dtype) if v.is_floating_point() else v for k, v in state.items()}
+    torch.save(narrow, tmp_path / 'x.pth')
+    model = init(backbone(), tmp_path / 'x.pth', strict='all')
+    key = 'layer1.0.conv1.weight'
+    assert model.state_dict()[key].dtype == torch.float32
+    assert torch.equal(model.state_dict()[key], narrow[key].float())
+
+
+def test_an_initializer_after_it_is_refused(backbone, authors_file):
+    load = dict(type='ECAPretrained', checkpoint=str(authors_file))
+    kaiming = dict(type='Kaiming', layer='Conv2d')
+    model = backbone(init_cfg=[load, kaiming])
+    with pytest.raises(ValueError, match="'Kaiming' would overwrite.*last"):
+        model.init_weights()
+    model = backbone(init_cfg=[kaiming, load])
+    model.init_weights()
+    state = torch.load(authors_file)['state_dict']
+    key = 'conv1.weight'
+    assert torch.equal(model.state_dict()[key], state[f'module.{key}'])
+
+
+def test_new_layers_keep_their_own_initialisation(mmdet_ready, tmp_path):
+    """As under mmengine's 'Pretrained': a plugin that starts at zero stays there."""
+    from mmdet.registry import MODELS
+    from mmengine.model import BaseModule
+    from torch import nn
+
+    from eca_mmdet import PluginResNet
+
+    @MODELS.register_module(name='ZeroStart', force=True)
+    class ZeroStart(BaseModule):
+        _abbr_ = 'zero_start'
+
+        def __init__(self, in_channels):
+            super().__init__(init_cfg=dict(type='Constant', val=0, layer='Conv2d'))
+            self.conv = nn.Conv2d(in_channels, in_channels, 1)
+
+        def forward(self, x):
+            return x + self.conv(x)
+
+    torch.save(
+        PluginResNet(18, base_channels=8, stem_channels=8).state_dict(),
+        tmp_path / 'x.pth',
+    )
+    plugin = dict(cfg=dict(type='ZeroStart'), position='after_conv2')
+    model = PluginResNet(18, base_channels=8, stem_channels=8, plugins=[plugin])
+    init(model, tmp_path / 'x.pth')
+    assert model.layer1[0].zero_start.conv.weight.abs().max() == 0
+    saved = torch.load(tmp_path / 'x.pth')
+    for key in saved:
+        assert torch.equal(model.state_dict()[key], saved[key]), key
+
+
+@pytest.mark.parametrize('kind', ['PretrainedInit', 'mmengine.Pretrained', 'class'])
+def test_other_spellings_of_the_silent_initializer(backbone, authors_file, kind):
+    from mmengine.model import PretrainedInit
+
+    kind = PretrainedInit if kind == 'class' else kind
+    model = backbone(init_cfg=dict(type=kind, checkpoint=str(authors_file)))
+    with pytest.raises(ValueError, match="'Pretrained' loads what fits"):
+        model.init_weights()
+
+
+def test_plugins_of_another_kind_may_use_mmengines(mmdet_ready, tmp_path):
+    from eca_mmdet import PluginResNet
+
+    plain = PluginResNet(18, base_channels=8, stem_channels=8)
+    torch.save(plain.state_dict(), tmp_path / 'x.pth')
+    model = PluginResNet(
+        18,
+        base_channels=8,
+        stem_channels=8,
+        init_cfg=dict(type='Pretrained', checkpoint=str(tmp_path / 'x.pth')),
+    )
+    model.init_weights()
+    assert torch.equal(model.conv1.weight, plain.conv1.weight)
+    silent = dict(type='Pretrained', checkpoint='x.pth')
+    gated = se_backbone(bias=False)
+    gated.init_cfg = silent
+    with pytest.raises(ValueError, match='PluginResNet has gates'):
+        gated.init_weights()
+
+
+def test_not_for_a_whole_detector(mmdet_ready, authors_file):
+    from torch import nn
+
+    from eca_mmdet import ECAPretrained
+
+    model = nn.Module()
+    model.backbone = nn.Conv2d(1, 1, 1)
+    with pytest.raises(WeightsError, match=r'Set model\.backbone\.init_cfg'):
+        ECAPretrained(str(authors_file))(model)
+
+
+@pytest.mark.parametrize('checkpoint', [None, 3, ['x.pth']])
+def test_checkpoints_that_are_no_path(mmdet_ready, checkpoint):
+    from eca_mmdet import ECAPretrained
+
+    with pytest.raises(WeightsError, match='checkpoint must be a path or an address'):
+        ECAPretrained(checkpoint)

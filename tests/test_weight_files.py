@@ -3,6 +3,7 @@
 import io
 import os
 import pickle
+import resource
 import tarfile
 
 import numpy as np
@@ -135,10 +136,12 @@ def test_a_harmless_builtin_can_be_trusted(tmp_path):
     assert read.extras['x'] == slice(1, 4)
 
 
-@pytest.mark.parametrize('name', ['nowhere.Thing', 'numpy.Thing', 'Thing', ''])
+@pytest.mark.parametrize(
+    'name', ['nowhere.Thing', 'numpy.Thing', 'Thing', '', 'torch.load', 'numpy.sqrt']
+)
 def test_trust_in_what_does_not_exist(tmp_path, name):
     torch.save(STATE, tmp_path / 'x.pth')
-    with pytest.raises(UserError, match='no such class or function'):
+    with pytest.raises(UserError, match='no class of that name here'):
         read_weights(tmp_path / 'x.pth', trust=[name])
 
 
@@ -283,9 +286,61 @@ def test_a_failed_write_leaves_nothing_and_harms_nothing(tmp_path, monkeypatch):
         raise OSError(28, 'No space left on device')
 
     monkeypatch.setattr(torch, 'save', full)
-    with pytest.raises(WeightsError, match='cannot be written: No space left'):
+    with pytest.raises(WeightsError, match=r'cannot be written \(No space left'):
         write_weights(file, STATE, {}, force=True)
     assert file.read_text() == 'mine' and os.listdir(tmp_path) == ['x.pth']
+
+
+@pytest.mark.parametrize('ending', ['.pth', '.safetensors'])
+def test_a_full_disk(tmp_path, ending):
+    """Files may not grow beyond 20 kB: what torch and safetensors then raise."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))
+    try:
+        with pytest.raises(WeightsError, match='cannot be written'):
+            write_weights(tmp_path / f'x{ending}', {'a': torch.zeros(50_000)}, {})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_link_to_nowhere_is_not_replaced(tmp_path):
+    (tmp_path / 'x.pth').symlink_to(tmp_path / 'gone.pth')
+    with pytest.raises(WeightsError, match='exists already'):
+        write_weights(tmp_path / 'x.pth', STATE, {})
+    assert (tmp_path / 'x.pth').is_symlink()
+
+
+@pytest.mark.parametrize(
+    ('state', 'part'),
+    [
+        ({'a': torch.zeros(2, device='meta')}, 'a is not a plain tensor'),
+        ({'a': torch.zeros(2, 2).to_sparse()}, 'a is not a plain tensor'),
+        ({'a': torch.nested.nested_tensor([torch.zeros(1)])}, 'a is not a plain'),
+        ({'a\x1b[2J': torch.zeros(1)}, r'control characters: .a\\x1b\[2J'),
+        ({'a\nb': torch.zeros(1)}, 'control characters'),
+    ],
+    ids=['meta', 'sparse', 'nested', 'escape', 'newline'],
+)
+def test_tensors_that_are_no_weights(tmp_path, state, part):
+    torch.save(state, tmp_path / 'x.pth')
+    with pytest.raises(WeightsError, match=part):
+        read_weights(tmp_path / 'x.pth')
+
+
+def test_metadata_is_text(tmp_path):
+    ours = {'a': 'b', 'c': torch.zeros(1), (1, 2): 'd', 'e': {}}
+    torch.save({'state_dict': STATE, 'meta': {'eca_mmdet': ours}}, tmp_path / 'x.pth')
+    assert read_weights(tmp_path / 'x.pth').metadata == {'a': 'b'}
+
+
+def test_safetensors_whose_length_looks_like_a_zip(tmp_path):
+    """The first bytes of a header of 19280 bytes are 'PK'."""
+    save_file(STATE, tmp_path / 'x', metadata={'a': ''})
+    length = int.from_bytes((tmp_path / 'x').read_bytes()[:8], 'little')
+    save_file(STATE, tmp_path / 'x', metadata={'a': ' ' * (19280 - length)})
+    assert (tmp_path / 'x').read_bytes()[:2] == b'PK'
+    same(read_weights(tmp_path / 'x').state, STATE)
 
 
 @pytest.mark.parametrize('name', ['x.pt', 'x', 'x.pth.tar', 'x.bin'])
@@ -295,7 +350,7 @@ def test_other_endings_are_refused(tmp_path, name):
 
 
 def test_missing_target_folder(tmp_path):
-    with pytest.raises(WeightsError, match='cannot be written: No such file'):
+    with pytest.raises(WeightsError, match=r'cannot be written \(No such file'):
         write_weights(tmp_path / 'no' / 'x.pth', STATE, {})
 
 

@@ -7,6 +7,7 @@ import subprocess
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from eca_mmdet.weights.files import read_weights
 from tests.conftest import PYTHON
@@ -72,7 +73,9 @@ def test_convert_and_inspect_again(command, authors_file, ending):
     code, out, err = command('weights', 'convert', authors_file, target)
     assert (code, err) == (0, '')
     assert 'ECA-ResNet-18, authors -> mmdet' in out
+    assert 'dropped module.fc.weight (classifier' not in out
     assert 'dropped fc.weight (classifier' in out
+    assert 'not kept, beside the tensors: epoch, arch, best_prec1, optimizer' in out
     metadata = read_weights(target).metadata
     assert metadata['kernel_sizes'] == '3,5,7,7'
     assert metadata['source'] == str(authors_file)
@@ -163,5 +166,37 @@ def test_a_planted_command_does_not_run(command, tmp_path, monkeypatch):
 def test_an_address_that_cannot_be_reached(command):
     address = 'http://127.0.0.1:9/x.pth'  # nothing listens there
     code, _, err = command('weights', 'inspect', address)
-    assert code == 2 and f'{address} cannot be downloaded' in err
-    assert len(err.strip().splitlines()) == 1
+    first, line = err.strip().splitlines()
+    assert code == 2 and first.startswith(f'downloading {address} to ')
+    assert f'{address} cannot be downloaded ([Errno 111] Connection refused)' in line
+
+
+@pytest.mark.parametrize('ending', ['pth', 'safetensors'])
+def test_files_cannot_write_to_the_terminal(command, tmp_path, ending):
+    state = AuthorsResNet(18, (3, 5, 7, 7)).state_dict()
+    evil = 'a\x1b[2J\r\n  sha256  forged'
+    file = tmp_path / f'x.{ending}'
+    if ending == 'pth':
+        torch.save({'state_dict': state, evil: 1, 'arch': evil}, file)
+    else:
+        save_file(state, file, metadata={evil: evil})
+    code, out, err = command('weights', 'inspect', file)
+    assert code == 0 and err == ''
+    assert '\x1b' not in out and '\r' not in out and '\n  sha256  forged' not in out
+    torch.save({evil: 1}, tmp_path / 'bad.pth')
+    code, out, err = command('weights', 'inspect', tmp_path / 'bad.pth')
+    assert code == 2 and len(err.splitlines()) == 1 and '\x1b' not in err
+    code, out, err = command('weights', 'inspect', tmp_path / 'no\x1b[2J\nfile.pth')
+    assert code == 2 and len(err.splitlines()) == 1 and '\x1b' not in err
+
+
+def test_addresses_keep_no_secrets_in_the_file(command, tmp_path, monkeypatch):
+    model = AuthorsResNet(18, (3, 5, 7, 7))
+    file = save_as_the_authors(model, tmp_path / 'x.pth')
+    monkeypatch.setattr('eca_mmdet.commands.weights.fetch', lambda address: file)
+    address = 'https://me:secret@example.org/a/x.pth?token=secret'
+    assert command('weights', 'convert', address, tmp_path / 'new.pth')[0] == 0
+    source = read_weights(tmp_path / 'new.pth').metadata['source']
+    assert source == 'https://example.org/a/x.pth'
+    code, out, _ = command('weights', 'inspect', address)
+    assert code == 0 and f'checkpoint={address!r}' in out  # not the cache's path

@@ -13,12 +13,11 @@ from mmdet.registry import MODELS
 
 from eca_mmdet.architectures import RELEASED_KERNEL_SIZES
 from eca_mmdet.attention.eca import check_kernel_size
-from eca_mmdet.backbones.loud_weights import LoudWeights
 from eca_mmdet.backbones.plugin_resnet import PluginBasicBlock, PluginResNet
 
 
 @MODELS.register_module()
-class ECAResNet(LoudWeights, PluginResNet):
+class ECAResNet(PluginResNet):
     """ResNet with an ECA gate at the end of every residual branch.
 
     The gate follows the block's last norm and precedes the residual add.

@@ -261,8 +261,11 @@ def read_arch(arch: str | Mapping[str, Any]) -> DLayout:
                 f'widths; got {arch!r}.'
             )
         return D_LAYOUTS[arch]
+    if not isinstance(arch, Mapping):
+        raise ValueError(f'arch must be a name or a dict; got {arch!r}.')
     given = dict(arch)
-    stem = tuple(given.pop('stem', (32, 32, 64)))
+    stem = given.pop('stem', (32, 32, 64))
+    stem = (stem,) if isinstance(stem, int) else tuple(stem)
     if 'depths' in given:
         base = given.pop('base_channels', 64)
         widths = regular_widths(given.pop('depths'), base)

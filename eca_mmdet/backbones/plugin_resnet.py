@@ -13,6 +13,8 @@ from mmdet.models.backbones.resnet import BasicBlock, Bottleneck, ResNet
 from mmdet.registry import MODELS
 from torch import Tensor, nn
 
+from eca_mmdet.backbones.loud_weights import LoudWeights
+
 _POSITIONS = ('after_conv1', 'after_conv2')
 
 
@@ -77,7 +79,7 @@ class PluginBasicBlock(BasicBlock):  # type: ignore[misc]
 
 
 @MODELS.register_module()
-class PluginResNet(ResNet):  # type: ignore[misc]
+class PluginResNet(LoudWeights, ResNet):  # type: ignore[misc]
     """ResNet whose basic blocks take plugins too; for 50 and up, mmdet's own.
 
     Args:

@@ -19,5 +19,7 @@ def run(args: argparse.Namespace) -> int:
         launch.resume_from(cfg, args.resume)
     launch.check(cfg, training=True)
     launch.apply_lr_policy(cfg, scale=not args.no_scale_lr)
-    launch.build_runner(cfg).train()
+    runner = launch.build_runner(cfg)
+    launch.check_start(cfg, runner, exact=bool(cfg.get('resume')))
+    runner.train()
     return 0

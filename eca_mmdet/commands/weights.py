@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import textwrap
+import urllib.parse
 from pathlib import Path
 
-from eca_mmdet.errors import WeightsError
+from eca_mmdet.errors import WeightsError, printable
 from eca_mmdet.weights.conversion import ConvertReport, convert
 from eca_mmdet.weights.fetch import fetch, is_address
 from eca_mmdet.weights.files import read_weights, sha256_of, write_weights
@@ -20,7 +22,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _inspect(args: argparse.Namespace) -> int:
-    found = inspect(_local(args.file), args.trust)
+    found = inspect(_local(args.file), args.trust, name=args.file)
     print(json.dumps(found.to_dict(), indent=1) if args.json else as_text(found))
     return 0 if found.known else 1
 
@@ -56,18 +58,20 @@ def as_text(found: Inspection) -> str:
         'metadata': ', '.join(f'{k}={v}' for k, v in found.metadata.items()),
         'sha256': found.sha256,
     }
-    lines = [found.path]
-    lines += [f'  {key:13} {value}' for key, value in facts.items() if value]
+    lines = [printable(found.path)]
+    lines += [f'  {k:13} {printable(str(v))}' for k, v in facts.items() if v]
     lines += [
-        textwrap.fill(note, 86, initial_indent='  ! ', subsequent_indent='    ')
+        textwrap.fill(
+            printable(note), 86, initial_indent='  ! ', subsequent_indent='    '
+        )
         for note in found.notes
     ]
     if found.backbone:
-        lines += ['', textwrap.indent(found.backbone, '  ')]
+        lines += ['', *(f'  {printable(s)}' for s in found.backbone.split('\n'))]
     elif found.known:
         lines += ['', '  No backbone of mmdet or of this package has this network.']
-    if found.config:
-        lines += ['', f'  eca-mmdet train {found.config}']
+    if found.command:
+        lines += ['', f'  {printable(found.command)}']
     return '\n'.join(lines)
 
 
@@ -77,9 +81,10 @@ def _row(values: tuple[int | None, ...]) -> str:
 
 def _convert(args: argparse.Namespace) -> int:
     source, target = _local(args.source), Path(args.target)
-    if target.exists() and source.exists() and target.samefile(source):
-        raise WeightsError(f'{target} is the source itself; write to another name.')
     file = read_weights(source, args.trust)
+    with contextlib.suppress(OSError):
+        if target.samefile(source):
+            raise WeightsError(f'{target} is the source itself; write to another name.')
     try:
         state, report = convert(file.state, args.to)
     except WeightsError as error:
@@ -88,18 +93,28 @@ def _convert(args: argparse.Namespace) -> int:
         'network': report.network,
         'layout': report.target,
         'kernel_sizes': ','.join(map(str, report.kernel_sizes or ())),
-        'source': args.source,
+        'source': _without_secrets(args.source),
         'source_sha256': sha256_of(source),
     }
     write_weights(target, state, metadata, args.force)
     if args.json:
         print(json.dumps(report.to_dict() | {'metadata': metadata}, indent=1))
     else:
-        print(_summary(report, source, target))
+        print(_summary(report, args.source, target, list(file.extras)))
     return 0
 
 
-def _summary(report: ConvertReport, source: Path, target: Path) -> str:
+def _without_secrets(source: str) -> str:
+    """Return an address without user name, password and query; a path as it is."""
+    if not is_address(source):
+        return source
+    parts = urllib.parse.urlsplit(source)
+    return parts._replace(netloc=parts.netloc.rpartition('@')[2], query='').geturl()
+
+
+def _summary(
+    report: ConvertReport, source: str, target: Path, beside: list[str]
+) -> str:
     renamed = sum(old != new for old, new in report.mapped.items())
     lines = [
         f'{source}: {report.network}, {report.source} -> {report.target}',
@@ -108,4 +123,7 @@ def _summary(report: ConvertReport, source: Path, target: Path) -> str:
     ]
     for key, reason in report.dropped.items():
         lines.append(f'  dropped {key} ({reason})')
-    return '\n'.join(lines)
+    if beside:
+        names = ', '.join(map(str, beside))
+        lines.append(f'  not kept, beside the tensors: {names}')
+    return '\n'.join(map(printable, lines))

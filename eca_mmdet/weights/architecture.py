@@ -190,7 +190,7 @@ def _block_names(state: Mapping[str, Tensor]) -> list[list[str]]:
     """Return 'layerS.B' of every stage and block, missing stages as empty lists."""
     found: dict[int, set[int]] = {}
     for key in state:
-        match = re.match(r'layer([1-9])\.(\d+)\.\w*conv', key)
+        match = re.match(r'layer([1-9])\.([0-9]{1,3})\.\w*conv', key)
         if match:
             found.setdefault(int(match[1]), set()).add(int(match[2]))
     return [

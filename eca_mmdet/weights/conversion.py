@@ -10,6 +10,7 @@ from torch import Tensor
 
 from eca_mmdet.errors import WeightsError
 from eca_mmdet.weights.architecture import Architecture, read_architecture
+from eca_mmdet.weights.files import strip_prefix
 from eca_mmdet.weights.heads import Heads, read_heads
 from eca_mmdet.weights.inspection import origin_of
 from eca_mmdet.weights.layouts import Canonical, from_canonical, to_canonical
@@ -62,16 +63,11 @@ def convert(
     """
     if to not in TARGETS:
         raise WeightsError(f'convert to one of {", ".join(TARGETS)}; got {to!r}.')
-    if state and all(key.startswith('module.') for key in state):
-        stripped = {key.removeprefix('module.'): v for key, v in state.items()}
-        converted, report = convert(stripped, to)
-        report.mapped = {f'module.{k}': v for k, v in report.mapped.items()}
-        report.dropped = {f'module.{k}': v for k, v in report.dropped.items()}
-        return converted, report
-    canonical = to_canonical(dict(state))
+    prefix, own = strip_prefix(state)
+    canonical = to_canonical(own)
     found = _require_known(canonical)
     layout = _target_layout(found, to)
-    heads = read_heads(state)
+    heads = read_heads(own)
     if heads and to == 'mmdet':
         raise WeightsError(_refuse_detector(heads))
     report = ConvertReport(
@@ -80,20 +76,20 @@ def convert(
         to,
         found.stage_kernel_sizes if 'ECA' in found.gate else (),
     )
-    ours = {source: name for name, source in canonical.source.items()}
-    converted = {}
-    for key in state:
-        if key in ours:
-            name, tensor = from_canonical(
-                ours[key], canonical.backbone[ours[key]], layout
-            )
-            converted[name], report.mapped[key] = tensor, name
+    names = {source: name for name, source in canonical.source.items()}
+    converted: dict[str, Tensor] = {}
+    for key, tensor in own.items():
+        if key in names:
+            target = from_canonical(names[key], canonical.backbone[names[key]], layout)
         elif key in canonical.classifier and to != 'mmdet':
-            name = _classifier_name(key, found)
-            converted[name], report.mapped[key] = canonical.classifier[key], name
+            target = _classifier_name(key, found), tensor
         else:
             kind = 'classifier' if key in canonical.classifier else 'detector part'
-            report.dropped[key] = f'{kind}: a backbone has none'
+            report.dropped[prefix + key] = f'{kind}: a backbone has none'
+            continue
+        if target[0] in converted:
+            raise WeightsError(f'{key} and another tensor both become {target[0]}.')
+        converted[target[0]], report.mapped[prefix + key] = target[1], target[0]
     return converted, report
 
 

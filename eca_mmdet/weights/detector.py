@@ -37,7 +37,55 @@ def require_fit(state: dict[str, Any], model: Any, checkpoint: str) -> None:
     Raises:
         WeightsError: naming the first tensors that are missing, extra or misshapen.
     """
+    missing, extra, shapes = _compare(state, getattr(model, 'module', model))
+    faults = [
+        f'{len(names)} {title}: {", ".join(names[:3])}'
+        for title, names in (
+            ('tensors of the model are not in the file', missing),
+            ('tensors of the file are not in the model', extra),
+            ('tensors have another shape', shapes),
+        )
+        if names
+    ]
+    if faults:
+        raise WeightsError(
+            f'{checkpoint} is not a checkpoint of this config. ' + '; '.join(faults)
+        )
+
+
+def require_start(state: dict[str, Any], model: Any, checkpoint: str) -> list[str]:
+    """Hold a detector to start from (``load_from``) against the model to be trained.
+
+    Its backbone must be the model's, gates included; heads and neck may differ.
+
+    Returns:
+        The model's tensors that will start new, each with the reason.
+
+    Raises:
+        WeightsError: the file is no detector, or of another backbone.
+    """
     model = getattr(model, 'module', model)
+    if not any(key.startswith('backbone.') for key in state):
+        raise WeightsError(
+            f'load_from={checkpoint} is no detector: no tensor is named backbone.… '
+            "Backbone weights go to model.backbone.init_cfg=dict(type='ECAPretrained', "
+            f'checkpoint={checkpoint!r}).'
+        )
+    missing, _, shapes = _compare(state, model)
+    lost = [name for name in missing + shapes if name.startswith('backbone.')]
+    if lost:
+        raise WeightsError(
+            f'load_from={checkpoint} is of another backbone: {len(lost)} tensors would '
+            f'stay random: {", ".join(lost[:3])}. See what it is: eca-mmdet weights '
+            f'inspect {checkpoint}'
+        )
+    return [f'{name}: not in the file' for name in missing] + shapes
+
+
+def _compare(
+    state: dict[str, Any], model: Any
+) -> tuple[list[str], list[str], list[str]]:
+    """Load what fits; return names that are missing, extra, and of another shape."""
     own = model.state_dict()
     shapes = [
         f'{key} (file {tuple(state[key].shape)}, model {tuple(own[key].shape)})'
@@ -53,17 +101,4 @@ def require_fit(state: dict[str, Any], model: Any, checkpoint: str) -> None:
         for key in found.missing_keys
         if key not in state and not key.endswith('num_batches_tracked')
     ]
-    extra = found.unexpected_keys
-    faults = [
-        f'{len(names)} {title}: {", ".join(names[:3])}'
-        for title, names in (
-            ('tensors of the model are not in the file', missing),
-            ('tensors of the file are not in the model', extra),
-            ('tensors have another shape', shapes),
-        )
-        if names
-    ]
-    if faults:
-        raise WeightsError(
-            f'{checkpoint} is not a checkpoint of this config. ' + '; '.join(faults)
-        )
+    return missing, list(found.unexpected_keys), shapes

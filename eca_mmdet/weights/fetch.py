@@ -17,8 +17,7 @@ import urllib.parse
 from collections.abc import Iterator
 from pathlib import Path
 
-from eca_mmdet.errors import MissingWeightsError, UserError, WeightsError
-from eca_mmdet.weights.files import read_weights
+from eca_mmdet.errors import MissingWeightsError, UserError, WeightsError, printable
 from eca_mmdet.weights.sources import missing_file_message
 
 _SCHEMES = ('http', 'https', 'hf', 'torchvision')
@@ -28,6 +27,11 @@ _HUB_FILES = ('model.safetensors', 'pytorch_model.bin')
 def is_address(checkpoint: str) -> bool:
     """Tell an address from a local path."""
     return '://' in checkpoint
+
+
+def is_fetched(checkpoint: str) -> bool:
+    """Tell whether :func:`fetch` knows this kind of address, or it is a path."""
+    return not is_address(checkpoint) or checkpoint.partition('://')[0] in _SCHEMES
 
 
 def fetch(checkpoint: str) -> Path:
@@ -42,7 +46,7 @@ def fetch(checkpoint: str) -> Path:
     """
     if not is_address(checkpoint):
         path = Path(checkpoint).expanduser()
-        if not path.exists():
+        if not os.path.lexists(path):
             raise MissingWeightsError(missing_file_message(checkpoint))
         return path
     import torch.distributed as dist
@@ -98,20 +102,27 @@ def _from_http(address: str) -> Path:
     """Download into torch's cache folder; only readable weights are kept."""
     import torch
 
-    parts = urllib.parse.urlsplit(address)
-    name = re.sub(r'[^\w.+-]', '_', Path(urllib.parse.unquote(parts.path)).name)
+    from eca_mmdet.weights.files import read_weights
+
+    try:
+        name = Path(urllib.parse.unquote(urllib.parse.urlsplit(address).path)).name
+    except ValueError as error:
+        raise WeightsError(f'{address} is no address: {error}.') from error
+    name = re.sub(r'[^A-Za-z0-9_.+-]', '_', name)[-100:] or 'weights'
     # Files of the same name from two addresses must not stand for each other.
-    folder = hashlib.sha256(address.encode()).hexdigest()[:16]
-    file = Path(torch.hub.get_dir()) / 'eca_mmdet' / folder / (name or 'weights')
+    folder = hashlib.sha256(address.encode('utf-8', 'replace')).hexdigest()[:16]
+    file = Path(torch.hub.get_dir()) / 'eca_mmdet' / folder / name
     if file.exists():
         return file
+    print(f'downloading {printable(address)} to {file}', file=sys.stderr, flush=True)
     fresh = file.with_name(f'{file.name}.{os.getpid()}.fresh')
-    stated = re.search(r'-([0-9a-f]{8,})\.\w+$', name)  # torch's naming
-    print(f'downloading {address} to {file}', file=sys.stderr, flush=True)
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         torch.hub.download_url_to_file(
-            address, str(fresh), stated and stated[1], progress=sys.stderr.isatty()
+            urllib.parse.quote(address, safe="/:?#[]@!$&'()*+,;=%~-._"),
+            str(fresh),
+            _stated_checksum(name),
+            progress=sys.stderr.isatty(),
         )
         read_weights(fresh)
         fresh.replace(file)
@@ -119,16 +130,23 @@ def _from_http(address: str) -> Path:
         raise WeightsError(
             f'{address}: {str(error).replace(str(fresh), "what came")}'
         ) from error
-    except (OSError, RuntimeError) as error:  # RuntimeError: another checksum
+    except Exception as error:  # urllib, http.client and torch raise a dozen types
         answered = isinstance(error, urllib.error.HTTPError)
         reason = error if answered else getattr(error, 'reason', error)
         raise MissingWeightsError(
-            f'{address} cannot be downloaded ({reason}). Download it elsewhere, and '
-            'give its path.'
+            f'{address} cannot be downloaded ({_first_line(reason)}). Download it '
+            'elsewhere, and give its path.'
         ) from error
     finally:
         fresh.unlink(missing_ok=True)
     return file
+
+
+def _stated_checksum(name: str) -> str | None:
+    """Return the checksum that torch's file names end in ('resnet50-0676ba61.pth')."""
+    found = re.search(r'-([0-9a-f]{8})\.\w+$', name)
+    # Eight decimal digits are a date more often than a checksum.
+    return found[1] if found and not found[1].isdecimal() else None
 
 
 def _from_hub(checkpoint: str, rest: str) -> Path:
@@ -160,7 +178,7 @@ def _from_hub(checkpoint: str, rest: str) -> Path:
         try:
             with _quiet_hub():
                 return Path(hf_hub_download(repository, name, revision=revision))
-        except (EntryNotFoundError, OSError, ValueError) as error:
+        except Exception as error:  # the Hub's own, httpx's, OSError
             reason = error
             if isinstance(error, LocalEntryNotFoundError) or not isinstance(
                 error, EntryNotFoundError
@@ -188,4 +206,4 @@ def _quiet_hub() -> Iterator[None]:
 def _first_line(reason: Exception | None) -> str:
     reason = getattr(reason, '__cause__', None) or reason  # the Hub wraps it
     lines = [line.strip() for line in str(reason).splitlines() if line.strip()]
-    return lines[0][:200] if lines else 'no reason given'
+    return lines[0][:200] if lines else type(reason).__name__

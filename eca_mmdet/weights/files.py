@@ -11,15 +11,16 @@ import pickle
 import re
 import stat
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from eca_mmdet.errors import MissingWeightsError, UserError, WeightsError
+from eca_mmdet.errors import MissingWeightsError, UserError, WeightsError, printable
 from eca_mmdet.weights import safe_globals
 
 _WRAPPERS = ('state_dict', 'model', 'model_state_dict', 'state_dict_ema', 'net')
@@ -72,15 +73,13 @@ def read_weights(path: str | Path, trust: Iterable[str] = ()) -> WeightFile:
         raise WeightsError(f'{path} {reason}')
     content = _read_torch(path, tuple(trust))
     wrapper, state = _unwrap(path, content)
-    prefix = next(
-        (p for p in _PREFIXES if all(key.startswith(p) for key in state)),
-        '',
-    )
-    state = {key.removeprefix(prefix): value for key, value in state.items()}
+    _require_plain(path, state)
+    prefix, state = strip_prefix(state)
     extras = {k: v for k, v in content.items() if k != wrapper} if wrapper else {}
     meta = extras.get('meta')
     ours = meta.get('eca_mmdet') if isinstance(meta, dict) else None
-    metadata = dict(ours) if isinstance(ours, dict) else {}
+    entries = ours.items() if isinstance(ours, dict) else ()
+    metadata = {k: v for k, v in entries if isinstance(k, str) and isinstance(v, str)}
     return WeightFile(str(path), state, 'PyTorch', wrapper, prefix, extras, metadata)
 
 
@@ -104,7 +103,7 @@ def _read_head(path: Path) -> bytes:
 
 
 def _is_safetensors(head: bytes) -> bool:
-    return head[8:9] == b'{' and head[:2] != b'PK'
+    return head[8:9] == b'{' and not head.startswith(_TORCH_MAGIC[0])
 
 
 def _not_weights(head: bytes) -> str:
@@ -134,8 +133,6 @@ def _not_weights(head: bytes) -> str:
 
 
 def _read_safetensors(path: Path) -> WeightFile:
-    from safetensors import SafetensorError, safe_open
-
     try:
         with safe_open(path, framework='pt') as file:
             state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
@@ -146,6 +143,7 @@ def _read_safetensors(path: Path) -> WeightFile:
         ) from error
     if not state:
         raise WeightsError(f'{path} holds no tensors.')
+    _require_plain(path, state)
     return WeightFile(str(path), state, 'safetensors', metadata=metadata)
 
 
@@ -192,8 +190,8 @@ def refusal(path: str | Path, error: Exception) -> WeightsError:
     return WeightsError(
         f'{path} was refused: reading it needs {name}, which is not among the plain '
         'tensors that are read (weights_only=True). If you trust whoever made it, '
-        f'convert it once: eca-mmdet weights convert {path} NEW.safetensors '
-        f'--trust {name}'
+        f'and {name} is a class that does no more than hold values, convert it once: '
+        f'eca-mmdet weights convert {path} NEW.safetensors --trust {name}'
     )
 
 
@@ -206,7 +204,7 @@ def _unwrap(path: Path, content: Any) -> tuple[str, dict[str, Tensor]]:
                 return wrapper, dict(state)
     found = type(content).__name__
     if isinstance(content, dict):
-        keys = ', '.join(map(str, list(content)[:5])) or 'nothing'
+        keys = ', '.join(printable(str(key)) for key in list(content)[:5]) or 'nothing'
         found = f'a dict with {keys}'
     raise WeightsError(
         f'{path} holds no state dict: expected a dict of tensors, bare or under '
@@ -223,6 +221,36 @@ def _is_state(state: Any) -> bool:
             for key, value in state.items()
         )
     )
+
+
+def strip_prefix(state: Mapping[str, Tensor]) -> tuple[str, dict[str, Tensor]]:
+    """Remove what a wrapper put before every name.
+
+    Args:
+        state: tensors by name.
+
+    Returns:
+        The prefix ('' if there is none) and the tensors under their own names.
+    """
+    for prefix in _PREFIXES:
+        if state and all(key.startswith(prefix) for key in state):
+            return prefix, {key.removeprefix(prefix): v for key, v in state.items()}
+    return '', dict(state)
+
+
+def _require_plain(path: Path, state: Mapping[str, Tensor]) -> None:
+    """Refuse what is no weight: odd names, and tensors without plain values."""
+    for key, tensor in state.items():
+        if not key.isprintable():
+            raise WeightsError(
+                f'{path} was refused: a tensor name has control characters: {key!r}.'
+            )
+        plain = tensor.layout == torch.strided and not tensor.is_nested
+        if not plain or tensor.is_meta or tensor.is_quantized:
+            raise WeightsError(
+                f'{path}: {key} is not a plain tensor with values (it is sparse, '
+                'nested, quantized or on the meta device).'
+            )
 
 
 def sha256_of(path: str | Path) -> str:
@@ -254,10 +282,10 @@ def write_weights(
     path = Path(path)
     if path.suffix not in ('.safetensors', '.pth'):
         raise WeightsError(f'{path}: write to a name in .safetensors or .pth.')
-    if path.exists() and not force:
-        raise WeightsError(f'{path} exists already; --force replaces it.')
     partial = None
     try:
+        if os.path.lexists(path) and not force:
+            raise WeightsError(f'{path} exists already; --force replaces it.')
         with tempfile.NamedTemporaryFile(
             dir=path.parent, prefix=f'.{path.name}.', suffix='.partial', delete=False
         ) as file:
@@ -265,9 +293,15 @@ def write_weights(
         _save(partial, path.suffix, state, metadata)
         os.chmod(partial, 0o666 & ~_umask())
         os.replace(partial, path)
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise WeightsError(f'{path} cannot be written: {reason}.') from error
+    except WeightsError:
+        raise
+    except (OSError, RuntimeError, SafetensorError) as error:
+        # A full disk: torch raises RuntimeError, safetensors its own.
+        reason = getattr(error, 'strerror', None) or str(error).splitlines()[0]
+        raise WeightsError(
+            f'{path} cannot be written ({reason}). Nothing was left there; check the '
+            'folder and the space on its disk.'
+        ) from error
     finally:
         if partial and os.path.exists(partial):
             os.remove(partial)

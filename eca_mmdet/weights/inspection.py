@@ -13,11 +13,12 @@ from typing import Any
 
 from torch import Tensor
 
+from eca_mmdet.errors import printable
 from eca_mmdet.weights.architecture import Architecture, read_architecture
 from eca_mmdet.weights.files import read_weights, sha256_of
 from eca_mmdet.weights.heads import Heads, read_heads
 from eca_mmdet.weights.layouts import Canonical, to_canonical
-from eca_mmdet.weights.suggestions import suggest_backbone, suggest_config
+from eca_mmdet.weights.suggestions import suggest_backbone, suggest_command
 
 _TITLES = {'authors': 'the ECA-Net authors', 'mmdet': 'mmdet backbones'}
 
@@ -55,7 +56,7 @@ class Inspection:
         beside: what lay beside them.
         metadata: text entries of the file.
         backbone: the mmdet backbone it fits, as config text; or ''.
-        config: a shipped config it fits, with options where needed; or ''.
+        command: what to do with a shipped config that it fits; or ''.
         notes: what else a user must know.
     """
 
@@ -86,7 +87,7 @@ class Inspection:
     beside: tuple[str, ...] = ()
     metadata: dict[str, str] = field(default_factory=dict)
     backbone: str = ''
-    config: str = ''
+    command: str = ''
     notes: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
@@ -94,11 +95,15 @@ class Inspection:
         return asdict(self)
 
 
-def inspect(path: str | Path, trust: Iterable[str] = ()) -> Inspection:
+def inspect(
+    path: str | Path, trust: Iterable[str] = (), name: str | None = None
+) -> Inspection:
     """Recognise a file of weights.
 
     Args:
         path: local file.
+        name: what the suggestions call it, such as the address it came from; the path
+            itself by default.
         trust: as :func:`eca_mmdet.weights.files.read_weights`.
 
     Raises:
@@ -106,12 +111,14 @@ def inspect(path: str | Path, trust: Iterable[str] = ()) -> Inspection:
             error: ``known`` is False and ``notes`` say what was found.
     """
     file = read_weights(path, trust)
-    beside = tuple(f'{key} {_brief(value)}' for key, value in file.extras.items())
+    beside = tuple(
+        f'{printable(str(key))} {_brief(value)}' for key, value in file.extras.items()
+    )
     wrapped = [f"under '{file.wrapper}'"] if file.wrapper else []
     wrapped += [f"'{file.prefix}' before every name"] if file.prefix else []
-    about = identify(file.state, file.extras, str(path))
+    about = identify(file.state, file.extras, name or str(path))
     return Inspection(
-        path=str(path),
+        path=name or str(path),
         tensors=len(file.state),
         dtypes=tuple(sorted({str(t.dtype)[6:] for t in file.state.values()})),
         sha256=sha256_of(path),
@@ -162,7 +169,7 @@ def identify(
     )
     about['what'] = _what(about, heads)
     about['backbone'] = suggest_backbone(found, path)
-    about['config'] = suggest_config(found, heads, path) if about['backbone'] else ''
+    about['command'] = suggest_command(found, heads, path) if about['backbone'] else ''
     about['notes'] = _notes(canonical, found, heads)
     return about
 
@@ -221,8 +228,12 @@ def _notes(
             'a detector this file gives wrong detections there. Its backbone can be '
             'loaded as below.'
         )
-    if heads and 'or' in heads.version and 'v1' in heads.version:
-        notes.append('the names are the same in all three versions.')
+    if heads and heads.version.startswith('v1,'):
+        notes.append(
+            'the names are the same in all three versions. If it was trained with '
+            'MMDetection v1 (the released ECA detectors were), it gives wrong '
+            'detections in 3.x, and only its backbone can be used.'
+        )
     return tuple(notes)
 
 
@@ -248,7 +259,8 @@ def _unknown(canonical: Canonical, heads: Heads | None) -> dict[str, Any]:
 def _brief(value: Any) -> str:
     """Show a value beside the tensors in a few words, never in full."""
     if isinstance(value, Tensor):
-        return f'{value.item():g}' if value.numel() == 1 else str(tuple(value.shape))
+        single = value.numel() == 1 and not value.is_meta
+        return f'{value.item():g}' if single else str(tuple(value.shape))
     if isinstance(value, (int, float, bool)) or value is None:
         return str(value)
     if isinstance(value, str):

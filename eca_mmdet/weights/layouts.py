@@ -19,7 +19,7 @@ from torch import Tensor
 from eca_mmdet.architectures import MOBILENET_V2_STAGES
 from eca_mmdet.errors import WeightsError
 
-_PARTS = {'@': r'(?P<block>layer\d+\.\d+)', '*': r'(?P<rest>[\w.]+)'}
+_PARTS = {'@': r'(?P<block>layer[1-9]\.[0-9]{1,3})', '*': r'(?P<rest>[\w.]+)'}
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,7 @@ _NORM = r'(weight|bias|running_mean|running_var|num_batches_tracked)'
 _KNOWN = re.compile(
     rf"""
     conv1\.weight | bn1\.{_NORM} | stem\.[036]\.weight | stem\.[147]\.{_NORM}
-    | layer\d+\.\d+\.(
+    | layer[1-9]\.[0-9]{{1,3}}\.(
         conv[123]\.weight | bn[123]\.{_NORM}
         | downsample\.[01]\.weight | downsample\.[12]\.{_NORM}
         | eca\.conv\.weight | se\.fc\.[02]\.(weight|bias)

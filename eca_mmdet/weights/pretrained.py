@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import re
 from dataclasses import dataclass, field
-from pathlib import PurePosixPath
+from pathlib import PurePath, PurePosixPath
 
 from mmengine.logging import print_log
 from mmengine.registry import WEIGHT_INITIALIZERS
@@ -95,7 +95,11 @@ class ECAPretrained:
             raise WeightsError(
                 f'strict must be one of {", ".join(map(repr, _MODES))}; got {strict!r}.'
             )
-        self.checkpoint = checkpoint
+        if not isinstance(checkpoint, (str, PurePath)):
+            raise WeightsError(
+                f'checkpoint must be a path or an address; got {checkpoint!r}.'
+            )
+        self.checkpoint = str(checkpoint)
         self.strict = strict
         self.random_gates = random_gates or random_frozen_gates
         self.random_frozen_gates = random_frozen_gates
@@ -103,13 +107,18 @@ class ECAPretrained:
     def __call__(self, module: nn.Module) -> None:
         """Copy the file's tensors into ``module``; all or, if it is refused, none."""
         fit = self.fit(module)
-        module.load_state_dict(fit.weights, strict=False)
         # mmengine runs the children's own initialisation after any initializer that
         # is not called 'Pretrained': a deformable convolution's, or mmcv's ConvModule's
-        # (no BaseModule), would overwrite this.
+        # (no BaseModule), would overwrite this. So it is run now, where layers are new,
+        # and marked as done.
+        for child in module.children():
+            in_mmengine = hasattr(module, '_params_init_info')
+            if fit.missing and in_mmengine and hasattr(child, 'init_weights'):
+                child.init_weights()  # type: ignore[operator]
         for child in module.modules():
             if child is not module and hasattr(child, 'init_weights'):
                 child.is_init = True  # type: ignore[assignment]
+        module.load_state_dict(fit.weights, strict=False)
         complete = not fit.missing and not fit.unused and all(fit.gates.values())
         print_log(
             fit.line + _random_note(fit),
@@ -127,6 +136,11 @@ class ECAPretrained:
             MissingWeightsError: the file is not there, or cannot be downloaded.
             WeightsError: it is no file of weights, or it does not fit.
         """
+        if hasattr(module, 'backbone'):
+            raise WeightsError(
+                f'ECAPretrained initialises a backbone; got a {type(module).__name__}. '
+                'Set model.backbone.init_cfg; a whole detector is loaded by load_from.'
+            )
         file = read_weights(fetch(self.checkpoint))
         canonical = to_canonical(file.state)
         fit = _compare(canonical, module)
@@ -151,10 +165,13 @@ class ECAPretrained:
         elif own:
             names = _first(list(canonical.source.values()))
             fit.problems.append(f'the file is no ResNet or MobileNetV2: {names}')
+        # The rest would repeat the same difference, tensor by tensor.
         if not fit.problems:
             fit.problems += _key_problems(fit, canonical, own_state, own is None)
         if not fit.problems:
-            self._judge_gates(fit, canonical, module)
+            self._judge_gates(fit, module)
+        if not fit.problems:
+            fit.problems += _value_problems(fit.weights, own_state)
         if self.strict == 'all' and not fit.problems:
             for left, title in (
                 (fit.missing, 'tensors of the backbone are not in the file'),
@@ -163,13 +180,8 @@ class ECAPretrained:
                 if left:
                     fit.problems.append(f'{len(left)} {title}: {_first(left)}')
 
-    def _judge_gates(self, fit: Fit, canonical: Canonical, module: nn.Module) -> None:
-        absent = [
-            name
-            for name, complete in fit.gates.items()
-            if not complete
-            and not any(key.startswith(f'{name}.') for key in canonical.backbone)
-        ]
+    def _judge_gates(self, fit: Fit, module: nn.Module) -> None:
+        absent = [name for name, complete in fit.gates.items() if not complete]
         if absent and not self.random_gates:
             fit.problems.append(
                 f'{len(absent)} of {len(fit.gates)} gates would stay random, the file '
@@ -226,22 +238,70 @@ def _key_problems(
     fit: Fit, canonical: Canonical, own: dict[str, Tensor], unknown_backbone: bool
 ) -> list[str]:
     """List tensors that the same network should share, and does not."""
+    theirs = canonical.backbone
     shapes = [
-        f'{key} (file {tuple(canonical.backbone[key].shape)}, backbone '
-        f'{tuple(own[key].shape)})'
+        f'{key} (file {tuple(theirs[key].shape)}, backbone {tuple(own[key].shape)})'
         for key in own
-        if key in canonical.backbone and key not in fit.weights
+        if key in theirs and key not in fit.weights
     ]
     needed = [
         key
         for key in fit.missing
-        if key not in canonical.backbone and (unknown_backbone or is_known(key))
+        if key not in theirs and (unknown_backbone or _is_needed(key))
+    ]
+    # A gate of which the file has a part, or a bias that the backbone has no place for:
+    # the layer is in both, and would compute something else.
+    layers = {_layer(key) for key in own}
+    partial = [
+        key
+        for gate, complete in fit.gates.items()
+        for key in own
+        if not complete and key.startswith(f'{gate}.') and key not in theirs
+        if any(other.startswith(f'{gate}.') for other in theirs)
+    ]
+    homeless = [
+        canonical.source[key]
+        for key in theirs
+        if key not in own and _layer(key) in layers
     ]
     return [
         f'{len(names)} tensors {title}: {_first(names)}'
         for names, title in (
             (shapes, 'have another shape'),
-            (needed, 'are not in the file'),
+            (needed + partial, 'are not in the file'),
+            (homeless, 'of layers that both have are not in the backbone'),
+        )
+        if names
+    ]
+
+
+def _layer(key: str) -> str:
+    return key.rpartition('.')[0]
+
+
+def _is_needed(key: str) -> bool:
+    """Tell whether a tensor is of the plain network: a public name, or any norm."""
+    norm = r'((layer\d+\.\d+|stem)\.)?[a-z]*n\d\.\w+'  # 'gn1', 'layer1.0.sbn2'
+    return is_known(key) or re.fullmatch(norm, key) is not None
+
+
+def _value_problems(weights: dict[str, Tensor], own: dict[str, Tensor]) -> list[str]:
+    """List tensors whose values cannot be weights."""
+    integers = [
+        f'{key} ({str(tensor.dtype)[6:]})'
+        for key, tensor in weights.items()
+        if own[key].is_floating_point() and not tensor.is_floating_point()
+    ]
+    broken = [
+        key
+        for key, tensor in weights.items()
+        if tensor.is_floating_point() and not tensor.isfinite().all()
+    ]
+    return [
+        f'{len(names)} tensors {title}: {_first(names)}'
+        for names, title in (
+            (integers, 'are no floating-point numbers'),
+            (broken, 'hold NaN or infinity'),
         )
         if names
     ]

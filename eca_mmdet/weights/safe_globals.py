@@ -37,13 +37,13 @@ def never_trusted(name: str) -> bool:
 
 @contextlib.contextmanager
 def trusting(names: tuple[str, ...]) -> Iterator[None]:
-    """Let unpickling use the named classes or functions, for a while.
+    """Let unpickling use the named classes, for a while.
 
     Args:
         names: dotted, as the refusal of a file spells them.
 
     Raises:
-        UserError: a name that does not exist, or is never trusted.
+        UserError: a name that does not exist, is no class, or is never trusted.
     """
     import torch
 
@@ -70,12 +70,16 @@ def _resolve(name: str) -> Any:
     try:
         found = getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError, ValueError):
+        found = None
+    if not isinstance(found, type) or f'{found.__module__}.{found.__qualname__}' != (
+        name
+    ):
+        # A function would be called with whatever arguments the file holds.
         raise UserError(
-            f'--trust {name}: there is no such class or function here. Give its dotted '
-            'name as the refusal of the file spells it.'
-        ) from None
-    own = f'{getattr(found, "__module__", "")}.{getattr(found, "__qualname__", "")}'
-    return found if own == name else (found, name)
+            f'--trust {name}: there is no class of that name here (functions are never '
+            'trusted). Give the dotted name as the refusal of the file spells it.'
+        )
+    return found
 
 
 def _named(function: Callable[..., Any], name: str) -> Callable[..., Any]:

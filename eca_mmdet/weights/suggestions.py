@@ -86,11 +86,14 @@ def _mobilenet_arguments(found: Architecture, eca: bool) -> dict[str, str]:
 def _d_arguments(found: Architecture) -> dict[str, str]:
     if found.block != 'bottleneck' or found.gate == 'SE':
         return {}
+    if not found.gate:  # mmdet's own D variant has the same names
+        v1d = {'50d': '50', '101d': '101'}.get(found.d_name or '')
+        return {'type': "'ResNetV1d'", 'depth': v1d} if v1d else {}
     arch = f'{found.d_name!r}'
     if not found.d_name:
         arch = f'dict(stem={found.stem}, widths={found.widths})'
     arguments = {'type': "'ECAResNetD'", 'arch': arch}
-    if found.gate and found.stage_kernel_sizes != TIMM_KERNEL_SIZES:
+    if found.stage_kernel_sizes != TIMM_KERNEL_SIZES:
         arguments['kernel_sizes'] = str(found.stage_kernel_sizes)
     return arguments
 
@@ -114,41 +117,65 @@ def _se_plugins(found: Architecture) -> str:
     return '[' + ', '.join(plugins) + ']'
 
 
-def suggest_config(found: Architecture, heads: Heads | None, path: str) -> str:
-    """Return a shipped config for the file with the options it needs, or ''.
+def suggest_command(found: Architecture, heads: Heads | None, path: str) -> str:
+    """Return an ``eca-mmdet`` command with a shipped config for the file, or ''.
 
     Args:
         found: the file's architecture.
         heads: of a detector; None for a backbone.
         path: of the file.
     """
-    family = _FAMILIES.get(heads.detector if heads else 'Faster R-CNN')
-    old = heads is not None and heads.version == 'v1'
-    if not family or old or found.groups > 1 or found.gate == 'ECA + SE':
-        return ''
-    attention = f'{found.gate.lower()}-' if found.gate else ''
-    if found.family == 'MobileNetV2':
-        size = 'mobilenetv2'
-    else:
-        pooled = found.shortcut.startswith('average')
-        size = f'r{found.d_name if pooled else found.depth}'
-    name = f'{family}_{attention}{size}_fpn_4xb2-1x_coco'
+    name = _config_name(found, heads)
     if name not in shipped_configs():
         return ''
     options = []
-    if heads is None:
-        options.append(shlex.quote(f'model.backbone.init_cfg.checkpoint={path}'))
     if found.gate == 'ECA' and found.stage_kernel_sizes != _usual_sizes(found):
         sizes = ','.join(map(str, found.stage_kernel_sizes or ()))
-        options.append(f'model.backbone.kernel_sizes="({sizes})"')
-    if heads and heads.classes not in (80, None):
-        key = (
-            'model.roi_head.bbox_head'
-            if 'R-CNN' in heads.detector
-            else 'model.bbox_head'
-        )
-        options.append(f'{key}.num_classes={heads.classes}')
-    return ' '.join([name, '--cfg-options', *options]) if options else name
+        options.append(f'model.backbone.kernel_sizes=({sizes})')
+    if heads is None:
+        options.append(f'model.backbone.init_cfg.checkpoint={path}')
+        words = ['eca-mmdet', 'train', name]
+    else:
+        words = ['eca-mmdet', 'test', name, path]
+        for head in _heads_with_classes(heads) if heads.classes != 80 else ():
+            options.append(f'{head}.num_classes={heads.classes}')
+    if options:
+        words += ['--cfg-options', *options]
+    return shlex.join(words)
+
+
+def _config_name(found: Architecture, heads: Heads | None) -> str:
+    """Return the name that a config for this network would have, or ''."""
+    family = _FAMILIES.get(heads.detector if heads else 'Faster R-CNN')
+    if not family or (heads and (heads.version.startswith('v1') or not heads.classes)):
+        return ''
+    attention = f'{found.gate.lower()}-' if found.gate else ''
+    if found.family == 'MobileNetV2':
+        size = 'mobilenetv2' if found.gate else ''
+    elif found.shortcut == 'average pool + convolution':
+        size = f'r{found.d_name}' if found.d_name and found.gate else ''
+    else:
+        usual = found.is_plain and found.stem == (64,) and _is_papers_se(found)
+        size = f'r{found.depth}' if usual else ''
+    return f'{family}_{attention}{size}_fpn_4xb2-1x_coco' if size else ''
+
+
+def _is_papers_se(found: Architecture) -> bool:
+    """Tell whether SE gates, if any, are those of the tables: r = 16, no biases."""
+    reduced = all(
+        units is None or units * 16 == channels
+        for stage, channels in zip(found.hidden, found.out_channels, strict=True)
+        for units in stage
+    )
+    return reduced and not found.se_bias
+
+
+def _heads_with_classes(heads: Heads) -> list[str]:
+    """Return the config entries that count classes."""
+    if heads.detector == 'RetinaNet':
+        return ['model.bbox_head']
+    names = ['model.roi_head.bbox_head']
+    return names + ['model.roi_head.mask_head'] * ('Mask' in heads.detector)
 
 
 def _usual_sizes(found: Architecture) -> tuple[int, ...] | None:
