@@ -65,19 +65,21 @@ def require_start(state: dict[str, Any], model: Any, checkpoint: str) -> list[st
         WeightsError: the file is no detector, or of another backbone.
     """
     model = getattr(model, 'module', model)
-    if not any(key.startswith('backbone.') for key in state):
+    if not any('backbone.' in key for key in state):
         raise WeightsError(
             f'load_from={checkpoint} is no detector: no tensor is named backbone.… '
             "Backbone weights go to model.backbone.init_cfg=dict(type='ECAPretrained', "
             f'checkpoint={checkpoint!r}).'
         )
     missing, _, shapes = _compare(state, model)
-    lost = [name for name in missing + shapes if name.startswith('backbone.')]
+    lost = [name for name in missing + shapes if 'backbone.' in name]
     if lost:
         raise WeightsError(
             f'load_from={checkpoint} is of another backbone: {len(lost)} tensors would '
             f'stay random: {", ".join(lost[:3])}. See what it is: eca-mmdet weights '
-            f'inspect {checkpoint}'
+            f'inspect {checkpoint}. Its backbone alone is loaded by '
+            "model.backbone.init_cfg (type 'ECAPretrained', which may allow random "
+            'gates).'
         )
     return [f'{name}: not in the file' for name in missing] + shapes
 
