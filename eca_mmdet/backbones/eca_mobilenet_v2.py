@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import torch.utils.checkpoint
 from mmdet.models.backbones.mobilenet_v2 import MobileNetV2
 from mmdet.models.layers import InvertedResidual
 from mmdet.registry import MODELS
@@ -19,6 +18,7 @@ from eca_mmdet.architectures import MOBILENET_V2_KERNEL_SIZES, MOBILENET_V2_STAG
 from eca_mmdet.attention.eca import ECALayer
 from eca_mmdet.backbones.eca_resnet import stage_kernel_sizes
 from eca_mmdet.backbones.loud_weights import LoudWeights
+from eca_mmdet.backbones.recompute import recompute
 
 
 class ECAInvertedResidual(InvertedResidual):  # type: ignore[misc]
@@ -40,12 +40,7 @@ class ECAInvertedResidual(InvertedResidual):  # type: ignore[misc]
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, in_channels, H, W) to (N, out_channels, H / stride, W / stride)."""
-        if self.with_cp and x.requires_grad:
-            out: Tensor = torch.utils.checkpoint.checkpoint(
-                self._branch, x, use_reentrant=False
-            )
-            return out
-        return self._branch(x)
+        return recompute(self._branch, x, self.with_cp)
 
 
 @MODELS.register_module()

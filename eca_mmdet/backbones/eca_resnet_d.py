@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import torch.utils.checkpoint
 from mmcv.cnn import build_norm_layer
 from mmdet.registry import MODELS
 from mmengine.model import BaseModule, Sequential
@@ -27,6 +26,7 @@ from eca_mmdet.architectures import (
 from eca_mmdet.attention.eca import ECALayer
 from eca_mmdet.backbones.eca_resnet import stage_kernel_sizes
 from eca_mmdet.backbones.loud_weights import LoudWeights
+from eca_mmdet.backbones.recompute import recompute
 
 
 def _norm(norm_cfg: dict[str, Any], channels: int) -> nn.Module:
@@ -87,12 +87,7 @@ class ECABottleneck(BaseModule):  # type: ignore[misc]
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, inputs, H, W) to (N, widths[-1], H / stride, W / stride)."""
-        if self.with_cp and x.requires_grad:
-            out = torch.utils.checkpoint.checkpoint(
-                self._residual, x, use_reentrant=False
-            )
-        else:
-            out = self._residual(x)
+        out = recompute(self._residual, x, self.with_cp)
         return self.relu(out)  # type: ignore[no-any-return]
 
 

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch.utils.checkpoint
 from mmcv.cnn import build_plugin_layer
 from mmdet.models.backbones.resnet import BasicBlock, Bottleneck, ResNet
 from mmdet.registry import MODELS
 from torch import Tensor, nn
 
 from eca_mmdet.backbones.loud_weights import LoudWeights
+from eca_mmdet.backbones.recompute import recompute
 
 _POSITIONS = ('after_conv1', 'after_conv2')
 
@@ -69,12 +69,7 @@ class PluginBasicBlock(BasicBlock):  # type: ignore[misc]
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, inplanes, H, W) to (N, planes, H / stride, W / stride)."""
-        if self.with_cp and x.requires_grad:
-            out = torch.utils.checkpoint.checkpoint(
-                self._residual, x, use_reentrant=False
-            )
-        else:
-            out = self._residual(x)
+        out = recompute(self._residual, x, self.with_cp)
         return self.relu(out)  # type: ignore[no-any-return]
 
 
