@@ -187,6 +187,11 @@ def _add_weights(commands: _Commands[argparse.ArgumentParser]) -> None:
     convert.add_argument(
         '--force', action='store_true', help='replace DST if it exists'
     )
+    convert.add_argument(
+        '--v1-retinanet',
+        action='store_true',
+        help='SRC is a RetinaNet of MMDetection v1 (its names cannot tell)',
+    )
     for action in (inspect, convert):
         action.add_argument(
             '--trust',

@@ -75,6 +75,8 @@ def require_sections(cfg: Any, training: bool) -> None:
         UserError: naming what is missing.
     """
     needed = ['model', 'test_dataloader', 'test_evaluator']
+    if training and cfg.get('test_time_only'):
+        raise UserError(f'{cfg.filename} is for testing alone: {cfg.test_time_only}')
     if training:
         needed = ['model', 'train_dataloader', 'train_cfg', 'optim_wrapper']
     missing = [key for key in needed if not cfg.get(key)]

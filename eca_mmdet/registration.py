@@ -98,6 +98,7 @@ def register() -> None:
                 'eca_mmdet.attention',
                 'eca_mmdet.backbones',
                 'eca_mmdet.evaluation.hook',
+                'eca_mmdet.legacy',
                 'eca_mmdet.weights.pretrained',
             ):
                 importlib.import_module(module)

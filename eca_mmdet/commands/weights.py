@@ -15,6 +15,8 @@ from eca_mmdet.weights.fetch import fetch, is_address
 from eca_mmdet.weights.files import read_weights, sha256_of, write_weights
 from eca_mmdet.weights.inspection import Inspection, inspect
 
+_V3 = 'MMDetection v3'  # layout of a converted detector
+
 
 def run(args: argparse.Namespace) -> int:
     """Run the action; 1 if the file is not recognised."""
@@ -86,7 +88,9 @@ def _convert(args: argparse.Namespace) -> int:
         if target.samefile(source):
             raise WeightsError(f'{target} is the source itself; write to another name.')
     try:
-        state, report = convert(file.state, args.to)
+        if file.metadata.get('layout') == _V3 and args.to == 'mmdet':
+            raise WeightsError('converted to MMDetection 3.x already; nothing to do.')
+        state, report = convert(file.state, args.to, args.v1_retinanet)
     except WeightsError as error:
         raise WeightsError(f'{source}: {error}') from error
     metadata = {
@@ -96,6 +100,8 @@ def _convert(args: argparse.Namespace) -> int:
         'source': _without_secrets(args.source),
         'source_sha256': sha256_of(source),
     }
+    if report.classes:
+        metadata['classes'] = str(report.classes)
     write_weights(target, state, metadata, args.force)
     if args.json:
         print(json.dumps(report.to_dict() | {'metadata': metadata}, indent=1))
@@ -121,6 +127,8 @@ def _summary(
         f'  {len(report.mapped)} tensors written to {target}, {renamed} under another '
         'name',
     ]
+    for key, how in report.changed.items():
+        lines.append(f'  {key}: {how}')
     for key, reason in report.dropped.items():
         lines.append(f'  dropped {key} ({reason})')
     if beside:

@@ -14,6 +14,7 @@ from eca_mmdet.weights.files import strip_prefix
 from eca_mmdet.weights.heads import Heads, read_heads
 from eca_mmdet.weights.inspection import origin_of
 from eca_mmdet.weights.layouts import Canonical, from_canonical, to_canonical
+from eca_mmdet.weights.mmdet_v1 import convert_v1
 
 TARGETS = ('mmdet', 'authors', 'timm')
 
@@ -28,7 +29,9 @@ class ConvertReport:
         target: 'mmdet', 'authors' or 'timm'.
         kernel_sizes: of the ECA gates, one a stage; None where they differ in a stage.
         mapped: source name to target name.
+        changed: source name to how its values were moved, where they were.
         dropped: source name to the reason.
+        classes: of a detector; None for a backbone.
     """
 
     network: str
@@ -36,6 +39,8 @@ class ConvertReport:
     target: str
     kernel_sizes: tuple[int | None, ...] | None = ()
     mapped: dict[str, str] = field(default_factory=dict)
+    changed: dict[str, str] = field(default_factory=dict)
+    classes: int | None = None
     dropped: dict[str, str] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
@@ -44,15 +49,17 @@ class ConvertReport:
 
 
 def convert(
-    state: Mapping[str, Tensor], to: str = 'mmdet'
+    state: Mapping[str, Tensor], to: str = 'mmdet', v1_retinanet: bool = False
 ) -> tuple[dict[str, Tensor], ConvertReport]:
-    """Rename a backbone's tensors; the values stay, and none is lost unsaid.
+    """Rename a network's tensors; none is lost or changed unsaid.
 
     Args:
-        state: a backbone or a classifier, 'module.' before the names or not; for
-            'authors' and 'timm' an MMDetection detector too (its heads are dropped).
-        to: 'mmdet' (a backbone, ready for any loader), 'authors' or 'timm' (with the
-            classifier where there is one).
+        state: a backbone, a classifier or a detector of MMDetection; 'module.' before
+            the names or not.
+        to: 'mmdet' (a backbone, or an MMDetection v1 detector for 3.x); 'authors' or
+            'timm' (a backbone, with the classifier where there is one; a detector's
+            heads are dropped).
+        v1_retinanet: a RetinaNet is of MMDetection v1, which its names cannot tell.
 
     Returns:
         The renamed tensors in the order of the source, and the report.
@@ -68,14 +75,14 @@ def convert(
     found = _require_known(canonical)
     layout = _target_layout(found, to)
     heads = read_heads(own)
-    if heads and to == 'mmdet':
-        raise WeightsError(_refuse_detector(heads))
     report = ConvertReport(
         found.title,
         origin_of(canonical, found, heads),
         to,
         found.stage_kernel_sizes if 'ECA' in found.gate else (),
     )
+    if heads and to == 'mmdet':
+        return _convert_detector(own, heads, v1_retinanet, prefix, report)
     names = {source: name for name, source in canonical.source.items()}
     converted: dict[str, Tensor] = {}
     for key, tensor in own.items():
@@ -93,20 +100,36 @@ def convert(
     return converted, report
 
 
-def _refuse_detector(heads: Heads) -> str:
-    backbone = (
-        "Its backbone can be loaded as it is: init_cfg=dict(type='ECAPretrained', "
-        'checkpoint=FILE).'
-    )
-    if heads.version == 'v1':
-        return (
-            f'a {heads.detector} of MMDetection v1: its heads cannot be used in 3.x by '
-            f'renaming. {backbone}'
+def _convert_detector(
+    state: dict[str, Tensor],
+    heads: Heads,
+    v1_retinanet: bool,
+    prefix: str,
+    report: ConvertReport,
+) -> tuple[dict[str, Tensor], ConvertReport]:
+    """Convert an MMDetection v1 detector; refuse one of another version."""
+    is_v1 = heads.version == 'v1'
+    if heads.detector == 'RetinaNet' and heads.version.startswith('v1,'):
+        is_v1 = v1_retinanet
+        if not is_v1:
+            raise WeightsError(
+                'a RetinaNet has the same names in MMDetection v1, v2 and v3. If it '
+                'was trained with v1 (the released ECA detectors were), add '
+                '--v1-retinanet; if not, there is nothing to convert.'
+            )
+    if not is_v1:
+        raise WeightsError(
+            f'already a {heads.detector} of MMDetection {heads.version}: nothing to '
+            'convert. Its backbone can be loaded as it is: '
+            "init_cfg=dict(type='ECAPretrained', checkpoint=FILE)."
         )
-    return (
-        f'already a {heads.detector} of MMDetection {heads.version}: nothing to '
-        f'convert. {backbone}'
-    )
+    converted, mapped, changed = convert_v1(state, heads)
+    report.network = f'{heads.detector} on {report.network}'
+    report.source, report.target = 'MMDetection v1', 'MMDetection v3'
+    report.mapped = {prefix + old: new for old, new in mapped.items()}
+    report.changed = {prefix + key: how for key, how in changed.items()}
+    report.classes = heads.classes
+    return converted, report
 
 
 def _require_known(canonical: Canonical) -> Architecture:

@@ -1,0 +1,3 @@
+_base_ = './cascade-mask-rcnn_r50_fpn_v1_coco.py'
+
+model = dict(backbone=dict(depth=101))

@@ -1,0 +1,3 @@
+_base_ = './faster-rcnn_r50_fpn_v1_coco.py'
+
+model = dict(backbone=dict(depth=101))

@@ -1,0 +1,4 @@
+# For the authors' RetinaNet_ecanet50_k3377_bs8_lr0.01, converted.
+_base_ = './retinanet_r50_fpn_v1_coco.py'
+
+model = dict(backbone=dict(type='ECAResNet', kernel_sizes=(3, 3, 7, 7)))
