@@ -239,14 +239,19 @@ def test_detectors_name_a_command_with_what_it_needs(tmp_path):
     ('state', 'reason'),
     [
         (AuthorsResNet(50, (3, 5, 5, 7), 8).state_dict(), 'other widths'),
-        (detector_state(AuthorsResNet(50, (5, 5, 5, 5), 64), 1), 'v1'),
         (retinanet_state(AuthorsResNet(50, (3, 5, 5, 7), 64)), 'maybe v1'),
     ],
-    ids=['width', 'v1', 'maybe v1'],
+    ids=['width', 'maybe v1'],
 )
 def test_no_command_where_the_config_would_not_fit(tmp_path, state, reason):
     found = look(state, tmp_path)
     assert found.command == '' and found.backbone, reason
+
+
+def test_v1_detectors_are_to_be_converted(tmp_path):
+    state = detector_state(AuthorsResNet(50, (5, 5, 5, 5), 64), 1)
+    command = look(state, tmp_path, 'x.pth').command
+    assert command == f'eca-mmdet weights convert {tmp_path}/x.pth NEW.pth'
 
 
 def test_no_config_for_se_gates_of_another_kind(tmp_path):

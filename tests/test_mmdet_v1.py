@@ -206,8 +206,11 @@ def test_command(command, tmp_path, meta):
 
 
 def test_command_for_retinanet(command, tmp_path):
-    old, new = tmp_path / 'old.pth', tmp_path / 'new.safetensors'
+    old, new = tmp_path / 'old.pth', tmp_path / 'new.pth'
     torch.save(retinanet_state(BACKBONE), old)
+    other = tmp_path / 'new.safetensors'
+    code, _, err = command('weights', 'convert', old, other, '--v1-retinanet')
+    assert code == 2 and 'write to a name in .pth' in err and not other.exists()
     code, _, err = command('weights', 'convert', old, new)
     assert code == 2 and '--v1-retinanet' in err and not new.exists()
     assert command('weights', 'convert', old, new, '--v1-retinanet')[0] == 0

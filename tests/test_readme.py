@@ -11,6 +11,7 @@ from eca_mmdet.weights.sources import SOURCES
 from tests.conftest import REPOSITORY
 
 WEIGHTS = (REPOSITORY / 'docs' / 'weights.md').read_text()
+LEGACY = (REPOSITORY / 'docs' / 'legacy.md').read_text()
 README = (REPOSITORY / 'README.md').read_text()
 ATTENTION = {'none': '', 'SE': 'se-', 'ECA': 'eca-', '1 NL': 'nl-', 'GC': 'gc-'}
 
@@ -68,7 +69,26 @@ def test_every_public_eca_weight_is_documented():
     assert len(listed) == 3
 
 
+def test_released_detectors_repeat_the_reported_numbers():
+    source = REPOSITORY.parent / 'shared' / 'reference' / 'pretrained_weights.json'
+    if not source.is_file():
+        pytest.skip(f'the list of public weights is not here: {source}')
+    models = json.loads(source.read_text())['authors_coco_detectors']['models']
+    for model in models:
+        (row,) = [
+            r for r in LEGACY.splitlines() if r.startswith(f'| `{model["name"]}`')
+        ]
+        cells = [cell.strip() for cell in row.strip('|').split('|')]
+        for cell, numbers in zip(
+            cells[2:4], (model['box'], model['mask']), strict=True
+        ):
+            assert cell == (', '.join(map(str, numbers)) if numbers else '')
+        assert cells[4] == ''  # nothing is measured
+    assert len(models) == 6
+
+
 def test_configs_named_in_the_readme_exist():
-    names = set(re.findall(r'[a-z-]+_[a-z0-9-]+_fpn_[a-z0-9-]+_coco', README + WEIGHTS))
+    text = README + WEIGHTS + LEGACY
+    names = set(re.findall(r'[a-z-]+_[a-z0-9-]+_fpn_[a-z0-9-]+_coco', text))
     assert names
     assert names <= paths.shipped_configs().keys()

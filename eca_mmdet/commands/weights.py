@@ -93,6 +93,11 @@ def _convert(args: argparse.Namespace) -> int:
         state, report = convert(file.state, args.to, args.v1_retinanet)
     except WeightsError as error:
         raise WeightsError(f'{source}: {error}') from error
+    if report.target == _V3 and target.suffix == '.safetensors':
+        raise WeightsError(
+            f'{target}: mmengine loads whole detectors from .pth files alone; write to '
+            'a name in .pth.'
+        )
     metadata = {
         'network': report.network,
         'layout': report.target,

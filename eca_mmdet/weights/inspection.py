@@ -224,15 +224,15 @@ def _notes(
         )
     if heads and heads.version == 'v1':
         notes.append(
-            'MMDetection v1 orders classes and codes boxes in other ways than 3.x: as '
-            'a detector this file gives wrong detections there. Its backbone can be '
-            'loaded as below.'
+            'MMDetection v1 orders classes and codes boxes in other ways than 3.x. '
+            'Convert it, and test it with a config of configs/legacy (docs/legacy.md); '
+            'its backbone can be loaded as it is, as below.'
         )
     if heads and heads.version.startswith('v1,'):
         notes.append(
             'the names are the same in all three versions. If it was trained with '
-            'MMDetection v1 (the released ECA detectors were), it gives wrong '
-            'detections in 3.x, and only its backbone can be used.'
+            'MMDetection v1 (the released ECA detectors were): eca-mmdet weights '
+            'convert --v1-retinanet, and a config of configs/legacy (docs/legacy.md).'
         )
     return tuple(notes)
 

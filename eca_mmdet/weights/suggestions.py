@@ -125,6 +125,8 @@ def suggest_command(found: Architecture, heads: Heads | None, path: str) -> str:
         heads: of a detector; None for a backbone.
         path: of the file.
     """
+    if heads and heads.version == 'v1':
+        return shlex.join(['eca-mmdet', 'weights', 'convert', path, 'NEW.pth'])
     name = _config_name(found, heads)
     if name not in shipped_configs():
         return ''
@@ -147,7 +149,7 @@ def suggest_command(found: Architecture, heads: Heads | None, path: str) -> str:
 def _config_name(found: Architecture, heads: Heads | None) -> str:
     """Return the name that a config for this network would have, or ''."""
     family = _FAMILIES.get(heads.detector if heads else 'Faster R-CNN')
-    if not family or (heads and (heads.version.startswith('v1') or not heads.classes)):
+    if not family or (heads and (heads.version.startswith('v1,') or not heads.classes)):
         return ''
     attention = f'{found.gate.lower()}-' if found.gate else ''
     if found.family == 'MobileNetV2':
