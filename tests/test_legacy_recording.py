@@ -199,3 +199,34 @@ def test_the_stock_components_differ(detector, features, v1):
     boxes = legacy.decode(rois[:, 1:], offsets, max_shape=recording.IMG_SHAPE[:2])
     difference = (boxes - torch.from_numpy(v1['roi_decoded'])[:, 4:]).abs()
     assert difference.median() == pytest.approx(0.5, abs=0.01)
+
+
+def test_a_detector_of_stock_components_finds_others(mmdet_ready, v1_state, sample, v1):
+    """Converted by the rules, but with mmdet's legacy_1.x parts: some are lost."""
+    from mmdet.registry import MODELS
+    from mmengine.config import Config
+
+    name = 'faster-rcnn_eca-r50-k5555_fpn_v1_coco'
+    cfg = Config.fromfile(shipped_configs()[name]).model
+    coder = dict(cfg.roi_head.bbox_head.bbox_coder, type='LegacyDeltaXYWHBBoxCoder')
+    cfg.rpn_head.type, cfg.roi_head.type = 'RPNHead', 'StandardRoIHead'
+    cfg.rpn_head.bbox_coder.type = 'LegacyDeltaXYWHBBoxCoder'
+    cfg.roi_head.bbox_head.type = 'Shared2FCBBoxHead'
+    cfg.roi_head.bbox_head.bbox_coder = coder
+    cfg.roi_head.bbox_roi_extractor.type = 'SingleRoIExtractor'
+    cfg.roi_head.bbox_roi_extractor.roi_layer.aligned = False
+    model = MODELS.build(cfg)
+    model.load_state_dict(convert(v1_state)[0], strict=True)
+    model.eval()
+    with torch.no_grad():
+        (result,) = model.predict(torch.from_numpy(recording.make_input()), [sample])
+    found = result.pred_instances
+    matched = 0
+    for row, label in zip(
+        v1['det_bboxes_raw_rescale'], v1['det_labels_raw_rescale'], strict=True
+    ):
+        same = found.labels == int(label)
+        boxes = (found.bboxes[same] - torch.from_numpy(row[:4])).abs().amax(dim=1)
+        scores = (found.scores[same] - row[4]).abs()
+        matched += bool(((boxes < 2) & (scores < 0.02)).any())
+    assert 50 < matched < 100
