@@ -538,6 +538,83 @@ def test_cascade_refines_with_v1s_coder(legacy):
     torch.testing.assert_close(refined, expected, rtol=1e-5, atol=1e-4)
 
 
+def test_scale_decides_what_is_suppressed(legacy):
+    """10 x 10 and 10 x 5 pixels overlap by 0.5; divided by 2, inclusive, by 0.545."""
+    from mmdet.registry import MODELS
+    from mmengine.config import Config
+
+    corners = boxes((0, 0, 9, 9), (0, 0, 9, 4))
+    meta = dict(img_shape=(100, 100), scale_factor=(2.0, 2.0))
+
+    retina = Config.fromfile(shipped_configs()['retinanet_r50_fpn_v1_coco']).model
+    head = MODELS.build(dict(retina.bbox_head, num_classes=1, test_cfg=retina.test_cfg))
+    faster = Config.fromfile(shipped_configs()['faster-rcnn_r50_fpn_v1_coco']).model
+    box_head = MODELS.build(dict(faster.roi_head.bbox_head, num_classes=1))
+    for rescale, count in ((False, 2), (True, 1)):
+        scores = torch.full((9, 2, 1), -9.0)
+        scores[0, 0], scores[0, 1] = 2, 1
+        priors = torch.cat([corners[:1], corners[:1].repeat(8, 1) + 50] * 2)
+        priors[9] = corners[1]
+        found = head._predict_by_feat_single(
+            [scores], [torch.zeros(36, 2, 1)], [None], [priors], meta, None, rescale
+        )
+        assert len(found) == count
+        found = box_head._predict_by_feat_single(
+            torch.cat([torch.zeros(2, 1), corners], dim=1),
+            torch.tensor([[2.0, 0.0], [1.0, 0.0]]),
+            torch.zeros(2, 4),
+            meta,
+            rescale,
+            faster.test_cfg.rcnn,
+        )
+        assert len(found) == count
+        expected = corners[:count] / (2 if rescale else 1)
+        assert torch.equal(found.bboxes, expected)
+
+
+@pytest.mark.parametrize('rescale', [False, True])
+def test_masks_do_not_keep_boxes_from_being_rescaled(legacy, monkeypatch, rescale):
+    from mmdet.registry import MODELS
+    from mmengine.config import Config
+    from mmengine.structures import InstanceData
+
+    cfg = Config.fromfile(shipped_configs()['mask-rcnn_r50_fpn_v1_coco']).model
+    head = MODELS.build(dict(cfg.roi_head, train_cfg=None, test_cfg=cfg.test_cfg.rcnn))
+    head.eval()
+    asked = []
+
+    def spy(self, roi, cls_score, bbox_pred, img_meta, rescale, rcnn_test_cfg):
+        asked.append(rescale)
+        return InstanceData(
+            bboxes=boxes((1, 2, 30, 40)),
+            scores=torch.ones(1),
+            labels=torch.zeros(1, dtype=torch.long),
+        )
+
+    monkeypatch.setattr(legacy.V1BBoxHead, '_predict_by_feat_single', spy)
+    features = tuple(torch.randn(1, 256, 24 >> i, 32 >> i) for i in range(4))
+    proposals = [InstanceData(bboxes=boxes((8, 8, 60, 60)))]
+    with torch.no_grad():
+        (found,) = head.predict(features, proposals, [sample()], rescale=rescale)
+    assert asked == [rescale]
+    assert found.bboxes.tolist() == [[1, 2, 30, 40]]
+
+
+def test_levels_of_large_rois_in_half_precision(legacy):
+    """300 x 300 pixels are more than float16 can count."""
+    extractor = legacy.V1RoIExtractor(
+        roi_layer=dict(type='RoIAlign', output_size=3, sampling_ratio=2, aligned=True),
+        out_channels=2,
+        featmap_strides=[4, 8, 16, 32],
+    )
+    features = [torch.randn(1, 2, 80 >> i, 80 >> i) for i in range(4)]
+    rois = boxes((0, 0, 0, 299, 299), (0, 0, 0, 260, 260))
+    found = extractor([f.half() for f in features], rois.half())
+    assert found.dtype == torch.half
+    expected = extractor([f.half().float() for f in features], rois)
+    torch.testing.assert_close(found.float(), expected, rtol=1e-2, atol=1e-2)
+
+
 LEGACY = sorted(name for name in shipped_configs() if name.endswith('_v1_coco'))
 
 
@@ -546,12 +623,65 @@ def test_there_is_a_config_for_every_released_detector():
     assert len(eca) == 6 and len(LEGACY) == 6 + 10
 
 
+def parts_of(node):
+    """Every dict in a config, at any depth."""
+    if isinstance(node, (list, tuple)):
+        for item in node:
+            yield from parts_of(item)
+    elif isinstance(node, dict):
+        yield node
+        for value in node.values():
+            yield from parts_of(value)
+
+
+def check_parts(model):
+    """No part of 3.x where v1 had another, and v1's numbers."""
+    kinds = [part['type'] for part in parts_of(model) if 'type' in part]
+    stock = {'AnchorGenerator', 'DeltaXYWHBBoxCoder', 'SingleRoIExtractor', 'RPNHead'}
+    stock |= {'StandardRoIHead', 'CascadeRoIHead', 'Shared2FCBBoxHead', 'FCNMaskHead'}
+    assert not stock & set(kinds)
+    for part in parts_of(model):
+        if part.get('type') == 'LegacyAnchorGenerator':
+            assert part.center_offset == 0.5
+        if part.get('type') == 'RoIAlign':
+            assert part.sampling_ratio == 2 and part.aligned is True
+        if part.get('type') == 'nms':
+            assert part.iou_threshold in (0.5, 0.7)
+    assert model.backbone.init_cfg is None
+    if model.type == 'RetinaNet':
+        assert model.neck.add_extra_convs == 'on_input'
+        assert (model.test_cfg.nms_pre, model.test_cfg.score_thr) == (1000, 0.05)
+        assert model.test_cfg.nms.iou_threshold == 0.5
+        assert kinds.count('V1BoxCoder') == kinds.count('LegacyAnchorGenerator') == 1
+        return
+    rpn, rcnn = model.test_cfg.rpn, model.test_cfg.rcnn
+    assert (rpn.nms_pre, rpn.max_per_img, rpn.nms.iou_threshold) == (1000, 1000, 0.7)
+    assert (rcnn.score_thr, rcnn.nms.iou_threshold, rcnn.max_per_img) == (
+        0.05,
+        0.5,
+        100,
+    )
+    heads = model.roi_head.bbox_head
+    heads = heads if isinstance(heads, list) else [heads]
+    assert [head.bbox_coder.target_stds for head in heads] == [
+        [0.1, 0.1, 0.2, 0.2],
+        [0.05, 0.05, 0.1, 0.1],
+        [0.033, 0.033, 0.067, 0.067],
+    ][: len(heads)]
+    assert len(heads) == (3 if 'Cascade' in model.roi_head.type else 1)
+    assert all(head.reg_class_agnostic == (len(heads) == 3) for head in heads)
+
+
 @pytest.mark.parametrize('name', LEGACY)
 def test_legacy_configs_are_for_testing_alone(command, mmdet_ready, name):
     from mmengine.config import Config
 
     cfg = Config.fromfile(shipped_configs()[name])
+    check_parts(cfg.model)
     assert cfg.test_evaluator.type == 'V1CocoMetric'
+    assert cfg.test_evaluator.metric == (
+        ['bbox', 'segm'] if 'mask-rcnn' in name else 'bbox'
+    )
     assert 'V1Resize' in [t.type for t in cfg.test_dataloader.dataset.pipeline]
     if '-k' in name:
         digits = name.split('-k')[1][:4]

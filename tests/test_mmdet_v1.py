@@ -89,6 +89,56 @@ def test_retinanet(old_towers):
             convert(state)
 
 
+@pytest.mark.parametrize(
+    ('extras', 'flag', 'part'),
+    [
+        ({'meta': {'mmdet_version': '1.1.0+3839478'}}, False, ''),
+        ({'meta': {'mmdet_version': '1.1.0'}}, True, ''),
+        ({'meta': {'mmdet_version': '2.10.0'}}, True, 'already a RetinaNet .* v2'),
+        ({'meta': {'mmengine_version': '0.10.7'}}, True, 'already a RetinaNet .* v3'),
+        ({'message_hub': {}}, False, 'already a RetinaNet .* v3'),
+        ({'meta': {'epoch': 12}}, False, 'add --v1-retinanet'),
+    ],
+)
+def test_retinanets_metadata_tells_the_version(
+    command, tmp_path, monkeypatch, extras, flag, part
+):
+    monkeypatch.chdir(tmp_path)
+    state = retinanet_state(BACKBONE)
+    torch.save({'state_dict': state, **extras}, 'old.pth')
+    words = ['--v1-retinanet'] if flag else []
+    if part:
+        with pytest.raises(WeightsError, match=part):
+            convert(state, v1_retinanet=flag, extras=extras)
+        assert command('weights', 'convert', 'old.pth', 'new.pth', *words)[0] == 2
+    else:
+        printed = inspect('old.pth').command
+        assert printed == 'eca-mmdet weights convert old.pth NEW.pth'
+        assert command(*printed.split()[1:], *words)[0] == 0
+
+
+def test_heads_that_were_moved_but_not_reordered():
+    state = v1_state('Mask R-CNN')
+    moved = {
+        f'roi_head.{k}' if k.startswith(('bbox_head', 'mask_head')) else k: v
+        for k, v in state.items()
+    }
+    converted, report = convert(moved)
+    expected, _ = convert(state)
+    assert converted.keys() == expected.keys() and len(report.changed) == 6
+    assert all(torch.equal(converted[key], expected[key]) for key in expected)
+
+
+def test_other_detectors_are_not_converted():
+    fcos = {k: v for k, v in retinanet_state(BACKBONE).items() if 'retina' not in k}
+    fcos['bbox_head.fcos_cls.weight'] = torch.zeros(80, 16, 3, 3)
+    rpn = detector_state(BACKBONE, 1)
+    rpn = {k: v for k, v in rpn.items() if not k.startswith('bbox_head.')}
+    for state in (fcos, rpn):
+        with pytest.raises(WeightsError, match='that is none of Faster'):
+            convert(state)
+
+
 @pytest.mark.parametrize('kind', sorted(KINDS))
 def test_twice_is_refused(kind):
     converted, _ = convert(v1_state(kind))
@@ -99,15 +149,25 @@ def test_twice_is_refused(kind):
 @pytest.mark.parametrize(
     ('change', 'part'),
     [
-        ({'bbox_head.fc_reg.weight': torch.zeros(320, 16)}, 'has 320 rows.* has 324'),
         (
-            {'mask_head.conv_logits.weight': torch.zeros(80, 16, 1, 1)},
+            {
+                'bbox_head.fc_reg.weight': torch.zeros(320, 16),
+                'bbox_head.fc_reg.bias': torch.zeros(320),
+            },
+            'has 320 rows.* has 324',
+        ),
+        (
+            {
+                'mask_head.conv_logits.weight': torch.zeros(80, 16, 1, 1),
+                'mask_head.conv_logits.bias': torch.zeros(80),
+            },
             'has 80 rows.* has 81',
         ),
         (
             {'semantic_head.x.weight': torch.zeros(1)},
             'semantic_head.* is no part',
         ),
+        ({'bbox_head.fc_reg.bias': torch.zeros(4)}, 'has 4 rows, its weight another'),
         ({'shared_head.layer4.0.conv1.weight': torch.zeros(1)}, 'is no part'),
         ({'backbone.layer1.0.odd.weight': torch.zeros(1)}, 'no layer that is known'),
     ],
@@ -115,6 +175,21 @@ def test_twice_is_refused(kind):
 def test_what_is_no_such_detector_is_refused(change, part):
     with pytest.raises(WeightsError, match=part):
         convert(v1_state('Mask R-CNN') | change)
+
+
+def test_cascade_with_boxes_by_class_is_refused():
+    state = v1_state('Cascade R-CNN', 3)
+    for stage in range(3):
+        state[f'bbox_head.{stage}.fc_reg.weight'] = torch.zeros(16, 16)
+        state[f'bbox_head.{stage}.fc_reg.bias'] = torch.zeros(16)
+    with pytest.raises(WeightsError, match='whose boxes differ by class'):
+        convert(state)
+
+
+def test_without_scores_the_classes_are_unknown():
+    state = {k: v for k, v in v1_state('Faster R-CNN').items() if 'fc_cls' not in k}
+    with pytest.raises(WeightsError, match='without bbox_head.fc_cls'):
+        convert(state)
 
 
 @pytest.mark.parametrize('detector', ['faster_rcnn', 'mask_rcnn', 'retinanet'])

@@ -90,7 +90,7 @@ def _convert(args: argparse.Namespace) -> int:
     try:
         if file.metadata.get('layout') == _V3 and args.to == 'mmdet':
             raise WeightsError('converted to MMDetection 3.x already; nothing to do.')
-        state, report = convert(file.state, args.to, args.v1_retinanet)
+        state, report = convert(file.state, args.to, args.v1_retinanet, file.extras)
     except WeightsError as error:
         raise WeightsError(f'{source}: {error}') from error
     if report.target == _V3 and target.suffix == '.safetensors':

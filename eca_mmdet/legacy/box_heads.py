@@ -40,6 +40,8 @@ class V1BBoxHead(Shared2FCBBoxHead):  # type: ignore[misc]
         if rescale:
             factors = boxes.new_tensor(img_meta['scale_factor'])
             boxes = boxes / factors.repeat(boxes.shape[1] // 2)
+        if rcnn_test_cfg is None:  # as mmdet's: all of them, for test-time augmentation
+            return InstanceData(bboxes=boxes, scores=cls_score.softmax(dim=-1))
         found = v1_multiclass_nms(
             boxes,
             scores,

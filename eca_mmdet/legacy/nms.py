@@ -13,7 +13,8 @@ def v1_nms(boxes: Tensor, scores: Tensor, iou_threshold: float) -> Tensor:
     Args:
         boxes: (N, 4), inclusive corners: areas count ``x2 - x1 + 1``.
         scores: (N,).
-        iou_threshold: boxes that overlap a better one by more are dropped.
+        iou_threshold: boxes that overlap a better one by more are dropped (v1's CUDA
+            operator; its CPU operator dropped equal overlaps too).
     """
     if not len(boxes):
         return torch.zeros(0, dtype=torch.long, device=boxes.device)

@@ -48,7 +48,8 @@ class V1RoIExtractor(SingleRoIExtractor):  # type: ignore[misc]
         roi_scale_factor: float | None = None,
     ) -> Tensor:
         """Return (K, C, size, size) for RoIs (K, 5): image index and corners."""
-        rois = rois.type_as(feats[0])
+        # In fp32 throughout, as v1: half precision cannot hold the area of a large RoI.
+        rois = rois.float()
         size = self.roi_layers[0].output_size
         result = feats[0].new_zeros(len(rois), self.out_channels, *size)
         levels = self.map_roi_levels(rois, len(feats))
@@ -60,7 +61,7 @@ class V1RoIExtractor(SingleRoIExtractor):  # type: ignore[misc]
             chosen = (levels == level).nonzero().squeeze(1)
             if len(chosen):
                 own = shifted_rois(rois[chosen], self.featmap_strides[level])
-                result[chosen] = layer(feature, own).to(result.dtype)
+                result[chosen] = layer(feature.float(), own).to(result.dtype)
         return result
 
 

@@ -49,7 +49,10 @@ class ConvertReport:
 
 
 def convert(
-    state: Mapping[str, Tensor], to: str = 'mmdet', v1_retinanet: bool = False
+    state: Mapping[str, Tensor],
+    to: str = 'mmdet',
+    v1_retinanet: bool = False,
+    extras: Mapping[str, Any] | None = None,
 ) -> tuple[dict[str, Tensor], ConvertReport]:
     """Rename a network's tensors; none is lost or changed unsaid.
 
@@ -60,6 +63,7 @@ def convert(
             'timm' (a backbone, with the classifier where there is one; a detector's
             heads are dropped).
         v1_retinanet: a RetinaNet is of MMDetection v1, which its names cannot tell.
+        extras: what lay beside the tensors in the file; 'meta' may tell the version.
 
     Returns:
         The renamed tensors in the order of the source, and the report.
@@ -74,7 +78,7 @@ def convert(
     canonical = to_canonical(own)
     found = _require_known(canonical)
     layout = _target_layout(found, to)
-    heads = read_heads(own)
+    heads = read_heads(own, extras)
     report = ConvertReport(
         found.title,
         origin_of(canonical, found, heads),
@@ -108,6 +112,11 @@ def _convert_detector(
     report: ConvertReport,
 ) -> tuple[dict[str, Tensor], ConvertReport]:
     """Convert an MMDetection v1 detector; refuse one of another version."""
+    if heads.detector in ('RPN', 'detector'):
+        raise WeightsError(
+            'a detector of MMDetection that is none of Faster, Mask and Cascade (Mask) '
+            'R-CNN and RetinaNet: not converted.'
+        )
     is_v1 = heads.version == 'v1'
     if heads.detector == 'RetinaNet' and heads.version.startswith('v1,'):
         is_v1 = v1_retinanet

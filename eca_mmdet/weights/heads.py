@@ -51,20 +51,29 @@ def read_heads(
         old_towers = 'bbox_head.cls_convs.0.weight' in state  # v0.6.0
         version = 'v1' if old_towers else _narrow('v1, v2 or v3', extras or {})
         return Heads('RetinaNet', version, _retina_classes(state))
-    old = 'roi_head' not in parts and {'rpn_head', 'bbox_head'} <= parts
-    prefix = '' if old else 'roi_head.'
+    top = 'roi_head' not in parts and {'rpn_head', 'bbox_head'} <= parts
+    prefix = '' if top else 'roi_head.'
+    # Four rows for each class and background: v1's, wherever the head stands.
+    old = top or any(
+        key.endswith('.fc_cls.weight')
+        and _rows(state.get(key.replace('fc_cls', 'fc_reg'))) == 4 * _rows(tensor)
+        for key, tensor in state.items()
+    )
     version = 'v1' if old else _narrow('v2 or v3', extras or {})
     cascade = any(key.startswith(f'{prefix}bbox_head.0.') for key in state)
     masks = any(key.startswith(f'{prefix}mask_head.') for key in state)
     if not any(key.startswith(f'{prefix}bbox_head.') for key in state):
         kind = 'RPN' if parts <= {'backbone', 'neck', 'rpn_head'} else 'detector'
-        return Heads(kind, version, None)
+        return Heads(kind, _narrow('v1, v2 or v3', extras or {}), None)
     family = 'Cascade ' if cascade else '' if masks else 'Faster '
     kind = f'{family}{"Mask " if masks else ""}R-CNN'
     head = f'{prefix}bbox_head.0' if cascade else f'{prefix}bbox_head'
-    scores = state.get(f'{head}.fc_cls.weight')
-    classes = scores.shape[0] - 1 if scores is not None and scores.dim() else None
-    return Heads(kind, version, classes)
+    rows = _rows(state.get(f'{head}.fc_cls.weight'))
+    return Heads(kind, version, rows - 1 if rows else None)
+
+
+def _rows(tensor: Tensor | None) -> int:
+    return tensor.shape[0] if tensor is not None and tensor.dim() else 0
 
 
 def _retina_classes(state: Mapping[str, Tensor]) -> int | None:

@@ -43,6 +43,7 @@ def convert_v1(
             f'{len(unknown)} tensors of the backbone are of no layer that is known '
             f'here: {", ".join(unknown[:3])}. Nothing was converted.'
         )
+    _check_heads(state, heads)
     converted, mapped, changed = {}, {}, {}
     for key, tensor in state.items():
         name = _rename(key, heads)
@@ -53,6 +54,39 @@ def convert_v1(
     return converted, mapped, changed
 
 
+def _check_heads(state: Mapping[str, Tensor], heads: Heads) -> None:
+    """Refuse two-stage heads that v1 cannot have written, or 3.x cannot compute."""
+    if heads.detector == 'RetinaNet':
+        return
+    if not heads.classes:
+        raise WeightsError(
+            f'a {heads.detector} without bbox_head.fc_cls: its classes cannot be told. '
+            'Nothing was converted.'
+        )
+    for key, tensor in state.items():
+        if not (_in_head(key) and key.endswith('.bias')):
+            continue
+        weight = state.get(f'{key[:-4]}weight')
+        layer = key.split('.')[-2]
+        if layer in ('fc_cls', 'fc_reg', 'conv_logits') and (
+            weight is None or len(weight) != len(tensor)
+        ):
+            raise WeightsError(
+                f'{key} has {len(tensor)} rows, its weight another number. Nothing '
+                'was converted.'
+            )
+        if 'Cascade' in heads.detector and layer == 'fc_reg' and len(tensor) != 4:
+            raise WeightsError(
+                f'{key}: a Cascade R-CNN whose boxes differ by class refines with '
+                "background's boxes in v1, which 3.x does not have. Nothing was "
+                'converted.'
+            )
+
+
+def _in_head(key: str) -> bool:
+    return key.removeprefix('roi_head.').startswith(_HEADS)
+
+
 def _rename(key: str, heads: Heads) -> str:
     if heads.detector == 'RetinaNet' and key.startswith('bbox_head.'):
         # v0.6.0 had bare convolutions in its towers.
@@ -61,6 +95,8 @@ def _rename(key: str, heads: Heads) -> str:
         return key
     if heads.detector != 'RetinaNet' and key.startswith(_HEADS):
         return f'roi_head.{key}'
+    if heads.detector != 'RetinaNet' and key.startswith('roi_head.'):
+        return key  # somebody moved the heads already, and left their rows
     raise WeightsError(
         f'{key} is no part of a {heads.detector} of MMDetection v1 (backbone, neck, '
         'rpn_head, bbox_head, mask_head). Nothing was converted.'
@@ -73,7 +109,7 @@ def _reorder(key: str, tensor: Tensor, heads: Heads) -> tuple[Tensor, str]:
     v1 counts background as class 0; 3.x as the last class of the scores, and not at
     all in boxes and masks.
     """
-    if heads.detector == 'RetinaNet' or not key.startswith(_HEADS):
+    if heads.detector == 'RetinaNet' or not _in_head(key):
         return tensor, ''
     layer = key.split('.')[-2]
     classes = heads.classes or 0
