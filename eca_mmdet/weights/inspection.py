@@ -228,7 +228,7 @@ def _notes(
             'Convert it, and test it with a config of configs/legacy (docs/legacy.md); '
             'its backbone can be loaded as it is, as below.'
         )
-    if heads and heads.version.startswith('v1,'):
+    if heads and heads.detector == 'RetinaNet' and heads.version.startswith('v1,'):
         notes.append(
             'the names are the same in all three versions. If it was trained with '
             'MMDetection v1 (the released ECA detectors were): eca-mmdet weights '
