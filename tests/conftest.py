@@ -87,4 +87,12 @@ def cache(tmp_path, monkeypatch):
     return tmp_path / 'torch'
 
 
+@pytest.fixture
+def legacy(mmdet_ready):
+    """MMDetection v1's behaviours, registered."""
+    import eca_mmdet.legacy
+
+    return eca_mmdet.legacy
+
+
 PYTHON = sys.executable

@@ -1,50 +1,24 @@
-# MMDetection v1's Cascade Mask R-CNN: test-time only, for checkpoints that
-# `eca-mmdet weights convert` made of v1's (docs/legacy.md).
-_base_ = [
-    'mmdet::_base_/models/cascade-mask-rcnn_r50_fpn.py',
-    '../_base_/v1_test.py',
-]
-head = dict(
-    type='V1BBoxHead',
-    in_channels=256,
-    fc_out_channels=1024,
-    roi_feat_size=7,
-    num_classes=80,
-    reg_class_agnostic=True,
-)
+# MMDetection v1's Cascade Mask R-CNN: its Cascade R-CNN and masks.
+_base_ = './cascade-rcnn_r50_fpn_v1_coco.py'
+
 model = dict(
-    backbone=dict(init_cfg=None),
-    rpn_head=dict(
-        type='V1RPNHead',
-        anchor_generator=dict(type='LegacyAnchorGenerator', center_offset=0.5),
-        bbox_coder=dict(type='V1BoxCoder'),
-    ),
     roi_head=dict(
-        type='V1CascadeRoIHead',
-        bbox_roi_extractor=dict(
-            type='V1RoIExtractor', roi_layer=dict(sampling_ratio=2, aligned=True)
-        ),
-        bbox_head=[
-            dict(
-                bbox_coder=dict(type='V1BoxCoder', target_stds=[0.1, 0.1, 0.2, 0.2]),
-                **head,
-            ),
-            dict(
-                bbox_coder=dict(type='V1BoxCoder', target_stds=[0.05, 0.05, 0.1, 0.1]),
-                **head,
-            ),
-            dict(
-                bbox_coder=dict(
-                    type='V1BoxCoder', target_stds=[0.033, 0.033, 0.067, 0.067]
-                ),
-                **head,
-            ),
-        ],
         mask_roi_extractor=dict(
-            type='V1RoIExtractor', roi_layer=dict(sampling_ratio=2, aligned=True)
+            type='V1RoIExtractor',
+            roi_layer=dict(
+                type='RoIAlign', output_size=14, sampling_ratio=2, aligned=True
+            ),
+            out_channels=256,
+            featmap_strides=[4, 8, 16, 32],
         ),
-        mask_head=dict(type='V1MaskHead'),
+        mask_head=dict(
+            type='V1MaskHead',
+            num_convs=4,
+            in_channels=256,
+            conv_out_channels=256,
+            num_classes=80,
+        ),
     ),
-    test_cfg=dict(rpn=dict(nms_pre=1000, max_per_img=1000, min_bbox_size=-1)),
+    test_cfg=dict(rcnn=dict(mask_thr_binary=0.5)),
 )
 test_evaluator = dict(metric=['bbox', 'segm'])

@@ -40,17 +40,12 @@ class V1RPNHead(RPNHead):  # type: ignore[misc]
         for cls_score, bbox_pred, priors in zip(
             cls_score_list, bbox_pred_list, mlvl_priors, strict=True
         ):
-            score = cls_score.permute(1, 2, 0).reshape(-1).sigmoid()
-            offsets = bbox_pred.permute(1, 2, 0).reshape(-1, 4)
-            if 0 < cfg.nms_pre < len(score):
-                score, best = score.topk(cfg.nms_pre)
-                offsets, priors = offsets[best], priors[best]
-            decoded = self.bbox_coder.decode(
-                priors, offsets, max_shape=img_meta['img_shape']
+            decoded, score = _candidates(
+                self, cls_score, bbox_pred, priors, cfg.nms_pre, img_meta
             )
-            keep = v1_nms(decoded, score, cfg.nms.iou_threshold)
+            keep = v1_nms(decoded, score[:, 0], cfg.nms.iou_threshold)
             boxes.append(decoded[keep])
-            scores.append(score[keep])
+            scores.append(score[keep, 0])
         all_boxes, all_scores = torch.cat(boxes), torch.cat(scores)
         all_scores, best = all_scores.topk(min(cfg.max_per_img, len(all_scores)))
         all_boxes = all_boxes[best]
@@ -85,32 +80,37 @@ class V1RetinaHead(RetinaHead):  # type: ignore[misc]
         with_nms: bool = True,
     ) -> InstanceData:
         cfg = cfg or self.test_cfg
-        boxes, scores = [], []
-        for cls_score, bbox_pred, priors in zip(
-            cls_score_list, bbox_pred_list, mlvl_priors, strict=True
-        ):
-            score = cls_score.permute(1, 2, 0).reshape(-1, self.cls_out_channels)
-            score = score.sigmoid()
-            offsets = bbox_pred.permute(1, 2, 0).reshape(-1, 4)
-            if 0 < cfg.nms_pre < len(score):
-                best = score.max(dim=1)[0].topk(cfg.nms_pre)[1]
-                score, offsets, priors = score[best], offsets[best], priors[best]
-            decoded = self.bbox_coder.decode(
-                priors, offsets, max_shape=img_meta['img_shape']
+        levels = [
+            _candidates(self, cls_score, bbox_pred, priors, cfg.nms_pre, img_meta)
+            for cls_score, bbox_pred, priors in zip(
+                cls_score_list, bbox_pred_list, mlvl_priors, strict=True
             )
-            boxes.append(decoded)
-            scores.append(score)
-        all_boxes = torch.cat(boxes)
+        ]
+        boxes, scores = (torch.cat(part) for part in zip(*levels, strict=True))
         if rescale:
-            all_boxes = _divide(all_boxes, img_meta)
+            boxes = _divide(boxes, img_meta)
         found = v1_multiclass_nms(
-            all_boxes,
-            torch.cat(scores),
-            cfg.score_thr,
-            cfg.nms.iou_threshold,
-            cfg.max_per_img,
+            boxes, scores, cfg.score_thr, cfg.nms.iou_threshold, cfg.max_per_img
         )
         return InstanceData(bboxes=found[0], scores=found[1], labels=found[2])
+
+
+def _candidates(
+    head: Any,
+    cls_score: Tensor,
+    bbox_pred: Tensor,
+    priors: Tensor,
+    nms_pre: int,
+    img_meta: dict[str, Any],
+) -> tuple[Tensor, Tensor]:
+    """Return the boxes (N, 4) and scores (N, classes) of a level's best anchors."""
+    scores = cls_score.permute(1, 2, 0).reshape(-1, head.cls_out_channels).sigmoid()
+    offsets = bbox_pred.permute(1, 2, 0).reshape(-1, 4)
+    if 0 < nms_pre < len(scores):
+        best = scores.max(dim=1)[0].topk(nms_pre)[1]
+        scores, offsets, priors = scores[best], offsets[best], priors[best]
+    boxes = head.bbox_coder.decode(priors, offsets, max_shape=img_meta['img_shape'])
+    return boxes, scores
 
 
 def _divide(boxes: Tensor, img_meta: dict[str, Any]) -> Tensor:
