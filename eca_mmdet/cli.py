@@ -197,7 +197,7 @@ def _add_weights(commands: _Commands[argparse.ArgumentParser]) -> None:
             '--trust',
             action='append',
             default=[],
-            metavar='MODULE.NAME',
+            metavar='MODULE.CLASS',
             help='let reading use this class; the refusal of a file names it. Only '
             'for files whose maker you trust',
         )
