@@ -293,8 +293,6 @@ def write_weights(
         _save(partial, path.suffix, state, metadata)
         os.chmod(partial, 0o666 & ~_umask())
         os.replace(partial, path)
-    except WeightsError:
-        raise
     except (OSError, RuntimeError, SafetensorError) as error:
         # A full disk: torch raises RuntimeError, safetensors its own.
         reason = getattr(error, 'strerror', None) or str(error).splitlines()[0]

@@ -111,9 +111,9 @@ class ECAPretrained:
         # is not called 'Pretrained': a deformable convolution's, or mmcv's ConvModule's
         # (no BaseModule), would overwrite this. So it is run now, where layers are new,
         # and marked as done.
-        for child in module.children():
-            in_mmengine = hasattr(module, '_params_init_info')
-            if fit.missing and in_mmengine and hasattr(child, 'init_weights'):
+        in_mmengine = hasattr(module, '_params_init_info')
+        for child in module.children() if fit.missing and in_mmengine else ():
+            if hasattr(child, 'init_weights'):
                 child.init_weights()  # type: ignore[operator]
         for child in module.modules():
             if child is not module and hasattr(child, 'init_weights'):
