@@ -6,10 +6,23 @@ def printable(text: str) -> str:
     return ''.join(char if char.isprintable() else repr(char)[1:-1] for char in text)
 
 
+def shown(error: BaseException) -> str:
+    """Return the message as printed: one line, or those of a ``FaultsError``."""
+    lines = str(error).split('\n') if isinstance(error, FaultsError) else [str(error)]
+    return '\n'.join(map(printable, lines))
+
+
 class UserError(Exception):
     """Bad input: the message says what was expected, what came and what to do.
 
     The command line prints the message alone and exits with 2.
+    """
+
+
+class FaultsError(UserError):
+    """Several faults at once: the message has a line for each, and one what to do.
+
+    Text of files in it is escaped already, so that it makes no lines of its own.
     """
 
 

@@ -9,7 +9,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from eca_mmdet import preflight, registration
+from eca_mmdet import preflight, preflight_data, registration
 from eca_mmdet.errors import UserError
 from eca_mmdet.paths import resolve_config
 from eca_mmdet.weights.detector import read_detector, require_fit, require_start
@@ -227,7 +227,7 @@ def check(cfg: Any, training: bool) -> None:
         preflight.check_backbone_weights(cfg, backbone)
     elif training and not is_address(str(start)):
         read_detector(start)
-    preflight.check_data(cfg, training)
+    preflight_data.check_data(cfg, training)
 
 
 def check_start(cfg: Any, runner: Any, exact: bool) -> None:

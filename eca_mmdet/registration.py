@@ -97,6 +97,7 @@ def register() -> None:
             for module in (
                 'eca_mmdet.attention',
                 'eca_mmdet.backbones',
+                'eca_mmdet.evaluation.coco_metric',
                 'eca_mmdet.evaluation.hook',
                 'eca_mmdet.legacy',
                 'eca_mmdet.weights.pretrained',

@@ -10,9 +10,10 @@ import cv2
 import numpy as np
 import pytest
 
-from eca_mmdet.commands import demo
 from eca_mmdet.demo import config
 from eca_mmdet.errors import UserError
+from eca_mmdet.evaluation.record import describe_file
+from eca_mmdet.run_folder import make_run_folder
 from tests.conftest import PYTHON
 
 pytestmark = pytest.mark.openmmlab
@@ -33,18 +34,21 @@ def test_quick_demo_leaves_a_complete_run_folder(tmp_path):
     assert len(record['losses']) == config.QUICK_ITERATIONS
     # Twelve steps from random weights: the loss falls.
     assert np.mean(record['losses'][-3:]) < 0.8 * np.mean(record['losses'][:3])
-    assert set(record['ap']) == {'box', 'mask'}
-    assert record['ap']['box']['APL'] is None  # no object that large
-    for row in record['ap'].values():
+    rows = {task: one['metrics'] for task, one in record['results'].items()}
+    assert set(rows) == {'bbox', 'segm'}
+    assert rows['bbox']['APL'] is None  # no object that large
+    for row in rows.values():
+        assert len(row) == 12
         assert all(v is None or 0 <= v <= 1 for v in row.values())
+    checkpoint = out / 'train' / f'iter_{config.QUICK_ITERATIONS}.pth'
+    assert record['checkpoint'] == describe_file(checkpoint)
     table = (out / 'ap_table.md').read_text()
-    assert f'| box | {record["ap"]["box"]["AP"] * 100:.1f} |' in table
+    assert f'| box | {rows["bbox"]["AP"] * 100:.1f} |' in ' '.join(table.split())
     for name in ('loss_curve.png', 'predictions.png'):
         picture = cv2.imread(str(out / name))
         assert picture is not None and picture.std() > 5, name
     annotations = json.loads((out / 'data' / 'annotations' / 'val.json').read_text())
     assert len(annotations['images']) == config.QUICK_SIZES['val']
-    assert (out / 'train' / f'iter_{config.QUICK_ITERATIONS}.pth').is_file()
 
 
 @pytest.mark.slow
@@ -77,7 +81,7 @@ def test_existing_folder_is_refused_and_kept(command, tmp_path):
 def test_folder_that_cannot_be_made(tmp_path):
     (tmp_path / 'file').write_text('')
     with pytest.raises(UserError, match='cannot create the run folder'):
-        demo.make_run_folder(str(tmp_path / 'file' / 'run'))
+        make_run_folder(str(tmp_path / 'file' / 'run'), 'demo')
 
 
 @pytest.mark.parametrize('depth', [18, 50])

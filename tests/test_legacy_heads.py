@@ -86,8 +86,8 @@ def test_rpn_suppresses_each_level_by_itself(legacy):
 
 
 def test_results_for_coco_count_both_corners(legacy):
-    metric = legacy.V1CocoMetric.__new__(legacy.V1CocoMetric)
-    assert metric.xyxy2xywh(np.array([10.0, 20, 10, 24])) == [10, 20, 1, 5]
+    boxes = legacy.V1CocoMetric.to_xywh(np.array([[10.0, 20, 10, 24], [0, 1, 2, 3]]))
+    assert boxes.tolist() == [[10, 20, 1, 5], [0, 1, 3, 3]]
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from eca_mmdet import preflight
+from eca_mmdet import preflight, preflight_data
 from eca_mmdet.errors import UserError
 from eca_mmdet.paths import config_root
 
@@ -29,7 +29,7 @@ def check(cfg, training=True):
     backbone = preflight.check_backbone(cfg)
     preflight.check_operators(cfg)
     preflight.check_backbone_weights(cfg, backbone)
-    preflight.check_data(cfg, training)
+    preflight_data.check_data(cfg, training)
 
 
 def refuses(cfg, *parts, training=True):
@@ -242,13 +242,199 @@ def test_heads_that_count_something_else_are_left_alone(cfg):
 
 def test_each_file_is_read_once(cfg, shapes, monkeypatch):
     reads = []
-    real = preflight.read_categories
+    real = preflight_data.read_annotations
     monkeypatch.setattr(
-        preflight, 'read_categories', lambda *a: (reads.append(a[0]), real(*a))[1]
+        preflight_data, 'read_annotations', lambda p: (reads.append(p), real(p))[1]
     )
     cfg.val_dataloader.dataset.ann_file = 'annotations/train.json'
     cfg.val_dataloader.dataset.data_prefix.img = 'train/'
     cfg.val_evaluator.ann_file = f'{shapes}/annotations/train.json'
-    preflight.check_data(cfg, training=True)
+    preflight_data.check_data(cfg, training=True)
     assert reads == [shapes / 'annotations' / 'train.json']
     assert json.loads(reads[0].read_text())['images']
+
+
+@pytest.fixture
+def broken(cfg, shapes, tmp_path):
+    """Write a changed copy of a split, and let the config use it."""
+
+    def to(split, change):
+        content = json.loads((shapes / 'annotations' / f'{split}.json').read_text())
+        change(content)
+        file = tmp_path / f'{split}.json'
+        file.write_text(json.dumps(content))
+        cfg[f'{split}_dataloader'].dataset.ann_file = str(file)
+        if split == 'val':
+            cfg.val_evaluator.ann_file = str(file)
+        return file
+
+    return to
+
+
+def set_all(key, value):
+    def change(content):
+        for one in content['annotations']:
+            one[key] = value
+
+    return change
+
+
+def drop_all(key):
+    def change(content):
+        for one in content['annotations']:
+            del one[key]
+
+    return change
+
+
+def first(key, value):
+    return lambda content: content['annotations'][0].update({key: value})
+
+
+def data_warnings(cfg, capsys):
+    preflight_data.check_data(cfg, training=True)
+    out = capsys.readouterr().out
+    return [line for line in out.splitlines() if line.startswith('warning: ')]
+
+
+def test_sound_data_print_nothing(cfg, capsys):
+    preflight_data.check_data(cfg, training=True)
+    preflight_data.check_data(cfg, training=False)
+    assert capsys.readouterr().out == ''
+
+
+def test_errors_of_all_files_are_listed_a_line_each(cfg, broken):
+    train = broken('train', lambda c: [drop_all('area')(c), first('id', 2)(c)])
+    val = broken('val', drop_all('bbox'))
+    with pytest.raises(UserError) as caught:
+        preflight_data.check_data(cfg, training=True)
+    lines = str(caught.value).split('\n')
+    assert lines[0] == 'kinds of error in the data: 3'
+    assert [line.split(': ')[:2] for line in lines[1:4]] == [
+        [f'  {train}', '1 x duplicate-annotation-id'],
+        [f'  {train}', f'{lines[2].split()[1]} x missing-area'],
+        [f'  {val}', f'{lines[3].split()[1]} x missing-bbox'],
+    ]
+    assert lines[4:] == [
+        f'eca-mmdet check-data {file} --fix OUT.json writes a repaired copy'
+        for file in (train, val)
+    ]
+
+
+def test_the_command_line_prints_the_errors_as_lines(cfg, broken):
+    from eca_mmdet.errors import shown
+
+    def odd(content):
+        content['annotations'][0].update(id='\x1b[2J', image_id='a\nb')
+
+    broken('train', odd)
+    with pytest.raises(UserError) as caught:
+        preflight_data.check_data(cfg, training=True)
+    assert len(shown(caught.value).split('\n')) == 3
+    assert '\x1b' not in shown(caught.value)
+
+
+@pytest.mark.parametrize(
+    ('change', 'code'),
+    [(first('id', 0), 'zero-annotation-id'), (drop_all('iscrowd'), 'missing-iscrowd')],
+)
+def test_what_pycocotools_alone_cannot_take(cfg, broken, capsys, change, code):
+    broken('train', change)
+    (line,) = data_warnings(cfg, capsys)  # nobody evaluates the training file
+    assert code in line
+    cfg.train_dataloader.dataset.ann_file = 'annotations/train.json'
+    broken('val', change)
+    cfg.val_evaluator.type = 'mmdet.CocoTableMetric'
+    (line,) = data_warnings(cfg, capsys)
+    assert code in line
+    cfg.val_evaluator.type = 'CocoMetric'
+    with pytest.raises(UserError, match=code):
+        preflight_data.check_data(cfg, training=True)
+
+
+def test_faults_of_masks_matter_where_masks_are_used(cfg, broken, capsys):
+    rle = {'size': [3, 3], 'counts': [9]}
+    broken('train', first('segmentation', rle))
+    refuses(cfg, '1 x rle-size')
+    broken('train', first('segmentation', []))
+    refuses(cfg, '1 x missing-segmentation')
+    broken('train', first('segmentation', [[1, 2, 3, 4]]))
+    (line,) = data_warnings(cfg, capsys)  # mmdet passes it over in training
+    assert 'short-polygon' in line
+    cfg.train_dataloader.dataset.pipeline = []
+    cfg.val_evaluator.metric = 'bbox'
+    broken('train', first('segmentation', rle))
+    (line,) = data_warnings(cfg, capsys)
+    assert '1 x rle-size' in line
+    broken('val', set_all('segmentation', []))
+    broken('train', set_all('segmentation', []))
+    assert data_warnings(cfg, capsys) == []
+    cfg.val_evaluator.metric = ['bbox', 'segm']
+    refuses(cfg, 'missing-segmentation')
+
+
+def test_missing_image_files(cfg, broken, shapes):
+    broken('train', lambda c: c['images'][0].update(file_name='gone.png'))
+    refuses(
+        cfg,
+        "1 x missing-image: image file that is not there ('gone.png')",
+        f'--images {shapes / "train"} --fix OUT.json writes a repaired copy',
+    )
+    cfg.train_dataloader.dataset.backend_args = dict(backend='petrel')
+    check(cfg)
+
+
+def test_class_order(cfg):
+    for loader in ('train_dataloader', 'val_dataloader'):
+        cfg[loader].dataset.metainfo.classes = ('square', 'circle', 'triangle')
+    refuses(cfg, 'class-order', 'circle, square, triangle', 'says more')
+
+
+def test_categories_in_another_order_for_validation(cfg, broken):
+    broken('val', lambda c: c['categories'].reverse())
+    cfg.val_dataloader.dataset.metainfo.classes = ('triangle', 'square', 'circle')
+    refuses(cfg, 'split-category-order')
+
+
+def test_the_same_images_for_training_and_validation(cfg, capsys):
+    cfg.val_dataloader.dataset = dict(
+        cfg.train_dataloader.dataset, filter_cfg=None, test_mode=True
+    )
+    (line,) = data_warnings(cfg, capsys)
+    assert '6 x split-leak' in line
+
+
+def test_image_information_alone_is_for_testing(cfg, shapes, tmp_path, capsys):
+    content = json.loads((shapes / 'annotations' / 'val.json').read_text())
+    del content['annotations']
+    file = tmp_path / 'test-dev.json'
+    file.write_text(json.dumps(content))
+    cfg.test_dataloader.dataset.ann_file = str(file)
+    cfg.test_evaluator.ann_file = str(file)
+    with pytest.raises(UserError, match='test-dev.json can be tested with --format-'):
+        preflight_data.check_data(cfg, training=False)
+    cfg.test_evaluator.format_only = True
+    preflight_data.check_data(cfg, training=False)
+    assert capsys.readouterr().out == ''
+    cfg.train_dataloader.dataset.ann_file = str(file)
+    cfg.train_dataloader.dataset.data_prefix.img = 'val/'
+    refuses(cfg, 'no-annotations')
+
+
+def test_data_sets_with_rules_of_their_own_are_not_held_to_cocos(cfg, broken):
+    from mmdet.datasets import CocoDataset
+    from mmdet.registry import DATASETS
+
+    @DATASETS.register_module(force=True)
+    class OwnRules(CocoDataset):
+        def load_data_list(self):
+            return []
+
+    broken('train', drop_all('area'))
+    cfg.train_dataloader.dataset.type = 'OwnRules'
+    check(cfg)
+
+
+def test_panoptic_annotations_for_instances(cfg, broken):
+    broken('train', lambda c: c.update(annotations=[{'segments_info': []}]))
+    refuses(cfg, 'panoptic')

@@ -63,10 +63,10 @@ def test_mmdet_itself_can_be_imported_first():
         print(nms(boxes, torch.tensor([.7, .8, .9]), 0.5)[1].tolist())
         import eca_mmdet  # as a config's custom_imports do
         from mmdet.registry import HOOKS, MODELS
-        print(MODELS.get('ECAResNet').__name__, HOOKS.get('APTableHook').__name__)
+        print(MODELS.get('ECAResNet').__name__, HOOKS.get('MetricsFileHook').__name__)
     """)
     # (onedl-mmdetection prints that it lacks OneDL; that is before we are imported.)
-    assert out.splitlines()[-2:] == ['[2, 1]', 'ECAResNet APTableHook']
+    assert out.splitlines()[-2:] == ['[2, 1]', 'ECAResNet MetricsFileHook']
 
 
 @pytest.mark.parametrize('first', ['eca_mmdet', 'mmengine'])
@@ -92,7 +92,11 @@ def test_starting_python_does_not_import_us():
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ('registry', 'name'),
-    [('MODELS', 'ECALayer'), ('HOOKS', 'APTableHook'), ('METRICS', 'CocoMetric')],
+    [
+        ('MODELS', 'ECALayer'),
+        ('HOOKS', 'MetricsFileHook'),
+        ('METRICS', 'CocoTableMetric'),
+    ],
 )
 def test_a_lookup_in_any_registry_finds_us(registry, name):
     out, err = run(f"""

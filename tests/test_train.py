@@ -73,7 +73,7 @@ def test_train_then_test(mmdet_ready, shapes, tmp_path, launcher):
     words = start(launcher, 'train', config)
     done = run(*words, '--work-dir', work, *options, cwd=REPOSITORY)
     assert done.returncode == 0, done.stderr[-2000:]
-    assert 'COCO AP, 0-100' in done.stdout
+    assert 'COCO AP and AR, 0-100' in done.stdout
     assert re.search(r'^mask +[\dn]', done.stdout, re.MULTILINE)
     if launcher in ('ours', 'tools'):
         assert 'lr 0.002 -> 0.0005: 2 of 8 images a step' in done.stdout
@@ -86,7 +86,7 @@ def test_train_then_test(mmdet_ready, shapes, tmp_path, launcher):
     words += ['--checkpoint', checkpoint] if launcher == 'mim' else [checkpoint]
     done = run(*words, '--work-dir', tmp_path / 'test', *options, cwd=REPOSITORY)
     assert done.returncode == 0, done.stderr[-2000:]
-    assert 'COCO AP, 0-100' in done.stdout
+    assert 'COCO AP and AR, 0-100' in done.stdout
     # mmdet's test.py imports what it warns about before it reads our config.
     noise = 'OneDL|Warning' if launcher in ('ours', 'tools') else 'weights_only'
     assert not re.search(noise, done.stdout + done.stderr)

@@ -4,7 +4,7 @@ _base_ = [
     'mmdet::_base_/default_runtime.py',
 ]
 custom_imports = dict(imports=['eca_mmdet'], allow_failed_imports=False)
-custom_hooks = [dict(type='APTableHook')]
+custom_hooks = [dict(type='MetricsFileHook')]
 
 # mmdet's 0.02 is for 16 images a step: 0.02 * 8 / 16.
 optim_wrapper = dict(optimizer=dict(lr=0.01))

@@ -1,7 +1,7 @@
 # The generated shapes of `eca-mmdet demo`, and a schedule for two CPU cores.
 _base_ = 'mmdet::_base_/default_runtime.py'
 custom_imports = dict(imports=['eca_mmdet'], allow_failed_imports=False)
-custom_hooks = [dict(type='APTableHook')]
+custom_hooks = [dict(type='MetricsFileHook')]
 
 data_root = 'data/shapes/'
 classes = ('circle', 'square', 'triangle')
@@ -54,10 +54,9 @@ val_dataloader = dict(
 )
 test_dataloader = val_dataloader
 val_evaluator = dict(
-    type='CocoMetric',
+    type='CocoTableMetric',
     ann_file=data_root + 'annotations/val.json',
     metric=['bbox', 'segm'],
-    proposal_nums=(1, 10, 100),
 )
 test_evaluator = val_evaluator
 

@@ -1,7 +1,7 @@
 # Test-time settings of MMDetection v1: its resizing, and its box sizes in results.
 _base_ = 'mmdet::_base_/default_runtime.py'
 custom_imports = dict(imports=['eca_mmdet'], allow_failed_imports=False)
-custom_hooks = [dict(type='APTableHook')]
+custom_hooks = [dict(type='MetricsFileHook')]
 test_time_only = (
     'its components are those of MMDetection v1, for detectors that were trained with '
     'it. To train on, use a config outside of legacy/ with load_from=CONVERTED_FILE.'
@@ -39,7 +39,6 @@ test_evaluator = dict(
     ann_file='data/coco/annotations/instances_val2017.json',
     metric='bbox',
     format_only=False,
-    proposal_nums=(1, 10, 100),
     backend_args=None,
 )
 test_cfg = dict(type='TestLoop')

@@ -8,7 +8,6 @@ import json
 import os
 import sys
 import time
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +17,8 @@ from eca_mmdet import launch, registration
 from eca_mmdet.data.shapes import SPLITS, write_shapes
 from eca_mmdet.demo import config
 from eca_mmdet.demo.pictures import draw_loss_curve, draw_predictions
-from eca_mmdet.errors import UserError
-from eca_mmdet.evaluation.tables import ap_rows, ap_table
+from eca_mmdet.evaluation.tables import ap_table, rows_of
+from eca_mmdet.run_folder import make_run_folder
 
 PICTURES = 12
 
@@ -31,7 +30,7 @@ def run(args: argparse.Namespace) -> int:
     console = Console(file=sys.stdout, highlight=False, soft_wrap=True)
     console.print('loading mmdet ...')
     registration.register()
-    out = make_run_folder(args.out)
+    out = make_run_folder(args.out, 'demo')
     console.print(f'run folder: {out}')
     try:
         record = _train(args, out, console)
@@ -40,31 +39,13 @@ def run(args: argparse.Namespace) -> int:
         raise
     record['seconds'] = round(time.monotonic() - start, 1)
     write_results(record, out)
-    console.print(f'\nCOCO AP on the held-out images, 0-100:\n{record["table"]}\n')
+    console.print(
+        f'\nCOCO AP and AR on the held-out images, 0-100:\n{record["table"]}\n'
+    )
     console.print(f'{record["seconds"]:.0f} s in all. Look at:')
     for name in ('ap_table.md', 'metrics.json', 'loss_curve.png', 'predictions.png'):
         console.print(f'  {out / name}')
     return 0
-
-
-def make_run_folder(name: str | None) -> Path:
-    """Create the run folder; never reuse one.
-
-    Raises:
-        UserError: it exists, or cannot be created.
-    """
-    stamp = datetime.now().strftime('%Y%m%d-%H%M%S')
-    out = Path(name) if name else Path('runs') / f'demo-{stamp}'
-    try:
-        out.mkdir(parents=True)
-    except FileExistsError:
-        raise UserError(
-            f'{out} exists, and the demo overwrites nothing. Remove it or name '
-            'another with --out.'
-        ) from None
-    except OSError as error:
-        raise UserError(f'cannot create the run folder {out}: {error}') from error
-    return out
 
 
 def _train(args: argparse.Namespace, out: Path, console: Console) -> dict[str, Any]:
@@ -92,6 +73,8 @@ def _train(args: argparse.Namespace, out: Path, console: Console) -> dict[str, A
             hook.close()
         draw_loss_curve(hook.losses, out / 'loss_curve.png')
         draw_first_predictions(runner, out / 'predictions.png')
+    rows = rows_of(hook.metrics)
+    evaluated = json.loads((Path(runner.log_dir) / 'metrics.json').read_text())
     return {
         'detector': args.detector,
         'attention': args.attention,
@@ -99,9 +82,9 @@ def _train(args: argparse.Namespace, out: Path, console: Console) -> dict[str, A
         'seed': args.seed,
         'quick': args.quick,
         'iterations': len(hook.losses),
-        'ap': ap_rows(hook.metrics),
-        'table': ap_table(hook.metrics),
-        'markdown': ap_table(hook.metrics, markdown=True),
+        **evaluated,
+        'table': ap_table(rows),
+        'markdown': ap_table(rows, 'md'),
         'losses': [round(loss, 4) for loss in hook.losses],
     }
 
@@ -126,8 +109,7 @@ def draw_first_predictions(runner: Any, path: Path) -> None:
 def write_results(record: dict[str, Any], out: Path) -> None:
     """Write ``ap_table.md`` and ``metrics.json`` (AP there is 0-1)."""
     title = f'{record["detector"]}, {record["attention"]}, ResNet-{record["depth"]}'
-    (out / 'ap_table.md').write_text(
-        f'# {title}: COCO AP on generated shapes, 0-100\n\n{record["markdown"]}\n'
-    )
+    heading = f'# {title}: COCO AP and AR on generated shapes, 0-100'
+    (out / 'ap_table.md').write_text(f'{heading}\n\n{record["markdown"]}\n')
     kept = {k: v for k, v in record.items() if k not in ('table', 'markdown')}
     (out / 'metrics.json').write_text(json.dumps(kept, indent=1) + '\n')

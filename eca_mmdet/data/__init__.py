@@ -1,1 +1,1 @@
-"""Data sets: the generated shapes of the demo."""
+"""Data sets: the generated shapes of the demo; checks and repair of COCO files."""

@@ -1,32 +1,78 @@
-"""Print the AP table after every evaluation, whichever command runs it."""
+"""Write ``metrics.json`` after every evaluation, whichever command runs it."""
 
 from __future__ import annotations
 
+import copy
+from pathlib import Path
 from typing import Any
 
+from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
+from mmengine.runner import BaseLoop, EpochBasedTrainLoop
 
-from eca_mmdet.evaluation.tables import ap_table
+from eca_mmdet.evaluation.record import describe_file, write_json
 
 
 @HOOKS.register_module()
-class APTableHook(Hook):  # type: ignore[misc]
-    """Log AP, AP50, AP75, APS, APM and APL as 0-100 in one table."""
+class MetricsFileHook(Hook):  # type: ignore[misc]
+    """Write what ``CocoTableMetric`` recorded into the log folder of the run.
+
+    ``metrics.json`` is the last evaluation; of those during training each also has its
+    ``metrics_epoch_12.json`` or ``metrics_iter_520.json``.
+    """
 
     def after_val_epoch(
         self, runner: Any, metrics: dict[str, float] | None = None
     ) -> None:
-        """Print after a validation during training."""
-        self._print(runner, metrics)
+        """Write after a validation during training."""
+        loop = runner._train_loop
+        if not isinstance(loop, BaseLoop):  # a validation alone
+            self._after(runner, runner.val_evaluator)
+            return
+        by_epoch = isinstance(loop, EpochBasedTrainLoop)
+        unit, at = ('epoch', runner.epoch) if by_epoch else ('iter', runner.iter)
+        saved = runner.message_hub.get_info('last_ckpt', None)
+        # Validation follows saving, so that a file of this very step is what was
+        # measured; an older one is not.
+        current = saved and Path(saved).stem == f'{unit}_{at}'
+        more = {unit: at, 'checkpoint': _describe(saved if current else None)}
+        self._write(runner, runner.val_evaluator, more, f'metrics_{unit}_{at}.json')
 
     def after_test_epoch(
         self, runner: Any, metrics: dict[str, float] | None = None
     ) -> None:
-        """Print after a test."""
-        self._print(runner, metrics)
+        """Write after a test."""
+        self._after(runner, runner.test_evaluator)
 
-    def _print(self, runner: Any, metrics: dict[str, float] | None) -> None:
-        table = ap_table(metrics or {})
-        if table:
-            runner.logger.info(f'COCO AP, 0-100:\n{table}')
+    def _after(self, runner: Any, evaluator: Any) -> None:
+        self._write(runner, evaluator, {'checkpoint': _describe(runner._load_from)})
+
+    def _write(
+        self, runner: Any, evaluator: Any, more: dict[str, Any], name: str = ''
+    ) -> None:
+        records = [getattr(one, 'record', None) for one in evaluator.metrics]
+        found = [record for record in records if record]
+        if not found or not is_main_process():
+            return
+        record = copy.deepcopy(found[0])
+        for other in found[1:]:
+            record['results'] |= other['results']
+        record['config'] = (
+            Path(runner.cfg.filename).stem if runner.cfg.filename else None
+        )
+        record |= more
+        folder = Path(runner.log_dir)
+        if name:
+            write_json(record, folder / name)
+        write_json(record, folder / 'metrics.json')
+        runner.logger.info(f'all numbers: {folder / "metrics.json"}')
+
+
+def _describe(checkpoint: str | None) -> dict[str, str] | None:
+    """Return name and sha256 of a checkpoint; of an address, the name alone."""
+    if not checkpoint:
+        return None
+    if not Path(checkpoint).is_file():
+        return {'file': str(checkpoint)}
+    return describe_file(checkpoint)

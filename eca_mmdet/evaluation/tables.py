@@ -1,60 +1,107 @@
-"""AP tables from the metrics that mmdet's CocoMetric returns. No heavy import."""
+"""Tables of COCO's numbers: text, Markdown, CSV and LaTeX. No heavy import."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import csv
+import io
+import re
+from collections.abc import Mapping, Sequence
 
-COLUMNS = ('AP', 'AP50', 'AP75', 'APS', 'APM', 'APL')
-_SUFFIX = dict(zip(COLUMNS, ('', '_50', '_75', '_s', '_m', '_l'), strict=True))
-_TASKS = {'bbox': 'box', 'segm': 'mask'}
+from eca_mmdet.evaluation.summary import MAX_DETS, Metrics, TaskResult, columns
+
+FORMATS = ('table', 'md', 'csv', 'latex')
+TITLES = {'bbox': 'box', 'segm': 'mask'}
+
+Row = tuple[str, Metrics]
+"""A label, and 0-1 by column."""
 
 
-def ap_rows(metrics: Mapping[str, float]) -> dict[str, dict[str, float | None]]:
-    """Collect the AP columns of each task.
+def format_ap(value: float | None, signed: bool = False) -> str:
+    """Write 0-1 as 0-100 with one decimal, None as n/a."""
+    if value is None:
+        return 'n/a'
+    rounded = round(value * 100, 1) + 0.0  # a difference of -0.0 is none
+    return f'{rounded:+.1f}' if signed else f'{rounded:.1f}'
+
+
+def rows_of(metrics: Mapping[str, float]) -> dict[str, Metrics]:
+    """Collect COCO's columns from what ``CocoTableMetric`` returns.
 
     Args:
-        metrics: from CocoMetric, with or without the ``coco/`` prefix; 0-1, -1 where
-            an area range has no object.
+        metrics: with or without the ``coco/`` prefix; 0-1, -1 for no object.
 
     Returns:
-        ``{'box': {'AP': 0.39, ...}, 'mask': {...}}``, 0-1, None for no object; a task
-        that was not evaluated is absent.
+        ``{'box': {'AP': 0.39, ...}, 'mask': {...}}``, None for no object; a task that
+        was not evaluated is absent.
     """
     plain = {key.removeprefix('coco/'): value for key, value in metrics.items()}
     rows = {}
-    for task, title in _TASKS.items():
-        if f'{task}_mAP' in plain:
-            values = {c: plain[f'{task}_mAP{_SUFFIX[c]}'] for c in COLUMNS}
-            rows[title] = {c: None if v < 0 else float(v) for c, v in values.items()}
+    for task, title in TITLES.items():
+        pattern = re.compile(rf'{task}_(A[PR](?:\d+|[SML])?)')
+        found = {m[1]: v for key, v in plain.items() if (m := pattern.fullmatch(key))}
+        if found:
+            rows[title] = {k: None if v < 0 else float(v) for k, v in found.items()}
     return rows
 
 
-def format_ap(value: float | None) -> str:
-    """Write an AP of 0-1 as 0-100 with one decimal, None as n/a."""
-    return 'n/a' if value is None else f'{value * 100:.1f}'
+def heading(max_dets: Sequence[int] = MAX_DETS) -> str:
+    """Say what the numbers of a table are."""
+    line = 'COCO AP and AR, 0-100'
+    if tuple(max_dets) == MAX_DETS:
+        return line
+    return (
+        f'{line}; AP with at most {max_dets[-1]} detections an image and class '
+        f"(max_dets {', '.join(map(str, max_dets))} instead of COCO's 1, 10, 100)"
+    )
 
 
-def ap_table(metrics: Mapping[str, float], markdown: bool = False) -> str:
-    """Return the AP table of box and mask, as text or Markdown.
-
-    Args:
-        metrics: as for :func:`ap_rows`.
-        markdown: with pipes and a rule under the header.
-
-    Returns:
-        Lines without a trailing newline; empty if nothing was evaluated.
-    """
-    rows = ap_rows(metrics)
+def ap_table(rows: Mapping[str, Metrics], style: str = 'table') -> str:
+    """Return a table with a line for each row, and the columns that the first has."""
     if not rows:
         return ''
-    cells = [['', *COLUMNS]]
-    cells += [
-        [task, *(format_ap(row[c]) for c in COLUMNS)] for task, row in rows.items()
+    names = list(next(iter(rows.values())))
+    cells = [
+        [label, *(format_ap(row[n]) for n in names)] for label, row in rows.items()
     ]
-    if not markdown:
-        return '\n'.join(
-            f'{line[0]:<5}' + ''.join(f'{cell:>7}' for cell in line[1:])
-            for line in cells
-        )
-    rule = ['---', *('--:' for _ in COLUMNS)]
-    return '\n'.join('| ' + ' | '.join(c) + ' |' for c in (cells[0], rule, *cells[1:]))
+    return render(['', *names], cells, style)
+
+
+def class_table(result: TaskResult, style: str = 'table') -> str:
+    """Return a table with a line for each category: id, name, objects, numbers."""
+    names = columns(result.max_dets)
+    cells = [
+        [one.name, str(one.id), str(one.objects)]
+        + [format_ap(one.metrics[name]) for name in names]
+        for one in result.classes
+    ]
+    return render(['category', 'id', 'objects', *names], cells, style)
+
+
+def render(header: list[str], cells: list[list[str]], style: str) -> str:
+    """Lay out a table whose first column is text and whose others are numbers.
+
+    Args:
+        header: one name a column.
+        cells: rows as strings.
+        style: one of ``FORMATS``.
+
+    Returns:
+        Lines without a trailing newline.
+    """
+    if style == 'csv':
+        text = io.StringIO()
+        csv.writer(text, lineterminator='\n').writerows([header, *cells])
+        return text.getvalue().rstrip('\n')
+    from tabulate import tabulate
+
+    if style == 'md':
+        cells = [[cell.replace('|', '\\|') for cell in row] for row in cells]
+    layout = {'table': 'plain', 'md': 'pipe', 'latex': 'latex_booktabs'}[style]
+    table: str = tabulate(
+        cells,
+        header,
+        tablefmt=layout,
+        disable_numparse=True,
+        colalign=['left', *('right' for _ in header[1:])],
+    )
+    return table

@@ -10,7 +10,6 @@ import os
 import pickle
 import re
 import stat
-import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +19,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from eca_mmdet.atomic import whole_file
 from eca_mmdet.errors import MissingWeightsError, UserError, WeightsError, printable
 from eca_mmdet.weights import safe_globals
 
@@ -282,17 +282,11 @@ def write_weights(
     path = Path(path)
     if path.suffix not in ('.safetensors', '.pth'):
         raise WeightsError(f'{path}: write to a name in .safetensors or .pth.')
-    partial = None
     try:
         if os.path.lexists(path) and not force:
             raise WeightsError(f'{path} exists already; --force replaces it.')
-        with tempfile.NamedTemporaryFile(
-            dir=path.parent, prefix=f'.{path.name}.', suffix='.partial', delete=False
-        ) as file:
-            partial = file.name
-        _save(partial, path.suffix, state, metadata)
-        os.chmod(partial, 0o666 & ~_umask())
-        os.replace(partial, path)
+        with whole_file(path) as partial:
+            _save(partial, path.suffix, state, metadata)
     except (OSError, RuntimeError, SafetensorError) as error:
         # A full disk: torch raises RuntimeError, safetensors its own.
         reason = getattr(error, 'strerror', None) or str(error).splitlines()[0]
@@ -300,13 +294,10 @@ def write_weights(
             f'{path} cannot be written ({reason}). Nothing was left there; check the '
             'folder and the space on its disk.'
         ) from error
-    finally:
-        if partial and os.path.exists(partial):
-            os.remove(partial)
 
 
 def _save(
-    path: str, suffix: str, state: dict[str, Tensor], metadata: dict[str, str]
+    path: Path, suffix: str, state: dict[str, Tensor], metadata: dict[str, str]
 ) -> None:
     if suffix == '.pth':
         torch.save({'state_dict': state, 'meta': {'eca_mmdet': metadata}}, path)
@@ -316,11 +307,3 @@ def _save(
         # The format refuses tensors that share memory or are strided.
         own = {k: v.detach().clone().contiguous() for k, v in state.items()}
         save_file(own, path, metadata={'format': 'pt', **metadata})
-    with open(path, 'rb+') as file:
-        os.fsync(file.fileno())
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

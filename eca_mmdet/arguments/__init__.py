@@ -1,0 +1,27 @@
+"""The arguments of each command. Nothing heavy is imported for ``--help``."""
+
+from __future__ import annotations
+
+import argparse
+
+import eca_mmdet
+from eca_mmdet.arguments import files, running
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of every command."""
+    parser = argparse.ArgumentParser(
+        prog='eca-mmdet', description='ECA-Net backbones for MMDetection 3.x.'
+    )
+    parser.add_argument(
+        '--version', action='version', version=f'eca-mmdet {eca_mmdet.__version__}'
+    )
+    commands = parser.add_subparsers(dest='command', required=True, metavar='COMMAND')
+    running.add_demo(commands)
+    running.add_train(commands)
+    running.add_test(commands)
+    files.add_eval(commands)
+    files.add_check_data(commands)
+    files.add_configs(commands)
+    files.add_weights(commands)
+    return parser

@@ -1,0 +1,119 @@
+"""Arguments of the commands that run a detector."""
+
+from __future__ import annotations
+
+import argparse
+
+from eca_mmdet.arguments.types import Commands
+
+
+def add_demo(commands: Commands) -> None:
+    """Add ``demo``."""
+    demo = commands.add_parser(
+        'demo',
+        help='train and evaluate a small detector on generated shapes',
+        description='Write a data set of generated shapes, train a small detector '
+        'on it from random weights, evaluate it on held-out images, and leave tables '
+        'and pictures in a run folder.',
+    )
+    demo.add_argument(
+        '--detector', choices=('faster', 'mask', 'retinanet'), default='mask'
+    )
+    demo.add_argument('--attention', choices=('eca', 'se', 'none'), default='eca')
+    demo.add_argument('--depth', type=int, choices=(18, 50), default=18)
+    demo.add_argument(
+        '--quick',
+        action='store_true',
+        help='about 20 s; shows that everything runs, learns little',
+    )
+    demo.add_argument('--seed', type=int, default=0)
+    demo.add_argument(
+        '--out',
+        metavar='DIR',
+        help='run folder to create (default: runs/demo-DATE-TIME)',
+    )
+
+
+def _add_run_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        '--work-dir',
+        metavar='DIR',
+        help='logs and checkpoints (default: work_dirs/CONFIG)',
+    )
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        metavar='KEY=VALUE',
+        default=[],
+        help='override config entries, as in mmdet',
+    )
+    parser.add_argument(
+        '--launcher', choices=('none', 'pytorch', 'slurm', 'mpi'), default='none'
+    )
+    # torchrun and torch.distributed.launch pass one of the two spellings.
+    parser.add_argument(
+        '--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS
+    )
+
+
+def add_train(commands: Commands) -> None:
+    """Add ``train``."""
+    train = commands.add_parser(
+        'train',
+        help='train a config',
+        description="Train with mmengine's Runner, after checking files, classes "
+        'and weights. The learning rate follows the batch.',
+    )
+    train.add_argument(
+        'config',
+        metavar='NAME|CONFIG',
+        help='shipped name (see: eca-mmdet configs) or a file',
+    )
+    _add_run_options(train)
+    train.add_argument(
+        '--resume',
+        nargs='?',
+        const='auto',
+        metavar='CHECKPOINT',
+        help='continue from CHECKPOINT, or from the latest in work-dir',
+    )
+    train.add_argument('--amp', action='store_true', help='mixed precision')
+    train.add_argument('--auto-scale-lr', action='store_true', help=argparse.SUPPRESS)
+    train.add_argument(
+        '--no-scale-lr',
+        action='store_true',
+        help='use the lr as written, whatever the batch',
+    )
+    train.add_argument(
+        '--from-scratch',
+        action='store_true',
+        help='random backbone weights; nothing frozen',
+    )
+
+
+def add_test(commands: Commands) -> None:
+    """Add ``test``."""
+    test = commands.add_parser(
+        'test',
+        help='evaluate a checkpoint and print its AP table',
+        description='Run a detector over its test set and print the COCO AP table.',
+    )
+    test.add_argument(
+        'config',
+        metavar='NAME|CONFIG',
+        help='shipped name (see: eca-mmdet configs) or a file',
+    )
+    test.add_argument('checkpoint', metavar='CHECKPOINT')
+    _add_run_options(test)
+    test.add_argument('--classwise', action='store_true', help='AP of each class')
+    test.add_argument(
+        '--save-results',
+        metavar='DIR',
+        help='write the detections as COCO result files',
+    )
+    test.add_argument(
+        '--format-only',
+        action='store_true',
+        help="evaluate nothing; also write COCO's submission zip (test-dev)",
+    )
+    test.add_argument('--json', action='store_true', help='print the metrics as JSON')

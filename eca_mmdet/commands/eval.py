@@ -1,0 +1,237 @@
+"""``eca-mmdet eval``: COCO numbers of saved predictions. Needs no mmdet."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.progress import Progress
+
+from eca_mmdet.errors import UserError, printable
+from eca_mmdet.evaluation.analysis import analyze
+from eca_mmdet.evaluation.backends import check_max_dets, evaluate
+from eca_mmdet.evaluation.compare import Difference, difference
+from eca_mmdet.evaluation.detections import Detections, read_results
+from eca_mmdet.evaluation.ground_truth import GroundTruth, read_ground_truth
+from eca_mmdet.evaluation.record import as_json, describe_file, make_record, write_json
+from eca_mmdet.evaluation.summary import TaskResult, columns
+from eca_mmdet.evaluation.tables import TITLES, class_table, format_ap, heading, render
+from eca_mmdet.run_folder import make_run_folder
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """One result file: its label in tables, and its detections and numbers by task."""
+
+    path: str
+    label: str
+    found: dict[str, Detections]
+    results: dict[str, TaskResult]
+
+
+def run(args: argparse.Namespace) -> int:
+    """Read, evaluate, print and record."""
+    limits = _limits(args.max_dets)
+    whole = read_ground_truth(args.ann)
+    truth = _only(whole, args.classes) if args.classes else whole
+    for note in truth.notes:
+        _tell(f'note: {note}')
+    labels = _labels(args.results)
+    files = []
+    for path, label in zip(args.results, labels, strict=True):
+        found = read_results(path, whole, args.types)
+        found = {task: _move(one, whole, truth) for task, one in found.items()}
+        results = {
+            task: evaluate(truth, one, task, limits, args.backend)
+            for task, one in found.items()
+        }
+        files.append(Evaluated(path, label, found, results))
+    differences = _differences(truth, files, args, limits)
+    out = make_run_folder(args.out, 'eval')
+    record = _record(args, files, differences)
+    if args.analysis:
+        record['analysis'] = _analyses(truth, files, out, args, limits)
+    write_json(record, out / 'metrics.json')
+    if args.format == 'json':
+        print(json.dumps(record, indent=1))
+    else:
+        _print_tables(args, files, differences, limits, truth)
+    _tell(f'all numbers: {out / "metrics.json"}')
+    return 0
+
+
+def _tell(line: str) -> None:
+    """Say something that is not the result; stdout has the result alone."""
+    print(printable(line), file=sys.stderr)
+
+
+def _limits(max_dets: Sequence[int]) -> tuple[int, ...]:
+    try:
+        return check_max_dets(max_dets)
+    except ValueError as error:
+        raise UserError(f'--max-dets: {error}') from error
+
+
+def _only(truth: GroundTruth, classes: Sequence[str]) -> GroundTruth:
+    unknown = [name for name in classes if name not in truth.category_names]
+    if unknown:
+        raise UserError(
+            f'--classes: {", ".join(map(repr, unknown))} not in {truth.source}, which '
+            f'has {", ".join(map(repr, truth.category_names[:10]))}'
+            f'{", ..." if len(truth.category_names) > 10 else ""}.'
+        )
+    return truth.only(classes)
+
+
+def _move(found: Detections, whole: GroundTruth, part: GroundTruth) -> Detections:
+    """Keep the detections of the classes of a part, in its positions."""
+    at = {one: index for index, one in enumerate(part.category_ids)}
+    moved = np.array([at.get(one, -1) for one in whole.category_ids], np.int64)
+    category = moved[found.category]
+    kept = np.flatnonzero(category >= 0)
+    return replace(found.take(kept), category=category[kept])
+
+
+def _labels(paths: Sequence[str]) -> list[str]:
+    """Return file names without the suffix, or paths where those are not enough."""
+    names = [Path(path).name.removesuffix('.json') for path in paths]
+    return names if len(set(names)) == len(names) else list(paths)
+
+
+def _differences(
+    truth: GroundTruth,
+    files: Sequence[Evaluated],
+    args: argparse.Namespace,
+    limits: tuple[int, ...],
+) -> list[dict[str, Difference]]:
+    """Return each further file minus the first, for the tasks that both have."""
+    first = files[0]
+    if not files[1:]:
+        return []
+    with Progress(console=Console(stderr=True), transient=True) as progress:
+
+        def compare(other: Evaluated, task: str) -> Difference:
+            bar = progress.add_task(
+                f'bootstrap, {other.label}, {TITLES[task]}', total=args.bootstrap
+            )
+            return difference(
+                truth,
+                (first.results[task], first.found[task]),
+                (other.results[task], other.found[task]),
+                args.bootstrap,
+                args.seed,
+                limits,
+                lambda done: progress.update(bar, completed=done),
+            )
+
+        return [
+            {t: compare(other, t) for t in other.results if t in first.results}
+            for other in files[1:]
+        ]
+
+
+def _record(
+    args: argparse.Namespace,
+    files: Sequence[Evaluated],
+    differences: Sequence[dict[str, Difference]],
+) -> dict[str, Any]:
+    first = files[0]
+    record = make_record(
+        list(first.results.values()),
+        args.ann,
+        args.backend,
+        predictions=describe_file(first.path),
+    )
+    if files[1:]:
+        record['bootstrap'] = {'samples': args.bootstrap, 'seed': args.seed}
+        record['others'] = [
+            {
+                'predictions': describe_file(other.path),
+                'results': {t: as_json(one) for t, one in other.results.items()},
+                'minus_first': {t: asdict(one) for t, one in minus.items()},
+            }
+            for other, minus in zip(files[1:], differences, strict=True)
+        ]
+    return record
+
+
+def _analyses(
+    truth: GroundTruth,
+    files: Sequence[Evaluated],
+    out: Path,
+    args: argparse.Namespace,
+    limits: tuple[int, ...],
+) -> list[dict[str, Any]]:
+    """Analyse each file; with several, each draws into a folder of its own."""
+    analyses = []
+    for index, one in enumerate(files, 1):
+        folder = out if len(files) == 1 else out / f'{index}-{Path(one.path).stem}'
+        folder.mkdir(exist_ok=True)
+        parts = {
+            task: analyze(truth, found, task, args.score_thr, folder, limits)
+            for task, found in one.found.items()
+        }
+        analyses.append({'file': os.fspath(one.path), **parts})
+        _tell(f'pictures: {folder}')
+    return analyses
+
+
+def _print_tables(
+    args: argparse.Namespace,
+    files: Sequence[Evaluated],
+    differences: Sequence[dict[str, Difference]],
+    limits: tuple[int, ...],
+    truth: GroundTruth,
+) -> None:
+    plain = args.format == 'table'
+    if plain:
+        crowd = int(truth.crowd.sum())
+        print(
+            f'{len(truth.image_ids)} images, {len(truth.image) - crowd} objects and '
+            f'{crowd} crowd regions of {len(truth.category_ids)} classes'
+        )
+        print(f'{heading(limits)}:')
+    names = list(columns(limits))
+    cells = _rows(files, differences, names)
+    print(render(['', *names], cells, args.format))
+    if not args.classwise:
+        return
+    for one in files:
+        for task, result in one.results.items():
+            print()
+            if plain:
+                print(f'{one.label}, {TITLES[task]}, by class:')
+            print(class_table(result, args.format))
+
+
+def _rows(
+    files: Sequence[Evaluated],
+    differences: Sequence[dict[str, Difference]],
+    names: Sequence[str],
+) -> list[list[str]]:
+    """Return a row a file and task, and under it its difference to the first."""
+    rows = []
+    for index, one in enumerate(files):
+        for task, result in one.results.items():
+            label = f'{one.label}, {TITLES[task]}'
+            values = [format_ap(result.metrics[name]) for name in names]
+            rows.append([label, *values])
+            minus = differences[index - 1].get(task) if index else None
+            if minus is None:
+                continue
+            parts = [(f'minus {files[0].label}', minus.metrics)]
+            if minus.low:
+                parts += [('95 % from', minus.low), ('to', minus.high)]
+            rows += [
+                [title, *(format_ap(part[name], signed=True) for name in names)]
+                for title, part in parts
+            ]
+    return rows

@@ -1,0 +1,160 @@
+"""What counts as a usable entry of an annotation file; shared by check and repair."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, TypeGuard
+
+Entry = dict[str, Any]
+Size = tuple[int, int]
+"""Width and height in pixels."""
+
+NUMBER = frozenset((int, float))
+"""Exact types, for bool is an int too."""
+
+_ID = frozenset((int, float, str))
+
+
+def is_image(entry: Any) -> TypeGuard[Entry]:
+    """Tell an image entry that has an id and a file name."""
+    return (
+        isinstance(entry, dict)
+        and type(entry.get('id')) in _ID
+        and isinstance(entry.get('file_name'), str)
+        and entry['file_name'] != ''
+    )
+
+
+def is_category(entry: Any) -> TypeGuard[Entry]:
+    """Tell a category entry that has an id and a name."""
+    return (
+        isinstance(entry, dict)
+        and type(entry.get('id')) in _ID
+        and isinstance(entry.get('name'), str)
+    )
+
+
+def is_annotation(entry: Any) -> TypeGuard[Entry]:
+    """Tell an annotation that says its image and its category; its id may be bad."""
+    return (
+        isinstance(entry, dict)
+        and type(entry.get('image_id')) in _ID
+        and type(entry.get('category_id')) in _ID
+    )
+
+
+def whole(value: Any) -> int | None:
+    """Return an id as a whole number: 1, 1.0 and '1' are 1; None for any other."""
+    kind = type(value)
+    if kind is int:
+        return int(value)
+    if kind is float and value.is_integer():
+        return int(value)
+    # Longer digits are refused by int(), and are no id of anybody's.
+    if kind is str and len(value) < 20 and value.isascii():
+        digits = value[1:] if value.startswith('-') else value
+        return int(value) if digits.isdigit() else None
+    return None
+
+
+def other_form(value: Any) -> Any:
+    """Return a text id as a number and a number as text; None if there is no such."""
+    number = whole(value)
+    return number if isinstance(value, str) or number is None else str(number)
+
+
+def size_of(image: Entry) -> Size | None:
+    """Return (width, height) of an image entry, None unless whole and above 0."""
+    width, height = image.get('width'), image.get('height')
+    if type(width) not in NUMBER or type(height) not in NUMBER:
+        return None
+    size = whole(width) or 0, whole(height) or 0  # mmdet takes 640.0 too
+    return size if min(size) > 0 else None
+
+
+def is_box(value: Any) -> bool:
+    """Tell four finite numbers."""
+    try:
+        return (
+            isinstance(value, (list, tuple))
+            and len(value) == 4
+            and NUMBER.issuperset(map(type, value))
+            and math.isfinite(sum(value))
+        )
+    except OverflowError:  # an integer of hundreds of digits
+        return False
+
+
+def is_finite_number(value: Any) -> bool:
+    """Tell a number that is not NaN or infinite."""
+    try:
+        return type(value) in NUMBER and math.isfinite(value)
+    except OverflowError:
+        return False
+
+
+def is_crowd_flag(value: Any) -> bool:
+    """Tell 0, 1, true and false."""
+    return isinstance(value, (int, float)) and value in (0, 1)
+
+
+def is_segmentation(value: Any) -> bool:
+    """Tell lists of finite numbers, or an RLE; polygons may still be too short."""
+    if isinstance(value, dict):
+        return _is_rle(value)
+    if not isinstance(value, list):
+        return False
+    try:
+        # A sum is a number only if all are, and finite only if all are.
+        return all(
+            isinstance(one, list) and math.isfinite(math.fsum(one)) for one in value
+        )
+    except (TypeError, OverflowError, ValueError):
+        return False
+
+
+def _is_rle(value: Mapping[str, Any]) -> bool:
+    size, counts = value.get('size'), value.get('counts')
+    if not (isinstance(size, list) and len(size) == 2 and {*map(type, size)} == {int}):
+        return False
+    if isinstance(counts, list):
+        return all(type(one) is int and one >= 0 for one in counts) and (
+            sum(counts) == size[0] * size[1]
+        )
+    return isinstance(counts, str)
+
+
+def is_polygon(points: list[float]) -> bool:
+    """Tell x, y, x, y, ... of at least three points."""
+    return len(points) >= 6 and len(points) % 2 == 0
+
+
+def has_mask(entry: Entry) -> bool:
+    """Tell an annotation with a usable polygon or RLE."""
+    mask = entry.get('segmentation')
+    if not mask or not is_segmentation(mask):
+        return False
+    return isinstance(mask, dict) or any(map(is_polygon, mask))
+
+
+def annotation_name(entry: Entry) -> str:
+    """Name an annotation in a message."""
+    if entry.get('id') is None:
+        return f'one of image {_short(entry.get("image_id"))}'
+    return f'annotation {_short(entry["id"])}'
+
+
+def image_name(entry: Entry) -> str:
+    """Name an image in a message."""
+    return _short(entry['file_name'])
+
+
+def category_name(entry: Entry) -> str:
+    """Name a category in a message."""
+    return f'{_short(entry["name"])} of id {_short(entry["id"])}'
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f'{text[:40]}...{text[-16:]}'

@@ -1,0 +1,340 @@
+"""COCO annotation files as columns, with the traps of their ids closed.
+
+pycocotools marks a match with the id of the object, so that an object of id 0 is never
+found; an id used twice hides an object. Here ids of images and categories become
+positions in sorted order, and those of annotations are left behind: no evaluator sees
+them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from eca_mmdet.errors import UserError
+
+Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
+ImageId = int | str
+
+
+@dataclass(frozen=True)
+class GroundTruth:
+    """The objects of an annotation file, N of them on M images in K categories.
+
+    Attributes:
+        source: where it came from, for messages.
+        image_ids: M ids, ascending.
+        sizes: (M, 2) height and width in pixels; 0 where the file has none.
+        category_ids: K ids, ascending.
+        category_names: K names in the same order.
+        file_order: the K positions in the order in which the file lists the
+            categories, which is how mmdet numbers its labels.
+        image: (N,) positions in ``image_ids``, in the file's order.
+        category: (N,) positions in ``category_ids``.
+        boxes: (N, 4) x, y, width, height in pixels.
+        areas: (N,) in pixels: the file's, else the mask's, else the box's.
+        crowd: (N,) bool.
+        segmentations: N polygons or RLEs as in the file, None where there is none.
+        annotated: the file has a list of annotations, though it may be empty.
+        notes: one line for each thing of the file that does not count.
+    """
+
+    source: str
+    image_ids: tuple[ImageId, ...]
+    sizes: Ints
+    category_ids: tuple[ImageId, ...]
+    category_names: tuple[str, ...]
+    file_order: Ints
+    image: Ints
+    category: Ints
+    boxes: Floats
+    areas: Floats
+    crowd: npt.NDArray[np.bool_]
+    segmentations: list[Any]
+    annotated: bool
+    notes: tuple[str, ...] = ()
+
+    def only(self, names: Iterable[str]) -> GroundTruth:
+        """Return the part in some categories; names that are not there are ignored."""
+        wanted = set(names)
+        kept = np.array([name in wanted for name in self.category_names], bool)
+        if kept.all():
+            return self
+        new = np.cumsum(kept) - 1
+        objects = kept[self.category]
+        order = self.file_order[kept[self.file_order]]
+        return replace(
+            self,
+            category_ids=_take(self.category_ids, kept),
+            category_names=_take(self.category_names, kept),
+            file_order=new[order],
+            image=self.image[objects],
+            category=new[self.category[objects]],
+            boxes=self.boxes[objects],
+            areas=self.areas[objects],
+            crowd=self.crowd[objects],
+            segmentations=list(_take(self.segmentations, objects)),
+        )
+
+
+def _take(items: Sequence[Any], kept: npt.NDArray[np.bool_]) -> tuple[Any, ...]:
+    return tuple(item for item, keep in zip(items, kept, strict=True) if keep)
+
+
+def read_json(path: str | Path, what: str) -> Any:
+    """Return a file's JSON.
+
+    Raises:
+        UserError: it does not exist, cannot be read, or is not JSON.
+    """
+    try:
+        return json.loads(Path(path).read_bytes())
+    except FileNotFoundError:
+        raise UserError(f'{what} {str(path)!r} does not exist.') from None
+    except OSError as error:
+        raise UserError(f'{what} {str(path)!r} cannot be read: {error}') from error
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise UserError(f'{what} {str(path)!r} is not JSON: {error}') from error
+
+
+def read_ground_truth(path: str | Path) -> GroundTruth:
+    """Read a COCO annotation file.
+
+    Raises:
+        UserError: it is not one, or an entry cannot be used.
+    """
+    return ground_truth(read_json(path, 'annotation file'), str(path))
+
+
+def ground_truth(content: Any, source: str = 'ground truth') -> GroundTruth:
+    """Turn the content of a COCO annotation file into columns.
+
+    Missing ``info``, ``licenses``, ``iscrowd`` and ``area`` are no fault. Objects on
+    images or in categories that the file does not list do not count, as in pycocotools,
+    and are told in ``notes``.
+
+    Raises:
+        UserError: an entry cannot be used; the first and their number are named.
+    """
+    images = _entries(content, 'images', source)
+    categories = _entries(content, 'categories', source)
+    image_ids, by_position = _sorted_ids(images, 'image', source)
+    category_ids, categories_sorted = _sorted_ids(categories, 'category', source)
+    names = tuple(str(one.get('name', one['id'])) for one in categories_sorted)
+    category_at = {key: index for index, key in enumerate(category_ids)}
+    order = [category_at[_id(one['id'])] for one in categories]
+    sizes = [_size(one, source) for one in by_position]
+    columns = _Columns(source, image_ids, category_at, sizes)
+    annotations = content.get('annotations')
+    columns.read([] if annotations is None else annotations)
+    return GroundTruth(
+        source=source,
+        image_ids=image_ids,
+        sizes=np.array(sizes, np.int64).reshape(-1, 2),
+        category_ids=category_ids,
+        category_names=names,
+        file_order=np.array(list(dict.fromkeys(order)), np.int64),
+        image=np.array(columns.image, np.int64),
+        category=np.array(columns.category, np.int64),
+        boxes=np.array(columns.boxes, np.float64).reshape(-1, 4),
+        areas=np.array(columns.areas, np.float64),
+        crowd=np.array(columns.crowd, bool),
+        segmentations=columns.segmentations,
+        annotated=isinstance(annotations, list),
+        notes=columns.notes(),
+    )
+
+
+def _entries(content: Any, key: str, source: str) -> list[Any]:
+    value = content.get(key) if isinstance(content, dict) else None
+    if not isinstance(value, list) or not all(
+        isinstance(one, dict) and 'id' in one for one in value
+    ):
+        kind = 'a list' if isinstance(content, list) else type(content).__name__
+        found = sorted(content)[:8] if isinstance(content, dict) else kind
+        raise UserError(
+            f'{source} is not a COCO annotation file: expected an object whose {key!r} '
+            f'is a list of objects with an id; found {found}.'
+        )
+    return value
+
+
+def _id(value: Any) -> ImageId:
+    """Return an id as int or str; 1.0 is 1.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    if isinstance(value, (int, str)) and not isinstance(value, bool):
+        return value
+    raise ValueError(f'{value!r} is no id')
+
+
+def _sorted_ids(
+    entries: list[Any], kind: str, source: str
+) -> tuple[tuple[ImageId, ...], list[Any]]:
+    """Return ascending ids and their entries; of an id used twice, the last entry."""
+    try:
+        by_id = {_id(one['id']): one for one in entries}
+        ids = sorted(by_id)
+    except (ValueError, TypeError) as error:
+        raise UserError(
+            f'{source}: {kind} ids must be whole numbers, or all strings: {error}.'
+        ) from error
+    return tuple(ids), [by_id[key] for key in ids]
+
+
+def _size(image: Any, source: str) -> tuple[int, int]:
+    try:
+        return int(image.get('height') or 0), int(image.get('width') or 0)
+    except (ValueError, TypeError) as error:
+        raise UserError(
+            f'{source}: height and width of image {image["id"]!r} must be numbers: '
+            f'{error}.'
+        ) from error
+
+
+class _Columns:
+    """Collects annotations one by one."""
+
+    def __init__(
+        self,
+        source: str,
+        image_ids: tuple[ImageId, ...],
+        category_at: Mapping[ImageId, int],
+        sizes: list[tuple[int, int]],
+    ) -> None:
+        self._source = source
+        self._image_at = {key: index for index, key in enumerate(image_ids)}
+        self._category_at = category_at
+        self._sizes = sizes
+        self._left_out: dict[str, list[Any]] = {'image': [], 'category': []}
+        self.image: list[int] = []
+        self.category: list[int] = []
+        self.boxes: list[Any] = []
+        self.areas: list[float] = []
+        self.crowd: list[bool] = []
+        self.segmentations: list[Any] = []
+
+    def read(self, annotations: Any) -> None:
+        """Take every annotation, or raise UserError for those that cannot be used."""
+        if not isinstance(annotations, list):
+            raise UserError(
+                f"{self._source}: 'annotations' must be a list; it is a "
+                f'{type(annotations).__name__}.'
+            )
+        faults: list[tuple[int, Exception]] = []
+        for index, one in enumerate(annotations):
+            try:
+                self._read(one)
+            except (KeyError, TypeError, ValueError, IndexError) as error:
+                faults.append((index, error))
+        if faults:
+            index, first = faults[0]
+            missing = isinstance(first, KeyError)
+            reason = f'it has no {first}' if missing else str(first)
+            raise UserError(
+                f'{self._source}: {len(faults)} of {len(annotations)} annotations '
+                f'cannot be used; the first is number {index}: {reason}. Look at them '
+                f'all: eca-mmdet check-data {self._source}'
+            )
+
+    def _read(self, one: Any) -> None:
+        image = self._image_at.get(_id(one['image_id']))
+        category = self._category_at.get(_id(one['category_id']))
+        if image is None or category is None:
+            kind = 'image' if image is None else 'category'
+            self._left_out[kind].append(one[f'{kind}_id'])
+            return
+        segmentation = one.get('segmentation') or None
+        box = one.get('bbox') or None
+        rle = None
+        if segmentation is not None and (box is None or one.get('area') is None):
+            rle = to_rle(segmentation, *self._sizes[image])
+        if box is None:
+            if rle is None:
+                raise ValueError('it has neither bbox nor segmentation')
+            box = _mask_api().toBbox(rle).tolist()
+        x, y, width, height = (float(value) for value in box)
+        area = one.get('area')
+        if area is None:
+            area = float(_mask_api().area(rle)) if rle else width * height
+        if not np.isfinite((x, y, width, height, area)).all():
+            raise ValueError(f'bbox {box} or area {area} is not finite')
+        self.image.append(image)
+        self.category.append(category)
+        self.boxes.append((x, y, width, height))
+        self.areas.append(float(area))
+        self.crowd.append(bool(one.get('iscrowd')))
+        self.segmentations.append(segmentation)
+
+    def notes(self) -> tuple[str, ...]:
+        """Say what was left out."""
+        return tuple(
+            f'{len(ids)} annotations of {self._source} do not count: their {kind} ids '
+            f'are not in the file ({", ".join(map(repr, ids[:3]))})'
+            for kind, ids in self._left_out.items()
+            if ids
+        )
+
+
+def _mask_api() -> Any:
+    from pycocotools import mask
+
+    return mask
+
+
+def to_rle(segmentation: Any, height: int, width: int) -> dict[str, Any]:
+    """Return a segmentation of any kind as compressed RLE.
+
+    Args:
+        segmentation: polygons, or RLE with counts as list, str or bytes.
+        height: of the image, in pixels, for polygons; RLE has its own size.
+        width: the same.
+
+    Raises:
+        ValueError: it is none of these.
+    """
+    api = _mask_api()
+    if isinstance(segmentation, list):
+        if not height or not width:
+            raise ValueError('polygons need the width and height of their image')
+        return dict(api.merge(api.frPyObjects(segmentation, height, width)))
+    if not isinstance(segmentation, dict) or not {'size', 'counts'} <= set(
+        segmentation
+    ):
+        raise ValueError('segmentation must be polygons or an RLE with size and counts')
+    if isinstance(segmentation['counts'], list):
+        return dict(api.frPyObjects(segmentation, *segmentation['size']))
+    return segmentation
+
+
+def mask_fault(segmentation: Any, size: list[int]) -> str | None:
+    """Say why a mask of the ground truth cannot be compared; None if it can.
+
+    The evaluators treat such masks differently: one raises, the other finds no pixel.
+    """
+    if segmentation is None:
+        return 'has no segmentation'
+    if isinstance(segmentation, list):
+        if not all(isinstance(one, list) and len(one) >= 6 for one in segmentation):
+            return 'has a polygon of fewer than 3 points'
+        return (
+            None if all(size) else 'has polygons on an image without width and height'
+        )
+    if not isinstance(segmentation, dict) or not {'size', 'counts'} <= set(
+        segmentation
+    ):
+        return 'is neither polygons nor RLE'
+    if all(size) and list(segmentation['size']) != size:
+        return f'has an RLE of size {segmentation["size"]} on an image of {size}'
+    return None

@@ -1,0 +1,36 @@
+"""New folders for what a command leaves behind."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from pathlib import Path
+
+from eca_mmdet.errors import UserError
+
+
+def make_run_folder(name: str | None, kind: str) -> Path:
+    """Create a run folder; never reuse one.
+
+    Args:
+        name: the folder, or None for ``runs/KIND-DATE-TIME``.
+        kind: the command, as 'demo'.
+
+    Raises:
+        UserError: it exists, or cannot be created.
+    """
+    stamp = datetime.now().strftime('%Y%m%d-%H%M%S')
+    default = Path('runs') / f'{kind}-{stamp}'
+    tries = [Path(name)] if name else [default]
+    tries += [] if name else [Path(f'{default}-{index}') for index in range(2, 100)]
+    for out in tries:
+        try:
+            out.mkdir(parents=True)
+            return out
+        except FileExistsError:
+            continue
+        except OSError as error:
+            raise UserError(f'cannot create the run folder {out}: {error}') from error
+    raise UserError(
+        f'{tries[0]} exists, and this command overwrites nothing. Remove it or name '
+        'another with --out.'
+    )

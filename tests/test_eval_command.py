@@ -1,0 +1,297 @@
+"""`eca-mmdet eval`, and what `eca-mmdet test` writes."""
+
+import csv
+import hashlib
+import io
+import json
+import subprocess
+from argparse import Namespace
+
+import pytest
+
+from eca_mmdet.errors import UserError
+from tests.coco_cases import pycocotools_curves, random_case
+from tests.conftest import PYTHON
+from tests.test_train import DEMO, shapes_options
+
+COLUMNS = ['AP', 'AP50', 'AP75', 'APS', 'APM', 'APL']
+COLUMNS += ['AR1', 'AR10', 'AR100', 'ARS', 'ARM', 'ARL']
+
+
+@pytest.fixture
+def files(tmp_path, monkeypatch):
+    """An annotation file and two result files, in the current folder."""
+    monkeypatch.chdir(tmp_path)
+    content, results = random_case(51)
+    for one in results:
+        if one['segmentation']['size'] != [120, 96]:
+            raise AssertionError(one['segmentation']['size'])
+    (tmp_path / 'A.json').write_text(json.dumps(content))
+    (tmp_path / 'good.json').write_text(json.dumps(results))
+    worse = [{**one, 'bbox': [v + 3 for v in one['bbox']]} for one in results]
+    (tmp_path / 'worse.json').write_text(json.dumps(worse))
+    return content, results
+
+
+def sha256(path):
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def as_table(value):
+    return 'n/a' if value < 0 else f'{value * 100:.1f}'
+
+
+def test_table(files, command):
+    content, results = files
+    code, out, err = command('eval', '--ann', 'A.json', '--results', 'good.json')
+    assert code == 0
+    lines = out.splitlines()
+    objects = [one for one in content['annotations'] if not one['iscrowd']]
+    crowd = len(content['annotations']) - len(objects)
+    assert lines[0] == (
+        f'{len(content["images"])} images, {len(objects)} objects and {crowd} crowd '
+        f'regions of {len(content["categories"])} classes'
+    )
+    assert lines[1] == 'COCO AP and AR, 0-100:'
+    assert lines[2].split() == COLUMNS
+    for line, title, task in zip(
+        lines[3:], ('box', 'mask'), ('bbox', 'segm'), strict=True
+    ):
+        stats = pycocotools_curves(content, results, task)[2]
+        assert line.split() == ['good,', title, *map(as_table, stats)]
+    assert err.startswith('all numbers: runs/eval-')
+
+
+def test_record_tells_what_the_numbers_are(files, command, tmp_path):
+    content, results = files
+    out = tmp_path / 'new' / 'run'
+    words = ('--ann', 'A.json', '--results', 'good.json', '--out', out)
+    code, printed, _ = command('eval', *words, '--format', 'json')
+    assert code == 0
+    record = json.loads((out / 'metrics.json').read_text())
+    assert record == json.loads(printed)
+    assert record['annotations'] == {
+        'file': 'A.json',
+        'sha256': sha256(tmp_path / 'A.json'),
+    }
+    assert record['predictions']['sha256'] == sha256(tmp_path / 'good.json')
+    assert record['backend'] == 'hotcoco' and record['versions']['hotcoco']
+    assert record['versions']['numpy'] and record['date'].startswith('20')
+    for task in ('bbox', 'segm'):
+        found = record['results'][task]
+        stats = pycocotools_curves(content, results, task)[2]
+        values = [-1 if v is None else v for v in found['metrics'].values()]
+        assert values == stats and list(found['metrics']) == COLUMNS
+        assert found['max_dets'] == [1, 10, 100]
+        assert found['counts']['detections'] == len(results)
+        assert [one['id'] for one in found['classes']] == sorted(
+            one['id'] for one in content['categories']
+        )
+
+
+def test_backends_print_the_same(files, command):
+    words = ('eval', '--ann', 'A.json', '--results', 'good.json', '--classwise')
+    _, first, _ = command(*words)
+    _, second, _ = command(*words, '--backend', 'pycocotools')
+    assert first == second and 'box, by class' in first
+
+
+def test_csv_of_classes(files, command):
+    content, _ = files
+    _, out, _ = command(
+        *('eval', '--ann', 'A.json', '--results', 'good.json', '--types', 'bbox'),
+        *('--classwise', '--format', 'csv'),
+    )
+    whole, classes = out.strip().split('\n\n')
+    assert next(csv.reader(io.StringIO(whole))) == ['', *COLUMNS]
+    rows = list(csv.DictReader(io.StringIO(classes)))
+    assert [row['category'] for row in rows] == [
+        f'class {i}' for i in sorted(one['id'] for one in content['categories'])
+    ]
+    for row in rows:
+        assert int(row['objects']) == sum(
+            a['category_id'] == int(row['id']) and not a['iscrowd']
+            for a in content['annotations']
+        )
+
+
+@pytest.mark.parametrize(('style', 'sign'), [('md', '|'), ('latex', '\\toprule')])
+def test_other_formats_have_nothing_but_the_table(files, command, style, sign):
+    words = ('eval', '--ann', 'A.json', '--results', 'good.json', '--format', style)
+    _, out, _ = command(*words)
+    assert sign in out and 'COCO' not in out and 'images' not in out
+
+
+def test_several_files_are_compared_to_the_first(files, command, tmp_path):
+    content, _ = files
+    code, out, _ = command(
+        *('eval', '--ann', 'A.json', '--results', 'good.json', 'worse.json'),
+        *('--types', 'bbox', '--bootstrap', '40', '--out', 'run'),
+    )
+    assert code == 0
+    rows = [line.split() for line in out.splitlines()[3:]]
+    assert [row[: -len(COLUMNS)] for row in rows] == [
+        *(['good,', 'box'], ['worse,', 'box']),
+        *(['minus', 'good'], ['95', '%', 'from'], ['to']),
+    ]
+    record = json.loads((tmp_path / 'run' / 'metrics.json').read_text())
+    [other] = record['others']
+    minus = other['minus_first']['bbox']
+    worse = json.loads((tmp_path / 'worse.json').read_text())
+    expected = [
+        pycocotools_curves(content, entries, 'bbox')[2][0]
+        for entries in (json.loads((tmp_path / 'good.json').read_text()), worse)
+    ]
+    assert minus['metrics']['AP'] == expected[1] - expected[0] < 0
+    assert minus['low']['AP'] <= minus['high']['AP']
+    assert rows[2][2] == f'{minus["metrics"]["AP"] * 100:+.1f}'
+    assert record['bootstrap'] == {'samples': 40, 'seed': 0}
+    assert other['predictions']['sha256'] == sha256(tmp_path / 'worse.json')
+
+
+def test_max_dets_are_named(files, command):
+    words = ('eval', '--ann', 'A.json', '--results', 'good.json', '--types', 'bbox')
+    _, out, _ = command(*words, '--max-dets', '1', '3')
+    assert 'at most 3 detections an image and class' in out and 'AR3' in out
+
+
+def test_chosen_classes(files, command):
+    content, results = files
+    name = content['categories'][0]['name']
+    words = ('eval', '--ann', 'A.json', '--results', 'good.json', '--types', 'bbox')
+    code, _, err = command(*words, '--classes', 'Cat')
+    assert code == 2 and "--classes: 'Cat' not in A.json, which has 'class" in err
+    code, out, err = command(*words, '--classes', name)
+    assert code == 0, err
+    chosen = content['categories'][0]['id']
+    only = {**content, 'categories': content['categories'][:1]}
+    only['annotations'] = [
+        one for one in content['annotations'] if one['category_id'] == chosen
+    ]
+    mine = [one for one in results if one['category_id'] == chosen]
+    stats = pycocotools_curves(only, mine, 'bbox')[2]
+    assert out.splitlines()[-1].split()[2:] == list(map(as_table, stats))
+
+
+def test_analysis_writes_pictures_and_data(files, command, tmp_path):
+    code, _, err = command(
+        *('eval', '--ann', 'A.json', '--results', 'good.json', 'worse.json'),
+        *('--types', 'bbox', '--analysis', '--bootstrap', '0', '--out', 'run'),
+    )
+    assert code == 0 and 'pictures: run/1-good' in err
+    for folder in ('1-good', '2-worse'):
+        assert (tmp_path / 'run' / folder / 'bbox_confusion.png').stat().st_size > 5000
+    record = json.loads((tmp_path / 'run' / 'metrics.json').read_text())
+    assert [one['file'] for one in record['analysis']] == ['good.json', 'worse.json']
+    assert record['analysis'][0]['bbox']['errors']['counts']
+    assert record['others'][0]['minus_first']['bbox']['low'] == {}
+
+
+@pytest.mark.parametrize(
+    ('words', 'message'),
+    [
+        (('--ann', 'no.json', '--results', 'good.json'), "'no.json' does not exist"),
+        (('--ann', 'A.json', '--results', 'no.json'), "'no.json' does not exist"),
+        (('--ann', 'good.json', '--results', 'A.json'), 'not a COCO annotation file'),
+        (('--ann', 'A.json', '--results', 'A.json'), 'it is an annotation file'),
+        (
+            ('--ann', 'A.json', '--results', 'good.json', '--max-dets', '9', '1'),
+            '--max-dets: max_dets must be ascending',
+        ),
+        (
+            ('--ann', 'A.json', '--results', 'good.json', '--out', '.'),
+            'overwrites nothing',
+        ),
+    ],
+)
+def test_bad_usage_is_one_line(files, command, words, message):
+    code, out, err = command('eval', *words)
+    assert code == 2 and out == '' and len(err.splitlines()) == 1
+    assert message in err
+
+
+def test_faulty_results_leave_no_run_folder(files, command, tmp_path):
+    entries = json.loads((tmp_path / 'good.json').read_text())
+    entries[3]['score'] = float('nan')
+    (tmp_path / 'bad.json').write_text(json.dumps(entries))
+    code, _, err = command('eval', '--ann', 'A.json', '--results', 'bad.json')
+    assert code == 2 and '1 of' in err and 'number 3 (nan)' in err
+    assert not (tmp_path / 'runs').exists()
+
+
+def test_neither_mmdet_nor_torch_is_imported(files, tmp_path):
+    script = (
+        'import sys\nfrom eca_mmdet import cli\n'
+        "code = cli.main(['eval', '--ann', 'A.json', '--results', 'good.json'])\n"
+        "print(code, [m for m in ('torch', 'mmdet', 'mmengine') if m in sys.modules])"
+    )
+    done = subprocess.run(
+        [PYTHON, '-c', script], capture_output=True, text=True, cwd=tmp_path
+    )
+    assert done.stdout.splitlines()[-1] == '0 []', done.stderr
+
+
+@pytest.mark.openmmlab
+@pytest.mark.slow
+def test_saved_results_give_the_ap_of_the_test(mmdet_ready, shapes, command, tmp_path):
+    """`test --save-results`, then `eval`: the same to the last digit."""
+    options = shapes_options(shapes)
+    work = tmp_path / 'work'
+    assert command('train', DEMO, '--work-dir', work, *options)[0] == 0
+    checkpoint = work / 'iter_2.pth'
+    words = ('test', DEMO, checkpoint, '--work-dir', tmp_path / 'test', *options)
+    saved = ('--save-results', tmp_path / 'out', '--classwise')
+    code, out, _ = command(*words, *saved)
+    assert code == 0 and 'mask, by class' in out
+    [path] = (tmp_path / 'test').glob('*/metrics.json')
+    tested = json.loads(path.read_text())
+    assert tested['checkpoint'] == {
+        'file': str(checkpoint),
+        'sha256': sha256(checkpoint),
+    }
+    assert tested['config'] == DEMO
+    annotations = shapes / 'annotations' / 'val.json'
+    for task in ('bbox', 'segm'):
+        results = tmp_path / 'out' / f'{DEMO}.{task}.json'
+        code, out, _ = command(
+            *('eval', '--ann', annotations, '--results', results),
+            *('--types', task, '--format', 'json', '--out', tmp_path / f'eval-{task}'),
+        )
+        assert code == 0
+        again = json.loads(out)
+        assert again['results'][task] == tested['results'][task]
+        assert again['annotations']['sha256'] == tested['annotations']['sha256']
+    code, _, err = command(*words, *saved)
+    assert code == 2 and 'overwrites nothing' in err
+
+    info = tmp_path / 'image_info_test-dev2017.json'
+    content = json.loads(annotations.read_text())
+    del content['annotations']
+    info.write_text(json.dumps(content))
+    options += [
+        f'test_dataloader.dataset.ann_file={info}',
+        f'test_evaluator.ann_file={info}',
+    ]
+    words = ('test', DEMO, checkpoint, '--work-dir', tmp_path / 'dev', *options)
+    code, _, err = command(*words)
+    assert code == 2 and 'no annotations' in err and '--format-only' in err
+    code, _, err = command(*words, '--format-only')
+    assert code == 2 and '--format-only needs --save-results' in err
+    code, _, err = command(*words, '--format-only', '--save-results', tmp_path / 'send')
+    assert code == 0, err
+    for task in ('bbox', 'segm'):
+        archive = f'detections_test-dev2017_{DEMO.replace("_", "-")}_results.zip'
+        assert (tmp_path / 'send' / task / archive).is_file()
+        first = tmp_path / 'send' / f'{DEMO}.{task}.json'
+        assert first.read_bytes() == (tmp_path / 'out' / first.name).read_bytes()
+
+
+def test_other_evaluators_are_refused_for_coco_options(mmdet_ready):
+    from mmengine.config import Config
+
+    from eca_mmdet.commands.test import set_outputs
+
+    cfg = Config({'test_evaluator': {'type': 'VOCMetric'}})
+    args = Namespace(classwise=True, save_results=None, format_only=False)
+    with pytest.raises(UserError, match='need one of the metrics CocoTableMetric'):
+        set_outputs(cfg, args)
