@@ -96,21 +96,28 @@ def test_backends_print_the_same(files, command):
     assert first == second and 'box, by class' in first
 
 
-def test_csv_of_classes(files, command):
-    content, _ = files
+def test_csv_is_one_table(files, command):
+    content, results = files
     _, out, _ = command(
-        *('eval', '--ann', 'A.json', '--results', 'good.json', '--types', 'bbox'),
-        *('--classwise', '--format', 'csv'),
+        *('eval', '--ann', 'A.json', '--results', 'good.json', 'worse.json'),
+        *('--types', 'bbox', '--classwise', '--format', 'csv', '--bootstrap', '20'),
     )
-    whole, classes = out.strip().split('\n\n')
-    assert next(csv.reader(io.StringIO(whole))) == ['', *COLUMNS]
-    rows = list(csv.DictReader(io.StringIO(classes)))
-    assert [row['category'] for row in rows] == [
-        f'class {i}' for i in sorted(one['id'] for one in content['categories'])
+    rows = list(csv.DictReader(io.StringIO(out)))
+    heads = [(row['results'], row['row'], row['class']) for row in rows]
+    names = [f'class {i}' for i in sorted(one['id'] for one in content['categories'])]
+    assert heads == [
+        ('good', 'value', ''),
+        *(('good', 'value', name) for name in names),
+        ('worse', 'value', ''),
+        *(('worse', f'minus first{end}', '') for end in ('', ', low', ', high')),
+        *(('worse', 'value', name) for name in names),
     ]
-    for row in rows:
+    stats = pycocotools_curves(content, results, 'bbox')[2]
+    assert [rows[0][name] for name in COLUMNS] == list(map(as_table, stats))
+    assert {row['type'] for row in rows} == {'bbox'}
+    for row in rows[1 : 1 + len(names)]:
         assert int(row['objects']) == sum(
-            a['category_id'] == int(row['id']) and not a['iscrowd']
+            a['category_id'] == int(row['class_id']) and not a['iscrowd']
             for a in content['annotations']
         )
 

@@ -7,7 +7,7 @@ import json
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,19 +22,9 @@ from eca_mmdet.evaluation.compare import Difference, difference
 from eca_mmdet.evaluation.detections import Detections, read_results
 from eca_mmdet.evaluation.ground_truth import GroundTruth, read_ground_truth
 from eca_mmdet.evaluation.record import as_json, describe_file, make_record, write_json
-from eca_mmdet.evaluation.summary import TaskResult, columns
-from eca_mmdet.evaluation.tables import TITLES, class_table, format_ap, heading, render
+from eca_mmdet.evaluation.result_tables import Evaluated, result_tables
+from eca_mmdet.evaluation.tables import TITLES
 from eca_mmdet.run_folder import make_run_folder
-
-
-@dataclass(frozen=True)
-class Evaluated:
-    """One result file: its label in tables, and its detections and numbers by task."""
-
-    path: str
-    label: str
-    found: dict[str, Detections]
-    results: dict[str, TaskResult]
 
 
 def run(args: argparse.Namespace) -> int:
@@ -63,7 +53,7 @@ def run(args: argparse.Namespace) -> int:
     if args.format == 'json':
         print(json.dumps(record, indent=1))
     else:
-        _print_tables(args, files, differences, limits, truth)
+        print(result_tables(truth, files, differences, args.classwise, args.format))
     _tell(f'all numbers: {out / "metrics.json"}')
     return 0
 
@@ -182,56 +172,3 @@ def _analyses(
         analyses.append({'file': os.fspath(one.path), **parts})
         _tell(f'pictures: {folder}')
     return analyses
-
-
-def _print_tables(
-    args: argparse.Namespace,
-    files: Sequence[Evaluated],
-    differences: Sequence[dict[str, Difference]],
-    limits: tuple[int, ...],
-    truth: GroundTruth,
-) -> None:
-    plain = args.format == 'table'
-    if plain:
-        crowd = int(truth.crowd.sum())
-        print(
-            f'{len(truth.image_ids)} images, {len(truth.image) - crowd} objects and '
-            f'{crowd} crowd regions of {len(truth.category_ids)} classes'
-        )
-        print(f'{heading(limits)}:')
-    names = list(columns(limits))
-    cells = _rows(files, differences, names)
-    print(render(['', *names], cells, args.format))
-    if not args.classwise:
-        return
-    for one in files:
-        for task, result in one.results.items():
-            print()
-            if plain:
-                print(f'{one.label}, {TITLES[task]}, by class:')
-            print(class_table(result, args.format))
-
-
-def _rows(
-    files: Sequence[Evaluated],
-    differences: Sequence[dict[str, Difference]],
-    names: Sequence[str],
-) -> list[list[str]]:
-    """Return a row a file and task, and under it its difference to the first."""
-    rows = []
-    for index, one in enumerate(files):
-        for task, result in one.results.items():
-            label = f'{one.label}, {TITLES[task]}'
-            values = [format_ap(result.metrics[name]) for name in names]
-            rows.append([label, *values])
-            minus = differences[index - 1].get(task) if index else None
-            if minus is None:
-                continue
-            parts = [(f'minus {files[0].label}', minus.metrics)]
-            if minus.low:
-                parts += [('95 % from', minus.low), ('to', minus.high)]
-            rows += [
-                [title, *(format_ap(part[name], signed=True) for name in names)]
-                for title, part in parts
-            ]
-    return rows

@@ -11,7 +11,8 @@ import numpy as np
 
 from eca_mmdet.errors import UserError
 from eca_mmdet.evaluation.detections import Detections
-from eca_mmdet.evaluation.ground_truth import GroundTruth, mask_fault, to_rle
+from eca_mmdet.evaluation.ground_truth import GroundTruth
+from eca_mmdet.evaluation.masks import mask_fault, to_rle
 from eca_mmdet.evaluation.summary import (
     MAX_DETS,
     ClassResult,

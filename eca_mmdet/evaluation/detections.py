@@ -14,11 +14,10 @@ from eca_mmdet.evaluation.ground_truth import (
     Floats,
     GroundTruth,
     Ints,
-    _id,
-    _mask_api,
+    normal_id,
     read_json,
-    to_rle,
 )
+from eca_mmdet.evaluation.masks import mask_api, to_rle
 
 TASKS = ('bbox', 'segm')
 
@@ -59,7 +58,7 @@ class Detections:
         """Return N areas: of the masks, or of the boxes. They decide S, M and L."""
         if self.masks is not None:
             # One by one: pycocotools' area of a list fails from 256 masks on.
-            area = _mask_api().area
+            area = mask_api().area
             return np.array([area(mask) for mask in self.masks], np.float64)
         assert self.boxes is not None
         return np.asarray(self.boxes[:, 2] * self.boxes[:, 3], np.float64)
@@ -182,7 +181,7 @@ def _positions(
     found = np.full(len(entries), -1, np.int64)
     for index, one in enumerate(entries):
         try:
-            found[index] = at.get(_id(one[key]), -1)
+            found[index] = at.get(normal_id(one[key]), -1)
         except ValueError:
             continue
     unknown = np.flatnonzero(found < 0)
@@ -209,7 +208,7 @@ def _boxes(entries: list[Any], faults: _Faults) -> Floats:
     for index, one in enumerate(entries):
         box = one.get('bbox')
         if not box and one.get('segmentation'):
-            box = _mask_api().toBbox(to_rle(one['segmentation'], 0, 0))
+            box = mask_api().toBbox(to_rle(one['segmentation'], 0, 0))
         try:
             boxes[index] = [float(value) for value in box]
         except (TypeError, ValueError):

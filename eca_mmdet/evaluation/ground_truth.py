@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from eca_mmdet.errors import UserError
+from eca_mmdet.evaluation.masks import mask_api, to_rle
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -129,7 +130,7 @@ def ground_truth(content: Any, source: str = 'ground truth') -> GroundTruth:
     category_ids, categories_sorted = _sorted_ids(categories, 'category', source)
     names = tuple(str(one.get('name', one['id'])) for one in categories_sorted)
     category_at = {key: index for index, key in enumerate(category_ids)}
-    order = [category_at[_id(one['id'])] for one in categories]
+    order = [category_at[normal_id(one['id'])] for one in categories]
     sizes = [_size(one, source) for one in by_position]
     columns = _Columns(source, image_ids, category_at, sizes)
     annotations = content.get('annotations')
@@ -166,7 +167,7 @@ def _entries(content: Any, key: str, source: str) -> list[Any]:
     return value
 
 
-def _id(value: Any) -> ImageId:
+def normal_id(value: Any) -> ImageId:
     """Return an id as int or str; 1.0 is 1.
 
     Raises:
@@ -184,7 +185,7 @@ def _sorted_ids(
 ) -> tuple[tuple[ImageId, ...], list[Any]]:
     """Return ascending ids and their entries; of an id used twice, the last entry."""
     try:
-        by_id = {_id(one['id']): one for one in entries}
+        by_id = {normal_id(one['id']): one for one in entries}
         ids = sorted(by_id)
     except (ValueError, TypeError) as error:
         raise UserError(
@@ -249,8 +250,8 @@ class _Columns:
             )
 
     def _read(self, one: Any) -> None:
-        image = self._image_at.get(_id(one['image_id']))
-        category = self._category_at.get(_id(one['category_id']))
+        image = self._image_at.get(normal_id(one['image_id']))
+        category = self._category_at.get(normal_id(one['category_id']))
         if image is None or category is None:
             kind = 'image' if image is None else 'category'
             self._left_out[kind].append(one[f'{kind}_id'])
@@ -263,11 +264,11 @@ class _Columns:
         if box is None:
             if rle is None:
                 raise ValueError('it has neither bbox nor segmentation')
-            box = _mask_api().toBbox(rle).tolist()
+            box = mask_api().toBbox(rle).tolist()
         x, y, width, height = (float(value) for value in box)
         area = one.get('area')
         if area is None:
-            area = float(_mask_api().area(rle)) if rle else width * height
+            area = float(mask_api().area(rle)) if rle else width * height
         if not np.isfinite((x, y, width, height, area)).all():
             raise ValueError(f'bbox {box} or area {area} is not finite')
         self.image.append(image)
@@ -285,56 +286,3 @@ class _Columns:
             for kind, ids in self._left_out.items()
             if ids
         )
-
-
-def _mask_api() -> Any:
-    from pycocotools import mask
-
-    return mask
-
-
-def to_rle(segmentation: Any, height: int, width: int) -> dict[str, Any]:
-    """Return a segmentation of any kind as compressed RLE.
-
-    Args:
-        segmentation: polygons, or RLE with counts as list, str or bytes.
-        height: of the image, in pixels, for polygons; RLE has its own size.
-        width: the same.
-
-    Raises:
-        ValueError: it is none of these.
-    """
-    api = _mask_api()
-    if isinstance(segmentation, list):
-        if not height or not width:
-            raise ValueError('polygons need the width and height of their image')
-        return dict(api.merge(api.frPyObjects(segmentation, height, width)))
-    if not isinstance(segmentation, dict) or not {'size', 'counts'} <= set(
-        segmentation
-    ):
-        raise ValueError('segmentation must be polygons or an RLE with size and counts')
-    if isinstance(segmentation['counts'], list):
-        return dict(api.frPyObjects(segmentation, *segmentation['size']))
-    return segmentation
-
-
-def mask_fault(segmentation: Any, size: list[int]) -> str | None:
-    """Say why a mask of the ground truth cannot be compared; None if it can.
-
-    The evaluators treat such masks differently: one raises, the other finds no pixel.
-    """
-    if segmentation is None:
-        return 'has no segmentation'
-    if isinstance(segmentation, list):
-        if not all(isinstance(one, list) and len(one) >= 6 for one in segmentation):
-            return 'has a polygon of fewer than 3 points'
-        return (
-            None if all(size) else 'has polygons on an image without width and height'
-        )
-    if not isinstance(segmentation, dict) or not {'size', 'counts'} <= set(
-        segmentation
-    ):
-        return 'is neither polygons nor RLE'
-    if all(size) and list(segmentation['size']) != size:
-        return f'has an RLE of size {segmentation["size"]} on an image of {size}'
-    return None
