@@ -7,6 +7,7 @@ import pytest
 import yaml
 
 from eca_mmdet import paths
+from eca_mmdet.arguments import build_parser
 from eca_mmdet.weights.sources import SOURCES
 from tests.conftest import REPOSITORY
 
@@ -92,3 +93,18 @@ def test_configs_named_in_the_readme_exist():
     names = set(re.findall(r'[a-z-]+_[a-z0-9-]+_fpn_[a-z0-9-]+_coco', text))
     assert names
     assert names <= paths.shipped_configs().keys()
+
+
+def test_options_in_the_documents_exist(capsys):
+    """Each --option of an eca-mmdet line is one of that command."""
+    docs = [README, *(f.read_text() for f in (REPOSITORY / 'docs').glob('*.md'))]
+    lines = re.findall(r'^eca-mmdet ([\w-]+)(.*)', '\n'.join(docs), re.MULTILINE)
+    assert {'train', 'test', 'eval', 'check-data', 'demo'} <= {
+        name for name, _ in lines
+    }
+    for name, rest in lines:
+        with pytest.raises(SystemExit):
+            build_parser().parse_args([name, '--help'])
+        known = capsys.readouterr().out
+        for option in re.findall(r'--[\w-]+', rest):
+            assert option in known or name == 'weights', (name, option)
