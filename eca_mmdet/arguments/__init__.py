@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 import eca_mmdet
-from eca_mmdet.arguments import files, running
+from eca_mmdet.arguments import costs, files, running
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -22,6 +22,8 @@ def build_parser() -> argparse.ArgumentParser:
     running.add_test(commands)
     files.add_eval(commands)
     files.add_check_data(commands)
+    costs.add_complexity(commands)
+    costs.add_tables(commands)
     files.add_configs(commands)
     files.add_weights(commands)
     return parser

@@ -1,0 +1,298 @@
+"""What a detector really has and does, part by part.
+
+Multiply-adds are those of convolutions and matrix products, as PyTorch's own
+``FlopCounterMode`` sees them run; element-wise work is not among them.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import FlopCounterMode
+
+from eca_mmdet.analysis.parts import run_parts
+from eca_mmdet.attention import GATES
+from eca_mmdet.errors import UserError
+
+
+@dataclass
+class PartCost:
+    """The cost of one part.
+
+    Attributes:
+        params: all of them.
+        trained: those with a gradient.
+        macs: multiply-adds of one image at inference.
+        saved_bytes: kept for backward by a training step, all images together.
+    """
+
+    params: int = 0
+    trained: int = 0
+    macs: int = 0
+    saved_bytes: int = 0
+
+
+@dataclass
+class ExactCost:
+    """The cost of a detector.
+
+    Attributes:
+        parts: by name: stem, layer1 and so on of the backbone, neck, heads.
+        gates: the attention layers, which are in the parts as well.
+        images: in the training step.
+        peak_bytes: activations alive at once at inference, one image, the input too.
+        box_regions: that the box head saw at inference, and in training.
+        mask_regions: the same of the mask head.
+    """
+
+    parts: dict[str, PartCost]
+    gates: PartCost
+    images: int
+    peak_bytes: int
+    box_regions: tuple[int, int]
+    mask_regions: tuple[int, int]
+
+    @property
+    def total(self) -> PartCost:
+        """The sum of the parts."""
+        total = PartCost()
+        for one in self.parts.values():
+            _add(total, one)
+        return total
+
+
+def _add(total: PartCost, one: PartCost) -> None:
+    total.params += one.params
+    total.trained += one.trained
+    total.macs += one.macs
+    total.saved_bytes += one.saved_bytes
+
+
+def exact_cost(model: Any, cfg: Any, shape: tuple[int, int]) -> ExactCost:
+    """Count a detector of the meta device.
+
+    Args:
+        model: from :func:`~eca_mmdet.analysis.parts.build`.
+        cfg: its config, for images a step and numbers of regions.
+        shape: height and width of the input, in pixels.
+
+    Raises:
+        UserError: a layer of it does not run without values.
+    """
+    loader = cfg.get('train_dataloader') or {}
+    images = int(loader.get('batch_size') or 1)
+    boxes, masks = _regions(cfg.model, images)
+    cost = ExactCost({}, PartCost(), images, 0, boxes, masks)
+    _count_parameters(model, cost)
+    try:
+        model.eval()
+        with torch.no_grad():
+            _count_macs(model, shape, cost)
+            cost.peak_bytes = peak_bytes(
+                lambda: run_parts(model, shape, 1, boxes[0], masks[0])
+            )
+        model.train()
+        _count_saved(model, shape, cost)
+    except (RuntimeError, NotImplementedError) as error:
+        raise UserError(
+            f'{cfg.filename}: a layer does not run without values, which the count '
+            f'needs: {error}'
+        ) from error
+    return cost
+
+
+def _regions(model: Any, images: int) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Return (inference, training) numbers of regions of box and mask head."""
+    test = (model.get('test_cfg') or {}).get('rcnn') or {}
+    rpn = (model.get('test_cfg') or {}).get('rpn') or {}
+    train = (model.get('train_cfg') or {}).get('rcnn') or {}
+    first = train[0] if isinstance(train, list) else train
+    sampler = first.get('sampler') or {}
+    sampled = int(sampler.get('num', 512))
+    positive = int(sampled * sampler.get('pos_fraction', 0.25))
+    boxes = (int(rpn.get('max_per_img', 1000)), sampled * images)
+    return boxes, (int(test.get('max_per_img', 100)), positive * images)
+
+
+def part_of(name: str) -> str:
+    """Return the part that a parameter or layer of a detector belongs to."""
+    words = name.split('.')
+    if words[0] == 'backbone':
+        return words[1] if words[1].startswith('layer') else 'stem'
+    if words[0] == 'roi_head':
+        return '.'.join(words[:2])
+    return words[0]
+
+
+def _count_parameters(model: nn.Module, cost: ExactCost) -> None:
+    for name, one in model.named_parameters():
+        part = cost.parts.setdefault(part_of(name), PartCost())
+        part.params += one.numel()
+        part.trained += one.numel() if one.requires_grad else 0
+    for gate in model.modules():
+        if isinstance(gate, GATES):
+            for one in gate.parameters():
+                cost.gates.params += one.numel()
+                cost.gates.trained += one.numel() if one.requires_grad else 0
+
+
+Meter = Callable[[], int]
+"""Returns a total that grows while a model runs."""
+
+
+def _by_part(model: Any, meter: Meter, **run: Any) -> tuple[dict[str, int], int]:
+    """Run a detector and share out what a meter counts: (by part, of the gates)."""
+    amounts: dict[str, int] = {}
+    gates = 0
+    before: dict[nn.Module, int] = {}
+
+    def enter(module: nn.Module, inputs: Any) -> None:
+        before[module] = meter()
+
+    def leave(module: nn.Module, inputs: Any, output: Any) -> None:
+        nonlocal gates
+        amount = meter() - before.pop(module)
+        if isinstance(module, GATES):
+            gates += amount
+        else:
+            name = f'backbone.{names[module]}'
+            amounts[part_of(name)] = amounts.get(part_of(name), 0) + amount
+
+    def wrap(name: str, run_part: Callable[[], Any]) -> Any:
+        start, known = meter(), sum(amounts.values())
+        output = run_part()
+        # What the backbone does outside of its layers is its stem's.
+        rest = meter() - start - (sum(amounts.values()) - known)
+        name = part_of(f'{name}.') if name == 'backbone' else name
+        amounts[name] = amounts.get(name, 0) + rest
+        return output
+
+    names = {module: name for name, module in model.backbone.named_children()}
+    gate_layers = [one for one in model.modules() if isinstance(one, GATES)]
+    hooks = []
+    for module in (*names, *gate_layers):
+        hooks += [
+            module.register_forward_pre_hook(enter),
+            module.register_forward_hook(leave),
+        ]
+    try:
+        run_parts(model, wrap=wrap, **run)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return amounts, gates
+
+
+def _count_macs(model: Any, shape: tuple[int, int], cost: ExactCost) -> None:
+    with FlopCounterMode(display=False) as counter:
+        amounts, gates = _by_part(
+            model,
+            counter.get_total_flops,
+            shape=shape,
+            images=1,
+            box_regions=cost.box_regions[0],
+            mask_regions=cost.mask_regions[0],
+        )
+    for name, flops in amounts.items():
+        cost.parts.setdefault(name, PartCost()).macs = flops // 2
+    cost.gates.macs = gates // 2
+
+
+def _count_saved(model: Any, shape: tuple[int, int], cost: ExactCost) -> None:
+    with SavedBytes(model) as saved:
+        amounts, gates = _by_part(
+            model,
+            lambda: saved.total,
+            shape=shape,
+            images=cost.images,
+            box_regions=cost.box_regions[1],
+            mask_regions=cost.mask_regions[1],
+        )
+    for name, amount in amounts.items():
+        cost.parts.setdefault(name, PartCost()).saved_bytes = amount
+    cost.gates.saved_bytes = gates
+
+
+class SavedBytes:
+    """Counts the bytes that autograd keeps for backward while it is active.
+
+    A storage counts once, however many operations keep it; parameters and buffers do
+    not count. The first operation that keeps a storage has it in its account.
+
+    Args:
+        model: whose parameters and buffers are left out.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self.total = 0
+        own = (*model.parameters(), *model.buffers())
+        # The storages are held, so that no later one takes the address of an earlier.
+        self._seen = {one.untyped_storage()._cdata: one for one in own}
+        self._hooks = torch.autograd.graph.saved_tensors_hooks(self._keep, lambda x: x)
+
+    def __enter__(self) -> SavedBytes:
+        self._hooks.__enter__()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._hooks.__exit__(*error)
+
+    def _keep(self, tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage._cdata not in self._seen:
+            self._seen[storage._cdata] = tensor
+            self.total += storage.nbytes()
+        return tensor
+
+
+def peak_bytes(run: Callable[[], Any]) -> int:
+    """Return the most bytes of new tensors alive at once while ``run`` runs."""
+    live = _LiveBytes()
+    with live:
+        run()
+    return live.highest
+
+
+class _LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Follows the storages that operations make until they are freed."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.highest: int = 0
+        self._now = 0
+        self._known: set[int] = set()
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        given = {
+            one.untyped_storage()._cdata
+            for one in tree_leaves((args, kwargs))
+            if isinstance(one, Tensor)
+        }
+        output = func(*args, **(kwargs or {}))
+        for one in tree_leaves(output):
+            if isinstance(one, Tensor):
+                self._follow(one.untyped_storage(), given)
+        self.highest = max(self.highest, self._now)
+        return output
+
+    def _follow(self, storage: torch.UntypedStorage, given: set[int]) -> None:
+        address = storage._cdata
+        if address in given or address in self._known:
+            return  # a view, or written in place
+        size = storage.nbytes()
+        self._known.add(address)
+        self._now += size
+        weakref.finalize(storage, self._free, address, size)
+
+    def _free(self, address: int, size: int) -> None:
+        self._known.discard(address)
+        self._now -= size

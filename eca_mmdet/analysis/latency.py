@@ -1,0 +1,111 @@
+"""Time of a backbone and of the whole detector, side by side in one run."""
+
+from __future__ import annotations
+
+import platform
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+
+WARM_UP = 3
+ROUNDS = 10
+
+
+def measure(
+    models: Sequence[tuple[str, Any]],
+    shape: tuple[int, int],
+    rounds: int = ROUNDS,
+    warm_up: int = WARM_UP,
+) -> dict[str, Any]:
+    """Time several detectors in turns, so that all meet the same moods of a machine.
+
+    Args:
+        models: names and detectors, on one device, in eval mode.
+        shape: height and width of the input, one image, in pixels.
+        rounds: each measures every model once.
+        warm_up: rounds before, which do not count.
+
+    Returns:
+        ``setting`` of the run, and ``models``: for each name the median milliseconds of
+        ``backbone_ms`` and ``detector_ms``, and the ratio of each to the first model's.
+        The detector's time is from the normalised image to the boxes (and masks).
+    """
+    parameter = next(models[0][1].parameters())
+    image = torch.rand(1, 3, *shape, device=parameter.device, dtype=parameter.dtype)
+    times: dict[tuple[str, str], list[float]] = {}
+    with torch.no_grad():
+        for index in range(warm_up + rounds):
+            for name, model in models:
+                runs = {
+                    'backbone_ms': lambda model=model: model.backbone(image),
+                    'detector_ms': lambda model=model: _detect(model, image),
+                }
+                for part, run in runs.items():
+                    spent = _milliseconds(run, image.device)
+                    if index >= warm_up:
+                        times.setdefault((name, part), []).append(spent)
+    medians = {key: statistics.median(spent) for key, spent in times.items()}
+    first = models[0][0]
+    return {
+        'setting': setting(parameter, image),
+        'rounds': rounds,
+        'models': {
+            name: {part: medians[name, part] for part in ('backbone_ms', 'detector_ms')}
+            | {
+                f'{part.removesuffix("_ms")}_ratio': medians[name, part]
+                / medians[first, part]
+                for part in ('backbone_ms', 'detector_ms')
+            }
+            for name, _ in models
+        },
+    }
+
+
+def _detect(model: Any, image: torch.Tensor) -> Any:
+    from mmdet.structures import DetDataSample
+
+    size = tuple(image.shape[-2:])
+    sample = DetDataSample(
+        metainfo={
+            'img_shape': size,
+            'ori_shape': size,
+            'pad_shape': size,
+            'batch_input_shape': size,
+            'scale_factor': (1.0, 1.0),
+        }
+    )
+    return model.predict(image, [sample], rescale=True)
+
+
+def _milliseconds(run: Callable[[], Any], device: torch.device) -> float:
+    _wait(device)
+    start = time.perf_counter()
+    run()
+    _wait(device)
+    return (time.perf_counter() - start) * 1000
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == 'cuda':
+        torch.cuda.synchronize(device)
+
+
+def setting(parameter: torch.Tensor, image: torch.Tensor) -> dict[str, Any]:
+    """Return what a time depends on besides the model."""
+    device = parameter.device
+    name = platform.processor() or platform.machine()
+    if device.type == 'cuda':
+        name = torch.cuda.get_device_name(device)
+    channels_last = image.is_contiguous(memory_format=torch.channels_last)
+    return {
+        'device': device.type,
+        'name': name,
+        'threads': torch.get_num_threads(),
+        'dtype': str(parameter.dtype).removeprefix('torch.'),
+        'memory_format': 'channels_last' if channels_last else 'contiguous',
+        'torch': torch.__version__,
+        'shape': list(image.shape),
+    }
