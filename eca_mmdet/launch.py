@@ -268,9 +268,28 @@ def build_runner(cfg: Any) -> Any:
 
     silence_known_warnings()
     setup_cache_size_limit_of_dynamo()
+    start_processes_on_cpu(cfg)
     runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
     runner.logger.addFilter(_is_worth_reading)
     return runner
+
+
+def start_processes_on_cpu(cfg: Any) -> None:
+    """Join torchrun's processes through gloo where there is no accelerator.
+
+    mmengine's own way asks for CUDA devices, also on a machine without any.
+    """
+    from mmengine.device import get_device
+    from torch import distributed
+
+    if cfg.launcher != 'pytorch' or get_device() != 'cpu':
+        return
+    if not distributed.is_initialized():
+        distributed.init_process_group('gloo')
+    wrapper = dict(
+        type='MMDistributedDataParallel', device_ids=None, broadcast_buffers=False
+    )
+    cfg.setdefault('model_wrapper_cfg', wrapper)
 
 
 def _is_worth_reading(record: logging.LogRecord) -> bool:

@@ -179,8 +179,8 @@ SMALL = {
 def test_no_memory_costs_what_memory_costs(counting):
     """The counts of the meta device are those of a run with values.
 
-    But for the two statistics a channel of a frozen batch norm (8 bytes), which the meta
-    device keeps and the CPU does not.
+    But for the two statistics a channel of a frozen batch norm (8 bytes), which the
+    meta device keeps and the CPU does not.
     """
     from eca_mmdet.analysis.exact import exact_cost
     from eca_mmdet.analysis.parts import build

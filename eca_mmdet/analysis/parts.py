@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import argparse
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from eca_mmdet import launch
 from eca_mmdet.errors import UserError
 
 Wrap = Callable[[str, Callable[[], Any]], Any]
 """Called with a part's name and what runs it."""
+
+
+def load(config: str, options: Sequence[str] = ()) -> Any:
+    """Return a config by shipped name or path, with overrides as KEY=VALUE."""
+    return launch.load_config(
+        argparse.Namespace(
+            config=config, cfg_options=list(options), launcher='none', local_rank=0
+        )
+    )
 
 
 def build(cfg: Any, device: str = 'meta') -> Any:

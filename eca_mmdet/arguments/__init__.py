@@ -24,6 +24,7 @@ def build_parser() -> argparse.ArgumentParser:
     files.add_check_data(commands)
     costs.add_complexity(commands)
     costs.add_tables(commands)
+    costs.add_reproduce(commands)
     files.add_configs(commands)
     files.add_weights(commands)
     return parser

@@ -47,13 +47,11 @@ def _load(args: argparse.Namespace) -> list[tuple[str, Any]]:
     for name in args.configs:
         tables = name == 'tables'
         names += [one.config for one in published_rows()] if tables else [name]
+    from eca_mmdet.analysis.parts import load
+
     configs = []
     for name in dict.fromkeys(names):
-        cfg = launch.load_config(
-            argparse.Namespace(
-                config=name, cfg_options=args.cfg_options, launcher='none', local_rank=0
-            )
-        )
+        cfg = load(name, args.cfg_options)
         if not cfg.get('model'):
             raise UserError(
                 f'{cfg.filename} is not a detector config: it has no model.'

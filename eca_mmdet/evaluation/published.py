@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from eca_mmdet.evaluation.summary import AP_COLUMNS
 MARK = '†'
 """Behind a number that was confirmed in no copy."""
 
-_FILE = Path(__file__).with_name('published.json')
+PUBLISHED = Path(__file__).with_name('published.json')
 DETECTORS = {'faster': 'Faster R-CNN', 'mask': 'Mask R-CNN', 'retinanet': 'RetinaNet'}
 
 
@@ -66,8 +65,7 @@ class PublishedRow:
         return {'box': self.box} | ({'mask': self.mask} if self.mask else {})
 
 
-@cache
-def published(path: Path = _FILE) -> dict[str, Any]:
+def published(path: Path = PUBLISHED) -> dict[str, Any]:
     """Return the whole file.
 
     Raises:
@@ -83,7 +81,7 @@ def published(path: Path = _FILE) -> dict[str, Any]:
 
 
 def published_rows(
-    names: Iterable[str] = (), detector: str | None = None, path: Path = _FILE
+    names: Iterable[str] = (), detector: str | None = None, path: Path = PUBLISHED
 ) -> list[PublishedRow]:
     """Return rows of the detection tables, in the paper's order.
 

@@ -1,0 +1,52 @@
+"""How long a plan takes, from the time of one image on this device."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from eca_mmdet import launch
+from eca_mmdet.reproduce.plan import Job
+from eca_mmdet.reproduce.run import Setting
+
+TRAIN_IMAGES = 117_266
+"""Of train2017 that have objects, which is what mmdet trains on."""
+
+EPOCHS = 12
+BACKWARD = 3
+"""A training step costs about three times its forward pass."""
+
+SHAPE = (800, 1216)
+"""A usual size of a photo whose shorter side is 800."""
+
+
+def estimate_hours(jobs: Sequence[Job], setting: Setting) -> dict[str, float]:
+    """Return hours by row for the jobs that can be done.
+
+    The first job's detector is timed on one image with random weights, after a first
+    one that does not count; the others follow by their GFLOPs.
+    """
+    from mmengine.device import get_device
+
+    from eca_mmdet.analysis.classic import paper_cost
+    from eca_mmdet.analysis.latency import measure
+    from eca_mmdet.analysis.parts import build, load
+
+    todo = [job for job in jobs if job.action != 'none']
+    if not todo:
+        return {}
+    launch.silence_known_warnings()
+    options = (*todo[0].options, *setting.options)
+    model = build(load(todo[0].config, options), 'cpu').to(get_device())
+    model.eval()
+    timed = measure([('first', model)], SHAPE, rounds=1, warm_up=1)
+    seconds = timed['models']['first']['detector_ms'] / 1000
+    flops = {job.row.row: paper_cost(build(load(job.config))) for job in todo}
+    first = flops[todo[0].row.row]['gflops']
+    hours = {}
+    for job in todo:
+        images = setting.coco.counts['images']
+        if job.action == 'train':
+            images += TRAIN_IMAGES * EPOCHS * BACKWARD
+        scaled = seconds * flops[job.row.row]['gflops'] / first
+        hours[job.row.row] = images * scaled / setting.devices / 3600
+    return hours

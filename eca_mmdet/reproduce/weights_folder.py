@@ -1,0 +1,133 @@
+"""Find each row's weights in a folder, by what the files hold, not by their names."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from eca_mmdet.errors import UserError, WeightsError
+from eca_mmdet.evaluation.published import PublishedRow
+from eca_mmdet.weights.files import read_weights
+from eca_mmdet.weights.inspection import Inspection, inspect
+
+_SUFFIXES = ('.pth', '.pt', '.tar', '.bin', '.safetensors')
+_CONVERTED = 'MMDetection v3'  # the layout that `weights convert` writes down
+
+_BLOCKS = {'context_block': 'GC', 'nonlocal_block': '1 NL', 'conv_out': '1 NL'}
+"""Parts of names that tell attention blocks which are no gates."""
+
+
+@dataclass(frozen=True)
+class FoundFile:
+    """A file of weights that was recognised.
+
+    Attributes:
+        path: where it is.
+        about: what it is.
+        attention: as published rows call it.
+        detector: 'Faster R-CNN', ... or '' for a backbone.
+        version: 'v1', 'converted' (v1 in 3.x's names), 'v3', or '' for a backbone.
+        note: what had to be assumed.
+    """
+
+    path: Path
+    about: Inspection
+    attention: str
+    detector: str
+    version: str
+    note: str = ''
+
+    @property
+    def kernel_sizes(self) -> tuple[int | None, ...]:
+        """Those of the ECA gates, one a stage."""
+        return tuple(self.about.kernel_sizes or ())
+
+
+def scan(folder: str | Path) -> tuple[list[FoundFile], list[str]]:
+    """Recognise every file of weights in a folder and the folders in it.
+
+    Returns:
+        The files by path, and a line for each that cannot be used.
+
+    Raises:
+        UserError: there is no such folder.
+    """
+    root = Path(folder)
+    if not root.is_dir():
+        raise UserError(f'--weights {str(folder)!r} is not a folder.')
+    found, notes = [], []
+    for path in sorted(root.rglob('*')):
+        if not path.is_file() or path.suffix not in _SUFFIXES:
+            continue
+        try:
+            about = inspect(path)
+        except WeightsError as error:
+            notes.append(f'{path}: {error}')
+            continue
+        if about.known:
+            found.append(_found(path, about))
+        else:
+            notes.append(f'{path}: {about.what}')
+    return found, notes
+
+
+def _found(path: Path, about: Inspection) -> FoundFile:
+    attention = {'': 'none'}.get(about.gate, about.gate)
+    if not about.gate:
+        names = read_weights(path).state
+        blocks = (kind for part, kind in _BLOCKS.items() if _has(names, part))
+        attention = next(blocks, 'none')
+    if about.kind != 'detector':
+        return FoundFile(path, about, attention, '', '')
+    version, note = _version(about)
+    return FoundFile(path, about, attention, about.what.split(' of ')[0], version, note)
+
+
+def _has(names: Iterable[str], part: str) -> bool:
+    return any(part in name.split('.') for name in names if 'backbone' in name)
+
+
+def _version(about: Inspection) -> tuple[str, str]:
+    """Return which MMDetection it is of, and what was assumed."""
+    if about.metadata.get('layout') == _CONVERTED:
+        return 'converted', ''
+    stated = about.origin.removeprefix('MMDetection ')
+    if stated == 'v1':
+        return 'v1', ''
+    if stated.startswith('v1,'):
+        # Nothing in a RetinaNet's names changed; all released ECA ones are of v1.
+        return 'v1', 'taken for MMDetection v1, which its names cannot tell'
+    return 'v3', ''
+
+
+def detector_for(row: PublishedRow, files: Iterable[FoundFile]) -> FoundFile | None:
+    """Return the first detector of a row, or None."""
+    return next(
+        (
+            one
+            for one in files
+            if one.detector == row.detector
+            and one.about.depth == row.depth
+            and one.attention == row.attention
+        ),
+        None,
+    )
+
+
+def backbone_for(row: PublishedRow, files: Iterable[FoundFile]) -> FoundFile | None:
+    """Return the first ImageNet classifier or backbone for training a row, or None.
+
+    Rows with NL and GC start from a plain ResNet, as their papers do.
+    """
+    attention = 'none' if row.attention in ('1 NL', 'GC') else row.attention
+    return next(
+        (
+            one
+            for one in files
+            if not one.detector
+            and one.about.depth == row.depth
+            and one.attention == attention
+        ),
+        None,
+    )
