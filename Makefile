@@ -26,6 +26,7 @@ lint: $(VENV)/.test-stamp
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/python tools/update_readme.py --check
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)

@@ -1,5 +1,6 @@
 """README and metafiles agree, and the reported numbers never stand as measured."""
 
+import importlib
 import json
 import re
 
@@ -17,11 +18,10 @@ README = (REPOSITORY / 'README.md').read_text()
 ATTENTION = {'none': '', 'SE': 'se-', 'ECA': 'eca-', '1 NL': 'nl-', 'GC': 'gc-'}
 
 
-def table_rows():
-    header = next(
-        i for i, line in enumerate(README.splitlines()) if 'reported |' in line
-    )
-    for line in README.splitlines()[header + 2 :]:
+def table_rows(text=README):
+    lines = text.splitlines()
+    header = next(i for i, line in enumerate(lines) if 'reported |' in line)
+    for line in lines[header + 2 :]:
         if not line.startswith('|'):
             return
         yield [cell.strip() for cell in line.strip('|').split('|')]
@@ -46,6 +46,48 @@ def test_table_repeats_the_metafiles_and_measures_nothing():
         assert box == f'{metrics["box AP"]}' + (' †' if unconfirmed else '')
         assert mask == str(metrics.get('mask AP', ''))
         assert measured == ''
+
+
+@pytest.fixture
+def generator(monkeypatch):
+    monkeypatch.syspath_prepend(REPOSITORY / 'tools')
+    return importlib.import_module('update_readme')
+
+
+def test_the_table_is_what_the_generator_writes(generator, tmp_path, capsys):
+    assert generator.main(['--check']) == 0
+    readme = tmp_path / 'README.md'
+    readme.write_text(README.replace('| 39.0 | 35.6 |', '| 39.1 | 35.6 |'))
+    assert generator.main(['--check', '--readme', str(readme)]) == 1
+    assert '+| Mask R-CNN | ResNet-50 | ECA | 44.18 | 275.69 | 39.0 |' in (
+        capsys.readouterr().out
+    )
+    assert generator.main(['--readme', str(readme)]) == 0
+    assert readme.read_text() == README
+
+
+def test_records_fill_the_measured_column(generator, tmp_path):
+    def record(name, row, departure='', **ap):
+        measured = {task: {'measured': {'AP': value}} for task, value in ap.items()}
+        rows = [{'row': row, 'measured': measured}, {'row': 'x', 'measured': {}}]
+        content = {'coco': {'departure': departure}, 'rows': rows}
+        (tmp_path / 'records' / name).write_text(json.dumps(content))
+
+    (tmp_path / 'records').mkdir()
+    record('a.json', 'mask:r50:eca', box=38.96, mask=35.61)
+    record('b.json', 'faster:r50:none', box=36.35)
+    readme = tmp_path / 'README.md'
+    readme.write_text(README)
+    words = ['--readme', str(readme), '--records', str(tmp_path / 'records')]
+    assert generator.main(words) == 0
+    rows = {tuple(row[:3]): row[7] for row in table_rows(readme.read_text())}
+    assert rows['Mask R-CNN', 'ResNet-50', 'ECA'] == '39.0 / 35.6'
+    assert rows['Faster R-CNN', 'ResNet-50', 'none'] == '36.4'
+    assert sum(bool(cell) for cell in rows.values()) == 2
+    assert '2 of 20 rows are measured' in readme.read_text()
+    record('c.json', 'mask:r50:se', 'a subset: 3 of 5000 images', box=1.0)
+    with pytest.raises(SystemExit, match='c.json was measured on a subset'):
+        generator.main(words)
 
 
 def test_every_weight_file_is_documented():

@@ -153,9 +153,10 @@ def test_every_verdict_and_going_on(place, command):
     assert code == 0 and err.count('measured before') == 2
     assert 'within 60 (retrained)' in out
 
-    save_detector(cfg, 'w/one.pth')  # another file: Mask R-CNN alone is left
+    save_detector(cfg, 'w/one.pth')  # now a Mask R-CNN, and the first of two
     code, out, err = command(*WORDS, '--out', 'out')
-    assert verdicts()['faster'] == 'no weights' and 'measured before' in err
+    assert verdicts() == {'faster': 'no weights', 'mask': 'within'}
+    assert 'mask:r18:eca: testing w/one.pth' in err
 
 
 def test_interrupted_and_continued(place, command):

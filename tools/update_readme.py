@@ -1,0 +1,115 @@
+"""Write the README's table from the published numbers and from records of runs.
+
+    python tools/update_readme.py [--check]
+
+The measured column comes from ``records/*.json``, which are ``tables.json`` of
+``eca-mmdet reproduce`` on the whole of COCO val2017; others are refused. ``--check``
+writes nothing and exits with 1 if the README is not what would be written.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from eca_mmdet.evaluation.published import MARK, Number, PublishedRow, published_rows
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+BEGIN, END = '<!-- table: tools/update_readme.py -->', '<!-- end of table -->'
+HEADER = (
+    '| Detector | Backbone | Attention | Params (M) | GFLOPs | Box AP, reported | '
+    'Mask AP, reported | Box / mask AP, measured |\n'
+    '| --- | --- | --- | --: | --: | --: | --: | --- |'
+)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Write or check."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument('--check', action='store_true')
+    parser.add_argument('--readme', type=Path, default=REPOSITORY / 'README.md')
+    parser.add_argument('--records', type=Path, default=REPOSITORY / 'records')
+    args = parser.parse_args(argv)
+    old = args.readme.read_text()
+    new = with_table(old, table(read_records(args.records)))
+    if new == old:
+        return 0
+    if args.check:
+        lines = difflib.unified_diff(
+            old.splitlines(), new.splitlines(), lineterm='', n=0
+        )
+        print('\n'.join(lines))
+        print(f'{args.readme} is out of date: python tools/update_readme.py')
+        return 1
+    args.readme.write_text(new)
+    return 0
+
+
+def read_records(folder: Path) -> dict[str, dict[str, Any]]:
+    """Return measured rows by name; of a row measured twice, the last file's.
+
+    Raises:
+        SystemExit: a record was not made on COCO val2017.
+    """
+    found = {}
+    for path in sorted(folder.glob('*.json')):
+        content = json.loads(path.read_text())
+        if content['coco']['departure']:
+            raise SystemExit(f'{path} was measured on {content["coco"]["departure"]}')
+        for row in content['rows']:
+            if row['measured']:
+                found[row['row']] = row['measured']
+    return found
+
+
+def table(measured: dict[str, dict[str, Any]]) -> str:
+    """Return the Markdown table."""
+    lines = [HEADER]
+    for row in published_rows():
+        mask = reported(row, 'mask') if row.mask else ''
+        cells = [
+            *(row.detector, f'ResNet-{row.depth}', row.attention),
+            *(f'{row.params_m.value:.2f}', f'{row.gflops.value:.2f}'),
+            *(reported(row, 'box'), mask, both(measured.get(row.row))),
+        ]
+        lines.append('| ' + ' | '.join(cells) + ' |')
+    return '\n'.join([*lines, '', state(measured)])
+
+
+def state(measured: dict[str, dict[str, Any]]) -> str:
+    """Say how much of the measured column there is."""
+    if measured:
+        return f'{len(measured)} of 20 rows are measured; the records are in records/.'
+    return (
+        '**The measured column is empty**: nobody has run these configs on COCO yet. '
+        '`eca-mmdet reproduce`\nfills it: [docs/reproduce.md](docs/reproduce.md).'
+    )
+
+
+def reported(row: PublishedRow, task: str) -> str:
+    """Return an AP as published, marked if nothing confirmed it."""
+    ap: Number = row.numbers()[task]['AP']
+    return f'{ap.value:.1f}' + ('' if ap.confirmed_by else f' {MARK}')
+
+
+def both(measured: dict[str, Any] | None) -> str:
+    """Return measured box and mask AP, or nothing."""
+    if not measured:
+        return ''
+    values = [measured[task]['measured']['AP'] for task in measured]
+    return ' / '.join('n/a' if one is None else f'{one:.1f}' for one in values)
+
+
+def with_table(text: str, new: str) -> str:
+    """Replace what stands between the two marks."""
+    before, _, rest = text.partition(BEGIN)
+    _, _, after = rest.partition(END)
+    return f'{before}{BEGIN}\n{new}\n{END}{after}'
+
+
+if __name__ == '__main__':
+    sys.exit(main())
