@@ -6,6 +6,8 @@ Exit codes: 0 success, 1 a check failed, 2 bad usage, 130 interrupted.
 from __future__ import annotations
 
 import importlib
+import io
+import os
 import pickle
 import sys
 from collections.abc import Sequence
@@ -18,6 +20,9 @@ from eca_mmdet.errors import UserError, printable, shown
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
     args = build_parser().parse_args(argv)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # class names, on an ASCII terminal
+            stream.reconfigure(errors='backslashreplace')
     module = args.command.replace('-', '_')
     command = importlib.import_module(f'eca_mmdet.commands.{module}')
     try:
@@ -31,6 +36,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         reason = refusal('a file that the config names', error)
         print(f'eca-mmdet {args.command}: {printable(str(reason))}', file=sys.stderr)
         return 2
+    except BrokenPipeError:  # `| head`: nobody reads on
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except KeyboardInterrupt:
         print(f'eca-mmdet {args.command}: interrupted', file=sys.stderr)
         return 130

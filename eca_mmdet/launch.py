@@ -266,11 +266,15 @@ def build_runner(cfg: Any) -> Any:
     from mmengine.registry import RUNNERS
     from mmengine.runner import Runner
 
+    from eca_mmdet.evaluation.hook import MetricsFileHook
+
     silence_known_warnings()
     setup_cache_size_limit_of_dynamo()
     start_processes_on_cpu(cfg)
     runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
     runner.logger.addFilter(_is_worth_reading)
+    if not any(isinstance(hook, MetricsFileHook) for hook in runner.hooks):
+        runner.register_hook(MetricsFileHook())  # the config has hooks of its own
     return runner
 
 

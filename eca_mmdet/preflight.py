@@ -175,3 +175,11 @@ def _entries(node: Any, path: str, key: str) -> Iterator[tuple[str, str]]:
     for where, part in parts(node, path):
         if isinstance(part.get(key), str):
             yield f'{where}.{key}', part[key]
+
+
+def evaluators(cfg: Any, use: str) -> list[Any]:
+    """Return the configs of the metrics of 'val' or 'test', however they are nested."""
+    entry = cfg.get(f'{use}_evaluator') or []
+    if not isinstance(entry, list):
+        entry = entry['metrics'] if 'metrics' in entry else [entry]
+    return list(entry) if isinstance(entry, list) else [entry]

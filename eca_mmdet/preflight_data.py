@@ -18,7 +18,7 @@ from eca_mmdet.data.entries import is_category, is_image
 from eca_mmdet.data.faults import Fault, Severity
 from eca_mmdet.data.image_files import find_missing
 from eca_mmdet.errors import FaultsError, UserError, printable
-from eca_mmdet.preflight import check_num_classes, parts
+from eca_mmdet.preflight import check_num_classes, evaluators, parts
 
 _RENUMBERING = ('CocoTableMetric', 'V1CocoMetric')
 """Metrics that do not read annotation ids and take a missing iscrowd for 0."""
@@ -101,8 +101,7 @@ def check_data(cfg: Any, training: bool) -> None:
         loader = cfg.get(f'{name}_dataloader')
         for dataset in _leaf_datasets(loader.dataset) if loader else ():
             _check_dataset(cfg, name, dataset, files)
-        evaluators = cfg.get(f'{name}_evaluator') or []
-        for one in evaluators if isinstance(evaluators, list) else [evaluators]:
+        for one in evaluators(cfg, name):
             _note_evaluator(one, name, files)
     _report([file for file in files.values() if file.coco])
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from datetime import datetime
 from pathlib import Path
 
@@ -30,7 +31,17 @@ def make_run_folder(name: str | None, kind: str) -> Path:
             continue
         except OSError as error:
             raise UserError(f'cannot create the run folder {out}: {error}') from error
-    raise UserError(
-        f'{tries[0]} exists, and this command overwrites nothing. Remove it or name '
-        'another with --out.'
+    raise UserError(_exists(tries[0]))
+
+
+def require_new_folder(name: str | None) -> None:
+    """Raise UserError if a folder to be made is there; before long work."""
+    if name and os.path.lexists(name):
+        raise UserError(_exists(Path(name)))
+
+
+def _exists(out: Path) -> str:
+    return (
+        f'{out} exists, and this command overwrites nothing. Remove it or name another '
+        'with --out.'
     )

@@ -12,6 +12,7 @@ from eca_mmdet.errors import UserError
 from eca_mmdet.evaluation import backends
 from eca_mmdet.evaluation.detections import detections_of
 from eca_mmdet.evaluation.ground_truth import ground_truth
+from eca_mmdet.evaluation.masks import bad_counts
 from eca_mmdet.evaluation.summary import columns
 from tests.coco_cases import (
     EDGE_AREAS,
@@ -352,7 +353,9 @@ def test_max_dets_name_the_columns_and_limit_ap():
     assert metrics['AP'] == metrics['AR1'] == 0
 
 
-@pytest.mark.parametrize('limits', [(), (0, 1), (10, 1), (1, 1), (1.5,), ('1',)])
+@pytest.mark.parametrize(
+    'limits', [(), (0, 1), (10, 1), (1, 1), (1.5,), ('1',), 100, (True, 10), None]
+)
 def test_impossible_max_dets(limits):
     with pytest.raises(ValueError, match='ascending whole numbers'):
         backends.check_max_dets(limits)
@@ -365,7 +368,18 @@ def test_impossible_max_dets(limits):
         ([[1, 1, 5, 5]], 'fewer than 3 points'),
         ([[1, 1, 5, 5, 9, 1], [1, 1]], 'fewer than 3 points'),
         (rle(np.ones((5, 5))), r'RLE of size \[5, 5\] on an image of \[100, 120\]'),
-        ({'size': [100, 120]}, 'neither polygons nor RLE'),
+        ({'size': [100, 120]}, 'RLE without a size of two whole numbers and counts'),
+        ('mask', 'neither polygons nor RLE'),
+        ([[1, 1, float('nan'), 5, 9, 1]], 'not lists of finite numbers'),
+        ([[1, 1, '5', 5, 9, 1]], 'not lists of finite numbers'),
+        ({'size': [100, 120], 'counts': [5, 99999]}, 'counts that fill it'),
+        ({'size': [100, 120], 'counts': [-5, 12005]}, 'counts that fill it'),
+        ({'size': 5, 'counts': 'a'}, 'a size of two whole numbers'),
+        ({'size': [0, 120], 'counts': ''}, 'a size of two whole numbers'),
+        ({'size': [100, 120], 'counts': 7}, 'a size of two whole numbers'),
+        ({'size': [100, 120], 'counts': 'junk~~'}, 'counts do not fill its size'),
+        ({'size': [100, 120], 'counts': ''}, 'counts do not fill its size'),
+        ({'size': [100, 120], 'counts': b'0'}, 'counts do not fill its size'),
     ],
 )
 def test_masks_that_cannot_be_compared_are_named(segmentation, reason):
@@ -411,12 +425,17 @@ def test_objects_on_unknown_images_and_classes_are_told_and_left_out():
 @pytest.mark.parametrize(
     ('change', 'message'),
     [
-        ({'bbox': [1, 2, 3]}, 'number 0: not enough values'),
-        ({'bbox': [1, 2, float('nan'), 4]}, 'not finite'),
-        ({'bbox': None, 'segmentation': None}, 'neither bbox nor segmentation'),
+        ({'bbox': [1, 2, 3]}, r'number 0: bbox \[1, 2, 3\] is not four finite numbers'),
+        ({'bbox': '5566'}, 'not four finite numbers'),
+        ({'bbox': [True] * 4}, 'not four finite numbers'),
+        ({'bbox': [10**400] * 4}, 'not four finite numbers'),
+        ({'iscrowd': '0'}, 'iscrowd 0 is neither 0 nor 1'),
+        ({'iscrowd': 2}, 'iscrowd 2 is neither 0 nor 1'),
+        ({'bbox': [1, 2, float('nan'), 4]}, 'not four finite numbers'),
+        ({'bbox': None, 'segmentation': None}, 'neither bbox nor a usable'),
         ({'image_id': 1.5}, '1.5 is no id'),
         ({'category_id': None}, 'None is no id'),
-        ({'area': 'big'}, 'could not convert|not supported|could not be'),
+        ({'area': 'big'}, 'area big is not a finite number'),
     ],
 )
 def test_annotations_that_cannot_be_used_are_named(change, message):
@@ -434,10 +453,89 @@ def test_annotations_that_cannot_be_used_are_named(change, message):
         ({'images': [{'file': 1}], 'categories': []}, "'images' is a list of objects"),
         ({'images': [{'id': 1}, {'id': 'a'}], 'categories': []}, 'image ids must be'),
         ({'images': [{'id': 1.5}], 'categories': []}, 'image ids must be'),
-        ({'images': [{'id': 1, 'height': 'x'}], 'categories': []}, 'must be numbers'),
+        (
+            {'images': [{'id': 1, 'height': 'x'}], 'categories': []},
+            'must be whole numbers',
+        ),
+        (
+            {'images': [{'id': 1, 'width': -4}], 'categories': []},
+            'must be whole numbers',
+        ),
+        ({'images': [{'id': 1, 'width': 4.5}], 'categories': []}, 'must be whole'),
+        ({'images': [{'id': 1, 'width': 10**400}], 'categories': []}, 'must be whole'),
         ({'images': [], 'categories': [], 'annotations': {}}, 'must be a list'),
     ],
 )
 def test_files_of_another_kind(content, message):
     with pytest.raises(UserError, match=message):
         ground_truth(content, 'A.json')
+
+
+def test_whole_limits_of_any_type():
+    assert backends.check_max_dets(np.array([1, 10])) == (1, 10)
+
+
+def test_repeated_ids_of_images_and_categories_are_told():
+    content = many_classes((1, 2))
+    content['images'].append(dict(content['images'][0]))
+    content['categories'].append({'id': 1, 'name': 'last'})
+    truth = ground_truth(content, 'A.json')
+    assert truth.category_names == ('last', 'class 2')
+    assert truth.notes == (
+        '1 image entries of A.json repeat an id; the last one counts',
+        '1 category entries of A.json repeat an id; the last one counts',
+    )
+
+
+def test_names_that_cannot_be_written_are_replaced():
+    content = one_object()
+    content['categories'][0]['name'] = 'a\ud800b'
+    assert ground_truth(content).category_names == ('a?b',)
+    assert numbers(content, perfect(content))['AP'] == pytest.approx(1)
+
+
+def plain_counts(mask):
+    """cocoapi's compressed counts, one character after the other."""
+    counts, at = [], 0
+    text = mask['counts']
+    while at < len(text):
+        value, place, more = 0, 0, True
+        while more:
+            if at == len(text):
+                return None
+            code = ord(text[at]) - 48
+            if not 0 <= code <= 63:
+                return None
+            value |= (code & 31) << (5 * place)
+            more, at, place = bool(code & 32), at + 1, place + 1
+            if not more and code & 16:
+                value |= -1 << (5 * place)
+        counts.append(value + counts[-2] if len(counts) > 2 else value)
+    return counts
+
+
+def test_counts_of_rles_are_decoded_as_cocoapi_does():
+    draw = np.random.RandomState(0)
+    masks = []
+    for index in range(1500):
+        size = draw.randint(1, 50, 2)
+        mask = rle(draw.rand(*size) < draw.choice([0, 0.01, 0.4, 1]))
+        text = list(mask['counts'])
+        at = draw.randint(len(text))
+        if index % 4 == 1:
+            text[at] = chr(draw.randint(40, 120))
+        elif index % 4 == 2:
+            text = text[:at]
+        elif index % 4 == 3:
+            text.insert(at, chr(draw.randint(48, 112)))
+        masks.append({**mask, 'counts': ''.join(text)})
+    expected = []
+    for mask in masks:
+        counts = plain_counts(mask)
+        full = counts and min(counts) >= 0
+        expected.append(not full or sum(counts) != np.prod(mask['size']))
+    assert bad_counts(masks).tolist() == expected
+    assert 300 < sum(expected) < 1200 and not any(expected[::4])
+    large = rle(draw.rand(2000, 3000) < 0.001)
+    assert bad_counts([large] * 3).tolist() == [False] * 3
+    assert bad_counts([]).tolist() == []

@@ -201,6 +201,18 @@ def test_a_part_of_the_classes(metric_type, data):
     assert found['coco/bbox_AP'] == expected[0] > 0
 
 
+def test_a_part_of_an_unsorted_file_keeps_the_files_order():
+    from eca_mmdet.evaluation.ground_truth import ground_truth
+
+    truth = ground_truth(make_data()[0])
+    part = truth.only(('cat', 'dog'))
+    assert part.category_ids == (2, 30)
+    assert [part.category_names[at] for at in part.file_order] == ['dog', 'cat']
+    assert len(part.image) == sum(
+        truth.category_names[c] != 'bird' for c in truth.category
+    )
+
+
 def test_max_dets_are_in_the_table_and_in_the_names(metric_type, data, tmp_path):
     from mmengine.logging import MMLogger
 
@@ -321,6 +333,88 @@ def test_classes_of_another_file(metric_type, data):
         run(metric_type(str(path)), samples, ('Dog',))
 
 
+def test_labels_below_the_classes(metric_type, data):
+    path, _, samples = data
+    samples[3]['pred_instances']['labels'][0] = -1
+    with pytest.raises(UserError, match='gives label -1, but .* has 3 of its classes'):
+        run(metric_type(str(path)), samples)
+
+
+def test_masks_of_some_images_alone(metric_type, data):
+    path, _, samples = data
+    del samples[2]['pred_instances']['masks']
+    with pytest.raises(UserError, match='1 of 9 images have detections without masks'):
+        run(metric_type(str(path), 'segm'), samples)
+
+
+def test_rles_of_several_sizes_in_one_image(metric_type, data):
+    path, _, samples = data
+    masks = [{'size': [80, 90 + i], 'counts': b'0'} for i in range(3)]
+    found = samples[0]['pred_instances']
+    for key in found:
+        found[key] = found[key][:3]
+    found['masks'] = masks
+    with pytest.raises(UserError, match='several sizes'):
+        run(metric_type(str(path), 'segm'), samples)
+
+
+def test_save_best_auto_takes_a_name_that_mmengine_knows(metric_type, data):
+    from mmengine.hooks import CheckpointHook
+
+    path, _, samples = data
+    first = next(iter(run(metric_type(str(path), ['bbox', 'segm']), samples)))
+    hook = CheckpointHook(save_best='auto')
+    hook._init_rule([None], [first])
+    assert (first, hook.rules) == ('coco/bbox_mAP', ['greater'])
+
+
+def test_classes_of_one_name_keep_their_numbers(metric_type, data):
+    path, content, samples = data
+    content['categories'][1]['name'] = content['categories'][0]['name']
+    path.write_text(json.dumps(content))
+    found = run(metric_type(str(path), classwise=True), samples, ('dog', 'bird'))
+    names = {name for name in found if name.endswith('_precision')}
+    assert names == {f'coco/{name}_precision' for name in ('dog_2', 'dog_30', 'bird')}
+
+
+def predictions_of(lengths):
+    """One process's share: images 0, 1, ... with masks of their own size and bytes."""
+    from eca_mmdet.evaluation.predictions import ImagePredictions, pack
+
+    return pack(
+        [
+            ImagePredictions(
+                image_id=image,
+                boxes=np.full((count, 4), 10.0 * image + share),
+                scores=np.full(count, share / 10),
+                labels=np.full(count, image),
+                masks=[b'%d' % image * (1 + image + i) for i in range(count)],
+                mask_size=(5 + image, 7),
+            )
+            for image, count, share in lengths
+        ]
+    )
+
+
+def test_of_an_image_that_two_processes_have_the_first_counts(mmdet_ready):
+    from eca_mmdet.evaluation.predictions import _rles, merge
+
+    first = predictions_of([(2, 3, 1), (0, 1, 1)])
+    second = predictions_of([(0, 2, 2), (1, 2, 2), (2, 1, 2)])
+    merged = merge([first, second])
+    assert merged.image_ids == [2, 0, 1]
+    assert merged.lengths.tolist() == [3, 1, 2]
+    assert merged.boxes[:, 0].tolist() == [21, 21, 21, 1, 12, 12]
+    assert merged.scores.tolist() == [0.1] * 4 + [0.2] * 2
+    assert merged.labels.tolist() == [2, 2, 2, 0, 1, 1]
+    assert merged.mask_sizes.tolist() == [[7, 7], [5, 7], [6, 7]]
+    assert _rles(merged) == [
+        *({'size': [7, 7], 'counts': b'2' * n} for n in (3, 4, 5)),
+        {'size': [5, 7], 'counts': b'0'},
+        *({'size': [6, 7], 'counts': b'1' * n} for n in (2, 3)),
+    ]
+
+
 def test_masks_of_a_detector_without(metric_type, data):
     path, _, samples = data
     for sample in samples:
@@ -404,6 +498,8 @@ SCRIPT = """
     metrics = run(metric, shares[rank])
     assert [type(one) for one in sent] == [Predictions], sent
     json.dump(metrics, open(f'{out}.{rank}', 'w'))
+    dist.barrier()
+    dist.destroy_process_group()
 """
 
 

@@ -1,6 +1,7 @@
 """Result files: what is read, and what is refused with the first offenders."""
 
 import json
+import zipfile
 
 import numpy as np
 import pytest
@@ -71,6 +72,25 @@ def test_boxes_of_masks_alone_if_asked():
     assert found['bbox'].boxes.tolist() == [[1, 2, 3, 4]]
 
 
+def test_a_field_that_some_lack_is_told(tmp_path):
+    path = tmp_path / 'R.json'
+    path.write_text(json.dumps([{**GOOD, 'segmentation': MASK}, GOOD, GOOD]))
+    read_file = read_results(path, TRUTH)
+    assert list(read_file.found) == ['bbox']
+    assert read_file.notes == (
+        f'{path}: 2 of 3 detections have no segmentation, so that segm is not '
+        'evaluated',
+    )
+    assert read_results(path, TRUTH, ['bbox']).notes == ()
+
+
+def test_boxes_of_polygons_alone_if_asked():
+    entry = {key: value for key, value in GOOD.items() if key != 'bbox'}
+    polygon = [[1, 2, 4, 2, 4, 6, 1, 6]]
+    found = read({**entry, 'segmentation': polygon}, tasks=['bbox'])
+    assert found['bbox'].boxes.tolist() == [[1, 2, 3, 4]]
+
+
 def test_polygons_become_masks():
     polygon = [[1, 2, 4, 2, 4, 6, 1, 6]]
     found = read({**GOOD, 'segmentation': polygon})
@@ -93,8 +113,16 @@ def test_polygons_become_masks():
         ({'bbox': [1, 2, 3]}, 'not four finite numbers'),
         ({'bbox': [1, 2, 3, float('nan')]}, 'not four finite numbers'),
         ({'bbox': 'box'}, 'not four finite numbers'),
-        ({'segmentation': {'counts': 'ab'}}, 'neither RLE nor polygons'),
-        ({'segmentation': 'mask'}, 'neither RLE nor polygons'),
+        ({'segmentation': {'counts': 'ab'}}, 'RLE without a size of two whole'),
+        ({'segmentation': {**MASK, 'counts': 'junk~'}}, 'counts do not fill'),
+        ({'segmentation': [[0, 0, float('nan'), 5, 5, 5]]}, 'not lists of finite'),
+        ({'segmentation': [[5, 5, 25]]}, 'fewer than 3 points'),
+        ({'bbox': [5]}, r'not four finite numbers.*\[5\]'),
+        ({'bbox': '5566'}, 'not four finite numbers'),
+        ({'bbox': [10**400] * 4}, 'not four finite numbers'),
+        ({'score': True}, 'no finite number'),
+        ({'score': 10**400}, 'no finite number'),
+        ({'segmentation': 'mask'}, 'neither polygons nor RLE'),
         ({'segmentation': rle(np.ones((9, 9)))}, r'another size .*\[9, 9\]'),
     ],
 )
@@ -139,6 +167,7 @@ def test_files_of_another_kind(content, message):
         (b'[{"image_id": 5', 'is not JSON'),
         (b'\xff\xfe\x00', 'is not JSON'),
         (b'[' * 100_000, 'is not JSON'),
+        (b'[' + b'9' * 5000 + b']', 'is not JSON'),
     ],
 )
 def test_files_that_cannot_be_read(tmp_path, raw, message):
@@ -159,7 +188,7 @@ def test_written_results_read_back_to_the_same_bits(tmp_path, task):
     found = detections_of(results, truth, tasks=[task])[task]
     path = tmp_path / 'new' / 'R.json'
     write_results(found, truth, path)
-    again = read_results(path, truth, [task])[task]
+    again = read_results(path, truth, [task]).found[task]
     for name in ('image', 'category', 'scores'):
         assert np.array_equal(getattr(again, name), getattr(found, name)), name
     if task == 'bbox':
@@ -214,6 +243,17 @@ def test_the_servers_file_name(annotations, algorithm, name):
     assert server_name(annotations, algorithm) == f'detections_{name}_results'
 
 
-def test_submission_leaves_only_the_zip(tmp_path):
-    target = write_submission(read(GOOD)['bbox'], TRUTH, tmp_path / 'bbox', 'x')
-    assert [f.name for f in (tmp_path / 'bbox').iterdir()] == [target.name]
+def test_submission_has_the_best_100_and_leaves_only_the_zip(tmp_path):
+    many = read(*({**GOOD, 'score': i / 200} for i in range(150)))['bbox']
+    folder = tmp_path / 'bbox'
+    folder.mkdir()
+    beside = folder / 'detections_A_x_results.json'
+    beside.write_text('mine')
+    target = write_submission(many, TRUTH, folder, 'x')
+    assert {f.name for f in folder.iterdir()} == {target.name, beside.name}
+    assert beside.read_text() == 'mine'
+    with zipfile.ZipFile(target) as archive:
+        [name] = archive.namelist()
+        scores = [one['score'] for one in json.loads(archive.read(name))]
+    assert name == f'{target.stem}.json'
+    assert scores == [i / 200 for i in range(50, 150)]

@@ -1,17 +1,17 @@
 """Error analysis and comparison, against counts made by hand or by a plain loop."""
 
 import json
+from dataclasses import replace
 
 import cv2
 import numpy as np
 import pytest
 
 from eca_mmdet.evaluation.analysis import analyze
-from eca_mmdet.evaluation.backends import evaluate, hotcoco_evaluator
+from eca_mmdet.evaluation.backends import evaluate
 from eca_mmdet.evaluation.compare import (
     COPIES,
-    _metrics,
-    copies,
+    Sampler,
     difference,
     sample_copies,
 )
@@ -113,6 +113,29 @@ def test_confusion_matrix_of_one_and_two_classes(task, classes):
     else:
         assert matrix['classes'] == ['c1', 'c2', 'background']
         assert matrix['matrix'] == [[1, 0, 1], [1, 0, 1], [1, 0, 0]]
+
+
+def test_crowds_and_many_detections_in_the_confusion_matrix():
+    """A detection in a crowd of its class is neither right nor wrong; none is cut."""
+    objects = [(1, 1, A), (1, 2, B)]
+    truth, detections = data(
+        objects,
+        [
+            (1, 1, A, 0.35),  # the lowest score of 203
+            *((1, 1, [150, 150, 20, 20], 0.9) for _ in range(100)),
+            *((1, 2, [150, 150, 20, 20], 0.9) for _ in range(101)),
+            (1, 2, [100, 12, 20, 20], 0.9),  # in the crowd
+        ],
+    )
+    crowded = replace(truth, crowd=np.array([False, True]))
+    found = analyze(crowded, detections['bbox'], 'bbox')
+    assert found['confusion']['matrix'] == [[1, 0, 0], [0, 0, 0], [100, 101, 0]]
+    assert found['confusion']['rows'] == 'objects'
+    [worst] = found['worst_images']
+    assert (worst['tp'], worst['fn']) == (0, 1)  # COCO takes 100 of a class
+    more = analyze(crowded, detections['bbox'], 'bbox', max_dets=(1, 300))
+    [worst] = more['worst_images']
+    assert (worst['tp'], worst['fp'], worst['fn']) == (1, 201, 0)
 
 
 def iou(a, b):
@@ -283,16 +306,19 @@ def two_detectors(seed, shift):
     return truth, *((evaluate(truth, one, 'bbox'), one) for one in (first, second))
 
 
-def test_a_sample_is_evaluated_as_if_its_images_were_there_as_often_as_drawn():
+@pytest.mark.parametrize(
+    'max_dets', [(1, 10, 100), (1, 2), (2,), (1, 2, 3, 4), (1, 2, 3)]
+)
+def test_a_sample_is_evaluated_as_if_its_images_were_there_as_often_as_drawn(max_dets):
     truth, (_, found), _ = two_detectors(5, 0)
-    evaluator = hotcoco_evaluator(*copies(truth, found), 'bbox')
+    sampler = Sampler(truth, found, 'bbox', max_dets)
     draw = np.random.default_rng(0)
     for _ in range(5):
         ids = sample_copies(len(truth.image_ids), draw)
         chosen = (np.array(ids) - 1) // COPIES
         assert len(ids) == len(truth.image_ids) > len(set(chosen))
-        expected = evaluate(*drawn(truth, found, chosen), 'bbox').metrics
-        [row] = _metrics(evaluator, [ids], list(expected))
+        expected = evaluate(*drawn(truth, found, chosen), 'bbox', max_dets).metrics
+        [row] = sampler.metrics([ids], list(expected))
         values = [np.nan if one is None else one for one in expected.values()]
         assert row == pytest.approx(values, abs=1e-12, nan_ok=True)
 

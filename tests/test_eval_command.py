@@ -4,7 +4,9 @@ import csv
 import hashlib
 import io
 import json
+import os
 import subprocess
+import threading
 from argparse import Namespace
 
 import pytest
@@ -156,6 +158,94 @@ def test_several_files_are_compared_to_the_first(files, command, tmp_path):
     assert other['predictions']['sha256'] == sha256(tmp_path / 'worse.json')
 
 
+def test_each_further_file_has_its_own_difference(files, command, tmp_path):
+    half = json.loads((tmp_path / 'good.json').read_text())[::2]
+    (tmp_path / 'half.json').write_text(json.dumps(half))
+    words = ('eval', '--ann', 'A.json', '--types', 'bbox', '--bootstrap', '0')
+    _, out, _ = command(
+        *words, '--results', 'good.json', 'worse.json', 'half.json', '--out', 'run'
+    )
+    record = json.loads((tmp_path / 'run' / 'metrics.json').read_text())
+    rows = [line.split() for line in out.splitlines()[3:]]
+    for row, other in zip(rows[2::2], record['others'], strict=True):
+        assert row[:2] == ['minus', 'good']
+        expected = other['results']['bbox']['metrics']['AP']
+        expected -= record['results']['bbox']['metrics']['AP']
+        assert row[2] == f'{expected * 100:+.1f}'
+        assert other['minus_first']['bbox']['metrics']['AP'] == expected
+    assert rows[2][2] != rows[4][2]
+
+
+def test_files_of_one_name_are_told_apart(files, command, tmp_path):
+    (tmp_path / 'a').mkdir()
+    (tmp_path / 'a' / 'good.json').write_text((tmp_path / 'good.json').read_text())
+    words = ('eval', '--ann', 'A.json', '--types', 'bbox', '--bootstrap', '0')
+    _, out, _ = command(*words, '--results', 'good.json', 'a/good.json')
+    assert 'good.json, box' in out and 'a/good.json, box' in out
+    _, out, _ = command(*words, '--results', 'good.json', 'good.json')
+    assert '1: good.json, box' in out and '2: good.json, box' in out
+
+
+def test_tables_of_classes_are_labelled(files, command):
+    words = ('eval', '--ann', 'A.json', '--results', 'good.json', '--classwise')
+    for style, label in (
+        ('md', '**good, mask, by class:**'),
+        ('latex', '% good, mask'),
+    ):
+        _, out, _ = command(*words, '--format', style)
+        assert label in out
+
+
+def test_names_from_files_do_not_reach_the_terminal_raw(files, command, tmp_path):
+    content = json.loads((tmp_path / 'A.json').read_text())
+    content['categories'][0]['name'] = 'a\x1b[31m\nb'
+    (tmp_path / 'A.json').write_text(json.dumps(content))
+    words = ('eval', '--ann', 'A.json', '--results', 'good.json', '--classwise')
+    for style in ('table', 'md', 'csv', 'latex'):
+        _, out, _ = command(*words, '--format', style)
+        assert '\x1b' not in out and '[31m' in out
+
+
+def test_what_was_read_is_what_is_recorded(files, command, tmp_path):
+    """A pipe can be read once: the sum is that of the bytes."""
+    pipe = tmp_path / 'pipe'
+    os.mkfifo(pipe)
+    content = (tmp_path / 'good.json').read_bytes()
+    writer = threading.Thread(target=lambda: pipe.write_bytes(content))
+    writer.start()
+    words = ('--types', 'bbox', '--out', 'run', '--classes')
+    names = [
+        c['name'] for c in json.loads((tmp_path / 'A.json').read_text())['categories']
+    ]
+    code, _, err = command(
+        *('eval', '--ann', 'A.json', '--results', 'pipe'), *words, *names
+    )
+    writer.join()
+    assert code == 0, err
+    record = json.loads((tmp_path / 'run' / 'metrics.json').read_text())
+    assert record['predictions']['sha256'] == hashlib.sha256(content).hexdigest()
+    assert record['classes'] == names and record['notes'] == []
+
+
+@pytest.mark.parametrize(
+    'words',
+    [('--bootstrap', '-5'), ('--seed', '-1'), ('--score-thr', 'nan'), ('--max-dets',)],
+)
+def test_values_that_options_refuse(files, command, words):
+    with pytest.raises(SystemExit) as exit_:
+        command('eval', '--ann', 'A.json', '--results', 'good.json', *words)
+    assert exit_.value.code == 2
+
+
+def test_other_limits_keep_quiet_and_have_intervals(files, command):
+    code, out, err = command(
+        *('eval', '--ann', 'A.json', '--results', 'good.json', 'worse.json'),
+        *('--types', 'bbox', '--max-dets', '1', '2', '3', '4', '--bootstrap', '20'),
+        *('--analysis', '--out', 'run'),
+    )
+    assert code == 0 and 'AR4' in out and 'Warning' not in err
+
+
 def test_max_dets_are_named(files, command):
     words = ('eval', '--ann', 'A.json', '--results', 'good.json', '--types', 'bbox')
     _, out, _ = command(*words, '--max-dets', '1', '3')
@@ -164,14 +254,15 @@ def test_max_dets_are_named(files, command):
 
 def test_chosen_classes(files, command):
     content, results = files
-    name = content['categories'][0]['name']
+    last = max(content['categories'], key=lambda one: one['id'])
+    name = last['name']
     words = ('eval', '--ann', 'A.json', '--results', 'good.json', '--types', 'bbox')
     code, _, err = command(*words, '--classes', 'Cat')
     assert code == 2 and "--classes: 'Cat' not in A.json, which has 'class" in err
     code, out, err = command(*words, '--classes', name)
     assert code == 0, err
-    chosen = content['categories'][0]['id']
-    only = {**content, 'categories': content['categories'][:1]}
+    chosen = last['id']
+    only = {**content, 'categories': [last]}
     only['annotations'] = [
         one for one in content['annotations'] if one['category_id'] == chosen
     ]
@@ -270,6 +361,10 @@ def test_saved_results_give_the_ap_of_the_test(mmdet_ready, shapes, command, tmp
         assert again['annotations']['sha256'] == tested['annotations']['sha256']
     code, _, err = command(*words, *saved)
     assert code == 2 and 'overwrites nothing' in err
+    # A config with hooks of its own records all the same.
+    own = ('--work-dir', tmp_path / 'own', *options, 'custom_hooks=[]')
+    assert command('test', DEMO, checkpoint, *own)[0] == 0
+    assert len(list((tmp_path / 'own').glob('*/metrics.json'))) == 1
 
     info = tmp_path / 'image_info_test-dev2017.json'
     content = json.loads(annotations.read_text())
@@ -291,6 +386,62 @@ def test_saved_results_give_the_ap_of_the_test(mmdet_ready, shapes, command, tmp
         assert (tmp_path / 'send' / task / archive).is_file()
         first = tmp_path / 'send' / f'{DEMO}.{task}.json'
         assert first.read_bytes() == (tmp_path / 'out' / first.name).read_bytes()
+
+
+def set_outputs_of(evaluator, tmp_path, **options):
+    from mmengine.config import Config
+
+    from eca_mmdet.commands.test import set_outputs
+
+    config = tmp_path / 'name.py'
+    config.write_text(f'test_evaluator = {evaluator!r}\n')
+    cfg = Config.fromfile(str(config))
+    defaults = {'classwise': False, 'save_results': None, 'format_only': False}
+    set_outputs(cfg, Namespace(**(defaults | options)))
+    return cfg
+
+
+OURS = {'type': 'CocoTableMetric', 'ann_file': 'image_info_test-dev2017.json'}
+
+
+@pytest.mark.parametrize('nested', [False, True])
+def test_several_evaluators_write_files_of_their_own(mmdet_ready, tmp_path, nested):
+    both = [OURS, {**OURS, 'type': 'mmdet.CocoMetric'}]
+    evaluator = {'type': 'Evaluator', 'metrics': both} if nested else both
+    cfg = set_outputs_of(evaluator, tmp_path, save_results=str(tmp_path / 'out'))
+    found = cfg.test_evaluator.metrics if nested else cfg.test_evaluator
+    assert [one.outfile_prefix for one in found] == [
+        str(tmp_path / 'out' / f'name-{index}') for index in (1, 2)
+    ]
+
+
+@pytest.mark.parametrize(
+    'name', ['name.segm.json', 'bbox/detections_test-dev2017_name_results.zip']
+)
+def test_files_in_the_way_are_told_before_the_test(mmdet_ready, tmp_path, name):
+    path = tmp_path / 'out' / name
+    path.parent.mkdir(parents=True)
+    path.symlink_to(tmp_path / 'nowhere')
+    with pytest.raises(UserError, match=f'{name} exists, and this command overwrites'):
+        set_outputs_of(OURS, tmp_path, save_results=str(tmp_path / 'out'))
+
+
+@pytest.mark.parametrize(
+    ('folder', 'message'), [('', 'empty'), ('file', 'nothing can')]
+)
+def test_folders_that_take_no_results(mmdet_ready, tmp_path, folder, message):
+    (tmp_path / 'file').write_text('')
+    name = folder and str(tmp_path / folder)
+    with pytest.raises(UserError, match=message):
+        set_outputs_of(OURS, tmp_path, save_results=name)
+
+
+def test_mmdets_metric_writes_no_submission(mmdet_ready, tmp_path):
+    theirs = {**OURS, 'type': 'CocoMetric'}
+    options = {'save_results': str(tmp_path / 'out')}
+    set_outputs_of(theirs, tmp_path, **options)
+    with pytest.raises(UserError, match='need one of the metrics CocoTableMetric, V1'):
+        set_outputs_of(theirs, tmp_path, format_only=True, **options)
 
 
 def test_other_evaluators_are_refused_for_coco_options(mmdet_ready):

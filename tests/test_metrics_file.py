@@ -73,6 +73,7 @@ def test_each_validation_has_a_file_and_the_last_one_is_metrics(
         f'metrics_{kind}_2.json',
     ]
     assert files['metrics.json'] == files[f'metrics_{kind}_2.json']
+    assert files[f'metrics_{kind}_1.json'][kind] == 1
     assert files['metrics.json'] == {
         **RECORD,
         'config': None,
@@ -126,11 +127,10 @@ def test_several_evaluators_come_together(hook, runner, tmp_path):
     other = SimpleNamespace()  # a metric that is not ours
     runner.test_evaluator.metrics += [other, SimpleNamespace(record=masks)]
     hook.after_test_epoch(runner, {})
-    found = written(tmp_path)['metrics.json']['results']
-    assert {task: one['metrics']['AP'] for task, one in found.items()} == {
-        **{'bbox': 0.5, 'segm': 0.25},
-    }
-    assert 'segm' not in RECORD['results']
+    found = written(tmp_path)['metrics.json']
+    assert found['results']['bbox']['metrics'] == {'AP': 0.5}
+    assert found['other_evaluators'] == [masks]
+    assert 'other_evaluators' not in RECORD
 
 
 def test_nothing_is_written_of_other_metrics_alone(hook, runner, tmp_path):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from eca_mmdet.arguments.types import Commands
+from eca_mmdet.arguments.types import Commands, count, fraction
 
 
 def add_eval(commands: Commands) -> None:
@@ -47,12 +47,12 @@ def add_eval(commands: Commands) -> None:
     add('--backend', choices=('hotcoco', 'pycocotools'), default='hotcoco')
     add(
         '--bootstrap',
-        type=int,
+        type=count,
         default=300,
         metavar='N',
         help='samples for the interval of a difference; 0 for none (default: 300)',
     )
-    add('--seed', type=int, default=0, help='of the bootstrap')
+    add('--seed', type=count, default=0, help='of the bootstrap')
     add(
         '--analysis',
         action='store_true',
@@ -61,7 +61,7 @@ def add_eval(commands: Commands) -> None:
     )
     add(
         '--score-thr',
-        type=float,
+        type=fraction,
         default=0.3,
         metavar='S',
         help='lowest score in the confusion matrix and the worst images (default: 0.3)',

@@ -1,8 +1,25 @@
-"""The type of what commands are added to; argparse has no public name for it."""
+"""Types of arguments, and of what commands are added to."""
 
 from __future__ import annotations
 
 import argparse
+import math
 from typing import TypeAlias
 
 Commands: TypeAlias = 'argparse._SubParsersAction[argparse.ArgumentParser]'
+
+
+def count(text: str) -> int:
+    """Read a whole number from 0."""
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f'must be 0 or more; got {text}')
+    return value
+
+
+def fraction(text: str) -> float:
+    """Read a number from 0 to 1."""
+    value = float(text)
+    if not (math.isfinite(value) and 0 <= value <= 1):
+        raise argparse.ArgumentTypeError(f'must be from 0 to 1; got {text}')
+    return value

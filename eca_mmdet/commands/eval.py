@@ -21,32 +21,34 @@ from eca_mmdet.evaluation.backends import check_max_dets, evaluate
 from eca_mmdet.evaluation.compare import Difference, difference
 from eca_mmdet.evaluation.detections import Detections, read_results
 from eca_mmdet.evaluation.ground_truth import GroundTruth, read_ground_truth
-from eca_mmdet.evaluation.record import as_json, describe_file, make_record, write_json
+from eca_mmdet.evaluation.record import as_json, make_record, write_json
 from eca_mmdet.evaluation.result_tables import Evaluated, result_tables
 from eca_mmdet.evaluation.tables import TITLES
-from eca_mmdet.run_folder import make_run_folder
+from eca_mmdet.run_folder import make_run_folder, require_new_folder
 
 
 def run(args: argparse.Namespace) -> int:
     """Read, evaluate, print and record."""
     limits = _limits(args.max_dets)
+    require_new_folder(args.out)
     whole = read_ground_truth(args.ann)
     truth = _only(whole, args.classes) if args.classes else whole
-    for note in truth.notes:
-        _tell(f'note: {note}')
-    labels = _labels(args.results)
+    notes = list(truth.notes)
     files = []
-    for path, label in zip(args.results, labels, strict=True):
-        found = read_results(path, whole, args.types)
-        found = {task: _move(one, whole, truth) for task, one in found.items()}
+    for path, label in zip(args.results, _labels(args.results), strict=True):
+        read = read_results(path, whole, args.types)
+        notes += read.notes
+        found = {task: _move(one, whole, truth) for task, one in read.found.items()}
         results = {
             task: evaluate(truth, one, task, limits, args.backend)
             for task, one in found.items()
         }
-        files.append(Evaluated(path, label, found, results))
+        files.append(Evaluated(path, label, read.sha256, found, results))
+    for note in notes:
+        _tell(f'note: {note}')
     differences = _differences(truth, files, args, limits)
     out = make_run_folder(args.out, 'eval')
-    record = _record(args, files, differences)
+    record = _record(args, truth, files, differences, notes)
     if args.analysis:
         record['analysis'] = _analyses(truth, files, out, args, limits)
     write_json(record, out / 'metrics.json')
@@ -93,7 +95,11 @@ def _move(found: Detections, whole: GroundTruth, part: GroundTruth) -> Detection
 def _labels(paths: Sequence[str]) -> list[str]:
     """Return file names without the suffix, or paths where those are not enough."""
     names = [Path(path).name.removesuffix('.json') for path in paths]
-    return names if len(set(names)) == len(names) else list(paths)
+    if len(set(names)) == len(names):
+        return names
+    if len(set(paths)) == len(paths):
+        return list(paths)
+    return [f'{index}: {path}' for index, path in enumerate(paths, 1)]
 
 
 def _differences(
@@ -130,21 +136,25 @@ def _differences(
 
 def _record(
     args: argparse.Namespace,
+    truth: GroundTruth,
     files: Sequence[Evaluated],
     differences: Sequence[dict[str, Difference]],
+    notes: Sequence[str],
 ) -> dict[str, Any]:
     first = files[0]
     record = make_record(
         list(first.results.values()),
-        args.ann,
+        {'file': args.ann, 'sha256': truth.sha256},
         args.backend,
-        predictions=describe_file(first.path),
+        predictions=first.source,
+        classes=args.classes,
+        notes=list(notes),
     )
     if files[1:]:
         record['bootstrap'] = {'samples': args.bootstrap, 'seed': args.seed}
         record['others'] = [
             {
-                'predictions': describe_file(other.path),
+                'predictions': other.source,
                 'results': {t: as_json(one) for t, one in other.results.items()},
                 'minus_first': {t: asdict(one) for t, one in minus.items()},
             }

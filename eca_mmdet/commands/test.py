@@ -5,18 +5,22 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import os
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
 from eca_mmdet import launch
 from eca_mmdet.errors import UserError
 from eca_mmdet.evaluation.detections import TASKS
-from eca_mmdet.evaluation.results_file import results_path
+from eca_mmdet.evaluation.results_file import results_path, submission_path
+from eca_mmdet.preflight import evaluators
 from eca_mmdet.weights.detector import read_detector
 from eca_mmdet.weights.fetch import is_address
 
-_COCO_METRICS = ('CocoTableMetric', 'V1CocoMetric', 'CocoMetric')
+_OURS = ('CocoTableMetric', 'V1CocoMetric')
+_COCO_METRICS = (*_OURS, 'CocoMetric')
 
 
 def run(args: argparse.Namespace) -> int:
@@ -43,35 +47,50 @@ def set_outputs(cfg: Any, args: argparse.Namespace) -> None:
     """Apply --classwise, --save-results and --format-only to the COCO evaluators.
 
     Raises:
-        UserError: there is none, or a result file exists.
+        UserError: there is none, a file is there already, or none can be written.
     """
     if args.format_only and not args.save_results:
         raise UserError('--format-only needs --save-results DIR, to write there.')
+    if args.save_results == '':
+        raise UserError('--save-results needs a folder; got an empty name.')
     if not (args.classwise or args.save_results):
         return
-    evaluators = cfg.get('test_evaluator') or []
-    evaluators = evaluators if isinstance(evaluators, list) else [evaluators]
-    coco = [one for one in evaluators if str(one.get('type')).endswith(_COCO_METRICS)]
+    known = _OURS if args.format_only else _COCO_METRICS
+    coco = [
+        one
+        for one in evaluators(cfg, 'test')
+        if str(one.get('type')).rpartition('.')[2] in known
+    ]
     if not coco:
         raise UserError(
             f'--classwise, --save-results and --format-only need one of the metrics '
-            f'{", ".join(_COCO_METRICS)} as test_evaluator; {cfg.filename} has none.'
+            f'{", ".join(known)} as test_evaluator; {cfg.filename} has none.'
         )
-    for one in coco:
+    for index, one in enumerate(coco, 1):
         if args.classwise:
             one.classwise = True
         if args.save_results:
-            prefix = Path(args.save_results) / Path(cfg.filename).stem
-            refuse_existing(prefix)
+            many = f'-{index}' if len(coco) > 1 else ''
+            prefix = Path(args.save_results) / f'{Path(cfg.filename).stem}{many}'
+            _prepare(prefix, str(one.get('ann_file')))
             one.outfile_prefix, one.format_only = str(prefix), args.format_only
 
 
-def refuse_existing(prefix: Path) -> None:
-    """Raise UserError if result files of that prefix are there."""
+def _prepare(prefix: Path, annotations: str) -> None:
+    """Make the folder for results; refuse to replace any, before the test."""
     for task in TASKS:
-        path = results_path(prefix, task)
-        if path.exists():
-            raise UserError(
-                f'{path} exists, and this command overwrites nothing. Remove it or '
-                'give --save-results another folder.'
-            )
+        zipped = submission_path(prefix.parent / task, annotations, prefix.name)
+        for path in (results_path(prefix, task), zipped):
+            if os.path.lexists(path):
+                raise UserError(
+                    f'{path} exists, and this command overwrites nothing. Remove it or '
+                    'give --save-results another folder.'
+                )
+    try:
+        prefix.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=prefix.parent):
+            pass
+    except OSError as error:
+        raise UserError(
+            f'--save-results: nothing can be written to {prefix.parent}: {error}'
+        ) from error

@@ -29,6 +29,7 @@ from eca_mmdet.data.entries import (
     whole,
 )
 from eca_mmdet.data.faults import Fault, found
+from eca_mmdet.evaluation.masks import bad_counts
 
 OVER_EDGE_PX = 1.0
 """Boxes may reach this far over the edge: rounding, and COCO itself."""
@@ -237,6 +238,7 @@ def _check_masks(
     masked = [one for one in annotations if one.get('segmentation')]
     bare = len(annotations) - len(masked)
     malformed = [one for one in masked if not is_segmentation(one['segmentation'])]
+    malformed += _with_bad_counts(masked, malformed)
     bad = set(map(id, malformed))
     short, misfit = [], []
     for one in masked:
@@ -264,6 +266,20 @@ def _check_masks(
             severity=None if masked else 'note',
         ),
     ]
+
+
+def _with_bad_counts(masked: list[Entry], malformed: list[Entry]) -> list[Entry]:
+    """Return compressed RLEs whose runs do not fill their size."""
+    known = set(map(id, malformed))
+    compressed = [
+        one
+        for one in masked
+        if isinstance(one['segmentation'], dict)
+        and id(one) not in known
+        and isinstance(one['segmentation']['counts'], str)
+    ]
+    bad = bad_counts([one['segmentation'] for one in compressed])
+    return [compressed[at] for at in np.flatnonzero(bad)]
 
 
 def _check_coverage(

@@ -70,7 +70,7 @@ def size_of(image: Entry) -> Size | None:
     if type(width) not in NUMBER or type(height) not in NUMBER:
         return None
     size = whole(width) or 0, whole(height) or 0  # mmdet takes 640.0 too
-    return size if min(size) > 0 else None
+    return size if min(size) > 0 and max(size) < 2**31 else None
 
 
 def is_box(value: Any) -> bool:

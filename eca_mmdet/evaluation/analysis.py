@@ -46,12 +46,14 @@ def analyze(
         ``worst_images`` (lowest F1 first). None where there is nothing to say.
     """
     evaluator = hotcoco_evaluator(truth, found, task, max_dets)
-    with contextlib.redirect_stdout(io.StringIO()):
+    with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
+        # That other limits of detections are not COCO's: the heading says so.
+        warnings.filterwarnings('ignore', 'hotcoco: max_dets differ')
         evaluator.accumulate()
         evaluator.summarize()
     confident = found.take(np.flatnonzero(found.scores >= score_threshold))
     errors = evaluator.tide_errors()
-    confusion = evaluator.confusion_matrix(min_score=score_threshold)
+    confusion = _confusion(truth, confident, task)
     calibration = evaluator.calibration()
     if folder is not None:
         _draw(evaluator, errors, confusion, calibration, folder, task)
@@ -66,8 +68,23 @@ def analyze(
         },
         'pr_curves': _curves(evaluator),
         'calibration': calibration,
-        'worst_images': _worst_images(truth, confident, task),
+        'worst_images': _worst_images(truth, confident, task, max_dets),
     }
+
+
+def _confusion(truth: GroundTruth, confident: Detections, task: str) -> dict[str, Any]:
+    """Return hotcoco's confusion matrix of all detections but those in crowds.
+
+    It counts a detection in a crowd of its own class as one of the background, which AP
+    does not, and takes 100 of an image unless it is told otherwise.
+    """
+    most = max(len(confident), 1)
+    matched = hotcoco_evaluator(truth, confident, task, (most,))
+    status = matched.image_diagnostics()['dt_status']
+    # Of detections in crowds, which are neither right nor wrong, it has none.
+    counted = [at for at in range(len(confident)) if at + 1 in status]
+    evaluator = hotcoco_evaluator(truth, confident.take(np.array(counted, int)), task)
+    return dict(evaluator.confusion_matrix(max_det=most))
 
 
 def _curves(evaluator: Any) -> dict[str, list[float] | None]:
@@ -88,10 +105,10 @@ def _curves(evaluator: Any) -> dict[str, list[float] | None]:
 
 
 def _worst_images(
-    truth: GroundTruth, confident: Detections, task: str
+    truth: GroundTruth, confident: Detections, task: str, max_dets: Sequence[int]
 ) -> list[dict[str, Any]]:
     """Return the images of lowest F1; of equal ones, those with more errors first."""
-    evaluator = hotcoco_evaluator(truth, confident, task)
+    evaluator = hotcoco_evaluator(truth, confident, task, max_dets)
     found = evaluator.image_diagnostics()['img_summary']
     images = [
         {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import operator
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,7 +13,7 @@ import numpy as np
 from eca_mmdet.errors import UserError
 from eca_mmdet.evaluation.detections import Detections
 from eca_mmdet.evaluation.ground_truth import GroundTruth
-from eca_mmdet.evaluation.masks import mask_fault, to_rle
+from eca_mmdet.evaluation.masks import mask_faults, to_rle
 from eca_mmdet.evaluation.summary import (
     MAX_DETS,
     ClassResult,
@@ -72,9 +73,13 @@ def check_max_dets(max_dets: Sequence[int]) -> tuple[int, ...]:
     Raises:
         ValueError: they are not ascending whole numbers from 1.
     """
-    limits = tuple(max_dets)
-    whole = all(isinstance(one, int) and one > 0 for one in limits)
-    if not limits or not whole or list(limits) != sorted(set(limits)):
+    try:
+        if any(isinstance(one, bool) for one in max_dets):
+            raise TypeError
+        limits = tuple(operator.index(one) for one in max_dets)
+    except TypeError:
+        limits = ()
+    if not limits or limits[0] < 1 or list(limits) != sorted(set(limits)):
         raise ValueError(
             'max_dets must be ascending whole numbers such as (1, 10, 100); got '
             f'{max_dets!r}.'
@@ -91,15 +96,9 @@ def _require_truth(truth: GroundTruth, task: str) -> None:
     if task != 'segm':
         return
     sizes = truth.sizes[truth.image].tolist()
-    faults = [
-        (index, fault)
-        for index, (one, size) in enumerate(
-            zip(truth.segmentations, sizes, strict=True)
-        )
-        if (fault := mask_fault(one, size))
-    ]
+    faults = mask_faults(truth.segmentations, sizes)
     if faults:
-        index, fault = faults[0]
+        index, fault = next(iter(faults.items()))
         image = truth.image_ids[truth.image[index]]
         raise UserError(
             f'masks cannot be evaluated: {len(faults)} of {len(sizes)} annotations of '

@@ -13,7 +13,7 @@ from mmengine.evaluator import BaseMetric
 from mmengine.fileio import get_local_path
 from mmengine.logging import MMLogger
 
-from eca_mmdet.errors import UserError
+from eca_mmdet.errors import UserError, printable
 from eca_mmdet.evaluation.backends import BACKENDS, check_max_dets, evaluate
 from eca_mmdet.evaluation.detections import TASKS, Detections
 from eca_mmdet.evaluation.ground_truth import GroundTruth, read_ground_truth
@@ -170,25 +170,36 @@ class CocoTableMetric(BaseMetric):  # type: ignore[misc]
         found = merge(results)
         computed: list[TaskResult] = []
         notes = list(truth.notes)
+        written = []
         for task in self.tasks:
             detections, more = to_detections(found, truth, task)
             notes += [note for note in more if note not in notes]
-            self._write(detections, truth, task)
+            written.append((task, detections))
             if not self.format_only:
                 computed.append(
                     evaluate(truth, detections, task, self.max_dets, self.backend)
                 )
         for note in notes:
-            logger.warning(note)
-        if not computed:
-            return {}
+            logger.warning(printable(note))
+        if computed:
+            self._report(computed, truth, notes)
+        # Last, so that a full disk does not cost the numbers.
+        for task, detections in written:
+            self._write(detections, truth, task)
+        return _flat(computed, self.classwise)
+
+    def _report(
+        self, computed: list[TaskResult], truth: GroundTruth, notes: list[str]
+    ) -> None:
+        """Log the tables and fill ``record``."""
+        logger = MMLogger.get_current_instance()
         rows = {TITLES[one.task]: one.metrics for one in computed}
         logger.info(f'{heading(self.max_dets)}:\n{ap_table(rows)}')
         if self.classwise:
             for one in computed:
                 logger.info(f'{TITLES[one.task]}, by class:\n{class_table(one)}')
-        self.record = self._record(computed, notes)
-        return _flat(computed, self.classwise)
+        annotations = {'file': self.ann_file, 'sha256': truth.sha256}
+        self.record = make_record(computed, annotations, self.backend, notes=notes)
 
     def _ground_truth(self) -> GroundTruth:
         """Read the annotation file once, and keep the classes of the data set."""
@@ -219,12 +230,6 @@ class CocoTableMetric(BaseMetric):  # type: ignore[misc]
             target = write_submission(found, truth, Path(folder) / task, name)
             logger.info(f"for COCO's server: {target}")
 
-    def _record(self, computed: list[TaskResult], notes: list[str]) -> dict[str, Any]:
-        with get_local_path(self.ann_file, backend_args=self.backend_args) as path:
-            record = make_record(computed, path, self.backend, notes=notes)
-        record['annotations']['file'] = self.ann_file
-        return record
-
 
 def _array(values: Any) -> np.ndarray[Any, Any]:
     """Return a tensor or array as a numpy array on the CPU; half precision widens."""
@@ -240,6 +245,8 @@ def _encode(masks: Any, shape: Sequence[int]) -> tuple[list[bytes], tuple[int, i
 
     if isinstance(masks, (list, tuple)):
         sizes = [tuple(map(int, one['size'])) for one in masks]
+        if len(set(sizes)) > 1:
+            raise UserError(f'the masks of one image have several sizes: {set(sizes)}.')
         counts = [one['counts'] for one in masks]
         plain = [c.encode() if isinstance(c, str) else bytes(c) for c in counts]
         height, width = sizes[0] if sizes else shape[:2]
@@ -252,14 +259,19 @@ def _encode(masks: Any, shape: Sequence[int]) -> tuple[list[bytes], tuple[int, i
 
 
 def _flat(computed: Sequence[TaskResult], classwise: bool) -> dict[str, float]:
-    """Return the numbers under our names and mmdet's; -1 for None."""
+    """Return the numbers under mmdet's names and ours; -1 for None.
+
+    mmdet's come first: mmengine's ``save_best='auto'`` takes the first, and knows that
+    more is better from its name alone.
+    """
     flat: dict[str, float] = {}
     for one in computed:
         values = {k: -1.0 if v is None else v for k, v in one.metrics.items()}
-        flat |= {f'{one.task}_{name}': value for name, value in values.items()}
         flat |= {f'{one.task}_{n}': values[ours] for ours, n in _MMDET_NAMES.items()}
-        if classwise:
-            for each in one.classes:
-                ap = each.metrics['AP']
-                flat[f'{each.name}_precision'] = -1.0 if ap is None else ap
+        flat |= {f'{one.task}_{name}': value for name, value in values.items()}
+        names = [each.name for each in one.classes]
+        for each in one.classes if classwise else ():
+            ap = each.metrics['AP']
+            twice = f'_{each.id}' if names.count(each.name) > 1 else ''
+            flat[f'{each.name}{twice}_precision'] = -1.0 if ap is None else ap
     return flat

@@ -17,7 +17,13 @@ import numpy.typing as npt
 from eca_mmdet.evaluation.backends import hotcoco_evaluator
 from eca_mmdet.evaluation.detections import Detections
 from eca_mmdet.evaluation.ground_truth import GroundTruth, Ints
-from eca_mmdet.evaluation.summary import MAX_DETS, Metrics, TaskResult
+from eca_mmdet.evaluation.summary import (
+    AP_COLUMNS,
+    AREAS,
+    MAX_DETS,
+    Metrics,
+    TaskResult,
+)
 
 CONFIDENCE = 0.95
 COPIES = 6
@@ -73,17 +79,16 @@ def difference(
     delta = subtract(first[0].metrics, second[0].metrics)
     if not bootstrap:
         return Difference(delta, {}, {})
-    task, names = first[0].task, list(delta)
-    evaluators = [
-        hotcoco_evaluator(*copies(truth, found), task, max_dets)
-        for _, found in (first, second)
+    samplers = [
+        Sampler(truth, found, result.task, max_dets)
+        for result, found in (first, second)
     ]
     draw = np.random.default_rng(seed)
     rows: list[list[float]] = []
     while len(rows) < bootstrap:
         count = min(_AT_ONCE, bootstrap - len(rows))
         samples = [sample_copies(len(truth.image_ids), draw) for _ in range(count)]
-        before, after = (_metrics(one, samples, names) for one in evaluators)
+        before, after = (one.metrics(samples, list(delta)) for one in samplers)
         rows += (np.array(after) - np.array(before)).tolist()
         progress(len(rows))
     tail = (1 - CONFIDENCE) / 2
@@ -132,22 +137,53 @@ def sample_copies(images: int, draw: np.random.Generator) -> list[int]:
     return ids
 
 
-def _metrics(
-    evaluator: Any, samples: list[list[int]], names: list[str]
-) -> list[list[float]]:
-    """Return the columns of each sample; NaN where no object is counted."""
-    found = evaluator.slice_by({str(at): ids for at, ids in enumerate(samples)})
-    rows = []
-    for at in range(len(samples)):
-        # hotcoco writes APs where we write APS.
-        one = {
-            key.upper(): value
-            for key, value in found[str(at)].items()
-            if key != 'delta'
-        }
-        values = (one[name.upper()] for name in names)
-        rows.append([value if value > -1 else np.nan for value in values])
-    return rows
+class Sampler:
+    """Evaluates samples of images, after matching all copies of all images once.
+
+    Args:
+        truth: the objects.
+        found: a detector's detections.
+        task: 'bbox' or 'segm'.
+        max_dets: limits of detections.
+    """
+
+    def __init__(
+        self, truth: GroundTruth, found: Detections, task: str, max_dets: Sequence[int]
+    ) -> None:
+        many = copies(truth, found)
+        # hotcoco's slices have columns for three limits, whatever those are; of other
+        # numbers of limits each is evaluated alone.
+        groups = [tuple(max_dets)] if len(max_dets) == 3 else [(n,) for n in max_dets]
+        self._evaluators = [
+            (group, hotcoco_evaluator(*many, task, group)) for group in groups
+        ]
+
+    def metrics(self, samples: list[list[int]], names: list[str]) -> list[list[float]]:
+        """Return the columns of each sample; NaN where no object is counted.
+
+        Args:
+            samples: of :func:`sample_copies`.
+            names: the columns, as AP or AR10.
+        """
+        slices = {str(at): ids for at, ids in enumerate(samples)}
+        rows: list[dict[str, float]] = [{} for _ in samples]
+        for group, evaluator in self._evaluators:
+            found = evaluator.slice_by(slices)
+            recalls = ('AR1', 'AR10', 'AR100') if len(group) == 3 else ('AR100',)
+            for at, row in enumerate(rows):
+                one = found[str(at)]
+                row |= {name: one[theirs] for name, theirs in _LAST.items()}
+                pairs = zip(group, recalls, strict=True)
+                row |= {f'AR{limit}': one[column] for limit, column in pairs}
+        values = [[row[name] for name in names] for row in rows]
+        return [[v if v > -1 else np.nan for v in row] for row in values]
+
+
+_LAST = {
+    name: name[:-1] + name[-1].lower() if name[-1] in AREAS else name
+    for name in (*AP_COLUMNS, *(f'AR{area}' for area in AREAS))
+}
+"""Columns at the last limit of detections, in hotcoco's spelling: APs for APS."""
 
 
 def _ends(rows: list[list[float]], delta: Metrics, quantile: float) -> Metrics:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from eca_mmdet.data.entries import is_box, is_finite_number
 from eca_mmdet.errors import UserError
 from eca_mmdet.evaluation.ground_truth import (
     Floats,
@@ -17,9 +18,10 @@ from eca_mmdet.evaluation.ground_truth import (
     normal_id,
     read_json,
 )
-from eca_mmdet.evaluation.masks import mask_api, to_rle
+from eca_mmdet.evaluation.masks import mask_api, mask_faults, to_rle
 
 TASKS = ('bbox', 'segm')
+_FIELDS = {'bbox': 'bbox', 'segm': 'segmentation'}
 
 
 @dataclass(frozen=True)
@@ -64,9 +66,24 @@ class Detections:
         return np.asarray(self.boxes[:, 2] * self.boxes[:, 3], np.float64)
 
 
+@dataclass(frozen=True)
+class Results:
+    """A result file.
+
+    Attributes:
+        found: its detections by task.
+        sha256: of the bytes that were read.
+        notes: a line for each thing that a user should know.
+    """
+
+    found: dict[str, Detections]
+    sha256: str
+    notes: tuple[str, ...]
+
+
 def read_results(
     path: str | Path, truth: GroundTruth, tasks: Sequence[str] | None = None
-) -> dict[str, Detections]:
+) -> Results:
     """Read a COCO result file: a JSON list of one object per detection.
 
     Args:
@@ -79,8 +96,17 @@ def read_results(
         UserError: the file is of another kind, or has entries that cannot be right; the
             first of them and their number are named.
     """
-    entries = read_json(path, 'result file')
-    return detections_of(entries, truth, str(path), tasks)
+    entries, sha256 = read_json(path, 'result file')
+    found = detections_of(entries, truth, str(path), tasks)
+    notes = []
+    for task, field in _FIELDS.items():
+        having = sum(bool(one.get(field)) for one in entries)
+        if not tasks and 0 < having < len(entries):
+            notes.append(
+                f'{path}: {len(entries) - having} of {len(entries)} detections have no '
+                f'{field}, so that {task} is not evaluated'
+            )
+    return Results(found, sha256, tuple(notes))
 
 
 def detections_of(
@@ -101,7 +127,7 @@ def detections_of(
     found = {}
     for task in tasks or _tasks_in(entries):
         if task == 'bbox':
-            boxes = _boxes(entries, faults)
+            boxes = _boxes(entries, truth.sizes[image], faults)
             faults.check()
             found[task] = Detections(image, category, scores, boxes=boxes)
         else:
@@ -141,9 +167,8 @@ def _require_results(entries: Any, source: str) -> None:
 
 def _tasks_in(entries: list[Any]) -> list[str]:
     """Return the tasks whose field every entry has; no entry at all says boxes."""
-    fields = {'bbox': 'bbox', 'segm': 'segmentation'}
-    tasks = [t for t, key in fields.items() if all(one.get(key) for one in entries)]
-    return tasks or ['bbox'] if entries else ['bbox']
+    tasks = [t for t, key in _FIELDS.items() if all(one.get(key) for one in entries)]
+    return tasks if tasks and entries else ['bbox']
 
 
 class _Faults:
@@ -193,63 +218,57 @@ def _positions(
 
 
 def _scores(entries: list[Any], faults: _Faults) -> Floats:
-    scores = np.full(len(entries), np.nan)
-    for index, one in enumerate(entries):
-        if isinstance(one['score'], (int, float)):
-            scores[index] = one['score']
-    bad = np.flatnonzero(~np.isfinite(scores)).tolist()
+    bad = [i for i, one in enumerate(entries) if not is_finite_number(one['score'])]
     examples = [entries[i]['score'] for i in bad[:3]]
     faults.add('have a score that is no finite number', bad, examples)
-    return scores
+    if bad:
+        return np.zeros(len(entries))
+    return np.array([one['score'] for one in entries], np.float64)
 
 
-def _boxes(entries: list[Any], faults: _Faults) -> Floats:
-    boxes = np.full((len(entries), 4), np.nan)
-    for index, one in enumerate(entries):
-        box = one.get('bbox')
-        if not box and one.get('segmentation'):
-            box = mask_api().toBbox(to_rle(one['segmentation'], 0, 0))
-        try:
-            boxes[index] = [float(value) for value in box]
-        except (TypeError, ValueError):
-            continue
-    bad = np.flatnonzero(~np.isfinite(boxes).all(1)).tolist()
+def _boxes(entries: list[Any], sizes: Ints, faults: _Faults) -> Floats:
+    boxes = [one.get('bbox') for one in entries]
+    masked = [i for i, box in enumerate(boxes) if not box]
+    masked = [i for i in masked if entries[i].get('segmentation')]
+    if masked:  # a file of masks alone
+        chosen = [entries[i] for i in masked]
+        rles = _masks(chosen, sizes[masked], faults)
+        faults.check()
+        for index, rle in zip(masked, rles, strict=True):
+            boxes[index] = mask_api().toBbox(rle).tolist()
+    bad = [i for i, box in enumerate(boxes) if not is_box(box)]
     faults.add(
         'have a bbox that is not four finite numbers x, y, width, height',
         bad,
-        [entries[i].get('bbox') for i in bad[:3]],
+        [boxes[i] for i in bad[:3]],
     )
-    negative = np.flatnonzero((boxes[:, 2:] < 0).any(1)).tolist()
+    if bad:
+        return np.zeros((len(entries), 4))
+    found = np.array(boxes, np.float64).reshape(-1, 4)
+    negative = np.flatnonzero((found[:, 2:] < 0).any(1)).tolist()
     faults.add(
         'have a box of negative width or height (x1, y1, x2, y2 instead of x, y, '
         'width, height?)',
         negative,
-        [entries[i].get('bbox') for i in negative[:3]],
+        [boxes[i] for i in negative[:3]],
     )
-    return boxes
+    return found
 
 
 def _masks(entries: list[Any], sizes: Ints, faults: _Faults) -> list[dict[str, Any]]:
-    masks: list[dict[str, Any]] = []
-    unreadable: list[int] = []
-    other_size: list[int] = []
-    for index, (one, size) in enumerate(zip(entries, sizes.tolist(), strict=True)):
-        try:
-            rle = to_rle(one.get('segmentation'), *size)
-        except (TypeError, ValueError, IndexError, AttributeError):
-            unreadable.append(index)
-            continue
-        if all(size) and list(rle['size']) != size:
-            other_size.append(index)
-        masks.append(rle)
-    faults.add(
-        'have a segmentation that is neither RLE nor polygons',
-        unreadable,
-        [entries[i].get('segmentation') for i in unreadable[:3]],
-    )
-    faults.add(
-        'have a mask of another size than their image',
-        other_size,
-        [entries[i]['segmentation'].get('size') for i in other_size[:3]],
-    )
-    return masks
+    found = [one.get('segmentation') for one in entries]
+    extents = sizes.tolist()
+    wrong = mask_faults(found, extents)
+    by_reason: dict[str, list[int]] = {}
+    for index, reason in wrong.items():
+        # The sizes differ from entry to entry; the kind of fault does not.
+        other_size = reason.startswith('has an RLE of size')
+        kind = 'has a mask of another size than its image' if other_size else reason
+        by_reason.setdefault(kind, []).append(index)
+    for reason, indices in by_reason.items():
+        faults.add(
+            f'cannot be used: each {reason}', indices, [found[i] for i in indices[:3]]
+        )
+    if wrong:
+        return []
+    return [to_rle(one, *size) for one, size in zip(found, extents, strict=True)]

@@ -8,6 +8,7 @@ them.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -17,8 +18,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from eca_mmdet.data.entries import is_box, is_crowd_flag, is_finite_number, whole
 from eca_mmdet.errors import UserError
-from eca_mmdet.evaluation.masks import mask_api, to_rle
+from eca_mmdet.evaluation.masks import mask_api, mask_faults, to_rle
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -45,6 +47,7 @@ class GroundTruth:
         segmentations: N polygons or RLEs as in the file, None where there is none.
         annotated: the file has a list of annotations, though it may be empty.
         notes: one line for each thing of the file that does not count.
+        sha256: of the file; '' if it was none.
     """
 
     source: str
@@ -61,6 +64,7 @@ class GroundTruth:
     segmentations: list[Any]
     annotated: bool
     notes: tuple[str, ...] = ()
+    sha256: str = ''
 
     def only(self, names: Iterable[str]) -> GroundTruth:
         """Return the part in some categories; names that are not there are ignored."""
@@ -89,19 +93,20 @@ def _take(items: Sequence[Any], kept: npt.NDArray[np.bool_]) -> tuple[Any, ...]:
     return tuple(item for item, keep in zip(items, kept, strict=True) if keep)
 
 
-def read_json(path: str | Path, what: str) -> Any:
-    """Return a file's JSON.
+def read_json(path: str | Path, what: str) -> tuple[Any, str]:
+    """Return a file's JSON, and the sha256 of the bytes that it was read from.
 
     Raises:
         UserError: it does not exist, cannot be read, or is not JSON.
     """
     try:
-        return json.loads(Path(path).read_bytes())
+        raw = Path(path).read_bytes()
+        return json.loads(raw), hashlib.sha256(raw).hexdigest()
     except FileNotFoundError:
         raise UserError(f'{what} {str(path)!r} does not exist.') from None
     except OSError as error:
         raise UserError(f'{what} {str(path)!r} cannot be read: {error}') from error
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # also numbers of 5,000 digits
         raise UserError(f'{what} {str(path)!r} is not JSON: {error}') from error
 
 
@@ -111,7 +116,8 @@ def read_ground_truth(path: str | Path) -> GroundTruth:
     Raises:
         UserError: it is not one, or an entry cannot be used.
     """
-    return ground_truth(read_json(path, 'annotation file'), str(path))
+    content, sha256 = read_json(path, 'annotation file')
+    return replace(ground_truth(content, str(path)), sha256=sha256)
 
 
 def ground_truth(content: Any, source: str = 'ground truth') -> GroundTruth:
@@ -128,7 +134,7 @@ def ground_truth(content: Any, source: str = 'ground truth') -> GroundTruth:
     categories = _entries(content, 'categories', source)
     image_ids, by_position = _sorted_ids(images, 'image', source)
     category_ids, categories_sorted = _sorted_ids(categories, 'category', source)
-    names = tuple(str(one.get('name', one['id'])) for one in categories_sorted)
+    names = tuple(_name(one) for one in categories_sorted)
     category_at = {key: index for index, key in enumerate(category_ids)}
     order = [category_at[normal_id(one['id'])] for one in categories]
     sizes = [_size(one, source) for one in by_position]
@@ -149,7 +155,11 @@ def ground_truth(content: Any, source: str = 'ground truth') -> GroundTruth:
         crowd=np.array(columns.crowd, bool),
         segmentations=columns.segmentations,
         annotated=isinstance(annotations, list),
-        notes=columns.notes(),
+        notes=(
+            *_repeated(images, image_ids, 'image', source),
+            *_repeated(categories, category_ids, 'category', source),
+            *columns.notes(),
+        ),
     )
 
 
@@ -194,14 +204,32 @@ def _sorted_ids(
     return tuple(ids), [by_id[key] for key in ids]
 
 
+def _name(category: Any) -> str:
+    """Return a category's name as text that can be written anywhere."""
+    name = str(category.get('name', category['id']))
+    return name.encode('utf-8', 'replace').decode()
+
+
+def _repeated(
+    entries: list[Any], ids: tuple[ImageId, ...], kind: str, source: str
+) -> list[str]:
+    more = len(entries) - len(ids)
+    if not more:
+        return []
+    return [f'{more} {kind} entries of {source} repeat an id; the last one counts']
+
+
 def _size(image: Any, source: str) -> tuple[int, int]:
-    try:
-        return int(image.get('height') or 0), int(image.get('width') or 0)
-    except (ValueError, TypeError) as error:
+    """Return height and width, 0 for none."""
+    size = [image.get(key) or 0 for key in ('height', 'width')]
+    whole_sides = [whole(side) if side else 0 for side in size]
+    if any(side is None or not 0 <= side < 2**31 for side in whole_sides):
         raise UserError(
-            f'{source}: height and width of image {image["id"]!r} must be numbers: '
-            f'{error}.'
-        ) from error
+            f'{source}: height and width of image {image["id"]!r} must be whole '
+            f'numbers of pixels; got {str(size)[:60]}.'
+        )
+    height, width = (side or 0 for side in whole_sides)
+    return height, width
 
 
 class _Columns:
@@ -257,25 +285,32 @@ class _Columns:
             self._left_out[kind].append(one[f'{kind}_id'])
             return
         segmentation = one.get('segmentation') or None
-        box = one.get('bbox') or None
+        box, area = one.get('bbox') or None, one.get('area')
         rle = None
-        if segmentation is not None and (box is None or one.get('area') is None):
-            rle = to_rle(segmentation, *self._sizes[image])
+        if segmentation is not None and (box is None or area is None):
+            size = self._sizes[image]
+            fault = mask_faults([segmentation], [size]).get(0)
+            # A box is enough: a mask of no use is told when masks are evaluated.
+            rle = None if fault else to_rle(segmentation, *size)
         if box is None:
             if rle is None:
-                raise ValueError('it has neither bbox nor segmentation')
+                raise ValueError('it has neither bbox nor a usable segmentation')
             box = mask_api().toBbox(rle).tolist()
+        if not is_box(box):
+            raise ValueError(f'bbox {str(box)[:60]} is not four finite numbers')
         x, y, width, height = (float(value) for value in box)
-        area = one.get('area')
         if area is None:
             area = float(mask_api().area(rle)) if rle else width * height
-        if not np.isfinite((x, y, width, height, area)).all():
-            raise ValueError(f'bbox {box} or area {area} is not finite')
+        if not is_finite_number(area):
+            raise ValueError(f'area {str(area)[:60]} is not a finite number')
+        crowd = one.get('iscrowd') or 0
+        if not is_crowd_flag(crowd):
+            raise ValueError(f'iscrowd {str(crowd)[:60]} is neither 0 nor 1')
         self.image.append(image)
         self.category.append(category)
         self.boxes.append((x, y, width, height))
         self.areas.append(float(area))
-        self.crowd.append(bool(one.get('iscrowd')))
+        self.crowd.append(bool(crowd))
         self.segmentations.append(segmentation)
 
     def notes(self) -> tuple[str, ...]:

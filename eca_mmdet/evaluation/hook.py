@@ -56,8 +56,8 @@ class MetricsFileHook(Hook):  # type: ignore[misc]
         if not found or not is_main_process():
             return
         record = copy.deepcopy(found[0])
-        for other in found[1:]:
-            record['results'] |= other['results']
+        if found[1:]:  # each with its own file, limits and notes
+            record['other_evaluators'] = found[1:]
         record['config'] = (
             Path(runner.cfg.filename).stem if runner.cfg.filename else None
         )

@@ -74,6 +74,12 @@ class Predictions:
 def pack(images: Sequence[ImagePredictions]) -> Predictions:
     """Put the images of one process behind each other."""
     with_masks = any(one.masks is not None for one in images)
+    without = [one.image_id for one in images if one.masks is None and len(one.scores)]
+    if with_masks and without:
+        raise UserError(
+            f'{len(without)} of {len(images)} images have detections without masks, '
+            f'the first {without[0]!r}; others have masks.'
+        )
     masks = [mask for one in images for mask in one.masks or ()]
     own = [one.scores if one.mask_scores is None else one.mask_scores for one in images]
     return Predictions(
@@ -209,9 +215,10 @@ def _require_match(
             'evaluator and of the data set must be the same.'
         )
     categories = len(truth.file_order)
-    if len(found.labels) and found.labels.max() >= categories:
+    outside = found.labels[(found.labels < 0) | (found.labels >= categories)]
+    if len(outside):
         raise UserError(
-            f'the detector gives label {found.labels.max()}, but {truth.source} has '
+            f'the detector gives label {outside[0]}, but {truth.source} has '
             f'{categories} of its classes. num_classes and metainfo.classes must be '
             'those of the file.'
         )

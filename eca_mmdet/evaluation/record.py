@@ -34,7 +34,7 @@ _PACKAGES = (
 
 def make_record(
     results: Sequence[TaskResult],
-    annotations: str | Path,
+    annotations: Mapping[str, str],
     backend: str,
     **more: Any,
 ) -> dict[str, Any]:
@@ -43,7 +43,7 @@ def make_record(
     Args:
         results: the numbers; AP and AR are 0-1 and of full precision, null where no
             object is counted.
-        annotations: the annotation file.
+        annotations: file and sha256 of the annotation file, as it was read.
         backend: what computed them.
         more: further entries, such as results or checkpoint.
     """
@@ -51,7 +51,7 @@ def make_record(
         'date': datetime.now(timezone.utc).isoformat(timespec='seconds'),
         'unit': 'AP and AR are 0-1',
         'results': {one.task: as_json(one) for one in results},
-        'annotations': describe_file(annotations),
+        'annotations': dict(annotations),
         'backend': backend,
         'versions': versions(),
         **more,

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from eca_mmdet.errors import printable
 from eca_mmdet.evaluation.compare import Difference
 from eca_mmdet.evaluation.detections import Detections
 from eca_mmdet.evaluation.ground_truth import GroundTruth
@@ -19,8 +20,14 @@ class Evaluated:
 
     path: str
     label: str
+    sha256: str
     found: dict[str, Detections]
     results: dict[str, TaskResult]
+
+    @property
+    def source(self) -> dict[str, str]:
+        """The file and the sha256 of what was read."""
+        return {'file': self.path, 'sha256': self.sha256}
 
 
 def result_tables(
@@ -51,8 +58,9 @@ def result_tables(
         parts.insert(0, _introduction(truth, files))
     for one in files if classwise else ():
         for task, result in one.results.items():
-            title = f'\n{one.label}, {TITLES[task]}, by class:'
-            parts += [title if style == 'table' else '', class_table(result, style)]
+            title = f'{printable(one.label)}, {TITLES[task]}, by class:'
+            marks = {'table': title, 'md': f'**{title}**\n', 'latex': f'% {title}'}
+            parts += ['', marks[style], class_table(result, style)]
     return '\n'.join(parts)
 
 

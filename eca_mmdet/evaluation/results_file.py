@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import tempfile
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -104,18 +105,23 @@ def write_submission(
     Raises:
         UserError: it cannot be written.
     """
-    name = server_name(truth.source, algorithm)
-    plain = folder / f'{name}.json'
-    target = folder / f'{name}.zip'
-    write_results(top_of_each_image(found), truth, plain)
+    target = submission_path(folder, truth.source, algorithm)
+    best = top_of_each_image(found)
     try:
+        folder.mkdir(parents=True, exist_ok=True)
         with (
+            tempfile.TemporaryDirectory() as place,
             whole_file(target) as partial,
             zipfile.ZipFile(partial, 'w', zipfile.ZIP_DEFLATED) as archive,
         ):
+            plain = Path(place) / f'{target.stem}.json'
+            write_results(best, truth, plain)
             archive.write(plain, plain.name)
     except OSError as error:
         raise UserError(f'{target} cannot be written: {error}') from error
-    finally:
-        plain.unlink(missing_ok=True)
     return target
+
+
+def submission_path(folder: Path, annotations: str | Path, algorithm: str) -> Path:
+    """Return the zip that :func:`write_submission` writes."""
+    return folder / f'{server_name(annotations, algorithm)}.zip'

@@ -7,6 +7,7 @@ import io
 import re
 from collections.abc import Mapping, Sequence
 
+from eca_mmdet.errors import printable
 from eca_mmdet.evaluation.summary import MAX_DETS, Metrics, TaskResult, columns
 
 FORMATS = ('table', 'md', 'csv', 'latex')
@@ -88,6 +89,8 @@ def render(header: list[str], cells: list[list[str]], style: str) -> str:
     Returns:
         Lines without a trailing newline.
     """
+    header = [printable(one) for one in header]
+    cells = [[printable(cell) for cell in row] for row in cells]
     if style == 'csv':
         text = io.StringIO()
         csv.writer(text, lineterminator='\n').writerows([header, *cells])

@@ -9,7 +9,6 @@ from typing import Any
 from eca_mmdet.data.image_files import find_missing
 from eca_mmdet.errors import UserError
 from eca_mmdet.evaluation.ground_truth import ground_truth, read_json
-from eca_mmdet.evaluation.record import describe_file
 
 ANNOTATIONS = 'annotations/instances_val2017.json'
 IMAGES = 'val2017'
@@ -71,7 +70,7 @@ def open_coco(root: str | Path) -> CocoFolder:
             f'{ANNOTATIONS} in it; {" and ".join(missing)} '
             f'{"is" if len(missing) == 1 else "are"} not there.'
         )
-    content = read_json(file, 'annotation file')
+    content, sha256 = read_json(file, 'annotation file')
     truth = ground_truth(content, str(file))
     names = [str(one.get('file_name', '')) for one in content['images']]
     absent = find_missing(images, names).missing
@@ -86,7 +85,6 @@ def open_coco(root: str | Path) -> CocoFolder:
         'annotations': len(content.get('annotations') or ()),
         'categories': len(truth.category_ids),
     }
-    sha256 = describe_file(file)['sha256']
     return CocoFolder(str(folder), counts, sha256, _departure(counts))
 
 
