@@ -12,6 +12,7 @@ from typing import Any
 from eca_mmdet import preflight, preflight_data, registration
 from eca_mmdet.errors import UserError
 from eca_mmdet.paths import resolve_config
+from eca_mmdet.processes import start_processes_on_cpu
 from eca_mmdet.weights.detector import read_detector, require_fit, require_start
 from eca_mmdet.weights.fetch import fetch, is_address, is_fetched
 
@@ -276,24 +277,6 @@ def build_runner(cfg: Any) -> Any:
     if not any(isinstance(hook, MetricsFileHook) for hook in runner.hooks):
         runner.register_hook(MetricsFileHook())  # the config has hooks of its own
     return runner
-
-
-def start_processes_on_cpu(cfg: Any) -> None:
-    """Join torchrun's processes through gloo where there is no accelerator.
-
-    mmengine's own way asks for CUDA devices, also on a machine without any.
-    """
-    from mmengine.device import get_device
-    from torch import distributed
-
-    if cfg.launcher != 'pytorch' or get_device() != 'cpu':
-        return
-    if not distributed.is_initialized():
-        distributed.init_process_group('gloo')
-    wrapper = dict(
-        type='MMDistributedDataParallel', device_ids=None, broadcast_buffers=False
-    )
-    cfg.setdefault('model_wrapper_cfg', wrapper)
 
 
 def _is_worth_reading(record: logging.LogRecord) -> bool:

@@ -1,5 +1,6 @@
 """Shared fixtures: no network, few threads, mmdet's scope."""
 
+import json
 import os
 import sys
 from pathlib import Path
@@ -85,6 +86,18 @@ def server():
 def cache(tmp_path, monkeypatch):
     monkeypatch.setenv('TORCH_HOME', str(tmp_path / 'torch'))
     return tmp_path / 'torch'
+
+
+@pytest.fixture
+def write(tmp_path):
+    """Write an annotation file's content under a name, and return the path."""
+
+    def to(content, name='ann.json'):
+        path = tmp_path / name
+        path.write_text(json.dumps(content))
+        return path
+
+    return to
 
 
 @pytest.fixture

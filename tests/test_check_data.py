@@ -28,18 +28,6 @@ def folder(tmp_path):
     return write_images(tmp_path / 'images')
 
 
-@pytest.fixture
-def write(tmp_path):
-    """Write content under a name, and return the path."""
-
-    def to(content, name='ann.json'):
-        path = tmp_path / name
-        path.write_text(json.dumps(content))
-        return path
-
-    return to
-
-
 @pytest.mark.parametrize('case', CASES, ids=case_id)
 def test_each_fault_alone(case):
     found = by_code(check_annotations(case.content()))

@@ -21,16 +21,6 @@ def done(counter):
     return {told: count for told, count in counter.items() if count}
 
 
-@pytest.fixture
-def write(tmp_path):
-    def to(content, name='ann.json'):
-        path = tmp_path / name
-        path.write_text(json.dumps(content))
-        return path
-
-    return to
-
-
 @pytest.mark.parametrize('case', CASES, ids=case_id)
 def test_what_can_be_mended_is(case):
     broken = case.content()

@@ -11,13 +11,8 @@ import numpy as np
 
 from eca_mmdet.data.entries import is_box, is_finite_number
 from eca_mmdet.errors import UserError
-from eca_mmdet.evaluation.ground_truth import (
-    Floats,
-    GroundTruth,
-    Ints,
-    normal_id,
-    read_json,
-)
+from eca_mmdet.evaluation.annotation_columns import normal_id
+from eca_mmdet.evaluation.ground_truth import Floats, GroundTruth, Ints, read_json
 from eca_mmdet.evaluation.masks import mask_api, mask_faults, to_rle
 
 TASKS = ('bbox', 'segm')

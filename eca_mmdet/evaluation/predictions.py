@@ -15,8 +15,9 @@ import numpy as np
 import numpy.typing as npt
 
 from eca_mmdet.errors import UserError
+from eca_mmdet.evaluation.annotation_columns import ImageId
 from eca_mmdet.evaluation.detections import Detections
-from eca_mmdet.evaluation.ground_truth import GroundTruth, ImageId
+from eca_mmdet.evaluation.ground_truth import GroundTruth
 
 Array = npt.NDArray[Any]
 
