@@ -49,6 +49,13 @@ def test_coco_folder(coco):
     assert len(found.options('train')) == 3
 
 
+def test_folders_that_a_config_cannot_name(coco, tmp_path, command):
+    coco.rename(tmp_path / 'a,b')
+    words = ('reproduce', '--coco', tmp_path / 'a,b', '--weights', tmp_path)
+    code, _, err = command(*words)
+    assert code == 2 and 'a path with a comma or a bracket' in err
+
+
 def test_a_part_of_val2017_is_a_subset(coco_tiny):
     assert open_coco(coco_tiny).departure == 'a subset: 80 of 5000 images'
 
@@ -90,12 +97,17 @@ def test_folders_that_are_not_coco(coco, harm, message):
 SIZES = {18: (3, 5, 7, 7), 50: (3, 3, 7, 7), 101: (3, 3, 5, 7)}
 
 
+def network(depth, kernel_sizes=None):
+    """Of the usual width, as shipped configs take it."""
+    return AuthorsResNet(depth, kernel_sizes or SIZES[depth], width=64)
+
+
 @pytest.fixture
 def weights(tmp_path):
     """Files under names that say nothing, some of them useless."""
     folder = tmp_path / 'weights'
     (folder / 'deeper').mkdir(parents=True)
-    fifty = randomise(AuthorsResNet(50, SIZES[50]))
+    fifty = randomise(network(50))
     torch.save(
         {'state_dict': detector_state(fifty, 1, masks=True)},
         folder / 'deeper' / 'b.pth',
@@ -104,12 +116,10 @@ def weights(tmp_path):
         {'state_dict': retinanet_state(fifty), 'meta': {'mmdet_version': '3.3.0'}},
         folder / 'c.pth',
     )
-    hundred = randomise(AuthorsResNet(101, SIZES[101]))
+    hundred = randomise(network(101))
     torch.save({'state_dict': detector_state(hundred, 3)}, folder / 'a.pth')
     torch.save(retinanet_state(hundred), folder / 'd.pth')
-    save_as_the_authors(
-        randomise(AuthorsResNet(50, (3, 5, 5, 7))), folder / 'z.pth.tar'
-    )
+    save_as_the_authors(randomise(network(50, (3, 5, 5, 7))), folder / 'z.pth.tar')
     whole = (folder / 'a.pth').read_bytes()
     (folder / 'cut.pth').write_bytes(whole[: len(whole) // 2])
     torch.save({'x': torch.zeros(3)}, folder / 'other.pth')
@@ -144,7 +154,7 @@ def test_files_are_known_by_what_they_hold(weights):
 def test_blocks_that_are_no_gates_are_told_apart(tmp_path):
     plain = {
         name: value
-        for name, value in detector_state(AuthorsResNet(50, SIZES[50]), 3).items()
+        for name, value in detector_state(network(50), 3).items()
         if '.eca.' not in name
     }
     extra = {
@@ -191,7 +201,7 @@ def test_plan_trains_what_has_a_backbone_alone(weights):
 
 
 def test_other_kernel_sizes_of_a_v1_detector(tmp_path):
-    net = randomise(AuthorsResNet(50, (3, 5, 5, 7)))
+    net = randomise(network(50, (3, 5, 5, 7)))
     torch.save(detector_state(net, 1), tmp_path / 'x.pth')
     job = plan_of(tmp_path)['faster:r50:eca']
     assert job.config == 'faster-rcnn_eca-r50-k5555_fpn_v1_coco'
@@ -199,9 +209,9 @@ def test_other_kernel_sizes_of_a_v1_detector(tmp_path):
 
 
 def test_v1_detectors_without_a_config_are_told(tmp_path):
-    state = detector_state(AuthorsResNet(50, SIZES[50]), 1)
+    state = detector_state(network(50), 1)
     for name in [name for name in state if '.eca.' in name]:
-        channels = {'1': 32, '2': 64, '3': 128, '4': 256}[name.split('layer')[1][0]]
+        channels = 256 * 2 ** (int(name.split('layer')[1][0]) - 1)
         stem = name.rsplit('.eca.', 1)[0]
         del state[name]
         state[f'{stem}.se.fc.0.weight'] = torch.zeros(channels // 16, channels)
@@ -213,8 +223,25 @@ def test_v1_detectors_without_a_config_are_told(tmp_path):
     )
 
 
+def test_networks_of_other_widths_and_classes_are_of_no_row(tmp_path):
+    narrow = AuthorsResNet(50, SIZES[50], width=8)
+    torch.save(detector_state(narrow, 3), tmp_path / 'narrow.pth')
+    torch.save(detector_state(network(50), 3, classes=5), tmp_path / 'five.pth')
+    assert len(scan(tmp_path)[0]) == 2
+    assert plan_of(tmp_path)['faster:r50:eca'].action == 'none'
+
+
+def test_of_several_files_the_first_is_tested_and_the_others_are_told(tmp_path):
+    state = detector_state(network(50), 3)
+    for name in ('b.pth', 'a.pth', 'c.pth'):
+        torch.save(state, tmp_path / name)
+    job = plan_of(tmp_path)['faster:r50:eca']
+    assert job.weights.name == 'a.pth'
+    assert job.note == f'not tested: {tmp_path}/b.pth, {tmp_path}/c.pth'
+
+
 def test_converted_detectors_keep_their_v1_config(tmp_path, command):
-    net = randomise(AuthorsResNet(50, (5, 5, 5, 5)))
+    net = randomise(network(50, (5, 5, 5, 5)))
     torch.save(detector_state(net, 1), tmp_path / 'v1.pth')
     code, _, err = command(
         'weights', 'convert', tmp_path / 'v1.pth', tmp_path / 'converted.pth'
@@ -360,10 +387,12 @@ def test_a_failed_command_tells_its_last_line(coco, tmp_path):
         ),
         (('--coco', 'COCO', '--weights', '.', '--train'), '--train needs train2017'),
         (('--coco', 'COCO', '--weights', '.', '--published', 'no'), 'cannot be read'),
+        (('--coco', 'COCO', '--weights', '.', '--out', 'file'), 'cannot be a folder'),
     ],
 )
 def test_bad_usage(command, coco, tmp_path, monkeypatch, words, message):
     monkeypatch.chdir(tmp_path)
+    (tmp_path / 'file').write_text('')
     code, out, err = command(
         'reproduce', *(coco if word == 'COCO' else word for word in words)
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from eca_mmdet.arguments.types import Commands
+from eca_mmdet.arguments.types import Commands, at_least_1, positive
 
 
 def add_complexity(commands: Commands) -> None:
@@ -45,7 +45,7 @@ def add_complexity(commands: Commands) -> None:
     )
     add(
         '--rounds',
-        type=int,
+        type=at_least_1,
         default=10,
         metavar='N',
         help='of --latency (default: 10)',
@@ -107,14 +107,14 @@ def add_reproduce(commands: Commands) -> None:
     )
     add(
         '--tolerance',
-        type=float,
+        type=positive,
         default=0.1,
         metavar='AP',
         help='for released detectors, 0-100 (default: 0.1)',
     )
     add(
         '--tolerance-retrained',
-        type=float,
+        type=positive,
         default=0.4,
         metavar='AP',
         help='for detectors that were trained again (default: 0.4)',

@@ -17,9 +17,25 @@ def count(text: str) -> int:
     return value
 
 
+def at_least_1(text: str) -> int:
+    """Read a whole number from 1."""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f'must be 1 or more; got {text}')
+    return value
+
+
 def fraction(text: str) -> float:
     """Read a number from 0 to 1."""
     value = float(text)
     if not (math.isfinite(value) and 0 <= value <= 1):
         raise argparse.ArgumentTypeError(f'must be from 0 to 1; got {text}')
+    return value
+
+
+def positive(text: str) -> float:
+    """Read a number from 0."""
+    value = float(text)
+    if not (math.isfinite(value) and value >= 0):
+        raise argparse.ArgumentTypeError(f'must be 0 or more; got {text}')
     return value

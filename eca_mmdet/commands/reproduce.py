@@ -42,8 +42,13 @@ def run(args: argparse.Namespace) -> int:
         tuple(shlex.split(args.launch_with)),
         tuple(args.cfg_options),
     )
+    _check_paths(jobs, setting)
     if args.dry_run:
         return _dry_run(jobs, setting)
+    try:
+        setting.out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f'--out {args.out} cannot be a folder: {error}.') from error
     outcomes = []
     for index, job in enumerate(jobs, 1):
         outcomes.append(_outcome(job, setting, args, f'[{index}/{len(jobs)}]'))
@@ -69,6 +74,17 @@ def _check_launcher(args: argparse.Namespace) -> None:
             f"--launcher {args.launcher} needs --launch-with, as 'srun -n 8' or "
             "'mpirun -n 8'."
         )
+
+
+def _check_paths(jobs: Sequence[Job], setting: Setting) -> None:
+    """Refuse paths that mmengine's KEY=VALUE would read as a list."""
+    trained = [str(job.weights) for job in jobs if job.action == 'train']
+    for path in (setting.coco.root, *trained):
+        if any(sign in path for sign in ',[]()'):
+            raise UserError(
+                f'{path}: a path with a comma or a bracket cannot be given to a '
+                'config; rename it or make a link to it.'
+            )
 
 
 def _require_train_set(coco: CocoFolder) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -11,7 +11,7 @@ from eca_mmdet.architectures import RELEASED_KERNEL_SIZES
 from eca_mmdet.errors import UserError
 from eca_mmdet.evaluation.published import PublishedRow
 from eca_mmdet.paths import resolve_config, shipped_configs
-from eca_mmdet.reproduce.weights_folder import FoundFile, backbone_for, detector_for
+from eca_mmdet.reproduce.weights_folder import FoundFile, backbone_for, detectors_for
 
 Action = Literal['test', 'train', 'none']
 
@@ -63,9 +63,12 @@ def make_plan(
 
 
 def _job(row: PublishedRow, files: Sequence[FoundFile], train: bool) -> Job:
-    detector = detector_for(row, files)
-    if detector is not None:
-        return _test(row, detector)
+    detectors = detectors_for(row, files)
+    if detectors:
+        job = _test(row, detectors[0])
+        others = ', '.join(str(one.path) for one in detectors[1:])
+        more = [f'not tested: {others}'] if others else []
+        return replace(job, note='; '.join(filter(None, [job.note, *more])))
     if not train:
         return Job(row, 'none', reason='no weights of this detector in the folder')
     backbone = backbone_for(row, files)

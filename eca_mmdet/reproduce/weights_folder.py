@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from eca_mmdet.errors import UserError, WeightsError
 from eca_mmdet.evaluation.published import PublishedRow
+from eca_mmdet.paths import shipped_configs
 from eca_mmdet.weights.files import read_weights
 from eca_mmdet.weights.inspection import Inspection, inspect
 
@@ -101,18 +102,9 @@ def _version(about: Inspection) -> tuple[str, str]:
     return 'v3', ''
 
 
-def detector_for(row: PublishedRow, files: Iterable[FoundFile]) -> FoundFile | None:
-    """Return the first detector of a row, or None."""
-    return next(
-        (
-            one
-            for one in files
-            if one.detector == row.detector
-            and one.about.depth == row.depth
-            and one.attention == row.attention
-        ),
-        None,
-    )
+def detectors_for(row: PublishedRow, files: Iterable[FoundFile]) -> list[FoundFile]:
+    """Return the detectors of a row, by path."""
+    return [one for one in files if one.detector and _is_of(row, one)]
 
 
 def backbone_for(row: PublishedRow, files: Iterable[FoundFile]) -> FoundFile | None:
@@ -120,14 +112,19 @@ def backbone_for(row: PublishedRow, files: Iterable[FoundFile]) -> FoundFile | N
 
     Rows with NL and GC start from a plain ResNet, as their papers do.
     """
-    attention = 'none' if row.attention in ('1 NL', 'GC') else row.attention
+    plain = replace(row, attention='none')
+    wanted = plain if row.attention in ('1 NL', 'GC') else row
     return next(
-        (
-            one
-            for one in files
-            if not one.detector
-            and one.about.depth == row.depth
-            and one.attention == attention
-        ),
-        None,
+        (one for one in files if not one.detector and _is_of(wanted, one)), None
     )
+
+
+def _is_of(row: PublishedRow, one: FoundFile) -> bool:
+    """Tell whether a file has a row's network; a shipped config takes the usual one."""
+    same = one.about.depth == row.depth and one.attention == row.attention
+    if one.detector:
+        same &= one.detector == row.detector
+    if row.config not in shipped_configs():
+        return same
+    classes = one.about.classes in (None, 80) or not one.detector
+    return same and classes and one.about.stem == '7x7, 64'
