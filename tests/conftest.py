@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -106,6 +107,11 @@ def legacy(mmdet_ready):
     import eca_mmdet.legacy
 
     return eca_mmdet.legacy
+
+
+def listen_to_interrupts():
+    """For ``preexec_fn``: a shell starts jobs in the background deaf to ctrl-C."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 PYTHON = sys.executable

@@ -14,7 +14,7 @@ from eca_mmdet.demo import config
 from eca_mmdet.errors import UserError
 from eca_mmdet.evaluation.record import describe_file
 from eca_mmdet.run_folder import make_run_folder
-from tests.conftest import PYTHON
+from tests.conftest import PYTHON, listen_to_interrupts
 
 pytestmark = pytest.mark.openmmlab
 
@@ -59,6 +59,7 @@ def test_interrupted_demo_ends_with_one_line(tmp_path):
         stderr=subprocess.PIPE,
         text=True,
         env={**os.environ, 'PYTHONUNBUFFERED': '1'},
+        preexec_fn=listen_to_interrupts,
     )
     for line in process.stdout:
         if 'drawing' in line:

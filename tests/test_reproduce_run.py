@@ -11,7 +11,7 @@ import time
 import pytest
 import torch
 
-from tests.conftest import PYTHON, REPOSITORY
+from tests.conftest import PYTHON, REPOSITORY, listen_to_interrupts
 from tests.reference_networks import AuthorsResNet, randomise, save_as_the_authors
 
 pytestmark = [pytest.mark.openmmlab, pytest.mark.slow]
@@ -172,6 +172,7 @@ def test_interrupted_and_continued(place, command):
         text=True,
         env=environment,
         start_new_session=True,
+        preexec_fn=listen_to_interrupts,
     )
     seen = []
     for line in process.stderr:
