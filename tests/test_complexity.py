@@ -239,6 +239,33 @@ def test_peak_by_hand(mmdet_ready, device):
     assert peak_bytes(all_kept) == 5 * 4000
 
 
+def test_parts_that_do_not_run_are_named(counting):
+    from eca_mmdet.analysis.exact import exact_cost
+
+    model, cfg = counting('mask-rcnn_eca-r50_fpn_4xb2-1x_coco')
+    assert exact_cost(model, cfg, (64, 64)).not_run == ()
+    model.roi_head.mask_iou_head = nn.Linear(8, 8, device='meta')
+    assert exact_cost(model, cfg, (64, 64)).not_run == ('roi_head.mask_iou_head',)
+
+
+@pytest.mark.parametrize('name', ['cascade-rcnn_r50', 'cascade-mask-rcnn_r50'])
+def test_cascades_are_counted(counting, name):
+    from eca_mmdet.analysis.exact import exact_cost
+
+    model, cfg = counting(f'{name}_fpn_v1_coco')
+    box = exact_cost(model, cfg, (64, 64)).parts['roi_head.bbox_head']
+    assert box.macs == 3 * 1000 * 1024 * (12544 + 1024 + 81 + 4)
+
+
+def test_changed_models_have_no_published_cost(command, mmdet_ready):
+    words = ('complexity', 'mask-rcnn_r50_fpn_4xb2-1x_coco', '--convention', 'paper')
+    options = ('--cfg-options', 'model.roi_head.bbox_head.num_classes=5', '--json')
+    _, out, _ = command(*words, *options)
+    assert 'published' not in json.loads(out)['paper'][0]
+    _, out, _ = command(*words, '--json')
+    assert json.loads(out)['paper'][0]['published']['gflops'] == 275.58
+
+
 def test_other_detectors_are_refused(mmdet_ready):
     from eca_mmdet.analysis.parts import run_parts
 
@@ -310,6 +337,13 @@ def test_latency_names_its_setting(command, mmdet_ready, shapes):
         ((), 'name one or more configs'),
         (('no-such',), 'no-such'),
         (('tables', '--shape', '8', '8'), '--shape must be at least 32 32'),
+        (
+            (
+                'faster-rcnn_r50_fpn_4xb2-1x_coco',
+                *('--cfg-options', 'model.backbone.depth=7'),
+            ),
+            'invalid depth 7',
+        ),
     ],
 )
 def test_bad_usage(command, mmdet_ready, words, message):

@@ -106,6 +106,28 @@ def test_other_files(tmp_path):
             published_rows(path=tmp_path / 'p.json')
 
 
+@pytest.mark.parametrize(
+    'change',
+    [
+        {'cost': {}},
+        {'detector': 'YOLO'},
+        {'row': '../../x'},
+        {'box': {}},
+        {'box': {'AP': {'value': float('nan'), 'confirmed_by': []}}},
+        {'box': {'AP': {'value': 'x', 'confirmed_by': []}}},
+        {'box': {'AP': {'value': 1, 'confirmed_by': 'sda'}}},
+        {'row': 'faster:r50:se'},  # there is one of this name
+    ],
+)
+def test_rows_of_other_files_are_looked_at(tmp_path, change):
+    content = published()
+    content['detectors'][0] |= change
+    path = tmp_path / 'p.json'
+    path.write_text(json.dumps(content))
+    with pytest.raises(UserError, match='p.json: '):
+        published_rows(path=path)
+
+
 def test_tables_command(command):
     code, out, _ = command('tables', '--detector', 'retinanet')
     assert code == 0 and 'mask AP' not in out and f'35.6 {MARK}' in out

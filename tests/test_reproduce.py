@@ -3,6 +3,7 @@
 import json
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,11 +11,21 @@ import torch
 
 from eca_mmdet.errors import UserError
 from eca_mmdet.evaluation.published import Number, PublishedRow, published_rows
+from eca_mmdet.evaluation.record import describe_file
 from eca_mmdet.reproduce import verdict
-from eca_mmdet.reproduce.coco_folder import open_coco
-from eca_mmdet.reproduce.plan import check_configs, make_plan
+from eca_mmdet.reproduce.coco_folder import CATEGORY_IDS, open_coco
+from eca_mmdet.reproduce.plan import Job, check_configs, make_plan
 from eca_mmdet.reproduce.report import RowOutcome, as_json, as_tables
-from eca_mmdet.reproduce.run import RowFailed, Setting, _run, command_of
+from eca_mmdet.reproduce.run import (
+    RowFailed,
+    Setting,
+    _require_own,
+    _run,
+    command_of,
+    identity,
+    known_record,
+    record_path,
+)
 from eca_mmdet.reproduce.weights_folder import scan
 from tests.reference_networks import (
     AuthorsResNet,
@@ -50,10 +61,11 @@ def test_coco_folder(coco):
 
 
 def test_folders_that_a_config_cannot_name(coco, tmp_path, command):
-    coco.rename(tmp_path / 'a,b')
-    words = ('reproduce', '--coco', tmp_path / 'a,b', '--weights', tmp_path)
-    code, _, err = command(*words)
-    assert code == 2 and 'a path with a comma or a bracket' in err
+    for name in ('a,b', 'a b', 'a(b)'):
+        coco = coco.rename(tmp_path / name)
+        words = ('reproduce', '--coco', coco, '--weights', tmp_path)
+        code, _, err = command(*words, '--out', tmp_path / 'out')
+        assert code == 2 and 'a path with a space, comma, quote or bracket' in err
 
 
 def test_a_part_of_val2017_is_a_subset(coco_tiny):
@@ -64,7 +76,10 @@ def test_the_whole_departs_in_nothing(coco, monkeypatch):
     from eca_mmdet.reproduce import coco_folder
 
     monkeypatch.setattr(coco_folder, 'WHOLE', open_coco(coco).counts)
+    assert 'or other categories' in open_coco(coco).departure
+    monkeypatch.setattr(coco_folder, 'CATEGORY_IDS', [1, 2, 3])
     assert open_coco(coco).departure == ''
+    assert len(CATEGORY_IDS) == 80
 
 
 @pytest.mark.parametrize(
@@ -231,13 +246,95 @@ def test_networks_of_other_widths_and_classes_are_of_no_row(tmp_path):
     assert plan_of(tmp_path)['faster:r50:eca'].action == 'none'
 
 
-def test_of_several_files_the_first_is_tested_and_the_others_are_told(tmp_path):
+def test_of_several_files_none_is_chosen(tmp_path):
+    """A work folder has an epoch_N.pth for each epoch."""
     state = detector_state(network(50), 3)
-    for name in ('b.pth', 'a.pth', 'c.pth'):
+    for name in ('epoch_2.pth', 'epoch_1.pth'):
         torch.save(state, tmp_path / name)
     job = plan_of(tmp_path)['faster:r50:eca']
-    assert job.weights.name == 'a.pth'
-    assert job.note == f'not tested: {tmp_path}/b.pth, {tmp_path}/c.pth'
+    assert job.action == 'none'
+    assert job.reason == (
+        f'several files are of this row: {tmp_path}/epoch_1.pth, '
+        f'{tmp_path}/epoch_2.pth; leave one'
+    )
+
+
+def test_results_of_this_command_are_not_searched(tmp_path):
+    (tmp_path / 'out' / 'runs').mkdir(parents=True)
+    torch.save(detector_state(network(50), 3), tmp_path / 'out' / 'runs' / 'x.pth')
+    assert len(scan(tmp_path)[0]) == 1
+    assert scan(tmp_path, leave_out=tmp_path / 'out') == ([], [])
+
+
+def job_and_setting(coco, tmp_path):
+    weights = tmp_path / 'x.pth'
+    weights.write_bytes(b'weights')
+    row = replace(row_of(), config='mask-rcnn_eca-r50_fpn_4xb2-1x_coco')
+    return Job(row, 'test', row.config, weights), Setting(open_coco(coco), tmp_path)
+
+
+def test_a_record_is_of_one_job_alone(coco, tmp_path, mmdet_ready):
+    """Another config, option, file of weights or of annotations has another record."""
+    (coco / 'annotations' / 'instances_train2017.json').write_text('{}')
+    job, setting = job_and_setting(coco, tmp_path)
+    own = identity(job, setting)
+    others = [
+        identity(replace(job, options=('a=1',)), setting),
+        identity(job, replace(setting, options=('b=1',))),
+        identity(job, replace(setting, coco=replace(setting.coco, sha256='0'))),
+        identity(replace(job, config='mask-rcnn_se-r50_fpn_4xb2-1x_coco'), setting),
+        identity(replace(job, action='train'), setting),
+    ]
+    job.weights.write_bytes(b'others')
+    others.append(identity(job, setting))
+    (coco / 'annotations' / 'instances_train2017.json').write_text('[]')
+    others.append(identity(replace(job, action='train'), setting))
+    paths = {record_path(tmp_path, one) for one in (own, *others)}
+    assert len(paths) == 8
+
+
+@pytest.mark.parametrize(
+    'harm',
+    [
+        lambda text: '',
+        lambda text: text[:40],
+        lambda text: 'null',
+        lambda text: text.replace('"seconds": 1', '"seconds": null'),
+        lambda text: text.replace('"measured"', '"other"'),
+        lambda text: text.replace('{"box": {}}', '{}'),
+    ],
+)
+def test_damaged_records_are_measured_again(coco, tmp_path, mmdet_ready, harm):
+    job, setting = job_and_setting(coco, tmp_path)
+    found = identity(job, setting)
+    path = record_path(tmp_path, found)
+    path.parent.mkdir()
+    text = json.dumps({'identity': found, 'seconds': 1, 'measured': {'box': {}}})
+    path.write_text(text)
+    assert known_record(job, setting)['seconds'] == 1
+    path.write_text(harm(text))
+    assert known_record(job, setting) is None
+
+
+def test_other_data_or_weights_than_meant_are_told(coco, tmp_path):
+    setting = Setting(open_coco(coco), tmp_path)
+    weights = tmp_path / 'x.pth'
+    weights.write_bytes(b'weights')
+    metrics = {
+        'annotations': {'file': 'A.json', 'sha256': setting.coco.sha256},
+        'checkpoint': describe_file(weights),
+    }
+    _require_own(metrics, setting, weights)
+    for key in metrics:
+        other = {**metrics, key: {'file': 'B', 'sha256': '0'}}
+        with pytest.raises(RowFailed, match='the test used .*B.* not those of'):
+            _require_own(other, setting, weights)
+
+
+def test_programs_that_cannot_be_started(coco, tmp_path):
+    setting = Setting(open_coco(coco), tmp_path, prefix=('no-such-program', '-n', '2'))
+    with pytest.raises(RowFailed, match='no-such-program cannot be started'):
+        _run(['test'], setting, tmp_path / 'log')
 
 
 def test_converted_detectors_keep_their_v1_config(tmp_path, command):
@@ -310,7 +407,8 @@ def outcomes():
 
 
 def test_tables_have_a_measured_row_under_each_reported_one():
-    box, mask, mark = as_tables(outcomes(), '').split('\n\n')
+    box, mask, mark, note = as_tables(outcomes(), '').split('\n\n')
+    assert note == 'mask:r50:eca: a note'
     rows = [line.split() for line in box.splitlines()[2:]]
     assert rows[0] == [
         *('mask:r50:eca', 'reported', '44.18', '275.69', '38.0', '20.0', '†'),
@@ -330,6 +428,8 @@ def test_departures_from_val2017_are_marked_everywhere():
         assert 'NOT COMPARABLE: measured on a subset: 3 of 5000' in text
         assert text.count('measured (not on val2017)') == 4
         assert text.count('(subset)') == 2
+    text = as_tables(outcomes(), '', 'md', ['a.b=1', 'c=2'])
+    assert text.startswith('**measured with a.b=1 c=2**')
 
 
 def test_reports_for_programs():
@@ -388,11 +488,32 @@ def test_a_failed_command_tells_its_last_line(coco, tmp_path):
         (('--coco', 'COCO', '--weights', '.', '--train'), '--train needs train2017'),
         (('--coco', 'COCO', '--weights', '.', '--published', 'no'), 'cannot be read'),
         (('--coco', 'COCO', '--weights', '.', '--out', 'file'), 'cannot be a folder'),
+        (('--coco', 'COCO', '--weights', '.', '--out', ''), '--out needs a folder'),
+        (('--coco', 'COCO', '--weights', '.', '--out', 'mine'), "has 'tables.txt' in"),
+        (
+            ('--coco', 'COCO', '--weights', '.', '--launch-with', 'srun'),
+            'is for --launcher slurm and mpi',
+        ),
+        (
+            *(
+                ('--coco', 'COCO', '--weights', '.', '--launcher', 'mpi'),
+                'needs --launch-with',
+            ),
+        ),
+        (
+            (
+                *('--coco', 'COCO', '--weights', '.', '--launcher', 'mpi'),
+                *('--launch-with', 'mpirun "-n'),
+            ),
+            'cannot be read: No closing quotation',
+        ),
     ],
 )
 def test_bad_usage(command, coco, tmp_path, monkeypatch, words, message):
     monkeypatch.chdir(tmp_path)
     (tmp_path / 'file').write_text('')
+    (tmp_path / 'mine').mkdir()
+    (tmp_path / 'mine' / 'tables.txt').write_text('')
     code, out, err = command(
         'reproduce', *(coco if word == 'COCO' else word for word in words)
     )

@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -110,6 +111,11 @@ def verdicts(out='out'):
     return {row['row'].split(':')[0]: row['verdict'] for row in rows}
 
 
+def record_of(out, family):
+    [file] = Path(out, 'rows').glob(f'{family}_r18_eca-*.json')
+    return json.loads(file.read_text())
+
+
 def test_every_verdict_and_going_on(place, command):
     """Within, outside, a test that fails, no weights. A second call repeats nothing."""
     from mmengine.config import Config
@@ -127,7 +133,7 @@ def test_every_verdict_and_going_on(place, command):
     assert 'failed: exit code 2: eca-mmdet test: ' in out
     assert '| faster:r18:eca reported' in (place / 'out' / 'tables.md').read_text()
     assert '% NOT COMPARABLE' in (place / 'out' / 'tables.tex').read_text()
-    record = json.loads((place / 'out' / 'rows' / 'faster_r18_eca.json').read_text())
+    record = record_of('out', 'faster')
     assert (
         record['metrics']['checkpoint']['sha256']
         == (record['identity']['weights_sha256'])
@@ -153,10 +159,10 @@ def test_every_verdict_and_going_on(place, command):
     assert code == 0 and err.count('measured before') == 2
     assert 'within 60 (retrained)' in out
 
-    save_detector(cfg, 'w/one.pth')  # now a Mask R-CNN, and the first of two
+    save_detector(cfg, 'w/one.pth')  # now both are Mask R-CNNs
     code, out, err = command(*WORDS, '--out', 'out')
-    assert verdicts() == {'faster': 'no weights', 'mask': 'within'}
-    assert 'mask:r18:eca: testing w/one.pth' in err
+    assert verdicts() == {'faster': 'no weights', 'mask': 'no weights'}
+    assert 'several files are of this row: w/one.pth, w/two.pth' in out
 
 
 def test_interrupted_and_continued(place, command):
@@ -185,8 +191,8 @@ def test_interrupted_and_continued(place, command):
     assert process.returncode == 130, err
     assert 'stopped in mask:r18:eca; the same command goes on from there' in err
     assert 'Traceback' not in ''.join(seen) + err + out
-    records = place / 'out' / 'rows'
-    assert [file.name for file in records.iterdir()] == ['faster_r18_eca.json']
+    [file] = (place / 'out' / 'rows').iterdir()
+    assert file.name.startswith('faster_r18_eca-')
     assert verdicts() == {'faster': 'within'}
     code, _, err = command(*WORDS, '--out', 'out')
     assert code == 0 and 'faster:r18:eca: measured before' in err
@@ -202,14 +208,11 @@ def test_two_processes_measure_the_same(place, command):
     words = ('--rows', 'faster:*', '--out', 'two', '--devices', '2')
     code, _, err = command(*WORDS, *words)
     assert code == 0, err
-    first, second = (
-        json.loads((place / name / 'rows' / 'faster_r18_eca.json').read_text())
-        for name in ('one', 'two')
-    )
+    first, second = (record_of(name, 'faster') for name in ('one', 'two'))
     assert first['metrics']['results'] == second['metrics']['results']
     assert second['devices'] == 2
-    log = (place / 'two' / 'runs' / 'faster_r18_eca' / 'test.log').read_text()
-    assert '--nproc_per_node 2' in log
+    [log] = (place / 'two' / 'runs').glob('faster_r18_eca-*/test.log')
+    assert '--nproc_per_node 2' in log.read_text()
 
 
 def test_training_a_row_then_testing_it(place, command):
@@ -222,11 +225,56 @@ def test_training_a_row_then_testing_it(place, command):
     assert code == 0, err
     assert 'training' in err and 'train/iter_2.pth' in err
     assert verdicts() == {'faster': 'within'} and '(retrained)' in out
-    log = (place / 'out' / 'runs' / 'faster_r18_eca' / 'train.log').read_text()
-    assert 'from eca18 (authors, ImageNet)' in log or 'tensors' in log
-    (place / 'out' / 'rows' / 'faster_r18_eca.json').unlink()
+    [log] = (place / 'out' / 'runs').glob('faster_r18_eca-*/train.log')
+    assert 'gates from eca18 (authors, ImageNet)' in log.read_text()
+    [record] = (place / 'out' / 'rows').iterdir()
+    record.unlink()
     code, _, err = command(*words)
     assert code == 0 and 'training goes on' in err
+    # Other ImageNet weights under the same name are another training.
+    save_as_the_authors(randomise(network, seed=2), 'w/imagenet.pth.tar')
+    code, _, err = command(*words)
+    assert code == 0 and 'goes on' not in err and 'measured before' not in err
+    assert len(list((place / 'out' / 'rows').iterdir())) == 2
+
+
+def test_a_released_detector_of_v1(place, command, mmdet_ready):
+    """Converted, tested with v1's behaviour, judged by the smaller tolerance."""
+    from mmdet.datasets import CocoDataset
+    from mmdet.registry import MODELS
+    from mmengine.config import Config
+
+    from eca_mmdet import paths
+
+    os.remove('w/one.pth')
+    name = 'retinanet_eca-r50-k3377_fpn_v1_coco'
+    cfg = Config.fromfile(str(paths.resolve_config(name)))
+    cfg.model.backbone.init_cfg = None
+    torch.manual_seed(0)
+    model = MODELS.build(cfg.model)
+    torch.save({'state_dict': model.state_dict(), 'meta': {}}, 'w/old.pth')
+    file = Path('coco/annotations/instances_val2017.json')
+    content = json.loads(file.read_text())
+    content['images'] = content['images'][:1]
+    first = content['images'][0]['id']
+    content['annotations'] = [
+        a for a in content['annotations'] if a['image_id'] == first
+    ]
+    names = CocoDataset.METAINFO['classes']
+    content['categories'] = [{'id': i, 'name': n} for i, n in enumerate(names, 1)]
+    file.write_text(json.dumps(content))
+    words = ('reproduce', '--coco', 'coco', '--weights', 'w', '--out', 'out')
+    code, out, err = command(*words, '--rows', 'retinanet:r50:eca')
+    assert code == 1
+    assert 'retinanet:r50:eca: converting from MMDetection v1' in err
+    assert 'taken for MMDetection v1, which its names cannot tell' in err + out
+    assert 'outside 0.1 (released)' in out
+    [record] = (place / 'out' / 'rows').iterdir()
+    found = json.loads(record.read_text())
+    assert found['released'] and found['identity']['config'] == name
+    assert found['metrics']['config'] == name
+    converted = torch.load(found['metrics']['checkpoint']['file'])['state_dict']
+    assert converted['bbox_head.retina_reg.weight'].shape == (36, 256, 3, 3)
 
 
 def test_dry_run_says_what_would_happen(place, command):

@@ -16,7 +16,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from eca_mmdet.evaluation.published import MARK, Number, PublishedRow, published_rows
+from eca_mmdet.atomic import whole_file
+from eca_mmdet.evaluation.published import (
+    MARK,
+    Number,
+    PublishedRow,
+    cells_of,
+    published_rows,
+)
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 BEGIN, END = '<!-- table: tools/update_readme.py -->', '<!-- end of table -->'
@@ -34,7 +41,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument('--readme', type=Path, default=REPOSITORY / 'README.md')
     parser.add_argument('--records', type=Path, default=REPOSITORY / 'records')
     args = parser.parse_args(argv)
-    old = args.readme.read_text()
+    old = args.readme.read_text(encoding='utf-8')
     new = with_table(old, table(read_records(args.records)))
     if new == old:
         return 0
@@ -45,7 +52,8 @@ def main(argv: list[str] | None = None) -> int:
         print('\n'.join(lines))
         print(f'{args.readme} is out of date: python tools/update_readme.py')
         return 1
-    args.readme.write_text(new)
+    with whole_file(args.readme) as partial:
+        partial.write_text(new, encoding='utf-8')
     return 0
 
 
@@ -58,11 +66,15 @@ def read_records(folder: Path) -> dict[str, dict[str, Any]]:
     found = {}
     for path in sorted(folder.glob('*.json')):
         content = json.loads(path.read_text())
-        if content['coco']['departure']:
-            raise SystemExit(f'{path} was measured on {content["coco"]["departure"]}')
+        if content['coco']['departure'] or content['options']:
+            how = content['coco']['departure'] or ' '.join(content['options'])
+            raise SystemExit(f'{path} was measured on {how}')
         for row in content['rows']:
             if row['measured']:
-                found[row['row']] = row['measured']
+                found[row['row']] = row
+    unknown = found.keys() - {row.row for row in published_rows()}
+    if unknown:
+        raise SystemExit(f'records of rows that are not in the tables: {unknown}')
     return found
 
 
@@ -73,8 +85,8 @@ def table(measured: dict[str, dict[str, Any]]) -> str:
         mask = reported(row, 'mask') if row.mask else ''
         cells = [
             *(row.detector, f'ResNet-{row.depth}', row.attention),
-            *(f'{row.params_m.value:.2f}', f'{row.gflops.value:.2f}'),
-            *(reported(row, 'box'), mask, both(measured.get(row.row))),
+            *cells_of(row, 'box')[:2],
+            *(reported(row, 'box'), mask, both(measured.get(row.row), row)),
         ]
         lines.append('| ' + ' | '.join(cells) + ' |')
     return '\n'.join([*lines, '', state(measured)])
@@ -96,16 +108,20 @@ def reported(row: PublishedRow, task: str) -> str:
     return f'{ap.value:.1f}' + ('' if ap.confirmed_by else f' {MARK}')
 
 
-def both(measured: dict[str, Any] | None) -> str:
+def both(record: dict[str, Any] | None, row: PublishedRow) -> str:
     """Return measured box and mask AP, or nothing."""
-    if not measured:
+    if not record:
         return ''
-    values = [measured[task]['measured']['AP'] for task in measured]
-    return ' / '.join('n/a' if one is None else f'{one:.1f}' for one in values)
+    found = [record['measured'].get(task) for task in row.numbers()]
+    values = [one and one['measured'].get('AP') for one in found]
+    text = ' / '.join('n/a' if one is None else f'{one:.1f}' for one in values)
+    return text if record['verdict'] == 'within' else f'{text} ({record["verdict"]})'
 
 
 def with_table(text: str, new: str) -> str:
     """Replace what stands between the two marks."""
+    if text.count(BEGIN) != 1 or text.count(END) != 1:
+        raise SystemExit(f'the README must have one {BEGIN} and one {END}')
     before, _, rest = text.partition(BEGIN)
     _, _, after = rest.partition(END)
     return f'{before}{BEGIN}\n{new}\n{END}{after}'

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from eca_mmdet.analysis.parts import run_parts
 from eca_mmdet.attention import GATES
+from eca_mmdet.errors import UserError
 
 BOX_REGIONS = 1000
 MASK_REGIONS = 100
@@ -100,10 +101,16 @@ def paper_cost(model: Any, shape: tuple[int, int] = (800, 1280)) -> dict[str, fl
     """
     widen_to_v1(model)
     model.eval()
-    with torch.no_grad():
-        total = count_operations(
-            model, lambda: run_parts(model, shape, 1, BOX_REGIONS, MASK_REGIONS)
-        )
+    try:
+        with torch.no_grad():
+            total = count_operations(
+                model, lambda: run_parts(model, shape, 1, BOX_REGIONS, MASK_REGIONS)
+            )
+    except (RuntimeError, NotImplementedError, TypeError) as error:
+        raise UserError(
+            f'{type(model).__name__}: a layer does not run without values, which the '
+            f'count needs: {error}'
+        ) from error
     trained = sum(one.numel() for one in model.parameters() if one.requires_grad)
     return {'params_m': trained / 1e6, 'gflops': total / 1e9}
 

@@ -50,6 +50,8 @@ class ExactCost:
         peak_bytes: activations alive at once at inference, one image, the input too.
         box_regions: that the box head saw at inference, and in training.
         mask_regions: the same of the mask head.
+        not_run: parts that are no backbone, neck or usual head; their work is not
+            counted.
     """
 
     parts: dict[str, PartCost]
@@ -58,6 +60,7 @@ class ExactCost:
     peak_bytes: int
     box_regions: tuple[int, int]
     mask_regions: tuple[int, int]
+    not_run: tuple[str, ...] = ()
 
     @property
     def total(self) -> PartCost:
@@ -100,7 +103,7 @@ def exact_cost(model: Any, cfg: Any, shape: tuple[int, int]) -> ExactCost:
             )
         model.train()
         _count_saved(model, shape, cost)
-    except (RuntimeError, NotImplementedError) as error:
+    except (RuntimeError, NotImplementedError, TypeError) as error:
         raise UserError(
             f'{cfg.filename}: a layer does not run without values, which the count '
             f'needs: {error}'
@@ -203,6 +206,7 @@ def _count_macs(model: Any, shape: tuple[int, int], cost: ExactCost) -> None:
     for name, flops in amounts.items():
         cost.parts.setdefault(name, PartCost()).macs = flops // 2
     cost.gates.macs = gates // 2
+    cost.not_run = tuple(name for name in cost.parts if name not in amounts)
 
 
 def _count_saved(model: Any, shape: tuple[int, int], cost: ExactCost) -> None:

@@ -39,6 +39,8 @@ def build(cfg: Any, device: str = 'meta') -> Any:
     try:
         with torch.device(device):
             return MODELS.build(cfg.model)
+    except (ValueError, KeyError, TypeError, AssertionError) as error:
+        raise UserError(f'{cfg.filename}: {error}') from error
     except (RuntimeError, NotImplementedError) as error:
         raise UserError(
             f'{cfg.filename}: this model cannot be built without memory, which the '
@@ -98,7 +100,9 @@ def _run_roi(roi_head: Any, name: str, maps: Any, regions: int, wrap: Wrap) -> N
     extractor = getattr(roi_head, name.replace('head', 'roi_extractor'), None)
     if extractor is None:  # a mask head may share the box head's
         extractor = roi_head.bbox_roi_extractor
-    heads = list(head) if isinstance(head, nn.ModuleList) else [head] if head else []
+    if head is None:
+        return
+    heads = list(head) if isinstance(head, nn.ModuleList) else [head]
     many = isinstance(extractor, nn.ModuleList)
     extractors = list(extractor) if many else [extractor] * len(heads)
     for one, own in zip(heads, extractors, strict=True):

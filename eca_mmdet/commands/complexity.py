@@ -28,7 +28,7 @@ def run(args: argparse.Namespace) -> int:
     configs = _load(args)
     found: dict[str, Any] = {'shape': [3, *shape]}
     if args.convention == 'paper' and configs:
-        found['paper'] = _paper(configs, shape)
+        found['paper'] = _paper(configs, shape, bool(args.cfg_options))
     elif configs:
         found['exact'] = _exact(configs, shape)
     if args.imagenet:
@@ -64,7 +64,9 @@ def _load(args: argparse.Namespace) -> list[tuple[str, Any]]:
     return configs
 
 
-def _paper(configs: list[tuple[str, Any]], shape: tuple[int, int]) -> list[Any]:
+def _paper(
+    configs: list[tuple[str, Any]], shape: tuple[int, int], changed: bool
+) -> list[Any]:
     from eca_mmdet.analysis.classic import paper_cost
     from eca_mmdet.analysis.parts import build
 
@@ -72,7 +74,7 @@ def _paper(configs: list[tuple[str, Any]], shape: tuple[int, int]) -> list[Any]:
     rows = []
     for name, cfg in configs:
         row: dict[str, Any] = {'config': name, **paper_cost(build(cfg), shape)}
-        if name in known and shape == (800, 1280):
+        if name in known and shape == (800, 1280) and not changed:
             row['published'] = {
                 'params_m': known[name].params_m.value,
                 'gflops': known[name].gflops.value,
@@ -170,7 +172,8 @@ def _exact_text(one: Any, shape: list[int]) -> str:
         'matrix products, without element-wise work.\n'
         f'Backward: a step of {one["images"]} images, {boxes[1]} boxes and {masks[1]} '
         'masks in all; activations without the losses.\n'
-        f'Highest activations at inference: {one["peak_bytes"] / MIB:.0f} MiB.'
+        + (f'NOT COUNTED: {", ".join(one["not_run"])}\n' if one['not_run'] else '')
+        + f'Highest activations at inference: {one["peak_bytes"] / MIB:.0f} MiB.'
     )
 
 

@@ -23,10 +23,12 @@ from eca_mmdet.reproduce.weights_folder import scan
 def run(args: argparse.Namespace) -> int:
     """Plan, measure row by row, report; 1 if a row failed or is outside."""
     _check_launcher(args)
+    if not args.out:
+        raise UserError('--out needs a folder; got an empty name.')
     published = Path(args.published) if args.published else PUBLISHED
     rows = published_rows(args.rows or (), path=published)
     coco = open_coco(args.coco)
-    files, notes = scan(args.weights)
+    files, notes = scan(args.weights, leave_out=args.out)
     jobs = make_plan(rows, files, args.train)
     check_configs(jobs)
     if args.train:
@@ -39,21 +41,18 @@ def run(args: argparse.Namespace) -> int:
         Path(args.out),
         args.devices,
         args.launcher,
-        tuple(shlex.split(args.launch_with)),
+        _words(args.launch_with),
         tuple(args.cfg_options),
     )
     _check_paths(jobs, setting)
     if args.dry_run:
         return _dry_run(jobs, setting)
-    try:
-        setting.out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f'--out {args.out} cannot be a folder: {error}.') from error
+    _make_out(setting.out)
     outcomes = []
     for index, job in enumerate(jobs, 1):
         outcomes.append(_outcome(job, setting, args, f'[{index}/{len(jobs)}]'))
         _write(outcomes, setting, notes)
-    print(as_tables(outcomes, coco.departure))
+    print(as_tables(outcomes, coco.departure, options=setting.options))
     _tell(f'reports: {setting.out}/tables.md, .tex and .json')
     bad = {verdict.OUTSIDE, verdict.FAILED}
     return int(any(one.verdict in bad for one in outcomes))
@@ -69,6 +68,11 @@ def _check_launcher(args: argparse.Namespace) -> None:
         raise UserError(f'--devices must be at least 1; got {args.devices}.')
     if args.devices > 1 and args.launcher == 'none':
         args.launcher = 'pytorch'
+    if args.launch_with and args.launcher not in ('slurm', 'mpi'):
+        raise UserError(
+            '--launch-with is for --launcher slurm and mpi: with others each of its '
+            'processes would do all the work.'
+        )
     if args.launcher in ('slurm', 'mpi') and not args.launch_with:
         raise UserError(
             f"--launcher {args.launcher} needs --launch-with, as 'srun -n 8' or "
@@ -76,14 +80,38 @@ def _check_launcher(args: argparse.Namespace) -> None:
         )
 
 
+def _words(text: str) -> tuple[str, ...]:
+    try:
+        return tuple(shlex.split(text))
+    except ValueError as error:
+        raise UserError(f'--launch-with {text!r} cannot be read: {error}.') from error
+
+
+def _make_out(out: Path) -> None:
+    """Make the folder of results, or take one of an earlier call."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        strangers = [one.name for one in out.iterdir() if one.name not in _OWN]
+    except OSError as error:
+        raise UserError(f'--out {out} cannot be a folder: {error}.') from error
+    if strangers:
+        raise UserError(
+            f'--out {out} has {strangers[0]!r} in it, which is not of this command. '
+            'Name a new folder, or one of an earlier call.'
+        )
+
+
+_OWN = ('rows', 'runs', 'tables.json', 'tables.md', 'tables.tex')
+
+
 def _check_paths(jobs: Sequence[Job], setting: Setting) -> None:
     """Refuse paths that mmengine's KEY=VALUE would read as a list."""
     trained = [str(job.weights) for job in jobs if job.action == 'train']
     for path in (setting.coco.root, *trained):
-        if any(sign in path for sign in ',[]()'):
+        if any(sign in path for sign in ',[](){}"\'') or path.split() != [path]:
             raise UserError(
-                f'{path}: a path with a comma or a bracket cannot be given to a '
-                'config; rename it or make a link to it.'
+                f'{path}: a path with a space, comma, quote or bracket cannot be given '
+                'to a config; rename it or make a link to it.'
             )
 
 
@@ -101,6 +129,8 @@ def _outcome(
     if job.action == 'none':
         _tell(f'{place} {job.row.row}: {job.reason}')
         return RowOutcome(job.row, verdict.NO_WEIGHTS, job.reason, cost, {})
+    if job.note:
+        _tell(f'{place} {job.row.row}: {job.note}')
     record = known_record(job, setting)
     if record:
         _tell(f'{place} {job.row.row}: measured before, {record["seconds"]:.0f} s')
@@ -140,10 +170,10 @@ def _write(
 ) -> None:
     """Write the three reports of the rows so far."""
     coco = setting.coco
-    content = as_json(outcomes, coco.to_dict(), notes)
+    content = as_json(outcomes, coco.to_dict(), notes, setting.options)
     write_json(content, setting.out / 'tables.json')
     for suffix, style in (('md', 'md'), ('tex', 'latex')):
-        text = as_tables(outcomes, coco.departure, style) + '\n'
+        text = as_tables(outcomes, coco.departure, style, setting.options) + '\n'
         with whole_file(setting.out / f'tables.{suffix}') as partial:
             partial.write_text(text, encoding='utf-8')
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -96,7 +97,7 @@ def published_rows(
     """
     from fnmatch import fnmatchcase
 
-    rows = [_row(one) for one in published(path)['detectors']]
+    rows = _rows(path)
     if detector:
         rows = [one for one in rows if one.detector == DETECTORS[detector]]
     wanted = list(names)
@@ -109,6 +110,24 @@ def published_rows(
     if not wanted:
         return rows
     return [one for one in rows if any(fnmatchcase(one.row, name) for name in wanted)]
+
+
+def _rows(path: Path) -> list[PublishedRow]:
+    try:
+        rows = [_row(one) for one in published(path)['detectors']]
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise UserError(
+            f'{path}: a detector has no proper {error}. Compare {PUBLISHED}.'
+        ) from error
+    names = [one.row for one in rows]
+    for one in rows:
+        sound = one.row.replace(':', '').isalnum() and names.count(one.row) == 1
+        if not sound or one.detector not in DETECTORS.values() or 'AP' not in one.box:
+            raise UserError(
+                f'{path}: row {one.row!r} must have a name of its own such as '
+                f'faster:r50:eca, one of {", ".join(DETECTORS.values())} and a box AP.'
+            )
+    return rows
 
 
 def _row(entry: Mapping[str, Any]) -> PublishedRow:
@@ -124,7 +143,10 @@ def _row(entry: Mapping[str, Any]) -> PublishedRow:
 
 
 def _number(entry: Mapping[str, Any]) -> Number:
-    return Number(float(entry['value']), tuple(entry['confirmed_by']))
+    value, sources = float(entry['value']), entry['confirmed_by']
+    if not math.isfinite(value) or not isinstance(sources, list):
+        raise ValueError(f'number {entry}')
+    return Number(value, tuple(sources))
 
 
 def cells_of(row: PublishedRow, task: str) -> list[str]:

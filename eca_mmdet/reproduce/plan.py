@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -65,10 +65,12 @@ def make_plan(
 def _job(row: PublishedRow, files: Sequence[FoundFile], train: bool) -> Job:
     detectors = detectors_for(row, files)
     if detectors:
-        job = _test(row, detectors[0])
-        others = ', '.join(str(one.path) for one in detectors[1:])
-        more = [f'not tested: {others}'] if others else []
-        return replace(job, note='; '.join(filter(None, [job.note, *more])))
+        if len(detectors) > 1:
+            names = ', '.join(str(one.path) for one in detectors[:4])
+            more = ', ...' if len(detectors) > 4 else ''
+            reason = f'several files are of this row: {names}{more}; leave one'
+            return Job(row, 'none', reason=reason)
+        return _test(row, detectors[0])
     if not train:
         return Job(row, 'none', reason='no weights of this detector in the folder')
     backbone = backbone_for(row, files)
@@ -152,8 +154,8 @@ def _sizes(found: FoundFile) -> tuple[str, ...]:
 def check_configs(jobs: Sequence[Job]) -> None:
     """Raise UserError if the config of a job does not exist."""
     for job in jobs:
-        if job.action != 'none':
+        for config in {job.row.config, job.config or job.row.config}:
             try:
-                resolve_config(job.config)
+                resolve_config(config)
             except UserError as error:
                 raise UserError(f'row {job.row.row}: {error}') from error

@@ -38,7 +38,10 @@ class RowOutcome:
 
 
 def as_tables(
-    outcomes: Sequence[RowOutcome], departure: str, style: str = 'table'
+    outcomes: Sequence[RowOutcome],
+    departure: str,
+    style: str = 'table',
+    options: Sequence[str] = (),
 ) -> str:
     """Return box and mask tables.
 
@@ -47,11 +50,14 @@ def as_tables(
         departure: how the data differ from val2017; stands over the tables and in each
             measured row.
         style: 'table', 'md' or 'latex'.
+        options: config overrides that every row was measured with.
     """
     header = ['', 'Params (M)', 'GFLOPs', *AP_COLUMNS, 'verdict']
     parts = []
     if departure:
         parts.append(_comment(f'NOT COMPARABLE: measured on {departure}.', style))
+    if options:
+        parts.append(_comment(f'measured with {" ".join(options)}', style))
     for task in TASKS:
         rows = [one for one in outcomes if task in one.row.numbers()]
         cells = [line for one in rows for line in _lines(one, task, departure)]
@@ -60,11 +66,14 @@ def as_tables(
             parts.append(_comment(title, style) + '\n' + render(header, cells, style))
     if any(MARK in cell for one in outcomes for cell in cells_of(one.row, 'box')):
         parts.append(_comment(f'{MARK} confirmed in no copy of the paper', style))
+    assumed = [one for one in outcomes if one.compared and one.detail]
+    parts += [_comment(f'{one.row.row}: {one.detail}', style) for one in assumed]
     return '\n\n'.join(parts)
 
 
 def _comment(text: str, style: str) -> str:
-    return {'md': f'**{text}**\n', 'latex': f'% {text}'}.get(style, text)
+    escaped = text.replace('%', '\\%').replace('_', '\\_').replace('&', '\\&')
+    return {'md': f'**{text}**\n', 'latex': f'\\par {escaped}'}.get(style, text)
 
 
 def _lines(one: RowOutcome, task: str, departure: str) -> list[list[str]]:
@@ -101,13 +110,17 @@ def _percent(value: float | None, signed: bool = False) -> str:
 
 
 def as_json(
-    outcomes: Iterable[RowOutcome], coco: Mapping[str, Any], notes: Sequence[str]
+    outcomes: Iterable[RowOutcome],
+    coco: Mapping[str, Any],
+    notes: Sequence[str],
+    options: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Return everything, ready for JSON. AP is 0-100 here, as published."""
     return {
         'unit': 'AP is 0-100, Params in 10^6, GFLOPs in 10^9',
         'coco': dict(coco),
         'notes': list(notes),
+        'options': list(options),
         'rows': [
             {
                 'row': one.row.row,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shlex
 import subprocess
@@ -12,7 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from eca_mmdet.errors import UserError, WeightsError
+from eca_mmdet.analysis.parts import load
+from eca_mmdet.errors import WeightsError
 from eca_mmdet.evaluation.record import describe_file, versions, write_json
 from eca_mmdet.evaluation.tables import TITLES
 from eca_mmdet.reproduce.coco_folder import CocoFolder
@@ -21,6 +23,7 @@ from eca_mmdet.weights.conversion import convert
 from eca_mmdet.weights.files import read_weights, write_weights
 
 Say = Callable[[str], None]
+TASKS = ('box', 'mask')
 
 
 @dataclass(frozen=True)
@@ -48,36 +51,47 @@ class RowFailed(Exception):
     """A job ended with an error: the message says where its output is."""
 
 
-def record_path(out: Path, row: str) -> Path:
-    """Return the file of a row's record."""
-    return out / 'rows' / f'{row.replace(":", "_")}.json'
-
-
 def identity(job: Job, setting: Setting) -> dict[str, Any]:
     """Return what a record must agree in, to be that of this job."""
     assert job.weights is not None
-    return {
+    config = load(job.config).pretty_text
+    found = {
         'row': job.row.row,
         'action': job.action,
         'config': job.config,
+        'config_sha256': hashlib.sha256(config.encode()).hexdigest(),
         'options': [*job.options, *setting.options],
         'weights_sha256': describe_file(job.weights)['sha256'],
         'annotations_sha256': setting.coco.sha256,
     }
+    if job.action == 'train':
+        train = Path(setting.coco.root) / 'annotations/instances_train2017.json'
+        found['train_annotations_sha256'] = describe_file(train)['sha256']
+    return found
+
+
+def key_of(found: dict[str, Any]) -> str:
+    """Return a short name of an identity; what differs in anything has another."""
+    text = json.dumps(found, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def record_path(out: Path, found: dict[str, Any]) -> Path:
+    """Return the file of a record, which no job of another identity shares."""
+    name = found['row'].replace(':', '_')
+    return out / 'rows' / f'{name}-{key_of(found)}.json'
 
 
 def known_record(job: Job, setting: Setting) -> dict[str, Any] | None:
-    """Return the record of an earlier call, if it is of this very job."""
-    path = record_path(setting.out, job.row.row)
-    if not path.is_file():
-        return None
+    """Return the record of an earlier call, if it is of this very job and whole."""
+    found = identity(job, setting)
     try:
-        record = json.loads(path.read_text())
-        if record['identity'] == identity(job, setting):
-            return dict(record)
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f'{path} is no record of this command: {error!r}.') from error
-    return None
+        record = json.loads(record_path(setting.out, found).read_text())
+        whole = record['identity'] == found and set(record['measured']) <= set(TASKS)
+        float(record['seconds'])
+        return dict(record) if whole and record['measured'] else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None  # none, or damaged: it is measured again
 
 
 def run_job(job: Job, setting: Setting, say: Say) -> dict[str, Any]:
@@ -87,7 +101,8 @@ def run_job(job: Job, setting: Setting, say: Say) -> dict[str, Any]:
         RowFailed: a step failed.
     """
     start = time.monotonic()
-    folder = setting.out / 'runs' / job.row.row.replace(':', '_')
+    own = identity(job, setting)
+    folder = setting.out / 'runs' / record_path(setting.out, own).stem
     folder.mkdir(parents=True, exist_ok=True)
     assert job.weights is not None
     weights = job.weights
@@ -96,8 +111,9 @@ def run_job(job: Job, setting: Setting, say: Say) -> dict[str, Any]:
     elif job.convert:
         weights = _convert(job, folder, say)
     metrics = _test(job, setting, weights, folder, say)
+    _require_own(metrics, setting, weights)
     record = {
-        'identity': identity(job, setting),
+        'identity': own,
         'seconds': round(time.monotonic() - start, 1),
         'weights': str(job.weights),
         'released': job.released,
@@ -110,8 +126,19 @@ def run_job(job: Job, setting: Setting, say: Say) -> dict[str, Any]:
         },
         'metrics': metrics,
     }
-    write_json(record, record_path(setting.out, job.row.row))
+    write_json(record, record_path(setting.out, own))
     return record
+
+
+def _require_own(metrics: dict[str, Any], setting: Setting, weights: Path) -> None:
+    """Raise RowFailed if other data or weights were tested than was meant."""
+    meant = (setting.coco.sha256, describe_file(weights)['sha256'])
+    tested = metrics['annotations']['sha256'], metrics['checkpoint'].get('sha256')
+    if meant != tested:
+        raise RowFailed(
+            f'the test used {metrics["annotations"]["file"]} and '
+            f'{metrics["checkpoint"]["file"]}, which are not those of this row'
+        )
 
 
 def _convert(job: Job, folder: Path, say: Say) -> Path:
@@ -141,10 +168,10 @@ def _train(job: Job, setting: Setting, folder: Path, say: Say) -> Path:
         say('training')
     options = [
         f'model.backbone.init_cfg.checkpoint={job.weights}',
-        *setting.coco.options('train'),
-        *setting.coco.options('val'),
         *job.options,
         *setting.options,
+        *setting.coco.options('train'),
+        *setting.coco.options('val'),
     ]
     _run([*words, '--cfg-options', *options], setting, folder / 'train.log')
     if not last.is_file():
@@ -159,7 +186,8 @@ def _test(
     work = folder / 'test'
     before = set(work.glob('*/metrics.json'))
     words = ['test', job.config, str(weights), '--work-dir', str(work)]
-    options = [*setting.coco.options(), *job.options, *setting.options]
+    # COCO's last: what is measured is the folder that the record names.
+    options = [*job.options, *setting.options, *setting.coco.options()]
     _run([*words, '--cfg-options', *options], setting, folder / 'test.log')
     written = set(work.glob('*/metrics.json')) - before
     if len(written) != 1:
@@ -189,7 +217,10 @@ def _run(words: Sequence[str], setting: Setting, log: Path) -> None:
     with open(log, 'a') as file:
         file.write(f'$ {shlex.join(command)}\n')
         file.flush()
-        process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT)
+        try:
+            process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT)
+        except OSError as error:
+            raise RowFailed(f'{command[0]} cannot be started: {error}') from error
         try:
             code = process.wait()
         except BaseException:

@@ -45,8 +45,14 @@ class FoundFile:
         return tuple(self.about.kernel_sizes or ())
 
 
-def scan(folder: str | Path) -> tuple[list[FoundFile], list[str]]:
+def scan(
+    folder: str | Path, leave_out: str | Path | None = None
+) -> tuple[list[FoundFile], list[str]]:
     """Recognise every file of weights in a folder and the folders in it.
+
+    Args:
+        folder: searched with its folders.
+        leave_out: a folder that is not searched: this command's own results.
 
     Returns:
         The files by path, and a line for each that cannot be used.
@@ -58,8 +64,11 @@ def scan(folder: str | Path) -> tuple[list[FoundFile], list[str]]:
     if not root.is_dir():
         raise UserError(f'--weights {str(folder)!r} is not a folder.')
     found, notes = [], []
+    own = Path(leave_out).resolve() if leave_out else None
     for path in sorted(root.rglob('*')):
         if not path.is_file() or path.suffix not in _SUFFIXES:
+            continue
+        if own and own in path.resolve().parents:
             continue
         try:
             about = inspect(path)
@@ -124,7 +133,19 @@ def _is_of(row: PublishedRow, one: FoundFile) -> bool:
     same = one.about.depth == row.depth and one.attention == row.attention
     if one.detector:
         same &= one.detector == row.detector
-    if row.config not in shipped_configs():
-        return same
-    classes = one.about.classes in (None, 80) or not one.detector
-    return same and classes and one.about.stem == '7x7, 64'
+    return same and (row.config not in shipped_configs() or _is_usual(one))
+
+
+def _is_usual(one: FoundFile) -> bool:
+    """Tell the networks that the shipped configs have, for COCO or from ImageNet."""
+    about = one.about
+    first = about.widths[0][0][0] if about.widths else 0
+    other_layers = any('of other layers' in note for note in about.notes)
+    return (
+        about.classes in ((80, None) if one.detector else (1000, None))
+        and about.stem == '7x7, 64'
+        and first == 64
+        and not about.shortcut.startswith('average')
+        and (not other_layers or one.attention in _BLOCKS.values())
+        and None not in one.kernel_sizes
+    )
