@@ -3,6 +3,7 @@
 import copy
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -132,7 +133,7 @@ def test_every_verdict_and_going_on(place, command):
     assert 'no weights: no weights of this detector' in out
     assert 'failed: exit code 2: eca-mmdet test: ' in out
     assert '| faster:r18:eca reported' in (place / 'out' / 'tables.md').read_text()
-    assert '% NOT COMPARABLE' in (place / 'out' / 'tables.tex').read_text()
+    assert '\\par NOT COMPARABLE' in (place / 'out' / 'tables.tex').read_text()
     record = record_of('out', 'faster')
     assert (
         record['metrics']['checkpoint']['sha256']
@@ -152,9 +153,7 @@ def test_every_verdict_and_going_on(place, command):
     assert code == 1 and 'faster:r18:eca: measured before' in err
     assert 'mask:r18:eca: testing w/two.pth' in err
     assert verdicts() == {'faster': 'outside', 'mask': 'within'}
-    assert (
-        len(list((place / 'out' / 'runs' / 'faster_r18_eca' / 'test').glob('2*'))) == 1
-    )
+    assert len(list((place / 'out' / 'runs').glob('faster_r18_eca-*/test/2*'))) == 1
     code, out, err = command(*WORDS, '--out', 'out', '--tolerance-retrained', '60')
     assert code == 0 and err.count('measured before') == 2
     assert 'within 60 (retrained)' in out
@@ -226,7 +225,7 @@ def test_training_a_row_then_testing_it(place, command):
     assert 'training' in err and 'train/iter_2.pth' in err
     assert verdicts() == {'faster': 'within'} and '(retrained)' in out
     [log] = (place / 'out' / 'runs').glob('faster_r18_eca-*/train.log')
-    assert 'gates from eca18 (authors, ImageNet)' in log.read_text()
+    assert re.search(r'8/8 gates from imagenet\S* \(authors', log.read_text())
     [record] = (place / 'out' / 'rows').iterdir()
     record.unlink()
     code, _, err = command(*words)
