@@ -18,8 +18,6 @@ from typing import Any
 
 from eca_mmdet.atomic import whole_file
 from eca_mmdet.evaluation.published import (
-    MARK,
-    Number,
     PublishedRow,
     cells_of,
     published_rows,
@@ -82,11 +80,12 @@ def table(measured: dict[str, dict[str, Any]]) -> str:
     """Return the Markdown table."""
     lines = [HEADER]
     for row in published_rows():
-        mask = reported(row, 'mask') if row.mask else ''
+        box, mask = (row.numbers().get(task) for task in ('box', 'mask'))
         cells = [
             *(row.detector, f'ResNet-{row.depth}', row.attention),
             *cells_of(row, 'box')[:2],
-            *(reported(row, 'box'), mask, both(measured.get(row.row), row)),
+            *(ap['AP'].shown(1) if ap else '' for ap in (box, mask)),
+            both(measured.get(row.row), row),
         ]
         lines.append('| ' + ' | '.join(cells) + ' |')
     return '\n'.join([*lines, '', state(measured)])
@@ -100,12 +99,6 @@ def state(measured: dict[str, dict[str, Any]]) -> str:
         '**The measured column is empty**: nobody has run these configs on COCO yet. '
         '`eca-mmdet reproduce`\nfills it: [docs/reproduce.md](docs/reproduce.md).'
     )
-
-
-def reported(row: PublishedRow, task: str) -> str:
-    """Return an AP as published, marked if nothing confirmed it."""
-    ap: Number = row.numbers()[task]['AP']
-    return f'{ap.value:.1f}' + ('' if ap.confirmed_by else f' {MARK}')
 
 
 def both(record: dict[str, Any] | None, row: PublishedRow) -> str:

@@ -31,8 +31,9 @@ class Number:
     value: float
     confirmed_by: tuple[str, ...]
 
-    def __str__(self) -> str:
-        return f'{self.value:g}' + ('' if self.confirmed_by else f' {MARK}')
+    def shown(self, digits: int) -> str:
+        """Return it as in tables, marked if nothing confirmed it."""
+        return f'{self.value:.{digits}f}' + ('' if self.confirmed_by else f' {MARK}')
 
 
 @dataclass(frozen=True)
@@ -153,10 +154,5 @@ def cells_of(row: PublishedRow, task: str) -> list[str]:
     """Return Params, GFLOPs and the AP columns of a task, as shown in tables."""
     numbers = row.numbers()[task]
     ap = [numbers.get(name) for name in AP_COLUMNS]
-    cost = [_fixed(row.params_m, 2), _fixed(row.gflops, 2)]
-    return cost + ['' if one is None else _fixed(one, 1) for one in ap]
-
-
-def _fixed(number: Number, digits: int) -> str:
-    mark = '' if number.confirmed_by else f' {MARK}'
-    return f'{number.value:.{digits}f}{mark}'
+    cost = [row.params_m.shown(2), row.gflops.shown(2)]
+    return cost + ['' if one is None else one.shown(1) for one in ap]
