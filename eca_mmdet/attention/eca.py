@@ -11,6 +11,8 @@ import math
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
+from eca_mmdet.attention.channel_gate import ChannelGate
+
 
 def eca_kernel_size(channels: int, gamma: float = 2, b: float = 1) -> int:
     """Return psi(C), the paper's adaptive kernel size.
@@ -56,7 +58,7 @@ def check_kernel_size(kernel_size: object) -> int:
 
 
 @MODELS.register_module()
-class ECALayer(nn.Module):
+class ECALayer(ChannelGate):
     """Scale channels by a sigmoid gate computed across neighbouring channels.
 
     As a plugin of any mmdet backbone, at ECA's place in a bottleneck::
@@ -90,9 +92,7 @@ class ECALayer(nn.Module):
         check_kernel_size(kernel_size)
         self.conv = nn.Conv1d(1, 1, kernel_size, padding=kernel_size // 2, bias=False)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Return x scaled by its gate, one factor a sample and channel."""
-        pooled = x.mean(dim=(2, 3))
+    def factors(self, pooled: Tensor) -> Tensor:
+        """(N, C) means to (N, C) factors in (0, 1)."""
         gate: Tensor = self.conv(pooled.unsqueeze(1)).squeeze(1).sigmoid()
-        # Under autocast the convolution may be narrower than x; x keeps its dtype.
-        return x * gate.to(x.dtype)[:, :, None, None]
+        return gate

@@ -10,9 +10,11 @@ from __future__ import annotations
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
+from eca_mmdet.attention.channel_gate import ChannelGate
+
 
 @MODELS.register_module()
-class SqueezeExcite(nn.Module):
+class SqueezeExcite(ChannelGate):
     """Scale channels by a gate from two fully connected layers.
 
     mmdet's own ``SELayer`` has other weight names and another gate.
@@ -46,7 +48,7 @@ class SqueezeExcite(nn.Module):
             nn.Sigmoid(),
         )
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Return x scaled by its gate, one factor a sample and channel."""
-        gate: Tensor = self.fc(x.mean(dim=(2, 3)))
-        return x * gate.to(x.dtype)[:, :, None, None]
+    def factors(self, pooled: Tensor) -> Tensor:
+        """(N, C) means to (N, C) factors in (0, 1)."""
+        gate: Tensor = self.fc(pooled)
+        return gate

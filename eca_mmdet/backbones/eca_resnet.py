@@ -13,7 +13,8 @@ from mmdet.registry import MODELS
 
 from eca_mmdet.architectures import RELEASED_KERNEL_SIZES
 from eca_mmdet.attention.eca import check_kernel_size
-from eca_mmdet.backbones.plugin_resnet import PluginBasicBlock, PluginResNet
+from eca_mmdet.backbones.blocks import PluginBasicBlock
+from eca_mmdet.backbones.plugin_resnet import PluginResNet
 
 
 @MODELS.register_module()
@@ -30,7 +31,8 @@ class ECAResNet(PluginResNet):
             file's name tells. A checkpoint's tensors do.
         plugins: further plugins, as mmdet's ``ResNet`` takes them; they come after
             the gate where they share its position.
-        **kwargs: as mmdet's ``ResNet``.
+        **kwargs: as :class:`PluginResNet`, ``memory`` among them, and mmdet's
+            ``ResNet``.
 
     Raises:
         ValueError: ``kernel_sizes`` missing, even, or not one a stage; unknown depth.

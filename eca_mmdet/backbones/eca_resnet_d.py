@@ -24,9 +24,12 @@ from eca_mmdet.architectures import (
     regular_widths,
 )
 from eca_mmdet.attention.eca import ECALayer
+from eca_mmdet.backbones.blocks import check_memory
 from eca_mmdet.backbones.eca_resnet import stage_kernel_sizes
 from eca_mmdet.backbones.loud_weights import LoudWeights
 from eca_mmdet.backbones.recompute import recompute
+from eca_mmdet.ops.conv_norm import conv_norm, sequence
+from eca_mmdet.ops.gated_residual import gated_residual
 
 
 def _norm(norm_cfg: dict[str, Any], channels: int) -> nn.Module:
@@ -48,6 +51,7 @@ class ECABottleneck(BaseModule):  # type: ignore[misc]
         shortcut: whether the block changes shape: average pool, 1x1, norm.
         norm_cfg: as mmdet's.
         with_cp: recompute the block in the backward pass.
+        memory: 'lean' or 'plain'.
         init_cfg: as mmengine's.
     """
 
@@ -60,11 +64,12 @@ class ECABottleneck(BaseModule):  # type: ignore[misc]
         shortcut: bool,
         norm_cfg: dict[str, Any],
         with_cp: bool,
+        memory: str = 'lean',
         init_cfg: dict[str, Any] | None = None,
     ) -> None:
         super().__init__(init_cfg)
         first, second, outputs = widths
-        self.with_cp = with_cp
+        self.with_cp, self.memory = with_cp, memory
         self.conv1, self.bn1 = _conv(inputs, first, 1), _norm(norm_cfg, first)
         self.conv2 = _conv(first, second, 3, stride)
         self.bn2 = _norm(norm_cfg, second)
@@ -79,16 +84,25 @@ class ECABottleneck(BaseModule):  # type: ignore[misc]
                 _norm(norm_cfg, outputs),
             )
 
-    def _residual(self, x: Tensor) -> Tensor:
+    def _plain(self, x: Tensor) -> Tensor:
         out = self.relu(self.bn1(self.conv1(x)))
         out = self.relu(self.bn2(self.conv2(out)))
         gated: Tensor = self.eca(self.bn3(self.conv3(out)))
         return gated + (x if self.downsample is None else self.downsample(x))
 
+    def _lean(self, x: Tensor) -> Tensor:
+        out = conv_norm(x, self.conv1, self.bn1, self.relu)
+        out = conv_norm(out, self.conv2, self.bn2, self.relu)
+        shortcut = x if self.downsample is None else sequence(x, self.downsample)
+        return gated_residual(
+            out, self.conv3, self.bn3, self.eca, shortcut, self.relu
+        )
+
     def forward(self, x: Tensor) -> Tensor:
         """(N, inputs, H, W) to (N, widths[-1], H / stride, W / stride)."""
-        out = recompute(self._residual, x, self.with_cp)
-        return self.relu(out)  # type: ignore[no-any-return]
+        if self.memory == 'lean':
+            return recompute(self._lean, x, self.with_cp)
+        return self.relu(recompute(self._plain, x, self.with_cp))  # type: ignore[no-any-return]
 
 
 @MODELS.register_module()
@@ -108,6 +122,7 @@ class ECAResNetD(LoudWeights, BaseModule):  # type: ignore[misc]
         norm_cfg: as mmdet's ``ResNet``.
         norm_eval: keep norms in evaluation mode while training.
         with_cp: recompute blocks in the backward pass, to save memory.
+        memory: 'lean' or 'plain', as :class:`PluginResNet`.
         init_cfg: as mmengine's.
 
     Attributes:
@@ -127,6 +142,7 @@ class ECAResNetD(LoudWeights, BaseModule):  # type: ignore[misc]
         norm_cfg: dict[str, Any] | None = None,
         norm_eval: bool = True,
         with_cp: bool = False,
+        memory: str = 'lean',
         init_cfg: dict[str, Any] | list[dict[str, Any]] | None = None,
     ) -> None:
         fresh = init_cfg is None
@@ -138,6 +154,7 @@ class ECAResNetD(LoudWeights, BaseModule):  # type: ignore[misc]
         )
         self.out_indices, self.frozen_stages = tuple(out_indices), frozen_stages
         self.norm_eval, self.with_cp = norm_eval, with_cp
+        self.memory = check_memory(memory)
         self.norm_cfg = norm_cfg or dict(type='BN', requires_grad=True)
         self.out_channels = tuple(widths[i][-1][-1] for i in self.out_indices)
         self._make_stem(stem)
@@ -193,6 +210,7 @@ class ECAResNetD(LoudWeights, BaseModule):  # type: ignore[misc]
                     shortcut=not number,
                     norm_cfg=self.norm_cfg,
                     with_cp=self.with_cp,
+                    memory=self.memory,
                     init_cfg=zero if fresh else None,
                 )
             )
@@ -200,8 +218,11 @@ class ECAResNetD(LoudWeights, BaseModule):  # type: ignore[misc]
         return Sequential(*layers)
 
     def _stem(self, x: Tensor) -> Tensor:
+        lean = self.memory == 'lean'
         if hasattr(self, 'stem'):
-            return self.stem(x)  # type: ignore[no-any-return]
+            return sequence(x, self.stem) if lean else self.stem(x)  # type: ignore[no-any-return]
+        if lean:
+            return conv_norm(x, self.conv1, self.bn1, self.relu)
         return self.relu(self.bn1(self.conv1(x)))  # type: ignore[no-any-return]
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:

@@ -1,0 +1,140 @@
+"""A norm that is a fixed scale and shift, folded into the convolution before it.
+
+Source: the folding is the usual one of inference; that it serves training as well,
+for norms in evaluation mode, is the subject of You et al., "Efficient ConvBN Blocks for
+Transfer Learning and Beyond", ICLR 2024, arXiv:2305.11624.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Any, NamedTuple, NoReturn
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules import module as modules
+from torch.nn.modules.batchnorm import _BatchNorm
+
+_HOOKS = (
+    '_forward_hooks',
+    '_forward_pre_hooks',
+    '_backward_hooks',
+    '_backward_pre_hooks',
+)
+_GLOBAL_HOOKS = (
+    modules._global_forward_hooks,
+    modules._global_forward_pre_hooks,
+    modules._global_backward_hooks,
+    modules._global_backward_pre_hooks,
+)
+_BATCH_NORMS = (_BatchNorm.forward, nn.SyncBatchNorm.forward)
+
+
+class Affine(NamedTuple):
+    """What follows a convolution without bias: ``scale * y + shift``, by channel.
+
+    Attributes:
+        scale: (C,), float32 or wider; None for 1.
+        shift: the same; None for 0.
+    """
+
+    scale: Tensor | None
+    shift: Tensor | None
+
+
+def bypassable(*layers: nn.Module) -> bool:
+    """Tell whether computing these layers' function without calling them is safe.
+
+    It is not if someone listens to them (hooks), replaced a ``forward``, or records
+    the network for export, where the ordinary layers make the better graph.
+    """
+    if torch.jit.is_tracing() or torch.onnx.is_in_onnx_export() or _exporting():  # type: ignore[no-untyped-call]
+        return False
+    if any(_GLOBAL_HOOKS):
+        return False
+    return not any(
+        'forward' in layer.__dict__ or any(getattr(layer, name) for name in _HOOKS)
+        for layer in layers
+    )
+
+
+def _exporting() -> bool:
+    exporting = getattr(torch.compiler, 'is_exporting', None)  # torch 2.7
+    return exporting is not None and bool(exporting())
+
+
+def fold(x: Tensor, conv: nn.Module, norm: nn.Module) -> Affine | None:
+    """Return what ``conv``'s bias and ``norm`` do; None where it is not fixed.
+
+    Args:
+        x: the input; one that ``conv`` or ``norm`` refuse is left for them to refuse.
+        conv: an ``nn.Conv2d``, zero-padded.
+        norm: a batch norm in evaluation mode, or ``nn.Identity`` (what is left of one
+            after fusion).
+
+    Returns:
+        Differentiable in conv's bias and norm's weight and bias. None for every other
+        layer, for batch statistics, and where :func:`bypassable` says no.
+    """
+    if type(conv) is not nn.Conv2d or not bypassable(conv, norm):
+        return None
+    if conv.padding_mode != 'zeros' or isinstance(conv.padding, str) or x.dim() != 4:
+        return None
+    if x.dtype != conv.weight.dtype and not _autocasts(x):
+        return None
+    bias = None if conv.bias is None else _wide(conv.bias)
+    if type(norm) is nn.Identity:
+        return Affine(None, bias)
+    if type(norm).forward not in _BATCH_NORMS:
+        return None
+    if norm.training or norm.running_mean is None or norm.running_var is None:
+        return None
+    scale = torch.rsqrt(_wide(norm.running_var) + norm.eps)
+    if norm.weight is not None:
+        scale = scale * _wide(norm.weight)
+    mean = _wide(norm.running_mean)
+    shift = -(mean if bias is None else mean - bias) * scale
+    if norm.bias is not None:
+        shift = shift + _wide(norm.bias)
+    return Affine(scale, shift)
+
+
+def _wide(x: Tensor) -> Tensor:
+    """Return x in float32 or wider, as the kernels of batch norm compute."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def autocast_dtype(x: Tensor) -> torch.dtype:
+    """Return the dtype that a convolution of x runs in."""
+    return torch.get_autocast_dtype(x.device.type) if _autocasts(x) else x.dtype
+
+
+def _autocasts(x: Tensor) -> bool:
+    kind = x.device.type
+    if x.dtype == torch.float64 or not torch.amp.is_autocast_available(kind):
+        return False  # autocast leaves float64 as it is
+    return torch.is_autocast_enabled(kind)
+
+
+def no_autocast(x: Tensor) -> contextlib.AbstractContextManager[Any]:
+    """Return a context in which operations on x's device keep their dtypes."""
+    kind = x.device.type
+    if not torch.amp.is_autocast_available(kind):
+        return contextlib.nullcontext()
+    return torch.autocast(kind, enabled=False)
+
+
+def refuse_double_backward() -> NoReturn | None:
+    """Called first in a hand-written backward pass.
+
+    Raises:
+        RuntimeError: the gradient itself is to be differentiated, which these formulas
+            do not carry.
+    """
+    if torch.is_grad_enabled():  # autograd enables it for create_graph=True alone
+        raise RuntimeError(
+            'the backbone computes first derivatives only (memory=\'lean\'); '
+            'create_graph=True asks for a gradient that can be differentiated again. '
+            "Build the backbone with memory='plain' for that."
+        )
+    return None
