@@ -150,8 +150,17 @@ Meter = Callable[[], int]
 """Returns a total that grows while a model runs."""
 
 
-def _by_part(model: Any, meter: Meter, **run: Any) -> tuple[dict[str, int], int]:
-    """Run a detector and share out what a meter counts: (by part, of the gates)."""
+def _by_part(
+    model: Any, meter: Meter, saved: bool = False, **run: Any
+) -> tuple[dict[str, int], int]:
+    """Run a detector and share out what a meter counts: (by part, of the gates).
+
+    Args:
+        model: with a backbone.
+        meter: read before and after each part.
+        saved: whether it counts what a step keeps, as the model really runs.
+        **run: for :func:`~eca_mmdet.analysis.parts.run_parts`.
+    """
     amounts: dict[str, int] = {}
     gates = 0
     before: dict[nn.Module, int] = {}
@@ -168,6 +177,16 @@ def _by_part(model: Any, meter: Meter, **run: Any) -> tuple[dict[str, int], int]
             name = f'backbone.{names[module]}'
             amounts[part_of(name)] = amounts.get(part_of(name), 0) + amount
 
+    def measured(factors: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+        def run_factors(pooled: Tensor) -> Tensor:
+            nonlocal gates
+            start = meter()
+            result = factors(pooled)
+            gates += meter() - start
+            return result
+
+        return run_factors
+
     def wrap(name: str, run_part: Callable[[], Any]) -> Any:
         start, known = meter(), sum(amounts.values())
         output = run_part()
@@ -177,19 +196,27 @@ def _by_part(model: Any, meter: Meter, **run: Any) -> tuple[dict[str, int], int]
         amounts[name] = amounts.get(name, 0) + rest
         return output
 
-    names = {module: name for name, module in model.backbone.named_children()}
+    # A lean backbone runs layers by themselves while someone listens to them: of its
+    # stem nothing, and of its gates the factors alone.
+    stages = model.backbone.named_children()
+    names = {one: name for name, one in stages if part_of(f'backbone.{name}') != 'stem'}
     gate_layers = [one for one in model.modules() if isinstance(one, GATES)]
+    lean = saved and getattr(model.backbone, 'memory', None) == 'lean'
     hooks = []
-    for module in (*names, *gate_layers):
+    for module in names if lean else (*names, *gate_layers):
         hooks += [
             module.register_forward_pre_hook(enter),
             module.register_forward_hook(leave),
         ]
+    for gate in gate_layers if lean else ():
+        gate.factors = measured(gate.factors)
     try:
         run_parts(model, wrap=wrap, **run)
     finally:
         for hook in hooks:
             hook.remove()
+        for gate in gate_layers if lean else ():
+            del gate.factors
     return amounts, gates
 
 
@@ -214,6 +241,7 @@ def _count_saved(model: Any, shape: tuple[int, int], cost: ExactCost) -> None:
         amounts, gates = _by_part(
             model,
             lambda: saved.total,
+            saved=True,
             shape=shape,
             images=cost.images,
             box_regions=cost.box_regions[1],

@@ -34,12 +34,12 @@ class Affine(NamedTuple):
     """What follows a convolution without bias: ``scale * y + shift``, by channel.
 
     Attributes:
-        scale: (C,), float32 or wider; None for 1.
-        shift: the same; None for 0.
+        scale: (C,), float32 or wider.
+        shift: the same.
     """
 
-    scale: Tensor | None
-    shift: Tensor | None
+    scale: Tensor
+    shift: Tensor
 
 
 def bypassable(*layers: nn.Module) -> bool:
@@ -84,7 +84,8 @@ def fold(x: Tensor, conv: nn.Module, norm: nn.Module) -> Affine | None:
         return None
     bias = None if conv.bias is None else _wide(conv.bias)
     if type(norm) is nn.Identity:
-        return Affine(None, bias)
+        ones = _wide(torch.ones_like(conv.weight[:, 0, 0, 0]))
+        return Affine(ones, torch.zeros_like(ones) if bias is None else bias)
     if type(norm).forward not in _BATCH_NORMS:
         return None
     if norm.training or norm.running_mean is None or norm.running_var is None:

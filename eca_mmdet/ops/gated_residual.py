@@ -38,6 +38,7 @@ from eca_mmdet.ops.folding import (
     no_autocast,
     refuse_double_backward,
 )
+from eca_mmdet.ops.scaled_conv import is_pointwise, scaled_conv
 
 
 def gated_residual(
@@ -66,10 +67,12 @@ def gated_residual(
         out = conv_norm(x, conv, norm)
         out = out if gate is None else gate(out)
         return relu(out + shortcut)  # type: ignore[no-any-return]
-    affine = fold(x, conv, norm) if _is_pointwise(conv) else None
+    affine = fold(x, conv, norm) if gate is None or _is_simple(conv) else None
     if affine is not None and shortcut.dtype == autocast_dtype(x):
         x = x.to(shortcut.dtype)
-        return _pointwise(x, conv.weight, affine, gate, shortcut)  # type: ignore[arg-type]
+        if gate is not None:
+            affine = _gate_into(affine, gate, x, conv.weight)  # type: ignore[arg-type]
+        return scaled_conv(x, conv, affine, shortcut, relu=True)  # type: ignore[arg-type]
     if gate is None:
         return F.relu_(conv_norm(x, conv, norm) + shortcut)
     return _gated_add(x, conv, norm, gate, shortcut)  # type: ignore[arg-type]
@@ -82,132 +85,22 @@ def _is_channel_gate(gate: nn.Module | None) -> bool:
     return known and bypassable(gate)
 
 
-def _is_pointwise(conv: nn.Module) -> bool:
-    if type(conv) is not nn.Conv2d:
-        return False
-    size = (conv.kernel_size, conv.stride, conv.padding, conv.groups)
-    return size == ((1, 1), (1, 1), (0, 0), 1)
+def _is_simple(conv: nn.Module) -> bool:
+    """Tell whether the mean of ``conv(x)`` is a product with the mean of x."""
+    return is_pointwise(conv) and conv.stride == (1, 1)
 
 
-def _pointwise(
-    x: Tensor,
-    weight: Tensor,
-    affine: Affine,
-    gate: ChannelGate | None,
-    shortcut: Tensor,
-) -> Tensor:
-    weight = weight.flatten(1)
+def _gate_into(
+    affine: Affine, gate: ChannelGate, x: Tensor, weight: Tensor
+) -> Affine:
+    """Return the affine map of z times its gate, by sample: (N, C) both."""
+    scale, shift = affine
     with no_autocast(x):
-        scale, shift = affine
-        wide = torch.promote_types(weight.dtype, torch.float32)
-        if scale is None:
-            scale = weight.new_ones(len(weight), dtype=wide)
-        if shift is None:
-            shift = torch.zeros_like(scale)
-        scale, shift = scale[None], shift[None]
-        if gate is not None:
-            means = x.mean((2, 3), dtype=wide)
-            pooled = torch.addcmul(shift, F.linear(means, weight.to(wide)), scale)
-            pooled = pooled.to(weight.dtype)
-    if gate is not None:
-        factors = gate.factors(pooled).to(wide)
-        scale, shift = scale * factors, shift * factors
-    with no_autocast(x):
-        if torch.is_grad_enabled():
-            return _ScaledPointwise.apply(x, weight, scale, shift, shortcut)  # type: ignore[no-any-return]
-        return _forward(x, weight, scale, shift, shortcut)
-
-
-def _is_channels_last(x: Tensor) -> bool:
-    last = x.is_contiguous(memory_format=torch.channels_last)
-    return last and not x.is_contiguous()
-
-
-def _matrices(x: Tensor, last: bool) -> Tensor:
-    """(N, C, H, W) to (N, C, HW), or (N, HW, C) if channels come last in memory.
-
-    A view where x has that memory format.
-    """
-    if last:
-        x = x.contiguous(memory_format=torch.channels_last)
-        return x.permute(0, 2, 3, 1).flatten(1, 2)
-    return x.contiguous().flatten(2)
-
-
-def _scaled(weight: Tensor, scale: Tensor, x: Tensor) -> Tensor:
-    """(C, K) and (N or 1, C) to (N, C, K), rounded once to x's dtype."""
-    return (weight * scale[:, :, None]).to(x.dtype).expand(len(x), -1, -1)
-
-
-def _forward(
-    x: Tensor, weight: Tensor, scale: Tensor, shift: Tensor, shortcut: Tensor
-) -> Tensor:
-    """relu((scale w) x + shift + shortcut); scale and shift are (N or 1, C)."""
-    last = _is_channels_last(x)
-    form = torch.channels_last if last else torch.contiguous_format
-    shift = shift.to(x.dtype)[:, :, None, None]
-    out = torch.add(shortcut.contiguous(memory_format=form), shift)
-    kernels, inputs = _scaled(weight, scale, x), _matrices(x, last)
-    if last:
-        _matrices(out, last).baddbmm_(inputs, kernels.mT)
-    else:
-        _matrices(out, last).baddbmm_(kernels, inputs)
-    return out.relu_()
-
-
-class _ScaledPointwise(torch.autograd.Function):
-    @staticmethod
-    def forward(  # type: ignore[override]
-        ctx: Any,
-        x: Tensor,
-        weight: Tensor,
-        scale: Tensor,
-        shift: Tensor,
-        shortcut: Tensor,
-    ) -> Tensor:
-        out = _forward(x, weight, scale, shift, shortcut)
-        ctx.save_for_backward(x, weight, scale, out)
-        return out
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-        refuse_double_backward()
-        x, weight, scale, out = ctx.saved_tensors
-        need_x, need_weight, need_scale, need_shift, _ = ctx.needs_input_grad
-        grad_x = grad_weight = grad_scale = grad_shift = None
-        with no_autocast(x):
-            grad = torch.ops.aten.threshold_backward(grad, out, 0)
-            if need_x:
-                grad_x = _grad_input(x, weight, scale, grad)
-            if need_weight or need_scale:
-                products = _products(grad, x, each=len(scale) == len(x))
-                if need_weight:
-                    grad_weight = (products * scale[:, :, None]).sum(0)
-                    grad_weight = grad_weight.to(weight.dtype)
-                if need_scale:
-                    grad_scale = (products * weight).sum(2, dtype=scale.dtype)
-            if need_shift:
-                grad_shift = grad.sum((2, 3), dtype=scale.dtype)
-                grad_shift = grad_shift.sum_to_size(scale.shape)
-        return grad_x, grad_weight, grad_scale, grad_shift, grad
-
-
-def _grad_input(x: Tensor, weight: Tensor, scale: Tensor, grad: Tensor) -> Tensor:
-    last = _is_channels_last(x)
-    kernels, rows = _scaled(weight, scale, x), _matrices(grad, last)
-    samples, _, height, width = x.shape
-    if last:
-        out = torch.bmm(rows, kernels).view(samples, height, width, -1)
-        return out.permute(0, 3, 1, 2)
-    return torch.bmm(kernels.mT, rows).view(samples, -1, height, width)
-
-
-def _products(grad: Tensor, x: Tensor, each: bool) -> Tensor:
-    """Sums of grad times x over pixels: (N, C, K), or (1, C, K) over samples too."""
-    last = _is_channels_last(x)
-    rows, inputs = _matrices(grad, last), _matrices(x, last)
-    products = torch.bmm(rows.mT, inputs) if last else torch.bmm(rows, inputs.mT)
-    return products if each else products.sum(0, keepdim=True)
+        means = x.mean((2, 3), dtype=scale.dtype)
+        z_means = F.linear(means, weight.flatten(1).to(scale.dtype))
+        pooled = torch.addcmul(shift, z_means, scale).to(weight.dtype)
+    factors = gate.factors(pooled).to(scale.dtype)
+    return Affine(scale * factors, shift * factors)
 
 
 def _gated_add(
