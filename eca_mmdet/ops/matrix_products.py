@@ -34,6 +34,9 @@ def forward(
     factors = (inputs, each.mT) if last else (each, inputs)
     if shortcut is None:
         rows = torch.baddbmm(start, *factors)
+    elif x.dtype.itemsize < 4:
+        # Half precision rounds the smaller of the two sums first.
+        rows = torch.baddbmm(start, *factors).add_(_matrices(shortcut, last))
     else:
         rows = (_matrices(shortcut, last) + start).baddbmm_(*factors)
     return _maps(rows, x, last)
