@@ -100,31 +100,42 @@ def randomise(model):
                 tensor.copy_(noise)
 
 
-@pytest.mark.parametrize('depth', [18, 34, 50])
-def test_eca_resnet_equals_reference(mmdet_ready, depth):
-    model = make('ECAResNet', depth, kernel_sizes=RELEASED[depth], base_channels=16)
+def assert_features(model, gate, depth, size):
+    """In float64, where two ways to the same sum do not differ by rounding."""
     randomise(model)
-    model.eval()
-    x = torch.randn(2, 3, 64, 96)
-    expected = reference_features(model.state_dict(), x, depth, eca_gate)
-    with torch.no_grad():
-        for ours, theirs in zip(model(x), expected, strict=True):
-            torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
+    model.double().eval()
+    x = torch.randn(size, dtype=torch.float64)
+    expected = reference_features(model.state_dict(), x, depth, gate)
+    for grad in (False, True):
+        with torch.set_grad_enabled(grad):
+            for ours, theirs in zip(model(x), expected, strict=True):
+                torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.parametrize('memory', ['lean', 'plain'])
+@pytest.mark.parametrize('depth', [18, 34, 50])
+def test_eca_resnet_equals_reference(mmdet_ready, depth, memory):
+    kernel_sizes = RELEASED[depth]
+    model = make(
+        'ECAResNet',
+        depth,
+        kernel_sizes=kernel_sizes,
+        base_channels=16,
+        memory=memory,
+    )
+    assert_features(model, eca_gate, depth, (2, 3, 64, 96))
+
+
+@pytest.mark.parametrize('memory', ['lean', 'plain'])
 @pytest.mark.parametrize('depth', [18, 50])
-def test_se_resnet_equals_reference(mmdet_ready, depth):
+def test_se_resnet_equals_reference(mmdet_ready, depth, memory):
     position = 'after_conv2' if depth == 18 else 'after_conv3'
     plugin = dict(cfg=dict(type='SqueezeExcite', ratio=4), position=position)
-    model = make('PluginResNet', depth, plugins=[plugin], base_channels=16)
-    randomise(model)
-    model.eval()
+    model = make(
+        'PluginResNet', depth, plugins=[plugin], base_channels=16, memory=memory
+    )
     assert 'layer1.0.se.fc.0.weight' in model.state_dict()
-    x = torch.randn(1, 3, 64, 64)
-    expected = reference_features(model.state_dict(), x, depth, se_gate)
-    with torch.no_grad():
-        for ours, theirs in zip(model(x), expected, strict=True):
-            torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
+    assert_features(model, se_gate, depth, (1, 3, 64, 64))
 
 
 @pytest.mark.parametrize('depth', sorted(RELEASED))

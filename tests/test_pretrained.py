@@ -75,11 +75,12 @@ def test_features_are_those_of_the_authors_network(backbone, tmp_path, depth, si
     model = backbone(
         depth=depth, kernel_sizes=sizes, base_channels=16, stem_channels=16
     )
-    init(model, file).eval()
-    x = torch.randn(2, 3, 64, 96)
+    init(model, file).double().eval()
+    reference.double()
+    x = torch.randn(2, 3, 64, 96, dtype=torch.float64)
     with torch.no_grad():
         for ours, theirs in zip(model(x), reference.features(x), strict=True):
-            torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
+            torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-9)
 
 
 def test_every_tensor_comes_from_the_file(backbone, authors_file, log):

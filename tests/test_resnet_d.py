@@ -116,11 +116,12 @@ def test_names_of_mmdets_resnet_v1d(make):
     model = randomise(make(arch='50d'))
     v1d = MODELS.build(dict(type='ResNetV1d', depth=50, plugins=gates))
     v1d.load_state_dict(model.state_dict())
-    v1d.eval()
-    x = torch.randn(1, 3, 65, 64)
+    v1d.double().eval()
+    model.double()
+    x = torch.randn(1, 3, 65, 64, dtype=torch.float64)
     with torch.no_grad():
         for ours, theirs in zip(model(x), v1d(x), strict=True):
-            torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
+            torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize(

@@ -200,7 +200,7 @@ def _by_part(
     # stem nothing, and of its gates the factors alone.
     stages = model.backbone.named_children()
     names = {one: name for name, one in stages if part_of(f'backbone.{name}') != 'stem'}
-    gate_layers = [one for one in model.modules() if isinstance(one, GATES)]
+    gate_layers: list[Any] = [one for one in model.modules() if isinstance(one, GATES)]
     lean = saved and getattr(model.backbone, 'memory', None) == 'lean'
     hooks = []
     for module in names if lean else (*names, *gate_layers):

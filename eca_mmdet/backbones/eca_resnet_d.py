@@ -30,6 +30,7 @@ from eca_mmdet.backbones.loud_weights import LoudWeights
 from eca_mmdet.backbones.recompute import recompute
 from eca_mmdet.ops.conv_norm import conv_norm, sequence
 from eca_mmdet.ops.gated_residual import gated_residual
+from eca_mmdet.ops.max_pool import relu_max_pool
 
 
 def _norm(norm_cfg: dict[str, Any], channels: int) -> nn.Module:
@@ -94,9 +95,7 @@ class ECABottleneck(BaseModule):  # type: ignore[misc]
         out = conv_norm(x, self.conv1, self.bn1, self.relu)
         out = conv_norm(out, self.conv2, self.bn2, self.relu)
         shortcut = x if self.downsample is None else sequence(x, self.downsample)
-        return gated_residual(
-            out, self.conv3, self.bn3, self.eca, shortcut, self.relu
-        )
+        return gated_residual(out, self.conv3, self.bn3, self.eca, shortcut, self.relu)
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, inputs, H, W) to (N, widths[-1], H / stride, W / stride)."""
@@ -220,14 +219,15 @@ class ECAResNetD(LoudWeights, BaseModule):  # type: ignore[misc]
     def _stem(self, x: Tensor) -> Tensor:
         lean = self.memory == 'lean'
         if hasattr(self, 'stem'):
-            return sequence(x, self.stem) if lean else self.stem(x)  # type: ignore[no-any-return]
+            return self.maxpool(sequence(x, self.stem) if lean else self.stem(x))  # type: ignore[no-any-return]
         if lean:
-            return conv_norm(x, self.conv1, self.bn1, self.relu)
-        return self.relu(self.bn1(self.conv1(x)))  # type: ignore[no-any-return]
+            x = conv_norm(x, self.conv1, self.bn1)
+            return relu_max_pool(x, self.relu, self.maxpool)
+        return self.maxpool(self.relu(self.bn1(self.conv1(x))))  # type: ignore[no-any-return]
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         """(N, 3, H, W) to one map for each of ``out_indices``, stride 4 to 32."""
-        x = self.maxpool(self._stem(x))
+        x = self._stem(x)
         outputs = []
         for index in range(self._num_stages):
             x = getattr(self, f'layer{index + 1}')(x)

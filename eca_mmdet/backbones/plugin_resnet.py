@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from eca_mmdet.backbones.blocks import PluginBasicBlock, PluginBottleneck, check_memory
 from eca_mmdet.backbones.loud_weights import LoudWeights
 from eca_mmdet.ops.conv_norm import conv_norm, sequence
+from eca_mmdet.ops.max_pool import relu_max_pool
 
 
 @MODELS.register_module()
@@ -62,10 +63,10 @@ class PluginResNet(LoudWeights, ResNet):  # type: ignore[misc]
         if self.memory == 'plain':
             return super().forward(x)  # type: ignore[no-any-return]
         if self.deep_stem:
-            x = sequence(x, self.stem)
+            x = self.maxpool(sequence(x, self.stem))
         else:
-            x = conv_norm(x, self.conv1, self.norm1, self.relu)
-        x = self.maxpool(x)
+            x = conv_norm(x, self.conv1, self.norm1)
+            x = relu_max_pool(x, self.relu, self.maxpool)
         outputs = []
         for index, name in enumerate(self.res_layers):
             x = getattr(self, name)(x)

@@ -12,8 +12,8 @@ COLOURS = ('#e6194b', '#3cb44b', '#4363d8')
 SCORE_THRESHOLD = 0.5
 
 
-def _figure(*args: Any, **kwargs: Any) -> Any:
-    """Return a figure and its axes without touching the user's backend."""
+def new_figure(*args: Any, **kwargs: Any) -> Any:
+    """Return a figure and its axes; the user's backend of matplotlib stays."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -29,7 +29,7 @@ def draw_loss_curve(losses: Sequence[float], path: Path) -> None:
         losses: one value an iteration.
         path: PNG to write.
     """
-    figure, axes = _figure(figsize=(7, 4), layout='constrained')
+    figure, axes = new_figure(figsize=(7, 4), layout='constrained')
     iterations = np.arange(1, len(losses) + 1)
     axes.plot(iterations, losses, color='#c0c8d8', linewidth=1, label='one iteration')
     window = max(1, min(20, len(losses) // 5))
@@ -60,7 +60,7 @@ def draw_predictions(
     columns = 6
     rows = -(-len(images) // columns)
     size = (columns * 2.2, rows * 2.2 + 0.4)
-    figure, grid = _figure(rows, columns, figsize=size, layout='constrained')
+    figure, grid = new_figure(rows, columns, figsize=size, layout='constrained')
     figure.suptitle(
         f'held-out images, predictions with score >= {SCORE_THRESHOLD}', fontsize=10
     )

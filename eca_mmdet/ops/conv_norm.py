@@ -1,11 +1,13 @@
 """Convolution, batch norm and ReLU as one operation that keeps one tensor.
 
-Folded, all three are relu(conv(x, scale * w) + shift). Backward needs x, which the layer
-before keeps as its own result, and the result, which the layer after keeps as its input.
-The convolution's plain output, which batch norm would keep, is not needed.
+Folded, all three are relu(conv(x, scale * w) + shift). Backward needs x, which the
+layer before keeps as its own result, and the result, which the layer after keeps as its
+input. The convolution's plain output, which batch norm would keep, is not needed.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -13,9 +15,7 @@ from eca_mmdet.ops.folding import autocast_dtype, bypassable, fold
 from eca_mmdet.ops.scaled_conv import is_pointwise, scaled_conv
 
 
-def conv_norm(
-    x: Tensor, conv: nn.Module, norm: nn.Module, relu: nn.Module | None = None
-) -> Tensor:
+def conv_norm(x: Tensor, conv: Any, norm: Any, relu: Any = None) -> Tensor:
     """Return ``relu(norm(conv(x)))``.
 
     A batch norm in evaluation mode is folded into the convolution, and nothing but x
@@ -30,15 +30,15 @@ def conv_norm(
     Returns:
         (N, C, H', W'), in the dtype and memory format that ``conv`` gives.
     """
-    fused_before = type(norm) is nn.Identity and not is_pointwise(conv)  # type: ignore[arg-type]
+    fused_before = type(norm) is nn.Identity and not is_pointwise(conv)
     affine = None if fused_before else fold(x, conv, norm)
     if affine is None:
         out = norm(conv(x))
         return out if relu is None else relu(out)  # type: ignore[no-any-return]
     fused = type(relu) is nn.ReLU and bypassable(relu)
     x = x.to(autocast_dtype(x))
-    out = scaled_conv(x, conv, affine, relu=fused)  # type: ignore[arg-type]
-    return out if relu is None or fused else relu(out)  # type: ignore[no-any-return]
+    out = scaled_conv(x, conv, affine, relu=fused)
+    return out if relu is None or fused else relu(out)
 
 
 def sequence(x: Tensor, layers: nn.Module) -> Tensor:

@@ -48,9 +48,7 @@ def bypassable(*layers: nn.Module) -> bool:
     It is not if someone listens to them (hooks), replaced a ``forward``, or records
     the network for export, where the ordinary layers make the better graph.
     """
-    if torch.jit.is_tracing() or torch.onnx.is_in_onnx_export() or _exporting():  # type: ignore[no-untyped-call]
-        return False
-    if any(_GLOBAL_HOOKS):
+    if _is_recorded() or any(_GLOBAL_HOOKS):
         return False
     return not any(
         'forward' in layer.__dict__ or any(getattr(layer, name) for name in _HOOKS)
@@ -58,12 +56,14 @@ def bypassable(*layers: nn.Module) -> bool:
     )
 
 
-def _exporting() -> bool:
+def _is_recorded() -> bool:
     exporting = getattr(torch.compiler, 'is_exporting', None)  # torch 2.7
-    return exporting is not None and bool(exporting())
+    if exporting is not None and exporting():
+        return True
+    return bool(torch.jit.is_tracing() or torch.onnx.is_in_onnx_export())  # type: ignore[attr-defined,no-untyped-call]
 
 
-def fold(x: Tensor, conv: nn.Module, norm: nn.Module) -> Affine | None:
+def fold(x: Tensor, conv: nn.Module, norm: Any) -> Affine | None:
     """Return what ``conv``'s bias and ``norm`` do; None where it is not fixed.
 
     Args:
@@ -134,7 +134,7 @@ def refuse_double_backward() -> NoReturn | None:
     """
     if torch.is_grad_enabled():  # autograd enables it for create_graph=True alone
         raise RuntimeError(
-            'the backbone computes first derivatives only (memory=\'lean\'); '
+            "the backbone computes first derivatives only (memory='lean'); "
             'create_graph=True asks for a gradient that can be differentiated again. '
             "Build the backbone with memory='plain' for that."
         )

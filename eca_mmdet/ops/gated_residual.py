@@ -43,11 +43,11 @@ from eca_mmdet.ops.scaled_conv import is_pointwise, scaled_conv
 
 def gated_residual(
     x: Tensor,
-    conv: nn.Module,
-    norm: nn.Module,
-    gate: nn.Module | None,
+    conv: Any,
+    norm: Any,
+    gate: Any,
     shortcut: Tensor,
-    relu: nn.Module,
+    relu: Any,
 ) -> Tensor:
     """Return ``relu(gate(norm(conv(x))) + shortcut)``.
 
@@ -71,14 +71,14 @@ def gated_residual(
     if affine is not None and shortcut.dtype == autocast_dtype(x):
         x = x.to(shortcut.dtype)
         if gate is not None:
-            affine = _gate_into(affine, gate, x, conv.weight)  # type: ignore[arg-type]
-        return scaled_conv(x, conv, affine, shortcut, relu=True)  # type: ignore[arg-type]
+            affine = _gate_into(affine, gate, x, conv.weight)
+        return scaled_conv(x, conv, affine, shortcut, relu=True)
     if gate is None:
         return F.relu_(conv_norm(x, conv, norm) + shortcut)
-    return _gated_add(x, conv, norm, gate, shortcut)  # type: ignore[arg-type]
+    return _gated_add(x, conv, norm, gate, shortcut)
 
 
-def _is_channel_gate(gate: nn.Module | None) -> bool:
+def _is_channel_gate(gate: Any) -> bool:
     if gate is None:
         return True
     known = isinstance(gate, ChannelGate) and type(gate).forward is ChannelGate.forward
@@ -90,9 +90,7 @@ def _is_simple(conv: nn.Module) -> bool:
     return is_pointwise(conv) and conv.stride == (1, 1)
 
 
-def _gate_into(
-    affine: Affine, gate: ChannelGate, x: Tensor, weight: Tensor
-) -> Affine:
+def _gate_into(affine: Affine, gate: ChannelGate, x: Tensor, weight: Tensor) -> Affine:
     """Return the affine map of z times its gate, by sample: (N, C) both."""
     scale, shift = affine
     with no_autocast(x):
@@ -104,7 +102,7 @@ def _gate_into(
 
 
 def _gated_add(
-    x: Tensor, conv: nn.Module, norm: nn.Module, gate: ChannelGate, shortcut: Tensor
+    x: Tensor, conv: Any, norm: Any, gate: ChannelGate, shortcut: Tensor
 ) -> Tensor:
     statistics = _uses_batch_statistics(norm) and bypassable(norm)
     y = conv(x) if statistics else None
@@ -113,15 +111,16 @@ def _gated_add(
     if z.dtype != shortcut.dtype:
         return F.relu_(z * factors[:, :, None, None] + shortcut)
     if not torch.is_grad_enabled():
+        unseen = z if bypassable(conv, norm) else None  # a hook may have kept z
         factors = factors[:, :, None, None]
-        return torch.addcmul(shortcut, z, factors, out=z).relu_()
+        return torch.addcmul(shortcut, z, factors, out=unseen).relu_()
     if y is None:
         return _GatedAdd.apply(z, factors, shortcut, None, None, None, None)  # type: ignore[no-any-return]
     kept = (one if one is None else one.detach() for one in (y, norm.weight, norm.bias))
     return _GatedAdd.apply(z, factors, shortcut, *kept, norm.eps)  # type: ignore[no-any-return]
 
 
-def _uses_batch_statistics(norm: nn.Module) -> bool:
+def _uses_batch_statistics(norm: Any) -> bool:
     if type(norm).forward is not _BatchNorm.forward:
         return False  # a synchronized one's statistics are not of this process alone
     return bool(norm.training) or norm.running_mean is None
@@ -135,7 +134,7 @@ class _GatedAdd(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(  # type: ignore[override]
+    def forward(
         ctx: Any,
         z: Tensor,
         factors: Tensor,
@@ -151,7 +150,7 @@ class _GatedAdd(torch.autograd.Function):
         return out
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         refuse_double_backward()
         out, factors, z, weight, bias = ctx.saved_tensors
         with no_autocast(out):

@@ -29,17 +29,22 @@ def forward(
     """
     last = _is_channels_last(x)
     x = _strided(x, stride)
-    inputs, each = _matrices(x, last), _each(kernels, x)
-    start = shift[:, None] if last else shift[:, :, None]
+    form = torch.channels_last if last else torch.contiguous_format
+    size = (len(x), kernels.shape[1], *x.shape[2:])
+    out = torch.empty(size, dtype=x.dtype, device=x.device, memory_format=form)
+    rows, inputs, each = _matrices(out, last), _matrices(x, last), _each(kernels, x)
     factors = (inputs, each.mT) if last else (each, inputs)
+    start = shift[:, None] if last else shift[:, :, None]
     if shortcut is None:
-        rows = torch.baddbmm(start, *factors)
+        torch.baddbmm(start, *factors, out=rows)
     elif x.dtype.itemsize < 4:
         # Half precision rounds the smaller of the two sums first.
-        rows = torch.baddbmm(start, *factors).add_(_matrices(shortcut, last))
+        torch.baddbmm(start, *factors, out=rows)
+        out.add_(shortcut)
     else:
-        rows = (_matrices(shortcut, last) + start).baddbmm_(*factors)
-    return _maps(rows, x, last)
+        torch.add(_matrices(shortcut, last), start, out=rows)
+        rows.baddbmm_(*factors)
+    return out
 
 
 def backward(
@@ -92,9 +97,10 @@ def _matrices(x: Tensor, last: bool) -> Tensor:
 
 def _maps(rows: Tensor, like: Tensor, last: bool) -> Tensor:
     """Undo :func:`_matrices`, with the height and width of ``like``."""
+    samples, _, height, width = like.shape
     if last:
-        return rows.unflatten(1, like.shape[2:]).permute(0, 3, 1, 2)
-    return rows.unflatten(2, like.shape[2:])
+        return rows.view(samples, height, width, rows.shape[2]).permute(0, 3, 1, 2)
+    return rows.view(samples, rows.shape[1], height, width)
 
 
 def _each(kernels: Tensor, x: Tensor) -> Tensor:

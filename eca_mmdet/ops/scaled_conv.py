@@ -1,8 +1,8 @@
 """A convolution with its output channels scaled, for each sample by itself if asked.
 
-out = relu(conv(x, s w) + b + shortcut), with s and b by output channel, or by sample and
-output channel. Scaling the weights costs next to nothing, where scaling the result would
-read and write C x H x W values.
+out = relu(conv(x, s w) + b + shortcut), with s and b by output channel, or by sample
+and output channel. Scaling the weights costs next to nothing, where scaling the result
+would read and write C x H x W values.
 
 Backward keeps x, out and parameters. With g = dL/d(sum), which is dL/d(out) where
 out > 0, the gradient G of the scaled weights gives both dL/dw = sum of s G and
@@ -23,9 +23,9 @@ from eca_mmdet.ops.folding import Affine, no_autocast, refuse_double_backward
 
 
 class _Settings(NamedTuple):
-    stride: tuple[int, ...]
-    padding: tuple[int, ...]
-    dilation: tuple[int, ...]
+    stride: Any
+    padding: Any
+    dilation: Any
     groups: int
     matrices: bool  # matrix products instead of convolutions
 
@@ -56,7 +56,7 @@ def scaled_conv(
     settings = _settings(x, conv)
     run = _ScaledConv.apply if torch.is_grad_enabled() else _forward
     with no_autocast(x):
-        return run(x, conv.weight, scale, shift, shortcut, settings, relu)  # type: ignore[no-any-return]
+        return run(x, conv.weight, scale, shift, shortcut, settings, relu)
 
 
 def is_pointwise(conv: nn.Module) -> bool:
@@ -70,8 +70,7 @@ def _settings(x: Tensor, conv: nn.Conv2d) -> _Settings:
     # On CUDA the convolutions stay with cuDNN: PyTorch lets it use TF32, and matrix
     # products not, unless told otherwise.
     matrices = is_pointwise(conv) and not x.is_cuda
-    padding: Any = conv.padding
-    return _Settings(conv.stride, padding, conv.dilation, conv.groups, matrices)
+    return _Settings(conv.stride, conv.padding, conv.dilation, conv.groups, matrices)
 
 
 def _scaled(weight: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor:
@@ -97,15 +96,19 @@ def _forward(
     return out.relu_() if relu else out
 
 
-def _convolve(
-    x: Tensor, kernels: Tensor, shift: Tensor, settings: _Settings
-) -> Tensor:
+def _convolve(x: Tensor, kernels: Tensor, shift: Tensor, settings: _Settings) -> Tensor:
     if len(kernels) == 1:
         return F.conv2d(x, kernels[0], shift[0], *settings[:4])
     if not len(x):
         return F.conv2d(x, x.new_zeros(kernels.shape[1:]), None, *settings[:4])
-    samples = zip(x.split(1), kernels, shift, strict=True)
-    return torch.cat([F.conv2d(*one, *settings[:4]) for one in samples])
+    samples = zip(_samples(x), kernels, shift, strict=True)
+    return torch.cat(
+        [F.conv2d(one, kernel, bias, *settings[:4]) for one, kernel, bias in samples]
+    )
+
+
+def _samples(x: Tensor) -> list[Tensor]:
+    return [x[index : index + 1] for index in range(len(x))]
 
 
 def _convolve_backward(
@@ -120,8 +123,8 @@ def _convolve_backward(
     if each and not len(x):
         return torch.zeros_like(x), torch.zeros_like(kernels)
     grads_x, grads_kernel = [], []
-    pieces = zip(grad.split(1), x.split(1), strict=True) if each else [(grad, x)]
-    for (grad_one, x_one), kernel in zip(pieces, kernels, strict=True):
+    grads, inputs = (_samples(grad), _samples(x)) if each else ([grad], [x])
+    for grad_one, x_one, kernel in zip(grads, inputs, kernels, strict=True):
         grad_x, grad_kernel, _ = torch.ops.aten.convolution_backward(
             *(grad_one, x_one, kernel, None),
             *(settings.stride, settings.padding, settings.dilation),
@@ -139,7 +142,7 @@ def _convolve_backward(
 
 class _ScaledConv(torch.autograd.Function):
     @staticmethod
-    def forward(  # type: ignore[override]
+    def forward(
         ctx: Any,
         x: Tensor,
         weight: Tensor,
@@ -155,7 +158,7 @@ class _ScaledConv(torch.autograd.Function):
         return out
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         refuse_double_backward()
         x, weight, scale, out = ctx.saved_tensors
         settings: _Settings = ctx.settings
@@ -169,11 +172,13 @@ class _ScaledConv(torch.autograd.Function):
             kernels = _scaled(weight, scale, x.dtype)
             needs = (need_x, need_weight or need_scale)
             if settings.matrices:
-                back = matrix_products.backward
-                grad_x, products = back(grad, x, kernels, settings.stride, *needs)
+                grad_x, products = matrix_products.backward(
+                    grad, x, kernels, settings.stride, *needs
+                )
             else:
-                back = _convolve_backward
-                grad_x, products = back(grad, x, kernels, settings, *needs)
+                grad_x, products = _convolve_backward(
+                    grad, x, kernels, settings, *needs
+                )
             if need_scale:
                 grad_scale = (products * weight).sum((2, 3, 4), dtype=scale.dtype)
             if need_weight:
