@@ -116,4 +116,19 @@ def add_test(commands: Commands) -> None:
         action='store_true',
         help="evaluate nothing; also write COCO's submission zip (test-dev)",
     )
+    test.add_argument(
+        '--fast',
+        action='store_true',
+        help='fused norms, channels-last, bfloat16 in backbone and neck',
+    )
+    test.add_argument(
+        '--compile',
+        action='store_true',
+        help='with --fast: the backbone through torch.compile as well',
+    )
+    test.add_argument(
+        '--compare',
+        action='store_true',
+        help='with --fast: evaluate without it first, and print what it changes',
+    )
     test.add_argument('--json', action='store_true', help='print the metrics as JSON')

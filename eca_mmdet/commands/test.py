@@ -8,13 +8,17 @@ import json
 import os
 import sys
 import tempfile
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from eca_mmdet import launch
 from eca_mmdet.errors import UserError
+from eca_mmdet.evaluation.compare import subtract
 from eca_mmdet.evaluation.detections import TASKS
 from eca_mmdet.evaluation.results_file import results_path, submission_path
+from eca_mmdet.evaluation.tables import ap_table, rows_of
 from eca_mmdet.preflight import evaluators
 from eca_mmdet.weights.detector import read_detector
 from eca_mmdet.weights.fetch import is_address
@@ -25,6 +29,7 @@ _COCO_METRICS = (*_OURS, 'CocoMetric')
 
 def run(args: argparse.Namespace) -> int:
     """Check, test, print the table (the config's metric does) or JSON."""
+    check_speed_options(args)
     if not is_address(args.checkpoint):
         read_detector(args.checkpoint)  # before mmdet is loaded, which takes seconds
     cfg = launch.load_config(args)
@@ -37,10 +42,76 @@ def run(args: argparse.Namespace) -> int:
         launch.check(cfg, training=False)
         runner = launch.build_runner(cfg)
         launch.check_start(cfg, runner, exact=True)
-        metrics = runner.test()
+        metrics = run_fast(runner, args) if args.fast else runner.test()
     if args.json and launch.is_main_process():
         print(json.dumps(metrics, indent=1))
     return 0
+
+
+def check_speed_options(args: argparse.Namespace) -> None:
+    """Refuse --compile and --compare where they would mean nothing.
+
+    Raises:
+        UserError: they do.
+    """
+    if (args.compile or args.compare) and not args.fast:
+        raise UserError('--compile and --compare go with --fast.')
+    if args.compare and (args.save_results or args.format_only):
+        raise UserError(
+            '--compare evaluates twice and saves no detections: leave --save-results '
+            'and --format-only to a run of their own.'
+        )
+
+
+def run_fast(runner: Any, args: argparse.Namespace) -> dict[str, float]:
+    """Test at speed; with --compare test before it as well, and print both."""
+    from mmengine.model import is_model_wrapper
+
+    from eca_mmdet.fast import make_fast
+
+    seconds: float = 0.0
+    exact: dict[str, float] = {}
+    if args.compare:
+        seconds, exact = _timed(runner.test)
+        _keep_metrics(runner)
+    runner.load_or_resume()
+    model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+    make_fast(model, compiled=args.compile)
+    runner.cfg.fast = True  # for metrics.json
+    fast_seconds, metrics = _timed(runner.test)
+    if args.compare:
+        runner.logger.info(comparison(exact, metrics))
+        images = len(runner.test_dataloader.dataset)
+        runner.logger.info(
+            f'{images} images, reading and evaluation included: {seconds:.1f} s, '
+            f'fast {fast_seconds:.1f} s'
+        )
+    return metrics
+
+
+def _keep_metrics(runner: Any) -> None:
+    """Set the float32 record aside, before that of --fast takes its name."""
+    record = Path(runner.log_dir) / 'metrics.json'
+    if record.is_file():
+        record.rename(record.with_name('metrics_float32.json'))
+
+
+def _timed(run: Callable[[], dict[str, float]]) -> tuple[float, dict[str, float]]:
+    start = time.monotonic()
+    metrics = run()
+    return time.monotonic() - start, metrics
+
+
+def comparison(exact: dict[str, float], fast: dict[str, float]) -> str:
+    """Return a table of the metrics without and with --fast, and the difference."""
+    rows, signed = {}, []
+    before, after = rows_of(exact), rows_of(fast)
+    for task in before:
+        rows[f'{task}, float32'] = before[task]
+        rows[f'{task}, fast'] = after[task]
+        signed.append(f'{task}, difference')
+        rows[signed[-1]] = subtract(before[task], after[task])
+    return f'What --fast changes, 0-100:\n{ap_table(rows, signed=signed)}'
 
 
 def set_outputs(cfg: Any, args: argparse.Namespace) -> None:

@@ -61,6 +61,8 @@ class MetricsFileHook(Hook):  # type: ignore[misc]
         record['config'] = (
             Path(runner.cfg.filename).stem if runner.cfg.filename else None
         )
+        if runner.cfg.get('fast'):
+            record['fast'] = True  # eca-mmdet test --fast: not the weights' exact AP
         record |= more
         folder = Path(runner.log_dir)
         if name:

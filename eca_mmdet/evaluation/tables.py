@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 
 from eca_mmdet.errors import printable
 from eca_mmdet.evaluation.summary import MAX_DETS, Metrics, TaskResult, columns
@@ -56,13 +56,22 @@ def heading(max_dets: Sequence[int] = MAX_DETS) -> str:
     )
 
 
-def ap_table(rows: Mapping[str, Metrics], style: str = 'table') -> str:
-    """Return a table with a line for each row, and the columns that the first has."""
+def ap_table(
+    rows: Mapping[str, Metrics], style: str = 'table', signed: Container[str] = ()
+) -> str:
+    """Return a table with a line for each row, and the columns that the first has.
+
+    Args:
+        rows: label to numbers.
+        style: of :func:`render`.
+        signed: labels of the rows that are differences.
+    """
     if not rows:
         return ''
     names = list(next(iter(rows.values())))
     cells = [
-        [label, *(format_ap(row[n]) for n in names)] for label, row in rows.items()
+        [label, *(format_ap(row[n], label in signed) for n in names)]
+        for label, row in rows.items()
     ]
     return render(['', *names], cells, style)
 

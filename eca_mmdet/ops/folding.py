@@ -27,6 +27,7 @@ _GLOBAL_HOOKS = (
     modules._global_backward_hooks,
     modules._global_backward_pre_hooks,
 )
+_is_exporting = getattr(torch.compiler, 'is_exporting', lambda: False)  # torch 2.7
 _BATCH_NORMS = (_BatchNorm.forward, nn.SyncBatchNorm.forward)
 
 
@@ -48,19 +49,13 @@ def bypassable(*layers: nn.Module) -> bool:
     It is not if someone listens to them (hooks), replaced a ``forward``, or records
     the network for export, where the ordinary layers make the better graph.
     """
-    if _is_recorded() or any(_GLOBAL_HOOKS):
+    if torch.jit.is_tracing() or _is_exporting() or any(_GLOBAL_HOOKS):  # type: ignore[attr-defined,no-untyped-call]
         return False
-    return not any(
-        'forward' in layer.__dict__ or any(getattr(layer, name) for name in _HOOKS)
-        for layer in layers
-    )
-
-
-def _is_recorded() -> bool:
-    exporting = getattr(torch.compiler, 'is_exporting', None)  # torch 2.7
-    if exporting is not None and exporting():
-        return True
-    return bool(torch.jit.is_tracing() or torch.onnx.is_in_onnx_export())  # type: ignore[attr-defined,no-untyped-call]
+    for layer in layers:
+        own = layer.__dict__
+        if 'forward' in own or any(map(own.get, _HOOKS)):
+            return False
+    return True
 
 
 def fold(x: Tensor, conv: nn.Module, norm: Any) -> Affine | None:
@@ -94,15 +89,15 @@ def fold(x: Tensor, conv: nn.Module, norm: Any) -> Affine | None:
     if norm.weight is not None:
         scale = scale * _wide(norm.weight)
     mean = _wide(norm.running_mean)
-    shift = -(mean if bias is None else mean - bias) * scale
-    if norm.bias is not None:
-        shift = shift + _wide(norm.bias)
-    return Affine(scale, shift)
+    mean = mean if bias is None else mean - bias
+    if norm.bias is None:
+        return Affine(scale, -mean * scale)
+    return Affine(scale, torch.addcmul(_wide(norm.bias), mean, scale, value=-1))
 
 
 def _wide(x: Tensor) -> Tensor:
     """Return x in float32 or wider, as the kernels of batch norm compute."""
-    return x.to(torch.promote_types(x.dtype, torch.float32))
+    return x.float() if x.dtype.itemsize < 4 else x
 
 
 def autocast_dtype(x: Tensor) -> torch.dtype:
@@ -120,7 +115,8 @@ def _autocasts(x: Tensor) -> bool:
 def no_autocast(x: Tensor) -> contextlib.AbstractContextManager[Any]:
     """Return a context in which operations on x's device keep their dtypes."""
     kind = x.device.type
-    if not torch.amp.is_autocast_available(kind):
+    known = torch.amp.is_autocast_available(kind)
+    if not known or not torch.is_autocast_enabled(kind):
         return contextlib.nullcontext()
     return torch.autocast(kind, enabled=False)
 
