@@ -10,8 +10,7 @@ import torch
 from torch import nn
 
 from eca_mmdet.errors import UserError
-from tests.test_checkpoints import shapes_options
-from tests.test_eval_command import DEMO
+from tests.test_train import DEMO, shapes_options
 
 pytestmark = pytest.mark.openmmlab
 
