@@ -345,7 +345,7 @@ def test_latency_names_its_setting(command, mmdet_ready, shapes):
                 'faster-rcnn_r50_fpn_4xb2-1x_coco',
                 *('--cfg-options', 'model.backbone.depth=7'),
             ),
-            'invalid depth 7',
+            'depth must be one of',
         ),
     ],
 )

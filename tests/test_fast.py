@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from eca_mmdet.errors import UserError
+from eca_mmdet.paths import resolve_config
 from tests.test_train import DEMO, shapes_options
 
 pytestmark = pytest.mark.openmmlab
@@ -20,8 +21,6 @@ def detector(mmdet_ready):
     """Return the demo's detector, with norms that a wrong fusion would show."""
     from mmdet.registry import MODELS
     from mmengine.config import Config
-
-    from eca_mmdet.paths import resolve_config
 
     torch.manual_seed(0)
     model = MODELS.build(Config.fromfile(str(resolve_config(DEMO))).model)
@@ -42,8 +41,7 @@ def image():
 def test_features_are_near_and_float32(detector):
     from eca_mmdet.fast import make_fast
 
-    fast = copy.deepcopy(detector)
-    make_fast(fast)
+    fast = make_fast(detector)
     with torch.no_grad():
         expected, got = detector.extract_feat(image()), fast.extract_feat(image())
     for one, other in zip(expected, got, strict=True):
@@ -54,7 +52,14 @@ def test_features_are_near_and_float32(detector):
         assert not any(isinstance(one, nn.BatchNorm2d) for one in part.modules())
     weight = fast.backbone.layer1[0].conv1.weight
     assert weight.is_contiguous(memory_format=torch.channels_last)
-    # The heads are as they were.
+    assert fast.extracted == 1
+    again = copy.deepcopy(fast)
+    with torch.no_grad():
+        for one in again.backbone.parameters():
+            one.zero_()
+        assert not torch.allclose(again.extract_feat(image())[0], got[0])
+    # The detector, and the heads, are as they were.
+    assert any(isinstance(one, nn.BatchNorm2d) for one in detector.modules())
     heads = detector.roi_head.state_dict()
     for key, value in fast.roi_head.state_dict().items():
         assert torch.equal(value, heads[key]), key
@@ -81,6 +86,28 @@ def test_layers_in_another_order_are_refused(detector):
     block.norm1_name, block.norm2_name = block.norm2_name, block.norm1_name
     with pytest.raises(UserError, match='Test it without --fast'):
         make_fast(detector)
+
+
+def test_features_that_are_no_numbers_are_no_agreement():
+    from eca_mmdet.fast import _fuse
+
+    model = nn.Module()
+    model.backbone = nn.Sequential(nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3)).eval()
+    nn.init.constant_(model.backbone[1].bias, 100)
+    model.extract_feat = lambda x: (model.backbone[1](x).log(),)
+    with pytest.raises(UserError, match='Test it without --fast'):
+        _fuse(model)
+
+
+@pytest.mark.parametrize('norm', [dict(affine=False), dict(track_running_stats=False)])
+def test_norms_that_cannot_be_fused_are_told(norm):
+    from eca_mmdet.fast import _fuse
+
+    model = nn.Module()
+    model.backbone = nn.Sequential(nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3, **norm)).eval()
+    model.extract_feat = lambda x: (model.backbone(x),)
+    with pytest.raises(UserError, match='need weights and running statistics'):
+        _fuse(model)
 
 
 def test_other_models_are_refused():
@@ -123,6 +150,46 @@ def test_command(detector, shapes, command, tmp_path):
     exact = json.loads((path.parent / 'metrics_float32.json').read_text())
     assert 'fast' not in exact
     assert exact['annotations'] == record['annotations']
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('words', [(), ('--compare',)])
+def test_averaged_weights_are_those_that_are_tested(
+    detector, shapes, command, tmp_path, words
+):
+    """With EMAHook, which swaps weights before and after a test."""
+    from eca_mmdet import fast
+
+    file = tmp_path / 'detector.pth'
+    torch.save({'state_dict': detector.state_dict(), 'meta': {}}, file)
+    config = tmp_path / 'ema.py'
+    base = resolve_config(DEMO)
+    hooks = "[dict(type='EMAHook'), dict(type='MetricsFileHook')]"
+    config.write_text(f'_base_ = {str(base)!r}\ncustom_hooks = {hooks}\n')
+    seen = []
+    make_fast = fast.make_fast
+
+    def watched(model, compiled):
+        seen.append(model.backbone.conv1.weight.detach().clone())
+        return make_fast(model, compiled)
+
+    options = shapes_options(shapes)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fast, 'make_fast', watched)
+        code, _, err = command(
+            *('test', config, file, '--fast', *words, '--work-dir', tmp_path / 'work'),
+            *options,
+        )
+    assert code == 0, err
+    [weight] = seen
+    assert torch.equal(weight, detector.backbone.conv1.weight)
+
+
+def test_other_metrics_are_compared_by_name(mmdet_ready):
+    from eca_mmdet.commands.test import comparison
+
+    text = comparison({'voc/mAP': 0.5, 'voc/AP50': 0.25}, {'voc/mAP': 0.4931})
+    assert text.splitlines()[-1].split() == ['voc/mAP', '0.5000', '0.4931', '-0.0069']
 
 
 def test_the_difference_is_fast_minus_exact(mmdet_ready):

@@ -24,6 +24,7 @@ from datetime import date
 from typing import Any
 
 import torch
+from formulations import NETWORKS, OFFICIAL, PLAIN, build, register_layers
 from torch import Tensor, nn
 
 from eca_mmdet import registration
@@ -31,45 +32,8 @@ from eca_mmdet import registration
 TRAIN_SIZE, TEST_SIZE = (2, 3, 400, 672), (1, 3, 800, 1216)
 COCO = dict(frozen_stages=1, norm_eval=True)
 FREE = dict(frozen_stages=-1, norm_eval=False)
-PLAIN, OFFICIAL, TIMM = 'mmdet ResNet', 'ECA, official layer', 'ECA, timm layer'
-NETWORKS: dict[str, dict[str, Any]] = {
-    PLAIN: dict(type='ResNet'),
-    OFFICIAL: dict(type='ResNet', layer='OfficialECA'),
-    TIMM: dict(type='ResNet', layer='TimmECA'),
-    'ECA, plain': dict(type='PluginResNet', memory='plain', layer='ECALayer'),
-    'ECA, lean': dict(type='PluginResNet', memory='lean', layer='ECALayer'),
-    'SE, lean': dict(type='PluginResNet', memory='lean', layer='SqueezeExcite'),
-    'no gate, lean': dict(type='PluginResNet', memory='lean'),
-}
 DETECTOR = 'mask-rcnn_eca-r50_fpn_4xb2-1x_coco'
 MIB = 2**20
-
-
-class OfficialECA(nn.Module):
-    """The formula of BangguWu/ECANet: adaptive pooling, a product with expand_as."""
-
-    _abbr_ = 'eca'
-
-    def __init__(self, in_channels: int, kernel_size: int = 3) -> None:
-        super().__init__()
-        self.pool = nn.AdaptiveAvgPool2d(1)
-        self.conv = nn.Conv1d(1, 1, kernel_size, padding=kernel_size // 2, bias=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Scale x, whose factors are expanded to its whole shape."""
-        means = self.pool(x).squeeze(-1).transpose(-1, -2)
-        gate = self.conv(means).transpose(-1, -2).unsqueeze(-1).sigmoid()
-        return x * gate.expand_as(x)
-
-
-class TimmECA(OfficialECA):
-    """The formula of timm's ``EcaModule``: a mean, a view, a product."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Scale x."""
-        means = x.mean((2, 3)).view(len(x), 1, -1)
-        gate = self.conv(means).view(len(x), -1, 1, 1).sigmoid()
-        return x * gate.expand_as(x)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -79,6 +43,12 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument('--rounds', type=int, default=7)
     parser.add_argument('--width', type=int, default=64, help='base channels')
     parser.add_argument('--scale', type=float, default=1, help='of the image sizes')
+    parser.add_argument(
+        '--detectors',
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="also a Mask R-CNN's training step",
+    )
     parser.add_argument('--detector-of', choices=NETWORKS, help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
     registration.register()
@@ -88,16 +58,9 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     print_method(args)
     equal = all([measure(depth, args) for depth in args.depths])
-    measure_detectors(args)
+    if args.detectors:
+        measure_detectors(args)
     return 0 if equal else 1
-
-
-def register_layers() -> None:
-    """Make the two other formulations known where plugins are looked for."""
-    from mmengine.registry import MODELS
-
-    for layer in (OfficialECA, TimmECA):
-        MODELS.register_module(module=layer, force=True)
 
 
 def print_method(args: argparse.Namespace) -> None:
@@ -124,21 +87,6 @@ def cpu_name() -> str:
 def size(shape: tuple[int, ...], args: argparse.Namespace) -> list[int]:
     """Return a shape with its height and width scaled."""
     return [*shape[:2], *(int(one * args.scale) for one in shape[2:])]
-
-
-def build(name: str, depth: int, width: int, **settings: Any) -> Any:
-    """Return a backbone by its name in the tables, initialised by its seed."""
-    from mmdet.registry import MODELS
-
-    cfg = dict(NETWORKS[name], depth=depth, base_channels=width, init_cfg=[])
-    layer = cfg.pop('layer', None)
-    if layer:
-        options: dict[str, Any] = {'type': layer}
-        if layer != 'SqueezeExcite':
-            options['kernel_size'] = 3
-        cfg['plugins'] = [dict(cfg=options, position='after_conv3')]
-    torch.manual_seed(0)
-    return MODELS.build(dict(cfg, **settings))
 
 
 def build_all(depth: int, args: argparse.Namespace, **settings: Any) -> dict[str, Any]:

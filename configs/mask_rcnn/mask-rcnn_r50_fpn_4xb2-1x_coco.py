@@ -5,10 +5,11 @@ _base_ = [
 ]
 model = dict(
     backbone=dict(
+        type='PluginResNet',  # mmdet's, in less memory and time (docs/performance.md)
         init_cfg=dict(
             _delete_=True,
             type='ECAPretrained',
             checkpoint='checkpoints/resnet50-0676ba61.pth',
-        )
+        ),
     )
 )

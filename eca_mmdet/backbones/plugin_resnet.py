@@ -24,8 +24,8 @@ class PluginResNet(LoudWeights, ResNet):  # type: ignore[misc]
     Args:
         depth: 18, 34, 50, 101 or 152.
         memory: 'lean' folds norms in evaluation mode and channel gates into the
-            convolutions: the same function with about half the memory for backward and
-            less time. 'plain' runs every layer by itself, as mmdet's ``ResNet`` does.
+            convolutions: the same function, with about half the memory for backward.
+            'plain' runs every layer by itself, as mmdet's ``ResNet`` does.
         **kwargs: as mmdet's ``ResNet``. In 18 and 34, ``plugins`` go to
             'after_conv1' or 'after_conv2'.
 

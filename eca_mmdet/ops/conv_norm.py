@@ -41,14 +41,15 @@ def conv_norm(x: Tensor, conv: Any, norm: Any, relu: Any = None) -> Tensor:
     return out if relu is None or fused else relu(out)
 
 
-def sequence(x: Tensor, layers: nn.Module) -> Tensor:
+def sequence(x: Tensor, layers: Any) -> Tensor:
     """Return ``layers(x)``, each convolution with the norm and ReLU after it as one.
 
     Args:
         x: (N, K, H, W).
         layers: an ``nn.Sequential``; any other layer is called.
     """
-    if not isinstance(layers, nn.Sequential) or not bypassable(layers):
+    known = getattr(type(layers), 'forward', None) is nn.Sequential.forward
+    if not known or not bypassable(layers):
         return layers(x)  # type: ignore[no-any-return]
     rest = list(layers)
     while rest:

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, NoReturn
 
 import torch
 from torch import Tensor, nn
+from torch.fx import _symbolic_trace
 from torch.nn.modules import module as modules
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -28,7 +29,14 @@ _GLOBAL_HOOKS = (
     modules._global_backward_pre_hooks,
 )
 _is_exporting = getattr(torch.compiler, 'is_exporting', lambda: False)  # torch 2.7
+_is_fx_tracing = getattr(  # the second is loud where the first exists
+    _symbolic_trace, 'is_fx_symbolic_tracing', _symbolic_trace.is_fx_tracing
+)
 _BATCH_NORMS = (_BatchNorm.forward, nn.SyncBatchNorm.forward)
+_KNOWN: dict[type, Any] = {
+    kind: (kind.forward, kind.__call__) for kind in (nn.Conv2d, nn.ReLU, nn.MaxPool2d)
+}
+_CONV_FORWARD = nn.Conv2d._conv_forward
 
 
 class Affine(NamedTuple):
@@ -46,16 +54,34 @@ class Affine(NamedTuple):
 def bypassable(*layers: nn.Module) -> bool:
     """Tell whether computing these layers' function without calling them is safe.
 
-    It is not if someone listens to them (hooks), replaced a ``forward``, or records
-    the network for export, where the ordinary layers make the better graph.
+    It is not if someone listens to them (hooks), replaced a ``forward``, transforms
+    the function (``torch.func``), or records the network (tracing, export), where the
+    ordinary layers make the better graph.
     """
-    if torch.jit.is_tracing() or _is_exporting() or any(_GLOBAL_HOOKS):  # type: ignore[attr-defined,no-untyped-call]
+    if any(_GLOBAL_HOOKS) or torch._C._are_functorch_transforms_active() or _recorded():
         return False
-    for layer in layers:
-        own = layer.__dict__
-        if 'forward' in own or any(map(own.get, _HOOKS)):
-            return False
-    return True
+    return not any(map(_is_changed, layers))
+
+
+def _recorded() -> bool:
+    tracing = torch.jit.is_tracing() or _is_fx_tracing()  # type: ignore[attr-defined,no-untyped-call]
+    return bool(tracing or _is_exporting())
+
+
+def _is_changed(layer: nn.Module) -> bool:
+    own, kind = layer.__dict__, type(layer)
+    if 'forward' in own or '_conv_forward' in own or any(map(own.get, _HOOKS)):
+        return True
+    if kind is nn.Conv2d and kind._conv_forward is not _CONV_FORWARD:
+        return True
+    expected = _KNOWN.get(kind, (kind.forward, nn.Module.__call__))
+    return bool(expected != (kind.forward, kind.__call__))
+
+
+def is_batch_norm(norm: nn.Module) -> bool:
+    """Tell whether ``norm`` runs PyTorch's own 2-D batch norm."""
+    known = isinstance(norm, (nn.BatchNorm2d, nn.SyncBatchNorm))
+    return known and type(norm).forward in _BATCH_NORMS
 
 
 def fold(x: Tensor, conv: nn.Module, norm: Any) -> Affine | None:
@@ -63,6 +89,8 @@ def fold(x: Tensor, conv: nn.Module, norm: Any) -> Affine | None:
 
     Args:
         x: the input; one that ``conv`` or ``norm`` refuse is left for them to refuse.
+            In float16 with gradients nothing is folded: the gradients of the scaled
+            weights would overflow where those of the layers do not.
         conv: an ``nn.Conv2d``, zero-padded.
         norm: a batch norm in evaluation mode, or ``nn.Identity`` (what is left of one
             after fusion).
@@ -73,15 +101,19 @@ def fold(x: Tensor, conv: nn.Module, norm: Any) -> Affine | None:
     """
     if type(conv) is not nn.Conv2d or not bypassable(conv, norm):
         return None
-    if conv.padding_mode != 'zeros' or isinstance(conv.padding, str) or x.dim() != 4:
+    if conv.padding_mode != 'zeros' or isinstance(conv.padding, str):
+        return None
+    if x.dim() != 4 or not x.is_floating_point():
         return None
     if x.dtype != conv.weight.dtype and not _autocasts(x):
+        return None
+    if torch.is_grad_enabled() and autocast_dtype(x) == torch.float16:
         return None
     bias = None if conv.bias is None else _wide(conv.bias)
     if type(norm) is nn.Identity:
         ones = _wide(torch.ones_like(conv.weight[:, 0, 0, 0]))
         return Affine(ones, torch.zeros_like(ones) if bias is None else bias)
-    if type(norm).forward not in _BATCH_NORMS:
+    if not is_batch_norm(norm) or norm.num_features != conv.out_channels:
         return None
     if norm.training or norm.running_mean is None or norm.running_var is None:
         return None

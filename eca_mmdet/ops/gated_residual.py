@@ -35,10 +35,11 @@ from eca_mmdet.ops.folding import (
     autocast_dtype,
     bypassable,
     fold,
+    is_batch_norm,
     no_autocast,
     refuse_double_backward,
 )
-from eca_mmdet.ops.scaled_conv import is_pointwise, scaled_conv
+from eca_mmdet.ops.scaled_conv import is_pointwise, output_shape, scaled_conv
 
 
 def gated_residual(
@@ -68,7 +69,7 @@ def gated_residual(
         out = out if gate is None else gate(out)
         return relu(out + shortcut)  # type: ignore[no-any-return]
     affine = fold(x, conv, norm) if gate is None or _is_simple(conv) else None
-    if affine is not None and shortcut.dtype == autocast_dtype(x):
+    if affine is not None and _fits(shortcut, x, conv):
         x = x.to(shortcut.dtype)
         if gate is not None:
             affine = _gate_into(affine, gate, x, conv.weight)
@@ -85,9 +86,17 @@ def _is_channel_gate(gate: Any) -> bool:
     return known and bypassable(gate)
 
 
+def _fits(shortcut: Tensor, x: Tensor, conv: nn.Conv2d) -> bool:
+    """Tell whether ``shortcut`` is what ``conv(x)`` is: no broadcast, no promotion."""
+    return (shortcut.dtype, shortcut.shape) == (
+        autocast_dtype(x),
+        output_shape(x, conv),
+    )
+
+
 def _is_simple(conv: nn.Module) -> bool:
     """Tell whether the mean of ``conv(x)`` is a product with the mean of x."""
-    return is_pointwise(conv) and conv.stride == (1, 1)
+    return is_pointwise(conv) and conv.stride in (1, (1, 1))
 
 
 def _gate_into(affine: Affine, gate: ChannelGate, x: Tensor, weight: Tensor) -> Affine:
@@ -108,10 +117,11 @@ def _gated_add(
     y = conv(x) if statistics else None
     z = conv_norm(x, conv, norm) if y is None else norm(y)
     factors = gate.factors(z.mean((2, 3))).to(z.dtype)
-    if z.dtype != shortcut.dtype:
+    if (z.dtype, z.shape) != (shortcut.dtype, shortcut.shape):
         return F.relu_(z * factors[:, :, None, None] + shortcut)
     if not torch.is_grad_enabled():
-        unseen = z if bypassable(conv, norm) else None  # a hook may have kept z
+        # Someone else may hold z, unless batch norm just made it.
+        unseen = z if is_batch_norm(norm) and bypassable(conv, norm) else None
         factors = factors[:, :, None, None]
         return torch.addcmul(shortcut, z, factors, out=unseen).relu_()
     if y is None:

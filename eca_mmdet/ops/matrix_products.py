@@ -1,7 +1,7 @@
 """A 1x1 convolution as matrix products, one a sample.
 
-On a CPU they take half the time or less of the convolution that PyTorch runs on maps of
-detection size (``tools/benchmark_backbone.py --layers``).
+On a CPU they take less time than the convolution that PyTorch runs, on large maps half
+of it (``tools/benchmark_layers.py``).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ def forward(
     Args:
         x: (N, K, H, W).
         kernels: (N or 1, C, K, 1, 1).
-        shift: (N or 1, C).
+        shift: (N or 1, C), of x's dtype or wider.
         shortcut: of the result's shape, not written to; None for 0.
         stride: vertical and horizontal.
 
@@ -35,12 +35,13 @@ def forward(
     rows, inputs, each = _matrices(out, last), _matrices(x, last), _each(kernels, x)
     factors = (inputs, each.mT) if last else (each, inputs)
     start = shift[:, None] if last else shift[:, :, None]
-    if shortcut is None:
+    if x.dtype.itemsize < 4:
+        # A shift rounded to half precision would err alike at every pixel.
+        torch.bmm(*factors, out=rows)
+        rows.add_(start)
+        out = out if shortcut is None else out.add_(shortcut)
+    elif shortcut is None:
         torch.baddbmm(start, *factors, out=rows)
-    elif x.dtype.itemsize < 4:
-        # Half precision rounds the smaller of the two sums first.
-        torch.baddbmm(start, *factors, out=rows)
-        out.add_(shortcut)
     else:
         torch.add(_matrices(shortcut, last), start, out=rows)
         rows.baddbmm_(*factors)

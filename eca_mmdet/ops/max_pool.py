@@ -24,7 +24,9 @@ def relu_max_pool(x: Tensor, relu: nn.Module, pool: nn.Module) -> Tensor:
         pool: ``nn.MaxPool2d``; another layer is called.
     """
     kinds = type(relu) is nn.ReLU and type(pool) is nn.MaxPool2d
-    if not kinds or not torch.is_grad_enabled() or not bypassable(relu, pool):
+    if not kinds or pool.return_indices or not torch.is_grad_enabled():
+        return pool(relu(x))  # type: ignore[no-any-return]
+    if not bypassable(relu, pool):
         return pool(relu(x))  # type: ignore[no-any-return]
     settings = (pool.kernel_size, pool.stride, pool.padding, pool.dilation)
     return _ReluMaxPool.apply(x, tuple(map(_pair, settings)), pool.ceil_mode)  # type: ignore[no-any-return]

@@ -63,14 +63,33 @@ def is_pointwise(conv: nn.Module) -> bool:
     """Tell whether ``conv`` is a matrix product over channels at each pixel."""
     if type(conv) is not nn.Conv2d:
         return False
-    return (conv.kernel_size, conv.padding, conv.groups) == ((1, 1), (0, 0), 1)
+    sizes = (_pair(conv.kernel_size), _pair(conv.padding), conv.groups)
+    return sizes == ((1, 1), (0, 0), 1)
+
+
+def _pair(size: Any) -> Any:
+    """Return a size of ``nn.Conv2d`` as a pair, also if someone set one number."""
+    return (size, size) if isinstance(size, int) else tuple(size)
+
+
+def output_shape(x: Tensor, conv: nn.Conv2d) -> tuple[int, ...]:
+    """Return the shape of ``conv(x)``."""
+    sizes = (conv.kernel_size, conv.stride, conv.padding, conv.dilation)
+    spatial = (
+        (size + 2 * padding - dilation * (kernel - 1) - 1) // stride + 1
+        for size, kernel, stride, padding, dilation in zip(
+            x.shape[2:], *map(_pair, sizes), strict=True
+        )
+    )
+    return (len(x), conv.out_channels, *spatial)
 
 
 def _settings(x: Tensor, conv: nn.Conv2d) -> _Settings:
     # On CUDA the convolutions stay with cuDNN: PyTorch lets it use TF32, and matrix
     # products not, unless told otherwise.
     matrices = is_pointwise(conv) and not x.is_cuda
-    return _Settings(conv.stride, conv.padding, conv.dilation, conv.groups, matrices)
+    stride, padding, dilation = map(_pair, (conv.stride, conv.padding, conv.dilation))
+    return _Settings(stride, padding, dilation, conv.groups, matrices)
 
 
 def _scaled(weight: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor:
@@ -87,7 +106,7 @@ def _forward(
     settings: _Settings,
     relu: bool,
 ) -> Tensor:
-    kernels, shift = _scaled(weight, scale, x.dtype), shift.to(x.dtype)
+    kernels = _scaled(weight, scale, x.dtype)
     if settings.matrices:
         out = matrix_products.forward(x, kernels, shift, shortcut, settings.stride)
     else:
@@ -97,14 +116,17 @@ def _forward(
 
 
 def _convolve(x: Tensor, kernels: Tensor, shift: Tensor, settings: _Settings) -> Tensor:
+    # A shift rounded to half precision would err alike at every pixel.
+    half = x.dtype.itemsize < 4
     if len(kernels) == 1:
-        return F.conv2d(x, kernels[0], shift[0], *settings[:4])
-    if not len(x):
-        return F.conv2d(x, x.new_zeros(kernels.shape[1:]), None, *settings[:4])
-    samples = zip(_samples(x), kernels, shift, strict=True)
-    return torch.cat(
-        [F.conv2d(one, kernel, bias, *settings[:4]) for one, kernel, bias in samples]
-    )
+        out = F.conv2d(x, kernels[0], None if half else shift[0], *settings[:4])
+    elif not len(x):
+        out = F.conv2d(x, x.new_zeros(kernels.shape[1:]), None, *settings[:4])
+    else:
+        biases = [None] * len(x) if half else list(shift)
+        samples = zip(_samples(x), kernels, biases, strict=True)
+        out = torch.cat([F.conv2d(*one, *settings[:4]) for one in samples])
+    return out.add_(shift[:, :, None, None]) if half else out
 
 
 def _samples(x: Tensor) -> list[Tensor]:

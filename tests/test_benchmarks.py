@@ -1,0 +1,48 @@
+"""The benchmark tools run, and notice formulations that differ. No times are judged."""
+
+from __future__ import annotations
+
+import subprocess
+
+import pytest
+
+from tests.conftest import PYTHON, REPOSITORY
+
+SMALL = ('--depths', '50', '--width', '8', '--scale', '0.15', '--rounds', '1')
+
+
+def run(*words):
+    return subprocess.run(
+        [PYTHON, *words], capture_output=True, text=True, cwd=REPOSITORY
+    )
+
+
+@pytest.mark.slow
+def test_backbones():
+    done = run('tools/benchmark_backbone.py', *SMALL)
+    assert done.returncode == 0, done.stderr
+    assert 'the formulations of ECA agree: True' in done.stdout
+    rows = {line[:22].strip(): line[22:].split() for line in done.stdout.splitlines()}
+    plain, official, lean = (
+        rows[name] for name in ('mmdet ResNet', 'ECA, official layer', 'ECA, lean')
+    )
+    # "peak" rows of the same names follow, and have replaced these three.
+    assert [plain[0], official[0], lean[0]] == ['peak'] * 3
+    assert 'times faster' in done.stdout
+
+
+DIFFERENT = """
+import sys
+sys.path.insert(0, 'tools')
+import benchmark_backbone, formulations
+shift = formulations.OfficialECA.forward
+formulations.OfficialECA.forward = lambda self, x: shift(self, x) * 1.001
+sys.exit(benchmark_backbone.main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.slow
+def test_a_formulation_that_differs_is_told():
+    done = run('-c', DIFFERENT, *SMALL, '--no-detectors')
+    assert done.returncode == 1, done.stderr
+    assert 'agree: False' in done.stdout
