@@ -292,6 +292,17 @@ def test_traced(build, name):
         assert 'aten::batch_norm' in str(traced.inlined_graph)
 
 
+@pytest.mark.parametrize('name', ['eca50', 'se18', 'none50'])
+def test_traced_symbolically(build, name):
+    """torch.fx records the plain layers."""
+    model = build(name, evaluate=True)
+    traced = torch.fx.symbolic_trace(model)
+    assert any(node.target == 'bn1' for node in traced.graph.nodes)
+    with torch.no_grad():
+        for one, other in zip(model(image()), traced(image()), strict=True):
+            close(other, one, 1e-10, 'features')
+
+
 @pytest.mark.parametrize('name', ['eca50', 'se50', 'none50', 'eca18', 'caffe'])
 def test_fused_for_inference(build, name):
     from mmcv.cnn import fuse_conv_bn
