@@ -12,8 +12,6 @@ from eca_mmdet.ops.gated_residual import gated_residual
 from eca_mmdet.ops.max_pool import relu_max_pool
 from tests.lean_parts import Parts, assert_same, close
 
-pytestmark = pytest.mark.openmmlab
-
 NAMES = {'conv': 'Conv2d', 'norm': 'BatchNorm2d', 'gate': 'ECALayer', 'relu': 'ReLU'}
 HOOKS = {
     'forward': lambda one, call: one.register_forward_hook(lambda *_: call()),

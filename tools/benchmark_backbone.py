@@ -2,9 +2,10 @@
 
     python tools/benchmark_backbone.py [--depths 50 101] [--rounds 7]
 
-Every network has the same weights; features and gradients are compared before anything
-is measured. Times are medians of rounds in which every network takes its turn, and a
-ratio is the median of the rounds' own ratios to mmdet's plain ResNet.
+Every network has the same weights; features and gradients of the formulations of one
+network are compared before anything is measured. Times are medians of rounds in which
+every network takes its turn, another one first each time, and a ratio is the median of
+the rounds' own ratios to mmdet's plain ResNet.
 """
 
 from __future__ import annotations
@@ -24,7 +25,14 @@ from datetime import date
 from typing import Any
 
 import torch
-from formulations import NETWORKS, OFFICIAL, PLAIN, build, register_layers
+from formulations import (
+    FORMULATIONS,
+    NETWORKS,
+    OFFICIAL,
+    PLAIN,
+    build,
+    register_layers,
+)
 from torch import Tensor, nn
 
 from eca_mmdet import registration
@@ -101,17 +109,18 @@ def build_all(depth: int, args: argparse.Namespace, **settings: Any) -> dict[str
 
 def measure(depth: int, args: argparse.Namespace) -> bool:
     """Print the table of one depth; tell whether the formulations agree."""
-    networks = build_all(depth, args, **COCO)
-    equal = agree(networks, args)
+    networks, free = (build_all(depth, args, **one) for one in (COCO, FREE))
+    equal = agree(networks) and agree(free)
     columns = {
         'kept, MiB': kept(networks, args),
-        'all trained, MiB': kept(build_all(depth, args, **FREE), args),
+        'all trained, MiB': kept(free, args),
         'step, s': times(networks, train_step, TRAIN_SIZE, args),
     }
+    del free
     for network in networks.values():
         network.eval()
     columns['inference, s'] = times(networks, infer, TEST_SIZE, args)
-    print(f'\nResNet-{depth}: the formulations of ECA agree: {equal}')
+    print(f'\nResNet-{depth}: the formulations agree: {equal}')
     print(' ' * 22 + ''.join(f'{title:>20}' for title in columns))
     for name in networks:
         cells = [
@@ -133,24 +142,25 @@ def ratio(column: dict[str, list[float]], name: str, to: str = PLAIN) -> float:
     return statistics.median(a / b for a, b in pairs)
 
 
-def agree(networks: dict[str, Any], args: argparse.Namespace) -> bool:
-    """Compare features and gradients of the formulations of ECA, in float64."""
-    x = torch.randn(1, 3, 96, 128, dtype=torch.float64)
-    results = {}
-    for name, network in networks.items():
-        if not name.startswith('ECA'):
-            continue
-        twin = copy.deepcopy(network).double()
-        features = twin(x)
-        sum(one.square().mean() for one in features).backward()
-        grads = [one.grad for one in twin.parameters() if one.grad is not None]
-        results[name] = [*(one.detach() for one in features), *grads]
-    expected = results.pop(OFFICIAL)
+def agree(networks: dict[str, Any]) -> bool:
+    """Compare features and gradients in float64: of ECA, and of no gate."""
     return all(
-        (one - other).norm() <= 1e-9 * one.norm() + 1e-15
-        for others in results.values()
-        for one, other in zip(expected, others, strict=True)
+        (one - other).norm() <= 1e-8 * one.norm() + 1e-12
+        for first, *others in FORMULATIONS
+        for expected in [results(networks[first])]
+        for name in others
+        for one, other in zip(expected, results(networks[name]), strict=True)
     )
+
+
+def results(network: Any) -> list[Tensor]:
+    """Return features and gradients of a small image, in float64."""
+    x = torch.randn(2, 3, 96, 128, generator=torch.Generator().manual_seed(0))
+    twin = copy.deepcopy(network).double()
+    features = twin(x.double())
+    sum(one.square().mean() for one in features).backward()
+    grads = [one.grad for one in twin.parameters() if one.grad is not None]
+    return [*(one.detach() for one in features), *grads]
 
 
 def kept(networks: dict[str, Any], args: argparse.Namespace) -> dict[str, list[float]]:
@@ -175,12 +185,14 @@ def times(
     """Return the seconds of every round, after one to warm up."""
     x = torch.randn(size(shape, args))
     found: dict[str, list[float]] = {name: [] for name in networks}
+    names = list(networks)
     for number in range(args.rounds + 1):
-        for name, network in networks.items():
+        for name in names:
             start = time.perf_counter()
-            run(network, x)
+            run(networks[name], x)
             if number:
                 found[name].append(time.perf_counter() - start)
+        names.append(names.pop(0))
     return found
 
 

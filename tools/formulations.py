@@ -18,6 +18,12 @@ NETWORKS: dict[str, dict[str, Any]] = {
     'no gate, lean': dict(type='PluginResNet', memory='lean'),
 }
 
+FORMULATIONS = (
+    (OFFICIAL, TIMM, 'ECA, plain', 'ECA, lean'),
+    (PLAIN, 'no gate, lean'),
+)
+"""Networks that are the same function."""
+
 
 class OfficialECA(nn.Module):
     """The formula of BangguWu/ECANet: adaptive pooling, a product with expand_as."""

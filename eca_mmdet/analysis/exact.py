@@ -18,6 +18,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from eca_mmdet.analysis.parts import run_parts
+from eca_mmdet.analysis.shares import Shares, part_of
 from eca_mmdet.attention import GATES
 from eca_mmdet.errors import UserError
 
@@ -124,16 +125,6 @@ def _regions(model: Any, images: int) -> tuple[tuple[int, int], tuple[int, int]]
     return boxes, (int(test.get('max_per_img', 100)), positive * images)
 
 
-def part_of(name: str) -> str:
-    """Return the part that a parameter or layer of a detector belongs to."""
-    words = name.split('.')
-    if words[0] == 'backbone':
-        return words[1] if words[1].startswith('layer') else 'stem'
-    if words[0] == 'roi_head':
-        return '.'.join(words[:2])
-    return words[0]
-
-
 def _count_parameters(model: nn.Module, cost: ExactCost) -> None:
     for name, one in model.named_parameters():
         part = cost.parts.setdefault(part_of(name), PartCost())
@@ -146,110 +137,34 @@ def _count_parameters(model: nn.Module, cost: ExactCost) -> None:
                 cost.gates.trained += one.numel() if one.requires_grad else 0
 
 
-Meter = Callable[[], int]
-"""Returns a total that grows while a model runs."""
-
-
-def _by_part(
-    model: Any, meter: Meter, saved: bool = False, **run: Any
-) -> tuple[dict[str, int], int]:
-    """Run a detector and share out what a meter counts: (by part, of the gates).
-
-    Args:
-        model: with a backbone.
-        meter: read before and after each part.
-        saved: whether it counts what a step keeps, as the model really runs.
-        **run: for :func:`~eca_mmdet.analysis.parts.run_parts`.
-    """
-    amounts: dict[str, int] = {}
-    gates = 0
-    before: dict[nn.Module, int] = {}
-
-    def enter(module: nn.Module, inputs: Any) -> None:
-        before[module] = meter()
-
-    def leave(module: nn.Module, inputs: Any, output: Any) -> None:
-        nonlocal gates
-        amount = meter() - before.pop(module)
-        if isinstance(module, GATES):
-            gates += amount
-        else:
-            name = f'backbone.{names[module]}'
-            amounts[part_of(name)] = amounts.get(part_of(name), 0) + amount
-
-    def measured(factors: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
-        def run_factors(pooled: Tensor) -> Tensor:
-            nonlocal gates
-            start = meter()
-            result = factors(pooled)
-            gates += meter() - start
-            return result
-
-        return run_factors
-
-    def wrap(name: str, run_part: Callable[[], Any]) -> Any:
-        start, known = meter(), sum(amounts.values())
-        output = run_part()
-        # What the backbone does outside of its layers is its stem's.
-        rest = meter() - start - (sum(amounts.values()) - known)
-        name = part_of(f'{name}.') if name == 'backbone' else name
-        amounts[name] = amounts.get(name, 0) + rest
-        return output
-
-    # A lean backbone runs layers by themselves while someone listens to them: of its
-    # stem nothing, and of its gates the factors alone.
-    stages = model.backbone.named_children()
-    names = {one: name for name, one in stages if part_of(f'backbone.{name}') != 'stem'}
-    gate_layers: list[Any] = [one for one in model.modules() if isinstance(one, GATES)]
-    lean = saved and getattr(model.backbone, 'memory', None) == 'lean'
-    hooks = []
-    for module in names if lean else (*names, *gate_layers):
-        hooks += [
-            module.register_forward_pre_hook(enter),
-            module.register_forward_hook(leave),
-        ]
-    for gate in gate_layers if lean else ():
-        gate.factors = measured(gate.factors)
-    try:
-        run_parts(model, wrap=wrap, **run)
-    finally:
-        for hook in hooks:
-            hook.remove()
-        for gate in gate_layers if lean else ():
-            del gate.factors
-    return amounts, gates
-
-
 def _count_macs(model: Any, shape: tuple[int, int], cost: ExactCost) -> None:
     with FlopCounterMode(display=False) as counter:
-        amounts, gates = _by_part(
-            model,
-            counter.get_total_flops,
+        shares = Shares(model, counter.get_total_flops)
+        shares.run(
             shape=shape,
             images=1,
             box_regions=cost.box_regions[0],
             mask_regions=cost.mask_regions[0],
         )
-    for name, flops in amounts.items():
+    for name, flops in shares.by_part.items():
         cost.parts.setdefault(name, PartCost()).macs = flops // 2
-    cost.gates.macs = gates // 2
-    cost.not_run = tuple(name for name in cost.parts if name not in amounts)
+    cost.gates.macs = shares.gates // 2
+    cost.not_run = tuple(name for name in cost.parts if name not in shares.by_part)
 
 
 def _count_saved(model: Any, shape: tuple[int, int], cost: ExactCost) -> None:
     with SavedBytes(model) as saved:
-        amounts, gates = _by_part(
-            model,
-            lambda: saved.total,
-            saved=True,
+        lean = getattr(model.backbone, 'memory', None) == 'lean'
+        shares = Shares(model, lambda: saved.total, lean)
+        shares.run(
             shape=shape,
             images=cost.images,
             box_regions=cost.box_regions[1],
             mask_regions=cost.mask_regions[1],
         )
-    for name, amount in amounts.items():
+    for name, amount in shares.by_part.items():
         cost.parts.setdefault(name, PartCost()).saved_bytes = amount
-    cost.gates.saved_bytes = gates
+    cost.gates.saved_bytes = shares.gates
 
 
 class SavedBytes:
