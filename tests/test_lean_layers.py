@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from eca_mmdet.attention import ECALayer
 from eca_mmdet.ops.conv_norm import conv_norm, sequence
 from eca_mmdet.ops.folding import fold
 from eca_mmdet.ops.gated_residual import gated_residual
@@ -144,7 +145,15 @@ class Tripled(nn.Conv2d):
         return 3 * super().forward(x)
 
 
+class Halved(ECALayer):
+    def forward(self, x):
+        return super().forward(x) / 2
+
+
 def test_subclasses_are_called():
+    parts = Parts()
+    parts.gate.__class__ = Halved
+    assert_same(parts, parts.ordinary, parts.lean, 1e-11)
     parts = Parts()
     parts.norm.__class__ = Doubled
     assert_same(parts, parts.ordinary, parts.lean, 1e-11)
@@ -222,6 +231,7 @@ def test_shortcuts_of_another_dtype_promote():
             assert expected.dtype == parts.lean().dtype == torch.float64
             close(parts.lean(), expected, 1e-6, kind)
             with torch.no_grad():
+                assert parts.lean().dtype == torch.float64
                 close(parts.lean(), expected, 1e-6, kind)
 
 
@@ -304,40 +314,53 @@ def test_sums_over_pixels_are_float32():
     parts = Parts(size=(2, 8, 23, 21), dtype=torch.float32)
     with torch.no_grad():
         parts.norm.bias.fill_(100)
+    parts.x = parts.x.bfloat16()
+    with torch.autocast('cpu', dtype=torch.bfloat16):
+        out = conv_norm(parts.x, parts.conv, parts.norm, parts.relu)
+    out.float().sum().backward()
+    assert parts.norm.bias.grad.tolist() == [2 * 23 * 21] * 12
+
+
+def test_means_over_pixels_are_float32():
+    parts = Parts(dtype=torch.float32)
     pooled = []
     factors = parts.gate.factors
     parts.gate.factors = lambda means: pooled.append(means) or factors(means)
     parts.x, parts.shortcut = parts.x.bfloat16(), parts.shortcut.bfloat16()
     with torch.autocast('cpu', dtype=torch.bfloat16):
-        out = conv_norm(parts.x, parts.conv, parts.norm, parts.relu)
         parts.lean()
-    out.float().sum().backward()
-    assert parts.norm.bias.grad.tolist() == [2 * 23 * 21] * 12
     with torch.no_grad():
         x = parts.x.double().mean((2, 3))[..., None, None]
         expected = parts.norm.double()(parts.conv.double()(x))[:, :, 0, 0]
     close(pooled[0].double(), expected, 1e-6, 'pooled')
 
 
+def overflow(kind, gamma, run):
+    """Return the least power of two of a loss scale at which gradients overflow."""
+    for power in range(24):
+        parts = Parts(kind, size=(2, 16, 48, 48), dtype=torch.float32)
+        with torch.no_grad():
+            parts.norm.weight.fill_(gamma)
+            parts.norm.bias.fill_(1)
+            parts.x, parts.shortcut = parts.x.abs().half(), parts.shortcut.half()
+        leaves = list(parts.leaves().values())
+        for one in leaves:
+            one.requires_grad_()
+        with torch.autocast('cpu', dtype=torch.float16):
+            out = run(parts)
+        loss = out.float().sum() * 2.0**power
+        grads = torch.autograd.grad(loss, leaves, allow_unused=True)
+        if not all(one is None or torch.isfinite(one).all() for one in grads):
+            return power
+    return power
+
+
 @pytest.mark.parametrize('gamma', [0, 1e-2, 1])
 @pytest.mark.parametrize('kind', ['1x1', '3x3'])
 def test_float16_overflows_no_earlier_than_the_layers(kind, gamma):
-    """The least loss scale at which a gradient is not finite."""
-    limits = {}
-    for name in ('ordinary', 'lean'):
-        for power in range(0, 24, 2):
-            parts = Parts(kind, size=(2, 16, 48, 48), dtype=torch.float32)
-            with torch.no_grad():
-                parts.norm.weight.fill_(gamma)
-                parts.norm.bias.fill_(1)
-                parts.x, parts.shortcut = parts.x.abs().half(), parts.shortcut.half()
-            leaves = list(parts.leaves().values())
-            for one in leaves:
-                one.requires_grad_()
-            with torch.autocast('cpu', dtype=torch.float16):
-                out = getattr(parts, name)()
-            grads = torch.autograd.grad(out.float().sum() * 2.0**power, leaves)
-            if not all(torch.isfinite(one).all() for one in grads):
-                break
-        limits[name] = power
-    assert limits['lean'] >= limits['ordinary'] > 0
+    tail = overflow(kind, gamma, Parts.ordinary)
+    assert overflow(kind, gamma, Parts.lean) >= tail > 0
+    layers = overflow(
+        kind, gamma, lambda parts: torch.relu(parts.norm(parts.conv(parts.x)))
+    )
+    assert overflow(kind, gamma, conv_norm_relu) >= layers > 0

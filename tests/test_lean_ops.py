@@ -389,6 +389,26 @@ def test_autocast_is_no_worse_than_the_layers(engine, ratio, training, kind, dty
         assert lean <= 1.25 * plain, (name, plain, lean)
 
 
+def test_backward_under_autocast(engine):
+    """``backward`` called inside of the context gives what it gives outside of it."""
+    for kind in ('1x1', '3x3'):
+        for training in (False, True):
+            gradients_of = []
+            for inside in (False, True):
+                # PyTorch's own backward of a gate's layers does change in there.
+                parts = Parts(kind, 'none', dtype=torch.float32)
+                parts.norm.train(training)
+                parts.x.requires_grad_()
+                loss = parts.lean().square().sum()
+                with torch.autocast('cpu', dtype=torch.bfloat16, enabled=inside):
+                    loss.backward()
+                leaves = parts.leaves().items()
+                gradients_of.append({name: one.grad for name, one in leaves})
+            for name, one in gradients_of[0].items():
+                if one is not None:
+                    close(gradients_of[1][name], one, 1e-6, name)
+
+
 def test_half_precision_weights():
     parts = Parts(dtype=torch.float32)
     with torch.no_grad():
