@@ -20,7 +20,7 @@ def forward(
     Args:
         x: (N, K, H, W).
         kernels: (N or 1, C, K, 1, 1).
-        shift: (N or 1, C), of x's dtype or wider.
+        shift: (N or 1, C), of x's dtype or, added after the product, wider.
         shortcut: of the result's shape, not written to; None for 0.
         stride: vertical and horizontal.
 
@@ -35,8 +35,7 @@ def forward(
     rows, inputs, each = _matrices(out, last), _matrices(x, last), _each(kernels, x)
     factors = (inputs, each.mT) if last else (each, inputs)
     start = shift[:, None] if last else shift[:, :, None]
-    if x.dtype.itemsize < 4:
-        # A shift rounded to half precision would err alike at every pixel.
+    if shift.dtype != x.dtype:
         torch.bmm(*factors, out=rows)
         rows.add_(start)
         out = out if shortcut is None else out.add_(shortcut)

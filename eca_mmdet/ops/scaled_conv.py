@@ -54,9 +54,15 @@ def scaled_conv(
     """
     scale, shift = (one if one.dim() == 2 else one[None] for one in affine)
     settings = _settings(x, conv)
-    run = _ScaledConv.apply if torch.is_grad_enabled() else _forward
     with no_autocast(x):
-        return run(x, conv.weight, scale, shift, shortcut, settings, relu)
+        if torch.is_grad_enabled():
+            # In training the shift stays float32: rounded to half precision it would
+            # err alike at every pixel, which the gradients of a gate add up.
+            return _ScaledConv.apply(  # type: ignore[no-any-return]
+                x, conv.weight, scale, shift, shortcut, settings, relu
+            )
+        shift = shift.to(x.dtype)
+        return _forward(x, conv.weight, scale, shift, shortcut, settings, relu)
 
 
 def is_pointwise(conv: nn.Module) -> bool:
@@ -116,17 +122,16 @@ def _forward(
 
 
 def _convolve(x: Tensor, kernels: Tensor, shift: Tensor, settings: _Settings) -> Tensor:
-    # A shift rounded to half precision would err alike at every pixel.
-    half = x.dtype.itemsize < 4
+    wider = shift.dtype != x.dtype
     if len(kernels) == 1:
-        out = F.conv2d(x, kernels[0], None if half else shift[0], *settings[:4])
+        out = F.conv2d(x, kernels[0], None if wider else shift[0], *settings[:4])
     elif not len(x):
         out = F.conv2d(x, x.new_zeros(kernels.shape[1:]), None, *settings[:4])
     else:
-        biases = [None] * len(x) if half else list(shift)
+        biases = [None] * len(x) if wider else list(shift)
         samples = zip(_samples(x), kernels, biases, strict=True)
         out = torch.cat([F.conv2d(*one, *settings[:4]) for one in samples])
-    return out.add_(shift[:, :, None, None]) if half else out
+    return out.add_(shift[:, :, None, None]) if wider else out
 
 
 def _samples(x: Tensor) -> list[Tensor]:
