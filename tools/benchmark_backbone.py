@@ -52,6 +52,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument('--width', type=int, default=64, help='base channels')
     parser.add_argument('--scale', type=float, default=1, help='of the image sizes')
     parser.add_argument(
+        '--fast', action='store_true', help='the inference of test --fast alone'
+    )
+    parser.add_argument(
         '--detectors',
         action=argparse.BooleanOptionalAction,
         default=True,
@@ -65,6 +68,11 @@ def main(argv: list[str] | None = None) -> int:
         print(json.dumps(detector_peak(args)))
         return 0
     print_method(args)
+    if args.fast:
+        for depth in args.depths:
+            print(f'ResNet-{depth}, ', end='')
+            measure_fast(build_all(depth, args, **COCO), args)
+        return 0
     equal = all([measure(depth, args) for depth in args.depths])
     if args.detectors:
         measure_detectors(args)
@@ -226,8 +234,9 @@ def measure_fast(networks: dict[str, Any], args: argparse.Namespace) -> None:
     """Print the inference of ``test --fast`` beside the official layer's in float32."""
     from eca_mmdet.fast import make_fast
 
-    fast = _Features(copy.deepcopy(networks['ECA, lean']))
-    make_fast(fast)
+    for network in networks.values():
+        network.eval()
+    fast = make_fast(_Features(networks['ECA, lean']))
     both = {OFFICIAL: networks[OFFICIAL], 'fast': fast}
     found = times(both, infer, TEST_SIZE, args)
     print(
