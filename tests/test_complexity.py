@@ -1,6 +1,8 @@
 """Costs: the published columns to 0.01; exact counts by hand and by torchvision."""
 
+import gc
 import json
+import weakref
 
 import pytest
 import torch
@@ -198,6 +200,23 @@ def test_no_memory_costs_what_memory_costs(counting, memory):
         if memory == 'plain':
             second.parts[name].saved_bytes += 8 * channels
     assert first == second
+
+
+def test_counting_saved_bytes_keeps_nothing(mmdet_ready):
+    """A result that its own node saves is no circle that holds the whole graph."""
+    from eca_mmdet.analysis.exact import SavedBytes
+
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.Sigmoid())
+    with SavedBytes(model) as saved:
+        out = model(torch.randn(1, 3, 4, 4))
+    out.sum().backward()
+    assert model[0].weight.grad is not None
+    with SavedBytes(model) as saved:
+        out = model(torch.randn(1, 3, 4, 4))
+    counter = weakref.ref(saved)
+    del saved, out
+    gc.collect()
+    assert counter() is None
 
 
 def test_saved_bytes_by_hand(mmdet_ready):

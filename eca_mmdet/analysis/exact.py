@@ -181,7 +181,8 @@ class SavedBytes:
         self.total = 0
         own = (*model.parameters(), *model.buffers())
         # The storages are held, so that no later one takes the address of an earlier.
-        self._seen = {one.untyped_storage()._cdata: one for one in own}
+        storages = (one.untyped_storage() for one in own)
+        self._seen = {storage._cdata: storage for storage in storages}
         self._hooks = torch.autograd.graph.saved_tensors_hooks(self._keep, lambda x: x)
 
     def __enter__(self) -> SavedBytes:
@@ -190,13 +191,15 @@ class SavedBytes:
 
     def __exit__(self, *error: Any) -> None:
         self._hooks.__exit__(*error)
+        self._seen.clear()
 
     def _keep(self, tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
         if storage._cdata not in self._seen:
-            self._seen[storage._cdata] = tensor
+            self._seen[storage._cdata] = storage
             self.total += storage.nbytes()
-        return tensor
+        # Without its graph: a result that its own node keeps would never be freed.
+        return tensor.detach()
 
 
 def peak_bytes(run: Callable[[], Any]) -> int:
