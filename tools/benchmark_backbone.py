@@ -15,7 +15,6 @@ import copy
 import json
 import os
 import platform
-import resource
 import statistics
 import subprocess
 import sys
@@ -285,12 +284,21 @@ def detector_peak(args: argparse.Namespace) -> list[float]:
         2, [[3, height, width]] * 2, num_items=[8, 8], num_classes=80, with_mask=True
     )
     data = model.data_preprocessor(data, training=True)
-    with open('/proc/self/statm') as file:
-        before = int(file.read().split()[1]) * resource.getpagesize() / MIB
+    before = resident('VmRSS')
     losses = model(**data, mode='loss')
     total, _ = model.parse_losses(losses)
     total.backward()
-    return [before, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024]
+    return [before, resident('VmHWM')]
+
+
+def resident(name: str) -> float:
+    """Return this process's resident MiB, now (VmRSS) or at its highest (VmHWM).
+
+    ``getrusage`` would give that of the process that started this one, if higher.
+    """
+    with open('/proc/self/status') as lines:
+        found = [line.split()[1] for line in lines if line.startswith(f'{name}:')]
+    return int(found[0]) / 1024
 
 
 if __name__ == '__main__':
