@@ -1,7 +1,7 @@
 """A 1x1 convolution as matrix products, one a sample.
 
-On a CPU they take less time than the convolution that PyTorch runs, on large maps half
-of it (``tools/benchmark_layers.py``).
+On a CPU they take less time than the convolution that PyTorch runs, the larger the map
+the less (``tools/benchmark_layers.py``).
 """
 
 from __future__ import annotations
