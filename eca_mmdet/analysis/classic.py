@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from eca_mmdet.analysis.parts import run_parts
-from eca_mmdet.attention import GATES
+from eca_mmdet.attention.gate import Gate
 from eca_mmdet.errors import UserError
 
 BOX_REGIONS = 1000
@@ -64,7 +64,7 @@ def operations(module: nn.Module, inputs: Tensor, output: Tensor) -> int:
         return inputs.numel() * (2 if affine else 1)
     if isinstance(module, _ACTIVATIONS):
         return output.numel()
-    if isinstance(module, (*_POOLINGS, *GATES)):
+    if isinstance(module, (*_POOLINGS, Gate)):
         # A gate pools without a layer of its own; v1's code had one.
         return inputs.numel()
     return 0

@@ -18,8 +18,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from eca_mmdet.analysis.parts import run_parts
-from eca_mmdet.analysis.shares import Shares, part_of
-from eca_mmdet.attention import GATES
+from eca_mmdet.analysis.shares import ATTENTION, Shares, part_of
 from eca_mmdet.errors import UserError
 
 
@@ -131,7 +130,7 @@ def _count_parameters(model: nn.Module, cost: ExactCost) -> None:
         part.params += one.numel()
         part.trained += one.numel() if one.requires_grad else 0
     for gate in model.modules():
-        if isinstance(gate, GATES):
+        if isinstance(gate, ATTENTION):
             for one in gate.parameters():
                 cost.gates.params += one.numel()
                 cost.gates.trained += one.numel() if one.requires_grad else 0

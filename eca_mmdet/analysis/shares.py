@@ -5,10 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from mmcv.cnn.bricks import ContextBlock, NonLocal2d
 from torch import Tensor, nn
 
 from eca_mmdet.analysis.parts import run_parts
-from eca_mmdet.attention import GATES
+from eca_mmdet.attention import ChannelGate, DoubleAttention, Gate
+
+ATTENTION = (Gate, DoubleAttention, ContextBlock, NonLocal2d)
+"""Every attention layer; its cost is counted for itself as well."""
 
 Meter = Callable[[], int]
 """Returns a total that grows while a model runs."""
@@ -54,12 +58,17 @@ class Shares:
 
     def run(self, **run: Any) -> None:
         """Run the parts; arguments of :func:`~eca_mmdet.analysis.parts.run_parts`."""
-        gates: list[Any] = [m for m in self._model.modules() if isinstance(m, GATES)]
+        gates: list[Any] = [
+            m for m in self._model.modules() if isinstance(m, ATTENTION)
+        ]
+        lean_gates: list[Any] = [
+            m for m in gates if self._lean and isinstance(m, ChannelGate)
+        ]
+        others = [m for m in gates if m not in lean_gates]
         hooks = []
-        for module in self._names if self._lean else (*self._names, *gates):
+        for module in (*self._names, *others):
             hooks.append(module.register_forward_pre_hook(self._enter))
             hooks.append(module.register_forward_hook(self._leave))
-        lean_gates = gates if self._lean else []
         for gate in lean_gates:
             gate.factors = self._measured(gate.factors)
         try:
@@ -75,7 +84,7 @@ class Shares:
 
     def _leave(self, module: nn.Module, inputs: Any, output: Any) -> None:
         amount = self._meter() - self._before.pop(module)
-        if isinstance(module, GATES):
+        if isinstance(module, ATTENTION):
             self.gates += amount
         else:
             self._add(part_of(f'backbone.{self._names[module]}'), amount)

@@ -1,9 +1,51 @@
-"""Channel-attention blocks, each an mmdet plugin layer in a file of its own."""
+"""The attention layers of the ECA-Net comparison, one mechanism a file.
 
+Each is an mmdet plugin layer: built with ``in_channels``, (N, C, H, W) to the same.
+NL and GC are mmcv's ``NonLocal2d`` and ``ContextBlock``.
+:mod:`~eca_mmdet.attention.catalogue` lists all of them.
+"""
+
+from eca_mmdet.attention.bam import BAM
+from eca_mmdet.attention.cbam import CBAM
+from eca_mmdet.attention.channel_gate import ChannelGate
+from eca_mmdet.attention.double_attention import DoubleAttention
 from eca_mmdet.attention.eca import ECALayer, eca_kernel_size
+from eca_mmdet.attention.eca_ns import ECANS
+from eca_mmdet.attention.fcanet import FcaNet
+from eca_mmdet.attention.gate import Gate
+from eca_mmdet.attention.gather_excite import GETheta, GEThetaMinus, GEThetaPlus
+from eca_mmdet.attention.gsop import GSoP
+from eca_mmdet.attention.se_variants import (
+    SEGC,
+    SEGC1,
+    SEGC2,
+    SEGC3,
+    SEVar1,
+    SEVar2,
+    SEVar3,
+)
 from eca_mmdet.attention.squeeze_excite import SqueezeExcite
 
-GATES = (ECALayer, SqueezeExcite)
-"""Layers whose random weights spoil a pretrained network's features."""
-
-__all__ = ['GATES', 'ECALayer', 'SqueezeExcite', 'eca_kernel_size']
+__all__ = [
+    'BAM',
+    'CBAM',
+    'ChannelGate',
+    'DoubleAttention',
+    'ECALayer',
+    'ECANS',
+    'FcaNet',
+    'GETheta',
+    'GEThetaMinus',
+    'GEThetaPlus',
+    'GSoP',
+    'Gate',
+    'SEGC',
+    'SEGC1',
+    'SEGC2',
+    'SEGC3',
+    'SEVar1',
+    'SEVar2',
+    'SEVar3',
+    'SqueezeExcite',
+    'eca_kernel_size',
+]

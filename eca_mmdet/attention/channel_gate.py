@@ -1,11 +1,13 @@
-"""What the gates share that scale channels by factors of the pooled features."""
+"""What the gates share that scale channels by factors of their means."""
 
 from __future__ import annotations
 
-from torch import Tensor, nn
+from torch import Tensor
+
+from eca_mmdet.attention.gate import Gate
 
 
-class ChannelGate(nn.Module):
+class ChannelGate(Gate):
     """Scale channels by factors computed from each channel's mean.
 
     A subclass defines :meth:`factors`. A residual block may then call that alone and
@@ -17,8 +19,6 @@ class ChannelGate(nn.Module):
         """(N, C) means to (N, C) factors."""
         raise NotImplementedError
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, C, H, W) to the same: x times one factor a sample and channel."""
-        factors = self.factors(x.mean(dim=(2, 3)))
-        # Under autocast the factors may be narrower than x; x keeps its dtype.
-        return x * factors.to(x.dtype)[:, :, None, None]
+    def gate(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) to (N, C, 1, 1)."""
+        return self.factors(x.mean(dim=(2, 3)))[:, :, None, None]

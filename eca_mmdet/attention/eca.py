@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 
+import torch
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
@@ -72,9 +73,16 @@ class ECALayer(ChannelGate):
             it from C with :func:`eca_kernel_size`.
         gamma: for the computed size.
         b: for the computed size.
+        circular: the first channel is the last one's neighbour (timm's CECA); by
+            default there are zeros beyond both ends, as in the paper. The weights have
+            the same name and shape.
 
     Shape:
         (N, C, H, W) to the same shape, dtype and memory format; any H and W.
+
+    Raises:
+        ValueError: an even ``kernel_size``, ``gamma`` not positive, or a circular
+            kernel that goes round all channels.
     """
 
     _abbr_ = 'eca'
@@ -85,14 +93,26 @@ class ECALayer(ChannelGate):
         kernel_size: int | None = None,
         gamma: float = 2,
         b: float = 1,
+        circular: bool = False,
     ) -> None:
         super().__init__()
         if kernel_size is None:
             kernel_size = eca_kernel_size(in_channels, gamma, b)
         check_kernel_size(kernel_size)
-        self.conv = nn.Conv1d(1, 1, kernel_size, padding=kernel_size // 2, bias=False)
+        if circular and kernel_size > in_channels:
+            raise ValueError(
+                f'a circular kernel of {kernel_size} goes round all {in_channels} '
+                'channels; use a smaller kernel_size.'
+            )
+        self.circular = circular
+        self.margin = kernel_size // 2
+        padding = 0 if circular else self.margin
+        self.conv = nn.Conv1d(1, 1, kernel_size, padding=padding, bias=False)
 
     def factors(self, pooled: Tensor) -> Tensor:
         """(N, C) means to (N, C) factors in (0, 1)."""
+        if self.circular and self.margin:
+            ends = pooled[:, -self.margin :], pooled[:, : self.margin]
+            pooled = torch.cat([ends[0], pooled, ends[1]], dim=1)
         gate: Tensor = self.conv(pooled.unsqueeze(1)).squeeze(1).sigmoid()
         return gate

@@ -1,5 +1,7 @@
 """Squeeze-and-Excitation, as the published detection tables use it.
 
+s = sigma(W2 relu(W1 y)), y the means of the channels: 2C^2/r parameters.
+
 Source: Hu et al., Squeeze-and-Excitation Networks, CVPR 2018. By default no bias and
 r = 16: the parameter columns of the ECA-Net tables come out only so. Weight names
 follow the common SE-ResNet (``layer1.0.se.fc.0.weight``, ``layer1.0.se.fc.2.weight``).
@@ -11,6 +13,7 @@ from mmengine.registry import MODELS
 from torch import Tensor, nn
 
 from eca_mmdet.attention.channel_gate import ChannelGate
+from eca_mmdet.attention.gate import hidden_units
 
 
 @MODELS.register_module()
@@ -28,19 +31,14 @@ class SqueezeExcite(ChannelGate):
         (N, C, H, W) to the same shape and dtype.
 
     Raises:
-        ValueError: ``ratio`` leaves no hidden unit.
+        ValueError: ``ratio`` leaves no hidden unit, or is no integer.
     """
 
     _abbr_ = 'se'
 
     def __init__(self, in_channels: int, ratio: int = 16, bias: bool = False) -> None:
         super().__init__()
-        hidden = in_channels // ratio if ratio > 0 else 0
-        if hidden < 1:
-            raise ValueError(
-                f'ratio must be between 1 and in_channels ({in_channels}), so that '
-                f'a hidden unit is left; got {ratio}.'
-            )
+        hidden = hidden_units(in_channels, ratio)
         self.fc = nn.Sequential(
             nn.Linear(in_channels, hidden, bias=bias),
             nn.ReLU(inplace=True),

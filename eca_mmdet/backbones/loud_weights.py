@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import nn
 
-from eca_mmdet.attention import GATES
+from eca_mmdet.attention.gate import Gate
 
 
 class LoudWeights:
@@ -40,7 +40,7 @@ def check_init_cfg(backbone: nn.Module, init_cfg: Any) -> None:
         ValueError: with the ``init_cfg`` to use.
     """
     kinds = [_kind(one) for one in as_list(init_cfg)]
-    gates = any(isinstance(module, GATES) for module in backbone.modules())
+    gates = any(isinstance(module, Gate) for module in backbone.modules())
     if gates and kinds and {'Pretrained', 'PretrainedInit'} & set(kinds):
         checkpoint = next(
             (one['checkpoint'] for one in as_list(init_cfg) if 'checkpoint' in one),

@@ -82,8 +82,11 @@ def gated_residual(
 def _is_channel_gate(gate: Any) -> bool:
     if gate is None:
         return True
-    known = isinstance(gate, ChannelGate) and type(gate).forward is ChannelGate.forward
-    return known and bypassable(gate)
+    kind = type(gate)
+    inherited = (ChannelGate.forward, ChannelGate.gate)
+    if not isinstance(gate, ChannelGate) or (kind.forward, kind.gate) != inherited:
+        return False
+    return bypassable(gate)
 
 
 def _fits(shortcut: Tensor, x: Tensor, conv: nn.Conv2d) -> bool:

@@ -11,7 +11,7 @@ from mmengine.logging import print_log
 from mmengine.registry import WEIGHT_INITIALIZERS
 from torch import Tensor, nn
 
-from eca_mmdet.attention import GATES
+from eca_mmdet.attention.gate import Gate
 from eca_mmdet.errors import WeightsError
 from eca_mmdet.weights.architecture import differences, read_architecture
 from eca_mmdet.weights.fetch import fetch
@@ -209,7 +209,7 @@ def _compare(canonical: Canonical, module: nn.Module) -> Fit:
     gates = {
         name: list(gate.state_dict(prefix=f'{name}.'))
         for name, gate in module.named_modules()
-        if isinstance(gate, GATES)
+        if isinstance(gate, Gate)
     }
     of_gates = {key for keys in gates.values() for key in keys}
     weights = {

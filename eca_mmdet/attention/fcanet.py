@@ -1,0 +1,131 @@
+"""FcaNet's gate: SE whose pooling is a coefficient of the discrete cosine transform.
+
+Source: Qin et al., FcaNet: Frequency Channel Attention Networks, ICCV 2021,
+arXiv:2012.11879; frequencies, sizes and weight names follow cfzd/FcaNet.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from mmengine.registry import MODELS
+from torch import Tensor, nn
+
+from eca_mmdet.attention.gate import Gate, hidden_units
+from eca_mmdet.ops.folding import no_autocast
+
+_GRID = 7
+"""Frequencies are numbered on a 7 x 7 transform."""
+
+TOP_16 = (
+    *((0, 0), (0, 1), (6, 0), (0, 5), (0, 2), (1, 0), (1, 2), (4, 0)),
+    *((5, 0), (1, 6), (3, 0), (0, 4), (0, 6), (0, 3), (3, 5), (2, 2)),
+)
+"""The 16 frequencies (vertical, horizontal) that did best alone, best first."""
+
+_RESNET_SIZES = {256: 56, 512: 28, 1024: 14, 2048: 7}
+"""Side of the transform by channels of a bottleneck's output."""
+
+
+@MODELS.register_module()
+class FcaNet(Gate):
+    """Scale channels by sigma(W2 relu(W1 y)), y_c one frequency of channel c.
+
+    The channels are divided among the frequencies in order. The map is averaged to
+    ``size`` x ``size`` if it is of another size; then
+    y_c = sum over h, w of x_chw f_u(h) f_v(w), where f_u is the orthonormal DCT-II
+    basis of ``size`` points and (u, v) the channel's frequency. With the one frequency
+    (0, 0) this is SE of ``size`` times the mean. 2C^2/r parameters, as SE.
+
+    Args:
+        in_channels: C; mmdet passes it to every plugin.
+        ratio: r; the hidden layer has C / r units.
+        size: side of the transform in pixels, a multiple of 7; None is 56, 28, 14, 7
+            for 256, 512, 1024, 2048 channels (the authors' ResNet-50 to -152), else 7.
+        frequencies: how many of the best 16; 1, 2, 4, 8 or 16. They divide C.
+
+    Shape:
+        (N, C, H, W) to the same shape and dtype.
+
+    Raises:
+        ValueError: an argument is none of these.
+    """
+
+    _abbr_ = 'fca'
+
+    def __init__(
+        self,
+        in_channels: int,
+        ratio: int = 16,
+        size: int | None = None,
+        frequencies: int = 16,
+    ) -> None:
+        super().__init__()
+        hidden = hidden_units(in_channels, ratio)
+        self.size = _RESNET_SIZES.get(in_channels, _GRID) if size is None else size
+        if not isinstance(self.size, int) or self.size < 1 or self.size % _GRID:
+            raise ValueError(f'size must be a multiple of {_GRID}; got {size!r}.')
+        if frequencies not in (1, 2, 4, 8, 16) or in_channels % frequencies:
+            raise ValueError(
+                'frequencies must be 1, 2, 4, 8 or 16 and divide the channels '
+                f'({in_channels}); got {frequencies!r}.'
+            )
+        share = in_channels // frequencies
+        basis = _cosine_basis(self.size)[:: self.size // _GRID]
+        chosen = torch.tensor(TOP_16[:frequencies], device='cpu')
+        for name, indices in zip(('vertical', 'horizontal'), chosen.T, strict=True):
+            filters = basis[indices].repeat_interleave(share, 0)
+            # Fixed by the arguments, so that it is in no checkpoint.
+            filters = filters.to(torch.get_default_device())
+            self.register_buffer(name, filters, persistent=False)
+        self.fc = nn.Sequential(
+            nn.Linear(in_channels, hidden, bias=False),
+            nn.ReLU(inplace=True),
+            nn.Linear(hidden, in_channels, bias=False),
+        )
+
+    def filters(self) -> Tensor:
+        """Return the (C, size, size) filters, as cfzd/FcaNet keeps them."""
+        return self.vertical[:, :, None] * self.horizontal[:, None, :]  # type: ignore[index]
+
+    def gate(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) to (N, C, 1, 1), in (0, 1)."""
+        # Averaging to size x size and the filter are both linear, and separable: so
+        # the small filters are spread over the map, not the map brought to their size.
+        with no_autocast(x):
+            rows = _spread(self.vertical, x.shape[2])  # type: ignore[arg-type]
+            columns = _spread(self.horizontal, x.shape[3])  # type: ignore[arg-type]
+            pooled = (x.to(rows.dtype) @ columns[:, :, None]).squeeze(3)
+            pooled = (pooled * rows).sum(2)
+        gate: Tensor = self.fc(pooled.to(x.dtype))
+        return gate.sigmoid()[:, :, None, None]
+
+
+def _cosine_basis(size: int) -> Tensor:
+    """Return the orthonormal DCT-II basis: (frequency, position)."""
+    position = torch.arange(size, dtype=torch.float64, device='cpu')
+    waves = torch.cos(math.pi / size * position[:, None] * (position + 0.5))
+    scale = torch.full((size, 1), (2 / size) ** 0.5, dtype=torch.float64, device='cpu')
+    scale[0] = size**-0.5
+    return (waves * scale).float()
+
+
+def _spread(filters: Tensor, length: int) -> Tensor:
+    """Return filters of ``length`` that do as these after adaptive average pooling.
+
+    Args:
+        filters: (C, size).
+        length: of the map, in pixels.
+
+    Returns:
+        (C, length).
+    """
+    size = filters.shape[1]
+    if length == size:
+        return filters
+    cell = torch.arange(size, device=filters.device)[:, None]
+    place = torch.arange(length, device=filters.device)
+    start, end = cell * length // size, -(-(cell + 1) * length // size)
+    inside = ((place >= start) & (place < end)).to(filters.dtype)
+    return filters @ (inside / (end - start))

@@ -1,0 +1,62 @@
+"""What the attention layers share that multiply a map."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+
+class Gate(nn.Module):
+    """Multiply a map by a gate computed from it.
+
+    A subclass defines :meth:`gate`. Random weights make a random gate, which spoils the
+    features of a pretrained network until it is trained; a layer that *adds* to the
+    map, and starts at zero, does not.
+    """
+
+    def gate(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) to what multiplies it; 1 in every direction it is equal in."""
+        raise NotImplementedError
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) to the same: x times its gate."""
+        # Under autocast the gate may be narrower than x; x keeps its dtype.
+        return x * self.gate(x).to(x.dtype)
+
+
+def hidden_units(in_channels: int, ratio: int) -> int:
+    """Return C / r, rounded down: the width inside a layer that reduces channels.
+
+    Args:
+        in_channels: C.
+        ratio: r.
+
+    Raises:
+        ValueError: ``ratio`` is no integer from 1 to C.
+    """
+    whole = isinstance(ratio, int) and not isinstance(ratio, bool)
+    if not whole or not 1 <= ratio <= in_channels:
+        raise ValueError(
+            f'ratio must be an integer between 1 and in_channels ({in_channels}), so '
+            f'that a hidden unit is left; got {ratio!r}.'
+        )
+    return in_channels // ratio
+
+
+def check_map(layer: nn.Module, x: Tensor, least: int, reason: str) -> None:
+    """Refuse a map that is too small for what a layer does.
+
+    Args:
+        layer: whose name the message has.
+        x: (N, C, H, W); the larger of H and W counts.
+        least: pixels.
+        reason: why, and what to do.
+
+    Raises:
+        ValueError: the map is smaller.
+    """
+    height, width = x.shape[-2:]
+    if max(height, width) < least:
+        raise ValueError(
+            f'{type(layer).__name__} needs a map of {least} pixels or more in height '
+            f'or width; got {height} x {width}. {reason}'
+        )
