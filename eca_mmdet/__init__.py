@@ -21,7 +21,6 @@ _EXPORTS = {
     'ECAMobileNetV2': 'eca_mmdet.backbones',
     'ECAResNet': 'eca_mmdet.backbones',
     'ECAResNetD': 'eca_mmdet.backbones',
-    'NonLocalResNet': 'eca_mmdet.backbones',
     'PluginResNet': 'eca_mmdet.backbones',
     'ECAPretrained': 'eca_mmdet.weights.pretrained',
 }

@@ -100,6 +100,7 @@ def register() -> None:
                 'eca_mmdet.evaluation.coco_metric',
                 'eca_mmdet.evaluation.hook',
                 'eca_mmdet.legacy',
+                'eca_mmdet.necks',
                 'eca_mmdet.weights.pretrained',
             ):
                 importlib.import_module(module)

@@ -290,11 +290,16 @@ def test_zero_init_residual(mmdet_ready, depth, last):
 
 
 def test_non_local_block_sits_before_the_last_block_of_res4(mmdet_ready):
-    model = make('NonLocalResNet', 50, base_channels=8)
+    plugin = dict(
+        cfg=dict(type='NonLocal2d', reduction=2),
+        stages=(False, False, True, False),
+        position='before_last_block',
+    )
+    model = make('PluginResNet', 50, plugins=[plugin], base_channels=8)
     plain = make('PluginResNet', 50, base_channels=8)
     extra = model.state_dict().keys() - plain.state_dict().keys()
     assert extra
-    assert all(key.startswith('layer3.non_local.') for key in extra)
+    assert all(key.startswith('layer3.nonlocal_block.') for key in extra)
     randomise(plain)
     randomise(model)
     model.load_state_dict(plain.state_dict(), strict=False)
@@ -305,9 +310,9 @@ def test_non_local_block_sits_before_the_last_block_of_res4(mmdet_ready):
         body = plain(x)[1]
         for block in list(plain.layer3)[:-1]:
             body = block(body)
-        expected = plain.layer3[-1](model.layer3.non_local(body))
+        expected = plain.layer3[-1](model.layer3.nonlocal_block(body))
         torch.testing.assert_close(model(x)[2], expected)
         # The block's last convolution at zero makes it the identity.
-        model.layer3.non_local.conv_out.conv.weight.zero_()
-        model.layer3.non_local.conv_out.conv.bias.zero_()
+        model.layer3.nonlocal_block.conv_out.conv.weight.zero_()
+        model.layer3.nonlocal_block.conv_out.conv.bias.zero_()
         torch.testing.assert_close(model(x)[-1], plain(x)[-1])

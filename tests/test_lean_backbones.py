@@ -17,6 +17,11 @@ pytestmark = pytest.mark.openmmlab
 
 SE = dict(cfg=dict(type='SqueezeExcite', ratio=4), position='after_conv3')
 SE_BASIC = dict(SE, position='after_conv2')
+NON_LOCAL = dict(
+    cfg=dict(type='NonLocal2d'),
+    stages=(False, False, True, False),
+    position='before_last_block',
+)
 CONTEXT = dict(cfg=dict(type='ContextBlock', ratio=0.25), position='after_conv3')
 INNER = dict(
     cfg=dict(type='ECALayer', kernel_size=5, postfix='_inner'), position='after_conv2'
@@ -45,7 +50,7 @@ BACKBONES = {
         'ECAResNet',
         dict(depth=50, kernel_sizes=3, norm_cfg=dict(type='GN', num_groups=4)),
     ),
-    'non-local': ('NonLocalResNet', dict(depth=50)),
+    'non-local': ('PluginResNet', dict(depth=50, plugins=[NON_LOCAL])),
     'd': ('ECAResNetD', dict(arch=ARCH)),
 }
 COMMON = ('eca50', 'eca18', 'se50', 'none50', 'd')

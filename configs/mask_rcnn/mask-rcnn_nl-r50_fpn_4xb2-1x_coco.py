@@ -1,8 +1,15 @@
 _base_ = './mask-rcnn_r50_fpn_4xb2-1x_coco.py'
 
-# The ImageNet weights have no such block; it starts as the identity.
+# One block, before the last residual block of res4 (Wang et al., CVPR 2018). The
+# ImageNet weights have no such block; it starts as the identity.
 model = dict(
     backbone=dict(
-        type='NonLocalResNet',
+        plugins=[
+            dict(
+                cfg=dict(type='NonLocal2d', reduction=2),
+                stages=(False, False, True, False),
+                position='before_last_block',
+            )
+        ],
     )
 )

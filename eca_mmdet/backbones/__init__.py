@@ -3,13 +3,11 @@
 from eca_mmdet.backbones.eca_mobilenet_v2 import ECAMobileNetV2
 from eca_mmdet.backbones.eca_resnet import ECAResNet
 from eca_mmdet.backbones.eca_resnet_d import ECAResNetD
-from eca_mmdet.backbones.nonlocal_resnet import NonLocalResNet
 from eca_mmdet.backbones.plugin_resnet import PluginResNet
 
 __all__ = [
     'ECAMobileNetV2',
     'ECAResNet',
     'ECAResNetD',
-    'NonLocalResNet',
     'PluginResNet',
 ]

@@ -10,16 +10,15 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
-from mmcv.cnn import build_plugin_layer
 from mmdet.models.backbones.resnet import BasicBlock, Bottleneck
 from torch import Tensor
 
+from eca_mmdet.backbones.plugins import BASIC_POSITIONS, add_plugins
 from eca_mmdet.backbones.recompute import recompute
 from eca_mmdet.ops.conv_norm import conv_norm, sequence
 from eca_mmdet.ops.gated_residual import gated_residual
 
 MEMORY = ('lean', 'plain')
-_POSITIONS = ('after_conv1', 'after_conv2')
 
 
 def check_memory(memory: object) -> str:
@@ -63,7 +62,7 @@ class PluginBasicBlock(BasicBlock):  # type: ignore[misc]
         **kwargs: as mmdet's ``BasicBlock``.
 
     Raises:
-        ValueError: a position this block does not have, an unknown ``memory``.
+        ValueError: an unknown ``memory``, two plugins of one name.
     """
 
     def __init__(
@@ -77,20 +76,14 @@ class PluginBasicBlock(BasicBlock):  # type: ignore[misc]
     ) -> None:
         super().__init__(inplanes, planes, **kwargs)
         self.memory = check_memory(memory)
-        self._plugin_names: dict[str, list[str]] = {p: [] for p in _POSITIONS}
-        for plugin in plugins or []:
-            position = plugin['position']
-            if position not in _POSITIONS:
-                raise ValueError(
-                    'a plugin of ResNet-18 or -34 goes to one of '
-                    f'{", ".join(_POSITIONS)} (a basic block has two convolutions); '
-                    f'got position {position!r}.'
-                )
-            cfg = dict(plugin['cfg'])
-            postfix = cfg.pop('postfix', '')
-            name, layer = build_plugin_layer(cfg, postfix=postfix, in_channels=planes)
-            self.add_module(name, layer)
-            self._plugin_names[position].append(name)
+        self._plugin_names = {
+            position: add_plugins(
+                self,
+                [one['cfg'] for one in plugins or [] if one['position'] == position],
+                planes,
+            )
+            for position in BASIC_POSITIONS
+        }
 
     def _plain(self, x: Tensor) -> Tensor:
         out = self.relu(self.norm1(self.conv1(x)))
@@ -123,7 +116,7 @@ class PluginBottleneck(Bottleneck):  # type: ignore[misc]
         **kwargs: as mmdet's ``Bottleneck``.
 
     Raises:
-        ValueError: an unknown ``memory``.
+        ValueError: an unknown ``memory``, two plugins of one name.
     """
 
     def __init__(
@@ -131,6 +124,10 @@ class PluginBottleneck(Bottleneck):  # type: ignore[misc]
     ) -> None:
         super().__init__(inplanes, planes, **kwargs)
         self.memory = check_memory(memory)
+
+    def make_block_plugins(self, in_channels: int, plugins: list[Any]) -> list[str]:
+        """Build the layers of one position; return their names."""
+        return add_plugins(self, plugins, in_channels)
 
     def _names(self, position: str) -> list[str]:
         return getattr(self, f'{position}_plugin_names', [])

@@ -13,7 +13,6 @@ from mmdet.registry import MODELS
 
 from eca_mmdet.architectures import RELEASED_KERNEL_SIZES
 from eca_mmdet.attention.eca import check_kernel_size
-from eca_mmdet.backbones.blocks import PluginBasicBlock
 from eca_mmdet.backbones.plugin_resnet import PluginResNet
 
 
@@ -29,30 +28,41 @@ class ECAResNet(PluginResNet):
             'adaptive', psi of each block's output channels. There is no default:
             released weights differ in it by depth, and neither the formula nor a
             file's name tells. A checkpoint's tensors do.
-        plugins: further plugins, as mmdet's ``ResNet`` takes them; they come after
+        attention: another layer in the gate's place, as ``dict(type='CBAM')``, instead
+            of ``kernel_sizes``.
+        plugins: further plugins, as :class:`PluginResNet` takes them; they come after
             the gate where they share its position.
         **kwargs: as :class:`PluginResNet`, ``memory`` among them, and mmdet's
             ``ResNet``.
 
     Raises:
-        ValueError: ``kernel_sizes`` missing, even, or not one a stage; unknown depth.
+        ValueError: ``kernel_sizes`` missing, even, or not one a stage, or beside
+            ``attention``; what :class:`PluginResNet` refuses.
     """
 
     def __init__(
         self,
         depth: int,
         kernel_sizes: Sequence[int] | int | str | None = None,
+        attention: dict[str, Any] | None = None,
         plugins: list[dict[str, Any]] | None = None,
         **kwargs: Any,
     ) -> None:
+        if attention is not None:
+            if kernel_sizes is not None:
+                raise ValueError(
+                    'kernel_sizes are of the ECA gate, which attention replaces: give '
+                    f'one of them; got {kernel_sizes!r} and {attention!r}.'
+                )
+            super().__init__(depth, attention=attention, plugins=plugins, **kwargs)
+            return
         num_stages = kwargs.get('num_stages', 4)
         self.kernel_sizes = stage_kernel_sizes(kernel_sizes, num_stages, _hint(depth))
-        basic = self.arch_settings.get(depth, (None,))[0] is PluginBasicBlock
         gates = [
             dict(
                 cfg=dict(type='ECALayer', kernel_size=size),
                 stages=tuple(other == stage for other in range(num_stages)),
-                position='after_conv2' if basic else 'after_conv3',
+                position=self.block_positions(depth)[-1],
             )
             for stage, size in enumerate(self.kernel_sizes)
         ]
