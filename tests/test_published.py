@@ -61,6 +61,12 @@ def test_every_number_is_that_of_the_reference():
             )
     assert checked == 6 * 28 - 3 * 4  # NL and GC have no S, M, L
     assert published()['imagenet']['rows'] == reference['imagenet_models']['rows']
+    attention = published()['attention']
+    for ours, theirs in (
+        ('properties', 'attention_overhead'),
+        ('imagenet', 'imagenet_attention_variants'),
+    ):
+        assert attention[ours]['rows'] == reference[theirs]['rows']
 
 
 SOURCES = {

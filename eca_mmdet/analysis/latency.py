@@ -44,7 +44,7 @@ def measure(
                     'detector_ms': lambda model=model: _detect(model, image),
                 }
                 for part, run in runs.items():
-                    spent = _milliseconds(run, image.device)
+                    spent = milliseconds(run, image.device)
                     if index >= warm_up:
                         times.setdefault((name, part), []).append(spent)
     medians = {key: statistics.median(spent) for key, spent in times.items()}
@@ -80,7 +80,8 @@ def _detect(model: Any, image: torch.Tensor) -> Any:
     return model.predict(image, [sample], rescale=True)
 
 
-def _milliseconds(run: Callable[[], Any], device: torch.device) -> float:
+def milliseconds(run: Callable[[], Any], device: torch.device) -> float:
+    """Return how long ``run`` takes, what it starts on the device included."""
     _wait(device)
     start = time.perf_counter()
     run()

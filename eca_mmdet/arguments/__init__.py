@@ -22,6 +22,7 @@ def build_parser() -> argparse.ArgumentParser:
     running.add_test(commands)
     files.add_eval(commands)
     files.add_check_data(commands)
+    costs.add_attention(commands)
     costs.add_complexity(commands)
     costs.add_tables(commands)
     costs.add_reproduce(commands)

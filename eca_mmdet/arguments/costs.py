@@ -60,6 +60,41 @@ def add_complexity(commands: Commands) -> None:
     add('--json', action='store_true', help='print JSON')
 
 
+def add_attention(commands: Commands) -> None:
+    """Add ``attention``."""
+    attention = commands.add_parser(
+        'attention',
+        help='the attention mechanisms of the ECA-Net comparison: properties and costs',
+        description='Recompute the table of attention mechanisms: does it reduce the '
+        'dimensionality (DR), do channels interact (CCI), parameters, operations and '
+        'time on a map as C4 of an 800x1280 image.',
+    )
+    add = attention.add_argument
+    add(
+        'mechanisms',
+        nargs='*',
+        metavar='NAME',
+        help='as eca, cbam or se-var1 (default: all)',
+    )
+    add('--channels', type=at_least_1, default=256, metavar='C', help='default: 256')
+    add(
+        '--size',
+        nargs=2,
+        type=at_least_1,
+        default=(50, 80),
+        metavar=('H', 'W'),
+        help='of the map (default: 50 80)',
+    )
+    add(
+        '--rounds',
+        type=at_least_1,
+        default=9,
+        metavar='N',
+        help='of the timing, whose median is printed (default: 9)',
+    )
+    add('--json', action='store_true', help='print JSON')
+
+
 def add_tables(commands: Commands) -> None:
     """Add ``tables``."""
     tables = commands.add_parser(
