@@ -19,8 +19,8 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
 from eca_mmdet.analysis.latency import milliseconds
-from eca_mmdet.mechanisms import Mechanism
 from eca_mmdet.attention.gate import Gate
+from eca_mmdet.mechanisms import Mechanism
 
 _SIDE = 8
 _CHUNK = 128

@@ -7,10 +7,10 @@ import json
 from typing import Any
 
 from eca_mmdet import registration
-from eca_mmdet.mechanisms import MECHANISMS, Mechanism, find_mechanism
 from eca_mmdet.errors import UserError
 from eca_mmdet.evaluation.published import published
 from eca_mmdet.evaluation.tables import render
+from eca_mmdet.mechanisms import MECHANISMS, Mechanism, find_mechanism
 
 _HEADER = [
     *('mechanism', 'DR', 'CCI', 'rank', 'parameters', 'published', 'GFLOPs', 'ms'),
