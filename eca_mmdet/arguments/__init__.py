@@ -23,6 +23,7 @@ def build_parser() -> argparse.ArgumentParser:
     files.add_eval(commands)
     files.add_check_data(commands)
     costs.add_attention(commands)
+    running.add_compare_attention(commands)
     costs.add_complexity(commands)
     costs.add_tables(commands)
     costs.add_reproduce(commands)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 
-from eca_mmdet.arguments.types import Commands
+from eca_mmdet.arguments.types import Commands, at_least_1
+from eca_mmdet.mechanisms import KEYS
 
 
 def add_demo(commands: Commands) -> None:
@@ -19,7 +20,13 @@ def add_demo(commands: Commands) -> None:
     demo.add_argument(
         '--detector', choices=('faster', 'mask', 'retinanet'), default='mask'
     )
-    demo.add_argument('--attention', choices=('eca', 'se', 'none'), default='eca')
+    demo.add_argument(
+        '--attention',
+        choices=('none', *KEYS),
+        default='eca',
+        metavar='NAME',
+        help='a mechanism of eca-mmdet attention, or none (default: eca)',
+    )
     demo.add_argument('--depth', type=int, choices=(18, 50), default=18)
     demo.add_argument(
         '--quick',
@@ -32,6 +39,39 @@ def add_demo(commands: Commands) -> None:
         metavar='DIR',
         help='run folder to create (default: runs/demo-DATE-TIME)',
     )
+
+
+def add_compare_attention(commands: Commands) -> None:
+    """Add ``compare-attention``."""
+    compare = commands.add_parser(
+        'compare-attention',
+        help='train the small detector with several mechanisms, and compare',
+        description='Train the detector of eca-mmdet demo with each mechanism and '
+        'seed, and print AP with its spread, parameters, time and memory. Finished '
+        'runs are kept; the same command goes on after an interruption.',
+    )
+    add = compare.add_argument
+    add(
+        '--mechanisms',
+        nargs='+',
+        metavar='NAME',
+        default=['none', 'se', 'cbam', 'eca'],
+        help="of eca-mmdet attention, 'none', or 'all' (default: none se cbam eca)",
+    )
+    add('--seeds', type=at_least_1, default=3, metavar='N', help='default: 3')
+    add('--detector', choices=('faster', 'mask', 'retinanet'), default='mask')
+    add(
+        '--quick',
+        action='store_true',
+        help='12 steps a run; shows that everything runs, compares nothing',
+    )
+    add(
+        '--out',
+        default='runs/compare-attention',
+        metavar='DIR',
+        help='runs and results (default: runs/compare-attention)',
+    )
+    add('--json', action='store_true', help='print JSON')
 
 
 def _add_run_options(parser: argparse.ArgumentParser) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from eca_mmdet.mechanisms import find_mechanism
 from eca_mmdet.paths import config_root
 
 FILES = {
@@ -23,7 +24,7 @@ def compose(
 
     Args:
         detector: 'faster', 'mask' or 'retinanet'.
-        attention: 'eca', 'se' or 'none'.
+        attention: key of a mechanism (:mod:`eca_mmdet.mechanisms`) or 'none'.
         depth: 18 or 50.
         data_root: folder that ``write_shapes`` made.
         seed: of weights and sampling.
@@ -56,11 +57,8 @@ def set_backbone(cfg: Any, attention: str, depth: int) -> None:
         return
     backbone.type = 'PluginResNet'
     backbone.pop('kernel_sizes')
-    if attention == 'se':
-        position = 'after_conv2' if depth == 18 else 'after_conv3'
-        cfg.model.backbone.plugins = [
-            dict(cfg=dict(type='SqueezeExcite', ratio=8), position=position)
-        ]
+    if attention != 'none':
+        backbone.plugins = [find_mechanism(attention).plugin(depth, narrow=True)]
 
 
 def shorten(cfg: Any) -> None:

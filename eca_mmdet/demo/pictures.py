@@ -12,14 +12,14 @@ COLOURS = ('#e6194b', '#3cb44b', '#4363d8')
 SCORE_THRESHOLD = 0.5
 
 
-def new_figure(*args: Any, **kwargs: Any) -> Any:
+def new_figure(*args: Any, sharey: bool = False, **kwargs: Any) -> Any:
     """Return a figure and its axes; the user's backend of matplotlib stays."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(**kwargs)
     FigureCanvasAgg(figure)
-    return figure, figure.subplots(*args)
+    return figure, figure.subplots(*args, sharey=sharey)
 
 
 def draw_loss_curve(losses: Sequence[float], path: Path) -> None:
@@ -96,3 +96,53 @@ def _draw_instances(axes: Any, instances: Any, classes: Sequence[str]) -> None:
             color='white',
             bbox=dict(facecolor=colour, edgecolor='none', pad=0.6),
         )
+
+
+def draw_comparison(rows: Sequence[dict[str, Any]], path: Path) -> None:
+    """Plot box AP against parameters and against the time of a training step.
+
+    Args:
+        rows: of ``eca-mmdet compare-attention``.
+        path: PNG to write.
+    """
+    rows = [row for row in rows if 'bbox' in row['ap']]
+    costs = {
+        'attention layers, parameters': 'gate_params',
+        'training step, ms': 'step_milliseconds',
+    }
+    figure, panels = new_figure(
+        1, 2, figsize=(10, 4.5), layout='constrained', sharey=True
+    )
+    for axes, (label, key) in zip(panels, costs.items(), strict=True):
+        for row in rows:
+            _draw_mechanism(axes, row, row[key])
+        axes.set(xlabel=label)
+        axes.grid(alpha=0.3)
+        axes.margins(x=0.12, y=0.12)
+    if any(row['gate_params'] for row in rows):
+        panels[0].set_xscale('symlog', linthresh=10)
+        panels[0].set_xlim(left=-2)
+    panels[0].set(ylabel='box AP on held-out shapes, 0-100')
+    seeds = len(rows[0]['ap']['bbox']['by_seed']) if rows else 0
+    figure.suptitle(
+        f'large: mean of {seeds} seeds, bar: standard deviation, small: each seed',
+        fontsize=9,
+    )
+    figure.savefig(path, dpi=120, format='png')
+
+
+def _draw_mechanism(axes: Any, row: dict[str, Any], cost: float) -> None:
+    colour = {'eca': '#d55e00', 'none': '#000000'}.get(row['mechanism'], '#0072b2')
+    ap = row['ap']['bbox']
+    axes.plot([cost] * len(ap['by_seed']), ap['by_seed'], '.', color=colour, alpha=0.35)
+    axes.errorbar(
+        cost, ap['mean'], yerr=ap['deviation'], fmt='o', color=colour, capsize=3
+    )
+    axes.annotate(
+        row['mechanism'],
+        (cost, ap['mean']),
+        xytext=(6, 4),
+        textcoords='offset points',
+        fontsize=8,
+        color=colour,
+    )

@@ -1,0 +1,193 @@
+"""Train the demo's detector with several mechanisms and seeds, each run once."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import shutil
+import statistics
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from eca_mmdet.demo import config
+from eca_mmdet.errors import UserError
+from eca_mmdet.evaluation.record import versions
+
+TASKS = {'bbox': 'box AP', 'segm': 'mask AP'}
+SIDE = 160
+"""Of the demo's images, in pixels."""
+
+_STEP = re.compile(r'\s+(\d+)/(\d+)  loss')
+_RUNS = 'runs'
+
+OnStep = Callable[[int], None]
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training.
+
+    Attributes:
+        mechanism: key, or 'none'.
+        seed: of data, weights and sampling.
+        detector: 'faster', 'mask' or 'retinanet'.
+        quick: a few steps only.
+    """
+
+    mechanism: str
+    seed: int
+    detector: str
+    quick: bool
+
+    @property
+    def iterations(self) -> int:
+        """Steps of the run."""
+        cfg = self.compose()
+        return int(cfg.train_cfg.max_iters)
+
+    def compose(self) -> Any:
+        """Return the run's config, with a data root that is not there."""
+        cfg = config.compose(self.detector, self.mechanism, 18, Path('data'), self.seed)
+        if self.quick:
+            config.shorten(cfg)
+        return cfg
+
+    def folder(self, out: Path) -> Path:
+        """Return where it goes; a run of another config or version has another."""
+        text = self.compose().pretty_text + json.dumps(versions(), sort_keys=True)
+        digest = hashlib.sha256(text.encode()).hexdigest()[:8]
+        name = f'{self.detector}-{self.mechanism}-seed{self.seed}-{digest}'
+        return out / _RUNS / name
+
+
+def record_of(run: Run, out: Path) -> dict[str, Any] | None:
+    """Return the record of a finished run, None if it is not there or damaged."""
+    try:
+        record = json.loads((run.folder(out) / 'metrics.json').read_text())
+        same = (record['attention'], record['seed']) == (run.mechanism, run.seed)
+        known = same and record['results'] and record['seconds_per_step']
+        return dict(record) if known else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def train(run: Run, out: Path, on_step: OnStep) -> dict[str, Any]:
+    """Train in a process of its own; the folder appears when all of it is there.
+
+    Args:
+        run: what.
+        out: the comparison's folder.
+        on_step: called with the number of steps done.
+
+    Raises:
+        UserError: the training failed; with its last line.
+    """
+    folder = run.folder(out)
+    partial = folder.with_name(f'{folder.name}.partial')
+    log = folder.with_name(f'{folder.name}.log')
+    for left in (partial, folder):  # of an interrupted run, or damaged
+        if left.exists():
+            shutil.rmtree(left)
+    partial.parent.mkdir(parents=True, exist_ok=True)
+    command = [sys.executable, '-m', 'eca_mmdet.cli', 'demo']
+    command += ['--detector', run.detector, '--attention', run.mechanism]
+    command += ['--seed', str(run.seed), '--out', str(partial)]
+    command += ['--quick'] * run.quick
+    code = _follow(command, log, on_step)
+    if code:
+        lines = [one for one in log.read_text(errors='replace').splitlines() if one]
+        last = lines[-1][:300] if lines else 'it printed nothing'
+        raise UserError(
+            f'{run.mechanism}, seed {run.seed}: the training ended with exit code '
+            f'{code}: {last} (all of it: {log})'
+        )
+    partial.rename(folder)
+    record = record_of(run, out)
+    if record is None:
+        raise UserError(f'the training left no whole metrics.json in {folder}.')
+    return record
+
+
+def _follow(command: list[str], log: Path, on_step: OnStep) -> int:
+    """Run a command with its output in a file; return its exit code."""
+    with open(log, 'w') as file:
+        process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
+        try:
+            assert process.stdout is not None
+            for line in process.stdout:
+                file.write(line)
+                file.flush()
+                step = _STEP.match(line)
+                if step:
+                    on_step(int(step[1]))
+            return process.wait()
+        except BaseException:
+            process.terminate()
+            process.wait()
+            raise
+
+
+def summary(mechanism: str, records: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return AP (0-100) by seed, its mean and sample deviation, and the time of a step.
+
+    Args:
+        mechanism: key, or 'none'.
+        records: of its runs.
+    """
+    found: dict[str, Any] = {'mechanism': mechanism, 'ap': {}}
+    for task in TASKS:
+        values = [
+            100 * value
+            for record in records
+            if task in record['results']
+            and (value := record['results'][task]['metrics']['AP']) is not None
+        ]
+        if values:
+            found['ap'][task] = {
+                'by_seed': values,
+                'mean': statistics.mean(values),
+                'deviation': statistics.stdev(values) if len(values) > 1 else None,
+            }
+    steps = [record['seconds_per_step'] for record in records]
+    found['step_milliseconds'] = 1000 * statistics.median(steps)
+    return found
+
+
+def costs(runs: list[Run]) -> list[dict[str, Any]]:
+    """Count and time the detectors of some runs, one of each mechanism.
+
+    Returns:
+        For each run ``params`` and, of the attention layers alone, ``gate_params``;
+        ``gmacs`` of one image; ``saved_mib`` that a training step keeps for backward;
+        ``backbone_milliseconds`` of one image, measured in turns.
+    """
+    from eca_mmdet.analysis.exact import exact_cost
+    from eca_mmdet.analysis.latency import measure
+    from eca_mmdet.analysis.parts import build
+
+    found, models = [], []
+    for run in runs:
+        cfg = run.compose()
+        cost = exact_cost(build(cfg), cfg, (SIDE, SIDE))
+        model = build(cfg, 'cpu')
+        model.eval()
+        models.append((run.mechanism, model))
+        found.append(
+            {
+                'params': cost.total.params,
+                'gate_params': cost.gates.params,
+                'gmacs': cost.total.macs / 1e9,
+                'saved_mib': cost.total.saved_bytes / 2**20,
+            }
+        )
+    times = measure(models, (SIDE, SIDE))['models']
+    for run, one in zip(runs, found, strict=True):
+        one['backbone_milliseconds'] = times[run.mechanism]['backbone_ms']
+    return found
