@@ -64,6 +64,37 @@ def measure(
     }
 
 
+def training_steps(
+    backbones: Sequence[Any],
+    shape: Sequence[int],
+    rounds: int = ROUNDS,
+    warm_up: int = WARM_UP,
+) -> list[float]:
+    """Return each backbone's median milliseconds of a training step, in turns.
+
+    Args:
+        backbones: on one device; they are put into training mode.
+        shape: (N, 3, H, W) of the images.
+        rounds: each runs every backbone once, forward and backward.
+        warm_up: rounds before, which do not count.
+    """
+    parameter = next(backbones[0].parameters())
+    images = torch.rand(*shape, device=parameter.device, dtype=parameter.dtype)
+    spent: list[list[float]] = [[] for _ in backbones]
+    for backbone in backbones:
+        backbone.train()
+    for index in range(warm_up + rounds):
+        for backbone, times in zip(backbones, spent, strict=True):
+
+            def step(backbone: Any = backbone) -> None:
+                sum(one.sum() for one in backbone(images)).backward()
+
+            once = milliseconds(step, images.device)
+            if index >= warm_up:
+                times.append(once)
+    return [statistics.median(times) for times in spent]
+
+
 def _detect(model: Any, image: torch.Tensor) -> Any:
     from mmdet.structures import DetDataSample
 

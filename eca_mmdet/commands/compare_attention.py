@@ -172,15 +172,14 @@ def _write(found: dict[str, Any], out: Path) -> None:
 def _text(found: dict[str, Any], style: str = 'table') -> str:
     header = [
         *('mechanism', *(comparison.TASKS[task] for task in _tasks(found))),
-        *('layers, params', 'params', 'GMACs', 'kept, MiB', 'step, ms'),
-        'backbone, ms',
+        *('layers, params', 'params', 'GMACs', 'kept, MiB', 'step, ms', 'image, ms'),
     ]
     table = render(header, [_cells(row, found) for row in found['rows']], style)
     legend = (
         f'{found["detector"]}, ResNet-18 of a quarter of the width, {found["seeds"]} '
         'seeds; AP 0-100 on held-out shapes, mean ± standard deviation over seeds.\n'
-        'kept: by a training step for backward; step: training, median over the runs; '
-        'backbone: one image at inference, in turns.'
+        'kept: by a training step for backward. The backbone alone, in turns: step: '
+        'forward and backward of a batch; image: one at inference.'
     )
     return f'{table}\n\n{legend}\n\n{found["note"]}'
 
@@ -202,7 +201,7 @@ def _cells(row: dict[str, Any], found: dict[str, Any]) -> list[str]:
         f'{row["gmacs"]:.3f}',
         f'{row["saved_mib"]:.1f}',
         f'{row["step_milliseconds"]:.0f}',
-        f'{row["backbone_milliseconds"]:.1f}',
+        f'{row["inference_milliseconds"]:.1f}',
     ]
 
 

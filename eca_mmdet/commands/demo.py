@@ -6,7 +6,6 @@ import argparse
 import contextlib
 import json
 import os
-import statistics
 import sys
 import time
 from pathlib import Path
@@ -83,7 +82,6 @@ def _train(args: argparse.Namespace, out: Path, console: Console) -> dict[str, A
         'seed': args.seed,
         'quick': args.quick,
         'iterations': len(hook.losses),
-        'seconds_per_step': round(statistics.median(hook.step_seconds), 4),
         **evaluated,
         'table': ap_table(rows),
         'markdown': ap_table(rows, 'md'),

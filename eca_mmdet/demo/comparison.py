@@ -70,7 +70,7 @@ def record_of(run: Run, out: Path) -> dict[str, Any] | None:
     try:
         record = json.loads((run.folder(out) / 'metrics.json').read_text())
         same = (record['attention'], record['seed']) == (run.mechanism, run.seed)
-        known = same and record['results'] and record['seconds_per_step']
+        known = same and record['results'] and record['seconds']
         return dict(record) if known else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
@@ -135,7 +135,7 @@ def _follow(command: list[str], log: Path, on_step: OnStep) -> int:
 
 
 def summary(mechanism: str, records: list[dict[str, Any]]) -> dict[str, Any]:
-    """Return AP (0-100) by seed, its mean and sample deviation, and the time of a step.
+    """Return AP (0-100) by seed, its mean and sample deviation.
 
     Args:
         mechanism: key, or 'none'.
@@ -155,8 +155,6 @@ def summary(mechanism: str, records: list[dict[str, Any]]) -> dict[str, Any]:
                 'mean': statistics.mean(values),
                 'deviation': statistics.stdev(values) if len(values) > 1 else None,
             }
-    steps = [record['seconds_per_step'] for record in records]
-    found['step_milliseconds'] = 1000 * statistics.median(steps)
     return found
 
 
@@ -166,10 +164,11 @@ def costs(runs: list[Run]) -> list[dict[str, Any]]:
     Returns:
         For each run ``params`` and, of the attention layers alone, ``gate_params``;
         ``gmacs`` of one image; ``saved_mib`` that a training step keeps for backward;
-        ``backbone_milliseconds`` of one image, measured in turns.
+        the backbone's ``inference_milliseconds`` of one image and
+        ``step_milliseconds`` (forward and backward of a batch), measured in turns.
     """
     from eca_mmdet.analysis.exact import exact_cost
-    from eca_mmdet.analysis.latency import measure
+    from eca_mmdet.analysis.latency import measure, training_steps
     from eca_mmdet.analysis.parts import build
 
     found, models = [], []
@@ -188,6 +187,9 @@ def costs(runs: list[Run]) -> list[dict[str, Any]]:
             }
         )
     times = measure(models, (SIDE, SIDE))['models']
-    for run, one in zip(runs, found, strict=True):
-        one['backbone_milliseconds'] = times[run.mechanism]['backbone_ms']
+    backbones = [model.backbone for _, model in models]
+    steps = training_steps(backbones, (cost.images, 3, SIDE, SIDE))
+    for run, one, step in zip(runs, found, steps, strict=True):
+        one['inference_milliseconds'] = times[run.mechanism]['backbone_ms']
+        one['step_milliseconds'] = step
     return found

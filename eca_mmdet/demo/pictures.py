@@ -108,7 +108,7 @@ def draw_comparison(rows: Sequence[dict[str, Any]], path: Path) -> None:
     rows = [row for row in rows if 'bbox' in row['ap']]
     costs = {
         'attention layers, parameters': 'gate_params',
-        'training step, ms': 'step_milliseconds',
+        'training step of the backbone, ms': 'step_milliseconds',
     }
     figure, panels = new_figure(
         1, 2, figsize=(10, 4.5), layout='constrained', sharey=True

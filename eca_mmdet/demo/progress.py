@@ -28,16 +28,14 @@ class ProgressHook(Hook):  # type: ignore[misc]
 
     Attributes:
         losses: total loss of every iteration so far.
-        step_seconds: time of every iteration, loading of data included.
         metrics: what the last evaluation returned.
     """
 
     def __init__(self, console: Console) -> None:
         self.losses: list[float] = []
-        self.step_seconds: list[float] = []
         self.metrics: dict[str, float] = {}
         self._console = console
-        self._start = self._last = time.monotonic()
+        self._start = time.monotonic()
         self._progress = Progress(
             TextColumn('{task.description}'),
             BarColumn(),
@@ -52,7 +50,7 @@ class ProgressHook(Hook):  # type: ignore[misc]
 
     def before_train(self, runner: Any) -> None:
         """Open the bar."""
-        self._start = self._last = time.monotonic()
+        self._start = time.monotonic()
         self._task = self._progress.add_task(
             'training', total=runner.max_iters, loss='loss ...'
         )
@@ -67,9 +65,6 @@ class ProgressHook(Hook):  # type: ignore[misc]
     ) -> None:
         """Record the loss and move the bar."""
         self.losses.append((outputs or {})['loss'].item())
-        now = time.monotonic()
-        self.step_seconds.append(now - self._last)
-        self._last = now
         recent = self.losses[-20:]
         loss = f'loss {sum(recent) / len(recent):.3f}'
         self._progress.update(self._task, advance=1, loss=loss)
