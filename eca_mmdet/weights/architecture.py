@@ -34,9 +34,10 @@ class Architecture:
             convolution', 'identity' (nowhere) or 'mixed'.
         widths: output channels, [stage][block][convolution].
         groups: of the 3x3 convolution of the first block.
-        gate: 'ECA', 'SE', 'ECA + SE' or ''.
+        gate: 'ECA', 'SE', 'FcaNet', several as 'ECA + SE', or ''.
         kernel_sizes: of the ECA gates, [stage][block]; None where there is none.
-        hidden: units of the SE gates, [stage][block]; None where there is none.
+        hidden: units of the SE and FcaNet gates, [stage][block]; None where there is
+            none.
         se_bias: whether the SE gates have biases.
     """
 
@@ -160,13 +161,14 @@ def read_architecture(state: Mapping[str, Tensor]) -> Architecture | None:
             for blocks in names
         )
 
-    kernel_sizes, hidden = (
+    kernel_sizes, se, fca = (
         sizes('eca.conv.weight', -1),
         sizes('se.fc.0.weight', 0),
+        sizes('fca.fc.0.weight', 0),
     )
     gates = [
         name
-        for name, found in (('ECA', kernel_sizes), ('SE', hidden))
+        for name, found in (('ECA', kernel_sizes), ('SE', se), ('FcaNet', fca))
         if any(size is not None for stage in found for size in stage)
     ]
     return Architecture(
@@ -181,7 +183,7 @@ def read_architecture(state: Mapping[str, Tensor]) -> Architecture | None:
         groups=_read_groups(state, first, block),
         gate=' + '.join(gates),
         kernel_sizes=kernel_sizes,
-        hidden=hidden,
+        hidden=se if 'SE' in gates else fca,
         se_bias=any(re.search(r'\.se\.fc\.0\.bias$', key) for key in state),
     )
 
@@ -301,6 +303,10 @@ def _gate_differences(file: Architecture, own: Architecture) -> list[str]:
                 f'{own.stage_kernel_sizes or own.kernel_sizes}; set '
                 f'kernel_sizes={sizes}'
             )
+    others = {'SE', 'FcaNet'}
+    theirs, ours = (others & set(one.gate.split(' + ')) for one in (file, own))
+    if theirs and ours and theirs != ours:
+        found.append(f'gates: file {file.gate}, backbone {own.gate}')
     stages = len(own.blocks)
     extra = sum(
         theirs is not None and ours is None

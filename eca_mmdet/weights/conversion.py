@@ -90,6 +90,9 @@ def convert(
     names = {source: name for name, source in canonical.source.items()}
     converted: dict[str, Tensor] = {}
     for key, tensor in own.items():
+        if names.get(key) in canonical.constants:
+            report.dropped[prefix + key] = "fixed by the layer's arguments"
+            continue
         if key in names:
             target = from_canonical(names[key], canonical.backbone[names[key]], layout)
         elif key in canonical.classifier and to != 'mmdet':
@@ -162,6 +165,10 @@ def _require_known(canonical: Canonical) -> Architecture:
 def _target_layout(found: Architecture, to: str) -> str:
     """Return the key of ``LAYOUTS`` to write; raise if the target has no such net."""
     small = found.family == 'MobileNetV2'
+    if 'FcaNet' in found.gate and to != 'mmdet':
+        raise WeightsError(
+            f'{to} has no FcaNet gates; convert to mmdet, or load the file as it is.'
+        )
     if to == 'timm' and small:
         raise WeightsError('timm has no MobileNetV2 with these names; --to authors.')
     if (

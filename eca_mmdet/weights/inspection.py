@@ -42,7 +42,7 @@ class Inspection:
         shortcut: e.g. 'convolution' or 'average pool + convolution'.
         out_channels: of each stage.
         widths: of every convolution, [stage][block][convolution].
-        gate: 'ECA', 'SE' or ''.
+        gate: 'ECA', 'SE', 'FcaNet' or ''.
         gates: number of gates.
         kernel_sizes: of the ECA gates, one a stage; None where they differ in a stage.
         uniform: whether each stage has one kernel size.

@@ -4,7 +4,8 @@ Inside this package a tensor has the name mmdet's backbone gives it ('stem.3.wei
 'layer1.0.eca.conv.weight', 'layer1.0.se.fc.0.weight'). A layout is a table of rules
 from another library's names to those; each rule works in both directions.
 
-Sources: BangguWu/ECANet, timm, moskomule/senet.pytorch, mmpretrain, torchvision.
+Sources: BangguWu/ECANet, timm, moskomule/senet.pytorch, mmpretrain, torchvision,
+cfzd/FcaNet.
 """
 
 from __future__ import annotations
@@ -109,6 +110,10 @@ LAYOUTS: dict[str, tuple[Rule, ...]] = {
         Rule('@.se_layer.conv1.conv.*', '@.se.fc.0.*', convolution=True),
         Rule('@.se_layer.conv2.conv.*', '@.se.fc.2.*', convolution=True),
     ),
+    'FcaNet': (
+        Rule('@.att.fc.*', '@.fca.fc.*'),
+        Rule('@.att.dct_layer.weight', '@.fca.filters'),
+    ),
     'features': _mobilenet_v2_rules(),
 }
 
@@ -119,13 +124,14 @@ _KNOWN = re.compile(
     | layer[1-9]\.[0-9]{{1,3}}\.(
         conv[123]\.weight | bn[123]\.{_NORM}
         | downsample\.[01]\.weight | downsample\.[12]\.{_NORM}
-        | eca\.conv\.weight | se\.fc\.[02]\.(weight|bias)
+        | eca\.conv\.weight | se\.fc\.[02]\.(weight|bias) | fca\.fc\.[02]\.weight
         | (expand|depthwise|linear)_conv\.(conv\.weight|bn\.{_NORM})
       )
     | conv[12]\.(conv\.weight|bn\.{_NORM})
     """,
     re.VERBOSE,
 )
+_CONSTANT = re.compile(r'layer\d+\.\d+\.fca\.filters')
 _CLASSIFIER = re.compile(r'(head\.)?(fc|classifier\.1|head)\.(weight|bias)')
 
 
@@ -137,6 +143,7 @@ class Canonical:
         layout: key of :data:`LAYOUTS`.
         backbone: tensors by mmdet's name, the unknown ones by their own.
         source: mmdet's name to the file's.
+        constants: tensors that follow from a layer's arguments, by mmdet's name.
         classifier: the classifier's tensors by the file's name.
         rest: names of the other parts of a detector ('neck.…').
         unknown: names in the backbone that no public architecture has.
@@ -145,6 +152,7 @@ class Canonical:
     layout: str
     backbone: dict[str, Tensor] = field(default_factory=dict)
     source: dict[str, str] = field(default_factory=dict)
+    constants: dict[str, Tensor] = field(default_factory=dict)
     classifier: dict[str, Tensor] = field(default_factory=dict)
     rest: list[str] = field(default_factory=list)
     unknown: list[str] = field(default_factory=list)
@@ -166,6 +174,8 @@ def find_layout(keys: Iterable[str]) -> str:
         return 'features'
     if any('.se_layer.' in key for key in keys):
         return 'mmpretrain'
+    if any('.att.dct_layer.' in key for key in keys):
+        return 'FcaNet'
     if 'conv1.0.weight' in keys:
         return 'timm, deep stem'
     if any('.se.conv.' in key or '.se.fc1.' in key for key in keys):
@@ -192,13 +202,16 @@ def to_canonical(state: dict[str, Tensor]) -> Canonical:
     rules = LAYOUTS[result.layout]
     for key, original in bare.items():
         name, tensor = _renamed(key, state[original], rules)
-        if name in result.backbone:
+        if name in result.source:
             raise WeightsError(
                 f'two tensors are the same one: {result.source[name]} and {original} '
                 f'both are {name} in mmdet.'
             )
-        result.backbone[name] = tensor
         result.source[name] = original
+        if _CONSTANT.fullmatch(name):
+            result.constants[name] = tensor
+            continue
+        result.backbone[name] = tensor
         if not is_known(name):
             result.unknown.append(original)
     for key, tensor in state.items():

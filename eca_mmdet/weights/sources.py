@@ -1,7 +1,7 @@
 """Where to get the backbone files that the configs name. No heavy import.
 
 Source: BangguWu/ECANet README (ECA files), torchvision (plain ResNet), the state-dict
-layout of moskomule/senet.pytorch (SE).
+layout of moskomule/senet.pytorch (SE), cfzd/FcaNet README.
 """
 
 from __future__ import annotations
@@ -25,6 +25,10 @@ SOURCES = {
     'resnet50-0676ba61.pth': _TORCHVISION.format('resnet50-0676ba61.pth'),
     'resnet101-63fe2227.pth': _TORCHVISION.format('resnet101-63fe2227.pth'),
     'se_resnet50.pth': _SE.format(50, ', which publishes one for ResNet-50'),
+    'fcanet50.pth': (
+        "the FcaNet authors' ImageNet FcaNet-50 (cfzd/FcaNet README), saved under this "
+        'name'
+    ),
     'se_resnet101.pth': _SE.format(101, '; we know of no public file'),
 }
 

@@ -20,6 +20,8 @@ _FAMILIES = {
     'RetinaNet': 'retinanet',
 }
 
+_ATTENTION = {'ECA': 'eca', 'SE': 'se', 'FcaNet': 'fca'}
+
 
 def suggest_backbone(found: Architecture, path: str) -> str:
     """Return ``backbone=dict(...)`` as text, or '' where no backbone fits.
@@ -51,7 +53,7 @@ def _backbone_arguments(found: Architecture) -> dict[str, str]:
     eca = found.gate == 'ECA'
     if eca and (sizes is None or None in sizes):
         return {}
-    if 0 in found.blocks or found.gate not in ('', 'ECA', 'SE'):
+    if 0 in found.blocks or found.gate not in ('', 'ECA', 'SE', 'FcaNet'):
         return {}
     if found.family == 'MobileNetV2':
         return _mobilenet_arguments(found, eca)
@@ -70,12 +72,17 @@ def _backbone_arguments(found: Architecture) -> dict[str, str]:
         return {'type': "'ECAResNet'", **depth, 'kernel_sizes': str(sizes)} | base
     if found.gate == 'SE':
         return {'type': "'PluginResNet'", **depth, 'plugins': _se_plugins(found)} | base
+    if found.gate == 'FcaNet':
+        if not _has_usual_gates(found):
+            return {}
+        layer = {'attention': "dict(type='FcaNet')"}
+        return {'type': "'PluginResNet'", **depth, **layer} | base
     return {'type': "'ResNet'", **depth} | base
 
 
 def _mobilenet_arguments(found: Architecture, eca: bool) -> dict[str, str]:
     channels = tuple(stage[1] for stage in MOBILENET_V2_STAGES)
-    if found.out_channels != channels or found.gate == 'SE':
+    if found.out_channels != channels or found.gate in ('SE', 'FcaNet'):
         return {}
     kind = {'type': "'ECAMobileNetV2'" if eca else "'MobileNetV2'"}
     if eca and found.stage_kernel_sizes != MOBILENET_V2_KERNEL_SIZES:
@@ -84,7 +91,7 @@ def _mobilenet_arguments(found: Architecture, eca: bool) -> dict[str, str]:
 
 
 def _d_arguments(found: Architecture) -> dict[str, str]:
-    if found.block != 'bottleneck' or found.gate == 'SE':
+    if found.block != 'bottleneck' or found.gate in ('SE', 'FcaNet'):
         return {}
     if not found.gate:  # mmdet's own D variant has the same names
         v1d = {'50d': '50', '101d': '101'}.get(found.d_name or '')
@@ -148,22 +155,25 @@ def suggest_command(found: Architecture, heads: Heads | None, path: str) -> str:
 
 def _config_name(found: Architecture, heads: Heads | None) -> str:
     """Return the name that a config for this network would have, or ''."""
-    family = _FAMILIES.get(heads.detector if heads else 'Faster R-CNN')
+    backbone = 'Mask R-CNN' if found.gate == 'FcaNet' else 'Faster R-CNN'
+    family = _FAMILIES.get(heads.detector if heads else backbone)
+    if found.gate and found.gate not in _ATTENTION:
+        return ''
     if not family or (heads and (heads.version.startswith('v1,') or not heads.classes)):
         return ''
-    attention = f'{found.gate.lower()}-' if found.gate else ''
+    attention = f'{_ATTENTION[found.gate]}-' if found.gate else ''
     if found.family == 'MobileNetV2':
         size = 'mobilenetv2' if found.gate else ''
     elif found.shortcut == 'average pool + convolution':
         size = f'r{found.d_name}' if found.d_name and found.gate else ''
     else:
-        usual = found.is_plain and found.stem == (64,) and _is_papers_se(found)
+        usual = found.is_plain and found.stem == (64,) and _has_usual_gates(found)
         size = f'r{found.depth}' if usual else ''
     return f'{family}_{attention}{size}_fpn_4xb2-1x_coco' if size else ''
 
 
-def _is_papers_se(found: Architecture) -> bool:
-    """Tell whether SE gates, if any, are those of the tables: r = 16, no biases."""
+def _has_usual_gates(found: Architecture) -> bool:
+    """Tell whether SE or FcaNet gates, if any, are the usual: r = 16, no biases."""
     reduced = all(
         units is None or units * 16 == channels
         for stage, channels in zip(found.hidden, found.out_channels, strict=True)

@@ -1,0 +1,17 @@
+_base_ = './mask-rcnn_r50_fpn_4xb2-1x_coco.py'
+
+# One block a stage. (The authors' code leaves the places to the user.)
+# From ImageNet weights of the plain ResNet: the gates start random, so that no stage
+# is frozen (the stem is).
+model = dict(
+    backbone=dict(
+        plugins=[
+            dict(
+                cfg=dict(type='GSoP'),
+                position='after_stage',
+            )
+        ],
+        frozen_stages=0,
+        init_cfg=dict(random_gates=True),
+    )
+)
