@@ -23,6 +23,7 @@ _EXPORTS = {
     'ECAResNetD': 'eca_mmdet.backbones',
     'NonLocalResNet': 'eca_mmdet.backbones',
     'PluginResNet': 'eca_mmdet.backbones',
+    'TimmBackbone': 'eca_mmdet.backbones',
     'ECAPretrained': 'eca_mmdet.weights.pretrained',
 }
 

@@ -5,6 +5,7 @@ from eca_mmdet.backbones.eca_resnet import ECAResNet
 from eca_mmdet.backbones.eca_resnet_d import ECAResNetD
 from eca_mmdet.backbones.nonlocal_resnet import NonLocalResNet
 from eca_mmdet.backbones.plugin_resnet import PluginResNet
+from eca_mmdet.backbones.timm_features import TimmBackbone
 
 __all__ = [
     'ECAMobileNetV2',
@@ -12,4 +13,5 @@ __all__ = [
     'ECAResNetD',
     'NonLocalResNet',
     'PluginResNet',
+    'TimmBackbone',
 ]
