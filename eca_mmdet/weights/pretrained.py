@@ -15,6 +15,12 @@ from eca_mmdet.attention import GATES
 from eca_mmdet.errors import WeightsError
 from eca_mmdet.weights.architecture import differences, read_architecture
 from eca_mmdet.weights.fetch import fetch
+from eca_mmdet.weights.file_names import (
+    FileNames,
+    as_in_file,
+    file_names_of,
+    origin_in_file,
+)
 from eca_mmdet.weights.files import WeightFile, read_weights
 from eca_mmdet.weights.heads import read_heads
 from eca_mmdet.weights.inspection import classes_of, origin_of
@@ -70,12 +76,14 @@ class ECAPretrained:
         checkpoint: local path; ``http(s)://``, ``torchvision://resnet50`` or
             ``hf://timm/ecaresnet50d.miil_in1k``. Any layout that ``eca-mmdet weights
             inspect`` knows: the ECA authors', timm's, torchvision's, mmpretrain's, or
-            an MMDetection detector, whose backbone is taken.
+            an MMDetection detector, whose backbone is taken. A backbone that declares
+            ``file_names`` (``TimmBackbone``) takes a file in its own names alone.
         strict: 'gates': every gate and every tensor of the plain network must come
             from the file; layers that no such file has (a non-local block, offsets of
             a deformable convolution) start new, and the log names them. 'all': every
             tensor must, and the file may have none left over. 'off': what fits is
-            loaded, the log says what was not.
+            loaded, the log says what was not. With ``file_names`` all but the gates is
+            the plain network.
         random_gates: the file may lack gates (a plain ResNet): they start random.
         random_frozen_gates: as well where ``frozen_stages`` keeps them from training.
 
@@ -142,10 +150,12 @@ class ECAPretrained:
                 'Set model.backbone.init_cfg; a whole detector is loaded by load_from.'
             )
         file = read_weights(fetch(self.checkpoint))
-        canonical = to_canonical(file.state)
+        names = file_names_of(module)
+        canonical = as_in_file(file.state, names) if names else to_canonical(file.state)
         fit = _compare(canonical, module)
         name = PurePosixPath(self.checkpoint).name.split('.pth')[0]
-        fit.origin = f'{name.removesuffix(".safetensors")} {_origin(canonical, file)}'
+        origin = _origin(canonical, file, names is not None)
+        fit.origin = f'{name.removesuffix(".safetensors")} {origin}'
         if self.strict != 'off':
             self._judge(fit, canonical, module)
         if fit.problems:
@@ -158,7 +168,9 @@ class ECAPretrained:
     def _judge(self, fit: Fit, canonical: Canonical, module: nn.Module) -> None:
         """Add to ``fit.problems`` what the arguments do not allow."""
         own_state = module.state_dict()
-        own = read_architecture(own_state)
+        # In its own names a backbone is compared tensor by tensor, in full.
+        named = file_names_of(module) is not None
+        own = None if named else read_architecture(own_state)
         theirs = read_architecture(canonical.backbone)
         if own and theirs:
             fit.problems += differences(theirs, own)
@@ -167,7 +179,7 @@ class ECAPretrained:
             fit.problems.append(f'the file is no ResNet or MobileNetV2: {names}')
         # The rest would repeat the same difference, tensor by tensor.
         if not fit.problems:
-            fit.problems += _key_problems(fit, canonical, own_state, own is None)
+            fit.problems += _key_problems(fit, canonical, module, own is None)
         if not fit.problems:
             self._judge_gates(fit, module)
         if not fit.problems:
@@ -206,10 +218,11 @@ class ECAPretrained:
 def _compare(canonical: Canonical, module: nn.Module) -> Fit:
     """Sort the names of both sides; nothing is judged yet."""
     own, theirs = module.state_dict(), canonical.backbone
+    names = file_names_of(module)
     gates = {
         name: list(gate.state_dict(prefix=f'{name}.'))
         for name, gate in module.named_modules()
-        if isinstance(gate, GATES)
+        if isinstance(gate, GATES) or (names and name in names.gates)
     }
     of_gates = {key for keys in gates.values() for key in keys}
     weights = {
@@ -235,10 +248,10 @@ def _compare(canonical: Canonical, module: nn.Module) -> Fit:
 
 
 def _key_problems(
-    fit: Fit, canonical: Canonical, own: dict[str, Tensor], unknown_backbone: bool
+    fit: Fit, canonical: Canonical, module: nn.Module, unknown_backbone: bool
 ) -> list[str]:
     """List tensors that the same network should share, and does not."""
-    theirs = canonical.backbone
+    own, theirs = module.state_dict(), canonical.backbone
     shapes = [
         f'{key} (file {tuple(theirs[key].shape)}, backbone {tuple(own[key].shape)})'
         for key in own
@@ -251,7 +264,6 @@ def _key_problems(
     ]
     # A gate of which the file has a part, or a bias that the backbone has no place for:
     # the layer is in both, and would compute something else.
-    layers = {_layer(key) for key in own}
     partial = [
         key
         for gate, complete in fit.gates.items()
@@ -259,19 +271,30 @@ def _key_problems(
         if not complete and key.startswith(f'{gate}.') and key not in theirs
         if any(other.startswith(f'{gate}.') for other in theirs)
     ]
-    homeless = [
-        canonical.source[key]
-        for key in theirs
-        if key not in own and _layer(key) in layers
-    ]
+    names = file_names_of(module)
+    homeless = _homeless(canonical, own, names)
+    both = '' if names else 'of layers that both have '
     return [
-        f'{len(names)} tensors {title}: {_first(names)}'
-        for names, title in (
+        f'{len(keys)} tensors {title}: {_first(keys)}'
+        for keys, title in (
             (shapes, 'have another shape'),
             (needed + partial, 'are not in the file'),
-            (homeless, 'of layers that both have are not in the backbone'),
+            (homeless, f'{both}are not in the backbone'),
         )
-        if names
+        if keys
+    ]
+
+
+def _homeless(
+    canonical: Canonical, own: dict[str, Tensor], names: FileNames | None
+) -> list[str]:
+    """Return the file's tensors that the backbone needs a place for, and has none."""
+    layers = {_layer(key) for key in own}
+    return [
+        canonical.source[key]
+        for key in canonical.backbone
+        if key not in own
+        if (names.is_stray(key) if names else _layer(key) in layers)
     ]
 
 
@@ -316,12 +339,14 @@ def _is_frozen(module: nn.Module, gate: str) -> bool:
     return not any(parameter.requires_grad for parameter in parameters)
 
 
-def _origin(canonical: Canonical, file: WeightFile) -> str:
+def _origin(canonical: Canonical, file: WeightFile, named: bool) -> str:
     """Return '(authors, ImageNet)' and the like."""
     found = read_architecture(canonical.backbone)
+    heads = read_heads(file.state, file.extras)
+    if named:
+        return origin_in_file(canonical, heads)
     if found is None:
         return '(unknown layout)'
-    heads = read_heads(file.state, file.extras)
     classes = classes_of(canonical, heads)
     trained = f'{classes} classes' if classes else ''
     if heads:
