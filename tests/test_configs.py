@@ -112,6 +112,8 @@ def test_table_rows_use_the_papers_recipe(name):
 
 @pytest.mark.parametrize('name', TRAINED)
 def test_backbone_file_is_documented(name):
+    if load(name).model.backbone.type == 'TimmBackbone':
+        return  # the next test
     checkpoint = load(name).model.backbone.init_cfg.checkpoint
     if checkpoint.startswith('hf://'):
         assert checkpoint in DOCS
@@ -119,6 +121,24 @@ def test_backbone_file_is_documented(name):
         folder, file = checkpoint.split('/')
         assert folder == 'checkpoints'
         assert file in SOURCES and f'`{file}`' in DOCS
+
+
+@pytest.mark.parametrize('name', TRAINED)
+def test_timm_backbones_start_from_timms_file_or_from_nothing(name):
+    backbone = load(name).model.backbone
+    if backbone.type != 'TimmBackbone':
+        return
+    timm = pytest.importorskip('timm')
+    tags = timm.list_pretrained(f'{backbone.model_name}.*')
+    if 'init_cfg' not in backbone:  # nothing is frozen that was never trained
+        assert not tags or 'model_args' in backbone
+        assert (backbone.frozen_stages, backbone.norm_eval) == (-1, False)
+        return
+    assert backbone.init_cfg.type == 'ECAPretrained' and backbone.norm_eval
+    assert backbone.init_cfg.checkpoint.removeprefix('hf://timm/') in tags
+    gated = 'attention' in backbone  # none of these files has gates
+    assert backbone.init_cfg.get('random_gates', False) == gated
+    assert backbone.frozen_stages == (0 if gated else 1)
 
 
 @pytest.mark.parametrize('name', sorted(n for n in CONFIGS if '_eca-' in n))
@@ -131,6 +151,8 @@ def test_kernel_sizes_are_those_of_the_backbone_file(name):
     elif backbone.type == 'ECAMobileNetV2':  # the default is the authors'
         assert 'kernel_sizes' not in backbone
         assert 'eca_mobilenetv2_k13' in backbone.init_cfg.checkpoint
+    elif backbone.type == 'TimmBackbone':  # no file has gates: the formula's
+        assert backbone.attention == dict(type='ECALayer')
     elif backbone.init_cfg:
         assert backbone.type == 'ECAResNet'
         digits = ''.join(map(str, backbone.kernel_sizes))

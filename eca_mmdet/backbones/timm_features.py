@@ -50,9 +50,10 @@ class TimmBackbone(LoudWeights, BaseModule):  # type: ignore[misc]
             in evaluation mode.
         norm_eval: keep every batch norm in evaluation mode.
         attention: a plugin layer such as ``dict(type='ECALayer', kernel_size=3)``, put
-            at the end of every residual branch, before the sum. For networks of timm's
-            ``ResNet`` class (ResNet, ResNeXt, their -D and wide variants), which take
-            ``block_args``. It is called ``se`` there.
+            at the end of every residual branch, before the sum. For the networks made
+            of timm's ``BasicBlock`` and ``Bottleneck`` (ResNet, ResNeXt, their -D and
+            wide variants); it is called ``se`` there, and replaces what timm has in
+            that place.
         padding: pixels of zeros to put around the input of a layer, by its name. For
             networks without padding (Inception), whose maps are otherwise smaller than
             the image over the stride and lie beside the anchors and RoIs.

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -49,29 +50,37 @@ def create_network(
             for attention.
     """
     timm = _timm()
-    _check_arguments(timm, model_name, model_args)
+    reserved = _OURS if attention is None else (*_OURS, 'block_args')
+    _check_arguments(timm, model_name, model_args, reserved)
     built: list[nn.Module] = []
     if attention is not None:
-        block_args = dict(model_args.get('block_args') or {})
-        block_args['attn_layer'] = _builder(attention, built)
+        block_args = dict(attn_layer=_builder(attention, built))
         model_args = {**model_args, 'block_args': block_args}
     try:
         network = timm.create_model(model_name, num_classes=0, **model_args)
-    except TypeError as error:
-        if attention is None or 'block_args' not in str(error):
+    except (TypeError, AssertionError) as error:
+        if attention is None or not re.search('block_args|attn_layer', str(error)):
             raise
-        network = None
-    if attention is not None and not built:
-        raise ValueError(
-            f'attention goes to the end of residual branches, and timm offers no such '
-            f'place in {model_name!r}: only its ResNet class takes block_args. Use '
-            'attention=None, or a ResNet or ResNeXt.'
-        )
+        raise ValueError(_no_place(model_name)) from error
     gates = [name for name, one in network.named_modules() if _is_one_of(one, built)]
+    blocks = {type(network.get_submodule(name.rpartition('.')[0])) for name in gates}
+    known = {timm.models.resnet.BasicBlock, timm.models.resnet.Bottleneck}
+    if attention is not None and not (blocks and blocks <= known):
+        raise ValueError(_no_place(model_name))
     return network, gates
 
 
-def _check_arguments(timm: Any, model_name: str, model_args: dict[str, Any]) -> None:
+def _no_place(model_name: str) -> str:
+    return (
+        'attention goes to the end of residual branches, and timm offers no such place '
+        f"in {model_name!r}: only networks of its ResNet's BasicBlock and Bottleneck "
+        'have it. Use attention=None, or a ResNet or ResNeXt.'
+    )
+
+
+def _check_arguments(
+    timm: Any, model_name: str, model_args: dict[str, Any], reserved: Sequence[str]
+) -> None:
     if not timm.is_model(model_name):
         close = difflib.get_close_matches(model_name, timm.list_models(), 3, 0.5)
         advice = f' Did you mean {", ".join(close)}?' if close else ''
@@ -79,11 +88,11 @@ def _check_arguments(timm: Any, model_name: str, model_args: dict[str, Any]) -> 
             f'model_name must be a network of timm {timm.__version__}; got '
             f"{model_name!r}.{advice} All names: timm.list_models('*resnet*')"
         )
-    reserved = [name for name in _OURS if name in model_args]
-    if reserved:
+    given = [name for name in reserved if name in model_args]
+    if given:
         raise ValueError(
-            f'model_args must not have {", ".join(reserved)}: give weights as '
-            'init_cfg, feature levels as out_indices.'
+            f'model_args must not have {", ".join(given)}: give weights as init_cfg, '
+            'feature levels as out_indices, a layer of the blocks as attention.'
         )
 
 

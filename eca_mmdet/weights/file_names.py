@@ -1,6 +1,6 @@
 """Backbones whose tensors are named as in the public file, so that nothing is renamed.
 
-Such a backbone has an attribute ``file_names``; no import of torch models here.
+Such a backbone has an attribute ``file_names``, a :class:`FileNames`.
 """
 
 from __future__ import annotations
