@@ -22,6 +22,7 @@ _EXPORTS = {
     'ECAResNet': 'eca_mmdet.backbones',
     'ECAResNetD': 'eca_mmdet.backbones',
     'PluginResNet': 'eca_mmdet.backbones',
+    'TimmBackbone': 'eca_mmdet.backbones',
     'ECAPretrained': 'eca_mmdet.weights.pretrained',
 }
 

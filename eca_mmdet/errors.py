@@ -32,3 +32,7 @@ class WeightsError(UserError, ValueError):
 
 class MissingWeightsError(WeightsError, FileNotFoundError):
     """A file of weights that is not there, or cannot be downloaded."""
+
+
+class MissingPackageError(UserError, ImportError):
+    """An optional package that is needed here, and not installed."""

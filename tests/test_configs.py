@@ -22,6 +22,8 @@ MODELS = {
 TRAINED = sorted(
     name for name in CONFIGS if name.endswith('_coco') and not name.endswith('_v1_coco')
 )
+SHAPE = (96, 160)
+"""Of the image; the last map is 3 x 5, which every attention layer still takes."""
 TABLE = [name for name in CONFIGS if name in MODELS]
 
 
@@ -64,15 +66,15 @@ def test_config_builds_and_detects(mmdet_ready, name):
     model.eval()
     sample = DetDataSample(
         metainfo=dict(
-            img_shape=(64, 96),
-            ori_shape=(64, 96),
-            batch_input_shape=(64, 96),
-            pad_shape=(64, 96),
+            img_shape=SHAPE,
+            ori_shape=SHAPE,
+            batch_input_shape=SHAPE,
+            pad_shape=SHAPE,
             scale_factor=(1.0, 1.0),
         )
     )
     with torch.no_grad():
-        result = model(torch.randn(1, 3, 64, 96), [sample], mode='predict')[0]
+        result = model(torch.randn(1, 3, *SHAPE), [sample], mode='predict')[0]
     found = result.pred_instances
     assert found.bboxes.shape == (len(found), 4)
     assert found.bboxes.isfinite().all()
@@ -112,6 +114,8 @@ def test_table_rows_use_the_papers_recipe(name):
 
 @pytest.mark.parametrize('name', TRAINED)
 def test_backbone_file_is_documented(name):
+    if load(name).model.backbone.type == 'TimmBackbone':
+        return  # the next test
     checkpoint = load(name).model.backbone.init_cfg.checkpoint
     if checkpoint.startswith('hf://'):
         assert checkpoint in DOCS
@@ -119,6 +123,24 @@ def test_backbone_file_is_documented(name):
         folder, file = checkpoint.split('/')
         assert folder == 'checkpoints'
         assert file in SOURCES and f'`{file}`' in DOCS
+
+
+@pytest.mark.parametrize('name', TRAINED)
+def test_timm_backbones_start_from_timms_file_or_from_nothing(name):
+    backbone = load(name).model.backbone
+    if backbone.type != 'TimmBackbone':
+        return
+    timm = pytest.importorskip('timm')
+    tags = timm.list_pretrained(f'{backbone.model_name}.*')
+    if 'init_cfg' not in backbone:  # nothing is frozen that was never trained
+        assert not tags or 'model_args' in backbone
+        assert (backbone.frozen_stages, backbone.norm_eval) == (-1, False)
+        return
+    assert backbone.init_cfg.type == 'ECAPretrained' and backbone.norm_eval
+    assert backbone.init_cfg.checkpoint.removeprefix('hf://timm/') in tags
+    gated = 'attention' in backbone  # none of these files has gates
+    assert backbone.init_cfg.get('random_gates', False) == gated
+    assert backbone.frozen_stages == (0 if gated else 1)
 
 
 @pytest.mark.parametrize('name', sorted(n for n in CONFIGS if '_eca-' in n))
@@ -131,6 +153,8 @@ def test_kernel_sizes_are_those_of_the_backbone_file(name):
     elif backbone.type == 'ECAMobileNetV2':  # the default is the authors'
         assert 'kernel_sizes' not in backbone
         assert 'eca_mobilenetv2_k13' in backbone.init_cfg.checkpoint
+    elif backbone.type == 'TimmBackbone':  # no file has gates: the formula's
+        assert backbone.attention == dict(type='ECALayer')
     elif backbone.init_cfg:
         assert backbone.type == 'ECAResNet'
         digits = ''.join(map(str, backbone.kernel_sizes))

@@ -44,7 +44,8 @@ class ExactCost:
     """The cost of a detector.
 
     Attributes:
-        parts: by name: stem, layer1 and so on of the backbone, neck, heads.
+        parts: by name: stem, layer1 and so on of the backbone, neck, heads. A backbone
+            without layers of such names is one part, 'backbone'.
         gates: the attention layers, which are in the parts as well.
         images: in the training step.
         peak_bytes: activations alive at once at inference, one image, the input too.
@@ -108,6 +109,11 @@ def exact_cost(model: Any, cfg: Any, shape: tuple[int, int]) -> ExactCost:
             f'{cfg.filename}: a layer does not run without values, which the count '
             f'needs: {error}'
         ) from error
+    if not any(name.startswith('layer') for name in cost.parts):
+        cost.parts = {
+            'backbone' if name == 'stem' else name: part
+            for name, part in cost.parts.items()
+        }
     return cost
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mmcv.cnn import build_plugin_layer
@@ -82,7 +82,7 @@ def check_layer(cfg: Any) -> None:
     Raises:
         ValueError: it is none; with the registered names that are near.
     """
-    kind = cfg.get('type') if isinstance(cfg, dict) else None
+    kind = cfg.get('type') if isinstance(cfg, Mapping) else None
     if inspect.isclass(kind):
         return
     if not isinstance(kind, str):
