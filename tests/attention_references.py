@@ -254,8 +254,8 @@ def ge_theta_plus(extent):
     def reference(x, p, training=False):
         gathered = _gather(x, p, 'gather.', extent, training)
         last = 3 * round(math.log2(extent)) - 1
-        hidden = relu(pointwise(gathered, p, f'gather.{last}.0'))
-        gate = sigmoid(pointwise(hidden, p, f'gather.{last}.2'))
+        hidden = relu(pointwise(relu(gathered), p, f'gather.{last}.1'))
+        gate = sigmoid(pointwise(hidden, p, f'gather.{last}.3'))
         return x * _nearest(gate, *x.shape[2:])
 
     return reference

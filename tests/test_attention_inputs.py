@@ -47,20 +47,20 @@ ARGUMENTS = [
     ),
     *(
         ('CBAM', dict(kernel_size=size), 'must be a positive odd integer.*uses 7')
-        for size in (2, 0, -7, 7.0, None)
+        for size in (2, 0, -7, 7.0, True, None)
     ),
     *(
         ('BAM', dict(dilation=dilation), 'dilation must be a positive integer.*uses 4')
-        for dilation in (0, -1, 4.0, None)
+        for dilation in (0, -1, 4.0, True, None)
     ),
     *(
         ('GEThetaMinus', dict(extent=extent), 'one of 0, 2, 4, 8; got .*whole map')
-        for extent in (1, 3, 16, -2, True, False, None)
+        for extent in (1, 3, 16, -2, 2.0, True, False, None)
     ),
     *(
         (name, dict(extent=extent), r'one of 2, 4, 8; got .*GEThetaMinus\(extent=0\)')
         for name in ('GETheta', 'GEThetaPlus')
-        for extent in (0, 1, 3, 16, -2, True, False, None)
+        for extent in (0, 1, 3, 16, -2, 2.0, True, False, None)
     ),
     *(
         ('GSoP', dict(reduced=reduced), r'between 1 and in_channels \(48\); got ')
@@ -72,7 +72,7 @@ ARGUMENTS = [
     ),
     *(
         ('FcaNet', dict(frequencies=frequencies), 'must be 1, 2, 4, 8 or 16 and divide')
-        for frequencies in (3, 0, -1, 32, None)
+        for frequencies in (3, 0, -1, 32, 4.0, True, None)
     ),
 ]
 

@@ -61,6 +61,12 @@ def context_block(kind):
     return {f'{theirs}.{a}': f'{ours}.{b}' for a, b in CONTEXT.items()}
 
 
+def with_relu(theirs):
+    """Put the ReLU of the authors' network before the two layers; timm has none."""
+    theirs.mlp = nn.Sequential(nn.ReLU(), theirs.mlp)
+    return theirs
+
+
 TIMM = {
     'se': lambda t: (
         ('SqueezeExcite', dict(ratio=4)),
@@ -127,8 +133,8 @@ TIMM = {
     ),
     'ge plus': lambda t: (
         ('GEThetaPlus', dict(extent=4, ratio=4)),
-        gather_excite(rd_channels=8),
-        GATHER | {'mlp.fc1': 'gather.5.0', 'mlp.fc2': 'gather.5.2'},
+        with_relu(gather_excite(rd_channels=8)),
+        GATHER | {'mlp.1.fc1': 'gather.5.1', 'mlp.1.fc2': 'gather.5.3'},
     ),
 }
 

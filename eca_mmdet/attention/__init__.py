@@ -2,7 +2,7 @@
 
 Each is an mmdet plugin layer: built with ``in_channels``, (N, C, H, W) to the same.
 NL and GC are mmcv's ``NonLocal2d`` and ``ContextBlock``.
-:mod:`~eca_mmdet.mechanisms` lists all of them.
+:mod:`eca_mmdet.mechanisms` lists all of them.
 """
 
 from eca_mmdet.attention.bam import BAM

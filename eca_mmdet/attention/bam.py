@@ -8,7 +8,7 @@ from __future__ import annotations
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
-from eca_mmdet.attention.gate import Gate, check_map, hidden_units
+from eca_mmdet.attention.gate import Gate, check_map, hidden_units, is_whole
 
 _KERNEL = 3
 
@@ -23,9 +23,9 @@ class BAM(Gate):
         Ms = BN(f1x1(relu(f3x3(relu(f3x3(relu(f1x1(F))))))))  one value a position
 
     C/r (3C + 2 k^2 C/r + 1) weights with k = 3, and biases and two norms beside them.
-    This is the paper's formula. Its text does not write the ReLUs between the
-    convolutions. The authors' code differs: norms inside both branches, and none at
-    their ends; and it multiplies the branches where the paper adds them.
+    This is the paper's formula, which does not write the ReLUs. The authors' code
+    differs: norms inside both branches, and none at their ends; and it multiplies the
+    branches where the paper adds them.
 
     As a plugin of this package's ResNets, after stages 1 to 3::
 
@@ -51,7 +51,7 @@ class BAM(Gate):
     def __init__(self, in_channels: int, ratio: int = 16, dilation: int = 4) -> None:
         super().__init__()
         hidden = hidden_units(in_channels, ratio)
-        if not isinstance(dilation, int) or dilation < 1:
+        if not is_whole(dilation) or dilation < 1:
             raise ValueError(
                 f'dilation must be a positive integer; got {dilation!r}. The paper '
                 'uses 4.'

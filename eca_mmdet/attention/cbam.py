@@ -9,7 +9,7 @@ import torch
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
-from eca_mmdet.attention.gate import Gate, check_map, hidden_units
+from eca_mmdet.attention.gate import Gate, check_map, hidden_units, is_whole
 
 
 @MODELS.register_module()
@@ -22,7 +22,8 @@ class CBAM(Gate):
         Ms = sigma(BN(conv([avg(F'); max(F')])))              over channels
 
     2C^2/r + 2k^2 weights. The norm is not in the paper's formula; the authors' code and
-    timm have it, and it adds two parameters.
+    timm have it, and it adds two parameters. The authors' code has max before avg in
+    the convolution's input, where paper, timm and this have avg first.
 
     Args:
         in_channels: C; mmdet passes it to every plugin.
@@ -50,7 +51,7 @@ class CBAM(Gate):
     ) -> None:
         super().__init__()
         hidden = hidden_units(in_channels, ratio)
-        if not isinstance(kernel_size, int) or kernel_size < 1 or kernel_size % 2 == 0:
+        if not is_whole(kernel_size) or kernel_size < 1 or kernel_size % 2 == 0:
             raise ValueError(
                 f'kernel_size must be a positive odd integer; got {kernel_size!r}. '
                 'The paper uses 7.'

@@ -13,6 +13,7 @@ from mmengine.registry import MODELS
 from torch import Tensor, nn
 
 from eca_mmdet.attention.channel_gate import ChannelGate
+from eca_mmdet.attention.gate import is_whole
 
 
 def eca_kernel_size(channels: int, gamma: float = 2, b: float = 1) -> int:
@@ -49,8 +50,7 @@ def check_kernel_size(kernel_size: object) -> int:
     Raises:
         ValueError: it is not; an even kernel has no centre channel.
     """
-    valid = isinstance(kernel_size, int) and not isinstance(kernel_size, bool)
-    if not valid or kernel_size < 1 or kernel_size % 2 == 0:  # type: ignore[operator]
+    if not is_whole(kernel_size) or kernel_size < 1 or kernel_size % 2 == 0:  # type: ignore[operator]
         raise ValueError(
             f'an ECA kernel size must be a positive odd integer; got {kernel_size!r}. '
             'Released weights use 3, 5 and 7.'

@@ -12,7 +12,7 @@ import torch
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
-from eca_mmdet.attention.gate import Gate, hidden_units
+from eca_mmdet.attention.gate import Gate, hidden_units, is_whole
 from eca_mmdet.ops.folding import no_autocast
 
 _GRID = 7
@@ -36,7 +36,9 @@ class FcaNet(Gate):
     ``size`` x ``size`` if it is of another size; then
     y_c = sum over h, w of x_chw f_u(h) f_v(w), where f_u is the orthonormal DCT-II
     basis of ``size`` points and (u, v) the channel's frequency. With the one frequency
-    (0, 0) this is SE of ``size`` times the mean. 2C^2/r parameters, as SE.
+    (0, 0) this is SE of ``size`` times the mean. 2C^2/r parameters, as SE. The filters
+    follow from the arguments and are in no checkpoint; those in a file of the authors'
+    are held against them when it is loaded.
 
     Args:
         in_channels: C; mmdet passes it to every plugin.
@@ -64,9 +66,10 @@ class FcaNet(Gate):
         super().__init__()
         hidden = hidden_units(in_channels, ratio)
         self.size = _RESNET_SIZES.get(in_channels, _GRID) if size is None else size
-        if not isinstance(self.size, int) or self.size < 1 or self.size % _GRID:
+        if not is_whole(self.size) or self.size < 1 or self.size % _GRID:
             raise ValueError(f'size must be a multiple of {_GRID}; got {size!r}.')
-        if frequencies not in (1, 2, 4, 8, 16) or in_channels % frequencies:
+        known = is_whole(frequencies) and frequencies in (1, 2, 4, 8, 16)
+        if not known or in_channels % frequencies:
             raise ValueError(
                 'frequencies must be 1, 2, 4, 8 or 16 and divide the channels '
                 f'({in_channels}); got {frequencies!r}.'

@@ -23,6 +23,11 @@ class Gate(nn.Module):
         return x * self.gate(x).to(x.dtype)
 
 
+def is_whole(value: object) -> bool:
+    """Tell whether a value is an integer and no boolean."""
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
 def hidden_units(in_channels: int, ratio: int) -> int:
     """Return C / r, rounded down: the width inside a layer that reduces channels.
 
@@ -33,8 +38,7 @@ def hidden_units(in_channels: int, ratio: int) -> int:
     Raises:
         ValueError: ``ratio`` is no integer from 1 to C.
     """
-    whole = isinstance(ratio, int) and not isinstance(ratio, bool)
-    if not whole or not 1 <= ratio <= in_channels:
+    if not is_whole(ratio) or not 1 <= ratio <= in_channels:
         raise ValueError(
             f'ratio must be an integer between 1 and in_channels ({in_channels}), so '
             f'that a hidden unit is left; got {ratio!r}.'

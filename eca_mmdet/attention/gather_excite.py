@@ -5,11 +5,12 @@ Source: Hu et al., Gather-Excite, NeurIPS 2018, arXiv:1810.12348.
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
-from eca_mmdet.attention.gate import Gate, check_map, hidden_units
+from eca_mmdet.attention.gate import Gate, check_map, hidden_units, is_whole
 
 _EXTENTS = (2, 4, 8)
 """Ratios of local extents in the paper; 0 is the whole map."""
@@ -39,7 +40,20 @@ class GatherExcite(Gate):
         gathered: Tensor = self.gather(x).sigmoid()
         if self.extent == 0:
             return gathered
-        return F.interpolate(gathered, size=x.shape[-2:])
+        return _nearest(gathered, x.shape[2], x.shape[3])
+
+
+def _nearest(x: Tensor, height: int, width: int) -> Tensor:
+    """Enlarge to (height, width); position i takes cell i * cells // size.
+
+    ``F.interpolate`` computes that in float32 and takes the cell before at some sizes;
+    onnxruntime does not.
+    """
+    rows, columns = (
+        torch.arange(size, device=x.device) * cells // size
+        for size, cells in ((height, x.shape[2]), (width, x.shape[3]))
+    )
+    return x.index_select(2, rows).index_select(3, columns)
 
 
 class _AveragePool(nn.Module):
@@ -72,7 +86,7 @@ def _steps(channels: int, extent: int) -> list[nn.Module]:
 
 
 def _check_extent(extent: int, known: tuple[int, ...], reason: str) -> int:
-    if isinstance(extent, bool) or extent not in known:
+    if not is_whole(extent) or extent not in known:
         raise ValueError(
             f'extent must be one of {", ".join(map(str, known))}; got {extent!r}. '
             f'{reason}'
@@ -124,7 +138,8 @@ class GETheta(GatherExcite):
             one size.
 
     Shape:
-        (N, C, H, W) to the same shape and dtype.
+        (N, C, H, W) to the same shape and dtype. With batch statistics N must be 2 or
+        more where the map is not larger than the extent.
 
     Raises:
         ValueError: another ``extent``, or a map smaller than half of it.
@@ -139,9 +154,10 @@ class GETheta(GatherExcite):
 
 @MODELS.register_module()
 class GEThetaPlus(GatherExcite):
-    """GE-theta-plus: GE-theta's gather, then SE's two layers as 1x1 convolutions.
+    """GE-theta-plus: GE-theta's gather, ReLU, then SE's two layers as convolutions.
 
-    9 C log2(e) + 2C^2/r weights.
+    9 C log2(e) + 2C^2/r weights. The ReLU is that of the authors' network
+    (hujie-frank/GENet); timm has none there.
 
     Args:
         in_channels: C; mmdet passes it to every plugin.
@@ -149,7 +165,8 @@ class GEThetaPlus(GatherExcite):
         ratio: r; the hidden layer has C / r channels.
 
     Shape:
-        (N, C, H, W) to the same shape and dtype.
+        (N, C, H, W) to the same shape and dtype. With batch statistics N must be 2 or
+        more where the map is not larger than the extent.
 
     Raises:
         ValueError: another ``extent``; ``ratio`` leaves no hidden channel; a map
@@ -162,6 +179,7 @@ class GEThetaPlus(GatherExcite):
         _check_extent(extent, _EXTENTS, _NO_GLOBAL)
         hidden = hidden_units(in_channels, ratio)
         mlp = nn.Sequential(
+            nn.ReLU(inplace=True),
             nn.Conv2d(in_channels, hidden, 1),
             nn.ReLU(inplace=True),
             nn.Conv2d(hidden, in_channels, 1),

@@ -9,7 +9,7 @@ from __future__ import annotations
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
-from eca_mmdet.attention.gate import Gate
+from eca_mmdet.attention.gate import Gate, is_whole
 
 _REDUCED = 128
 _EXPANSION = 4
@@ -44,8 +44,7 @@ class GSoP(Gate):
         super().__init__()
         if reduced is None:
             reduced = max(1, min(_REDUCED, in_channels // 2))
-        whole = isinstance(reduced, int) and not isinstance(reduced, bool)
-        if not whole or not 1 <= reduced <= in_channels:
+        if not is_whole(reduced) or not 1 <= reduced <= in_channels:
             raise ValueError(
                 f'reduced must be an integer between 1 and in_channels '
                 f'({in_channels}); got {reduced!r}.'

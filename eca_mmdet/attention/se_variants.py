@@ -20,6 +20,7 @@ from mmengine.registry import MODELS
 from torch import Tensor, nn
 
 from eca_mmdet.attention.channel_gate import ChannelGate
+from eca_mmdet.attention.gate import is_whole
 
 
 @MODELS.register_module()
@@ -111,8 +112,7 @@ class SEGC(ChannelGate):
 
     def __init__(self, in_channels: int, groups: int) -> None:
         super().__init__()
-        whole = isinstance(groups, int) and not isinstance(groups, bool)
-        if not whole or groups < 1 or in_channels % groups:
+        if not is_whole(groups) or groups < 1 or in_channels % groups:
             raise ValueError(
                 f'groups must divide the {in_channels} channels; got {groups!r}.'
             )
@@ -128,6 +128,8 @@ class SEGC(ChannelGate):
 class SEGC1(SEGC):
     """SE-GC1: :class:`SEGC` of 16 groups; C^2 / 16 parameters."""
 
+    _abbr_ = 'se_gc1'
+
     def __init__(self, in_channels: int, groups: int = 16) -> None:
         super().__init__(in_channels, groups)
 
@@ -136,8 +138,7 @@ class _SizedGroups(SEGC):
     """Groups of a fixed number of channels."""
 
     def __init__(self, in_channels: int, group_size: int) -> None:
-        whole = isinstance(group_size, int) and not isinstance(group_size, bool)
-        if not whole or group_size < 1 or in_channels % group_size:
+        if not is_whole(group_size) or group_size < 1 or in_channels % group_size:
             raise ValueError(
                 f'group_size must divide the {in_channels} channels; got '
                 f'{group_size!r}.'
@@ -149,6 +150,8 @@ class _SizedGroups(SEGC):
 class SEGC2(_SizedGroups):
     """SE-GC2: :class:`SEGC` of C / 16 groups, 16 channels each; 16 C parameters."""
 
+    _abbr_ = 'se_gc2'
+
     def __init__(self, in_channels: int, group_size: int = 16) -> None:
         super().__init__(in_channels, group_size)
 
@@ -156,6 +159,8 @@ class SEGC2(_SizedGroups):
 @MODELS.register_module()
 class SEGC3(_SizedGroups):
     """SE-GC3: :class:`SEGC` of C / 8 groups, 8 channels each; 8 C parameters."""
+
+    _abbr_ = 'se_gc3'
 
     def __init__(self, in_channels: int, group_size: int = 8) -> None:
         super().__init__(in_channels, group_size)
