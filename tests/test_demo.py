@@ -13,6 +13,7 @@ import pytest
 from eca_mmdet.demo import config
 from eca_mmdet.errors import UserError
 from eca_mmdet.evaluation.record import describe_file
+from eca_mmdet.mechanisms import KEYS
 from eca_mmdet.run_folder import make_run_folder
 from tests.conftest import PYTHON, listen_to_interrupts
 
@@ -85,9 +86,21 @@ def test_folder_that_cannot_be_made(tmp_path):
         make_run_folder(str(tmp_path / 'file' / 'run'), 'demo')
 
 
-@pytest.mark.parametrize('depth', [18, 50])
-@pytest.mark.parametrize('attention', ['eca', 'se', 'none'])
-@pytest.mark.parametrize('detector', ['faster', 'mask', 'retinanet'])
+CHOICES = [
+    (detector, attention, depth)
+    for detector in ('faster', 'mask', 'retinanet')
+    for attention in ('eca', 'se', 'none')
+    for depth in (18, 50)
+]
+CHOICES += [
+    ('faster' if index % 2 else 'retinanet', key, depth)
+    for index, key in enumerate(KEYS)
+    for depth in (18, 50)
+    if key not in ('eca', 'se')
+]
+
+
+@pytest.mark.parametrize(('detector', 'attention', 'depth'), CHOICES)
 def test_every_choice_trains_one_step(
     mmdet_ready, shapes, tmp_path, detector, attention, depth
 ):

@@ -15,9 +15,10 @@ _PLUGINS = {
     'none': None,
     'SE': {'type': 'SqueezeExcite'},
     'ECA': {'type': 'ECALayer', 'kernel_size': 3},
+    'CBAM': {'type': 'CBAM'},
 }
 _WIDTHS = {18: 512, 34: 512, 50: 2048, 101: 2048, 152: 2048}
-MISSING = 'this package has no such block'
+MISSING = 'this package has no such network'
 
 
 def backbone_of(row: dict[str, Any]) -> dict[str, Any] | None:
