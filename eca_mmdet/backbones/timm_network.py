@@ -31,7 +31,7 @@ def _timm() -> Any:
     except ModuleNotFoundError as error:
         raise MissingPackageError(
             f'TimmBackbone needs timm, and {error.name} is not installed: '
-            'pip install timm'
+            "pip install 'eca-mmdet[timm]', or pip install timm"
         ) from error
 
 
