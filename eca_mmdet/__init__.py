@@ -15,7 +15,22 @@ from eca_mmdet import registration
 __version__ = '0.1.0'
 
 _EXPORTS = {
+    'BAM': 'eca_mmdet.attention',
+    'CBAM': 'eca_mmdet.attention',
+    'DoubleAttention': 'eca_mmdet.attention',
     'ECALayer': 'eca_mmdet.attention',
+    'ECANS': 'eca_mmdet.attention',
+    'FcaNet': 'eca_mmdet.attention',
+    'GETheta': 'eca_mmdet.attention',
+    'GEThetaMinus': 'eca_mmdet.attention',
+    'GEThetaPlus': 'eca_mmdet.attention',
+    'GSoP': 'eca_mmdet.attention',
+    'SEGC1': 'eca_mmdet.attention',
+    'SEGC2': 'eca_mmdet.attention',
+    'SEGC3': 'eca_mmdet.attention',
+    'SEVar1': 'eca_mmdet.attention',
+    'SEVar2': 'eca_mmdet.attention',
+    'SEVar3': 'eca_mmdet.attention',
     'SqueezeExcite': 'eca_mmdet.attention',
     'eca_kernel_size': 'eca_mmdet.attention',
     'ECAMobileNetV2': 'eca_mmdet.backbones',
@@ -23,6 +38,7 @@ _EXPORTS = {
     'ECAResNetD': 'eca_mmdet.backbones',
     'PluginResNet': 'eca_mmdet.backbones',
     'TimmBackbone': 'eca_mmdet.backbones',
+    'AttentionNeck': 'eca_mmdet.necks',
     'ECAPretrained': 'eca_mmdet.weights.pretrained',
 }
 

@@ -46,6 +46,19 @@ def test_gradients(name, kwargs):
 
 
 @pytest.mark.parametrize(('name', 'kwargs'), CASES)
+def test_fused_norms(name, kwargs):
+    """mmcv fuses norms into the convolution before them, by order of the children."""
+    from mmcv.cnn import fuse_conv_bn
+
+    layer = build(name, CHANNELS, **kwargs).double()
+    x = image(CHANNELS, (9, 6), dtype=torch.float64)
+    with torch.no_grad():
+        wanted = layer(x)
+        fused = fuse_conv_bn(torch.nn.Sequential(layer))
+        assert_near(fused(x), wanted, 1e-10)
+
+
+@pytest.mark.parametrize(('name', 'kwargs'), CASES)
 def test_every_parameter_learns(name, kwargs):
     layer = build(name, CHANNELS, **kwargs).double()
     x = image(CHANNELS, (6, 5), 2, dtype=torch.float64).requires_grad_()
