@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Container
 from datetime import datetime
 from pathlib import Path
 
@@ -32,6 +33,28 @@ def make_run_folder(name: str | None, kind: str) -> Path:
         except OSError as error:
             raise UserError(f'cannot create the run folder {out}: {error}') from error
     raise UserError(_exists(tries[0]))
+
+
+def take_own_folder(out: Path, own: Container[str]) -> None:
+    """Make the folder of a command that goes on, or take one of an earlier call.
+
+    Args:
+        out: the folder.
+        own: names of what the command leaves in it.
+
+    Raises:
+        UserError: it cannot be a folder, or has something else in it.
+    """
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        strangers = [one.name for one in out.iterdir() if one.name not in own]
+    except OSError as error:
+        raise UserError(f'--out {out} cannot be a folder: {error}.') from error
+    if strangers:
+        raise UserError(
+            f'--out {out} has {strangers[0]!r} in it, which is not of this command. '
+            'Name a new folder, or one of an earlier call.'
+        )
 
 
 def require_new_folder(name: str | None) -> None:

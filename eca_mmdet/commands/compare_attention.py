@@ -15,10 +15,10 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from eca_mmdet import registration
 from eca_mmdet.demo import comparison
 from eca_mmdet.demo.comparison import Run
-from eca_mmdet.errors import UserError
 from eca_mmdet.evaluation.record import write_json
 from eca_mmdet.evaluation.tables import render
 from eca_mmdet.mechanisms import KEYS, find_mechanism
+from eca_mmdet.run_folder import take_own_folder
 
 _OWN = {'runs', 'comparison.json', 'comparison.md', 'comparison.png'}
 
@@ -27,7 +27,7 @@ def run(args: argparse.Namespace) -> int:
     """Train what is not there yet, count, print and plot."""
     names = _mechanisms(args.mechanisms)
     out = Path(args.out)
-    _make_out(out)
+    take_own_folder(out, _OWN)
     console = Console(file=sys.stderr, highlight=False, soft_wrap=True)
     console.print('loading mmdet ...')
     registration.register()
@@ -67,19 +67,6 @@ def _mechanisms(names: list[str]) -> list[str]:
         if name != 'none':
             find_mechanism(name)
     return list(dict.fromkeys(names))
-
-
-def _make_out(out: Path) -> None:
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        strangers = [one.name for one in out.iterdir() if one.name not in _OWN]
-    except OSError as error:
-        raise UserError(f'--out {out} cannot be a folder: {error}.') from error
-    if strangers:
-        raise UserError(
-            f'--out {out} has {strangers[0]!r} in it, which is not of this command. '
-            'Name a new folder, or one of an earlier call.'
-        )
 
 
 def _train(order: list[Run], out: Path, console: Console) -> dict[Run, dict[str, Any]]:

@@ -18,6 +18,9 @@ from eca_mmdet.reproduce.plan import Job, check_configs, make_plan
 from eca_mmdet.reproduce.report import RowOutcome, as_json, as_tables
 from eca_mmdet.reproduce.run import RowFailed, Setting, known_record, run_job
 from eca_mmdet.reproduce.weights_folder import scan
+from eca_mmdet.run_folder import take_own_folder
+
+_OWN = ('rows', 'runs', 'tables.json', 'tables.md', 'tables.tex')
 
 
 def run(args: argparse.Namespace) -> int:
@@ -47,7 +50,7 @@ def run(args: argparse.Namespace) -> int:
     _check_paths(jobs, setting)
     if args.dry_run:
         return _dry_run(jobs, setting)
-    _make_out(setting.out)
+    take_own_folder(setting.out, _OWN)
     outcomes = []
     for index, job in enumerate(jobs, 1):
         outcomes.append(_outcome(job, setting, args, f'[{index}/{len(jobs)}]'))
@@ -85,23 +88,6 @@ def _words(text: str) -> tuple[str, ...]:
         return tuple(shlex.split(text))
     except ValueError as error:
         raise UserError(f'--launch-with {text!r} cannot be read: {error}.') from error
-
-
-def _make_out(out: Path) -> None:
-    """Make the folder of results, or take one of an earlier call."""
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        strangers = [one.name for one in out.iterdir() if one.name not in _OWN]
-    except OSError as error:
-        raise UserError(f'--out {out} cannot be a folder: {error}.') from error
-    if strangers:
-        raise UserError(
-            f'--out {out} has {strangers[0]!r} in it, which is not of this command. '
-            'Name a new folder, or one of an earlier call.'
-        )
-
-
-_OWN = ('rows', 'runs', 'tables.json', 'tables.md', 'tables.tex')
 
 
 def _check_paths(jobs: Sequence[Job], setting: Setting) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import re
@@ -44,11 +45,17 @@ class Run:
     detector: str
     quick: bool
 
-    @property
+    @functools.cached_property
     def iterations(self) -> int:
         """Steps of the run."""
-        cfg = self.compose()
-        return int(cfg.train_cfg.max_iters)
+        return int(self.compose().train_cfg.max_iters)
+
+    @functools.cached_property
+    def name(self) -> str:
+        """Of its folder; a run of another config or version has another."""
+        text = self.compose().pretty_text + json.dumps(versions(), sort_keys=True)
+        digest = hashlib.sha256(text.encode()).hexdigest()[:8]
+        return f'{self.detector}-{self.mechanism}-seed{self.seed}-{digest}'
 
     def compose(self) -> Any:
         """Return the run's config, with a data root that is not there."""
@@ -58,11 +65,8 @@ class Run:
         return cfg
 
     def folder(self, out: Path) -> Path:
-        """Return where it goes; a run of another config or version has another."""
-        text = self.compose().pretty_text + json.dumps(versions(), sort_keys=True)
-        digest = hashlib.sha256(text.encode()).hexdigest()[:8]
-        name = f'{self.detector}-{self.mechanism}-seed{self.seed}-{digest}'
-        return out / _RUNS / name
+        """Return where it goes in a comparison's folder."""
+        return out / _RUNS / self.name
 
 
 def record_of(run: Run, out: Path) -> dict[str, Any] | None:
