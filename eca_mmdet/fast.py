@@ -13,6 +13,9 @@ from torch import Tensor, nn
 
 from eca_mmdet.errors import UserError
 
+PROBE = 512
+"""Side of the image that fusion is checked with, in pixels."""
+
 TOLERANCE = 1e-3
 """Largest difference that fusion may make, relative to a channel's largest feature."""
 
@@ -67,7 +70,8 @@ def _fuse(model: Any) -> None:
     from mmcv.cnn import fuse_conv_bn
 
     generator = torch.Generator().manual_seed(0)
-    image = torch.randn(1, 3, 128, 128, generator=generator)
+    # Large enough for what an attention layer looks at on the smallest map.
+    image = torch.randn(1, 3, PROBE, PROBE, generator=generator)
     image = image.to(next(model.parameters()))
     with torch.no_grad():
         before = model.extract_feat(image)
@@ -88,7 +92,8 @@ def _fuse(model: Any) -> None:
         if not (change <= allowed).all():  # also where a feature is not a number
             raise UserError(
                 f'fusing the norms of {type(model.backbone).__name__} changes its '
-                'features: its layers do not run in the order they are defined in. '
+                'features: its layers do not run in the order they are defined in, or '
+                'its norms do more than normalise (some of timm hold the activation). '
                 'Test it without --fast.'
             )
 

@@ -156,6 +156,22 @@ MECHANISMS = (
 )
 """In the order of the paper's sections, then of its related work."""
 
+LAYER_NAMES = {
+    'se_var1': 'SE-Var1',
+    'se_var2': 'SE-Var2',
+    'se_var3': 'SE-Var3',
+    'se_gc': 'SE-GC',
+    'eca_ns': 'ECA-NS',
+    'cbam': 'CBAM',
+    'bam': 'BAM',
+    'context_block': 'GC',
+    'ge_theta': 'GE-theta',
+    'a2': 'A2',
+    'gsop': 'GSoP',
+    'nonlocal_block': 'NL',
+}
+"""How names of layers in a backbone begin, other than those of ECA, SE and FcaNet."""
+
 KEYS = tuple(one.key for one in MECHANISMS)
 
 

@@ -27,13 +27,42 @@ def check_backbone(cfg: Any) -> Any:
 
     if not cfg.model.get('backbone'):
         return None
+    _check_plugins(cfg.model.backbone)
     try:
         with torch.device('meta'):
+            if cfg.model.get('neck'):
+                _check_neck(cfg.model.neck)
             return MODELS.build(cfg.model.backbone)
     except (RuntimeError, NotImplementedError):
         return None
     except (ValueError, KeyError, TypeError, AssertionError) as error:
         raise UserError(f'model.backbone: {_unwrap(error)}') from error
+
+
+def _check_neck(neck: Any) -> None:
+    """Build a neck, for its arguments; those that cannot be built so are left."""
+    from mmdet.registry import MODELS
+
+    try:
+        MODELS.build(neck)
+    except (RuntimeError, NotImplementedError):
+        return
+    except (ValueError, KeyError, TypeError, AssertionError) as error:
+        raise UserError(f'model.neck: {_unwrap(error)}') from error
+
+
+def _check_plugins(backbone: Any) -> None:
+    """Check the plugins of mmdet's own ResNets, which assert without a word."""
+    from eca_mmdet.backbones.plugins import BOTTLENECK_POSITIONS, check_plugins
+
+    plain = backbone.get('type') in ('ResNet', 'ResNetV1d', 'ResNeXt', 'Res2Net')
+    if not plain or not backbone.get('plugins'):
+        return
+    try:
+        stages = backbone.get('num_stages', 4)
+        check_plugins(backbone.plugins, BOTTLENECK_POSITIONS, stages, of_stages=())
+    except ValueError as error:
+        raise UserError(f'model.backbone: {error}') from error
 
 
 def _unwrap(error: BaseException) -> str:

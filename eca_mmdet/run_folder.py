@@ -47,7 +47,9 @@ def take_own_folder(out: Path, own: Container[str]) -> None:
     """
     try:
         out.mkdir(parents=True, exist_ok=True)
-        strangers = [one.name for one in out.iterdir() if one.name not in own]
+        names = (one.name for one in out.iterdir())
+        # Hidden files are the system's, or half-written ones of a call that was killed.
+        strangers = [one for one in names if one not in own and one[0] != '.']
     except OSError as error:
         raise UserError(f'--out {out} cannot be a folder: {error}.') from error
     if strangers:

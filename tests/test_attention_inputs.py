@@ -25,6 +25,12 @@ def test_ratio_of_one_hidden_unit(name):
     assert layer(image(32)).isfinite().all()
 
 
+@pytest.mark.parametrize('name', RATIOS)
+def test_ratio_that_does_not_divide(name):
+    with pytest.raises(ValueError, match='ratio must divide the 48 channels; got 5'):
+        plain(name, 48, ratio=5)
+
+
 ARGUMENTS = [
     *(
         ('SEGC1', dict(groups=groups), 'groups must divide the 48 channels; got ')

@@ -196,14 +196,15 @@ def test_one_layer_twice(backbone, name):
 
 
 @pytest.mark.filterwarnings('ignore:torch.utils.checkpoint')  # mmdet's call
+@pytest.mark.parametrize('name', ['ResNet-50', 'PluginResNet-50', 'PluginResNet-18'])
 @pytest.mark.parametrize('layer', LAYERS)
-def test_checkpointed_gradients(backbone, layer):
+def test_checkpointed_gradients(backbone, layer, name):
     """``with_cp`` runs the plugins again in backward and gives the same gradients."""
     results = []
     for with_cp in (False, True):
         model = backbone(
-            'ResNet-50',
-            [plugin(layer, 'after_conv3')],
+            name,
+            [plugin(layer, slots(name)[-1])],
             with_cp=with_cp,
             norm_eval=True,
         )

@@ -114,6 +114,54 @@ def test_finished_runs_are_kept(command, trained, uncounted, tmp_path):
     assert len(trained) == 10 and '--attention eca --seed 1' in ' '.join(trained[-1])
 
 
+@pytest.mark.parametrize(
+    'change',
+    [
+        {'results': {'bbox': {}}},
+        {'results': {'bbox': {'metrics': {'AP': 'high'}}}},
+        {'results': []},
+        {'results': {}},
+        {'seconds': None, 'seed': 5},
+        {'attention': 'cbam'},
+    ],
+    ids=str,
+)
+def test_damaged_records_are_made_again(command, trained, uncounted, tmp_path, change):
+    assert compare(command, tmp_path)[0] == 0
+    path = next((tmp_path / 'runs').glob('mask-eca-seed1-*/metrics.json'))
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    assert compare(command, tmp_path)[0] == 0
+    assert len(trained) == 7
+
+
+def test_files_in_the_place_of_run_folders(command, trained, uncounted, tmp_path):
+    assert compare(command, tmp_path)[0] == 0
+    folder = next((tmp_path / 'runs').glob('mask-eca-seed1-*'))
+    (folder / 'metrics.json').unlink()
+    folder.rmdir()
+    folder.write_text('')
+    folder.with_name(f'{folder.name}.partial').write_text('')
+    assert compare(command, tmp_path)[0] == 0
+    assert len(trained) == 7 and (folder / 'metrics.json').is_file()
+    (tmp_path / 'other').mkdir()
+    (tmp_path / 'other' / 'runs').write_text('')
+    code, _, err = compare(command, tmp_path / 'other')
+    assert code == 2 and 'cannot be made' in err
+
+
+def test_hidden_files_do_not_matter(command, trained, uncounted, tmp_path):
+    """What a killed call left half-written, or the system put there."""
+    (tmp_path / '.comparison.json.x.partial').write_text('')
+    assert compare(command, tmp_path)[0] == 0
+
+
+def test_a_second_call_in_one_folder_is_refused(command, trained, tmp_path):
+    with comparison.only_one(tmp_path):
+        code, out, err = compare(command, tmp_path)
+    assert (code, out) == (2, '') and len(trained) == 0
+    assert 'another compare-attention is running in' in err
+
+
 def test_other_detector_and_quick_runs_are_other_runs(
     command, trained, uncounted, tmp_path
 ):
@@ -150,6 +198,7 @@ def test_failed_training_is_named(command, monkeypatch, mmdet_ready, tmp_path):
     ('arguments', 'message'),
     [
         (('--mechanisms', 'none', 'cbma'), 'Did you mean cbam'),
+        (('--mechanisms', 'all', 'cbma'), 'Did you mean cbam'),
         (('--seeds', '0'), 'must be 1 or more'),
     ],
 )
@@ -179,9 +228,40 @@ def test_all_means_every_mechanism():
         compare_attention._mechanisms(['Eca'])
 
 
-def test_note_of_one_seed(mmdet_ready):
-    row = {'ap': {'bbox': {'by_seed': [1.0], 'mean': 1.0, 'deviation': None}}}
-    assert 'use --seeds 3' in compare_attention.note([row, row], quick=False)
+def row(*values):
+    deviation = 1.0 if len(values) > 1 else None
+    mean = sum(values) / len(values)
+    return {'ap': {'bbox': dict(by_seed=values, mean=mean, deviation=deviation)}}
+
+
+def test_note():
+    note = compare_attention.note
+    assert 'use --seeds 3' in note([row(1.0), row(2.0)], quick=False)
+    alone = note([row(1.0, 3.0)], quick=False)
+    assert 'differ by 1.0 box AP' in alone and '--seeds' not in alone
+    assert 'apart at most' not in alone
+    assert 'standard error of 1.0; the means are 4.0 apart' in note(
+        [{'ap': {}}, row(1.0, 3.0), row(5.0, 7.0)], quick=False
+    )
+
+
+def test_a_run_of_another_version_has_another_folder(mmdet_ready, monkeypatch):
+    before = Run('eca', 0, 'mask', False).name
+    monkeypatch.setattr(comparison, 'versions', lambda: {'torch': '9'})
+    assert Run('eca', 0, 'mask', False).name != before
+
+
+def test_times_stand_under_their_names(mmdet_ready, monkeypatch):
+    from eca_mmdet.analysis import latency
+
+    monkeypatch.setattr(
+        latency,
+        'measure',
+        lambda models, shape: {'models': {'none': {'backbone_ms': 3}}},
+    )
+    monkeypatch.setattr(latency, 'training_steps', lambda backbones, shape: [7])
+    (found,) = comparison.costs([Run('none', 0, 'retinanet', True)])
+    assert found['inference_milliseconds'] == 3 and found['step_milliseconds'] == 7
 
 
 def test_a_run_of_another_config_has_another_folder(mmdet_ready, tmp_path):
@@ -217,7 +297,7 @@ def test_interrupted_comparison_goes_on(tmp_path):
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does
     _, err = process.communicate(timeout=120)
     assert process.returncode == 130, err
-    assert 'stopped in se-var1, seed 0; the same command goes on from there' in err
+    assert 'stopped in se-var1, seed 0; finished runs are kept' in err
     assert 'Traceback' not in err
     finished = [
         one.name for one in (out / 'runs').glob('*-*/') if 'partial' not in one.name

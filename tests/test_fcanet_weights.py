@@ -13,7 +13,7 @@ from eca_mmdet.weights.inspection import inspect
 TINY = dict(base_channels=16, stem_channels=16)
 X = (0, 0, 6, 0, 0, 1, 1, 4, 5, 1, 3, 0, 0, 0, 3, 2)
 Y = (0, 1, 0, 5, 2, 0, 2, 0, 0, 6, 0, 4, 6, 3, 5, 2)
-SIZES = {256: 56, 512: 28, 1024: 14, 2048: 7}
+SIZES = (56, 28, 14, 7)  # by stage
 
 
 def cosine(position, frequency, size):
@@ -37,10 +37,10 @@ def authors_filters(channels, size):
 def backbone(mmdet_ready):
     import eca_mmdet
 
-    def build(seed=0, attention=None, **kwargs):
+    def build(seed=0, attention=None, depth=50, **kwargs):
         torch.manual_seed(seed)
         return eca_mmdet.PluginResNet(
-            50, attention=attention or dict(type='FcaNet'), **TINY, **kwargs
+            depth, attention=attention or dict(type='FcaNet'), **TINY, **kwargs
         )
 
     return build
@@ -52,18 +52,18 @@ def authors_state(model, sizes=SIZES):
     for key, tensor in model.state_dict().items():
         state[key.replace('.fca.', '.att.')] = tensor.clone()
         if key.endswith('fca.fc.0.weight'):
-            channels = tensor.shape[1]
             name = key.replace('fca.fc.0', 'att.dct_layer')
-            state[name] = authors_filters(channels, sizes.get(channels, 7))
+            stage = int(key[len('layer')]) - 1
+            state[name] = authors_filters(tensor.shape[1], sizes[stage])
     state['fc.weight'], state['fc.bias'] = torch.randn(1000, 512), torch.randn(1000)
     return state
 
 
 @pytest.fixture
 def saved(backbone, tmp_path):
-    def save(**changes):
+    def save(depth=50, **changes):
         path = tmp_path / 'fca.pth'
-        state = authors_state(backbone(seed=1))
+        state = authors_state(backbone(seed=1, depth=depth))
         state.update(changes)
         torch.save({'state_dict': state}, path)
         return path
@@ -81,28 +81,69 @@ def test_filters_are_the_authors(mmdet_ready):
     from eca_mmdet.attention import FcaNet
 
     for channels, size in ((256, 56), (1024, 14), (2048, 7)):
-        assert FcaNet(channels).size == size
         torch.testing.assert_close(
-            FcaNet(channels).filters(),
+            FcaNet(channels, size=size).filters(),
             authors_filters(channels, size),
             atol=1e-6,
             rtol=0,
         )
 
 
-def test_every_tensor_is_loaded(backbone, saved):
-    model, source = backbone(seed=0), backbone(seed=1)
-    load(saved(), model)
+@pytest.mark.parametrize('depth', [18, 34, 50, 101])
+def test_every_tensor_is_loaded(backbone, saved, depth):
+    model, source = backbone(seed=0, depth=depth), backbone(seed=1, depth=depth)
+    load(saved(depth), model)
     for key, tensor in model.state_dict().items():
         assert torch.equal(tensor, source.state_dict()[key]), key
 
 
 def test_other_filters_are_refused(backbone, saved):
     name = 'layer1.0.att.dct_layer.weight'
+    wrong = saved(**{name: -authors_filters(64, 56)})
     with pytest.raises(WeightsError, match='layer1.0.fca.filters: other frequencies'):
-        load(saved(**{name: -authors_filters(64, 7)}), backbone())
+        load(wrong, backbone())
+    found = inspect(wrong)
+    assert found.backbone == found.command == ''
+    assert 'other frequencies than the best 16' in found.notes[-1]
     with pytest.raises(WeightsError, match=r'file \(64, 14, 14\).*set size=14'):
         load(saved(**{name: authors_filters(64, 14)}), backbone())
+
+
+@pytest.mark.parametrize('sizes', [(28, 14, 7, 7), (7, 7, 7, 7)])
+def test_other_sizes_are_those_of_the_arguments(backbone, tmp_path, sizes):
+    state = authors_state(backbone(seed=1), sizes)
+    torch.save(state, tmp_path / 'fca.pth')
+    plugins = [
+        dict(
+            cfg=dict(type='FcaNet', size=size),
+            stages=tuple(stage == other for other in range(4)),
+            position='after_conv3',
+        )
+        for stage, size in enumerate(sizes)
+    ]
+    import eca_mmdet
+
+    load(tmp_path / 'fca.pth', eca_mmdet.PluginResNet(50, plugins=plugins, **TINY))
+    with pytest.raises(WeightsError, match=f'set size={sizes[0]}'):
+        load(tmp_path / 'fca.pth', backbone())
+    with pytest.raises(WeightsError, match='a converted file cannot say so'):
+        convert(state, 'mmdet')
+
+
+def test_wrong_filters_are_named_where_nothing_is_refused(backbone, saved):
+    from eca_mmdet import ECAPretrained
+
+    name = 'layer1.0.att.dct_layer.weight'
+    path = str(saved(**{name: -authors_filters(64, 56)}))
+    line = ECAPretrained(path, strict='off').fit(backbone()).line
+    assert '16 not used' in line and 'att.dct_layer.weight' in line
+
+
+def test_stages_have_the_authors_sizes(backbone):
+    for depth in (34, 50):
+        model = backbone(depth=depth)
+        sizes = [getattr(model, f'layer{i}')[0].fca.size for i in (1, 2, 3, 4)]
+        assert sizes == [56, 28, 14, 7]
 
 
 def test_other_backbones_are_refused(backbone, saved):
@@ -151,3 +192,6 @@ def test_conversion(backbone):
     }
     with pytest.raises(WeightsError, match='timm has no FcaNet gates'):
         convert(state, 'timm')
+    filters = 'layer1.0.att.dct_layer.weight'
+    with pytest.raises(WeightsError, match='is of other frequencies than the best 16'):
+        convert({**state, filters: -state[filters]}, 'mmdet')

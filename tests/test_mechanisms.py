@@ -59,6 +59,51 @@ def test_places(mmdet_ready):
     assert find_mechanism('se').plugin(50, narrow=True)['cfg']['ratio'] == 8
 
 
+def test_published_parameters_are_those_of_the_tables():
+    overhead = published()['attention']['properties']['rows']
+    variants = published()['attention']['imagenet']['rows']
+    stated = {row['name']: row['params'] for row in overhead}
+    stated |= {row['name'].split(' (')[0]: row['params'] for row in variants}
+    for one in MECHANISMS:
+        text = stated.get(one.name, '(not given)')
+        text = '' if text == '(not given)' else text.replace('k = 3', 'k')
+        if one.name == 'CECA':
+            text = 'k'  # timm's, in no table
+        assert one.published.replace(' ', '') == text.replace(' ', ''), one.name
+
+
+def test_places_are_those_of_the_configs(mmdet_ready):
+    """The list says where a mechanism goes, and its config puts it there."""
+    from mmengine.config import Config
+
+    from eca_mmdet import paths
+
+    configs = paths.shipped_configs()
+    for one in MECHANISMS:
+        if one.key == 'eca':
+            continue
+        name = f'mask-rcnn_{one.key}-r50_fpn_4xb2-1x_coco'
+        backbone = Config.fromfile(configs[name]).model.backbone
+        plugins = backbone.get('plugins')
+        if plugins is None:
+            plugins = [dict(cfg=backbone.attention, position='after_conv3')]
+        (plugin,) = plugins
+        wanted = one.plugin(50)
+        assert dict(plugin['cfg']) == wanted['cfg']
+        assert plugin['position'] == wanted['position']
+        assert plugin.get('stages') == wanted.get('stages'), one.key
+
+
+def test_names_of_layers_are_known_to_the_weights(mmdet_ready):
+    """A file with any mechanism is recognised as one."""
+    from eca_mmdet.mechanisms import LAYER_NAMES
+
+    for one in MECHANISMS:
+        layer = analysis.build_layer(one, 64)
+        known = layer._abbr_ in ('eca', 'se', 'fca')
+        assert known or any(layer._abbr_.startswith(name) for name in LAYER_NAMES)
+
+
 @pytest.mark.parametrize('channels', [64, 256])
 @pytest.mark.parametrize('key', KEYS)
 def test_properties_are_those_of_the_article(mmdet_ready, key, channels):

@@ -226,6 +226,8 @@ def test_neck_refuses(mmdet_ready):
         neck(num_levels=4)([torch.randn(1, 64, 80, 80), torch.randn(1, 128, 40, 40)])
     with pytest.raises(ValueError, match='Did you mean CBAM'):
         neck(attention=dict(type='CBMA'))
+    with pytest.raises(ValueError, match='made for 8 channels and got maps of 16'):
+        neck(in_channels=8)([torch.randn(1, 64, 80, 80), torch.randn(1, 128, 40, 40)])
     with pytest.raises(ValueError, match='num_levels must be 1 or more'):
         neck(num_levels=0)
 

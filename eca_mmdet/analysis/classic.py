@@ -106,6 +106,8 @@ def paper_cost(model: Any, shape: tuple[int, int] = (800, 1280)) -> dict[str, fl
             total = count_operations(
                 model, lambda: run_parts(model, shape, 1, BOX_REGIONS, MASK_REGIONS)
             )
+    except ValueError as error:  # a map too small for a layer
+        raise UserError(f'{type(model).__name__}: {error}') from error
     except (RuntimeError, NotImplementedError, TypeError) as error:
         raise UserError(
             f'{type(model).__name__}: a layer does not run without values, which the '

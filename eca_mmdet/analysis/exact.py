@@ -104,6 +104,8 @@ def exact_cost(model: Any, cfg: Any, shape: tuple[int, int]) -> ExactCost:
             )
         model.train()
         _count_saved(model, shape, cost)
+    except ValueError as error:  # a map too small for a layer
+        raise UserError(f'{cfg.filename}: {error}') from error
     except (RuntimeError, NotImplementedError, TypeError) as error:
         raise UserError(
             f'{cfg.filename}: a layer does not run without values, which the count '

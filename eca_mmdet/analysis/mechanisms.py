@@ -70,7 +70,9 @@ def properties(layer: nn.Module, channels: int, seed: int = 0) -> Properties:
         largest = matrix.abs().max()
         if largest:  # else the few ReLUs of a narrow layer let nothing through
             break
-    rank = int(torch.linalg.matrix_rank(matrix, rtol=_TOLERANCE)) if largest else 0
+    else:
+        raise RuntimeError(f'{type(layer).__name__}: the gate depends on nothing.')
+    rank = int(torch.linalg.matrix_rank(matrix, rtol=_TOLERANCE))
     off_diagonal = matrix - matrix.diagonal().diag()
     return Properties(
         rank,

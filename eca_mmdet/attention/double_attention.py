@@ -47,6 +47,10 @@ class DoubleAttention(nn.Module):
         self.distribute = nn.Conv2d(in_channels, hidden, 1, bias=False)
         self.out = nn.Conv2d(hidden, in_channels, 1, bias=False)
         self.bn = nn.BatchNorm2d(in_channels)
+        self.init_weights()
+
+    def init_weights(self) -> None:
+        """Make it the identity; mmengine calls this after its own initialisation."""
         nn.init.zeros_(self.bn.weight)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -24,8 +24,8 @@ TOP_16 = (
 )
 """The 16 frequencies (vertical, horizontal) that did best alone, best first."""
 
-_RESNET_SIZES = {256: 56, 512: 28, 1024: 14, 2048: 7}
-"""Side of the transform by channels of a bottleneck's output."""
+STAGE_SIZES = (56, 28, 14, 7)
+"""Side of the transform in each stage of a ResNet, the maps of an image of 224 px."""
 
 
 @MODELS.register_module()
@@ -43,8 +43,9 @@ class FcaNet(Gate):
     Args:
         in_channels: C; mmdet passes it to every plugin.
         ratio: r; the hidden layer has C / r units.
-        size: side of the transform in pixels, a multiple of 7; None is 56, 28, 14, 7
-            for 256, 512, 1024, 2048 channels (the authors' ResNet-50 to -152), else 7.
+        size: side of the transform in pixels, a multiple of 7. This package's ResNets
+            give 56, 28, 14 and 7 to their stages, as the authors do, where it is not
+            set.
         frequencies: how many of the best 16; 1, 2, 4, 8 or 16. They divide C.
 
     Shape:
@@ -60,28 +61,25 @@ class FcaNet(Gate):
         self,
         in_channels: int,
         ratio: int = 16,
-        size: int | None = None,
+        size: int = _GRID,
         frequencies: int = 16,
     ) -> None:
         super().__init__()
         hidden = hidden_units(in_channels, ratio)
-        self.size = _RESNET_SIZES.get(in_channels, _GRID) if size is None else size
-        if not is_whole(self.size) or self.size < 1 or self.size % _GRID:
+        if not is_whole(size) or size < 1 or size % _GRID:
             raise ValueError(f'size must be a multiple of {_GRID}; got {size!r}.')
+        self.size = size
         known = is_whole(frequencies) and frequencies in (1, 2, 4, 8, 16)
         if not known or in_channels % frequencies:
             raise ValueError(
                 'frequencies must be 1, 2, 4, 8 or 16 and divide the channels '
                 f'({in_channels}); got {frequencies!r}.'
             )
-        share = in_channels // frequencies
-        basis = _cosine_basis(self.size)[:: self.size // _GRID]
-        chosen = torch.tensor(TOP_16[:frequencies], device='cpu')
-        for name, indices in zip(('vertical', 'horizontal'), chosen.T, strict=True):
-            filters = basis[indices].repeat_interleave(share, 0)
+        filters = _separable_filters(in_channels, size, frequencies)
+        for name, one in zip(('vertical', 'horizontal'), filters, strict=True):
             # Fixed by the arguments, so that it is in no checkpoint.
-            filters = filters.to(torch.get_default_device())
-            self.register_buffer(name, filters, persistent=False)
+            one = one.to(torch.get_default_device())
+            self.register_buffer(name, one, persistent=False)
         self.fc = nn.Sequential(
             nn.Linear(in_channels, hidden, bias=False),
             nn.ReLU(inplace=True),
@@ -103,6 +101,20 @@ class FcaNet(Gate):
             pooled = (pooled * rows).sum(2)
         gate: Tensor = self.fc(pooled.to(x.dtype))
         return gate.sigmoid()[:, :, None, None]
+
+
+def dct_filters(channels: int, size: int, frequencies: int = 16) -> Tensor:
+    """Return (channels, size, size) filters as the authors' files have them."""
+    vertical, horizontal = _separable_filters(channels, size, frequencies)
+    return vertical[:, :, None] * horizontal[:, None, :]
+
+
+def _separable_filters(channels: int, size: int, frequencies: int) -> list[Tensor]:
+    """Return the (channels, size) factors of the filters, vertical and horizontal."""
+    basis = _cosine_basis(size)[:: size // _GRID]
+    chosen = torch.tensor(TOP_16[:frequencies], device='cpu')
+    share = channels // frequencies
+    return [basis[indices].repeat_interleave(share, 0) for indices in chosen.T]
 
 
 def _cosine_basis(size: int) -> Tensor:

@@ -29,20 +29,22 @@ def is_whole(value: object) -> bool:
 
 
 def hidden_units(in_channels: int, ratio: int) -> int:
-    """Return C / r, rounded down: the width inside a layer that reduces channels.
+    """Return C / r, the width inside a layer that reduces channels.
 
     Args:
         in_channels: C.
         ratio: r.
 
     Raises:
-        ValueError: ``ratio`` is no integer from 1 to C.
+        ValueError: ``ratio`` is no integer from 1 to C, or does not divide C.
     """
     if not is_whole(ratio) or not 1 <= ratio <= in_channels:
         raise ValueError(
             f'ratio must be an integer between 1 and in_channels ({in_channels}), so '
             f'that a hidden unit is left; got {ratio!r}.'
         )
+    if in_channels % ratio:
+        raise ValueError(f'ratio must divide the {in_channels} channels; got {ratio}.')
     return in_channels // ratio
 
 

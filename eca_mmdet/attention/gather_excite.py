@@ -115,7 +115,7 @@ class GEThetaMinus(GatherExcite):
         (N, C, H, W) to the same shape and dtype.
 
     Raises:
-        ValueError: another ``extent``, or a map smaller than half of it.
+        ValueError: another ``extent``, or a map of no more than half of it.
     """
 
     _abbr_ = 'ge_theta_minus'
@@ -142,7 +142,7 @@ class GETheta(GatherExcite):
         more where the map is not larger than the extent.
 
     Raises:
-        ValueError: another ``extent``, or a map smaller than half of it.
+        ValueError: another ``extent``, or a map of no more than half of it.
     """
 
     _abbr_ = 'ge_theta'
@@ -169,8 +169,8 @@ class GEThetaPlus(GatherExcite):
         more where the map is not larger than the extent.
 
     Raises:
-        ValueError: another ``extent``; ``ratio`` leaves no hidden channel; a map
-            smaller than half the extent.
+        ValueError: another ``extent``; ``ratio`` leaves no hidden channel; a map of
+            no more than half the extent.
     """
 
     _abbr_ = 'ge_theta_plus'

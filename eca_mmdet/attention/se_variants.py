@@ -126,7 +126,12 @@ class SEGC(ChannelGate):
 
 @MODELS.register_module()
 class SEGC1(SEGC):
-    """SE-GC1: :class:`SEGC` of 16 groups; C^2 / 16 parameters."""
+    """SE-GC1: :class:`SEGC` of 16 groups; C^2 / 16 parameters.
+
+    Args:
+        in_channels: C; mmdet passes it to every plugin.
+        groups: G, which divides C.
+    """
 
     _abbr_ = 'se_gc1'
 
@@ -148,7 +153,12 @@ class _SizedGroups(SEGC):
 
 @MODELS.register_module()
 class SEGC2(_SizedGroups):
-    """SE-GC2: :class:`SEGC` of C / 16 groups, 16 channels each; 16 C parameters."""
+    """SE-GC2: :class:`SEGC` of C / 16 groups; 16 C parameters.
+
+    Args:
+        in_channels: C; mmdet passes it to every plugin.
+        group_size: channels of a group, which divide C.
+    """
 
     _abbr_ = 'se_gc2'
 
@@ -158,7 +168,12 @@ class SEGC2(_SizedGroups):
 
 @MODELS.register_module()
 class SEGC3(_SizedGroups):
-    """SE-GC3: :class:`SEGC` of C / 8 groups, 8 channels each; 8 C parameters."""
+    """SE-GC3: :class:`SEGC` of C / 8 groups; 8 C parameters.
+
+    Args:
+        in_channels: C; mmdet passes it to every plugin.
+        group_size: channels of a group, which divide C.
+    """
 
     _abbr_ = 'se_gc3'
 

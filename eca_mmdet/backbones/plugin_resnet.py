@@ -19,6 +19,7 @@ from eca_mmdet.backbones.plugins import (
     STAGE_POSITIONS,
     PluggedStage,
     check_plugins,
+    staged,
 )
 from eca_mmdet.ops.conv_norm import conv_norm, sequence
 from eca_mmdet.ops.max_pool import relu_max_pool
@@ -89,6 +90,7 @@ class PluginResNet(LoudWeights, ResNet):  # type: ignore[misc]
             last = 'norm2' if self.block is PluginBasicBlock else 'norm3'
             kwargs['init_cfg'] = dict(type='Constant', val=0, override=dict(name=last))
         plugins = kwargs.pop('plugins', None)
+        plugins = plugins and staged(plugins, len(self.res_layers))
         inside = plugins and [
             p for p in plugins if p['position'] not in STAGE_POSITIONS
         ]

@@ -13,11 +13,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mmcv.cnn import build_plugin_layer
+from mmcv.cnn.bricks import ContextBlock
 from mmengine.model import Sequential
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
 import eca_mmdet.attention
+from eca_mmdet.attention.fcanet import STAGE_SIZES, FcaNet
+from eca_mmdet.attention.gate import is_whole
 
 BASIC_POSITIONS = ('after_conv1', 'after_conv2')
 BOTTLENECK_POSITIONS = (*BASIC_POSITIONS, 'after_conv3')
@@ -25,13 +28,19 @@ STAGE_POSITIONS = ('before_last_block', 'after_stage')
 _KEYS = {'cfg', 'position', 'stages'}
 
 
-def check_plugins(plugins: Any, positions: Sequence[str], num_stages: int) -> None:
+def check_plugins(
+    plugins: Any,
+    positions: Sequence[str],
+    num_stages: int,
+    of_stages: Sequence[str] = STAGE_POSITIONS,
+) -> None:
     """Refuse plugins that a ResNet would misread.
 
     Args:
         plugins: a list of dicts with ``cfg``, ``position`` and perhaps ``stages``.
-        positions: those of its blocks; those of a stage are known here.
+        positions: those of its blocks.
         num_stages: of the ResNet.
+        of_stages: positions of its stages.
 
     Raises:
         ValueError: an entry that is no such dict, an unknown layer (with those of near
@@ -47,7 +56,7 @@ def check_plugins(plugins: Any, positions: Sequence[str], num_stages: int) -> No
                 f'stages; got {plugin!r}.'
             )
         check_layer(plugin['cfg'])
-        _check_position(plugin['position'], positions)
+        _check_position(plugin['position'], (*positions, *of_stages))
         stages = plugin.get('stages')
         if stages is not None and not _is_choice(stages, num_stages):
             raise ValueError(
@@ -62,8 +71,7 @@ def _is_choice(stages: Any, count: int) -> bool:
     return all(isinstance(one, bool) for one in stages)
 
 
-def _check_position(position: Any, of_blocks: Sequence[str]) -> None:
-    known = (*of_blocks, *STAGE_POSITIONS)
+def _check_position(position: Any, known: Sequence[str]) -> None:
     if position not in known:
         reason = ''
         if position in BOTTLENECK_POSITIONS:
@@ -71,6 +79,24 @@ def _check_position(position: Any, of_blocks: Sequence[str]) -> None:
         raise ValueError(
             f'position must be one of {", ".join(known)}; got {position!r}.{reason}'
         )
+
+
+def staged(plugins: Sequence[Any], stage: int) -> list[Any]:
+    """Return a stage's plugins with what a layer takes from the stage.
+
+    Args:
+        plugins: of this stage.
+        stage: from 0.
+    """
+    size = STAGE_SIZES[min(stage, len(STAGE_SIZES) - 1)]
+    return [
+        {**one, 'cfg': {**one['cfg'], 'size': size}} if _is_unsized(one['cfg']) else one
+        for one in plugins
+    ]
+
+
+def _is_unsized(cfg: Any) -> bool:
+    return cfg['type'] in ('FcaNet', FcaNet) and 'size' not in cfg
 
 
 def check_layer(cfg: Any) -> None:
@@ -112,13 +138,14 @@ def add_plugins(owner: nn.Module, cfgs: Sequence[Any], in_channels: int) -> list
         in_channels: of the map that they get.
 
     Raises:
-        ValueError: two layers would have the same name.
+        ValueError: arguments that a layer refuses, or two layers of one name.
     """
     names = []
     for cfg in cfgs:
         cfg = dict(cfg)
         postfix = cfg.pop('postfix', '')
-        name, layer = build_plugin_layer(cfg, postfix=postfix, in_channels=in_channels)
+        _check_reduction(cfg, in_channels)
+        name, layer = _build(cfg, postfix, in_channels)
         if hasattr(owner, name):
             raise ValueError(
                 f'two plugins are called {name!r}; give one a postfix: '
@@ -127,6 +154,37 @@ def add_plugins(owner: nn.Module, cfgs: Sequence[Any], in_channels: int) -> list
         owner.add_module(name, layer)
         names.append(name)
     return names
+
+
+def _build(cfg: Any, postfix: str | int, in_channels: int) -> tuple[str, nn.Module]:
+    try:
+        name, layer = build_plugin_layer(cfg, postfix=postfix, in_channels=in_channels)
+    except TypeError as error:
+        raise ValueError(f'{cfg!r} is no proper layer: {error}.') from error
+    if isinstance(layer, ContextBlock):
+        # mmengine's initialisation of every convolution comes after the constructor,
+        # and this after that: it starts as the identity.
+        layer.init_weights = layer.reset_parameters
+    return name, layer
+
+
+def _check_reduction(cfg: Any, channels: int) -> None:
+    """Refuse reductions that mmcv's layers would take without a word."""
+    kind = getattr(cfg['type'], '__name__', cfg['type'])
+    if kind == 'ContextBlock' and 'ratio' in cfg:
+        ratio = cfg['ratio']
+        if not 0 < ratio <= 1 or int(channels * ratio) < 1:
+            raise ValueError(
+                f'ratio of ContextBlock is that of its inner width to the {channels} '
+                f'channels, as 1/16, at least 1/{channels}; got {ratio!r}.'
+            )
+    if kind == 'NonLocal2d':
+        reduction = cfg.get('reduction', 2)
+        if not is_whole(reduction) or not 1 <= reduction <= channels:
+            raise ValueError(
+                f'reduction of NonLocal2d must be an integer between 1 and the '
+                f'{channels} channels; got {reduction!r}.'
+            )
 
 
 class PluggedStage(Sequential):  # type: ignore[misc]

@@ -7,7 +7,6 @@ classifier.
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -17,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from eca_mmdet.attention.gate import is_whole
 from eca_mmdet.backbones.loud_weights import LoudWeights
 from eca_mmdet.backbones.timm_network import (
     classifier_names,
@@ -162,12 +162,13 @@ def _chosen(indices: Sequence[int], count: int, model_name: str) -> list[int]:
     Raises:
         ValueError: none, one twice, or one that the network does not have.
     """
-    given = [operator.index(index) for index in indices]
+    listed = isinstance(indices, Sequence) and all(map(is_whole, indices))
+    given = list(indices) if listed else []
     found = sorted({index + count if index < 0 else index for index in given})
     if not found or len(found) < len(given) or found[0] < 0 or found[-1] >= count:
         raise ValueError(
             f'out_indices must be different levels of 0 to {count - 1}, the levels of '
-            f'{model_name!r}, or negative from the end; got {tuple(given)}.'
+            f'{model_name!r}, or negative from the end; got {indices!r}.'
         )
     return found
 
@@ -175,13 +176,21 @@ def _chosen(indices: Sequence[int], count: int, model_name: str) -> list[int]:
 def _checked_padding(
     padding: Mapping[str, int] | None, steps: list[str], model_name: str
 ) -> dict[str, int]:
-    unknown = [name for name in padding or {} if name not in steps]
+    padding = {} if padding is None else padding
+    sound = isinstance(padding, Mapping) and all(
+        is_whole(one) and one >= 0 for one in padding.values()
+    )
+    if not sound:
+        raise ValueError(
+            f'padding is a dict of pixels, 0 or more, by layer; got {padding!r}.'
+        )
+    unknown = [name for name in padding if name not in steps]
     if unknown:
         raise ValueError(
             f'padding names layers that {model_name!r} does not run: '
             f'{", ".join(unknown)}. It runs {", ".join(steps)}.'
         )
-    return dict(padding or {})
+    return dict(padding)
 
 
 def _frozen(
@@ -195,7 +204,7 @@ def _frozen(
     tapped = [one for one in info if one['module'] in steps]
     stem = [one['module'] for one in tapped if one['reduction'] < 4]
     stages = [one['module'] for one in tapped if one['reduction'] >= 4]
-    if frozen_stages not in range(-1, len(stages) + 1):
+    if not is_whole(frozen_stages) or not -1 <= frozen_stages <= len(stages):
         raise ValueError(
             f'frozen_stages must be -1 (none), 0 (the stem) or up to {len(stages)}, '
             f'the last stage that is used; got {frozen_stages!r}.'

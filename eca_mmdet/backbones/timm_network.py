@@ -83,8 +83,8 @@ def _no_place(model_name: str) -> str:
 def _check_arguments(
     timm: Any, model_name: str, model_args: dict[str, Any], reserved: Sequence[str]
 ) -> None:
-    if not timm.is_model(model_name):
-        close = difflib.get_close_matches(model_name, timm.list_models(), 3, 0.5)
+    if not isinstance(model_name, str) or not timm.is_model(model_name):
+        close = difflib.get_close_matches(str(model_name), timm.list_models(), 3, 0.5)
         advice = f' Did you mean {", ".join(close)}?' if close else ''
         raise ValueError(
             f'model_name must be a network of timm {timm.__version__}; got '

@@ -128,7 +128,8 @@ def _legend(shape: tuple[int, ...]) -> str:
 DR: the gate depends on the channels of another position through at most C/2
 dimensions; rank is that of the Jacobian, at random weights. CCI: it depends on other
 channels than its own.
-published: parameters in the paper's tables (weights; biases and norms are not in them).
+published: parameters in the paper's tables (weights; biases and norms are not in them;
+k of ECA is 3 there, and here computed from the channels).
 GFLOPs: multiply-adds of convolutions and matrix products, and one operation an element
 of everything else.
 ms: inference on the CPU ({setting['processor']}, {setting['threads']} threads, torch \

@@ -29,6 +29,17 @@ def run(args: argparse.Namespace) -> int:
     out = Path(args.out)
     take_own_folder(out, _OWN)
     console = Console(file=sys.stderr, highlight=False, soft_wrap=True)
+    with comparison.only_one(out):
+        found = _compare(args, names, out, console)
+        _write(found, out)
+    print(json.dumps(found, indent=1) if args.json else _text(found))
+    console.print(f'\n{out / "comparison.png"}')
+    return 0
+
+
+def _compare(
+    args: argparse.Namespace, names: list[str], out: Path, console: Console
+) -> dict[str, Any]:
     console.print('loading mmdet ...')
     registration.register()
     runs = {
@@ -42,30 +53,25 @@ def run(args: argparse.Namespace) -> int:
         comparison.summary(name, [records[one] for one in runs[name]]) for name in names
     ]
     console.print('counting and timing ...')
-    for row, cost in zip(
-        rows, comparison.costs([runs[name][0] for name in names]), strict=True
-    ):
+    costs = comparison.costs([runs[name][0] for name in names])
+    for row, cost in zip(rows, costs, strict=True):
         row.update(cost)
-    found = {
+    return {
         'detector': args.detector,
         'seeds': args.seeds,
         'quick': args.quick,
         'rows': rows,
         'note': note(rows, args.quick),
     }
-    _write(found, out)
-    print(json.dumps(found, indent=1) if args.json else _text(found))
-    console.print(f'\n{out / "comparison.png"}')
-    return 0
 
 
 def _mechanisms(names: list[str]) -> list[str]:
     """Return the keys to compare, each once."""
+    for name in names:
+        if name not in ('none', 'all'):
+            find_mechanism(name)
     if 'all' in names:
         return ['none', *KEYS]
-    for name in names:
-        if name != 'none':
-            find_mechanism(name)
     return list(dict.fromkeys(names))
 
 
@@ -87,31 +93,38 @@ def _train(order: list[Run], out: Path, console: Console) -> dict[Run, dict[str,
         for number, one in enumerate(order, 1):
             title = f'[{number}/{len(order)}] {one.mechanism}, seed {one.seed}'
             progress.update(task, description=title)
-            record = comparison.record_of(one, out)
-            how = 'measured before'
-            if record is None:
-                if not console.is_terminal:
-                    console.print(f'{title}: training', markup=False)
 
-                def on_step(step: int, done: int = done) -> None:
-                    progress.update(task, completed=done + step)
+            def on_step(step: int, done: int = done) -> None:
+                progress.update(task, completed=done + step)
 
-                try:
-                    record = comparison.train(one, out, on_step)
-                except KeyboardInterrupt:
-                    console.print(
-                        f'stopped in {one.mechanism}, seed {one.seed}; the same '
-                        'command goes on from there'
-                    )
-                    raise
-                how = f'{record["seconds"]:.0f} s'
+            try:
+                record, how = _record(one, title, out, console, on_step)
+            except KeyboardInterrupt:
+                console.print(
+                    f'stopped in {one.mechanism}, seed {one.seed}; finished runs are '
+                    'kept, and the same command begins with that one'
+                )
+                raise
             records[one] = record
             done += one.iterations
             progress.update(task, completed=done)
-            ap = record['results']['bbox']['metrics']['AP']
+            ap = comparison.ap_of(record, 'bbox')
             shown = 'n/a' if ap is None else f'{100 * ap:.1f}'
             console.print(f'{title}: box AP {shown}, {how}', markup=False)
     return records
+
+
+def _record(
+    run: Run, title: str, out: Path, console: Console, on_step: comparison.OnStep
+) -> tuple[dict[str, Any], str]:
+    """Return a run's record and where it comes from."""
+    record = comparison.record_of(run, out)
+    if record is not None:
+        return record, 'measured before'
+    if not console.is_terminal:
+        console.print(f'{title}: training', markup=False)
+    record = comparison.train(run, out, on_step)
+    return record, f'{record["seconds"]:.0f} s'
 
 
 def note(rows: list[dict[str, Any]], quick: bool) -> str:
@@ -121,9 +134,6 @@ def note(rows: list[dict[str, Any]], quick: bool) -> str:
             'A quick run of a few steps shows that everything runs. Its AP says '
             'nothing about the mechanisms.'
         )
-    spreads = [row['ap']['bbox']['deviation'] for row in rows if 'bbox' in row['ap']]
-    known = [one for one in spreads if one is not None]
-    means = [row['ap']['bbox']['mean'] for row in rows if 'bbox' in row['ap']]
     lines = [
         'What this shows: each mechanism trains in a detector from random weights, and '
         'what it costs there.',
@@ -131,17 +141,21 @@ def note(rows: list[dict[str, Any]], quick: bool) -> str:
         'shapes, 16 to 128 channels and one short schedule reward other things than '
         'COCO does.',
     ]
-    if known and len(means) > 1:
-        seeds = len(rows[0]['ap']['bbox']['by_seed'])
-        pooled = math.sqrt(sum(one**2 for one in known) / len(known))
-        error = pooled * math.sqrt(2 / seeds)
-        lines.append(
-            f'Seeds differ by {pooled:.1f} box AP (pooled standard deviation), so the '
-            f'difference of two means of {seeds} has a standard error of {error:.1f}; '
-            f'the means are {max(means) - min(means):.1f} apart at most.'
-        )
-    else:
+    boxes = [row['ap']['bbox'] for row in rows if 'bbox' in row['ap']]
+    spreads = [one['deviation'] for one in boxes if one['deviation'] is not None]
+    if not spreads:
         lines.append('One seed says nothing about the spread: use --seeds 3 or more.')
+        return '\n'.join(lines)
+    pooled = math.sqrt(sum(one**2 for one in spreads) / len(spreads))
+    lines.append(f'Seeds differ by {pooled:.1f} box AP (pooled standard deviation).')
+    if len(boxes) > 1:
+        seeds = min(len(one['by_seed']) for one in boxes)
+        error = pooled * math.sqrt(2 / seeds)
+        means = [one['mean'] for one in boxes]
+        lines.append(
+            f'The difference of two means of {seeds} seeds has a standard error of '
+            f'{error:.1f}; the means are {max(means) - min(means):.1f} apart at most.'
+        )
     return '\n'.join(lines)
 
 
@@ -163,8 +177,9 @@ def _text(found: dict[str, Any], style: str = 'table') -> str:
     ]
     table = render(header, [_cells(row, found) for row in found['rows']], style)
     legend = (
-        f'{found["detector"]}, ResNet-18 of a quarter of the width, {found["seeds"]} '
-        'seeds; AP 0-100 on held-out shapes, mean ± standard deviation over seeds.\n'
+        f'{found["detector"]}, ResNet-18 of a quarter of the width, seeds 0 to '
+        f'{found["seeds"] - 1}; AP 0-100 on held-out shapes, mean ± standard '
+        'deviation over seeds.\n'
         'kept: by a training step for backward. The backbone alone, in turns: step: '
         'forward and backward of a batch; image: one at inference.'
     )

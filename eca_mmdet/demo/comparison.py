@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import functools
 import hashlib
 import json
@@ -10,7 +12,7 @@ import shutil
 import statistics
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -74,10 +76,35 @@ def record_of(run: Run, out: Path) -> dict[str, Any] | None:
     try:
         record = json.loads((run.folder(out) / 'metrics.json').read_text())
         same = (record['attention'], record['seed']) == (run.mechanism, run.seed)
-        known = same and record['results'] and record['seconds']
-        return dict(record) if known else None
-    except (OSError, ValueError, KeyError, TypeError):
+        numbers = [record['seconds'], *(ap_of(record, task) for task in TASKS)]
+        sound = all(one is None or isinstance(one, (int, float)) for one in numbers)
+        return dict(record) if same and sound and record['results'] else None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
+
+
+def ap_of(record: dict[str, Any], task: str) -> float | None:
+    """Return a run's AP (0-1); None without that task or without objects."""
+    found = record['results'].get(task)
+    return None if found is None else found['metrics']['AP']
+
+
+@contextlib.contextmanager
+def only_one(out: Path) -> Iterator[None]:
+    """Keep a second comparison out of the folder while this one runs.
+
+    Raises:
+        UserError: one is running there.
+    """
+    with open(out / '.lock', 'w') as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise UserError(
+                f'another compare-attention is running in {out}; wait for it, or name '
+                'another folder with --out.'
+            ) from error
+        yield
 
 
 def train(run: Run, out: Path, on_step: OnStep) -> dict[str, Any]:
@@ -94,10 +121,15 @@ def train(run: Run, out: Path, on_step: OnStep) -> dict[str, Any]:
     folder = run.folder(out)
     partial = folder.with_name(f'{folder.name}.partial')
     log = folder.with_name(f'{folder.name}.log')
-    for left in (partial, folder):  # of an interrupted run, or damaged
-        if left.exists():
-            shutil.rmtree(left)
-    partial.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        partial.parent.mkdir(parents=True, exist_ok=True)
+        for left in (partial, folder):  # of an interrupted run, or damaged
+            if left.is_dir():
+                shutil.rmtree(left)
+            else:
+                left.unlink(missing_ok=True)
+    except OSError as error:
+        raise UserError(f'{folder} cannot be made: {error}.') from error
     command = [sys.executable, '-m', 'eca_mmdet.cli', 'demo']
     command += ['--detector', run.detector, '--attention', run.mechanism]
     command += ['--seed', str(run.seed), '--out', str(partial)]
@@ -150,8 +182,7 @@ def summary(mechanism: str, records: list[dict[str, Any]]) -> dict[str, Any]:
         values = [
             100 * value
             for record in records
-            if task in record['results']
-            and (value := record['results'][task]['metrics']['AP']) is not None
+            if (value := ap_of(record, task)) is not None
         ]
         if values:
             found['ap'][task] = {

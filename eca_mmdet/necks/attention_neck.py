@@ -34,7 +34,7 @@ class AttentionNeck(BaseModule):  # type: ignore[misc]
         a sequence of ``num_levels`` maps (N, C, H, W) to a tuple of the same.
 
     Raises:
-        ValueError: no such layer; as many levels as ``num_levels`` did not come.
+        ValueError: no such layer; maps of another number or of other channels.
     """
 
     def __init__(
@@ -45,6 +45,7 @@ class AttentionNeck(BaseModule):  # type: ignore[misc]
             raise ValueError(f'num_levels must be 1 or more; got {num_levels!r}.')
         check_layer(attention)
         cfgs = [{**attention, 'postfix': f'_{level}'} for level in range(num_levels)]
+        self.in_channels = in_channels
         self._names = add_plugins(self, cfgs, in_channels)
 
     def forward(self, maps: Sequence[Tensor]) -> tuple[Tensor, ...]:
@@ -53,6 +54,13 @@ class AttentionNeck(BaseModule):  # type: ignore[misc]
             raise ValueError(
                 f'AttentionNeck has {len(self._names)} levels and got {len(maps)} '
                 'maps; set num_levels to the num_outs of the neck before it.'
+            )
+        channels = {x.shape[1] for x in maps} - {self.in_channels}
+        if channels:
+            raise ValueError(
+                f'AttentionNeck was made for {self.in_channels} channels and got maps '
+                f'of {channels.pop()}; set in_channels to the out_channels of the neck '
+                'before it.'
             )
         layers = (getattr(self, name) for name in self._names)
         return tuple(layer(x) for layer, x in zip(layers, maps, strict=True))

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from eca_mmdet.architectures import D_LAYOUTS, RESNET_BLOCKS, Widths
-from eca_mmdet.weights.layouts import is_known
+from eca_mmdet.weights.layouts import attention_of, is_known
 
 _CONVOLUTIONS = {
     'basic': ('conv1', 'conv2'),
@@ -34,11 +34,12 @@ class Architecture:
             convolution', 'identity' (nowhere) or 'mixed'.
         widths: output channels, [stage][block][convolution].
         groups: of the 3x3 convolution of the first block.
-        gate: 'ECA', 'SE', 'FcaNet', several as 'ECA + SE', or ''.
+        gate: 'ECA', 'SE', 'FcaNet', 'CBAM', ...; several as 'ECA + SE', or ''.
         kernel_sizes: of the ECA gates, [stage][block]; None where there is none.
         hidden: units of the SE and FcaNet gates, [stage][block]; None where there is
             none.
         se_bias: whether the SE gates have biases.
+        others: names of other attention layers, and how many there are of each.
     """
 
     block: str
@@ -51,6 +52,7 @@ class Architecture:
     kernel_sizes: tuple[tuple[int | None, ...], ...]
     hidden: tuple[tuple[int | None, ...], ...]
     se_bias: bool
+    others: tuple[tuple[str, int], ...] = ()
 
     @property
     def family(self) -> str:
@@ -77,9 +79,10 @@ class Architecture:
 
     @property
     def gates(self) -> int:
-        """Number of blocks with a gate."""
+        """Number of attention layers."""
         sizes = (*self.kernel_sizes, *self.hidden)
-        return sum(size is not None for stage in sizes for size in stage)
+        known = sum(size is not None for stage in sizes for size in stage)
+        return known + sum(count for _, count in self.others)
 
     @property
     def stage_kernel_sizes(self) -> tuple[int | None, ...] | None:
@@ -136,9 +139,10 @@ def read_architecture(state: Mapping[str, Tensor]) -> Architecture | None:
     """
     names = _block_names(state)
     stem, kernel = _read_stem(state)
-    # HRNet and others begin like a ResNet: most names must be a ResNet's.
-    known = sum(map(is_known, state))
-    if not names or not stem or known < len(state) / 2:
+    # HRNet and others begin like a ResNet: most names must be a ResNet's. (An
+    # attention layer in every block may have more tensors than the blocks.)
+    own = [key for key in state if not attention_of(key)]
+    if not names or not stem or sum(map(is_known, own)) < len(own) / 2:
         return None
     first = next(blocks[0] for blocks in names if blocks)
     if f'{first}.depthwise_conv.conv.weight' in state:
@@ -171,6 +175,7 @@ def read_architecture(state: Mapping[str, Tensor]) -> Architecture | None:
         for name, found in (('ECA', kernel_sizes), ('SE', se), ('FcaNet', fca))
         if any(size is not None for stage in found for size in stage)
     ]
+    others = _read_others(state)
     return Architecture(
         block=block,
         stem=stem,
@@ -181,11 +186,23 @@ def read_architecture(state: Mapping[str, Tensor]) -> Architecture | None:
             for blocks in names
         ),
         groups=_read_groups(state, first, block),
-        gate=' + '.join(gates),
+        gate=' + '.join([*gates, *(name for name, _ in others)]),
         kernel_sizes=kernel_sizes,
         hidden=se if 'SE' in gates else fca,
         se_bias=any(re.search(r'\.se\.fc\.0\.bias$', key) for key in state),
+        others=others,
     )
+
+
+def _read_others(state: Mapping[str, Tensor]) -> tuple[tuple[str, int], ...]:
+    """Count the attention layers of each kind that has no entry of its own."""
+    layers: dict[str, set[str]] = {}
+    for key in state:
+        name = attention_of(key)
+        if name:
+            layer = re.match(r'layer\d+\.(\d+\.)?[^.]+', key)
+            layers.setdefault(name, set()).add(layer[0] if layer else key)
+    return tuple((name, len(found)) for name, found in sorted(layers.items()))
 
 
 def _block_names(state: Mapping[str, Tensor]) -> list[list[str]]:
@@ -302,6 +319,12 @@ def _gate_differences(file: Architecture, own: Architecture) -> list[str]:
                 f'ECA kernel sizes: file {sizes}, backbone '
                 f'{own.stage_kernel_sizes or own.kernel_sizes}; set '
                 f'kernel_sizes={sizes}'
+            )
+    for name, count in file.others:
+        if name not in dict(own.others):
+            found.append(
+                f'the file has {count} layers of {name}, the backbone none: features '
+                'would be other ones than the file was trained for'
             )
     others = {'SE', 'FcaNet'}
     theirs, ours = (others & set(one.gate.split(' + ')) for one in (file, own))

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from eca_mmdet.errors import WeightsError
 from eca_mmdet.weights.architecture import Architecture, read_architecture
+from eca_mmdet.weights.constants import unusual_constants
 from eca_mmdet.weights.files import strip_prefix
 from eca_mmdet.weights.heads import Heads, read_heads
 from eca_mmdet.weights.inspection import origin_of
@@ -78,6 +79,12 @@ def convert(
     canonical = to_canonical(own)
     found = _require_known(canonical)
     layout = _target_layout(found, to)
+    unusual = unusual_constants(canonical)
+    if unusual:
+        raise WeightsError(
+            f'{unusual[0]}, and a converted file cannot say so. Load the file as it '
+            'is, with the arguments of FcaNet that it needs.'
+        )
     heads = read_heads(own, extras)
     report = ConvertReport(
         found.title,

@@ -5,11 +5,13 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 
-import torch
+from mmcv.cnn.bricks import ContextBlock, NonLocal2d
 from torch import Tensor, nn
 
+from eca_mmdet.attention.double_attention import DoubleAttention
 from eca_mmdet.attention.fcanet import FcaNet
 from eca_mmdet.attention.gate import Gate
+from eca_mmdet.weights.constants import same_filters
 from eca_mmdet.weights.file_names import FileNames, file_names_of
 from eca_mmdet.weights.layouts import Canonical, is_known
 
@@ -26,6 +28,7 @@ class Fit:
         unused: the file's tensors that the backbone lacks.
         gates: the backbone's gate modules to whether the file has all their tensors.
         tensors: number of the backbone's tensors that are not of gates.
+        bare_gates: number of the backbone's gates that have no weights to load.
     """
 
     weights: dict[str, Tensor]
@@ -35,6 +38,7 @@ class Fit:
     unused: list[str] = field(default_factory=list)
     gates: dict[str, bool] = field(default_factory=dict)
     tensors: int = 0
+    bare_gates: int = 0
 
     @property
     def line(self) -> str:
@@ -44,6 +48,8 @@ class Fit:
         if self.gates:
             line += f', {sum(self.gates.values())}/{len(self.gates)} gates'
         line += f' from {self.origin}'
+        if self.bare_gates:
+            line += f'; {self.bare_gates} gates have no weights'
         for title, names in (('new', self.missing), ('not used', self.unused)):
             if names:
                 line += f'; {len(names)} {title}: {first(names)}'
@@ -55,10 +61,14 @@ def compare(canonical: Canonical, module: nn.Module) -> Fit:
     own, theirs = module.state_dict(), canonical.backbone
     names = file_names_of(module)
     gates = {
-        name: list(gate.state_dict(prefix=f'{name}.'))
+        name: keys
         for name, gate in module.named_modules()
         if isinstance(gate, Gate) or (names and name in names.gates)
+        if (keys := list(gate.state_dict(prefix=f'{name}.')))
     }
+    bare = sum(
+        isinstance(one, Gate) and not one.state_dict() for one in module.modules()
+    )
     of_gates = {key for keys in gates.values() for key in keys}
     weights = {
         key: tensor
@@ -79,6 +89,7 @@ def compare(canonical: Canonical, module: nn.Module) -> Fit:
             name: all(key in weights for key in keys) for name, keys in gates.items()
         },
         tensors=len(plain),
+        bare_gates=bare,
     )
 
 
@@ -165,6 +176,17 @@ def value_problems(weights: dict[str, Tensor], own: dict[str, Tensor]) -> list[s
     ]
 
 
+def frozen_additions(fit: Fit, module: nn.Module) -> list[str]:
+    """Return new layers that add to the map, in frozen stages: they stay at zero."""
+    return [
+        name
+        for name, layer in module.named_modules()
+        if isinstance(layer, (DoubleAttention, ContextBlock, NonLocal2d))
+        and any(key.startswith(f'{name}.') for key in fit.missing)
+        and is_frozen(module, name)
+    ]
+
+
 def constant_problems(canonical: Canonical, module: nn.Module) -> list[str]:
     """Say which of the file's constants follow from other arguments than a layer has.
 
@@ -187,9 +209,7 @@ def constant_problems(canonical: Canonical, module: nn.Module) -> list[str]:
                 f'{key}: file {tuple(theirs.shape)}, backbone {tuple(ours.shape)}; the '
                 f'second number is the size of FcaNet: set size={theirs.shape[-1]}'
             )
-        elif not ours.is_meta and not torch.allclose(
-            ours.cpu(), theirs.to(ours.dtype), atol=1e-5
-        ):
+        elif not same_filters(theirs, ours):
             problems.append(f'{key}: other frequencies than the backbone has')
     return problems
 

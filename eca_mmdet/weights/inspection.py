@@ -15,6 +15,7 @@ from torch import Tensor
 
 from eca_mmdet.errors import printable
 from eca_mmdet.weights.architecture import Architecture, read_architecture
+from eca_mmdet.weights.constants import unusual_constants
 from eca_mmdet.weights.files import read_weights, sha256_of
 from eca_mmdet.weights.heads import Heads, read_heads
 from eca_mmdet.weights.layouts import Canonical, to_canonical
@@ -168,9 +169,10 @@ def identify(
         classes=classes_of(canonical, heads),
     )
     about['what'] = _what(about, heads)
-    about['backbone'] = suggest_backbone(found, path)
+    unusual = unusual_constants(canonical)
+    about['backbone'] = '' if unusual else suggest_backbone(found, path)
     about['command'] = suggest_command(found, heads, path) if about['backbone'] else ''
-    about['notes'] = _notes(canonical, found, heads)
+    about['notes'] = (*_notes(canonical, found, heads), *unusual[:1])
     return about
 
 

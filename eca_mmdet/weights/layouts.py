@@ -19,6 +19,7 @@ from torch import Tensor
 
 from eca_mmdet.architectures import MOBILENET_V2_STAGES
 from eca_mmdet.errors import WeightsError
+from eca_mmdet.mechanisms import LAYER_NAMES
 
 _PARTS = {'@': r'(?P<block>layer[1-9]\.[0-9]{1,3})', '*': r'(?P<rest>[\w.]+)'}
 
@@ -131,6 +132,7 @@ _KNOWN = re.compile(
     """,
     re.VERBOSE,
 )
+_ATTENTION = re.compile(rf'layer\d+\.(\d+\.)?(?P<layer>{"|".join(LAYER_NAMES)})\w*\.')
 _CONSTANT = re.compile(r'layer\d+\.\d+\.fca\.filters')
 _CLASSIFIER = re.compile(r'(head\.)?(fc|classifier\.1|head)\.(weight|bias)')
 
@@ -161,6 +163,18 @@ class Canonical:
 def is_known(name: str) -> bool:
     """Tell whether a public architecture has a tensor of this name (mmdet's)."""
     return _KNOWN.fullmatch(name) is not None
+
+
+def attention_of(name: str) -> str | None:
+    """Return whose tensor this is if it is of an attention layer, as 'CBAM'.
+
+    Not of ECA, SE and FcaNet, whose files are public and known in full.
+
+    Args:
+        name: mmdet's.
+    """
+    match = _ATTENTION.match(name)
+    return LAYER_NAMES[match['layer']] if match else None
 
 
 def find_layout(keys: Iterable[str]) -> str:

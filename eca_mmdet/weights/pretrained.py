@@ -23,6 +23,7 @@ from eca_mmdet.weights.fit import (
     compare,
     constant_problems,
     first,
+    frozen_additions,
     is_frozen,
     key_problems,
     value_problems,
@@ -127,6 +128,8 @@ class ECAPretrained:
         fit.origin = f'{name.removesuffix(".safetensors")} {origin}'
         if self.strict != 'off':
             self._judge(fit, canonical, module)
+        elif constant_problems(canonical, module):
+            fit.unused += [canonical.source[key] for key in canonical.constants]
         if fit.problems:
             raise WeightsError(
                 f'{self.checkpoint} does not fit this {type(module).__name__}: '
@@ -178,6 +181,13 @@ class ECAPretrained:
                 f'{stages}) and would never train: {first(frozen)}. Set '
                 'frozen_stages=0, which freezes the stem alone; or '
                 'init_cfg.random_frozen_gates=True to have it so'
+            )
+        additions = frozen_additions(fit, module)
+        if additions and not self.random_frozen_gates:
+            fit.problems.append(
+                f'{len(additions)} new attention layers are in frozen stages and would '
+                f'never do anything: {first(additions)}. Leave these stages out '
+                "of the plugin's stages, or set frozen_stages=0"
             )
 
     def _get_init_info(self) -> str:
