@@ -98,7 +98,7 @@ def test_arguments(name, kwargs, message):
         ('SEGC1', 24, 'groups must divide the 24 channels; got 16'),
         ('SEGC2', 24, 'group_size must divide the 24 channels; got 16'),
         ('SEGC3', 20, 'group_size must divide the 20 channels; got 8'),
-        ('FcaNet', 24, r'divide the channels \(24\); got 16'),
+        ('FcaNet', 24, 'ratio must divide the 24 channels; got 16'),
         ('SqueezeExcite', 8, r'in_channels \(8\)'),
     ],
 )
