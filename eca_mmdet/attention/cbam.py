@@ -67,10 +67,23 @@ class CBAM(Gate):
 
     def gate(self, x: Tensor) -> Tensor:
         """(N, C, H, W) to the same shape, in (0, 1)."""
+        channels = self._channels(x)
+        return channels * self._positions(x * channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) to the same, by one gate after the other."""
+        # Their product is as large as x, and backward would keep it.
+        refined = x * self._channels(x)
+        return refined * self._positions(refined)
+
+    def _channels(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) to (N, C, 1, 1)."""
         check_map(self, x, self.margin + 1, 'Use a smaller kernel_size.')
-        pooled = self.fc(x.mean((2, 3))) + self.fc(x.amax((2, 3)))
-        channels: Tensor = pooled.sigmoid()[:, :, None, None].to(x.dtype)
-        refined = x * channels
-        maps = torch.cat([refined.mean(1, True), refined.amax(1, True)], 1)
+        pooled: Tensor = self.fc(x.mean((2, 3))) + self.fc(x.amax((2, 3)))
+        return pooled.sigmoid()[:, :, None, None].to(x.dtype)
+
+    def _positions(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) to (N, 1, H, W)."""
+        maps = torch.cat([x.mean(1, True), x.amax(1, True)], 1)
         positions: Tensor = self.bn(self.conv(maps))
-        return channels * positions.sigmoid()
+        return positions.sigmoid().to(x.dtype)
