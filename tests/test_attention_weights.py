@@ -112,6 +112,14 @@ def test_layers_that_add_start_as_the_identity(backbone, file_of, key, depth):
     ):
         model = backbone(key, depth, init_cfg=init, frozen_stages=-1)
         model.init_weights()
+        names = ('.a2', '.context_block', '.nonlocal_block')
+        layers = [one for name, one in model.named_modules() if name.endswith(names)]
+        model.eval()
+        for layer in layers:  # the norms before them start at zero and would hide it
+            channels = layer.in_channels if key != 'a2' else layer.bn.num_features
+            y = torch.randn(1, channels, 9, 9)
+            assert torch.equal(layer(y), y)
+        assert layers
         plain = backbone(depth=depth)
         plain.load_state_dict(model.state_dict(), strict=False)
         plain.eval()

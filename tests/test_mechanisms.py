@@ -115,6 +115,7 @@ def test_properties_are_those_of_the_article(mmdet_ready, key, channels):
     if key in RATIOS:
         # A gate on positions, and the weights of GC's mean, add one dimension.
         assert 0 < found.rank <= channels // RATIOS[key] + 1
+    assert found.reduces == (key in (*RATIOS, 'a2', 'gsop', 'nl'))
     no_reduction = ('eca', 'ceca', 'eca-ns', 'ge-theta', 'ge-theta-minus')
     if key.startswith(('se-',)) or key in no_reduction:
         assert found.rank > channels * 0.8 and not found.reduces
