@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 import pytest
 
+from eca_mmdet.data.shapes import write_shapes
 from eca_mmdet.demo import config
 from eca_mmdet.errors import UserError
 from eca_mmdet.evaluation.record import describe_file
@@ -86,6 +87,13 @@ def test_folder_that_cannot_be_made(tmp_path):
         make_run_folder(str(tmp_path / 'file' / 'run'), 'demo')
 
 
+@pytest.fixture(scope='session')
+def full_size_shapes(tmp_path_factory):
+    """Two images of the demo's own size, which some mechanisms need."""
+    root = tmp_path_factory.mktemp('data') / 'shapes'
+    return write_shapes(root, sizes={'train': 2, 'val': 2})
+
+
 CHOICES = [
     (detector, attention, depth)
     for detector in ('faster', 'mask', 'retinanet')
@@ -102,14 +110,15 @@ CHOICES += [
 
 @pytest.mark.parametrize(('detector', 'attention', 'depth'), CHOICES)
 def test_every_choice_trains_one_step(
-    mmdet_ready, shapes, tmp_path, detector, attention, depth
+    mmdet_ready, shapes, full_size_shapes, detector, attention, depth
 ):
     """The loss is finite and reaches every parameter, gates included."""
     import torch
     from mmdet.registry import MODELS
     from mmengine.runner import Runner
 
-    cfg = config.compose(detector, attention, depth, shapes, seed=3)
+    data_root = shapes if attention in ('eca', 'se', 'none') else full_size_shapes
+    cfg = config.compose(detector, attention, depth, data_root, seed=3)
     config.shorten(cfg)
     cfg.train_dataloader.batch_size = 2
     torch.manual_seed(0)
@@ -123,8 +132,7 @@ def test_every_choice_trains_one_step(
     assert ('loss_mask' in parts) == (detector == 'mask')
     loss.backward()
     assert [n for n, p in model.named_parameters() if p.grad is None] == []
-    kinds = {'eca': '.eca.conv.weight', 'se': '.se.fc.2.weight'}
-    for kind, key in kinds.items():
+    kinds = {'.eca.conv.weight': ('eca', 'ceca'), '.se.fc.2.weight': ('se',)}
+    for key, keys in kinds.items():
         found = [k for k in model.state_dict() if k.endswith(key)]
-        blocks = {18: 8, 50: 16}[depth] if attention == kind else 0
-        assert len(found) == blocks
+        assert len(found) == ({18: 8, 50: 16}[depth] if attention in keys else 0)

@@ -9,14 +9,14 @@ from pathlib import Path
 from eca_mmdet.errors import UserError, WeightsError
 from eca_mmdet.evaluation.published import PublishedRow
 from eca_mmdet.paths import shipped_configs
-from eca_mmdet.weights.files import read_weights
 from eca_mmdet.weights.inspection import Inspection, inspect
 
 _SUFFIXES = ('.pth', '.pt', '.tar', '.bin', '.safetensors')
 _CONVERTED = 'MMDetection v3'  # the layout that `weights convert` writes down
 
-_BLOCKS = {'context_block': 'GC', 'nonlocal_block': '1 NL', 'conv_out': '1 NL'}
-"""Parts of names that tell attention blocks which are no gates."""
+_AS_PUBLISHED = {'': 'none', 'NL': '1 NL'}
+_ADDING = ('GC', '1 NL')
+"""Attention layers that add to the map; a plain network's weights start them."""
 
 
 @dataclass(frozen=True)
@@ -83,19 +83,11 @@ def scan(
 
 
 def _found(path: Path, about: Inspection) -> FoundFile:
-    attention = {'': 'none'}.get(about.gate, about.gate)
-    if not about.gate:
-        names = read_weights(path).state
-        blocks = (kind for part, kind in _BLOCKS.items() if _has(names, part))
-        attention = next(blocks, 'none')
+    attention = _AS_PUBLISHED.get(about.gate, about.gate)
     if about.kind != 'detector':
         return FoundFile(path, about, attention, '', '')
     version, note = _version(about)
     return FoundFile(path, about, attention, about.what.split(' of ')[0], version, note)
-
-
-def _has(names: Iterable[str], part: str) -> bool:
-    return any(part in name.split('.') for name in names if 'backbone' in name)
 
 
 def _version(about: Inspection) -> tuple[str, str]:
@@ -122,7 +114,7 @@ def backbone_for(row: PublishedRow, files: Iterable[FoundFile]) -> FoundFile | N
     Rows with NL and GC start from a plain ResNet, as their papers do.
     """
     plain = replace(row, attention='none')
-    wanted = plain if row.attention in ('1 NL', 'GC') else row
+    wanted = plain if row.attention in _ADDING else row
     return next(
         (one for one in files if not one.detector and _is_of(wanted, one)), None
     )
@@ -146,6 +138,6 @@ def _is_usual(one: FoundFile) -> bool:
         and about.stem == '7x7, 64'
         and first == 64
         and not about.shortcut.startswith('average')
-        and (not other_layers or one.attention in _BLOCKS.values())
+        and (not other_layers or one.attention in _ADDING)
         and None not in one.kernel_sizes
     )
