@@ -200,3 +200,30 @@ def test_addresses_keep_no_secrets_in_the_file(command, tmp_path, monkeypatch):
     assert source == 'https://example.org/a/x.pth'
     code, out, _ = command('weights', 'inspect', address)
     assert code == 0 and f'checkpoint={address!r}' in out  # not the cache's path
+
+
+def test_weights_need_no_mmengine(tmp_path):
+    """Inspecting and converting work where no line of mmdet is installed."""
+    program = """
+import sys
+
+class Blocked:
+    def find_spec(self, name, path=None, target=None):
+        if name.split('.')[0] in ('mmengine', 'mmcv', 'mmdet'):
+            raise ModuleNotFoundError(name)
+
+sys.meta_path.insert(0, Blocked())
+from eca_mmdet.weights import convert, inspect
+from eca_mmdet.cli import main
+import torch
+torch.save({'conv1.weight': torch.zeros(2, 3, 7, 7)}, sys.argv[1])
+sys.exit(main(['weights', 'inspect', sys.argv[1]]))
+"""
+    done = subprocess.run(
+        [PYTHON, '-c', program, str(tmp_path / 'file.pth')],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode in (0, 1), done.stderr
+    assert 'neither a ResNet nor a MobileNetV2' in done.stdout
+    assert 'Traceback' not in done.stderr

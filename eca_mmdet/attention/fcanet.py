@@ -6,26 +6,13 @@ arXiv:2012.11879; frequencies, sizes and weight names follow cfzd/FcaNet.
 
 from __future__ import annotations
 
-import math
-
 import torch
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
 from eca_mmdet.attention.gate import Gate, hidden_units, is_whole
+from eca_mmdet.ops.dct import GRID, separable_filters
 from eca_mmdet.ops.folding import no_autocast
-
-_GRID = 7
-"""Frequencies are numbered on a 7 x 7 transform."""
-
-TOP_16 = (
-    *((0, 0), (0, 1), (6, 0), (0, 5), (0, 2), (1, 0), (1, 2), (4, 0)),
-    *((5, 0), (1, 6), (3, 0), (0, 4), (0, 6), (0, 3), (3, 5), (2, 2)),
-)
-"""The 16 frequencies (vertical, horizontal) that did best alone, best first."""
-
-STAGE_SIZES = (56, 28, 14, 7)
-"""Side of the transform in each stage of a ResNet, the maps of an image of 224 px."""
 
 
 @MODELS.register_module()
@@ -61,13 +48,13 @@ class FcaNet(Gate):
         self,
         in_channels: int,
         ratio: int = 16,
-        size: int = _GRID,
+        size: int = GRID,
         frequencies: int = 16,
     ) -> None:
         super().__init__()
         hidden = hidden_units(in_channels, ratio)
-        if not is_whole(size) or size < 1 or size % _GRID:
-            raise ValueError(f'size must be a multiple of {_GRID}; got {size!r}.')
+        if not is_whole(size) or size < 1 or size % GRID:
+            raise ValueError(f'size must be a multiple of {GRID}; got {size!r}.')
         self.size = size
         known = is_whole(frequencies) and frequencies in (1, 2, 4, 8, 16)
         if not known or in_channels % frequencies:
@@ -75,7 +62,7 @@ class FcaNet(Gate):
                 'frequencies must be 1, 2, 4, 8 or 16 and divide the channels '
                 f'({in_channels}); got {frequencies!r}.'
             )
-        filters = _separable_filters(in_channels, size, frequencies)
+        filters = separable_filters(in_channels, size, frequencies)
         for name, one in zip(('vertical', 'horizontal'), filters, strict=True):
             # Fixed by the arguments, so that it is in no checkpoint.
             one = one.to(torch.get_default_device())
@@ -101,29 +88,6 @@ class FcaNet(Gate):
             pooled = (pooled * rows).sum(2)
         gate: Tensor = self.fc(pooled.to(x.dtype))
         return gate.sigmoid()[:, :, None, None]
-
-
-def dct_filters(channels: int, size: int, frequencies: int = 16) -> Tensor:
-    """Return (channels, size, size) filters as the authors' files have them."""
-    vertical, horizontal = _separable_filters(channels, size, frequencies)
-    return vertical[:, :, None] * horizontal[:, None, :]
-
-
-def _separable_filters(channels: int, size: int, frequencies: int) -> list[Tensor]:
-    """Return the (channels, size) factors of the filters, vertical and horizontal."""
-    basis = _cosine_basis(size)[:: size // _GRID]
-    chosen = torch.tensor(TOP_16[:frequencies], device='cpu')
-    share = channels // frequencies
-    return [basis[indices].repeat_interleave(share, 0) for indices in chosen.T]
-
-
-def _cosine_basis(size: int) -> Tensor:
-    """Return the orthonormal DCT-II basis: (frequency, position)."""
-    position = torch.arange(size, dtype=torch.float64, device='cpu')
-    waves = torch.cos(math.pi / size * position[:, None] * (position + 0.5))
-    scale = torch.full((size, 1), (2 / size) ** 0.5, dtype=torch.float64, device='cpu')
-    scale[0] = size**-0.5
-    return (waves * scale).float()
 
 
 def _spread(filters: Tensor, length: int) -> Tensor:

@@ -19,8 +19,9 @@ from mmengine.registry import MODELS
 from torch import Tensor, nn
 
 import eca_mmdet.attention
-from eca_mmdet.attention.fcanet import STAGE_SIZES, FcaNet
+from eca_mmdet.attention.fcanet import FcaNet
 from eca_mmdet.attention.gate import is_whole
+from eca_mmdet.ops.dct import STAGE_SIZES
 
 BASIC_POSITIONS = ('after_conv1', 'after_conv2')
 BOTTLENECK_POSITIONS = (*BASIC_POSITIONS, 'after_conv3')

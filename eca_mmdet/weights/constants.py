@@ -7,7 +7,7 @@ import re
 import torch
 from torch import Tensor
 
-from eca_mmdet.attention.fcanet import STAGE_SIZES, dct_filters
+from eca_mmdet.ops.dct import STAGE_SIZES, dct_filters
 from eca_mmdet.weights.layouts import Canonical
 
 
