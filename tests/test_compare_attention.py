@@ -149,6 +149,12 @@ def test_files_in_the_place_of_run_folders(command, trained, uncounted, tmp_path
     assert code == 2 and 'cannot be made' in err
 
 
+def test_a_folder_that_cannot_be_written_to(command, trained, tmp_path):
+    (tmp_path / '.lock').mkdir()
+    code, _, err = compare(command, tmp_path)
+    assert code == 2 and 'cannot be written to' in err
+
+
 def test_hidden_files_do_not_matter(command, trained, uncounted, tmp_path):
     """What a killed call left half-written, or the system put there."""
     (tmp_path / '.comparison.json.x.partial').write_text('')
@@ -252,13 +258,9 @@ def test_a_run_of_another_version_has_another_folder(mmdet_ready, monkeypatch):
 
 
 def test_times_stand_under_their_names(mmdet_ready, monkeypatch):
-    from eca_mmdet.analysis import latency
+    from eca_mmdet.analysis import latency, mechanisms
 
-    monkeypatch.setattr(
-        latency,
-        'measure',
-        lambda models, shape: {'models': {'none': {'backbone_ms': 3}}},
-    )
+    monkeypatch.setattr(mechanisms, 'time_layers', lambda layers, shape, rounds: [3])
     monkeypatch.setattr(latency, 'training_steps', lambda backbones, shape: [7])
     (found,) = comparison.costs([Run('none', 0, 'retinanet', True)])
     assert found['inference_milliseconds'] == 3 and found['step_milliseconds'] == 7

@@ -15,6 +15,7 @@ from tests.reference_networks import randomise
 from tests.test_pretrained import init, log, refuses  # noqa: F401
 
 timm = pytest.importorskip('timm')
+pytestmark = pytest.mark.openmmlab
 
 ECA = dict(type='ECALayer', kernel_size=3)
 SMALL = 'resnet10t'

@@ -94,9 +94,13 @@ def only_one(out: Path) -> Iterator[None]:
     """Keep a second comparison out of the folder while this one runs.
 
     Raises:
-        UserError: one is running there.
+        UserError: one is running there, or nothing can be written there.
     """
-    with open(out / '.lock', 'w') as file:
+    try:
+        lock = open(out / '.lock', 'w')
+    except OSError as error:
+        raise UserError(f'--out {out} cannot be written to: {error}.') from error
+    with lock as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
@@ -203,16 +207,17 @@ def costs(runs: list[Run]) -> list[dict[str, Any]]:
         ``step_milliseconds`` (forward and backward of a batch), measured in turns.
     """
     from eca_mmdet.analysis.exact import exact_cost
-    from eca_mmdet.analysis.latency import measure, training_steps
+    from eca_mmdet.analysis.latency import ROUNDS, training_steps
+    from eca_mmdet.analysis.mechanisms import time_layers
     from eca_mmdet.analysis.parts import build
 
-    found, models = [], []
+    found, backbones = [], []
     for run in runs:
         cfg = run.compose()
         cost = exact_cost(build(cfg), cfg, (SIDE, SIDE))
-        model = build(cfg, 'cpu')
-        model.eval()
-        models.append((run.mechanism, model))
+        backbone = build(cfg, 'cpu').backbone
+        backbone.eval()
+        backbones.append(backbone)
         found.append(
             {
                 'params': cost.total.params,
@@ -221,10 +226,9 @@ def costs(runs: list[Run]) -> list[dict[str, Any]]:
                 'saved_mib': cost.total.saved_bytes / 2**20,
             }
         )
-    times = measure(models, (SIDE, SIDE))['models']
-    backbones = [model.backbone for _, model in models]
+    images = time_layers(backbones, (1, 3, SIDE, SIDE), ROUNDS)
     steps = training_steps(backbones, (cost.images, 3, SIDE, SIDE))
-    for run, one, step in zip(runs, found, steps, strict=True):
-        one['inference_milliseconds'] = times[run.mechanism]['backbone_ms']
+    for one, image, step in zip(found, images, steps, strict=True):
+        one['inference_milliseconds'] = image
         one['step_milliseconds'] = step
     return found
