@@ -1,0 +1,141 @@
+"""From a checkpoint to a detector that is ready to predict."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from eca_mmdet import launch, registration
+from eca_mmdet.errors import UserError
+from eca_mmdet.inference.embedded_config import parse_config
+from eca_mmdet.weights.detector import require_fit
+from eca_mmdet.weights.fetch import fetch, is_address
+from eca_mmdet.weights.files import WeightFile, read_weights
+
+
+@dataclass(frozen=True)
+class TrainedDetector:
+    """A detector with its weights.
+
+    Attributes:
+        path: the checkpoint.
+        cfg: mmengine's Config that it was built from.
+        model: mmdet's detector, in evaluation mode.
+        classes: names by label.
+    """
+
+    path: str
+    cfg: Any
+    model: Any
+    classes: tuple[str, ...]
+
+
+def load_detector(
+    checkpoint: str, config: str | None = None, device: str | None = None
+) -> TrainedDetector:
+    """Build the detector of a checkpoint and load it, tensor by tensor.
+
+    Args:
+        checkpoint: path (or https:// address) of what mmengine saved in training. Its
+            config is read from it as plain values; nothing in the file is run.
+        config: name or path of a config to use instead. It is Python and is run.
+        device: as 'cuda:0'; None takes an accelerator if there is one.
+
+    Raises:
+        UserError: a file is missing or broken, the checkpoint has no config, or its
+            tensors are not those of the model.
+    """
+    path = str(fetch(checkpoint)) if is_address(checkpoint) else checkpoint
+    file = read_weights(path)
+    launch.forbid_code_in_files()
+    registration.register()
+    launch.silence_known_warnings()
+    cfg = _config(file, config)
+    model = _build(cfg, path)
+    require_fit(file.state, model, path)
+    classes = class_names(file, cfg)
+    model.dataset_meta = {'classes': classes}
+    model.cfg = cfg
+    model.to(device or _best_device())
+    model.train(False)  # mmdet's ResNet returns None from eval()
+    return TrainedDetector(path, cfg, model, classes)
+
+
+def _config(file: WeightFile, config: str | None) -> Any:
+    """Return the named config, or the one in the file."""
+    from mmengine.config import Config
+
+    from eca_mmdet.analysis.parts import load
+
+    if config is not None:
+        return load(config)
+    meta = file.extras.get('meta')
+    text = meta.get('cfg') if isinstance(meta, dict) else None
+    if not isinstance(text, str) or not text.strip():
+        raise UserError(
+            f'{file.path} has no config in it, so that it does not say which detector '
+            'it is of: only what mmengine saved in training does. Name the config: '
+            '--config NAME|FILE.'
+        )
+    return Config(parse_config(text, file.path))
+
+
+def _build(cfg: Any, path: str) -> Any:
+    """Build the model without the files that its parts would start from."""
+    from mmdet.registry import MODELS
+    from mmengine.registry import init_default_scope
+
+    if not isinstance(cfg.get('model'), dict):
+        raise UserError(f'the config of {path} has no model.')
+    _forget_starts(cfg.model)
+    init_default_scope('mmdet')
+    try:
+        return MODELS.build(cfg.model)
+    except Exception as error:  # a part may raise anything on wrong arguments
+        raise UserError(
+            f'the model that the config of {path} describes cannot be built: '
+            f'{type(error).__name__}: {error}'
+        ) from error
+
+
+def _forget_starts(part: Any) -> None:
+    """Remove init_cfg and pretrained everywhere: the checkpoint has every tensor."""
+    if isinstance(part, dict):
+        for key in ('init_cfg', 'pretrained'):
+            if part.get(key) is not None:
+                part[key] = None
+    values = part.values() if isinstance(part, dict) else part
+    for one in values if isinstance(part, (dict, list, tuple)) else ():
+        _forget_starts(one)
+
+
+def class_names(file: WeightFile, cfg: Any) -> tuple[str, ...]:
+    """Return the names of the classes: the file's, the config's, or of the data set.
+
+    Raises:
+        UserError: none is known.
+    """
+    meta = file.extras.get('meta')
+    data = meta.get('dataset_meta') if isinstance(meta, dict) else None
+    found = data.get('classes') if isinstance(data, dict) else None
+    dataset: Any = (cfg.get('test_dataloader') or {}).get('dataset') or {}
+    found = found or (dataset.get('metainfo') or {}).get('classes')
+    if not found and dataset.get('type'):
+        from mmdet.registry import DATASETS
+
+        known = DATASETS.get(dataset['type'])
+        found = (getattr(known, 'METAINFO', None) or {}).get('classes')
+    if isinstance(found, str):
+        found = (found,)
+    if not found or not all(isinstance(one, str) for one in found):
+        raise UserError(
+            f'{file.path} does not name its classes, and neither does its config: '
+            'set test_dataloader.dataset.metainfo.classes there.'
+        )
+    return tuple(found)
+
+
+def _best_device() -> str:
+    from mmengine.device import get_device
+
+    return str(get_device())
