@@ -438,6 +438,24 @@ def test_arguments_that_are_refused(metric_type, arguments, message):
         metric_type('A.json', **arguments)
 
 
+def test_the_errors_are_those_of_the_same_detections(metric_type, data, tmp_path):
+    from eca_mmdet.evaluation.analysis import analyze
+    from eca_mmdet.evaluation.detections import read_results
+    from eca_mmdet.evaluation.ground_truth import read_ground_truth
+
+    path, _, samples = data
+    prefix = str(tmp_path / 'saved')
+    metric = metric_type(path, metric=['bbox', 'segm'], outfile_prefix=prefix)
+    run(metric, samples)
+    found = metric.analyze()
+    assert list(found) == ['bbox', 'segm']
+    truth = read_ground_truth(path)
+    saved = read_results(f'{prefix}.segm.json', truth, ['segm']).found['segm']
+    assert found['segm'] == analyze(truth, saved, 'segm')
+    assert found['bbox']['pr_curves'] != found['segm']['pr_curves']
+    assert metric.analyze() == {}  # the detections are let go
+
+
 def test_format_only_writes_results_and_the_servers_zip(metric_type, data, tmp_path):
     """As for test-dev: a file of images and categories without annotations."""
     path, content, samples = data

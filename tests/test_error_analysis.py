@@ -6,6 +6,7 @@ from dataclasses import replace
 import cv2
 import numpy as np
 import pytest
+from pycocotools import mask as mask_api
 
 from eca_mmdet.evaluation.analysis import analyze
 from eca_mmdet.evaluation.backends import evaluate
@@ -54,6 +55,13 @@ def data(objects, found, classes=2):
     return truth, detections_of(entries, truth)
 
 
+def counts(images):
+    return [
+        {key: one[key] for key in ('image_id', 'f1', 'tp', 'fp', 'fn')}
+        for one in images
+    ]
+
+
 A, B, C = [10, 10, 40, 40], [100, 10, 40, 40], [10, 100, 40, 40]
 NEAR_A = [10, 10, 40, 16]  # IoU 0.4 with A: badly placed
 
@@ -86,9 +94,10 @@ def test_a_perfect_detector_has_no_errors():
     found = analyze(truth, detections['bbox'], 'bbox')
     assert set(found['errors']['counts'].values()) == {0}
     assert found['confusion']['matrix'] == [[1, 0, 0], [0, 1, 0], [0, 0, 0]]
-    assert found['worst_images'] == [
-        {'image_id': 1, 'f1': 1.0, 'tp': 2, 'fp': 0, 'fn': 0}
-    ]
+    for name in ('worst_images', 'best_images'):
+        assert counts(found[name]) == [
+            {'image_id': 1, 'f1': 1.0, 'tp': 2, 'fp': 0, 'fn': 0}
+        ]
     assert found['pr_curves']['0.50:0.95'] == pytest.approx([1] * 101)
     assert found['pr_curves']['recall'][50] == 0.5
     assert found['calibration']['ece'] == pytest.approx(0.1)
@@ -230,13 +239,43 @@ def test_worst_images_come_first():
         (1, 1, C, 0.1),  # not confident
     ]
     truth, detections = data(objects, found)
-    worst = analyze(truth, detections['bbox'], 'bbox')['worst_images']
-    assert worst == [
+    analysis = analyze(truth, detections['bbox'], 'bbox')
+    assert counts(analysis['worst_images']) == [
         {'image_id': 2, 'f1': 0.0, 'tp': 0, 'fp': 3, 'fn': 1},
         {'image_id': 4, 'f1': 0.0, 'tp': 0, 'fp': 1, 'fn': 1},
         {'image_id': 3, 'f1': pytest.approx(2 / 3), 'tp': 1, 'fp': 0, 'fn': 1},
         {'image_id': 1, 'f1': 1.0, 'tp': 1, 'fp': 0, 'fn': 0},
     ]
+    best = [one['image_id'] for one in analysis['best_images']]
+    assert best == [1, 3, 2, 4]
+
+
+def test_of_equally_good_images_the_fullest_come_first():
+    objects = [(1, 1, A), (2, 1, A), (2, 1, B), (3, 2, A), (3, 1, B), (3, 1, C)]
+    truth, detections = data(objects, [(*one, 0.9) for one in objects])
+    found = analyze(truth, detections['bbox'], 'bbox')
+    assert [one['image_id'] for one in found['best_images']] == [3, 2, 1]
+
+
+@pytest.mark.parametrize('task', ['bbox', 'segm'])
+def test_images_have_their_names_and_confident_detections(task):
+    objects = [(7, 1, A), (9, 2, B)]
+    found = [(9, 2, B, 0.5), (9, 1, C, 0.7), (9, 1, A, 0.29), (7, 1, A, 0.31)]
+    truth, detections = data(objects, found)
+    named = replace(truth, file_names=('seven.jpg', 'nine.jpg'))
+    worst = analyze(named, detections[task], task)['worst_images']
+    assert [one['file_name'] for one in worst] == ['nine.jpg', 'seven.jpg']
+    first = worst[0]['detections']
+    assert [(one['category_id'], one['score']) for one in first] == [
+        (10, 0.7),
+        (20, 0.5),
+    ]
+    if task == 'bbox':
+        assert [one['bbox'] for one in first] == [C, B]
+        assert [one['bbox'] for one in worst[1]['detections']] == [A]
+    else:
+        mask = mask_api.decode(first[0]['segmentation'])
+        assert (mask == box_mask(C, SIDE, SIDE)).all()
 
 
 def test_precision_recall_curves_are_the_evaluators():

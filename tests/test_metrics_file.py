@@ -85,6 +85,26 @@ def test_each_validation_has_a_file_and_the_last_one_is_metrics(
     )
 
 
+def test_the_last_evaluation_alone_has_the_errors(hook, runner, tmp_path):
+    runner._train_loop, runner.epoch = train_loop('epoch'), 3
+    errors = {'bbox': {'errors': {'ap_base': 0.5}}}
+    runner.val_evaluator.metrics[0].analyze = lambda: errors
+    hook.after_val_epoch(runner, {})
+    files = written(tmp_path)
+    assert files['metrics.json'].pop('analysis') == [errors]
+    assert files['metrics.json'] == files['metrics_epoch_3.json']
+
+
+def test_an_analysis_that_fails_costs_no_number(hook, runner, tmp_path, caplog):
+    def fail():
+        raise RuntimeError('no memory')
+
+    runner.test_evaluator.metrics[0].analyze = fail
+    hook.after_test_epoch(runner, {})
+    assert written(tmp_path)['metrics.json']['results'] == RECORD['results']
+    assert 'no memory' in caplog.text
+
+
 def test_a_checkpoint_of_an_earlier_epoch_is_not_what_was_measured(
     hook, runner, tmp_path
 ):

@@ -16,10 +16,10 @@ from eca_mmdet.evaluation.detections import Detections
 from eca_mmdet.evaluation.ground_truth import GroundTruth
 from eca_mmdet.evaluation.summary import MAX_DETS
 
-WORST_IMAGES = 20
+EXTREME_IMAGES = 20
 SCORE_THRESHOLD = 0.3
-"""Detections below do not count in the confusion matrix and the worst images: each
-image usually has a hundred."""
+"""Detections below do not count in the confusion matrix and the worst and best images:
+each image usually has a hundred."""
 
 
 def analyze(
@@ -36,14 +36,16 @@ def analyze(
         truth: the objects.
         found: the detections.
         task: 'bbox' or 'segm'.
-        score_threshold: for the confusion matrix and the worst images.
+        score_threshold: for the confusion matrix and the worst and best images.
         folder: where to draw ``TASK_errors.png`` and so on; None draws nothing.
         max_dets: limits of detections an image and class.
 
     Returns:
         JSON-ready: ``errors`` (how much AP50 would rise without errors of a kind, after
         TIDE, arXiv:2008.08115), ``confusion``, ``pr_curves``, ``calibration``,
-        ``worst_images`` (lowest F1 first). None where there is nothing to say.
+        ``worst_images`` (lowest F1 first) and ``best_images`` (highest F1 and most
+        objects first), both with their detections from the threshold on, as entries of
+        a COCO result file. None where there is nothing to say.
     """
     evaluator = hotcoco_evaluator(truth, found, task, max_dets)
     with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
@@ -68,7 +70,7 @@ def analyze(
         },
         'pr_curves': _curves(evaluator),
         'calibration': calibration,
-        'worst_images': _worst_images(truth, confident, task, max_dets),
+        **_extreme_images(truth, confident, task, max_dets),
     }
 
 
@@ -104,22 +106,55 @@ def _curves(evaluator: Any) -> dict[str, list[float] | None]:
     return curves
 
 
-def _worst_images(
+def _extreme_images(
     truth: GroundTruth, confident: Detections, task: str, max_dets: Sequence[int]
-) -> list[dict[str, Any]]:
-    """Return the images of lowest F1; of equal ones, those with more errors first."""
+) -> dict[str, list[dict[str, Any]]]:
+    """Return the images of lowest and of highest F1; of equal ones, fuller first."""
     evaluator = hotcoco_evaluator(truth, confident, task, max_dets)
     found = evaluator.image_diagnostics()['img_summary']
-    images = [
-        {
-            'image_id': truth.image_ids[at - 1],
-            **{key: one[key] for key in ('f1', 'tp', 'fp', 'fn')},
-        }
+    counted = [
+        (at - 1, {key: one[key] for key in ('f1', 'tp', 'fp', 'fn')})
         for at, one in found.items()
         if one['tp'] + one['fp'] + one['fn']
     ]
-    images.sort(key=lambda one: (one['f1'], -one['fp'] - one['fn'], one['image_id']))
-    return images[:WORST_IMAGES]
+    counted.sort(key=lambda one: one[0])  # images are in ascending order of the ids
+    orders: dict[str, Callable[[dict[str, float]], tuple[float, float]]] = {
+        'worst_images': lambda n: (n['f1'], -n['fp'] - n['fn']),
+        'best_images': lambda n: (-n['f1'], -n['tp']),
+    }
+    return {
+        name: [
+            {
+                'image_id': truth.image_ids[at],
+                'file_name': truth.file_names[at],
+                **numbers,
+                'detections': _entries(truth, confident, at),
+            }
+            for at, numbers in sorted(counted, key=lambda one: order(one[1]))[
+                :EXTREME_IMAGES
+            ]
+        ]
+        for name, order in orders.items()
+    }
+
+
+def _entries(truth: GroundTruth, found: Detections, at: int) -> list[dict[str, Any]]:
+    """Return the detections of one image, highest score first."""
+    rows = np.flatnonzero(found.image == at)
+    entries = []
+    for row in rows[np.argsort(-found.scores[rows], kind='stable')]:
+        entry: dict[str, Any] = {
+            'category_id': truth.category_ids[found.category[row]],
+            'score': float(found.scores[row]),
+        }
+        if found.boxes is not None:
+            entry['bbox'] = found.boxes[row].tolist()
+        if found.masks is not None:
+            size, counts = found.masks[row]['size'], found.masks[row]['counts']
+            text = counts.decode() if isinstance(counts, bytes) else counts
+            entry['segmentation'] = {'size': [int(n) for n in size], 'counts': text}
+        entries.append(entry)
+    return entries
 
 
 def _draw(

@@ -55,7 +55,7 @@ class CocoTableMetric(BaseMetric):  # type: ignore[misc]
     0-1, of full precision, -1 where no object is counted; mmdet's names of the same
     values (``coco/bbox_mAP``, ``coco/bbox_mAP_50``, ...); and with ``classwise``
     mmdet's ``coco/{class}_precision``, of the last task. ``record`` keeps all of it
-    for ``metrics.json``.
+    for ``metrics.json``, and :meth:`analyze` has the errors behind it.
 
     Args:
         ann_file: COCO annotation file; that of the data set.
@@ -113,6 +113,7 @@ class CocoTableMetric(BaseMetric):  # type: ignore[misc]
         self.backend_args = backend_args
         self.record: dict[str, Any] | None = None
         self._truth: GroundTruth | None = None
+        self._found: list[tuple[str, Detections]] = []
 
     def process(self, data_batch: Any, data_samples: Sequence[dict[str, Any]]) -> None:
         """Keep the predictions of some images as arrays.
@@ -183,6 +184,7 @@ class CocoTableMetric(BaseMetric):  # type: ignore[misc]
             logger.warning(printable(note))
         if computed:
             self._report(computed, truth, notes)
+            self._found = written
         # Last, so that a full disk does not cost the numbers.
         for task, detections in written:
             self._write(detections, truth, task)
@@ -200,6 +202,23 @@ class CocoTableMetric(BaseMetric):  # type: ignore[misc]
                 logger.info(f'{TITLES[one.task]}, by class:\n{class_table(one)}')
         annotations = {'file': self.ann_file, 'sha256': truth.sha256}
         self.record = make_record(computed, annotations, self.backend, notes=notes)
+
+    def analyze(self) -> dict[str, Any]:
+        """Split the errors of the last evaluation, and let go of its detections.
+
+        Returns:
+            By task, what :func:`~eca_mmdet.evaluation.analysis.analyze` returns; empty
+            where nothing was evaluated, or nothing since the last call.
+        """
+        from eca_mmdet.evaluation.analysis import analyze
+
+        found, self._found = self._found, []
+        truth = self._ground_truth() if found else None
+        return {
+            task: analyze(truth, detections, task, max_dets=self.max_dets)
+            for task, detections in found
+            if truth is not None
+        }
 
     def _ground_truth(self) -> GroundTruth:
         """Read the annotation file once, and keep the classes of the data set."""

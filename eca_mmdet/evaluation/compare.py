@@ -108,6 +108,7 @@ def copies(truth: GroundTruth, found: Detections) -> tuple[GroundTruth, Detectio
     many = replace(
         truth,
         image_ids=tuple(range(len(truth.image_ids) * COPIES)),
+        file_names=tuple(np.repeat(truth.file_names, COPIES).tolist()),
         sizes=np.repeat(truth.sizes, COPIES, axis=0),
         image=spread(truth.image),
         category=repeat(truth.category),

@@ -49,6 +49,7 @@ class GroundTruth:
         crowd: (N,) bool.
         segmentations: N polygons or RLEs as in the file, None where there is none.
         annotated: the file has a list of annotations, though it may be empty.
+        file_names: M names of image files, '' where the file has none.
         notes: one line for each thing of the file that does not count.
         sha256: of the file; '' if it was none.
     """
@@ -66,6 +67,7 @@ class GroundTruth:
     crowd: npt.NDArray[np.bool_]
     segmentations: list[Any]
     annotated: bool
+    file_names: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     sha256: str = ''
 
@@ -158,6 +160,7 @@ def ground_truth(content: Any, source: str = 'ground truth') -> GroundTruth:
         crowd=np.array(columns.crowd, bool),
         segmentations=columns.segmentations,
         annotated=isinstance(annotations, list),
+        file_names=tuple(_text(one.get('file_name', '')) for one in by_position),
         notes=(
             *_repeated(images, image_ids, 'image', source),
             *_repeated(categories, category_ids, 'category', source),
@@ -196,8 +199,11 @@ def _sorted_ids(
 
 def _name(category: Any) -> str:
     """Return a category's name as text that can be written anywhere."""
-    name = str(category.get('name', category['id']))
-    return name.encode('utf-8', 'replace').decode()
+    return _text(category.get('name', category['id']))
+
+
+def _text(value: Any) -> str:
+    return str(value).encode('utf-8', 'replace').decode()
 
 
 def _repeated(
