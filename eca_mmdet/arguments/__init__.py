@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 import eca_mmdet
-from eca_mmdet.arguments import costs, files, running
+from eca_mmdet.arguments import costs, files, report, running
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -21,6 +21,7 @@ def build_parser() -> argparse.ArgumentParser:
     running.add_train(commands)
     running.add_test(commands)
     files.add_eval(commands)
+    report.add_report(commands)
     files.add_check_data(commands)
     costs.add_attention(commands)
     running.add_compare_attention(commands)

@@ -1,0 +1,116 @@
+"""Charts as plain values: what ``page.js`` hands to Chart.js.
+
+A value that is not finite is None here: the line has a gap.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+Chart = dict[str, Any]
+MOST_POINTS = 4000
+"""Of a line. Longer ones are thinned: each step of the axis keeps its lowest and its
+highest value, so that no spike is lost."""
+
+
+def number(value: Any, digits: int = 6) -> float | None:
+    """Return a finite number with so many significant digits, or None."""
+    if not isinstance(value, (int, float)) or not math.isfinite(value):
+        return None
+    return float(f'{value:.{digits}g}')
+
+
+def percent(value: float | None) -> float | None:
+    """Return 0-1 as 0-100, as tables show AP."""
+    return None if value is None else number(100 * value)
+
+
+def line(
+    name: str,
+    points: Iterable[tuple[float, Any]],
+    colour: int,
+    dash: int = 0,
+    **more: Any,
+) -> dict[str, Any]:
+    """Return one line of a chart.
+
+    Args:
+        name: for the legend.
+        points: (x, y), x ascending.
+        colour: index in the page's palette.
+        dash: 0 solid, 1 dashed, 2 dotted.
+        more: further keys, such as ``notes``: a text for each point.
+    """
+    pairs = [[number(x, 9), number(y)] for x, y in points]
+    return {
+        'name': name,
+        'points': thin(pairs),
+        'colour': colour,
+        'dash': dash,
+        **more,
+    }
+
+
+def thin(pairs: list[list[float | None]]) -> list[list[float | None]]:
+    """Keep lowest and highest of each step where there are too many points."""
+    if len(pairs) <= MOST_POINTS:
+        return pairs
+    step = -(-len(pairs) // (MOST_POINTS // 2))
+    kept = []
+    for start in range(0, len(pairs), step):
+        group = pairs[start : start + step]
+        known = [one for one in group if one[1] is not None]
+        ends = known or group
+        low = min(ends, key=lambda one: one[1] or 0)
+        high = max(ends, key=lambda one: one[1] or 0)
+        kept += sorted({id(low): low, id(high): high}.values(), key=lambda p: p[0] or 0)
+    return kept
+
+
+def line_chart(
+    name: str, title: str, x: str, y: str, lines: Sequence[dict[str, Any]], **more: Any
+) -> Chart:
+    """Return a chart of lines.
+
+    Args:
+        name: its id on the page.
+        title: what it shows.
+        x: label of the axis, with its unit.
+        y: label of the axis, with its unit.
+        lines: of :func:`line`.
+        more: ``top`` (highest y), ``zero`` (the axis starts there), ``marks`` (points
+            are drawn), ``diagonal``.
+    """
+    described = {'id': name, 'kind': 'line', 'title': title, 'x': x, 'y': y}
+    plain = {'top': None, 'zero': False, 'marks': False, 'diagonal': False}
+    return {**described, 'lines': list(lines), **plain, **more}
+
+
+def bar_chart(
+    name: str,
+    title: str,
+    value: str,
+    categories: Sequence[str],
+    bars: Sequence[dict[str, Any]],
+    **more: Any,
+) -> Chart:
+    """Return a chart of bars, a group for each category.
+
+    Args:
+        name: its id on the page.
+        title: what it shows.
+        value: label of the axis of values, with its unit.
+        categories: names of the groups.
+        bars: of each run, ``name``, ``values`` and ``colour``.
+        more: ``top``, ``upright`` (bars stand), ``x`` (label of the categories).
+    """
+    described = {'id': name, 'kind': 'bar', 'title': title, 'y': value}
+    listed = {'categories': list(categories), 'bars': list(bars)}
+    return {**described, **listed, 'top': None, 'upright': False, 'x': '', **more}
+
+
+def bars(name: str, values: Iterable[Any], colour: int) -> dict[str, Any]:
+    """Return the bars of one run, a value for each category."""
+    return {'name': name, 'values': [number(v) for v in values], 'colour': colour}

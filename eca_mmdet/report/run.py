@@ -1,0 +1,261 @@
+"""What one run left behind, gathered from its folder."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from eca_mmdet.errors import UserError
+from eca_mmdet.inference.embedded_config import parse_config
+from eca_mmdet.report.logs import TrainingLog, read_logs
+
+_STAMP = re.compile(r'\d{8}_\d{6}')
+_MOST_BYTES = 200 * 2**20
+_MOST_LINES = 200
+
+
+@dataclass
+class Run:
+    """A run, as far as it is known.
+
+    Attributes:
+        path: the folder or log file that was named.
+        label: its name on the page.
+        log: curves of training.
+        record: the newest metrics.json.
+        record_path: where that was.
+        config_path: the config that mmengine wrote down.
+        config_text: its text.
+        config: its values; None where they cannot be read.
+        checkpoint: the weights that were measured, or the last ones.
+        gates: what ``eca-mmdet gates`` writes, where the folder has it.
+        environment: lines of mmengine's log on the machine.
+        missing: a line for each thing that the page cannot show.
+    """
+
+    path: Path
+    label: str
+    log: TrainingLog | None = None
+    record: dict[str, Any] | None = None
+    record_path: Path | None = None
+    config_path: Path | None = None
+    config_text: str = ''
+    config: dict[str, Any] | None = None
+    checkpoint: Path | None = None
+    gates: dict[str, Any] | None = None
+    environment: list[str] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
+
+    @property
+    def results(self) -> dict[str, Any]:
+        """The numbers by task; empty where nothing was evaluated."""
+        return (self.record or {}).get('results') or {}
+
+    @property
+    def analysis(self) -> dict[str, Any]:
+        """The errors by task; empty where they were not split."""
+        analyses = (self.record or {}).get('analysis') or []
+        return analyses[0] if analyses else {}
+
+
+def read_run(path: Path, label: str) -> list[Run]:
+    """Gather a run folder of mmengine, mmdet 2 or one of our commands, or a log file.
+
+    Returns:
+        One run; of an evaluation of several result files, one for each.
+
+    Raises:
+        UserError: it does not exist, or has nothing that a page could show.
+    """
+    if not path.exists():
+        raise UserError(
+            f'{path} does not exist. Name the work_dir of a training, the folder of '
+            'eca-mmdet demo or eval, or a log file.'
+        )
+    run = Run(path, label)
+    try:
+        run.log = read_logs(path)
+    except UserError as error:
+        run.missing.append(f'curves of training: {error}')
+    if path.is_dir():
+        _read_record(run)
+        _read_config(run)
+        _find_checkpoint(run)
+        _read_gates(run)
+        run.environment = _environment(path)
+    else:
+        run.missing.append('numbers, config and pictures: a log file has none')
+    if run.log is None and run.record is None:
+        raise UserError(
+            f'{path} has neither a training log nor a metrics.json. Name the work_dir '
+            'of a training, the folder of eca-mmdet demo or eval, or a log file.'
+        )
+    return [run, *_others(run)]
+
+
+def _others(first: Run) -> list[Run]:
+    """Return the further result files of one evaluation as runs of their own."""
+    record = first.record or {}
+    others = [one for one in record.get('others') or [] if isinstance(one, dict)]
+    if not others:
+        return []
+    shared = {k: v for k, v in record.items() if k not in ('others', 'analysis')}
+    analyses = (record.get('analysis') or [])[1:]
+    first.label = _result_name(record, first.label)
+    runs = []
+    for index, one in enumerate(others):
+        own = {**shared, **one, 'analysis': analyses[index : index + 1]}
+        run = Run(first.path, _result_name(one, f'{first.label} {index + 2}'))
+        run.record, run.record_path = own, first.record_path
+        runs.append(run)
+    return runs
+
+
+def _result_name(record: dict[str, Any], label: str) -> str:
+    predictions = record.get('predictions')
+    name = predictions.get('file') if isinstance(predictions, dict) else None
+    return Path(str(name)).name.removesuffix('.json') if name else label
+
+
+def _files(folder: Path, pattern: str) -> Iterator[Path]:
+    """Yield files of a run folder: in it, in its ``train``, and one level below."""
+    for level in ('', '*/', 'train/*/'):
+        yield from (one for one in folder.glob(level + pattern) if one.is_file())
+
+
+def read_object(path: Path, what: str) -> dict[str, Any]:
+    """Return a JSON file's object.
+
+    Raises:
+        UserError: it cannot be read, is too large or is none.
+    """
+    try:
+        if path.stat().st_size > _MOST_BYTES:
+            raise UserError(f'{what} {path} is larger than 200 MiB')
+        content = json.loads(path.read_bytes())
+    except OSError as error:
+        raise UserError(f'{what} {path} cannot be read: {error.strerror}') from error
+    except (ValueError, RecursionError) as error:
+        raise UserError(f'{what} {path} is not JSON: {error}') from error
+    if not isinstance(content, dict):
+        raise UserError(f'{what} {path} holds no object')
+    return content
+
+
+def _read_record(run: Run) -> None:
+    found = []
+    for path in dict.fromkeys(_files(run.path, 'metrics.json')):
+        try:
+            record = read_object(path, 'metrics file')
+            check_record(record)
+        except UserError as error:
+            run.missing.append(f'numbers of an evaluation: {error}')
+            continue
+        # Of two of one moment, the one of the whole command: the demo's.
+        found.append((str(record.get('date', '')), -len(path.parts), path, record))
+    if found:
+        *_, run.record_path, run.record = max(found, key=lambda one: one[:2])
+    elif not run.missing or 'numbers' not in run.missing[-1]:
+        run.missing.append(
+            'numbers of an evaluation: no metrics.json (eca-mmdet test writes one)'
+        )
+    if run.record and not run.analysis:
+        run.missing.append(
+            'curves of precision, errors, confusion, calibration and images: '
+            f'{run.record_path} has no analysis (eca-mmdet test, or eval --analysis, '
+            'adds it)'
+        )
+
+
+def check_record(record: dict[str, Any]) -> None:
+    """Refuse a metrics.json whose results are not numbers.
+
+    Raises:
+        UserError: saying which.
+    """
+    results = record.get('results')
+    if not isinstance(results, dict) or not results:
+        raise UserError('it has no results')
+    for task, one in results.items():
+        metrics = one.get('metrics') if isinstance(one, dict) else None
+        if not isinstance(metrics, dict) or not all(
+            value is None or isinstance(value, (int, float))
+            for value in metrics.values()
+        ):
+            raise UserError(f'its results of {task!r} are not numbers by name')
+        for each in one.get('classes') or []:
+            if not isinstance(each, dict) or not {'name', 'metrics'} <= each.keys():
+                raise UserError(f'its classes of {task!r} have no names and numbers')
+    analysis = record.get('analysis') or []
+    if not isinstance(analysis, list) or not all(
+        isinstance(one, dict) for one in analysis
+    ):
+        raise UserError('its analysis is not a list of objects')
+
+
+def _read_config(run: Run) -> None:
+    dumped = sorted(
+        _files(run.path, 'vis_data/config.py'), key=lambda one: one.parts[-3]
+    )
+    plain = [*run.path.glob('*.py'), *run.path.glob('train/*.py')]
+    paths = dumped or sorted(plain, key=lambda one: one.stat().st_mtime)
+    if not paths:
+        run.missing.append('the config: mmengine left none in the folder')
+        return
+    run.config_path = paths[-1]
+    try:
+        run.config_text = run.config_path.read_text('utf-8', 'replace')
+        run.config = parse_config(run.config_text, str(run.config_path))
+    except OSError as error:
+        run.missing.append(f'the config: {run.config_path}: {error.strerror}')
+    except UserError as error:
+        run.missing.append(f'values of the config: {error}')
+
+
+def _find_checkpoint(run: Run) -> None:
+    """Take what was measured; else the last one, which is all there is to look at."""
+    recorded = (run.record or {}).get('checkpoint')
+    name = recorded.get('file') if isinstance(recorded, dict) else None
+    places = [Path(name), *_files(run.path, Path(name).name)] if name else []
+    for one in places:
+        if one.is_file():
+            run.checkpoint = one
+            return
+    saved = sorted(_files(run.path, '*.pth'), key=lambda one: one.stat().st_mtime)
+    if saved:
+        run.checkpoint = saved[-1]
+    else:
+        run.missing.append('gates: no checkpoint is in the folder')
+
+
+def _read_gates(run: Run) -> None:
+    paths = sorted(_files(run.path, 'gates.json'), key=lambda one: one.stat().st_mtime)
+    if not paths:
+        return
+    try:
+        found = read_object(paths[-1], 'gates file')
+    except UserError as error:
+        run.missing.append(f'gates: {error}')
+        return
+    if isinstance(found.get('checkpoints'), list):
+        run.gates = found
+
+
+def _environment(path: Path) -> list[str]:
+    """Return what mmengine's newest log says of the machine."""
+    logs = [one for one in _files(path, '*.log') if _STAMP.search(one.name)]
+    lines: list[str] = []
+    for log in sorted(logs, key=lambda one: one.name)[-1:]:
+        inside = False
+        with open(log, encoding='utf-8', errors='replace') as file:
+            for number, line in enumerate(file):
+                if 'Runtime environment:' in line or number > _MOST_LINES:
+                    break
+                if inside and line.strip(' -\n'):
+                    lines.append(line.strip()[:300])
+                inside = inside or 'System environment:' in line
+    return lines
