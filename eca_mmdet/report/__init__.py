@@ -1,0 +1,1 @@
+"""What a training run left behind, read for a page about it."""

@@ -1,0 +1,143 @@
+"""Tell resumed trainings from new ones, and join the parts of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+
+from eca_mmdet.report.log_axis import (
+    Axis,
+    Placed,
+    counts_epochs,
+    find_per_epoch,
+    typical_gap,
+)
+from eca_mmdet.report.log_lines import MMDET_2
+from eca_mmdet.report.log_parts import Part
+
+Run = list[Part]
+
+
+def trained(part: Part) -> bool:
+    """Tell whether a part is of a training, and not of a test."""
+    # MMDetection 2.x logs training alone, and of short epochs the validation only.
+    old = any(row.framework == MMDET_2 for row in part.rows)
+    return bool(part.train_rows) or part.facts.trained or old
+
+
+def split_runs(parts: Iterable[Part]) -> list[Run]:
+    """Return the runs: each a start from the first iteration, and what resumed it."""
+    runs: list[Run] = []
+    for part in parts:
+        if not is_resumed(part, runs):
+            runs.append([part])
+        elif not runs:
+            runs.append([part])
+        else:
+            reached = (run for run in reversed(runs) if _reaches(run, part))
+            next(reached, runs[-1]).append(part)
+    return runs
+
+
+def is_resumed(part: Part, runs: list[Run]) -> bool:
+    """Tell whether a part went on from a checkpoint.
+
+    A text log says so. Without one, a part that begins later than its first line would
+    be due did.
+    """
+    if part.facts.resumed:
+        return True
+    rows = part.train_rows
+    if part.explicit or not rows:
+        return False
+    if counts_epochs(part):
+        return (rows[0].epoch or 1) > 1
+    earlier = [row for run in runs[-1:] for one in run for row in one.train_rows]
+    gap = typical_gap(part) or next(
+        (gap for run in runs[::-1] for one in run if (gap := typical_gap(one))), 0
+    )
+    due = gap or (earlier[0].number if earlier else None)
+    return due is not None and (rows[0].number or 0) > due
+
+
+def _reaches(run: Run, part: Part) -> bool:
+    """Tell whether a run came as far as where a part goes on."""
+    rows = [row for one in run for row in one.train_rows]
+    epoch, iteration = _origin(part)
+    if epoch is not None:
+        return max((row.epoch or 0 for row in rows), default=0) >= epoch
+    gap = max((typical_gap(one) for one in run), default=0)
+    return max((row.number or 0 for row in rows), default=0) + gap >= iteration
+
+
+def _origin(part: Part) -> tuple[int | None, int]:
+    """Return epochs and iterations done before a resumed part.
+
+    Without a text log, the iteration before the first line is the latest it can be.
+    """
+    epoch, iteration = part.facts.resumed or (None, None)
+    rows = part.train_rows
+    if rows and iteration is None:
+        epoch, iteration = (rows[0].epoch or 1) - 1, (rows[0].number or 1) - 1
+    return (epoch if counts_epochs(part) else None), iteration or 0
+
+
+def join(run: Run) -> tuple[list[Placed], bool, int | None, list[str]]:
+    """Return a run's rows on one axis, where later parts replace what they repeat.
+
+    Returns:
+        The rows; whether the run counts epochs; the iterations of an epoch if known;
+        and notes.
+    """
+    by_epoch = counts_epochs(
+        next((one for one in run[::-1] if one.train_rows), run[-1])
+    )
+    found = [find_per_epoch(part) if by_epoch else (None, True) for part in run]
+    known = [one for one in found if one[0] and one[1]] or [
+        one for one in found if one[0]
+    ]
+    lengths = [
+        one[0] if one in known else (known[-1][0] if known else None) for one in found
+    ]
+    newest = known[-1][0] if known else None
+    rows: list[Placed] = []
+    notes: list[str] = []
+    for index, (part, length) in enumerate(zip(run, lengths, strict=True)):
+        placed = _scaled(Axis(part, by_epoch, length).place(), length, newest)
+        if index == 0 and not is_resumed(part, []):
+            rows = placed
+            continue
+        done = _steps_done(part, newest)
+        notes.append(_resume_note(part, done, index))
+        if placed:
+            rows = [row for row in rows if row.step <= done] + placed
+    if by_epoch and known and not known[-1][1]:
+        notes.append(
+            f'an epoch is taken to have {newest} iterations, the last that were logged '
+            'of one: the log does not say'
+        )
+    if len(set(lengths)) > 1:
+        notes.append(
+            f'the epochs of its parts differ in length ({lengths}): all steps are '
+            f'counted in epochs of {newest}'
+        )
+    return rows, by_epoch, newest, notes
+
+
+def _steps_done(part: Part, per_epoch: int | None) -> int:
+    epoch, iteration = _origin(part)
+    return iteration if epoch is None or per_epoch is None else epoch * per_epoch
+
+
+def _resume_note(part: Part, done: int, index: int) -> str:
+    exact = part.facts.resumed or counts_epochs(part)
+    where = f'after iteration {done}' if exact else f'before iteration {done + 1}'
+    note = f'resumed {where} ({part.source.name})'
+    return note if index else f'{note}; what was logged until then is not here'
+
+
+def _scaled(rows: list[Placed], length: int | None, newest: int | None) -> list[Placed]:
+    """Count in the newest part's epochs: another batch size makes others."""
+    if not length or not newest or length == newest:
+        return rows
+    return [replace(row, step=round(row.step * newest / length)) for row in rows]
