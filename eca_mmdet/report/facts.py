@@ -113,7 +113,8 @@ def summary(run: Run) -> list[tuple[str, str]]:
     for what, key in (('config', 'config'), ('evaluated', 'date')):
         if record.get(key):
             facts.append((what, _plain_time(str(record[key]))))
-    counts = next(iter(run.results.values()), {}).get('counts') or {}
+    results: list[dict[str, Any]] = list(run.results.values())
+    counts = results[0].get('counts') or {} if results else {}
     if counts:
         shown = (
             f'{value:,} {name.replace("_", " ")}'

@@ -47,6 +47,13 @@ def having(runs: Sequence[Run], task: str) -> Iterator[tuple[int, Run, Any]]:
             yield index, run, run.results[task]
 
 
+def data_differ(runs: Sequence[Run]) -> bool:
+    """Tell whether runs were measured on annotation files of different content."""
+    files = [(run.record or {}).get('annotations') for run in runs]
+    sums = {one.get('sha256') for one in files if isinstance(one, dict)}
+    return len(sums - {None}) > 1
+
+
 def reported(run: Run) -> PublishedRow | None:
     """Return the published row that the run's config is made for."""
     name = (run.record or {}).get('config')

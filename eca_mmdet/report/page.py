@@ -69,6 +69,7 @@ def render_page(
         specs=_specs(charts),
         runs=_heads(runs),
         tables=tables,
+        other_data=numbers.data_differ(runs),
         any_reported=any('reported' in one['kinds'] for one in tables),
         confusions=numbers.confusions(runs),
         galleries=galleries,

@@ -151,7 +151,7 @@ def read_rgb(path: Path) -> Array:
     """
     import cv2
 
-    image = cv2.imread(str(path)) if path.is_file() else None
+    image: Array | None = cv2.imread(str(path)) if path.is_file() else None
     if image is None:
         raise UserError(f'{path} is missing, or no image')
     return image[..., ::-1]

@@ -202,7 +202,8 @@ def _read_config(run: Run) -> None:
         _files(run.path, 'vis_data/config.py'), key=lambda one: one.parts[-3]
     )
     plain = [*run.path.glob('*.py'), *run.path.glob('train/*.py')]
-    paths = dumped or sorted(plain, key=lambda one: one.stat().st_mtime)
+    trained = list(run.log.configs) if run.log else []  # a test may have its own
+    paths = trained or dumped or sorted(plain, key=lambda one: one.stat().st_mtime)
     if not paths:
         run.missing.append('the config: mmengine left none in the folder')
         return

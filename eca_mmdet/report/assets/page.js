@@ -58,6 +58,14 @@
     };
   }
 
+  // The end of the data gets a tick of its own, which may touch the one before it.
+  function dropCrowdedEnd({ ticks }) {
+    const last = ticks.length - 1;
+    if (last < 2) return;
+    const usual = ticks[1].value - ticks[0].value;
+    if (ticks[last].value - ticks[last - 1].value < 0.7 * usual) ticks.pop();
+  }
+
   function scales(spec) {
     if (spec.kind === 'bar') {
       const values = axis(spec.y, { beginAtZero: true, suggestedMax: spec.top });
@@ -65,7 +73,8 @@
       return spec.upright ? { x: names, y: values } : { y: names, x: values };
     }
     const x = axis(spec.x, { type: 'linear', bounds: 'data', beginAtZero: true,
-      max: spec.right, ticks: { maxRotation: 0, maxTicksLimit: 7, includeBounds: false } });
+      max: spec.right, ticks: { maxRotation: 0, maxTicksLimit: 7 },
+      afterBuildTicks: dropCrowdedEnd });
     const y = axis(spec.y, { beginAtZero: spec.zero, suggestedMax: spec.top });
     return { x, y };
   }
