@@ -126,7 +126,7 @@ def _images_of(
 
 
 def _known(value: Any, ids: Mapping[Any, Any]) -> Any:
-    """Return an id as ``ids`` writes it ('7' and 7 are one), None if it is not there."""
+    """Return an id as ``ids`` writes it ('7' and 7 are one), None if it has none."""
     return next((one for one in (value, other_form(value)) if one in ids), None)
 
 

@@ -6,7 +6,6 @@ import argparse
 import json
 import sys
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -19,8 +18,8 @@ from eca_mmdet.evaluation.tables import render
 from eca_mmdet.run_folder import make_run_folder, require_new_folder
 
 _HEADER = (
-    *('stage', 'block', 'layer', 'channels', 'kernel', 'mean', 'between classes'),
-    *('dead', 'saturated', 'constant'),
+    *('stage', 'block', 'layer', 'channels', 'kernel', 'mean', 'over images'),
+    *('between classes', 'dead', 'saturated', 'constant'),
 )
 
 
@@ -111,7 +110,9 @@ def gate_tables(record: Mapping[str, Any], style: str = 'table') -> str:
 
 
 def _cells(gate: Mapping[str, Any]) -> list[str]:
-    mean = sum(gate['mean']) / len(gate['mean'])
+    mean, over_images = (
+        sum(gate[key]) / gate['channels'] for key in ('mean', 'deviation')
+    )
     kernel = gate['kernel']
     return [
         gate['name'],
@@ -120,6 +121,7 @@ def _cells(gate: Mapping[str, Any]) -> list[str]:
         str(gate['channels']),
         _or_dash(kernel and len(kernel)),
         f'{mean:.3f}',
+        f'{over_images:.4f}',
         '-' if gate['class_spread'] is None else f'{gate["class_spread"]:.4f}',
         *map(_or_dash, (gate['dead'], gate['saturated'], gate['constant'])),
     ]
@@ -137,8 +139,9 @@ def _legend(record: Mapping[str, Any]) -> str:
     lines = [
         f'{record["images"]} images of {printable(record["image_source"])}'
         + (f'; of each class: {classes}' if classes else '; no classes'),
-        'mean: of the gate over images and channels. between classes: standard '
-        "deviation of the classes' means, averaged over channels.",
+        'mean: of the gate over images and channels. over images, between classes: '
+        "standard deviation over the images, and over the classes' means; averaged "
+        'over channels.',
         f"Channels, as shares of the gate's range: dead: below {at['dead']:g} on all "
         f'images; saturated: above {at["saturated"]:g}; constant: standard deviation '
         f'over images below {at["constant"]:g}.',
