@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 import eca_mmdet
-from eca_mmdet.arguments import costs, files, report, running
+from eca_mmdet.arguments import costs, files, gates, report, running
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -25,6 +25,7 @@ def build_parser() -> argparse.ArgumentParser:
     files.add_check_data(commands)
     costs.add_attention(commands)
     running.add_compare_attention(commands)
+    gates.add_gates(commands)
     costs.add_complexity(commands)
     costs.add_tables(commands)
     costs.add_reproduce(commands)

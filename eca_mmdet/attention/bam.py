@@ -47,6 +47,7 @@ class BAM(Gate):
     """
 
     _abbr_ = 'bam'
+    bounds = (1.0, 2.0)
 
     def __init__(self, in_channels: int, ratio: int = 16, dilation: int = 4) -> None:
         super().__init__()

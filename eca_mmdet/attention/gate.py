@@ -11,7 +11,12 @@ class Gate(nn.Module):
     A subclass defines :meth:`gate`. Random weights make a random gate, which spoils the
     features of a pretrained network until it is trained; a layer that *adds* to the
     map, and starts at zero, does not.
+
+    Attributes:
+        bounds: between which the gate's values lie: closed, and open.
     """
+
+    bounds: tuple[float, float] = (0.0, 1.0)
 
     def gate(self, x: Tensor) -> Tensor:
         """(N, C, H, W) to what multiplies it; 1 in every direction it is equal in."""

@@ -44,7 +44,7 @@ def galleries(
         task = tasks[-1]  # masks, where there are some
         try:
             truth = _truth(run, annotations)
-            folder = _folder(run, images)
+            folder = find_images(run, images)
         except UserError as error:
             run.missing.append(f'worst and best images: {error}')
             continue
@@ -77,26 +77,35 @@ def _chosen(analysis: Any, count: int) -> list[tuple[str, list[Any]]]:
     return [('worst', worst), ('best', best[:count])]
 
 
+def find_annotations(run: Run, annotations: str | None) -> str:
+    """Return the annotation file that is named, or that the record names.
+
+    Raises:
+        UserError: neither does.
+    """
+    path = annotations or ((run.record or {}).get('annotations') or {}).get('file')
+    if not path:
+        raise UserError('the record names no annotation file; --ann A.json does')
+    return str(path)
+
+
 def _truth(run: Run, annotations: str | None) -> GroundTruth:
     """Read the annotation file that the numbers are of, and no other.
 
     Raises:
         UserError: it is not there, or has changed.
     """
-    recorded = (run.record or {}).get('annotations') or {}
-    path = annotations or recorded.get('file')
-    if not path:
-        raise UserError('the record names no annotation file')
-    truth = read_ground_truth(path)
-    if recorded.get('sha256') not in (None, truth.sha256):
+    truth = read_ground_truth(find_annotations(run, annotations))
+    recorded = ((run.record or {}).get('annotations') or {}).get('sha256')
+    if recorded not in (None, truth.sha256):
         raise UserError(
-            f'{path} is not the annotation file that was used (sha256 '
-            f'{truth.sha256[:12]}..., recorded {str(recorded["sha256"])[:12]}...)'
+            f'{truth.source} is not the annotation file that was used (sha256 '
+            f'{truth.sha256[:12]}..., recorded {str(recorded)[:12]}...)'
         )
     return truth
 
 
-def _folder(run: Run, images: str | None) -> Path:
+def find_images(run: Run, images: str | None) -> Path:
     """Return where the images lie.
 
     Raises:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from eca_mmdet.atomic import whole_file
 from eca_mmdet.errors import UserError
+from eca_mmdet.report.gate_charts import gate_sections
 from eca_mmdet.report.model_parts import costs
 from eca_mmdet.report.page import GENERATOR, render_page
 from eca_mmdet.report.pictures import galleries
@@ -42,7 +43,8 @@ def write_report(
     require_replaceable(target)
     pictures = galleries(runs, examples, images, annotations)
     counted = costs(runs) if model else []
-    page = render_page(runs, pictures, counted)
+    gates = gate_sections(runs, gate_images if model else 0, images, annotations)
+    page = render_page(runs, pictures, counted, gates)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with whole_file(target) as partial:
