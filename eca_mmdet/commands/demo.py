@@ -39,12 +39,15 @@ def run(args: argparse.Namespace) -> int:
         raise
     record['seconds'] = round(time.monotonic() - start, 1)
     write_results(record, out)
+    console.print('drawing the report ...')
+    page = write_page(out)
     console.print(
         f'\nCOCO AP and AR on the held-out images, 0-100:\n{record["table"]}\n'
     )
-    console.print(f'{record["seconds"]:.0f} s in all. Look at:')
+    console.print(f'{time.monotonic() - start:.0f} s in all; the numbers and pictures:')
     for name in ('ap_table.md', 'metrics.json', 'loss_curve.png', 'predictions.png'):
         console.print(f'  {out / name}')
+    console.print(f'Open this in a browser:\n  {page.resolve()}')
     return 0
 
 
@@ -87,6 +90,17 @@ def _train(args: argparse.Namespace, out: Path, console: Console) -> dict[str, A
         'markdown': ap_table(rows, 'md'),
         'losses': [round(loss, 4) for loss in hook.losses],
     }
+
+
+def write_page(out: Path) -> Path:
+    """Write the report page of the run and return its path."""
+    from eca_mmdet.report.run import read_run
+    from eca_mmdet.report.writing import write_report
+
+    page = out / 'report.html'
+    with open(os.devnull, 'w') as nowhere, contextlib.redirect_stdout(nowhere):
+        write_report(read_run(out, out.name), page)
+    return page
 
 
 def draw_first_predictions(runner: Any, path: Path) -> None:

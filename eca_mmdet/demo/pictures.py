@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
-COLOURS = ('#e6194b', '#3cb44b', '#4363d8')
 SCORE_THRESHOLD = 0.5
+ENLARGED = 320
+"""Longer side of an image in the page of predictions, in pixels."""
 
 
 def new_figure(*args: Any, sharey: bool = False, **kwargs: Any) -> Any:
@@ -67,35 +68,34 @@ def draw_predictions(
     for axes in np.ravel(grid):
         axes.axis('off')
     for axes, image, sample in zip(np.ravel(grid), images, results, strict=False):
-        axes.imshow(image)
-        _draw_instances(axes, sample.pred_instances.numpy(), classes)
+        axes.imshow(_with_objects(image, sample.pred_instances.numpy(), classes))
     figure.savefig(path, dpi=120)
 
 
-def _draw_instances(axes: Any, instances: Any, classes: Sequence[str]) -> None:
-    from matplotlib.colors import to_rgb
-    from matplotlib.patches import Rectangle
+def _with_objects(image: Any, instances: Any, classes: Sequence[str]) -> Any:
+    """Return an image, enlarged so that names can be read, with its confident boxes."""
+    import cv2
 
-    for index in np.flatnonzero(instances.scores >= SCORE_THRESHOLD):
-        label = int(instances.labels[index])
-        colour = COLOURS[label % len(COLOURS)]
-        x1, y1, x2, y2 = instances.bboxes[index]
-        axes.add_patch(
-            Rectangle((x1 - 0.5, y1 - 0.5), x2 - x1, y2 - y1, fill=False, ec=colour)
+    from eca_mmdet.inference.drawing import draw_objects
+
+    kept = np.flatnonzero(instances.scores >= SCORE_THRESHOLD)
+    scale = ENLARGED / max(image.shape[:2])
+    size = [round(scale * pixels) for pixels in image.shape[1::-1]]
+    labels = instances.labels[kept]
+    texts = [
+        f'{classes[label]} {score:.2f}'
+        for label, score in zip(labels, instances.scores[kept], strict=True)
+    ]
+    masks = None
+    if 'masks' in instances and len(kept):
+        masks = np.stack(
+            [
+                cv2.resize(mask.astype(np.uint8), size, interpolation=0) > 0
+                for mask in instances.masks[kept]
+            ]
         )
-        if 'masks' in instances:
-            mask = instances.masks[index]
-            overlay = np.zeros((*mask.shape, 4))
-            overlay[mask] = (*to_rgb(colour), 0.45)
-            axes.imshow(overlay)
-        axes.text(
-            x1,
-            y1 - 2,
-            f'{classes[label]} {instances.scores[index]:.2f}',
-            fontsize=5,
-            color='white',
-            bbox=dict(facecolor=colour, edgecolor='none', pad=0.6),
-        )
+    enlarged = cv2.resize(image, size, interpolation=cv2.INTER_CUBIC)
+    return draw_objects(enlarged, instances.bboxes[kept] * scale, labels, texts, masks)
 
 
 def draw_comparison(rows: Sequence[dict[str, Any]], path: Path) -> None:
