@@ -22,6 +22,7 @@ def run(args: argparse.Namespace) -> int:
         for path, label in zip(paths, labels, strict=True)
         for one in read_run(path, label)
     ]
+    replaced = target.exists()
     write_report(
         runs,
         target,
@@ -34,7 +35,8 @@ def run(args: argparse.Namespace) -> int:
     for one in runs:
         for line in dict.fromkeys(one.missing):
             print(printable(f'not shown of {one.label}: {line}'), file=sys.stderr)
-    print(f'page: {target}')
+    before = ', in place of the one before' if replaced else ''
+    print(printable(f'page{before}: {target}'))
     return 0
 
 

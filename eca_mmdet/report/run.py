@@ -12,6 +12,7 @@ from typing import Any
 from eca_mmdet.errors import UserError
 from eca_mmdet.inference.embedded_config import parse_config
 from eca_mmdet.report.logs import TrainingLog, read_logs
+from eca_mmdet.report.record_form import check_analysis, check_results
 
 _STAMP = re.compile(r'\d{8}_\d{6}')
 _MOST_BYTES = 200 * 2**20
@@ -100,7 +101,7 @@ def read_run(path: Path, label: str) -> list[Run]:
 def _others(first: Run) -> list[Run]:
     """Return the further result files of one evaluation as runs of their own."""
     record = first.record or {}
-    others = [one for one in record.get('others') or [] if isinstance(one, dict)]
+    others = [one for one in record.get('others') or [] if _is_sound(one)]
     if not others:
         return []
     shared = {k: v for k, v in record.items() if k not in ('others', 'analysis')}
@@ -113,6 +114,14 @@ def _others(first: Run) -> list[Run]:
         run.record, run.record_path = own, first.record_path
         runs.append(run)
     return runs
+
+
+def _is_sound(other: Any) -> bool:
+    try:
+        check_results(other if isinstance(other, dict) else {})
+    except UserError:
+        return False
+    return True
 
 
 def _result_name(record: dict[str, Any], label: str) -> str:
@@ -151,50 +160,35 @@ def _read_record(run: Run) -> None:
     for path in dict.fromkeys(_files(run.path, 'metrics.json')):
         try:
             record = read_object(path, 'metrics file')
-            check_record(record)
+            check_results(record)
         except UserError as error:
-            run.missing.append(f'numbers of an evaluation: {error}')
+            run.missing.append(f'numbers of an evaluation: {path}: {error}')
             continue
         # Of two of one moment, the one of the whole command: the demo's.
         found.append((str(record.get('date', '')), -len(path.parts), path, record))
     if found:
         *_, run.record_path, run.record = max(found, key=lambda one: one[:2])
-    elif not run.missing or 'numbers' not in run.missing[-1]:
+        _check_analysis(run)
+    elif not any('metrics.json' in one for one in run.missing):
         run.missing.append(
             'numbers of an evaluation: no metrics.json (eca-mmdet test writes one)'
         )
-    if run.record and not run.analysis:
+
+
+def _check_analysis(run: Run) -> None:
+    """Drop an analysis that cannot be drawn; say so, or that there is none."""
+    what = 'curves of precision, errors, confusion, calibration and images'
+    try:
+        check_analysis(run.record or {})
+    except UserError as error:
+        run.missing.append(f'{what}: {run.record_path}: {error}')
+        run.record = {**(run.record or {}), 'analysis': []}
+        return
+    if not run.analysis:
         run.missing.append(
-            'curves of precision, errors, confusion, calibration and images: '
-            f'{run.record_path} has no analysis (eca-mmdet test, or eval --analysis, '
-            'adds it)'
+            f'{what}: {run.record_path} has no analysis (eca-mmdet test, or eval '
+            '--analysis, adds it)'
         )
-
-
-def check_record(record: dict[str, Any]) -> None:
-    """Refuse a metrics.json whose results are not numbers.
-
-    Raises:
-        UserError: saying which.
-    """
-    results = record.get('results')
-    if not isinstance(results, dict) or not results:
-        raise UserError('it has no results')
-    for task, one in results.items():
-        metrics = one.get('metrics') if isinstance(one, dict) else None
-        if not isinstance(metrics, dict) or not all(
-            value is None or isinstance(value, (int, float))
-            for value in metrics.values()
-        ):
-            raise UserError(f'its results of {task!r} are not numbers by name')
-        for each in one.get('classes') or []:
-            if not isinstance(each, dict) or not {'name', 'metrics'} <= each.keys():
-                raise UserError(f'its classes of {task!r} have no names and numbers')
-    analysis = record.get('analysis') or []
-    if not isinstance(analysis, list) or not all(
-        isinstance(one, dict) for one in analysis
-    ):
-        raise UserError('its analysis is not a list of objects')
 
 
 def _read_config(run: Run) -> None:
