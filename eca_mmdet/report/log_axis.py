@@ -66,12 +66,12 @@ def find_per_epoch(part: Part) -> tuple[int | None, bool]:
     if not rows:
         return None, True
     if any(row.inner is False for row in rows):
-        return _from_first_lines(rows), True
+        return compare_first_lines(rows), True
     return _from_last_lines(part)
 
 
-def _from_first_lines(rows: list[Row]) -> int | None:
-    """Compare the first lines of epochs, which are equally far into theirs.
+def compare_first_lines(rows: list[Row]) -> int | None:
+    """Return the iterations of an epoch: its first line is as far into each.
 
     The last lines are not: the rest of an epoch, less than the interval, has none.
     """
@@ -186,20 +186,28 @@ class Axis:
         epochs, or the number of validation images.
         """
         facts = self.part.facts
-        resumed = facts.resumed[1] if facts.resumed else 0
-        done = before.step if before else resumed
+        start = self._start()
+        done = before.step if before else start
         limit = self._train_step(after) if after else done + typical_gap(self.part)
         if facts.last:
             limit = min(limit, facts.last)
         if row.number and done <= row.number <= limit:
             return row.number
         if every := facts.val_every:
-            from_here = max(done, validated + 1, resumed + 1)
+            from_here = max(done, validated + 1, start + 1)
             due = -(-from_here // every) * every
             due = min(due, facts.last) if facts.last else due
             if after is None or due <= limit:
                 return due
         return done
+
+    def _start(self) -> int:
+        """Return the iterations done before the part; estimated if not logged."""
+        if self.part.facts.resumed:
+            return self.part.facts.resumed[1]
+        rows = self.part.train_rows
+        gap = typical_gap(self.part)
+        return max(_number(rows[0]) - gap, 0) if rows and gap else 0
 
 
 def _number(row: Row) -> int:
