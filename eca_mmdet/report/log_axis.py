@@ -96,11 +96,12 @@ def compare_first_lines(rows: list[Row]) -> int | None:
 
 def _from_last_lines(part: Part) -> tuple[int, bool]:
     """Take the largest iteration within an epoch, or validation's if that is it."""
-    most = max(map(_number, part.train_rows))
+    numbers = [_number(row) for row in part.train_rows]
+    most, interval = max(numbers), min(numbers)
     ends = {_number(row) for row in part.rows if row.kind == 'val'}
     # Until 2021 a line of validation had the epoch's last iteration, since then the
     # number of validation images.
-    if len(ends) == 1 and most <= (end := ends.pop()) < most + typical_gap(part):
+    if len(ends) == 1 and most <= (end := ends.pop()) < most + interval:
         return end, True
     return most, False
 

@@ -27,16 +27,19 @@ def trained(part: Part) -> bool:
 
 
 def split_runs(parts: Iterable[Part]) -> list[Run]:
-    """Return the runs: each a start from the first iteration, and what resumed it."""
+    """Return the runs: each a start from the first iteration, and what resumed it.
+
+    The last one is that of the newest part.
+    """
     runs: list[Run] = []
     for part in parts:
-        if not is_resumed(part, runs):
-            runs.append([part])
-        elif not runs:
-            runs.append([part])
-        else:
-            reached = (run for run in reversed(runs) if _reaches(run, part))
-            next(reached, runs[-1]).append(part)
+        run: Run = []
+        if runs and is_resumed(part, runs):
+            reached = (one for one in reversed(runs) if _reaches(one, part))
+            run = next(reached, runs[-1])
+            runs.remove(run)
+        run.append(part)
+        runs.append(run)
     return runs
 
 
