@@ -16,7 +16,11 @@ from eca_mmdet.report.logs import read_logs
 from tests.conftest import PYTHON, REPOSITORY
 
 LOGS = Path(__file__).parent / 'data' / 'logs'
-STAMPS = ('20240101_100000', '20240102_100000', '20240103_100000', '20240104_100000')
+STAMPS = ('20240109_235959', '20240110_000000', '20240120_100000', '20250101_000000')
+RECORDED_STAMP = '20240101_100000'
+
+BEGUN = '2024/01/01 10:00:00 - mmengine - INFO - Checkpoints will be saved to work_dir.'
+RESUMED = '2024/01/01 10:00:00 - mmengine - INFO - resumed epoch: 1, iter: 20'
 
 
 def lines_of(path):
@@ -141,16 +145,26 @@ def test_text_gives_the_curves_of_the_json(folder, tmp_path):
 def test_every_name_of_a_run_gives_the_same_curves(name, tmp_path):
     whole = read_logs(LOGS / 'onedl' / 'epochs')
     shutil.copytree(LOGS / 'onedl' / 'epochs', tmp_path / 'demo' / 'train')
-    for path in (LOGS / 'onedl' / 'epochs' / STAMPS[0] / name, tmp_path / 'demo'):
+    for path in (LOGS / 'onedl' / 'epochs' / RECORDED_STAMP / name, tmp_path / 'demo'):
         log = read_logs(path)
         assert (log.train, log.val) == (whole.train, whole.val)
         assert log.source == str(path)
         assert [one.name for one in log.configs] == ['config.py']
 
 
-def test_a_folder_renamed_is_read():
-    log = read_logs(LOGS / 'onedl' / 'epochs' / STAMPS[0])
-    assert log.notes == ()
+def test_a_renamed_folder_is_read(tmp_path):
+    whole = LOGS / 'onedl' / 'epochs'
+    copy = shutil.copytree(whole / RECORDED_STAMP, tmp_path / 'my run')
+    assert read_logs(copy).train == read_logs(whole).train
+    (copy / 'vis_data' / f'{RECORDED_STAMP}.json').unlink()
+    assert read_logs(copy).train == read_logs(whole).train  # of scalars.json
+    (copy / 'vis_data' / 'scalars.json').write_text('rubbish')
+    log = read_logs(copy)  # of the text
+    assert log.train['loss'].steps == (10, 20, 33, 43, 56, 66)
+    assert log.notes == (
+        '1 line could not be read (first: scalars.json line 1: it was not written to '
+        'its end)',
+    )
 
 
 def test_fewer_iterations_than_the_interval():
@@ -245,11 +259,9 @@ def test_simulated_iterations(seed, tmp_path):
     second = list(iterations_by_mmengine(*case, resume + 1, last, 1000, epoch_steps))
     config = f"train_cfg = dict(max_iters={last}, type='IterBasedTrainLoop', "
     config += f'val_interval={every})'
-    say = '2024/01/01 10:00:00 - mmengine - INFO - '
-    begun = say + 'Checkpoints will be saved to work_dir.'
-    resumed = say + f'resumed epoch: 0, iter: {resume}'
-    start(tmp_path, STAMPS[0], [line for _, line in first], [begun], config)
-    start(tmp_path, STAMPS[1], [line for _, line in second], [resumed, begun], config)
+    resumed = RESUMED.replace('1, iter: 20', f'0, iter: {resume}')
+    start(tmp_path, STAMPS[0], [line for _, line in first], [BEGUN], config)
+    start(tmp_path, STAMPS[1], [line for _, line in second], [resumed, BEGUN], config)
     log = checked(read_logs(tmp_path))
     assert not log.by_epoch and log.iterations_per_epoch is None
     before, after = expected_of(first, resume), expected_of(second)
@@ -267,6 +279,44 @@ def test_iterations_resumed_without_a_text_log(tmp_path):
     assert log.train['loss'].steps == (10, 20, 30, 40, 50, 60, 70, 80)
     assert log.train['loss'].values[2:4] == (30, 1040)
     assert log.notes == (f'resumed before iteration 40 ({STAMPS[1]})',)
+    # The text log knows better: it says that nothing was resumed.
+    write_lines(tmp_path / STAMPS[1] / f'{STAMPS[1]}.log', [BEGUN])
+    assert checked(read_logs(tmp_path)).train['loss'].steps == (40, 50, 60, 70, 80)
+
+
+def test_validation_before_the_first_line_of_a_resumed_start(tmp_path):
+    config = "train_cfg = dict(type='IterBasedTrainLoop', val_interval=4, max_iters=50)"
+    pairs = list(iterations_by_mmengine(10, 4, 31, 50, 0, True))
+    start(tmp_path, STAMPS[0], [line for _, line in pairs], None, config)
+    log = checked(read_logs(tmp_path))
+    assert log.val['coco/bbox_mAP'].steps == (32, 36, 40, 44, 48, 50)
+
+
+def test_validation_off_the_interval_of_the_config(tmp_path):
+    config = "train_cfg = dict(type='IterBasedTrainLoop', val_interval=100)"
+    pairs = list(iterations_by_mmengine(10, 20, 1, 60, 0, True))
+    start(tmp_path, STAMPS[0], [line for _, line in pairs][:-1], None, config)
+    log = checked(read_logs(tmp_path))
+    assert log.val['coco/bbox_mAP'].steps == (20, 40)
+
+
+def test_text_of_several_starts(tmp_path):
+    head = 'x - mmengine - INFO - Epoch(train)  '
+    once = [BEGUN, f'{head}[1][10/20]  loss: 1.0']
+    twice = [BEGUN, f'{head}[1][10/20]  loss: 2.0', f'{head}[2][10/20]  loss: 3.0']
+    resumed = [RESUMED, BEGUN, f'{head}[2][10/20]  loss: 4.0']
+    for lines, expected, left_out in [
+        (once + twice, {10: 2, 30: 3}, 1),
+        (twice + resumed, {10: 2, 30: 4}, 0),
+        (twice + resumed + once, {10: 1}, 1),
+        (once + once + once, {10: 1}, 2),
+        (twice + resumed + resumed, {10: 2, 30: 4}, 0),
+        (resumed + twice[1:], {10: 2, 30: 3}, 1),
+    ]:
+        log = checked(read_logs(write_lines(tmp_path / 'a.log', lines)))
+        assert points(log.train['loss']) == expected
+        said = [note for note in log.notes if 'left out' in note]
+        assert [note.split()[0] for note in said] == [str(left_out)] * bool(left_out)
 
 
 def test_a_restart_is_not_spliced(tmp_path):
@@ -288,7 +338,10 @@ def test_a_restart_is_not_spliced(tmp_path):
     assert log.train['loss'].values[4:8] == (50, 60, 2070, 2080)
     assert 'left out' in log.notes[-1] and STAMPS[1] in log.notes[-1]
     # A start that was stopped before it logged does not hide the others.
-    start(tmp_path, STAMPS[3], [], ['... Checkpoints will be saved to x.'])
+    start(tmp_path, STAMPS[3], [], [BEGUN])
+    assert read_logs(tmp_path).train == log.train
+    lines = [{'coco/bbox_mAP': 0.5, 'time': 0.1, 'step': 0}]
+    start(tmp_path, STAMPS[3], lines, [BEGUN])
     assert read_logs(tmp_path).train == log.train
 
 
@@ -306,10 +359,9 @@ def test_one_file_of_several_starts(tmp_path):
 
 
 def test_another_batch_size_after_a_resume(tmp_path):
-    begun = '... - Checkpoints will be saved to x.'
     head = '2024/01/01 10:00:00 - mmengine - INFO - Epoch(train)  '
-    first = [begun, *(f'{head}[{e}][40/80]  loss: {e}.0' for e in (1, 2, 3))]
-    second = [begun.replace('Check', 'resumed epoch: 2, iter: 80 Check')]
+    first = [BEGUN, *(f'{head}[{e}][40/80]  loss: {e}.0' for e in (1, 2, 3))]
+    second = [RESUMED.replace('1, iter: 20', '2, iter: 160'), BEGUN]
     second += [f'{head}[3][{i}/40]  loss: 9.0' for i in (20, 40)]
     write_lines(tmp_path / STAMPS[0] / f'{STAMPS[0]}.log', first)
     write_lines(tmp_path / STAMPS[1] / f'{STAMPS[1]}.log', second)
@@ -433,7 +485,7 @@ def test_mmdet_2_losses_of_validation(tmp_path):
     assert 'lr' not in log.val
 
 
-@pytest.mark.parametrize('numbered', ['images', 'iteration'])
+@pytest.mark.parametrize('numbered', [105, 5000, 'iteration'])
 @pytest.mark.parametrize('text', [False, True])
 def test_mmdet_2_by_iterations(numbered, text, tmp_path):
     lines = []
@@ -444,7 +496,7 @@ def test_mmdet_2_by_iterations(numbered, text, tmp_path):
         if text:
             lines[-1] = f'{say}Iter [{step}/100]\tlr: 1.000e-01, loss: {step}.0000'
         if step % 50 == 0:
-            number = step if numbered == 'iteration' else 5000
+            number = step if numbered == 'iteration' else numbered
             line = {'mode': 'val', 'epoch': 1 + step // 33, 'iter': number, 'lr': 0.1}
             lines.append(line | {'bbox_mAP': step / 200})
             if text:
@@ -452,7 +504,9 @@ def test_mmdet_2_by_iterations(numbered, text, tmp_path):
     log = checked(read_logs(write_lines(tmp_path / 'a.log', lines)))
     assert not log.by_epoch and log.framework == 'mmdet 2'
     assert points(log.train['loss']) == {step: step for step in range(10, 101, 10)}
-    assert points(log.val['bbox_mAP']) == {50: 0.25, 100: 0.5}
+    # 105 images: without the text's "/100" that may as well be an iteration.
+    last = 105 if numbered == 105 and not text else 100
+    assert points(log.val['bbox_mAP']) == {50: 0.25, last: 0.5}
 
 
 def test_mmdet_2_validated_within_epochs(tmp_path):
@@ -595,6 +649,11 @@ def test_killed_while_writing(cut, tmp_path):
     )
 
 
+def test_names_of_files_are_printable(tmp_path):
+    log = read_logs(write_lines(tmp_path / 'a\x1b[31m.json', ['{', *GOOD]))
+    assert log.notes[-1].startswith('1 line could not be read (first: a\\x1b[31m.json')
+
+
 def test_killed_while_writing_text(tmp_path):
     """A number cut short would look like one: 1.2 of 1.2345."""
     say = '2023/01/01 10:00:00 - mmengine - INFO - Iter(train) '
@@ -607,7 +666,7 @@ def test_killed_while_writing_text(tmp_path):
 def test_encodings(tmp_path):
     say = '\x1b[37mx - mmengine\x1b[0m - \x1b[4;37mINFO\x1b[0m - '
     text = ''.join(
-        f'{say}Iter(train) [{step}/30]  loss: {step}.0  Größe: 2.0\r\n'
+        f'{say}Iter(train) [{step}/30]  loss: \x1b[1m{step}.0\x1b[0m  Größe: 2.0\r\n'
         for step in (10, 20)
     )
     plain = ''.join(f'{json.dumps(one)}\r\n\r\n' for one in GOOD[:2])

@@ -57,11 +57,8 @@ def typical_gap(part: Part) -> int:
 
 def find_per_epoch(part: Part) -> tuple[int | None, bool]:
     """Return the iterations of an epoch, and whether the log says so exactly."""
-    facts = part.facts
-    if facts.per_epoch:
-        return facts.per_epoch, True
-    if facts.resumed and facts.resumed[0] and not facts.resumed[1] % facts.resumed[0]:
-        return facts.resumed[1] // facts.resumed[0] or None, True
+    if part.facts.per_epoch:
+        return part.facts.per_epoch, True
     rows = part.train_rows
     if not rows:
         return None, True
@@ -175,7 +172,7 @@ class Axis:
         # mmengine's step is the epoch, or the iteration if so configured.
         end = step * self.per_epoch
         if before is None or abs(end - done) <= abs(step - done):
-            return (end, step) if end >= done else (done, during)
+            return end, step
         return step, -(-step // self.per_epoch)
 
     def _after_iteration(
