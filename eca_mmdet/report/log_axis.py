@@ -57,21 +57,18 @@ def typical_gap(part: Part) -> int:
 
 def find_per_epoch(part: Part) -> tuple[int | None, bool]:
     """Return the iterations of an epoch, and whether the log says so exactly."""
-    facts = part.facts
-    if facts.per_epoch:
-        return facts.per_epoch, True
-    if facts.resumed and facts.resumed[0] and not facts.resumed[1] % facts.resumed[0]:
-        return facts.resumed[1] // facts.resumed[0] or None, True
+    if part.facts.per_epoch:
+        return part.facts.per_epoch, True
     rows = part.train_rows
     if not rows:
         return None, True
     if any(row.inner is False for row in rows):
-        return _from_first_lines(rows), True
+        return compare_first_lines(rows), True
     return _from_last_lines(part)
 
 
-def _from_first_lines(rows: list[Row]) -> int | None:
-    """Compare the first lines of epochs, which are equally far into theirs.
+def compare_first_lines(rows: list[Row]) -> int | None:
+    """Return the iterations of an epoch: its first line is as far into each.
 
     The last lines are not: the rest of an epoch, less than the interval, has none.
     """
@@ -96,11 +93,12 @@ def _from_first_lines(rows: list[Row]) -> int | None:
 
 def _from_last_lines(part: Part) -> tuple[int, bool]:
     """Take the largest iteration within an epoch, or validation's if that is it."""
-    most = max(map(_number, part.train_rows))
+    numbers = [_number(row) for row in part.train_rows]
+    most, interval = max(numbers), min(numbers)
     ends = {_number(row) for row in part.rows if row.kind == 'val'}
     # Until 2021 a line of validation had the epoch's last iteration, since then the
     # number of validation images.
-    if len(ends) == 1 and most <= (end := ends.pop()) < most + typical_gap(part):
+    if len(ends) == 1 and most <= (end := ends.pop()) < most + interval:
         return end, True
     return most, False
 
@@ -174,7 +172,7 @@ class Axis:
         # mmengine's step is the epoch, or the iteration if so configured.
         end = step * self.per_epoch
         if before is None or abs(end - done) <= abs(step - done):
-            return (end, step) if end >= done else (done, during)
+            return end, step
         return step, -(-step // self.per_epoch)
 
     def _after_iteration(
@@ -186,20 +184,28 @@ class Axis:
         epochs, or the number of validation images.
         """
         facts = self.part.facts
-        resumed = facts.resumed[1] if facts.resumed else 0
-        done = before.step if before else resumed
+        start = self._start()
+        done = before.step if before else start
         limit = self._train_step(after) if after else done + typical_gap(self.part)
         if facts.last:
             limit = min(limit, facts.last)
         if row.number and done <= row.number <= limit:
             return row.number
         if every := facts.val_every:
-            from_here = max(done, validated + 1, resumed + 1)
+            from_here = max(done, validated + 1, start + 1)
             due = -(-from_here // every) * every
             due = min(due, facts.last) if facts.last else due
             if after is None or due <= limit:
                 return due
         return done
+
+    def _start(self) -> int:
+        """Return the iterations done before the part; estimated if not logged."""
+        if self.part.facts.resumed:
+            return self.part.facts.resumed[1]
+        rows = self.part.train_rows
+        gap = typical_gap(self.part)
+        return max(_number(rows[0]) - gap, 0) if rows and gap else 0
 
 
 def _number(row: Row) -> int:

@@ -111,7 +111,10 @@ def _of_start(folder: Path) -> Source | None:
     text = _text_of_start(folder)
     if numbers is None and text is None:
         return None
-    return Source(folder.name, numbers, text, _existing(data / 'config.py'))
+    configs = _existing(data / 'config.py') or _existing(
+        folder.parent / f'{folder.name}.py'
+    )
+    return Source(folder.name, numbers, text, configs or _configs(folder.parent))
 
 
 def _text_of_start(folder: Path) -> Path | None:

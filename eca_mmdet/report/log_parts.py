@@ -50,7 +50,7 @@ class Facts:
     trained: bool = False
 
 
-@dataclass
+@dataclass(eq=False)
 class Part:
     """What was logged from one start of training to its end.
 

@@ -8,6 +8,7 @@ from dataclasses import replace
 from eca_mmdet.report.log_axis import (
     Axis,
     Placed,
+    compare_first_lines,
     counts_epochs,
     find_per_epoch,
     typical_gap,
@@ -26,16 +27,19 @@ def trained(part: Part) -> bool:
 
 
 def split_runs(parts: Iterable[Part]) -> list[Run]:
-    """Return the runs: each a start from the first iteration, and what resumed it."""
+    """Return the runs: each a start from the first iteration, and what resumed it.
+
+    The last one is that of the newest part.
+    """
     runs: list[Run] = []
     for part in parts:
-        if not is_resumed(part, runs):
-            runs.append([part])
-        elif not runs:
-            runs.append([part])
-        else:
-            reached = (run for run in reversed(runs) if _reaches(run, part))
-            next(reached, runs[-1]).append(part)
+        run: Run = []
+        if runs and is_resumed(part, runs):
+            reached = (one for one in reversed(runs) if _reaches(one, part))
+            run = next(reached, runs[-1])
+            runs.remove(run)
+        run.append(part)
+        runs.append(run)
     return runs
 
 
@@ -89,39 +93,47 @@ def join(run: Run) -> tuple[list[Placed], bool, int | None, list[str]]:
         The rows; whether the run counts epochs; the iterations of an epoch if known;
         and notes.
     """
-    by_epoch = counts_epochs(
-        next((one for one in run[::-1] if one.train_rows), run[-1])
-    )
-    found = [find_per_epoch(part) if by_epoch else (None, True) for part in run]
-    known = [one for one in found if one[0] and one[1]] or [
-        one for one in found if one[0]
-    ]
-    lengths = [
-        one[0] if one in known else (known[-1][0] if known else None) for one in found
-    ]
-    newest = known[-1][0] if known else None
+    last = next((one for one in run[::-1] if one.train_rows), run[-1])
+    by_epoch = counts_epochs(last)
+    lengths, exact = _lengths(run) if by_epoch else ([None] * len(run), True)
+    newest = lengths[-1]
     rows: list[Placed] = []
     notes: list[str] = []
     for index, (part, length) in enumerate(zip(run, lengths, strict=True)):
         placed = _scaled(Axis(part, by_epoch, length).place(), length, newest)
-        if index == 0 and not is_resumed(part, []):
-            rows = placed
-            continue
-        done = _steps_done(part, newest)
-        notes.append(_resume_note(part, done, index))
-        if placed:
-            rows = [row for row in rows if row.step <= done] + placed
-    if by_epoch and known and not known[-1][1]:
+        if index or is_resumed(part, []):
+            done = _steps_done(part, newest)
+            notes.append(_resume_note(part, done, index))
+            rows = [row for row in rows if row.step <= done] if placed else rows
+        rows += placed
+    if newest and not exact:
         notes.append(
             f'an epoch is taken to have {newest} iterations, the last that were logged '
             'of one: the log does not say'
         )
     if len(set(lengths)) > 1:
+        each = ', '.join(map(str, lengths))
         notes.append(
-            f'the epochs of its parts differ in length ({lengths}): all steps are '
-            f'counted in epochs of {newest}'
+            f'the epochs of its parts differ in length ({each} iterations): all steps '
+            f'are counted in epochs of {newest}'
         )
     return rows, by_epoch, newest, notes
+
+
+def _lengths(run: Run) -> tuple[list[int | None], bool]:
+    """Return the iterations of an epoch in each part, and whether they are exact.
+
+    What a part does not say is taken from one that does.
+    """
+    found = [find_per_epoch(part) for part in run]
+    known = [length for length, exact in found if length and exact]
+    if not known:
+        rows = [row for part in run for row in part.train_rows if row.inner is False]
+        known = [length for length in [compare_first_lines(rows)] if length]
+    if known:
+        return [one if one and exact else known[-1] for one, exact in found], True
+    longest = max((length for length, _ in found if length), default=None)
+    return [longest] * len(run), False
 
 
 def _steps_done(part: Part, per_epoch: int | None) -> int:

@@ -1,0 +1,35 @@
+default_hooks = dict(
+    checkpoint=dict(by_epoch=True, interval=1, type='CheckpointHook'),
+    logger=dict(interval=10, type='LoggerHook'),
+)
+experiment_name = 'one_epoch-20240105_100000'
+load_from = None
+log_processor = dict(by_epoch=True)
+model = dict(type='Line')
+optim_wrapper = dict(clip_grad=dict(max_norm=10), optimizer=dict(lr=0.02, type='SGD'))
+randomness = dict(seed=0)
+resume = False
+test_cfg = dict(type='TestLoop')
+test_dataloader = dict(
+    batch_size=2,
+    dataset=dict(count=6, type='Points'),
+    num_workers=0,
+    sampler=dict(shuffle=False, type='DefaultSampler'),
+)
+test_evaluator = dict(type='Error')
+train_cfg = dict(max_epochs=1, type='EpochBasedTrainLoop')
+train_dataloader = dict(
+    batch_size=2,
+    dataset=dict(count=46, type='Points'),
+    num_workers=0,
+    sampler=dict(shuffle=False, type='DefaultSampler'),
+)
+val_cfg = dict(type='ValLoop')
+val_dataloader = dict(
+    batch_size=2,
+    dataset=dict(count=6, type='Points'),
+    num_workers=0,
+    sampler=dict(shuffle=False, type='DefaultSampler'),
+)
+val_evaluator = dict(type='Error')
+work_dir = '/tmp/reclogs/onedl/one_epoch'
