@@ -181,7 +181,11 @@ def test_averages_per_class(build, images):
     steps = []
     found = measure_gates(detector, images, classes_of, progress=steps.append)
     gate = found['gates'][5]
-    assert (gate['name'], gate['stage'], gate['block']) == ('backbone.layer3.1.se', 3, 1)
+    assert (gate['name'], gate['stage'], gate['block']) == (
+        'backbone.layer3.1.se',
+        3,
+        1,
+    )
     cat, dog = (
         np.mean([a, b, c], axis=0),
         (np.array(b) + c) / 2,
@@ -288,7 +292,10 @@ def test_what_adds_is_named_as_left_out(build, images):
 
 @pytest.mark.parametrize(
     ('key', 'part'),
-    [('none', 'backbone PluginResNet, and has no gates. Expected'), ('a2', 'It has Do')],
+    [
+        ('none', 'backbone PluginResNet, and has no gates. Expected'),
+        ('a2', 'It has Do'),
+    ],
 )
 def test_a_detector_without_gates_is_refused(build, images, key, part):
     from eca_mmdet.analysis.gates import measure_gates
@@ -318,7 +325,9 @@ def test_diverged_weights_are_said(build, images):
 
     detector = build('eca')
     gates_of(detector.model)[3][1].conv.weight.data[0, 0, 1] = float('nan')
-    with pytest.raises(UserError, match='layer2.1.eca is not a number on image .*a.png'):
+    with pytest.raises(
+        UserError, match='layer2.1.eca is not a number on image .*a.png'
+    ):
         measure_gates(detector, images)
 
 
