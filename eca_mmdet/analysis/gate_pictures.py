@@ -48,7 +48,7 @@ def draw_gates(record: Mapping[str, Any], folder: Path) -> list[Path]:
         UserError: a file cannot be written.
     """
     pictures = {
-        'gates.png': _draw_channels(record),
+        'gates.png': channels_figure(record),
         'blocks.png': blocks_figure(record),
         'kernels.png': kernels_figure(record),
     }
@@ -97,7 +97,7 @@ def last_of_stages(gates: Sequence[Gate]) -> dict[Key, Gate]:
     return last
 
 
-def _draw_channels(record: Mapping[str, Any]) -> Any:
+def channels_figure(record: Mapping[str, Any]) -> Any:
     """Draw the article's figure: gate by channel, a line for each class.
 
     Where there are classes to compare, what each differs by is under it.
