@@ -79,6 +79,7 @@ def _draw_spreads(axes: Any, gates: Sequence[Gate], record: Mapping[str, Any]) -
     if len(record['classes']) > 1:
         classes = [gate['class_spread'] for gate in gates]
         axes.plot(at, classes, 'o-', color=COLOURS[1], markersize=4, label='classes')
+        images += classes
     axes.set_ylabel('s.d. of the gate between', fontsize=9)
     axes.set_ylim(0, 1.35 * max([*images, LEAST_SPAN]))
 
@@ -164,8 +165,9 @@ def _draw_heat(axes: Any, gates: Sequence[Gate], limit: float) -> Any:
                     color='white' if dark else 'black',
                 )
     stage = gates[0]['stage']
-    axes.set_title('' if stage is None else f'stage {stage}', fontsize=9, loc='left')
-    axes.set_xlabel('stage.block', fontsize=9)
+    title = 'of no stage' if stage is None else f'stage {stage}'
+    axes.set_title(title, fontsize=9, loc='left')
+    axes.set_xlabel('gate' if stage is None else 'stage.block', fontsize=9)
     axes.tick_params(labelsize=8)
     _label_blocks(axes, gates)
     axes.set_xlim(-0.5, len(gates) - 0.5)

@@ -26,6 +26,7 @@ from eca_mmdet.demo.pictures import new_figure
 from eca_mmdet.errors import UserError
 
 _ARTICLE = 4
+_LINES = 256
 _DPI = 100
 
 Floats = npt.NDArray[np.float64]
@@ -47,7 +48,7 @@ def draw_gates(record: Mapping[str, Any], folder: Path) -> list[Path]:
         UserError: a file cannot be written.
     """
     pictures = {
-        'gates.png': _draw_channels(record),
+        'gates.png': channels_figure(record),
         'blocks.png': blocks_figure(record),
         'kernels.png': kernels_figure(record),
     }
@@ -96,7 +97,7 @@ def last_of_stages(gates: Sequence[Gate]) -> dict[Key, Gate]:
     return last
 
 
-def _draw_channels(record: Mapping[str, Any]) -> Any:
+def channels_figure(record: Mapping[str, Any]) -> Any:
     """Draw the article's figure: gate by channel, a line for each class.
 
     Where there are classes to compare, what each differs by is under it.
@@ -111,7 +112,10 @@ def _draw_channels(record: Mapping[str, Any]) -> Any:
     figure, grid = new_figure(
         rows,
         columns,
-        figsize=(9 if columns == 1 else 6.5 * columns, 1.55 * rows + 0.45 * len(keys)),
+        figsize=(
+            9 if columns == 1 else 6.5 * columns,
+            1.55 * rows + 0.45 * len(keys) + 0.7,
+        ),
         layout='constrained',
     )
     grid = as_array(grid, rows, columns)
@@ -160,6 +164,8 @@ def _plot(axes: Any, lines: Floats, colours: Sequence[str]) -> None:
     style: dict[str, Any] = dict(linewidth=1.2 if len(channels) <= 128 else 0.6)
     if len(channels) <= 64:
         style.update(marker='.', markersize=4)
+    elif len(channels) > _LINES:  # lines would cover all that is behind them
+        style.update(linestyle='none', marker='.', markersize=3, markeredgewidth=0)
     for colour, values in zip(colours, lines, strict=False):
         axes.plot(channels, values, color=colour, alpha=0.85, **style)
     axes.set_xlim(-0.5, len(channels) - 0.5)

@@ -33,10 +33,14 @@ def run(args: argparse.Namespace) -> int:
             f'{args.saturated}.'
         )
     images = choose_images(args.images, args.images_dir, args.classes, args.limit)
-    record = _measure(args, configs, images)
+    out = make_run_folder(args.out, 'gates')  # before minutes of work
+    try:
+        record = _measure(args, configs, images)
+    except BaseException:
+        out.rmdir()
+        raise
     from eca_mmdet.analysis.gate_pictures import draw_gates
 
-    out = make_run_folder(args.out, 'gates')
     write_json(record, out / 'gates.json')
     print(json.dumps(record, indent=1) if args.json else gate_tables(record))
     pictures = draw_gates(record, out)
