@@ -1,0 +1,196 @@
+"""Boxes, masks and names drawn over an image."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from eca_mmdet.errors import printable
+
+Array = npt.NDArray[Any]
+Colour = tuple[int, int, int]
+Pixels = tuple[int, int, int, int]
+
+COLOURS: tuple[Colour, ...] = (
+    (230, 159, 0),
+    (86, 180, 233),
+    (0, 158, 115),
+    (240, 228, 66),
+    (0, 114, 178),
+    (213, 94, 0),
+    (204, 121, 167),
+)
+"""The colours of Okabe and Ito (2008), which colour-blind people tell apart; black is
+left out, since it is lost on a dark image."""
+
+_MASK_OPACITY = 0.45
+
+
+def draw_objects(
+    image: Array,
+    boxes: Array,
+    labels: Array,
+    texts: Sequence[str],
+    masks: Array | None = None,
+) -> Array:
+    """Return a copy of an image with objects drawn over it, the first on top.
+
+    Lines and letters grow with the image. What lies outside the image, or is not
+    finite, is left out.
+
+    Args:
+        image: (H, W, 3) uint8, RGB. It is not changed.
+        boxes: (n, 4) x1, y1, x2, y2 in pixels.
+        labels: (n,) whole numbers from 0, which choose the colours.
+        texts: n lines to write at the boxes; '' for none.
+        masks: (n, H, W) bool.
+
+    Raises:
+        ValueError: the image is of another form, or lengths differ.
+    """
+    boxes = np.asarray(boxes, np.float64).reshape(-1, 4)
+    _require_match(image, boxes, labels, texts, masks)
+    canvas = image.copy()
+    colours = [colour_of(int(label)) for label in labels]
+    if masks is not None and len(masks):
+        _mix_masks(canvas, np.asarray(masks, bool), colours)
+    shown = []
+    for box, colour, text in zip(boxes, colours, texts, strict=True):
+        pixels = _pixels(box, canvas.shape[:2])
+        if pixels is not None:
+            shown.append((pixels, colour, printable(text)))
+    for pixels, colour, _ in reversed(shown):
+        _frame(canvas, pixels, colour)
+    return _with_texts(canvas, shown)
+
+
+def colour_of(label: int) -> Colour:
+    """Return the colour of a class, as 0-255 RGB; the eighth has that of the first."""
+    return COLOURS[label % len(COLOURS)]
+
+
+def text_colour(background: Colour) -> Colour:
+    """Return black or white, whichever is easier to read on a colour.
+
+    The contrast is that of WCAG 2.1: (lighter + 0.05) / (darker + 0.05), in relative
+    luminance.
+    """
+    luminance = _luminance(background)
+    on_black, on_white = (luminance + 0.05) / 0.05, 1.05 / (luminance + 0.05)
+    return (0, 0, 0) if on_black >= on_white else (255, 255, 255)
+
+
+def line_width(height: int, width: int) -> int:
+    """Return the width of lines for an image, in pixels: 1 at 64, 2 at 640 x 480."""
+    return max(1, round(math.sqrt(height * width) / 300))
+
+
+def font_size(height: int, width: int) -> int:
+    """Return the size of letters for an image, in pixels: 7 at 64, 12 at 640 x 480."""
+    side = math.sqrt(height * width)
+    smallest = min(9, max(7, round(side / 10)))  # a label must leave room for objects
+    return max(smallest, round(side / 45))
+
+
+def _luminance(colour: Colour) -> float:
+    linear = [
+        one / 12.92 if one <= 0.04045 else ((one + 0.055) / 1.055) ** 2.4
+        for one in (channel / 255 for channel in colour)
+    ]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+def _require_match(
+    image: Array, boxes: Array, labels: Array, texts: Sequence[str], masks: Array | None
+) -> None:
+    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
+        raise ValueError(
+            f'the image must be (H, W, 3) uint8; got {image.shape} {image.dtype}.'
+        )
+    lengths = {len(boxes), len(labels), len(texts)}
+    if masks is not None:
+        lengths.add(len(masks))
+        if len(masks) and masks.shape[1:] != image.shape[:2]:
+            raise ValueError(
+                f'masks must be of the size of the image, {image.shape[:2]}; got '
+                f'{masks.shape[1:]}.'
+            )
+    if len(lengths) > 1:
+        raise ValueError(
+            'boxes, labels, texts and masks must be as many; got '
+            f'{len(boxes)}, {len(labels)}, {len(texts)}'
+            + ('.' if masks is None else f', {len(masks)}.')
+        )
+
+
+def _pixels(box: Array, size: tuple[int, ...]) -> Pixels | None:
+    """Return the first and last pixels of a box; None if it has none in the image."""
+    height, width = size
+    if not np.isfinite(box).all() or box[2] < box[0] or box[3] < box[1]:
+        return None
+    x1, y1 = (math.floor(value) for value in box[:2])
+    # At least one pixel, so that a box of no width is a line.
+    x2, y2 = max(x1, math.ceil(box[2]) - 1), max(y1, math.ceil(box[3]) - 1)
+    if x2 < 0 or y2 < 0 or x1 >= width or y1 >= height:
+        return None
+    return max(x1, 0), max(y1, 0), min(x2, width - 1), min(y2, height - 1)
+
+
+def _mix_masks(canvas: Array, masks: Array, colours: list[Colour]) -> None:
+    overlay = canvas.copy()
+    for mask, colour in zip(masks[::-1], colours[::-1], strict=True):
+        overlay[mask] = colour
+    covered = masks.any(0)
+    mixed = (1 - _MASK_OPACITY) * canvas[covered] + _MASK_OPACITY * overlay[covered]
+    canvas[covered] = np.rint(mixed)
+
+
+def _frame(canvas: Array, pixels: Pixels, colour: Colour) -> None:
+    """Paint the edge of a box; the line lies inside it."""
+    x1, y1, x2, y2 = pixels
+    box = canvas[y1 : y2 + 1, x1 : x2 + 1]
+    line = line_width(*canvas.shape[:2])
+    box[:line] = box[-line:] = colour
+    box[:, :line] = box[:, -line:] = colour
+
+
+def _with_texts(canvas: Array, shown: Sequence[tuple[Pixels, Colour, str]]) -> Array:
+    """Write each text above its box, or in it where there is no room above."""
+    if not any(text for _, _, text in shown):
+        return canvas
+    from PIL import Image, ImageDraw
+
+    picture = Image.fromarray(canvas)
+    draw = ImageDraw.Draw(picture)
+    height, width = canvas.shape[:2]
+    size = font_size(height, width)
+    font, margin = _font(size), max(1, size // 8)
+    # Every label is as high as the font, whatever letters are in it.
+    high = sum(font.getmetrics()) + 2 * margin
+    for (x1, y1, _, _), colour, text in reversed(shown):
+        if not text:
+            continue
+        wide = math.ceil(font.getlength(text)) + 2 * margin
+        left = max(0, min(x1, width - wide))
+        top = y1 - high if y1 >= high else min(y1, max(0, height - high))
+        draw.rectangle((left, top, left + wide - 1, top + high - 1), fill=colour)
+        place = (left + margin, top + margin)
+        draw.text(place, text, fill=text_colour(colour), font=font)
+    return np.array(picture)
+
+
+@functools.lru_cache(maxsize=16)
+def _font(size: int) -> Any:
+    """Return DejaVu Sans, which matplotlib brings along."""
+    from pathlib import Path
+
+    import matplotlib
+    from PIL import ImageFont
+
+    path = Path(matplotlib.get_data_path()) / 'fonts' / 'ttf' / 'DejaVuSans.ttf'
+    return ImageFont.truetype(str(path), size)
