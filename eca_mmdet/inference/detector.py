@@ -141,9 +141,9 @@ class ECADetector:
         except Exception as error:  # OpenCV, mmcv and decoders each raise their own
             found = read_size(Path(path))
             reason = found if isinstance(found, str) else str(error)
-            raise UserError(f'{path} is not an image that can be read: {reason}.') from (
-                error
-            )
+            raise UserError(
+                f'{path} is not an image that can be read: {reason}.'
+            ) from (error)
         if loaded is None or loaded['img'].ndim != 3:
             raise UserError(f'{path} is not read as a picture of three colours.')
         return dict(loaded)
@@ -156,9 +156,7 @@ class ECADetector:
             bgr = bgr.astype(np.float32)
         return dict(img=bgr, img_id=0, img_path=None, img_shape=size, ori_shape=size)
 
-    def _prediction(
-        self, found: Any, image: Array, path: str | None
-    ) -> Prediction:
+    def _prediction(self, found: Any, image: Array, path: str | None) -> Prediction:
         boxes, scores = found.bboxes.cpu().numpy(), found.scores.cpu().numpy()
         kept = np.isfinite(scores) & np.isfinite(boxes).all(1)
         masks = None
