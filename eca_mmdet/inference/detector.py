@@ -85,7 +85,10 @@ class ECADetector:
             UserError: there is no such image, or it cannot be read.
         """
         if isinstance(image, (list, tuple)):
-            return [self.predict(one) for one in image]
+            return [self._predict_one(one) for one in image]
+        return self._predict_one(image)
+
+    def _predict_one(self, image: Any) -> Prediction:
         import torch
 
         original, batch, path = self._batch(image)
@@ -110,13 +113,14 @@ class ECADetector:
         from eca_mmdet.inference.cam import evidence_map
 
         original, batch, _ = self._batch(image)
-        return evidence_map(self.model, batch, original.shape[:2], score)
+        height, width = original.shape[:2]
+        return evidence_map(self.model, batch, (height, width), score)
 
     def _batch(self, image: Any) -> tuple[Array, dict[str, Any], str | None]:
         """Return the image (H, W, 3) RGB, what the model takes, and the path."""
         path = os.fspath(image) if isinstance(image, (str, os.PathLike)) else None
         if path is not None:
-            loaded = self._read(path)
+            loaded = self.read(path)
         else:
             loaded = self._as_loaded(to_rgb(image))
         # Transforms may draw into the array.
@@ -125,8 +129,11 @@ class ECADetector:
         batch = {key: [value] for key, value in packed.items()}
         return original, batch, path
 
-    def _read(self, path: str) -> dict[str, Any]:
-        """Read a file with the config's own first transform.
+    def read(self, path: str) -> dict[str, Any]:
+        """Read an image file with the first transform of the config's pipeline.
+
+        Returns:
+            mmdet's dict, the pixels in ``img``: (H, W, 3) BGR.
 
         Raises:
             UserError: it is no file, or no image.
@@ -143,7 +150,7 @@ class ECADetector:
             reason = found if isinstance(found, str) else str(error)
             raise UserError(
                 f'{path} is not an image that can be read: {reason}.'
-            ) from (error)
+            ) from error
         if loaded is None or loaded['img'].ndim != 3:
             raise UserError(f'{path} is not read as a picture of three colours.')
         return dict(loaded)

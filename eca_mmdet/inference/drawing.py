@@ -87,7 +87,8 @@ def draw_heat(image: Array, heat: Array) -> Array:
     glow = colormaps['inferno'](heat)[..., :3] * 255
     opacity = (0.25 + 0.55 * heat)[..., None]
     mixed = (1 - opacity) * grey[..., None] + opacity * glow
-    return np.rint(mixed).clip(0, 255).astype(np.uint8)
+    result: Array = np.rint(mixed).clip(0, 255).astype(np.uint8)
+    return result
 
 
 def colour_of(label: int) -> Colour:

@@ -64,7 +64,9 @@ class Prediction:
     def above(self, score: float) -> Prediction:
         """Return the objects of at least a score."""
         kept = self.scores >= score
-        columns = {name: value[kept] for name, value in self._columns().items()}
+        columns: dict[str, Any] = {
+            name: value[kept] for name, value in self._columns().items()
+        }
         return dataclasses.replace(self, **columns)
 
     def _columns(self) -> dict[str, Array]:
