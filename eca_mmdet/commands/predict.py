@@ -184,8 +184,8 @@ class _Job:
         seconds = time.monotonic() - self._start
         lines = [
             *self.notes,
-            f'{count} {self._kind}{failed}: {objects} objects with a score of {self.score:g} '
-            f'or more; {seconds:.1f} s. Look at:',
+            f'{count} {self._kind}{failed}: {objects} objects with a score of '
+            f'{self.score:g} or more; {seconds:.1f} s. Look at:',
         ]
         kinds = [one for one in ('pictures', 'cam') if (self.out / one).is_dir()]
         lines += [f'  {self.out / one}' for one in (*kinds, RECORD)]
