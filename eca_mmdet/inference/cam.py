@@ -141,10 +141,12 @@ def trace(model: Any, maps: Maps, samples: Any, score: float) -> Traced:
         logits, candidates = _region_boxes(roi_head, maps, regions, shape)
     kept = found.scores >= score
     labels, boxes = found.labels[kept], found.bboxes[kept]
-    odds = _odds(logits, _is_sigmoid(model))
+    scores = logits.sigmoid() if _is_sigmoid(model) else logits.softmax(1)
     rows = [
         _row(
-            candidates[:, min(int(label), candidates.shape[1] - 1)], box, odds[:, label]
+            candidates[:, min(int(label), candidates.shape[1] - 1)],
+            box,
+            scores[:, label],
         )
         for box, label in zip(boxes, labels, strict=True)
     ]
@@ -164,22 +166,27 @@ def log_odds(model: Any, maps: Maps, traced: Traced) -> Tensor:
         logits, _, _ = _dense(model.bbox_head, maps)
     else:
         logits = model.roi_head._bbox_forward(maps, traced.regions)['cls_score']
-    return _odds(logits, _is_sigmoid(model))[traced.rows, traced.labels]
+    return _odds(logits[traced.rows], traced.labels, _is_sigmoid(model))
 
 
 def _is_sigmoid(model: Any) -> bool:
-    head = model.bbox_head if not hasattr(model, 'roi_head') else None
-    return head is not None and bool(head.use_sigmoid_cls)
+    one_stage = getattr(model, 'roi_head', None) is None
+    return one_stage and bool(model.bbox_head.use_sigmoid_cls)
 
 
-def _odds(logits: Tensor, sigmoid: bool) -> Tensor:
-    """Return log p / (1 - p) of every class; the input, for a sigmoid."""
+def _odds(logits: Tensor, labels: Tensor, sigmoid: bool) -> Tensor:
+    """Return log p / (1 - p) of one class a row.
+
+    Args:
+        logits: (n, classes), and the background for a softmax.
+        labels: (n,).
+        sigmoid: True for a sigmoid, False for a softmax.
+    """
+    own = logits.gather(1, labels[:, None])
     if sigmoid:
-        return logits
-    count = logits.shape[1]
-    others = logits[:, None].expand(-1, count, -1)
-    itself = torch.eye(count, dtype=torch.bool, device=logits.device)
-    return logits - others.masked_fill(itself, -torch.inf).logsumexp(2)
+        return own[:, 0]
+    itself = torch.zeros_like(logits, dtype=torch.bool).scatter(1, labels[:, None], 1)
+    return own[:, 0] - logits.masked_fill(itself, -torch.inf).logsumexp(1)
 
 
 def _dense(head: Any, maps: Maps) -> tuple[Tensor, Tensor, Tensor]:
@@ -210,7 +217,7 @@ def _region_boxes(
     return result['cls_score'], boxes.reshape(len(regions), each, 4)
 
 
-def _row(candidates: Tensor, box: Tensor, odds: Tensor) -> int:
+def _row(candidates: Tensor, box: Tensor, scores: Tensor) -> int:
     """Return the row of a box; of equal boxes the surest, which NMS keeps."""
     distance = (candidates - box).abs().amax(1)
     nearest = float(distance.min())
@@ -219,7 +226,7 @@ def _row(candidates: Tensor, box: Tensor, odds: Tensor) -> int:
             'a CAM of this detector is not known here: its boxes are not those of its '
             f'head (the nearest is {nearest:.2f} px off).'
         )
-    return int(odds.masked_fill(distance > nearest, -torch.inf).argmax())
+    return int(scores.masked_fill(distance > nearest, -torch.inf).argmax())
 
 
 def _spread(cells: Tensor, shape: tuple[int, int]) -> Tensor:

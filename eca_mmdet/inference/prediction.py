@@ -91,7 +91,8 @@ class Prediction:
             UserError: there are fewer ids than classes.
         """
         count = len(self.classes)
-        ids = list(range(1, count + 1) if category_ids is None else category_ids)
+        ids = range(1, count + 1) if category_ids is None else category_ids
+        ids = [int(one) for one in ids]
         if len(ids) != len(self.classes):
             raise UserError(
                 f'category_ids must be {len(self.classes)} ids, one for each of '
