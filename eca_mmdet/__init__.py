@@ -40,6 +40,7 @@ _EXPORTS = {
     'TimmBackbone': 'eca_mmdet.backbones',
     'AttentionNeck': 'eca_mmdet.necks',
     'ECAPretrained': 'eca_mmdet.weights.pretrained',
+    'ECADetector': 'eca_mmdet.inference.detector',
 }
 
 __all__ = ['__version__', *_EXPORTS]

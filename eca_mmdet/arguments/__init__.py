@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 import eca_mmdet
-from eca_mmdet.arguments import costs, files, gates, report, running
+from eca_mmdet.arguments import costs, files, gates, prediction, report, running
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -20,6 +20,7 @@ def build_parser() -> argparse.ArgumentParser:
     running.add_demo(commands)
     running.add_train(commands)
     running.add_test(commands)
+    prediction.add_predict(commands)
     files.add_eval(commands)
     report.add_report(commands)
     files.add_check_data(commands)

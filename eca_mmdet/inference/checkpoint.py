@@ -7,7 +7,11 @@ from typing import Any
 
 from eca_mmdet import launch, registration
 from eca_mmdet.errors import UserError
-from eca_mmdet.inference.embedded_config import parse_config
+from eca_mmdet.inference.embedded_config import (
+    parse_config,
+    registered,
+    require_registered,
+)
 from eca_mmdet.weights.detector import require_fit
 from eca_mmdet.weights.fetch import fetch, is_address
 from eca_mmdet.weights.files import WeightFile, read_weights
@@ -54,9 +58,10 @@ def load_detector(
     model = _build(cfg, path)
     require_fit(file.state, model, path)
     classes = class_names(file, cfg)
+    _require_count(model, classes, path)
     model.dataset_meta = {'classes': classes}
     model.cfg = cfg
-    model.to(device or _best_device())
+    _move(model, device)
     model.train(False)  # mmdet's ResNet returns None from eval()
     return TrainedDetector(path, cfg, model, classes)
 
@@ -77,7 +82,15 @@ def _config(file: WeightFile, config: str | None) -> Any:
             'it is of: only what mmengine saved in training does. Name the config: '
             '--config NAME|FILE.'
         )
-    return Config(parse_config(text, file.path))
+    values = parse_config(text, file.path)
+    _forget_starts(values.get('model'))  # what they name is not built
+    require_registered(values, file.path)
+    try:
+        return Config(values)
+    except (KeyError, TypeError) as error:  # a key that mmengine keeps for itself
+        raise UserError(
+            f'the config in {file.path} is none that mmengine reads: {error}'
+        ) from error
 
 
 def _build(cfg: Any, path: str) -> Any:
@@ -117,22 +130,61 @@ def class_names(file: WeightFile, cfg: Any) -> tuple[str, ...]:
     """
     meta = file.extras.get('meta')
     data = meta.get('dataset_meta') if isinstance(meta, dict) else None
-    found = data.get('classes') if isinstance(data, dict) else None
-    dataset: Any = (cfg.get('test_dataloader') or {}).get('dataset') or {}
-    found = found or (dataset.get('metainfo') or {}).get('classes')
-    if not found and dataset.get('type'):
-        from mmdet.registry import DATASETS
-
-        known = DATASETS.get(dataset['type'])
-        found = (getattr(known, 'METAINFO', None) or {}).get('classes')
+    found = _entry(data, 'classes')
+    dataset = _innermost(_entry(cfg.get('test_dataloader'), 'dataset'))
+    found = found or _entry(_entry(dataset, 'metainfo'), 'classes')
+    if not found:
+        known = registered(_entry(dataset, 'type'), 'DATASETS')
+        found = _entry(getattr(known, 'METAINFO', None), 'classes')
     if isinstance(found, str):
         found = (found,)
-    if not found or not all(isinstance(one, str) for one in found):
+    right = isinstance(found, (list, tuple)) and len(found) > 0
+    if not right or not all(isinstance(one, str) for one in found):
         raise UserError(
             f'{file.path} does not name its classes, and neither does its config: '
             'set test_dataloader.dataset.metainfo.classes there.'
         )
     return tuple(found)
+
+
+def _entry(value: Any, key: str) -> Any:
+    return value.get(key) if isinstance(value, dict) else None
+
+
+def _innermost(dataset: Any) -> Any:
+    """Return a data set without what repeats it or joins several."""
+    while isinstance(dataset, dict):
+        several = dataset.get('datasets')
+        first = several[0] if isinstance(several, (list, tuple)) and several else None
+        inner = dataset.get('dataset') or first
+        if not isinstance(inner, dict):
+            break
+        dataset = inner
+    return dataset
+
+
+def _require_count(model: Any, classes: tuple[str, ...], path: str) -> None:
+    """Refuse names that are not as many as the classes of the heads."""
+    for part in model.modules():
+        count = getattr(part, 'num_classes', None)
+        known = hasattr(part, 'predict_by_feat') and isinstance(count, int)
+        # A proposal head has one class, 'object'.
+        if known and count not in (1, len(classes)):
+            raise UserError(
+                f'{path} names {len(classes)} classes ({", ".join(classes[:3])}, ...), '
+                f'and its {type(part).__name__} has {count}. Name a config with the '
+                'right test_dataloader.dataset.metainfo.classes: --config NAME|FILE.'
+            )
+
+
+def _move(model: Any, device: str | None) -> None:
+    device = device or _best_device()
+    try:
+        model.to(device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise UserError(
+            f'device {device!r} cannot be used: {str(error).splitlines()[0]}'
+        ) from error
 
 
 def _best_device() -> str:

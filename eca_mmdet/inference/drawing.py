@@ -69,6 +69,28 @@ def draw_objects(
     return _with_texts(canvas, shown)
 
 
+def draw_heat(image: Array, heat: Array) -> Array:
+    """Return an image in grey with a map over it, from transparent to bright.
+
+    Args:
+        image: (H, W, 3) uint8, RGB. It is not changed.
+        heat: (H, W) float, 0-1.
+
+    Raises:
+        ValueError: sizes differ.
+    """
+    from matplotlib import colormaps
+
+    if image.shape[:2] != heat.shape:
+        raise ValueError(f'the map is {heat.shape}, the image {image.shape[:2]}.')
+    grey = image @ np.array([0.299, 0.587, 0.114])  # luma, ITU-R BT.601
+    glow = colormaps['inferno'](heat)[..., :3] * 255
+    opacity = (0.25 + 0.55 * heat)[..., None]
+    mixed = (1 - opacity) * grey[..., None] + opacity * glow
+    result: Array = np.rint(mixed).clip(0, 255).astype(np.uint8)
+    return result
+
+
 def colour_of(label: int) -> Colour:
     """Return the colour of a class, as 0-255 RGB; the eighth has that of the first."""
     return COLOURS[label % len(COLOURS)]

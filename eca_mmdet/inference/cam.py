@@ -1,0 +1,253 @@
+"""Where in an image the evidence for the detected objects lies.
+
+Grad-CAM (Selvaraju et al., arXiv:1610.02391) explains one class score of an image: it
+multiplies feature maps by the gradients of the score, averaged over the image. A
+detector has a score for every box, so that the average would mix what belongs to
+different places. As in HiResCAM (Draelos and Carin, arXiv:2011.08891) the gradients
+are therefore not averaged: a cell counts by sum_k A_k * dy/dA_k, its own share in y to
+first order.
+
+- y is the sum of the log-odds of the detected objects, log p / (1 - p), each of its
+  class, before non-maximum suppression. For a sigmoid that is the score before it, as
+  in the papers; unlike p, it has a gradient where the detector is sure, and unlike a
+  softmax's input it does not depend on a constant added to all classes.
+- A are the maps that the heads see, of all levels (the neck's, or the backbone's where
+  there is no neck). Nothing is differentiated below them, so that frozen and
+  recomputing backbones cost nothing more.
+- A level's share of y is spread over the pixels that its cells stand for, and the
+  levels are added up. An object counts by the area of its box, so that a large one,
+  whose evidence is spread wide, is as bright as a small one. Negative evidence is cut
+  off, and the largest value becomes 1.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from eca_mmdet.errors import UserError
+
+Maps = tuple[Tensor, ...]
+
+_BOX_TOLERANCE = 1e-2
+"""Pixels between a detection and the raw box that it comes from."""
+
+
+@dataclass(frozen=True)
+class Traced:
+    """Detections by where in the head's output they come from.
+
+    Attributes:
+        rows: (n,) anchors of all levels, or regions of interest.
+        labels: (n,) classes.
+        areas: (n,) of the boxes, in square pixels of the input.
+        regions: (m, 5) image and box of the regions; None for a one-stage detector.
+    """
+
+    rows: Tensor
+    labels: Tensor
+    areas: Tensor
+    regions: Tensor | None = None
+
+
+def evidence_map(
+    model: Any, batch: dict[str, Any], size: tuple[int, int], score: float
+) -> npt.NDArray[np.float32]:
+    """Return the map of one image.
+
+    Args:
+        model: mmdet's detector, in evaluation mode.
+        batch: of the test pipeline: ``inputs`` and ``data_samples``, one image.
+        size: height and width of the image, in pixels.
+        score: least score of the objects to explain.
+
+    Returns:
+        (H, W), 0-1; the largest is 1, and all are 0 without objects.
+
+    Raises:
+        UserError: the detector is of another kind.
+    """
+    require_traceable(model)
+    data = model.data_preprocessor(batch, False)
+    samples = data['data_samples']
+    with torch.no_grad():
+        maps = model.extract_feat(data['inputs'])
+        traced = trace(model, maps, samples, score)
+    if not len(traced.rows):
+        return np.zeros(size, np.float32)
+    with torch.enable_grad():
+        maps = tuple(one.detach().requires_grad_() for one in maps)
+        total = (log_odds(model, maps, traced) * traced.areas).sum()
+        # A level that no object comes from has no gradient.
+        slopes = torch.autograd.grad(total, maps, allow_unused=True)
+    shape = data['inputs'].shape[-2:]
+    spread = sum(
+        _spread((one * slope).sum(1), shape)
+        for one, slope in zip(maps, slopes, strict=True)
+        if slope is not None
+    )
+    return _to_image(spread.detach(), samples[0].metainfo['img_shape'], size)  # type: ignore[union-attr]
+
+
+def require_traceable(model: Any) -> None:
+    """Refuse detectors whose detections do not come from anchors or regions.
+
+    Raises:
+        UserError: saying which do.
+    """
+    roi_head = getattr(model, 'roi_head', None)
+    head = getattr(model if roi_head is None else roi_head, 'bbox_head', None)
+    known = hasattr(head, 'bbox_coder') and hasattr(head, 'predict_by_feat')
+    if roi_head is None:
+        known = known and hasattr(head, 'prior_generator')
+    if not known or getattr(head, 'custom_cls_channels', False):
+        raise UserError(
+            f'a CAM of {type(model).__name__} is not known here: it is of detectors '
+            'with one box head, as Faster and Mask R-CNN, or with one dense head, as '
+            'RetinaNet.'
+        )
+
+
+def trace(model: Any, maps: Maps, samples: Any, score: float) -> Traced:
+    """Detect, and find where each object of at least a score comes from.
+
+    Args:
+        model: mmdet's detector.
+        maps: (1, C, H, W) of each level.
+        samples: one data sample.
+        score: least score.
+    """
+    metas = [one.metainfo for one in samples]
+    shape, roi_head = metas[0]['img_shape'], getattr(model, 'roi_head', None)
+    regions = None
+    if roi_head is None:
+        (found,) = model.bbox_head.predict(maps, samples, rescale=False)
+        logits, deltas, priors = _dense(model.bbox_head, maps)
+        boxes = model.bbox_head.bbox_coder.decode(priors, deltas, max_shape=shape)
+        candidates = boxes[:, None]
+    else:
+        proposals = model.rpn_head.predict(maps, samples, rescale=False)
+        (found,) = roi_head.predict_bbox(
+            maps, metas, proposals, roi_head.test_cfg, rescale=False
+        )
+        boxes = proposals[0].bboxes
+        regions = torch.cat([boxes.new_zeros(len(boxes), 1), boxes], 1)
+        logits, candidates = _region_boxes(roi_head, maps, regions, shape)
+    kept = found.scores >= score
+    labels, boxes = found.labels[kept], found.bboxes[kept]
+    scores = logits.sigmoid() if _is_sigmoid(model) else logits.softmax(1)
+    rows = [
+        _row(
+            candidates[:, min(int(label), candidates.shape[1] - 1)],
+            box,
+            scores[:, label],
+        )
+        for box, label in zip(boxes, labels, strict=True)
+    ]
+    areas = (boxes[:, 2:] - boxes[:, :2]).clamp(min=1).prod(1)
+    return Traced(
+        torch.tensor(rows, device=labels.device).long(), labels, areas, regions
+    )
+
+
+def log_odds(model: Any, maps: Maps, traced: Traced) -> Tensor:
+    """Return the log-odds of traced detections as a function of the maps.
+
+    Returns:
+        (n,) in the order of ``traced``.
+    """
+    if traced.regions is None:
+        logits, _, _ = _dense(model.bbox_head, maps)
+    else:
+        logits = model.roi_head._bbox_forward(maps, traced.regions)['cls_score']
+    return _odds(logits[traced.rows], traced.labels, _is_sigmoid(model))
+
+
+def _is_sigmoid(model: Any) -> bool:
+    one_stage = getattr(model, 'roi_head', None) is None
+    return one_stage and bool(model.bbox_head.use_sigmoid_cls)
+
+
+def _odds(logits: Tensor, labels: Tensor, sigmoid: bool) -> Tensor:
+    """Return log p / (1 - p) of one class a row.
+
+    Args:
+        logits: (n, classes), and the background for a softmax.
+        labels: (n,).
+        sigmoid: True for a sigmoid, False for a softmax.
+    """
+    own = logits.gather(1, labels[:, None])
+    if sigmoid:
+        return own[:, 0]
+    itself = torch.zeros_like(logits, dtype=torch.bool).scatter(1, labels[:, None], 1)
+    return own[:, 0] - logits.masked_fill(itself, -torch.inf).logsumexp(1)
+
+
+def _dense(head: Any, maps: Maps) -> tuple[Tensor, Tensor, Tensor]:
+    """Return scores (m, classes), box deltas (m, 4) and priors of all levels."""
+    scores, deltas, *_ = head(maps)
+    sizes = [one.shape[-2:] for one in scores]
+    priors = head.prior_generator.grid_priors(
+        sizes, dtype=scores[0].dtype, device=scores[0].device
+    )
+    channels, width = head.cls_out_channels, head.bbox_coder.encode_size
+    logits = [one[0].permute(1, 2, 0).reshape(-1, channels) for one in scores]
+    boxes = [one[0].permute(1, 2, 0).reshape(-1, width) for one in deltas]
+    return torch.cat(logits), torch.cat(boxes), torch.cat(priors)
+
+
+def _region_boxes(
+    roi_head: Any, maps: Maps, regions: Tensor, shape: tuple[int, int]
+) -> tuple[Tensor, Tensor]:
+    """Return scores (m, classes + 1) and boxes (m, classes or 1, 4) of regions."""
+    head = roi_head.bbox_head
+    result = roi_head._bbox_forward(maps, regions)
+    each = 1 if head.reg_class_agnostic else head.num_classes
+    boxes = head.bbox_coder.decode(
+        regions[:, 1:].repeat_interleave(each, 0),
+        result['bbox_pred'].reshape(-1, head.bbox_coder.encode_size),
+        max_shape=shape,
+    )
+    return result['cls_score'], boxes.reshape(len(regions), each, 4)
+
+
+def _row(candidates: Tensor, box: Tensor, scores: Tensor) -> int:
+    """Return the row of a box; of equal boxes the surest, which NMS keeps."""
+    distance = (candidates - box).abs().amax(1)
+    nearest = float(distance.min())
+    if nearest > _BOX_TOLERANCE:
+        raise UserError(
+            'a CAM of this detector is not known here: its boxes are not those of its '
+            f'head (the nearest is {nearest:.2f} px off).'
+        )
+    return int(scores.masked_fill(distance > nearest, -torch.inf).argmax())
+
+
+def _spread(cells: Tensor, shape: tuple[int, int]) -> Tensor:
+    """Enlarge (1, h, w) to (1, H, W), the sum staying the same."""
+    ratio = cells.shape[1] * cells.shape[2] / (shape[0] * shape[1])
+    large = functional.interpolate(
+        cells[None], size=tuple(shape), mode='bilinear', align_corners=False
+    )
+    return large[0] * ratio
+
+
+def _to_image(
+    spread: Tensor, shape: tuple[int, int], size: tuple[int, int]
+) -> npt.NDArray[np.float32]:
+    """Cut the padding off, resize to the image, and scale to 0-1."""
+    inside = spread[:, : shape[0], : shape[1]].clamp(min=0)
+    resized = functional.interpolate(
+        inside[None].float(), size=size, mode='bilinear', align_corners=False
+    )[0, 0]
+    largest = resized.max()
+    if not torch.isfinite(largest) or largest <= 0:
+        return np.zeros(size, np.float32)
+    result: npt.NDArray[np.float32] = (resized / largest).cpu().numpy()
+    return result

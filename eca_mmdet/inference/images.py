@@ -1,0 +1,68 @@
+"""Images in every form that a user has them in, as mmdet's loading sees them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from eca_mmdet.errors import UserError
+
+Array = npt.NDArray[Any]
+
+
+def to_rgb(image: Any) -> Array:
+    """Return an array or a PIL image as OpenCV reads its file: 8 bits, three colours.
+
+    Grey is repeated, an alpha channel is dropped without mixing, of 16 bits the upper
+    eight stay, and a PIL image is turned as its EXIF data say.
+
+    Args:
+        image: (H, W), (H, W, 1), (H, W, 3) RGB or (H, W, 4) RGBA of uint8 or uint16;
+            or a PIL image.
+
+    Returns:
+        (H, W, 3) uint8, RGB.
+
+    Raises:
+        UserError: it is of another form.
+    """
+    if not isinstance(image, np.ndarray):
+        image = _from_pil(image)
+    if image.ndim == 2:
+        image = image[..., None]
+    if image.ndim != 3 or image.shape[2] not in (1, 3, 4) or not image.size:
+        raise UserError(
+            'an image is an array (H, W), (H, W, 3) in the order RGB, or (H, W, 4); '
+            f'got one of shape {image.shape}.'
+        )
+    if image.dtype == np.uint16:
+        image = (image >> 8).astype(np.uint8)
+    if image.dtype != np.uint8:
+        raise UserError(
+            f'an image is an array of uint8 (0-255) or uint16; got {image.dtype}. One '
+            'of floats from 0 to 1: (255 * image).round().astype(numpy.uint8).'
+        )
+    image = image[..., :3]
+    if image.shape[2] == 1:
+        image = image.repeat(3, axis=2)
+    return np.ascontiguousarray(image)
+
+
+def _from_pil(image: Any) -> Array:
+    from PIL import Image, ImageOps
+
+    if not isinstance(image, Image.Image):
+        raise UserError(
+            'an image is a path, a numpy array or a PIL image; got a '
+            f'{type(image).__name__}.'
+        )
+    image = ImageOps.exif_transpose(image)
+    if image.mode == 'F':
+        raise UserError(
+            'a PIL image of floats (mode F) has no known range; convert it to L or RGB.'
+        )
+    if image.mode.startswith('I'):  # 16 bits; older releases of PIL say I for them
+        return np.asarray(image).clip(0, 65535).astype(np.uint16)
+    return np.asarray(image.convert('RGB'))

@@ -1,0 +1,177 @@
+"""Images of a folder, and videos in and out."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from eca_mmdet.errors import UserError
+
+Array = npt.NDArray[Any]
+
+IMAGES = frozenset(
+    '.bmp .dib .jp2 .jpe .jpeg .jpg .pbm .pgm .png .pnm .ppm .tif .tiff .webp'.split()
+)
+VIDEOS = frozenset(
+    '.3gp .avi .flv .m4v .mjpeg .mkv .mov .mp4 .mpeg .mpg .ogv .ts .webm .wmv'.split()
+)
+_WRITTEN = ('.png', '.jpg', '.jpeg')
+_USUAL_RATE = 25.0
+
+
+def is_video(path: Path) -> bool:
+    """Tell by the ending of a name."""
+    return path.suffix.lower() in VIDEOS
+
+
+def find_images(source: Path) -> list[str]:
+    """Return the images of a folder and its subfolders, sorted; or the one file.
+
+    Hidden files and folders are passed over, and links to folders are not followed.
+
+    Args:
+        source: a folder or an image.
+
+    Returns:
+        Names relative to the folder, or to that of the file.
+
+    Raises:
+        UserError: there is none.
+    """
+    if not source.is_dir():
+        if not source.exists():
+            raise UserError(
+                f'{source} does not exist; an image, a folder of images or a video is '
+                'expected.'
+            )
+        return [source.name]
+    names = []
+    for folder, below, files in os.walk(source):
+        below[:] = [one for one in below if not one.startswith('.')]
+        names += [
+            Path(folder, one).relative_to(source).as_posix()
+            for one in files
+            if not one.startswith('.') and Path(one).suffix.lower() in IMAGES
+        ]
+    if not names:
+        raise UserError(
+            f'{source} has no image in it, nor has a folder below it. Looked for: '
+            f'{" ".join(sorted(IMAGES))}. (A video is given by its own path.)'
+        )
+    return sorted(names)
+
+
+def picture_name(name: str, taken: set[str]) -> str:
+    """Choose the name of a drawn image, and add it to those that are taken.
+
+    Args:
+        name: of the image, relative; PNG and JPEG keep theirs, others become PNG.
+        taken: names that were chosen before.
+    """
+    path = Path(name)
+    if path.suffix.lower() not in _WRITTEN:
+        path = path.with_name(f'{path.name}.png')
+    tries = [path] + [
+        path.with_name(f'{path.stem}-{index}{path.suffix}')
+        for index in range(2, len(taken) + 3)
+    ]
+    chosen = next(one.as_posix() for one in tries if one.as_posix() not in taken)
+    taken.add(chosen)
+    return chosen
+
+
+class Video:
+    """The frames of a video, one at a time.
+
+    Attributes:
+        rate: frames a second.
+        count: of frames, as the file says; 0 where it does not.
+        seen: frames that were read.
+
+    Args:
+        path: of the file.
+        every: 1 for all frames, 2 for every second one, ...
+
+    Raises:
+        UserError: it is not there, or no video that OpenCV reads.
+    """
+
+    def __init__(self, path: Path, every: int = 1) -> None:
+        import cv2
+
+        if not path.is_file():
+            raise UserError(f'{path} does not exist; a video file is expected.')
+        self.path, self.every, self.seen = path, every, 0
+        self._capture = cv2.VideoCapture(str(path))
+        if not self._capture.isOpened() or not self._capture.grab():
+            raise UserError(
+                f'{path} is not a video that OpenCV reads: not one frame of it.'
+            )
+        rate = float(self._capture.get(cv2.CAP_PROP_FPS))
+        count = float(self._capture.get(cv2.CAP_PROP_FRAME_COUNT))
+        self.rate = rate if math.isfinite(rate) and rate > 0 else _USUAL_RATE
+        self.count = int(count) if math.isfinite(count) and count > 0 else 0
+
+    def __iter__(self) -> Iterator[tuple[int, Array]]:
+        """Yield numbers from 0 and (H, W, 3) uint8 RGB frames."""
+        grabbed = True  # the first, when the file was opened
+        while grabbed:
+            if self.seen % self.every == 0:
+                known, frame = self._capture.retrieve()
+                if not known:
+                    return
+                yield self.seen, np.ascontiguousarray(frame[..., ::-1])
+            self.seen += 1
+            grabbed = self._capture.grab()
+
+    def close(self) -> None:
+        """Let go of the file."""
+        self._capture.release()
+
+
+class VideoFile:
+    """A video that is written frame by frame; it can be played whenever it is closed.
+
+    Args:
+        path: without an ending; ``.mp4`` is added, or ``.avi`` where OpenCV has no
+            encoder for that.
+        rate: frames a second.
+    """
+
+    def __init__(self, path: Path, rate: float) -> None:
+        self.path, self._rate = path, rate
+        self._writer: Any = None
+
+    def add(self, frame: Array) -> None:
+        """Append a frame, (H, W, 3) uint8 RGB; all are of the size of the first.
+
+        Raises:
+            UserError: OpenCV writes no video here.
+        """
+        if self._writer is None:
+            self._open((frame.shape[1], frame.shape[0]))
+        self._writer.write(np.ascontiguousarray(frame[..., ::-1]))
+
+    def _open(self, size: tuple[int, int]) -> None:
+        import cv2
+
+        for suffix, code in (('.mp4', 'mp4v'), ('.avi', 'MJPG')):
+            path = self.path.with_name(self.path.name + suffix)
+            writer = cv2.VideoWriter(
+                str(path), cv2.VideoWriter.fourcc(*code), self._rate, size
+            )
+            if writer.isOpened():
+                self.path, self._writer = path, writer
+                return
+        raise UserError(f'OpenCV cannot write a video to {self.path.parent}.')
+
+    def close(self) -> None:
+        """Finish the file."""
+        if self._writer is not None:
+            self._writer.release()

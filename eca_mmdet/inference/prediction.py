@@ -1,0 +1,209 @@
+"""What a detector finds in one image."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from eca_mmdet.errors import MissingPackageError, UserError
+
+Array = npt.NDArray[Any]
+
+SHOWN_FROM = 0.3
+"""Score from which objects are drawn, unless told otherwise."""
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The n objects found in one image, the surest first.
+
+    Attributes:
+        boxes: (n, 4) float32 x1, y1, x2, y2 in pixels of ``image``.
+        scores: (n,) float32, 0-1, descending.
+        labels: (n,) int64, positions in ``classes``.
+        masks: (n, H, W) bool; None where the detector gives boxes alone.
+        classes: names by label.
+        image: (H, W, 3) uint8, RGB, as the detector saw it: turned as EXIF data say.
+        path: of the image; None where an array was given.
+    """
+
+    boxes: Array
+    scores: Array
+    labels: Array
+    masks: Array | None
+    classes: tuple[str, ...]
+    image: Array
+    path: str | None = None
+
+    def __post_init__(self) -> None:
+        order = np.argsort(-self.scores, kind='stable')
+        if (order != np.arange(len(order))).any():
+            for name, value in self._columns().items():
+                object.__setattr__(self, name, value[order])
+
+    def __len__(self) -> int:
+        return len(self.scores)
+
+    def __repr__(self) -> str:
+        height, width = self.image.shape[:2]
+        masks = '' if self.masks is None else ' with masks'
+        where = '' if self.path is None else f' {self.path}'
+        return f'<Prediction{where} {width}x{height}: {len(self)} objects{masks}>'
+
+    @property
+    def names(self) -> list[str]:
+        """The n names of the classes."""
+        return [self.classes[label] for label in self.labels]
+
+    def above(self, score: float) -> Prediction:
+        """Return the objects of at least a score."""
+        kept = self.scores >= score
+        columns: dict[str, Any] = {
+            name: value[kept] for name, value in self._columns().items()
+        }
+        return dataclasses.replace(self, **columns)
+
+    def _columns(self) -> dict[str, Array]:
+        names = ('boxes', 'scores', 'labels', 'masks')
+        values = {name: getattr(self, name) for name in names}
+        return {name: value for name, value in values.items() if value is not None}
+
+    def to_coco(
+        self, image_id: int | str = 0, category_ids: Sequence[int] | None = None
+    ) -> list[dict[str, Any]]:
+        """Return COCO result entries, for ``json.dump`` and pycocotools' ``loadRes``.
+
+        Boxes become x, y, width, height. Masks become compressed RLE with text counts.
+
+        Args:
+            image_id: of the image in the annotation file.
+            category_ids: by label. Without, a category's id is its label + 1, which is
+                right for files that number their categories 1, 2, 3, ...; COCO's own
+                have gaps.
+
+        Raises:
+            UserError: there are fewer ids than classes.
+        """
+        count = len(self.classes)
+        ids = range(1, count + 1) if category_ids is None else category_ids
+        ids = [int(one) for one in ids]
+        if len(ids) != len(self.classes):
+            raise UserError(
+                f'category_ids must be {len(self.classes)} ids, one for each of '
+                f'{", ".join(self.classes)}; got {len(ids)}.'
+            )
+        x1, y1, x2, y2 = self.boxes.astype(np.float64).T
+        boxes = np.stack([x1, y1, x2 - x1, y2 - y1], 1)
+        entries: list[dict[str, Any]] = [
+            {
+                'image_id': image_id,
+                'category_id': ids[label],
+                'bbox': box,
+                'score': score,
+            }
+            for box, score, label in zip(
+                boxes.tolist(), self.scores.tolist(), self.labels.tolist(), strict=True
+            )
+        ]
+        if self.masks is not None:
+            for entry, mask in zip(entries, self.masks, strict=True):
+                entry['segmentation'] = _rle(mask)
+        return entries
+
+    def to_supervision(self) -> Any:
+        """Return ``supervision.Detections``, the names in ``data['class_name']``.
+
+        Raises:
+            MissingPackageError: supervision is not installed.
+        """
+        try:
+            import supervision
+        except ImportError as error:
+            raise MissingPackageError(
+                'to_supervision() needs the package supervision: pip install '
+                'supervision'
+            ) from error
+        return supervision.Detections(
+            xyxy=self.boxes.reshape(-1, 4),
+            mask=self.masks,
+            confidence=self.scores,
+            class_id=self.labels,
+            data={'class_name': np.array(self.names, dtype=str)},
+        )
+
+    def plot(self, score: float = SHOWN_FROM) -> Picture:
+        """Draw the objects of at least a score; a notebook shows what is returned.
+
+        Returns:
+            (H, W, 3) uint8, RGB.
+        """
+        from eca_mmdet.inference.drawing import draw_objects
+
+        kept = self.above(score)
+        pairs = zip(kept.names, kept.scores, strict=True)
+        texts = [f'{name} {value:.2f}' for name, value in pairs]
+        drawn = draw_objects(self.image, kept.boxes, kept.labels, texts, kept.masks)
+        return drawn.view(Picture)
+
+    def _repr_png_(self) -> bytes:
+        return self.plot()._repr_png_() or b''
+
+
+class Picture(np.ndarray):  # type: ignore[type-arg]
+    """An image array that notebooks show as a picture: (H, W, 3) uint8, RGB."""
+
+    def _repr_png_(self) -> bytes | None:
+        if self.ndim != 3 or self.shape[2] != 3 or not self.size:
+            return None  # a slice of a picture is an array as any other
+        return encode(np.asarray(self), '.png')
+
+    def save(self, path: str | Path) -> None:
+        """Write the picture; the ending of ``path`` chooses the format.
+
+        Raises:
+            UserError: the ending is of no image format, or the file is there.
+        """
+        from eca_mmdet.atomic import whole_file
+
+        path = Path(path)
+        raw = encode(np.asarray(self), path.suffix)
+        if path.exists():
+            raise UserError(f'{path} exists, and nothing is overwritten.')
+        with whole_file(path) as partial:
+            partial.write_bytes(raw)
+
+
+def encode(image: Array, suffix: str) -> bytes:
+    """Return an RGB image as the bytes of a file.
+
+    Args:
+        image: (H, W, 3) uint8.
+        suffix: of the format, as '.png'.
+
+    Raises:
+        UserError: OpenCV writes no such format.
+    """
+    import cv2
+
+    options = [cv2.IMWRITE_JPEG_QUALITY, 95] if suffix.lower()[:3] == '.jp' else []
+    try:
+        _, raw = cv2.imencode(suffix, np.ascontiguousarray(image[..., ::-1]), options)
+    except cv2.error as error:
+        raise UserError(
+            f'OpenCV writes no images of the format {suffix!r}; .png and .jpg it does.'
+        ) from error
+    return bytes(raw)
+
+
+def _rle(mask: Array) -> dict[str, Any]:
+    from pycocotools import mask as api
+
+    coded = api.encode(np.asfortranarray(mask, dtype=np.uint8))
+    size = [int(side) for side in coded['size']]
+    return {'size': size, 'counts': coded['counts'].decode()}

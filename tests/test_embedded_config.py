@@ -1,0 +1,328 @@
+"""A checkpoint's config: read as values; nothing in it is run or imported."""
+
+import math
+import os
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from eca_mmdet.errors import UserError
+from eca_mmdet.inference import checkpoint
+from eca_mmdet.inference.embedded_config import (
+    parse_config,
+    registered,
+    require_registered,
+)
+from tests import detectors
+
+MODEL = "model = dict(type='RetinaNet', backbone=dict({}))"
+
+
+def parse(text):
+    return parse_config(text, 'the file')
+
+
+@pytest.mark.parametrize(
+    ('text', 'value'),
+    [
+        ('dict(a=1, b=[2.5, None, True])', {'a': 1, 'b': [2.5, None, True]}),
+        ("dict({'a-b': 1, 2: 'x'}, c=())", {'a-b': 1, 2: 'x', 'c': ()}),
+        ("dict(a=1, **{'b-c': 2})", {'a': 1, 'b-c': 2}),
+        ("{'a': {1, 2}}", {'a': {1, 2}}),
+        ('-1', -1),
+        ('-1e-4', -1e-4),
+        ('(-2, (3, ))', (-2, (3,))),
+        ("'龍\\n'", '龍\n'),
+        ('-inf', -math.inf),
+        ('1 + 2j', 1 + 2j),
+    ],
+)
+def test_literals_and_dict_calls_are_read(text, value):
+    assert parse(f'a = {text}') == {'a': value}
+
+
+def test_not_a_number_is_read():
+    assert math.isnan(parse('a = nan')['a'])
+
+
+@pytest.mark.parametrize(
+    'text',
+    [
+        "__import__('os').system('touch ran')",
+        "open('ran', 'w')",
+        "dict.fromkeys('ab')",
+        "(lambda: open('ran', 'w'))()",
+        "[open('ran', 'w') for _ in range(1)]",
+        "{k: open('ran', 'w') for k in 'a'}",
+        "f'{open(chr(114), chr(119))}'",
+        '[*(1, 2)]',
+        "{**{'a': 1}}",
+        'dict(**[1])',
+        "dict(**'ab')",
+        'dict([(1, 2)])',
+        'dict(dict)',
+        '10 ** 9',
+        "'a' * 10 ** 9",
+        '1 << 99',
+        '9' * 5000,
+        'a',
+        'os.environ',
+        'a[0]',
+        'a.b',
+        '(a := 1)',
+        '1 if 2 else 3',
+        '{[]: 1}',
+        '{[1]}',
+        "-'a'",
+        '-{}',
+        '...x',
+        '[' * 500 + ']' * 500,
+        '-' * 5000 + '1',
+        '+'.join(['1'] * 50_000),
+        'dict(a=' * 150 + '1' + ')' * 150 + '\x00',
+    ],
+)
+def test_anything_else_is_refused_and_not_run(text, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match='the file is not plain values'):
+        parse(f'b = {text}')
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    'text',
+    [
+        'import os',
+        'from os import system',
+        'class A: pass',
+        'def f(): pass',
+        'a += 1',
+        'a = b = 1',
+        'a, b = 1, 2',
+        'a.b = 1',
+        'a[0] = 1',
+        "print('x')",
+        'if 1: a = 2',
+        'a: int = 1',
+        'del a',
+        'model = dict(',
+    ],
+)
+def test_only_assignments_are_read(text):
+    with pytest.raises(UserError, match='not plain values'):
+        parse(text)
+
+
+def test_text_of_absurd_length_is_not_parsed():
+    with pytest.raises(UserError, match='letters'):
+        parse('a = 1\n' * 400_000)
+
+
+def test_escapes_in_strings_make_no_noise(recwarn):
+    assert parse(r"a = '\d'") == {'a': r'\d'}
+    assert not recwarn.list
+
+
+@pytest.mark.parametrize(
+    'text',
+    [
+        "custom_imports = dict(imports=['os'])",
+        "custom_imports = dict(imports=['eca_mmdet', 'evil'])",
+        "custom_imports = dict(imports='eca_mmdet.evil')",
+        "custom_imports = 'evil'",
+        "custom_imports = ['evil']",
+        'custom_imports = 5',
+    ],
+)
+def test_imports_are_refused(text):
+    with pytest.raises(UserError, match='imports'):
+        parse(text)
+
+
+def test_our_own_import_is_allowed():
+    parse("custom_imports = dict(imports=['eca_mmdet'], allow_failed_imports=False)")
+
+
+@pytest.mark.parametrize('scope', ["'evil'", '5', 'None'])
+def test_other_scopes_are_refused(scope):
+    with pytest.raises(UserError, match='not for mmdet'):
+        parse(f'model = dict(a=[dict(_scope_={scope})])')
+
+
+@pytest.mark.parametrize(
+    'name',
+    [
+        'subprocess.Popen',
+        'os.system',
+        'mmengine.dump',  # writes a file
+        'mmdet.registry',
+        'mmdet.apis.inference_detector',
+        'antigravity',  # a module of Python that opens a web page
+        'exec',
+        'ResNet ',
+        'ResNet\n',
+        'mmpretrain.ResNet',
+        'LoadImageFromFile',  # registered, but no part of a model
+        'CameraMotionCompensation',  # evaluates its warp_mode
+        'StrongSORTTracker',
+        'BertModel',
+        '',
+        '__import__("os")',
+    ],
+)
+@pytest.mark.parametrize('place', ['model = {}', 'model = dict(a=[(dict(b={}),)])'])
+def test_unknown_parts_of_a_model_are_refused(name, place, mmdet_ready):
+    before = set(sys.modules)
+    with pytest.raises(UserError, match='no part of an image detector'):
+        require_registered(parse(place.format(f'dict(type={name!r})')), 'the file')
+    assert set(sys.modules) == before
+
+
+@pytest.mark.parametrize('name', ['mmengine.dump', 'ResNet', 'RandomLoadText'])
+def test_unknown_parts_of_the_test_pipeline_are_refused(name, mmdet_ready):
+    text = f'dict(pipeline=[dict(type={name!r})])'
+    text = f'test_dataloader = dict(dataset=dict(datasets=[{text}]))'
+    with pytest.raises(UserError, match='no part of an image detector'):
+        require_registered(parse(text), 'the file')
+
+
+@pytest.mark.openmmlab
+def test_shipped_configs_are_read_as_they_are(mmdet_ready):
+    from mmengine.config import Config
+
+    from eca_mmdet.paths import config_root
+
+    paths = [
+        config_root() / 'demo' / 'retinanet_eca-r18-w16_fpn_shapes.py',
+        sorted((config_root() / 'mask_rcnn').glob('*eca-r50*coco.py'))[0],
+    ]
+    for path in paths:
+        cfg = Config.fromfile(str(path))
+        values = parse(cfg.pretty_text)
+        assert values == cfg._cfg_dict.to_dict(), path
+        checkpoint._forget_starts(values['model'])
+        require_registered(values, 'the file')
+
+
+def test_a_class_is_found_without_importing(mmdet_ready):
+    from mmdet.models import ResNet
+
+    assert registered('ResNet', 'MODELS') is registered('mmdet.ResNet', 'MODELS')
+    assert registered('ResNet', 'MODELS') is ResNet
+    for name in ('antigravity', 'mmdet.models', None, 5, ''):
+        assert registered(name, 'MODELS') is None
+    assert 'antigravity' not in sys.modules
+
+
+@pytest.fixture(scope='module')
+def trained(mmdet_ready, shapes, tmp_path_factory):
+    path = tmp_path_factory.mktemp('trained') / 'mask.pth'
+    return detectors.save(path, 'faster', shapes)
+
+
+@pytest.fixture
+def changed(trained, tmp_path):
+    """Write the checkpoint with another meta, and return its path."""
+    content = torch.load(trained, weights_only=True)
+
+    def write(**meta):
+        path = tmp_path / 'changed.pth'
+        kept = {k: v for k, v in (content['meta'] | meta).items() if v is not None}
+        torch.save(content | {'meta': kept}, path)
+        return str(path)
+
+    write.cfg = content['meta']['cfg']
+    return write
+
+
+@pytest.mark.openmmlab
+def test_detector_has_the_tensors_and_names_of_the_file(trained):
+    found = checkpoint.load_detector(str(trained), device='cpu')
+    state = torch.load(trained, weights_only=True)['state_dict']
+    assert found.classes == detectors.CLASSES and not found.model.training
+    for name, tensor in found.model.state_dict().items():
+        np.testing.assert_array_equal(tensor.numpy(), state[name].numpy())
+
+
+@pytest.mark.parametrize(
+    ('meta', 'message'),
+    [
+        (dict(cfg=None), 'has no config in it'),
+        (dict(cfg=''), 'has no config in it'),
+        (dict(cfg=5), 'has no config in it'),
+        (dict(cfg='a = 1'), 'has no model'),
+        (dict(cfg="model = 'x'"), 'has no model'),
+        (dict(cfg="text = 'x'\nmodel = dict()"), 'none that mmengine reads'),
+        (dict(cfg='model = dict()'), 'cannot be built'),
+        (dict(cfg="model = dict(type='ResNet', depth=7)"), 'cannot be built'),
+        (dict(cfg="model = dict(type='ResNet', depth=50)"), 'not a checkpoint of'),
+        (dict(dataset_meta=dict(classes=('a', 'b'))), 'names 2 classes'),
+        (dict(dataset_meta=dict(classes='abc')), 'names 1 classes'),
+        (dict(dataset_meta=dict(classes=('a', 'b', 3))), 'does not name its classes'),
+        (dict(dataset_meta=dict(classes={'a': 1})), 'does not name its classes'),
+    ],
+)
+def test_what_a_checkpoint_lacks_is_said(meta, message, changed):
+    with pytest.raises(UserError, match=message):
+        checkpoint.load_detector(changed(**meta), device='cpu')
+
+
+@pytest.mark.parametrize(
+    'data', [None, 5, {}, {'classes': ()}, {'classes': None}, {'CLASSES': ('x',)}]
+)
+def test_names_come_from_the_config_then(data, changed):
+    path = changed(dataset_meta=data)
+    assert checkpoint.load_detector(path, device='cpu').classes == detectors.CLASSES
+
+
+@pytest.mark.parametrize(
+    ('dataset', 'expected'),
+    [
+        ("dict(type='CityscapesDataset')", 'person'),
+        ("dict(type='RepeatDataset', dataset=dict(type='VOCDataset'))", 'aeroplane'),
+        ("dict(type='ConcatDataset', datasets=[dict(type='CocoDataset')])", 'person'),
+    ],
+)
+def test_names_come_from_the_data_set_at_last(dataset, expected, mmdet_ready):
+    from eca_mmdet.weights.files import WeightFile
+
+    cfg = parse(f'test_dataloader = dict(dataset={dataset})')
+    names = checkpoint.class_names(WeightFile('x', {}, 'PyTorch'), cfg)
+    assert names[0] == expected
+
+
+@pytest.mark.parametrize(
+    'loader', ['None', '5', 'dict(dataset=5)', "dict(dataset=dict(type='antigravity'))"]
+)
+def test_names_that_nobody_knows(loader, mmdet_ready):
+    from eca_mmdet.weights.files import WeightFile
+
+    cfg = parse(f'test_dataloader = {loader}')
+    with pytest.raises(UserError, match='does not name its classes'):
+        checkpoint.class_names(WeightFile('x', {}, 'PyTorch'), cfg)
+    assert 'antigravity' not in sys.modules
+
+
+def test_weights_alone_need_a_config_by_name(trained, shapes, tmp_path):
+    cfg, model = detectors.build('faster', shapes)
+    path = tmp_path / 'bare.pth'
+    torch.save(model.state_dict(), path)
+    with pytest.raises(UserError, match='--config NAME'):
+        checkpoint.load_detector(str(path), device='cpu')
+    cfg.dump(str(tmp_path / 'mine.py'))
+    found = checkpoint.load_detector(str(path), str(tmp_path / 'mine.py'), 'cpu')
+    assert found.classes == detectors.CLASSES
+
+
+def test_device_that_is_not_there(trained):
+    with pytest.raises(UserError, match="device 'warp:9' cannot be used"):
+        checkpoint.load_detector(str(trained), device='warp:9')
+
+
+def test_files_that_parts_would_start_from_are_not_looked_for(changed):
+    start = "init_cfg=dict(type='Pretrained', checkpoint='/nowhere.pth')"
+    text = changed.cfg.replace('init_cfg=None', start)
+    assert start in text
+    checkpoint.load_detector(changed(cfg=text), device='cpu')
