@@ -148,11 +148,11 @@ def test_dark_mode_has_colours_of_its_own_that_can_be_read(browser, pages):
             assert contrast(ground, text) > 4.5
     assert luminance(found[False][0]) > 0.9 > 0.1 > luminance(found[True][0])
     assert found[False][1] != found[True][1]
-    browser.scheme(dark=False)  # while it is open
+    browser.show(dark=False)  # while it is open
     colours = [one['colour'] for one in drawn(browser, page)['train-loss']['sets']]
     assert colours == found[False][1]
     browser.open(page, dark=True)
-    browser.screenshot('report-two-dark.png')
+    browser.screenshot('report-two-dark.png', dark=True)
 
 
 @pytest.mark.parametrize('name', ['one', 'two'])
@@ -177,11 +177,10 @@ def test_nothing_is_wider_than_a_narrow_window(browser, pages, name, width):
 def test_on_paper_it_is_light_and_whole(browser, pages):
     page = pages[0] / 'two.html'
     browser.open(page, dark=True)
-    browser.print_media(True)
+    browser.show(dark=True, media='print')
     ground = browser.run('return getComputedStyle(document.body).backgroundColor')
     assert luminance(ground) > 0.9
     light = [one['colour'] for one in drawn(browser, page)['train-loss']['sets']]
-    browser.print_media(False)
     browser.open(page, dark=False)
     assert light == [
         one['colour'] for one in drawn(browser, page)['train-loss']['sets']

@@ -23,6 +23,7 @@ ERRORS = {
     'Bkg': 'nothing is there',
     'Miss': 'missed',
 }
+_UNIT_SQUARE = {'top': 1, 'zero': True, 'right': 1}
 _TABLED_CLASSES = 40
 """Confusion matrices of up to so many classes have their numbers in the cells."""
 _MATRIX_CLASSES = 120
@@ -121,7 +122,7 @@ def precision_charts(runs: Sequence[Run]) -> list[Chart]:
         if lines:
             title = f'Precision and recall, {title_of(task)}'
             chart = line_chart(f'pr-{task}', title, 'recall', 'precision', lines)
-            charts.append({**chart, 'top': 1, 'left': 0, 'right': 1})
+            charts.append({**chart, **_UNIT_SQUARE})
     return charts
 
 
@@ -235,8 +236,7 @@ def calibration_charts(runs: Sequence[Run]) -> list[Chart]:
                 'share of right detections',
                 lines,
             )
-            edges = {'top': 1, 'left': 0, 'right': 1}
-            charts.append({**chart, **edges, 'marks': True, 'diagonal': True})
+            charts.append({**chart, **_UNIT_SQUARE, 'marks': True, 'diagonal': True})
     return charts
 
 
