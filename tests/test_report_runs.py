@@ -2,6 +2,7 @@
 
 import json
 import math
+import subprocess
 
 import pytest
 
@@ -9,6 +10,7 @@ from eca_mmdet.errors import UserError
 from eca_mmdet.report.charts import MOST_POINTS, line
 from eca_mmdet.report.page import render_page
 from eca_mmdet.report.run import read_run
+from tests.conftest import PYTHON
 from tests.report_runs import STAMP, Page, losses, measured, write_run
 
 
@@ -276,6 +278,29 @@ def test_runs_are_named_by_as_much_of_the_path_as_it_takes(tmp_path, shapes, com
     assert command('report', *folders, '--out', out, '--no-model', *words)[0] == 0
     heads = Page(out.read_text()).table(class_='numbers', task='bbox')[0]
     assert heads[1:] == ['new', 'old']
+
+
+WITHOUT_MMDET = """
+import sys
+class Nothing:
+    def find_spec(self, name, path=None, target=None):
+        if name.split('.')[0] in ('mmdet', 'mmengine', 'mmcv', 'torch'):
+            raise ImportError(name)
+sys.meta_path.insert(0, Nothing())
+from eca_mmdet.cli import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def test_a_page_without_the_detector_needs_no_mmdet(tmp_path, shapes):
+    write_run(tmp_path / 'run', shapes)
+    words = ['report', str(tmp_path / 'run'), '--no-model']
+    words += ['--images', str(shapes / 'val')]
+    done = subprocess.run(
+        [PYTHON, '-c', WITHOUT_MMDET, *words], capture_output=True, text=True
+    )
+    assert (done.returncode, done.stdout[:6]) == (0, 'page: '), done.stderr
+    assert Page((tmp_path / 'run' / 'report.html').read_text()).images
 
 
 def test_long_lines_keep_their_spikes():
