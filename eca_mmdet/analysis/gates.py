@@ -86,6 +86,11 @@ def measure_gates(
     if not gates:
         raise UserError(_no_gates(detector))
     heard = gate_values(detector, gates, images, progress)
+    if not heard:
+        raise UserError(
+            f'{detector.path} has gates ({next(iter(gates))}, ...), and its backbone '
+            'and neck run none of them.'
+        )
     counts = class_counts(classes_of or ())
     of_class = {
         name: np.array([name in one for one in classes_of or ()], bool)
