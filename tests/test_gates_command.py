@@ -123,6 +123,8 @@ def test_an_image_taken_before_is_no_turn(write, tmp_path):
 
 def test_images_of_a_folder(data):
     folder = str(data.parent / 'images')
+    (data.parent / 'images' / '3.jpg').mkdir()
+    (data.parent / 'images' / 'notes.txt').touch()
     found = choose_images(folder, limit=3)
     assert (names(found), found.classes_of) == ([0, 2, 4], None)
     assert names(choose_images(folder, limit=7)) == list(range(6))
