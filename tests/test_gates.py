@@ -7,56 +7,22 @@ import numpy as np
 import pytest
 import torch
 
-from eca_mmdet.errors import UserError
 from eca_mmdet.mechanisms import MECHANISMS, find_mechanism
-from tests.attention_cases import expected, randomise
+from tests.attention_cases import expected
+from tests.gate_detectors import build, gates_of, write_images
 
+pytestmark = pytest.mark.usefixtures('mmdet_ready')
+
+# Those that are left out differ from se-var3 in their factors alone.
+ALIKE = ('se-var2', 'se-gc1', 'se-gc2', 'se-gc3')
 ADDING = ('gc', 'nl', 'a2')
-GATES = tuple(one.key for one in MECHANISMS if one.key not in ADDING)
+GATES = tuple(one.key for one in MECHANISMS if one.key not in (*ADDING, *ALIKE))
 MEAN, STD = np.array([123.675, 116.28, 103.53]), np.array([58.395, 57.12, 57.375])
 
 
 @pytest.fixture(scope='module')
 def images(tmp_path_factory):
-    """Noise with a bright corner; the second is not square."""
-    folder = tmp_path_factory.mktemp('images')
-    random = np.random.default_rng(0)
-    for name, (height, width) in {'a': (96, 96), 'b': (48, 96), 'c': (80, 50)}.items():
-        image = random.integers(0, 120, (height, width, 3), dtype=np.uint8)
-        image[:20, :30, 1] += 130
-        cv2.imwrite(str(folder / f'{name}.png'), image)
-    return sorted(folder.iterdir())
-
-
-@pytest.fixture
-def build(mmdet_ready):
-    return make_detector
-
-
-def make_detector(attention, depth=18, change=None):
-    """A narrow RetinaNet with random weights."""
-    from pathlib import Path
-
-    from mmdet.registry import MODELS
-
-    from eca_mmdet.demo import config
-    from eca_mmdet.inference.checkpoint import TrainedDetector
-
-    cfg = config.compose('retinanet', attention, depth, Path('data'), 0)
-    if change:
-        change(cfg)
-    torch.manual_seed(1)
-    model = MODELS.build(cfg.model)
-    for _, gate in gates_of(model):
-        randomise(gate)
-    model.train(False)
-    return TrainedDetector('detector.pth', cfg, model, ('circle',))
-
-
-def gates_of(model):
-    from eca_mmdet.attention import Gate
-
-    return [one for one in model.named_modules() if isinstance(one[1], Gate)]
+    return write_images(tmp_path_factory.mktemp('images'))
 
 
 def run_plainly(model):
@@ -103,7 +69,7 @@ def reference_values(detector, images, mechanism):
 
 
 @pytest.mark.parametrize('key', GATES)
-def test_values_are_those_of_numpy_on_the_plain_network(build, images, key):
+def test_values_are_those_of_numpy_on_the_plain_network(images, key):
     from eca_mmdet.analysis.gates import measure_gates
 
     mechanism, detector, images = find_mechanism(key), build(key), images[1:]
@@ -128,7 +94,7 @@ def test_values_are_those_of_numpy_on_the_plain_network(build, images, key):
 
 @pytest.mark.openmmlab
 @pytest.mark.parametrize(('key', 'depth'), [('eca', 18), ('eca', 50), ('se', 18)])
-def test_the_lean_network_uses_these_values(build, images, key, depth):
+def test_the_lean_network_uses_these_values(images, key, depth):
     """The factors that lean blocks fold into convolutions, with nobody listening."""
     from eca_mmdet.analysis.gates import measure_gates
 
@@ -152,7 +118,7 @@ def test_the_lean_network_uses_these_values(build, images, key, depth):
         np.testing.assert_allclose(one['mean'], values.mean(0), atol=3e-6)
 
 
-def test_the_model_is_left_as_it_was(build, images):
+def test_the_model_is_left_as_it_was(images):
     from eca_mmdet.analysis.gates import measure_gates
 
     detector = build('eca')
@@ -172,7 +138,7 @@ def test_the_model_is_left_as_it_was(build, images):
 
 
 @pytest.mark.openmmlab
-def test_averages_per_class(build, images):
+def test_averages_per_class(images):
     from eca_mmdet.analysis.gates import gates_record, measure_gates
 
     detector = build('se')
@@ -206,7 +172,7 @@ def test_averages_per_class(build, images):
 
 
 @pytest.mark.parametrize(('low', 'high'), [(0.0, 1.0), (1.0, 2.0)])
-def test_channels_are_counted_by_hand(mmdet_ready, low, high):
+def test_channels_are_counted_by_hand(low, high):
     from eca_mmdet.analysis.gates import Thresholds, count_channels
 
     share = np.array(
@@ -227,7 +193,7 @@ def test_channels_are_counted_by_hand(mmdet_ready, low, high):
     assert one == {'dead': 2, 'saturated': 0, 'constant': None, 'uniform': True}
 
 
-def test_kernels(build, images):
+def test_kernels(images):
     from eca_mmdet.analysis.gates import measure_gates
 
     detector = build('eca')
@@ -243,7 +209,7 @@ def test_kernels(build, images):
     np.testing.assert_allclose(one['kernel_deviation'], spread, atol=1e-6)
 
 
-def test_gates_of_a_neck_and_of_mobilenet(build, images):
+def test_gates_of_a_neck_and_of_mobilenet(images):
     from eca_mmdet.analysis.gates import measure_gates
 
     def change(cfg):
@@ -267,76 +233,3 @@ def test_gates_of_a_neck_and_of_mobilenet(build, images):
     necks = [one['name'] for one in found if one['stage'] is None]
     assert necks[:2] == ['neck.1.se_0', 'neck.1.se_1']
     assert stages == sorted(stages, key=lambda stage: stage or 9)  # as they run
-
-
-def test_what_adds_is_named_as_left_out(build, images):
-    from eca_mmdet.analysis.gates import measure_gates
-
-    def change(cfg):
-        cfg.model.backbone.plugins = [
-            dict(cfg=dict(type='ECALayer'), position='after_conv2'),
-            dict(
-                cfg=dict(type='ContextBlock', ratio=1 / 4),
-                position='after_conv1',
-                stages=(True, False, False, False),
-            ),
-        ]
-
-    found = measure_gates(build('none', change=change), images[:1])
-    assert len(found['gates']) == 8
-    assert {one['name'] for one in found['left_out']} == {
-        'backbone.layer1.0.context_block',
-        'backbone.layer1.1.context_block',
-    }
-
-
-@pytest.mark.parametrize(
-    ('key', 'part'),
-    [
-        ('none', 'backbone PluginResNet, and has no gates. Expected'),
-        ('a2', 'It has Do'),
-    ],
-)
-def test_a_detector_without_gates_is_refused(build, images, key, part):
-    from eca_mmdet.analysis.gates import measure_gates
-
-    with pytest.raises(UserError, match=part):
-        measure_gates(build(key), images)
-
-
-def test_bad_images_are_named(build, images, tmp_path):
-    from eca_mmdet.analysis.gates import measure_gates
-
-    detector = build('eca')
-    (tmp_path / 'cut.png').write_bytes(images[0].read_bytes()[:300])
-    (tmp_path / 'none.png').write_bytes(b'')
-    for bad, part in (
-        ([], 'there are no images'),
-        ([images[0], tmp_path / 'cut.png'], r"1 of 2 images.*cut.png': OpenCV"),
-        ([tmp_path / 'none.png'], "none.png': it is empty"),
-        ([tmp_path / 'gone.png'], r"1 of 1 images do not exist.*gone.png'"),
-    ):
-        with pytest.raises(UserError, match=part):
-            measure_gates(detector, bad)
-
-
-def test_diverged_weights_are_said(build, images):
-    from eca_mmdet.analysis.gates import measure_gates
-
-    detector = build('eca')
-    gates_of(detector.model)[3][1].conv.weight.data[0, 0, 1] = float('nan')
-    with pytest.raises(
-        UserError, match='layer2.1.eca is not a number on image .*a.png'
-    ):
-        measure_gates(detector, images)
-
-
-def test_a_map_too_small_for_a_gate(build, images):
-    from eca_mmdet.analysis.gates import measure_gates
-
-    def change(cfg):
-        steps = cfg.test_dataloader.dataset.pipeline
-        steps[1].scale = (32, 32)
-
-    with pytest.raises(UserError, match="a.png': CBAM needs a map of 4 pixels"):
-        measure_gates(build('cbam', change=change), images)

@@ -53,7 +53,7 @@ def choose_images(
     path = Path(source)
     image = path.suffix.lower() in ENDINGS
     if not path.exists():
-        raise UserError(f'--images {source!r} does not exist: {_EXPECTED}.')
+        raise UserError(f'--images {source!r} does not exist. It must be {_EXPECTED}.')
     if path.is_file() and not image:
         return _of_annotations(path, folder, classes, limit)
     for option, given in (('--classes', classes), ('--images-dir', folder)):
@@ -64,13 +64,25 @@ def choose_images(
             )
     if image and path.is_file():
         return ImageSet(source, (path,))
-    found = sorted(one for one in path.iterdir() if one.suffix.lower() in ENDINGS)
+    found = _listed(path)
     if not found:
         raise UserError(
             f'--images {source!r} has no images ({", ".join(ENDINGS)}) right in it; '
             f'those of its folders do not count. It must be {_EXPECTED}.'
         )
     return ImageSet(source, tuple(_spread(found, limit)))
+
+
+def _listed(folder: Path) -> list[Path]:
+    """Return the image files right in a folder, by name."""
+    try:
+        return sorted(
+            one
+            for one in folder.iterdir()
+            if one.suffix.lower() in ENDINGS and one.is_file()
+        )
+    except OSError as error:
+        raise UserError(f'--images {str(folder)!r}: {error.strerror}.') from error
 
 
 _EXPECTED = 'a folder with images, or a COCO annotation file'

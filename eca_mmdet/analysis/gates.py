@@ -81,28 +81,39 @@ def measure_gates(
     Raises:
         UserError: no images, one that cannot be read, or no gate to measure.
     """
-    model = detector.model
-    gates = {n: one for n, one in model.named_modules() if isinstance(one, Gate)}
+    gates = _gates(detector)
+    heard = gate_values(detector, gates, images, progress)
+    if not heard:
+        raise UserError(
+            f'{detector.path} has gates ({next(iter(gates))}, ...), and its backbone '
+            'and neck run none of them.'
+        )
+    on = _images_of(classes_of or ())
+    at = thresholds or Thresholds()
+    return {
+        'detector': type(detector.model).__name__,
+        'gates': [
+            {**_name(name, gates[name]), **_describe(gates[name], one, on, at)}
+            for name, one in heard.items()
+        ],
+        'left_out': _left_out(detector.model, gates, heard),
+    }
+
+
+def _gates(detector: TrainedDetector) -> dict[str, Gate]:
+    """Return the gates of a detector by name, or refuse one without."""
+    modules = detector.model.named_modules()
+    gates = {name: one for name, one in modules if isinstance(one, Gate)}
     if not gates:
         raise UserError(_no_gates(detector))
-    heard = gate_values(detector, gates, images, progress)
-    counts = class_counts(classes_of or ())
-    of_class = {
-        name: np.array([name in one for one in classes_of or ()], bool)
-        for name in counts
-    }
-    thresholds = thresholds or Thresholds()
-    described = [
-        {
-            **_name(name, gates[name]),
-            **_describe(gates[name], one, of_class, thresholds),
-        }
-        for name, one in heard.items()
-    ]
+    return gates
+
+
+def _images_of(classes_of: ClassesOf) -> dict[str, npt.NDArray[np.bool_]]:
+    """Return which images have a class on them, by class."""
     return {
-        'detector': type(model).__name__,
-        'gates': described,
-        'left_out': _left_out(model, gates, heard),
+        name: np.array([name in one for one in classes_of], bool)
+        for name in class_counts(classes_of)
     }
 
 
