@@ -300,6 +300,17 @@ def test_validation_off_the_interval_of_the_config(tmp_path):
     assert log.val['coco/bbox_mAP'].steps == (20, 40)
 
 
+def test_iterations_logged_as_one_epoch(tmp_path):
+    """With a log_processor that was left at epochs, all lines are of epoch 1."""
+    config = "train_cfg = dict(type='IterBasedTrainLoop', val_interval=25)"
+    pairs = list(iterations_by_mmengine(10, 25, 1, 50, 0, True))
+    lines = [one | ({'epoch': 1} if 'loss' in one else {}) for _, one in pairs]
+    start(tmp_path, STAMPS[0], lines, None, config)
+    log = checked(read_logs(tmp_path))
+    assert not log.by_epoch
+    assert log.val['coco/bbox_mAP'].steps == (25, 50)
+
+
 def test_text_of_several_starts(tmp_path):
     head = 'x - mmengine - INFO - Epoch(train)  '
     once = [BEGUN, f'{head}[1][10/20]  loss: 1.0']
@@ -399,6 +410,13 @@ def test_names_with_a_hierarchy_and_numbers_of_hooks(tmp_path):
     )
     assert set(log.train) == {'loss', 'lr'}
     assert set(log.val) == {'coco/bbox_mAP', 'loss', 'time'}
+    both = [one for _, one in epochs_by_mmengine(20, 10, 1, 2, 0)]
+    path = write_lines(
+        tmp_path / 'scalars.json', [*both, {'ema_decay': 0.5, 'step': 22}]
+    )
+    log = checked(read_logs(path))
+    assert points(log.train['ema_decay']) == {22: 0.5}
+    assert log.train['ema_decay'].epochs == (2,)
     del lines[0]['epoch']
     log = checked(read_logs(write_lines(tmp_path / 'scalars.json', lines)))
     assert points(log.train['ema_decay']) == {12: 0.5}

@@ -17,7 +17,7 @@ class Placed:
     Attributes:
         kind: 'train', or 'val'.
         step: iterations done.
-        epoch: the epoch, from 1; None if the run counts iterations.
+        epoch: the epoch, from 1; None if the run counts iterations, or not known.
         values: by name.
     """
 
@@ -130,6 +130,8 @@ class Axis:
                 step, epoch = self._after_iteration(row, before, after, validated), None
             else:
                 step, epoch = self._train_step(row), row.epoch
+                if epoch is None and self.per_epoch:
+                    epoch = -(-step // self.per_epoch)
             kind = 'val' if row.kind == 'val' else 'train'
             one = Placed(kind, step, epoch if self.by_epoch else None, row.values)
             placed.append(one)

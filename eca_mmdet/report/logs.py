@@ -20,7 +20,8 @@ class Series:
 
     Attributes:
         steps: iterations done, ascending.
-        epochs: the epoch of each, from 1; None where the run counts iterations.
+        epochs: the epoch of each, from 1; None where the run counts iterations,
+            or for a number of the user's own in an epoch of unknown length.
         values: as logged: infinite or not a number, too; -1 is COCO's "no object".
     """
 
