@@ -46,13 +46,17 @@ def counts_epochs(part: Part) -> bool:
 
 
 def typical_gap(part: Part) -> int:
-    """Return how many iterations lie between lines of training; 0 if not known."""
-    steps = [
+    """Return how many iterations mostly lie between lines of training; 0 if not known.
+
+    mmengine writes one more line at the end of a first epoch that is shorter than that.
+    """
+    steps = Counter(
         _number(after) - _number(before)
         for before, after in pairwise(part.train_rows)
         if after.epoch == before.epoch or after.inner is False
-    ]
-    return min((step for step in steps if step > 0), default=0)
+    )
+    ahead = [(count, step) for step, count in steps.items() if step > 0]
+    return max(ahead)[1] if ahead else 0
 
 
 def find_per_epoch(part: Part) -> tuple[int | None, bool]:
@@ -169,7 +173,7 @@ class Axis:
             return (max(end, done) or row.epoch), row.epoch
         step = _number(row)
         if self.per_epoch is None:
-            end = step if before is None or step > done else done
+            end = max(step, done)
             return end, (step if before is None or step < done else during)
         # mmengine's step is the epoch, or the iteration if so configured.
         end = step * self.per_epoch
