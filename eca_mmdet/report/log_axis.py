@@ -17,7 +17,7 @@ class Placed:
     Attributes:
         kind: 'train', or 'val'.
         step: iterations done.
-        epoch: the epoch, from 1; None if the run counts iterations.
+        epoch: the epoch, from 1; None if the run counts iterations, or not known.
         values: by name.
     """
 
@@ -46,13 +46,17 @@ def counts_epochs(part: Part) -> bool:
 
 
 def typical_gap(part: Part) -> int:
-    """Return how many iterations lie between lines of training; 0 if not known."""
-    steps = [
+    """Return how many iterations mostly lie between lines of training; 0 if not known.
+
+    mmengine writes one more line at the end of a first epoch that is shorter than that.
+    """
+    steps = Counter(
         _number(after) - _number(before)
         for before, after in pairwise(part.train_rows)
         if after.epoch == before.epoch or after.inner is False
-    ]
-    return min((step for step in steps if step > 0), default=0)
+    )
+    ahead = [(count, step) for step, count in steps.items() if step > 0]
+    return max(ahead)[1] if ahead else 0
 
 
 def find_per_epoch(part: Part) -> tuple[int | None, bool]:
@@ -130,6 +134,8 @@ class Axis:
                 step, epoch = self._after_iteration(row, before, after, validated), None
             else:
                 step, epoch = self._train_step(row), row.epoch
+                if epoch is None and self.per_epoch:
+                    epoch = -(-step // self.per_epoch)
             kind = 'val' if row.kind == 'val' else 'train'
             one = Placed(kind, step, epoch if self.by_epoch else None, row.values)
             placed.append(one)
@@ -167,7 +173,7 @@ class Axis:
             return (max(end, done) or row.epoch), row.epoch
         step = _number(row)
         if self.per_epoch is None:
-            end = step if before is None or step > done else done
+            end = max(step, done)
             return end, (step if before is None or step < done else during)
         # mmengine's step is the epoch, or the iteration if so configured.
         end = step * self.per_epoch

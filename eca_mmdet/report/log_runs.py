@@ -93,8 +93,7 @@ def join(run: Run) -> tuple[list[Placed], bool, int | None, list[str]]:
         The rows; whether the run counts epochs; the iterations of an epoch if known;
         and notes.
     """
-    last = next((one for one in run[::-1] if one.train_rows), run[-1])
-    by_epoch = counts_epochs(last)
+    by_epoch = all(map(counts_epochs, [one for one in run if one.train_rows] or run))
     lengths, exact = _lengths(run) if by_epoch else ([None] * len(run), True)
     newest = lengths[-1]
     rows: list[Placed] = []

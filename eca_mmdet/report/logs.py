@@ -20,7 +20,8 @@ class Series:
 
     Attributes:
         steps: iterations done, ascending.
-        epochs: the epoch of each, from 1; None where the run counts iterations.
+        epochs: the epoch of each, from 1; None where the run counts iterations,
+            or for a number of the user's own in an epoch of unknown length.
         values: as logged: infinite or not a number, too; -1 is COCO's "no object".
     """
 
@@ -100,8 +101,8 @@ def _no_training(path: str | Path, sources: list[Source], unread: Unread) -> str
     strange = f' Of another kind is {unread.first}.' if unread.count else ''
     return (
         f'no training in {str(path)!r}: read {many}{str(read)!r}, and found nothing '
-        f'that mmengine or MMDetection 2.x logs in training.{strange} Name the '
-        'work_dir of a training, or a log of it.'
+        f'that mmengine or MMDetection 2.x logs in training; a test is none.{strange} '
+        'Name the work_dir of a training, or a log of it.'
     )
 
 
