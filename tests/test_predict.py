@@ -389,15 +389,19 @@ def test_names_of_pictures_are_never_the_same():
 def test_video_is_written_in_another_format_if_need_be(tmp_path, monkeypatch):
     original = cv2.VideoWriter
 
-    class Writer(original):
-        def isOpened(self):
-            return '.avi' in self.path and original.isOpened(self)
+    class Writer:
+        fourcc = original.fourcc
 
         def __init__(self, path, *arguments):
-            self.path = path
-            super().__init__(path, *arguments)
+            self.opened = path.endswith('.avi')
+            self.inner = original(path, *arguments)
 
-    Writer.fourcc = original.fourcc
+        def isOpened(self):
+            return self.opened and self.inner.isOpened()
+
+        def __getattr__(self, name):
+            return getattr(self.inner, name)
+
     monkeypatch.setattr(cv2, 'VideoWriter', Writer)
     video = media.VideoFile(tmp_path / 'v', 10)
     video.add(np.full((32, 32, 3), (200, 30, 90), np.uint8))
