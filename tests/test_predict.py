@@ -1,6 +1,7 @@
 """Predictions: equal to mmdet's own, in every form, and as files."""
 
 import json
+import re
 import sys
 
 import cv2
@@ -17,6 +18,7 @@ from eca_mmdet.inference import media
 from eca_mmdet.inference.images import to_rgb
 from eca_mmdet.inference.prediction import Prediction
 from tests import detectors
+from tests.conftest import REPOSITORY
 
 
 def prediction(masks=True):
@@ -409,3 +411,25 @@ def test_video_is_written_in_another_format_if_need_be(tmp_path, monkeypatch):
     assert video.path.name == 'v.avi'
     ((_, frame),) = media.Video(video.path)
     assert np.abs(frame.astype(int) - (200, 30, 90)).max() < 8
+
+
+def test_examples_of_the_documentation_run(
+    checkpoint, picture, shapes, tmp_path, monkeypatch
+):
+    text = (REPOSITORY / 'docs' / 'predict.md').read_text()
+    usage, drawing = re.findall(r'```python\n(.*?)```', text, re.DOTALL)
+    train, val = tmp_path / 'demo' / 'train', tmp_path / 'demo' / 'data' / 'val'
+    train.mkdir(parents=True)
+    val.mkdir(parents=True)
+    (train / 'iter_520.pth').symlink_to(checkpoint)
+    bgr = np.ascontiguousarray(picture[..., ::-1])
+    cv2.imwrite(str(tmp_path / 'street.jpg'), bgr)
+    for number in (0, 1, 4, 8):
+        cv2.imwrite(str(val / f'{number:05}.png'), bgr)
+    monkeypatch.chdir(tmp_path)
+    known = {}
+    exec(usage, known)
+    exec(drawing, known)
+    assert len(known['found'].above(0.5)) <= len(known['found'])
+    assert (tmp_path / 'drawn.png').stat().st_size > 1000
+    assert cv2.imread('predict.jpg').shape == (480, 960, 3)
