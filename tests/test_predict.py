@@ -344,6 +344,7 @@ def test_interrupted_command_keeps_what_is_done(
         ('images/.hidden/none', 'does not exist'),
         ('images/empty.png', 'it is empty'),
         ('images/notes.txt', 'is not an image'),
+        ('/dev/null', 'is no regular file'),
         ('nothing', 'has no image in it'),
         ('text.mp4', 'not a video that OpenCV reads'),
     ],
@@ -370,6 +371,7 @@ def test_bad_checkpoints_and_options(command, checkpoint, folder, tmp_path):
         ((checkpoint, image, '--device', 'warp'), "device 'warp' cannot be used"),
         ((checkpoint, image, '--every', 2), '--every goes with a video'),
         ((checkpoint, image, '--config', 'nosuch'), 'nosuch'),
+        ((checkpoint, ''), 'empty name'),
     ):
         code, _, err = command('predict', *arguments, '--out', out)
         assert code == 2 and message in err and len(err.splitlines()) == 1
@@ -386,6 +388,17 @@ def test_names_of_pictures_are_never_the_same():
     assert chosen == [
         'a.PNG', 'a.gif.png', 'a.gif-2.png', 'a.gif-2-2.png', 'b/a.gif.png', 'x.JPG',
     ]  # fmt: skip
+
+
+def test_video_of_odd_sides_loses_nothing(tmp_path):
+    frame = np.random.default_rng(0).integers(0, 256, (5, 7, 3), np.uint8)
+    frame = frame.repeat(9, axis=0).repeat(9, axis=1)  # 45 x 63
+    video = media.VideoFile(tmp_path / 'v', 10)
+    video.add(frame)
+    video.close()
+    ((_, written),) = media.Video(video.path)
+    assert written.shape == (46, 64, 3)
+    assert np.abs(written[:45, :63].astype(int) - frame).mean() < 25
 
 
 def test_video_is_written_in_another_format_if_need_be(tmp_path, monkeypatch):

@@ -25,6 +25,8 @@ RECORD = 'predictions.json'
 
 def run(args: argparse.Namespace) -> int:
     """Predict; 1 if one of several images could not be read."""
+    if not args.source:
+        raise UserError('an image, a folder or a video is expected; got an empty name.')
     source = Path(args.source)
     frames, names = None, []
     if media.is_video(source) and not source.is_dir():
