@@ -1,5 +1,6 @@
 """Predictions: equal to mmdet's own, in every form, and as files."""
 
+import copy
 import json
 import re
 import sys
@@ -125,6 +126,18 @@ def test_a_list_gives_a_list(detector, picture):
     equal(two, detector.predict(picture[:, ::-1]))
     assert detector.predict([]) == []
     assert picture.flags.writeable and 'MaskRCNN' in repr(detector)
+
+
+def test_arrays_follow_the_loading_of_the_config(detector, picture, tmp_path):
+    """Resizing floats gives other pixels than resizing bytes."""
+    changed = copy.copy(detector)
+    changed.cfg = copy.deepcopy(detector.cfg)
+    changed.cfg.test_dataloader.dataset.pipeline[0].to_float32 = True
+    changed = eca_mmdet.ECADetector(changed)
+    path = str(tmp_path / 'a.png')
+    cv2.imwrite(path, np.ascontiguousarray(picture[..., ::-1]))
+    equal(changed.predict(picture), changed.predict(path))
+    assert (changed.predict(path).scores != detector.predict(path).scores).any()
 
 
 @pytest.mark.parametrize(
