@@ -16,6 +16,8 @@ def build(detector, data, attention='eca'):
     cfg = config.compose(detector, attention, 18, Path(data), 0)
     for loader in ('train', 'val', 'test'):
         cfg[f'{loader}_dataloader'].dataset.metainfo.classes = CLASSES
+    if detector != 'retinanet':
+        cfg.model.test_cfg.rcnn.max_per_img = 30  # masks take their time
     torch.manual_seed(0)
     model = MODELS.build(cfg.model)
     if detector == 'retinanet':  # its bias makes all scores 0.01

@@ -158,6 +158,7 @@ def planted(cells, sides=(16, 8)):
     with torch.no_grad():
         head.retina_cls.bias.fill_(-9)
         head.retina_cls.weight[1, 0, 1, 1] = 1  # class 1, this cell's channel 0
+        head.retina_cls.weight[1, 1, 1, 2] = 5  # looked at, but 0 in the maps
     maps = [torch.zeros(1, 3, side, side) for side in sides]
     for level, row, column, strength in cells:
         maps[level][0, 0, row, column] = strength

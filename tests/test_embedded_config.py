@@ -326,3 +326,15 @@ def test_files_that_parts_would_start_from_are_not_looked_for(changed):
     text = changed.cfg.replace('init_cfg=None', start)
     assert start in text
     checkpoint.load_detector(changed(cfg=text), device='cpu')
+
+
+def test_a_named_config_downloads_nothing_either(mmdet_ready, monkeypatch):
+    from mmdet.registry import MODELS
+    from mmengine.config import Config
+
+    start = dict(type='Pretrained', checkpoint='/nowhere.pth')
+    neck = [dict(init_cfg=start), dict(init_cfg=None)]
+    cfg = Config(dict(model=dict(type='x', pretrained=True, neck=neck)))
+    monkeypatch.setattr(MODELS, 'build', lambda model: model)
+    built = checkpoint._build(cfg, 'the file')
+    assert built['pretrained'] is None and built['neck'][0]['init_cfg'] is None

@@ -1,6 +1,8 @@
 """Predictions: equal to mmdet's own, in every form, and as files."""
 
+import copy
 import json
+import re
 import sys
 
 import cv2
@@ -17,6 +19,7 @@ from eca_mmdet.inference import media
 from eca_mmdet.inference.images import to_rgb
 from eca_mmdet.inference.prediction import Prediction
 from tests import detectors
+from tests.conftest import REPOSITORY
 
 
 def prediction(masks=True):
@@ -123,6 +126,18 @@ def test_a_list_gives_a_list(detector, picture):
     equal(two, detector.predict(picture[:, ::-1]))
     assert detector.predict([]) == []
     assert picture.flags.writeable and 'MaskRCNN' in repr(detector)
+
+
+def test_arrays_follow_the_loading_of_the_config(detector, picture, tmp_path):
+    """Resizing floats gives other pixels than resizing bytes."""
+    changed = copy.copy(detector)
+    changed.cfg = copy.deepcopy(detector.cfg)
+    changed.cfg.test_dataloader.dataset.pipeline[0].to_float32 = True
+    changed = eca_mmdet.ECADetector(changed)
+    path = str(tmp_path / 'a.png')
+    cv2.imwrite(path, np.ascontiguousarray(picture[..., ::-1]))
+    equal(changed.predict(picture), changed.predict(path))
+    assert (changed.predict(path).scores != detector.predict(path).scores).any()
 
 
 @pytest.mark.parametrize(
@@ -342,6 +357,7 @@ def test_interrupted_command_keeps_what_is_done(
         ('images/.hidden/none', 'does not exist'),
         ('images/empty.png', 'it is empty'),
         ('images/notes.txt', 'is not an image'),
+        ('/dev/null', 'is no regular file'),
         ('nothing', 'has no image in it'),
         ('text.mp4', 'not a video that OpenCV reads'),
     ],
@@ -368,6 +384,7 @@ def test_bad_checkpoints_and_options(command, checkpoint, folder, tmp_path):
         ((checkpoint, image, '--device', 'warp'), "device 'warp' cannot be used"),
         ((checkpoint, image, '--every', 2), '--every goes with a video'),
         ((checkpoint, image, '--config', 'nosuch'), 'nosuch'),
+        ((checkpoint, ''), 'empty name'),
     ):
         code, _, err = command('predict', *arguments, '--out', out)
         assert code == 2 and message in err and len(err.splitlines()) == 1
@@ -386,18 +403,33 @@ def test_names_of_pictures_are_never_the_same():
     ]  # fmt: skip
 
 
+def test_video_of_odd_sides_loses_nothing(tmp_path):
+    frame = np.random.default_rng(0).integers(0, 256, (5, 7, 3), np.uint8)
+    frame = frame.repeat(9, axis=0).repeat(9, axis=1)  # 45 x 63
+    video = media.VideoFile(tmp_path / 'v', 10)
+    video.add(frame)
+    video.close()
+    ((_, written),) = media.Video(video.path)
+    assert written.shape == (46, 64, 3)
+    assert np.abs(written[:45, :63].astype(int) - frame).mean() < 25
+
+
 def test_video_is_written_in_another_format_if_need_be(tmp_path, monkeypatch):
     original = cv2.VideoWriter
 
-    class Writer(original):
-        def isOpened(self):
-            return '.avi' in self.path and original.isOpened(self)
+    class Writer:
+        fourcc = original.fourcc
 
         def __init__(self, path, *arguments):
-            self.path = path
-            super().__init__(path, *arguments)
+            self.opened = path.endswith('.avi')
+            self.inner = original(path, *arguments)
 
-    Writer.fourcc = original.fourcc
+        def isOpened(self):
+            return self.opened and self.inner.isOpened()
+
+        def __getattr__(self, name):
+            return getattr(self.inner, name)
+
     monkeypatch.setattr(cv2, 'VideoWriter', Writer)
     video = media.VideoFile(tmp_path / 'v', 10)
     video.add(np.full((32, 32, 3), (200, 30, 90), np.uint8))
@@ -405,3 +437,25 @@ def test_video_is_written_in_another_format_if_need_be(tmp_path, monkeypatch):
     assert video.path.name == 'v.avi'
     ((_, frame),) = media.Video(video.path)
     assert np.abs(frame.astype(int) - (200, 30, 90)).max() < 8
+
+
+def test_examples_of_the_documentation_run(
+    checkpoint, picture, shapes, tmp_path, monkeypatch
+):
+    text = (REPOSITORY / 'docs' / 'predict.md').read_text()
+    usage, drawing = re.findall(r'```python\n(.*?)```', text, re.DOTALL)
+    train, val = tmp_path / 'demo' / 'train', tmp_path / 'demo' / 'data' / 'val'
+    train.mkdir(parents=True)
+    val.mkdir(parents=True)
+    (train / 'iter_520.pth').symlink_to(checkpoint)
+    bgr = np.ascontiguousarray(picture[..., ::-1])
+    cv2.imwrite(str(tmp_path / 'street.jpg'), bgr)
+    for number in (0, 1, 4, 8):
+        cv2.imwrite(str(val / f'{number:05}.png'), bgr)
+    monkeypatch.chdir(tmp_path)
+    known = {}
+    exec(usage, known)
+    exec(drawing, known)
+    assert len(known['found'].above(0.5)) <= len(known['found'])
+    assert (tmp_path / 'drawn.png').stat().st_size > 1000
+    assert cv2.imread('predict.jpg').shape == (480, 960, 3)

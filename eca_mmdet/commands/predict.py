@@ -25,6 +25,8 @@ RECORD = 'predictions.json'
 
 def run(args: argparse.Namespace) -> int:
     """Predict; 1 if one of several images could not be read."""
+    if not args.source:
+        raise UserError('an image, a folder or a video is expected; got an empty name.')
     source = Path(args.source)
     frames, names = None, []
     if media.is_video(source) and not source.is_dir():
@@ -93,7 +95,7 @@ class _Job:
     ) -> None:
         self.detector, self.out = detector, out
         self.score, self.cam = args.score_thr, args.cam
-        self.failed, self.notes, self._kind = 0, list[str](), 'images'
+        self.failed, self.notes, self._kind = 0, list[str](), 'image'
         self._start = time.monotonic()
 
     def do_images(self, folder: Path, names: list[str]) -> None:
@@ -123,7 +125,7 @@ class _Job:
         from rich.console import Console
         from rich.progress import Progress
 
-        self._kind = 'frames'
+        self._kind = 'frame'
         kinds = ('pictures', 'cam') if self.cam else ('pictures',)
         rate = frames.rate / frames.every  # so that it lasts as long as the original
         videos = {one: self._video(one, frames.path, rate) for one in kinds}
@@ -184,8 +186,8 @@ class _Job:
         seconds = time.monotonic() - self._start
         lines = [
             *self.notes,
-            f'{count} {self._kind}{failed}: {objects} objects with a score of '
-            f'{self.score:g} or more; {seconds:.1f} s. Look at:',
+            f'{_many(count, self._kind)}{failed}: {_many(objects, "object")} with a '
+            f'score of {self.score:g} or more; {seconds:.1f} s. Look at:',
         ]
         kinds = [one for one in ('pictures', 'cam') if (self.out / one).is_dir()]
         lines += [f'  {self.out / one}' for one in (*kinds, RECORD)]
@@ -198,4 +200,8 @@ def _told(found: Prediction) -> str:
         return 'no object'
     counts = Counter(found.names).most_common()
     names = ', '.join(f'{count} {name}' for name, count in counts)
-    return f'{len(found)} object{"s" if len(found) > 1 else ""} ({names})'
+    return f'{_many(len(found), "object")} ({names})'
+
+
+def _many(count: int, thing: str) -> str:
+    return f'{count} {thing}' if count == 1 else f'{count} {thing}s'

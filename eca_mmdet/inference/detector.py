@@ -141,7 +141,7 @@ class ECADetector:
         from eca_mmdet.data.image_files import read_size
 
         if not Path(path).is_file():
-            what = 'is a folder' if Path(path).is_dir() else 'does not exist'
+            what = 'is no regular file' if os.path.exists(path) else 'does not exist'
             raise UserError(f'{path} {what}; an image file is expected.')
         try:
             loaded = self._load({'img_path': path, 'img_id': 0})

@@ -151,9 +151,13 @@ class VideoFile:
     def add(self, frame: Array) -> None:
         """Append a frame, (H, W, 3) uint8 RGB; all are of the size of the first.
 
+        MPEG-4 has even sides; an odd one grows by a pixel, the last repeated.
+
         Raises:
             UserError: OpenCV writes no video here.
         """
+        height, width = frame.shape[:2]
+        frame = np.pad(frame, ((0, height % 2), (0, width % 2), (0, 0)), 'edge')
         if self._writer is None:
             self._open((frame.shape[1], frame.shape[0]))
         self._writer.write(np.ascontiguousarray(frame[..., ::-1]))
