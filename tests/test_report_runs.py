@@ -169,6 +169,20 @@ def test_several_result_files_of_one_evaluation(tmp_path, shapes, coco_file):
     assert len(page.specs['pr-bbox']['lines']) == 6
 
 
+def test_result_files_of_one_name_are_told_apart(tmp_path, coco_file, command):
+    content = json.loads(coco_file.read_text())
+    for folder in ('x', 'y'):
+        (tmp_path / folder).mkdir()
+        record = measured(coco_file, content, 0)
+        record['others'] = [{**record, 'predictions': {'file': 'b.json'}}]
+        (tmp_path / folder / 'metrics.json').write_text(json.dumps(record))
+    out = tmp_path / 'page.html'
+    words = [tmp_path / 'x', tmp_path / 'y', '--out', out, '--no-model']
+    assert command('report', *words)[0] == 0
+    heads = Page(out.read_text()).table(class_='numbers', task='bbox')[0]
+    assert heads[1:] == ['x', 'b', 'y', 'b (2)']
+
+
 def test_other_annotations_are_told(tmp_path, shapes):
     for name in ('a', 'b'):
         write_run(tmp_path / name, shapes)

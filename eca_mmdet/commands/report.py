@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from eca_mmdet.errors import UserError, printable
-from eca_mmdet.report.run import read_run
+from eca_mmdet.report.run import Run, read_run
 from eca_mmdet.report.writing import require_replaceable, write_report
 
 
@@ -22,6 +22,7 @@ def run(args: argparse.Namespace) -> int:
         for path, label in zip(paths, labels, strict=True)
         for one in read_run(path, label)
     ]
+    _distinguish(runs)
     replaced = target.exists()
     write_report(
         runs,
@@ -38,6 +39,14 @@ def run(args: argparse.Namespace) -> int:
     before = ', in place of the one before' if replaced else ''
     print(printable(f'page{before}: {target}'))
     return 0
+
+
+def _distinguish(runs: Sequence[Run]) -> None:
+    """Number the result files of several evaluations that share a name."""
+    names = [one.label for one in runs]
+    for index, one in enumerate(runs):
+        if names.count(one.label) > 1 and one.label in names[:index]:
+            one.label = f'{one.label} ({names[: index + 1].count(one.label)})'
 
 
 def _target(out: str | None, paths: Sequence[Path]) -> Path:

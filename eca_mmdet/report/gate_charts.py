@@ -48,6 +48,9 @@ def gate_sections(
 def _measure(
     run: Run, limit: int, images: str | None, annotations: str | None
 ) -> dict[str, Any]:
+    from rich.console import Console
+    from rich.progress import Progress
+
     from eca_mmdet.analysis.gate_images import choose_images
     from eca_mmdet.analysis.gates import gates_record, measure_gates
     from eca_mmdet.inference.checkpoint import load_detector
@@ -55,7 +58,17 @@ def _measure(
     source = find_annotations(run, annotations)
     chosen = choose_images(source, str(find_images(run, images)), None, limit)
     detector = load_detector(str(run.checkpoint))
-    measured = measure_gates(detector, chosen.images, chosen.classes_of)
+    console = Console(stderr=True)
+    with Progress(
+        console=console, transient=True, disable=not console.is_terminal
+    ) as progress:
+        bar = progress.add_task(f'gates of {run.label}', total=len(chosen.images))
+        measured = measure_gates(
+            detector,
+            chosen.images,
+            chosen.classes_of,
+            progress=lambda done: progress.update(bar, completed=done),
+        )
     file = describe_file(Path(detector.path))
     return gates_record(
         [{**file, **measured}], chosen.images, chosen.source, chosen.classes_of

@@ -78,15 +78,25 @@ def _chosen(analysis: Any, count: int) -> list[tuple[str, list[Any]]]:
 
 
 def find_annotations(run: Run, annotations: str | None) -> str:
-    """Return the annotation file that is named, or that the record names.
+    """Return the annotation file: the one that is named, the record's or the config's.
 
     Raises:
-        UserError: neither does.
+        UserError: there is none.
     """
     path = annotations or ((run.record or {}).get('annotations') or {}).get('file')
+    dataset = _dataset(run)
+    if not path and dataset.get('ann_file'):
+        path = Path(str(dataset.get('data_root') or '')) / str(dataset['ann_file'])
     if not path:
-        raise UserError('the record names no annotation file; --ann A.json does')
+        raise UserError('nothing names an annotation file: --ann A.json does')
     return str(path)
+
+
+def _dataset(run: Run) -> dict[str, Any]:
+    """Return the config's test data set; empty where there is none."""
+    loader = (run.config or {}).get('test_dataloader')
+    dataset = loader.get('dataset') if isinstance(loader, dict) else None
+    return dataset if isinstance(dataset, dict) else {}
 
 
 def _truth(run: Run, annotations: str | None) -> GroundTruth:
@@ -112,9 +122,8 @@ def find_images(run: Run, images: str | None) -> Path:
         UserError: nothing says it, or it is no folder.
     """
     if images is None:
-        loader = (run.config or {}).get('test_dataloader')
-        dataset = loader.get('dataset') if isinstance(loader, dict) else None
-        if not isinstance(dataset, dict):
+        dataset = _dataset(run)
+        if not dataset:
             raise UserError('nothing says where the images lie: --images DIR does')
         prefix = dataset.get('data_prefix')
         part = prefix.get('img', '') if isinstance(prefix, dict) else ''
