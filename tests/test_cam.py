@@ -124,56 +124,51 @@ def test_frozen_and_lean_backbones_give_the_same_map(detector, image):
     np.testing.assert_allclose(found, expected, atol=1e-3)
 
 
-def planted(cells, sides=(16, 8)):
-    """Return a RetinaNet that looks for channel 0, and maps that have it in cells.
-
-    Args:
-        cells: (level, row, column, strength) of each.
-        sides: of the maps, in cells of 4 and 8 px.
-    """
+def head_for_channel_0():
+    """Return a RetinaNet head that sees class 1 where channel 0 is large."""
     from mmdet.registry import MODELS
     from mmengine.config import ConfigDict
 
-    head = MODELS.build(
-        ConfigDict(
-            type='RetinaHead',
-            num_classes=2,
-            in_channels=3,
-            stacked_convs=0,
-            anchor_generator=dict(
-                type='AnchorGenerator',
-                octave_base_scale=2,
-                scales_per_octave=1,
-                ratios=[1.0],
-                strides=[4, 8],
-            ),
-            test_cfg=dict(
-                nms_pre=100, score_thr=0.05, nms=dict(type='nms', iou_threshold=0.5)
-            )
-            | dict(max_per_img=10, min_bbox_size=0),
-        )
+    anchors = dict(type='AnchorGenerator', octave_base_scale=2, scales_per_octave=1)
+    nms = dict(type='nms', iou_threshold=0.5)
+    config = dict(
+        type='RetinaHead',
+        num_classes=2,
+        in_channels=3,
+        stacked_convs=0,
+        anchor_generator=anchors | dict(ratios=[1.0], strides=[4, 8]),
+        test_cfg=dict(nms_pre=100, score_thr=0.05, nms=nms, max_per_img=10),
     )
-    for parameter in head.parameters():
-        torch.nn.init.zeros_(parameter)
+    head = MODELS.build(ConfigDict(config))
     with torch.no_grad():
+        for parameter in head.parameters():
+            parameter.zero_()
         head.retina_cls.bias.fill_(-9)
-        head.retina_cls.weight[1, 0, 1, 1] = 1  # class 1, this cell's channel 0
+        head.retina_cls.weight[1, 0, 1, 1] = 1
         head.retina_cls.weight[1, 1, 1, 2] = 5  # looked at, but 0 in the maps
-    maps = [torch.zeros(1, 3, side, side) for side in sides]
-    for level, row, column, strength in cells:
-        maps[level][0, 0, row, column] = strength
-    size = (sides[0] * 4, sides[0] * 4)
-    meta = dict(img_shape=size, scale_factor=(1.0, 1.0))
+    return head
+
+
+def planted(cells):
+    """Return a detector, its data and image size, with objects in cells.
+
+    Args:
+        cells: (level, row, column, strength) of each; level 0 has 16 x 16 cells of
+            4 px, level 1 8 x 8 of 8 px.
+    """
     from mmdet.structures import DetDataSample
 
-    sample = DetDataSample(metainfo=meta)
-    data = {'inputs': torch.zeros(1, 3, *size), 'data_samples': [sample]}
+    maps = [torch.zeros(1, 3, side, side) for side in (16, 8)]
+    for level, row, column, strength in cells:
+        maps[level][0, 0, row, column] = strength
+    sample = DetDataSample(metainfo=dict(img_shape=(64, 64), scale_factor=(1.0, 1.0)))
     model = SimpleNamespace(
-        bbox_head=head,
+        bbox_head=head_for_channel_0(),
         data_preprocessor=lambda batch, training: batch,
         extract_feat=lambda inputs: tuple(maps),
     )
-    return model, data, size
+    data = {'inputs': torch.zeros(1, 3, 64, 64), 'data_samples': [sample]}
+    return model, data, (64, 64)
 
 
 @pytest.mark.parametrize(

@@ -101,12 +101,7 @@ class Prediction:
         x1, y1, x2, y2 = self.boxes.astype(np.float64).T
         boxes = np.stack([x1, y1, x2 - x1, y2 - y1], 1)
         entries: list[dict[str, Any]] = [
-            {
-                'image_id': image_id,
-                'category_id': ids[label],
-                'bbox': box,
-                'score': score,
-            }
+            dict(image_id=image_id, category_id=ids[label], bbox=box, score=score)
             for box, score, label in zip(
                 boxes.tolist(), self.scores.tolist(), self.labels.tolist(), strict=True
             )
