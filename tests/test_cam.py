@@ -227,3 +227,13 @@ def test_other_detectors_are_refused(model):
 def test_box_that_is_of_no_row_is_refused():
     with pytest.raises(UserError, match='1.00 px off'):
         cam._row(torch.zeros(3, 4), torch.ones(4), torch.zeros(3))
+
+
+def test_measured_shares_by_hand():
+    from tools.measure_cam import brightest, overlaps
+
+    values = np.arange(100.0).reshape(10, 10)
+    inside = values >= 50
+    assert (brightest(values, inside) == (values >= 90)).all()
+    others = np.array([[0, 0, 10, 10], [5, 0, 15, 10], [20, 20, 30, 30]], float)
+    assert overlaps(others[0], others) == pytest.approx([1, 1 / 3, 0])
