@@ -42,6 +42,13 @@ def test_wheel_offers_the_operators_at_start(wheel):
     assert 'eca_mmdet/ops/mmcv_ext.py' in wheel.namelist()
 
 
+def test_wheel_carries_the_page(wheel):
+    folder = REPOSITORY / 'eca_mmdet' / 'report' / 'assets'
+    for file in folder.iterdir():
+        assert wheel.read(f'eca_mmdet/report/assets/{file.name}') == file.read_bytes()
+    assert len(list(folder.iterdir())) == 5
+
+
 def test_wheel_asks_for_no_mmdet_line_by_itself(wheel):
     metadata = wheel.read(f'eca_mmdet-{__version__}.dist-info/METADATA').decode()
     required = [
