@@ -4,7 +4,7 @@
     python tools/draw_pictures.py runs/eca runs/plain
 
 Writes ``report.png``, ``report_two_runs.png``, ``report_narrow.png`` (400 px, dark) and
-``predictions.png``. Needs chromium, its chromedriver and selenium.
+``predictions.jpg``. Needs chromium, its chromedriver and selenium.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ import sys
 import tempfile
 from pathlib import Path
 from typing import Any
+
+from PIL import Image
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 BROWSERS = ('chromium', 'chromium-browser', 'google-chrome')
@@ -60,7 +62,12 @@ def main(argv: list[str] | None = None) -> int:
             photograph(driver, one, narrow, 400, 1560, dark=True)
     finally:
         driver.quit()
-    shrink(args.runs[0] / 'predictions.png', args.out / 'predictions.png')
+    target = args.out / 'predictions.jpg'
+    with Image.open(args.runs[0] / 'predictions.png') as image:
+        photo = image.convert('RGB')
+    photo.thumbnail((1280, 1280))
+    photo.save(target, quality=80)
+    print(f'{target}: {target.stat().st_size // 1000} kB')
     return 0
 
 
@@ -105,18 +112,15 @@ def photograph(
     driver.get(page.as_uri())
     picture.parent.mkdir(parents=True, exist_ok=True)
     driver.save_screenshot(str(picture))
-    shrink(picture, picture)
+    shrink(picture)
 
 
-def shrink(source: Path, target: Path, width: int = 1280) -> None:
-    """Write a picture of at most so many pixels, in few colours."""
-    from PIL import Image
-
-    with Image.open(source) as image:
+def shrink(picture: Path) -> None:
+    """Write a picture anew in few colours."""
+    with Image.open(picture) as image:
         plain = image.convert('RGB')
-    plain.thumbnail((width, 10_000))
-    plain.quantize(COLOURS, dither=Image.Dither.NONE).save(target, optimize=True)
-    print(f'{target}: {target.stat().st_size // 1000} kB')
+    plain.quantize(COLOURS, dither=Image.Dither.NONE).save(picture, optimize=True)
+    print(f'{picture}: {picture.stat().st_size // 1000} kB')
 
 
 if __name__ == '__main__':

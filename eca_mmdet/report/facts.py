@@ -110,6 +110,9 @@ def summary(run: Run) -> list[tuple[str, str]]:
     """Return (what, value) of the head of the page."""
     record = run.record or {}
     facts = [('folder', str(run.path))]
+    if {'detector', 'attention', 'depth'} <= record.keys():  # of the demo
+        names = (str(record[key]) for key in ('detector', 'attention'))
+        facts.append(('demo', f'{", ".join(names)}, ResNet-{record["depth"]}'))
     for what, key in (('config', 'config'), ('evaluated', 'date')):
         if record.get(key):
             facts.append((what, _plain_time(str(record[key]))))
