@@ -9,7 +9,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from markupsafe import Markup
 
 import eca_mmdet
@@ -37,27 +37,11 @@ def render_page(
         costs: of :func:`~eca_mmdet.report.model_parts.costs`.
         gates: of :func:`~eca_mmdet.report.gate_charts.gate_sections`.
     """
-    charts = {
-        'training': curves.training_charts(runs),
-        'validation': curves.ap_charts(runs),
-        'precision': numbers.precision_charts(runs),
-        'classes': numbers.class_charts(runs),
-        'sizes': numbers.size_charts(runs),
-        'errors': numbers.error_charts(runs),
-        'calibration': numbers.calibration_charts(runs),
-        'gates': [chart for one in gates for chart in one['charts']],
-    }
     tables = _tables(runs)
+    charts = _charts(runs, gates)
     script = _asset('page.js')
     library = _asset('chart.umd.min.js').split('//# sourceMappingURL')[0]
-    environment = Environment(
-        loader=FileSystemLoader(ASSETS),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template('page.html.j2').render(
+    return _template().render(
         generator=GENERATOR,
         version=eca_mmdet.__version__,
         created=datetime.now(timezone.utc).strftime('%Y-%m-%d %H:%M UTC'),
@@ -66,7 +50,7 @@ def render_page(
         library=Markup(library),
         script=Markup(script),
         charts=charts,
-        specs=_specs(charts),
+        specs=[chart for group in charts.values() for chart in group],
         runs=_heads(runs),
         tables=tables,
         other_data=numbers.data_differ(runs),
@@ -77,15 +61,48 @@ def render_page(
         gates=gates,
         config=facts.configs(runs),
         versions=facts.versions(runs),
-        details=[
-            {
-                'label': run.label,
-                'files': facts.files(run),
-                'environment': run.environment,
-            }
-            for run in runs
-        ],
+        details=_details(runs),
     )
+
+
+def _template() -> Template:
+    """Return the page's template; what it is filled with is escaped."""
+    environment = Environment(
+        loader=FileSystemLoader(ASSETS),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template('page.html.j2')
+
+
+def _charts(
+    runs: Sequence[Run], gates: Sequence[dict[str, Any]]
+) -> dict[str, list[Chart]]:
+    """Return the charts of each section."""
+    return {
+        'training': curves.training_charts(runs),
+        'validation': curves.ap_charts(runs),
+        'precision': numbers.precision_charts(runs),
+        'classes': numbers.class_charts(runs),
+        'sizes': numbers.size_charts(runs),
+        'errors': numbers.error_charts(runs),
+        'calibration': numbers.calibration_charts(runs),
+        'gates': [chart for one in gates for chart in one['charts']],
+    }
+
+
+def _details(runs: Sequence[Run]) -> list[dict[str, Any]]:
+    """Return each run's files with their sums, and its machine."""
+    return [
+        {
+            'label': run.label,
+            'files': facts.files(run),
+            'environment': run.environment,
+        }
+        for run in runs
+    ]
 
 
 def _heads(runs: Sequence[Run]) -> list[dict[str, Any]]:
@@ -110,10 +127,6 @@ def _tables(runs: Sequence[Run]) -> list[dict[str, Any]]:
         limits = [one for one in table.pop('limits') if one]
         table['heading'] = '; '.join(map(heading, limits)) or heading()
     return tables
-
-
-def _specs(charts: dict[str, list[Chart]]) -> list[Chart]:
-    return [chart for group in charts.values() for chart in group]
 
 
 def _policy(*scripts: str) -> str:
