@@ -105,6 +105,16 @@ def test_an_analysis_that_fails_costs_no_number(hook, runner, tmp_path, caplog):
     assert 'no memory' in caplog.text
 
 
+def test_an_interrupt_in_the_analysis_costs_no_number(hook, runner, tmp_path):
+    def interrupt():
+        raise KeyboardInterrupt
+
+    runner.test_evaluator.metrics[0].analyze = interrupt
+    with pytest.raises(KeyboardInterrupt):
+        hook.after_test_epoch(runner, {})
+    assert written(tmp_path)['metrics.json']['results'] == RECORD['results']
+
+
 def test_a_checkpoint_of_an_earlier_epoch_is_not_what_was_measured(
     hook, runner, tmp_path
 ):

@@ -10,6 +10,8 @@ import cv2
 import numpy as np
 import pytest
 
+from eca_mmdet.report import facts
+from eca_mmdet.report.numbers import confusions
 from eca_mmdet.report.page import render_page
 from eca_mmdet.report.run import read_run
 from tests.report_runs import STAMP, STEPS, Page, losses, write_run
@@ -48,6 +50,10 @@ def one(shapes, checkpoint, tmp_path_factory):
     folder = tmp_path_factory.mktemp('runs') / 'first'
     record = write_run(folder, shapes, 0, cfg.pretty_text, path, NAME)
     shutil.copy(path, folder)
+    # As if it were measured on val2017, for which numbers are published.
+    for result in record['results'].values():
+        result['counts'] |= {'images': 5000, 'categories': 80}
+    (folder / STAMP / 'metrics.json').write_text(json.dumps(record))
     runs = read_run(folder, 'first')
     write_report(runs, folder / 'report.html', examples=2, gate_images=3)
     return folder, record, Page((folder / 'report.html').read_text()), runs[0]
@@ -94,9 +100,19 @@ def test_two_runs_have_a_column_each(one, two):
     first, second = one[1], two[0]
     rows = two[1].table(class_='numbers', task='segm')
     assert rows[0][1:3] == ['first', 'second']
+    assert rows[1][1:] == ['measured', 'measured', 'reported']
     for name, left, right, _ in rows[2:]:
         assert left == shown(first['results']['segm']['metrics'][name])
         assert right == shown(second['results']['segm']['metrics'][name])
+
+
+def test_numbers_of_other_data_have_no_published_ones_beside_them(
+    two, shapes, tmp_path
+):
+    record = write_run(tmp_path / 'run', shapes, 0, name=NAME)
+    assert record['config'] == NAME
+    page = Page(render_page(read_run(tmp_path / 'run', 'run')))
+    assert page.table(class_='numbers', task='bbox')[1] == ['', 'measured']
 
 
 def test_training_curves_are_the_logged_values(one, two):
@@ -142,7 +158,7 @@ def test_facts_of_the_training(one):
     assert texts[texts.index('an iteration, median') + 1] == f'{median:.3g} s'
     counts = record['results']['bbox']['counts']
     data = texts[texts.index('data') + 1]
-    assert data.startswith(f'{counts["images"]} images, 3 categories, ')
+    assert data.startswith('5,000 images, 80 categories, ')
     assert f'{counts["detections"]} detections' in data
     assert 'one note' in texts
 
@@ -216,6 +232,11 @@ def test_confusion_matrix(one):
         assert [[int(cell or 0) for cell in row[1:]] for row in rows[1:]] == (
             confusion['matrix']
         )
+    [found] = [c for c in confusions([one[3]]) if c['task'] == 'bbox']
+    matrix = np.array(record['analysis'][0]['bbox']['confusion']['matrix'])
+    shares = [[cell['share'] for cell in row['cells']] for row in found['rows']]
+    totals = matrix.sum(1, keepdims=True)
+    assert np.allclose(shares, matrix / np.maximum(totals, 1))
 
 
 def test_worst_and_best_images(one, shapes):
@@ -350,3 +371,90 @@ def test_the_page_is_in_one_file(one):
     assert not re.search(r'@import|url\(|sourceMappingURL', text)
     assert len(text) < 2**20
     assert 'What this page could not show' not in text
+
+
+@pytest.mark.parametrize(
+    'model',
+    [
+        "dict(type='subprocess.call', args={words!r}, shell=True)",
+        "dict(type='mmengine.dump', obj=1, file={marker!r})",
+        "dict(type='LAD', teacher_ckpt={marker!r})",
+    ],
+    ids=lambda text: text[10:25],
+)
+def test_a_config_of_other_code_is_not_built(mmdet_ready, shapes, tmp_path, model):
+    from eca_mmdet.report.model_parts import costs
+
+    marker = tmp_path / 'ran.json'
+    text = model.format(words=f'touch {marker}', marker=str(marker))
+    write_run(tmp_path / 'run', shapes, config=f'model = {text}\n')
+    [run] = read_run(tmp_path / 'run', 'run')
+    assert costs([run]) == [] and not marker.exists()
+    [told] = [line for line in run.missing if line.startswith('costs: ')]
+    assert 'which is no part of an image detector' in told
+
+
+@pytest.mark.parametrize(
+    'text',
+    [
+        "model = dict(type='ResNet', depth=50)",
+        "model = dict(type='FasterRCNN')",
+        'model = 5',
+        'a = 1',
+        "model = dict(type='ResNet', depth=50)\ntest_dataloader = dict(pipeline=5)",
+        "filename = 'x'",
+        'default_scope = 5',
+    ],
+)
+def test_a_config_that_cannot_be_counted_is_told(mmdet_ready, shapes, tmp_path, text):
+    from eca_mmdet.report.model_parts import costs
+
+    write_run(tmp_path / 'run', shapes, config=f'{text}\n')
+    [run] = read_run(tmp_path / 'run', 'run')
+    assert costs([run]) == []
+    assert any(line.startswith('costs: ') for line in run.missing)
+    assert dict(facts.flat(run.config))  # and it is shown as it was
+
+
+def test_objects_are_drawn_where_they_are():
+    """A box and a mask of a 40 x 20 image on its picture of 320 x 160."""
+    from pycocotools import mask as api
+
+    from eca_mmdet.inference.drawing import draw_objects
+    from eca_mmdet.report.pictures import _draw, fit
+
+    image = np.full((20, 40, 3), 200, np.uint8)
+    canvas, scale = fit(image)
+    assert canvas.shape == (160, 320, 3) and scale == 8
+    mask = np.zeros((20, 40), np.uint8, order='F')
+    mask[5:15, 10:30] = 1
+    drawn = _draw(canvas, scale, [[10, 5, 20, 10]], [2], ['name'], [api.encode(mask)])
+    large = np.zeros((1, 160, 320), bool)
+    large[0, 40:120, 80:240] = True
+    box = np.array([[80.0, 40, 240, 120]])
+    assert (drawn == draw_objects(canvas, box, np.array([2]), ['name'], large)).all()
+    assert (drawn[:20] == 200).all() and not (drawn[40:120, 80:240] == 200).all()
+
+
+def test_detections_have_their_own_names_and_boxes(one, monkeypatch):
+    """What is handed to the drawing, for the worst image."""
+    from eca_mmdet.report import pictures
+
+    folder, record, _, _ = one
+    calls = []
+    monkeypatch.setattr(
+        pictures, '_draw', lambda *words: calls.append(words) or words[0]
+    )
+    [run] = read_run(folder, 'first')
+    pictures.galleries([run], 1, None, None)
+    worst = record['analysis'][0]['segm']['worst_images'][0]
+    content = json.loads(open(record['annotations']['file']).read())
+    names = {one['id']: one['name'] for one in content['categories']}
+    objects = [a for a in content['annotations'] if a['image_id'] == worst['image_id']]
+    (_, _, boxes, _, texts, _), (_, _, _, _, found, masks) = calls[:2]
+    assert sorted(texts) == sorted(names[one['category_id']] for one in objects)
+    assert sorted(map(list, boxes)) == sorted(one['bbox'] for one in objects)
+    assert found == [
+        f'{names[one["category_id"]]} {one["score"]:.2f}' for one in worst['detections']
+    ]
+    assert masks == [one['segmentation'] for one in worst['detections']]

@@ -41,7 +41,7 @@ def pages(shapes, tmp_path_factory):
 
     root = tmp_path_factory.mktemp('pages')
     config = f'test_dataloader = dict(dataset=dict(data_root={str(shapes)!r}, '
-    config += "data_prefix=dict(img='val/')))\n"
+    config += "ann_file='annotations/val.json', data_prefix=dict(img='val/')))\n"
     record = write_run(root / 'first', shapes, 0, config)
     write_run(root / 'second', shapes, 1, config)
     for name, folders in (('one', ['first']), ('two', ['first', 'second'])):
@@ -123,8 +123,49 @@ def test_hovering_shows_the_value(browser, pages):
     lines = Page(page.read_text()).specs['train-loss']['lines']
     x, y = lines[0]['points'][2]
     assert opacity == 1 and title == [f'iteration {x:g}']
-    assert [f'first: {float(f"{y:.4g}"):g}'] in body
+    assert [f'first: {float(f"{y:.5g}"):g}'] in body
     assert any(one[0].startswith('second: ') for one in body)
+
+
+def test_whole_numbers_are_shown_whole(browser, shapes, tmp_path):
+    log = [
+        {'loss': 1.5, 'memory': 10_432 + step, 'iter': step, 'step': step}
+        for step in (10_000, 20_001, 29_318, 39_000)
+    ]
+    write_run(tmp_path / 'run', shapes, log=log)
+    from eca_mmdet.report.page import render_page
+    from eca_mmdet.report.run import read_run
+
+    page = tmp_path / 'page.html'
+    page.write_text(render_page(read_run(tmp_path / 'run', 'run')))
+    browser.open(page)
+    opacity, title, body = browser.run(HOVER.replace('train-loss', 'train-memory'))
+    assert (opacity, title, body) == (1, ['iteration 29318'], [['run: 39750']])
+
+
+def test_many_classes_and_runs_are_drawn(browser, shapes, tmp_path):
+    """A canvas that is too high stays empty without a word."""
+    from eca_mmdet.report.page import render_page
+    from eca_mmdet.report.run import read_run
+
+    runs = []
+    for name in 'abcdefgh':
+        record = write_run(tmp_path / name, shapes)
+        record['results']['bbox']['classes'] = [
+            {'id': n, 'name': f'c{n}', 'objects': n, 'metrics': {'AP': 0.5}}
+            for n in range(1203)
+        ]
+        (tmp_path / name / STAMP / 'metrics.json').write_text(json.dumps(record))
+        runs += read_run(tmp_path / name, name)
+    page = tmp_path / 'page.html'
+    page.write_text(render_page(runs))
+    browser.open(page)
+    painted = browser.run(
+        'const c = document.querySelector("canvas[data-chart=classes-bbox]");'
+        'const d = c.getContext("2d").getImageData(0, c.height / 2, c.width, 9).data;'
+        'return [c.height, d.filter((v) => v > 0).length]'
+    )
+    assert painted[0] < 30_000 and painted[1] > 1000
 
 
 def test_dark_mode_has_colours_of_its_own_that_can_be_read(browser, pages):
@@ -181,6 +222,10 @@ def test_on_paper_it_is_light_and_whole(browser, pages):
     ground = browser.run('return getComputedStyle(document.body).backgroundColor')
     assert luminance(ground) > 0.9
     light = [one['colour'] for one in drawn(browser, page)['train-loss']['sets']]
+    missing = 'return document.getElementById("missing").open'
+    assert not browser.run(missing)
+    browser.run('dispatchEvent(new Event("beforeprint"))')
+    assert browser.run(missing)
     browser.open(page, dark=False)
     assert light == [
         one['colour'] for one in drawn(browser, page)['train-loss']['sets']

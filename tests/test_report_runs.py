@@ -8,7 +8,9 @@ import pytest
 
 from eca_mmdet.errors import UserError
 from eca_mmdet.report.charts import MOST_POINTS, line
+from eca_mmdet.report.facts import files
 from eca_mmdet.report.page import render_page
+from eca_mmdet.report.pictures import find_images, inside
 from eca_mmdet.report.run import read_run
 from tests.conftest import PYTHON
 from tests.report_runs import STAMP, Page, losses, measured, write_run
@@ -46,19 +48,23 @@ def coco_file(shapes):
 def test_a_log_alone(tmp_path):
     path = tmp_path / 'old.log.json'
     lines = [{'env_info': 'x', 'config': 'a = 1', 'seed': 0}]
-    for step in (50, 100):
-        lines.append({'mode': 'train', 'epoch': 1, 'iter': step, 'lr': 0.01, 'loss': 2})
-    lines.append({'mode': 'val', 'epoch': 1, 'iter': 100, 'lr': 0.01, 'bbox_mAP': 0.25})
+    for epoch, ap in ((1, 0.25), (2, 0.5)):
+        for step in (50, 100):
+            lines.append({'mode': 'train', 'epoch': epoch, 'iter': step, 'loss': 2})
+        lines.append({'mode': 'val', 'epoch': epoch, 'iter': 100, 'bbox_mAP': ap})
     path.write_text('\n'.join(map(json.dumps, lines)))
     page, _ = page_of(path)
-    assert page.specs['train-loss']['lines'][0]['points'] == [[50, 2], [100, 2]]
-    assert page.specs['ap-bbox']['lines'][0]['points'] == [[100, 25]]
+    assert page.specs['train-loss']['lines'][0]['points'] == [
+        *([50, 2], [100, 2], [150, 2], [200, 2])
+    ]
+    assert page.specs['ap-bbox']['lines'][0]['points'] == [[100, 25], [200, 50]]
     assert any('a log file has none' in text for text in page.texts)
 
 
 def test_infinite_and_missing_values_are_gaps(tmp_path, shapes):
     log = [
         {'loss': 2.0, 'lr': 0.1, 'iter': 10, 'step': 10},
+        {'coco/bbox_AP': 0.5, 'step': 10},
         {'loss': math.nan, 'lr': 0.1, 'iter': 20, 'step': 20},
         {'loss': math.inf, 'lr': 0.1, 'iter': 30, 'step': 30},
         {'coco/bbox_AP': -1.0, 'step': 30},
@@ -67,7 +73,7 @@ def test_infinite_and_missing_values_are_gaps(tmp_path, shapes):
     page, _ = page_of(tmp_path / 'run')
     points = page.specs['train-loss']['lines'][0]['points']
     assert points == [[10, 2], [20, None], [30, None]]
-    assert page.specs['ap-bbox']['lines'][0]['points'] == [[30, None]]
+    assert page.specs['ap-bbox']['lines'][0]['points'] == [[10, 50], [30, None]]
     assert page.texts[page.texts.index('last loss') + 1] == 'inf'
 
 
@@ -92,6 +98,13 @@ def test_a_resumed_run_has_no_doubled_steps(tmp_path, shapes):
         '{"results": 3}',
         '{"results": {"bbox": {"metrics": {"AP": "x"}}}}',
         '{"results": {"bbox": {"metrics": {"AP": 0.1}, "classes": [1]}}}',
+        '{"results": {"bbox": {"metrics": {"AP": 57.0}}}}',
+        '{"results": {"bbox": {"metrics": {"AP": NaN}}}}',
+        '{"results": {"bbox": {"metrics": {"AP": 0.1}, "max_dets": 5}}}',
+        '{"results": {"bbox": {"metrics": {"AP": 0.1}, "counts": ["x"]}}}',
+        '{"results": {"bbox": {"metrics": {"AP": 0.1}}}, "others": 5}',
+        '{"results": {"bbox": {"metrics": {"AP": 0.1}}}, "checkpoint": {"file": 5}}',
+        '{"results": {"bbox": {"metrics": {"AP": 0.1}}}, "notes": [5]}',
         '{"results": {}}',
         '[' * 100_000,
     ],
@@ -111,7 +124,10 @@ def test_a_broken_metrics_file_is_told(tmp_path, shapes, content):
         {'bbox': 3},
         {'bbox': {'pr_curves': {'recall': 1, '0.50': [1]}}},
         {'bbox': {'confusion': {'classes': ['a'], 'matrix': [[1, 2], 3]}}},
+        {'bbox': {'confusion': {'classes': ['a'], 'matrix': [[-1]]}}},
+        {'bbox': {'confusion': {'classes': ['a'], 'matrix': [[0.5]]}}},
         {'bbox': {'calibration': {'bins': [{'count': 1}]}}},
+        {'bbox': {'calibration': {'bins': [], 'ece': 10**400}}},
         {'bbox': {'errors': {'delta_ap': 'x'}}},
         {'bbox': {'worst_images': [3], 'best_images': {}}},
     ],
@@ -161,9 +177,10 @@ def test_several_result_files_of_one_evaluation(tmp_path, shapes, coco_file):
     record['analysis'] = first['analysis'] + second['analysis']
     (tmp_path / 'metrics.json').write_text(json.dumps(record))
     page, runs = page_of(tmp_path)
-    assert [run.label for run in runs] == ['a', 'b']
+    name = tmp_path.name
+    assert [run.label for run in runs] == [f'{name}: a', f'{name}: b']
     rows = page.table(class_='numbers', task='bbox')
-    assert rows[0][1:] == ['a', 'b']
+    assert rows[0][1:] == [f'{name}: a', f'{name}: b']
     values = [one['results']['bbox']['metrics']['AP'] for one in (first, second)]
     assert rows[2][1:] == [f'{100 * value:.1f}' for value in values]
     assert len(page.specs['pr-bbox']['lines']) == 6
@@ -180,7 +197,97 @@ def test_result_files_of_one_name_are_told_apart(tmp_path, coco_file, command):
     words = [tmp_path / 'x', tmp_path / 'y', '--out', out, '--no-model']
     assert command('report', *words)[0] == 0
     heads = Page(out.read_text()).table(class_='numbers', task='bbox')[0]
-    assert heads[1:] == ['x', 'b', 'y', 'b (2)']
+    assert heads[1:] == ['x: results', 'x: b', 'y: results', 'y: b']
+
+
+def test_a_broken_result_file_takes_nobodys_errors(tmp_path, coco_file):
+    content = json.loads(coco_file.read_text())
+    records = [measured(coco_file, content, seed) for seed in range(3)]
+    records[1]['results']['bbox']['metrics']['AP'] = 'x'
+    others = [
+        {'predictions': {'file': name}, 'results': one['results']}
+        for name, one in zip('bc', records[1:], strict=True)
+    ]
+    record = {**records[0], 'others': others}
+    record['analysis'] = [one['analysis'][0] for one in records]
+    (tmp_path / 'metrics.json').write_text(json.dumps(record))
+    _, runs = page_of(tmp_path)
+    assert [run.label[-1] for run in runs] == ['s', 'c']  # results, c
+    assert runs[1].analysis == records[2]['analysis'][0] != records[1]['analysis'][0]
+    assert any('result file 2' in line for line in runs[0].missing)
+
+
+def test_numbers_of_an_earlier_training_are_told(tmp_path, shapes):
+    write_run(tmp_path / 'run', shapes)
+    _, [run] = page_of(tmp_path / 'run')
+    assert not any('before it' in line for line in run.missing)
+    later = tmp_path / 'run' / '20270101_000000' / 'vis_data'
+    later.mkdir(parents=True)
+    (later / 'config.py').write_text('a = 1\n')
+    (later / 'scalars.json').write_text(json.dumps({'loss': 9, 'iter': 1, 'step': 1}))
+    _, [run] = page_of(tmp_path / 'run')
+    assert run.log.train['loss'].values == (9,)
+    [told] = [line for line in run.missing if 'before it' in line]
+    assert STAMP in told and '20270101_000000' in told
+
+
+def data_set(root, split, annotations='annotations/val.json'):
+    return (
+        f'dict(dataset=dict(data_root={str(root)!r}, ann_file={annotations!r}, '
+        f"data_prefix=dict(img='{split}/')))"
+    )
+
+
+def test_images_are_those_of_the_measured_annotations(tmp_path, shapes):
+    """A test data set of other annotations, with images of the same names."""
+    config = (
+        f'test_dataloader = {data_set(shapes, "train", "annotations/train.json")}\n'
+    )
+    write_run(tmp_path / 'a', shapes, config=config)
+    [run] = read_run(tmp_path / 'a', 'a')
+    with pytest.raises(UserError, match='no data set of the annotations'):
+        find_images(run, None)
+    assert find_images(run, str(shapes / 'val')) == shapes / 'val'
+    config += f'val_dataloader = {data_set(shapes, "val")}\n'
+    write_run(tmp_path / 'b', shapes, config=config)
+    [run] = read_run(tmp_path / 'b', 'b')
+    assert find_images(run, None) == shapes / 'val'
+    wrapped = config.replace('dataset=dict(', "dataset=dict(type='X', dataset=dict(")
+    wrapped = wrapped.replace(')))', '))))')
+    write_run(tmp_path / 'c', shapes, config=wrapped)
+    [run] = read_run(tmp_path / 'c', 'c')
+    assert find_images(run, None) == shapes / 'val'
+
+
+@pytest.mark.parametrize('name', ['../secret.png', '/etc/x.png', 'a/../../b.png', ''])
+def test_images_of_other_folders_are_not_taken(tmp_path, name):
+    with pytest.raises(UserError, match='is not one of a file in'):
+        inside(tmp_path, name)
+    assert inside(tmp_path, 'a/../b.png') == tmp_path / 'b.png'
+
+
+def test_the_checkpoint_is_the_measured_one(tmp_path, shapes, monkeypatch):
+    """Not one of that name in the current folder, nor one written since."""
+    weights = tmp_path / 'train' / 'iter_60.pth'
+    weights.parent.mkdir()
+    weights.write_bytes(b'measured')
+    monkeypatch.chdir(tmp_path)
+    record = write_run(
+        tmp_path / 'run', shapes, checkpoint=weights.relative_to(tmp_path)
+    )
+    assert record['checkpoint']['file'] == 'train/iter_60.pth'
+    (tmp_path / 'run' / 'iter_60.pth').write_bytes(b'measured')
+    weights.write_bytes(b'others')
+    [run] = read_run(tmp_path / 'run', 'run')
+    assert run.checkpoint == tmp_path / 'run' / 'iter_60.pth'
+    assert [one['state'] for one in files(run)][1] == 'unchanged since'
+    run.checkpoint.write_bytes(b'trained on')
+    [run] = read_run(tmp_path / 'run', 'run')
+    assert run.checkpoint is None
+    assert any('is not what was measured' in line for line in run.missing)
+    assert [one['state'] for one in files(run)][1] == 'CHANGED since'
+    weights.unlink()
+    assert [one['state'] for one in files(run)][1] == 'no longer there'
 
 
 def test_other_annotations_are_told(tmp_path, shapes):
@@ -263,7 +370,7 @@ def test_the_page_replaces_pages_alone(tmp_path, shapes, command):
         (['nowhere'], 'does not exist'),
         (['.'], 'neither a training log nor a metrics.json'),
         (['run', 'run'], 'named twice'),
-        (['run', '--labels', 'a', 'b'], 'must be 1 different names'),
+        (['run', '--labels', 'a', 'b'], 'a name for each of the 1 runs'),
         (['run', '--out', '.'], 'is no page of this command'),
         (['run', '--out', 'run/x.py/report.html'], 'cannot be written'),
     ],
@@ -334,3 +441,102 @@ def test_a_file_that_is_no_log(tmp_path):
     path.write_bytes(b'\x00\x01\x02' * 1000)
     with pytest.raises(UserError, match='neither a training log'):
         read_run(path, 'x')
+
+
+@pytest.mark.parametrize(
+    'change',
+    [
+        {'category_id': 999},
+        {'segmentation': {'size': [100_000, 100_000], 'counts': 'x'}},
+        {'segmentation': {'size': [2, 2], 'counts': 'x'}},
+        {'segmentation': {'size': [96, 96], 'counts': 'rubbish'}},
+        {'segmentation': None},
+    ],
+    ids=str,
+)
+def test_detections_that_cannot_be_drawn_are_told(tmp_path, shapes, command, change):
+    """Among them one that would take 10 GB to decode."""
+    write_run(tmp_path / 'run', shapes)
+    path = tmp_path / 'run' / STAMP / 'metrics.json'
+    record = json.loads(path.read_text())
+    entries = record['analysis'][0]['segm']['worst_images']
+    entries[0]['detections'][0] |= {**change, 'bbox': [1, 1, 5, 5]}
+    path.write_text(json.dumps(record))
+    code, _, err = command(
+        'report', tmp_path / 'run', '--images', shapes / 'val', '--no-model'
+    )
+    assert code == 0 and f'image {entries[0]["image_id"]!r}' in err
+    assert len(Page((tmp_path / 'run' / 'report.html').read_text()).images) >= 4
+
+
+def test_half_characters_in_notes_are_written(tmp_path, shapes, command):
+    write_run(tmp_path / 'run', shapes)
+    path = tmp_path / 'run' / STAMP / 'metrics.json'
+    path.write_text(path.read_text().replace('one note', 'half \\ud800 note'))
+    assert command('report', tmp_path / 'run', '--no-model')[0] == 0
+    page = Page((tmp_path / 'run' / 'report.html').read_text())
+    assert 'half ? note' in page.texts
+
+
+def test_many_classes_show_both_ends(tmp_path, shapes):
+    write_run(tmp_path / 'run', shapes)
+    path = tmp_path / 'run' / STAMP / 'metrics.json'
+    record = json.loads(path.read_text())
+    record['results']['bbox']['classes'] = [
+        {'id': n, 'name': f'c{n}', 'objects': n, 'metrics': {'AP': n / 2000}}
+        for n in range(1203)
+    ]
+    path.write_text(json.dumps(record))
+    page, _ = page_of(tmp_path / 'run')
+    chart = page.specs['classes-bbox']
+    assert chart['title'].endswith('the 240 best and the 240 worst of 1203')
+    assert chart['categories'][:2] == ['c1202 (1202)', 'c1201 (1201)']
+    assert chart['categories'][239:241] == ['c963 (963)', 'c239 (239)']
+    assert chart['categories'][-1] == 'c0 (0)' and len(chart['categories']) == 480
+
+
+def test_learning_rates_of_several_groups(tmp_path, shapes):
+    log = [
+        {
+            'loss': 1.0,
+            'lr_backbone': 0.1 / step,
+            'lr_head': 0.2,
+            'iter': step,
+            'step': step,
+        }
+        for step in (10, 20)
+    ]
+    write_run(tmp_path / 'run', shapes, log=log)
+    page, _ = page_of(tmp_path / 'run')
+    assert page.specs['train-lr_backbone']['y'] == 'learning rate'
+    points = page.specs['train-lr_backbone']['lines'][0]['points']
+    assert points == [[10, 0.01], [20, 0.005]]
+    assert page.specs['train-lr_head']['lines'][0]['points'] == [[10, 0.2], [20, 0.2]]
+
+
+def test_one_validation_is_no_curve(tmp_path, shapes):
+    log = [{'loss': 1.0, 'iter': 10, 'step': 10}, {'coco/bbox_AP': 0.5, 'step': 10}]
+    write_run(tmp_path / 'run', shapes, log=log)
+    page, _ = page_of(tmp_path / 'run')
+    assert 'ap-bbox' not in page.specs and 'train-loss' in page.specs
+
+
+@pytest.mark.parametrize(
+    'content',
+    [
+        {'checkpoints': []},
+        {'checkpoints': [3], 'images': 1},
+        {
+            'checkpoints': [{'gates': [{'name': 'x'}]}],
+            'images': 1,
+            'thresholds': {'dead': 0.1, 'saturated': 0.9, 'constant': 0.1},
+        },
+    ],
+    ids=['none', 'number', 'without values'],
+)
+def test_a_broken_gates_file_is_told(tmp_path, shapes, command, content):
+    write_run(tmp_path / 'run', shapes)
+    (tmp_path / 'run' / 'gates').mkdir()
+    (tmp_path / 'run' / 'gates' / 'gates.json').write_text(json.dumps(content))
+    code, _, err = command('report', tmp_path / 'run', '--no-model')
+    assert code == 0 and 'gates.json is of another form' in err

@@ -11,10 +11,12 @@ from eca_mmdet.errors import UserError, printable
 from eca_mmdet.report.run import Run, read_run
 from eca_mmdet.report.writing import require_replaceable, write_report
 
+MOST_RUNS = 8
+
 
 def run(args: argparse.Namespace) -> int:
     """Gather the runs, write the page, and say what is missing on it."""
-    paths = [Path(one) for one in args.runs]
+    paths = _paths(args.runs)
     target = _target(args.out, paths)
     labels = _labels(paths, args.labels)
     runs = [
@@ -41,6 +43,17 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
+def _paths(names: Sequence[str]) -> list[Path]:
+    if not all(names):
+        raise UserError('a run has an empty name; the folder here is called "."')
+    if len(names) > MOST_RUNS:
+        raise UserError(
+            f'a page shows up to {MOST_RUNS} runs, since more colours could not be '
+            f'told apart; got {len(names)}.'
+        )
+    return [Path(one) for one in names]
+
+
 def _distinguish(runs: Sequence[Run]) -> None:
     """Number the result files of several evaluations that share a name."""
     names = [one.label for one in runs]
@@ -65,8 +78,8 @@ def _labels(paths: Sequence[Path], labels: Sequence[str] | None) -> list[str]:
     if labels:
         if len(labels) != len(paths) or len(set(labels)) != len(labels):
             raise UserError(
-                f'--labels must be {len(paths)} different names, one for each run; got '
-                f'{" ".join(labels)}.'
+                f'--labels takes a name for each of the {len(paths)} runs, no two '
+                f'alike; got {" ".join(map(repr, labels))}.'
             )
         return list(labels)
     parts = [path.resolve().parts[1:] or ('/',) for path in paths]

@@ -69,10 +69,11 @@ class MetricsFileHook(Hook):  # type: ignore[misc]
         folder = Path(runner.log_dir)
         if name:
             write_json(record, folder / name)
+        write_json(record, folder / 'metrics.json')
+        # Then once more: whatever happens in the analysis, the numbers are there.
         analysis = _analyze(evaluator.metrics, runner)
         if analysis:
-            record['analysis'] = [analysis]
-        write_json(record, folder / 'metrics.json')
+            write_json({**record, 'analysis': [analysis]}, folder / 'metrics.json')
         runner.logger.info(f'all numbers: {folder / "metrics.json"}')
 
 

@@ -8,6 +8,7 @@ from typing import Any
 from eca_mmdet import launch, registration
 from eca_mmdet.errors import UserError
 from eca_mmdet.inference.embedded_config import (
+    innermost,
     parse_config,
     registered,
     require_registered,
@@ -68,8 +69,6 @@ def load_detector(
 
 def _config(file: WeightFile, config: str | None) -> Any:
     """Return the named config, or the one in the file."""
-    from mmengine.config import Config
-
     from eca_mmdet.analysis.parts import load
 
     if config is not None:
@@ -82,14 +81,29 @@ def _config(file: WeightFile, config: str | None) -> Any:
             'it is of: only what mmengine saved in training does. Name the config: '
             '--config NAME|FILE.'
         )
-    values = parse_config(text, file.path)
+    return plain_config(parse_config(text, file.path), file.path)
+
+
+def plain_config(values: dict[str, Any], path: str) -> Any:
+    """Return mmengine's Config of values that may come from anywhere.
+
+    Args:
+        values: of :func:`~eca_mmdet.inference.embedded_config.parse_config`; what parts
+            would start from is removed from them.
+        path: where they are from.
+
+    Raises:
+        UserError: they name more than parts of image detectors, or are no config.
+    """
+    from mmengine.config import Config
+
     _forget_starts(values.get('model'))  # what they name is not built
-    require_registered(values, file.path)
+    require_registered(values, path)
     try:
         return Config(values)
     except (KeyError, TypeError) as error:  # a key that mmengine keeps for itself
         raise UserError(
-            f'the config in {file.path} is none that mmengine reads: {error}'
+            f'the config in {path} is none that mmengine reads: {error}'
         ) from error
 
 
@@ -131,7 +145,7 @@ def class_names(file: WeightFile, cfg: Any) -> tuple[str, ...]:
     meta = file.extras.get('meta')
     data = meta.get('dataset_meta') if isinstance(meta, dict) else None
     found = _entry(data, 'classes')
-    dataset = _innermost(_entry(cfg.get('test_dataloader'), 'dataset'))
+    dataset = innermost(_entry(cfg.get('test_dataloader'), 'dataset'))
     found = found or _entry(_entry(dataset, 'metainfo'), 'classes')
     if not found:
         known = registered(_entry(dataset, 'type'), 'DATASETS')
@@ -149,18 +163,6 @@ def class_names(file: WeightFile, cfg: Any) -> tuple[str, ...]:
 
 def _entry(value: Any, key: str) -> Any:
     return value.get(key) if isinstance(value, dict) else None
-
-
-def _innermost(dataset: Any) -> Any:
-    """Return a data set without what repeats it or joins several."""
-    while isinstance(dataset, dict):
-        several = dataset.get('datasets')
-        first = several[0] if isinstance(several, (list, tuple)) and several else None
-        inner = dataset.get('dataset') or first
-        if not isinstance(inner, dict):
-            break
-        dataset = inner
-    return dataset
 
 
 def _require_count(model: Any, classes: tuple[str, ...], path: str) -> None:

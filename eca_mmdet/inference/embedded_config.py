@@ -31,7 +31,11 @@ _NO_CLASSES = _OPERATORS | _REGION_LAYERS | _KINDS
 """Values of ``type`` in mmdet's own configs that no registry is asked for."""
 
 _NOT_BUILT = (
-    'mmdet.models.language_models',  # loads further files, by name
+    'mmdet.models.dense_heads.atss_vlfusion_head',  # loads further files, by name
+    'mmdet.models.detectors.d2_wrapper',
+    'mmdet.models.detectors.kd_one_stage',  # runs the config of a teacher
+    'mmdet.models.detectors.lad',
+    'mmdet.models.language_models',
     'mmdet.models.mot',
     'mmdet.models.reid',
     'mmdet.models.task_modules.tracking',  # CameraMotionCompensation evaluates text
@@ -42,7 +46,7 @@ _NOT_BUILT = (
 )
 """Registered modules that do more than compute, and are of no image detector."""
 
-_ADVICE = 'Name its config instead, if you trust that: --config FILE.'
+ADVICE = 'Name its config instead, if you trust that: --config FILE.'
 _OURS = 'eca_mmdet'
 _MOST = 2_000_000
 
@@ -58,7 +62,7 @@ def parse_config(text: str, source: str) -> dict[str, Any]:
         UserError: it is no such text, or imports anything but this package.
     """
     if len(text) > _MOST:
-        raise UserError(f'the config in {source} has {len(text)} letters. {_ADVICE}')
+        raise UserError(f'the config in {source} has {len(text)} letters. {ADVICE}')
     try:
         with warnings.catch_warnings():
             warnings.simplefilter('ignore')  # of escapes in the file's strings
@@ -67,7 +71,7 @@ def parse_config(text: str, source: str) -> dict[str, Any]:
     except (SyntaxError, ValueError, TypeError, MemoryError, RecursionError) as error:
         raise UserError(
             f'the config in {source} is not plain values, and nothing of it is run: '
-            f'{error or type(error).__name__}. {_ADVICE}'
+            f'{error or type(error).__name__}. {ADVICE}'
         ) from error
     imports = values.get('custom_imports')
     names = imports.get('imports') if isinstance(imports, dict) else imports
@@ -75,7 +79,7 @@ def parse_config(text: str, source: str) -> dict[str, Any]:
         if name != _OURS:
             raise UserError(
                 f'the config in {source} imports {name!r}, which is not done for a '
-                f'file. {_ADVICE}'
+                f'file. {ADVICE}'
             )
     _check_scopes(values, source)
     return values
@@ -135,7 +139,7 @@ def _check_scopes(value: Any, source: str) -> None:
         if value.get('_scope_', 'mmdet') not in ('mmdet', 'mmengine'):
             raise UserError(
                 f'the config in {source} is for {value["_scope_"]!r}, not for mmdet. '
-                f'{_ADVICE}'
+                f'{ADVICE}'
             )
         for one in value.values():
             _check_scopes(one, source)
@@ -196,7 +200,7 @@ def _require_types(value: Any, registries: tuple[str, ...], source: str) -> None
                 raise UserError(
                     f'the config in {source} names type={name[:80]!r}, which is no '
                     f'part of an image detector that mmdet or eca-mmdet registers. '
-                    f'{_ADVICE}'
+                    f'{ADVICE}'
                 )
     inner = value.values() if isinstance(value, dict) else value
     for one in inner if isinstance(value, (dict, list, tuple, set)) else ():
@@ -211,3 +215,15 @@ def _pipelines(value: Any) -> list[Any]:
     if isinstance(value, (list, tuple)):
         return [one for inner in value for one in _pipelines(inner)]
     return []
+
+
+def innermost(dataset: Any) -> Any:
+    """Return a data set without what repeats it or joins several."""
+    while isinstance(dataset, dict):
+        several = dataset.get('datasets')
+        first = several[0] if isinstance(several, (list, tuple)) and several else None
+        inner = dataset.get('dataset') or first
+        if not isinstance(inner, dict):
+            break
+        dataset = inner
+    return dataset

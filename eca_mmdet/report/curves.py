@@ -36,7 +36,8 @@ def training_charts(runs: Sequence[Run]) -> list[Chart]:
             names |= dict.fromkeys((*run.log.train, *run.log.val))
     losses = [name for name in names if 'loss' in name and name != 'loss']
     others = [name for name in _UNITS if name not in ('loss', 'lr')]
-    order = ['loss', 'lr', *losses, *others]
+    rates = [name for name in names if name.startswith('lr_')]  # of several groups
+    order = ['loss', 'lr', *rates, *losses, *others]
     charts = []
     for name in order:
         chart = _chart(name, runs)
@@ -60,7 +61,8 @@ def _chart(name: str, runs: Sequence[Run]) -> Chart | None:
                 )
     if not lines:
         return None
-    unit = _UNITS.get(name, 'loss' if 'loss' in name else name)
+    known = 'loss' if 'loss' in name else 'learning rate'
+    unit = _UNITS.get(name, known)
     few = all(len(one['points']) < 3 for one in lines)
     return {
         **line_chart(f'train-{name}', name, 'iteration', unit, lines),
@@ -99,7 +101,8 @@ def ap_charts(runs: Sequence[Run]) -> list[Chart]:
                 many = len(runs) > 1
                 colour, stroke = (at, dash) if many else (dash, 0)
                 lines.append(line(label, points, colour, stroke, **_epochs(series)))
-        if lines:
+        # One validation has its numbers in the table.
+        if any(len(one['points']) > 1 for one in lines):
             name = f'AP on held-out images, {title}'
             chart = line_chart(f'ap-{task}', name, 'iteration', 'AP, 0-100', lines)
             charts.append({**chart, 'marks': True, 'top': 100, 'zero': True})
@@ -132,7 +135,7 @@ def training_facts(run: Run) -> list[tuple[str, str]]:
     if seconds:
         typical = statistics.median(seconds)
         facts.append(('an iteration, median', f'{typical:.3g} s'))
-        facts.append(('training, by that', _duration(typical * steps)))
+        facts.append(('training, median x iterations', _duration(typical * steps)))
     memory = _finite(log.train.get('memory'))
     if memory:
         facts.append(('highest GPU memory', f'{max(memory):,.0f} MiB'))

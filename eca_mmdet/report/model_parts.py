@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
@@ -23,24 +24,28 @@ def costs(runs: Sequence[Run]) -> list[dict[str, Any]]:
         if run.config is None:
             continue
         try:
-            found.append({'label': run.label, 'colour': at, **_cost(run.config)})
-        except (UserError, InstallError) as error:
-            run.missing.append(f'costs: {error}')
+            cost = _cost(copy.deepcopy(run.config), str(run.config_path))
+        except Exception as error:  # parts may raise anything on wrong arguments
+            known = isinstance(error, (UserError, InstallError))
+            why = str(error).removeprefix('None: ') if known else repr(error)
+            run.missing.append(f'costs: {why}')
+            continue
+        found.append({'label': run.label, 'colour': at, **cost})
     return found
 
 
-def _cost(values: dict[str, Any]) -> dict[str, Any]:
+def _cost(values: dict[str, Any], path: str) -> dict[str, Any]:
     from eca_mmdet import launch, registration
 
     registration.register()
     launch.silence_known_warnings()
-    from mmengine.config import Config
-
     from eca_mmdet.analysis.exact import exact_cost
     from eca_mmdet.analysis.parts import build
+    from eca_mmdet.inference.checkpoint import plain_config
 
     shape = input_shape(values)
-    cfg = Config(values)
+    values['default_scope'] = 'mmdet'
+    cfg = plain_config(values, path)
     if not cfg.get('model'):
         raise UserError('the config has no model')
     cost = exact_cost(build(cfg), cfg, shape)
@@ -70,7 +75,7 @@ def input_shape(values: dict[str, Any]) -> tuple[int, int]:
     loader = values.get('test_dataloader')
     dataset = loader.get('dataset') if isinstance(loader, dict) else None
     pipeline = dataset.get('pipeline') if isinstance(dataset, dict) else None
-    for step in pipeline or []:
+    for step in pipeline if isinstance(pipeline, (list, tuple)) else ():
         scale = step.get('scale') if isinstance(step, dict) else None
         if (
             isinstance(scale, (list, tuple))

@@ -23,6 +23,9 @@ ERRORS = {
     'Bkg': 'nothing is there',
     'Miss': 'missed',
 }
+_VAL2017 = (5000, 80)
+_MOST_BARS = 480
+"""Of a chart; browsers draw nothing on a canvas of more than some 16,000 pixels."""
 _UNIT_SQUARE = {'top': 1, 'zero': True, 'right': 1}
 _TABLED_CLASSES = 40
 """Confusion matrices of up to so many classes have their numbers in the cells."""
@@ -56,7 +59,15 @@ def data_differ(runs: Sequence[Run]) -> bool:
 
 
 def reported(run: Run) -> PublishedRow | None:
-    """Return the published row that the run's config is made for."""
+    """Return the published row that the run's config is made for.
+
+    The published numbers are of COCO's val2017: a run that was measured on anything
+    else has none.
+    """
+    results: list[dict[str, Any]] = list(run.results.values())
+    counts = results[0].get('counts') or {} if results else {}
+    if (counts.get('images'), counts.get('categories')) != _VAL2017:
+        return None
     name = (run.record or {}).get('config')
     return next((one for one in published_rows() if one.config == name), None)
 
@@ -143,6 +154,10 @@ def class_charts(runs: Sequence[Run]) -> list[Chart]:
         first = by_run[0]
         names.sort(key=lambda name: -1 if (v := ap(first, name)) is None else v)
         names.reverse()
+        total = len(names)
+        ends = max(_MOST_BARS // len(found) // 2, 1)
+        if total > 2 * ends:
+            names = names[:ends] + names[-ends:]
         series = [
             bars(run.label, [percent(ap(one, name)) for name in names], at)
             for (at, run, _), one in zip(found, by_run, strict=True)
@@ -153,6 +168,8 @@ def class_charts(runs: Sequence[Run]) -> list[Chart]:
             for name, count in zip(names, counts, strict=True)
         ]
         title = f'AP by class, {title_of(task)} (objects)'
+        if len(names) < total:
+            title += f': the {ends} best and the {ends} worst of {total}'
         charts.append(
             bar_chart(f'classes-{task}', title, 'AP, 0-100', labels, series, top=100)
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import numpy.typing as npt
 from eca_mmdet.errors import UserError
 from eca_mmdet.evaluation.ground_truth import GroundTruth, read_ground_truth
 from eca_mmdet.evaluation.masks import mask_api, to_rle
-from eca_mmdet.report.numbers import tasks_of
+from eca_mmdet.report.numbers import tasks_of, title_of
 from eca_mmdet.report.run import Run
 
 Array = npt.NDArray[Any]
@@ -57,7 +58,7 @@ def galleries(
                         'kind': kind,
                         'run': run.label,
                         'colour': at,
-                        'task': task,
+                        'title': title_of(task),
                         'threshold': run.analysis[task].get('score_threshold'),
                         'pictures': pictures,
                     }
@@ -86,17 +87,32 @@ def find_annotations(run: Run, annotations: str | None) -> str:
     path = annotations or ((run.record or {}).get('annotations') or {}).get('file')
     dataset = _dataset(run)
     if not path and dataset.get('ann_file'):
-        path = Path(str(dataset.get('data_root') or '')) / str(dataset['ann_file'])
+        path = _joined(dataset, dataset['ann_file'])
     if not path:
         raise UserError('nothing names an annotation file: --ann A.json does')
     return str(path)
 
 
 def _dataset(run: Run) -> dict[str, Any]:
-    """Return the config's test data set; empty where there is none."""
-    loader = (run.config or {}).get('test_dataloader')
-    dataset = loader.get('dataset') if isinstance(loader, dict) else None
-    return dataset if isinstance(dataset, dict) else {}
+    """Return the config's data set that the numbers are of; empty where none is.
+
+    A run without numbers has its test data set.
+    """
+    from eca_mmdet.inference.embedded_config import innermost
+
+    recorded = ((run.record or {}).get('annotations') or {}).get('file')
+    for name in ('test_dataloader', 'val_dataloader'):
+        loader = (run.config or {}).get(name)
+        dataset = innermost(loader.get('dataset') if isinstance(loader, dict) else None)
+        if isinstance(dataset, dict):
+            own = _joined(dataset, dataset.get('ann_file'))
+            if recorded is None or os.path.normpath(recorded) == os.path.normpath(own):
+                return dataset
+    return {}
+
+
+def _joined(dataset: dict[str, Any], part: Any) -> str:
+    return os.path.join(str(dataset.get('data_root') or ''), str(part or ''))
 
 
 def _truth(run: Run, annotations: str | None) -> GroundTruth:
@@ -124,10 +140,13 @@ def find_images(run: Run, images: str | None) -> Path:
     if images is None:
         dataset = _dataset(run)
         if not dataset:
-            raise UserError('nothing says where the images lie: --images DIR does')
+            raise UserError(
+                'the config has no data set of the annotations that were used, so that '
+                'it does not say where the images lie: --images DIR does'
+            )
         prefix = dataset.get('data_prefix')
         part = prefix.get('img', '') if isinstance(prefix, dict) else ''
-        images = str(Path(str(dataset.get('data_root') or '')) / str(part))
+        images = _joined(dataset, part)
     if not Path(images).is_dir():
         raise UserError(f'{images} is no folder of images here; name it with --images')
     return Path(images)
@@ -137,24 +156,52 @@ def _picture(
     entry: Any, truth: GroundTruth, folder: Path, task: str, run: Run
 ) -> dict[str, Any] | None:
     """Draw one image twice; None, with a line in ``missing``, where it cannot be."""
+    number = entry['image_id']
     try:
-        at = truth.image_ids.index(entry['image_id'])
+        if number not in truth.image_ids:
+            raise UserError(f'{truth.source} has no image {number!r}')
+        at = truth.image_ids.index(number)
         name = truth.file_names[at]
-        image = read_rgb(folder / name)
-    except (KeyError, ValueError) as error:
-        run.missing.append(f'an image of the analysis: {error!r}')
-        return None
+        image = read_rgb(inside(folder, name))
+        canvas, scale = fit(image)
+        return _drawn(entry, truth, at, task, canvas, scale)
     except UserError as error:
-        run.missing.append(f'an image: {error}')
-        return None
-    canvas, scale = fit(image)
+        run.missing.append(f'image {number!r}: {error}')
+    except Exception as error:  # of objects or detections that cannot be drawn
+        run.missing.append(f'image {number!r} cannot be drawn: {error!r}')
+    return None
+
+
+def inside(folder: Path, name: str) -> Path:
+    """Return the path of an image by its name in an annotation file.
+
+    Raises:
+        UserError: the name leads out of the folder. A page may be handed on, and must
+            not have pictures in it from elsewhere.
+    """
+    plain = os.path.normpath(name)
+    if not name or os.path.isabs(plain) or plain.split(os.sep)[0] == os.pardir:
+        raise UserError(f'its name {name!r} is not one of a file in {folder}')
+    return folder / plain
+
+
+def _drawn(
+    entry: Any, truth: GroundTruth, at: int, task: str, canvas: Array, scale: float
+) -> dict[str, Any]:
+    name, size = truth.file_names[at], _size(truth, at, canvas, scale)
     names = dict(zip(truth.category_ids, truth.category_names, strict=True))
+    for one in entry['detections']:
+        if one['category_id'] not in names:
+            raise UserError(f'{truth.source} has no class {one["category_id"]!r}')
+        mask = one.get('segmentation')
+        if task == 'segm' and (not mask or list(mask['size']) != size):
+            raise UserError(f'a mask of it is not of its size, {size}')
     return {
         'name': name,
         **{key: entry[key] for key in ('f1', 'tp', 'fp', 'fn')},
         'width': canvas.shape[1],
         'height': canvas.shape[0],
-        'objects': encode(_draw_objects(canvas, scale, truth, at, task)),
+        'objects': encode(_draw_objects(canvas, scale, truth, at, size, task)),
         'detections': encode(
             _draw_detections(canvas, scale, entry['detections'], names, task)
         ),
@@ -188,15 +235,24 @@ def fit(image: Array) -> tuple[Array, float]:
     return cv2.resize(image, size, interpolation=method), scale
 
 
+def _size(truth: GroundTruth, at: int, canvas: Array, scale: float) -> list[int]:
+    """Return height and width as the file has them, or else as the image is."""
+    stated: list[int] = truth.sizes[at].tolist()
+    own = [round(pixels / scale) for pixels in canvas.shape[:2]]
+    return stated if all(stated) else own
+
+
 def _draw_objects(
-    canvas: Array, scale: float, truth: GroundTruth, at: int, task: str
+    canvas: Array,
+    scale: float,
+    truth: GroundTruth,
+    at: int,
+    size: list[int],
+    task: str,
 ) -> Array:
     rows = np.flatnonzero(truth.image == at)
     masks = None
     if task == 'segm':
-        # Without a size in the file, that of the image.
-        own = [round(pixels / scale) for pixels in canvas.shape[:2]]
-        size = truth.sizes[at].tolist() if truth.sizes[at].all() else own
         masks = [
             to_rle(truth.segmentations[row], *size)
             if truth.segmentations[row]

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from eca_mmdet.errors import UserError
-from eca_mmdet.inference.embedded_config import parse_config
+from eca_mmdet.evaluation.record import describe_file
+from eca_mmdet.inference.embedded_config import ADVICE, parse_config
 from eca_mmdet.report.logs import TrainingLog, read_logs
 from eca_mmdet.report.record_form import check_analysis, check_results
 
@@ -78,10 +79,13 @@ def read_run(path: Path, label: str) -> list[Run]:
             'eca-mmdet demo or eval, or a log file.'
         )
     run = Run(path, label)
+    if path.name == 'metrics.json':
+        raise UserError(f'{path} is a part of a run; name its folder, {path.parent}.')
     try:
         run.log = read_logs(path)
     except UserError as error:
-        run.missing.append(f'curves of training: {error}')
+        none = 'no training log' if str(error).startswith('no training log') else error
+        run.missing.append(f'curves of training: {none}')
     if path.is_dir():
         _read_record(run)
         _read_config(run)
@@ -101,33 +105,31 @@ def read_run(path: Path, label: str) -> list[Run]:
 def _others(first: Run) -> list[Run]:
     """Return the further result files of one evaluation as runs of their own."""
     record = first.record or {}
-    others = [one for one in record.get('others') or [] if _is_sound(one)]
+    others = record.get('others') or []
     if not others:
         return []
     shared = {k: v for k, v in record.items() if k not in ('others', 'analysis')}
-    analyses = (record.get('analysis') or [])[1:]
-    first.label = _result_name(record, first.label)
+    analyses = record.get('analysis') or []
+    folder, first.label = first.label, f'{first.label}: {_result_name(record)}'
     runs = []
-    for index, one in enumerate(others):
+    for index, one in enumerate(others, 1):
+        try:
+            check_results(one)
+        except UserError as error:
+            first.missing.append(
+                f'result file {index + 1} of {first.record_path}: {error}'
+            )
+            continue
         own = {**shared, **one, 'analysis': analyses[index : index + 1]}
-        run = Run(first.path, _result_name(one, f'{first.label} {index + 2}'))
+        run = Run(first.path, f'{folder}: {_result_name(one)}')
         run.record, run.record_path = own, first.record_path
         runs.append(run)
     return runs
 
 
-def _is_sound(other: Any) -> bool:
-    try:
-        check_results(other if isinstance(other, dict) else {})
-    except UserError:
-        return False
-    return True
-
-
-def _result_name(record: dict[str, Any], label: str) -> str:
-    predictions = record.get('predictions')
-    name = predictions.get('file') if isinstance(predictions, dict) else None
-    return Path(str(name)).name.removesuffix('.json') if name else label
+def _result_name(record: dict[str, Any]) -> str:
+    file = (record.get('predictions') or {}).get('file') or 'results'
+    return Path(file).name.removesuffix('.json')
 
 
 def _files(folder: Path, pattern: str) -> Iterator[Path]:
@@ -169,6 +171,9 @@ def _read_record(run: Run) -> None:
     if found:
         *_, run.record_path, run.record = max(found, key=lambda one: one[:2])
         _check_analysis(run)
+        _check_age(run)
+        if run.record.get('other_evaluators'):
+            run.missing.append(f'numbers of further evaluators: see {run.record_path}')
     elif not any('metrics.json' in one for one in run.missing):
         run.missing.append(
             'numbers of an evaluation: no metrics.json (eca-mmdet test writes one)'
@@ -191,6 +196,18 @@ def _check_analysis(run: Run) -> None:
         )
 
 
+def _check_age(run: Run) -> None:
+    """Say so where the numbers are older than the training that is drawn."""
+    stamp = run.record_path.parent.name if run.record_path else ''
+    configs = run.log.configs if run.log else ()
+    starts = [part for one in configs for part in one.parts if _STAMP.fullmatch(part)]
+    if _STAMP.fullmatch(stamp) and starts and stamp < min(starts):
+        run.missing.append(
+            f'numbers of the training that is drawn, which began at {max(starts)}: '
+            f'those on this page are of {stamp}, before it'
+        )
+
+
 def _read_config(run: Run) -> None:
     dumped = sorted(
         _files(run.path, 'vis_data/config.py'), key=lambda one: one.parts[-3]
@@ -208,18 +225,24 @@ def _read_config(run: Run) -> None:
     except OSError as error:
         run.missing.append(f'the config: {run.config_path}: {error.strerror}')
     except UserError as error:
-        run.missing.append(f'values of the config: {error}')
+        why = str(error).replace(f' {ADVICE}', '')
+        run.missing.append(f'values of the config: {why}')
 
 
 def _find_checkpoint(run: Run) -> None:
-    """Take what was measured; else the last one, which is all there is to look at."""
-    recorded = (run.record or {}).get('checkpoint')
-    name = recorded.get('file') if isinstance(recorded, dict) else None
-    places = [Path(name), *_files(run.path, Path(name).name)] if name else []
-    for one in places:
-        if one.is_file():
-            run.checkpoint = one
-            return
+    """Take what was measured, by its sha256; of a run without numbers, the last."""
+    recorded = (run.record or {}).get('checkpoint') or {}
+    name, sha256 = recorded.get('file'), recorded.get('sha256')
+    if name and sha256:
+        places = [*_files(run.path, Path(name).name or '-'), Path(name)]
+        there = [one for one in places if one.is_file()]
+        for one in there:
+            if describe_file(one)['sha256'] == sha256:
+                run.checkpoint = one
+                return
+        why = f'{there[0]} is not what was measured (sha256)' if there else 'it is gone'
+        run.missing.append(f'gates of the checkpoint {name}: {why}')
+        return
     saved = sorted(_files(run.path, '*.pth'), key=lambda one: one.stat().st_mtime)
     if saved:
         run.checkpoint = saved[-1]

@@ -48,7 +48,7 @@ def write_report(
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with whole_file(target) as partial:
-            partial.write_text(page, encoding='utf-8')
+            partial.write_text(page, encoding='utf-8', errors='replace')
     except OSError as error:
         raise UserError(f'{target} cannot be written: {error}') from error
 

@@ -10,7 +10,7 @@
   const shade = (index) => colour(`--c${index % 8}`);
   const short = (value) => {
     if (value === null || value === undefined) return 'n/a';
-    return String(Number(value.toPrecision(4)));
+    return String(Number.isInteger(value) ? value : Number(value.toPrecision(5)));
   };
 
   function lineData(spec) {
@@ -142,6 +142,11 @@
   }
 
   draw();
+  // A print says what is missing, too.
+  addEventListener('beforeprint', () => {
+    const missing = document.getElementById('missing');
+    if (missing) missing.open = true;
+  });
   matchMedia('(prefers-color-scheme: dark)').addEventListener('change', draw);
   // On paper the style sheet has colours and widths of its own.
   matchMedia('print').addEventListener('change', draw);
