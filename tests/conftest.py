@@ -1,5 +1,6 @@
 """Shared fixtures: no network, few threads, mmdet's scope."""
 
+import functools
 import json
 import os
 import signal
@@ -23,6 +24,14 @@ COCO_TINY = REPOSITORY.parent / 'shared' / 'data' / 'coco_tiny'
 def repeatable():
     torch.manual_seed(0)
     torch.set_num_threads(1)
+
+
+@pytest.fixture(scope='session', autouse=True)
+def metafiles_read_once():
+    """For each config that inherits one of mmdet's, mmengine reads 400 metafiles."""
+    from mmengine.config import utils
+
+    utils.load = functools.cache(utils.load)
 
 
 @pytest.fixture(scope='session')

@@ -17,6 +17,7 @@ from eca_mmdet.evaluation.record import describe_file
 from eca_mmdet.mechanisms import KEYS
 from eca_mmdet.run_folder import make_run_folder
 from tests.conftest import PYTHON, listen_to_interrupts
+from tests.report_runs import Page
 
 pytestmark = pytest.mark.openmmlab
 
@@ -46,6 +47,14 @@ def test_quick_demo_leaves_a_complete_run_folder(tmp_path):
     assert record['checkpoint'] == describe_file(checkpoint)
     table = (out / 'ap_table.md').read_text()
     assert f'| box | {rows["bbox"]["AP"] * 100:.1f} |' in ' '.join(table.split())
+    page = Page((out / 'report.html').read_text())
+    assert str((out / 'report.html').resolve()) in done.stdout.splitlines()[-1]
+    for task, row in rows.items():
+        cells = page.table(class_='numbers', task=task)[2:]
+        shown = ['n/a' if v is None else f'{100 * v:.1f}' for v in row.values()]
+        assert [cell[1] for cell in cells] == shown
+    assert page.images and page.table(class_='gates', run='run')
+    assert page.table(class_='kernels', run='run')
     for name in ('loss_curve.png', 'predictions.png'):
         picture = cv2.imread(str(out / name))
         assert picture is not None and picture.std() > 5, name

@@ -20,7 +20,10 @@ def checkpoints(mmdet_ready, tmp_path_factory):
     paths = []
     for key in ('eca', 'se'):
         detector = build(key)
-        meta = {'cfg': detector.cfg.pretty_text, 'dataset_meta': {'classes': ('a',)}}
+        meta = {
+            'cfg': detector.cfg.pretty_text,
+            'dataset_meta': {'classes': ('circle', 'square', 'triangle')},
+        }
         paths.append(folder / f'{key}.pth')
         torch.save({'meta': meta, 'state_dict': detector.model.state_dict()}, paths[-1])
     return paths

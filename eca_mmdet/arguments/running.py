@@ -14,8 +14,8 @@ def add_demo(commands: Commands) -> None:
         'demo',
         help='train and evaluate a small detector on generated shapes',
         description='Write a data set of generated shapes, train a small detector '
-        'on it from random weights, evaluate it on held-out images, and leave tables '
-        'and pictures in a run folder.',
+        'on it from random weights, evaluate it on held-out images, and leave tables, '
+        'pictures and a page of the run in a folder.',
     )
     demo.add_argument(
         '--detector', choices=('faster', 'mask', 'retinanet'), default='mask'
@@ -34,6 +34,9 @@ def add_demo(commands: Commands) -> None:
         help='about 20 s; shows that everything runs, learns little',
     )
     demo.add_argument('--seed', type=int, default=0)
+    demo.add_argument(
+        '--no-report', action='store_true', help='do not write report.html'
+    )
     demo.add_argument(
         '--out',
         metavar='DIR',

@@ -39,15 +39,18 @@ def run(args: argparse.Namespace) -> int:
         raise
     record['seconds'] = round(time.monotonic() - start, 1)
     write_results(record, out)
-    console.print('drawing the report ...')
-    page = write_page(out)
+    page = None
+    if not args.no_report:
+        console.print('drawing the report ...')
+        page = write_page(out)
     console.print(
         f'\nCOCO AP and AR on the held-out images, 0-100:\n{record["table"]}\n'
     )
     console.print(f'{time.monotonic() - start:.0f} s in all; the numbers and pictures:')
     for name in ('ap_table.md', 'metrics.json', 'loss_curve.png', 'predictions.png'):
         console.print(f'  {out / name}')
-    console.print(f'Open this in a browser:\n  {page.resolve()}')
+    if page is not None:
+        console.print(f'Open this in a browser:\n  {page.resolve()}')
     return 0
 
 

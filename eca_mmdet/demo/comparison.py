@@ -50,14 +50,19 @@ class Run:
     @functools.cached_property
     def iterations(self) -> int:
         """Steps of the run."""
-        return int(self.compose().train_cfg.max_iters)
+        return int(self._config.train_cfg.max_iters)
 
     @functools.cached_property
     def name(self) -> str:
         """Of its folder; a run of another config or version has another."""
-        text = self.compose().pretty_text + json.dumps(versions(), sort_keys=True)
+        parts = [self._config.to_dict(), versions()]
+        text = json.dumps(parts, sort_keys=True, default=repr)
         digest = hashlib.sha256(text.encode()).hexdigest()[:8]
         return f'{self.detector}-{self.mechanism}-seed{self.seed}-{digest}'
+
+    @functools.cached_property
+    def _config(self) -> Any:
+        return self.compose()
 
     def compose(self) -> Any:
         """Return the run's config, with a data root that is not there."""
@@ -137,7 +142,7 @@ def train(run: Run, out: Path, on_step: OnStep) -> dict[str, Any]:
     command = [sys.executable, '-m', 'eca_mmdet.cli', 'demo']
     command += ['--detector', run.detector, '--attention', run.mechanism]
     command += ['--seed', str(run.seed), '--out', str(partial)]
-    command += ['--quick'] * run.quick
+    command += ['--no-report', *['--quick'] * run.quick]
     code = _follow(command, log, on_step)
     if code:
         lines = [one for one in log.read_text(errors='replace').splitlines() if one]
