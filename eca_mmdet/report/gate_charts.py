@@ -11,7 +11,7 @@ from eca_mmdet.evaluation.record import describe_file
 from eca_mmdet.registration import InstallError
 from eca_mmdet.report.charts import Chart, line, line_chart
 from eca_mmdet.report.pictures import find_annotations, find_images
-from eca_mmdet.report.run import Run
+from eca_mmdet.report.run import Run, reason
 
 
 def gate_sections(
@@ -33,7 +33,7 @@ def gate_sections(
             try:
                 run.gates = _measure(run, limit, images, annotations)
             except (UserError, InstallError) as error:
-                run.missing.append(f'gates: {error}')
+                run.missing.append(f'gates: {reason(error)}')
         if run.gates is not None:
             try:
                 section = _section(run, at)

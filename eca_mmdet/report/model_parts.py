@@ -9,7 +9,7 @@ from typing import Any
 
 from eca_mmdet.errors import UserError
 from eca_mmdet.registration import InstallError
-from eca_mmdet.report.run import Run
+from eca_mmdet.report.run import Run, reason
 
 _MIB = 2**20
 
@@ -27,8 +27,7 @@ def costs(runs: Sequence[Run]) -> list[dict[str, Any]]:
             cost = _cost(copy.deepcopy(run.config), str(run.config_path))
         except Exception as error:  # parts may raise anything on wrong arguments
             known = isinstance(error, (UserError, InstallError))
-            why = str(error).removeprefix('None: ') if known else repr(error)
-            run.missing.append(f'costs: {why}')
+            run.missing.append(f'costs: {reason(error) if known else repr(error)}')
             continue
         found.append({'label': run.label, 'colour': at, **cost})
     return found

@@ -138,6 +138,11 @@ def _files(folder: Path, pattern: str) -> Iterator[Path]:
         yield from (one for one in folder.glob(level + pattern) if one.is_file())
 
 
+def reason(error: Exception) -> str:
+    """Return a message without the advice to name a config, which has no use here."""
+    return str(error).replace(f' {ADVICE}', '').removeprefix('None: ')
+
+
 def read_object(path: Path, what: str) -> dict[str, Any]:
     """Return a JSON file's object.
 
@@ -225,8 +230,7 @@ def _read_config(run: Run) -> None:
     except OSError as error:
         run.missing.append(f'the config: {run.config_path}: {error.strerror}')
     except UserError as error:
-        why = str(error).replace(f' {ADVICE}', '')
-        run.missing.append(f'values of the config: {why}')
+        run.missing.append(f'values of the config: {reason(error)}')
 
 
 def _find_checkpoint(run: Run) -> None:
