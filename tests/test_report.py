@@ -458,3 +458,13 @@ def test_detections_have_their_own_names_and_boxes(one, monkeypatch):
         f'{names[one["category_id"]]} {one["score"]:.2f}' for one in worst['detections']
     ]
     assert masks == [one['segmentation'] for one in worst['detections']]
+
+
+def test_an_image_is_among_the_worst_or_the_best():
+    from eca_mmdet.report.pictures import _chosen
+
+    ranked = [{'image_id': number} for number in range(5)]
+    found = {'worst_images': ranked, 'best_images': ranked[::-1]}
+    (_, worst), (_, best) = _chosen(found, 3)
+    assert [one['image_id'] for one in worst] == [0, 1, 2]
+    assert [one['image_id'] for one in best] == [4, 3]
