@@ -10,6 +10,8 @@ from eca_mmdet.evaluation.backends import evaluate
 from eca_mmdet.evaluation.detections import detections_of
 from eca_mmdet.evaluation.ground_truth import ground_truth, read_ground_truth
 from eca_mmdet.evaluation.record import describe_file, make_record
+from eca_mmdet.report.page import render_page
+from eca_mmdet.report.run import read_run
 
 STAMP = '20260102_030405'
 STEPS = tuple(range(10, 70, 10))
@@ -173,3 +175,9 @@ class Page(HTMLParser):
             )
         ]
         return found
+
+
+def page_of(*folders):
+    """The page of some runs, and the runs."""
+    runs = [run for folder in folders for run in read_run(folder, folder.name)]
+    return Page(render_page(runs)), runs

@@ -8,7 +8,7 @@ import pytest
 
 from tests.browser import Browser
 from tests.report_runs import STAMP, Page, write_run
-from tests.test_report_runs import NASTY
+from tests.test_report_broken import NASTY
 
 CHARTS = """
 return specs.map((spec) => {
