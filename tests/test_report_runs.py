@@ -324,3 +324,25 @@ def test_a_broken_result_file_takes_nobodys_errors(tmp_path, coco_file):
     assert [run.label[-1] for run in runs] == ['s', 'c']  # results, c
     assert runs[1].analysis == records[2]['analysis'][0] != records[1]['analysis'][0]
     assert any('result file 2' in line for line in runs[0].missing)
+
+
+def test_the_folder_one_stands_in(tmp_path, shapes, command, monkeypatch):
+    """Also that of one start, in which the config has no folder before it."""
+    write_run(tmp_path / 'run', shapes, config='a = 1\n')
+    for folder in (tmp_path / 'run' / STAMP, tmp_path / 'run'):
+        monkeypatch.chdir(folder)
+        assert command('report', '.', '--no-model')[0] == 0
+        page = Page((folder / 'report.html').read_text())
+        assert page.table(class_='numbers', task='bbox')[0] == ['', folder.name]
+        assert page.table(class_='flat') == [['a', '1']]
+
+
+def test_more_runs_than_colours(tmp_path, coco_file, command):
+    """Result files of one evaluation count."""
+    record = measured(coco_file, json.loads(coco_file.read_text()), 0)
+    for files_of_one, code in ((8, 0), (9, 2)):
+        others = [{'results': record['results']}] * (files_of_one - 1)
+        path = tmp_path / 'metrics.json'
+        path.write_text(json.dumps({**record, 'others': others}))
+        found, _, err = command('report', tmp_path, '--no-model')
+        assert found == code and ('up to 8 runs' in err) == (code == 2)

@@ -24,6 +24,7 @@ def run(args: argparse.Namespace) -> int:
         for path, label in zip(paths, labels, strict=True)
         for one in read_run(path, label)
     ]
+    _require_few(runs)
     _distinguish(runs)
     replaced = target.exists()
     write_report(
@@ -46,12 +47,15 @@ def run(args: argparse.Namespace) -> int:
 def _paths(names: Sequence[str]) -> list[Path]:
     if not all(names):
         raise UserError('a run has an empty name; the folder here is called "."')
-    if len(names) > MOST_RUNS:
+    return [Path(one) for one in names]
+
+
+def _require_few(runs: Sequence[Run]) -> None:
+    if len(runs) > MOST_RUNS:
         raise UserError(
             f'a page shows up to {MOST_RUNS} runs, since more colours could not be '
-            f'told apart; got {len(names)}.'
+            f'told apart; got {len(runs)}, each result file of an evaluation counted.'
         )
-    return [Path(one) for one in names]
 
 
 def _distinguish(runs: Sequence[Run]) -> None:

@@ -104,11 +104,11 @@ def bar_chart(
         value: label of the axis of values, with its unit.
         categories: names of the groups.
         bars: of each run, ``name``, ``values`` and ``colour``.
-        more: ``top``, ``upright`` (bars stand), ``x`` (label of the categories).
+        more: ``top`` (highest value).
     """
     described = {'id': name, 'kind': 'bar', 'title': title, 'y': value}
     listed = {'categories': list(categories), 'bars': list(bars)}
-    return {**described, **listed, 'top': None, 'upright': False, 'x': '', **more}
+    return {**described, **listed, 'top': None, **more}
 
 
 def bars(name: str, values: Iterable[Any], colour: int) -> dict[str, Any]:

@@ -215,7 +215,7 @@ def _check_age(run: Run) -> None:
 
 def _read_config(run: Run) -> None:
     dumped = sorted(
-        _files(run.path, 'vis_data/config.py'), key=lambda one: one.parts[-3]
+        _files(run.path, 'vis_data/config.py'), key=lambda one: one.parent.parent.name
     )
     plain = [*run.path.glob('*.py'), *run.path.glob('train/*.py')]
     trained = list(run.log.configs) if run.log else []  # a test may have its own

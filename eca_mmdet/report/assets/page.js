@@ -69,8 +69,8 @@
   function scales(spec) {
     if (spec.kind === 'bar') {
       const values = axis(spec.y, { beginAtZero: true, suggestedMax: spec.top });
-      const names = axis(spec.x, { grid: { display: false }, ticks: { autoSkip: false } });
-      return spec.upright ? { x: names, y: values } : { y: names, x: values };
+      const names = axis('', { grid: { display: false }, ticks: { autoSkip: false } });
+      return { y: names, x: values };
     }
     const x = axis(spec.x, { type: 'linear', bounds: 'data', beginAtZero: true,
       max: spec.right, ticks: { maxRotation: 0, maxTicksLimit: 7 },
@@ -93,14 +93,14 @@
       responsive: true,
       maintainAspectRatio: false,
       devicePixelRatio: Math.max(2, window.devicePixelRatio || 1),
-      indexAxis: spec.kind === 'bar' && !spec.upright ? 'y' : 'x',
+      indexAxis: spec.kind === 'bar' ? 'y' : 'x',
       interaction: spec.kind === 'bar'
-        ? { mode: 'index', axis: spec.upright ? 'x' : 'y', intersect: false }
+        ? { mode: 'index', axis: 'y', intersect: false }
         : { mode: 'nearest', axis: 'x', intersect: false },
       scales: scales(spec),
       plugins: {
         legend: {
-          display: many || spec.legend === true,
+          display: many,
           position: 'bottom',
           labels: { color: colour('--ink'), boxWidth: spec.kind === 'bar' ? 12 : 26, boxHeight: spec.kind === 'bar' ? 8 : 0,
             filter: (one) => one.text !== '' },
