@@ -1,6 +1,6 @@
 """The ``eca-mmdet`` command: exit codes. Each command is a module of ``commands``.
 
-Exit codes: 0 success, 1 a check failed, 2 bad usage, 130 interrupted.
+Exit codes: 0 success, 1 a check or a run failed, 2 bad usage, 130 interrupted.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 import eca_mmdet
 from eca_mmdet.arguments import build_parser
-from eca_mmdet.errors import UserError, printable, shown
+from eca_mmdet.errors import RunError, UserError, printable, shown
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -29,7 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return int(command.run(args))
     except (UserError, eca_mmdet.registration.InstallError) as error:
         print(f'eca-mmdet {args.command}: {shown(error)}', file=sys.stderr)
-        return 2
+        return 1 if isinstance(error, RunError) else 2
     except pickle.UnpicklingError as error:  # a file that mmengine itself loaded
         from eca_mmdet.weights.files import refusal
 

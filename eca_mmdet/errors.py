@@ -19,6 +19,13 @@ class UserError(Exception):
     """
 
 
+class RunError(UserError):
+    """Work that had begun and cannot go on: a broken image, a full disk, a NaN.
+
+    The command line prints the message alone and exits with 1.
+    """
+
+
 class FaultsError(UserError):
     """Several faults at once: the message has a line for each, and one what to do.
 

@@ -138,17 +138,57 @@ def use_amp(cfg: Any) -> None:
     cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
 
 
-def resume_from(cfg: Any, checkpoint: str) -> None:
-    """Continue from a checkpoint, or with 'auto' from the latest in the work folder."""
-    from mmengine.runner import find_latest_checkpoint
+def resume_from(cfg: Any, checkpoint: str | None) -> None:
+    """Continue from a checkpoint, or with 'auto' from the latest in the work folder.
 
+    The seed continues too, and with it the order of the images.
+
+    Args:
+        cfg: with work_dir; ``resume`` in it is the same as 'auto'.
+        checkpoint: None for a new training.
+
+    Raises:
+        UserError: there is a checkpoint that cannot be continued, or one that a new
+            training would overwrite.
+    """
+    from eca_mmdet.training import checkpoints
+
+    if cfg.get('resume') and not checkpoint:
+        checkpoint = cfg.get('load_from') or 'auto'
+    cfg.resume = False
+    if not checkpoint:
+        _require_no_checkpoints(cfg.work_dir)
+        return
     if checkpoint == 'auto':
-        latest = Path(cfg.work_dir) / 'last_checkpoint'
-        if not latest.is_file():
+        found = checkpoints.find_checkpoint(cfg.work_dir)
+        if found is None:
             _say(f'nothing to resume in {cfg.work_dir}: starting from the beginning')
             return
-        checkpoint = find_latest_checkpoint(cfg.work_dir)
-    cfg.resume, cfg.load_from = True, checkpoint
+    elif is_address(checkpoint):
+        cfg.resume, cfg.load_from = True, checkpoint
+        return
+    else:
+        path = Path(checkpoint)
+        found = checkpoints.Found(path, checkpoints.read_meta(path))
+    if found.note:
+        _say(f'going on from {found.path}, since {found.note}')
+    cfg.resume, cfg.load_from = True, str(found.path)
+    seed = found.meta.get('seed')
+    if isinstance(seed, int):
+        cfg.randomness = {**(cfg.get('randomness') or {}), 'seed': seed}
+
+
+def _require_no_checkpoints(folder: str) -> None:
+    """Refuse to train over the checkpoints of an earlier training."""
+    from eca_mmdet.training.checkpoints import existing
+
+    names = existing(folder) if is_main_process() else []
+    if names:
+        raise UserError(
+            f'{folder} has {len(names)} checkpoints of an earlier training '
+            f'({names[-1]}), which a new one would overwrite. To go on from them: '
+            '--resume. To begin anew: another --work-dir, or remove them.'
+        )
 
 
 def images_per_step(cfg: Any) -> int:
@@ -262,17 +302,18 @@ def check_start(cfg: Any, runner: Any, exact: bool) -> None:
 
 
 def build_runner(cfg: Any) -> Any:
-    """Return mmengine's Runner (or the config's own ``runner_type``)."""
+    """Return a ``CarefulRunner`` (or the config's own ``runner_type``)."""
     from mmdet.utils import setup_cache_size_limit_of_dynamo
     from mmengine.registry import RUNNERS
-    from mmengine.runner import Runner
 
     from eca_mmdet.evaluation.hook import MetricsFileHook
+    from eca_mmdet.training.runner import CarefulRunner
 
     silence_known_warnings()
     setup_cache_size_limit_of_dynamo()
     start_processes_on_cpu(cfg)
-    runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+    own = 'runner_type' in cfg
+    runner = RUNNERS.build(cfg) if own else CarefulRunner.from_cfg(cfg)
     runner.logger.addFilter(_is_worth_reading)
     if not any(isinstance(hook, MetricsFileHook) for hook in runner.hooks):
         runner.register_hook(MetricsFileHook())  # the config has hooks of its own

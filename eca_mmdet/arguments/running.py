@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from eca_mmdet.arguments.types import Commands, at_least_1
+from eca_mmdet.arguments.types import Commands, at_least_1, count
 from eca_mmdet.mechanisms import KEYS
 
 
@@ -119,6 +119,26 @@ def add_train(commands: Commands) -> None:
         const='auto',
         metavar='CHECKPOINT',
         help='continue from CHECKPOINT, or from the latest in work-dir',
+    )
+    train.add_argument(
+        '--on-nan',
+        choices=('stop', 'skip'),
+        default='stop',
+        help='a loss that is NaN or infinite: stop (default), or skip the batch',
+    )
+    train.add_argument(
+        '--nan-limit',
+        type=count,
+        default=10,
+        metavar='N',
+        help='with --on-nan skip: stop after N such batches (default: 10)',
+    )
+    train.add_argument(
+        '--skip-bad-images',
+        type=count,
+        default=0,
+        metavar='N',
+        help='replace up to N images that cannot be read, and list them (default: 0)',
     )
     train.add_argument('--amp', action='store_true', help='mixed precision')
     train.add_argument('--auto-scale-lr', action='store_true', help=argparse.SUPPRESS)

@@ -3,23 +3,135 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import shlex
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 from eca_mmdet import launch
+from eca_mmdet.errors import RunError, UserError
 
 
 def run(args: argparse.Namespace) -> int:
     """Check, scale the learning rate, train."""
+    from eca_mmdet.training.checkpoints import remove_partial
+    from eca_mmdet.training.run_lock import RunLock
+
     cfg = launch.load_config(args)
     launch.set_work_dir(cfg, args)
+    if not launch.is_main_process():
+        return _train(cfg, args)
+    with RunLock(cfg.work_dir) as lock:
+        if lock.left_behind and args.resume:
+            print(
+                f'the last training in {cfg.work_dir} ({lock.left_behind}) ended '
+                'without a word: it was killed, or memory ran out'
+            )
+        remove_partial(cfg.work_dir)
+        return _train(cfg, args)
+
+
+def _train(cfg: Any, args: argparse.Namespace) -> int:
     if args.from_scratch:
         launch.start_from_scratch(cfg)
     if args.amp:
         launch.use_amp(cfg)
-    if args.resume:
-        launch.resume_from(cfg, args.resume)
+    launch.resume_from(cfg, args.resume)
     launch.check(cfg, training=True)
     launch.apply_lr_policy(cfg, scale=not args.no_scale_lr)
     runner = launch.build_runner(cfg)
     launch.check_start(cfg, runner, exact=bool(cfg.get('resume')))
-    runner.train()
+    set_tolerance(runner, args)
+    from eca_mmdet.training.interrupts import Interrupted, Interrupts
+
+    interrupts = getattr(runner, 'interrupts', None) or Interrupts()
+    try:
+        with interrupts, _resumable(runner):
+            runner.train()
+    except Interrupted as stop:
+        _keep(runner)
+        return 128 + stop.signal
+    _name_bad_images(runner)
     return 0
+
+
+def set_tolerance(runner: Any, args: argparse.Namespace) -> None:
+    """Apply --on-nan and --skip-bad-images.
+
+    Raises:
+        UserError: the config has a runner of its own, which knows neither.
+    """
+    from eca_mmdet.training.finite import OnNan
+    from eca_mmdet.training.runner import CarefulRunner
+
+    if isinstance(runner, CarefulRunner):
+        runner.on_nan = OnNan(args.on_nan == 'skip', args.nan_limit)
+        runner.tolerated_images = args.skip_bad_images
+    elif args.on_nan == 'skip' or args.skip_bad_images:
+        raise UserError(
+            '--on-nan skip and --skip-bad-images need the runner of this command; the '
+            f'config has runner_type={runner.cfg.runner_type!r}.'
+        )
+
+
+@contextlib.contextmanager
+def _resumable(runner: Any) -> Iterator[None]:
+    """Add to a failure what is left, and how to go on."""
+    from eca_mmdet.training.checkpoints import find_checkpoint
+    from eca_mmdet.training.failures import told
+
+    try:
+        with told(runner):
+            yield
+    except RunError as error:
+        with contextlib.suppress(UserError, OSError):
+            found = find_checkpoint(runner.work_dir)
+            left = f'Last good checkpoint: {found.path}' if found else 'No checkpoint'
+            how = f'; go on from it: {go_on()}' if found else ' was written yet.'
+            raise type(error)(f'{error} {left}{how}') from error
+        raise
+
+
+def _keep(runner: Any) -> None:
+    """After ctrl-C: write a checkpoint, and say how to go on."""
+    from eca_mmdet.training.failures import told
+
+    path = None
+    if hasattr(runner, 'save_interrupted'):
+        with told(runner):
+            path = runner.save_interrupted()
+    if not launch.is_main_process():
+        return
+    if path is None:
+        print('eca-mmdet train: stopped before anything was learned', file=sys.stderr)
+        return
+    print(
+        f'eca-mmdet train: stopped after step {runner.iter}; all of it is in {path}. '
+        f'Go on: {go_on()}',
+        file=sys.stderr,
+    )
+
+
+def go_on() -> str:
+    """Return the command that was started, with --resume."""
+    words = [Path(sys.argv[0]).name, *sys.argv[1:]]
+    for at, word in enumerate(words):
+        if word == '--resume' or word.startswith('--resume='):
+            end = at + 1
+            if word == '--resume' and end < len(words) and words[end][0] != '-':
+                end += 1  # its CHECKPOINT: the latest is wanted now
+            words[at:end] = []
+            break
+    at = words.index('--cfg-options') if '--cfg-options' in words else len(words)
+    return shlex.join([*words[:at], '--resume', *words[at:]])
+
+
+def _name_bad_images(runner: Any) -> None:
+    path = getattr(runner, 'bad_images', None)
+    if path is not None and path.is_file() and launch.is_main_process():
+        many = len(path.read_text(encoding='utf-8').splitlines())
+        print(
+            f'{many} broken images were replaced by others; they are listed in {path}'
+        )

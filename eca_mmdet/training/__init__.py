@@ -1,0 +1,1 @@
+"""Training that is interrupted, fails or meets broken data, and goes on exactly."""

@@ -1,0 +1,77 @@
+"""ctrl-C and SIGTERM: training stops where its state is whole."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from types import FrameType, TracebackType
+from typing import Any
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class Interrupted(KeyboardInterrupt):  # noqa: N818 - it is one
+    """Training was asked to stop, and has, between two steps.
+
+    Attributes:
+        signal: number of the signal.
+    """
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self.signal = number
+
+
+class Interrupts:
+    """Signal handlers for the time of a ``with`` block.
+
+    Attributes:
+        requested: number of the signal that came, or 0.
+        at_once: raise as soon as one comes; False keeps it until the work in hand is
+            done and :meth:`stop_if_asked` is called. A second one always raises.
+    """
+
+    def __init__(self) -> None:
+        self.requested = 0
+        self.at_once = True
+        self._process = os.getpid()
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> Interrupts:
+        for number in _SIGNALS:
+            try:
+                self._before[number] = signal.signal(number, self._handle)
+            except ValueError:  # only the main thread may; others get none
+                break
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if os.getpid() != self._process:
+            return  # a data loader's worker, which the main process ends
+        again, self.requested = bool(self.requested), number
+        if self.at_once or again:
+            raise Interrupted(number)
+        print(
+            'stopping after this step, with a checkpoint; once more stops at once',
+            file=sys.stderr,
+            flush=True,
+        )
+
+    def stop_if_asked(self) -> None:
+        """Raise what was held back.
+
+        Raises:
+            Interrupted: a signal came.
+        """
+        if self.requested:
+            raise Interrupted(self.requested)

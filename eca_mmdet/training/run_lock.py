@@ -1,0 +1,100 @@
+"""One training a work folder."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from eca_mmdet.errors import UserError
+
+_NAME = '.training'
+
+
+class RunLock:
+    """Hold a work folder for this process, for the time of a ``with`` block.
+
+    The kernel lets go of it when the process ends, however it ends; what the file says
+    then stays, and tells the next training how the last one went.
+
+    Args:
+        folder: made if it is not there.
+
+    Attributes:
+        left_behind: who held it last and ended without a word ('process 7 on HOST,
+            since DATE'), or ''.
+
+    Raises:
+        UserError: another process holds it, or nothing can be written there.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self._path = Path(folder) / _NAME
+        self.left_behind = ''
+        self._file: Any = None
+
+    def __enter__(self) -> RunLock:
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = open(self._path, 'a+', encoding='utf-8')
+            held = not _lock(self._file)
+        except OSError as error:
+            raise UserError(
+                f'nothing can be written to the work folder {self._path.parent}: '
+                f'{error.strerror}. Name another with --work-dir.'
+            ) from error
+        self._file.seek(0)
+        holder = _describe(self._file.read())
+        if held:
+            self._file.close()
+            raise UserError(
+                f'{self._path.parent} is the work folder of a training that runs now '
+                f'({holder or "unknown"}). Wait for it, or name another with '
+                '--work-dir.'
+            )
+        self.left_behind = holder
+        self._file.truncate(0)
+        since = time.strftime('%Y-%m-%d %H:%M:%S')
+        text = {'process': os.getpid(), 'host': socket.gethostname(), 'since': since}
+        self._file.write(json.dumps(text) + '\n')
+        self._file.flush()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        # Emptied, not removed: who opened it meanwhile waits for this very file.
+        self._file.truncate(0)
+        self._file.close()
+
+
+def _lock(file: Any) -> bool:
+    """Lock a file for this process; False if another has it.
+
+    A record lock: unlike flock's, workers that outlive their parent do not keep it.
+    """
+    try:
+        import fcntl
+    except ImportError:  # Windows: no protection
+        return True
+    try:
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):
+        return False
+    return True
+
+
+def _describe(text: str) -> str:
+    """Return who wrote the file, '' for nobody."""
+    try:
+        content = json.loads(text)
+        return 'process {process:d} on {host:.99}, since {since:.19}'.format(**content)
+    except (ValueError, TypeError, KeyError):
+        return ''

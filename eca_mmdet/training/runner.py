@@ -1,0 +1,126 @@
+"""mmengine's Runner, which survives what happens to long trainings."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from mmengine.hooks import Hook
+from mmengine.runner import Runner
+
+from eca_mmdet.training.checkpoints import point_to, write_whole_files
+from eca_mmdet.training.finite import OnNan, require_finite
+from eca_mmdet.training.interrupts import Interrupts
+from eca_mmdet.training.loops import POSITION, ExactEpochLoop, ExactIterLoop
+from eca_mmdet.training.samples import WatchedDataset
+
+_LOOPS = {'EpochBasedTrainLoop': ExactEpochLoop, 'IterBasedTrainLoop': ExactIterLoop}
+
+
+class CarefulRunner(Runner):  # type: ignore[misc]
+    """A Runner whose training can be cut off anywhere and goes on bit for bit.
+
+    Its config, log, hooks and checkpoints are mmengine's. Trained by a loop other than
+    mmengine's own two, it behaves as mmengine's Runner.
+
+    Attributes:
+        on_nan: what to do about a loss that is not finite.
+        tolerated_images: broken training images that are replaced.
+        interrupts: signals that came; handlers are the command's to install.
+        resumed_meta: of the checkpoint that was loaded.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self.on_nan = OnNan()
+        self.tolerated_images = 0
+        self.interrupts = Interrupts()
+        self.resumed_meta: dict[str, Any] = {}
+        super().__init__(*args, **kwargs)
+        write_whole_files(self)
+        self.register_hook(_CheckpointHook())
+
+    @property
+    def bad_images(self) -> Path:
+        """The list of broken images that were replaced in this run."""
+        return Path(self.log_dir) / 'bad_images.txt'
+
+    def build_train_loop(self, loop: Any) -> Any:
+        """Build the loop, the exact one where the config asks for mmengine's."""
+        if isinstance(loop, dict):
+            loop = dict(loop)
+            default = 'EpochBasedTrainLoop' if loop.get('by_epoch') else ''
+            default = default if 'by_epoch' in loop else ''
+            name = loop.get('type', default or 'IterBasedTrainLoop')
+            if name in _LOOPS:
+                loop.pop('by_epoch', None)
+                loop['type'] = _LOOPS[name]
+        return super().build_train_loop(loop)
+
+    def build_dataloader(
+        self, dataloader: Any, seed: int | None = None, diff_rank_seed: bool = False
+    ) -> Any:
+        """Build a data loader whose data set names its broken images."""
+        if isinstance(dataloader, dict) and isinstance(dataloader.get('dataset'), dict):
+            training = 'ReplayedBatchSampler' in str(
+                (dataloader.get('batch_sampler') or {}).get('type')
+            )
+            watched = dict(
+                type=WatchedDataset,
+                dataset=dataloader['dataset'],
+                workers=dataloader.get('num_workers', 0),
+            )
+            if training:
+                watched |= dict(
+                    seed=seed,
+                    tolerated=self.tolerated_images,
+                    bad_images=str(self.bad_images),
+                )
+            dataloader = {**dataloader, 'dataset': watched}
+        return Runner.build_dataloader(
+            dataloader, seed=seed, diff_rank_seed=diff_rank_seed
+        )
+
+    def load_checkpoint(self, *args: Any, **kwargs: Any) -> Any:
+        """Load a checkpoint, and keep what it says of its training."""
+        checkpoint = super().load_checkpoint(*args, **kwargs)
+        self.resumed_meta = checkpoint.get('meta') or {}
+        return checkpoint
+
+    def save_interrupted(self) -> Path | None:
+        """Write a checkpoint of this very step; None if there is nothing to keep.
+
+        Raises:
+            OSError: the disk does not take it.
+        """
+        loop = self._train_loop
+        began = isinstance(loop, (ExactEpochLoop, ExactIterLoop))
+        if not began or not loop.iter or self.rank != 0:
+            return None
+        if isinstance(loop, ExactIterLoop):
+            name = f'iter_{loop.iter}.pth'
+        elif loop.batches_done:
+            name = f'epoch_{loop.epoch}_iter_{loop.iter}.pth'
+        else:
+            name = f'epoch_{loop.epoch}.pth'
+        path = Path(self.work_dir) / name
+        if not path.exists():
+            self.save_checkpoint(
+                str(path.parent),
+                path.name,
+                meta=dict(epoch=loop.epoch, iter=loop.iter),
+                by_epoch=False,
+                backend_args={'backend': 'whole_files'},
+            )
+        point_to(path)
+        return path
+
+
+class _CheckpointHook(Hook):  # type: ignore[misc]
+    """Let no checkpoint hold NaN, and note in each where its data stood."""
+
+    def before_save_checkpoint(self, runner: Any, checkpoint: dict[str, Any]) -> None:
+        require_finite(checkpoint)
+        loop = runner._train_loop
+        if isinstance(loop, (ExactEpochLoop, ExactIterLoop)):
+            meta = checkpoint['meta']
+            meta[POSITION] = loop.position(meta)
