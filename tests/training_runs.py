@@ -7,11 +7,12 @@ takes milliseconds instead of seconds, and killing one leaves pytest alone.
 import functools
 import multiprocessing
 import os
+import resource
 import signal
 import sys
 from pathlib import Path
 
-from eca_mmdet import cli, registration
+from eca_mmdet import cli
 from eca_mmdet.paths import resolve_config
 
 STEPS = 6
@@ -96,10 +97,12 @@ def train(config, work, *words, sabotage=None, name='', **environment):
 
 def _main(words, out, err, sabotage, **environment):
     os.environ.update(environment)
+    os.setpgrp()
     for path, number in ((out, 1), (err, 2)):
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
     # multiprocessing has put /dev/null there; signals are those of a shell's job.
     sys.argv = ['eca-mmdet', *words]
+    multiprocessing.set_start_method('fork', force=True)  # as anywhere else
     signal.signal(signal.SIGINT, signal.default_int_handler)
     if sabotage:
         name, *arguments = sabotage
@@ -179,6 +182,79 @@ def kill_in_validation(at):
     CocoTableMetric.compute_metrics = compute_metrics
 
 
+def interrupt_at_step(step, number=signal.SIGINT):
+    """Press ctrl-C in the middle of a step: workers get the signal too."""
+    from eca_mmdet.training.finite import GuardedOptimizer
+
+    update = GuardedOptimizer.update_params
+
+    def update_params(self, loss, *args, **kwargs):
+        if self._runner.iter == step:
+            os.killpg(os.getpgrp(), number)
+        update(self, loss, *args, **kwargs)
+
+    GuardedOptimizer.update_params = update_params
+
+
+def interrupt_in_validation(number=signal.SIGINT):
+    """Press ctrl-C when the images of the first validation have been predicted."""
+    from eca_mmdet.evaluation.coco_metric import CocoTableMetric
+
+    def compute_metrics(self, results):
+        os.killpg(os.getpgrp(), number)
+        raise AssertionError('the signal came too late')
+
+    CocoTableMetric.compute_metrics = compute_metrics
+
+
+def at_step(step, act):
+    """Do something once, before a step."""
+    from eca_mmdet.training.loops import _ExactLoop
+
+    do = _ExactLoop._step
+
+    def _step(self, *args):
+        if self._iter == step:
+            act(self.runner)
+        do(self, *args)
+
+    _ExactLoop._step = _step
+
+
+def fill_disk(step):
+    """From a step on, no file can grow past 100 kB."""
+    limit = (100_000, resource.RLIM_INFINITY)
+    at_step(step, lambda _: resource.setrlimit(resource.RLIMIT_FSIZE, limit))
+
+
+def remove(step, path):
+    """Let a file vanish before a step."""
+    at_step(step, lambda _: os.unlink(path))
+
+
+def poison(step, name):
+    """Make one weight NaN before a step, as a far too large update does."""
+
+    def act(runner):
+        weight = runner.model.get_parameter(name)
+        weight.data.view(-1)[0] = float('nan')
+
+    at_step(step, act)
+
+
+def lose(*steps):
+    """Make the loss of some steps NaN."""
+    from eca_mmdet.training.finite import GuardedOptimizer
+
+    update = GuardedOptimizer.update_params
+
+    def update_params(self, loss, *args, **kwargs):
+        bad = self._runner.iter in steps
+        update(self, loss * float('nan') if bad else loss, *args, **kwargs)
+
+    GuardedOptimizer.update_params = update_params
+
+
 def kill_worker(step):
     """Kill the data loader's worker (out of memory, say) while it reads an image."""
     from eca_mmdet.training import samples
@@ -193,4 +269,14 @@ def kill_worker(step):
     samples.seed_sample = seed
 
 
-registration.on_import()
+def interrupt_at_start():
+    """Press ctrl-C when everything is built, before the first step."""
+    from eca_mmdet.training.loops import _ExactLoop
+
+    begin = _ExactLoop._begin
+
+    def _begin(self, *args):
+        begin(self, *args)
+        os.killpg(os.getpgrp(), signal.SIGINT)
+
+    _ExactLoop._begin = _begin

@@ -48,9 +48,8 @@ def seed_sample(seed: int, epoch: int, number: int) -> None:
 def _words(*entropy: int) -> Words:
     """Return 4 well-mixed 32-bit words; neighbouring arguments give unlike ones."""
     # SeedSequence takes no negative numbers, and mmengine's seed may be any int.
-    return np.random.SeedSequence([value % 2**64 for value in entropy]).generate_state(
-        4
-    )
+    sequence = np.random.SeedSequence([value % 2**64 for value in entropy])
+    return sequence.generate_state(4).astype(np.uint32)
 
 
 def _as_int(words: Words) -> int:

@@ -1,0 +1,182 @@
+"""Trainings that are killed or stopped, and end as if they had not been."""
+
+import json
+import signal
+
+import pytest
+import torch
+
+from eca_mmdet.data.shapes import write_shapes
+from eca_mmdet.training.run_lock import RunLock
+from eca_mmdet.weights.files import read_weights
+from tests import training_runs
+from tests.training_runs import train
+
+pytestmark = [pytest.mark.slow, pytest.mark.openmmlab]
+
+LAST = {'iter': 'iter_6.pth', 'epoch': 'epoch_3.pth'}
+
+
+@pytest.fixture(scope='module')
+def configs(mmdet_ready, tmp_path_factory):
+    root = tmp_path_factory.mktemp('data')
+    shapes = write_shapes(root / 'shapes', sizes={'train': 6, 'val': 2}, side=64)
+    return {
+        unit: training_runs.write_config(
+            root / f'{unit}.py', shapes, by_epoch=unit == 'epoch'
+        )
+        for unit in LAST
+    }
+
+
+@pytest.fixture(scope='module')
+def uninterrupted(configs, tmp_path_factory):
+    """The end of a training by iterations, and of one by epochs."""
+    root = tmp_path_factory.mktemp('uninterrupted')
+    runs = {unit: train(path, root / unit) for unit, path in configs.items()}
+    for run in runs.values():
+        code, _, err = run.end()
+        assert (code, err) == (0, '')
+    return {unit: end_of(root / unit, LAST[unit]) for unit in runs}
+
+
+def end_of(work, name):
+    """Everything that a training ends with, but times."""
+    file = read_weights(work / name)
+    metrics = json.loads(max(work.glob('*/metrics.json')).read_text())
+    optimizer = file.extras['optimizer']
+    return {
+        **file.state,
+        'steps': file.extras['meta']['iter'],
+        'moments': [list(one.values()) for one in optimizer['state'].values()],
+        'lr': [group['lr'] for group in optimizer['param_groups']],
+        'schedulers': file.extras['param_schedulers'],
+        'metrics': metrics['results'],
+    }
+
+
+def assert_equal(found, expected, name=''):
+    """Bit for bit, through nested containers."""
+    if isinstance(expected, torch.Tensor):
+        assert torch.equal(found, expected), name
+    elif isinstance(expected, dict):
+        assert found.keys() == expected.keys(), name
+        for key in expected:
+            assert_equal(found[key], expected[key], f'{name}.{key}')
+    elif isinstance(expected, (list, tuple)):
+        assert len(found) == len(expected), name
+        for index, one in enumerate(expected):
+            assert_equal(found[index], one, f'{name}.{index}')
+    else:
+        assert found == expected, name
+
+
+def resume(config, work, expected, last, *words):
+    code, out, err = train(config, work, '--resume', *words, name='-resumed').end()
+    assert (code, err) == (0, '')
+    assert_equal(end_of(work, last), expected)
+    return out
+
+
+def leftovers(work):
+    return [path.name for path in work.rglob('*.partial')]
+
+
+@pytest.mark.parametrize(
+    ('unit', 'sabotage', 'left'),
+    [
+        ('iter', ('kill_at_step', 1), []),
+        ('iter', ('kill_at_step', 3), ['iter_2.pth']),
+        ('iter', ('kill_in_checkpoint', 4, 0.5), ['iter_2.pth']),
+        ('iter', ('kill_in_validation', 2), ['iter_6.pth']),
+        ('epoch', ('kill_at_step', 3), ['epoch_1.pth']),
+        ('epoch', ('kill_in_checkpoint', 2, 0), ['epoch_1.pth']),
+        ('epoch', ('kill_after_checkpoint', 2), ['epoch_1.pth', 'epoch_2.pth']),
+        (
+            'epoch',
+            ('kill_in_validation', 3),
+            ['epoch_1.pth', 'epoch_2.pth', 'epoch_3.pth'],
+        ),
+    ],
+)
+def test_killed_training_ends_as_the_uninterrupted_one(
+    configs, uninterrupted, tmp_path, unit, sabotage, left
+):
+    work = tmp_path / 'work'
+    code, _, err = train(configs[unit], work, sabotage=sabotage).end()
+    assert (code, err) == (-signal.SIGKILL, '')
+    assert sorted(path.name for path in work.glob('*.pth')) == left
+    out = resume(configs[unit], work, uninterrupted[unit], LAST[unit])
+    assert 'ended without a word: it was killed, or memory ran out' in out
+    assert ('starting from the beginning' in out) == (not left)
+    assert not leftovers(work)
+
+
+@pytest.mark.parametrize('unit', LAST)
+def test_workers_change_nothing(configs, uninterrupted, tmp_path, unit):
+    """Two of them, killed and resumed: the weights of a training without any."""
+    work = tmp_path / 'work'
+    words = ['--cfg-options', 'train_dataloader.num_workers=2']
+    words += [f'train_dataloader.persistent_workers={unit == "iter"}']
+    sabotage = ('kill_at_step', 3)
+    assert train(configs[unit], work, *words, sabotage=sabotage).end()[0] < 0
+    resume(configs[unit], work, uninterrupted[unit], LAST[unit], *words)
+
+
+@pytest.mark.parametrize(
+    ('unit', 'sabotage', 'code', 'checkpoint'),
+    [
+        ('iter', ('interrupt_at_step', 2), 130, 'iter_3.pth'),
+        ('iter', ('interrupt_in_validation',), 130, 'iter_3.pth'),
+        # In the middle of the second epoch; and where Slurm or docker ends a job.
+        ('epoch', ('interrupt_at_step', 2, signal.SIGTERM), 143, 'epoch_1_iter_3.pth'),
+        ('epoch', ('interrupt_at_step', 3), 130, 'epoch_1_iter_4.pth'),
+        ('epoch', ('interrupt_in_validation',), 130, 'epoch_1.pth'),
+    ],
+)
+def test_interrupted_training_loses_no_step(
+    configs, uninterrupted, tmp_path, unit, sabotage, code, checkpoint
+):
+    work = tmp_path / 'work'
+    words = ['--cfg-options', 'train_dataloader.num_workers=1']
+    found, out, err = train(configs[unit], work, *words, sabotage=sabotage).end()
+    assert found == code, err
+    *told, line = err.splitlines()
+    assert told in (
+        [],
+        ['stopping after this step, with a checkpoint; once more stops at once'],
+    )
+    assert f'all of it is in {work / checkpoint}. Go on: eca-mmdet train ' in line
+    assert f'--work-dir {work} --resume --cfg-options train_data' in line
+    assert 'Traceback' not in out + err
+    out = resume(configs[unit], work, uninterrupted[unit], LAST[unit], *words)
+    assert 'ended without a word' not in out
+    # Not a step of it is trained again.
+    first = read_weights(work / checkpoint).extras['meta']['iter'] + 1
+    assert (
+        f'Iter(train) [{first}/6]' in out
+        or f'Epoch(train) [2][{first - 2}/2]' in out
+        or first == 7
+    )
+
+
+def test_interrupted_before_the_first_step(configs, tmp_path):
+    sabotage = ('interrupt_at_start',)
+    code, _, err = train(configs['iter'], tmp_path / 'work', sabotage=sabotage).end()
+    assert code == 130
+    assert err.endswith('eca-mmdet train: stopped before anything was learned\n')
+    assert not list((tmp_path / 'work').glob('*.pth'))
+
+
+def test_two_trainings_in_one_folder(configs, tmp_path):
+    work = tmp_path / 'work'
+    with RunLock(work):
+        code, _, err = train(configs['iter'], work).end()
+    assert code == 2
+    assert f'{work} is the work folder of a training that runs now' in err
+    (work / 'iter_4.pth').write_bytes(b'of an earlier one')
+    code, _, err = train(configs['iter'], work).end()
+    assert code == 2 and 'which a new one would overwrite' in err
+    code, _, err = train(configs['iter'], work, '--resume').end()
+    assert code == 2 and f'no checkpoint in {work} can be resumed from' in err
+    assert (work / 'iter_4.pth').read_bytes() == b'of an earlier one'
