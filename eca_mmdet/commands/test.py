@@ -29,6 +29,8 @@ _COCO_METRICS = (*_OURS, 'CocoMetric')
 
 def run(args: argparse.Namespace) -> int:
     """Check, test, print the table (the config's metric does) or JSON."""
+    from eca_mmdet.training.failures import told
+
     check_speed_options(args)
     if not is_address(args.checkpoint):
         read_detector(args.checkpoint)  # before mmdet is loaded, which takes seconds
@@ -42,7 +44,8 @@ def run(args: argparse.Namespace) -> int:
         launch.check(cfg, training=False)
         runner = launch.build_runner(cfg)
         launch.check_start(cfg, runner, exact=True)
-        metrics = run_fast(runner, args) if args.fast else runner.test()
+        with told(runner):
+            metrics = run_fast(runner, args) if args.fast else runner.test()
     if args.json and launch.is_main_process():
         print(json.dumps(metrics, indent=1))
     return 0

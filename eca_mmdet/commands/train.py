@@ -79,19 +79,26 @@ def set_tolerance(runner: Any, args: argparse.Namespace) -> None:
 @contextlib.contextmanager
 def _resumable(runner: Any) -> Iterator[None]:
     """Add to a failure what is left, and how to go on."""
-    from eca_mmdet.training.checkpoints import find_checkpoint
     from eca_mmdet.training.failures import told
 
     try:
         with told(runner):
             yield
     except RunError as error:
-        with contextlib.suppress(UserError, OSError):
-            found = find_checkpoint(runner.work_dir)
-            left = f'Last good checkpoint: {found.path}' if found else 'No checkpoint'
-            how = f'; go on from it: {go_on()}' if found else ' was written yet.'
-            raise type(error)(f'{error} {left}{how}') from error
-        raise
+        left = _what_is_left(runner.work_dir)
+        raise type(error)(f'{error} {left}') from error
+
+
+def _what_is_left(work_dir: str) -> str:
+    from eca_mmdet.training.checkpoints import find_checkpoint
+
+    try:
+        found = find_checkpoint(work_dir)
+    except UserError as error:
+        return str(error)
+    if found is None:
+        return 'No checkpoint was written yet.'
+    return f'Last good checkpoint: {found.path}; go on from it: {go_on()}'
 
 
 def _keep(runner: Any) -> None:

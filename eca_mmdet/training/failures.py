@@ -45,7 +45,7 @@ def told(runner: Any) -> Iterator[None]:
         where = f', at {error.filename}' if error.filename else ''
         raise RunError(
             f'{_DISK[error.errno]}{where}: nothing of what was being written is left. '
-            'Make room, then go on with --resume.'
+            'Make room.'
         ) from error
     except RuntimeError as error:
         line = explain(error, runner)
@@ -76,7 +76,7 @@ def explain(error: RuntimeError, runner: Any) -> str | None:
     if 'out of memory' in text:  # torch.cuda.OutOfMemoryError is a RuntimeError
         return _out_of_memory('the GPU')
     if 'No space left on device' in text:
-        return 'the disk or /dev/shm is full. Make room, then go on with --resume.'
+        return 'the disk or /dev/shm is full. Make room, or use fewer workers.'
     return None
 
 

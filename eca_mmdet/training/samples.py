@@ -107,10 +107,14 @@ class WatchedDataset(Dataset[Any]):
         if not isinstance(reason, str):
             raise  # noqa: PLE0704 - the pipeline's own error
         if not self._tolerated:
+            more = (
+                ' Or let training go on without it: --skip-bad-images N.'
+                if self._seed is not None
+                else ''
+            )
             raise BadImageError(
-                f'image {path} cannot be read: {printable(reason)}. Mend or remove it '
-                '(eca-mmdet check-data lists all such images), or let training go on '
-                'without: --skip-bad-images N.'
+                f'image {path} cannot be read: {printable(reason)}. Mend or remove it; '
+                f'eca-mmdet check-data lists all such images.{more}'
             ) from None
         listed = self._listed()
         if path not in listed:
