@@ -12,7 +12,7 @@ def add_doctor(commands: Commands) -> None:
         help='what is wrong with this installation, and the commands that mend it',
         description='Judge Python, torch, mmdet, mmcv, the packages beside them and '
         'the machine; then train a tiny detector for one step. Works when any of them '
-        'is broken or missing. Exit code 0: no fault (warnings are allowed), 1: a fault.',
+        'is broken or missing. Exit code 0: no fault (warnings may be), 1: a fault.',
     )
     doctor.add_argument('--json', action='store_true', help='print one JSON object')
     doctor.add_argument(

@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 import sysconfig
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from eca_mmdet.doctor.findings import FAULT, Finding, Mend, pip_argv
@@ -77,16 +77,17 @@ def mend_all(
         return findings, done
     if not kind_of_environment():
         say(f'note: {sys.prefix} is neither a venv nor conda; others may use it too')
-    tried: set[str] = set()
+    tried: set[str] = set()  # commands, and names of findings that pip could not mend
     for _ in range(MOST_ROUNDS):
         fault = next((one for one in findings if _to_do(one, tried)), None)
         if fault is None or fault.mend is None:
             break
         tried.add(fault.mend.text)
         say(f'to mend {fault.name}: {fault.mend.text}')
-        error = run_pip(fault.mend, say)
+        error = run_mend(fault.mend, say)
         if error:
             say(f'  pip failed: {error}')
+            tried.add(fault.name)
         done.append(Done(fault.name, fault.mend.text, error))
         findings = examine()
     return findings, done
@@ -94,39 +95,50 @@ def mend_all(
 
 def _to_do(finding: Finding, tried: set[str]) -> bool:
     mend = finding.mend
-    return bool(
-        finding.state == FAULT and mend and mend.automatic and mend.text not in tried
-    )
+    if finding.state != FAULT or mend is None or finding.name in tried:
+        return False
+    return mend.automatic and mend.text not in tried
 
 
-def run_pip(mend: Mend, say: Say) -> str:
+def run_mend(mend: Mend, say: Say) -> str:
     """Run the calls of a mend, to the first that fails.
+
+    Where one removes a package, the next is first tried without effect, so that no
+    package is lost whose successor cannot be had.
 
     Returns:
         One line of why it failed, or ''.
     """
-    # A wheel of mmcv that is built here must not take a quarter of an hour.
+    calls = list(mend.pip)
+    if len(calls) > 1 and calls[0][0] == 'uninstall':
+        install, *words = calls[-1]
+        if error := run_pip([install, '--dry-run', *words], lambda line: None):
+            return f'{error} (nothing was removed)'
+    errors = (run_pip(words, say) for words in calls)
+    return next((error for error in errors if error), '')
+
+
+def run_pip(words: Sequence[str], say: Say) -> str:
+    """Call pip once; return the line that tells why it failed, or ''."""
+    # An mmcv that is built here must not take a quarter of an hour.
     environment = {'MMCV_WITH_OPS': '0', **os.environ}
     environment |= {'PIP_DISABLE_PIP_VERSION_CHECK': '1', 'PIP_NO_INPUT': '1'}
-    for words in mend.pip:
-        last = ''
-        try:
-            with subprocess.Popen(
-                pip_argv(words),
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                env=environment,
-                text=True,
-                errors='replace',
-            ) as process:
-                for line in process.stdout or ():
-                    if line.strip().startswith(SHOWN):
-                        say(f'  {one_line(line)}')
-                    if line.strip() and not last.startswith('ERROR'):
-                        last = one_line(line)
-        except OSError as error:
-            return str(error)
-        if process.returncode:
-            return last or f'exit code {process.returncode}'
-    return ''
+    last = ''
+    try:
+        with subprocess.Popen(
+            pip_argv(words),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            env=environment,
+            text=True,
+            errors='replace',
+        ) as process:
+            for line in process.stdout or ():
+                if line.strip().startswith(SHOWN):
+                    say(f'  {one_line(line)}')
+                if line.strip() and not last.startswith('ERROR'):
+                    last = one_line(line)
+    except OSError as error:
+        return str(error)
+    return (last or f'exit code {process.returncode}') if process.returncode else ''

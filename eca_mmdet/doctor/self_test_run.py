@@ -89,7 +89,7 @@ def try_on(device: str) -> dict[str, Any]:
     if len(boxes) != len(masks) or not torch.isfinite(boxes).all():
         raise ArithmeticError('the prediction has other masks than boxes')
     seconds = time.monotonic() - start
-    return {'loss': float(loss), 'gates': len(gates), 'seconds': seconds}
+    return {'loss': float(loss.detach()), 'gates': len(gates), 'seconds': seconds}
 
 
 def main(out: int) -> None:

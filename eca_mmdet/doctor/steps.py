@@ -28,8 +28,10 @@ def start() -> dict[str, Any]:
 def module(name: str) -> dict[str, Any]:
     """Import a module."""
     found = importlib.import_module(name)
-    version = getattr(found, '__version__', '')
-    return {'version': str(version), 'file': getattr(found, '__file__', None)}
+    if found.__file__ is None:
+        folders = ', '.join(found.__path__)
+        raise ImportError(f'{folders} is a folder without an __init__.py')
+    return {'version': str(getattr(found, '__version__', '')), 'file': found.__file__}
 
 
 def torch() -> dict[str, Any]:
