@@ -441,20 +441,27 @@ def test_json_is_one_object_whatever_packages_print(environment):
     environment.put('mmdet', '3.3.0', {'mmdet/__init__.py': text})
     code, out, _ = environment.doctor('--json')
     report = json.loads(out)
-    assert set(report['findings'][0]) == {'name', 'state', 'text', 'mend', 'automatic'}
+    keys = {'name', 'state', 'text', 'mend', 'automatic', 'by_hand'}
+    assert set(report['findings'][0]) == keys
     assert out.startswith('{') and out.endswith('}\n')
     # The stubs cannot build a detector, and that is a fault with a command too.
     fault = faults_of(report)['self test']
     assert code == 1 and 'cpu: ' in fault['text'] and fault['mend']
 
 
-def test_editable_mmdet_is_never_replaced(environment):
+def test_what_pip_did_not_install_is_never_replaced(environment):
     info = environment.put('mmdet', '2.28.2', plain('mmdet', '2.28.2'))
     link = {'url': 'file:///home/me/mmdetection', 'dir_info': {'editable': True}}
     (info / 'direct_url.json').write_text(json.dumps(link))
     environment.remove('nothing', 'mmdet-3.3.0.dist-info')
     code, report = environment.report('--fix')
     assert (code, report['fix'], environment.pip_calls()) == (1, [], [])
+    reason = 'mmdet is a link to your sources, file:///home/me/mmdetection'
+    assert faults_of(report)['mmdet']['by_hand'] == reason
+    (info / 'direct_url.json').unlink()
+    (info / 'INSTALLER').write_text('conda\n')
+    reason = 'conda installed mmdet, and should replace it'
+    assert faults_of(environment.report()[1])['mmdet']['by_hand'] == reason
 
 
 def wheel(environment, wanted, name, version, files):

@@ -2,10 +2,11 @@
 
 import json
 import os
+import sysconfig
 
 import pytest
 
-from eca_mmdet.doctor import machine_checks, torch_checks
+from eca_mmdet.doctor import machine_checks, mending, python_checks, torch_checks
 from eca_mmdet.doctor.findings import Finding, counts, pip
 from eca_mmdet.doctor.probe import Result, probe
 from eca_mmdet.doctor.scene import Scene
@@ -55,6 +56,17 @@ def test_what_a_failed_step_carries_is_not_tried(module):
     assert results['mmengine'].works
     blocked = [results[name].blocked_by for name in ('mmcv', 'mmcv._ext', 'mmdet')]
     assert blocked == ['cv2', 'mmcv', 'mmcv']
+
+
+def test_in_a_folder_that_was_deleted(module, tmp_path, monkeypatch):
+    module('good', 'import os; os.getcwd()')
+    gone = tmp_path / 'gone'
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    assert probe(['good'])['good'].works
+    first = machine_checks.check_folders(Scene({}))[0]
+    assert (first.name, first.state) == ('work folder', 'fault')
 
 
 @pytest.fixture
@@ -252,6 +264,32 @@ def test_commands_are_of_this_python():
     assert mend.text == f"{PYTHON} -m pip install 'numpy<2'"
     assert mend.automatic and not pip(['install', 'x'], by_hand='why').automatic
     assert counts([Finding('a', 'fault', ''), Finding('b', 'ok', '')])['faults'] == 1
+
+
+def test_obstacles_to_fixing(tmp_path, monkeypatch):
+    """A system's Python is not changed; one that others may share is told of."""
+    fault = Finding('x', 'fault', 'text', pip(['install', 'no-such']))
+    said = []
+
+    def mend():
+        said.clear()
+        return mending.mend_all([fault], lambda: [], said.append)
+
+    monkeypatch.setattr(python_checks, 'kind_of_environment', lambda: '')
+    monkeypatch.setattr(mending, 'kind_of_environment', lambda: '')
+    monkeypatch.setattr(mending, 'run_pip', lambda words, say: 'not tried')
+    real = sysconfig.get_path
+    monkeypatch.setattr(
+        sysconfig, 'get_path', lambda n: str(tmp_path) if n == 'stdlib' else real(n)
+    )
+    findings, done = mend()
+    assert 'is neither a venv nor conda' in said[0]
+    assert (findings, [one.error for one in done]) == ([], ['not tried'])
+    (tmp_path / 'EXTERNALLY-MANAGED').write_text('')
+    assert mend() == ([fault], [])
+    assert said[0].startswith('nothing is changed: this Python belongs to the system')
+    (found,) = python_checks.check_pip(Scene({}))
+    assert found.state == 'warning' and found.mend.text.endswith('-m venv .venv')
 
 
 def test_self_test_that_hangs():

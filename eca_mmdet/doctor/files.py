@@ -8,6 +8,7 @@ from pathlib import Path
 
 from eca_mmdet.doctor.findings import FAULT, WARNING, Finding, reinstall
 from eca_mmdet.doctor.packages import Package
+from eca_mmdet.doctor.scene import hands_off
 
 
 def damaged_files(package: Package, module: str) -> list[Finding]:
@@ -33,7 +34,7 @@ def damaged_files(package: Package, module: str) -> list[Finding]:
         text = (
             f'files of {package} are gone: {len(gone)}, as {_short(package, gone[0])}'
         )
-        mend = reinstall(package.name, package.version)
+        mend = reinstall(package.name, package.version, hands_off([package]))
         found.append(Finding(module, FAULT, text, mend))
     if changed:
         text = (

@@ -77,6 +77,7 @@ class Finding:
             'text': self.text,
             'mend': self.mend.text if self.mend else None,
             'automatic': bool(self.mend and self.mend.automatic),
+            'by_hand': self.mend.by_hand if self.mend else '',
         }
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from eca_mmdet.doctor import packages
 from eca_mmdet.doctor.findings import FAULT, UNKNOWN, Finding, Mend, pip, reinstall
-from eca_mmdet.doctor.scene import Scene
+from eca_mmdet.doctor.scene import Scene, hands_off
 
 _NUMPY_SIGNS = (
     'compiled using NumPy 1.x',
@@ -83,7 +83,8 @@ def _other_numpy(scene: Scene, module: str, name: str, message: str) -> Finding:
     shown = package.name if package else module
     text = f'{package or module} was built for another numpy than {numpy}: {message}'
     words = ['install', '--upgrade', '--force-reinstall', '--no-deps', shown]
-    return Finding(name, FAULT, text, pip(words, by_hand=_large(module)))
+    hands = hands_off([package] if package else []) or _large(module)
+    return Finding(name, FAULT, text, pip(words, by_hand=hands))
 
 
 def again(scene: Scene, module: str) -> Mend:
@@ -92,9 +93,7 @@ def again(scene: Scene, module: str) -> Mend:
     if package is None:
         found = packages.FAMILIES.get(module)
         return pip(['install', found[0] if found else module])
-    hands = _large(module)
-    if package.editable:
-        hands = f'{package.name} is a link to your sources, {package.source}'
+    hands = hands_off([package]) or _large(module)
     return reinstall(package.name, package.version, hands)
 
 

@@ -16,7 +16,7 @@ from eca_mmdet.doctor.findings import (
 )
 from eca_mmdet.doctor.imports import failed_import
 from eca_mmdet.doctor.packages import Package
-from eca_mmdet.doctor.scene import TRIO, Scene, folder_of, located
+from eca_mmdet.doctor.scene import TRIO, Scene, folder_of, hands_off, located
 from eca_mmdet.doctor.torch_checks import pair
 
 
@@ -95,7 +95,8 @@ def _files(scene: Scene, module: str) -> list[Finding]:
     path = located(module)
     if path is None or path.is_dir():
         text = f'{package} is listed as installed, but its files are gone'
-        return [Finding(module, FAULT, text, reinstall(package.name, package.version))]
+        mend = reinstall(package.name, package.version, hands_off([package]))
+        return [Finding(module, FAULT, text, mend)]
     return damaged_files(package, module)
 
 

@@ -17,7 +17,7 @@ from eca_mmdet.doctor.findings import (
 )
 from eca_mmdet.doctor.imports import again, failed_import, lacks_library
 from eca_mmdet.doctor.packages import FAMILIES, Package
-from eca_mmdet.doctor.scene import TRIO, Scene, located
+from eca_mmdet.doctor.scene import TRIO, Scene, hands_off, located
 
 JUDGED_APART = ('torch', 'torchvision', 'numpy', 'opencv-python')
 NUMPY_USERS = (
@@ -123,16 +123,19 @@ def check_opencv(scene: Scene) -> list[Finding]:
 def _without_windows(found: list[Package]) -> Mend:
     windowed = [one for one in found if not one.name.endswith('-headless')]
     version = f'=={windowed[0].version}' if windowed else ''
-    return _alone([one.name for one in found], f'opencv-python-headless{version}')
+    return _alone(found, f'opencv-python-headless{version}')
 
 
 def _one_opencv(found: list[Package]) -> Mend:
-    return _alone([one.name for one in found], f'{found[0].name}=={found[0].version}')
+    return _alone(found, f'{found[0].name}=={found[0].version}')
 
 
-def _alone(remove: list[str], wanted: str) -> Mend:
+def _alone(found: list[Package], wanted: str) -> Mend:
+    """Return the mend that removes these and installs one; any of them owns cv2."""
+    remove = dict.fromkeys(one.name for one in found)
+    calls = [['uninstall', '-y', *remove]] if remove else []
     install = ['install', '--no-deps', '--force-reinstall', wanted]
-    return pip(['uninstall', '-y', *dict.fromkeys(remove)], install)
+    return pip(*calls, install, by_hand=hands_off(found))
 
 
 def check_pycocotools(scene: Scene) -> list[Finding]:

@@ -71,6 +71,8 @@ def normalised(name: str) -> str:
 def installed() -> dict[str, list[Package]]:
     """Return the distributions by name, in the order in which Python finds them."""
     importlib.invalidate_caches()
+    # Its listings are kept by the folder's time of change, which pip may set back.
+    importlib.metadata.MetadataPathFinder().invalidate_caches()
     found: dict[str, list[Package]] = {}
     seen = set()
     for distribution in importlib.metadata.distributions():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -139,6 +140,7 @@ def run_child(
             argv,
             stdin=subprocess.DEVNULL,
             capture_output=True,
+            cwd=_folder(),
             timeout=limit_s,
         )
         out, said, ended = done.stdout, done.stderr, _ending(done.returncode)
@@ -151,6 +153,15 @@ def run_child(
     if ended and stderr.strip():
         ended += f' ({one_line(stderr.strip().splitlines()[-1])})'
     return list(_records(out)), ended, stderr
+
+
+def _folder() -> str | None:
+    """Return where to run: here, unless this folder was deleted."""
+    try:
+        os.getcwd()
+    except OSError:
+        return os.sep
+    return None
 
 
 def _records(out: bytes) -> Iterator[dict[str, Any]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -101,16 +102,23 @@ class Scene:
 
     def _hands_off(self, modules: tuple[str, ...]) -> str:
         """Return why ``--fix`` must not replace these modules; '' if it may."""
-        for module in modules:
-            for one in self.of(module):
-                if one.editable:
-                    return f'{one.name} is a link to your sources, {one.source}'
-                if not is_ours(one.folder):
-                    return f'{one.name} is in {one.folder}, outside this environment'
         extension = self.result('mmcv._ext').value or {}
         if 'mmcv' in modules and extension.get('supplied') is False:
             return 'it would remove an mmcv whose compiled operators work'
-        return ''
+        return hands_off(one for module in modules for one in self.of(module))
+
+
+def hands_off(found: Iterable[Package]) -> str:
+    """Return why ``--fix`` must not replace any of these; '' if it may."""
+    for one in found:
+        if one.editable:
+            return f'{one.name} is a link to your sources, {one.source}'
+        if not is_ours(one.folder):
+            return f'{one.name} is in {one.folder}, outside this environment'
+        installer = one.distribution.read_text('INSTALLER') or ''
+        if installer.strip() == 'conda':
+            return f'conda installed {one.name}, and should replace it'
+    return ''
 
 
 def install_line(line: str) -> Mend:

@@ -18,7 +18,7 @@ from eca_mmdet.doctor.findings import (
 )
 from eca_mmdet.doctor.imports import failed_import, made_for_other_numpy
 from eca_mmdet.doctor.packages import Package
-from eca_mmdet.doctor.scene import Scene, located
+from eca_mmdet.doctor.scene import Scene, hands_off, located
 
 OWN_INDEX = "name the index that torch came from with pip's --index-url"
 GPU_LIST_LIMIT_S = 20.0
@@ -85,7 +85,7 @@ def check_torchvision(scene: Scene) -> list[Finding]:
 
 def _again(torchvision: Package, torch: Package | None) -> Mend:
     local = _local(torch) or _local(torchvision)
-    hands = OWN_INDEX if local else ''
+    hands = OWN_INDEX if local else hands_off([torchvision])
     return reinstall('torchvision', torchvision.version, hands)
 
 
@@ -101,7 +101,7 @@ def pair(scene: Scene, torch: Package | None) -> Mend:
     if old:
         words = ['install', '--upgrade', _range(scene, 'torch'), wanted]
         return pip(words, by_hand='packages that are built on this torch may break')
-    hands = OWN_INDEX if _local(torch) else ''
+    hands = OWN_INDEX if _local(torch) else hands_off(scene.of('torchvision'))
     return pip(['install', f'torch=={torch.version}', wanted], by_hand=hands)
 
 
