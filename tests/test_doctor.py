@@ -136,6 +136,12 @@ def both_lines(environment):
     environment.line('onedl')
 
 
+def both_lines_the_original_last(environment):
+    """The files that are there say which line it is."""
+    environment.line('onedl')
+    environment.line('openmmlab')
+
+
 def leftover_metadata(environment):
     """Of two distributions one was uninstalled, and with it the files of both."""
     environment.remove('nothing', 'mmcv')
@@ -291,6 +297,14 @@ CASES = [
         both_lines,
         {name: ('installed over', 'uninstall') for name in ('mmdet', 'mmcv')}
         | {'mmengine': ('installed over', 'onedl-mmengine==0.10.12')},
+    ),
+    (
+        both_lines_the_original_last,
+        {
+            'mmdet': ('installed over', 'mmdet==3.3.0'),
+            'mmcv': ('installed over', LITE),
+            'mmengine': ('installed over', 'mmengine==0.10.7'),
+        },
     ),
     (leftover_metadata, {'mmcv': ('its files are gone', 'mmcv-lite==2.1.0')}),
     (leftover_folder, {'mmcv': ('its files are gone', 'mmcv-lite==2.1.0')}),

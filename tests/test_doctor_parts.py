@@ -292,6 +292,21 @@ def test_obstacles_to_fixing(tmp_path, monkeypatch):
     assert found.state == 'warning' and found.mend.text.endswith('-m venv .venv')
 
 
+def test_a_fault_that_pip_could_not_mend_is_left(monkeypatch):
+    """Also where its command is another one then."""
+    monkeypatch.setattr(mending, 'obstacle', lambda: '')
+    monkeypatch.setattr(mending, 'run_pip', lambda words, say: 'ERROR: no')
+    faults = [
+        Finding(name, 'fault', '', pip(['install', f'{name}{index}']))
+        for index in range(3)
+        for name in ('one', 'other')
+    ]
+    looks = iter((faults[2:4], faults[4:6]))
+    findings, done = mending.mend_all(faults[:2], lambda: next(looks), lambda _: None)
+    assert [one.name for one in done] == ['one', 'other']
+    assert findings == faults[4:6]
+
+
 def test_self_test_that_hangs():
     (found,) = self_test(limit_s=0.2)
     assert found.state == 'fault' and 'did not end within 0.2 s' in found.text

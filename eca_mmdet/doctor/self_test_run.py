@@ -77,7 +77,7 @@ def try_on(device: str) -> dict[str, Any]:
     loss, _ = model.parse_losses(losses)
     loss.backward()
     if not torch.isfinite(loss):
-        raise ArithmeticError(f'the loss is {float(loss)}')
+        raise ArithmeticError(f'the loss is {float(loss.detach())}')
     gates = [p for name, p in model.named_parameters() if '.eca.' in name]
     for gate in gates:
         if gate.grad is None or not gate.grad.abs().sum() > 0:
