@@ -197,7 +197,6 @@ def mmdet_in_this_folder(environment):
     (environment.work / 'mmdet' / '__init__.py').write_text('__version__ = "3.9"')
 
 
-TRIO = 'install mmdet==3.3.0 mmcv-lite==2.1.0 mmengine==0.10.7'
 CASES = [
     (no_mmdet, {'mmdet': ('not installed', '-m pip install mmdet==3.3.0')}),
     (
