@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 import eca_mmdet
-from eca_mmdet.arguments import costs, files, gates, prediction, report, running
+from eca_mmdet.arguments import costs, doctor, files, gates, prediction, report, running
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -32,4 +32,5 @@ def build_parser() -> argparse.ArgumentParser:
     costs.add_reproduce(commands)
     files.add_configs(commands)
     files.add_weights(commands)
+    doctor.add_doctor(commands)
     return parser

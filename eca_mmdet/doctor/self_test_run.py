@@ -1,0 +1,117 @@
+"""The self test's own process; run by path. It prints a JSON line for each device."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from typing import Any
+
+SIDE_PX = 96
+
+
+def tiny_detector() -> Any:
+    """Build the demo's Mask R-CNN at half its width."""
+    import torch
+    from mmdet.registry import MODELS
+    from mmengine.config import Config
+    from mmengine.registry import init_default_scope
+
+    from eca_mmdet import registration
+    from eca_mmdet.demo.config import FILES
+    from eca_mmdet.paths import config_root
+
+    registration.register()
+    cfg = Config.fromfile(str(config_root() / 'demo' / FILES['mask']))
+    init_default_scope('mmdet')
+    cfg.model.backbone.base_channels = 8
+    cfg.model.neck.in_channels = [8, 16, 32, 64]
+    cfg.model.roi_head.bbox_head.fc_out_channels = 64
+    torch.manual_seed(0)
+    return MODELS.build(cfg.model)
+
+
+def batch() -> dict[str, Any]:
+    """Return an image of noise with one square object, as mmdet's pipelines do."""
+    import numpy
+    import torch
+    from mmdet.structures import DetDataSample
+    from mmdet.structures.mask import BitmapMasks
+    from mmengine.structures import InstanceData
+
+    mask = numpy.zeros((1, SIDE_PX, SIDE_PX), dtype=numpy.uint8)
+    mask[:, 16:64, 16:64] = 1
+    sample = DetDataSample(
+        metainfo=dict(
+            img_shape=(SIDE_PX, SIDE_PX),
+            ori_shape=(SIDE_PX, SIDE_PX),
+            scale_factor=(1.0, 1.0),
+            batch_input_shape=(SIDE_PX, SIDE_PX),
+        )
+    )
+    sample.gt_instances = InstanceData(
+        bboxes=torch.tensor([[16.0, 16.0, 64.0, 64.0]]),
+        labels=torch.tensor([1]),
+        masks=BitmapMasks(mask, SIDE_PX, SIDE_PX),
+    )
+    sample.ignored_instances = InstanceData(
+        bboxes=torch.zeros(0, 4), labels=torch.zeros(0, dtype=torch.long)
+    )
+    image = torch.randint(0, 256, (3, SIDE_PX, SIDE_PX), dtype=torch.uint8)
+    return {'inputs': [image], 'data_samples': [sample]}
+
+
+def try_on(device: str) -> dict[str, Any]:
+    """Train one step and predict on a device.
+
+    Raises:
+        ArithmeticError: the loss or a gate's gradient is not what it must be.
+    """
+    start = time.monotonic()  # with the imports
+    import torch
+
+    model = tiny_detector().to(device)
+    model.train()
+    losses = model(**model.data_preprocessor(batch(), True), mode='loss')
+    loss, _ = model.parse_losses(losses)
+    loss.backward()
+    if not torch.isfinite(loss):
+        raise ArithmeticError(f'the loss is {float(loss.detach())}')
+    gates = [p for name, p in model.named_parameters() if '.eca.' in name]
+    for gate in gates:
+        if gate.grad is None or not gate.grad.abs().sum() > 0:
+            raise ArithmeticError('a gate has no gradient')
+    model.eval()
+    with torch.no_grad():
+        (found,) = model.test_step(batch())
+    boxes, masks = found.pred_instances.bboxes, found.pred_instances.masks
+    if len(boxes) != len(masks) or not torch.isfinite(boxes).all():
+        raise ArithmeticError('the prediction has other masks than boxes')
+    seconds = time.monotonic() - start
+    return {'loss': float(loss.detach()), 'gates': len(gates), 'seconds': seconds}
+
+
+def main(out: int) -> None:
+    """Try the CPU, then the GPU if there is one; the first failure ends it."""
+    devices = ['cpu']
+    for device in devices:
+        record: dict[str, Any] = {'device': device}
+        try:
+            record |= try_on(device)
+            import torch
+
+            if device == 'cpu' and torch.cuda.is_available():
+                devices.append('cuda')
+        except Exception as error:
+            lines = [line for line in str(error).splitlines() if line.strip()]
+            record['error'] = f'{type(error).__name__}: {" ".join(lines[:2])}'
+        os.write(out, json.dumps(record).encode() + b'\n')
+
+
+if __name__ == '__main__':
+    _out = os.dup(1)
+    os.dup2(2, 1)
+    main(_out)
+    sys.stdout.flush()
+    os._exit(0)
