@@ -15,6 +15,7 @@ from collections.abc import Sequence
 import eca_mmdet
 from eca_mmdet.arguments import build_parser
 from eca_mmdet.errors import RunError, UserError, printable, shown
+from eca_mmdet.training.failures import told
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -26,7 +27,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     module = args.command.replace('-', '_')
     command = importlib.import_module(f'eca_mmdet.commands.{module}')
     try:
-        return int(command.run(args))
+        with told(None):
+            return int(command.run(args))
     except (UserError, eca_mmdet.registration.InstallError) as error:
         print(f'eca-mmdet {args.command}: {shown(error)}', file=sys.stderr)
         return 1 if isinstance(error, RunError) else 2

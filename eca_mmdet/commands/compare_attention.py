@@ -166,8 +166,7 @@ def _write(found: dict[str, Any], out: Path) -> None:
     write_json(found, out / 'comparison.json')
     with whole_file(out / 'comparison.md') as partial:
         partial.write_text(_text(found, 'md') + '\n')
-    with whole_file(out / 'comparison.png') as partial:
-        draw_comparison(found['rows'], partial)
+    draw_comparison(found['rows'], out / 'comparison.png')
 
 
 def _text(found: dict[str, Any], style: str = 'table') -> str:

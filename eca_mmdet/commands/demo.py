@@ -14,9 +14,11 @@ from typing import Any
 from rich.console import Console
 
 from eca_mmdet import launch, registration
+from eca_mmdet.atomic import whole_file
 from eca_mmdet.data.shapes import SPLITS, write_shapes
 from eca_mmdet.demo import config
 from eca_mmdet.demo.pictures import draw_loss_curve, draw_predictions
+from eca_mmdet.evaluation.record import write_json
 from eca_mmdet.evaluation.tables import ap_table, rows_of
 from eca_mmdet.run_folder import make_run_folder
 
@@ -127,6 +129,7 @@ def write_results(record: dict[str, Any], out: Path) -> None:
     """Write ``ap_table.md`` and ``metrics.json`` (AP there is 0-1)."""
     title = f'{record["detector"]}, {record["attention"]}, ResNet-{record["depth"]}'
     heading = f'# {title}: COCO AP and AR on generated shapes, 0-100'
-    (out / 'ap_table.md').write_text(f'{heading}\n\n{record["markdown"]}\n')
+    with whole_file(out / 'ap_table.md') as partial:
+        partial.write_text(f'{heading}\n\n{record["markdown"]}\n')
     kept = {k: v for k, v in record.items() if k not in ('table', 'markdown')}
-    (out / 'metrics.json').write_text(json.dumps(kept, indent=1) + '\n')
+    write_json(kept, out / 'metrics.json')

@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from eca_mmdet.atomic import whole_file
+
 SCORE_THRESHOLD = 0.5
 ENLARGED = 320
 """Longer side of an image in the page of predictions, in pixels."""
@@ -21,6 +23,11 @@ def new_figure(*args: Any, sharey: bool = False, **kwargs: Any) -> Any:
     figure = Figure(**kwargs)
     FigureCanvasAgg(figure)
     return figure, figure.subplots(*args, sharey=sharey)
+
+
+def _save(figure: Any, path: Path) -> None:
+    with whole_file(path) as partial:
+        figure.savefig(partial, dpi=120, format='png')
 
 
 def draw_loss_curve(losses: Sequence[float], path: Path) -> None:
@@ -41,7 +48,7 @@ def draw_loss_curve(losses: Sequence[float], path: Path) -> None:
     axes.set(xlabel='iteration', ylabel='training loss', ylim=(0, None))
     axes.grid(alpha=0.3)
     axes.legend(frameon=False)
-    figure.savefig(path, dpi=120)
+    _save(figure, path)
 
 
 def draw_predictions(
@@ -69,7 +76,7 @@ def draw_predictions(
         axes.axis('off')
     for axes, image, sample in zip(np.ravel(grid), images, results, strict=False):
         axes.imshow(_with_objects(image, sample.pred_instances.numpy(), classes))
-    figure.savefig(path, dpi=120)
+    _save(figure, path)
 
 
 def _with_objects(image: Any, instances: Any, classes: Sequence[str]) -> Any:
@@ -128,7 +135,7 @@ def draw_comparison(rows: Sequence[dict[str, Any]], path: Path) -> None:
         f'large: mean of {seeds} seeds, bar: standard deviation, small: each seed',
         fontsize=9,
     )
-    figure.savefig(path, dpi=120, format='png')
+    _save(figure, path)
 
 
 def _draw_mechanism(axes: Any, row: dict[str, Any], cost: float) -> None:

@@ -36,6 +36,9 @@ def told(runner: Any) -> Iterator[None]:
         inner = text.rpartition('BadImageError: ')[2].strip()
         if inner != text:
             raise RunError(inner) from None
+        cause = error.__cause__
+        if isinstance(cause, OSError) and cause.errno in _DISK:
+            raise RunError(text) from error
         raise
     except MemoryError as error:
         raise RunError(_out_of_memory('this machine')) from error
