@@ -257,6 +257,26 @@ def test_signals_wait_for_the_step_to_end(parts, capsys):
     assert signal.getsignal(signal.SIGTERM) == before
 
 
+def test_a_signal_in_the_middle_of_a_fork_is_kept():
+    """Python prints and drops what is raised where logging gives back its locks."""
+    program = (
+        'import os, signal\n'
+        'os.register_at_fork(after_in_parent=lambda: os.kill(os.getpid(), 2))\n'
+        'from eca_mmdet.training.interrupts import Interrupted, Interrupts\n'
+        'with Interrupts() as interrupts:\n'
+        '    if not os.fork():\n'
+        '        os._exit(0)\n'
+        '    try:\n'
+        '        interrupts.stop_if_asked()\n'
+        '    except Interrupted as stop:\n'
+        '        print("kept", stop.signal)\n'
+    )
+    words = [PYTHON, '-c', program]
+    done = subprocess.run(words, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, 'kept 2\n'), done.stderr
+    assert 'ignored' not in done.stderr
+
+
 def test_workers_leave_signals_to_the_main_process(parts):
     with parts.Interrupts():
         child = os.fork()

@@ -11,6 +11,26 @@ from typing import Any
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
+class _Forks:
+    """Whether this process is being copied: Python drops what is raised then."""
+
+    now = False
+
+    @classmethod
+    def begin(cls) -> None:
+        cls.now = True
+
+    @classmethod
+    def end(cls) -> None:
+        cls.now = False
+
+
+# Before those of other modules begin, and after they end.
+os.register_at_fork(
+    before=_Forks.begin, after_in_parent=_Forks.end, after_in_child=_Forks.end
+)
+
+
 class Interrupted(KeyboardInterrupt):  # noqa: N818 - it is one
     """Training was asked to stop, and has, between two steps.
 
@@ -59,7 +79,7 @@ class Interrupts:
         if os.getpid() != self._process:
             return  # a data loader's worker, which the main process ends
         again, self.requested = bool(self.requested), number
-        if self.at_once or again:
+        if (self.at_once or again) and not _Forks.now:
             raise Interrupted(number)
         print(
             'stopping after this step, with a checkpoint; once more stops at once',
