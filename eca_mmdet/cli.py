@@ -29,7 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return int(command.run(args))
     except (UserError, eca_mmdet.registration.InstallError) as error:
         print(f'eca-mmdet {args.command}: {shown(error)}', file=sys.stderr)
-        return 2
+        return getattr(error, 'exit_code', 2)
     except pickle.UnpicklingError as error:  # a file that mmengine itself loaded
         from eca_mmdet.weights.files import refusal
 

@@ -15,8 +15,16 @@ def shown(error: BaseException) -> str:
 class UserError(Exception):
     """Bad input: the message says what was expected, what came and what to do.
 
-    The command line prints the message alone and exits with 2.
+    The command line prints the message alone and exits with ``exit_code``.
     """
+
+    exit_code = 2
+
+
+class JobError(UserError):
+    """The job failed, not its input: another of its processes is gone."""
+
+    exit_code = 1
 
 
 class FaultsError(UserError):

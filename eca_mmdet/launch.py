@@ -12,7 +12,12 @@ from typing import Any
 from eca_mmdet import preflight, preflight_data, registration
 from eca_mmdet.errors import UserError
 from eca_mmdet.paths import resolve_config
-from eca_mmdet.processes import start_processes_on_cpu
+from eca_mmdet.processes import (
+    count_processes,
+    require_launcher,
+    set_timeout,
+    start_processes_on_cpu,
+)
 from eca_mmdet.weights.detector import read_detector, require_fit, require_start
 from eca_mmdet.weights.fetch import fetch, is_address, is_fetched
 
@@ -25,9 +30,10 @@ def load_config(args: argparse.Namespace) -> Any:
 
     Raises:
         UserError: the config does not exist, does not parse, or an override is not
-            KEY=VALUE.
+            KEY=VALUE, or the launcher did not start this process.
     """
     path = resolve_config(args.config)
+    require_launcher(args.launcher)
     forbid_code_in_files()
     registration.register()
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
@@ -48,6 +54,7 @@ def load_config(args: argparse.Namespace) -> Any:
         raise UserError(
             f'--cfg-options {" ".join(args.cfg_options)} does not fit {path}: {error}'
         ) from error
+    set_timeout(cfg, getattr(args, 'dist_timeout', None))
     return cfg
 
 
@@ -153,11 +160,7 @@ def resume_from(cfg: Any, checkpoint: str) -> None:
 
 def images_per_step(cfg: Any) -> int:
     """Return processes x batch x accumulated steps."""
-    processes = 1
-    if cfg.launcher != 'none':
-        names = ('WORLD_SIZE', 'SLURM_NTASKS', 'OMPI_COMM_WORLD_SIZE')
-        sizes = [int(os.environ[name]) for name in names if name in os.environ]
-        processes = sizes[0] if sizes else 1
+    processes = count_processes(cfg.launcher)
     batch = cfg.train_dataloader.get('batch_size') or 1
     accumulation = cfg.optim_wrapper.get('accumulative_counts', 1)
     return int(processes * batch * accumulation)
@@ -193,6 +196,13 @@ def apply_lr_policy(cfg: Any, scale: bool) -> None:
         optimizer.lr = scaled
         line = f'lr {lr:g} -> {scaled:g}: {step} of {base} images a step'
     _say(line)
+
+
+def follow_batch(cfg: Any, runner: Any, scale: bool) -> None:
+    """Let a resumed training follow a change of the images a step."""
+    from eca_mmdet.resumed_batch import ResumedBatchHook
+
+    runner.register_hook(ResumedBatchHook(images_per_step(cfg), scale))
 
 
 def is_main_process() -> bool:
@@ -292,6 +302,8 @@ def silence_known_warnings() -> None:
         '__floordiv__ is deprecated',  # mmdet, on torch
         'torch.meshgrid: in an upcoming release',  # mmdet, on torch
         'torch.utils.checkpoint: the use_reentrant',  # mmdet, with_cp=True
+        'Setting (OMP|MKL)_NUM_THREADS environment',  # mmengine, on what it sets
+        '`broadcast_buffers` is deprecated',  # torch, on mmengine's wrapper
         "'pin_memory' argument is set as true but no accelerator",  # torch, on CPU
     ):
         warnings.filterwarnings('ignore', f'.*{message}')

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from eca_mmdet import launch
+from eca_mmdet import determinism, launch, processes
 
 
 def run(args: argparse.Namespace) -> int:
@@ -15,11 +15,14 @@ def run(args: argparse.Namespace) -> int:
         launch.start_from_scratch(cfg)
     if args.amp:
         launch.use_amp(cfg)
+    determinism.set_randomness(cfg, args.seed, args.deterministic)
     if args.resume:
         launch.resume_from(cfg, args.resume)
     launch.check(cfg, training=True)
     launch.apply_lr_policy(cfg, scale=not args.no_scale_lr)
-    runner = launch.build_runner(cfg)
-    launch.check_start(cfg, runner, exact=bool(cfg.get('resume')))
-    runner.train()
+    with processes.job(cfg), determinism.explained():
+        runner = launch.build_runner(cfg)
+        launch.follow_batch(cfg, runner, scale=not args.no_scale_lr)
+        launch.check_start(cfg, runner, exact=bool(cfg.get('resume')))
+        runner.train()
     return 0
