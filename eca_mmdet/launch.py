@@ -9,15 +9,9 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from eca_mmdet import preflight, preflight_data, registration
+from eca_mmdet import preflight, preflight_data, processes, registration
 from eca_mmdet.errors import UserError
 from eca_mmdet.paths import resolve_config
-from eca_mmdet.processes import (
-    count_processes,
-    require_launcher,
-    set_timeout,
-    start_processes_on_cpu,
-)
 from eca_mmdet.weights.detector import read_detector, require_fit, require_start
 from eca_mmdet.weights.fetch import fetch, is_address, is_fetched
 
@@ -33,7 +27,7 @@ def load_config(args: argparse.Namespace) -> Any:
             KEY=VALUE, or the launcher did not start this process.
     """
     path = resolve_config(args.config)
-    require_launcher(args.launcher)
+    processes.require_launcher(args.launcher)
     forbid_code_in_files()
     registration.register()
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
@@ -54,7 +48,7 @@ def load_config(args: argparse.Namespace) -> Any:
         raise UserError(
             f'--cfg-options {" ".join(args.cfg_options)} does not fit {path}: {error}'
         ) from error
-    set_timeout(cfg, getattr(args, 'dist_timeout', None))
+    processes.set_timeout(cfg, getattr(args, 'dist_timeout', None))
     return cfg
 
 
@@ -160,10 +154,10 @@ def resume_from(cfg: Any, checkpoint: str) -> None:
 
 def images_per_step(cfg: Any) -> int:
     """Return processes x batch x accumulated steps."""
-    processes = count_processes(cfg.launcher)
+    world = processes.count_processes(cfg.launcher)
     batch = cfg.train_dataloader.get('batch_size') or 1
     accumulation = cfg.optim_wrapper.get('accumulative_counts', 1)
-    return int(processes * batch * accumulation)
+    return int(world * batch * accumulation)
 
 
 def apply_lr_policy(cfg: Any, scale: bool) -> None:
@@ -196,13 +190,6 @@ def apply_lr_policy(cfg: Any, scale: bool) -> None:
         optimizer.lr = scaled
         line = f'lr {lr:g} -> {scaled:g}: {step} of {base} images a step'
     _say(line)
-
-
-def follow_batch(cfg: Any, runner: Any, scale: bool) -> None:
-    """Let a resumed training follow a change of the images a step."""
-    from eca_mmdet.resumed_batch import ResumedBatchHook
-
-    runner.register_hook(ResumedBatchHook(images_per_step(cfg), scale))
 
 
 def is_main_process() -> bool:
@@ -259,6 +246,9 @@ def check_start(cfg: Any, runner: Any, exact: bool) -> None:
     if not is_fetched(start):
         _say(f'{start}: mmengine loads it; whether it fits is not checked')
         return
+    if isinstance(runner.model, dict):
+        _say(f'{start}: whether it fits is not checked: {cfg.runner_type} builds later')
+        return
     path = str(fetch(start))
     runner._load_from = path  # mmengine would download an address once more
     state = read_detector(path)
@@ -281,7 +271,7 @@ def build_runner(cfg: Any) -> Any:
 
     silence_known_warnings()
     setup_cache_size_limit_of_dynamo()
-    start_processes_on_cpu(cfg)
+    processes.start_processes_on_cpu(cfg)
     runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
     runner.logger.addFilter(_is_worth_reading)
     if not any(isinstance(hook, MetricsFileHook) for hook in runner.hooks):

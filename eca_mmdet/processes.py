@@ -89,11 +89,17 @@ def start_processes_on_cpu(cfg: Any) -> None:
 
     Raises:
         UserError: Slurm or MPI started them; mmengine reads those after it has asked.
+            Or the strategy is one that PyTorch has for accelerators alone.
     """
     from mmengine.device import get_device
     from torch import distributed
 
-    if cfg.launcher == 'none' or get_device() != 'cpu':
+    if get_device() != 'cpu':
+        return
+    strategy = (cfg.get('strategy') or {}).get('type')
+    if strategy in ('FSDPStrategy', 'DeepSpeedStrategy'):
+        raise UserError(f'{strategy} needs a GPU, and PyTorch sees none here.')
+    if cfg.launcher == 'none':
         return
     if cfg.launcher != 'pytorch':
         raise UserError(
@@ -107,7 +113,10 @@ def start_processes_on_cpu(cfg: Any) -> None:
     wrapper = dict(
         type='MMDistributedDataParallel', device_ids=None, broadcast_buffers=False
     )
-    cfg.setdefault('model_wrapper_cfg', wrapper)
+    if strategy == 'DDPStrategy':  # of mmengine's FlexibleRunner
+        cfg.strategy.setdefault('model_wrapper', wrapper)
+    else:
+        cfg.setdefault('model_wrapper_cfg', wrapper)
 
 
 @contextlib.contextmanager

@@ -10,7 +10,14 @@ from typing import Any
 
 from mmengine.hooks import Hook
 
+from eca_mmdet import launch
+
 _KEY = 'images_per_step'
+
+
+def follow_batch(cfg: Any, runner: Any, scale: bool) -> None:
+    """Let a resumed training follow a change of the images a step."""
+    runner.register_hook(ResumedBatchHook(launch.images_per_step(cfg), scale))
 
 
 class ResumedBatchHook(Hook):  # type: ignore[misc]

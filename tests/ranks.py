@@ -121,7 +121,9 @@ class Server:
     def close(self) -> None:
         """End the server, and what a failed test has left running."""
         codes = self.ask({'wait': self.pids, 'seconds': 0})
-        for pid in [pid for pid, code in zip(self.pids, codes) if code is None]:
+        for pid in [
+            pid for pid, code in zip(self.pids, codes, strict=True) if code is None
+        ]:
             os.kill(pid, signal.SIGKILL)
         self.process.communicate(timeout=20)
 
@@ -137,7 +139,9 @@ def serve() -> None:
         else:
             answer = [
                 _fork(request['argv'], environment, log)
-                for environment, log in zip(request['ranks'], request['logs'])
+                for environment, log in zip(
+                    request['ranks'], request['logs'], strict=True
+                )
             ]
         os.write(answers, (json.dumps(answer) + '\n').encode())
 

@@ -20,9 +20,11 @@ def run(args: argparse.Namespace) -> int:
         launch.resume_from(cfg, args.resume)
     launch.check(cfg, training=True)
     launch.apply_lr_policy(cfg, scale=not args.no_scale_lr)
+    from eca_mmdet.resumed_batch import follow_batch
+
     with processes.job(cfg), determinism.explained():
         runner = launch.build_runner(cfg)
-        launch.follow_batch(cfg, runner, scale=not args.no_scale_lr)
+        follow_batch(cfg, runner, scale=not args.no_scale_lr)
         launch.check_start(cfg, runner, exact=bool(cfg.get('resume')))
         runner.train()
     return 0
