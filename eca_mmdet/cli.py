@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 import eca_mmdet
 from eca_mmdet.arguments import build_parser
-from eca_mmdet.errors import RunError, UserError, printable, shown
+from eca_mmdet.errors import UserError, printable, shown
 from eca_mmdet.training.failures import told
 
 
@@ -31,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             return int(command.run(args))
     except (UserError, eca_mmdet.registration.InstallError) as error:
         print(f'eca-mmdet {args.command}: {shown(error)}', file=sys.stderr)
-        return 1 if isinstance(error, RunError) else 2
+        return getattr(error, 'exit_code', 2)
     except pickle.UnpicklingError as error:  # a file that mmengine itself loaded
         from eca_mmdet.weights.files import refusal
 

@@ -15,15 +15,20 @@ def shown(error: BaseException) -> str:
 class UserError(Exception):
     """Bad input: the message says what was expected, what came and what to do.
 
-    The command line prints the message alone and exits with 2.
+    The command line prints the message alone and exits with ``exit_code``.
     """
+
+    exit_code = 2
 
 
 class RunError(UserError):
-    """Work that had begun and cannot go on: a broken image, a full disk, a NaN.
+    """Work that had begun and cannot go on: a broken image, a full disk, a NaN."""
 
-    The command line prints the message alone and exits with 1.
-    """
+    exit_code = 1
+
+
+class JobError(RunError):
+    """Another process of this job is gone."""
 
 
 class FaultsError(UserError):

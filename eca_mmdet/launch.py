@@ -9,10 +9,9 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from eca_mmdet import preflight, preflight_data, registration
+from eca_mmdet import preflight, preflight_data, processes, registration
 from eca_mmdet.errors import UserError
 from eca_mmdet.paths import resolve_config
-from eca_mmdet.processes import start_processes_on_cpu
 from eca_mmdet.weights.detector import read_detector, require_fit, require_start
 from eca_mmdet.weights.fetch import fetch, is_address, is_fetched
 
@@ -25,9 +24,10 @@ def load_config(args: argparse.Namespace) -> Any:
 
     Raises:
         UserError: the config does not exist, does not parse, or an override is not
-            KEY=VALUE.
+            KEY=VALUE, or the launcher did not start this process.
     """
     path = resolve_config(args.config)
+    processes.require_launcher(args.launcher)
     forbid_code_in_files()
     registration.register()
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
@@ -48,6 +48,7 @@ def load_config(args: argparse.Namespace) -> Any:
         raise UserError(
             f'--cfg-options {" ".join(args.cfg_options)} does not fit {path}: {error}'
         ) from error
+    processes.set_timeout(cfg, getattr(args, 'dist_timeout', None))
     return cfg
 
 
@@ -193,14 +194,10 @@ def _require_no_checkpoints(folder: str) -> None:
 
 def images_per_step(cfg: Any) -> int:
     """Return processes x batch x accumulated steps."""
-    processes = 1
-    if cfg.launcher != 'none':
-        names = ('WORLD_SIZE', 'SLURM_NTASKS', 'OMPI_COMM_WORLD_SIZE')
-        sizes = [int(os.environ[name]) for name in names if name in os.environ]
-        processes = sizes[0] if sizes else 1
+    world = processes.count_processes(cfg.launcher)
     batch = cfg.train_dataloader.get('batch_size') or 1
     accumulation = cfg.optim_wrapper.get('accumulative_counts', 1)
-    return int(processes * batch * accumulation)
+    return int(world * batch * accumulation)
 
 
 def apply_lr_policy(cfg: Any, scale: bool) -> None:
@@ -289,6 +286,9 @@ def check_start(cfg: Any, runner: Any, exact: bool) -> None:
     if not is_fetched(start):
         _say(f'{start}: mmengine loads it; whether it fits is not checked')
         return
+    if isinstance(runner.model, dict):
+        _say(f'{start}: whether it fits is not checked: {cfg.runner_type} builds later')
+        return
     path = str(fetch(start))
     runner._load_from = path  # mmengine would download an address once more
     state = read_detector(path)
@@ -311,7 +311,7 @@ def build_runner(cfg: Any) -> Any:
 
     silence_known_warnings()
     setup_cache_size_limit_of_dynamo()
-    start_processes_on_cpu(cfg)
+    processes.start_processes_on_cpu(cfg)
     own = 'runner_type' in cfg
     runner = RUNNERS.build(cfg) if own else CarefulRunner.from_cfg(cfg)
     runner.logger.addFilter(_is_worth_reading)
@@ -337,6 +337,8 @@ def silence_known_warnings() -> None:
         '__floordiv__ is deprecated',  # mmdet, on torch
         'torch.meshgrid: in an upcoming release',  # mmdet, on torch
         'torch.utils.checkpoint: the use_reentrant',  # mmdet, with_cp=True
+        'Setting (OMP|MKL)_NUM_THREADS environment',  # mmengine, on what it sets
+        '`broadcast_buffers` is deprecated',  # torch, on mmengine's wrapper
         "'pin_memory' argument is set as true but no accelerator",  # torch, on CPU
     ):
         warnings.filterwarnings('ignore', f'.*{message}')

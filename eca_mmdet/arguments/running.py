@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from eca_mmdet.arguments.types import Commands, at_least_1, count
+from eca_mmdet.arguments.types import Commands, at_least_1, count, seed
 from eca_mmdet.mechanisms import KEYS
 
 
@@ -93,6 +93,12 @@ def _add_run_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--launcher', choices=('none', 'pytorch', 'slurm', 'mpi'), default='none'
     )
+    parser.add_argument(
+        '--dist-timeout',
+        type=at_least_1,
+        metavar='SECONDS',
+        help='with a launcher: how long a process waits for the others (default: 600)',
+    )
     # torchrun and torch.distributed.launch pass one of the two spellings.
     parser.add_argument(
         '--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS
@@ -139,6 +145,17 @@ def add_train(commands: Commands) -> None:
         default=0,
         metavar='N',
         help='replace up to N images that cannot be read, and list them (default: 0)',
+    )
+    train.add_argument(
+        '--seed',
+        type=seed,
+        metavar='N',
+        help="of weights, order and augmentation (default: the config's, or a new one)",
+    )
+    train.add_argument(
+        '--deterministic',
+        action='store_true',
+        help='the same weights again with the same --seed; slower on a GPU',
     )
     train.add_argument('--amp', action='store_true', help='mixed precision')
     train.add_argument('--auto-scale-lr', action='store_true', help=argparse.SUPPRESS)

@@ -25,6 +25,14 @@ def at_least_1(text: str) -> int:
     return value
 
 
+def seed(text: str) -> int:
+    """Read a seed: NumPy's are below 2**32, and workers and ranks add to it."""
+    value = int(text)
+    if not 0 <= value < 2**31:
+        raise argparse.ArgumentTypeError(f'must be from 0 to 2**31 - 1; got {text}')
+    return value
+
+
 def fraction(text: str) -> float:
     """Read a number from 0 to 1."""
     value = float(text)

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from eca_mmdet import launch
+from eca_mmdet import launch, processes
 from eca_mmdet.errors import UserError
 from eca_mmdet.evaluation.compare import subtract
 from eca_mmdet.evaluation.detections import TASKS
@@ -40,7 +40,7 @@ def run(args: argparse.Namespace) -> int:
     set_outputs(cfg, args)
     # With --json the metrics have stdout to themselves; logs go to stderr.
     logs = sys.stderr if args.json else sys.stdout
-    with contextlib.redirect_stdout(logs):
+    with contextlib.redirect_stdout(logs), processes.job(cfg):
         launch.check(cfg, training=False)
         runner = launch.build_runner(cfg)
         launch.check_start(cfg, runner, exact=True)

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from eca_mmdet import launch
+from eca_mmdet import determinism, launch, processes
 from eca_mmdet.errors import RunError, UserError
 
 
@@ -38,21 +38,25 @@ def _train(cfg: Any, args: argparse.Namespace) -> int:
         launch.start_from_scratch(cfg)
     if args.amp:
         launch.use_amp(cfg)
+    determinism.set_randomness(cfg, args.seed, args.deterministic)
     launch.resume_from(cfg, args.resume)
     launch.check(cfg, training=True)
     launch.apply_lr_policy(cfg, scale=not args.no_scale_lr)
-    runner = launch.build_runner(cfg)
-    launch.check_start(cfg, runner, exact=bool(cfg.get('resume')))
-    set_tolerance(runner, args)
+    from eca_mmdet.resumed_batch import follow_batch
     from eca_mmdet.training.interrupts import Interrupted, Interrupts
 
-    interrupts = getattr(runner, 'interrupts', None) or Interrupts()
-    try:
-        with interrupts, _resumable(runner):
-            runner.train()
-    except Interrupted as stop:
-        _keep(runner)
-        return 128 + stop.signal
+    with processes.job(cfg), determinism.explained():
+        runner = launch.build_runner(cfg)
+        follow_batch(cfg, runner, scale=not args.no_scale_lr)
+        launch.check_start(cfg, runner, exact=bool(cfg.get('resume')))
+        set_tolerance(runner, args)
+        interrupts = getattr(runner, 'interrupts', None) or Interrupts()
+        try:
+            with interrupts, _resumable(runner):
+                runner.train()
+        except Interrupted as stop:
+            _keep(runner)
+            return 128 + stop.signal
     _name_bad_images(runner)
     return 0
 
