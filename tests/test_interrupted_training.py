@@ -165,6 +165,16 @@ def steps_of(log, unit):
     return [2 * (int(epoch) - 1) + int(step) for epoch, step in found]
 
 
+def test_weights_to_start_from_are_no_place_to_go_on(configs, tmp_path):
+    """A checkpoint written within an epoch, as load_from: every step is trained."""
+    sabotage = ('interrupt_at_step', 2)
+    assert train(configs['epoch'], tmp_path / 'a', sabotage=sabotage).end()[0] == 130
+    start = f'load_from={tmp_path / "a" / "epoch_1_iter_3.pth"}'
+    code, out, err = train(configs['epoch'], tmp_path / 'b', '--cfg-options', start).end()
+    assert (code, err) == (0, '')
+    assert steps_of(out, 'epoch') == [1, 2, 3, 4, 5, 6]
+
+
 def test_interrupted_before_the_first_step(configs, tmp_path):
     sabotage = ('interrupt_at_start',)
     code, _, err = train(configs['iter'], tmp_path / 'work', sabotage=sabotage).end()

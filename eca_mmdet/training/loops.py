@@ -97,14 +97,17 @@ class _ExactLoop:
     def _images_a_batch(self) -> int:
         return int(self.dataloader.batch_sampler.batch_size * get_world_size())
 
-    def _resumed_batches(self) -> int:
-        """Return the batches of this epoch that the checkpoint has seen."""
+    def _resumed_batches(self, default: int) -> int:
+        """Return how many batches, of today's size, the checkpoint has seen.
+
+        Args:
+            default: for a checkpoint of mmengine's own Runner.
+        """
         kept = self.runner.resumed_meta.get(POSITION)
-        if not isinstance(kept, dict):  # mmengine's own, written after an epoch
-            return 0
+        kept = kept if isinstance(kept, dict) else {}
         batches, images = kept.get('batches'), kept.get('images')
         if not (isinstance(batches, int) and isinstance(images, int)):
-            return 0
+            return default
         return max(0, batches * images // self._images_a_batch())
 
 
@@ -124,7 +127,7 @@ class ExactEpochLoop(_ExactLoop, EpochBasedTrainLoop):  # type: ignore[misc]
         """
         self.runner.interrupts.at_once = False
         self.runner.call_hook('before_train')
-        self.batches_done = self._resumed_batches()
+        self.batches_done = self._resumed_batches(default=0)
         self._begin(self._epoch, self.batches_done)
         self._let_interrupt()
         if self._epoch and not self.batches_done:
@@ -177,8 +180,8 @@ class ExactIterLoop(_ExactLoop, IterBasedTrainLoop):  # type: ignore[misc]
         self.runner.interrupts.at_once = False
         self.runner.call_hook('before_train')
         self.runner.call_hook('before_train_epoch')
-        self.batches_done = self._iter
-        self._begin(0, self._iter)
+        self.batches_done = self._resumed_batches(default=self._iter)
+        self._begin(0, self.batches_done)
         self._let_interrupt()
         if self._iter:
             self._validate_if_due()

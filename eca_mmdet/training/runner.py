@@ -27,7 +27,7 @@ class CarefulRunner(Runner):  # type: ignore[misc]
         on_nan: what to do about a loss that is not finite.
         tolerated_images: broken training images that are replaced.
         interrupts: signals that came; handlers are the command's to install.
-        resumed_meta: of the checkpoint that was loaded.
+        resumed_meta: of the checkpoint that training goes on from.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -83,7 +83,8 @@ class CarefulRunner(Runner):  # type: ignore[misc]
     def load_checkpoint(self, *args: Any, **kwargs: Any) -> Any:
         """Load a checkpoint, and keep what it says of its training."""
         checkpoint = super().load_checkpoint(*args, **kwargs)
-        self.resumed_meta = checkpoint.get('meta') or {}
+        if self._resume:  # not of a detector whose weights are only a start
+            self.resumed_meta = checkpoint.get('meta') or {}
         return checkpoint
 
     def save_interrupted(self) -> Path | None:
