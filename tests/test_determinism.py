@@ -10,7 +10,6 @@ from eca_mmdet.arguments import build_parser
 from eca_mmdet.errors import UserError
 from eca_mmdet.paths import config_root
 from eca_mmdet.weights.safe_globals import allow_mmengine_checkpoints
-from tests.ranks import Server
 
 # Everything is random here: weights, order, flips, and the samplers of two heads.
 TINY = """
@@ -39,22 +38,20 @@ default_hooks = dict(logger=dict(interval=1), checkpoint=dict(interval=3))
 
 
 @pytest.fixture(scope='module')
-def run(shapes, tmp_path_factory):
+def run(ranks, shapes, tmp_path_factory):
     """Train with a seed in a process of its own; return the checkpoint."""
     root = tmp_path_factory.mktemp('seeds')
-    server = Server(root)
     base = str(config_root() / 'demo' / 'mask-rcnn_eca-r18-w16_fpn_shapes.py')
 
     def train(name, *words, workers=0):
         config = root / f'workers{workers}.py'
         config.write_text(TINY.format(base=base, data=f'{shapes}/', workers=workers))
-        job = server.run('train', config, '--work-dir', root / name, *words)
+        job = ranks.run('train', config, '--work-dir', root / name, *words)
         allow_mmengine_checkpoints()
         saved = torch.load(root / name / 'iter_3.pth', weights_only=True)
         return saved, job.output(0)
 
-    yield train
-    server.close()
+    return train
 
 
 def differing(first, second):

@@ -11,7 +11,7 @@ import torch
 
 from eca_mmdet.weights.safe_globals import allow_mmengine_checkpoints
 from tests.conftest import REPOSITORY
-from tests.ranks import Server, environments
+from tests.ranks import environments
 
 # Two processes must add up to one: every anchor and every proposal counts, so that
 # nothing is drawn at random and both divide their losses by the same numbers; no norm
@@ -70,13 +70,6 @@ def place(tmp_path_factory):
     base = str(REPOSITORY / 'configs/demo/faster-rcnn_eca-r18-w16_fpn_shapes.py')
     (root / 'tiny.py').write_text(TINY.format(base=base, data=f'{data}/'))
     return root
-
-
-@pytest.fixture(scope='module')
-def ranks(place):
-    server = Server(place)
-    yield server
-    server.close()
 
 
 @pytest.fixture(scope='module')
