@@ -26,7 +26,7 @@ def set_randomness(cfg: Any, seed: int | None, deterministic: bool) -> None:
             has none then ends the run: a difference in the weights is never silent.
 
     Raises:
-        UserError: deterministic without a seed, or the config's is no dict.
+        UserError: the config's is no dict.
     """
     own = cfg.get('randomness') or {}
     if not isinstance(own, dict):
@@ -38,11 +38,6 @@ def set_randomness(cfg: Any, seed: int | None, deterministic: bool) -> None:
         randomness['deterministic'] = True
         # cuBLAS reads it when the first CUDA context is made; PyTorch asks for it.
         os.environ.setdefault('CUBLAS_WORKSPACE_CONFIG', ':4096:8')
-        if randomness.get('seed') is None:
-            raise UserError(
-                '--deterministic repeats a run only with its seed: give --seed N as '
-                'well.'
-            )
     if randomness:
         randomness.setdefault('seed', None)  # mmengine's argument has no default
         cfg.randomness = randomness

@@ -77,9 +77,9 @@ def set_timeout(cfg: Any, seconds: int | None) -> None:
     """
     if cfg.launcher == 'none':
         return
-    cfg.setdefault('env_cfg', {}).setdefault('dist_cfg', dict(backend='nccl'))
-    own = cfg.env_cfg.dist_cfg.get('timeout')
-    cfg.env_cfg.dist_cfg.timeout = seconds or own or TIMEOUT_S
+    own = (cfg.get('env_cfg') or {}).get('dist_cfg') or dict(backend='nccl')
+    limit = seconds or own.get('timeout') or TIMEOUT_S
+    cfg.merge_from_dict({'env_cfg.dist_cfg': {**own, 'timeout': limit}})
 
 
 def start_processes_on_cpu(cfg: Any) -> None:

@@ -84,6 +84,16 @@ def supplied_operators(mmdet_ready):
         pytest.skip(f'mmcv has its own extension: {mmcv._ext.__file__}')
 
 
+@pytest.fixture(scope='session')
+def ranks(tmp_path_factory):
+    """Starts processes of jobs."""
+    from tests.ranks import Server
+
+    server = Server(tmp_path_factory.mktemp('ranks'))
+    yield server
+    server.close()
+
+
 @pytest.fixture
 def server():
     server = Server()

@@ -10,7 +10,6 @@ from eca_mmdet.arguments import build_parser
 from eca_mmdet.errors import UserError
 from eca_mmdet.paths import config_root
 from eca_mmdet.weights.safe_globals import allow_mmengine_checkpoints
-from tests.ranks import Server
 
 # Everything is random here: weights, order, flips, and the samplers of two heads.
 TINY = """
@@ -39,22 +38,20 @@ default_hooks = dict(logger=dict(interval=1), checkpoint=dict(interval=3))
 
 
 @pytest.fixture(scope='module')
-def run(shapes, tmp_path_factory):
+def run(ranks, shapes, tmp_path_factory):
     """Train with a seed in a process of its own; return the checkpoint."""
     root = tmp_path_factory.mktemp('seeds')
-    server = Server(root)
     base = str(config_root() / 'demo' / 'mask-rcnn_eca-r18-w16_fpn_shapes.py')
 
     def train(name, *words, workers=0):
         config = root / f'workers{workers}.py'
         config.write_text(TINY.format(base=base, data=f'{shapes}/', workers=workers))
-        job = server.run('train', config, '--work-dir', root / name, *words)
+        job = ranks.run('train', config, '--work-dir', root / name, *words)
         allow_mmengine_checkpoints()
         saved = torch.load(root / name / 'iter_3.pth', weights_only=True)
         return saved, job.output(0)
 
-    yield train
-    server.close()
+    return train
 
 
 def differing(first, second):
@@ -65,36 +62,28 @@ def differing(first, second):
 
 
 @pytest.mark.slow
-@pytest.mark.openmmlab
 def test_twice_with_one_seed_gives_identical_weights(run):
-    once, log = run('a', '--seed', '0', '--deterministic')
-    assert 'deterministic: True' in log and 'seed: 0' in log
-    again, _ = run('b', '--seed', '0', '--deterministic')
-    assert differing(once, again) == []
-    assert once['optimizer']['state'][0]['exp_avg'].equal(
-        again['optimizer']['state'][0]['exp_avg']
-    )
-    other, _ = run('c', '--seed', '1', '--deterministic')
-    assert len(differing(once, other)) > 50
-
-
-@pytest.mark.slow
-def test_workers_repeat_as_well(run):
-    """Two workers each with a seed: identical again, but not those of no worker."""
     words = ('--seed', '0', '--deterministic')
-    once, _ = run('d', *words, workers=2)
-    again, _ = run('e', *words, workers=2)
+    once, log = run('once', *words)
+    assert 'deterministic: True' in log and 'seed: 0' in log
+    again, _ = run('again', *words)
     assert differing(once, again) == []
+    moments = [saved['optimizer']['state'][0]['exp_avg'] for saved in (once, again)]
+    assert moments[0].equal(moments[1])
 
 
 @pytest.mark.slow
-def test_a_run_without_a_seed_records_the_one_it_drew(run):
-    """And that seed gives the weights again."""
-    drawn, log = run('f', '--cfg-options', 'randomness.seed=None')
+def test_with_workers_and_the_seed_that_a_run_drew(run):
+    """Without --seed a run records its own; that gives the weights again."""
+    options = ('--cfg-options', 'randomness.seed=None')
+    drawn, log = run('drawn', '--deterministic', *options, workers=2)
     seed = drawn['meta']['seed']
     assert f'seed: {seed}' in log
-    again, _ = run('g', '--seed', str(seed))
+    words = ('--deterministic', '--seed', str(seed))
+    again, _ = run('drawn-again', *words, workers=2)
     assert differing(drawn, again) == []
+    other, _ = run('other', '--deterministic', '--seed', str(seed ^ 1), workers=2)
+    assert len(differing(drawn, other)) > 50
 
 
 def config(**content):
@@ -123,12 +112,17 @@ def test_what_is_written_into_the_config(
     assert os.environ['CUBLAS_WORKSPACE_CONFIG'] == ':16:8'  # the user's own
 
 
-def test_deterministic_needs_a_seed_and_readies_cublas(monkeypatch):
+def test_deterministic_readies_cublas(monkeypatch):
     monkeypatch.delenv('CUBLAS_WORKSPACE_CONFIG', raising=False)
-    with pytest.raises(UserError, match='give --seed N as well'):
-        determinism.set_randomness(config(), None, True)
+    determinism.set_randomness(config(), 0, False)
+    assert 'CUBLAS_WORKSPACE_CONFIG' not in os.environ
     determinism.set_randomness(config(), 0, True)
     assert os.environ['CUBLAS_WORKSPACE_CONFIG'] == ':4096:8'
+
+
+def test_a_config_whose_randomness_is_no_dict():
+    with pytest.raises(UserError, match="must be a dict; got 'seed=0'"):
+        determinism.set_randomness(config(randomness='seed=0'), 1, False)
 
 
 def test_an_operator_without_a_deterministic_version_is_named():

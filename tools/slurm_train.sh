@@ -23,7 +23,8 @@ if (($# < 1)); then
 fi
 : "${SLURM_JOB_ID:?is not set: this script is for sbatch}"
 
-MASTER_ADDR=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+nodes=$(scontrol show hostnames "$SLURM_JOB_NODELIST")
+MASTER_ADDR=${nodes%%$'\n'*}
 # Two jobs may share a node: each takes a port of its own.
 MASTER_PORT=${MASTER_PORT:-$((20000 + SLURM_JOB_ID % 10000))}
 export MASTER_ADDR MASTER_PORT
