@@ -94,6 +94,14 @@ def ranks(tmp_path_factory):
     server.close()
 
 
+@pytest.fixture(scope='session')
+def train(ranks):
+    """Starts tiny trainings."""
+    from tests import training_runs
+
+    return functools.partial(training_runs.train, ranks)
+
+
 @pytest.fixture
 def server():
     server = Server()

@@ -15,6 +15,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -48,11 +49,12 @@ def environments(world: int) -> list[dict[str, str]]:
 
 @dataclass
 class Job:
-    """Processes of one job, with a file of output for each."""
+    """Processes of one job, with a file of each one's stdout and of its stderr."""
 
     server: Server
     pids: list[int]
     logs: list[Path]
+    errors: list[Path]
 
     def wait(self, *ranks: int, seconds: float = 120) -> list[int | None]:
         """Return the exit codes; minus the signal for a killed one, None if it runs.
@@ -62,9 +64,27 @@ class Job:
         pids = [self.pids[rank] for rank in ranks] or self.pids
         return list(self.server.ask({'wait': pids, 'seconds': seconds}))
 
+    def end(self, seconds: float = 120) -> tuple[int | None, str, str]:
+        """Wait for the only rank; return (exit code, stdout, stderr)."""
+        (code,) = self.wait(seconds=seconds)
+        return code, self.logs[0].read_text(), self.errors[0].read_text()
+
     def output(self, rank: int) -> str:
-        """Return what a rank has printed, stdout and stderr together."""
-        return self.logs[rank].read_text(errors='replace')
+        """Return what a rank has printed, stdout and then stderr."""
+        files = self.logs[rank], self.errors[rank]
+        there = (path for path in files if path.exists())
+        return ''.join(path.read_text(errors='replace') for path in there)
+
+    def ends_whole(self, seconds: float = 20) -> bool:
+        """Tell whether the workers of the only rank end, too, in that time."""
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            try:
+                os.killpg(self.pids[0], 0)
+            except ProcessLookupError:
+                return True
+            time.sleep(0.05)
+        return False
 
     def wait_for(self, rank: int, text: str, seconds: float = 60) -> None:
         """Return as soon as a rank has printed ``text``."""
@@ -100,14 +120,26 @@ class Server:
         self.process.stdin.flush()
         return json.loads(self.process.stdout.readline())
 
-    def start(self, *argv: Any, ranks: list[dict[str, str]]) -> Job:
-        """Start ``eca-mmdet ARGV`` once for each environment in ``ranks``."""
+    def start(
+        self, *argv: Any, ranks: list[dict[str, str]], before: Sequence[Any] = ()
+    ) -> Job:
+        """Start ``eca-mmdet ARGV`` once for each environment in ``ranks``.
+
+        Args:
+            argv: words after the program's name.
+            ranks: environments.
+            before: name of a function of ``tests.sabotage`` to call first, in each
+                process, and its arguments.
+        """
         self.jobs += 1
-        logs = [self.folder / f'job{self.jobs}-{n}.txt' for n in range(len(ranks))]
+        names = [self.folder / f'job{self.jobs}-{n}' for n in range(len(ranks))]
+        logs = [path.with_suffix('.out') for path in names]
+        errors = [path.with_suffix('.err') for path in names]
         request = {'argv': [str(word) for word in argv], 'ranks': ranks}
-        pids = self.ask({**request, 'logs': [str(path) for path in logs]})
+        files = {'logs': [*map(str, logs)], 'errors': [*map(str, errors)]}
+        pids = self.ask({**request, **files, 'before': list(before)})
         self.pids += pids
-        return Job(self, pids, logs)
+        return Job(self, pids, logs, errors)
 
     def run(self, *argv: Any, ranks: list[dict[str, str]] | None = None) -> Job:
         """Start a job, one process by default, and demand that it succeeds."""
@@ -125,7 +157,9 @@ class Server:
             pid for pid, code in zip(self.pids, codes, strict=True) if code is None
         ]:
             os.kill(pid, signal.SIGKILL)
-        self.process.communicate(timeout=20)
+        assert self.process.stdin
+        self.process.stdin.close()
+        self.process.wait(20)
 
 
 def serve() -> None:
@@ -138,9 +172,9 @@ def serve() -> None:
             answer = _wait(request['wait'], time.monotonic() + request['seconds'])
         else:
             answer = [
-                _fork(request['argv'], environment, log)
-                for environment, log in zip(
-                    request['ranks'], request['logs'], strict=True
+                _fork(request['argv'], request['before'], *rank)
+                for rank in zip(
+                    request['ranks'], request['logs'], request['errors'], strict=True
                 )
             ]
         os.write(answers, (json.dumps(answer) + '\n').encode())
@@ -163,19 +197,26 @@ def _import_all() -> None:
     gc.freeze()  # a rank's collector then leaves the shared pages alone
 
 
-def _fork(argv: list[str], environment: dict[str, str], log: str) -> int:
+def _fork(
+    argv: list[str], before: list[Any], environment: dict[str, str], *files: str
+) -> int:
     pid = os.fork()
     if pid:
         return pid
     from eca_mmdet import cli
+    from tests import sabotage
 
-    file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-    for stream in (1, 2):
-        os.dup2(file, stream)
+    os.setpgrp()  # ctrl-C goes to a group: the process and its workers
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    for stream, path in zip((1, 2), files, strict=True):
+        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), stream)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     for name in JOB_VARIABLES:
         os.environ.pop(name, None)
     os.environ.update(environment)
+    sys.argv = ['eca-mmdet', *argv]
+    if before:
+        getattr(sabotage, before[0])(*before[1:])
     sys.exit(cli.main(argv))  # the ordinary end of a process, of which we test as well
 
 

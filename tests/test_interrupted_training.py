@@ -11,7 +11,6 @@ from eca_mmdet.data.shapes import write_shapes
 from eca_mmdet.training.run_lock import RunLock
 from eca_mmdet.weights.files import read_weights
 from tests import training_runs
-from tests.training_runs import train
 
 pytestmark = [pytest.mark.slow, pytest.mark.openmmlab]
 
@@ -31,7 +30,7 @@ def configs(mmdet_ready, tmp_path_factory):
 
 
 @pytest.fixture(scope='module')
-def uninterrupted(configs, tmp_path_factory):
+def uninterrupted(train, configs, tmp_path_factory):
     """The end of a training by iterations, and of one by epochs."""
     root = tmp_path_factory.mktemp('uninterrupted')
     runs = {unit: train(path, root / unit) for unit, path in configs.items()}
@@ -72,8 +71,8 @@ def assert_equal(found, expected, name=''):
         assert found == expected, name
 
 
-def resume(config, work, expected, last, *words):
-    code, out, err = train(config, work, '--resume', *words, name='-resumed').end()
+def resume(train, config, work, expected, last, *words):
+    code, out, err = train(config, work, '--resume', *words).end()
     assert (code, err) == (0, '')
     assert_equal(end_of(work, last), expected)
     return out
@@ -101,27 +100,29 @@ def leftovers(work):
     ],
 )
 def test_killed_training_ends_as_the_uninterrupted_one(
-    configs, uninterrupted, tmp_path, unit, sabotage, left
+    train, configs, uninterrupted, tmp_path, unit, sabotage, left
 ):
     work = tmp_path / 'work'
     code, _, err = train(configs[unit], work, sabotage=sabotage).end()
     assert (code, err) == (-signal.SIGKILL, '')
     assert sorted(path.name for path in work.glob('*.pth')) == left
-    out = resume(configs[unit], work, uninterrupted[unit], LAST[unit])
+    out = resume(train, configs[unit], work, uninterrupted[unit], LAST[unit])
     assert 'ended without a word: it was killed, or memory ran out' in out
     assert ('starting from the beginning' in out) == (not left)
     assert not leftovers(work)
 
 
 @pytest.mark.parametrize('unit', LAST)
-def test_workers_change_nothing(configs, uninterrupted, tmp_path, unit):
+def test_workers_change_nothing(train, configs, uninterrupted, tmp_path, unit):
     """Two of them, killed and resumed: the weights of a training without any."""
     work = tmp_path / 'work'
     words = ['--cfg-options', 'train_dataloader.num_workers=2']
     words += [f'train_dataloader.persistent_workers={unit == "iter"}']
     sabotage = ('kill_at_step', 3)
-    assert train(configs[unit], work, *words, sabotage=sabotage).end()[0] < 0
-    resume(configs[unit], work, uninterrupted[unit], LAST[unit], *words)
+    run = train(configs[unit], work, *words, sabotage=sabotage)
+    assert run.end()[0] == -signal.SIGKILL
+    assert run.ends_whole(), 'a worker outlives the training that was killed'
+    resume(train, configs[unit], work, uninterrupted[unit], LAST[unit], *words)
 
 
 @pytest.mark.parametrize(
@@ -130,13 +131,18 @@ def test_workers_change_nothing(configs, uninterrupted, tmp_path, unit):
         ('iter', ('interrupt_at_step', 2), 130, 'iter_3.pth'),
         ('iter', ('interrupt_in_validation',), 130, 'iter_3.pth'),
         # In the middle of the second epoch; and where Slurm or docker ends a job.
-        ('epoch', ('interrupt_at_step', 2, signal.SIGTERM), 143, 'epoch_1_iter_3.pth'),
+        (
+            'epoch',
+            ('interrupt_at_step', 2, int(signal.SIGTERM)),
+            143,
+            'epoch_1_iter_3.pth',
+        ),
         ('epoch', ('interrupt_at_step', 3), 130, 'epoch_1_iter_4.pth'),
         ('epoch', ('interrupt_in_validation',), 130, 'epoch_1.pth'),
     ],
 )
 def test_interrupted_training_loses_no_step(
-    configs, uninterrupted, tmp_path, unit, sabotage, code, checkpoint
+    train, configs, uninterrupted, tmp_path, unit, sabotage, code, checkpoint
 ):
     work = tmp_path / 'work'
     words = ['--cfg-options', 'train_dataloader.num_workers=1']
@@ -152,7 +158,7 @@ def test_interrupted_training_loses_no_step(
     assert 'Traceback' not in out + err
     done = read_weights(work / checkpoint).extras['meta']['iter']
     assert steps_of(out, unit) in ([*range(1, done + 1)], [*range(1, done)])
-    out = resume(configs[unit], work, uninterrupted[unit], LAST[unit], *words)
+    out = resume(train, configs[unit], work, uninterrupted[unit], LAST[unit], *words)
     assert 'ended without a word' not in out
     assert steps_of(out, unit) == [*range(done + 1, 7)]
 
@@ -165,17 +171,19 @@ def steps_of(log, unit):
     return [2 * (int(epoch) - 1) + int(step) for epoch, step in found]
 
 
-def test_weights_to_start_from_are_no_place_to_go_on(configs, tmp_path):
+def test_weights_to_start_from_are_no_place_to_go_on(train, configs, tmp_path):
     """A checkpoint written within an epoch, as load_from: every step is trained."""
     sabotage = ('interrupt_at_step', 2)
     assert train(configs['epoch'], tmp_path / 'a', sabotage=sabotage).end()[0] == 130
     start = f'load_from={tmp_path / "a" / "epoch_1_iter_3.pth"}'
-    code, out, err = train(configs['epoch'], tmp_path / 'b', '--cfg-options', start).end()
+    code, out, err = train(
+        configs['epoch'], tmp_path / 'b', '--cfg-options', start
+    ).end()
     assert (code, err) == (0, '')
     assert steps_of(out, 'epoch') == [1, 2, 3, 4, 5, 6]
 
 
-def test_interrupted_before_the_first_step(configs, tmp_path):
+def test_interrupted_before_the_first_step(train, configs, tmp_path):
     sabotage = ('interrupt_at_start',)
     code, _, err = train(configs['iter'], tmp_path / 'work', sabotage=sabotage).end()
     assert code == 130
@@ -183,7 +191,7 @@ def test_interrupted_before_the_first_step(configs, tmp_path):
     assert not list((tmp_path / 'work').glob('*.pth'))
 
 
-def test_two_trainings_in_one_folder(configs, tmp_path):
+def test_two_trainings_in_one_folder(train, configs, tmp_path):
     work = tmp_path / 'work'
     with RunLock(work):
         code, _, err = train(configs['iter'], work).end()

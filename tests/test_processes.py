@@ -186,11 +186,11 @@ def measure(place, ranks, checkpoint, world, path=None):
     if path:
         words += ['--cfg-options', f'test_dataloader.dataset.ann_file={path}']
         words += [f'test_evaluator.ann_file={path}']
-    text = ranks.run(*words, ranks=environments(world)).output(0)
+    text = ranks.run(*words, ranks=environments(world)).logs[0].read_text()
     [record] = folder.glob('*/metrics.json')  # rank 0 alone writes one
     [results] = (folder / 'results').glob('*.bbox.json')
     return (
-        json.loads(text[text.rindex('\n{') :]),
+        json.loads(text),
         json.loads(record.read_text())['results']['bbox'],
         json.loads(results.read_text()),
     )

@@ -10,7 +10,6 @@ import torch
 from eca_mmdet.data.shapes import write_shapes
 from eca_mmdet.weights.files import read_weights
 from tests import training_runs
-from tests.training_runs import train
 
 pytestmark = [pytest.mark.slow]
 
@@ -39,7 +38,7 @@ def one_line(err, command='train'):
 
 
 @pytest.mark.openmmlab
-def test_a_weight_that_is_nan(config, tmp_path):
+def test_a_weight_that_is_nan(train, config, tmp_path):
     """The layer is named, and the images; the checkpoint before it is good."""
     name = 'backbone.layer2.0.conv1.weight'
     code, _, err = train(config, tmp_path / 'w', sabotage=('poison', 3, name)).end()
@@ -57,7 +56,7 @@ def test_a_weight_that_is_nan(config, tmp_path):
     assert all(t.isfinite().all() for t in read_weights(last).state.values())
 
 
-def test_a_learning_rate_that_is_far_too_large(config, tmp_path):
+def test_a_learning_rate_that_is_far_too_large(train, config, tmp_path):
     """No checkpoint ever holds NaN, whatever the moment at which the weights do."""
     words = ['--no-scale-lr', '--cfg-options', 'optim_wrapper.optimizer.lr=1e37']
     words += ['optim_wrapper.clip_grad=None', 'default_hooks.checkpoint.interval=1']
@@ -69,7 +68,7 @@ def test_a_learning_rate_that_is_far_too_large(config, tmp_path):
         assert all(t.isfinite().all() for t in state.values())
 
 
-def test_batches_without_a_loss_are_left_out(config, tmp_path):
+def test_batches_without_a_loss_are_left_out(train, config, tmp_path):
     """What is learned from the others is what would be without them."""
     words = ['--on-nan', 'skip', '--nan-limit', '2']
     # Without decay and momentum of earlier steps nothing but the schedule moves on.
@@ -95,7 +94,7 @@ def test_batches_without_a_loss_are_left_out(config, tmp_path):
             )
         )
     code, out, err = train(
-        config, tmp_path / 'w3', *words, sabotage=('lose', 1, 2, 4), name='3'
+        config, tmp_path / 'w3', *words, sabotage=('lose', 1, 2, 4)
     ).end()
     assert code == 1
     assert 'the loss of step 5 is not finite' in one_line(err)
@@ -104,7 +103,7 @@ def test_batches_without_a_loss_are_left_out(config, tmp_path):
 
 @pytest.mark.parametrize('workers', [0, 1])
 @pytest.mark.openmmlab
-def test_images_that_cannot_be_read(config, tmp_path, workers):
+def test_images_that_cannot_be_read(train, config, tmp_path, workers):
     """Cut off, empty, no image, gone while training: named; or listed and replaced."""
     cut, empty, text, gone = images(config)[:4]
     cut.write_bytes(cut.read_bytes()[:300])
@@ -119,9 +118,7 @@ def test_images_that_cannot_be_read(config, tmp_path, workers):
 
     words = ['--skip-bad-images', '4', *words]
     sabotage = ('remove', 0, str(gone))
-    code, out, err = train(
-        config, tmp_path / 'x', *words, sabotage=sabotage, name='x'
-    ).end()
+    code, out, err = train(config, tmp_path / 'x', *words, sabotage=sabotage).end()
     assert (code, err) == (0, '')
     (listed,) = (tmp_path / 'x').glob('*/bad_images.txt')
     assert (
@@ -134,12 +131,12 @@ def test_images_that_cannot_be_read(config, tmp_path, workers):
 
     gone.write_bytes(b'is back')
     words[1] = '2'
-    code, _, err = train(config, tmp_path / 'y', *words, name='y').end()
+    code, _, err = train(config, tmp_path / 'y', *words).end()
     assert code == 1
     assert '3 images cannot be read, and --skip-bad-images allows 2: /' in one_line(err)
 
 
-def test_images_that_cannot_be_read_in_a_test(command, config, tmp_path):
+def test_images_that_cannot_be_read_in_a_test(train, command, config, tmp_path):
     """The test of a detector names them too; leaving any out would change the AP."""
     assert train(config, tmp_path / 'w').end()[0] == 0
     broken = sorted((config.parent / 'shapes' / 'val').iterdir())[1]
@@ -151,7 +148,7 @@ def test_images_that_cannot_be_read_in_a_test(command, config, tmp_path):
     assert '--skip-bad-images' not in err
 
 
-def test_a_worker_that_is_killed(config, tmp_path):
+def test_a_worker_that_is_killed(train, config, tmp_path):
     words = ['--cfg-options', 'train_dataloader.num_workers=1']
     code, _, err = train(
         config, tmp_path / 'w', *words, sabotage=('kill_worker', 7)
@@ -166,7 +163,7 @@ def test_a_worker_that_is_killed(config, tmp_path):
 
 
 @pytest.mark.openmmlab
-def test_a_disk_that_fills_up(config, tmp_path):
+def test_a_disk_that_fills_up(train, config, tmp_path):
     """One line; the checkpoint before stays, whole; nothing half-written is left."""
     work = tmp_path / 'w'
     code, _, err = train(config, work, sabotage=('fill_disk', 3)).end()
@@ -177,7 +174,7 @@ def test_a_disk_that_fills_up(config, tmp_path):
     assert [path.name for path in work.glob('*.pth')] == ['iter_2.pth']
     assert not list(work.rglob('*.partial'))
     assert read_weights(work / 'iter_2.pth').extras['meta']['iter'] == 2
-    code, _, err = train(config, work, '--resume', name='2').end()
+    code, _, err = train(config, work, '--resume').end()
     assert (code, err) == (0, '')
 
 
@@ -221,7 +218,7 @@ def test_an_image_that_is_not_finite(detector):
 
 
 @pytest.fixture(scope='module')
-def detector(shapes, tmp_path_factory):
+def detector(train, shapes, tmp_path_factory):
     """The model of these trainings, and one batch."""
     from mmdet.registry import DATASETS, MODELS
     from mmengine.config import Config
