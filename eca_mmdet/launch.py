@@ -139,59 +139,6 @@ def use_amp(cfg: Any) -> None:
     cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
 
 
-def resume_from(cfg: Any, checkpoint: str | None) -> None:
-    """Continue from a checkpoint, or with 'auto' from the latest in the work folder.
-
-    The seed continues too, and with it the order of the images.
-
-    Args:
-        cfg: with work_dir; ``resume`` in it is the same as 'auto'.
-        checkpoint: None for a new training.
-
-    Raises:
-        UserError: there is a checkpoint that cannot be continued, or one that a new
-            training would overwrite.
-    """
-    from eca_mmdet.training import checkpoints
-
-    if cfg.get('resume') and not checkpoint:
-        checkpoint = cfg.get('load_from') or 'auto'
-    cfg.resume = False
-    if not checkpoint:
-        _require_no_checkpoints(cfg.work_dir)
-        return
-    if checkpoint == 'auto':
-        found = checkpoints.find_checkpoint(cfg.work_dir)
-        if found is None:
-            _say(f'nothing to resume in {cfg.work_dir}: starting from the beginning')
-            return
-    elif is_address(checkpoint):
-        cfg.resume, cfg.load_from = True, checkpoint
-        return
-    else:
-        path = Path(checkpoint)
-        found = checkpoints.Found(path, checkpoints.read_meta(path))
-    if found.note:
-        _say(f'going on from {found.path}, since {found.note}')
-    cfg.resume, cfg.load_from = True, str(found.path)
-    seed = found.meta.get('seed')
-    if isinstance(seed, int):
-        cfg.randomness = {**(cfg.get('randomness') or {}), 'seed': seed}
-
-
-def _require_no_checkpoints(folder: str) -> None:
-    """Refuse to train over the checkpoints of an earlier training."""
-    from eca_mmdet.training.checkpoints import existing
-
-    names = existing(folder) if is_main_process() else []
-    if names:
-        raise UserError(
-            f'{folder} has {len(names)} checkpoints of an earlier training '
-            f'({names[-1]}), which a new one would overwrite. To go on from them: '
-            '--resume. To begin anew: another --work-dir, or remove them.'
-        )
-
-
 def images_per_step(cfg: Any) -> int:
     """Return processes x batch x accumulated steps."""
     world = processes.count_processes(cfg.launcher)
@@ -229,7 +176,7 @@ def apply_lr_policy(cfg: Any, scale: bool) -> None:
         scaled = lr * step / base
         optimizer.lr = scaled
         line = f'lr {lr:g} -> {scaled:g}: {step} of {base} images a step'
-    _say(line)
+    say(line)
 
 
 def is_main_process() -> bool:
@@ -239,7 +186,8 @@ def is_main_process() -> bool:
     return not ranks or ranks[0] == 0
 
 
-def _say(line: str) -> None:
+def say(line: str) -> None:
+    """Print a line, once a job."""
     if is_main_process():
         print(line, flush=True)
 
@@ -284,10 +232,10 @@ def check_start(cfg: Any, runner: Any, exact: bool) -> None:
     if not start:
         return
     if not is_fetched(start):
-        _say(f'{start}: mmengine loads it; whether it fits is not checked')
+        say(f'{start}: mmengine loads it; whether it fits is not checked')
         return
     if isinstance(runner.model, dict):
-        _say(f'{start}: whether it fits is not checked: {cfg.runner_type} builds later')
+        say(f'{start}: whether it fits is not checked: {cfg.runner_type} builds later')
         return
     path = str(fetch(start))
     runner._load_from = path  # mmengine would download an address once more
@@ -298,7 +246,7 @@ def check_start(cfg: Any, runner: Any, exact: bool) -> None:
     new = require_start(state, runner.model, start)
     if new:
         more = ', ...' if len(new) > 6 else ''
-        _say(f'{len(new)} tensors start new: {", ".join(new[:6])}{more}')
+        say(f'{len(new)} tensors start new: {", ".join(new[:6])}{more}')
 
 
 def build_runner(cfg: Any) -> Any:

@@ -285,3 +285,24 @@ def test_a_missing_process_ends_the_others(place, ranks, number, reason, seconds
     finally:
         if number == signal.SIGSTOP:
             job.kill(1, signal.SIGKILL)
+
+
+@pytest.mark.slow
+def test_ctrl_c_stops_all_processes_at_one_step(place, ranks):
+    """The signal to one of them; rank 0 writes the checkpoint, and the line."""
+    work = place / 'stopped'
+    job = ranks.start(
+        *('train', place / 'tiny.py', '--work-dir', work, *HALF),
+        *('train_cfg.max_iters=100000', 'default_hooks.checkpoint.interval=100000'),
+        ranks=environments(2),
+    )
+    job.wait_for(0, 'Iter(train) [     3/')
+    job.kill(1, signal.SIGINT)
+    assert job.wait(seconds=30) == [130, 130], job.output(1)[-2000:]
+    line = job.errors[0].read_text().splitlines()[-1]
+    step = re.search(rf'stopped after step (\d+); all of it is in {work}/iter_', line)
+    assert step and [path.name for path in work.glob('*.pth')] == [
+        f'iter_{step[1]}.pth'
+    ]
+    assert weights(work, int(step[1]))
+    assert job.errors[1].read_text().count('\n') == 1  # that it stops after this step

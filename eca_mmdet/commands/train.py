@@ -34,16 +34,18 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _train(cfg: Any, args: argparse.Namespace) -> int:
+    from eca_mmdet.training.resume import resume_from
+
     if args.from_scratch:
         launch.start_from_scratch(cfg)
     if args.amp:
         launch.use_amp(cfg)
     determinism.set_randomness(cfg, args.seed, args.deterministic)
-    launch.resume_from(cfg, args.resume)
+    resume_from(cfg, args.resume)
     launch.check(cfg, training=True)
     launch.apply_lr_policy(cfg, scale=not args.no_scale_lr)
-    from eca_mmdet.resumed_batch import follow_batch
     from eca_mmdet.training.interrupts import Interrupted, Interrupts
+    from eca_mmdet.training.resumed_batch import follow_batch
 
     with processes.job(cfg), determinism.explained():
         runner = launch.build_runner(cfg)
