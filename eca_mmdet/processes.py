@@ -1,7 +1,9 @@
-"""Several processes on one machine without an accelerator."""
+"""The processes of a run: those that torchrun joins, and those that load data."""
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 
@@ -21,3 +23,32 @@ def start_processes_on_cpu(cfg: Any) -> None:
         type='MMDistributedDataParallel', device_ids=None, broadcast_buffers=False
     )
     cfg.setdefault('model_wrapper_cfg', wrapper)
+
+
+@contextlib.contextmanager
+def ending_workers(runner: Any) -> Iterator[None]:
+    """Let the data loaders' processes end by themselves after the block.
+
+    mmengine leaves them to the end of the program, where Python kills them, and each
+    killed one leaves a socket in the folder of temporary files. In a program that goes
+    on they stay until garbage is collected, which then waits five seconds for each.
+
+    Args:
+        runner: mmengine's; it can run again, with new processes.
+    """
+    try:
+        yield
+    finally:
+        for name in ('_train_loop', '_val_loop', '_test_loop'):
+            loop = getattr(runner, name, None)
+            loader = getattr(loop, 'dataloader', None)
+            for holder in (loader, getattr(loop, 'dataloader_iterator', None)):
+                _end_workers(getattr(holder, '_iterator', None))
+            if hasattr(loader, '_iterator'):
+                loader._iterator = None  # else the next loop would wait for them
+
+
+def _end_workers(iterator: Any) -> None:
+    """Shut down PyTorch's iterator over a loader, if it has processes."""
+    if hasattr(iterator, '_shutdown_workers'):
+        iterator._shutdown_workers()

@@ -20,6 +20,7 @@ from eca_mmdet.evaluation.detections import TASKS
 from eca_mmdet.evaluation.results_file import results_path, submission_path
 from eca_mmdet.evaluation.tables import ap_table, render, rows_of
 from eca_mmdet.preflight import evaluators
+from eca_mmdet.processes import ending_workers
 from eca_mmdet.weights.detector import read_detector
 from eca_mmdet.weights.fetch import is_address
 
@@ -42,7 +43,8 @@ def run(args: argparse.Namespace) -> int:
         launch.check(cfg, training=False)
         runner = launch.build_runner(cfg)
         launch.check_start(cfg, runner, exact=True)
-        metrics = run_fast(runner, args) if args.fast else runner.test()
+        with ending_workers(runner):
+            metrics = run_fast(runner, args) if args.fast else runner.test()
     if args.json and launch.is_main_process():
         print(json.dumps(metrics, indent=1))
     return 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from eca_mmdet import launch
+from eca_mmdet.processes import ending_workers
 
 
 def run(args: argparse.Namespace) -> int:
@@ -21,5 +22,6 @@ def run(args: argparse.Namespace) -> int:
     launch.apply_lr_policy(cfg, scale=not args.no_scale_lr)
     runner = launch.build_runner(cfg)
     launch.check_start(cfg, runner, exact=bool(cfg.get('resume')))
-    runner.train()
+    with ending_workers(runner):
+        runner.train()
     return 0
