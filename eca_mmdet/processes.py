@@ -41,7 +41,7 @@ def ending_workers(runner: Any) -> Iterator[None]:
     finally:
         for name in ('_train_loop', '_val_loop', '_test_loop'):
             loop = getattr(runner, name, None)
-            loader = getattr(loop, 'dataloader', None)
+            loader: Any = getattr(loop, 'dataloader', None)
             for holder in (loader, getattr(loop, 'dataloader_iterator', None)):
                 _end_workers(getattr(holder, '_iterator', None))
             if hasattr(loader, '_iterator'):
