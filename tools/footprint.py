@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-MEMORY = ('uss_mib', 'rss_mib')
+MEMORY = ('own_mib', 'rss_mib')
 SHOWN = ('hwm_mib', 'seconds', 'round')
 """Columns that are printed and not judged; all others must stay constant."""
 
@@ -35,16 +35,16 @@ def measure(temporary: Path) -> dict[str, float]:
         temporary: its folder for temporary files, shared with no other process.
 
     Returns:
-        Memory in MiB: ``uss_mib`` is the process's own, ``rss_mib`` with what it shares
-        (libraries), ``hwm_mib`` the highest of that so far. The others are counts.
+        Memory in MiB: ``own_mib`` is what the process wrote itself, ``rss_mib`` with
+        the files that it maps (libraries), ``hwm_mib`` the highest of that so far. The
+        others are counts.
     """
     gc.collect()
-    status = _kib(Path('/proc/self/status'))
-    pages = _kib(Path('/proc/self/smaps_rollup'))
+    status = _status_kib()
     return {
         'rss_mib': status['VmRSS'] / 1024,
         'hwm_mib': status['VmHWM'] / 1024,
-        'uss_mib': (pages['Private_Clean'] + pages['Private_Dirty']) / 1024,
+        'own_mib': status['RssAnon'] / 1024,
         'descriptors': len(os.listdir('/proc/self/fd')),
         'threads': len(os.listdir('/proc/self/task')),
         'children': sum(1 for _ in descendants(os.getpid())),
@@ -58,9 +58,9 @@ def measure(temporary: Path) -> dict[str, float]:
     }
 
 
-def _kib(path: Path) -> dict[str, int]:
-    """Return the sizes of a file of /proc, in KiB."""
-    rows = (line.split() for line in path.read_text().splitlines())
+def _status_kib() -> dict[str, int]:
+    """Return what the system says of this process's memory."""
+    rows = map(str.split, Path('/proc/self/status').read_text().splitlines())
     return {row[0].rstrip(':'): int(row[1]) for row in rows if row[-1] == 'kB'}
 
 
