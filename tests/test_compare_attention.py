@@ -279,7 +279,7 @@ def test_a_run_of_another_config_has_another_folder(mmdet_ready, tmp_path):
 
 
 @pytest.mark.slow
-def test_interrupted_comparison_goes_on(tmp_path):
+def test_interrupted_comparison_goes_on(command, mmdet_ready, tmp_path):
     """Real trainings: ctrl-C in the second, then the same command again."""
     out = tmp_path / 'out'
     words = [PYTHON, '-m', 'eca_mmdet.cli', 'compare-attention', '--quick']
@@ -305,9 +305,9 @@ def test_interrupted_comparison_goes_on(tmp_path):
         one.name for one in (out / 'runs').glob('*-*/') if 'partial' not in one.name
     ]
     assert len(finished) == 1 and finished[0].startswith('retinanet-none-seed0')
-    again = subprocess.run(words, capture_output=True, text=True)
-    assert again.returncode == 0, again.stderr
-    assert '[1/2] none, seed 0: box AP' in again.stderr
-    assert again.stderr.count('measured before') == 1
-    assert re.search(r'^se-var1 +\d', again.stdout, re.M)
+    code, printed, err = command(*words[3:])
+    assert code == 0, err
+    assert '[1/2] none, seed 0: box AP' in err
+    assert err.count('measured before') == 1
+    assert re.search(r'^se-var1 +\d', printed, re.M)
     assert not list((out / 'runs').glob('*.partial'))

@@ -19,10 +19,9 @@ from eca_mmdet.run_folder import make_run_folder
 from tests.conftest import PYTHON, listen_to_interrupts
 from tests.report_runs import Page
 
-pytestmark = pytest.mark.openmmlab
-
 
 @pytest.mark.slow
+@pytest.mark.openmmlab
 def test_quick_demo_leaves_a_complete_run_folder(tmp_path):
     out = tmp_path / 'run'
     done = subprocess.run(
@@ -114,6 +113,10 @@ CHOICES += [
     for index, key in enumerate(KEYS)
     if key not in ('eca', 'se')
 ]
+
+
+# On the second line of mmdet a few of each detector and mechanism.
+CHOICES[::4] = [pytest.param(*one, marks=pytest.mark.openmmlab) for one in CHOICES[::4]]
 
 
 @pytest.mark.parametrize(('detector', 'attention', 'depth'), CHOICES)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from pycocotools import mask as mask_api
 
+from eca_mmdet.evaluation import analysis
 from eca_mmdet.evaluation.analysis import analyze
 from eca_mmdet.evaluation.backends import evaluate
 from eca_mmdet.evaluation.compare import (
@@ -101,6 +102,34 @@ def test_a_perfect_detector_has_no_errors():
     assert found['pr_curves']['0.50:0.95'] == pytest.approx([1] * 101)
     assert found['pr_curves']['recall'][50] == 0.5
     assert found['calibration']['ece'] == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize('task', ['bbox', 'segm'])
+@pytest.mark.parametrize('at_once', [1, 5, 12])
+def test_images_may_be_counted_in_parts(monkeypatch, tmp_path, task, at_once):
+    """Twelve images; also in the pictures."""
+    draw = np.random.default_rng(at_once)
+
+    def some(count):
+        boxes = np.hstack([draw.uniform(0, 90, (count, 2)), np.full((count, 2), 40)])
+        images, kinds = draw.integers(1, 13, count), draw.integers(1, 4, count)
+        return zip(images.tolist(), kinds.tolist(), boxes.tolist(), strict=True)
+
+    objects = [*some(60)]
+    found = [(*one, draw.random()) for one in objects if draw.random() < 0.8]
+    found += [(*one, draw.random()) for one in some(80)]
+    truth, detections = data(objects, found, 3)
+    pictures = []
+    for number in (5000, at_once):
+        monkeypatch.setattr(analysis, 'IMAGES_AT_ONCE', number)
+        folder = tmp_path / str(number)
+        folder.mkdir(exist_ok=True)
+        result = analyze(truth, detections[task], task, folder=folder)
+        pictures.append((result, cv2.imread(str(folder / f'{task}_confusion.png'))))
+    (whole, picture), (parts, same_picture) = pictures
+    assert parts == whole
+    assert sum(map(sum, whole['confusion']['matrix'])) > 60
+    assert np.array_equal(picture, same_picture)
 
 
 @pytest.mark.parametrize('task', ['bbox', 'segm'])

@@ -17,8 +17,6 @@ from eca_mmdet.weights.fetch import fetch
 from eca_mmdet.weights.files import read_weights
 from tests.conftest import PYTHON, REPOSITORY
 
-pytestmark = pytest.mark.openmmlab
-
 STATE = {'a': torch.arange(4.0)}
 
 
@@ -100,6 +98,7 @@ def test_other_schemes_are_refused(address):
         fetch(address)
 
 
+@pytest.mark.openmmlab
 def test_torchvision_names(mmdet_ready, monkeypatch):
     asked = []
     monkeypatch.setattr('eca_mmdet.weights.fetch._from_http', asked.append)
@@ -174,7 +173,10 @@ def test_hub_repositories_with_pytorch_files_alone(server, hub, tmp_path):
 @pytest.mark.parametrize('offline', ['0', '1'])
 def test_an_unreachable_hub_gives_one_line(hub, offline):
     environment = {**hub, 'HF_ENDPOINT': 'http://127.0.0.1:9'}
-    done = run(HUB, **{**environment, 'HF_HUB_OFFLINE': offline})
+    hasty = (
+        '\n    import time\n    time.sleep = lambda seconds: None  # before each retry'
+    )
+    done = run(hasty + HUB, **{**environment, 'HF_HUB_OFFLINE': offline})
     (line,) = done.stdout.strip().splitlines()
     reason = 'offline mode is enabled' if offline == '1' else 'Connection refused'
     assert 'hf://timm/tiny.test is not in the cache and cannot be downloaded' in line

@@ -7,8 +7,6 @@ import pytest
 
 from tests.conftest import PYTHON, REPOSITORY
 
-pytestmark = pytest.mark.openmmlab
-
 
 def run(code, **environment):
     """Run code in a fresh interpreter: (stdout, stderr), exit 0 expected."""
@@ -36,7 +34,14 @@ def test_import_is_light():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('first', ['eca_mmdet', 'mmengine', 'mmdet.registry'])
+@pytest.mark.parametrize(
+    'first',
+    [
+        pytest.param('eca_mmdet', marks=pytest.mark.openmmlab),
+        'mmengine',
+        'mmdet.registry',
+    ],
+)
 def test_classes_are_registered_in_any_order_of_imports(first):
     out, err = run(f"""
         import {first}, eca_mmdet
@@ -51,6 +56,7 @@ def test_classes_are_registered_in_any_order_of_imports(first):
     assert (out, err) == ('ECAResNet', '')
 
 
+@pytest.mark.openmmlab
 @pytest.mark.slow
 def test_mmdet_itself_can_be_imported_first():
     """mmdet's test.py imports these before it reads a config that could name us."""
@@ -69,6 +75,7 @@ def test_mmdet_itself_can_be_imported_first():
     assert out.splitlines()[-2:] == ['[2, 1]', 'ECAResNet MetricsFileHook']
 
 
+@pytest.mark.openmmlab
 @pytest.mark.parametrize('first', ['eca_mmdet', 'mmengine'])
 def test_layers_are_plugins_without_mmdet(first):
     out, err = run(f"""
@@ -79,6 +86,7 @@ def test_layers_are_plugins_without_mmdet(first):
     assert (out, err) == ('eca', '')
 
 
+@pytest.mark.openmmlab
 def test_starting_python_does_not_import_us():
     """Only the self-contained finder of operators runs at start-up."""
     out, err = run("""
@@ -94,7 +102,7 @@ def test_starting_python_does_not_import_us():
     ('registry', 'name'),
     [
         ('MODELS', 'ECALayer'),
-        ('HOOKS', 'MetricsFileHook'),
+        pytest.param('HOOKS', 'MetricsFileHook', marks=pytest.mark.openmmlab),
         ('METRICS', 'CocoTableMetric'),
     ],
 )
@@ -110,6 +118,7 @@ def test_a_lookup_in_any_registry_finds_us(registry, name):
     assert (out, err) == (f'{name}\nECAPretrained', '')
 
 
+@pytest.mark.openmmlab
 def test_compiled_extension_is_left_alone(tmp_path):
     """A finder that comes first (here a file) must win over ours."""
     package = tmp_path / 'mmcv'
@@ -128,6 +137,7 @@ def test_compiled_extension_is_left_alone(tmp_path):
     assert out == 'compiled False'
 
 
+@pytest.mark.openmmlab
 def test_without_extension_torchvision_serves(tmp_path):
     package = tmp_path / 'mmcv'
     package.mkdir()
@@ -163,6 +173,7 @@ def test_importing_prints_nothing():
     assert (out, err) == ('', '')
 
 
+@pytest.mark.openmmlab
 @pytest.mark.parametrize(
     ('module', 'content', 'message'),
     [

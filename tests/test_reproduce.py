@@ -35,8 +35,6 @@ from tests.reference_networks import (
     save_as_the_authors,
 )
 
-pytestmark = pytest.mark.openmmlab
-
 
 @pytest.fixture
 def coco(shapes, tmp_path):
@@ -142,6 +140,7 @@ def weights(tmp_path):
     return folder
 
 
+@pytest.mark.openmmlab
 def test_files_are_known_by_what_they_hold(weights):
     found, notes = scan(weights)
     about = {
@@ -187,6 +186,7 @@ def plan_of(weights, train=False):
     return {job.row.row: job for job in jobs}
 
 
+@pytest.mark.openmmlab
 def test_plan_of_each_kind(weights):
     jobs = plan_of(weights)
     assert [job.row.row for job in jobs.values()] == [r.row for r in published_rows()]
@@ -215,6 +215,7 @@ def test_plan_trains_what_has_a_backbone_alone(weights):
     assert 'neither the detector nor ImageNet' in jobs['faster:r50:se'].reason
 
 
+@pytest.mark.openmmlab
 def test_other_kernel_sizes_of_a_v1_detector(tmp_path):
     net = randomise(network(50, (3, 5, 5, 7)))
     torch.save(detector_state(net, 1), tmp_path / 'x.pth')
@@ -273,6 +274,7 @@ def job_and_setting(coco, tmp_path):
     return Job(row, 'test', row.config, weights), Setting(open_coco(coco), tmp_path)
 
 
+@pytest.mark.openmmlab
 def test_a_record_is_of_one_job_alone(coco, tmp_path, mmdet_ready):
     """Another config, option, file of weights or of annotations has another record."""
     (coco / 'annotations' / 'instances_train2017.json').write_text('{}')
@@ -337,6 +339,7 @@ def test_programs_that_cannot_be_started(coco, tmp_path):
         _run(['test'], setting, tmp_path / 'log')
 
 
+@pytest.mark.openmmlab
 def test_converted_detectors_keep_their_v1_config(tmp_path, command):
     net = randomise(network(50, (5, 5, 5, 5)))
     torch.save(detector_state(net, 1), tmp_path / 'v1.pth')

@@ -9,14 +9,17 @@ import signal
 import subprocess
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
+from eca_mmdet.reproduce import run
 from tests.conftest import PYTHON, REPOSITORY, listen_to_interrupts
+from tests.in_process import Here
 from tests.reference_networks import AuthorsResNet, randomise, save_as_the_authors
 
-pytestmark = [pytest.mark.openmmlab, pytest.mark.slow]
+pytestmark = pytest.mark.slow
 
 CONFIG = """
 _base_ = '{base}'
@@ -56,6 +59,13 @@ def place(shapes, tmp_path, monkeypatch, mmdet_ready):
     cfg = Config.fromfile(str(tmp_path / 'faster-rcnn.py'))
     save_detector(cfg, 'w/one.pth')
     return tmp_path
+
+
+@pytest.fixture
+def in_process(monkeypatch):
+    """Run the commands of the rows in this process."""
+    stand_in = SimpleNamespace(Popen=Here, STDOUT=subprocess.STDOUT)
+    monkeypatch.setattr(run, 'subprocess', stand_in)
 
 
 def published_row(family, title, config, ap=0.0):
@@ -117,7 +127,8 @@ def record_of(out, family):
     return json.loads(file.read_text())
 
 
-def test_every_verdict_and_going_on(place, command):
+@pytest.mark.openmmlab
+def test_every_verdict_and_going_on(place, command, in_process):
     """Within, outside, a test that fails, no weights. A second call repeats nothing."""
     from mmengine.config import Config
 
@@ -200,6 +211,7 @@ def test_interrupted_and_continued(place, command):
     }
 
 
+@pytest.mark.openmmlab
 def test_two_processes_measure_the_same(place, command):
     """gloo, through mmengine's pytorch launcher."""
     code, _, err = command(*WORDS, '--rows', 'faster:*', '--out', 'one')
@@ -214,7 +226,8 @@ def test_two_processes_measure_the_same(place, command):
     assert '--nproc_per_node 2' in log.read_text()
 
 
-def test_training_a_row_then_testing_it(place, command):
+@pytest.mark.openmmlab
+def test_training_a_row_then_testing_it(place, command, in_process):
     """From ImageNet weights in the authors' format; the second call goes on."""
     os.remove('w/one.pth')
     network = AuthorsResNet(18, (3, 5, 7, 7), width=16)
@@ -237,7 +250,8 @@ def test_training_a_row_then_testing_it(place, command):
     assert len(list((place / 'out' / 'rows').iterdir())) == 2
 
 
-def test_a_released_detector_of_v1(place, command, mmdet_ready):
+@pytest.mark.openmmlab
+def test_a_released_detector_of_v1(place, command, in_process):
     """Converted, tested with v1's behaviour, judged by the smaller tolerance."""
     from mmdet.datasets import CocoDataset
     from mmdet.registry import MODELS

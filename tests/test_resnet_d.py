@@ -8,8 +8,6 @@ from eca_mmdet.architectures import D_LAYOUTS
 from eca_mmdet.weights import convert
 from tests.reference_networks import randomise
 
-pytestmark = pytest.mark.openmmlab
-
 SMALL = dict(stem=(6, 8, 16), depths=(1, 2, 1, 1), base_channels=4)
 
 
@@ -41,7 +39,9 @@ def largest_difference(ours, theirs):
 
 
 SLOW = [
-    pytest.param(name, marks=pytest.mark.slow) if name != '26t' else name
+    pytest.param(
+        name, marks=pytest.mark.openmmlab if name == '26t' else pytest.mark.slow
+    )
     for name in D_LAYOUTS
 ]
 
@@ -101,6 +101,7 @@ def test_names_and_shapes_are_timms(make, arch):
     )
 
 
+@pytest.mark.openmmlab
 def test_names_of_mmdets_resnet_v1d(make):
     """A 50d file fits mmdet's own backbone with ECA plugins too, and gives the same."""
     from mmdet.registry import MODELS
@@ -124,6 +125,7 @@ def test_names_of_mmdets_resnet_v1d(make):
             torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.openmmlab
 @pytest.mark.parametrize(
     ('name', 'arguments'),
     [

@@ -15,8 +15,6 @@ from tests.reference_networks import randomise
 from tests.test_pretrained import init, log, refuses  # noqa: F401
 
 timm = pytest.importorskip('timm')
-pytestmark = pytest.mark.openmmlab
-
 ECA = dict(type='ECALayer', kernel_size=3)
 SMALL = 'resnet10t'
 NAMES = sorted(
@@ -104,6 +102,7 @@ def test_on_the_meta_device(backbone, name):
     assert [one.shape[1] for one in maps] == model.out_channels
 
 
+@pytest.mark.openmmlab
 def test_padding_puts_inceptions_maps_under_the_anchors(backbone):
     """A cell without it lies 9 pixels further in, at the stride of 4."""
     padding = dict(Conv2d_1a_3x3=1, Conv2d_2a_3x3=1, Pool1=1, Conv2d_4a_3x3=1)
@@ -160,6 +159,7 @@ def test_frozen_stages(backbone, name, stages, frozen):
     assert model.eval() is model and not model.training
 
 
+@pytest.mark.openmmlab
 def test_frozen_stages_are_those_of_mmdets_resnet(backbone):
     from mmdet.models import ResNet
 
@@ -170,6 +170,7 @@ def test_frozen_stages_are_those_of_mmdets_resnet(backbone):
         assert parameters_of(ours.train(), True) == parameters_of(theirs, True)
 
 
+@pytest.mark.openmmlab
 def test_norm_eval(backbone):
     for norm_eval in (True, False):
         model = backbone(norm_eval=norm_eval).train()
@@ -208,6 +209,7 @@ def test_gates_are_where_timm_puts_its_own(backbone, name):
             assert (one - two).abs().max() <= 1e-5 * two.abs().max()
 
 
+@pytest.mark.openmmlab
 def test_a_gate_is_the_last_of_the_residual_branch(backbone):
     model = randomise(backbone(attention=ECA).eval())
     block, x = model.layer2[0], torch.randn(1, 64, 8, 12)
@@ -340,6 +342,7 @@ def test_random_gates_in_frozen_stages(backbone, tmp_path, kind):
     init(frozen, file, random_frozen_gates=True)
 
 
+@pytest.mark.openmmlab
 def test_a_detectors_backbone(backbone, tmp_path, log):  # noqa: F811
     source = randomise(backbone(attention=ECA).eval())
     state = {f'backbone.{k}': v for k, v in source.state_dict().items()}
@@ -420,6 +423,7 @@ def detector(name, device='meta', **options):
     return build(cfg, device), cfg
 
 
+@pytest.mark.openmmlab
 @pytest.mark.parametrize('name', NAMES)
 def test_config_runs_on_the_meta_device(mmdet_ready, name):
     from eca_mmdet.analysis.parts import run_parts
@@ -474,6 +478,7 @@ def test_preprocessing_is_that_of_the_weights(name, mmdet_ready):
     assert data.bgr_to_rgb is True
 
 
+@pytest.mark.openmmlab
 def test_a_config_trains_and_detects(mmdet_ready):
     """The smallest with weights and gates: a loss with gradients, and boxes."""
     from mmdet.structures import DetDataSample
@@ -521,6 +526,7 @@ def test_costs(command, name, parts):
     assert cost['not_run'] == [] or cost['not_run'] == ()
 
 
+@pytest.mark.openmmlab
 def test_from_scratch_thaws_everything(mmdet_ready):
     from eca_mmdet import launch
 
@@ -532,6 +538,7 @@ def test_from_scratch_thaws_everything(mmdet_ready):
         assert not backbone.init_cfg
 
 
+@pytest.mark.openmmlab
 def test_preflight_finds_the_missing_file(mmdet_ready):
     from eca_mmdet import preflight
 

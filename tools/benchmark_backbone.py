@@ -40,6 +40,7 @@ TRAIN_SIZE, TEST_SIZE = (2, 3, 400, 672), (1, 3, 800, 1216)
 COCO = dict(frozen_stages=1, norm_eval=True)
 FREE = dict(frozen_stages=-1, norm_eval=False)
 DETECTOR = 'mask-rcnn_eca-r50_fpn_4xb2-1x_coco'
+DETECTORS = (PLAIN, OFFICIAL, 'ECA, plain', 'ECA, lean', 'no gate, lean')
 MIB = 2**20
 
 
@@ -250,7 +251,7 @@ def measure_detectors(args: argparse.Namespace) -> None:
     shape = size(TRAIN_SIZE, args)
     print(f'\nMask R-CNN R-50, a training step of {shape} in a process of its own:')
     found = {}
-    for name in (PLAIN, OFFICIAL, 'ECA, plain', 'ECA, lean', 'no gate, lean'):
+    for name in DETECTORS:
         command = [sys.executable, __file__, '--detector-of', name]
         options = ['--scale', str(args.scale), '--width', str(args.width)]
         done = subprocess.run([*command, *options], capture_output=True, text=True)

@@ -1,12 +1,17 @@
 """Time and memory of COCO evaluation, ours beside mmdet's, in one run.
 
     python tools/benchmark_eval.py [--boxes-images 5000] [--masks-images 2500]
+    python tools/benchmark_eval.py --images 50000 [--task segm] [--limit-gib 4]
 
 Each side runs in a process of its own: it gets the same predictions, hands them to the
 metric as a test loop does, and calls ``evaluate()``. Printed are the seconds of
 ``evaluate()``, the memory that it took beyond what was there before it (the highest
 resident size of the process), and whether the numbers are equal: ours against
 pycocotools' own, mmdet's against ours rounded as it rounds.
+
+With ``--images`` ours alone, as a command and as a metric with the analysis that
+``metrics.json`` has: seconds and the highest memory of the whole process, which is to
+stay below the limit.
 """
 
 from __future__ import annotations
@@ -26,9 +31,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from eval_data import CLASSES, SIDE, write_data
+from eval_memory import measure
 
-CLASSES = 80
-SIDE = (480, 640)
 SIDES = ('ours', 'mmdet')
 
 
@@ -38,14 +43,28 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument('--boxes-images', type=int, default=5000)
     parser.add_argument('--masks-images', type=int, default=2500)
     parser.add_argument('--detections', type=int, default=100, help='an image')
+    parser.add_argument('--images', type=int, help='measure our memory for as many')
+    parser.add_argument('--limit-gib', type=float, default=4.0)
+    parser.add_argument(
+        '--kinds',
+        type=int,
+        default=CLASSES,
+        help='with --images: classes that an image has beside those of its objects',
+    )
     parser.add_argument('--side', choices=SIDES, help=argparse.SUPPRESS)
-    parser.add_argument('--task', help=argparse.SUPPRESS)
+    parser.add_argument('--task', choices=('bbox', 'segm'), default='bbox')
     parser.add_argument('--folder', type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
     if args.side:
         print(json.dumps(run_side(args.side, args.task, args.folder)))
         return 0
     print(f'{platform.processor() or platform.machine()}, {os.cpu_count()} cores')
+    if args.images:
+        print(f'{args.images} images x {args.detections} detections')
+        with tempfile.TemporaryDirectory() as name:
+            folder = Path(name)
+            write_data(args.images, args.detections, args.task, folder, args.kinds)
+            return 0 if measure(args.task, folder, args.limit_gib) else 1
     equal = True
     for task, images in (('bbox', args.boxes_images), ('segm', args.masks_images)):
         with tempfile.TemporaryDirectory() as folder:
@@ -81,67 +100,6 @@ def compare(task: str, images: int, detections: int, folder: Path) -> bool:
     print(f'  the 12 numbers equal pycocotools, to the last bit: {exact}')
     print(f"  and mmdet's, which are rounded to 3 digits: {rounded}")
     return exact and rounded
-
-
-def write_data(images: int, detections: int, task: str, folder: Path) -> None:
-    """Write an annotation file like COCO's, and predictions around its objects."""
-    from pycocotools import mask as api
-
-    draw = np.random.default_rng(0)
-    count = images * 7
-    image = np.sort(draw.integers(0, images, count))
-    category = draw.integers(0, CLASSES, count)
-    corner = draw.uniform(0, 400, (count, 2))
-    size = np.minimum(np.exp(draw.normal(3.8, 1, (count, 2))), 460 - corner) + 2
-    boxes = np.hstack([corner, corner + size])
-    content = {
-        'images': [
-            {'id': i, 'height': SIDE[0], 'width': SIDE[1]} for i in range(images)
-        ],
-        'categories': [{'id': i, 'name': f'c{i}'} for i in range(CLASSES)],
-        'annotations': [
-            {
-                'id': index + 1,
-                'image_id': int(image[index]),
-                'category_id': int(category[index]),
-                'bbox': [*boxes[index, :2].tolist(), *size[index].tolist()],
-                'area': float(size[index].prod()),
-                'iscrowd': 0,
-                'segmentation': [ellipse(boxes[index])],
-            }
-            for index in range(count)
-        ],
-    }
-    (folder / 'A.json').write_text(json.dumps(content))
-    source = draw.integers(0, count, images * detections)
-    near = draw.random(len(source)) < 0.5
-    owner = np.where(near, image[source], np.arange(len(source)) % images)
-    order = np.argsort(owner, kind='stable')
-    source, owner = source[order], owner[order]
-    noise = draw.normal(0, 0.1, (len(source), 4)) * np.tile(size[source], 2)
-    columns: dict[str, Any] = {
-        'owner': owner,
-        'boxes': (boxes[source] + noise).astype(np.float32),
-        'scores': draw.random(len(source)).astype(np.float32),
-        'labels': category[source],
-    }
-    columns['boxes'][:, 2:] = np.maximum(
-        columns['boxes'][:, 2:], columns['boxes'][:, :2] + 1
-    )
-    if task == 'segm':
-        polygons = [ellipse(box) for box in columns['boxes']]
-        counts = [api.frPyObjects([one], *SIDE)[0]['counts'] for one in polygons]
-        columns['lengths'] = np.array([len(one) for one in counts])
-        columns['counts'] = np.frombuffer(b''.join(counts), np.uint8)
-    np.savez(folder / 'predictions.npz', **columns)
-
-
-def ellipse(box: np.ndarray[Any, Any], points: int = 24) -> list[float]:
-    """Return a polygon inside a box x1, y1, x2, y2."""
-    angle = np.linspace(0, 2 * np.pi, points, endpoint=False)
-    center, radius = (box[:2] + box[2:]) / 2, (box[2:] - box[:2]) / 2
-    rim = center + radius * np.stack([np.cos(angle), np.sin(angle)], 1)
-    return rim.round(2).ravel().tolist()
 
 
 def start_side(side: str, task: str, folder: Path) -> Any:

@@ -21,6 +21,7 @@ from eca_mmdet.demo.pictures import draw_loss_curve, draw_predictions
 from eca_mmdet.evaluation.record import write_json
 from eca_mmdet.evaluation.tables import ap_table, rows_of
 from eca_mmdet.run_folder import make_run_folder
+from eca_mmdet.workers import ending_workers
 
 PICTURES = 12
 
@@ -76,7 +77,8 @@ def _train(args: argparse.Namespace, out: Path, console: Console) -> dict[str, A
         runner = launch.build_runner(cfg)
         runner.register_hook(hook, priority='LOWEST')
         try:
-            runner.train()
+            with ending_workers(runner):
+                runner.train()
         finally:
             hook.close()
         draw_loss_curve(hook.losses, out / 'loss_curve.png')

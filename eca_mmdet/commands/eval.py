@@ -31,19 +31,7 @@ def run(args: argparse.Namespace) -> int:
     """Read, evaluate, print and record."""
     limits = _limits(args.max_dets)
     require_new_folder(args.out)
-    whole = read_ground_truth(args.ann)
-    truth = _only(whole, args.classes) if args.classes else whole
-    notes = list(truth.notes)
-    files = []
-    for path, label in zip(args.results, _labels(args.results), strict=True):
-        read = read_results(path, whole, args.types)
-        notes += read.notes
-        found = {task: _move(one, whole, truth) for task, one in read.found.items()}
-        results = {
-            task: evaluate(truth, one, task, limits, args.backend)
-            for task, one in found.items()
-        }
-        files.append(Evaluated(path, label, read.sha256, found, results))
+    truth, files, notes = _evaluate(args, limits)
     for note in notes:
         _tell(f'note: {note}')
     differences = _differences(truth, files, args, limits)
@@ -58,6 +46,28 @@ def run(args: argparse.Namespace) -> int:
         print(result_tables(truth, files, differences, args.classwise, args.format))
     _tell(f'all numbers: {out / "metrics.json"}')
     return 0
+
+
+def _evaluate(
+    args: argparse.Namespace, limits: tuple[int, ...]
+) -> tuple[GroundTruth, list[Evaluated], list[str]]:
+    """Read and evaluate each file; also return the objects, and what is to be told."""
+    whole = read_ground_truth(args.ann)
+    truth = _only(whole, args.classes) if args.classes else whole
+    notes = list(truth.notes)
+    files = []
+    for path, label in zip(args.results, _labels(args.results), strict=True):
+        read = read_results(path, whole, args.types)
+        notes += read.notes
+        found = {task: _move(one, whole, truth) for task, one in read.found.items()}
+        results = {
+            task: evaluate(truth, one, task, limits, args.backend)
+            for task, one in found.items()
+        }
+        files.append(Evaluated(path, label, read.sha256, found, results))
+    if not any('segm' in one.found for one in files):
+        truth = truth.without_masks()
+    return truth, files, notes
 
 
 def _tell(line: str) -> None:
@@ -85,6 +95,8 @@ def _only(truth: GroundTruth, classes: Sequence[str]) -> GroundTruth:
 
 def _move(found: Detections, whole: GroundTruth, part: GroundTruth) -> Detections:
     """Keep the detections of the classes of a part, in its positions."""
+    if part is whole:
+        return found
     at = {one: index for index, one in enumerate(part.category_ids)}
     moved = np.array([at.get(one, -1) for one in whole.category_ids], np.int64)
     category = moved[found.category]

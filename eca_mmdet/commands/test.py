@@ -22,6 +22,7 @@ from eca_mmdet.evaluation.tables import ap_table, render, rows_of
 from eca_mmdet.preflight import evaluators
 from eca_mmdet.weights.detector import read_detector
 from eca_mmdet.weights.fetch import is_address
+from eca_mmdet.workers import ending_workers
 
 _OURS = ('CocoTableMetric', 'V1CocoMetric')
 _COCO_METRICS = (*_OURS, 'CocoMetric')
@@ -44,7 +45,7 @@ def run(args: argparse.Namespace) -> int:
         launch.check(cfg, training=False)
         runner = launch.build_runner(cfg)
         launch.check_start(cfg, runner, exact=True)
-        with told(runner):
+        with told(runner), ending_workers(runner):
             metrics = run_fast(runner, args) if args.fast else runner.test()
     if args.json and launch.is_main_process():
         print(json.dumps(metrics, indent=1))

@@ -12,6 +12,7 @@ from typing import Any
 
 from eca_mmdet import determinism, launch, processes
 from eca_mmdet.errors import RunError, UserError
+from eca_mmdet.workers import ending_workers
 
 
 def run(args: argparse.Namespace) -> int:
@@ -54,7 +55,7 @@ def _train(cfg: Any, args: argparse.Namespace) -> int:
         set_tolerance(runner, args)
         interrupts = getattr(runner, 'interrupts', None) or Interrupts()
         try:
-            with interrupts, _resumable(runner):
+            with interrupts, _resumable(runner), ending_workers(runner):
                 runner.train()
         except Interrupted as stop:
             _keep(runner)

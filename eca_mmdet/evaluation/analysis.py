@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,9 @@ EXTREME_IMAGES = 20
 SCORE_THRESHOLD = 0.3
 """Detections below do not count in the confusion matrix and the worst and best images:
 each image usually has a hundred."""
+
+IMAGES_AT_ONCE = 5000
+"""For what is counted image by image: hotcoco returns a word for each detection."""
 
 
 def analyze(
@@ -47,31 +50,68 @@ def analyze(
         objects first), both with their detections from the threshold on, as entries of
         a COCO result file. None where there is nothing to say.
     """
+    draw = _Drawing(folder, task)
+    curves, calibration = _by_score(truth, found, task, max_dets, draw)
+    confident = found.take(np.flatnonzero(found.scores >= score_threshold))
+    confusion = _confusion(truth, confident, task)
+    extremes = _extreme_images(truth, confident, task, max_dets)
+    del confident
+    # At IoU 0.5 alone, and when nothing else is held: it takes the most memory of all.
+    errors = hotcoco_evaluator(truth, found, task, max_dets, loose=True).tide_errors()
+    draw('errors', lambda plot, file: plot.tide_errors(errors, save_path=file))
+    draw(
+        'confusion', lambda plot, file: plot.confusion_matrix(confusion, save_path=file)
+    )
+    return {
+        'score_threshold': score_threshold,
+        'errors': errors,
+        'confusion': {
+            'classes': [*truth.category_names, 'background'],
+            'matrix': confusion['matrix'].astype(int).tolist(),
+            'rows': 'objects',
+            'columns': 'detections',
+        },
+        'pr_curves': curves,
+        'calibration': calibration,
+        **extremes,
+    }
+
+
+def _by_score(
+    truth: GroundTruth,
+    found: Detections,
+    task: str,
+    max_dets: Sequence[int],
+    draw: _Drawing,
+) -> tuple[dict[str, list[float] | None], dict[str, Any]]:
+    """Return the curves of precision and recall, and the calibration; draw both."""
     evaluator = hotcoco_evaluator(truth, found, task, max_dets)
     with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
         # That other limits of detections are not COCO's: the heading says so.
         warnings.filterwarnings('ignore', 'hotcoco: max_dets differ')
         evaluator.accumulate()
         evaluator.summarize()
-    confident = found.take(np.flatnonzero(found.scores >= score_threshold))
-    errors = evaluator.tide_errors()
-    confusion = _confusion(truth, confident, task)
     calibration = evaluator.calibration()
-    if folder is not None:
-        _draw(evaluator, errors, confusion, calibration, folder, task)
-    return {
-        'score_threshold': score_threshold,
-        'errors': errors,
-        'confusion': {
-            'classes': [*truth.category_names, 'background'],
-            'matrix': np.asarray(confusion['matrix']).astype(int).tolist(),
-            'rows': 'objects',
-            'columns': 'detections',
-        },
-        'pr_curves': _curves(evaluator),
-        'calibration': calibration,
-        **_extreme_images(truth, confident, task, max_dets),
-    }
+    draw(
+        'pr_curves',
+        lambda plot, file: plot.pr_curve(
+            evaluator, iou_thrs=[0.5, 0.75], save_path=file
+        ),
+    )
+    draw(
+        'calibration',
+        lambda plot, file: plot.reliability_diagram(calibration, save_path=file),
+    )
+    return _curves(evaluator), calibration
+
+
+def _parts(
+    truth: GroundTruth, found: Detections
+) -> Iterator[tuple[int, GroundTruth, Detections]]:
+    """Yield the position of a first image, and the data of some images from there."""
+    for start in range(0, max(len(truth.image_ids), 1), IMAGES_AT_ONCE):
+        stop = start + IMAGES_AT_ONCE
+        yield start, truth.part(start, stop), found.part(start, stop)
 
 
 def _confusion(truth: GroundTruth, confident: Detections, task: str) -> dict[str, Any]:
@@ -80,13 +120,21 @@ def _confusion(truth: GroundTruth, confident: Detections, task: str) -> dict[str
     It counts a detection in a crowd of its own class as one of the background, which AP
     does not, and takes 100 of an image unless it is told otherwise.
     """
-    most = max(len(confident), 1)
-    matched = hotcoco_evaluator(truth, confident, task, (most,))
-    status = matched.image_diagnostics()['dt_status']
-    # Of detections in crowds, which are neither right nor wrong, it has none.
-    counted = [at for at in range(len(confident)) if at + 1 in status]
-    evaluator = hotcoco_evaluator(truth, confident.take(np.array(counted, int)), task)
-    return dict(evaluator.confusion_matrix(max_det=most))
+    found: dict[str, Any] = {}
+    for _, some, detections in _parts(truth, confident):
+        most = max(len(detections), 1)
+        matched = hotcoco_evaluator(some, detections, task, (most,))
+        status = matched.image_diagnostics()['dt_status']
+        # Of detections in crowds, which are neither right nor wrong, it has none.
+        counted = [at for at in range(len(detections)) if at + 1 in status]
+        evaluator = hotcoco_evaluator(
+            some, detections.take(np.array(counted, int)), task
+        )
+        one = dict(evaluator.confusion_matrix(max_det=most))
+        before = found.get('matrix', np.zeros_like(one['matrix']))
+        found = one | {'matrix': before + one['matrix']}
+    rows = found['matrix'].sum(1, keepdims=True)
+    return found | {'normalized': found['matrix'] / np.maximum(rows, 1)}
 
 
 def _curves(evaluator: Any) -> dict[str, list[float] | None]:
@@ -110,13 +158,15 @@ def _extreme_images(
     truth: GroundTruth, confident: Detections, task: str, max_dets: Sequence[int]
 ) -> dict[str, list[dict[str, Any]]]:
     """Return the images of lowest and of highest F1; of equal ones, fuller first."""
-    evaluator = hotcoco_evaluator(truth, confident, task, max_dets)
-    found = evaluator.image_diagnostics()['img_summary']
-    counted = [
-        (at - 1, {key: one[key] for key in ('f1', 'tp', 'fp', 'fn')})
-        for at, one in found.items()
-        if one['tp'] + one['fp'] + one['fn']
-    ]
+    counted = []
+    for start, some, detections in _parts(truth, confident):
+        evaluator = hotcoco_evaluator(some, detections, task, max_dets)
+        found = evaluator.image_diagnostics()['img_summary']
+        counted += [
+            (start + at - 1, {key: one[key] for key in ('f1', 'tp', 'fp', 'fn')})
+            for at, one in found.items()
+            if one['tp'] + one['fp'] + one['fn']
+        ]
     counted.sort(key=lambda one: one[0])  # images are in ascending order of the ids
     orders: dict[str, Callable[[dict[str, float]], tuple[float, float]]] = {
         'worst_images': lambda n: (n['f1'], -n['fp'] - n['fn']),
@@ -157,36 +207,32 @@ def _entries(truth: GroundTruth, found: Detections, at: int) -> list[dict[str, A
     return entries
 
 
-def _draw(
-    evaluator: Any,
-    errors: dict[str, Any],
-    confusion: dict[str, Any],
-    calibration: dict[str, Any],
-    folder: Path,
-    task: str,
-) -> None:
-    import logging
+class _Drawing:
+    """Draws into ``TASK_NAME.png``, if there is a folder.
 
-    import matplotlib
+    Args:
+        folder: where; None draws nothing.
+        task: 'bbox' or 'segm'.
+    """
 
-    matplotlib.use('Agg')
-    # It lists the weights that hotcoco's font does not have.
-    logging.getLogger('matplotlib.font_manager').setLevel(logging.ERROR)
-    import matplotlib.pyplot as plt
-    from hotcoco import plot
+    def __init__(self, folder: Path | None, task: str) -> None:
+        self._folder, self._task = folder, task
 
-    drawings: dict[str, Callable[[Path], Any]] = {
-        'errors': lambda file: plot.tide_errors(errors, save_path=file),
-        'confusion': lambda file: plot.confusion_matrix(confusion, save_path=file),
-        'pr_curves': lambda file: plot.pr_curve(
-            evaluator, iou_thrs=[0.5, 0.75], save_path=file
-        ),
-        'calibration': lambda file: plot.reliability_diagram(
-            calibration, save_path=file
-        ),
-    }
-    with warnings.catch_warnings():
-        warnings.filterwarnings('ignore', 'Mean of empty slice')  # no object at all
-        for name, draw in drawings.items():
-            draw(folder / f'{task}_{name}.png')
+    def __call__(self, name: str, draw: Callable[[Any, Path], Any]) -> None:
+        """Call ``draw`` with hotcoco's drawings and the file to write."""
+        if self._folder is None:
+            return
+        import logging
+
+        import matplotlib
+
+        matplotlib.use('Agg')
+        # It lists the weights that hotcoco's font does not have.
+        logging.getLogger('matplotlib.font_manager').setLevel(logging.ERROR)
+        import matplotlib.pyplot as plt
+        from hotcoco import plot
+
+        with warnings.catch_warnings():
+            warnings.filterwarnings('ignore', 'Mean of empty slice')  # no object at all
+            draw(plot, self._folder / f'{self._task}_{name}.png')
             plt.close('all')

@@ -109,11 +109,23 @@ def _require_truth(truth: GroundTruth, task: str) -> None:
 
 
 def hotcoco_evaluator(
-    truth: GroundTruth, found: Detections, task: str, max_dets: Sequence[int] = MAX_DETS
+    truth: GroundTruth,
+    found: Detections,
+    task: str,
+    max_dets: Sequence[int] = MAX_DETS,
+    loose: bool = False,
 ) -> Any:
     """Return hotcoco's ``COCOeval`` with every detection matched.
 
     Its ids are positions plus 1.
+
+    Args:
+        truth: the objects.
+        found: the detections.
+        task: 'bbox' or 'segm'.
+        max_dets: limits of detections an image and category.
+        loose: match at IoU 0.5 and for objects of all sizes alone, which takes less
+            memory.
     """
     import hotcoco
 
@@ -131,11 +143,16 @@ def hotcoco_evaluator(
     boxes = np.zeros((len(found), 4)) if found.boxes is None else found.boxes
     rows = np.column_stack([found.image + 1, boxes, found.scores, found.category + 1])
     detections = objects.load_res(rows, segmentation=found.masks)
+    del rows, boxes
     if found.masks is not None:
         ids = np.arange(1, len(found) + 1)
         detections.update_anns(ids=ids, area=found.areas())
     evaluator = hotcoco.COCOeval(objects, detections, task)
     evaluator.params.max_dets = list(max_dets)
+    if loose:
+        evaluator.params.iou_thrs = [0.5]
+        evaluator.params.area_rng = evaluator.params.area_rng[:1]
+        evaluator.params.area_rng_lbl = evaluator.params.area_rng_lbl[:1]
     evaluator.evaluate()
     return evaluator
 

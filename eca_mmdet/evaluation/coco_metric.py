@@ -224,7 +224,8 @@ class CocoTableMetric(BaseMetric):  # type: ignore[misc]
         """Read the annotation file once, and keep the classes of the data set."""
         if self._truth is None:
             with get_local_path(self.ann_file, backend_args=self.backend_args) as path:
-                self._truth = read_ground_truth(path)
+                truth = read_ground_truth(path)
+            self._truth = truth if 'segm' in self.tasks else truth.without_masks()
         classes = (self.dataset_meta or {}).get('classes')
         if classes is None:
             return self._truth

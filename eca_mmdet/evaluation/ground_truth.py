@@ -93,6 +93,26 @@ class GroundTruth:
             segmentations=list(_take(self.segmentations, objects)),
         )
 
+    def part(self, start: int, stop: int) -> GroundTruth:
+        """Return some images, by their positions."""
+        objects = (self.image >= start) & (self.image < stop)
+        return replace(
+            self,
+            image_ids=self.image_ids[start:stop],
+            sizes=self.sizes[start:stop],
+            file_names=self.file_names[start:stop],
+            image=self.image[objects] - start,
+            category=self.category[objects],
+            boxes=self.boxes[objects],
+            areas=self.areas[objects],
+            crowd=self.crowd[objects],
+            segmentations=list(_take(self.segmentations, objects)),
+        )
+
+    def without_masks(self) -> GroundTruth:
+        """Return it for boxes alone: polygons as lists are most of its memory."""
+        return replace(self, segmentations=[None] * len(self.image))
+
 
 def _take(items: Sequence[Any], kept: npt.NDArray[np.bool_]) -> tuple[Any, ...]:
     return tuple(item for item, keep in zip(items, kept, strict=True) if keep)

@@ -6,10 +6,7 @@ named, and some may be replaced if the user said so.
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
 import multiprocessing.sharedctypes
-import signal
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +17,9 @@ from eca_mmdet.data.image_files import read_size
 from eca_mmdet.errors import RunError, printable
 from eca_mmdet.training.batches import Draw
 from eca_mmdet.training.randomness import seed_sample
+from eca_mmdet.workers import tie_to_parent
 
 _OWN = ('dataset', '_seed', '_tolerated', '_list', '_loading', '_tied')
-_DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG of Linux
 
 
 class BadImageError(RunError):
@@ -83,7 +80,7 @@ class WatchedDataset(Dataset[Any]):
         """
         worker = get_worker_info()
         if worker and not self._tied:
-            _tie_to_parent()
+            tie_to_parent()
             self._tied = True
         slot = (worker.id if worker else 0) % len(self._loading)
         at = int(index)
@@ -145,13 +142,3 @@ class WatchedDataset(Dataset[Any]):
             f'{self._tolerated}: {", ".join(listed[:3])} ... all of them with their '
             f'reasons: {self._list}. Mend or remove them, or allow more.'
         )
-
-
-def _tie_to_parent() -> None:
-    """Let this worker end with the process that it loads for, however that ends.
-
-    PyTorch's workers look for their parent as well; but one with batches that nobody
-    has taken then waits for its pipe, which the others hold open, for ever.
-    """
-    with contextlib.suppress(OSError, AttributeError):  # another system than Linux
-        ctypes.CDLL(None).prctl(_DIE_WITH_PARENT, signal.SIGKILL)
