@@ -21,6 +21,10 @@ SCORE_THRESHOLD = 0.3
 """Detections below do not count in the confusion matrix and the worst and best images:
 each image usually has a hundred."""
 
+MAX_PAIRS = 2_000_000
+"""Pairs of an image and a class with detections, up to which a training analyses its
+evaluations: the split by kind takes about 0.7 kB for each, and more for detections."""
+
 IMAGES_AT_ONCE = 5000
 """For what is counted image by image: hotcoco returns a word for each detection."""
 

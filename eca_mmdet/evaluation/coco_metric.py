@@ -208,11 +208,21 @@ class CocoTableMetric(BaseMetric):  # type: ignore[misc]
 
         Returns:
             By task, what :func:`~eca_mmdet.evaluation.analysis.analyze` returns; empty
-            where nothing was evaluated, or nothing since the last call.
+            where nothing was evaluated, nothing since the last call, or so much that
+            the memory could end a training.
         """
-        from eca_mmdet.evaluation.analysis import analyze
+        from eca_mmdet.evaluation.analysis import MAX_PAIRS, analyze
 
         found, self._found = self._found, []
+        pairs = max((detections.count_pairs() for _, detections in found), default=0)
+        if pairs > MAX_PAIRS:
+            MMLogger.get_current_instance().warning(
+                f'the errors are not split by kind: detections of {pairs} classes of '
+                f'images, more than {MAX_PAIRS}, would take gigabytes beside the '
+                'training. In a process of its own: --save-results, then eca-mmdet '
+                'eval --analysis.'
+            )
+            found = []
         truth = self._ground_truth() if found else None
         return {
             task: analyze(truth, detections, task, max_dets=self.max_dets)

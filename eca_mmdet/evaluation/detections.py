@@ -63,6 +63,11 @@ class Detections:
         found = self.take(np.flatnonzero((self.image >= start) & (self.image < stop)))
         return replace(found, image=found.image - start)
 
+    def count_pairs(self) -> int:
+        """Return how many pairs of an image and a class have detections."""
+        kinds = int(self.category.max(initial=0)) + 1
+        return len(np.unique(self.image.astype(np.int64) * kinds + self.category))
+
     def areas(self) -> Floats:
         """Return N areas: of the masks, or of the boxes. They decide S, M and L."""
         if self.masks is not None:
