@@ -217,10 +217,10 @@ class CocoTableMetric(BaseMetric):  # type: ignore[misc]
         pairs = max((detections.count_pairs() for _, detections in found), default=0)
         if pairs > MAX_PAIRS:
             MMLogger.get_current_instance().warning(
-                f'the errors are not split by kind: detections of {pairs} classes of '
-                f'images, more than {MAX_PAIRS}, would take gigabytes beside the '
-                'training. In a process of its own: --save-results, then eca-mmdet '
-                'eval --analysis.'
+                f'the errors are not split by kind: {pairs} pairs of an image and a '
+                f'class have detections, and more than {MAX_PAIRS} take gigabytes '
+                'beside the training. In a process of its own: eca-mmdet test '
+                '--save-results, then eca-mmdet eval --analysis.'
             )
             found = []
         truth = self._ground_truth() if found else None
