@@ -36,6 +36,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         reason = refusal('a file that the config names', error)
         print(f'eca-mmdet {args.command}: {printable(str(reason))}', file=sys.stderr)
         return 2
+    except (MemoryError, RecursionError) as error:
+        what = 'is nested too deeply'
+        if isinstance(error, MemoryError):
+            what = 'needs more memory than there is'
+        print(
+            f'eca-mmdet {args.command}: a file that was given {what}; nothing was made '
+            'of it.',
+            file=sys.stderr,
+        )
+        return 2
     except BrokenPipeError:  # `| head`: nobody reads on
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0

@@ -6,6 +6,13 @@ def printable(text: str) -> str:
     return ''.join(char if char.isprintable() else repr(char)[1:-1] for char in text)
 
 
+def clipped(text: str, most: int = 60) -> str:
+    """Return a text of a file for a message: printable, and its middle left out."""
+    if len(text) > most:
+        text = f'{text[: most - 20]}...{text[-17:]}'
+    return printable(text)
+
+
 def shown(error: BaseException) -> str:
     """Return the message as printed: one line, or those of a ``FaultsError``."""
     lines = str(error).split('\n') if isinstance(error, FaultsError) else [str(error)]
