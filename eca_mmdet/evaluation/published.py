@@ -78,7 +78,7 @@ def published(path: Path = PUBLISHED) -> dict[str, Any]:
         content = json.loads(read_file(path, 'file of published numbers'))
         if {'detectors', 'sources'} <= content.keys():
             return dict(content)
-    except (RecursionError, ValueError, AttributeError) as error:
+    except (UserError, RecursionError, ValueError, AttributeError) as error:
         raise UserError(f'published numbers cannot be read: {path}: {error}') from error
     raise UserError(f'{path} has no published numbers: no detectors and sources in it.')
 

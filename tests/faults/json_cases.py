@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from tests.broken_data import sound
+from tests.broken_data import sound, write_images
 from tests.faults import corruption, hostile
 from tests.faults.cases import NO_FILES, Case, sparse
 
 CHECK = ('check-data', '{bad}')
 FIX = ('check-data', '{bad}', '--fix', '{out}.json')
 VAL = ('check-data', '{originals}/data/annotations/val.json', '--val', '{bad}')
-IMAGES = ('check-data', '{bad}', '--images', '{originals}/data/val')
+IMAGES = ('check-data', '{bad}', '--images', '{in}/val2017')
 EVAL = ('eval', '--ann', '{bad}', '--results', '{in}/r.json', '--out', '{out}')
 GATES = (
     *('gates', '{originals}/checkpoint.pth', '--images', '{bad}'),
-    *('--images-dir', '{originals}/data/val', '--limit', '2', '--out', '{out}'),
+    *('--images-dir', '{in}/val2017', '--limit', '2', '--out', '{out}'),
 )
 REPRODUCE = (
     *('reproduce', '--coco', '{in}', '--weights', '{originals}', '--dry-run'),
@@ -51,7 +50,7 @@ ANNOTATED = 'annotations/instances_val2017.json'
 def beside(folder: Path, originals: Path) -> None:
     """Make what annotation files are used with: results, and COCO's folders."""
     (folder / 'r.json').write_text('[]')
-    shutil.copytree(originals / 'data' / 'val', folder / 'val2017')
+    write_images(folder / 'val2017')
 
 
 def _annotations(name: str, content: Any, words: Any, **more: Any) -> Case:
@@ -65,7 +64,7 @@ def annotation_cases() -> Iterator[Case]:
     """Yield cases that need no original."""
     for name, content in NO_FILES.items():
         for words in (CHECK, EVAL, GATES, PREFLIGHT):
-            yield _annotations(name, content, words, names=_folder_of(words))
+            yield _annotations(name, content, words)
     for index, (name, text) in enumerate(hostile.whole_files().items()):
         for words in (OF_ANNOTATIONS[index % 5], (GATES, REPRODUCE)[index % 2]):
             yield _annotations(name, text, words)
@@ -78,10 +77,6 @@ def annotation_cases() -> Iterator[Case]:
             yield _annotations(name, json.dumps(made), words, codes=(0, 1, 2))
     yield _annotations('sparse-after-brace', sparse(100, b'{'), CHECK)
     yield _annotations('sparse-of-2-GiB', sparse(2), EVAL)
-
-
-def _folder_of(words: tuple[str, ...]) -> str | None:
-    return None
 
 
 def changed_annotations(count: int, seed: str = '') -> Iterator[Case]:
