@@ -16,6 +16,14 @@ import eca_mmdet
 from eca_mmdet.arguments import build_parser
 from eca_mmdet.errors import UserError, printable, shown
 
+_OPENCV = {
+    'OPENCV_IO_MAX_IMAGE_PIXELS': str(2**28),
+    'OPENCV_LOG_LEVEL': 'OFF',
+    'OPENCV_FFMPEG_LOGLEVEL': '-8',
+}
+"""A small file may hold an image of gigabytes, and OpenCV's lines are told better
+here. What a user has set stays."""
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
@@ -23,6 +31,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # class names, on an ASCII terminal
             stream.reconfigure(errors='backslashreplace')
+    for name, value in _OPENCV.items():  # read when OpenCV is loaded
+        os.environ.setdefault(name, value)
     module = args.command.replace('-', '_')
     command = importlib.import_module(f'eca_mmdet.commands.{module}')
     try:

@@ -1,5 +1,8 @@
 """What is said to the user: exceptions that he can mend, and how they are shown."""
 
+_LONGEST = 1000
+"""Letters of a line; what a config raises may have any number."""
+
 
 def printable(text: str) -> str:
     """Return one line without control characters, which a file may have put there."""
@@ -9,14 +12,14 @@ def printable(text: str) -> str:
 def clipped(text: str, most: int = 60) -> str:
     """Return a text of a file for a message: printable, and its middle left out."""
     if len(text) > most:
-        text = f'{text[: most - 20]}...{text[-17:]}'
+        text = f'{text[: most * 2 // 3]} ... {text[-(most // 3 - 5) :]}'
     return printable(text)
 
 
 def shown(error: BaseException) -> str:
     """Return the message as printed: one line, or those of a ``FaultsError``."""
     lines = str(error).split('\n') if isinstance(error, FaultsError) else [str(error)]
-    return '\n'.join(map(printable, lines))
+    return '\n'.join(clipped(line, _LONGEST) for line in lines)
 
 
 class UserError(Exception):

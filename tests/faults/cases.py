@@ -25,6 +25,7 @@ class Case:
         names: what the message must have in it; None for the bad file's name.
         setup: makes further files beside the bad one, in the folder it gets; its
             second argument is where the sound files are.
+        letters: that a message may have.
         one_line: stderr has the message alone; a config's checks may warn before.
     """
 
@@ -36,6 +37,7 @@ class Case:
     names: str | None = None
     setup: Callable[[Path, Path], None] | None = None
     one_line: bool = True
+    letters: int = 600
 
     def write(self, folder: Path, originals: Path) -> list[str]:
         """Make the files below ``folder``; return the command line."""

@@ -28,6 +28,7 @@ COMMANDS = (COMPLEXITY, TEST, TRAIN, PREDICT, COMPLEXITY, GATES)
 
 
 def _config(name: str, content: Any, words: Any, **more: Any) -> Case:
+    more.setdefault('letters', 1000)  # with what Python or mmdet said
     return Case(f'configs/{name}-{words[0]}', 'c.py', content, words, **more)
 
 
@@ -36,23 +37,15 @@ def cases() -> Iterator[Case]:
     made = {**NO_FILES, **_broken()}
     for index, (name, content) in enumerate(made.items()):
         yield _config(name, content, COMMANDS[index % len(COMMANDS)])
-        yield _config(name, content, COMMANDS[(index + 1) % len(COMMANDS)])
     for name, file, text in (
         ('json-cut', 'c.json', '{"model": '),
         ('json-list', 'c.json', '[1]'),
         ('json-deep', 'c.json', '[' * 100_000),
         ('yaml-broken', 'c.yaml', 'a: [1\nb: }'),
-        ('yaml-aliases', 'c.yaml', _laughing()),
         ('text', 'c.txt', 'model = 1'),
         ('no-ending', 'c', 'model = 1'),
     ):
         yield Case(f'configs/{name}', file, text, COMPLEXITY)
-
-
-def _laughing() -> str:
-    lines = ['a0: &a0 [x, x]']
-    lines += [f'a{i}: &a{i} [*a{i - 1}, *a{i - 1}]' for i in range(1, 24)]
-    return '\n'.join(lines)
 
 
 def corrupted(raw: bytes, count: int) -> Iterator[Case]:
@@ -107,7 +100,7 @@ def _broken() -> dict[str, Any]:
         'backbone-kernels': _retina('kernel_sizes=(3, 4, 5, 7)'),
         'backbone-unknown-argument': _retina('nosuch=1'),
         'reserved': "filename = 'x'\ntext = 5\n",
-        'variables': "a = {{ nosuch }}\n",
+        'variables': 'a = {{ nosuch }}\n',
         'default-scope': "default_scope = 5\nmodel = dict(type='RetinaNet')\n",
     }
 

@@ -107,8 +107,8 @@ def sampled(content: Any, name: str, count: int) -> Iterator[tuple[str, str]]:
     for index in range(count):
         path = paths[index % len(paths)]
         key = numbers.choice(keys)
-        text = without(content, path) if key == 'gone' else put(
-            content, path, VALUES[key]
+        text = (
+            without(content, path) if key == 'gone' else put(content, path, VALUES[key])
         )
         yield f'{".".join(map(str, path))}-{key}', text
 

@@ -127,7 +127,10 @@ def _strange() -> dict[str, tuple[str, Content]]:
         'png-30000-header': ('x.png', png(30_000, 30_000)),
         'png-20000-black': ('x.png', _full(20_000, 20_032)),
         'png-1-by-1': ('x.png', png(1, 1, zlib.compress(bytes(2)))),
-        'png-1-by-1000000': ('x.png', png(1_000_000, 1, zlib.compress(bytes(10**6 + 1)))),
+        'png-1-by-1000000': (
+            'x.png',
+            png(1_000_000, 1, zlib.compress(bytes(10**6 + 1))),
+        ),
         'bmp-30000': ('x.bmp', bmp + bytes(60)),
         'bmp-negative': ('x.bmp', bmp.replace(struct.pack('<i', 30000), b'\xff' * 4)),
         'ppm-huge': ('x.ppm', 'P6 60000 60000 255\n'),

@@ -125,14 +125,12 @@ def _geometry() -> dict[str, Any]:
         'image-of-1e6': one(
             (10**6, 10**6), segmentation=[[0, 0, 1e6, 0, 1e6, 1e6, 0, 1e6]], **bare
         ),
-        'rle-1e9-by-1e9': one(
-            (0, 0), segmentation=rle(10**9, 10**9, [10**18]), **bare
+        'rle-1e9-by-1e9': one((0, 0), segmentation=rle(10**9, 10**9, [10**18]), **bare),
+        'rle-text-1e9-by-1e9': one(
+            (0, 0), segmentation=rle(10**9, 10**9, 'abc'), **bare
         ),
-        'rle-text-1e9-by-1e9': one((0, 0), segmentation=rle(10**9, 10**9, 'abc'), **bare),
         'rle-2-to-70': one((0, 0), segmentation=rle(2**70, 2**70, 'abc'), **bare),
-        'rle-list-2-to-70': one(
-            (0, 0), segmentation=rle(2**70, 1, [2**70]), **bare
-        ),
+        'rle-list-2-to-70': one((0, 0), segmentation=rle(2**70, 1, [2**70]), **bare),
         'rle-2-to-33': one((0, 0), segmentation=rle(2**33, 1, [0, 2**33]), **bare),
         'rle-negative': one(segmentation=rle(-48, -64, [3072]), **bare),
         'rle-zero': one(segmentation=rle(0, 0, []), **bare),

@@ -9,17 +9,18 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from eca_mmdet import cli
 from tests.conftest import REPOSITORY
 from tests.faults.cases import Case
 
 SECONDS = 20.0
 MOST_MIB = 500
 """That a process may grow, and more than any of the commands needs here."""
-MOST_LETTERS = 600
-"""Of a message, the names of files in it counted short."""
-
 CANARY = 'canary'
 """What the payloads in bad files would create in the folder they run in."""
+
+_OF_LIBRARIES = ('libpng error: ', 'libpng warning: ')
+"""Lines that libraries print by themselves, whatever is asked of them."""
 
 _HARMLESS = (
     'ctypes.dlopen',
@@ -43,7 +44,7 @@ class Runner:
         paths = [str(REPOSITORY), os.environ.get('PYTHONPATH', '')]
         own['PYTHONPATH'] = os.pathsep.join(filter(None, paths))
         own |= {'HOME': str(folder / 'home'), 'TMPDIR': str(folder / 'tmp')}
-        own |= {'TORCHINDUCTOR_CACHE_DIR': str(folder / 'home')}
+        own |= cli._OPENCV | {'TORCHINDUCTOR_CACHE_DIR': str(folder / 'home')}
         own |= {'HF_HUB_OFFLINE': '1', 'TORCH_HOME': str(folder / 'torch')}
         own |= {'PYTHONDONTWRITEBYTECODE': '1'}
         with open(folder / 'server.log', 'w') as log:
@@ -120,14 +121,14 @@ def faults_of(case: Case, answer: dict[str, Any], folder: Path) -> list[str]:
 def _faults_of_message(case: Case, err: str, folder: Path) -> list[str]:
     """Look at what stderr has when a command refuses its input."""
     wrong = []
-    lines = err.splitlines()
+    lines = [one for one in err.splitlines() if not one.startswith(_OF_LIBRARIES)]
     start = f'eca-mmdet {case.words[0]}: '
     said = [line for line in lines if line.startswith(start)]
     if not said or (case.one_line and len(lines) != 1):
         wrong.append(f'{len(lines)} lines, {len(said)} of them of the command')
     for line in said:
         short = line.replace(str(folder), '')
-        if len(short) > MOST_LETTERS:
+        if len(short) > case.letters:
             wrong.append(f'a line of {len(short)} letters')
         if not line.isprintable():
             wrong.append('control characters')

@@ -152,6 +152,11 @@ def growing_text(levels: int) -> bytes:
         return b'X' + struct.pack('<I', len(text)) + text.encode()
 
     start = b'c_codecs\nencode\n' * levels + word('abcd' * 100)
-    return start + (word('utf-32') + b'\x86R')[:0] + b''.join(
-        word('utf-16' if level == 0 else 'hex') + b'\x86R' for level in range(levels)
+    return (
+        start
+        + (word('utf-32') + b'\x86R')[:0]
+        + b''.join(
+            word('utf-16' if level == 0 else 'hex') + b'\x86R'
+            for level in range(levels)
+        )
     )

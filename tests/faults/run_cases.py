@@ -102,7 +102,9 @@ def _logs() -> dict[str, Any]:
         'numbers': line.format(1, '1e999') + number.format('1e999', 1, 1),
         'steps-apart': number.format(1, 10**12, 10**12) + number.format(1, 1, 1),
         'steps-back': ''.join(number.format(1, i, i) for i in range(3000, 0, -1)),
-        'names-20000': json.dumps({f'loss_{i}': 1.0 for i in range(20_000)} | {'iter': 1}),
+        'names-20000': json.dumps(
+            {f'loss_{i}': 1.0 for i in range(20_000)} | {'iter': 1}
+        ),
         'control': line.format(1, '\x1b[31m\x07') + '{"\\u001b[31m": 1, "iter": 1}\n',
         'markup': '{"</script><img src=x>": 1.0, "iter": 1, "step": 1}\n' * 3,
         'surrogates': '{"loss_\\ud800": 1.0, "iter": 1, "step": 1}\n',
@@ -117,7 +119,7 @@ def configs() -> dict[str, str]:
     return {
         'code': 'import os\nos.mkdir("canary")\n',
         'code-in-value': 'a = __import__("os").mkdir("canary")\n',
-        'code-in-f-text': 'a = f"{__import__(\'os\').mkdir(\'canary\')}"\n',
+        'code-in-f-text': "a = f\"{__import__('os').mkdir('canary')}\"\n",
         'other-import': "custom_imports = dict(imports=['os'])\nmodel = dict()\n",
         'other-scope': "model = dict(_scope_='os', type='system')\n",
         'dotted-type': "model = dict(type='os.system', command='touch canary')\n",

@@ -143,7 +143,9 @@ def _watch(event: str, args: tuple, folder: Path, seen: list, armed: list) -> No
     if event in _WATCHED:
         seen.append(f'{event} {str(args)[:200]}')
     path = args[0] if event in ('open', 'os.mkdir') else None
-    if not isinstance(path, (str, bytes)) or (event == 'open' and not args[2] & _WRITES):
+    if not isinstance(path, (str, bytes)) or (
+        event == 'open' and not args[2] & _WRITES
+    ):
         return
     path = os.path.abspath(os.fsdecode(path))
     own = (f'{folder}/', os.environ['HOME'], os.environ['MPLCONFIGDIR'], '/dev/null')

@@ -50,7 +50,9 @@ def survives(function, *arguments):
 
 
 @PROFILE
-@given(text=st.one_of(st.text(), JSON.map(json.dumps), st.from_regex(r'\{"[a-z]+": .*')))
+@given(
+    text=st.one_of(st.text(), JSON.map(json.dumps), st.from_regex(r'\{"[a-z]+": .*'))
+)
 def test_lines_of_json_logs(text):
     from eca_mmdet.report.log_lines import Row, UnreadableLine, parse_json
 
@@ -86,7 +88,9 @@ def test_lines_of_text_logs(text):
 
 def config_texts():
     values = st.recursive(
-        st.sampled_from(['1', '-1', "'x'", 'None', 'inf', 'f()', 'x.y', '1+1j', 'b"x"']),
+        st.sampled_from(
+            ['1', '-1', "'x'", 'None', 'inf', 'f()', 'x.y', '1+1j', 'b"x"']
+        ),
         lambda inner: st.one_of(
             inner.map('dict(a={})'.format),
             inner.map('[{}]'.format),
@@ -282,9 +286,12 @@ TENSORS = st.builds(
 
 
 @PROFILE
-@given(state=st.dictionaries(KEYS, TENSORS, max_size=8), extras=st.dictionaries(
-    st.sampled_from(['meta', 'arch', 'epoch', 'x']), JSON, max_size=3
-))
+@given(
+    state=st.dictionaries(KEYS, TENSORS, max_size=8),
+    extras=st.dictionaries(
+        st.sampled_from(['meta', 'arch', 'epoch', 'x']), JSON, max_size=3
+    ),
+)
 def test_state_dicts(state, extras):
     from eca_mmdet.weights import convert
     from eca_mmdet.weights.inspection import identify
@@ -303,7 +310,9 @@ def network():
 
 
 @PROFILE
-@given(edits=st.lists(st.tuples(st.integers(0, 200), st.one_of(TENSORS, KEYS)), max_size=4))
+@given(
+    edits=st.lists(st.tuples(st.integers(0, 200), st.one_of(TENSORS, KEYS)), max_size=4)
+)
 def test_networks_with_other_tensors(network, edits):
     from eca_mmdet.weights import convert
     from eca_mmdet.weights.inspection import identify

@@ -268,9 +268,13 @@ def _shapes() -> dict[str, Content]:
         ),
         'meta': saved({'a': torch.zeros(3, device='meta')}),
         'layer-9': saved({**whole, 'layer9.77.conv1.weight': scalar}),
-        'layer-of-digits': saved({**whole, f'layer1.{"9" * 5000}.conv1.weight': scalar}),
+        'layer-of-digits': saved(
+            {**whole, f'layer1.{"9" * 5000}.conv1.weight': scalar}
+        ),
         'block-999999': saved({**whole, 'layer1.999999999.conv1.weight': scalar}),
-        'gate-of-width-0': saved({**whole, 'layer1.0.eca.conv.weight': torch.ones(1, 1, 0)}),
+        'gate-of-width-0': saved(
+            {**whole, 'layer1.0.eca.conv.weight': torch.ones(1, 1, 0)}
+        ),
         'meta-of-numbers': saved({'state_dict': whole, 'meta': 7}),
         'meta-of-lists': saved({'state_dict': whole, 'meta': {'cfg': ['x']}}),
         'config-deep': saved(
@@ -339,8 +343,11 @@ def _safetensors() -> dict[str, Content]:
             b'"a":{"dtype":"F32","shape":[6],"data_offsets":[0,24]}}'
         ),
         'st-many-empty': laid(
-            {f'n{i}': {'dtype': 'F32', 'shape': [0], 'data_offsets': [0, 0]}
-             for i in range(20_000)}, b'',
+            {
+                f'n{i}': {'dtype': 'F32', 'shape': [0], 'data_offsets': [0, 0]}
+                for i in range(20_000)
+            },
+            b'',
         ),
         'st-sparse': sparse(
             100, laid(one(shape=[1 << 34], data_offsets=[0, 1 << 36]), b'')
