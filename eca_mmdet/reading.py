@@ -11,7 +11,7 @@ from typing import IO
 from eca_mmdet.errors import UserError
 
 _SHARE = 4
-"""A file may have this part of the machine's memory: read, JSON is some times larger."""
+"""A file may be as large as this part of the memory; JSON grows when it is read."""
 
 _PATIENCE = 3.0
 """Seconds to wait for somebody to open the other end of a pipe."""

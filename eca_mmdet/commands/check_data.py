@@ -79,7 +79,8 @@ def _open(source: str, content: dict[str, Any], folder: str) -> ImageFiles:
     if names and len(images.missing) == len(set(names)):
         raise UserError(
             f'none of the {len(names)} image files of {source} is in {folder!r}; the '
-            f'first is {clipped(repr(names[0]))}. Give the folder that the names are relative to.'
+            f'first is {clipped(repr(names[0]))}. Give the folder that the '
+            'names are relative to.'
         )
     return images
 

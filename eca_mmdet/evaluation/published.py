@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from eca_mmdet.errors import UserError
-from eca_mmdet.reading import read_file
 from eca_mmdet.evaluation.summary import AP_COLUMNS
+from eca_mmdet.reading import read_file
 
 MARK = '†'
 """Behind a number that was confirmed in no copy."""

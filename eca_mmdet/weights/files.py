@@ -265,8 +265,8 @@ def _require_plain(path: Path, state: Mapping[str, Tensor]) -> None:
         plain = tensor.layout == torch.strided and not tensor.is_nested
         if not plain or tensor.is_meta or tensor.is_quantized:
             raise WeightsError(
-                f'{path}: {clipped(key)} is not a plain tensor with values (it is sparse, '
-                'nested, quantized or on the meta device).'
+                f'{path}: {clipped(key)} is not a plain tensor with values (it is '
+                'sparse, nested, quantized or on the meta device).'
             )
 
 

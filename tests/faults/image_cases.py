@@ -19,7 +19,7 @@ CHECK = ('check-data', '{in}/a.json', '--images', '{in}/images')
 COMMANDS = (PREDICT, CHECK, GATES, FOLDER)
 
 
-def _listing(name: str) -> Callable[[Path, Path], None]:
+def listing(name: str) -> Callable[[Path, Path], None]:
     def make(folder: Path, originals: Path) -> None:
         (folder / 'images' / 'sound.png').write_bytes(
             (originals / 'picture.png').read_bytes()
@@ -41,7 +41,7 @@ def _image(name: str, file: str, content: Content, words: Any, **more: Any) -> C
         f'images/{file}',
         content,
         words,
-        setup=_listing(file),
+        setup=listing(file),
         one_line=words is not FOLDER,
         **more,
     )
@@ -62,13 +62,13 @@ def cases() -> Iterator[Case]:
         yield _image(name, file, content, PREDICT, codes=(0, 1, 2), names='')
 
 
-def corrupted(root: Path, count: int) -> Iterator[Case]:
+def corrupted(root: Path, count: int, seed: str = '') -> Iterator[Case]:
     """Yield sound images with their bytes damaged."""
     for suffix in ('jpg', 'png', 'webp', 'bmp', 'tiff'):
         raw = (root / f'picture.{suffix}').read_bytes()
-        made = [*corruption.truncated(raw, suffix, count)]
-        made += corruption.flipped(raw, suffix, count)
-        made += corruption.spliced(raw, suffix, count)
+        made = [*corruption.truncated(raw, seed + suffix, count)]
+        made += corruption.flipped(raw, seed + suffix, count)
+        made += corruption.spliced(raw, seed + suffix, count)
         for index, (name, content) in enumerate(made):
             words = (CHECK, CHECK, PREDICT, CHECK)[index % 4]
             yield _image(

@@ -45,10 +45,6 @@ def _warm_up() -> None:
     import cv2
     import torch
 
-    import eca_mmdet.commands.eval
-    import eca_mmdet.commands.predict
-    import eca_mmdet.commands.report
-    import eca_mmdet.report.model_parts
     from eca_mmdet import registration
     from eca_mmdet.weights import safe_globals
 

@@ -68,8 +68,8 @@ def test_lines_of_json_logs(text):
 
 
 LOG_PARTS = st.sampled_from(
-    'Epoch Iter (train) (val) (test) [1] [2/5] [9/3] \t , : lr: 0.1 eta: 1 day nan 1e999 '
-    '- mmengine mmdet INFO bbox_mAP: 0.1000'.split(' ')
+    'Epoch Iter (train) (val) (test) [1] [2/5] [9/3] \t , : lr: 0.1 eta: 1 day nan '
+    '1e999 - mmengine mmdet INFO bbox_mAP: 0.1000'.split(' ')
 )
 
 
@@ -99,7 +99,7 @@ def config_texts():
             inner.map('-{}'.format),
             inner.map('dict(**{})'.format),
             inner.map('dict({})'.format),
-            st.tuples(inner, inner).map(lambda two: '{%s: %s}' % two),
+            st.tuples(inner, inner).map(lambda two: '{{{}: {}}}'.format(*two)),
         ),
         max_leaves=6,
     )

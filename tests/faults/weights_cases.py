@@ -47,11 +47,13 @@ def cases() -> Iterator[Case]:
             yield Case(f'weights/{name}-{words[0]}', 'x.pth', content, words)
 
 
-def corrupted(name: str, raw: bytes, cuts: int, flips: int) -> Iterator[Case]:
+def corrupted(
+    name: str, raw: bytes, cuts: int, flips: int, seed: str = ''
+) -> Iterator[Case]:
     """Yield cases of one original."""
-    made = [*corruption.truncated(raw, name, cuts)]
-    made += corruption.flipped(raw, name, flips)
-    made += corruption.spliced(raw, name, flips)
+    made = [*corruption.truncated(raw, seed + name, cuts)]
+    made += corruption.flipped(raw, seed + name, flips)
+    made += corruption.spliced(raw, seed + name, flips)
     for index, (how, content) in enumerate(made):
         command = COMMANDS[index % len(COMMANDS)]
         if name == 'checkpoint.pth':
