@@ -226,9 +226,9 @@ def _read_config(run: Run) -> None:
     if not paths:
         run.missing.append('the config: mmengine left none in the folder')
         return
-    run.config_path = paths[-1]
     try:
-        raw = read_file(run.config_path, 'config', _MOST_CONFIG)
+        raw = read_file(paths[-1], 'config', _MOST_CONFIG)
+        run.config_path = paths[-1]
         run.config_text = raw.decode('utf-8', 'replace')
         run.config = parse_config(run.config_text, str(run.config_path))
     except UserError as error:

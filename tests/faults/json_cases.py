@@ -150,20 +150,20 @@ def result_cases() -> Iterator[Case]:
     """Yield cases that need no original."""
     for name, content in NO_FILES.items():
         for words in (RESULTS, SECOND):
-            yield _results(f'{name}-{len(words)}', content, words)
+            yield results_case(f'{name}-{len(words)}', content, words)
     for index, (name, text) in enumerate(hostile.whole_files().items()):
         codes = (0,) if name in ('list',) else (2,)
-        yield _results(name, text, OF_RESULTS[index % 4], codes=codes)
+        yield results_case(name, text, OF_RESULTS[index % 4], codes=codes)
 
 
-def _results(name: str, content: Any, words: Any, **more: Any) -> Case:
+def results_case(name: str, content: Any, words: Any, **more: Any) -> Case:
     return Case(f'results/{name}', 'r.json', content, words, **more)
 
 
 def encoded_results(found: list[Any]) -> Iterator[Case]:
     """Yield a result file in other encodings."""
     for index, (name, raw) in enumerate(corruption.encoded(json.dumps(found))):
-        yield _results(f'in-{name}', raw, OF_RESULTS[index % 4], codes=(0, 2))
+        yield results_case(f'in-{name}', raw, OF_RESULTS[index % 4], codes=(0, 2))
 
 
 def changed_results(found: list[Any], count: int, seed: str = '') -> Iterator[Case]:
@@ -176,7 +176,7 @@ def changed_results(found: list[Any], count: int, seed: str = '') -> Iterator[Ca
     made += [(n, t, (0, 2)) for n, t in corruption.spliced(raw, seed, count // 8)]
     for index, (name, content, codes) in enumerate(made):
         words = ANALYSIS if index % 25 == 24 else OF_RESULTS[index % 4]
-        yield _results(f'{index}-{name}', content, words, codes=codes)
+        yield results_case(f'{index}-{name}', content, words, codes=codes)
 
 
 def masks(found: list[Any]) -> dict[str, Any]:

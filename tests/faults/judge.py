@@ -19,7 +19,11 @@ MOST_MIB = 500
 CANARY = 'canary'
 """What the payloads in bad files would create in the folder they run in."""
 
-_OF_LIBRARIES = ('libpng error: ', 'libpng warning: ')
+_OF_LIBRARIES = (
+    *('libpng error: ', 'libpng warning: ', 'Corrupt JPEG data: '),
+    *('Premature end of JPEG', 'Unexpected element. Expected: ', 'Invalid SOS '),
+    *('Unsupported marker type', 'Bogus ', 'TIFF'),
+)
 """Lines that libraries print by themselves, whatever is asked of them."""
 
 _HARMLESS = (
