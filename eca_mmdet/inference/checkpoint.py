@@ -112,7 +112,7 @@ def _build(cfg: Any, path: str) -> Any:
     from mmdet.registry import MODELS
     from mmengine.registry import init_default_scope
 
-    source = cfg.get('filename') or f'the config of {path}'
+    source = getattr(cfg, 'filename', None) or f'the config of {path}'
     if not isinstance(cfg.get('model'), dict):
         raise UserError(f'{source} has no model.')
     _forget_starts(cfg.model)

@@ -75,8 +75,8 @@ def read_logs(path: str | Path) -> TrainingLog:
     parts = [part for source in sources for part in read_parts(source, unread)]
     if len(parts) > _MOST_PARTS:
         raise UserError(
-            f'no training in {str(path)!r}: its steps begin again {len(parts):,} times, '
-            f'and a training that was resumed does so up to {_MOST_PARTS} times.'
+            f'no training in {str(path)!r}: its steps begin again {len(parts):,} '
+            f'times, and a training that was resumed does so up to {_MOST_PARTS} times.'
         )
     runs = split_runs(filter(trained, parts))
     if not runs:

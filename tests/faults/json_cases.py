@@ -63,7 +63,8 @@ def _annotations(name: str, content: Any, words: Any, **more: Any) -> Case:
 def annotation_cases() -> Iterator[Case]:
     """Yield cases that need no original."""
     for name, content in NO_FILES.items():
-        for words in (CHECK, EVAL, GATES, PREFLIGHT):
+        slow = name in ('fifo', 'endless')  # loading a config takes a second
+        for words in (CHECK, EVAL, GATES, *[PREFLIGHT] * slow):
             yield _annotations(name, content, words)
     for index, (name, text) in enumerate(hostile.whole_files().items()):
         for words in (OF_ANNOTATIONS[index % 5], (GATES, REPRODUCE)[index % 2]):
