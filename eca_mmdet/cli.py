@@ -17,6 +17,14 @@ from eca_mmdet.arguments import build_parser
 from eca_mmdet.errors import UserError, printable, shown
 from eca_mmdet.training.failures import told
 
+_OPENCV = {
+    'OPENCV_IO_MAX_IMAGE_PIXELS': str(2**28),
+    'OPENCV_LOG_LEVEL': 'OFF',
+    'OPENCV_FFMPEG_LOGLEVEL': '-8',
+}
+"""A small file may hold an image of gigabytes, and OpenCV's lines are told better
+here. What a user has set stays."""
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
@@ -24,6 +32,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # class names, on an ASCII terminal
             stream.reconfigure(errors='backslashreplace')
+    for name, value in _OPENCV.items():  # read when OpenCV is loaded
+        os.environ.setdefault(name, value)
     module = args.command.replace('-', '_')
     command = importlib.import_module(f'eca_mmdet.commands.{module}')
     try:
@@ -37,6 +47,16 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         reason = refusal('a file that the config names', error)
         print(f'eca-mmdet {args.command}: {printable(str(reason))}', file=sys.stderr)
+        return 2
+    except (MemoryError, RecursionError) as error:
+        what = 'is nested too deeply'
+        if isinstance(error, MemoryError):
+            what = 'needs more memory than there is'
+        print(
+            f'eca-mmdet {args.command}: a file that was given {what}; nothing was made '
+            'of it.',
+            file=sys.stderr,
+        )
         return 2
     except BrokenPipeError:  # `| head`: nobody reads on
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

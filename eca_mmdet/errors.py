@@ -1,15 +1,25 @@
 """What is said to the user: exceptions that he can mend, and how they are shown."""
 
+_LONGEST = 1000
+"""Letters of a line; what a config raises may have any number."""
+
 
 def printable(text: str) -> str:
     """Return one line without control characters, which a file may have put there."""
     return ''.join(char if char.isprintable() else repr(char)[1:-1] for char in text)
 
 
+def clipped(text: str, most: int = 60) -> str:
+    """Return a text of a file for a message: printable, and its middle left out."""
+    if len(text) > most:
+        text = f'{text[: most * 2 // 3]} ... {text[-(most // 3 - 5) :]}'
+    return printable(text)
+
+
 def shown(error: BaseException) -> str:
     """Return the message as printed: one line, or those of a ``FaultsError``."""
     lines = str(error).split('\n') if isinstance(error, FaultsError) else [str(error)]
-    return '\n'.join(map(printable, lines))
+    return '\n'.join(clipped(line, _LONGEST) for line in lines)
 
 
 class UserError(Exception):

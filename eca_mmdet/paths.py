@@ -7,6 +7,9 @@ import fnmatch
 from pathlib import Path
 
 from eca_mmdet.errors import UserError
+from eca_mmdet.reading import require_regular
+
+_MOST_BYTES = 20 << 20
 
 PACKAGE = Path(__file__).resolve().parent
 
@@ -33,10 +36,11 @@ def resolve_config(name_or_path: str) -> Path:
     """Return the file of a config given by path or by shipped name.
 
     Raises:
-        UserError: neither exists; close names are listed.
+        UserError: neither exists, with close names; or the file is far too large.
     """
     path = Path(name_or_path)
     if path.is_file():
+        require_regular(path, 'config', _MOST_BYTES)
         return path
     known = shipped_configs()
     name = name_or_path.removesuffix('.py')

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from eca_mmdet.attention import Gate
 from eca_mmdet.data.image_files import open_images
-from eca_mmdet.errors import UserError
+from eca_mmdet.errors import UserError, clipped
 from eca_mmdet.inference.checkpoint import TrainedDetector
 
 Floats = npt.NDArray[np.float64]
@@ -112,7 +112,13 @@ class _Inputs:
 
     def __call__(self, image: Path) -> Tensor:
         """Return (1, 3, H, W), normalised and padded."""
-        data = self._pipeline(dict(img_path=str(image), img_id=0))
+        try:
+            data = self._pipeline(dict(img_path=str(image), img_id=0))
+        except Exception as error:  # OpenCV, numpy and torch each raise their own
+            line = next(iter(str(error).splitlines()), '') or type(error).__name__
+            raise UserError(
+                f'{image} cannot be prepared for the detector: {clipped(line, 200)}'
+            ) from error
         batch = {key: [data[key]] for key in ('inputs', 'data_samples')}
         inputs: Tensor = self._preprocess(batch, False)['inputs']
         return inputs

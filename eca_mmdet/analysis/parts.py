@@ -35,10 +35,16 @@ def build(cfg: Any, device: str = 'meta') -> Any:
     from mmdet.registry import MODELS
     from mmengine.registry import init_default_scope
 
-    init_default_scope(cfg.get('default_scope', 'mmdet'))
+    scope = cfg.get('default_scope', 'mmdet')
+    if not isinstance(scope, str):
+        raise UserError(f'{cfg.filename}: default_scope must be text; got {scope!r}.')
+    init_default_scope(scope)
     try:
         with torch.device(device):
-            return MODELS.build(cfg.model)
+            model = MODELS.build(cfg.model)
+        if not isinstance(model, nn.Module):
+            raise TypeError(f'{cfg.model.get("type")} is no detector')
+        return model
     except (ValueError, KeyError, TypeError, AssertionError) as error:
         raise UserError(f'{cfg.filename}: {error}') from error
     except (RuntimeError, NotImplementedError) as error:

@@ -16,7 +16,7 @@ from eca_mmdet.data.entries import is_image
 from eca_mmdet.data.faults import Fault
 from eca_mmdet.data.image_files import ImageFiles, open_images
 from eca_mmdet.data.repair import repair, require_new, write_json
-from eca_mmdet.errors import UserError, printable
+from eca_mmdet.errors import UserError, clipped, printable
 
 
 @dataclass
@@ -65,21 +65,22 @@ def _check(name: str, folder: str | None, words: list[str] | None) -> _Checked:
     content, faults = read_annotations(name)
     require_instances(name, content)
     faults += check_annotations(content, _class_names(words, content))
-    images = None if folder is None else _open(content, folder)
+    images = None if folder is None else _open(name, content, folder)
     if images:
         faults += images.faults(content['images'])
     return _Checked(name, faults, content, images)
 
 
-def _open(content: dict[str, Any], folder: str) -> ImageFiles:
+def _open(source: str, content: dict[str, Any], folder: str) -> ImageFiles:
     if not Path(folder).is_dir():
         raise UserError(f'image folder {folder!r} does not exist. Give the right one.')
     names = [one['file_name'] for one in content['images'] if is_image(one)]
     images = open_images(Path(folder), names)
     if names and len(images.missing) == len(set(names)):
         raise UserError(
-            f'none of the {len(names)} image files is in {folder!r}; the first is '
-            f'{names[0]!r}. Give the folder that the names are relative to.'
+            f'none of the {len(names)} image files of {source} is in {folder!r}; the '
+            f'first is {clipped(repr(names[0]))}. Give the folder that the '
+            'names are relative to.'
         )
     return images
 

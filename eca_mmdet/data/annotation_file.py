@@ -8,6 +8,7 @@ from typing import Any
 
 from eca_mmdet.data.faults import Fault, found
 from eca_mmdet.errors import UserError
+from eca_mmdet.reading import read_json_bytes
 
 
 def read_annotations(path: str | Path) -> tuple[dict[str, Any], list[Fault]]:
@@ -23,9 +24,7 @@ def read_annotations(path: str | Path) -> tuple[dict[str, Any], list[Fault]]:
     Raises:
         UserError: it is not there, not JSON, or JSON of another kind.
     """
-    raw = _read(Path(path))
-    if not raw.strip():
-        raise UserError(f'{path} is not JSON: it is empty. Get the file again.')
+    raw = read_json_bytes(Path(path), 'annotation file')
     try:
         content = json.loads(raw)
     except (ValueError, RecursionError) as error:
@@ -36,17 +35,6 @@ def read_annotations(path: str | Path) -> tuple[dict[str, Any], list[Fault]]:
     plain = not raw.startswith((b'\xef\xbb\xbf', b'\xff\xfe', b'\xfe\xff'))
     plain = plain and b'\0' not in raw[:4]
     return content, found('byte-order-mark', [] if plain else ['the first bytes'])
-
-
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except FileNotFoundError:
-        raise UserError(f'annotation file {str(path)!r} does not exist.') from None
-    except OSError as error:
-        raise UserError(
-            f'annotation file {str(path)!r} cannot be read: {error.strerror}.'
-        ) from error
 
 
 def _cut_off(raw: bytes, error: BaseException) -> str:

@@ -10,6 +10,9 @@ Entry = dict[str, Any]
 Size = tuple[int, int]
 """Width and height in pixels."""
 
+MOST_OUTLINE_PX = 2_000_000
+"""Of one polygon; drawing that takes some hundred MB."""
+
 NUMBER = frozenset((int, float))
 """Exact types, for bool is an int too."""
 
@@ -100,7 +103,11 @@ def is_crowd_flag(value: Any) -> bool:
 
 
 def is_segmentation(value: Any) -> bool:
-    """Tell lists of finite numbers, or an RLE; polygons may still be too short."""
+    """Tell lists of finite numbers, or an RLE; polygons may still be too short.
+
+    What pycocotools would crash on is none: it takes memory for each pixel of an
+    outline, and counts pixels in 32 bits.
+    """
     if isinstance(value, dict):
         return _is_rle(value)
     if not isinstance(value, list):
@@ -108,15 +115,33 @@ def is_segmentation(value: Any) -> bool:
     try:
         # A sum is a number only if all are, and finite only if all are.
         return all(
-            isinstance(one, list) and math.isfinite(math.fsum(one)) for one in value
+            isinstance(one, list)
+            and math.isfinite(math.fsum(one))
+            and _is_drawable(one)
+            for one in value
         )
     except (TypeError, OverflowError, ValueError):
         return False
 
 
+def _is_drawable(points: list[float]) -> bool:
+    """Tell an outline that is not too long to be drawn."""
+    if not points or (max(points) - min(points)) * len(points) < MOST_OUTLINE_PX:
+        return True
+    steps = (abs(b - a) for a, b in zip(points, points[2:], strict=False))
+    return sum(steps) < MOST_OUTLINE_PX and max(map(abs, points)) < MOST_OUTLINE_PX
+
+
+def is_drawable_size(height: int, width: int) -> bool:
+    """Tell the size of an image whose masks pycocotools can count."""
+    return 0 < height < 2**31 and 0 < width < 2**31 and height * width < 2**32
+
+
 def _is_rle(value: Mapping[str, Any]) -> bool:
     size, counts = value.get('size'), value.get('counts')
     if not (isinstance(size, list) and len(size) == 2 and {*map(type, size)} == {int}):
+        return False
+    if not is_drawable_size(*size):
         return False
     if isinstance(counts, list):
         return all(type(one) is int and one >= 0 for one in counts) and (

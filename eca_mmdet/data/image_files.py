@@ -15,6 +15,8 @@ from eca_mmdet.data.entries import Entry, Size, image_name, is_image, size_of
 from eca_mmdet.data.faults import Fault, found
 
 MAX_THREADS = 8
+MOST_BYTES = 1 << 30
+"""Of an image's file."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -153,6 +155,9 @@ def read_size(path: Path) -> Size | str:
     import numpy as np
 
     try:
+        size = path.stat().st_size
+        if size > MOST_BYTES:
+            return f'it has {size >> 20:,} MiB, too many for an image'
         raw = path.read_bytes()
     except OSError as error:
         return str(error.strerror)

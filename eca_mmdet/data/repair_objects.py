@@ -11,6 +11,7 @@ from eca_mmdet.data.entries import (
     Size,
     is_box,
     is_crowd_flag,
+    is_drawable_size,
     is_finite_number,
     is_polygon,
     is_segmentation,
@@ -104,7 +105,7 @@ def _encode(one: Entry, size: Size | None) -> dict[str, Any] | None:
     if not mask:
         return None
     if isinstance(mask, list):
-        if size is None:
+        if size is None or not is_drawable_size(*size):
             return None
         width, height = size
         return dict(_api().merge(_api().frPyObjects(mask, height, width)))

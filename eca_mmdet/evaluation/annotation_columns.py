@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from eca_mmdet.data.entries import is_box, is_crowd_flag, is_finite_number
-from eca_mmdet.errors import UserError
+from eca_mmdet.errors import UserError, clipped
 from eca_mmdet.evaluation.masks import mask_api, mask_faults, to_rle
 
 ImageId = int | str
@@ -22,7 +22,7 @@ def normal_id(value: Any) -> ImageId:
         return int(value)
     if isinstance(value, (int, str)) and not isinstance(value, bool):
         return value
-    raise ValueError(f'{value!r} is no id')
+    raise ValueError(f'{clipped(repr(value))} is no id')
 
 
 class AnnotationColumns:

@@ -25,6 +25,7 @@ from eca_mmdet.evaluation.annotation_columns import (
     ImageId,
     normal_id,
 )
+from eca_mmdet.reading import read_json_bytes
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -124,14 +125,14 @@ def read_json(path: str | Path, what: str) -> tuple[Any, str]:
     Raises:
         UserError: it does not exist, cannot be read, or is not JSON.
     """
+    raw = read_json_bytes(Path(path), what)
     try:
-        raw = Path(path).read_bytes()
         return json.loads(raw), hashlib.sha256(raw).hexdigest()
-    except FileNotFoundError:
-        raise UserError(f'{what} {str(path)!r} does not exist.') from None
-    except OSError as error:
-        raise UserError(f'{what} {str(path)!r} cannot be read: {error}') from error
-    except (ValueError, RecursionError) as error:  # also numbers of 5,000 digits
+    except RecursionError:
+        raise UserError(
+            f'{what} {str(path)!r} is not JSON: it is nested too deeply.'
+        ) from None
+    except ValueError as error:  # also numbers of 5,000 digits
         raise UserError(f'{what} {str(path)!r} is not JSON: {error}') from error
 
 

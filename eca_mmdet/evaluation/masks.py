@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from eca_mmdet.data.entries import is_polygon, is_segmentation
+from eca_mmdet.data.entries import is_drawable_size, is_polygon, is_segmentation
 
 Ints = npt.NDArray[np.int64]
 
@@ -60,9 +60,11 @@ def _fault(segmentation: Any, size: Sequence[int]) -> str | None:
             return 'has polygons that are not lists of finite numbers'
         if not all(map(is_polygon, segmentation)):
             return 'has a polygon of fewer than 3 points'
-        return (
-            None if all(size) else 'has polygons on an image without width and height'
-        )
+        if not all(size):
+            return 'has polygons on an image without width and height'
+        if not is_drawable_size(*size):
+            return f'has polygons on an image of {list(size)}, too large to draw them'
+        return None
     if not isinstance(segmentation, dict):
         return 'is neither polygons nor RLE'
     if isinstance(segmentation.get('counts'), bytes):

@@ -11,6 +11,7 @@ from typing import Any
 
 from eca_mmdet.errors import UserError
 from eca_mmdet.evaluation.summary import AP_COLUMNS
+from eca_mmdet.reading import read_file
 
 MARK = '†'
 """Behind a number that was confirmed in no copy."""
@@ -74,10 +75,10 @@ def published(path: Path = PUBLISHED) -> dict[str, Any]:
         UserError: it is not one.
     """
     try:
-        content = json.loads(path.read_text(encoding='utf-8'))
+        content = json.loads(read_file(path, 'file of published numbers'))
         if {'detectors', 'sources'} <= content.keys():
             return dict(content)
-    except (OSError, ValueError, AttributeError) as error:
+    except (UserError, RecursionError, ValueError, AttributeError) as error:
         raise UserError(f'published numbers cannot be read: {path}: {error}') from error
     raise UserError(f'{path} has no published numbers: no detectors and sources in it.')
 

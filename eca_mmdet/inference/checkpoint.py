@@ -112,15 +112,19 @@ def _build(cfg: Any, path: str) -> Any:
     from mmdet.registry import MODELS
     from mmengine.registry import init_default_scope
 
+    source = getattr(cfg, 'filename', None) or f'the config of {path}'
     if not isinstance(cfg.get('model'), dict):
-        raise UserError(f'the config of {path} has no model.')
+        raise UserError(f'{source} has no model.')
     _forget_starts(cfg.model)
     init_default_scope('mmdet')
     try:
-        return MODELS.build(cfg.model)
+        model = MODELS.build(cfg.model)
+        if hasattr(model, 'state_dict'):
+            return model
+        raise TypeError(f'{cfg.model.get("type")} is no detector')
     except Exception as error:  # a part may raise anything on wrong arguments
         raise UserError(
-            f'the model that the config of {path} describes cannot be built: '
+            f'the model that {source} describes cannot be built: '
             f'{type(error).__name__}: {error}'
         ) from error
 

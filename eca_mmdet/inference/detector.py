@@ -9,10 +9,11 @@ from typing import Any, overload
 import numpy as np
 import numpy.typing as npt
 
-from eca_mmdet.errors import UserError
+from eca_mmdet.errors import UserError, clipped
 from eca_mmdet.inference.checkpoint import TrainedDetector, load_detector
 from eca_mmdet.inference.images import to_rgb
 from eca_mmdet.inference.prediction import SHOWN_FROM, Prediction
+from eca_mmdet.reading import require_regular
 
 Array = npt.NDArray[Any]
 
@@ -125,9 +126,21 @@ class ECADetector:
             loaded = self._as_loaded(to_rgb(image))
         # Transforms may draw into the array.
         original = np.ascontiguousarray(loaded['img'][..., ::-1]).astype(np.uint8)
-        packed = self._prepare(loaded)
+        packed = self._prepared(loaded, path)
         batch = {key: [value] for key, value in packed.items()}
         return original, batch, path
+
+    def _prepared(self, loaded: dict[str, Any], path: str | None) -> dict[str, Any]:
+        """Run the transforms; one of them may not take an image of such a shape."""
+        height, width = loaded['img'].shape[:2]
+        try:
+            return dict(self._prepare(loaded))
+        except Exception as error:  # OpenCV, numpy and torch each raise their own
+            line = next(iter(str(error).splitlines()), '') or type(error).__name__
+            raise UserError(
+                f'{path or "an image"} of {width} x {height} cannot be prepared for '
+                f'the detector: {clipped(line, 200)}'
+            ) from error
 
     def read(self, path: str) -> dict[str, Any]:
         """Read an image file with the first transform of the config's pipeline.
@@ -138,11 +151,12 @@ class ECADetector:
         Raises:
             UserError: it is no file, or no image.
         """
-        from eca_mmdet.data.image_files import read_size
+        from eca_mmdet.data.image_files import MOST_BYTES, read_size
 
         if not Path(path).is_file():
             what = 'is no regular file' if os.path.exists(path) else 'does not exist'
             raise UserError(f'{path} {what}; an image file is expected.')
+        require_regular(Path(path), 'image', MOST_BYTES)
         try:
             loaded = self._load({'img_path': path, 'img_id': 0})
         except Exception as error:  # OpenCV, mmcv and decoders each raise their own

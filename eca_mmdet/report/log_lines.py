@@ -34,12 +34,16 @@ from pathlib import Path
 from typing import Any
 
 from eca_mmdet.errors import UserError, printable
+from eca_mmdet.reading import require_regular
 
 MMENGINE, MMDET_2 = 'mmengine', 'mmdet 2'
 
 LONGEST = 1 << 20
 """Letters of a line. Longer ones are not of a log: the longest there is carries the
 config, about 30 thousand."""
+
+MOST_BYTES = 512 << 20
+"""Of a log; those of long trainings have some ten MB."""
 
 _MOST = 10**12
 _COLOUR = re.compile(r'\x1b\[[0-9;?]*[ -/]*[@-~]')
@@ -87,8 +91,9 @@ def read_lines(path: Path) -> Iterator[tuple[int, str | None, bool]]:
     time.
 
     Raises:
-        UserError: the file cannot be read.
+        UserError: the file cannot be read, or is too large for a log.
     """
+    require_regular(path, 'log', MOST_BYTES)
     try:
         with open(path, 'rb') as file:
             utf_16 = file.read(2) in (b'\xff\xfe', b'\xfe\xff')  # a Windows console's

@@ -13,6 +13,8 @@ from eca_mmdet.report.log_lines import MMENGINE
 from eca_mmdet.report.log_parts import Part, Unread, read_parts
 from eca_mmdet.report.log_runs import Run, join, split_runs, trained
 
+_MOST_PARTS = 1000
+
 
 @dataclass(frozen=True)
 class Series:
@@ -71,6 +73,11 @@ def read_logs(path: str | Path) -> TrainingLog:
     unread = Unread()
     sources = find_sources(Path(path))
     parts = [part for source in sources for part in read_parts(source, unread)]
+    if len(parts) > _MOST_PARTS:
+        raise UserError(
+            f'no training in {str(path)!r}: its steps begin again {len(parts):,} '
+            f'times, and a training that was resumed does so up to {_MOST_PARTS} times.'
+        )
     runs = split_runs(filter(trained, parts))
     if not runs:
         raise UserError(_no_training(path, sources, unread))

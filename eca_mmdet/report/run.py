@@ -12,12 +12,15 @@ from typing import Any
 from eca_mmdet.errors import UserError
 from eca_mmdet.evaluation.record import describe_file
 from eca_mmdet.inference.embedded_config import ADVICE, parse_config
+from eca_mmdet.reading import read_file
 from eca_mmdet.report.logs import TrainingLog, read_logs
 from eca_mmdet.report.record_form import check_analysis, check_results
 
 _STAMP = re.compile(r'\d{8}_\d{6}')
 _MOST_BYTES = 200 * 2**20
 _MOST_LINES = 200
+_LONGEST = 10_000
+_MOST_CONFIG = 4 << 20
 
 
 @dataclass
@@ -223,12 +226,11 @@ def _read_config(run: Run) -> None:
     if not paths:
         run.missing.append('the config: mmengine left none in the folder')
         return
-    run.config_path = paths[-1]
     try:
-        run.config_text = run.config_path.read_text('utf-8', 'replace')
+        raw = read_file(paths[-1], 'config', _MOST_CONFIG)
+        run.config_path = paths[-1]
+        run.config_text = raw.decode('utf-8', 'replace')
         run.config = parse_config(run.config_text, str(run.config_path))
-    except OSError as error:
-        run.missing.append(f'the config: {run.config_path}: {error.strerror}')
     except UserError as error:
         run.missing.append(f'values of the config: {reason(error)}')
 
@@ -274,7 +276,9 @@ def _environment(path: Path) -> list[str]:
     for log in sorted(logs, key=lambda one: one.name)[-1:]:
         inside = False
         with open(log, encoding='utf-8', errors='replace') as file:
-            for number, line in enumerate(file):
+            number = 0
+            while line := file.readline(_LONGEST):
+                number += 1
                 if 'Runtime environment:' in line or number > _MOST_LINES:
                     break
                 if inside and line.strip(' -\n'):

@@ -10,6 +10,7 @@ import os
 import pickle
 import re
 import stat
+import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,8 +21,14 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from eca_mmdet.atomic import whole_file
-from eca_mmdet.errors import MissingWeightsError, UserError, WeightsError, printable
+from eca_mmdet.errors import (
+    MissingWeightsError,
+    UserError,
+    WeightsError,
+    clipped,
+)
 from eca_mmdet.weights import safe_globals
+from eca_mmdet.weights.archive import require_proportion, require_values
 
 _WRAPPERS = ('state_dict', 'model', 'model_state_dict', 'state_dict_ema', 'net')
 _TORCH_MAGIC = (b'PK\x03\x04', b'\x80\x02\x8a\x0a')  # since torch 1.6; before
@@ -71,9 +78,11 @@ def read_weights(path: str | Path, trust: Iterable[str] = ()) -> WeightFile:
     reason = _not_weights(head)
     if reason:
         raise WeightsError(f'{path} {reason}')
+    require_proportion(path)
     content = _read_torch(path, tuple(trust))
     wrapper, state = _unwrap(path, content)
     _require_plain(path, state)
+    require_values(path, state)
     prefix, state = strip_prefix(state)
     extras = {k: v for k, v in content.items() if k != wrapper} if wrapper else {}
     meta = extras.get('meta')
@@ -137,7 +146,8 @@ def _read_safetensors(path: Path) -> WeightFile:
         with safe_open(path, framework='pt') as file:
             state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
             metadata = file.metadata() or {}
-    except SafetensorError as error:
+    except (SafetensorError, RuntimeError, OSError) as error:
+        # RuntimeError: it cannot be mapped into memory.
         raise WeightsError(
             f'{path} is damaged or cut off ({error}). Get the file again.'
         ) from error
@@ -151,16 +161,22 @@ def _read_torch(path: Path, trust: tuple[str, ...]) -> Any:
     with safe_globals.trusting(trust):
         safe_globals.allow_numpy()
         try:
-            return torch.load(path, map_location='cpu', weights_only=True)
+            return _load(path)
         except Exception as error:  # torch raises a dozen types for broken files
             if 'mmengine' not in str(error):
                 raise refusal(path, error) from error
         # What mmengine writes beside the tensors; importing it takes a second.
         safe_globals.allow_mmengine_checkpoints()
         try:
-            return torch.load(path, map_location='cpu', weights_only=True)
+            return _load(path)
         except Exception as error:
             raise refusal(path, error) from error
+
+
+def _load(path: Path) -> Any:
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')  # of old forms, in a file that is refused
+        return torch.load(path, map_location='cpu', weights_only=True)
 
 
 def refusal(path: str | Path, error: Exception) -> WeightsError:
@@ -180,7 +196,7 @@ def refusal(path: str | Path, error: Exception) -> WeightsError:
             f'{path} cannot be read as PyTorch weights (weights_only=True): it is '
             f'damaged, cut off or something else ({line[:200]}). Get the file again.'
         )
-    name = found[1].rstrip('.')
+    name = found[1][:200].rstrip('.')
     name = name if '.' in name else f'builtins.{name}'
     if safe_globals.never_trusted(name):
         return WeightsError(
@@ -204,7 +220,7 @@ def _unwrap(path: Path, content: Any) -> tuple[str, dict[str, Tensor]]:
                 return wrapper, dict(state)
     found = type(content).__name__
     if isinstance(content, dict):
-        keys = ', '.join(printable(str(key)) for key in list(content)[:5]) or 'nothing'
+        keys = ', '.join(clipped(str(key)) for key in list(content)[:5]) or 'nothing'
         found = f'a dict with {keys}'
     raise WeightsError(
         f'{path} holds no state dict: expected a dict of tensors, bare or under '
@@ -243,13 +259,14 @@ def _require_plain(path: Path, state: Mapping[str, Tensor]) -> None:
     for key, tensor in state.items():
         if not key.isprintable():
             raise WeightsError(
-                f'{path} was refused: a tensor name has control characters: {key!r}.'
+                f'{path} was refused: a tensor name has control characters: '
+                f'{clipped(repr(key))}.'
             )
         plain = tensor.layout == torch.strided and not tensor.is_nested
         if not plain or tensor.is_meta or tensor.is_quantized:
             raise WeightsError(
-                f'{path}: {key} is not a plain tensor with values (it is sparse, '
-                'nested, quantized or on the meta device).'
+                f'{path}: {clipped(key)} is not a plain tensor with values (it is '
+                'sparse, nested, quantized or on the meta device).'
             )
 
 

@@ -1,0 +1,15 @@
+"""Bad images and videos."""
+
+import pytest
+
+from tests.faults import image_cases
+
+
+@pytest.mark.parametrize('case', [*image_cases.cases()], ids=lambda one: one.id)
+def test_bad_images(judge, case):
+    judge(case)
+
+
+def test_corrupted_images(runner, tmp_path):
+    for index, case in enumerate(image_cases.corrupted(runner.originals, 3)):
+        runner.judge(case, tmp_path / str(index))
