@@ -55,14 +55,12 @@ def _warm_up() -> None:
     safe_globals.allow_mmengine_checkpoints()
     import matplotlib.pyplot  # noqa: F401
     import mmdet.apis  # noqa: F401
-    from mmengine.config import Config
-
-    from eca_mmdet.paths import resolve_config
-
-    import tests.faults.originals  # noqa: F401
 
     # For each config that inherits one of mmdet's, mmengine reads 400 metafiles.
-    from mmengine.config import utils
+    from mmengine.config import Config, utils
+
+    import tests.faults.originals  # noqa: F401
+    from eca_mmdet.paths import resolve_config
 
     utils.load = functools.cache(utils.load)
     Config.fromfile(str(resolve_config('retinanet_eca-r18-w16_fpn_shapes')))

@@ -11,5 +11,5 @@ def test_bad_images(judge, case):
 
 
 def test_corrupted_images(runner, tmp_path):
-    for index, case in enumerate(image_cases.corrupted(runner.originals, 3)):
+    for index, case in enumerate(image_cases.corrupted(runner.originals, 2)):
         runner.judge(case, tmp_path / str(index))
