@@ -276,10 +276,6 @@ def _is_worth_reading(record: logging.LogRecord) -> bool:
 
 def silence_known_warnings() -> None:
     """Hide third-party warnings that a user can do nothing about."""
-    import cv2
-
-    # Images that OpenCV cannot read are named by WatchedDataset.
-    cv2.setLogLevel(2)  # errors
     for message in (
         'Failed to search registry with scope',  # mmengine, on its own hooks
         '__floordiv__ is deprecated',  # mmdet, on torch

@@ -110,7 +110,12 @@ class Server:
             stdout=subprocess.PIPE,
             text=True,
             cwd=folder,
-            env={**os.environ, 'PYTHONPATH': str(REPOSITORY), 'OMP_NUM_THREADS': '1'},
+            env={
+                **os.environ,
+                'PYTHONPATH': str(REPOSITORY),
+                'OMP_NUM_THREADS': '1',
+                'OPENCV_LOG_LEVEL': 'OFF',  # as the command sets it before it loads OpenCV
+            },
         )
 
     def ask(self, request: dict[str, Any]) -> Any:

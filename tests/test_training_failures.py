@@ -263,7 +263,7 @@ def test_failures_are_told_in_a_line(mmdet_ready, error, line):
     from eca_mmdet.errors import RunError
     from eca_mmdet.training.failures import told
 
-    with pytest.raises(RunError, match=re.escape(line)), told(None):
+    with pytest.raises(RunError, match=re.escape(line)), told(object()):
         raise error
 
 
@@ -271,7 +271,7 @@ def test_failures_are_told_in_a_line(mmdet_ready, error, line):
 def test_bugs_keep_their_stack_trace(mmdet_ready, error):
     from eca_mmdet.training.failures import told
 
-    with pytest.raises(type(error)) as raised, told(None):
+    with pytest.raises(type(error)) as raised, told(object()):
         raise error
     assert raised.value is error
 

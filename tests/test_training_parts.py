@@ -233,6 +233,14 @@ def test_run_lock(tmp_path):
         (folder / '.training').write_text(text)
         with RunLock(folder) as lock:
             assert lock.left_behind == ''
+    (folder / '.training').unlink(missing_ok=True)
+    folder.rmdir()
+    with RunLock(folder):
+        pass
+    assert not folder.exists()  # nor is anything left of a training that was refused
+    with RunLock(folder):
+        (folder / 'a').touch()
+    assert os.listdir(folder) == ['a']
     (tmp_path / 'file').write_text('')
     with pytest.raises(UserError, match='nothing can be written to the work folder'):
         RunLock(tmp_path / 'file').__enter__()

@@ -23,7 +23,8 @@ def told(runner: Any) -> Iterator[None]:
     """Turn what is no fault of the program into one line.
 
     Args:
-        runner: mmengine's, for what its workers were at.
+        runner: mmengine's, for what its workers were at; None where none runs, and
+            memory that runs out is the caller's to explain.
 
     Raises:
         RunError: saying what happened and what helps.
@@ -41,6 +42,8 @@ def told(runner: Any) -> Iterator[None]:
             raise RunError(text) from error
         raise
     except MemoryError as error:
+        if runner is None:
+            raise
         raise RunError(_out_of_memory('this machine')) from error
     except OSError as error:
         if error.errno not in _DISK:
@@ -51,7 +54,7 @@ def told(runner: Any) -> Iterator[None]:
             'Make room.'
         ) from error
     except RuntimeError as error:
-        line = explain(error, runner)
+        line = None if runner is None else explain(error, runner)
         if line is None:
             raise
         raise RunError(line) from error

@@ -36,12 +36,13 @@ class RunLock:
         self._path = Path(folder) / _NAME
         self.left_behind = ''
         self._file: Any = None
+        self._made: list[Path] = []
 
     def __enter__(self) -> RunLock:
         try:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
+            self._made = _make(self._path.parent)
             self._file = open(self._path, 'a+', encoding='utf-8')
-            held = not _lock(self._file)
+            held = not (_lock(self._file) and _is_there(self._path, self._file))
         except OSError as error:
             raise UserError(
                 f'nothing can be written to the work folder {self._path.parent}: '
@@ -70,9 +71,31 @@ class RunLock:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        # Emptied, not removed: who opened it meanwhile waits for this very file.
-        self._file.truncate(0)
+        self._path.unlink(missing_ok=True)
         self._file.close()
+        for folder in self._made:  # a training that was refused leaves nothing
+            try:
+                folder.rmdir()
+            except OSError:
+                break
+
+
+def _make(folder: Path) -> list[Path]:
+    """Make a folder; return those that were not there, the innermost first."""
+    missing = [one for one in (folder, *folder.parents) if not one.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    return missing
+
+
+def _is_there(path: Path, file: Any) -> bool:
+    """Tell whether an open file is still the one of that name.
+
+    Its last holder removed it, if not: whoever comes next makes another.
+    """
+    try:
+        return os.path.samestat(os.stat(path), os.fstat(file.fileno()))
+    except FileNotFoundError:
+        return False
 
 
 def _lock(file: Any) -> bool:
