@@ -114,7 +114,7 @@ class Server:
                 **os.environ,
                 'PYTHONPATH': str(REPOSITORY),
                 'OMP_NUM_THREADS': '1',
-                'OPENCV_LOG_LEVEL': 'OFF',  # as the command sets it before it loads OpenCV
+                'OPENCV_LOG_LEVEL': 'OFF',  # as the command does
             },
         )
 

@@ -44,6 +44,8 @@ class Stretches:
         Raises:
             NotSoundError: the file is anything else.
         """
+        if not self.path.is_file():  # a pipe can be read once
+            raise NotSoundError
         digest = hashlib.sha256()
         decode = codecs.getincrementaldecoder('utf-8')('surrogatepass').decode
         text, expected = '', '['
