@@ -73,11 +73,11 @@ def steps_of(work: Path) -> int:
 def train_and_kill(words: list[str], work: Path, chance: random.Random) -> list[float]:
     """Kill and resume until a training ends by itself; return the times of the kills.
 
-    A time is drawn up to half a minute; one that was too short for the next checkpoint
+    A time is drawn up to twenty seconds; one that was too short for the next checkpoint
     is followed by longer ones, so that it ends.
     """
     kills: list[float] = []
-    patience = 30.0
+    patience = 20.0
     while True:
         before = steps_of(work)
         process = start(words)
