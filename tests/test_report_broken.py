@@ -20,6 +20,7 @@ from tests.report_runs import STAMP, Page, page_of, write_run
         '{"results": {"bbox": {"metrics": {"AP": "x"}}}}',
         '{"results": {"bbox": {"metrics": {"AP": 0.1}, "classes": [1]}}}',
         '{"results": {"bbox": {"metrics": {"AP": 57.0}}}}',
+        '{"results": {"bbox": {"metrics": {"AP": 0.1}, "classes": 5}}}',
         '{"results": {"bbox": {"metrics": {"AP": NaN}}}}',
         '{"results": {"bbox": {"metrics": {"AP": 0.1}, "max_dets": 5}}}',
         '{"results": {"bbox": {"metrics": {"AP": 0.1}, "counts": ["x"]}}}',

@@ -10,6 +10,7 @@ import urllib.parse
 from pathlib import Path
 
 from eca_mmdet.errors import WeightsError, printable
+from eca_mmdet.weights.archive import require_values
 from eca_mmdet.weights.conversion import ConvertReport, convert
 from eca_mmdet.weights.fetch import fetch, is_address
 from eca_mmdet.weights.files import read_weights, sha256_of, write_weights
@@ -84,6 +85,7 @@ def _row(values: tuple[int | None, ...]) -> str:
 def _convert(args: argparse.Namespace) -> int:
     source, target = _local(args.source), Path(args.target)
     file = read_weights(source, args.trust)
+    require_values(source, file.state)
     with contextlib.suppress(OSError):
         if target.samefile(source):
             raise WeightsError(f'{target} is the source itself; write to another name.')

@@ -51,6 +51,7 @@ def _check_task_results(task: str, one: dict[str, Any]) -> None:
         _refuse(f'results.{task}.metrics', 'shares from 0 to 1 by name', metrics)
     _check(one, 'max_dets', _list_of(_is_count), f'results.{task}.')
     _check(one, 'counts', _table_of(_is_count), f'results.{task}.')
+    _check(one, 'classes', lambda value: isinstance(value, list), f'results.{task}.')
     for each in one.get('classes') or []:
         known = isinstance(each, dict) and _is_text(each.get('name'))
         if not known or not _table_of(_is_share_or_none)(each.get('metrics')):

@@ -19,6 +19,7 @@ from eca_mmdet.evaluation.record import describe_file, versions, write_json
 from eca_mmdet.evaluation.tables import TITLES
 from eca_mmdet.reproduce.coco_folder import CocoFolder
 from eca_mmdet.reproduce.plan import Job
+from eca_mmdet.weights.archive import require_values
 from eca_mmdet.weights.conversion import convert
 from eca_mmdet.weights.files import read_weights, write_weights
 
@@ -147,6 +148,7 @@ def _convert(job: Job, folder: Path, say: Say) -> Path:
     say('converting from MMDetection v1')
     try:
         file = read_weights(job.weights)
+        require_values(job.weights, file.state)
         retina = job.row.detector == 'RetinaNet'
         state, report = convert(file.state, 'mmdet', retina, file.extras)
         metadata = {'layout': report.target, 'source': str(job.weights)}

@@ -70,6 +70,8 @@ def _check_zip(path: Path) -> None:
 def require_values(path: Path, state: Mapping[str, Tensor]) -> None:
     """Refuse tensors that have many more elements than the file has values.
 
+    Such can be looked at, but not written: a view becomes a tensor of its own then.
+
     Raises:
         WeightsError: they have.
     """

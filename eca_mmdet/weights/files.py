@@ -28,7 +28,7 @@ from eca_mmdet.errors import (
     clipped,
 )
 from eca_mmdet.weights import safe_globals
-from eca_mmdet.weights.archive import require_proportion, require_values
+from eca_mmdet.weights.archive import require_proportion
 
 _WRAPPERS = ('state_dict', 'model', 'model_state_dict', 'state_dict_ema', 'net')
 _TORCH_MAGIC = (b'PK\x03\x04', b'\x80\x02\x8a\x0a')  # since torch 1.6; before
@@ -82,7 +82,6 @@ def read_weights(path: str | Path, trust: Iterable[str] = ()) -> WeightFile:
     content = _read_torch(path, tuple(trust))
     wrapper, state = _unwrap(path, content)
     _require_plain(path, state)
-    require_values(path, state)
     prefix, state = strip_prefix(state)
     extras = {k: v for k, v in content.items() if k != wrapper} if wrapper else {}
     meta = extras.get('meta')
