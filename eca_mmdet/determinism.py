@@ -1,7 +1,8 @@
 """The same weights twice: what ``--seed`` and ``--deterministic`` switch on.
 
-mmengine seeds Python, NumPy and PyTorch, the sampler and every worker of the data
-loaders; it writes the seed into the log and each checkpoint, also one it drew itself.
+mmengine seeds the weights and the order of the images, and writes the seed into the log
+and each checkpoint, also one it drew itself. The rest of what is drawn follows from it in
+:mod:`eca_mmdet.training.randomness`.
 """
 
 from __future__ import annotations

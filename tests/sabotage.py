@@ -93,9 +93,11 @@ def interrupt_in_validation(number=signal.SIGINT):
     """Press ctrl-C when the images of the first validation have been predicted."""
     from eca_mmdet.evaluation.coco_metric import CocoTableMetric
 
+    compute = CocoTableMetric.compute_metrics
+
     def compute_metrics(self, results):
         os.killpg(os.getpgrp(), number)
-        raise AssertionError('the signal came too late')
+        return compute(self, results)  # if the signal has to wait
 
     CocoTableMetric.compute_metrics = compute_metrics
 
@@ -115,8 +117,8 @@ def at_step(step, act):
 
 
 def fill_disk(step):
-    """From a step on, no file can grow past 100 kB."""
-    limit = (100_000, resource.RLIM_INFINITY)
+    """From a step on, no file can grow past 2 kB, the log neither."""
+    limit = (2_000, resource.RLIM_INFINITY)
     at_step(step, lambda _: resource.setrlimit(resource.RLIMIT_FSIZE, limit))
 
 
@@ -173,3 +175,43 @@ def interrupt_at_start():
         os.killpg(os.getpgrp(), signal.SIGINT)
 
     _ExactLoop._begin = _begin
+
+
+def interrupt_twice_at_step(step):
+    """Press ctrl-C before an update and after it, within one step."""
+    from eca_mmdet.training.finite import GuardedOptimizer
+
+    update = GuardedOptimizer.update_params
+
+    def update_params(self, loss, *args, **kwargs):
+        if self._runner.iter == step:
+            os.killpg(os.getpgrp(), signal.SIGINT)
+        update(self, loss, *args, **kwargs)
+        if self._runner.iter == step:
+            os.killpg(os.getpgrp(), signal.SIGINT)
+
+    GuardedOptimizer.update_params = update_params
+
+
+def interrupt_and_terminate(step):
+    """Press ctrl-C in a step, and send SIGTERM while its checkpoint is written."""
+    from eca_mmdet.training.runner import CarefulRunner
+
+    interrupt_at_step(step)
+    save = CarefulRunner.save_interrupted
+
+    def save_interrupted(self):
+        os.killpg(os.getpgrp(), signal.SIGTERM)
+        return save(self)
+
+    CarefulRunner.save_interrupted = save_interrupted
+
+
+def interrupt_while_resuming():
+    """Press ctrl-C when the optimizer takes its state from a checkpoint."""
+    from mmengine.optim import OptimWrapper
+
+    def load_state_dict(self, state):
+        os.killpg(os.getpgrp(), signal.SIGINT)
+
+    OptimWrapper.load_state_dict = load_state_dict

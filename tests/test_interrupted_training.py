@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import signal
 
 import pytest
@@ -14,6 +15,10 @@ from tests import training_runs
 
 pytestmark = [pytest.mark.slow, pytest.mark.openmmlab]
 
+HELD = (
+    'stopping when this step or validation is done, with a checkpoint; once more '
+    'stops at once, without'
+)
 LAST = {'iter': 'iter_6.pth', 'epoch': 'epoch_3.pth'}
 
 
@@ -78,6 +83,11 @@ def resume(train, config, work, expected, last, *words):
     return out
 
 
+def checkpoints(work):
+    files = [*work.glob('*.pth'), work / 'last_checkpoint']
+    return {path.name: path.read_bytes() for path in files}
+
+
 def leftovers(work):
     return [path.name for path in work.rglob('*.partial')]
 
@@ -110,6 +120,88 @@ def test_killed_training_ends_as_the_uninterrupted_one(
     assert 'ended without a word: it was killed, or memory ran out' in out
     assert ('starting from the beginning' in out) == (not left)
     assert not leftovers(work)
+
+
+VARIANTS = {
+    'averaged': (
+        ('interrupt_in_validation',),
+        dict(custom_hooks=[dict(type='EMAHook', momentum=0.2)]),
+    ),
+    'accumulated': (('kill_at_step', 5), dict(optim_wrapper__accumulative_counts=3)),
+}
+
+
+@pytest.mark.parametrize('name', VARIANTS)
+def test_state_that_is_not_in_the_model(train, configs, tmp_path, name):
+    """Averages that a validation lends the model; gradients that wait for others.
+
+    Both by epochs of two steps, so that a checkpoint comes in between.
+    """
+    sabotage, changes = VARIANTS[name]
+    config = training_runs.write_config(
+        tmp_path / 'config.py', configs['epoch'].parent / 'shapes', True, **changes
+    )
+    runs = [
+        train(config, tmp_path / 'a'),
+        train(config, tmp_path / 'b', sabotage=sabotage),
+    ]
+    assert [run.end()[0] for run in runs] in ([0, 130], [0, -signal.SIGKILL])
+    resume(
+        train,
+        config,
+        tmp_path / 'b',
+        end_of(tmp_path / 'a', LAST['epoch']),
+        LAST['epoch'],
+    )
+    averages = [
+        read_weights(tmp_path / work / LAST['epoch']).extras.get('ema_state_dict')
+        for work in 'ab'
+    ]
+    assert_equal(*averages)
+
+
+@pytest.mark.parametrize(
+    ('sabotage', 'kept'),
+    [
+        # In the middle of a step nothing can be kept of it.
+        (('interrupt_twice_at_step', 3), 'iter_2.pth'),
+        (('interrupt_and_terminate', 2), 'iter_3.pth'),
+    ],
+)
+def test_two_signals(train, configs, uninterrupted, tmp_path, sabotage, kept):
+    work = tmp_path / 'work'
+    code, _, err = train(configs['iter'], work, sabotage=sabotage).end()
+    assert code == 130
+    assert f'{work / kept}' in err.splitlines()[-1] and 'Traceback' not in err
+    resume(train, configs['iter'], work, uninterrupted['iter'], LAST['iter'])
+
+
+def test_interrupted_while_it_resumes(train, configs, uninterrupted, tmp_path):
+    work = tmp_path / 'work'
+    assert train(configs['epoch'], work, sabotage=('interrupt_at_step', 2)).end()[0]
+    before = checkpoints(work)
+    code, _, err = train(
+        configs['epoch'], work, '--resume', sabotage=('interrupt_while_resuming',)
+    ).end()
+    assert code == 130 and f'{work / "epoch_1_iter_3.pth"}' in err
+    assert checkpoints(work) == before
+    resume(train, configs['epoch'], work, uninterrupted['epoch'], LAST['epoch'])
+
+
+def test_ctrl_c_never_points_to_an_older_file(train, configs, tmp_path):
+    """Two ways from one checkpoint, stopped at the same step: the later is kept."""
+    work, stop = tmp_path / 'work', ('interrupt_at_step', 2)
+    assert train(configs['iter'], work, sabotage=stop).end()[0] == 130
+    first = read_weights(work / 'iter_3.pth').state
+    words = ['--resume', work / 'iter_2.pth', '--cfg-options']
+    words += ['model.rpn_head.loss_cls.loss_weight=7.0']
+    # The checkpoint of step 2 was removed for that of step 3: make another.
+    shutil.rmtree(work)
+    assert train(configs['iter'], work, sabotage=('kill_at_step', 2)).end()[0] < 0
+    (work / 'iter_3.pth').write_bytes(b'of another way')
+    assert train(configs['iter'], work, *words, sabotage=stop).end()[0] == 130
+    second = read_weights(work / 'iter_3.pth').state
+    assert any(not torch.equal(first[key], second[key]) for key in first)
 
 
 @pytest.mark.parametrize('unit', LAST)
@@ -151,7 +243,7 @@ def test_interrupted_training_loses_no_step(
     *told, line = err.splitlines()
     assert told in (
         [],
-        ['stopping after this step, with a checkpoint; once more stops at once'],
+        [HELD],
     )
     assert f'all of it is in {work / checkpoint}. Go on: eca-mmdet train ' in line
     assert f'--work-dir {work} --resume --cfg-options train_data' in line
@@ -187,7 +279,7 @@ def test_interrupted_before_the_first_step(train, configs, tmp_path):
     sabotage = ('interrupt_at_start',)
     code, _, err = train(configs['iter'], tmp_path / 'work', sabotage=sabotage).end()
     assert code == 130
-    assert err.endswith('eca-mmdet train: stopped before anything was learned\n')
+    assert err.endswith('stopped at once. No checkpoint was written yet.\n')
     assert not list((tmp_path / 'work').glob('*.pth'))
 
 
@@ -197,6 +289,7 @@ def test_two_trainings_in_one_folder(train, configs, tmp_path):
         code, _, err = train(configs['iter'], work).end()
     assert code == 2
     assert f'{work} is the work folder of a training that runs now' in err
+    work.mkdir(exist_ok=True)
     (work / 'iter_4.pth').write_bytes(b'of an earlier one')
     code, _, err = train(configs['iter'], work).end()
     assert code == 2 and 'which a new one would overwrite' in err

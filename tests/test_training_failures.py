@@ -75,6 +75,8 @@ def test_batches_without_a_loss_are_left_out(train, config, tmp_path):
     words += ['--cfg-options', 'default_hooks.checkpoint.interval=1']
     words += ['default_hooks.checkpoint.max_keep_ckpts=-1']
     work = tmp_path / 'w'
+    with config.open('a') as file:  # mmdet's hook reads the loss, which is not there
+        file.write("custom_hooks.append(dict(type='CheckInvalidLossHook'))\n")
     code, out, err = train(config, work, *words, sabotage=('lose', 1, 4)).end()
     assert (code, err) == (0, '')
     found = re.findall(
@@ -134,6 +136,31 @@ def test_images_that_cannot_be_read(train, config, tmp_path, workers):
     code, _, err = train(config, tmp_path / 'y', *words).end()
     assert code == 1
     assert '3 images cannot be read, and --skip-bad-images allows 2: /' in one_line(err)
+
+
+def test_images_that_are_mixed_into_others(config, tmp_path, mmdet_ready):
+    """A mosaic of four: the broken one is named, or replaced, whoever it is for."""
+    from mmengine.config import Config
+
+    from eca_mmdet.training.samples import BadImageError, WatchedDataset
+
+    broken = images(config)[2]
+    broken.write_bytes(b'')
+    inner = Config.fromfile(config).train_dataloader.dataset
+    inner.pipeline = [inner.pipeline[0], dict(type='LoadAnnotations', with_bbox=True)]
+    mosaic = dict(
+        type='MultiImageMixDataset',
+        dataset=inner,
+        pipeline=[dict(type='Mosaic', img_scale=(64, 64)), dict(type='PackDetInputs')],
+    )
+    listed = tmp_path / 'bad.txt'
+    tolerant = WatchedDataset(mosaic, seed=0, tolerated=1, bad_images=str(listed))
+    assert len([tolerant[index] for index in range(6)]) == 6
+    assert listed.read_text() == f'{broken}\tit is empty\n'
+    strict = WatchedDataset(mosaic, seed=0)
+    with pytest.raises(BadImageError, match=f'image {broken} cannot be read'):
+        for index in range(6):
+            strict[index]
 
 
 def test_images_that_cannot_be_read_in_a_test(train, command, config, tmp_path):

@@ -1,5 +1,6 @@
 """The parts that make an interrupted training exact, one by one."""
 
+import errno
 import itertools
 import os
 import pickle
@@ -230,7 +231,7 @@ def test_run_lock(tmp_path):
     with RunLock(folder) as lock:
         assert lock.left_behind.startswith('process ')
     for text in ('[]', '{}', '{"process": "x"}', '\0', 'é'):
-        (folder / '.training').write_text(text)
+        (folder / '.training').write_text(text, encoding='latin-1')
         with RunLock(folder) as lock:
             assert lock.left_behind == ''
     (folder / '.training').unlink(missing_ok=True)
@@ -246,6 +247,26 @@ def test_run_lock(tmp_path):
         RunLock(tmp_path / 'file').__enter__()
 
 
+def test_file_systems_without_locks(tmp_path, monkeypatch):
+    """Lustre and some NFS know none: no protection is no reason to refuse."""
+    import fcntl
+
+    from eca_mmdet.training.run_lock import RunLock
+
+    def lockf(*_):
+        raise OSError(says[-1], os.strerror(says[-1]))
+
+    says = []
+    monkeypatch.setattr(fcntl, 'lockf', lockf)
+    for number in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
+        says.append(number)
+        with RunLock(tmp_path):
+            pass
+    says.append(errno.EIO)
+    with pytest.raises(UserError, match='nothing can be written'):
+        RunLock(tmp_path).__enter__()
+
+
 def test_signals_wait_for_the_step_to_end(parts, capsys):
     before = signal.getsignal(signal.SIGTERM)
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -257,7 +278,7 @@ def test_signals_wait_for_the_step_to_end(parts, capsys):
             interrupts.at_once = False
             interrupts.stop_if_asked()
             os.kill(os.getpid(), number)  # nothing yet
-            assert 'stopping after this step' in capsys.readouterr().err
+            assert 'stopping when this step' in capsys.readouterr().err
             with pytest.raises(parts.Interrupted):
                 interrupts.stop_if_asked()
             with pytest.raises(parts.Interrupted):  # a second one does not wait

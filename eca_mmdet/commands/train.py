@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import logging
 import shlex
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 from eca_mmdet import determinism, launch, processes
@@ -54,12 +54,14 @@ def _train(cfg: Any, args: argparse.Namespace) -> int:
         launch.check_start(cfg, runner, exact=bool(cfg.get('resume')))
         set_tolerance(runner, args)
         interrupts = getattr(runner, 'interrupts', None) or Interrupts()
-        try:
-            with interrupts, _resumable(runner), ending_workers(runner):
-                runner.train()
-        except Interrupted as stop:
-            _keep(runner)
-            return 128 + stop.signal
+        with interrupts, _silent_log_errors(), _resumable(runner):
+            try:
+                with ending_workers(runner):
+                    runner.train()
+            except Interrupted as stop:
+                interrupts.ignored = True
+                _keep(runner)
+                return 128 + stop.signal
     _name_bad_images(runner)
     return 0
 
@@ -70,10 +72,16 @@ def set_tolerance(runner: Any, args: argparse.Namespace) -> None:
     Raises:
         UserError: the config has a runner of its own, which knows neither.
     """
+    from mmdet.engine.hooks import CheckInvalidLossHook
+
     from eca_mmdet.training.finite import OnNan
     from eca_mmdet.training.runner import CarefulRunner
 
     if isinstance(runner, CarefulRunner):
+        if args.on_nan == 'skip':  # mmdet's hook would end it, without the loss
+            runner._hooks = [
+                one for one in runner.hooks if not isinstance(one, CheckInvalidLossHook)
+            ]
         runner.on_nan = OnNan(args.on_nan == 'skip', args.nan_limit)
         runner.tolerated_images = args.skip_bad_images
     elif args.on_nan == 'skip' or args.skip_bad_images:
@@ -81,6 +89,16 @@ def set_tolerance(runner: Any, args: argparse.Namespace) -> None:
             '--on-nan skip and --skip-bad-images need the runner of this command; the '
             f'config has runner_type={runner.cfg.runner_type!r}.'
         )
+
+
+@contextlib.contextmanager
+def _silent_log_errors() -> Iterator[None]:
+    """Print no stack trace for each line that a full disk does not take."""
+    before, logging.raiseExceptions = logging.raiseExceptions, False
+    try:
+        yield
+    finally:
+        logging.raiseExceptions = before
 
 
 @contextlib.contextmanager
@@ -110,27 +128,26 @@ def _what_is_left(work_dir: str) -> str:
 
 def _keep(runner: Any) -> None:
     """After ctrl-C: write a checkpoint, and say how to go on."""
-    from eca_mmdet.training.failures import told
-
     path = None
     if hasattr(runner, 'save_interrupted'):
-        with told(runner):
-            path = runner.save_interrupted()
+        path = runner.save_interrupted()
     if not launch.is_main_process():
         return
     if path is None:
-        print('eca-mmdet train: stopped before anything was learned', file=sys.stderr)
-        return
-    print(
-        f'eca-mmdet train: stopped after step {runner.iter}; all of it is in {path}. '
-        f'Go on: {go_on()}',
-        file=sys.stderr,
-    )
+        line = f'stopped at once. {_what_is_left(runner.work_dir)}'
+    else:
+        line = (
+            f'stopped after step {runner.iter}; all of it is in {path}. Go on: '
+            f'{go_on()}'
+        )
+    print(f'eca-mmdet train: {line}', file=sys.stderr)
 
 
 def go_on() -> str:
     """Return the command that was started, with --resume."""
-    words = [Path(sys.argv[0]).name, *sys.argv[1:]]
+    if any(word.startswith('--launcher') for word in sys.argv):
+        return 'the same command with --resume'
+    words = ['eca-mmdet', *sys.argv[1:]]
     for at, word in enumerate(words):
         if word == '--resume' or word.startswith('--resume='):
             end = at + 1

@@ -105,4 +105,4 @@ def write_json(content: Mapping[str, Any], path: Path) -> None:
         with whole_file(path) as partial:
             partial.write_text(json.dumps(content, indent=1) + '\n')
     except OSError as error:
-        raise UserError(f'{path} cannot be written: {error}') from error
+        raise UserError(f'{path} cannot be written: {error}.') from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import shlex
@@ -25,6 +26,7 @@ from eca_mmdet.weights.files import read_weights, write_weights
 
 Say = Callable[[str], None]
 TASKS = ('box', 'mask')
+_PATIENCE = 20.0  # seconds for a training to save its step
 
 
 @dataclass(frozen=True)
@@ -162,12 +164,8 @@ def _train(job: Job, setting: Setting, folder: Path, say: Say) -> Path:
     """Train, or go on training; return the last checkpoint."""
     work = folder / 'train'
     last = work / 'last_checkpoint'
-    words = ['train', job.config, '--work-dir', str(work)]
-    if last.is_file():
-        words.append('--resume')
-        say('training goes on')
-    else:
-        say('training')
+    words = ['train', job.config, '--work-dir', str(work), '--resume']
+    say('training goes on' if last.is_file() else 'training')
     options = [
         f'model.backbone.init_cfg.checkpoint={job.weights}',
         *job.options,
@@ -209,6 +207,21 @@ def command_of(words: Sequence[str], setting: Setting) -> list[str]:
     return [*setting.prefix, *start, *words[:1], *launch, *words[1:]]
 
 
+def _end(process: subprocess.Popen[bytes], told: bool) -> None:
+    """End a command. It saves what it has; a second signal would cut that off.
+
+    Args:
+        process: the command.
+        told: a terminal has sent ctrl-C to it as well, most likely.
+    """
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        if told:
+            process.wait(_PATIENCE)
+            return
+    process.terminate()
+    process.wait()
+
+
 def _run(words: Sequence[str], setting: Setting, log: Path) -> None:
     """Run a command with its output in a file.
 
@@ -225,9 +238,8 @@ def _run(words: Sequence[str], setting: Setting, log: Path) -> None:
             raise RowFailed(f'{command[0]} cannot be started: {error}') from error
         try:
             code = process.wait()
-        except BaseException:
-            process.terminate()
-            process.wait()
+        except BaseException as error:
+            _end(process, told=isinstance(error, KeyboardInterrupt))
             raise
     if code:
         lines = [line for line in log.read_text(errors='replace').splitlines() if line]

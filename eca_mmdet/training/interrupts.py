@@ -50,11 +50,13 @@ class Interrupts:
         requested: number of the signal that came, or 0.
         at_once: raise as soon as one comes; False keeps it until the work in hand is
             done and :meth:`stop_if_asked` is called. A second one always raises.
+        ignored: do nothing, while the last checkpoint is being written.
     """
 
     def __init__(self) -> None:
         self.requested = 0
         self.at_once = True
+        self.ignored = False
         self._process = os.getpid()
         self._before: dict[int, Any] = {}
 
@@ -78,11 +80,14 @@ class Interrupts:
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if os.getpid() != self._process:
             return  # a data loader's worker, which the main process ends
+        if self.ignored:
+            return
         again, self.requested = bool(self.requested), number
         if (self.at_once or again) and not _Forks.now:
             raise Interrupted(number)
         print(
-            'stopping after this step, with a checkpoint; once more stops at once',
+            'stopping when this step or validation is done, with a checkpoint; '
+            'once more stops at once, without',
             file=sys.stderr,
             flush=True,
         )

@@ -6,8 +6,10 @@ from collections.abc import Iterator
 from typing import Any
 
 from mmengine.dist import get_rank, get_world_size
+from mmengine.hooks import EMAHook
 from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop
 
+from eca_mmdet.training.accumulation import is_accumulating, restore_gradients
 from eca_mmdet.training.batches import ReplayedBatchSampler
 from eca_mmdet.training.finite import GuardedOptimizer
 from eca_mmdet.training.randomness import seed_step
@@ -27,6 +29,7 @@ class _ExactLoop:
     _epoch: int
     _guard: GuardedOptimizer
     batches_done = 0  # in this epoch
+    whole = False  # between two steps: what a checkpoint can hold
 
     def _build(self, runner: Any, dataloader: Any, endless: bool) -> Any:
         """Return the data loader, its batches replayable."""
@@ -50,13 +53,25 @@ class _ExactLoop:
         self._guard = GuardedOptimizer(
             self.runner, self.runner.on_nan, self.runner.interrupts
         )
+        self._continue_accumulation()
         sampler = self.dataloader.batch_sampler
         if isinstance(sampler, ReplayedBatchSampler):
             sampler.start_at(epoch, batches)
 
+    def _continue_accumulation(self) -> None:
+        """Take up gradients that were added up and not yet used."""
+        kept = self.runner.resumed_meta.get(POSITION)
+        counted = kept.get('counted') if isinstance(kept, dict) else None
+        if isinstance(counted, int) and hasattr(
+            self.runner.optim_wrapper, '_inner_count'
+        ):
+            self.runner.optim_wrapper._inner_count = counted
+        restore_gradients(self.runner.model, self.runner.resumed_gradients)
+        self.runner.resumed_gradients = {}
+
     def _step(self, batch_idx: int, batch: Any) -> None:
         runner, interrupts = self.runner, self.runner.interrupts
-        interrupts.at_once = False
+        interrupts.at_once = self.whole = False
         seed_step(runner.seed, get_rank(), self._iter)
         runner.call_hook('before_train_iter', batch_idx=batch_idx, data_batch=batch)
         outputs = self._guard.train_step(batch)
@@ -65,23 +80,26 @@ class _ExactLoop:
         )
         self._iter += 1
         self.batches_done += 1
-        # Gradients that were added up and not yet used would be lost.
-        counts = getattr(runner.optim_wrapper, '_accumulative_counts', 1)
-        if self._iter % counts == 0:
+        self.whole = True
+        if not is_accumulating(runner.optim_wrapper):
             interrupts.stop_if_asked()  # in all processes at the same step
             self._let_interrupt()
 
     def _let_interrupt(self) -> None:
         """Between two steps one process alone may stop at once."""
+        self.whole = True
         if get_world_size() == 1:
             self.runner.interrupts.at_once = True
             self.runner.interrupts.stop_if_asked()
 
     def _validate(self) -> None:
         self._let_interrupt()
-        self.runner.interrupts.at_once = True  # nothing of the training changes
+        averaged = any(isinstance(one, EMAHook) for one in self.runner.hooks)
+        # The hook lends the model its averages meanwhile.
+        self.whole = self.runner.interrupts.at_once = not averaged
         self.runner.val_loop.run()
         self.runner.interrupts.at_once = False
+        self._let_interrupt()
 
     def position(self, meta: Any) -> dict[str, int]:
         """Return what a checkpoint has to say of the data, to go on within an epoch.
@@ -92,7 +110,9 @@ class _ExactLoop:
         """
         ended = meta['epoch'] > self._epoch
         batches = 0 if ended else self.batches_done + meta['iter'] - self._iter
-        return {'batches': batches, 'images': self._images_a_batch()}
+        counted = getattr(self.runner.optim_wrapper, '_inner_count', 0)
+        images = self._images_a_batch()
+        return {'batches': batches, 'images': images, 'counted': counted}
 
     def _images_a_batch(self) -> int:
         return int(self.dataloader.batch_sampler.batch_size * get_world_size())
@@ -144,10 +164,12 @@ class ExactEpochLoop(_ExactLoop, EpochBasedTrainLoop):  # type: ignore[misc]
         self.runner.model.train()
         for index, batch in enumerate(self.dataloader, self.batches_done):
             self._step(index, batch)
-        self.runner.interrupts.at_once = False
+        self.runner.interrupts.at_once = self.whole = False
         self.runner.call_hook('after_train_epoch')
         self._epoch += 1
         self.batches_done = 0
+        self._let_interrupt()
+        self.runner.interrupts.at_once = False
 
     def _validate_if_due(self) -> None:
         self._decide_current_val_interval()

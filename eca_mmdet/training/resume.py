@@ -14,7 +14,8 @@ from eca_mmdet.weights.fetch import is_address
 def resume_from(cfg: Any, checkpoint: str | None) -> None:
     """Continue from a checkpoint, or with 'auto' from the latest in the work folder.
 
-    The seed continues too, and with it the order of the images.
+    The seed continues too, and with it the order of the images; not of an address,
+    which one process downloads for all, later.
 
     Args:
         cfg: with work_dir; ``resume`` in it is the same as 'auto'.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import socket
@@ -13,6 +14,8 @@ from typing import Any
 from eca_mmdet.errors import UserError
 
 _NAME = '.training'
+# What file systems without such locks say: no protection there.
+_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 
 
 class RunLock:
@@ -41,7 +44,7 @@ class RunLock:
     def __enter__(self) -> RunLock:
         try:
             self._made = _make(self._path.parent)
-            self._file = open(self._path, 'a+', encoding='utf-8')
+            self._file = open(self._path, 'a+', encoding='utf-8', errors='replace')
             held = not (_lock(self._file) and _is_there(self._path, self._file))
         except OSError as error:
             raise UserError(
@@ -111,6 +114,9 @@ def _lock(file: Any) -> bool:
         fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except (BlockingIOError, PermissionError):
         return False
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
     return True
 
 

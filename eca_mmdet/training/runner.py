@@ -5,10 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from mmengine.dist import get_world_size
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
-from eca_mmdet.training.checkpoints import point_to, write_whole_files
+from eca_mmdet.training.accumulation import (
+    GRADIENTS,
+    gradients_of,
+    is_accumulating,
+)
+from eca_mmdet.training.checkpoints import BACKEND, point_to, write_whole_files
 from eca_mmdet.training.finite import OnNan, require_finite
 from eca_mmdet.training.interrupts import Interrupts
 from eca_mmdet.training.loops import POSITION, ExactEpochLoop, ExactIterLoop
@@ -35,6 +41,7 @@ class CarefulRunner(Runner):  # type: ignore[misc]
         self.tolerated_images = 0
         self.interrupts = Interrupts()
         self.resumed_meta: dict[str, Any] = {}
+        self.resumed_gradients: Any = {}
         super().__init__(*args, **kwargs)
         write_whole_files(self)
         self.register_hook(_CheckpointHook())
@@ -85,17 +92,22 @@ class CarefulRunner(Runner):  # type: ignore[misc]
         checkpoint = super().load_checkpoint(*args, **kwargs)
         if self._resume:  # not of a detector whose weights are only a start
             self.resumed_meta = checkpoint.get('meta') or {}
+            self.resumed_gradients = checkpoint.get(GRADIENTS)
         return checkpoint
 
     def save_interrupted(self) -> Path | None:
         """Write a checkpoint of this very step; None if there is nothing to keep.
 
+        Nothing is written of a step that was cut off in the middle, nor before a
+        resumed training has taken up all of its state.
+
         Raises:
             OSError: the disk does not take it.
         """
         loop = self._train_loop
-        began = isinstance(loop, (ExactEpochLoop, ExactIterLoop))
-        if not began or not loop.iter or self.rank != 0:
+        if not isinstance(loop, (ExactEpochLoop, ExactIterLoop)):
+            return None
+        if not (loop.whole and loop.iter) or self.rank != 0:
             return None
         if isinstance(loop, ExactIterLoop):
             name = f'iter_{loop.iter}.pth'
@@ -104,14 +116,13 @@ class CarefulRunner(Runner):  # type: ignore[misc]
         else:
             name = f'epoch_{loop.epoch}.pth'
         path = Path(self.work_dir) / name
-        if not path.exists():
-            self.save_checkpoint(
-                str(path.parent),
-                path.name,
-                meta=dict(epoch=loop.epoch, iter=loop.iter),
-                by_epoch=False,
-                backend_args={'backend': 'whole_files'},
-            )
+        self.save_checkpoint(
+            str(path.parent),
+            path.name,
+            meta=dict(epoch=loop.epoch, iter=loop.iter),
+            by_epoch=False,
+            backend_args={'backend': BACKEND},
+        )
         point_to(path)
         return path
 
@@ -125,3 +136,5 @@ class _CheckpointHook(Hook):  # type: ignore[misc]
         if isinstance(loop, (ExactEpochLoop, ExactIterLoop)):
             meta = checkpoint['meta']
             meta[POSITION] = loop.position(meta)
+        if is_accumulating(runner.optim_wrapper) and get_world_size() == 1:
+            checkpoint[GRADIENTS] = gradients_of(runner.model)

@@ -22,6 +22,9 @@ from eca_mmdet.workers import tie_to_parent
 _OWN = ('dataset', '_seed', '_tolerated', '_list', '_loading', '_tied')
 
 
+_MIXING = ('MultiImageMixDataset', 'mmdet.MultiImageMixDataset')
+
+
 class BadImageError(RunError):
     """An image that cannot be read. The message names it."""
 
@@ -48,6 +51,12 @@ class WatchedDataset(Dataset[Any]):
         tolerated: int = 0,
         bad_images: str = '',
     ) -> None:
+        mixes = isinstance(dataset, dict) and dataset.get('type') in _MIXING
+        if mixes and isinstance(dataset['dataset'], dict):
+            # Images that are mixed into another are read by the data set inside.
+            inner = dict(dataset=dataset['dataset'], workers=workers)
+            inner |= dict(tolerated=tolerated, bad_images=bad_images)
+            dataset = {**dataset, 'dataset': dict(type=WatchedDataset, **inner)}
         self.dataset = DATASETS.build(dataset)
         self._seed = seed
         self._tolerated = tolerated
