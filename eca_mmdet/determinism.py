@@ -1,8 +1,8 @@
 """The same weights twice: what ``--seed`` and ``--deterministic`` switch on.
 
 mmengine seeds the weights and the order of the images, and writes the seed into the log
-and each checkpoint, also one it drew itself. The rest of what is drawn follows from it in
-:mod:`eca_mmdet.training.randomness`.
+and each checkpoint, also one it drew itself. The rest of what is drawn follows from it,
+in :mod:`eca_mmdet.training.randomness`.
 """
 
 from __future__ import annotations
