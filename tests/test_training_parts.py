@@ -7,6 +7,7 @@ import pickle
 import random
 import signal
 import subprocess
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -313,3 +314,44 @@ def test_workers_leave_signals_to_the_main_process(parts):
             os.kill(os.getpid(), signal.SIGINT)
             os._exit(7)
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+
+
+@pytest.mark.parametrize(
+    ('train_cfg', 'loop'),
+    [
+        (dict(by_epoch=True, max_epochs=1), 'ExactEpochLoop'),
+        (dict(by_epoch=False, max_iters=1), 'ExactIterLoop'),
+        (dict(type='EpochBasedTrainLoop', max_epochs=1), 'ExactEpochLoop'),
+        (dict(type='IterBasedTrainLoop', max_iters=1), 'ExactIterLoop'),
+        (dict(type='OddLoop'), 'OddLoop'),
+    ],
+)
+def test_which_loops_are_exact(parts, monkeypatch, train_cfg, loop):
+    """mmengine's two, however the config spells them; others are told of."""
+    from mmengine.registry import LOOPS
+    from mmengine.runner import BaseLoop, EpochBasedTrainLoop, IterBasedTrainLoop
+
+    from eca_mmdet.training.runner import CarefulRunner
+
+    class OddLoop(BaseLoop):
+        def __init__(self, runner, dataloader):
+            pass
+
+        def run(self):
+            pass
+
+    for exact in (EpochBasedTrainLoop, IterBasedTrainLoop):
+        monkeypatch.setattr(exact, '__init__', lambda *_, **__: None)
+    monkeypatch.setattr(
+        'eca_mmdet.training.loops._ExactLoop._build',
+        lambda *_, **__: SimpleNamespace(dataset=0),
+    )
+    LOOPS.register_module(name='OddLoop', module=OddLoop, force=True)
+    told = []
+    runner = CarefulRunner.__new__(CarefulRunner)
+    runner._train_dataloader = {}
+    monkeypatch.setattr(
+        CarefulRunner, 'logger', SimpleNamespace(warning=told.append), raising=False
+    )
+    assert type(runner.build_train_loop(train_cfg)).__name__ == loop
+    assert bool(told) == (loop == 'OddLoop')

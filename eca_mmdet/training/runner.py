@@ -7,7 +7,7 @@ from typing import Any
 
 from mmengine.dist import get_world_size
 from mmengine.hooks import Hook
-from mmengine.runner import Runner
+from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
 
 from eca_mmdet.training.accumulation import (
     GRADIENTS,
@@ -20,7 +20,12 @@ from eca_mmdet.training.interrupts import Interrupts
 from eca_mmdet.training.loops import POSITION, ExactEpochLoop, ExactIterLoop
 from eca_mmdet.training.samples import WatchedDataset
 
-_LOOPS = {'EpochBasedTrainLoop': ExactEpochLoop, 'IterBasedTrainLoop': ExactIterLoop}
+_LOOPS: dict[Any, Any] = {
+    'EpochBasedTrainLoop': ExactEpochLoop,
+    'IterBasedTrainLoop': ExactIterLoop,
+    EpochBasedTrainLoop: ExactEpochLoop,
+    IterBasedTrainLoop: ExactIterLoop,
+}
 
 
 class CarefulRunner(Runner):  # type: ignore[misc]
@@ -55,12 +60,17 @@ class CarefulRunner(Runner):  # type: ignore[misc]
         """Build the loop, the exact one where the config asks for mmengine's."""
         if isinstance(loop, dict):
             loop = dict(loop)
-            default = 'EpochBasedTrainLoop' if loop.get('by_epoch') else ''
-            default = default if 'by_epoch' in loop else ''
-            name = loop.get('type', default or 'IterBasedTrainLoop')
+            unit = 'Epoch' if loop.get('by_epoch') else 'Iter'
+            name = loop.get('type', f'{unit}BasedTrainLoop')
             if name in _LOOPS:
                 loop.pop('by_epoch', None)
                 loop['type'] = _LOOPS[name]
+            else:
+                self.logger.warning(
+                    f"train_cfg.type={name!r} is not one of mmengine's two loops: "
+                    'resuming may not be exact, NaN is not looked for, and ctrl-C '
+                    'writes no checkpoint'
+                )
         return super().build_train_loop(loop)
 
     def build_dataloader(
