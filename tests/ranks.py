@@ -207,6 +207,7 @@ def _fork(
 ) -> int:
     pid = os.fork()
     if pid:
+        CODES.pop(pid, None)  # of an earlier process with this number
         return pid
     from eca_mmdet import cli
     from tests import sabotage

@@ -6,6 +6,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+import torch
 
 from eca_mmdet import launch, paths
 from eca_mmdet.errors import UserError
@@ -232,14 +233,22 @@ def test_option_that_does_not_fit_the_config(command, option):
     assert code == 2 and option in err and 'does not fit' in err
 
 
-def test_resuming_where_nothing_was_saved_starts_afresh(tmp_path, capsys):
+def test_resuming_where_nothing_was_saved_starts_afresh(mmdet_ready, tmp_path, capsys):
+    from eca_mmdet.training.resume import resume_from
+
     cfg = config(work_dir=str(tmp_path))
-    launch.resume_from(cfg, 'auto')
+    resume_from(cfg, 'auto')
     assert 'nothing to resume' in capsys.readouterr().out
     assert not cfg.get('resume') and not cfg.get('load_from')
-    (tmp_path / 'last_checkpoint').write_text('epoch_3.pth')
-    launch.resume_from(cfg, 'auto')
-    assert (cfg.resume, cfg.load_from) == (True, 'epoch_3.pth')
+    meta = {'epoch': 3, 'iter': 30, 'seed': 5}
+    path = tmp_path / 'epoch_3.pth'
+    torch.save(
+        {'state_dict': {'a': torch.ones(1)}, 'optimizer': {}, 'meta': meta}, path
+    )
+    (tmp_path / 'last_checkpoint').write_text('elsewhere/epoch_3.pth')
+    resume_from(cfg, 'auto')
+    assert (cfg.resume, cfg.load_from) == (True, str(path))
+    assert cfg.randomness.seed == 5
     launch.apply_lr_policy(cfg, scale=True)
     assert capsys.readouterr().out.strip() == 'lr continues from the checkpoint'
 

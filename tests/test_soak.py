@@ -142,8 +142,8 @@ def test_everything_held_is_counted(tmp_path, mmdet_ready):
     try:
         after = footprint.measure(tmp_path)
         found = {one: after[one] - before[one] for one in after}
-        for process in footprint.descendants(os.getpid()):
-            os.kill(process, 9)
+        for process in (*footprint.descendants(child.pid), child.pid):
+            os.kill(process, 9)  # not what other tests have running
     finally:
         plt.close(figure)
         stop.set()

@@ -133,6 +133,12 @@ def test_a_named_config_downloads_nothing_either(mmdet_ready, monkeypatch):
     start = dict(type='Pretrained', checkpoint='/nowhere.pth')
     neck = [dict(init_cfg=start), dict(init_cfg=None)]
     cfg = Config(dict(model=dict(type='x', pretrained=True, neck=neck)))
-    monkeypatch.setattr(MODELS, 'build', lambda model: model)
-    built = checkpoint._build(cfg, 'the file')
+    built = {}
+
+    def build(model):
+        built.update(model)
+        return torch.nn.Identity()
+
+    monkeypatch.setattr(MODELS, 'build', build)
+    checkpoint._build(cfg, 'the file')
     assert built['pretrained'] is None and built['neck'][0]['init_cfg'] is None

@@ -9,7 +9,7 @@ from mmengine.fileio import LocalBackend, register_backend
 
 from eca_mmdet.atomic import whole_file
 from eca_mmdet.errors import WeightsError
-from eca_mmdet.weights.files import read_weights
+from eca_mmdet.weights.detector import read_checkpoint
 
 BACKEND = 'whole_files'
 _POINTER = 'last_checkpoint'  # mmengine's name
@@ -90,7 +90,7 @@ def read_meta(checkpoint: str | Path) -> dict[str, Any]:
     Raises:
         WeightsError: the file cannot be read, or training did not write it.
     """
-    file = read_weights(checkpoint)
+    file = read_checkpoint(str(checkpoint))
     meta = file.extras.get('meta')
     counts = [meta.get(k) for k in ('epoch', 'iter')] if isinstance(meta, dict) else []
     if not counts or not all(isinstance(n, int) and n >= 0 for n in counts):

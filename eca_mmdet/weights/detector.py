@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from eca_mmdet.errors import MissingWeightsError, WeightsError
+
+if TYPE_CHECKING:
+    from eca_mmdet.weights.files import WeightFile
 
 
 def read_detector(checkpoint: str) -> dict[str, Any]:
@@ -17,10 +20,15 @@ def read_detector(checkpoint: str) -> dict[str, Any]:
         WeightsError: missing, truncated, not a checkpoint, or one that needs unsafe
             unpickling.
     """
+    return read_checkpoint(checkpoint).state
+
+
+def read_checkpoint(checkpoint: str) -> WeightFile:
+    """Return all of a detector checkpoint; see :func:`read_detector`."""
     from eca_mmdet.weights.files import read_weights
 
     try:
-        return read_weights(checkpoint).state
+        return read_weights(checkpoint)
     except MissingWeightsError:
         raise MissingWeightsError(
             f'checkpoint {checkpoint!r} does not exist. Training leaves them in its '
