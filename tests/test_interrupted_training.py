@@ -13,7 +13,8 @@ from eca_mmdet.training.run_lock import RunLock
 from eca_mmdet.weights.files import read_weights
 from tests import training_runs
 
-pytestmark = [pytest.mark.slow, pytest.mark.openmmlab]
+pytestmark = pytest.mark.slow
+both_lines = pytest.mark.openmmlab
 
 HELD = (
     'stopping when this step or validation is done, with a checkpoint; once more '
@@ -97,9 +98,13 @@ def leftovers(work):
     [
         ('iter', ('kill_at_step', 1), []),
         ('iter', ('kill_at_step', 3), ['iter_2.pth']),
-        ('iter', ('kill_in_checkpoint', 4, 0.5), ['iter_2.pth']),
-        ('iter', ('kill_in_validation', 2), ['iter_6.pth']),
-        ('epoch', ('kill_at_step', 3), ['epoch_1.pth']),
+        pytest.param(
+            'iter', ('kill_in_checkpoint', 4, 0.5), ['iter_2.pth'], marks=both_lines
+        ),
+        pytest.param(
+            'iter', ('kill_in_validation', 2), ['iter_6.pth'], marks=both_lines
+        ),
+        pytest.param('epoch', ('kill_at_step', 3), ['epoch_1.pth'], marks=both_lines),
         ('epoch', ('kill_in_checkpoint', 2, 0), ['epoch_1.pth']),
         ('epoch', ('kill_after_checkpoint', 2), ['epoch_2.pth']),
         (
@@ -204,7 +209,7 @@ def test_ctrl_c_never_points_to_an_older_file(train, configs, tmp_path):
     assert any(not torch.equal(first[key], second[key]) for key in first)
 
 
-@pytest.mark.parametrize('unit', LAST)
+@pytest.mark.parametrize('unit', ['epoch', pytest.param('iter', marks=both_lines)])
 def test_workers_change_nothing(train, configs, uninterrupted, tmp_path, unit):
     """Two of them, killed and resumed: the weights of a training without any."""
     work = tmp_path / 'work'
@@ -220,14 +225,17 @@ def test_workers_change_nothing(train, configs, uninterrupted, tmp_path, unit):
 @pytest.mark.parametrize(
     ('unit', 'sabotage', 'code', 'checkpoint'),
     [
-        ('iter', ('interrupt_at_step', 2), 130, 'iter_3.pth'),
+        pytest.param(
+            'iter', ('interrupt_at_step', 2), 130, 'iter_3.pth', marks=both_lines
+        ),
         ('iter', ('interrupt_in_validation',), 130, 'iter_3.pth'),
         # In the middle of the second epoch; and where Slurm or docker ends a job.
-        (
+        pytest.param(
             'epoch',
             ('interrupt_at_step', 2, int(signal.SIGTERM)),
             143,
             'epoch_1_iter_3.pth',
+            marks=both_lines,
         ),
         ('epoch', ('interrupt_at_step', 3), 130, 'epoch_1_iter_4.pth'),
         ('epoch', ('interrupt_in_validation',), 130, 'epoch_1.pth'),
@@ -283,6 +291,7 @@ def test_interrupted_before_the_first_step(train, configs, tmp_path):
     assert not list((tmp_path / 'work').glob('*.pth'))
 
 
+@both_lines
 def test_two_trainings_in_one_folder(train, configs, tmp_path):
     work = tmp_path / 'work'
     with RunLock(work):

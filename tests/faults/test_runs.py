@@ -12,6 +12,6 @@ def test_bad_run_folders(judge, case):
 
 @pytest.mark.parametrize('file', run_cases.FILES[:4])
 def test_changed_run_folders(runner, tmp_path, file):
-    made = run_cases.changed(runner.originals, file, 12)
+    made = run_cases.changed(runner.originals, file, 7)
     for index, case in enumerate(made):
         runner.judge(case, tmp_path / str(index))
