@@ -61,7 +61,7 @@ def check_install() -> None:
     """
     advice = (
         "Install one line of mmdet: pip install 'eca-mmdet[onedl]' (maintained) or "
-        "pip install 'eca-mmdet[openmmlab]' (mmdet 3.3.0)."
+        "pip install 'eca-mmdet[openmmlab]' (mmdet 3.3.0). More: eca-mmdet doctor."
     )
     try:
         with quiet_imports():
