@@ -5,7 +5,16 @@ from __future__ import annotations
 import argparse
 
 import eca_mmdet
-from eca_mmdet.arguments import costs, doctor, files, gates, prediction, report, running
+from eca_mmdet.arguments import (
+    costs,
+    doctor,
+    files,
+    gates,
+    own_data,
+    prediction,
+    report,
+    running,
+)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -18,6 +27,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(dest='command', required=True, metavar='COMMAND')
     running.add_demo(commands)
+    own_data.add_init(commands)
     running.add_train(commands)
     running.add_test(commands)
     prediction.add_predict(commands)

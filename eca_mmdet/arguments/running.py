@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 
+from eca_mmdet.arguments.own_data import add_data_options
 from eca_mmdet.arguments.types import Commands, at_least_1, count, seed
 from eca_mmdet.mechanisms import KEYS
 
@@ -115,9 +116,20 @@ def add_train(commands: Commands) -> None:
     )
     train.add_argument(
         'config',
+        nargs='?',
         metavar='NAME|CONFIG',
-        help='shipped name (see: eca-mmdet configs) or a file',
+        help='shipped name (see: eca-mmdet configs) or a file; not with --data',
     )
+    data = train.add_argument_group(
+        'your own data', 'what eca-mmdet init does, then the training'
+    )
+    data.add_argument(
+        '--data',
+        nargs='+',
+        metavar='A.json',
+        help='annotations for training and for validation, or a folder with both',
+    )
+    add_data_options(data)
     _add_run_options(train)
     train.add_argument(
         '--resume',

@@ -17,9 +17,11 @@ from eca_mmdet.workers import ending_workers
 
 def run(args: argparse.Namespace) -> int:
     """Check, scale the learning rate, train."""
+    from eca_mmdet.own_data.training import config_of
     from eca_mmdet.training.checkpoints import remove_partial
     from eca_mmdet.training.run_lock import RunLock
 
+    args.config = config_of(args)
     cfg = launch.load_config(args)
     launch.set_work_dir(cfg, args)
     if not launch.is_main_process():

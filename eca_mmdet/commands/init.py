@@ -1,0 +1,29 @@
+"""``eca-mmdet init``: a config for the user's own data."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from eca_mmdet.errors import printable
+from eca_mmdet.own_data.options import Options
+from eca_mmdet.own_data.plan import words, write_config
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print the config; what was found and proposed goes to stderr."""
+    options = Options(
+        args.train,
+        args.val,
+        args.images,
+        args.val_images,
+        args.model,
+        args.weights,
+        args.keep_classes,
+        args.keep_defaults,
+        args.epochs,
+        words(sys.argv[1:]),
+    )
+    text = write_config(options, lambda line: print(printable(line), file=sys.stderr))
+    print(text, end='')
+    return 0

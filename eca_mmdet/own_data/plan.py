@@ -1,0 +1,217 @@
+"""Put a config for the user's data together, and check it as training would."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import eca_mmdet
+from eca_mmdet.errors import FaultsError, UserError, printable
+from eca_mmdet.own_data import anchors, scale, schedule, sections
+from eca_mmdet.own_data.base import Base, read_base, resolve_model
+from eca_mmdet.own_data.options import Options
+from eca_mmdet.own_data.sections import Data
+from eca_mmdet.own_data.source import Part, align, open_some, read_part
+from eca_mmdet.own_data.start import Start, read_start
+from eca_mmdet.own_data.statistics import count, describe
+from eca_mmdet.own_data.text import Said, assignment, comment
+
+MASKS, BOXES = 'mask-rcnn_eca-r50', 'faster-rcnn_eca-r50'
+"""What is proposed for data with masks, and without."""
+
+Say = Callable[[str], None]
+
+
+def write_config(options: Options, say: Say) -> str:
+    """Return the text of a config for the user's data.
+
+    Args:
+        options: what was asked for.
+        say: takes lines for the user.
+
+    Raises:
+        UserError: the data have faults, or do not fit the detector.
+    """
+    data = read_data(options, say)
+    model = options.model or (BOXES if _unmasked(data) else MASKS)
+    base = read_base(resolve_model(model))
+    _require_masks(base, data)
+    start = read_start(options, base, data.train.names)
+    for line in start.lines:
+        say(line)
+    parts = [_head(options, base), *_sections(options, base, data, start, say)]
+    text = '\n'.join(parts)
+    _check(text, base.path.stem, say)
+    return text
+
+
+def read_data(options: Options, say: Say) -> Data:
+    """Read both files, and say what is in them."""
+    train, val = _parts(options)
+    val = align(train, val)
+    data = Data(train, val, count(train.content), count(val.content))
+    for part, one in ((train, data.statistics), (val, data.val_statistics)):
+        lines = describe(one)
+        say(f'{part.file}: {lines[0]}')
+        for line in (*lines[1:], *part.notes):
+            say(f'  {line}')
+    _require_images(data)
+    if not len(data.statistics.sizes):
+        raise UserError(
+            f"{train.file}: no image has 'width' and 'height'. Add them: eca-mmdet "
+            f'check-data {train.file} --images {train.images} --fix OUT.json'
+        )
+    return data
+
+
+def _require_images(data: Data) -> None:
+    """Open images.
+
+    Raises:
+        FaultsError: some cannot be trained on.
+    """
+    lines = []
+    for part in (data.train, data.val):
+        found = [printable(one.line()) for one in open_some(part)]
+        lines += [f'  {printable(str(part.file))}: {line}' for line in found]
+        if found:
+            command = f'check-data {part.file} --images {part.images} --fix OUT.json'
+            lines.append(printable(f'  eca-mmdet {command} writes a repaired copy'))
+    if lines:
+        raise FaultsError('\n'.join(['the images have faults:', *lines]))
+
+
+def _parts(options: Options) -> tuple[Part, Part]:
+    from eca_mmdet.own_data.formats import as_coco
+
+    files = as_coco(options)
+    return (
+        read_part(files.train, files.images),
+        read_part(files.val, files.val_images),
+    )
+
+
+def _unmasked(data: Data) -> int:
+    return data.statistics.unmasked + data.val_statistics.unmasked
+
+
+def _require_masks(base: Base, data: Data) -> None:
+    if not base.mask_head:
+        return
+    found = [
+        f'{one.unmasked} of {one.objects} objects of {part.file}'
+        for part, one in (
+            (data.train, data.statistics),
+            (data.val, data.val_statistics),
+        )
+        if one.unmasked
+    ]
+    if found:
+        raise UserError(
+            f'{base.path.stem} learns masks, and {" and ".join(found)} have none. Use '
+            f'a detector of boxes (--model {BOXES}), or annotate the rest.'
+        )
+
+
+def _head(options: Options, base: Base) -> str:
+    written = f'Written by eca-mmdet {eca_mmdet.__version__}: {options.command}'
+    elsewhere = f'Elsewhere: eca-mmdet configs --path {base.path.stem}'
+    path = assignment('_base_', base.path.as_posix())
+    return f'{comment(written)}\n{comment(elsewhere)}{path}'
+
+
+def _sections(
+    options: Options, base: Base, data: Data, start: Start, say: Say
+) -> list[str]:
+    """Return the text of each part of the config."""
+    size, proposal = _proposals(options, base, data, start, say)
+    large = max(size.size if size else data.statistics.median_size)
+    batch, why_batch = schedule.propose_batch(base.cfg, (large, large))
+    images = sections.trained_images(base, data.statistics)
+    course = schedule.propose(images, batch, start.is_detector, options.epochs)
+    say(f'batch: {batch}, {why_batch}')
+    say(f'epochs: {course.epochs}, {course.why}')
+    classes = data.train.names
+    ids = [one['id'] for one in data.train.categories]
+    shown = ', '.join(map(str, ids[:10])) + (', ...' if len(ids) > 10 else '')
+    why = (
+        f'The categories of {data.train.file} in its order, by which mmdet numbers '
+        f'labels: ids {shown}.'
+    )
+    entries: dict[str, Any] = {'classes': Said(tuple(classes), why)}
+    entries['model'] = sections.model_of(base, len(classes), proposal, start)
+    if start.is_detector:
+        entries['load_from'] = Said(str(options.weights), 'The start, whole.')
+        entries['custom_hooks'] = Said(start.hooks, start.why_hooks)
+    entries |= sections.pipelines(base, size)
+    entries |= sections.loaders(
+        base, data, batch, why_batch, 'train_pipeline' in entries
+    )
+    entries |= sections.course(base, course)
+    return [assignment(name, value) for name, value in entries.items()]
+
+
+def _proposals(
+    options: Options, base: Base, data: Data, start: Start, say: Say
+) -> tuple[scale.Scale | None, anchors.Proposal | None]:
+    """Return the image size and the anchors, and say both."""
+    one, boxes = data.statistics, data.statistics.boxes
+    size = scale.propose(one, base.scale) if base.scale else None
+    if size and options.keep_defaults:
+        size = scale.Scale(size.own, size.own, size.why)
+    own = base.anchors
+    if own is None or not len(boxes):
+        proposal = None
+    else:
+        shown = one.scaled_boxes(size.size) if size else boxes
+        proposal = anchors.propose(shown, own)
+        if proposal.changed and (options.keep_defaults or start.is_detector):
+            reason = 'as asked' if options.keep_defaults else 'the weights know them'
+            kept = f"the config's own stay, {reason}; {proposal.why}"
+            proposal = anchors.Proposal(own, own, kept)
+    if size:
+        say(f'image size: {size.why}')
+    if proposal:
+        say(f'anchors: {proposal.why}')
+    return size, proposal
+
+
+def _check(text: str, name: str, say: Say) -> None:
+    """Load the config and make the checks that training begins with.
+
+    Raises:
+        UserError: what they find.
+    """
+    from eca_mmdet import preflight, preflight_data
+    from eca_mmdet.analysis.parts import load
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / f'{name}.py'
+        path.write_text(text, encoding='utf-8')
+        cfg = load(str(path))
+        with contextlib.redirect_stdout(sys.stderr):
+            backbone = preflight.check_backbone(cfg)
+            preflight.check_operators(cfg)
+            preflight_data.check_data(cfg, training=True)
+            if not cfg.get('load_from'):
+                _check_weights(cfg, backbone, say)
+
+
+def _check_weights(cfg: Any, backbone: Any, say: Say) -> None:
+    from eca_mmdet import preflight
+
+    try:
+        preflight.check_backbone_weights(cfg, backbone)
+    except UserError as error:
+        say(f'before you train: {error}')
+
+
+def words(command: Sequence[str]) -> str:
+    """Return a command as it would be typed."""
+    import shlex
+
+    return shlex.join(['eca-mmdet', *command])
