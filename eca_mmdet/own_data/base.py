@@ -141,20 +141,29 @@ def _sizes(step: Any) -> list[tuple[int, int]]:
     return [(int(max(one)), int(min(one))) for one in pairs]
 
 
-def resized(pipeline: Any, own: tuple[int, int], new: tuple[int, int]) -> list[Any]:
+def plain_steps(pipeline: Any) -> list[dict[str, Any]]:
+    """Return copies of the steps, without arguments that are None."""
+    return [
+        {key: value for key, value in step.items() if value is not None}
+        for step in pipeline
+    ]
+
+
+def resized(
+    pipeline: list[dict[str, Any]], own: tuple[int, int], new: tuple[int, int]
+) -> list[Any]:
     """Return a pipeline whose resizing steps go to another size.
 
     Several sizes (multi-scale training) change in proportion. A pipeline without such a
     step gets one, after the annotations are loaded.
 
     Args:
-        pipeline: of a data set.
+        pipeline: copied steps, which are changed.
         own: the size of its config.
         new: in its place.
     """
     steps, found = [], False
     for step in pipeline:
-        step = {k: v for k, v in step.items() if v is not None or k == 'type'}
         key = _RESIZES.get(str(step.get('type')).rpartition('.')[2])
         if key and _sizes(step):
             found = True

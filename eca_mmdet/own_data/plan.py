@@ -147,7 +147,7 @@ def _sections(
     if start.is_detector:
         entries['load_from'] = Said(str(options.weights), 'The start, whole.')
         entries['custom_hooks'] = Said(start.hooks, start.why_hooks)
-    entries |= sections.pipelines(base, size)
+    entries |= sections.pipelines(base, data, size)
     entries |= sections.loaders(
         base, data, batch, why_batch, 'train_pipeline' in entries
     )

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from eca_mmdet.own_data import anchors, scale, schedule
-from eca_mmdet.own_data.base import Base, innermost, resized
+from eca_mmdet.own_data.base import Base, innermost, plain_steps, resized
 from eca_mmdet.own_data.source import Part
 from eca_mmdet.own_data.start import Start
 from eca_mmdet.own_data.statistics import Statistics
@@ -68,20 +68,31 @@ def model_of(
     return model
 
 
-def pipelines(base: Base, size: scale.Scale | None) -> dict[str, Any]:
-    """Return the pipelines, where the image size is another than the config's."""
-    if size is None or not size.changed:
-        return {}
+def pipelines(base: Base, data: Data, size: scale.Scale | None) -> dict[str, Any]:
+    """Return the pipelines where they differ from the config's.
+
+    They do for another image size, and where masks are read that the data do not have
+    and a detector of boxes does not need.
+    """
+    changed = size is not None and size.changed
+    unmasked = data.statistics.unmasked + data.val_statistics.unmasked
     found: dict[str, Any] = {}
+    reasons = [f'images: {size.why}'] if size is not None and changed else []
     for name in ('train', 'test'):
-        loader = base.cfg[f'{name}_dataloader']
-        _, dataset = innermost(loader, base.path, name)
-        steps = resized(dataset.pipeline, size.own, size.size)
+        _, dataset = innermost(base.cfg[f'{name}_dataloader'], base.path, name)
+        steps = plain_steps(dataset.pipeline)
+        if size is not None and changed:
+            steps = resized(steps, size.own, size.size)
+        masks = [step for step in steps if step.get('with_mask')]
+        if unmasked and masks and not base.mask_head:
+            for step in masks:
+                del step['with_mask']
+            reasons.append('no masks are read: objects lack them')
         found[f'{name}_pipeline'] = steps
-    found['train_pipeline'] = Said(
-        found['train_pipeline'], _sentence(f'images: {size.why}')
-    )
-    return found
+    if not reasons:
+        return {}
+    why = _sentence('; '.join(dict.fromkeys(reasons)))
+    return found | {'train_pipeline': Said(found['train_pipeline'], why)}
 
 
 def loaders(

@@ -136,18 +136,15 @@ def align(train: Part, val: Part) -> Part:
     a file is written once more, beside the source, with the order mended; ids, images
     and annotations stay.
 
-    Names that differ by case or spaces alone are left for the check of the data.
-
     Raises:
-        UserError: another file is there already.
+        UserError: the names differ by case or spaces alone, or another file is there
+            already.
     """
     wanted, found = train.names, val.names
     if [name for name in found if name in set(wanted)] == wanted:
         return val
-    lost = {plain(name) for name in wanted if name not in found}
-    extra = {plain(name) for name in found if name not in wanted}
-    twice = len(set(found)) < len(found) or len(set(wanted)) < len(wanted)
-    if twice or lost & extra:
+    _require_spelling(train, val)
+    if len(set(found)) < len(found) or len(set(wanted)) < len(wanted):
         return val  # the check of the data tells it
     by_name = {one['name']: one for one in val.categories}
     # The training file's own id, where the validation file has not used it.
@@ -171,6 +168,17 @@ def align(train: Part, val: Part) -> Part:
         'order'
     )
     return Part(out, val.images, content, (*val.notes, note))
+
+
+def _require_spelling(train: Part, val: Part) -> None:
+    extra = {plain(name): name for name in val.names if name not in train.names}
+    lost = [name for name in train.names if name not in val.names]
+    pairs = [f'{n!r} and {extra[plain(n)]!r}' for n in lost if plain(n) in extra]
+    if pairs:
+        raise UserError(
+            f'{train.file} and {val.file} spell classes differently: '
+            f'{clipped(", ".join(pairs), 200)}. Use one name for each.'
+        )
 
 
 def _write_once(out: Path, content: dict[str, Any]) -> None:
