@@ -22,8 +22,8 @@ COVERED = 0.5
 """IoU from which a box counts as covered."""
 
 MOST_BOXES = 20_000
-_STEPS = np.arange(-6, 5) / 2
-"""Powers of two that the sizes are tried with."""
+_STEPS = sorted(np.arange(-6, 5) / 2, key=abs)
+"""Powers of two that the sizes are tried with; of equals the nearest is taken."""
 
 
 @dataclass(frozen=True)

@@ -55,6 +55,8 @@ def propose(statistics: Statistics, own: tuple[int, int]) -> Scale:
     needed = ENOUGH_PX / low if low else full
     factor = min(max(needed, least), full)
     size = (_round(own[0] * factor / full), _round(own[1] * factor / full))
+    if not low:
+        return Scale(own, own, "the config's own: there are no objects to go by")
     if abs(size[0] / own[0] - 1) < WORTH:
         why = (
             f"{own[0]} x {own[1]}, the config's own, changes the median image "

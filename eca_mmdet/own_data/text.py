@@ -48,7 +48,7 @@ def _comment(text: str, indent: int) -> str:
 
     lead = f'{" " * indent}# '
     lines = textwrap.wrap(
-        printable(text),
+        printable(text).replace('{{', '{ {'),  # mmengine replaces {{ ... }}
         _WIDTH - len(lead),
         break_long_words=False,
         break_on_hyphens=False,
