@@ -12,7 +12,12 @@ from typing import Any
 from eca_mmdet import preflight, preflight_data, processes, registration
 from eca_mmdet.errors import UserError
 from eca_mmdet.paths import resolve_config
-from eca_mmdet.weights.detector import read_detector, require_fit, require_start
+from eca_mmdet.weights.detector import (
+    read_checkpoint,
+    read_detector,
+    require_converted,
+    require_fit,
+)
 from eca_mmdet.weights.fetch import fetch, is_address, is_fetched
 
 
@@ -239,14 +244,15 @@ def check_start(cfg: Any, runner: Any, exact: bool) -> None:
         return
     path = str(fetch(start))
     runner._load_from = path  # mmengine would download an address once more
-    state = read_detector(path)
+    file = read_checkpoint(path)
     if exact:
-        require_fit(state, runner.model, start)
+        require_fit(file.state, runner.model, start)
         return
-    new = require_start(state, runner.model, start)
-    if new:
-        more = ', ...' if len(new) > 6 else ''
-        say(f'{len(new)} tensors start new: {", ".join(new[:6])}{more}')
+    require_converted(file)
+    from eca_mmdet.training.fine_tuning import check_classes
+
+    for line in check_classes(cfg, runner, file):
+        say(line)
 
 
 def build_runner(cfg: Any) -> Any:

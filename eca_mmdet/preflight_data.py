@@ -106,6 +106,18 @@ def check_data(cfg: Any, training: bool) -> None:
     _report([file for file in files.values() if file.coco])
 
 
+def training_classes(cfg: Any) -> tuple[str, ...] | None:
+    """Return the names of the classes that a config trains; None if it has none.
+
+    Raises:
+        UserError: a string stands where a tuple of names is expected.
+    """
+    loader = cfg.get('train_dataloader')
+    for dataset in _leaf_datasets(loader.dataset) if loader else ():
+        return _class_names(dataset, 'train_dataloader')
+    return None
+
+
 def _leaf_datasets(dataset: Any) -> Iterator[Any]:
     """Yield the data sets inside RepeatDataset, ConcatDataset and the like."""
     if 'dataset' in dataset:

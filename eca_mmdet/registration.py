@@ -101,6 +101,7 @@ def register() -> None:
                 'eca_mmdet.evaluation.hook',
                 'eca_mmdet.legacy',
                 'eca_mmdet.necks',
+                'eca_mmdet.training.fine_tuning',
                 'eca_mmdet.weights.pretrained',
             ):
                 importlib.import_module(module)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from eca_mmdet.errors import MissingWeightsError, WeightsError
+from eca_mmdet.weights.heads import read_heads
 
 if TYPE_CHECKING:
     from eca_mmdet.weights.files import WeightFile
@@ -58,6 +59,21 @@ def require_fit(state: dict[str, Any], model: Any, checkpoint: str) -> None:
     if faults:
         raise WeightsError(
             f'{checkpoint} is not a checkpoint of this config. ' + '; '.join(faults)
+        )
+
+
+def require_converted(file: WeightFile) -> None:
+    """Refuse a detector of MMDetection v1 as it came: its classes are ordered else.
+
+    Raises:
+        WeightsError: with the command that converts it.
+    """
+    heads = read_heads(file.state, file.extras)
+    if heads and heads.version == 'v1':
+        raise WeightsError(
+            f'{file.path} is a {heads.detector} of MMDetection v1, whose classes and '
+            'layers are in another order than in 3.x. Convert it: eca-mmdet weights '
+            f'convert {file.path} NEW.pth, and start from NEW.pth (docs/legacy.md).'
         )
 
 

@@ -80,7 +80,7 @@ def read_weights(path: str | Path, trust: Iterable[str] = ()) -> WeightFile:
         raise WeightsError(f'{path} {reason}')
     require_proportion(path)
     content = _read_torch(path, tuple(trust))
-    wrapper, state = _unwrap(path, content)
+    wrapper, state = unwrap(path, content)
     _require_plain(path, state)
     prefix, state = strip_prefix(state)
     extras = {k: v for k, v in content.items() if k != wrapper} if wrapper else {}
@@ -210,8 +210,19 @@ def refusal(path: str | Path, error: Exception) -> WeightsError:
     )
 
 
-def _unwrap(path: Path, content: Any) -> tuple[str, dict[str, Tensor]]:
-    """Find the dict of tensors: the content itself, or under a usual key."""
+def unwrap(path: str | Path, content: Any) -> tuple[str, dict[str, Tensor]]:
+    """Find the dict of tensors: the content itself, or under a usual key.
+
+    Args:
+        path: for messages.
+        content: as unpickled.
+
+    Returns:
+        The key, or '', and the tensors by name.
+
+    Raises:
+        WeightsError: there is none.
+    """
     if isinstance(content, dict):
         for wrapper in ('', *_WRAPPERS):
             state = content if not wrapper else content.get(wrapper)
