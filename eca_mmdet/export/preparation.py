@@ -143,11 +143,14 @@ def resize_in_numpy(image: Array, height: int, width: int) -> Array:
     """
     (left, right), (of_left, of_right) = _neighbours(image.shape[1], width)
     (upper, lower), (of_upper, of_lower) = _neighbours(image.shape[0], height, True)
-    pixels = image.astype(np.int32)
-    across = pixels[:, left] * of_left[:, None] + pixels[:, right] * of_right[:, None]
-    across >>= 4  # OpenCV drops these bits before the second direction
-    first = across[upper] * of_upper[:, None, None] >> 16
-    second = across[lower] * of_lower[:, None, None] >> 16
+
+    def across(rows: Array) -> Array:
+        pixels: Array = rows[:, left] * of_left[:, None]
+        pixels += rows[:, right] * of_right[:, None]
+        return pixels >> 4  # OpenCV drops these bits before the second direction
+
+    first = across(image[upper]) * of_upper[:, None, None] >> 16
+    second = across(image[lower]) * of_lower[:, None, None] >> 16
     return ((first + second + 2) >> 2).clip(0, 255).astype(np.uint8)
 
 
