@@ -260,7 +260,7 @@ def test_pasting_is_mmdets(size, mmdet_ready):
         expected = probability >= 0.5
         np.testing.assert_array_equal(found[at][sure], expected[sure], f'{box}')
         checked += 1
-    assert checked > 40
+    assert checked > 20
 
 
 def test_pasting_by_hand():

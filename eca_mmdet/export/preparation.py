@@ -139,7 +139,7 @@ def resize_in_numpy(image: Array, height: int, width: int) -> Array:
         width: of the result.
 
     Returns:
-        (height, width, 3) uint8: OpenCV's own pixels, from 4.12 for x86-64.
+        (height, width, 3) uint8; those of OpenCV 4.12 on x86-64.
     """
     (left, right), (of_left, of_right) = _neighbours(image.shape[1], width)
     (upper, lower), (of_upper, of_lower) = _neighbours(image.shape[0], height, True)
