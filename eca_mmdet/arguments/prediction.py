@@ -15,7 +15,11 @@ def add_predict(commands: Commands) -> None:
         'the images is needed.',
     )
     add = predict.add_argument
-    add('checkpoint', metavar='CHECKPOINT', help='what mmengine saved in training')
+    add(
+        'checkpoint',
+        metavar='CHECKPOINT',
+        help='what mmengine saved in training, or eca-mmdet export wrote (.onnx)',
+    )
     add(
         'source',
         metavar='IMAGE|DIR|VIDEO',

@@ -17,6 +17,7 @@ from eca_mmdet.inference.predictions_file import PredictionsFile
 from eca_mmdet.run_folder import make_run_folder, require_new_folder
 
 if TYPE_CHECKING:
+    from eca_mmdet.export.onnx_detector import OnnxDetector
     from eca_mmdet.inference.detector import ECADetector
     from eca_mmdet.inference.prediction import Prediction
 
@@ -57,7 +58,9 @@ def run(args: argparse.Namespace) -> int:
     return int(job.failed > 0)
 
 
-def _load(args: argparse.Namespace) -> ECADetector:
+def _load(args: argparse.Namespace) -> ECADetector | OnnxDetector:
+    if args.checkpoint.lower().endswith('.onnx'):
+        return _load_onnx(args)
     from eca_mmdet.inference.detector import ECADetector
 
     detector = ECADetector.from_checkpoint(args.checkpoint, args.config, args.device)
@@ -66,6 +69,24 @@ def _load(args: argparse.Namespace) -> ECADetector:
 
         require_traceable(detector.model)
     return detector
+
+
+def _load_onnx(args: argparse.Namespace) -> OnnxDetector:
+    from eca_mmdet.export.onnx_detector import OnnxDetector
+
+    for name, refused, reason in (
+        ('--cam', args.cam, 'an ONNX file has no gradients, which a CAM is made of'),
+        ('--config', args.config is not None, 'an ONNX file has its network in it'),
+        (
+            '--device',
+            args.device not in (None, 'cpu'),
+            'an ONNX file is run on the CPU here; in Python: OnnxDetector(path, '
+            "providers=['CUDAExecutionProvider'])",
+        ),
+    ):
+        if refused:
+            raise UserError(f'{name} goes with a checkpoint of mmengine: {reason}.')
+    return OnnxDetector(args.checkpoint)
 
 
 def _info(args: argparse.Namespace) -> dict[str, Any]:
@@ -91,9 +112,10 @@ class _Job:
     record: PredictionsFile
 
     def __init__(
-        self, args: argparse.Namespace, detector: ECADetector, out: Path
+        self, args: argparse.Namespace, detector: ECADetector | OnnxDetector, out: Path
     ) -> None:
-        self.detector, self.out = detector, out
+        self.detector: Any = detector  # with --cam one that has cam()
+        self.out = out
         self.score, self.cam = args.score_thr, args.cam
         self.failed, self.notes, self._kind = 0, list[str](), 'image'
         self._start = time.monotonic()
@@ -105,7 +127,7 @@ class _Job:
         for name in names:
             start = time.monotonic()
             try:
-                found = self.detector.predict(folder / name).above(self.score)
+                found = self._predict(folder / name)
             except UserError as error:
                 if len(names) == 1:
                     raise
@@ -154,13 +176,17 @@ class _Job:
         frames: media.Video,
         videos: dict[str, media.VideoFile],
     ) -> None:
-        found = self.detector.predict(frame).above(self.score)
+        found = self._predict(frame)
         videos['pictures'].add(found.plot(self.score))
         if self.cam:
             videos['cam'].add(self._heat(found, frame))
         name = f'{frames.path.name}#{number}'
         seconds = round(number / frames.rate, 3)
         self.record.add(found, name, frame=number, seconds=seconds)
+
+    def _predict(self, image: Any) -> Prediction:
+        found: Prediction = self.detector.predict(image)
+        return found.above(self.score)
 
     def _heat(self, found: Prediction, image: Any) -> Any:
         from eca_mmdet.inference.drawing import draw_heat

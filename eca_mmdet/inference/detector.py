@@ -11,9 +11,8 @@ import numpy.typing as npt
 
 from eca_mmdet.errors import UserError, clipped
 from eca_mmdet.inference.checkpoint import TrainedDetector, load_detector
-from eca_mmdet.inference.images import to_rgb
+from eca_mmdet.inference.images import require_image_file, to_rgb
 from eca_mmdet.inference.prediction import SHOWN_FROM, Prediction
-from eca_mmdet.reading import require_regular
 
 Array = npt.NDArray[Any]
 
@@ -151,12 +150,9 @@ class ECADetector:
         Raises:
             UserError: it is no file, or no image.
         """
-        from eca_mmdet.data.image_files import MOST_BYTES, read_size
+        from eca_mmdet.data.image_files import read_size
 
-        if not Path(path).is_file():
-            what = 'is no regular file' if os.path.exists(path) else 'does not exist'
-            raise UserError(f'{path} {what}; an image file is expected.')
-        require_regular(Path(path), 'image', MOST_BYTES)
+        require_image_file(path)
         try:
             loaded = self._load({'img_path': path, 'img_id': 0})
         except Exception as error:  # OpenCV, mmcv and decoders each raise their own

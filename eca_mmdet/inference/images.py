@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from eca_mmdet.errors import UserError
+from eca_mmdet.errors import MissingPackageError, UserError, clipped
+from eca_mmdet.reading import require_regular
 
 Array = npt.NDArray[Any]
 
@@ -66,3 +69,75 @@ def _from_pil(image: Any) -> Array:
     if image.mode.startswith('I'):  # 16 bits; older releases of PIL say I for them
         return np.asarray(image).clip(0, 65535).astype(np.uint16)
     return np.asarray(image.convert('RGB'))
+
+
+def require_image_file(path: str) -> None:
+    """Refuse what is no file, and one too large for an image.
+
+    Raises:
+        UserError: saying which.
+    """
+    from eca_mmdet.data.image_files import MOST_BYTES
+
+    if not Path(path).is_file():
+        what = 'is no regular file' if os.path.exists(path) else 'does not exist'
+        raise UserError(f'{path} {what}; an image file is expected.')
+    require_regular(Path(path), 'image', MOST_BYTES)
+
+
+def read_rgb(path: str) -> Array:
+    """Read an image file as mmdet does, by OpenCV; by Pillow where there is none.
+
+    Pillow gives the same pixels, but for what its own decoders round differently.
+
+    Args:
+        path: of the file.
+
+    Returns:
+        (H, W, 3) uint8, RGB.
+
+    Raises:
+        UserError: it is no file, or no image.
+        MissingPackageError: neither OpenCV nor Pillow is installed.
+    """
+    require_image_file(path)
+    try:
+        import cv2  # noqa: F401
+    except ImportError:
+        return _read_by_pillow(path)
+    return _read_by_opencv(path)
+
+
+def _read_by_opencv(path: str) -> Array:
+    import cv2
+
+    from eca_mmdet.data.image_files import read_size
+
+    raw = np.fromfile(path, np.uint8)  # imread is deaf to some systems' names
+    try:
+        image = cv2.imdecode(raw, cv2.IMREAD_COLOR) if len(raw) else None
+    except cv2.error:
+        image = None
+    if image is None:
+        reason = read_size(Path(path))
+        raise UserError(f'{path} is not an image that can be read: {reason}.')
+    return np.ascontiguousarray(image[..., ::-1])
+
+
+def _read_by_pillow(path: str) -> Array:
+    try:
+        from PIL import Image
+    except ImportError as error:
+        raise MissingPackageError(
+            'reading an image file needs OpenCV or Pillow: pip install opencv-python, '
+            'or pip install pillow'
+        ) from error
+    try:
+        with Image.open(path) as image:
+            image.load()
+            return to_rgb(image)
+    except Exception as error:  # each decoder of Pillow raises its own
+        line = next(iter(str(error).splitlines()), '') or type(error).__name__
+        raise UserError(
+            f'{path} is not an image that can be read: {clipped(line, 200)}.'
+        ) from error

@@ -1,0 +1,177 @@
+"""What an exported file says of its detector.
+
+A file may come from anywhere, so that every value is held against what it can mean
+before anything is made of it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+from eca_mmdet.errors import UserError, clipped
+from eca_mmdet.export.preparation import ImageRule
+
+KEY = 'eca_mmdet'
+"""Of the metadata in the file."""
+
+FORMAT = 1
+"""Of the metadata: the newest that is known here."""
+
+ADVICE = 'Export the detector again: eca-mmdet export onnx.'
+
+_MOST_SIDE = 1 << 15
+_MOST_AREA = 1 << 26
+"""Pixels of an input; one of more would not fit in memory."""
+
+
+def parse_metadata(text: str, path: str) -> dict[str, Any]:
+    """Read what a file says of itself.
+
+    Args:
+        text: JSON.
+        path: of the file, for messages.
+
+    Raises:
+        UserError: a value is missing or cannot be meant; or it is of a later release,
+            or of a part of a detector.
+    """
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise _wrong(path, 'they are no JSON') from error
+    if not isinstance(found, dict):
+        raise _wrong(path, 'they are no object')
+    number = found.get('format')
+    if _is_whole(number, FORMAT + 1, 1 << 31):
+        by = clipped(str(found.get('eca_mmdet')))
+        raise UserError(
+            f'{path} is of format {number}, written by eca-mmdet {by}; this release '
+            f'reads format {FORMAT}. Update it: pip install --upgrade eca-mmdet'
+        )
+    for key, (fits, meaning) in _VALUES.items():
+        if key not in found:
+            raise _wrong(path, f'{key} is missing')
+        if not fits(found[key]):
+            came = clipped(repr(found[key]))
+            raise _wrong(path, f'{key} must be {meaning}; it is {came}')
+    if found['part'] != 'all':
+        raise UserError(
+            f'{path} is the part {found["part"]!r} of a detector, which finds no '
+            'objects by itself; run it with onnxruntime, or export the whole: '
+            'eca-mmdet export onnx --part all.'
+        )
+    return found
+
+
+def _wrong(path: str, what: str) -> UserError:
+    return UserError(f'the metadata of {path} cannot be used: {what}. {ADVICE}')
+
+
+def image_rule(metadata: dict[str, Any], path: str) -> ImageRule:
+    """Return how images are to be prepared.
+
+    Raises:
+        UserError: they would be too large.
+    """
+    size = metadata['size']
+    for name in ('scale', 'size'):
+        sides = metadata[name]
+        if sides is not None and sides[0] * sides[1] > _MOST_AREA:
+            raise _wrong(path, f'{name} of {sides[0]} x {sides[1]} px is too large')
+    return ImageRule(
+        mean=tuple(map(float, metadata['mean'])),
+        std=tuple(map(float, metadata['std'])),
+        to_rgb=metadata['to_rgb'],
+        scale=(metadata['scale'][0], metadata['scale'][1]),
+        keep_ratio=metadata['keep_ratio'],
+        size=None if size is None else (size[0], size[1]),
+        pad_divisor=metadata['pad_divisor'],
+        pad_value=float(metadata['pad_value']),
+    )
+
+
+def mask_threshold(metadata: dict[str, Any], path: str) -> float:
+    """Return the least probability of a mask's pixel.
+
+    Raises:
+        UserError: there is none.
+    """
+    if metadata['mask_threshold'] is None:
+        raise _wrong(path, 'it gives masks, and mask_threshold is null')
+    return float(metadata['mask_threshold'])
+
+
+def _is_number(value: Any, low: float, high: float) -> bool:
+    return type(value) in (int, float) and low <= value <= high  # never of a NaN
+
+
+def _is_whole(value: Any, low: int, high: int) -> bool:
+    return type(value) is int and low <= value <= high
+
+
+def _is_fraction(value: Any) -> bool:
+    return value is None or _is_number(value, 0, 1)
+
+
+def _are(value: Any, count: int, fits: Callable[[Any], bool]) -> bool:
+    return isinstance(value, list) and len(value) == count and all(map(fits, value))
+
+
+def _is_side(value: Any) -> bool:
+    return _is_whole(value, 1, _MOST_SIDE)
+
+
+def _is_text(value: Any) -> bool:
+    return value is None or isinstance(value, str)
+
+
+def _is_flag(value: Any) -> bool:
+    return type(value) is bool
+
+
+def _are_names(value: Any) -> bool:
+    if not isinstance(value, list) or not value:
+        return False
+    return all(isinstance(one, str) and one for one in value)
+
+
+_VALUES: dict[str, tuple[Callable[[Any], bool], str]] = {
+    'format': (lambda value: _is_whole(value, FORMAT, FORMAT), f'{FORMAT}'),
+    'eca_mmdet': (_is_text, 'a version'),
+    'part': (lambda value: value in ('all', 'backbone', 'heads'), 'all or a part'),
+    'detector': (lambda value: isinstance(value, str), 'a name'),
+    'classes': (_are_names, 'a list of names'),
+    'mean': (
+        lambda value: _are(value, 3, lambda one: _is_number(one, -1e6, 1e6)),
+        'three numbers',
+    ),
+    'std': (
+        lambda value: _are(value, 3, lambda one: _is_number(one, 1e-6, 1e6)),
+        'three numbers above 0',
+    ),
+    'to_rgb': (_is_flag, 'true or false'),
+    'scale': (
+        lambda value: _are(value, 2, _is_side),
+        f'a width and a height, each 1 to {_MOST_SIDE}',
+    ),
+    'keep_ratio': (_is_flag, 'true or false'),
+    'pad_divisor': (lambda value: _is_whole(value, 1, 1024), '1 to 1024'),
+    'pad_value': (lambda value: _is_number(value, -1e6, 1e6), 'a number'),
+    'size': (
+        lambda value: value is None or _are(value, 2, _is_side),
+        f'null, or a height and a width, each 1 to {_MOST_SIDE}',
+    ),
+    'mask_threshold': (_is_fraction, 'null or 0 to 1'),
+    'score_threshold': (_is_fraction, 'null or 0 to 1'),
+    'nms_iou': (_is_fraction, 'null or 0 to 1'),
+    'max_per_image': (
+        lambda value: value is None or _is_whole(value, 1, 1 << 20),
+        'null or a whole number above 0',
+    ),
+    'config': (_is_text, 'a name'),
+    'checkpoint': (_is_text, 'a name'),
+    'checkpoint_sha256': (_is_text, 'a text'),
+}
+"""What each value of the metadata must be, and how that is said."""

@@ -1,0 +1,150 @@
+"""Open an exported detector with onnxruntime."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from eca_mmdet.errors import MissingPackageError, UserError, clipped
+from eca_mmdet.export.file_metadata import (
+    ADVICE,
+    KEY,
+    image_rule,
+    mask_threshold,
+    parse_metadata,
+)
+from eca_mmdet.export.preparation import ImageRule
+from eca_mmdet.reading import require_regular
+
+_INPUTS = {'images': 4, 'sizes': 2}
+_OUTPUTS = {'boxes': 3, 'scores': 2, 'labels': 2}
+"""Number of dimensions by name; of masks 4."""
+
+_ONLY_CPU = 'CPUExecutionProvider'
+
+
+@dataclass(frozen=True)
+class OnnxFile:
+    """An exported detector.
+
+    Attributes:
+        session: onnxruntime's.
+        metadata: what the file says, as it says it.
+        rule: how it wants its images.
+        classes: names by label.
+        mask_threshold: None for a detector of boxes alone.
+    """
+
+    session: Any
+    metadata: dict[str, Any]
+    rule: ImageRule
+    classes: tuple[str, ...]
+    mask_threshold: float | None
+
+
+def open_onnx(
+    path: str, providers: Sequence[Any] | None = None, threads: int | None = None
+) -> OnnxFile:
+    """Open a file that ``eca-mmdet export onnx`` wrote.
+
+    Args:
+        path: of the file.
+        providers: onnxruntime's names of what runs it; None for the CPU.
+        threads: to work with; None for as many as there are cores.
+
+    Raises:
+        UserError: it is another file, of a later release, of a part of a detector, or
+            says what cannot be; or there is no such provider.
+        MissingPackageError: onnxruntime is not installed.
+    """
+    session = _session(path, providers, threads)
+    text = session.get_modelmeta().custom_metadata_map.get(KEY)
+    if text is None:
+        raise UserError(
+            f'{path} is an ONNX file, but not one of eca-mmdet: it does not say its '
+            f'classes and how it wants its images. {ADVICE}'
+        )
+    metadata = parse_metadata(text, path)
+    masks = _require_form(session, path)
+    return OnnxFile(
+        session=session,
+        metadata=metadata,
+        rule=image_rule(metadata, path),
+        classes=tuple(metadata['classes']),
+        mask_threshold=mask_threshold(metadata, path) if masks else None,
+    )
+
+
+def _session(path: str, providers: Sequence[Any] | None, threads: int | None) -> Any:
+    if threads is not None and (type(threads) is not int or threads < 1):
+        raise UserError(f'threads must be a whole number from 1; got {threads!r}.')
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise MissingPackageError(
+            'running an ONNX file needs the package onnxruntime: pip install '
+            'onnxruntime'
+        ) from error
+    require_regular(Path(path), 'ONNX file')
+    names = _providers(providers, onnxruntime.get_available_providers())
+    if not Path(path).stat().st_size:
+        raise UserError(f'{path} is empty. {ADVICE}')
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4  # what goes wrong is raised as well
+    options.intra_op_num_threads = threads or 0
+    try:
+        session = onnxruntime.InferenceSession(path, options, providers=names)
+    except Exception as error:  # onnxruntime has a class for each of its codes
+        raise UserError(
+            f'{path} is not an ONNX file that onnxruntime {onnxruntime.__version__} '
+            f'reads: {first_line(error)} Is it whole, and what eca-mmdet export onnx '
+            'wrote?'
+        ) from error
+    wanted = names[0] if isinstance(names[0], str) else names[0][0]
+    if wanted not in session.get_providers():  # it falls back to the CPU, and logs it
+        raise UserError(
+            f'onnxruntime has {wanted} but cannot start it here: its driver or its '
+            f'libraries are missing. Without providers the CPU is used.'
+        )
+    return session
+
+
+def _providers(wanted: Sequence[Any] | None, there: list[str]) -> list[Any]:
+    """Return what to run on; an element is a name, or a name and its options."""
+    names = [wanted] if isinstance(wanted, str) else list(wanted or [_ONLY_CPU])
+    for one in names:
+        name = one[0] if isinstance(one, (tuple, list)) and one else one
+        if name not in there:
+            raise UserError(
+                f'the onnxruntime here has no provider {name!r}; it has '
+                f'{", ".join(there)}. For an NVIDIA GPU: pip install onnxruntime-gpu'
+            )
+    return names
+
+
+def first_line(error: Exception) -> str:
+    """Return what onnxruntime says, in one line without its code."""
+    text = next(iter(str(error).splitlines()), '') or type(error).__name__
+    text = clipped(text.rpartition('[ONNXRuntimeError] : ')[2], 300)
+    return text if text.endswith('.') else f'{text}.'
+
+
+def _require_form(session: Any, path: str) -> bool:
+    """Hold the inputs and outputs against what a detector's are.
+
+    Returns:
+        True if it gives masks.
+    """
+    given = {one.name: len(one.shape) for one in session.get_inputs()}
+    found = {one.name: len(one.shape) for one in session.get_outputs()}
+    masks = 'masks' in found
+    expected = {**_OUTPUTS, 'masks': 4} if masks else _OUTPUTS
+    if given != _INPUTS or found != expected:
+        raise UserError(
+            f'{path} is no detector as its metadata say: it takes '
+            f'{clipped(", ".join(given))} and gives {clipped(", ".join(found))}, not '
+            f'{", ".join(_INPUTS)} and {", ".join(_OUTPUTS)}. {ADVICE}'
+        )
+    return masks
