@@ -5,7 +5,16 @@ from __future__ import annotations
 import argparse
 
 import eca_mmdet
-from eca_mmdet.arguments import costs, doctor, files, gates, prediction, report, running
+from eca_mmdet.arguments import (
+    costs,
+    doctor,
+    files,
+    gates,
+    own_data,
+    prediction,
+    report,
+    running,
+)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -24,6 +33,8 @@ def build_parser() -> argparse.ArgumentParser:
     files.add_eval(commands)
     report.add_report(commands)
     files.add_check_data(commands)
+    own_data.add_to_coco(commands)
+    own_data.add_split(commands)
     costs.add_attention(commands)
     running.add_compare_attention(commands)
     gates.add_gates(commands)
