@@ -34,6 +34,8 @@ def build_parser() -> argparse.ArgumentParser:
     files.add_eval(commands)
     report.add_report(commands)
     files.add_check_data(commands)
+    own_data.add_to_coco(commands)
+    own_data.add_split(commands)
     costs.add_attention(commands)
     running.add_compare_attention(commands)
     gates.add_gates(commands)

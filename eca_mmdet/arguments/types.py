@@ -47,3 +47,11 @@ def positive(text: str) -> float:
     if not (math.isfinite(value) and value >= 0):
         raise argparse.ArgumentTypeError(f'must be 0 or more; got {text}')
     return value
+
+
+def share(text: str) -> float:
+    """Read a number between 0 and 1, neither of them."""
+    value = float(text)
+    if not 0 < value < 1:
+        raise argparse.ArgumentTypeError(f'must be between 0 and 1; got {text}')
+    return value

@@ -51,7 +51,8 @@ def mend(one: Entry, size: Size | None, masks: bool, done: Counter[str]) -> bool
         return False
     area = one.get('area')
     if not is_finite_number(area) or area <= 0:  # type: ignore[operator]
-        _set_area(one, size, done)
+        set_area(one, size)
+        done['areas computed'] += 1
     return True
 
 
@@ -91,12 +92,12 @@ def _clip(one: Entry, size: Size, done: Counter[str]) -> bool:
     return True
 
 
-def _set_area(one: Entry, size: Size | None, done: Counter[str]) -> None:
+def set_area(one: Entry, size: Size | None) -> None:
+    """Compute the area from the mask, or from the box where there is none."""
     rle = _encode(one, size)
     area = float(_api().area(rle)) if rle is not None else 0.0
     # A mask thinner than a pixel has no area either.
     one['area'] = area if area > 0 else one['bbox'][2] * one['bbox'][3]
-    done['areas computed'] += 1
 
 
 def _encode(one: Entry, size: Size | None) -> dict[str, Any] | None:

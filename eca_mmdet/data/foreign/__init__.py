@@ -1,0 +1,1 @@
+"""Labels that other tools wrote: YOLO, Pascal VOC, LabelMe and CVAT."""

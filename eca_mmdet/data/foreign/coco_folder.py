@@ -1,0 +1,109 @@
+"""Find the files and images of a COCO export: of CVAT, of Roboflow, COCO itself."""
+
+from __future__ import annotations
+
+import os
+import re
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from eca_mmdet.data.entries import is_image
+from eca_mmdet.data.foreign.source import SPLITS
+from eca_mmdet.errors import UserError, clipped
+
+_OTHERS = ('captions_', 'person_keypoints_', 'panoptic_', 'stuff_', 'image_info_')
+"""COCO's files of the same images that are not those of instances."""
+
+_LOOKED_AT = 50
+"""Images of a file that are looked for in a folder."""
+
+_WINDOW = 1 << 16
+
+
+def json_kind(path: Path) -> str | None:
+    """Return 'coco' or 'labelme' for a JSON file, by its beginning and its end."""
+    try:
+        with path.open('rb') as file:
+            head = file.read(_WINDOW)
+            file.seek(max(0, path.stat().st_size - _WINDOW))
+            text = head + b'\n' + file.read(_WINDOW)
+    except OSError:
+        return None
+    if re.search(rb'"shapes"\s*:', text) and re.search(
+        rb'"(imagePath|imageHeight|flags)"\s*:', text
+    ):
+        return 'labelme'
+    keys = (
+        rb'"images"\s*:\s*\[',
+        rb'"categories"\s*:\s*\[',
+        rb'"annotations"\s*:\s*\[',
+    )
+    return 'coco' if sum(bool(re.search(key, text)) for key in keys) > 1 else None
+
+
+def find_files(path: Path) -> list[Path]:
+    """Return the annotation files of a folder, or the file itself."""
+    if path.is_file():
+        return [path] if path.suffix == '.json' and json_kind(path) == 'coco' else []
+    folders = [path, path / 'annotations', *(path / name for name in SPLITS)]
+    found = [one for folder in folders for one in sorted(folder.glob('*.json'))]
+    return [
+        one
+        for one in islice(found, 100)
+        if not one.name.startswith(_OTHERS) and json_kind(one) == 'coco'
+    ]
+
+
+def split_of(file: Path) -> str:
+    """Return the split that a file's name says, or its folder's."""
+    for text in (file.stem, file.parent.name):
+        words = re.split(r'[^a-z]+', text.lower())
+        for word in words:
+            if word in SPLITS:
+                return SPLITS[word]
+    return ''
+
+
+def find_images(file: Path, content: dict[str, Any], root: Path) -> Path:
+    """Return the folder that the file names of an annotation file are relative to.
+
+    Args:
+        file: the annotation file.
+        content: of it.
+        root: of the data; the folders in it are tried, and those in these.
+
+    Raises:
+        UserError: none of the images is in any of them.
+    """
+    names = [one['file_name'] for one in content['images'] if is_image(one)]
+    step = max(1, len(names) // _LOOKED_AT)
+    looked_at = [name for name in names[::step] if '\0' not in name]
+    subset = file.stem.removeprefix('instances_')
+    first = [
+        root / 'images' / subset,
+        root / subset,
+        file.parent,
+        root / 'images',
+        root,
+    ]
+    below = [one for one in _folders(root) if one not in first]
+    hits = {
+        folder: sum(os.path.isfile(folder / name) for name in looked_at)
+        for folder in dict.fromkeys([*first, *below])
+        if folder.is_dir()
+    }
+    best = max(hits, key=lambda one: hits[one], default=root)
+    if not hits.get(best):
+        name = clipped(repr(names[0])) if names else 'none'
+        raise UserError(
+            f'no image of {file} was found in {root}; the first is {name}. Export with '
+            'the images, or put them beside the annotations.'
+        )
+    return best
+
+
+def _folders(root: Path) -> list[Path]:
+    """Return the folders in a folder, and those in these."""
+    top = sorted(one for one in root.iterdir() if one.is_dir())
+    return top + [one for at in top for one in sorted(at.iterdir()) if one.is_dir()]
