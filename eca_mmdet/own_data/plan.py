@@ -11,13 +11,13 @@ from typing import Any
 
 import eca_mmdet
 from eca_mmdet.errors import FaultsError, UserError, printable
-from eca_mmdet.own_data import anchors, scale, schedule, sections
+from eca_mmdet.own_data import anchors, scale, schedule, sections, statistics
 from eca_mmdet.own_data.base import Base, read_base, resolve_model
+from eca_mmdet.own_data.formats import as_coco
 from eca_mmdet.own_data.options import Options
 from eca_mmdet.own_data.sections import Data
 from eca_mmdet.own_data.source import Part, align, open_some, read_part
-from eca_mmdet.own_data.start import Start, read_start
-from eca_mmdet.own_data.statistics import count, describe
+from eca_mmdet.own_data.start import Start, describe, read_start
 from eca_mmdet.own_data.text import Said, assignment, comment
 
 MASKS, BOXES = 'mask-rcnn_eca-r50', 'faster-rcnn_eca-r50'
@@ -40,22 +40,22 @@ def write_config(options: Options, say: Say) -> str:
     model = options.model or (BOXES if _unmasked(data) else MASKS)
     base = read_base(resolve_model(model))
     _require_masks(base, data)
-    start = read_start(options, base, data.train.names)
-    for line in start.lines:
-        say(line)
+    start = read_start(options, base)
     parts = [_head(options, base), *_sections(options, base, data, start, say)]
     text = '\n'.join(parts)
-    _check(text, base.path.stem, say)
+    _check(text, base.path.stem, options, data.train.names, say)
     return text
 
 
 def read_data(options: Options, say: Say) -> Data:
     """Read both files, and say what is in them."""
-    train, val = _parts(options)
+    train, val = _parts(options, say)
     val = align(train, val)
-    data = Data(train, val, count(train.content), count(val.content))
+    data = Data(
+        train, val, statistics.count(train.content), statistics.count(val.content)
+    )
     for part, one in ((train, data.statistics), (val, data.val_statistics)):
-        lines = describe(one)
+        lines = statistics.describe(one)
         say(f'{part.file}: {lines[0]}')
         for line in (*lines[1:], *part.notes):
             say(f'  {line}')
@@ -85,14 +85,9 @@ def _require_images(data: Data) -> None:
         raise FaultsError('\n'.join(['the images have faults:', *lines]))
 
 
-def _parts(options: Options) -> tuple[Part, Part]:
-    from eca_mmdet.own_data.formats import as_coco
-
-    files = as_coco(options)
-    return (
-        read_part(files.train, files.images),
-        read_part(files.val, files.val_images),
-    )
+def _parts(options: Options, say: Say) -> tuple[Part, Part]:
+    train, val = as_coco(options, say)
+    return read_part(train.file, train.images), read_part(val.file, val.images)
 
 
 def _unmasked(data: Data) -> int:
@@ -121,7 +116,7 @@ def _head(options: Options, base: Base) -> str:
     written = f'Written by eca-mmdet {eca_mmdet.__version__}: {options.command}'
     elsewhere = f'Elsewhere: eca-mmdet configs --path {base.path.stem}'
     path = assignment('_base_', base.path.as_posix())
-    return f'{comment(written)}\n{comment(elsewhere)}{path}'
+    return f'{comment(written)}{comment(elsewhere)}{path}'
 
 
 def _sections(
@@ -145,8 +140,8 @@ def _sections(
     entries: dict[str, Any] = {'classes': Said(tuple(classes), why)}
     entries['model'] = sections.model_of(base, len(classes), proposal, start)
     if start.is_detector:
-        entries['load_from'] = Said(str(options.weights), 'The start, whole.')
-        entries['custom_hooks'] = Said(start.hooks, start.why_hooks)
+        entries['load_from'] = str(options.weights)
+        entries['custom_hooks'] = Said(start.hooks, start.why)
     entries |= sections.pipelines(base, data, size)
     entries |= sections.loaders(
         base, data, batch, why_batch, 'train_pipeline' in entries
@@ -180,7 +175,9 @@ def _proposals(
     return size, proposal
 
 
-def _check(text: str, name: str, say: Say) -> None:
+def _check(
+    text: str, name: str, options: Options, classes: Sequence[str], say: Say
+) -> None:
     """Load the config and make the checks that training begins with.
 
     Raises:
@@ -199,6 +196,9 @@ def _check(text: str, name: str, say: Say) -> None:
             preflight_data.check_data(cfg, training=True)
             if not cfg.get('load_from'):
                 _check_weights(cfg, backbone, say)
+        if cfg.get('load_from'):
+            for line in describe(cfg, classes, options.keep_classes):
+                say(line)
 
 
 def _check_weights(cfg: Any, backbone: Any, say: Say) -> None:

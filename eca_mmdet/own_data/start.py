@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -20,38 +21,61 @@ class Start:
         is_detector: a whole detector, for ``load_from``.
         model: what it sets in the model.
         hooks: ``custom_hooks``, for a detector.
-        why_hooks: for the comment.
-        lines: for the user.
+        why: what the last of them does.
     """
 
     is_detector: bool = False
     model: dict[str, Any] = field(default_factory=dict)
     hooks: list[dict[str, Any]] = field(default_factory=list)
-    why_hooks: str = ''
-    lines: tuple[str, ...] = ()
+    why: str = ''
 
 
-def read_start(options: Options, base: Base, classes: list[str]) -> Start:
+def read_start(options: Options, base: Base) -> Start:
     """Look at the file of ``--weights`` and say what it is for.
 
     Raises:
-        UserError: it cannot be read, is not known, or does not fit the detector.
+        UserError: it cannot be read or is not known, or rows of classes are to be kept
+            from what is no detector.
     """
+    from eca_mmdet.weights.fetch import fetch
     from eca_mmdet.weights.inspection import inspect
 
     if options.weights is None:
         if options.keep_classes:
             raise UserError('--keep-classes goes with --weights FILE, a detector.')
         return Start()
-    found = inspect(options.weights)
+    found = inspect(str(fetch(options.weights)))
     if found.kind == 'detector':
-        hook = dict(type='FineTuneHook', keep_classes=options.keep_classes)
+        hook: dict[str, Any] = dict(type='FineTuneHook')
+        why = 'The layers that count classes start new.'
+        if options.keep_classes:
+            hook['keep_classes'] = True
+            why = 'Of the layers that count classes, rows of equal names are kept.'
         own = [dict(one) for one in base.cfg.get('custom_hooks') or []]
-        return Start(True, {}, [*own, hook], '', (f'{options.weights}: {found.what}',))
+        others = [one for one in own if one.get('type') != 'FineTuneHook']
+        return Start(True, hooks=[*others, hook], why=why)
     if options.keep_classes:
         raise UserError(
             f'--keep-classes needs a detector; {options.weights} is: {found.what}.'
         )
-    init = dict(_delete_=True, type='ECAPretrained', checkpoint=str(options.weights))
-    model = dict(backbone=dict(init_cfg=init))
-    return Start(False, model, lines=(f'{options.weights}: {found.what}',))
+    init = dict(_delete_=True, type='ECAPretrained', checkpoint=options.weights)
+    return Start(model=dict(backbone=dict(init_cfg=init)))
+
+
+def describe(cfg: Any, classes: Sequence[str], keep_classes: bool) -> list[str]:
+    """Return lines on what a detector gives to the model.
+
+    Args:
+        cfg: the new config, with ``load_from``.
+        classes: of the data.
+        keep_classes: rows of equal names are kept.
+
+    Raises:
+        UserError: the file does not fit.
+    """
+    from eca_mmdet.weights.fetch import fetch
+    from eca_mmdet.weights.start_lines import describe_start
+
+    return describe_start(
+        str(fetch(cfg.load_from)), cfg.model, tuple(classes), keep_classes
+    )
