@@ -77,6 +77,10 @@ def kind_of(path: Path) -> Kind | None:
 
     Args:
         path: of a folder, a COCO file, a data.yaml, or CVAT's annotations.xml.
+
+    Raises:
+        UserError: its data.yaml is not YAML, or there are several to choose from.
+        MissingPackageError: PyYAML is not installed, and there is a .yaml file.
     """
     path = Path(path)
     if not path.exists():

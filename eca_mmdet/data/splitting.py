@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from eca_mmdet.data.units import Unit
@@ -12,6 +12,9 @@ from eca_mmdet.errors import UserError
 
 _STEPS = 2000
 """Moves that are tried, and as many more as there are classes."""
+
+_PASSES = 5
+"""Over all units, to even out sizes and shares."""
 
 _NOISE = 0.15
 """Share of moves at random, which lead out of a dead end."""
@@ -34,7 +37,8 @@ def divide(
 
     Source:
         Sechidis, Tsoumakas, Vlahavas: On the Stratification of Multi-Label Data,
-        ECML PKDD 2011.
+        ECML PKDD 2011. It looks at one class at a time, so that images of several
+        classes leave the shares uneven; single moves even them out afterwards.
     """
     if len(units) <= len(shares):
         raise UserError(
@@ -48,7 +52,7 @@ def divide(
     parts = _stratified(ordered, targets) if stratify else _filled(ordered, targets)
     _fill_empty(ordered, parts, len(targets))
     search = _Search(ordered, parts, targets, seed)
-    search.run(balance=not stratify)
+    search.run(stratify)
     found = {one.images: part for one, part in zip(ordered, search.parts, strict=True)}
     return [found[one.images] for one in units]
 
@@ -146,22 +150,26 @@ class _Search:
         self.parts = list(parts)
         self._holders = defaultdict[Any, list[int]](list)
         self._have: list[Counter[Any]] = [Counter() for _ in targets]
+        self._seen = defaultdict[Any, Counter[int]](Counter)
         self._sizes = [0] * len(targets)
         for at, unit in enumerate(units):
             self._sizes[parts[at]] += unit.size
-            for name in unit.classes:
+            for name, number in unit.classes.items():
                 self._holders[name].append(at)
                 self._have[parts[at]][name] += 1
+                self._seen[name][parts[at]] += number
         self._count = Counter(parts)
+        self._images = {name: seen.total() for name, seen in self._seen.items()}
         self._names = sorted(self._holders, key=lambda one: (str(one), repr(one)))
 
-    def run(self, balance: bool) -> None:
-        """Move units; then, if asked or any was moved, even out the sizes."""
-        moved = self._mend()
-        if balance or moved:
-            self._balance()
+    def run(self, stratify: bool) -> None:
+        """Move units for the classes; then even out the sizes, or the shares too."""
+        self._mend()
+        for _ in range(_PASSES):
+            if not self._balance(self._unevenness if stratify else self._misfit):
+                break
 
-    def _mend(self) -> bool:
+    def _mend(self) -> None:
         missing = self._missing()
         best, least = list(self.parts), len(missing)
         last = -1
@@ -184,7 +192,6 @@ class _Search:
         changed = [at for at, part in enumerate(best) if part != self.parts[at]]
         for at in changed:
             self._move(at, best[at])
-        return last >= 0
 
     def _pick(self, count: int) -> int:
         # random() alone is promised to be the same in every version of Python.
@@ -207,34 +214,58 @@ class _Search:
 
     def _cost(self, at: int, part: int) -> tuple[int, float]:
         """Return what a move adds to the missing ones, and to the error of sizes."""
+        return self._loss(at, part), self._misfit(at, part)
+
+    def _loss(self, at: int, part: int) -> int:
         own, missing = self.parts[at], 0
         for name in self._units[at].classes:
             wanted = self._wanted(name)
             missing += own in wanted and self._have[own][name] == 1
             missing -= part in wanted and not self._have[part][name]
+        return missing
+
+    def _misfit(self, at: int, part: int) -> float:
+        """Return what a move adds to the squared errors of sizes."""
         size = self._units[at].size
-        error = 0.0
-        for one, step in ((own, -size), (part, size)):
-            error += abs(self._sizes[one] + step - self._targets[one])
-            error -= abs(self._sizes[one] - self._targets[one])
-        return missing, error
+        own = self._sizes[self.parts[at]] - self._targets[self.parts[at]]
+        other = self._sizes[part] - self._targets[part]
+        return 2.0 * size * (size + other - own)
+
+    def _unevenness(self, at: int, part: int) -> float:
+        """Return the same with the errors of each class, each by what there is of it.
+
+        The size weighs as much as all classes.
+        """
+        own, total = self.parts[at], sum(self._targets)
+        shares = self._targets[own] / total, self._targets[part] / total
+        added = len(self._images) * self._misfit(at, part) / total
+        for name, number in self._units[at].classes.items():
+            seen, whole = self._seen[name], self._images[name]
+            over = seen[own] - shares[0] * whole
+            under = seen[part] - shares[1] * whole
+            added += 2.0 * number * (number + under - over) / whole
+        return added
 
     def _move(self, at: int, part: int) -> None:
         own = self.parts[at]
         for name in self._units[at].classes:
             self._have[own][name] -= 1
             self._have[part][name] += 1
+            self._seen[name][own] -= self._units[at].classes[name]
+            self._seen[name][part] += self._units[at].classes[name]
         for one, sign in ((own, -1), (part, 1)):
             self._sizes[one] += sign * self._units[at].size
             self._count[one] += sign
         self.parts[at] = part
 
-    def _balance(self) -> None:
-        """Move units that nothing depends on, to come nearer to the sizes."""
+    def _balance(self, error: Callable[[int, int], float]) -> bool:
+        """Move units that no class depends on where that makes an error smaller."""
+        moved = False
         for at in range(len(self._units)):
             for part in range(len(self._targets)):
                 if part == self.parts[at] or self._count[self.parts[at]] == 1:
                     continue
-                missing, error = self._cost(at, part)
-                if missing <= 0 and error < -1e-9:
+                if error(at, part) < -1e-9 and self._loss(at, part) <= 0:
                     self._move(at, part)
+                    moved = True
+        return moved

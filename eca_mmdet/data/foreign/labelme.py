@@ -74,7 +74,7 @@ def _read_part(
             )
             continue
         entries[image] = entry
-    used |= entries.keys()
+    used.update(entries)
     part = make_part(
         split,
         None,

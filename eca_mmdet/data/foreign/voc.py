@@ -105,7 +105,7 @@ class _Reader:
                 )
                 continue
             roots[image] = root
-        self.used |= roots.keys()
+        self.used.update(roots)
         part = make_part(
             split,
             None,

@@ -11,6 +11,7 @@ from eca_mmdet.errors import MissingPackageError, UserError, clipped
 from eca_mmdet.reading import read_file
 
 _MOST_BYTES = 1 << 24
+_STEMS = ('data', 'dataset')
 _YAML = ('.yaml', '.yml')
 
 
@@ -40,7 +41,7 @@ def find_description(path: Path) -> Path | None:
         return path if path.suffix.lower() in _YAML and _names_of(path) else None
     files = sorted(path.iterdir()) if path.is_dir() else []
     found = [one for one in files if one.suffix.lower() in _YAML and _names_of(one)]
-    named = [one for one in found if one.stem in ('data', 'dataset')]
+    named = [one for one in found if one.stem in _STEMS]
     if len(found) > 1 and len(named) != 1:
         raise UserError(
             f'{path} has several files that describe YOLO data: '
@@ -123,7 +124,9 @@ def _load(file: Path) -> dict[str, Any]:
 def _names_of(file: Path) -> Any:
     try:
         return _load(file).get('names')
-    except UserError:
+    except UserError as error:
+        if isinstance(error, MissingPackageError) or file.stem in _STEMS:
+            raise
         return None
 
 

@@ -1,0 +1,777 @@
+"""Labels of other tools become COCO: nothing moves, and nothing is lost in silence."""
+
+import base64
+import json
+import os
+import sys
+
+import numpy as np
+import pytest
+
+from eca_mmdet.data.annotation_file import read_annotations
+from eca_mmdet.data.check import check_annotations
+from eca_mmdet.data.conversion import convert, kind_of
+from eca_mmdet.data.image_files import open_images
+from eca_mmdet.errors import MissingPackageError, UserError
+from tests import foreign_data
+from tests.foreign_data import (
+    cvat_file,
+    labelme_file,
+    photo,
+    shape,
+    voc_file,
+    voc_object,
+    write,
+)
+
+WRITERS = {
+    'yolo': foreign_data.as_yolo,
+    'voc': foreign_data.as_voc,
+    'labelme': foreign_data.as_labelme,
+    'cvat': foreign_data.as_cvat,
+}
+
+
+def content(one):
+    return json.loads(one.file.read_text())
+
+
+def objects(one):
+    """Class name, box and mask of each annotation, by file name."""
+    found = content(one)
+    names = {c['id']: c['name'] for c in found['categories']}
+    files = {i['id']: i['file_name'] for i in found['images']}
+    result = {name: [] for name in files.values()}
+    for a in found['annotations']:
+        entry = names[a['category_id']], a['bbox'], a['segmentation']
+        result[files[a['image_id']]].append(entry)
+    return result
+
+
+def yolo(folder, lines, names=('cat', 'dog'), **more):
+    """One image, 100 x 50, and the lines of its label file."""
+    photo(folder / 'images' / 'a.jpg')
+    write(folder / 'labels' / 'a.txt', '\n'.join(lines))
+    names = list(names) if isinstance(names, tuple) else names
+    write(folder / 'data.yaml', {'train': 'images', 'names': names, **more})
+    return folder
+
+
+# Every format
+
+
+@pytest.mark.parametrize('masks', [False, True], ids=['boxes', 'polygons'])
+@pytest.mark.parametrize('kind', WRITERS)
+def test_round_trip(tmp_path, kind, masks):
+    coco = foreign_data.random_coco(np.random.default_rng(len(kind) + masks))
+    folder = tmp_path / 'my data'
+    WRITERS[kind](coco, folder, masks)
+    before = sorted(folder.rglob('*'))
+    assert kind_of(folder) == kind
+    (one,) = convert(folder)
+    expected = {image['file_name']: [] for image in coco['images']}
+    files = {image['id']: image['file_name'] for image in coco['images']}
+    names = {c['id']: c['name'] for c in coco['categories']}
+    for a in coco['annotations']:
+        entry = names[a['category_id']], a['bbox'], a['segmentation'] if masks else []
+        expected[files[a['image_id']]].append(entry)
+    found = objects(one)
+    assert found.keys() == expected.keys()
+    for name, entries in expected.items():
+        assert len(found[name]) == len(entries)
+        for (label, box, mask), seen in zip(entries, found[name], strict=True):
+            assert seen[0] == label
+            assert seen[1] == pytest.approx(box, abs=1e-3)
+            assert [pytest.approx(points, abs=1e-3) for points in mask] == seen[2]
+    sizes = {i['file_name']: (i['width'], i['height']) for i in coco['images']}
+    assert {
+        i['file_name']: (i['width'], i['height']) for i in content(one)['images']
+    } == sizes
+    assert sorted(folder.rglob('*')) == before  # nothing into the source
+    assert one.file.parent == tmp_path / 'my data-coco'
+    assert (one.image_count, one.annotation_count) == (6, len(coco['annotations']))
+    assert one.found_count == one.annotation_count
+    written, faults = read_annotations(one.file)
+    faults += check_annotations(written)
+    faults += open_images(one.images, sizes).faults(written['images'])
+    assert {fault.severity for fault in faults} <= {'note'}
+
+
+def test_areas_are_of_the_mask_or_the_box(tmp_path):
+    lines = ['0 0.5 0.5 0.2 0.4', '0 0.1 0.2 0.5 0.2 0.5 0.8 0.1 0.8']
+    (one,) = convert(yolo(tmp_path / 'y', lines))
+    box, polygon = content(one)['annotations']
+    assert (box['bbox'], box['area']) == ([40, 15, 20, 20], 400)
+    assert (polygon['bbox'], polygon['area']) == ([10, 10, 40, 30], 1200)
+    assert [box['iscrowd'], polygon['iscrowd']] == [0, 0]
+
+
+# YOLO
+
+
+@pytest.mark.parametrize(
+    ('names', 'ids'),
+    [
+        (('zebra', 'ant'), {1: 'zebra', 2: 'ant'}),
+        ({0: 'zebra', 1: 'ant'}, {1: 'zebra', 2: 'ant'}),
+        ({'10': 'ten', '9': 'nine', '1': 'one'}, {2: 'one', 10: 'nine', 11: 'ten'}),
+        ({1: 'b', 0: 7}, {1: '7', 2: 'b'}),
+    ],
+)
+def test_yolo_classes_keep_their_ids_and_gaps(tmp_path, names, ids):
+    (one,) = convert(yolo(tmp_path / 'y', ['1 0.5 0.5 0.1 0.1'], names))
+    found = content(one)
+    assert {c['id']: c['name'] for c in found['categories']} == ids
+    assert [c['id'] for c in found['categories']] == sorted(ids)
+    assert found['annotations'][0]['category_id'] == 2
+
+
+@pytest.mark.parametrize(
+    ('line', 'box'),
+    [
+        ('0 0.512345 0.5 0.333333 0.25', [34.567850, 18.75, 33.3333, 12.5]),
+        ('0.0 5e-1 .5 0.2 0.2', [40, 20, 20, 10]),
+        ('0 0.5 0.5 0.2 0.2 0.93', [40, 20, 20, 10]),  # a score at the end
+        ('0 0 0 0.2 0.2', [-10, -5, 20, 10]),  # over the edge: for check-data
+        ('0 0.5 0.5 0 0', [50, 25, 0, 0]),
+    ],
+)
+def test_yolo_boxes(tmp_path, line, box):
+    (one,) = convert(yolo(tmp_path / 'y', [line]))
+    (found,) = content(one)['annotations']
+    assert found['bbox'] == pytest.approx(box, abs=1e-3)
+    assert found['segmentation'] == []
+
+
+@pytest.mark.parametrize('tail', ['', ' 0.93'], ids=['points', 'points and score'])
+def test_yolo_polygons_are_not_rounded(tmp_path, tail):
+    line = '1 0.101 0.203 0.507 0.203 0.304 0.855' + tail
+    (one,) = convert(yolo(tmp_path / 'y', [line]))
+    (found,) = content(one)['annotations']
+    assert found['segmentation'] == [[10.1, 10.15, 50.7, 10.15, 30.4, 42.75]]
+    assert found['bbox'] == pytest.approx([10.1, 10.15, 40.6, 32.6])
+
+
+@pytest.mark.parametrize(
+    ('line', 'reason'),
+    [
+        ('0 0.5 0.5 0.2', 'no YOLO label'),
+        ('cat 0.5 0.5 0.2 0.2', 'no YOLO label'),
+        ('0 0.5 0.5 -0.2 0.2', 'no YOLO label'),
+        ('0 nan 0.5 0.2 0.2', 'no YOLO label'),
+        ('0 0.1 0.1 0.2 inf 0.3 0.3', 'no YOLO label'),
+        ('0 0.1 0.1 1e400 0.2 0.3 0.3', 'no YOLO label'),
+        ('0.5 0.5 0.5 0.2 0.2', 'no YOLO label'),
+        ('2 0.5 0.5 0.2 0.2', 'class id that data.yaml does not name'),
+        ('-1 0.5 0.5 0.2 0.2', 'class id that data.yaml does not name'),
+        ('\x00\x01', 'no YOLO label'),
+    ],
+)
+def test_yolo_lines_left_out_are_counted(tmp_path, line, reason):
+    (one,) = convert(yolo(tmp_path / 'y', ['0 0.5 0.5 0.2 0.2', '', line]))
+    (note,) = one.notes
+    assert note.startswith('1 x ')
+    assert reason in note
+    assert 'a.txt:3' in note
+    assert (one.annotation_count, one.found_count) == (1, 2)
+
+
+def test_yolo_keypoints_leave_the_box(tmp_path):
+    line = '0 0.5 0.5 0.2 0.2 0.1 0.1 2 0.9 0.9 2'
+    (one,) = convert(yolo(tmp_path / 'y', [line], kpt_shape=[2, 3]))
+    assert objects(one) == {'a.jpg': [('cat', [40, 20, 20, 10], [])]}
+    assert one.notes[0].startswith('1 x objects whose keypoints are left out (a.txt:1')
+
+
+def test_yolo_images_of_every_kind(tmp_path):
+    """Empty, without a label file, turned, in subfolders, damaged, left over."""
+    y = yolo(tmp_path / 'y', ['0 0.5 0.5 0.2 0.2'])
+    for name in ('none.png', 'empty.bmp', 'deep/er/ü x.webp'):
+        photo(y / 'images' / name)
+    photo(y / 'images' / 'turned.jpg', (100, 50), orientation=6)
+    for name in ('empty', 'deep/er/ü x', 'turned', 'broken', 'gone'):
+        text = '' if name == 'empty' else '\ufeff1 0.5 0.5 0.2 0.2\r\n'
+        write(y / 'labels' / f'{name}.txt', text)
+    whole = photo(y / 'images' / 'broken.jpg').read_bytes()
+    (y / 'images' / 'broken.jpg').write_bytes(whole[: len(whole) // 2])
+    (one,) = convert(y)
+    assert objects(one) == {
+        'a.jpg': [('cat', [40, 20, 20, 10], [])],
+        'empty.bmp': [],
+        'none.png': [],
+        'turned.jpg': [('dog', [20, 40, 10, 20], [])],
+        'deep/er/ü x.webp': [('dog', [40, 20, 20, 10], [])],
+    }
+    by_name = {i['file_name']: i for i in content(one)['images']}
+    assert (by_name['turned.jpg']['width'], by_name['turned.jpg']['height']) == (
+        50,
+        100,
+    )
+    assert (one.annotation_count, one.found_count) == (3, 5)
+    notes = ' | '.join(one.notes)
+    assert '1 x images without a label file: kept, without objects' in notes
+    assert (
+        '1 x images left out that cannot be read, with their objects (broken.' in notes
+    )
+    assert 'label files left out that no image belongs to (gone.txt, 1 obj' in notes
+    assert len(one.notes) == 3
+
+
+@pytest.mark.parametrize(
+    ('text', 'folders'),
+    [
+        ('train: images/train\nval: images/val\n', ['images/train', 'images/val']),
+        ('path: ../y\ntrain: images/train\nval: images/val\n', None),
+        ('path: /home/else/y\ntrain: images/train\nval: images/val\n', None),
+        ('path: coco8\ntrain: images/train\nval: images/val\n', None),
+        ('train: ../images/train\nval: ../images/val\n', None),  # Roboflow's
+        ('train: [images/train]\nvalid: images/val\n', None),
+        ('train: train.txt\nval: images/val\n', None),
+    ],
+)
+def test_yolo_finds_the_splits(tmp_path, text, folders):
+    y = tmp_path / 'y'
+    for split in ('train', 'val'):
+        photo(y / 'images' / split / 'a.jpg')
+        write(y / 'labels' / split / 'a.txt', '0 0.5 0.5 0.2 0.2')
+    write(y / 'train.txt', './images/train/a.jpg\n')
+    write(y / 'data.yaml', text + 'names: [cat]\n')
+    train, val = convert(y)
+    assert (train.split, val.split) == ('train', 'val')
+    for one, split in ((train, 'train'), (val, 'val')):
+        assert one.images.resolve() == y / 'images' / split
+        assert objects(one) == {'a.jpg': [('cat', [40, 20, 20, 10], [])]}
+    assert any('is not there' in note for note in train.notes) == (
+        'else' in text or 'coco8' in text
+    )
+
+
+def test_yolo_with_a_list_of_classes_and_labels_beside(tmp_path):
+    y = tmp_path / 'y'
+    photo(y / 'a.jpg')
+    write(y / 'a.txt', '1 0.5 0.5 0.2 0.2')
+    write(y / 'classes.txt', 'cat\nbig dog\n')
+    (one,) = convert(y)
+    assert one.file.name == 'annotations.json'
+    assert objects(one) == {'a.jpg': [('big dog', [40, 20, 20, 10], [])]}
+    assert (one.split, one.notes) == ('', ())
+
+
+@pytest.mark.parametrize(
+    ('text', 'told'),
+    [
+        ('names: [a]\n', 'none of'),
+        ('names: [a]\ntrain: nowhere\n', 'none of'),
+        ('names: {a: b}\ntrain: images\n', 'whole numbers'),
+        ('train: images\n', 'no known format'),
+        ('names: [[a]]\ntrain: images\n', 'must be texts'),
+        ('names: [a\ntrain: images\n', 'is not YAML'),
+        ('names: !!python/object/apply:os.system [id]\ntrain: i\n', 'is not YAML'),
+    ],
+)
+def test_yolo_descriptions_refused(tmp_path, text, told):
+    y = yolo(tmp_path / 'y', ['0 0.5 0.5 0.2 0.2'])
+    write(y / 'data.yaml', text)
+    with pytest.raises(UserError, match=told):
+        convert(y)
+    assert not (tmp_path / 'y-coco').exists()
+
+
+def test_yaml_that_grows_is_not_spelt_out(tmp_path):
+    lines = ['a0: &a0 [x]'] + [
+        f'a{n}: &a{n} [{", ".join([f"*a{n - 1}"] * 9)}]' for n in range(1, 30)
+    ]
+    y = yolo(tmp_path / 'y', [])
+    write(y / 'data.yaml', '\n'.join([*lines, 'names: *a29', 'train: images']))
+    with pytest.raises(UserError, match='must be texts'):
+        convert(y)
+
+
+# Pascal VOC
+
+
+def voc(folder, files):
+    """Images of 100 x 50 and their objects."""
+    for name, entries in files.items():
+        photo(folder / 'JPEGImages' / f'{name}.jpg')
+        text = voc_file(f'{name}.jpg', entries)
+        write(folder / 'Annotations' / f'{name}.xml', text)
+    return folder
+
+
+def test_voc_counts_pixels_from_1(tmp_path):
+    (one,) = convert(voc(tmp_path / 'v', {'a': [voc_object('cat', [1, 11, 20, 30.5])]}))
+    assert objects(one) == {'a.jpg': [('cat', [0, 10, 20, 20.5], [])]}
+    assert one.notes == ()
+
+
+def test_voc_that_counts_pixels_from_0_is_seen(tmp_path):
+    files = {'a': [voc_object('cat', [0, 11, 20, 31]), voc_object('ant', [5, 6, 9, 9])]}
+    (one,) = convert(voc(tmp_path / 'v', files))
+    assert objects(one)['a.jpg'] == [
+        ('cat', [0, 11, 20, 20], []),
+        ('ant', [5, 6, 4, 3], []),
+    ]
+    assert one.notes[0].startswith('1 of 2 boxes begin at pixel 0')
+
+
+def test_voc_classes_are_in_alphabetical_order_in_every_split(tmp_path):
+    v = voc(
+        tmp_path / 'v',
+        {
+            '1': [voc_object('zebra', [1, 1, 9, 9])],
+            '2': [voc_object('ant', [1, 1, 9, 9])],
+            '3': [],
+            '4': [],
+        },
+    )
+    write(v / 'ImageSets/Main/train.txt', '1\n3\n5\n')
+    write(v / 'ImageSets/Main/val.txt', '2  1\n')
+    photo(v / 'JPEGImages/bare.jpg')
+    train, val = convert(v)
+    assert train.classes == val.classes == ('ant', 'zebra')
+    assert objects(train) == {'1.jpg': [('zebra', [0, 0, 9, 9], [])], '3.jpg': []}
+    assert objects(val) == {'2.jpg': [('ant', [0, 0, 9, 9], [])]}
+    notes = ' | '.join(train.notes)
+    assert '1 x images left out that train.txt names and no XML has (5)' in notes
+    assert '1 x XML files left out that are in no split of ImageSets/Main (4)' in notes
+    assert (
+        '2 x images left out that no XML file of a split describes (4.jpg, b' in notes
+    )
+
+
+def test_voc_flags(tmp_path):
+    extra = '<difficult>1</difficult><truncated>1</truncated>'
+    entries = [
+        voc_object('cat', [1, 1, 9, 9], extra),
+        voc_object('cat', [1, 1, 9, 9], '<difficult>0</difficult>'),
+    ]
+    (one,) = convert(voc(tmp_path / 'v', {'a': entries}))
+    first, second = content(one)['annotations']
+    assert (first['iscrowd'], first['difficult'], first['truncated']) == (1, 1, 1)
+    assert (second['iscrowd'], 'difficult' in second) == (0, False)
+    assert one.notes == ("1 x objects marked difficult: 'iscrowd' 1 (a.jpg)",)
+
+
+@pytest.mark.parametrize(
+    'bad',
+    [
+        '<object><name>cat</name></object>',
+        '<object><bndbox/></object>',
+        voc_object('cat', ['x', 1, 2, 3]),
+        voc_object('cat', ['nan', 1, 2, 3]),
+        voc_object(' ', [1, 2, 3, 4]),
+    ],
+)
+def test_voc_objects_left_out_are_counted(tmp_path, bad):
+    good = voc_object('cat', [1, 1, 9, 9])
+    (one,) = convert(voc(tmp_path / 'v', {'a': [bad, good]}))
+    assert (one.annotation_count, one.found_count) == (1, 2)
+    assert one.notes[0].startswith('1 x malformed objects left out (a.jpg: ')
+
+
+LAUGHS = (
+    '<!DOCTYPE a [<!ENTITY a "ha"><!ENTITY b "&a;&a;&a;&a;">]>'
+    '<annotation><object><name>&b;</name></object></annotation>'
+)
+
+
+@pytest.mark.parametrize('bad', [LAUGHS, '<annotation><obj', '<annotation>\x00'])
+def test_voc_files_that_cannot_be_read_are_told(tmp_path, bad):
+    v = voc(tmp_path / 'v', {'a': [voc_object('cat', [1, 1, 9, 9])], 'b': []})
+    write(v / 'Annotations/b.xml', bad)
+    (one,) = convert(v)
+    assert list(objects(one)) == ['a.jpg']
+    assert '1 x label files left out that cannot be read' in ' | '.join(one.notes)
+    assert '1 x images left out that no XML file' in ' | '.join(one.notes)
+
+
+def test_an_external_entity_is_not_read(tmp_path):
+    secret = write(tmp_path / 'secret', 'hush')
+    text = f'<!DOCTYPE a [<!ENTITY x SYSTEM "file://{secret}">]>' + voc_file(
+        'a.jpg', ['<object><name>&x;</name></object>']
+    )
+    v = voc(tmp_path / 'v', {'a': [], 'b': [voc_object('cat', [1, 1, 9, 9])]})
+    write(v / 'Annotations/a.xml', text)
+    (one,) = convert(v)
+    assert 'hush' not in one.file.read_text()
+    assert list(objects(one)) == ['b.jpg']
+
+
+@pytest.mark.parametrize(
+    ('orientation', 'box'),
+    [
+        # Stored 100 x 50, labelled there: x 10 to 30, y 5 to 15. Seen 50 x 100.
+        (5, [5, 10, 10, 20]),
+        (6, [35, 10, 10, 20]),
+        (7, [35, 70, 10, 20]),
+        (8, [5, 70, 10, 20]),
+    ],
+)
+def test_labels_drawn_before_the_turn_are_turned(tmp_path, orientation, box):
+    v = voc(tmp_path / 'v', {'a': [voc_object('cat', [11, 6, 30, 15])]})
+    photo(v / 'JPEGImages/a.jpg', (100, 50), orientation)
+    (one,) = convert(v)
+    assert objects(one) == {'a.jpg': [('cat', box, [])]}
+    (image,) = content(one)['images']
+    assert (image['width'], image['height']) == (50, 100)
+    assert one.notes[0].startswith('1 x images whose labels were drawn before the turn')
+
+
+@pytest.mark.parametrize('size', [(64, 64), (50, 100)])
+def test_labels_of_another_size_are_told(tmp_path, size):
+    v = voc(tmp_path / 'v', {'a': [voc_object('cat', [11, 6, 30, 15])]})
+    photo(v / 'JPEGImages/a.jpg', size)
+    (one,) = convert(v)
+    assert objects(one) == {'a.jpg': [('cat', [10, 5, 20, 10], [])]}
+    assert '1 x label files that state another size' in one.notes[0]
+
+
+def test_images_of_one_name_in_two_folders_are_told_apart(tmp_path):
+    v = tmp_path / 'v'
+    for folder, x in (('day', 11), ('night', 21)):
+        photo(v / 'JPEGImages' / folder / '1.png')
+        entries = [voc_object('cat', [x, 1, 40, 20])]
+        write(v / 'Annotations' / folder / '1.xml', voc_file('1.png', entries))
+    (one,) = convert(v)
+    assert objects(one) == {
+        'day/1.png': [('cat', [10, 0, 30, 20], [])],
+        'night/1.png': [('cat', [20, 0, 20, 20], [])],
+    }
+
+
+# LabelMe
+
+
+def labelme(folder, shapes, name='a.jpg', **more):
+    photo(folder / 'a.jpg')
+    write(folder / 'a.json', labelme_file(name, shapes) | more)
+    return folder
+
+
+def test_labelme_shapes(tmp_path):
+    shapes = [
+        shape('cat', [[10.25, 5], [30, 5], [20, 25.5]]),
+        shape('cat', [[30, 20], [10, 5]], 'rectangle'),
+        shape('Ünï code', [[50, 25], [53, 29]], 'circle'),
+    ]
+    (one,) = convert(labelme(tmp_path / 'l', shapes))
+    polygon, box, circle = objects(one)['a.jpg']
+    assert polygon == (
+        'cat',
+        [10.25, 5, 19.75, 20.5],
+        [[10.25, 5, 30, 5, 20, 25.5]],
+    )
+    assert box == ('cat', [10, 5, 20, 15], [])
+    assert circle[:2] == ('Ünï code', [45, 20, 10, 10])
+    points = np.reshape(circle[2], (-1, 2))
+    np.testing.assert_allclose(np.hypot(*(points - [50, 25]).T), 5, atol=1e-4)
+    area = content(one)['annotations'][2]['area']
+    assert area == pytest.approx(np.pi * 25, rel=0.05)
+
+
+def test_labelme_groups_are_one_object(tmp_path):
+    left, right = [[1, 1], [9, 1], [9, 9]], [[20, 20], [29, 20], [29, 29]]
+    shapes = [
+        shape('cat', left, group=3),
+        shape('cat', right, group=3),
+        shape('dog', right, group=3),
+        shape('cat', right),
+    ]
+    (one,) = convert(labelme(tmp_path / 'l', shapes))
+    first, dog, single = objects(one)['a.jpg']
+    both = [[1, 1, 9, 1, 9, 9], [20, 20, 29, 20, 29, 29]]
+    assert first == ('cat', [1, 1, 28, 28], both)
+    assert dog == ('dog', [20, 20, 9, 9], both[1:])
+    assert single == ('cat', [20, 20, 9, 9], both[1:])
+    assert (one.annotation_count, one.found_count, one.joined_count) == (3, 4, 1)
+    assert one.notes == ('1 x shapes joined with another of their group_id (a.jpg)',)
+
+
+@pytest.mark.parametrize(
+    'bad',
+    [
+        shape('cat', [[1, 1], [9, 9]], 'line'),
+        shape('cat', [[1, 1]], 'point'),
+        shape('cat', [[1, 1], [9, 9]]),
+        shape('cat', [[1, 1], [9, 9], [3]]),
+        shape('cat', [[1, 1], [9, 9], [3, float('nan')]]),
+        shape('cat', [[1, 1]], 'circle'),
+        shape('cat', None),
+        shape(None, [[1, 1], [9, 9], [3, 4]]),
+        shape(['x'], [[1, 1], [9, 9], [3, 4]]),
+        shape('cat', 'abc'),
+        shape('cat', [['a', 'b']] * 3),
+        'no shape',
+        None,
+    ],
+)
+def test_labelme_shapes_left_out_are_counted(tmp_path, bad):
+    good = shape('cat', [[1, 1], [9, 1], [9, 9]])
+    (one,) = convert(labelme(tmp_path / 'l', [bad, good]))
+    assert (one.annotation_count, one.found_count) == (1, 2)
+    (note,) = one.notes
+    assert note.startswith('1 x ')
+    assert 'left out' in note
+
+
+@pytest.mark.parametrize(
+    'name',
+    ['a.jpg', '..\\photos\\a.jpg', 'C:\\data\\a.jpg', '/home/you/a.jpg', '', None],
+)
+def test_labelme_finds_the_image_by_its_name(tmp_path, name):
+    good = shape('cat', [[1, 1], [9, 1], [9, 9]])
+    (one,) = convert(labelme(tmp_path / 'l', [good], name))
+    assert one.images == tmp_path / 'l'
+    assert list(objects(one)) == ['a.jpg']
+
+
+def test_labelme_images_in_a_folder_beside_and_not_further(tmp_path):
+    good = shape('cat', [[1, 1], [9, 1], [9, 9]])
+    base = tmp_path / 'base'
+    photo(base / 'photos' / 'a.jpg')
+    photo(tmp_path / 'secret.jpg')
+    write(base / 'labels' / 'a.json', labelme_file('../photos/a.jpg', [good]))
+    write(base / 'labels' / 'b.json', labelme_file('../../secret.jpg', [good, good]))
+    secret = {'imageData': base64.b64encode(b'x').decode()}
+    write(base / 'labels' / 'c.json', labelme_file('c.jpg', [good]) | secret)
+    (one,) = convert(base / 'labels')
+    assert (one.images, list(objects(one))) == (base / 'photos', ['a.jpg'])
+    assert one.found_count == 4
+    assert one.notes == (
+        '2 x label files left out without an image of their own (b.json, 2 objects, '
+        'c.json, 1 objects: it is inside the JSON alone)',
+    )
+
+
+def test_labelme_splits_are_folders(tmp_path):
+    good = shape('cat', [[1, 1], [9, 1], [9, 9]])
+    for split in ('valid', 'train'):
+        labelme(tmp_path / 'l' / split, [good])
+    photo(tmp_path / 'l' / 'train' / 'bare.jpg')
+    train, val = convert(tmp_path / 'l')
+    assert [train.file.name, val.file.name] == ['train.json', 'val.json']
+    assert val.images == tmp_path / 'l' / 'valid'
+    assert train.notes == (
+        '1 x images left out that no LabelMe file describes (bare.jpg)',
+    )
+
+
+# CVAT
+
+
+def cvat(folder, shapes, labels=('zebra', 'ant')):
+    photo(folder / 'images' / 'a.png')
+    entry = f'<image id="0" name="a.png" width="100" height="50">{shapes}</image>'
+    write(folder / 'annotations.xml', cvat_file([entry], labels))
+    return folder
+
+
+def test_cvat_shapes(tmp_path):
+    shapes = (
+        '<tag label="ant"/>'
+        '<box label="ant" xtl="1.25" ytl="2" xbr="11.25" ybr="12" occluded="1"/>'
+        '<polygon label="zebra" points="1,1;9,1;9,9"/>'
+        '<ellipse label="ant" cx="50" cy="25" rx="20" ry="10"/>'
+        '<mask label="ant" rle="2,2,1,1" left="10" top="20" width="3" height="2"/>'
+        '<box label="ant" xtl="40" ytl="20" xbr="60" ybr="30" rotation="90"/>'
+    )
+    (one,) = convert(cvat(tmp_path / 'c', shapes))
+    assert one.classes == ('zebra', 'ant')
+    box, polygon, ellipse, mask, turned = objects(one)['a.png']
+    assert box == ('ant', [1.25, 2, 10, 10], [])
+    assert polygon == ('zebra', [1, 1, 8, 8], [[1, 1, 9, 1, 9, 9]])
+    assert ellipse[1] == [30, 15, 40, 20]
+    # Rows 001 and 101 of a box of 3 x 2 at (10, 20).
+    assert mask[1] == [10, 20, 3, 2]
+    assert content(one)['annotations'][3]['area'] == 3
+    assert content(one)['annotations'][0]['occluded'] == 1
+    assert turned[1] == pytest.approx([45, 15, 10, 20])
+    assert one.found_count == 5
+    written, _ = read_annotations(one.file)
+    assert {f.severity for f in check_annotations(written)} <= {'warning', 'note'}
+    from pycocotools import mask as api
+
+    drawn = api.decode(content(one)['annotations'][3]['segmentation'])
+    assert sorted(zip(*np.nonzero(drawn), strict=True)) == [
+        (20, 12),
+        (21, 10),
+        (21, 12),
+    ]
+
+
+@pytest.mark.parametrize(
+    'bad',
+    [
+        '<polyline label="ant" points="1,1;2,2"/>',
+        '<box label="ant" xtl="1" ytl="2" xbr="3"/>',
+        '<box xtl="1" ytl="2" xbr="3" ybr="4"/>',
+        '<polygon label="ant" points="1,1;2,2"/>',
+        '<polygon label="ant" points="1,1,1;2,2;3,3"/>',
+        '<mask label="ant" rle="1,2" left="1" top="1" width="2" height="2"/>',
+        '<mask label="ant" rle="4" left="99" top="1" width="2" height="2"/>',
+        '<mask label="ant" rle="-1,5" left="1" top="1" width="2" height="2"/>',
+        '<box label="ant" xtl="1" ytl="2" xbr="3" ybr="4" rotation="x"/>',
+    ],
+)
+def test_cvat_shapes_left_out_are_counted(tmp_path, bad):
+    good = '<polygon label="zebra" points="1,1;9,1;9,9"/>'
+    (one,) = convert(cvat(tmp_path / 'c', good + bad))
+    assert (one.annotation_count, one.found_count) == (1, 2)
+    assert 'left out' in one.notes[0]
+
+
+def test_cvat_groups_subsets_and_videos(tmp_path):
+    c = tmp_path / 'c'
+    polygon = '<polygon label="cat" points="{}" group_id="1"/>'
+    pair = polygon.format('1,1;9,1;9,9') + polygon.format('20,20;29,20;29,29')
+    photo(c / 'images' / 'a.png')
+    photo(c / 'images' / 'sub' / 'b.png')
+    images = [
+        f'<image name="a.png" subset="Train">{pair}</image>',
+        f'<image name="sub/b.png" subset="Validation">{pair}</image>',
+        f'<image name="gone.png" subset="Train">{pair}</image>',
+    ]
+    file = write(c / 'annotations.xml', cvat_file(images))
+    train, val = convert(file)
+    assert (train.joined_count, train.found_count, train.annotation_count) == (1, 4, 1)
+    assert objects(val)['b.png'][0][1] == [1, 1, 28, 28]
+    write(file, cvat_file(['<track id="0" label="cat"/>']))
+    with pytest.raises(UserError, match='of a video'):
+        convert(file)
+
+
+# COCO
+
+
+@pytest.mark.parametrize(
+    ('files', 'images', 'expected'),
+    [
+        ({'annotations/instances_default.json': 'a.jpg'}, ['images/a.jpg'], ['images']),
+        (
+            {'annotations/instances_default.json': 'a.jpg'},
+            ['images/default/a.jpg'],
+            ['images/default'],
+        ),
+        (
+            {
+                'train/_annotations.coco.json': 'a.jpg',
+                'valid/_annotations.coco.json': 'b.jpg',
+            },
+            ['train/a.jpg', 'valid/b.jpg'],
+            ['train', 'valid'],
+        ),
+        (
+            {
+                'annotations/instances_train2017.json': 'a.jpg',
+                'annotations/instances_val2017.json': 'b.jpg',
+            },
+            ['train2017/a.jpg', 'val2017/b.jpg'],
+            ['train2017', 'val2017'],
+        ),
+        ({'all.json': 'photos/x/a.jpg'}, ['photos/x/a.jpg'], ['.']),
+    ],
+)
+def test_coco_exports_are_found_as_they_are(tmp_path, files, images, expected):
+    for name, image in files.items():
+        write(
+            tmp_path / name,
+            {
+                'images': [{'id': 1, 'file_name': image, 'width': 100, 'height': 50}],
+                'annotations': [],
+                'categories': [{'id': 1, 'name': 'cat'}],
+            },
+        )
+    write(tmp_path / 'annotations' / 'captions_train2017.json', {'annotations': []})
+    for image in images:
+        photo(tmp_path / image)
+    before = sorted(tmp_path.rglob('*'))
+    assert kind_of(tmp_path) == 'coco'
+    found = convert(tmp_path)
+    assert [one.images for one in found] == [tmp_path / one for one in expected]
+    assert [one.file for one in found] == [tmp_path / one for one in files]
+    assert sorted(tmp_path.rglob('*')) == before
+    assert not any(one.written for one in found)
+    (single,) = convert(tmp_path / next(iter(files)))
+    assert single.images == tmp_path / expected[0]
+
+
+# The command and its files
+
+
+def test_the_command_writes_once_and_never_over_another(tmp_path, command):
+    y = yolo(tmp_path / 'y', ['0 0.5 0.5 0.2 0.2', '0 bad'])
+    code, out, _ = command('to-coco', y)
+    file = tmp_path / 'y-coco' / 'train.json'
+    assert code == 0
+    assert out.splitlines() == [
+        f'{file}: written',
+        '  1 images, 1 annotations of 2 in the source',
+        f'  images are relative to {y / "images"}',
+        '  classes: cat, dog',
+        '  1 x lines left out that are no YOLO label (a.txt:2: 0 bad)',
+    ]
+    text = file.read_text()
+    code, out, _ = command('to-coco', y)
+    assert (code, file.read_text()) == (0, text)
+    assert out.startswith(f'{file}: there already, with the same content')
+    write(y / 'labels' / 'a.txt', '1 0.5 0.5 0.2 0.2')
+    code, _, err = command('to-coco', y)
+    assert (code, file.read_text()) == (2, text)
+    assert 'exists already; nothing was written' in err
+    code, out, _ = command('to-coco', y, '--out', tmp_path / 'other', '--json')
+    (one,) = json.loads(out)['files']
+    assert (code, one['annotation_count'], one['kind']) == (0, 1, 'yolo')
+
+
+@pytest.mark.parametrize('inside', ['', 'sub', 'link'])
+def test_nothing_is_written_into_the_source(tmp_path, inside, command):
+    y = yolo(tmp_path / 'y', [])
+    (tmp_path / 'link').symlink_to(y)
+    out = tmp_path / 'link' / 'x' if inside == 'link' else y / inside
+    code, _, err = command('to-coco', y, '--out', out)
+    assert code == 2
+    assert 'is inside the source' in err
+    assert not list(tmp_path.rglob('*.json'))
+
+
+def test_all_files_or_none(tmp_path):
+    y = tmp_path / 'y'
+    for split in ('train', 'val'):
+        photo(y / 'images' / split / 'a.jpg')
+    write(
+        y / 'data.yaml', {'train': 'images/train', 'val': 'images/val', 'names': ['a']}
+    )
+    write(tmp_path / 'y-coco' / 'val.json', 'mine')
+    with pytest.raises(UserError, match='val.json exists already'):
+        convert(y)
+    assert os.listdir(tmp_path / 'y-coco') == ['val.json']
+
+
+@pytest.mark.parametrize('what', ['nothing', 'empty', 'text', 'pictures'])
+def test_other_things_are_refused(tmp_path, what, command):
+    path = tmp_path / what
+    if what == 'text':
+        write(path, 'x')
+    elif what != 'nothing':
+        path.mkdir()
+    if what == 'pictures':
+        photo(path / 'a.jpg')
+    assert kind_of(path) is None
+    code, _, err = command('to-coco', path)
+    assert code == 2
+    assert ('does not exist' if what == 'nothing' else 'no known format') in err
+
+
+def test_nothing_that_can_be_read_is_an_error(tmp_path):
+    with pytest.raises(UserError, match='none of the 2 objects can be read'):
+        convert(yolo(tmp_path / 'y', ['x', '9 0.5 0.5 0.2 0.2']))
+    assert not (tmp_path / 'y-coco').exists()
+
+
+@pytest.mark.parametrize('package', ['supervision.dataset.formats.yolo', 'yaml'])
+def test_a_package_that_is_missing_is_named(tmp_path, package, monkeypatch):
+    y = yolo(tmp_path / 'y', ['0 0.5 0.5 0.2 0.2'])
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(MissingPackageError, match=r"pip install 'eca-mmdet\[data\]'"):
+        convert(y)
