@@ -50,18 +50,18 @@ def parse_metadata(text: str, path: str) -> dict[str, Any]:
             f'{path} is of format {number}, written by eca-mmdet {by}; this release '
             f'reads format {FORMAT}. Update it: pip install --upgrade eca-mmdet'
         )
+    if found.get('part') in ('backbone', 'heads'):  # of which less is known
+        raise UserError(
+            f'{path} is the part {found["part"]!r} of a detector, which finds no '
+            'objects by itself; run it with onnxruntime, or export the whole: '
+            'eca-mmdet export onnx --part all.'
+        )
     for key, (fits, meaning) in _VALUES.items():
         if key not in found:
             raise _wrong(path, f'{key} is missing')
         if not fits(found[key]):
             came = clipped(repr(found[key]))
             raise _wrong(path, f'{key} must be {meaning}; it is {came}')
-    if found['part'] != 'all':
-        raise UserError(
-            f'{path} is the part {found["part"]!r} of a detector, which finds no '
-            'objects by itself; run it with onnxruntime, or export the whole: '
-            'eca-mmdet export onnx --part all.'
-        )
     return found
 
 
@@ -140,7 +140,7 @@ def _are_names(value: Any) -> bool:
 _VALUES: dict[str, tuple[Callable[[Any], bool], str]] = {
     'format': (lambda value: _is_whole(value, FORMAT, FORMAT), f'{FORMAT}'),
     'eca_mmdet': (_is_text, 'a version'),
-    'part': (lambda value: value in ('all', 'backbone', 'heads'), 'all or a part'),
+    'part': (lambda value: value == 'all', 'all, backbone or heads'),
     'detector': (lambda value: isinstance(value, str), 'a name'),
     'classes': (_are_names, 'a list of names'),
     'mean': (

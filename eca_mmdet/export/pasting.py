@@ -63,9 +63,7 @@ def _weights(pixels: slice, low: Any, high: Any, cells: int) -> Array:
     with np.errstate(divide='ignore', invalid='ignore', over='ignore'):
         places = (middles - low) / (high - low) * 2 - 1  # -1 to 1 over the box
     places[np.isinf(places)] = 0  # a box without extent: mmdet takes its middle
-    places = (
-        (places + 1) * np.float32(cells) - 1
-    ) / 2  # in cells, 0 the first's middle
+    places = ((places + 1) * np.float32(cells) - 1) / 2  # 0: middle of the first cell
     away = np.abs(places[:, None] - np.arange(cells, dtype=np.float32))
     # Nothing where 0 / 0 says no place.
     weights: Array = np.nan_to_num(np.maximum(1 - away, 0), nan=0).astype(np.float32)
