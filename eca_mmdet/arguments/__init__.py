@@ -5,7 +5,16 @@ from __future__ import annotations
 import argparse
 
 import eca_mmdet
-from eca_mmdet.arguments import costs, doctor, files, gates, prediction, report, running
+from eca_mmdet.arguments import (
+    costs,
+    doctor,
+    export,
+    files,
+    gates,
+    prediction,
+    report,
+    running,
+)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -21,6 +30,7 @@ def build_parser() -> argparse.ArgumentParser:
     running.add_train(commands)
     running.add_test(commands)
     prediction.add_predict(commands)
+    export.add_export(commands)
     files.add_eval(commands)
     report.add_report(commands)
     files.add_check_data(commands)
