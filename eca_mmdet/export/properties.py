@@ -12,6 +12,7 @@ from eca_mmdet.weights.files import sha256_of
 KEY = 'eca_mmdet'
 """Of the metadata in the file."""
 
+_THRESHOLDS = ('mask_threshold', 'score_threshold', 'nms_iou', 'max_per_image')
 _KEPT = ('LoadImageFromFile', 'LoadAnnotations', 'PackDetInputs', 'Resize')
 
 
@@ -28,7 +29,14 @@ def properties(trained: Any, part: str, size: tuple[int, int] | None) -> dict[st
     """
     model, cfg = trained.model, trained.cfg
     prepared = _preprocessing(model.data_preprocessor)
-    scale, keep_ratio = _resize(trained) if part != 'backbone' else (None, None)
+    scale: list[int] | None
+    keep_ratio: bool | None
+    try:
+        scale, keep_ratio = _resize(trained)
+    except UserError:
+        if part != 'backbone':
+            raise
+        scale, keep_ratio = None, None
     return {
         'format': 1,
         'eca_mmdet': __version__,
@@ -39,7 +47,7 @@ def properties(trained: Any, part: str, size: tuple[int, int] | None) -> dict[st
         'scale': scale,
         'keep_ratio': keep_ratio,
         'size': None if size is None else list(size),
-        **(_thresholds(model) if part != 'backbone' else {}),
+        **(dict.fromkeys(_THRESHOLDS) if part == 'backbone' else _thresholds(model)),
         'config': Path(str(cfg.filename)).name,
         'checkpoint': Path(trained.path).name,
         'checkpoint_sha256': sha256_of(trained.path),
@@ -108,9 +116,10 @@ def _thresholds(model: Any) -> dict[str, Any]:
     head = model.bbox_head if roi_head is None else roi_head
     test = head.test_cfg
     masks = roi_head is not None and roi_head.with_mask
-    return {
-        'mask_threshold': test['mask_thr_binary'] if masks else None,
-        'score_threshold': test.get('score_thr', 0),
-        'nms_iou': test['nms']['iou_threshold'],
-        'max_per_image': test['max_per_img'],
-    }
+    values = (
+        test['mask_thr_binary'] if masks else None,
+        test.get('score_thr', 0),
+        test['nms']['iou_threshold'],
+        test['max_per_img'],
+    )
+    return dict(zip(_THRESHOLDS, values, strict=True))

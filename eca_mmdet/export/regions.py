@@ -132,4 +132,5 @@ class RegionMasks(nn.Module):
         if not self.head.class_agnostic:
             place = labels.reshape(-1, 1, 1, 1).expand(-1, 1, *logits.shape[2:])
             logits = logits.gather(1, place)
-        return logits.sigmoid().reshape(batch, count, *logits.shape[2:])
+        masks: Tensor = logits.sigmoid().reshape(batch, count, *logits.shape[2:])
+        return masks
