@@ -8,6 +8,7 @@ import eca_mmdet
 from eca_mmdet.arguments import (
     costs,
     doctor,
+    export,
     files,
     gates,
     own_data,
@@ -31,6 +32,7 @@ def build_parser() -> argparse.ArgumentParser:
     running.add_train(commands)
     running.add_test(commands)
     prediction.add_predict(commands)
+    export.add_export(commands)
     files.add_eval(commands)
     report.add_report(commands)
     files.add_check_data(commands)

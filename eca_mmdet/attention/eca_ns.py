@@ -55,5 +55,7 @@ class ECANS(ChannelGate):
         """(N, C) means to (N, C) factors in (0, 1)."""
         margin = self.kernel_size // 2
         padded = nn.functional.pad(pooled, (margin, margin))
-        windows = padded.unfold(1, self.kernel_size, 1)
-        return (windows * self.weight).sum(2).sigmoid()
+        count = self.weight.shape[0]
+        # Not ``padded.unfold``, which does not export to ONNX for any batch.
+        windows = [padded[:, at : at + count] for at in range(self.kernel_size)]
+        return (torch.stack(windows, 2) * self.weight).sum(2).sigmoid()

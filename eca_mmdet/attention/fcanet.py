@@ -101,10 +101,11 @@ def _spread(filters: Tensor, length: int) -> Tensor:
         (C, length).
     """
     size = filters.shape[1]
-    if length == size:
-        return filters
+    if not torch.jit.is_tracing() and length == size:  # type: ignore[attr-defined,no-untyped-call]
+        return filters  # a trace must do for other lengths
     cell = torch.arange(size, device=filters.device)[:, None]
     place = torch.arange(length, device=filters.device)
-    start, end = cell * length // size, -(-(cell + 1) * length // size)
+    # Numerators from 0: ONNX rounds the others' quotients towards 0.
+    start, end = cell * length // size, ((cell + 1) * length + size - 1) // size
     inside = ((place >= start) & (place < end)).to(filters.dtype)
     return filters @ (inside / (end - start))

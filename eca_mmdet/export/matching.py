@@ -1,0 +1,167 @@
+"""How far two lists of objects in one image are apart."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[Any]
+
+BOX_PX = 0.05
+"""Largest difference of a coordinate that passes."""
+SCORE = 1e-3
+"""Largest difference of a score that passes."""
+MASK = 0.01
+"""Largest share of a mask's pixels that may differ; one pixel always may."""
+IOU = 0.01
+"""So near to the threshold of suppression, two boxes may or may not suppress."""
+
+_SAME = 0.9  # IoU of what is taken for one object
+
+
+@dataclass(frozen=True)
+class Objects:
+    """What was found in an image.
+
+    Attributes:
+        boxes: (K, 4), x1, y1, x2, y2 in px.
+        scores: (K,).
+        labels: (K,).
+        masks: (K, H, W) booleans, or None.
+    """
+
+    boxes: Array
+    scores: Array
+    labels: Array
+    masks: Array | None = None
+
+
+@dataclass
+class Distance:
+    """How far apart the objects of some images are.
+
+    Attributes:
+        objects: that both have.
+        ties: that one has, and whose score or overlap is at a threshold.
+        missing: that one has for no such reason.
+        box_px: largest difference of a coordinate.
+        score: largest difference of a score.
+        mask: largest share of a mask's pixels that differ.
+    """
+
+    objects: int = 0
+    ties: int = 0
+    missing: int = 0
+    box_px: float = 0.0
+    score: float = 0.0
+    mask: float = 0.0
+
+    def add(self, other: Distance) -> None:
+        """Count another image in."""
+        for name in ('objects', 'ties', 'missing'):
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+        for name in ('box_px', 'score', 'mask'):
+            # np.maximum keeps a NaN, which ``max`` may drop.
+            worst = float(np.maximum(getattr(self, name), getattr(other, name)))
+            setattr(self, name, worst)
+
+    @property
+    def passes(self) -> bool:
+        """Whether nothing is further apart than it may be; a NaN is."""
+        near = self.box_px <= BOX_PX and self.score <= SCORE and self.mask <= MASK
+        return near and not self.missing
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Where objects are cut off.
+
+    Attributes:
+        score: only higher ones are objects.
+        nms_iou: of more than this, the lower score goes.
+        count: most of an image.
+    """
+
+    score: float
+    nms_iou: float
+    count: int
+
+
+def distance(one: Objects, other: Objects, limits: Limits) -> Distance:
+    """Match the objects by label and overlap, and measure the pairs.
+
+    An object that only one list has is a tie where a difference within the tolerances
+    decides whether it is there: its score is at the threshold, or at that of the last
+    of a full list, or it overlaps another of the class just at the threshold of
+    suppression, or more, with an equal score.
+    """
+    overlaps = iou(one.boxes, other.boxes)
+    overlaps[one.labels[:, None] != other.labels] = -1
+    pairs = _pairs(overlaps)
+    left = [set(range(len(side.scores))) for side in (one, other)]
+    for first, second in pairs:
+        left[0].discard(first)
+        left[1].discard(second)
+    found = Distance(objects=len(pairs))
+    for first, second in pairs:
+        found.add(_between(one, first, other, second))
+    sides = ((left[0], one, other, overlaps), (left[1], other, one, overlaps.T))
+    for places, own, others, table in sides:
+        for place in places:
+            tied = _is_tie(own.scores[place], table[place], others.scores, limits)
+            found.ties += tied
+            found.missing += not tied
+    return found
+
+
+def iou(one: Array, other: Array) -> Array:
+    """Return the (K, L) overlaps of (K, 4) and (L, 4) boxes, x1, y1, x2, y2."""
+    low = np.maximum(one[:, None, :2], other[None, :, :2])
+    high = np.minimum(one[:, None, 2:], other[None, :, 2:])
+    inter = np.prod(np.clip(high - low, 0, None), 2)
+    areas = [np.prod(boxes[:, 2:] - boxes[:, :2], 1) for boxes in (one, other)]
+    union = areas[0][:, None] + areas[1] - inter
+    found: Array = inter / np.maximum(union, 1e-9)
+    return found
+
+
+def _pairs(overlaps: Array) -> list[tuple[int, int]]:
+    """Take the largest overlap first; each object has one partner."""
+    pairs: list[tuple[int, int]] = []
+    rows, columns = np.nonzero(overlaps >= _SAME)
+    taken: tuple[set[int], set[int]] = (set(), set())
+    for at in np.argsort(-overlaps[rows, columns], kind='stable'):
+        pair = int(rows[at]), int(columns[at])
+        if pair[0] not in taken[0] and pair[1] not in taken[1]:
+            pairs.append(pair)
+            taken[0].add(pair[0])
+            taken[1].add(pair[1])
+    return pairs
+
+
+def _between(one: Objects, first: int, other: Objects, second: int) -> Distance:
+    mask = 0.0
+    if one.masks is not None and other.masks is not None:
+        a, b = one.masks[first], other.masks[second]
+        differ = int((a ^ b).sum())
+        mask = differ / int((a | b).sum()) if differ > 1 else 0.0
+    return Distance(
+        box_px=float(np.abs(one.boxes[first] - other.boxes[second]).max()),
+        score=float(abs(one.scores[first] - other.scores[second])),
+        mask=mask,
+    )
+
+
+def _is_tie(score: float, overlaps: Array, scores: Array, limits: Limits) -> bool:
+    """Tell so of an object, by its overlaps (-1: another class) with the others."""
+    if score <= limits.score + SCORE:
+        return True
+    if len(scores) >= limits.count and score <= scores.min() + SCORE:
+        return True
+    at_limit = np.abs(overlaps - limits.nms_iou) <= IOU
+    at_limit &= scores >= score - SCORE
+    over = (overlaps >= limits.nms_iou) & (np.abs(scores - score) <= SCORE)
+    return bool((at_limit | over).any())
