@@ -157,7 +157,8 @@ def _proposals(
     one, boxes = data.statistics, data.statistics.boxes
     size = scale.propose(one, base.scale) if base.scale else None
     if size and options.keep_defaults:
-        size = scale.Scale(size.own, size.own, size.why)
+        kept = f"the config's own stays, as asked; proposed: {size.why}"
+        size = scale.Scale(size.own, size.own, kept if size.changed else size.why)
     own = base.anchors
     if own is None or not len(boxes):
         proposal = None
@@ -166,7 +167,7 @@ def _proposals(
         proposal = anchors.propose(shown, own)
         if proposal.changed and (options.keep_defaults or start.is_detector):
             reason = 'as asked' if options.keep_defaults else 'the weights know them'
-            kept = f"the config's own stay, {reason}; {proposal.why}"
+            kept = f"the config's own stay, {reason}; proposed: {proposal.why}"
             proposal = anchors.Proposal(own, own, kept)
     if size:
         say(f'image size: {size.why}')
