@@ -140,7 +140,7 @@ def test_anchors_for_small_and_for_thin_objects():
     assert small.anchors.base[0] in (2.0, 2.8) and small.anchors.ratios == FPN.ratios
     thin = np.stack([np.linspace(30, 60, 90), np.linspace(30, 60, 90) * 7], 1)
     proposal = anchors.propose(thin, FPN)
-    assert proposal.anchors.ratios == (7.0, 7.0, 7.0)
+    assert proposal.anchors.ratios == (4.9, 7.0, 9.9)  # 7 / 1.41, 7 * 1.41
     before, after = (best_iou(thin, one.shapes()) for one in (FPN, proposal.anchors))
     assert after.mean() > before.mean() + anchors.WORTH
     # Weights of the head fit: as many anchors as before.

@@ -157,9 +157,15 @@ def propose(boxes: Floats, own: Anchors) -> Proposal:
 
 
 def _ratios(boxes: Floats, many: int) -> tuple[float, ...]:
-    """Return as many ratios as the config has, evenly over the middle 80% of boxes."""
-    quantiles = np.linspace(0.1, 0.9, many) if many > 1 else [0.5]
-    found = np.quantile(boxes[:, 1] / boxes[:, 0], quantiles)
+    """Return as many ratios as the config has, over the middle 80% of the boxes.
+
+    They are never closer than half an octave to the median, so that none is there
+    twice.
+    """
+    low, median, high = np.quantile(boxes[:, 1] / boxes[:, 0], (0.1, 0.5, 0.9))
+    low, high = min(low, median / 2**0.5), max(high, median * 2**0.5)
+    at = np.linspace(0, 1, many) if many > 1 else [0.5]
+    found = np.exp(np.interp(at, (0, 0.5, 1), np.log((low, median, high))))
     return tuple(_tidy(float(one)) for one in found)
 
 

@@ -30,7 +30,12 @@ PREFLIGHT = (
     *('test_dataloader.dataset.data_root=', 'test_evaluator.ann_file={bad}'),
     'test_dataloader.dataset.data_prefix.img={originals}/data/val/',
 )
-OF_ANNOTATIONS = (CHECK, FIX, EVAL, IMAGES, VAL)
+INIT = (
+    *('init', '--train', '{bad}', '--val', '{bad}', '--images', '{in}/val2017'),
+    *('--model', 'faster-rcnn_eca-r18-w16'),
+)
+SPLIT = ('split', '{bad}', '--val', '0.5', '--out', '{out}')
+OF_ANNOTATIONS = (CHECK, FIX, EVAL, IMAGES, VAL, INIT, SPLIT)
 
 RESULTS = (
     *('eval', '--ann', '{originals}/data/annotations/val.json'),
@@ -57,7 +62,9 @@ def _annotations(name: str, content: Any, words: Any, **more: Any) -> Case:
     own = f'annotations/{name}-{"-".join(words[0].split("-")[:1])}'
     if words[2:3] in (('--fix',), ('--images',)):
         own += words[2]
-    return Case(own, ANNOTATED, content, words, setup=beside, **more)
+    # init says what it finds before it refuses.
+    one_line = words is not INIT
+    return Case(own, ANNOTATED, content, words, setup=beside, one_line=one_line, **more)
 
 
 def annotation_cases() -> Iterator[Case]:
@@ -67,11 +74,14 @@ def annotation_cases() -> Iterator[Case]:
         for words in (CHECK, EVAL, GATES, *[PREFLIGHT] * slow):
             yield _annotations(name, content, words)
     for index, (name, text) in enumerate(hostile.whole_files().items()):
-        for words in (OF_ANNOTATIONS[index % 5], (GATES, REPRODUCE)[index % 2]):
+        for words in (
+            OF_ANNOTATIONS[index % 7],
+            (GATES, INIT, SPLIT, REPRODUCE)[index % 4],
+        ):
             yield _annotations(name, text, words)
     text = json.dumps(sound())
     for index, (name, raw) in enumerate(corruption.encoded(text)):
-        words = OF_ANNOTATIONS[index % 5]
+        words = OF_ANNOTATIONS[index % 7]
         yield _annotations(f'in-{name}', raw, words, codes=(0, 1, 2))
     for name, made in _geometry().items():
         for words in (FIX, EVAL):
@@ -88,7 +98,7 @@ def changed_annotations(count: int, seed: str = '') -> Iterator[Case]:
     made += [(n, t, (1, 2)) for n, t in corruption.truncated(raw, seed, count // 8)]
     made += [(n, t, (0, 1, 2)) for n, t in corruption.flipped(raw, seed, count // 8)]
     made += [(n, t, (0, 1, 2)) for n, t in corruption.spliced(raw, seed, count // 8)]
-    commands = (CHECK, FIX, EVAL, IMAGES, FIX, EVAL, VAL, REPRODUCE, GATES)
+    commands = (CHECK, FIX, EVAL, IMAGES, INIT, SPLIT, VAL, REPRODUCE, GATES, INIT)
     for index, (name, content, codes) in enumerate(made):
         words = commands[index % len(commands)]
         yield _annotations(f'{index}-{name}', content, words, codes=codes)
