@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -127,7 +128,7 @@ def _providers(wanted: Sequence[Any] | None, there: list[str]) -> list[Any]:
 def first_line(error: Exception) -> str:
     """Return what onnxruntime says, in one line without its code."""
     text = next(iter(str(error).splitlines()), '') or type(error).__name__
-    text = clipped(text.rpartition('[ONNXRuntimeError] : ')[2], 300)
+    text = clipped(re.sub(r'^\[ONNXRuntimeError\] : \d+ : \w+ : ', '', text), 300)
     return text if text.endswith('.') else f'{text}.'
 
 
