@@ -4,6 +4,7 @@ import copy
 import json
 import subprocess
 import sys
+import warnings
 
 import cv2
 import numpy as np
@@ -521,7 +522,8 @@ def test_graphs_that_are_no_detectors(tmp_path, maps, capfd):
     whole = onnx_files.objects(BOXES, [0.9, 0.8, 0.3], [2, 0, 1], maps)
     path = tmp_path / 'a.onnx'
     onnx_files.save(path, {key: whole[key] for key in ('boxes', 'labels')})
-    with pytest.raises(UserError, match='takes images, sizes and gives boxes, labels,'):
+    expected = r'images \(4 axes\), sizes .* to boxes \(3 axes\), labels .*; .* is exp'
+    with pytest.raises(UserError, match=expected):
         OnnxDetector(path)
     wrong = [
         ({'labels': np.int64([[3, 0, 1]])}, 'the label 3 and names 3 classes'),
@@ -556,7 +558,10 @@ def test_files_that_are_refused(tmp_path, path, monkeypatch, capfd):
         ('none.onnx', "ONNX file '.*none.onnx' does not exist"),
         ('.', 'it is a folder'),
         ('empty.onnx', 'empty.onnx is empty. Export the detector again'),
-        ('text.onnx', 'is not an ONNX file that onnxruntime .* reads: .*Is it whole'),
+        (
+            'text.onnx',
+            'is not an ONNX file that onnxruntime .* reads: Load .* Is it whole',
+        ),
         ('cut.onnx', 'is not an ONNX file that onnxruntime .* reads'),
     ]:
         with pytest.raises(UserError, match=what) as raised:
@@ -569,6 +574,15 @@ def test_files_that_are_refused(tmp_path, path, monkeypatch, capfd):
         with pytest.raises(UserError, match='threads must be a whole number from 1'):
             OnnxDetector(path, threads=threads)
     assert len(OnnxDetector(path, 'CPUExecutionProvider', 1).predict(picture(9, 9)))
+    for one in (('CPUExecutionProvider', 3), ('CPUExecutionProvider', {}, 3)):
+        with pytest.raises(UserError, match='cannot start .*Without providers the CPU'):
+            OnnxDetector(path, providers=[one])
+    there = ['CUDAExecutionProvider', 'CPUExecutionProvider']
+    with monkeypatch.context() as patch, warnings.catch_warnings():
+        warnings.simplefilter('ignore')  # here it is not even built in
+        patch.setattr('onnxruntime.get_available_providers', lambda: there)
+        with pytest.raises(UserError, match='has CUDA.* but cannot start it here'):
+            OnnxDetector(path, providers=['CUDAExecutionProvider'])
     monkeypatch.setitem(sys.modules, 'onnxruntime', None)
     with pytest.raises(MissingPackageError, match='pip install onnxruntime'):
         OnnxDetector(path)

@@ -48,7 +48,8 @@ def parse_metadata(text: str, path: str) -> dict[str, Any]:
         by = clipped(str(found.get('eca_mmdet')))
         raise UserError(
             f'{path} is of format {number}, written by eca-mmdet {by}; this release '
-            f'reads format {FORMAT}. Update it: pip install --upgrade eca-mmdet'
+            f'reads format {FORMAT}. Install that one here, or export the detector '
+            'again with this one.'
         )
     if found.get('part') in ('backbone', 'heads'):  # of which less is known
         raise UserError(

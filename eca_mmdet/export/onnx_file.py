@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -91,11 +92,22 @@ def _session(path: str, providers: Sequence[Any] | None, threads: int | None) ->
     names = _providers(providers, onnxruntime.get_available_providers())
     if not Path(path).stat().st_size:
         raise UserError(f'{path} is empty. {ADVICE}')
+    return _start(onnxruntime, path, names, threads or 0)
+
+
+def _start(onnxruntime: Any, path: str, names: list[Any], threads: int) -> Any:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4  # what goes wrong is raised as well
-    options.intra_op_num_threads = threads or 0
+    options.intra_op_num_threads = threads
     try:
-        session = onnxruntime.InferenceSession(path, options, providers=names)
+        session = onnxruntime.InferenceSession(
+            path, options, providers=names, enable_fallback=False
+        )
+    except (ValueError, RuntimeError) as error:
+        raise UserError(
+            f'onnxruntime cannot start {clipped(repr(names))}: {first_line(error)} '
+            'Without providers the CPU is used.'
+        ) from error
     except Exception as error:  # onnxruntime has a class for each of its codes
         raise UserError(
             f'{path} is not an ONNX file that onnxruntime {onnxruntime.__version__} '
@@ -103,11 +115,12 @@ def _session(path: str, providers: Sequence[Any] | None, threads: int | None) ->
             'wrote?'
         ) from error
     wanted = names[0] if isinstance(names[0], str) else names[0][0]
-    if wanted not in session.get_providers():  # it falls back to the CPU, and logs it
+    if wanted not in session.get_providers():  # it took the CPU instead
         raise UserError(
             f'onnxruntime has {wanted} but cannot start it here: its driver or its '
-            f'libraries are missing. Without providers the CPU is used.'
+            'libraries are missing. Without providers the CPU is used.'
         )
+    session.disable_fallback()  # to the CPU in the midst of images
     return session
 
 
@@ -127,7 +140,7 @@ def _providers(wanted: Sequence[Any] | None, there: list[str]) -> list[Any]:
 def first_line(error: Exception) -> str:
     """Return what onnxruntime says, in one line without its code."""
     text = next(iter(str(error).splitlines()), '') or type(error).__name__
-    text = clipped(text.rpartition('[ONNXRuntimeError] : ')[2], 300)
+    text = clipped(re.sub(r'^\[ONNXRuntimeError\] : \d+ : \w+ : ', '', text), 300)
     return text if text.endswith('.') else f'{text}.'
 
 
@@ -137,14 +150,19 @@ def _require_form(session: Any, path: str) -> bool:
     Returns:
         True if it gives masks.
     """
-    given = {one.name: len(one.shape) for one in session.get_inputs()}
-    found = {one.name: len(one.shape) for one in session.get_outputs()}
+    given = {one.name: len(one.shape or ()) for one in session.get_inputs()}
+    found = {one.name: len(one.shape or ()) for one in session.get_outputs()}
     masks = 'masks' in found
     expected = {**_OUTPUTS, 'masks': 4} if masks else _OUTPUTS
     if given != _INPUTS or found != expected:
         raise UserError(
-            f'{path} is no detector as its metadata say: it takes '
-            f'{clipped(", ".join(given))} and gives {clipped(", ".join(found))}, not '
-            f'{", ".join(_INPUTS)} and {", ".join(_OUTPUTS)}. {ADVICE}'
+            f'{path} is no detector as its metadata say: {_told(given)} to '
+            f'{_told(found)}; {_told(_INPUTS)} to {_told(_OUTPUTS)} is expected. '
+            f'{ADVICE}'
         )
     return masks
+
+
+def _told(arrays: dict[str, int]) -> str:
+    """Return 'images (4 axes), sizes (2 axes)'."""
+    return clipped(', '.join(f'{one} ({n} axes)' for one, n in arrays.items()), 200)
