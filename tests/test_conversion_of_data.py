@@ -162,6 +162,7 @@ def test_yolo_polygons_are_not_rounded(tmp_path, tail):
         ('0 0.1 0.1 0.2 inf 0.3 0.3', 'no YOLO label'),
         ('0 0.1 0.1 1e400 0.2 0.3 0.3', 'no YOLO label'),
         ('0.5 0.5 0.5 0.2 0.2', 'no YOLO label'),
+        ('0 0.5 0.5 1e39 0.2', 'no YOLO label'),
         ('2 0.5 0.5 0.2 0.2', 'class id that data.yaml does not name'),
         ('-1 0.5 0.5 0.2 0.2', 'class id that data.yaml does not name'),
         ('\x00\x01', 'no YOLO label'),
@@ -257,13 +258,27 @@ def test_yolo_with_a_list_of_classes_and_labels_beside(tmp_path):
     assert (one.split, one.notes) == ('', ())
 
 
+def test_yolo_without_any_label_is_refused(tmp_path):
+    y = yolo(tmp_path / 'y', [])
+    (y / 'labels' / 'a.txt').rename(y / 'a.txt')
+    with pytest.raises(UserError, match=r'no image of .*y has a label file'):
+        convert(y)
+
+
+def test_a_list_of_classes_alone_is_no_yolo_folder(tmp_path):
+    labelme(tmp_path / 'l', [shape('cat', [[1, 1], [9, 1], [9, 9]])])
+    write(tmp_path / 'l' / 'classes.txt', 'cat')
+    assert kind_of(tmp_path / 'l') == 'labelme'
+
+
 @pytest.mark.parametrize(
     ('text', 'told'),
     [
         ('names: [a]\n', 'none of'),
         ('names: [a]\ntrain: nowhere\n', 'none of'),
         ('names: {a: b}\ntrain: images\n', 'whole numbers'),
-        ('train: images\n', 'no known format'),
+        ('train: images\n', "no 'names'"),
+        ('nc: 3\n', 'no known format'),
         ('names: [[a]]\ntrain: images\n', 'must be texts'),
         ('names: [a\ntrain: images\n', 'is not YAML'),
         ('names: !!python/object/apply:os.system [id]\ntrain: i\n', 'is not YAML'),
@@ -370,6 +385,21 @@ def test_voc_objects_left_out_are_counted(tmp_path, bad):
     assert one.notes[0].startswith('1 x malformed objects left out (a.jpg: ')
 
 
+def test_voc_polygons_left_out_leave_the_box(tmp_path):
+    points = enumerate([(2, 2), (9, 2), (9, 9)], 1)
+    good = ''.join(f'<x{n}>{x}</x{n}><y{n}>{y}</y{n}>' for n, (x, y) in points)
+    entries = [
+        voc_object(
+            'cat', [1, 1, 9, 9], f'<polygon>{bad}</polygon><polygon>{good}</polygon>'
+        )
+        for bad in ('<x1>1</x1>', '<pt><x>1</x></pt>', '<x1>a</x1><y1>1</y1>')
+    ]
+    (one,) = convert(voc(tmp_path / 'v', {'a': entries}))
+    expected = ('cat', [0, 0, 9, 9], [[1, 1, 8, 1, 8, 8]])
+    assert objects(one) == {'a.jpg': [expected] * 3}
+    assert one.notes[0].startswith('3 x malformed polygons left out; the boxes stay')
+
+
 LAUGHS = (
     '<!DOCTYPE a [<!ENTITY a "ha"><!ENTITY b "&a;&a;&a;&a;">]>'
     '<annotation><object><name>&b;</name></object></annotation>'
@@ -416,6 +446,15 @@ def test_labels_drawn_before_the_turn_are_turned(tmp_path, orientation, box):
     (image,) = content(one)['images']
     assert (image['width'], image['height']) == (50, 100)
     assert one.notes[0].startswith('1 x images whose labels were drawn before the turn')
+
+
+def test_polygons_are_turned_too(tmp_path):
+    shapes = [shape('cat', [[10, 5], [30, 5], [30, 15]])]
+    folder = labelme(tmp_path / 'l', shapes)
+    photo(folder / 'a.jpg', (100, 50), orientation=6)
+    (one,) = convert(folder)
+    outline = [[45, 10, 45, 30, 35, 30]]
+    assert objects(one) == {'a.jpg': [('cat', [35, 10, 10, 20], outline)]}
 
 
 @pytest.mark.parametrize('size', [(64, 64), (50, 100)])
@@ -739,6 +778,7 @@ def test_all_files_or_none(tmp_path):
     y = tmp_path / 'y'
     for split in ('train', 'val'):
         photo(y / 'images' / split / 'a.jpg')
+        write(y / 'labels' / split / 'a.txt', '')
     write(
         y / 'data.yaml', {'train': 'images/train', 'val': 'images/val', 'names': ['a']}
     )

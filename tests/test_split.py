@@ -196,6 +196,30 @@ def test_stratified_shares_are_nearly_equal(shares):
         assert abs(got - 500 * share) <= 2
 
 
+@pytest.mark.parametrize('seed', range(3))
+def test_stratified_shares_of_images_with_several_classes(seed):
+    """What one class at a time, as in the paper, leaves uneven."""
+    mixed = random.Random(seed)
+    classes = [[n for n in range(3) if mixed.random() < 0.7] for _ in range(400)]
+    parts = parts_of(data(classes), (0.2, 0.1), seed, stratify=True)
+    for part, share in enumerate((0.2, 0.1), 1):
+        own = [
+            names for at, names in enumerate(classes) if parts[f'{at:03}.jpg'] == part
+        ]
+        assert abs(len(own) - 400 * share) <= 1
+        for name in range(3):
+            whole = sum(name in names for names in classes)
+            assert abs(sum(name in names for names in own) - whole * share) <= 2
+
+
+@pytest.mark.parametrize('stratify', [False, True])
+@pytest.mark.parametrize('share', [0.1, 0.9])
+def test_two_large_groups_are_two_parts(stratify, share):
+    content = data([[]] * 10, take=[0, 1] * 5)
+    parts = parts_of(content, (share,), 0, stratify, 'take')
+    assert sorted(parts.values()) == [0] * 5 + [1] * 5
+
+
 def test_another_seed_is_another_split():
     content = data([[1]] * 30)
     splits = {tuple(parts_of(content, seed=seed).values()) for seed in range(10)}
@@ -303,9 +327,12 @@ def split(write, command):
 
 
 def test_the_files_and_the_table(split, command):
-    content = data([[1, 1], [1], [2, 2, 2], [2], [3], [1], [1], [1], [1], [1]])
+    content = data(
+        [[1, 1], [1], [2, 2, 2], [2], [3], [1], [1], [1], [1], [1]],
+        take=[0, 1, 2, 3, 4, 0, 1, 6, 7, 8],
+    )
     content['annotations'][0]['iscrowd'] = 1
-    path, code, out, _ = split(content, '--val', '0.2')
+    path, code, out, _ = split(content, '--val', '0.2', '--group-by', 'take')
     assert code == 0
     train, val = (
         json.loads(path.with_name(f'ann_{part}.json').read_text())
@@ -341,7 +368,7 @@ def test_the_files_and_the_table(split, command):
             ]
             assert cells[at : at + 2] == [len({a['image_id'] for a in own}), len(own)]
     assert table['class 3'] == [1, 1, 0, 0]
-    assert 'too few images to be in each part: class 3 (1)' in out
+    assert 'too few images or groups to be in each part: class 3 (1)' in out
     assert 'not counted as objects: 1 crowd annotations' in out
     assert '8 of 10 images (80.0%), ' in out
     assert '2 of 10 images (20.0%, asked for 20.0%), ' in out
