@@ -70,6 +70,53 @@ def cvat_file(images, labels=()):
     )
 
 
+def content(one):
+    return json.loads(one.file.read_text())
+
+
+def objects(one):
+    """Class name, box and mask of each annotation, by file name."""
+    found = content(one)
+    names = {c['id']: c['name'] for c in found['categories']}
+    files = {i['id']: i['file_name'] for i in found['images']}
+    result = {name: [] for name in files.values()}
+    for a in found['annotations']:
+        entry = names[a['category_id']], a['bbox'], a['segmentation']
+        result[files[a['image_id']]].append(entry)
+    return result
+
+
+def yolo(folder, lines, names=('cat', 'dog'), **more):
+    """One image, 100 x 50, and the lines of its label file."""
+    photo(folder / 'images' / 'a.jpg')
+    write(folder / 'labels' / 'a.txt', '\n'.join(lines))
+    names = list(names) if isinstance(names, tuple) else names
+    write(folder / 'data.yaml', {'train': 'images', 'names': names, **more})
+    return folder
+
+
+def voc(folder, files):
+    """Images of 100 x 50 and their objects."""
+    for name, entries in files.items():
+        photo(folder / 'JPEGImages' / f'{name}.jpg')
+        text = voc_file(f'{name}.jpg', entries)
+        write(folder / 'Annotations' / f'{name}.xml', text)
+    return folder
+
+
+def labelme(folder, shapes, name='a.jpg', **more):
+    photo(folder / 'a.jpg')
+    write(folder / 'a.json', labelme_file(name, shapes) | more)
+    return folder
+
+
+def cvat(folder, shapes, labels=('zebra', 'ant')):
+    photo(folder / 'images' / 'a.png')
+    entry = f'<image id="0" name="a.png" width="100" height="50">{shapes}</image>'
+    write(folder / 'annotations.xml', cvat_file([entry], labels))
+    return folder
+
+
 def random_coco(rng):
     """A data set of boxes and polygons, single and several, in folders."""
     names = ['zebra', 'ant', 'Ärger & <Co>', 'two words']

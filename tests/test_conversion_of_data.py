@@ -1,6 +1,5 @@
 """Labels of other tools become COCO: nothing moves, and nothing is lost in silence."""
 
-import base64
 import json
 import os
 import sys
@@ -14,15 +13,7 @@ from eca_mmdet.data.conversion import convert, kind_of
 from eca_mmdet.data.image_files import open_images
 from eca_mmdet.errors import MissingPackageError, UserError
 from tests import foreign_data
-from tests.foreign_data import (
-    cvat_file,
-    labelme_file,
-    photo,
-    shape,
-    voc_file,
-    voc_object,
-    write,
-)
+from tests.foreign_data import content, labelme, objects, photo, shape, write, yolo
 
 WRITERS = {
     'yolo': foreign_data.as_yolo,
@@ -30,31 +21,6 @@ WRITERS = {
     'labelme': foreign_data.as_labelme,
     'cvat': foreign_data.as_cvat,
 }
-
-
-def content(one):
-    return json.loads(one.file.read_text())
-
-
-def objects(one):
-    """Class name, box and mask of each annotation, by file name."""
-    found = content(one)
-    names = {c['id']: c['name'] for c in found['categories']}
-    files = {i['id']: i['file_name'] for i in found['images']}
-    result = {name: [] for name in files.values()}
-    for a in found['annotations']:
-        entry = names[a['category_id']], a['bbox'], a['segmentation']
-        result[files[a['image_id']]].append(entry)
-    return result
-
-
-def yolo(folder, lines, names=('cat', 'dog'), **more):
-    """One image, 100 x 50, and the lines of its label file."""
-    photo(folder / 'images' / 'a.jpg')
-    write(folder / 'labels' / 'a.txt', '\n'.join(lines))
-    names = list(names) if isinstance(names, tuple) else names
-    write(folder / 'data.yaml', {'train': 'images', 'names': names, **more})
-    return folder
 
 
 # Every format
@@ -162,6 +128,7 @@ def test_yolo_polygons_are_not_rounded(tmp_path, tail):
         ('0 0.1 0.1 0.2 inf 0.3 0.3', 'no YOLO label'),
         ('0 0.1 0.1 1e400 0.2 0.3 0.3', 'no YOLO label'),
         ('0.5 0.5 0.5 0.2 0.2', 'no YOLO label'),
+        ('0 0.5 0.5 1e39 0.2', 'no YOLO label'),
         ('2 0.5 0.5 0.2 0.2', 'class id that data.yaml does not name'),
         ('-1 0.5 0.5 0.2 0.2', 'class id that data.yaml does not name'),
         ('\x00\x01', 'no YOLO label'),
@@ -257,13 +224,27 @@ def test_yolo_with_a_list_of_classes_and_labels_beside(tmp_path):
     assert (one.split, one.notes) == ('', ())
 
 
+def test_yolo_without_any_label_is_refused(tmp_path):
+    y = yolo(tmp_path / 'y', [])
+    (y / 'labels' / 'a.txt').rename(y / 'a.txt')
+    with pytest.raises(UserError, match=r'no image of .*y has a label file'):
+        convert(y)
+
+
+def test_a_list_of_classes_alone_is_no_yolo_folder(tmp_path):
+    labelme(tmp_path / 'l', [shape('cat', [[1, 1], [9, 1], [9, 9]])])
+    write(tmp_path / 'l' / 'classes.txt', 'cat')
+    assert kind_of(tmp_path / 'l') == 'labelme'
+
+
 @pytest.mark.parametrize(
     ('text', 'told'),
     [
         ('names: [a]\n', 'none of'),
         ('names: [a]\ntrain: nowhere\n', 'none of'),
         ('names: {a: b}\ntrain: images\n', 'whole numbers'),
-        ('train: images\n', 'no known format'),
+        ('train: images\n', "no 'names'"),
+        ('nc: 3\n', 'no known format'),
         ('names: [[a]]\ntrain: images\n', 'must be texts'),
         ('names: [a\ntrain: images\n', 'is not YAML'),
         ('names: !!python/object/apply:os.system [id]\ntrain: i\n', 'is not YAML'),
@@ -285,360 +266,6 @@ def test_yaml_that_grows_is_not_spelt_out(tmp_path):
     write(y / 'data.yaml', '\n'.join([*lines, 'names: *a29', 'train: images']))
     with pytest.raises(UserError, match='must be texts'):
         convert(y)
-
-
-# Pascal VOC
-
-
-def voc(folder, files):
-    """Images of 100 x 50 and their objects."""
-    for name, entries in files.items():
-        photo(folder / 'JPEGImages' / f'{name}.jpg')
-        text = voc_file(f'{name}.jpg', entries)
-        write(folder / 'Annotations' / f'{name}.xml', text)
-    return folder
-
-
-def test_voc_counts_pixels_from_1(tmp_path):
-    (one,) = convert(voc(tmp_path / 'v', {'a': [voc_object('cat', [1, 11, 20, 30.5])]}))
-    assert objects(one) == {'a.jpg': [('cat', [0, 10, 20, 20.5], [])]}
-    assert one.notes == ()
-
-
-def test_voc_that_counts_pixels_from_0_is_seen(tmp_path):
-    files = {'a': [voc_object('cat', [0, 11, 20, 31]), voc_object('ant', [5, 6, 9, 9])]}
-    (one,) = convert(voc(tmp_path / 'v', files))
-    assert objects(one)['a.jpg'] == [
-        ('cat', [0, 11, 20, 20], []),
-        ('ant', [5, 6, 4, 3], []),
-    ]
-    assert one.notes[0].startswith('1 of 2 boxes begin at pixel 0')
-
-
-def test_voc_classes_are_in_alphabetical_order_in_every_split(tmp_path):
-    v = voc(
-        tmp_path / 'v',
-        {
-            '1': [voc_object('zebra', [1, 1, 9, 9])],
-            '2': [voc_object('ant', [1, 1, 9, 9])],
-            '3': [],
-            '4': [],
-        },
-    )
-    write(v / 'ImageSets/Main/train.txt', '1\n3\n5\n')
-    write(v / 'ImageSets/Main/val.txt', '2  1\n')
-    photo(v / 'JPEGImages/bare.jpg')
-    train, val = convert(v)
-    assert train.classes == val.classes == ('ant', 'zebra')
-    assert objects(train) == {'1.jpg': [('zebra', [0, 0, 9, 9], [])], '3.jpg': []}
-    assert objects(val) == {'2.jpg': [('ant', [0, 0, 9, 9], [])]}
-    notes = ' | '.join(train.notes)
-    assert '1 x images left out that train.txt names and no XML has (5)' in notes
-    assert '1 x XML files left out that are in no split of ImageSets/Main (4)' in notes
-    assert (
-        '2 x images left out that no XML file of a split describes (4.jpg, b' in notes
-    )
-
-
-def test_voc_flags(tmp_path):
-    extra = '<difficult>1</difficult><truncated>1</truncated>'
-    entries = [
-        voc_object('cat', [1, 1, 9, 9], extra),
-        voc_object('cat', [1, 1, 9, 9], '<difficult>0</difficult>'),
-    ]
-    (one,) = convert(voc(tmp_path / 'v', {'a': entries}))
-    first, second = content(one)['annotations']
-    assert (first['iscrowd'], first['difficult'], first['truncated']) == (1, 1, 1)
-    assert (second['iscrowd'], 'difficult' in second) == (0, False)
-    assert one.notes == ("1 x objects marked difficult: 'iscrowd' 1 (a.jpg)",)
-
-
-@pytest.mark.parametrize(
-    'bad',
-    [
-        '<object><name>cat</name></object>',
-        '<object><bndbox/></object>',
-        voc_object('cat', ['x', 1, 2, 3]),
-        voc_object('cat', ['nan', 1, 2, 3]),
-        voc_object(' ', [1, 2, 3, 4]),
-    ],
-)
-def test_voc_objects_left_out_are_counted(tmp_path, bad):
-    good = voc_object('cat', [1, 1, 9, 9])
-    (one,) = convert(voc(tmp_path / 'v', {'a': [bad, good]}))
-    assert (one.annotation_count, one.found_count) == (1, 2)
-    assert one.notes[0].startswith('1 x malformed objects left out (a.jpg: ')
-
-
-LAUGHS = (
-    '<!DOCTYPE a [<!ENTITY a "ha"><!ENTITY b "&a;&a;&a;&a;">]>'
-    '<annotation><object><name>&b;</name></object></annotation>'
-)
-
-
-@pytest.mark.parametrize('bad', [LAUGHS, '<annotation><obj', '<annotation>\x00'])
-def test_voc_files_that_cannot_be_read_are_told(tmp_path, bad):
-    v = voc(tmp_path / 'v', {'a': [voc_object('cat', [1, 1, 9, 9])], 'b': []})
-    write(v / 'Annotations/b.xml', bad)
-    (one,) = convert(v)
-    assert list(objects(one)) == ['a.jpg']
-    assert '1 x label files left out that cannot be read' in ' | '.join(one.notes)
-    assert '1 x images left out that no XML file' in ' | '.join(one.notes)
-
-
-def test_an_external_entity_is_not_read(tmp_path):
-    secret = write(tmp_path / 'secret', 'hush')
-    text = f'<!DOCTYPE a [<!ENTITY x SYSTEM "file://{secret}">]>' + voc_file(
-        'a.jpg', ['<object><name>&x;</name></object>']
-    )
-    v = voc(tmp_path / 'v', {'a': [], 'b': [voc_object('cat', [1, 1, 9, 9])]})
-    write(v / 'Annotations/a.xml', text)
-    (one,) = convert(v)
-    assert 'hush' not in one.file.read_text()
-    assert list(objects(one)) == ['b.jpg']
-
-
-@pytest.mark.parametrize(
-    ('orientation', 'box'),
-    [
-        # Stored 100 x 50, labelled there: x 10 to 30, y 5 to 15. Seen 50 x 100.
-        (5, [5, 10, 10, 20]),
-        (6, [35, 10, 10, 20]),
-        (7, [35, 70, 10, 20]),
-        (8, [5, 70, 10, 20]),
-    ],
-)
-def test_labels_drawn_before_the_turn_are_turned(tmp_path, orientation, box):
-    v = voc(tmp_path / 'v', {'a': [voc_object('cat', [11, 6, 30, 15])]})
-    photo(v / 'JPEGImages/a.jpg', (100, 50), orientation)
-    (one,) = convert(v)
-    assert objects(one) == {'a.jpg': [('cat', box, [])]}
-    (image,) = content(one)['images']
-    assert (image['width'], image['height']) == (50, 100)
-    assert one.notes[0].startswith('1 x images whose labels were drawn before the turn')
-
-
-@pytest.mark.parametrize('size', [(64, 64), (50, 100)])
-def test_labels_of_another_size_are_told(tmp_path, size):
-    v = voc(tmp_path / 'v', {'a': [voc_object('cat', [11, 6, 30, 15])]})
-    photo(v / 'JPEGImages/a.jpg', size)
-    (one,) = convert(v)
-    assert objects(one) == {'a.jpg': [('cat', [10, 5, 20, 10], [])]}
-    assert '1 x label files that state another size' in one.notes[0]
-
-
-def test_images_of_one_name_in_two_folders_are_told_apart(tmp_path):
-    v = tmp_path / 'v'
-    for folder, x in (('day', 11), ('night', 21)):
-        photo(v / 'JPEGImages' / folder / '1.png')
-        entries = [voc_object('cat', [x, 1, 40, 20])]
-        write(v / 'Annotations' / folder / '1.xml', voc_file('1.png', entries))
-    (one,) = convert(v)
-    assert objects(one) == {
-        'day/1.png': [('cat', [10, 0, 30, 20], [])],
-        'night/1.png': [('cat', [20, 0, 20, 20], [])],
-    }
-
-
-# LabelMe
-
-
-def labelme(folder, shapes, name='a.jpg', **more):
-    photo(folder / 'a.jpg')
-    write(folder / 'a.json', labelme_file(name, shapes) | more)
-    return folder
-
-
-def test_labelme_shapes(tmp_path):
-    shapes = [
-        shape('cat', [[10.25, 5], [30, 5], [20, 25.5]]),
-        shape('cat', [[30, 20], [10, 5]], 'rectangle'),
-        shape('Ünï code', [[50, 25], [53, 29]], 'circle'),
-    ]
-    (one,) = convert(labelme(tmp_path / 'l', shapes))
-    polygon, box, circle = objects(one)['a.jpg']
-    assert polygon == (
-        'cat',
-        [10.25, 5, 19.75, 20.5],
-        [[10.25, 5, 30, 5, 20, 25.5]],
-    )
-    assert box == ('cat', [10, 5, 20, 15], [])
-    assert circle[:2] == ('Ünï code', [45, 20, 10, 10])
-    points = np.reshape(circle[2], (-1, 2))
-    np.testing.assert_allclose(np.hypot(*(points - [50, 25]).T), 5, atol=1e-4)
-    area = content(one)['annotations'][2]['area']
-    assert area == pytest.approx(np.pi * 25, rel=0.05)
-
-
-def test_labelme_groups_are_one_object(tmp_path):
-    left, right = [[1, 1], [9, 1], [9, 9]], [[20, 20], [29, 20], [29, 29]]
-    shapes = [
-        shape('cat', left, group=3),
-        shape('cat', right, group=3),
-        shape('dog', right, group=3),
-        shape('cat', right),
-    ]
-    (one,) = convert(labelme(tmp_path / 'l', shapes))
-    first, dog, single = objects(one)['a.jpg']
-    both = [[1, 1, 9, 1, 9, 9], [20, 20, 29, 20, 29, 29]]
-    assert first == ('cat', [1, 1, 28, 28], both)
-    assert dog == ('dog', [20, 20, 9, 9], both[1:])
-    assert single == ('cat', [20, 20, 9, 9], both[1:])
-    assert (one.annotation_count, one.found_count, one.joined_count) == (3, 4, 1)
-    assert one.notes == ('1 x shapes joined with another of their group_id (a.jpg)',)
-
-
-@pytest.mark.parametrize(
-    'bad',
-    [
-        shape('cat', [[1, 1], [9, 9]], 'line'),
-        shape('cat', [[1, 1]], 'point'),
-        shape('cat', [[1, 1], [9, 9]]),
-        shape('cat', [[1, 1], [9, 9], [3]]),
-        shape('cat', [[1, 1], [9, 9], [3, float('nan')]]),
-        shape('cat', [[1, 1]], 'circle'),
-        shape('cat', None),
-        shape(None, [[1, 1], [9, 9], [3, 4]]),
-        shape(['x'], [[1, 1], [9, 9], [3, 4]]),
-        shape('cat', 'abc'),
-        shape('cat', [['a', 'b']] * 3),
-        'no shape',
-        None,
-    ],
-)
-def test_labelme_shapes_left_out_are_counted(tmp_path, bad):
-    good = shape('cat', [[1, 1], [9, 1], [9, 9]])
-    (one,) = convert(labelme(tmp_path / 'l', [bad, good]))
-    assert (one.annotation_count, one.found_count) == (1, 2)
-    (note,) = one.notes
-    assert note.startswith('1 x ')
-    assert 'left out' in note
-
-
-@pytest.mark.parametrize(
-    'name',
-    ['a.jpg', '..\\photos\\a.jpg', 'C:\\data\\a.jpg', '/home/you/a.jpg', '', None],
-)
-def test_labelme_finds_the_image_by_its_name(tmp_path, name):
-    good = shape('cat', [[1, 1], [9, 1], [9, 9]])
-    (one,) = convert(labelme(tmp_path / 'l', [good], name))
-    assert one.images == tmp_path / 'l'
-    assert list(objects(one)) == ['a.jpg']
-
-
-def test_labelme_images_in_a_folder_beside_and_not_further(tmp_path):
-    good = shape('cat', [[1, 1], [9, 1], [9, 9]])
-    base = tmp_path / 'base'
-    photo(base / 'photos' / 'a.jpg')
-    photo(tmp_path / 'secret.jpg')
-    write(base / 'labels' / 'a.json', labelme_file('../photos/a.jpg', [good]))
-    write(base / 'labels' / 'b.json', labelme_file('../../secret.jpg', [good, good]))
-    secret = {'imageData': base64.b64encode(b'x').decode()}
-    write(base / 'labels' / 'c.json', labelme_file('c.jpg', [good]) | secret)
-    (one,) = convert(base / 'labels')
-    assert (one.images, list(objects(one))) == (base / 'photos', ['a.jpg'])
-    assert one.found_count == 4
-    assert one.notes == (
-        '2 x label files left out without an image of their own (b.json, 2 objects, '
-        'c.json, 1 objects: it is inside the JSON alone)',
-    )
-
-
-def test_labelme_splits_are_folders(tmp_path):
-    good = shape('cat', [[1, 1], [9, 1], [9, 9]])
-    for split in ('valid', 'train'):
-        labelme(tmp_path / 'l' / split, [good])
-    photo(tmp_path / 'l' / 'train' / 'bare.jpg')
-    train, val = convert(tmp_path / 'l')
-    assert [train.file.name, val.file.name] == ['train.json', 'val.json']
-    assert val.images == tmp_path / 'l' / 'valid'
-    assert train.notes == (
-        '1 x images left out that no LabelMe file describes (bare.jpg)',
-    )
-
-
-# CVAT
-
-
-def cvat(folder, shapes, labels=('zebra', 'ant')):
-    photo(folder / 'images' / 'a.png')
-    entry = f'<image id="0" name="a.png" width="100" height="50">{shapes}</image>'
-    write(folder / 'annotations.xml', cvat_file([entry], labels))
-    return folder
-
-
-def test_cvat_shapes(tmp_path):
-    shapes = (
-        '<tag label="ant"/>'
-        '<box label="ant" xtl="1.25" ytl="2" xbr="11.25" ybr="12" occluded="1"/>'
-        '<polygon label="zebra" points="1,1;9,1;9,9"/>'
-        '<ellipse label="ant" cx="50" cy="25" rx="20" ry="10"/>'
-        '<mask label="ant" rle="2,2,1,1" left="10" top="20" width="3" height="2"/>'
-        '<box label="ant" xtl="40" ytl="20" xbr="60" ybr="30" rotation="90"/>'
-    )
-    (one,) = convert(cvat(tmp_path / 'c', shapes))
-    assert one.classes == ('zebra', 'ant')
-    box, polygon, ellipse, mask, turned = objects(one)['a.png']
-    assert box == ('ant', [1.25, 2, 10, 10], [])
-    assert polygon == ('zebra', [1, 1, 8, 8], [[1, 1, 9, 1, 9, 9]])
-    assert ellipse[1] == [30, 15, 40, 20]
-    # Rows 001 and 101 of a box of 3 x 2 at (10, 20).
-    assert mask[1] == [10, 20, 3, 2]
-    assert content(one)['annotations'][3]['area'] == 3
-    assert content(one)['annotations'][0]['occluded'] == 1
-    assert turned[1] == pytest.approx([45, 15, 10, 20])
-    assert one.found_count == 5
-    written, _ = read_annotations(one.file)
-    assert {f.severity for f in check_annotations(written)} <= {'warning', 'note'}
-    from pycocotools import mask as api
-
-    drawn = api.decode(content(one)['annotations'][3]['segmentation'])
-    assert sorted(zip(*np.nonzero(drawn), strict=True)) == [
-        (20, 12),
-        (21, 10),
-        (21, 12),
-    ]
-
-
-@pytest.mark.parametrize(
-    'bad',
-    [
-        '<polyline label="ant" points="1,1;2,2"/>',
-        '<box label="ant" xtl="1" ytl="2" xbr="3"/>',
-        '<box xtl="1" ytl="2" xbr="3" ybr="4"/>',
-        '<polygon label="ant" points="1,1;2,2"/>',
-        '<polygon label="ant" points="1,1,1;2,2;3,3"/>',
-        '<mask label="ant" rle="1,2" left="1" top="1" width="2" height="2"/>',
-        '<mask label="ant" rle="4" left="99" top="1" width="2" height="2"/>',
-        '<mask label="ant" rle="-1,5" left="1" top="1" width="2" height="2"/>',
-        '<box label="ant" xtl="1" ytl="2" xbr="3" ybr="4" rotation="x"/>',
-    ],
-)
-def test_cvat_shapes_left_out_are_counted(tmp_path, bad):
-    good = '<polygon label="zebra" points="1,1;9,1;9,9"/>'
-    (one,) = convert(cvat(tmp_path / 'c', good + bad))
-    assert (one.annotation_count, one.found_count) == (1, 2)
-    assert 'left out' in one.notes[0]
-
-
-def test_cvat_groups_subsets_and_videos(tmp_path):
-    c = tmp_path / 'c'
-    polygon = '<polygon label="cat" points="{}" group_id="1"/>'
-    pair = polygon.format('1,1;9,1;9,9') + polygon.format('20,20;29,20;29,29')
-    photo(c / 'images' / 'a.png')
-    photo(c / 'images' / 'sub' / 'b.png')
-    images = [
-        f'<image name="a.png" subset="Train">{pair}</image>',
-        f'<image name="sub/b.png" subset="Validation">{pair}</image>',
-        f'<image name="gone.png" subset="Train">{pair}</image>',
-    ]
-    file = write(c / 'annotations.xml', cvat_file(images))
-    train, val = convert(file)
-    assert (train.joined_count, train.found_count, train.annotation_count) == (1, 4, 1)
-    assert objects(val)['b.png'][0][1] == [1, 1, 28, 28]
-    write(file, cvat_file(['<track id="0" label="cat"/>']))
-    with pytest.raises(UserError, match='of a video'):
-        convert(file)
 
 
 # COCO
@@ -739,6 +366,7 @@ def test_all_files_or_none(tmp_path):
     y = tmp_path / 'y'
     for split in ('train', 'val'):
         photo(y / 'images' / split / 'a.jpg')
+        write(y / 'labels' / split / 'a.txt', '')
     write(
         y / 'data.yaml', {'train': 'images/train', 'val': 'images/val', 'names': ['a']}
     )

@@ -94,7 +94,7 @@ def _other_kind(content: Any) -> str:
         if 'shapes' in content:
             return (
                 ' It is the labelme file of one image: write the folder as one COCO '
-                'file with labelme2coco.'
+                'file with eca-mmdet to-coco.'
             )
         if '_via_img_metadata' in content:
             return ' It is a project of the VGG annotator: export it as COCO.'

@@ -175,15 +175,13 @@ class _Search:
         last = -1
         for _ in range(_STEPS + len(self._holders) if missing else 0):
             part, name = missing[self._pick(len(missing))]
-            tries = [at for at in self._holders[name] if self._may_leave(at, last)]
-            if not tries:
-                last = -1
-                continue
+            tries = [at for at in self._holders[name] if at != last]
+            tries = tries or self._holders[name]
             if self._random.random() < _NOISE:
                 last = tries[self._pick(len(tries))]
             else:
                 last = min(tries, key=lambda at: self._cost(at, part))  # noqa: B023
-            self._move(last, part)
+            self._change(last, part)
             missing = self._missing()
             if len(missing) < least:
                 best, least = list(self.parts), len(missing)
@@ -209,8 +207,13 @@ class _Search:
     def _wanted(self, name: Any) -> range:
         return wanted_parts(len(self._holders[name]), len(self._targets))
 
-    def _may_leave(self, at: int, last: int) -> bool:
-        return at != last and self._count[self.parts[at]] > 1
+    def _change(self, at: int, part: int) -> None:
+        """Move a unit; if that empties its part, move the best one back."""
+        own = self.parts[at]
+        self._move(at, part)
+        if not self._count[own]:
+            back = [k for k, one in enumerate(self.parts) if one == part and k != at]
+            self._move(min(back, key=lambda k: self._cost(k, own)), own)
 
     def _cost(self, at: int, part: int) -> tuple[int, float]:
         """Return what a move adds to the missing ones, and to the error of sizes."""

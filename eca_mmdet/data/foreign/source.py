@@ -59,6 +59,10 @@ class Told:
         if len(places) < _EXAMPLES:
             places.append(clipped(str(where)))
 
+    def count(self, what: str) -> int:
+        """Return how often it was counted."""
+        return self._counts[what]
+
     @property
     def notes(self) -> list[str]:
         """A line for each kind."""

@@ -25,6 +25,7 @@ from eca_mmdet.reading import read_file
 _MOST_BYTES = 1 << 26
 """Of the labels of one image."""
 
+_BARE = 'images without a label file: kept, without objects'
 _MALFORMED = 'lines left out that are no YOLO label'
 
 
@@ -39,6 +40,11 @@ def read(path: Path) -> Source:
     keys: dict[int | str, int] = {number: number + 1 for number in about.names}
     categories = [(number + 1, name) for number, name in about.names.items()]
     parts = [_read_part(split, places, about) for split, places in about.splits.items()]
+    if all(one.told.count(_BARE) == len(one.photos) for one in parts):
+        raise UserError(
+            f'no image of {path} has a label file: labels/a.txt was looked for beside '
+            'images/a.jpg, and a.txt beside a.jpg. There is nothing to convert.'
+        )
     return Source('yolo', categories, keys, parts, about.notes)
 
 
@@ -89,7 +95,7 @@ class _Labels:
         """Return the objects of an image; without a size only as many as there are."""
         path = self._file_of(image)
         if path is None:
-            self._told.add('images without a label file: kept, without objects', image)
+            self._told.add(_BARE, image.name)
             return []
         self._used.add(path)
         lines = _lines(path)

@@ -6,7 +6,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from eca_mmdet.data.foreign.source import split_folders
+from eca_mmdet.data.foreign.source import files_below, split_folders
 from eca_mmdet.errors import MissingPackageError, UserError, clipped
 from eca_mmdet.reading import read_file
 
@@ -38,18 +38,22 @@ class Description:
 def find_description(path: Path) -> Path | None:
     """Return the data.yaml, classes.txt or *.names of a folder, or the file itself."""
     if path.is_file():
-        return path if path.suffix.lower() in _YAML and _names_of(path) else None
+        return path if _describes(path) else None
     files = sorted(path.iterdir()) if path.is_dir() else []
-    found = [one for one in files if one.suffix.lower() in _YAML and _names_of(one)]
+    found = [one for one in files if _describes(one)]
     named = [one for one in found if one.stem in _STEMS]
     if len(found) > 1 and len(named) != 1:
         raise UserError(
             f'{path} has several files that describe YOLO data: '
             f'{", ".join(one.name for one in found)}. Give the one to read.'
         )
+    if found:
+        return (named or found)[0]
     lists = [one for one in files if one.name == 'classes.txt']
     lists += [one for one in files if one.suffix == '.names']
-    return next(iter(named or found or lists), None)
+    if lists and any(one not in lists for one in files_below(path, ['.txt'])):
+        return lists[0]
+    return None
 
 
 def describe(path: Path) -> Description:
@@ -121,13 +125,17 @@ def _load(file: Path) -> dict[str, Any]:
     return content if isinstance(content, dict) else {}
 
 
-def _names_of(file: Path) -> Any:
+def _describes(file: Path) -> bool:
+    """Tell a YAML file with names of classes, or the usual one with folders."""
+    if file.suffix.lower() not in _YAML:
+        return False
     try:
-        return _load(file).get('names')
+        content = _load(file)
+        return 'names' in content or (file.stem in _STEMS and 'train' in content)
     except UserError as error:
         if isinstance(error, MissingPackageError) or file.stem in _STEMS:
             raise
-        return None
+        return False
 
 
 def _read_names(file: Path, value: Any) -> tuple[dict[int, str], list[str]]:
@@ -183,9 +191,8 @@ def _places(file: Path, root: Path, wanted: Any) -> list[Path]:
         if not isinstance(text, str) or '\0' in text:
             continue
         # Roboflow writes '../train/images' beside train/; Ultralytics takes both.
-        tries = [root / text, file.parent / text]
-        if text.startswith('../'):
-            tries += [root / text[3:], file.parent / text[3:]]
+        names = text, text.removeprefix('../')
+        tries = [base / name for base in (root, file.parent) for name in names]
         there = next((one for one in tries if one.exists()), None)
         found += [there] if there else []
     return found
