@@ -18,12 +18,14 @@ class Match:
 
     Attributes:
         kept: class of the model to class of the file.
+        same: names of those.
         new: names without one.
         near: of those, names that differ from one of the file in case, spaces,
             hyphens or underscores alone; with that one.
     """
 
     kept: dict[int, int]
+    same: tuple[str, ...]
     new: tuple[str, ...]
     near: tuple[tuple[str, str], ...]
 
@@ -37,10 +39,11 @@ def match(wanted: Sequence[str], names: Sequence[str]) -> Match:
     """
     at = {name: index for index, name in enumerate(names)}
     kept = {index: at[name] for index, name in enumerate(wanted) if name in at}
+    same = tuple(name for name in wanted if name in at)
     new = tuple(name for name in wanted if name not in at)
     loose = {_loose(name): name for name in reversed(names)}
     near = [(name, loose[_loose(name)]) for name in new if _loose(name) in loose]
-    return Match(kept, new, tuple(near))
+    return Match(kept, same, new, tuple(near))
 
 
 def _loose(name: str) -> str:

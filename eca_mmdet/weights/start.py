@@ -35,6 +35,7 @@ class Start:
         layers: the class layers of the model.
         match: which classes keep their rows; None if none was asked to.
         new: class tensors that take over rows, or start new though the file has them.
+        moved: of those, the ones that take over rows.
         unkept: layers whose rows cannot be kept, with the reason.
         notes: what else is to be said.
     """
@@ -43,6 +44,7 @@ class Start:
     layers: Layers
     match: Match | None = None
     new: dict[str, Tensor] = field(default_factory=dict)
+    moved: list[str] = field(default_factory=list)
     unkept: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
@@ -73,28 +75,30 @@ def plan_start(
     start = Start(_count(file.state, layers), layers)
     if wanted is not None:
         _require_wanted(wanted, own, layers)
-        names = _names(file, start, source_classes)
-        start.match = match(wanted, names)
-    for name, layout in layers.items():
-        tensor = file.state.get(name)
-        if tensor is None:
-            continue
-        start.new[name] = own[name].detach().clone()
-        if start.match is None or not start.match.kept:
-            continue
-        reason = ''
-        if layout is None:
-            reason = 'a layer whose rows are not known here'
-        elif layout.classes(_rows(tensor)) != start.classes:
-            reason = f"the file's has {_rows(tensor)} rows"
-        elif tensor.shape[1:] != own[name].shape[1:]:
-            reason = f'the file has {tuple(tensor.shape)}'
-        if reason or layout is None or start.classes is None:
-            start.unkept.append(f'{name} ({reason})')
-            continue
-        kept = start.match.kept
-        start.new[name] = move_rows(own[name], tensor, layout, start.classes, kept)
+    if wanted is not None and any(name in file.state for name in layers):
+        start.match = match(wanted, _names(file, start, source_classes))
+    for name in layers:
+        if name in file.state:
+            start.new[name] = own[name].detach().clone()
+            if start.match and start.match.kept:
+                _move(name, file.state[name], start, start.match.kept)
     return start
+
+
+def _move(name: str, tensor: Tensor, start: Start, kept: Mapping[int, int]) -> None:
+    """Take over a layer's rows, or note why not."""
+    own, layout, reason = start.new[name], start.layers[name], ''
+    if layout is None:
+        reason = 'a layer whose rows are not known here'
+    elif start.classes is None or layout.classes(_rows(tensor)) != start.classes:
+        reason = f"the file's has {_rows(tensor)} rows"
+    elif tensor.shape[1:] != own.shape[1:]:
+        reason = f'the file has {tuple(tensor.shape)}'
+    else:
+        start.new[name] = move_rows(own, tensor, layout, start.classes, kept)
+        start.moved.append(name)
+    if reason:
+        start.unkept.append(f'{name} ({reason})')
 
 
 def _require_own_names(file: WeightFile, layers: Layers) -> None:

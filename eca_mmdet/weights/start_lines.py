@@ -29,9 +29,7 @@ def tell(start: Start, file: WeightFile, model: Mapping[str, Tensor]) -> list[st
         file: it starts from.
         model: tensors of the model; of their shapes alone.
     """
-    heads = sorted({name.rpartition('.')[0] or name for name in start.layers})
     count = f' ({_many(start.classes, "class", "classes")})' if start.classes else ''
-    layers = _many(len(heads), 'class layer', 'class layers')
     others = [
         name
         for name in model
@@ -40,7 +38,7 @@ def tell(start: Start, file: WeightFile, model: Mapping[str, Tensor]) -> list[st
     taken = [name for name in others if _fits(name, file.state, model)]
     new = [name for name in others if name not in taken]
     line = f'fine-tuning from {clipped(file.path, 200)}{count}: '
-    line += _about_classes(start, layers, heads)
+    line += _about_classes(start)
     line += f"; {len(taken)} other tensors are the file's"
     if new:
         line += f', {len(new)} start new: {listed(new)}'
@@ -60,17 +58,32 @@ def _fits(name: str, state: Mapping[str, Tensor], model: Mapping[str, Tensor]) -
     return name in state and state[name].shape == model[name].shape
 
 
-def _about_classes(start: Start, layers: str, heads: Sequence[str]) -> str:
-    if start.match is None:
-        return f'{layers} start new: {listed(heads)}'
-    kept, new = len(start.match.kept), start.match.new
-    if not kept:
-        return f'{layers} start new, as no class has a name of the file: {listed(new)}'
-    if not new:
-        return f'{layers} keep the rows of all {_many(kept, "class", "classes")}'
-    return (
-        f'{layers} keep rows of {kept} of {kept + len(new)} classes; new: {listed(new)}'
-    )
+def _about_classes(start: Start) -> str:
+    moved = _parts(start.moved)
+    new = [part for part in _parts(start.layers) if part not in moved]
+    lines = []
+    if moved and start.match:
+        found = start.match
+        keep = (
+            f'{_many(len(moved), "class layer keeps", "class layers keep")} the rows '
+        )
+        if found.new:
+            keep += f'of {len(found.same)} of {len(found.same + found.new)} classes: '
+            keep += f'{listed(found.same)}; new: {listed(found.new)}'
+        else:
+            keep += f'of all {_many(len(found.same), "class", "classes")}'
+        lines.append(keep)
+    if new:
+        start_new = 'class layer starts new', 'class layers start new'
+        lines.append(f'{_many(len(new), *start_new)}: {listed(new)}')
+        if start.match and not start.match.kept:
+            lines.append(f'no class has a name of the file: {listed(start.match.new)}')
+    return '; '.join(lines)
+
+
+def _parts(names: Iterable[str]) -> list[str]:
+    """Return the layers that tensors are of, each once."""
+    return sorted({name.rpartition('.')[0] or name for name in names})
 
 
 def _many(count: int, one: str, more: str) -> str:
