@@ -120,7 +120,9 @@ def save(path, cfg, names=EIGHTY, **meta):
     if names:
         meta['dataset_meta'] = {'classes': names}
     hub = dict(log_scalars={}, runtime_info={}, resumed_keys={})
-    torch.save({'state_dict': state, 'meta': meta, 'message_hub': hub}, path)
+    average = {f'module.{key}': value + 1 for key, value in state.items()}
+    content = {'state_dict': state, 'meta': meta, 'message_hub': hub}
+    torch.save(content | {'ema_state_dict': average}, path)
     return state
 
 

@@ -88,7 +88,7 @@ class FineTuneHook(Hook):  # type: ignore[misc]
             UserError: see :func:`eca_mmdet.weights.start.plan_start`.
         """
         wanted = _classes(runner)
-        layers = self.class_layers(runner, own, wanted)
+        layers = find_layers(runner, own, wanted)
         if not self.keep_classes:
             return plan_start(file, own, layers)
         if wanted is None:
@@ -98,14 +98,13 @@ class FineTuneHook(Hook):  # type: ignore[misc]
             )
         return plan_start(file, own, layers, wanted, self.source_classes)
 
-    @staticmethod
-    def class_layers(
-        runner: Any, own: dict[str, Tensor], wanted: Sequence[str] | None
-    ) -> Layers:
-        """Return the class layers of the runner's model."""
-        return find_class_layers(
-            runner.cfg.get('model'), own, len(wanted) if wanted else None
-        )
+
+def find_layers(
+    runner: Any, own: dict[str, Tensor], wanted: Sequence[str] | None
+) -> Layers:
+    """Return the class layers of a runner's model; see ``find_class_layers``."""
+    count = len(wanted) if wanted else None
+    return find_class_layers(runner.cfg.get('model'), own, count)
 
 
 def own_state(runner: Any) -> dict[str, Tensor]:
@@ -151,11 +150,22 @@ def check_classes(cfg: Any, runner: Any, file: WeightFile) -> list[str]:
         others = {key: t for key, t in file.state.items() if key not in layers}
         require_start(others, runner.model, start)
         return []
+    own = own_state(runner)
     new = require_start(file.state, runner.model, start)
-    from eca_mmdet.preflight_data import training_classes
-
-    lines = other_classes(file, training_classes(cfg))
+    lines = other_classes(file, _classes(runner))
+    if lines and not _keeps_class_layers(runner, file, own):
+        lines = []
     if new:
         more = ', ...' if len(new) > 6 else ''
         lines.append(f'{len(new)} tensors start new: {", ".join(new[:6])}{more}')
     return lines
+
+
+def _keeps_class_layers(runner: Any, file: WeightFile, own: dict[str, Tensor]) -> bool:
+    """Tell whether a class layer is the file's; not so if the heads are others."""
+    try:
+        layers = find_layers(runner, own, _classes(runner))
+    except UserError:
+        return False
+    state = file.state
+    return any(key in state and state[key].shape == own[key].shape for key in layers)

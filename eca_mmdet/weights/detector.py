@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from eca_mmdet.errors import MissingWeightsError, WeightsError
-from eca_mmdet.weights.heads import read_heads
 
 if TYPE_CHECKING:
     from eca_mmdet.weights.files import WeightFile
@@ -68,6 +67,8 @@ def require_converted(file: WeightFile) -> None:
     Raises:
         WeightsError: with the command that converts it.
     """
+    from eca_mmdet.weights.heads import read_heads
+
     heads = read_heads(file.state, file.extras)
     if heads and heads.version == 'v1':
         raise WeightsError(

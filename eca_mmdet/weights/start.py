@@ -159,8 +159,8 @@ def _names(
     if names is None:
         raise UserError(
             f'{file.path} has no class names, so that no rows can be kept by name. Set '
-            f'the names of its {count or ""} classes, in its order, as source_classes '
-            'of the FineTuneHook, or leave out keep_classes.'
+            f'the names of its classes ({count or "how many is not known"}), in its '
+            'order, as source_classes of the FineTuneHook, or leave out keep_classes.'
         )
     if count is not None and len(names) != count:
         raise WeightsError(

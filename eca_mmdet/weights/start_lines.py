@@ -47,7 +47,8 @@ def tell(start: Start, file: WeightFile, model: Mapping[str, Tensor]) -> list[st
     if absent:
         lines.append(f'not in the file, so new: {listed(absent)}')
     if start.unkept:
-        lines.append(f'rows not kept, all new: {"; ".join(start.unkept[:6])}')
+        shown = '; '.join(start.unkept[:6]) + '; ...' * (len(start.unkept) > 6)
+        lines.append(f'rows not kept, all new: {shown}')
     if start.match and start.match.near:
         near = [f'{name} (file: {theirs})' for name, theirs in start.match.near]
         lines.append(f'similar names are not taken for equal: {listed(near)}')
