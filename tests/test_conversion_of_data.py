@@ -323,6 +323,17 @@ def test_coco_exports_are_found_as_they_are(tmp_path, files, images, expected):
     assert single.images == tmp_path / expected[0]
 
 
+@pytest.mark.parametrize('padding', [0, 300_000])
+def test_coco_is_told_by_its_keys_wherever_they_are(tmp_path, padding):
+    images = [{'id': 1, 'file_name': 'a' * padding}]
+    file = write(tmp_path / 'a.json', {'images': images, 'categories': [], 'x': images})
+    assert kind_of(file) == 'coco'
+    write(file, {'images': images, 'x': images})
+    assert kind_of(file) is None
+    write(file, '')
+    assert kind_of(file) is None
+
+
 # The command and its files
 
 
