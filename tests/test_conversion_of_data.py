@@ -129,6 +129,7 @@ def test_yolo_polygons_are_not_rounded(tmp_path, tail):
         ('0 0.1 0.1 1e400 0.2 0.3 0.3', 'no YOLO label'),
         ('0.5 0.5 0.5 0.2 0.2', 'no YOLO label'),
         ('0 0.5 0.5 1e39 0.2', 'no YOLO label'),
+        (f'{10**20} 0.5 0.5 0.2 0.2', 'no YOLO label'),
         ('2 0.5 0.5 0.2 0.2', 'class id that data.yaml does not name'),
         ('-1 0.5 0.5 0.2 0.2', 'class id that data.yaml does not name'),
         ('\x00\x01', 'no YOLO label'),
