@@ -373,6 +373,7 @@ def test_cvat_groups_subsets_and_videos(tmp_path):
         f'<image name="sub/b.png" subset="Validation">{pair}</image>',
         f'<image name="gone.png" subset="Train">{pair}</image>',
         '<image name="" subset="Train"></image>',
+        '<image name="/etc/b.jpg" subset="Train"></image>',
     ]
     file = write(c / 'annotations.xml', cvat_file(images))
     train, val = convert(file)

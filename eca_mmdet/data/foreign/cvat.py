@@ -78,7 +78,7 @@ def _read_part(split: str, entries: list[Any], images: Images, file: Path) -> Pa
         name = entry.get('name', '')
         tries = [file.parent / folder / name for folder in ('images', '')]
         there = [one for one in tries if '\0' not in name and one in images.files]
-        image = there[0] if there else images.of(file.parent / (name or '?'), name)
+        image = there[0] if there else _elsewhere(images, file, name)
         if image is None or image in found:
             lost = sum(one.tag not in _NO_OBJECTS for one in entry)
             told.add(
@@ -98,6 +98,12 @@ def _read_part(split: str, entries: list[Any], images: Images, file: Path) -> Pa
             f'{"; ".join(told.notes)}'
         )
     return part
+
+
+def _elsewhere(images: Images, file: Path, name: str) -> Path | None:
+    """Find an image that is in another folder, by its name."""
+    inside = name.lstrip('/')
+    return images.of(file.parent / inside, name) if inside else None
 
 
 def _read_image(image: Path, entry: Any, size: Size, told: Told) -> list[Thing]:
