@@ -129,6 +129,7 @@ def test_yolo_polygons_are_not_rounded(tmp_path, tail):
         ('0 0.1 0.1 1e400 0.2 0.3 0.3', 'no YOLO label'),
         ('0.5 0.5 0.5 0.2 0.2', 'no YOLO label'),
         ('0 0.5 0.5 1e39 0.2', 'no YOLO label'),
+        (f'{10**20} 0.5 0.5 0.2 0.2', 'no YOLO label'),
         ('2 0.5 0.5 0.2 0.2', 'class id that data.yaml does not name'),
         ('-1 0.5 0.5 0.2 0.2', 'class id that data.yaml does not name'),
         ('\x00\x01', 'no YOLO label'),
@@ -321,6 +322,17 @@ def test_coco_exports_are_found_as_they_are(tmp_path, files, images, expected):
     assert not any(one.written for one in found)
     (single,) = convert(tmp_path / next(iter(files)))
     assert single.images == tmp_path / expected[0]
+
+
+@pytest.mark.parametrize('padding', [0, 300_000])
+def test_coco_is_told_by_its_keys_wherever_they_are(tmp_path, padding):
+    images = [{'id': 1, 'file_name': 'a' * padding}]
+    file = write(tmp_path / 'a.json', {'images': images, 'categories': [], 'x': images})
+    assert kind_of(file) == 'coco'
+    write(file, {'images': images, 'x': images})
+    assert kind_of(file) is None
+    write(file, '')
+    assert kind_of(file) is None
 
 
 # The command and its files

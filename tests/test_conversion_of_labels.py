@@ -88,6 +88,7 @@ def test_voc_flags(tmp_path):
         '<object><bndbox/></object>',
         voc_object('cat', ['x', 1, 2, 3]),
         voc_object('cat', ['nan', 1, 2, 3]),
+        voc_object('cat', ['1e39', 1, 2, 3]),
         voc_object(' ', [1, 2, 3, 4]),
     ],
 )
@@ -247,6 +248,7 @@ def test_labelme_groups_are_one_object(tmp_path):
         shape(None, [[1, 1], [9, 9], [3, 4]]),
         shape(['x'], [[1, 1], [9, 9], [3, 4]]),
         shape('cat', 'abc'),
+        shape('cat', [[1, 1], [9, 9], [3, 1e39]]),
         shape('cat', [['a', 'b']] * 3),
         'no shape',
         None,
@@ -367,9 +369,11 @@ def test_cvat_groups_subsets_and_videos(tmp_path):
     photo(c / 'images' / 'a.png')
     photo(c / 'images' / 'sub' / 'b.png')
     images = [
-        f'<image name="a.png" subset="Train">{pair}</image>',
+        f'<image name="a.png" subset="Train" width="inf">{pair}</image>',
         f'<image name="sub/b.png" subset="Validation">{pair}</image>',
         f'<image name="gone.png" subset="Train">{pair}</image>',
+        '<image name="" subset="Train"></image>',
+        '<image name="/etc/b.jpg" subset="Train"></image>',
     ]
     file = write(c / 'annotations.xml', cvat_file(images))
     train, val = convert(file)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 import re
 from itertools import islice
@@ -18,28 +19,27 @@ _OTHERS = ('captions_', 'person_keypoints_', 'panoptic_', 'stuff_', 'image_info_
 _LOOKED_AT = 50
 """Images of a file that are looked for in a folder."""
 
+_COCO = [rb'"%s"\s*:\s*\[' % key for key in (b'images', b'categories', b'annotations')]
+_LABELME = rb'"(version|flags|imagePath|imageHeight|imageData)"\s*:'
 _WINDOW = 1 << 16
+"""Bytes of a file's beginning, of which one of the keys must be."""
 
 
 def json_kind(path: Path) -> str | None:
-    """Return 'coco' or 'labelme' for a JSON file, by its beginning and its end."""
+    """Return 'coco' or 'labelme' for a JSON file, by the keys in it."""
     try:
         with path.open('rb') as file:
             head = file.read(_WINDOW)
-            file.seek(max(0, path.stat().st_size - _WINDOW))
-            text = head + b'\n' + file.read(_WINDOW)
-    except OSError:
+            if b'"shapes"' in head and re.search(_LABELME, head):
+                return 'labelme'
+            if not any(re.search(key, head) for key in _COCO):
+                return None
+            # Between two of the keys there may be a list of any length.
+            with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as whole:
+                found = sum(bool(re.search(key, whole)) for key in _COCO)
+    except (OSError, ValueError):
         return None
-    if re.search(rb'"shapes"\s*:', text) and re.search(
-        rb'"(imagePath|imageHeight|flags)"\s*:', text
-    ):
-        return 'labelme'
-    keys = (
-        rb'"images"\s*:\s*\[',
-        rb'"categories"\s*:\s*\[',
-        rb'"annotations"\s*:\s*\[',
-    )
-    return 'coco' if sum(bool(re.search(key, text)) for key in keys) > 1 else None
+    return 'coco' if found > 1 else None
 
 
 def find_files(path: Path) -> list[Path]:

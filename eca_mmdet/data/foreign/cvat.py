@@ -11,7 +11,15 @@ from typing import Any
 
 from eca_mmdet.data.entries import Size, is_drawable_size
 from eca_mmdet.data.foreign.pairing import Images
-from eca_mmdet.data.foreign.source import SPLITS, Part, Source, Thing, Told, make_part
+from eca_mmdet.data.foreign.source import (
+    SPLITS,
+    Part,
+    Source,
+    Thing,
+    Told,
+    is_coordinate,
+    make_part,
+)
 from eca_mmdet.data.foreign.turning import fit
 from eca_mmdet.data.foreign.xml_files import parse, root_tag
 from eca_mmdet.errors import UserError, clipped
@@ -70,7 +78,7 @@ def _read_part(split: str, entries: list[Any], images: Images, file: Path) -> Pa
         name = entry.get('name', '')
         tries = [file.parent / folder / name for folder in ('images', '')]
         there = [one for one in tries if '\0' not in name and one in images.files]
-        image = there[0] if there else images.of(Path(file.parent / name), name)
+        image = there[0] if there else _elsewhere(images, file, name)
         if image is None or image in found:
             lost = sum(one.tag not in _NO_OBJECTS for one in entry)
             told.add(
@@ -90,6 +98,12 @@ def _read_part(split: str, entries: list[Any], images: Images, file: Path) -> Pa
             f'{"; ".join(told.notes)}'
         )
     return part
+
+
+def _elsewhere(images: Images, file: Path, name: str) -> Path | None:
+    """Find an image that is in another folder, by its name."""
+    inside = name.lstrip('/')
+    return images.of(file.parent / inside, name) if inside else None
 
 
 def _read_image(image: Path, entry: Any, size: Size, told: Told) -> list[Thing]:
@@ -112,9 +126,15 @@ def _read_image(image: Path, entry: Any, size: Size, told: Told) -> list[Thing]:
             continue
         groups[key] = one
         things.append(one)
-    stated = int(_number(entry, 'width')), int(_number(entry, 'height'))
-    fit(things, stated, image, size, told)
+    fit(things, _stated(entry), image, size, told)
     return things
+
+
+def _stated(entry: Any) -> Size:
+    try:
+        return int(_number(entry, 'width')), int(_number(entry, 'height'))
+    except ValueError:
+        return 0, 0
 
 
 def _read_shape(shape: Any, size: Size, name: str, told: Told) -> Thing | None:
@@ -139,7 +159,7 @@ def _read_shape(shape: Any, size: Size, name: str, told: Told) -> Thing | None:
 
 def _number(entry: Any, key: str, default: str = '0') -> float:
     value = float(entry.get(key, default))
-    if not math.isfinite(value):
+    if not is_coordinate(value):
         raise ValueError(f'{key} is {value}')
     return value
 
@@ -162,7 +182,7 @@ def _box(label: str, shape: Any, size: Size) -> Thing:
 def _polygon(label: str, shape: Any, size: Size) -> Thing:
     pairs = [pair.split(',') for pair in shape.get('points', '').split(';')]
     points = [(float(x), float(y)) for x, y in pairs]
-    if len(points) < 3 or not all(math.isfinite(v) for point in points for v in point):
+    if len(points) < 3 or not all(is_coordinate(v) for point in points for v in point):
         raise ValueError(f'a polygon of {len(points)} points')
     return _around(label, points, True)
 

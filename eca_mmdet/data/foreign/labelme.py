@@ -15,6 +15,7 @@ from eca_mmdet.data.foreign.source import (
     Thing,
     Told,
     by_name,
+    is_coordinate,
     make_part,
     supervision_formats,
 )
@@ -142,7 +143,7 @@ def _read_shape(
     try:
         label = ' '.join(shape['label'].split())
         points = _circle(shape['points']) if kind == 'circle' else shape['points']
-        if not label or not all(math.isfinite(v) for point in points for v in point):
+        if not label or not all(is_coordinate(v) for point in points for v in point):
             raise ValueError('no label, or points that are no numbers')
         form = 'polygon' if kind == 'circle' else kind
         seen = library.labelme_shapes_to_detections(

@@ -33,6 +33,15 @@ SPLITS = {
 _EXAMPLES = 3
 
 
+_MOST_PX = 1e9
+"""Of a coordinate; supervision's boxes are floats of 32 bits."""
+
+
+def is_coordinate(value: float) -> bool:
+    """Tell a number that can be one, if far outside the image; NaN is none."""
+    return -_MOST_PX < value < _MOST_PX
+
+
 class Told:
     """Counts of what was left out or changed, each with its first places."""
 

@@ -45,7 +45,10 @@ def fit(things: list[Thing], stated: Size, path: Path, size: Size, told: Told) -
     for one in things:
         (x1, y1), (x2, y2) = turn(*one.box[:2], *stated), turn(*one.box[2:], *stated)
         one.box = min(x1, x2), min(y1, y2), max(x1, x2), max(y1, y2)
-        if isinstance(one.mask, list):
+        if isinstance(one.mask, dict):
+            told.add('masks left out that would have to be turned', path.name)
+            one.mask = []
+        else:
             one.mask = [
                 [
                     value

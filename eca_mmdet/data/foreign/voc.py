@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from eca_mmdet.data.entries import Size, is_polygon
 from eca_mmdet.data.foreign.pairing import Images, label_splits
 from eca_mmdet.data.foreign.source import (
@@ -15,6 +17,7 @@ from eca_mmdet.data.foreign.source import (
     Thing,
     Told,
     by_name,
+    is_coordinate,
     make_part,
     supervision_formats,
 )
@@ -141,7 +144,8 @@ class _Reader:
             entry.remove(polygon)
         parent = entry.makeelement('annotation', {})
         parent.append(entry)
-        seen, _ = self._library.detections_from_xml_obj(parent, [], size)
+        with np.errstate(over='ignore'):  # what overflows is refused below
+            seen, _ = self._library.detections_from_xml_obj(parent, [], size)
         category = ' '.join((entry.findtext('name') or '').split())
         if not category:
             raise ValueError('it has no name')
@@ -157,6 +161,8 @@ class _Reader:
         if crowd:
             told.add("objects marked difficult: 'iscrowd' 1", name)
         x1, y1, x2, y2 = map(float, seen.xyxy[0])
+        if not all(map(is_coordinate, (x1, y1, x2, y2))):
+            raise ValueError('a coordinate is too large')
         return Thing(category, (x1, y1, x2, y2), outlines, crowd, more)
 
     def _outlines(self, entry: Any, name: str, told: Told) -> Iterator[list[float]]:
@@ -164,7 +170,11 @@ class _Reader:
             points = None
             with contextlib.suppress(ValueError, IndexError):
                 points = (self._library.parse_polygon_points(polygon) - 1).ravel()
-            if points is not None and is_polygon(points):
+            if (
+                points is not None
+                and all(map(is_coordinate, points))
+                and is_polygon(points)
+            ):
                 yield points.tolist()
             else:
                 told.add('malformed polygons left out; the boxes stay', name)

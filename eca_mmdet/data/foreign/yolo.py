@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 from eca_mmdet.data.entries import Size
 from eca_mmdet.data.foreign.source import (
@@ -15,6 +13,7 @@ from eca_mmdet.data.foreign.source import (
     Thing,
     Told,
     files_below,
+    is_coordinate,
     make_part,
     supervision_formats,
 )
@@ -122,7 +121,7 @@ class _Labels:
 
     def _read_line(self, line: str, size: Size, where: str) -> Thing | None:
         values = line.split()
-        if not all(map(_is_finite, values)):
+        if not all(map(_is_number, values)):
             self._told.add(_MALFORMED, where, 1)
             return None
         if (
@@ -135,7 +134,7 @@ class _Labels:
             seen = self._library.yolo_annotations_to_detections(
                 [' '.join(values)], size, with_masks=False
             )
-        except ValueError:
+        except (ValueError, OverflowError):  # a class id of more than 64 bits
             self._told.add(_MALFORMED, where, 1)
             return None
         number = int(seen.class_id[0])
@@ -167,7 +166,7 @@ class _Labels:
                 lines = (
                     [] if path in self._used or path.name in others else _lines(path)
                 )
-                if lines and all(map(_is_finite, lines[0][1].split())):
+                if lines and all(map(_is_number, lines[0][1].split())):
                     self._told.add(
                         'label files left out that no image belongs to',
                         f'{path.name}, {len(lines)} objects',
@@ -185,9 +184,8 @@ def _lines(path: Path) -> list[tuple[int, str]]:
     ]
 
 
-def _is_finite(value: Any) -> bool:
-    """Tell a number that a float of 32 bits holds."""
+def _is_number(value: str) -> bool:
     try:
-        return math.isfinite(float(value)) and abs(float(value)) < 1e30
+        return is_coordinate(float(value))
     except ValueError:
         return False
