@@ -1,4 +1,4 @@
-"""`eca-mmdet export onnx`: files that do what mmdet does, and files that are refused."""
+"""`eca-mmdet export onnx`: files that do what mmdet does."""
 
 import json
 import logging
@@ -28,8 +28,10 @@ def trained(mmdet_ready, shapes, tmp_path_factory):
     def get(kind):
         if kind not in made:
             folder = tmp_path_factory.mktemp(kind)
-            build = exporting.random_detector if kind == 'faster' else exporting.learn
-            cfg, model = build(kind, shapes)
+            if kind == 'mask':
+                cfg, model = exporting.learn(shapes)
+            else:
+                cfg, model = exporting.random_detector(kind, shapes)
             paths = exporting.save(folder, cfg, model)
             out = folder / 'whole.onnx'
             assert cli.main(['export', 'onnx', *map(str, (*paths, out))]) == 0
@@ -115,11 +117,10 @@ def test_nothing_is_printed_but_the_command_s_own(trained, command, tmp_path, ca
     assert all(int(row[5]) > 0 and row[6] == '0' for row in rows)
 
 
-@pytest.mark.parametrize('kind', ['mask', 'retinanet'])
-def test_ap_is_that_of_mmdet(kind, trained, shapes):
+def test_ap_is_that_of_mmdet(trained, shapes):
     from eca_mmdet.evaluation.coco_metric import CocoTableMetric
 
-    _, _, model, out = trained(kind)
+    _, _, model, out = trained('mask')
     images, shape, samples = batch(model, shapes, [(96, 96)] * 4)
     found = run(out, images=images, sizes=shape)
     with torch.no_grad():
@@ -183,7 +184,7 @@ def test_one_size(trained, command, shapes, tmp_path):
         run(out, images=np.zeros((1, 3, 64, 64), np.float32), sizes=shape[:1])
 
 
-@pytest.mark.parametrize('kind', KINDS)
+@pytest.mark.parametrize('kind', ['mask', 'retinanet'])
 def test_an_image_without_objects(kind, mmdet_ready, shapes, command, tmp_path):
     """The file gives zeros; the check compares without the threshold, and says so."""
     cfg, model = exporting.random_detector(kind, shapes)
@@ -206,8 +207,7 @@ def test_an_image_without_objects(kind, mmdet_ready, shapes, command, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ('kind', 'classes'),
-    [('faster', 1), ('retinanet', 1), ('mask', 1203), ('retinanet', 1203)],
+    ('kind', 'classes'), [('mask', 1), ('retinanet', 1), ('faster', 1203)]
 )
 def test_any_number_of_classes(kind, classes, mmdet_ready, shapes, tmp_path):
     from mmdet.registry import MODELS
@@ -216,22 +216,21 @@ def test_any_number_of_classes(kind, classes, mmdet_ready, shapes, tmp_path):
 
     cfg, _ = exporting.random_detector(kind, shapes)
     roi = cfg.model.get('roi_head', {})
-    for head in (
-        cfg.model.get('bbox_head'),
-        roi.get('bbox_head'),
-        roi.get('mask_head'),
-    ):
-        if head:
-            head.num_classes = classes
+    heads = [cfg.model.get('bbox_head'), roi.get('bbox_head'), roi.get('mask_head')]
+    for head in filter(None, heads):
+        head.num_classes = classes
     test = cfg.model.test_cfg
-    (test if kind == 'retinanet' else test.rcnn).update(max_per_img=8, score_thr=1e-4)
+    if kind != 'retinanet':
+        test.rpn.max_per_img = 20
+        test = test.rcnn
+    test.update(max_per_img=8, score_thr=1e-4)
     torch.manual_seed(1)
     model = MODELS.build(cfg.model)
     model.train(False)
-    if kind != 'retinanet':
-        torch.nn.init.normal_(model.roi_head.bbox_head.fc_cls.weight, std=0.3)
+    if kind == 'retinanet':
+        torch.nn.init.normal_(model.bbox_head.retina_cls.weight, std=0.02)
     else:
-        torch.nn.init.normal_(model.bbox_head.retina_cls.weight, std=0.03)
+        torch.nn.init.normal_(model.roi_head.bbox_head.fc_cls.weight, std=0.1)
     part = make_part(model, 'all')
     metadata = {'eca_mmdet': '0', 'max_per_image': 8}
     write_graph(tmp_path / 'a.onnx', part, model, None, metadata)

@@ -21,7 +21,7 @@ from eca_mmdet.export.properties import KEY
 OPSET = 17
 """Of ONNX, 2022: RoiAlign's half pixels came with 16."""
 
-_ANY_SIZE = (256, 320)
+_ANY_SIZE = (160, 192)
 """Of the image that a graph for any size is traced with; nothing of it stays."""
 
 OUTPUTS = ('boxes', 'scores', 'labels', 'masks')

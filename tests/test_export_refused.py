@@ -1,0 +1,317 @@
+"""`eca-mmdet export onnx`: what it refuses, and what a failed check leaves behind."""
+
+import os
+
+import pytest
+import torch
+
+from tests import exporting
+
+pytest.importorskip('onnx')
+pytest.importorskip('onnxruntime')
+
+
+@pytest.fixture(scope='module')
+def paths(mmdet_ready, shapes, tmp_path_factory):
+    cfg, model = exporting.random_detector('faster', shapes)
+    return exporting.save(tmp_path_factory.mktemp('paths'), cfg, model)
+
+
+@pytest.fixture
+def export(command, paths, tmp_path):
+    """Run the command with one file and some words more."""
+
+    def call(*words, config=None, checkpoint=None, out=None):
+        return command(
+            *('export', 'onnx', config or paths[0], checkpoint or paths[1]),
+            *(out or tmp_path / 'a.onnx', *words),
+        )
+
+    return call
+
+
+def names(folder):
+    return sorted(os.listdir(folder))
+
+
+@pytest.mark.parametrize(
+    ('given', 'message'),
+    [
+        (dict(checkpoint='none.pth'), 'none.pth'),
+        (dict(config='none.py'), 'none.py'),
+        (dict(out='a.pt'), 'a name in .onnx'),
+        (dict(out='none/a.onnx'), 'in no folder that exists'),
+        (dict(words=['--size', '96']), 'got --size 96.'),
+        (dict(words=['--size', '96', 'x']), 'got --size 96 x.'),
+        (dict(words=['--size', '0', '96']), 'got --size 0 96.'),
+        (dict(words=['--size', '96', '100']), 'The next is --size 96 128.'),
+        (dict(words=['--images', 'none']), '--images none is no folder'),
+        (dict(words=['--images', 'empty']), 'empty'),
+        (dict(words=['--no-check', '--images', 'empty']), 'goes with the check'),
+    ],
+)
+def test_what_cannot_be_is_said(given, message, export, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / 'empty').mkdir()
+    code, out, err = export(*given.pop('words', ()), **given)
+    assert (code, out) == (2, '') and message in err and err.count('\n') == 1
+    assert names(tmp_path) == ['empty']
+
+
+def test_a_file_that_is_there_stays(export, tmp_path):
+    (tmp_path / 'a.onnx').write_text('mine')
+    code, _, err = export()
+    assert code == 2 and '--force' in err
+    assert (tmp_path / 'a.onnx').read_text() == 'mine'
+    assert export('--force', '--no-check', '--part', 'backbone')[0] == 0
+    assert exporting.run(tmp_path / 'a.onnx', images=torch.zeros(1, 3, 64, 64).numpy())
+    assert names(tmp_path) == ['a.onnx']
+
+
+def test_a_link_to_nowhere_stays(export, tmp_path):
+    (tmp_path / 'a.onnx').symlink_to(tmp_path / 'none')
+    assert export()[0] == 2
+    assert (tmp_path / 'a.onnx').is_symlink()
+
+
+@pytest.mark.parametrize('package', ['onnx', 'onnxruntime'])
+def test_a_missing_package_is_told_first(package, export, monkeypatch, tmp_path):
+    import importlib
+
+    load = importlib.import_module
+
+    def without(name, *rest):
+        if name == package:
+            raise ModuleNotFoundError(name=package)
+        return load(name, *rest)
+
+    monkeypatch.setattr(importlib, 'import_module', without)
+    code, _, err = export(checkpoint='none.pth')  # which nobody looked for yet
+    assert code == 2 and f'{package} is not installed' in err
+    assert "pip install 'eca-mmdet[export]'" in err
+
+
+def _shifted(monkeypatch):
+    """Anchors half a pixel off."""
+    from eca_mmdet.export import dense
+
+    right = dense.grid_anchors
+    monkeypatch.setattr(dense, 'grid_anchors', lambda *a: right(*a) + 0.5)
+
+
+def _scored(monkeypatch):
+    """Scores a little low."""
+    from eca_mmdet.export.network import Heads
+
+    right = Heads.forward
+
+    def wrong(self, *arguments):
+        boxes, scores, *others = right(self, *arguments)
+        return [boxes, scores - 0.01, *others]
+
+    monkeypatch.setattr(Heads, 'forward', wrong)
+
+
+def _unsuppressed(monkeypatch):
+    """Suppression at another overlap."""
+    from eca_mmdet.export import regions
+
+    right = regions.suppress
+    monkeypatch.setattr(regions, 'suppress', lambda b, s, iou: right(b, s, iou + 0.2))
+
+
+def _fixed(monkeypatch):
+    """A graph that is for one size alone."""
+    from eca_mmdet.export import graph_file
+
+    monkeypatch.setattr(
+        graph_file, '_axes', lambda part, size: {n: {0: 'b'} for n in part.inputs}
+    )
+
+
+@pytest.mark.parametrize('sabotage', [_shifted, _scored, _unsuppressed, _fixed])
+def test_a_wrong_file_fails_and_nothing_is_lost(
+    sabotage, export, monkeypatch, tmp_path
+):
+    sabotage(monkeypatch)
+    (tmp_path / 'a.onnx').write_text('mine')
+    (tmp_path / 'a.failed.onnx').write_text('an earlier one')
+    code, out, err = export('--force')
+    assert code == 1, out
+    kept = tmp_path / 'a.failed-2.onnx'
+    assert str(kept) in err and f'{tmp_path / "a.onnx"} is as it was' in err
+    assert (tmp_path / 'a.onnx').read_text() == 'mine'
+    assert kept.stat().st_size > 1 << 20
+    assert names(tmp_path) == ['a.failed-2.onnx', 'a.failed.onnx', 'a.onnx']
+
+
+def test_wrong_features_fail(export, monkeypatch, tmp_path):
+    from eca_mmdet.export import graph_file
+
+    right = graph_file.write_graph
+
+    def wrong(path, part, model, *others):
+        with torch.no_grad():
+            model.backbone.conv1.weight[0] *= 1.001
+            right(path, part, model, *others)
+            model.backbone.conv1.weight[0] /= 1.001
+
+    monkeypatch.setattr(graph_file, 'write_graph', wrong)
+    assert export('--part', 'backbone')[0] == 1
+    assert names(tmp_path) == ['a.failed.onnx']
+
+
+@pytest.mark.parametrize('where', ['write_graph', 'compare'])
+def test_an_interrupted_export_leaves_nothing(where, export, monkeypatch, tmp_path):
+    from eca_mmdet.export import graph_file, parity
+
+    def stop(path, *others):
+        path.write_text('a part')
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(parity if where == 'compare' else graph_file, where, stop)
+    code, _, err = export()
+    assert code == 130 and 'interrupted' in err
+    assert names(tmp_path) == []
+
+
+def test_a_full_disk_is_told(export, monkeypatch, tmp_path):
+    from eca_mmdet.export import graph_file
+
+    def full(path, *others):
+        raise OSError(28, 'No space left on device')
+
+    monkeypatch.setattr(graph_file, 'write_graph', full)
+    code, _, err = export()
+    assert code == 1 and 'No space left on device' in err, err
+    assert 'cannot be written' in err, err
+    assert names(tmp_path) == []
+
+
+def test_more_than_a_file_takes_is_refused(export, monkeypatch):
+    from eca_mmdet.commands import export as module
+
+    monkeypatch.setattr(module, '_MOST_BYTES', 1 << 20)
+    code, _, err = export()
+    assert code == 2 and '--part backbone' in err
+
+
+def _soft(cfg):
+    cfg.test_cfg.rcnn.nms.type = 'soft_nms'
+
+
+def _agnostic(cfg):
+    cfg.test_cfg.rpn.nms.class_agnostic = True
+
+
+def _unlimited(cfg):
+    cfg.test_cfg.rpn.nms_pre = -1
+
+
+def _coder(cfg):
+    cfg.roi_head.bbox_head.bbox_coder = dict(type='TBLRBBoxCoder', normalizer=4.0)
+
+
+def _generator(cfg):
+    cfg.rpn_head.anchor_generator = dict(
+        type='SSDAnchorGenerator',
+        strides=[4, 8, 16, 32, 64],
+        ratios=[[2]] * 5,
+        min_sizes=[8, 16, 32, 64, 128],
+        max_sizes=[16, 32, 64, 128, 256],
+    )
+
+
+def _pooling(cfg):
+    layer = dict(type='RoIAlign', output_size=7, sampling_ratio=0, pool_mode='max')
+    cfg.roi_head.bbox_roi_extractor.roi_layer = layer
+
+
+def _extractor(cfg):
+    cfg.roi_head.bbox_roi_extractor.update(type='GenericRoIExtractor')
+
+
+def _loss(cfg):
+    cfg.roi_head.bbox_head.loss_cls = dict(type='SeesawLoss', num_classes=3)
+
+
+def _rpn(cfg):
+    cfg.rpn_head.type = 'V1RPNHead'
+
+
+def _roi(cfg):
+    cfg.roi_head.type = 'DoubleHeadRoIHead'
+    cfg.roi_head.reg_roi_scale_factor = 1.3
+
+
+@pytest.mark.parametrize(
+    ('change', 'part'),
+    [
+        (_soft, 'test_cfg.rcnn.nms is'),
+        (_agnostic, 'test_cfg.rpn.nms has class_agnostic'),
+        (_unlimited, 'test_cfg.rpn.nms_pre is -1'),
+        (_coder, 'bbox_head has boxes coded by TBLRBBoxCoder'),
+        (_generator, 'rpn_head has anchors of SSDAnchorGenerator'),
+        (_pooling, 'bbox_roi_extractor pools by RoIAlign'),
+        (_extractor, 'bbox_roi_extractor is a GenericRoIExtractor'),
+        (_loss, 'scores of SeesawLoss'),
+        (_rpn, 'rpn_head is a V1RPNHead'),
+        (_roi, 'roi_head is a DoubleHeadRoIHead'),
+    ],
+)
+def test_parts_that_are_not_covered(change, part, legacy, shapes):
+    from mmdet.registry import MODELS
+
+    from eca_mmdet.errors import UserError
+    from eca_mmdet.export.covered import require_covered
+
+    cfg, _ = exporting.random_detector('faster', shapes)
+    change(cfg.model)
+    with torch.device('meta'):
+        model = MODELS.build(cfg.model)
+    with pytest.raises(UserError, match='--part backbone') as caught:
+        require_covered(model)
+    assert part in str(caught.value)
+
+
+@pytest.mark.openmmlab
+@pytest.mark.parametrize(
+    ('name', 'part'),
+    [
+        ('legacy/mask-rcnn_r50_fpn_v1_coco.py', 'V1'),
+        ('legacy/retinanet_r50_fpn_v1_coco.py', 'V1'),
+        ('legacy/cascade-mask-rcnn_r50_fpn_v1_coco.py', 'another kind|V1'),
+        ('mmdet::fcos/fcos_r50-caffe_fpn_gn-head_1x_coco.py', 'has no anchors'),
+        ('mmdet::cascade_rcnn/cascade-rcnn_r50_fpn_1x_coco.py', 'CascadeRoIHead'),
+        ('mmdet::atss/atss_r50_fpn_1x_coco.py', 'own'),
+        ('mmdet::yolox/yolox_s_8xb8-300e_coco.py', 'has no anchors'),
+    ],
+)
+def test_detectors_that_are_not_covered(name, part, legacy):
+    from pathlib import Path
+
+    import mmdet
+    from mmengine.config import Config
+
+    from eca_mmdet.analysis.parts import build
+    from eca_mmdet.errors import UserError
+    from eca_mmdet.export.covered import require_covered
+    from eca_mmdet.paths import config_root
+
+    root = config_root()
+    if name.startswith('mmdet::'):
+        name, root = name[7:], Path(mmdet.__file__).parent / '.mim' / 'configs'
+    model = build(Config.fromfile(str(root / name)))
+    with pytest.raises(UserError, match=part):
+        require_covered(model)
+
+
+def test_a_pipeline_that_the_metadata_cannot_say(paths, command, tmp_path):
+    text = paths[0].read_text()
+    text += "\ntest_dataloader['dataset']['pipeline'].insert(2, dict(type='Pad'))\n"
+    (tmp_path / 'other.py').write_text(text)
+    words = ('export', 'onnx', tmp_path / 'other.py', paths[1])
+    code, _, err = command(*words, tmp_path / 'a.onnx')
+    assert code == 2 and 'has Pad' in err
+    code, _, err = command(*words, tmp_path / 'a.onnx', '--part', 'backbone')
+    assert code == 0, err
