@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 
+from eca_mmdet.own_data.base import resolve_model
 from eca_mmdet.weights.detector import read_checkpoint
 from tests.own_data import SIDE, write_data
 from tests.test_init import QUICK, TINY
@@ -92,7 +93,7 @@ def test_fine_tunes_from_a_detector(command, here):
     frozen = ['optim_wrapper.optimizer.lr=0', 'optim_wrapper.optimizer.weight_decay=0']
     code, out, err = command('train', *words, '--keep-classes', *QUICK, *frozen)
     assert code == 0, err
-    assert 'keep rows of 1 of 3 classes; new: cow, Cat' in out
+    assert 'keep the rows of 1 of 3 classes: dog; new: cow, Cat' in out
     assert 'Cat (file: cat)' in out
     old, new = (
         read_checkpoint(str(path)).state
@@ -119,6 +120,16 @@ def test_fine_tunes_from_a_detector(command, here):
         "dict(type='FineTuneHook')" in out
         and 'keep_classes' not in out.partition('_base_')[2]
     )
+    # The detector brings its backbone, whose own weights are not looked for.
+    (here / 'own.py').write_text(
+        f"_base_ = '{resolve_model(TINY)}'\n"
+        "model = dict(backbone=dict(init_cfg=dict(type='ECAPretrained', "
+        "checkpoint='gone.pth')))"
+    )
+    words = ['--train', files[0], '--val', files[1], '--model', 'own.py']
+    code, out, err = command('init', *words, '--weights', start)
+    assert code == 0, err
+    assert 'backbone=dict(init_cfg=None)' in out
     # Thin objects: other anchors are proposed, but the weights know the config's.
     content = json.loads(files[0].read_text())
     for one in content['annotations']:

@@ -53,13 +53,19 @@ def read_start(options: Options, base: Base) -> Start:
             why = 'Of the layers that count classes, rows of equal names are kept.'
         own = [dict(one) for one in base.cfg.get('custom_hooks') or []]
         others = [one for one in own if one.get('type') != 'FineTuneHook']
-        return Start(True, hooks=[*others, hook], why=why)
+        # The detector brings its backbone; mmdet's own train.py reads both otherwise.
+        model = dict(backbone=dict(init_cfg=None)) if _has_init(base) else {}
+        return Start(True, model, [*others, hook], why)
     if options.keep_classes:
         raise UserError(
             f'--keep-classes needs a detector; {options.weights} is: {found.what}.'
         )
     init = dict(_delete_=True, type='ECAPretrained', checkpoint=options.weights)
     return Start(model=dict(backbone=dict(init_cfg=init)))
+
+
+def _has_init(base: Base) -> bool:
+    return bool((base.cfg.model.get('backbone') or {}).get('init_cfg'))
 
 
 def describe(cfg: Any, classes: Sequence[str], keep_classes: bool) -> list[str]:
