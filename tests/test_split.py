@@ -196,20 +196,20 @@ def test_stratified_shares_are_nearly_equal(shares):
         assert abs(got - 500 * share) <= 2
 
 
-@pytest.mark.parametrize('seed', range(3))
+@pytest.mark.parametrize('seed', range(4))
 def test_stratified_shares_of_images_with_several_classes(seed):
     """What one class at a time, as in the paper, leaves uneven."""
     mixed = random.Random(seed)
-    classes = [[n for n in range(3) if mixed.random() < 0.7] for _ in range(400)]
+    classes = [[n for n in range(8) if mixed.random() < 0.5] for _ in range(400)]
     parts = parts_of(data(classes), (0.2, 0.1), seed, stratify=True)
     for part, share in enumerate((0.2, 0.1), 1):
         own = [
             names for at, names in enumerate(classes) if parts[f'{at:03}.jpg'] == part
         ]
         assert abs(len(own) - 400 * share) <= 1
-        for name in range(3):
+        for name in range(8):
             whole = sum(name in names for names in classes)
-            assert abs(sum(name in names for names in own) - whole * share) <= 2
+            assert abs(sum(name in names for names in own) - whole * share) <= 3
 
 
 @pytest.mark.parametrize('stratify', [False, True])
