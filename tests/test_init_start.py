@@ -123,8 +123,8 @@ def test_fine_tunes_from_a_detector(command, here):
     # The detector brings its backbone, whose own weights are not looked for.
     (here / 'own.py').write_text(
         f"_base_ = '{resolve_model(TINY)}'\n"
-        "model = dict(backbone=dict(init_cfg=dict(type='ECAPretrained', "
-        "checkpoint='gone.pth')))"
+        'model = dict(backbone=dict(init_cfg=dict(_delete_=True, '
+        "type='ECAPretrained', checkpoint='gone.pth')))"
     )
     words = ['--train', files[0], '--val', files[1], '--model', 'own.py']
     code, out, err = command('init', *words, '--weights', start)

@@ -56,8 +56,10 @@ def test_the_ten_commands(tool, command, tmp_path, monkeypatch, mmdet_ready):
 
 
 def test_output_that_is_shown(tool):
-    text = '<!-- last 2 lines -->\n```console\n$ a b \\\n  c > d\nold\n```\n'
+    text = '<!-- 2 lines from X -->\n```console\n$ a b \\\n  c > d\nold\n```\n'
     (step,) = tool.read_steps(text)
     assert (step.words, step.target) == (['a', 'b', 'c'], 'd')
     assert text[slice(*step.span)] == 'old\n'
-    assert tool.chosen(step, ['1', '2', '3']) == '...\n2\n3\n'
+    lines = ['X 1', '2', 'X 3', '4', '5']
+    assert tool.chosen(step, lines) == '...\nX 3\n4\n...\n'
+    assert tool.chosen(step, ['X', '1']) == 'X\n1\n'

@@ -4,7 +4,7 @@
 
 FOLDER is new and keeps what the commands leave. A block of the document begins with
 ``$ COMMAND``; of what it prints all is shown, or what a comment above the block says:
-``<!-- last 5 lines -->``, ``<!-- first 5 lines -->``.
+``<!-- 5 lines from TEXT -->`` begins with the last line that has TEXT in it.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from eca_mmdet.atomic import whole_file
 REPOSITORY = Path(__file__).resolve().parents[1]
 TUTORIAL = REPOSITORY / 'docs' / 'tutorial.md'
 _BLOCK = re.compile(
-    r'(?:<!-- (?P<end>first|last) (?P<count>\d+) lines -->\n)?'
+    r'(?:<!-- (?P<count>\d+) lines from (?P<text>[^\n]+) -->\n)?'
     r'```console\n\$ (?P<command>(?:[^\n]*\\\n)*[^\n]*)\n(?P<output>.*?)```',
     re.DOTALL,
 )
@@ -36,14 +36,14 @@ class Step:
     Attributes:
         words: the command; backslashes at line ends are gone.
         target: file that stdout goes to, after '>'; None without.
-        shown: 'first', 'last' or None for all lines of what it prints.
+        start: text of the first line to show; None for all that it prints.
         count: of lines.
         span: where its output stands in the document.
     """
 
     words: list[str]
     target: str | None
-    shown: str | None
+    start: str | None
     count: int
     span: tuple[int, int]
 
@@ -57,7 +57,7 @@ def read_steps(text: str) -> Iterator[Step]:
             at = words.index('>')
             words, target = words[:at], words[at + 1]
         count = int(found['count'] or 0)
-        yield Step(words, target, found['end'], count, found.span('output'))
+        yield Step(words, target, found['text'], count, found.span('output'))
 
 
 def run(step: Step, folder: Path) -> str:
@@ -86,15 +86,18 @@ def run(step: Step, folder: Path) -> str:
         printed = done.stderr
     if done.returncode:
         raise SystemExit(f'{shlex.join(step.words)}: {done.returncode}\n{printed}')
-    return chosen(step, printed.replace(f'{REPOSITORY}/', '').splitlines())
+    printed = printed.replace(f'{folder.resolve()}/', '')
+    printed = printed.replace(str(REPOSITORY), '/path/to/eca-mmdet')
+    return chosen(step, printed.splitlines())
 
 
 def chosen(step: Step, lines: list[str]) -> str:
     """Return the lines that the document shows."""
-    if step.shown == 'last':
-        lines = ['...', *lines[-step.count :]]
-    elif step.shown == 'first' and len(lines) > step.count:
-        lines = [*lines[: step.count], '...']
+    if step.start is not None:
+        at = max(n for n, line in enumerate(lines) if step.start in line)
+        rest = lines[at + step.count :]
+        before, after = ['...'] * (at > 0), ['...'] * bool(rest)
+        lines = [*before, *lines[at : at + step.count], *after]
     return ''.join(f'{line.rstrip()}\n' for line in lines)
 
 

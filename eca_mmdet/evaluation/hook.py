@@ -24,6 +24,10 @@ class MetricsFileHook(Hook):  # type: ignore[misc]
     it, which takes a few seconds for the whole of COCO.
     """
 
+    priority = 'LOWEST'
+    """After mmengine's CheckpointHook, whose ``save_best`` writes the file of this step
+    once more: its sha256 is recorded."""
+
     def after_val_epoch(
         self, runner: Any, metrics: dict[str, float] | None = None
     ) -> None:
