@@ -36,8 +36,8 @@ def add_export(commands: Commands) -> None:
         '--size',
         nargs='+',
         default=['dynamic'],
-        metavar=('H W|dynamic', ''),
-        help='height and width in px of every input, padding and all; or dynamic, any '
+        metavar='SIZE',
+        help='H W: height and width in px of every input, padding and all; or dynamic, any '
         'size (default)',
     )
     add(
