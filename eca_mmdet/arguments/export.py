@@ -37,8 +37,8 @@ def add_export(commands: Commands) -> None:
         nargs='+',
         default=['dynamic'],
         metavar='SIZE',
-        help='H W: height and width in px of every input, padding and all; or dynamic, any '
-        'size (default)',
+        help='H W, height and width in px of every input, padding and all; or dynamic, '
+        'any size (default)',
     )
     add(
         '--check',
