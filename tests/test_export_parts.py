@@ -268,6 +268,16 @@ def test_every_mechanism_at_any_size(key, mmdet_ready, shapes, tmp_path):
     _assert_features(tmp_path / 'a.onnx', backbone)
 
 
+def test_a_transform_of_the_traced_size(mmdet_ready, shapes, tmp_path, monkeypatch):
+    """FcaNet's filters have the size of these maps, and no other."""
+    from eca_mmdet.export import graph_file
+
+    backbone = _backbone('fca', shapes)
+    monkeypatch.setattr(graph_file, '_ANY_SIZE', (224, 224))
+    _write(backbone, tmp_path / 'a.onnx')
+    _assert_features(tmp_path / 'a.onnx', backbone, ((1, 224, 224), (2, 160, 224)))
+
+
 @pytest.mark.openmmlab
 @pytest.mark.parametrize('key', ['eca', 'se'])
 def test_lean_and_plain_memory_give_one_file(key, mmdet_ready, shapes, tmp_path):

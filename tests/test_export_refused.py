@@ -1,6 +1,7 @@
 """`eca-mmdet export onnx`: what it refuses, and what a failed check leaves behind."""
 
 import os
+import types
 
 import pytest
 import torch
@@ -120,6 +121,19 @@ def _unsuppressed(monkeypatch):
     monkeypatch.setattr(regions, 'suppress', lambda b, s, iou: right(b, s, iou + 0.2))
 
 
+def _first(monkeypatch):
+    """The first image's size for all: right but in a batch."""
+    from eca_mmdet.export import dense, regions
+
+    right = dense.decode
+
+    def wrong(coder, boxes, deltas, sizes):
+        return right(coder, boxes, deltas, sizes[:1].expand_as(sizes))
+
+    for module in (dense, regions):
+        monkeypatch.setattr(module, 'decode', wrong)
+
+
 def _fixed(monkeypatch):
     """A graph that is for one size alone."""
     from eca_mmdet.export import graph_file
@@ -129,7 +143,7 @@ def _fixed(monkeypatch):
     )
 
 
-@pytest.mark.parametrize('sabotage', [_shifted, _scored, _unsuppressed, _fixed])
+@pytest.mark.parametrize('sabotage', [_shifted, _scored, _unsuppressed, _first, _fixed])
 def test_a_wrong_file_fails_and_nothing_is_lost(
     sabotage, export, monkeypatch, tmp_path
 ):
@@ -205,3 +219,20 @@ def test_a_pipeline_that_the_metadata_cannot_say(paths, command, tmp_path):
     assert code == 2 and 'has Pad' in err
     code, _, err = command(*words, tmp_path / 'a.onnx', '--part', 'backbone')
     assert code == 0, err
+
+
+def test_a_layer_that_onnx_does_not_have(monkeypatch, capfd, mmdet_ready, tmp_path):
+    """One line is all that is said; PyTorch would print the graph."""
+    from eca_mmdet.errors import RunError
+    from eca_mmdet.export.graph_file import make_part, write_graph
+
+    class Odd(torch.nn.Module):
+        def forward(self, x):
+            return [torch.special.bessel_j0(x)]
+
+    model = types.SimpleNamespace(backbone=Odd())
+    part = make_part(model, 'backbone')
+    with pytest.raises(RunError, match='bessel_j0'):
+        write_graph(tmp_path / 'a.onnx', part, model, None, {})
+    assert capfd.readouterr() == ('', '')
+    assert names(tmp_path) == []
