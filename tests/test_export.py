@@ -206,13 +206,19 @@ def test_an_image_without_objects(kind, mmdet_ready, shapes, command, tmp_path):
         assert not values.any(), name
 
 
+def write(model, path, most):
+    """Write the whole detector, for any size."""
+    from eca_mmdet.export.graph_file import make_part, write_graph
+
+    metadata = {'eca_mmdet': '0', 'max_per_image': most}
+    write_graph(path, make_part(model, 'all'), model, None, metadata)
+
+
 @pytest.mark.parametrize(
     ('kind', 'classes'), [('mask', 1), ('retinanet', 1), ('faster', 1203)]
 )
 def test_any_number_of_classes(kind, classes, mmdet_ready, shapes, tmp_path):
     from mmdet.registry import MODELS
-
-    from eca_mmdet.export.graph_file import make_part, write_graph
 
     cfg, _ = exporting.random_detector(kind, shapes)
     roi = cfg.model.get('roi_head', {})
@@ -231,9 +237,30 @@ def test_any_number_of_classes(kind, classes, mmdet_ready, shapes, tmp_path):
         torch.nn.init.normal_(model.bbox_head.retina_cls.weight, std=0.02)
     else:
         torch.nn.init.normal_(model.roi_head.bbox_head.fc_cls.weight, std=0.1)
-    part = make_part(model, 'all')
-    metadata = {'eca_mmdet': '0', 'max_per_image': 8}
-    write_graph(tmp_path / 'a.onnx', part, model, None, metadata)
+    write(model, tmp_path / 'a.onnx', 8)
     images, shape, samples = batch(model, shapes, [(96, 96)])
     found = run(tmp_path / 'a.onnx', images=images, sizes=shape)
     assert_same_objects(found, model, images, samples, least=8)
+
+
+@pytest.mark.parametrize('agnostic', [False, True])
+def test_fewer_regions_than_places(agnostic, mmdet_ready, shapes, tmp_path):
+    """A place without a region gives no object; boxes of all classes in one, too."""
+    from mmdet.registry import MODELS
+
+    cfg, _ = exporting.random_detector('faster', shapes)
+    cfg.model.roi_head.bbox_head.reg_class_agnostic = agnostic
+    cfg.model.test_cfg.rpn.max_per_img = 250
+    cfg.model.test_cfg.rpn.nms.iou_threshold = 0.3  # which leaves less
+    cfg.model.test_cfg.rcnn.update(max_per_img=600, score_thr=0.01)
+    torch.manual_seed(1)
+    model = MODELS.build(cfg.model)
+    model.train(False)
+    torch.nn.init.normal_(model.roi_head.bbox_head.fc_reg.weight, std=0.05)
+    write(model, tmp_path / 'a.onnx', 600)
+    images, shape, samples = batch(model, shapes, [(40, 33), (64, 64)])
+    with torch.no_grad():
+        regions = model.rpn_head.predict(model.extract_feat(images), samples)
+    assert all(0 < len(one) < 250 for one in regions)
+    found = run(tmp_path / 'a.onnx', images=images, sizes=shape)
+    assert_same_objects(found, model, images, samples, least=50)

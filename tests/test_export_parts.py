@@ -125,7 +125,7 @@ def test_levels_are_those_of_mmdet(levels, mmdet_ready):
     strides = [2 ** (2 + level) for level in range(levels)]
     extractor = SingleRoIExtractor(layer, 8, strides)
     sides = torch.cat((torch.rand(500) * 1500, 56 * 2.0 ** torch.arange(-2, 6)))
-    near = torch.tensor([0.999, 1.0, 1.001])
+    near = torch.tensor([0.999, 1 - 4e-7, 1.0, 1.001])
     sides = torch.cat((sides, torch.outer(sides, near).flatten(), torch.zeros(2)))
     boxes = torch.stack((sides * 0, sides * 0 + 5, sides, 5 + sides.flip(0)), 1)
     boxes = torch.cat((boxes, boxes[:, [0, 1, 2, 2]] + torch.tensor([0, -5, 0, 0])))
@@ -268,6 +268,16 @@ def test_every_mechanism_at_any_size(key, mmdet_ready, shapes, tmp_path):
     _assert_features(tmp_path / 'a.onnx', backbone)
 
 
+def test_a_transform_of_the_traced_size(mmdet_ready, shapes, tmp_path, monkeypatch):
+    """FcaNet's filters have the size of these maps, and no other."""
+    from eca_mmdet.export import graph_file
+
+    backbone = _backbone('fca', shapes)
+    monkeypatch.setattr(graph_file, '_ANY_SIZE', (224, 224))
+    _write(backbone, tmp_path / 'a.onnx')
+    _assert_features(tmp_path / 'a.onnx', backbone, ((1, 224, 224), (2, 160, 224)))
+
+
 @pytest.mark.openmmlab
 @pytest.mark.parametrize('key', ['eca', 'se'])
 def test_lean_and_plain_memory_give_one_file(key, mmdet_ready, shapes, tmp_path):
@@ -276,74 +286,3 @@ def test_lean_and_plain_memory_give_one_file(key, mmdet_ready, shapes, tmp_path)
     for index, backbone in enumerate(backbones):
         _write(backbone, tmp_path / f'{index}.onnx')
         _assert_features(tmp_path / f'{index}.onnx', backbones[1 - index])
-
-
-def objects(boxes, scores, labels=None, masks=None):
-    from eca_mmdet.export.matching import Objects
-
-    labels = np.zeros(len(scores), int) if labels is None else np.array(labels)
-    boxes = np.array(boxes, float).reshape(-1, 4)
-    return Objects(boxes, np.array(scores, float), labels, masks)
-
-
-A, B, C = [0, 0, 10, 10], [30, 0, 50, 20], [60, 60, 90, 70]
-
-
-@pytest.mark.parametrize(
-    ('one', 'other', 'counts'),
-    [
-        (objects([A, B], [0.9, 0.8]), objects([B, A], [0.8, 0.9]), (2, 0, 0)),
-        (objects([A], [0.9], [1]), objects([A], [0.9], [2]), (0, 0, 2)),
-        (objects([A, B], [0.9, 0.8]), objects([A], [0.9]), (1, 0, 1)),
-        (objects([A], [0.9]), objects([A, C], [0.9, 0.0505]), (1, 1, 0)),
-        (objects([A], [0.9]), objects([A, C], [0.9, 0.06]), (1, 0, 1)),
-        # A full list ends where the scores are equal.
-        (
-            objects([A, B, C], [0.9, 0.8, 0.5]),
-            objects([A, B, [0, 60, 9, 70]], [0.9, 0.8, 0.5002]),
-            (2, 2, 0),
-        ),
-        # IoU 0.5 exactly: one suppresses, the other does not.
-        (
-            objects([A, [0, 0, 10, 5]], [0.9, 0.8]),
-            objects([A], [0.9]),
-            (1, 1, 0),
-        ),
-        # Equal scores: either may suppress the other.
-        (objects([A], [0.9]), objects([[0, 0, 10, 8]], [0.9001]), (0, 2, 0)),
-        (objects([A], [0.9]), objects([[0, 0, 10, 8]], [0.8]), (0, 0, 2)),
-        (objects([], []), objects([], []), (0, 0, 0)),
-    ],
-)
-def test_objects_that_one_list_has(one, other, counts):
-    from eca_mmdet.export.matching import Limits, distance
-
-    found = distance(one, other, Limits(0.05, 0.5, 3))
-    assert (found.objects, found.ties, found.missing) == counts
-    assert found.passes == (counts[2] == 0)
-    back = distance(other, one, Limits(0.05, 0.5, 3))
-    assert (back.objects, back.ties, back.missing) == counts
-
-
-def test_distances_of_pairs():
-    from eca_mmdet.export.matching import Limits, distance
-
-    limits = Limits(0.05, 0.5, 100)
-    masks = np.zeros((1, 20, 20), bool)
-    masks[0, :10, :10] = True
-    other = masks.copy()
-    other[0, 0, :1] = False  # one pixel is let pass
-    boxes = np.array([A]) + [[0, 0.04, 0, -0.02]]
-    found = distance(
-        objects([A], [0.5], masks=masks), objects(boxes, [0.4995], masks=other), limits
-    )
-    assert found.box_px == pytest.approx(0.04) and found.passes
-    assert (found.score, found.mask) == (pytest.approx(0.0005), 0)
-    other[0, 0, :3] = False
-    found = distance(
-        objects([A], [0.5], masks=masks), objects([A], [0.5], masks=other), limits
-    )
-    assert found.mask == pytest.approx(0.03) and not found.passes
-    for wrong in (objects([A], [0.502]), objects([np.array(A) + 0.06], [0.5])):
-        assert not distance(objects([A], [0.5]), wrong, limits).passes
-    assert not distance(objects([A], [np.nan]), objects([A], [0.5]), limits).passes

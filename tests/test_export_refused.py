@@ -1,6 +1,7 @@
 """`eca-mmdet export onnx`: what it refuses, and what a failed check leaves behind."""
 
 import os
+import types
 
 import pytest
 import torch
@@ -120,6 +121,19 @@ def _unsuppressed(monkeypatch):
     monkeypatch.setattr(regions, 'suppress', lambda b, s, iou: right(b, s, iou + 0.2))
 
 
+def _first(monkeypatch):
+    """The first image's size for all: right but in a batch."""
+    from eca_mmdet.export import dense, regions
+
+    right = dense.decode
+
+    def wrong(coder, boxes, deltas, sizes):
+        return right(coder, boxes, deltas, sizes[:1].expand_as(sizes))
+
+    for module in (dense, regions):
+        monkeypatch.setattr(module, 'decode', wrong)
+
+
 def _fixed(monkeypatch):
     """A graph that is for one size alone."""
     from eca_mmdet.export import graph_file
@@ -129,7 +143,7 @@ def _fixed(monkeypatch):
     )
 
 
-@pytest.mark.parametrize('sabotage', [_shifted, _scored, _unsuppressed, _fixed])
+@pytest.mark.parametrize('sabotage', [_shifted, _scored, _unsuppressed, _first, _fixed])
 def test_a_wrong_file_fails_and_nothing_is_lost(
     sabotage, export, monkeypatch, tmp_path
 ):
@@ -196,116 +210,6 @@ def test_more_than_a_file_takes_is_refused(export, monkeypatch):
     assert code == 2 and '--part backbone' in err
 
 
-def _soft(cfg):
-    cfg.test_cfg.rcnn.nms.type = 'soft_nms'
-
-
-def _agnostic(cfg):
-    cfg.test_cfg.rpn.nms.class_agnostic = True
-
-
-def _unlimited(cfg):
-    cfg.test_cfg.rpn.nms_pre = -1
-
-
-def _coder(cfg):
-    cfg.roi_head.bbox_head.bbox_coder = dict(type='TBLRBBoxCoder', normalizer=4.0)
-
-
-def _generator(cfg):
-    cfg.rpn_head.anchor_generator = dict(
-        type='SSDAnchorGenerator',
-        strides=[4, 8, 16, 32, 64],
-        ratios=[[2]] * 5,
-        min_sizes=[8, 16, 32, 64, 128],
-        max_sizes=[16, 32, 64, 128, 256],
-    )
-
-
-def _pooling(cfg):
-    layer = dict(type='RoIAlign', output_size=7, sampling_ratio=0, pool_mode='max')
-    cfg.roi_head.bbox_roi_extractor.roi_layer = layer
-
-
-def _extractor(cfg):
-    cfg.roi_head.bbox_roi_extractor.update(type='GenericRoIExtractor')
-
-
-def _loss(cfg):
-    cfg.roi_head.bbox_head.loss_cls = dict(type='SeesawLoss', num_classes=3)
-
-
-def _rpn(cfg):
-    cfg.rpn_head.type = 'V1RPNHead'
-
-
-def _roi(cfg):
-    cfg.roi_head.type = 'DoubleHeadRoIHead'
-    cfg.roi_head.reg_roi_scale_factor = 1.3
-
-
-@pytest.mark.parametrize(
-    ('change', 'part'),
-    [
-        (_soft, 'test_cfg.rcnn.nms is'),
-        (_agnostic, 'test_cfg.rpn.nms has class_agnostic'),
-        (_unlimited, 'test_cfg.rpn.nms_pre is -1'),
-        (_coder, 'bbox_head has boxes coded by TBLRBBoxCoder'),
-        (_generator, 'rpn_head has anchors of SSDAnchorGenerator'),
-        (_pooling, 'bbox_roi_extractor pools by RoIAlign'),
-        (_extractor, 'bbox_roi_extractor is a GenericRoIExtractor'),
-        (_loss, 'scores of SeesawLoss'),
-        (_rpn, 'rpn_head is a V1RPNHead'),
-        (_roi, 'roi_head is a DoubleHeadRoIHead'),
-    ],
-)
-def test_parts_that_are_not_covered(change, part, legacy, shapes):
-    from mmdet.registry import MODELS
-
-    from eca_mmdet.errors import UserError
-    from eca_mmdet.export.covered import require_covered
-
-    cfg, _ = exporting.random_detector('faster', shapes)
-    change(cfg.model)
-    with torch.device('meta'):
-        model = MODELS.build(cfg.model)
-    with pytest.raises(UserError, match='--part backbone') as caught:
-        require_covered(model)
-    assert part in str(caught.value)
-
-
-@pytest.mark.openmmlab
-@pytest.mark.parametrize(
-    ('name', 'part'),
-    [
-        ('legacy/mask-rcnn_r50_fpn_v1_coco.py', 'V1'),
-        ('legacy/retinanet_r50_fpn_v1_coco.py', 'V1'),
-        ('legacy/cascade-mask-rcnn_r50_fpn_v1_coco.py', 'another kind|V1'),
-        ('mmdet::fcos/fcos_r50-caffe_fpn_gn-head_1x_coco.py', 'has no anchors'),
-        ('mmdet::cascade_rcnn/cascade-rcnn_r50_fpn_1x_coco.py', 'CascadeRoIHead'),
-        ('mmdet::atss/atss_r50_fpn_1x_coco.py', 'own'),
-        ('mmdet::yolox/yolox_s_8xb8-300e_coco.py', 'has no anchors'),
-    ],
-)
-def test_detectors_that_are_not_covered(name, part, legacy):
-    from pathlib import Path
-
-    import mmdet
-    from mmengine.config import Config
-
-    from eca_mmdet.analysis.parts import build
-    from eca_mmdet.errors import UserError
-    from eca_mmdet.export.covered import require_covered
-    from eca_mmdet.paths import config_root
-
-    root = config_root()
-    if name.startswith('mmdet::'):
-        name, root = name[7:], Path(mmdet.__file__).parent / '.mim' / 'configs'
-    model = build(Config.fromfile(str(root / name)))
-    with pytest.raises(UserError, match=part):
-        require_covered(model)
-
-
 def test_a_pipeline_that_the_metadata_cannot_say(paths, command, tmp_path):
     text = paths[0].read_text()
     text += "\ntest_dataloader['dataset']['pipeline'].insert(2, dict(type='Pad'))\n"
@@ -315,3 +219,20 @@ def test_a_pipeline_that_the_metadata_cannot_say(paths, command, tmp_path):
     assert code == 2 and 'has Pad' in err
     code, _, err = command(*words, tmp_path / 'a.onnx', '--part', 'backbone')
     assert code == 0, err
+
+
+def test_a_layer_that_onnx_does_not_have(monkeypatch, capfd, mmdet_ready, tmp_path):
+    """One line is all that is said; PyTorch would print the graph."""
+    from eca_mmdet.errors import RunError
+    from eca_mmdet.export.graph_file import make_part, write_graph
+
+    class Odd(torch.nn.Module):
+        def forward(self, x):
+            return [torch.special.bessel_j0(x)]
+
+    model = types.SimpleNamespace(backbone=Odd())
+    part = make_part(model, 'backbone')
+    with pytest.raises(RunError, match='bessel_j0'):
+        write_graph(tmp_path / 'a.onnx', part, model, None, {})
+    assert capfd.readouterr() == ('', '')
+    assert names(tmp_path) == []

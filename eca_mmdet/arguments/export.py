@@ -36,9 +36,9 @@ def add_export(commands: Commands) -> None:
         '--size',
         nargs='+',
         default=['dynamic'],
-        metavar=('H W|dynamic', ''),
-        help='height and width in px of every input, padding and all; or dynamic, any '
-        'size (default)',
+        metavar='SIZE',
+        help='H W, height and width in px of every input, padding and all; or dynamic, '
+        'any size (default)',
     )
     add(
         '--check',

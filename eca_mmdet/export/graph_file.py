@@ -180,14 +180,15 @@ def quiet() -> Iterator[None]:
 
     Of the latter, those that matter are found by the check at other sizes.
     """
-    import logging
-
-    logger = logging.getLogger('torch.onnx')
-    level = logger.level
+    # Where a layer has no counterpart, PyTorch 2.14 prints the graph, and has no switch
+    # that works: it takes one function for a flag.
+    log = getattr(torch._C, '_jit_onnx_log', None)
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')
-        logger.setLevel(logging.ERROR)
+        if log is not None:
+            setattr(torch._C, '_jit_onnx_log', lambda *_: None)  # noqa: B010
         try:
             yield
         finally:
-            logger.setLevel(level)
+            if log is not None:
+                setattr(torch._C, '_jit_onnx_log', log)  # noqa: B010

@@ -47,11 +47,11 @@ class Report:
 
     Attributes:
         rows: one an input.
-        score: the threshold that objects were compared above.
+        masks: whether the objects have any.
     """
 
     rows: list[Row] = field(default_factory=list)
-    score: float | None = None
+    masks: bool = False
 
     @property
     def passes(self) -> bool:
@@ -86,7 +86,7 @@ def compare(
         RunError: onnxruntime does not run the file.
     """
     session = _open(path)
-    report = Report(score=metadata.get('score_threshold'))
+    report = Report(masks='masks' in part.outputs)
     for batch in batches:
         row = Row((len(batch.sizes), *batch.images.shape[2:]))
         with torch.no_grad():

@@ -17,6 +17,8 @@ def table(report: Report) -> str:
         heads = _OBJECTS
         last = ['', '0', '', f'{BOX_PX:g}', f'{SCORE:g}', f'{MASK:g}']
     lines = [['images', *heads], *map(_line, report.rows), ['may be', *last]]
+    if report.rows[0].objects is not None and not report.masks:
+        lines = [line[:-1] for line in lines]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return '\n'.join(
         '  '

@@ -90,8 +90,10 @@ def _test_folder(cfg: Any) -> Path | None:
     dataset = innermost((cfg.get('test_dataloader') or {}).get('dataset'))
     if not isinstance(dataset, dict):
         return None
-    prefix = (dataset.get('data_prefix') or {}).get('img', '')
-    return Path(str(dataset.get('data_root') or '')) / str(prefix)
+    prefix = dataset.get('data_prefix')
+    below = prefix.get('img') if isinstance(prefix, dict) else None
+    parts = [str(one) for one in (dataset.get('data_root'), below) if one]
+    return Path(*parts) if parts else None
 
 
 def _read(root: Path, names: Sequence[str]) -> list[Image]:
