@@ -73,3 +73,21 @@ def test_distances_of_pairs():
     for wrong in (objects([A], [0.502]), objects([np.array(A) + 0.06], [0.5])):
         assert not distance(objects([A], [0.5]), wrong, limits).passes
     assert not distance(objects([A], [np.nan]), objects([A], [0.5]), limits).passes
+
+
+def test_boxes_that_are_all_off_are_no_ties():
+    from eca_mmdet.export.matching import Limits, distance
+
+    limits = Limits(0.05, 0.5, 100)
+    at = np.arange(40) * 20.0
+    boxes = np.stack((at, at, at + 10, at + 10), 1)
+    scores = np.linspace(0.3, 0.9, 40)
+    found = distance(objects(boxes, scores), objects(boxes + 1, scores), limits)
+    assert (found.objects, found.missing) == (0, 0) and not found.passes
+    swapped = boxes.copy()
+    swapped[7] += 1  # one may be
+    found = distance(objects(boxes, scores), objects(swapped, scores), limits)
+    assert (found.objects, found.ties) == (39, 2) and found.passes
+    swapped[8:10] += 1
+    found = distance(objects(boxes, scores), objects(swapped, scores), limits)
+    assert (found.objects, found.ties) == (37, 6) and not found.passes

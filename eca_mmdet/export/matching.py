@@ -19,6 +19,10 @@ MASK = 0.01
 IOU = 0.01
 """So near to the threshold of suppression, two boxes may or may not suppress."""
 
+TIES = 0.05
+"""Largest share of ties; two always may be. With more of them, boxes that are all a
+little off would pass for boxes that suppress each other."""
+
 _SAME = 0.9  # IoU of what is taken for one object
 
 
@@ -72,7 +76,8 @@ class Distance:
     def passes(self) -> bool:
         """Whether nothing is further apart than it may be; a NaN is."""
         near = self.box_px <= BOX_PX and self.score <= SCORE and self.mask <= MASK
-        return near and not self.missing
+        few = self.ties <= max(2, TIES * self.objects)
+        return near and few and not self.missing
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from eca_mmdet.export.matching import BOX_PX, MASK, SCORE
+from eca_mmdet.export.matching import BOX_PX, MASK, SCORE, TIES
 from eca_mmdet.export.parity import FEATURE, Report, Row
 
 _OBJECTS = ('objects', 'only one', 'at a tie', 'box, px', 'score', 'mask pixels')
@@ -15,7 +15,7 @@ def table(report: Report) -> str:
         last = [f'{FEATURE:g}']
     else:
         heads = _OBJECTS
-        last = ['', '0', '', f'{BOX_PX:g}', f'{SCORE:g}', f'{MASK:g}']
+        last = ['', '0', f'{TIES:.0%}', f'{BOX_PX:g}', f'{SCORE:g}', f'{MASK:g}']
     lines = [['images', *heads], *map(_line, report.rows), ['may be', *last]]
     if report.rows[0].objects is not None and not report.masks:
         lines = [line[:-1] for line in lines]
