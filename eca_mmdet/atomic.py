@@ -19,17 +19,33 @@ def whole_file(path: Path) -> Iterator[Path]:
     Raises:
         OSError: the folder or its disk does not take the file.
     """
-    handle, name = tempfile.mkstemp('.partial', f'.{path.name}.', path.parent)
-    os.close(handle)
-    partial = Path(name)
-    try:
+    with whole_files(path) as (partial,):
         yield partial
-        with open(partial, 'rb+') as file:
-            os.fsync(file.fileno())
-        os.chmod(partial, 0o666 & ~_umask())
-        os.replace(partial, path)
+
+
+@contextlib.contextmanager
+def whole_files(*paths: Path) -> Iterator[tuple[Path, ...]]:
+    """Yield names to write to; as ``whole_file``, and none becomes its path alone.
+
+    Raises:
+        OSError: the folder or its disk does not take one of the files.
+    """
+    partials: list[Path] = []
+    try:
+        for path in paths:
+            handle, name = tempfile.mkstemp('.partial', f'.{path.name}.', path.parent)
+            os.close(handle)
+            partials.append(Path(name))
+        yield tuple(partials)
+        for partial in partials:
+            with open(partial, 'rb+') as file:
+                os.fsync(file.fileno())
+            os.chmod(partial, 0o666 & ~_umask())
+        for partial, path in zip(partials, paths, strict=True):
+            os.replace(partial, path)
     finally:
-        partial.unlink(missing_ok=True)
+        for partial in partials:
+            partial.unlink(missing_ok=True)
 
 
 def _umask() -> int:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import argparse
+
 from eca_mmdet.arguments.types import Commands
 
 
@@ -9,7 +11,7 @@ def add_export(commands: Commands) -> None:
     """Add ``export``."""
     export = commands.add_parser(
         'export',
-        help='write a detector as an ONNX file, and check it',
+        help='write a detector as an ONNX or OpenVINO file, and check it',
         description='Write a trained detector for programs without PyTorch. What '
         'comes before and after the network is in the file: the objects come out, and '
         'the metadata say how images go in.',
@@ -22,10 +24,22 @@ def add_export(commands: Commands) -> None:
         'images, and say how far the two are apart. Only a file that passes is put '
         'at OUT.onnx.',
     )
-    add = onnx.add_argument
+    _add_options(onnx, 'OUT.onnx')
+    openvino = formats.add_parser(
+        'openvino',
+        help="the same for Intel's OpenVINO: a graph in XML, and its weights",
+        description='Write OUT.xml and OUT.bin, run them with OpenVINO on the CPU '
+        'beside mmdet on real images, and say how far the two are apart. Only files '
+        'that pass are put there.',
+    )
+    _add_options(openvino, 'OUT.xml')
+
+
+def _add_options(parser: argparse.ArgumentParser, out: str) -> None:
+    add = parser.add_argument
     add('config', metavar='CONFIG', help='name or file; it is Python and is run')
     add('checkpoint', metavar='CHECKPOINT', help='what mmengine saved in training')
-    add('out', metavar='OUT.onnx', help='file to write')
+    add('out', metavar=out, help='file to write')
     add(
         '--part',
         choices=('all', 'backbone', 'heads'),
@@ -60,5 +74,5 @@ def add_export(commands: Commands) -> None:
     add(
         '--force',
         action='store_true',
-        help='replace OUT.onnx, once the new file is written and checked',
+        help=f'replace {out}, once the new file is written and checked',
     )

@@ -9,10 +9,13 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from eca_mmdet.atomic import whole_file
+from eca_mmdet.atomic import whole_files
 from eca_mmdet.errors import RunError, UserError, printable
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from eca_mmdet.export.formats import Format
     from eca_mmdet.export.graph_file import Part
     from eca_mmdet.export.parity import Report
     from eca_mmdet.export.samples import Batch
@@ -20,36 +23,44 @@ if TYPE_CHECKING:
 _MOST_BYTES = 2**31 - 2**24
 """Of weights: an ONNX file is one message of less than 2 GB, with room for the rest."""
 
+_SUFFIXES = {'onnx': ('.onnx',), 'openvino': ('.xml', '.bin')}
+"""Of the files of each format; OUT has the first."""
+
 Size = tuple[int, int]
 
 
 def run(args: argparse.Namespace) -> int:
-    """Write the file and check it; nothing is put in its place before."""
+    """Write the files and check them; nothing is put in its place before."""
     size = _size(args.size)
     out = Path(args.out)
-    _require_place(out, args.force)
-    from eca_mmdet.export.graph_file import make_part, require_packages, write_graph
+    places = _places(out, _SUFFIXES[args.format], args.force)
+    from eca_mmdet.export.formats import FORMATS
+    from eca_mmdet.export.graph_file import make_part
 
-    require_packages()
+    form = FORMATS[args.format]
+    form.require_packages()
     trained, metadata = _prepare(args, size)
     model = trained.model
     batches, source = _batches(args, trained, metadata)
     part = make_part(model, args.part)
     _require_small(part.network)
     try:
-        with whole_file(out) as partial:
-            write_graph(partial, part, model, size, metadata)
-            _tell(_told(partial, part, metadata))
+        with whole_files(*places) as partials:
+            form.write(partials, part, model, size, metadata)
+            _tell(_told(form, partials, part, metadata))
             if args.check:
                 _tell(f'\nChecked on images {source}.')
-                _check(partial, part, model, metadata, batches, out)
+                try:
+                    _check(form, partials, part, model, metadata, batches)
+                except RunError as error:
+                    raise RunError(f'{error} {_kept(partials, places)}') from error
     except OSError as error:
         raise UserError(
             f'{out} cannot be written: {error.strerror or error}. Check the folder and '
             'the space on its disk.'
         ) from error
     unchecked = '' if args.check else ', and not checked: nobody knows if it is right'
-    _tell(f'Written: {out}{unchecked}.')
+    _tell(f'Written: {_listed(places)}{unchecked}.')
     return 0
 
 
@@ -69,22 +80,29 @@ def _size(words: list[str]) -> Size | None:
     )
 
 
-def _require_place(out: Path, force: bool) -> None:
-    """Refuse a name that the file cannot have, before long work."""
-    if out.suffix != '.onnx':
-        raise UserError(f'{out}: write to a name in .onnx.')
-    if out.is_dir() or not out.parent.is_dir():
-        what = 'is a folder' if out.is_dir() else 'is in no folder that exists'
-        raise UserError(f'{out} {what}; name a file to write.')
-    if os.path.lexists(out) and not force:
-        raise UserError(
-            f'{out} exists, and nothing is overwritten. Name another file; or --force '
-            'replaces it, once the new one is written and checked.'
-        )
+def _places(out: Path, suffixes: Sequence[str], force: bool) -> list[Path]:
+    """Return the files to write; refuse names they cannot have, before long work."""
+    if out.suffix != suffixes[0]:
+        raise UserError(f'{out}: write to a name in {suffixes[0]}.')
+    places = [out.with_suffix(suffix) for suffix in suffixes]
+    for place in places:
+        if place.is_dir() or not place.parent.is_dir():
+            what = 'is a folder' if place.is_dir() else 'is in no folder that exists'
+            raise UserError(f'{place} {what}; name a file to write.')
+        if os.path.lexists(place) and not force:
+            raise UserError(
+                f'{place} exists, and nothing is overwritten. Name another file; or '
+                '--force replaces it, once the new one is written and checked.'
+            )
     if not os.access(out.parent, os.W_OK):
         raise UserError(
             f'{out.parent} takes no file of yours: it cannot be written to.'
         )
+    return places
+
+
+def _listed(paths: Sequence[Path]) -> str:
+    return ', '.join(map(str, paths))
 
 
 def _prepare(args: argparse.Namespace, size: Size | None) -> tuple[Any, dict[str, Any]]:
@@ -132,67 +150,66 @@ def _require_small(network: Any) -> None:
         )
 
 
-def _told(path: Path, part: Part, metadata: dict[str, Any]) -> str:
-    """Return what is in the file, inputs and outputs a line each."""
-    import onnx
-
-    graph = onnx.load(str(path)).graph
+def _told(
+    form: Format, paths: Sequence[Path], part: Part, metadata: dict[str, Any]
+) -> str:
+    """Return what is in the files, inputs and outputs a line each."""
     what = {
         'all': metadata['detector'],
         'backbone': f'the backbone of {metadata["detector"]}',
         'heads': f'neck and heads of {metadata["detector"]}',
     }[part.name]
-    lines = [f'{what}, {path.stat().st_size / 2**20:.1f} MB']
-    for title, values in (('takes', graph.input), ('gives', graph.output)):
-        for one in values:
-            kind = onnx.TensorProto.DataType.Name(one.type.tensor_type.elem_type)
-            sides = one.type.tensor_type.shape.dim
-            shape = ' x '.join(side.dim_param or str(side.dim_value) for side in sides)
-            lines.append(f'  {title} {one.name:10} {kind.lower():6} {shape}')
+    total = sum(path.stat().st_size for path in paths)
+    lines = [f'{what}, {total / 2**20:.1f} MB']
+    for title, ports in zip(('takes', 'gives'), form.ports(paths), strict=True):
+        lines += [
+            f'  {title} {name:10} {kind:6} {shape}' for name, kind, shape in ports
+        ]
     return '\n'.join(lines)
 
 
 def _check(
-    path: Path,
+    form: Format,
+    paths: Sequence[Path],
     part: Part,
     model: Any,
     metadata: dict[str, Any],
     batches: list[Batch],
-    out: Path,
 ) -> None:
     """Compare the file to mmdet, and print how far they are apart.
 
     Raises:
-        RunError: further than they may be. The file is kept, not at its place.
+        RunError: further than they may be.
     """
     from eca_mmdet.export.parity import compare
     from eca_mmdet.export.report import table
 
-    try:
-        report = compare(path, part, model, metadata, batches)
+    report = compare(form, paths, part, model, metadata, batches)
+    print(table(report), flush=True)
+    if report.passes and report.is_empty:
+        report = _compare_lower(form, paths, part, model, metadata, batches)
         print(table(report), flush=True)
-        if report.passes and report.is_empty:
-            report = _compare_lower(part, model, metadata, batches)
-            print(table(report), flush=True)
-    except RunError as error:
-        raise RunError(f'{error} {_kept(path, out)}') from error
     if report.is_empty:
         raise RunError(
             'nothing was found in the images by either, so that nothing was compared; '
-            f'name images with objects: --images DIR. {_kept(path, out)}'
+            'name images with objects: --images DIR.'
         )
     if not report.passes:
         raise RunError(
             'the file does not do what the detector does: the table says how far they '
-            f'are apart. Do not use it. {_kept(path, out)}'
+            'are apart. Do not use it.'
         )
 
 
 def _compare_lower(
-    part: Part, model: Any, metadata: dict[str, Any], batches: list[Batch]
+    form: Format,
+    paths: Sequence[Path],
+    part: Part,
+    model: Any,
+    metadata: dict[str, Any],
+    batches: list[Batch],
 ) -> Report:
     """Compare a copy of the graph whose objects may have any score."""
-    from eca_mmdet.export.graph_file import write_graph
     from eca_mmdet.export.parity import compare
 
     print(
@@ -207,20 +224,24 @@ def _compare_lower(
     size = metadata['size'] and (metadata['size'][0], metadata['size'][1])
     try:
         with tempfile.TemporaryDirectory(prefix='eca-mmdet-') as folder:
-            path = Path(folder) / 'lower.onnx'
-            write_graph(path, part, model, size, changed)
-            return compare(path, part, model, changed, batches)
+            copies = [Path(folder, path.name) for path in paths]
+            form.write(copies, part, model, size, changed)
+            return compare(form, copies, part, model, changed, batches)
     finally:
         test['score_thr'] = before
 
 
-def _kept(path: Path, out: Path) -> str:
+def _kept(paths: Sequence[Path], places: Sequence[Path]) -> str:
     """Copy what failed beside its place, and say so."""
-    names = [f'{out.stem}.failed.onnx']
-    names += [f'{out.stem}.failed-{index}.onnx' for index in range(2, 1000)]
-    places = (out.with_name(name) for name in names)
-    place = next(one for one in places if not os.path.lexists(one))
-    with whole_file(place) as partial:
-        shutil.copyfile(path, partial)
+    out = places[0]
+    names = ['failed', *(f'failed-{index}' for index in range(2, 1000))]
+    choices = (
+        [one.with_name(f'{one.stem}.{name}{one.suffix}') for one in places]
+        for name in names
+    )
+    free = next(ones for ones in choices if not any(map(os.path.lexists, ones)))
+    with whole_files(*free) as partials:
+        for path, partial in zip(paths, partials, strict=True):
+            shutil.copyfile(path, partial)
     old = f'; {out} is as it was' if os.path.lexists(out) else ''
-    return f'What was written is kept for a look: {place}{old}.'
+    return f'What was written is kept for a look: {_listed(free)}{old}.'

@@ -44,20 +44,24 @@ class Part:
     outputs: tuple[str, ...]
 
 
-def require_packages() -> None:
+def require_packages(extra: str, *names: str) -> None:
     """Import what only the export needs, before long work.
+
+    Args:
+        extra: of eca-mmdet, that has them.
+        names: of the packages.
 
     Raises:
         MissingPackageError: one is not installed.
     """
-    for name in ('onnx', 'onnxruntime'):
+    for name in names:
         try:
             importlib.import_module(name)
         except ModuleNotFoundError as error:
             raise MissingPackageError(
-                f'the export needs onnx and onnxruntime, and {error.name} is not '
-                "installed: pip install 'eca-mmdet[export]', or pip install onnx "
-                'onnxruntime'
+                f'the export needs {" and ".join(names)}, and {error.name} is not '
+                f"installed: pip install 'eca-mmdet[{extra}]', or pip install "
+                f'{" ".join(names)}'
             ) from error
 
 

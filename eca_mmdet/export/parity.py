@@ -1,4 +1,4 @@
-"""An exported file against the detector that it is of: onnxruntime beside mmdet."""
+"""An exported file against the detector that it is of: its runtime beside mmdet."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from eca_mmdet.errors import RunError
+from eca_mmdet.export.formats import Format, Runner, one_line
 from eca_mmdet.export.graph_file import Part
 from eca_mmdet.export.matching import Array, Distance, Limits, Objects, distance
 from eca_mmdet.export.samples import Batch
@@ -71,27 +72,33 @@ class Report:
 
 
 def compare(
-    path: Path, part: Part, model: Any, metadata: dict[str, Any], batches: list[Batch]
+    form: Format,
+    paths: Sequence[Path],
+    part: Part,
+    model: Any,
+    metadata: dict[str, Any],
+    batches: list[Batch],
 ) -> Report:
     """Run the file and the detector on the same arrays.
 
     Args:
-        path: of the file.
+        form: of the files.
+        paths: of the files.
         part: what it has.
         model: the detector, whose own ``predict`` is the reference.
         metadata: of the file; thresholds are taken from it.
         batches: the inputs.
 
     Raises:
-        RunError: onnxruntime does not run the file.
+        RunError: what runs the format does not open the files, or stops.
     """
-    session = _open(path)
+    run = _open(form, paths, part)
     report = Report(masks='masks' in part.outputs)
     for batch in batches:
         row = Row((len(batch.sizes), *batch.images.shape[2:]))
         with torch.no_grad():
             features = tuple(model.backbone(batch.images))
-        found = _run(session, part, batch, features)
+        found = _run(run, part, batch, features)
         if part.name == 'backbone':
             row.features = _apart(features, found)
         else:
@@ -105,33 +112,28 @@ def compare(
     return report
 
 
-def _open(path: Path) -> Any:
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3  # errors; they are raised as well
-    options.intra_op_num_threads = torch.get_num_threads()
+def _open(form: Format, paths: Sequence[Path], part: Part) -> Runner:
     try:
-        return onnxruntime.InferenceSession(
-            str(path), options, providers=['CPUExecutionProvider']
-        )
-    except Exception as error:  # its own, of many kinds
-        raise RunError(f'onnxruntime cannot open what was written: {error}') from error
+        return form.start(paths, part.outputs)
+    except Exception as error:  # the runtime's own, of many kinds
+        raise RunError(
+            f'{form.runtime} cannot open what was written: {one_line(error)}'
+        ) from error
 
 
 def _run(
-    session: Any, part: Part, batch: Batch, features: tuple[Tensor, ...]
-) -> list[Array]:
+    run: Runner, part: Part, batch: Batch, features: tuple[Tensor, ...]
+) -> Sequence[Array]:
     sizes = torch.tensor(batch.sizes).float()
     arrays = {'images': batch.images, 'sizes': sizes}
     arrays |= {f'feature_{index}': one for index, one in enumerate(features)}
     inputs = {name: arrays[name].numpy() for name in part.inputs}
     try:
-        return list(session.run(list(part.outputs), inputs))
-    except Exception as error:  # its own, of many kinds
+        return run(inputs)
+    except Exception as error:  # the runtime's own, of many kinds
         shape = ' x '.join(map(str, batch.images.shape))
         raise RunError(
-            f'onnxruntime stops at an input of {shape}: {str(error).splitlines()[0]}'
+            f'what was written stops at an input of {shape}: {one_line(error)}'
         ) from error
 
 
@@ -146,7 +148,7 @@ def _apart(wanted: Sequence[Tensor], found: Sequence[Array]) -> float:
 
 
 def _objects_apart(
-    model: Any, batch: Batch, found: list[Array], limits: Limits
+    model: Any, batch: Batch, found: Sequence[Array], limits: Limits
 ) -> Distance:
     total = Distance()
     with torch.no_grad():
