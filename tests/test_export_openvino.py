@@ -1,7 +1,8 @@
 """`eca-mmdet export openvino`: files that do what mmdet does, run by OpenVINO."""
 
+import contextlib
 import importlib
-import json
+import io
 import os
 import warnings
 import xml.etree.ElementTree
@@ -32,7 +33,7 @@ def names(folder):
 
 @pytest.fixture(scope='module')
 def trained(mmdet_ready, shapes, tmp_path_factory):
-    """For each kind, (config, checkpoint, detector, its XML); made when asked for."""
+    """For each kind (config, checkpoint, detector, its XML, stdout, stderr, noted)."""
     from eca_mmdet import cli
 
     made = {}
@@ -40,14 +41,19 @@ def trained(mmdet_ready, shapes, tmp_path_factory):
     def get(kind):
         if kind not in made:
             folder = tmp_path_factory.mktemp(kind)
-            if kind == 'mask':
-                cfg, model = exporting.learn(shapes)
-            else:
-                cfg, model = exporting.random_detector(kind, shapes)
+            cfg, model = exporting.random_detector(kind, shapes)
             paths = exporting.save(folder, cfg, model)
             out = folder / 'whole.xml'
-            assert cli.main(['export', 'openvino', *map(str, (*paths, out))]) == 0
-            made[kind] = (*paths, model, out)
+            words = map(str, ('export', 'openvino', *paths, out))
+            with (
+                warnings.catch_warnings(record=True) as noted,
+                contextlib.redirect_stdout(io.StringIO()) as told,
+                contextlib.redirect_stderr(io.StringIO()) as err,
+            ):
+                warnings.simplefilter('always')
+                assert cli.main(list(words)) == 0
+            noted = [str(one.message) for one in noted]
+            made[kind] = (*paths, model, out, told.getvalue(), err.getvalue(), noted)
         return made[kind]
 
     return get
@@ -68,45 +74,41 @@ def export(command, trained, tmp_path):
 
 @pytest.mark.parametrize('kind', KINDS)
 def test_objects_are_those_of_mmdet_at_any_size_and_batch(kind, trained, shapes):
-    _, _, model, out = trained(kind)
-    for sizes in ([(96, 96)], [(75, 131)], [(160, 64), (96, 101)], [(33, 40)] * 3):
+    _, _, model, out, *_ = trained(kind)
+    for sizes in ([(75, 131)], [(160, 64), (96, 101)], [(33, 40)] * 3):
         images, shape, samples = batch(model, shapes, sizes)
         found = run(out, images=images, sizes=shape)
         assert_same_objects(found, model, images, samples)
 
 
-def test_what_is_printed_and_what_the_xml_says(trained, command, tmp_path):
-    config, checkpoint, _, _ = trained('mask')
-    both = []
-    with warnings.catch_warnings(record=True) as noted:
-        warnings.simplefilter('always')
-        for form, suffix in (('onnx', 'onnx'), ('openvino', 'xml')):
-            words = (config, checkpoint, tmp_path / f'a.{suffix}')
-            code, out, err = command('export', form, *words)
-            assert (code, err) == (0, '')
-            both.append(out.split('\n'))
-    assert not [one for one in noted if 'openvino' in str(one.message).lower()]
-    assert names(tmp_path) == ['a.bin', 'a.onnx', 'a.xml']
-    size = sum((tmp_path / f'a.{one}').stat().st_size for one in ('xml', 'bin'))
-    assert both[1][0] == f'MaskRCNN, {size / 2**20:.1f} MB'
-    assert both[1][1:7] == [
-        '  takes images     f32    ? x 3 x ? x ?',
-        '  takes sizes      f32    ? x 2',
-        '  gives boxes      f32    ? x 100 x 4',
-        '  gives scores     f32    ? x 100',
-        '  gives labels     i64    ? x 100',
-        '  gives masks      f32    ? x 100 x 28 x 28',
-    ]
-    assert both[1][-2] == f'Written: {tmp_path / "a.xml"}, {tmp_path / "a.bin"}.'
-    rows = [[line.split()[:7] for line in lines if ' x 96' in line] for lines in both]
-    assert len(rows[1]) == 2 and rows[0] == rows[1]  # as many objects
-    import onnx
+def test_what_is_printed_and_what_the_xml_says(trained):
+    from eca_mmdet.export.file_metadata import parse_metadata
 
-    (wanted,) = onnx.load(str(tmp_path / 'a.onnx')).metadata_props
-    found = xml.etree.ElementTree.parse(tmp_path / 'a.xml').find('rt_info/eca_mmdet')
-    assert found.get('value') == wanted.value
-    assert json.loads(wanted.value)['classes'] == ['circle', 'square', 'triangle']
-    assert (tmp_path / 'a.xml').read_text().count('circle') == 1
+    config, checkpoint, _, out, told, err, noted = trained('mask')
+    assert err == '' and not any('openvino' in one.lower() for one in noted)
+    assert names(out.parent) == ['mine.pth', 'mine.py', 'whole.bin', 'whole.xml']
+    size = sum(out.with_suffix(one).stat().st_size for one in ('.xml', '.bin'))
+    lines = told.split('\n')
+    assert lines[:7] == [
+        f'MaskRCNN, {size / 2**20:.1f} MB',
+        '  takes images     float  batch x 3 x height x width',
+        '  takes sizes      float  batch x 2',
+        '  gives boxes      float  batch x 30 x 4',
+        '  gives scores     float  batch x 30',
+        '  gives labels     int64  batch x 30',
+        '  gives masks      float  batch x 30 x 28 x 28',
+    ]
+    assert lines[-2] == f'Written: {out}, {out.with_suffix(".bin")}.'
+    rows = [line.split() for line in lines if line.startswith('  ') and ' of ' in line]
+    assert len(rows) == 3 and all(int(row[5]) > 0 and row[6] == '0' for row in rows)
+    entry = xml.etree.ElementTree.parse(out).find('rt_info/eca_mmdet')
+    metadata = parse_metadata(entry.get('value'), str(out))  # as an ONNX file's
+    assert metadata['classes'] == ['circle', 'square', 'triangle']
+    assert (metadata['config'], metadata['checkpoint']) == (
+        config.name,
+        checkpoint.name,
+    )
+    assert out.read_text().count('circle') == 1
 
 
 def test_nothing_is_sent(trained):
@@ -117,13 +119,12 @@ def test_nothing_is_sent(trained):
     assert telemetry_utils.tm.__name__ == 'openvino.tools.ovc.telemetry_stub'
 
 
-@pytest.mark.parametrize('kind', ['mask', 'retinanet'])
-def test_parts_together_are_the_whole(kind, trained, command, shapes, tmp_path):
-    config, checkpoint, model, whole = trained(kind)
-    for part in ('backbone', 'heads'):
-        words = (config, checkpoint, tmp_path / f'{part}.xml', '--part', part)
+def test_parts_together_are_the_whole(trained, command, shapes, tmp_path):
+    config, checkpoint, model, whole, *_ = trained('faster')
+    for part, check in (('backbone', '--no-check'), ('heads', '--check')):
+        words = (config, checkpoint, tmp_path / f'{part}.xml', '--part', part, check)
         assert command('export', 'openvino', *words)[0] == 0
-    for sizes in ([(96, 128)], [(64, 70), (90, 40)]):
+    for sizes in ([(75, 131)], [(64, 70), (90, 40)]):
         images, shape, _ = batch(model, shapes, sizes)
         features = run(tmp_path / 'backbone.xml', images=images)
         with torch.no_grad():
@@ -138,26 +139,22 @@ def test_parts_together_are_the_whole(kind, trained, command, shapes, tmp_path):
 
 
 def test_one_size(trained, command, shapes, tmp_path):
-    config, checkpoint, model, _ = trained('mask')
+    config, checkpoint, model, *_ = trained('retinanet')
     out = tmp_path / 'fixed.xml'
-    words = (config, checkpoint, out, '--size', '96', '128')
+    words = (config, checkpoint, out, '--size', '96', '128', '--no-check')
     assert command('export', 'openvino', *words)[0] == 0
     images, shape, samples = batch(model, shapes, [(80, 101), (96, 64)])
     images = torch.nn.functional.pad(images, (0, 128 - images.shape[3]))
     found = run(out, images=images, sizes=shape)
     assert_same_objects(found, model, images, samples)
-    with pytest.raises(RuntimeError, match='not compatible'):
+    with pytest.raises(RuntimeError, match='are incompatible'):
         run(out, images=np.zeros((1, 3, 64, 64), np.float32), sizes=shape[:1])
 
 
-@pytest.mark.parametrize('kind', ['mask', 'retinanet'])
-def test_an_image_without_objects(kind, mmdet_ready, shapes, command, tmp_path):
-    cfg, model = exporting.random_detector(kind, shapes)
+def test_an_image_without_objects(mmdet_ready, shapes, command, tmp_path):
+    cfg, model = exporting.random_detector('retinanet', shapes)
     with torch.no_grad():
-        if kind == 'retinanet':
-            model.bbox_head.retina_cls.bias.fill_(-9)
-        else:
-            model.roi_head.bbox_head.fc_cls.bias[-1] = 20  # the background
+        model.bbox_head.retina_cls.bias.fill_(-9)
     paths = exporting.save(tmp_path, cfg, model)
     code, out, _ = command('export', 'openvino', *paths, tmp_path / 'a.xml')
     assert code == 0 and 'No object has a score above 0.05' in out
@@ -168,17 +165,14 @@ def test_an_image_without_objects(kind, mmdet_ready, shapes, command, tmp_path):
         assert not values.any(), name
 
 
-@pytest.mark.parametrize(('kind', 'classes'), [('mask', 1), ('faster', 1203)])
-def test_any_number_of_classes(kind, classes, mmdet_ready, shapes, tmp_path):
+def test_as_many_classes_as_lvis_has(mmdet_ready, shapes, tmp_path):
     from mmdet.registry import MODELS
 
-    from eca_mmdet.export.formats import FORMATS
-    from eca_mmdet.export.graph_file import make_part
+    from eca_mmdet.export.graph_file import make_part, write_graph
+    from eca_mmdet.export.openvino_files import convert
 
-    cfg, _ = exporting.random_detector(kind, shapes)
-    for name in ('bbox_head', 'mask_head'):
-        if name in cfg.model.roi_head:
-            cfg.model.roi_head[name].num_classes = classes
+    cfg, _ = exporting.random_detector('faster', shapes)
+    cfg.model.roi_head.bbox_head.num_classes = 1203
     cfg.model.test_cfg.rpn.max_per_img = 20
     cfg.model.test_cfg.rcnn.update(max_per_img=8, score_thr=1e-4)
     torch.manual_seed(1)
@@ -187,7 +181,9 @@ def test_any_number_of_classes(kind, classes, mmdet_ready, shapes, tmp_path):
     torch.nn.init.normal_(model.roi_head.bbox_head.fc_cls.weight, std=0.1)
     paths = [tmp_path / 'a.xml', tmp_path / 'a.bin']
     metadata = {'eca_mmdet': '0', 'max_per_image': 8}
-    FORMATS['openvino'].write(paths, make_part(model, 'all'), model, None, metadata)
+    part = make_part(model, 'all')
+    write_graph(tmp_path / 'a.onnx', part, model, None, metadata)
+    convert(tmp_path / 'a.onnx', paths, metadata)
     images, shape, samples = batch(model, shapes, [(96, 96)])
     found = run(paths[0], images=images, sizes=shape)
     assert_same_objects(found, model, images, samples, least=8)
@@ -255,7 +251,7 @@ def test_what_openvino_does_not_take(export, monkeypatch, tmp_path):
     monkeypatch.setattr(openvino.Core, 'read_model', odd)
     code, _, err = export()
     assert code == 1 and err.count('\n') == 1
-    assert 'backbone of FasterRCNN: Exception from here: no such operation' in err
+    assert 'does not take the graph: Exception from here: no such operation' in err
     assert names(tmp_path) == []
 
 
@@ -268,7 +264,7 @@ def test_a_missing_package_is_told_first(package, export, monkeypatch, tmp_path)
             raise ModuleNotFoundError(name=package)
         return load(name, *rest)
 
-    export('--size')  # the detector is there by now
+    export('--size', '0')  # the detector is there by now
     monkeypatch.setattr(importlib, 'import_module', without)
     code, _, err = export()
     assert code == 2 and f'{package} is not installed' in err

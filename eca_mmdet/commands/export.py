@@ -15,7 +15,6 @@ from eca_mmdet.errors import RunError, UserError, printable
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from eca_mmdet.export.formats import Format
     from eca_mmdet.export.graph_file import Part
     from eca_mmdet.export.parity import Report
     from eca_mmdet.export.samples import Batch
@@ -34,11 +33,9 @@ def run(args: argparse.Namespace) -> int:
     size = _size(args.size)
     out = Path(args.out)
     places = _places(out, _SUFFIXES[args.format], args.force)
-    from eca_mmdet.export.formats import FORMATS
-    from eca_mmdet.export.graph_file import make_part
+    from eca_mmdet.export.graph_file import make_part, require_packages
 
-    form = FORMATS[args.format]
-    form.require_packages()
+    require_packages(args.format)
     trained, metadata = _prepare(args, size)
     model = trained.model
     batches, source = _batches(args, trained, metadata)
@@ -46,12 +43,12 @@ def run(args: argparse.Namespace) -> int:
     _require_small(part.network)
     try:
         with whole_files(*places) as partials:
-            form.write(partials, part, model, size, metadata)
-            _tell(_told(form, partials, part, metadata))
+            ports = _write(partials, part, model, size, metadata)
+            _tell(_told(partials, part, metadata) + ports)
             if args.check:
                 _tell(f'\nChecked on images {source}.')
                 try:
-                    _check(form, partials, part, model, metadata, batches)
+                    _check(partials, part, model, metadata, batches)
                 except RunError as error:
                     raise RunError(f'{error} {_kept(partials, places)}') from error
     except OSError as error:
@@ -150,26 +147,55 @@ def _require_small(network: Any) -> None:
         )
 
 
-def _told(
-    form: Format, paths: Sequence[Path], part: Part, metadata: dict[str, Any]
+def _write(
+    paths: Sequence[Path],
+    part: Part,
+    model: Any,
+    size: Size | None,
+    metadata: dict[str, Any],
 ) -> str:
-    """Return what is in the files, inputs and outputs a line each."""
+    """Write the ONNX file, or OpenVINO's two by way of it.
+
+    Returns:
+        Inputs and outputs, a line each.
+    """
+    from eca_mmdet.export.graph_file import write_graph
+    from eca_mmdet.export.openvino_files import convert
+
+    with tempfile.TemporaryDirectory(prefix='eca-mmdet-') as folder:
+        graph = paths[0] if len(paths) == 1 else Path(folder, 'a.onnx')
+        write_graph(graph, part, model, size, metadata)
+        if len(paths) > 1:
+            convert(graph, paths, metadata)
+        return _ports(graph)
+
+
+def _told(paths: Sequence[Path], part: Part, metadata: dict[str, Any]) -> str:
+    """Return what is in the files."""
     what = {
         'all': metadata['detector'],
         'backbone': f'the backbone of {metadata["detector"]}',
         'heads': f'neck and heads of {metadata["detector"]}',
     }[part.name]
     total = sum(path.stat().st_size for path in paths)
-    lines = [f'{what}, {total / 2**20:.1f} MB']
-    for title, ports in zip(('takes', 'gives'), form.ports(paths), strict=True):
-        lines += [
-            f'  {title} {name:10} {kind:6} {shape}' for name, kind, shape in ports
-        ]
-    return '\n'.join(lines)
+    return f'{what}, {total / 2**20:.1f} MB'
+
+
+def _ports(path: Path) -> str:
+    import onnx
+
+    graph = onnx.load(str(path)).graph
+    text = ''
+    for title, values in (('takes', graph.input), ('gives', graph.output)):
+        for one in values:
+            kind = onnx.TensorProto.DataType.Name(one.type.tensor_type.elem_type)
+            sides = one.type.tensor_type.shape.dim
+            shape = ' x '.join(side.dim_param or str(side.dim_value) for side in sides)
+            text += f'\n  {title} {one.name:10} {kind.lower():6} {shape}'
+    return text
 
 
 def _check(
-    form: Format,
     paths: Sequence[Path],
     part: Part,
     model: Any,
@@ -184,10 +210,10 @@ def _check(
     from eca_mmdet.export.parity import compare
     from eca_mmdet.export.report import table
 
-    report = compare(form, paths, part, model, metadata, batches)
+    report = compare(paths, part, model, metadata, batches)
     print(table(report), flush=True)
     if report.passes and report.is_empty:
-        report = _compare_lower(form, paths, part, model, metadata, batches)
+        report = _compare_lower(paths, part, model, metadata, batches)
         print(table(report), flush=True)
     if report.is_empty:
         raise RunError(
@@ -202,7 +228,6 @@ def _check(
 
 
 def _compare_lower(
-    form: Format,
     paths: Sequence[Path],
     part: Part,
     model: Any,
@@ -225,8 +250,8 @@ def _compare_lower(
     try:
         with tempfile.TemporaryDirectory(prefix='eca-mmdet-') as folder:
             copies = [Path(folder, path.name) for path in paths]
-            form.write(copies, part, model, size, changed)
-            return compare(form, copies, part, model, changed, batches)
+            _write(copies, part, model, size, changed)
+            return compare(copies, part, model, changed, batches)
     finally:
         test['score_thr'] = before
 

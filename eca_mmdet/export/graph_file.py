@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from eca_mmdet.errors import MissingPackageError, RunError
 from eca_mmdet.export.network import PartHeads, Whole
+from eca_mmdet.export.openvino_files import without_telemetry
 from eca_mmdet.export.properties import KEY
 
 OPSET = 17
@@ -44,19 +45,27 @@ class Part:
     outputs: tuple[str, ...]
 
 
-def require_packages(extra: str, *names: str) -> None:
+_PACKAGES = {
+    'onnx': ('export', 'onnx', 'onnxruntime'),
+    'openvino': ('openvino', 'onnx', 'openvino'),
+}
+"""By format: the extra of eca-mmdet, and what it brings."""
+
+
+def require_packages(form: str) -> None:
     """Import what only the export needs, before long work.
 
     Args:
-        extra: of eca-mmdet, that has them.
-        names: of the packages.
+        form: 'onnx' or 'openvino'.
 
     Raises:
         MissingPackageError: one is not installed.
     """
+    extra, *names = _PACKAGES[form]
     for name in names:
         try:
-            importlib.import_module(name)
+            with without_telemetry():
+                importlib.import_module(name)
         except ModuleNotFoundError as error:
             raise MissingPackageError(
                 f'the export needs {" and ".join(names)}, and {error.name} is not '

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,10 +12,13 @@ import torch
 from torch import Tensor
 
 from eca_mmdet.errors import RunError
-from eca_mmdet.export.formats import Format, Runner, one_line
 from eca_mmdet.export.graph_file import Part
 from eca_mmdet.export.matching import Array, Distance, Limits, Objects, distance
+from eca_mmdet.export.openvino_files import compiled, one_line
 from eca_mmdet.export.samples import Batch
+
+Runner = Callable[[dict[str, Array]], list[Array]]
+"""From the inputs by name to the outputs, in the order of the part's."""
 
 FEATURE = 1e-4
 """Largest difference of a feature that passes, by the largest value of its map."""
@@ -72,7 +75,6 @@ class Report:
 
 
 def compare(
-    form: Format,
     paths: Sequence[Path],
     part: Part,
     model: Any,
@@ -82,17 +84,16 @@ def compare(
     """Run the file and the detector on the same arrays.
 
     Args:
-        form: of the files.
-        paths: of the files.
-        part: what it has.
+        paths: of the ONNX file, or of OpenVINO's XML and weights.
+        part: what is in them.
         model: the detector, whose own ``predict`` is the reference.
         metadata: of the file; thresholds are taken from it.
         batches: the inputs.
 
     Raises:
-        RunError: what runs the format does not open the files, or stops.
+        RunError: onnxruntime or OpenVINO does not run what was written.
     """
-    run = _open(form, paths, part)
+    run = _open(paths, part)
     report = Report(masks='masks' in part.outputs)
     for batch in batches:
         row = Row((len(batch.sizes), *batch.images.shape[2:]))
@@ -112,18 +113,37 @@ def compare(
     return report
 
 
-def _open(form: Format, paths: Sequence[Path], part: Part) -> Runner:
+def _open(paths: Sequence[Path], part: Part) -> Runner:
+    names = list(part.outputs)
     try:
-        return form.start(paths, part.outputs)
+        if len(paths) == 1:
+            session = _session(paths[0])
+            return lambda inputs: list(session.run(names, inputs))
+        request = compiled(paths, torch.get_num_threads())
     except Exception as error:  # the runtime's own, of many kinds
-        raise RunError(
-            f'{form.runtime} cannot open what was written: {one_line(error)}'
-        ) from error
+        raise RunError(f'what was written does not open: {one_line(error)}') from error
+
+    def run(inputs: dict[str, Array]) -> list[Array]:
+        found = request(inputs)
+        return [found[name] for name in names]
+
+    return run
+
+
+def _session(path: Path) -> Any:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3  # errors; they are raised as well
+    options.intra_op_num_threads = torch.get_num_threads()
+    return onnxruntime.InferenceSession(
+        str(path), options, providers=['CPUExecutionProvider']
+    )
 
 
 def _run(
     run: Runner, part: Part, batch: Batch, features: tuple[Tensor, ...]
-) -> Sequence[Array]:
+) -> list[Array]:
     sizes = torch.tensor(batch.sizes).float()
     arrays = {'images': batch.images, 'sizes': sizes}
     arrays |= {f'feature_{index}': one for index, one in enumerate(features)}
@@ -148,7 +168,7 @@ def _apart(wanted: Sequence[Tensor], found: Sequence[Array]) -> float:
 
 
 def _objects_apart(
-    model: Any, batch: Batch, found: Sequence[Array], limits: Limits
+    model: Any, batch: Batch, found: list[Array], limits: Limits
 ) -> Distance:
     total = Distance()
     with torch.no_grad():
