@@ -1,6 +1,7 @@
 """`eca-mmdet export openvino`: files that do what mmdet does, run by OpenVINO."""
 
 import contextlib
+import functools
 import importlib
 import io
 import os
@@ -17,12 +18,17 @@ from tests.exporting import assert_same_objects, batch
 KINDS = ('faster', 'mask', 'retinanet')
 
 
-def run(path, **arrays):
-    """Return the outputs of a file by name."""
+@functools.cache
+def opened(path):
     import openvino
 
     settings = {'INFERENCE_PRECISION_HINT': 'f32', 'INFERENCE_NUM_THREADS': 1}
-    compiled = openvino.Core().compile_model(str(path), 'CPU', settings)
+    return openvino.Core().compile_model(str(path), 'CPU', settings)
+
+
+def run(path, **arrays):
+    """Return the outputs of a file by name."""
+    compiled = opened(path)
     found = compiled({name: np.asarray(value) for name, value in arrays.items()})
     return {one.get_any_name(): found[one] for one in compiled.outputs}
 
