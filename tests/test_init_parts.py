@@ -1,6 +1,7 @@
 """What init proposes, against hand-worked numbers; the text that it writes."""
 
 import ast
+import json
 
 import numpy as np
 import pytest
@@ -9,8 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as some
 from torchvision.ops import box_iou
 
+from eca_mmdet.errors import UserError
 from eca_mmdet.own_data import anchors, scale, schedule
 from eca_mmdet.own_data.anchors import Anchors, best_iou, read_anchors
+from eca_mmdet.own_data.source import Part, align
 from eca_mmdet.own_data.statistics import count
 from eca_mmdet.own_data.text import Said, assignment, comment
 
@@ -181,6 +184,57 @@ def test_batch_by_memory(mmdet_ready, monkeypatch):
         free = int(needed * images / 0.7) + 1
         monkeypatch.setattr(torch.cuda, 'mem_get_info', lambda free=free: (free, free))
         assert schedule.propose_batch(cfg, (160, 160))[0] == batch
+
+
+def part(tmp_path, name, pairs):
+    file = tmp_path / name
+    content = dict(
+        images=[dict(id=1, file_name='a.png')],
+        annotations=[dict(id=1, image_id=1, category_id=3)],
+        categories=[dict(id=n, name=word, mine=word) for n, word in pairs],
+    )
+    file.write_text(json.dumps(content))
+    return Part(file, tmp_path, content)
+
+
+def test_categories_of_the_validation_file_are_put_in_order(tmp_path):
+    train = part(tmp_path, 't.json', [(1, 'a'), (2, 'b'), (3, 'c')])
+    val = part(tmp_path, 'v.json', [(3, 'b'), (1, 'x'), (2, 'a')])
+    for _ in range(2):  # the second time the file is there, with the same content
+        found = align(train, val)
+        assert found.file == tmp_path / 'v_as_t.json'
+        written = json.loads(found.file.read_text())
+        ids = [(one['id'], one['name']) for one in written['categories']]
+        # c takes a number that nothing has; what training does not know comes last.
+        assert ids == [(2, 'a'), (3, 'b'), (4, 'c'), (1, 'x')]
+        assert [one['mine'] for one in written['categories']] == ['a', 'b', 'c', 'x']
+        assert written['annotations'] == val.content['annotations']
+        assert found.content == written
+    found.file.write_text(json.dumps(dict(written, images=[dict(id=2, file_name='')])))
+    with pytest.raises(UserError, match='exists with other content'):
+        align(train, val)
+
+
+@pytest.mark.parametrize(
+    'pairs',
+    [
+        [(1, 'a'), (2, 'b')],
+        [(7, 'a'), (1, 'b')],  # ids do not matter
+        [(5, 'x'), (1, 'a'), (3, 'y'), (2, 'b')],  # mmdet leaves others out
+    ],
+)
+def test_a_validation_file_in_order_stays(tmp_path, pairs):
+    train = part(tmp_path, 't.json', [(1, 'a'), (2, 'b')])
+    val = part(tmp_path, 'v.json', pairs)
+    assert align(train, val) is val
+    assert not (tmp_path / 'v_as_t.json').exists()
+
+
+def test_names_that_are_spelt_differently(tmp_path):
+    train = part(tmp_path, 't.json', [(1, 'traffic light'), (2, 'b')])
+    val = part(tmp_path, 'v.json', [(1, 'Traffic  light'), (2, 'b')])
+    with pytest.raises(UserError, match="'traffic light' and 'Traffic  light'"):
+        align(train, val)
 
 
 def read(text):
