@@ -27,11 +27,7 @@ def resolve_model(name: str) -> Path:
     """
     if Path(name).is_file() or name.removesuffix('.py') in shipped_configs():
         return resolve_config(name)
-    known = {
-        stem: path
-        for stem, path in shipped_configs('*').items()
-        if path.parent.name != 'legacy'  # for tests alone
-    }
+    known = shipped_configs()
     found = [stem for stem in known if stem.startswith(f'{name}_')]
     chosen = [stem for stem in found if stem.endswith(RECIPE)] or found
     if len(chosen) == 1:
@@ -180,8 +176,6 @@ def resized(
 
 
 def _scaled(pair: Any, own: tuple[int, int], new: tuple[int, int]) -> tuple[int, int]:
-    if sorted(pair) == sorted(own):
-        return new
     long, short = max(pair), min(pair)
     return round(long * new[0] / own[0]), round(short * new[1] / own[1])
 
