@@ -60,9 +60,9 @@ def test_statistics():
     ('image', 'side', 'expected'),
     [
         ((640, 480), 10, (1333, 800)),  # 53 px are needed, 1.67 times is the most
-        ((640, 480), 32, (800, 480)),  # as it is: 1333 / 1.67, 800 / 1.67
+        ((640, 480), 32, (800, 480)),  # as it is: 1333 * 0.6, 800 * 0.6
         ((640, 480), 500, (800, 480)),  # never smaller than the image
-        ((640, 480), 25.6, (992, 608)),  # 1.25 times
+        ((640, 480), 25.6, (1024, 608)),  # 1.25 times: 1000 and 600, rounded up
         ((4000, 3000), 500, (1333, 800)),  # the config's own is the largest
         ((640, 480), 19.5, (1333, 800)),  # 1.64 times is nearly the same
     ],
@@ -72,6 +72,11 @@ def test_image_size(image, side, expected):
     proposal = scale.propose(statistics, (1333, 800))
     assert proposal.size == expected
     assert proposal.changed == (expected != (1333, 800))
+    if proposal.changed:  # what is said is what mmdet's Resize will do
+        factor = statistics.factors(expected)[0]
+        assert f'is changed by {factor:.2f}' in proposal.why
+        assert f'have {side * factor:.0f} px or more' in proposal.why
+        assert side * factor >= scale.ENOUGH_PX
 
 
 def test_image_size_without_objects():
@@ -138,16 +143,21 @@ def test_anchors_stay_where_nothing_is_gained():
 
 
 def test_anchors_for_small_and_for_thin_objects():
-    small = anchors.propose(np.full((50, 2), 9.0), FPN)
+    small = anchors.propose(np.full((200, 2), 9.0), FPN)
     # 9 px square: stride 4 with a scale of 2 or 2.8 is nearest; 8 gives 32 px.
     assert small.anchors.base[0] in (2.0, 2.8) and small.anchors.ratios == FPN.ratios
-    thin = np.stack([np.linspace(30, 60, 90), np.linspace(30, 60, 90) * 7], 1)
+    thin = np.stack([np.linspace(30, 60, 200), np.linspace(30, 60, 200) * 7], 1)
     proposal = anchors.propose(thin, FPN)
     assert proposal.anchors.ratios == (4.9, 7.0, 9.9)  # 7 / 1.41, 7 * 1.41
     before, after = (best_iou(thin, one.shapes()) for one in (FPN, proposal.anchors))
     assert after.mean() > before.mean() + anchors.WORTH
     # Weights of the head fit: as many anchors as before.
     assert proposal.anchors.shapes().shape == FPN.shapes().shape
+
+
+def test_few_boxes_change_no_anchors():
+    proposal = anchors.propose(np.full((anchors.LEAST_BOXES - 1, 2), 9.0), FPN)
+    assert not proposal.changed and '199 boxes are too few' in proposal.why
 
 
 def test_many_boxes_are_a_sample_and_the_same_again():
@@ -182,7 +192,7 @@ def test_batch_by_memory(mmdet_ready, monkeypatch):
     monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
     for images, batch in ((0.2, 1), (1.5, 1), (3.1, 2), (9, 8), (500, 16)):
         free = int(needed * images / 0.7) + 1
-        monkeypatch.setattr(torch.cuda, 'mem_get_info', lambda free=free: (free, free))
+        monkeypatch.setattr(torch.cuda, 'mem_get_info', lambda free=free: (0, free))
         assert schedule.propose_batch(cfg, (160, 160))[0] == batch
 
 
