@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from eca_mmdet.own_data.base import resolve_model
 from eca_mmdet.weights.detector import read_checkpoint
 from eca_mmdet.weights.files import sha256_of
 from tests.own_data import KINDS, ODD_NAMES, SIDE, write_data
@@ -325,23 +326,86 @@ train_dataloader = dict(dataset=dict(_delete_=True, type='RepeatDataset', times=
     # 1333 x 800 became 160 x 96 by the proposal, and the other size went along.
     assert [tuple(one) for one in resize.scales] == [(160, 77), (160, 96)]
     assert cfg.val_evaluator.type == 'CocoMetric'  # as in the base
+    # Four images three times an epoch, on and on: 100 epochs at most.
+    assert 'there are 12' in err
 
 
 def test_train_data_goes_on_with_its_config(command, data, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    words = ['--data', *data, '--model', TINY, '--epochs', 1, '--work-dir', 'run']
+    words = ['--data', *data, '--model', TINY, '--epochs', 1]
     code, out, err = command('train', *words, *QUICK)
     assert code == 0, err
-    (config,) = (tmp_path / 'run' / 'init').iterdir()
-    assert config.name == f'{TINY}_train.py'
+    run = tmp_path / 'work_dirs' / f'{TINY}_{tmp_path.name}_train'
+    (config,) = (run / 'init').iterdir()
+    assert config.name == f'{run.name}.py'
     before = config.read_text()
     code, out, err = command('train', *words, '--resume', *QUICK)
     assert code == 0, err
-    assert 'written when this training began' in out
-    assert config.read_text() == before
-    code, out, err = command('train', *words, *QUICK)
-    assert code == 2 and '--resume' in err
-    assert config.read_text() == before
+    assert f'{config.name}, written when this training began' in out
+    # Refused, and no config of it stays for the next --resume to find.
+    other = write_data(tmp_path, 'other.json', ('cat', 'dog'), first=30)
+    again = ['--data', other, *words[2:], '--work-dir', run]
+    code, out, err = command('train', *again, *QUICK)
+    assert code == 2 and 'checkpoints of an earlier training' in err
+    for changed in (again, [*words[:-1], 2, '--work-dir', run]):
+        code, out, err = command('train', *changed, '--resume', *QUICK)
+        assert code == 2 and 'others than when this training began' in err
+    assert [one.read_text() for one in (run / 'init').iterdir()] == [before]
+
+
+def test_images_of_the_same_name_in_two_folders(command, tmp_path, monkeypatch):
+    """'val_as_train.json' is of val; two folders that have the names: a question."""
+    monkeypatch.chdir(tmp_path)
+    for name in ('train', 'val'):
+        write_data(tmp_path / name, 'a.json', ('cat',), first=0)
+        (tmp_path / name / 'a.json').rename(tmp_path / f'{name}.json')
+        for image in (tmp_path / name / 'images').iterdir():
+            image.rename(tmp_path / name / image.name)
+        (tmp_path / name / 'images').rmdir()
+    (tmp_path / 'val.json').rename(tmp_path / 'val_as_train.json')
+    files = ['--train', 'train.json', '--val', 'val_as_train.json', '--model', TINY]
+    code, out, err = command('init', *files)
+    assert code == 0, err
+    assert "img='train/'" in out and "img='val/'" in out
+    (tmp_path / 'images').symlink_to('val')
+    code, out, err = command('init', *files)
+    assert code == 2 and 'may be those in images and train' in err
+    (tmp_path / 'images').unlink()
+    (tmp_path / 'images').symlink_to('train')  # the same folder twice is one
+    assert command('init', *files[:2], '--val', 'train.json', *files[4:])[0] == 0
+
+
+def test_colours_and_rates_of_the_config(init, tmp_path, data):
+    """A palette of other classes is too short to draw with; steps are accumulated."""
+    own = tmp_path / 'own.py'
+    base = f"_base_ = '{resolve_model(TINY)}'\n"
+    own.write_text(
+        f'{base}info = dict(palette=[(1, 2, 3)])\n'
+        'train_dataloader = dict(dataset=dict(metainfo=info))\n'
+        'optim_wrapper = dict(accumulative_counts=4)\n'
+    )
+    cfg, text, _ = init(*data, model=str(own))
+    assert cfg.train_dataloader.dataset.metainfo.palette is None
+    assert 'palette' not in cfg.val_dataloader.dataset.metainfo
+    assert 'one process trains with 0.008' in ' '.join(text.replace('#', '').split())
+    assert 'configs --path' not in text  # the config is none of ours
+    many = [f'c{n}' for n in range(81)]
+    files = [write_data(tmp_path, f'{n}81.json', many, first=n) for n in (0, 10)]
+    cfg, _, _ = init(*files)
+    assert cfg.val_dataloader.dataset.metainfo.palette is None
+
+
+def test_images_without_objects_are_told(init, command, data):
+    """The demo's config trains on them; those of COCO leave them out."""
+    content = json.loads(data[0].read_text())
+    kept = [one for one in content['annotations'] if one['image_id'] == 1]
+    change(data[0], annotations=kept)
+    _, _, err = init(*data)
+    assert '3 without an object' in err and 'there are 4' in err
+    words = ['--train', data[0], '--val', data[1], '--model', 'faster-rcnn_eca-r50']
+    code, _, err = command('init', *words)
+    assert code == 0 and 'there are 1' in err
+    assert '3 images without an object are left out: filter_empty_gt' in err
 
 
 @pytest.mark.parametrize(

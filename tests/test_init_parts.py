@@ -1,6 +1,7 @@
 """What init proposes, against hand-worked numbers; the text that it writes."""
 
 import ast
+import json
 
 import numpy as np
 import pytest
@@ -9,8 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as some
 from torchvision.ops import box_iou
 
+from eca_mmdet.errors import UserError
 from eca_mmdet.own_data import anchors, scale, schedule
 from eca_mmdet.own_data.anchors import Anchors, best_iou, read_anchors
+from eca_mmdet.own_data.source import Part, align
 from eca_mmdet.own_data.statistics import count
 from eca_mmdet.own_data.text import Said, assignment, comment
 
@@ -57,9 +60,9 @@ def test_statistics():
     ('image', 'side', 'expected'),
     [
         ((640, 480), 10, (1333, 800)),  # 53 px are needed, 1.67 times is the most
-        ((640, 480), 32, (800, 480)),  # as it is: 1333 / 1.67, 800 / 1.67
+        ((640, 480), 32, (800, 480)),  # as it is: 1333 * 0.6, 800 * 0.6
         ((640, 480), 500, (800, 480)),  # never smaller than the image
-        ((640, 480), 25.6, (992, 608)),  # 1.25 times
+        ((640, 480), 25.6, (1024, 608)),  # 1.25 times: 1000 and 600, rounded up
         ((4000, 3000), 500, (1333, 800)),  # the config's own is the largest
         ((640, 480), 19.5, (1333, 800)),  # 1.64 times is nearly the same
     ],
@@ -69,6 +72,11 @@ def test_image_size(image, side, expected):
     proposal = scale.propose(statistics, (1333, 800))
     assert proposal.size == expected
     assert proposal.changed == (expected != (1333, 800))
+    if proposal.changed:  # what is said is what mmdet's Resize will do
+        factor = statistics.factors(expected)[0]
+        assert f'is changed by {factor:.2f}' in proposal.why
+        assert f'have {side * factor:.0f} px or more' in proposal.why
+        assert side * factor >= scale.ENOUGH_PX
 
 
 def test_image_size_without_objects():
@@ -135,16 +143,21 @@ def test_anchors_stay_where_nothing_is_gained():
 
 
 def test_anchors_for_small_and_for_thin_objects():
-    small = anchors.propose(np.full((50, 2), 9.0), FPN)
+    small = anchors.propose(np.full((200, 2), 9.0), FPN)
     # 9 px square: stride 4 with a scale of 2 or 2.8 is nearest; 8 gives 32 px.
     assert small.anchors.base[0] in (2.0, 2.8) and small.anchors.ratios == FPN.ratios
-    thin = np.stack([np.linspace(30, 60, 90), np.linspace(30, 60, 90) * 7], 1)
+    thin = np.stack([np.linspace(30, 60, 200), np.linspace(30, 60, 200) * 7], 1)
     proposal = anchors.propose(thin, FPN)
     assert proposal.anchors.ratios == (4.9, 7.0, 9.9)  # 7 / 1.41, 7 * 1.41
     before, after = (best_iou(thin, one.shapes()) for one in (FPN, proposal.anchors))
     assert after.mean() > before.mean() + anchors.WORTH
     # Weights of the head fit: as many anchors as before.
     assert proposal.anchors.shapes().shape == FPN.shapes().shape
+
+
+def test_few_boxes_change_no_anchors():
+    proposal = anchors.propose(np.full((anchors.LEAST_BOXES - 1, 2), 9.0), FPN)
+    assert not proposal.changed and '199 boxes are too few' in proposal.why
 
 
 def test_many_boxes_are_a_sample_and_the_same_again():
@@ -179,8 +192,59 @@ def test_batch_by_memory(mmdet_ready, monkeypatch):
     monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
     for images, batch in ((0.2, 1), (1.5, 1), (3.1, 2), (9, 8), (500, 16)):
         free = int(needed * images / 0.7) + 1
-        monkeypatch.setattr(torch.cuda, 'mem_get_info', lambda free=free: (free, free))
+        monkeypatch.setattr(torch.cuda, 'mem_get_info', lambda free=free: (0, free))
         assert schedule.propose_batch(cfg, (160, 160))[0] == batch
+
+
+def part(tmp_path, name, pairs):
+    file = tmp_path / name
+    content = dict(
+        images=[dict(id=1, file_name='a.png')],
+        annotations=[dict(id=1, image_id=1, category_id=3)],
+        categories=[dict(id=n, name=word, mine=word) for n, word in pairs],
+    )
+    file.write_text(json.dumps(content))
+    return Part(file, tmp_path, content)
+
+
+def test_categories_of_the_validation_file_are_put_in_order(tmp_path):
+    train = part(tmp_path, 't.json', [(1, 'a'), (2, 'b'), (3, 'c')])
+    val = part(tmp_path, 'v.json', [(3, 'b'), (1, 'x'), (2, 'a')])
+    for _ in range(2):  # the second time the file is there, with the same content
+        found = align(train, val)
+        assert found.file == tmp_path / 'v_as_t.json'
+        written = json.loads(found.file.read_text())
+        ids = [(one['id'], one['name']) for one in written['categories']]
+        # c takes a number that nothing has; what training does not know comes last.
+        assert ids == [(2, 'a'), (3, 'b'), (4, 'c'), (1, 'x')]
+        assert [one['mine'] for one in written['categories']] == ['a', 'b', 'c', 'x']
+        assert written['annotations'] == val.content['annotations']
+        assert found.content == written
+    found.file.write_text(json.dumps(dict(written, images=[dict(id=2, file_name='')])))
+    with pytest.raises(UserError, match='exists with other content'):
+        align(train, val)
+
+
+@pytest.mark.parametrize(
+    'pairs',
+    [
+        [(1, 'a'), (2, 'b')],
+        [(7, 'a'), (1, 'b')],  # ids do not matter
+        [(5, 'x'), (1, 'a'), (3, 'y'), (2, 'b')],  # mmdet leaves others out
+    ],
+)
+def test_a_validation_file_in_order_stays(tmp_path, pairs):
+    train = part(tmp_path, 't.json', [(1, 'a'), (2, 'b')])
+    val = part(tmp_path, 'v.json', pairs)
+    assert align(train, val) is val
+    assert not (tmp_path / 'v_as_t.json').exists()
+
+
+def test_names_that_are_spelt_differently(tmp_path):
+    train = part(tmp_path, 't.json', [(1, 'traffic light'), (2, 'b')])
+    val = part(tmp_path, 'v.json', [(1, 'Traffic  light'), (2, 'b')])
+    with pytest.raises(UserError, match="'traffic light' and 'Traffic  light'"):
+        align(train, val)
 
 
 def read(text):

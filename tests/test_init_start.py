@@ -5,7 +5,11 @@ import json
 import pytest
 import torch
 
-from eca_mmdet.own_data.base import resolve_model
+from eca_mmdet.own_data import anchors
+from eca_mmdet.own_data.base import read_base, resolve_model
+from eca_mmdet.own_data.sections import model_of
+from eca_mmdet.own_data.start import _from_detector
+from eca_mmdet.own_data.text import assignment
 from eca_mmdet.weights.detector import read_checkpoint
 from tests.own_data import SIDE, write_data
 from tests.test_init import QUICK, TINY
@@ -74,7 +78,7 @@ def test_a_folder_without_validation_is_refused(command, here):
 
 
 @pytest.mark.openmmlab
-def test_fine_tunes_from_a_detector(command, here):
+def test_fine_tunes_from_a_detector(command, here, monkeypatch):
     """Two classes, then three of which one is known; the rows of that one stay."""
     files = [
         write_data(here, f'{name}.json', ('cat', 'dog'), first=first)
@@ -130,7 +134,8 @@ def test_fine_tunes_from_a_detector(command, here):
     code, out, err = command('init', *words, '--weights', start)
     assert code == 0, err
     assert 'backbone=dict(init_cfg=None)' in out
-    # Thin objects: other anchors are proposed, but the weights know the config's.
+    # Thin objects: other anchors are proposed, but the weights know theirs.
+    monkeypatch.setattr(anchors, 'LEAST_BOXES', 1)
     content = json.loads(files[0].read_text())
     for one in content['annotations']:
         one['bbox'][2] = 5
@@ -139,7 +144,67 @@ def test_fine_tunes_from_a_detector(command, here):
     assert 'anchor_generator' in command('init', *words)[1]
     code, out, err = command('init', *words, '--weights', start)
     assert 'anchor_generator' not in out
-    assert "the config's own stay, the weights know them" in err
+    assert "the config's own, which" in err and 'was trained with' in err
+
+
+@pytest.mark.parametrize(
+    ('config', 'told', 'written'),
+    [
+        ('scales=[11.0], ratios=[0.5, 1.0, 2.0]', 'those that', 'scales=[11.0]'),
+        ('scales=[4], ratios=[0.5, 1.0, 2.0]', "the config's own, which", ''),
+        ('scales=[4, 5], ratios=[1.0, 2.0]', 'which do not fit it', ''),
+        ('scales="x", ratios=[0.5, 1.0, 2.0]', 'does not say', ''),
+        (None, 'does not say', ''),
+    ],
+)
+def test_anchors_of_a_detector(here, config, told, written):
+    """Those in the config that a checkpoint has in it are written into the new one."""
+    from eca_mmdet.own_data.options import Options
+
+    base = read_base(resolve_model(TINY))
+    state = {'backbone.conv1.weight': torch.zeros(16, 3, 7, 7)}
+    strides = 'strides=[4, 8, 16, 32, 64]'
+    text = (
+        'model = dict(rpn_head=dict(anchor_generator=dict('
+        f"type='AnchorGenerator', {config}, {strides})))"
+    )
+    meta = {} if config is None else {'cfg': text}
+    torch.save({'state_dict': state, 'meta': meta}, 'd.pth')
+    start = _from_detector(Options('a', weights='d.pth'), base, 'd.pth')
+    proposal = start.anchors_of(base.anchors)
+    assert told in proposal.why and 'd.pth' in proposal.why
+    model = model_of(base, 2, proposal, start)
+    assert (written in assignment('model', model)) and (
+        bool(written) == ('rpn_head' in model)
+    )
+
+
+def test_a_config_that_starts_from_a_detector(command, here):
+    """Its load_from is as --weights; a backbone in its place is not loaded over."""
+    files = [
+        write_data(here, f'{name}.json', ('cat',), first=first)
+        for name, first in (('train', 0), ('val', 10))
+    ]
+    from mmdet.registry import MODELS
+
+    from eca_mmdet.analysis.parts import load
+
+    cfg = load('mask-rcnn_eca-r18-w16_fpn_shapes')
+    model = MODELS.build(cfg.model)
+    torch.save({'state_dict': model.state_dict(), 'meta': {}}, 'whole.pth')
+    torch.save(model.backbone.state_dict(), 'backbone.pth')
+    (here / 'own.py').write_text(
+        f"_base_ = '{resolve_model(TINY)}'\nload_from = 'whole.pth'\n"
+    )
+    words = ['--train', files[0], '--val', files[1], '--model', 'own.py']
+    code, out, err = command('init', *words)
+    assert code == 0, err
+    assert "load_from = 'whole.pth'" in out and "type='FineTuneHook'" in out
+    assert 'images from a detector on' in err
+    code, out, err = command('init', *words, '--weights', 'backbone.pth')
+    assert code == 0, err
+    assert 'load_from = None' in out and "checkpoint='backbone.pth'" in out
+    assert 'images from a backbone on' in err
 
 
 def test_a_backbone_is_no_detector(command, here):

@@ -64,25 +64,41 @@ def start(launcher, command, config):
     return [mim, command, 'onedl-mmdetection', config]
 
 
+@pytest.fixture
+def written(command, mmdet_ready, shapes, tmp_path):
+    """A config that init wrote, for two steps of three images."""
+    words = [f'--{name}={shapes}/annotations/{name}.json' for name in ('train', 'val')]
+    code, out, err = command('init', *words, '--model', DEMO, '--epochs', 1)
+    assert code == 0, err
+    config = tmp_path / 'written.py'
+    config.write_text(out, encoding='utf-8')
+    return config
+
+
 @pytest.mark.parametrize('launcher', ['ours', 'tools', "mmdet's", 'mim'])
-def test_train_then_test(mmdet_ready, shapes, tmp_path, launcher):
+def test_train_then_test(written, tmp_path, launcher):
     """Two steps, an evaluation, a checkpoint; then the test of that checkpoint."""
-    config = paths.resolve_config(DEMO)
-    options = shapes_options(shapes)
+    options = [
+        f'{name}_dataloader.{key}'
+        for name in ('train', 'val', 'test')
+        for key in ('num_workers=0', 'persistent_workers=False')
+    ]
+    options += ['train_dataloader.batch_size=3', 'param_scheduler=None']
+    options = ['--cfg-options', *options, 'default_hooks.logger.interval=1']
     work = tmp_path / 'work'
-    words = start(launcher, 'train', config)
+    words = start(launcher, 'train', written)
     done = run(*words, '--work-dir', work, *options, cwd=REPOSITORY)
     assert done.returncode == 0, done.stderr[-2000:]
     assert 'COCO AP and AR, 0-100' in done.stdout
     assert re.search(r'^mask +[\dn]', done.stdout, re.MULTILINE)
     if launcher in ('ours', 'tools'):
-        assert 'lr 0.002 -> 0.0005: 2 of 8 images a step' in done.stdout
-    # mmengine logs the rate in use: a quarter of the config's, whoever scaled it.
-    assert re.search(r'lr: 5.0000e-04 .*loss_mask: [\d.]+', done.stdout)
+        assert 'lr 0.002 -> 0.00075: 3 of 8 images a step' in done.stdout
+    # mmengine logs the rate in use: three eighths of the config's, whoever scaled it.
+    assert re.search(r'\[1\]\[2/2\] +lr: 7.5000e-04 .*loss_mask: [\d.]+', done.stdout)
     assert not re.search(r'OneDL|FutureWarning|UserWarning', done.stdout + done.stderr)
 
-    words = start(launcher, 'test', config)
-    checkpoint = work / 'iter_2.pth'
+    words = start(launcher, 'test', written)
+    checkpoint = work / 'epoch_1.pth'
     words += ['--checkpoint', checkpoint] if launcher == 'mim' else [checkpoint]
     done = run(*words, '--work-dir', tmp_path / 'test', *options, cwd=REPOSITORY)
     assert done.returncode == 0, done.stderr[-2000:]

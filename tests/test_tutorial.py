@@ -27,6 +27,8 @@ def test_the_ten_commands(tool, command, tmp_path, monkeypatch, mmdet_ready):
     steps = list(tool.read_steps(text))
     ours = [step for step in steps if step.words[0] == 'eca-mmdet']
     assert len(ours) == 10 == len(re.findall(r'^## \d+\. ', text, re.MULTILINE))
+    silent = [step.words for step in steps if not text[slice(*step.span)]]
+    assert silent == [['python', 'tools/draw_shapes.py', 'shapes']]
     others = [step.words for step in steps if step not in ours]
     assert others == [
         ['python', 'tools/draw_shapes.py', 'shapes'],
@@ -53,6 +55,11 @@ def test_the_ten_commands(tool, command, tmp_path, monkeypatch, mmdet_ready):
     scores = [np.array([one['score'] for one in each]) for each in of]
     assert scores[0].shape == scores[1].shape
     np.testing.assert_allclose(*scores, atol=1e-3)
+    (program,) = re.findall(r'```python\n(.*?)```', text, re.DOTALL)
+    scope = {}
+    exec(compile(program, 'tutorial', 'exec'), scope)
+    above = scope['found'].above(0.3)
+    np.testing.assert_allclose(above.scores, scores[1], atol=1e-6)
 
 
 def test_output_that_is_shown(tool):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import sys
 
 from eca_mmdet.errors import printable
@@ -25,5 +26,7 @@ def run(args: argparse.Namespace) -> int:
         words(sys.argv[1:]),
     )
     text = write_config(options, lambda line: print(printable(line), file=sys.stderr))
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(encoding='utf-8')  # as mmengine reads configs
     print(text, end='')
     return 0

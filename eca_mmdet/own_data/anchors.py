@@ -21,6 +21,9 @@ WORTH = 0.03
 COVERED = 0.5
 """IoU from which a box counts as covered."""
 
+LEAST_BOXES = 200
+"""Of fewer, the proposal would be of these boxes and not of the next ones."""
+
 MOST_BOXES = 20_000
 _STEPS = sorted(np.arange(-6, 5) / 2, key=abs)
 """Powers of two that the sizes are tried with; of equals the nearest is taken."""
@@ -106,7 +109,7 @@ def read_anchors(generator: Any) -> Anchors | None:
         octaves = tuple(2 ** (step / many) for step in range(many))
         key, base = 'octave_base_scale', (float(octave),)
     elif generator.get('scales'):
-        key, base, octaves = 'scales', tuple(map(float, generator.scales)), (1.0,)
+        key, base, octaves = 'scales', tuple(map(float, generator['scales'])), (1.0,)
     else:
         return None
     return Anchors(key, base, octaves, tuple(strides), tuple(ratios))
@@ -138,6 +141,12 @@ def propose(boxes: Floats, own: Anchors) -> Proposal:
         chosen = np.random.default_rng(0).choice(len(boxes), MOST_BOXES, replace=False)
         boxes = boxes[np.sort(chosen)]
     before = best_iou(boxes, own.shapes())
+    told = (
+        f'{own.text()} cover {_share(before)} of the boxes with an IoU of {COVERED:g}'
+    )
+    if len(boxes) < LEAST_BOXES:
+        few = f'{len(boxes)} boxes are too few to go by'
+        return Proposal(own, own, f"the config's own, {told}; {few}")
     candidates = [own]
     for ratios in dict.fromkeys([own.ratios, _ratios(boxes, len(own.ratios))]):
         for step in _STEPS:
@@ -145,9 +154,6 @@ def propose(boxes: Floats, own: Anchors) -> Proposal:
             candidates.append(Anchors(own.key, base, own.octaves, own.strides, ratios))
     means = [best_iou(boxes, one.shapes()).mean() for one in candidates]
     best = candidates[int(np.argmax(means))]
-    told = (
-        f'{own.text()} cover {_share(before)} of the boxes with an IoU of {COVERED:g}'
-    )
     if max(means) - before.mean() < WORTH:
         return Proposal(own, own, f"the config's own, {told}")
     after = best_iou(boxes, best.shapes())

@@ -27,11 +27,7 @@ def resolve_model(name: str) -> Path:
     """
     if Path(name).is_file() or name.removesuffix('.py') in shipped_configs():
         return resolve_config(name)
-    known = {
-        stem: path
-        for stem, path in shipped_configs('*').items()
-        if path.parent.name != 'legacy'  # for tests alone
-    }
+    known = shipped_configs()
     found = [stem for stem in known if stem.startswith(f'{name}_')]
     chosen = [stem for stem in found if stem.endswith(RECIPE)] or found
     if len(chosen) == 1:
@@ -95,7 +91,7 @@ def read_base(path: Path) -> Base:
     mask = any(one[-1] == 'mask_head' for one in heads)
     test = innermost(cfg.test_dataloader, path, 'test')[1].get('pipeline') or ()
     sizes = [size for step in test for size in _sizes(step)]
-    where, anchors = _anchors(cfg.model)
+    where, anchors = find_anchors(cfg.model)
     return Base(
         path.resolve(), cfg, heads, mask, sizes[0] if sizes else None, anchors, where
     )
@@ -180,13 +176,12 @@ def resized(
 
 
 def _scaled(pair: Any, own: tuple[int, int], new: tuple[int, int]) -> tuple[int, int]:
-    if sorted(pair) == sorted(own):
-        return new
     long, short = max(pair), min(pair)
     return round(long * new[0] / own[0]), round(short * new[1] / own[1])
 
 
-def _anchors(model: Any) -> tuple[tuple[str, ...], Anchors | None]:
+def find_anchors(model: Any) -> tuple[tuple[str, ...], Anchors | None]:
+    """Return where a model has its anchors, and them if they are of a kind we read."""
     for key in ('rpn_head', 'bbox_head'):
         part = model.get(key)
         if isinstance(part, dict) and part.get('anchor_generator'):

@@ -17,8 +17,9 @@ from eca_mmdet.own_data.formats import as_coco
 from eca_mmdet.own_data.options import Options
 from eca_mmdet.own_data.sections import Data
 from eca_mmdet.own_data.source import Part, align, open_some, read_part
-from eca_mmdet.own_data.start import Start, describe, read_start
+from eca_mmdet.own_data.start import Start, describe, read_start, with_own_weights
 from eca_mmdet.own_data.text import Said, assignment, comment
+from eca_mmdet.paths import shipped_configs
 
 MASKS, BOXES = 'mask-rcnn_eca-r50', 'faster-rcnn_eca-r50'
 """What is proposed for data with masks, and without."""
@@ -40,6 +41,7 @@ def write_config(options: Options, say: Say) -> str:
     model = options.model or (BOXES if _unmasked(data) else MASKS)
     base = read_base(resolve_model(model))
     _require_masks(base, data)
+    options = with_own_weights(options, base)
     start = read_start(options, base)
     parts = [_head(options, base), *_sections(options, base, data, start, say)]
     text = '\n'.join(parts)
@@ -114,9 +116,11 @@ def _require_masks(base: Base, data: Data) -> None:
 
 def _head(options: Options, base: Base) -> str:
     written = f'Written by eca-mmdet {eca_mmdet.__version__}: {options.command}'
-    elsewhere = f'Elsewhere: eca-mmdet configs --path {base.path.stem}'
     path = assignment('_base_', base.path.as_posix())
-    return f'{comment(written)}{comment(elsewhere)}{path}'
+    if base.path not in (one.resolve() for one in shipped_configs().values()):
+        return comment(written) + path
+    elsewhere = f'Elsewhere: eca-mmdet configs --path {base.path.stem}'
+    return comment(written) + comment(elsewhere) + path
 
 
 def _sections(
@@ -126,7 +130,10 @@ def _sections(
     size, proposal = _proposals(options, base, data, start, say)
     large = max(size.size if size else data.statistics.median_size)
     batch, why_batch = schedule.propose_batch(base.cfg, (large, large))
-    images = sections.trained_images(base, data.statistics)
+    images, lost = sections.trained_images(base, data.statistics)
+    if lost:
+        say(f'{lost} images without an object are left out: filter_empty_gt')
+    images *= sections.repeated(base)
     course = schedule.propose(images, batch, start.is_detector, options.epochs)
     say(f'batch: {batch}, {why_batch}')
     say(f'epochs: {course.epochs}, {course.why}')
@@ -139,9 +146,7 @@ def _sections(
     )
     entries: dict[str, Any] = {'classes': Said(tuple(classes), why)}
     entries['model'] = sections.model_of(base, len(classes), proposal, start)
-    if start.is_detector:
-        entries['load_from'] = str(options.weights)
-        entries['custom_hooks'] = Said(start.hooks, start.why)
+    entries |= start.entries
     entries |= sections.pipelines(base, data, size)
     entries |= sections.loaders(
         base, data, batch, why_batch, 'train_pipeline' in entries
@@ -154,26 +159,35 @@ def _proposals(
     options: Options, base: Base, data: Data, start: Start, say: Say
 ) -> tuple[scale.Scale | None, anchors.Proposal | None]:
     """Return the image size and the anchors, and say both."""
-    one, boxes = data.statistics, data.statistics.boxes
-    size = scale.propose(one, base.scale) if base.scale else None
+    size = scale.propose(data.statistics, base.scale) if base.scale else None
     if size and options.keep_defaults:
         kept = f"the config's own stays, as asked; proposed: {size.why}"
         size = scale.Scale(size.own, size.own, kept if size.changed else size.why)
-    own = base.anchors
-    if own is None or not len(boxes):
-        proposal = None
-    else:
-        shown = one.scaled_boxes(size.size) if size else boxes
-        proposal = anchors.propose(shown, own)
-        if proposal.changed and (options.keep_defaults or start.is_detector):
-            reason = 'as asked' if options.keep_defaults else 'the weights know them'
-            kept = f"the config's own stay, {reason}; proposed: {proposal.why}"
-            proposal = anchors.Proposal(own, own, kept)
+    proposal = _anchors(options, base, data, start, size)
     if size:
         say(f'image size: {size.why}')
     if proposal:
         say(f'anchors: {proposal.why}')
     return size, proposal
+
+
+def _anchors(
+    options: Options, base: Base, data: Data, start: Start, size: scale.Scale | None
+) -> anchors.Proposal | None:
+    """Return the anchors; None where there are none, or nothing to go by."""
+    own, statistics = base.anchors, data.statistics
+    if own is None:
+        return None
+    if start.is_detector:
+        return start.anchors_of(own)
+    if not len(statistics.boxes):
+        return None
+    shown = statistics.scaled_boxes(size.size) if size else statistics.boxes
+    proposal = anchors.propose(shown, own)
+    if proposal.changed and options.keep_defaults:
+        kept = f"the config's own stay, as asked; proposed: {proposal.why}"
+        return anchors.Proposal(own, own, kept)
+    return proposal
 
 
 def _check(

@@ -7,6 +7,7 @@ their objects are large enough already.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -54,7 +55,8 @@ def propose(statistics: Statistics, own: tuple[int, int]) -> Scale:
     least = min(1.0, full)
     needed = ENOUGH_PX / low if low else full
     factor = min(max(needed, least), full)
-    size = (_round(own[0] * factor / full), _round(own[1] * factor / full))
+    sides = [_up(side * factor / full) for side in own]
+    size = (min(sides[0], own[0]), min(sides[1], own[1]))
     if not low:
         return Scale(own, own, "the config's own: there are no objects to go by")
     if abs(size[0] / own[0] - 1) < WORTH:
@@ -64,7 +66,7 @@ def propose(statistics: Statistics, own: tuple[int, int]) -> Scale:
             f'{low * full:.0f} px'
         )
         return Scale(own, own, why)
-    factor = full * size[0] / own[0]
+    factor = float(np.median(statistics.factors(size)))
     why = (
         f'{size[0]} x {size[1]} in place of {own[0]} x {own[1]}: the median image '
         f'({long} x {short}) is changed by {factor:.2f}, and 90% of the objects have '
@@ -79,5 +81,5 @@ def _low(statistics: Statistics) -> float:
     return float(np.quantile(np.sqrt(statistics.boxes.prod(axis=1)), 0.1))
 
 
-def _round(value: float) -> int:
-    return max(32, round(value / 32) * 32)
+def _up(value: float) -> int:
+    return math.ceil(value / 32 - 1e-9) * 32

@@ -22,7 +22,7 @@ WARMUP_STEPS = 500
 """As in the paper's recipe; a tenth of a training that is shorter than 5,000 steps."""
 
 _RESERVE = 0.7
-"""Share of the free memory to plan with: weights and allocators need the rest."""
+"""Share of the memory to plan with: weights and allocators need the rest."""
 
 
 @dataclass(frozen=True)
@@ -94,13 +94,14 @@ def propose_batch(cfg: Any, shape: tuple[int, int]) -> tuple[int, str]:
     needed = _bytes_an_image(cfg, shape)
     if needed is None:
         return own, "the config's own: what a step needs cannot be counted"
-    free, _ = torch.cuda.mem_get_info()
-    fit = int(_RESERVE * free // needed)
+    # All of it, not what is free now: the same data give the same config again.
+    _, memory = torch.cuda.mem_get_info()
+    fit = int(_RESERVE * memory // needed)
     batch = 2 ** int(math.log2(min(max(fit, 1), MOST_IMAGES_A_STEP)))
     gib = 2**30
     return batch, (
         f'{fit} images of {needed / gib:.1f} GiB fit into {_RESERVE:.0%} of '
-        f'{free / gib:.1f} GiB'
+        f'{memory / gib:.1f} GiB'
     )
 
 

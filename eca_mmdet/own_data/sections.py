@@ -14,6 +14,8 @@ from eca_mmdet.own_data.statistics import Statistics
 from eca_mmdet.own_data.text import Name, Said
 
 _MOST_WORKERS = 4
+_COLOURS = 80
+"""Of mmdet's CocoDataset, which its drawing takes for any data set."""
 
 
 @dataclass(frozen=True)
@@ -33,12 +35,12 @@ class Data:
     val_statistics: Statistics
 
 
-def trained_images(base: Base, statistics: Statistics) -> int:
-    """Return how many images are left after mmdet's filter."""
+def trained_images(base: Base, statistics: Statistics) -> tuple[int, int]:
+    """Return how many images are left after mmdet's filter, and how many are not."""
     _, dataset = innermost(base.cfg.train_dataloader, base.path, 'train')
     empty = (dataset.get('filter_cfg') or {}).get('filter_empty_gt', False)
     lost = statistics.empty_images if empty else 0
-    return max(1, len(statistics.sizes) - lost)
+    return max(1, len(statistics.sizes) - lost), lost
 
 
 def model_of(
@@ -100,6 +102,7 @@ def loaders(
 ) -> dict[str, Any]:
     """Return the data loaders and evaluators."""
     entries: dict[str, Any] = {}
+    classes = len(data.train.names)
     workers = min(os.cpu_count() or 1, _MOST_WORKERS)
     for name, part in (('train', data.train), ('val', data.val), ('test', data.val)):
         depth, dataset = innermost(base.cfg[f'{name}_dataloader'], base.path, name)
@@ -107,7 +110,7 @@ def loaders(
             data_root='',
             ann_file=part.file.as_posix(),
             data_prefix=dict(img=f'{part.images.as_posix().rstrip("/")}/'),
-            metainfo=dict(classes=Name('classes')),
+            metainfo=_metainfo(dataset, classes),
         )
         if name == 'train':
             new |= _filter(dataset, data.statistics)
@@ -129,6 +132,14 @@ def loaders(
     return entries
 
 
+def _metainfo(dataset: Any, classes: int) -> dict[str, Any]:
+    """Return the class names; colours of other classes may be too few to draw with."""
+    info: dict[str, Any] = dict(classes=Name('classes'))
+    if classes > _COLOURS or (dataset.get('metainfo') or {}).get('palette'):
+        info['palette'] = None
+    return info
+
+
 def _filter(dataset: Any, statistics: Statistics) -> dict[str, Any]:
     """Let images in that mmdet's filter for COCO would leave out for being small."""
     least = (dataset.get('filter_cfg') or {}).get('min_size', 0)
@@ -139,8 +150,18 @@ def _filter(dataset: Any, statistics: Statistics) -> dict[str, Any]:
     return dict(filter_cfg=dict(min_size=Said(1, why)))
 
 
+def repeated(base: Base) -> int:
+    """Return how often an epoch shows each image (RepeatDataset)."""
+    times, dataset = 1, base.cfg.train_dataloader.dataset
+    while 'dataset' in dataset:
+        times *= int(dataset.get('times') or 1)
+        dataset = dataset['dataset']
+    return times
+
+
 def _rate(cfg: Any, batch: int) -> str:
     """Say what the learning rate will be."""
+    batch *= int(cfg.optim_wrapper.get('accumulative_counts') or 1)
     base = (cfg.get('auto_scale_lr') or {}).get('base_batch_size')
     lr = (cfg.optim_wrapper.get('optimizer') or {}).get('lr')
     if not base or lr is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,9 @@ from eca_mmdet.errors import UserError, clipped
 
 MOST_OPENED = 1000
 """Images of a file that are read; ``eca-mmdet check-data --images`` reads all."""
+
+_ALIGNED = '_as_'
+"""In the name of a validation file whose categories were put in order."""
 
 _SAMPLE = 200
 """File names that a folder is tried with."""
@@ -63,21 +67,41 @@ def read_part(file: Path, images: str | None) -> Part:
     require_instances(file, content)
     if not any(is_category(one) for one in content['categories']):
         raise UserError(f"{file}: no category has an 'id' and a 'name'.")
+    for one in filter(is_category, content['categories']):
+        if not _is_text(one['name']):
+            raise UserError(
+                f'{file}: category {one["name"]!r} has half a character in its name '
+                '(a lone surrogate), which no file can be written with. Rename it.'
+            )
     names = [one['file_name'] for one in content['images'] if is_image(one)]
     if not names:
         raise UserError(f"{file}: no image has an 'id' and a 'file_name'.")
     if images is not None:
         return Part(file, _given(Path(images), names, file), content)
     tried = list(_folders_around(file))
-    for folder in tried:
-        if _has_all(folder, names):
-            return Part(file, folder, content, (f'images found in {folder}',))
+    found = {one.resolve(): one for one in reversed(tried) if _has_all(one, names)}
+    if len(found) > 1:
+        shown = ' and '.join(map(str, reversed(found.values())))
+        raise UserError(
+            f'the images of {file} may be those in {shown}: all have files of these '
+            'names. Say which: --images DIR.'
+        )
+    for folder in found.values():
+        return Part(file, folder, content, (f'images found in {folder}',))
     shown = ', '.join(dict.fromkeys(str(one) for one in tried))
     raise UserError(
         f'the images of {file} are in none of {shown}; the first is '
         f'{clipped(repr(names[0]))}. Name the folder that the file names are relative '
         'to: --images DIR.'
     )
+
+
+def _is_text(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _given(folder: Path, names: Sequence[str], file: Path) -> Path:
@@ -95,16 +119,16 @@ def _given(folder: Path, names: Sequence[str], file: Path) -> Path:
 
 def _folders_around(file: Path) -> Iterator[Path]:
     """Yield where COCO, exporters and people put images."""
-    stem = file.stem.removeprefix('instances_')
+    stem = file.stem.removeprefix('instances_').partition(_ALIGNED)[0]
+    words = re.findall('[a-z]+', stem.casefold())  # 'train' of 'pets_train2017'
     for base in (file.parent, file.parent.parent):
         yield base
         for name in ('images', stem, f'images/{stem}', 'JPEGImages', 'data', 'imgs'):
             if (base / name).is_dir():
                 yield base / name
-        # 'pets_train' has its images in 'train'.
         for word in ('train', 'val', 'valid', 'test'):
             for name in (word, f'images/{word}'):
-                if word in stem.casefold() and (base / name).is_dir():
+                if word in words and (base / name).is_dir():
                     yield base / name
 
 
@@ -160,7 +184,7 @@ def align(train: Part, val: Part) -> Part:
             used.add(entry['id'])
         aligned.append(entry)
     content = val.content | {'categories': [*aligned, *by_name.values()]}
-    out = val.file.with_name(f'{val.file.stem}_as_{train.file.stem}.json')
+    out = val.file.with_name(f'{val.file.stem}{_ALIGNED}{train.file.stem}.json')
     _write_once(out, content)
     note = (
         f'{val.file} lists its categories in another order than {train.file}, or lacks '

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -27,7 +26,6 @@ class Statistics:
         empty_images: images without an object.
         objects: annotations, crowds included.
         unmasked: those of them without a usable mask.
-        per_class: objects by category id.
     """
 
     sizes: Floats
@@ -36,7 +34,6 @@ class Statistics:
     empty_images: int
     objects: int
     unmasked: int
-    per_class: Mapping[Any, int]
 
     @property
     def median_size(self) -> tuple[int, int]:
@@ -69,14 +66,13 @@ def count(content: Mapping[str, Any]) -> Statistics:
             position[one['id']] = len(sizes)
             sizes.append(size)
     boxes, image, seen = [], [], set()
-    objects, unmasked, per_class = 0, 0, Counter[Any]()
+    objects, unmasked = 0, 0
     for one in content.get('annotations', ()):
         if not is_annotation(one) or one['image_id'] not in position:
             continue
         objects += 1
         unmasked += not has_mask(one)
         seen.add(one['image_id'])
-        per_class[one['category_id']] += 1
         box: Any = one.get('bbox')
         if is_box(box) and min(box[2:]) > 0 and not one.get('iscrowd'):
             boxes.append(box[2:])
@@ -88,7 +84,6 @@ def count(content: Mapping[str, Any]) -> Statistics:
         len(sizes) - len(seen),
         objects,
         unmasked,
-        per_class,
     )
 
 

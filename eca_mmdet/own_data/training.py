@@ -10,6 +10,9 @@ from pathlib import Path
 from eca_mmdet.atomic import whole_file
 from eca_mmdet.errors import UserError, printable
 from eca_mmdet.own_data.options import Options
+from eca_mmdet.own_data.plan import words, write_config
+from eca_mmdet.training.checkpoints import find_checkpoint
+from eca_mmdet.training.resume import require_no_checkpoints
 
 FOLDER = 'init'
 """Of the configs in a work folder; mmengine writes its own dump one level higher."""
@@ -51,17 +54,14 @@ def config_of(args: argparse.Namespace) -> str:
     options = options_of(args)
     if not args.work_dir:
         args.work_dir = str(Path('work_dirs') / _name(options))
-    folder = Path(args.work_dir) / FOLDER
-    if args.resume and (there := _latest(folder)):
-        print(printable(f'config: {there}, written when this training began'))
-        return str(there)
-    return str(_write(options, folder))
+    if args.resume:
+        return str(_resumed(options, Path(args.work_dir)))
+    require_no_checkpoints(args.work_dir)  # before a config is written beside them
+    return str(_write(options, Path(args.work_dir) / FOLDER))
 
 
 def options_of(args: argparse.Namespace) -> Options:
     """Return what was asked for as options of ``init``."""
-    from eca_mmdet.own_data.plan import words
-
     if len(args.data) > 2:
         raise UserError(
             f'--data takes a training and a validation file; got {len(args.data)}.'
@@ -77,7 +77,7 @@ def options_of(args: argparse.Namespace) -> Options:
         args.keep_classes,
         args.keep_defaults,
         args.epochs,
-        words(sys.argv[1:]),
+        words(['train', *sys.argv[1 + (sys.argv[1:2] == ['train']) :]]),
     )
 
 
@@ -89,20 +89,63 @@ def _require_no_options(args: argparse.Namespace) -> None:
 
 
 def _name(options: Options) -> str:
-    model = Path(options.model or 'detector').stem
-    return f'{model}_{Path(options.train).stem}'
+    """Return a name of the model and the data, as 'mask-rcnn_eca-r50_pets_train'."""
+    path = Path(options.train)
+    folders = [one for one in (path.parent.name, path.parent.parent.name) if one]
+    folder = next((one for one in folders if one != 'annotations'), '')
+    return '_'.join(
+        filter(None, (Path(options.model or 'detector').stem, folder, path.stem))
+    )
 
 
-def _latest(folder: Path) -> Path | None:
-    found = sorted(folder.glob('*.py'), key=lambda one: one.stat().st_mtime)
-    return found[-1] if found else None
+def _resumed(options: Options, work_dir: Path) -> Path:
+    """Return the config that the training in a folder began with.
+
+    Raises:
+        UserError: the data or the options are others now.
+    """
+    trained = _trained(work_dir)
+    if trained is None:
+        return _write(options, work_dir / FOLDER)
+    text = write_config(options, _print)
+    if _body(trained.read_text(encoding='utf-8')) != _body(text):
+        raise UserError(
+            f'the data or the options are others than when this training began. To go '
+            f'on as it began: eca-mmdet train {trained} --work-dir {work_dir} '
+            '--resume; for a new training name another --work-dir.'
+        )
+    _print(f'config: {trained}, written when this training began')
+    return trained
+
+
+def _trained(work_dir: Path) -> Path | None:
+    """Return the config of the latest checkpoint, by the name of its run."""
+    found = find_checkpoint(str(work_dir))
+    if found is None:
+        return None
+    run = str(found.meta.get('experiment_name') or '')
+    name = run.rsplit('_', 2)[0]  # mmengine adds date and time
+    path = work_dir / FOLDER / f'{name}.py'
+    if name and path.is_file():
+        return path
+    raise UserError(
+        f'{found.path} is not of a training that --data began. Resume that with its '
+        'config, or name another --work-dir.'
+    )
+
+
+def _body(text: str) -> str:
+    """Return a config without its head, which has the command in it."""
+    return text.partition('\n_base_ = ')[2]
+
+
+def _print(line: str) -> None:
+    print(printable(line), flush=True)
 
 
 def _write(options: Options, folder: Path) -> Path:
     """Write the config under a name that is not there yet."""
-    from eca_mmdet.own_data.plan import write_config
-
-    text = write_config(options, lambda line: print(printable(line), flush=True))
+    text = write_config(options, _print)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         names = [_name(options), *(f'{_name(options)}-{n}' for n in range(2, 1000))]
@@ -111,5 +154,5 @@ def _write(options: Options, folder: Path) -> Path:
             partial.write_text(text, encoding='utf-8')
     except OSError as error:
         raise UserError(f'no config can be written to {folder}: {error}') from error
-    print(printable(f'config: {path}'), flush=True)
+    _print(f'config: {path}')
     return path

@@ -29,7 +29,7 @@ def resume_from(cfg: Any, checkpoint: str | None) -> None:
         checkpoint = cfg.get('load_from') or 'auto'
     cfg.resume = False
     if not checkpoint:
-        _require_no_checkpoints(cfg.work_dir)
+        require_no_checkpoints(cfg.work_dir)
         return
     if checkpoint == 'auto':
         found = checkpoints.find_checkpoint(cfg.work_dir)
@@ -52,7 +52,7 @@ def resume_from(cfg: Any, checkpoint: str | None) -> None:
         cfg.randomness = {**(cfg.get('randomness') or {}), 'seed': seed}
 
 
-def _require_no_checkpoints(folder: str) -> None:
+def require_no_checkpoints(folder: str) -> None:
     """Refuse to train over the checkpoints of an earlier training."""
     names = checkpoints.existing(folder) if launch.is_main_process() else []
     if names:
