@@ -181,7 +181,9 @@ def test_yolo_images_of_every_kind(tmp_path):
     assert (
         '1 x images left out that cannot be read, with their objects (broken.' in notes
     )
-    assert 'label files left out that no image belongs to (gone.txt, 1 obj' in notes
+    assert (
+        'label files left out that no image of a split uses (gone.txt, 1 obj' in notes
+    )
     assert len(one.notes) == 3
 
 
@@ -223,6 +225,37 @@ def test_yolo_with_a_list_of_classes_and_labels_beside(tmp_path):
     assert one.file.name == 'annotations.json'
     assert objects(one) == {'a.jpg': [('big dog', [40, 20, 20, 10], [])]}
     assert (one.split, one.notes) == ('', ())
+
+
+def test_yolo_labels_that_no_image_uses_are_counted(tmp_path):
+    line = '0 0.5 0.5 0.2 0.2'
+    photo(tmp_path / 'images/train/1.jpg')
+    photo(tmp_path / 'images/train/1.png')
+    photo(tmp_path / 'images/val/2.jpg')
+    for path in (
+        'images/train/1',
+        'images/train/9',  # without an image, beside the others
+        'labels/val/2',
+        'images/val/2',  # the one in labels/ is used
+        'labels/val/gone/3',
+        'labels/test/4',  # of a split that data.yaml does not name
+        'images/val/notes',
+    ):
+        write(tmp_path / f'{path}.txt', 'a note' if 'notes' in path else line)
+    text = 'train: images/train\nval: images/val\nnames: [cat]\n'
+    write(tmp_path / 'data.yaml', text)
+    train, val = convert(tmp_path)
+    assert list(objects(train)) == ['1.jpg', '1.png']
+    assert (train.annotation_count, train.found_count) == (2, 6)
+    assert (val.annotation_count, val.found_count, val.notes) == (1, 1, ())
+    assert train.notes == (
+        '1 x images that have the label file of another too (1.png)',
+        '4 x label files left out that no image of a split uses (9.txt, 1 objects, '
+        '2.txt, 1 objects, 4.txt, 1 objects, ...)',
+    )
+    write(tmp_path / 'data.yaml', text.replace('images/val', 'images/train'))
+    train, val = convert(tmp_path, tmp_path.with_name('same'))
+    assert (train.found_count, val.found_count) == (7, 2)
 
 
 def test_yolo_without_any_label_is_refused(tmp_path):

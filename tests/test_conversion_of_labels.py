@@ -62,7 +62,7 @@ def test_voc_classes_are_in_alphabetical_order_in_every_split(tmp_path):
     assert objects(val) == {'2.jpg': [('ant', [0, 0, 9, 9], [])]}
     notes = ' | '.join(train.notes)
     assert '1 x images left out that train.txt names and no XML has (5)' in notes
-    assert '1 x XML files left out that are in no split of ImageSets/Main (4)' in notes
+    assert 'files left out that are in no split of ImageSets/Main (4.xml, 0 o' in notes
     assert (
         '2 x images left out that no XML file of a split describes (4.jpg, b' in notes
     )
@@ -191,6 +191,203 @@ def test_images_of_one_name_in_two_folders_are_told_apart(tmp_path):
         'day/1.png': [('cat', [10, 0, 30, 20], [])],
         'night/1.png': [('cat', [20, 0, 20, 20], [])],
     }
+
+
+# Which image the labels belong to
+
+
+def labelled(folder, kind, names):
+    """Write label files with an own class and the image's name that each states."""
+    entries = []
+    for path, stated in names.items():
+        box = [path, [[1, 1], [9, 9]], 'rectangle']
+        if kind == 'voc':
+            text = voc_file(stated, [voc_object(path, [2, 2, 9, 9])])
+            write(folder / 'Annotations' / f'{path}.xml', text)
+        elif kind == 'labelme':
+            write(folder / f'{path}.json', labelme_file(stated, [shape(*box)]))
+        else:
+            name = f'{path.rpartition("/")[0]}/{stated}'.lstrip('/')
+            box = f'<box label="{path}" xtl="1" ytl="1" xbr="9" ybr="9"/>'
+            entries.append(f'<image name="{name}">{box}</image>')
+    if entries:
+        write(folder / 'annotations.xml', cvat_file(entries))
+
+
+FOLDERS = {'voc': 'JPEGImages', 'labelme': '', 'cvat': 'images'}
+
+
+@pytest.mark.parametrize(
+    ('names', 'images', 'expected'),
+    [
+        # The image of a/1 is missing, in either order.
+        ({'a/1': '1.png', 'b/1': '1.png'}, ['b/1'], {'b/1': 'b/1'}),
+        ({'c/1': '1.png', 'b/1': '1.png'}, ['b/1'], {'b/1': 'b/1'}),
+        # b/2 has no labels, which are not those of a/2.
+        ({'a/2': '2.png', 'b/1': '1.png'}, ['b/1', 'b/2'], {'b/1': 'b/1'}),
+        ({'a/2': '2.png', 'a/1': '1.png'}, ['a/1', 'b/2'], {'a/1': 'a/1'}),
+        # Two without an image of their own want the same one.
+        (
+            {'a/1': '1.png', 'c/1': '1.png', 'd/5': '5.png'},
+            ['b/1', 'd/5'],
+            {'d/5': 'd/5'},
+        ),
+        # Every image is there; names are shared.
+        (
+            {'a/1': '1.png', 'b/1': '1.png', '1': '1.png'},
+            ['1', 'b/1', 'a/1'],
+            {'a/1': 'a/1', 'b/1': 'b/1', '1': '1'},
+        ),
+    ],
+)
+@pytest.mark.parametrize('kind', FOLDERS)
+def test_no_labels_land_on_another_image(tmp_path, kind, names, images, expected):
+    root = tmp_path / 's'
+    for one in images:
+        photo(root / FOLDERS[kind] / f'{one}.png')
+    labelled(root, kind, names)
+    (one,) = convert(root)
+    found = {
+        (one.images / name).relative_to(root / FOLDERS[kind]).with_suffix(''): things
+        for name, things in objects(one).items()
+    }
+    assert {str(k): [t[0] for t in v] for k, v in found.items()} == {
+        image: [label] for label, image in expected.items()
+    }
+    assert (one.annotation_count, one.found_count) == (len(expected), len(names))
+    lost = len(names) - len(expected)
+    told = [note for note in one.notes if 'not there' in note or 'of their own' in note]
+    assert [int(note.split()[0]) for note in told] == [lost] * (lost > 0)
+    assert all('1 objects' in note for note in told)
+
+
+@pytest.mark.parametrize(
+    ('names', 'images', 'expected', 'told'),
+    [
+        ({'a/0001': 'IMG_5.png'}, ['images/b/0001.png'], {}, 'of their own (0001.xml'),
+        ({'a/0001': '0001.png'}, ['images/b/0001.png'], {}, 'of their own (0001.xml'),
+        (
+            {'0001': '5.png'},
+            ['images/0001.png'],
+            {'0001.png': '0001'},
+            'own path is ta',
+        ),
+        ({'1': '5.png'}, ['images/1.png', 'images/5.png'], {}, 'of their own (1.xml'),
+        ({'1': '5.png'}, ['images/5.png'], {'5.png': '1'}, None),
+        (
+            {'1': '5.png', '5': '5.png'},
+            ['images/5.png'],
+            {'5.png': '5'},
+            'of their own',
+        ),
+        (
+            {'1': '5.png', '2': '5.png'},
+            ['images/5.png'],
+            {},
+            '2 x label files left out',
+        ),
+        (
+            {'a/3': '3.png', '3': '3.png'},
+            ['images/b/3.png'],
+            {},
+            '2 x label files left',
+        ),
+        ({'1': '1'}, ['images/1.png'], {'1.png': '1'}, None),
+        ({'1': '1.jpg'}, ['images/1.png'], {'1.png': '1'}, 'own path is taken (1.xml'),
+        ({'1': '1.png'}, ['images/b/1.png'], {'1.png': '1'}, 'only one of its name is'),
+        ({'1': '1.jpg'}, ['images/b/1.png'], {}, 'of their own (1.xml, 1 objects)'),
+        ({'a/1': '1.png'}, ['photos/1.png'], {'1.png': 'a/1'}, 'only one of its name'),
+    ],
+)
+def test_images_of_another_name_or_place(tmp_path, names, images, expected, told):
+    # An image apart, so that something can be read in any case.
+    names = {**names, 'own/own': 'own.png'}
+    for image in [*images, 'images/own/own.png']:
+        photo(tmp_path / image)
+    labelled(tmp_path, 'voc', names)
+    (one,) = convert(tmp_path)
+    found = {k.rpartition('/')[2]: v[0][0] for k, v in objects(one).items() if v}
+    assert found == {**expected, 'own.png': 'own/own'}
+    assert one.found_count == len(names)
+    assert told is None or any(told in note for note in one.notes)
+
+
+def test_labelme_takes_the_stated_path_and_no_image_twice(tmp_path):
+    names = {'a': 'b.jpg', 'b': 'b.jpg', 'c': 'deep/c.jpg', 'd': '/home/me/d.jpg'}
+    labelled(tmp_path, 'labelme', names)
+    for name in ('b.jpg', 'deep/c.jpg', 'c.png', 'd.jpg', 'deep/d.jpg'):
+        photo(tmp_path / name)
+    (one,) = convert(tmp_path)
+    assert {k: v[0][0] for k, v in objects(one).items()} == {'b.jpg': 'b', 'd.jpg': 'd'}
+    assert (one.annotation_count, one.found_count) == (2, 4)
+
+
+def test_cvat_names_what_is_there_and_what_is_not(tmp_path):
+    photo(tmp_path / 'images' / 'Train' / '1.png')
+    box = '<box label="{}" xtl="1" ytl="1" xbr="9" ybr="9"/>'
+    images = [
+        f'<image name="1.png" subset="{subset}">{box.format(subset)}</image>'
+        for subset in ('Validation', 'Train', 'Train')
+    ]
+    photo(tmp_path / 'images' / 'Validation' / '2.png')
+    photo(tmp_path / 'images' / 'b' / '3.png')
+    images.append(f'<image name="2.png" subset="Validation">{box.format("x")}</image>')
+    images.append(f'<image name="a/3.png" subset="Train">{box.format("x")}</image>')
+    write(tmp_path / 'annotations.xml', cvat_file(images))
+    train, val = convert(tmp_path)
+    assert objects(train) == {'1.png': [('Train', [1, 1, 8, 8], [])]}
+    assert objects(val) == {'2.png': [('x', [1, 1, 8, 8], [])]}
+    assert (train.found_count, val.found_count) == (3, 2)
+    told = 'images left out that annotations.xml names twice or that are not there'
+    assert train.notes == (
+        '1 x images left out that annotations.xml does not name (3.png)',
+        f'2 x {told} (1.png, 1 objects, a/3.png, 1 objects)',
+    )
+    assert val.notes == (f'1 x {told} (1.png, 1 objects)',)
+
+
+@pytest.mark.parametrize('kind', ['voc', 'labelme'])
+def test_labels_outside_the_splits_are_counted(tmp_path, kind):
+    for name in ('train/t', 'val/v', 'extra/e', 'top'):
+        photo(tmp_path / f'{name}.png')
+        box = voc_object(name, [2, 2, 9, 9])
+        rectangle = shape(name, [[1, 1], [9, 9]], 'rectangle')
+        stated = f'{name.rpartition("/")[2]}.png'
+        if kind == 'voc':
+            write(tmp_path / f'{name}.xml', voc_file(stated, [box] * 3))
+        else:
+            write(tmp_path / f'{name}.json', labelme_file(stated, [rectangle] * 3))
+    train, val = convert(tmp_path)
+    assert (train.annotation_count, train.found_count) == (3, 9)
+    assert (val.annotation_count, val.found_count) == (3, 3)
+    assert train.classes == ('train/t', 'val/v')
+    ending = {'voc': 'xml', 'labelme': 'json'}[kind]
+    left = (
+        '2 x label files left out, with their images, that are outside the split '
+        f'folders (top.{ending}, 3 objects, e.{ending}, 3 objects)'
+    )
+    assert left in train.notes
+    assert not any('no LabelMe file describes' in note for note in train.notes)
+    assert val.notes == ()
+
+
+def test_voc_lists_of_names_that_several_files_have(tmp_path):
+    labelled(tmp_path, 'voc', {'day/1': '1.png', 'night/1': '1.png', 'x': 'x.png'})
+    for name in ('day/1', 'night/1', 'x'):
+        photo(tmp_path / 'JPEGImages' / f'{name}.png')
+    write(tmp_path / 'ImageSets/Main/train.txt', 'x\nx\n1\n')
+    write(tmp_path / 'ImageSets/Main/val.txt', 'night/1\n')
+    train, val = convert(tmp_path)
+    assert objects(train) == {'x.png': [('x', [1, 1, 8, 8], [])]}
+    assert objects(val) == {'1.png': [('night/1', [1, 1, 8, 8], [])]}
+    assert (train.annotation_count, train.found_count) == (1, 2)
+    notes = ' | '.join(train.notes)
+    assert '1 x images left out that train.txt names and several XML files' in notes
+    assert 'in no split of ImageSets/Main (1.xml, 1 objects)' in notes
+    for name in ('train', 'val'):
+        write(tmp_path / f'ImageSets/Main/{name}.txt', 'gone')
+    with pytest.raises(UserError, match='name no XML file that is there'):
+        convert(tmp_path)
 
 
 # LabelMe
@@ -360,6 +557,15 @@ def test_cvat_shapes_left_out_are_counted(tmp_path, bad):
     (one,) = convert(cvat(tmp_path / 'c', good + bad))
     assert (one.annotation_count, one.found_count) == (1, 2)
     assert 'left out' in one.notes[0]
+
+
+def test_two_files_of_cvat_are_not_one(tmp_path):
+    c = cvat(tmp_path / 'c', '<box label="ant" xtl="1" ytl="2" xbr="3" ybr="4"/>')
+    (c / 'other.xml').write_bytes((c / 'annotations.xml').read_bytes())
+    with pytest.raises(UserError, match=r'found annotations.xml, other.xml'):
+        convert(c)
+    (one,) = convert(c / 'other.xml')
+    assert objects(one) == {'a.png': [('ant', [1, 2, 2, 2], [])]}
 
 
 def test_cvat_groups_subsets_and_videos(tmp_path):

@@ -89,7 +89,7 @@ def kind_of(path: Path) -> Kind | None:
         return 'coco'
     if find_description(path):
         return 'yolo'
-    if cvat.find_file(path):
+    if cvat.find_files(path):
         return 'cvat'
     if path.is_dir():
         xml = islice(files_below(path, ['.xml']), _LOOKED_AT)

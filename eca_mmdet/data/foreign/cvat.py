@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from eca_mmdet.data.entries import Size, is_drawable_size
-from eca_mmdet.data.foreign.pairing import Images
+from eca_mmdet.data.foreign.pairing import Claim, Images, Pairs
 from eca_mmdet.data.foreign.source import (
     SPLITS,
     Part,
@@ -27,10 +27,10 @@ from eca_mmdet.errors import UserError, clipped
 _NO_OBJECTS = frozenset(('tag', 'attribute'))
 
 
-def find_file(path: Path) -> Path | None:
-    """Return the XML file of an export, or None."""
+def find_files(path: Path) -> list[Path]:
+    """Return the XML files of an export, which has one for all images."""
     files = sorted(path.glob('*.xml'))[:20] if path.is_dir() else [path]
-    return next((one for one in files if root_tag(one) == 'annotations'), None)
+    return [one for one in files if root_tag(one) == 'annotations']
 
 
 def read(path: Path) -> Source:
@@ -40,9 +40,14 @@ def read(path: Path) -> Source:
         UserError: the file is not XML, or of a video, or no image can be read.
         MissingPackageError: defusedxml is not installed.
     """
-    file = find_file(path)
-    if file is None:
-        raise UserError(f'{path} has no XML file of CVAT.')
+    files = find_files(path)
+    if len(files) != 1:
+        seen = ', '.join(one.name for one in files) or 'none'
+        raise UserError(
+            f'expected one XML file of CVAT in {path}, found {seen}. Give the one to '
+            'read.'
+        )
+    file = files[0]
     try:
         root = parse(file)
     except ValueError as error:
@@ -58,11 +63,17 @@ def read(path: Path) -> Source:
     for entry in root.iter('image'):
         split = SPLITS.get(entry.get('subset', '').lower(), '')
         by_split.setdefault(split, []).append(entry)
-    parts = [_read_part(*one, images, file) for one in by_split.items()]
+    claims = {one: _claim(one, images, file) for one in root.iter('image')}
+    pairs = images.pair({one: claim for one, claim in claims.items() if claim})
+    parts = [_read_part(*one, pairs, file) for one in by_split.items()]
     found = [str(t.category) for part in parts for p in part.photos for t in p.things]
     names = list(dict.fromkeys([*names, *sorted(set(found))]))
     keys: dict[int | str, int] = {name: at for at, name in enumerate(names, 1)}
-    return Source('cvat', list(enumerate(names, 1)), keys, parts)
+    told = Told()
+    for image in images.all:
+        if image not in pairs.taken:
+            told.add(f'images left out that {file.name} does not name', image.name)
+    return Source('cvat', list(enumerate(names, 1)), keys, parts, told.notes)
 
 
 def _label_names(root: Any) -> list[str]:
@@ -71,19 +82,24 @@ def _label_names(root: Any) -> list[str]:
     return [name for name in names if name.strip()]
 
 
-def _read_part(split: str, entries: list[Any], images: Images, file: Path) -> Part:
+def _claim(entry: Any, images: Images, file: Path) -> Claim | None:
+    name = entry.get('name', '').lstrip('/')
+    folders = (f'images/{entry.get("subset", "")}', 'images', '')
+    tries = [file.parent / folder / name for folder in folders]
+    there = next((one for one in tries if one in images.files), None)
+    return Claim(file.parent / name, name, there, is_path=True) if name else None
+
+
+def _read_part(split: str, entries: list[Any], pairs: Pairs, file: Path) -> Part:
     told = Told()
     found: dict[Path, Any] = {}
     for entry in entries:
-        name = entry.get('name', '')
-        tries = [file.parent / folder / name for folder in ('images', '')]
-        there = [one for one in tries if '\0' not in name and one in images.files]
-        image = there[0] if there else _elsewhere(images, file, name)
-        if image is None or image in found:
+        image = pairs.image_of(entry, told)
+        if image is None:
             lost = sum(one.tag not in _NO_OBJECTS for one in entry)
             told.add(
-                f'images left out that {file.name} names and that are not there',
-                f'{name}, {lost} objects',
+                f'images left out that {file.name} names twice or that are not there',
+                f'{entry.get("name", "")}, {lost} objects',
                 lost,
             )
         else:
@@ -98,12 +114,6 @@ def _read_part(split: str, entries: list[Any], images: Images, file: Path) -> Pa
             f'{"; ".join(told.notes)}'
         )
     return part
-
-
-def _elsewhere(images: Images, file: Path, name: str) -> Path | None:
-    """Find an image that is in another folder, by its name."""
-    inside = name.lstrip('/')
-    return images.of(file.parent / inside, name) if inside else None
 
 
 def _read_image(image: Path, entry: Any, size: Size, told: Told) -> list[Thing]:

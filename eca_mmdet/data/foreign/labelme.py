@@ -8,7 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from eca_mmdet.data.entries import Entry, Size
-from eca_mmdet.data.foreign.pairing import Images, label_splits, outside
+from eca_mmdet.data.foreign.pairing import (
+    OUTSIDE,
+    Claim,
+    Images,
+    Pairs,
+    label_splits,
+    outside,
+)
 from eca_mmdet.data.foreign.source import (
     Part,
     Source,
@@ -35,38 +42,55 @@ def read(path: Path) -> Source:
     """
     images = Images(path)
     library = supervision_formats('labelme')
-    used: set[Path] = set()
-    parts = []
-    for split, files in label_splits(path, '.json').items():
-        part = _read_part(split, files, images, path, library, used)
-        if part is not None:
-            parts.append(part)
+    splits, rest = label_splits(path, '.json')
+    tolds = {split: Told() for split in splits}
+    first = next(iter(tolds.values()))
+    entries = {
+        file: entry
+        for split, files in [*splits.items(), (next(iter(splits)), rest)]
+        for file in files
+        if (entry := _load(file, tolds[split]))
+    }
+    pairs = images.pair(
+        {file: _claim(file, one, path) for file, one in entries.items()}
+    )
+    for file in rest:
+        if file in entries:
+            lost = len(entries[file]['shapes'])
+            first.add(OUTSIDE, f'{file.name}, {lost} objects', lost)
+    parts = [
+        _read_part(split, files, entries, pairs, library, tolds[split])
+        for split, files in splits.items()
+    ]
     told = Told()
     for one in images.all:
-        if one not in used:
+        if one not in pairs.taken:
             told.add('images left out that no LabelMe file describes', one.name)
     return Source('labelme', parts=parts, notes=told.notes, **by_name(parts))
+
+
+def _claim(file: Path, entry: Entry, root: Path) -> Claim:
+    stated = entry.get('imagePath')
+    stated = stated if isinstance(stated, str) else ''
+    return Claim(file, stated, outside(file, stated, root))
 
 
 def _read_part(
     split: str,
     files: list[Path],
-    images: Images,
-    root: Path,
+    loaded: dict[Path, Entry],
+    pairs: Pairs,
     library: Any,
-    used: set[Path],
-) -> Part | None:
-    told = Told()
+    told: Told,
+) -> Part:
     entries: dict[Path, Entry] = {}
     for file in files:
-        entry = _load(file, told)
-        if entry is None:
+        if file not in loaded:
             continue
-        stated = entry.get('imagePath')
-        stated = stated if isinstance(stated, str) else ''
-        image = outside(file, stated, root) or images.of(file, stated)
-        if image is None or image in entries:
-            inside = ': it is inside the JSON alone' if entry.get('imageData') else ''
+        entry = loaded[file]
+        image = pairs.image_of(file, told)
+        if image is None:
+            inside = ': it is inside the JSON alone' if entry['imageData'] else ''
             lost = len(entry['shapes'])
             told.add(
                 'label files left out without an image of their own',
@@ -75,7 +99,6 @@ def _read_part(
             )
             continue
         entries[image] = entry
-    used.update(entries)
     part = make_part(
         split,
         None,
@@ -101,6 +124,7 @@ def _load(file: Path, told: Told) -> Entry | None:
         )
         return None
     if isinstance(content, dict) and isinstance(content.get('shapes'), list):
+        content['imageData'] = bool(content.get('imageData'))  # it may be large
         return content
     told.add('JSON files passed over that are not of LabelMe', file.name)
     return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from eca_mmdet.data.entries import Size, is_polygon
-from eca_mmdet.data.foreign.pairing import Images, label_splits
+from eca_mmdet.data.foreign.pairing import OUTSIDE, Claim, Images, label_splits
 from eca_mmdet.data.foreign.source import (
     Part,
     Source,
@@ -37,8 +38,14 @@ def read(path: Path) -> Source:
         MissingPackageError: supervision is not installed.
     """
     images = Images(path)
-    splits, notes = _splits(path)
-    reader = _Reader(images)
+    splits, rest, left, notes = _splits(path, images)
+    if not splits:
+        raise UserError(
+            f'the lists in {path / "ImageSets" / "Main"} name no XML file that is '
+            f'there. {"; ".join(notes)}'
+        )
+    reader = _Reader(images, splits, rest)
+    reader.tell_rest(rest, left)
     parts = [reader.read_part(split, files) for split, files in splits.items()]
     if reader.zeros and reader.zeros > _ZEROS * reader.boxes:
         notes.append(
@@ -46,8 +53,7 @@ def read(path: Path) -> Source:
             'taken to be counted from 0, not from 1 as Pascal VOC does'
         )
         _shift_back(parts)
-    used = {*reader.used}
-    bare = [one for one in images.all if one not in used]
+    bare = [one for one in images.all if one not in reader.used]
     if bare:
         told = Told()
         for one in bare:
@@ -56,50 +62,83 @@ def read(path: Path) -> Source:
     return Source('voc', parts=parts, notes=notes, **by_name(parts))
 
 
-def _splits(root: Path) -> tuple[dict[str, list[Path]], list[str]]:
-    """Return XML files by split: ImageSets/Main/train.txt and so on, or folders."""
+def _splits(
+    root: Path, images: Images
+) -> tuple[dict[str, list[Path]], list[Path], str, list[str]]:
+    """Return XML files by split: ImageSets/Main/train.txt and so on, or folders.
+
+    Also those of no split, what to say of these, and notes.
+    """
     lists = root / 'ImageSets' / 'Main'
     names = [n for n in ('train', 'val', 'test') if (lists / f'{n}.txt').is_file()]
     if not names and (lists / 'trainval.txt').is_file():
         names = ['trainval']
-    found = label_splits(root, '.xml')
+    found, rest = label_splits(root, '.xml')
     if not names:
-        return found, []
-    by_stem = {one.stem: one for files in found.values() for one in files}
+        return found, rest, OUTSIDE, []
+    every = [one for files in (*found.values(), rest) for one in files]
+    by_name = defaultdict[str, list[Path]](list)
+    for one in every:
+        for name in {one.stem, '/'.join(images.key(one))}:
+            by_name[name].append(one)
     told, splits = Told(), {}
     for name in names:
         text = (lists / f'{name}.txt').read_text('utf-8-sig', 'replace')
-        wanted = [line.split()[0] for line in text.splitlines() if line.split()]
-        for one in wanted:
-            if one not in by_stem:
-                told.add(f'images left out that {name}.txt names and no XML has', one)
-        files = [by_stem[one] for one in wanted if one in by_stem]
+        files = []
+        for wanted in (line.split()[0] for line in text.splitlines() if line.split()):
+            of_name = by_name.get(wanted, [])
+            files += of_name if len(of_name) == 1 else []
+            if len(of_name) != 1:
+                which = 'several XML files have' if of_name else 'no XML has'
+                told.add(f'images left out that {name}.txt names and {which}', wanted)
         if files:
-            splits[name if name != 'trainval' else 'train'] = files
-    rest = by_stem.keys() - {one.stem for files in splits.values() for one in files}
-    for one in sorted(rest):
-        told.add('XML files left out that are in no split of ImageSets/Main', one)
-    return splits, told.notes
+            splits[name if name != 'trainval' else 'train'] = [*dict.fromkeys(files)]
+    used = {one for files in splits.values() for one in files}
+    left = 'XML files left out that are in no split of ImageSets/Main'
+    return splits, [one for one in every if one not in used], left, told.notes
 
 
 class _Reader:
     """Reads XML files and counts what tells from where pixels are counted."""
 
-    def __init__(self, images: Images) -> None:
-        self._images = images
+    def __init__(
+        self, images: Images, splits: dict[str, list[Path]], rest: list[Path]
+    ) -> None:
         self._library = supervision_formats('pascal_voc')
         self.boxes = self.zeros = 0
         self.used: set[Path] = set()
+        self._tolds = {split: Told() for split in splits}
+        self._roots: dict[Path, Any] = {}
+        for split, files in [*splits.items(), (next(iter(splits)), rest)]:
+            for file in files:
+                told = self._tolds[split]
+                root = None if file in self._roots else read_xml(file, told)
+                if root is not None:
+                    self._roots[file] = root
+        self._pairs = images.pair(
+            {
+                file: Claim(file, (root.findtext('filename') or '').strip())
+                for file, root in self._roots.items()
+            }
+        )
+
+    def tell_rest(self, files: list[Path], left: str) -> None:
+        """Count the files that are in no split, and their objects."""
+        told = next(iter(self._tolds.values()))
+        for file in files:
+            if file in self._roots:
+                lost = len(self._roots[file].findall('object'))
+                told.add(left, f'{file.name}, {lost} objects', lost)
 
     def read_part(self, split: str, files: list[Path]) -> Part:
-        told = Told()
+        told = self._tolds[split]
         roots: dict[Path, Any] = {}
         for file in files:
-            root = read_xml(file, told)
-            if root is None:
+            if file not in self._roots:
                 continue
-            image = self._images.of(file, (root.findtext('filename') or '').strip())
-            if image is None or image in roots:
+            root = self._roots[file]
+            image = self._pairs.image_of(file, told)
+            if image is None:
                 lost = len(root.findall('object'))
                 told.add(
                     'label files left out without an image of their own',

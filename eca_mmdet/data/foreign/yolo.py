@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -38,22 +39,25 @@ def read(path: Path) -> Source:
     about = describe(path)
     keys: dict[int | str, int] = {number: number + 1 for number in about.names}
     categories = [(number + 1, name) for number, name in about.names.items()]
-    parts = [_read_part(split, places, about) for split, places in about.splits.items()]
+    labels = _Labels(about)
+    parts = [_read_part(*one, about, labels) for one in about.splits.items()]
     if all(one.told.count(_BARE) == len(one.photos) for one in parts):
         raise UserError(
             f'no image of {path} has a label file: labels/a.txt was looked for beside '
             'images/a.jpg, and a.txt beside a.jpg. There is nothing to convert.'
         )
+    labels.tell_unused(parts[0].told)
     return Source('yolo', categories, keys, parts, about.notes)
 
 
-def _read_part(split: str, places: list[Path], about: Description) -> Part:
+def _read_part(
+    split: str, places: list[Path], about: Description, labels: _Labels
+) -> Part:
     told = Told()
     paths = [image for place in places for image in _images(place, about.root, told)]
     folder = places[0] if len(places) == 1 and places[0].is_dir() else None
-    labels = _Labels(about, told)
+    labels.begin(told)
     part = make_part(split, folder, list(dict.fromkeys(paths)), told, labels.read)
-    labels.tell_unused()
     if not part.photos:
         raise UserError(
             f'no image of {split or "the data set"!r} can be read in '
@@ -81,14 +85,18 @@ def _images(place: Path, root: Path, told: Told) -> Iterable[Path]:
 
 
 class _Labels:
-    """The label files of one split."""
+    """The label files, split by split."""
 
-    def __init__(self, about: Description, told: Told) -> None:
+    def __init__(self, about: Description) -> None:
         self._about = about
-        self._told = told
         self._library = supervision_formats('yolo')
         self._used: set[Path] = set()
         self._folders: set[Path] = set()
+
+    def begin(self, told: Told) -> None:
+        """Read a split from now on."""
+        self._told = told
+        self._seen: set[Path] = set()
 
     def read(self, image: Path, size: Size) -> list[Thing]:
         """Return the objects of an image; without a size only as many as there are."""
@@ -96,6 +104,9 @@ class _Labels:
         if path is None:
             self._told.add(_BARE, image.name)
             return []
+        if path in self._seen:
+            self._told.add('images that have the label file of another too', image.name)
+        self._seen.add(path)
         self._used.add(path)
         lines = _lines(path)
         if not all(size):
@@ -116,7 +127,7 @@ class _Labels:
             last = len(parts) - 1 - parts[::-1].index('images')
             tries.insert(0, Path(*parts[:last], 'labels', *parts[last + 1 :]))
             tries[0] = tries[0].with_suffix('.txt')
-        self._folders.update(one.parent for one in tries[:1])
+        self._folders.update(one.parent for one in tries)
         return next((one for one in tries if one.is_file()), None)
 
     def _read_line(self, line: str, size: Size, where: str) -> Thing | None:
@@ -158,20 +169,27 @@ class _Labels:
         outline = [value for point in zip(xs, ys, strict=True) for value in point]
         return Thing(number, (min(xs), min(ys), max(xs), max(ys)), [outline])
 
-    def tell_unused(self) -> None:
-        """Count the labels that no image belongs to."""
+    def tell_unused(self, told: Told) -> None:
+        """Count the labels that belong to no image of any split."""
         others = {'classes.txt', 'train.txt', 'val.txt', 'valid.txt', 'test.txt'}
-        for folder in sorted(self._folders):
-            for path in sorted(folder.glob('*.txt')):
-                lines = (
-                    [] if path in self._used or path.name in others else _lines(path)
+        folders = {Path(os.path.abspath(one)) for one in self._folders}
+        common, root = os.path.commonpath(folders), os.path.abspath(self._about.root)
+        if Path(root) in (Path(common), *Path(common).parents):
+            folders = {Path(common)}
+        used = {os.path.abspath(one) for one in self._used}
+        found = {str(one) for at in folders for one in files_below(at, ['.txt'])}
+        for path in map(Path, sorted(found - used)):
+            try:
+                lines = [] if path.name in others else _lines(path)
+            except UserError as error:
+                told.add('text files passed over that cannot be read', error)
+                continue
+            if lines and all(map(_is_number, lines[0][1].split())):
+                told.add(
+                    'label files left out that no image of a split uses',
+                    f'{path.name}, {len(lines)} objects',
+                    len(lines),
                 )
-                if lines and all(map(_is_number, lines[0][1].split())):
-                    self._told.add(
-                        'label files left out that no image belongs to',
-                        f'{path.name}, {len(lines)} objects',
-                        len(lines),
-                    )
 
 
 def _lines(path: Path) -> list[tuple[int, str]]:
