@@ -7,13 +7,13 @@ from typing import Any
 
 from eca_mmdet import __version__
 from eca_mmdet.errors import UserError
+from eca_mmdet.export.file_metadata import FORMAT
 from eca_mmdet.weights.files import sha256_of
-
-KEY = 'eca_mmdet'
-"""Of the metadata in the file."""
 
 _THRESHOLDS = ('mask_threshold', 'score_threshold', 'nms_iou', 'max_per_image')
 _KEPT = ('LoadImageFromFile', 'LoadAnnotations', 'PackDetInputs', 'Resize')
+_LOADING = {'to_float32': False, 'color_type': 'color', 'imdecode_backend': 'cv2'}
+"""How a user of the file reads images: mmcv's defaults."""
 
 
 def properties(trained: Any, part: str, size: tuple[int, int] | None) -> dict[str, Any]:
@@ -38,7 +38,7 @@ def properties(trained: Any, part: str, size: tuple[int, int] | None) -> dict[st
             raise
         scale, keep_ratio = None, None
     return {
-        'format': 1,
+        'format': FORMAT,
         'eca_mmdet': __version__,
         'part': part,
         'detector': type(model).__name__,
@@ -97,6 +97,8 @@ def _resize(trained: Any) -> tuple[list[int], bool]:
                 f'{", ".join(_KEPT)} are covered. The backbone can be exported: --part '
                 'backbone.'
             )
+        if name == 'LoadImageFromFile':
+            _require_usual_loading(steps[names.index(name)], where)
     if names.count('Resize') != 1:
         raise UserError(f'{where} has {names.count("Resize")} Resize; 1 is expected.')
     step = steps[names.index('Resize')]
@@ -109,6 +111,18 @@ def _resize(trained: Any) -> tuple[list[int], bool]:
             'by cv2, is expected.'
         )
     return [int(side) for side in scale], bool(step.get('keep_ratio', False))
+
+
+def _require_usual_loading(step: Any, where: str) -> None:
+    for key, usual in _LOADING.items():
+        value = step.get(key, usual)
+        if value != usual:
+            raise UserError(
+                f'{where} has LoadImageFromFile with {key}={value!r}, and a user of an '
+                f'exported file reads images with {key}={usual!r}: it would find other '
+                'objects. Train and test with that; or export the backbone: --part '
+                'backbone.'
+            )
 
 
 def _thresholds(model: Any) -> dict[str, Any]:
