@@ -43,6 +43,8 @@ def run(args: argparse.Namespace) -> int:
             if args.check:
                 _tell(f'\nChecked on images {source}.')
                 _check(partial, part, model, metadata, batches, out)
+                if args.part == 'all':
+                    _check_metadata(partial, trained, out)
     except OSError as error:
         raise UserError(
             f'{out} cannot be written: {error.strerror or error}. Check the folder and '
@@ -186,6 +188,20 @@ def _check(
             'the file does not do what the detector does: the table says how far they '
             f'are apart. Do not use it. {_kept(path, out)}'
         )
+
+
+def _check_metadata(path: Path, trained: Any, out: Path) -> None:
+    """Open the file as its user does.
+
+    Raises:
+        RunError: it is refused, or says something else than the detector does.
+    """
+    from eca_mmdet.export.reopened import require_same_input
+
+    try:
+        require_same_input(path, trained)
+    except UserError as error:
+        raise RunError(f'{error} Do not use it. {_kept(path, out)}') from error
 
 
 def _compare_lower(

@@ -7,7 +7,7 @@ from typing import Any
 
 from eca_mmdet import __version__
 from eca_mmdet.errors import UserError
-from eca_mmdet.export.file_metadata import FORMAT
+from eca_mmdet.export.file_metadata import FORMAT, fault
 from eca_mmdet.weights.files import sha256_of
 
 _THRESHOLDS = ('mask_threshold', 'score_threshold', 'nms_iou', 'max_per_image')
@@ -37,7 +37,7 @@ def properties(trained: Any, part: str, size: tuple[int, int] | None) -> dict[st
         if part != 'backbone':
             raise
         scale, keep_ratio = None, None
-    return {
+    found = {
         'format': FORMAT,
         'eca_mmdet': __version__,
         'part': part,
@@ -52,6 +52,13 @@ def properties(trained: Any, part: str, size: tuple[int, int] | None) -> dict[st
         'checkpoint': Path(trained.path).name,
         'checkpoint_sha256': sha256_of(trained.path),
     }
+    wrong = fault(found) if part == 'all' else None
+    if wrong is not None:
+        raise UserError(
+            f'{cfg.filename} cannot be said of a whole detector: {wrong}. Change it in '
+            'the config; or export the parts: --part backbone, --part heads.'
+        )
+    return found
 
 
 def _preprocessing(preprocessor: Any) -> dict[str, Any]:
@@ -110,7 +117,13 @@ def _resize(trained: Any) -> tuple[list[int], bool]:
             f'{where} has {dict(step)}; a Resize with scale=(width, height), bilinear '
             'by cv2, is expected.'
         )
+    if not all(_is_whole(side) for side in scale):
+        raise UserError(f'{where} has a Resize to {scale}; whole numbers are expected.')
     return [int(side) for side in scale], bool(step.get('keep_ratio', False))
+
+
+def _is_whole(side: Any) -> bool:
+    return isinstance(side, int) or (isinstance(side, float) and side.is_integer())
 
 
 def _require_usual_loading(step: Any, where: str) -> None:
