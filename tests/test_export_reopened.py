@@ -98,6 +98,39 @@ def test_a_scale_that_is_not_whole(scale, trained):
         properties(changed(trained, scale=scale), 'all', None)
 
 
+@pytest.mark.parametrize(
+    ('key', 'value', 'refused'),
+    [
+        ('to_float32', True, True),
+        ('color_type', 'grayscale', True),
+        ('color_type', 'color_ignore_orientation', True),
+        ('color_type', 'unchanged', True),
+        ('imdecode_backend', 'pillow', True),
+        ('imdecode_backend', 'cv2', False),
+        ('color_type', 'color', False),
+    ],
+)
+def test_images_that_are_read_otherwise(key, value, refused, mmdet_ready):
+    """Who has the file alone reads them as ever, and gets other objects."""
+    from mmengine import Config
+
+    from eca_mmdet.errors import UserError
+    from eca_mmdet.export.properties import _resize
+
+    steps = [
+        {'type': 'mmcv.LoadImageFromFile', 'backend_args': None, key: value},
+        {'type': 'Resize', 'scale': (96, 64), 'keep_ratio': True},
+        {'type': 'PackDetInputs'},
+    ]
+    loader = {'dataset': {'type': 'CocoDataset', 'pipeline': steps}}
+    trained = types.SimpleNamespace(cfg=Config({'test_dataloader': loader}))
+    if not refused:
+        assert _resize(trained) == ([96, 64], True)
+        return
+    with pytest.raises(UserError, match=f'with {key}={value!r}, .* --part backbone'):
+        _resize(trained)
+
+
 def test_what_no_file_can_say(trained, monkeypatch):
     from eca_mmdet.errors import UserError
     from eca_mmdet.export.properties import properties

@@ -173,21 +173,34 @@ def _check(
     try:
         report = compare(path, part, model, metadata, batches)
         print(table(report), flush=True)
-        if report.passes and report.is_empty:
+        if report.passes and report.bare:
+            _tell_bare(report, metadata['score_threshold'])
             report = _compare_lower(part, model, metadata, batches)
             print(table(report), flush=True)
     except RunError as error:
         raise RunError(f'{error} {_kept(path, out)}') from error
-    if report.is_empty:
-        raise RunError(
-            'nothing was found in the images by either, so that nothing was compared; '
-            f'name images with objects: --images DIR. {_kept(path, out)}'
-        )
     if not report.passes:
         raise RunError(
             'the file does not do what the detector does: the table says how far they '
             f'are apart. Do not use it. {_kept(path, out)}'
         )
+    if report.bare:
+        raise RunError(
+            f'in {report.bare} of {report.images} images nothing was found even so, '
+            'and nothing was compared; name images with objects: --images DIR. '
+            f'{_kept(path, out)}'
+        )
+
+
+def _tell_bare(report: Report, threshold: float) -> None:
+    where = 'any image'
+    if report.bare < report.images:
+        where = f'{report.bare} of {report.images} images'
+    print(
+        f'No object of both has a score above {threshold:g} in {where}; compared once '
+        'more without that threshold, in a copy of the graph.',
+        flush=True,
+    )
 
 
 def _check_metadata(path: Path, trained: Any, out: Path) -> None:
@@ -211,11 +224,6 @@ def _compare_lower(
     from eca_mmdet.export.graph_file import write_graph
     from eca_mmdet.export.parity import compare
 
-    print(
-        f'No object has a score above {metadata["score_threshold"]:g}; compared once '
-        'more without that threshold, in a copy of the graph.',
-        flush=True,
-    )
     roi_head = getattr(model, 'roi_head', None)
     test = (model.bbox_head if roi_head is None else roi_head).test_cfg
     before, test['score_thr'] = test['score_thr'], 0.0
