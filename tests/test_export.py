@@ -4,6 +4,7 @@ import json
 import logging
 import warnings
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -196,7 +197,7 @@ def test_an_image_without_objects(kind, mmdet_ready, shapes, command, tmp_path):
             head.fc_cls.bias[-1] = 20  # the background
     paths = exporting.save(tmp_path, cfg, model)
     code, out, _ = command('export', 'onnx', *paths, tmp_path / 'a.onnx')
-    assert code == 0 and 'No object has a score above 0.05' in out
+    assert code == 0 and 'No object of both has a score above 0.05 in any' in out
     last = [line.split() for line in out.split('\n') if ' of ' in line][-1]
     assert int(last[5]) > 0  # compared at last
     images, shape, _ = batch(model, shapes, [(96, 96), (64, 80)])
@@ -204,6 +205,26 @@ def test_an_image_without_objects(kind, mmdet_ready, shapes, command, tmp_path):
     assert (found.pop('labels') == -1).all()
     for name, values in found.items():
         assert not values.any(), name
+
+
+def test_images_of_which_one_has_no_objects(trained, command, shapes, tmp_path):
+    """Its inputs have shown nothing: all are compared once more, and so it is said."""
+    config, checkpoint, *_ = trained('mask')
+    folder = tmp_path / 'images'
+    folder.mkdir()
+    first = min((shapes / 'val').iterdir())
+    (folder / 'a.png').write_bytes(first.read_bytes())
+    cv2.imwrite(str(folder / 'b.png'), np.zeros((96, 96, 3), np.uint8))
+    code, out, err = command(
+        *('export', 'onnx', config, checkpoint, tmp_path / 'a.onnx'),
+        *('--images', folder),
+    )
+    assert (code, err) == (0, ''), out
+    # a, b at 0.6 of the size, and a batch of both
+    assert 'has a score above 0.05 in 2 of 4 images; compared once more' in out
+    rows = [line.split() for line in out.split('\n') if ' of ' in line]
+    counts = [int(row[5]) for row in rows if row[3:4] == ['x']][-6:]
+    assert counts[1] == 0 and min(counts[0], *counts[2:]) > 0, out
 
 
 def write(model, path, most):

@@ -38,6 +38,9 @@ A, B, C = [0, 0, 10, 10], [30, 0, 50, 20], [60, 60, 90, 70]
         # Equal scores: either may suppress the other.
         (objects([A], [0.9]), objects([[0, 0, 10, 8]], [0.9001]), (0, 2, 0)),
         (objects([A], [0.9]), objects([[0, 0, 10, 8]], [0.8]), (0, 0, 2)),
+        (objects([A], [0.9]), objects([[0, 0, 10, 8]], [0.9], [1]), (0, 0, 2)),
+        # At the limit, but the other list has no such pair: a box that is off.
+        (objects([A], [0.9]), objects([[0, 0, 10, 5]], [0.8]), (0, 0, 2)),
         (objects([], []), objects([], []), (0, 0, 0)),
     ],
 )
@@ -49,6 +52,43 @@ def test_objects_that_one_list_has(one, other, counts):
     assert found.passes == (counts[2] == 0)
     back = distance(other, one, Limits(0.05, 0.5, 3))
     assert (back.objects, back.ties, back.missing) == counts
+
+
+@pytest.mark.parametrize(
+    ('double', 'labels', 'missing'),
+    [
+        (A, [0, 0], 2),  # one that mmdet has not, which A should have suppressed
+        (A, [0, 1], 1),
+        ([0, 0, 10, 8], [0, 0], 2),
+        ([0, 0, 10, 5.2], [0, 0], 2),  # IoU 0.52
+        ([0, 0, 10, 5.05], [0, 0], 0),  # within 0.01 of the threshold
+        ([0, 0, 10, 4.8], [0, 0], 1),
+    ],
+)
+def test_objects_that_the_file_should_have_suppressed(double, labels, missing):
+    """A copy of an object is no tie: what it would lean on has its partner."""
+    from eca_mmdet.export.matching import Limits, distance
+
+    file = objects([A, double], [0.9, 0.9], labels)
+    found = distance(objects([A], [0.9]), file, Limits(0.05, 0.5, 100))
+    assert (found.objects, found.missing) == (1, missing)
+    assert found.passes == (not missing)
+
+
+@pytest.mark.parametrize('share', [0.08, 0.2, 1 / 3, 0.5])
+def test_boxes_moved_by_a_share_of_their_width(share):
+    """Two of ten narrow boxes, which no tie may excuse for they are too many."""
+    from eca_mmdet.export.matching import Limits, distance
+
+    at = np.arange(10) * 50.0
+    boxes = np.stack((at, at, at + 20, at + 30), 1)
+    moved = boxes.copy()
+    moved[:2, [0, 2]] += 20 * share
+    scores = np.full(10, 0.7)
+    limits = Limits(0.05, 0.5, 100)
+    assert distance(objects(boxes, scores), objects(boxes, scores), limits).passes
+    found = distance(objects(boxes, scores), objects(moved, scores), limits)
+    assert not found.passes
 
 
 def test_distances_of_pairs():

@@ -121,6 +121,37 @@ def _unsuppressed(monkeypatch):
     monkeypatch.setattr(regions, 'suppress', lambda b, s, iou: right(b, s, iou + 0.2))
 
 
+def _results(change):
+    """Return a sabotage of what comes out."""
+
+    def sabotage(monkeypatch):
+        from eca_mmdet.export.network import Heads
+
+        right = Heads.forward
+        monkeypatch.setattr(
+            Heads, 'forward', lambda self, *given: change(right(self, *given))
+        )
+
+    return sabotage
+
+
+def _narrow(found):
+    """Narrow boxes a fifth of their width to the right."""
+    boxes = found[0]
+    width = boxes[..., 2] - boxes[..., 0]
+    aside = 0.2 * width * (width < 60)
+    across = torch.tensor([1.0, 0, 1, 0])
+    return [boxes + aside[..., None] * across, *found[1:]]
+
+
+def _doubled(found):
+    """Every object twice."""
+    return [one.repeat_interleave(2, 1)[:, : one.shape[1]] for one in found]
+
+
+_moved, _twice = _results(_narrow), _results(_doubled)
+
+
 def _first(monkeypatch):
     """The first image's size for all: right but in a batch."""
     from eca_mmdet.export import dense, regions
@@ -143,7 +174,9 @@ def _fixed(monkeypatch):
     )
 
 
-@pytest.mark.parametrize('sabotage', [_shifted, _scored, _unsuppressed, _first, _fixed])
+@pytest.mark.parametrize(
+    'sabotage', [_shifted, _scored, _unsuppressed, _moved, _twice, _first, _fixed]
+)
 def test_a_wrong_file_fails_and_nothing_is_lost(
     sabotage, export, monkeypatch, tmp_path
 ):

@@ -100,6 +100,7 @@ RULES = {
     'stretched': rule(keep_ratio=False, scale=(70, 41), pad_divisor=1),
     'upright scale': rule(scale=(41, 95), pad_value=7.5, pad_divisor=16),
     'large': rule(scale=(333, 200)),
+    'shorter side alone': rule(scale=(99999, 60)),
 }
 
 
@@ -172,6 +173,18 @@ def test_a_fixed_input_bounds_the_image(keep_ratio):
                 assert found.shape == (1, 3, *size)
                 assert (found[:, :, high:] == 0).all()
                 assert (found[:, :, :, wide:] == 0).all()
+
+
+def test_an_input_that_would_not_fit_in_memory():
+    for wanted, side in [
+        (rule(scale=(30000, 30000)), (8, 9)),
+        (rule(scale=(10**9, 800)), (1, 200000)),
+        (rule(pad_divisor=32768), (40, 8)),
+    ]:
+        if wanted.pad_divisor == 32768:  # 2 ** 30 pixels
+            assert wanted.padded(*wanted.resized(*side)) == (32768, 32768)
+        with pytest.raises(UserError, match='cannot be prepared .* Cut it into'):
+            prepare(np.zeros((*side, 3), np.uint8), wanted)
 
 
 def test_the_graph_gets_channels_in_order_and_the_size(tmp_path):
@@ -473,14 +486,17 @@ WRONG = [
     ({'to_rgb': 1}, 'to_rgb must be true or false'),
     ({'scale': [0, 800]}, 'scale must be a width and a height'),
     ({'scale': [1333.5, 800]}, 'scale must be'),
-    ({'scale': [10**9, 10**9]}, 'scale must be'),
-    ({'scale': [30000, 30000]}, 'scale of 30000 x 30000 px is too large'),
+    ({'scale': [10**10, 10**10]}, 'scale must be'),
+    (
+        {'scale': [30000, 30000], 'keep_ratio': False},
+        'scale of 30000 x 30000 px is too large',
+    ),
     ({'scale': 800}, 'scale must be'),
     ({'size': [30000, 30000]}, 'size of 30000 x 30000 px is too large'),
     ({'size': [800]}, 'size must be null, or'),
     ({'size': 'dynamic'}, 'size must be'),
     ({'keep_ratio': None}, 'keep_ratio must be'),
-    ({'pad_divisor': 0}, 'pad_divisor must be 1 to 1024'),
+    ({'pad_divisor': 0}, 'pad_divisor must be 1 to 32768'),
     ({'pad_divisor': 10**6}, 'pad_divisor must be'),
     ({'pad_value': 'a'}, 'pad_value must be a number'),
     ({'mask_threshold': 2}, 'mask_threshold must be'),

@@ -49,6 +49,8 @@ def run(args: argparse.Namespace) -> int:
                 _tell(f'\nChecked on images {source}.')
                 try:
                     _check(partials, part, model, metadata, batches)
+                    if args.part == 'all' and len(partials) == 1:
+                        _check_metadata(partials[0], trained)
                 except RunError as error:
                     raise RunError(f'{error} {_kept(partials, places)}') from error
     except OSError as error:
@@ -212,19 +214,45 @@ def _check(
 
     report = compare(paths, part, model, metadata, batches)
     print(table(report), flush=True)
-    if report.passes and report.is_empty:
+    if report.passes and report.bare:
+        _tell_bare(report, metadata['score_threshold'])
         report = _compare_lower(paths, part, model, metadata, batches)
         print(table(report), flush=True)
-    if report.is_empty:
-        raise RunError(
-            'nothing was found in the images by either, so that nothing was compared; '
-            'name images with objects: --images DIR.'
-        )
     if not report.passes:
         raise RunError(
             'the file does not do what the detector does: the table says how far they '
             'are apart. Do not use it.'
         )
+    if report.bare:
+        raise RunError(
+            f'in {report.bare} of {report.images} images nothing was found even so, '
+            'and nothing was compared; name images with objects: --images DIR.'
+        )
+
+
+def _tell_bare(report: Report, threshold: float) -> None:
+    where = 'any image'
+    if report.bare < report.images:
+        where = f'{report.bare} of {report.images} images'
+    print(
+        f'No object of both has a score above {threshold:g} in {where}; compared once '
+        'more without that threshold, in a copy of the graph.',
+        flush=True,
+    )
+
+
+def _check_metadata(path: Path, trained: Any) -> None:
+    """Open the file as its user does.
+
+    Raises:
+        RunError: it is refused, or says something else than the detector does.
+    """
+    from eca_mmdet.export.reopened import require_same_input
+
+    try:
+        require_same_input(path, trained)
+    except UserError as error:
+        raise RunError(f'{error} Do not use it.') from error
 
 
 def _compare_lower(
@@ -237,11 +265,6 @@ def _compare_lower(
     """Compare a copy of the graph whose objects may have any score."""
     from eca_mmdet.export.parity import compare
 
-    print(
-        f'No object has a score above {metadata["score_threshold"]:g}; compared once '
-        'more without that threshold, in a copy of the graph.',
-        flush=True,
-    )
     roi_head = getattr(model, 'roi_head', None)
     test = (model.bbox_head if roi_head is None else roi_head).test_cfg
     before, test['score_thr'] = test['score_thr'], 0.0

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 from eca_mmdet.errors import UserError, clipped
-from eca_mmdet.export.preparation import ImageRule
+from eca_mmdet.export.preparation import MOST_AREA, ImageRule
 
 KEY = 'eca_mmdet'
 """Of the metadata in the file."""
@@ -22,8 +22,8 @@ FORMAT = 1
 ADVICE = 'Export the detector again: eca-mmdet export onnx.'
 
 _MOST_SIDE = 1 << 15
-_MOST_AREA = 1 << 26
-"""Pixels of an input; one of more would not fit in memory."""
+_MOST_OF_SCALE = 1 << 31
+"""Usual for a side that is not to bound anything, as 99999."""
 
 
 def parse_metadata(text: str, path: str) -> dict[str, Any]:
@@ -57,30 +57,35 @@ def parse_metadata(text: str, path: str) -> dict[str, Any]:
             'objects by itself; run it with onnxruntime, or export the whole: '
             'eca-mmdet export onnx --part all.'
         )
-    for key, (fits, meaning) in _VALUES.items():
-        if key not in found:
-            raise _wrong(path, f'{key} is missing')
-        if not fits(found[key]):
-            came = clipped(repr(found[key]))
-            raise _wrong(path, f'{key} must be {meaning}; it is {came}')
+    wrong = fault(found)
+    if wrong is not None:
+        raise _wrong(path, wrong)
     return found
+
+
+def fault(metadata: dict[str, Any]) -> str | None:
+    """Return what is wrong with the metadata of a whole detector, or None."""
+    for key, (fits, meaning) in _VALUES.items():
+        if key not in metadata:
+            return f'{key} is missing'
+        if not fits(metadata[key]):
+            came = clipped(repr(metadata[key]))
+            return f'{key} must be {meaning}; it is {came}'
+    # With keep_ratio it depends on the image.
+    for name in ('size',) if metadata['keep_ratio'] else ('scale', 'size'):
+        sides = metadata[name]
+        if sides is not None and sides[0] * sides[1] > MOST_AREA:
+            return f'{name} of {sides[0]} x {sides[1]} px is too large'
+    return None
 
 
 def _wrong(path: str, what: str) -> UserError:
     return UserError(f'the metadata of {path} cannot be used: {what}. {ADVICE}')
 
 
-def image_rule(metadata: dict[str, Any], path: str) -> ImageRule:
-    """Return how images are to be prepared.
-
-    Raises:
-        UserError: they would be too large.
-    """
+def image_rule(metadata: dict[str, Any]) -> ImageRule:
+    """Return how images are to be prepared."""
     size = metadata['size']
-    for name in ('scale', 'size'):
-        sides = metadata[name]
-        if sides is not None and sides[0] * sides[1] > _MOST_AREA:
-            raise _wrong(path, f'{name} of {sides[0]} x {sides[1]} px is too large')
     return ImageRule(
         mean=tuple(map(float, metadata['mean'])),
         std=tuple(map(float, metadata['std'])),
@@ -154,11 +159,11 @@ _VALUES: dict[str, tuple[Callable[[Any], bool], str]] = {
     ),
     'to_rgb': (_is_flag, 'true or false'),
     'scale': (
-        lambda value: _are(value, 2, _is_side),
-        f'a width and a height, each 1 to {_MOST_SIDE}',
+        lambda value: _are(value, 2, lambda one: _is_whole(one, 1, _MOST_OF_SCALE)),
+        f'a width and a height, whole numbers from 1 to {_MOST_OF_SCALE}',
     ),
     'keep_ratio': (_is_flag, 'true or false'),
-    'pad_divisor': (lambda value: _is_whole(value, 1, 1024), '1 to 1024'),
+    'pad_divisor': (_is_side, f'1 to {_MOST_SIDE}'),
     'pad_value': (lambda value: _is_number(value, -1e6, 1e6), 'a number'),
     'size': (
         lambda value: value is None or _are(value, 2, _is_side),

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from eca_mmdet.errors import MissingPackageError, RunError
+from eca_mmdet.export.file_metadata import KEY
 from eca_mmdet.export.network import PartHeads, Whole
 from eca_mmdet.export.openvino_files import without_telemetry
-from eca_mmdet.export.properties import KEY
 
 OPSET = 17
 """Of ONNX, 2022: RoiAlign's half pixels came with 16."""

@@ -100,8 +100,14 @@ def distance(one: Objects, other: Objects, limits: Limits) -> Distance:
 
     An object that only one list has is a tie where a difference within the tolerances
     decides whether it is there: its score is at the threshold, or at that of the last
-    of a full list, or it overlaps another of the class just at the threshold of
-    suppression, or more, with an equal score.
+    of a full list; or it overlaps another of the class just at the threshold of
+    suppression, and that one both lists have; or the other list has one of an equal
+    score in its place, which overlaps by more.
+
+    Args:
+        one: of mmdet.
+        other: of the file, where no two of a class may overlap by more.
+        limits: of both.
     """
     overlaps = iou(one.boxes, other.boxes)
     overlaps[one.labels[:, None] != other.labels] = -1
@@ -110,13 +116,15 @@ def distance(one: Objects, other: Objects, limits: Limits) -> Distance:
     for first, second in pairs:
         left[0].discard(first)
         left[1].discard(second)
-    found = Distance(objects=len(pairs))
+    found = Distance(objects=len(pairs), missing=_doubles(other, limits))
     for first, second in pairs:
         found.add(_between(one, first, other, second))
-    sides = ((left[0], one, other, overlaps), (left[1], other, one, overlaps.T))
-    for places, own, others, table in sides:
-        for place in places:
-            tied = _is_tie(own.scores[place], table[place], others.scores, limits)
+    for side, own, others in ((0, one, other), (1, other, one)):
+        table = overlaps.T if side else overlaps
+        single = np.isin(np.arange(len(others.scores)), list(left[1 - side]))
+        for place in left[side]:
+            score = own.scores[place]
+            tied = _is_tie(score, table[place], others.scores, single, limits)
             found.ties += tied
             found.missing += not tied
     return found
@@ -160,13 +168,31 @@ def _between(one: Objects, first: int, other: Objects, second: int) -> Distance:
     )
 
 
-def _is_tie(score: float, overlaps: Array, scores: Array, limits: Limits) -> bool:
-    """Tell so of an object, by its overlaps (-1: another class) with the others."""
+def _doubles(found: Objects, limits: Limits) -> int:
+    """Count the objects that another of their class should have suppressed."""
+    overlaps = iou(found.boxes, found.boxes)
+    overlaps[found.labels[:, None] != found.labels] = -1
+    over = np.triu(overlaps > limits.nms_iou + IOU, 1)
+    return int(over.any(0).sum())
+
+
+def _is_tie(
+    score: float, overlaps: Array, scores: Array, single: Array, limits: Limits
+) -> bool:
+    """Tell so of an object that only one list has.
+
+    Args:
+        score: its.
+        overlaps: with the objects of the other list; -1 of another class.
+        scores: theirs.
+        single: which of them have no partner.
+        limits: of both lists.
+    """
     if score <= limits.score + SCORE:
         return True
     if len(scores) >= limits.count and score <= scores.min() + SCORE:
         return True
-    at_limit = np.abs(overlaps - limits.nms_iou) <= IOU
+    at_limit = ~single & (np.abs(overlaps - limits.nms_iou) <= IOU)
     at_limit &= scores >= score - SCORE
-    over = (overlaps >= limits.nms_iou) & (np.abs(scores - score) <= SCORE)
+    over = single & (overlaps >= limits.nms_iou) & (np.abs(scores - score) <= SCORE)
     return bool((at_limit | over).any())

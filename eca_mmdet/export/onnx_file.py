@@ -72,7 +72,7 @@ def open_onnx(
     return OnnxFile(
         session=session,
         metadata=metadata,
-        rule=image_rule(metadata, path),
+        rule=image_rule(metadata),
         classes=tuple(metadata['classes']),
         mask_threshold=mask_threshold(metadata, path) if masks else None,
     )

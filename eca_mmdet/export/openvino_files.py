@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from eca_mmdet.errors import RunError, clipped
-from eca_mmdet.export.properties import KEY
+from eca_mmdet.export.file_metadata import KEY
 
 
 def convert(graph: Path, paths: Sequence[Path], metadata: dict[str, Any]) -> None:

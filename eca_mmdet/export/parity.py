@@ -32,11 +32,13 @@ class Row:
         shape: of the images, N, H and W.
         features: largest difference, by the largest value; None if not compared.
         objects: how far they are apart; None if not compared.
+        bare: images without an object that both have.
     """
 
     shape: tuple[int, int, int]
     features: float | None = None
     objects: Distance | None = None
+    bare: int = 0
 
     @property
     def passes(self) -> bool:
@@ -68,10 +70,14 @@ class Report:
         return sum(row.objects.objects for row in self.rows if row.objects)
 
     @property
-    def is_empty(self) -> bool:
-        """Whether objects were to be compared, and there was none."""
-        found = [row.objects for row in self.rows if row.objects]
-        return bool(found) and not any(one.objects + one.missing for one in found)
+    def images(self) -> int:
+        """How many went in."""
+        return sum(row.shape[0] for row in self.rows)
+
+    @property
+    def bare(self) -> int:
+        """How many of them had nothing to compare."""
+        return sum(row.bare for row in self.rows)
 
 
 def compare(
@@ -108,7 +114,7 @@ def compare(
                 metadata['nms_iou'],
                 metadata['max_per_image'],
             )
-            row.objects = _objects_apart(model, batch, found, limits)
+            row.objects, row.bare = _objects_apart(model, batch, found, limits)
         report.rows.append(row)
     return report
 
@@ -169,14 +175,16 @@ def _apart(wanted: Sequence[Tensor], found: Sequence[Array]) -> float:
 
 def _objects_apart(
     model: Any, batch: Batch, found: list[Array], limits: Limits
-) -> Distance:
-    total = Distance()
+) -> tuple[Distance, int]:
+    total, bare = Distance(), 0
     with torch.no_grad():
         wanted = model.predict(batch.images, batch.samples(), rescale=True)
     for index, sample in enumerate(wanted):
         own = _of_file([one[index] for one in found], batch.sizes[index], model)
-        total.add(distance(_of_mmdet(sample.pred_instances), own, limits))
-    return total
+        apart = distance(_of_mmdet(sample.pred_instances), own, limits)
+        total.add(apart)
+        bare += not apart.objects
+    return total, bare
 
 
 def _of_mmdet(found: Any) -> Objects:

@@ -17,6 +17,9 @@ from eca_mmdet.errors import UserError
 
 Array = npt.NDArray[Any]
 
+MOST_AREA = 1 << 26
+"""Pixels of an input; one of more would not fit in memory."""
+
 _ONE = 2048
 """OpenCV's weights of 8-bit pixels are whole numbers, of which this is 1."""
 
@@ -94,11 +97,13 @@ def prepare(image: Array, rule: ImageRule) -> Prepared:
         rule: of the detector.
 
     Raises:
-        UserError: the image is so narrow that nothing would be left of a side.
+        UserError: the image is so narrow that nothing would be left of a side, or that
+            the other would be too long.
     """
     old = image.shape[:2]
     height, width = rule.resized(*old)
-    if not (height and width):
+    high, wide = rule.padded(height, width)
+    if not 0 < height * width <= high * wide <= MOST_AREA:
         raise UserError(
             f'an image of {old[1]} x {old[0]} cannot be prepared for the detector: it '
             f'would become {width} x {height}. Cut it into parts.'
@@ -106,7 +111,6 @@ def prepare(image: Array, rule: ImageRule) -> Prepared:
     small = resize(image, height, width)
     if not rule.to_rgb:
         small = small[..., ::-1]
-    high, wide = rule.padded(height, width)
     images = np.full((1, 3, high, wide), rule.pad_value, np.float32)
     for channel, (mean, std) in enumerate(zip(rule.mean, rule.std, strict=True)):
         pixels = small[..., channel].astype(np.float32)

@@ -7,13 +7,13 @@ from typing import Any
 
 from eca_mmdet import __version__
 from eca_mmdet.errors import UserError
+from eca_mmdet.export.file_metadata import FORMAT, fault
 from eca_mmdet.weights.files import sha256_of
-
-KEY = 'eca_mmdet'
-"""Of the metadata in the file."""
 
 _THRESHOLDS = ('mask_threshold', 'score_threshold', 'nms_iou', 'max_per_image')
 _KEPT = ('LoadImageFromFile', 'LoadAnnotations', 'PackDetInputs', 'Resize')
+_LOADING = {'to_float32': False, 'color_type': 'color', 'imdecode_backend': 'cv2'}
+"""How a user of the file reads images: mmcv's defaults."""
 
 
 def properties(trained: Any, part: str, size: tuple[int, int] | None) -> dict[str, Any]:
@@ -37,8 +37,8 @@ def properties(trained: Any, part: str, size: tuple[int, int] | None) -> dict[st
         if part != 'backbone':
             raise
         scale, keep_ratio = None, None
-    return {
-        'format': 1,
+    found = {
+        'format': FORMAT,
         'eca_mmdet': __version__,
         'part': part,
         'detector': type(model).__name__,
@@ -52,6 +52,13 @@ def properties(trained: Any, part: str, size: tuple[int, int] | None) -> dict[st
         'checkpoint': Path(trained.path).name,
         'checkpoint_sha256': sha256_of(trained.path),
     }
+    wrong = fault(found) if part == 'all' else None
+    if wrong is not None:
+        raise UserError(
+            f'{cfg.filename} cannot be said of a whole detector: {wrong}. Change it in '
+            'the config; or export the parts: --part backbone, --part heads.'
+        )
+    return found
 
 
 def _preprocessing(preprocessor: Any) -> dict[str, Any]:
@@ -97,6 +104,8 @@ def _resize(trained: Any) -> tuple[list[int], bool]:
                 f'{", ".join(_KEPT)} are covered. The backbone can be exported: --part '
                 'backbone.'
             )
+        if name == 'LoadImageFromFile':
+            _require_usual_loading(steps[names.index(name)], where)
     if names.count('Resize') != 1:
         raise UserError(f'{where} has {names.count("Resize")} Resize; 1 is expected.')
     step = steps[names.index('Resize')]
@@ -108,7 +117,25 @@ def _resize(trained: Any) -> tuple[list[int], bool]:
             f'{where} has {dict(step)}; a Resize with scale=(width, height), bilinear '
             'by cv2, is expected.'
         )
+    if not all(_is_whole(side) for side in scale):
+        raise UserError(f'{where} has a Resize to {scale}; whole numbers are expected.')
     return [int(side) for side in scale], bool(step.get('keep_ratio', False))
+
+
+def _is_whole(side: Any) -> bool:
+    return isinstance(side, int) or (isinstance(side, float) and side.is_integer())
+
+
+def _require_usual_loading(step: Any, where: str) -> None:
+    for key, usual in _LOADING.items():
+        value = step.get(key, usual)
+        if value != usual:
+            raise UserError(
+                f'{where} has LoadImageFromFile with {key}={value!r}, and a user of an '
+                f'exported file reads images with {key}={usual!r}: it would find other '
+                'objects. Train and test with that; or export the backbone: --part '
+                'backbone.'
+            )
 
 
 def _thresholds(model: Any) -> dict[str, Any]:

@@ -116,6 +116,21 @@ class ECADetector:
         height, width = original.shape[:2]
         return evidence_map(self.model, batch, (height, width), score)
 
+    def prepared(self, image: Any) -> tuple[Array, tuple[int, int]]:
+        """Return what the network gets of an image.
+
+        Args:
+            image: as for :meth:`predict`, no list.
+
+        Returns:
+            (1, 3, H, W) float32, normalised and padded, and the height and width of
+            the image in it.
+        """
+        _, batch, _ = self._batch(image)
+        data = self.model.data_preprocessor(batch, False)
+        height, width = data['data_samples'][0].img_shape[:2]
+        return data['inputs'].cpu().numpy(), (int(height), int(width))
+
     def _batch(self, image: Any) -> tuple[Array, dict[str, Any], str | None]:
         """Return the image (H, W, 3) RGB, what the model takes, and the path."""
         path = os.fspath(image) if isinstance(image, (str, os.PathLike)) else None
