@@ -21,6 +21,7 @@ from tests.conftest import REPOSITORY
 pytest.importorskip('onnx')
 pytest.importorskip('onnxruntime')
 
+import onnx
 from onnx import helper, numpy_helper
 
 from eca_mmdet.export import OnnxDetector
@@ -576,7 +577,7 @@ def test_files_that_are_refused(tmp_path, path, monkeypatch, capfd):
         ('empty.onnx', 'empty.onnx is empty. Export the detector again'),
         (
             'text.onnx',
-            'is not an ONNX file that onnxruntime .* reads: Load .* Is it whole',
+            'is not an ONNX file that onnxruntime .* reads: Failed to .* Is it whole',
         ),
         ('cut.onnx', 'is not an ONNX file that onnxruntime .* reads'),
     ]:
@@ -604,6 +605,62 @@ def test_files_that_are_refused(tmp_path, path, monkeypatch, capfd):
         OnnxDetector(path)
     captured = capfd.readouterr()
     assert captured.out == captured.err == ''
+
+
+def external(tensor, key='location', value='other.bin'):
+    """Say of a tensor that its values are in another file."""
+    tensor.ClearField('raw_data')
+    tensor.data_location = onnx.TensorProto.EXTERNAL
+    entry = tensor.external_data.add()
+    entry.key, entry.value = key, value
+
+
+def test_a_file_that_names_another(tmp_path, monkeypatch):
+    """It is not opened, wherever in the graph it is named and however it is written."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / 'other.bin').write_bytes(bytes(48))
+    found = onnx_files.objects(BOXES, [0.9, 0.8, 0.3], [2, 0, 1])
+    whole = onnx.load(str(onnx_files.save(tmp_path / 'a.onnx', found)))
+    initial, constant, offset = (copy.deepcopy(whole) for _ in range(3))
+    external(initial.graph.initializer[0])
+    value = numpy_helper.from_array(np.zeros(12, np.float32), 'w')
+    external(value)
+    constant.graph.node.append(helper.make_node('Constant', [], ['w'], value=value))
+    external(offset.graph.initializer[0], 'offset', '0')
+    external(offset.graph.initializer[0], value=str(tmp_path / 'other.bin'))
+    texts = [one.SerializeToString() for one in (initial, constant, offset)]
+    long = [
+        b'\x0a\x88\x00location',
+        b'\x8a\x00\x08location',
+        b'\x8a\x80\x00\x08location',
+    ]
+    texts += [whole.SerializeToString() + one for one in long]
+    for text in texts:
+        (tmp_path / 'b.onnx').write_bytes(text)
+        with pytest.raises(UserError, match='b.onnx has weights in another file, wh'):
+            OnnxDetector(tmp_path / 'b.onnx')
+
+
+def test_onnxruntime_does_not_learn_where_the_file_is(path, monkeypatch):
+    import onnxruntime
+
+    given = []
+    right = onnxruntime.InferenceSession
+
+    def start(source, *others, **more):
+        given.append(source)
+        return right(source, *others, **more)
+
+    monkeypatch.setattr(onnxruntime, 'InferenceSession', start)
+    OnnxDetector(path)
+    assert given == [path.read_bytes()]
+
+
+def test_a_class_may_be_called_location(tmp_path):
+    found = onnx_files.objects(BOXES[:1], [0.9], [0])
+    names = {'classes': ['location', 'location of a \n\x08location']}
+    path = onnx_files.save(tmp_path / 'a.onnx', found, names)
+    assert OnnxDetector(path).classes == tuple(names['classes'])
 
 
 def test_neither_opencv_nor_pillow(detector, tmp_path, monkeypatch):

@@ -23,6 +23,12 @@ _INPUTS = {'images': 4, 'sizes': 2}
 _OUTPUTS = {'boxes': 3, 'scores': 2, 'labels': 2}
 """Number of dimensions by name; of masks 4."""
 
+_MOST_BYTES = 2**31
+"""Of a file: what holds an ONNX graph is smaller."""
+
+_ELSEWHERE = re.compile(rb'(?:\n|\x8a\x80*\x00)(?:\x08|\x88\x80*\x00)location')
+"""The key of a tensor whose values are in another file, as protobuf writes it."""
+
 _ONLY_CPU = 'CPUExecutionProvider'
 
 
@@ -88,20 +94,36 @@ def _session(path: str, providers: Sequence[Any] | None, threads: int | None) ->
             'running an ONNX file needs the package onnxruntime: pip install '
             'onnxruntime'
         ) from error
-    require_regular(Path(path), 'ONNX file')
     names = _providers(providers, onnxruntime.get_available_providers())
-    if not Path(path).stat().st_size:
+    return _start(onnxruntime, path, _read(path), names, threads or 0)
+
+
+def _read(path: str) -> bytes:
+    """Read the file here: of a path, onnxruntime opens other files that it names."""
+    require_regular(Path(path), 'ONNX file', _MOST_BYTES)
+    try:
+        content = Path(path).read_bytes()
+    except OSError as error:
+        raise UserError(f'{path} cannot be read: {error.strerror or error}') from error
+    if not content:
         raise UserError(f'{path} is empty. {ADVICE}')
-    return _start(onnxruntime, path, names, threads or 0)
+    if _ELSEWHERE.search(content):
+        raise UserError(
+            f'{path} has weights in another file, which is not opened: a file from '
+            f'anywhere could name any of yours. {ADVICE}'
+        )
+    return content
 
 
-def _start(onnxruntime: Any, path: str, names: list[Any], threads: int) -> Any:
+def _start(
+    onnxruntime: Any, path: str, content: bytes, names: list[Any], threads: int
+) -> Any:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4  # what goes wrong is raised as well
     options.intra_op_num_threads = threads
     try:
         session = onnxruntime.InferenceSession(
-            path, options, providers=names, enable_fallback=False
+            content, options, providers=names, enable_fallback=False
         )
     except (ValueError, RuntimeError) as error:
         raise UserError(
