@@ -738,3 +738,29 @@ def test_command_predicts_with_a_file(command, path, detector, tmp_path):
         code, _, err = command('predict', path, folder, *arguments)
         assert code == 2 and f'{option[0]} goes with a checkpoint of mmengine' in err
     assert not (tmp_path / 'none').exists()
+
+
+@pytest.mark.parametrize(
+    ('package', 'masks', 'told'),
+    [
+        ('cv2', True, 'with opencv-python, which is not installed'),
+        ('matplotlib', True, 'with matplotlib, which is not installed'),
+        ('PIL', False, 'pip install opencv-python pillow matplotlib\n'),
+        ('pycocotools', True, 'matplotlib pycocotools\n'),
+        ('pycocotools', False, None),
+        ('rich', True, None),
+    ],
+)
+def test_command_says_first_what_is_missing(
+    package, masks, told, command, path, tmp_path, monkeypatch
+):
+    if not masks:
+        metadata = {'detector': 'RetinaNet', 'mask_threshold': None}
+        found = onnx_files.objects(BOXES, [0.9, 0.8, 0.3], [2, 0, 1])
+        path = onnx_files.save(tmp_path / 'r.onnx', found, metadata)
+    Image.fromarray(picture(20, 30)).save(tmp_path / 'a.png')
+    monkeypatch.setitem(sys.modules, package, None)
+    out = tmp_path / 'out'
+    code, _, err = command('predict', path, tmp_path / 'a.png', '--out', out)
+    assert code == (0 if told is None else 2), err
+    assert out.exists() == (told is None) and (told or '') in err
