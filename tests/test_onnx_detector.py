@@ -356,7 +356,7 @@ def test_places_without_an_object(tmp_path):
     bad[0, 3], found['scores'][0, 3], found['labels'][0, 3] = 5, np.nan, 1
     detector = OnnxDetector(onnx_files.save(tmp_path / 'n.onnx', found))
     assert detector.predict(picture(9, 9)).scores.tolist() == [0.5]
-    for places in (0, 3):
+    for places in (1, 3):
         masks = np.zeros((0, 28, 28))
         found = onnx_files.objects([], [], [], masks, places=places)
         detector = OnnxDetector(onnx_files.save(tmp_path / 'n.onnx', found))
@@ -459,7 +459,7 @@ def test_images_that_are_refused(detector, tmp_path):
 def test_what_a_detector_says_of_itself(detector, path):
     assert detector.path == str(path)
     assert detector.classes == ('big cat', 'Käfer', '龍')
-    assert detector.metadata == onnx_files.METADATA
+    assert detector.metadata == onnx_files.METADATA | {'max_per_image': 5}
     expected = f'<OnnxDetector MaskRCNN of {path}: big cat, Käfer, 龍>'
     assert repr(detector) == expected
 
@@ -504,6 +504,8 @@ WRONG = [
     ({'mask_threshold': None}, 'it gives masks, and mask_threshold is null'),
     ({'score_threshold': -1}, 'score_threshold must be'),
     ({'max_per_image': 0}, 'max_per_image must be'),
+    ({'max_per_image': None}, 'max_per_image must be a whole number from 1 to 5000'),
+    ({'max_per_image': 5001}, 'max_per_image must be'),
     ({'detector': None}, 'detector must be a name'),
     ({'checkpoint': 5}, 'checkpoint must be'),
 ]
@@ -539,7 +541,7 @@ def test_graphs_that_are_no_detectors(tmp_path, maps, capfd):
     whole = onnx_files.objects(BOXES, [0.9, 0.8, 0.3], [2, 0, 1], maps)
     path = tmp_path / 'a.onnx'
     onnx_files.save(path, {key: whole[key] for key in ('boxes', 'labels')})
-    expected = r'images \(4 axes\), sizes .* to boxes \(3 axes\), labels .*; .* is exp'
+    expected = r'images \(float, 4 axes\), sizes .* to boxes .*, labels .*; .* is exp'
     with pytest.raises(UserError, match=expected):
         OnnxDetector(path)
     wrong = [
@@ -547,10 +549,34 @@ def test_graphs_that_are_no_detectors(tmp_path, maps, capfd):
         ({'labels': np.int64([[0, 1]])}, 'that do not belong together'),
         ({'boxes': np.zeros((1, 3, 5), np.float32)}, 'that do not belong together'),
         ({'masks': maps[None, :2]}, 'that do not belong together'),
+        ({'masks': maps[None, ..., :0]}, 'that do not belong together'),
+        ({name: one[:0] for name, one in whole.items()}, 'do not belong together'),
+        ({name: one.repeat(2, 0) for name, one in whole.items()}, 'do not belong tog'),
+        ({'scores': np.float32([[8.1, 0, 0]])}, 'the score 8.1, and scores are 0 to 1'),
+        ({'scores': np.float32([[0, -0.1, 0]])}, 'the score -0.1'),
+        ({'scores': np.float32([[0, 0, np.inf]])}, 'the score inf'),
     ]
     for change, what in wrong:
         onnx_files.save(path, {**whole, **change})
         with pytest.raises(UserError, match=what):
+            OnnxDetector(path).predict(picture(9, 9))
+    onnx_files.save(path, whole, {'max_per_image': 4})
+    with pytest.raises(UserError, match='that do not belong together'):
+        OnnxDetector(path).predict(picture(9, 9))
+    for name, kind in [
+        ('boxes', 'double'),
+        ('boxes', 'string'),
+        ('scores', 'bool'),
+        ('labels', 'uint64'),
+        ('masks', 'string'),
+        ('masks', 'int64'),
+    ]:
+        values = whole[name].astype(object if kind == 'string' else kind)
+        values = values.astype(str).astype(object) if kind == 'string' else values
+        onnx_files.save(path, {**whole, name: values})
+        with pytest.raises(
+            UserError, match=rf'{name} \({kind}, . axes\).* is expected'
+        ):
             OnnxDetector(path).predict(picture(9, 9))
     onnx_files.save(path, whole, shape=(1, 3, 32, 32))
     with pytest.raises(UserError, match='cannot be run on an input of 64 x 64'):
@@ -565,6 +591,33 @@ def test_graphs_that_are_no_detectors(tmp_path, maps, capfd):
         OnnxDetector(path).predict(picture(9, 9))
     captured = capfd.readouterr()
     assert captured.out == captured.err == ''  # onnxruntime's own lines
+
+
+@pytest.mark.parametrize('masks', [True, False])
+def test_boxes_that_become_infinite(masks, maps, tmp_path):
+    """They are finite in the input, but not in the image, which is larger."""
+    boxes = np.array([[1, 1, 5, 5], [0, 0, 1e38, 2e38], [2, 2, 3, 3]])
+    found = onnx_files.objects(boxes, [0.9, 0.8, 0.3], [2, 0, 1], maps * masks)
+    metadata = {} if masks else {'mask_threshold': None}
+    if not masks:
+        del found['masks']
+    path = onnx_files.save(tmp_path / 'a.onnx', found, metadata)
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        result = OnnxDetector(path).predict(picture(480, 640))
+    assert result.scores.tolist() == np.float32([0.9, 0.3]).tolist()
+    np.testing.assert_allclose(result.boxes, boxes[[0, 2]] * 10, rtol=1e-6)
+
+
+def test_masks_that_do_not_fit_in_memory(detector, monkeypatch):
+    from eca_mmdet.export import onnx_detector
+
+    def full(*_):
+        raise MemoryError
+
+    monkeypatch.setattr(onnx_detector, 'paste_masks', full)
+    with pytest.raises(UserError, match='3 masks of 12 x 9 pixels do not fit in mem'):
+        detector.predict(picture(9, 12))
 
 
 def test_files_that_are_refused(tmp_path, path, monkeypatch, capfd):

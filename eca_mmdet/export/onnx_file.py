@@ -19,9 +19,12 @@ from eca_mmdet.export.file_metadata import (
 from eca_mmdet.export.preparation import ImageRule
 from eca_mmdet.reading import require_regular
 
-_INPUTS = {'images': 4, 'sizes': 2}
-_OUTPUTS = {'boxes': 3, 'scores': 2, 'labels': 2}
-"""Number of dimensions by name; of masks 4."""
+Form = dict[str, tuple[str, int]]
+
+_INPUTS: Form = {'images': ('float', 4), 'sizes': ('float', 2)}
+_OUTPUTS: Form = {'boxes': ('float', 3), 'scores': ('float', 2), 'labels': ('int64', 2)}
+_MASKS: Form = {'masks': ('float', 4)}
+"""Kind of value and number of dimensions by name."""
 
 _MOST_BYTES = 2**31
 """Of a file: what holds an ONNX graph is smaller."""
@@ -172,19 +175,25 @@ def _require_form(session: Any, path: str) -> bool:
     Returns:
         True if it gives masks.
     """
-    given = {one.name: len(one.shape or ()) for one in session.get_inputs()}
-    found = {one.name: len(one.shape or ()) for one in session.get_outputs()}
+    given, found = map(_form, (session.get_inputs(), session.get_outputs()))
     masks = 'masks' in found
-    expected = {**_OUTPUTS, 'masks': 4} if masks else _OUTPUTS
+    expected = {**_OUTPUTS, **_MASKS} if masks else _OUTPUTS
     if given != _INPUTS or found != expected:
         raise UserError(
             f'{path} is no detector as its metadata say: {_told(given)} to '
-            f'{_told(found)}; {_told(_INPUTS)} to {_told(_OUTPUTS)} is expected. '
+            f'{_told(found)}; {_told(_INPUTS)} to {_told(expected)} is expected. '
             f'{ADVICE}'
         )
     return masks
 
 
-def _told(arrays: dict[str, int]) -> str:
-    """Return 'images (4 axes), sizes (2 axes)'."""
-    return clipped(', '.join(f'{one} ({n} axes)' for one, n in arrays.items()), 200)
+def _form(arrays: Sequence[Any]) -> Form:
+    """Return the kind and axes of each by name; onnxruntime says tensor(float)."""
+    kinds = {one.name: one.type.removeprefix('tensor(')[:-1] for one in arrays}
+    return {one.name: (kinds[one.name], len(one.shape or ())) for one in arrays}
+
+
+def _told(form: Form) -> str:
+    """Return 'images (float, 4 axes), sizes (float, 2 axes)'."""
+    parts = (f'{name} ({kind}, {axes} axes)' for name, (kind, axes) in form.items())
+    return clipped(', '.join(parts), 200)
