@@ -41,7 +41,11 @@ def save(path, outputs, metadata=None, text=None, nodes=(), shape=(1, 3, 'H', 'W
         nodes: onnx nodes of ``images`` and ``sizes``.
         shape: of ``images``.
     """
-    kinds = {'labels': TensorProto.INT64}
+    kinds = {'labels': TensorProto.INT64} | {
+        name: helper.np_dtype_to_tensor_dtype(value.dtype)
+        for name, value in outputs.items()
+        if value is not None
+    }
     ranks = {'boxes': 3, 'masks': 4}
     constants = [
         numpy_helper.from_array(value, f'{name}_value')
@@ -67,7 +71,8 @@ def save(path, outputs, metadata=None, text=None, nodes=(), shape=(1, 3, 'H', 'W
         graph, opset_imports=[helper.make_opsetid('', 17)], ir_version=8
     )
     if text is None:
-        text = json.dumps({**METADATA, **(metadata or {})})
+        most = {'max_per_image': max(1, outputs['labels'].shape[1])}
+        text = json.dumps({**METADATA, **most, **(metadata or {})})
     if text:
         helper.set_model_props(model, {'eca_mmdet': text})
     onnx.save(model, str(path))

@@ -59,6 +59,17 @@ def test_what_cannot_be_is_said(given, message, export, tmp_path, monkeypatch):
     assert names(tmp_path) == ['empty']
 
 
+def test_the_usage_has_the_file_before_the_size(capsys):
+    """--size would take OUT.onnx for a side, and then nobody knows what is missing."""
+    from eca_mmdet import cli
+
+    with pytest.raises(SystemExit):
+        cli.main('export onnx C K --size 192 256 m.onnx'.split())
+    usage, error, _ = capsys.readouterr().err.split('\n')
+    assert usage.endswith('export onnx CONFIG CHECKPOINT OUT.onnx [options]')
+    assert error.endswith('required: OUT.onnx')
+
+
 def test_a_file_that_is_there_stays(export, tmp_path):
     (tmp_path / 'a.onnx').write_text('mine')
     code, _, err = export()

@@ -21,6 +21,7 @@ from tests.conftest import REPOSITORY
 pytest.importorskip('onnx')
 pytest.importorskip('onnxruntime')
 
+import onnx
 from onnx import helper, numpy_helper
 
 from eca_mmdet.export import OnnxDetector
@@ -355,7 +356,7 @@ def test_places_without_an_object(tmp_path):
     bad[0, 3], found['scores'][0, 3], found['labels'][0, 3] = 5, np.nan, 1
     detector = OnnxDetector(onnx_files.save(tmp_path / 'n.onnx', found))
     assert detector.predict(picture(9, 9)).scores.tolist() == [0.5]
-    for places in (0, 3):
+    for places in (1, 3):
         masks = np.zeros((0, 28, 28))
         found = onnx_files.objects([], [], [], masks, places=places)
         detector = OnnxDetector(onnx_files.save(tmp_path / 'n.onnx', found))
@@ -458,7 +459,7 @@ def test_images_that_are_refused(detector, tmp_path):
 def test_what_a_detector_says_of_itself(detector, path):
     assert detector.path == str(path)
     assert detector.classes == ('big cat', 'Käfer', '龍')
-    assert detector.metadata == onnx_files.METADATA
+    assert detector.metadata == onnx_files.METADATA | {'max_per_image': 5}
     expected = f'<OnnxDetector MaskRCNN of {path}: big cat, Käfer, 龍>'
     assert repr(detector) == expected
 
@@ -503,6 +504,8 @@ WRONG = [
     ({'mask_threshold': None}, 'it gives masks, and mask_threshold is null'),
     ({'score_threshold': -1}, 'score_threshold must be'),
     ({'max_per_image': 0}, 'max_per_image must be'),
+    ({'max_per_image': None}, 'max_per_image must be a whole number from 1 to 5000'),
+    ({'max_per_image': 5001}, 'max_per_image must be'),
     ({'detector': None}, 'detector must be a name'),
     ({'checkpoint': 5}, 'checkpoint must be'),
 ]
@@ -538,7 +541,7 @@ def test_graphs_that_are_no_detectors(tmp_path, maps, capfd):
     whole = onnx_files.objects(BOXES, [0.9, 0.8, 0.3], [2, 0, 1], maps)
     path = tmp_path / 'a.onnx'
     onnx_files.save(path, {key: whole[key] for key in ('boxes', 'labels')})
-    expected = r'images \(4 axes\), sizes .* to boxes \(3 axes\), labels .*; .* is exp'
+    expected = r'images \(float, 4 axes\), sizes .* to boxes .*, labels .*; .* is exp'
     with pytest.raises(UserError, match=expected):
         OnnxDetector(path)
     wrong = [
@@ -546,10 +549,34 @@ def test_graphs_that_are_no_detectors(tmp_path, maps, capfd):
         ({'labels': np.int64([[0, 1]])}, 'that do not belong together'),
         ({'boxes': np.zeros((1, 3, 5), np.float32)}, 'that do not belong together'),
         ({'masks': maps[None, :2]}, 'that do not belong together'),
+        ({'masks': maps[None, ..., :0]}, 'that do not belong together'),
+        ({name: one[:0] for name, one in whole.items()}, 'do not belong together'),
+        ({name: one.repeat(2, 0) for name, one in whole.items()}, 'do not belong tog'),
+        ({'scores': np.float32([[8.1, 0, 0]])}, 'the score 8.1, and scores are 0 to 1'),
+        ({'scores': np.float32([[0, -0.1, 0]])}, 'the score -0.1'),
+        ({'scores': np.float32([[0, 0, np.inf]])}, 'the score inf'),
     ]
     for change, what in wrong:
         onnx_files.save(path, {**whole, **change})
         with pytest.raises(UserError, match=what):
+            OnnxDetector(path).predict(picture(9, 9))
+    onnx_files.save(path, whole, {'max_per_image': 4})
+    with pytest.raises(UserError, match='that do not belong together'):
+        OnnxDetector(path).predict(picture(9, 9))
+    for name, kind in [
+        ('boxes', 'double'),
+        ('boxes', 'string'),
+        ('scores', 'bool'),
+        ('labels', 'uint64'),
+        ('masks', 'string'),
+        ('masks', 'int64'),
+    ]:
+        values = whole[name].astype(object if kind == 'string' else kind)
+        values = values.astype(str).astype(object) if kind == 'string' else values
+        onnx_files.save(path, {**whole, name: values})
+        with pytest.raises(
+            UserError, match=rf'{name} \({kind}, . axes\).* is expected'
+        ):
             OnnxDetector(path).predict(picture(9, 9))
     onnx_files.save(path, whole, shape=(1, 3, 32, 32))
     with pytest.raises(UserError, match='cannot be run on an input of 64 x 64'):
@@ -566,6 +593,33 @@ def test_graphs_that_are_no_detectors(tmp_path, maps, capfd):
     assert captured.out == captured.err == ''  # onnxruntime's own lines
 
 
+@pytest.mark.parametrize('masks', [True, False])
+def test_boxes_that_become_infinite(masks, maps, tmp_path):
+    """They are finite in the input, but not in the image, which is larger."""
+    boxes = np.array([[1, 1, 5, 5], [0, 0, 1e38, 2e38], [2, 2, 3, 3]])
+    found = onnx_files.objects(boxes, [0.9, 0.8, 0.3], [2, 0, 1], maps * masks)
+    metadata = {} if masks else {'mask_threshold': None}
+    if not masks:
+        del found['masks']
+    path = onnx_files.save(tmp_path / 'a.onnx', found, metadata)
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        result = OnnxDetector(path).predict(picture(480, 640))
+    assert result.scores.tolist() == np.float32([0.9, 0.3]).tolist()
+    np.testing.assert_allclose(result.boxes, boxes[[0, 2]] * 10, rtol=1e-6)
+
+
+def test_masks_that_do_not_fit_in_memory(detector, monkeypatch):
+    from eca_mmdet.export import onnx_detector
+
+    def full(*_):
+        raise MemoryError
+
+    monkeypatch.setattr(onnx_detector, 'paste_masks', full)
+    with pytest.raises(UserError, match='3 masks of 12 x 9 pixels do not fit in mem'):
+        detector.predict(picture(9, 12))
+
+
 def test_files_that_are_refused(tmp_path, path, monkeypatch, capfd):
     (tmp_path / 'empty.onnx').touch()
     (tmp_path / 'text.onnx').write_text('hello\n' * 50)
@@ -576,7 +630,7 @@ def test_files_that_are_refused(tmp_path, path, monkeypatch, capfd):
         ('empty.onnx', 'empty.onnx is empty. Export the detector again'),
         (
             'text.onnx',
-            'is not an ONNX file that onnxruntime .* reads: Load .* Is it whole',
+            'is not an ONNX file that onnxruntime .* reads: Failed to .* Is it whole',
         ),
         ('cut.onnx', 'is not an ONNX file that onnxruntime .* reads'),
     ]:
@@ -604,6 +658,62 @@ def test_files_that_are_refused(tmp_path, path, monkeypatch, capfd):
         OnnxDetector(path)
     captured = capfd.readouterr()
     assert captured.out == captured.err == ''
+
+
+def external(tensor, key='location', value='other.bin'):
+    """Say of a tensor that its values are in another file."""
+    tensor.ClearField('raw_data')
+    tensor.data_location = onnx.TensorProto.EXTERNAL
+    entry = tensor.external_data.add()
+    entry.key, entry.value = key, value
+
+
+def test_a_file_that_names_another(tmp_path, monkeypatch):
+    """It is not opened, wherever in the graph it is named and however it is written."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / 'other.bin').write_bytes(bytes(48))
+    found = onnx_files.objects(BOXES, [0.9, 0.8, 0.3], [2, 0, 1])
+    whole = onnx.load(str(onnx_files.save(tmp_path / 'a.onnx', found)))
+    initial, constant, offset = (copy.deepcopy(whole) for _ in range(3))
+    external(initial.graph.initializer[0])
+    value = numpy_helper.from_array(np.zeros(12, np.float32), 'w')
+    external(value)
+    constant.graph.node.append(helper.make_node('Constant', [], ['w'], value=value))
+    external(offset.graph.initializer[0], 'offset', '0')
+    external(offset.graph.initializer[0], value=str(tmp_path / 'other.bin'))
+    texts = [one.SerializeToString() for one in (initial, constant, offset)]
+    long = [
+        b'\x0a\x88\x00location',
+        b'\x8a\x00\x08location',
+        b'\x8a\x80\x00\x08location',
+    ]
+    texts += [whole.SerializeToString() + one for one in long]
+    for text in texts:
+        (tmp_path / 'b.onnx').write_bytes(text)
+        with pytest.raises(UserError, match='b.onnx has weights in another file, wh'):
+            OnnxDetector(tmp_path / 'b.onnx')
+
+
+def test_onnxruntime_does_not_learn_where_the_file_is(path, monkeypatch):
+    import onnxruntime
+
+    given = []
+    right = onnxruntime.InferenceSession
+
+    def start(source, *others, **more):
+        given.append(source)
+        return right(source, *others, **more)
+
+    monkeypatch.setattr(onnxruntime, 'InferenceSession', start)
+    OnnxDetector(path)
+    assert given == [path.read_bytes()]
+
+
+def test_a_class_may_be_called_location(tmp_path):
+    found = onnx_files.objects(BOXES[:1], [0.9], [0])
+    names = {'classes': ['location', 'location of a \n\x08location']}
+    path = onnx_files.save(tmp_path / 'a.onnx', found, names)
+    assert OnnxDetector(path).classes == tuple(names['classes'])
 
 
 def test_neither_opencv_nor_pillow(detector, tmp_path, monkeypatch):
@@ -681,3 +791,29 @@ def test_command_predicts_with_a_file(command, path, detector, tmp_path):
         code, _, err = command('predict', path, folder, *arguments)
         assert code == 2 and f'{option[0]} goes with a checkpoint of mmengine' in err
     assert not (tmp_path / 'none').exists()
+
+
+@pytest.mark.parametrize(
+    ('package', 'masks', 'told'),
+    [
+        ('cv2', True, 'with opencv-python, which is not installed'),
+        ('matplotlib', True, 'with matplotlib, which is not installed'),
+        ('PIL', False, 'pip install opencv-python pillow matplotlib\n'),
+        ('pycocotools', True, 'matplotlib pycocotools\n'),
+        ('pycocotools', False, None),
+        ('rich', True, None),
+    ],
+)
+def test_command_says_first_what_is_missing(
+    package, masks, told, command, path, tmp_path, monkeypatch
+):
+    if not masks:
+        metadata = {'detector': 'RetinaNet', 'mask_threshold': None}
+        found = onnx_files.objects(BOXES, [0.9, 0.8, 0.3], [2, 0, 1])
+        path = onnx_files.save(tmp_path / 'r.onnx', found, metadata)
+    Image.fromarray(picture(20, 30)).save(tmp_path / 'a.png')
+    monkeypatch.setitem(sys.modules, package, None)
+    out = tmp_path / 'out'
+    code, _, err = command('predict', path, tmp_path / 'a.png', '--out', out)
+    assert code == (0 if told is None else 2), err
+    assert out.exists() == (told is None) and (told or '') in err

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import sys
 import time
 from collections import Counter
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from eca_mmdet import __version__
 from eca_mmdet.atomic import whole_file
-from eca_mmdet.errors import UserError, printable
+from eca_mmdet.errors import MissingPackageError, UserError, printable
 from eca_mmdet.inference import media
 from eca_mmdet.inference.predictions_file import PredictionsFile
 from eca_mmdet.run_folder import make_run_folder, require_new_folder
@@ -86,7 +87,31 @@ def _load_onnx(args: argparse.Namespace) -> OnnxDetector:
     ):
         if refused:
             raise UserError(f'{name} goes with a checkpoint of mmengine: {reason}.')
-    return OnnxDetector(args.checkpoint)
+    detector = OnnxDetector(args.checkpoint)
+    _require_packages(
+        masks=detector.metadata['mask_threshold'] is not None,
+        video=media.is_video(Path(args.source)),
+    )
+    return detector
+
+
+def _require_packages(masks: bool, video: bool) -> None:
+    """Import what draws and writes, before a folder is made: mmdet's install has it.
+
+    Raises:
+        MissingPackageError: one is not installed.
+    """
+    names = {'cv2': 'opencv-python', 'PIL': 'pillow', 'matplotlib': 'matplotlib'}
+    names |= {'pycocotools': 'pycocotools'} if masks else {}
+    names |= {'rich': 'rich'} if video else {}
+    for name in names:
+        try:
+            importlib.import_module(name)
+        except ImportError as error:
+            raise MissingPackageError(
+                f'what is found is drawn and written with {names[name]}, which is not '
+                f'installed: pip install {" ".join(names.values())}'
+            ) from error
 
 
 def _info(args: argparse.Namespace) -> dict[str, Any]:

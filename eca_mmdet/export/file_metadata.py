@@ -22,6 +22,9 @@ FORMAT = 1
 ADVICE = 'Export the detector again: eca-mmdet export onnx.'
 
 _MOST_SIDE = 1 << 15
+_MOST_OBJECTS = 5000
+"""Of an image; the masks of more would not fit in memory."""
+
 _MOST_OF_SCALE = 1 << 31
 """Usual for a side that is not to bound anything, as 99999."""
 
@@ -173,8 +176,8 @@ _VALUES: dict[str, tuple[Callable[[Any], bool], str]] = {
     'score_threshold': (_is_fraction, 'null or 0 to 1'),
     'nms_iou': (_is_fraction, 'null or 0 to 1'),
     'max_per_image': (
-        lambda value: value is None or _is_whole(value, 1, 1 << 20),
-        'null or a whole number above 0',
+        lambda value: _is_whole(value, 1, _MOST_OBJECTS),
+        f'a whole number from 1 to {_MOST_OBJECTS}',
     ),
     'config': (_is_text, 'a name'),
     'checkpoint': (_is_text, 'a name'),

@@ -8,7 +8,7 @@ from typing import Any, overload
 import numpy as np
 import numpy.typing as npt
 
-from eca_mmdet.errors import UserError, clipped
+from eca_mmdet.errors import RunError, UserError, clipped
 from eca_mmdet.export.onnx_file import first_line, open_onnx
 from eca_mmdet.export.pasting import paste_masks
 from eca_mmdet.export.preparation import Prepared, prepare
@@ -16,6 +16,9 @@ from eca_mmdet.inference.images import read_rgb, to_rgb
 from eca_mmdet.inference.prediction import Prediction
 
 Array = npt.NDArray[Any]
+
+_FROM_HALF = 0.5 + 1e-5
+"""Of a score; float32 may round beyond 0 and 1."""
 
 
 class OnnxDetector:
@@ -93,32 +96,41 @@ class OnnxDetector:
         pixels = to_rgb(image) if path is None else self.read(path)
         prepared = prepare(pixels, self._file.rule)
         found = self._run(prepared)
-        labels, scores = found['labels'], found['scores'].astype(np.float32)
-        kept = (labels >= 0) & np.isfinite(scores) & np.isfinite(found['boxes']).all(1)
-        boxes, masks = self._scale_back(found['boxes'][kept], prepared.factors), None
-        if self._file.mask_threshold is not None:
-            masks = paste_masks(
-                found['masks'][kept],
-                boxes,
-                (pixels.shape[0], pixels.shape[1]),
-                self._file.mask_threshold,
-            )
+        labels, scores = found['labels'], found['scores']
+        boxes = self._scale_back(found['boxes'], prepared.factors)
+        kept = (labels >= 0) & np.isfinite(scores) & np.isfinite(boxes).all(1)
         return Prediction(
-            boxes=boxes,
+            boxes=boxes[kept],
             scores=scores[kept],
-            labels=labels[kept].astype(np.int64),
-            masks=masks,
+            labels=labels[kept],
+            masks=self._masks(found, boxes, kept, pixels),
             classes=self.classes,
             image=pixels,
             path=path,
         )
 
+    def _masks(
+        self, found: dict[str, Array], boxes: Array, kept: Array, image: Array
+    ) -> Array | None:
+        if self._file.mask_threshold is None:
+            return None
+        size = (image.shape[0], image.shape[1])
+        maps, threshold = found['masks'][kept], self._file.mask_threshold
+        try:
+            return paste_masks(maps, boxes[kept], size, threshold)
+        except MemoryError as error:
+            raise RunError(
+                f'{len(maps)} masks of {size[1]} x {size[0]} pixels do not fit in '
+                'memory; give a smaller image.'
+            ) from error
+
     def _scale_back(self, boxes: Array, factors: tuple[float, float]) -> Array:
         """Return boxes in pixels of the image, rounded as mmdet's are."""
-        if self._file.mask_threshold is not None:  # before it pastes, mmdet divides
-            scaled: Array = boxes / np.array(factors * 2, np.float32)
-        else:
-            scaled = boxes * np.array([1 / one for one in factors] * 2, np.float32)
+        with np.errstate(over='ignore', invalid='ignore'):  # what is infinite is no box
+            if self._file.mask_threshold is not None:  # before it pastes, mmdet divides
+                scaled: Array = boxes / np.array(factors * 2, np.float32)
+            else:
+                scaled = boxes * np.array([1 / one for one in factors] * 2, np.float32)
         return scaled.astype(np.float32)
 
     def _run(self, prepared: Prepared) -> dict[str, Array]:
@@ -134,21 +146,24 @@ class OnnxDetector:
                 f'{self.path} cannot be run on an input of {width} x {height}: '
                 f'{first_line(error)} Export the detector again: eca-mmdet export onnx.'
             ) from error
-        found = {name: value[0] for name, value in zip(names, outputs, strict=True)}
-        self._require_fit(found)
-        return found
+        arrays = dict(zip(names, outputs, strict=True))
+        self._require_fit(arrays)
+        return {name: value[0] for name, value in arrays.items()}
 
     def _require_fit(self, found: dict[str, Array]) -> None:
         """Refuse outputs that are not those of a detector of these classes."""
-        count = len(found['labels'])
-        right = found['boxes'].shape == (count, 4) and found['scores'].shape == (count,)
-        if 'masks' in found:
-            right = right and len(found['masks']) == count
-        labels = found['labels']
-        if not right or labels.dtype.kind not in 'iu':
+        places = (1, self.metadata['max_per_image'])
+        expected = {'boxes': (*places, 4), 'scores': places, 'labels': places}
+        shapes = {name: value.shape for name, value in found.items()}
+        side = shapes.pop('masks', (*places, 1, 1))
+        real = found['labels'] >= 0
+        if shapes != expected or side[:2] != places or 0 in side:
             what = 'boxes, scores and labels that do not belong together'
-        elif count and labels.max() >= len(self.classes):
-            what = f'the label {labels.max()} and names {len(self.classes)} classes'
+        elif real.any() and found['labels'].max() >= len(self.classes):
+            label = found['labels'].max()
+            what = f'the label {label} and names {len(self.classes)} classes'
+        elif (wrong := real & (np.abs(found['scores'] - 0.5) > _FROM_HALF)).any():
+            what = f'the score {found["scores"][wrong][0]:g}, and scores are 0 to 1'
         else:
             return
         raise UserError(

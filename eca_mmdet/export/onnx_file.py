@@ -19,9 +19,18 @@ from eca_mmdet.export.file_metadata import (
 from eca_mmdet.export.preparation import ImageRule
 from eca_mmdet.reading import require_regular
 
-_INPUTS = {'images': 4, 'sizes': 2}
-_OUTPUTS = {'boxes': 3, 'scores': 2, 'labels': 2}
-"""Number of dimensions by name; of masks 4."""
+Form = dict[str, tuple[str, int]]
+
+_INPUTS: Form = {'images': ('float', 4), 'sizes': ('float', 2)}
+_OUTPUTS: Form = {'boxes': ('float', 3), 'scores': ('float', 2), 'labels': ('int64', 2)}
+_MASKS: Form = {'masks': ('float', 4)}
+"""Kind of value and number of dimensions by name."""
+
+_MOST_BYTES = 2**31
+"""Of a file: what holds an ONNX graph is smaller."""
+
+_ELSEWHERE = re.compile(rb'(?:\n|\x8a\x80*\x00)(?:\x08|\x88\x80*\x00)location')
+"""The key of a tensor whose values are in another file, as protobuf writes it."""
 
 _ONLY_CPU = 'CPUExecutionProvider'
 
@@ -88,20 +97,36 @@ def _session(path: str, providers: Sequence[Any] | None, threads: int | None) ->
             'running an ONNX file needs the package onnxruntime: pip install '
             'onnxruntime'
         ) from error
-    require_regular(Path(path), 'ONNX file')
     names = _providers(providers, onnxruntime.get_available_providers())
-    if not Path(path).stat().st_size:
+    return _start(onnxruntime, path, _read(path), names, threads or 0)
+
+
+def _read(path: str) -> bytes:
+    """Read the file here: of a path, onnxruntime opens other files that it names."""
+    require_regular(Path(path), 'ONNX file', _MOST_BYTES)
+    try:
+        content = Path(path).read_bytes()
+    except OSError as error:
+        raise UserError(f'{path} cannot be read: {error.strerror or error}') from error
+    if not content:
         raise UserError(f'{path} is empty. {ADVICE}')
-    return _start(onnxruntime, path, names, threads or 0)
+    if _ELSEWHERE.search(content):
+        raise UserError(
+            f'{path} has weights in another file, which is not opened: a file from '
+            f'anywhere could name any of yours. {ADVICE}'
+        )
+    return content
 
 
-def _start(onnxruntime: Any, path: str, names: list[Any], threads: int) -> Any:
+def _start(
+    onnxruntime: Any, path: str, content: bytes, names: list[Any], threads: int
+) -> Any:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4  # what goes wrong is raised as well
     options.intra_op_num_threads = threads
     try:
         session = onnxruntime.InferenceSession(
-            path, options, providers=names, enable_fallback=False
+            content, options, providers=names, enable_fallback=False
         )
     except (ValueError, RuntimeError) as error:
         raise UserError(
@@ -150,19 +175,25 @@ def _require_form(session: Any, path: str) -> bool:
     Returns:
         True if it gives masks.
     """
-    given = {one.name: len(one.shape or ()) for one in session.get_inputs()}
-    found = {one.name: len(one.shape or ()) for one in session.get_outputs()}
+    given, found = map(_form, (session.get_inputs(), session.get_outputs()))
     masks = 'masks' in found
-    expected = {**_OUTPUTS, 'masks': 4} if masks else _OUTPUTS
+    expected = {**_OUTPUTS, **_MASKS} if masks else _OUTPUTS
     if given != _INPUTS or found != expected:
         raise UserError(
             f'{path} is no detector as its metadata say: {_told(given)} to '
-            f'{_told(found)}; {_told(_INPUTS)} to {_told(_OUTPUTS)} is expected. '
+            f'{_told(found)}; {_told(_INPUTS)} to {_told(expected)} is expected. '
             f'{ADVICE}'
         )
     return masks
 
 
-def _told(arrays: dict[str, int]) -> str:
-    """Return 'images (4 axes), sizes (2 axes)'."""
-    return clipped(', '.join(f'{one} ({n} axes)' for one, n in arrays.items()), 200)
+def _form(arrays: Sequence[Any]) -> Form:
+    """Return the kind and axes of each by name; onnxruntime says tensor(float)."""
+    kinds = {one.name: one.type.removeprefix('tensor(')[:-1] for one in arrays}
+    return {one.name: (kinds[one.name], len(one.shape or ())) for one in arrays}
+
+
+def _told(form: Form) -> str:
+    """Return 'images (float, 4 axes), sizes (float, 2 axes)'."""
+    parts = (f'{name} ({kind}, {axes} axes)' for name, (kind, axes) in form.items())
+    return clipped(', '.join(parts), 200)
