@@ -59,15 +59,16 @@ def test_what_cannot_be_is_said(given, message, export, tmp_path, monkeypatch):
     assert names(tmp_path) == ['empty']
 
 
-def test_the_usage_has_the_file_before_the_size(capsys):
-    """--size would take OUT.onnx for a side, and then nobody knows what is missing."""
+@pytest.mark.parametrize(('form', 'out'), [('onnx', 'onnx'), ('openvino', 'xml')])
+def test_the_usage_has_the_file_before_the_size(form, out, capsys):
+    """--size would take the file for a side, and then nobody knows what is missing."""
     from eca_mmdet import cli
 
     with pytest.raises(SystemExit):
-        cli.main('export onnx C K --size 192 256 m.onnx'.split())
+        cli.main(f'export {form} C K --size 192 256 m.{out}'.split())
     usage, error, _ = capsys.readouterr().err.split('\n')
-    assert usage.endswith('export onnx CONFIG CHECKPOINT OUT.onnx [options]')
-    assert error.endswith('required: OUT.onnx')
+    assert usage.endswith(f'export {form} CONFIG CHECKPOINT OUT.{out} [options]')
+    assert error.endswith(f'required: OUT.{out}')
 
 
 def test_a_file_that_is_there_stays(export, tmp_path):

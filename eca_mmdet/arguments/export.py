@@ -19,8 +19,6 @@ def add_export(commands: Commands) -> None:
     formats = export.add_subparsers(dest='format', required=True, metavar='FORMAT')
     onnx = formats.add_parser(
         'onnx',
-        # OUT.onnx before --size, which would take it for a side.
-        usage='%(prog)s CONFIG CHECKPOINT OUT.onnx [options]',
         help='one ONNX file, with the suppression of overlapping boxes in it',
         description='Write an ONNX file, run it with onnxruntime beside mmdet on real '
         'images, and say how far the two are apart. Only a file that passes is put '
@@ -38,6 +36,8 @@ def add_export(commands: Commands) -> None:
 
 
 def _add_options(parser: argparse.ArgumentParser, out: str) -> None:
+    # Before --size, which would take the file for a side.
+    parser.usage = f'%(prog)s CONFIG CHECKPOINT {out} [options]'
     add = parser.add_argument
     add('config', metavar='CONFIG', help='name or file; it is Python and is run')
     add('checkpoint', metavar='CHECKPOINT', help='what mmengine saved in training')
