@@ -537,7 +537,7 @@ def test_metadata_from_anywhere(tmp_path, maps):
             OnnxDetector(path)
 
 
-def test_graphs_that_are_no_detectors(tmp_path, maps, capfd):
+def test_graphs_that_are_no_detectors(tmp_path, maps):
     whole = onnx_files.objects(BOXES, [0.9, 0.8, 0.3], [2, 0, 1], maps)
     path = tmp_path / 'a.onnx'
     onnx_files.save(path, {key: whole[key] for key in ('boxes', 'labels')})
@@ -563,6 +563,11 @@ def test_graphs_that_are_no_detectors(tmp_path, maps, capfd):
     onnx_files.save(path, whole, {'max_per_image': 4})
     with pytest.raises(UserError, match='that do not belong together'):
         OnnxDetector(path).predict(picture(9, 9))
+
+
+def test_graphs_that_give_other_kinds_of_values(tmp_path, maps):
+    whole = onnx_files.objects(BOXES, [0.9, 0.8, 0.3], [2, 0, 1], maps)
+    path = tmp_path / 'a.onnx'
     for name, kind in [
         ('boxes', 'double'),
         ('boxes', 'string'),
@@ -578,6 +583,11 @@ def test_graphs_that_are_no_detectors(tmp_path, maps, capfd):
             UserError, match=rf'{name} \({kind}, . axes\).* is expected'
         ):
             OnnxDetector(path).predict(picture(9, 9))
+
+
+def test_graphs_that_stop(tmp_path, maps, capfd):
+    whole = onnx_files.objects(BOXES, [0.9, 0.8, 0.3], [2, 0, 1], maps)
+    path = tmp_path / 'a.onnx'
     onnx_files.save(path, whole, shape=(1, 3, 32, 32))
     with pytest.raises(UserError, match='cannot be run on an input of 64 x 64'):
         OnnxDetector(path).predict(picture(9, 9))

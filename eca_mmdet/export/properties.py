@@ -52,13 +52,19 @@ def properties(trained: Any, part: str, size: tuple[int, int] | None) -> dict[st
         'checkpoint': Path(trained.path).name,
         'checkpoint_sha256': sha256_of(trained.path),
     }
-    wrong = fault(found) if part == 'all' else None
+    if part == 'all':
+        _require_right(found, cfg.filename)
+    return found
+
+
+def _require_right(metadata: dict[str, Any], name: str) -> None:
+    wrong = fault(metadata)
     if wrong is not None:
         raise UserError(
-            f'{cfg.filename} cannot be said of a whole detector: {wrong}. Change it in '
-            'the config; or export the parts: --part backbone, --part heads.'
+            f'what a file would say of the detector of {name} cannot be used: {wrong}. '
+            'Change it in the config; or export the parts: --part backbone, --part '
+            'heads.'
         )
-    return found
 
 
 def _preprocessing(preprocessor: Any) -> dict[str, Any]:
