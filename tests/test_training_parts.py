@@ -287,6 +287,32 @@ def test_signals_wait_for_the_step_to_end(parts, capsys):
     assert signal.getsignal(signal.SIGTERM) == before
 
 
+def test_a_signal_while_processes_talk_is_of_the_next_step(parts, monkeypatch):
+    """What comes after a process has told the others is neither lost nor its own."""
+    from eca_mmdet.training import finite
+
+    interrupts = parts.Interrupts()
+    interrupts.at_once = False
+    guard = object.__new__(finite.GuardedOptimizer)
+    guard._interrupts = interrupts
+    guard._runner = SimpleNamespace(
+        optim_wrapper=SimpleNamespace(update_params=lambda loss: None)
+    )
+
+    def late_signal(flags, operation):
+        if not interrupts.requested:
+            interrupts._handle(signal.SIGINT, None)
+
+    monkeypatch.setattr(finite, 'is_distributed', lambda: True)
+    monkeypatch.setattr(torch.distributed, 'all_reduce', late_signal)
+    guard.update_params(torch.tensor(1.0))
+    interrupts.stop_if_agreed()  # not this step: the others do not know
+    guard.update_params(torch.tensor(1.0))
+    with pytest.raises(parts.Interrupted) as stop:
+        interrupts.stop_if_agreed()
+    assert stop.value.signal == signal.SIGINT
+
+
 def test_a_signal_in_the_middle_of_a_fork_is_kept():
     """Python prints and drops what is raised where logging gives back its locks."""
     program = (

@@ -100,7 +100,7 @@ class GuardedOptimizer:
         if is_distributed():
             self._own = bool(bad)
             torch.distributed.all_reduce(flags, torch.distributed.ReduceOp.MAX)
-        any_bad, self._interrupts.requested = flags.tolist()
+        any_bad, self._interrupts.agreed = flags.tolist()
         if any_bad:
             raise _NotFinite
         self._runner.optim_wrapper.update_params(loss, *args, **kwargs)

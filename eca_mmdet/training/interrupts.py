@@ -48,13 +48,16 @@ class Interrupts:
 
     Attributes:
         requested: number of the signal that came, or 0.
+        agreed: number of one that every process of the job knows of, or 0. Another may
+            come while they talk, and is of the next step.
         at_once: raise as soon as one comes; False keeps it until the work in hand is
-            done and :meth:`stop_if_asked` is called. A second one always raises.
+            done and :meth:`stop_if_agreed` or :meth:`stop_if_asked` is called. A second
+            one always raises.
         ignored: do nothing, while the last checkpoint is being written.
     """
 
     def __init__(self) -> None:
-        self.requested = 0
+        self.requested = self.agreed = 0
         self.at_once = True
         self.ignored = False
         self._process = os.getpid()
@@ -91,6 +94,15 @@ class Interrupts:
             file=sys.stderr,
             flush=True,
         )
+
+    def stop_if_agreed(self) -> None:
+        """Raise what every process knows of.
+
+        Raises:
+            Interrupted: a signal came, to this process or another.
+        """
+        if self.agreed:
+            raise Interrupted(self.agreed)
 
     def stop_if_asked(self) -> None:
         """Raise what was held back.

@@ -82,7 +82,7 @@ class _ExactLoop:
         self.batches_done += 1
         self.whole = True
         if not is_accumulating(runner.optim_wrapper):
-            interrupts.stop_if_asked()  # in all processes at the same step
+            interrupts.stop_if_agreed()  # in all processes at the same step
             self._let_interrupt()
 
     def _let_interrupt(self) -> None:
