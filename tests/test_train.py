@@ -12,7 +12,7 @@ from eca_mmdet import paths
 from eca_mmdet.weights.safe_globals import allow_mmengine_checkpoints
 from tests.conftest import PYTHON, REPOSITORY
 
-pytestmark = [pytest.mark.openmmlab, pytest.mark.slow]
+pytestmark = pytest.mark.slow
 
 DEMO = 'mask-rcnn_eca-r18-w16_fpn_shapes'
 
@@ -75,7 +75,15 @@ def written(command, mmdet_ready, shapes, tmp_path):
     return config
 
 
-@pytest.mark.parametrize('launcher', ['ours', 'tools', "mmdet's", 'mim'])
+@pytest.mark.parametrize(
+    'launcher',
+    [
+        pytest.param('ours', marks=pytest.mark.openmmlab),
+        'tools',
+        pytest.param("mmdet's", marks=pytest.mark.openmmlab),
+        'mim',
+    ],
+)
 def test_train_then_test(written, tmp_path, launcher):
     """Two steps, an evaluation, a checkpoint; then the test of that checkpoint."""
     options = [
@@ -108,6 +116,7 @@ def test_train_then_test(written, tmp_path, launcher):
     assert not re.search(noise, done.stdout + done.stderr)
 
 
+@pytest.mark.openmmlab
 def test_the_same_weights_give_the_same_ap(command, mmdet_ready, shapes, tmp_path):
     """metrics of `test --json` equal those of a Runner built by hand."""
     from mmengine.config import Config
@@ -142,6 +151,7 @@ def test_the_same_weights_give_the_same_ap(command, mmdet_ready, shapes, tmp_pat
     assert {'coco/bbox_mAP', 'coco/segm_mAP_75'} <= ours.keys()
 
 
+@pytest.mark.openmmlab
 def test_resume_continues(command, mmdet_ready, shapes, tmp_path):
     options = shapes_options(shapes)
     assert command('train', DEMO, '--work-dir', tmp_path, *options)[0] == 0
