@@ -265,6 +265,21 @@ def test_images_are_found_around_the_file(init, refused, tmp_path):
     assert '--images DIR' in told and "'bild 0.png'" in told
 
 
+def test_folders_of_images_that_are_named(init, tmp_path):
+    """--images is for both files, unless the second has its own."""
+    train = write_data(tmp_path / 'a', 'train.json', ('cat', 'dog'))
+    val = write_data(tmp_path / 'a', 'val.json', ('cat', 'dog'), first=10)
+    (tmp_path / 'a' / 'images').rename(tmp_path / 'photos')
+    cfg, _, _ = init(train, val, '--images', 'photos')
+    for name in ('train', 'val', 'test'):
+        dataset = cfg[f'{name}_dataloader'].dataset
+        assert dataset.data_prefix.img == 'photos/'
+    (tmp_path / 'others').symlink_to('photos')
+    cfg, _, _ = init(train, val, '--images', 'photos', '--val-images', 'others')
+    assert cfg.train_dataloader.dataset.data_prefix.img == 'photos/'
+    assert cfg.val_dataloader.dataset.data_prefix.img == 'others/'
+
+
 def test_keep_defaults(init, data, tmp_path):
     """Objects of 32 px in images of 128 x 96: the demo's 160 px are not needed."""
     data = [
