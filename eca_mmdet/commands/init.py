@@ -8,23 +8,12 @@ import sys
 
 from eca_mmdet.errors import printable
 from eca_mmdet.own_data.options import Options
-from eca_mmdet.own_data.plan import words, write_config
+from eca_mmdet.own_data.plan import write_config
 
 
 def run(args: argparse.Namespace) -> int:
     """Print the config; what was found and proposed goes to stderr."""
-    options = Options(
-        args.train,
-        args.val,
-        args.images,
-        args.val_images,
-        args.model,
-        args.weights,
-        args.keep_classes,
-        args.keep_defaults,
-        args.epochs,
-        words(sys.argv[1:]),
-    )
+    options = Options.of(args, args.train, args.val, sys.argv[1:])
     text = write_config(options, lambda line: print(printable(line), file=sys.stderr))
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(encoding='utf-8')  # as mmengine reads configs

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import argparse
+import shlex
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 
@@ -32,3 +35,32 @@ class Options:
     keep_defaults: bool = False
     epochs: int | None = None
     command: str = ''
+
+    @classmethod
+    def of(
+        cls,
+        args: argparse.Namespace,
+        train: str,
+        val: str | None,
+        command: Sequence[str],
+    ) -> Options:
+        """Return the options of a command that has ``add_data_options``.
+
+        Args:
+            args: its arguments.
+            train: as the attribute.
+            val: as the attribute.
+            command: the words that were typed after 'eca-mmdet'.
+        """
+        return cls(
+            train,
+            val,
+            args.images,
+            args.val_images,
+            args.model,
+            args.weights,
+            args.keep_classes,
+            args.keep_defaults,
+            args.epochs,
+            shlex.join(['eca-mmdet', *command]),
+        )

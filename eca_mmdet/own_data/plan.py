@@ -223,10 +223,3 @@ def _check_weights(cfg: Any, backbone: Any, say: Say) -> None:
         preflight.check_backbone_weights(cfg, backbone)
     except UserError as error:
         say(f'before you train: {error}')
-
-
-def words(command: Sequence[str]) -> str:
-    """Return a command as it would be typed."""
-    import shlex
-
-    return shlex.join(['eca-mmdet', *command])

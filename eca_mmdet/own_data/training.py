@@ -10,7 +10,7 @@ from pathlib import Path
 from eca_mmdet.atomic import whole_file
 from eca_mmdet.errors import UserError, printable
 from eca_mmdet.own_data.options import Options
-from eca_mmdet.own_data.plan import words, write_config
+from eca_mmdet.own_data.plan import write_config
 from eca_mmdet.training.checkpoints import find_checkpoint
 from eca_mmdet.training.resume import require_no_checkpoints
 
@@ -67,18 +67,8 @@ def options_of(args: argparse.Namespace) -> Options:
             f'--data takes a training and a validation file; got {len(args.data)}.'
         )
     train, val = (*args.data, None)[:2]
-    return Options(
-        train,
-        val,
-        args.images,
-        args.val_images,
-        args.model,
-        args.weights,
-        args.keep_classes,
-        args.keep_defaults,
-        args.epochs,
-        words(['train', *sys.argv[1 + (sys.argv[1:2] == ['train']) :]]),
-    )
+    typed = sys.argv[1 + (sys.argv[1:2] == ['train']) :]
+    return Options.of(args, train, val, ['train', *typed])
 
 
 def _require_no_options(args: argparse.Namespace) -> None:
