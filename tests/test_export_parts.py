@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 import torch
 
+from eca_mmdet.errors import UserError
+from eca_mmdet.export.samples import make_batches
 from eca_mmdet.mechanisms import KEYS
 from tests import exporting
 
@@ -286,3 +288,25 @@ def test_lean_and_plain_memory_give_one_file(key, mmdet_ready, shapes, tmp_path)
     for index, backbone in enumerate(backbones):
         _write(backbone, tmp_path / f'{index}.onnx')
         _assert_features(tmp_path / f'{index}.onnx', backbones[1 - index])
+
+
+def test_sizes_of_the_check_are_those_that_the_layers_take(mmdet_ready):
+    """A layer that needs some pixels gets a larger image in place of a smaller one."""
+    from mmdet.models import DetDataPreprocessor
+
+    prepare = DetDataPreprocessor(mean=[0, 0, 0], std=[1, 1, 1], pad_size_divisor=32)
+
+    def sides(least):
+        def backbone(images):
+            if min(images.shape[2:]) < least:
+                raise ValueError(f'needs {least} pixels')
+
+        model = types.SimpleNamespace(backbone=backbone, data_preprocessor=prepare)
+        images = [np.zeros((160, 160, 3), np.uint8)]
+        batches = make_batches(images, model, {'size': None, 'scale': [160, 160]})
+        return [one.images.shape[2] for one in batches]
+
+    assert sides(96) == [160, 96, 160]
+    assert sides(97) == [160, 224, 160]
+    with pytest.raises(UserError, match='of this size: needs 161 pixels'):
+        sides(161)

@@ -126,6 +126,7 @@ def write_graph(
             )
     except (
         RuntimeError,
+        ValueError,
         NotImplementedError,
         torch.onnx.errors.OnnxExporterError,
     ) as error:

@@ -113,18 +113,37 @@ def make_batches(images: list[Image], model: Any, metadata: Any) -> list[Batch]:
         images: (H, W, 3) BGR, at least one.
         model: whose preprocessing it is.
         metadata: of the file.
+
+    Raises:
+        UserError: a layer of the model needs a larger image than the file is for.
     """
     size = metadata['size']
     width, height = metadata['scale'] or _SCALE
     if size is not None:
         height, width = min(height, size[0]), min(width, size[1])
-    scales = [1.0, 0.6, 1.0, 0.7]
-    resized = [
-        _fit(images[index % len(images)], (height * scale, width * scale), size)
-        for index, scale in enumerate(scales)
-    ]
-    groups = [resized[:1], resized[1:2], resized[2:]]
-    return [_batch(group, model, size) for group in groups]
+    problem = ''
+    # Some layers need a map of a few pixels: then the other size is a larger one.
+    for scales in ((1.0, 0.6, 1.0, 0.7), (1.0, 1.4, 1.0, 0.7)):
+        resized = [
+            _fit(images[index % len(images)], (height * scale, width * scale), size)
+            for index, scale in enumerate(scales)
+        ]
+        groups = [resized[:1], resized[1:2], resized[2:]]
+        batches = [_batch(group, model, size) for group in groups]
+        problem = next(filter(None, (_refusal(model, one) for one in batches)), '')
+        if not problem:
+            return batches
+    raise UserError(f'the detector does not take images of this size: {problem}')
+
+
+def _refusal(model: Any, batch: Batch) -> str:
+    """Return what a layer says of a map that is too small for it."""
+    try:
+        with torch.no_grad():
+            model.backbone(batch.images)
+    except ValueError as error:
+        return str(error)
+    return ''
 
 
 def _fit(image: Image, bounds: tuple[float, float], size: Any) -> Image:
