@@ -15,31 +15,31 @@ from eca_mmdet import registration
 __version__ = '0.1.0'
 
 _EXPORTS = {
-    'BAM': 'eca_mmdet.attention',
-    'CBAM': 'eca_mmdet.attention',
-    'DoubleAttention': 'eca_mmdet.attention',
-    'ECALayer': 'eca_mmdet.attention',
-    'ECANS': 'eca_mmdet.attention',
-    'FcaNet': 'eca_mmdet.attention',
-    'GETheta': 'eca_mmdet.attention',
-    'GEThetaMinus': 'eca_mmdet.attention',
-    'GEThetaPlus': 'eca_mmdet.attention',
-    'GSoP': 'eca_mmdet.attention',
-    'SEGC1': 'eca_mmdet.attention',
-    'SEGC2': 'eca_mmdet.attention',
-    'SEGC3': 'eca_mmdet.attention',
-    'SEVar1': 'eca_mmdet.attention',
-    'SEVar2': 'eca_mmdet.attention',
-    'SEVar3': 'eca_mmdet.attention',
-    'SqueezeExcite': 'eca_mmdet.attention',
-    'eca_kernel_size': 'eca_mmdet.attention',
-    'ECAMobileNetV2': 'eca_mmdet.backbones',
-    'ECAResNet': 'eca_mmdet.backbones',
-    'ECAResNetD': 'eca_mmdet.backbones',
-    'PluginResNet': 'eca_mmdet.backbones',
-    'TimmBackbone': 'eca_mmdet.backbones',
-    'AttentionNeck': 'eca_mmdet.necks',
-    'ECAPretrained': 'eca_mmdet.weights.pretrained',
+    'BAM': 'eca_mmdet.models.attention',
+    'CBAM': 'eca_mmdet.models.attention',
+    'DoubleAttention': 'eca_mmdet.models.attention',
+    'ECALayer': 'eca_mmdet.models.attention',
+    'ECANS': 'eca_mmdet.models.attention',
+    'FcaNet': 'eca_mmdet.models.attention',
+    'GETheta': 'eca_mmdet.models.attention',
+    'GEThetaMinus': 'eca_mmdet.models.attention',
+    'GEThetaPlus': 'eca_mmdet.models.attention',
+    'GSoP': 'eca_mmdet.models.attention',
+    'SEGC1': 'eca_mmdet.models.attention',
+    'SEGC2': 'eca_mmdet.models.attention',
+    'SEGC3': 'eca_mmdet.models.attention',
+    'SEVar1': 'eca_mmdet.models.attention',
+    'SEVar2': 'eca_mmdet.models.attention',
+    'SEVar3': 'eca_mmdet.models.attention',
+    'SqueezeExcite': 'eca_mmdet.models.attention',
+    'eca_kernel_size': 'eca_mmdet.models.attention',
+    'ECAMobileNetV2': 'eca_mmdet.models.backbones',
+    'ECAResNet': 'eca_mmdet.models.backbones',
+    'ECAResNetD': 'eca_mmdet.models.backbones',
+    'PluginResNet': 'eca_mmdet.models.backbones',
+    'TimmBackbone': 'eca_mmdet.models.backbones',
+    'AttentionNeck': 'eca_mmdet.models.necks',
+    'ECAPretrained': 'eca_mmdet.checkpoints.initializer',
     'ECADetector': 'eca_mmdet.inference.detector',
 }
 
@@ -50,7 +50,7 @@ def __getattr__(name: str) -> Any:
     import importlib
 
     if name == 'weights':  # inspecting and converting files needs no mmdet
-        return importlib.import_module('eca_mmdet.weights')
+        return importlib.import_module('eca_mmdet.checkpoints')
     if name not in _EXPORTS:
         raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
     registration.register()

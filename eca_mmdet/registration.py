@@ -18,7 +18,7 @@ import types
 import warnings
 from collections.abc import Iterator, Sequence
 
-from eca_mmdet.ops import mmcv_ext
+from eca_mmdet.mmcv_ops import extension as mmcv_ext
 
 _PACKAGES = ('mmdet.datasets', 'mmdet.engine', 'mmdet.evaluation', 'mmdet.models')
 """What mmdet's registries import when they look for a name."""
@@ -95,17 +95,17 @@ def register() -> None:
         check_install()
         with quiet_imports():
             for module in (
-                'eca_mmdet.attention',
-                'eca_mmdet.backbones',
-                'eca_mmdet.evaluation.coco_metric',
+                'eca_mmdet.models.attention',
+                'eca_mmdet.models.backbones',
+                'eca_mmdet.evaluation.metric',
                 'eca_mmdet.evaluation.hook',
-                'eca_mmdet.legacy',
-                'eca_mmdet.necks',
-                'eca_mmdet.training.fine_tuning',
-                'eca_mmdet.weights.pretrained',
+                'eca_mmdet.models.legacy',
+                'eca_mmdet.models.necks',
+                'eca_mmdet.engine.hooks.fine_tuning',
+                'eca_mmdet.checkpoints.initializer',
             ):
                 importlib.import_module(module)
-        from eca_mmdet.weights.safe_globals import allow_mmengine_checkpoints
+        from eca_mmdet.checkpoints.safe_globals import allow_mmengine_checkpoints
 
         allow_mmengine_checkpoints()
     except BaseException:
@@ -141,7 +141,7 @@ class _MmdetHook:
                 finally:
                     self._depth -= 1
                 if fullname == _ROOT_REGISTRY:
-                    importlib.import_module('eca_mmdet.attention')
+                    importlib.import_module('eca_mmdet.models.attention')
                 elif self._depth == 0:
                     register()
 

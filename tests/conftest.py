@@ -14,7 +14,7 @@ import pytest
 import torch
 
 import eca_mmdet
-from tests.web_server import Server
+from tests.support.web_server import Server
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 COCO_TINY = REPOSITORY.parent / 'shared' / 'data' / 'coco_tiny'
@@ -54,7 +54,7 @@ def coco_tiny():
 @pytest.fixture(scope='session')
 def shapes(tmp_path_factory):
     """A small generated data set: 6 training and 4 held-out images of 96 px."""
-    from eca_mmdet.data.shapes import write_shapes
+    from eca_mmdet.datasets.shapes import write_shapes
 
     root = tmp_path_factory.mktemp('data') / 'shapes'
     return write_shapes(root, sizes={'train': 6, 'val': 4}, side=96)
@@ -78,7 +78,7 @@ def supplied_operators(mmdet_ready):
     """mmcv's operators come from torchvision; skips where mmcv has compiled ones."""
     import mmcv._ext
 
-    from eca_mmdet.ops import mmcv_ext
+    from eca_mmdet.mmcv_ops import extension as mmcv_ext
 
     if not mmcv_ext.is_supplied():
         pytest.skip(f'mmcv has its own extension: {mmcv._ext.__file__}')
@@ -87,7 +87,7 @@ def supplied_operators(mmdet_ready):
 @pytest.fixture(scope='session')
 def ranks(tmp_path_factory):
     """Starts processes of jobs."""
-    from tests.ranks import Server
+    from tests.support.ranks import Server
 
     server = Server(tmp_path_factory.mktemp('ranks'))
     yield server
@@ -97,7 +97,7 @@ def ranks(tmp_path_factory):
 @pytest.fixture(scope='session')
 def train(ranks):
     """Starts tiny trainings."""
-    from tests import training_runs
+    from tests.support import training_runs
 
     return functools.partial(training_runs.train, ranks)
 
@@ -131,9 +131,9 @@ def write(tmp_path):
 @pytest.fixture
 def legacy(mmdet_ready):
     """MMDetection v1's behaviours, registered."""
-    import eca_mmdet.legacy
+    import eca_mmdet.models.legacy
 
-    return eca_mmdet.legacy
+    return eca_mmdet.models.legacy
 
 
 def listen_to_interrupts():

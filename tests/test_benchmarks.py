@@ -19,7 +19,7 @@ def run(*words):
 
 FEWER = """
 import sys
-sys.path.insert(0, 'tools')
+sys.path.insert(0, 'benchmarks')
 import benchmark_backbone as tool
 tool.DETECTORS = (tool.PLAIN, tool.OFFICIAL, 'ECA, lean')  # a process each
 sys.exit(tool.main(sys.argv[1:]))
@@ -42,7 +42,7 @@ def test_backbones():
 
 DIFFERENT = """
 import sys
-sys.path.insert(0, 'tools')
+sys.path.insert(0, 'benchmarks')
 import benchmark_backbone, formulations
 shift = formulations.OfficialECA.forward
 formulations.OfficialECA.forward = lambda self, x: shift(self, x) * 1.001

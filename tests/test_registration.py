@@ -26,7 +26,7 @@ def run(code, **environment):
 def test_import_is_light():
     out, _ = run("""
         import sys
-        import eca_mmdet, eca_mmdet.cli, eca_mmdet.paths
+        import eca_mmdet, eca_mmdet.cli, eca_mmdet.catalog.configs
         eca_mmdet.cli.build_parser().format_help()
         print([m for m in ('torch', 'numpy', 'mmengine', 'mmcv') if m in sys.modules])
     """)
@@ -94,7 +94,7 @@ def test_starting_python_does_not_import_us():
         print([m for m in sys.modules if m.split('.')[0] in ('eca_mmdet', 'mmcv')])
         print([f.origin for f in sys.meta_path if hasattr(f, 'origin')])
     """)
-    assert (out, err) == ("[]\n['eca_mmdet.ops (torchvision)']", '')
+    assert (out, err) == ("[]\n['eca_mmdet.mmcv_ops (torchvision)']", '')
 
 
 @pytest.mark.slow
@@ -128,7 +128,7 @@ def test_compiled_extension_is_left_alone(tmp_path):
     out, _ = run(
         """
         import eca_mmdet
-        from eca_mmdet.ops import mmcv_ext
+        from eca_mmdet.mmcv_ops import extension as mmcv_ext
         import mmcv._ext
         print(mmcv._ext.nms, mmcv_ext.is_supplied())
         """,
@@ -146,7 +146,7 @@ def test_without_extension_torchvision_serves(tmp_path):
         """
         import importlib.util
         import eca_mmdet
-        from eca_mmdet.ops import mmcv_ext
+        from eca_mmdet.mmcv_ops import extension as mmcv_ext
         print(importlib.util.find_spec('mmcv._ext').origin)
         import mmcv._ext
         import torch
@@ -157,7 +157,7 @@ def test_without_extension_torchvision_serves(tmp_path):
         PYTHONPATH=str(tmp_path),
     )
     assert out.splitlines() == [
-        'eca_mmdet.ops (torchvision)',
+        'eca_mmdet.mmcv_ops (torchvision)',
         'tensor([0]) True',
         'carafe_forward',
     ]

@@ -5,7 +5,8 @@ import zipfile
 
 import pytest
 
-from eca_mmdet import __version__, paths
+from eca_mmdet import __version__
+from eca_mmdet.catalog import configs as paths
 from tests.conftest import PYTHON, REPOSITORY
 
 
@@ -39,7 +40,7 @@ def test_wheel_carries_every_config(wheel):
 def test_wheel_offers_the_operators_at_start(wheel):
     line = wheel.read('eca_mmdet_startup.pth').decode()
     assert '/ops/mmcv_ext.py' in line and line.count('\n') == 1
-    assert 'eca_mmdet/ops/mmcv_ext.py' in wheel.namelist()
+    assert 'eca_mmdet/mmcv_ops/extension.py' in wheel.namelist()
 
 
 def test_wheel_carries_the_page(wheel):

@@ -46,8 +46,8 @@ def main(argv: list[str] | None = None) -> int:
     if missing:
         print(f'not installed: {", ".join(missing)}', file=sys.stderr)
         return 2
-    from eca_mmdet.report.run import read_run
-    from eca_mmdet.report.writing import write_report
+    from eca_mmdet.reporting.run import read_run
+    from eca_mmdet.reporting.writing import write_report
 
     runs = [run for path in args.runs for run in read_run(path, path.name)]
     driver = start_browser()

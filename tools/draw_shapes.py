@@ -11,7 +11,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from eca_mmdet.data.shapes import write_shapes
+from eca_mmdet.datasets.shapes import write_shapes
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -16,12 +16,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from eca_mmdet.atomic import whole_file
-from eca_mmdet.evaluation.published import (
-    PublishedRow,
-    cells_of,
-    published_rows,
-)
+from eca_mmdet.catalog.published import PublishedRow, cells_of, published_rows
+from eca_mmdet.utils.io import whole_file
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 BEGIN, END = '<!-- table: tools/update_readme.py -->', '<!-- end of table -->'

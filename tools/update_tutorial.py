@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from eca_mmdet.atomic import whole_file
+from eca_mmdet.utils.io import whole_file
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 TUTORIAL = REPOSITORY / 'docs' / 'tutorial.md'

@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from eca_mmdet.demo import config
-from eca_mmdet.errors import UserError
-from eca_mmdet.evaluation.record import versions
+from eca_mmdet.evaluation.metrics_json import versions
+from eca_mmdet.utils.errors import UserError
 
 TASKS = {'bbox': 'box AP', 'segm': 'mask AP'}
 SIDE = 160
@@ -211,10 +211,10 @@ def costs(runs: list[Run]) -> list[dict[str, Any]]:
         the backbone's ``inference_milliseconds`` of one image and
         ``step_milliseconds`` (forward and backward of a batch), measured in turns.
     """
-    from eca_mmdet.analysis.exact import exact_cost
+    from eca_mmdet.analysis.attention import time_layers
+    from eca_mmdet.analysis.complexity.exact import exact_cost
+    from eca_mmdet.analysis.complexity.parts import build
     from eca_mmdet.analysis.latency import ROUNDS, training_steps
-    from eca_mmdet.analysis.mechanisms import time_layers
-    from eca_mmdet.analysis.parts import build
 
     found, backbones = [], []
     for run in runs:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from eca_mmdet.mechanisms import find_mechanism
-from eca_mmdet.paths import config_root
+from eca_mmdet.catalog.configs import config_root
+from eca_mmdet.catalog.mechanisms import find_mechanism
 
 FILES = {
     'faster': 'faster-rcnn_eca-r18-w16_fpn_shapes.py',
@@ -24,7 +24,7 @@ def compose(
 
     Args:
         detector: 'faster', 'mask' or 'retinanet'.
-        attention: key of a mechanism (:mod:`eca_mmdet.mechanisms`) or 'none'.
+        attention: key of a mechanism (:mod:`eca_mmdet.catalog.mechanisms`) or 'none'.
         depth: 18 or 50.
         data_root: folder that ``write_shapes`` made.
         seed: of weights and sampling.
@@ -51,7 +51,7 @@ def set_backbone(cfg: Any, attention: str, depth: int) -> None:
     width = backbone.base_channels * expansion
     cfg.model.neck.in_channels = [width * 2**stage for stage in range(4)]
     if attention == 'eca':
-        from eca_mmdet.architectures import RELEASED_KERNEL_SIZES
+        from eca_mmdet.catalog.architectures import RELEASED_KERNEL_SIZES
 
         backbone.kernel_sizes = RELEASED_KERNEL_SIZES[depth]
         return

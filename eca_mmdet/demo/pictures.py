@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from eca_mmdet.atomic import whole_file
+from eca_mmdet.utils.io import whole_file
 
 SCORE_THRESHOLD = 0.5
 ENLARGED = 320

@@ -6,9 +6,9 @@ import base64
 import hashlib
 from pathlib import Path
 
-from eca_mmdet.doctor.findings import FAULT, WARNING, Finding, reinstall
+from eca_mmdet.doctor.environment import hands_off
+from eca_mmdet.doctor.finding import FAULT, WARNING, Finding, reinstall
 from eca_mmdet.doctor.packages import Package
-from eca_mmdet.doctor.scene import hands_off
 
 
 def damaged_files(package: Package, module: str) -> list[Finding]:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from eca_mmdet.doctor import packages
-from eca_mmdet.doctor.findings import FAULT, UNKNOWN, Finding, Mend, pip, reinstall
-from eca_mmdet.doctor.scene import Scene, hands_off
+from eca_mmdet.doctor.environment import Scene, hands_off
+from eca_mmdet.doctor.finding import FAULT, UNKNOWN, Finding, Mend, pip, reinstall
 
 _NUMPY_SIGNS = (
     'compiled using NumPy 1.x',

@@ -8,8 +8,8 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from eca_mmdet.doctor.findings import FAULT, OK, WARNING, Finding, Mend
-from eca_mmdet.doctor.scene import Scene
+from eca_mmdet.doctor.environment import Scene
+from eca_mmdet.doctor.finding import FAULT, OK, WARNING, Finding, Mend
 
 GIB = 2**30
 LITTLE_MEMORY, TOO_LITTLE_MEMORY = 4 * GIB, 1 * GIB

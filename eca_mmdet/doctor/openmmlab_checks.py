@@ -5,18 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from eca_mmdet.doctor import packages
+from eca_mmdet.doctor.environment import TRIO, Scene, folder_of, hands_off, located
 from eca_mmdet.doctor.files import damaged_files
-from eca_mmdet.doctor.findings import (
-    FAULT,
-    OK,
-    UNKNOWN,
-    WARNING,
-    Finding,
-    reinstall,
-)
+from eca_mmdet.doctor.finding import FAULT, OK, UNKNOWN, WARNING, Finding, reinstall
 from eca_mmdet.doctor.imports import failed_import
 from eca_mmdet.doctor.packages import Package
-from eca_mmdet.doctor.scene import TRIO, Scene, folder_of, hands_off, located
 from eca_mmdet.doctor.torch_checks import pair
 
 

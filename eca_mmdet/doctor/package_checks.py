@@ -6,18 +6,10 @@ import shlex
 from typing import Any
 
 from eca_mmdet.doctor import packages
-from eca_mmdet.doctor.findings import (
-    FAULT,
-    OK,
-    UNKNOWN,
-    WARNING,
-    Finding,
-    Mend,
-    pip,
-)
+from eca_mmdet.doctor.environment import TRIO, Scene, hands_off, located
+from eca_mmdet.doctor.finding import FAULT, OK, UNKNOWN, WARNING, Finding, Mend, pip
 from eca_mmdet.doctor.imports import again, failed_import, lacks_library
 from eca_mmdet.doctor.packages import FAMILIES, Package
-from eca_mmdet.doctor.scene import TRIO, Scene, hands_off, located
 
 JUDGED_APART = ('torch', 'torchvision', 'numpy', 'opencv-python')
 NUMPY_USERS = (

@@ -10,18 +10,11 @@ import sysconfig
 from pathlib import Path
 
 import eca_mmdet
+from eca_mmdet.catalog.configs import PACKAGE
 from eca_mmdet.doctor import packages
-from eca_mmdet.doctor.findings import (
-    FAULT,
-    OK,
-    WARNING,
-    Finding,
-    Mend,
-    pip,
-)
+from eca_mmdet.doctor.environment import Scene, folder_of, install_line, located
+from eca_mmdet.doctor.finding import FAULT, OK, WARNING, Finding, Mend, pip
 from eca_mmdet.doctor.probe import one_line
-from eca_mmdet.doctor.scene import Scene, folder_of, install_line, located
-from eca_mmdet.paths import PACKAGE
 
 IMPORTANT = (
     'torch',

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from eca_mmdet.doctor.findings import FAULT, OK, Finding, Mend
+from eca_mmdet.doctor.finding import FAULT, OK, Finding, Mend
 from eca_mmdet.doctor.probe import run_child
 
 LIMIT_S = 60.0

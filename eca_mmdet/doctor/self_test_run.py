@@ -19,8 +19,8 @@ def tiny_detector() -> Any:
     from mmengine.registry import init_default_scope
 
     from eca_mmdet import registration
+    from eca_mmdet.catalog.configs import config_root
     from eca_mmdet.demo.config import FILES
-    from eca_mmdet.paths import config_root
 
     registration.register()
     cfg = Config.fromfile(str(config_root() / 'demo' / FILES['mask']))

@@ -20,7 +20,7 @@ ORIGINS = [getattr(finder, 'origin', None) for finder in sys.meta_path]
 
 def start() -> dict[str, Any]:
     """Look whether our start-up file worked."""
-    from eca_mmdet.ops.mmcv_ext import ORIGIN
+    from eca_mmdet.mmcv_ops.extension import ORIGIN
 
     return {'offered': ORIGIN in ORIGINS}
 
@@ -96,7 +96,7 @@ def pycocotools() -> dict[str, Any]:
 
 def extension() -> dict[str, Any]:
     """Import mmcv's operators, compiled or supplied."""
-    from eca_mmdet.ops import mmcv_ext
+    from eca_mmdet.mmcv_ops import extension as mmcv_ext
 
     found = importlib.import_module(mmcv_ext.EXTENSION)
     supplied = mmcv_ext.is_supplied()

@@ -7,18 +7,10 @@ import shutil
 import subprocess
 
 from eca_mmdet.doctor import packages
-from eca_mmdet.doctor.findings import (
-    FAULT,
-    OK,
-    WARNING,
-    Finding,
-    Mend,
-    pip,
-    reinstall,
-)
+from eca_mmdet.doctor.environment import Scene, hands_off, located
+from eca_mmdet.doctor.finding import FAULT, OK, WARNING, Finding, Mend, pip, reinstall
 from eca_mmdet.doctor.imports import failed_import, made_for_other_numpy
 from eca_mmdet.doctor.packages import Package
-from eca_mmdet.doctor.scene import Scene, hands_off, located
 
 OWN_INDEX = "name the index that torch came from with pip's --index-url"
 GPU_LIST_LIMIT_S = 20.0

@@ -11,7 +11,7 @@ from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from mmengine.runner import BaseLoop, EpochBasedTrainLoop
 
-from eca_mmdet.evaluation.record import describe_file, write_json
+from eca_mmdet.evaluation.metrics_json import describe_file, write_json
 
 
 @HOOKS.register_module()

@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from eca_mmdet.errors import UserError
-from eca_mmdet.evaluation.annotation_columns import ImageId
-from eca_mmdet.evaluation.detections import Detections
-from eca_mmdet.evaluation.ground_truth import GroundTruth
+from eca_mmdet.datasets.annotation_columns import ImageId
+from eca_mmdet.datasets.detections import Detections
+from eca_mmdet.datasets.ground_truth import GroundTruth
+from eca_mmdet.utils.errors import UserError
 
 Array = npt.NDArray[Any]
 

@@ -6,12 +6,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from eca_mmdet.errors import printable
-from eca_mmdet.evaluation.compare import Difference
-from eca_mmdet.evaluation.detections import Detections
-from eca_mmdet.evaluation.ground_truth import GroundTruth
+from eca_mmdet.datasets.detections import Detections
+from eca_mmdet.datasets.ground_truth import GroundTruth
+from eca_mmdet.evaluation.bootstrap import Difference
 from eca_mmdet.evaluation.summary import Metrics, TaskResult, columns
 from eca_mmdet.evaluation.tables import TITLES, class_table, format_ap, heading, render
+from eca_mmdet.utils.errors import printable
 
 
 @dataclass(frozen=True)

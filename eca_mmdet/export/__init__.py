@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-_EXPORTS = {'OnnxDetector': 'onnx_detector'}
+_EXPORTS = {'OnnxDetector': 'runtime'}
 
 __all__ = list(_EXPORTS)
 

@@ -31,7 +31,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from eca_mmdet.errors import UserError
+from eca_mmdet.utils.errors import UserError
 
 Maps = tuple[Tensor, ...]
 

@@ -9,10 +9,10 @@ from typing import Any, overload
 import numpy as np
 import numpy.typing as npt
 
-from eca_mmdet.errors import UserError, clipped
-from eca_mmdet.inference.checkpoint import TrainedDetector, load_detector
 from eca_mmdet.inference.images import require_image_file, to_rgb
+from eca_mmdet.inference.load import TrainedDetector, load_detector
 from eca_mmdet.inference.prediction import SHOWN_FROM, Prediction
+from eca_mmdet.utils.errors import UserError, clipped
 
 Array = npt.NDArray[Any]
 
@@ -165,7 +165,7 @@ class ECADetector:
         Raises:
             UserError: it is no file, or no image.
         """
-        from eca_mmdet.data.image_files import read_size
+        from eca_mmdet.datasets.images import read_size
 
         require_image_file(path)
         try:

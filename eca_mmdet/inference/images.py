@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from eca_mmdet.errors import MissingPackageError, UserError, clipped
-from eca_mmdet.reading import require_regular
+from eca_mmdet.utils.errors import MissingPackageError, UserError, clipped
+from eca_mmdet.utils.reading import require_regular
 
 Array = npt.NDArray[Any]
 
@@ -77,7 +77,7 @@ def require_image_file(path: str) -> None:
     Raises:
         UserError: saying which.
     """
-    from eca_mmdet.data.image_files import MOST_BYTES
+    from eca_mmdet.datasets.images import MOST_BYTES
 
     if not Path(path).is_file():
         what = 'is no regular file' if os.path.exists(path) else 'does not exist'
@@ -111,7 +111,7 @@ def read_rgb(path: str) -> Array:
 def _read_by_opencv(path: str) -> Array:
     import cv2
 
-    from eca_mmdet.data.image_files import read_size
+    from eca_mmdet.datasets.images import read_size
 
     raw = np.fromfile(path, np.uint8)  # imread is deaf to some systems' names
     try:

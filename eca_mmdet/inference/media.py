@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from eca_mmdet.errors import UserError
+from eca_mmdet.utils.errors import UserError
 
 Array = npt.NDArray[Any]
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from eca_mmdet.errors import MissingPackageError, UserError
+from eca_mmdet.utils.errors import MissingPackageError, UserError
 
 Array = npt.NDArray[Any]
 
@@ -164,7 +164,7 @@ class Picture(np.ndarray):  # type: ignore[type-arg]
         Raises:
             UserError: the ending is of no image format, or the file is there.
         """
-        from eca_mmdet.atomic import whole_file
+        from eca_mmdet.utils.io import whole_file
 
         path = Path(path)
         raw = encode(np.asarray(self), path.suffix)

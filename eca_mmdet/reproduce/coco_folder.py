@@ -6,9 +6,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from eca_mmdet.data.image_files import find_missing
-from eca_mmdet.errors import UserError
-from eca_mmdet.evaluation.ground_truth import ground_truth, read_json
+from eca_mmdet.datasets.ground_truth import ground_truth, read_json
+from eca_mmdet.datasets.images import find_missing
+from eca_mmdet.utils.errors import UserError
 
 ANNOTATIONS = 'annotations/instances_val2017.json'
 IMAGES = 'val2017'

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from eca_mmdet import launch
+from eca_mmdet.engine import config as launch
 from eca_mmdet.reproduce.plan import Job
 from eca_mmdet.reproduce.run import Setting
 
@@ -27,9 +27,9 @@ def estimate_hours(jobs: Sequence[Job], setting: Setting) -> dict[str, float]:
     """
     from mmengine.device import get_device
 
-    from eca_mmdet.analysis.classic import paper_cost
+    from eca_mmdet.analysis.complexity.paper import paper_cost
+    from eca_mmdet.analysis.complexity.parts import build, load
     from eca_mmdet.analysis.latency import measure
-    from eca_mmdet.analysis.parts import build, load
 
     todo = [job for job in jobs if job.action != 'none']
     if not todo:

@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from eca_mmdet.architectures import RELEASED_KERNEL_SIZES
-from eca_mmdet.errors import UserError
-from eca_mmdet.evaluation.published import PublishedRow
-from eca_mmdet.paths import resolve_config, shipped_configs
+from eca_mmdet.catalog.architectures import RELEASED_KERNEL_SIZES
+from eca_mmdet.catalog.configs import resolve_config, shipped_configs
+from eca_mmdet.catalog.published import PublishedRow
 from eca_mmdet.reproduce.weights_folder import FoundFile, backbone_for, detectors_for
+from eca_mmdet.utils.errors import UserError
 
 Action = Literal['test', 'train', 'none']
 

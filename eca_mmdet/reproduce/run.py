@@ -14,15 +14,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from eca_mmdet.analysis.parts import load
-from eca_mmdet.errors import WeightsError
-from eca_mmdet.evaluation.record import describe_file, versions, write_json
+from eca_mmdet.analysis.complexity.parts import load
+from eca_mmdet.checkpoints.archive import require_values
+from eca_mmdet.checkpoints.conversion import convert
+from eca_mmdet.checkpoints.io import read_weights, write_weights
+from eca_mmdet.evaluation.metrics_json import describe_file, versions, write_json
 from eca_mmdet.evaluation.tables import TITLES
 from eca_mmdet.reproduce.coco_folder import CocoFolder
 from eca_mmdet.reproduce.plan import Job
-from eca_mmdet.weights.archive import require_values
-from eca_mmdet.weights.conversion import convert
-from eca_mmdet.weights.files import read_weights, write_weights
+from eca_mmdet.utils.errors import WeightsError
 
 Say = Callable[[str], None]
 TASKS = ('box', 'mask')

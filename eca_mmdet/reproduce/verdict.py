@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from eca_mmdet.evaluation.published import PublishedRow
+from eca_mmdet.catalog.published import PublishedRow
 
 RELEASED_TOLERANCE = 0.1
 """AP, 0-100: the same weights give the same AP but for resizing and rounding."""

@@ -6,10 +6,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from eca_mmdet.errors import UserError, WeightsError
-from eca_mmdet.evaluation.published import PublishedRow
-from eca_mmdet.paths import shipped_configs
-from eca_mmdet.weights.inspection import Inspection, inspect
+from eca_mmdet.catalog.configs import shipped_configs
+from eca_mmdet.catalog.published import PublishedRow
+from eca_mmdet.checkpoints.inspection import Inspection, inspect
+from eca_mmdet.utils.errors import UserError, WeightsError
 
 _SUFFIXES = ('.pth', '.pt', '.tar', '.bin', '.safetensors')
 _CONVERTED = 'MMDetection v3'  # the layout that `weights convert` writes down

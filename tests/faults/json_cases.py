@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from tests.broken_data import sound, write_images
 from tests.faults import corruption, hostile
 from tests.faults.cases import NO_FILES, Case, sparse
+from tests.support.broken_data import sound, write_images
 
 CHECK = ('check-data', '{bad}')
 FIX = ('check-data', '{bad}', '--fix', '{out}.json')

@@ -14,8 +14,8 @@ def write(folder: str) -> None:
     import cv2
     import torch
 
-    from eca_mmdet.data.shapes import write_shapes
-    from tests.report_runs import detections, write_run
+    from eca_mmdet.datasets.shapes import write_shapes
+    from tests.support.report_runs import detections, write_run
 
     torch.manual_seed(0)
     root = Path(folder)
@@ -58,7 +58,7 @@ def _write_weights(root: Path) -> None:
     import torch
     from safetensors.torch import save_file
 
-    from tests.reference_networks import (
+    from tests.references.networks import (
         AuthorsResNet,
         randomise,
         retinanet_state,

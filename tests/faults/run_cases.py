@@ -10,7 +10,7 @@ from typing import Any
 
 from tests.faults import corruption, hostile
 from tests.faults.cases import NO_FILES, Case, sparse
-from tests.report_runs import STAMP
+from tests.support.report_runs import STAMP
 
 REPORT = ('report', '{in}/run', '--no-model', '--out', '{out}.html')
 WHOLE = ('report', '{in}/run', '--gate-images', '2', '--out', '{out}.html')

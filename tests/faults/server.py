@@ -47,7 +47,7 @@ def _warm_up() -> None:
     import torch
 
     from eca_mmdet import registration
-    from eca_mmdet.weights import safe_globals
+    from eca_mmdet.checkpoints import safe_globals
 
     torch.set_num_threads(1)
     cv2.setNumThreads(1)  # threads do not come along into a fork
@@ -60,7 +60,7 @@ def _warm_up() -> None:
     from mmengine.config import Config, utils
 
     import tests.faults.originals  # noqa: F401
-    from eca_mmdet.paths import resolve_config
+    from eca_mmdet.catalog.configs import resolve_config
 
     utils.load = functools.cache(utils.load)
     Config.fromfile(str(resolve_config('retinanet_eca-r18-w16_fpn_shapes')))

@@ -12,8 +12,8 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from eca_mmdet.errors import UserError
-from tests.broken_data import sound
+from eca_mmdet.utils.errors import UserError
+from tests.support.broken_data import sound
 
 EXAMPLES = int(os.environ.get('ECA_MMDET_FAULTS', '0'))
 PROFILE = settings(
@@ -54,7 +54,7 @@ def survives(function, *arguments):
     text=st.one_of(st.text(), JSON.map(json.dumps), st.from_regex(r'\{"[a-z]+": .*'))
 )
 def test_lines_of_json_logs(text):
-    from eca_mmdet.report.log_lines import Row, UnreadableLine, parse_json
+    from eca_mmdet.reporting.log_lines import Row, UnreadableLine, parse_json
 
     try:
         found = parse_json(text)
@@ -80,7 +80,7 @@ LOG_PARTS = st.sampled_from(
     )
 )
 def test_lines_of_text_logs(text):
-    from eca_mmdet.report.log_lines import Row, parse_text
+    from eca_mmdet.reporting.log_lines import Row, parse_text
 
     found = parse_text(text)
     assert found is None or isinstance(found, Row)
@@ -113,7 +113,7 @@ def config_texts():
 @PROFILE
 @given(text=config_texts())
 def test_configs_in_checkpoints(text):
-    from eca_mmdet.inference.embedded_config import parse_config
+    from eca_mmdet.checkpoints.embedded_config import parse_config
 
     found = survives(parse_config, text, 'x.pth')
     assert found is None or isinstance(found, dict)
@@ -123,8 +123,8 @@ def test_configs_in_checkpoints(text):
 @PROFILE
 @given(text=config_texts())
 def test_configs_in_checkpoints_are_made(text):
-    from eca_mmdet.inference.checkpoint import plain_config
-    from eca_mmdet.inference.embedded_config import parse_config
+    from eca_mmdet.checkpoints.embedded_config import parse_config
+    from eca_mmdet.inference.load import plain_config
 
     values = survives(parse_config, text, 'x.pth')
     if values is not None:
@@ -151,7 +151,7 @@ EDITS = st.lists(st.tuples(st.integers(0, 10**4), JSON), min_size=1, max_size=3)
 @PROFILE
 @given(edits=EDITS)
 def test_annotations(edits):
-    from eca_mmdet.evaluation.ground_truth import ground_truth
+    from eca_mmdet.datasets.ground_truth import ground_truth
 
     survives(ground_truth, edited(sound(), edits))
 
@@ -159,9 +159,9 @@ def test_annotations(edits):
 @PROFILE
 @given(edits=EDITS)
 def test_annotations_are_checked_and_repaired(edits):
-    from eca_mmdet.data.annotation_file import _require_kind
-    from eca_mmdet.data.check import check_annotations
-    from eca_mmdet.data.repair import repair
+    from eca_mmdet.datasets.coco import _require_kind
+    from eca_mmdet.datasets.repair.content import repair
+    from eca_mmdet.datasets.rules.check import check_annotations
 
     content = edited(sound(), edits)
     try:
@@ -196,8 +196,8 @@ def results():
 @PROFILE
 @given(edits=EDITS)
 def test_results(edits):
-    from eca_mmdet.evaluation.detections import detections_of
-    from eca_mmdet.evaluation.ground_truth import ground_truth
+    from eca_mmdet.datasets.detections import detections_of
+    from eca_mmdet.datasets.ground_truth import ground_truth
 
     found = survives(detections_of, edited(results(), edits), ground_truth(sound()))
     for one in (found or {}).values():
@@ -216,7 +216,7 @@ def test_results(edits):
 )
 def test_masks_that_pass_can_be_decoded(size, counts):
     """What the check passes must be safe for pycocotools, which trusts it."""
-    from eca_mmdet.evaluation.masks import mask_api, mask_faults, to_rle
+    from eca_mmdet.datasets.masks import mask_api, mask_faults, to_rle
 
     mask = {'size': list(size), 'counts': counts}
     if not mask_faults([mask], [(0, 0)]):
@@ -230,7 +230,7 @@ def test_masks_that_pass_can_be_decoded(size, counts):
     size=st.tuples(*[st.sampled_from([0, 1, 48, 64, 2**20, 2**31 - 1])] * 2),
 )
 def test_outlines_that_pass_can_be_drawn(points, size):
-    from eca_mmdet.evaluation.masks import mask_api, mask_faults, to_rle
+    from eca_mmdet.datasets.masks import mask_api, mask_faults, to_rle
 
     if not mask_faults([points], [size]):
         assert mask_api().area(to_rle(points, *size)) >= 0
@@ -239,7 +239,7 @@ def test_outlines_that_pass_can_be_drawn(points, size):
 @PROFILE
 @given(record=JSON, key=st.integers(0, 20))
 def test_metrics_files(record, key):
-    from eca_mmdet.report.record_form import check_analysis, check_results
+    from eca_mmdet.reporting.record_form import check_analysis, check_results
 
     sound_one = {
         'results': {'bbox': {'metrics': {'AP': 0.5}, 'classes': [], 'counts': {}}},
@@ -262,7 +262,7 @@ def test_metrics_files(record, key):
     )
 )
 def test_addresses(text):
-    from eca_mmdet.weights.fetch import is_address, is_fetched
+    from eca_mmdet.checkpoints.download import is_address, is_fetched
 
     assert isinstance(is_address(text), bool) and isinstance(is_fetched(text), bool)
 
@@ -293,8 +293,8 @@ TENSORS = st.builds(
     ),
 )
 def test_state_dicts(state, extras):
-    from eca_mmdet.weights import convert
-    from eca_mmdet.weights.inspection import identify
+    from eca_mmdet.checkpoints import convert
+    from eca_mmdet.checkpoints.inspection import identify
 
     found = identify(state, extras, 'x.pth')
     assert isinstance(found['known'], bool)
@@ -304,7 +304,7 @@ def test_state_dicts(state, extras):
 
 @pytest.fixture(scope='module')
 def network():
-    from tests.reference_networks import AuthorsResNet
+    from tests.references.networks import AuthorsResNet
 
     return AuthorsResNet(18, (3, 5, 7, 7), width=4, classes=3).state_dict()
 
@@ -314,8 +314,8 @@ def network():
     edits=st.lists(st.tuples(st.integers(0, 200), st.one_of(TENSORS, KEYS)), max_size=4)
 )
 def test_networks_with_other_tensors(network, edits):
-    from eca_mmdet.weights import convert
-    from eca_mmdet.weights.inspection import identify
+    from eca_mmdet.checkpoints import convert
+    from eca_mmdet.checkpoints.inspection import identify
 
     state = dict(network)
     for number, value in edits:
@@ -335,7 +335,7 @@ def test_pickles(raw, head):
     """Following one ends, in a ValueError at worst."""
     import io
 
-    from eca_mmdet.weights.pickle_scan import scan
+    from eca_mmdet.checkpoints.pickle_scan import scan
 
     try:
         scan(io.BytesIO(head + raw))

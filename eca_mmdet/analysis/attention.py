@@ -1,0 +1,178 @@
+"""What an attention layer is and costs, found out by running it.
+
+The ECA-Net article has a table of properties: whether a mechanism reduces the
+dimensionality (DR), whether channels interact (CCI), its parameters. Here they are
+recomputed from the layers.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import flop_registry
+
+from eca_mmdet.analysis.latency import milliseconds
+from eca_mmdet.catalog.mechanisms import Mechanism
+from eca_mmdet.models.attention.gate import Gate
+
+_SIDE = 8
+_CHUNK = 128
+_TOLERANCE = 1e-9
+_ATTEMPTS = 10
+
+
+@dataclass(frozen=True)
+class Properties:
+    """How the gate at one position depends on the channels at another.
+
+    Attributes:
+        rank: of that C x C Jacobian.
+        reduces: the rank is at most C / 2 (dimensionality reduction, DR).
+        interacts: it has entries off the diagonal (cross-channel interaction, CCI).
+    """
+
+    rank: int
+    reduces: bool
+    interacts: bool
+
+
+def build_layer(mechanism: Mechanism, channels: int, device: str = 'cpu') -> nn.Module:
+    """Return the mechanism's layer in evaluation mode.
+
+    Raises:
+        ValueError: it cannot have so many channels.
+    """
+    from mmcv.cnn import build_plugin_layer
+
+    with torch.device(device):
+        _, layer = build_plugin_layer(dict(mechanism.layer), in_channels=channels)
+    layer.eval()
+    return layer  # type: ignore[no-any-return]
+
+
+def properties(layer: nn.Module, channels: int, seed: int = 0) -> Properties:
+    """Find DR and CCI from the Jacobian, at random weights.
+
+    Args:
+        layer: of ``channels`` channels; its weights are lost.
+        channels: C.
+        seed: of weights and input.
+    """
+    for attempt in range(seed, seed + _ATTEMPTS):
+        matrix = jacobian(layer, channels, attempt)
+        largest = matrix.abs().max()
+        if largest:  # else the few ReLUs of a narrow layer let nothing through
+            break
+    else:
+        raise RuntimeError(f'{type(layer).__name__}: the gate depends on nothing.')
+    rank = int(torch.linalg.matrix_rank(matrix, rtol=_TOLERANCE))
+    off_diagonal = matrix - matrix.diagonal().diag()
+    return Properties(
+        rank,
+        reduces=rank <= channels // 2,
+        interacts=bool(off_diagonal.abs().max() > _TOLERANCE * largest),
+    )
+
+
+def jacobian(layer: nn.Module, channels: int, seed: int = 0) -> Tensor:
+    """Return d gate(p) / d x(q), (C, C) in float64, at random weights.
+
+    The gate is what multiplies the map, or what is added to it. p and q are positions
+    side by side in the middle of an 8 x 8 map.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    layer.double().eval()
+    _randomise(layer, generator)
+    middle = _SIDE // 2
+    x = torch.randn(
+        (1, channels, _SIDE, _SIDE), generator=generator, dtype=torch.float64
+    )
+    rows = []
+    for start in range(0, channels, _CHUNK):
+        chosen = torch.arange(start, min(start + _CHUNK, channels))
+        # One copy of the map for each row, so that one backward pass has them all.
+        copies = x.repeat(len(chosen), 1, 1, 1).requires_grad_()
+        gate = layer.gate(copies) if isinstance(layer, Gate) else layer(copies) - copies
+        at_p = gate.expand(-1, -1, _SIDE, _SIDE)[:, :, middle, middle]
+        total = at_p[torch.arange(len(chosen)), chosen].sum()
+        (gradient,) = torch.autograd.grad(total, copies)
+        rows.append(gradient[:, :, middle, middle - 1])
+    return torch.cat(rows)
+
+
+def _randomise(layer: nn.Module, generator: torch.Generator) -> None:
+    """Fill parameters; additions positive, so that ReLUs let most of it through."""
+    with torch.no_grad():
+        for name, one in layer.named_parameters():
+            values = torch.randn(one.shape, generator=generator, dtype=one.dtype)
+            if one.dim() > 1:
+                values /= one[0].numel() ** 0.5
+            elif name.endswith('bias'):
+                values = 2 + values.abs()
+            one.copy_(values)
+
+
+class _Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Counts what runs while it is active; see :func:`operations`."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.total: int = 0
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        output = func(*args, **(kwargs or {}))
+        count = flop_registry.get(func.overloadpacket)
+        if count is not None:
+            self.total += count(*args, **(kwargs or {}), out_val=output) // 2
+        elif not func.is_view:
+            tensors = [t for t in tree_leaves((args, output)) if isinstance(t, Tensor)]
+            self.total += max((t.numel() for t in tensors), default=0)
+        return output
+
+
+def operations(layer: nn.Module, shape: Sequence[int]) -> int:
+    """Count the operations of a layer of the meta device on one input.
+
+    Multiply-adds of convolutions and matrix products; of everything else one for each
+    element of the largest tensor that it reads or writes, copies included.
+
+    Args:
+        layer: on the meta device.
+        shape: (N, C, H, W).
+    """
+    counter = _Operations()
+    x = torch.empty(*shape, device='meta')
+    with torch.no_grad(), counter:
+        layer(x)
+    return counter.total
+
+
+def time_layers(
+    layers: Sequence[nn.Module], shape: Sequence[int], rounds: int, warm_up: int = 2
+) -> list[float]:
+    """Return each layer's median milliseconds of inference, measured in turns.
+
+    Args:
+        layers: on one device.
+        shape: (N, C, H, W) of the input.
+        rounds: each times every layer once.
+        warm_up: rounds before, which do not count.
+    """
+    x = torch.rand(*shape)
+    spent: list[list[float]] = [[] for _ in layers]
+    with torch.no_grad():
+        for index in range(warm_up + rounds):
+            for layer, times in zip(layers, spent, strict=True):
+                once = milliseconds(lambda layer=layer: layer(x), x.device)  # type: ignore[misc]
+                if index >= warm_up:
+                    times.append(once)
+    return [statistics.median(times) for times in spent]

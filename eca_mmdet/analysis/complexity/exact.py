@@ -1,0 +1,255 @@
+"""What a detector really has and does, part by part.
+
+Multiply-adds are those of convolutions and matrix products, as PyTorch's own
+``FlopCounterMode`` sees them run; element-wise work is not among them.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import FlopCounterMode
+
+from eca_mmdet.analysis.complexity.parts import run_parts
+from eca_mmdet.analysis.complexity.shares import ATTENTION, Shares, part_of
+from eca_mmdet.utils.errors import UserError
+
+
+@dataclass
+class PartCost:
+    """The cost of one part.
+
+    Attributes:
+        params: all of them.
+        trained: those with a gradient.
+        macs: multiply-adds of one image at inference.
+        saved_bytes: kept for backward by a training step, all images together.
+    """
+
+    params: int = 0
+    trained: int = 0
+    macs: int = 0
+    saved_bytes: int = 0
+
+
+@dataclass
+class ExactCost:
+    """The cost of a detector.
+
+    Attributes:
+        parts: by name: stem, layer1 and so on of the backbone, neck, heads. A backbone
+            without layers of such names is one part, 'backbone'.
+        gates: the attention layers, which are in the parts as well.
+        images: in the training step.
+        peak_bytes: activations alive at once at inference, one image, the input too.
+        box_regions: that the box head saw at inference, and in training.
+        mask_regions: the same of the mask head.
+        not_run: parts that are no backbone, neck or usual head; their work is not
+            counted.
+    """
+
+    parts: dict[str, PartCost]
+    gates: PartCost
+    images: int
+    peak_bytes: int
+    box_regions: tuple[int, int]
+    mask_regions: tuple[int, int]
+    not_run: tuple[str, ...] = ()
+
+    @property
+    def total(self) -> PartCost:
+        """The sum of the parts."""
+        total = PartCost()
+        for one in self.parts.values():
+            _add(total, one)
+        return total
+
+
+def _add(total: PartCost, one: PartCost) -> None:
+    total.params += one.params
+    total.trained += one.trained
+    total.macs += one.macs
+    total.saved_bytes += one.saved_bytes
+
+
+def exact_cost(model: Any, cfg: Any, shape: tuple[int, int]) -> ExactCost:
+    """Count a detector of the meta device.
+
+    Args:
+        model: from :func:`~eca_mmdet.analysis.complexity.parts.build`.
+        cfg: its config, for images a step and numbers of regions.
+        shape: height and width of the input, in pixels.
+
+    Raises:
+        UserError: a layer of it does not run without values.
+    """
+    loader = cfg.get('train_dataloader') or {}
+    images = int(loader.get('batch_size') or 1)
+    boxes, masks = _regions(cfg.model, images)
+    cost = ExactCost({}, PartCost(), images, 0, boxes, masks)
+    _count_parameters(model, cost)
+    try:
+        model.eval()
+        with torch.no_grad():
+            _count_macs(model, shape, cost)
+            cost.peak_bytes = peak_bytes(
+                lambda: run_parts(model, shape, 1, boxes[0], masks[0])
+            )
+        model.train()
+        _count_saved(model, shape, cost)
+    except ValueError as error:  # a map too small for a layer
+        raise UserError(f'{cfg.filename}: {error}') from error
+    except (RuntimeError, NotImplementedError, TypeError) as error:
+        raise UserError(
+            f'{cfg.filename}: a layer does not run without values, which the count '
+            f'needs: {error}'
+        ) from error
+    if not any(name.startswith('layer') for name in cost.parts):
+        cost.parts = {
+            'backbone' if name == 'stem' else name: part
+            for name, part in cost.parts.items()
+        }
+    return cost
+
+
+def _regions(model: Any, images: int) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Return (inference, training) numbers of regions of box and mask head."""
+    test = (model.get('test_cfg') or {}).get('rcnn') or {}
+    rpn = (model.get('test_cfg') or {}).get('rpn') or {}
+    train = (model.get('train_cfg') or {}).get('rcnn') or {}
+    first = train[0] if isinstance(train, list) else train
+    sampler = first.get('sampler') or {}
+    sampled = int(sampler.get('num', 512))
+    positive = int(sampled * sampler.get('pos_fraction', 0.25))
+    boxes = (int(rpn.get('max_per_img', 1000)), sampled * images)
+    return boxes, (int(test.get('max_per_img', 100)), positive * images)
+
+
+def _count_parameters(model: nn.Module, cost: ExactCost) -> None:
+    for name, one in model.named_parameters():
+        part = cost.parts.setdefault(part_of(name), PartCost())
+        part.params += one.numel()
+        part.trained += one.numel() if one.requires_grad else 0
+    for gate in model.modules():
+        if isinstance(gate, ATTENTION):
+            for one in gate.parameters():
+                cost.gates.params += one.numel()
+                cost.gates.trained += one.numel() if one.requires_grad else 0
+
+
+def _count_macs(model: Any, shape: tuple[int, int], cost: ExactCost) -> None:
+    with FlopCounterMode(display=False) as counter:
+        shares = Shares(model, counter.get_total_flops)
+        shares.run(
+            shape=shape,
+            images=1,
+            box_regions=cost.box_regions[0],
+            mask_regions=cost.mask_regions[0],
+        )
+    for name, flops in shares.by_part.items():
+        cost.parts.setdefault(name, PartCost()).macs = flops // 2
+    cost.gates.macs = shares.gates // 2
+    cost.not_run = tuple(name for name in cost.parts if name not in shares.by_part)
+
+
+def _count_saved(model: Any, shape: tuple[int, int], cost: ExactCost) -> None:
+    with SavedBytes(model) as saved:
+        lean = getattr(model.backbone, 'memory', None) == 'lean'
+        shares = Shares(model, lambda: saved.total, lean)
+        shares.run(
+            shape=shape,
+            images=cost.images,
+            box_regions=cost.box_regions[1],
+            mask_regions=cost.mask_regions[1],
+        )
+    for name, amount in shares.by_part.items():
+        cost.parts.setdefault(name, PartCost()).saved_bytes = amount
+    cost.gates.saved_bytes = shares.gates
+
+
+class SavedBytes:
+    """Counts the bytes that autograd keeps for backward while it is active.
+
+    A storage counts once, however many operations keep it; parameters and buffers do
+    not count. The first operation that keeps a storage has it in its account.
+
+    Args:
+        model: whose parameters and buffers are left out.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self.total = 0
+        own = (*model.parameters(), *model.buffers())
+        # The storages are held, so that no later one takes the address of an earlier.
+        storages = (one.untyped_storage() for one in own)
+        self._seen = {storage._cdata: storage for storage in storages}
+        self._hooks = torch.autograd.graph.saved_tensors_hooks(self._keep, lambda x: x)
+
+    def __enter__(self) -> SavedBytes:
+        self._hooks.__enter__()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._hooks.__exit__(*error)
+        self._seen.clear()
+
+    def _keep(self, tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage._cdata not in self._seen:
+            self._seen[storage._cdata] = storage
+            self.total += storage.nbytes()
+        # Without its graph: a result that its own node keeps would never be freed.
+        return tensor.detach()
+
+
+def peak_bytes(run: Callable[[], Any]) -> int:
+    """Return the most bytes of new tensors alive at once while ``run`` runs."""
+    live = _LiveBytes()
+    with live:
+        run()
+    return live.highest
+
+
+class _LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Follows the storages that operations make until they are freed."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.highest: int = 0
+        self._now = 0
+        self._known: set[int] = set()
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        given = {
+            one.untyped_storage()._cdata
+            for one in tree_leaves((args, kwargs))
+            if isinstance(one, Tensor)
+        }
+        output = func(*args, **(kwargs or {}))
+        for one in tree_leaves(output):
+            if isinstance(one, Tensor):
+                self._follow(one.untyped_storage(), given)
+        self.highest = max(self.highest, self._now)
+        return output
+
+    def _follow(self, storage: torch.UntypedStorage, given: set[int]) -> None:
+        address = storage._cdata
+        if address in given or address in self._known:
+            return  # a view, or written in place
+        size = storage.nbytes()
+        self._known.add(address)
+        self._now += size
+        weakref.finalize(storage, self._free, address, size)
+
+    def _free(self, address: int, size: int) -> None:
+        self._known.discard(address)
+        self._now -= size

@@ -1,0 +1,1 @@
+"""Gate values of trained detectors: measured, recorded, plotted."""

@@ -1,0 +1,180 @@
+"""Run images through a detector, and listen to its gates."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from eca_mmdet.datasets.images import open_images
+from eca_mmdet.inference.load import TrainedDetector
+from eca_mmdet.models.attention import Gate
+from eca_mmdet.utils.errors import UserError, clipped
+
+Floats = npt.NDArray[np.float64]
+
+
+@dataclass
+class GateValues:
+    """The values of one gate, a row an image.
+
+    Attributes:
+        values: (C,) each: means over positions.
+        over_positions: (C,) each: standard deviations over positions; None for a gate
+            that is the same everywhere.
+    """
+
+    values: list[Floats] = field(default_factory=list)
+    over_positions: list[Floats | None] = field(default_factory=list)
+
+
+def gate_values(
+    detector: TrainedDetector,
+    gates: Mapping[str, Gate],
+    images: Sequence[Path],
+    progress: Callable[[int], object] | None = None,
+) -> dict[str, GateValues]:
+    """Run images one by one through backbone and neck.
+
+    Args:
+        detector: in evaluation mode; it is left as it was.
+        gates: of its model, by name.
+        images: files.
+        progress: called with the number of images that are done.
+
+    Returns:
+        The values of every gate that ran, in the order in which they ran.
+
+    Raises:
+        UserError: no images, one that cannot be read or is too small for a gate, or
+            gates that are not numbers.
+    """
+    _require_images(images)
+    heard: dict[str, GateValues] = {}
+    inputs = _Inputs(detector)
+    for done, image in enumerate(images, 1):
+        for name, calls in _run(detector.model, gates, inputs, image).items():
+            _add(heard.setdefault(name, GateValues()), calls)
+        if progress is not None:
+            progress(done)
+    return heard
+
+
+def _require_images(images: Sequence[Path]) -> None:
+    if not images:
+        raise UserError('there are no images to measure gates on. Give one or more.')
+    found = open_images(Path(), [str(one) for one in images])
+    if found.missing:
+        name = next(iter(found.missing))
+        raise UserError(
+            f'{len(found.missing)} of {len(images)} images do not exist; the first is '
+            f'{name!r}.'
+        )
+    if found.damaged:
+        name, reason = next(iter(found.damaged.items()))
+        raise UserError(
+            f'{len(found.damaged)} of {len(images)} images cannot be read; the first '
+            f'is {name!r}: {reason}. Get it again or remove it.'
+        )
+
+
+class _Inputs:
+    """From an image file to the input of a backbone.
+
+    Args:
+        detector: whose test pipeline and preprocessor are used.
+
+    Raises:
+        UserError: it has no test pipeline.
+    """
+
+    def __init__(self, detector: TrainedDetector) -> None:
+        from mmcv.transforms import Compose
+        from mmdet.utils import get_test_pipeline_cfg
+
+        try:
+            steps = get_test_pipeline_cfg(detector.cfg)
+        except (AttributeError, KeyError, RuntimeError) as error:
+            raise UserError(
+                f'the config of {detector.path} has no test pipeline '
+                '(test_dataloader.dataset.pipeline), so that it does not say how '
+                'images are resized. Name one that has: --config NAME|FILE.'
+            ) from error
+        self._pipeline = Compose([s for s in steps if 'Annotations' not in s['type']])
+        self._preprocess = detector.model.data_preprocessor
+
+    def __call__(self, image: Path) -> Tensor:
+        """Return (1, 3, H, W), normalised and padded."""
+        try:
+            data = self._pipeline(dict(img_path=str(image), img_id=0))
+        except Exception as error:  # OpenCV, numpy and torch each raise their own
+            line = next(iter(str(error).splitlines()), '') or type(error).__name__
+            raise UserError(
+                f'{image} cannot be prepared for the detector: {clipped(line, 200)}'
+            ) from error
+        batch = {key: [data[key]] for key in ('inputs', 'data_samples')}
+        inputs: Tensor = self._preprocess(batch, False)['inputs']
+        return inputs
+
+
+def _run(
+    model: Any, gates: Mapping[str, Gate], inputs: _Inputs, image: Path
+) -> dict[str, list[Tensor]]:
+    """Return every gate (1, C, H or 1, W or 1) of an image, in the order they run."""
+    heard: dict[str, list[Tensor]] = {}
+    try:
+        with torch.no_grad(), _listening(gates, heard):
+            model.extract_feat(inputs(image))
+    except ValueError as error:  # of a layer that refuses so small a map
+        raise UserError(f'image {str(image)!r}: {error}') from error
+    for name, calls in heard.items():
+        if not all(map(_is_finite, calls)):
+            raise UserError(
+                f'the gate {name} is not a number on image {str(image)!r}: the weights '
+                'of the checkpoint have diverged. Take an earlier one.'
+            )
+    return heard
+
+
+def _is_finite(gate: Tensor) -> bool:
+    return bool(gate.isfinite().all())
+
+
+@contextlib.contextmanager
+def _listening(
+    gates: Mapping[str, Gate], heard: dict[str, list[Tensor]]
+) -> Iterator[None]:
+    """Collect what each gate multiplies its input by.
+
+    A lean block calls a gate that has hooks as a layer instead of folding it into its
+    convolution (``folding.bypassable``), so that none is missed.
+    """
+
+    def hook(name: str) -> Callable[..., None]:
+        def hear(module: Any, args: tuple[Tensor]) -> None:
+            heard.setdefault(name, []).append(module.gate(args[0]))
+
+        return hear
+
+    handles = [one.register_forward_pre_hook(hook(n)) for n, one in gates.items()]
+    try:
+        yield
+    finally:
+        for one in handles:
+            one.remove()
+
+
+def _add(heard: GateValues, calls: list[Tensor]) -> None:
+    """Add an image: the mean over the calls, if a network runs a layer repeatedly."""
+    arrays = [one[0].double().cpu().numpy() for one in calls]
+    heard.values.append(np.mean([one.mean((1, 2)) for one in arrays], 0))
+    local = any(one[0].size > 1 for one in arrays)
+    spread = np.mean([one.std((1, 2)) for one in arrays], 0) if local else None
+    heard.over_positions.append(spread)

@@ -1,0 +1,215 @@
+"""What each part of the new config says."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import Any
+
+from eca_mmdet.autoconfig import anchors, scale, schedule
+from eca_mmdet.autoconfig.base import Base, innermost, plain_steps, resized
+from eca_mmdet.autoconfig.source import Part
+from eca_mmdet.autoconfig.start import Start
+from eca_mmdet.autoconfig.statistics import Statistics
+from eca_mmdet.autoconfig.text import Name, Said
+
+_MOST_WORKERS = 4
+_COLOURS = 80
+"""Of mmdet's CocoDataset, which its drawing takes for any data set."""
+
+
+@dataclass(frozen=True)
+class Data:
+    """The user's data.
+
+    Attributes:
+        train: file and images.
+        val: likewise; the categories in the order of ``train``.
+        statistics: of the training file.
+        val_statistics: of the validation file.
+    """
+
+    train: Part
+    val: Part
+    statistics: Statistics
+    val_statistics: Statistics
+
+
+def trained_images(base: Base, statistics: Statistics) -> tuple[int, int]:
+    """Return how many images are left after mmdet's filter, and how many are not."""
+    _, dataset = innermost(base.cfg.train_dataloader, base.path, 'train')
+    empty = (dataset.get('filter_cfg') or {}).get('filter_empty_gt', False)
+    lost = statistics.empty_images if empty else 0
+    return max(1, len(statistics.sizes) - lost), lost
+
+
+def model_of(
+    base: Base, classes: int, proposal: anchors.Proposal | None, start: Start
+) -> Any:
+    """Return what of the model depends on the data."""
+    model: dict[str, Any] = dict(start.model)
+    for path in base.heads:
+        at, old = model, base.cfg.model
+        for key in path[:-1]:
+            at, old = at.setdefault(key, {}), old[key]
+        old = old[path[-1]]
+        number = {'num_classes': classes}
+        if isinstance(old, (list, tuple)):  # a list replaces that of the base
+            at[path[-1]] = [dict(one) | number for one in old]
+        else:
+            at[path[-1]] = number
+    if proposal and proposal.changed:
+        new, own = proposal.anchors, proposal.own
+        base_value = new.base[0] if new.key == 'octave_base_scale' else list(new.base)
+        generator: dict[str, Any] = {new.key: base_value}
+        if new.ratios != own.ratios:
+            generator['ratios'] = list(new.ratios)
+        head, key = base.anchor_path
+        part = model.setdefault(head, {})
+        part[key] = Said(generator, _sentence(proposal.why))
+    return model
+
+
+def pipelines(base: Base, data: Data, size: scale.Scale | None) -> dict[str, Any]:
+    """Return the pipelines where they differ from the config's.
+
+    They do for another image size, and where masks are read that the data do not have
+    and a detector of boxes does not need.
+    """
+    changed = size is not None and size.changed
+    unmasked = data.statistics.unmasked + data.val_statistics.unmasked
+    found: dict[str, Any] = {}
+    reasons = [f'images: {size.why}'] if size is not None and changed else []
+    for name in ('train', 'test'):
+        _, dataset = innermost(base.cfg[f'{name}_dataloader'], base.path, name)
+        steps = plain_steps(dataset.pipeline)
+        if size is not None and changed:
+            steps = resized(steps, size.own, size.size)
+        masks = [step for step in steps if step.get('with_mask')]
+        if unmasked and masks and not base.mask_head:
+            for step in masks:
+                del step['with_mask']
+            reasons.append('no masks are read: objects lack them')
+        found[f'{name}_pipeline'] = steps
+    if not reasons:
+        return {}
+    why = _sentence('; '.join(dict.fromkeys(reasons)))
+    return found | {'train_pipeline': Said(found['train_pipeline'], why)}
+
+
+def loaders(
+    base: Base, data: Data, batch: int, why_batch: str, pipelines: bool
+) -> dict[str, Any]:
+    """Return the data loaders and evaluators."""
+    entries: dict[str, Any] = {}
+    classes = len(data.train.names)
+    workers = min(os.cpu_count() or 1, _MOST_WORKERS)
+    for name, part in (('train', data.train), ('val', data.val), ('test', data.val)):
+        depth, dataset = innermost(base.cfg[f'{name}_dataloader'], base.path, name)
+        new: dict[str, Any] = dict(
+            data_root='',
+            ann_file=part.file.as_posix(),
+            data_prefix=dict(img=f'{part.images.as_posix().rstrip("/")}/'),
+            metainfo=_metainfo(dataset, classes),
+        )
+        if name == 'train':
+            new |= _filter(dataset, data.statistics)
+        if pipelines:
+            new['pipeline'] = Name(f'{"train" if name == "train" else "test"}_pipeline')
+        for _ in range(depth):
+            new = dict(dataset=new)
+        loader: dict[str, Any] = dict(num_workers=workers, dataset=new)
+        if name == 'train':
+            why = f'{_sentence(why_batch)} {_rate(base.cfg, batch)}'.rstrip()
+            loader = dict(batch_size=Said(batch, why)) | loader
+            if 'IterBased' in str(base.cfg.train_cfg.get('type')):
+                loader['sampler'] = dict(type='DefaultSampler', shuffle=True)
+        entries[f'{name}_dataloader'] = loader
+    if entries['val_dataloader'] == entries['test_dataloader']:
+        entries['test_dataloader'] = Name('val_dataloader')
+    entries['val_evaluator'] = dict(ann_file=data.val.file.as_posix())
+    entries['test_evaluator'] = Name('val_evaluator')
+    return entries
+
+
+def _metainfo(dataset: Any, classes: int) -> dict[str, Any]:
+    """Return the class names; colours of other classes may be too few to draw with."""
+    info: dict[str, Any] = dict(classes=Name('classes'))
+    if classes > _COLOURS or (dataset.get('metainfo') or {}).get('palette'):
+        info['palette'] = None
+    return info
+
+
+def _filter(dataset: Any, statistics: Statistics) -> dict[str, Any]:
+    """Let images in that mmdet's filter for COCO would leave out for being small."""
+    least = (dataset.get('filter_cfg') or {}).get('min_size', 0)
+    small = int((statistics.sizes.min(axis=1) < least).sum())
+    if not small:
+        return {}
+    why = f'{small} images have a side under {least} px, which the config leaves out.'
+    return dict(filter_cfg=dict(min_size=Said(1, why)))
+
+
+def repeated(base: Base) -> int:
+    """Return how often an epoch shows each image (RepeatDataset)."""
+    times, dataset = 1, base.cfg.train_dataloader.dataset
+    while 'dataset' in dataset:
+        times *= int(dataset.get('times') or 1)
+        dataset = dataset['dataset']
+    return times
+
+
+def _rate(cfg: Any, batch: int) -> str:
+    """Say what the learning rate will be."""
+    batch *= int(cfg.optim_wrapper.get('accumulative_counts') or 1)
+    base = (cfg.get('auto_scale_lr') or {}).get('base_batch_size')
+    lr = (cfg.optim_wrapper.get('optimizer') or {}).get('lr')
+    if not base or lr is None:
+        return ''
+    return (
+        f'The learning rate follows: {lr:g} is for {base} images a step, so that one '
+        f'process trains with {lr * batch / base:g}.'
+    )
+
+
+def course(base: Base, course: schedule.Schedule) -> dict[str, Any]:
+    """Return the loop, the learning rate's course and the checkpoints."""
+    loop: dict[str, Any] = dict(
+        max_epochs=Said(course.epochs, _sentence(course.why)),
+        val_interval=course.interval,
+    )
+    checkpoint = dict(interval=course.interval, max_keep_ckpts=2, save_best='auto')
+    entries: dict[str, Any] = {}
+    if 'IterBased' in str(base.cfg.train_cfg.get('type')):
+        loop = dict(_delete_=True, type='EpochBasedTrainLoop') | loop
+        checkpoint['by_epoch'] = True
+        entries['log_processor'] = dict(by_epoch=True)
+    scheduler = [
+        dict(
+            type='LinearLR',
+            start_factor=0.001,
+            by_epoch=False,
+            begin=0,
+            end=course.warmup,
+        ),
+        dict(
+            type='MultiStepLR',
+            by_epoch=True,
+            milestones=list(course.milestones),
+            gamma=0.1,
+        ),
+    ]
+    return {
+        'train_cfg': loop,
+        'param_scheduler': Said(
+            scheduler, 'Divided by ten after two thirds and eleven twelfths.'
+        ),
+        'default_hooks': Said(
+            dict(checkpoint=checkpoint), 'The best, and the last two.'
+        ),
+        **entries,
+    }
+
+
+def _sentence(text: str) -> str:
+    return f'{text[0].upper()}{text[1:]}.'

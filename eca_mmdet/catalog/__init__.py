@@ -1,0 +1,1 @@
+"""Architectures, mechanisms, configs, published numbers and download links, as data."""

@@ -1,0 +1,159 @@
+"""The numbers of the ECA-Net tables as published, each with where it was read."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from eca_mmdet.evaluation.summary import AP_COLUMNS
+from eca_mmdet.utils.errors import UserError
+from eca_mmdet.utils.reading import read_file
+
+MARK = '†'
+"""Behind a number that was confirmed in no copy."""
+
+PUBLISHED = Path(__file__).with_name('published.json')
+DETECTORS = {'faster': 'Faster R-CNN', 'mask': 'Mask R-CNN', 'retinanet': 'RetinaNet'}
+
+
+@dataclass(frozen=True)
+class Number:
+    """A published number.
+
+    Attributes:
+        value: as printed: AP 0-100, Params in 10^6, GFLOPs in 10^9.
+        confirmed_by: keys of ``sources``; empty for a number that no copy confirmed.
+    """
+
+    value: float
+    confirmed_by: tuple[str, ...]
+
+    def shown(self, digits: int) -> str:
+        """Return it as in tables, marked if nothing confirmed it."""
+        return f'{self.value:.{digits}f}' + ('' if self.confirmed_by else f' {MARK}')
+
+
+@dataclass(frozen=True)
+class PublishedRow:
+    """A detector of the tables.
+
+    Attributes:
+        row: its short name, as 'faster:r50:eca'.
+        detector: 'Faster R-CNN', 'Mask R-CNN' or 'RetinaNet'.
+        depth: of the ResNet.
+        attention: 'none', 'SE', 'ECA', '1 NL' or 'GC'.
+        config: that trains it.
+        params_m: trained parameters in 10^6.
+        gflops: in 10^9 at 3x1280x800.
+        box: AP, AP50, AP75, APS, APM, APL.
+        mask: the same; empty without masks.
+    """
+
+    row: str
+    detector: str
+    depth: int
+    attention: str
+    config: str
+    params_m: Number
+    gflops: Number
+    box: dict[str, Number]
+    mask: dict[str, Number]
+
+    def numbers(self) -> dict[str, dict[str, Number]]:
+        """Return the AP numbers by task, 'box' and where there is one 'mask'."""
+        return {'box': self.box} | ({'mask': self.mask} if self.mask else {})
+
+
+def published(path: Path = PUBLISHED) -> dict[str, Any]:
+    """Return the whole file.
+
+    Raises:
+        UserError: it is not one.
+    """
+    try:
+        content = json.loads(read_file(path, 'file of published numbers'))
+        if {'detectors', 'sources'} <= content.keys():
+            return dict(content)
+    except (UserError, RecursionError, ValueError, AttributeError) as error:
+        raise UserError(f'published numbers cannot be read: {path}: {error}') from error
+    raise UserError(f'{path} has no published numbers: no detectors and sources in it.')
+
+
+def published_rows(
+    names: Iterable[str] = (), detector: str | None = None, path: Path = PUBLISHED
+) -> list[PublishedRow]:
+    """Return rows of the detection tables, in the paper's order.
+
+    Args:
+        names: short names or patterns of their parts, as 'faster:r50:eca' or 'mask:*';
+            none for all.
+        detector: key of ``DETECTORS``, to leave out the others.
+        path: another file of the same form.
+
+    Raises:
+        UserError: a name is of no row.
+    """
+    from fnmatch import fnmatchcase
+
+    rows = _rows(path)
+    if detector:
+        rows = [one for one in rows if one.detector == DETECTORS[detector]]
+    wanted = list(names)
+    for name in wanted:
+        if not any(fnmatchcase(one.row, name) for one in rows):
+            raise UserError(
+                f'no published row is called {name!r}. There are: '
+                f'{", ".join(one.row for one in rows)}.'
+            )
+    if not wanted:
+        return rows
+    return [one for one in rows if any(fnmatchcase(one.row, name) for name in wanted)]
+
+
+def _rows(path: Path) -> list[PublishedRow]:
+    try:
+        rows = [_row(one) for one in published(path)['detectors']]
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise UserError(
+            f'{path}: a detector has no proper {error}. Compare {PUBLISHED}.'
+        ) from error
+    names = [one.row for one in rows]
+    for one in rows:
+        sound = one.row.replace(':', '').isalnum() and names.count(one.row) == 1
+        if not sound or one.detector not in DETECTORS.values() or 'AP' not in one.box:
+            raise UserError(
+                f'{path}: row {one.row!r} must have a name of its own such as '
+                f'faster:r50:eca, one of {", ".join(DETECTORS.values())} and a box AP.'
+            )
+    return rows
+
+
+def _row(entry: Mapping[str, Any]) -> PublishedRow:
+    plain = {key: entry[key] for key in ('row', 'detector', 'depth', 'attention')}
+    return PublishedRow(
+        **plain,
+        config=entry['config'],
+        params_m=_number(entry['cost']['params_m']),
+        gflops=_number(entry['cost']['gflops']),
+        box={key: _number(one) for key, one in entry['box'].items()},
+        mask={key: _number(one) for key, one in entry.get('mask', {}).items()},
+    )
+
+
+def _number(entry: Mapping[str, Any]) -> Number:
+    value, sources = float(entry['value']), entry['confirmed_by']
+    if not math.isfinite(value) or not isinstance(sources, list):
+        raise ValueError(f'number {entry}')
+    return Number(value, tuple(sources))
+
+
+def cells_of(row: PublishedRow, task: str) -> list[str]:
+    """Return Params, GFLOPs and the AP columns of a task, as shown in tables."""
+    numbers = row.numbers()[task]
+    ap = [numbers.get(name) for name in AP_COLUMNS]
+    cost = [row.params_m.shown(2), row.gflops.shown(2)]
+    return cost + ['' if one is None else one.shown(1) for one in ap]

@@ -1,0 +1,25 @@
+"""Files of weights: recognised, converted and loaded completely, or refused."""
+
+from __future__ import annotations
+
+from typing import Any
+
+_EXPORTS = {
+    'ConvertReport': 'conversion',
+    'convert': 'conversion',
+    'Inspection': 'inspection',
+    'inspect': 'inspection',
+    'read_weights': 'io',
+    'write_weights': 'io',
+}
+
+__all__ = list(_EXPORTS)
+
+
+def __getattr__(name: str) -> Any:
+    """Import what is asked for; torch is not loaded before."""
+    if name not in _EXPORTS:
+        raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
+    import importlib
+
+    return getattr(importlib.import_module(f'{__name__}.{_EXPORTS[name]}'), name)

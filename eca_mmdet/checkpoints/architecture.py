@@ -1,0 +1,357 @@
+"""Which network a state dict belongs to, from names and shapes alone."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from eca_mmdet.catalog.architectures import D_LAYOUTS, RESNET_BLOCKS, Widths
+from eca_mmdet.checkpoints.key_maps import attention_of, is_known
+
+_CONVOLUTIONS = {
+    'basic': ('conv1', 'conv2'),
+    'bottleneck': ('conv1', 'conv2', 'conv3'),
+    'inverted residual': (
+        'expand_conv.conv',
+        'depthwise_conv.conv',
+        'linear_conv.conv',
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """A ResNet or MobileNetV2 as its tensors describe it.
+
+    Attributes:
+        block: 'basic', 'bottleneck' or 'inverted residual'.
+        stem: widths of the stem's convolutions; one is a single large one.
+        stem_kernel: size of the first convolution, 7 or 3.
+        shortcut: where a block changes shape: 'convolution', 'average pool +
+            convolution', 'identity' (nowhere) or 'mixed'.
+        widths: output channels, [stage][block][convolution].
+        groups: of the 3x3 convolution of the first block.
+        gate: 'ECA', 'SE', 'FcaNet', 'CBAM', ...; several as 'ECA + SE', or ''.
+        kernel_sizes: of the ECA gates, [stage][block]; None where there is none.
+        hidden: units of the SE and FcaNet gates, [stage][block]; None where there is
+            none.
+        se_bias: whether the SE gates have biases.
+        others: names of other attention layers, and how many there are of each.
+    """
+
+    block: str
+    stem: tuple[int, ...]
+    stem_kernel: int
+    shortcut: str
+    widths: Widths
+    groups: int
+    gate: str
+    kernel_sizes: tuple[tuple[int | None, ...], ...]
+    hidden: tuple[tuple[int | None, ...], ...]
+    se_bias: bool
+    others: tuple[tuple[str, int], ...] = ()
+
+    @property
+    def family(self) -> str:
+        """'MobileNetV2' or 'ResNet'."""
+        return 'MobileNetV2' if self.block == 'inverted residual' else 'ResNet'
+
+    @property
+    def blocks(self) -> tuple[int, ...]:
+        """Number of blocks a stage."""
+        return tuple(map(len, self.widths))
+
+    @property
+    def depth(self) -> int | None:
+        """18 to 152, or None where the blocks are of no such ResNet."""
+        for depth, known in RESNET_BLOCKS.items():
+            if known == (self.block, self.blocks):
+                return depth
+        return None
+
+    @property
+    def out_channels(self) -> tuple[int, ...]:
+        """Output channels of each stage; 0 where it is missing."""
+        return tuple(stage[-1][-1] if stage else 0 for stage in self.widths)
+
+    @property
+    def gates(self) -> int:
+        """Number of attention layers."""
+        sizes = (*self.kernel_sizes, *self.hidden)
+        known = sum(size is not None for stage in sizes for size in stage)
+        return known + sum(count for _, count in self.others)
+
+    @property
+    def stage_kernel_sizes(self) -> tuple[int | None, ...] | None:
+        """One ECA kernel size a stage, or None where they differ in a stage."""
+        if any(len(set(stage)) > 1 for stage in self.kernel_sizes):
+            return None
+        return tuple(stage[0] if stage else None for stage in self.kernel_sizes)
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether mmdet's ResNet has this stem, these shortcuts and these widths."""
+        expansion = 1 if self.block == 'basic' else 4
+        base = self.stem[-1]
+        regular = all(
+            set(block[:-1]) == {base << stage}
+            and block[-1] == (base << stage) * expansion
+            for stage, blocks in enumerate(self.widths)
+            for block in blocks
+        )
+        stem = len(self.stem) == 1 and self.stem_kernel == 7
+        plain = self.shortcut in ('convolution', 'identity')
+        return stem and plain and regular and self.groups == 1
+
+    @property
+    def d_name(self) -> str | None:
+        """Name of timm's ``ecaresnet`` with these widths ('50d'), or None."""
+        for name, layout in D_LAYOUTS.items():
+            if (self.stem, self.widths) == tuple(layout):
+                return name
+        return None
+
+    @property
+    def title(self) -> str:
+        """'ECA-ResNet-50', 'SE-ResNet', 'MobileNetV2', ..."""
+        name = self.family
+        if self.block != 'inverted residual':
+            if self.groups > 1:
+                name = 'ResNeXt'
+            pooled = self.shortcut == 'average pool + convolution'
+            size = self.d_name if pooled else self.depth
+            name += f'-{size}' if size else ''
+        gate = self.gate.replace(' + ', '-')
+        return f'{gate}-{name}' if gate else name
+
+
+def read_architecture(state: Mapping[str, Tensor]) -> Architecture | None:
+    """Read an architecture from tensors under mmdet's names; shapes are enough.
+
+    Args:
+        state: of a backbone, meta tensors included; other names are ignored.
+
+    Returns:
+        The architecture, or None if this is no ResNet or MobileNetV2.
+    """
+    names = _block_names(state)
+    stem, kernel = _read_stem(state)
+    # HRNet and others begin like a ResNet: most names must be a ResNet's. (An
+    # attention layer in every block may have more tensors than the blocks.)
+    own = [key for key in state if not attention_of(key)]
+    if not names or not stem or sum(map(is_known, own)) < len(own) / 2:
+        return None
+    first = next(blocks[0] for blocks in names if blocks)
+    if f'{first}.depthwise_conv.conv.weight' in state:
+        block = 'inverted residual'
+    elif f'{first}.conv3.weight' in state:
+        block = 'bottleneck'
+    elif f'{first}.conv2.weight' in state:
+        block = 'basic'
+    else:
+        return None
+
+    def sizes(part: str, axis: int) -> tuple[tuple[int | None, ...], ...]:
+        return tuple(
+            tuple(
+                _size(state[f'{name}.{part}'], axis)
+                if f'{name}.{part}' in state
+                else None
+                for name in blocks
+            )
+            for blocks in names
+        )
+
+    kernel_sizes, se, fca = (
+        sizes('eca.conv.weight', -1),
+        sizes('se.fc.0.weight', 0),
+        sizes('fca.fc.0.weight', 0),
+    )
+    gates = [
+        name
+        for name, found in (('ECA', kernel_sizes), ('SE', se), ('FcaNet', fca))
+        if any(size is not None for stage in found for size in stage)
+    ]
+    others = _read_others(state)
+    return Architecture(
+        block=block,
+        stem=stem,
+        stem_kernel=kernel,
+        shortcut=_read_shortcut(state, block),
+        widths=tuple(
+            tuple(_block_widths(state, name, block) for name in blocks)
+            for blocks in names
+        ),
+        groups=_read_groups(state, first, block),
+        gate=' + '.join([*gates, *(name for name, _ in others)]),
+        kernel_sizes=kernel_sizes,
+        hidden=se if 'SE' in gates else fca,
+        se_bias=any(re.search(r'\.se\.fc\.0\.bias$', key) for key in state),
+        others=others,
+    )
+
+
+def _read_others(state: Mapping[str, Tensor]) -> tuple[tuple[str, int], ...]:
+    """Count the attention layers of each kind that has no entry of its own."""
+    layers: dict[str, set[str]] = {}
+    for key in state:
+        name = attention_of(key)
+        if name:
+            layer = re.match(r'layer\d+\.(\d+\.)?[^.]+', key)
+            layers.setdefault(name, set()).add(layer[0] if layer else key)
+    return tuple((name, len(found)) for name, found in sorted(layers.items()))
+
+
+def _block_names(state: Mapping[str, Tensor]) -> list[list[str]]:
+    """Return 'layerS.B' of every stage and block, missing stages as empty lists."""
+    found: dict[int, set[int]] = {}
+    for key in state:
+        match = re.match(r'layer([1-9])\.([0-9]{1,3})\.\w*conv', key)
+        if match:
+            found.setdefault(int(match[1]), set()).add(int(match[2]))
+    return [
+        [f'layer{stage}.{block}' for block in sorted(found.get(stage, ()))]
+        for stage in range(1, max(found, default=0) + 1)
+    ]
+
+
+def _read_stem(state: Mapping[str, Tensor]) -> tuple[tuple[int, ...], int]:
+    for names in (
+        ('stem.0.weight', 'stem.3.weight', 'stem.6.weight'),
+        ('conv1.weight',),
+        ('conv1.conv.weight',),
+    ):
+        if all(name in state and state[name].dim() == 4 for name in names):
+            widths = tuple(state[name].shape[0] for name in names)
+            return widths, state[names[0]].shape[-1]
+    return (), 0
+
+
+def _block_widths(
+    state: Mapping[str, Tensor], name: str, block: str
+) -> tuple[int, ...]:
+    """Return the widths of a block's convolutions; one that is missing counts 0."""
+    keys = [f'{name}.{part}.weight' for part in _CONVOLUTIONS[block]]
+    if block == 'inverted residual' and keys[0] not in state:
+        keys = keys[1:]  # the first block does not expand
+    return tuple(_size(state[key]) if key in state else 0 for key in keys)
+
+
+def _size(tensor: Tensor, axis: int = 0) -> int:
+    return tensor.shape[axis] if tensor.dim() else 0
+
+
+def _read_shortcut(state: Mapping[str, Tensor], block: str) -> str:
+    kinds = set()
+    for key, tensor in state.items():
+        match = re.fullmatch(r'layer\d+\.\d+\.downsample\.(\d)\.weight', key)
+        if match and tensor.dim() == 4:
+            pooled = match[1] == '1'
+            kinds.add('average pool + convolution' if pooled else 'convolution')
+    if len(kinds) > 1:
+        return 'mixed'
+    return kinds.pop() if kinds else 'identity'
+
+
+def _read_groups(state: Mapping[str, Tensor], first: str, block: str) -> int:
+    conv1, conv2 = (state.get(f'{first}.conv{i}.weight') for i in (1, 2))
+    if block != 'bottleneck' or conv1 is None or conv2 is None or conv2.dim() < 2:
+        return 1
+    return max(1, conv1.shape[0] // max(1, conv2.shape[1]))
+
+
+def differences(file: Architecture, own: Architecture) -> list[str]:
+    """Say in which ways a file is of another network than a backbone.
+
+    Args:
+        file: the file's architecture.
+        own: the backbone's. It may have fewer stages; gates are compared where both
+            have them.
+
+    Returns:
+        One sentence a difference, the values of both and what to set.
+    """
+    if file.family != own.family:
+        return [f'the file is a {file.family}, the backbone a {own.family}']
+    stages = len(own.blocks)
+    found = []
+    missing = [i + 1 for i in range(stages) if not (*file.blocks, *[0] * stages)[i]]
+    if missing:
+        found.append(f'the file has no stage {", ".join(map(str, missing))}')
+    elif (file.block, file.blocks[:stages]) != (own.block, own.blocks):
+        found.append(f'depth: file {_depth(file)}, backbone {_depth(own)}')
+    if (file.stem, file.stem_kernel) != (own.stem, own.stem_kernel):
+        found.append(f'stem: file {_stem(file)}, backbone {_stem(own)}')
+    shortcuts = {file.shortcut, own.shortcut} - {'identity'}
+    if len(shortcuts) > 1:
+        found.append(f'shortcut: file {file.shortcut}, backbone {own.shortcut}')
+    same_depth = not missing and file.blocks[:stages] == own.blocks
+    if same_depth and file.block == own.block and file.widths[:stages] != own.widths:
+        found.append(
+            f'widths of the stages: file {file.out_channels}, backbone '
+            f'{own.out_channels}'
+            if file.out_channels[:stages] != own.out_channels
+            else 'widths inside the blocks differ'
+        )
+    return found + _gate_differences(file, own)
+
+
+def _gate_differences(file: Architecture, own: Architecture) -> list[str]:
+    found = []
+    if any(
+        theirs is not None and ours is not None and theirs != ours
+        for file_stage, own_stage in zip(
+            file.kernel_sizes, own.kernel_sizes, strict=False
+        )
+        for theirs, ours in zip(file_stage, own_stage, strict=False)
+    ):
+        sizes = file.stage_kernel_sizes
+        if sizes is None or None in sizes:
+            found.append(
+                f'ECA kernel sizes: file {file.kernel_sizes}, backbone '
+                f'{own.kernel_sizes}'
+            )
+        else:
+            found.append(
+                f'ECA kernel sizes: file {sizes}, backbone '
+                f'{own.stage_kernel_sizes or own.kernel_sizes}; set '
+                f'kernel_sizes={sizes}'
+            )
+    for name, count in file.others:
+        if name not in dict(own.others):
+            found.append(
+                f'the file has {count} layers of {name}, the backbone none: features '
+                'would be other ones than the file was trained for'
+            )
+    others = {'SE', 'FcaNet'}
+    theirs, ours = (others & set(one.gate.split(' + ')) for one in (file, own))
+    if theirs and ours and theirs != ours:
+        found.append(f'gates: file {file.gate}, backbone {own.gate}')
+    stages = len(own.blocks)
+    extra = sum(
+        theirs is not None and ours is None
+        for grid in ('kernel_sizes', 'hidden')
+        for file_stage, own_stage in zip(
+            getattr(file, grid)[:stages], getattr(own, grid), strict=False
+        )
+        for theirs, ours in zip(file_stage, own_stage, strict=False)
+    )
+    if extra:
+        found.append(
+            f'the file has {file.gate} gates in {extra} blocks where the backbone has '
+            f'none: features would be other ones than the file was trained for'
+        )
+    return found
+
+
+def _depth(one: Architecture) -> str:
+    name = f'{one.depth} ' if one.depth else ''
+    return f'{name}{one.blocks} of {one.block} blocks'
+
+
+def _stem(one: Architecture) -> str:
+    widths = '-'.join(map(str, one.stem))
+    return f'{one.stem_kernel}x{one.stem_kernel} {widths}'

@@ -1,0 +1,205 @@
+"""Convert a state dict between the layouts of mmdet, the ECA authors and timm."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor
+
+from eca_mmdet.checkpoints.architecture import Architecture, read_architecture
+from eca_mmdet.checkpoints.dct_filters import unusual_constants
+from eca_mmdet.checkpoints.detector_kind import Heads, read_heads
+from eca_mmdet.checkpoints.inspection import origin_of
+from eca_mmdet.checkpoints.io import strip_prefix
+from eca_mmdet.checkpoints.key_maps import Canonical, from_canonical, to_canonical
+from eca_mmdet.checkpoints.mmdet_v1 import convert_v1
+from eca_mmdet.utils.errors import WeightsError
+
+TARGETS = ('mmdet', 'authors', 'timm')
+
+
+@dataclass
+class ConvertReport:
+    """What became of every tensor of the source.
+
+    Attributes:
+        network: e.g. 'ECA-ResNet-50'.
+        source: whose names came in: 'authors', 'timm', ...
+        target: 'mmdet', 'authors' or 'timm'.
+        kernel_sizes: of the ECA gates, one a stage; None where they differ in a stage.
+        mapped: source name to target name.
+        changed: source name to how its values were moved, where they were.
+        dropped: source name to the reason.
+        classes: of a detector; None for a backbone.
+    """
+
+    network: str
+    source: str
+    target: str
+    kernel_sizes: tuple[int | None, ...] | None = ()
+    mapped: dict[str, str] = field(default_factory=dict)
+    changed: dict[str, str] = field(default_factory=dict)
+    classes: int | None = None
+    dropped: dict[str, str] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return every attribute, ready for JSON."""
+        return dict(vars(self))
+
+
+def convert(
+    state: Mapping[str, Tensor],
+    to: str = 'mmdet',
+    v1_retinanet: bool = False,
+    extras: Mapping[str, Any] | None = None,
+) -> tuple[dict[str, Tensor], ConvertReport]:
+    """Rename a network's tensors; none is lost or changed unsaid.
+
+    Args:
+        state: a backbone, a classifier or a detector of MMDetection; 'module.' before
+            the names or not.
+        to: 'mmdet' (a backbone, or an MMDetection v1 detector for 3.x); 'authors' or
+            'timm' (a backbone, with the classifier where there is one; a detector's
+            heads are dropped).
+        v1_retinanet: a RetinaNet is of MMDetection v1, which its names cannot tell.
+        extras: what lay beside the tensors in the file; 'meta' may tell the version.
+
+    Returns:
+        The renamed tensors in the order of the source, and the report.
+
+    Raises:
+        WeightsError: the network is unknown, a name is, or the target has no such
+            network.
+    """
+    if to not in TARGETS:
+        raise WeightsError(f'convert to one of {", ".join(TARGETS)}; got {to!r}.')
+    prefix, own = strip_prefix(state)
+    canonical = to_canonical(own)
+    found = _require_known(canonical)
+    layout = _target_layout(found, to)
+    unusual = unusual_constants(canonical)
+    if unusual:
+        raise WeightsError(
+            f'{unusual[0]}, and a converted file cannot say so. Load the file as it '
+            'is, with the arguments of FcaNet that it needs.'
+        )
+    heads = read_heads(own, extras)
+    report = ConvertReport(
+        found.title,
+        origin_of(canonical, found, heads),
+        to,
+        found.stage_kernel_sizes if 'ECA' in found.gate else (),
+    )
+    if heads and to == 'mmdet':
+        return _convert_detector(own, heads, v1_retinanet, prefix, report)
+    names = {source: name for name, source in canonical.source.items()}
+    converted: dict[str, Tensor] = {}
+    for key, tensor in own.items():
+        if names.get(key) in canonical.constants:
+            report.dropped[prefix + key] = "fixed by the layer's arguments"
+            continue
+        if key in names:
+            target = from_canonical(names[key], canonical.backbone[names[key]], layout)
+        elif key in canonical.classifier and to != 'mmdet':
+            target = _classifier_name(key, found), tensor
+        else:
+            kind = 'classifier' if key in canonical.classifier else 'detector part'
+            report.dropped[prefix + key] = f'{kind}: a backbone has none'
+            continue
+        if target[0] in converted:
+            raise WeightsError(f'{key} and another tensor both become {target[0]}.')
+        converted[target[0]], report.mapped[prefix + key] = target[1], target[0]
+    return converted, report
+
+
+def _convert_detector(
+    state: dict[str, Tensor],
+    heads: Heads,
+    v1_retinanet: bool,
+    prefix: str,
+    report: ConvertReport,
+) -> tuple[dict[str, Tensor], ConvertReport]:
+    """Convert an MMDetection v1 detector; refuse one of another version."""
+    if heads.detector in ('RPN', 'detector'):
+        raise WeightsError(
+            'a detector of MMDetection that is none of Faster, Mask and Cascade (Mask) '
+            'R-CNN and RetinaNet: not converted.'
+        )
+    is_v1 = heads.version == 'v1'
+    if heads.detector == 'RetinaNet' and heads.version.startswith('v1,'):
+        is_v1 = v1_retinanet
+        if not is_v1:
+            raise WeightsError(
+                'a RetinaNet has the same names in MMDetection v1, v2 and v3. If it '
+                'was trained with v1 (the released ECA detectors were), add '
+                '--v1-retinanet; if not, there is nothing to convert.'
+            )
+    if not is_v1:
+        raise WeightsError(
+            f'already a {heads.detector} of MMDetection {heads.version}: nothing to '
+            'convert. Its backbone can be loaded as it is: '
+            "init_cfg=dict(type='ECAPretrained', checkpoint=FILE)."
+        )
+    converted, mapped, changed = convert_v1(state, heads)
+    report.network = f'{heads.detector} on {report.network}'
+    report.source, report.target = 'MMDetection v1', 'MMDetection v3'
+    report.mapped = {prefix + old: new for old, new in mapped.items()}
+    report.changed = {prefix + key: how for key, how in changed.items()}
+    report.classes = heads.classes
+    return converted, report
+
+
+def _require_known(canonical: Canonical) -> Architecture:
+    """Return the architecture; raise if it, or any name in it, is unknown."""
+    found = read_architecture(canonical.backbone)
+    if found is None:
+        names = ', '.join(list(canonical.backbone)[:3]) or 'no backbone'
+        raise WeightsError(
+            'neither a ResNet nor a MobileNetV2: expected names like '
+            f'layer1.0.conv1.weight or features.1.conv.0.0.weight; got {names}.'
+        )
+    if canonical.unknown:
+        shown = ', '.join(canonical.unknown[:3])
+        raise WeightsError(
+            f'{len(canonical.unknown)} tensors are of no layer that is known here: '
+            f'{shown}. Nothing was converted.'
+        )
+    return found
+
+
+def _target_layout(found: Architecture, to: str) -> str:
+    """Return the key of ``LAYOUTS`` to write; raise if the target has no such net."""
+    small = found.family == 'MobileNetV2'
+    if 'FcaNet' in found.gate and to != 'mmdet':
+        raise WeightsError(
+            f'{to} has no FcaNet gates; convert to mmdet, or load the file as it is.'
+        )
+    if to == 'timm' and small:
+        raise WeightsError('timm has no MobileNetV2 with these names; --to authors.')
+    if (
+        to == 'authors'
+        and not small
+        and (len(found.stem) > 1 or found.stem_kernel != 7)
+    ):
+        raise WeightsError(
+            "the authors' ResNet has a 7x7 stem; this file has three 3x3 convolutions. "
+            'Convert it to mmdet (backbone ECAResNetD) or timm.'
+        )
+    if to == 'authors' and found.shortcut in ('average pool + convolution', 'mixed'):
+        raise WeightsError(
+            "the authors' ResNet has plain convolutions as shortcuts; this file has "
+            'average pools before them. Convert it to mmdet (backbone ECAResNetD) or '
+            'timm.'
+        )
+    if to == 'authors':
+        return 'features' if small else 'authors'
+    if to == 'timm':
+        return 'timm, deep stem' if len(found.stem) > 1 else 'timm'
+    return 'mmdet'
+
+
+def _classifier_name(key: str, found: Architecture) -> str:
+    end = key.rpartition('.')[2]
+    return f'classifier.1.{end}' if found.family == 'MobileNetV2' else f'fc.{end}'

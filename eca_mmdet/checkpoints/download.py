@@ -1,0 +1,214 @@
+"""A local file for a path or an address; only one process downloads.
+
+Addresses: ``http(s)://``, ``torchvision://resnet50`` (mmengine's names) and
+``hf://OWNER/REPOSITORY[/FILE][@REVISION]`` (the Hugging Face Hub).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import logging
+import os
+import re
+import sys
+import urllib.error
+import urllib.parse
+from collections.abc import Iterator
+from pathlib import Path
+
+from eca_mmdet.catalog.download_links import missing_file_message
+from eca_mmdet.utils.errors import (
+    MissingWeightsError,
+    UserError,
+    WeightsError,
+    printable,
+)
+
+_SCHEMES = ('http', 'https', 'hf', 'torchvision')
+_HUB_FILES = ('model.safetensors', 'pytorch_model.bin')
+
+
+def is_address(checkpoint: str) -> bool:
+    """Tell an address from a local path."""
+    return '://' in checkpoint
+
+
+def is_fetched(checkpoint: str) -> bool:
+    """Tell whether :func:`fetch` knows this kind of address, or it is a path."""
+    return not is_address(checkpoint) or checkpoint.partition('://')[0] in _SCHEMES
+
+
+def fetch(checkpoint: str) -> Path:
+    """Return the local file; rank 0 downloads it, the others wait for its answer.
+
+    Args:
+        checkpoint: a path or an address.
+
+    Raises:
+        MissingWeightsError: no such file, or it cannot be downloaded.
+        WeightsError: an unknown kind of address, or what came is not weights.
+    """
+    if not is_address(checkpoint):
+        path = Path(checkpoint).expanduser()
+        if not os.path.lexists(path):
+            raise MissingWeightsError(missing_file_message(checkpoint))
+        return path
+    import torch.distributed as dist
+
+    if not (dist.is_available() and dist.is_initialized()):
+        return _download(checkpoint)
+    # The answer is sent, a failure too: waiting processes must not wait for ever.
+    answer: list[str | Exception | None] = [None]
+    if dist.get_rank() == 0:
+        try:
+            answer[0] = str(_download(checkpoint))
+        except Exception as error:
+            known = isinstance(error, UserError)
+            answer[0] = error if known else WeightsError(f'{checkpoint}: {error!r}')
+    _broadcast(answer)
+    if isinstance(answer[0], Exception):
+        raise answer[0]
+    path = Path(str(answer[0]))
+    # Without a shared disk, a machine beside rank 0's gets its own copy.
+    return path if path.exists() else _download(checkpoint)
+
+
+def _broadcast(answer: list[str | Exception | None]) -> None:
+    from mmengine.dist import broadcast_object_list
+
+    broadcast_object_list(answer)
+
+
+def _download(checkpoint: str) -> Path:
+    scheme, _, rest = checkpoint.partition('://')
+    if scheme == 'hf':
+        return _from_hub(checkpoint, rest)
+    if scheme == 'torchvision':
+        return _from_http(_torchvision_address(rest))
+    if scheme in ('http', 'https'):
+        return _from_http(checkpoint)
+    raise WeightsError(
+        f'{checkpoint}: an address starts with one of '
+        f'{", ".join(f"{name}://" for name in _SCHEMES)}; everything else is a path.'
+    )
+
+
+def _torchvision_address(name: str) -> str:
+    from mmengine.runner.checkpoint import get_torchvision_models
+
+    models = get_torchvision_models()
+    if name not in models:
+        raise MissingWeightsError(f'torchvision has no weights called {name!r}.')
+    return str(models[name])
+
+
+def _from_http(address: str) -> Path:
+    """Download into torch's cache folder; only readable weights are kept."""
+    import torch
+
+    from eca_mmdet.checkpoints.io import read_weights
+
+    try:
+        name = Path(urllib.parse.unquote(urllib.parse.urlsplit(address).path)).name
+    except ValueError as error:
+        raise WeightsError(f'{address} is no address: {error}.') from error
+    name = re.sub(r'[^A-Za-z0-9_.+-]', '_', name)[-100:] or 'weights'
+    # Files of the same name from two addresses must not stand for each other.
+    folder = hashlib.sha256(address.encode('utf-8', 'replace')).hexdigest()[:16]
+    file = Path(torch.hub.get_dir()) / 'eca_mmdet' / folder / name
+    if file.exists():
+        return file
+    print(f'downloading {printable(address)} to {file}', file=sys.stderr, flush=True)
+    fresh = file.with_name(f'{file.name}.{os.getpid()}.fresh')
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        torch.hub.download_url_to_file(
+            urllib.parse.quote(address, safe="/:?#[]@!$&'()*+,;=%~-._"),
+            str(fresh),
+            _stated_checksum(name),
+            progress=sys.stderr.isatty(),
+        )
+        read_weights(fresh)
+        fresh.replace(file)
+    except UserError as error:
+        raise WeightsError(
+            f'{address}: {str(error).replace(str(fresh), "what came")}'
+        ) from error
+    except Exception as error:  # urllib, http.client and torch raise a dozen types
+        answered = isinstance(error, urllib.error.HTTPError)
+        reason = error if answered else getattr(error, 'reason', error)
+        raise MissingWeightsError(
+            f'{address} cannot be downloaded ({_first_line(reason)}). Download it '
+            'elsewhere, and give its path.'
+        ) from error
+    finally:
+        fresh.unlink(missing_ok=True)
+    return file
+
+
+def _stated_checksum(name: str) -> str | None:
+    """Return the checksum that torch's file names end in ('resnet50-0676ba61.pth')."""
+    found = re.search(r'-([0-9a-f]{8})\.\w+$', name)
+    # Eight decimal digits are a date more often than a checksum.
+    return found[1] if found and not found[1].isdecimal() else None
+
+
+def _from_hub(checkpoint: str, rest: str) -> Path:
+    match = re.fullmatch(r'([\w.-]+/[\w.-]+?)(?:/([\w./-]+))?(?:@([\w./-]+))?', rest)
+    if not match:
+        raise WeightsError(
+            f'{checkpoint}: expected hf://OWNER/REPOSITORY, with /FILE or @REVISION '
+            'where needed; for example hf://timm/ecaresnet50d.miil_in1k.'
+        )
+    repository, file, revision = match.groups()
+    names = (file,) if file else _HUB_FILES
+    try:
+        from huggingface_hub import hf_hub_download
+        from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+    except ImportError:
+        raise WeightsError(
+            f"{checkpoint} needs huggingface_hub: pip install 'eca-mmdet[hub]'."
+        ) from None
+    for name in names:  # what is there is used, without asking the Hub again
+        with contextlib.suppress(LocalEntryNotFoundError, ValueError):
+            return Path(
+                hf_hub_download(
+                    repository, name, revision=revision, local_files_only=True
+                )
+            )
+    print(f'downloading {checkpoint}', file=sys.stderr, flush=True)
+    reason: Exception | None = None
+    for name in names:
+        try:
+            with _quiet_hub():
+                return Path(hf_hub_download(repository, name, revision=revision))
+        except Exception as error:  # the Hub's own, httpx's, OSError
+            reason = error
+            if isinstance(error, LocalEntryNotFoundError) or not isinstance(
+                error, EntryNotFoundError
+            ):
+                break  # no answer, or a refusal: the next name would have the same
+    raise MissingWeightsError(
+        f'{checkpoint} is not in the cache and cannot be downloaded '
+        f'({_first_line(reason)}). With a network: run this '
+        f'once there, or download {" or ".join(names)} and give its path.'
+    ) from None
+
+
+@contextlib.contextmanager
+def _quiet_hub() -> Iterator[None]:
+    """Hide the Hub's line for every failed attempt; the last one is told."""
+    logger = logging.getLogger('huggingface_hub')
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+def _first_line(reason: Exception | None) -> str:
+    reason = getattr(reason, '__cause__', None) or reason  # the Hub wraps it
+    lines = [line.strip() for line in str(reason).splitlines() if line.strip()]
+    return lines[0][:200] if lines else type(reason).__name__

@@ -1,0 +1,212 @@
+"""The initializer that the configs use for backbone weights."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import PurePath, PurePosixPath
+
+from mmengine.logging import print_log
+from mmengine.registry import WEIGHT_INITIALIZERS
+from torch import nn
+
+from eca_mmdet.checkpoints.architecture import differences, read_architecture
+from eca_mmdet.checkpoints.detector_kind import read_heads
+from eca_mmdet.checkpoints.download import fetch
+from eca_mmdet.checkpoints.file_names import as_in_file, file_names_of, origin_in_file
+from eca_mmdet.checkpoints.inspection import classes_of, origin_of
+from eca_mmdet.checkpoints.io import WeightFile, read_weights
+from eca_mmdet.checkpoints.key_maps import Canonical, to_canonical
+from eca_mmdet.checkpoints.match import (
+    Fit,
+    compare,
+    constant_problems,
+    first,
+    frozen_additions,
+    is_frozen,
+    key_problems,
+    value_problems,
+)
+from eca_mmdet.utils.errors import WeightsError
+
+_MODES = ('gates', 'all', 'off')
+
+
+@WEIGHT_INITIALIZERS.register_module()
+class ECAPretrained:
+    """Recognise a file of weights, convert it and load it; or say why it does not fit.
+
+    mmengine's ``Pretrained`` loads with ``strict=False`` and warns: gates of another
+    kernel size, or of a file without gates, stay random. Here that is an error.
+
+    Args:
+        checkpoint: local path; ``http(s)://``, ``torchvision://resnet50`` or
+            ``hf://timm/ecaresnet50d.miil_in1k``. Any layout that ``eca-mmdet weights
+            inspect`` knows: the ECA authors', timm's, torchvision's, mmpretrain's, or
+            an MMDetection detector, whose backbone is taken. A backbone that declares
+            ``file_names`` (``TimmBackbone``) takes a file in its own names alone.
+        strict: 'gates': every gate and every tensor of the plain network must come
+            from the file; layers that no such file has (a non-local block, offsets of
+            a deformable convolution) start new, and the log names them. 'all': every
+            tensor must, and the file may have none left over. 'off': what fits is
+            loaded, the log says what was not. With ``file_names`` all but the gates is
+            the plain network.
+        random_gates: the file may lack gates (a plain ResNet): they start random.
+        random_frozen_gates: as well where ``frozen_stages`` keeps them from training.
+
+    Raises:
+        MissingWeightsError: the file is not there, or cannot be downloaded.
+        WeightsError: it is no file of weights, or it does not fit.
+    """
+
+    def __init__(
+        self,
+        checkpoint: str,
+        strict: str = 'gates',
+        random_gates: bool = False,
+        random_frozen_gates: bool = False,
+    ) -> None:
+        if strict not in _MODES:
+            raise WeightsError(
+                f'strict must be one of {", ".join(map(repr, _MODES))}; got {strict!r}.'
+            )
+        if not isinstance(checkpoint, (str, PurePath)):
+            raise WeightsError(
+                f'checkpoint must be a path or an address; got {checkpoint!r}.'
+            )
+        self.checkpoint = str(checkpoint)
+        self.strict = strict
+        self.random_gates = random_gates or random_frozen_gates
+        self.random_frozen_gates = random_frozen_gates
+
+    def __call__(self, module: nn.Module) -> None:
+        """Copy the file's tensors into ``module``; all or, if it is refused, none."""
+        fit = self.fit(module)
+        # mmengine runs the children's own initialisation after any initializer that
+        # is not called 'Pretrained': a deformable convolution's, or mmcv's ConvModule's
+        # (no BaseModule), would overwrite this. So it is run now, where layers are new,
+        # and marked as done.
+        in_mmengine = hasattr(module, '_params_init_info')
+        for child in module.children() if fit.missing and in_mmengine else ():
+            if hasattr(child, 'init_weights'):
+                child.init_weights()  # type: ignore[operator]
+        for child in module.modules():
+            if child is not module and hasattr(child, 'init_weights'):
+                child.is_init = True  # type: ignore[assignment]
+        module.load_state_dict(fit.weights, strict=False)
+        complete = not fit.missing and not fit.unused and all(fit.gates.values())
+        print_log(
+            fit.line + _random_note(fit),
+            logger='current',
+            level=logging.INFO if complete else logging.WARNING,
+        )
+
+    def fit(self, module: nn.Module) -> Fit:
+        """Read the file and hold it against ``module``, whose values stay.
+
+        Args:
+            module: the backbone; it may be on the meta device.
+
+        Raises:
+            MissingWeightsError: the file is not there, or cannot be downloaded.
+            WeightsError: it is no file of weights, or it does not fit.
+        """
+        if hasattr(module, 'backbone'):
+            raise WeightsError(
+                f'ECAPretrained initialises a backbone; got a {type(module).__name__}. '
+                'Set model.backbone.init_cfg; a whole detector is loaded by load_from.'
+            )
+        file = read_weights(fetch(self.checkpoint))
+        names = file_names_of(module)
+        canonical = as_in_file(file.state, names) if names else to_canonical(file.state)
+        fit = compare(canonical, module)
+        name = PurePosixPath(self.checkpoint).name.split('.pth')[0]
+        origin = _origin(canonical, file, names is not None)
+        fit.origin = f'{name.removesuffix(".safetensors")} {origin}'
+        if self.strict != 'off':
+            self._judge(fit, canonical, module)
+        elif constant_problems(canonical, module):
+            fit.unused += [canonical.source[key] for key in canonical.constants]
+        if fit.problems:
+            raise WeightsError(
+                f'{self.checkpoint} does not fit this {type(module).__name__}: '
+                + '; '.join(fit.problems)
+            )
+        return fit
+
+    def _judge(self, fit: Fit, canonical: Canonical, module: nn.Module) -> None:
+        """Add to ``fit.problems`` what the arguments do not allow."""
+        own_state = module.state_dict()
+        # In its own names a backbone is compared tensor by tensor, in full.
+        named = file_names_of(module) is not None
+        own = None if named else read_architecture(own_state)
+        theirs = read_architecture(canonical.backbone)
+        if own and theirs:
+            fit.problems += differences(theirs, own)
+        elif own:
+            names = first(list(canonical.source.values()))
+            fit.problems.append(f'the file is no ResNet or MobileNetV2: {names}')
+        # The rest would repeat the same difference, tensor by tensor.
+        if not fit.problems:
+            fit.problems += key_problems(fit, canonical, module, own is None)
+        if not fit.problems:
+            self._judge_gates(fit, module)
+        if not fit.problems:
+            fit.problems += value_problems(fit.weights, own_state)
+            fit.problems += constant_problems(canonical, module)
+        if self.strict == 'all' and not fit.problems:
+            for left, title in (
+                (fit.missing, 'tensors of the backbone are not in the file'),
+                (fit.unused, 'tensors of the file are not in the backbone'),
+            ):
+                if left:
+                    fit.problems.append(f'{len(left)} {title}: {first(left)}')
+
+    def _judge_gates(self, fit: Fit, module: nn.Module) -> None:
+        absent = [name for name, complete in fit.gates.items() if not complete]
+        if absent and not self.random_gates:
+            fit.problems.append(
+                f'{len(absent)} of {len(fit.gates)} gates would stay random, the file '
+                f'has none for them: {first(absent)}. If it is meant to be a plain '
+                'network without gates, set init_cfg.random_gates=True'
+            )
+        frozen = [name for name in absent if is_frozen(module, name)]
+        if frozen and self.random_gates and not self.random_frozen_gates:
+            stages = getattr(module, 'frozen_stages', None)
+            fit.problems.append(
+                f'{len(frozen)} random gates are in frozen stages (frozen_stages='
+                f'{stages}) and would never train: {first(frozen)}. Set '
+                'frozen_stages=0, which freezes the stem alone; or '
+                'init_cfg.random_frozen_gates=True to have it so'
+            )
+        additions = frozen_additions(fit, module)
+        if additions and not self.random_frozen_gates:
+            fit.problems.append(
+                f'{len(additions)} new attention layers are in frozen stages and would '
+                f'never do anything: {first(additions)}. Leave these stages out '
+                "of the plugin's stages, or set frozen_stages=0"
+            )
+
+    def _get_init_info(self) -> str:
+        """Say for mmengine's record where the values come from."""
+        return f'{type(self).__name__}: load from {self.checkpoint}'
+
+
+def _origin(canonical: Canonical, file: WeightFile, named: bool) -> str:
+    """Return '(authors, ImageNet)' and the like."""
+    found = read_architecture(canonical.backbone)
+    heads = read_heads(file.state, file.extras)
+    if named:
+        return origin_in_file(canonical, heads)
+    if found is None:
+        return '(unknown layout)'
+    classes = classes_of(canonical, heads)
+    trained = f'{classes} classes' if classes else ''
+    if heads:
+        return f'({heads.detector} of {origin_of(canonical, found, heads)}, {trained})'
+    trained = 'ImageNet' if classes == 1000 else trained
+    return f'({", ".join(filter(None, (origin_of(canonical, found), trained)))})'
+
+
+def _random_note(fit: Fit) -> str:
+    random = len(fit.gates) - sum(fit.gates.values())
+    return f'; {random} gates start random' if random else ''

@@ -1,0 +1,331 @@
+"""Read and write files of weights: nothing in them is run, nothing is lost.
+
+PyTorch files are read with ``weights_only=True``, always; safetensors hold no code.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import pickle
+import re
+import stat
+import warnings
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from eca_mmdet.checkpoints import safe_globals
+from eca_mmdet.checkpoints.archive import require_proportion
+from eca_mmdet.utils.errors import MissingWeightsError, UserError, WeightsError, clipped
+from eca_mmdet.utils.io import whole_file
+
+_WRAPPERS = ('state_dict', 'model', 'model_state_dict', 'state_dict_ema', 'net')
+_TORCH_MAGIC = (b'PK\x03\x04', b'\x80\x02\x8a\x0a')  # since torch 1.6; before
+_PREFIXES = ('module.', '_orig_mod.')  # DataParallel, torch.compile
+
+
+@dataclass(frozen=True)
+class WeightFile:
+    """The tensors of one file, and what lay beside them.
+
+    Attributes:
+        path: where it was read.
+        state: tensors by name; wrappers' prefixes ('module.') are removed.
+        container: 'safetensors' or 'PyTorch'.
+        wrapper: key under which the tensors lay, or ''.
+        prefix: what was removed before every name, or ''.
+        extras: what lay beside the tensors ('epoch', 'arch', 'meta', ...).
+        metadata: of a safetensors file, or of a file that this package wrote.
+    """
+
+    path: str
+    state: dict[str, Tensor]
+    container: str
+    wrapper: str = ''
+    prefix: str = ''
+    extras: dict[str, Any] = field(default_factory=dict)
+    metadata: dict[str, str] = field(default_factory=dict)
+
+
+def read_weights(path: str | Path, trust: Iterable[str] = ()) -> WeightFile:
+    """Read a state dict, bare or wrapped, without running anything in the file.
+
+    Args:
+        path: local .pth, .pth.tar, .pt, .bin or .safetensors file; its content
+            decides, not its name.
+        trust: dotted names of classes or functions that unpickling may use as well.
+
+    Raises:
+        MissingWeightsError: it is not there.
+        WeightsError: a folder, unreadable, empty, cut off, not weights, or it needs
+            more than tensors.
+    """
+    path = Path(path)
+    head = _read_head(path)
+    if _is_safetensors(head):
+        return _read_safetensors(path)
+    reason = _not_weights(head)
+    if reason:
+        raise WeightsError(f'{path} {reason}')
+    require_proportion(path)
+    content = _read_torch(path, tuple(trust))
+    wrapper, state = unwrap(path, content)
+    _require_plain(path, state)
+    prefix, state = strip_prefix(state)
+    extras = {k: v for k, v in content.items() if k != wrapper} if wrapper else {}
+    meta = extras.get('meta')
+    ours = meta.get('eca_mmdet') if isinstance(meta, dict) else None
+    entries = ours.items() if isinstance(ours, dict) else ()
+    metadata = {k: v for k, v in entries if isinstance(k, str) and isinstance(v, str)}
+    return WeightFile(str(path), state, 'PyTorch', wrapper, prefix, extras, metadata)
+
+
+def _read_head(path: Path) -> bytes:
+    """Return the first 512 bytes of a regular file with content."""
+    try:
+        mode = path.stat().st_mode
+        if stat.S_ISDIR(mode):
+            raise WeightsError(f'{path} is a folder; a file of weights is expected.')
+        if not stat.S_ISREG(mode):  # reading a pipe would wait for ever
+            raise WeightsError(f'{path} is not a regular file.')
+        with path.open('rb') as file:
+            head = file.read(512)
+    except FileNotFoundError:
+        raise MissingWeightsError(f'{path} does not exist.') from None
+    except OSError as error:
+        raise WeightsError(f'{path} cannot be read: {error.strerror}.') from error
+    if not head:
+        raise WeightsError(f'{path} is empty. Get the file again.')
+    return head
+
+
+def _is_safetensors(head: bytes) -> bool:
+    return head[8:9] == b'{' and not head.startswith(_TORCH_MAGIC[0])
+
+
+def _not_weights(head: bytes) -> str:
+    """Say what a file is instead of weights, by its first bytes; '' if unknown."""
+    if head.lstrip()[:1] == b'<':
+        return (
+            'is a web page, not weights: a download that ended at a log-in, quota or '
+            'error page. Open its address in a browser and save the file itself.'
+        )
+    if head[257:262] == b'ustar':
+        return (
+            'is a tar archive, not weights. (The .pth.tar files of the ECA-Net authors '
+            'are no archives: use them as they were downloaded, never repacked.)'
+        )
+    if head[:2] == b'\x1f\x8b':
+        return 'is gzip-compressed. Unpack it and give the file inside.'
+    if head.startswith(b'version https://git-lfs'):
+        return 'is a Git LFS pointer, not the file: run git lfs pull.'
+    if head.startswith(_TORCH_MAGIC):
+        return ''
+    if head[:1] == b'\x80':
+        return (
+            'is a plain Python pickle, not PyTorch weights. Reading one can run any '
+            'code, so it is not read.'
+        )
+    return f'is no file of weights: neither PyTorch nor safetensors ({head[:8]!r}...).'
+
+
+def _read_safetensors(path: Path) -> WeightFile:
+    try:
+        with safe_open(path, framework='pt') as file:
+            state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+            metadata = file.metadata() or {}
+    except (SafetensorError, RuntimeError, OSError) as error:
+        # RuntimeError: it cannot be mapped into memory.
+        raise WeightsError(
+            f'{path} is damaged or cut off ({error}). Get the file again.'
+        ) from error
+    if not state:
+        raise WeightsError(f'{path} holds no tensors.')
+    _require_plain(path, state)
+    return WeightFile(str(path), state, 'safetensors', metadata=metadata)
+
+
+def _read_torch(path: Path, trust: tuple[str, ...]) -> Any:
+    with safe_globals.trusting(trust):
+        safe_globals.allow_numpy()
+        try:
+            return _load(path)
+        except Exception as error:  # torch raises a dozen types for broken files
+            if 'mmengine' not in str(error):
+                raise refusal(path, error) from error
+        # What mmengine writes beside the tensors; importing it takes a second.
+        safe_globals.allow_mmengine_checkpoints()
+        try:
+            return _load(path)
+        except Exception as error:
+            raise refusal(path, error) from error
+
+
+def _load(path: Path) -> Any:
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')  # of old forms, in a file that is refused
+        return torch.load(path, map_location='cpu', weights_only=True)
+
+
+def refusal(path: str | Path, error: Exception) -> WeightsError:
+    """Explain why unpickling failed: code, an unknown class, or damage.
+
+    Args:
+        path: of the file, for the message.
+        error: what ``torch.load`` raised.
+    """
+    if isinstance(error, UserError):
+        return WeightsError(f'{path} was refused: {error}')
+    found = re.search(r'GLOBAL `?([\w.]+)', str(error))
+    if not isinstance(error, pickle.UnpicklingError) or not found:
+        inner = str(error).rpartition('WeightsUnpickler error: ')[2]
+        line = next(iter(inner.splitlines()), '') or type(error).__name__
+        return WeightsError(
+            f'{path} cannot be read as PyTorch weights (weights_only=True): it is '
+            f'damaged, cut off or something else ({line[:200]}). Get the file again.'
+        )
+    name = found[1][:200].rstrip('.')
+    name = name if '.' in name else f'builtins.{name}'
+    if safe_globals.never_trusted(name):
+        return WeightsError(
+            f'{path} was refused: reading it would call {name}, which weights never '
+            'need. It is built to run code; do not use it.'
+        )
+    return WeightsError(
+        f'{path} was refused: reading it needs {name}, which is not among the plain '
+        'tensors that are read (weights_only=True). If you trust whoever made it, '
+        f'and {name} is a class that does no more than hold values, convert it once: '
+        f'eca-mmdet weights convert {path} NEW.safetensors --trust {name}'
+    )
+
+
+def unwrap(path: str | Path, content: Any) -> tuple[str, dict[str, Tensor]]:
+    """Find the dict of tensors: the content itself, or under a usual key.
+
+    Args:
+        path: for messages.
+        content: as unpickled.
+
+    Returns:
+        The key, or '', and the tensors by name.
+
+    Raises:
+        WeightsError: there is none.
+    """
+    if isinstance(content, dict):
+        for wrapper in ('', *_WRAPPERS):
+            state = content if not wrapper else content.get(wrapper)
+            if state and _is_state(state):
+                return wrapper, dict(state)
+    found = type(content).__name__
+    if isinstance(content, dict):
+        keys = ', '.join(clipped(str(key)) for key in list(content)[:5]) or 'nothing'
+        found = f'a dict with {keys}'
+    raise WeightsError(
+        f'{path} holds no state dict: expected a dict of tensors, bare or under '
+        f"'state_dict'; got {found}."
+    )
+
+
+def _is_state(state: Any) -> bool:
+    return (
+        isinstance(state, dict)
+        and bool(state)
+        and all(
+            isinstance(key, str) and isinstance(value, Tensor)
+            for key, value in state.items()
+        )
+    )
+
+
+def strip_prefix(state: Mapping[str, Tensor]) -> tuple[str, dict[str, Tensor]]:
+    """Remove what a wrapper put before every name.
+
+    Args:
+        state: tensors by name.
+
+    Returns:
+        The prefix ('' if there is none) and the tensors under their own names.
+    """
+    for prefix in _PREFIXES:
+        if state and all(key.startswith(prefix) for key in state):
+            return prefix, {key.removeprefix(prefix): v for key, v in state.items()}
+    return '', dict(state)
+
+
+def _require_plain(path: Path, state: Mapping[str, Tensor]) -> None:
+    """Refuse what is no weight: odd names, and tensors without plain values."""
+    for key, tensor in state.items():
+        if not key.isprintable():
+            raise WeightsError(
+                f'{path} was refused: a tensor name has control characters: '
+                f'{clipped(repr(key))}.'
+            )
+        plain = tensor.layout == torch.strided and not tensor.is_nested
+        if not plain or tensor.is_meta or tensor.is_quantized:
+            raise WeightsError(
+                f'{path}: {clipped(key)} is not a plain tensor with values (it is '
+                'sparse, nested, quantized or on the meta device).'
+            )
+
+
+def sha256_of(path: str | Path) -> str:
+    """Return the SHA-256 of a file, in hexadecimal digits."""
+    digest = hashlib.sha256()
+    with open(path, 'rb') as file:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def write_weights(
+    path: str | Path,
+    state: dict[str, Tensor],
+    metadata: dict[str, str],
+    force: bool = False,
+) -> None:
+    """Write tensors and where they come from; whole, or not at all.
+
+    Args:
+        path: .safetensors or .pth.
+        state: tensors by name.
+        metadata: text entries, kept in the file.
+        force: replace a file that is there.
+
+    Raises:
+        WeightsError: another ending, the file exists, or it cannot be written.
+    """
+    path = Path(path)
+    if path.suffix not in ('.safetensors', '.pth'):
+        raise WeightsError(f'{path}: write to a name in .safetensors or .pth.')
+    try:
+        if os.path.lexists(path) and not force:
+            raise WeightsError(f'{path} exists already; --force replaces it.')
+        with whole_file(path) as partial:
+            _save(partial, path.suffix, state, metadata)
+    except (OSError, RuntimeError, SafetensorError) as error:
+        # A full disk: torch raises RuntimeError, safetensors its own.
+        reason = getattr(error, 'strerror', None) or str(error).splitlines()[0]
+        raise WeightsError(
+            f'{path} cannot be written ({reason}). Nothing was left there; check the '
+            'folder and the space on its disk.'
+        ) from error
+
+
+def _save(
+    path: Path, suffix: str, state: dict[str, Tensor], metadata: dict[str, str]
+) -> None:
+    if suffix == '.pth':
+        torch.save({'state_dict': state, 'meta': {'eca_mmdet': metadata}}, path)
+    else:
+        from safetensors.torch import save_file
+
+        # The format refuses tensors that share memory or are strided.
+        own = {k: v.detach().clone().contiguous() for k, v in state.items()}
+        save_file(own, path, metadata={'format': 'pt', **metadata})

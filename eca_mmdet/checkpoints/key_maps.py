@@ -1,0 +1,268 @@
+"""Names of the same tensors in different libraries.
+
+Inside this package a tensor has the name mmdet's backbone gives it ('stem.3.weight',
+'layer1.0.eca.conv.weight', 'layer1.0.se.fc.0.weight'). A layout is a table of rules
+from another library's names to those; each rule works in both directions.
+
+Sources: BangguWu/ECANet, timm, moskomule/senet.pytorch, mmpretrain, torchvision,
+cfzd/FcaNet.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from eca_mmdet.catalog.architectures import MOBILENET_V2_STAGES
+from eca_mmdet.catalog.mechanisms import LAYER_NAMES
+from eca_mmdet.utils.errors import WeightsError
+
+_PARTS = {'@': r'(?P<block>layer[1-9]\.[0-9]{1,3})', '*': r'(?P<rest>[\w.]+)'}
+
+
+@dataclass(frozen=True)
+class Rule:
+    """One family of names in two libraries.
+
+    Attributes:
+        theirs: pattern in the other library; '@' is a block ('layer1.0'), '*' the rest.
+        ours: the same names in mmdet.
+        convolution: they use a 1x1 convolution where mmdet's name has a linear layer.
+    """
+
+    theirs: str
+    ours: str
+    convolution: bool = False
+
+    def rename(self, key: str, to_ours: bool) -> str | None:
+        """Return the name on the other side, or None if this rule is not about it."""
+        source, target = (
+            (self.theirs, self.ours) if to_ours else (self.ours, self.theirs)
+        )
+        match = _pattern(source).fullmatch(key)
+        if not match:
+            return None
+        found = match.groupdict()
+        return target.replace('@', found.get('block', '')).replace(
+            '*', found.get('rest', '')
+        )
+
+
+@functools.cache
+def _pattern(name: str) -> re.Pattern[str]:
+    pattern = re.escape(name)
+    for sign, part in _PARTS.items():
+        pattern = pattern.replace(re.escape(sign), part)
+    return re.compile(pattern)
+
+
+def _mobilenet_v2_rules() -> tuple[Rule, ...]:
+    """Give torchvision's (and the authors') 'features.N.conv.M' as mmdet's blocks."""
+    rules = []
+    index = 1
+    for stage, (expansion, _, blocks, _) in enumerate(MOBILENET_V2_STAGES, 1):
+        for block in range(blocks):
+            theirs, ours = f'features.{index}.conv', f'layer{stage}.{block}'
+            parts = ['expand_conv'] if expansion != 1 else []
+            parts.append('depthwise_conv')
+            for i, part in enumerate(parts):
+                rules.append(Rule(f'{theirs}.{i}.0.*', f'{ours}.{part}.conv.*'))
+                rules.append(Rule(f'{theirs}.{i}.1.*', f'{ours}.{part}.bn.*'))
+            end = len(parts)
+            rules.append(
+                Rule(f'{theirs}.{end}.weight', f'{ours}.linear_conv.conv.weight')
+            )
+            rules.append(Rule(f'{theirs}.{end + 1}.*', f'{ours}.linear_conv.bn.*'))
+            rules.append(
+                Rule(f'{theirs}.{end + 2}.conv.weight', f'{ours}.eca.conv.weight')
+            )
+            index += 1
+    for number, name in ((0, 'conv1'), (index, 'conv2')):
+        rules.append(Rule(f'features.{number}.0.*', f'{name}.conv.*'))
+        rules.append(Rule(f'features.{number}.1.*', f'{name}.bn.*'))
+    return tuple(rules)
+
+
+_DEEP_STEM = (
+    Rule('bn1.*', 'stem.7.*'),
+    *(Rule(f'conv1.{i}.*', f'stem.{i}.*') for i in (0, 1, 3, 4, 6)),
+)
+
+LAYOUTS: dict[str, tuple[Rule, ...]] = {
+    # The authors' ResNets, torchvision's, and mmdet's own backbones: equal names.
+    'authors': (),
+    'mmdet': (),
+    'timm': (
+        Rule('@.se.conv.weight', '@.eca.conv.weight'),
+        Rule('@.se.fc1.*', '@.se.fc.0.*', convolution=True),
+        Rule('@.se.fc2.*', '@.se.fc.2.*', convolution=True),
+    ),
+    'timm, deep stem': (
+        Rule('@.se.conv.weight', '@.eca.conv.weight'),
+        Rule('@.se.fc1.*', '@.se.fc.0.*', convolution=True),
+        Rule('@.se.fc2.*', '@.se.fc.2.*', convolution=True),
+        *_DEEP_STEM,
+    ),
+    'mmpretrain': (
+        Rule('@.se_layer.conv1.conv.*', '@.se.fc.0.*', convolution=True),
+        Rule('@.se_layer.conv2.conv.*', '@.se.fc.2.*', convolution=True),
+    ),
+    'FcaNet': (
+        Rule('@.att.fc.*', '@.fca.fc.*'),
+        Rule('@.att.dct_layer.weight', '@.fca.filters'),
+    ),
+    'features': _mobilenet_v2_rules(),
+}
+
+_NORM = r'(weight|bias|running_mean|running_var|num_batches_tracked)'
+_KNOWN = re.compile(
+    rf"""
+    conv1\.weight | bn1\.{_NORM} | stem\.[036]\.weight | stem\.[147]\.{_NORM}
+    | layer[1-9]\.[0-9]{{1,3}}\.(
+        conv[123]\.weight | bn[123]\.{_NORM}
+        | downsample\.[01]\.weight | downsample\.[12]\.{_NORM}
+        | eca\.conv\.weight | se\.fc\.[02]\.(weight|bias) | fca\.fc\.[02]\.weight
+        | (expand|depthwise|linear)_conv\.(conv\.weight|bn\.{_NORM})
+      )
+    | conv[12]\.(conv\.weight|bn\.{_NORM})
+    """,
+    re.VERBOSE,
+)
+_ATTENTION = re.compile(rf'layer\d+\.(\d+\.)?(?P<layer>{"|".join(LAYER_NAMES)})\w*\.')
+_CONSTANT = re.compile(r'layer\d+\.\d+\.fca\.filters')
+_CLASSIFIER = re.compile(r'(head\.)?(fc|classifier\.1|head)\.(weight|bias)')
+
+
+@dataclass
+class Canonical:
+    """A state dict under mmdet's names.
+
+    Attributes:
+        layout: key of :data:`LAYOUTS`.
+        backbone: tensors by mmdet's name, the unknown ones by their own.
+        source: mmdet's name to the file's.
+        constants: tensors that follow from a layer's arguments, by mmdet's name.
+        classifier: the classifier's tensors by the file's name.
+        rest: names of the other parts of a detector ('neck.…').
+        unknown: names in the backbone that no public architecture has.
+    """
+
+    layout: str
+    backbone: dict[str, Tensor] = field(default_factory=dict)
+    source: dict[str, str] = field(default_factory=dict)
+    constants: dict[str, Tensor] = field(default_factory=dict)
+    classifier: dict[str, Tensor] = field(default_factory=dict)
+    rest: list[str] = field(default_factory=list)
+    unknown: list[str] = field(default_factory=list)
+
+
+def is_known(name: str) -> bool:
+    """Tell whether a public architecture has a tensor of this name (mmdet's)."""
+    return _KNOWN.fullmatch(name) is not None
+
+
+def attention_of(name: str) -> str | None:
+    """Return whose tensor this is if it is of an attention layer, as 'CBAM'.
+
+    Not of ECA, SE and FcaNet, whose files are public and known in full.
+
+    Args:
+        name: mmdet's.
+    """
+    match = _ATTENTION.match(name)
+    return LAYER_NAMES[match['layer']] if match else None
+
+
+def find_layout(keys: Iterable[str]) -> str:
+    """Tell by names alone which layout a backbone's state dict has.
+
+    Returns:
+        A key of :data:`LAYOUTS`; 'authors' also for a plain ResNet.
+    """
+    keys = set(keys)
+    if 'features.0.0.weight' in keys:
+        return 'features'
+    if any('.se_layer.' in key for key in keys):
+        return 'mmpretrain'
+    if any('.att.dct_layer.' in key for key in keys):
+        return 'FcaNet'
+    if 'conv1.0.weight' in keys:
+        return 'timm, deep stem'
+    if any('.se.conv.' in key or '.se.fc1.' in key for key in keys):
+        return 'timm'
+    if keys & {'stem.0.weight', 'conv1.conv.weight'}:
+        return 'mmdet'
+    return 'authors'
+
+
+def to_canonical(state: dict[str, Tensor]) -> Canonical:
+    """Rename a file's tensors to mmdet's names; nothing is lost or guessed.
+
+    Args:
+        state: as read; a detector's or a classifier's 'backbone.' may lead its names.
+
+    Raises:
+        WeightsError: two of its names are one in mmdet.
+    """
+    owned = any(key.startswith('backbone.') for key in state)
+    bare = {k.removeprefix('backbone.'): k for k in state if _is_own(k, owned)}
+    result = Canonical(find_layout(bare))
+    if owned and result.layout == 'authors':
+        result.layout = 'mmdet'
+    rules = LAYOUTS[result.layout]
+    for key, original in bare.items():
+        name, tensor = _renamed(key, state[original], rules)
+        if name in result.source:
+            raise WeightsError(
+                f'two tensors are the same one: {result.source[name]} and {original} '
+                f'both are {name} in mmdet.'
+            )
+        result.source[name] = original
+        if _CONSTANT.fullmatch(name):
+            result.constants[name] = tensor
+            continue
+        result.backbone[name] = tensor
+        if not is_known(name):
+            result.unknown.append(original)
+    for key, tensor in state.items():
+        if _CLASSIFIER.fullmatch(key):
+            result.classifier[key] = tensor
+        elif not _is_own(key, owned):
+            result.rest.append(key)
+    return result
+
+
+def _is_own(key: str, owned: bool) -> bool:
+    """Tell a backbone's tensor from the classifier's and a detector's other parts."""
+    if owned:
+        return key.startswith('backbone.')
+    return not _CLASSIFIER.fullmatch(key)
+
+
+def _renamed(key: str, tensor: Tensor, rules: Iterable[Rule]) -> tuple[str, Tensor]:
+    for rule in rules:
+        name = rule.rename(key, to_ours=True)
+        if name is not None:
+            convolution = rule.convolution and tensor.dim() == 4
+            return name, tensor.flatten(1) if convolution else tensor
+    return key, tensor
+
+
+def from_canonical(key: str, tensor: Tensor, layout: str) -> tuple[str, Tensor]:
+    """Return a tensor's name and shape in another layout.
+
+    Args:
+        key: mmdet's name.
+        tensor: as mmdet has it.
+        layout: key of :data:`LAYOUTS`.
+    """
+    for rule in LAYOUTS[layout]:
+        name = rule.rename(key, to_ours=False)
+        if name is not None:
+            convolution = rule.convolution and tensor.dim() == 2
+            return name, tensor[:, :, None, None] if convolution else tensor
+    return key, tensor

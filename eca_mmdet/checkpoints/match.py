@@ -1,0 +1,229 @@
+"""How a file's tensors and a backbone's meet."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+
+from mmcv.cnn.bricks import ContextBlock, NonLocal2d
+from torch import Tensor, nn
+
+from eca_mmdet.checkpoints.dct_filters import same_filters
+from eca_mmdet.checkpoints.file_names import FileNames, file_names_of
+from eca_mmdet.checkpoints.key_maps import Canonical, is_known
+from eca_mmdet.models.attention.double_attention import DoubleAttention
+from eca_mmdet.models.attention.fcanet import FcaNet
+from eca_mmdet.models.attention.gate import Gate
+
+
+@dataclass
+class Fit:
+    """How a file's tensors and a backbone's meet.
+
+    Attributes:
+        weights: tensors to copy, by the backbone's names.
+        origin: e.g. 'eca_resnet50_k3557 (authors, ImageNet)'.
+        problems: why the file does not fit; one sentence each.
+        missing: the backbone's tensors that the file lacks, gates left out.
+        unused: the file's tensors that the backbone lacks.
+        gates: the backbone's gate modules to whether the file has all their tensors.
+        tensors: number of the backbone's tensors that are not of gates.
+        bare_gates: number of the backbone's gates that have no weights to load.
+    """
+
+    weights: dict[str, Tensor]
+    origin: str
+    problems: list[str] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
+    unused: list[str] = field(default_factory=list)
+    gates: dict[str, bool] = field(default_factory=dict)
+    tensors: int = 0
+    bare_gates: int = 0
+
+    @property
+    def line(self) -> str:
+        """'318/318 tensors, 16/16 gates from …', and what stayed behind."""
+        loaded = self.tensors - len(self.missing)
+        line = f'{loaded}/{self.tensors} tensors'
+        if self.gates:
+            line += f', {sum(self.gates.values())}/{len(self.gates)} gates'
+        line += f' from {self.origin}'
+        if self.bare_gates:
+            line += f'; {self.bare_gates} gates have no weights'
+        for title, names in (('new', self.missing), ('not used', self.unused)):
+            if names:
+                line += f'; {len(names)} {title}: {first(names)}'
+        return line
+
+
+def compare(canonical: Canonical, module: nn.Module) -> Fit:
+    """Sort the names of both sides; nothing is judged yet."""
+    own, theirs = module.state_dict(), canonical.backbone
+    names = file_names_of(module)
+    gates = {
+        name: keys
+        for name, gate in module.named_modules()
+        if isinstance(gate, Gate) or (names and name in names.gates)
+        if (keys := list(gate.state_dict(prefix=f'{name}.')))
+    }
+    bare = sum(
+        isinstance(one, Gate) and not one.state_dict() for one in module.modules()
+    )
+    of_gates = {key for keys in gates.values() for key in keys}
+    weights = {
+        key: tensor
+        for key, tensor in theirs.items()
+        if key in own and own[key].shape == tensor.shape
+    }
+    # PyTorch before 0.4.1 did not count batches; the counter is not used.
+    uncounted = {
+        key for key in own if key not in theirs and key.endswith('num_batches_tracked')
+    }
+    plain = [key for key in own if key not in of_gates and key not in uncounted]
+    return Fit(
+        weights,
+        '',
+        missing=[key for key in plain if key not in weights],
+        unused=[canonical.source[key] for key in theirs if key not in own],
+        gates={
+            name: all(key in weights for key in keys) for name, keys in gates.items()
+        },
+        tensors=len(plain),
+        bare_gates=bare,
+    )
+
+
+def key_problems(
+    fit: Fit, canonical: Canonical, module: nn.Module, unknown_backbone: bool
+) -> list[str]:
+    """List tensors that the same network should share, and does not."""
+    own, theirs = module.state_dict(), canonical.backbone
+    shapes = [
+        f'{key} (file {tuple(theirs[key].shape)}, backbone {tuple(own[key].shape)})'
+        for key in own
+        if key in theirs and key not in fit.weights
+    ]
+    needed = [
+        key
+        for key in fit.missing
+        if key not in theirs and (unknown_backbone or _is_needed(key))
+    ]
+    # A gate of which the file has a part, or a bias that the backbone has no place for:
+    # the layer is in both, and would compute something else.
+    partial = [
+        key
+        for gate, complete in fit.gates.items()
+        for key in own
+        if not complete and key.startswith(f'{gate}.') and key not in theirs
+        if any(other.startswith(f'{gate}.') for other in theirs)
+    ]
+    names = file_names_of(module)
+    homeless = _homeless(canonical, own, names)
+    both = '' if names else 'of layers that both have '
+    return [
+        f'{len(keys)} tensors {title}: {first(keys)}'
+        for keys, title in (
+            (shapes, 'have another shape'),
+            (needed + partial, 'are not in the file'),
+            (homeless, f'{both}are not in the backbone'),
+        )
+        if keys
+    ]
+
+
+def _homeless(
+    canonical: Canonical, own: dict[str, Tensor], names: FileNames | None
+) -> list[str]:
+    """Return the file's tensors that the backbone needs a place for, and has none."""
+    layers = {_layer(key) for key in own}
+    return [
+        canonical.source[key]
+        for key in canonical.backbone
+        if key not in own
+        if (names.is_stray(key) if names else _layer(key) in layers)
+    ]
+
+
+def _layer(key: str) -> str:
+    return key.rpartition('.')[0]
+
+
+def _is_needed(key: str) -> bool:
+    """Tell whether a tensor is of the plain network: a public name, or any norm."""
+    norm = r'((layer\d+\.\d+|stem)\.)?[a-z]*n\d\.\w+'  # 'gn1', 'layer1.0.sbn2'
+    return is_known(key) or re.fullmatch(norm, key) is not None
+
+
+def value_problems(weights: dict[str, Tensor], own: dict[str, Tensor]) -> list[str]:
+    """List tensors whose values cannot be weights."""
+    integers = [
+        f'{key} ({str(tensor.dtype)[6:]})'
+        for key, tensor in weights.items()
+        if own[key].is_floating_point() and not tensor.is_floating_point()
+    ]
+    broken = [
+        key
+        for key, tensor in weights.items()
+        if tensor.is_floating_point() and not tensor.isfinite().all()
+    ]
+    return [
+        f'{len(names)} tensors {title}: {first(names)}'
+        for names, title in (
+            (integers, 'are no floating-point numbers'),
+            (broken, 'hold NaN or infinity'),
+        )
+        if names
+    ]
+
+
+def frozen_additions(fit: Fit, module: nn.Module) -> list[str]:
+    """Return new layers that add to the map, in frozen stages: they stay at zero."""
+    return [
+        name
+        for name, layer in module.named_modules()
+        if isinstance(layer, (DoubleAttention, ContextBlock, NonLocal2d))
+        and any(key.startswith(f'{name}.') for key in fit.missing)
+        and is_frozen(module, name)
+    ]
+
+
+def constant_problems(canonical: Canonical, module: nn.Module) -> list[str]:
+    """Say which of the file's constants follow from other arguments than a layer has.
+
+    Args:
+        canonical: of the file.
+        module: the backbone; it may be on the meta device.
+    """
+    own = {
+        f'{name}.filters': gate
+        for name, gate in module.named_modules()
+        if isinstance(gate, FcaNet)
+    }
+    problems = []
+    for key, theirs in canonical.constants.items():
+        if key not in own:
+            continue
+        ours = own[key].filters()
+        if ours.shape != theirs.shape:
+            problems.append(
+                f'{key}: file {tuple(theirs.shape)}, backbone {tuple(ours.shape)}; the '
+                f'second number is the size of FcaNet: set size={theirs.shape[-1]}'
+            )
+        elif not same_filters(theirs, ours):
+            problems.append(f'{key}: other frequencies than the backbone has')
+    return problems
+
+
+def is_frozen(module: nn.Module, gate: str) -> bool:
+    """Tell whether training leaves a gate as it is."""
+    stage = re.match(r'layer(\d+)\.', gate)
+    if stage and int(stage[1]) <= getattr(module, 'frozen_stages', -1):
+        return True  # mmdet's MobileNetV2 freezes only when training starts
+    parameters = module.get_submodule(gate).parameters()
+    return not any(parameter.requires_grad for parameter in parameters)
+
+
+def first(names: list[str], count: int = 3) -> str:
+    """Return the first names as text."""
+    more = ', ...' if len(names) > count else ''
+    return ', '.join(names[:count]) + more

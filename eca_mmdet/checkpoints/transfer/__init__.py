@@ -1,0 +1,1 @@
+"""Transfer of a detector checkpoint to other classes."""

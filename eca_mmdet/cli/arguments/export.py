@@ -1,0 +1,80 @@
+"""Arguments of the command that writes a detector for other programs."""
+
+from __future__ import annotations
+
+import argparse
+
+from eca_mmdet.cli.arguments.types import Commands
+
+
+def add_export(commands: Commands) -> None:
+    """Add ``export``."""
+    export = commands.add_parser(
+        'export',
+        help='write a detector as an ONNX or OpenVINO file, and check it',
+        description='Write a trained detector for programs without PyTorch. What '
+        'comes before and after the network is in the file: the objects come out, and '
+        'the metadata say how images go in.',
+    )
+    formats = export.add_subparsers(dest='format', required=True, metavar='FORMAT')
+    onnx = formats.add_parser(
+        'onnx',
+        help='one ONNX file, with the suppression of overlapping boxes in it',
+        description='Write an ONNX file, run it with onnxruntime beside mmdet on real '
+        'images, and say how far the two are apart. Only a file that passes is put '
+        'at OUT.onnx.',
+    )
+    _add_options(onnx, 'OUT.onnx')
+    openvino = formats.add_parser(
+        'openvino',
+        help="the same for Intel's OpenVINO: a graph in XML, and its weights",
+        description='Write OUT.xml and OUT.bin, run them with OpenVINO on the CPU '
+        'beside mmdet on real images, and say how far the two are apart. Only files '
+        'that pass are put there.',
+    )
+    _add_options(openvino, 'OUT.xml')
+
+
+def _add_options(parser: argparse.ArgumentParser, out: str) -> None:
+    # Before --size, which would take the file for a side.
+    parser.usage = f'%(prog)s CONFIG CHECKPOINT {out} [options]'
+    add = parser.add_argument
+    add('config', metavar='CONFIG', help='name or file; it is Python and is run')
+    add('checkpoint', metavar='CHECKPOINT', help='what mmengine saved in training')
+    add('out', metavar=out, help='file to write')
+    add(
+        '--part',
+        choices=('all', 'backbone', 'heads'),
+        default='all',
+        help='heads are neck and heads: what the backbone gives goes in (default: all)',
+    )
+    add(
+        '--size',
+        nargs='+',
+        default=['dynamic'],
+        metavar='SIZE',
+        help='H W, height and width in px of every input, padding and all; or dynamic, '
+        'any size (default)',
+    )
+    add(
+        '--check',
+        action='store_true',
+        default=True,
+        help='compare the file to mmdet (default)',
+    )
+    add(
+        '--no-check',
+        dest='check',
+        action='store_false',
+        help='do not; nobody then knows whether the file is right',
+    )
+    add(
+        '--images',
+        metavar='DIR',
+        help="images for the check (default: the config's test images)",
+    )
+    add(
+        '--force',
+        action='store_true',
+        help=f'replace {out}, once the new file is written and checked',
+    )

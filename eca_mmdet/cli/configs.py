@@ -1,0 +1,24 @@
+"""``eca-mmdet configs``: the shipped configs by name."""
+
+from __future__ import annotations
+
+import argparse
+import json
+
+from eca_mmdet.catalog.configs import resolve_config, shipped_configs
+from eca_mmdet.utils.errors import UserError
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print names, or the file of one."""
+    if args.path:
+        print(resolve_config(args.path))
+        return 0
+    found = shipped_configs(args.pattern)
+    if not found:
+        raise UserError(f'no shipped config matches {args.pattern!r}.')
+    if args.json:
+        print(json.dumps({name: str(path) for name, path in found.items()}, indent=1))
+    else:
+        print('\n'.join(found))
+    return 0

@@ -1,0 +1,245 @@
+"""COCO annotation files as columns, with the traps of their ids closed.
+
+pycocotools marks a match with the id of the object, so that an object of id 0 is never
+found; an id used twice hides an object. Here ids of images and categories become
+positions in sorted order, and those of annotations are left behind: no evaluator sees
+them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from eca_mmdet.datasets.annotation_columns import AnnotationColumns, ImageId, normal_id
+from eca_mmdet.datasets.entries import whole
+from eca_mmdet.utils.errors import UserError
+from eca_mmdet.utils.reading import read_json_bytes
+
+Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class GroundTruth:
+    """The objects of an annotation file, N of them on M images in K categories.
+
+    Attributes:
+        source: where it came from, for messages.
+        image_ids: M ids, ascending.
+        sizes: (M, 2) height and width in pixels; 0 where the file has none.
+        category_ids: K ids, ascending.
+        category_names: K names in the same order.
+        file_order: the K positions in the order in which the file lists the
+            categories, which is how mmdet numbers its labels.
+        image: (N,) positions in ``image_ids``, in the file's order.
+        category: (N,) positions in ``category_ids``.
+        boxes: (N, 4) x, y, width, height in pixels.
+        areas: (N,) in pixels: the file's, else the mask's, else the box's.
+        crowd: (N,) bool.
+        segmentations: N polygons or RLEs as in the file, None where there is none.
+        annotated: the file has a list of annotations, though it may be empty.
+        file_names: M names of image files, '' where the file has none.
+        notes: one line for each thing of the file that does not count.
+        sha256: of the file; '' if it was none.
+    """
+
+    source: str
+    image_ids: tuple[ImageId, ...]
+    sizes: Ints
+    category_ids: tuple[ImageId, ...]
+    category_names: tuple[str, ...]
+    file_order: Ints
+    image: Ints
+    category: Ints
+    boxes: Floats
+    areas: Floats
+    crowd: npt.NDArray[np.bool_]
+    segmentations: list[Any]
+    annotated: bool
+    file_names: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    sha256: str = ''
+
+    def only(self, names: Iterable[str]) -> GroundTruth:
+        """Return the part in some categories; names that are not there are ignored."""
+        wanted = set(names)
+        kept = np.array([name in wanted for name in self.category_names], bool)
+        if kept.all():
+            return self
+        new = np.cumsum(kept) - 1
+        objects = kept[self.category]
+        order = self.file_order[kept[self.file_order]]
+        return replace(
+            self,
+            category_ids=_take(self.category_ids, kept),
+            category_names=_take(self.category_names, kept),
+            file_order=new[order],
+            image=self.image[objects],
+            category=new[self.category[objects]],
+            boxes=self.boxes[objects],
+            areas=self.areas[objects],
+            crowd=self.crowd[objects],
+            segmentations=list(_take(self.segmentations, objects)),
+        )
+
+    def part(self, start: int, stop: int) -> GroundTruth:
+        """Return some images, by their positions."""
+        objects = (self.image >= start) & (self.image < stop)
+        return replace(
+            self,
+            image_ids=self.image_ids[start:stop],
+            sizes=self.sizes[start:stop],
+            file_names=self.file_names[start:stop],
+            image=self.image[objects] - start,
+            category=self.category[objects],
+            boxes=self.boxes[objects],
+            areas=self.areas[objects],
+            crowd=self.crowd[objects],
+            segmentations=list(_take(self.segmentations, objects)),
+        )
+
+    def without_masks(self) -> GroundTruth:
+        """Return it for boxes alone: polygons as lists are most of its memory."""
+        return replace(self, segmentations=[None] * len(self.image))
+
+
+def _take(items: Sequence[Any], kept: npt.NDArray[np.bool_]) -> tuple[Any, ...]:
+    return tuple(item for item, keep in zip(items, kept, strict=True) if keep)
+
+
+def read_json(path: str | Path, what: str) -> tuple[Any, str]:
+    """Return a file's JSON, and the sha256 of the bytes that it was read from.
+
+    Raises:
+        UserError: it does not exist, cannot be read, or is not JSON.
+    """
+    raw = read_json_bytes(Path(path), what)
+    try:
+        return json.loads(raw), hashlib.sha256(raw).hexdigest()
+    except RecursionError:
+        raise UserError(
+            f'{what} {str(path)!r} is not JSON: it is nested too deeply.'
+        ) from None
+    except ValueError as error:  # also numbers of 5,000 digits
+        raise UserError(f'{what} {str(path)!r} is not JSON: {error}') from error
+
+
+def read_ground_truth(path: str | Path) -> GroundTruth:
+    """Read a COCO annotation file.
+
+    Raises:
+        UserError: it is not one, or an entry cannot be used.
+    """
+    content, sha256 = read_json(path, 'annotation file')
+    return replace(ground_truth(content, str(path)), sha256=sha256)
+
+
+def ground_truth(content: Any, source: str = 'ground truth') -> GroundTruth:
+    """Turn the content of a COCO annotation file into columns.
+
+    Missing ``info``, ``licenses``, ``iscrowd`` and ``area`` are no fault. Objects on
+    images or in categories that the file does not list do not count, as in pycocotools,
+    and are told in ``notes``.
+
+    Raises:
+        UserError: an entry cannot be used; the first and their number are named.
+    """
+    images = _entries(content, 'images', source)
+    categories = _entries(content, 'categories', source)
+    image_ids, by_position = _sorted_ids(images, 'image', source)
+    category_ids, categories_sorted = _sorted_ids(categories, 'category', source)
+    names = tuple(_name(one) for one in categories_sorted)
+    category_at = {key: index for index, key in enumerate(category_ids)}
+    order = [category_at[normal_id(one['id'])] for one in categories]
+    sizes = [_size(one, source) for one in by_position]
+    columns = AnnotationColumns(source, image_ids, category_at, sizes)
+    annotations = content.get('annotations')
+    columns.read([] if annotations is None else annotations)
+    return GroundTruth(
+        source=source,
+        image_ids=image_ids,
+        sizes=np.array(sizes, np.int64).reshape(-1, 2),
+        category_ids=category_ids,
+        category_names=names,
+        file_order=np.array(list(dict.fromkeys(order)), np.int64),
+        image=np.array(columns.image, np.int64),
+        category=np.array(columns.category, np.int64),
+        boxes=np.array(columns.boxes, np.float64).reshape(-1, 4),
+        areas=np.array(columns.areas, np.float64),
+        crowd=np.array(columns.crowd, bool),
+        segmentations=columns.segmentations,
+        annotated=isinstance(annotations, list),
+        file_names=tuple(_text(one.get('file_name', '')) for one in by_position),
+        notes=(
+            *_repeated(images, image_ids, 'image', source),
+            *_repeated(categories, category_ids, 'category', source),
+            *columns.notes(),
+        ),
+    )
+
+
+def _entries(content: Any, key: str, source: str) -> list[Any]:
+    value = content.get(key) if isinstance(content, dict) else None
+    if not isinstance(value, list) or not all(
+        isinstance(one, dict) and 'id' in one for one in value
+    ):
+        kind = 'a list' if isinstance(content, list) else type(content).__name__
+        found = sorted(content)[:8] if isinstance(content, dict) else kind
+        raise UserError(
+            f'{source} is not a COCO annotation file: expected an object whose {key!r} '
+            f'is a list of objects with an id; found {found}.'
+        )
+    return value
+
+
+def _sorted_ids(
+    entries: list[Any], kind: str, source: str
+) -> tuple[tuple[ImageId, ...], list[Any]]:
+    """Return ascending ids and their entries; of an id used twice, the last entry."""
+    try:
+        by_id = {normal_id(one['id']): one for one in entries}
+        ids = sorted(by_id)
+    except (ValueError, TypeError) as error:
+        raise UserError(
+            f'{source}: {kind} ids must be whole numbers, or all strings: {error}.'
+        ) from error
+    return tuple(ids), [by_id[key] for key in ids]
+
+
+def _name(category: Any) -> str:
+    """Return a category's name as text that can be written anywhere."""
+    return _text(category.get('name', category['id']))
+
+
+def _text(value: Any) -> str:
+    return str(value).encode('utf-8', 'replace').decode()
+
+
+def _repeated(
+    entries: list[Any], ids: tuple[ImageId, ...], kind: str, source: str
+) -> list[str]:
+    more = len(entries) - len(ids)
+    if not more:
+        return []
+    return [f'{more} {kind} entries of {source} repeat an id; the last one counts']
+
+
+def _size(image: Any, source: str) -> tuple[int, int]:
+    """Return height and width, 0 for none."""
+    size = [image.get(key) or 0 for key in ('height', 'width')]
+    whole_sides = [whole(side) if side else 0 for side in size]
+    if any(side is None or not 0 <= side < 2**31 for side in whole_sides):
+        raise UserError(
+            f'{source}: height and width of image {image["id"]!r} must be whole '
+            f'numbers of pixels; got {str(size)[:60]}.'
+        )
+    height, width = (side or 0 for side in whole_sides)
+    return height, width

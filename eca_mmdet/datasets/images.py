@@ -1,0 +1,172 @@
+"""Look at the images of a data set: which are there, which are whole, their sizes."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import unicodedata
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path, PurePath
+from typing import Any
+
+from eca_mmdet.datasets.entries import Entry, Size, image_name, is_image, size_of
+from eca_mmdet.datasets.rules.faults import Fault, found
+
+MAX_THREADS = 8
+MOST_BYTES = 1 << 30
+"""Of an image's file."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageFiles:
+    """What was found on disk.
+
+    Attributes:
+        missing: file names that are not there, with one that is nearly the same or ''.
+        damaged: file names that are cut off or unreadable, with the reason.
+        sizes: of the others, as mmdet sees them; empty if they were not opened.
+    """
+
+    missing: dict[str, str]
+    damaged: dict[str, str] = dataclasses.field(default_factory=dict)
+    sizes: dict[str, Size] = dataclasses.field(default_factory=dict)
+
+    @property
+    def unusable(self) -> set[str]:
+        """File names that cannot be trained on."""
+        return {*self.missing, *self.damaged}
+
+    def faults(self, images: Sequence[Any]) -> list[Fault]:
+        """Hold the entries of an annotation file against the files.
+
+        Args:
+            images: its ``images``.
+        """
+        entries = [one for one in images if is_image(one)]
+        gone = [one for one in entries if one['file_name'] in self.missing]
+        broken = [one for one in entries if one['file_name'] in self.damaged]
+        other = [one for one in entries if self._differs(one)]
+        return [
+            *found('missing-image', gone, self._missing_name),
+            *found('damaged-image', broken, self._damaged_name),
+            *found('image-size', other, self._size_name),
+        ]
+
+    def _differs(self, image: Entry) -> bool:
+        stated, seen = size_of(image), self.sizes.get(image['file_name'])
+        return stated is not None and seen is not None and stated != seen
+
+    def _missing_name(self, image: Entry) -> str:
+        near = self.missing[image['file_name']]
+        return f'{image_name(image)}, there is {near!r}' if near else image_name(image)
+
+    def _damaged_name(self, image: Entry) -> str:
+        return f'{image_name(image)}: {self.damaged[image["file_name"]]}'
+
+    def _size_name(self, image: Entry) -> str:
+        (w, h), (width, height) = (
+            self.sizes[image['file_name']],
+            size_of(image) or (0, 0),
+        )
+        return f'{image_name(image)} is {w} x {h}, not {width} x {height}'
+
+
+def find_missing(folder: Path, names: Iterable[str]) -> ImageFiles:
+    """Look for files by reading each folder once.
+
+    Args:
+        folder: that the names are relative to.
+        names: as in the annotation file.
+    """
+    by_folder = defaultdict[str, list[tuple[str, str]]](list)
+    for name in dict.fromkeys(names):
+        parent, _, last = os.path.join(folder, name).rpartition(os.sep)
+        by_folder[parent].append((name, last))
+    missing: dict[str, str] = {}
+    for parent, wanted in by_folder.items():
+        present = _files(parent)
+        lost = [(name, last) for name, last in wanted if last not in present]
+        alike = {_plain(one): one for one in present} if lost else {}
+        missing |= {name: alike.get(_plain(last), '') for name, last in lost}
+    return ImageFiles(missing)
+
+
+def _files(folder: str) -> set[str]:
+    try:
+        with os.scandir(folder or os.sep) as entries:
+            return {entry.name for entry in entries if entry.is_file()}
+    except (OSError, ValueError):  # no such folder; a zero byte in its name
+        return set()
+
+
+def _plain(name: str) -> str:
+    """Return a name without case, ending and the ways of writing an accent."""
+    return unicodedata.normalize('NFC', PurePath(name).stem).casefold()
+
+
+def open_images(folder: Path, names: Iterable[str]) -> ImageFiles:
+    """Look for files, then read each of them to its end, several at a time.
+
+    A progress bar goes to stderr if that is a terminal.
+
+    Args:
+        folder: that the names are relative to.
+        names: as in the annotation file.
+    """
+    from rich.console import Console
+    from rich.progress import Progress
+
+    names = list(dict.fromkeys(names))
+    missing = find_missing(folder, names).missing
+    present = [name for name in names if name not in missing]
+    damaged: dict[str, str] = {}
+    sizes: dict[str, Size] = {}
+    console = Console(stderr=True)
+    threads = min(MAX_THREADS, os.cpu_count() or 1)
+    with (
+        ThreadPoolExecutor(threads) as pool,
+        Progress(
+            console=console, transient=True, disable=not console.is_terminal
+        ) as progress,
+    ):
+        seen = pool.map(read_size, (folder / name for name in present))
+        total = len(present)
+        for name, size in zip(
+            present, progress.track(seen, total, description='images'), strict=True
+        ):
+            if isinstance(size, str):
+                damaged[name] = size
+            else:
+                sizes[name] = size
+    return ImageFiles(missing, damaged, sizes)
+
+
+def read_size(path: Path) -> Size | str:
+    """Decode an image to its end, as mmdet does.
+
+    OpenCV refuses a file that is cut off, and turns a photograph as its EXIF data say.
+
+    Returns:
+        Width and height in pixels, or what is wrong.
+    """
+    import cv2
+    import numpy as np
+
+    try:
+        size = path.stat().st_size
+        if size > MOST_BYTES:
+            return f'it has {size >> 20:,} MiB, too many for an image'
+        raw = path.read_bytes()
+    except OSError as error:
+        return str(error.strerror)
+    if not raw:
+        return 'it is empty'
+    try:
+        image = cv2.imdecode(np.frombuffer(raw, np.uint8), cv2.IMREAD_COLOR)
+    except cv2.error as error:
+        return str(error).splitlines()[0]
+    if image is None:
+        return f'OpenCV reads no image from its {len(raw)} bytes'
+    return int(image.shape[1]), int(image.shape[0])

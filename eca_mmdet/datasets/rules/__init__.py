@@ -1,0 +1,1 @@
+"""Faults of annotation files: what each means, how it is found and fixed."""

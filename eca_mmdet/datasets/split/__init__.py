@@ -1,0 +1,1 @@
+"""Train and validation splits of annotation files."""

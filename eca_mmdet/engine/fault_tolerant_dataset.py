@@ -1,0 +1,153 @@
+"""A data set whose images may be broken, vanish, or kill the process that reads them.
+
+What mmdet does then is a stack trace from a worker, or nothing at all. Here the file is
+named, and some may be replaced if the user said so.
+"""
+
+from __future__ import annotations
+
+import multiprocessing.sharedctypes
+from pathlib import Path
+from typing import Any
+
+from mmengine.registry import DATASETS
+from torch.utils.data import Dataset, get_worker_info
+
+from eca_mmdet.datasets.images import read_size
+from eca_mmdet.engine.batch_sampler import Draw
+from eca_mmdet.engine.random_state import seed_sample
+from eca_mmdet.engine.workers import tie_to_parent
+from eca_mmdet.utils.errors import RunError, printable
+
+_OWN = ('dataset', '_seed', '_tolerated', '_list', '_loading', '_tied')
+
+
+_MIXING = ('MultiImageMixDataset', 'mmdet.MultiImageMixDataset')
+
+
+class BadImageError(RunError):
+    """An image that cannot be read. The message names it."""
+
+
+class WatchedDataset(Dataset[Any]):
+    """Another data set, its images seeded one by one and its broken ones named.
+
+    Every attribute that is asked for or set is the other's.
+
+    Args:
+        dataset: config of any mmdet data set.
+        seed: of the run; None leaves random numbers alone.
+        workers: processes that load; 0 for this one.
+        tolerated: images that may be broken; each is replaced by the next one.
+        bad_images: file that lists them, shared by all processes; needed if any is
+            tolerated.
+    """
+
+    def __init__(
+        self,
+        dataset: Any,
+        seed: int | None = None,
+        workers: int = 0,
+        tolerated: int = 0,
+        bad_images: str = '',
+    ) -> None:
+        mixes = isinstance(dataset, dict) and dataset.get('type') in _MIXING
+        if mixes and isinstance(dataset['dataset'], dict):
+            # Images that are mixed into another are read by the data set inside.
+            inner = dict(dataset=dataset['dataset'], workers=workers)
+            inner |= dict(tolerated=tolerated, bad_images=bad_images)
+            dataset = {**dataset, 'dataset': dict(type=WatchedDataset, **inner)}
+        self.dataset = DATASETS.build(dataset)
+        self._seed = seed
+        self._tolerated = tolerated
+        self._list = bad_images
+        self._tied = False
+        # What each worker is at, readable when it is dead.
+        self._loading: Any = multiprocessing.sharedctypes.RawArray(
+            'q', [-1] * max(1, workers)
+        )
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith('__') or 'dataset' not in self.__dict__:
+            raise AttributeError(name)
+        return getattr(self.__dict__['dataset'], name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in _OWN:
+            super().__setattr__(name, value)
+        else:  # mmdet's hooks exchange the pipeline
+            setattr(self.dataset, name, value)
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> Any:
+        """Return one sample.
+
+        Raises:
+            BadImageError: its image is broken, and no more of those are tolerated.
+        """
+        worker = get_worker_info()
+        if worker and not self._tied:
+            tie_to_parent()
+            self._tied = True
+        slot = (worker.id if worker else 0) % len(self._loading)
+        at = int(index)
+        for _ in range(self._tolerated + 1):
+            self._loading[slot] = at
+            if isinstance(index, Draw) and self._seed is not None:
+                seed_sample(self._seed, index.epoch, index.number)
+            try:
+                sample = self.dataset[at]
+                self._loading[slot] = -1
+                return sample
+            except Exception:  # pipelines raise anything on a broken image
+                self._loading[slot] = -1
+                self._bear(at)
+            at = (at + 1) % len(self)
+        raise BadImageError(self._too_many())
+
+    def loading(self) -> list[str]:
+        """Return the files that workers have begun to load and not ended."""
+        return [self._path(at) for at in self._loading if at >= 0]
+
+    def _path(self, index: int) -> str:
+        return str(self.dataset.get_data_info(index).get('img_path', ''))
+
+    def _bear(self, index: int) -> None:
+        """Note a broken image; raise what is being handled if the image is whole."""
+        path = self._path(index)
+        reason = read_size(Path(path)) if '://' not in path else 'it was not read'
+        if not isinstance(reason, str):
+            raise  # noqa: PLE0704 - the pipeline's own error
+        if not self._tolerated:
+            more = (
+                ' Or let training go on without it: --skip-bad-images N.'
+                if self._seed is not None
+                else ''
+            )
+            raise BadImageError(
+                f'image {path} cannot be read: {printable(reason)}. Mend or remove it; '
+                f'eca-mmdet check-data lists all such images.{more}'
+            ) from None
+        listed = self._listed()
+        if path not in listed:
+            with open(self._list, 'a', encoding='utf-8') as file:
+                file.write(f'{printable(path)}\t{printable(reason)}\n')
+            if len(listed) >= self._tolerated:
+                raise BadImageError(self._too_many()) from None
+
+    def _listed(self) -> list[str]:
+        try:
+            lines = Path(self._list).read_text(encoding='utf-8').splitlines()
+        except FileNotFoundError:
+            return []
+        return [line.partition('\t')[0] for line in lines]
+
+    def _too_many(self) -> str:
+        listed = self._listed()
+        return (
+            f'{len(listed)} images cannot be read, and --skip-bad-images allows '
+            f'{self._tolerated}: {", ".join(listed[:3])} ... all of them with their '
+            f'reasons: {self._list}. Mend or remove them, or allow more.'
+        )

@@ -1,0 +1,69 @@
+"""A training that goes on with another number of images a step.
+
+mmengine has a check for that, of a field that no checkpoint of 3.x has; it then goes on
+with the learning rate of the old batch.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mmengine.hooks import Hook
+
+from eca_mmdet.engine import config as launch
+
+_KEY = 'images_per_step'
+
+
+def follow_batch(cfg: Any, runner: Any, scale: bool) -> None:
+    """Let a resumed training follow a change of the images a step."""
+    runner.register_hook(ResumedBatchHook(launch.images_per_step(cfg), scale))
+
+
+class ResumedBatchHook(Hook):  # type: ignore[misc]
+    """Write the images a step into checkpoints; follow a change when resuming.
+
+    Args:
+        images: a step, over all processes.
+        scale: scale the learning rate with the images (``--no-scale-lr`` does not).
+    """
+
+    def __init__(self, images: int, scale: bool) -> None:
+        self.images, self.scale = images, scale
+
+    def before_save_checkpoint(self, runner: Any, checkpoint: dict[str, Any]) -> None:
+        """Record what the learning rate in this file belongs to."""
+        checkpoint['meta'][_KEY] = self.images
+
+    def after_load_checkpoint(self, runner: Any, checkpoint: dict[str, Any]) -> None:
+        """Scale the rates in the loaded file, before the optimizer takes them."""
+        if not runner._resume:
+            return
+        before = checkpoint.get('meta', {}).get(_KEY)
+        if before is None:
+            line = f'{self.images} images a step; the checkpoint does not say its own'
+        elif before == self.images:
+            line = f'{self.images} images a step as before'
+        elif not self.scale:
+            line = f'{self.images} images a step, not {before}: lr left as it was'
+        else:
+            factor = self.images / before
+            scale_rates(checkpoint, factor)
+            line = f'{self.images} images a step, not {before}: lr x {factor:g}'
+        runner.logger.info(f'resumed: {line}')
+
+
+def scale_rates(checkpoint: dict[str, Any], factor: float) -> None:
+    """Multiply every learning rate of a checkpoint, its schedulers' included.
+
+    Schedulers compute the next rate from the last, so that the factor stays. An
+    absolute ``eta_min`` does not scale; it does not at the start of a run either.
+    """
+    for group in checkpoint.get('optimizer', {}).get('param_groups', []):
+        for key in ('lr', 'initial_lr'):
+            if key in group:
+                group[key] = group[key] * factor
+    for scheduler in checkpoint.get('param_schedulers', []):
+        if scheduler.get('param_name') == 'lr':
+            for key in ('base_values', '_last_value'):
+                scheduler[key] = [value * factor for value in scheduler[key]]

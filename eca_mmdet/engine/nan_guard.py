@@ -1,0 +1,235 @@
+"""A loss that is not a number stops training before it is learned from."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from mmengine.dist import get_rank, is_distributed
+from mmengine.model import is_model_wrapper
+from mmengine.optim import OptimWrapper
+from torch import Tensor, nn
+
+from eca_mmdet.engine.interrupts import Interrupts
+from eca_mmdet.engine.random_state import seed_step
+from eca_mmdet.utils.errors import RunError
+
+
+@dataclass
+class OnNan:
+    """What to do about a loss that is not finite.
+
+    Attributes:
+        skip: leave such batches out; False stops at the first.
+        limit: batches that may be left out.
+    """
+
+    skip: bool = False
+    limit: int = 10
+
+
+class NotFiniteError(RunError):
+    """The loss, or a weight, is NaN or infinite."""
+
+
+class _NotFinite(Exception):  # noqa: N818 - never leaves this module
+    """Inside ``update_params``: leave this step without an update."""
+
+
+class GuardedOptimizer:
+    """A Runner's optimizer wrapper, which updates nothing from a loss not finite.
+
+    It also lets all processes of a job agree to stop at the same step.
+
+    Args:
+        runner: whose model is trained.
+        on_nan: what to do.
+        interrupts: a request to one process becomes one to all.
+    """
+
+    def __init__(self, runner: Any, on_nan: OnNan, interrupts: Interrupts) -> None:
+        self._runner = runner
+        self._on_nan = on_nan
+        self._interrupts = interrupts
+        self._skipped = 0
+        self._own = True  # this process has the loss that is not finite
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._runner.optim_wrapper, name)
+
+    def train_step(self, batch: Any) -> dict[str, Any] | None:
+        """Run one step of the model; return its log variables, None if left out.
+
+        Raises:
+            NotFiniteError: the loss is not finite, and that is not tolerated.
+        """
+        runner = self._runner
+        if not isinstance(runner.optim_wrapper, OptimWrapper):  # several optimizers
+            step = runner.model.train_step(batch, optim_wrapper=runner.optim_wrapper)
+            return dict(step)
+        kept = _norm_statistics(runner.model) if self._on_nan.skip else []
+        try:
+            return dict(runner.model.train_step(batch, optim_wrapper=self))
+        except _NotFinite:
+            pass
+        except (RuntimeError, ValueError, IndexError, AssertionError) as error:
+            # Some heads stumble over NaN before there is a loss.
+            memory = isinstance(error, torch.cuda.OutOfMemoryError)
+            if memory or is_distributed() or not self._find(batch)[0]:
+                raise
+        message = self._describe(batch)
+        self._skipped += 1
+        if not self._on_nan.skip or self._skipped > self._on_nan.limit:
+            raise NotFiniteError(f'{message} {self._advice()}')
+        for buffer, value in kept:
+            buffer.copy_(value)
+        runner.logger.warning(
+            f'{message} The batch is left out ({self._skipped} of at most '
+            f'{self._on_nan.limit}).'
+        )
+        return None
+
+    def update_params(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
+        """Learn from a loss, if it is finite in every process."""
+        bad = ~torch.isfinite(loss.detach()).all()
+        asked = torch.tensor(self._interrupts.requested, device=loss.device)
+        flags = torch.stack([bad.long(), asked])
+        if is_distributed():
+            self._own = bool(bad)
+            torch.distributed.all_reduce(flags, torch.distributed.ReduceOp.MAX)
+        any_bad, self._interrupts.agreed = flags.tolist()
+        if any_bad:
+            raise _NotFinite
+        self._runner.optim_wrapper.update_params(loss, *args, **kwargs)
+
+    def _find(self, batch: Any) -> tuple[str, list[str]]:
+        """Repeat the forward pass with the same random numbers, and watch it."""
+        runner = self._runner
+        seed_step(runner.seed, get_rank(), runner.iter)
+        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        with runner.optim_wrapper.optim_context(runner.model):
+            return first_not_finite(model, batch)
+
+    def _describe(self, batch: Any) -> str:
+        layer, parts = self._find(batch)  # in every process, for layers that talk
+        if not self._own:
+            return (
+                f'the loss of step {self._runner.iter + 1} is not finite in another '
+                'process, which says more.'
+            )
+        losses = f' ({", ".join(parts)})' if parts else ''
+        where = layer or 'none, only the loss itself'
+        return (
+            f'the loss of step {self._runner.iter + 1} is not finite{losses}, on '
+            f'{images_of(batch)}. First output that is not: {where}.'
+        )
+
+    def _advice(self) -> str:
+        lr = self._runner.optim_wrapper.get_lr().get('lr', [float('nan')])[0]
+        times = f' after {self._skipped - 1} were left out' if self._on_nan.skip else ''
+        return (
+            f'Nothing was learned from this batch, and training has stopped{times}. '
+            f'What usually helps: a smaller learning rate (now {lr:g}; it has to fit '
+            'the images a step), a longer warm-up, gradient clipping (--cfg-options '
+            'optim_wrapper.clip_grad.max_norm=35), a look at these images '
+            '(eca-mmdet check-data).'
+        )
+
+
+def images_of(batch: Any) -> str:
+    """Name the images of a batch by id and file."""
+    try:
+        samples = batch['data_samples']
+        named = [
+            f'{one.metainfo.get("img_id")} '
+            f'({str(one.metainfo.get("img_path", "")).rpartition("/")[2]})'
+            for one in samples
+        ]
+    except (KeyError, TypeError, AttributeError):
+        return 'a batch that does not say what is in it'
+    return f'images {", ".join(named)}' if len(named) > 1 else f'image {named[0]}'
+
+
+def first_not_finite(model: Any, batch: Any) -> tuple[str, list[str]]:
+    """Find where a forward pass loses finite numbers.
+
+    Args:
+        model: an mmdet detector in training mode.
+        batch: as its data loader gives it.
+
+    Returns:
+        The first layer whose output is not finite, with what is known of its weights
+        and input, or ''; and the losses that are not.
+    """
+    found: list[str] = []
+    with _watched(model, found), torch.no_grad(), contextlib.suppress(Exception):
+        data = model.data_preprocessor(batch, True)
+        losses = model(**data, mode='loss')
+        lost = [name for name, value in losses.items() if not _is_finite(value)]
+        return (found[0] if found else ''), lost
+    return (found[0] if found else ''), []
+
+
+@contextlib.contextmanager
+def _watched(model: nn.Module, found: list[str]) -> Iterator[None]:
+    names = {module: name for name, module in model.named_modules()}
+
+    def look(module: nn.Module, inputs: Any, output: Any) -> None:
+        if not found and not _is_finite(output):
+            found.append(_suspect(names[module], module, inputs))
+
+    handles = [module.register_forward_hook(look) for module in names if names[module]]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _suspect(name: str, module: nn.Module, inputs: Any) -> str:
+    lost = [key for key, one in module.named_parameters() if not _is_finite(one)]
+    if lost:
+        return f'{name} (its {lost[0]} is not finite: an earlier update was too large)'
+    if not _is_finite(inputs):
+        return f'{name} (its input is not finite)'
+    return f'{name} (its input and weights are finite)'
+
+
+def _is_finite(value: Any) -> bool:
+    """Tell whether every number in nested containers of tensors is finite."""
+    if isinstance(value, Tensor):
+        return not value.is_floating_point() or bool(torch.isfinite(value).all())
+    if isinstance(value, dict):
+        return all(map(_is_finite, value.values()))
+    if isinstance(value, (list, tuple)):
+        return all(map(_is_finite, value))
+    return True
+
+
+def _norm_statistics(model: nn.Module) -> list[tuple[Tensor, Tensor]]:
+    """Return the statistics that a forward pass in training changes, with copies."""
+    return [
+        (buffer, buffer.clone())
+        for module in model.modules()
+        if isinstance(module, nn.modules.batchnorm._NormBase) and module.training
+        for buffer in module.buffers(recurse=False)
+    ]
+
+
+def require_finite(checkpoint: dict[str, Any]) -> None:
+    """Refuse to save weights that are not finite.
+
+    Raises:
+        NotFiniteError: naming the first of them.
+    """
+    lost = [k for k, one in checkpoint['state_dict'].items() if not _is_finite(one)]
+    if lost:
+        raise NotFiniteError(
+            f'{len(lost)} tensors of the model are not finite, the first {lost[0]}: '
+            'the updates were too large. They were not saved. What usually helps: a '
+            'smaller learning rate, a longer warm-up, gradient clipping (--cfg-options '
+            'optim_wrapper.clip_grad.max_norm=35).'
+        )

@@ -1,0 +1,320 @@
+"""Checks of the data before long work: files, folders, classes, heads.
+
+mmdet finds some of these faults too, but as an assertion deep in a data loader, at the
+first evaluation, or (a class name that the file does not have) not at all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from eca_mmdet.datasets.coco import read_annotations, require_instances
+from eca_mmdet.datasets.entries import is_category, is_image
+from eca_mmdet.datasets.images import find_missing
+from eca_mmdet.datasets.rules.categories import check_classes, compare_splits
+from eca_mmdet.datasets.rules.check import check_annotations
+from eca_mmdet.datasets.rules.faults import Fault, Severity
+from eca_mmdet.engine.preflight.model import check_num_classes, evaluators, parts
+from eca_mmdet.utils.errors import FaultsError, UserError, printable
+
+_RENUMBERING = ('CocoTableMetric', 'V1CocoMetric')
+"""Metrics that do not read annotation ids and take a missing iscrowd for 0."""
+
+_COCO_METRICS = ('CocoMetric', *_RENUMBERING)
+
+
+@dataclass
+class _File:
+    """An annotation file and what the config does with it.
+
+    Attributes:
+        path: where it is.
+        content: its images and categories; the annotations are not kept.
+        faults: what was found in it.
+        coco: read as COCO instances, so that the faults count.
+        uses: 'train', 'val', 'test'.
+        folder: of its images, if it is known.
+        classes: that the config takes from it.
+        pycocotools: evaluates it, with its demands on annotation ids.
+        trains_masks: a data loader loads masks.
+        mask_ap: an evaluator compares masks.
+        scored: an evaluator computes AP, which takes annotations.
+        listed: the file has a list of them, though it may be empty.
+    """
+
+    path: Path
+    content: dict[str, Any]
+    faults: list[Fault]
+    coco: bool = False
+    uses: set[str] = field(default_factory=set)
+    folder: Path | None = None
+    classes: Sequence[str] | None = None
+    pycocotools: bool = False
+    trains_masks: bool = False
+    mask_ap: bool = False
+    scored: bool = False
+    listed: bool = True
+
+    @property
+    def names(self) -> set[str]:
+        """The category names."""
+        return {one['name'] for one in self.content['categories']}
+
+    def severity(self, fault: Fault) -> Severity:
+        """Return how bad a fault is for this run, which may not meet it at all."""
+        met: dict[str, bool] = {
+            'zero-annotation-id': self.pycocotools,
+            'missing-iscrowd': self.pycocotools,
+            'short-polygon': self.mask_ap,  # in training mmdet passes them over
+            'malformed-segmentation': self.trains_masks or self.mask_ap,
+            'rle-size': self.trains_masks or self.mask_ap,
+        }
+        if fault.code in met:
+            return 'error' if met[fault.code] else 'warning'
+        if fault.code == 'missing-segmentation':
+            return 'error' if self.trains_masks or self.mask_ap else 'note'
+        if fault.code == 'no-annotations':
+            if 'train' in self.uses or (self.scored and not self.listed):
+                return 'error'
+            return 'warning' if self.scored else 'note'
+        return fault.severity
+
+
+def check_data(cfg: Any, training: bool) -> None:
+    """Check annotation files, image folders, classes and heads.
+
+    Warnings are printed, a line each.
+
+    Args:
+        cfg: a detector config.
+        training: look at the training and validation sets, not at the test set.
+
+    Raises:
+        UserError: the first fault of the config; or, if that has none, all errors of
+            the annotation files.
+    """
+    files: dict[Path, _File] = {}
+    for name in ('train', 'val') if training else ('test',):
+        loader = cfg.get(f'{name}_dataloader')
+        for dataset in _leaf_datasets(loader.dataset) if loader else ():
+            _check_dataset(cfg, name, dataset, files)
+        for one in evaluators(cfg, name):
+            _note_evaluator(one, name, files)
+    _report([file for file in files.values() if file.coco])
+
+
+def training_classes(cfg: Any) -> tuple[str, ...] | None:
+    """Return the names of the classes that a config trains; None if it has none.
+
+    Raises:
+        UserError: a string stands where a tuple of names is expected.
+    """
+    loader = cfg.get('train_dataloader')
+    for dataset in _leaf_datasets(loader.dataset) if loader else ():
+        return _class_names(dataset, 'train_dataloader')
+    return None
+
+
+def _leaf_datasets(dataset: Any) -> Iterator[Any]:
+    """Yield the data sets inside RepeatDataset, ConcatDataset and the like."""
+    if 'dataset' in dataset:
+        yield from _leaf_datasets(dataset['dataset'])
+    elif 'datasets' in dataset:
+        for part in dataset['datasets']:
+            yield from _leaf_datasets(part)
+    else:
+        yield dataset
+
+
+def _check_dataset(cfg: Any, use: str, dataset: Any, files: dict[Path, _File]) -> None:
+    name = f'{use}_dataloader'
+    ann_file = str(dataset.get('ann_file', ''))
+    root = str(dataset.get('data_root') or '')
+    coco = ann_file.endswith('.json') and 'Panoptic' not in str(dataset['type'])
+    if not coco or '://' in root + ann_file:
+        return
+    file = _file(Path(root) / ann_file, f'{name}.dataset', files)
+    folder = Path(root) / (dataset.get('data_prefix') or {}).get('img', '')
+    if not folder.is_dir():
+        raise UserError(
+            f'image folder {str(folder)!r} of {name}.dataset does not exist. Set '
+            f'{name}.dataset.data_root and .data_prefix.img.'
+        )
+    classes = _class_names(dataset, name)
+    if classes is not None:
+        _check_names(classes, file, name)
+        check_num_classes(cfg, len(classes), name)
+    if _is_plain_coco(dataset):
+        file.uses.add(use)
+        file.trains_masks |= use == 'train' and any(
+            part.get('with_mask') for _, part in parts(dataset, '')
+        )
+        _look_closer(file, folder, classes, bool(dataset.get('backend_args')))
+
+
+def _is_plain_coco(dataset: Any) -> bool:
+    """Tell a data set that CocoDataset itself reads; others have their own rules."""
+    from mmdet.datasets import CocoDataset
+    from mmdet.registry import DATASETS
+
+    known = DATASETS.get(dataset['type'])
+    reads = getattr(known, 'load_data_list', None)
+    return bool(reads is CocoDataset.load_data_list)
+
+
+def _check_names(classes: Sequence[str], file: _File, name: str) -> None:
+    known = file.names
+    unknown = [c for c in classes if c not in known]
+    if unknown:
+        raise UserError(
+            f'{len(unknown)} of {len(classes)} classes of {name}.dataset are not in '
+            f'{file.path}: {_first(unknown)}. The file has {_first(sorted(known))}. '
+            f'Set {name}.dataset.metainfo.classes to names of the file (case counts).'
+        )
+
+
+def _look_closer(
+    file: _File, folder: Path, classes: Sequence[str] | None, elsewhere: bool
+) -> None:
+    """Check what depends on the data set too: its folder and its classes.
+
+    Args:
+        file: the faults are added to it.
+        folder: of the images.
+        classes: of the config.
+        elsewhere: the images come from a storage that is no folder.
+    """
+    require_instances(file.path, file.content)
+    categories = [one for one in file.content['categories'] if is_category(one)]
+    more = check_classes(categories, classes)
+    images = file.content['images']
+    if not elsewhere and file.folder is None:
+        names = [one['file_name'] for one in images if is_image(one)]
+        more += find_missing(folder, names).faults(images)
+    known = {fault.code for fault in file.faults}
+    file.faults += [fault for fault in more if fault.code not in known]
+    file.coco, file.folder, file.classes = True, folder, classes
+
+
+def _note_evaluator(evaluator: Any, use: str, files: dict[Path, _File]) -> None:
+    """Write down which demands an evaluator makes on its file."""
+    ann_file = str(evaluator.get('ann_file', ''))
+    if not ann_file.endswith('.json') or '://' in ann_file:
+        return
+    file = _file(Path(ann_file), f'{use}_evaluator', files)
+    kind = str(evaluator.get('type')).rpartition('.')[2]  # without a scope
+    file.coco |= kind in _COCO_METRICS
+    file.pycocotools |= kind not in _RENUMBERING
+    file.mask_ap |= 'segm' in str(evaluator.get('metric', ''))
+    file.scored |= not evaluator.get('format_only', False)
+    file.uses.add(use)
+
+
+def _first(names: list[str], count: int = 5) -> str:
+    more = f' and {len(names) - count} more' if len(names) > count else ''
+    return ', '.join(map(repr, names[:count])) + more
+
+
+def _file(path: Path, owner: str, files: dict[Path, _File]) -> _File:
+    """Read and check an annotation file, unless that was done.
+
+    Args:
+        path: the file.
+        owner: config entry to name in messages.
+        files: those read so far; added to.
+
+    Raises:
+        UserError: missing, not JSON, or without images or named categories.
+    """
+    if path in files:
+        return files[path]
+    if not path.is_file():
+        raise UserError(
+            f'annotation file {str(path)!r} of {owner} does not exist. Put COCO there '
+            f'or set {owner}.ann_file (and .data_root) with --cfg-options.'
+        )
+    content, faults = read_annotations(path)
+    if not all(is_category(one) for one in content['categories']):
+        raise UserError(
+            f"{path}: every category needs a 'name' and an 'id'; at least one has none."
+        )
+    # All objects of a large file take gigabytes: a later file needs the room.
+    kept = {key: content[key] for key in ('images', 'categories')}
+    kept['annotations'] = content.get('annotations', [])[:1]
+    faults += check_annotations(content)
+    files[path] = _File(path, kept, faults, listed='annotations' in content)
+    return files[path]
+
+
+def _report(files: list[_File]) -> None:
+    """Print the warnings, then refuse the errors of all files at once."""
+    lines, advice = [], []
+    for file in files:
+        graded = [(file.severity(fault), fault) for fault in file.faults]
+        for severity, fault in graded:
+            if severity == 'warning':
+                print('warning:', printable(f'{file.path}: {fault.line()}'), flush=True)
+        errors = [fault for severity, fault in graded if severity == 'error']
+        lines += [printable(f'  {file.path}: {fault.line()}') for fault in errors]
+        if errors:
+            advice.append(_advice(file, errors))
+    lines += _compare(files)
+    if lines:
+        head = f'kinds of error in the data: {len(lines)}'
+        raise FaultsError('\n'.join([head, *lines, *advice]))
+
+
+def _advice(file: _File, errors: list[Fault]) -> str:
+    if any(fault.code == 'no-annotations' for fault in errors):
+        return (
+            f'{file.path} can be tested with --format-only --save-results DIR alone, '
+            "which writes results for COCO's server"
+        )
+    by_images = any(fault.code == 'missing-image' for fault in errors)
+    images = f' --images {file.folder}' if by_images else ''
+    command = printable(f'eca-mmdet check-data {file.path}{images}')
+    if any(fault.fix for fault in errors):
+        return f'{command} --fix OUT.json writes a repaired copy'
+    return f'{command} says more'
+
+
+def _compare(files: list[_File]) -> list[str]:
+    """Hold each training file against each validation file; return the errors."""
+    errors = []
+    # An evaluator's own file has no folder: no loader reads it.
+    loaded = [(file, file.folder) for file in files if file.folder is not None]
+    for train, train_folder in loaded:
+        for val, val_folder in loaded:
+            if 'train' not in train.uses or 'val' not in val.uses:
+                continue
+            folders = (train_folder, val_folder)
+            for fault in compare_splits(
+                train.content, val.content, train.classes, folders
+            ):
+                line = printable(f'{train.path} and {val.path}: {fault.line()}')
+                if fault.severity == 'error':
+                    errors.append(f'  {line}')
+                else:
+                    print('warning:', line, flush=True)
+    return errors
+
+
+def _class_names(dataset: Any, name: str) -> tuple[str, ...] | None:
+    """Return the class names a data set will use, or None if it takes the file's."""
+    from mmdet.registry import DATASETS
+
+    classes = (dataset.get('metainfo') or {}).get('classes')
+    if classes is None:
+        known = DATASETS.get(dataset['type'])
+        classes = getattr(known, 'METAINFO', {}).get('classes')
+    if isinstance(classes, str):
+        if Path(classes).is_file():  # mmengine reads one name a line
+            return tuple(Path(classes).read_text().split('\n'))
+        raise UserError(
+            f'{name}.dataset.metainfo.classes must be a tuple of names; got the string '
+            f"{classes!r}. One class is written ('{classes}',) with a comma."
+        )
+    return None if classes is None else tuple(classes)

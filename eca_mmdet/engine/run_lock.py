@@ -1,0 +1,129 @@
+"""One training a work folder."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import socket
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from eca_mmdet.utils.errors import UserError
+
+_NAME = '.training'
+# What file systems without such locks say: no protection there.
+_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
+
+
+class RunLock:
+    """Hold a work folder for this process, for the time of a ``with`` block.
+
+    The kernel lets go of it when the process ends, however it ends; what the file says
+    then stays, and tells the next training how the last one went.
+
+    Args:
+        folder: made if it is not there.
+
+    Attributes:
+        left_behind: who held it last and ended without a word ('process 7 on HOST,
+            since DATE'), or ''.
+
+    Raises:
+        UserError: another process holds it, or nothing can be written there.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self._path = Path(folder) / _NAME
+        self.left_behind = ''
+        self._file: Any = None
+        self._made: list[Path] = []
+
+    def __enter__(self) -> RunLock:
+        try:
+            self._made = _make(self._path.parent)
+            self._file = open(self._path, 'a+', encoding='utf-8', errors='replace')
+            held = not (_lock(self._file) and _is_there(self._path, self._file))
+        except OSError as error:
+            raise UserError(
+                f'nothing can be written to the work folder {self._path.parent}: '
+                f'{error.strerror}. Name another with --work-dir.'
+            ) from error
+        self._file.seek(0)
+        holder = _describe(self._file.read())
+        if held:
+            self._file.close()
+            raise UserError(
+                f'{self._path.parent} is the work folder of a training that runs now '
+                f'({holder or "unknown"}). Wait for it, or name another with '
+                '--work-dir.'
+            )
+        self.left_behind = holder
+        self._file.truncate(0)
+        since = time.strftime('%Y-%m-%d %H:%M:%S')
+        text = {'process': os.getpid(), 'host': socket.gethostname(), 'since': since}
+        self._file.write(json.dumps(text) + '\n')
+        self._file.flush()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._path.unlink(missing_ok=True)
+        self._file.close()
+        for folder in self._made:  # a training that was refused leaves nothing
+            try:
+                folder.rmdir()
+            except OSError:
+                break
+
+
+def _make(folder: Path) -> list[Path]:
+    """Make a folder; return those that were not there, the innermost first."""
+    missing = [one for one in (folder, *folder.parents) if not one.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    return missing
+
+
+def _is_there(path: Path, file: Any) -> bool:
+    """Tell whether an open file is still the one of that name.
+
+    Its last holder removed it, if not: whoever comes next makes another.
+    """
+    try:
+        return os.path.samestat(os.stat(path), os.fstat(file.fileno()))
+    except FileNotFoundError:
+        return False
+
+
+def _lock(file: Any) -> bool:
+    """Lock a file for this process; False if another has it.
+
+    A record lock: unlike flock's, workers that outlive their parent do not keep it.
+    """
+    try:
+        import fcntl
+    except ImportError:  # Windows: no protection
+        return True
+    try:
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):
+        return False
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
+    return True
+
+
+def _describe(text: str) -> str:
+    """Return who wrote the file, '' for nobody."""
+    try:
+        content = json.loads(text)
+        return 'process {process:d} on {host:.99}, since {since:.19}'.format(**content)
+    except (ValueError, TypeError, KeyError):
+        return ''

@@ -1,0 +1,242 @@
+"""Where a detector goes wrong: hotcoco's error analysis as data and as pictures."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from eca_mmdet.datasets.detections import Detections
+from eca_mmdet.datasets.ground_truth import GroundTruth
+from eca_mmdet.evaluation.coco_eval import hotcoco_evaluator
+from eca_mmdet.evaluation.summary import MAX_DETS
+
+EXTREME_IMAGES = 20
+SCORE_THRESHOLD = 0.3
+"""Detections below do not count in the confusion matrix and the worst and best images:
+each image usually has a hundred."""
+
+MAX_PAIRS = 2_000_000
+"""Pairs of an image and a class with detections, up to which a training analyses its
+evaluations: the split by kind takes about 0.7 kB for each, and more for detections."""
+
+IMAGES_AT_ONCE = 5000
+"""For what is counted image by image: hotcoco returns a word for each detection."""
+
+
+def analyze(
+    truth: GroundTruth,
+    found: Detections,
+    task: str,
+    score_threshold: float = SCORE_THRESHOLD,
+    folder: Path | None = None,
+    max_dets: Sequence[int] = MAX_DETS,
+) -> dict[str, Any]:
+    """Split a detector's errors by kind, class, score and image, at IoU 0.5.
+
+    Args:
+        truth: the objects.
+        found: the detections.
+        task: 'bbox' or 'segm'.
+        score_threshold: for the confusion matrix and the worst and best images.
+        folder: where to draw ``TASK_errors.png`` and so on; None draws nothing.
+        max_dets: limits of detections an image and class.
+
+    Returns:
+        JSON-ready: ``errors`` (how much AP50 would rise without errors of a kind, after
+        TIDE, arXiv:2008.08115), ``confusion``, ``pr_curves``, ``calibration``,
+        ``worst_images`` (lowest F1 first) and ``best_images`` (highest F1 and most
+        objects first), both with their detections from the threshold on, as entries of
+        a COCO result file. None where there is nothing to say.
+    """
+    draw = _Drawing(folder, task)
+    curves, calibration = _by_score(truth, found, task, max_dets, draw)
+    confident = found.take(np.flatnonzero(found.scores >= score_threshold))
+    confusion = _confusion(truth, confident, task)
+    extremes = _extreme_images(truth, confident, task, max_dets)
+    del confident
+    # At IoU 0.5 alone, and when nothing else is held: it takes the most memory of all.
+    errors = hotcoco_evaluator(truth, found, task, max_dets, loose=True).tide_errors()
+    draw('errors', lambda plot, file: plot.tide_errors(errors, save_path=file))
+    draw(
+        'confusion', lambda plot, file: plot.confusion_matrix(confusion, save_path=file)
+    )
+    return {
+        'score_threshold': score_threshold,
+        'errors': errors,
+        'confusion': {
+            'classes': [*truth.category_names, 'background'],
+            'matrix': confusion['matrix'].astype(int).tolist(),
+            'rows': 'objects',
+            'columns': 'detections',
+        },
+        'pr_curves': curves,
+        'calibration': calibration,
+        **extremes,
+    }
+
+
+def _by_score(
+    truth: GroundTruth,
+    found: Detections,
+    task: str,
+    max_dets: Sequence[int],
+    draw: _Drawing,
+) -> tuple[dict[str, list[float] | None], dict[str, Any]]:
+    """Return the curves of precision and recall, and the calibration; draw both."""
+    evaluator = hotcoco_evaluator(truth, found, task, max_dets)
+    with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
+        # That other limits of detections are not COCO's: the heading says so.
+        warnings.filterwarnings('ignore', 'hotcoco: max_dets differ')
+        evaluator.accumulate()
+        evaluator.summarize()
+    calibration = evaluator.calibration()
+    draw(
+        'pr_curves',
+        lambda plot, file: plot.pr_curve(
+            evaluator, iou_thrs=[0.5, 0.75], save_path=file
+        ),
+    )
+    draw(
+        'calibration',
+        lambda plot, file: plot.reliability_diagram(calibration, save_path=file),
+    )
+    return _curves(evaluator), calibration
+
+
+def _parts(
+    truth: GroundTruth, found: Detections
+) -> Iterator[tuple[int, GroundTruth, Detections]]:
+    """Yield the position of a first image, and the data of some images from there."""
+    for start in range(0, max(len(truth.image_ids), 1), IMAGES_AT_ONCE):
+        stop = start + IMAGES_AT_ONCE
+        yield start, truth.part(start, stop), found.part(start, stop)
+
+
+def _confusion(truth: GroundTruth, confident: Detections, task: str) -> dict[str, Any]:
+    """Return hotcoco's confusion matrix of all detections but those in crowds.
+
+    It counts a detection in a crowd of its own class as one of the background, which AP
+    does not, and takes 100 of an image unless it is told otherwise.
+    """
+    found: dict[str, Any] = {}
+    for _, some, detections in _parts(truth, confident):
+        most = max(len(detections), 1)
+        matched = hotcoco_evaluator(some, detections, task, (most,))
+        status = matched.image_diagnostics()['dt_status']
+        # Of detections in crowds, which are neither right nor wrong, it has none.
+        counted = [at for at in range(len(detections)) if at + 1 in status]
+        evaluator = hotcoco_evaluator(
+            some, detections.take(np.array(counted, int)), task
+        )
+        one = dict(evaluator.confusion_matrix(max_det=most))
+        before = found.get('matrix', np.zeros_like(one['matrix']))
+        found = one | {'matrix': before + one['matrix']}
+    rows = found['matrix'].sum(1, keepdims=True)
+    return found | {'normalized': found['matrix'] / np.maximum(rows, 1)}
+
+
+def _curves(evaluator: Any) -> dict[str, list[float] | None]:
+    """Return precision at 101 recalls, the mean of the classes that have objects."""
+    precision = evaluator.eval['precision'][..., 0, -1]
+    curves: dict[str, list[float] | None] = {
+        'recall': np.linspace(0, 1, precision.shape[1]).round(2).tolist()
+    }
+    counted = precision[:, :, (precision > -1).all((0, 1))]
+    for name, chosen in (
+        ('0.50', slice(1)),
+        ('0.75', slice(5, 6)),
+        ('0.50:0.95', slice(None)),
+    ):
+        part = counted[chosen]
+        curves[name] = part.mean((0, 2)).tolist() if part.size else None
+    return curves
+
+
+def _extreme_images(
+    truth: GroundTruth, confident: Detections, task: str, max_dets: Sequence[int]
+) -> dict[str, list[dict[str, Any]]]:
+    """Return the images of lowest and of highest F1; of equal ones, fuller first."""
+    counted = []
+    for start, some, detections in _parts(truth, confident):
+        evaluator = hotcoco_evaluator(some, detections, task, max_dets)
+        found = evaluator.image_diagnostics()['img_summary']
+        counted += [
+            (start + at - 1, {key: one[key] for key in ('f1', 'tp', 'fp', 'fn')})
+            for at, one in found.items()
+            if one['tp'] + one['fp'] + one['fn']
+        ]
+    counted.sort(key=lambda one: one[0])  # images are in ascending order of the ids
+    orders: dict[str, Callable[[dict[str, float]], tuple[float, float]]] = {
+        'worst_images': lambda n: (n['f1'], -n['fp'] - n['fn']),
+        'best_images': lambda n: (-n['f1'], -n['tp']),
+    }
+    return {
+        name: [
+            {
+                'image_id': truth.image_ids[at],
+                'file_name': truth.file_names[at],
+                **numbers,
+                'detections': _entries(truth, confident, at),
+            }
+            for at, numbers in sorted(counted, key=lambda one: order(one[1]))[
+                :EXTREME_IMAGES
+            ]
+        ]
+        for name, order in orders.items()
+    }
+
+
+def _entries(truth: GroundTruth, found: Detections, at: int) -> list[dict[str, Any]]:
+    """Return the detections of one image, highest score first."""
+    rows = np.flatnonzero(found.image == at)
+    entries = []
+    for row in rows[np.argsort(-found.scores[rows], kind='stable')]:
+        entry: dict[str, Any] = {
+            'category_id': truth.category_ids[found.category[row]],
+            'score': float(found.scores[row]),
+        }
+        if found.boxes is not None:
+            entry['bbox'] = found.boxes[row].tolist()
+        if found.masks is not None:
+            size, counts = found.masks[row]['size'], found.masks[row]['counts']
+            text = counts.decode() if isinstance(counts, bytes) else counts
+            entry['segmentation'] = {'size': [int(n) for n in size], 'counts': text}
+        entries.append(entry)
+    return entries
+
+
+class _Drawing:
+    """Draws into ``TASK_NAME.png``, if there is a folder.
+
+    Args:
+        folder: where; None draws nothing.
+        task: 'bbox' or 'segm'.
+    """
+
+    def __init__(self, folder: Path | None, task: str) -> None:
+        self._folder, self._task = folder, task
+
+    def __call__(self, name: str, draw: Callable[[Any, Path], Any]) -> None:
+        """Call ``draw`` with hotcoco's drawings and the file to write."""
+        if self._folder is None:
+            return
+        import logging
+
+        import matplotlib
+
+        matplotlib.use('Agg')
+        # It lists the weights that hotcoco's font does not have.
+        logging.getLogger('matplotlib.font_manager').setLevel(logging.ERROR)
+        import matplotlib.pyplot as plt
+        from hotcoco import plot
+
+        with warnings.catch_warnings():
+            warnings.filterwarnings('ignore', 'Mean of empty slice')  # no object at all
+            draw(plot, self._folder / f'{self._task}_{name}.png')
+            plt.close('all')

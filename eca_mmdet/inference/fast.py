@@ -1,0 +1,136 @@
+"""Inference at speed: fused norms, channels-last, bfloat16 in backbone and neck."""
+
+from __future__ import annotations
+
+import copy
+import types
+from typing import Any
+
+import torch
+from mmengine.hooks import Hook
+from mmengine.model import is_model_wrapper
+from torch import Tensor, nn
+
+from eca_mmdet.utils.errors import UserError
+
+PROBE = 512
+"""Side of the image that fusion is checked with, in pixels."""
+
+TOLERANCE = 1e-3
+"""Largest difference that fusion may make, relative to a channel's largest feature."""
+
+
+def make_fast(detector: nn.Module, compiled: bool = False) -> Any:
+    """Return a fast copy of a trained mmdet detector, for inference alone.
+
+    Batch norms of backbone and neck are fused into their convolutions, the detector's
+    weights take the channels-last format, and backbone and neck run under bfloat16
+    autocast. Heads, RoI operators and NMS get float32 features, as ever.
+
+    Args:
+        detector: with ``backbone`` and ``extract_feat``; it is left as it is.
+        compiled: also run the backbone through ``torch.compile``, which takes minutes
+            for the first image, and on a CPU needs a C++ compiler.
+
+    Returns:
+        The copy, in evaluation mode; its ``extracted`` counts the batches that went
+        through ``extract_feat``.
+
+    Raises:
+        UserError: it is no such detector, or its norms cannot be fused.
+    """
+    if not hasattr(detector, 'backbone') or not hasattr(detector, 'extract_feat'):
+        raise UserError(
+            'fast inference needs a detector with a backbone and extract_feat; got '
+            f'{type(detector).__name__}.'
+        )
+    fast: Any = copy.deepcopy(detector)
+    fast.eval()
+    _fuse(fast)
+    fast.to(memory_format=torch.channels_last)
+    if compiled:
+        fast.backbone = torch.compile(fast.backbone, dynamic=True)
+    fast.extracted = 0
+    fast.extract_feat = types.MethodType(_extract_feat, fast)
+    return fast
+
+
+def _extract_feat(self: Any, inputs: Tensor, *args: Any, **kwargs: Any) -> Any:
+    self.extracted += 1
+    inputs = inputs.contiguous(memory_format=torch.channels_last)
+    with torch.autocast(inputs.device.type, dtype=torch.bfloat16):
+        features = type(self).extract_feat(self, inputs, *args, **kwargs)
+    if isinstance(features, Tensor):
+        return features.float()
+    return tuple(one.float() for one in features)
+
+
+def _fuse(model: Any) -> None:
+    """Fuse norms in backbone and neck, and hold the features against those before."""
+    from mmcv.cnn import fuse_conv_bn
+
+    generator = torch.Generator().manual_seed(0)
+    # Large enough for what an attention layer looks at on the smallest map.
+    image = torch.randn(1, 3, PROBE, PROBE, generator=generator)
+    image = image.to(next(model.parameters()))
+    with torch.no_grad():
+        before = model.extract_feat(image)
+        try:
+            for name in ('backbone', 'neck'):
+                part = getattr(model, name, None)
+                if part is not None:
+                    setattr(model, name, fuse_conv_bn(part))
+        except (TypeError, AttributeError) as error:
+            raise UserError(
+                f'the norms of {type(model).__name__} cannot be fused ({error}): they '
+                'need weights and running statistics. Test it without --fast.'
+            ) from error
+        after = model.extract_feat(image)
+    for one, other in zip(before, after, strict=True):
+        change = (one - other).abs().amax((0, 2, 3))
+        allowed = TOLERANCE * one.abs().amax((0, 2, 3)) + 1e-6 * one.abs().max()
+        if not (change <= allowed).all():  # also where a feature is not a number
+            raise UserError(
+                f'fusing the norms of {type(model.backbone).__name__} changes its '
+                'features: its layers do not run in the order they are defined in, or '
+                'its norms do more than normalise (some of timm hold the activation). '
+                'Test it without --fast.'
+            )
+
+
+class FastTestHook(Hook):  # type: ignore[misc]
+    """Test a fast copy of the model, made once its weights are all in place.
+
+    Register it with the lowest priority: hooks that swap weights in, such as mmengine's
+    ``EMAHook``, act on the model itself, before the copy and after the test.
+
+    Args:
+        compiled: of :func:`make_fast`.
+    """
+
+    def __init__(self, compiled: bool = False) -> None:
+        self._compiled = compiled
+
+    def before_test_epoch(self, runner: Any) -> None:
+        """Put the copy in the model's place; ``metrics.json`` will say so."""
+        self._model = runner.model
+        wrapped = is_model_wrapper(runner.model)
+        model = runner.model.module if wrapped else runner.model
+        runner.model = self._fast = make_fast(model, self._compiled)
+        runner.cfg.fast = True
+
+    def after_test_epoch(
+        self, runner: Any, metrics: dict[str, float] | None = None
+    ) -> None:
+        """Put the model back.
+
+        Raises:
+            UserError: the test did not use what was made fast.
+        """
+        runner.model = self._model
+        if not self._fast.extracted and len(runner.test_dataloader):
+            raise UserError(
+                f'{type(self._fast).__name__} tests without its extract_feat, which '
+                '--fast speeds up: these numbers are those of float32. Test it '
+                'without --fast.'
+            )

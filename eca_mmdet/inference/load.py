@@ -1,0 +1,200 @@
+"""From a checkpoint to a detector that is ready to predict."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from eca_mmdet import registration
+from eca_mmdet.checkpoints.detector import require_fit
+from eca_mmdet.checkpoints.download import fetch, is_address
+from eca_mmdet.checkpoints.embedded_config import (
+    innermost,
+    parse_config,
+    registered,
+    require_registered,
+)
+from eca_mmdet.checkpoints.io import WeightFile, read_weights
+from eca_mmdet.engine import config as launch
+from eca_mmdet.utils.errors import UserError
+
+
+@dataclass(frozen=True)
+class TrainedDetector:
+    """A detector with its weights.
+
+    Attributes:
+        path: the checkpoint.
+        cfg: mmengine's Config that it was built from.
+        model: mmdet's detector, in evaluation mode.
+        classes: names by label.
+    """
+
+    path: str
+    cfg: Any
+    model: Any
+    classes: tuple[str, ...]
+
+
+def load_detector(
+    checkpoint: str, config: str | None = None, device: str | None = None
+) -> TrainedDetector:
+    """Build the detector of a checkpoint and load it, tensor by tensor.
+
+    Args:
+        checkpoint: path (or https:// address) of what mmengine saved in training. Its
+            config is read from it as plain values; nothing in the file is run.
+        config: name or path of a config to use instead. It is Python and is run.
+        device: as 'cuda:0'; None takes an accelerator if there is one.
+
+    Raises:
+        UserError: a file is missing or broken, the checkpoint has no config, or its
+            tensors are not those of the model.
+    """
+    path = str(fetch(checkpoint)) if is_address(checkpoint) else checkpoint
+    file = read_weights(path)
+    launch.forbid_code_in_files()
+    registration.register()
+    launch.silence_known_warnings()
+    cfg = _config(file, config)
+    model = _build(cfg, path)
+    require_fit(file.state, model, path)
+    classes = class_names(file, cfg)
+    _require_count(model, classes, path)
+    model.dataset_meta = {'classes': classes}
+    model.cfg = cfg
+    _move(model, device)
+    model.train(False)  # mmdet's ResNet returns None from eval()
+    return TrainedDetector(path, cfg, model, classes)
+
+
+def _config(file: WeightFile, config: str | None) -> Any:
+    """Return the named config, or the one in the file."""
+    from eca_mmdet.analysis.complexity.parts import load
+
+    if config is not None:
+        return load(config)
+    meta = file.extras.get('meta')
+    text = meta.get('cfg') if isinstance(meta, dict) else None
+    if not isinstance(text, str) or not text.strip():
+        raise UserError(
+            f'{file.path} has no config in it, so that it does not say which detector '
+            'it is of: only what mmengine saved in training does. Name the config: '
+            '--config NAME|FILE.'
+        )
+    return plain_config(parse_config(text, file.path), file.path)
+
+
+def plain_config(values: dict[str, Any], path: str) -> Any:
+    """Return mmengine's Config of values that may come from anywhere.
+
+    Args:
+        values: from ``embedded_config.parse_config``; what parts
+            would start from is removed from them.
+        path: where they are from.
+
+    Raises:
+        UserError: they name more than parts of image detectors, or are no config.
+    """
+    from mmengine.config import Config
+
+    _forget_starts(values.get('model'))  # what they name is not built
+    require_registered(values, path)
+    try:
+        return Config(values)
+    except (KeyError, TypeError) as error:  # a key that mmengine keeps for itself
+        raise UserError(
+            f'the config in {path} is none that mmengine reads: {error}'
+        ) from error
+
+
+def _build(cfg: Any, path: str) -> Any:
+    """Build the model without the files that its parts would start from."""
+    from mmdet.registry import MODELS
+    from mmengine.registry import init_default_scope
+
+    source = getattr(cfg, 'filename', None) or f'the config of {path}'
+    if not isinstance(cfg.get('model'), dict):
+        raise UserError(f'{source} has no model.')
+    _forget_starts(cfg.model)
+    init_default_scope('mmdet')
+    try:
+        model = MODELS.build(cfg.model)
+        if hasattr(model, 'state_dict'):
+            return model
+        raise TypeError(f'{cfg.model.get("type")} is no detector')
+    except Exception as error:  # a part may raise anything on wrong arguments
+        raise UserError(
+            f'the model that {source} describes cannot be built: '
+            f'{type(error).__name__}: {error}'
+        ) from error
+
+
+def _forget_starts(part: Any) -> None:
+    """Remove init_cfg and pretrained everywhere: the checkpoint has every tensor."""
+    if isinstance(part, dict):
+        for key in ('init_cfg', 'pretrained'):
+            if part.get(key) is not None:
+                part[key] = None
+    values = part.values() if isinstance(part, dict) else part
+    for one in values if isinstance(part, (dict, list, tuple)) else ():
+        _forget_starts(one)
+
+
+def class_names(file: WeightFile, cfg: Any) -> tuple[str, ...]:
+    """Return the names of the classes: the file's, the config's, or of the data set.
+
+    Raises:
+        UserError: none is known.
+    """
+    meta = file.extras.get('meta')
+    data = meta.get('dataset_meta') if isinstance(meta, dict) else None
+    found = _entry(data, 'classes')
+    dataset = innermost(_entry(cfg.get('test_dataloader'), 'dataset'))
+    found = found or _entry(_entry(dataset, 'metainfo'), 'classes')
+    if not found:
+        known = registered(_entry(dataset, 'type'), 'DATASETS')
+        found = _entry(getattr(known, 'METAINFO', None), 'classes')
+    if isinstance(found, str):
+        found = (found,)
+    right = isinstance(found, (list, tuple)) and len(found) > 0
+    if not right or not all(isinstance(one, str) for one in found):
+        raise UserError(
+            f'{file.path} does not name its classes, and neither does its config: '
+            'set test_dataloader.dataset.metainfo.classes there.'
+        )
+    return tuple(found)
+
+
+def _entry(value: Any, key: str) -> Any:
+    return value.get(key) if isinstance(value, dict) else None
+
+
+def _require_count(model: Any, classes: tuple[str, ...], path: str) -> None:
+    """Refuse names that are not as many as the classes of the heads."""
+    for part in model.modules():
+        count = getattr(part, 'num_classes', None)
+        known = hasattr(part, 'predict_by_feat') and isinstance(count, int)
+        # A proposal head has one class, 'object'.
+        if known and count not in (1, len(classes)):
+            raise UserError(
+                f'{path} names {len(classes)} classes ({", ".join(classes[:3])}, ...), '
+                f'and its {type(part).__name__} has {count}. Name a config with the '
+                'right test_dataloader.dataset.metainfo.classes: --config NAME|FILE.'
+            )
+
+
+def _move(model: Any, device: str | None) -> None:
+    device = device or _best_device()
+    try:
+        model.to(device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise UserError(
+            f'device {device!r} cannot be used: {str(error).splitlines()[0]}'
+        ) from error
+
+
+def _best_device() -> str:
+    from mmengine.device import get_device
+
+    return str(get_device())

@@ -1,0 +1,1 @@
+"""Attention layers, backbones, necks and MMDetection v1 components."""

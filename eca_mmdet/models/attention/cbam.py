@@ -1,0 +1,89 @@
+"""Convolutional Block Attention Module: a gate on channels, then one on positions.
+
+Source: Woo et al., CBAM, ECCV 2018, arXiv:1807.06521.
+"""
+
+from __future__ import annotations
+
+import torch
+from mmengine.registry import MODELS
+from torch import Tensor, nn
+
+from eca_mmdet.models.attention.gate import Gate, check_map, hidden_units, is_whole
+
+
+@MODELS.register_module()
+class CBAM(Gate):
+    """Scale channels by their means and maxima, then positions by those of channels.
+
+    With F' = Mc * F::
+
+        Mc = sigma(W1 relu(W0 avg(F)) + W1 relu(W0 max(F)))   over positions
+        Ms = sigma(BN(conv([avg(F'); max(F')])))              over channels
+
+    2C^2/r + 2k^2 weights. The norm is not in the paper's formula; the authors' code and
+    timm have it, and it adds two parameters. The authors' code has max before avg in
+    the convolution's input, where paper, timm and this have avg first.
+
+    Args:
+        in_channels: C; mmdet passes it to every plugin.
+        ratio: r; the hidden layer has C / r units.
+        kernel_size: k of the convolution over positions, odd.
+        bias: whether the two layers of Mc have biases, as in the authors' code; the
+            published parameter counts of ResNet-50 and -101 have none.
+
+    Shape:
+        (N, C, H, W) to the same shape and dtype.
+
+    Raises:
+        ValueError: ``ratio`` leaves no hidden unit; an even ``kernel_size``; a map
+            that the outer weights of the kernel never reach.
+    """
+
+    _abbr_ = 'cbam'
+
+    def __init__(
+        self,
+        in_channels: int,
+        ratio: int = 16,
+        kernel_size: int = 7,
+        bias: bool = False,
+    ) -> None:
+        super().__init__()
+        hidden = hidden_units(in_channels, ratio)
+        if not is_whole(kernel_size) or kernel_size < 1 or kernel_size % 2 == 0:
+            raise ValueError(
+                f'kernel_size must be a positive odd integer; got {kernel_size!r}. '
+                'The paper uses 7.'
+            )
+        self.margin = kernel_size // 2
+        self.fc = nn.Sequential(
+            nn.Linear(in_channels, hidden, bias=bias),
+            nn.ReLU(inplace=True),
+            nn.Linear(hidden, in_channels, bias=bias),
+        )
+        self.conv = nn.Conv2d(2, 1, kernel_size, padding=self.margin, bias=False)
+        self.bn = nn.BatchNorm2d(1)
+
+    def gate(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) to the same shape, in (0, 1)."""
+        channels = self._channels(x)
+        return channels * self._positions(x * channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) to the same, by one gate after the other."""
+        # Their product is as large as x, and backward would keep it.
+        refined = x * self._channels(x)
+        return refined * self._positions(refined)
+
+    def _channels(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) to (N, C, 1, 1)."""
+        check_map(self, x, self.margin + 1, 'Use a smaller kernel_size.')
+        pooled: Tensor = self.fc(x.mean((2, 3))) + self.fc(x.amax((2, 3)))
+        return pooled.sigmoid()[:, :, None, None].to(x.dtype)
+
+    def _positions(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) to (N, 1, H, W)."""
+        maps = torch.cat([x.mean(1, True), x.amax(1, True)], 1)
+        positions: Tensor = self.bn(self.conv(maps))
+        return positions.sigmoid().to(x.dtype)

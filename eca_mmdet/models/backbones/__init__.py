@@ -1,0 +1,15 @@
+"""Backbones that register with mmdet."""
+
+from eca_mmdet.models.backbones.mobilenet_v2 import ECAMobileNetV2
+from eca_mmdet.models.backbones.plugin_resnet import PluginResNet
+from eca_mmdet.models.backbones.resnet import ECAResNet
+from eca_mmdet.models.backbones.resnet_d import ECAResNetD
+from eca_mmdet.models.backbones.timm_backbone import TimmBackbone
+
+__all__ = [
+    'ECAMobileNetV2',
+    'ECAResNet',
+    'ECAResNetD',
+    'PluginResNet',
+    'TimmBackbone',
+]

@@ -1,0 +1,222 @@
+"""Where plugin layers go in this package's ResNets, and what is wrong with a plugin.
+
+mmdet's own checks are bare assertions, and its positions lie inside of blocks. Some
+mechanisms sit elsewhere: BAM between two stages, the published "1 NL" right before the
+last block of a stage.
+"""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from mmcv.cnn import build_plugin_layer
+from mmcv.cnn.bricks import ContextBlock
+from mmengine.model import Sequential
+from mmengine.registry import MODELS
+from torch import Tensor, nn
+
+import eca_mmdet.models.attention
+from eca_mmdet.models.attention.dct import STAGE_SIZES
+from eca_mmdet.models.attention.fcanet import FcaNet
+from eca_mmdet.models.attention.gate import is_whole
+
+BASIC_POSITIONS = ('after_conv1', 'after_conv2')
+BOTTLENECK_POSITIONS = (*BASIC_POSITIONS, 'after_conv3')
+STAGE_POSITIONS = ('before_last_block', 'after_stage')
+_KEYS = {'cfg', 'position', 'stages'}
+
+
+def check_plugins(
+    plugins: Any,
+    positions: Sequence[str],
+    num_stages: int,
+    of_stages: Sequence[str] = STAGE_POSITIONS,
+) -> None:
+    """Refuse plugins that a ResNet would misread.
+
+    Args:
+        plugins: a list of dicts with ``cfg``, ``position`` and perhaps ``stages``.
+        positions: those of its blocks.
+        num_stages: of the ResNet.
+        of_stages: positions of its stages.
+
+    Raises:
+        ValueError: an entry that is no such dict, an unknown layer (with those of near
+            names), position, or list of stages.
+    """
+    if not isinstance(plugins, (list, tuple)):
+        raise ValueError(f'plugins must be a list of dicts; got {plugins!r}.')
+    for plugin in plugins:
+        given = set(plugin) if isinstance(plugin, dict) else set()
+        if not {'cfg', 'position'} <= given <= _KEYS:
+            raise ValueError(
+                'a plugin is a dict with cfg, position and, for some stages only, '
+                f'stages; got {plugin!r}.'
+            )
+        check_layer(plugin['cfg'])
+        _check_position(plugin['position'], (*positions, *of_stages))
+        stages = plugin.get('stages')
+        if stages is not None and not _is_choice(stages, num_stages):
+            raise ValueError(
+                f'stages must be {num_stages} of True or False, one a stage; got '
+                f'{stages!r}.'
+            )
+
+
+def _is_choice(stages: Any, count: int) -> bool:
+    if not isinstance(stages, (list, tuple)) or len(stages) != count:
+        return False
+    return all(isinstance(one, bool) for one in stages)
+
+
+def _check_position(position: Any, known: Sequence[str]) -> None:
+    if position not in known:
+        reason = ''
+        if position in BOTTLENECK_POSITIONS:
+            reason = ' The blocks of ResNet-18 and -34 have two convolutions.'
+        raise ValueError(
+            f'position must be one of {", ".join(known)}; got {position!r}.{reason}'
+        )
+
+
+def staged(plugins: Sequence[Any], stage: int) -> list[Any]:
+    """Return a stage's plugins with what a layer takes from the stage.
+
+    Args:
+        plugins: of this stage.
+        stage: from 0.
+    """
+    size = STAGE_SIZES[min(stage, len(STAGE_SIZES) - 1)]
+    return [
+        {**one, 'cfg': {**one['cfg'], 'size': size}} if _is_unsized(one['cfg']) else one
+        for one in plugins
+    ]
+
+
+def _is_unsized(cfg: Any) -> bool:
+    return cfg['type'] in ('FcaNet', FcaNet) and 'size' not in cfg
+
+
+def check_layer(cfg: Any) -> None:
+    """Refuse a config of a plugin layer whose type nobody registered.
+
+    Args:
+        cfg: a dict with ``type``, a name or a class.
+
+    Raises:
+        ValueError: it is none; with the registered names that are near.
+    """
+    kind = cfg.get('type') if isinstance(cfg, Mapping) else None
+    if inspect.isclass(kind):
+        return
+    if not isinstance(kind, str):
+        raise ValueError(
+            f"a layer is a dict with its type, as dict(type='ECALayer'); got {cfg!r}."
+        )
+    with MODELS.switch_scope_and_registry(None) as registry:
+        if registry.get(kind) is not None:
+            return
+    names = [
+        one for one in eca_mmdet.models.attention.__all__ if one in MODELS.module_dict
+    ]
+    names += ['ContextBlock', 'NonLocal2d', 'GeneralizedAttention']
+    lower = {name.lower(): name for name in names}
+    near = difflib.get_close_matches(kind.lower(), lower, n=3, cutoff=0.5)
+    hint = f'Did you mean {" or ".join(lower[one] for one in near)}? ' if near else ''
+    raise ValueError(
+        f'no layer {kind!r} is registered. {hint}The attention layers: '
+        f'{", ".join(sorted(names))}.'
+    )
+
+
+def add_plugins(owner: nn.Module, cfgs: Sequence[Any], in_channels: int) -> list[str]:
+    """Build plugin layers as children of a block or stage; return their names.
+
+    Args:
+        owner: gets a child for each.
+        cfgs: of layers; ``postfix`` is appended to the name.
+        in_channels: of the map that they get.
+
+    Raises:
+        ValueError: arguments that a layer refuses, or two layers of one name.
+    """
+    names = []
+    for cfg in cfgs:
+        cfg = dict(cfg)
+        postfix = cfg.pop('postfix', '')
+        _check_reduction(cfg, in_channels)
+        name, layer = _build(cfg, postfix, in_channels)
+        if hasattr(owner, name):
+            raise ValueError(
+                f'two plugins are called {name!r}; give one a postfix: '
+                f"cfg=dict(type={cfg['type']!r}, postfix='_2')."
+            )
+        owner.add_module(name, layer)
+        names.append(name)
+    return names
+
+
+def _build(cfg: Any, postfix: str | int, in_channels: int) -> tuple[str, nn.Module]:
+    try:
+        name, layer = build_plugin_layer(cfg, postfix=postfix, in_channels=in_channels)
+    except TypeError as error:
+        raise ValueError(f'{cfg!r} is no proper layer: {error}.') from error
+    if isinstance(layer, ContextBlock):
+        # mmengine's initialisation of every convolution comes after the constructor,
+        # and this after that: it starts as the identity.
+        layer.init_weights = layer.reset_parameters
+    return name, layer
+
+
+def _check_reduction(cfg: Any, channels: int) -> None:
+    """Refuse reductions that mmcv's layers would take without a word."""
+    kind = getattr(cfg['type'], '__name__', cfg['type'])
+    if kind == 'ContextBlock' and 'ratio' in cfg:
+        ratio = cfg['ratio']
+        if not 0 < ratio <= 1 or int(channels * ratio) < 1:
+            raise ValueError(
+                f'ratio of ContextBlock is that of its inner width to the {channels} '
+                f'channels, as 1/16, at least 1/{channels}; got {ratio!r}.'
+            )
+    if kind == 'NonLocal2d':
+        reduction = cfg.get('reduction', 2)
+        if not is_whole(reduction) or not 1 <= reduction <= channels:
+            raise ValueError(
+                f'reduction of NonLocal2d must be an integer between 1 and the '
+                f'{channels} channels; got {reduction!r}.'
+            )
+
+
+class PluggedStage(Sequential):  # type: ignore[misc]
+    """A stage with plugin layers between or after its blocks.
+
+    The blocks' names stay 0 to n - 1, so that weights of a ResNet fit.
+
+    Args:
+        blocks: the stage.
+        before_last: configs of layers before the last block.
+        after: configs of layers after it.
+        channels: of every block's output.
+    """
+
+    def __init__(
+        self,
+        blocks: nn.Sequential,
+        before_last: Sequence[Any],
+        after: Sequence[Any],
+        channels: int,
+    ) -> None:
+        super().__init__(*blocks)
+        self._blocks = list(map(str, range(len(blocks))))
+        self._before_last = add_plugins(self, before_last, channels)
+        self._after = add_plugins(self, after, channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Run blocks and layers in order."""
+        *body, last = self._blocks
+        for name in (*body, *self._before_last, last, *self._after):
+            x = getattr(self, name)(x)
+        return x

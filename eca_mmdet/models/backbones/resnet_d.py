@@ -1,0 +1,256 @@
+"""ECA-ResNet in timm's layouts: deep stems, average-pooled shortcuts, any widths.
+
+Source: timm's ``ecaresnet`` family; He et al., Bag of Tricks, arXiv:1812.01187 (the D
+variant); Wang et al., ECA-Net, arXiv:1910.03151. State-dict keys are those of mmdet's
+``ResNetV1d`` with an ``ECALayer`` after each block's last norm.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from mmcv.cnn import build_norm_layer
+from mmdet.registry import MODELS
+from mmengine.model import BaseModule, Sequential
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from eca_mmdet.catalog.architectures import TIMM_KERNEL_SIZES
+from eca_mmdet.models.attention.eca import ECALayer
+from eca_mmdet.models.backbones.arch import read_arch
+from eca_mmdet.models.backbones.blocks import check_memory
+from eca_mmdet.models.backbones.init_guard import LoudWeights
+from eca_mmdet.models.backbones.recompute import recompute
+from eca_mmdet.models.backbones.resnet import stage_kernel_sizes
+from eca_mmdet.models.lean.conv_norm import conv_norm, sequence
+from eca_mmdet.models.lean.gated_residual import gated_residual
+from eca_mmdet.models.lean.max_pool import relu_max_pool
+
+
+def _norm(norm_cfg: dict[str, Any], channels: int) -> nn.Module:
+    return build_norm_layer(norm_cfg, channels)[1]  # type: ignore[no-any-return]
+
+
+def _conv(inputs: int, outputs: int, kernel: int, stride: int = 1) -> nn.Conv2d:
+    return nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, bias=False)
+
+
+class ECABottleneck(BaseModule):  # type: ignore[misc]
+    """1x1, 3x3 (strided), 1x1, gate, add, ReLU; each convolution of its own width.
+
+    Args:
+        inputs: channels of the input.
+        widths: output channels of the three convolutions.
+        stride: of the 3x3 convolution and of the shortcut.
+        kernel_size: of the gate; None computes it from the block's output.
+        shortcut: whether the block changes shape: average pool, 1x1, norm.
+        norm_cfg: as mmdet's.
+        with_cp: recompute the block in the backward pass.
+        memory: 'lean' or 'plain'.
+        init_cfg: as mmengine's.
+    """
+
+    def __init__(
+        self,
+        inputs: int,
+        widths: Sequence[int],
+        stride: int,
+        kernel_size: int | None,
+        shortcut: bool,
+        norm_cfg: dict[str, Any],
+        with_cp: bool,
+        memory: str = 'lean',
+        init_cfg: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__(init_cfg)
+        first, second, outputs = widths
+        self.with_cp, self.memory = with_cp, memory
+        self.conv1, self.bn1 = _conv(inputs, first, 1), _norm(norm_cfg, first)
+        self.conv2 = _conv(first, second, 3, stride)
+        self.bn2 = _norm(norm_cfg, second)
+        self.conv3, self.bn3 = _conv(second, outputs, 1), _norm(norm_cfg, outputs)
+        self.eca = ECALayer(outputs, kernel_size)
+        self.relu = nn.ReLU(inplace=True)
+        self.downsample = None
+        if shortcut:
+            self.downsample = nn.Sequential(
+                nn.AvgPool2d(stride, stride, ceil_mode=True, count_include_pad=False),
+                _conv(inputs, outputs, 1),
+                _norm(norm_cfg, outputs),
+            )
+
+    def _plain(self, x: Tensor) -> Tensor:
+        out = self.relu(self.bn1(self.conv1(x)))
+        out = self.relu(self.bn2(self.conv2(out)))
+        gated: Tensor = self.eca(self.bn3(self.conv3(out)))
+        return gated + (x if self.downsample is None else self.downsample(x))
+
+    def _lean(self, x: Tensor) -> Tensor:
+        out = conv_norm(x, self.conv1, self.bn1, self.relu)
+        out = conv_norm(out, self.conv2, self.bn2, self.relu)
+        shortcut = x if self.downsample is None else sequence(x, self.downsample)
+        return gated_residual(out, self.conv3, self.bn3, self.eca, shortcut, self.relu)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, inputs, H, W) to (N, widths[-1], H / stride, W / stride)."""
+        if self.memory == 'lean':
+            return recompute(self._lean, x, self.with_cp)
+        return self.relu(recompute(self._plain, x, self.with_cp))  # type: ignore[no-any-return]
+
+
+@MODELS.register_module()
+class ECAResNetD(LoudWeights, BaseModule):  # type: ignore[misc]
+    """The backbone of timm's ECA weights.
+
+    Args:
+        arch: '26t', '50t', '50d', '50d_pruned', '101d', '101d_pruned', '269d' or
+            'light'; or a dict with ``stem`` (one width for a 7x7 convolution, three
+            for 3x3 ones) and ``widths`` ([stage][block][three convolutions]) or
+            ``depths`` and ``base_channels`` for the regular ones. ``eca-mmdet weights
+            inspect FILE`` prints it for any file.
+        kernel_sizes: of the gates: one odd integer a stage; one for all; or
+            'adaptive'. The default is that of timm's files.
+        out_indices: stages to return.
+        frozen_stages: -1 freezes nothing, 0 the stem, n the stages up to the n-th.
+        norm_cfg: as mmdet's ``ResNet``.
+        norm_eval: keep norms in evaluation mode while training.
+        with_cp: recompute blocks in the backward pass, to save memory.
+        memory: 'lean' or 'plain', as :class:`PluginResNet`.
+        init_cfg: as mmengine's.
+
+    Attributes:
+        out_channels: of the returned stages; ``neck.in_channels`` must be these.
+
+    Raises:
+        ValueError: unknown ``arch``, widths that do not fit together, kernel sizes
+            that are not one a stage, a stage index out of range.
+    """
+
+    def __init__(
+        self,
+        arch: str | Mapping[str, Any],
+        kernel_sizes: Sequence[int] | int | str = TIMM_KERNEL_SIZES,
+        out_indices: Sequence[int] = (0, 1, 2, 3),
+        frozen_stages: int = -1,
+        norm_cfg: dict[str, Any] | None = None,
+        norm_eval: bool = True,
+        with_cp: bool = False,
+        memory: str = 'lean',
+        init_cfg: dict[str, Any] | list[dict[str, Any]] | None = None,
+    ) -> None:
+        fresh = init_cfg is None
+        super().__init__(init_cfg or _DEFAULT_INIT)
+        stem, widths = read_arch(arch)
+        self._check_stages(len(widths), out_indices, frozen_stages)
+        self.kernel_sizes = stage_kernel_sizes(
+            kernel_sizes, len(widths), f"timm's files use {TIMM_KERNEL_SIZES}."
+        )
+        self.out_indices, self.frozen_stages = tuple(out_indices), frozen_stages
+        self.norm_eval, self.with_cp = norm_eval, with_cp
+        self.memory = check_memory(memory)
+        self.norm_cfg = norm_cfg or dict(type='BN', requires_grad=True)
+        self.out_channels = tuple(widths[i][-1][-1] for i in self.out_indices)
+        self._make_stem(stem)
+        channels = stem[-1]
+        for index, blocks in enumerate(widths):
+            stage = self._make_stage(index, channels, blocks, fresh)
+            self.add_module(f'layer{index + 1}', stage)
+            channels = blocks[-1][-1]
+        self._num_stages = len(widths)
+        self._freeze_stages()
+
+    @staticmethod
+    def _check_stages(stages: int, out_indices: Sequence[int], frozen: int) -> None:
+        valid = frozen in range(-1, stages + 1) and len(out_indices) > 0
+        if not valid or not set(out_indices) <= set(range(stages)):
+            raise ValueError(
+                f'this backbone has {stages} stages: out_indices must be within '
+                f'0..{stages - 1} and frozen_stages within -1..{stages}; got '
+                f'{out_indices!r} and {frozen!r}.'
+            )
+
+    def _make_stem(self, widths: Sequence[int]) -> None:
+        if len(widths) == 1:
+            self.conv1 = _conv(3, widths[0], 7, stride=2)
+            self.bn1 = _norm(self.norm_cfg, widths[0])
+        else:
+            layers: list[nn.Module] = []
+            for i, (inputs, outputs) in enumerate(
+                zip((3, *widths), widths, strict=False)
+            ):
+                layers += [
+                    _conv(inputs, outputs, 3, stride=1 if i else 2),
+                    _norm(self.norm_cfg, outputs),
+                    nn.ReLU(inplace=True),
+                ]
+            self.stem = nn.Sequential(*layers)
+        self.relu = nn.ReLU(inplace=True)
+        self.maxpool = nn.MaxPool2d(3, stride=2, padding=1)
+
+    def _make_stage(
+        self, index: int, inputs: int, blocks: Sequence[Sequence[int]], fresh: bool
+    ) -> Sequential:
+        # As in mmdet, a branch that starts at zero makes a new block the identity.
+        zero = dict(type='Constant', val=0, override=dict(name='bn3'))
+        layers = []
+        for number, widths in enumerate(blocks):
+            layers.append(
+                ECABottleneck(
+                    inputs,
+                    widths,
+                    stride=2 if index and not number else 1,
+                    kernel_size=self.kernel_sizes[index],
+                    shortcut=not number,
+                    norm_cfg=self.norm_cfg,
+                    with_cp=self.with_cp,
+                    memory=self.memory,
+                    init_cfg=zero if fresh else None,
+                )
+            )
+            inputs = widths[-1]
+        return Sequential(*layers)
+
+    def _stem(self, x: Tensor) -> Tensor:
+        lean = self.memory == 'lean'
+        if hasattr(self, 'stem'):
+            return self.maxpool(sequence(x, self.stem) if lean else self.stem(x))  # type: ignore[no-any-return]
+        if lean:
+            x = conv_norm(x, self.conv1, self.bn1)
+            return relu_max_pool(x, self.relu, self.maxpool)
+        return self.maxpool(self.relu(self.bn1(self.conv1(x))))  # type: ignore[no-any-return]
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        """(N, 3, H, W) to one map for each of ``out_indices``, stride 4 to 32."""
+        x = self._stem(x)
+        outputs = []
+        for index in range(self._num_stages):
+            x = getattr(self, f'layer{index + 1}')(x)
+            if index in self.out_indices:
+                outputs.append(x)
+        return tuple(outputs)
+
+    def _freeze_stages(self) -> None:
+        names = ['stem', 'conv1', 'bn1'] if self.frozen_stages >= 0 else []
+        names += [f'layer{stage}' for stage in range(1, self.frozen_stages + 1)]
+        for name in names:
+            module = getattr(self, name, None)
+            if module is not None:
+                module.eval()
+                module.requires_grad_(False)
+
+    def train(self, mode: bool = True) -> ECAResNetD:
+        """Switch modes; frozen stages, and norms if asked, stay in evaluation."""
+        super().train(mode)
+        self._freeze_stages()
+        if mode and self.norm_eval:
+            for module in self.modules():
+                if isinstance(module, _BatchNorm):
+                    module.eval()
+        return self
+
+
+_DEFAULT_INIT = [
+    dict(type='Kaiming', layer='Conv2d'),
+    dict(type='Constant', val=1, layer=['_BatchNorm', 'GroupNorm']),
+]

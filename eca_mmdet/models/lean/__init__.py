@@ -1,0 +1,1 @@
+"""Memory-saving convolution, norm and residual operators."""

@@ -1,0 +1,175 @@
+"""The tail of a residual block, relu(gate(norm(conv(x))) + shortcut), kept lean.
+
+Two facts make a gate on channels cheap after a 1x1 convolution z = w x + b with a
+folded norm:
+
+- the mean of z is w mean(x) + b, so the gate s is known before z is computed;
+- s z = (s w) x + s b, so the gate scales C x K weights instead of C x H x W values,
+  and the matrix product adds the shortcut as it goes.
+
+z never exists: neither it nor the gated product is kept, in training or inference.
+Backward has, for each sample, G = g x^T with g = dL/d(sum) masked by out > 0, which the
+gradient of w needs anyway (dL/dw = sum of s G); the gate's own gradient is a product of
+the weights' size, dL/ds = sum(G * w) + b sum(g). Nothing is divided by a parameter, so
+there is no value of gamma or of the gate at which this loses precision.
+
+Other convolutions and norms with batch statistics do compute z; backward then keeps one
+tensor that it can have z from.
+
+The gate: Wang et al., ECA-Net, CVPR 2020; Hu et al., Squeeze-and-Excitation, CVPR 2018.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from eca_mmdet.models.attention.channel_gate import ChannelGate
+from eca_mmdet.models.lean.conv_norm import conv_norm
+from eca_mmdet.models.lean.folding import (
+    Affine,
+    autocast_dtype,
+    bypassable,
+    fold,
+    is_batch_norm,
+    no_autocast,
+    refuse_double_backward,
+)
+from eca_mmdet.models.lean.scaled_conv import is_pointwise, output_shape, scaled_conv
+
+
+def gated_residual(
+    x: Tensor,
+    conv: Any,
+    norm: Any,
+    gate: Any,
+    shortcut: Tensor,
+    relu: Any,
+) -> Tensor:
+    """Return ``relu(gate(norm(conv(x))) + shortcut)``.
+
+    Args:
+        x: (N, K, H, W).
+        conv: the block's last, to C channels.
+        norm: of C channels.
+        gate: a ``ChannelGate``, another layer
+            that keeps the shape, or None.
+        shortcut: (N, C, H', W'); not written to.
+        relu: ``nn.ReLU``; another activation is called.
+
+    Returns:
+        (N, C, H', W').
+    """
+    if not _is_channel_gate(gate) or type(relu) is not nn.ReLU or not bypassable(relu):
+        out = conv_norm(x, conv, norm)
+        out = out if gate is None else gate(out)
+        return relu(out + shortcut)  # type: ignore[no-any-return]
+    affine = fold(x, conv, norm) if gate is None or _is_simple(conv) else None
+    if affine is not None and _fits(shortcut, x, conv):
+        x = x.to(shortcut.dtype)
+        if gate is not None:
+            affine = _gate_into(affine, gate, x, conv.weight)
+        return scaled_conv(x, conv, affine, shortcut, relu=True)
+    if gate is None:
+        return F.relu_(conv_norm(x, conv, norm) + shortcut)
+    return _gated_add(x, conv, norm, gate, shortcut)
+
+
+def _is_channel_gate(gate: Any) -> bool:
+    if gate is None:
+        return True
+    kind = type(gate)
+    inherited = (ChannelGate.forward, ChannelGate.gate)
+    if not isinstance(gate, ChannelGate) or (kind.forward, kind.gate) != inherited:
+        return False
+    return bypassable(gate)
+
+
+def _fits(shortcut: Tensor, x: Tensor, conv: nn.Conv2d) -> bool:
+    """Tell whether ``shortcut`` is what ``conv(x)`` is: no broadcast, no promotion."""
+    return (shortcut.dtype, shortcut.shape) == (
+        autocast_dtype(x),
+        output_shape(x, conv),
+    )
+
+
+def _is_simple(conv: nn.Module) -> bool:
+    """Tell whether the mean of ``conv(x)`` is a product with the mean of x."""
+    return is_pointwise(conv) and conv.stride in (1, (1, 1))
+
+
+def _gate_into(affine: Affine, gate: ChannelGate, x: Tensor, weight: Tensor) -> Affine:
+    """Return the affine map of z times its gate, by sample: (N, C) both."""
+    scale, shift = affine
+    with no_autocast(x):
+        means = x.mean((2, 3), dtype=scale.dtype)
+        z_means = F.linear(means, weight.flatten(1).to(scale.dtype))
+        pooled = torch.addcmul(shift, z_means, scale).to(weight.dtype)
+    factors = gate.factors(pooled).to(scale.dtype)
+    return Affine(scale * factors, shift * factors)
+
+
+def _gated_add(
+    x: Tensor, conv: Any, norm: Any, gate: ChannelGate, shortcut: Tensor
+) -> Tensor:
+    statistics = _uses_batch_statistics(norm) and bypassable(norm)
+    y = conv(x) if statistics else None
+    z = conv_norm(x, conv, norm) if y is None else norm(y)
+    factors = gate.factors(z.mean((2, 3))).to(z.dtype)
+    if (z.dtype, z.shape) != (shortcut.dtype, shortcut.shape):
+        return F.relu_(z * factors[:, :, None, None] + shortcut)
+    if not torch.is_grad_enabled():
+        # Someone else may hold z, unless batch norm just made it.
+        unseen = z if is_batch_norm(norm) and bypassable(conv, norm) else None
+        factors = factors[:, :, None, None]
+        return torch.addcmul(shortcut, z, factors, out=unseen).relu_()
+    if y is None:
+        return _GatedAdd.apply(z, factors, shortcut, None, None, None, None)  # type: ignore[no-any-return]
+    kept = (one if one is None else one.detach() for one in (y, norm.weight, norm.bias))
+    return _GatedAdd.apply(z, factors, shortcut, *kept, norm.eps)  # type: ignore[no-any-return]
+
+
+def _uses_batch_statistics(norm: Any) -> bool:
+    if type(norm).forward is not _BatchNorm.forward:
+        return False  # a synchronized one's statistics are not of this process alone
+    return bool(norm.training) or norm.running_mean is None
+
+
+class _GatedAdd(torch.autograd.Function):
+    """relu(z * factors + shortcut).
+
+    Where z = batch_norm(y) by batch statistics, y is kept for that norm anyway, and z
+    is computed again from y, weight, bias and eps. Without y, z is kept.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        z: Tensor,
+        factors: Tensor,
+        shortcut: Tensor,
+        y: Tensor | None,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        eps: float | None,
+    ) -> Tensor:
+        out = torch.addcmul(shortcut, z, factors[:, :, None, None]).relu_()
+        ctx.save_for_backward(out, factors, z if y is None else y, weight, bias)
+        ctx.eps = eps
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        refuse_double_backward()
+        out, factors, z, weight, bias = ctx.saved_tensors
+        with no_autocast(out):
+            grad = torch.ops.aten.threshold_backward(grad, out, 0)
+            if ctx.eps is not None:
+                z = F.batch_norm(z, None, None, weight, bias, True, 0.0, ctx.eps)
+            grad_factors = (grad * z).sum((2, 3))
+            grad_z = grad * factors[:, :, None, None]
+        return grad_z, grad_factors, grad, None, None, None, None

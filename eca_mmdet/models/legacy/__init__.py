@@ -1,0 +1,27 @@
+"""MMDetection v1's behaviours, for detectors that were trained with it.
+
+Each component replaces one of mmdet 3.x's in a test-time config (``configs/legacy``);
+none changes mmdet. Source: MMDetection v1.1.0 (commit 3839478), run beside 3.x.
+"""
+
+from eca_mmdet.evaluation.legacy_metric import V1CocoMetric
+from eca_mmdet.models.legacy.box_coder import V1BoxCoder
+from eca_mmdet.models.legacy.box_heads import V1BBoxHead
+from eca_mmdet.models.legacy.dense_heads import V1RetinaHead, V1RPNHead
+from eca_mmdet.models.legacy.mask_head import V1MaskHead
+from eca_mmdet.models.legacy.roi_extractor import V1RoIExtractor
+from eca_mmdet.models.legacy.roi_heads import V1CascadeRoIHead, V1StandardRoIHead
+from eca_mmdet.models.legacy.transforms import V1Resize
+
+__all__ = [
+    'V1BBoxHead',
+    'V1BoxCoder',
+    'V1CascadeRoIHead',
+    'V1CocoMetric',
+    'V1MaskHead',
+    'V1RPNHead',
+    'V1Resize',
+    'V1RetinaHead',
+    'V1RoIExtractor',
+    'V1StandardRoIHead',
+]

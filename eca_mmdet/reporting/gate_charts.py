@@ -1,0 +1,133 @@
+"""The section of the page on gates: values by channel, kernels, dead channels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from eca_mmdet.evaluation.metrics_json import describe_file
+from eca_mmdet.registration import InstallError
+from eca_mmdet.reporting.charts import Chart, line, line_chart
+from eca_mmdet.reporting.pictures import find_annotations, find_images
+from eca_mmdet.reporting.run import Run, reason
+from eca_mmdet.utils.errors import UserError
+
+
+def gate_sections(
+    runs: Sequence[Run], limit: int, images: str | None, annotations: str | None
+) -> list[dict[str, Any]]:
+    """Return a table of each run's gates, and with the first all charts.
+
+    Args:
+        runs: their ``gates``, or their checkpoints, which are measured.
+        limit: images to measure on; 0 measures none.
+        images: their folder; None takes the config's.
+        annotations: the annotation file; None takes the recorded one.
+
+    What cannot be measured is told in ``run.missing``.
+    """
+    found = []
+    for at, run in enumerate(runs):
+        if run.gates is None and run.checkpoint is not None and limit:
+            try:
+                run.gates = _measure(run, limit, images, annotations)
+            except (UserError, InstallError) as error:
+                run.missing.append(f'gates: {reason(error)}')
+        if run.gates is not None:
+            try:
+                section = _section(run, at)
+                _charts([run])
+            except Exception as error:  # of a file that anybody may have written
+                run.missing.append(f'gates: gates.json is of another form: {error!r}')
+                run.gates = None
+                continue
+            found.append(section)
+    if found:
+        found[0]['charts'] = _charts(runs)
+    return found
+
+
+def _measure(
+    run: Run, limit: int, images: str | None, annotations: str | None
+) -> dict[str, Any]:
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from eca_mmdet.analysis.gates.images import choose_images
+    from eca_mmdet.analysis.gates.record import gates_record, measure_gates
+    from eca_mmdet.inference.load import load_detector
+
+    source = find_annotations(run, annotations)
+    chosen = choose_images(source, str(find_images(run, images)), None, limit)
+    detector = load_detector(str(run.checkpoint))
+    console = Console(stderr=True)
+    with Progress(
+        console=console, transient=True, disable=not console.is_terminal
+    ) as progress:
+        bar = progress.add_task(f'gates of {run.label}', total=len(chosen.images))
+        measured = measure_gates(
+            detector,
+            chosen.images,
+            chosen.classes_of,
+            progress=lambda done: progress.update(bar, completed=done),
+        )
+    file = describe_file(Path(detector.path))
+    return gates_record(
+        [{**file, **measured}], chosen.images, chosen.source, chosen.classes_of
+    )
+
+
+def _section(run: Run, at: int) -> dict[str, Any]:
+    from eca_mmdet.cli.gates import GATE_HEADER, gate_cells
+
+    record = run.gates or {}
+    gates = record['checkpoints'][0]['gates']
+    limits = record['thresholds']
+    caption = (
+        f'{record["images"]} images. Channels, of the range: dead: below '
+        f'{limits["dead"]:g} on all images; saturated: above {limits["saturated"]:g}; '
+        f'constant: standard deviation below {limits["constant"]:g}'
+    )
+    return {
+        'label': run.label,
+        'colour': at,
+        'caption': caption,
+        'header': ['gate', *GATE_HEADER],
+        'rows': [gate_cells(gate) for gate in gates],
+        'kernels': [
+            (gate['name'], ' '.join(f'{weight:.3f}' for weight in gate['kernel']))
+            for gate in gates
+            if gate['kernel']
+        ],
+        'charts': [],
+    }
+
+
+def _charts(runs: Sequence[Run]) -> list[Chart]:
+    """Return a chart a stage, of its last gate: a line a class, or a run."""
+    from eca_mmdet.analysis.gates.plots import drawn_classes, last_of_stages
+
+    having = [(at, run) for at, run in enumerate(runs) if run.gates]
+    by_stage: dict[Any, list[dict[str, Any]]] = {}
+    titles: dict[Any, str] = {}
+    for at, run in having:
+        record = run.gates or {}
+        gates = record['checkpoints'][0]['gates']
+        for key, gate in last_of_stages(gates).items():
+            titles.setdefault(key, gate['name'])
+            lines = by_stage.setdefault(key, [])
+            if len(having) > 1:
+                lines.append(line(run.label, enumerate(gate['mean']), at))
+                continue
+            classes = drawn_classes(record)
+            if not classes:
+                lines.append(line('all images', enumerate(gate['mean']), 0))
+            lines += [
+                line(name, enumerate(gate['by_class'][name]), index)
+                for index, name in enumerate(classes)
+            ]
+    return [
+        line_chart(f'gates-{index}', titles[key], 'channel', 'gate', by_stage[key])
+        for index, key in enumerate(by_stage)
+    ]

@@ -1,0 +1,87 @@
+"""Sections of the page that need the detector itself: costs and gates."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+from eca_mmdet.registration import InstallError
+from eca_mmdet.reporting.run import Run, reason
+from eca_mmdet.utils.errors import UserError
+
+_MIB = 2**20
+
+
+def costs(runs: Sequence[Run]) -> list[dict[str, Any]]:
+    """Return parameters, multiply-adds and memory of each run's detector, by part.
+
+    What cannot be counted is told in ``run.missing``.
+    """
+    found = []
+    for at, run in enumerate(runs):
+        if run.config is None:
+            continue
+        try:
+            cost = _cost(copy.deepcopy(run.config), str(run.config_path))
+        except Exception as error:  # parts may raise anything on wrong arguments
+            known = isinstance(error, (UserError, InstallError))
+            run.missing.append(f'costs: {reason(error) if known else repr(error)}')
+            continue
+        found.append({'label': run.label, 'colour': at, **cost})
+    return found
+
+
+def _cost(values: dict[str, Any], path: str) -> dict[str, Any]:
+    from eca_mmdet import registration
+    from eca_mmdet.engine import config as launch
+
+    registration.register()
+    launch.silence_known_warnings()
+    from eca_mmdet.analysis.complexity.exact import exact_cost
+    from eca_mmdet.analysis.complexity.parts import build
+    from eca_mmdet.inference.load import plain_config
+
+    shape = input_shape(values)
+    values['default_scope'] = 'mmdet'
+    cfg = plain_config(values, path)
+    if not cfg.get('model'):
+        raise UserError('the config has no model')
+    cost = exact_cost(build(cfg), cfg, shape)
+    parts = {**cost.parts, 'total': cost.total, 'of it the gates': cost.gates}
+    return {
+        'shape': shape,
+        'images': cost.images,
+        'peak_mib': cost.peak_bytes / _MIB,
+        'not_run': list(cost.not_run),
+        'parts': {
+            name: {
+                **asdict(one),
+                'gmacs': one.macs / 1e9,
+                'saved_mib': one.saved_bytes / _MIB,
+            }
+            for name, one in parts.items()
+        },
+    }
+
+
+def input_shape(values: dict[str, Any]) -> tuple[int, int]:
+    """Return height and width of the test input, in pixels, each a multiple of 32.
+
+    mmdet's scales are (longer, shorter) where the ratio is kept: a wide image is
+    assumed. Without one, 800 x 1344.
+    """
+    loader = values.get('test_dataloader')
+    dataset = loader.get('dataset') if isinstance(loader, dict) else None
+    pipeline = dataset.get('pipeline') if isinstance(dataset, dict) else None
+    for step in pipeline if isinstance(pipeline, (list, tuple)) else ():
+        scale = step.get('scale') if isinstance(step, dict) else None
+        if (
+            isinstance(scale, (list, tuple))
+            and len(scale) == 2
+            and all(isinstance(one, int) and 0 < one < 10_000 for one in scale)
+        ):
+            shorter, longer = sorted(scale)
+            return -(-shorter // 32) * 32, -(-longer // 32) * 32
+    return 800, 1344

@@ -1,0 +1,319 @@
+"""The worst and the best images, objects beside detections, as pictures in the page."""
+
+from __future__ import annotations
+
+import base64
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from eca_mmdet.datasets.ground_truth import GroundTruth, read_ground_truth
+from eca_mmdet.datasets.masks import mask_api, to_rle
+from eca_mmdet.reporting.numbers import tasks_of, title_of
+from eca_mmdet.reporting.run import Run
+from eca_mmdet.utils.errors import UserError
+
+Array = npt.NDArray[Any]
+
+SIDES = (320, 640)
+"""The longer side of a picture, in pixels, is brought between these."""
+_QUALITY = 82
+
+
+def galleries(
+    runs: Sequence[Run], count: int, images: str | None, annotations: str | None
+) -> list[dict[str, Any]]:
+    """Return the worst and the best images of each run, drawn.
+
+    Args:
+        runs: those without an analysis are left out.
+        count: images of each kind.
+        images: their folder; None takes the config's.
+        annotations: the annotation file; None takes the recorded one.
+
+    What cannot be drawn is told in ``run.missing``.
+    """
+    found = []
+    for at, run in enumerate(runs):
+        tasks = [task for task in tasks_of([run]) if run.analysis.get(task)]
+        if not tasks or not count:
+            continue
+        task = tasks[-1]  # masks, where there are some
+        try:
+            truth = _truth(run, annotations)
+            folder = find_images(run, images)
+        except UserError as error:
+            run.missing.append(f'worst and best images: {error}')
+            continue
+        for kind, entries in _chosen(run.analysis[task], count):
+            shown = [_picture(one, truth, folder, task, run) for one in entries]
+            pictures = [one for one in shown if one is not None]
+            if pictures:
+                found.append(
+                    {
+                        'kind': kind,
+                        'run': run.label,
+                        'colour': at,
+                        'title': title_of(task),
+                        'threshold': run.analysis[task].get('score_threshold'),
+                        'pictures': pictures,
+                    }
+                )
+    return found
+
+
+def _chosen(analysis: Any, count: int) -> list[tuple[str, list[Any]]]:
+    """Return the worst and the best images; one that is both is the worst."""
+    worst = (analysis.get('worst_images') or [])[:count]
+    names = [one.get('image_id') for one in worst]
+    best = [
+        one
+        for one in analysis.get('best_images') or []
+        if one.get('image_id') not in names
+    ]
+    return [('worst', worst), ('best', best[:count])]
+
+
+def find_annotations(run: Run, annotations: str | None) -> str:
+    """Return the annotation file: the one that is named, the record's or the config's.
+
+    Raises:
+        UserError: there is none.
+    """
+    path = annotations or ((run.record or {}).get('annotations') or {}).get('file')
+    dataset = _dataset(run)
+    if not path and dataset.get('ann_file'):
+        path = _joined(dataset, dataset['ann_file'])
+    if not path:
+        raise UserError('nothing names an annotation file: --ann A.json does')
+    return str(path)
+
+
+def _dataset(run: Run) -> dict[str, Any]:
+    """Return the config's data set that the numbers are of; empty where none is.
+
+    A run without numbers has its test data set.
+    """
+    from eca_mmdet.checkpoints.embedded_config import innermost
+
+    recorded = ((run.record or {}).get('annotations') or {}).get('file')
+    for name in ('test_dataloader', 'val_dataloader'):
+        loader = (run.config or {}).get(name)
+        dataset = innermost(loader.get('dataset') if isinstance(loader, dict) else None)
+        if isinstance(dataset, dict):
+            own = _joined(dataset, dataset.get('ann_file'))
+            if recorded is None or os.path.normpath(recorded) == os.path.normpath(own):
+                return dataset
+    return {}
+
+
+def _joined(dataset: dict[str, Any], part: Any) -> str:
+    return os.path.join(str(dataset.get('data_root') or ''), str(part or ''))
+
+
+def _truth(run: Run, annotations: str | None) -> GroundTruth:
+    """Read the annotation file that the numbers are of, and no other.
+
+    Raises:
+        UserError: it is not there, or has changed.
+    """
+    truth = read_ground_truth(find_annotations(run, annotations))
+    recorded = ((run.record or {}).get('annotations') or {}).get('sha256')
+    if recorded not in (None, truth.sha256):
+        raise UserError(
+            f'{truth.source} is not the annotation file that was used (sha256 '
+            f'{truth.sha256[:12]}..., recorded {str(recorded)[:12]}...)'
+        )
+    return truth
+
+
+def find_images(run: Run, images: str | None) -> Path:
+    """Return where the images lie.
+
+    Raises:
+        UserError: nothing says it, or it is no folder.
+    """
+    if images is None:
+        dataset = _dataset(run)
+        if not dataset:
+            raise UserError(
+                'the config has no data set of the annotations that were used, so that '
+                'it does not say where the images lie: --images DIR does'
+            )
+        prefix = dataset.get('data_prefix')
+        part = prefix.get('img', '') if isinstance(prefix, dict) else ''
+        images = _joined(dataset, part)
+    if not Path(images).is_dir():
+        raise UserError(f'{images} is no folder of images here; name it with --images')
+    return Path(images)
+
+
+def _picture(
+    entry: Any, truth: GroundTruth, folder: Path, task: str, run: Run
+) -> dict[str, Any] | None:
+    """Draw one image twice; None, with a line in ``missing``, where it cannot be."""
+    number = entry['image_id']
+    try:
+        if number not in truth.image_ids:
+            raise UserError(f'{truth.source} has no image {number!r}')
+        at = truth.image_ids.index(number)
+        name = truth.file_names[at]
+        image = read_rgb(inside(folder, name))
+        canvas, scale = fit(image)
+        return _drawn(entry, truth, at, task, canvas, scale)
+    except UserError as error:
+        run.missing.append(f'image {number!r}: {error}')
+    except Exception as error:  # of objects or detections that cannot be drawn
+        run.missing.append(f'image {number!r} cannot be drawn: {error!r}')
+    return None
+
+
+def inside(folder: Path, name: str) -> Path:
+    """Return the path of an image by its name in an annotation file.
+
+    Raises:
+        UserError: the name leads out of the folder. A page may be handed on, and must
+            not have pictures in it from elsewhere.
+    """
+    plain = os.path.normpath(name)
+    if not name or os.path.isabs(plain) or plain.split(os.sep)[0] == os.pardir:
+        raise UserError(f'its name {name!r} is not one of a file in {folder}')
+    return folder / plain
+
+
+def _drawn(
+    entry: Any, truth: GroundTruth, at: int, task: str, canvas: Array, scale: float
+) -> dict[str, Any]:
+    name, size = truth.file_names[at], _size(truth, at, canvas, scale)
+    names = dict(zip(truth.category_ids, truth.category_names, strict=True))
+    for one in entry['detections']:
+        if one['category_id'] not in names:
+            raise UserError(f'{truth.source} has no class {one["category_id"]!r}')
+        mask = one.get('segmentation')
+        if task == 'segm' and (not mask or list(mask['size']) != size):
+            raise UserError(f'a mask of it is not of its size, {size}')
+    return {
+        'name': name,
+        **{key: entry[key] for key in ('f1', 'tp', 'fp', 'fn')},
+        'width': canvas.shape[1],
+        'height': canvas.shape[0],
+        'objects': encode(_draw_objects(canvas, scale, truth, at, size, task)),
+        'detections': encode(
+            _draw_detections(canvas, scale, entry['detections'], names, task)
+        ),
+    }
+
+
+def read_rgb(path: Path) -> Array:
+    """Return an image as mmdet sees it: (H, W, 3) uint8, EXIF rotation applied.
+
+    Raises:
+        UserError: it is not there, or is none.
+    """
+    import cv2
+
+    image: Array | None = cv2.imread(str(path)) if path.is_file() else None
+    if image is None:
+        raise UserError(f'{path} is missing, or no image')
+    return image[..., ::-1]
+
+
+def fit(image: Array) -> tuple[Array, float]:
+    """Return an image of a size that reads well on the page, and the scale."""
+    import cv2
+
+    side = max(image.shape[:2])
+    scale = float(np.clip(side, *SIDES) / side)
+    if scale == 1:
+        return image, 1.0
+    size = [max(1, round(scale * pixels)) for pixels in image.shape[1::-1]]
+    method = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
+    return cv2.resize(image, size, interpolation=method), scale
+
+
+def _size(truth: GroundTruth, at: int, canvas: Array, scale: float) -> list[int]:
+    """Return height and width as the file has them, or else as the image is."""
+    stated: list[int] = truth.sizes[at].tolist()
+    own = [round(pixels / scale) for pixels in canvas.shape[:2]]
+    return stated if all(stated) else own
+
+
+def _draw_objects(
+    canvas: Array,
+    scale: float,
+    truth: GroundTruth,
+    at: int,
+    size: list[int],
+    task: str,
+) -> Array:
+    rows = np.flatnonzero(truth.image == at)
+    masks = None
+    if task == 'segm':
+        masks = [
+            to_rle(truth.segmentations[row], *size)
+            if truth.segmentations[row]
+            else None
+            for row in rows
+        ]
+    texts = [
+        truth.category_names[truth.category[row]]
+        + (' (crowd)' * bool(truth.crowd[row]))
+        for row in rows
+    ]
+    boxes = truth.boxes[rows]
+    return _draw(canvas, scale, boxes, truth.category[rows], texts, masks)
+
+
+def _draw_detections(
+    canvas: Array, scale: float, entries: list[Any], names: dict[Any, str], task: str
+) -> Array:
+    labels = [list(names).index(one['category_id']) for one in entries]
+    texts = [f'{names[one["category_id"]]} {one["score"]:.2f}' for one in entries]
+    if task == 'segm':
+        masks = [one['segmentation'] for one in entries]
+        boxes = mask_api().toBbox(masks) if masks else []
+        return _draw(canvas, scale, boxes, labels, texts, masks)
+    boxes = [one['bbox'] for one in entries]
+    return _draw(canvas, scale, boxes, labels, texts, None)
+
+
+def _draw(
+    canvas: Array,
+    scale: float,
+    boxes: Any,
+    labels: Any,
+    texts: list[str],
+    masks: list[Any] | None,
+) -> Array:
+    """Draw boxes of x, y, width, height and RLEs of the image's own size."""
+    import cv2
+
+    from eca_mmdet.inference.drawing import draw_objects
+
+    corners = np.asarray(boxes, np.float64).reshape(-1, 4) * scale
+    corners[:, 2:] += corners[:, :2]
+    stack = None
+    if masks:
+        height, width = canvas.shape[:2]
+        stack = np.zeros((len(masks), height, width), bool)
+        for index, mask in enumerate(masks):
+            if mask is not None:
+                whole = mask_api().decode(mask)
+                resized = cv2.resize(whole, (width, height), interpolation=0)
+                stack[index] = resized > 0
+    return draw_objects(canvas, corners, np.asarray(labels, int), texts, stack)
+
+
+def encode(image: Array) -> str:
+    """Return an RGB image as a data address, JPEG."""
+    import cv2
+
+    done, data = cv2.imencode(
+        '.jpg', image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, _QUALITY]
+    )
+    assert done
+    return 'data:image/jpeg;base64,' + base64.b64encode(data.tobytes()).decode()

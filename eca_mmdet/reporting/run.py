@@ -1,0 +1,287 @@
+"""What one run left behind, gathered from its folder."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from eca_mmdet.checkpoints.embedded_config import ADVICE, parse_config
+from eca_mmdet.evaluation.metrics_json import describe_file
+from eca_mmdet.reporting.logs import TrainingLog, read_logs
+from eca_mmdet.reporting.record_form import check_analysis, check_results
+from eca_mmdet.utils.errors import UserError
+from eca_mmdet.utils.reading import read_file
+
+_STAMP = re.compile(r'\d{8}_\d{6}')
+_MOST_BYTES = 200 * 2**20
+_MOST_LINES = 200
+_LONGEST = 10_000
+_MOST_CONFIG = 4 << 20
+
+
+@dataclass
+class Run:
+    """A run, as far as it is known.
+
+    Attributes:
+        path: the folder or log file that was named.
+        label: its name on the page.
+        log: curves of training.
+        record: the newest metrics.json.
+        record_path: where that was.
+        config_path: the config that mmengine wrote down.
+        config_text: its text.
+        config: its values; None where they cannot be read.
+        checkpoint: the weights that were measured, or the last ones.
+        gates: what ``eca-mmdet gates`` writes, where the folder has it.
+        environment: lines of mmengine's log on the machine.
+        missing: a line for each thing that the page cannot show.
+    """
+
+    path: Path
+    label: str
+    log: TrainingLog | None = None
+    record: dict[str, Any] | None = None
+    record_path: Path | None = None
+    config_path: Path | None = None
+    config_text: str = ''
+    config: dict[str, Any] | None = None
+    checkpoint: Path | None = None
+    gates: dict[str, Any] | None = None
+    environment: list[str] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
+
+    @property
+    def results(self) -> dict[str, Any]:
+        """The numbers by task; empty where nothing was evaluated."""
+        return (self.record or {}).get('results') or {}
+
+    @property
+    def analysis(self) -> dict[str, Any]:
+        """The errors by task; empty where they were not split."""
+        analyses = (self.record or {}).get('analysis') or []
+        return analyses[0] if analyses else {}
+
+
+def read_run(path: Path, label: str) -> list[Run]:
+    """Gather a run folder of mmengine, mmdet 2 or one of our commands, or a log file.
+
+    Returns:
+        One run; of an evaluation of several result files, one for each.
+
+    Raises:
+        UserError: it does not exist, or has nothing that a page could show.
+    """
+    if not path.exists():
+        raise UserError(
+            f'{path} does not exist. Name the work_dir of a training, the folder of '
+            'eca-mmdet demo or eval, or a log file.'
+        )
+    run = Run(path, label)
+    if path.name == 'metrics.json':
+        raise UserError(f'{path} is a part of a run; name its folder, {path.parent}.')
+    try:
+        run.log = read_logs(path)
+    except UserError as error:
+        none = 'no training log' if str(error).startswith('no training log') else error
+        run.missing.append(f'curves of training: {none}')
+    if path.is_dir():
+        _read_record(run)
+        _read_config(run)
+        _find_checkpoint(run)
+        _read_gates(run)
+        run.environment = _environment(path)
+    else:
+        run.missing.append('numbers, config and pictures: a log file has none')
+    if run.log is None and run.record is None:
+        raise UserError(
+            f'{path} has neither a training log nor a metrics.json. Name the work_dir '
+            'of a training, the folder of eca-mmdet demo or eval, or a log file.'
+        )
+    return [run, *_others(run)]
+
+
+def _others(first: Run) -> list[Run]:
+    """Return the further result files of one evaluation as runs of their own."""
+    record = first.record or {}
+    others = record.get('others') or []
+    if not others:
+        return []
+    shared = {k: v for k, v in record.items() if k not in ('others', 'analysis')}
+    analyses = record.get('analysis') or []
+    folder, first.label = first.label, f'{first.label}: {_result_name(record)}'
+    runs = []
+    for index, one in enumerate(others, 1):
+        try:
+            check_results(one)
+        except UserError as error:
+            first.missing.append(
+                f'result file {index + 1} of {first.record_path}: {error}'
+            )
+            continue
+        own = {**shared, **one, 'analysis': analyses[index : index + 1]}
+        run = Run(first.path, f'{folder}: {_result_name(one)}')
+        run.record, run.record_path = own, first.record_path
+        runs.append(run)
+    return runs
+
+
+def _result_name(record: dict[str, Any]) -> str:
+    file = (record.get('predictions') or {}).get('file') or 'results'
+    return Path(file).name.removesuffix('.json')
+
+
+def _files(folder: Path, pattern: str) -> Iterator[Path]:
+    """Yield files of a run folder: in it, in its ``train``, and one level below."""
+    for level in ('', '*/', 'train/*/'):
+        yield from (one for one in folder.glob(level + pattern) if one.is_file())
+
+
+def reason(error: Exception) -> str:
+    """Return a message without the advice to name a config, which has no use here."""
+    return str(error).replace(f' {ADVICE}', '').removeprefix('None: ')
+
+
+def read_object(path: Path, what: str) -> dict[str, Any]:
+    """Return a JSON file's object.
+
+    Raises:
+        UserError: it cannot be read, is too large or is none.
+    """
+    try:
+        if path.stat().st_size > _MOST_BYTES:
+            raise UserError(f'{what} {path} is larger than 200 MiB')
+        content = json.loads(path.read_bytes())
+    except OSError as error:
+        raise UserError(f'{what} {path} cannot be read: {error.strerror}') from error
+    except (ValueError, RecursionError) as error:
+        raise UserError(f'{what} {path} is not JSON: {error}') from error
+    if not isinstance(content, dict):
+        raise UserError(f'{what} {path} holds no object')
+    return content
+
+
+def _read_record(run: Run) -> None:
+    found = []
+    for path in dict.fromkeys(_files(run.path, 'metrics.json')):
+        try:
+            record = read_object(path, 'metrics file')
+            check_results(record)
+        except UserError as error:
+            run.missing.append(f'numbers of an evaluation: {path}: {error}')
+            continue
+        # Of two of one moment, the one of the whole command: the demo's.
+        found.append((str(record.get('date', '')), -len(path.parts), path, record))
+    if found:
+        *_, run.record_path, run.record = max(found, key=lambda one: one[:2])
+        _check_analysis(run)
+        _check_age(run)
+        if run.record.get('other_evaluators'):
+            run.missing.append(f'numbers of further evaluators: see {run.record_path}')
+    elif not any('metrics.json' in one for one in run.missing):
+        run.missing.append(
+            'numbers of an evaluation: no metrics.json (eca-mmdet test writes one)'
+        )
+
+
+def _check_analysis(run: Run) -> None:
+    """Drop an analysis that cannot be drawn; say so, or that there is none."""
+    what = 'curves of precision, errors, confusion, calibration and images'
+    try:
+        check_analysis(run.record or {})
+    except UserError as error:
+        run.missing.append(f'{what}: {run.record_path}: {error}')
+        run.record = {**(run.record or {}), 'analysis': []}
+        return
+    if not run.analysis:
+        run.missing.append(
+            f'{what}: {run.record_path} has no analysis (eca-mmdet test, or eval '
+            '--analysis, adds it)'
+        )
+
+
+def _check_age(run: Run) -> None:
+    """Say so where the numbers are older than the training that is drawn."""
+    stamp = run.record_path.parent.name if run.record_path else ''
+    configs = run.log.configs if run.log else ()
+    starts = [part for one in configs for part in one.parts if _STAMP.fullmatch(part)]
+    if _STAMP.fullmatch(stamp) and starts and stamp < min(starts):
+        run.missing.append(
+            f'numbers of the training that is drawn, which began at {max(starts)}: '
+            f'those on this page are of {stamp}, before it'
+        )
+
+
+def _read_config(run: Run) -> None:
+    dumped = sorted(
+        _files(run.path, 'vis_data/config.py'), key=lambda one: one.parent.parent.name
+    )
+    plain = [*run.path.glob('*.py'), *run.path.glob('train/*.py')]
+    trained = list(run.log.configs) if run.log else []  # a test may have its own
+    paths = trained or dumped or sorted(plain, key=lambda one: one.stat().st_mtime)
+    if not paths:
+        run.missing.append('the config: mmengine left none in the folder')
+        return
+    try:
+        raw = read_file(paths[-1], 'config', _MOST_CONFIG)
+        run.config_path = paths[-1]
+        run.config_text = raw.decode('utf-8', 'replace')
+        run.config = parse_config(run.config_text, str(run.config_path))
+    except UserError as error:
+        run.missing.append(f'values of the config: {reason(error)}')
+
+
+def _find_checkpoint(run: Run) -> None:
+    """Take what was measured, by its sha256; of a run without numbers, the last."""
+    recorded = (run.record or {}).get('checkpoint') or {}
+    name, sha256 = recorded.get('file'), recorded.get('sha256')
+    if name and sha256:
+        places = [*_files(run.path, Path(name).name or '-'), Path(name)]
+        there = [one for one in places if one.is_file()]
+        for one in there:
+            if describe_file(one)['sha256'] == sha256:
+                run.checkpoint = one
+                return
+        why = f'{there[0]} is not what was measured (sha256)' if there else 'it is gone'
+        run.missing.append(f'gates of the checkpoint {name}: {why}')
+        return
+    saved = sorted(_files(run.path, '*.pth'), key=lambda one: one.stat().st_mtime)
+    if saved:
+        run.checkpoint = saved[-1]
+    else:
+        run.missing.append('gates: no checkpoint is in the folder')
+
+
+def _read_gates(run: Run) -> None:
+    paths = sorted(_files(run.path, 'gates.json'), key=lambda one: one.stat().st_mtime)
+    if not paths:
+        return
+    try:
+        found = read_object(paths[-1], 'gates file')
+    except UserError as error:
+        run.missing.append(f'gates: {error}')
+        return
+    if isinstance(found.get('checkpoints'), list):
+        run.gates = found
+
+
+def _environment(path: Path) -> list[str]:
+    """Return what mmengine's newest log says of the machine."""
+    logs = [one for one in _files(path, '*.log') if _STAMP.search(one.name)]
+    lines: list[str] = []
+    for log in sorted(logs, key=lambda one: one.name)[-1:]:
+        inside = False
+        with open(log, encoding='utf-8', errors='replace') as file:
+            number = 0
+            while line := file.readline(_LONGEST):
+                number += 1
+                if 'Runtime environment:' in line or number > _MOST_LINES:
+                    break
+                if inside and line.strip(' -\n'):
+                    lines.append(line.strip()[:300])
+                inside = inside or 'System environment:' in line
+    return lines

@@ -1,0 +1,233 @@
+"""The list of mechanisms, and the properties and costs that are recomputed."""
+
+import json
+
+import pytest
+import torch
+from torch import nn
+
+from eca_mmdet.analysis import attention as analysis
+from eca_mmdet.catalog import mechanisms
+from eca_mmdet.catalog.mechanisms import KEYS, MECHANISMS, find_mechanism
+from eca_mmdet.catalog.published import published
+from eca_mmdet.utils.errors import UserError
+
+NAMES = {one.name: one for one in MECHANISMS}
+RATIOS = {'se': 16, 'cbam': 16, 'bam': 16, 'gc': 16, 'ge-theta-plus': 16, 'fca': 16}
+"""The r of mechanisms that reduce by it."""
+
+
+def test_every_mechanism_of_the_comparison_is_there():
+    """Those of the article and the paper, and every layer that we register."""
+    from mmengine.registry import MODELS
+
+    import eca_mmdet
+
+    eca_mmdet.registration.register()
+    article = {row['name'] for row in published()['attention']['properties']['rows']}
+    assert article <= NAMES.keys()
+    variants = {row['name'] for row in published()['attention']['imagenet']['rows']}
+    assert variants - {one.imagenet for one in MECHANISMS} == {'Vanilla'}
+    types = {one.layer['type'] for one in MECHANISMS}
+    ours = {
+        name
+        for name in eca_mmdet.models.attention.__all__
+        if name in MODELS.module_dict and name != 'SEGC'
+    }
+    assert types == ours | {'ContextBlock', 'NonLocal2d'}
+    assert len(set(KEYS)) == len(KEYS) == len(NAMES)
+
+
+def test_unknown_mechanism_names_the_near_ones():
+    with pytest.raises(UserError, match=r'Did you mean cbam') as caught:
+        find_mechanism('cbma')
+    assert all(key in str(caught.value) for key in KEYS)
+    with pytest.raises(UserError, match=r'Did you mean a2'):
+        find_mechanism('A2-Nets')
+    with pytest.raises(UserError, match=r"no mechanism 'xyzzy'. There are"):
+        find_mechanism('xyzzy')
+
+
+def test_places(mmdet_ready):
+    assert find_mechanism('se').plugin(18)['position'] == 'after_conv2'
+    assert find_mechanism('se').plugin(50)['position'] == 'after_conv3'
+    assert find_mechanism('bam').plugin(18)['position'] == 'after_stage'
+    assert find_mechanism('se').plugin(50)['cfg'] == {
+        'type': 'SqueezeExcite',
+        'ratio': 16,
+    }
+    assert find_mechanism('se').plugin(50, narrow=True)['cfg']['ratio'] == 8
+
+
+def test_published_parameters_are_those_of_the_tables():
+    overhead = published()['attention']['properties']['rows']
+    variants = published()['attention']['imagenet']['rows']
+    stated = {row['name']: row['params'] for row in overhead}
+    stated |= {row['name'].split(' (')[0]: row['params'] for row in variants}
+    for one in MECHANISMS:
+        text = stated.get(one.name, '(not given)')
+        text = '' if text == '(not given)' else text.replace('k = 3', 'k')
+        if one.name == 'CECA':
+            text = 'k'  # timm's, in no table
+        assert one.published.replace(' ', '') == text.replace(' ', ''), one.name
+
+
+def test_places_are_those_of_the_configs(mmdet_ready):
+    """The list says where a mechanism goes, and its config puts it there."""
+    from mmengine.config import Config
+
+    from eca_mmdet.catalog import configs as paths
+
+    configs = paths.shipped_configs()
+    for one in MECHANISMS:
+        if one.key == 'eca':
+            continue
+        name = f'mask-rcnn_{one.key}-r50_fpn_4xb2-1x_coco'
+        backbone = Config.fromfile(configs[name]).model.backbone
+        plugins = backbone.get('plugins')
+        if plugins is None:
+            plugins = [dict(cfg=backbone.attention, position='after_conv3')]
+        (plugin,) = plugins
+        wanted = one.plugin(50)
+        assert dict(plugin['cfg']) == wanted['cfg']
+        assert plugin['position'] == wanted['position']
+        assert plugin.get('stages') == wanted.get('stages'), one.key
+
+
+def test_names_of_layers_are_known_to_the_weights(mmdet_ready):
+    """A file with any mechanism is recognised as one."""
+    from eca_mmdet.catalog.mechanisms import LAYER_NAMES
+
+    for one in MECHANISMS:
+        layer = analysis.build_layer(one, 64)
+        known = layer._abbr_ in ('eca', 'se', 'fca')
+        assert known or any(layer._abbr_.startswith(name) for name in LAYER_NAMES)
+
+
+@pytest.mark.parametrize('channels', [64, 256])
+@pytest.mark.parametrize('key', KEYS)
+def test_properties_are_those_of_the_article(mmdet_ready, key, channels):
+    mechanism = find_mechanism(key)
+    found = analysis.properties(analysis.build_layer(mechanism, channels), channels)
+    for row in published()['attention']['properties']['rows']:
+        if row['name'] == mechanism.name:
+            assert (found.reduces, found.interacts) == (row['DR'], row['CCI'])
+    if key in RATIOS:
+        # A gate on positions, and the weights of GC's mean, add one dimension.
+        assert 0 < found.rank <= channels // RATIOS[key] + 1
+    assert found.reduces == (key in (*RATIOS, 'a2', 'gsop', 'nl'))
+    no_reduction = ('eca', 'ceca', 'eca-ns', 'ge-theta', 'ge-theta-minus')
+    if key.startswith(('se-',)) or key in no_reduction:
+        assert found.rank > channels * 0.8 and not found.reduces
+    if key in ('se-var1', 'se-var2', 'ge-theta', 'ge-theta-minus'):
+        assert not found.interacts
+    else:
+        assert found.interacts
+
+
+@pytest.mark.parametrize('key', ['eca', 'cbam', 'gc', 'ge-theta'])
+def test_jacobian_against_differences(mmdet_ready, key):
+    """Two of its columns by central differences of the layer itself."""
+    channels = 32
+    layer = analysis.build_layer(find_mechanism(key), channels)
+    matrix = analysis.jacobian(layer, channels, seed=3)
+    generator = torch.Generator().manual_seed(3)
+    for one in layer.parameters():  # the draws before the map's
+        torch.randn(one.shape, generator=generator, dtype=one.dtype)
+    x = torch.randn((1, channels, 8, 8), generator=generator, dtype=torch.float64)
+    step = 1e-6
+    for column in (0, 17):
+        gates = []
+        for sign in (1, -1):
+            moved = x.clone()
+            moved[0, column, 4, 3] += sign * step
+            with torch.no_grad():
+                y = layer(moved)
+            additive = key == 'gc'
+            gates.append((y - moved if additive else y / moved)[0, :, 4, 4])
+        difference = (gates[0] - gates[1]) / (2 * step)
+        torch.testing.assert_close(matrix[:, column], difference, rtol=1e-5, atol=1e-8)
+
+
+def test_operations_by_hand():
+    """Two layers whose work can be written down."""
+    with torch.device('meta'):
+        conv = nn.Conv2d(8, 4, 3, padding=1, bias=False)
+        linear = nn.Sequential(nn.Linear(6, 5), nn.ReLU())
+    assert analysis.operations(conv, (2, 8, 5, 7)) == 2 * 5 * 7 * 4 * 8 * 9
+    assert analysis.operations(linear, (3, 6)) == 3 * 6 * 5 + 3 * 5
+    eca = analysis.build_layer(find_mechanism('eca'), 64, 'meta')
+    pooled, kernel, sigmoid, product = 64 * 20, 64 * 3, 64, 64 * 20
+    counted = analysis.operations(eca, (1, 64, 4, 5))
+    assert counted == pooled + kernel + sigmoid + product
+
+
+@pytest.mark.parametrize('depth', [34, 50, 101])
+def test_cost_of_a_classifier_with_cbam(mmdet_ready, depth):
+    """The published rows; ResNet-34's has biases in CBAM's layers, the others none."""
+    from eca_mmdet.analysis.complexity.imagenet import classifier_cost
+
+    (row,) = (
+        row
+        for row in published()['imagenet']['rows']
+        if (row['attention'], row.get('depth')) == ('CBAM', depth)
+    )
+    cost = classifier_cost(row)
+    biases = 0
+    if depth == 34:
+        blocks = ((3, 64), (4, 128), (6, 256), (3, 512))
+        biases = sum(count * (c + c // 16) for count, c in blocks)
+    digits = 3 if depth == 34 else 2
+    assert round(cost['params'] + biases / 2**20, digits) == row['params']
+    # As in the rows of SE and ECA, 0.02 below what the table says.
+    assert cost['gflops'] == pytest.approx(row['gflops'], abs=0.022)
+
+
+def test_command_prints_the_table(command, mmdet_ready):
+    code, out, err = command('attention', 'se', 'eca', '--rounds', 1, '--size', 10, 16)
+    assert (code, err) == (0, '')
+    header, se, eca, *_ = out.splitlines()
+    assert header.split()[:5] == ['mechanism', 'DR', 'CCI', 'rank', 'parameters']
+    assert se.split()[:3] == ['SE', 'yes', 'yes']
+    assert se.split()[4:6] == ['8,192', '2C^2/r'] and se.split()[-1] == '76.71'
+    assert eca.split()[:6] == ['ECA', 'no', 'yes', '256', '5', 'k']
+    assert eca.split()[-1] == '77.43'
+    assert '256 channels, a map of 10 x 16' in out
+
+
+def test_command_prints_json(command, mmdet_ready):
+    code, out, _ = command(
+        'attention', '--json', '--channels', 64, '--rounds', 1, '--size', 9, 9
+    )
+    found = json.loads(out)
+    assert code == 0 and found['shape'] == [1, 64, 9, 9]
+    rows = {row['key']: row for row in found['rows']}
+    assert list(rows) == list(KEYS)
+    assert rows['se-var3']['parameters'] == 64**2
+    assert rows['gsop']['reported_top1'] == 77.68
+    assert rows['cbam']['reported_top1'] == 77.34
+    assert rows['nl']['reported_top1'] is None
+    assert all(row['milliseconds'] > 0 and row['gflops'] > 0 for row in found['rows'])
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'message'),
+    [
+        (('cbma',), 'Did you mean cbam'),
+        (('se', '--channels', 8), 'SE cannot have 8 channels: ratio must be'),
+        (('se-gc1', '--channels', 40), 'groups must divide the 40 channels'),
+        (('cbam', '--size', 3, 3), '--size 3 3: CBAM needs a map of 4 pixels'),
+        (('ge-theta', '--size', 2, 4), '--size 2 4: GETheta needs a map of 5 pixels'),
+    ],
+)
+def test_command_refuses(command, mmdet_ready, arguments, message):
+    code, out, err = command('attention', *arguments)
+    assert (code, out) == (2, '') and message in err
+    assert len(err.splitlines()) == 1
+
+
+def test_list_is_light():
+    """The command line reads it for --help."""
+    source = mechanisms.__file__
+    text = open(source).read()
+    assert 'torch' not in text.replace('mmengine', '') and 'import mm' not in text

@@ -1,0 +1,359 @@
+"""Files of weights are read without running them, and written whole or not at all."""
+
+import io
+import os
+import pickle
+import resource
+import tarfile
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from eca_mmdet.checkpoints.io import read_weights, sha256_of, write_weights
+from eca_mmdet.utils.errors import MissingWeightsError, UserError, WeightsError
+
+pytestmark = pytest.mark.openmmlab
+
+STATE = {'a.weight': torch.arange(6.0).reshape(2, 3), 'b': torch.tensor(3)}
+
+
+def same(left, right):
+    assert left.keys() == right.keys()
+    for key in left:
+        assert left[key].dtype == right[key].dtype
+        assert torch.equal(left[key], right[key])
+
+
+@pytest.mark.parametrize('zipped', [True, False])
+@pytest.mark.parametrize(
+    ('content', 'wrapper', 'prefix'),
+    [
+        (STATE, '', ''),
+        ({'state_dict': STATE, 'epoch': 3}, 'state_dict', ''),
+        ({'model': STATE, 'args': None}, 'model', ''),
+        ({'state_dict': {f'module.{k}': v for k, v in STATE.items()}}, 'state_dict', 1),
+        ({f'_orig_mod.{k}': v for k, v in STATE.items()}, '', '_orig_mod.'),
+    ],
+    ids=['bare', 'wrapped', 'model', 'DataParallel', 'compiled'],
+)
+def test_pytorch_files(tmp_path, content, wrapper, prefix, zipped):
+    file = tmp_path / 'weights.bin'  # the ending does not matter
+    torch.save(content, file, _use_new_zipfile_serialization=zipped)
+    read = read_weights(file)
+    same(read.state, STATE)
+    assert (read.container, read.wrapper) == ('PyTorch', wrapper)
+    assert read.prefix == ('module.' if prefix == 1 else prefix)
+    assert read.extras == {k: v for k, v in content.items() if k == 'epoch'} | (
+        {'args': None} if wrapper == 'model' else {}
+    )
+
+
+def test_a_prefix_of_some_names_stays(tmp_path):
+    state = {'module.a': torch.zeros(1), 'b': torch.zeros(1)}
+    torch.save(state, tmp_path / 'mixed.pth')
+    same(read_weights(tmp_path / 'mixed.pth').state, state)
+
+
+def test_safetensors_by_content_not_by_name(tmp_path):
+    save_file(STATE, tmp_path / 'x.pth', metadata={'source': 'here'})
+    read = read_weights(tmp_path / 'x.pth')
+    same(read.state, STATE)
+    assert (read.container, read.metadata) == ('safetensors', {'source': 'here'})
+
+
+class Call:
+    """Pickles as a call of ``function`` on ``arguments``."""
+
+    def __init__(self, function, *arguments):
+        self.call = function, arguments
+
+    def __reduce__(self):
+        return self.call
+
+
+@pytest.mark.parametrize('way', ['torch', 'legacy torch', 'pickle'])
+@pytest.mark.parametrize(
+    ('function', 'name'),
+    [
+        (os.system, 'posix.system'),
+        (open, 'io.open'),
+        (eval, 'builtins.eval'),
+        (os.execl, 'os.execl'),
+    ],
+    ids=['system', 'open', 'eval', 'exec'],
+)
+def test_a_planted_command_does_not_run(tmp_path, monkeypatch, function, name, way):
+    monkeypatch.chdir(tmp_path)
+    command = '__import__("os").mkdir("exploded")' if function is eval else 'exploded'
+    if function is os.system:
+        command = 'mkdir exploded'
+    arguments = ('exploded', 'w') if function is open else (command,)
+    content = {'state_dict': STATE, 'x': Call(function, *arguments)}
+    if way == 'pickle':
+        (tmp_path / 'bomb.pth').write_bytes(pickle.dumps(content))
+    else:
+        torch.save(content, 'bomb.pth', _use_new_zipfile_serialization=way == 'torch')
+    part = 'is a plain Python pickle' if way == 'pickle' else f'would call {name}'
+    with pytest.raises(WeightsError, match=part) as caught:
+        read_weights('bomb.pth')
+    assert '--trust' not in str(caught.value)
+    assert os.listdir() == ['bomb.pth']
+    part = part if way == 'pickle' else f'--trust {name}: functions of'
+    with pytest.raises(UserError, match=part):
+        read_weights('bomb.pth', trust=[name])
+    assert os.listdir() == ['bomb.pth']
+
+
+class Opinion:
+    """A harmless class that is not among the plain tensors."""
+
+    def __init__(self):
+        self.value = 3
+
+
+def test_another_class_needs_trust(tmp_path):
+    file = tmp_path / 'opinion.pth'
+    torch.save({'state_dict': STATE, 'opinion': Opinion()}, file)
+    name = f'{__name__}.Opinion'
+    with pytest.raises(WeightsError, match=f'convert .* --trust {name}$'):
+        read_weights(file)
+    before = torch.serialization.get_safe_globals()
+    read = read_weights(file, trust=[name])
+    same(read.state, STATE)
+    assert read.extras['opinion'].value == 3
+    assert set(torch.serialization.get_safe_globals()) == set(before)
+    with pytest.raises(WeightsError, match='--trust'):
+        read_weights(file)
+
+
+def test_a_harmless_builtin_can_be_trusted(tmp_path):
+    torch.save({'state_dict': STATE, 'x': slice(1, 4)}, tmp_path / 'x.pth')
+    with pytest.raises(WeightsError, match=r'--trust builtins\.slice$'):
+        read_weights(tmp_path / 'x.pth')
+    read = read_weights(tmp_path / 'x.pth', trust=['builtins.slice'])
+    assert read.extras['x'] == slice(1, 4)
+
+
+@pytest.mark.parametrize(
+    'name', ['nowhere.Thing', 'numpy.Thing', 'Thing', '', 'torch.load', 'numpy.sqrt']
+)
+def test_trust_in_what_does_not_exist(tmp_path, name):
+    torch.save(STATE, tmp_path / 'x.pth')
+    with pytest.raises(UserError, match='no class of that name here'):
+        read_weights(tmp_path / 'x.pth', trust=[name])
+
+
+def test_numpy_beside_the_tensors_is_read(tmp_path):
+    content = {'state_dict': STATE, 'best': np.float64(76.5), 'curve': np.arange(3.0)}
+    torch.save(content, tmp_path / 'x.pth')
+    extras = read_weights(tmp_path / 'x.pth').extras
+    assert extras['best'] == 76.5 and extras['curve'].tolist() == [0, 1, 2]
+
+
+def test_history_in_a_checkpoint_cannot_reach_other_attributes(tmp_path, mmdet_ready):
+    """builtins.getattr is allowed for HistoryBuffer's statistics and nothing else."""
+    content = {'state_dict': STATE, 'x': Call(getattr, np.ndarray, 'tofile')}
+    torch.save(content, tmp_path / 'reach.pth')
+    with pytest.raises(WeightsError, match='refused: .*getattr'):
+        read_weights(tmp_path / 'reach.pth')
+
+
+def tar_bytes():
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode='w') as archive:
+        info = tarfile.TarInfo('../../escape')
+        info.size = 3
+        archive.addfile(info, io.BytesIO(b'abc'))
+    return buffer.getvalue()
+
+
+def saved(content):
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(
+    ('content', 'part'),
+    [
+        (b'', 'is empty'),
+        (b'\n<!DOCTYPE html><title>Quota exceeded</title>', 'is a web page'),
+        (tar_bytes(), 'is a tar archive'),
+        (b'\x1f\x8b\x08' + bytes(50), 'is gzip-compressed'),
+        (b'version https://git-lfs.github.com/spec/v1\n', 'is a Git LFS pointer'),
+        (b'hello', 'is no file of weights'),
+        (b'PK\x03\x04hello', 'damaged, cut off or something else'),
+        (saved(STATE)[:200], 'damaged, cut off or something else'),
+        (saved(STATE)[:-100], 'damaged, cut off or something else'),
+        (b'\xff\x00\x00\x00\x00\x00\x00\x00{"a"', 'damaged or cut off'),
+        (saved([1, 2]), 'got list'),
+        (saved({}), 'a dict with nothing'),
+        (saved({'epoch': 3, 'arch': 'x'}), 'a dict with epoch, arch'),
+        (saved({'state_dict': {'a': 1}}), 'a dict with state_dict'),
+        (saved({3: torch.zeros(1)}), 'a dict with 3'),
+        (saved(torch.zeros(2)), 'got Tensor'),
+    ],
+    ids=lambda value: value[:20] if isinstance(value, str) else '',
+)
+def test_files_that_are_no_weights(tmp_path, content, part):
+    file = tmp_path / 'bad.pth'
+    file.write_bytes(content)
+    with pytest.raises(WeightsError, match=part) as caught:
+        read_weights(file)
+    message = str(caught.value)
+    assert str(file) in message and '\n' not in message
+    assert os.listdir(tmp_path) == ['bad.pth']
+
+
+@pytest.mark.parametrize('count', [8, 20, 60])
+def test_truncated_safetensors(tmp_path, count):
+    save_file(STATE, tmp_path / 'x.safetensors')
+    content = (tmp_path / 'x.safetensors').read_bytes()
+    (tmp_path / 'x.safetensors').write_bytes(content[:-count])
+    with pytest.raises(WeightsError, match='damaged or cut off'):
+        read_weights(tmp_path / 'x.safetensors')
+
+
+def test_missing_folder_and_pipe(tmp_path):
+    with pytest.raises(MissingWeightsError, match='does not exist'):
+        read_weights(tmp_path / 'nothing.pth')
+    with pytest.raises(FileNotFoundError):
+        read_weights(tmp_path / 'nothing.pth')
+    with pytest.raises(WeightsError, match='is a folder'):
+        read_weights(tmp_path)
+    os.mkfifo(tmp_path / 'pipe')
+    with pytest.raises(WeightsError, match='not a regular file'):
+        read_weights(tmp_path / 'pipe')
+
+
+def test_no_permission(tmp_path):
+    file = tmp_path / 'secret.pth'
+    torch.save(STATE, file)
+    file.chmod(0)
+    root = os.geteuid() == 0  # who may read everything: become nobody
+    try:
+        if root:
+            os.seteuid(65534)
+        with pytest.raises(WeightsError, match='cannot be read: Permission denied'):
+            read_weights(file)
+    finally:
+        if root:
+            os.seteuid(0)
+
+
+@pytest.mark.parametrize('ending', ['.pth', '.safetensors'])
+def test_written_files_are_read_back(tmp_path, ending):
+    state = {
+        **STATE,
+        'half': torch.randn(3).half(),
+        'brain': torch.randn(3).bfloat16(),
+        'strided': torch.arange(6).reshape(2, 3).T,
+    }
+    state['shared'] = state['strided']
+    file = tmp_path / f'x{ending}'
+    write_weights(file, state, {'source': 'a', 'kernel_sizes': '3,5,5,7'})
+    read = read_weights(file)
+    same(read.state, state)
+    found = {k: v for k, v in read.metadata.items() if k != 'format'}
+    assert found == {'source': 'a', 'kernel_sizes': '3,5,5,7'}
+    assert file.stat().st_mode & 0o777 == 0o666 & ~umask()
+    assert os.listdir(tmp_path) == [file.name]
+
+
+def umask():
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def test_nothing_is_overwritten(tmp_path):
+    file = tmp_path / 'x.pth'
+    file.write_text('mine')
+    with pytest.raises(WeightsError, match='exists already; --force'):
+        write_weights(file, STATE, {})
+    assert file.read_text() == 'mine'
+    write_weights(file, STATE, {}, force=True)
+    same(read_weights(file).state, STATE)
+
+
+def test_a_failed_write_leaves_nothing_and_harms_nothing(tmp_path, monkeypatch):
+    file = tmp_path / 'x.pth'
+    file.write_text('mine')
+
+    def full(*args, **kwargs):
+        raise OSError(28, 'No space left on device')
+
+    monkeypatch.setattr(torch, 'save', full)
+    with pytest.raises(WeightsError, match=r'cannot be written \(No space left'):
+        write_weights(file, STATE, {}, force=True)
+    assert file.read_text() == 'mine' and os.listdir(tmp_path) == ['x.pth']
+
+
+@pytest.mark.parametrize('ending', ['.pth', '.safetensors'])
+def test_a_full_disk(tmp_path, ending):
+    """Files may not grow beyond 20 kB: what torch and safetensors then raise."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))
+    try:
+        with pytest.raises(WeightsError, match='cannot be written'):
+            write_weights(tmp_path / f'x{ending}', {'a': torch.zeros(50_000)}, {})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_link_to_nowhere_is_not_replaced(tmp_path):
+    (tmp_path / 'x.pth').symlink_to(tmp_path / 'gone.pth')
+    with pytest.raises(WeightsError, match='exists already'):
+        write_weights(tmp_path / 'x.pth', STATE, {})
+    assert (tmp_path / 'x.pth').is_symlink()
+
+
+@pytest.mark.parametrize(
+    ('state', 'part'),
+    [
+        ({'a': torch.zeros(2, device='meta')}, 'a is not a plain tensor'),
+        ({'a': torch.zeros(2, 2).to_sparse()}, 'a is not a plain tensor'),
+        ({'a': torch.nested.nested_tensor([torch.zeros(1)])}, 'a is not a plain'),
+        ({'a\x1b[2J': torch.zeros(1)}, r'control characters: .a\\x1b\[2J'),
+        ({'a\nb': torch.zeros(1)}, 'control characters'),
+    ],
+    ids=['meta', 'sparse', 'nested', 'escape', 'newline'],
+)
+def test_tensors_that_are_no_weights(tmp_path, state, part):
+    torch.save(state, tmp_path / 'x.pth')
+    with pytest.raises(WeightsError, match=part):
+        read_weights(tmp_path / 'x.pth')
+
+
+def test_metadata_is_text(tmp_path):
+    ours = {'a': 'b', 'c': torch.zeros(1), (1, 2): 'd', 'e': {}}
+    torch.save({'state_dict': STATE, 'meta': {'eca_mmdet': ours}}, tmp_path / 'x.pth')
+    assert read_weights(tmp_path / 'x.pth').metadata == {'a': 'b'}
+
+
+def test_safetensors_whose_length_looks_like_a_zip(tmp_path):
+    """The first bytes of a header of 19280 bytes are 'PK'."""
+    save_file(STATE, tmp_path / 'x', metadata={'a': ''})
+    length = int.from_bytes((tmp_path / 'x').read_bytes()[:8], 'little')
+    save_file(STATE, tmp_path / 'x', metadata={'a': ' ' * (19280 - length)})
+    assert (tmp_path / 'x').read_bytes()[:2] == b'PK'
+    same(read_weights(tmp_path / 'x').state, STATE)
+
+
+@pytest.mark.parametrize('name', ['x.pt', 'x', 'x.pth.tar', 'x.bin'])
+def test_other_endings_are_refused(tmp_path, name):
+    with pytest.raises(WeightsError, match=r'\.safetensors or \.pth'):
+        write_weights(tmp_path / name, STATE, {})
+
+
+def test_missing_target_folder(tmp_path):
+    with pytest.raises(WeightsError, match=r'cannot be written \(No such file'):
+        write_weights(tmp_path / 'no' / 'x.pth', STATE, {})
+
+
+def test_sha256(tmp_path):
+    (tmp_path / 'x').write_bytes(b'abc')
+    assert sha256_of(tmp_path / 'x').startswith('ba7816bf8f01cfea414140de5dae2223')

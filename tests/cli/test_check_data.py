@@ -1,0 +1,455 @@
+"""Each fault of a data set is found, counted and named; a sound one has none."""
+
+import copy
+import json
+import re
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+from eca_mmdet.datasets.coco import read_annotations
+from eca_mmdet.datasets.images import find_missing, open_images, read_size
+from eca_mmdet.datasets.rules import faults
+from eca_mmdet.datasets.rules.categories import check_classes, compare_splits
+from eca_mmdet.datasets.rules.check import check_annotations
+from eca_mmdet.utils.errors import UserError
+from tests.conftest import REPOSITORY
+from tests.support.broken_data import CASES, IMAGES, case_id, sound, write_images
+
+
+def by_code(found):
+    return {fault.code: fault for fault in found}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return write_images(tmp_path / 'images')
+
+
+@pytest.mark.parametrize('case', CASES, ids=case_id)
+def test_each_fault_alone(case):
+    found = by_code(check_annotations(case.content()))
+    notes = {'class-without-objects'}
+    assert set(found) - notes == {case.code}
+    fault = found[case.code]
+    assert fault.count == case.count
+    assert case.example in ', '.join(fault.examples)
+    assert fault.severity in ('error', 'warning')
+
+
+def test_a_sound_file_has_none(write, folder, command):
+    assert check_annotations(sound(), ['cat', 'dog']) == []
+    code, out, err = command('check-data', write(sound()), '--images', folder)
+    assert (code, err) == (0, '')
+    assert out.endswith('3 images, 4 annotations, 2 categories\nno fault\n')
+
+
+def test_a_file_of_boxes_and_true_for_one_are_good():
+    content = sound()
+    for one in content['annotations']:
+        one['segmentation'], one['iscrowd'] = [], True
+    (note,) = check_annotations(content)
+    assert (note.code, note.severity, note.count) == ('missing-segmentation', 'note', 4)
+
+
+def test_boxes_may_be_a_pixel_over_the_edge():
+    content = sound()
+    content['annotations'][0]['bbox'] = [-1, -1, 66, 50]  # image of 64 x 48
+    assert check_annotations(content) == []
+
+
+def test_text_ids_of_images_are_good():
+    content = sound()
+    for one in content['images']:
+        one['id'] = f'img{one["id"]}'
+    for one in content['annotations']:
+        one['image_id'] = f'img{one["image_id"]}'
+    assert check_annotations(content) == []
+
+
+def test_whole_floats_are_the_same_ids():
+    content = sound()
+    content['images'][0]['id'] = 10.0
+    content['annotations'][1]['id'] = 2.0
+    content['images'][0]['width'] = 64.0
+    assert check_annotations(content) == []
+
+
+def test_many_faults_are_counted_and_three_named():
+    content = sound()
+    for one in content['annotations']:
+        one['area'] = None
+    fault = by_code(check_annotations(content))['missing-area']
+    assert (fault.count, len(fault.examples)) == (4, 3)
+    assert '4 x missing-area' in fault.line() and ', ...)' in fault.line()
+
+
+@pytest.mark.parametrize('split', ['train', 'val'])
+def test_the_demo_set_has_none(shapes, command, split):
+    file = shapes / 'annotations' / f'{split}.json'
+    words = ('--images', shapes / split, '--classes', 'circle', 'square', 'triangle')
+    code, out, _ = command('check-data', file, *words)
+    assert (code, out.splitlines()[-1]) == (0, 'no fault')
+
+
+def test_the_two_halves_of_the_demo_set_share_names_but_no_image(shapes, command):
+    files = [shapes / 'annotations' / f'{split}.json' for split in ('train', 'val')]
+    code, out, _ = command('check-data', files[0], '--val', files[1])
+    assert code == 1 and '4 x split-same-file-name' in out
+    folders = ('--images', shapes / 'train', '--val-images', shapes / 'val')
+    code, out, _ = command('check-data', files[0], '--val', files[1], *folders)
+    assert (code, out.splitlines()[-1]) == (0, 'no fault')
+
+
+def test_real_coco_has_none(coco_tiny, command):
+    file = coco_tiny / 'annotations' / 'instances_val2017.json'
+    code, out, _ = command('check-data', file, '--images', coco_tiny / 'val2017')
+    assert (code, out.splitlines()[-1]) == (0, 'no fault')
+
+
+# --- classes and splits
+
+
+@pytest.mark.parametrize(
+    ('classes', 'codes', 'example'),
+    [
+        (('cat', 'dog'), [], ''),
+        (('dog',), [], ''),
+        (('dog', 'cat'), ['class-order'], 'cat, dog'),
+        (('cat', 'cat'), ['class-order'], 'cat'),
+        (('cat', 'Dog'), ['unknown-class'], "'Dog', the file has 'dog'"),
+        (('cat', 'zebra'), ['unknown-class'], "'zebra'"),
+        ('cat,dog', ['classes-string'], "'cat,dog'"),
+    ],
+)
+def test_classes(classes, codes, example):
+    found = check_classes(sound()['categories'], classes)
+    assert [fault.code for fault in found] == codes
+    assert not codes or example in found[0].examples[0]
+
+
+@pytest.mark.openmmlab
+def test_labels_do_follow_the_order_of_the_file(mmdet_ready, write, folder):
+    """The reason for 'class-order', in mmdet itself."""
+    from mmdet.datasets import CocoDataset
+
+    dataset = CocoDataset(
+        ann_file=str(write(sound())),
+        metainfo={'classes': ('dog', 'cat')},
+        data_prefix={'img': str(folder)},
+        pipeline=[],
+    )
+    labels = [one['bbox_label'] for one in dataset.get_data_info(0)['instances']]
+    assert labels == [1] and sound()['annotations'][0]['category_id'] == 2
+    assert dataset.metainfo['classes'][1] == 'cat'  # but the object is a dog
+
+
+@pytest.mark.parametrize(
+    ('names', 'code', 'example'),
+    [
+        (['cat', 'dog'], None, ''),
+        (['dog', 'cat'], 'split-category-order', "'cat'"),
+        (['cat'], 'split-missing-category', "'dog'"),
+        (['cat', 'dog', 'cow'], 'split-extra-category', "'cow'"),
+        (['cat', 'Dog '], 'split-category-spelling', "'dog' and 'Dog '"),
+    ],
+)
+def test_categories_of_two_files(names, code, example):
+    val = copy.deepcopy(sound())
+    val['images'] = [dict(one, file_name=f'v{one["id"]}') for one in val['images']]
+    val['categories'] = [{'id': i, 'name': name} for i, name in enumerate(names)]
+    found = compare_splits(sound(), val)
+    assert [fault.code for fault in found] == [code] * bool(code)
+    assert not code or example in found[0].examples
+
+
+def test_only_the_classes_in_use_are_compared():
+    val = copy.deepcopy(sound())
+    val['images'], val['categories'] = [], val['categories'][:1]
+    assert compare_splits(sound(), val, ['cat']) == []
+
+
+def test_images_in_both_files(tmp_path, folder):
+    other = write_images(tmp_path / 'val')
+    fault = by_code(compare_splits(sound(), sound(), None, (folder, folder)))
+    assert fault['split-leak'].count == 3
+    fault = by_code(compare_splits(sound(), sound(), None, (folder, other)))
+    assert fault['split-leak'].count == 3  # copies, byte for byte
+    (other / 'b.jpg').write_bytes(b'another image')
+    (fault,) = compare_splits(sound(), sound(), None, (folder, other))
+    assert (fault.count, fault.examples) == (2, ("'é.png'", "'sub/c.png'"))
+
+
+# --- images
+
+
+def test_missing_files_and_their_near_names(folder):
+    (folder / 'b.jpg').rename(folder / 'B.JPG')
+    (folder / 'sub' / 'c.png').unlink()
+    files = find_missing(folder, IMAGES)
+    assert files.missing == {'b.jpg': 'B.JPG', 'sub/c.png': ''}
+    (fault,) = files.faults(sound()['images'])
+    assert (fault.code, fault.count) == ('missing-image', 2)
+    assert fault.examples == ("'b.jpg', there is 'B.JPG'", "'sub/c.png'")
+
+
+def test_a_name_written_with_a_combining_accent(folder):
+    (folder / 'é.png').rename(folder / 'e\u0301.png')
+    assert find_missing(folder, ['é.png']).missing == {'é.png': 'e\u0301.png'}
+
+
+def test_folders_and_odd_names_are_no_files(folder):
+    (folder / 'd.png').mkdir()
+    (folder / 'e.png').symlink_to(folder / 'nothing.png')
+    names = ['d.png', 'e.png', 'no/f.png', 'zero\0/g.png', '../images/b.jpg']
+    assert list(find_missing(folder, names).missing) == names[:4]
+
+
+def test_each_folder_is_read_once(folder, monkeypatch):
+    from eca_mmdet.datasets import images as image_files
+
+    scanned = []
+    real = image_files.os.scandir
+    monkeypatch.setattr(
+        image_files.os, 'scandir', lambda path: (scanned.append(path), real(path))[1]
+    )
+    find_missing(folder, [*IMAGES, 'x.png', 'sub/y.png'])
+    assert scanned == [str(folder), str(folder / 'sub')]
+
+
+@pytest.mark.parametrize('name', ['é.png', 'b.jpg'])
+@pytest.mark.parametrize(
+    'damage',
+    [lambda b: b[: len(b) // 2], lambda b: b[:-2], lambda b: b'<html>', lambda b: b''],
+    ids=['half', 'all but the end', 'a web page', 'empty'],
+)
+def test_damaged_images(folder, name, damage):
+    raw = (folder / name).read_bytes()
+    (folder / name).write_bytes(damage(raw))
+    files = open_images(folder, IMAGES)
+    assert list(files.damaged) == [name]
+    (fault,) = files.faults(sound()['images'])
+    assert (fault.code, fault.count) == ('damaged-image', 1)
+    assert repr(name) in fault.examples[0]
+
+
+@pytest.mark.openmmlab
+def test_a_photograph_turned_by_exif_has_the_size_that_mmdet_sees(folder):
+    import mmcv
+
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turn by 90 degrees
+    Image.new('RGB', (30, 40)).save(folder / 'b.jpg', exif=exif)
+    assert mmcv.imread(str(folder / 'b.jpg')).shape == (30, 40, 3)
+    assert open_images(folder, IMAGES).faults(sound()['images']) == []
+    Image.new('RGB', (30, 40)).save(folder / 'b.jpg')
+    (fault,) = open_images(folder, IMAGES).faults(sound()['images'])
+    assert fault.code == 'image-size'
+    assert fault.examples == ("'b.jpg' is 30 x 40, not 40 x 30",)
+
+
+@pytest.mark.parametrize(
+    ('dtype', 'channels', 'ending'),
+    [
+        (np.uint16, 3, 'png'),
+        (np.uint16, 1, 'png'),
+        (np.uint8, 1, 'jpg'),
+        (np.uint8, 4, 'png'),
+        (np.uint8, 3, 'bmp'),
+        (np.uint8, 3, 'tiff'),
+        (np.uint8, 3, 'webp'),
+    ],
+)
+def test_images_of_other_kinds_are_read(tmp_path, dtype, channels, ending):
+    path = tmp_path / f'a.{ending}'
+    assert cv2.imwrite(str(path), np.zeros((7, 9, channels), dtype))
+    assert read_size(path) == (9, 7)
+
+
+def test_a_folder_without_any_of_the_images(write, tmp_path, command):
+    (tmp_path / 'empty').mkdir()
+    file = write(sound())
+    code, _, err = command('check-data', file, '--images', tmp_path / 'empty')
+    assert code == 2 and 'none of the 3 image files' in err and 'é.png' in err
+    code, _, err = command('check-data', file, '--images', tmp_path / 'no')
+    assert code == 2 and 'does not exist' in err
+
+
+# --- files that are none
+
+
+@pytest.mark.parametrize(
+    ('text', 'parts'),
+    [
+        ('', ['is not JSON', 'empty']),
+        ('{"images": [{"id": 1', ['is not JSON', 'ends too early']),
+        ('{"images": }', ['is not JSON', 'column 12']),
+        ('[' * 100_000, ['is not JSON', 'nested']),
+        ('{"a": ' + '1' * 5000 + '}', ['is not JSON']),
+        ('\xff', ['is not JSON']),
+        ('[]', ["list 'images'", 'Found: list']),
+        ('3', ["list 'images'", 'Found: int']),
+        ('{}', ["list 'images'", 'Found: nothing']),
+        ('{"images": {"id": 1}}', ["list 'images'", "Found: 'images'"]),
+        ('{"images": [{"id": 1}]}', ["list 'categories'"]),
+        ('[{"image_id": 1, "score": 0.5}]', ['list of detections']),
+        ('[{"image_id": 1, "bbox": []}]', ['without the rest']),
+        ('[{"file_name": "a", "annotations": []}]', ['Detectron2']),
+        ('{"shapes": [], "imagePath": "a"}', ['labelme']),
+        ('{"images": [1], "categories": [1], "annotations": {}}', ['type dict']),
+        (
+            '{"images": [1], "categories": [1], "annotations": [{"segments_info": 1}]}',
+            ['panoptic', 'instances'],
+        ),
+    ],
+)
+def test_other_files_are_refused_and_recognised(tmp_path, command, text, parts):
+    path = tmp_path / 'other.json'
+    path.write_bytes(text.encode('latin1'))
+    code, out, err = command('check-data', path)
+    assert (code, out) == (2, '')
+    for part in (str(path), *parts):
+        assert part in err
+
+
+def test_missing_file_and_a_folder(tmp_path, command):
+    code, _, err = command('check-data', tmp_path / 'no.json')
+    assert code == 2 and 'does not exist' in err
+    code, _, err = command('check-data', tmp_path)
+    assert code == 2 and 'cannot be read' in err
+
+
+@pytest.mark.parametrize('encoding', ['utf-8-sig', 'utf-16'])
+def test_a_byte_order_mark_is_a_fault_of_pycocotools(tmp_path, encoding):
+    path = tmp_path / 'bom.json'
+    path.write_text(json.dumps(sound()), encoding=encoding)
+    content, (fault,) = read_annotations(path)
+    assert content == sound() and fault.code == 'byte-order-mark'
+    with open(path) as file, pytest.raises(ValueError):
+        json.load(file)  # as pycocotools reads
+
+
+@pytest.mark.parametrize('annotations', [None, []])
+def test_image_information_alone_is_good_for_testing(write, command, annotations):
+    content = sound()
+    del content['annotations']
+    if annotations is not None:
+        content['annotations'] = annotations
+    code, out, _ = command('check-data', write(content))
+    assert code == 0 and 'note:' in out and 'good for testing' in out
+
+
+# --- the command
+
+
+def test_exit_codes_and_counts(write, command):
+    content = sound()
+    content['annotations'][0]['id'] = 0
+    content['annotations'][1]['bbox'] = [1, 2, 0, 4]
+    code, out, _ = command('check-data', write(content))
+    assert code == 1
+    assert re.search(
+        r'^  error:   1 x zero-annotation-id: .*\(annotation 0\)', out, re.M
+    )
+    assert re.search(r'^  warning: 1 x empty-bbox: ', out, re.M)
+    assert out.splitlines()[-1] == 'kinds of fault: 1 errors, 1 warnings'
+
+
+def test_notes_do_not_change_the_exit_code(write, command):
+    content = sound()
+    content['categories'].append({'id': 5, 'name': 'cow'})
+    code, out, _ = command('check-data', write(content))
+    assert code == 0
+    assert '  note:    1 x class-without-objects: class without an annotation' in out
+
+
+def test_json(write, command):
+    content = sound()
+    content['annotations'][0]['id'] = 0
+    file = write(content)
+    code, out, _ = command('check-data', file, '--val', file, '--json')
+    result = json.loads(out)
+    assert code == 1
+    assert result['files'] == [str(file)] * 2
+    assert result['counts'] == {'images': 3, 'annotations': 4, 'categories': 2}
+    assert result['val_counts'] == result['counts']
+    assert [(one['code'], one['count']) for one in result['faults']] == [
+        ('zero-annotation-id', 1),
+        ('zero-annotation-id', 1),
+        ('split-same-file-name', 3),
+    ]
+    first = result['faults'][0]
+    assert first['severity'] == 'error' and first['examples'] == ['annotation 0']
+    assert 'pycocotools' in first['message'] and first['fix'] == 'ids renumbered from 1'
+
+
+def test_classes_on_the_command_line(write, command):
+    file = write(sound())
+    assert command('check-data', file, '--classes', 'cat', 'dog')[0] == 0
+    code, out, _ = command('check-data', file, '--classes', 'cat,dog')
+    assert code == 1 and '1 x classes-string' in out
+    content = sound()
+    content['categories'][0]['name'] = 'cat,big'
+    file = write(content, 'comma.json')
+    assert command('check-data', file, '--classes', 'cat,big')[0] == 0
+
+
+def test_images_of_a_validation_file_that_is_not_given(write, folder, command):
+    code, _, err = command('check-data', write(sound()), '--val-images', folder)
+    assert code == 2 and '--val' in err
+
+
+def test_control_characters_are_printed_escaped(write, command):
+    content = sound()
+    content['categories'] += [
+        {'id': 3, 'name': 'a\x1b[2J\n'},
+        {'id': 4, 'name': 'A\x1b[2J\n'},
+    ]
+    content['images'][0].update(file_name='\x1b]0;x\x07.png', width=0)
+    for words in ((), ('--val', write(sound(), 'val.json'))):
+        code, out, _ = command('check-data', write(content), *words)
+        assert code == 1 and '\x1b' not in out and '\x07' not in out
+        assert r"'a\x1b[2J\n'" in out and r"'\x1b]0;x\x07.png'" in out
+
+
+def test_control_characters_of_the_files_own_name(write, command):
+    content = sound()
+    content['annotations'][0]['id'] = 0
+    code, out, _ = command('check-data', write(content, 'a\x1b[2J.json'))
+    assert code == 1 and '\x1b' not in out and r'a\x1b[2J.json: 3 images' in out
+
+
+def test_other_alphabets_are_printed_as_they_are(write, command):
+    content = sound()
+    content['images'][0].update(file_name='猫 №1.png', width=0)
+    assert '猫 №1.png' in command('check-data', write(content))[1]
+
+
+def test_check_data_starts_without_torch_and_mmdet(tmp_path):
+    import subprocess
+
+    from tests.conftest import PYTHON
+
+    (tmp_path / 'a.json').write_text(json.dumps(sound()))
+    code = (
+        'import sys; from eca_mmdet.cli import main\n'
+        f'main(["check-data", {str(tmp_path / "a.json")!r}])\n'
+        'print(sorted({"torch", "mmengine", "mmdet"} & set(sys.modules)))'
+    )
+    done = subprocess.run(
+        [PYTHON, '-c', code], capture_output=True, text=True, cwd=REPOSITORY
+    )
+    assert done.stdout.splitlines()[-2:] == ['no fault', '[]']
+
+
+def test_every_fault_is_explained_in_the_docs():
+    text = (REPOSITORY / 'docs' / 'data.md').read_text()
+    rows = dict(re.findall(r'^\| `([\w-]+)` \| (\w+) \|', text, re.MULTILINE))
+    assert rows == {code: kind.severity for code, kind in faults.KINDS.items()}
+
+
+def test_unreadable_content_is_a_users_error(tmp_path):
+    with pytest.raises(UserError, match='does not exist'):
+        read_annotations(tmp_path / 'x.json')

@@ -1,0 +1,244 @@
+"""``eca-mmdet predict``: its pictures, its COCO file, its refusals."""
+
+import json
+import re
+
+import cv2
+import numpy as np
+import pytest
+from pycocotools.coco import COCO
+
+import eca_mmdet
+from eca_mmdet.inference import media
+from tests.conftest import REPOSITORY
+from tests.support import detectors
+
+
+@pytest.fixture(scope='module')
+def checkpoint(mmdet_ready, shapes, tmp_path_factory):
+    return detectors.save(tmp_path_factory.mktemp('p') / 'mask.pth', 'mask', shapes)
+
+
+@pytest.fixture(scope='module')
+def detector(checkpoint):
+    return eca_mmdet.ECADetector.from_checkpoint(checkpoint, device='cpu')
+
+
+@pytest.fixture(scope='module')
+def picture(shapes):
+    path = sorted((shapes / 'val').iterdir())[0]
+    return cv2.imread(str(path))[:80, :, ::-1]  # wider than high
+
+
+@pytest.fixture
+def folder(tmp_path, picture):
+    """Images, hidden ones, broken ones and other files."""
+    root = tmp_path / 'images'
+    (root / 'sub dir').mkdir(parents=True)
+    (root / '.hidden').mkdir()
+    bgr = np.ascontiguousarray(picture[..., ::-1])
+    for name in ('b.png', 'a.bmp', 'a.bmp.png', 'sub dir/Käfer 龍.jpg', '.no.png'):
+        assert cv2.imwrite(str(root / name), bgr)
+    cv2.imwrite(str(root / '.hidden' / 'x.png'), bgr)
+    (root / 'empty.png').touch()
+    whole = (root / 'b.png').read_bytes()
+    (root / 'cut.png').write_bytes(whole[: len(whole) // 2])
+    (root / 'notes.txt').write_text('none')
+    return root
+
+
+def test_command_predicts_a_folder(command, checkpoint, detector, folder, tmp_path):
+    out = tmp_path / 'out'
+    arguments = ('--score-thr', 0.1, '--cam', '--device', 'cpu', '--out', out)
+    code, told, err = command('predict', checkpoint, folder, *arguments)
+    assert code == 1
+    assert 'empty.png is not an image' in err and 'it is empty' in err
+    assert 'cut.png is not an image' in err
+    names = ['a.bmp', 'a.bmp.png', 'b.png', 'sub dir/Käfer 龍.jpg']
+    lines = told.splitlines()
+    assert [line.partition(':')[0] for line in lines[:4]] == names
+    assert lines[4].startswith('4 images, 2 could not be read: ')
+    pictures = ['a.bmp.png', 'a.bmp-2.png', 'b.png', 'sub dir/Käfer 龍.jpg']
+    for kind in ('pictures', 'cam'):
+        found = [one for one in (out / kind).rglob('*') if one.is_file()]
+        assert {str(one.relative_to(out / kind)) for one in found} == set(pictures)
+    content = json.loads((out / 'predictions.json').read_text())
+    assert [one['file_name'] for one in content['images']] == names
+    assert [one['picture'] for one in content['images']] == [
+        f'pictures/{one}' for one in pictures
+    ]
+    assert content['categories'] == [
+        {'id': 1, 'name': 'big cat'},
+        {'id': 2, 'name': 'Käfer'},
+        {'id': 3, 'name': '龍'},
+    ]
+    expected = detector.predict(folder / 'b.png').above(0.1)
+    entries = [one for one in content['annotations'] if one['image_id'] == 3]
+    keys = ('image_id', 'category_id', 'bbox', 'score', 'segmentation')
+    kept = [{key: one[key] for key in keys} for one in entries]
+    assert kept == expected.to_coco(3) and len(kept) > 5
+    assert [one['area'] for one in entries] == expected.masks.sum((1, 2)).tolist()
+    drawn = cv2.imread(str(out / 'pictures' / 'b.png'))[..., ::-1]
+    np.testing.assert_array_equal(drawn, expected.plot(0.1))
+    COCO(out / 'predictions.json').loadRes(content['annotations'])
+
+
+def test_command_predicts_a_video(command, checkpoint, detector, shapes, tmp_path):
+    images = [cv2.imread(str(one)) for one in sorted((shapes / 'val').iterdir())]
+    writer = cv2.VideoWriter(
+        str(tmp_path / 'clip.avi'), cv2.VideoWriter.fourcc(*'MJPG'), 12, (96, 96)
+    )
+    for index in range(7):
+        writer.write(images[index % 4])
+    writer.release()
+    arguments = ('--every', 3, '--cam', '--device', 'cpu', '--out', tmp_path / 'out')
+    code, told, err = command('predict', checkpoint, tmp_path / 'clip.avi', *arguments)
+    assert (code, err) == (0, '') and told.startswith('3 frames: ')
+    for kind in ('pictures', 'cam'):
+        (path,) = (tmp_path / 'out' / kind).iterdir()
+        written = cv2.VideoCapture(str(path))
+        assert written.get(cv2.CAP_PROP_FPS) == 4  # as long as the original
+        assert written.get(cv2.CAP_PROP_FRAME_COUNT) == 3
+    content = json.loads((tmp_path / 'out' / 'predictions.json').read_text())
+    names = [(one['file_name'], one['seconds']) for one in content['images']]
+    assert names == [('clip.avi#0', 0), ('clip.avi#3', 0.25), ('clip.avi#6', 0.5)]
+    frames = dict(media.Video(tmp_path / 'clip.avi'))
+    assert list(frames) == list(range(7))
+    assert np.abs(frames[5][..., ::-1].astype(int) - images[1]).mean() < 8
+    expected = detector.predict(frames[3]).above(0.3).to_coco(2)
+    entries = [one for one in content['annotations'] if one['image_id'] == 2]
+    assert [one['bbox'] for one in entries] == [one['bbox'] for one in expected]
+
+
+def test_interrupted_command_keeps_what_is_done(
+    command, checkpoint, folder, tmp_path, monkeypatch
+):
+    original = eca_mmdet.ECADetector.predict
+    calls = []
+
+    def predict(self, image):
+        calls.append(image)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return original(self, image)
+
+    monkeypatch.setattr(eca_mmdet.ECADetector, 'predict', predict)
+    out = tmp_path / 'out'
+    code, told, _ = command(
+        'predict', checkpoint, folder, '--device', 'cpu', '--out', out
+    )
+    assert code == 130 and '2 images' in told
+    content = json.loads((out / 'predictions.json').read_text())
+    assert len(content['images']) == len(list((out / 'pictures').iterdir())) == 2
+
+
+@pytest.mark.parametrize(
+    ('source', 'message'),
+    [
+        ('nowhere.png', 'does not exist'),
+        ('nowhere.mp4', 'does not exist'),
+        ('images/.hidden/none', 'does not exist'),
+        ('images/empty.png', 'it is empty'),
+        ('images/notes.txt', 'is not an image'),
+        ('/dev/null', 'is no regular file'),
+        ('nothing', 'has no image in it'),
+        ('text.mp4', 'not a video that OpenCV reads'),
+    ],
+)
+def test_what_cannot_be_predicted(
+    source, message, command, checkpoint, folder, tmp_path
+):
+    (tmp_path / 'nothing').mkdir()
+    (tmp_path / 'text.mp4').write_text('no frames')
+    out = tmp_path / 'out'
+    code, _, err = command('predict', checkpoint, tmp_path / source, '--out', out)
+    assert code == 2 and message in err and len(err.splitlines()) == 1
+    assert not out.exists()
+
+
+def test_bad_checkpoints_and_options(command, checkpoint, folder, tmp_path):
+    cut = tmp_path / 'cut.pth'
+    cut.write_bytes(checkpoint.read_bytes()[:5000])
+    image, out = folder / 'b.png', tmp_path / 'out'
+    for arguments, message in (
+        ((cut, image), 'cut.pth'),
+        ((tmp_path / 'no.pth', image), 'does not exist'),
+        ((image, image), 'no file of weights'),
+        ((checkpoint, image, '--device', 'warp'), "device 'warp' cannot be used"),
+        ((checkpoint, image, '--every', 2), '--every goes with a video'),
+        ((checkpoint, image, '--config', 'nosuch'), 'nosuch'),
+        ((checkpoint, ''), 'empty name'),
+    ):
+        code, _, err = command('predict', *arguments, '--out', out)
+        assert code == 2 and message in err and len(err.splitlines()) == 1
+        assert not out.exists()
+    out.mkdir()
+    code, _, err = command('predict', checkpoint, image, '--out', out)
+    assert code == 2 and 'overwrites nothing' in err
+
+
+def test_names_of_pictures_are_never_the_same():
+    names = ['a.PNG', 'a.gif', 'a.gif.png', 'a.gif-2.png', 'b/a.gif', 'x.JPG']
+    taken = set()
+    chosen = [media.picture_name(one, taken) for one in names]
+    assert chosen == [
+        'a.PNG', 'a.gif.png', 'a.gif-2.png', 'a.gif-2-2.png', 'b/a.gif.png', 'x.JPG',
+    ]  # fmt: skip
+
+
+def test_video_of_odd_sides_loses_nothing(tmp_path):
+    frame = np.random.default_rng(0).integers(0, 256, (5, 7, 3), np.uint8)
+    frame = frame.repeat(9, axis=0).repeat(9, axis=1)  # 45 x 63
+    video = media.VideoFile(tmp_path / 'v', 10)
+    video.add(frame)
+    video.close()
+    ((_, written),) = media.Video(video.path)
+    assert written.shape == (46, 64, 3)
+    assert np.abs(written[:45, :63].astype(int) - frame).mean() < 25
+
+
+def test_video_is_written_in_another_format_if_need_be(tmp_path, monkeypatch):
+    original = cv2.VideoWriter
+
+    class Writer:
+        fourcc = original.fourcc
+
+        def __init__(self, path, *arguments):
+            self.opened = path.endswith('.avi')
+            self.inner = original(path, *arguments)
+
+        def isOpened(self):
+            return self.opened and self.inner.isOpened()
+
+        def __getattr__(self, name):
+            return getattr(self.inner, name)
+
+    monkeypatch.setattr(cv2, 'VideoWriter', Writer)
+    video = media.VideoFile(tmp_path / 'v', 10)
+    video.add(np.full((32, 32, 3), (200, 30, 90), np.uint8))
+    video.close()
+    assert video.path.name == 'v.avi'
+    ((_, frame),) = media.Video(video.path)
+    assert np.abs(frame.astype(int) - (200, 30, 90)).max() < 8
+
+
+def test_examples_of_the_documentation_run(
+    checkpoint, picture, shapes, tmp_path, monkeypatch
+):
+    text = (REPOSITORY / 'docs' / 'predict.md').read_text()
+    usage, drawing = re.findall(r'```python\n(.*?)```', text, re.DOTALL)
+    train, val = tmp_path / 'demo' / 'train', tmp_path / 'demo' / 'data' / 'val'
+    train.mkdir(parents=True)
+    val.mkdir(parents=True)
+    (train / 'iter_520.pth').symlink_to(checkpoint)
+    bgr = np.ascontiguousarray(picture[..., ::-1])
+    cv2.imwrite(str(tmp_path / 'street.jpg'), bgr)
+    for number in (0, 1, 4, 8):
+        cv2.imwrite(str(val / f'{number:05}.png'), bgr)
+    monkeypatch.chdir(tmp_path)
+    known = {}
+    exec(usage, known)
+    exec(drawing, known)
+    assert len(known['found'].above(0.5)) <= len(known['found'])
+    assert (tmp_path / 'drawn.png').stat().st_size > 1000
+    assert cv2.imread('predict.jpg').shape == (480, 960, 3)

@@ -1,0 +1,243 @@
+"""Predictions: equal to mmdet's own, from every form of image, in every form."""
+
+import copy
+import json
+import sys
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from pycocotools import mask as rle
+
+import eca_mmdet
+from eca_mmdet.inference.images import to_rgb
+from eca_mmdet.inference.prediction import Prediction
+from eca_mmdet.utils.errors import MissingPackageError, UserError
+from tests.support import detectors
+
+
+def prediction(masks=True):
+    """Three objects, not in order."""
+    drawn = np.zeros((3, 20, 30), bool)
+    drawn[0, 2:5, 3:9] = drawn[1, :, 29] = True
+    return Prediction(
+        boxes=np.array([[3, 2, 9, 5], [29, 0, 30, 20], [1.5, 2, 4, 8]], np.float32),
+        scores=np.array([0.25, 0.75, 0.5], np.float32),
+        labels=np.array([1, 0, 1]),
+        masks=drawn if masks else None,
+        classes=('cat', 'dog'),
+        image=np.full((20, 30, 3), 90, np.uint8),
+    )
+
+
+@pytest.fixture(scope='module')
+def checkpoint(mmdet_ready, shapes, tmp_path_factory):
+    return detectors.save(tmp_path_factory.mktemp('p') / 'mask.pth', 'mask', shapes)
+
+
+@pytest.fixture(scope='module')
+def detector(checkpoint):
+    return eca_mmdet.ECADetector.from_checkpoint(checkpoint, device='cpu')
+
+
+@pytest.fixture(scope='module')
+def picture(shapes):
+    path = sorted((shapes / 'val').iterdir())[0]
+    return cv2.imread(str(path))[:80, :, ::-1]  # wider than high
+
+
+def equal(one, other):
+    np.testing.assert_array_equal(one.boxes, other.boxes)
+    np.testing.assert_array_equal(one.scores, other.scores)
+    np.testing.assert_array_equal(one.labels, other.labels)
+    np.testing.assert_array_equal(one.masks, other.masks)
+    np.testing.assert_array_equal(one.image, other.image)
+
+
+def files(picture):
+    """Return name to (PIL image, options of save): one picture in many forms."""
+    rgb = Image.fromarray(np.ascontiguousarray(picture))
+    alpha = rgb.copy()
+    alpha.putalpha(Image.linear_gradient('L').resize(rgb.size))
+    deep = (picture[..., 1].astype(np.uint16) << 8) + 200
+    turned = Image.Exif()
+    turned[0x0112] = 6  # a quarter turn
+    return {
+        'plain.png': (rgb, {}),
+        'grey.png': (rgb.convert('L'), {}),
+        'alpha.png': (alpha, {}),
+        'palette.png': (rgb.quantize(16), {}),
+        'deep.png': (Image.fromarray(deep), {}),
+        'turned.png': (rgb, {'exif': turned}),
+        'turned.jpg': (rgb, {'exif': turned, 'quality': 95}),
+    }
+
+
+@pytest.mark.openmmlab
+@pytest.mark.parametrize('name', list(files(np.zeros((2, 2, 3), np.uint8))))
+def test_predictions_equal_those_of_mmdet(name, detector, picture, tmp_path):
+    from mmdet.apis import inference_detector
+
+    image, options = files(picture)[name]
+    path = tmp_path / name
+    image.save(path, **options)
+    found = detector.predict(path)
+    theirs = inference_detector(detector.model, str(path)).pred_instances.numpy()
+    assert len(found) == len(theirs) > 20 and found.path == str(path)
+    order = np.argsort(-theirs.scores, kind='stable')
+    np.testing.assert_array_equal(found.boxes, theirs.bboxes[order])
+    np.testing.assert_array_equal(found.scores, theirs.scores[order])
+    np.testing.assert_array_equal(found.labels, theirs.labels[order])
+    np.testing.assert_array_equal(found.masks, theirs.masks[order])
+    assert found.masks.dtype == bool and found.boxes.dtype == np.float32
+    height, width = (96, 80) if name.startswith('turned') else (80, 96)
+    assert found.image.shape == (height, width, 3)
+    assert found.masks.shape[1:] == (height, width)
+    # The same image, opened by PIL or OpenCV, is the same image.
+    equal(found, detector.predict(Image.open(path)))
+    read = cv2.imread(str(path), cv2.IMREAD_COLOR)
+    equal(found, detector.predict(read[..., ::-1]))
+
+
+def test_predictions_equal_those_of_the_test_loop(detector, shapes):
+    """As ``eca-mmdet test`` has them: through the data set and its collation."""
+    from mmengine.runner import Runner
+
+    loader = detector.cfg.test_dataloader.copy()
+    loader.update(num_workers=0, persistent_workers=False, batch_size=1)
+    loader.dataset.test_mode = True
+    batch = next(iter(Runner.build_dataloader(loader)))
+    with torch.no_grad():
+        (theirs,) = detector.model.test_step(batch)
+    found = detector.predict(theirs.img_path)
+    np.testing.assert_array_equal(found.boxes, theirs.pred_instances.bboxes)
+    np.testing.assert_array_equal(found.masks, theirs.pred_instances.masks)
+
+
+def test_a_list_gives_a_list(detector, picture):
+    one, two = detector.predict([picture, picture[:, ::-1]])
+    equal(one, detector.predict(picture))
+    equal(two, detector.predict(picture[:, ::-1]))
+    assert detector.predict([]) == []
+    assert picture.flags.writeable and 'MaskRCNN' in repr(detector)
+
+
+def test_arrays_follow_the_loading_of_the_config(detector, picture, tmp_path):
+    """Resizing floats gives other pixels than resizing bytes."""
+    changed = copy.copy(detector)
+    changed.cfg = copy.deepcopy(detector.cfg)
+    changed.cfg.test_dataloader.dataset.pipeline[0].to_float32 = True
+    changed = eca_mmdet.ECADetector(changed)
+    path = str(tmp_path / 'a.png')
+    cv2.imwrite(path, np.ascontiguousarray(picture[..., ::-1]))
+    equal(changed.predict(picture), changed.predict(path))
+    assert (changed.predict(path).scores != detector.predict(path).scores).any()
+
+
+@pytest.mark.parametrize(
+    ('image', 'expected'),
+    [
+        (np.full((2, 3), 7, np.uint8), 7),
+        (np.full((2, 3, 1), 7, np.uint8), 7),
+        (np.full((2, 3, 4), 7, np.uint8), 7),
+        (np.full((2, 3), 0x07FF, np.uint16), 7),
+        (np.full((2, 3, 3), 0xFFFF, np.uint16), 255),
+        (Image.new('1', (3, 2), 1), 255),
+        (Image.new('I', (3, 2), 0x07FF), 7),
+        (Image.new('CMYK', (3, 2), (0, 0, 0, 0)), 255),
+    ],
+)
+def test_forms_of_images(image, expected):
+    found = to_rgb(image)
+    assert found.shape == (2, 3, 3) and found.dtype == np.uint8
+    assert (found == expected).all()
+
+
+@pytest.mark.parametrize(
+    'image',
+    [
+        np.zeros((2, 3, 3)),
+        np.zeros((2, 3, 3), np.int64),
+        np.zeros((2, 3, 3), bool),
+        np.zeros((3, 2, 9), np.uint8),
+        np.zeros((0, 3, 3), np.uint8),
+        np.zeros((1, 2, 3, 3), np.uint8),
+        Image.new('F', (3, 2)),
+        b'bytes',
+        None,
+        5,
+    ],
+)
+def test_what_is_no_image_is_refused(image):
+    with pytest.raises(UserError, match='image'):
+        to_rgb(image)
+
+
+def test_objects_are_sorted_with_all_that_is_theirs():
+    found = prediction()
+    assert found.scores.tolist() == [0.75, 0.5, 0.25]
+    assert found.names == ['cat', 'dog', 'dog'] and len(found) == 3
+    assert found.boxes[:, 0].tolist() == [29, 1.5, 3]
+    assert found.masks.sum((1, 2)).tolist() == [20, 0, 18]
+    assert repr(found) == '<Prediction 30x20: 3 objects with masks>'
+
+
+@pytest.mark.parametrize(('score', 'count'), [(0, 3), (0.5, 2), (0.51, 1), (1, 0)])
+def test_above_keeps_what_reaches_the_score(score, count):
+    kept = prediction().above(score)
+    assert len(kept) == len(kept.boxes) == len(kept.masks) == count
+    assert prediction(masks=False).above(score).masks is None
+
+
+def test_coco_entries():
+    entries = prediction().to_coco(image_id='x')
+    assert [one['category_id'] for one in entries] == [1, 2, 2]
+    assert entries[1]['bbox'] == [1.5, 2, 2.5, 6] and entries[1]['score'] == 0.5
+    assert {one['image_id'] for one in entries} == {'x'}
+    decoded = [rle.decode(one['segmentation']) for one in entries]
+    np.testing.assert_array_equal(decoded, prediction().masks)
+    assert json.loads(json.dumps(entries)) == entries
+    ids = prediction(masks=False).to_coco(category_ids=np.array([7, 90]))
+    assert [one['category_id'] for one in ids] == [7, 90, 90]
+    assert 'segmentation' not in ids[0]
+    json.dumps(ids)
+    assert prediction().above(1).to_coco() == []
+    with pytest.raises(UserError, match='2 ids'):
+        prediction().to_coco(category_ids=[1])
+
+
+def test_supervision_detections():
+    pytest.importorskip('supervision')
+    found = prediction().to_supervision()
+    np.testing.assert_array_equal(found.xyxy, prediction().boxes)
+    np.testing.assert_array_equal(found.mask, prediction().masks)
+    assert found.confidence.tolist() == [0.75, 0.5, 0.25]
+    assert found.class_id.tolist() == [0, 1, 1]
+    assert found.data['class_name'].tolist() == ['cat', 'dog', 'dog']
+    assert len(found[found.confidence > 0.6]) == 1
+    assert len(prediction().above(1).to_supervision()) == 0
+    assert prediction(masks=False).to_supervision().mask is None
+
+
+def test_without_supervision(monkeypatch):
+    monkeypatch.setitem(sys.modules, 'supervision', None)
+    with pytest.raises(MissingPackageError, match='pip install supervision'):
+        prediction().to_supervision()
+
+
+def test_plot_shows_and_saves(tmp_path):
+    drawn = prediction().plot(score=0.6)
+    assert drawn.shape == (20, 30, 3) and (drawn != 90).any()
+    raw = np.frombuffer(drawn._repr_png_(), np.uint8)
+    np.testing.assert_array_equal(cv2.imdecode(raw, 1)[..., ::-1], drawn)
+    assert prediction()._repr_png_() == prediction().plot()._repr_png_()
+    assert drawn[0]._repr_png_() is None  # a row is no picture
+    drawn.save(tmp_path / 'a.png')
+    np.testing.assert_array_equal(cv2.imread(str(tmp_path / 'a.png'))[..., ::-1], drawn)
+    with pytest.raises(UserError, match='overwritten'):
+        drawn.save(tmp_path / 'a.png')
+    with pytest.raises(UserError, match='format'):
+        drawn.save(tmp_path / 'a.doc')
+    assert (prediction().plot(score=1) == 90).all()

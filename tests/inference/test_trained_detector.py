@@ -1,0 +1,142 @@
+"""From a checkpoint to a detector: tensors, names, and what is missing."""
+
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from eca_mmdet.checkpoints.embedded_config import parse_config
+from eca_mmdet.inference import load as checkpoint
+from eca_mmdet.utils.errors import UserError
+from tests.support import detectors
+
+
+@pytest.fixture(scope='module')
+def trained(mmdet_ready, shapes, tmp_path_factory):
+    path = tmp_path_factory.mktemp('trained') / 'mask.pth'
+    return detectors.save(path, 'faster', shapes)
+
+
+@pytest.fixture
+def changed(trained, tmp_path):
+    """Write the checkpoint with another meta, and return its path."""
+    content = torch.load(trained, weights_only=True)
+
+    def write(**meta):
+        path = tmp_path / 'changed.pth'
+        kept = {k: v for k, v in (content['meta'] | meta).items() if v is not None}
+        torch.save(content | {'meta': kept}, path)
+        return str(path)
+
+    write.cfg = content['meta']['cfg']
+    return write
+
+
+@pytest.mark.openmmlab
+def test_detector_has_the_tensors_and_names_of_the_file(trained):
+    found = checkpoint.load_detector(str(trained), device='cpu')
+    state = torch.load(trained, weights_only=True)['state_dict']
+    assert found.classes == detectors.CLASSES and not found.model.training
+    for name, tensor in found.model.state_dict().items():
+        np.testing.assert_array_equal(tensor.numpy(), state[name].numpy())
+
+
+@pytest.mark.parametrize(
+    ('meta', 'message'),
+    [
+        (dict(cfg=None), 'has no config in it'),
+        (dict(cfg=''), 'has no config in it'),
+        (dict(cfg=5), 'has no config in it'),
+        (dict(cfg='a = 1'), 'has no model'),
+        (dict(cfg="model = 'x'"), 'has no model'),
+        (dict(cfg="text = 'x'\nmodel = dict()"), 'none that mmengine reads'),
+        (dict(cfg='model = dict()'), 'cannot be built'),
+        (dict(cfg="model = dict(type='ResNet', depth=7)"), 'cannot be built'),
+        (dict(cfg="model = dict(type='ResNet', depth=50)"), 'not a checkpoint of'),
+        (dict(dataset_meta=dict(classes=('a', 'b'))), 'names 2 classes'),
+        (dict(dataset_meta=dict(classes='abc')), 'names 1 classes'),
+        (dict(dataset_meta=dict(classes=('a', 'b', 3))), 'does not name its classes'),
+        (dict(dataset_meta=dict(classes={'a': 1})), 'does not name its classes'),
+    ],
+)
+def test_what_a_checkpoint_lacks_is_said(meta, message, changed):
+    with pytest.raises(UserError, match=message):
+        checkpoint.load_detector(changed(**meta), device='cpu')
+
+
+@pytest.mark.parametrize(
+    'data', [None, 5, {}, {'classes': ()}, {'classes': None}, {'CLASSES': ('x',)}]
+)
+def test_names_come_from_the_config_then(data, changed):
+    path = changed(dataset_meta=data)
+    assert checkpoint.load_detector(path, device='cpu').classes == detectors.CLASSES
+
+
+@pytest.mark.parametrize(
+    ('dataset', 'expected'),
+    [
+        ("dict(type='CityscapesDataset')", 'person'),
+        ("dict(type='RepeatDataset', dataset=dict(type='VOCDataset'))", 'aeroplane'),
+        ("dict(type='ConcatDataset', datasets=[dict(type='CocoDataset')])", 'person'),
+    ],
+)
+def test_names_come_from_the_data_set_at_last(dataset, expected, mmdet_ready):
+    from eca_mmdet.checkpoints.io import WeightFile
+
+    cfg = parse_config(f'test_dataloader = dict(dataset={dataset})', 'x')
+    names = checkpoint.class_names(WeightFile('x', {}, 'PyTorch'), cfg)
+    assert names[0] == expected
+
+
+@pytest.mark.parametrize(
+    'loader', ['None', '5', 'dict(dataset=5)', "dict(dataset=dict(type='antigravity'))"]
+)
+def test_names_that_nobody_knows(loader, mmdet_ready):
+    from eca_mmdet.checkpoints.io import WeightFile
+
+    cfg = parse_config(f'test_dataloader = {loader}', 'x')
+    with pytest.raises(UserError, match='does not name its classes'):
+        checkpoint.class_names(WeightFile('x', {}, 'PyTorch'), cfg)
+    assert 'antigravity' not in sys.modules
+
+
+def test_weights_alone_need_a_config_by_name(trained, shapes, tmp_path):
+    cfg, model = detectors.build('faster', shapes)
+    path = tmp_path / 'bare.pth'
+    torch.save(model.state_dict(), path)
+    with pytest.raises(UserError, match='--config NAME'):
+        checkpoint.load_detector(str(path), device='cpu')
+    cfg.dump(str(tmp_path / 'mine.py'))
+    found = checkpoint.load_detector(str(path), str(tmp_path / 'mine.py'), 'cpu')
+    assert found.classes == detectors.CLASSES
+
+
+def test_device_that_is_not_there(trained):
+    with pytest.raises(UserError, match="device 'warp:9' cannot be used"):
+        checkpoint.load_detector(str(trained), device='warp:9')
+
+
+def test_files_that_parts_would_start_from_are_not_looked_for(changed):
+    start = "init_cfg=dict(type='Pretrained', checkpoint='/nowhere.pth')"
+    text = changed.cfg.replace('init_cfg=None', start)
+    assert start in text
+    checkpoint.load_detector(changed(cfg=text), device='cpu')
+
+
+def test_a_named_config_downloads_nothing_either(mmdet_ready, monkeypatch):
+    from mmdet.registry import MODELS
+    from mmengine.config import Config
+
+    start = dict(type='Pretrained', checkpoint='/nowhere.pth')
+    neck = [dict(init_cfg=start), dict(init_cfg=None)]
+    cfg = Config(dict(model=dict(type='x', pretrained=True, neck=neck)))
+    built = {}
+
+    def build(model):
+        built.update(model)
+        return torch.nn.Identity()
+
+    monkeypatch.setattr(MODELS, 'build', build)
+    checkpoint._build(cfg, 'the file')
+    assert built['pretrained'] is None and built['neck'][0]['init_cfg'] is None

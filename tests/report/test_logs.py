@@ -1,0 +1,426 @@
+"""mmengine's training logs: recorded ones, and simulated ones against plain loops."""
+
+import math
+import random
+import shutil
+import subprocess
+
+import pytest
+
+from eca_mmdet.reporting.logs import read_logs
+from eca_mmdet.utils.errors import UserError
+from tests.conftest import PYTHON, REPOSITORY
+from tests.support.log_cases import (
+    BEGUN,
+    LOGS,
+    RECORDED_STAMP,
+    RESUMED,
+    STAMPS,
+    checked,
+    lines_of,
+    points,
+    start,
+    write_lines,
+)
+
+# What was recorded. Steps are worked by hand: 23 iterations an epoch, a line every 10
+# within it.
+
+
+RECORDED = [
+    ('onedl/epochs', (10, 20, 33, 43, 56, 66), (1, 1, 2, 2, 3, 3), (23, 46, 69)),
+    (
+        'onedl/epochs_resumed',
+        (10, 20, 33, 43, 56, 66),
+        (1, 1, 2, 2, 3, 3),
+        (23, 46, 69),
+    ),
+    ('openmmlab/epochs_resumed', (10, 20, 33, 43, 56, 66), None, (23, 46, 69)),
+    ('onedl/iterations_resumed', (10, 20, 30, 40, 50), (None,) * 5, (25, 50, 55)),
+    ('onedl/one_epoch', (10, 20), (1, 1), (23,)),
+]
+
+
+@pytest.mark.parametrize(('folder', 'steps', 'epochs', 'validated'), RECORDED)
+def test_recorded_steps(folder, steps, epochs, validated):
+    log = checked(read_logs(LOGS / folder))
+    assert log.framework == 'mmengine'
+    assert log.by_epoch == (epochs is None or epochs[0] is not None)
+    assert log.iterations_per_epoch == (23 if log.by_epoch else None)
+    for name in ('loss', 'loss_line', 'lr', 'grad_norm', 'time', 'data_time'):
+        assert log.train[name].steps == steps
+        assert epochs is None or log.train[name].epochs == epochs
+    for name in ('coco/bbox_mAP', 'coco/traffic light_precision', 'time'):
+        assert log.val[name].steps == validated
+    if log.by_epoch:
+        assert log.val['time'].epochs == tuple(range(1, len(validated) + 1))
+    assert set(log.train).isdisjoint({'iter', 'epoch', 'step'})
+
+
+@pytest.mark.parametrize('folder', [case[0] for case in RECORDED])
+def test_recorded_values_are_those_of_the_last_file_that_has_them(folder):
+    log = read_logs(LOGS / folder)
+    expected = {}
+    for path in sorted((LOGS / folder).glob('*/vis_data/2*.json')):
+        expected |= {one['iter']: one for one in lines_of(path) if 'iter' in one}
+    for name, curve in log.train.items():
+        assert points(curve) == {step: one[name] for step, one in expected.items()}
+
+
+def test_recorded_validation_of_the_resumed_run():
+    first, second = (
+        [one for one in lines_of(path) if 'iter' not in one]
+        for path in sorted(LOGS.glob('onedl/iterations_resumed/*/vis_data/2*.json'))
+    )
+    log = read_logs(LOGS / 'onedl' / 'iterations_resumed')
+    name = 'coco/bbox_mAP'
+    assert len(first) == 2 and len(second) == 3
+    # The first start's at 25 was done again, its one at 40 is not of this run.
+    assert log.val[name].values == tuple(one[name] for one in second)
+    assert log.notes == (
+        'resumed after iteration 20 (20240103_110000)',
+        'no training in, left out: 20240103_120000',
+    )
+    assert [path.parent.parent.name for path in log.configs] == [
+        '20240103_100000',
+        '20240103_110000',
+    ]
+
+
+@pytest.mark.parametrize('folder', [case[0] for case in RECORDED])
+def test_text_gives_the_curves_of_the_json(folder, tmp_path):
+    log = read_logs(LOGS / folder)
+    copy = shutil.copytree(LOGS / folder, tmp_path / 'work_dir')
+    for path in copy.glob('*/vis_data/*.json'):
+        path.unlink()
+    text = checked(read_logs(copy))
+    for kind in ('train', 'val'):
+        exact, rounded = getattr(log, kind), getattr(text, kind)
+        assert set(exact) == set(rounded)
+        for name, curve in exact.items():
+            assert rounded[name].steps == curve.steps
+            assert rounded[name].epochs == curve.epochs
+            assert rounded[name].values == pytest.approx(curve.values, abs=5.1e-5)
+    assert text.notes == log.notes
+
+
+@pytest.mark.parametrize(
+    'name', ['', 'vis_data', 'vis_data/20240101_100000.json', 'vis_data/scalars.json']
+)
+def test_every_name_of_a_run_gives_the_same_curves(name, tmp_path):
+    whole = read_logs(LOGS / 'onedl' / 'epochs')
+    shutil.copytree(LOGS / 'onedl' / 'epochs', tmp_path / 'demo' / 'train')
+    for path in (LOGS / 'onedl' / 'epochs' / RECORDED_STAMP / name, tmp_path / 'demo'):
+        log = read_logs(path)
+        assert (log.train, log.val) == (whole.train, whole.val)
+        assert log.source == str(path)
+        assert [one.name for one in log.configs] == ['config.py']
+
+
+def test_a_renamed_folder_is_read(tmp_path):
+    whole = LOGS / 'onedl' / 'epochs'
+    copy = shutil.copytree(whole / RECORDED_STAMP, tmp_path / 'my run')
+    assert read_logs(copy).train == read_logs(whole).train
+    (copy / 'vis_data' / f'{RECORDED_STAMP}.json').unlink()
+    assert read_logs(copy).train == read_logs(whole).train  # of scalars.json
+    (copy / 'vis_data' / 'scalars.json').write_text('rubbish')
+    log = read_logs(copy)  # of the text
+    assert log.train['loss'].steps == (10, 20, 33, 43, 56, 66)
+    assert log.notes == (
+        '1 line could not be read (first: scalars.json line 1: it was not written to '
+        'its end)',
+    )
+
+
+def test_fewer_iterations_than_the_interval():
+    log = read_logs(LOGS / 'onedl' / 'short')
+    assert log.train == {}
+    assert log.val['coco/bbox_mAP'].steps == (5,)
+    assert 'no iteration was logged' in log.notes[0]
+
+
+def test_a_test_is_no_training(tmp_path):
+    folder = LOGS / 'onedl' / 'iterations_resumed' / '20240103_120000'
+    for path in (folder, folder / f'{folder.name}.json', folder / f'{folder.name}.log'):
+        with pytest.raises(UserError, match='no training in'):
+            read_logs(path)
+    # As of ``runner.val()``: scalars at step 0.
+    start(tmp_path, STAMPS[0], [{'coco/bbox_mAP': 0.5, 'time': 0.1, 'step': 0}])
+    with pytest.raises(UserError, match='no training in'):
+        read_logs(tmp_path)
+
+
+# mmengine's JSON simulated: where it writes lines is in its LoggerHook and loops.
+
+
+def epochs_by_mmengine(per_epoch, interval, first, last, tag):
+    """Yield (step, line) of training and validation, epochs ``first`` to ``last``."""
+    for epoch in range(first, last + 1):
+        for inner in range(1, per_epoch + 1):
+            step = (epoch - 1) * per_epoch + inner
+            short = inner == per_epoch <= interval
+            if inner % interval == 0 or short:
+                yield (
+                    step,
+                    {'loss': tag + step, 'epoch': epoch, 'iter': step, 'step': step},
+                )
+        yield (
+            epoch * per_epoch,
+            {'coco/bbox_mAP': tag + epoch, 'time': 0.1, 'step': epoch},
+        )
+
+
+def expected_of(pairs, cut=math.inf):
+    """(train, val) by step, of what is not after ``cut``."""
+    train, val = {}, {}
+    for step, line in pairs:
+        if step <= cut:
+            kind, name = (train, 'loss') if 'loss' in line else (val, 'coco/bbox_mAP')
+            kind[step] = line[name]
+    return train, val
+
+
+@pytest.mark.parametrize('seed', range(60))
+def test_simulated_epochs(seed, tmp_path):
+    choose = random.Random(seed)
+    per_epoch, interval = choose.randint(1, 130), choose.choice([1, 5, 10, 50])
+    epochs, resume = choose.randint(2, 5), choose.randint(1, 3)
+    first = list(epochs_by_mmengine(per_epoch, interval, 1, epochs, 0))
+    # Killed somewhere after the checkpoint that the second start goes on from.
+    resume = min(resume, epochs - 1)
+    done = next(i for i, one in enumerate(first) if one[1]['step'] == resume) + 1
+    if per_epoch == 1:
+        done = [one[0] for one in first].index(resume) + 2
+    first = first[: choose.randint(done, len(first))]
+    second = list(epochs_by_mmengine(per_epoch, interval, resume + 1, epochs, 1000))
+    start(tmp_path, STAMPS[0], [line for _, line in first])
+    start(tmp_path, STAMPS[1], [line for _, line in second])
+    log = checked(read_logs(tmp_path))
+    assert log.iterations_per_epoch == per_epoch
+    before, after = expected_of(first, resume * per_epoch), expected_of(second)
+    assert points(log.train['loss']) == before[0] | after[0]
+    assert points(log.val['coco/bbox_mAP']) == before[1] | after[1]
+    assert f'resumed after iteration {resume * per_epoch}' in log.notes[0]
+
+
+def iterations_by_mmengine(interval, every, first, last, tag, epoch_steps, length=99):
+    for step in range(first, last + 1):
+        if step % interval == 0 or step == length <= interval:
+            yield step, {'loss': tag + step, 'iter': step, 'step': step}
+        if step % every == 0 or step == last:
+            logged = 0 if epoch_steps else step
+            yield step, {'coco/bbox_mAP': tag + step, 'time': 0.1, 'step': logged}
+
+
+@pytest.mark.parametrize('seed', range(60))
+def test_simulated_iterations(seed, tmp_path):
+    choose = random.Random(seed)
+    interval, every = choose.choice([1, 5, 10]), choose.choice([3, 10, 25, 40])
+    last, epoch_steps = choose.randint(90, 200), bool(seed % 2)
+    resume, killed = choose.randint(21, 50), choose.randint(55, 89)
+    case = (interval, every)
+    length = choose.randint(1, 12)  # of an epoch, whose first end may have a line
+    first = list(iterations_by_mmengine(*case, 1, last, 0, epoch_steps, length))
+    first = [one for one in first if one[0] <= killed]
+    second = list(iterations_by_mmengine(*case, resume + 1, last, 1000, epoch_steps))
+    config = f"train_cfg = dict(max_iters={last}, type='IterBasedTrainLoop', "
+    config += f'val_interval={every})'
+    resumed = RESUMED.replace('1, iter: 20', f'0, iter: {resume}')
+    start(tmp_path, STAMPS[0], [line for _, line in first], [BEGUN], config)
+    start(tmp_path, STAMPS[1], [line for _, line in second], [resumed, BEGUN], config)
+    log = checked(read_logs(tmp_path))
+    assert not log.by_epoch and log.iterations_per_epoch is None
+    before, after = expected_of(first, resume), expected_of(second)
+    assert points(log.train['loss']) == before[0] | after[0]
+    assert points(log.val['coco/bbox_mAP']) == before[1] | after[1]
+    assert log.notes == (f'resumed after iteration {resume} ({STAMPS[1]})',)
+
+
+def test_a_restart_of_short_epochs_is_no_resume(tmp_path):
+    for index, tag in enumerate((0, 1000)):
+        pairs = iterations_by_mmengine(10, 1000, 1, 60, tag, True, length=9)
+        start(tmp_path, STAMPS[index], [line for _, line in pairs])
+    log = checked(read_logs(tmp_path))
+    assert log.train['loss'].values[:3] == (1009, 1010, 1020)
+    assert STAMPS[0] in log.notes[0] and 'left out' in log.notes[0]
+
+
+def test_iterations_resumed_without_a_text_log(tmp_path):
+    first = iterations_by_mmengine(10, 1000, 1, 60, 0, True)
+    second = iterations_by_mmengine(10, 1000, 38, 80, 1000, True)
+    start(tmp_path, STAMPS[0], [line for _, line in first])
+    start(tmp_path, STAMPS[1], [line for _, line in second])
+    log = checked(read_logs(tmp_path))
+    assert log.train['loss'].steps == (10, 20, 30, 40, 50, 60, 70, 80)
+    assert log.train['loss'].values[2:4] == (30, 1040)
+    assert log.notes == (f'resumed before iteration 40 ({STAMPS[1]})',)
+    # The text log knows better: it says that nothing was resumed.
+    write_lines(tmp_path / STAMPS[1] / f'{STAMPS[1]}.log', [BEGUN])
+    assert checked(read_logs(tmp_path)).train['loss'].steps == (40, 50, 60, 70, 80)
+
+
+def test_validation_before_the_first_line_of_a_resumed_start(tmp_path):
+    config = "train_cfg = dict(type='IterBasedTrainLoop', val_interval=4, max_iters=50)"
+    pairs = list(iterations_by_mmengine(10, 4, 31, 50, 0, True))
+    start(tmp_path, STAMPS[0], [line for _, line in pairs], None, config)
+    log = checked(read_logs(tmp_path))
+    assert log.val['coco/bbox_mAP'].steps == (32, 36, 40, 44, 48, 50)
+
+
+def test_validation_off_the_interval_of_the_config(tmp_path):
+    config = "train_cfg = dict(type='IterBasedTrainLoop', val_interval=100)"
+    pairs = list(iterations_by_mmengine(10, 20, 1, 60, 0, True))
+    start(tmp_path, STAMPS[0], [line for _, line in pairs][:-1], None, config)
+    log = checked(read_logs(tmp_path))
+    assert log.val['coco/bbox_mAP'].steps == (20, 40)
+
+
+def test_iterations_logged_as_one_epoch(tmp_path):
+    """With a log_processor that was left at epochs, all lines are of epoch 1."""
+    config = "train_cfg = dict(type='IterBasedTrainLoop', val_interval=25)"
+    pairs = list(iterations_by_mmengine(10, 25, 1, 50, 0, True))
+    lines = [one | ({'epoch': 1} if 'loss' in one else {}) for _, one in pairs]
+    start(tmp_path, STAMPS[0], lines, None, config)
+    log = checked(read_logs(tmp_path))
+    assert not log.by_epoch
+    assert log.val['coco/bbox_mAP'].steps == (25, 50)
+
+
+def test_text_of_several_starts(tmp_path):
+    head = 'x - mmengine - INFO - Epoch(train)  '
+    once = [BEGUN, f'{head}[1][10/20]  loss: 1.0']
+    twice = [BEGUN, f'{head}[1][10/20]  loss: 2.0', f'{head}[2][10/20]  loss: 3.0']
+    resumed = [RESUMED, BEGUN, f'{head}[2][10/20]  loss: 4.0']
+    for lines, expected, left_out in [
+        (once + twice, {10: 2, 30: 3}, 1),
+        (twice + resumed, {10: 2, 30: 4}, 0),
+        (twice + resumed + once, {10: 1}, 1),
+        (once + once + once, {10: 1}, 2),
+        (twice + resumed + resumed, {10: 2, 30: 4}, 0),
+        (resumed + twice[1:], {10: 2, 30: 3}, 1),
+    ]:
+        log = checked(read_logs(write_lines(tmp_path / 'a.log', lines)))
+        assert points(log.train['loss']) == expected
+        said = [note for note in log.notes if 'left out' in note]
+        assert [note.split()[0] for note in said] == [str(left_out)] * bool(left_out)
+
+
+def test_a_restart_is_not_spliced(tmp_path):
+    def write(stamp, first, last, tag):
+        lines = [one for _, one in epochs_by_mmengine(20, 10, first, last, tag)]
+        start(tmp_path, stamp, lines)
+
+    write(STAMPS[0], 1, 4, 0)
+    write(STAMPS[1], 1, 1, 1000)
+    log = checked(read_logs(tmp_path))
+    assert points(log.train['loss']) == {10: 1010, 20: 1020}
+    assert log.notes == (
+        f'1 other training was left out ({STAMPS[0]}): started from the first '
+        'iteration, not resumed',
+    )
+    # The older one, which alone came as far as epoch 3, is resumed.
+    write(STAMPS[2], 4, 5, 2000)
+    log = checked(read_logs(tmp_path))
+    assert log.train['loss'].values[4:8] == (50, 60, 2070, 2080)
+    assert 'left out' in log.notes[-1] and STAMPS[1] in log.notes[-1]
+    # A start that was stopped before it logged does not hide the others.
+    start(tmp_path, STAMPS[3], [], [BEGUN])
+    assert read_logs(tmp_path).train == log.train
+    lines = [{'coco/bbox_mAP': 0.5, 'time': 0.1, 'step': 0}]
+    start(tmp_path, STAMPS[3], lines, [BEGUN])
+    assert read_logs(tmp_path).train == log.train
+
+
+def test_one_file_of_several_starts(tmp_path):
+    parts = [
+        epochs_by_mmengine(20, 10, 1, 3, 0),
+        epochs_by_mmengine(20, 10, 1, 3, 100),
+        epochs_by_mmengine(20, 10, 3, 4, 1000),
+    ]
+    path = write_lines(tmp_path / 'a.json', [one for part in parts for _, one in part])
+    log = checked(read_logs(path))
+    assert log.train['loss'].values == (110, 120, 130, 140, 1050, 1060, 1070, 1080)
+    assert log.val['coco/bbox_mAP'].values == (101, 102, 1003, 1004)
+    assert len(log.notes) == 2
+
+
+def test_another_batch_size_after_a_resume(tmp_path):
+    head = '2024/01/01 10:00:00 - mmengine - INFO - Epoch(train)  '
+    first = [BEGUN, *(f'{head}[{e}][40/80]  loss: {e}.0' for e in (1, 2, 3))]
+    second = [RESUMED.replace('1, iter: 20', '2, iter: 160'), BEGUN]
+    second += [f'{head}[3][{i}/40]  loss: 9.0' for i in (20, 40)]
+    write_lines(tmp_path / STAMPS[0] / f'{STAMPS[0]}.log', first)
+    write_lines(tmp_path / STAMPS[1] / f'{STAMPS[1]}.log', second)
+    log = checked(read_logs(tmp_path))
+    assert points(log.train['loss']) == {20: 1, 60: 2, 100: 9, 120: 9}
+    assert log.iterations_per_epoch == 40
+    assert any('differ in length (80, 40 iterations)' in note for note in log.notes)
+
+
+def test_validation_by_iteration_in_a_run_of_epochs(tmp_path):
+    lines = [one for _, one in epochs_by_mmengine(20, 10, 1, 3, 0)]
+    for line in lines:
+        if 'iter' not in line:
+            line['step'] *= 20  # LoggerHook(log_metric_by_epoch=False)
+    log = checked(read_logs(write_lines(tmp_path / 'a.json', lines)))
+    assert log.val['coco/bbox_mAP'].steps == (20, 40, 60)
+    assert log.val['coco/bbox_mAP'].epochs == (1, 2, 3)
+
+
+def test_one_epoch_of_unknown_length(tmp_path):
+    lines = [one for _, one in epochs_by_mmengine(23, 10, 1, 1, 0)]
+    log = checked(read_logs(write_lines(tmp_path / 'a.json', lines)))
+    assert log.iterations_per_epoch is None
+    assert log.val['coco/bbox_mAP'].steps == (20,)  # the last that is known
+
+
+def test_names_with_a_hierarchy_and_numbers_of_hooks(tmp_path):
+    lines = [
+        {'train/loss': 1.0, 'train/lr': 0.1, 'epoch': 1, 'iter': 10, 'step': 10},
+        {'ema_decay': 0.5, 'step': 12},
+        {'val/coco/bbox_mAP': 0.5, 'val/loss': 2.0, 'val/time': 0.1, 'step': 1},
+    ]
+    log = checked(
+        read_logs(write_lines(tmp_path / 'scalars.json', lines[:1] + lines[2:]))
+    )
+    assert set(log.train) == {'loss', 'lr'}
+    assert set(log.val) == {'coco/bbox_mAP', 'loss', 'time'}
+    both = [one for _, one in epochs_by_mmengine(20, 10, 1, 2, 0)]
+    path = write_lines(
+        tmp_path / 'scalars.json', [*both, {'ema_decay': 0.5, 'step': 22}]
+    )
+    log = checked(read_logs(path))
+    assert points(log.train['ema_decay']) == {22: 0.5}
+    assert log.train['ema_decay'].epochs == (2,)
+    del lines[0]['epoch']
+    log = checked(read_logs(write_lines(tmp_path / 'scalars.json', lines)))
+    assert points(log.train['ema_decay']) == {12: 0.5}
+
+
+def test_reading_needs_neither_torch_nor_mmengine():
+    code = (
+        'import sys; from eca_mmdet.reporting import logs; '
+        'assert not {"torch", "mmengine", "mmdet", "numpy"} & set(sys.modules)'
+    )
+    subprocess.run([PYTHON, '-c', code], check=True, cwd=REPOSITORY, timeout=60)
+
+
+@pytest.mark.openmmlab
+def test_what_the_installed_mmengine_writes(tmp_path):
+    code = (
+        'from pathlib import Path; from tests.data.logs.record_logs import run; '
+        'run(Path(r"%s"), "20240101_100000", '
+        'dict(type="EpochBasedTrainLoop", max_epochs=3))'
+    )
+    subprocess.run(
+        [PYTHON, '-c', code % tmp_path],
+        check=True,
+        capture_output=True,
+        cwd=REPOSITORY,
+        timeout=120,
+    )
+    log, recorded = read_logs(tmp_path), read_logs(LOGS / 'onedl' / 'epochs')
+    assert set(log.train) == set(recorded.train) and set(log.val) == set(recorded.val)
+    for name in ('loss', 'lr'):
+        assert log.train[name].steps == recorded.train[name].steps
+        assert log.train[name].values == pytest.approx(recorded.train[name].values)

@@ -1,0 +1,222 @@
+"""Runs with broken or hostile files in them; and what the command refuses."""
+
+import json
+
+import pytest
+
+from eca_mmdet.reporting.page import render_page
+from eca_mmdet.reporting.pictures import inside
+from eca_mmdet.reporting.run import read_run
+from eca_mmdet.utils.errors import UserError
+from tests.support.report_runs import STAMP, Page, page_of, write_run
+
+
+@pytest.mark.parametrize(
+    'content',
+    [
+        '',
+        '[]',
+        '{"results": 3}',
+        '{"results": {"bbox": {"metrics": {"AP": "x"}}}}',
+        '{"results": {"bbox": {"metrics": {"AP": 0.1}, "classes": [1]}}}',
+        '{"results": {"bbox": {"metrics": {"AP": 57.0}}}}',
+        '{"results": {"bbox": {"metrics": {"AP": 0.1}, "classes": 5}}}',
+        '{"results": {"bbox": {"metrics": {"AP": NaN}}}}',
+        '{"results": {"bbox": {"metrics": {"AP": 0.1}, "max_dets": 5}}}',
+        '{"results": {"bbox": {"metrics": {"AP": 0.1}, "counts": ["x"]}}}',
+        '{"results": {"bbox": {"metrics": {"AP": 0.1}}}, "others": 5}',
+        '{"results": {"bbox": {"metrics": {"AP": 0.1}}}, "checkpoint": {"file": 5}}',
+        '{"results": {"bbox": {"metrics": {"AP": 0.1}}}, "notes": [5]}',
+        '{"results": {}}',
+        '[' * 100_000,
+    ],
+)
+def test_a_broken_metrics_file_is_told(tmp_path, shapes, content):
+    write_run(tmp_path / 'run', shapes)
+    (tmp_path / 'run' / STAMP / 'metrics.json').write_text(content)
+    page, [run] = page_of(tmp_path / 'run')
+    assert run.record is None and 'train-loss' in page.specs
+    assert any('metrics.json' in line for line in run.missing)
+
+
+@pytest.mark.parametrize(
+    'analysis',
+    [
+        3,
+        {'bbox': 3},
+        {'bbox': {'pr_curves': {'recall': 1, '0.50': [1]}}},
+        {'bbox': {'confusion': {'classes': ['a'], 'matrix': [[1, 2], 3]}}},
+        {'bbox': {'confusion': {'classes': ['a'], 'matrix': [[-1]]}}},
+        {'bbox': {'confusion': {'classes': ['a'], 'matrix': [[0.5]]}}},
+        {'bbox': {'calibration': {'bins': [{'count': 1}]}}},
+        {'bbox': {'calibration': {'bins': [], 'ece': 10**400}}},
+        {'bbox': {'errors': {'delta_ap': 'x'}}},
+        {'bbox': {'worst_images': [3], 'best_images': {}}},
+    ],
+    ids=lambda one: str(one)[9:30],
+)
+def test_an_analysis_of_another_form_is_told(tmp_path, shapes, analysis, command):
+    write_run(tmp_path / 'run', shapes)
+    path = tmp_path / 'run' / STAMP / 'metrics.json'
+    record = json.loads(path.read_text())
+    path.write_text(
+        json.dumps({**record, 'analysis': analysis if analysis == 3 else [analysis]})
+    )
+    code, out, err = command('report', tmp_path / 'run', '--no-model')
+    assert code == 0 and 'not shown of run: ' in err
+    page = Page((tmp_path / 'run' / 'report.html').read_text())
+    assert page.table(class_='numbers', task='bbox')
+
+
+@pytest.mark.parametrize('name', ['../secret.png', '/etc/x.png', 'a/../../b.png', ''])
+def test_images_of_other_folders_are_not_taken(tmp_path, name):
+    with pytest.raises(UserError, match='is not one of a file in'):
+        inside(tmp_path, name)
+    assert inside(tmp_path, 'a/../b.png') == tmp_path / 'b.png'
+
+
+def test_pictures_of_changed_annotations_are_refused(tmp_path, shapes, command):
+    write_run(tmp_path / 'run', shapes)
+    changed = tmp_path / 'val.json'
+    changed.write_text((shapes / 'annotations' / 'val.json').read_text() + ' ')
+    words = ['--ann', changed, '--images', shapes / 'val', '--no-model']
+    code, _, err = command('report', tmp_path / 'run', *words)
+    assert code == 0 and 'is not the annotation file that was used' in err
+    assert not Page((tmp_path / 'run' / 'report.html').read_text()).images
+
+
+def test_images_that_are_gone_are_named(tmp_path, shapes, command):
+    write_run(tmp_path / 'run', shapes)
+    (tmp_path / 'images').mkdir()
+    (tmp_path / 'images' / '00000.png').write_bytes(b'no image')
+    code, _, err = command(
+        'report', tmp_path / 'run', '--images', tmp_path / 'images', '--no-model'
+    )
+    assert code == 0
+    for name in ('00000.png', '00001.png'):
+        assert f'{name} is missing, or no image' in err
+
+
+def test_a_config_that_is_code_is_shown_and_not_run(tmp_path, shapes, command):
+    marker = tmp_path / 'ran'
+    code = f'import os\nos.mkdir({str(marker)!r})\nmodel = dict()\n'
+    write_run(tmp_path / 'run', shapes, config=code)
+    assert command('report', tmp_path / 'run')[0] == 0
+    assert not marker.exists()
+    page = Page((tmp_path / 'run' / 'report.html').read_text())
+    assert any('os.mkdir' in text for text in page.texts)
+
+
+NASTY = '</script><img src=x onerror=alert(1)>&"\'{{ 7*7 }}'
+
+
+def test_names_are_text_and_nothing_else(tmp_path, shapes):
+    write_run(tmp_path / 'run', shapes, name=NASTY, config=f'a = {NASTY!r}\n')
+    path = tmp_path / 'run' / STAMP / 'metrics.json'
+    path.write_text(path.read_text().replace('circle', NASTY.replace('"', '\\"')))
+    runs = read_run(tmp_path / 'run', NASTY)
+    text = render_page(runs)
+    page = Page(text)
+    assert not page.images and '<img src=x' not in text
+    assert NASTY in page.table(class_='numbers', task='bbox')[0]
+    assert any(NASTY in one for one in page.specs['classes-bbox']['categories'])
+
+
+def test_the_page_replaces_pages_alone(tmp_path, shapes, command):
+    write_run(tmp_path / 'run', shapes)
+    target = tmp_path / 'run' / 'report.html'
+    target.write_text('<p>mine</p>')
+    code, _, err = command('report', tmp_path / 'run', '--no-model')
+    assert code == 2 and 'is no page of this command' in err
+    assert target.read_text() == '<p>mine</p>'
+    target.unlink()
+    for said in ('page: ', 'page, in place of the one before: '):
+        code, out, _ = command('report', tmp_path / 'run', '--no-model')
+        assert code == 0 and out == f'{said}{target}\n'
+    assert {one.name for one in target.parent.iterdir()} == {STAMP, 'report.html'}
+
+
+@pytest.mark.parametrize(
+    ('words', 'message'),
+    [
+        (['nowhere'], 'does not exist'),
+        (['.'], 'neither a training log nor a metrics.json'),
+        (['run', 'run'], 'named twice'),
+        (['run', '--labels', 'a', 'b'], 'a name for each of the 1 runs'),
+        (['run', '--out', '.'], 'is no page of this command'),
+        (['run', '--out', 'run/x.py/report.html'], 'cannot be written'),
+    ],
+)
+def test_refusals(tmp_path, shapes, command, monkeypatch, words, message):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / 'empty').mkdir()
+    write_run(tmp_path / 'run', shapes)
+    (tmp_path / 'run' / 'x.py').write_text('a = 1\n')
+    words = [
+        'empty' if word == '.' and '--out' not in words else word for word in words
+    ]
+    code, out, err = command('report', *words, '--no-model')
+    assert (code, out) == (2, '') and message in err
+
+
+def test_a_file_that_is_no_log(tmp_path):
+    path = tmp_path / 'x.log'
+    path.write_bytes(b'\x00\x01\x02' * 1000)
+    with pytest.raises(UserError, match='neither a training log'):
+        read_run(path, 'x')
+
+
+@pytest.mark.parametrize(
+    'change',
+    [
+        {'category_id': 999},
+        {'segmentation': {'size': [100_000, 100_000], 'counts': 'x'}},
+        {'segmentation': {'size': [2, 2], 'counts': 'x'}},
+        {'segmentation': {'size': [96, 96], 'counts': 'rubbish'}},
+        {'segmentation': None},
+    ],
+    ids=str,
+)
+def test_detections_that_cannot_be_drawn_are_told(tmp_path, shapes, command, change):
+    """Among them one that would take 10 GB to decode."""
+    write_run(tmp_path / 'run', shapes)
+    path = tmp_path / 'run' / STAMP / 'metrics.json'
+    record = json.loads(path.read_text())
+    entries = record['analysis'][0]['segm']['worst_images']
+    entries[0]['detections'][0] |= {**change, 'bbox': [1, 1, 5, 5]}
+    path.write_text(json.dumps(record))
+    code, _, err = command(
+        'report', tmp_path / 'run', '--images', shapes / 'val', '--no-model'
+    )
+    assert code == 0 and f'image {entries[0]["image_id"]!r}' in err
+    assert len(Page((tmp_path / 'run' / 'report.html').read_text()).images) >= 4
+
+
+def test_half_characters_in_notes_are_written(tmp_path, shapes, command):
+    write_run(tmp_path / 'run', shapes)
+    path = tmp_path / 'run' / STAMP / 'metrics.json'
+    path.write_text(path.read_text().replace('one note', 'half \\ud800 note'))
+    assert command('report', tmp_path / 'run', '--no-model')[0] == 0
+    page = Page((tmp_path / 'run' / 'report.html').read_text())
+    assert 'half ? note' in page.texts
+
+
+@pytest.mark.parametrize(
+    'content',
+    [
+        {'checkpoints': []},
+        {'checkpoints': [3], 'images': 1},
+        {
+            'checkpoints': [{'gates': [{'name': 'x'}]}],
+            'images': 1,
+            'thresholds': {'dead': 0.1, 'saturated': 0.9, 'constant': 0.1},
+        },
+    ],
+    ids=['none', 'number', 'without values'],
+)
+def test_a_broken_gates_file_is_told(tmp_path, shapes, command, content):
+    write_run(tmp_path / 'run', shapes)
+    (tmp_path / 'run' / 'gates').mkdir()
+    (tmp_path / 'run' / 'gates' / 'gates.json').write_text(json.dumps(content))
+    code, _, err = command('report', tmp_path / 'run', '--no-model')
+    assert code == 0 and 'gates.json is of another form' in err

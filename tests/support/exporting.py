@@ -1,0 +1,140 @@
+"""A detector that has learned six images by heart, and ONNX files run on any input."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from eca_mmdet.demo import config
+from tests.support import detectors
+
+STEPS = 40
+
+
+def learn(data):
+    """Return the config of a Mask R-CNN that finds the objects of ``data``, and it."""
+    from mmdet.registry import DATASETS, MODELS
+    from mmengine.dataset import pseudo_collate
+
+    cfg = config.compose('mask', 'eca', 18, Path(data), 0)
+    for loader in ('val', 'test'):
+        cfg[f'{loader}_dataloader'].dataset.pipeline[1].scale = (128, 96)
+    torch.manual_seed(0)
+    model = MODELS.build(cfg.model)
+    dataset = cfg.val_dataloader.dataset.to_dict()
+    images = DATASETS.build({**dataset, 'test_mode': False})
+    batch = pseudo_collate([images[index] for index in range(len(images))])
+    batch = model.data_preprocessor(batch, True)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)
+    for _ in range(STEPS):
+        losses = model.loss(batch['inputs'], batch['data_samples'])
+        parts = [v for k, v in losses.items() if 'loss' in k]
+        loss = sum(sum(v) if isinstance(v, list) else v for v in parts)
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 10)
+        optimizer.step()
+    model.train(False)
+    return cfg, model
+
+
+def save(folder, cfg, model, classes=('circle', 'square', 'triangle')):
+    """Write config and checkpoint; return both paths."""
+    folder.mkdir(parents=True, exist_ok=True)
+    cfg.dump(str(folder / 'mine.py'))
+    meta = {'dataset_meta': {'classes': classes}}
+    path = folder / 'mine.pth'
+    torch.save({'state_dict': model.state_dict(), 'meta': meta}, path)
+    return folder / 'mine.py', path
+
+
+def random_detector(kind, data):
+    """Return a config and a detector of random weights whose scores differ."""
+    cfg, model = detectors.build(kind, data)
+    if kind == 'retinanet':
+        torch.nn.init.normal_(model.bbox_head.retina_cls.weight, std=0.02)
+    model.train(False)
+    return cfg, model
+
+
+def run(path, **arrays):
+    """Return the outputs of a file by name."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    source = path if isinstance(path, bytes) else str(path)
+    session = onnxruntime.InferenceSession(
+        source, options, providers=['CPUExecutionProvider']
+    )
+    inputs = {name: np.asarray(value) for name, value in arrays.items()}
+    names = [one.name for one in session.get_outputs()]
+    return dict(zip(names, session.run(None, inputs), strict=True))
+
+
+def batch(model, data, sizes, split='val', first=0):
+    """Return inputs as the command's user makes them: (images, sizes), and samples."""
+    import cv2
+    from mmdet.structures import DetDataSample
+
+    images, samples = [], []
+    names = sorted(Path(data, split).iterdir())[first:]
+    for name, (height, width) in zip(names, sizes, strict=False):
+        image = cv2.resize(cv2.imread(str(name)), (width, height))
+        images.append(torch.from_numpy(image).permute(2, 0, 1))
+        size = (height, width)
+        meta = dict(img_shape=size, ori_shape=size, scale_factor=(1.0, 1.0))
+        samples.append(DetDataSample(metainfo=meta))
+    made = model.data_preprocessor({'inputs': images, 'data_samples': samples})
+    shapes = torch.tensor(sizes, dtype=torch.float32)
+    return made['inputs'], shapes, made['data_samples']
+
+
+def assert_same_objects(found, model, images, samples, least=1):
+    """Compare arrays of a file to mmdet's objects, one by one."""
+    with torch.no_grad():
+        wanted = model.predict(images, samples, rescale=True)
+    total = 0
+    for index, sample in enumerate(wanted):
+        objects = sample.pred_instances
+        count = len(objects)
+        total += count
+        rest = {name: values[index, count:] for name, values in found.items()}
+        assert not rest['scores'].any() and not rest['boxes'].any()
+        assert (rest['labels'] == -1).all()
+        order = _order(found, index, objects)
+        own = {name: values[index, order] for name, values in found.items()}
+        np.testing.assert_array_equal(own['labels'], objects.labels)
+        np.testing.assert_allclose(own['scores'], objects.scores, atol=1e-4)
+        np.testing.assert_allclose(own['boxes'], objects.bboxes, atol=2e-3)
+        assert (np.diff(found['scores'][index]) <= 0).all()
+        if 'masks' in found:
+            logits = _mask_logits(model, images, index, objects)
+            np.testing.assert_allclose(own['masks'], logits.sigmoid(), atol=1e-3)
+            assert not rest['masks'].any()
+    assert total >= least
+
+
+def _order(found, index, objects):
+    """Return which of the file is each of mmdet's: equal scores have no order."""
+    count = len(objects)
+    boxes, labels = found['boxes'][index, :count], found['labels'][index, :count]
+    far = np.abs(objects.bboxes.numpy()[:, None] - boxes).max(2)
+    far = far + 1e6 * (objects.labels.numpy()[:, None] != labels)
+    order = far.argmin(1) if count else np.zeros(0, int)
+    assert sorted(order) == list(range(count))
+    np.testing.assert_allclose(
+        found['scores'][index, :count], objects.scores, atol=1e-4
+    )
+    return order
+
+
+def _mask_logits(model, images, index, objects):
+    """Return mmdet's own masks before they are pasted, of each object's class."""
+    with torch.no_grad():
+        maps = model.extract_feat(images)
+        regions = torch.cat(
+            (torch.full((len(objects), 1), float(index)), objects.bboxes), 1
+        )
+        masks = model.roi_head._mask_forward(maps, regions)['mask_preds']
+    return masks[torch.arange(len(objects)), objects.labels]
