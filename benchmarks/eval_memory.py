@@ -155,7 +155,7 @@ def evaluate_samples(task: str, folder: Path) -> dict[str, Any]:
 
     eca_mmdet.registration.register()
     from eca_mmdet.evaluation.metric import CocoTableMetric
-    from eca_mmdet.evaluation.metrics_json import write_json
+    from eca_mmdet.utils.io import write_json
 
     metric = CocoTableMetric(str(folder / 'A.json'), task)
     metric.dataset_meta = {'classes': tuple(f'c{i}' for i in range(CLASSES))}
@@ -171,9 +171,9 @@ def evaluate_samples(task: str, folder: Path) -> dict[str, Any]:
     del part, found, sample
     metric.evaluate(images)
     assert metric.record is not None
-    write_json(metric.record, folder / 'metrics.json')
+    write_json(folder / 'metrics.json', metric.record)
     analysis = metric.analyze()
-    write_json({**metric.record, 'analysis': [analysis]}, folder / 'metrics.json')
+    write_json(folder / 'metrics.json', {**metric.record, 'analysis': [analysis]})
     record = json.loads((folder / 'metrics.json').read_text())
     return report(before, began, task, record, record['analysis'][0])
 

@@ -19,7 +19,8 @@ from eca_mmdet.autoconfig.source import Part, align, open_some, read_part
 from eca_mmdet.autoconfig.start import Start, describe, read_start, with_own_weights
 from eca_mmdet.autoconfig.text import Said, assignment, comment
 from eca_mmdet.catalog.configs import shipped_configs
-from eca_mmdet.utils.errors import FaultsError, UserError, printable
+from eca_mmdet.utils.errors import FaultsError, UserError
+from eca_mmdet.utils.text import printable
 
 MASKS, BOXES = 'mask-rcnn_eca-r50', 'faster-rcnn_eca-r50'
 """What is proposed for data with masks, and without."""

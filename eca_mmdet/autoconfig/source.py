@@ -11,10 +11,11 @@ from typing import Any
 from eca_mmdet.datasets.coco import read_annotations, require_instances
 from eca_mmdet.datasets.entries import is_category, is_image
 from eca_mmdet.datasets.images import find_missing, open_images
-from eca_mmdet.datasets.repair.content import write_json
 from eca_mmdet.datasets.rules.categories import plain
 from eca_mmdet.datasets.rules.faults import Fault
-from eca_mmdet.utils.errors import UserError, clipped
+from eca_mmdet.utils.errors import UserError
+from eca_mmdet.utils.io import write_json
+from eca_mmdet.utils.text import clipped
 
 MOST_OPENED = 1000
 """Images of a file that are read; ``eca-mmdet check-data --images`` reads all."""
@@ -215,7 +216,4 @@ def _write_once(out: Path, content: dict[str, Any]) -> None:
             f'{out} exists with other content, and nothing is overwritten. Remove it, '
             'and it is written anew.'
         )
-    try:
-        write_json(out, content)
-    except OSError as error:
-        raise UserError(f'{out} cannot be written: {error}.') from error
+    write_json(out, content, indent=None)

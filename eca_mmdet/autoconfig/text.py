@@ -44,7 +44,7 @@ def _comment(text: str, indent: int) -> str:
     """Wrap a comment; text of files in it makes no lines of its own."""
     import textwrap
 
-    from eca_mmdet.utils.errors import printable
+    from eca_mmdet.utils.text import printable
 
     lead = f'{" " * indent}# '
     lines = textwrap.wrap(

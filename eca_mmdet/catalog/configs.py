@@ -7,7 +7,7 @@ import fnmatch
 from pathlib import Path
 
 from eca_mmdet.utils.errors import UserError
-from eca_mmdet.utils.reading import require_regular
+from eca_mmdet.utils.io import require_regular
 
 _MOST_BYTES = 20 << 20
 

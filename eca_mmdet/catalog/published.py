@@ -11,7 +11,7 @@ from typing import Any
 
 from eca_mmdet.evaluation.summary import AP_COLUMNS
 from eca_mmdet.utils.errors import UserError
-from eca_mmdet.utils.reading import read_file
+from eca_mmdet.utils.io import read_file
 
 MARK = '†'
 """Behind a number that was confirmed in no copy."""

@@ -12,7 +12,8 @@ from pathlib import Path
 from torch import Tensor
 
 from eca_mmdet.checkpoints.pickle_scan import ExcessiveError, scan
-from eca_mmdet.utils.errors import WeightsError, clipped
+from eca_mmdet.utils.errors import WeightsError
+from eca_mmdet.utils.text import clipped
 
 _MOST_GROWTH = 16
 """Bytes of tensors or zip members for a byte of the file. One tensor may have several

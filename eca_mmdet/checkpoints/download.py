@@ -18,12 +18,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from eca_mmdet.catalog.download_links import missing_file_message
-from eca_mmdet.utils.errors import (
-    MissingWeightsError,
-    UserError,
-    WeightsError,
-    printable,
-)
+from eca_mmdet.utils.errors import MissingWeightsError, UserError, WeightsError
+from eca_mmdet.utils.text import printable
 
 _SCHEMES = ('http', 'https', 'hf', 'torchvision')
 _HUB_FILES = ('model.safetensors', 'pytorch_model.bin')

@@ -16,10 +16,11 @@ from torch import Tensor
 from eca_mmdet.checkpoints.architecture import Architecture, read_architecture
 from eca_mmdet.checkpoints.dct_filters import unusual_constants
 from eca_mmdet.checkpoints.detector_kind import Heads, read_heads
-from eca_mmdet.checkpoints.io import read_weights, sha256_of
+from eca_mmdet.checkpoints.io import read_weights
 from eca_mmdet.checkpoints.key_maps import Canonical, to_canonical
 from eca_mmdet.checkpoints.suggestions import suggest_backbone, suggest_command
-from eca_mmdet.utils.errors import printable
+from eca_mmdet.utils.io import sha256_of
+from eca_mmdet.utils.text import printable
 
 _TITLES = {'authors': 'the ECA-Net authors', 'mmdet': 'mmdet backbones'}
 

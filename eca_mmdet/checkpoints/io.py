@@ -5,7 +5,6 @@ PyTorch files are read with ``weights_only=True``, always; safetensors hold no c
 
 from __future__ import annotations
 
-import hashlib
 import os
 import pickle
 import re
@@ -22,8 +21,9 @@ from torch import Tensor
 
 from eca_mmdet.checkpoints import safe_globals
 from eca_mmdet.checkpoints.archive import require_proportion
-from eca_mmdet.utils.errors import MissingWeightsError, UserError, WeightsError, clipped
+from eca_mmdet.utils.errors import MissingWeightsError, UserError, WeightsError
 from eca_mmdet.utils.io import whole_file
+from eca_mmdet.utils.text import clipped
 
 _WRAPPERS = ('state_dict', 'model', 'model_state_dict', 'state_dict_ema', 'net')
 _TORCH_MAGIC = (b'PK\x03\x04', b'\x80\x02\x8a\x0a')  # since torch 1.6; before
@@ -273,15 +273,6 @@ def _require_plain(path: Path, state: Mapping[str, Tensor]) -> None:
                 f'{path}: {clipped(key)} is not a plain tensor with values (it is '
                 'sparse, nested, quantized or on the meta device).'
             )
-
-
-def sha256_of(path: str | Path) -> str:
-    """Return the SHA-256 of a file, in hexadecimal digits."""
-    digest = hashlib.sha256()
-    with open(path, 'rb') as file:
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()
 
 
 def write_weights(

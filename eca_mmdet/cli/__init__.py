@@ -13,9 +13,10 @@ import sys
 from collections.abc import Sequence
 
 import eca_mmdet
-from eca_mmdet.cli.arguments import build_parser
+from eca_mmdet.cli.parser import build_parser
 from eca_mmdet.engine.error_translation import told
-from eca_mmdet.utils.errors import UserError, printable, shown
+from eca_mmdet.utils.errors import UserError, shown
+from eca_mmdet.utils.text import printable
 
 _OPENCV = {
     'OPENCV_IO_MAX_IMAGE_PIXELS': str(2**28),
@@ -40,7 +41,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         with told(None):
             return int(command.run(args))
     except (UserError, eca_mmdet.registration.InstallError) as error:
-        print(f'eca-mmdet {args.command}: {shown(error)}', file=sys.stderr)
+        code = getattr(error, 'code', 'install')
+        print(f'eca-mmdet {args.command}: {shown(error)} [{code}]', file=sys.stderr)
         return getattr(error, 'exit_code', 2)
     except pickle.UnpicklingError as error:  # a file that mmengine itself loaded
         from eca_mmdet.checkpoints.io import refusal

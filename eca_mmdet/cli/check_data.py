@@ -12,11 +12,13 @@ from typing import Any
 from eca_mmdet.datasets.coco import read_annotations, require_instances
 from eca_mmdet.datasets.entries import is_image
 from eca_mmdet.datasets.images import ImageFiles, open_images
-from eca_mmdet.datasets.repair.content import repair, require_new, write_json
+from eca_mmdet.datasets.repair.content import repair, require_new
 from eca_mmdet.datasets.rules.categories import compare_splits
 from eca_mmdet.datasets.rules.check import check_annotations
 from eca_mmdet.datasets.rules.faults import Fault
-from eca_mmdet.utils.errors import UserError, clipped, printable
+from eca_mmdet.utils.errors import UserError
+from eca_mmdet.utils.io import write_json
+from eca_mmdet.utils.text import clipped, printable
 
 
 @dataclass
@@ -125,7 +127,7 @@ def _fix(
                 'was not written. Is it the right file?'
             )
     require_new(out, Path(checked.name))
-    write_json(out, repaired)
+    write_json(out, repaired, indent=None)
     again = _check(args.fix, None, args.classes)
     if checked.images:
         again.faults += checked.images.faults(again.content['images'])

@@ -16,9 +16,8 @@ from eca_mmdet import registration
 from eca_mmdet.catalog.mechanisms import KEYS, find_mechanism
 from eca_mmdet.demo import comparison
 from eca_mmdet.demo.comparison import Run
-from eca_mmdet.evaluation.metrics_json import write_json
 from eca_mmdet.evaluation.tables import render
-from eca_mmdet.utils.run_folder import take_own_folder
+from eca_mmdet.utils.io import take_own_folder, write_json
 
 _OWN = {'runs', 'comparison.json', 'comparison.md', 'comparison.png'}
 
@@ -163,7 +162,7 @@ def _write(found: dict[str, Any], out: Path) -> None:
     from eca_mmdet.demo.pictures import draw_comparison
     from eca_mmdet.utils.io import whole_file
 
-    write_json(found, out / 'comparison.json')
+    write_json(out / 'comparison.json', found)
     with whole_file(out / 'comparison.md') as partial:
         partial.write_text(_text(found, 'md') + '\n')
     draw_comparison(found['rows'], out / 'comparison.png')

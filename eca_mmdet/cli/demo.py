@@ -19,10 +19,8 @@ from eca_mmdet.demo import config
 from eca_mmdet.demo.pictures import draw_loss_curve, draw_predictions
 from eca_mmdet.engine import config as launch
 from eca_mmdet.engine.workers import ending_workers
-from eca_mmdet.evaluation.metrics_json import write_json
 from eca_mmdet.evaluation.tables import ap_table, rows_of
-from eca_mmdet.utils.io import whole_file
-from eca_mmdet.utils.run_folder import make_run_folder
+from eca_mmdet.utils.io import make_run_folder, whole_file, write_json
 
 PICTURES = 12
 
@@ -135,4 +133,4 @@ def write_results(record: dict[str, Any], out: Path) -> None:
     with whole_file(out / 'ap_table.md') as partial:
         partial.write_text(f'{heading}\n\n{record["markdown"]}\n')
     kept = {k: v for k, v in record.items() if k not in ('table', 'markdown')}
-    write_json(kept, out / 'metrics.json')
+    write_json(out / 'metrics.json', kept)

@@ -12,7 +12,7 @@ import eca_mmdet
 from eca_mmdet.doctor.finding import FAULT, OK, Finding, counts
 from eca_mmdet.doctor.fixes import Done, mend_all
 from eca_mmdet.doctor.run import examine, train_a_step
-from eca_mmdet.utils.errors import printable
+from eca_mmdet.utils.text import printable
 
 
 def run(args: argparse.Namespace) -> int:

@@ -20,17 +20,19 @@ from eca_mmdet.datasets.ground_truth import GroundTruth, read_ground_truth
 from eca_mmdet.evaluation.bootstrap import Difference, difference
 from eca_mmdet.evaluation.coco_eval import check_max_dets, evaluate
 from eca_mmdet.evaluation.error_analysis import analyze
-from eca_mmdet.evaluation.metrics_json import as_json, make_record, write_json
+from eca_mmdet.evaluation.metrics_json import as_json, make_record
 from eca_mmdet.evaluation.result_tables import Evaluated, result_tables
 from eca_mmdet.evaluation.tables import TITLES
-from eca_mmdet.utils.errors import UserError, printable
-from eca_mmdet.utils.run_folder import make_run_folder, require_new_folder
+from eca_mmdet.utils.errors import UserError
+from eca_mmdet.utils.io import make_run_folder, require_free, write_json
+from eca_mmdet.utils.text import printable
 
 
 def run(args: argparse.Namespace) -> int:
     """Read, evaluate, print and record."""
     limits = _limits(args.max_dets)
-    require_new_folder(args.out)
+    if args.out:
+        require_free(args.out)
     truth, files, notes = _evaluate(args, limits)
     for note in notes:
         _tell(f'note: {note}')
@@ -39,7 +41,7 @@ def run(args: argparse.Namespace) -> int:
     record = _record(args, truth, files, differences, notes)
     if args.analysis:
         record['analysis'] = _analyses(truth, files, out, args, limits)
-    write_json(record, out / 'metrics.json')
+    write_json(out / 'metrics.json', record)
     if args.format == 'json':
         print(json.dumps(record, indent=1))
     else:

@@ -9,8 +9,9 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from eca_mmdet.utils.errors import RunError, UserError, printable
+from eca_mmdet.utils.errors import RunError, UserError
 from eca_mmdet.utils.io import whole_files
+from eca_mmdet.utils.text import printable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

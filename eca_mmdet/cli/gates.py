@@ -12,10 +12,11 @@ from rich.console import Console
 from rich.progress import Progress
 
 from eca_mmdet.analysis.gates.images import ImageSet, choose_images
-from eca_mmdet.evaluation.metrics_json import describe_file, versions, write_json
+from eca_mmdet.evaluation.metrics_json import versions
 from eca_mmdet.evaluation.tables import render
-from eca_mmdet.utils.errors import UserError, printable
-from eca_mmdet.utils.run_folder import make_run_folder, require_new_folder
+from eca_mmdet.utils.errors import UserError
+from eca_mmdet.utils.io import describe_file, make_run_folder, require_free, write_json
+from eca_mmdet.utils.text import printable
 
 GATE_HEADER = (
     *('stage', 'block', 'layer', 'channels', 'kernel', 'mean', 'over images'),
@@ -25,7 +26,8 @@ GATE_HEADER = (
 
 def run(args: argparse.Namespace) -> int:
     """Choose images, measure, print and draw."""
-    require_new_folder(args.out)
+    if args.out:
+        require_free(args.out)
     configs = _configs(args)
     if not args.dead < args.saturated:
         raise UserError(
@@ -41,7 +43,7 @@ def run(args: argparse.Namespace) -> int:
         raise
     from eca_mmdet.analysis.gates.plots import draw_gates
 
-    write_json(record, out / 'gates.json')
+    write_json(out / 'gates.json', record)
     print(json.dumps(record, indent=1) if args.json else gate_tables(record))
     pictures = draw_gates(record, out)
     for one in record['checkpoints']:

@@ -8,7 +8,7 @@ import sys
 
 from eca_mmdet.autoconfig.options import Options
 from eca_mmdet.autoconfig.plan import write_config
-from eca_mmdet.utils.errors import printable
+from eca_mmdet.utils.text import printable
 
 
 def run(args: argparse.Namespace) -> int:

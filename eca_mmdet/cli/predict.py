@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 from eca_mmdet import __version__
 from eca_mmdet.inference import media
 from eca_mmdet.inference.predictions_file import PredictionsFile
-from eca_mmdet.utils.errors import MissingPackageError, UserError, printable
-from eca_mmdet.utils.io import whole_file
-from eca_mmdet.utils.run_folder import make_run_folder, require_new_folder
+from eca_mmdet.utils.errors import MissingPackageError, UserError
+from eca_mmdet.utils.io import make_run_folder, require_free, whole_file
+from eca_mmdet.utils.text import printable
 
 if TYPE_CHECKING:
     from eca_mmdet.export.runtime import OnnxDetector
@@ -37,7 +37,8 @@ def run(args: argparse.Namespace) -> int:
         raise UserError(f'--every goes with a video; {source} is none by its name.')
     else:
         names = media.find_images(source)
-    require_new_folder(args.out)
+    if args.out:
+        require_free(args.out)
     detector = _load(args)
     if names and not source.is_dir():
         detector.read(str(source))  # before a folder is made for nothing

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from eca_mmdet.reporting.run import Run, read_run
 from eca_mmdet.reporting.writing import require_replaceable, write_report
-from eca_mmdet.utils.errors import UserError, printable
+from eca_mmdet.utils.errors import UserError
+from eca_mmdet.utils.text import printable
 
 MOST_RUNS = 8
 

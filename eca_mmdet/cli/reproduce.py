@@ -9,16 +9,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from eca_mmdet.catalog.published import PUBLISHED, published_rows
-from eca_mmdet.evaluation.metrics_json import write_json
 from eca_mmdet.reproduce import verdict
 from eca_mmdet.reproduce.coco_folder import CocoFolder, open_coco
 from eca_mmdet.reproduce.plan import Job, check_configs, make_plan
 from eca_mmdet.reproduce.report import RowOutcome, as_json, as_tables
 from eca_mmdet.reproduce.run import RowFailed, Setting, known_record, run_job
 from eca_mmdet.reproduce.weights_folder import scan
-from eca_mmdet.utils.errors import UserError, printable
-from eca_mmdet.utils.io import whole_file
-from eca_mmdet.utils.run_folder import take_own_folder
+from eca_mmdet.utils.errors import UserError
+from eca_mmdet.utils.io import take_own_folder, whole_file, write_json
+from eca_mmdet.utils.text import printable
 
 _OWN = ('rows', 'runs', 'tables.json', 'tables.md', 'tables.tex')
 
@@ -157,7 +156,7 @@ def _write(
     """Write the three reports of the rows so far."""
     coco = setting.coco
     content = as_json(outcomes, coco.to_dict(), notes, setting.options)
-    write_json(content, setting.out / 'tables.json')
+    write_json(setting.out / 'tables.json', content)
     for suffix, style in (('md', 'md'), ('tex', 'latex')):
         text = as_tables(outcomes, coco.departure, style, setting.options) + '\n'
         with whole_file(setting.out / f'tables.{suffix}') as partial:

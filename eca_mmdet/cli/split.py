@@ -14,7 +14,8 @@ from eca_mmdet.datasets.entries import is_annotation, is_category
 from eca_mmdet.datasets.split.grouping import Unit, make_units
 from eca_mmdet.datasets.split.stratify import divide, wanted_parts
 from eca_mmdet.datasets.writing import write_new
-from eca_mmdet.utils.errors import UserError, clipped, printable
+from eca_mmdet.utils.errors import UserError
+from eca_mmdet.utils.text import clipped, printable
 
 _MOST_ROWS = 60
 """Classes in the printed table; of more, those that lack a part."""

@@ -8,7 +8,7 @@ import json
 from pathlib import Path
 
 from eca_mmdet.datasets.converters.conversion import Converted, convert
-from eca_mmdet.utils.errors import printable
+from eca_mmdet.utils.text import printable
 
 
 def run(args: argparse.Namespace) -> int:

@@ -13,8 +13,10 @@ from eca_mmdet.checkpoints.archive import require_values
 from eca_mmdet.checkpoints.conversion import ConvertReport, convert
 from eca_mmdet.checkpoints.download import fetch, is_address
 from eca_mmdet.checkpoints.inspection import Inspection, inspect
-from eca_mmdet.checkpoints.io import read_weights, sha256_of, write_weights
-from eca_mmdet.utils.errors import WeightsError, printable
+from eca_mmdet.checkpoints.io import read_weights, write_weights
+from eca_mmdet.utils.errors import WeightsError
+from eca_mmdet.utils.io import sha256_of
+from eca_mmdet.utils.text import printable
 
 _V3 = 'MMDetection v3'  # layout of a converted detector
 

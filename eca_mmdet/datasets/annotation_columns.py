@@ -7,7 +7,8 @@ from typing import Any
 
 from eca_mmdet.datasets.entries import is_box, is_crowd_flag, is_finite_number
 from eca_mmdet.datasets.masks import mask_api, mask_faults, to_rle
-from eca_mmdet.utils.errors import UserError, clipped
+from eca_mmdet.utils.errors import UserError
+from eca_mmdet.utils.text import clipped
 
 ImageId = int | str
 

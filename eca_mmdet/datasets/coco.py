@@ -8,7 +8,7 @@ from typing import Any
 
 from eca_mmdet.datasets.rules.faults import Fault, found
 from eca_mmdet.utils.errors import UserError
-from eca_mmdet.utils.reading import read_json_bytes
+from eca_mmdet.utils.io import read_json_bytes
 
 
 def read_annotations(path: str | Path) -> tuple[dict[str, Any], list[Fault]]:

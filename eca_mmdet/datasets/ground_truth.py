@@ -21,7 +21,7 @@ import numpy.typing as npt
 from eca_mmdet.datasets.annotation_columns import AnnotationColumns, ImageId, normal_id
 from eca_mmdet.datasets.entries import whole
 from eca_mmdet.utils.errors import UserError
-from eca_mmdet.utils.reading import read_json_bytes
+from eca_mmdet.utils.io import read_json_bytes
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]

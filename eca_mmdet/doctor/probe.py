@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from eca_mmdet.utils.errors import printable
+from eca_mmdet.utils.text import printable
 
 LIMIT_S = 180.0
 """For the imports of one process, seconds; a cold disk takes a minute for torch."""

@@ -17,7 +17,8 @@ from eca_mmdet.datasets.images import read_size
 from eca_mmdet.engine.batch_sampler import Draw
 from eca_mmdet.engine.random_state import seed_sample
 from eca_mmdet.engine.workers import tie_to_parent
-from eca_mmdet.utils.errors import RunError, printable
+from eca_mmdet.utils.errors import RunError
+from eca_mmdet.utils.text import printable
 
 _OWN = ('dataset', '_seed', '_tolerated', '_list', '_loading', '_tied')
 

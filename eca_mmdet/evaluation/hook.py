@@ -11,7 +11,7 @@ from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from mmengine.runner import BaseLoop, EpochBasedTrainLoop
 
-from eca_mmdet.evaluation.metrics_json import describe_file, write_json
+from eca_mmdet.utils.io import describe_file, write_json
 
 
 @HOOKS.register_module()
@@ -72,12 +72,12 @@ class MetricsFileHook(Hook):  # type: ignore[misc]
         record |= more
         folder = Path(runner.log_dir)
         if name:
-            write_json(record, folder / name)
-        write_json(record, folder / 'metrics.json')
+            write_json(folder / name, record)
+        write_json(folder / 'metrics.json', record)
         # Then once more: whatever happens in the analysis, the numbers are there.
         analysis = _analyze(evaluator.metrics, runner)
         if analysis:
-            write_json({**record, 'analysis': [analysis]}, folder / 'metrics.json')
+            write_json(folder / 'metrics.json', {**record, 'analysis': [analysis]})
         runner.logger.info(f'all numbers: {folder / "metrics.json"}')
 
 

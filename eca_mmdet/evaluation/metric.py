@@ -31,7 +31,8 @@ from eca_mmdet.evaluation.predictions import (
 )
 from eca_mmdet.evaluation.summary import MAX_DETS, TaskResult
 from eca_mmdet.evaluation.tables import TITLES, ap_table, class_table, heading
-from eca_mmdet.utils.errors import UserError, printable
+from eca_mmdet.utils.errors import UserError
+from eca_mmdet.utils.text import printable
 
 _MMDET_NAMES = {
     'AP': 'mAP',

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib.metadata
-import json
 import platform
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
-from pathlib import Path
 from typing import Any
 
 import eca_mmdet
 from eca_mmdet.evaluation.summary import TaskResult
-from eca_mmdet.utils.errors import UserError
-from eca_mmdet.utils.io import whole_file
 
 _PACKAGES = (
     'hotcoco',
@@ -71,15 +66,6 @@ def as_json(result: TaskResult) -> dict[str, Any]:
     }
 
 
-def describe_file(path: str | Path) -> dict[str, str]:
-    """Return a file's name and sha256."""
-    with open(path, 'rb') as file:
-        digest = hashlib.sha256()
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return {'file': str(path), 'sha256': digest.hexdigest()}
-
-
 def versions() -> dict[str, str]:
     """Return the versions of Python, this package and those that the number rests on.
 
@@ -92,17 +78,3 @@ def versions() -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:
             continue
     return found
-
-
-def write_json(content: Mapping[str, Any], path: Path) -> None:
-    """Write a file whole or not at all.
-
-    Raises:
-        UserError: it cannot be written.
-    """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with whole_file(path) as partial:
-            partial.write_text(json.dumps(content, indent=1) + '\n')
-    except OSError as error:
-        raise UserError(f'{path} cannot be written: {error}.') from error

@@ -8,7 +8,7 @@ import re
 from collections.abc import Container, Mapping, Sequence
 
 from eca_mmdet.evaluation.summary import MAX_DETS, Metrics, TaskResult, columns
-from eca_mmdet.utils.errors import printable
+from eca_mmdet.utils.text import printable
 
 FORMATS = ('table', 'md', 'csv', 'latex')
 TITLES = {'bbox': 'box', 'segm': 'mask'}

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from eca_mmdet.export.onnx.metadata import KEY
-from eca_mmdet.utils.errors import RunError, clipped
+from eca_mmdet.utils.errors import RunError
+from eca_mmdet.utils.text import clipped
 
 
 def convert(graph: Path, paths: Sequence[Path], metadata: dict[str, Any]) -> None:

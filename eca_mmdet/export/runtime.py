@@ -13,7 +13,8 @@ from eca_mmdet.export.onnx.session import first_line, open_onnx
 from eca_mmdet.export.preprocess import Prepared, prepare
 from eca_mmdet.inference.images import read_rgb, to_rgb
 from eca_mmdet.inference.prediction import Prediction
-from eca_mmdet.utils.errors import RunError, UserError, clipped
+from eca_mmdet.utils.errors import RunError, UserError
+from eca_mmdet.utils.text import clipped
 
 Array = npt.NDArray[Any]
 

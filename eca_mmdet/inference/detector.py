@@ -12,7 +12,8 @@ import numpy.typing as npt
 from eca_mmdet.inference.images import require_image_file, to_rgb
 from eca_mmdet.inference.load import TrainedDetector, load_detector
 from eca_mmdet.inference.prediction import SHOWN_FROM, Prediction
-from eca_mmdet.utils.errors import UserError, clipped
+from eca_mmdet.utils.errors import UserError
+from eca_mmdet.utils.text import clipped
 
 Array = npt.NDArray[Any]
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from eca_mmdet.utils.errors import printable
+from eca_mmdet.utils.text import printable
 
 Array = npt.NDArray[Any]
 Colour = tuple[int, int, int]

@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from eca_mmdet.utils.errors import MissingPackageError, UserError, clipped
-from eca_mmdet.utils.reading import require_regular
+from eca_mmdet.utils.errors import MissingPackageError, UserError
+from eca_mmdet.utils.io import require_regular
+from eca_mmdet.utils.text import clipped
 
 Array = npt.NDArray[Any]
 

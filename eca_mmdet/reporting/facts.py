@@ -7,8 +7,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from eca_mmdet.evaluation.metrics_json import describe_file
 from eca_mmdet.reporting.run import Run
+from eca_mmdet.utils.io import describe_file
 
 
 def flat(value: Any, name: str = '') -> Iterator[tuple[str, str]]:

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from eca_mmdet.evaluation.metrics_json import describe_file
 from eca_mmdet.registration import InstallError
 from eca_mmdet.reporting.charts import Chart, line, line_chart
 from eca_mmdet.reporting.pictures import find_annotations, find_images
 from eca_mmdet.reporting.run import Run, reason
 from eca_mmdet.utils.errors import UserError
+from eca_mmdet.utils.io import describe_file
 
 
 def gate_sections(

@@ -33,8 +33,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from eca_mmdet.utils.errors import UserError, printable
-from eca_mmdet.utils.reading import require_regular
+from eca_mmdet.utils.errors import UserError
+from eca_mmdet.utils.io import require_regular
+from eca_mmdet.utils.text import printable
 
 MMENGINE, MMDET_2 = 'mmengine', 'mmdet 2'
 

@@ -11,7 +11,8 @@ from eca_mmdet.reporting.log_files import Source, find_sources
 from eca_mmdet.reporting.log_lines import MMENGINE
 from eca_mmdet.reporting.log_parts import Part, Unread, read_parts
 from eca_mmdet.reporting.log_runs import Run, join, split_runs, trained
-from eca_mmdet.utils.errors import UserError, printable
+from eca_mmdet.utils.errors import UserError
+from eca_mmdet.utils.text import printable
 
 _MOST_PARTS = 1000
 

@@ -10,11 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from eca_mmdet.checkpoints.embedded_config import ADVICE, parse_config
-from eca_mmdet.evaluation.metrics_json import describe_file
 from eca_mmdet.reporting.logs import TrainingLog, read_logs
 from eca_mmdet.reporting.record_form import check_analysis, check_results
 from eca_mmdet.utils.errors import UserError
-from eca_mmdet.utils.reading import read_file
+from eca_mmdet.utils.io import describe_file, read_file
 
 _STAMP = re.compile(r'\d{8}_\d{6}')
 _MOST_BYTES = 200 * 2**20

@@ -18,11 +18,12 @@ from eca_mmdet.analysis.complexity.parts import load
 from eca_mmdet.checkpoints.archive import require_values
 from eca_mmdet.checkpoints.conversion import convert
 from eca_mmdet.checkpoints.io import read_weights, write_weights
-from eca_mmdet.evaluation.metrics_json import describe_file, versions, write_json
+from eca_mmdet.evaluation.metrics_json import versions
 from eca_mmdet.evaluation.tables import TITLES
 from eca_mmdet.reproduce.coco_folder import CocoFolder
 from eca_mmdet.reproduce.plan import Job
 from eca_mmdet.utils.errors import WeightsError
+from eca_mmdet.utils.io import describe_file, write_json
 
 Say = Callable[[str], None]
 TASKS = ('box', 'mask')
@@ -129,7 +130,7 @@ def run_job(job: Job, setting: Setting, say: Say) -> dict[str, Any]:
         },
         'metrics': metrics,
     }
-    write_json(record, record_path(setting.out, own))
+    write_json(record_path(setting.out, own), record)
     return record
 
 

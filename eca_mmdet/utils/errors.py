@@ -1,60 +1,76 @@
-"""What is said to the user: exceptions that he can mend, and how they are shown."""
+"""User-facing exceptions. Each carries a stable code, which tests and callers check."""
+
+from __future__ import annotations
+
+from eca_mmdet.utils.text import clipped
 
 _LONGEST = 1000
-"""Letters of a line; what a config raises may have any number."""
-
-
-def printable(text: str) -> str:
-    """Return one line without control characters, which a file may have put there."""
-    return ''.join(char if char.isprintable() else repr(char)[1:-1] for char in text)
-
-
-def clipped(text: str, most: int = 60) -> str:
-    """Return a text of a file for a message: printable, and its middle left out."""
-    if len(text) > most:
-        text = f'{text[: most * 2 // 3]} ... {text[-(most // 3 - 5) :]}'
-    return printable(text)
-
-
-def shown(error: BaseException) -> str:
-    """Return the message as printed: one line, or those of a ``FaultsError``."""
-    lines = str(error).split('\n') if isinstance(error, FaultsError) else [str(error)]
-    return '\n'.join(clipped(line, _LONGEST) for line in lines)
+"""Characters of a printed line: a config may raise a message of any length."""
 
 
 class UserError(Exception):
-    """Bad input: the message says what was expected, what came and what to do.
+    """Bad input: what is wrong, what was received, and what to do.
 
-    The command line prints the message alone and exits with ``exit_code``.
+    Args:
+        message: one line.
+        code: stable name of this error, in kebab case, e.g. ``'config-not-found'``.
+            Wording may change between versions; codes do not.
+
+    Attributes:
+        code: the name given, or that of the class.
+        exit_code: exit status of the command line.
     """
 
+    code = 'bad-input'
     exit_code = 2
+
+    def __init__(self, message: object = '', *, code: str | None = None) -> None:
+        super().__init__(message)
+        if code is not None:
+            self.code = code
 
 
 class RunError(UserError):
-    """Work that had begun and cannot go on: a broken image, a full disk, a NaN."""
+    """A run that started and cannot continue: a broken image, a full disk, a NaN."""
 
+    code = 'run-failed'
     exit_code = 1
 
 
 class JobError(RunError):
-    """Another process of this job is gone."""
+    """Another process of this distributed job has gone."""
+
+    code = 'peer-lost'
 
 
 class FaultsError(UserError):
-    """Several faults at once: the message has a line for each, and one what to do.
+    """Several faults at once: a line for each, and a last line with what to do.
 
-    Text of files in it is escaped already, so that it makes no lines of its own.
+    Text taken from files is escaped already, so it adds no lines of its own.
     """
+
+    code = 'faulty-data'
 
 
 class WeightsError(UserError, ValueError):
-    """A file of weights that cannot be read, is not known, or does not fit."""
+    """A checkpoint that cannot be read, is not recognised, or does not fit."""
+
+    code = 'bad-checkpoint'
 
 
 class MissingWeightsError(WeightsError, FileNotFoundError):
-    """A file of weights that is not there, or cannot be downloaded."""
+    """A checkpoint that does not exist or cannot be downloaded."""
+
+    code = 'checkpoint-not-found'
 
 
 class MissingPackageError(UserError, ImportError):
-    """An optional package that is needed here, and not installed."""
+    """An optional package that is required here and not installed."""
+
+    code = 'package-missing'
+
+
+def shown(error: BaseException) -> str:
+    """Return the message as printed: one line, or the lines of a ``FaultsError``."""
+    lines = str(error).split('\n') if isinstance(error, FaultsError) else [str(error)]
+    return '\n'.join(clipped(line, _LONGEST) for line in lines)

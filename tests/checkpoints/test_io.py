@@ -11,8 +11,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from eca_mmdet.checkpoints.io import read_weights, sha256_of, write_weights
+from eca_mmdet.checkpoints.io import read_weights, write_weights
 from eca_mmdet.utils.errors import MissingWeightsError, UserError, WeightsError
+from eca_mmdet.utils.io import sha256_of
 
 pytestmark = pytest.mark.openmmlab
 

@@ -13,9 +13,8 @@ import pytest
 from eca_mmdet.catalog.mechanisms import KEYS
 from eca_mmdet.datasets.shapes import write_shapes
 from eca_mmdet.demo import config
-from eca_mmdet.evaluation.metrics_json import describe_file
 from eca_mmdet.utils.errors import UserError
-from eca_mmdet.utils.run_folder import make_run_folder
+from eca_mmdet.utils.io import describe_file, make_run_folder
 from tests.conftest import PYTHON, listen_to_interrupts
 from tests.support.report_runs import Page
 

@@ -6,8 +6,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from eca_mmdet.evaluation.metrics_json import describe_file, versions, write_json
+from eca_mmdet.evaluation.metrics_json import versions
 from eca_mmdet.utils.errors import UserError
+from eca_mmdet.utils.io import describe_file, write_json
 
 pytestmark = pytest.mark.openmmlab
 
@@ -181,10 +182,10 @@ def test_versions_are_those_of_the_packages():
 def test_a_file_that_cannot_be_written_is_told_and_left(tmp_path):
     (tmp_path / 'file').write_text('mine')
     with pytest.raises(UserError, match='cannot be written'):
-        write_json({}, tmp_path / 'file' / 'metrics.json')
+        write_json(tmp_path / 'file' / 'metrics.json', {})
     target = tmp_path / 'metrics.json'
     target.write_text('old')
     with pytest.raises(TypeError):
-        write_json({'a': object()}, target)
+        write_json(target, {'a': object()})
     assert target.read_text() == 'old'
     assert sorted(f.name for f in tmp_path.iterdir()) == ['file', 'metrics.json']

@@ -10,7 +10,6 @@ import pytest
 import torch
 
 from eca_mmdet.catalog.published import Number, PublishedRow, published_rows
-from eca_mmdet.evaluation.metrics_json import describe_file
 from eca_mmdet.reproduce import verdict
 from eca_mmdet.reproduce.coco_folder import CATEGORY_IDS, open_coco
 from eca_mmdet.reproduce.plan import Job, check_configs, make_plan
@@ -27,6 +26,7 @@ from eca_mmdet.reproduce.run import (
 )
 from eca_mmdet.reproduce.weights_folder import scan
 from eca_mmdet.utils.errors import UserError
+from eca_mmdet.utils.io import describe_file
 from tests.references.networks import (
     AuthorsResNet,
     detector_state,

@@ -21,7 +21,8 @@ from eca_mmdet.analysis.gates.values import Floats, GateValues, gate_values
 from eca_mmdet.catalog.mechanisms import MECHANISMS
 from eca_mmdet.inference.load import TrainedDetector
 from eca_mmdet.models.attention import ECANS, ECALayer, Gate
-from eca_mmdet.utils.errors import UserError, printable
+from eca_mmdet.utils.errors import UserError
+from eca_mmdet.utils.text import printable
 
 ClassesOf = Sequence[Collection[str]]
 """The names of the classes on each image."""

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from eca_mmdet.utils.errors import printable
+from eca_mmdet.utils.text import printable
 
 COLOURS = ('#0072b2', '#d55e00', '#009e73', '#cc79a7', '#e69f00', '#56b4e9', '#000000')
 """Okabe and Ito's, which the colour-blind tell apart; without their yellow."""

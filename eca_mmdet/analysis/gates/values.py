@@ -16,7 +16,8 @@ from torch import Tensor
 from eca_mmdet.datasets.images import open_images
 from eca_mmdet.inference.load import TrainedDetector
 from eca_mmdet.models.attention import Gate
-from eca_mmdet.utils.errors import UserError, clipped
+from eca_mmdet.utils.errors import UserError
+from eca_mmdet.utils.text import clipped
 
 Floats = npt.NDArray[np.float64]
 

@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from eca_mmdet.utils.errors import WeightsError, clipped
+from eca_mmdet.utils.errors import WeightsError
+from eca_mmdet.utils.text import clipped
 
 _SHOWN = 6
 

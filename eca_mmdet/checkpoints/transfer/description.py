@@ -18,7 +18,8 @@ from eca_mmdet.checkpoints.io import WeightFile
 from eca_mmdet.checkpoints.transfer.class_layers import build_empty, find_class_layers
 from eca_mmdet.checkpoints.transfer.class_names import listed, read_names
 from eca_mmdet.checkpoints.transfer.plan import Start, plan_start
-from eca_mmdet.utils.errors import WeightsError, clipped
+from eca_mmdet.utils.errors import WeightsError
+from eca_mmdet.utils.text import clipped
 
 
 def tell(start: Start, file: WeightFile, model: Mapping[str, Tensor]) -> list[str]:

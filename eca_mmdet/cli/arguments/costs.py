@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from eca_mmdet.cli.arguments.types import Commands, at_least_1, positive
+from eca_mmdet.cli.common import Commands, at_least_1, positive
 
 
 def add_complexity(commands: Commands) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from eca_mmdet.cli.arguments.types import Commands
+from eca_mmdet.cli.common import Commands
 
 
 def add_doctor(commands: Commands) -> None:

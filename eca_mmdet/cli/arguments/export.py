@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from eca_mmdet.cli.arguments.types import Commands
+from eca_mmdet.cli.common import Commands
 
 
 def add_export(commands: Commands) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from eca_mmdet.cli.arguments.types import Commands, count, fraction
+from eca_mmdet.cli.common import Commands, count, fraction
 
 
 def add_eval(commands: Commands) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from eca_mmdet.cli.arguments.types import Commands, at_least_1, seed, share
+from eca_mmdet.cli.common import Commands, at_least_1, seed, share
 
 
 def add_init(commands: Commands) -> None:

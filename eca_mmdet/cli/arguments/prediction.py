@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from eca_mmdet.cli.arguments.types import Commands, at_least_1, fraction
+from eca_mmdet.cli.common import Commands, at_least_1, fraction
 
 
 def add_predict(commands: Commands) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from eca_mmdet.cli.arguments.types import Commands, count
+from eca_mmdet.cli.common import Commands, count
 
 
 def add_report(commands: Commands) -> None:

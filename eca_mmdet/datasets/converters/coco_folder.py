@@ -11,7 +11,8 @@ from typing import Any
 
 from eca_mmdet.datasets.converters.source import SPLITS
 from eca_mmdet.datasets.entries import is_image
-from eca_mmdet.utils.errors import UserError, clipped
+from eca_mmdet.utils.errors import UserError
+from eca_mmdet.utils.text import clipped
 
 _OTHERS = ('captions_', 'person_keypoints_', 'panoptic_', 'stuff_', 'image_info_')
 """COCO's files of the same images that are not those of instances."""

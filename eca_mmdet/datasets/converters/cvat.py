@@ -22,7 +22,8 @@ from eca_mmdet.datasets.converters.source import (
 )
 from eca_mmdet.datasets.converters.xml_files import parse, root_tag
 from eca_mmdet.datasets.entries import Size, is_drawable_size
-from eca_mmdet.utils.errors import UserError, clipped
+from eca_mmdet.utils.errors import UserError
+from eca_mmdet.utils.text import clipped
 
 _NO_OBJECTS = frozenset(('tag', 'attribute'))
 

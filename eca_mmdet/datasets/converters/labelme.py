@@ -27,8 +27,9 @@ from eca_mmdet.datasets.converters.source import (
     supervision_formats,
 )
 from eca_mmdet.datasets.entries import Entry, Size
-from eca_mmdet.utils.errors import UserError, clipped
-from eca_mmdet.utils.reading import read_json_bytes
+from eca_mmdet.utils.errors import UserError
+from eca_mmdet.utils.io import read_json_bytes
+from eca_mmdet.utils.text import clipped
 
 _CIRCLE_POINTS = 64
 

@@ -11,7 +11,8 @@ from typing import Any, Literal
 
 from eca_mmdet.datasets.entries import Size
 from eca_mmdet.datasets.images import open_images
-from eca_mmdet.utils.errors import MissingPackageError, clipped
+from eca_mmdet.utils.errors import MissingPackageError
+from eca_mmdet.utils.text import clipped
 
 Kind = Literal['coco', 'yolo', 'voc', 'labelme', 'cvat']
 

@@ -7,8 +7,9 @@ from typing import Any
 from xml.etree.ElementTree import ParseError
 
 from eca_mmdet.datasets.converters.source import Told
-from eca_mmdet.utils.errors import MissingPackageError, UserError, clipped
-from eca_mmdet.utils.reading import read_file
+from eca_mmdet.utils.errors import MissingPackageError, UserError
+from eca_mmdet.utils.io import read_file
+from eca_mmdet.utils.text import clipped
 
 _MOST_BYTES = 1 << 28
 

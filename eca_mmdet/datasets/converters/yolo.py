@@ -19,8 +19,9 @@ from eca_mmdet.datasets.converters.source import (
 )
 from eca_mmdet.datasets.converters.yolo_description import Description, describe
 from eca_mmdet.datasets.entries import Size
-from eca_mmdet.utils.errors import UserError, clipped
-from eca_mmdet.utils.reading import read_file
+from eca_mmdet.utils.errors import UserError
+from eca_mmdet.utils.io import read_file
+from eca_mmdet.utils.text import clipped
 
 _MOST_BYTES = 1 << 26
 """Of the labels of one image."""

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from eca_mmdet.datasets.converters.source import files_below, split_folders
-from eca_mmdet.utils.errors import MissingPackageError, UserError, clipped
-from eca_mmdet.utils.reading import read_file
+from eca_mmdet.utils.errors import MissingPackageError, UserError
+from eca_mmdet.utils.io import read_file
+from eca_mmdet.utils.text import clipped
 
 _MOST_BYTES = 1 << 24
 _STEMS = ('data', 'dataset')

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -22,7 +21,6 @@ from eca_mmdet.datasets.images import ImageFiles
 from eca_mmdet.datasets.repair.ids import merge_categories, renumber, whole_ids
 from eca_mmdet.datasets.repair.objects import mend
 from eca_mmdet.utils.errors import UserError
-from eca_mmdet.utils.io import whole_file
 
 Done = Counter[str]
 """How often each repair was made, by what it says to the user."""
@@ -134,19 +132,3 @@ def require_new(path: Path, source: Path) -> None:
         )
     if os.path.lexists(path):
         raise UserError(f'--fix {path} exists already; write to another name.')
-
-
-def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write the whole file or nothing.
-
-    Raises:
-        UserError: the folder is not there or the disk is full.
-    """
-    try:
-        with whole_file(path) as partial:
-            partial.write_text(json.dumps(content), encoding='utf-8')
-    except OSError as error:
-        raise UserError(
-            f'--fix {path} cannot be written ({error.strerror}). Nothing was left '
-            'there; check the folder and the space on its disk.'
-        ) from error

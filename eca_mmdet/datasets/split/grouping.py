@@ -17,7 +17,8 @@ from eca_mmdet.datasets.entries import (
     is_category,
     is_image,
 )
-from eca_mmdet.utils.errors import UserError, clipped
+from eca_mmdet.utils.errors import UserError
+from eca_mmdet.utils.text import clipped
 
 
 @dataclasses.dataclass(frozen=True)

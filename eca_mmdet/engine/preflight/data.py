@@ -18,7 +18,8 @@ from eca_mmdet.datasets.rules.categories import check_classes, compare_splits
 from eca_mmdet.datasets.rules.check import check_annotations
 from eca_mmdet.datasets.rules.faults import Fault, Severity
 from eca_mmdet.engine.preflight.model import check_num_classes, evaluators, parts
-from eca_mmdet.utils.errors import FaultsError, UserError, printable
+from eca_mmdet.utils.errors import FaultsError, UserError
+from eca_mmdet.utils.text import printable
 
 _RENUMBERING = ('CocoTableMetric', 'V1CocoMetric')
 """Metrics that do not read annotation ids and take a missing iscrowd for 0."""

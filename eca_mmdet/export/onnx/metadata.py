@@ -11,7 +11,8 @@ from collections.abc import Callable
 from typing import Any
 
 from eca_mmdet.export.preprocess import MOST_AREA, ImageRule
-from eca_mmdet.utils.errors import UserError, clipped
+from eca_mmdet.utils.errors import UserError
+from eca_mmdet.utils.text import clipped
 
 KEY = 'eca_mmdet'
 """Of the metadata in the file."""

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from eca_mmdet import __version__
-from eca_mmdet.checkpoints.io import sha256_of
 from eca_mmdet.export.onnx.metadata import FORMAT, fault
 from eca_mmdet.utils.errors import UserError
+from eca_mmdet.utils.io import sha256_of
 
 _THRESHOLDS = ('mask_threshold', 'score_threshold', 'nms_iou', 'max_per_image')
 _KEPT = ('LoadImageFromFile', 'LoadAnnotations', 'PackDetInputs', 'Resize')

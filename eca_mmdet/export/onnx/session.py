@@ -16,8 +16,9 @@ from eca_mmdet.export.onnx.metadata import (
     parse_metadata,
 )
 from eca_mmdet.export.preprocess import ImageRule
-from eca_mmdet.utils.errors import MissingPackageError, UserError, clipped
-from eca_mmdet.utils.reading import require_regular
+from eca_mmdet.utils.errors import MissingPackageError, UserError
+from eca_mmdet.utils.io import require_regular
+from eca_mmdet.utils.text import clipped
 
 Form = dict[str, tuple[str, int]]
 

@@ -1,0 +1,15 @@
+"""Text from files and other programs, made safe to print."""
+
+from __future__ import annotations
+
+
+def printable(text: str) -> str:
+    """Return one line; control characters are shown as escapes."""
+    return ''.join(char if char.isprintable() else repr(char)[1:-1] for char in text)
+
+
+def clipped(text: str, most: int = 60) -> str:
+    """Return printable text of about ``most`` characters, its middle left out."""
+    if len(text) > most:
+        text = f'{text[: most * 2 // 3]} ... {text[-(most // 3 - 5) :]}'
+    return printable(text)
