@@ -1,4 +1,6 @@
-# make demo: train and evaluate a small detector.  make test: the tests.  make lint
+# make demo: train and evaluate a small detector
+# make test: the tests; test-all: the long sweeps as well; test-fast: those of a change
+# make lint: format, style, types, layers
 PYTHON ?= python3
 VENV := .venv
 # The second line of mmdet, beside the first: its own packages, torch borrowed.
@@ -10,14 +12,31 @@ export MMCV_WITH_OPS := 0
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 unexport PIP_NO_BUILD_ISOLATION
 
-.PHONY: demo test lint clean
+.PHONY: demo test test-slow test-all test-fast second-line lint clean
 demo: $(VENV)/.demo-stamp
 	$(BIN)/eca-mmdet demo
 
+PYTEST := -m pytest -n 2 --dist worksteal
+
 test: $(VENV)/.test-stamp
-	$(BIN)/python -m pytest -n 2 --dist worksteal
+	$(BIN)/python $(PYTEST) -m 'not slow'
+	$(MAKE) second-line MARKED='openmmlab and not slow'
+
+# The long sweeps, which `make test` leaves out.
+test-slow: $(VENV)/.test-stamp
+	$(BIN)/python $(PYTEST) -m slow
+	$(MAKE) second-line MARKED='openmmlab and slow'
+
+test-all: test test-slow
+
+# The quick tests of what has changed since the last commit, or of PATHS="...".
+test-fast: $(VENV)/.test-stamp
+	$(BIN)/python $(PYTEST) -m 'not slow' \
+	  $$($(BIN)/python tools/tests_of.py $(PATHS))
+
+second-line:
 	if $(MAKE) $(OPENMMLAB)/.stamp; then \
-	  $(OPENMMLAB)/bin/python -m pytest -n 2 --dist worksteal -m openmmlab; \
+	  $(OPENMMLAB)/bin/python $(PYTEST) -m '$(MARKED)'; \
 	else \
 	  echo 'NOT TESTED: mmdet 3.3.0 and mmcv-lite 2.1.0 could not be installed'; \
 	fi
@@ -26,6 +45,7 @@ lint: $(VENV)/.test-stamp
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 	$(BIN)/python tools/update_readme.py --check
 
 $(VENV)/bin/python:
