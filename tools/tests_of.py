@@ -2,8 +2,8 @@
 
     python tools/tests_of.py [PATH ...]
 
-Without paths: what differs from the last commit, untracked files included. A package has
-its tests in the folder of its name; files elsewhere are covered by the tests of the
+Without paths: what differs from the last commit, untracked files included. Each package
+has its tests in the folder of its name; other files are covered by the tests of the
 repository itself (tests/test_*.py).
 """
 
