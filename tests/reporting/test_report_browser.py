@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
-from tests.report.test_report_broken import NASTY
+from tests.reporting.test_report_broken import NASTY
 from tests.support.browser import Browser
 from tests.support.report_runs import STAMP, Page, write_run
 
