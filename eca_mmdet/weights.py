@@ -1,4 +1,4 @@
-"""Alias of :mod:`eca_mmdet.checkpoints`, under its name before 0.2."""
+"""Alias of :mod:`eca_mmdet.checkpoints`, whose former name it is."""
 
 from __future__ import annotations
 

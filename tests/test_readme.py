@@ -9,7 +9,7 @@ import yaml
 
 from eca_mmdet.catalog import configs as paths
 from eca_mmdet.catalog.download_links import SOURCES
-from eca_mmdet.cli.arguments import build_parser
+from eca_mmdet.cli.parser import build_parser
 from tests.conftest import REPOSITORY
 
 WEIGHTS = (REPOSITORY / 'docs' / 'weights.md').read_text()

@@ -9,7 +9,7 @@ import subprocess
 
 import pytest
 
-from eca_mmdet.cli.arguments import build_parser
+from eca_mmdet.cli.parser import build_parser
 from eca_mmdet.engine import config as launch
 from eca_mmdet.engine import distributed as processes
 from tests.conftest import PYTHON, REPOSITORY
