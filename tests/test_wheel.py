@@ -46,7 +46,8 @@ def test_wheel_offers_the_operators_at_start(wheel):
 def test_wheel_carries_the_page(wheel):
     folder = REPOSITORY / 'eca_mmdet' / 'reporting' / 'assets'
     for file in folder.iterdir():
-        assert wheel.read(f'eca_mmdet/reporting/assets/{file.name}') == file.read_bytes()
+        name = f'eca_mmdet/reporting/assets/{file.name}'
+        assert wheel.read(name) == file.read_bytes()
     assert len(list(folder.iterdir())) == 5
 
 
