@@ -1,41 +1,11 @@
-"""A detector that has learned six images by heart, and ONNX files run on any input."""
+"""Detectors of random weights, and ONNX files run on any input."""
 
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from eca_mmdet.demo import config
 from tests import detectors
-
-STEPS = 40
-
-
-def learn(data):
-    """Return the config of a Mask R-CNN that finds the objects of ``data``, and it."""
-    from mmdet.registry import DATASETS, MODELS
-    from mmengine.dataset import pseudo_collate
-
-    cfg = config.compose('mask', 'eca', 18, Path(data), 0)
-    for loader in ('val', 'test'):
-        cfg[f'{loader}_dataloader'].dataset.pipeline[1].scale = (128, 96)
-    torch.manual_seed(0)
-    model = MODELS.build(cfg.model)
-    dataset = cfg.val_dataloader.dataset.to_dict()
-    images = DATASETS.build({**dataset, 'test_mode': False})
-    batch = pseudo_collate([images[index] for index in range(len(images))])
-    batch = model.data_preprocessor(batch, True)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)
-    for _ in range(STEPS):
-        losses = model.loss(batch['inputs'], batch['data_samples'])
-        parts = [v for k, v in losses.items() if 'loss' in k]
-        loss = sum(sum(v) if isinstance(v, list) else v for v in parts)
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 10)
-        optimizer.step()
-    model.train(False)
-    return cfg, model
 
 
 def save(folder, cfg, model, classes=('circle', 'square', 'triangle')):
