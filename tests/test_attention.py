@@ -9,13 +9,13 @@ from torch import nn
 from tests.attention_cases import (
     LAYERS,
     WITH_NORM,
-    assert_near,
     build,
     expected,
     image,
     plain,
 )
 from tests.attention_references import fca_filters
+from tests.tolerances import assert_near
 
 ARGUMENTS = [
     ('ECALayer', dict(kernel_size=9)),
