@@ -6,6 +6,7 @@ import numpy as np
 import torch
 
 from tests import detectors
+from tests.tolerances import matching_order
 
 
 def save(folder, cfg, model, classes=('circle', 'square', 'triangle')):
@@ -72,7 +73,8 @@ def assert_same_objects(found, model, images, samples, least=1):
         rest = {name: values[index, count:] for name, values in found.items()}
         assert not rest['scores'].any() and not rest['boxes'].any()
         assert (rest['labels'] == -1).all()
-        order = _order(found, index, objects)
+        places = [found[name][index, :count] for name in ('boxes', 'labels')]
+        order = matching_order(*places, objects.bboxes, objects.labels)
         own = {name: values[index, order] for name, values in found.items()}
         np.testing.assert_array_equal(own['labels'], objects.labels)
         np.testing.assert_allclose(own['scores'], objects.scores, atol=1e-4)
@@ -83,20 +85,6 @@ def assert_same_objects(found, model, images, samples, least=1):
             np.testing.assert_allclose(own['masks'], logits.sigmoid(), atol=1e-3)
             assert not rest['masks'].any()
     assert total >= least
-
-
-def _order(found, index, objects):
-    """Return which of the file is each of mmdet's: equal scores have no order."""
-    count = len(objects)
-    boxes, labels = found['boxes'][index, :count], found['labels'][index, :count]
-    far = np.abs(objects.bboxes.numpy()[:, None] - boxes).max(2)
-    far = far + 1e6 * (objects.labels.numpy()[:, None] != labels)
-    order = far.argmin(1) if count else np.zeros(0, int)
-    assert sorted(order) == list(range(count))
-    np.testing.assert_allclose(
-        found['scores'][index, :count], objects.scores, atol=1e-4
-    )
-    return order
 
 
 def _mask_logits(model, images, index, objects):

@@ -42,3 +42,21 @@ def assert_near_gradients(got, expected, tolerance):
         assert (got[name] is None) == (value is None), name
         if value is not None:
             assert_near(got[name], value, tolerance, name, scale=1e-3 * largest)
+
+
+def matching_order(boxes, labels, expected_boxes, expected_labels):
+    """Return the index of each expected box among the boxes.
+
+    Boxes that are sorted by score come in an order that depends on the CPU where
+    scores differ by rounding only.
+    """
+    assert len(boxes) == len(labels) == len(expected_boxes) == len(expected_labels)
+    if not len(boxes):
+        return torch.zeros(0, dtype=torch.long)
+    boxes, expected_boxes = map(torch.as_tensor, (boxes, expected_boxes))
+    labels, expected_labels = map(torch.as_tensor, (labels, expected_labels))
+    distance = (boxes - expected_boxes[:, None]).abs().amax(2)
+    distance[labels != expected_labels[:, None]] = torch.inf
+    order = distance.argmin(1)
+    assert sorted(order.tolist()) == list(range(len(boxes)))
+    return order
