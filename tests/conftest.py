@@ -7,7 +7,8 @@ import signal
 import sys
 from pathlib import Path
 
-os.environ.setdefault('OMP_NUM_THREADS', '1')
+# Rounding depends on the number of threads: ECA_MMDET_TEST_THREADS=2 tests with two.
+os.environ['OMP_NUM_THREADS'] = os.environ.get('ECA_MMDET_TEST_THREADS', '1')
 os.environ['HF_HUB_OFFLINE'] = '1'
 
 import pytest
@@ -23,7 +24,7 @@ COCO_TINY = REPOSITORY.parent / 'shared' / 'data' / 'coco_tiny'
 @pytest.fixture(autouse=True)
 def repeatable():
     torch.manual_seed(0)
-    torch.set_num_threads(1)
+    torch.set_num_threads(int(os.environ['OMP_NUM_THREADS']))
 
 
 @pytest.fixture(scope='session', autouse=True)

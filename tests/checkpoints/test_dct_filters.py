@@ -9,6 +9,7 @@ import torch
 from eca_mmdet.checkpoints.conversion import convert
 from eca_mmdet.checkpoints.inspection import inspect
 from eca_mmdet.utils.errors import WeightsError
+from tests.tolerances import assert_near
 
 TINY = dict(base_channels=16, stem_channels=16)
 X = (0, 0, 6, 0, 0, 1, 1, 4, 5, 1, 3, 0, 0, 0, 3, 2)
@@ -81,12 +82,8 @@ def test_filters_are_the_authors(mmdet_ready):
     from eca_mmdet.models.attention import FcaNet
 
     for channels, size in ((256, 56), (1024, 14), (2048, 7)):
-        torch.testing.assert_close(
-            FcaNet(channels, size=size).filters(),
-            authors_filters(channels, size),
-            atol=1e-6,
-            rtol=0,
-        )
+        filters = FcaNet(channels, size=size).filters()
+        assert_near(filters, authors_filters(channels, size), 1e-6)
 
 
 @pytest.mark.parametrize('depth', [18, 34, 50, 101])

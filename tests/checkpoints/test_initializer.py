@@ -16,6 +16,7 @@ from tests.references.networks import (
     randomise,
     save_as_the_authors,
 )
+from tests.tolerances import assert_near
 
 pytestmark = pytest.mark.openmmlab
 
@@ -80,7 +81,7 @@ def test_features_are_those_of_the_authors_network(backbone, tmp_path, depth, si
     x = torch.randn(2, 3, 64, 96, dtype=torch.float64)
     with torch.no_grad():
         for ours, theirs in zip(model(x), reference.features(x), strict=True):
-            torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-9)
+            assert_near(ours, theirs, 1e-9)
 
 
 def test_every_tensor_comes_from_the_file(backbone, authors_file, log):
@@ -333,7 +334,7 @@ def test_the_authors_mobilenet(mmdet_ready, tmp_path, log):
     x = torch.randn(2, 3, 64, 96)
     with torch.no_grad():
         for ours, theirs in zip(model(x), reference.maps(x), strict=True):
-            torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
+            assert_near(ours, theirs, 1e-5)
     refuses(ECAMobileNetV2(kernel_sizes=3), file, r'kernel_sizes=\(1, 1, 1, 1, 3, 3, 3')
     from eca_mmdet import ECAResNet
 

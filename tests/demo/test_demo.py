@@ -33,7 +33,8 @@ def test_quick_demo_leaves_a_complete_run_folder(tmp_path):
     assert f'{config.QUICK_ITERATIONS}/{config.QUICK_ITERATIONS}  loss' in done.stdout
     record = json.loads((out / 'metrics.json').read_text())
     assert len(record['losses']) == config.QUICK_ITERATIONS
-    # Twelve steps from random weights: the loss falls.
+    # Twelve steps from random weights more than halve the loss: rounding, which differs
+    # between CPUs, is far from making it 0.8.
     assert np.mean(record['losses'][-3:]) < 0.8 * np.mean(record['losses'][:3])
     rows = {task: one['metrics'] for task, one in record['results'].items()}
     assert set(rows) == {'bbox', 'segm'}

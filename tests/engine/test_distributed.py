@@ -15,7 +15,7 @@ from tests.support.ranks import environments
 
 # Two processes must add up to one: every anchor and every proposal counts, so that
 # nothing is drawn at random and both divide their losses by the same numbers; no norm
-# looks at its batch.
+# looks at its batch, and no proposal is suppressed, where rounding could decide.
 TINY = """
 _base_ = {base!r}
 custom_imports = dict(imports=['eca_mmdet', 'tests.support.loss_record'])
@@ -31,7 +31,7 @@ model = dict(
         rpn=dict(
             assigner=dict(pos_iou_thr=0.5, neg_iou_thr=0.5),
             sampler=dict(num=10**6, pos_fraction=1.0)),
-        rpn_proposal=dict(nms_pre=200, max_per_img=20),
+        rpn_proposal=dict(nms_pre=200, max_per_img=20, nms=dict(iou_threshold=1.0)),
         rcnn=dict(
             sampler=dict(num=10**6, pos_fraction=1.0, add_gt_as_proposals=False))),
     test_cfg=dict(rcnn=dict(score_thr=0.0)))
@@ -114,14 +114,13 @@ def test_two_processes_train_as_one_with_twice_the_batch(place, ranks, one, two)
     words = ('train', place / 'tiny.py', '--work-dir', place / 'turned')
     ranks.run(*words, '--cfg-options', options)
     noise = distance(weights(one, 4), weights(place / 'turned', 4))
-    assert 0 < noise < 1e-6
+    assert 0 < noise < 1e-4 * distance(weights(one, 2), weights(one, 4))
 
     found = (losses(two, 0) + losses(two, 1)) / 2
-    np.testing.assert_allclose(found, losses(one), rtol=2e-6)
+    np.testing.assert_allclose(found, losses(one), rtol=1e-5)
     assert np.abs(losses(two, 0) - losses(two, 1)).max() > 0.01  # not the same images
     for step in (2, 4):
         assert distance(weights(one, step), weights(two, step)) < 10 * noise
-    assert distance(weights(one, 2), weights(one, 4)) > 1e4 * noise
 
 
 @pytest.mark.slow
@@ -129,18 +128,19 @@ def test_two_processes_train_as_one_with_twice_the_batch(place, ranks, one, two)
 def test_resumed_with_another_number_of_processes(place, ranks, one, two):
     """1 -> 2 and 2 -> 1 processes end where those end that never stopped."""
     end = weights(one, 4)
+    noise = 1e-4 * distance(weights(one, 2), end)
     more, fewer = place / 'more', place / 'fewer'
     words = ('train', place / 'tiny.py', '--work-dir', more)
     resume = ('--resume', one / 'iter_2.pth')
     job = ranks.run(*words, *resume, *HALF, ranks=environments(2))
     assert 'resumed: 4 images a step as before' in job.output(0)
-    assert distance(weights(more, 4), end) < 1e-6
+    assert distance(weights(more, 4), end) < noise
     np.testing.assert_allclose(
-        (losses(more, 0) + losses(more, 1)) / 2, losses(one)[2:], rtol=2e-6
+        (losses(more, 0) + losses(more, 1)) / 2, losses(one)[2:], rtol=1e-5
     )
     words = ('train', place / 'tiny.py', '--work-dir', fewer)
     ranks.run(*words, '--resume', two / 'iter_2.pth')
-    assert distance(weights(fewer, 4), end) < 1e-6
+    assert distance(weights(fewer, 4), end) < noise
 
 
 @pytest.mark.slow

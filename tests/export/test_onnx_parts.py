@@ -11,6 +11,7 @@ from eca_mmdet.catalog.mechanisms import KEYS
 from eca_mmdet.export.verify.samples import make_batches
 from eca_mmdet.utils.errors import UserError
 from tests.support import exporting
+from tests.tolerances import assert_near
 
 pytest.importorskip('onnx')
 pytest.importorskip('onnxruntime')
@@ -259,8 +260,7 @@ def _assert_features(path, backbone, sizes=((2, 160, 224), (1, 192, 160))):
         with torch.no_grad():
             wanted = backbone(images)
         for one, other in zip(wanted, found.values(), strict=True):
-            largest = float(one.abs().max())
-            np.testing.assert_allclose(other, one, atol=1e-5 * largest, rtol=0)
+            assert_near(other, one, 1e-5)
 
 
 @pytest.mark.parametrize('key', ['none', *KEYS])

@@ -12,6 +12,7 @@ from torch import nn
 from eca_mmdet.catalog.configs import resolve_config
 from eca_mmdet.utils.errors import UserError
 from tests.cli.test_train import DEMO, shapes_options
+from tests.tolerances import assert_near
 
 pytestmark = pytest.mark.openmmlab
 
@@ -75,7 +76,7 @@ def test_fusion_by_itself_is_exact(detector):
         for one, other in zip(
             expected, fused.extract_feat(image().double()), strict=True
         ):
-            torch.testing.assert_close(other, one, rtol=1e-9, atol=1e-9)
+            assert_near(other, one, 1e-9)
 
 
 def test_layers_in_another_order_are_refused(detector):

@@ -10,12 +10,12 @@ from tests.references.attention import fca_filters
 from tests.support.attention_cases import (
     LAYERS,
     WITH_NORM,
-    assert_near,
     build,
     expected,
     image,
     plain,
 )
+from tests.tolerances import assert_near
 
 ARGUMENTS = [
     ('ECALayer', dict(kernel_size=9)),

@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch.func import functional_call
 
-from tests.support.attention_cases import LAYERS, assert_near, build, image
+from tests.support.attention_cases import LAYERS, build, image
+from tests.tolerances import assert_near, assert_near_gradients
 
 # A softmax does not see what is added to all its inputs: the bias of these has no
 # gradient by the formula.
@@ -108,7 +109,7 @@ def test_autocast(name, dtype):
     with torch.autocast('cpu', torch.bfloat16):
         got = layer(x)
     assert got.dtype == dtype
-    assert_near(got, wanted, 0.03 * wanted.abs().max())
+    assert_near(got, wanted, 0.03)
 
 
 @pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
@@ -120,7 +121,7 @@ def test_half_precision(name, kwargs, dtype):
     got = layer.to(dtype)(x)
     assert got.dtype == dtype
     share = 0.01 if dtype == torch.float16 else 0.05
-    assert_near(got, wanted, share * wanted.abs().max())
+    assert_near(got, wanted, share)
 
 
 @pytest.mark.parametrize(('name', 'kwargs'), CASES)
@@ -137,8 +138,8 @@ def test_compiles(name, kwargs):
     gradients = [
         torch.autograd.grad((out * weights).sum(), leaves) for out in (wanted, got)
     ]
-    for one, other in zip(*gradients, strict=True):
-        assert_near(other, one, 1e-4 * max(1, one.abs().max().item()))
+    expected, found = (dict(enumerate(one)) for one in gradients)
+    assert_near_gradients(found, expected, 1e-4)
 
 
 @contextlib.contextmanager

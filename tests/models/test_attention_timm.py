@@ -7,7 +7,8 @@ import types
 import pytest
 from torch import nn
 
-from tests.support.attention_cases import assert_near, build, image
+from tests.support.attention_cases import build, image
+from tests.tolerances import assert_near
 
 
 def copied(to, source, names):

@@ -8,6 +8,7 @@ import torch
 from eca_mmdet.catalog.mechanisms import KEYS, MECHANISMS, find_mechanism
 from eca_mmdet.checkpoints.inspection import inspect
 from eca_mmdet.utils.errors import UserError, WeightsError
+from tests.tolerances import assert_near
 
 TINY = dict(base_channels=16, stem_channels=16)
 WITHOUT_WEIGHTS = ('se-var1', 'ge-theta-minus')
@@ -125,7 +126,7 @@ def test_layers_that_add_start_as_the_identity(backbone, file_of, key, depth):
         plain.eval()
         model.eval()
         for ours, wanted in zip(model(x), plain(x), strict=True):
-            torch.testing.assert_close(ours, wanted, rtol=1e-4, atol=1e-5)
+            assert_near(ours, wanted, 1e-5)
 
 
 @pytest.mark.parametrize('layer', ['DoubleAttention', 'ContextBlock', 'NonLocal2d'])

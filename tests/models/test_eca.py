@@ -6,6 +6,7 @@ import torch
 import torch._dynamo.testing
 
 from eca_mmdet import ECALayer, SqueezeExcite, eca_kernel_size
+from tests.tolerances import assert_near
 
 
 def eca_loop(x, weight):
@@ -31,9 +32,8 @@ def test_layer_equals_numpy_loop(kernel_size, shape):
     layer = ECALayer(shape[1], kernel_size).double()
     x = torch.randn(shape, dtype=torch.float64)
     expected = eca_loop(x.numpy(), layer.conv.weight.detach().numpy().ravel())
-    np.testing.assert_allclose(layer(x).detach().numpy(), expected, atol=1e-12)
-    in_float32 = layer.float()(x.float()).detach().numpy()
-    np.testing.assert_allclose(in_float32, expected, atol=1e-6)
+    assert_near(layer(x), expected, 1e-12)
+    assert_near(layer.float()(x.float()), expected, 1e-6)
 
 
 @pytest.mark.parametrize(
@@ -78,7 +78,7 @@ def test_layers_keep_float32_under_autocast(layer_type):
     with torch.autocast('cpu', torch.bfloat16):
         y = layer(x)
     assert y.dtype == torch.float32
-    torch.testing.assert_close(y, layer(x), atol=2e-2, rtol=0)
+    assert_near(y, layer(x), 1e-2)
 
 
 @pytest.mark.parametrize('layer_type', [ECALayer, SqueezeExcite])
@@ -96,7 +96,7 @@ def test_layer_compiles_once_for_all_sizes():
     compiled = torch.compile(layer, backend=counter, fullgraph=True, dynamic=None)
     for size in (8, 9, 10, 11):
         x = torch.randn(2, 16, size, size + 3)
-        torch.testing.assert_close(compiled(x), layer(x))
+        assert_near(compiled(x), layer(x), 1e-6)
     # One graph for the first size, one with symbolic sizes for every other.
     assert counter.frame_count <= 2
 
@@ -109,7 +109,7 @@ def test_squeeze_excite_by_hand():
     pooled = x.numpy().mean(axis=(2, 3))
     gate = 1 / (1 + np.exp(-np.maximum(pooled @ first.T, 0) @ second.T))
     expected = x.numpy() * gate[:, :, None, None]
-    np.testing.assert_allclose(layer(x).detach().numpy(), expected, atol=1e-12)
+    assert_near(layer(x), expected, 1e-12)
 
 
 def test_squeeze_excite_has_no_bias():

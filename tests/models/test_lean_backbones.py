@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from tests.conftest import PYTHON, REPOSITORY
+from tests.tolerances import assert_near, assert_near_gradients
 
 SE = dict(cfg=dict(type='SqueezeExcite', ratio=4), position='after_conv3')
 SE_BASIC = dict(SE, position='after_conv2')
@@ -108,20 +109,8 @@ def step(model, x):
 def assert_equal_steps(expected, got, tolerance=1e-10):
     for one, other in zip(expected[0], got[0], strict=True):
         assert one.dtype == other.dtype
-        close(other, one, tolerance, 'features')
-    assert expected[1].keys() == got[1].keys()
-    # A bias before batch statistics has no gradient but what rounding leaves.
-    largest = max(one.abs().max() for one in expected[1].values() if one is not None)
-    for name, one in expected[1].items():
-        other = got[1][name]
-        assert (one is None) == (other is None), name
-        if one is not None:
-            close(other, one, tolerance, name, 1e-3 * tolerance * largest)
-
-
-def close(got, expected, tolerance, name, absolute=0):
-    error = (got - expected).abs().max().item()
-    assert error <= tolerance * expected.abs().max().item() + absolute, (name, error)
+        assert_near(other, one, tolerance, 'features')
+    assert_near_gradients(got[1], expected[1], tolerance)
 
 
 @pytest.mark.openmmlab
@@ -142,7 +131,7 @@ def test_lean_is_plain(build, name, norm_eval, form):
         for model in (plain, lean):
             model.eval()
         for one, other in zip(plain(x), lean(x), strict=True):
-            close(other, one, 1e-10, 'inference')
+            assert_near(other, one, 1e-10, 'inference')
 
 
 @pytest.mark.parametrize('name', COMMON)
@@ -152,7 +141,7 @@ def test_float32(build, name):
     lean = build(name).float()
     features, gradients = step(lean, image(dtype=torch.float32))
     for one, other in zip(exact[0], features, strict=True):
-        close(other.double(), one, 1e-5, 'features')
+        assert_near(other.double(), one, 1e-5, 'features')
     for key, value in exact[1].items():
         error = (gradients[key].double() - value).norm() / value.norm()
         assert error <= 1e-5, (key, error)
@@ -202,7 +191,7 @@ def test_frozen_stages(build, name):
     ):
         assert (one.grad is None) == (other.grad is None), key
         if one.grad is not None:
-            close(other.grad, one.grad, 1e-10, key)
+            assert_near(other.grad, one.grad, 1e-10, key)
 
 
 @pytest.mark.parametrize('name', COMMON)
@@ -216,7 +205,7 @@ def test_used_twice_and_accumulated(build, name):
         loss_of(model(image().flip(2))).backward()
         gradients.append({key: one.grad for key, one in model.named_parameters()})
     for key, one in gradients[0].items():
-        close(gradients[1][key], one, 1e-10, key)
+        assert_near(gradients[1][key], one, 1e-10, key)
 
 
 def autocast_errors(model, dtype, exact):
@@ -264,7 +253,7 @@ def test_compile(build, name):
     assert_equal_steps(expected, ([f.detach() for f in features], {**got, 'x': x.grad}))
     with torch.no_grad():
         for one, other in zip(expected[0], compiled(image()), strict=True):
-            close(other, one, 1e-10, 'inference')
+            assert_near(other, one, 1e-10, 'inference')
 
 
 @pytest.mark.slow
@@ -286,7 +275,7 @@ def test_onnx(build, name, dynamo):
     got = session.run(None, {session.get_inputs()[0].name: x.numpy()})
     with torch.no_grad():
         for one, other in zip(model(x), got, strict=True):
-            close(torch.from_numpy(other), one, 1e-4, 'features')
+            assert_near(torch.from_numpy(other), one, 1e-4, 'features')
 
 
 @pytest.mark.parametrize('name', [*COMMON, 'group norm'])
@@ -294,7 +283,7 @@ def test_traced(build, name):
     model = build(name, evaluate=True)
     traced = torch.jit.trace(model, image())
     for one, other in zip(model(image(1)), traced(image(1)), strict=True):
-        close(other, one, 1e-10, 'features')
+        assert_near(other, one, 1e-10, 'features')
     if name != 'group norm':
         assert 'aten::batch_norm' in str(traced.inlined_graph)
 
@@ -307,7 +296,7 @@ def test_traced_symbolically(build, name):
     assert any(node.target == 'bn1' for node in traced.graph.nodes)
     with torch.no_grad():
         for one, other in zip(model(image()), traced(image()), strict=True):
-            close(other, one, 1e-10, 'features')
+            assert_near(other, one, 1e-10, 'features')
 
 
 @pytest.mark.openmmlab
@@ -322,7 +311,7 @@ def test_fused_for_inference(build, name):
         kinds = {type(one) for one in fused.modules()}
         assert nn.BatchNorm2d not in kinds
         for one, other in zip(expected, fused(image()), strict=True):
-            close(other, one, 1e-10, 'fused')
+            assert_near(other, one, 1e-10, 'fused')
 
 
 @pytest.mark.parametrize('name', COMMON)
@@ -353,7 +342,7 @@ def test_weights_that_change_are_followed(build, name):
         expected.load_state_dict(model.state_dict())
         assert not torch.allclose(before[-1], after[-1])
         for one, other in zip(expected(image()), after, strict=True):
-            close(other, one, 1e-10, 'features')
+            assert_near(other, one, 1e-10, 'features')
 
 
 @pytest.mark.openmmlab
@@ -404,4 +393,4 @@ def test_two_processes(build, tmp_path):
     sum(one.square().sum() for one in model(image())).backward()
     got = torch.load(tmp_path / 'out.pth')
     for key, one in model.named_parameters():
-        close(2 * got[key], one.grad, 1e-10, key)
+        assert_near(2 * got[key], one.grad, 1e-10, key)

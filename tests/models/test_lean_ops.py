@@ -16,9 +16,9 @@ from tests.support.lean_parts import (
     FORMATS,
     Parts,
     assert_same,
-    close,
     gradients,
 )
+from tests.tolerances import assert_near
 
 
 @pytest.fixture(params=['matrices', 'convolutions'])
@@ -177,7 +177,7 @@ def test_sequence():
     )
     layers = layers.double().eval()
     x = torch.randn(2, 4, 12, 14, dtype=torch.float64)
-    torch.testing.assert_close(sequence(x, layers), layers(x), rtol=1e-12, atol=1e-12)
+    assert_near(sequence(x, layers), layers(x), 1e-12)
     alone = nn.Conv2d(4, 2, 1).double()
     assert torch.equal(sequence(x, alone), alone(x))
 
@@ -262,7 +262,7 @@ def test_only_what_needs_a_gradient_gets_one(engine, frozen):
             for name, one in parts.leaves().items():
                 assert (one.grad is not None) == one.requires_grad, name
                 if one.grad is not None and name in gradient:
-                    close(one.grad, gradient[name], 1e-11, name)
+                    assert_near(one.grad, gradient[name], 1e-11, name)
                 gradient[name], one.grad = one.grad, None
 
 
@@ -276,7 +276,7 @@ def test_without_gradients_nothing_given_changes(engine):
                 expected = parts.ordinary()
             for mode in (torch.no_grad, torch.inference_mode):
                 with mode():
-                    close(parts.lean(), expected, 1e-12, kind)
+                    assert_near(parts.lean(), expected, 1e-12, kind)
             assert torch.equal(parts.x, x) and torch.equal(parts.shortcut, shortcut)
 
 
@@ -406,7 +406,7 @@ def test_backward_under_autocast(engine):
                 gradients_of.append({name: one.grad for name, one in leaves})
             for name, one in gradients_of[0].items():
                 if one is not None:
-                    close(gradients_of[1][name], one, 1e-6, name)
+                    assert_near(gradients_of[1][name], one, 1e-6, name)
 
 
 def test_half_precision_weights():
@@ -418,4 +418,4 @@ def test_half_precision_weights():
         parts.x, parts.shortcut = parts.x.bfloat16(), parts.shortcut.bfloat16()
         got = parts.lean()
     assert got.dtype == torch.bfloat16
-    close(got.float(), expected, 2e-2, 'output')
+    assert_near(got.float(), expected, 2e-2, 'output')

@@ -4,6 +4,8 @@ import pytest
 import torch
 from torch import nn
 
+from tests.tolerances import assert_near
+
 pytestmark = pytest.mark.openmmlab
 
 TINY = dict(base_channels=16)
@@ -105,7 +107,7 @@ def test_layers_of_a_stage(make, depth, memory):
             x = own.se_var3(x)
             stages.append(x)
         for ours, wanted in zip(model(picture()), stages, strict=True):
-            torch.testing.assert_close(ours, wanted, rtol=1e-4, atol=1e-4)
+            assert_near(ours, wanted, 1e-5)
 
 
 def test_layers_of_a_stage_are_frozen_with_it_and_keep_their_norms(make):

@@ -7,6 +7,7 @@ from torch import nn
 from eca_mmdet.catalog.architectures import D_LAYOUTS
 from eca_mmdet.checkpoints import convert
 from tests.references.networks import randomise
+from tests.tolerances import assert_near, assert_near_gradients
 
 SMALL = dict(stem=(6, 8, 16), depths=(1, 2, 1, 1), base_channels=4)
 
@@ -122,7 +123,7 @@ def test_names_of_mmdets_resnet_v1d(make):
     x = torch.randn(1, 3, 65, 64, dtype=torch.float64)
     with torch.no_grad():
         for ours, theirs in zip(model(x), v1d(x), strict=True):
-            torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-9)
+            assert_near(ours, theirs, 1e-9)
 
 
 @pytest.mark.openmmlab
@@ -162,8 +163,7 @@ class TestTraining:
             )
             sum(level.square().mean() for level in model(x)).backward()
             gradients.append({n: p.grad for n, p in model.named_parameters()})
-        for key, gradient in gradients[0].items():
-            torch.testing.assert_close(gradients[1][key], gradient, msg=key)
+        assert_near_gradients(gradients[1], gradients[0], 1e-9)
 
     def test_recomputes_blocks_only_with_checkpointing(self, make, name, arguments):
         counts = []

@@ -104,10 +104,3 @@ def expected(name, layer, x, **kwargs):
     return torch.from_numpy(
         reference(x.detach().double().numpy(), with_norms, training=layer.training)
     )
-
-
-def assert_near(got, wanted, tolerance):
-    """The largest difference is at most ``tolerance``."""
-    assert got.shape == wanted.shape
-    error = (got.detach().double() - wanted.detach().double()).abs().max().item()
-    assert error <= tolerance, error

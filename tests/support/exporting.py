@@ -1,41 +1,12 @@
-"""A detector that has learned six images by heart, and ONNX files run on any input."""
+"""Detectors of random weights, and ONNX files run on any input."""
 
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from eca_mmdet.demo import config
 from tests.support import detectors
-
-STEPS = 40
-
-
-def learn(data):
-    """Return the config of a Mask R-CNN that finds the objects of ``data``, and it."""
-    from mmdet.registry import DATASETS, MODELS
-    from mmengine.dataset import pseudo_collate
-
-    cfg = config.compose('mask', 'eca', 18, Path(data), 0)
-    for loader in ('val', 'test'):
-        cfg[f'{loader}_dataloader'].dataset.pipeline[1].scale = (128, 96)
-    torch.manual_seed(0)
-    model = MODELS.build(cfg.model)
-    dataset = cfg.val_dataloader.dataset.to_dict()
-    images = DATASETS.build({**dataset, 'test_mode': False})
-    batch = pseudo_collate([images[index] for index in range(len(images))])
-    batch = model.data_preprocessor(batch, True)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)
-    for _ in range(STEPS):
-        losses = model.loss(batch['inputs'], batch['data_samples'])
-        parts = [v for k, v in losses.items() if 'loss' in k]
-        loss = sum(sum(v) if isinstance(v, list) else v for v in parts)
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 10)
-        optimizer.step()
-    model.train(False)
-    return cfg, model
+from tests.tolerances import matching_order
 
 
 def save(folder, cfg, model, classes=('circle', 'square', 'triangle')):
@@ -102,7 +73,8 @@ def assert_same_objects(found, model, images, samples, least=1):
         rest = {name: values[index, count:] for name, values in found.items()}
         assert not rest['scores'].any() and not rest['boxes'].any()
         assert (rest['labels'] == -1).all()
-        order = _order(found, index, objects)
+        places = [found[name][index, :count] for name in ('boxes', 'labels')]
+        order = matching_order(*places, objects.bboxes, objects.labels)
         own = {name: values[index, order] for name, values in found.items()}
         np.testing.assert_array_equal(own['labels'], objects.labels)
         np.testing.assert_allclose(own['scores'], objects.scores, atol=1e-4)
@@ -113,20 +85,6 @@ def assert_same_objects(found, model, images, samples, least=1):
             np.testing.assert_allclose(own['masks'], logits.sigmoid(), atol=1e-3)
             assert not rest['masks'].any()
     assert total >= least
-
-
-def _order(found, index, objects):
-    """Return which of the file is each of mmdet's: equal scores have no order."""
-    count = len(objects)
-    boxes, labels = found['boxes'][index, :count], found['labels'][index, :count]
-    far = np.abs(objects.bboxes.numpy()[:, None] - boxes).max(2)
-    far = far + 1e6 * (objects.labels.numpy()[:, None] != labels)
-    order = far.argmin(1) if count else np.zeros(0, int)
-    assert sorted(order) == list(range(count))
-    np.testing.assert_allclose(
-        found['scores'][index, :count], objects.scores, atol=1e-4
-    )
-    return order
 
 
 def _mask_logits(model, images, index, objects):

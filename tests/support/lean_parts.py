@@ -9,6 +9,7 @@ from torch import nn
 
 from eca_mmdet.models.attention import ECALayer, SqueezeExcite
 from eca_mmdet.models.lean.gated_residual import gated_residual
+from tests.tolerances import assert_near
 
 FORMATS = {'nchw': torch.contiguous_format, 'nhwc': torch.channels_last}
 CONVOLUTIONS = {
@@ -123,17 +124,8 @@ def assert_same(parts, ordinary, lean, tolerance):
     for name, value in parts.norm.state_dict().items():
         torch.testing.assert_close(value, after[name], rtol=tolerance, atol=0, msg=name)
     assert got.dtype == expected.dtype and got.shape == expected.shape
-    close(got, expected, tolerance, 'output')
+    assert_near(got, expected, tolerance, 'output')
     for name, expected_grad in expected_grads.items():
         assert (grads[name] is None) == (expected_grad is None), name
         if expected_grad is not None:
-            close(grads[name], expected_grad, tolerance, name)
-
-
-def close(got, expected, tolerance, name):
-    """Relative to the largest value, as the sums behind each entry are."""
-    largest = expected.abs().max().item() if expected.numel() else 0.0
-    assert torch.isfinite(got).all(), name
-    if expected.numel():
-        error = (got - expected).abs().max().item()
-        assert error <= tolerance * largest + 1e-300, (name, error, largest)
+            assert_near(grads[name], expected_grad, tolerance, name)

@@ -113,7 +113,6 @@ class Server:
             env={
                 **os.environ,
                 'PYTHONPATH': str(REPOSITORY),
-                'OMP_NUM_THREADS': '1',
                 'OPENCV_LOG_LEVEL': 'OFF',  # as the command does
             },
         )
