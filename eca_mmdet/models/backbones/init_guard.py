@@ -1,4 +1,4 @@
-"""No ECA backbone loads its weights the silent way."""
+"""Checks of ``init_cfg``: no gate of a backbone stays random without an error."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from torch import nn
 from eca_mmdet.models.attention.gate import Gate
 
 
-class LoudWeights:
-    """Mixin: refuse an ``init_cfg`` that leaves gates random without an error.
+class InitGuard:
+    """Backbone mixin that rejects an ``init_cfg`` under which gates stay random.
 
     A config that inherits ``init_cfg=dict(type='Pretrained', ...)`` would start from
-    torchvision's ResNet with random gates, and only a warning would tell.
+    torchvision's ResNet with random gates, with no more than a warning.
     """
 
     init_cfg: Any

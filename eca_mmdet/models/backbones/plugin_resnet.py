@@ -16,12 +16,12 @@ from eca_mmdet.models.backbones.blocks import (
     PluginBottleneck,
     check_memory,
 )
-from eca_mmdet.models.backbones.init_guard import LoudWeights
+from eca_mmdet.models.backbones.init_guard import InitGuard
 from eca_mmdet.models.backbones.plugins import (
     BASIC_POSITIONS,
     BOTTLENECK_POSITIONS,
     STAGE_POSITIONS,
-    PluggedStage,
+    PluginStage,
     check_plugins,
     staged,
 )
@@ -30,7 +30,7 @@ from eca_mmdet.models.lean.max_pool import relu_max_pool
 
 
 @MODELS.register_module()
-class PluginResNet(LoudWeights, ResNet):  # type: ignore[misc]
+class PluginResNet(InitGuard, ResNet):  # type: ignore[misc]
     """ResNet with plugins at every depth, in two formulations.
 
     Args:
@@ -106,7 +106,7 @@ class PluginResNet(LoudWeights, ResNet):  # type: ignore[misc]
         if not before_last and not after:
             return stage  # type: ignore[no-any-return]
         channels = kwargs['planes'] * self.block.expansion
-        return PluggedStage(stage, before_last, after, channels)
+        return PluginStage(stage, before_last, after, channels)
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         """(N, 3, H, W) to one map for each of ``out_indices``, stride 4 to 32."""

@@ -1,4 +1,4 @@
-"""Where plugin layers go in this package's ResNets, and what is wrong with a plugin.
+"""Plugin layers of this package's ResNets: their positions and checks.
 
 mmdet's own checks are bare assertions, and its positions lie inside of blocks. Some
 mechanisms sit elsewhere: BAM between two stages, the published "1 NL" right before the
@@ -18,7 +18,7 @@ from mmengine.model import Sequential
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
-import eca_mmdet.models.attention
+from eca_mmdet.catalog.mechanisms import MECHANISMS
 from eca_mmdet.models.attention.dct import STAGE_SIZES
 from eca_mmdet.models.attention.fcanet import FcaNet
 from eca_mmdet.models.attention.gate import is_whole
@@ -114,16 +114,13 @@ def check_layer(cfg: Any) -> None:
         return
     if not isinstance(kind, str):
         raise ValueError(
-            f"a layer is a dict with its type, as dict(type='ECALayer'); got {cfg!r}."
+            f"a layer is a dict with its type, e.g. dict(type='ECALayer'); got {cfg!r}."
         )
     with MODELS.switch_scope_and_registry(None) as registry:
         if registry.get(kind) is not None:
             return
-    names = [
-        one for one in eca_mmdet.models.attention.__all__ if one in MODELS.module_dict
-    ]
-    names += ['ContextBlock', 'NonLocal2d', 'GeneralizedAttention']
-    lower = {name.lower(): name for name in names}
+    names = {row.type for row in MECHANISMS} | {'SEGC', 'GeneralizedAttention'}
+    lower = {name.lower(): name for name in sorted(names)}
     near = difflib.get_close_matches(kind.lower(), lower, n=3, cutoff=0.5)
     hint = f'Did you mean {" or ".join(lower[one] for one in near)}? ' if near else ''
     raise ValueError(
@@ -190,7 +187,7 @@ def _check_reduction(cfg: Any, channels: int) -> None:
             )
 
 
-class PluggedStage(Sequential):  # type: ignore[misc]
+class PluginStage(Sequential):  # type: ignore[misc]
     """A stage with plugin layers between or after its blocks.
 
     The blocks' names stay 0 to n - 1, so that weights of a ResNet fit.

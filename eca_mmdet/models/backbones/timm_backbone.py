@@ -18,7 +18,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from eca_mmdet.checkpoints.file_names import FileNames
 from eca_mmdet.models.attention.gate import is_whole
-from eca_mmdet.models.backbones.init_guard import LoudWeights
+from eca_mmdet.models.backbones.init_guard import InitGuard
 from eca_mmdet.models.backbones.timm_network import (
     classifier_names,
     create_network,
@@ -32,7 +32,7 @@ _AUXILIARY = ('AuxLogits',)  # of Inception v3, in some files
 
 
 @MODELS.register_module()
-class TimmBackbone(LoudWeights, BaseModule):  # type: ignore[misc]
+class TimmBackbone(InitGuard, BaseModule):  # type: ignore[misc]
     """A convolutional network of timm that gives feature maps to a detector.
 
     The network's layers run one after the other up to the last level that is asked
