@@ -44,7 +44,7 @@ class PublishedRow:
     """A detector of the tables.
 
     Attributes:
-        row: its short name, as 'faster:r50:eca'.
+        row: its short name, e.g. 'faster:r50:eca'.
         detector: 'Faster R-CNN', 'Mask R-CNN' or 'RetinaNet'.
         depth: of the ResNet.
         attention: 'none', 'SE', 'ECA', '1 NL' or 'GC'.
@@ -97,8 +97,8 @@ def published_rows(
     """Return rows of the detection tables, in the paper's order.
 
     Args:
-        names: short names or patterns of their parts, as 'faster:r50:eca' or 'mask:*';
-            none for all.
+        names: short names or patterns, e.g. 'faster:r50:eca' or 'mask:*'; none for
+            all.
         detector: key of ``DETECTORS``, to leave out the others.
         path: another file of the same form.
 
@@ -150,8 +150,8 @@ def _row(entry: Mapping[str, Any]) -> PublishedRow:
         config=entry['config'],
         params_m=_number(entry['cost']['params_m']),
         gflops=_number(entry['cost']['gflops']),
-        box={key: _number(one) for key, one in entry['box'].items()},
-        mask={key: _number(one) for key, one in entry.get('mask', {}).items()},
+        box={key: _number(value) for key, value in entry['box'].items()},
+        mask={key: _number(value) for key, value in entry.get('mask', {}).items()},
     )
 
 
@@ -163,8 +163,8 @@ def _number(entry: Mapping[str, Any]) -> Number:
 
 
 def cells_of(row: PublishedRow, task: str) -> list[str]:
-    """Return Params, GFLOPs and the AP columns of a task, as shown in tables."""
+    """Return Params, GFLOPs and the AP columns of a task as table cells."""
     numbers = row.numbers()[task]
     ap = [numbers.get(name) for name in AP_COLUMNS]
     cost = [row.params_m.shown(2), row.gflops.shown(2)]
-    return cost + ['' if one is None else one.shown(1) for one in ap]
+    return cost + ['' if number is None else number.shown(1) for number in ap]

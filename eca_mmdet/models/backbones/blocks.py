@@ -93,7 +93,11 @@ class PluginBasicBlock(BasicBlock):  # type: ignore[misc]
         self._plugin_names = {
             position: add_plugins(
                 self,
-                [one['cfg'] for one in plugins or [] if one['position'] == position],
+                [
+                    plugin['cfg']
+                    for plugin in plugins or []
+                    if plugin['position'] == position
+                ],
                 planes,
             )
             for position in BASIC_POSITIONS

@@ -39,7 +39,7 @@ class PluginResNet(InitGuard, ResNet):  # type: ignore[misc]
             convolutions: the same function, with about half the memory for backward.
             'plain' runs every layer by itself, as mmdet's ``ResNet`` does.
         attention: a plugin layer for the end of every residual branch (after its
-            last norm, before the residual add), as ``dict(type='CBAM')``.
+            last norm, before the residual add), e.g. ``dict(type='CBAM')``.
         plugins: further plugin layers, as mmdet's ``ResNet`` takes them; they come
             after ``attention`` where they share its position. In 18 and 34 they go to
             'after_conv1' or 'after_conv2'. Two positions are of a stage, not of its
@@ -100,7 +100,11 @@ class PluginResNet(InitGuard, ResNet):  # type: ignore[misc]
         ]
         stage = super().make_res_layer(memory=self.memory, plugins=inside, **kwargs)
         before_last, after = (
-            [one['cfg'] for one in plugins or [] if one['position'] == position]
+            [
+                plugin['cfg']
+                for plugin in plugins or []
+                if plugin['position'] == position
+            ]
             for position in STAGE_POSITIONS
         )
         if not before_last and not after:

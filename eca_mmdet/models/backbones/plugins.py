@@ -35,7 +35,7 @@ def check_plugins(
     num_stages: int,
     of_stages: Sequence[str] = STAGE_POSITIONS,
 ) -> None:
-    """Refuse plugins that a ResNet would misread.
+    """Reject plugins that a ResNet would misread.
 
     Args:
         plugins: a list of dicts with ``cfg``, ``position`` and perhaps ``stages``.
@@ -69,7 +69,7 @@ def check_plugins(
 def _is_choice(stages: Any, count: int) -> bool:
     if not isinstance(stages, (list, tuple)) or len(stages) != count:
         return False
-    return all(isinstance(one, bool) for one in stages)
+    return all(isinstance(choice, bool) for choice in stages)
 
 
 def _check_position(position: Any, known: Sequence[str]) -> None:
@@ -91,8 +91,10 @@ def staged(plugins: Sequence[Any], stage: int) -> list[Any]:
     """
     size = STAGE_SIZES[min(stage, len(STAGE_SIZES) - 1)]
     return [
-        {**one, 'cfg': {**one['cfg'], 'size': size}} if _is_unsized(one['cfg']) else one
-        for one in plugins
+        {**plugin, 'cfg': {**plugin['cfg'], 'size': size}}
+        if _is_unsized(plugin['cfg'])
+        else plugin
+        for plugin in plugins
     ]
 
 
@@ -101,7 +103,7 @@ def _is_unsized(cfg: Any) -> bool:
 
 
 def check_layer(cfg: Any) -> None:
-    """Refuse a config of a plugin layer whose type nobody registered.
+    """Reject the config of a plugin layer whose type is not registered.
 
     Args:
         cfg: a dict with ``type``, a name or a class.
@@ -122,7 +124,7 @@ def check_layer(cfg: Any) -> None:
     names = {row.type for row in MECHANISMS} | {'SEGC', 'GeneralizedAttention'}
     lower = {name.lower(): name for name in sorted(names)}
     near = difflib.get_close_matches(kind.lower(), lower, n=3, cutoff=0.5)
-    hint = f'Did you mean {" or ".join(lower[one] for one in near)}? ' if near else ''
+    hint = f'Did you mean {" or ".join(lower[name] for name in near)}? ' if near else ''
     raise ValueError(
         f'no layer {kind!r} is registered. {hint}The attention layers: '
         f'{", ".join(sorted(names))}.'
@@ -169,7 +171,7 @@ def _build(cfg: Any, postfix: str | int, in_channels: int) -> tuple[str, nn.Modu
 
 
 def _check_reduction(cfg: Any, channels: int) -> None:
-    """Refuse reductions that mmcv's layers would take without a word."""
+    """Reject reductions that mmcv's layers would accept silently."""
     kind = getattr(cfg['type'], '__name__', cfg['type'])
     if kind == 'ContextBlock' and 'ratio' in cfg:
         ratio = cfg['ratio']

@@ -122,7 +122,7 @@ def _gated_add(x: Tensor, conv: Any, norm: Any, gate: Any, shortcut: Tensor) -> 
         return torch.addcmul(shortcut, z, factors, out=unseen).relu_()
     if y is None:
         return _GatedAdd.apply(z, factors, shortcut, None, None, None, None)  # type: ignore[no-any-return]
-    kept = (one if one is None else one.detach() for one in (y, norm.weight, norm.bias))
+    kept = (t if t is None else t.detach() for t in (y, norm.weight, norm.bias))
     return _GatedAdd.apply(z, factors, shortcut, *kept, norm.eps)  # type: ignore[no-any-return]
 
 
