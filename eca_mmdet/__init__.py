@@ -11,27 +11,12 @@ from __future__ import annotations
 from typing import Any
 
 from eca_mmdet import registration
+from eca_mmdet.catalog.mechanisms import LAYER_MODULES
 
 __version__ = '0.1.0'
 
 _EXPORTS = {
-    'BAM': 'eca_mmdet.models.attention',
-    'CBAM': 'eca_mmdet.models.attention',
-    'DoubleAttention': 'eca_mmdet.models.attention',
-    'ECALayer': 'eca_mmdet.models.attention',
-    'ECANS': 'eca_mmdet.models.attention',
-    'FcaNet': 'eca_mmdet.models.attention',
-    'GETheta': 'eca_mmdet.models.attention',
-    'GEThetaMinus': 'eca_mmdet.models.attention',
-    'GEThetaPlus': 'eca_mmdet.models.attention',
-    'GSoP': 'eca_mmdet.models.attention',
-    'SEGC1': 'eca_mmdet.models.attention',
-    'SEGC2': 'eca_mmdet.models.attention',
-    'SEGC3': 'eca_mmdet.models.attention',
-    'SEVar1': 'eca_mmdet.models.attention',
-    'SEVar2': 'eca_mmdet.models.attention',
-    'SEVar3': 'eca_mmdet.models.attention',
-    'SqueezeExcite': 'eca_mmdet.models.attention',
+    **dict.fromkeys(LAYER_MODULES, 'eca_mmdet.models.attention'),
     'eca_kernel_size': 'eca_mmdet.models.attention',
     'ECAMobileNetV2': 'eca_mmdet.models.backbones',
     'ECAResNet': 'eca_mmdet.models.backbones',

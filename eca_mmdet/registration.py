@@ -1,10 +1,10 @@
-"""Register with mmdet at the right moment, and quietly.
+"""Registration of this package's classes with mmdet.
 
 mmdet takes seconds to import, so ``import eca_mmdet`` must not import it (the command
-line answers ``--help`` in a fraction of that). Whoever builds anything of
-mmdet's makes its registries import one of the packages below; a hook registers our
-classes when that import is complete. Where mmengine is loaded already, as when a
-config's ``custom_imports`` name us, registration happens at once.
+line answers ``--help`` in a fraction of that). Building any part of mmdet makes its
+registries import one of the packages below; an import hook registers our classes when
+that import is complete. Where mmengine is loaded already, for example when a config's
+``custom_imports`` name this package, registration happens at once.
 """
 
 from __future__ import annotations
@@ -19,21 +19,39 @@ import warnings
 from collections.abc import Iterator, Sequence
 
 from eca_mmdet.mmcv_ops import extension as mmcv_ext
+from eca_mmdet.utils.errors import MissingPackageError
 
 _PACKAGES = ('mmdet.datasets', 'mmdet.engine', 'mmdet.evaluation', 'mmdet.models')
-"""What mmdet's registries import when they look for a name."""
+"""Packages that mmdet's registries import to look up a name."""
 
 _ROOT_REGISTRY = 'mmengine.registry'
 """Plugin layers register here as well, for mmcv and the other OpenMMLab packages."""
 
-_NOISE = (
-    'Could not import OneDL. Skipping OneDL datasets.',  # print, onedl-mmdetection
+_LAYERS = 'eca_mmdet.models.attention'
+
+_MODULES = (
+    _LAYERS,
+    'eca_mmdet.models.backbones',
+    'eca_mmdet.models.necks',
+    'eca_mmdet.models.legacy',
+    'eca_mmdet.checkpoints.initializer',
+    'eca_mmdet.evaluation.metric',
+    'eca_mmdet.evaluation.legacy_metric',
+    'eca_mmdet.evaluation.hook',
+    'eca_mmdet.engine.hooks.fine_tuning',
 )
+"""Every module that registers a class with mmdet on import."""
+
+_NOISE = 'Could not import OneDL. Skipping OneDL datasets.'
+"""What onedl-mmdetection prints on import."""
+
 _registered = False
 
 
-class InstallError(ImportError):
-    """No mmdet line is installed, or one that refuses the mmcv beside it."""
+class InstallError(MissingPackageError):
+    """mmdet is not installed, or does not accept the mmcv that is."""
+
+    code = 'install'
 
 
 @contextlib.contextmanager
@@ -49,15 +67,15 @@ def quiet_imports() -> Iterator[None]:
             yield
     finally:
         for line in captured.getvalue().splitlines():
-            if line not in _NOISE:
-                print(line)
+            if line != _NOISE:
+                sys.stdout.write(f'{line}\n')
 
 
 def check_install() -> None:
-    """Import mmdet, or say what is missing.
+    """Import mmdet.
 
     Raises:
-        InstallError: with the command that mends it.
+        InstallError: with the command that fixes the installation.
     """
     advice = (
         "Install one line of mmdet: pip install 'eca-mmdet[onedl]' (maintained) or "
@@ -94,16 +112,7 @@ def register() -> None:
         mmcv_ext.offer()
         check_install()
         with quiet_imports():
-            for module in (
-                'eca_mmdet.models.attention',
-                'eca_mmdet.models.backbones',
-                'eca_mmdet.evaluation.metric',
-                'eca_mmdet.evaluation.hook',
-                'eca_mmdet.models.legacy',
-                'eca_mmdet.models.necks',
-                'eca_mmdet.engine.hooks.fine_tuning',
-                'eca_mmdet.checkpoints.initializer',
-            ):
+            for module in _MODULES:
                 importlib.import_module(module)
         from eca_mmdet.checkpoints.safe_globals import allow_mmengine_checkpoints
 
@@ -114,7 +123,7 @@ def register() -> None:
 
 
 class _MmdetHook:
-    """Import mmdet's packages quietly; after the outermost, :func:`register`."""
+    """Import mmdet's packages quietly; call :func:`register` after the outermost."""
 
     def __init__(self) -> None:
         self._depth = 0
@@ -141,7 +150,7 @@ class _MmdetHook:
                 finally:
                     self._depth -= 1
                 if fullname == _ROOT_REGISTRY:
-                    importlib.import_module('eca_mmdet.models.attention')
+                    importlib.import_module(_LAYERS)
                 elif self._depth == 0:
                     register()
 
@@ -150,7 +159,7 @@ class _MmdetHook:
 
 
 def on_import() -> None:
-    """Do what ``import eca_mmdet`` promises, now or when mmdet is loaded."""
+    """Register now if mmengine is loaded, otherwise when mmdet is."""
     mmcv_ext.offer()
     if not any(isinstance(finder, _MmdetHook) for finder in sys.meta_path):
         sys.meta_path.insert(0, _MmdetHook())

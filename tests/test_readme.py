@@ -9,6 +9,7 @@ import yaml
 
 from eca_mmdet.catalog import configs as paths
 from eca_mmdet.catalog.download_links import SOURCES
+from eca_mmdet.catalog.mechanisms import KEYS
 from eca_mmdet.cli.parser import build_parser
 from tests.conftest import REPOSITORY
 
@@ -70,6 +71,25 @@ def test_the_table_is_what_the_generator_writes(generator, tmp_path, capsys):
     )
     assert generator.main(['--readme', str(readme)]) == 0
     assert readme.read_text() == README
+
+
+def test_every_family_of_configs_is_checked(generator, tmp_path, capsys):
+    readme = REPOSITORY / 'README.md'
+    documents = generator.documents(readme, '')
+    for folder in paths.config_root().glob('[!_]*/'):
+        assert all(
+            f'`{file.stem}`' in documents[folder / 'README.md']
+            for file in folder.glob('*.py')
+        )
+    assert sum(file.name == 'metafile.yml' for file in documents) == 3
+    assert f'of {len(KEYS)} attention mechanisms' in documents[readme]
+    stale = tmp_path / 'metafile.yml'
+    stale.write_text('AP: 38.0\n')
+    assert generator.update(stale, 'AP: 39.0\n', check=True)
+    assert '-AP: 38.0\n+AP: 39.0' in capsys.readouterr().out
+    assert stale.read_text() == 'AP: 38.0\n'
+    assert generator.update(stale, 'AP: 39.0\n', check=False)
+    assert not generator.update(stale, 'AP: 39.0\n', check=True)
 
 
 def test_records_fill_the_measured_column(generator, tmp_path):

@@ -1,10 +1,10 @@
-"""Write the README's table from the published numbers and from records of runs.
+"""Write what documents repeat of the catalogue: tables, metafiles, counts.
 
     python tools/update_readme.py [--check]
 
-The measured column comes from ``records/*.json``, which are ``tables.json`` of
-``eca-mmdet reproduce`` on the whole of COCO val2017; others are refused. ``--check``
-writes nothing and exits with 1 if the README is not what would be written.
+The README's measured column comes from ``records/*.json``, which are ``tables.json`` of
+``eca-mmdet reproduce`` on the whole of COCO val2017; others are rejected. ``--check``
+writes nothing and exits with 1 if a document is not what would be written.
 """
 
 from __future__ import annotations
@@ -12,10 +12,14 @@ from __future__ import annotations
 import argparse
 import difflib
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Any
 
+import catalog_pages
+
+from eca_mmdet.catalog.mechanisms import MECHANISMS
 from eca_mmdet.catalog.published import PublishedRow, cells_of, published_rows
 from eca_mmdet.utils.io import whole_file
 
@@ -35,20 +39,40 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument('--readme', type=Path, default=REPOSITORY / 'README.md')
     parser.add_argument('--records', type=Path, default=REPOSITORY / 'records')
     args = parser.parse_args(argv)
-    old = args.readme.read_text(encoding='utf-8')
-    new = with_table(old, table(read_records(args.records)))
-    if new == old:
-        return 0
-    if args.check:
-        lines = difflib.unified_diff(
-            old.splitlines(), new.splitlines(), lineterm='', n=0
-        )
-        print('\n'.join(lines))
-        print(f'{args.readme} is out of date: python tools/update_readme.py')
+    readme = table(read_records(args.records))
+    stale = [
+        update(path, new, args.check)
+        for path, new in documents(args.readme, readme).items()
+    ]
+    if any(stale) and args.check:
+        print('out of date: python tools/update_readme.py')
         return 1
-    with whole_file(args.readme) as partial:
-        partial.write_text(new, encoding='utf-8')
     return 0
+
+
+def documents(readme: Path, readme_table: str) -> dict[Path, str]:
+    """Return the text of every document that repeats data of the catalogue."""
+    tables = {readme: readme_table, **catalog_pages.tables(REPOSITORY)}
+    result = catalog_pages.pages()
+    for path, new in tables.items():
+        result[path] = with_table(path.read_text(encoding='utf-8'), new, path)
+    count = f'{len(MECHANISMS)} attention mechanisms'
+    result[readme] = re.sub(r'\d+ attention mechanisms', count, result[readme])
+    return result
+
+
+def update(path: Path, new: str, check: bool) -> bool:
+    """Write a document, or show what would change; return whether anything would."""
+    old = path.read_text(encoding='utf-8') if path.is_file() else ''
+    if new == old:
+        return False
+    if check:
+        sides = old.splitlines(), new.splitlines()
+        print('\n'.join(difflib.unified_diff(*sides, str(path), lineterm='', n=0)))
+    else:
+        with whole_file(path) as partial:
+            partial.write_text(new, encoding='utf-8')
+    return True
 
 
 def read_records(folder: Path) -> dict[str, dict[str, Any]]:
@@ -107,10 +131,10 @@ def both(record: dict[str, Any] | None, row: PublishedRow) -> str:
     return text if record['verdict'] == 'within' else f'{text} ({record["verdict"]})'
 
 
-def with_table(text: str, new: str) -> str:
+def with_table(text: str, new: str, path: Path) -> str:
     """Replace what stands between the two marks."""
     if text.count(BEGIN) != 1 or text.count(END) != 1:
-        raise SystemExit(f'the README must have one {BEGIN} and one {END}')
+        raise SystemExit(f'{path} must have one {BEGIN} and one {END}')
     before, _, rest = text.partition(BEGIN)
     _, _, after = rest.partition(END)
     return f'{before}{BEGIN}\n{new}\n{END}{after}'

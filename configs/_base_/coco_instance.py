@@ -1,4 +1,2 @@
-_base_ = 'mmdet::_base_/datasets/coco_instance.py'
-
-val_evaluator = dict(type='CocoTableMetric')
-test_evaluator = val_evaluator
+# Moved; kept for configs elsewhere that inherit it.
+_base_ = './datasets/coco_instance.py'

@@ -1,6 +1,10 @@
 # RetinaNet on a ResNet-18 of a quarter of the width, from random weights, for images
 # of 160 px.
-_base_ = ['mmdet::_base_/models/retinanet_r50_fpn.py', '../_base_/shapes.py']
+_base_ = [
+    'mmdet::_base_/models/retinanet_r50_fpn.py',
+    '../_base_/datasets/shapes.py',
+    '../_base_/schedules/shapes.py',
+]
 
 model = dict(
     data_preprocessor=dict(pad_size_divisor=32),

@@ -2,7 +2,7 @@
 # `eca-mmdet weights convert` made of v1's (docs/legacy.md).
 _base_ = [
     'mmdet::_base_/models/retinanet_r50_fpn.py',
-    '../_base_/v1_test.py',
+    '../_base_/datasets/v1_test.py',
 ]
 model = dict(
     backbone=dict(init_cfg=None),

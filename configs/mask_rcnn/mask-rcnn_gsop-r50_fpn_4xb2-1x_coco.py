@@ -1,8 +1,6 @@
-_base_ = './mask-rcnn_r50_fpn_4xb2-1x_coco.py'
+_base_ = '../_base_/models/new_gates.py'
 
 # One block a stage. (The authors' code leaves the places to the user.)
-# From ImageNet weights of the plain ResNet: the gates start random, so that no stage
-# is frozen (the stem is).
 model = dict(
     backbone=dict(
         plugins=[
@@ -11,7 +9,5 @@ model = dict(
                 position='after_stage',
             )
         ],
-        frozen_stages=0,
-        init_cfg=dict(random_gates=True),
     )
 )

@@ -1,7 +1,7 @@
 _base_ = [
     'mmdet::_base_/models/mask-rcnn_r50_fpn.py',
-    '../_base_/coco_instance.py',
-    '../_base_/paper_1x.py',
+    '../_base_/datasets/coco_instance.py',
+    '../_base_/schedules/paper_1x.py',
 ]
 model = dict(
     backbone=dict(

@@ -1,4 +1,7 @@
-"""The mechanisms that the ECA-Net paper and article compare, as data. No import.
+"""Attention mechanisms of the ECA-Net paper and article, as data: one row each.
+
+Adding a mechanism takes a layer in ``models/attention``, a row here and a config.
+Exports, names in checkpoints, commands, documentation and tests follow from the row.
 
 The paper: Wang et al., ECA-Net, CVPR 2020, arXiv:1910.03151; the article: Attention
 Mechanisms in Computer Vision: ECA-Net, Paperspace blog.
@@ -24,26 +27,45 @@ class Mechanism:
     """One mechanism and where it goes in a ResNet.
 
     Attributes:
-        key: on the command line, as 'se-var1'.
-        name: the paper's, as 'SE-Var1'.
+        key: name on the command line, e.g. 'se-var1'.
+        name: the paper's name, e.g. 'SE-Var1'.
         layer: config of the plugin layer, without ``in_channels``.
+        module: module of ``eca_mmdet.models.attention`` that defines the layer; ''
+            for a layer of mmcv.
+        abbr: name of the layer in a block and in checkpoints (``_abbr_`` of its class).
         published: its parameters in the published tables; '' where not given.
         source: paper or repository.
         position: :data:`BLOCK`, or a position of a stage.
-        stages: which; None for all.
+        stages: which stages have it; None for all.
         narrow: what differs in ``layer`` where there are 16 channels or so.
+        adds: the layer adds to the map and starts as the identity. Other layers
+            multiply it.
         imagenet: its name in the published ImageNet tables, '' for none.
+        family: what its checkpoints are called, if not by ``name``: layers that
+            tensors alone cannot tell apart share it.
+        files: the public ImageNet checkpoints that have it, '' for none.
+            ``checkpoints.key_maps`` lists their tensors.
     """
 
     key: str
     name: str
     layer: Mapping[str, Any]
+    module: str
+    abbr: str
     published: str
     source: str
     position: str = BLOCK
     stages: tuple[bool, ...] | None = None
     narrow: Mapping[str, Any] = field(default_factory=dict)
+    adds: bool = False
     imagenet: str = ''
+    family: str = ''
+    files: str = ''
+
+    @property
+    def type(self) -> str:
+        """Name of the layer's class."""
+        return str(self.layer['type'])
 
     def plugin(self, depth: int, narrow: bool = False) -> dict[str, Any]:
         """Return the entry of ``plugins`` for this package's ResNets.
@@ -62,117 +84,145 @@ class Mechanism:
 
 
 _PAPER = 'Wang et al., CVPR 2020'
-_SE = {'type': 'SqueezeExcite', 'ratio': 16}
+_GE = 'Hu et al., NeurIPS 2018'
 _R8 = {'ratio': 8}
 
 MECHANISMS = (
     Mechanism(
-        *('se', 'SE', _SE, '2C^2/r', 'Hu et al., CVPR 2018'), narrow=_R8, imagenet='SE'
+        *('se', 'SE', {'type': 'SqueezeExcite', 'ratio': 16}, 'squeeze_excite', 'se'),
+        *('2C^2/r', 'Hu et al., CVPR 2018'),
+        narrow=_R8,
+        imagenet='SE',
+        files="SE files without biases; timm's `seresnet50` with `bias=True`",
     ),
     Mechanism(
-        *('se-var1', 'SE-Var1', {'type': 'SEVar1'}, '0', _PAPER), imagenet='SE-Var1'
+        *('se-var1', 'SE-Var1', {'type': 'SEVar1'}, 'se_variants', 'se_var1'),
+        *('0', _PAPER),
+        imagenet='SE-Var1',
     ),
     Mechanism(
-        *('se-var2', 'SE-Var2', {'type': 'SEVar2'}, 'C', _PAPER), imagenet='SE-Var2'
+        *('se-var2', 'SE-Var2', {'type': 'SEVar2'}, 'se_variants', 'se_var2'),
+        *('C', _PAPER),
+        imagenet='SE-Var2',
     ),
     Mechanism(
-        *('se-var3', 'SE-Var3', {'type': 'SEVar3'}, 'C^2', _PAPER), imagenet='SE-Var3'
+        *('se-var3', 'SE-Var3', {'type': 'SEVar3'}, 'se_variants', 'se_var3'),
+        *('C^2', _PAPER),
+        imagenet='SE-Var3',
     ),
     Mechanism(
-        *('se-gc1', 'SE-GC1', {'type': 'SEGC1'}, 'C^2/16', _PAPER),
+        *('se-gc1', 'SE-GC1', {'type': 'SEGC1'}, 'se_variants', 'se_gc1'),
+        *('C^2/16', _PAPER),
         imagenet='SE-GC1 (16 groups)',
+        family='SE-GC',
     ),
     Mechanism(
-        *('se-gc2', 'SE-GC2', {'type': 'SEGC2'}, '16C', _PAPER),
+        *('se-gc2', 'SE-GC2', {'type': 'SEGC2'}, 'se_variants', 'se_gc2'),
+        *('16C', _PAPER),
         imagenet='SE-GC2 (C/16 groups)',
+        family='SE-GC',
     ),
     Mechanism(
-        *('se-gc3', 'SE-GC3', {'type': 'SEGC3'}, '8C', _PAPER),
+        *('se-gc3', 'SE-GC3', {'type': 'SEGC3'}, 'se_variants', 'se_gc3'),
+        *('8C', _PAPER),
         imagenet='SE-GC3 (C/8 groups)',
+        family='SE-GC',
     ),
     Mechanism(
-        *('eca-ns', 'ECA-NS', {'type': 'ECANS'}, 'kC', _PAPER), imagenet='ECA-NS'
-    ),
-    Mechanism(*('eca', 'ECA', {'type': 'ECALayer'}, 'k', _PAPER), imagenet='ECA'),
-    Mechanism(
-        'ceca', 'CECA', {'type': 'ECALayer', 'circular': True}, 'k', 'timm (CECA)'
+        *('eca-ns', 'ECA-NS', {'type': 'ECANS'}, 'eca_ns', 'eca_ns', 'kC', _PAPER),
+        imagenet='ECA-NS',
     ),
     Mechanism(
-        *('cbam', 'CBAM', {'type': 'CBAM'}, '2C^2/r + 2k^2', 'Woo et al., ECCV 2018'),
+        *('eca', 'ECA', {'type': 'ECALayer'}, 'eca', 'eca', 'k', _PAPER),
+        imagenet='ECA',
+        files="the authors' and timm's ECA files",
+    ),
+    Mechanism(
+        *('ceca', 'CECA', {'type': 'ECALayer', 'circular': True}, 'eca', 'eca'),
+        *('k', 'timm (CECA)'),
+        family='ECA',
+    ),
+    Mechanism(
+        *('cbam', 'CBAM', {'type': 'CBAM'}, 'cbam', 'cbam'),
+        *('2C^2/r + 2k^2', 'Woo et al., ECCV 2018'),
         narrow=_R8,
         imagenet='CBAM',
     ),
     Mechanism(
-        'bam',
-        'BAM',
-        {'type': 'BAM'},
-        'C/r (3C + 2k^2 C/r + 1)',
-        'Park et al., BMVC 2018',
+        *('bam', 'BAM', {'type': 'BAM'}, 'bam', 'bam'),
+        *('C/r (3C + 2k^2 C/r + 1)', 'Park et al., BMVC 2018'),
         position='after_stage',
         stages=_BETWEEN_STAGES,
         narrow=_R8,
     ),
     Mechanism(
-        'gc',
-        'GC',
-        {'type': 'ContextBlock', 'ratio': 1 / 16},
-        '2C^2/r + C',
-        'Cao et al., ICCVW 2019 (mmcv)',
+        *('gc', 'GC', {'type': 'ContextBlock', 'ratio': 1 / 16}, '', 'context_block'),
+        *('2C^2/r + C', 'Cao et al., ICCVW 2019 (mmcv)'),
         stages=(False, True, True, True),
         narrow={'ratio': 1 / 8},
+        adds=True,
     ),
     Mechanism(
-        *('ge-theta-minus', 'GE-theta-minus', {'type': 'GEThetaMinus'}, '0'),
-        'Hu et al., NeurIPS 2018',
+        *('ge-theta-minus', 'GE-theta-minus', {'type': 'GEThetaMinus'}),
+        *('gather_excite', 'ge_theta_minus', '0', _GE),
     ),
     Mechanism(
-        *('ge-theta', 'GE-theta', {'type': 'GETheta'}, '', 'Hu et al., NeurIPS 2018'),
+        *('ge-theta', 'GE-theta', {'type': 'GETheta'}),
+        *('gather_excite', 'ge_theta', '', _GE),
     ),
     Mechanism(
-        *('ge-theta-plus', 'GE-theta-plus', {'type': 'GEThetaPlus'}, ''),
-        'Hu et al., NeurIPS 2018',
+        *('ge-theta-plus', 'GE-theta-plus', {'type': 'GEThetaPlus'}),
+        *('gather_excite', 'ge_theta_plus', '', _GE),
         narrow=_R8,
+        family='GE-theta',
     ),
     Mechanism(
-        *('a2', 'A2-Nets', {'type': 'DoubleAttention'}, ''),
-        'Chen et al., NeurIPS 2018',
+        *('a2', 'A2-Nets', {'type': 'DoubleAttention'}, 'double_attention', 'a2'),
+        *('', 'Chen et al., NeurIPS 2018'),
         position='after_stage',
         stages=(False, True, True, False),
+        adds=True,
+        family='A2',
     ),
     Mechanism(
-        *('gsop', 'GSoP-Nets', {'type': 'GSoP'}, '', 'Gao et al., CVPR 2019'),
+        *('gsop', 'GSoP-Nets', {'type': 'GSoP'}, 'gsop', 'gsop'),
+        *('', 'Gao et al., CVPR 2019'),
         position='after_stage',
         imagenet='GSoP-Net1',
+        family='GSoP',
     ),
     Mechanism(
-        *('nl', 'NL', {'type': 'NonLocal2d', 'reduction': 2}, ''),
-        'Wang et al., CVPR 2018 (mmcv)',
+        *('nl', 'NL', {'type': 'NonLocal2d', 'reduction': 2}, '', 'nonlocal_block'),
+        *('', 'Wang et al., CVPR 2018 (mmcv)'),
         position='before_last_block',
         stages=(False, False, True, False),
+        adds=True,
     ),
     Mechanism(
-        *('fca', 'FcaNet', {'type': 'FcaNet'}, '', 'Qin et al., ICCV 2021'), narrow=_R8
+        *('fca', 'FcaNet', {'type': 'FcaNet'}, 'fcanet', 'fca'),
+        *('', 'Qin et al., ICCV 2021'),
+        narrow=_R8,
+        files="the authors' files",
     ),
 )
 """In the order of the paper's sections, then of its related work."""
 
-LAYER_NAMES = {
-    'se_var1': 'SE-Var1',
-    'se_var2': 'SE-Var2',
-    'se_var3': 'SE-Var3',
-    'se_gc': 'SE-GC',
-    'eca_ns': 'ECA-NS',
-    'cbam': 'CBAM',
-    'bam': 'BAM',
-    'context_block': 'GC',
-    'ge_theta': 'GE-theta',
-    'a2': 'A2',
-    'gsop': 'GSoP',
-    'nonlocal_block': 'NL',
-}
-"""How names of layers in a backbone begin, other than those of ECA, SE and FcaNet."""
+KEYS = tuple(row.key for row in MECHANISMS)
 
-KEYS = tuple(one.key for one in MECHANISMS)
+LAYER_MODULES = {row.type: row.module for row in MECHANISMS if row.module}
+"""Modules of ``eca_mmdet.models.attention``, by the class that each defines."""
+
+ADDING_LAYERS = frozenset(row.type for row in MECHANISMS if row.adds)
+"""Classes of the layers that add to the map."""
+
+_WITH_FILES = {row.abbr for row in MECHANISMS if row.files}
+
+LAYER_NAMES = {
+    row.abbr: row.family or row.name
+    for row in sorted(MECHANISMS, key=lambda row: -len(row.abbr))
+    if row.abbr not in _WITH_FILES
+}
+"""Names in checkpoints, longest first, without those that have public files."""
 
 
 def find_mechanism(key: str) -> Mechanism:
@@ -181,12 +231,15 @@ def find_mechanism(key: str) -> Mechanism:
     Raises:
         UserError: there is none; with the near ones.
     """
-    for one in MECHANISMS:
-        if one.key == key:
-            return one
-    names = {one.name.lower(): one.key for one in MECHANISMS}
-    names |= {one: one for one in KEYS}
+    for row in MECHANISMS:
+        if row.key == key:
+            return row
+    names = {row.name.lower(): row.key for row in MECHANISMS}
+    names |= {known: known for known in KEYS}
     near = difflib.get_close_matches(key.lower(), names, n=3, cutoff=0.5)
-    keys = list(dict.fromkeys(names[one] for one in near))
+    keys = list(dict.fromkeys(names[name] for name in near))
     hint = f'Did you mean {" or ".join(keys)}? ' if keys else ''
-    raise UserError(f'no mechanism {key!r}. {hint}There are: {", ".join(KEYS)}.')
+    raise UserError(
+        f'no mechanism {key!r}. {hint}There are: {", ".join(KEYS)}.',
+        code='unknown-mechanism',
+    )

@@ -9,12 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from eca_mmdet.evaluation.summary import AP_COLUMNS
 from eca_mmdet.utils.errors import UserError
 from eca_mmdet.utils.io import read_file
 
 MARK = '†'
 """Behind a number that was confirmed in no copy."""
+
+AP_COLUMNS = ('AP', 'AP50', 'AP75', 'APS', 'APM', 'APL')
+"""COCO's average precisions, in the order of tables."""
 
 PUBLISHED = Path(__file__).with_name('published.json')
 DETECTORS = {'faster': 'Faster R-CNN', 'mask': 'Mask R-CNN', 'retinanet': 'RetinaNet'}
@@ -42,7 +44,7 @@ class PublishedRow:
     """A detector of the tables.
 
     Attributes:
-        row: its short name, as 'faster:r50:eca'.
+        row: its short name, e.g. 'faster:r50:eca'.
         detector: 'Faster R-CNN', 'Mask R-CNN' or 'RetinaNet'.
         depth: of the ResNet.
         attention: 'none', 'SE', 'ECA', '1 NL' or 'GC'.
@@ -79,8 +81,14 @@ def published(path: Path = PUBLISHED) -> dict[str, Any]:
         if {'detectors', 'sources'} <= content.keys():
             return dict(content)
     except (UserError, RecursionError, ValueError, AttributeError) as error:
-        raise UserError(f'published numbers cannot be read: {path}: {error}') from error
-    raise UserError(f'{path} has no published numbers: no detectors and sources in it.')
+        raise UserError(
+            f'published numbers cannot be read: {path}: {error}',
+            code='not-published-numbers',
+        ) from error
+    raise UserError(
+        f'{path} has no published numbers: no detectors and sources in it.',
+        code='not-published-numbers',
+    )
 
 
 def published_rows(
@@ -89,8 +97,8 @@ def published_rows(
     """Return rows of the detection tables, in the paper's order.
 
     Args:
-        names: short names or patterns of their parts, as 'faster:r50:eca' or 'mask:*';
-            none for all.
+        names: short names or patterns, e.g. 'faster:r50:eca' or 'mask:*'; none for
+            all.
         detector: key of ``DETECTORS``, to leave out the others.
         path: another file of the same form.
 
@@ -101,33 +109,36 @@ def published_rows(
 
     rows = _rows(path)
     if detector:
-        rows = [one for one in rows if one.detector == DETECTORS[detector]]
+        rows = [row for row in rows if row.detector == DETECTORS[detector]]
     wanted = list(names)
     for name in wanted:
-        if not any(fnmatchcase(one.row, name) for one in rows):
+        if not any(fnmatchcase(row.row, name) for row in rows):
             raise UserError(
                 f'no published row is called {name!r}. There are: '
-                f'{", ".join(one.row for one in rows)}.'
+                f'{", ".join(row.row for row in rows)}.',
+                code='unknown-row',
             )
     if not wanted:
         return rows
-    return [one for one in rows if any(fnmatchcase(one.row, name) for name in wanted)]
+    return [row for row in rows if any(fnmatchcase(row.row, name) for name in wanted)]
 
 
 def _rows(path: Path) -> list[PublishedRow]:
     try:
-        rows = [_row(one) for one in published(path)['detectors']]
+        rows = [_row(entry) for entry in published(path)['detectors']]
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(
-            f'{path}: a detector has no proper {error}. Compare {PUBLISHED}.'
+            f'{path}: a detector has no proper {error}. Compare {PUBLISHED}.',
+            code='not-published-numbers',
         ) from error
-    names = [one.row for one in rows]
-    for one in rows:
-        sound = one.row.replace(':', '').isalnum() and names.count(one.row) == 1
-        if not sound or one.detector not in DETECTORS.values() or 'AP' not in one.box:
+    names = [row.row for row in rows]
+    for row in rows:
+        sound = row.row.replace(':', '').isalnum() and names.count(row.row) == 1
+        if not sound or row.detector not in DETECTORS.values() or 'AP' not in row.box:
             raise UserError(
-                f'{path}: row {one.row!r} must have a name of its own such as '
-                f'faster:r50:eca, one of {", ".join(DETECTORS.values())} and a box AP.'
+                f'{path}: row {row.row!r} must have a name of its own such as '
+                f'faster:r50:eca, one of {", ".join(DETECTORS.values())} and a box AP.',
+                code='not-published-numbers',
             )
     return rows
 
@@ -139,8 +150,8 @@ def _row(entry: Mapping[str, Any]) -> PublishedRow:
         config=entry['config'],
         params_m=_number(entry['cost']['params_m']),
         gflops=_number(entry['cost']['gflops']),
-        box={key: _number(one) for key, one in entry['box'].items()},
-        mask={key: _number(one) for key, one in entry.get('mask', {}).items()},
+        box={key: _number(value) for key, value in entry['box'].items()},
+        mask={key: _number(value) for key, value in entry.get('mask', {}).items()},
     )
 
 
@@ -152,8 +163,8 @@ def _number(entry: Mapping[str, Any]) -> Number:
 
 
 def cells_of(row: PublishedRow, task: str) -> list[str]:
-    """Return Params, GFLOPs and the AP columns of a task, as shown in tables."""
+    """Return Params, GFLOPs and the AP columns of a task as table cells."""
     numbers = row.numbers()[task]
     ap = [numbers.get(name) for name in AP_COLUMNS]
     cost = [row.params_m.shown(2), row.gflops.shown(2)]
-    return cost + ['' if one is None else one.shown(1) for one in ap]
+    return cost + ['' if number is None else number.shown(1) for number in ap]

@@ -5,13 +5,12 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 
-from mmcv.cnn.bricks import ContextBlock, NonLocal2d
 from torch import Tensor, nn
 
+from eca_mmdet.catalog.mechanisms import ADDING_LAYERS
 from eca_mmdet.checkpoints.dct_filters import same_filters
 from eca_mmdet.checkpoints.file_names import FileNames, file_names_of
 from eca_mmdet.checkpoints.key_maps import Canonical, is_known
-from eca_mmdet.models.attention.double_attention import DoubleAttention
 from eca_mmdet.models.attention.fcanet import FcaNet
 from eca_mmdet.models.attention.gate import Gate
 
@@ -181,7 +180,7 @@ def frozen_additions(fit: Fit, module: nn.Module) -> list[str]:
     return [
         name
         for name, layer in module.named_modules()
-        if isinstance(layer, (DoubleAttention, ContextBlock, NonLocal2d))
+        if type(layer).__name__ in ADDING_LAYERS
         and any(key.startswith(f'{name}.') for key in fit.missing)
         and is_frozen(module, name)
     ]

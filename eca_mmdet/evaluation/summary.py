@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from eca_mmdet.catalog.published import AP_COLUMNS
 from eca_mmdet.datasets.annotation_columns import ImageId
 from eca_mmdet.datasets.ground_truth import Floats
 
-AP_COLUMNS = ('AP', 'AP50', 'AP75', 'APS', 'APM', 'APL')
 AREAS = {'S': 1, 'M': 2, 'L': 3}
 MAX_DETS = (1, 10, 100)
 """COCO's own numbers of detections an image (and category)."""

@@ -164,6 +164,18 @@ def test_kernel_sizes_are_those_of_the_backbone_file(name):
         assert f'resnet{backbone.depth}_k{digits}' in backbone.init_cfg.checkpoint
 
 
+@pytest.mark.parametrize(
+    'file', sorted(paths.config_root().glob('_base_/*.py')), ids=lambda file: file.stem
+)
+def test_former_base_files_give_what_replaced_them(file):
+    """Configs elsewhere inherit them."""
+    from mmengine.config import Config
+
+    found = Config.fromfile(file).to_dict()
+    parts = [Config.fromfile(new) for new in file.parent.glob(f'*/{file.name}')]
+    assert parts and found == {k: v for part in parts for k, v in part.items()}
+
+
 def test_modern_variants():
     cfg = load('mask-rcnn_eca-r50_fpn_amp-ms-3x_coco')
     assert cfg.optim_wrapper.type == 'AmpOptimWrapper'

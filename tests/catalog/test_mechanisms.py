@@ -8,14 +8,19 @@ from torch import nn
 
 from eca_mmdet.analysis import attention as analysis
 from eca_mmdet.catalog import mechanisms
-from eca_mmdet.catalog.mechanisms import KEYS, MECHANISMS, find_mechanism
+from eca_mmdet.catalog.mechanisms import (
+    KEYS,
+    LAYER_MODULES,
+    LAYER_NAMES,
+    MECHANISMS,
+    find_mechanism,
+)
 from eca_mmdet.catalog.published import published
 from eca_mmdet.utils.errors import UserError
+from tests.references.attention import LAYERS
 from tests.tolerances import assert_near
 
-NAMES = {one.name: one for one in MECHANISMS}
-RATIOS = {'se': 16, 'cbam': 16, 'bam': 16, 'gc': 16, 'ge-theta-plus': 16, 'fca': 16}
-"""The r of mechanisms that reduce by it."""
+NAMES = {row.name: row for row in MECHANISMS}
 
 
 def test_every_mechanism_of_the_comparison_is_there():
@@ -29,13 +34,16 @@ def test_every_mechanism_of_the_comparison_is_there():
     assert article <= NAMES.keys()
     variants = {row['name'] for row in published()['attention']['imagenet']['rows']}
     assert variants - {one.imagenet for one in MECHANISMS} == {'Vanilla'}
-    types = {one.layer['type'] for one in MECHANISMS}
+    package = 'eca_mmdet.models.attention.'
     ours = {
-        name
-        for name in eca_mmdet.models.attention.__all__
-        if name in MODELS.module_dict and name != 'SEGC'
+        name: kind.__module__.removeprefix(package)
+        for name, kind in MODELS.module_dict.items()
+        if kind.__module__.startswith(package) and name != 'SEGC'
     }
-    assert types == ours | {'ContextBlock', 'NonLocal2d'}
+    assert ours == LAYER_MODULES
+    types = {row.type for row in MECHANISMS}
+    assert types == ours.keys() | {'ContextBlock', 'NonLocal2d'} == LAYERS.keys()
+    assert all(getattr(eca_mmdet, name).__name__ == name for name in ours)
     assert len(set(KEYS)) == len(KEYS) == len(NAMES)
 
 
@@ -95,14 +103,16 @@ def test_places_are_those_of_the_configs(mmdet_ready):
         assert plugin.get('stages') == wanted.get('stages'), one.key
 
 
-def test_names_of_layers_are_known_to_the_weights(mmdet_ready):
-    """A file with any mechanism is recognised as one."""
-    from eca_mmdet.catalog.mechanisms import LAYER_NAMES
+def test_rows_say_what_the_layers_are(mmdet_ready):
+    """Names in checkpoints, and which layers add to the map."""
+    from eca_mmdet.models.attention import Gate
 
-    for one in MECHANISMS:
-        layer = analysis.build_layer(one, 64)
-        known = layer._abbr_ in ('eca', 'se', 'fca')
-        assert known or any(layer._abbr_.startswith(name) for name in LAYER_NAMES)
+    for row in MECHANISMS:
+        layer = analysis.build_layer(row, 64)
+        assert layer._abbr_ == row.abbr
+        assert row.adds == (not isinstance(layer, Gate))
+        assert (row.published == '0') == (not layer.state_dict())
+        assert (row.abbr in LAYER_NAMES) != (row.abbr in ('eca', 'se', 'fca'))
 
 
 @pytest.mark.parametrize('channels', [64, 256])
@@ -113,17 +123,14 @@ def test_properties_are_those_of_the_article(mmdet_ready, key, channels):
     for row in published()['attention']['properties']['rows']:
         if row['name'] == mechanism.name:
             assert (found.reduces, found.interacts) == (row['DR'], row['CCI'])
-    if key in RATIOS:
+    layer = LAYERS[mechanism.type]
+    assert found.reduces == (layer.ratio is not None)
+    assert found.interacts == layer.interacts
+    if layer.ratio:
         # A gate on positions, and the weights of GC's mean, add one dimension.
-        assert 0 < found.rank <= channels // RATIOS[key] + 1
-    assert found.reduces == (key in (*RATIOS, 'a2', 'gsop', 'nl'))
-    no_reduction = ('eca', 'ceca', 'eca-ns', 'ge-theta', 'ge-theta-minus')
-    if key.startswith(('se-',)) or key in no_reduction:
-        assert found.rank > channels * 0.8 and not found.reduces
-    if key in ('se-var1', 'se-var2', 'ge-theta', 'ge-theta-minus'):
-        assert not found.interacts
+        assert 0 < found.rank <= channels // layer.ratio + 1
     else:
-        assert found.interacts
+        assert found.rank > channels * 0.8
 
 
 @pytest.mark.parametrize('key', ['eca', 'cbam', 'gc', 'ge-theta'])

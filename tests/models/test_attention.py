@@ -1,15 +1,12 @@
 """Every attention layer against its paper in numpy, and its number of weights."""
 
-import math
-
 import pytest
 import torch
 from torch import nn
 
-from tests.references.attention import fca_filters
+from tests.references import attention as references
 from tests.support.attention_cases import (
     LAYERS,
-    WITH_NORM,
     build,
     expected,
     image,
@@ -55,6 +52,12 @@ ARGUMENTS = [
     ('FcaNet', dict(size=28)),
     ('ContextBlock', dict(ratio=1 / 4)),
     ('NonLocal2d', dict(reduction=4)),
+]
+
+WITH_NORM = [
+    name
+    for name in LAYERS
+    if any('running' in key for key in plain(name, 32).state_dict())
 ]
 
 
@@ -121,7 +124,7 @@ def test_batch_statistics(name):
 def test_fca_filters(channels, size):
     """The published filters: an orthonormal cosine basis."""
     layer = plain('FcaNet', channels, size=size)
-    wanted = torch.from_numpy(fca_filters(channels, size, 16))
+    wanted = torch.from_numpy(references.fca_filters(channels, size, 16))
     assert_near(layer.filters(), wanted, 1e-7)
     distinct = wanted[:: channels // 16].flatten(1)
     assert_near(distinct @ distinct.T, torch.eye(16), 1e-6)
@@ -149,38 +152,6 @@ def test_se_var2_starts_as_se_var1_and_is_gather_excite():
     assert torch.equal(plain('GEThetaMinus', 32)(x), one)
 
 
-COUNTS = {  # weights of C channels, as published; r is 16
-    'ECALayer': lambda c: kernel_size(c),
-    'SqueezeExcite': lambda c: 2 * c**2 // 16,
-    'SEVar1': lambda c: 0,
-    'SEVar2': lambda c: c,
-    'SEVar3': lambda c: c**2,
-    'SEGC1': lambda c: c**2 // 16,
-    'SEGC2': lambda c: 16 * c,
-    'SEGC3': lambda c: 8 * c,
-    'ECANS': lambda c: kernel_size(c) * c,
-    'CBAM': lambda c: 2 * c**2 // 16 + 2 * 7**2,
-    'BAM': lambda c: c // 16 * (3 * c + 2 * 9 * c // 16 + 1),
-    'GEThetaMinus': lambda c: 0,
-    'GETheta': lambda c: 9 * c * 3,
-    'GEThetaPlus': lambda c: 9 * c * 3 + 2 * c**2 // 16,
-    'DoubleAttention': lambda c: 4 * c**2 // 4,
-    'GSoP': lambda c: (c + 4 * reduced(c) + 4 * c) * reduced(c),
-    'FcaNet': lambda c: 2 * c**2 // 16,
-    'ContextBlock': lambda c: 2 * c**2 // 16 + c,
-    'NonLocal2d': lambda c: 4 * c**2 // 2,
-}
-
-
-def kernel_size(channels):
-    """The odd number that psi gives: 3, 5, 5, 5, 5, 7 for 64 to 2048."""
-    return {6: 3, 7: 5, 8: 5, 9: 5, 10: 5, 11: 7}[round(math.log2(channels))]
-
-
-def reduced(channels):
-    return 128 if channels >= 256 else channels // 2
-
-
 @pytest.mark.parametrize('channels', [64, 128, 256, 512, 1024, 2048])
 @pytest.mark.parametrize('name', LAYERS)
 def test_published_parameter_counts(name, channels):
@@ -194,4 +165,4 @@ def test_published_parameter_counts(name, channels):
         if isinstance(getattr(module, 'weight', None), nn.Parameter)
         and not isinstance(module, norms)
     ]
-    assert sum(weights) == COUNTS[name](channels)
+    assert sum(weights) == references.LAYERS[name].weights(channels)

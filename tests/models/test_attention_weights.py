@@ -5,14 +5,14 @@ import copy
 import pytest
 import torch
 
-from eca_mmdet.catalog.mechanisms import KEYS, MECHANISMS, find_mechanism
+from eca_mmdet.catalog.mechanisms import KEYS, LAYER_NAMES, MECHANISMS, find_mechanism
 from eca_mmdet.checkpoints.inspection import inspect
 from eca_mmdet.utils.errors import UserError, WeightsError
 from tests.tolerances import assert_near
 
 TINY = dict(base_channels=16, stem_channels=16)
-WITHOUT_WEIGHTS = ('se-var1', 'ge-theta-minus')
-ADDING = ('a2', 'gc', 'nl')
+WITHOUT_WEIGHTS = [row.key for row in MECHANISMS if row.published == '0']
+ADDING = [row.key for row in MECHANISMS if row.adds]
 RANDOM = [k for k in KEYS if k not in (*WITHOUT_WEIGHTS, *ADDING)]
 
 
@@ -91,14 +91,12 @@ def test_inspection_names_the_mechanism(file_of, one):
     if one.key in WITHOUT_WEIGHTS:
         assert found.network == 'ResNet-50'
         return
-    family = {'ceca': 'ECA', 'ge-theta-plus': 'GE-theta', 'gsop': 'GSoP', 'a2': 'A2'}
-    name = family.get(one.key, one.name)
-    name = 'SE-GC' if one.key.startswith('se-gc') else name
+    name = one.family or one.name
     assert found.network == f'{name}-ResNet-50' and found.gates
     stages = one.stages or (True,) * 4
     blocks = (3, 4, 6, 3) if one.position == 'block' else (1, 1, 1, 1)
     assert found.gates == sum(n for n, on in zip(blocks, stages, strict=True) if on)
-    if name not in ('ECA', 'SE', 'FcaNet'):
+    if one.abbr in LAYER_NAMES:
         assert found.backbone == found.command == ''
 
 

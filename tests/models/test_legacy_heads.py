@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from eca_mmdet.catalog.configs import shipped_configs
+from eca_mmdet.evaluation.legacy_metric import V1CocoMetric
 from tests.models.test_legacy_components import boxes, inclusive_iou
 
 pytestmark = pytest.mark.openmmlab
@@ -86,7 +87,7 @@ def test_rpn_suppresses_each_level_by_itself(legacy):
 
 
 def test_results_for_coco_count_both_corners(legacy):
-    boxes = legacy.V1CocoMetric.to_xywh(np.array([[10.0, 20, 10, 24], [0, 1, 2, 3]]))
+    boxes = V1CocoMetric.to_xywh(np.array([[10.0, 20, 10, 24], [0, 1, 2, 3]]))
     assert boxes.tolist() == [[10, 20, 1, 5], [0, 1, 3, 3]]
 
 

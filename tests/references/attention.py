@@ -8,6 +8,8 @@ code; convolutions and pools are loops.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 
@@ -372,3 +374,73 @@ def non_local(x, p, training=False):
             similar = theta[i, :, position] @ phi[i] / math.sqrt(len(theta[i]))
             y[i, :, position] = g[i] @ softmax(similar, 0)
     return x + pointwise(y.reshape(n, -1, h, w), p, 'conv_out.conv')
+
+
+class Layer(NamedTuple):
+    """What the papers say of a layer.
+
+    Attributes:
+        output: of the channels and the arguments that differ from the defaults: a
+            function of a map and the layer's arrays.
+        weights: number of weights of C channels, biases and norms not counted, with
+            the default arguments.
+        ratio: r, where the layer reduces the channels to C / r inside; None if not.
+        interacts: a factor depends on other channels than its own.
+    """
+
+    output: Callable
+    weights: Callable
+    ratio: int | None = None
+    interacts: bool = True
+
+
+def _kernel_size(c):
+    """The odd number that psi gives: 3, 5, 5, 5, 5, 7 for 64 to 2048."""
+    return {6: 3, 7: 5, 8: 5, 9: 5, 10: 5, 11: 7}[round(math.log2(c))]
+
+
+def _gsop_weights(c):
+    d = 128 if c >= 256 else c // 2
+    return (c + 4 * d + 4 * c) * d
+
+
+LAYERS = {
+    'SqueezeExcite': Layer(lambda c, **_: se, lambda c: 2 * c**2 // 16, 16),
+    'SEVar1': Layer(lambda c: se_var1, lambda c: 0, interacts=False),
+    'SEVar2': Layer(lambda c: se_var2, lambda c: c, interacts=False),
+    'SEVar3': Layer(lambda c: se_var3, lambda c: c**2),
+    'SEGC1': Layer(lambda c, groups=16: se_gc(groups), lambda c: c**2 // 16),
+    'SEGC2': Layer(lambda c, group_size=16: se_gc(c // group_size), lambda c: 16 * c),
+    'SEGC3': Layer(lambda c, group_size=8: se_gc(c // group_size), lambda c: 8 * c),
+    'ECANS': Layer(lambda c, **_: eca_ns, lambda c: _kernel_size(c) * c),
+    'ECALayer': Layer(lambda c, circular=False, **_: eca(circular), _kernel_size),
+    'CBAM': Layer(lambda c, **_: cbam, lambda c: 2 * c**2 // 16 + 2 * 7**2, 16),
+    'BAM': Layer(
+        lambda c, dilation=4, **_: bam(dilation),
+        lambda c: c // 16 * (3 * c + 2 * 9 * c // 16 + 1),
+        16,
+    ),
+    'ContextBlock': Layer(
+        lambda c, **_: global_context, lambda c: 2 * c**2 // 16 + c, 16
+    ),
+    'GEThetaMinus': Layer(
+        lambda c, extent=0: ge_theta_minus(extent), lambda c: 0, interacts=False
+    ),
+    'GETheta': Layer(
+        lambda c, extent=8: ge_theta(extent), lambda c: 9 * c * 3, interacts=False
+    ),
+    'GEThetaPlus': Layer(
+        lambda c, extent=8, **_: ge_theta_plus(extent),
+        lambda c: 9 * c * 3 + 2 * c**2 // 16,
+        16,
+    ),
+    'DoubleAttention': Layer(lambda c, **_: double_attention, lambda c: c**2, 4),
+    'GSoP': Layer(lambda c, **_: gsop, _gsop_weights, 2),
+    'NonLocal2d': Layer(lambda c, **_: non_local, lambda c: 2 * c**2, 2),
+    'FcaNet': Layer(
+        lambda c, size=7, frequencies=16, **_: fca(size, frequencies),
+        lambda c: 2 * c**2 // 16,
+        16,
+    ),
+}
+"""By the ``type`` of the layer."""

@@ -1,57 +1,19 @@
-"""The 19 attention layers by name: how to build them, and their references."""
+"""The attention layers by name: how to build them, and their references."""
 
 from __future__ import annotations
 
 import torch
 
 import eca_mmdet
+from eca_mmdet.catalog.mechanisms import MECHANISMS
 from tests.references import attention as references
 
-# Of the channels and the arguments that differ from the defaults.
-REFERENCES = {
-    'ECALayer': lambda c, circular=False, **_: references.eca(circular),
-    'SqueezeExcite': lambda c, **_: references.se,
-    'SEVar1': lambda c: references.se_var1,
-    'SEVar2': lambda c: references.se_var2,
-    'SEVar3': lambda c: references.se_var3,
-    'SEGC1': lambda c, groups=16: references.se_gc(groups),
-    'SEGC2': lambda c, group_size=16: references.se_gc(c // group_size),
-    'SEGC3': lambda c, group_size=8: references.se_gc(c // group_size),
-    'ECANS': lambda c, **_: references.eca_ns,
-    'CBAM': lambda c, **_: references.cbam,
-    'BAM': lambda c, dilation=4, **_: references.bam(dilation),
-    'GEThetaMinus': lambda c, extent=0: references.ge_theta_minus(extent),
-    'GETheta': lambda c, extent=8: references.ge_theta(extent),
-    'GEThetaPlus': lambda c, extent=8, **_: references.ge_theta_plus(extent),
-    'DoubleAttention': lambda c, **_: references.double_attention,
-    'GSoP': lambda c, **_: references.gsop,
-    'FcaNet': lambda c, size=7, frequencies=16, **_: references.fca(size, frequencies),
-    'ContextBlock': lambda c, **_: references.global_context,
-    'NonLocal2d': lambda c, **_: references.non_local,
-}
-LAYERS = tuple(REFERENCES)
-WITH_NORM = ('CBAM', 'BAM', 'GETheta', 'GEThetaPlus', 'DoubleAttention', 'GSoP')
-NEEDED = {'ContextBlock': dict(ratio=1 / 16)}  # mmcv gives it no default
-NAMES_IN_BLOCKS = {
-    'ECALayer': 'eca',
-    'SqueezeExcite': 'se',
-    'SEVar1': 'se_var1',
-    'SEVar2': 'se_var2',
-    'SEVar3': 'se_var3',
-    'SEGC1': 'se_gc1',
-    'SEGC2': 'se_gc2',
-    'SEGC3': 'se_gc3',
-    'ECANS': 'eca_ns',
-    'CBAM': 'cbam',
-    'BAM': 'bam',
-    'GEThetaMinus': 'ge_theta_minus',
-    'GETheta': 'ge_theta',
-    'GEThetaPlus': 'ge_theta_plus',
-    'DoubleAttention': 'a2',
-    'GSoP': 'gsop',
-    'FcaNet': 'fca',
-    'ContextBlock': 'context_block',
-    'NonLocal2d': 'nonlocal_block',
+NAMES_IN_BLOCKS = {row.type: row.abbr for row in MECHANISMS}
+LAYERS = tuple(NAMES_IN_BLOCKS)
+NEEDED = {  # mmcv's layers have other defaults, or none
+    row.type: {key: value for key, value in row.layer.items() if key != 'type'}
+    for row in MECHANISMS
+    if not row.module
 }
 
 
@@ -99,7 +61,7 @@ def arrays(layer):
 
 def expected(name, layer, x, **kwargs):
     """What the reference makes of ``x`` with the layer's parameters."""
-    reference = REFERENCES[name](x.shape[1], **kwargs)
+    reference = references.LAYERS[name].output(x.shape[1], **kwargs)
     with_norms = arrays(layer)
     return torch.from_numpy(
         reference(x.detach().double().numpy(), with_norms, training=layer.training)

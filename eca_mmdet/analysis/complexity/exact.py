@@ -18,7 +18,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from eca_mmdet.analysis.complexity.parts import run_parts
-from eca_mmdet.analysis.complexity.shares import ATTENTION, Shares, part_of
+from eca_mmdet.analysis.complexity.shares import Shares, is_attention, part_of
 from eca_mmdet.utils.errors import UserError
 
 
@@ -138,7 +138,7 @@ def _count_parameters(model: nn.Module, cost: ExactCost) -> None:
         part.params += one.numel()
         part.trained += one.numel() if one.requires_grad else 0
     for gate in model.modules():
-        if isinstance(gate, ATTENTION):
+        if is_attention(gate):
             for one in gate.parameters():
                 cost.gates.params += one.numel()
                 cost.gates.trained += one.numel() if one.requires_grad else 0

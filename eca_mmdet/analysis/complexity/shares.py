@@ -5,17 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from mmcv.cnn.bricks import ContextBlock, NonLocal2d
 from torch import Tensor, nn
 
 from eca_mmdet.analysis.complexity.parts import run_parts
-from eca_mmdet.models.attention import ChannelGate, DoubleAttention, Gate
-
-ATTENTION = (Gate, DoubleAttention, ContextBlock, NonLocal2d)
-"""Every attention layer; its cost is counted for itself as well."""
+from eca_mmdet.catalog.mechanisms import ADDING_LAYERS
+from eca_mmdet.models.attention import ChannelGate, Gate
 
 Meter = Callable[[], int]
 """Returns a total that grows while a model runs."""
+
+
+def is_attention(layer: nn.Module) -> bool:
+    """Tell whether the layer is attention, whose cost is also counted by itself."""
+    return isinstance(layer, Gate) or type(layer).__name__ in ADDING_LAYERS
 
 
 def part_of(name: str) -> str:
@@ -58,9 +60,7 @@ class Shares:
 
     def run(self, **run: Any) -> None:
         """Run the parts; arguments of ``parts.run_parts``."""
-        gates: list[Any] = [
-            m for m in self._model.modules() if isinstance(m, ATTENTION)
-        ]
+        gates: list[Any] = [m for m in self._model.modules() if is_attention(m)]
         lean_gates: list[Any] = [
             m for m in gates if self._lean and isinstance(m, ChannelGate)
         ]
@@ -84,7 +84,7 @@ class Shares:
 
     def _leave(self, module: nn.Module, inputs: Any, output: Any) -> None:
         amount = self._meter() - self._before.pop(module)
-        if isinstance(module, ATTENTION):
+        if is_attention(module):
             self.gates += amount
         else:
             self._add(part_of(f'backbone.{self._names[module]}'), amount)

@@ -1,51 +1,24 @@
-"""The attention layers of the ECA-Net comparison, one mechanism a file.
+"""Attention layers of the ECA-Net comparison, one mechanism per file.
 
 Each is an mmdet plugin layer: built with ``in_channels``, (N, C, H, W) to the same.
-NL and GC are mmcv's ``NonLocal2d`` and ``ContextBlock``.
-:mod:`eca_mmdet.catalog.mechanisms` lists all of them.
+:data:`eca_mmdet.catalog.mechanisms.MECHANISMS` lists them; importing this package
+imports, and so registers, every layer in that list. NL and GC are mmcv's
+``NonLocal2d`` and ``ContextBlock``.
 """
 
-from eca_mmdet.models.attention.bam import BAM
-from eca_mmdet.models.attention.cbam import CBAM
-from eca_mmdet.models.attention.channel_gate import ChannelGate
-from eca_mmdet.models.attention.double_attention import DoubleAttention
-from eca_mmdet.models.attention.eca import ECALayer, eca_kernel_size
-from eca_mmdet.models.attention.eca_ns import ECANS
-from eca_mmdet.models.attention.fcanet import FcaNet
-from eca_mmdet.models.attention.gate import Gate
-from eca_mmdet.models.attention.gather_excite import GETheta, GEThetaMinus, GEThetaPlus
-from eca_mmdet.models.attention.gsop import GSoP
-from eca_mmdet.models.attention.se_variants import (
-    SEGC,
-    SEGC1,
-    SEGC2,
-    SEGC3,
-    SEVar1,
-    SEVar2,
-    SEVar3,
-)
-from eca_mmdet.models.attention.squeeze_excite import SqueezeExcite
+import importlib
+from typing import TYPE_CHECKING, Any
 
-__all__ = [
-    'BAM',
-    'CBAM',
-    'ChannelGate',
-    'DoubleAttention',
-    'ECALayer',
-    'ECANS',
-    'FcaNet',
-    'GETheta',
-    'GEThetaMinus',
-    'GEThetaPlus',
-    'GSoP',
-    'Gate',
-    'SEGC',
-    'SEGC1',
-    'SEGC2',
-    'SEGC3',
-    'SEVar1',
-    'SEVar2',
-    'SEVar3',
-    'SqueezeExcite',
-    'eca_kernel_size',
-]
+from eca_mmdet.catalog.mechanisms import LAYER_MODULES
+from eca_mmdet.models.attention.eca import eca_kernel_size
+from eca_mmdet.models.attention.gate import ChannelGate, Gate
+from eca_mmdet.models.attention.se_variants import SEGC
+
+__all__ = [*LAYER_MODULES, 'SEGC', 'ChannelGate', 'Gate', 'eca_kernel_size']  # noqa: PLE0604
+
+for _name, _module in LAYER_MODULES.items():
+    globals()[_name] = getattr(importlib.import_module(f'{__name__}.{_module}'), _name)
+
+if TYPE_CHECKING:  # the names that the loop defines
+
+    def __getattr__(name: str) -> Any: ...

@@ -12,8 +12,7 @@ import torch
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
-from eca_mmdet.models.attention.channel_gate import ChannelGate
-from eca_mmdet.models.attention.gate import is_whole
+from eca_mmdet.models.attention.gate import ChannelGate, is_whole
 
 
 def eca_kernel_size(channels: int, gamma: float = 2, b: float = 1) -> int:

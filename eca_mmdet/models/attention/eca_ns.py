@@ -9,8 +9,8 @@ import torch
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
-from eca_mmdet.models.attention.channel_gate import ChannelGate
 from eca_mmdet.models.attention.eca import check_kernel_size, eca_kernel_size
+from eca_mmdet.models.attention.gate import ChannelGate
 
 
 @MODELS.register_module()

@@ -63,10 +63,10 @@ class FcaNet(Gate):
                 f'({in_channels}); got {frequencies!r}.'
             )
         filters = separable_filters(in_channels, size, frequencies)
-        for name, one in zip(('vertical', 'horizontal'), filters, strict=True):
+        for name, factor in zip(('vertical', 'horizontal'), filters, strict=True):
             # Fixed by the arguments, so that it is in no checkpoint.
-            one = one.to(torch.get_default_device())
-            self.register_buffer(name, one, persistent=False)
+            factor = factor.to(torch.get_default_device())
+            self.register_buffer(name, factor, persistent=False)
         self.fc = nn.Sequential(
             nn.Linear(in_channels, hidden, bias=False),
             nn.ReLU(inplace=True),

@@ -1,4 +1,4 @@
-"""What the attention layers share that multiply a map."""
+"""Base classes of the attention layers that multiply a map, and their checks."""
 
 from __future__ import annotations
 
@@ -26,6 +26,29 @@ class Gate(nn.Module):
         """(N, C, H, W) to the same: x times its gate."""
         # Under autocast the gate may be narrower than x; x keeps its dtype.
         return x * self.gate(x).to(x.dtype)
+
+
+class ChannelGate(Gate):
+    """Base class of gates on channels that are computed from each channel's mean.
+
+    A subclass defines :meth:`factors`. A residual block may then call that alone and
+    put the factors where they cost least
+    (:func:`eca_mmdet.models.lean.gated_residual.gated_residual`).
+    """
+
+    def factors(self, pooled: Tensor) -> Tensor:
+        """(N, C) means to (N, C) factors."""
+        raise NotImplementedError
+
+    def gate(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) to (N, C, 1, 1)."""
+        return self.factors(x.mean(dim=(2, 3)))[:, :, None, None]
+
+    @property
+    def is_foldable(self) -> bool:
+        """Whether the layer does nothing but multiply by :meth:`factors` of means."""
+        kind = type(self)
+        return (kind.forward, kind.gate) == (ChannelGate.forward, ChannelGate.gate)
 
 
 def is_whole(value: object) -> bool:

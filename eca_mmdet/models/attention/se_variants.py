@@ -19,8 +19,7 @@ import torch
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
-from eca_mmdet.models.attention.channel_gate import ChannelGate
-from eca_mmdet.models.attention.gate import is_whole
+from eca_mmdet.models.attention.gate import ChannelGate, is_whole
 
 
 @MODELS.register_module()

@@ -12,8 +12,7 @@ from __future__ import annotations
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
-from eca_mmdet.models.attention.channel_gate import ChannelGate
-from eca_mmdet.models.attention.gate import hidden_units
+from eca_mmdet.models.attention.gate import ChannelGate, hidden_units
 
 
 @MODELS.register_module()

@@ -12,9 +12,9 @@ from typing import Any
 
 from mmdet.models.backbones.resnet import BasicBlock, Bottleneck
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from eca_mmdet.models.backbones.plugins import BASIC_POSITIONS, add_plugins
-from eca_mmdet.models.backbones.recompute import recompute
 from eca_mmdet.models.lean.conv_norm import conv_norm, sequence
 from eca_mmdet.models.lean.gated_residual import gated_residual
 
@@ -33,6 +33,20 @@ def check_memory(memory: object) -> str:
             f"'plain' (every layer by itself); got {memory!r}."
         )
     return str(memory)
+
+
+def recompute(block: Callable[[Tensor], Tensor], x: Tensor, with_cp: bool) -> Tensor:
+    """Return ``block(x)``; with ``with_cp``, keep x alone for the backward pass.
+
+    Args:
+        block: the part of a network to compute again.
+        x: its input.
+        with_cp: mmdet's argument of that name.
+    """
+    if not (with_cp and x.requires_grad):
+        return block(x)
+    result: Tensor = checkpoint(block, x, use_reentrant=False)
+    return result
 
 
 def _tail_gate(block: Any, names: list[str]) -> Callable[[Tensor], Tensor] | None:
@@ -79,7 +93,11 @@ class PluginBasicBlock(BasicBlock):  # type: ignore[misc]
         self._plugin_names = {
             position: add_plugins(
                 self,
-                [one['cfg'] for one in plugins or [] if one['position'] == position],
+                [
+                    plugin['cfg']
+                    for plugin in plugins or []
+                    if plugin['position'] == position
+                ],
                 planes,
             )
             for position in BASIC_POSITIONS

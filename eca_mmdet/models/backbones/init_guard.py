@@ -1,4 +1,4 @@
-"""No ECA backbone loads its weights the silent way."""
+"""Checks of ``init_cfg``: no gate of a backbone stays random without an error."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from torch import nn
 from eca_mmdet.models.attention.gate import Gate
 
 
-class LoudWeights:
-    """Mixin: refuse an ``init_cfg`` that leaves gates random without an error.
+class InitGuard:
+    """Backbone mixin that rejects an ``init_cfg`` under which gates stay random.
 
     A config that inherits ``init_cfg=dict(type='Pretrained', ...)`` would start from
-    torchvision's ResNet with random gates, and only a warning would tell.
+    torchvision's ResNet with random gates, with no more than a warning.
     """
 
     init_cfg: Any
@@ -39,11 +39,15 @@ def check_init_cfg(backbone: nn.Module, init_cfg: Any) -> None:
     Raises:
         ValueError: with the ``init_cfg`` to use.
     """
-    kinds = [_kind(one) for one in as_list(init_cfg)]
+    kinds = [_kind(entry) for entry in as_list(init_cfg)]
     gates = any(isinstance(module, Gate) for module in backbone.modules())
     if gates and kinds and {'Pretrained', 'PretrainedInit'} & set(kinds):
         checkpoint = next(
-            (one['checkpoint'] for one in as_list(init_cfg) if 'checkpoint' in one),
+            (
+                entry['checkpoint']
+                for entry in as_list(init_cfg)
+                if 'checkpoint' in entry
+            ),
             None,
         )
         raise ValueError(
@@ -62,7 +66,7 @@ def check_init_cfg(backbone: nn.Module, init_cfg: Any) -> None:
 def as_list(init_cfg: Any) -> list[Any]:
     """Return the dicts of an ``init_cfg``, which may be one, several or None."""
     entries = init_cfg if isinstance(init_cfg, (list, tuple)) else [init_cfg]
-    return [one for one in entries if isinstance(one, dict)]
+    return [entry for entry in entries if isinstance(entry, dict)]
 
 
 def _kind(init_cfg: Any) -> str:

@@ -19,8 +19,8 @@ from eca_mmdet.catalog.architectures import (
     MOBILENET_V2_STAGES,
 )
 from eca_mmdet.models.attention.eca import ECALayer
-from eca_mmdet.models.backbones.init_guard import LoudWeights
-from eca_mmdet.models.backbones.recompute import recompute
+from eca_mmdet.models.backbones.blocks import recompute
+from eca_mmdet.models.backbones.init_guard import InitGuard
 from eca_mmdet.models.backbones.resnet import stage_kernel_sizes
 
 
@@ -47,7 +47,7 @@ class ECAInvertedResidual(InvertedResidual):  # type: ignore[misc]
 
 
 @MODELS.register_module()
-class ECAMobileNetV2(LoudWeights, MobileNetV2):  # type: ignore[misc]
+class ECAMobileNetV2(InitGuard, MobileNetV2):  # type: ignore[misc]
     """MobileNetV2 with an ECA gate at the end of every inverted residual.
 
     Args:

@@ -16,12 +16,12 @@ from eca_mmdet.models.backbones.blocks import (
     PluginBottleneck,
     check_memory,
 )
-from eca_mmdet.models.backbones.init_guard import LoudWeights
+from eca_mmdet.models.backbones.init_guard import InitGuard
 from eca_mmdet.models.backbones.plugins import (
     BASIC_POSITIONS,
     BOTTLENECK_POSITIONS,
     STAGE_POSITIONS,
-    PluggedStage,
+    PluginStage,
     check_plugins,
     staged,
 )
@@ -30,7 +30,7 @@ from eca_mmdet.models.lean.max_pool import relu_max_pool
 
 
 @MODELS.register_module()
-class PluginResNet(LoudWeights, ResNet):  # type: ignore[misc]
+class PluginResNet(InitGuard, ResNet):  # type: ignore[misc]
     """ResNet with plugins at every depth, in two formulations.
 
     Args:
@@ -39,7 +39,7 @@ class PluginResNet(LoudWeights, ResNet):  # type: ignore[misc]
             convolutions: the same function, with about half the memory for backward.
             'plain' runs every layer by itself, as mmdet's ``ResNet`` does.
         attention: a plugin layer for the end of every residual branch (after its
-            last norm, before the residual add), as ``dict(type='CBAM')``.
+            last norm, before the residual add), e.g. ``dict(type='CBAM')``.
         plugins: further plugin layers, as mmdet's ``ResNet`` takes them; they come
             after ``attention`` where they share its position. In 18 and 34 they go to
             'after_conv1' or 'after_conv2'. Two positions are of a stage, not of its
@@ -100,13 +100,17 @@ class PluginResNet(LoudWeights, ResNet):  # type: ignore[misc]
         ]
         stage = super().make_res_layer(memory=self.memory, plugins=inside, **kwargs)
         before_last, after = (
-            [one['cfg'] for one in plugins or [] if one['position'] == position]
+            [
+                plugin['cfg']
+                for plugin in plugins or []
+                if plugin['position'] == position
+            ]
             for position in STAGE_POSITIONS
         )
         if not before_last and not after:
             return stage  # type: ignore[no-any-return]
         channels = kwargs['planes'] * self.block.expansion
-        return PluggedStage(stage, before_last, after, channels)
+        return PluginStage(stage, before_last, after, channels)
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         """(N, 3, H, W) to one map for each of ``out_indices``, stride 4 to 32."""

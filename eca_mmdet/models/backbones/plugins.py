@@ -1,4 +1,4 @@
-"""Where plugin layers go in this package's ResNets, and what is wrong with a plugin.
+"""Plugin layers of this package's ResNets: their positions and checks.
 
 mmdet's own checks are bare assertions, and its positions lie inside of blocks. Some
 mechanisms sit elsewhere: BAM between two stages, the published "1 NL" right before the
@@ -18,7 +18,7 @@ from mmengine.model import Sequential
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
-import eca_mmdet.models.attention
+from eca_mmdet.catalog.mechanisms import MECHANISMS
 from eca_mmdet.models.attention.dct import STAGE_SIZES
 from eca_mmdet.models.attention.fcanet import FcaNet
 from eca_mmdet.models.attention.gate import is_whole
@@ -35,7 +35,7 @@ def check_plugins(
     num_stages: int,
     of_stages: Sequence[str] = STAGE_POSITIONS,
 ) -> None:
-    """Refuse plugins that a ResNet would misread.
+    """Reject plugins that a ResNet would misread.
 
     Args:
         plugins: a list of dicts with ``cfg``, ``position`` and perhaps ``stages``.
@@ -69,7 +69,7 @@ def check_plugins(
 def _is_choice(stages: Any, count: int) -> bool:
     if not isinstance(stages, (list, tuple)) or len(stages) != count:
         return False
-    return all(isinstance(one, bool) for one in stages)
+    return all(isinstance(choice, bool) for choice in stages)
 
 
 def _check_position(position: Any, known: Sequence[str]) -> None:
@@ -91,8 +91,10 @@ def staged(plugins: Sequence[Any], stage: int) -> list[Any]:
     """
     size = STAGE_SIZES[min(stage, len(STAGE_SIZES) - 1)]
     return [
-        {**one, 'cfg': {**one['cfg'], 'size': size}} if _is_unsized(one['cfg']) else one
-        for one in plugins
+        {**plugin, 'cfg': {**plugin['cfg'], 'size': size}}
+        if _is_unsized(plugin['cfg'])
+        else plugin
+        for plugin in plugins
     ]
 
 
@@ -101,7 +103,7 @@ def _is_unsized(cfg: Any) -> bool:
 
 
 def check_layer(cfg: Any) -> None:
-    """Refuse a config of a plugin layer whose type nobody registered.
+    """Reject the config of a plugin layer whose type is not registered.
 
     Args:
         cfg: a dict with ``type``, a name or a class.
@@ -114,18 +116,15 @@ def check_layer(cfg: Any) -> None:
         return
     if not isinstance(kind, str):
         raise ValueError(
-            f"a layer is a dict with its type, as dict(type='ECALayer'); got {cfg!r}."
+            f"a layer is a dict with its type, e.g. dict(type='ECALayer'); got {cfg!r}."
         )
     with MODELS.switch_scope_and_registry(None) as registry:
         if registry.get(kind) is not None:
             return
-    names = [
-        one for one in eca_mmdet.models.attention.__all__ if one in MODELS.module_dict
-    ]
-    names += ['ContextBlock', 'NonLocal2d', 'GeneralizedAttention']
-    lower = {name.lower(): name for name in names}
+    names = {row.type for row in MECHANISMS} | {'SEGC', 'GeneralizedAttention'}
+    lower = {name.lower(): name for name in sorted(names)}
     near = difflib.get_close_matches(kind.lower(), lower, n=3, cutoff=0.5)
-    hint = f'Did you mean {" or ".join(lower[one] for one in near)}? ' if near else ''
+    hint = f'Did you mean {" or ".join(lower[name] for name in near)}? ' if near else ''
     raise ValueError(
         f'no layer {kind!r} is registered. {hint}The attention layers: '
         f'{", ".join(sorted(names))}.'
@@ -172,7 +171,7 @@ def _build(cfg: Any, postfix: str | int, in_channels: int) -> tuple[str, nn.Modu
 
 
 def _check_reduction(cfg: Any, channels: int) -> None:
-    """Refuse reductions that mmcv's layers would take without a word."""
+    """Reject reductions that mmcv's layers would accept silently."""
     kind = getattr(cfg['type'], '__name__', cfg['type'])
     if kind == 'ContextBlock' and 'ratio' in cfg:
         ratio = cfg['ratio']
@@ -190,7 +189,7 @@ def _check_reduction(cfg: Any, channels: int) -> None:
             )
 
 
-class PluggedStage(Sequential):  # type: ignore[misc]
+class PluginStage(Sequential):  # type: ignore[misc]
     """A stage with plugin layers between or after its blocks.
 
     The blocks' names stay 0 to n - 1, so that weights of a ResNet fit.

@@ -28,8 +28,8 @@ class ECAResNet(PluginResNet):
             'adaptive', psi of each block's output channels. There is no default:
             released weights differ in it by depth, and neither the formula nor a
             file's name tells. A checkpoint's tensors do.
-        attention: another layer in the gate's place, as ``dict(type='CBAM')``, instead
-            of ``kernel_sizes``.
+        attention: another layer in the gate's place, e.g. ``dict(type='CBAM')``; it
+            replaces ``kernel_sizes``.
         plugins: further plugins, as :class:`PluginResNet` takes them; they come after
             the gate where they share its position.
         **kwargs: as :class:`PluginResNet`, ``memory`` among them, and mmdet's

@@ -16,12 +16,16 @@ from mmengine.model import BaseModule, Sequential
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from eca_mmdet.catalog.architectures import TIMM_KERNEL_SIZES
+from eca_mmdet.catalog.architectures import (
+    D_LAYOUTS,
+    TIMM_KERNEL_SIZES,
+    DLayout,
+    Widths,
+    regular_widths,
+)
 from eca_mmdet.models.attention.eca import ECALayer
-from eca_mmdet.models.backbones.arch import read_arch
-from eca_mmdet.models.backbones.blocks import check_memory
-from eca_mmdet.models.backbones.init_guard import LoudWeights
-from eca_mmdet.models.backbones.recompute import recompute
+from eca_mmdet.models.backbones.blocks import check_memory, recompute
+from eca_mmdet.models.backbones.init_guard import InitGuard
 from eca_mmdet.models.backbones.resnet import stage_kernel_sizes
 from eca_mmdet.models.lean.conv_norm import conv_norm, sequence
 from eca_mmdet.models.lean.gated_residual import gated_residual
@@ -100,7 +104,7 @@ class ECABottleneck(BaseModule):  # type: ignore[misc]
 
 
 @MODELS.register_module()
-class ECAResNetD(LoudWeights, BaseModule):  # type: ignore[misc]
+class ECAResNetD(InitGuard, BaseModule):  # type: ignore[misc]
     """The backbone of timm's ECA weights.
 
     Args:
@@ -141,7 +145,7 @@ class ECAResNetD(LoudWeights, BaseModule):  # type: ignore[misc]
     ) -> None:
         fresh = init_cfg is None
         super().__init__(init_cfg or _DEFAULT_INIT)
-        stem, widths = read_arch(arch)
+        stem, widths = _read_arch(arch)
         self._check_stages(len(widths), out_indices, frozen_stages)
         self.kernel_sizes = stage_kernel_sizes(
             kernel_sizes, len(widths), f"timm's files use {TIMM_KERNEL_SIZES}."
@@ -254,3 +258,51 @@ _DEFAULT_INIT = [
     dict(type='Kaiming', layer='Conv2d'),
     dict(type='Constant', val=1, layer=['_BatchNorm', 'GroupNorm']),
 ]
+
+
+def _read_arch(arch: str | Mapping[str, Any]) -> DLayout:
+    """Return the layout that ``arch`` names or describes.
+
+    Args:
+        arch: as :class:`ECAResNetD` takes it.
+
+    Raises:
+        ValueError: an unknown name or entry, or widths that do not fit together.
+    """
+    if isinstance(arch, str):
+        if arch not in D_LAYOUTS:
+            raise ValueError(
+                f'arch must be one of {", ".join(D_LAYOUTS)}, or a dict with stem and '
+                f'widths; got {arch!r}.'
+            )
+        return D_LAYOUTS[arch]
+    if not isinstance(arch, Mapping):
+        raise ValueError(f'arch must be a name or a dict; got {arch!r}.')
+    given = dict(arch)
+    stem = given.pop('stem', (32, 32, 64))
+    stem = (stem,) if isinstance(stem, int) else tuple(stem)
+    if 'depths' in given:
+        base = given.pop('base_channels', 64)
+        widths = regular_widths(given.pop('depths'), base)
+    else:
+        stages = given.pop('widths', ())
+        widths = tuple(tuple(tuple(block) for block in stage) for stage in stages)
+    if given or not widths:
+        raise ValueError(
+            'arch takes stem, and either widths or depths with base_channels; got '
+            f'{dict(arch)!r}.'
+        )
+    _check_widths(stem, widths)
+    return DLayout(stem, widths)
+
+
+def _check_widths(stem: tuple[int, ...], widths: Widths) -> None:
+    if len(stem) not in (1, 3):
+        raise ValueError(f'stem must have 1 or 3 widths; got {stem!r}.')
+    for number, blocks in enumerate(widths, 1):
+        fit = blocks and all(len(block) == 3 for block in blocks)
+        if not fit or len({block[-1] for block in blocks}) != 1:
+            raise ValueError(
+                f'stage {number}: every block needs three widths, the last of them '
+                f'the same in the whole stage (the residual sum); got {blocks!r}.'
+            )

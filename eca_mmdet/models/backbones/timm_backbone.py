@@ -18,7 +18,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from eca_mmdet.checkpoints.file_names import FileNames
 from eca_mmdet.models.attention.gate import is_whole
-from eca_mmdet.models.backbones.init_guard import LoudWeights
+from eca_mmdet.models.backbones.init_guard import InitGuard
 from eca_mmdet.models.backbones.timm_network import (
     classifier_names,
     create_network,
@@ -32,7 +32,7 @@ _AUXILIARY = ('AuxLogits',)  # of Inception v3, in some files
 
 
 @MODELS.register_module()
-class TimmBackbone(LoudWeights, BaseModule):  # type: ignore[misc]
+class TimmBackbone(InitGuard, BaseModule):  # type: ignore[misc]
     """A convolutional network of timm that gives feature maps to a detector.
 
     The network's layers run one after the other up to the last level that is asked
@@ -91,7 +91,7 @@ class TimmBackbone(LoudWeights, BaseModule):  # type: ignore[misc]
         super().__init__(init_cfg)
         network, gates = create_network(model_name, dict(model_args or {}), attention)
         info = read_levels(network, model_name)
-        taps = [one['module'] for one in info]
+        taps = [level['module'] for level in info]
         steps = list(layers_in_a_row(network, taps, model_name))
         chosen = _chosen(out_indices, len(info), model_name)
         end = steps.index(taps[chosen[-1]]) + 1
@@ -178,7 +178,7 @@ def _checked_padding(
 ) -> dict[str, int]:
     padding = {} if padding is None else padding
     sound = isinstance(padding, Mapping) and all(
-        is_whole(one) and one >= 0 for one in padding.values()
+        is_whole(pixels) and pixels >= 0 for pixels in padding.values()
     )
     if not sound:
         raise ValueError(
@@ -201,9 +201,9 @@ def _frozen(
     Raises:
         ValueError: a stage that is not there.
     """
-    tapped = [one for one in info if one['module'] in steps]
-    stem = [one['module'] for one in tapped if one['reduction'] < 4]
-    stages = [one['module'] for one in tapped if one['reduction'] >= 4]
+    tapped = [level for level in info if level['module'] in steps]
+    stem = [level['module'] for level in tapped if level['reduction'] < 4]
+    stages = [level['module'] for level in tapped if level['reduction'] >= 4]
     if not is_whole(frozen_stages) or not -1 <= frozen_stages <= len(stages):
         raise ValueError(
             f'frozen_stages must be -1 (none), 0 (the stem) or up to {len(stages)}, '

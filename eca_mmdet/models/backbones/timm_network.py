@@ -64,7 +64,7 @@ def create_network(
         if attention is None or not re.search('block_args|attn_layer', str(error)):
             raise
         raise ValueError(_no_place(model_name)) from error
-    gates = [name for name, one in network.named_modules() if _is_one_of(one, built)]
+    gates = [name for name, layer in network.named_modules() if _is_in(layer, built)]
     blocks = {type(network.get_submodule(name.rpartition('.')[0])) for name in gates}
     known = {timm.models.resnet.BasicBlock, timm.models.resnet.Bottleneck}
     if attention is not None and not (blocks and blocks <= known):
@@ -111,8 +111,8 @@ def _builder(
     return build
 
 
-def _is_one_of(module: nn.Module, modules: list[nn.Module]) -> bool:
-    return any(module is one for one in modules)
+def _is_in(module: nn.Module, modules: list[nn.Module]) -> bool:
+    return any(module is other for other in modules)
 
 
 def read_levels(network: Any, model_name: str) -> list[dict[str, Any]]:

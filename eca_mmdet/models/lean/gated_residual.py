@@ -28,7 +28,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from eca_mmdet.models.attention.channel_gate import ChannelGate
 from eca_mmdet.models.lean.conv_norm import conv_norm
 from eca_mmdet.models.lean.folding import (
     Affine,
@@ -56,8 +55,8 @@ def gated_residual(
         x: (N, K, H, W).
         conv: the block's last, to C channels.
         norm: of C channels.
-        gate: a ``ChannelGate``, another layer
-            that keeps the shape, or None.
+        gate: a layer that keeps the shape, or None. A channel gate says so by
+            ``is_foldable``: it multiplies by ``factors``, (N, C) means to (N, C).
         shortcut: (N, C, H', W'); not written to.
         relu: ``nn.ReLU``; another activation is called.
 
@@ -82,11 +81,7 @@ def gated_residual(
 def _is_channel_gate(gate: Any) -> bool:
     if gate is None:
         return True
-    kind = type(gate)
-    inherited = (ChannelGate.forward, ChannelGate.gate)
-    if not isinstance(gate, ChannelGate) or (kind.forward, kind.gate) != inherited:
-        return False
-    return bypassable(gate)
+    return getattr(gate, 'is_foldable', False) and bypassable(gate)
 
 
 def _fits(shortcut: Tensor, x: Tensor, conv: nn.Conv2d) -> bool:
@@ -102,7 +97,7 @@ def _is_simple(conv: nn.Module) -> bool:
     return is_pointwise(conv) and conv.stride in (1, (1, 1))
 
 
-def _gate_into(affine: Affine, gate: ChannelGate, x: Tensor, weight: Tensor) -> Affine:
+def _gate_into(affine: Affine, gate: Any, x: Tensor, weight: Tensor) -> Affine:
     """Return the affine map of z times its gate, by sample: (N, C) both."""
     scale, shift = affine
     with no_autocast(x):
@@ -113,9 +108,7 @@ def _gate_into(affine: Affine, gate: ChannelGate, x: Tensor, weight: Tensor) -> 
     return Affine(scale * factors, shift * factors)
 
 
-def _gated_add(
-    x: Tensor, conv: Any, norm: Any, gate: ChannelGate, shortcut: Tensor
-) -> Tensor:
+def _gated_add(x: Tensor, conv: Any, norm: Any, gate: Any, shortcut: Tensor) -> Tensor:
     statistics = _uses_batch_statistics(norm) and bypassable(norm)
     y = conv(x) if statistics else None
     z = conv_norm(x, conv, norm) if y is None else norm(y)
@@ -129,7 +122,7 @@ def _gated_add(
         return torch.addcmul(shortcut, z, factors, out=unseen).relu_()
     if y is None:
         return _GatedAdd.apply(z, factors, shortcut, None, None, None, None)  # type: ignore[no-any-return]
-    kept = (one if one is None else one.detach() for one in (y, norm.weight, norm.bias))
+    kept = (t if t is None else t.detach() for t in (y, norm.weight, norm.bias))
     return _GatedAdd.apply(z, factors, shortcut, *kept, norm.eps)  # type: ignore[no-any-return]
 
 

@@ -52,7 +52,7 @@ def scaled_conv(
     Raises:
         RuntimeError: in backward with ``create_graph=True``.
     """
-    scale, shift = (one if one.dim() == 2 else one[None] for one in affine)
+    scale, shift = (part if part.dim() == 2 else part[None] for part in affine)
     settings = _settings(x, conv)
     with no_autocast(x):
         if torch.is_grad_enabled():
@@ -130,7 +130,7 @@ def _convolve(x: Tensor, kernels: Tensor, shift: Tensor, settings: _Settings) ->
     else:
         biases = [None] * len(x) if wider else list(shift)
         samples = zip(_samples(x), kernels, biases, strict=True)
-        out = torch.cat([F.conv2d(*one, *settings[:4]) for one in samples])
+        out = torch.cat([F.conv2d(*sample, *settings[:4]) for sample in samples])
     return out.add_(shift[:, :, None, None]) if wider else out
 
 

@@ -4,7 +4,6 @@ Each component replaces one of mmdet 3.x's in a test-time config (``configs/lega
 none changes mmdet. Source: MMDetection v1.1.0 (commit 3839478), run beside 3.x.
 """
 
-from eca_mmdet.evaluation.legacy_metric import V1CocoMetric
 from eca_mmdet.models.legacy.box_coder import V1BoxCoder
 from eca_mmdet.models.legacy.box_heads import V1BBoxHead
 from eca_mmdet.models.legacy.dense_heads import V1RetinaHead, V1RPNHead
@@ -17,7 +16,6 @@ __all__ = [
     'V1BBoxHead',
     'V1BoxCoder',
     'V1CascadeRoIHead',
-    'V1CocoMetric',
     'V1MaskHead',
     'V1RPNHead',
     'V1Resize',
