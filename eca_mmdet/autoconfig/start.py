@@ -113,8 +113,8 @@ def _from_detector(options: Options, base: Base, path: str) -> Start:
 
 def _anchors_in(path: str) -> Anchors | None:
     """Return the anchors in the config that mmengine saves in a checkpoint."""
-    from eca_mmdet.checkpoints.detector import read_checkpoint
     from eca_mmdet.checkpoints.embedded_config import parse_config
+    from eca_mmdet.checkpoints.io import read_checkpoint
 
     meta = read_checkpoint(path).extras.get('meta')
     text = meta.get('cfg') if isinstance(meta, dict) else None
@@ -143,7 +143,7 @@ def describe(cfg: Any, classes: Sequence[str], keep_classes: bool) -> list[str]:
         UserError: the file does not fit.
     """
     from eca_mmdet.checkpoints.download import fetch
-    from eca_mmdet.checkpoints.transfer.description import describe_start
+    from eca_mmdet.checkpoints.transfer import describe_start
 
     return describe_start(
         str(fetch(cfg.load_from)), cfg.model, tuple(classes), keep_classes

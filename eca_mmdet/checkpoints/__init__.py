@@ -1,4 +1,4 @@
-"""Files of weights: recognised, converted and loaded completely, or refused."""
+"""Checkpoints: recognised, converted and loaded completely, or refused."""
 
 from __future__ import annotations
 

@@ -8,10 +8,10 @@ from typing import Any
 
 from torch import Tensor
 
-from eca_mmdet.checkpoints.architecture import Architecture, read_architecture
+from eca_mmdet.checkpoints import key_maps
 from eca_mmdet.checkpoints.dct_filters import unusual_constants
-from eca_mmdet.checkpoints.detector_kind import Heads, read_heads
-from eca_mmdet.checkpoints.inspection import origin_of
+from eca_mmdet.checkpoints.detector import Heads, read_heads
+from eca_mmdet.checkpoints.identify import Architecture, origin_of, read_architecture
 from eca_mmdet.checkpoints.io import strip_prefix
 from eca_mmdet.checkpoints.key_maps import Canonical, from_canonical, to_canonical
 from eca_mmdet.checkpoints.mmdet_v1 import convert_v1
@@ -74,7 +74,10 @@ def convert(
             network.
     """
     if to not in TARGETS:
-        raise WeightsError(f'convert to one of {", ".join(TARGETS)}; got {to!r}.')
+        raise WeightsError(
+            f'convert to one of {", ".join(TARGETS)}; got {to!r}.',
+            code='option-invalid',
+        )
     prefix, own = strip_prefix(state)
     canonical = to_canonical(own)
     found = _require_known(canonical)
@@ -83,7 +86,8 @@ def convert(
     if unusual:
         raise WeightsError(
             f'{unusual[0]}, and a converted file cannot say so. Load the file as it '
-            'is, with the arguments of FcaNet that it needs.'
+            'is, with the arguments of FcaNet that it needs.',
+            code='unsupported-model',
         )
     heads = read_heads(own, extras)
     report = ConvertReport(
@@ -109,7 +113,10 @@ def convert(
             report.dropped[prefix + key] = f'{kind}: a backbone has none'
             continue
         if target[0] in converted:
-            raise WeightsError(f'{key} and another tensor both become {target[0]}.')
+            raise WeightsError(
+                f'{key} and another tensor both become {target[0]}.',
+                code='checkpoint-unrecognised',
+            )
         converted[target[0]], report.mapped[prefix + key] = target[1], target[0]
     return converted, report
 
@@ -125,7 +132,8 @@ def _convert_detector(
     if heads.detector in ('RPN', 'detector'):
         raise WeightsError(
             'a detector of MMDetection that is none of Faster, Mask and Cascade (Mask) '
-            'R-CNN and RetinaNet: not converted.'
+            'R-CNN and RetinaNet: not converted.',
+            code='unsupported-model',
         )
     is_v1 = heads.version == 'v1'
     if heads.detector == 'RetinaNet' and heads.version.startswith('v1,'):
@@ -134,13 +142,15 @@ def _convert_detector(
             raise WeightsError(
                 'a RetinaNet has the same names in MMDetection v1, v2 and v3. If it '
                 'was trained with v1 (the released ECA detectors were), add '
-                '--v1-retinanet; if not, there is nothing to convert.'
+                '--v1-retinanet; if not, there is nothing to convert.',
+                code='option-invalid',
             )
     if not is_v1:
         raise WeightsError(
             f'already a {heads.detector} of MMDetection {heads.version}: nothing to '
             'convert. Its backbone can be loaded as it is: '
-            "init_cfg=dict(type='ECAPretrained', checkpoint=FILE)."
+            "init_cfg=dict(type='ECAPretrained', checkpoint=FILE).",
+            code='unsupported-model',
         )
     converted, mapped, changed = convert_v1(state, heads)
     report.network = f'{heads.detector} on {report.network}'
@@ -158,46 +168,52 @@ def _require_known(canonical: Canonical) -> Architecture:
         names = ', '.join(list(canonical.backbone)[:3]) or 'no backbone'
         raise WeightsError(
             'neither a ResNet nor a MobileNetV2: expected names like '
-            f'layer1.0.conv1.weight or features.1.conv.0.0.weight; got {names}.'
+            f'layer1.0.conv1.weight or features.1.conv.0.0.weight; got {names}.',
+            code='checkpoint-unrecognised',
         )
     if canonical.unknown:
         shown = ', '.join(canonical.unknown[:3])
         raise WeightsError(
             f'{len(canonical.unknown)} tensors are of no layer that is known here: '
-            f'{shown}. Nothing was converted.'
+            f'{shown}. Nothing was converted.',
+            code='checkpoint-unrecognised',
         )
     return found
 
 
-def _target_layout(found: Architecture, to: str) -> str:
-    """Return the key of ``LAYOUTS`` to write; raise if the target has no such net."""
+def _target_layout(found: Architecture, to: str) -> key_maps.Layout:
+    """Return the layout to write; raise if the target has no such network."""
     small = found.family == 'MobileNetV2'
-    if 'FcaNet' in found.gate and to != 'mmdet':
-        raise WeightsError(
-            f'{to} has no FcaNet gates; convert to mmdet, or load the file as it is.'
+    deep = len(found.stem) > 1
+    layout = {
+        'mmdet': key_maps.MMDET,
+        'authors': key_maps.MOBILENET_V2 if small else key_maps.AUTHORS,
+        'timm': key_maps.TIMM_DEEP_STEM if deep else key_maps.TIMM,
+    }[to]
+    reason = ''
+    gates = found.gate.split(' + ') if found.gate else []
+    lacking = [gate for gate in gates if gate not in layout.gates]
+    if lacking:
+        reason = (
+            f'{to} has no {lacking[0]} gates; convert to mmdet, or load the file as it '
+            'is.'
         )
-    if to == 'timm' and small:
-        raise WeightsError('timm has no MobileNetV2 with these names; --to authors.')
-    if (
-        to == 'authors'
-        and not small
-        and (len(found.stem) > 1 or found.stem_kernel != 7)
-    ):
-        raise WeightsError(
+    elif to == 'timm' and small:
+        reason = 'timm has no MobileNetV2 with these names; --to authors.'
+    elif to == 'authors' and not small and (deep or found.stem_kernel != 7):
+        reason = (
             "the authors' ResNet has a 7x7 stem; this file has three 3x3 convolutions. "
             'Convert it to mmdet (backbone ECAResNetD) or timm.'
         )
-    if to == 'authors' and found.shortcut in ('average pool + convolution', 'mixed'):
-        raise WeightsError(
+    elif to == 'authors' and found.shortcut in ('average pool + convolution', 'mixed'):
+        reason = (
             "the authors' ResNet has plain convolutions as shortcuts; this file has "
             'average pools before them. Convert it to mmdet (backbone ECAResNetD) or '
             'timm.'
         )
-    if to == 'authors':
-        return 'features' if small else 'authors'
-    if to == 'timm':
-        return 'timm, deep stem' if len(found.stem) > 1 else 'timm'
-    return 'mmdet'
+    if reason:
+        raise WeightsError(reason, code='unsupported-model')
+    return layout
 
 
 def _classifier_name(key: str, found: Architecture) -> str:

@@ -1,4 +1,4 @@
-"""Tensors of a file that follow from a layer's arguments: FcaNet's filters."""
+"""Tensors that follow from a layer's arguments: FcaNet's DCT filters."""
 
 from __future__ import annotations
 

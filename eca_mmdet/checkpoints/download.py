@@ -21,6 +21,8 @@ from eca_mmdet.catalog.download_links import missing_file_message
 from eca_mmdet.utils.errors import MissingWeightsError, UserError, WeightsError
 from eca_mmdet.utils.text import printable
 
+logger = logging.getLogger(__name__)
+
 _SCHEMES = ('http', 'https', 'hf', 'torchvision')
 _HUB_FILES = ('model.safetensors', 'pytorch_model.bin')
 
@@ -60,8 +62,11 @@ def fetch(checkpoint: str) -> Path:
         try:
             answer[0] = str(_download(checkpoint))
         except Exception as error:
-            known = isinstance(error, UserError)
-            answer[0] = error if known else WeightsError(f'{checkpoint}: {error!r}')
+            answer[0] = error
+            if not isinstance(error, UserError):
+                answer[0] = WeightsError(
+                    f'{checkpoint}: {error!r}', code='download-failed'
+                )
     _broadcast(answer)
     if isinstance(answer[0], Exception):
         raise answer[0]
@@ -86,7 +91,8 @@ def _download(checkpoint: str) -> Path:
         return _from_http(checkpoint)
     raise WeightsError(
         f'{checkpoint}: an address starts with one of '
-        f'{", ".join(f"{name}://" for name in _SCHEMES)}; everything else is a path.'
+        f'{", ".join(f"{name}://" for name in _SCHEMES)}; everything else is a path.',
+        code='option-invalid',
     )
 
 
@@ -103,19 +109,22 @@ def _from_http(address: str) -> Path:
     """Download into torch's cache folder; only readable weights are kept."""
     import torch
 
-    from eca_mmdet.checkpoints.io import read_weights
+    from eca_mmdet.checkpoints.io import read_checkpoint
 
     try:
         name = Path(urllib.parse.unquote(urllib.parse.urlsplit(address).path)).name
     except ValueError as error:
-        raise WeightsError(f'{address} is no address: {error}.') from error
+        raise WeightsError(
+            f'{address} is no address: {error}.', code='option-invalid'
+        ) from error
     name = re.sub(r'[^A-Za-z0-9_.+-]', '_', name)[-100:] or 'weights'
     # Files of the same name from two addresses must not stand for each other.
     folder = hashlib.sha256(address.encode('utf-8', 'replace')).hexdigest()[:16]
     file = Path(torch.hub.get_dir()) / 'eca_mmdet' / folder / name
     if file.exists():
         return file
-    print(f'downloading {printable(address)} to {file}', file=sys.stderr, flush=True)
+    # A warning: stdout may be the command's result.
+    logger.warning('downloading %s to %s', printable(address), file)
     fresh = file.with_name(f'{file.name}.{os.getpid()}.fresh')
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -125,18 +134,20 @@ def _from_http(address: str) -> Path:
             _stated_checksum(name),
             progress=sys.stderr.isatty(),
         )
-        read_weights(fresh)
+        read_checkpoint(fresh)
         fresh.replace(file)
     except UserError as error:
         raise WeightsError(
-            f'{address}: {str(error).replace(str(fresh), "what came")}'
+            f'{address}: {str(error).replace(str(fresh), "what came")}',
+            code=error.code,
         ) from error
     except Exception as error:  # urllib, http.client and torch raise a dozen types
         answered = isinstance(error, urllib.error.HTTPError)
         reason = error if answered else getattr(error, 'reason', error)
         raise MissingWeightsError(
             f'{address} cannot be downloaded ({_first_line(reason)}). Download it '
-            'elsewhere, and give its path.'
+            'elsewhere, and give its path.',
+            code='download-failed',
         ) from error
     finally:
         fresh.unlink(missing_ok=True)
@@ -155,7 +166,8 @@ def _from_hub(checkpoint: str, rest: str) -> Path:
     if not match:
         raise WeightsError(
             f'{checkpoint}: expected hf://OWNER/REPOSITORY, with /FILE or @REVISION '
-            'where needed; for example hf://timm/ecaresnet50d.miil_in1k.'
+            'where needed; for example hf://timm/ecaresnet50d.miil_in1k.',
+            code='option-invalid',
         )
     repository, file, revision = match.groups()
     names = (file,) if file else _HUB_FILES
@@ -164,7 +176,8 @@ def _from_hub(checkpoint: str, rest: str) -> Path:
         from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
     except ImportError:
         raise WeightsError(
-            f"{checkpoint} needs huggingface_hub: pip install 'eca-mmdet[hub]'."
+            f"{checkpoint} needs huggingface_hub: pip install 'eca-mmdet[hub]'.",
+            code='package-missing',
         ) from None
     for name in names:  # what is there is used, without asking the Hub again
         with contextlib.suppress(LocalEntryNotFoundError, ValueError):
@@ -173,7 +186,7 @@ def _from_hub(checkpoint: str, rest: str) -> Path:
                     repository, name, revision=revision, local_files_only=True
                 )
             )
-    print(f'downloading {checkpoint}', file=sys.stderr, flush=True)
+    logger.warning('downloading %s', checkpoint)
     reason: Exception | None = None
     for name in names:
         try:
@@ -188,7 +201,8 @@ def _from_hub(checkpoint: str, rest: str) -> Path:
     raise MissingWeightsError(
         f'{checkpoint} is not in the cache and cannot be downloaded '
         f'({_first_line(reason)}). With a network: run this '
-        f'once there, or download {" or ".join(names)} and give its path.'
+        f'once there, or download {" or ".join(names)} and give its path.',
+        code='download-failed',
     ) from None
 
 

@@ -1,4 +1,4 @@
-"""The config that mmengine writes into a checkpoint, read without running it.
+"""Configs embedded in checkpoints, parsed without running them.
 
 mmengine keeps the config's text in ``meta['cfg']``, and its own reader runs that as
 Python. A checkpoint may come from anywhere, so the text is parsed here: literals and
@@ -62,27 +62,29 @@ def parse_config(text: str, source: str) -> dict[str, Any]:
         UserError: it is no such text, or imports anything but this package.
     """
     if len(text) > _MOST:
-        raise UserError(f'the config in {source} has {len(text)} letters. {ADVICE}')
+        raise _refused(source, f'has {len(text)} letters')
     try:
         with warnings.catch_warnings():
             warnings.simplefilter('ignore')  # of escapes in the file's strings
             tree = ast.parse(text)
-        values = dict(_assignment(one) for one in tree.body)
+        values = dict(_assignment(statement) for statement in tree.body)
     except (SyntaxError, ValueError, TypeError, MemoryError, RecursionError) as error:
-        raise UserError(
-            f'the config in {source} is not plain values, and nothing of it is run: '
-            f'{error or type(error).__name__}. {ADVICE}'
+        reason = error or type(error).__name__
+        raise _refused(
+            source, f'is not plain values, and nothing of it is run: {reason}'
         ) from error
     imports = values.get('custom_imports')
     names = imports.get('imports') if isinstance(imports, dict) else imports
     for name in names if isinstance(names, (list, tuple)) else [names or _OURS]:
         if name != _OURS:
-            raise UserError(
-                f'the config in {source} imports {name!r}, which is not done for a '
-                f'file. {ADVICE}'
-            )
+            raise _refused(source, f'imports {name!r}, which is not done for a file')
     _check_scopes(values, source)
     return values
+
+
+def _refused(source: str, reason: str) -> UserError:
+    message = f'the config in {source} {reason}. {ADVICE}'
+    return UserError(message, code='config-invalid')
 
 
 def _assignment(node: ast.stmt) -> tuple[str, Any]:
@@ -121,8 +123,8 @@ def _dict_call(node: ast.Call) -> dict[Any, Any]:
     if not (isinstance(node.func, ast.Name) and node.func.id == 'dict'):
         raise ValueError(f'line {node.lineno}: {ast.unparse(node.func)[:60]} is called')
     values: dict[Any, Any] = {}
-    for one in node.args:  # dict({'a-b': 1}), for keys that are no names
-        first = _value(one)
+    for argument in node.args:  # dict({'a-b': 1}), for keys that are no names
+        first = _value(argument)
         if not isinstance(first, dict):
             raise ValueError(f'line {node.lineno}: dict() of {type(first).__name__}')
         values |= first
@@ -137,15 +139,12 @@ def _check_scopes(value: Any, source: str) -> None:
     if isinstance(value, dict):
         # mmengine imports the package of a scope.
         if value.get('_scope_', 'mmdet') not in ('mmdet', 'mmengine'):
-            raise UserError(
-                f'the config in {source} is for {value["_scope_"]!r}, not for mmdet. '
-                f'{ADVICE}'
-            )
-        for one in value.values():
-            _check_scopes(one, source)
+            raise _refused(source, f'is for {value["_scope_"]!r}, not for mmdet')
+        for entry in value.values():
+            _check_scopes(entry, source)
     elif isinstance(value, (list, tuple, set)):
-        for one in value:
-            _check_scopes(one, source)
+        for entry in value:
+            _check_scopes(entry, source)
 
 
 def require_registered(values: Any, source: str) -> None:
@@ -197,28 +196,28 @@ def _require_types(value: Any, registries: tuple[str, ...], source: str) -> None
         if isinstance(name, str) and name not in _NO_CLASSES:
             found = registered(name, *registries)
             if found is None or found.__module__.startswith(_NOT_BUILT):
-                raise UserError(
-                    f'the config in {source} names type={name[:80]!r}, which is no '
-                    f'part of an image detector that mmdet or eca-mmdet registers. '
-                    f'{ADVICE}'
+                raise _refused(
+                    source,
+                    f'names type={name[:80]!r}, which is no part of an image detector '
+                    'that mmdet or eca-mmdet registers',
                 )
     inner = value.values() if isinstance(value, dict) else value
-    for one in inner if isinstance(value, (dict, list, tuple, set)) else ():
-        _require_types(one, registries, source)
+    for entry in inner if isinstance(value, (dict, list, tuple, set)) else ():
+        _require_types(entry, registries, source)
 
 
 def _pipelines(value: Any) -> list[Any]:
     """Return what lies under ``pipeline`` in a data loader, wrappers included."""
     if isinstance(value, dict):
         here = [value['pipeline']] if 'pipeline' in value else []
-        return here + [one for inner in value.values() for one in _pipelines(inner)]
+        return here + [steps for inner in value.values() for steps in _pipelines(inner)]
     if isinstance(value, (list, tuple)):
-        return [one for inner in value for one in _pipelines(inner)]
+        return [steps for inner in value for steps in _pipelines(inner)]
     return []
 
 
 def innermost(dataset: Any) -> Any:
-    """Return a data set without what repeats it or joins several."""
+    """Return the config of the dataset inside wrappers that repeat or join datasets."""
     while isinstance(dataset, dict):
         several = dataset.get('datasets')
         first = several[0] if isinstance(several, (list, tuple)) and several else None

@@ -1,31 +1,32 @@
-"""The initializer that the configs use for backbone weights."""
+"""Initializer that loads backbone weights: ``ECAPretrained``."""
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from pathlib import PurePath, PurePosixPath
 
 from mmengine.logging import print_log
 from mmengine.registry import WEIGHT_INITIALIZERS
-from torch import nn
+from torch import Tensor, nn
 
-from eca_mmdet.checkpoints.architecture import differences, read_architecture
-from eca_mmdet.checkpoints.detector_kind import read_heads
+from eca_mmdet.checkpoints.detector import read_heads
 from eca_mmdet.checkpoints.download import fetch
-from eca_mmdet.checkpoints.file_names import as_in_file, file_names_of, origin_in_file
-from eca_mmdet.checkpoints.inspection import classes_of, origin_of
-from eca_mmdet.checkpoints.io import WeightFile, read_weights
-from eca_mmdet.checkpoints.key_maps import Canonical, to_canonical
+from eca_mmdet.checkpoints.identify import classes_of, origin_of, read_architecture
+from eca_mmdet.checkpoints.io import Checkpoint, read_checkpoint
+from eca_mmdet.checkpoints.key_maps import Canonical, Layout, to_canonical
 from eca_mmdet.checkpoints.match import (
     Fit,
     compare,
     constant_problems,
+    differences,
     first,
     frozen_additions,
     is_frozen,
     key_problems,
     value_problems,
 )
+from eca_mmdet.models.file_names import FileNames, file_names_of
 from eca_mmdet.utils.errors import WeightsError
 
 _MODES = ('gates', 'all', 'off')
@@ -67,11 +68,13 @@ class ECAPretrained:
     ) -> None:
         if strict not in _MODES:
             raise WeightsError(
-                f'strict must be one of {", ".join(map(repr, _MODES))}; got {strict!r}.'
+                f'strict must be one of {", ".join(_MODES)}; got {strict!r}.',
+                code='option-invalid',
             )
         if not isinstance(checkpoint, (str, PurePath)):
             raise WeightsError(
-                f'checkpoint must be a path or an address; got {checkpoint!r}.'
+                f'checkpoint must be a path or an address; got {checkpoint!r}.',
+                code='option-invalid',
             )
         self.checkpoint = str(checkpoint)
         self.strict = strict
@@ -113,11 +116,12 @@ class ECAPretrained:
         if hasattr(module, 'backbone'):
             raise WeightsError(
                 f'ECAPretrained initialises a backbone; got a {type(module).__name__}. '
-                'Set model.backbone.init_cfg; a whole detector is loaded by load_from.'
+                'Set model.backbone.init_cfg; a whole detector is loaded by load_from.',
+                code='config-invalid',
             )
-        file = read_weights(fetch(self.checkpoint))
+        file = read_checkpoint(fetch(self.checkpoint))
         names = file_names_of(module)
-        canonical = as_in_file(file.state, names) if names else to_canonical(file.state)
+        canonical = _as_named(file.state, names) if names else to_canonical(file.state)
         fit = compare(canonical, module)
         name = PurePosixPath(self.checkpoint).name.split('.pth')[0]
         origin = _origin(canonical, file, names is not None)
@@ -129,7 +133,8 @@ class ECAPretrained:
         if fit.problems:
             raise WeightsError(
                 f'{self.checkpoint} does not fit this {type(module).__name__}: '
-                + '; '.join(fit.problems)
+                + '; '.join(fit.problems),
+                code='checkpoint-mismatch',
             )
         return fit
 
@@ -191,20 +196,44 @@ class ECAPretrained:
         return f'{type(self).__name__}: load from {self.checkpoint}'
 
 
-def _origin(canonical: Canonical, file: WeightFile, named: bool) -> str:
+def _as_named(state: Mapping[str, Tensor], names: FileNames) -> Canonical:
+    """Sort a file's tensors into backbone and classifier; no name is changed.
+
+    Args:
+        state: as read; in a detector's, 'backbone.' leads the names.
+        names: of the backbone that they are meant for.
+    """
+    result = Canonical(Layout(names.library))
+    owned = any(key.startswith('backbone.') for key in state)
+    for original, tensor in state.items():
+        key = original.removeprefix('backbone.') if owned else original
+        part = names.part_of(key)
+        if (owned and key == original) or part == 'heads':
+            result.rest.append(original)
+        elif part == 'classifier':
+            result.classifier[original] = tensor
+        else:
+            result.backbone[key] = tensor
+            result.source[key] = original
+    return result
+
+
+def _origin(canonical: Canonical, file: Checkpoint, named: bool) -> str:
     """Return '(authors, ImageNet)' and the like."""
     found = read_architecture(canonical.backbone)
     heads = read_heads(file.state, file.extras)
-    if named:
-        return origin_in_file(canonical, heads)
-    if found is None:
-        return '(unknown layout)'
     classes = classes_of(canonical, heads)
     trained = f'{classes} classes' if classes else ''
-    if heads:
-        return f'({heads.detector} of {origin_of(canonical, found, heads)}, {trained})'
+    if heads and (named or found):
+        return f'({heads.detector} of MMDetection {heads.version}, {trained})'
+    if named:
+        library = canonical.layout.origin
+    elif found:
+        library = origin_of(canonical, found)
+    else:
+        return '(unknown layout)'
     trained = 'ImageNet' if classes == 1000 else trained
-    return f'({", ".join(filter(None, (origin_of(canonical, found), trained)))})'
+    return f'({", ".join(filter(None, (library, trained)))})'
 
 
 def _random_note(fit: Fit) -> str:

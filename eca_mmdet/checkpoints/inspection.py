@@ -1,4 +1,4 @@
-"""Say what a file of weights is, from its names and shapes alone.
+"""Identification of a checkpoint from its tensor names and shapes only.
 
 The file's own name, and what it says about itself ('arch': 'se_resnet50' in the ECA
 authors' files), are shown but never believed.
@@ -13,13 +13,17 @@ from typing import Any
 
 from torch import Tensor
 
-from eca_mmdet.checkpoints.architecture import Architecture, read_architecture
 from eca_mmdet.checkpoints.dct_filters import unusual_constants
-from eca_mmdet.checkpoints.detector_kind import Heads, read_heads
-from eca_mmdet.checkpoints.io import read_weights
+from eca_mmdet.checkpoints.detector import Heads, read_heads
+from eca_mmdet.checkpoints.identify import (
+    Architecture,
+    classes_of,
+    origin_of,
+    read_architecture,
+)
+from eca_mmdet.checkpoints.io import read_checkpoint
 from eca_mmdet.checkpoints.key_maps import Canonical, to_canonical
 from eca_mmdet.checkpoints.suggestions import suggest_backbone, suggest_command
-from eca_mmdet.utils.io import sha256_of
 from eca_mmdet.utils.text import printable
 
 _TITLES = {'authors': 'the ECA-Net authors', 'mmdet': 'mmdet backbones'}
@@ -27,7 +31,7 @@ _TITLES = {'authors': 'the ECA-Net authors', 'mmdet': 'mmdet backbones'}
 
 @dataclass(frozen=True)
 class Inspection:
-    """What a file of weights is.
+    """What a checkpoint file is.
 
     Attributes:
         path: where it was read.
@@ -100,19 +104,19 @@ class Inspection:
 def inspect(
     path: str | Path, trust: Iterable[str] = (), name: str | None = None
 ) -> Inspection:
-    """Recognise a file of weights.
+    """Identify a checkpoint file.
 
     Args:
         path: local file.
         name: what the suggestions call it, such as the address it came from; the path
             itself by default.
-        trust: as :func:`eca_mmdet.checkpoints.io.read_weights`.
+        trust: as :func:`eca_mmdet.checkpoints.io.read_checkpoint`.
 
     Raises:
         WeightsError: it cannot be read. A readable file that is not recognised is no
             error: ``known`` is False and ``notes`` say what was found.
     """
-    file = read_weights(path, trust)
+    file = read_checkpoint(path, trust)
     beside = tuple(
         f'{printable(str(key))} {_brief(value)}' for key, value in file.extras.items()
     )
@@ -123,7 +127,7 @@ def inspect(
         path=name or str(path),
         tensors=len(file.state),
         dtypes=tuple(sorted({str(t.dtype)[6:] for t in file.state.values()})),
-        sha256=sha256_of(path),
+        sha256=file.sha256,
         container=file.container,
         wrapped=', '.join(wrapped),
         beside=beside,
@@ -175,33 +179,6 @@ def identify(
     about['command'] = suggest_command(found, heads, path) if about['backbone'] else ''
     about['notes'] = (*_notes(canonical, found, heads), *unusual[:1])
     return about
-
-
-def origin_of(
-    canonical: Canonical, found: Architecture, heads: Heads | None = None
-) -> str:
-    """Return whose file it is as far as the names tell ('timm', 'authors', ...)."""
-    if heads:
-        return f'MMDetection {heads.version}'
-    layout = canonical.layout.split(',')[0]
-    if layout == 'features':
-        return 'authors' if found.gate else 'torchvision'
-    if any(name.startswith('backbone.') for name in canonical.source.values()):
-        return 'mmpretrain'
-    if layout != 'authors':
-        return layout
-    # Equal names, and mmdet's too: the gates and the classifier tell.
-    if not canonical.classifier:
-        return 'mmdet'
-    return {'ECA': 'authors', 'SE': 'senet.pytorch'}.get(found.gate, 'torchvision')
-
-
-def classes_of(canonical: Canonical, heads: Heads | None) -> int | None:
-    """Return the number of classes of a classifier or detector."""
-    if heads:
-        return heads.classes
-    sizes = [t.shape[0] for t in canonical.classifier.values() if t.dim()]
-    return sizes[0] if sizes else None
 
 
 def _what(about: Mapping[str, Any], heads: Heads | None) -> str:

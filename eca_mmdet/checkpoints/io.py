@@ -1,4 +1,4 @@
-"""Read and write files of weights: nothing in them is run, nothing is lost.
+"""Reading and writing of checkpoint files.
 
 PyTorch files are read with ``weights_only=True``, always; safetensors hold no code.
 """
@@ -10,8 +10,10 @@ import pickle
 import re
 import stat
 import warnings
+import weakref
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +23,9 @@ from torch import Tensor
 
 from eca_mmdet.checkpoints import safe_globals
 from eca_mmdet.checkpoints.archive import require_proportion
+from eca_mmdet.checkpoints.class_names import require_names
 from eca_mmdet.utils.errors import MissingWeightsError, UserError, WeightsError
-from eca_mmdet.utils.io import whole_file
+from eca_mmdet.utils.io import sha256_of, whole_file
 from eca_mmdet.utils.text import clipped
 
 _WRAPPERS = ('state_dict', 'model', 'model_state_dict', 'state_dict_ema', 'net')
@@ -31,8 +34,8 @@ _PREFIXES = ('module.', '_orig_mod.')  # DataParallel, torch.compile
 
 
 @dataclass(frozen=True)
-class WeightFile:
-    """The tensors of one file, and what lay beside them.
+class Checkpoint:
+    """The content of a checkpoint file.
 
     Attributes:
         path: where it was read.
@@ -52,9 +55,54 @@ class WeightFile:
     extras: dict[str, Any] = field(default_factory=dict)
     metadata: dict[str, str] = field(default_factory=dict)
 
+    @property
+    def meta(self) -> Mapping[str, Any]:
+        """What training wrote under ``meta``; empty if nothing."""
+        return _mapping(self.extras.get('meta'))
 
-def read_weights(path: str | Path, trust: Iterable[str] = ()) -> WeightFile:
+    @property
+    def config(self) -> str:
+        """Text of the config that mmengine saved, or ''."""
+        text = self.meta.get('cfg')
+        return text if isinstance(text, str) else ''
+
+    @property
+    def classes(self) -> tuple[str, ...] | None:
+        """Class names that mmdet saved; None if there are none.
+
+        Raises:
+            WeightsError: the entry is no list of different names.
+        """
+        data = _mapping(self.meta.get('dataset_meta'))
+        for where, names in (
+            ("meta['dataset_meta']['classes']", data.get('classes')),
+            ("meta['dataset_meta']['CLASSES']", data.get('CLASSES')),  # mmdet 3.0.0rc
+            ("meta['CLASSES']", self.meta.get('CLASSES')),  # mmdet 1.x and 2.x
+        ):
+            if names is not None:
+                return require_names(names, f'{self.path}: {where}')
+        return None
+
+    @cached_property
+    def sha256(self) -> str:
+        """SHA-256 of the file."""
+        return sha256_of(self.path)
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
+
+
+_in_use: weakref.WeakValueDictionary[tuple[Any, ...], Checkpoint]
+_in_use = weakref.WeakValueDictionary()
+"""Checkpoints that a caller still holds: reading one of them again is free."""
+
+
+def read_checkpoint(path: str | Path, trust: Iterable[str] = ()) -> Checkpoint:
     """Read a state dict, bare or wrapped, without running anything in the file.
+
+    While the result is in use, another call for the same unchanged file returns it as
+    well; its dicts and tensors must not be changed.
 
     Args:
         path: local .pth, .pth.tar, .pt, .bin or .safetensors file; its content
@@ -66,42 +114,52 @@ def read_weights(path: str | Path, trust: Iterable[str] = ()) -> WeightFile:
         WeightsError: a folder, unreadable, empty, cut off, not weights, or it needs
             more than tensors.
     """
-    path = Path(path)
+    path, trust = Path(path), tuple(trust)
     head = _read_head(path)
+    now = path.stat()
+    key = str(path), path.resolve(), now.st_mtime_ns, now.st_size, trust
+    file = _in_use.get(key)
+    if file is None:
+        file = _in_use[key] = _read(path, head, trust)
+    return file
+
+
+read_weights = read_checkpoint
+
+
+def _read(path: Path, head: bytes, trust: tuple[str, ...]) -> Checkpoint:
     if _is_safetensors(head):
         return _read_safetensors(path)
     reason = _not_weights(head)
     if reason:
-        raise WeightsError(f'{path} {reason}')
-    require_proportion(path)
-    content = _read_torch(path, tuple(trust))
+        raise WeightsError(f'{path} {reason}', code='checkpoint-unrecognised')
+    content = _read_torch(path, trust)
     wrapper, state = unwrap(path, content)
     _require_plain(path, state)
     prefix, state = strip_prefix(state)
     extras = {k: v for k, v in content.items() if k != wrapper} if wrapper else {}
-    meta = extras.get('meta')
-    ours = meta.get('eca_mmdet') if isinstance(meta, dict) else None
-    entries = ours.items() if isinstance(ours, dict) else ()
-    metadata = {k: v for k, v in entries if isinstance(k, str) and isinstance(v, str)}
-    return WeightFile(str(path), state, 'PyTorch', wrapper, prefix, extras, metadata)
+    ours = _mapping(_mapping(extras.get('meta')).get('eca_mmdet'))
+    texts = {k: v for k, v in ours.items() if isinstance(k, str) and isinstance(v, str)}
+    return Checkpoint(str(path), state, 'PyTorch', wrapper, prefix, extras, texts)
 
 
 def _read_head(path: Path) -> bytes:
     """Return the first 512 bytes of a regular file with content."""
     try:
         mode = path.stat().st_mode
-        if stat.S_ISDIR(mode):
-            raise WeightsError(f'{path} is a folder; a file of weights is expected.')
         if not stat.S_ISREG(mode):  # reading a pipe would wait for ever
-            raise WeightsError(f'{path} is not a regular file.')
+            kind = 'a folder' if stat.S_ISDIR(mode) else 'not a regular file'
+            raise WeightsError(f'{path} is {kind}.', code='file-unreadable')
         with path.open('rb') as file:
             head = file.read(512)
     except FileNotFoundError:
-        raise MissingWeightsError(f'{path} does not exist.') from None
+        raise MissingWeightsError(f'checkpoint {str(path)!r} does not exist.') from None
     except OSError as error:
-        raise WeightsError(f'{path} cannot be read: {error.strerror}.') from error
+        raise WeightsError(
+            f'{path} cannot be read: {error.strerror}.', code='file-unreadable'
+        ) from error
     if not head:
-        raise WeightsError(f'{path} is empty. Get the file again.')
+        raise WeightsError(f'{path} is empty. Get the file again.', code='file-empty')
     return head
 
 
@@ -135,7 +193,7 @@ def _not_weights(head: bytes) -> str:
     return f'is no file of weights: neither PyTorch nor safetensors ({head[:8]!r}...).'
 
 
-def _read_safetensors(path: Path) -> WeightFile:
+def _read_safetensors(path: Path) -> Checkpoint:
     try:
         with safe_open(path, framework='pt') as file:
             state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
@@ -143,18 +201,20 @@ def _read_safetensors(path: Path) -> WeightFile:
     except (SafetensorError, RuntimeError, OSError) as error:
         # RuntimeError: it cannot be mapped into memory.
         raise WeightsError(
-            f'{path} is damaged or cut off ({error}). Get the file again.'
+            f'{path} is damaged or cut off ({error}). Get the file again.',
+            code='file-unreadable',
         ) from error
     if not state:
-        raise WeightsError(f'{path} holds no tensors.')
+        raise WeightsError(f'{path} holds no tensors.', code='checkpoint-unrecognised')
     _require_plain(path, state)
-    return WeightFile(str(path), state, 'safetensors', metadata=metadata)
+    return Checkpoint(str(path), state, 'safetensors', metadata=metadata)
 
 
 def _read_torch(path: Path, trust: tuple[str, ...]) -> Any:
     with safe_globals.trusting(trust):
         safe_globals.allow_numpy()
         try:
+            require_proportion(path)
             return _load(path)
         except Exception as error:  # torch raises a dozen types for broken files
             if 'mmengine' not in str(error):
@@ -178,30 +238,34 @@ def refusal(path: str | Path, error: Exception) -> WeightsError:
 
     Args:
         path: of the file, for the message.
-        error: what ``torch.load`` raised.
+        error: what reading it raised.
     """
     if isinstance(error, UserError):
-        return WeightsError(f'{path} was refused: {error}')
+        return WeightsError(f'{path} was refused: {error}', code='checkpoint-unsafe')
     found = re.search(r'GLOBAL `?([\w.]+)', str(error))
     if not isinstance(error, pickle.UnpicklingError) or not found:
         inner = str(error).rpartition('WeightsUnpickler error: ')[2]
         line = next(iter(inner.splitlines()), '') or type(error).__name__
         return WeightsError(
             f'{path} cannot be read as PyTorch weights (weights_only=True): it is '
-            f'damaged, cut off or something else ({line[:200]}). Get the file again.'
+            f'damaged, cut off or something else ({clipped(line, 120)}). Get the file '
+            'again.',
+            code='file-unreadable',
         )
     name = found[1][:200].rstrip('.')
     name = name if '.' in name else f'builtins.{name}'
     if safe_globals.never_trusted(name):
         return WeightsError(
             f'{path} was refused: reading it would call {name}, which weights never '
-            'need. It is built to run code; do not use it.'
+            'need. It is built to run code; do not use it.',
+            code='checkpoint-unsafe',
         )
     return WeightsError(
         f'{path} was refused: reading it needs {name}, which is not among the plain '
         'tensors that are read (weights_only=True). If you trust whoever made it, '
         f'and {name} is a class that does no more than hold values, convert it once: '
-        f'eca-mmdet weights convert {path} NEW.safetensors --trust {name}'
+        f'eca-mmdet weights convert {path} NEW.safetensors --trust {name}',
+        code='checkpoint-unsafe',
     )
 
 
@@ -229,7 +293,8 @@ def unwrap(path: str | Path, content: Any) -> tuple[str, dict[str, Tensor]]:
         found = f'a dict with {keys}'
     raise WeightsError(
         f'{path} holds no state dict: expected a dict of tensors, bare or under '
-        f"'state_dict'; got {found}."
+        f"'state_dict'; got {found}.",
+        code='checkpoint-unrecognised',
     )
 
 
@@ -265,13 +330,15 @@ def _require_plain(path: Path, state: Mapping[str, Tensor]) -> None:
         if not key.isprintable():
             raise WeightsError(
                 f'{path} was refused: a tensor name has control characters: '
-                f'{clipped(repr(key))}.'
+                f'{clipped(repr(key))}.',
+                code='checkpoint-unsafe',
             )
         plain = tensor.layout == torch.strided and not tensor.is_nested
         if not plain or tensor.is_meta or tensor.is_quantized:
             raise WeightsError(
                 f'{path}: {clipped(key)} is not a plain tensor with values (it is '
-                'sparse, nested, quantized or on the meta device).'
+                'sparse, nested, quantized or on the meta device).',
+                code='checkpoint-unrecognised',
             )
 
 
@@ -294,10 +361,14 @@ def write_weights(
     """
     path = Path(path)
     if path.suffix not in ('.safetensors', '.pth'):
-        raise WeightsError(f'{path}: write to a name in .safetensors or .pth.')
+        raise WeightsError(
+            f'{path}: write to a name in .safetensors or .pth.', code='option-invalid'
+        )
     try:
         if os.path.lexists(path) and not force:
-            raise WeightsError(f'{path} exists already; --force replaces it.')
+            raise WeightsError(
+                f'{path} exists already; --force replaces it.', code='output-exists'
+            )
         with whole_file(path) as partial:
             _save(partial, path.suffix, state, metadata)
     except (OSError, RuntimeError, SafetensorError) as error:
@@ -305,7 +376,8 @@ def write_weights(
         reason = getattr(error, 'strerror', None) or str(error).splitlines()[0]
         raise WeightsError(
             f'{path} cannot be written ({reason}). Nothing was left there; check the '
-            'folder and the space on its disk.'
+            'folder and the space on its disk.',
+            code='file-not-written',
         ) from error
 
 

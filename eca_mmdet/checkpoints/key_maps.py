@@ -1,8 +1,9 @@
-"""Names of the same tensors in different libraries.
+"""Layouts: names of the same tensors in different libraries.
 
 Inside this package a tensor has the name mmdet's backbone gives it ('stem.3.weight',
-'layer1.0.eca.conv.weight', 'layer1.0.se.fc.0.weight'). A layout is a table of rules
-from another library's names to those; each rule works in both directions.
+'layer1.0.eca.conv.weight', 'layer1.0.se.fc.0.weight'). A layout has a table of rules
+from another library's names to those; each rule works in both directions. To recognise
+a new layout, add a ``Layout`` here; a new attention layer in it is a ``GateKind``.
 
 Sources: BangguWu/ECANet, timm, moskomule/senet.pytorch, mmpretrain, torchvision,
 cfzd/FcaNet.
@@ -12,7 +13,7 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from torch import Tensor
@@ -87,45 +88,131 @@ def _mobilenet_v2_rules() -> tuple[Rule, ...]:
     return tuple(rules)
 
 
+@dataclass(frozen=True)
+class GateKind:
+    """An attention layer of public checkpoints, whose tensors are known in full.
+
+    Attributes:
+        name: e.g. 'ECA'.
+        layer: its name in a block of mmdet, and in the names of shipped configs.
+        tensors: regular expression of its tensors' names.
+        size: the tensor whose shape tells its kernel size or hidden units.
+        axis: of that shape.
+    """
+
+    name: str
+    layer: str
+    tensors: str
+    size: str
+    axis: int = 0
+
+
+GATES = {
+    kind.name: kind
+    for kind in (
+        GateKind('ECA', 'eca', r'conv\.weight', 'conv.weight', -1),
+        GateKind('SE', 'se', r'fc\.[02]\.(weight|bias)', 'fc.0.weight'),
+        GateKind('FcaNet', 'fca', r'fc\.[02]\.weight', 'fc.0.weight'),
+    )
+}
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Names of tensors in the backbones and classifiers of one library.
+
+    Attributes:
+        origin: the library, as reported to users.
+        sign: regular expression found in a name of each such checkpoint, and in none of
+            the layouts before it in :data:`LAYOUTS`.
+        rules: its names and mmdet's; names without a rule are equal.
+        gate_origins: the origin of checkpoints with this attention layer, where it
+            differs.
+        bare_origin: the origin of checkpoints without a classifier, where it differs.
+        gates: attention layers that the library has, so that they can be converted to
+            this layout.
+    """
+
+    origin: str
+    sign: str = ''
+    rules: tuple[Rule, ...] = ()
+    gate_origins: Mapping[str, str] = field(default_factory=dict)
+    bare_origin: str = ''
+    gates: tuple[str, ...] = ('ECA', 'SE')
+
+    def origin_of(self, gate: str, classifier: bool) -> str:
+        """Return where a checkpoint with these names is from.
+
+        Args:
+            gate: its attention layer, or ''.
+            classifier: whether it has one.
+        """
+        if self.bare_origin and not classifier:
+            return self.bare_origin
+        return self.gate_origins.get(gate, self.origin)
+
+
+_TIMM_GATES = (
+    Rule('@.se.conv.weight', '@.eca.conv.weight'),
+    Rule('@.se.fc1.*', '@.se.fc.0.*', convolution=True),
+    Rule('@.se.fc2.*', '@.se.fc.2.*', convolution=True),
+)
 _DEEP_STEM = (
     Rule('bn1.*', 'stem.7.*'),
     *(Rule(f'conv1.{i}.*', f'stem.{i}.*') for i in (0, 1, 3, 4, 6)),
 )
 
-LAYOUTS: dict[str, tuple[Rule, ...]] = {
-    # The authors' ResNets, torchvision's, and mmdet's own backbones: equal names.
-    'authors': (),
-    'mmdet': (),
-    'timm': (
-        Rule('@.se.conv.weight', '@.eca.conv.weight'),
-        Rule('@.se.fc1.*', '@.se.fc.0.*', convolution=True),
-        Rule('@.se.fc2.*', '@.se.fc.2.*', convolution=True),
+MOBILENET_V2 = Layout(
+    'torchvision',
+    r'^features\.0\.0\.weight$',
+    _mobilenet_v2_rules(),
+    gate_origins={'ECA': 'authors'},
+)
+TIMM_DEEP_STEM = Layout('timm', r'^conv1\.0\.weight$', (*_TIMM_GATES, *_DEEP_STEM))
+TIMM = Layout('timm', r'\.se\.(conv|fc1)\.', _TIMM_GATES)
+MMDET = Layout(
+    'mmdet', r'^(stem\.0|conv1\.conv)\.weight$', bare_origin='mmdet', gates=(*GATES,)
+)
+AUTHORS = Layout(  # torchvision's names too, and those of mmdet's own backbones
+    'torchvision',
+    gate_origins={'ECA': 'authors', 'SE': 'senet.pytorch'},
+    bare_origin='mmdet',
+)
+
+LAYOUTS = (
+    MOBILENET_V2,
+    Layout(
+        'mmpretrain',
+        r'\.se_layer\.',
+        (
+            Rule('@.se_layer.conv1.conv.*', '@.se.fc.0.*', convolution=True),
+            Rule('@.se_layer.conv2.conv.*', '@.se.fc.2.*', convolution=True),
+        ),
     ),
-    'timm, deep stem': (
-        Rule('@.se.conv.weight', '@.eca.conv.weight'),
-        Rule('@.se.fc1.*', '@.se.fc.0.*', convolution=True),
-        Rule('@.se.fc2.*', '@.se.fc.2.*', convolution=True),
-        *_DEEP_STEM,
+    Layout(
+        'FcaNet',
+        r'\.att\.dct_layer\.',
+        (
+            Rule('@.att.fc.*', '@.fca.fc.*'),
+            Rule('@.att.dct_layer.weight', '@.fca.filters'),
+        ),
     ),
-    'mmpretrain': (
-        Rule('@.se_layer.conv1.conv.*', '@.se.fc.0.*', convolution=True),
-        Rule('@.se_layer.conv2.conv.*', '@.se.fc.2.*', convolution=True),
-    ),
-    'FcaNet': (
-        Rule('@.att.fc.*', '@.fca.fc.*'),
-        Rule('@.att.dct_layer.weight', '@.fca.filters'),
-    ),
-    'features': _mobilenet_v2_rules(),
-}
+    TIMM_DEEP_STEM,
+    TIMM,
+    MMDET,
+    AUTHORS,
+)
+"""Layouts in the order in which they are tried; the last fits every name."""
 
 _NORM = r'(weight|bias|running_mean|running_var|num_batches_tracked)'
+_GATE_TENSORS = '|'.join(rf'{kind.layer}\.{kind.tensors}' for kind in GATES.values())
 _KNOWN = re.compile(
     rf"""
     conv1\.weight | bn1\.{_NORM} | stem\.[036]\.weight | stem\.[147]\.{_NORM}
     | layer[1-9]\.[0-9]{{1,3}}\.(
         conv[123]\.weight | bn[123]\.{_NORM}
         | downsample\.[01]\.weight | downsample\.[12]\.{_NORM}
-        | eca\.conv\.weight | se\.fc\.[02]\.(weight|bias) | fca\.fc\.[02]\.weight
+        | {_GATE_TENSORS}
         | (expand|depthwise|linear)_conv\.(conv\.weight|bn\.{_NORM})
       )
     | conv[12]\.(conv\.weight|bn\.{_NORM})
@@ -142,7 +229,7 @@ class Canonical:
     """A state dict under mmdet's names.
 
     Attributes:
-        layout: key of :data:`LAYOUTS`.
+        layout: of the file.
         backbone: tensors by mmdet's name, the unknown ones by their own.
         source: mmdet's name to the file's.
         constants: tensors that follow from a layer's arguments, by mmdet's name.
@@ -151,7 +238,7 @@ class Canonical:
         unknown: names in the backbone that no public architecture has.
     """
 
-    layout: str
+    layout: Layout
     backbone: dict[str, Tensor] = field(default_factory=dict)
     source: dict[str, str] = field(default_factory=dict)
     constants: dict[str, Tensor] = field(default_factory=dict)
@@ -177,26 +264,14 @@ def attention_of(name: str) -> str | None:
     return LAYER_NAMES[match['layer']] if match else None
 
 
-def find_layout(keys: Iterable[str]) -> str:
-    """Tell by names alone which layout a backbone's state dict has.
-
-    Returns:
-        A key of :data:`LAYOUTS`; 'authors' also for a plain ResNet.
-    """
-    keys = set(keys)
-    if 'features.0.0.weight' in keys:
-        return 'features'
-    if any('.se_layer.' in key for key in keys):
-        return 'mmpretrain'
-    if any('.att.dct_layer.' in key for key in keys):
-        return 'FcaNet'
-    if 'conv1.0.weight' in keys:
-        return 'timm, deep stem'
-    if any('.se.conv.' in key or '.se.fc1.' in key for key in keys):
-        return 'timm'
-    if keys & {'stem.0.weight', 'conv1.conv.weight'}:
-        return 'mmdet'
-    return 'authors'
+def find_layout(names: Iterable[str]) -> Layout:
+    """Return the layout of a backbone's names; ``AUTHORS`` also for a plain ResNet."""
+    names = list(names)
+    return next(
+        layout
+        for layout in LAYOUTS
+        if layout is AUTHORS or any(re.search(layout.sign, name) for name in names)
+    )
 
 
 def to_canonical(state: dict[str, Tensor]) -> Canonical:
@@ -211,15 +286,15 @@ def to_canonical(state: dict[str, Tensor]) -> Canonical:
     owned = any(key.startswith('backbone.') for key in state)
     bare = {k.removeprefix('backbone.'): k for k in state if _is_own(k, owned)}
     result = Canonical(find_layout(bare))
-    if owned and result.layout == 'authors':
-        result.layout = 'mmdet'
-    rules = LAYOUTS[result.layout]
+    if owned and result.layout is AUTHORS:
+        result.layout = MMDET
     for key, original in bare.items():
-        name, tensor = _renamed(key, state[original], rules)
+        name, tensor = _renamed(key, state[original], result.layout.rules)
         if name in result.source:
             raise WeightsError(
                 f'two tensors are the same one: {result.source[name]} and {original} '
-                f'both are {name} in mmdet.'
+                f'both are {name} in mmdet.',
+                code='checkpoint-unrecognised',
             )
         result.source[name] = original
         if _CONSTANT.fullmatch(name):
@@ -252,15 +327,15 @@ def _renamed(key: str, tensor: Tensor, rules: Iterable[Rule]) -> tuple[str, Tens
     return key, tensor
 
 
-def from_canonical(key: str, tensor: Tensor, layout: str) -> tuple[str, Tensor]:
+def from_canonical(key: str, tensor: Tensor, layout: Layout) -> tuple[str, Tensor]:
     """Return a tensor's name and shape in another layout.
 
     Args:
         key: mmdet's name.
         tensor: as mmdet has it.
-        layout: key of :data:`LAYOUTS`.
+        layout: the other one.
     """
-    for rule in LAYOUTS[layout]:
+    for rule in layout.rules:
         name = rule.rename(key, to_ours=False)
         if name is not None:
             convolution = rule.convolution and tensor.dim() == 2

@@ -1,4 +1,4 @@
-"""How a file's tensors and a backbone's meet."""
+"""Comparison of a checkpoint with a backbone: networks, names, shapes and values."""
 
 from __future__ import annotations
 
@@ -10,9 +10,11 @@ from torch import Tensor, nn
 from eca_mmdet.catalog.mechanisms import ADDING_LAYERS
 from eca_mmdet.checkpoints.dct_filters import same_filters
 from eca_mmdet.checkpoints.file_names import FileNames, file_names_of
-from eca_mmdet.checkpoints.key_maps import Canonical, is_known
+from eca_mmdet.checkpoints.identify import Architecture
+from eca_mmdet.checkpoints.key_maps import GATES, Canonical, is_known
 from eca_mmdet.models.attention.fcanet import FcaNet
 from eca_mmdet.models.attention.gate import Gate
+from eca_mmdet.models.file_names import FileNames, file_names_of
 
 
 @dataclass
@@ -139,7 +141,7 @@ def _homeless(
         canonical.source[key]
         for key in canonical.backbone
         if key not in own
-        if (names.is_stray(key) if names else _layer(key) in layers)
+        if (names.part_of(key) != 'left_out' if names else _layer(key) in layers)
     ]
 
 
@@ -226,3 +228,97 @@ def first(names: list[str], count: int = 3) -> str:
     """Return the first names as text."""
     more = ', ...' if len(names) > count else ''
     return ', '.join(names[:count]) + more
+
+
+def differences(file: Architecture, own: Architecture) -> list[str]:
+    """Say in which ways a file is of another network than a backbone.
+
+    Args:
+        file: the file's architecture.
+        own: the backbone's. It may have fewer stages; gates are compared where both
+            have them.
+
+    Returns:
+        One sentence a difference, the values of both and what to set.
+    """
+    if file.family != own.family:
+        return [f'the file is a {file.family}, the backbone a {own.family}']
+    stages = len(own.blocks)
+    found = []
+    missing = [i + 1 for i in range(stages) if not (*file.blocks, *[0] * stages)[i]]
+    if missing:
+        found.append(f'the file has no stage {", ".join(map(str, missing))}')
+    elif (file.block, file.blocks[:stages]) != (own.block, own.blocks):
+        found.append(f'depth: file {_depth(file)}, backbone {_depth(own)}')
+    if (file.stem, file.stem_kernel) != (own.stem, own.stem_kernel):
+        found.append(f'stem: file {_stem(file)}, backbone {_stem(own)}')
+    shortcuts = {file.shortcut, own.shortcut} - {'identity'}
+    if len(shortcuts) > 1:
+        found.append(f'shortcut: file {file.shortcut}, backbone {own.shortcut}')
+    same_depth = not missing and file.blocks[:stages] == own.blocks
+    if same_depth and file.block == own.block and file.widths[:stages] != own.widths:
+        found.append(
+            f'widths of the stages: file {file.out_channels}, backbone '
+            f'{own.out_channels}'
+            if file.out_channels[:stages] != own.out_channels
+            else 'widths inside the blocks differ'
+        )
+    return found + _gate_differences(file, own)
+
+
+def _gate_differences(file: Architecture, own: Architecture) -> list[str]:
+    found = []
+    if any(
+        theirs is not None and ours is not None and theirs != ours
+        for file_stage, own_stage in zip(
+            file.kernel_sizes, own.kernel_sizes, strict=False
+        )
+        for theirs, ours in zip(file_stage, own_stage, strict=False)
+    ):
+        sizes = file.stage_kernel_sizes
+        if sizes is None or None in sizes:
+            found.append(
+                f'ECA kernel sizes: file {file.kernel_sizes}, backbone '
+                f'{own.kernel_sizes}'
+            )
+        else:
+            found.append(
+                f'ECA kernel sizes: file {sizes}, backbone '
+                f'{own.stage_kernel_sizes or own.kernel_sizes}; set '
+                f'kernel_sizes={sizes}'
+            )
+    for name, count in file.others:
+        if name not in dict(own.others):
+            found.append(
+                f'the file has {count} layers of {name}, the backbone none: features '
+                'would be other ones than the file was trained for'
+            )
+    others = GATES.keys() - {'ECA'}
+    theirs, ours = (others & set(one.gate.split(' + ')) for one in (file, own))
+    if theirs and ours and theirs != ours:
+        found.append(f'gates: file {file.gate}, backbone {own.gate}')
+    stages = len(own.blocks)
+    extra = sum(
+        theirs is not None and ours is None
+        for grid in ('kernel_sizes', 'hidden')
+        for file_stage, own_stage in zip(
+            getattr(file, grid)[:stages], getattr(own, grid), strict=False
+        )
+        for theirs, ours in zip(file_stage, own_stage, strict=False)
+    )
+    if extra:
+        found.append(
+            f'the file has {file.gate} gates in {extra} blocks where the backbone has '
+            f'none: features would be other ones than the file was trained for'
+        )
+    return found
+
+
+def _depth(one: Architecture) -> str:
+    name = f'{one.depth} ' if one.depth else ''
+    return f'{name}{one.blocks} of {one.block} blocks'
+
+
+def _stem(one: Architecture) -> str:
+    widths = '-'.join(map(str, one.stem))
+    return f'{one.stem_kernel}x{one.stem_kernel} {widths}'

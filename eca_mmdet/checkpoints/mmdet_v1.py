@@ -13,7 +13,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from eca_mmdet.checkpoints.detector_kind import Heads
+from eca_mmdet.checkpoints.detector import Heads
 from eca_mmdet.checkpoints.key_maps import to_canonical
 from eca_mmdet.utils.errors import WeightsError
 
@@ -41,7 +41,8 @@ def convert_v1(
     if unknown:
         raise WeightsError(
             f'{len(unknown)} tensors of the backbone are of no layer that is known '
-            f'here: {", ".join(unknown[:3])}. Nothing was converted.'
+            f'here: {", ".join(unknown[:3])}. Nothing was converted.',
+            code='checkpoint-unrecognised',
         )
     _check_heads(state, heads)
     converted, mapped, changed = {}, {}, {}
@@ -61,7 +62,8 @@ def _check_heads(state: Mapping[str, Tensor], heads: Heads) -> None:
     if not heads.classes:
         raise WeightsError(
             f'a {heads.detector} without bbox_head.fc_cls: its classes cannot be told. '
-            'Nothing was converted.'
+            'Nothing was converted.',
+            code='checkpoint-unrecognised',
         )
     for key, tensor in state.items():
         if not (_in_head(key) and key.endswith('.bias')):
@@ -73,13 +75,15 @@ def _check_heads(state: Mapping[str, Tensor], heads: Heads) -> None:
         ):
             raise WeightsError(
                 f'{key} has {len(tensor)} rows, its weight another number. Nothing '
-                'was converted.'
+                'was converted.',
+                code='checkpoint-unrecognised',
             )
         if 'Cascade' in heads.detector and layer == 'fc_reg' and len(tensor) != 4:
             raise WeightsError(
                 f'{key}: a Cascade R-CNN whose boxes differ by class refines with '
                 "background's boxes in v1, which 3.x does not have. Nothing was "
-                'converted.'
+                'converted.',
+                code='checkpoint-unrecognised',
             )
 
 
@@ -99,7 +103,8 @@ def _rename(key: str, heads: Heads) -> str:
         return key  # somebody moved the heads already, and left their rows
     raise WeightsError(
         f'{key} is no part of a {heads.detector} of MMDetection v1 (backbone, neck, '
-        'rpn_head, bbox_head, mask_head). Nothing was converted.'
+        'rpn_head, bbox_head, mask_head). Nothing was converted.',
+        code='checkpoint-unrecognised',
     )
 
 
@@ -130,5 +135,6 @@ def _require(key: str, rows: int, expected: int) -> None:
     if rows != expected:
         raise WeightsError(
             f'{key} has {rows} rows; with the classes of fc_cls, MMDetection v1 has '
-            f'{expected}. Nothing was converted.'
+            f'{expected}. Nothing was converted.',
+            code='checkpoint-unrecognised',
         )

@@ -1,4 +1,4 @@
-"""What ``torch.load(weights_only=True)`` may build besides tensors.
+"""Classes that ``torch.load(weights_only=True)`` may build besides tensors.
 
 mmengine's checkpoints hold loss histories: its ``HistoryBuffer`` and numpy arrays.
 torch 2.6 and newer refuse those by default; mmengine 0.10.7 then fails to test or
@@ -65,7 +65,8 @@ def _resolve(name: str) -> Any:
     if never_trusted(name):
         raise UserError(
             f'--trust {name}: functions of {name.split(".")[0]} can run code or reach '
-            'files; weights never need them.'
+            'files; weights never need them.',
+            code='option-invalid',
         )
     try:
         found = getattr(importlib.import_module(module), attribute)
@@ -77,7 +78,8 @@ def _resolve(name: str) -> Any:
         # A function would be called with whatever arguments the file holds.
         raise UserError(
             f'--trust {name}: there is no class of that name here (functions are never '
-            'trusted). Give the dotted name as the refusal of the file spells it.'
+            'trusted). Give the dotted name as the refusal of the file spells it.',
+            code='option-invalid',
         )
     return found
 
@@ -133,7 +135,10 @@ def _mmengine_globals() -> list[Any]:
     def history_method(owner: Any, name: str) -> Any:
         # A pickled HistoryBuffer refers to its statistics as getattr(class, name).
         if owner is not HistoryBuffer or name.startswith('_'):
-            raise UserError(f'getattr({owner!r}, {name!r}) in a checkpoint')
+            raise UserError(
+                f'getattr({owner!r}, {name!r}) in a checkpoint',
+                code='checkpoint-unsafe',
+            )
         return getattr(owner, name)
 
     return [HistoryBuffer, _named(history_method, 'builtins.getattr')]

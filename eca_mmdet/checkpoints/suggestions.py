@@ -1,4 +1,4 @@
-"""The mmdet backbone and the shipped config that a file of weights fits."""
+"""The mmdet backbone and the shipped config that a checkpoint fits."""
 
 from __future__ import annotations
 
@@ -11,16 +11,15 @@ from eca_mmdet.catalog.architectures import (
     TIMM_KERNEL_SIZES,
 )
 from eca_mmdet.catalog.configs import shipped_configs
-from eca_mmdet.checkpoints.architecture import Architecture
-from eca_mmdet.checkpoints.detector_kind import Heads
+from eca_mmdet.checkpoints.detector import Heads
+from eca_mmdet.checkpoints.identify import Architecture
+from eca_mmdet.checkpoints.key_maps import GATES
 
 _FAMILIES = {
     'Faster R-CNN': 'faster-rcnn',
     'Mask R-CNN': 'mask-rcnn',
     'RetinaNet': 'retinanet',
 }
-
-_ATTENTION = {'ECA': 'eca', 'SE': 'se', 'FcaNet': 'fca'}
 
 
 def suggest_backbone(found: Architecture, path: str) -> str:
@@ -53,7 +52,7 @@ def _backbone_arguments(found: Architecture) -> dict[str, str]:
     eca = found.gate == 'ECA'
     if eca and (sizes is None or None in sizes):
         return {}
-    if 0 in found.blocks or found.gate not in ('', 'ECA', 'SE', 'FcaNet'):
+    if 0 in found.blocks or found.gate not in ('', *GATES):
         return {}
     if found.family == 'MobileNetV2':
         return _mobilenet_arguments(found, eca)
@@ -72,17 +71,17 @@ def _backbone_arguments(found: Architecture) -> dict[str, str]:
         return {'type': "'ECAResNet'", **depth, 'kernel_sizes': str(sizes)} | base
     if found.gate == 'SE':
         return {'type': "'PluginResNet'", **depth, 'plugins': _se_plugins(found)} | base
-    if found.gate == 'FcaNet':
+    if found.gate:
         if not _has_usual_gates(found):
             return {}
-        layer = {'attention': "dict(type='FcaNet')"}
+        layer = {'attention': f'dict(type={found.gate!r})'}
         return {'type': "'PluginResNet'", **depth, **layer} | base
     return {'type': "'ResNet'", **depth} | base
 
 
 def _mobilenet_arguments(found: Architecture, eca: bool) -> dict[str, str]:
     channels = tuple(stage[1] for stage in MOBILENET_V2_STAGES)
-    if found.out_channels != channels or found.gate in ('SE', 'FcaNet'):
+    if found.out_channels != channels or found.gate not in ('', 'ECA'):
         return {}
     kind = {'type': "'ECAMobileNetV2'" if eca else "'MobileNetV2'"}
     if eca and found.stage_kernel_sizes != MOBILENET_V2_KERNEL_SIZES:
@@ -91,7 +90,7 @@ def _mobilenet_arguments(found: Architecture, eca: bool) -> dict[str, str]:
 
 
 def _d_arguments(found: Architecture) -> dict[str, str]:
-    if found.block != 'bottleneck' or found.gate in ('SE', 'FcaNet'):
+    if found.block != 'bottleneck' or found.gate not in ('', 'ECA'):
         return {}
     if not found.gate:  # mmdet's own D variant has the same names
         v1d = {'50d': '50', '101d': '101'}.get(found.d_name or '')
@@ -134,8 +133,9 @@ def suggest_command(found: Architecture, heads: Heads | None, path: str) -> str:
     """
     if heads and heads.version == 'v1':
         return shlex.join(['eca-mmdet', 'weights', 'convert', path, 'NEW.pth'])
-    name = _config_name(found, heads)
-    if name not in shipped_configs():
+    names = [_config_name(found, family) for family in _families(heads)]
+    name = next((name for name in names if name in shipped_configs()), '')
+    if not name:
         return ''
     options = []
     if found.gate == 'ECA' and found.stage_kernel_sizes != _usual_sizes(found):
@@ -153,15 +153,19 @@ def suggest_command(found: Architecture, heads: Heads | None, path: str) -> str:
     return shlex.join(words)
 
 
-def _config_name(found: Architecture, heads: Heads | None) -> str:
+def _families(heads: Heads | None) -> list[str]:
+    """Return how the names of configs for a detector begin; of all for a backbone."""
+    if heads is None:
+        return list(_FAMILIES.values())
+    unclear = heads.version.startswith('v1,') or not heads.classes
+    return [] if unclear else [_FAMILIES.get(heads.detector, '')]
+
+
+def _config_name(found: Architecture, family: str) -> str:
     """Return the name that a config for this network would have, or ''."""
-    backbone = 'Mask R-CNN' if found.gate == 'FcaNet' else 'Faster R-CNN'
-    family = _FAMILIES.get(heads.detector if heads else backbone)
-    if found.gate and found.gate not in _ATTENTION:
+    if found.gate and found.gate not in GATES:
         return ''
-    if not family or (heads and (heads.version.startswith('v1,') or not heads.classes)):
-        return ''
-    attention = f'{_ATTENTION[found.gate]}-' if found.gate else ''
+    attention = f'{GATES[found.gate].layer}-' if found.gate else ''
     if found.family == 'MobileNetV2':
         size = 'mobilenetv2' if found.gate else ''
     elif found.shortcut == 'average pool + convolution':

@@ -13,8 +13,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from eca_mmdet.checkpoints.detector import read_detector
 from eca_mmdet.checkpoints.download import is_address
+from eca_mmdet.checkpoints.io import read_checkpoint
 from eca_mmdet.datasets.detections import TASKS
 from eca_mmdet.datasets.results_file import results_path, submission_path
 from eca_mmdet.engine import config as launch
@@ -35,7 +35,7 @@ def run(args: argparse.Namespace) -> int:
 
     check_speed_options(args)
     if not is_address(args.checkpoint):
-        read_detector(args.checkpoint)  # before mmdet is loaded, which takes seconds
+        read_checkpoint(args.checkpoint)  # before mmdet is loaded, which takes seconds
     cfg = launch.load_config(args)
     launch.set_work_dir(cfg, args)
     cfg.load_from, cfg.resume = args.checkpoint, False

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from mmengine.fileio import LocalBackend, register_backend
 
-from eca_mmdet.checkpoints.detector import read_checkpoint
+from eca_mmdet.checkpoints.io import read_checkpoint
 from eca_mmdet.utils.errors import WeightsError
 from eca_mmdet.utils.io import whole_file
 

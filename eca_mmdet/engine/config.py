@@ -11,13 +11,9 @@ from typing import Any
 
 from eca_mmdet import registration
 from eca_mmdet.catalog.configs import resolve_config
-from eca_mmdet.checkpoints.detector import (
-    read_checkpoint,
-    read_detector,
-    require_converted,
-    require_fit,
-)
+from eca_mmdet.checkpoints.detector import require_converted, require_fit
 from eca_mmdet.checkpoints.download import fetch, is_address, is_fetched
+from eca_mmdet.checkpoints.io import read_checkpoint
 from eca_mmdet.engine import distributed as processes
 from eca_mmdet.engine.preflight import data as preflight_data
 from eca_mmdet.engine.preflight import model as preflight
@@ -220,7 +216,7 @@ def check(cfg: Any, training: bool) -> None:
     if training and not start:
         preflight.check_backbone_weights(cfg, backbone)
     elif training and not is_address(str(start)):
-        read_detector(start)
+        read_checkpoint(start)
     preflight_data.check_data(cfg, training)
 
 

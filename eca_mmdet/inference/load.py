@@ -14,7 +14,7 @@ from eca_mmdet.checkpoints.embedded_config import (
     registered,
     require_registered,
 )
-from eca_mmdet.checkpoints.io import WeightFile, read_weights
+from eca_mmdet.checkpoints.io import Checkpoint, read_weights
 from eca_mmdet.engine import config as launch
 from eca_mmdet.utils.errors import UserError
 
@@ -68,7 +68,7 @@ def load_detector(
     return TrainedDetector(path, cfg, model, classes)
 
 
-def _config(file: WeightFile, config: str | None) -> Any:
+def _config(file: Checkpoint, config: str | None) -> Any:
     """Return the named config, or the one in the file."""
     from eca_mmdet.analysis.complexity.parts import load
 
@@ -141,7 +141,7 @@ def _forget_starts(part: Any) -> None:
         _forget_starts(one)
 
 
-def class_names(file: WeightFile, cfg: Any) -> tuple[str, ...]:
+def class_names(file: Checkpoint, cfg: Any) -> tuple[str, ...]:
     """Return the names of the classes: the file's, the config's, or of the data set.
 
     Raises:

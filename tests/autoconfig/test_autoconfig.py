@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from eca_mmdet.autoconfig.base import resolve_model
-from eca_mmdet.checkpoints.detector import read_checkpoint
+from eca_mmdet.checkpoints.io import read_checkpoint
 from eca_mmdet.utils.io import sha256_of
 from tests.support.own_data import KINDS, ODD_NAMES, SIDE, write_data
 

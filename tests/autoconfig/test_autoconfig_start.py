@@ -10,7 +10,7 @@ from eca_mmdet.autoconfig.base import read_base, resolve_model
 from eca_mmdet.autoconfig.sections import model_of
 from eca_mmdet.autoconfig.start import _from_detector
 from eca_mmdet.autoconfig.text import assignment
-from eca_mmdet.checkpoints.detector import read_checkpoint
+from eca_mmdet.checkpoints.io import read_checkpoint
 from tests.autoconfig.test_autoconfig import QUICK, TINY
 from tests.support.own_data import SIDE, write_data
 

@@ -6,16 +6,16 @@ import numpy as np
 import pytest
 import torch
 
-from eca_mmdet.checkpoints.transfer.class_layers import find_class_layers
-from eca_mmdet.checkpoints.transfer.class_names import match, read_names
-from eca_mmdet.checkpoints.transfer.class_rows import (
-    Layout,
+from eca_mmdet.checkpoints.class_layers import (
+    RowLayout,
+    find_class_layers,
     layout_between,
     layout_by_name,
     move_rows,
 )
-from eca_mmdet.checkpoints.transfer.description import describe_start, other_classes
-from eca_mmdet.checkpoints.transfer.plan import plan_start
+from eca_mmdet.checkpoints.class_names import match
+from eca_mmdet.checkpoints.io import Checkpoint
+from eca_mmdet.checkpoints.transfer import describe_start, other_classes, plan_transfer
 from eca_mmdet.utils.errors import UserError, WeightsError
 from tests.cli.test_legacy import as_v1
 from tests.support.fine_tuning import EIGHTY, LAYERS, OWN, STATE, labels, of, save, tiny
@@ -64,15 +64,15 @@ def test_unknown_kinds_have_no_rows():
         ('fc_cls.weight', (3, 4), (1, 4)),
     ):
         assert layout_between(name, shape, larger, 3) is None
-    assert Layout(9).classes(80) is None and Layout(after=1).classes(1) is None
+    assert RowLayout(9).classes(80) is None and RowLayout(after=1).classes(1) is None
 
 
 def test_layers_by_name():
     shapes = {
-        'roi_head.bbox_head.fc_cls.bias': ((3,), Layout(after=1)),
-        'roi_head.bbox_head.fc_reg.bias': ((8,), Layout(per_class=4)),
-        'roi_head.mask_head.conv_logits.bias': ((2,), Layout()),
-        'bbox_head.retina_cls.bias': ((18,), Layout(9)),
+        'roi_head.bbox_head.fc_cls.bias': ((3,), RowLayout(after=1)),
+        'roi_head.bbox_head.fc_reg.bias': ((8,), RowLayout(per_class=4)),
+        'roi_head.mask_head.conv_logits.bias': ((2,), RowLayout()),
+        'bbox_head.retina_cls.bias': ((18,), RowLayout(9)),
         'bbox_head.conv_cls.bias': ((7,), None),
         'roi_head.shared.fc_reg.bias': ((4,), None),
         'rpn_head.rpn_cls.bias': ((6,), None),
@@ -106,12 +106,13 @@ def test_names_are_compared_letter_by_letter():
     ],
 )
 def test_names_in_a_file(meta):
-    assert read_names({'meta': meta}, 'x.pth') == ('a', 'b')
+    file = Checkpoint('x.pth', {}, 'PyTorch', extras={'meta': meta})
+    assert file.classes == ('a', 'b')
 
 
 @pytest.mark.parametrize('extras', [{}, {'meta': 3}, {'meta': {'dataset_meta': []}}])
 def test_a_file_without_names(extras):
-    assert read_names(extras, 'x.pth') is None
+    assert Checkpoint('x.pth', {}, 'PyTorch', extras=extras).classes is None
 
 
 HOSTILE = [
@@ -127,34 +128,36 @@ HOSTILE = [
 
 @pytest.mark.parametrize(('names', 'said'), HOSTILE)
 def test_names_that_are_none(names, said):
+    extras = {'meta': {'CLASSES': names}}
+    file = Checkpoint('x.pth', {}, 'PyTorch', extras=extras)
     with pytest.raises(WeightsError, match='source_classes') as caught:
-        read_names({'meta': {'CLASSES': names}}, 'x.pth')
+        _ = file.classes
     assert said in str(caught.value) and str(caught.value).isprintable()
 
 
 def test_plan():
-    start = plan_start(of(), OWN, LAYERS, ('owl', 'ant'))
+    start = plan_transfer(of(), OWN, LAYERS, ('owl', 'ant'))
     assert start.classes == 3
     assert start.new['head.fc_cls.weight'][:, 0].tolist() == [3, 0, 4]
     assert start.new['head.fc_reg.weight'][:, 0].tolist() == [9, 10, 11, 12, 0, 0, 0, 0]
     assert start.new.keys() == LAYERS.keys()
     assert not any(OWN[name].any() for name in OWN)
     # No name in common: background begins with the others.
-    start = plan_start(of(), OWN, LAYERS, ('ape', 'ant'))
+    start = plan_transfer(of(), OWN, LAYERS, ('ape', 'ant'))
     assert not any(tensor.any() for tensor in start.new.values())
-    start = plan_start(of(names=7), OWN, LAYERS)  # names that are not needed
+    start = plan_transfer(of(names=7), OWN, LAYERS)  # names that are not needed
     assert not any(tensor.any() for tensor in start.new.values())
 
 
 def test_layers_that_cannot_be_kept_start_new():
     """One box for all classes; a wider layer; an unknown kind; one not in the file."""
     layers = LAYERS | dict.fromkeys(('head.odd', 'head.wide', 'head.absent'))
-    layers['head.wide'] = layers['head.absent'] = Layout()
+    layers['head.wide'] = layers['head.absent'] = RowLayout()
     more = {name: torch.zeros(2, 2) for name in ('head.odd', 'head.wide')}
     own = OWN | more | {'head.absent': torch.zeros(2, 2)}
     state = STATE | {'head.odd': torch.ones(3, 2), 'head.wide': torch.ones(3, 5)}
     state['head.fc_reg.weight'] = torch.ones(4, 2)
-    start = plan_start(of(state), own, layers, ('owl', 'ant'))
+    start = plan_transfer(of(state), own, layers, ('owl', 'ant'))
     assert start.unkept == [
         "head.fc_reg.weight (the file's has 4 rows)",
         'head.odd (a layer whose rows are not known here)',
@@ -188,12 +191,12 @@ def test_refused(file, wanted, source, said):
         layers = {f'student.roi_head.{name}': LAYERS[name] for name in LAYERS}
         own = {f'student.roi_head.{name}': OWN[name] for name in OWN}
     with pytest.raises(UserError) as caught:
-        plan_start(file, own, layers, wanted, source)
+        plan_transfer(file, own, layers, wanted, source)
     assert said in str(caught.value)
 
 
 def test_names_from_the_config_win():
-    start = plan_start(of(), OWN, LAYERS, ('a', 'b'), ('z', 'b', 'y'))
+    start = plan_transfer(of(), OWN, LAYERS, ('a', 'b'), ('z', 'b', 'y'))
     assert start.match.kept == {1: 1}
 
 
@@ -228,7 +231,7 @@ def test_class_layers_of_a_config(shapes, mmdet_ready):
     found = find_class_layers(cfg.model, state)
     assert torch.equal(torch.get_rng_state(), random)
     assert found == {
-        f'roi_head.{head}.{stage}.{kind}.{part}': Layout(after=after)
+        f'roi_head.{head}.{stage}.{kind}.{part}': RowLayout(after=after)
         for stage in range(3)
         for head, kind, after in (
             ('bbox_head', 'fc_cls', 1),  # fc_reg has 4 rows in all
@@ -266,7 +269,7 @@ def odd(mmdet_ready):
 
 def test_class_layers_where_a_model_cannot_be_built_empty(odd):
     state = odd(3).state_dict()
-    expected = dict.fromkeys(('fc_cls.weight', 'fc_cls.bias'), Layout(after=1))
+    expected = dict.fromkeys(('fc_cls.weight', 'fc_cls.bias'), RowLayout(after=1))
     random = torch.get_rng_state()
     assert find_class_layers(dict(type='Odd', num_classes=3), state) == expected
     assert torch.equal(torch.get_rng_state(), random)

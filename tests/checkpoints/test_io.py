@@ -5,6 +5,7 @@ import os
 import pickle
 import resource
 import tarfile
+import weakref
 
 import numpy as np
 import pytest
@@ -151,6 +152,36 @@ def test_numpy_beside_the_tensors_is_read(tmp_path):
     torch.save(content, tmp_path / 'x.pth')
     extras = read_weights(tmp_path / 'x.pth').extras
     assert extras['best'] == 76.5 and extras['curve'].tolist() == [0, 1, 2]
+
+
+def test_a_history_of_megabytes_is_read(tmp_path):
+    """numpy pickles its bytes as text of that length, which is encoded again."""
+    history = np.random.default_rng(0).random(500_000)
+    torch.save({'state_dict': STATE, 'history': history}, tmp_path / 'x.pth')
+    assert np.array_equal(read_weights(tmp_path / 'x.pth').extras['history'], history)
+
+
+def test_a_file_in_use_is_read_once(tmp_path):
+    path = tmp_path / 'x.pth'
+    torch.save(STATE, path)
+    file = read_weights(path)
+    assert read_weights(path) is file
+    torch.save({**STATE, 'c': torch.zeros(1)}, path)
+    assert 'c' in read_weights(path).state and 'c' not in file.state
+    held = weakref.ref(file)
+    del file
+    assert held() is None  # a training does not keep what it has loaded
+
+
+def test_what_training_wrote_beside_the_tensors(tmp_path):
+    meta = {'cfg': 'a = 1', 'dataset_meta': {'classes': ['cat', 'dog']}}
+    torch.save({'state_dict': STATE, 'meta': meta}, tmp_path / 'x.pth')
+    file = read_weights(tmp_path / 'x.pth')
+    assert (file.config, file.classes, file.meta) == ('a = 1', ('cat', 'dog'), meta)
+    assert file.sha256 == sha256_of(tmp_path / 'x.pth')
+    torch.save({'state_dict': STATE, 'meta': 7}, tmp_path / 'y.pth')
+    file = read_weights(tmp_path / 'y.pth')
+    assert (file.config, file.classes, file.meta) == ('', None, {})
 
 
 def test_history_in_a_checkpoint_cannot_reach_other_attributes(tmp_path, mmdet_ready):

@@ -36,12 +36,13 @@ def save_mmengine_checkpoint(model, file):
     )
 
 
-def test_read_detector_returns_the_tensors(backbone, tmp_path):
-    from eca_mmdet.checkpoints.detector import read_detector, require_fit
+def test_reading_a_detector_returns_the_tensors(backbone, tmp_path):
+    from eca_mmdet.checkpoints.detector import require_fit
+    from eca_mmdet.checkpoints.io import read_checkpoint
 
     model = backbone()
     save_mmengine_checkpoint(model, tmp_path / 'epoch_1.pth')
-    state = read_detector(str(tmp_path / 'epoch_1.pth'))
+    state = read_checkpoint(tmp_path / 'epoch_1.pth').state
     assert state.keys() == model.state_dict().keys()
     for key, value in model.state_dict().items():
         assert torch.equal(state[key], value)

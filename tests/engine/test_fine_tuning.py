@@ -6,9 +6,9 @@ from collections import OrderedDict
 import pytest
 import torch
 
+from eca_mmdet.checkpoints.class_layers import find_class_layers
 from eca_mmdet.checkpoints.io import read_weights
-from eca_mmdet.checkpoints.transfer.class_layers import find_class_layers
-from eca_mmdet.checkpoints.transfer.plan import plan_start
+from eca_mmdet.checkpoints.transfer import plan_transfer
 from eca_mmdet.utils.errors import UserError
 from tests.cli.test_legacy import as_v1
 from tests.support.detectors import CLASSES, build
@@ -220,7 +220,7 @@ def test_the_same_detections_under_permuted_labels(detector, shapes, mmdet_ready
     mine = MODELS.build(cfg.model)
     own = mine.state_dict()
     layers = find_class_layers(cfg.model, own)
-    start = plan_start(file, own, layers, names)
+    start = plan_transfer(file, own, layers, names)
     mine.load_state_dict({**file.state, **start.new})
     image = torch.randint(0, 255, (3, 96, 96), dtype=torch.uint8)
     found = []

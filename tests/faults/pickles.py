@@ -134,12 +134,6 @@ def doubled_tuples(levels: int) -> bytes:
     return b')' + b''.join(steps)
 
 
-def doubled_lists(levels: int) -> bytes:
-    """Return opcodes of the same with lists."""
-    steps = (put(level) + get(level) + b'e' for level in range(levels))
-    return b'](' * levels + b']' + b''.join(steps)
-
-
 def deep_tuples(levels: int) -> bytes:
     """Return opcodes of a tuple in a tuple in a tuple."""
     return b')' + b'\x85' * levels
@@ -151,12 +145,7 @@ def growing_text(levels: int) -> bytes:
     def word(text: str) -> bytes:
         return b'X' + struct.pack('<I', len(text)) + text.encode()
 
-    start = b'c_codecs\nencode\n' * levels + word('abcd' * 100)
-    return (
-        start
-        + (word('utf-32') + b'\x86R')[:0]
-        + b''.join(
-            word('utf-16' if level == 0 else 'hex') + b'\x86R'
-            for level in range(levels)
-        )
-    )
+    encode = b'c_codecs\nencode\n' * levels
+    codecs = ['utf-16', *['hex'] * (levels - 1)]
+    steps = (word(codec) + b'\x86R' for codec in codecs)
+    return encode + word('abcd' * 100) + b''.join(steps)

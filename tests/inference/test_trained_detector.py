@@ -82,10 +82,10 @@ def test_names_come_from_the_config_then(data, changed):
     ],
 )
 def test_names_come_from_the_data_set_at_last(dataset, expected, mmdet_ready):
-    from eca_mmdet.checkpoints.io import WeightFile
+    from eca_mmdet.checkpoints.io import Checkpoint
 
     cfg = parse_config(f'test_dataloader = dict(dataset={dataset})', 'x')
-    names = checkpoint.class_names(WeightFile('x', {}, 'PyTorch'), cfg)
+    names = checkpoint.class_names(Checkpoint('x', {}, 'PyTorch'), cfg)
     assert names[0] == expected
 
 
@@ -93,11 +93,11 @@ def test_names_come_from_the_data_set_at_last(dataset, expected, mmdet_ready):
     'loader', ['None', '5', 'dict(dataset=5)', "dict(dataset=dict(type='antigravity'))"]
 )
 def test_names_that_nobody_knows(loader, mmdet_ready):
-    from eca_mmdet.checkpoints.io import WeightFile
+    from eca_mmdet.checkpoints.io import Checkpoint
 
     cfg = parse_config(f'test_dataloader = {loader}', 'x')
     with pytest.raises(UserError, match='does not name its classes'):
-        checkpoint.class_names(WeightFile('x', {}, 'PyTorch'), cfg)
+        checkpoint.class_names(Checkpoint('x', {}, 'PyTorch'), cfg)
     assert 'antigravity' not in sys.modules
 
 

@@ -6,8 +6,8 @@ import copy
 import pytest
 import torch
 
-from eca_mmdet.checkpoints.io import WeightFile
-from eca_mmdet.checkpoints.transfer.class_rows import Layout
+from eca_mmdet.checkpoints.class_layers import RowLayout
+from eca_mmdet.checkpoints.io import Checkpoint
 from eca_mmdet.demo.config import compose
 from tests.support.in_process import fresh_mmengine
 
@@ -47,7 +47,10 @@ def labels(kind, names):
 
 
 # A model of two layers: 2 classes of the names below; the file has 3.
-LAYERS = {'head.fc_cls.weight': Layout(after=1), 'head.fc_reg.weight': Layout(1, 0, 4)}
+LAYERS = {
+    'head.fc_cls.weight': RowLayout(after=1),
+    'head.fc_reg.weight': RowLayout(1, 0, 4),
+}
 
 
 OWN = {
@@ -66,7 +69,7 @@ STATE = {
 
 def of(state=STATE, names=('cat', 'dog', 'owl')):
     extras = {'meta': {'dataset_meta': {'classes': names}}} if names else {}
-    return WeightFile('x.pth', dict(state), 'PyTorch', 'state_dict', extras=extras)
+    return Checkpoint('x.pth', dict(state), 'PyTorch', 'state_dict', extras=extras)
 
 
 def tiny(detector, shapes, work_dir, classes=None):

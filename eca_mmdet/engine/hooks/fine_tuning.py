@@ -12,11 +12,15 @@ from mmengine.registry import HOOKS
 from mmengine.runner import BaseLoop
 from torch import Tensor
 
+from eca_mmdet.checkpoints.class_layers import Layers, find_class_layers
 from eca_mmdet.checkpoints.detector import require_start
-from eca_mmdet.checkpoints.io import WeightFile, strip_prefix, unwrap
-from eca_mmdet.checkpoints.transfer.class_layers import Layers, find_class_layers
-from eca_mmdet.checkpoints.transfer.description import other_classes, tell
-from eca_mmdet.checkpoints.transfer.plan import Start, plan_start
+from eca_mmdet.checkpoints.io import Checkpoint, strip_prefix, unwrap
+from eca_mmdet.checkpoints.transfer import (
+    TransferPlan,
+    other_classes,
+    plan_transfer,
+    summary_lines,
+)
 from eca_mmdet.utils.errors import UserError
 
 
@@ -35,7 +39,7 @@ class FineTuneHook(Hook):  # type: ignore[misc]
 
     Raises:
         UserError: an argument is of another type; when training starts, what
-            :func:`eca_mmdet.checkpoints.transfer.plan.plan_start` refuses.
+            :func:`eca_mmdet.checkpoints.transfer.plan_transfer` refuses.
     """
 
     priority = 'VERY_HIGH'  # before EMAHook copies what was loaded
@@ -65,7 +69,7 @@ class FineTuneHook(Hook):  # type: ignore[misc]
         path = str(runner._load_from)
         wrapper, state = unwrap(path, checkpoint)
         extras = {k: v for k, v in checkpoint.items() if k != wrapper and wrapper}
-        file = WeightFile(path, strip_prefix(state)[1], 'PyTorch', extras=extras)
+        file = Checkpoint(path, strip_prefix(state)[1], 'PyTorch', extras=extras)
         own = own_state(runner)
         start = self.plan(runner, file, own)
         changed = OrderedDict({**file.state, **start.new})
@@ -73,10 +77,12 @@ class FineTuneHook(Hook):  # type: ignore[misc]
         before = checkpoint[wrapper] if wrapper else checkpoint
         changed._metadata = getattr(before, '_metadata', OrderedDict())  # type: ignore[attr-defined]
         checkpoint['state_dict'] = changed
-        for line in tell(start, file, own):
+        for line in summary_lines(start, file, own):
             runner.logger.info(line)
 
-    def plan(self, runner: Any, file: WeightFile, own: dict[str, Tensor]) -> Start:
+    def plan(
+        self, runner: Any, file: Checkpoint, own: dict[str, Tensor]
+    ) -> TransferPlan:
         """Work out the class layers, or refuse; nothing is changed.
 
         Args:
@@ -85,18 +91,18 @@ class FineTuneHook(Hook):  # type: ignore[misc]
             own: tensors of the model.
 
         Raises:
-            UserError: see :func:`eca_mmdet.checkpoints.transfer.plan.plan_start`.
+            UserError: see :func:`eca_mmdet.checkpoints.transfer.plan_transfer`.
         """
         wanted = _classes(runner)
         layers = find_layers(runner, own, wanted)
         if not self.keep_classes:
-            return plan_start(file, own, layers)
+            return plan_transfer(file, own, layers)
         if wanted is None:
             raise UserError(
                 'keep_classes of FineTuneHook needs the class names of the training '
                 'data: set train_dataloader.dataset.metainfo.classes.'
             )
-        return plan_start(file, own, layers, wanted, self.source_classes)
+        return plan_transfer(file, own, layers, wanted, self.source_classes)
 
 
 def find_layers(
@@ -127,7 +133,7 @@ def _classes(runner: Any) -> Sequence[str] | None:
     return training_classes(runner.cfg)
 
 
-def check_classes(cfg: Any, runner: Any, file: WeightFile) -> list[str]:
+def check_classes(cfg: Any, runner: Any, file: Checkpoint) -> list[str]:
     """Hold the detector that a training starts from against the model.
 
     Args:
@@ -161,7 +167,7 @@ def check_classes(cfg: Any, runner: Any, file: WeightFile) -> list[str]:
     return lines
 
 
-def _keeps_class_layers(runner: Any, file: WeightFile, own: dict[str, Tensor]) -> bool:
+def _keeps_class_layers(runner: Any, file: Checkpoint, own: dict[str, Tensor]) -> bool:
     """Tell whether a class layer is the file's; not so if the heads are others."""
     try:
         layers = find_layers(runner, own, _classes(runner))

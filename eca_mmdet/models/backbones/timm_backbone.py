@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from eca_mmdet.checkpoints.file_names import FileNames
 from eca_mmdet.models.attention.gate import is_whole
 from eca_mmdet.models.backbones.init_guard import InitGuard
 from eca_mmdet.models.backbones.timm_network import (
@@ -27,6 +26,7 @@ from eca_mmdet.models.backbones.timm_network import (
     layers_in_a_row,
     read_levels,
 )
+from eca_mmdet.models.file_names import FileNames
 
 _AUXILIARY = ('AuxLogits',)  # of Inception v3, in some files
 

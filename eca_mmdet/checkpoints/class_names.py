@@ -1,9 +1,9 @@
-"""The class names beside the tensors of a detector, and which of them are wanted."""
+"""Class names of a detector checkpoint, and those that a model shares with it."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,7 +22,7 @@ class Match:
         same: names of those.
         new: names without one.
         near: of those, names that differ from one of the file in case, spaces,
-            hyphens or underscores alone; with that one.
+            hyphens or underscores only; each with that name.
     """
 
     kept: dict[int, int]
@@ -51,33 +51,6 @@ def _loose(name: str) -> str:
     return ''.join(char for char in name.casefold() if char not in ' _-')
 
 
-def read_names(extras: Mapping[str, Any], path: str) -> tuple[str, ...] | None:
-    """Return the class names that a checkpoint of mmdet 2.x or 3.x carries.
-
-    Args:
-        extras: what lies beside the tensors.
-        path: for messages.
-
-    Returns:
-        The names; None if there are none.
-
-    Raises:
-        WeightsError: what stands there is no list of different names.
-    """
-    meta = extras.get('meta')
-    meta = meta if isinstance(meta, Mapping) else {}
-    data = meta.get('dataset_meta')
-    data = data if isinstance(data, Mapping) else {}
-    for where, found in (
-        ("meta['dataset_meta']['classes']", data.get('classes')),
-        ("meta['dataset_meta']['CLASSES']", data.get('CLASSES')),  # mmdet 3.0.0rc
-        ("meta['CLASSES']", meta.get('CLASSES')),  # mmdet 1.x and 2.x
-    ):
-        if found is not None:
-            return require_names(found, f'{path}: {where}')
-    return None
-
-
 def require_names(names: Any, what: str) -> tuple[str, ...]:
     """Return class names as a tuple.
 
@@ -91,17 +64,21 @@ def require_names(names: Any, what: str) -> tuple[str, ...]:
     if not isinstance(names, (list, tuple)) or not names:
         found = clipped(repr(names)) if isinstance(names, str) else type(names).__name__
         raise WeightsError(
-            f'{what} must be a list of class names; got {found}. {_ADVICE}'
+            f'{what} must be a list of class names; got {found}. {_ADVICE}',
+            code='class-mismatch',
         )
     for name in names:
         if not isinstance(name, str):
             raise WeightsError(
                 f'{what} must be a list of class names; one of them is '
-                f'{clipped(repr(name))}. {_ADVICE}'
+                f'{clipped(repr(name))}. {_ADVICE}',
+                code='class-mismatch',
             )
     name, times = Counter(names).most_common(1)[0]
     if times > 1:
-        raise WeightsError(f'{what} has {clipped(name)} twice. {_ADVICE}')
+        raise WeightsError(
+            f'{what} has {clipped(name)} twice. {_ADVICE}', code='class-mismatch'
+        )
     return tuple(names)
 
 

@@ -1,4 +1,4 @@
-"""Which network a state dict belongs to, from names and shapes alone."""
+"""Which network a state dict belongs to and where it is from: names and shapes only."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from eca_mmdet.catalog.architectures import D_LAYOUTS, RESNET_BLOCKS, Widths
-from eca_mmdet.checkpoints.key_maps import attention_of, is_known
+from eca_mmdet.checkpoints.detector import Heads
+from eca_mmdet.checkpoints.key_maps import GATES, Canonical, attention_of, is_known
 
 _CONVOLUTIONS = {
     'basic': ('conv1', 'conv2'),
@@ -36,7 +37,7 @@ class Architecture:
         groups: of the 3x3 convolution of the first block.
         gate: 'ECA', 'SE', 'FcaNet', 'CBAM', ...; several as 'ECA + SE', or ''.
         kernel_sizes: of the ECA gates, [stage][block]; None where there is none.
-        hidden: units of the SE and FcaNet gates, [stage][block]; None where there is
+        hidden: units of the gates other than ECA, [stage][block]; None where there is
             none.
         se_bias: whether the SE gates have biases.
         others: names of other attention layers, and how many there are of each.
@@ -165,16 +166,17 @@ def read_architecture(state: Mapping[str, Tensor]) -> Architecture | None:
             for blocks in names
         )
 
-    kernel_sizes, se, fca = (
-        sizes('eca.conv.weight', -1),
-        sizes('se.fc.0.weight', 0),
-        sizes('fca.fc.0.weight', 0),
-    )
+    grids = {
+        kind.name: sizes(f'{kind.layer}.{kind.size}', kind.axis)
+        for kind in GATES.values()
+    }
+    kernel_sizes = grids['ECA']
     gates = [
         name
-        for name, found in (('ECA', kernel_sizes), ('SE', se), ('FcaNet', fca))
-        if any(size is not None for stage in found for size in stage)
+        for name, grid in grids.items()
+        if any(size is not None for stage in grid for size in stage)
     ]
+    reducing = next((name for name in gates if name != 'ECA'), 'SE')
     others = _read_others(state)
     return Architecture(
         block=block,
@@ -188,7 +190,7 @@ def read_architecture(state: Mapping[str, Tensor]) -> Architecture | None:
         groups=_read_groups(state, first, block),
         gate=' + '.join([*gates, *(name for name, _ in others)]),
         kernel_sizes=kernel_sizes,
-        hidden=se if 'SE' in gates else fca,
+        hidden=grids[reducing],
         se_bias=any(re.search(r'\.se\.fc\.0\.bias$', key) for key in state),
         others=others,
     )
@@ -263,95 +265,20 @@ def _read_groups(state: Mapping[str, Tensor], first: str, block: str) -> int:
     return max(1, conv1.shape[0] // max(1, conv2.shape[1]))
 
 
-def differences(file: Architecture, own: Architecture) -> list[str]:
-    """Say in which ways a file is of another network than a backbone.
-
-    Args:
-        file: the file's architecture.
-        own: the backbone's. It may have fewer stages; gates are compared where both
-            have them.
-
-    Returns:
-        One sentence a difference, the values of both and what to set.
-    """
-    if file.family != own.family:
-        return [f'the file is a {file.family}, the backbone a {own.family}']
-    stages = len(own.blocks)
-    found = []
-    missing = [i + 1 for i in range(stages) if not (*file.blocks, *[0] * stages)[i]]
-    if missing:
-        found.append(f'the file has no stage {", ".join(map(str, missing))}')
-    elif (file.block, file.blocks[:stages]) != (own.block, own.blocks):
-        found.append(f'depth: file {_depth(file)}, backbone {_depth(own)}')
-    if (file.stem, file.stem_kernel) != (own.stem, own.stem_kernel):
-        found.append(f'stem: file {_stem(file)}, backbone {_stem(own)}')
-    shortcuts = {file.shortcut, own.shortcut} - {'identity'}
-    if len(shortcuts) > 1:
-        found.append(f'shortcut: file {file.shortcut}, backbone {own.shortcut}')
-    same_depth = not missing and file.blocks[:stages] == own.blocks
-    if same_depth and file.block == own.block and file.widths[:stages] != own.widths:
-        found.append(
-            f'widths of the stages: file {file.out_channels}, backbone '
-            f'{own.out_channels}'
-            if file.out_channels[:stages] != own.out_channels
-            else 'widths inside the blocks differ'
-        )
-    return found + _gate_differences(file, own)
+def origin_of(
+    canonical: Canonical, found: Architecture, heads: Heads | None = None
+) -> str:
+    """Return whose file it is as far as the names tell ('timm', 'authors', ...)."""
+    if heads:
+        return f'MMDetection {heads.version}'
+    if any(name.startswith('backbone.') for name in canonical.source.values()):
+        return 'mmpretrain'
+    return canonical.layout.origin_of(found.gate, bool(canonical.classifier))
 
 
-def _gate_differences(file: Architecture, own: Architecture) -> list[str]:
-    found = []
-    if any(
-        theirs is not None and ours is not None and theirs != ours
-        for file_stage, own_stage in zip(
-            file.kernel_sizes, own.kernel_sizes, strict=False
-        )
-        for theirs, ours in zip(file_stage, own_stage, strict=False)
-    ):
-        sizes = file.stage_kernel_sizes
-        if sizes is None or None in sizes:
-            found.append(
-                f'ECA kernel sizes: file {file.kernel_sizes}, backbone '
-                f'{own.kernel_sizes}'
-            )
-        else:
-            found.append(
-                f'ECA kernel sizes: file {sizes}, backbone '
-                f'{own.stage_kernel_sizes or own.kernel_sizes}; set '
-                f'kernel_sizes={sizes}'
-            )
-    for name, count in file.others:
-        if name not in dict(own.others):
-            found.append(
-                f'the file has {count} layers of {name}, the backbone none: features '
-                'would be other ones than the file was trained for'
-            )
-    others = {'SE', 'FcaNet'}
-    theirs, ours = (others & set(one.gate.split(' + ')) for one in (file, own))
-    if theirs and ours and theirs != ours:
-        found.append(f'gates: file {file.gate}, backbone {own.gate}')
-    stages = len(own.blocks)
-    extra = sum(
-        theirs is not None and ours is None
-        for grid in ('kernel_sizes', 'hidden')
-        for file_stage, own_stage in zip(
-            getattr(file, grid)[:stages], getattr(own, grid), strict=False
-        )
-        for theirs, ours in zip(file_stage, own_stage, strict=False)
-    )
-    if extra:
-        found.append(
-            f'the file has {file.gate} gates in {extra} blocks where the backbone has '
-            f'none: features would be other ones than the file was trained for'
-        )
-    return found
-
-
-def _depth(one: Architecture) -> str:
-    name = f'{one.depth} ' if one.depth else ''
-    return f'{name}{one.blocks} of {one.block} blocks'
-
-
-def _stem(one: Architecture) -> str:
-    widths = '-'.join(map(str, one.stem))
-    return f'{one.stem_kernel}x{one.stem_kernel} {widths}'
+def classes_of(canonical: Canonical, heads: Heads | None) -> int | None:
+    """Return the number of classes of a classifier or detector."""
+    if heads:
+        return heads.classes
+    sizes = [t.shape[0] for t in canonical.classifier.values() if t.dim()]
+    return sizes[0] if sizes else None

@@ -1,1 +1,0 @@
-"""Transfer of a detector checkpoint to other classes."""
