@@ -16,7 +16,7 @@ from typing import Any
 from eca_mmdet.checkpoints.detector import read_detector
 from eca_mmdet.checkpoints.download import is_address
 from eca_mmdet.datasets.detections import TASKS
-from eca_mmdet.datasets.results_file import results_path, submission_path
+from eca_mmdet.datasets.results import results_path, submission_path
 from eca_mmdet.engine import config as launch
 from eca_mmdet.engine import distributed as processes
 from eca_mmdet.engine.preflight.model import evaluators

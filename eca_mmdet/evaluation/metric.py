@@ -15,11 +15,7 @@ from mmengine.logging import MMLogger
 
 from eca_mmdet.datasets.detections import TASKS, Detections
 from eca_mmdet.datasets.ground_truth import GroundTruth, read_ground_truth
-from eca_mmdet.datasets.results_file import (
-    results_path,
-    write_results,
-    write_submission,
-)
+from eca_mmdet.datasets.results import results_path, write_results, write_submission
 from eca_mmdet.evaluation.coco_eval import BACKENDS, check_max_dets, evaluate
 from eca_mmdet.evaluation.metrics_json import make_record
 from eca_mmdet.evaluation.predictions import (

@@ -14,9 +14,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from eca_mmdet.datasets.annotation_columns import ImageId
 from eca_mmdet.datasets.detections import Detections
-from eca_mmdet.datasets.ground_truth import GroundTruth
+from eca_mmdet.datasets.ground_truth import GroundTruth, ImageId
 from eca_mmdet.utils.errors import UserError
 
 Array = npt.NDArray[Any]

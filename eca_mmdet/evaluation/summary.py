@@ -7,8 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from eca_mmdet.datasets.annotation_columns import ImageId
-from eca_mmdet.datasets.ground_truth import Floats
+from eca_mmdet.datasets.ground_truth import Floats, ImageId
 
 AP_COLUMNS = ('AP', 'AP50', 'AP75', 'APS', 'APM', 'APL')
 AREAS = {'S': 1, 'M': 2, 'L': 3}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 from collections import Counter
 from collections.abc import Callable
@@ -11,15 +10,15 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from eca_mmdet.datasets.coco import read_annotations, require_instances
+from eca_mmdet.datasets.coco import read_annotations, require_instances, write_new
 from eca_mmdet.datasets.converters import coco_folder, cvat, labelme, voc, yolo
 from eca_mmdet.datasets.converters.source import Kind, Part, Source, Thing, files_below
 from eca_mmdet.datasets.converters.xml_files import root_tag
 from eca_mmdet.datasets.converters.yolo_description import find_description
 from eca_mmdet.datasets.entries import Entry, Size, is_segmentation
-from eca_mmdet.datasets.repair.objects import set_area
-from eca_mmdet.datasets.writing import write_new
+from eca_mmdet.datasets.masks import set_area
 from eca_mmdet.utils.errors import UserError
+from eca_mmdet.utils.io import read_json
 
 _READERS: dict[Kind, Callable[[Path], Source]] = {
     'yolo': yolo.read,
@@ -158,7 +157,7 @@ def _coco(path: Path) -> list[Converted]:
         root = path.parent.parent if path.parent.name == 'annotations' else path.parent
     found = []
     for file in files:
-        content, _ = read_annotations(file)
+        content = read_annotations(file).content
         require_instances(file, content)
         count = len(content.get('annotations', ()))
         names = [
@@ -230,11 +229,9 @@ def _both(contents: dict[Path, Entry], parts: list[Part]) -> Any:
 
 def _is_same(path: Path, content: Entry) -> bool:
     """Tell a file that has this content already."""
-    if not path.is_file():
-        return False
     try:
-        return bool(json.loads(path.read_bytes()) == content)
-    except (OSError, ValueError, RecursionError):
+        return bool(read_json(path, 'annotation file').content == content)
+    except UserError:
         return False
 
 

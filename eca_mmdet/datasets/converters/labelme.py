@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from pathlib import Path
 from typing import Any
@@ -28,7 +27,7 @@ from eca_mmdet.datasets.converters.source import (
 )
 from eca_mmdet.datasets.entries import Entry, Size
 from eca_mmdet.utils.errors import UserError
-from eca_mmdet.utils.io import read_json_bytes
+from eca_mmdet.utils.io import read_json
 from eca_mmdet.utils.text import clipped
 
 _CIRCLE_POINTS = 64
@@ -117,8 +116,8 @@ def _read_part(
 
 def _load(file: Path, told: Told) -> Entry | None:
     try:
-        content = json.loads(read_json_bytes(file, 'label file'))
-    except (ValueError, RecursionError, UserError) as error:
+        content = read_json(file, 'label file').content
+    except UserError as error:
         told.add(
             'label files left out that cannot be read, with their images',
             f'{file.name}: {clipped(str(error), 80)}',
