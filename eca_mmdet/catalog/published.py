@@ -9,12 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from eca_mmdet.evaluation.summary import AP_COLUMNS
 from eca_mmdet.utils.errors import UserError
 from eca_mmdet.utils.io import read_file
 
 MARK = '†'
 """Behind a number that was confirmed in no copy."""
+
+AP_COLUMNS = ('AP', 'AP50', 'AP75', 'APS', 'APM', 'APL')
+"""COCO's average precisions, in the order of tables."""
 
 PUBLISHED = Path(__file__).with_name('published.json')
 DETECTORS = {'faster': 'Faster R-CNN', 'mask': 'Mask R-CNN', 'retinanet': 'RetinaNet'}

@@ -6,8 +6,13 @@ import argparse
 import json
 from dataclasses import asdict
 
-from eca_mmdet.catalog.published import MARK, cells_of, published, published_rows
-from eca_mmdet.evaluation.summary import AP_COLUMNS
+from eca_mmdet.catalog.published import (
+    AP_COLUMNS,
+    MARK,
+    cells_of,
+    published,
+    published_rows,
+)
 from eca_mmdet.evaluation.tables import render
 
 

@@ -13,8 +13,7 @@ import numpy as np
 
 from eca_mmdet.datasets.detections import Detections
 from eca_mmdet.datasets.ground_truth import GroundTruth
-from eca_mmdet.evaluation.coco_eval import hotcoco_evaluator
-from eca_mmdet.evaluation.summary import MAX_DETS
+from eca_mmdet.evaluation.coco_eval import MAX_DETS, hotcoco_evaluator
 
 EXTREME_IMAGES = 20
 SCORE_THRESHOLD = 0.3

@@ -16,7 +16,13 @@ from mmengine.logging import MMLogger
 from eca_mmdet.datasets.detections import TASKS, Detections
 from eca_mmdet.datasets.ground_truth import GroundTruth, read_ground_truth
 from eca_mmdet.datasets.results import results_path, write_results, write_submission
-from eca_mmdet.evaluation.coco_eval import BACKENDS, check_max_dets, evaluate
+from eca_mmdet.evaluation.coco_eval import (
+    BACKENDS,
+    MAX_DETS,
+    TaskResult,
+    check_max_dets,
+    evaluate,
+)
 from eca_mmdet.evaluation.metrics_json import make_record
 from eca_mmdet.evaluation.predictions import (
     ImagePredictions,
@@ -25,7 +31,6 @@ from eca_mmdet.evaluation.predictions import (
     pack,
     to_detections,
 )
-from eca_mmdet.evaluation.summary import MAX_DETS, TaskResult
 from eca_mmdet.evaluation.tables import TITLES, ap_table, class_table, heading
 from eca_mmdet.utils.errors import UserError
 from eca_mmdet.utils.text import printable

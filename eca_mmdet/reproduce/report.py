@@ -6,8 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from eca_mmdet.catalog.published import MARK, PublishedRow, cells_of
-from eca_mmdet.evaluation.summary import AP_COLUMNS
+from eca_mmdet.catalog.published import AP_COLUMNS, MARK, PublishedRow, cells_of
 from eca_mmdet.evaluation.tables import format_ap, render
 from eca_mmdet.reproduce.verdict import Comparison
 

@@ -8,13 +8,13 @@ import pytest
 
 from eca_mmdet.catalog import configs as paths
 from eca_mmdet.catalog.published import (
+    AP_COLUMNS,
     MARK,
     Number,
     cells_of,
     published,
     published_rows,
 )
-from eca_mmdet.evaluation.summary import AP_COLUMNS
 from eca_mmdet.utils.errors import UserError
 from tests.conftest import REPOSITORY
 

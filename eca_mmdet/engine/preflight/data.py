@@ -22,13 +22,9 @@ from eca_mmdet.datasets.rules.check import (
 from eca_mmdet.datasets.rules.rule import Fault, Severity
 from eca_mmdet.datasets.rules.splits import compare_splits
 from eca_mmdet.engine.preflight.model import check_num_classes, evaluators, parts
+from eca_mmdet.evaluation.coco_eval import COCO_METRICS, OWN_METRICS
 from eca_mmdet.utils.errors import FaultsError, UserError
 from eca_mmdet.utils.text import printable
-
-_RENUMBERING = ('CocoTableMetric', 'V1CocoMetric')
-"""Metrics that do not read annotation ids and take a missing iscrowd for 0."""
-
-_COCO_METRICS = ('CocoMetric', *_RENUMBERING)
 
 
 @dataclass
@@ -211,8 +207,9 @@ def _note_evaluator(evaluator: Any, use: str, files: dict[Path, _File]) -> None:
         return
     file = _file(Path(ann_file), f'{use}_evaluator', files)
     kind = str(evaluator.get('type')).rpartition('.')[2]  # without a scope
-    file.coco |= kind in _COCO_METRICS
-    file.pycocotools |= kind not in _RENUMBERING
+    file.coco |= kind in COCO_METRICS
+    # Its own metrics read no annotation ids, and take a missing iscrowd for 0.
+    file.pycocotools |= kind not in OWN_METRICS
     file.mask_ap |= 'segm' in str(evaluator.get('metric', ''))
     file.scored |= not evaluator.get('format_only', False)
     file.uses.add(use)
