@@ -53,7 +53,7 @@ def require_annotations(path: str | Path, content: Any) -> None:
     """Reject JSON that is not the content of an annotation file.
 
     Raises:
-        UserError: it is something else; what, is said where it is recognised.
+        UserError: it is something else, which is named where it is recognised.
     """
     for key in ('images', 'categories'):
         value = content.get(key) if isinstance(content, dict) else None

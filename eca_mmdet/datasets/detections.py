@@ -104,11 +104,15 @@ def _require_results(entries: Any, source: str) -> None:
     )
     if isinstance(entries, dict):
         kind = 'an annotation file' if 'annotations' in entries else 'another object'
-        raise UserError(f'{source} is not a result file: {expected}; it is {kind}.')
+        raise UserError(
+            f'{source} is not a result file: {expected}; it is {kind}.',
+            code='not-results',
+        )
     if not isinstance(entries, list):
         raise UserError(
             f'{source} is not a result file: {expected}; it is a '
-            f'{type(entries).__name__}.'
+            f'{type(entries).__name__}.',
+            code='not-results',
         )
     keys = {'image_id', 'category_id', 'score'}
     wrong = [
@@ -121,7 +125,8 @@ def _require_results(entries: Any, source: str) -> None:
         found = sorted(first) if isinstance(first, dict) else type(first).__name__
         raise UserError(
             f'{source} is not a result file: {expected}; {len(wrong)} of '
-            f'{len(entries)} entries are not, number {wrong[0]} has {found}.'
+            f'{len(entries)} entries are not, number {wrong[0]} has {found}.',
+            code='not-results',
         )
 
 
@@ -151,7 +156,9 @@ class _Faults:
     def check(self) -> None:
         """Raise UserError if anything was noted."""
         if self._lines:
-            raise UserError(f'{self._source}: {"; ".join(self._lines)}.')
+            raise UserError(
+                f'{self._source}: {"; ".join(self._lines)}.', code='not-results'
+            )
 
 
 def _positions(

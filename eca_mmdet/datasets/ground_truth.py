@@ -135,7 +135,7 @@ def ground_truth(content: Any, source: str = 'ground truth') -> GroundTruth:
 
     Missing ``info``, ``licenses``, ``iscrowd`` and ``area`` are no fault. Objects on
     images or in categories that the file does not list do not count, as in pycocotools,
-    and are told in ``notes``.
+    and are listed in ``notes``.
 
     Raises:
         UserError: an entry cannot be used; the first and their number are named.
@@ -198,7 +198,8 @@ def _sorted_ids(
         ids = sorted(by_id)
     except (ValueError, TypeError) as error:
         raise UserError(
-            f'{source}: {kind} ids must be whole numbers, or all strings: {error}.'
+            f'{source}: {kind} ids must be whole numbers, or all strings: {error}.',
+            code='not-annotations',
         ) from error
     return tuple(ids), [by_id[key] for key in ids]
 
@@ -228,7 +229,8 @@ def _size(image: Any, source: str) -> tuple[int, int]:
     if any(side is None or not 0 <= side < 2**31 for side in whole_sides):
         raise UserError(
             f'{source}: height and width of image {image["id"]!r} must be whole '
-            f'numbers of pixels; got {str(size)[:60]}.'
+            f'numbers of pixels; got {str(size)[:60]}.',
+            code='not-annotations',
         )
     height, width = (side or 0 for side in whole_sides)
     return height, width
@@ -281,7 +283,8 @@ class _AnnotationColumns:
         if not isinstance(annotations, list):
             raise UserError(
                 f"{self._source}: 'annotations' must be a list; it is a "
-                f'{type(annotations).__name__}.'
+                f'{type(annotations).__name__}.',
+                code='not-annotations',
             )
         faults: list[tuple[int, Exception]] = []
         for index, one in enumerate(annotations):
@@ -296,7 +299,8 @@ class _AnnotationColumns:
             raise UserError(
                 f'{self._source}: {len(faults)} of {len(annotations)} annotations '
                 f'cannot be used; the first is number {index}: {reason}. Look at them '
-                f'all: eca-mmdet check-data {self._source}'
+                f'all: eca-mmdet check-data {self._source}',
+                code='not-annotations',
             )
 
     def _read(self, one: Any) -> None:
@@ -312,7 +316,7 @@ class _AnnotationColumns:
         if segmentation is not None and (box is None or area is None):
             size = self._sizes[image]
             fault = mask_faults([segmentation], [size]).get(0)
-            # A box is enough: a mask of no use is told when masks are evaluated.
+            # A box is enough: an unusable mask is reported when masks are evaluated.
             rle = None if fault else to_rle(segmentation, *size)
         if box is None:
             if rle is None:

@@ -110,7 +110,7 @@ def open_images(folder: Path, names: Iterable[str]) -> ImageFiles:
 def read_size(path: Path) -> Size | str:
     """Decode an image to its end, as mmdet does.
 
-    OpenCV refuses a file that is cut off, and turns a photograph as its EXIF data say.
+    OpenCV refuses a file that is cut off, and rotates an image as its EXIF data say.
 
     Returns:
         Width and height in pixels, or what is wrong.

@@ -63,7 +63,7 @@ def read_results(
     """
     try:
         return _read_batches(Path(path), truth, tasks)
-    except (NotStreamableError, UserError):  # said below, of the whole file
+    except (NotStreamableError, UserError):  # counted over the whole file below
         entries, sha256, _ = read_json(path, 'result file')
     found = detections_of(entries, truth, str(path), tasks)
     having = {task: _having(entries, task) for task in TASKS}
@@ -205,30 +205,32 @@ def write_results(found: Detections, truth: GroundTruth, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         with whole_file(path) as partial, open(partial, 'w') as file:
             before = '[\n'
-            for entry in _entries(found, truth):
+            for row in range(len(found)):
+                entry = result_entry(found, truth, row)
                 file.write(before + json.dumps(entry, separators=(',', ':')))
                 before = ',\n'
             file.write('\n]\n' if len(found) else '[]\n')
     except OSError as error:
-        raise UserError(f'results cannot be written to {path}: {error}') from error
+        raise UserError(
+            f'results cannot be written to {path}: {error}', code='file-not-written'
+        ) from error
 
 
-def _entries(found: Detections, truth: GroundTruth) -> Iterator[dict[str, Any]]:
-    for index in range(len(found)):
-        entry: dict[str, Any] = {
-            'image_id': truth.image_ids[found.image[index]],
-            'category_id': truth.category_ids[found.category[index]],
-            'score': float(found.scores[index]),
-        }
-        # A mask's entry has no box: pycocotools would take the box's area for S, M, L.
-        if found.boxes is not None:
-            entry['bbox'] = found.boxes[index].tolist()
-        if found.masks is not None:
-            mask = found.masks[index]
-            counts = mask['counts']
-            text = counts.decode() if isinstance(counts, bytes) else counts
-            entry['segmentation'] = {'size': list(mask['size']), 'counts': text}
-        yield entry
+def result_entry(found: Detections, truth: GroundTruth, row: int) -> dict[str, Any]:
+    """Return a detection as an entry of a result file."""
+    entry: dict[str, Any] = {
+        'image_id': truth.image_ids[found.image[row]],
+        'category_id': truth.category_ids[found.category[row]],
+        'score': float(found.scores[row]),
+    }
+    # A mask's entry has no box: pycocotools would take the box's area for S, M, L.
+    if found.boxes is not None:
+        entry['bbox'] = found.boxes[row].tolist()
+    if found.masks is not None:
+        size, counts = found.masks[row]['size'], found.masks[row]['counts']
+        text = counts.decode() if isinstance(counts, bytes) else counts
+        entry['segmentation'] = {'size': [*map(int, size)], 'counts': text}
+    return entry
 
 
 def top_of_each_image(found: Detections, limit: int = SERVER_LIMIT) -> Detections:
@@ -285,7 +287,9 @@ def write_submission(
             write_results(best, truth, plain)
             archive.write(plain, plain.name)
     except OSError as error:
-        raise UserError(f'{target} cannot be written: {error}') from error
+        raise UserError(
+            f'{target} cannot be written: {error}', code='file-not-written'
+        ) from error
     return target
 
 
