@@ -50,6 +50,11 @@ def run(args: argparse.Namespace) -> int:
         raise UserError('--val-images belongs to --val; give the validation file too.')
     if args.fix:
         require_free(args.fix, option='--fix')
+        if not Path(args.fix).parent.is_dir():
+            raise UserError(
+                f'{args.fix} cannot be written: its folder does not exist.',
+                code='file-not-written',
+            )
     checked = [_check(args.file, args.images, args.classes)]
     if args.val:
         checked.append(_check(args.val, args.val_images, args.classes))

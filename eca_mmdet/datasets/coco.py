@@ -14,7 +14,7 @@ from eca_mmdet.utils.io import read_json, require_free, write_json_files
 
 
 @dataclass(frozen=True)
-class AnnotationFile:
+class CocoFile:
     """An annotation file, read.
 
     Attributes:
@@ -28,7 +28,7 @@ class AnnotationFile:
     faults: list[Fault]
 
 
-def read_annotations(path: str | Path) -> AnnotationFile:
+def read_annotations(path: str | Path) -> CocoFile:
     """Read a COCO annotation file, with or without annotations.
 
     Raises:
@@ -36,7 +36,7 @@ def read_annotations(path: str | Path) -> AnnotationFile:
     """
     file = read_json(path, 'annotation file')
     require_annotations(path, file.content)
-    return AnnotationFile(file.content, file.sha256, BYTE_ORDER_MARK.check(file.head))
+    return CocoFile(file.content, file.sha256, BYTE_ORDER_MARK.check(file.head))
 
 
 def write_new(contents: Mapping[Path, Mapping[str, Any]]) -> None:
