@@ -52,16 +52,22 @@ class Content:
         cls, content: Mapping[str, Any], classes: Sequence[str] | str | None = None
     ) -> Content:
         """Sort the entries of a file."""
-        usable, malformed = {}, {}
+        usable: dict[str, list[Entry]] = {}
+        malformed: dict[str, list[int]] = {}
         for key, is_usable in USABLE.items():
             entries = list(content.get(key, ()))
             usable[key] = [entry for entry in entries if is_usable(entry)]
-            malformed[key] = (
-                [at for at, entry in enumerate(entries) if not is_usable(entry)]
-                if len(usable[key]) < len(entries)
-                else []
-            )
-        return cls(**usable, malformed=malformed, classes=classes)
+            if len(usable[key]) < len(entries):
+                malformed[key] = [
+                    at for at, entry in enumerate(entries) if not is_usable(entry)
+                ]
+        return cls(
+            usable['images'],
+            usable['categories'],
+            usable['annotations'],
+            malformed,
+            classes,
+        )
 
     @property
     def sizes(self) -> dict[Any, Size | None]:

@@ -28,7 +28,9 @@ def repeated(entries: list[Entry], key: str) -> list[Entry]:
 
 def _malformed(key: str, kind: str, lacks: str) -> Rule[Content]:
     def count(repair: Repair) -> None:
-        repair.done[f'malformed {kind} entries dropped'] += len(repair.malformed[key])
+        repair.done[f'malformed {kind} entries dropped'] += len(
+            repair.malformed.get(key, ())
+        )
 
     return Rule(
         code=f'malformed-{kind}',
