@@ -10,13 +10,8 @@ from eca_mmdet.datasets.images import ImageFiles
 from eca_mmdet.datasets.rules.check import RULES
 from eca_mmdet.datasets.rules.content import Repair
 
-_REPAIRS = tuple(
-    dict.fromkeys(
-        rule.repair
-        for rule in sorted(RULES, key=lambda rule: rule.phase or 0)
-        if rule.repair
-    )
-)
+_FIXES = sorted((rule.fix for rule in RULES if rule.fix), key=lambda fix: fix.phase)
+_REPAIRS = tuple(dict.fromkeys(fix.apply for fix in _FIXES))
 """In the order of phases; what several rules share runs once."""
 
 

@@ -17,8 +17,8 @@ from eca_mmdet.datasets.entries import (
 )
 from eca_mmdet.datasets.masks import annotation_rle, mask_api, set_area
 from eca_mmdet.datasets.rules.content import Content, Repair
-from eca_mmdet.datasets.rules.ids import dropping
-from eca_mmdet.datasets.rules.rule import Phase, Rule
+from eca_mmdet.datasets.rules.ids import drop
+from eca_mmdet.datasets.rules.rule import Fix, Phase, Rule
 
 OVER_EDGE_PX = 1.0
 """Boxes may reach this far over the edge: rounding, and COCO itself."""
@@ -141,8 +141,14 @@ def _box_name(one: Entry) -> str:
     return f'{annotation_name(one)}: {list(one["bbox"])}'
 
 
-_AREA = 'computed from the mask, or from the box where there is none'
-_BOX = 'computed from the mask; dropped where there is none'
+_AREA = Fix(
+    'computed from the mask, or from the box where there is none',
+    Phase.AREAS,
+    _compute_areas,
+)
+_BOX = Fix(
+    'computed from the mask; dropped where there is none', Phase.BOXES, _compute_boxes
+)
 
 RULES: tuple[Rule[Content], ...] = (
     Rule(
@@ -152,9 +158,7 @@ RULES: tuple[Rule[Content], ...] = (
         'evaluation',
         find=_without_flag,
         describe=annotation_name,
-        remedy='set to 0',
-        repair=_clear_flags,
-        phase=Phase.FLAGS,
+        fix=Fix('set to 0', Phase.FLAGS, _clear_flags),
     ),
     Rule(
         code='missing-area',
@@ -162,9 +166,7 @@ RULES: tuple[Rule[Content], ...] = (
         message="annotation without 'area' as a number: mmdet fails on it",
         find=_without_area,
         describe=annotation_name,
-        remedy=_AREA,
-        repair=_compute_areas,
-        phase=Phase.AREAS,
+        fix=_AREA,
     ),
     Rule(
         code='zero-area',
@@ -172,9 +174,7 @@ RULES: tuple[Rule[Content], ...] = (
         message='area of 0 or less: mmdet leaves the object out of training',
         find=_flat,
         describe=annotation_name,
-        remedy=_AREA,
-        repair=_compute_areas,
-        phase=Phase.AREAS,
+        fix=_AREA,
     ),
     Rule(
         code='missing-bbox',
@@ -182,9 +182,7 @@ RULES: tuple[Rule[Content], ...] = (
         message="annotation without 'bbox': mmdet fails on it",
         find=_without_box,
         describe=annotation_name,
-        remedy=_BOX,
-        repair=_compute_boxes,
-        phase=Phase.BOXES,
+        fix=_BOX,
     ),
     Rule(
         code='malformed-bbox',
@@ -192,9 +190,7 @@ RULES: tuple[Rule[Content], ...] = (
         message='bbox that is not four finite numbers x, y, width, height',
         find=_malformed,
         describe=annotation_name,
-        remedy=_BOX,
-        repair=_compute_boxes,
-        phase=Phase.BOXES,
+        fix=_BOX,
     ),
     Rule(
         code='empty-bbox',
@@ -203,9 +199,7 @@ RULES: tuple[Rule[Content], ...] = (
         'nobody can find',
         find=_empty,
         describe=_box_name,
-        remedy='dropped',
-        repair=dropping(_empty, 'annotations of an empty box dropped'),
-        phase=Phase.EXTENTS,
+        fix=drop(Phase.EXTENTS, _empty, 'annotations of an empty box dropped'),
     ),
     Rule(
         code='bbox-outside',
@@ -214,9 +208,11 @@ RULES: tuple[Rule[Content], ...] = (
         'nobody can find',
         find=_outside,
         describe=_box_name,
-        remedy='dropped',
-        repair=dropping(_outside, 'annotations whose box is outside the image dropped'),
-        phase=Phase.EXTENTS,
+        fix=drop(
+            Phase.EXTENTS,
+            _outside,
+            'annotations whose box is outside the image dropped',
+        ),
     ),
     Rule(
         code='bbox-over-edge',
@@ -225,8 +221,6 @@ RULES: tuple[Rule[Content], ...] = (
         'height, not two corners)',
         find=_over_edge,
         describe=_box_name,
-        remedy='clipped to the image',
-        repair=_clip,
-        phase=Phase.EXTENTS,
+        fix=Fix('clipped to the image', Phase.EXTENTS, _clip),
     ),
 )

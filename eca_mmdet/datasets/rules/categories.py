@@ -12,7 +12,8 @@ from typing import Any
 
 from eca_mmdet.datasets.entries import Entry, category_name
 from eca_mmdet.datasets.rules.content import Content, Repair
-from eca_mmdet.datasets.rules.rule import Phase, Rule
+from eca_mmdet.datasets.rules.ids import MERGED
+from eca_mmdet.datasets.rules.rule import Fix, Phase, Rule
 
 
 def plain(name: str) -> str:
@@ -117,9 +118,7 @@ RULES: tuple[Rule[Content], ...] = (
         message='category id used before: labels exceed the number of classes',
         find=lambda content: content.derive(_duplicates)[0],
         describe=category_name,
-        remedy='equal entries are merged; of different ones you must decide',
-        repair=_merge_categories,
-        phase=Phase.DUPLICATES,
+        fix=Fix(MERGED, Phase.DUPLICATES, _merge_categories),
     ),
     Rule(
         code='duplicate-category-name',
@@ -127,9 +126,9 @@ RULES: tuple[Rule[Content], ...] = (
         message='category name used before: labels exceed the number of classes',
         find=lambda content: content.derive(_duplicates)[1],
         describe=category_name,
-        remedy='merged into the first of the name',
-        repair=_merge_categories,
-        phase=Phase.DUPLICATES,
+        fix=Fix(
+            'merged into the first of the name', Phase.DUPLICATES, _merge_categories
+        ),
     ),
     Rule(
         code='similar-category-names',

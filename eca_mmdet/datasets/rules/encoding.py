@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from eca_mmdet.datasets.rules.rule import Rule
+from eca_mmdet.datasets.rules.rule import Fix, Phase, Rule
 
 BYTE_ORDER_MARK: Rule[bytes] = Rule(
     code='byte-order-mark',
@@ -10,7 +10,8 @@ BYTE_ORDER_MARK: Rule[bytes] = Rule(
     message='the file is not plain UTF-8 (a byte-order mark or UTF-16), which '
     'pycocotools does not read',
     find=lambda head: [] if _is_plain(head) else ['the first bytes'],
-    remedy='written as UTF-8',  # as every file that this package writes
+    # Every file that this package writes is.
+    fix=Fix('written as UTF-8', Phase.ENTRIES, lambda repair: None),
 )
 
 

@@ -14,7 +14,7 @@ from eca_mmdet.datasets.entries import (
     whole,
 )
 from eca_mmdet.datasets.rules.content import Content, Repair
-from eca_mmdet.datasets.rules.rule import Phase, Rule
+from eca_mmdet.datasets.rules.rule import Fix, Phase, Rule
 
 
 def repeated(entries: list[Entry], key: str) -> list[Entry]:
@@ -38,9 +38,8 @@ def _malformed(key: str, kind: str, lacks: str) -> Rule[Content]:
         message=f'{kind if kind == "annotation" else f"{kind} entry"} without {lacks}',
         find=lambda content: content.malformed.get(key, []),
         describe=lambda at: f'{key}[{at}]',
-        remedy='dropped',
-        repair=count,  # a repair begins with the usable entries
-        phase=Phase.ENTRIES,
+        # A repair begins with the usable entries.
+        fix=Fix('dropped', Phase.ENTRIES, count),
     )
 
 
@@ -170,15 +169,24 @@ def _reference(key: str) -> Callable[[Entry], str]:
     return lambda one: f'{annotation_name(one)} of {kind} {one[key]!r}'
 
 
-def dropping(
-    find: Callable[[Content], Sequence[Entry]], what: str
-) -> Callable[[Repair], None]:
-    """Return a repair that drops the annotations found, and counts them as ``what``."""
-    return lambda repair: repair.drop(find(repair.view()), what)
+def drop(phase: Phase, find: Callable[[Content], Sequence[Entry]], what: str) -> Fix:
+    """Drop the annotations found, and count them as ``what``."""
+    return Fix('dropped', phase, lambda repair: repair.drop(find(repair.view()), what))
 
 
-_WHOLE = 'ids become whole numbers, and what refers to them follows'
-_RENUMBERED = 'ids renumbered from 1'
+def _drop_lost(key: str) -> Fix:
+    what = f'annotations of no {key.removesuffix("_id")} dropped'
+    return drop(Phase.REFERENCES, _lost(key), what)
+
+
+MERGED = 'equal entries are merged; of different ones you must decide'
+
+_MAKE_WHOLE = Fix(
+    'ids become whole numbers, and what refers to them follows',
+    Phase.IDS,
+    _make_ids_whole,
+)
+_RENUMBER = Fix('ids renumbered from 1', Phase.NUMBERS, _renumber)
 
 RULES: tuple[Rule[Content], ...] = (
     _malformed('images', 'image', "an 'id' or a 'file_name'"),
@@ -189,9 +197,7 @@ RULES: tuple[Rule[Content], ...] = (
         severity='error',
         message='id that is missing, fractional, or text where others are numbers',
         find=_wrong_type,
-        remedy=_WHOLE,
-        repair=_make_ids_whole,
-        phase=Phase.IDS,
+        fix=_MAKE_WHOLE,
     ),
     Rule(
         code='category-id-form',
@@ -202,9 +208,7 @@ RULES: tuple[Rule[Content], ...] = (
             one['id'] for one in content.categories if type(one['id']) is not int
         ],
         describe=repr,
-        remedy=_WHOLE,
-        repair=_make_ids_whole,
-        phase=Phase.IDS,
+        fix=_MAKE_WHOLE,
     ),
     Rule(
         code='zero-annotation-id',
@@ -216,9 +220,7 @@ RULES: tuple[Rule[Content], ...] = (
             if one['id'] == 0 or whole(one['id']) == 0
         ],
         describe=annotation_name,
-        remedy=_RENUMBERED,
-        repair=_renumber,
-        phase=Phase.NUMBERS,
+        fix=_RENUMBER,
     ),
     Rule(
         code='duplicate-annotation-id',
@@ -227,9 +229,7 @@ RULES: tuple[Rule[Content], ...] = (
         'an object',
         find=lambda content: repeated(content.derive(_numbered), 'id'),
         describe=annotation_name,
-        remedy=_RENUMBERED,
-        repair=_renumber,
-        phase=Phase.NUMBERS,
+        fix=_RENUMBER,
     ),
     Rule(
         code='duplicate-image-id',
@@ -238,9 +238,7 @@ RULES: tuple[Rule[Content], ...] = (
         'seen, with the objects of all',
         find=lambda content: repeated(content.images, 'id'),
         describe=image_name,
-        remedy='equal entries are merged; of different ones you must decide',
-        repair=_merge_images,
-        phase=Phase.DUPLICATES,
+        fix=Fix(MERGED, Phase.DUPLICATES, _merge_images),
     ),
     Rule(
         code='orphan-annotation',
@@ -248,9 +246,7 @@ RULES: tuple[Rule[Content], ...] = (
         message='annotation of an image that is not in the file',
         find=_lost('image_id'),
         describe=_reference('image_id'),
-        remedy='dropped',
-        repair=dropping(_lost('image_id'), 'annotations of no image dropped'),
-        phase=Phase.REFERENCES,
+        fix=_drop_lost('image_id'),
     ),
     Rule(
         code='unknown-category',
@@ -259,8 +255,6 @@ RULES: tuple[Rule[Content], ...] = (
         'object as background',
         find=_lost('category_id'),
         describe=_reference('category_id'),
-        remedy='dropped',
-        repair=dropping(_lost('category_id'), 'annotations of no category dropped'),
-        phase=Phase.REFERENCES,
+        fix=_drop_lost('category_id'),
     ),
 )

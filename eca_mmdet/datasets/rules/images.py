@@ -5,7 +5,7 @@ from __future__ import annotations
 from eca_mmdet.datasets.entries import Entry, Size, image_name, size_of
 from eca_mmdet.datasets.rules.content import Content, Repair
 from eca_mmdet.datasets.rules.ids import repeated
-from eca_mmdet.datasets.rules.rule import Phase, Rule
+from eca_mmdet.datasets.rules.rule import Fix, Phase, Rule
 
 
 def _repeated_names(content: Content) -> list[Entry]:
@@ -92,9 +92,7 @@ RULES: tuple[Rule[Content], ...] = (
             image for image in content.images if size_of(image) is None
         ],
         describe=image_name,
-        remedy='read from the image, with --images',
-        repair=_correct_sizes,
-        phase=Phase.SIZES,
+        fix=Fix('read from the image, with --images', Phase.SIZES, _correct_sizes),
     ),
     Rule(
         code='duplicate-file-name',
@@ -106,7 +104,7 @@ RULES: tuple[Rule[Content], ...] = (
     ),
 )
 
-_DROPPED = 'the entry is dropped, with its annotations'
+_DROP = Fix('the entry is dropped, with its annotations', Phase.FILES, _drop_images)
 
 FILE_RULES: tuple[Rule[Content], ...] = (
     Rule(
@@ -115,9 +113,7 @@ FILE_RULES: tuple[Rule[Content], ...] = (
         message='image file that is not there',
         find=_missing,
         describe=_describe_missing,
-        remedy=_DROPPED,
-        repair=_drop_images,
-        phase=Phase.FILES,
+        fix=_DROP,
     ),
     Rule(
         code='damaged-image',
@@ -125,9 +121,7 @@ FILE_RULES: tuple[Rule[Content], ...] = (
         message='image file that is cut off or cannot be read',
         find=_damaged,
         describe=lambda item: f'{image_name(item[0])}: {item[1]}',
-        remedy=_DROPPED,
-        repair=_drop_images,
-        phase=Phase.FILES,
+        fix=_DROP,
     ),
     Rule(
         code='image-size',
@@ -136,8 +130,10 @@ FILE_RULES: tuple[Rule[Content], ...] = (
         'EXIF)',
         find=_other_size,
         describe=_describe_size,
-        remedy='width and height corrected; look whether the boxes fit',
-        repair=_correct_sizes,
-        phase=Phase.SIZES,
+        fix=Fix(
+            'width and height corrected; look whether the boxes fit',
+            Phase.SIZES,
+            _correct_sizes,
+        ),
     ),
 )

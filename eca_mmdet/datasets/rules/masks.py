@@ -15,7 +15,7 @@ from eca_mmdet.datasets.entries import (
 )
 from eca_mmdet.datasets.masks import bad_counts
 from eca_mmdet.datasets.rules.content import Content, Repair
-from eca_mmdet.datasets.rules.rule import Phase, Rule
+from eca_mmdet.datasets.rules.rule import Fix, Phase, Rule
 
 
 class _Masks(NamedTuple):
@@ -91,9 +91,11 @@ RULES: tuple[Rule[Content], ...] = (
         "'size' and 'counts'",
         find=lambda content: content.derive(_sort).malformed,
         describe=annotation_name,
-        remedy='removed; dropped with the annotation in a data set of masks',
-        repair=_remove_masks,
-        phase=Phase.MASKS,
+        fix=Fix(
+            'removed; dropped with the annotation in a data set of masks',
+            Phase.MASKS,
+            _remove_masks,
+        ),
     ),
     Rule(
         code='short-polygon',
@@ -102,10 +104,12 @@ RULES: tuple[Rule[Content], ...] = (
         'passes it over, mask AP can fail on it',
         find=lambda content: content.derive(_sort).short,
         describe=annotation_name,
-        remedy='removed; an annotation left without a mask is dropped in a data set of '
-        'masks',
-        repair=_remove_masks,
-        phase=Phase.MASKS,
+        fix=Fix(
+            'removed; an annotation left without a mask is dropped in a data set of '
+            'masks',
+            Phase.MASKS,
+            _remove_masks,
+        ),
     ),
     Rule(
         code='rle-size',

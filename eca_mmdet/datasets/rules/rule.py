@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Sequence
 from enum import IntEnum
-from typing import Any, Generic, Literal, TypeVar
+from typing import Any, Generic, Literal, NamedTuple, TypeVar
 
 from eca_mmdet.datasets.rules.content import Repair
 
@@ -68,6 +68,20 @@ class Phase(IntEnum):
     NUMBERS = 12  # annotation ids, when it is known which annotations stay
 
 
+class Fix(NamedTuple):
+    """What is done about a fault.
+
+    Attributes:
+        summary: of the repair, in words.
+        phase: when it runs.
+        apply: changes a copy of the content; rules may share it.
+    """
+
+    summary: str
+    phase: Phase
+    apply: Callable[[Repair], None]
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Rule(Generic[T]):
     """One kind of fault: what it is, how it is found, how it is repaired.
@@ -79,9 +93,7 @@ class Rule(Generic[T]):
         find: returns the items that have the fault.
         describe: names an item as an example.
         note_if: tells content in which the fault is only a note.
-        remedy: what the repair does, in words; None if a person must decide.
-        repair: changes a copy of the content; rules may share it.
-        phase: when the repair runs.
+        fix: its repair; None if a person must decide.
     """
 
     code: str
@@ -90,9 +102,7 @@ class Rule(Generic[T]):
     find: Callable[[T], Sequence[Any]]
     describe: Callable[[Any], str] = str
     note_if: Callable[[T], bool] = lambda content: False
-    remedy: str | None = None
-    repair: Callable[[Repair], None] | None = None
-    phase: Phase | None = None
+    fix: Fix | None = None
 
     def check(self, content: T) -> list[Fault]:
         """Return the fault as a list; an empty one if no item has it."""
@@ -108,6 +118,6 @@ class Rule(Generic[T]):
                 len(items),
                 self.message,
                 tuple(examples),
-                self.remedy,
+                self.fix and self.fix.summary,
             )
         ]
