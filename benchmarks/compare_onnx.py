@@ -69,7 +69,7 @@ def compare(
 def _images(truth: Path) -> list[dict[str, Any]]:
     from eca_mmdet.datasets.coco import read_annotations
 
-    return list(read_annotations(truth)[0]['images'])
+    return list(read_annotations(truth).content['images'])
 
 
 def _counts(found: Sequence[Prediction]) -> list[str]:

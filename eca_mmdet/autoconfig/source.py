@@ -12,7 +12,8 @@ from eca_mmdet.datasets.coco import read_annotations, require_instances
 from eca_mmdet.datasets.entries import is_category, is_image
 from eca_mmdet.datasets.images import find_missing, open_images
 from eca_mmdet.datasets.rules.categories import plain
-from eca_mmdet.datasets.rules.faults import Fault
+from eca_mmdet.datasets.rules.check import check_images
+from eca_mmdet.datasets.rules.rule import Fault
 from eca_mmdet.utils.errors import UserError
 from eca_mmdet.utils.io import write_json
 from eca_mmdet.utils.text import clipped
@@ -64,7 +65,7 @@ def read_part(file: Path, images: str | None) -> Part:
     Raises:
         UserError: the file cannot be used, or no folder has its images.
     """
-    content, _ = read_annotations(file)
+    content = read_annotations(file).content
     require_instances(file, content)
     if not any(is_category(one) for one in content['categories']):
         raise UserError(f"{file}: no category has an 'id' and a 'name'.")
@@ -150,7 +151,7 @@ def open_some(part: Part) -> list[Fault]:
         step = len(images) / MOST_OPENED
         images = [images[int(at * step)] for at in range(MOST_OPENED)]
     opened = open_images(part.images, [one['file_name'] for one in images])
-    return opened.faults(images)
+    return check_images(images, opened)
 
 
 def align(train: Part, val: Part) -> Part:
@@ -209,7 +210,7 @@ def _require_spelling(train: Part, val: Part) -> None:
 def _write_once(out: Path, content: dict[str, Any]) -> None:
     """Write a file; one with the same content may be there."""
     if out.exists():
-        there, _ = read_annotations(out)
+        there = read_annotations(out).content
         if there == content:
             return
         raise UserError(

@@ -9,7 +9,6 @@ from torch import Tensor, nn
 
 from eca_mmdet.catalog.mechanisms import ADDING_LAYERS
 from eca_mmdet.checkpoints.dct_filters import same_filters
-from eca_mmdet.checkpoints.file_names import FileNames, file_names_of
 from eca_mmdet.checkpoints.identify import Architecture
 from eca_mmdet.checkpoints.key_maps import GATES, Canonical, is_known
 from eca_mmdet.models.attention.fcanet import FcaNet

@@ -12,12 +12,12 @@ from typing import Any
 from eca_mmdet.datasets.coco import read_annotations, require_instances
 from eca_mmdet.datasets.entries import is_image
 from eca_mmdet.datasets.images import ImageFiles, open_images
-from eca_mmdet.datasets.repair.content import repair, require_new
-from eca_mmdet.datasets.rules.categories import compare_splits
-from eca_mmdet.datasets.rules.check import check_annotations
-from eca_mmdet.datasets.rules.faults import Fault
+from eca_mmdet.datasets.repair import repair
+from eca_mmdet.datasets.rules.check import check_annotations, check_images
+from eca_mmdet.datasets.rules.rule import Fault
+from eca_mmdet.datasets.rules.splits import compare_splits
 from eca_mmdet.utils.errors import UserError
-from eca_mmdet.utils.io import write_json
+from eca_mmdet.utils.io import require_free, write_json
 from eca_mmdet.utils.text import clipped, printable
 
 
@@ -49,7 +49,12 @@ def run(args: argparse.Namespace) -> int:
     if args.val_images and not args.val:
         raise UserError('--val-images belongs to --val; give the validation file too.')
     if args.fix:
-        require_new(Path(args.fix), Path(args.file))
+        require_free(args.fix, option='--fix')
+        if not Path(args.fix).parent.is_dir():
+            raise UserError(
+                f'{args.fix} cannot be written: its folder does not exist.',
+                code='file-not-written',
+            )
     checked = [_check(args.file, args.images, args.classes)]
     if args.val:
         checked.append(_check(args.val, args.val_images, args.classes))
@@ -64,12 +69,16 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _check(name: str, folder: str | None, words: list[str] | None) -> _Checked:
-    content, faults = read_annotations(name)
+    file = read_annotations(name)
+    content = file.content
     require_instances(name, content)
-    faults += check_annotations(content, _class_names(words, content))
+    faults = [
+        *file.faults,
+        *check_annotations(content, _class_names(words, content)),
+    ]
     images = None if folder is None else _open(name, content, folder)
     if images:
-        faults += images.faults(content['images'])
+        faults += check_images(content['images'], images)
     return _Checked(name, faults, content, images)
 
 
@@ -126,11 +135,10 @@ def _fix(
                 f'nothing is left of {key!r} in {checked.name} after the repair; {out} '
                 'was not written. Is it the right file?'
             )
-    require_new(out, Path(checked.name))
     write_json(out, repaired, indent=None)
     again = _check(args.fix, None, args.classes)
     if checked.images:
-        again.faults += checked.images.faults(again.content['images'])
+        again.faults += check_images(again.content['images'], checked.images)
     return again, {told: count for told, count in done.items() if count}
 
 

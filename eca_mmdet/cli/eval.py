@@ -15,8 +15,9 @@ import numpy as np
 from rich.console import Console
 from rich.progress import Progress
 
-from eca_mmdet.datasets.detections import Detections, read_results
+from eca_mmdet.datasets.detections import Detections
 from eca_mmdet.datasets.ground_truth import GroundTruth, read_ground_truth
+from eca_mmdet.datasets.results import read_results
 from eca_mmdet.evaluation.bootstrap import Difference, difference
 from eca_mmdet.evaluation.coco_eval import check_max_dets, evaluate
 from eca_mmdet.evaluation.error_analysis import analyze

@@ -9,11 +9,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from eca_mmdet.datasets.coco import read_annotations, require_instances
+from eca_mmdet.datasets.coco import read_annotations, require_instances, write_new
 from eca_mmdet.datasets.entries import is_annotation, is_category
 from eca_mmdet.datasets.split.grouping import Unit, make_units
 from eca_mmdet.datasets.split.stratify import divide, wanted_parts
-from eca_mmdet.datasets.writing import write_new
 from eca_mmdet.utils.errors import UserError
 from eca_mmdet.utils.text import clipped, printable
 
@@ -27,7 +26,7 @@ def run(args: argparse.Namespace) -> int:
     if sum(shares.values()) >= 1:
         raise UserError('--val and --test must leave images for training.')
     source = Path(args.file)
-    content, _ = read_annotations(source)
+    content = read_annotations(source).content
     require_instances(source, content)
     folder = Path(args.images) if args.images else None
     units = make_units(content, args.group_by, folder)

@@ -16,17 +16,15 @@ from typing import Any
 from eca_mmdet.checkpoints.download import is_address
 from eca_mmdet.checkpoints.io import read_checkpoint
 from eca_mmdet.datasets.detections import TASKS
-from eca_mmdet.datasets.results_file import results_path, submission_path
+from eca_mmdet.datasets.results import results_path, submission_path
 from eca_mmdet.engine import config as launch
 from eca_mmdet.engine import distributed as processes
 from eca_mmdet.engine.preflight.model import evaluators
 from eca_mmdet.engine.workers import ending_workers
 from eca_mmdet.evaluation.bootstrap import subtract
+from eca_mmdet.evaluation.coco_eval import COCO_METRICS, OWN_METRICS
 from eca_mmdet.evaluation.tables import ap_table, render, rows_of
 from eca_mmdet.utils.errors import UserError
-
-_OURS = ('CocoTableMetric', 'V1CocoMetric')
-_COCO_METRICS = (*_OURS, 'CocoMetric')
 
 
 def run(args: argparse.Namespace) -> int:
@@ -139,7 +137,7 @@ def set_outputs(cfg: Any, args: argparse.Namespace) -> None:
         raise UserError('--save-results needs a folder; got an empty name.')
     if not (args.classwise or args.save_results):
         return
-    known = _OURS if args.format_only else _COCO_METRICS
+    known = OWN_METRICS if args.format_only else COCO_METRICS
     coco = [
         one
         for one in evaluators(cfg, 'test')

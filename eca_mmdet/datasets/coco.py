@@ -1,67 +1,79 @@
-"""Read an annotation file, and say what it is if it is none."""
+"""COCO annotation files: the one place where they are read and written."""
 
 from __future__ import annotations
 
-import json
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from eca_mmdet.datasets.rules.faults import Fault, found
+from eca_mmdet.datasets.rules.encoding import BYTE_ORDER_MARK
+from eca_mmdet.datasets.rules.rule import Fault
 from eca_mmdet.utils.errors import UserError
-from eca_mmdet.utils.io import read_json_bytes
+from eca_mmdet.utils.io import read_json, require_free, write_json_files
 
 
-def read_annotations(path: str | Path) -> tuple[dict[str, Any], list[Fault]]:
+@dataclass(frozen=True)
+class CocoFile:
+    """An annotation file, read.
+
+    Attributes:
+        content: with non-empty lists ``images`` and ``categories``.
+        sha256: of the bytes that were read.
+        faults: of the encoding.
+    """
+
+    content: dict[str, Any]
+    sha256: str
+    faults: list[Fault]
+
+
+def read_annotations(path: str | Path) -> CocoFile:
     """Read a COCO annotation file, with or without annotations.
 
-    Args:
-        path: of a JSON file.
+    Raises:
+        UserError: it does not exist, is not JSON, or is JSON of another kind.
+    """
+    file = read_json(path, 'annotation file')
+    require_annotations(path, file.content)
+    return CocoFile(file.content, file.sha256, BYTE_ORDER_MARK.check(file.head))
 
-    Returns:
-        The content, with non-empty lists ``images`` and ``categories``; and the faults
-        of its encoding.
+
+def write_new(contents: Mapping[Path, Mapping[str, Any]]) -> None:
+    """Write annotation files, all or none, to paths that do not exist yet.
 
     Raises:
-        UserError: it is not there, not JSON, or JSON of another kind.
+        UserError: a path exists, or the files cannot be written.
     """
-    raw = read_json_bytes(Path(path), 'annotation file')
-    try:
-        content = json.loads(raw)
-    except (ValueError, RecursionError) as error:
-        reason = error if isinstance(error, ValueError) else 'it is nested too deeply'
-        raise UserError(f'{path} is not JSON: {reason}{_cut_off(raw, error)}') from None
-    _require_kind(path, content)
-    # The standard reads UTF-8 with a mark and UTF-16 too; pycocotools does not.
-    plain = not raw.startswith((b'\xef\xbb\xbf', b'\xff\xfe', b'\xfe\xff'))
-    plain = plain and b'\0' not in raw[:4]
-    return content, found('byte-order-mark', [] if plain else ['the first bytes'])
+    require_free(*contents)
+    write_json_files(contents, indent=None)
 
 
-def _cut_off(raw: bytes, error: BaseException) -> str:
-    """Say that a file ends too early, where the first fault is at its end."""
-    if isinstance(error, json.JSONDecodeError) and not raw.rstrip().endswith(b'}'):
-        return '. It ends too early: it was not written or downloaded to the end'
-    return ''
+def require_annotations(path: str | Path, content: Any) -> None:
+    """Reject JSON that is not the content of an annotation file.
 
-
-def _require_kind(path: str | Path, content: Any) -> None:
+    Raises:
+        UserError: it is something else, which is named where it is recognised.
+    """
     for key in ('images', 'categories'):
         value = content.get(key) if isinstance(content, dict) else None
         if not isinstance(value, list) or not value:
             raise UserError(
                 f'{path} is not a COCO annotation file: expected an object with a '
-                f'non-empty list {key!r}; it has none.{_other_kind(content)}'
+                f'non-empty list {key!r}; it has none.{_other_kind(content)}',
+                code='not-annotations',
             )
     annotations = content.get('annotations', [])
     if not isinstance(annotations, list):
         raise UserError(
             f"{path} is not a COCO annotation file: 'annotations' must be a list; it "
-            f'is of type {type(annotations).__name__}.'
+            f'is of type {type(annotations).__name__}.',
+            code='not-annotations',
         )
 
 
 def require_instances(path: str | Path, content: dict[str, Any]) -> None:
-    """Refuse a file of panoptic annotations, which has images and categories too.
+    """Reject panoptic annotations, which have images and categories too.
 
     Raises:
         UserError: it is one.
@@ -70,12 +82,13 @@ def require_instances(path: str | Path, content: dict[str, Any]) -> None:
     if isinstance(first, dict) and 'segments_info' in first:
         raise UserError(
             f'{path} holds panoptic annotations; expected those of instances '
-            '(instances_*.json).'
+            '(instances_*.json).',
+            code='not-annotations',
         )
 
 
 def _other_kind(content: Any) -> str:
-    """Recognise the other JSON files that lie about."""
+    """Return what other kind of JSON file this is, as a sentence."""
     first = content[0] if isinstance(content, list) and content else None
     if isinstance(first, dict):
         if 'score' in first and 'image_id' in first:

@@ -1,29 +1,20 @@
-"""Detections as columns, and the faults of result files."""
+"""Detections as columns, and the faults of the entries that they are read from."""
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from eca_mmdet.datasets.detection_columns import (
-    Faults,
-    positions,
-    read_boxes,
-    read_masks,
-    read_scores,
-)
-from eca_mmdet.datasets.ground_truth import Floats, GroundTruth, Ints, read_json
-from eca_mmdet.datasets.masks import mask_api
-from eca_mmdet.datasets.streaming import NotSoundError, Stretches
+from eca_mmdet.datasets.entries import is_box, is_finite_number
+from eca_mmdet.datasets.ground_truth import Floats, GroundTruth, Ints, normal_id
+from eca_mmdet.datasets.masks import mask_api, mask_faults, to_rle
 from eca_mmdet.utils.errors import UserError
 
 TASKS = ('bbox', 'segm')
-_FIELDS = {'bbox': 'bbox', 'segm': 'segmentation'}
+FIELDS = {'bbox': 'bbox', 'segm': 'segmentation'}
 
 
 @dataclass(frozen=True)
@@ -78,101 +69,6 @@ class Detections:
         return np.asarray(self.boxes[:, 2] * self.boxes[:, 3], np.float64)
 
 
-@dataclass(frozen=True)
-class Results:
-    """A result file.
-
-    Attributes:
-        found: its detections by task.
-        sha256: of the bytes that were read.
-        notes: a line for each thing that a user should know.
-    """
-
-    found: dict[str, Detections]
-    sha256: str
-    notes: tuple[str, ...]
-
-
-def read_results(
-    path: str | Path, truth: GroundTruth, tasks: Sequence[str] | None = None
-) -> Results:
-    """Read a COCO result file: a JSON list of one object per detection.
-
-    Args:
-        path: the file.
-        truth: what it is to be held against.
-        tasks: of 'bbox' and 'segm'; None takes those whose field every entry has. A
-            file of masks alone gives boxes too if 'bbox' is asked for.
-
-    Raises:
-        UserError: the file is of another kind, or has entries that cannot be right; the
-            first of them and their number are named.
-    """
-    try:
-        return _read_stretches(Path(path), truth, tasks)
-    except (NotSoundError, UserError):  # said below, of the whole file
-        entries, sha256 = read_json(path, 'result file')
-    found = detections_of(entries, truth, str(path), tasks)
-    having = {task: _having(entries, task) for task in TASKS}
-    return Results(found, sha256, _notes(path, having, len(entries), tasks))
-
-
-def _read_stretches(
-    path: Path, truth: GroundTruth, tasks: Sequence[str] | None
-) -> Results:
-    """Read a file of which nothing is wrong.
-
-    Raises:
-        NotSoundError: it is no such list.
-        UserError: an entry cannot be right.
-    """
-    parts, total = [], 0
-    wanted, having = list(tasks or TASKS), dict.fromkeys(TASKS, 0)
-    stretches = Stretches(path)
-    for entries in stretches:
-        total += len(entries)
-        for task in TASKS:
-            having[task] += _having(entries, task)
-        wanted = [task for task in wanted if tasks or having[task] == total]
-        if not wanted:
-            raise NotSoundError
-        parts.append(detections_of(entries, truth, str(path), wanted))
-    found = {task: _join([part[task] for part in parts]) for task in wanted}
-    notes = _notes(path, having, total, tasks)
-    return Results(found, stretches.sha256, notes)
-
-
-def _join(parts: Sequence[Detections]) -> Detections:
-    """Put detections of one task behind each other."""
-    boxes = [part.boxes for part in parts if part.boxes is not None]
-    masks = [part.masks for part in parts if part.masks is not None]
-    return Detections(
-        image=np.concatenate([part.image for part in parts]),
-        category=np.concatenate([part.category for part in parts]),
-        scores=np.concatenate([part.scores for part in parts]),
-        boxes=np.concatenate(boxes) if boxes else None,
-        masks=list(itertools.chain.from_iterable(masks)) if masks else None,
-    )
-
-
-def _having(entries: list[Any], task: str) -> int:
-    """Count the entries with a task's field."""
-    if not all(isinstance(one, dict) for one in entries):
-        return 0  # it is refused
-    return sum(bool(one.get(_FIELDS[task])) for one in entries)
-
-
-def _notes(
-    path: str | Path, having: dict[str, int], total: int, tasks: Sequence[str] | None
-) -> tuple[str, ...]:
-    return tuple(
-        f'{path}: {total - having[task]} of {total} detections have no '
-        f'{_FIELDS[task]}, so that {task} is not evaluated'
-        for task in TASKS
-        if not tasks and 0 < having[task] < total
-    )
-
-
 def detections_of(
     entries: Any,
     truth: GroundTruth,
@@ -181,21 +77,21 @@ def detections_of(
 ) -> dict[str, Detections]:
     """Turn the content of a result file into columns; as :func:`read_results`."""
     _require_results(entries, source)
-    faults = Faults(source, len(entries))
-    image = positions(entries, 'image_id', truth.image_ids, truth.source, faults)
-    category = positions(
+    faults = _Faults(source, len(entries))
+    image = _positions(entries, 'image_id', truth.image_ids, truth.source, faults)
+    category = _positions(
         entries, 'category_id', truth.category_ids, truth.source, faults
     )
-    scores = read_scores(entries, faults)
+    scores = _scores(entries, faults)
     faults.check()
     found = {}
     for task in tasks or _tasks_in(entries):
         if task == 'bbox':
-            boxes = read_boxes(entries, truth.sizes[image], faults)
+            boxes = _boxes(entries, truth.sizes[image], faults)
             faults.check()
             found[task] = Detections(image, category, scores, boxes=boxes)
         else:
-            masks = read_masks(entries, truth.sizes[image], faults)
+            masks = _masks(entries, truth.sizes[image], faults)
             faults.check()
             found[task] = Detections(image, category, scores, masks=masks)
     return found
@@ -208,11 +104,15 @@ def _require_results(entries: Any, source: str) -> None:
     )
     if isinstance(entries, dict):
         kind = 'an annotation file' if 'annotations' in entries else 'another object'
-        raise UserError(f'{source} is not a result file: {expected}; it is {kind}.')
+        raise UserError(
+            f'{source} is not a result file: {expected}; it is {kind}.',
+            code='not-results',
+        )
     if not isinstance(entries, list):
         raise UserError(
             f'{source} is not a result file: {expected}; it is a '
-            f'{type(entries).__name__}.'
+            f'{type(entries).__name__}.',
+            code='not-results',
         )
     keys = {'image_id', 'category_id', 'score'}
     wrong = [
@@ -225,11 +125,120 @@ def _require_results(entries: Any, source: str) -> None:
         found = sorted(first) if isinstance(first, dict) else type(first).__name__
         raise UserError(
             f'{source} is not a result file: {expected}; {len(wrong)} of '
-            f'{len(entries)} entries are not, number {wrong[0]} has {found}.'
+            f'{len(entries)} entries are not, number {wrong[0]} has {found}.',
+            code='not-results',
         )
 
 
 def _tasks_in(entries: list[Any]) -> list[str]:
     """Return the tasks whose field every entry has; no entry at all says boxes."""
-    tasks = [t for t, key in _FIELDS.items() if all(one.get(key) for one in entries)]
+    tasks = [t for t, key in FIELDS.items() if all(one.get(key) for one in entries)]
     return tasks if tasks and entries else ['bbox']
+
+
+class _Faults:
+    """Collects faulty entries of one file, and raises them in one message."""
+
+    def __init__(self, source: str, total: int) -> None:
+        self._source = source
+        self._total = total
+        self._lines: list[str] = []
+
+    def add(self, what: str, indices: Sequence[int], examples: Sequence[Any]) -> None:
+        """Note entries of one kind; none is no fault."""
+        if len(indices):
+            shown = ', '.join(repr(one)[:60] for one in list(examples)[:3])
+            self._lines.append(
+                f'{len(indices)} of {self._total} detections {what}; the first is '
+                f'number {indices[0]} ({shown})'
+            )
+
+    def check(self) -> None:
+        """Raise UserError if anything was noted."""
+        if self._lines:
+            raise UserError(
+                f'{self._source}: {"; ".join(self._lines)}.', code='not-results'
+            )
+
+
+def _positions(
+    entries: list[Any],
+    key: str,
+    ids: tuple[Any, ...],
+    truth: str,
+    faults: _Faults,
+) -> Ints:
+    """Return the position of each entry's id among the annotation file's."""
+    at = {one: index for index, one in enumerate(ids)}
+    found = np.full(len(entries), -1, np.int64)
+    for index, one in enumerate(entries):
+        try:
+            found[index] = at.get(normal_id(one[key]), -1)
+        except ValueError:
+            continue
+    unknown = np.flatnonzero(found < 0)
+    examples = list(dict.fromkeys(repr(entries[i][key]) for i in unknown))
+    more = f', {len(examples)} such in all' if len(examples) > 3 else ''
+    what = f'have an unknown {key}, one that is not in {truth}{more}'
+    faults.add(what, unknown.tolist(), examples)
+    return found
+
+
+def _scores(entries: list[Any], faults: _Faults) -> Floats:
+    """Return the scores."""
+    bad = [i for i, one in enumerate(entries) if not is_finite_number(one['score'])]
+    examples = [entries[i]['score'] for i in bad[:3]]
+    faults.add('have a score that is no finite number', bad, examples)
+    if bad:
+        return np.zeros(len(entries))
+    return np.array([one['score'] for one in entries], np.float64)
+
+
+def _boxes(entries: list[Any], sizes: Ints, faults: _Faults) -> Floats:
+    """Return boxes (N, 4) x, y, width, height; those of masks where there are none."""
+    boxes = [one.get('bbox') for one in entries]
+    masked = [i for i, box in enumerate(boxes) if not box]
+    masked = [i for i in masked if entries[i].get('segmentation')]
+    if masked:  # a file of masks alone
+        chosen = [entries[i] for i in masked]
+        rles = _masks(chosen, sizes[masked], faults)
+        faults.check()
+        for index, rle in zip(masked, rles, strict=True):
+            boxes[index] = mask_api().toBbox(rle).tolist()
+    bad = [i for i, box in enumerate(boxes) if not is_box(box)]
+    faults.add(
+        'have a bbox that is not four finite numbers x, y, width, height',
+        bad,
+        [boxes[i] for i in bad[:3]],
+    )
+    if bad:
+        return np.zeros((len(entries), 4))
+    found = np.array(boxes, np.float64).reshape(-1, 4)
+    negative = np.flatnonzero((found[:, 2:] < 0).any(1)).tolist()
+    faults.add(
+        'have a box of negative width or height (x1, y1, x2, y2 instead of x, y, '
+        'width, height?)',
+        negative,
+        [boxes[i] for i in negative[:3]],
+    )
+    return found
+
+
+def _masks(entries: list[Any], sizes: Ints, faults: _Faults) -> list[dict[str, Any]]:
+    """Return compressed RLEs."""
+    found = [one.get('segmentation') for one in entries]
+    extents = sizes.tolist()
+    wrong = mask_faults(found, extents)
+    by_reason: dict[str, list[int]] = {}
+    for index, reason in wrong.items():
+        # The sizes differ from entry to entry; the kind of fault does not.
+        other_size = reason.startswith('has an RLE of size')
+        kind = 'has a mask of another size than its image' if other_size else reason
+        by_reason.setdefault(kind, []).append(index)
+    for reason, indices in by_reason.items():
+        faults.add(
+            f'cannot be used: each {reason}', indices, [found[i] for i in indices[:3]]
+        )
+    if wrong:
+        return []
+    return [to_rle(one, *size) for one, size in zip(found, extents, strict=True)]

@@ -8,9 +8,7 @@ them.
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,13 +16,20 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from eca_mmdet.datasets.annotation_columns import AnnotationColumns, ImageId, normal_id
-from eca_mmdet.datasets.entries import whole
+from eca_mmdet.datasets.coco import read_annotations
+from eca_mmdet.datasets.entries import (
+    is_box,
+    is_crowd_flag,
+    is_finite_number,
+    whole,
+)
+from eca_mmdet.datasets.masks import mask_api, mask_faults, to_rle
 from eca_mmdet.utils.errors import UserError
-from eca_mmdet.utils.io import read_json_bytes
+from eca_mmdet.utils.text import clipped
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
+ImageId = int | str
 
 
 @dataclass(frozen=True)
@@ -115,31 +120,14 @@ def _take(items: Sequence[Any], kept: npt.NDArray[np.bool_]) -> tuple[Any, ...]:
     return tuple(item for item, keep in zip(items, kept, strict=True) if keep)
 
 
-def read_json(path: str | Path, what: str) -> tuple[Any, str]:
-    """Return a file's JSON, and the sha256 of the bytes that it was read from.
-
-    Raises:
-        UserError: it does not exist, cannot be read, or is not JSON.
-    """
-    raw = read_json_bytes(Path(path), what)
-    try:
-        return json.loads(raw), hashlib.sha256(raw).hexdigest()
-    except RecursionError:
-        raise UserError(
-            f'{what} {str(path)!r} is not JSON: it is nested too deeply.'
-        ) from None
-    except ValueError as error:  # also numbers of 5,000 digits
-        raise UserError(f'{what} {str(path)!r} is not JSON: {error}') from error
-
-
 def read_ground_truth(path: str | Path) -> GroundTruth:
     """Read a COCO annotation file.
 
     Raises:
         UserError: it is not one, or an entry cannot be used.
     """
-    content, sha256 = read_json(path, 'annotation file')
-    return replace(ground_truth(content, str(path)), sha256=sha256)
+    file = read_annotations(path)
+    return replace(ground_truth(file.content, str(path)), sha256=file.sha256)
 
 
 def ground_truth(content: Any, source: str = 'ground truth') -> GroundTruth:
@@ -147,7 +135,7 @@ def ground_truth(content: Any, source: str = 'ground truth') -> GroundTruth:
 
     Missing ``info``, ``licenses``, ``iscrowd`` and ``area`` are no fault. Objects on
     images or in categories that the file does not list do not count, as in pycocotools,
-    and are told in ``notes``.
+    and are listed in ``notes``.
 
     Raises:
         UserError: an entry cannot be used; the first and their number are named.
@@ -160,7 +148,7 @@ def ground_truth(content: Any, source: str = 'ground truth') -> GroundTruth:
     category_at = {key: index for index, key in enumerate(category_ids)}
     order = [category_at[normal_id(one['id'])] for one in categories]
     sizes = [_size(one, source) for one in by_position]
-    columns = AnnotationColumns(source, image_ids, category_at, sizes)
+    columns = _AnnotationColumns(source, image_ids, category_at, sizes)
     annotations = content.get('annotations')
     columns.read([] if annotations is None else annotations)
     return GroundTruth(
@@ -195,7 +183,8 @@ def _entries(content: Any, key: str, source: str) -> list[Any]:
         found = sorted(content)[:8] if isinstance(content, dict) else kind
         raise UserError(
             f'{source} is not a COCO annotation file: expected an object whose {key!r} '
-            f'is a list of objects with an id; found {found}.'
+            f'is a list of objects with an id; found {found}.',
+            code='not-annotations',
         )
     return value
 
@@ -209,7 +198,8 @@ def _sorted_ids(
         ids = sorted(by_id)
     except (ValueError, TypeError) as error:
         raise UserError(
-            f'{source}: {kind} ids must be whole numbers, or all strings: {error}.'
+            f'{source}: {kind} ids must be whole numbers, or all strings: {error}.',
+            code='not-annotations',
         ) from error
     return tuple(ids), [by_id[key] for key in ids]
 
@@ -239,7 +229,121 @@ def _size(image: Any, source: str) -> tuple[int, int]:
     if any(side is None or not 0 <= side < 2**31 for side in whole_sides):
         raise UserError(
             f'{source}: height and width of image {image["id"]!r} must be whole '
-            f'numbers of pixels; got {str(size)[:60]}.'
+            f'numbers of pixels; got {str(size)[:60]}.',
+            code='not-annotations',
         )
     height, width = (side or 0 for side in whole_sides)
     return height, width
+
+
+def normal_id(value: Any) -> ImageId:
+    """Return an id as int or str; 1.0 is 1.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    if isinstance(value, (int, str)) and not isinstance(value, bool):
+        return value
+    raise ValueError(f'{clipped(repr(value))} is no id')
+
+
+class _AnnotationColumns:
+    """Collects annotations one by one, into the columns of ``GroundTruth``.
+
+    Args:
+        source: for messages.
+        image_ids: those that the file lists.
+        category_at: position by category id.
+        sizes: height and width of each image.
+    """
+
+    def __init__(
+        self,
+        source: str,
+        image_ids: tuple[ImageId, ...],
+        category_at: Mapping[ImageId, int],
+        sizes: list[tuple[int, int]],
+    ) -> None:
+        self._source = source
+        self._image_at = {key: index for index, key in enumerate(image_ids)}
+        self._category_at = category_at
+        self._sizes = sizes
+        self._left_out: dict[str, list[Any]] = {'image': [], 'category': []}
+        self.image: list[int] = []
+        self.category: list[int] = []
+        self.boxes: list[Any] = []
+        self.areas: list[float] = []
+        self.crowd: list[bool] = []
+        self.segmentations: list[Any] = []
+
+    def read(self, annotations: Any) -> None:
+        """Take every annotation, or raise UserError for those that cannot be used."""
+        if not isinstance(annotations, list):
+            raise UserError(
+                f"{self._source}: 'annotations' must be a list; it is a "
+                f'{type(annotations).__name__}.',
+                code='not-annotations',
+            )
+        faults: list[tuple[int, Exception]] = []
+        for index, one in enumerate(annotations):
+            try:
+                self._read(one)
+            except (KeyError, TypeError, ValueError, IndexError) as error:
+                faults.append((index, error))
+        if faults:
+            index, first = faults[0]
+            missing = isinstance(first, KeyError)
+            reason = f'it has no {first}' if missing else str(first)
+            raise UserError(
+                f'{self._source}: {len(faults)} of {len(annotations)} annotations '
+                f'cannot be used; the first is number {index}: {reason}. Look at them '
+                f'all: eca-mmdet check-data {self._source}',
+                code='not-annotations',
+            )
+
+    def _read(self, one: Any) -> None:
+        image = self._image_at.get(normal_id(one['image_id']))
+        category = self._category_at.get(normal_id(one['category_id']))
+        if image is None or category is None:
+            kind = 'image' if image is None else 'category'
+            self._left_out[kind].append(one[f'{kind}_id'])
+            return
+        segmentation = one.get('segmentation') or None
+        box, area = one.get('bbox') or None, one.get('area')
+        rle = None
+        if segmentation is not None and (box is None or area is None):
+            size = self._sizes[image]
+            fault = mask_faults([segmentation], [size]).get(0)
+            # A box is enough: an unusable mask is reported when masks are evaluated.
+            rle = None if fault else to_rle(segmentation, *size)
+        if box is None:
+            if rle is None:
+                raise ValueError('it has neither bbox nor a usable segmentation')
+            box = mask_api().toBbox(rle).tolist()
+        if not is_box(box):
+            raise ValueError(f'bbox {str(box)[:60]} is not four finite numbers')
+        x, y, width, height = (float(value) for value in box)
+        if area is None:
+            area = float(mask_api().area(rle)) if rle else width * height
+        if not is_finite_number(area):
+            raise ValueError(f'area {str(area)[:60]} is not a finite number')
+        crowd = one.get('iscrowd') or 0
+        if not is_crowd_flag(crowd):
+            raise ValueError(f'iscrowd {str(crowd)[:60]} is neither 0 nor 1')
+        self.image.append(image)
+        self.category.append(category)
+        self.boxes.append((x, y, width, height))
+        self.areas.append(float(area))
+        self.crowd.append(bool(crowd))
+        self.segmentations.append(segmentation)
+
+    def notes(self) -> tuple[str, ...]:
+        """Say what was left out."""
+        return tuple(
+            f'{len(ids)} annotations of {self._source} do not count: their {kind} ids '
+            f'are not in the file ({", ".join(map(repr, ids[:3]))})'
+            for kind, ids in self._left_out.items()
+            if ids
+        )

@@ -1,4 +1,4 @@
-"""Look at the images of a data set: which are there, which are whole, their sizes."""
+"""Image files of a dataset: which exist, which can be read, and their sizes."""
 
 from __future__ import annotations
 
@@ -6,13 +6,11 @@ import dataclasses
 import os
 import unicodedata
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePath
-from typing import Any
 
-from eca_mmdet.datasets.entries import Entry, Size, image_name, is_image, size_of
-from eca_mmdet.datasets.rules.faults import Fault, found
+from eca_mmdet.datasets.entries import Size
 
 MAX_THREADS = 8
 MOST_BYTES = 1 << 30
@@ -37,40 +35,6 @@ class ImageFiles:
     def unusable(self) -> set[str]:
         """File names that cannot be trained on."""
         return {*self.missing, *self.damaged}
-
-    def faults(self, images: Sequence[Any]) -> list[Fault]:
-        """Hold the entries of an annotation file against the files.
-
-        Args:
-            images: its ``images``.
-        """
-        entries = [one for one in images if is_image(one)]
-        gone = [one for one in entries if one['file_name'] in self.missing]
-        broken = [one for one in entries if one['file_name'] in self.damaged]
-        other = [one for one in entries if self._differs(one)]
-        return [
-            *found('missing-image', gone, self._missing_name),
-            *found('damaged-image', broken, self._damaged_name),
-            *found('image-size', other, self._size_name),
-        ]
-
-    def _differs(self, image: Entry) -> bool:
-        stated, seen = size_of(image), self.sizes.get(image['file_name'])
-        return stated is not None and seen is not None and stated != seen
-
-    def _missing_name(self, image: Entry) -> str:
-        near = self.missing[image['file_name']]
-        return f'{image_name(image)}, there is {near!r}' if near else image_name(image)
-
-    def _damaged_name(self, image: Entry) -> str:
-        return f'{image_name(image)}: {self.damaged[image["file_name"]]}'
-
-    def _size_name(self, image: Entry) -> str:
-        (w, h), (width, height) = (
-            self.sizes[image['file_name']],
-            size_of(image) or (0, 0),
-        )
-        return f'{image_name(image)} is {w} x {h}, not {width} x {height}'
 
 
 def find_missing(folder: Path, names: Iterable[str]) -> ImageFiles:
@@ -146,7 +110,7 @@ def open_images(folder: Path, names: Iterable[str]) -> ImageFiles:
 def read_size(path: Path) -> Size | str:
     """Decode an image to its end, as mmdet does.
 
-    OpenCV refuses a file that is cut off, and turns a photograph as its EXIF data say.
+    OpenCV refuses a file that is cut off, and rotates an image as its EXIF data say.
 
     Returns:
         Width and height in pixels, or what is wrong.

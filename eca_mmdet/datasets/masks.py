@@ -13,7 +13,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from eca_mmdet.datasets.entries import is_drawable_size, is_polygon, is_segmentation
+from eca_mmdet.datasets.entries import (
+    Entry,
+    Size,
+    is_drawable_size,
+    is_polygon,
+    is_segmentation,
+)
 
 Ints = npt.NDArray[np.int64]
 
@@ -183,3 +189,27 @@ def to_rle(segmentation: Any, height: int, width: int) -> dict[str, Any]:
     if isinstance(segmentation['counts'], list):
         return dict(api.frPyObjects(segmentation, *segmentation['size']))
     return dict(segmentation)
+
+
+def annotation_rle(annotation: Entry, size: Size | None) -> dict[str, Any] | None:
+    """Return the mask of an annotation as compressed RLE, None if there is none.
+
+    Args:
+        annotation: with a ``segmentation`` that can be used, or without one.
+        size: width and height of its image; None if they are not known.
+    """
+    mask = annotation.get('segmentation')
+    if not mask:
+        return None
+    if isinstance(mask, list) and (size is None or not is_drawable_size(*size)):
+        return None
+    width, height = size or (0, 0)
+    return to_rle(mask, height, width)
+
+
+def set_area(annotation: Entry, size: Size | None) -> None:
+    """Compute the area from the mask, or from the box where there is none."""
+    rle = annotation_rle(annotation, size)
+    area = float(mask_api().area(rle)) if rle is not None else 0.0
+    # A mask thinner than a pixel has no area either.
+    annotation['area'] = area or annotation['bbox'][2] * annotation['bbox'][3]

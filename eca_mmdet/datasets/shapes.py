@@ -1,4 +1,4 @@
-"""A COCO-format data set of generated shapes, for a first run without a download.
+"""A COCO-format dataset of generated shapes, for a first run without a download.
 
 Circles, squares and triangles of many sizes and colours over textured backgrounds,
 with occlusion. Every image is a function of (seed, split, index) alone.
@@ -134,7 +134,7 @@ def draw_image(
     """Return one image and its annotations.
 
     Args:
-        seed: of the data set.
+        seed: of the dataset.
         split: 'train' or 'val'.
         index: of the image in its split.
         side: of the square image, in pixels.
@@ -173,7 +173,7 @@ def write_shapes(
     sizes: dict[str, int] | None = None,
     side: int = SIDE_PX,
 ) -> Path:
-    """Write the data set: ``{split}/*.png`` and ``annotations/{split}.json``.
+    """Write the dataset: ``{split}/*.png`` and ``annotations/{split}.json``.
 
     Args:
         root: folder to create.

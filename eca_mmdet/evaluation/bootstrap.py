@@ -17,8 +17,13 @@ import numpy.typing as npt
 from eca_mmdet.catalog.published import AP_COLUMNS
 from eca_mmdet.datasets.detections import Detections
 from eca_mmdet.datasets.ground_truth import GroundTruth, Ints
-from eca_mmdet.evaluation.coco_eval import hotcoco_evaluator
-from eca_mmdet.evaluation.summary import AREAS, MAX_DETS, Metrics, TaskResult
+from eca_mmdet.evaluation.coco_eval import (
+    AREAS,
+    MAX_DETS,
+    Metrics,
+    TaskResult,
+    hotcoco_evaluator,
+)
 
 CONFIDENCE = 0.95
 COPIES = 6

@@ -1,4 +1,4 @@
-"""hotcoco and pycocotools behind one function. Both get the same columns."""
+"""COCO's numbers, computed by hotcoco or by pycocotools from the same columns."""
 
 from __future__ import annotations
 
@@ -6,23 +6,77 @@ import contextlib
 import io
 import operator
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from eca_mmdet.catalog.published import AP_COLUMNS
 from eca_mmdet.datasets.detections import Detections
-from eca_mmdet.datasets.ground_truth import GroundTruth
+from eca_mmdet.datasets.ground_truth import Floats, GroundTruth, ImageId
 from eca_mmdet.datasets.masks import mask_faults, to_rle
-from eca_mmdet.evaluation.summary import (
-    MAX_DETS,
-    ClassResult,
-    Curves,
-    TaskResult,
-    summarize,
-)
 from eca_mmdet.utils.errors import UserError
 
 BACKENDS = ('hotcoco', 'pycocotools')
+
+OWN_METRICS = ('CocoTableMetric', 'V1CocoMetric')
+"""Names in mmdet's registry of the metrics of this package."""
+
+COCO_METRICS = (*OWN_METRICS, 'CocoMetric')
+"""Names of all metrics that compute COCO's numbers."""
+
+AREAS = {'S': 1, 'M': 2, 'L': 3}
+MAX_DETS = (1, 10, 100)
+"""COCO's own numbers of detections an image (and category)."""
+
+Metrics = dict[str, float | None]
+"""0-1; None where no object is counted."""
+
+
+@dataclass(frozen=True)
+class Curves:
+    """What an evaluator computes.
+
+    Attributes:
+        precision: (T, R, K, A, M) for 10 IoU thresholds, 101 recalls, K categories, 4
+            area ranges (all, S, M, L) and M limits of detections; -1 for no object.
+        recall: (T, K, A, M).
+        max_dets: the M limits, ascending.
+    """
+
+    precision: Floats
+    recall: Floats
+    max_dets: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class ClassResult:
+    """The numbers of one category."""
+
+    id: ImageId
+    name: str
+    objects: int
+    metrics: Metrics
+
+
+@dataclass(frozen=True)
+class TaskResult:
+    """The numbers of one task, 'bbox' or 'segm'.
+
+    Attributes:
+        task: the task.
+        max_dets: limits of detections an image; AP is at the last.
+        metrics: AP, AP50, AP75, APS, APM, APL, AR1, AR10, AR100, ARS, ARM, ARL (with
+            other limits, AR has their numbers).
+        classes: the same for each category, in ascending order of the ids.
+        counts: images, objects, crowd regions and detections.
+    """
+
+    task: str
+    max_dets: tuple[int, ...]
+    metrics: Metrics
+    classes: tuple[ClassResult, ...]
+    counts: dict[str, int]
 
 
 def evaluate(
@@ -91,7 +145,8 @@ def _require_truth(truth: GroundTruth, task: str) -> None:
     if not truth.annotated:
         raise UserError(
             f'{truth.source} has no annotations, so nothing can be evaluated on it '
-            '(as test-dev). To write results alone: eca-mmdet test ... --format-only'
+            '(as test-dev). To write results alone: eca-mmdet test ... --format-only',
+            code='no-objects',
         )
     if task != 'segm':
         return
@@ -104,7 +159,8 @@ def _require_truth(truth: GroundTruth, task: str) -> None:
             f'masks cannot be evaluated: {len(faults)} of {len(sizes)} annotations of '
             f'{truth.source} have none that counts; the first, on image {image!r}, '
             f'{fault}. eca-mmdet check-data {truth.source} lists them all; with --fix '
-            'OUT.json it writes a repaired copy.'
+            'OUT.json it writes a repaired copy.',
+            code='no-masks',
         )
 
 
@@ -238,3 +294,38 @@ def _as_annotations(
         }
         for index, (at, kind, box, area, crowded) in enumerate(rows, 1)
     ]
+
+
+def columns(max_dets: Sequence[int] = MAX_DETS) -> tuple[str, ...]:
+    """Return the names of COCO's columns for some limits of detections."""
+    recalls = tuple(f'AR{limit}' for limit in max_dets)
+    return (*AP_COLUMNS, *recalls, *(f'AR{area}' for area in AREAS))
+
+
+def summarize(curves: Curves, category: int | None = None) -> Metrics:
+    """Return COCO's columns, of all categories or of one.
+
+    AP is the mean of precision over IoU 0.50 to 0.95, recalls and categories that have
+    objects; every AP is at the largest number of detections.
+    """
+    chosen = slice(None) if category is None else slice(category, category + 1)
+    precision = curves.precision[:, :, chosen]
+    recall = curves.recall[:, chosen]
+    last = {name: _mean(precision[..., at, -1]) for name, at in AREAS.items()}
+    recalls = {name: _mean(recall[..., at, -1]) for name, at in AREAS.items()}
+    return {
+        'AP': _mean(precision[..., 0, -1]),
+        'AP50': _mean(precision[0, ..., 0, -1]),
+        'AP75': _mean(precision[5, ..., 0, -1]),
+        **{f'AP{name}': value for name, value in last.items()},
+        **{
+            f'AR{limit}': _mean(recall[..., 0, index])
+            for index, limit in enumerate(curves.max_dets)
+        },
+        **{f'AR{name}': value for name, value in recalls.items()},
+    }
+
+
+def _mean(values: Floats) -> float | None:
+    counted = values[values > -1]
+    return float(np.mean(counted)) if counted.size else None

@@ -13,8 +13,8 @@ import numpy as np
 
 from eca_mmdet.datasets.detections import Detections
 from eca_mmdet.datasets.ground_truth import GroundTruth
-from eca_mmdet.evaluation.coco_eval import hotcoco_evaluator
-from eca_mmdet.evaluation.summary import MAX_DETS
+from eca_mmdet.datasets.results import result_entry
+from eca_mmdet.evaluation.coco_eval import MAX_DETS, hotcoco_evaluator
 
 EXTREME_IMAGES = 20
 SCORE_THRESHOLD = 0.3
@@ -122,7 +122,7 @@ def _confusion(truth: GroundTruth, confident: Detections, task: str) -> dict[str
     """Return hotcoco's confusion matrix of all detections but those in crowds.
 
     It counts a detection in a crowd of its own class as one of the background, which AP
-    does not, and takes 100 of an image unless it is told otherwise.
+    does not, and takes 100 of an image unless ``max_det`` is given.
     """
     found: dict[str, Any] = {}
     for _, some, detections in _parts(truth, confident):
@@ -195,20 +195,9 @@ def _extreme_images(
 def _entries(truth: GroundTruth, found: Detections, at: int) -> list[dict[str, Any]]:
     """Return the detections of one image, highest score first."""
     rows = np.flatnonzero(found.image == at)
-    entries = []
-    for row in rows[np.argsort(-found.scores[rows], kind='stable')]:
-        entry: dict[str, Any] = {
-            'category_id': truth.category_ids[found.category[row]],
-            'score': float(found.scores[row]),
-        }
-        if found.boxes is not None:
-            entry['bbox'] = found.boxes[row].tolist()
-        if found.masks is not None:
-            size, counts = found.masks[row]['size'], found.masks[row]['counts']
-            text = counts.decode() if isinstance(counts, bytes) else counts
-            entry['segmentation'] = {'size': [int(n) for n in size], 'counts': text}
-        entries.append(entry)
-    return entries
+    rows = rows[np.argsort(-found.scores[rows], kind='stable')]
+    entries = [result_entry(found, truth, row) for row in rows]
+    return [{k: v for k, v in one.items() if k != 'image_id'} for one in entries]
 
 
 class _Drawing:

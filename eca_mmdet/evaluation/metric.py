@@ -15,12 +15,14 @@ from mmengine.logging import MMLogger
 
 from eca_mmdet.datasets.detections import TASKS, Detections
 from eca_mmdet.datasets.ground_truth import GroundTruth, read_ground_truth
-from eca_mmdet.datasets.results_file import (
-    results_path,
-    write_results,
-    write_submission,
+from eca_mmdet.datasets.results import results_path, write_results, write_submission
+from eca_mmdet.evaluation.coco_eval import (
+    BACKENDS,
+    MAX_DETS,
+    TaskResult,
+    check_max_dets,
+    evaluate,
 )
-from eca_mmdet.evaluation.coco_eval import BACKENDS, check_max_dets, evaluate
 from eca_mmdet.evaluation.metrics_json import make_record
 from eca_mmdet.evaluation.predictions import (
     ImagePredictions,
@@ -29,7 +31,6 @@ from eca_mmdet.evaluation.predictions import (
     pack,
     to_detections,
 )
-from eca_mmdet.evaluation.summary import MAX_DETS, TaskResult
 from eca_mmdet.evaluation.tables import TITLES, ap_table, class_table, heading
 from eca_mmdet.utils.errors import UserError
 from eca_mmdet.utils.text import printable
@@ -59,7 +60,7 @@ class CocoTableMetric(BaseMetric):  # type: ignore[misc]
     for ``metrics.json``, and :meth:`analyze` has the errors behind it.
 
     Args:
-        ann_file: COCO annotation file; that of the data set.
+        ann_file: COCO annotation file; that of the dataset.
         metric: 'bbox', 'segm' or both.
         classwise: also log a table of the classes.
         max_dets: limits of detections an image and class, ascending; AP is at the last.
@@ -232,7 +233,7 @@ class CocoTableMetric(BaseMetric):  # type: ignore[misc]
         }
 
     def _ground_truth(self) -> GroundTruth:
-        """Read the annotation file once, and keep the classes of the data set."""
+        """Read the annotation file once, and keep the classes of the dataset."""
         if self._truth is None:
             with get_local_path(self.ann_file, backend_args=self.backend_args) as path:
                 truth = read_ground_truth(path)
@@ -245,7 +246,8 @@ class CocoTableMetric(BaseMetric):  # type: ignore[misc]
             raise UserError(
                 f'none of the classes {tuple(classes)[:5]} is in {self.ann_file}, '
                 f'which has {self._truth.category_names[:5]}. Set the '
-                'metainfo.classes of the data set.'
+                'metainfo.classes of the data set.',
+                code='unknown-class',
             )
         return truth
 
@@ -277,7 +279,10 @@ def _encode(masks: Any, shape: Sequence[int]) -> tuple[list[bytes], tuple[int, i
     if isinstance(masks, (list, tuple)):
         sizes = [tuple(map(int, one['size'])) for one in masks]
         if len(set(sizes)) > 1:
-            raise UserError(f'the masks of one image have several sizes: {set(sizes)}.')
+            raise UserError(
+                f'the masks of one image have several sizes: {set(sizes)}.',
+                code='bad-predictions',
+            )
         counts = [one['counts'] for one in masks]
         plain = [c.encode() if isinstance(c, str) else bytes(c) for c in counts]
         height, width = sizes[0] if sizes else shape[:2]

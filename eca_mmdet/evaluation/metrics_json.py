@@ -9,7 +9,7 @@ from datetime import datetime, timezone
 from typing import Any
 
 import eca_mmdet
-from eca_mmdet.evaluation.summary import TaskResult
+from eca_mmdet.evaluation.coco_eval import TaskResult
 
 _PACKAGES = (
     'hotcoco',

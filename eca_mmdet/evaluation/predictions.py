@@ -8,15 +8,14 @@ and that is also what processes send to each other.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from eca_mmdet.datasets.annotation_columns import ImageId
 from eca_mmdet.datasets.detections import Detections
-from eca_mmdet.datasets.ground_truth import GroundTruth
+from eca_mmdet.datasets.ground_truth import GroundTruth, ImageId
 from eca_mmdet.utils.errors import UserError
 
 Array = npt.NDArray[Any]
@@ -30,7 +29,7 @@ class ImagePredictions:
         image_id: as in the annotation file.
         boxes: (n, 4) x, y, width, height in pixels.
         scores: (n,).
-        labels: (n,) from 0, in the order of the data set's categories.
+        labels: (n,) from 0, in the order of the dataset's categories.
         masks: n RLE counts; None where the detector gives boxes alone.
         mask_size: height and width that the masks have.
         mask_scores: (n,) where masks have scores of their own, else None.
@@ -79,7 +78,8 @@ def pack(images: Sequence[ImagePredictions]) -> Predictions:
     if with_masks and without:
         raise UserError(
             f'{len(without)} of {len(images)} images have detections without masks, '
-            f'the first {without[0]!r}; others have masks.'
+            f'the first {without[0]!r}; others have masks.',
+            code='bad-predictions',
         )
     masks = [mask for one in images for mask in one.masks or ()]
     own = [one.scores if one.mask_scores is None else one.mask_scores for one in images]
@@ -110,20 +110,14 @@ def merge(parts: Sequence[Predictions]) -> Predictions:
     if len(full) < 2:  # a copy would be of a quarter of a gigabyte for 50,000 images
         return _once(full[0] if full else parts[0])
     image_ids = [one for part in full for one in part.image_ids]
-    lengths = np.concatenate([part.lengths for part in full])
     masked = [part.mask_counts for part in full if part.mask_counts is not None]
-    everything = Predictions(
-        image_ids=image_ids,
-        lengths=lengths,
-        boxes=np.concatenate([part.boxes for part in full]),
-        scores=np.concatenate([part.scores for part in full]),
-        labels=np.concatenate([part.labels for part in full]),
-        mask_counts=b''.join(masked) if masked else None,
-        mask_lengths=np.concatenate([part.mask_lengths for part in full]),
-        mask_sizes=np.concatenate([part.mask_sizes for part in full]),
-        mask_scores=np.concatenate([part.mask_scores for part in full]),
-    )
-    return _once(everything)
+    arrays = {
+        one.name: np.concatenate([getattr(part, one.name) for part in full])
+        for one in fields(Predictions)
+        if one.name not in ('image_ids', 'mask_counts')
+    }
+    counts = b''.join(masked) if masked else None
+    return _once(Predictions(image_ids, mask_counts=counts, **arrays))
 
 
 def _once(everything: Predictions) -> Predictions:
@@ -224,7 +218,8 @@ def _require_match(
         raise UserError(
             f'{len(unknown)} of {len(found.image_ids)} images that were tested are not '
             f'in {truth.source}, the first {unknown[0]!r}. The ann_file of the '
-            'evaluator and of the data set must be the same.'
+            'evaluator and of the data set must be the same.',
+            code='bad-predictions',
         )
     categories = len(truth.file_order)
     outside = found.labels[(found.labels < 0) | (found.labels >= categories)]
@@ -232,12 +227,14 @@ def _require_match(
         raise UserError(
             f'the detector gives label {outside[0]}, but {truth.source} has '
             f'{categories} of its classes. num_classes and metainfo.classes must be '
-            'those of the file.'
+            'those of the file.',
+            code='class-mismatch',
         )
     if task == 'segm' and found.mask_counts is None and len(found.scores):
         raise UserError(
             "metric='segm' needs masks, and this detector gives boxes alone. Set the "
-            "evaluator's metric='bbox'."
+            "evaluator's metric='bbox'.",
+            code='no-masks',
         )
 
 

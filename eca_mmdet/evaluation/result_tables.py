@@ -9,7 +9,7 @@ from typing import Any
 from eca_mmdet.datasets.detections import Detections
 from eca_mmdet.datasets.ground_truth import GroundTruth
 from eca_mmdet.evaluation.bootstrap import Difference
-from eca_mmdet.evaluation.summary import Metrics, TaskResult, columns
+from eca_mmdet.evaluation.coco_eval import Metrics, TaskResult, columns
 from eca_mmdet.evaluation.tables import TITLES, class_table, format_ap, heading, render
 from eca_mmdet.utils.text import printable
 

@@ -7,7 +7,7 @@ import io
 import re
 from collections.abc import Container, Mapping, Sequence
 
-from eca_mmdet.evaluation.summary import MAX_DETS, Metrics, TaskResult, columns
+from eca_mmdet.evaluation.coco_eval import MAX_DETS, Metrics, TaskResult, columns
 from eca_mmdet.utils.text import printable
 
 FORMATS = ('table', 'md', 'csv', 'latex')

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -13,7 +12,7 @@ from eca_mmdet.checkpoints.embedded_config import ADVICE, parse_config
 from eca_mmdet.reporting.logs import TrainingLog, read_logs
 from eca_mmdet.reporting.record_form import check_analysis, check_results
 from eca_mmdet.utils.errors import UserError
-from eca_mmdet.utils.io import describe_file, read_file
+from eca_mmdet.utils.io import describe_file, read_file, read_json
 
 _STAMP = re.compile(r'\d{8}_\d{6}')
 _MOST_BYTES = 200 * 2**20
@@ -151,14 +150,7 @@ def read_object(path: Path, what: str) -> dict[str, Any]:
     Raises:
         UserError: it cannot be read, is too large or is none.
     """
-    try:
-        if path.stat().st_size > _MOST_BYTES:
-            raise UserError(f'{what} {path} is larger than 200 MiB')
-        content = json.loads(path.read_bytes())
-    except OSError as error:
-        raise UserError(f'{what} {path} cannot be read: {error.strerror}') from error
-    except (ValueError, RecursionError) as error:
-        raise UserError(f'{what} {path} is not JSON: {error}') from error
+    content = read_json(path, what, _MOST_BYTES).content
     if not isinstance(content, dict):
         raise UserError(f'{what} {path} holds no object')
     return content

@@ -6,7 +6,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from eca_mmdet.datasets.ground_truth import ground_truth, read_json
+from eca_mmdet.datasets.coco import read_annotations
+from eca_mmdet.datasets.ground_truth import ground_truth
 from eca_mmdet.datasets.images import find_missing
 from eca_mmdet.utils.errors import UserError
 
@@ -74,7 +75,8 @@ def open_coco(root: str | Path) -> CocoFolder:
             f'{ANNOTATIONS} in it; {" and ".join(missing)} '
             f'{"is" if len(missing) == 1 else "are"} not there.'
         )
-    content, sha256 = read_json(file, 'annotation file')
+    annotations = read_annotations(file)
+    content = annotations.content
     truth = ground_truth(content, str(file))
     names = [str(one.get('file_name', '')) for one in content['images']]
     absent = find_missing(images, names).missing
@@ -90,7 +92,9 @@ def open_coco(root: str | Path) -> CocoFolder:
         'categories': len(truth.category_ids),
     }
     usual = list(truth.category_ids) == CATEGORY_IDS
-    return CocoFolder(str(folder), counts, sha256, _departure(counts, usual))
+    return CocoFolder(
+        str(folder), counts, annotations.sha256, _departure(counts, usual)
+    )
 
 
 def _departure(counts: dict[str, int], usual: bool) -> str:

@@ -6,13 +6,13 @@ import contextlib
 import hashlib
 import json
 import os
+import select
 import stat
 import tempfile
-import time
-from collections.abc import Container, Iterator
+from collections.abc import Container, Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
 from eca_mmdet.utils.errors import UserError
 
@@ -38,18 +38,26 @@ def require_regular(path: Path, what: str, most: int | None = None) -> None:
     try:
         found = path.stat()
     except FileNotFoundError:
-        raise UserError(f'{name} does not exist.') from None
+        raise UserError(f'{name} does not exist.', code='file-not-found') from None
     except OSError as error:
-        raise UserError(f'{name} cannot be read: {error.strerror}.') from error
+        raise UserError(
+            f'{name} cannot be read: {error.strerror}.', code='file-unreadable'
+        ) from error
     if stat.S_ISDIR(found.st_mode):
-        raise UserError(f'{name} cannot be read: it is a folder.')
+        raise UserError(
+            f'{name} cannot be read: it is a folder.', code='file-unreadable'
+        )
     if not stat.S_ISREG(found.st_mode):
-        raise UserError(f'{name} is not a regular file; save it as one first.')
+        raise UserError(
+            f'{name} is not a regular file; save it as one first.',
+            code='file-unreadable',
+        )
     most = _memory() // _SHARE if most is None else most
     if found.st_size > most:
         raise UserError(
             f'{name} is too large to be read: {found.st_size >> 20:,} MiB, and up to '
-            f'{most >> 20:,} can be. Is it the right file?'
+            f'{most >> 20:,} can be. Is it the right file?',
+            code='file-too-large',
         )
 
 
@@ -60,64 +68,99 @@ def read_file(path: Path, what: str, most: int | None = None) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise UserError(
-            f'{what} {str(path)!r} cannot be read: {error.strerror}.'
+            f'{what} {str(path)!r} cannot be read: {error.strerror}.',
+            code='file-unreadable',
         ) from error
 
 
-def read_json_bytes(path: Path, what: str) -> bytes:
-    """Return the bytes of a JSON file, or of a pipe that somebody writes to.
+class JsonFile(NamedTuple):
+    """A JSON file, read.
 
-    A file of zeros is not read to its end.
+    Attributes:
+        content: of the file.
+        sha256: of its bytes.
+        head: its first bytes, which tell the encoding.
+    """
+
+    content: Any
+    sha256: str
+    head: bytes
+
+
+def read_json(path: str | Path, what: str, most: int | None = None) -> JsonFile:
+    """Read a JSON file, or a pipe such as a shell's ``<(zcat results.json.gz)``.
+
+    Args:
+        path: of the file.
+        what: names its kind in messages, e.g. ``'annotation file'``.
+        most: bytes; None for a share of the machine's memory.
 
     Raises:
-        UserError: as :func:`require_regular`; or it has nothing in it.
+        UserError: as :func:`require_regular`, or it is not JSON.
     """
+    path = Path(path)
     name = f'{what} {str(path)!r}'
-    pipe = path.is_fifo()  # as a shell's <(zcat results.json.gz)
-    if not pipe:
-        require_regular(path, what)
+    raw = _read_stream(path, what, _memory() // _SHARE if most is None else most)
     try:
-        first, file = _open_pipe(path, name) if pipe else (b'', path.open('rb'))
-        with file:
-            head = first or file.read(4096)
-            if not head.strip(b'\0 \t\r\n'):
-                kind = 'begins with zeros' if head.strip() else 'is empty'
-                raise UserError(f'{name} is not JSON: it {kind}. Get the file again.')
-            return head + _rest(file, name)
+        content = json.loads(raw)
+    except RecursionError:
+        reason = 'it is nested too deeply'
+    except ValueError as error:  # also numbers of 5,000 digits
+        reason = str(error)
+        if isinstance(error, json.JSONDecodeError) and raw.rstrip()[-1:] not in b'}]':
+            reason += '. It ends too early: it was not written or downloaded to the end'
+    else:
+        return JsonFile(content, hashlib.sha256(raw).hexdigest(), raw[:4])
+    raise UserError(f'{name} is not JSON: {reason}', code='not-json')
+
+
+def _read_stream(path: Path, what: str, most: int) -> bytes:
+    """Return the bytes of a file or pipe; a file of zeros is not read to its end."""
+    name = f'{what} {str(path)!r}'
+    pipe = path.is_fifo()
+    if not pipe:
+        require_regular(path, what, most)
+    try:
+        with _open_pipe(path, name) if pipe else path.open('rb') as file:
+            parts = [file.read(4096)]
+            if not parts[0].strip(b'\0 \t\r\n'):
+                kind = 'begins with zeros' if parts[0].strip() else 'is empty'
+                raise UserError(
+                    f'{name} is not JSON: it {kind}. Get the file again.',
+                    code='not-json',
+                )
+            while part := file.read(1 << 24):
+                parts.append(part)
+                most -= len(part)
+                if most < 0:
+                    raise UserError(
+                        f'{name} has no end, or is too large to be read.',
+                        code='file-too-large',
+                    )
     except OSError as error:
-        raise UserError(f'{name} cannot be read: {error.strerror}.') from error
-
-
-def _rest(file: IO[bytes], name: str) -> bytes:
-    parts, left = [], _memory() // _SHARE
-    while part := file.read(1 << 24):
-        parts.append(part)
-        left -= len(part)
-        if left < 0:
-            raise UserError(f'{name} has no end, or is too large to be read.')
+        raise UserError(
+            f'{name} cannot be read: {error.strerror}.', code='file-unreadable'
+        ) from error
     return b''.join(parts)
 
 
-def _open_pipe(path: Path, name: str) -> tuple[bytes, IO[bytes]]:
-    """Open a pipe, but do not wait for ever for somebody to write to it.
-
-    Returns:
-        The first bytes, if there are some already, and what the others come from.
-    """
+def _open_pipe(path: Path, name: str) -> IO[bytes]:
+    """Open a pipe; refuse one that no process opens for writing."""
     handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
-    deadline = time.monotonic() + _PATIENCE
-    while time.monotonic() < deadline:
+    ready = select.select([handle], [], [], _PATIENCE)[0]
+    if not ready:
         try:
-            first = os.read(handle, 4096)
-        except BlockingIOError:  # there is a writer, who has said nothing yet
-            os.set_blocking(handle, True)
-            return b'', open(handle, 'rb')
-        if first:
-            os.set_blocking(handle, True)
-            return first, open(handle, 'rb')
-        time.sleep(0.05)
-    os.close(handle)
-    raise UserError(f'{name} is a pipe that nobody writes to.')
+            # Nothing to read and no error: the end, since there is no writer.
+            os.read(handle, 1)
+        except BlockingIOError:  # a writer that has not written yet
+            ready = [handle]
+    if not ready:
+        os.close(handle)
+        raise UserError(
+            f'{name} is a pipe that no process writes to.', code='file-unreadable'
+        )
+    os.set_blocking(handle, True)
+    return open(handle, 'rb')
 
 
 def _memory() -> int:
@@ -157,8 +200,15 @@ def whole_files(*paths: Path) -> Iterator[tuple[Path, ...]]:
             with open(partial, 'rb+') as file:
                 os.fsync(file.fileno())
             os.chmod(partial, 0o666 & ~_umask())
-        for partial, path in zip(partials, paths, strict=True):
-            os.replace(partial, path)
+        placed: list[Path] = []
+        try:
+            for partial, path in zip(partials, paths, strict=True):
+                os.replace(partial, path)
+                placed.append(path)
+        except OSError:
+            for path in placed:
+                path.unlink()
+            raise
     finally:
         for partial in partials:
             partial.unlink(missing_ok=True)
@@ -176,14 +226,28 @@ def write_json(path: str | Path, content: Any, indent: int | None = 1) -> None:
     Raises:
         UserError: it cannot be written (``file-not-written``).
     """
-    path = Path(path)
+    write_json_files({path: content}, indent)
+
+
+def write_json_files(
+    contents: Mapping[Path, Any] | Mapping[str | Path, Any], indent: int | None = 1
+) -> None:
+    """Write JSON files, all of them or none; missing folders are created.
+
+    Raises:
+        UserError: one cannot be written (``file-not-written``).
+    """
+    paths = [Path(path) for path in contents]
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with whole_file(path) as partial:
-            partial.write_text(json.dumps(content, indent=indent) + '\n', 'utf-8')
+        for path in paths:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        with whole_files(*paths) as partials:
+            for partial, content in zip(partials, contents.values(), strict=True):
+                partial.write_text(json.dumps(content, indent=indent) + '\n', 'utf-8')
     except OSError as error:
         raise UserError(
-            f'{path} cannot be written: {error.strerror or error}.',
+            f'{", ".join(map(str, paths))} cannot be written: '
+            f'{error.strerror or error}.',
             code='file-not-written',
         ) from error
 

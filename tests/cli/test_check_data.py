@@ -11,9 +11,13 @@ from PIL import Image
 
 from eca_mmdet.datasets.coco import read_annotations
 from eca_mmdet.datasets.images import find_missing, open_images, read_size
-from eca_mmdet.datasets.rules import faults
-from eca_mmdet.datasets.rules.categories import check_classes, compare_splits
-from eca_mmdet.datasets.rules.check import check_annotations
+from eca_mmdet.datasets.rules import check, encoding, splits
+from eca_mmdet.datasets.rules.check import (
+    check_annotations,
+    check_classes,
+    check_images,
+)
+from eca_mmdet.datasets.rules.splits import compare_splits
 from eca_mmdet.utils.errors import UserError
 from tests.conftest import REPOSITORY
 from tests.support.broken_data import CASES, IMAGES, case_id, sound, write_images
@@ -190,7 +194,7 @@ def test_missing_files_and_their_near_names(folder):
     (folder / 'sub' / 'c.png').unlink()
     files = find_missing(folder, IMAGES)
     assert files.missing == {'b.jpg': 'B.JPG', 'sub/c.png': ''}
-    (fault,) = files.faults(sound()['images'])
+    (fault,) = check_images(sound()['images'], files)
     assert (fault.code, fault.count) == ('missing-image', 2)
     assert fault.examples == ("'b.jpg', there is 'B.JPG'", "'sub/c.png'")
 
@@ -230,7 +234,7 @@ def test_damaged_images(folder, name, damage):
     (folder / name).write_bytes(damage(raw))
     files = open_images(folder, IMAGES)
     assert list(files.damaged) == [name]
-    (fault,) = files.faults(sound()['images'])
+    (fault,) = check_images(sound()['images'], files)
     assert (fault.code, fault.count) == ('damaged-image', 1)
     assert repr(name) in fault.examples[0]
 
@@ -243,9 +247,9 @@ def test_a_photograph_turned_by_exif_has_the_size_that_mmdet_sees(folder):
     exif[0x0112] = 6  # turn by 90 degrees
     Image.new('RGB', (30, 40)).save(folder / 'b.jpg', exif=exif)
     assert mmcv.imread(str(folder / 'b.jpg')).shape == (30, 40, 3)
-    assert open_images(folder, IMAGES).faults(sound()['images']) == []
+    assert check_images(sound()['images'], open_images(folder, IMAGES)) == []
     Image.new('RGB', (30, 40)).save(folder / 'b.jpg')
-    (fault,) = open_images(folder, IMAGES).faults(sound()['images'])
+    (fault,) = check_images(sound()['images'], open_images(folder, IMAGES))
     assert fault.code == 'image-size'
     assert fault.examples == ("'b.jpg' is 30 x 40, not 40 x 30",)
 
@@ -325,7 +329,8 @@ def test_missing_file_and_a_folder(tmp_path, command):
 def test_a_byte_order_mark_is_a_fault_of_pycocotools(tmp_path, encoding):
     path = tmp_path / 'bom.json'
     path.write_text(json.dumps(sound()), encoding=encoding)
-    content, (fault,) = read_annotations(path)
+    file = read_annotations(path)
+    content, (fault,) = file.content, file.faults
     assert content == sound() and fault.code == 'byte-order-mark'
     with open(path) as file, pytest.raises(ValueError):
         json.load(file)  # as pycocotools reads
@@ -447,7 +452,10 @@ def test_check_data_starts_without_torch_and_mmdet(tmp_path):
 def test_every_fault_is_explained_in_the_docs():
     text = (REPOSITORY / 'docs' / 'data.md').read_text()
     rows = dict(re.findall(r'^\| `([\w-]+)` \| (\w+) \|', text, re.MULTILINE))
-    assert rows == {code: kind.severity for code, kind in faults.KINDS.items()}
+    assert rows == {
+        rule.code: rule.severity
+        for rule in (*check.RULES, *splits.RULES, encoding.BYTE_ORDER_MARK)
+    }
 
 
 def test_unreadable_content_is_a_users_error(tmp_path):

@@ -375,7 +375,7 @@ def test_the_files_and_the_table(split, command):
     before = path.with_name('ann_val.json').read_bytes()
     _, code, _, err = split(content, '--val', '0.2', '--seed', '1')
     assert (code, path.with_name('ann_val.json').read_bytes()) == (2, before)
-    assert 'exists already; nothing was written' in err
+    assert err.endswith('[output-exists]\n')
     found = command('check-data', path.with_name('ann_train.json'))
     assert 'error' not in found[1].replace('0 errors', '')
 
@@ -479,4 +479,4 @@ def test_a_folder_that_takes_nothing(split, tmp_path):
     (tmp_path / 'file').write_text('')
     _, code, _, err = split(data([[1]] * 5), '--val', '0.2', '--out', tmp_path / 'file')
     assert code == 2
-    assert 'cannot be written to' in err
+    assert err.endswith('[file-not-written]\n')

@@ -526,7 +526,7 @@ def test_cvat_shapes(tmp_path):
     assert content(one)['annotations'][0]['occluded'] == 1
     assert turned[1] == pytest.approx([45, 15, 10, 20])
     assert one.found_count == 5
-    written, _ = read_annotations(one.file)
+    written = read_annotations(one.file).content
     assert {f.severity for f in check_annotations(written)} <= {'warning', 'note'}
     from pycocotools import mask as api
 

@@ -13,7 +13,7 @@ from eca_mmdet.datasets.converters.conversion import (
     kind_of,
 )
 from eca_mmdet.datasets.images import open_images
-from eca_mmdet.datasets.rules.check import check_annotations
+from eca_mmdet.datasets.rules.check import check_annotations, check_images
 from eca_mmdet.utils.errors import (
     MissingPackageError,
     UserError,
@@ -71,9 +71,10 @@ def test_round_trip(tmp_path, kind, masks):
     assert one.file.parent == tmp_path / 'my data-coco'
     assert (one.image_count, one.annotation_count) == (6, len(coco['annotations']))
     assert one.found_count == one.annotation_count
-    written, faults = read_annotations(one.file)
+    file = read_annotations(one.file)
+    written, faults = file.content, file.faults
     faults += check_annotations(written)
-    faults += open_images(one.images, sizes).faults(written['images'])
+    faults += check_images(written['images'], open_images(one.images, sizes))
     assert {fault.severity for fault in faults} <= {'note'}
 
 
@@ -404,7 +405,7 @@ def test_the_command_writes_once_and_never_over_another(tmp_path, command):
     write(y / 'labels' / 'a.txt', '1 0.5 0.5 0.2 0.2')
     code, _, err = command('to-coco', y)
     assert (code, file.read_text()) == (2, text)
-    assert 'exists already; nothing was written' in err
+    assert err.endswith('[output-exists]\n')
     code, out, _ = command('to-coco', y, '--out', tmp_path / 'other', '--json')
     (one,) = json.loads(out)['files']
     assert (code, one['annotation_count'], one['kind']) == (0, 1, 'yolo')
@@ -430,8 +431,9 @@ def test_all_files_or_none(tmp_path):
         y / 'data.yaml', {'train': 'images/train', 'val': 'images/val', 'names': ['a']}
     )
     write(tmp_path / 'y-coco' / 'val.json', 'mine')
-    with pytest.raises(UserError, match='val.json exists already'):
+    with pytest.raises(UserError, match='val.json') as caught:
         convert(y)
+    assert caught.value.code == 'output-exists'
     assert os.listdir(tmp_path / 'y-coco') == ['val.json']
 
 

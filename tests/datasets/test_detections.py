@@ -6,16 +6,13 @@ import zipfile
 import numpy as np
 import pytest
 
-from eca_mmdet.datasets.detections import (
-    Detections,
-    detections_of,
-    read_results,
-)
+from eca_mmdet.datasets.detections import Detections, detections_of
 from eca_mmdet.datasets.ground_truth import (
     ground_truth,
     read_ground_truth,
 )
-from eca_mmdet.datasets.results_file import (
+from eca_mmdet.datasets.results import (
+    read_results,
     server_name,
     top_of_each_image,
     write_results,

@@ -1,4 +1,4 @@
-"""Result files are read a stretch at a time, and whole where something is wrong."""
+"""Result files are read in batches, and whole where something is wrong."""
 
 import hashlib
 import itertools
@@ -7,23 +7,11 @@ import json
 import numpy as np
 import pytest
 
-from eca_mmdet.datasets import (
-    detections,
-)
-from eca_mmdet.datasets import (
-    streaming as result_stretches,
-)
-from eca_mmdet.datasets.detections import (
-    TASKS,
-    detections_of,
-    read_results,
-)
+from eca_mmdet.datasets import results as module
+from eca_mmdet.datasets.detections import TASKS, detections_of
 from eca_mmdet.datasets.ground_truth import ground_truth
 from eca_mmdet.datasets.masks import mask_api
-from eca_mmdet.datasets.streaming import (
-    NotSoundError,
-    Stretches,
-)
+from eca_mmdet.datasets.results import EntryBatches, NotStreamableError, read_results
 from eca_mmdet.utils.errors import UserError
 
 TRUTH = ground_truth(
@@ -68,15 +56,15 @@ FORMS = {
 
 
 def read(path):
-    stretches = Stretches(path)
-    return [*stretches], stretches.sha256
+    batches = EntryBatches(path)
+    return [*batches], batches.sha256
 
 
 @pytest.mark.parametrize('form', FORMS.values(), ids=FORMS)
 @pytest.mark.parametrize('block', [400, 401, 403, 409, 1000, 1 << 20])
 def test_the_entries_are_those_of_json(monkeypatch, tmp_path, form, block):
     """Wherever the blocks end: in numbers, names, escapes and characters."""
-    monkeypatch.setattr(result_stretches, 'BLOCK', block)
+    monkeypatch.setattr(module, 'BLOCK', block)
     path = tmp_path / 'r.json'
     content = json.dumps(entries(60), **form).encode()
     path.write_bytes(b' \r\n' + content + b'\n')
@@ -109,9 +97,9 @@ UNSOUND = {
 @pytest.mark.parametrize('block', [400, 1 << 20])
 @pytest.mark.parametrize('text', UNSOUND.values(), ids=UNSOUND)
 def test_anything_else_is_left_to_the_other_reader(monkeypatch, tmp_path, text, block):
-    monkeypatch.setattr(result_stretches, 'BLOCK', block)
+    monkeypatch.setattr(module, 'BLOCK', block)
     (tmp_path / 'r.json').write_text(text)
-    with pytest.raises(NotSoundError):
+    with pytest.raises(NotStreamableError):
         read(tmp_path / 'r.json')
 
 
@@ -120,7 +108,7 @@ def test_other_encodings(tmp_path, encoding):
     text = json.dumps(entries(3)).replace('\\u00fc', 'ü')
     path = tmp_path / 'r.json'
     path.write_bytes(text.encode(encoding))
-    with pytest.raises(NotSoundError):
+    with pytest.raises(NotStreamableError):
         read(path)
     if encoding == 'latin-1':
         with pytest.raises(UserError, match='is not JSON'):
@@ -167,9 +155,9 @@ def test_columns_are_those_of_the_whole(monkeypatch, tmp_path, content, tasks):
         except UserError as error:
             return str(error)
 
-    monkeypatch.setattr(result_stretches, 'BLOCK', 1000)
+    monkeypatch.setattr(module, 'BLOCK', 1000)
     ours = outcome()
-    monkeypatch.setattr(detections, '_read_stretches', refuse)
+    monkeypatch.setattr(module, '_read_batches', refuse)
     theirs = outcome()
     if isinstance(theirs, str):
         assert ours == theirs
@@ -180,7 +168,7 @@ def test_columns_are_those_of_the_whole(monkeypatch, tmp_path, content, tasks):
 
 
 def refuse(*_):
-    raise NotSoundError
+    raise NotStreamableError
 
 
 @pytest.mark.parametrize(
@@ -193,8 +181,8 @@ def refuse(*_):
     ],
 )
 def test_faults_are_counted_over_the_whole(monkeypatch, tmp_path, harm, message):
-    """One is in the first stretch, one in the last."""
-    monkeypatch.setattr(result_stretches, 'BLOCK', 1000)
+    """One is in the first batch, one in the last."""
+    monkeypatch.setattr(module, 'BLOCK', 1000)
     content = entries(60)
     content[3] |= harm
     content[58] |= harm
@@ -209,7 +197,7 @@ def test_sound_files_are_not_read_whole(monkeypatch, tmp_path):
     def fail(*_):
         raise AssertionError('read whole')
 
-    monkeypatch.setattr(detections, 'read_json', fail)
-    monkeypatch.setattr(result_stretches, 'BLOCK', 1000)
+    monkeypatch.setattr(module, 'read_json', fail)
+    monkeypatch.setattr(module, 'BLOCK', 1000)
     (tmp_path / 'r.json').write_text(json.dumps(entries(60)))
     assert len(read_results(tmp_path / 'r.json', TRUTH).found['segm']) == 60

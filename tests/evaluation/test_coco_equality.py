@@ -12,7 +12,7 @@ from eca_mmdet.datasets.detections import detections_of
 from eca_mmdet.datasets.ground_truth import ground_truth
 from eca_mmdet.datasets.masks import bad_counts
 from eca_mmdet.evaluation import coco_eval as backends
-from eca_mmdet.evaluation.summary import columns
+from eca_mmdet.evaluation.coco_eval import columns
 from eca_mmdet.utils.errors import UserError
 from tests.references.coco import (
     EDGE_AREAS,

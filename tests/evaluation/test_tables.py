@@ -5,7 +5,7 @@ import io
 
 import pytest
 
-from eca_mmdet.evaluation.summary import ClassResult, TaskResult, columns
+from eca_mmdet.evaluation.coco_eval import ClassResult, TaskResult, columns
 from eca_mmdet.evaluation.tables import (
     FORMATS,
     ap_table,

@@ -160,13 +160,13 @@ def test_annotations(edits):
 @PROFILE
 @given(edits=EDITS)
 def test_annotations_are_checked_and_repaired(edits):
-    from eca_mmdet.datasets.coco import _require_kind
-    from eca_mmdet.datasets.repair.content import repair
+    from eca_mmdet.datasets.coco import require_annotations
+    from eca_mmdet.datasets.repair import repair
     from eca_mmdet.datasets.rules.check import check_annotations
 
     content = edited(sound(), edits)
     try:
-        _require_kind('ann.json', content)
+        require_annotations('ann.json', content)
     except UserError:
         return
     for fault in check_annotations(content):

@@ -98,7 +98,7 @@ def _spread(images: list[Path], limit: int) -> list[Path]:
 def _of_annotations(
     path: Path, folder: str | None, classes: Sequence[str] | None, limit: int
 ) -> ImageSet:
-    content, _ = read_annotations(path)
+    content = read_annotations(path).content
     require_instances(path, content)
     files = {one['id']: one['file_name'] for one in content['images'] if is_image(one)}
     if not files:

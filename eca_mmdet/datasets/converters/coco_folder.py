@@ -9,7 +9,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from eca_mmdet.datasets.converters.source import SPLITS
+from eca_mmdet.datasets.converters.files import SPLITS
 from eca_mmdet.datasets.entries import is_image
 from eca_mmdet.utils.errors import UserError
 from eca_mmdet.utils.text import clipped
@@ -99,7 +99,8 @@ def find_images(file: Path, content: dict[str, Any], root: Path) -> Path:
         name = clipped(repr(names[0])) if names else 'none'
         raise UserError(
             f'no image of {file} was found in {root}; the first is {name}. Export with '
-            'the images, or put them beside the annotations.'
+            'the images, or put them beside the annotations.',
+            code='no-images',
         )
     return best
 

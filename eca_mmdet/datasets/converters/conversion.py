@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 from collections import Counter
 from collections.abc import Callable
@@ -11,17 +10,22 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from eca_mmdet.datasets.coco import read_annotations, require_instances
+from eca_mmdet.datasets.coco import read_annotations, require_instances, write_new
 from eca_mmdet.datasets.converters import coco_folder, cvat, labelme, voc, yolo
-from eca_mmdet.datasets.converters.source import Kind, Part, Source, Thing, files_below
-from eca_mmdet.datasets.converters.xml_files import root_tag
+from eca_mmdet.datasets.converters.files import files_below, root_tag
+from eca_mmdet.datasets.converters.labels import (
+    Kind,
+    LabelledDataset,
+    LabelledObject,
+    LabelledSplit,
+)
 from eca_mmdet.datasets.converters.yolo_description import find_description
 from eca_mmdet.datasets.entries import Entry, Size, is_segmentation
-from eca_mmdet.datasets.repair.objects import set_area
-from eca_mmdet.datasets.writing import write_new
+from eca_mmdet.datasets.masks import set_area
 from eca_mmdet.utils.errors import UserError
+from eca_mmdet.utils.io import read_json
 
-_READERS: dict[Kind, Callable[[Path], Source]] = {
+_READERS: dict[Kind, Callable[[Path], LabelledDataset]] = {
     'yolo': yolo.read,
     'voc': voc.read,
     'labelme': labelme.read,
@@ -120,7 +124,7 @@ def convert(path: Path, out: Path | None = None) -> list[Converted]:
     path = Path(path)
     kind = kind_of(path)
     if kind is None:
-        raise UserError(_unknown(path))
+        raise UserError(_unknown(path), code='unsupported-format')
     if kind == 'coco':
         return _coco(path)
     root = Path(os.path.abspath(path if path.is_dir() else path.parent))
@@ -129,10 +133,11 @@ def convert(path: Path, out: Path | None = None) -> list[Converted]:
     if Path(os.path.realpath(root)) in (inside, *inside.parents):
         raise UserError(
             f'{out} is inside the source {root}, which is left as it is; give a folder '
-            'outside it with --out.'
+            'outside it with --out.',
+            code='option-conflict',
         )
     source = _READERS[kind](path if kind in ('yolo', 'cvat') else root)
-    parts = sorted(source.parts, key=lambda one: _order(one.split))
+    parts = sorted(source.splits, key=lambda one: _order(one.split))
     return _write(source, parts, out)
 
 
@@ -158,7 +163,7 @@ def _coco(path: Path) -> list[Converted]:
         root = path.parent.parent if path.parent.name == 'annotations' else path.parent
     found = []
     for file in files:
-        content, _ = read_annotations(file)
+        content = read_annotations(file).content
         require_instances(file, content)
         count = len(content.get('annotations', ()))
         names = [
@@ -184,38 +189,42 @@ def _coco(path: Path) -> list[Converted]:
         names = [str(c.file) for c in found if c.split == twice[0]]
         raise UserError(
             f'{path} has {len(names)} annotation files of the same split '
-            f'({twice[0] or "no name"}): {", ".join(names[:4])}. Give the one to use.'
+            f'({twice[0] or "no name"}): {", ".join(names[:4])}. Give the one to use.',
+            code='option-conflict',
         )
     return sorted(found, key=lambda one: _order(one.split))
 
 
-def _write(source: Source, parts: list[Part], out: Path) -> list[Converted]:
+def _write(
+    source: LabelledDataset, parts: list[LabelledSplit], out: Path
+) -> list[Converted]:
     contents = {
         out / f'{part.split or "annotations"}.json': _as_coco(source, part)
         for part in parts
     }
-    found = sum(len(c['annotations']) + p.told.lost for c, p in _both(contents, parts))
+    found = sum(len(c['annotations']) + p.log.lost for c, p in _both(contents, parts))
     if found and not any(content['annotations'] for content in contents.values()):
         raise UserError(
             f'none of the {found} objects can be read, so nothing was written. '
-            + '; '.join(note for part in parts for note in part.told.notes)
+            + '; '.join(note for part in parts for note in part.log.notes),
+            code='no-objects',
         )
     same = [path for path, content in contents.items() if _is_same(path, content)]
     write_new({path: c for path, c in contents.items() if path not in same})
     converted: list[Converted] = []
     for (path, content), part in zip(contents.items(), parts, strict=True):
-        notes = part.told.notes if converted else [*source.notes, *part.told.notes]
+        notes = part.log.notes if converted else [*source.notes, *part.log.notes]
         count = len(content['annotations'])
         converted.append(
             Converted(
                 part.split,
                 path,
-                part.images,
+                part.folder,
                 source.kind,
                 len(content['images']),
                 count,
-                count + part.told.lost + part.told.joined,
-                part.told.joined,
+                count + part.log.lost + part.log.joined,
+                part.log.joined,
                 tuple(name for _, name in source.categories),
                 path not in same,
                 tuple(notes),
@@ -224,31 +233,29 @@ def _write(source: Source, parts: list[Part], out: Path) -> list[Converted]:
     return converted
 
 
-def _both(contents: dict[Path, Entry], parts: list[Part]) -> Any:
+def _both(contents: dict[Path, Entry], parts: list[LabelledSplit]) -> Any:
     return zip(contents.values(), parts, strict=True)
 
 
 def _is_same(path: Path, content: Entry) -> bool:
     """Tell a file that has this content already."""
-    if not path.is_file():
-        return False
     try:
-        return bool(json.loads(path.read_bytes()) == content)
-    except (OSError, ValueError, RecursionError):
+        return bool(read_json(path, 'annotation file').content == content)
+    except UserError:
         return False
 
 
-def _as_coco(source: Source, part: Part) -> Entry:
+def _as_coco(source: LabelledDataset, part: LabelledSplit) -> Entry:
     images: list[Entry] = []
     annotations: list[Entry] = []
-    for image_id, photo in enumerate(part.photos, 1):
-        width, height = photo.size
+    for image_id, image in enumerate(part.images, 1):
+        width, height = image.size
         images.append(
-            {'id': image_id, 'file_name': photo.name, 'width': width, 'height': height}
+            {'id': image_id, 'file_name': image.name, 'width': width, 'height': height}
         )
-        for thing in photo.things:
-            one = _annotation(thing, photo.size)
-            category = source.keys[thing.category]
+        for labelled in image.objects:
+            one = _annotation(labelled, image.size)
+            category = source.keys[labelled.category]
             ids = {'id': len(annotations) + 1, 'image_id': image_id}
             annotations.append({**ids, 'category_id': category, **one})
     return {
@@ -259,15 +266,20 @@ def _as_coco(source: Source, part: Part) -> Entry:
     }
 
 
-def _annotation(thing: Thing, size: Size) -> Entry:
-    x1, y1, x2, y2 = thing.box
+def _annotation(labelled: LabelledObject, size: Size) -> Entry:
+    x1, y1, x2, y2 = labelled.box
     box = [round(value, _DIGITS) for value in (x1, y1, x2 - x1, y2 - y1)]
-    mask = thing.mask
+    mask = labelled.mask
     if isinstance(mask, list):
         mask = [[round(value, _DIGITS) for value in points] for points in mask]
-    one = {'bbox': box, 'segmentation': mask, 'iscrowd': int(thing.crowd), **thing.more}
+    one = {
+        'bbox': box,
+        'segmentation': mask,
+        'iscrowd': int(labelled.crowd),
+        **labelled.more,
+    }
     if mask and is_segmentation(mask):
         set_area(one, size)
-    else:  # outlines that nobody can draw are check-data's to name
+    else:  # check-data reports outlines that cannot be drawn
         one['area'] = box[2] * box[3]
     return one

@@ -8,12 +8,12 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from eca_mmdet.datasets.converters.source import (
+from eca_mmdet.datasets.converters.files import (
     IMAGE_ENDINGS,
-    Told,
     files_below,
     split_folders,
 )
+from eca_mmdet.datasets.converters.labels import ConversionLog
 
 _LAYERS = frozenset(('annotations', 'labels', 'images', 'jpegimages', 'xml', 'json'))
 """Folders that hold labels apart from images; otherwise the paths are the same."""
@@ -66,11 +66,11 @@ class Pairs:
         self._how: dict[Any, tuple[str, str]] = {}
 
     def add(self, found: Found, how: str = '', first: bool = False) -> None:
-        """Pair those whose image nobody has.
+        """Pair the claims whose image is still free.
 
         Args:
             found: key, claim and image of each.
-            how: the image was found if it is not certain; told.
+            how: the image was found if it is not certain; logged.
             first: of those that want the same image gets it; otherwise none does.
         """
         free = [(*one, image) for *one, image in found if image not in self.taken]
@@ -81,11 +81,11 @@ class Pairs:
                 self.taken.add(image)
                 self._how[key] = how, f'{claim.labels.name}, {claim.name}: {image.name}'
 
-    def image_of(self, key: Any, told: Told) -> Path | None:
-        """Return the image of a claim, None if it has none; a guess is told."""
+    def image_of(self, key: Any, log: ConversionLog) -> Path | None:
+        """Return the image of a claim, None if it has none; a guess is logged."""
         how, where = self._how.get(key, ('', ''))
         if how:
-            told.add(how, where)
+            log.add(how, where)
         return self.images.get(key)
 
 

@@ -10,19 +10,18 @@ from typing import Any
 
 import numpy as np
 
-from eca_mmdet.datasets.converters.exif import fit
-from eca_mmdet.datasets.converters.pairing import OUTSIDE, Claim, Images, label_splits
-from eca_mmdet.datasets.converters.source import (
-    Part,
-    Source,
-    Thing,
-    Told,
+from eca_mmdet.datasets.converters.files import read_xml, supervision_formats
+from eca_mmdet.datasets.converters.labels import (
+    ConversionLog,
+    LabelledDataset,
+    LabelledObject,
+    LabelledSplit,
     by_name,
+    fit,
     is_coordinate,
-    make_part,
-    supervision_formats,
+    read_split,
 )
-from eca_mmdet.datasets.converters.xml_files import read_xml
+from eca_mmdet.datasets.converters.pairing import OUTSIDE, Claim, Images, label_splits
 from eca_mmdet.datasets.entries import Size, is_polygon
 from eca_mmdet.utils.errors import UserError
 
@@ -30,7 +29,7 @@ _ZEROS = 0.001
 """Share of boxes with a coordinate 0 from which on pixels were counted from 0."""
 
 
-def read(path: Path) -> Source:
+def read(path: Path) -> LabelledDataset:
     """Read a folder.
 
     Raises:
@@ -42,11 +41,12 @@ def read(path: Path) -> Source:
     if not splits:
         raise UserError(
             f'the lists in {path / "ImageSets" / "Main"} name no XML file that is '
-            f'there. {"; ".join(notes)}'
+            f'there. {"; ".join(notes)}',
+            code='no-images',
         )
     reader = _Reader(images, splits, rest)
-    reader.tell_rest(rest, left)
-    parts = [reader.read_part(split, files) for split, files in splits.items()]
+    reader.log_rest(rest, left)
+    parts = [reader.read_split(split, files) for split, files in splits.items()]
     if reader.zeros and reader.zeros > _ZEROS * reader.boxes:
         notes.append(
             f'{reader.zeros} of {reader.boxes} boxes begin at pixel 0, so pixels are '
@@ -55,11 +55,11 @@ def read(path: Path) -> Source:
         _shift_back(parts)
     bare = [one for one in images.all if one not in reader.used]
     if bare:
-        told = Told()
+        log = ConversionLog()
         for one in bare:
-            told.add('images left out that no XML file of a split describes', one.name)
-        notes += told.notes
-    return Source('voc', parts=parts, notes=notes, **by_name(parts))
+            log.add('images left out that no XML file of a split describes', one.name)
+        notes += log.notes
+    return LabelledDataset('voc', splits=parts, notes=notes, **by_name(parts))
 
 
 def _splits(
@@ -81,7 +81,7 @@ def _splits(
     for one in every:
         for name in {one.stem, '/'.join(images.key(one))}:
             by_name[name].append(one)
-    told, splits = Told(), {}
+    log, splits = ConversionLog(), {}
     for name in names:
         text = (lists / f'{name}.txt').read_text('utf-8-sig', 'replace')
         files = []
@@ -90,12 +90,12 @@ def _splits(
             files += of_name if len(of_name) == 1 else []
             if len(of_name) != 1:
                 which = 'several XML files have' if of_name else 'no XML has'
-                told.add(f'images left out that {name}.txt names and {which}', wanted)
+                log.add(f'images left out that {name}.txt names and {which}', wanted)
         if files:
             splits[name if name != 'trainval' else 'train'] = [*dict.fromkeys(files)]
     used = {one for files in splits.values() for one in files}
     left = 'XML files left out that are in no split of ImageSets/Main'
-    return splits, [one for one in every if one not in used], left, told.notes
+    return splits, [one for one in every if one not in used], left, log.notes
 
 
 class _Reader:
@@ -107,12 +107,12 @@ class _Reader:
         self._library = supervision_formats('pascal_voc')
         self.boxes = self.zeros = 0
         self.used: set[Path] = set()
-        self._tolds = {split: Told() for split in splits}
+        self._logs = {split: ConversionLog() for split in splits}
         self._roots: dict[Path, Any] = {}
         for split, files in [*splits.items(), (next(iter(splits)), rest)]:
             for file in files:
-                told = self._tolds[split]
-                root = None if file in self._roots else read_xml(file, told)
+                log = self._logs[split]
+                root = None if file in self._roots else read_xml(file, log)
                 if root is not None:
                     self._roots[file] = root
         self._pairs = images.pair(
@@ -122,25 +122,25 @@ class _Reader:
             }
         )
 
-    def tell_rest(self, files: list[Path], left: str) -> None:
+    def log_rest(self, files: list[Path], left: str) -> None:
         """Count the files that are in no split, and their objects."""
-        told = next(iter(self._tolds.values()))
+        log = next(iter(self._logs.values()))
         for file in files:
             if file in self._roots:
                 lost = len(self._roots[file].findall('object'))
-                told.add(left, f'{file.name}, {lost} objects', lost)
+                log.add(left, f'{file.name}, {lost} objects', lost)
 
-    def read_part(self, split: str, files: list[Path]) -> Part:
-        told = self._tolds[split]
+    def read_split(self, split: str, files: list[Path]) -> LabelledSplit:
+        log = self._logs[split]
         roots: dict[Path, Any] = {}
         for file in files:
             if file not in self._roots:
                 continue
             root = self._roots[file]
-            image = self._pairs.image_of(file, told)
+            image = self._pairs.image_of(file, log)
             if image is None:
                 lost = len(root.findall('object'))
-                told.add(
+                log.add(
                     'label files left out without an image of their own',
                     f'{file.name}, {lost} objects',
                     lost,
@@ -148,37 +148,42 @@ class _Reader:
                 continue
             roots[image] = root
         self.used.update(roots)
-        part = make_part(
+        part = read_split(
             split,
             None,
             list(roots),
-            told,
-            lambda p, s: self._read(p, roots[p], s, told),
+            log,
+            lambda p, s: self._read(p, roots[p], s, log),
         )
-        if files and not part.photos:
+        if files and not part.images:
             raise UserError(
                 f'none of the {len(files)} XML files in {files[0].parent} has an image '
-                f'that can be read. {"; ".join(told.notes)}'
+                f'that can be read. {"; ".join(log.notes)}',
+                code='no-images',
             )
         return part
 
-    def _read(self, image: Path, root: Any, size: Size, told: Told) -> list[Thing]:
+    def _read(
+        self, image: Path, root: Any, size: Size, log: ConversionLog
+    ) -> list[LabelledObject]:
         entries = root.findall('object')
         if not all(size):
-            return [Thing('', (0, 0, 0, 0))] * len(entries)
-        things = []
+            return [LabelledObject('', (0, 0, 0, 0))] * len(entries)
+        objects = []
         for one in entries:
             try:
-                things.append(self._read_object(one, size, image.name, told))
+                objects.append(self._read_object(one, size, image.name, log))
             except (ValueError, IndexError) as error:
-                told.add('malformed objects left out', f'{image.name}: {error}', 1)
+                log.add('malformed objects left out', f'{image.name}: {error}', 1)
         stated = _number(root, 'size/width'), _number(root, 'size/height')
-        fit(things, stated, image, size, told)
-        return things
+        fit(objects, stated, image, size, log)
+        return objects
 
-    def _read_object(self, entry: Any, size: Size, name: str, told: Told) -> Thing:
+    def _read_object(
+        self, entry: Any, size: Size, name: str, log: ConversionLog
+    ) -> LabelledObject:
         # supervision would draw the polygons on whole pixels.
-        outlines = list(self._outlines(entry, name, told))
+        outlines = list(self._outlines(entry, name, log))
         for polygon in entry.findall('polygon'):
             entry.remove(polygon)
         parent = entry.makeelement('annotation', {})
@@ -198,13 +203,15 @@ class _Reader:
         }
         crowd = 'difficult' in more
         if crowd:
-            told.add("objects marked difficult: 'iscrowd' 1", name)
+            log.add("objects marked difficult: 'iscrowd' 1", name)
         x1, y1, x2, y2 = map(float, seen.xyxy[0])
         if not all(map(is_coordinate, (x1, y1, x2, y2))):
             raise ValueError('a coordinate is too large')
-        return Thing(category, (x1, y1, x2, y2), outlines, crowd, more)
+        return LabelledObject(category, (x1, y1, x2, y2), outlines, crowd, more)
 
-    def _outlines(self, entry: Any, name: str, told: Told) -> Iterator[list[float]]:
+    def _outlines(
+        self, entry: Any, name: str, log: ConversionLog
+    ) -> Iterator[list[float]]:
         for polygon in entry.findall('polygon'):
             points = None
             with contextlib.suppress(ValueError, IndexError):
@@ -216,7 +223,7 @@ class _Reader:
             ):
                 yield points.tolist()
             else:
-                told.add('malformed polygons left out; the boxes stay', name)
+                log.add('malformed polygons left out; the boxes stay', name)
 
 
 def _number(entry: Any, path: str, default: int = 0) -> int:
@@ -226,10 +233,12 @@ def _number(entry: Any, path: str, default: int = 0) -> int:
         return default
 
 
-def _shift_back(parts: list[Part]) -> None:
+def _shift_back(parts: list[LabelledSplit]) -> None:
     """Undo the step from pixels counted from 1 to those from 0."""
-    for thing in (one for part in parts for p in part.photos for one in p.things):
-        x1, y1, x2, y2 = thing.box
-        thing.box = x1 + 1, y1 + 1, x2, y2
-        if isinstance(thing.mask, list):
-            thing.mask = [[value + 1 for value in points] for points in thing.mask]
+    for labelled in (one for part in parts for p in part.images for one in p.objects):
+        x1, y1, x2, y2 = labelled.box
+        labelled.box = x1 + 1, y1 + 1, x2, y2
+        if isinstance(labelled.mask, list):
+            labelled.mask = [
+                [value + 1 for value in points] for points in labelled.mask
+            ]

@@ -1,4 +1,4 @@
-"""What a YOLO data set says of itself: class names and where its splits are."""
+"""The description of a YOLO dataset: class names, and folders of its splits."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from eca_mmdet.datasets.converters.source import files_below, split_folders
+from eca_mmdet.datasets.converters.files import files_below, split_folders
 from eca_mmdet.utils.errors import MissingPackageError, UserError
 from eca_mmdet.utils.io import read_file
 from eca_mmdet.utils.text import clipped
@@ -18,7 +18,7 @@ _YAML = ('.yaml', '.yml')
 
 @dataclasses.dataclass
 class Description:
-    """Of a data set.
+    """Class names and splits of a dataset.
 
     Attributes:
         file: that says it.
@@ -46,7 +46,8 @@ def find_description(path: Path) -> Path | None:
     if len(found) > 1 and len(named) != 1:
         raise UserError(
             f'{path} has several files that describe YOLO data: '
-            f'{", ".join(one.name for one in found)}. Give the one to read.'
+            f'{", ".join(one.name for one in found)}. Give the one to read.',
+            code='option-conflict',
         )
     if found:
         return (named or found)[0]
@@ -66,7 +67,8 @@ def describe(path: Path) -> Description:
     file = find_description(path)
     if file is None:
         raise UserError(
-            f'{path} has no data.yaml with names of classes, and no classes.txt.'
+            f'{path} has no data.yaml with names of classes, and no classes.txt.',
+            code='unsupported-format',
         )
     if file.suffix.lower() in _YAML:
         return _from_yaml(file)
@@ -75,7 +77,9 @@ def describe(path: Path) -> Description:
     )
     names = dict(enumerate(filter(None, map(str.strip, text.splitlines()))))
     if not names:
-        raise UserError(f'{file} names no classes: expected one a line.')
+        raise UserError(
+            f'{file} names no classes: expected one a line.', code='unsupported-format'
+        )
     root = file.parent
     base = root / 'images' if (root / 'images').is_dir() else root
     folders = split_folders(base) or {'': base}
@@ -101,7 +105,8 @@ def _from_yaml(file: Path) -> Description:
     if not splits:
         raise UserError(
             f"none of 'train', 'val' and 'test' of {file} is there, looked for in "
-            f'{root}. Correct them, or their common {"path"!r}.'
+            f'{root}. Correct them, or their common {"path"!r}.',
+            code='no-images',
         )
     same = [key for key in ('val', 'test') if splits.get(key) == splits.get('train')]
     notes += [f'{key} is the same images as train' for key in same if key in splits]
@@ -122,7 +127,9 @@ def _load(file: Path) -> dict[str, Any]:
         content = yaml.safe_load(raw)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         reason = ' '.join(str(error).split())
-        raise UserError(f'{file} is not YAML: {clipped(reason, 200)}') from None
+        raise UserError(
+            f'{file} is not YAML: {clipped(reason, 200)}', code='not-yaml'
+        ) from None
     return content if isinstance(content, dict) else {}
 
 
@@ -150,17 +157,19 @@ def _read_names(file: Path, value: Any) -> tuple[dict[int, str], list[str]]:
         if type(number) is not int or number < 0 or number in names:
             raise UserError(
                 f"'names' of {file} must be a list, or whole numbers with a name each; "
-                f'found {clipped(repr(key))}.'
+                f'found {clipped(repr(key))}.',
+                code='unsupported-format',
             )
         if not isinstance(name, (str, int, float)) or not str(name).strip():
             raise UserError(
                 f"'names' of {file} must be texts; class {number} is "
-                f'{type(name).__name__}.'
+                f'{type(name).__name__}.',
+                code='unsupported-format',
             )
         names[number] = str(name).strip()
         odd += [names[number]] if isinstance(name, bool) else []
     if not names:
-        raise UserError(f"{file} has no 'names' of classes.")
+        raise UserError(f"{file} has no 'names' of classes.", code='unsupported-format')
     notes = [
         f'class {name!r}: YAML reads yes, no, on and off so; put the name in quotes'
         for name in odd
@@ -178,10 +187,10 @@ def _root(file: Path, wanted: Any) -> tuple[Path, list[str]]:
     root = file.parent / wanted  # an absolute one stays as it is
     if root.is_dir():
         return root, []
-    told = (
+    note = (
         f'path: {clipped(wanted)} of {file.name} is not there; {file.parent} was taken'
     )
-    return file.parent, [told]
+    return file.parent, [note]
 
 
 def _places(file: Path, root: Path, wanted: Any) -> list[Path]:

@@ -1,4 +1,4 @@
-"""Check categories, class names, and two files against each other.
+"""Categories of a file, and the class names of a config.
 
 mmdet's CocoDataset labels objects by the order in which the file lists its categories
 (``get_cat_ids``), whatever the order of ``classes``.
@@ -7,14 +7,13 @@ mmdet's CocoDataset labels objects by the order in which the file lists its cate
 from __future__ import annotations
 
 import difflib
-import filecmp
 from collections import Counter
-from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
-from eca_mmdet.datasets.entries import Entry, category_name, is_category, is_image
-from eca_mmdet.datasets.rules.faults import Fault, found
+from eca_mmdet.datasets.entries import Entry, category_name
+from eca_mmdet.datasets.rules.content import Content, Repair
+from eca_mmdet.datasets.rules.ids import MERGED
+from eca_mmdet.datasets.rules.rule import Fix, Phase, Rule
 
 
 def plain(name: str) -> str:
@@ -22,124 +21,167 @@ def plain(name: str) -> str:
     return ' '.join(name.split()).casefold()
 
 
-def check_categories(categories: list[Entry]) -> list[Fault]:
-    """Find categories that are there twice, or nearly so.
-
-    Args:
-        categories: usable entries, in the order of the file.
-    """
+def _duplicates(content: Content) -> tuple[list[Entry], list[Entry]]:
+    """Return categories whose id came before, and others whose name did."""
     ids, names = set[Any](), set[str]()
     same_id, same_name = [], []
-    for one in categories:
-        if one['id'] in ids:
-            same_id.append(one)
-        elif one['name'] in names:
-            same_name.append(one)
-        ids.add(one['id'])
-        names.add(one['name'])
-    spelt = Counter(map(plain, names))
-    similar = sorted(name for name in names if spelt[plain(name)] > 1)
-    return [
-        *found('duplicate-category-id', same_id, category_name),
-        *found('duplicate-category-name', same_name, category_name),
-        *found('similar-category-names', similar, repr),
-    ]
+    for category in content.categories:
+        if category['id'] in ids:
+            same_id.append(category)
+        elif category['name'] in names:
+            same_name.append(category)
+        ids.add(category['id'])
+        names.add(category['name'])
+    return same_id, same_name
 
 
-def check_classes(
-    categories: list[Entry], classes: Sequence[str] | str | None
-) -> list[Fault]:
-    """Hold a config's class names against the file.
+def _merge_categories(repair: Repair) -> None:
+    """Keep the first category of each name.
 
-    Args:
-        categories: usable entries, in the order of the file.
-        classes: as in ``metainfo``; None means that nothing is to be checked.
+    Equal ids of different names stay: which one annotations mean cannot be known.
     """
-    if classes is None:
-        return []
-    if isinstance(classes, str):
-        return found('classes-string', [repr(classes)])
-    names = list(dict.fromkeys(one['name'] for one in categories))
-    unknown = [name for name in classes if name not in names]
+    names = {one['id']: one['name'] for one in repair.categories}
+    unclear = {
+        one['id'] for one in repair.categories if one['name'] != names[one['id']]
+    }
+    first: dict[str, Any] = {}
+    moved: dict[Any, Any] = {}
+    kept = []
+    for category in repair.categories:
+        name, key = category['name'], category['id']
+        if key in unclear or name not in first:
+            kept.append(category)
+            if key not in unclear:
+                first[name] = key
+            continue
+        repair.done['categories merged into the first of their name'] += 1
+        if key != first[name]:
+            moved[key] = first[name]
+    repair.categories = kept
+    for one in repair.annotations:
+        if one['category_id'] in moved:
+            one['category_id'] = moved[one['category_id']]
+            repair.done['annotations given the category they were merged into'] += 1
 
-    def suggest(name: str) -> str:
-        close = difflib.get_close_matches(plain(name), map(plain, names), n=1)
-        like = next((n for n in names if close and plain(n) == close[0]), None)
-        return repr(name) if like is None else f'{name!r}, the file has {like!r}'
 
-    known = [name for name in classes if name in names]
+def _similar(content: Content) -> list[str]:
+    names = {category['name'] for category in content.categories}
+    spellings = Counter(map(plain, names))
+    return sorted(name for name in names if spellings[plain(name)] > 1)
+
+
+def _names(content: Content) -> list[str]:
+    return list(dict.fromkeys(one['name'] for one in content.categories))
+
+
+def _classes(content: Content) -> list[str]:
+    """Return the class names to compare; those in one string are another rule's."""
+    return [] if isinstance(content.classes, str) else list(content.classes or ())
+
+
+def _unknown(content: Content) -> list[tuple[str, list[str]]]:
+    """Return each unknown class, and the names that it may stand for."""
+    names = _names(content)
+    return [(name, names) for name in _classes(content) if name not in names]
+
+
+def _suggest(unknown: tuple[str, list[str]]) -> str:
+    name, names = unknown
+    close = difflib.get_close_matches(plain(name), map(plain, names), n=1)
+    like = next((one for one in names if close and plain(one) == close[0]), None)
+    return repr(name) if like is None else f'{name!r}, the file has {like!r}'
+
+
+def _wrong_order(content: Content) -> list[str]:
+    names = _names(content)
+    known = [name for name in _classes(content) if name in names]
     expected = [name for name in names if name in set(known)]
-    moved = expected if known != expected else []
-    order = found(
-        'class-order', [f'the order of the file: {", ".join(moved)}'] * bool(moved)
-    )
-    return [*found('unknown-class', unknown, suggest), *order]
+    if known == expected:
+        return []
+    return [f'the order of the file: {", ".join(expected)}']
 
 
-def compare_splits(
-    train: dict[str, Any],
-    val: dict[str, Any],
-    classes: Sequence[str] | None = None,
-    folders: tuple[Path, Path] | None = None,
-) -> list[Fault]:
-    """Hold the categories and the images of two files against each other.
-
-    Args:
-        train: content of the training file; ``images`` and ``categories`` are read.
-        val: content of the validation file.
-        classes: the names in use; None means all.
-        folders: of the images of each. Equal file names in different folders are one
-            image only if the files are equal.
-    """
-    return [
-        *_compare_categories(_names(train, classes), _names(val, classes)),
-        *_compare_images(train, val, folders),
-    ]
+def _without_objects(content: Content) -> list[str]:
+    if not content.annotations:
+        return []
+    used = {one['category_id'] for one in content.annotations}
+    names = [one['name'] for one in content.categories if one['id'] not in used]
+    if content.classes is None or isinstance(content.classes, str):
+        return names
+    return [name for name in names if name in set(content.classes)]
 
 
-def _names(content: dict[str, Any], classes: Sequence[str] | None) -> list[str]:
-    names = [one['name'] for one in content['categories'] if is_category(one)]
-    wanted = None if classes is None else set(map(plain, classes))
-    return [
-        name for name in dict.fromkeys(names) if wanted is None or plain(name) in wanted
-    ]
+RULES: tuple[Rule[Content], ...] = (
+    Rule(
+        code='duplicate-category-id',
+        severity='error',
+        message='category id used before: labels exceed the number of classes',
+        find=lambda content: content.derive(_duplicates)[0],
+        describe=category_name,
+        fix=Fix(MERGED, Phase.DUPLICATES, _merge_categories),
+    ),
+    Rule(
+        code='duplicate-category-name',
+        severity='error',
+        message='category name used before: labels exceed the number of classes',
+        find=lambda content: content.derive(_duplicates)[1],
+        describe=category_name,
+        fix=Fix(
+            'merged into the first of the name', Phase.DUPLICATES, _merge_categories
+        ),
+    ),
+    Rule(
+        code='similar-category-names',
+        severity='warning',
+        message='category names that differ only by case or spaces are separate '
+        'classes',
+        find=_similar,
+        describe=repr,
+    ),
+)
 
+CLASS_RULES: tuple[Rule[Content], ...] = (
+    Rule(
+        code='classes-string',
+        severity='error',
+        message='classes is one string, which mmdet takes for a file name or part of a '
+        "name. Give separate words; in a config ('person',) with a comma",
+        find=lambda content: (
+            [content.classes] if isinstance(content.classes, str) else []
+        ),
+        describe=repr,
+    ),
+    Rule(
+        code='unknown-class',
+        severity='error',
+        message='class that is not in the file: mmdet leaves it out and shifts the '
+        'labels of the others',
+        find=_unknown,
+        describe=_suggest,
+    ),
+    Rule(
+        code='class-order',
+        severity='error',
+        message="classes are not in the order of the file's categories, by which mmdet "
+        'numbers labels: objects get the names of others',
+        find=_wrong_order,
+    ),
+)
 
-def _compare_categories(train: list[str], val: list[str]) -> list[Fault]:
-    spelt = {plain(name): name for name in train if name not in val}
-    pairs = [(spelt[plain(n)], n) for n in val if n not in train and plain(n) in spelt]
-    respelt = {name for pair in pairs for name in pair}
-    missing = [n for n in train if n not in val and n not in respelt]
-    extra = [n for n in val if n not in train and n not in respelt]
-    order = [n for n in train if n in val]
-    moved = [
-        a for a, b in zip(order, [n for n in val if n in train], strict=True) if a != b
-    ]
-    return [
-        *found('split-category-spelling', pairs, lambda p: f'{p[0]!r} and {p[1]!r}'),
-        *found('split-missing-category', missing, repr),
-        *found('split-extra-category', extra, repr),
-        *found('split-category-order', moved, repr),
-    ]
-
-
-def _compare_images(
-    train: dict[str, Any], val: dict[str, Any], folders: tuple[Path, Path] | None
-) -> list[Fault]:
-    files = {one['file_name'] for one in train['images'] if is_image(one)}
-    both = dict.fromkeys(one['file_name'] for one in val['images'] if is_image(one))
-    shared = [name for name in both if name in files]
-    if folders is None:
-        return found('split-same-file-name', shared, repr)
-    if folders[0].resolve() != folders[1].resolve():
-        shared = [
-            name for name in shared if _equal(folders[0] / name, folders[1] / name)
-        ]
-    return found('split-leak', shared, repr)
-
-
-def _equal(one: Path, other: Path) -> bool:
-    try:
-        return filecmp.cmp(one, other, shallow=False)
-    except (OSError, ValueError):  # missing files are another check's
-        return False
+COVERAGE_RULES: tuple[Rule[Content], ...] = (
+    Rule(
+        code='no-annotations',
+        severity='note',
+        message='no annotations: image information alone, good for testing',
+        find=lambda content: (
+            [] if content.annotations else ["'annotations' is empty or not there"]
+        ),
+    ),
+    Rule(
+        code='class-without-objects',
+        severity='note',
+        message='class without an annotation',
+        find=_without_objects,
+        describe=repr,
+    ),
+)

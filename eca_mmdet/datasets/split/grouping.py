@@ -1,4 +1,4 @@
-"""Images that must stay together when a data set is split."""
+"""Images that must stay together when a dataset is split."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from eca_mmdet.datasets.entries import (
     is_image,
 )
 from eca_mmdet.utils.errors import UserError
+from eca_mmdet.utils.io import sha256_of
 from eca_mmdet.utils.text import clipped
 
 
@@ -65,7 +66,8 @@ def make_units(
     if bad:
         raise UserError(
             f"{bad} image entries have no 'id' or no 'file_name'. Repair the file with "
-            'eca-mmdet check-data --fix.'
+            'eca-mmdet check-data --fix.',
+            code='not-annotations',
         )
     marks: list[list[Hashable]] = [
         [('id', one['id']), ('name', _plain(one['file_name']))] for one in images
@@ -106,12 +108,13 @@ def _groups(images: Sequence[Entry], field: str) -> list[str]:
         raise UserError(
             f'{len(lacking)} of {len(images)} images have no {field!r}, the first is '
             f'{image_name(lacking[0])}; --group-by needs it in each. Their fields: '
-            f'{clipped(", ".join(fields), 200)}; or folder, of the file name.'
+            f'{clipped(", ".join(fields), 200)}; or folder, of the file name.',
+            code='option-invalid',
         )
     return [json.dumps(one[field], sort_keys=True) for one in images]
 
 
-def _digests(images: Sequence[Entry], folder: Path) -> dict[int, bytes]:
+def _digests(images: Sequence[Entry], folder: Path) -> dict[int, str]:
     """Return a hash of each file that has the size of another one."""
     by_size = defaultdict[int, list[int]](list)
     for at, one in enumerate(images):
@@ -121,24 +124,19 @@ def _digests(images: Sequence[Entry], folder: Path) -> dict[int, bytes]:
     if not by_size:
         raise UserError(
             f'none of the {len(images)} images is in {folder}; the first is '
-            f'{image_name(images[0])}. Give the folder that the names are relative to.'
+            f'{image_name(images[0])}. Give the folder that the names are relative to.',
+            code='no-images',
         )
     digests = {}
     for alike in by_size.values():
         for at in alike if len(alike) > 1 else ():
             try:
-                digests[at] = _digest(folder / images[at]['file_name'])
+                digests[at] = sha256_of(folder / images[at]['file_name'])
             except OSError as error:
-                raise UserError(f'{error.filename} cannot be read: {error}') from error
+                raise UserError(
+                    f'{error.filename} cannot be read: {error}', code='file-unreadable'
+                ) from error
     return digests
-
-
-def _digest(path: Path) -> bytes:
-    digest = hashlib.sha256()
-    with path.open('rb') as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.digest()
 
 
 def _presence(content: Mapping[str, Any]) -> dict[Any, set[Any]]:

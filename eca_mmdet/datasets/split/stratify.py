@@ -43,7 +43,8 @@ def divide(
     if len(units) <= len(shares):
         raise UserError(
             f'{len(units)} images or groups cannot be split into {len(shares) + 1} '
-            'parts. Give more images, or smaller groups.'
+            'parts. Give more images, or smaller groups.',
+            code='no-images',
         )
     ordered = sorted(units, key=lambda one: one.order(seed))
     total = sum(one.size for one in units)

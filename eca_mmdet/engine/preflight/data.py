@@ -14,17 +14,17 @@ from typing import Any
 from eca_mmdet.datasets.coco import read_annotations, require_instances
 from eca_mmdet.datasets.entries import is_category, is_image
 from eca_mmdet.datasets.images import find_missing
-from eca_mmdet.datasets.rules.categories import check_classes, compare_splits
-from eca_mmdet.datasets.rules.check import check_annotations
-from eca_mmdet.datasets.rules.faults import Fault, Severity
+from eca_mmdet.datasets.rules.check import (
+    check_annotations,
+    check_classes,
+    check_images,
+)
+from eca_mmdet.datasets.rules.rule import Fault, Severity
+from eca_mmdet.datasets.rules.splits import compare_splits
 from eca_mmdet.engine.preflight.model import check_num_classes, evaluators, parts
+from eca_mmdet.evaluation.coco_eval import COCO_METRICS, OWN_METRICS
 from eca_mmdet.utils.errors import FaultsError, UserError
 from eca_mmdet.utils.text import printable
-
-_RENUMBERING = ('CocoTableMetric', 'V1CocoMetric')
-"""Metrics that do not read annotation ids and take a missing iscrowd for 0."""
-
-_COCO_METRICS = ('CocoMetric', *_RENUMBERING)
 
 
 @dataclass
@@ -194,7 +194,7 @@ def _look_closer(
     images = file.content['images']
     if not elsewhere and file.folder is None:
         names = [one['file_name'] for one in images if is_image(one)]
-        more += find_missing(folder, names).faults(images)
+        more += check_images(images, find_missing(folder, names))
     known = {fault.code for fault in file.faults}
     file.faults += [fault for fault in more if fault.code not in known]
     file.coco, file.folder, file.classes = True, folder, classes
@@ -207,8 +207,9 @@ def _note_evaluator(evaluator: Any, use: str, files: dict[Path, _File]) -> None:
         return
     file = _file(Path(ann_file), f'{use}_evaluator', files)
     kind = str(evaluator.get('type')).rpartition('.')[2]  # without a scope
-    file.coco |= kind in _COCO_METRICS
-    file.pycocotools |= kind not in _RENUMBERING
+    file.coco |= kind in COCO_METRICS
+    # Its own metrics read no annotation ids, and take a missing iscrowd for 0.
+    file.pycocotools |= kind not in OWN_METRICS
     file.mask_ap |= 'segm' in str(evaluator.get('metric', ''))
     file.scored |= not evaluator.get('format_only', False)
     file.uses.add(use)
@@ -237,7 +238,8 @@ def _file(path: Path, owner: str, files: dict[Path, _File]) -> _File:
             f'annotation file {str(path)!r} of {owner} does not exist. Put COCO there '
             f'or set {owner}.ann_file (and .data_root) with --cfg-options.'
         )
-    content, faults = read_annotations(path)
+    file = read_annotations(path)
+    content, faults = file.content, file.faults
     if not all(is_category(one) for one in content['categories']):
         raise UserError(
             f"{path}: every category needs a 'name' and an 'id'; at least one has none."

@@ -1,38 +1,21 @@
-"""What is read from a folder of another format, before it is written as COCO."""
+"""Labels read from other tools, before they are written as COCO."""
 
 from __future__ import annotations
 
 import dataclasses
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 from eca_mmdet.datasets.entries import Size
 from eca_mmdet.datasets.images import open_images
-from eca_mmdet.utils.errors import MissingPackageError
 from eca_mmdet.utils.text import clipped
 
 Kind = Literal['coco', 'yolo', 'voc', 'labelme', 'cvat']
 
-IMAGE_ENDINGS = frozenset(
-    '.avif .bmp .dng .gif .heic .heif .jp2 .jpeg .jpg .mpo .pbm .pgm .png .pnm .ppm '
-    '.tif .tiff .webp'.split()
-)
-SPLITS = {
-    'train': 'train',
-    'training': 'train',
-    'val': 'val',
-    'valid': 'val',
-    'validation': 'val',
-    'test': 'test',
-    'testing': 'test',
-}
-"""What folders of a split are called, and what it is called here."""
-
 _EXAMPLES = 3
-
 
 _MOST_PX = 1e9
 """Of a coordinate; supervision's boxes are floats of 32 bits."""
@@ -43,7 +26,7 @@ def is_coordinate(value: float) -> bool:
     return -_MOST_PX < value < _MOST_PX
 
 
-class Told:
+class ConversionLog:
     """Counts of what was left out or changed, each with its first places."""
 
     def __init__(self) -> None:
@@ -61,7 +44,7 @@ class Told:
             what: happened, after a number: 'labels of ...'.
             where: for an example; the text of a file may be in it.
             lost: objects that are left out by it.
-            count: of the things that ``what`` names.
+            count: number of things that ``what`` names.
         """
         self._counts[what] += count
         self.lost += lost
@@ -84,8 +67,8 @@ class Told:
 
 
 @dataclasses.dataclass
-class Thing:
-    """An object.
+class LabelledObject:
+    """An object and its labels.
 
     Attributes:
         category: the class's key: an id (YOLO) or a name.
@@ -101,7 +84,7 @@ class Thing:
     crowd: bool = False
     more: dict[str, Any] = dataclasses.field(default_factory=dict)
 
-    def join(self, other: Thing) -> None:
+    def join(self, other: LabelledObject) -> None:
         """Take in another shape of the same object; both are polygons or boxes."""
         both = isinstance(self.mask, list) and isinstance(other.mask, list)
         whole = both and self.mask and other.mask
@@ -115,131 +98,169 @@ class Thing:
 
 
 @dataclasses.dataclass
-class Photo:
-    """An image and its objects; the name is relative to its part's folder."""
+class LabelledImage:
+    """An image and its objects; the name is relative to the folder of its split."""
 
     name: str
     size: Size
-    things: list[Thing]
+    objects: list[LabelledObject]
 
 
 @dataclasses.dataclass
-class Part:
-    """One split: 'train', 'val', 'test' or '' for a source without splits."""
+class LabelledSplit:
+    """Images of 'train', 'val' or 'test', or '' for a source without splits.
+
+    Attributes:
+        split: its name.
+        folder: that the names of images are relative to.
+        images: those that can be read.
+        log: what was left out or changed.
+    """
 
     split: str
-    images: Path
-    photos: list[Photo]
-    told: Told
+    folder: Path
+    images: list[LabelledImage]
+    log: ConversionLog
 
 
 @dataclasses.dataclass
-class Source:
-    """All of a folder.
+class LabelledDataset:
+    """Labels of another tool, before they are written as COCO.
 
     Attributes:
         categories: id and name of each class; the ids start at 1.
-        keys: of the classes, as things have them, to their ids.
+        keys: from the classes as objects have them to their ids.
     """
 
     kind: Kind
     categories: list[tuple[int, str]]
     keys: dict[int | str, int]
-    parts: list[Part]
+    splits: list[LabelledSplit]
     notes: list[str] = dataclasses.field(default_factory=list)
 
 
-def by_name(parts: Iterable[Part]) -> dict[str, Any]:
+def by_name(parts: Iterable[LabelledSplit]) -> dict[str, Any]:
     """Number classes that are known by name alone, in alphabetical order.
 
     Not in the order of appearance: that would differ between training and validation.
     """
     names = {
-        str(one.category) for part in parts for p in part.photos for one in p.things
+        str(one.category) for part in parts for p in part.images for one in p.objects
     }
     found = list(enumerate(sorted(names), 1))
     return {'categories': found, 'keys': {name: number for number, name in found}}
 
 
-def files_below(folder: Path, endings: Iterable[str]) -> Iterator[Path]:
-    """Yield the files of a folder and those below, in order of their names.
-
-    Links to folders are followed, each folder once. Hidden names are passed over.
-    """
-    endings = frozenset(endings)
-    seen = set()
-    for parent, folders, names in os.walk(folder, followlinks=True):
-        folders[:] = sorted(name for name in folders if not name.startswith('.'))
-        place = os.path.realpath(parent)
-        if place in seen:
-            folders.clear()
-            continue
-        seen.add(place)
-        for name in sorted(names):
-            if os.path.splitext(name)[1].lower() in endings and name[0] != '.':
-                yield Path(parent, name)
+Read = Callable[[Path, Size], list[LabelledObject]]
 
 
-def split_folders(folder: Path) -> dict[str, Path]:
-    """Return the folders directly below that are called as splits are."""
-    found: dict[str, Path] = {}
-    for name, split in SPLITS.items():
-        if (folder / name).is_dir():
-            found.setdefault(split, folder / name)
-    return found
-
-
-Read = Callable[[Path, Size], list[Thing]]
-
-
-def make_part(
-    split: str, images: Path | None, paths: Sequence[Path], told: Told, read: Read
-) -> Part:
+def read_split(
+    split: str,
+    folder: Path | None,
+    paths: Sequence[Path],
+    log: ConversionLog,
+    read: Read,
+) -> LabelledSplit:
     """Open the images and read the labels of each.
 
     Args:
         split: its name.
-        images: folder of the images; None for the nearest that has them all.
+        folder: of the images; None for the nearest that has them all.
         paths: of the images.
-        told: added to.
+        log: added to.
         read: the objects of an image, given its path and its size as mmdet sees it. Of
             an image that is not to be had, with the size (0, 0), only to count them.
     """
-    if images is None:
-        images = Path(os.path.commonpath([p.parent for p in paths])) if paths else None
-    if images is None:
-        return Part(split, Path(), [], told)
-    images = Path(os.path.abspath(images))
-    names = {Path(os.path.relpath(p, images)).as_posix(): p for p in paths}
-    files = open_images(images, names)
-    photos = []
+    if folder is None and paths:
+        folder = Path(os.path.commonpath([path.parent for path in paths]))
+    if folder is None:
+        return LabelledSplit(split, Path(), [], log)
+    folder = Path(os.path.abspath(folder))
+    names = {Path(os.path.relpath(p, folder)).as_posix(): p for p in paths}
+    files = open_images(folder, names)
+    images = []
     for name, path in names.items():
         if name in files.sizes:
             size = files.sizes[name]
-            photos.append(Photo(name, size, read(path, size)))
+            images.append(LabelledImage(name, size, read(path, size)))
             continue
         reason = files.damaged.get(name, 'it is not there')
         lost = len(read(path, (0, 0)))
-        told.add(
+        log.add(
             'images left out that cannot be read, with their objects',
             f'{name}: {reason}, {lost} objects',
             lost,
         )
-    return Part(split, images, photos, told)
+    return LabelledSplit(split, folder, images, log)
 
 
-def supervision_formats(name: str) -> Any:
-    """Return a module of supervision, which reads the labels.
+Point = tuple[float, float]
+_TURNS: dict[int, Callable[[float, float, int, int], Point]] = {
+    5: lambda x, y, w, h: (y, x),
+    6: lambda x, y, w, h: (h - y, x),
+    7: lambda x, y, w, h: (h - y, w - x),
+    8: lambda x, y, w, h: (y, w - x),
+}
+"""EXIF orientations that swap the sides: a point of the stored image of w x h pixels
+to where it is seen."""
 
-    Raises:
-        MissingPackageError: it is not installed.
+
+def fit(
+    objects: list[LabelledObject],
+    stated: Size,
+    path: Path,
+    size: Size,
+    log: ConversionLog,
+) -> None:
+    """Turn objects in place if the size that their file states is the stored one's.
+
+    Orientations that keep the sides (a half turn, a mirror) do not show in the size;
+    their labels are taken as drawn on the turned image.
+
+    Args:
+        objects: of the image.
+        stated: width and height in the label file; (0, 0) if it has none.
+        path: of the image.
+        size: of the image, turned as mmdet turns it.
+        log: added to.
     """
-    import importlib
+    if stated == size or not all(stated):
+        return
+    turn = _TURNS.get(_orientation(path)) if stated == size[::-1] else None
+    if turn is None:
+        log.add(
+            'label files that state another size than their image has; the labels are '
+            'kept as they are: look whether they fit',
+            f'{path.name}: {stated[0]} x {stated[1]}, not {size[0]} x {size[1]}',
+        )
+        return
+    for one in objects:
+        (x1, y1), (x2, y2) = turn(*one.box[:2], *stated), turn(*one.box[2:], *stated)
+        one.box = min(x1, x2), min(y1, y2), max(x1, x2), max(y1, y2)
+        if isinstance(one.mask, dict):
+            log.add('masks left out that would have to be turned', path.name)
+            one.mask = []
+        else:
+            one.mask = [
+                [
+                    value
+                    for x, y in zip(points[::2], points[1::2], strict=True)
+                    for value in turn(x, y, *stated)
+                ]
+                for points in one.mask
+            ]
+    log.add(
+        'images whose labels were drawn before the turn that EXIF data ask for: turned '
+        'with the image',
+        path.name,
+    )
+
+
+def _orientation(path: Path) -> int:
+    from PIL import Image
 
     try:
-        return importlib.import_module(f'supervision.dataset.formats.{name}')
-    except ImportError as error:
-        raise MissingPackageError(
-            'reading the labels of other tools needs supervision 0.31 or newer '
-            f"({error}). Install it: pip install 'eca-mmdet[data]'"
-        ) from error
+        with Image.open(path) as image:
+            return int(image.getexif().get(274, 1))
+    except (OSError, ValueError, TypeError, SyntaxError):
+        return 1

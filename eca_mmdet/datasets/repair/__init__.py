@@ -1,1 +1,0 @@
-"""Repaired copies of annotation files."""

@@ -1,0 +1,298 @@
+"""Result files: read, a part at a time, and written; the evaluation server's zip."""
+
+from __future__ import annotations
+
+import codecs
+import hashlib
+import itertools
+import json
+import re
+import tempfile
+import zipfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from eca_mmdet.datasets.detections import FIELDS, TASKS, Detections, detections_of
+from eca_mmdet.datasets.ground_truth import GroundTruth
+from eca_mmdet.utils.errors import UserError
+from eca_mmdet.utils.io import read_json, whole_file
+
+SERVER_LIMIT = 100
+"""Detections an image that COCO's server takes."""
+
+BLOCK = 1 << 24
+"""Bytes read at a time, about 150,000 detections; no entry is longer."""
+
+_MARK = re.compile(r'[ \t\n\r]*([\[,])[ \t\n\r]*')
+_END = re.compile(r'[ \t\n\r]*\][ \t\n\r]*')
+
+
+@dataclass(frozen=True)
+class Results:
+    """A result file.
+
+    Attributes:
+        found: its detections by task.
+        sha256: of the bytes that were read.
+        notes: a line for each thing that a user should know.
+    """
+
+    found: dict[str, Detections]
+    sha256: str
+    notes: tuple[str, ...]
+
+
+def read_results(
+    path: str | Path, truth: GroundTruth, tasks: Sequence[str] | None = None
+) -> Results:
+    """Read a COCO result file: a JSON list of one object per detection.
+
+    Args:
+        path: the file.
+        truth: what it is to be held against.
+        tasks: of 'bbox' and 'segm'; None takes those whose field every entry has. A
+            file of masks alone gives boxes too if 'bbox' is asked for.
+
+    Raises:
+        UserError: the file is of another kind, or has entries that cannot be right; the
+            first of them and their number are named.
+    """
+    try:
+        return _read_batches(Path(path), truth, tasks)
+    except (NotStreamableError, UserError):  # counted over the whole file below
+        entries, sha256, _ = read_json(path, 'result file')
+    found = detections_of(entries, truth, str(path), tasks)
+    having = {task: _having(entries, task) for task in TASKS}
+    return Results(found, sha256, _notes(path, having, len(entries), tasks))
+
+
+def _read_batches(
+    path: Path, truth: GroundTruth, tasks: Sequence[str] | None
+) -> Results:
+    """Read a file of which nothing is wrong.
+
+    Raises:
+        NotStreamableError: it is no such list.
+        UserError: an entry cannot be right.
+    """
+    parts, total = [], 0
+    wanted, having = list(tasks or TASKS), dict.fromkeys(TASKS, 0)
+    batches = EntryBatches(path)
+    for entries in batches:
+        total += len(entries)
+        for task in TASKS:
+            having[task] += _having(entries, task)
+        wanted = [task for task in wanted if tasks or having[task] == total]
+        if not wanted:
+            raise NotStreamableError
+        parts.append(detections_of(entries, truth, str(path), wanted))
+    found = {task: _join([part[task] for part in parts]) for task in wanted}
+    notes = _notes(path, having, total, tasks)
+    return Results(found, batches.sha256, notes)
+
+
+def _join(parts: Sequence[Detections]) -> Detections:
+    """Put detections of one task behind each other."""
+    boxes = [part.boxes for part in parts if part.boxes is not None]
+    masks = [part.masks for part in parts if part.masks is not None]
+    return Detections(
+        image=np.concatenate([part.image for part in parts]),
+        category=np.concatenate([part.category for part in parts]),
+        scores=np.concatenate([part.scores for part in parts]),
+        boxes=np.concatenate(boxes) if boxes else None,
+        masks=list(itertools.chain.from_iterable(masks)) if masks else None,
+    )
+
+
+def _having(entries: list[Any], task: str) -> int:
+    """Count the entries with a task's field."""
+    if not all(isinstance(one, dict) for one in entries):
+        return 0  # it is refused
+    return sum(bool(one.get(FIELDS[task])) for one in entries)
+
+
+def _notes(
+    path: str | Path, having: dict[str, int], total: int, tasks: Sequence[str] | None
+) -> tuple[str, ...]:
+    return tuple(
+        f'{path}: {total - having[task]} of {total} detections have no '
+        f'{FIELDS[task]}, so that {task} is not evaluated'
+        for task in TASKS
+        if not tasks and 0 < having[task] < total
+    )
+
+
+class NotStreamableError(Exception):
+    """Something about the file that only reading it whole can name."""
+
+
+@dataclass
+class EntryBatches:
+    """The entries of a JSON list of objects.
+
+    Attributes:
+        path: of the file.
+        sha256: of its bytes, once all are read.
+    """
+
+    path: Path
+    sha256: str = field(default='', init=False)
+
+    def __iter__(self) -> Iterator[list[Any]]:
+        """Yield lists of entries, none of them empty.
+
+        Raises:
+            NotStreamableError: the file is anything else.
+        """
+        if not self.path.is_file():  # a pipe can be read once
+            raise NotStreamableError
+        digest = hashlib.sha256()
+        decode = codecs.getincrementaldecoder('utf-8')('surrogatepass').decode
+        text, expected = '', '['
+        try:
+            with open(self.path, 'rb') as file:
+                while block := file.read(BLOCK):
+                    digest.update(block)
+                    text += decode(block)
+                    entries, text = _take(text, expected)
+                    if not entries:  # nor would there be any in twice as much
+                        break
+                    expected = ','
+                    yield entries
+            text += decode(b'', final=True)
+        except (OSError, ValueError, RecursionError) as error:
+            raise NotStreamableError from error
+        if expected == '[' or not _END.fullmatch(text):
+            raise NotStreamableError
+        self.sha256 = digest.hexdigest()
+
+
+def _take(text: str, expected: str) -> tuple[list[Any], str]:
+    """Return the whole entries at the beginning of a text, and the rest."""
+    decode: Callable[[str, int], tuple[Any, int]] = json.JSONDecoder().raw_decode
+    entries: list[Any] = []
+    at = 0
+    while (mark := _MARK.match(text, at)) and mark[1] == expected:
+        if text[mark.end() : mark.end() + 1] != '{':
+            break
+        try:
+            entry, at = decode(text, mark.end())
+        except json.JSONDecodeError:  # the rest of it is yet to be read
+            break
+        entries.append(entry)
+        expected = ','
+    return entries, text[at:]
+
+
+def results_path(prefix: str | Path, task: str) -> Path:
+    """Return the file of one task, named as mmdet does: ``PREFIX.bbox.json``."""
+    return Path(f'{prefix}.{task}.json')
+
+
+def write_results(found: Detections, truth: GroundTruth, path: Path) -> None:
+    """Write detections as a COCO result file, whole or not at all.
+
+    Numbers are written so that reading them gives the same float64.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with whole_file(path) as partial, open(partial, 'w') as file:
+            before = '[\n'
+            for row in range(len(found)):
+                entry = result_entry(found, truth, row)
+                file.write(before + json.dumps(entry, separators=(',', ':')))
+                before = ',\n'
+            file.write('\n]\n' if len(found) else '[]\n')
+    except OSError as error:
+        raise UserError(
+            f'results cannot be written to {path}: {error}', code='file-not-written'
+        ) from error
+
+
+def result_entry(found: Detections, truth: GroundTruth, row: int) -> dict[str, Any]:
+    """Return a detection as an entry of a result file."""
+    entry: dict[str, Any] = {
+        'image_id': truth.image_ids[found.image[row]],
+        'category_id': truth.category_ids[found.category[row]],
+        'score': float(found.scores[row]),
+    }
+    # A mask's entry has no box: pycocotools would take the box's area for S, M, L.
+    if found.boxes is not None:
+        entry['bbox'] = found.boxes[row].tolist()
+    if found.masks is not None:
+        size, counts = found.masks[row]['size'], found.masks[row]['counts']
+        text = counts.decode() if isinstance(counts, bytes) else counts
+        entry['segmentation'] = {'size': [*map(int, size)], 'counts': text}
+    return entry
+
+
+def top_of_each_image(found: Detections, limit: int = SERVER_LIMIT) -> Detections:
+    """Return the highest scores of each image, in the order they had."""
+    order = np.lexsort((np.arange(len(found)), -found.scores, found.image))
+    image = found.image[order]
+    start = np.searchsorted(image, image, side='left')
+    return found.take(np.sort(order[np.arange(len(found)) - start < limit]))
+
+
+def server_name(annotations: str | Path, algorithm: str) -> str:
+    """Return the name COCO's server asks for: ``detections_TESTSET_ALG_results``.
+
+    Args:
+        annotations: the annotation file, as image_info_test-dev2017.json.
+        algorithm: what to call the detector; underscores become hyphens.
+    """
+    testset = re.sub(r'^(image_info|instances)_', '', Path(annotations).stem)
+    clean = [re.sub(r'[^\w.-]|_', '-', part) for part in (testset, algorithm)]
+    return f'detections_{clean[0]}_{clean[1]}_results'
+
+
+def write_submission(
+    found: Detections, truth: GroundTruth, folder: Path, algorithm: str
+) -> Path:
+    """Write the zip that COCO's evaluation server takes.
+
+    It holds one JSON file of the same name without a folder, and of each image the 100
+    highest scores (cocodataset.org, Upload).
+
+    Args:
+        found: detections of one task.
+        truth: whose ``source`` is the annotation or image-info file.
+        folder: where; the server's name is the same for boxes and masks, so that each
+            needs a folder of its own.
+        algorithm: as for :func:`server_name`.
+
+    Returns:
+        The zip.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    target = submission_path(folder, truth.source, algorithm)
+    best = top_of_each_image(found)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with (
+            tempfile.TemporaryDirectory() as place,
+            whole_file(target) as partial,
+            zipfile.ZipFile(partial, 'w', zipfile.ZIP_DEFLATED) as archive,
+        ):
+            plain = Path(place) / f'{target.stem}.json'
+            write_results(best, truth, plain)
+            archive.write(plain, plain.name)
+    except OSError as error:
+        raise UserError(
+            f'{target} cannot be written: {error}', code='file-not-written'
+        ) from error
+    return target
+
+
+def submission_path(folder: Path, annotations: str | Path, algorithm: str) -> Path:
+    """Return the zip that :func:`write_submission` writes."""
+    return folder / f'{server_name(annotations, algorithm)}.zip'

@@ -1,0 +1,226 @@
+"""Boxes, areas and crowd flags of annotations."""
+
+from __future__ import annotations
+
+from itertools import chain
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from eca_mmdet.datasets.entries import (
+    Entry,
+    annotation_name,
+    is_box,
+    is_crowd_flag,
+    is_finite_number,
+)
+from eca_mmdet.datasets.masks import annotation_rle, mask_api, set_area
+from eca_mmdet.datasets.rules.content import Content, Repair
+from eca_mmdet.datasets.rules.ids import drop
+from eca_mmdet.datasets.rules.rule import Fix, Phase, Rule
+
+OVER_EDGE_PX = 1.0
+"""Boxes may reach this far over the edge: rounding, and COCO itself."""
+
+
+def _without_flag(content: Content) -> list[Entry]:
+    return [one for one in content.annotations if not is_crowd_flag(one.get('iscrowd'))]
+
+
+def _clear_flags(repair: Repair) -> None:
+    for one in _without_flag(repair.view()):
+        one['iscrowd'] = 0
+        repair.done['iscrowd set to 0'] += 1
+
+
+def _without_area(content: Content) -> list[Entry]:
+    return [one for one in content.annotations if not is_finite_number(one.get('area'))]
+
+
+def _flat(content: Content) -> list[Entry]:
+    """Return annotations with an area of 0 that their box does not share."""
+    return [one for one in content.annotations if _is_flat(one)]
+
+
+def _is_flat(one: Entry) -> bool:
+    area, box = one.get('area'), one.get('bbox')
+    if not is_finite_number(area) or area > 0:  # type: ignore[operator]
+        return False
+    return not is_box(box) or (box[2] > 0 and box[3] > 0)  # type: ignore[index]
+
+
+def _compute_areas(repair: Repair) -> None:
+    content = repair.view()
+    for one in [*_without_area(content), *_flat(content)]:
+        set_area(one, content.sizes[one['image_id']])
+        repair.done['areas computed'] += 1
+
+
+def _without_box(content: Content) -> list[Entry]:
+    return [one for one in content.annotations if one.get('bbox') is None]
+
+
+def _malformed(content: Content) -> list[Entry]:
+    return [
+        one
+        for one in content.annotations
+        if one.get('bbox') is not None and not is_box(one['bbox'])
+    ]
+
+
+def _compute_boxes(repair: Repair) -> None:
+    content = repair.view()
+    lost = []
+    for one in [*_without_box(content), *_malformed(content)]:
+        rle = annotation_rle(one, content.sizes[one['image_id']])
+        if rle is None:
+            lost.append(one)
+            continue
+        one['bbox'] = mask_api().toBbox(rle).tolist()
+        repair.done['boxes computed from masks'] += 1
+    repair.drop(lost, 'annotations without box and mask dropped')
+
+
+class _Misplaced(NamedTuple):
+    """Annotations with a box that has a fault of its extent, only one each."""
+
+    empty: list[Entry]
+    outside: list[Entry]
+    over_edge: list[Entry]
+
+
+def _misplaced(content: Content) -> _Misplaced:
+    boxed = [one for one in content.annotations if is_box(one.get('bbox'))]
+    boxes = _array([one['bbox'] for one in boxed], 4)
+    # An unknown size reaches to infinity: nothing is outside.
+    unknown, sizes = (np.inf, np.inf), content.sizes
+    limits = _array([sizes.get(one['image_id']) or unknown for one in boxed], 2)
+    ends = boxes[:, :2] + boxes[:, 2:]
+    empty = (boxes[:, 2:] <= 0).any(1)
+    known = np.isfinite(limits).all(1)
+    outside = ((boxes[:, :2] >= limits) | (ends <= 0)).any(1) & ~empty & known
+    over = (boxes[:, :2] < -OVER_EDGE_PX) | (ends > limits + OVER_EDGE_PX)
+    over_edge = over.any(1) & ~empty & ~outside & known
+    return _Misplaced(
+        *([boxed[at] for at in np.flatnonzero(f)] for f in (empty, outside, over_edge))
+    )
+
+
+def _array(rows: list[Any], columns: int) -> npt.NDArray[np.float64]:
+    flat = np.fromiter(chain.from_iterable(rows), np.float64, len(rows) * columns)
+    return flat.reshape(-1, columns)
+
+
+def _empty(content: Content) -> list[Entry]:
+    return content.derive(_misplaced).empty
+
+
+def _outside(content: Content) -> list[Entry]:
+    return content.derive(_misplaced).outside
+
+
+def _over_edge(content: Content) -> list[Entry]:
+    return content.derive(_misplaced).over_edge
+
+
+def _clip(repair: Repair) -> None:
+    content = repair.view()
+    for one in _over_edge(content):
+        x, y, w, h = one['bbox']
+        width, height = content.sizes[one['image_id']] or (w, h)
+        left, top = max(x, 0), max(y, 0)
+        box = [left, top, min(x + w, width) - left, min(y + h, height) - top]
+        if not one.get('segmentation') and is_finite_number(one.get('area')):
+            one['area'] = box[2] * box[3]  # it was the box's
+        one['bbox'] = box
+        repair.done['boxes clipped to the image'] += 1
+
+
+def _box_name(one: Entry) -> str:
+    return f'{annotation_name(one)}: {list(one["bbox"])}'
+
+
+_AREA = Fix(
+    'computed from the mask, or from the box where there is none',
+    Phase.AREAS,
+    _compute_areas,
+)
+_BOX = Fix(
+    'computed from the mask; dropped where there is none', Phase.BOXES, _compute_boxes
+)
+
+RULES: tuple[Rule[Content], ...] = (
+    Rule(
+        code='missing-iscrowd',
+        severity='error',
+        message="annotation without 'iscrowd' 0 or 1: pycocotools fails at the first "
+        'evaluation',
+        find=_without_flag,
+        describe=annotation_name,
+        fix=Fix('set to 0', Phase.FLAGS, _clear_flags),
+    ),
+    Rule(
+        code='missing-area',
+        severity='error',
+        message="annotation without 'area' as a number: mmdet fails on it",
+        find=_without_area,
+        describe=annotation_name,
+        fix=_AREA,
+    ),
+    Rule(
+        code='zero-area',
+        severity='warning',
+        message='area of 0 or less: mmdet leaves the object out of training',
+        find=_flat,
+        describe=annotation_name,
+        fix=_AREA,
+    ),
+    Rule(
+        code='missing-bbox',
+        severity='error',
+        message="annotation without 'bbox': mmdet fails on it",
+        find=_without_box,
+        describe=annotation_name,
+        fix=_BOX,
+    ),
+    Rule(
+        code='malformed-bbox',
+        severity='error',
+        message='bbox that is not four finite numbers x, y, width, height',
+        find=_malformed,
+        describe=annotation_name,
+        fix=_BOX,
+    ),
+    Rule(
+        code='empty-bbox',
+        severity='warning',
+        message='bbox of no width or height: not trained on, and in AP an object that '
+        'nobody can find',
+        find=_empty,
+        describe=_box_name,
+        fix=drop(Phase.EXTENTS, _empty, 'annotations of an empty box dropped'),
+    ),
+    Rule(
+        code='bbox-outside',
+        severity='warning',
+        message='bbox outside its image: not trained on, and in AP an object that '
+        'nobody can find',
+        find=_outside,
+        describe=_box_name,
+        fix=drop(
+            Phase.EXTENTS,
+            _outside,
+            'annotations whose box is outside the image dropped',
+        ),
+    ),
+    Rule(
+        code='bbox-over-edge',
+        severity='warning',
+        message='bbox more than 1 px over the edge of its image (bbox is x, y, width, '
+        'height, not two corners)',
+        find=_over_edge,
+        describe=_box_name,
+        fix=Fix('clipped to the image', Phase.EXTENTS, _clip),
+    ),
+)
