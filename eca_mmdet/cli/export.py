@@ -109,7 +109,7 @@ def _prepare(args: argparse.Namespace, size: Size | None) -> tuple[Any, dict[str
     """Load the detector; refuse what cannot be exported."""
     from eca_mmdet.export.onnx.properties import properties
     from eca_mmdet.export.onnx.supported import require_covered
-    from eca_mmdet.inference.load import load_detector
+    from eca_mmdet.inference.detector import load_detector
 
     trained = load_detector(args.checkpoint, args.config, 'cpu')
     if args.part != 'backbone':

@@ -75,7 +75,7 @@ def _measure(
     args: argparse.Namespace, configs: Sequence[str | None], images: ImageSet
 ) -> dict[str, Any]:
     from eca_mmdet.analysis.gates.record import Thresholds, gates_record, measure_gates
-    from eca_mmdet.inference.load import load_detector
+    from eca_mmdet.inference.detector import load_detector
 
     thresholds = Thresholds(args.dead, args.saturated, args.constant)
     console = Console(stderr=True)

@@ -12,7 +12,7 @@ COMMANDS = {
     'init': 'own_data',
     'train': 'running',
     'test': 'running',
-    'predict': 'prediction',
+    'predict': '',
     'export': 'export',
     'eval': 'files',
     'report': 'report',

@@ -13,10 +13,9 @@ from typing import Any
 
 from eca_mmdet.datasets.entries import Entry, Size, image_name, is_image, size_of
 from eca_mmdet.datasets.rules.faults import Fault, found
+from eca_mmdet.utils.images import decode
 
 MAX_THREADS = 8
-MOST_BYTES = 1 << 30
-"""Of an image's file."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -146,27 +145,10 @@ def open_images(folder: Path, names: Iterable[str]) -> ImageFiles:
 def read_size(path: Path) -> Size | str:
     """Decode an image to its end, as mmdet does.
 
-    OpenCV refuses a file that is cut off, and turns a photograph as its EXIF data say.
-
     Returns:
         Width and height in pixels, or what is wrong.
     """
-    import cv2
-    import numpy as np
-
-    try:
-        size = path.stat().st_size
-        if size > MOST_BYTES:
-            return f'it has {size >> 20:,} MiB, too many for an image'
-        raw = path.read_bytes()
-    except OSError as error:
-        return str(error.strerror)
-    if not raw:
-        return 'it is empty'
-    try:
-        image = cv2.imdecode(np.frombuffer(raw, np.uint8), cv2.IMREAD_COLOR)
-    except cv2.error as error:
-        return str(error).splitlines()[0]
-    if image is None:
-        return f'OpenCV reads no image from its {len(raw)} bytes'
+    image = decode(path)
+    if isinstance(image, str):
+        return image
     return int(image.shape[1]), int(image.shape[0])

@@ -11,9 +11,9 @@ import numpy.typing as npt
 from eca_mmdet.export.mask_paste import paste_masks
 from eca_mmdet.export.onnx.session import first_line, open_onnx
 from eca_mmdet.export.preprocess import Prepared, prepare
-from eca_mmdet.inference.images import read_rgb, to_rgb
 from eca_mmdet.inference.prediction import Prediction
 from eca_mmdet.utils.errors import RunError, UserError
+from eca_mmdet.utils.images import read_rgb, to_rgb
 from eca_mmdet.utils.text import clipped
 
 Array = npt.NDArray[Any]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,49 @@ _USUAL_RATE = 25.0
 def is_video(path: Path) -> bool:
     """Tell by the ending of a name."""
     return path.suffix.lower() in VIDEOS
+
+
+@dataclass(frozen=True)
+class Images:
+    """Image files.
+
+    Attributes:
+        folder: that the names are relative to.
+        names: of the files, sorted.
+        single: one file was named, not its folder.
+    """
+
+    folder: Path
+    names: list[str]
+    single: bool
+
+
+def open_source(source: str, every: int | None = None) -> Images | Video:
+    """Return the images or the video at a path.
+
+    Args:
+        source: an image, a folder with images, or a video.
+        every: use every N-th frame of a video; None for all.
+
+    Raises:
+        UserError: there is no such thing, it cannot be read, or ``every`` is given
+            for images.
+    """
+    if not source:
+        raise UserError(
+            'an image, a folder or a video is expected; got an empty name.',
+            code='file-not-found',
+        )
+    path = Path(source)
+    folder = path.is_dir()
+    if is_video(path) and not folder:
+        return Video(path, every or 1)
+    if every is not None:
+        raise UserError(
+            f'--every goes with a video; {path} is none by its name.',
+            code='option-conflict',
+        )
+    return Images(path if folder else path.parent, find_images(path), not folder)
 
 
 def find_images(source: Path) -> list[str]:

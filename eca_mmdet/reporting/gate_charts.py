@@ -56,7 +56,7 @@ def _measure(
 
     from eca_mmdet.analysis.gates.images import choose_images
     from eca_mmdet.analysis.gates.record import gates_record, measure_gates
-    from eca_mmdet.inference.load import load_detector
+    from eca_mmdet.inference.detector import load_detector
 
     source = find_annotations(run, annotations)
     chosen = choose_images(source, str(find_images(run, images)), None, limit)

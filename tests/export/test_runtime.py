@@ -14,7 +14,7 @@ from PIL import Image
 
 from eca_mmdet.export.mask_paste import paste_masks
 from eca_mmdet.export.preprocess import ImageRule, prepare, resize_in_numpy
-from eca_mmdet.inference import images
+from eca_mmdet.utils import images
 from eca_mmdet.utils.errors import MissingPackageError, UserError
 from tests.conftest import REPOSITORY
 

@@ -1,5 +1,6 @@
 """What a whole file says of its images: held against the config, before it is kept."""
 
+import dataclasses
 import types
 
 import pytest
@@ -22,7 +23,7 @@ def paths(mmdet_ready, shapes, tmp_path_factory):
 
 @pytest.fixture(scope='module')
 def trained(paths):
-    from eca_mmdet.inference.load import load_detector
+    from eca_mmdet.inference.detector import load_detector
 
     return load_detector(str(paths[1]), str(paths[0]), 'cpu')
 
@@ -37,8 +38,7 @@ def changed(trained, **changes):
             resize = cfg.test_dataloader.dataset.pipeline[1]
             assert resize.type == 'Resize'
             resize[key] = changes[key]
-    parts = vars(trained) | {'cfg': cfg}
-    return types.SimpleNamespace(**parts)
+    return dataclasses.replace(trained, cfg=cfg)
 
 
 @pytest.mark.parametrize(

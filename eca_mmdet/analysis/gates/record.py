@@ -19,7 +19,7 @@ from torch import nn
 
 from eca_mmdet.analysis.gates.values import Floats, GateValues, gate_values
 from eca_mmdet.catalog.mechanisms import MECHANISMS
-from eca_mmdet.inference.load import TrainedDetector
+from eca_mmdet.inference.detector import ECADetector
 from eca_mmdet.models.attention import ECANS, ECALayer, Gate
 from eca_mmdet.utils.errors import UserError
 from eca_mmdet.utils.text import printable
@@ -57,7 +57,7 @@ class Thresholds:
 
 
 def measure_gates(
-    detector: TrainedDetector,
+    detector: ECADetector,
     images: Sequence[Path],
     classes_of: ClassesOf | None = None,
     thresholds: Thresholds | None = None,
@@ -101,7 +101,7 @@ def measure_gates(
     }
 
 
-def _gates(detector: TrainedDetector) -> dict[str, Gate]:
+def _gates(detector: ECADetector) -> dict[str, Gate]:
     """Return the gates of a detector by name, or refuse one without."""
     modules = detector.model.named_modules()
     gates = {name: one for name, one in modules if isinstance(one, Gate)}
@@ -151,7 +151,7 @@ def class_counts(classes_of: ClassesOf) -> dict[str, int]:
     return dict(counts.most_common())
 
 
-def _no_gates(detector: TrainedDetector) -> str:
+def _no_gates(detector: ECADetector) -> str:
     backbone = type(getattr(detector.model, 'backbone', None)).__name__
     others = sorted({one['layer'] for one in _left_out(detector.model, {}, {})})
     found = f' It has {", ".join(others)}, which cannot be measured.' if others else ''

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from eca_mmdet.datasets.images import open_images
-from eca_mmdet.inference.load import TrainedDetector
+from eca_mmdet.inference.detector import ECADetector
 from eca_mmdet.models.attention import Gate
 from eca_mmdet.utils.errors import UserError
 from eca_mmdet.utils.text import clipped
@@ -37,7 +37,7 @@ class GateValues:
 
 
 def gate_values(
-    detector: TrainedDetector,
+    detector: ECADetector,
     gates: Mapping[str, Gate],
     images: Sequence[Path],
     progress: Callable[[int], object] | None = None,
@@ -96,7 +96,7 @@ class _Inputs:
         UserError: it has no test pipeline.
     """
 
-    def __init__(self, detector: TrainedDetector) -> None:
+    def __init__(self, detector: ECADetector) -> None:
         from mmcv.transforms import Compose
         from mmdet.utils import get_test_pipeline_cfg
 

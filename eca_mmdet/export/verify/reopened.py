@@ -10,7 +10,6 @@ import numpy as np
 
 from eca_mmdet.export.onnx.session import open_onnx
 from eca_mmdet.export.preprocess import prepare
-from eca_mmdet.inference.detector import ECADetector
 from eca_mmdet.utils.errors import RunError
 
 _SIDES = ((90, 160), (160, 90))
@@ -22,7 +21,7 @@ def require_same_input(path: Path, trained: Any) -> None:
 
     Args:
         path: of the file of a whole detector.
-        trained: a :class:`~eca_mmdet.inference.load.TrainedDetector`.
+        trained: a :class:`~eca_mmdet.inference.detector.ECADetector`.
 
     Raises:
         UserError: the file cannot be opened.
@@ -34,14 +33,13 @@ def require_same_input(path: Path, trained: Any) -> None:
             f'the file has the classes {", ".join(file.classes)}; the detector has '
             f'{", ".join(trained.classes)}.'
         )
-    detector = ECADetector(trained)
     rule = replace(file.rule, size=None)  # a config has no input of one size
     random = np.random.default_rng(0)
     for height, width in _SIDES:
         image = random.integers(0, 256, (height, width, 3)).astype(np.uint8)
         found = prepare(image, rule)
-        images, size = detector.prepared(image)
-        same = np.array_equal(found.images, images)
+        images, size = trained.prepared(image)
+        same = np.array_equal(found.images, images.cpu().numpy())
         if not same or found.sizes.tolist() != [list(size)]:
             raise RunError(
                 f'of an image of {width} x {height} the metadata of the file make '
