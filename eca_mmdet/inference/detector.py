@@ -159,7 +159,8 @@ class ECADetector:
             line = next(iter(str(error).splitlines()), '') or type(error).__name__
             raise UserError(
                 f'{path or "an image"} of {width} x {height} cannot be prepared for '
-                f'the detector: {clipped(line, 200)}'
+                f'the detector: {clipped(line, 200)}',
+                code='broken-image',
             ) from error
 
     def read(self, path: str) -> dict[str, Any]:
@@ -179,10 +180,14 @@ class ECADetector:
             found = decode(Path(path))
             reason = found if isinstance(found, str) else str(error)
             raise UserError(
-                f'{path} is not an image that can be read: {reason}.'
+                f'{path} is not an image that can be read: {reason}.',
+                code='broken-image',
             ) from error
         if loaded is None or loaded['img'].ndim != 3:
-            raise UserError(f'{path} is not read as a picture of three colours.')
+            raise UserError(
+                f'{path} is not read as a picture of three colours.',
+                code='broken-image',
+            )
         return dict(loaded)
 
     def _as_loaded(self, image: Array) -> dict[str, Any]:

@@ -97,7 +97,8 @@ def plain_config(values: dict[str, Any], path: str) -> Any:
         return Config(values)
     except (KeyError, TypeError) as error:  # a key that mmengine keeps for itself
         raise UserError(
-            f'the config in {path} is none that mmengine reads: {error}'
+            f'the config in {path} is none that mmengine reads: {error}',
+            code='config-invalid',
         ) from error
 
 
@@ -108,7 +109,7 @@ def _build(cfg: Any, path: str) -> Any:
 
     source = getattr(cfg, 'filename', None) or f'the config of {path}'
     if not isinstance(cfg.get('model'), dict):
-        raise UserError(f'{source} has no model.')
+        raise UserError(f'{source} has no model.', code='config-invalid')
     _forget_starts(cfg.model)
     init_default_scope('mmdet')
     try:
@@ -119,7 +120,8 @@ def _build(cfg: Any, path: str) -> Any:
     except Exception as error:  # a part may raise anything on wrong arguments
         raise UserError(
             f'the model that {source} describes cannot be built: '
-            f'{type(error).__name__}: {error}'
+            f'{type(error).__name__}: {error}',
+            code='config-invalid',
         ) from error
 
 
@@ -154,7 +156,8 @@ def class_names(file: WeightFile, cfg: Any) -> tuple[str, ...]:
     if not right or not all(isinstance(one, str) for one in found):
         raise UserError(
             f'{file.path} does not name its classes, and neither does its config: '
-            'set test_dataloader.dataset.metainfo.classes there.'
+            'set test_dataloader.dataset.metainfo.classes there.',
+            code='checkpoint-incomplete',
         )
     return tuple(found)
 
@@ -173,7 +176,8 @@ def _require_count(model: Any, classes: tuple[str, ...], path: str) -> None:
             raise UserError(
                 f'{path} names {len(classes)} classes ({", ".join(classes[:3])}, ...), '
                 f'and its {type(part).__name__} has {count}. Name a config with the '
-                'right test_dataloader.dataset.metainfo.classes: --config NAME|FILE.'
+                'right test_dataloader.dataset.metainfo.classes: --config NAME|FILE.',
+                code='class-mismatch',
             )
 
 
@@ -183,7 +187,8 @@ def _move(model: Any, device: str | None) -> None:
         model.to(device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise UserError(
-            f'device {device!r} cannot be used: {str(error).splitlines()[0]}'
+            f'device {device!r} cannot be used: {str(error).splitlines()[0]}',
+            code='no-gpu',
         ) from error
 
 

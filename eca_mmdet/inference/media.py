@@ -92,7 +92,8 @@ def find_images(source: Path) -> list[str]:
         if not source.exists():
             raise UserError(
                 f'{source} does not exist; an image, a folder of images or a video is '
-                'expected.'
+                'expected.',
+                code='file-not-found',
             )
         return [source.name]
     names = []
@@ -106,7 +107,8 @@ def find_images(source: Path) -> list[str]:
     if not names:
         raise UserError(
             f'{source} has no image in it, nor has a folder below it. Looked for: '
-            f'{" ".join(sorted(IMAGES))}. (A video is given by its own path.)'
+            f'{" ".join(sorted(IMAGES))}. (A video is given by its own path.)',
+            code='no-images',
         )
     return sorted(names)
 
@@ -150,12 +152,16 @@ class Video:
         import cv2
 
         if not path.is_file():
-            raise UserError(f'{path} does not exist; a video file is expected.')
+            raise UserError(
+                f'{path} does not exist; a video file is expected.',
+                code='file-not-found',
+            )
         self.path, self.every, self.seen = path, every, 0
         self._capture = cv2.VideoCapture(str(path))
         if not self._capture.isOpened() or not self._capture.grab():
             raise UserError(
-                f'{path} is not a video that OpenCV reads: not one frame of it.'
+                f'{path} is not a video that OpenCV reads: not one frame of it.',
+                code='unsupported-format',
             )
         rate = float(self._capture.get(cv2.CAP_PROP_FPS))
         count = float(self._capture.get(cv2.CAP_PROP_FRAME_COUNT))
@@ -217,7 +223,10 @@ class VideoFile:
             if writer.isOpened():
                 self.path, self._writer = path, writer
                 return
-        raise UserError(f'OpenCV cannot write a video to {self.path.parent}.')
+        raise UserError(
+            f'OpenCV cannot write a video to {self.path.parent}.',
+            code='file-not-written',
+        )
 
     def close(self) -> None:
         """Finish the file."""

@@ -135,7 +135,8 @@ class Prediction:
         if len(ids) != len(self.classes):
             raise UserError(
                 f'category_ids must be {len(self.classes)} ids, one for each of '
-                f'{", ".join(self.classes)}; got {len(ids)}.'
+                f'{", ".join(self.classes)}; got {len(ids)}.',
+                code='class-mismatch',
             )
         x1, y1, x2, y2 = self.boxes.astype(np.float64).T
         boxes = np.stack([x1, y1, x2 - x1, y2 - y1], 1)

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import eca_mmdet
+from eca_mmdet.utils.errors import UserError
 from tests.support import exporting
 from tests.support.exporting import assert_same_objects, batch, run
 
@@ -49,6 +50,19 @@ def test_objects_are_those_of_mmdet_at_any_size_and_batch(kind, trained, shapes)
         images, shape, samples = batch(model, shapes, sizes)
         found = run(out, images=images, sizes=shape)
         assert_same_objects(found, model, images, samples)
+
+
+def test_export_from_python(trained, tmp_path):
+    config, checkpoint, _, _ = trained('faster')
+    out = tmp_path / 'a.onnx'
+    report = eca_mmdet.export_onnx(checkpoint, out, (96, 128), config=str(config))
+    assert report.paths == (out,) and report.metadata['size'] == [96, 128]
+    assert report.checks[-1].passes and report.checks[-1].objects
+    detector = eca_mmdet.load_detector(checkpoint, str(config), 'cpu')
+    assert eca_mmdet.OnnxDetector(out).classes == detector.classes
+    with pytest.raises(UserError) as raised:
+        eca_mmdet.export_onnx(checkpoint, out, config=str(config))
+    assert raised.value.code == 'output-exists'
 
 
 @pytest.mark.openmmlab

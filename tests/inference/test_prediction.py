@@ -236,8 +236,9 @@ def test_plot_shows_and_saves(tmp_path):
     assert drawn[0]._repr_png_() is None  # a row is no picture
     drawn.save(tmp_path / 'a.png')
     np.testing.assert_array_equal(cv2.imread(str(tmp_path / 'a.png'))[..., ::-1], drawn)
-    with pytest.raises(UserError, match='overwritten'):
+    with pytest.raises(UserError) as raised:
         drawn.save(tmp_path / 'a.png')
+    assert raised.value.code == 'output-exists'
     with pytest.raises(UserError, match='format'):
         drawn.save(tmp_path / 'a.doc')
     assert (prediction().plot(score=1) == 90).all()

@@ -1,28 +1,17 @@
-"""Run a detector part by part, on any device; the meta device needs no memory."""
+"""Detectors built and run part by part; on the meta device without memory."""
 
 from __future__ import annotations
 
-import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from eca_mmdet.engine import config as launch
 from eca_mmdet.utils.errors import UserError
 
 Wrap = Callable[[str, Callable[[], Any]], Any]
 """Called with a part's name and what runs it."""
-
-
-def load(config: str, options: Sequence[str] = ()) -> Any:
-    """Return a config by shipped name or path, with overrides as KEY=VALUE."""
-    return launch.load_config(
-        argparse.Namespace(
-            config=config, cfg_options=list(options), launcher='none', local_rank=0
-        )
-    )
 
 
 def build(cfg: Any, device: str = 'meta') -> Any:
@@ -37,7 +26,10 @@ def build(cfg: Any, device: str = 'meta') -> Any:
 
     scope = cfg.get('default_scope', 'mmdet')
     if not isinstance(scope, str):
-        raise UserError(f'{cfg.filename}: default_scope must be text; got {scope!r}.')
+        raise UserError(
+            f'{cfg.filename}: default_scope must be text; got {scope!r}.',
+            code='config-invalid',
+        )
     init_default_scope(scope)
     try:
         with torch.device(device):
@@ -46,11 +38,12 @@ def build(cfg: Any, device: str = 'meta') -> Any:
             raise TypeError(f'{cfg.model.get("type")} is no detector')
         return model
     except (ValueError, KeyError, TypeError, AssertionError) as error:
-        raise UserError(f'{cfg.filename}: {error}') from error
+        raise UserError(f'{cfg.filename}: {error}', code='config-invalid') from error
     except (RuntimeError, NotImplementedError) as error:
         raise UserError(
             f'{cfg.filename}: this model cannot be built without memory, which the '
-            f'count needs: {error}'
+            f'count needs: {error}',
+            code='unsupported-model',
         ) from error
 
 
@@ -93,7 +86,8 @@ def run_parts(
     elif heads['bbox_head'] is None:
         raise UserError(
             f'{type(model).__name__} has neither a dense head nor RoI heads; only '
-            'detectors of these two kinds are counted.'
+            'detectors of these two kinds are counted.',
+            code='unsupported-model',
         )
 
 
