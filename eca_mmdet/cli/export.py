@@ -83,10 +83,9 @@ def _add_options(parser: argparse.ArgumentParser, out: str) -> None:
 def run(args: argparse.Namespace) -> int:
     """Write the files and check them; nothing is put in place before that."""
     size = _size(args.size)
-    from eca_mmdet.export.exporter import export_detector
+    from eca_mmdet.export.exporter import export_onnx
 
-    export_detector(
-        args.format,
+    export_onnx(
         args.checkpoint,
         args.out,
         size,
@@ -95,6 +94,7 @@ def run(args: argparse.Namespace) -> int:
         check=args.check,
         images=args.images,
         force=args.force,
+        form=args.format,
     )
     return 0
 

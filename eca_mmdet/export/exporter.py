@@ -71,6 +71,7 @@ def export_onnx(
     check: bool = True,
     images: str | None = None,
     force: bool = False,
+    form: Literal['onnx', 'openvino'] = 'onnx',
 ) -> ExportReport:
     """Write a detector as an ONNX file that finds objects by itself.
 
@@ -86,6 +87,7 @@ def export_onnx(
         check: compare the file with mmdet before it is put in place.
         images: folder with images for the check; None for the config's test images.
         force: replace ``out`` if it exists.
+        form: 'openvino' converts the graph once more, to OUT.xml and OUT.bin.
 
     Raises:
         UserError: the detector cannot be exported, or an argument is wrong.
@@ -95,35 +97,6 @@ def export_onnx(
         >>> report = export_onnx('epoch_12.pth', 'model.onnx')  # doctest: +SKIP
         >>> report.checks[-1].passes  # doctest: +SKIP
         True
-    """
-    return export_detector(
-        'onnx',
-        checkpoint,
-        out,
-        size,
-        config=config,
-        part=part,
-        check=check,
-        images=images,
-        force=force,
-    )
-
-
-def export_detector(
-    form: Literal['onnx', 'openvino'],
-    checkpoint: str | os.PathLike[str],
-    out: str | os.PathLike[str],
-    size: tuple[int, int] | None = None,
-    *,
-    config: str | None = None,
-    part: PartName = 'all',
-    check: bool = True,
-    images: str | None = None,
-    force: bool = False,
-) -> ExportReport:
-    """Write a detector as 'onnx', one file, or as 'openvino', OUT.xml and OUT.bin.
-
-    Arguments and errors are those of :func:`export_onnx`.
     """
     out = Path(out)
     places = _places(out, _SUFFIXES[form], force)

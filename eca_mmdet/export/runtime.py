@@ -218,26 +218,31 @@ _FROM_HALF = 0.5 + 1e-5
 
 
 class OnnxDetector:
-    """An exported detector: ``OnnxDetector('model.onnx').predict(image)``.
+    """An exported detector: images in, predictions out.
 
-    It needs onnxruntime, numpy, and OpenCV or Pillow to read files, and gives what
-    :class:`~eca_mmdet.inference.detector.ECADetector` gives.
+    It needs onnxruntime, numpy, and OpenCV or Pillow to read files, and returns what
+    :class:`~eca_mmdet.inference.detector.ECADetector` returns.
 
     Attributes:
-        path: of the file.
+        path: ONNX file.
         classes: names by label.
-        metadata: what the file says of itself: thresholds, sizes, where it is from.
+        metadata: thresholds, sizes and origin, as stored in the file.
 
     Args:
-        path: of what ``eca-mmdet export onnx`` wrote.
-        providers: onnxruntime's names of what runs it, the first that can, as
-            ``['CUDAExecutionProvider']``; None for the CPU, which the export's own
-            check was made with.
-        threads: to work with; None for as many as there are cores.
+        path: file written by ``eca-mmdet export onnx``.
+        providers: onnxruntime's execution providers in order of preference, e.g.
+            ``['CUDAExecutionProvider']``; None for the CPU, which the export is
+            checked on.
+        threads: number of threads; None for one per core.
 
     Raises:
         UserError: the file cannot be used; the message says why.
         MissingPackageError: onnxruntime is not installed.
+
+    Example:
+        >>> detector = OnnxDetector('model.onnx')  # doctest: +SKIP
+        >>> detector.predict('image.jpg').names  # doctest: +SKIP
+        ['dog', 'bicycle']
     """
 
     def __init__(

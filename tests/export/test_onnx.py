@@ -11,7 +11,7 @@ import torch
 
 import eca_mmdet
 from eca_mmdet.utils.errors import UserError
-from tests.support import exporting
+from tests.support import detectors, exporting
 from tests.support.exporting import assert_same_objects, batch, run
 
 pytest.importorskip('onnx')
@@ -52,16 +52,17 @@ def test_objects_are_those_of_mmdet_at_any_size_and_batch(kind, trained, shapes)
         assert_same_objects(found, model, images, samples)
 
 
-def test_export_from_python(trained, tmp_path):
-    config, checkpoint, _, _ = trained('faster')
+def test_export_from_python(mmdet_ready, shapes, tmp_path):
+    """The config is the one in the checkpoint."""
+    checkpoint = detectors.save(tmp_path / 'a.pth', 'faster', shapes)
     out = tmp_path / 'a.onnx'
-    report = eca_mmdet.export_onnx(checkpoint, out, (96, 128), config=str(config))
+    report = eca_mmdet.export_onnx(checkpoint, out, (96, 128))
     assert report.paths == (out,) and report.metadata['size'] == [96, 128]
+    assert report.metadata['config'] is None
     assert report.checks[-1].passes and report.checks[-1].objects
-    detector = eca_mmdet.load_detector(checkpoint, str(config), 'cpu')
-    assert eca_mmdet.OnnxDetector(out).classes == detector.classes
+    assert eca_mmdet.OnnxDetector(out).classes == detectors.CLASSES
     with pytest.raises(UserError) as raised:
-        eca_mmdet.export_onnx(checkpoint, out, config=str(config))
+        eca_mmdet.export_onnx(checkpoint, out)
     assert raised.value.code == 'output-exists'
 
 

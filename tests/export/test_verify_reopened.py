@@ -123,7 +123,9 @@ def test_images_that_are_read_otherwise(key, value, refused, mmdet_ready):
         {'type': 'PackDetInputs'},
     ]
     loader = {'dataset': {'type': 'CocoDataset', 'pipeline': steps}}
-    trained = types.SimpleNamespace(cfg=Config({'test_dataloader': loader}))
+    trained = types.SimpleNamespace(
+        path='a.pth', cfg=Config({'test_dataloader': loader})
+    )
     if not refused:
         assert _resize(trained) == ([96, 64], True)
         return

@@ -44,7 +44,7 @@ class PaperRow:
     config: str
     params_m: float
     gflops: float
-    published: dict[str, float | None] | None
+    published: dict[str, float] | None
 
 
 @overload

@@ -110,7 +110,7 @@ def channels_figure(record: Mapping[str, Any]) -> Any:
             axes.spines[['top', 'right']].set_visible(False)
             axes.grid(alpha=0.25, linewidth=0.5)
             axes.tick_params(labelsize=8)
-        _share_limits(line, gates)
+        _share_limits(list(line), gates)
     for axes, entry in zip(grid[0], record['checkpoints'], strict=True):
         _put_title(axes, entry)
     for axes in grid[-1]:

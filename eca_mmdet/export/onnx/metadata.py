@@ -69,12 +69,12 @@ def properties(trained: Any, part: str, size: tuple[int, int] | None) -> dict[st
         'keep_ratio': keep_ratio,
         'size': None if size is None else list(size),
         **(dict.fromkeys(_THRESHOLDS) if part == 'backbone' else _thresholds(model)),
-        'config': Path(str(cfg.filename)).name,
+        'config': Path(cfg.filename).name if cfg.filename else None,
         'checkpoint': Path(trained.path).name,
         'checkpoint_sha256': sha256_of(trained.path),
     }
     if part == 'all':
-        _require_right(found, cfg.filename)
+        _require_right(found, cfg.filename or trained.path)
     return found
 
 
@@ -123,7 +123,7 @@ def _resize(trained: Any) -> tuple[list[int], bool]:
     """Return width and height to resize to, and whether the aspect is kept."""
     from mmdet.utils import get_test_pipeline_cfg
 
-    where = f'the test pipeline of {trained.cfg.filename}'
+    where = f'the test pipeline of {trained.cfg.filename or trained.path}'
     try:
         steps = get_test_pipeline_cfg(trained.cfg)
     except (AttributeError, KeyError, RuntimeError, TypeError, IndexError) as error:
