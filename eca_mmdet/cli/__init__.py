@@ -39,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     module = args.command.replace('-', '_')
     command = importlib.import_module(f'eca_mmdet.cli.{module}')
     try:
-        with told(None), printed_messages():
+        with printed_messages(), told(None):
             return int(command.run(args))
     except (UserError, eca_mmdet.registration.InstallError) as error:
         code = getattr(error, 'code', 'install')
