@@ -128,7 +128,7 @@ def export_onnx(
             'the space on its disk.',
             code='file-not-written',
         ) from error
-    unchecked = '' if check else ', and not checked: nobody knows if it is right'
+    unchecked = '' if check else ', without comparing it with the detector'
     logger.info('Written: %s%s.', _listed(places), unchecked)
     return ExportReport(tuple(places), metadata, tuple(ports), tuple(checks))
 

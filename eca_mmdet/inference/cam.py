@@ -219,7 +219,7 @@ def _region_boxes(
 
 
 def _row(candidates: Tensor, box: Tensor, scores: Tensor) -> int:
-    """Return the row of a box; of equal boxes the surest, which NMS keeps."""
+    """Return the row of a box; of equal boxes the best score, which NMS keeps."""
     distance = (candidates - box).abs().amax(1)
     nearest = float(distance.min())
     if nearest > _BOX_TOLERANCE:
