@@ -73,8 +73,8 @@ def read_base(path: Path) -> Base:
     Raises:
         UserError: it is none to train, or its data set is not one of COCO files.
     """
+    from eca_mmdet.analysis.complexity.parts import load
     from eca_mmdet.engine import config as launch
-    from eca_mmdet.inference.load import load_config as load
 
     cfg = load(str(path))
     launch.require_sections(cfg, training=True)

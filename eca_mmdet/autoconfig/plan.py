@@ -199,9 +199,9 @@ def _check(
     Raises:
         UserError: what they find.
     """
+    from eca_mmdet.analysis.complexity.parts import load
     from eca_mmdet.engine.preflight import data as preflight_data
     from eca_mmdet.engine.preflight import model as preflight
-    from eca_mmdet.inference.load import load_config as load
 
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / f'{name}.py'

@@ -145,8 +145,7 @@ def _outcome(
 def _cost(job: Job) -> dict[str, float]:
     """Count Params and GFLOPs of the row's own config, by the paper's convention."""
     from eca_mmdet.analysis.complexity.paper import paper_cost
-    from eca_mmdet.analysis.complexity.parts import build
-    from eca_mmdet.inference.load import load_config as load
+    from eca_mmdet.analysis.complexity.parts import build, load
 
     return paper_cost(build(load(job.row.config)))
 

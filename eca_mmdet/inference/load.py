@@ -97,8 +97,7 @@ def plain_config(values: dict[str, Any], path: str) -> Any:
         return Config(values)
     except (KeyError, TypeError) as error:  # a key that mmengine keeps for itself
         raise UserError(
-            f'the config in {path} is none that mmengine reads: {error}',
-            code='config-invalid',
+            f'the config in {path} is none that mmengine reads: {error}'
         ) from error
 
 
@@ -109,7 +108,7 @@ def _build(cfg: Any, path: str) -> Any:
 
     source = getattr(cfg, 'filename', None) or f'the config of {path}'
     if not isinstance(cfg.get('model'), dict):
-        raise UserError(f'{source} has no model.', code='config-invalid')
+        raise UserError(f'{source} has no model.')
     _forget_starts(cfg.model)
     init_default_scope('mmdet')
     try:
@@ -120,8 +119,7 @@ def _build(cfg: Any, path: str) -> Any:
     except Exception as error:  # a part may raise anything on wrong arguments
         raise UserError(
             f'the model that {source} describes cannot be built: '
-            f'{type(error).__name__}: {error}',
-            code='config-invalid',
+            f'{type(error).__name__}: {error}'
         ) from error
 
 
@@ -156,8 +154,7 @@ def class_names(file: WeightFile, cfg: Any) -> tuple[str, ...]:
     if not right or not all(isinstance(one, str) for one in found):
         raise UserError(
             f'{file.path} does not name its classes, and neither does its config: '
-            'set test_dataloader.dataset.metainfo.classes there.',
-            code='checkpoint-incomplete',
+            'set test_dataloader.dataset.metainfo.classes there.'
         )
     return tuple(found)
 

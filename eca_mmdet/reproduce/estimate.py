@@ -28,9 +28,8 @@ def estimate_hours(jobs: Sequence[Job], setting: Setting) -> dict[str, float]:
     from mmengine.device import get_device
 
     from eca_mmdet.analysis.complexity.paper import paper_cost
-    from eca_mmdet.analysis.complexity.parts import build
+    from eca_mmdet.analysis.complexity.parts import build, load
     from eca_mmdet.analysis.latency import measure
-    from eca_mmdet.inference.load import load_config as load
 
     todo = [job for job in jobs if job.action != 'none']
     if not todo:

@@ -14,12 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from eca_mmdet.analysis.complexity.parts import load
 from eca_mmdet.checkpoints.archive import require_values
 from eca_mmdet.checkpoints.conversion import convert
 from eca_mmdet.checkpoints.io import read_weights, write_weights
 from eca_mmdet.evaluation.metrics_json import versions
 from eca_mmdet.evaluation.tables import TITLES
-from eca_mmdet.inference.load import load_config as load
 from eca_mmdet.reproduce.coco_folder import CocoFolder
 from eca_mmdet.reproduce.plan import Job
 from eca_mmdet.utils.errors import WeightsError

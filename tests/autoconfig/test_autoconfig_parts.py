@@ -183,7 +183,7 @@ def test_schedule(images, detector, asked, expected):
 
 def test_batch_by_memory(mmdet_ready, monkeypatch):
     """A stub for the GPU; the count of a step is that of eca-mmdet complexity."""
-    from eca_mmdet.inference.load import load_config as load
+    from eca_mmdet.analysis.complexity.parts import load
 
     cfg = load('faster-rcnn_eca-r18-w16_fpn_shapes')
     assert schedule.propose_batch(cfg, (160, 160))[0] == 8  # the config's

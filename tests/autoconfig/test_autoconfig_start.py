@@ -187,7 +187,7 @@ def test_a_config_that_starts_from_a_detector(command, here):
     ]
     from mmdet.registry import MODELS
 
-    from eca_mmdet.inference.load import load_config as load
+    from eca_mmdet.analysis.complexity.parts import load
 
     cfg = load('mask-rcnn_eca-r18-w16_fpn_shapes')
     model = MODELS.build(cfg.model)
@@ -214,7 +214,7 @@ def test_a_backbone_is_no_detector(command, here):
     ]
     from mmdet.registry import MODELS
 
-    from eca_mmdet.inference.load import load_config as load
+    from eca_mmdet.analysis.complexity.parts import load
 
     backbone = MODELS.build(load('mask-rcnn_eca-r18-w16_fpn_shapes').model.backbone)
     torch.save(backbone.state_dict(), here / 'backbone.pth')

@@ -417,8 +417,7 @@ def test_timm_is_not_imported_with_the_package():
 
 
 def detector(name, device='meta', **options):
-    from eca_mmdet.analysis.complexity.parts import build
-    from eca_mmdet.inference.load import load_config as load
+    from eca_mmdet.analysis.complexity.parts import build, load
 
     cfg = load(name, [f'{key}={value}' for key, value in options.items()])
     return build(cfg, device), cfg

@@ -1,17 +1,28 @@
-"""Detectors built and run part by part; on the meta device without memory."""
+"""Run a detector part by part, on any device; the meta device needs no memory."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import argparse
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from eca_mmdet.engine import config as launch
 from eca_mmdet.utils.errors import UserError
 
 Wrap = Callable[[str, Callable[[], Any]], Any]
 """Called with a part's name and what runs it."""
+
+
+def load(config: str, options: Sequence[str] = ()) -> Any:
+    """Return a config by shipped name or path, with overrides as KEY=VALUE."""
+    return launch.load_config(
+        argparse.Namespace(
+            config=config, cfg_options=list(options), launcher='none', local_rank=0
+        )
+    )
 
 
 def build(cfg: Any, device: str = 'meta') -> Any:
@@ -26,10 +37,7 @@ def build(cfg: Any, device: str = 'meta') -> Any:
 
     scope = cfg.get('default_scope', 'mmdet')
     if not isinstance(scope, str):
-        raise UserError(
-            f'{cfg.filename}: default_scope must be text; got {scope!r}.',
-            code='config-invalid',
-        )
+        raise UserError(f'{cfg.filename}: default_scope must be text; got {scope!r}.')
     init_default_scope(scope)
     try:
         with torch.device(device):
@@ -38,12 +46,11 @@ def build(cfg: Any, device: str = 'meta') -> Any:
             raise TypeError(f'{cfg.model.get("type")} is no detector')
         return model
     except (ValueError, KeyError, TypeError, AssertionError) as error:
-        raise UserError(f'{cfg.filename}: {error}', code='config-invalid') from error
+        raise UserError(f'{cfg.filename}: {error}') from error
     except (RuntimeError, NotImplementedError) as error:
         raise UserError(
             f'{cfg.filename}: this model cannot be built without memory, which the '
-            f'count needs: {error}',
-            code='unsupported-model',
+            f'count needs: {error}'
         ) from error
 
 
