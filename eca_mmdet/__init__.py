@@ -26,6 +26,10 @@ _EXPORTS = {
     'AttentionNeck': 'eca_mmdet.models.necks',
     'ECAPretrained': 'eca_mmdet.checkpoints.initializer',
     'ECADetector': 'eca_mmdet.inference.detector',
+    'OnnxDetector': 'eca_mmdet.export.runtime',
+    'complexity': 'eca_mmdet.analysis.complexity',
+    'export_onnx': 'eca_mmdet.export.exporter',
+    'load_detector': 'eca_mmdet.inference.detector',
 }
 
 __all__ = ['__version__', *_EXPORTS]

@@ -1,4 +1,4 @@
-"""What an attention layer is and costs, found out by running it.
+"""Properties and costs of attention layers, measured by running them.
 
 The ECA-Net article has a table of properties: whether a mechanism reduces the
 dimensionality (DR), whether channels interact (CCI), its parameters. Here they are
@@ -18,9 +18,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
+from eca_mmdet import registration
 from eca_mmdet.analysis.latency import milliseconds
-from eca_mmdet.catalog.mechanisms import Mechanism
+from eca_mmdet.catalog.mechanisms import MECHANISMS, Mechanism
+from eca_mmdet.catalog.published import published
 from eca_mmdet.models.attention.gate import Gate
+from eca_mmdet.utils.errors import UserError
 
 _SIDE = 8
 _CHUNK = 128
@@ -41,6 +44,112 @@ class Properties:
     rank: int
     reduces: bool
     interacts: bool
+
+
+@dataclass(frozen=True)
+class MechanismRow:
+    """One attention mechanism, as ``eca-mmdet attention --json`` lists it.
+
+    Attributes:
+        key: short name, as 'eca'.
+        name: as in the paper.
+        layer: config of the layer.
+        source: where it was published.
+        reduces: see :class:`Properties`.
+        interacts: see :class:`Properties`.
+        rank: see :class:`Properties`.
+        parameters: of the layer.
+        published_parameters: formula in the paper's tables; '' if not given.
+        gflops: operations of one inference in 10^9.
+        milliseconds: median time of one inference.
+        reported_top1: ResNet-50's published ImageNet accuracy in percent, if any.
+    """
+
+    key: str
+    name: str
+    layer: dict[str, Any]
+    source: str
+    reduces: bool
+    interacts: bool
+    rank: int
+    parameters: int
+    published_parameters: str
+    gflops: float
+    milliseconds: float
+    reported_top1: float | None
+
+
+def compare_mechanisms(
+    mechanisms: Sequence[Mechanism] = (),
+    channels: int = 256,
+    size: tuple[int, int] = (50, 80),
+    rounds: int = 9,
+) -> list[MechanismRow]:
+    """Compute properties and costs of attention mechanisms on one feature map.
+
+    Args:
+        mechanisms: from :func:`~eca_mmdet.catalog.mechanisms.find_mechanism`; all if
+            empty.
+        channels: C of the map.
+        size: height and width of the map.
+        rounds: of the timing, whose median counts.
+
+    Raises:
+        UserError: a layer cannot have so many channels, or needs a larger map.
+    """
+    registration.register()
+    mechanisms = mechanisms or MECHANISMS
+    shape = (1, channels, *size)
+    layers = [_built(mechanism, channels) for mechanism in mechanisms]
+    try:
+        times = time_layers(layers, shape, rounds)
+    except ValueError as error:
+        raise UserError(
+            f'--size {size[0]} {size[1]}: {error}', code='option-invalid'
+        ) from error
+    rows = []
+    for mechanism, layer, spent in zip(mechanisms, layers, times, strict=True):
+        found = properties(layer, channels)
+        counted = operations(build_layer(mechanism, channels, 'meta'), shape)
+        rows.append(
+            MechanismRow(
+                key=mechanism.key,
+                name=mechanism.name,
+                layer=dict(mechanism.layer),
+                source=mechanism.source,
+                reduces=found.reduces,
+                interacts=found.interacts,
+                rank=found.rank,
+                parameters=sum(p.numel() for p in layer.parameters()),
+                published_parameters=mechanism.published,
+                gflops=counted / 1e9,
+                milliseconds=spent,
+                reported_top1=reported_top1(mechanism),
+            )
+        )
+    return rows
+
+
+def _built(mechanism: Mechanism, channels: int) -> nn.Module:
+    try:
+        return build_layer(mechanism, channels)
+    except ValueError as error:
+        raise UserError(
+            f'{mechanism.name} cannot have {channels} channels: {error}',
+            code='option-invalid',
+        ) from error
+
+
+def reported_top1(mechanism: Mechanism) -> float | None:
+    """Return ResNet-50's published ImageNet top-1 in percent; None if there is none."""
+    variants = published()['attention']['imagenet']['rows']
+    for row in variants:
+        if row['name'] == mechanism.imagenet:
+            return float(row['top1'])
+    for row in published()['imagenet']['rows']:
+        if row.get('depth') == 50 and row['attention'] == mechanism.imagenet:
+            return float(row['top1'])
+    return None
 
 
 def build_layer(mechanism: Mechanism, channels: int, device: str = 'cpu') -> nn.Module:

@@ -1,17 +1,46 @@
-"""Time of a backbone and of the whole detector, side by side in one run."""
+"""Latency of backbones and detectors, measured side by side in one run."""
 
 from __future__ import annotations
 
 import platform
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 
+from eca_mmdet.analysis.complexity.parts import build
+from eca_mmdet.engine.config import silence_known_warnings
+
 WARM_UP = 3
 ROUNDS = 10
+
+
+def time_configs(
+    configs: Mapping[str, Any], shape: tuple[int, int], rounds: int = ROUNDS
+) -> dict[str, Any]:
+    """Time detectors with random weights on the best device there is.
+
+    Args:
+        configs: mmengine's, by name.
+        shape: width and height of the input, in pixels.
+        rounds: each measures every model once.
+
+    Returns:
+        As :func:`measure`.
+    """
+    from mmengine.device import get_device
+
+    silence_known_warnings()
+    device = get_device()
+    models = []
+    for name, cfg in configs.items():
+        model = build(cfg, 'cpu')
+        model.init_cfg = None
+        models.append((name, model.to(device)))
+        model.eval()
+    return measure(models, (shape[1], shape[0]), rounds)
 
 
 def measure(

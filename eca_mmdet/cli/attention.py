@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import argparse
 import json
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from eca_mmdet import registration
-from eca_mmdet.catalog.mechanisms import MECHANISMS, Mechanism, find_mechanism
-from eca_mmdet.catalog.published import published
-from eca_mmdet.evaluation.tables import render
-from eca_mmdet.utils.errors import UserError
+from eca_mmdet.catalog.mechanisms import find_mechanism
+from eca_mmdet.cli.common import Commands, at_least_1
+
+if TYPE_CHECKING:
+    from eca_mmdet.analysis.attention import MechanismRow
 
 _HEADER = [
     *('mechanism', 'DR', 'CCI', 'rank', 'parameters', 'published', 'GFLOPs', 'ms'),
@@ -18,92 +18,75 @@ _HEADER = [
 ]
 
 
+def add_parser(commands: Commands) -> None:
+    """Add ``attention``."""
+    attention = commands.add_parser(
+        'attention',
+        help='the attention mechanisms of the ECA-Net comparison: properties and costs',
+        description='Recompute the table of attention mechanisms: does it reduce the '
+        'dimensionality (DR), do channels interact (CCI), parameters, operations and '
+        'time on a map as C4 of an 800x1280 image.',
+    )
+    add = attention.add_argument
+    add(
+        'mechanisms',
+        nargs='*',
+        metavar='NAME',
+        help='as eca, cbam or se-var1 (default: all)',
+    )
+    add('--channels', type=at_least_1, default=256, metavar='C', help='default: 256')
+    add(
+        '--size',
+        nargs=2,
+        type=at_least_1,
+        default=(50, 80),
+        metavar=('H', 'W'),
+        help='of the map (default: 50 80)',
+    )
+    add(
+        '--rounds',
+        type=at_least_1,
+        default=9,
+        metavar='N',
+        help='of the timing, whose median is printed (default: 9)',
+    )
+    add('--json', action='store_true', help='print JSON')
+
+
 def run(args: argparse.Namespace) -> int:
     """Compute, and print as a table or as JSON."""
-    chosen = [find_mechanism(one) for one in dict.fromkeys(args.mechanisms)]
-    registration.register()
+    from dataclasses import asdict
+
+    chosen = [find_mechanism(name) for name in dict.fromkeys(args.mechanisms)]
+    from eca_mmdet.analysis.attention import compare_mechanisms
+    from eca_mmdet.evaluation.tables import render
+
     shape = (1, args.channels, *args.size)
-    rows = _rows(chosen or list(MECHANISMS), shape, args.rounds)
+    rows = compare_mechanisms(chosen, args.channels, tuple(args.size), args.rounds)
     if args.json:
-        print(
-            json.dumps({'shape': shape, 'setting': _setting(), 'rows': rows}, indent=1)
-        )
+        found = {
+            'shape': shape,
+            'setting': _setting(),
+            'rows': [asdict(row) for row in rows],
+        }
+        print(json.dumps(found, indent=1))
         return 0
     print(render(_HEADER, [_cells(row) for row in rows], 'table'))
     print(_legend(shape))
     return 0
 
 
-def _rows(
-    mechanisms: list[Mechanism], shape: tuple[int, ...], rounds: int
-) -> list[dict[str, Any]]:
-    from eca_mmdet.analysis import attention as analysis
-
-    channels = shape[1]
-    layers = [_built(one, channels) for one in mechanisms]
-    try:
-        times = analysis.time_layers(layers, shape, rounds)
-    except ValueError as error:
-        raise UserError(f'--size {shape[2]} {shape[3]}: {error}') from error
-    rows = []
-    for one, layer, spent in zip(mechanisms, layers, times, strict=True):
-        found = analysis.properties(layer, channels)
-        counted = analysis.operations(
-            analysis.build_layer(one, channels, 'meta'), shape
-        )
-        rows.append(
-            {
-                'key': one.key,
-                'name': one.name,
-                'layer': dict(one.layer),
-                'source': one.source,
-                'reduces': found.reduces,
-                'interacts': found.interacts,
-                'rank': found.rank,
-                'parameters': sum(p.numel() for p in layer.parameters()),
-                'published_parameters': one.published,
-                'gflops': counted / 1e9,
-                'milliseconds': spent,
-                'reported_top1': reported_top1(one),
-            }
-        )
-    return rows
-
-
-def _built(mechanism: Mechanism, channels: int) -> Any:
-    from eca_mmdet.analysis.attention import build_layer
-
-    try:
-        return build_layer(mechanism, channels)
-    except ValueError as error:
-        raise UserError(
-            f'{mechanism.name} cannot have {channels} channels: {error}'
-        ) from error
-
-
-def reported_top1(mechanism: Mechanism) -> float | None:
-    """Return ResNet-50's published ImageNet top-1 in percent; None if there is none."""
-    variants = published()['attention']['imagenet']['rows']
-    for row in variants:
-        if row['name'] == mechanism.imagenet:
-            return float(row['top1'])
-    for row in published()['imagenet']['rows']:
-        if row.get('depth') == 50 and row['attention'] == mechanism.imagenet:
-            return float(row['top1'])
-    return None
-
-
-def _cells(row: dict[str, Any]) -> list[str]:
-    top1 = row['reported_top1']
+def _cells(row: MechanismRow) -> list[str]:
+    top1 = row.reported_top1
     return [
-        row['name'],
-        'yes' if row['reduces'] else 'no',
-        'yes' if row['interacts'] else 'no',
-        str(row['rank']),
-        f'{row["parameters"]:,}',
-        row['published_parameters'] or '-',
-        f'{row["gflops"]:.4f}',
-        f'{row["milliseconds"]:.2f}',
+        row.name,
+        'yes' if row.reduces else 'no',
+        'yes' if row.interacts else 'no',
+        str(row.rank),
+        f'{row.parameters:,}',
+        row.published_parameters or '-',
+        f'{row.gflops:.4f}',
+        f'{row.milliseconds:.2f}',
         '-' if top1 is None else f'{top1:.2f}',
     ]
 

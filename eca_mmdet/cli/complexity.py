@@ -4,37 +4,92 @@ from __future__ import annotations
 
 import argparse
 import json
-from dataclasses import asdict
 from typing import Any
 
-from eca_mmdet.catalog.published import published, published_rows
-from eca_mmdet.engine import config as launch
-from eca_mmdet.evaluation.tables import render
-from eca_mmdet.utils.errors import UserError
+from eca_mmdet.cli.common import Commands, at_least_1
 
 MIB = 2**20
 
 
+def add_parser(commands: Commands) -> None:
+    """Add ``complexity``."""
+    complexity = commands.add_parser(
+        'complexity',
+        help='parameters, multiply-adds, memory and time of detectors',
+        description='Count what detectors cost. No weights and no data are needed.',
+    )
+    add = complexity.add_argument
+    add(
+        'configs',
+        nargs='*',
+        metavar='NAME|CONFIG',
+        help="shipped names or files; 'tables' for all of the paper's tables",
+    )
+    add(
+        '--shape',
+        nargs=2,
+        type=int,
+        default=(1280, 800),
+        metavar=('W', 'H'),
+        help='of the input in pixels (default: 1280 800)',
+    )
+    add(
+        '--convention',
+        choices=('paper', 'exact'),
+        default='exact',
+        help="'paper' counts as the published tables do",
+    )
+    add(
+        '--imagenet',
+        action='store_true',
+        help="also the paper's ImageNet classifiers beside their published cost",
+    )
+    add(
+        '--latency',
+        action='store_true',
+        help='also time backbones and detectors on this device, side by side',
+    )
+    add(
+        '--rounds',
+        type=at_least_1,
+        default=10,
+        metavar='N',
+        help='of --latency (default: 10)',
+    )
+    add(
+        '--cfg-options',
+        nargs='+',
+        metavar='KEY=VALUE',
+        default=[],
+        help='override config entries, as in mmdet',
+    )
+    add('--json', action='store_true', help='print JSON')
+
+
 def run(args: argparse.Namespace) -> int:
     """Count, and print as a table or as JSON."""
+    from eca_mmdet.utils.errors import UserError
+
     if not args.configs and not args.imagenet:
         raise UserError(
             "name one or more configs, 'tables' for the paper's, or give --imagenet. "
-            'The shipped names: eca-mmdet configs'
+            'The shipped names: eca-mmdet configs',
+            code='config-not-found',
         )
-    shape = (args.shape[1], args.shape[0])
-    if min(shape) < 32:
-        raise UserError(f'--shape must be at least 32 32; got {args.shape}.')
-    configs = _load(args)
-    found: dict[str, Any] = {'shape': [3, *shape]}
-    if args.convention == 'paper' and configs:
-        found['paper'] = _paper(configs, shape, bool(args.cfg_options))
-    elif configs:
-        found['exact'] = _exact(configs, shape)
+    shape = (args.shape[0], args.shape[1])
+    found: dict[str, Any] = {'shape': [3, shape[1], shape[0]]}
+    if args.configs:
+        found[args.convention] = _rows(args, shape)
     if args.imagenet:
-        found['imagenet'] = _imagenet()
-    if args.latency and configs:
-        found['latency'] = _latency(configs, shape, args.rounds)
+        from eca_mmdet.analysis.complexity.paper import imagenet_costs
+
+        found['imagenet'] = imagenet_costs()
+    if args.latency and args.configs:
+        from eca_mmdet.analysis.complexity import load_configs
+        from eca_mmdet.analysis.latency import time_configs
+
+        configs = load_configs(args.configs, args.cfg_options)
+        found['latency'] = time_configs(configs, shape, args.rounds)
     if args.json:
         print(json.dumps(found, indent=1))
     else:
@@ -42,85 +97,24 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _load(args: argparse.Namespace) -> list[tuple[str, Any]]:
-    names: list[str] = []
-    for name in args.configs:
-        tables = name == 'tables'
-        names += [one.config for one in published_rows()] if tables else [name]
-    from eca_mmdet.analysis.complexity.parts import load
+def _rows(args: argparse.Namespace, shape: tuple[int, int]) -> list[dict[str, Any]]:
+    """Return the rows of a convention as JSON has them."""
+    from dataclasses import asdict
 
-    configs = []
-    for name in dict.fromkeys(names):
-        cfg = load(name, args.cfg_options)
-        if not cfg.get('model'):
-            raise UserError(
-                f'{cfg.filename} is not a detector config: it has no model.'
-            )
-        configs.append((name, cfg))
-    if args.imagenet and not configs:
-        from eca_mmdet import registration
+    from eca_mmdet.analysis.complexity import complexity
 
-        registration.register()
-    return configs
-
-
-def _paper(
-    configs: list[tuple[str, Any]], shape: tuple[int, int], changed: bool
-) -> list[Any]:
-    from eca_mmdet.analysis.complexity.paper import paper_cost
-    from eca_mmdet.analysis.complexity.parts import build
-
-    known = {one.config: one for one in published_rows()}
-    rows = []
-    for name, cfg in configs:
-        row: dict[str, Any] = {'config': name, **paper_cost(build(cfg), shape)}
-        if name in known and shape == (800, 1280) and not changed:
-            row['published'] = {
-                'params_m': known[name].params_m.value,
-                'gflops': known[name].gflops.value,
-            }
-        rows.append(row)
-    return rows
-
-
-def _exact(configs: list[tuple[str, Any]], shape: tuple[int, int]) -> list[Any]:
-    from eca_mmdet.analysis.complexity.exact import exact_cost
-    from eca_mmdet.analysis.complexity.parts import build
-
-    rows = []
-    for name, cfg in configs:
-        cost = exact_cost(build(cfg), cfg, shape)
-        rows.append({'config': name, **asdict(cost), 'total': asdict(cost.total)})
-    return rows
-
-
-def _imagenet() -> list[Any]:
-    from eca_mmdet.analysis.complexity.imagenet import MISSING, classifier_cost
-
-    rows = []
-    for row in published()['imagenet']['rows']:
-        cost = classifier_cost(row)
-        rows.append({**row, 'counted': cost, 'missing': None if cost else MISSING})
-    return rows
-
-
-def _latency(
-    configs: list[tuple[str, Any]], shape: tuple[int, int], rounds: int
-) -> dict[str, Any]:
-    from mmengine.device import get_device
-
-    from eca_mmdet.analysis.complexity.parts import build
-    from eca_mmdet.analysis.latency import measure
-
-    launch.silence_known_warnings()
-    device = get_device()
-    models = []
-    for name, cfg in configs:
-        model = build(cfg, 'cpu')
-        model.init_cfg = None
-        models.append((name, model.to(device)))
-        model.eval()
-    return measure(models, shape, rounds)
+    if args.convention == 'paper':
+        rows = complexity(
+            args.configs, shape, convention='paper', options=args.cfg_options
+        )
+        return [
+            {key: value for key, value in asdict(row).items() if value is not None}
+            for row in rows
+        ]
+    return [
+        {'config': row.config, **asdict(row.cost), 'total': asdict(row.cost.total)}
+        for row in complexity(args.configs, shape, options=args.cfg_options)
+    ]
 
 
 def _texts(found: dict[str, Any]) -> list[str]:
@@ -148,7 +142,7 @@ def _paper_text(rows: list[Any], shape: list[int]) -> str:
     ]
     cells = [row + [''] * (width - len(row)) for row in cells]
     title = f"By the convention of the paper's tables, {'x'.join(map(str, shape))}:"
-    return f'{title}\n{render(header, cells, "table")}'
+    return f'{title}\n{_table(header, cells)}'
 
 
 def _exact_text(one: Any, shape: list[int]) -> str:
@@ -167,7 +161,7 @@ def _exact_text(one: Any, shape: list[int]) -> str:
     boxes, masks = one['box_regions'], one['mask_regions']
     return (
         f'{one["config"]}, {"x".join(map(str, shape))}:\n'
-        f'{render(header, lines, "table")}\n'
+        f'{_table(header, lines)}\n'
         f'GMACs: one image, {boxes[0]} boxes and {masks[0]} masks; convolutions and '
         'matrix products, without element-wise work.\n'
         f'Backward: a step of {one["images"]} images, {boxes[1]} boxes and {masks[1]} '
@@ -191,7 +185,7 @@ def _imagenet_text(rows: list[Any]) -> str:
         )
     header = ['', 'Params', 'GFLOPs', 'published Params', 'published GFLOPs', '']
     title = 'ImageNet classifiers, 3x224x224, in 2^20 and 2^30 (MobileNetV2: 10^9):'
-    return f'{title}\n{render(header, cells, "table")}'
+    return f'{title}\n{_table(header, cells)}'
 
 
 def _latency_text(found: dict[str, Any]) -> str:
@@ -205,5 +199,11 @@ def _latency_text(found: dict[str, Any]) -> str:
     described = ', '.join(f'{key} {value}' for key, value in setting.items())
     return (
         f'Median of {found["rounds"]} rounds, side by side, random weights:\n'
-        f'{render(header, cells, "table")}\n{described}'
+        f'{_table(header, cells)}\n{described}'
     )
+
+
+def _table(header: list[str], cells: list[list[str]]) -> str:
+    from eca_mmdet.evaluation.tables import render
+
+    return render(header, cells, 'table')

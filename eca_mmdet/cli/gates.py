@@ -4,153 +4,136 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
-from collections.abc import Mapping, Sequence
-from typing import Any
+import logging
 
-from rich.console import Console
-from rich.progress import Progress
+from eca_mmdet.cli.common import Commands, at_least_1, fraction
 
-from eca_mmdet.analysis.gates.images import ImageSet, choose_images
-from eca_mmdet.evaluation.metrics_json import versions
-from eca_mmdet.evaluation.tables import render
-from eca_mmdet.utils.errors import UserError
-from eca_mmdet.utils.io import describe_file, make_run_folder, require_free, write_json
-from eca_mmdet.utils.text import printable
+logger = logging.getLogger(__name__)
 
-GATE_HEADER = (
-    *('stage', 'block', 'layer', 'channels', 'kernel', 'mean', 'over images'),
-    *('between classes', 'dead', 'saturated', 'constant'),
-)
+
+def add_parser(commands: Commands) -> None:
+    """Add ``gates``."""
+    gates = commands.add_parser(
+        'gates',
+        help="a trained detector's gate values by channel, stage and class",
+        description='Run images through the backbone and neck of trained detectors, '
+        'and show what their gates do: values by channel averaged per class, kernels, '
+        'dead and saturated channels. Pictures and gates.json go to a run folder.',
+    )
+    add = gates.add_argument
+    add(
+        'checkpoints',
+        nargs='+',
+        metavar='CHECKPOINT',
+        help='of mmengine; several are drawn side by side',
+    )
+    add(
+        '--images',
+        required=True,
+        metavar='DIR|ANN',
+        help='a folder, or a COCO annotation file, which has classes too',
+    )
+    add(
+        '--images-dir',
+        metavar='DIR',
+        help="of the annotation file's images (default: looked for around it)",
+    )
+    add(
+        '--classes',
+        nargs='+',
+        metavar='NAME',
+        help='of the annotation file (default: the four on most images)',
+    )
+    add(
+        '--limit',
+        type=at_least_1,
+        default=100,
+        metavar='N',
+        help='images, as many of each class as can be (default: 100)',
+    )
+    add(
+        '--dead',
+        type=fraction,
+        default=0.05,
+        metavar='X',
+        help="below X of the gate's range on all images (default: 0.05)",
+    )
+    add(
+        '--saturated',
+        type=fraction,
+        default=0.95,
+        metavar='X',
+        help='above X of it on all images (default: 0.95)',
+    )
+    add(
+        '--constant',
+        type=fraction,
+        default=0.001,
+        metavar='X',
+        help='standard deviation over images below X of it (default: 0.001)',
+    )
+    add(
+        '--config',
+        nargs='+',
+        metavar='NAME|FILE',
+        help='instead of the config in the checkpoint: one for all, or one for each',
+    )
+    add('--device', metavar='NAME', help='as cpu or cuda:0 (default: the best)')
+    add('--out', metavar='DIR', help='run folder to create (default: runs/gates-DATE)')
+    add('--json', action='store_true', help='print JSON')
 
 
 def run(args: argparse.Namespace) -> int:
     """Choose images, measure, print and draw."""
+    from eca_mmdet.analysis.gates.images import choose_images
+    from eca_mmdet.utils.errors import UserError
+    from eca_mmdet.utils.io import make_run_folder, require_free, write_json
+
     if args.out:
         require_free(args.out)
     configs = _configs(args)
     if not args.dead < args.saturated:
         raise UserError(
             f'--dead must be less than --saturated; got {args.dead} and '
-            f'{args.saturated}.'
+            f'{args.saturated}.',
+            code='option-conflict',
         )
     images = choose_images(args.images, args.images_dir, args.classes, args.limit)
     out = make_run_folder(args.out, 'gates')  # before minutes of work
     try:
-        record = _measure(args, configs, images)
+        from eca_mmdet.analysis.gates.plots import draw_gates, gate_tables
+        from eca_mmdet.analysis.gates.record import Thresholds, record_gates
+        from eca_mmdet.evaluation.metrics_json import versions
+
+        thresholds = Thresholds(args.dead, args.saturated, args.constant)
+        record = record_gates(
+            args.checkpoints, images, configs, args.device, thresholds
+        )
     except BaseException:
         out.rmdir()
         raise
-    from eca_mmdet.analysis.gates.plots import draw_gates
-
+    record['versions'] = versions()
     write_json(out / 'gates.json', record)
     print(json.dumps(record, indent=1) if args.json else gate_tables(record))
     pictures = draw_gates(record, out)
-    for one in record['checkpoints']:
-        for left in one['left_out']:
-            _tell(f'left out: {left["name"]} ({left["layer"]}): {left["reason"]}')
+    for checkpoint in record['checkpoints']:
+        for left in checkpoint['left_out']:
+            logger.warning('left out: %(name)s (%(layer)s): %(reason)s', left)
     for path in (out / 'gates.json', *pictures):
-        _tell(str(path))
+        logger.warning('%s', path)
     return 0
-
-
-def _tell(line: str) -> None:
-    """Say something that is not the result; stdout has the result alone."""
-    print(printable(line), file=sys.stderr)
 
 
 def _configs(args: argparse.Namespace) -> list[str | None]:
     """Return the config of each checkpoint; None for its own."""
+    from eca_mmdet.utils.errors import UserError
+
     given = args.config or [None]
     count = len(args.checkpoints)
     if len(given) not in (1, count):
         raise UserError(
             f'--config: expected one config for all, or one for each of the {count} '
-            f'checkpoints; got {len(given)}.'
+            f'checkpoints; got {len(given)}.',
+            code='option-invalid',
         )
     return given * count if len(given) == 1 else list(given)
-
-
-def _measure(
-    args: argparse.Namespace, configs: Sequence[str | None], images: ImageSet
-) -> dict[str, Any]:
-    from eca_mmdet.analysis.gates.record import Thresholds, gates_record, measure_gates
-    from eca_mmdet.inference.load import load_detector
-
-    thresholds = Thresholds(args.dead, args.saturated, args.constant)
-    console = Console(stderr=True)
-    measured = []
-    for checkpoint, config in zip(args.checkpoints, configs, strict=True):
-        detector = load_detector(checkpoint, config, args.device)
-        with Progress(
-            console=console, transient=True, disable=not console.is_terminal
-        ) as progress:
-            bar = progress.add_task('images', total=len(images.images))
-            found = measure_gates(
-                detector,
-                images.images,
-                images.classes_of,
-                thresholds,
-                lambda done, move=progress.update, bar=bar: move(bar, completed=done),  # type: ignore[misc]
-            )
-        measured.append({**describe_file(detector.path), **found})
-    record = gates_record(
-        measured, images.images, images.source, images.classes_of, thresholds
-    )
-    return {**record, 'versions': versions()}
-
-
-def gate_tables(record: Mapping[str, Any], style: str = 'table') -> str:
-    """Return a table of each checkpoint's gates, and what its columns mean.
-
-    Args:
-        record: content of ``gates.json``.
-        style: of :func:`eca_mmdet.evaluation.tables.render`.
-    """
-    parts = []
-    for one in record['checkpoints']:
-        cells = [gate_cells(gate) for gate in one['gates']]
-        title = printable(f'{one.get("file", "")} ({one["detector"]})'.strip())
-        parts.append(f'{title}\n\n{render(["gate", *GATE_HEADER], cells, style)}')
-    return '\n\n'.join([*parts, _legend(record)])
-
-
-def gate_cells(gate: Mapping[str, Any]) -> list[str]:
-    """Return a gate's row of the table: its name and ``GATE_HEADER``."""
-    mean, over_images = (
-        sum(gate[key]) / gate['channels'] for key in ('mean', 'deviation')
-    )
-    kernel = gate['kernel']
-    return [
-        gate['name'],
-        *map(_or_dash, (gate['stage'], gate['block'])),
-        gate['layer'],
-        str(gate['channels']),
-        _or_dash(kernel and len(kernel)),
-        f'{mean:.3f}',
-        f'{over_images:.4f}',
-        '-' if gate['class_spread'] is None else f'{gate["class_spread"]:.4f}',
-        *map(_or_dash, (gate['dead'], gate['saturated'], gate['constant'])),
-    ]
-
-
-def _or_dash(value: int | None) -> str:
-    return '-' if value is None else str(value)
-
-
-def _legend(record: Mapping[str, Any]) -> str:
-    at = record['thresholds']
-    classes = ', '.join(
-        f'{printable(one["name"])} ({one["images"]})' for one in record['classes']
-    )
-    lines = [
-        f'{record["images"]} images of {printable(record["image_source"])}'
-        + (f'; of each class: {classes}' if classes else '; no classes'),
-        'mean: of the gate over images and channels. over images, between classes: '
-        "standard deviation over the images, and over the classes' means; averaged "
-        'over channels.',
-        f"Channels, as shares of the gate's range: dead: below {at['dead']:g} on all "
-        f'images; saturated: above {at["saturated"]:g}; constant: standard deviation '
-        f'over images below {at["constant"]:g}.',
-    ]
-    return '\n'.join(lines)

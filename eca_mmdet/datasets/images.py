@@ -11,10 +11,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePath
 
 from eca_mmdet.datasets.entries import Size
+from eca_mmdet.utils.images import decode
 
 MAX_THREADS = 8
-MOST_BYTES = 1 << 30
-"""Of an image's file."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,22 +114,7 @@ def read_size(path: Path) -> Size | str:
     Returns:
         Width and height in pixels, or what is wrong.
     """
-    import cv2
-    import numpy as np
-
-    try:
-        size = path.stat().st_size
-        if size > MOST_BYTES:
-            return f'it has {size >> 20:,} MiB, too many for an image'
-        raw = path.read_bytes()
-    except OSError as error:
-        return str(error.strerror)
-    if not raw:
-        return 'it is empty'
-    try:
-        image = cv2.imdecode(np.frombuffer(raw, np.uint8), cv2.IMREAD_COLOR)
-    except cv2.error as error:
-        return str(error).splitlines()[0]
-    if image is None:
-        return f'OpenCV reads no image from its {len(raw)} bytes'
+    image = decode(path)
+    if isinstance(image, str):
+        return image
     return int(image.shape[1]), int(image.shape[0])

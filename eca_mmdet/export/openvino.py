@@ -41,7 +41,8 @@ def convert(graph: Path, paths: Sequence[Path], metadata: dict[str, Any]) -> Non
                 shutil.copyfile(file.with_suffix(suffix), path)
     except RuntimeError as error:
         raise RunError(
-            f'OpenVINO does not take the graph: {one_line(error)}'
+            f'OpenVINO does not take the graph: {one_line(error)}',
+            code='unsupported-model',
         ) from error
 
 

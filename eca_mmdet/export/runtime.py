@@ -1,48 +1,248 @@
-"""An exported detector as an object: images in, arrays out, without torch or mmdet."""
+"""Exported detectors: images in, predictions out, without torch or mmdet."""
 
 from __future__ import annotations
 
 import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, overload
 
 import numpy as np
 import numpy.typing as npt
 
-from eca_mmdet.export.mask_paste import paste_masks
-from eca_mmdet.export.onnx.session import first_line, open_onnx
-from eca_mmdet.export.preprocess import Prepared, prepare
-from eca_mmdet.inference.images import read_rgb, to_rgb
+from eca_mmdet.export.onnx.metadata import (
+    ADVICE,
+    KEY,
+    image_rule,
+    mask_threshold,
+    parse_metadata,
+)
+from eca_mmdet.export.processing import ImageRule, Prepared, paste_masks, prepare
 from eca_mmdet.inference.prediction import Prediction
-from eca_mmdet.utils.errors import RunError, UserError
+from eca_mmdet.utils.errors import MissingPackageError, RunError, UserError
+from eca_mmdet.utils.images import read_rgb, to_rgb
+from eca_mmdet.utils.io import read_file
 from eca_mmdet.utils.text import clipped
 
 Array = npt.NDArray[Any]
+Form = dict[str, tuple[str, int]]
+
+_INPUTS: Form = {'images': ('float', 4), 'sizes': ('float', 2)}
+_OUTPUTS: Form = {'boxes': ('float', 3), 'scores': ('float', 2), 'labels': ('int64', 2)}
+_MASKS: Form = {'masks': ('float', 4)}
+"""Kind of value and number of dimensions by name."""
+
+_MOST_BYTES = 2**31
+"""Of a file: what holds an ONNX graph is smaller."""
+
+_ELSEWHERE = re.compile(rb'(?:\n|\x8a\x80*\x00)(?:\x08|\x88\x80*\x00)location')
+"""The key of a tensor whose values are in another file, as protobuf writes it."""
+
+_ONLY_CPU = 'CPUExecutionProvider'
+
+
+@dataclass(frozen=True)
+class OnnxFile:
+    """An exported detector.
+
+    Attributes:
+        session: onnxruntime's.
+        metadata: what the file says, as it says it.
+        rule: how it wants its images.
+        classes: names by label.
+        mask_threshold: None for a detector of boxes alone.
+    """
+
+    session: Any
+    metadata: dict[str, Any]
+    rule: ImageRule
+    classes: tuple[str, ...]
+    mask_threshold: float | None
+
+
+def open_onnx(
+    path: str, providers: Sequence[Any] | None = None, threads: int | None = None
+) -> OnnxFile:
+    """Open a file that ``eca-mmdet export onnx`` wrote.
+
+    Args:
+        path: of the file.
+        providers: onnxruntime's names of what runs it; None for the CPU.
+        threads: to work with; None for as many as there are cores.
+
+    Raises:
+        UserError: it is another file, of a later release, of a part of a detector, or
+            says what cannot be; or there is no such provider.
+        MissingPackageError: onnxruntime is not installed.
+    """
+    session = _session(path, providers, threads)
+    text = session.get_modelmeta().custom_metadata_map.get(KEY)
+    if text is None:
+        raise UserError(
+            f'{path} is an ONNX file, but not one of eca-mmdet: it does not say its '
+            f'classes and how it wants its images. {ADVICE}',
+            code='unsupported-format',
+        )
+    metadata = parse_metadata(text, path)
+    masks = _require_form(session, path)
+    return OnnxFile(
+        session=session,
+        metadata=metadata,
+        rule=image_rule(metadata),
+        classes=tuple(metadata['classes']),
+        mask_threshold=mask_threshold(metadata, path) if masks else None,
+    )
+
+
+def _session(path: str, providers: Sequence[Any] | None, threads: int | None) -> Any:
+    if threads is not None and (type(threads) is not int or threads < 1):
+        raise UserError(
+            f'threads must be a whole number from 1; got {threads!r}.',
+            code='option-invalid',
+        )
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise MissingPackageError(
+            'running an ONNX file needs the package onnxruntime: pip install '
+            'onnxruntime'
+        ) from error
+    names = _providers(providers, onnxruntime.get_available_providers())
+    return _start(onnxruntime, path, _read(path), names, threads or 0)
+
+
+def _read(path: str) -> bytes:
+    """Read the file here: of a path, onnxruntime opens other files that it names."""
+    content = read_file(Path(path), 'ONNX file', _MOST_BYTES)
+    if not content:
+        raise UserError(f'{path} is empty. {ADVICE}', code='file-empty')
+    if _ELSEWHERE.search(content):
+        raise UserError(
+            f'{path} has weights in another file, which is not opened: a file from '
+            f'anywhere could name any of yours. {ADVICE}',
+            code='unsupported-format',
+        )
+    return content
+
+
+def _start(
+    onnxruntime: Any, path: str, content: bytes, names: list[Any], threads: int
+) -> Any:
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4  # what goes wrong is raised as well
+    options.intra_op_num_threads = threads
+    try:
+        session = onnxruntime.InferenceSession(
+            content, options, providers=names, enable_fallback=False
+        )
+    except (ValueError, RuntimeError) as error:
+        raise UserError(
+            f'onnxruntime cannot start {clipped(repr(names))}: {first_line(error)} '
+            'Without providers the CPU is used.',
+            code='option-invalid',
+        ) from error
+    except Exception as error:  # onnxruntime has a class for each of its codes
+        raise UserError(
+            f'{path} is not an ONNX file that onnxruntime {onnxruntime.__version__} '
+            f'reads: {first_line(error)} Is it whole, and what eca-mmdet export onnx '
+            'wrote?',
+            code='unsupported-format',
+        ) from error
+    wanted = names[0] if isinstance(names[0], str) else names[0][0]
+    if wanted not in session.get_providers():  # it took the CPU instead
+        raise UserError(
+            f'onnxruntime has {wanted} but cannot start it here: its driver or its '
+            'libraries are missing. Without providers the CPU is used.',
+            code='option-invalid',
+        )
+    session.disable_fallback()  # to the CPU in the midst of images
+    return session
+
+
+def _providers(wanted: Sequence[Any] | None, there: list[str]) -> list[Any]:
+    """Return what to run on; an element is a name, or a name and its options."""
+    names = [wanted] if isinstance(wanted, str) else list(wanted or [_ONLY_CPU])
+    for one in names:
+        name = one[0] if isinstance(one, (tuple, list)) and one else one
+        if name not in there:
+            raise UserError(
+                f'the onnxruntime here has no provider {name!r}; it has '
+                f'{", ".join(there)}. For an NVIDIA GPU: pip install onnxruntime-gpu',
+                code='option-invalid',
+            )
+    return names
+
+
+def first_line(error: Exception) -> str:
+    """Return what onnxruntime says, in one line without its code."""
+    text = next(iter(str(error).splitlines()), '') or type(error).__name__
+    text = clipped(re.sub(r'^\[ONNXRuntimeError\] : \d+ : \w+ : ', '', text), 300)
+    return text if text.endswith('.') else f'{text}.'
+
+
+def _require_form(session: Any, path: str) -> bool:
+    """Hold the inputs and outputs against what a detector's are.
+
+    Returns:
+        True if it gives masks.
+    """
+    given, found = map(_form, (session.get_inputs(), session.get_outputs()))
+    masks = 'masks' in found
+    expected = {**_OUTPUTS, **_MASKS} if masks else _OUTPUTS
+    if given != _INPUTS or found != expected:
+        raise UserError(
+            f'{path} is no detector as its metadata say: {_described(given)} to '
+            f'{_described(found)}; {_described(_INPUTS)} to {_described(expected)} is '
+            f'expected. {ADVICE}',
+            code='unsupported-format',
+        )
+    return masks
+
+
+def _form(arrays: Sequence[Any]) -> Form:
+    """Return the kind and axes of each by name; onnxruntime says tensor(float)."""
+    kinds = {one.name: one.type.removeprefix('tensor(')[:-1] for one in arrays}
+    return {one.name: (kinds[one.name], len(one.shape or ())) for one in arrays}
+
+
+def _described(form: Form) -> str:
+    """Return 'images (float, 4 axes), sizes (float, 2 axes)'."""
+    parts = (f'{name} ({kind}, {axes} axes)' for name, (kind, axes) in form.items())
+    return clipped(', '.join(parts), 200)
+
 
 _FROM_HALF = 0.5 + 1e-5
 """Of a score; float32 may round beyond 0 and 1."""
 
 
 class OnnxDetector:
-    """An exported detector: ``OnnxDetector('model.onnx').predict(image)``.
+    """An exported detector: images in, predictions out.
 
-    It needs onnxruntime, numpy, and OpenCV or Pillow to read files, and gives what
-    :class:`~eca_mmdet.inference.detector.ECADetector` gives.
+    It needs onnxruntime, numpy, and OpenCV or Pillow to read files, and returns what
+    :class:`~eca_mmdet.inference.detector.ECADetector` returns.
 
     Attributes:
-        path: of the file.
+        path: ONNX file.
         classes: names by label.
-        metadata: what the file says of itself: thresholds, sizes, where it is from.
+        metadata: thresholds, sizes and origin, as stored in the file.
 
     Args:
-        path: of what ``eca-mmdet export onnx`` wrote.
-        providers: onnxruntime's names of what runs it, the first that can, as
-            ``['CUDAExecutionProvider']``; None for the CPU, which the export's own
-            check was made with.
-        threads: to work with; None for as many as there are cores.
+        path: file written by ``eca-mmdet export onnx``.
+        providers: onnxruntime's execution providers in order of preference, e.g.
+            ``['CUDAExecutionProvider']``; None for the CPU, which the export is
+            checked on.
+        threads: number of threads; None for one per core.
 
     Raises:
         UserError: the file cannot be used; the message says why.
         MissingPackageError: onnxruntime is not installed.
+
+    Example:
+        >>> detector = OnnxDetector('model.onnx')  # doctest: +SKIP
+        >>> detector.predict('image.jpg').names  # doctest: +SKIP
+        ['dog', 'bicycle']
     """
 
     def __init__(
@@ -122,7 +322,8 @@ class OnnxDetector:
         except MemoryError as error:
             raise RunError(
                 f'{len(maps)} masks of {size[1]} x {size[0]} pixels do not fit in '
-                'memory; give a smaller image.'
+                'memory; give a smaller image.',
+                code='out-of-memory',
             ) from error
 
     def _scale_back(self, boxes: Array, factors: tuple[float, float]) -> Array:
@@ -145,7 +346,8 @@ class OnnxDetector:
             height, width = prepared.images.shape[2:]
             raise UserError(
                 f'{self.path} cannot be run on an input of {width} x {height}: '
-                f'{first_line(error)} Export the detector again: eca-mmdet export onnx.'
+                f'{first_line(error)} {ADVICE}',
+                code='unsupported-format',
             ) from error
         arrays = dict(zip(names, outputs, strict=True))
         self._require_fit(arrays)
@@ -169,5 +371,6 @@ class OnnxDetector:
             return
         raise UserError(
             f'{self.path} is broken: it gives {what}. Export the detector again: '
-            'eca-mmdet export onnx.'
+            'eca-mmdet export onnx.',
+            code='unsupported-format',
         )

@@ -110,7 +110,8 @@ def require_traceable(model: Any) -> None:
         raise UserError(
             f'a CAM of {type(model).__name__} is not known here: it is of detectors '
             'with one box head, as Faster and Mask R-CNN, or with one dense head, as '
-            'RetinaNet.'
+            'RetinaNet.',
+            code='unsupported-model',
         )
 
 
@@ -218,13 +219,14 @@ def _region_boxes(
 
 
 def _row(candidates: Tensor, box: Tensor, scores: Tensor) -> int:
-    """Return the row of a box; of equal boxes the surest, which NMS keeps."""
+    """Return the row of a box; of equal boxes the best score, which NMS keeps."""
     distance = (candidates - box).abs().amax(1)
     nearest = float(distance.min())
     if nearest > _BOX_TOLERANCE:
         raise UserError(
             'a CAM of this detector is not known here: its boxes are not those of its '
-            f'head (the nearest is {nearest:.2f} px off).'
+            f'head (the nearest is {nearest:.2f} px off).',
+            code='unsupported-model',
         )
     return int(scores.masked_fill(distance > nearest, -torch.inf).argmax())
 

@@ -1,42 +1,54 @@
-"""A trained detector as an object: images in, arrays out."""
+"""Trained detectors: images in, predictions out."""
 
 from __future__ import annotations
 
+import functools
 import os
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, overload
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 import numpy.typing as npt
 
-from eca_mmdet.inference.images import require_image_file, to_rgb
-from eca_mmdet.inference.load import TrainedDetector, load_detector
+from eca_mmdet.inference.load import load_model
 from eca_mmdet.inference.prediction import SHOWN_FROM, Prediction
 from eca_mmdet.utils.errors import UserError
+from eca_mmdet.utils.images import decode, require_image_file, to_rgb
 from eca_mmdet.utils.text import clipped
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Array = npt.NDArray[Any]
 
-_OF_ANNOTATIONS = ('LoadAnnotations', 'LoadPanopticAnnotations', 'FilterAnnotations')
+_ANNOTATION_TRANSFORMS = (
+    'LoadAnnotations',
+    'LoadPanopticAnnotations',
+    'FilterAnnotations',
+)
 
 
+@dataclass(frozen=True, eq=False, repr=False)
 class ECADetector:
-    """A trained detector: ``ECADetector.from_checkpoint(path).predict(image)``.
+    """A trained detector: images in, predictions out.
 
     Attributes:
-        path: of the checkpoint.
-        cfg: the config that it was trained with.
+        path: checkpoint file.
+        cfg: mmengine's Config that the model was built from.
         model: mmdet's detector, in evaluation mode.
         classes: names by label.
 
-    Args:
-        trained: a detector with its weights.
+    Example:
+        >>> detector = ECADetector.from_checkpoint('epoch_12.pth')  # doctest: +SKIP
+        >>> detector.predict('image.jpg').names  # doctest: +SKIP
+        ['dog', 'bicycle']
     """
 
-    def __init__(self, trained: TrainedDetector) -> None:
-        self.path, self.cfg = trained.path, trained.cfg
-        self.model, self.classes = trained.model, trained.classes
-        self._load, self._prepare = _pipeline(trained)
+    path: str
+    cfg: Any
+    model: Any
+    classes: tuple[str, ...]
 
     @classmethod
     def from_checkpoint(
@@ -45,17 +57,8 @@ class ECADetector:
         config: str | None = None,
         device: str | None = None,
     ) -> ECADetector:
-        """Load a checkpoint that mmengine saved in training.
-
-        Args:
-            path: of the checkpoint, or its https:// address.
-            config: name or path of a config, in place of the one in the checkpoint.
-            device: as 'cuda:0'; None takes an accelerator if there is one.
-
-        Raises:
-            UserError: the checkpoint cannot be used; the message says why.
-        """
-        return cls(load_detector(os.fspath(path), config, device))
+        """Load a checkpoint; arguments and errors as :func:`load_detector`."""
+        return load_detector(path, config, device)
 
     def __repr__(self) -> str:
         kind = type(self.model).__name__
@@ -73,14 +76,14 @@ class ECADetector:
         A file is read as mmdet reads it in a test, so that predictions are those of
         ``eca-mmdet test``: by OpenCV, turned as its EXIF data say, alpha dropped, 16
         bits made 8. Arrays and PIL images are brought to the same form
-        (:func:`eca_mmdet.inference.images.to_rgb`).
+        (:func:`eca_mmdet.utils.images.to_rgb`).
 
         Args:
             image: path, (H, W, 3) uint8 RGB array, or PIL image; or a list of such,
                 which are done one after the other.
 
         Returns:
-            What was found; for a list a list.
+            The prediction; for a list a list.
 
         Raises:
             UserError: there is no such image, or it cannot be read.
@@ -95,7 +98,9 @@ class ECADetector:
         original, batch, path = self._batch(image)
         with torch.no_grad():
             (sample,) = self.model.test_step(batch)
-        return self._prediction(sample.pred_instances, original, path)
+        return Prediction.from_instances(
+            sample.pred_instances, classes=self.classes, image=original, path=path
+        ).finite()
 
     def cam(self, image: Any, score: float = SHOWN_FROM) -> Array:
         """Return where the evidence for the objects lies: see :mod:`.cam`.
@@ -117,8 +122,8 @@ class ECADetector:
         height, width = original.shape[:2]
         return evidence_map(self.model, batch, (height, width), score)
 
-    def prepared(self, image: Any) -> tuple[Array, tuple[int, int]]:
-        """Return what the network gets of an image.
+    def prepared(self, image: Any) -> tuple[Tensor, tuple[int, int]]:
+        """Return the network's input for an image.
 
         Args:
             image: as for :meth:`predict`, no list.
@@ -130,7 +135,7 @@ class ECADetector:
         _, batch, _ = self._batch(image)
         data = self.model.data_preprocessor(batch, False)
         height, width = data['data_samples'][0].img_shape[:2]
-        return data['inputs'].cpu().numpy(), (int(height), int(width))
+        return data['inputs'], (int(height), int(width))
 
     def _batch(self, image: Any) -> tuple[Array, dict[str, Any], str | None]:
         """Return the image (H, W, 3) RGB, what the model takes, and the path."""
@@ -149,12 +154,13 @@ class ECADetector:
         """Run the transforms; one of them may not take an image of such a shape."""
         height, width = loaded['img'].shape[:2]
         try:
-            return dict(self._prepare(loaded))
+            return dict(self._pipeline[1](loaded))
         except Exception as error:  # OpenCV, numpy and torch each raise their own
             line = next(iter(str(error).splitlines()), '') or type(error).__name__
             raise UserError(
                 f'{path or "an image"} of {width} x {height} cannot be prepared for '
-                f'the detector: {clipped(line, 200)}'
+                f'the detector: {clipped(line, 200)}',
+                code='broken-image',
             ) from error
 
     def read(self, path: str) -> dict[str, Any]:
@@ -166,67 +172,82 @@ class ECADetector:
         Raises:
             UserError: it is no file, or no image.
         """
-        from eca_mmdet.datasets.images import read_size
-
         require_image_file(path)
+        read, _ = self._pipeline
         try:
-            loaded = self._load({'img_path': path, 'img_id': 0})
+            loaded = read({'img_path': path, 'img_id': 0})
         except Exception as error:  # OpenCV, mmcv and decoders each raise their own
-            found = read_size(Path(path))
+            found = decode(Path(path))
             reason = found if isinstance(found, str) else str(error)
             raise UserError(
-                f'{path} is not an image that can be read: {reason}.'
+                f'{path} is not an image that can be read: {reason}.',
+                code='broken-image',
             ) from error
         if loaded is None or loaded['img'].ndim != 3:
-            raise UserError(f'{path} is not read as a picture of three colours.')
+            raise UserError(
+                f'{path} is not read as a picture of three colours.',
+                code='broken-image',
+            )
         return dict(loaded)
 
     def _as_loaded(self, image: Array) -> dict[str, Any]:
         """Return an RGB image as the first transform would have, in BGR."""
         size = image.shape[:2]
         bgr = np.ascontiguousarray(image[..., ::-1])
-        if getattr(self._load.transforms[0], 'to_float32', False):
+        if getattr(self._pipeline[0].transforms[0], 'to_float32', False):
             bgr = bgr.astype(np.float32)
         return dict(img=bgr, img_id=0, img_path=None, img_shape=size, ori_shape=size)
 
-    def _prediction(self, found: Any, image: Array, path: str | None) -> Prediction:
-        boxes, scores = found.bboxes.cpu().numpy(), found.scores.cpu().numpy()
-        kept = np.isfinite(scores) & np.isfinite(boxes).all(1)
-        masks = None
-        if 'masks' in found:
-            masks = np.asarray(found.masks.cpu().numpy(), bool)[kept]
-        return Prediction(
-            boxes=boxes[kept].astype(np.float32),
-            scores=scores[kept].astype(np.float32),
-            labels=found.labels.cpu().numpy()[kept].astype(np.int64),
-            masks=masks,
-            classes=self.classes,
-            image=image,
-            path=path,
-        )
+    @functools.cached_property
+    def _pipeline(self) -> tuple[Any, Any]:
+        """Return the transform that reads an image, and those that prepare it."""
+        from mmdet.utils import get_test_pipeline_cfg
+        from mmengine.dataset import Compose
+
+        advice = 'Name a config with a test_dataloader for images: --config NAME|FILE.'
+        try:
+            steps = get_test_pipeline_cfg(self.cfg)
+        except (AttributeError, KeyError, RuntimeError, TypeError, IndexError) as error:
+            raise UserError(
+                f'the config of {self.path} has no test pipeline. {advice}',
+                code='config-invalid',
+            ) from error
+        # Annotations are not needed here, and may need more than an image.
+        steps = [
+            step
+            for step in steps
+            if str(step['type']).split('.')[-1] not in _ANNOTATION_TRANSFORMS
+        ]
+        try:
+            first, *others = [Compose([step]) for step in steps]
+        except Exception as error:  # a transform may raise anything on wrong arguments
+            raise UserError(
+                f'the test pipeline in the config of {self.path} cannot be built: '
+                f'{type(error).__name__}: {error} {advice}',
+                code='config-invalid',
+            ) from error
+        return first, Compose(others)
 
 
-def _pipeline(trained: TrainedDetector) -> tuple[Any, Any]:
-    """Return what reads an image, and what prepares it for the model."""
-    from mmdet.utils import get_test_pipeline_cfg
-    from mmengine.dataset import Compose
+def load_detector(
+    checkpoint: str | os.PathLike[str],
+    config: str | None = None,
+    device: str | None = None,
+) -> ECADetector:
+    """Load a detector from a checkpoint that mmengine saved in training.
 
-    advice = 'Name a config with a test_dataloader for images: --config NAME|FILE.'
-    try:
-        steps = get_test_pipeline_cfg(trained.cfg)
-    except (AttributeError, KeyError, RuntimeError, TypeError, IndexError) as error:
-        raise UserError(
-            f'the config of {trained.path} has no test pipeline. {advice}'
-        ) from error
-    # Annotations are of no use here, and may need more than an image.
-    steps = [
-        one for one in steps if str(one['type']).split('.')[-1] not in _OF_ANNOTATIONS
-    ]
-    try:
-        first, *others = [Compose([one]) for one in steps]
-    except Exception as error:  # a transform may raise anything on wrong arguments
-        raise UserError(
-            f'the test pipeline in the config of {trained.path} cannot be built: '
-            f'{type(error).__name__}: {error} {advice}'
-        ) from error
-    return first, Compose(others)
+    Args:
+        checkpoint: path or https:// address. Loading never executes code in the file.
+        config: name or path of a config, in place of the embedded one.
+        device: e.g. 'cuda:0'; None selects an accelerator if there is one.
+
+    Raises:
+        UserError: the checkpoint cannot be used; the message says why.
+
+    Example:
+        >>> detector = load_detector('epoch_12.pth', device='cpu')  # doctest: +SKIP
+        >>> detector.predict('image.jpg').plot()  # doctest: +SKIP
+    """
+    detector = ECADetector(*load_model(os.fspath(checkpoint), config, device))
+    _ = detector._pipeline  # fails here, not at the first image
+    return detector

@@ -42,7 +42,8 @@ def make_fast(detector: nn.Module, compiled: bool = False) -> Any:
     if not hasattr(detector, 'backbone') or not hasattr(detector, 'extract_feat'):
         raise UserError(
             'fast inference needs a detector with a backbone and extract_feat; got '
-            f'{type(detector).__name__}.'
+            f'{type(detector).__name__}.',
+            code='unsupported-model',
         )
     fast: Any = copy.deepcopy(detector)
     fast.eval()
@@ -83,7 +84,8 @@ def _fuse(model: Any) -> None:
         except (TypeError, AttributeError) as error:
             raise UserError(
                 f'the norms of {type(model).__name__} cannot be fused ({error}): they '
-                'need weights and running statistics. Test it without --fast.'
+                'need weights and running statistics. Test it without --fast.',
+                code='unsupported-model',
             ) from error
         after = model.extract_feat(image)
     for one, other in zip(before, after, strict=True):
@@ -94,7 +96,8 @@ def _fuse(model: Any) -> None:
                 f'fusing the norms of {type(model.backbone).__name__} changes its '
                 'features: its layers do not run in the order they are defined in, or '
                 'its norms do more than normalise (some of timm hold the activation). '
-                'Test it without --fast.'
+                'Test it without --fast.',
+                code='unsupported-model',
             )
 
 
@@ -132,5 +135,6 @@ class FastTestHook(Hook):  # type: ignore[misc]
             raise UserError(
                 f'{type(self._fast).__name__} tests without its extract_feat, which '
                 '--fast speeds up: these numbers are those of float32. Test it '
-                'without --fast.'
+                'without --fast.',
+                code='unsupported-model',
             )

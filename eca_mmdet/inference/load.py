@@ -1,8 +1,9 @@
-"""From a checkpoint to a detector that is ready to predict."""
+"""Loading of a checkpoint into the model that it belongs to."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import argparse
+from collections.abc import Sequence
 from typing import Any
 
 from eca_mmdet import registration
@@ -15,48 +16,35 @@ from eca_mmdet.checkpoints.embedded_config import (
     require_registered,
 )
 from eca_mmdet.checkpoints.io import Checkpoint, read_weights
-from eca_mmdet.engine import config as launch
+from eca_mmdet.engine import config as engine_config
 from eca_mmdet.utils.errors import UserError
 
 
-@dataclass(frozen=True)
-class TrainedDetector:
-    """A detector with its weights.
-
-    Attributes:
-        path: the checkpoint.
-        cfg: mmengine's Config that it was built from.
-        model: mmdet's detector, in evaluation mode.
-        classes: names by label.
-    """
-
-    path: str
-    cfg: Any
-    model: Any
-    classes: tuple[str, ...]
-
-
-def load_detector(
+def load_model(
     checkpoint: str, config: str | None = None, device: str | None = None
-) -> TrainedDetector:
-    """Build the detector of a checkpoint and load it, tensor by tensor.
+) -> tuple[str, Any, Any, tuple[str, ...]]:
+    """Build the detector of a checkpoint and load its tensors.
 
     Args:
-        checkpoint: path (or https:// address) of what mmengine saved in training. Its
-            config is read from it as plain values; nothing in the file is run.
-        config: name or path of a config to use instead. It is Python and is run.
-        device: as 'cuda:0'; None takes an accelerator if there is one.
+        checkpoint: path or https:// address of a checkpoint saved by mmengine. Its
+            embedded config is read as plain values; loading never executes code.
+        config: name or path of a config to use instead; it is Python and is executed.
+        device: e.g. 'cuda:0'; None selects an accelerator if there is one.
+
+    Returns:
+        The local path, mmengine's Config, mmdet's detector in evaluation mode, and the
+        class names by label.
 
     Raises:
         UserError: a file is missing or broken, the checkpoint has no config, or its
-            tensors are not those of the model.
+            tensors do not fit the model.
     """
     path = str(fetch(checkpoint)) if is_address(checkpoint) else checkpoint
     file = read_weights(path)
-    launch.forbid_code_in_files()
+    engine_config.forbid_code_in_files()
     registration.register()
-    launch.silence_known_warnings()
-    cfg = _config(file, config)
+    engine_config.silence_known_warnings()
+    cfg = _embedded_config(file) if config is None else load_config(config)
     model = _build(cfg, path)
     require_fit(file.state, model, path)
     classes = class_names(file, cfg)
@@ -65,22 +53,27 @@ def load_detector(
     model.cfg = cfg
     _move(model, device)
     model.train(False)  # mmdet's ResNet returns None from eval()
-    return TrainedDetector(path, cfg, model, classes)
+    return path, cfg, model, classes
 
 
-def _config(file: Checkpoint, config: str | None) -> Any:
-    """Return the named config, or the one in the file."""
-    from eca_mmdet.analysis.complexity.parts import load
+def load_config(name: str, options: Sequence[str] = ()) -> Any:
+    """Return a config by shipped name or path, with overrides as KEY=VALUE."""
+    return engine_config.load_config(
+        argparse.Namespace(
+            config=name, cfg_options=list(options), launcher='none', local_rank=0
+        )
+    )
 
-    if config is not None:
-        return load(config)
+
+def _embedded_config(file: Checkpoint) -> Any:
     meta = file.extras.get('meta')
     text = meta.get('cfg') if isinstance(meta, dict) else None
     if not isinstance(text, str) or not text.strip():
         raise UserError(
-            f'{file.path} has no config in it, so that it does not say which detector '
-            'it is of: only what mmengine saved in training does. Name the config: '
-            '--config NAME|FILE.'
+            f'{file.path} has no config in it, so its architecture is unknown: only '
+            'checkpoints that mmengine saves in training embed one. Name the config: '
+            '--config NAME|FILE.',
+            code='checkpoint-incomplete',
         )
     return plain_config(parse_config(text, file.path), file.path)
 
@@ -180,7 +173,8 @@ def _require_count(model: Any, classes: tuple[str, ...], path: str) -> None:
             raise UserError(
                 f'{path} names {len(classes)} classes ({", ".join(classes[:3])}, ...), '
                 f'and its {type(part).__name__} has {count}. Name a config with the '
-                'right test_dataloader.dataset.metainfo.classes: --config NAME|FILE.'
+                'right test_dataloader.dataset.metainfo.classes: --config NAME|FILE.',
+                code='class-mismatch',
             )
 
 
@@ -190,7 +184,8 @@ def _move(model: Any, device: str | None) -> None:
         model.to(device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise UserError(
-            f'device {device!r} cannot be used: {str(error).splitlines()[0]}'
+            f'device {device!r} cannot be used: {str(error).splitlines()[0]}',
+            code='no-gpu',
         ) from error
 
 

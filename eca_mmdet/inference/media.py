@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,49 @@ def is_video(path: Path) -> bool:
     return path.suffix.lower() in VIDEOS
 
 
+@dataclass(frozen=True)
+class Images:
+    """Image files.
+
+    Attributes:
+        folder: that the names are relative to.
+        names: of the files, sorted.
+        single: one file was named, not its folder.
+    """
+
+    folder: Path
+    names: list[str]
+    single: bool
+
+
+def open_source(source: str, every: int | None = None) -> Images | Video:
+    """Return the images or the video at a path.
+
+    Args:
+        source: an image, a folder with images, or a video.
+        every: use every N-th frame of a video; None for all.
+
+    Raises:
+        UserError: there is no such thing, it cannot be read, or ``every`` is given
+            for images.
+    """
+    if not source:
+        raise UserError(
+            'an image, a folder or a video is expected; got an empty name.',
+            code='file-not-found',
+        )
+    path = Path(source)
+    folder = path.is_dir()
+    if is_video(path) and not folder:
+        return Video(path, every or 1)
+    if every is not None:
+        raise UserError(
+            f'--every goes with a video; {path} is none by its name.',
+            code='option-conflict',
+        )
+    return Images(path if folder else path.parent, find_images(path), not folder)
+
+
 def find_images(source: Path) -> list[str]:
     """Return the images of a folder and its subfolders, sorted; or the one file.
 
@@ -48,7 +92,8 @@ def find_images(source: Path) -> list[str]:
         if not source.exists():
             raise UserError(
                 f'{source} does not exist; an image, a folder of images or a video is '
-                'expected.'
+                'expected.',
+                code='file-not-found',
             )
         return [source.name]
     names = []
@@ -62,7 +107,8 @@ def find_images(source: Path) -> list[str]:
     if not names:
         raise UserError(
             f'{source} has no image in it, nor has a folder below it. Looked for: '
-            f'{" ".join(sorted(IMAGES))}. (A video is given by its own path.)'
+            f'{" ".join(sorted(IMAGES))}. (A video is given by its own path.)',
+            code='no-images',
         )
     return sorted(names)
 
@@ -106,12 +152,16 @@ class Video:
         import cv2
 
         if not path.is_file():
-            raise UserError(f'{path} does not exist; a video file is expected.')
+            raise UserError(
+                f'{path} does not exist; a video file is expected.',
+                code='file-not-found',
+            )
         self.path, self.every, self.seen = path, every, 0
         self._capture = cv2.VideoCapture(str(path))
         if not self._capture.isOpened() or not self._capture.grab():
             raise UserError(
-                f'{path} is not a video that OpenCV reads: not one frame of it.'
+                f'{path} is not a video that OpenCV reads: not one frame of it.',
+                code='unsupported-format',
             )
         rate = float(self._capture.get(cv2.CAP_PROP_FPS))
         count = float(self._capture.get(cv2.CAP_PROP_FRAME_COUNT))
@@ -173,7 +223,10 @@ class VideoFile:
             if writer.isOpened():
                 self.path, self._writer = path, writer
                 return
-        raise UserError(f'OpenCV cannot write a video to {self.path.parent}.')
+        raise UserError(
+            f'OpenCV cannot write a video to {self.path.parent}.',
+            code='file-not-written',
+        )
 
     def close(self) -> None:
         """Finish the file."""

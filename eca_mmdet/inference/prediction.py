@@ -1,10 +1,10 @@
-"""What a detector finds in one image."""
+"""Predictions of one image."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from eca_mmdet.utils.errors import MissingPackageError, UserError
+from eca_mmdet.utils.images import encode_image
+from eca_mmdet.utils.io import require_free, whole_file
 
 Array = npt.NDArray[Any]
 
@@ -21,25 +23,56 @@ SHOWN_FROM = 0.3
 
 @dataclass(frozen=True)
 class Prediction:
-    """The n objects found in one image, the surest first.
+    """The n objects found in one image, sorted by descending score.
 
     Attributes:
         boxes: (n, 4) float32 x1, y1, x2, y2 in pixels of ``image``.
         scores: (n,) float32, 0-1, descending.
         labels: (n,) int64, positions in ``classes``.
-        masks: (n, H, W) bool; None where the detector gives boxes alone.
+        masks: (n, H, W) bool; None where the detector gives only boxes.
         classes: names by label.
-        image: (H, W, 3) uint8, RGB, as the detector saw it: turned as EXIF data say.
-        path: of the image; None where an array was given.
+        image: (H, W, 3) uint8, RGB, as the detector saw it: rotated as its EXIF data
+            say; (0, 0, 3) where it was not kept.
+        path: image file; None where an array was given.
+
+    Example:
+        >>> import numpy as np
+        >>> found = Prediction(
+        ...     boxes=np.array([[0, 0, 4, 4], [1, 1, 3, 3]], np.float32),
+        ...     scores=np.array([0.2, 0.9], np.float32),
+        ...     labels=np.array([0, 1]),
+        ...     classes=('cat', 'dog'),
+        ... )
+        >>> found.names, found.above(0.5).boxes.tolist()
+        (['dog', 'cat'], [[1.0, 1.0, 3.0, 3.0]])
     """
 
     boxes: Array
     scores: Array
     labels: Array
-    masks: Array | None
-    classes: tuple[str, ...]
-    image: Array
+    masks: Array | None = None
+    classes: tuple[str, ...] = ()
+    image: Array = field(default_factory=lambda: np.zeros((0, 0, 3), np.uint8))
     path: str | None = None
+
+    @classmethod
+    def from_instances(cls, instances: Any, **kwargs: Any) -> Prediction:
+        """Return the prediction in mmdet's ``pred_instances``.
+
+        Args:
+            instances: with ``bboxes``, ``scores``, ``labels`` and perhaps ``masks``.
+            **kwargs: ``classes``, ``image`` and ``path``.
+        """
+        masks = None
+        if 'masks' in instances:
+            masks = np.asarray(instances.masks.cpu().numpy(), bool)
+        return cls(
+            boxes=instances.bboxes.cpu().numpy().astype(np.float32),
+            scores=instances.scores.cpu().numpy().astype(np.float32),
+            labels=instances.labels.cpu().numpy().astype(np.int64),
+            masks=masks,
+            **kwargs,
+        )
 
     def __post_init__(self) -> None:
         order = np.argsort(-self.scores, kind='stable')
@@ -63,7 +96,13 @@ class Prediction:
 
     def above(self, score: float) -> Prediction:
         """Return the objects of at least a score."""
-        kept = self.scores >= score
+        return self._select(self.scores >= score)
+
+    def finite(self) -> Prediction:
+        """Return the objects whose box and score are finite."""
+        return self._select(np.isfinite(self.scores) & np.isfinite(self.boxes).all(1))
+
+    def _select(self, kept: Array) -> Prediction:
         columns: dict[str, Any] = {
             name: value[kept] for name, value in self._columns().items()
         }
@@ -96,7 +135,8 @@ class Prediction:
         if len(ids) != len(self.classes):
             raise UserError(
                 f'category_ids must be {len(self.classes)} ids, one for each of '
-                f'{", ".join(self.classes)}; got {len(ids)}.'
+                f'{", ".join(self.classes)}; got {len(ids)}.',
+                code='class-mismatch',
             )
         x1, y1, x2, y2 = self.boxes.astype(np.float64).T
         boxes = np.stack([x1, y1, x2 - x1, y2 - y1], 1)
@@ -156,44 +196,20 @@ class Picture(np.ndarray):  # type: ignore[type-arg]
     def _repr_png_(self) -> bytes | None:
         if self.ndim != 3 or self.shape[2] != 3 or not self.size:
             return None  # a slice of a picture is an array as any other
-        return encode(np.asarray(self), '.png')
+        return encode_image(np.asarray(self), '.png')
 
     def save(self, path: str | Path) -> None:
         """Write the picture; the ending of ``path`` chooses the format.
 
         Raises:
-            UserError: the ending is of no image format, or the file is there.
+            UserError: the ending names no image format (``unsupported-format``), or
+                the file exists (``output-exists``).
         """
-        from eca_mmdet.utils.io import whole_file
-
         path = Path(path)
-        raw = encode(np.asarray(self), path.suffix)
-        if path.exists():
-            raise UserError(f'{path} exists, and nothing is overwritten.')
+        raw = encode_image(np.asarray(self), path.suffix)
+        require_free(path, option='path')
         with whole_file(path) as partial:
             partial.write_bytes(raw)
-
-
-def encode(image: Array, suffix: str) -> bytes:
-    """Return an RGB image as the bytes of a file.
-
-    Args:
-        image: (H, W, 3) uint8.
-        suffix: of the format, as '.png'.
-
-    Raises:
-        UserError: OpenCV writes no such format.
-    """
-    import cv2
-
-    options = [cv2.IMWRITE_JPEG_QUALITY, 95] if suffix.lower()[:3] == '.jp' else []
-    try:
-        _, raw = cv2.imencode(suffix, np.ascontiguousarray(image[..., ::-1]), options)
-    except cv2.error as error:
-        raise UserError(
-            f'OpenCV writes no images of the format {suffix!r}; .png and .jpg it does.'
-        ) from error
-    return bytes(raw)
 
 
 def _rle(mask: Array) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from eca_mmdet.registration import InstallError
@@ -11,7 +10,6 @@ from eca_mmdet.reporting.charts import Chart, line, line_chart
 from eca_mmdet.reporting.pictures import find_annotations, find_images
 from eca_mmdet.reporting.run import Run, reason
 from eca_mmdet.utils.errors import UserError
-from eca_mmdet.utils.io import describe_file
 
 
 def gate_sections(
@@ -51,35 +49,16 @@ def gate_sections(
 def _measure(
     run: Run, limit: int, images: str | None, annotations: str | None
 ) -> dict[str, Any]:
-    from rich.console import Console
-    from rich.progress import Progress
-
     from eca_mmdet.analysis.gates.images import choose_images
-    from eca_mmdet.analysis.gates.record import gates_record, measure_gates
-    from eca_mmdet.inference.load import load_detector
+    from eca_mmdet.analysis.gates.record import record_gates
 
     source = find_annotations(run, annotations)
     chosen = choose_images(source, str(find_images(run, images)), None, limit)
-    detector = load_detector(str(run.checkpoint))
-    console = Console(stderr=True)
-    with Progress(
-        console=console, transient=True, disable=not console.is_terminal
-    ) as progress:
-        bar = progress.add_task(f'gates of {run.label}', total=len(chosen.images))
-        measured = measure_gates(
-            detector,
-            chosen.images,
-            chosen.classes_of,
-            progress=lambda done: progress.update(bar, completed=done),
-        )
-    file = describe_file(Path(detector.path))
-    return gates_record(
-        [{**file, **measured}], chosen.images, chosen.source, chosen.classes_of
-    )
+    return record_gates([str(run.checkpoint)], chosen)
 
 
 def _section(run: Run, at: int) -> dict[str, Any]:
-    from eca_mmdet.cli.gates import GATE_HEADER, gate_cells
+    from eca_mmdet.analysis.gates.plots import GATE_HEADER, gate_cells
 
     record = run.gates or {}
     gates = record['checkpoints'][0]['gates']

@@ -16,6 +16,7 @@ from eca_mmdet.datasets.masks import mask_api, to_rle
 from eca_mmdet.reporting.numbers import tasks_of, title_of
 from eca_mmdet.reporting.run import Run
 from eca_mmdet.utils.errors import UserError
+from eca_mmdet.utils.images import encode_image, read_rgb
 
 Array = npt.NDArray[Any]
 
@@ -162,7 +163,7 @@ def _picture(
             raise UserError(f'{truth.source} has no image {number!r}')
         at = truth.image_ids.index(number)
         name = truth.file_names[at]
-        image = read_rgb(inside(folder, name))
+        image = read_rgb(str(inside(folder, name)))
         canvas, scale = fit(image)
         return _drawn(entry, truth, at, task, canvas, scale)
     except UserError as error:
@@ -206,20 +207,6 @@ def _drawn(
             _draw_detections(canvas, scale, entry['detections'], names, task)
         ),
     }
-
-
-def read_rgb(path: Path) -> Array:
-    """Return an image as mmdet sees it: (H, W, 3) uint8, EXIF rotation applied.
-
-    Raises:
-        UserError: it is not there, or is none.
-    """
-    import cv2
-
-    image: Array | None = cv2.imread(str(path)) if path.is_file() else None
-    if image is None:
-        raise UserError(f'{path} is missing, or no image')
-    return image[..., ::-1]
 
 
 def fit(image: Array) -> tuple[Array, float]:
@@ -310,10 +297,5 @@ def _draw(
 
 def encode(image: Array) -> str:
     """Return an RGB image as a data address, JPEG."""
-    import cv2
-
-    done, data = cv2.imencode(
-        '.jpg', image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, _QUALITY]
-    )
-    assert done
-    return 'data:image/jpeg;base64,' + base64.b64encode(data.tobytes()).decode()
+    data = encode_image(image, '.jpg', _QUALITY)
+    return 'data:image/jpeg;base64,' + base64.b64encode(data).decode()

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+import eca_mmdet
 from eca_mmdet.catalog import configs as paths
 from eca_mmdet.catalog.published import published, published_rows
 from eca_mmdet.utils.errors import UserError
@@ -39,6 +40,20 @@ def test_published_rows_come_out_to_a_hundredth(counting, row):
     cost = paper_cost(counting(row.config)[0])
     assert cost['params_m'] == pytest.approx(row.params_m.value, abs=0.0051)
     assert cost['gflops'] == pytest.approx(row.gflops.value, abs=0.0051)
+
+
+def test_rows_in_python(mmdet_ready):
+    name = 'faster-rcnn_eca-r50_fpn_4xb2-1x_coco'
+    (row,) = eca_mmdet.complexity(name, convention='paper')
+    assert row.config == name
+    assert row.params_m == pytest.approx(row.published['params_m'], abs=0.0051)
+    assert row.gflops == pytest.approx(row.published['gflops'], abs=0.0051)
+    (changed,) = eca_mmdet.complexity(
+        name, convention='paper', options=['model.backbone.depth=101']
+    )
+    assert changed.published is None and changed.params_m > row.params_m + 10
+    (exact,) = eca_mmdet.complexity([name, name], (320, 256))
+    assert exact.cost.gates.params >= exact.cost.gates.trained > 0
 
 
 def test_the_two_other_rows_are_not_ours(counting):
@@ -303,7 +318,7 @@ def test_imagenet_rows(mmdet_ready, row):
 
     152: 57.404 for 57.41; 34 with CBAM: see test_mechanisms.
     """
-    from eca_mmdet.analysis.complexity.imagenet import classifier_cost
+    from eca_mmdet.analysis.complexity.paper import classifier_cost
 
     cost = classifier_cost(row)
     missing = row['attention'] == 'GSoP-Net1' or (

@@ -69,12 +69,12 @@ def test_many_classes_and_channels(tmp_path, recwarn):
     assert drawn_classes(record) == classes[:4]
     assert drawn_classes(record_of(classes[:7])) == classes[:7]
     written = draw_gates(record, tmp_path)
-    assert [one.name for one in written] == ['gates.png', 'blocks.png']  # no kernel
+    assert [one.name for one in written] == ['gates.png']  # no kernel
     assert not recwarn.list
 
 
 def test_kernels_are_drawn_by_offset():
-    from eca_mmdet.analysis.gates.depth_plots import kernels_figure
+    from eca_mmdet.analysis.gates.plots import kernels_figure
 
     gates = [
         gate('a.layer1.0.eca', [0.5], [], stage=1, block=0, kernel=[1.0, 2.0, -4.0]),

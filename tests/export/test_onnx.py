@@ -10,7 +10,8 @@ import pytest
 import torch
 
 import eca_mmdet
-from tests.support import exporting
+from eca_mmdet.utils.errors import UserError
+from tests.support import detectors, exporting
 from tests.support.exporting import assert_same_objects, batch, run
 from tests.tolerances import assert_near
 
@@ -50,6 +51,20 @@ def test_objects_are_those_of_mmdet_at_any_size_and_batch(kind, exported, shapes
         images, shape, samples = batch(model, shapes, sizes)
         found = run(out, images=images, sizes=shape)
         assert_same_objects(found, model, images, samples)
+
+
+def test_export_from_python(mmdet_ready, shapes, tmp_path):
+    """The config is the one in the checkpoint."""
+    checkpoint = detectors.save(tmp_path / 'a.pth', 'faster', shapes)
+    out = tmp_path / 'a.onnx'
+    report = eca_mmdet.export_onnx(checkpoint, out, (96, 128))
+    assert report.paths == (out,) and report.metadata['size'] == [96, 128]
+    assert report.metadata['config'] is None
+    assert report.checks[-1].passes and report.checks[-1].objects
+    assert eca_mmdet.OnnxDetector(out).classes == detectors.CLASSES
+    with pytest.raises(UserError) as raised:
+        eca_mmdet.export_onnx(checkpoint, out)
+    assert raised.value.code == 'output-exists'
 
 
 @pytest.mark.openmmlab

@@ -66,7 +66,7 @@ def exported(function, arrays, axes, outputs=('out',)):
 def test_anchors_are_those_of_mmdet(settings, mmdet_ready):
     from mmdet.models.task_modules import AnchorGenerator
 
-    from eca_mmdet.export.onnx.anchors import grid_anchors
+    from eca_mmdet.export.onnx.boxes import grid_anchors
 
     strides = [(4, 8), (16, 12)]  # along x, along y
     generator = AnchorGenerator(strides=strides, ratios=[0.5, 1.0, 2.0], **settings)
@@ -93,7 +93,7 @@ def test_anchors_are_those_of_mmdet(settings, mmdet_ready):
 def test_decoding_is_that_of_mmdet(clip, mmdet_ready):
     from mmdet.models.task_modules import DeltaXYWHBBoxCoder
 
-    from eca_mmdet.export.onnx.anchors import decode
+    from eca_mmdet.export.onnx.boxes import decode
 
     coder = DeltaXYWHBBoxCoder((0.1, -0.2, 0, 0.3), (0.1, 0.1, 0.2, 0.5), clip)
     generator = torch.Generator().manual_seed(3)
@@ -122,7 +122,7 @@ def test_decoding_is_that_of_mmdet(clip, mmdet_ready):
 def test_levels_are_those_of_mmdet(levels, mmdet_ready):
     from mmdet.models import SingleRoIExtractor
 
-    from eca_mmdet.export.onnx.roi_heads import level_of
+    from eca_mmdet.export.onnx.heads import level_of
 
     layer = dict(type='RoIAlign', output_size=7, sampling_ratio=0)
     strides = [2 ** (2 + level) for level in range(levels)]
@@ -168,7 +168,7 @@ def _overlap(one, other):
     ('batch', 'classes', 'count'), [(1, 1, 40), (3, 4, 25), (2, 1203, 9)]
 )
 def test_suppression_is_greedy_within_a_class(batch, classes, count):
-    from eca_mmdet.export.onnx.nms import suppress
+    from eca_mmdet.export.onnx.boxes import suppress
 
     rng = np.random.default_rng(classes)
     boxes = rng.integers(0, 3, (batch, count, 4)) * 300.0  # far out: few digits left
@@ -191,7 +191,7 @@ def test_suppression_is_greedy_within_a_class(batch, classes, count):
 
 
 def test_the_best_of_too_few():
-    from eca_mmdet.export.onnx.nms import best
+    from eca_mmdet.export.onnx.boxes import best
 
     call = exported(
         lambda s: best(s, 4), [torch.zeros(1, 9)], [[0, 1]], ('values', 'places')
@@ -207,7 +207,7 @@ def test_the_best_of_too_few():
 def test_pooling_is_that_of_mmdet(scales, mmdet_ready):
     from mmdet.models import SingleRoIExtractor
 
-    from eca_mmdet.export.onnx.roi_heads import pool
+    from eca_mmdet.export.onnx.heads import pool
 
     generator = torch.Generator().manual_seed(0)
     maps = [

@@ -106,15 +106,15 @@ def test_a_missing_package_is_told_first(package, export, monkeypatch, tmp_path)
 
 def _shifted(monkeypatch):
     """Anchors half a pixel off."""
-    from eca_mmdet.export.onnx import dense_heads as dense
+    from eca_mmdet.export.onnx import heads
 
-    right = dense.grid_anchors
-    monkeypatch.setattr(dense, 'grid_anchors', lambda *a: right(*a) + 0.5)
+    right = heads.grid_anchors
+    monkeypatch.setattr(heads, 'grid_anchors', lambda *a: right(*a) + 0.5)
 
 
 def _scored(monkeypatch):
     """Scores a little low."""
-    from eca_mmdet.export.onnx.network import Heads
+    from eca_mmdet.export.onnx.heads import Heads
 
     right = Heads.forward
 
@@ -127,17 +127,17 @@ def _scored(monkeypatch):
 
 def _unsuppressed(monkeypatch):
     """Suppression at another overlap."""
-    from eca_mmdet.export.onnx import roi_heads as regions
+    from eca_mmdet.export.onnx import heads
 
-    right = regions.suppress
-    monkeypatch.setattr(regions, 'suppress', lambda b, s, iou: right(b, s, iou + 0.2))
+    right = heads.suppress
+    monkeypatch.setattr(heads, 'suppress', lambda b, s, iou: right(b, s, iou + 0.2))
 
 
 def _results(change):
     """Return a sabotage of what comes out."""
 
     def sabotage(monkeypatch):
-        from eca_mmdet.export.onnx.network import Heads
+        from eca_mmdet.export.onnx.heads import Heads
 
         right = Heads.forward
         monkeypatch.setattr(
@@ -166,16 +166,14 @@ _moved, _twice = _results(_narrow), _results(_doubled)
 
 def _first(monkeypatch):
     """The first image's size for all: right but in a batch."""
-    from eca_mmdet.export.onnx import dense_heads as dense
-    from eca_mmdet.export.onnx import roi_heads as regions
+    from eca_mmdet.export.onnx import heads
 
-    right = dense.decode
+    right = heads.decode
 
     def wrong(coder, boxes, deltas, sizes):
         return right(coder, boxes, deltas, sizes[:1].expand_as(sizes))
 
-    for module in (dense, regions):
-        monkeypatch.setattr(module, 'decode', wrong)
+    monkeypatch.setattr(heads, 'decode', wrong)
 
 
 def _fixed(monkeypatch):
@@ -206,9 +204,9 @@ def test_a_wrong_file_fails_and_nothing_is_lost(
 
 
 def test_wrong_features_fail(export, monkeypatch, tmp_path):
-    from eca_mmdet.export.onnx import writer as graph_file
+    from eca_mmdet.export import exporter
 
-    right = graph_file.write_graph
+    right = exporter.write_graph
 
     def wrong(path, part, model, *others):
         with torch.no_grad():
@@ -216,34 +214,33 @@ def test_wrong_features_fail(export, monkeypatch, tmp_path):
             right(path, part, model, *others)
             model.backbone.conv1.weight[0] /= 1.001
 
-    monkeypatch.setattr(graph_file, 'write_graph', wrong)
+    monkeypatch.setattr(exporter, 'write_graph', wrong)
     assert export('--part', 'backbone')[0] == 1
     assert names(tmp_path) == ['a.failed.onnx']
 
 
 @pytest.mark.parametrize('where', ['write_graph', 'compare'])
 def test_an_interrupted_export_leaves_nothing(where, export, monkeypatch, tmp_path):
-    from eca_mmdet.export.onnx import writer as graph_file
-    from eca_mmdet.export.verify import parity
+    from eca_mmdet.export import exporter
 
     def stop(path, *others):
         if where == 'write_graph':
             path.write_text('a part')
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(parity if where == 'compare' else graph_file, where, stop)
+    monkeypatch.setattr(exporter, where, stop)
     code, _, err = export()
     assert code == 130 and 'interrupted' in err
     assert names(tmp_path) == []
 
 
 def test_a_full_disk_is_told(export, monkeypatch, tmp_path):
-    from eca_mmdet.export.onnx import writer as graph_file
+    from eca_mmdet.export import exporter
 
     def full(path, *others):
         raise OSError(28, 'No space left on device')
 
-    monkeypatch.setattr(graph_file, 'write_graph', full)
+    monkeypatch.setattr(exporter, 'write_graph', full)
     code, _, err = export()
     assert code == 1 and 'No space left on device' in err, err
     assert 'cannot be written' in err, err
@@ -251,9 +248,9 @@ def test_a_full_disk_is_told(export, monkeypatch, tmp_path):
 
 
 def test_more_than_a_file_takes_is_refused(export, monkeypatch):
-    from eca_mmdet.cli import export as module
+    from eca_mmdet.export import exporter
 
-    monkeypatch.setattr(module, '_MOST_BYTES', 1 << 20)
+    monkeypatch.setattr(exporter, '_MOST_BYTES', 1 << 20)
     code, _, err = export()
     assert code == 2 and '--part backbone' in err
 

@@ -12,9 +12,8 @@ import pytest
 import torch
 from PIL import Image
 
-from eca_mmdet.export.mask_paste import paste_masks
-from eca_mmdet.export.preprocess import ImageRule, prepare, resize_in_numpy
-from eca_mmdet.inference import images
+from eca_mmdet.export.processing import ImageRule, paste_masks, prepare, resize_in_numpy
+from eca_mmdet.utils import images
 from eca_mmdet.utils.errors import MissingPackageError, UserError
 from tests.conftest import REPOSITORY
 
@@ -808,8 +807,12 @@ def test_command_predicts_with_a_file(command, path, detector, tmp_path):
     [
         ('cv2', True, 'with opencv-python, which is not installed'),
         ('matplotlib', True, 'with matplotlib, which is not installed'),
-        ('PIL', False, 'pip install opencv-python pillow matplotlib\n'),
-        ('pycocotools', True, 'matplotlib pycocotools\n'),
+        (
+            'PIL',
+            False,
+            'pip install opencv-python pillow matplotlib [package-missing]\n',
+        ),
+        ('pycocotools', True, 'matplotlib pycocotools [package-missing]\n'),
         ('pycocotools', False, None),
         ('rich', True, None),
     ],

@@ -5,11 +5,11 @@ import pytest
 
 
 def objects(boxes, scores, labels=None, masks=None):
-    from eca_mmdet.export.verify.matching import Objects
+    from eca_mmdet.inference.prediction import Prediction
 
     labels = np.zeros(len(scores), int) if labels is None else np.array(labels)
     boxes = np.array(boxes, float).reshape(-1, 4)
-    return Objects(boxes, np.array(scores, float), labels, masks)
+    return Prediction(boxes, np.array(scores, float), labels, masks)
 
 
 A, B, C = [0, 0, 10, 10], [30, 0, 50, 20], [60, 60, 90, 70]

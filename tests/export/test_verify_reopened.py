@@ -1,5 +1,6 @@
 """What a whole file says of its images: held against the config, before it is kept."""
 
+import dataclasses
 import types
 
 import pytest
@@ -22,7 +23,7 @@ def paths(mmdet_ready, shapes, tmp_path_factory):
 
 @pytest.fixture(scope='module')
 def trained(paths):
-    from eca_mmdet.inference.load import load_detector
+    from eca_mmdet.inference.detector import load_detector
 
     return load_detector(str(paths[1]), str(paths[0]), 'cpu')
 
@@ -37,8 +38,7 @@ def changed(trained, **changes):
             resize = cfg.test_dataloader.dataset.pipeline[1]
             assert resize.type == 'Resize'
             resize[key] = changes[key]
-    parts = vars(trained) | {'cfg': cfg}
-    return types.SimpleNamespace(**parts)
+    return dataclasses.replace(trained, cfg=cfg)
 
 
 @pytest.mark.parametrize(
@@ -53,8 +53,8 @@ def changed(trained, **changes):
     ],
 )
 def test_what_is_said_is_what_mmdet_does(scale, keep_ratio, size, trained, tmp_path):
-    from eca_mmdet.export.onnx.properties import properties
-    from eca_mmdet.export.verify.reopened import require_same_input
+    from eca_mmdet.export.onnx.metadata import properties
+    from eca_mmdet.export.verify.parity import require_same_input
 
     mine = changed(trained, scale=scale, keep_ratio=keep_ratio)
     said = properties(mine, 'all', size)
@@ -78,8 +78,8 @@ def test_what_is_said_is_what_mmdet_does(scale, keep_ratio, size, trained, tmp_p
     ],
 )
 def test_what_is_said_wrongly(change, what, trained, tmp_path):
-    from eca_mmdet.export.onnx.properties import properties
-    from eca_mmdet.export.verify.reopened import require_same_input
+    from eca_mmdet.export.onnx.metadata import properties
+    from eca_mmdet.export.verify.parity import require_same_input
     from eca_mmdet.utils.errors import UserError
 
     mine = changed(trained, scale=(128, 96))
@@ -91,7 +91,7 @@ def test_what_is_said_wrongly(change, what, trained, tmp_path):
 
 @pytest.mark.parametrize('scale', [(160.7, 160), (float('inf'), 160), ('96', 96)])
 def test_a_scale_that_is_not_whole(scale, trained):
-    from eca_mmdet.export.onnx.properties import properties
+    from eca_mmdet.export.onnx.metadata import properties
     from eca_mmdet.utils.errors import UserError
 
     with pytest.raises(UserError, match='whole numbers are expected'):
@@ -114,7 +114,7 @@ def test_images_that_are_read_otherwise(key, value, refused, mmdet_ready):
     """Who has the file alone reads them as ever, and gets other objects."""
     from mmengine import Config
 
-    from eca_mmdet.export.onnx.properties import _resize
+    from eca_mmdet.export.onnx.metadata import _resize
     from eca_mmdet.utils.errors import UserError
 
     steps = [
@@ -123,7 +123,9 @@ def test_images_that_are_read_otherwise(key, value, refused, mmdet_ready):
         {'type': 'PackDetInputs'},
     ]
     loader = {'dataset': {'type': 'CocoDataset', 'pipeline': steps}}
-    trained = types.SimpleNamespace(cfg=Config({'test_dataloader': loader}))
+    trained = types.SimpleNamespace(
+        path='a.pth', cfg=Config({'test_dataloader': loader})
+    )
     if not refused:
         assert _resize(trained) == ([96, 64], True)
         return
@@ -132,7 +134,7 @@ def test_images_that_are_read_otherwise(key, value, refused, mmdet_ready):
 
 
 def test_what_no_file_can_say(trained, monkeypatch):
-    from eca_mmdet.export.onnx.properties import properties
+    from eca_mmdet.export.onnx.metadata import properties
     from eca_mmdet.utils.errors import UserError
 
     test = trained.model.roi_head.test_cfg
@@ -144,11 +146,11 @@ def test_what_no_file_can_say(trained, monkeypatch):
 
 
 def test_the_command_opens_what_it_wrote(paths, command, monkeypatch, tmp_path):
-    from eca_mmdet.export.onnx import properties
+    from eca_mmdet.export.onnx import metadata
 
-    right = properties._preprocessing
+    right = metadata._preprocessing
     monkeypatch.setattr(
-        properties, '_preprocessing', lambda one: right(one) | {'to_rgb': False}
+        metadata, '_preprocessing', lambda one: right(one) | {'to_rgb': False}
     )
     code, out, err = command('export', 'onnx', *paths, tmp_path / 'a.onnx')
     assert code == 1 and 'another input' in err, out

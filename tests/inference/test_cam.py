@@ -231,7 +231,7 @@ def test_box_that_is_of_no_row_is_refused():
 
 
 def test_measured_shares_by_hand():
-    from tools.measure_cam import brightest, overlaps
+    from benchmarks.measure_cam import brightest, overlaps
 
     values = np.arange(100.0).reshape(10, 10)
     inside = values >= 50

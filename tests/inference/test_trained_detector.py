@@ -8,6 +8,7 @@ import torch
 
 from eca_mmdet.checkpoints.embedded_config import parse_config
 from eca_mmdet.inference import load as checkpoint
+from eca_mmdet.inference.detector import load_detector
 from eca_mmdet.utils.errors import UserError
 from tests.support import detectors
 
@@ -35,7 +36,7 @@ def changed(trained, tmp_path):
 
 @pytest.mark.openmmlab
 def test_detector_has_the_tensors_and_names_of_the_file(trained):
-    found = checkpoint.load_detector(str(trained), device='cpu')
+    found = load_detector(str(trained), device='cpu')
     state = torch.load(trained, weights_only=True)['state_dict']
     assert found.classes == detectors.CLASSES and not found.model.training
     for name, tensor in found.model.state_dict().items():
@@ -62,7 +63,7 @@ def test_detector_has_the_tensors_and_names_of_the_file(trained):
 )
 def test_what_a_checkpoint_lacks_is_said(meta, message, changed):
     with pytest.raises(UserError, match=message):
-        checkpoint.load_detector(changed(**meta), device='cpu')
+        load_detector(changed(**meta), device='cpu')
 
 
 @pytest.mark.parametrize(
@@ -70,7 +71,7 @@ def test_what_a_checkpoint_lacks_is_said(meta, message, changed):
 )
 def test_names_come_from_the_config_then(data, changed):
     path = changed(dataset_meta=data)
-    assert checkpoint.load_detector(path, device='cpu').classes == detectors.CLASSES
+    assert load_detector(path, device='cpu').classes == detectors.CLASSES
 
 
 @pytest.mark.parametrize(
@@ -106,22 +107,22 @@ def test_weights_alone_need_a_config_by_name(trained, shapes, tmp_path):
     path = tmp_path / 'bare.pth'
     torch.save(model.state_dict(), path)
     with pytest.raises(UserError, match='--config NAME'):
-        checkpoint.load_detector(str(path), device='cpu')
+        load_detector(str(path), device='cpu')
     cfg.dump(str(tmp_path / 'mine.py'))
-    found = checkpoint.load_detector(str(path), str(tmp_path / 'mine.py'), 'cpu')
+    found = load_detector(str(path), str(tmp_path / 'mine.py'), 'cpu')
     assert found.classes == detectors.CLASSES
 
 
 def test_device_that_is_not_there(trained):
     with pytest.raises(UserError, match="device 'warp:9' cannot be used"):
-        checkpoint.load_detector(str(trained), device='warp:9')
+        load_detector(str(trained), device='warp:9')
 
 
 def test_files_that_parts_would_start_from_are_not_looked_for(changed):
     start = "init_cfg=dict(type='Pretrained', checkpoint='/nowhere.pth')"
     text = changed.cfg.replace('init_cfg=None', start)
     assert start in text
-    checkpoint.load_detector(changed(cfg=text), device='cpu')
+    load_detector(changed(cfg=text), device='cpu')
 
 
 def test_a_named_config_downloads_nothing_either(mmdet_ready, monkeypatch):

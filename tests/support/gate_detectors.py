@@ -26,7 +26,7 @@ def build(attention, depth=18, change=None):
     from mmdet.registry import MODELS
 
     from eca_mmdet.demo import config
-    from eca_mmdet.inference.load import TrainedDetector
+    from eca_mmdet.inference.detector import ECADetector
 
     cfg = config.compose('retinanet', attention, depth, Path('data'), 0)
     if change:
@@ -36,7 +36,7 @@ def build(attention, depth=18, change=None):
     for _, gate in gates_of(model):
         randomise(gate)
     model.train(False)
-    return TrainedDetector('detector.pth', cfg, model, ('circle',))
+    return ECADetector('detector.pth', cfg, model, ('circle',))
 
 
 def gates_of(model):

@@ -1,1 +1,144 @@
-"""Parameters, multiply-adds and memory of detectors."""
+"""Cost of detectors: parameters, multiply-adds and activations."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, overload
+
+from eca_mmdet.catalog.published import published_rows
+from eca_mmdet.inference.load import load_config
+from eca_mmdet.utils.errors import UserError
+
+if TYPE_CHECKING:
+    from eca_mmdet.analysis.complexity.exact import ExactCost
+
+PAPER_SHAPE = (1280, 800)
+"""Width and height that the published numbers are for."""
+
+
+@dataclass(frozen=True)
+class ExactRow:
+    """Exact cost of one detector.
+
+    Attributes:
+        config: name or path.
+        cost: by part.
+    """
+
+    config: str
+    cost: ExactCost
+
+
+@dataclass(frozen=True)
+class PaperRow:
+    """Cost of one detector by the convention of the paper's tables.
+
+    Attributes:
+        config: name or path.
+        params_m: trained parameters in 10^6.
+        gflops: operations in 10^9.
+        published: ``params_m`` and ``gflops`` of the table; None where there are none.
+    """
+
+    config: str
+    params_m: float
+    gflops: float
+    published: dict[str, float] | None
+
+
+@overload
+def complexity(
+    configs: str | Sequence[str],
+    shape: tuple[int, int] = PAPER_SHAPE,
+    convention: Literal['exact'] = 'exact',
+    options: Sequence[str] = (),
+) -> list[ExactRow]: ...
+
+
+@overload
+def complexity(
+    configs: str | Sequence[str],
+    shape: tuple[int, int] = PAPER_SHAPE,
+    *,
+    convention: Literal['paper'],
+    options: Sequence[str] = (),
+) -> list[PaperRow]: ...
+
+
+def complexity(
+    configs: str | Sequence[str],
+    shape: tuple[int, int] = PAPER_SHAPE,
+    convention: str = 'exact',
+    options: Sequence[str] = (),
+) -> list[ExactRow] | list[PaperRow]:
+    """Count what detectors cost, without weights and data.
+
+    Args:
+        configs: names or paths; 'tables' stands for all of the paper's tables.
+        shape: width and height of the input, in pixels.
+        convention: 'exact', or 'paper' to count as the published tables do.
+        options: overrides of config entries, as KEY=VALUE.
+
+    Raises:
+        UserError: a config is not one of a detector, or cannot be counted.
+
+    Example:
+        >>> name = 'faster-rcnn_eca-r50_fpn_4xb2-1x_coco'
+        >>> (row,) = complexity(name, convention='paper')
+        >>> f'{row.params_m:.2f} {row.gflops:.2f}'
+        '41.53 207.18'
+    """
+    if min(shape) < 32:
+        raise UserError(
+            f'--shape must be at least 32 32; got {shape}.', code='option-invalid'
+        )
+    loaded = load_configs(configs, options)
+    from eca_mmdet.analysis.complexity.exact import exact_cost
+    from eca_mmdet.analysis.complexity.paper import paper_cost
+    from eca_mmdet.analysis.complexity.parts import build
+
+    size = (shape[1], shape[0])
+    if convention == 'exact':
+        return [
+            ExactRow(name, exact_cost(build(cfg), cfg, size))
+            for name, cfg in loaded.items()
+        ]
+    known = {row.config: row for row in published_rows()}
+    if shape != PAPER_SHAPE or options:
+        known = {}
+    rows = []
+    for name, cfg in loaded.items():
+        numbers = None
+        if name in known:
+            numbers = {
+                'params_m': known[name].params_m.value,
+                'gflops': known[name].gflops.value,
+            }
+        cost = paper_cost(build(cfg), size)
+        rows.append(PaperRow(name, cost['params_m'], cost['gflops'], numbers))
+    return rows
+
+
+def load_configs(
+    names: str | Sequence[str], options: Sequence[str] = ()
+) -> dict[str, Any]:
+    """Return detector configs by the names given; arguments as :func:`complexity`."""
+    names = [names] if isinstance(names, str) else names
+    every = [
+        config
+        for name in names
+        for config in (
+            [row.config for row in published_rows()] if name == 'tables' else [name]
+        )
+    ]
+    configs = {}
+    for name in dict.fromkeys(every):
+        cfg = load_config(name, options)
+        if not cfg.get('model'):
+            raise UserError(
+                f'{cfg.filename} is not a detector config: it has no model.',
+                code='config-invalid',
+            )
+        configs[name] = cfg
+    return configs

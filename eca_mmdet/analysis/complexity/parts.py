@@ -93,7 +93,8 @@ def run_parts(
     elif heads['bbox_head'] is None:
         raise UserError(
             f'{type(model).__name__} has neither a dense head nor RoI heads; only '
-            'detectors of these two kinds are counted.'
+            'detectors of these two kinds are counted.',
+            code='unsupported-model',
         )
 
 

@@ -10,9 +10,11 @@ from typing import Any
 
 from eca_mmdet.datasets.coco import read_annotations, require_instances
 from eca_mmdet.datasets.entries import is_annotation, is_category, is_image, other_form
+from eca_mmdet.inference.media import IMAGES
 from eca_mmdet.utils.errors import UserError
 
-ENDINGS = ('.jpg', '.jpeg', '.png', '.bmp', '.webp', '.tif', '.tiff')
+_EXPECTED = 'a folder with images, or a COCO annotation file'
+
 MOST_FREQUENT = 4
 """Classes by default: as many as in the article's figure."""
 
@@ -51,24 +53,29 @@ def choose_images(
         UserError: there is no such thing, it has no images or no such class.
     """
     path = Path(source)
-    image = path.suffix.lower() in ENDINGS
+    image = path.suffix.lower() in IMAGES
     if not path.exists():
-        raise UserError(f'--images {source!r} does not exist. It must be {_EXPECTED}.')
+        raise UserError(
+            f'--images {source!r} does not exist. It must be {_EXPECTED}.',
+            code='file-not-found',
+        )
     if path.is_file() and not image:
         return _of_annotations(path, folder, classes, limit)
     for option, given in (('--classes', classes), ('--images-dir', folder)):
         if given:
             raise UserError(
                 f'{option} belongs to an annotation file, and --images {source!r} is '
-                f'{"an image" if image else "a folder"}, which names no classes.'
+                f'{"an image" if image else "a folder"}, which names no classes.',
+                code='option-conflict',
             )
     if image and path.is_file():
         return ImageSet(source, (path,))
     found = _listed(path)
     if not found:
         raise UserError(
-            f'--images {source!r} has no images ({", ".join(ENDINGS)}) right in it; '
-            f'those of its folders do not count. It must be {_EXPECTED}.'
+            f'--images {source!r} has no images ({" ".join(sorted(IMAGES))}) right in '
+            f'it; those of its folders do not count. It must be {_EXPECTED}.',
+            code='no-images',
         )
     return ImageSet(source, tuple(_spread(found, limit)))
 
@@ -79,13 +86,12 @@ def _listed(folder: Path) -> list[Path]:
         return sorted(
             one
             for one in folder.iterdir()
-            if one.suffix.lower() in ENDINGS and one.is_file()
+            if one.suffix.lower() in IMAGES and one.is_file()
         )
     except OSError as error:
-        raise UserError(f'--images {str(folder)!r}: {error.strerror}.') from error
-
-
-_EXPECTED = 'a folder with images, or a COCO annotation file'
+        raise UserError(
+            f'--images {str(folder)!r}: {error.strerror}.', code='file-unreadable'
+        ) from error
 
 
 def _spread(images: list[Path], limit: int) -> list[Path]:
@@ -102,7 +108,10 @@ def _of_annotations(
     require_instances(path, content)
     files = {one['id']: one['file_name'] for one in content['images'] if is_image(one)}
     if not files:
-        raise UserError(f'{path}: no entry of its images has an id and a file_name.')
+        raise UserError(
+            f'{path}: no entry of its images has an id and a file_name.',
+            code='no-images',
+        )
     root = _image_folder(path, folder, list(files.values()))
     images_of = _images_of(content, files)
     if not any(images_of.values()) and not classes:
@@ -154,13 +163,15 @@ def _chosen_classes(
         more = ', ...' if len(known) > 10 else ''
         raise UserError(
             f'--classes: {", ".join(map(repr, unknown))} not in {path}, which has '
-            f'{", ".join(map(repr, known[:10]))}{more}.'
+            f'{", ".join(map(repr, known[:10]))}{more}.',
+            code='unknown-class',
         )
     empty = [name for name in classes if not images_of[name]]
     if empty:
         raise UserError(
             f'--classes: no image of {path} has an object of '
-            f'{", ".join(map(repr, empty))}, crowds aside. Leave them out.'
+            f'{", ".join(map(repr, empty))}, crowds aside. Leave them out.',
+            code='no-objects',
         )
     return list(dict.fromkeys(classes))
 
@@ -187,7 +198,9 @@ def _image_folder(path: Path, folder: str | None, names: list[str]) -> Path:
     """Return the folder that the first image is in."""
     if folder is not None:
         if not Path(folder).is_dir():
-            raise UserError(f'--images-dir {folder!r} is no folder.')
+            raise UserError(
+                f'--images-dir {folder!r} is no folder.', code='file-not-found'
+            )
         return Path(folder)
     beside, above = path.absolute().parent, path.absolute().parent.parent
     split = path.stem.removeprefix('instances_')
@@ -198,5 +211,6 @@ def _image_folder(path: Path, folder: str | None, names: list[str]) -> Path:
             return place
     raise UserError(
         f'the images of {path} are not beside it: {names[0]!r} is not in '
-        f'{", ".join(map(str, places))}. Name their folder: --images-dir DIR.'
+        f'{", ".join(map(str, places))}. Name their folder: --images-dir DIR.',
+        code='file-not-found',
     )

@@ -1,73 +1,62 @@
-"""Draw what ``gates.json`` holds: gates by channel and class, all blocks, kernels."""
+"""Figures and tables of ``gates.json``."""
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from eca_mmdet.analysis.gates.depth_plots import blocks_figure, kernels_figure
-from eca_mmdet.analysis.gates.style import (
-    COLOURS,
-    GREY,
-    Gate,
-    as_array,
-    label,
-    put_titles,
-    share_limits,
-    tidy,
+from eca_mmdet.evaluation.tables import render
+from eca_mmdet.utils.plotting import new_figure, save_figure
+from eca_mmdet.utils.text import printable
+
+COLOURS = ('#0072b2', '#d55e00', '#009e73', '#cc79a7', '#e69f00', '#56b4e9', '#000000')
+"""Okabe and Ito's palette for colour-blind readers, without its yellow."""
+
+GATE_HEADER = (
+    *('stage', 'block', 'layer', 'channels', 'kernel', 'mean', 'over images'),
+    *('between classes', 'dead', 'saturated', 'constant'),
 )
-from eca_mmdet.demo.pictures import new_figure
-from eca_mmdet.utils.errors import UserError
-from eca_mmdet.utils.io import whole_file
 
-_ARTICLE = 4
-_LINES = 256
-_DPI = 100
+_GREY = '#666666'
+_LEAST_SPAN = 2e-4
+"""Least height of a y-axis: closer values are equal, and are drawn so."""
 
-Floats = npt.NDArray[np.float64]
+_ARTICLE_CLASSES = 4
+_MOST_LINES = 256
+"""Channels of a panel with lines; of more, lines would cover each other."""
+
+Gate = Mapping[str, Any]
 Key = tuple[Any, ...]
 
 
 def draw_gates(record: Mapping[str, Any], folder: Path) -> list[Path]:
-    """Draw the pictures of a record; checkpoints stand side by side.
+    """Draw the figures of a record; checkpoints stand side by side.
 
     Args:
         record: content of ``gates.json``.
         folder: to write into.
 
     Returns:
-        ``gates.png`` (the last gate of every stage, a line for each class),
-        ``blocks.png`` (every gate by depth) and, if a gate has one, ``kernels.png``.
+        ``gates.png`` (the last gate of every stage, a line for each class) and, if a
+        gate has one, ``kernels.png``.
 
     Raises:
         UserError: a file cannot be written.
     """
-    pictures = {
+    figures = {
         'gates.png': channels_figure(record),
-        'blocks.png': blocks_figure(record),
         'kernels.png': kernels_figure(record),
     }
     written = []
-    for name, figure in pictures.items():
+    for name, figure in figures.items():
         if figure is not None:
-            _save(figure, folder / name)
+            save_figure(figure, folder / name, dpi=100)
             written.append(folder / name)
     return written
-
-
-def _save(figure: Any, path: Path) -> None:
-    try:
-        with whole_file(path) as partial, warnings.catch_warnings():
-            # Class names in scripts that the font lacks are drawn as empty boxes.
-            warnings.filterwarnings('ignore', 'Glyph .* missing from')
-            figure.savefig(partial, dpi=_DPI, format='png')
-    except OSError as error:
-        raise UserError(f'{path} cannot be written: {error}') from error
 
 
 def drawn_classes(record: Mapping[str, Any]) -> list[str]:
@@ -76,8 +65,8 @@ def drawn_classes(record: Mapping[str, Any]) -> list[str]:
     Args:
         record: content of ``gates.json``, whose classes are in that order.
     """
-    names = [one['name'] for one in record['classes']]
-    return names if len(names) <= len(COLOURS) else names[:_ARTICLE]
+    names = [entry['name'] for entry in record['classes']]
+    return names if len(names) <= len(COLOURS) else names[:_ARTICLE_CLASSES]
 
 
 def last_of_stages(gates: Sequence[Gate]) -> dict[Key, Gate]:
@@ -86,69 +75,56 @@ def last_of_stages(gates: Sequence[Gate]) -> dict[Key, Gate]:
     Args:
         gates: of one checkpoint, in the order in which they run.
     """
-    last = {}
-    others = 0
-    for gate in gates:
-        if gate['stage'] is None:
-            last['other', others] = gate
-            others += 1
-        else:
-            last['stage', gate['stage']] = gate
+    last: dict[Key, Gate] = {}
+    for index, gate in enumerate(gates):
+        stage = gate['stage']
+        last[('other', index) if stage is None else ('stage', stage)] = gate
     return last
 
 
 def channels_figure(record: Mapping[str, Any]) -> Any:
     """Draw the article's figure: gate by channel, a line for each class.
 
-    Where there are classes to compare, what each differs by is under it.
+    With several classes, their differences from the mean are drawn below.
     """
-    chosen = [last_of_stages(one['gates']) for one in record['checkpoints']]
-    keys = list(dict.fromkeys(key for one in chosen for key in one))
+    chosen = [last_of_stages(entry['gates']) for entry in record['checkpoints']]
+    keys = list(dict.fromkeys(key for gates in chosen for key in gates))
     keys.sort(key=lambda key: (key[0] != 'stage', key[1]))
     classes = drawn_classes(record)
-    parts = [_draw_lines, _draw_differences][: max(1, min(2, len(classes)))]
-    columns = len(chosen)
-    rows = len(keys) * len(parts)
+    kinds = [_draw_lines, _draw_differences][: max(1, min(2, len(classes)))]
+    rows, columns = len(keys) * len(kinds), len(chosen)
+    width = 9 if columns == 1 else 6.5 * columns
+    height = 1.55 * rows + 0.45 * len(keys) + 0.7
     figure, grid = new_figure(
-        rows,
-        columns,
-        figsize=(
-            9 if columns == 1 else 6.5 * columns,
-            1.55 * rows + 0.45 * len(keys) + 0.7,
-        ),
-        layout='constrained',
+        rows, columns, figsize=(width, height), layout='constrained'
     )
-    grid = as_array(grid, rows, columns)
+    grid = np.array(grid, dtype=object).reshape(rows, columns)
     for index, line in enumerate(grid):
-        key, draw = keys[index // len(parts)], parts[index % len(parts)]
-        gates = [one.get(key) for one in chosen]
+        draw = kinds[index % len(kinds)]
+        gates = [one.get(keys[index // len(kinds)]) for one in chosen]
         for axes, gate in zip(line, gates, strict=True):
-            if gate is not None:
-                draw(axes, gate, classes)
-                tidy(axes)
-            else:
-                _say_none(axes, record)
-        share_limits(line, gates)
-    put_titles(grid[0], record)
+            if gate is None:
+                axes.set_axis_off()
+                continue
+            draw(axes, gate, classes)
+            axes.spines[['top', 'right']].set_visible(False)
+            axes.grid(alpha=0.25, linewidth=0.5)
+            axes.tick_params(labelsize=8)
+        _share_limits(list(line), gates)
+    for axes, entry in zip(grid[0], record['checkpoints'], strict=True):
+        _put_title(axes, entry)
     for axes in grid[-1]:
         axes.set_xlabel('channel', fontsize=9)
     _class_legend(figure, record, classes)
     return figure
 
 
-def _say_none(axes: Any, record: Mapping[str, Any]) -> None:
-    axes.set_axis_off()
-    if axes.get_subplotspec().rowspan.start % 2 == 0 or not record['classes']:
-        axes.text(0.5, 0.5, 'no gate here', ha='center', va='center', color=GREY)
-
-
 def _draw_lines(axes: Any, gate: Gate, classes: Sequence[str]) -> None:
     lines = [gate['by_class'][name] for name in classes] or [gate['mean']]
-    _plot(axes, np.array(lines), COLOURS if classes else (GREY,))
+    _plot(axes, np.array(lines), COLOURS if classes else (_GREY,))
     where = '' if gate['stage'] is None else f'stage {gate["stage"]}, '
-    tail = gate['name'].rpartition('.')[2]
-    name = gate['name'] if not where else tail
-    where += label(name, 40) if gate['block'] is None else f'block {gate["block"]}'
+    name = gate['name'].rpartition('.')[2] if where else gate['name']
+    where += _label(name, 40) if gate['block'] is None else f'block {gate["block"]}'
     axes.set_title(f'{where}: {gate["channels"]} channels', fontsize=9, loc='left')
     axes.set_ylabel('gate', fontsize=9)
 
@@ -159,16 +135,29 @@ def _draw_differences(axes: Any, gate: Gate, classes: Sequence[str]) -> None:
     axes.set_ylabel('class - mean\nof classes', fontsize=8)
 
 
-def _plot(axes: Any, lines: Floats, colours: Sequence[str]) -> None:
+def _plot(axes: Any, lines: npt.NDArray[Any], colours: Sequence[str]) -> None:
     channels = np.arange(lines.shape[1])
     style: dict[str, Any] = dict(linewidth=1.2 if len(channels) <= 128 else 0.6)
-    if len(channels) <= 64:
-        style.update(marker='.', markersize=4)
-    elif len(channels) > _LINES:  # lines would cover all that is behind them
+    if len(channels) > _MOST_LINES:
         style.update(linestyle='none', marker='.', markersize=3, markeredgewidth=0)
     for colour, values in zip(colours, lines, strict=False):
         axes.plot(channels, values, color=colour, alpha=0.85, **style)
     axes.set_xlim(-0.5, len(channels) - 0.5)
+
+
+def _share_limits(line: Sequence[Any], gates: Sequence[Gate | None]) -> None:
+    """Give the panels of gates of one range one y-axis."""
+    for bounds in {tuple(gate['range']) for gate in gates if gate}:
+        shared = [
+            axes
+            for axes, gate in zip(line, gates, strict=True)
+            if gate and tuple(gate['range']) == bounds
+        ]
+        lows, highs = zip(*(axes.get_ylim() for axes in shared), strict=True)
+        middle = (min(lows) + max(highs)) / 2
+        half = max(max(highs) - min(lows), _LEAST_SPAN) / 2
+        for axes in shared:
+            axes.set_ylim(middle - half, middle + half)
 
 
 def _class_legend(
@@ -176,22 +165,16 @@ def _class_legend(
 ) -> None:
     from matplotlib.lines import Line2D
 
-    images = record['images']
-    heading = f'mean over {images} image{"s" if images != 1 else ""}'
     if not classes:
-        figure.suptitle(f'{heading}; no classes', fontsize=10)
+        figure.suptitle(f'mean over images ({record["images"]}); no classes')
         return
-    known = {one['name']: one['images'] for one in record['classes']}
+    known = {entry['name']: entry['images'] for entry in record['classes']}
+    heading = 'mean over the images of each class'
     if len(classes) < len(known):
         heading = f'{len(classes)} of {len(known)} classes, those on most images'
-    else:
-        heading = 'mean over the images of each class'
-    handles = [
-        Line2D([], [], color=colour, linewidth=2)
-        for colour, _ in zip(COLOURS, classes, strict=False)
-    ]
+    colours = COLOURS[: len(classes)]
     legend = figure.legend(
-        handles,
+        [Line2D([], [], color=colour, linewidth=2) for colour in colours],
         [str(index) for index in range(len(classes))],
         loc='outside upper center',
         ncols=min(4, len(classes)),
@@ -202,4 +185,138 @@ def _class_legend(
     )
     # Set afterwards: matplotlib hides labels that begin with an underscore.
     for text, name in zip(legend.get_texts(), classes, strict=True):
-        text.set_text(f'{label(name)} ({known[name]} images)')
+        text.set_text(f'{_label(name)} ({known[name]} images)')
+
+
+def kernels_figure(record: Mapping[str, Any]) -> Any:
+    """Draw the kernels of each checkpoint as a heat map: neighbour by depth."""
+    kernels = [
+        (entry, [gate for gate in entry['gates'] if gate['kernel']])
+        for entry in record['checkpoints']
+    ]
+    kernels = [(entry, gates) for entry, gates in kernels if gates]
+    if not kernels:
+        return None
+    most = max(len(gates) for _, gates in kernels)
+    figure, grid = new_figure(
+        len(kernels),
+        1,
+        figsize=(min(24.0, max(6.0, 0.62 * most)), 2.5 * len(kernels) + 0.6),
+        layout='constrained',
+    )
+    weights = [w for _, gates in kernels for gate in gates for w in gate['kernel']]
+    limit = max(map(abs, weights)) or 1.0
+    for axes, (entry, gates) in zip(np.ravel(grid), kernels, strict=True):
+        image = _draw_heat(axes, gates, limit)
+        _put_title(axes, entry)
+    figure.colorbar(image, ax=np.ravel(grid).tolist(), label='weight', shrink=0.8)
+    return figure
+
+
+def _draw_heat(axes: Any, gates: Sequence[Gate], limit: float) -> Any:
+    """Draw kernels as columns, the channel itself at 0."""
+    margin = max(len(gate['kernel']) for gate in gates) // 2
+    weights = np.full((2 * margin + 1, len(gates)), np.nan)
+    for column, gate in enumerate(gates):
+        half = len(gate['kernel']) // 2
+        weights[margin - half : margin + half + 1, column] = gate['kernel']
+    image = axes.imshow(
+        weights,
+        cmap='PuOr',
+        vmin=-limit,
+        vmax=limit,
+        aspect='auto',
+        extent=(-0.5, len(gates) - 0.5, margin + 0.5, -margin - 0.5),
+    )
+    axes.set_yticks(range(-margin, margin + 1))
+    names = [_place(gate) for gate in gates]
+    step = -(-len(names) // 40)
+    turned = len(names) > 20 or max(map(len, names)) > 4
+    ticks = range(0, len(names), step)
+    axes.set_xticks(ticks, names[::step], rotation=90 if turned else 0)
+    axes.set_xlabel('stage.block', fontsize=9)
+    axes.set_ylabel('neighbour, channels', fontsize=9)
+    axes.tick_params(labelsize=8)
+    return image
+
+
+def _place(gate: Gate) -> str:
+    """Return a short name of a gate: 3.5 is stage 3, block 5."""
+    tail = gate['name'].rpartition('.')[2]
+    if gate['stage'] is None:
+        return _label(tail, 12)
+    if gate['block'] is None:
+        return _label(f'{gate["stage"]} {tail}', 12)
+    return f'{gate["stage"]}.{gate["block"]}'
+
+
+def _put_title(axes: Any, entry: Mapping[str, Any]) -> None:
+    """Put a checkpoint's layers and the end of its path above a panel."""
+    layers = ', '.join(dict.fromkeys(gate['layer'] for gate in entry['gates']))
+    path = '/'.join(PurePath(entry.get('file') or entry['detector']).parts[-3:])
+    title = f'{_label(layers, 44)}\n{_label(path, 44)}'
+    own = axes.get_title(loc='left')
+    axes.set_title(f'{title}\n\n{own}' if own else title, fontsize=9, loc='left')
+
+
+def _label(name: str, most: int = 24) -> str:
+    """Return a name as matplotlib shows it: short, and not as mathematics."""
+    name = printable(name)
+    short = name if len(name) <= most else f'{name[: most - 1]}…'
+    return short.replace('$', r'\$')
+
+
+def gate_tables(record: Mapping[str, Any], style: str = 'table') -> str:
+    """Return a table of each checkpoint's gates, and what its columns mean.
+
+    Args:
+        record: content of ``gates.json``.
+        style: of :func:`eca_mmdet.evaluation.tables.render`.
+    """
+    parts = []
+    for one in record['checkpoints']:
+        cells = [gate_cells(gate) for gate in one['gates']]
+        title = printable(f'{one.get("file", "")} ({one["detector"]})'.strip())
+        parts.append(f'{title}\n\n{render(["gate", *GATE_HEADER], cells, style)}')
+    return '\n\n'.join([*parts, _legend(record)])
+
+
+def gate_cells(gate: Mapping[str, Any]) -> list[str]:
+    """Return a gate's row of the table: its name and ``GATE_HEADER``."""
+    mean, over_images = (
+        sum(gate[key]) / gate['channels'] for key in ('mean', 'deviation')
+    )
+    kernel = gate['kernel']
+    return [
+        gate['name'],
+        *map(_or_dash, (gate['stage'], gate['block'])),
+        gate['layer'],
+        str(gate['channels']),
+        _or_dash(kernel and len(kernel)),
+        f'{mean:.3f}',
+        f'{over_images:.4f}',
+        '-' if gate['class_spread'] is None else f'{gate["class_spread"]:.4f}',
+        *map(_or_dash, (gate['dead'], gate['saturated'], gate['constant'])),
+    ]
+
+
+def _or_dash(value: int | None) -> str:
+    return '-' if value is None else str(value)
+
+
+def _legend(record: Mapping[str, Any]) -> str:
+    at = record['thresholds']
+    classes = ', '.join(
+        f'{printable(one["name"])} ({one["images"]})' for one in record['classes']
+    )
+    lines = [
+        f'{record["images"]} images of {printable(record["image_source"])}'
+        + (f'; of each class: {classes}' if classes else '; no classes'),
+        'mean: of the gate over images and channels. over images, between classes: '
+        "standard deviation over the images, and over the classes' means; averaged "
+        'over channels.',
+        f"Channels, as shares of the gate's range: dead: below {at['dead']:g} on all "
+        f'images; saturated: above {at["saturated"]:g}; constant: standard deviation '
+        f'over images below {at["constant"]:g}.',
+    ]
+    return '\n'.join(lines)

@@ -1,4 +1,4 @@
-"""What the gates of a trained detector do on images.
+"""Description of a trained detector's gates: the content of ``gates.json``.
 
 The ECA-Net article (Wang et al., CVPR 2020, arXiv:1910.03151) plots the gates of the
 last block of every stage by channel, averaged over the images of a class.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -17,11 +17,13 @@ import numpy as np
 import numpy.typing as npt
 from torch import nn
 
-from eca_mmdet.analysis.gates.values import Floats, GateValues, gate_values
+from eca_mmdet.analysis.gates.images import ImageSet
+from eca_mmdet.analysis.gates.measure import Floats, GateValues, gate_values
 from eca_mmdet.catalog.mechanisms import MECHANISMS
-from eca_mmdet.inference.load import TrainedDetector
+from eca_mmdet.inference.detector import ECADetector, load_detector
 from eca_mmdet.models.attention import ECANS, ECALayer, Gate
 from eca_mmdet.utils.errors import UserError
+from eca_mmdet.utils.io import describe_file
 from eca_mmdet.utils.text import printable
 
 ClassesOf = Sequence[Collection[str]]
@@ -56,12 +58,40 @@ class Thresholds:
     constant: float = 1e-3
 
 
+def record_gates(
+    checkpoints: Sequence[str],
+    images: ImageSet,
+    configs: Sequence[str | None] | None = None,
+    device: str | None = None,
+    thresholds: Thresholds | None = None,
+) -> dict[str, Any]:
+    """Load detectors, measure their gates, and return the content of ``gates.json``.
+
+    Args:
+        checkpoints: saved by mmengine in training.
+        images: from :func:`~eca_mmdet.analysis.gates.images.choose_images`.
+        configs: of each checkpoint; None for the embedded one.
+        device: e.g. 'cuda:0'; None selects the best.
+        thresholds: of the counted channels.
+
+    Raises:
+        UserError: as :func:`load_detector` and :func:`measure_gates`.
+    """
+    measured = []
+    for checkpoint, config in zip(
+        checkpoints, configs or [None] * len(checkpoints), strict=True
+    ):
+        detector = load_detector(checkpoint, config, device)
+        found = measure_gates(detector, images.images, images.classes_of, thresholds)
+        measured.append({**describe_file(detector.path), **found})
+    return gates_record(measured, images, thresholds)
+
+
 def measure_gates(
-    detector: TrainedDetector,
+    detector: ECADetector,
     images: Sequence[Path],
     classes_of: ClassesOf | None = None,
     thresholds: Thresholds | None = None,
-    progress: Callable[[int], object] | None = None,
 ) -> dict[str, Any]:
     """Run images one by one through backbone and neck, and describe every gate.
 
@@ -73,7 +103,6 @@ def measure_gates(
         images: files.
         classes_of: of each image; None for no classes.
         thresholds: of the counted channels.
-        progress: called with the number of images that are done.
 
     Returns:
         ``detector``, ``gates`` in the order in which they run, and ``left_out``: an
@@ -82,12 +111,16 @@ def measure_gates(
     Raises:
         UserError: no images, one that cannot be read, or no gate to measure.
     """
-    gates = _gates(detector)
-    heard = gate_values(detector, gates, images, progress)
+    modules = detector.model.named_modules()
+    gates = {name: one for name, one in modules if isinstance(one, Gate)}
+    if not gates:
+        raise UserError(_no_gates(detector), code='unsupported-model')
+    heard = gate_values(detector, gates, images)
     if not heard:
         raise UserError(
             f'{detector.path} has gates ({next(iter(gates))}, ...), and its backbone '
-            'and neck run none of them.'
+            'and neck run none of them.',
+            code='unsupported-model',
         )
     on = _images_of(classes_of or ())
     at = thresholds or Thresholds()
@@ -101,15 +134,6 @@ def measure_gates(
     }
 
 
-def _gates(detector: TrainedDetector) -> dict[str, Gate]:
-    """Return the gates of a detector by name, or refuse one without."""
-    modules = detector.model.named_modules()
-    gates = {name: one for name, one in modules if isinstance(one, Gate)}
-    if not gates:
-        raise UserError(_no_gates(detector))
-    return gates
-
-
 def _images_of(classes_of: ClassesOf) -> dict[str, npt.NDArray[np.bool_]]:
     """Return which images have a class on them, by class."""
     return {
@@ -120,9 +144,7 @@ def _images_of(classes_of: ClassesOf) -> dict[str, npt.NDArray[np.bool_]]:
 
 def gates_record(
     checkpoints: Sequence[Mapping[str, Any]],
-    images: Sequence[Path],
-    source: str,
-    classes_of: ClassesOf | None = None,
+    images: ImageSet,
     thresholds: Thresholds | None = None,
 ) -> dict[str, Any]:
     """Return the content of ``gates.json``.
@@ -131,14 +153,12 @@ def gates_record(
         checkpoints: of :func:`measure_gates`, each with ``file`` and ``sha256`` if
             they are known.
         images: as measured.
-        source: where they are from.
-        classes_of: as measured.
         thresholds: as measured.
     """
-    counts = class_counts(classes_of or ())
+    counts = class_counts(images.classes_of or ())
     return {
-        'images': len(images),
-        'image_source': source,
+        'images': len(images.images),
+        'image_source': images.source,
         'classes': [{'name': name, 'images': n} for name, n in counts.items()],
         'thresholds': asdict(thresholds or Thresholds()),
         'checkpoints': [dict(one) for one in checkpoints],
@@ -151,7 +171,7 @@ def class_counts(classes_of: ClassesOf) -> dict[str, int]:
     return dict(counts.most_common())
 
 
-def _no_gates(detector: TrainedDetector) -> str:
+def _no_gates(detector: ECADetector) -> str:
     backbone = type(getattr(detector.model, 'backbone', None)).__name__
     others = sorted({one['layer'] for one in _left_out(detector.model, {}, {})})
     found = f' It has {", ".join(others)}, which cannot be measured.' if others else ''

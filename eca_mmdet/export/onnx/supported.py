@@ -23,7 +23,8 @@ def require_covered(model: Any) -> None:
     for problem in _problems(model):
         raise UserError(
             f'{type(model).__name__} cannot be exported whole: {problem}. {_KNOWN} '
-            'covered. Of this one the backbone can be: --part backbone.'
+            'covered. Of this one the backbone can be: --part backbone.',
+            code='unsupported-model',
         )
 
 

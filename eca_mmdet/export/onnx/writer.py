@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from eca_mmdet.export.onnx.heads import PartHeads, Whole
 from eca_mmdet.export.onnx.metadata import KEY
-from eca_mmdet.export.onnx.network import PartHeads, Whole
 from eca_mmdet.export.openvino import without_telemetry
 from eca_mmdet.utils.errors import MissingPackageError, RunError
 
@@ -29,7 +29,7 @@ OUTPUTS = ('boxes', 'scores', 'labels', 'masks')
 
 
 @dataclass(frozen=True)
-class Part:
+class ExportPart:
     """What is exported.
 
     Attributes:
@@ -74,24 +74,24 @@ def require_packages(form: str) -> None:
             ) from error
 
 
-def make_part(model: Any, name: str) -> Part:
+def make_part(model: Any, name: str) -> ExportPart:
     """Return a part of mmdet's detector as a network with named inputs and outputs."""
     with torch.no_grad():
         image = torch.zeros(1, 3, *_ANY_SIZE)
         count = len(model.backbone(image))
     features = tuple(f'feature_{index}' for index in range(count))
     if name == 'backbone':
-        return Part(name, model.backbone, ('images',), features)
+        return ExportPart(name, model.backbone, ('images',), features)
     masks = bool(getattr(getattr(model, 'roi_head', None), 'with_mask', False))
     outputs = OUTPUTS[: 3 + masks]
     if name == 'heads':
-        return Part(name, PartHeads(model), (*features, 'sizes'), outputs)
-    return Part(name, Whole(model), ('images', 'sizes'), outputs)
+        return ExportPart(name, PartHeads(model), (*features, 'sizes'), outputs)
+    return ExportPart(name, Whole(model), ('images', 'sizes'), outputs)
 
 
 def write_graph(
     path: Path,
-    part: Part,
+    part: ExportPart,
     model: Any,
     size: tuple[int, int] | None,
     metadata: dict[str, Any],
@@ -133,7 +133,8 @@ def write_graph(
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise RunError(
             f'PyTorch cannot write {part.name} of {type(model).__name__} as ONNX: '
-            f'{reason}'
+            f'{reason}',
+            code='unsupported-model',
         ) from error
     graph = onnx.load(str(path))
     _set_shapes(graph, model, metadata.get('max_per_image'))
@@ -143,7 +144,7 @@ def write_graph(
     onnx.save(graph, str(path))
 
 
-def _example(part: Part, model: Any, size: tuple[int, int]) -> tuple[Tensor, ...]:
+def _example(part: ExportPart, model: Any, size: tuple[int, int]) -> tuple[Tensor, ...]:
     # Two images of unlike sides: nothing may take a batch for one, or H for W.
     generator = torch.Generator().manual_seed(0)
     images = torch.randn(2, 3, *size, generator=generator)
@@ -156,7 +157,7 @@ def _example(part: Part, model: Any, size: tuple[int, int]) -> tuple[Tensor, ...
     return images, sizes
 
 
-def _axes(part: Part, size: tuple[int, int] | None) -> dict[str, dict[int, str]]:
+def _axes(part: ExportPart, size: tuple[int, int] | None) -> dict[str, dict[int, str]]:
     axes = {}
     for name in (*part.inputs, *part.outputs):
         axes[name] = {0: 'batch'}

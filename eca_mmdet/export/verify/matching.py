@@ -1,4 +1,4 @@
-"""How far two lists of objects in one image are apart."""
+"""Differences between two predictions of one image."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
+from eca_mmdet.inference.prediction import Prediction
 
 Array = npt.NDArray[Any]
 
@@ -24,23 +26,6 @@ TIES = 0.05
 little off would pass for boxes that suppress each other."""
 
 _SAME = 0.9  # IoU of what is taken for one object
-
-
-@dataclass(frozen=True)
-class Objects:
-    """What was found in an image.
-
-    Attributes:
-        boxes: (K, 4), x1, y1, x2, y2 in px.
-        scores: (K,).
-        labels: (K,).
-        masks: (K, H, W) booleans, or None.
-    """
-
-    boxes: Array
-    scores: Array
-    labels: Array
-    masks: Array | None = None
 
 
 @dataclass
@@ -95,7 +80,7 @@ class Limits:
     count: int
 
 
-def distance(one: Objects, other: Objects, limits: Limits) -> Distance:
+def distance(one: Prediction, other: Prediction, limits: Limits) -> Distance:
     """Match the objects by label and overlap, and measure the pairs.
 
     An object that only one list has is a tie where a difference within the tolerances
@@ -155,7 +140,7 @@ def _pairs(overlaps: Array) -> list[tuple[int, int]]:
     return pairs
 
 
-def _between(one: Objects, first: int, other: Objects, second: int) -> Distance:
+def _between(one: Prediction, first: int, other: Prediction, second: int) -> Distance:
     mask = 0.0
     if one.masks is not None and other.masks is not None:
         a, b = one.masks[first], other.masks[second]
@@ -168,7 +153,7 @@ def _between(one: Objects, first: int, other: Objects, second: int) -> Distance:
     )
 
 
-def _doubles(found: Objects, limits: Limits) -> int:
+def _doubles(found: Prediction, limits: Limits) -> int:
     """Count the objects that another of their class should have suppressed."""
     overlaps = iou(found.boxes, found.boxes)
     overlaps[found.labels[:, None] != found.labels] = -1

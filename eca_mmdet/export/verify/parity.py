@@ -1,9 +1,9 @@
-"""An exported file against the detector that it is of: its runtime beside mmdet."""
+"""Comparison of an exported file with its detector: outputs, metadata and a table."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +11,23 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from eca_mmdet.export.onnx.writer import Part
+from eca_mmdet.export.onnx.writer import ExportPart
 from eca_mmdet.export.openvino import compiled, one_line
-from eca_mmdet.export.verify.matching import Array, Distance, Limits, Objects, distance
+from eca_mmdet.export.processing import prepare
+from eca_mmdet.export.runtime import open_onnx
+from eca_mmdet.export.verify.matching import (
+    BOX_PX,
+    MASK,
+    SCORE,
+    TIES,
+    Array,
+    Distance,
+    Limits,
+    distance,
+)
 from eca_mmdet.export.verify.samples import Batch
+from eca_mmdet.inference.detector import ECADetector
+from eca_mmdet.inference.prediction import Prediction
 from eca_mmdet.utils.errors import RunError
 
 Runner = Callable[[dict[str, Array]], list[Array]]
@@ -22,6 +35,11 @@ Runner = Callable[[dict[str, Array]], list[Array]]
 
 FEATURE = 1e-4
 """Largest difference of a feature that passes, by the largest value of its map."""
+
+_SIDES = ((90, 160), (160, 90))
+"""Height and width of an image that lies, and of one that stands."""
+
+_OBJECTS = ('objects', 'only one', 'at a tie', 'box, px', 'score', 'mask pixels')
 
 
 @dataclass
@@ -82,7 +100,7 @@ class Report:
 
 def compare(
     paths: Sequence[Path],
-    part: Part,
+    part: ExportPart,
     model: Any,
     metadata: dict[str, Any],
     batches: list[Batch],
@@ -119,7 +137,7 @@ def compare(
     return report
 
 
-def _open(paths: Sequence[Path], part: Part) -> Runner:
+def _open(paths: Sequence[Path], part: ExportPart) -> Runner:
     names = list(part.outputs)
     try:
         if len(paths) == 1:
@@ -127,7 +145,9 @@ def _open(paths: Sequence[Path], part: Part) -> Runner:
             return lambda inputs: list(session.run(names, inputs))
         request = compiled(paths, torch.get_num_threads())
     except Exception as error:  # the runtime's own, of many kinds
-        raise RunError(f'what was written does not open: {one_line(error)}') from error
+        raise RunError(
+            f'what was written does not open: {one_line(error)}', code='check-failed'
+        ) from error
 
     def run(inputs: dict[str, Array]) -> list[Array]:
         found = request(inputs)
@@ -148,7 +168,7 @@ def _session(path: Path) -> Any:
 
 
 def _run(
-    run: Runner, part: Part, batch: Batch, features: tuple[Tensor, ...]
+    run: Runner, part: ExportPart, batch: Batch, features: tuple[Tensor, ...]
 ) -> list[Array]:
     sizes = torch.tensor(batch.sizes).float()
     arrays = {'images': batch.images, 'sizes': sizes}
@@ -159,7 +179,8 @@ def _run(
     except Exception as error:  # the runtime's own, of many kinds
         shape = ' x '.join(map(str, batch.images.shape))
         raise RunError(
-            f'what was written stops at an input of {shape}: {one_line(error)}'
+            f'what was written stops at an input of {shape}: {one_line(error)}',
+            code='check-failed',
         ) from error
 
 
@@ -180,26 +201,20 @@ def _objects_apart(
     with torch.no_grad():
         wanted = model.predict(batch.images, batch.samples(), rescale=True)
     for index, sample in enumerate(wanted):
-        own = _of_file([one[index] for one in found], batch.sizes[index], model)
-        apart = distance(_of_mmdet(sample.pred_instances), own, limits)
+        own = _of_file([array[index] for array in found], batch.sizes[index], model)
+        apart = distance(Prediction.from_instances(sample.pred_instances), own, limits)
         total.add(apart)
         bare += not apart.objects
     return total, bare
 
 
-def _of_mmdet(found: Any) -> Objects:
-    masks = np.asarray(found.masks.numpy(), bool) if 'masks' in found else None
-    boxes, scores = found.bboxes.numpy(), found.scores.numpy()
-    return Objects(boxes, scores, found.labels.numpy(), masks)
-
-
-def _of_file(found: list[Array], size: tuple[int, int], model: Any) -> Objects:
-    boxes, scores, labels = (one[found[2] >= 0] for one in found[:3])
+def _of_file(found: list[Array], size: tuple[int, int], model: Any) -> Prediction:
+    boxes, scores, labels = (array[found[2] >= 0] for array in found[:3])
     masks = None
     if len(found) > 3:
         probabilities = torch.from_numpy(found[3][found[2] >= 0])
         masks = _paste(probabilities, torch.from_numpy(boxes), size, model)
-    return Objects(boxes, scores, labels, masks)
+    return Prediction(boxes, scores, labels, masks)
 
 
 def _paste(masks: Tensor, boxes: Tensor, size: tuple[int, int], model: Any) -> Array:
@@ -211,3 +226,66 @@ def _paste(masks: Tensor, boxes: Tensor, size: tuple[int, int], model: Any) -> A
     pasted, _ = _do_paste_mask(masks[:, None], boxes, *size, skip_empty=False)
     threshold = model.roi_head.test_cfg.mask_thr_binary
     return np.asarray((pasted >= threshold).numpy())
+
+
+def require_same_input(path: Path, trained: ECADetector) -> None:
+    """Compare what goes into the network: the file's images and the config's.
+
+    Args:
+        path: of the file of a whole detector.
+        trained: a :class:`~eca_mmdet.inference.detector.ECADetector`.
+
+    Raises:
+        UserError: the file cannot be opened.
+        RunError: its metadata say something else than the detector does.
+    """
+    file = open_onnx(str(path), threads=1)
+    if file.classes != tuple(trained.classes):
+        raise RunError(
+            f'the file has the classes {", ".join(file.classes)}; the detector has '
+            f'{", ".join(trained.classes)}.',
+            code='check-failed',
+        )
+    rule = replace(file.rule, size=None)  # a config has no input of one size
+    random = np.random.default_rng(0)
+    for height, width in _SIDES:
+        image = random.integers(0, 256, (height, width, 3)).astype(np.uint8)
+        found = prepare(image, rule)
+        images, size = trained.prepared(image)
+        same = np.array_equal(found.images, images.cpu().numpy())
+        if not same or found.sizes.tolist() != [list(size)]:
+            raise RunError(
+                f'of an image of {width} x {height} the metadata of the file make '
+                'another input than the test pipeline of the config.',
+                code='check-failed',
+            )
+
+
+def table(report: Report) -> str:
+    """Return a table: a line an input, and the tolerances."""
+    if report.rows[0].objects is None:
+        heads: tuple[str, ...] = ('features',)
+        last = [f'{FEATURE:g}']
+    else:
+        heads = _OBJECTS
+        last = ['', '0', f'{TIES:.0%}', f'{BOX_PX:g}', f'{SCORE:g}', f'{MASK:g}']
+    lines = [['images', *heads], *map(_line, report.rows), ['may be', *last]]
+    if report.rows[0].objects is not None and not report.masks:
+        lines = [line[:-1] for line in lines]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return '\n'.join(
+        '  '
+        + '  '.join(cell.rjust(width) for cell, width in zip(line, widths, strict=True))
+        for line in lines
+    )
+
+
+def _line(row: Row) -> list[str]:
+    count, height, width = row.shape
+    line = [f'{count} of {height} x {width}']
+    if row.objects is None:
+        return [*line, f'{row.features:.1e}']
+    found = row.objects
+    values = (found.box_px, found.score, found.mask)
+    counts = (found.objects, found.missing, found.ties)
+    return [*line, *map(str, counts), *(f'{value:.1e}' for value in values)]

@@ -67,10 +67,12 @@ def find_samples(folder: str | None, cfg: Any) -> tuple[list[Image], str]:
     if folder is not None:
         root = Path(folder)
         if not root.is_dir():
-            raise UserError(f'--images {folder} is no folder.')
+            raise UserError(f'--images {folder} is no folder.', code='file-not-found')
         images = _read(root, media.find_images(root))
         if not images:
-            raise UserError(f'--images {folder} has no image that OpenCV reads.')
+            raise UserError(
+                f'--images {folder} has no image that OpenCV reads.', code='no-images'
+            )
         return images, f'of {folder}'
     of_test = _test_folder(cfg)
     if of_test is not None and of_test.is_dir():
@@ -133,7 +135,10 @@ def make_batches(images: list[Image], model: Any, metadata: Any) -> list[Batch]:
         problem = next(filter(None, (_refusal(model, one) for one in batches)), '')
         if not problem:
             return batches
-    raise UserError(f'the detector does not take images of this size: {problem}')
+    raise UserError(
+        f'the detector does not take images of this size: {problem}',
+        code='option-invalid',
+    )
 
 
 def _refusal(model: Any, batch: Batch) -> str:

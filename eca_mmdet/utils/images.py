@@ -1,4 +1,4 @@
-"""Images in every form that a user has them in, as mmdet's loading sees them."""
+"""Image files and arrays, read as mmdet reads them."""
 
 from __future__ import annotations
 
@@ -14,6 +14,9 @@ from eca_mmdet.utils.io import require_regular
 from eca_mmdet.utils.text import clipped
 
 Array = npt.NDArray[Any]
+
+MOST_BYTES = 1 << 30
+"""Largest image file that is read."""
 
 
 def to_rgb(image: Any) -> Array:
@@ -39,14 +42,16 @@ def to_rgb(image: Any) -> Array:
     if image.ndim != 3 or image.shape[2] not in (1, 3, 4) or not image.size:
         raise UserError(
             'an image is an array (H, W), (H, W, 3) in the order RGB, or (H, W, 4); '
-            f'got one of shape {image.shape}.'
+            f'got one of shape {image.shape}.',
+            code='broken-image',
         )
     if image.dtype == np.uint16:
         image = (image >> 8).astype(np.uint8)
     if image.dtype != np.uint8:
         raise UserError(
             f'an image is an array of uint8 (0-255) or uint16; got {image.dtype}. One '
-            'of floats from 0 to 1: (255 * image).round().astype(numpy.uint8).'
+            'of floats from 0 to 1: (255 * image).round().astype(numpy.uint8).',
+            code='broken-image',
         )
     image = image[..., :3]
     if image.shape[2] == 1:
@@ -60,12 +65,15 @@ def _from_pil(image: Any) -> Array:
     if not isinstance(image, Image.Image):
         raise UserError(
             'an image is a path, a numpy array or a PIL image; got a '
-            f'{type(image).__name__}.'
+            f'{type(image).__name__}.',
+            code='broken-image',
         )
     image = ImageOps.exif_transpose(image)
     if image.mode == 'F':
         raise UserError(
-            'a PIL image of floats (mode F) has no known range; convert it to L or RGB.'
+            'a PIL image of floats (mode F) has no known range; convert it to L or '
+            'RGB.',
+            code='broken-image',
         )
     if image.mode.startswith('I'):  # 16 bits; older releases of PIL say I for them
         return np.asarray(image).clip(0, 65535).astype(np.uint16)
@@ -78,11 +86,11 @@ def require_image_file(path: str) -> None:
     Raises:
         UserError: saying which.
     """
-    from eca_mmdet.datasets.images import MOST_BYTES
-
     if not Path(path).is_file():
         what = 'is no regular file' if os.path.exists(path) else 'does not exist'
-        raise UserError(f'{path} {what}; an image file is expected.')
+        raise UserError(
+            f'{path} {what}; an image file is expected.', code='file-not-found'
+        )
     require_regular(Path(path), 'image', MOST_BYTES)
 
 
@@ -106,23 +114,40 @@ def read_rgb(path: str) -> Array:
         import cv2  # noqa: F401
     except ImportError:
         return _read_by_pillow(path)
-    return _read_by_opencv(path)
+    image = decode(Path(path))
+    if isinstance(image, str):
+        raise UserError(
+            f'{path} is not an image that can be read: {image}.', code='broken-image'
+        )
+    return np.ascontiguousarray(image[..., ::-1])
 
 
-def _read_by_opencv(path: str) -> Array:
+def decode(path: Path) -> Array | str:
+    """Decode an image file to its end with OpenCV, as mmdet does.
+
+    OpenCV rejects a truncated file, and rotates an image as its EXIF data say.
+
+    Returns:
+        (H, W, 3) uint8, BGR; or the reason why it cannot be read.
+    """
     import cv2
 
-    from eca_mmdet.datasets.images import read_size
-
-    raw = np.fromfile(path, np.uint8)  # imread is deaf to some systems' names
     try:
-        image = cv2.imdecode(raw, cv2.IMREAD_COLOR) if len(raw) else None
-    except cv2.error:
-        image = None
+        size = path.stat().st_size
+        if size > MOST_BYTES:
+            return f'it has {size >> 20:,} MiB, too many for an image'
+        raw = path.read_bytes()  # imread cannot open every name on every system
+    except OSError as error:
+        return str(error.strerror)
+    if not raw:
+        return 'it is empty'
+    try:
+        image = cv2.imdecode(np.frombuffer(raw, np.uint8), cv2.IMREAD_COLOR)
+    except cv2.error as error:
+        return str(error).splitlines()[0]
     if image is None:
-        reason = read_size(Path(path))
-        raise UserError(f'{path} is not an image that can be read: {reason}.')
-    return np.ascontiguousarray(image[..., ::-1])
+        return f'OpenCV reads no image from its {len(raw)} bytes'
+    return np.asarray(image)
 
 
 def _read_by_pillow(path: str) -> Array:
@@ -140,5 +165,31 @@ def _read_by_pillow(path: str) -> Array:
     except Exception as error:  # each decoder of Pillow raises its own
         line = next(iter(str(error).splitlines()), '') or type(error).__name__
         raise UserError(
-            f'{path} is not an image that can be read: {clipped(line, 200)}.'
+            f'{path} is not an image that can be read: {clipped(line, 200)}.',
+            code='broken-image',
         ) from error
+
+
+def encode_image(image: Array, suffix: str, quality: int = 95) -> bytes:
+    """Return an RGB image as the bytes of a file.
+
+    Args:
+        image: (H, W, 3) uint8.
+        suffix: file name extension that selects the format, e.g. '.png'.
+        quality: of a JPEG file, 0-100.
+
+    Raises:
+        UserError: OpenCV does not write this format (``unsupported-format``).
+    """
+    import cv2
+
+    jpeg = suffix.lower().startswith('.jp')
+    options = [cv2.IMWRITE_JPEG_QUALITY, quality] if jpeg else []
+    try:
+        _, raw = cv2.imencode(suffix, np.ascontiguousarray(image[..., ::-1]), options)
+    except cv2.error as error:
+        raise UserError(
+            f'OpenCV does not write images of the format {suffix!r}; use .png or .jpg.',
+            code='unsupported-format',
+        ) from error
+    return bytes(raw)

@@ -1,4 +1,4 @@
-"""Run images through a detector, and listen to its gates."""
+"""Gate values of a detector on images, recorded by forward hooks."""
 
 from __future__ import annotations
 
@@ -14,10 +14,9 @@ import torch
 from torch import Tensor
 
 from eca_mmdet.datasets.images import open_images
-from eca_mmdet.inference.load import TrainedDetector
+from eca_mmdet.inference.detector import ECADetector
 from eca_mmdet.models.attention import Gate
 from eca_mmdet.utils.errors import UserError
-from eca_mmdet.utils.text import clipped
 
 Floats = npt.NDArray[np.float64]
 
@@ -37,18 +36,18 @@ class GateValues:
 
 
 def gate_values(
-    detector: TrainedDetector,
+    detector: ECADetector,
     gates: Mapping[str, Gate],
     images: Sequence[Path],
-    progress: Callable[[int], object] | None = None,
 ) -> dict[str, GateValues]:
     """Run images one by one through backbone and neck.
+
+    A progress bar goes to stderr if that is a terminal.
 
     Args:
         detector: in evaluation mode; it is left as it was.
         gates: of its model, by name.
         images: files.
-        progress: called with the number of images that are done.
 
     Returns:
         The values of every gate that ran, in the order in which they ran.
@@ -57,95 +56,68 @@ def gate_values(
         UserError: no images, one that cannot be read or is too small for a gate, or
             gates that are not numbers.
     """
+    from rich.console import Console
+    from rich.progress import track
+
     _require_images(images)
     heard: dict[str, GateValues] = {}
-    inputs = _Inputs(detector)
-    for done, image in enumerate(images, 1):
-        for name, calls in _run(detector.model, gates, inputs, image).items():
+    console = Console(stderr=True)
+    for image in track(
+        images,
+        'images',
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    ):
+        for name, calls in _run(detector, gates, image).items():
             _add(heard.setdefault(name, GateValues()), calls)
-        if progress is not None:
-            progress(done)
     return heard
 
 
 def _require_images(images: Sequence[Path]) -> None:
     if not images:
-        raise UserError('there are no images to measure gates on. Give one or more.')
+        raise UserError(
+            'there are no images to measure gates on. Give one or more.',
+            code='no-images',
+        )
     found = open_images(Path(), [str(one) for one in images])
     if found.missing:
         name = next(iter(found.missing))
         raise UserError(
             f'{len(found.missing)} of {len(images)} images do not exist; the first is '
-            f'{name!r}.'
+            f'{name!r}.',
+            code='file-not-found',
         )
     if found.damaged:
         name, reason = next(iter(found.damaged.items()))
         raise UserError(
             f'{len(found.damaged)} of {len(images)} images cannot be read; the first '
-            f'is {name!r}: {reason}. Get it again or remove it.'
+            f'is {name!r}: {reason}. Get it again or remove it.',
+            code='broken-image',
         )
 
 
-class _Inputs:
-    """From an image file to the input of a backbone.
-
-    Args:
-        detector: whose test pipeline and preprocessor are used.
-
-    Raises:
-        UserError: it has no test pipeline.
-    """
-
-    def __init__(self, detector: TrainedDetector) -> None:
-        from mmcv.transforms import Compose
-        from mmdet.utils import get_test_pipeline_cfg
-
-        try:
-            steps = get_test_pipeline_cfg(detector.cfg)
-        except (AttributeError, KeyError, RuntimeError) as error:
-            raise UserError(
-                f'the config of {detector.path} has no test pipeline '
-                '(test_dataloader.dataset.pipeline), so that it does not say how '
-                'images are resized. Name one that has: --config NAME|FILE.'
-            ) from error
-        self._pipeline = Compose([s for s in steps if 'Annotations' not in s['type']])
-        self._preprocess = detector.model.data_preprocessor
-
-    def __call__(self, image: Path) -> Tensor:
-        """Return (1, 3, H, W), normalised and padded."""
-        try:
-            data = self._pipeline(dict(img_path=str(image), img_id=0))
-        except Exception as error:  # OpenCV, numpy and torch each raise their own
-            line = next(iter(str(error).splitlines()), '') or type(error).__name__
-            raise UserError(
-                f'{image} cannot be prepared for the detector: {clipped(line, 200)}'
-            ) from error
-        batch = {key: [data[key]] for key in ('inputs', 'data_samples')}
-        inputs: Tensor = self._preprocess(batch, False)['inputs']
-        return inputs
-
-
 def _run(
-    model: Any, gates: Mapping[str, Gate], inputs: _Inputs, image: Path
+    detector: ECADetector, gates: Mapping[str, Gate], image: Path
 ) -> dict[str, list[Tensor]]:
     """Return every gate (1, C, H or 1, W or 1) of an image, in the order they run."""
     heard: dict[str, list[Tensor]] = {}
+    inputs, _ = detector.prepared(image)
     try:
         with torch.no_grad(), _listening(gates, heard):
-            model.extract_feat(inputs(image))
+            detector.model.extract_feat(inputs)
     except ValueError as error:  # of a layer that refuses so small a map
-        raise UserError(f'image {str(image)!r}: {error}') from error
+        raise UserError(
+            f'image {str(image)!r}: {error}', code='unsupported-model'
+        ) from error
     for name, calls in heard.items():
-        if not all(map(_is_finite, calls)):
+        if not all(bool(call.isfinite().all()) for call in calls):
             raise UserError(
                 f'the gate {name} is not a number on image {str(image)!r}: the weights '
-                'of the checkpoint have diverged. Take an earlier one.'
+                'of the checkpoint have diverged. Take an earlier one.',
+                code='not-finite',
             )
     return heard
-
-
-def _is_finite(gate: Tensor) -> bool:
-    return bool(gate.isfinite().all())
 
 
 @contextlib.contextmanager

@@ -1,0 +1,352 @@
+"""Export of a detector to ONNX or OpenVINO files, checked before they are kept."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from eca_mmdet.export.onnx.metadata import properties
+from eca_mmdet.export.onnx.supported import require_covered
+from eca_mmdet.export.onnx.writer import (
+    ExportPart,
+    make_part,
+    require_packages,
+    write_graph,
+)
+from eca_mmdet.export.openvino import convert
+from eca_mmdet.export.verify.parity import (
+    Report,
+    compare,
+    require_same_input,
+    table,
+)
+from eca_mmdet.export.verify.samples import Batch, find_samples, make_batches
+from eca_mmdet.inference.detector import ECADetector
+from eca_mmdet.inference.load import load_model
+from eca_mmdet.utils.errors import RunError, UserError
+from eca_mmdet.utils.io import require_free, whole_files
+
+logger = logging.getLogger(__name__)
+
+PartName = Literal['all', 'backbone', 'heads']
+
+_MOST_BYTES = 2**31 - 2**24
+"""Of weights: an ONNX file is one message of less than 2 GB, with room for the rest."""
+
+_SUFFIXES = {'onnx': ('.onnx',), 'openvino': ('.xml', '.bin')}
+"""File name extensions of each format; ``out`` has the first."""
+
+
+@dataclass(frozen=True)
+class ExportReport:
+    """Files that were written, and how they compare with the detector.
+
+    Attributes:
+        paths: the files.
+        metadata: stored in them.
+        ports: inputs and outputs with types and shapes, a line each.
+        checks: comparisons with mmdet, empty without a check. The second one, if any,
+            has no score threshold.
+    """
+
+    paths: tuple[Path, ...]
+    metadata: dict[str, Any]
+    ports: tuple[str, ...]
+    checks: tuple[Report, ...]
+
+
+def export_onnx(
+    checkpoint: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    size: tuple[int, int] | None = None,
+    *,
+    config: str | None = None,
+    part: PartName = 'all',
+    check: bool = True,
+    images: str | None = None,
+    force: bool = False,
+    form: Literal['onnx', 'openvino'] = 'onnx',
+) -> ExportReport:
+    """Write a detector as an ONNX file that finds objects by itself.
+
+    Run it with :class:`~eca_mmdet.export.runtime.OnnxDetector`.
+
+    Args:
+        checkpoint: saved by mmengine in training.
+        out: file to write, ending in '.onnx'.
+        size: height and width of every input in pixels, padding included; None for
+            any size.
+        config: name or path; None for the config embedded in the checkpoint.
+        part: the whole detector, its backbone, or neck and heads.
+        check: compare the file with mmdet before it is put in place.
+        images: folder with images for the check; None for the config's test images.
+        force: replace ``out`` if it exists.
+        form: 'openvino' converts the graph once more, to OUT.xml and OUT.bin.
+
+    Raises:
+        UserError: the detector cannot be exported, or an argument is wrong.
+        RunError: the file differs from the detector; a copy is kept beside ``out``.
+
+    Example:
+        >>> report = export_onnx('epoch_12.pth', 'model.onnx')  # doctest: +SKIP
+        >>> report.checks[-1].passes  # doctest: +SKIP
+        True
+    """
+    out = Path(out)
+    places = _places(out, _SUFFIXES[form], force)
+    require_packages(form)
+    trained, metadata = _prepare(str(checkpoint), config, part, size)
+    model = trained.model
+    batches, source = _batches(check, images, trained, metadata)
+    network = make_part(model, part)
+    _require_small(network.network)
+    checks: list[Report] = []
+    try:
+        with whole_files(*places) as partials:
+            ports = _write(partials, network, model, size, metadata)
+            logger.info('%s', _contents(partials, network, metadata))
+            _log(ports)
+            if check:
+                _log(['', f'Checked on images {source}.'])
+                try:
+                    checks = _check(partials, network, model, metadata, batches)
+                    if part == 'all' and len(partials) == 1:
+                        _check_metadata(partials[0], trained)
+                except RunError as error:
+                    raise RunError(
+                        f'{error} {_kept(partials, places)}', code='check-failed'
+                    ) from error
+    except OSError as error:
+        raise UserError(
+            f'{out} cannot be written: {error.strerror or error}. Check the folder and '
+            'the space on its disk.',
+            code='file-not-written',
+        ) from error
+    unchecked = '' if check else ', without comparing it with the detector'
+    logger.info('Written: %s%s.', _listed(places), unchecked)
+    return ExportReport(tuple(places), metadata, tuple(ports), tuple(checks))
+
+
+def _log(lines: Sequence[str]) -> None:
+    for line in lines:
+        logger.info('%s', line)
+
+
+def _places(out: Path, suffixes: Sequence[str], force: bool) -> list[Path]:
+    """Return the files to write; refuse names they cannot have, before long work."""
+    if out.suffix != suffixes[0]:
+        raise UserError(
+            f'{out}: write to a name in {suffixes[0]}.', code='unsupported-format'
+        )
+    places = [out.with_suffix(suffix) for suffix in suffixes]
+    for place in places:
+        if place.is_dir() or not place.parent.is_dir():
+            what = 'is a folder' if place.is_dir() else 'is in no folder that exists'
+            raise UserError(
+                f'{place} {what}; name a file to write.', code='file-not-written'
+            )
+    if not force:
+        require_free(*places, option='OUT, or replace it: --force')
+    if not os.access(out.parent, os.W_OK):
+        raise UserError(
+            f'directory is not writable: {out.parent}', code='file-not-written'
+        )
+    return places
+
+
+def _listed(paths: Sequence[Path]) -> str:
+    return ', '.join(map(str, paths))
+
+
+def _prepare(
+    checkpoint: str, config: str | None, part: str, size: tuple[int, int] | None
+) -> tuple[ECADetector, dict[str, Any]]:
+    """Load the detector and describe it; reject what cannot be exported."""
+    trained = ECADetector(*load_model(checkpoint, config, 'cpu'))
+    if part != 'backbone':
+        require_covered(trained.model)
+    metadata = properties(trained, part, size)
+    divisor = metadata['pad_divisor']
+    if size is not None and (size[0] % divisor or size[1] % divisor):
+        near = ' '.join(str(-(-side // divisor) * divisor) for side in size)
+        raise UserError(
+            f'the config pads images to multiples of {divisor} px; --size '
+            f'{size[0]} {size[1]} is none. The next is --size {near}.',
+            code='option-invalid',
+        )
+    return trained, metadata
+
+
+def _batches(
+    check: bool, folder: str | None, trained: ECADetector, metadata: dict[str, Any]
+) -> tuple[list[Batch], str]:
+    """Return the inputs of the check, and where the images are from."""
+    if not check:
+        if folder:
+            raise UserError(
+                '--images goes with the check; leave out --no-check.',
+                code='option-conflict',
+            )
+        return [], ''
+    images, source = find_samples(folder, trained.cfg)
+    return make_batches(images, trained.model, metadata), source
+
+
+def _require_small(network: Any) -> None:
+    """Refuse weights that are more than one file takes; ONNX would write several."""
+    tensors = network.state_dict().values()
+    total = sum(one.numel() * one.element_size() for one in tensors)
+    if total > _MOST_BYTES:
+        raise UserError(
+            f'the weights take {total / 2**30:.1f} GB, and an ONNX file is less than '
+            '2 GB. Export the parts: --part backbone, --part heads.',
+            code='unsupported-model',
+        )
+
+
+def _write(
+    paths: Sequence[Path],
+    part: ExportPart,
+    model: Any,
+    size: tuple[int, int] | None,
+    metadata: dict[str, Any],
+) -> list[str]:
+    """Write the ONNX file, or OpenVINO's two by way of it.
+
+    Returns:
+        Inputs and outputs, a line each.
+    """
+    with tempfile.TemporaryDirectory(prefix='eca-mmdet-') as folder:
+        graph = paths[0] if len(paths) == 1 else Path(folder, 'a.onnx')
+        write_graph(graph, part, model, size, metadata)
+        if len(paths) > 1:
+            convert(graph, paths, metadata)
+        return _ports(graph)
+
+
+def _contents(paths: Sequence[Path], part: ExportPart, metadata: dict[str, Any]) -> str:
+    """Return what is in the files."""
+    what = {
+        'all': metadata['detector'],
+        'backbone': f'the backbone of {metadata["detector"]}',
+        'heads': f'neck and heads of {metadata["detector"]}',
+    }[part.name]
+    total = sum(path.stat().st_size for path in paths)
+    return f'{what}, {total / 2**20:.1f} MB'
+
+
+def _ports(path: Path) -> list[str]:
+    import onnx
+
+    graph = onnx.load(str(path)).graph
+    lines = []
+    for title, values in (('takes', graph.input), ('gives', graph.output)):
+        for one in values:
+            kind = onnx.TensorProto.DataType.Name(one.type.tensor_type.elem_type)
+            sides = one.type.tensor_type.shape.dim
+            shape = ' x '.join(side.dim_param or str(side.dim_value) for side in sides)
+            lines.append(f'  {title} {one.name:10} {kind.lower():6} {shape}')
+    return lines
+
+
+def _check(
+    paths: Sequence[Path],
+    part: ExportPart,
+    model: Any,
+    metadata: dict[str, Any],
+    batches: list[Batch],
+) -> list[Report]:
+    """Compare the file with mmdet, and log the differences.
+
+    Raises:
+        RunError: they exceed the tolerances.
+    """
+    report = compare(paths, part, model, metadata, batches)
+    _log(table(report).split('\n'))
+    checks = [report]
+    if report.passes and report.bare:
+        _log_bare(report, metadata['score_threshold'])
+        report = _compare_lower(paths, part, model, metadata, batches)
+        _log(table(report).split('\n'))
+        checks.append(report)
+    if not report.passes:
+        raise RunError(
+            'the file does not do what the detector does: the table says how far they '
+            'are apart. Do not use it.',
+            code='check-failed',
+        )
+    if report.bare:
+        raise RunError(
+            f'in {report.bare} of {report.images} images nothing was found even so, '
+            'and nothing was compared; name images with objects: --images DIR.',
+            code='check-failed',
+        )
+    return checks
+
+
+def _log_bare(report: Report, threshold: float) -> None:
+    where = 'any image'
+    if report.bare < report.images:
+        where = f'{report.bare} of {report.images} images'
+    logger.info(
+        'No object of both has a score above %g in %s; compared once more without '
+        'that threshold, in a copy of the graph.',
+        threshold,
+        where,
+    )
+
+
+def _check_metadata(path: Path, trained: ECADetector) -> None:
+    """Open the file as its user does.
+
+    Raises:
+        RunError: it is refused, or says something else than the detector does.
+    """
+    try:
+        require_same_input(path, trained)
+    except UserError as error:
+        raise RunError(f'{error} Do not use it.', code='check-failed') from error
+
+
+def _compare_lower(
+    paths: Sequence[Path],
+    part: ExportPart,
+    model: Any,
+    metadata: dict[str, Any],
+    batches: list[Batch],
+) -> Report:
+    """Compare a copy of the graph whose objects may have any score."""
+    roi_head = getattr(model, 'roi_head', None)
+    test = (model.bbox_head if roi_head is None else roi_head).test_cfg
+    before, test['score_thr'] = test['score_thr'], 0.0
+    changed = metadata | {'score_threshold': 0.0}
+    size = metadata['size'] and (metadata['size'][0], metadata['size'][1])
+    try:
+        with tempfile.TemporaryDirectory(prefix='eca-mmdet-') as folder:
+            copies = [Path(folder, path.name) for path in paths]
+            _write(copies, part, model, size, changed)
+            return compare(copies, part, model, changed, batches)
+    finally:
+        test['score_thr'] = before
+
+
+def _kept(paths: Sequence[Path], places: Sequence[Path]) -> str:
+    """Copy what failed beside its place, and say so."""
+    out = places[0]
+    names = ['failed', *(f'failed-{index}' for index in range(2, 1000))]
+    choices = (
+        [one.with_name(f'{one.stem}.{name}{one.suffix}') for one in places]
+        for name in names
+    )
+    free = next(ones for ones in choices if not any(map(os.path.lexists, ones)))
+    with whole_files(*free) as partials:
+        for path, partial in zip(paths, partials, strict=True):
+            shutil.copyfile(path, partial)
+    old = f'; {out} is as it was' if os.path.lexists(out) else ''
+    return f'What was written is kept for a look: {_listed(free)}{old}.'

@@ -1,0 +1,310 @@
+"""mmdet's heads rewritten for tracing: batches, static counts, suppression included."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torchvision.ops import roi_align  # now: it cannot be imported in a trace
+
+from eca_mmdet.export.onnx.boxes import (
+    NONE,
+    best,
+    decode,
+    grid_anchors,
+    large_enough,
+    rows,
+    suppress,
+)
+
+
+class _DenseHead(nn.Module):
+    """The part that proposals and RetinaNet's objects have in common.
+
+    Args:
+        head: mmdet's ``AnchorHead``.
+    """
+
+    def __init__(self, head: Any) -> None:
+        super().__init__()
+        self.head, self.test = head, head.test_cfg
+        self.classes = head.num_classes
+
+    def candidates(self, features: Any, sizes: Tensor, least: float) -> list[Tensor]:
+        """Return the best boxes of each level: those of mmdet's ``nms_pre`` scores.
+
+        Args:
+            features: maps (N, C, H, W), one a level.
+            sizes: (N, 2), height and width in px.
+            least: only higher scores count.
+
+        Returns:
+            (N, L, k, 4) boxes, (N, L, k) scores, NONE where there is no box, and
+            (N, L, k) labels.
+        """
+        found = []
+        maps = zip(*self.head(features), strict=True)
+        for level, (logits, deltas) in enumerate(maps):
+            found.append(self._of_level(level, logits, deltas, sizes, least))
+        return [torch.stack(one, 1) for one in zip(*found, strict=True)]
+
+    def _of_level(
+        self, level: int, logits: Tensor, deltas: Tensor, sizes: Tensor, least: float
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        generator, batch = self.head.prior_generator, logits.shape[0]
+        base = generator.base_anchors[level].to(logits)
+        height, width = logits.shape[2:]
+        anchors = grid_anchors(base, generator.strides[level], height, width)
+        deltas = deltas.permute(0, 2, 3, 1).reshape(batch, -1, 4)
+        logits = logits.permute(0, 2, 3, 1)
+        logits = logits.reshape(batch, -1, self.head.cls_out_channels)
+        if self.head.use_sigmoid_cls:
+            scores = logits.sigmoid()
+        else:
+            scores = logits.softmax(-1)[..., :-1]
+        scores = scores.reshape(batch, -1)
+        scores = scores.where(scores > least, scores.new_tensor(NONE))
+        values, places = best(scores, self.test['nms_pre'])
+        chosen, labels = places // self.classes, places % self.classes
+        boxes = decode(
+            self.head.bbox_coder, anchors[chosen], rows(deltas, chosen), sizes
+        )
+        if self.test.get('min_bbox_size', -1) >= 0:
+            valid = large_enough(boxes, self.test['min_bbox_size'])
+            values = values.where(valid, values.new_tensor(NONE))
+        return boxes, values, labels
+
+
+class Proposals(_DenseHead):
+    """The regions that mmdet's ``RPNHead`` proposes.
+
+    Args:
+        head: the head with its ``test_cfg``.
+    """
+
+    def forward(self, features: Any, sizes: Tensor) -> tuple[Tensor, Tensor]:
+        """Return (N, P, 4) boxes and (N, P) scores, NONE where there is no region."""
+        # A score of 0 counts: the RPN has no threshold.
+        boxes, scores, _ = self.candidates(features, sizes, NONE)
+        batch, levels, count = scores.shape
+        kept = suppress(
+            boxes.reshape(-1, count, 4),
+            scores.reshape(-1, 1, count),
+            self.test['nms']['iou_threshold'],
+        )
+        values, places = best(kept.reshape(batch, -1), self.test['max_per_img'])
+        boxes = rows(boxes.reshape(batch, -1, 4), places)
+        return boxes * (values > NONE)[..., None], values
+
+
+class DenseObjects(_DenseHead):
+    """The objects that mmdet's RetinaNet finds.
+
+    Args:
+        head: the head with its ``test_cfg``.
+    """
+
+    def forward(self, features: Any, sizes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return (N, M, 4) boxes, (N, M) scores and labels, NONE for no object."""
+        found = self.candidates(features, sizes, self.test.get('score_thr', 0))
+        boxes, scores, labels = (one.flatten(1, 2) for one in found)
+        kinds = torch.arange(self.classes, device=labels.device)
+        own = labels[:, None] == kinds[:, None]
+        by_class = scores[:, None].where(own, scores.new_tensor(NONE))
+        kept = suppress(boxes, by_class, self.test['nms']['iou_threshold']).amax(1)
+        values, places = best(kept, self.test['max_per_img'])
+        return rows(boxes, places), values, labels.gather(1, places)
+
+
+def pool(extractor: Any, features: Sequence[Tensor], boxes: Tensor) -> Tensor:
+    """Return the features in boxes, each from the level that its size asks for.
+
+    Args:
+        extractor: mmdet's ``SingleRoIExtractor``.
+        features: maps (N, C, H, W), finest first.
+        boxes: (N, P, 4), x1, y1, x2, y2 in px of the image.
+
+    Returns:
+        (N * P, C, height, width).
+    """
+    batch, count = boxes.shape[:2]
+    image = torch.arange(batch, device=boxes.device).to(boxes.dtype)
+    image = image[:, None, None].expand(-1, count, 1)
+    regions = torch.cat((image, boxes), 2).reshape(-1, 5)
+    maps = features[: extractor.num_inputs]
+    layers = extractor.roi_layers
+    if len(maps) == 1:
+        return _align(layers[0], maps[0], regions)
+    levels = level_of(boxes.reshape(-1, 4), len(maps), extractor.finest_scale)
+    places = [(levels == level).nonzero()[:, 0] for level in range(len(maps))]
+    found = [
+        _align(layer, one, regions[place])
+        for layer, one, place in zip(layers, maps, places, strict=True)
+    ]
+    place = torch.cat(places)
+    order = torch.arange(levels.shape[0], device=place.device)
+    return torch.cat(found)[torch.zeros_like(place).scatter(0, place, order)]
+
+
+def level_of(boxes: Tensor, levels: int, finest: float) -> Tensor:
+    """Return which level boxes (K, 4) are pooled from, as FPN's rule says.
+
+    mmdet's floor(log2(side / finest + 1e-6)), between 0 and the last, without the
+    logarithm, whose last digit differs among runtimes.
+    """
+    width, height = (boxes[:, 2:] - boxes[:, :2]).unbind(1)
+    scale = (width * height).sqrt() / finest + 1e-6
+    bounds = scale.new_tensor([2.0**level for level in range(1, levels)])
+    return (scale[:, None] >= bounds).sum(1)
+
+
+def _align(layer: Any, feature: Tensor, regions: Tensor) -> Tensor:
+    size, ratio = layer.output_size, layer.sampling_ratio
+    pooled = roi_align(
+        feature, regions, size, layer.spatial_scale, ratio, layer.aligned
+    )
+    return pooled  # type: ignore[no-any-return]
+
+
+class RegionObjects(nn.Module):
+    """The objects of Faster R-CNN in proposed regions.
+
+    Args:
+        roi_head: mmdet's ``StandardRoIHead`` with its ``test_cfg``.
+    """
+
+    def __init__(self, roi_head: Any) -> None:
+        super().__init__()
+        self.head, self.test = roi_head.bbox_head, roi_head.test_cfg
+        self.extractor = roi_head.bbox_roi_extractor
+        self.classes = self.head.num_classes
+
+    def forward(
+        self, features: Any, regions: Tensor, valid: Tensor, sizes: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return (N, M, 4) boxes, (N, M) scores and labels, NONE for no object.
+
+        Args:
+            features: maps (N, C, H, W), finest first.
+            regions: (N, P, 4), x1, y1, x2, y2 in px.
+            valid: (N, P), which of them are regions at all.
+            sizes: (N, 2), height and width in px.
+        """
+        batch, count = valid.shape
+        logits, deltas = self.head(pool(self.extractor, features, regions))
+        scores = logits.softmax(-1)[:, :-1].reshape(batch, count, self.classes)
+        counts = (scores > self.test['score_thr']) & valid[..., None]
+        scores = scores.where(counts, scores.new_tensor(NONE))
+        deltas = deltas.reshape(batch, count, -1, 4)  # of each class, or of all
+        boxes = decode(self.head.bbox_coder, regions[:, :, None], deltas, sizes)
+        kept = self._suppress(boxes, scores.transpose(1, 2)).transpose(1, 2)
+        # Regions first, then classes, so that ties are broken as mmdet does.
+        values, places = best(kept.reshape(batch, -1), self.test['max_per_img'])
+        shared = self.head.reg_class_agnostic
+        chosen = places // self.classes if shared else places
+        boxes = rows(boxes.reshape(batch, -1, 4), chosen)
+        return boxes, values, places % self.classes
+
+    def _suppress(self, boxes: Tensor, scores: Tensor) -> Tensor:
+        """Do so within the classes: (N, P, 1 or C, 4) and (N, C, P) to (N, C, P)."""
+        iou = self.test['nms']['iou_threshold']
+        count = scores.shape[2]
+        by_class = boxes.transpose(1, 2).reshape(-1, count, 4)
+        if self.head.reg_class_agnostic:
+            return suppress(by_class, scores, iou)
+        kept = suppress(by_class, scores.reshape(-1, 1, count), iou)
+        return kept.reshape(-1, self.classes, count)
+
+
+class RegionMasks(nn.Module):
+    """The masks of Mask R-CNN in boxes.
+
+    Args:
+        roi_head: mmdet's ``StandardRoIHead`` with a mask head.
+    """
+
+    def __init__(self, roi_head: Any) -> None:
+        super().__init__()
+        self.head = roi_head.mask_head
+        self.extractor = roi_head.mask_roi_extractor
+
+    def forward(self, features: Any, boxes: Tensor, labels: Tensor) -> Tensor:
+        """Return (N, M, height, width) probabilities, of the class of each box."""
+        batch, count = labels.shape
+        logits = self.head(pool(self.extractor, features, boxes))
+        if not self.head.class_agnostic:
+            place = labels.reshape(-1, 1, 1, 1).expand(-1, 1, *logits.shape[2:])
+            logits = logits.gather(1, place)
+        masks: Tensor = logits.sigmoid().reshape(batch, count, *logits.shape[2:])
+        return masks
+
+
+class Heads(nn.Module):
+    """Neck and heads: feature maps and sizes to objects.
+
+    Args:
+        model: a detector that ``supported.require_covered`` accepts.
+    """
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.neck = model.neck if model.with_neck else nn.Identity()
+        roi_head = getattr(model, 'roi_head', None)
+        self.regions = None if roi_head is None else Proposals(model.rpn_head)
+        if roi_head is None:
+            self.objects: nn.Module = DenseObjects(model.bbox_head)
+        else:
+            self.objects = RegionObjects(roi_head)
+        with_mask = roi_head is not None and roi_head.with_mask
+        self.masks = RegionMasks(roi_head) if with_mask else None
+
+    def forward(self, features: tuple[Tensor, ...], sizes: Tensor) -> list[Tensor]:
+        """Find the objects.
+
+        Args:
+            features: the backbone's maps.
+            sizes: (N, 2), height and width in px of each image without padding.
+
+        Returns:
+            (N, M, 4) boxes, (N, M) falling scores, (N, M) labels and, of Mask R-CNN,
+            (N, M, height, width) masks; 0, 0, -1 and 0 where there is no object.
+        """
+        maps = self.neck(features)
+        if self.regions is None:
+            boxes, scores, labels = self.objects(maps, sizes)
+        else:
+            regions, found = self.regions(maps, sizes)
+            boxes, scores, labels = self.objects(maps, regions, found > NONE, sizes)
+        real = scores > NONE
+        boxes = boxes * real[..., None]
+        results = [boxes, scores * real, labels.where(real, labels.new_tensor(-1))]
+        if self.masks is not None:
+            masks = self.masks(maps, boxes, labels)
+            results.append(masks * real[..., None, None])
+        return results
+
+
+class PartHeads(nn.Module):
+    """:class:`Heads` whose arguments are in a row: maps, and sizes last."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.heads = Heads(model)
+
+    def forward(self, *arrays: Tensor) -> list[Tensor]:
+        """Take the maps and sizes."""
+        return self.heads(arrays[:-1], arrays[-1])  # type: ignore[no-any-return]
+
+
+class Whole(nn.Module):
+    """Images and sizes to objects, as :class:`Heads`."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.backbone, self.heads = model.backbone, Heads(model)
+
+    def forward(self, images: Tensor, sizes: Tensor) -> list[Tensor]:
+        """Take (N, 3, H, W) normalised images."""
+        return self.heads(tuple(self.backbone(images)), sizes)  # type: ignore[no-any-return]
