@@ -6,10 +6,11 @@ import os
 
 import pytest
 
+from eca_mmdet.datasets import checking
 from eca_mmdet.datasets.images import ImageFiles
-from eca_mmdet.datasets.repair import content as module
 from eca_mmdet.datasets.repair.content import repair
 from eca_mmdet.datasets.rules.check import check_annotations
+from eca_mmdet.utils.errors import UserError
 from tests.support.broken_data import (
     CASES,
     DELETE,
@@ -245,7 +246,7 @@ def test_nothing_is_overwritten(write, tmp_path, command, name):
     (tmp_path / 'dangling').symlink_to(tmp_path / 'nowhere')
     before = {p: p.read_bytes() for p in tmp_path.iterdir() if p.is_file()}
     code, out, err = command('check-data', file, '--fix', tmp_path / name)
-    assert (code, out) == (2, '') and 'write to another name' in err
+    assert (code, out) == (2, '') and '[output-exists]' in err
     assert before == {p: p.read_bytes() for p in tmp_path.iterdir() if p.is_file()}
 
 
@@ -253,24 +254,27 @@ def test_a_folder_that_is_not_there(write, tmp_path, command):
     code, _, err = command(
         'check-data', write(sound()), '--fix', tmp_path / 'no/f.json'
     )
-    assert code == 2 and 'cannot be written (No such file' in err
+    assert code == 2 and '[file-not-written]' in err
+    assert not (tmp_path / 'no').exists()
 
 
-def test_a_write_that_fails_leaves_nothing(tmp_path, monkeypatch):
+def test_a_write_that_fails_leaves_nothing(write, tmp_path, monkeypatch):
     def full(*_):
         raise OSError(28, 'No space left on device')
 
-    monkeypatch.setattr(module.os, 'replace', full)
-    with pytest.raises(module.UserError, match='No space left'):
-        module.write_json(tmp_path / 'f.json', sound())
-    assert list(tmp_path.iterdir()) == []
+    file = write(sound())
+    monkeypatch.setattr(os, 'replace', full)
+    with pytest.raises(UserError, match='No space left') as error:
+        checking.check_annotations(file, fix=tmp_path / 'f.json')
+    assert error.value.code == 'file-not-written'
+    assert list(tmp_path.iterdir()) == [file]
 
 
 def test_a_file_of_which_nothing_is_left(write, tmp_path, command):
     content = sound()
     content['images'] = [{'id': 1}]
     code, _, err = command('check-data', write(content), '--fix', tmp_path / 'f.json')
-    assert code == 2 and "nothing is left of 'images'" in err
+    assert code == 2 and "nothing is left of 'images'" in err and '[no-images]' in err
     assert not (tmp_path / 'f.json').exists()
 
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 from eca_mmdet.datasets.entries import (
@@ -20,7 +18,6 @@ from eca_mmdet.datasets.entries import (
 from eca_mmdet.datasets.images import ImageFiles
 from eca_mmdet.datasets.repair.ids import merge_categories, renumber, whole_ids
 from eca_mmdet.datasets.repair.objects import mend
-from eca_mmdet.utils.errors import UserError
 
 Done = Counter[str]
 """How often each repair was made, by what it says to the user."""
@@ -117,18 +114,3 @@ def _mend_annotations(content: dict[str, Any], done: Done) -> list[Entry]:
     ]
     renumber(kept, done)
     return kept
-
-
-def require_new(path: Path, source: Path) -> None:
-    """Refuse to write over a file.
-
-    Raises:
-        UserError: the path is the source, or is there already.
-    """
-    if path.exists() and source.exists() and path.samefile(source):
-        raise UserError(
-            f'--fix {path} is the source itself, and repairs are never made in place; '
-            'write to another name.'
-        )
-    if os.path.lexists(path):
-        raise UserError(f'--fix {path} exists already; write to another name.')
