@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from eca_mmdet.datasets.checking import require_images
 from eca_mmdet.datasets.coco import read_annotations, require_instances
 from eca_mmdet.datasets.entries import is_category, is_image
 from eca_mmdet.datasets.images import find_missing, open_images
@@ -180,7 +181,8 @@ def _read(file: Path, images: str | None) -> AnnotationFile:
             f"{file}: no image has an 'id' and a 'file_name'.", code='no-images'
         )
     if images is not None:
-        return AnnotationFile(file, _given(Path(images), names, file), content)
+        require_images(Path(images), names, file)
+        return AnnotationFile(file, Path(images), content)
     tried = list(_folders_around(file))
     found = {one.resolve(): one for one in reversed(tried) if _has_all(one, names)}
     if len(found) > 1:
@@ -207,22 +209,6 @@ def _is_text(name: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
-
-
-def _given(folder: Path, names: Sequence[str], file: Path) -> Path:
-    if not folder.is_dir():
-        raise UserError(
-            f'image folder {str(folder)!r} does not exist.', code='file-not-found'
-        )
-    if len(find_missing(folder, names).missing) == len(set(names)):
-        raise UserError(
-            f'none of the {len(names)} images of {file} is in {str(folder)!r}; the '
-            f'first is {clipped(repr(names[0]))}. Give the folder that the file names '
-            'are relative to: --images for the training, --val-images for the '
-            'validation file.',
-            code='no-images',
-        )
-    return folder
 
 
 def _folders_around(file: Path) -> Iterator[Path]:

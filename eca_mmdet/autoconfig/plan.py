@@ -84,12 +84,21 @@ def make_config(
         >>> proposed.base.name
         'mask-rcnn_eca-r18-w16_fpn_shapes.py'
     """
-    paths = (None if one is None else str(one) for one in (images, val_images))
-    start = None if weights is None else str(weights)
     options = Options(
-        *paths, model, start, keep_classes, keep_defaults, epochs, command
+        _text(images),
+        _text(val_images),
+        model,
+        _text(weights),
+        keep_classes,
+        keep_defaults,
+        epochs,
+        command,
     )
-    return write_config(str(train), None if val is None else str(val), options)
+    return write_config(str(train), _text(val), options)
+
+
+def _text(path: str | Path | None) -> str | None:
+    return None if path is None else str(path)
 
 
 def write_config(train: str, val: str | None, options: Options) -> ProposedConfig:

@@ -50,5 +50,6 @@ def resolve_config(name_or_path: str) -> Path:
     advice = f' Did you mean {", ".join(close)}?' if close else ''
     raise UserError(
         f'config {name_or_path!r} is neither a file nor a shipped name.{advice} '
-        'List the names with: eca-mmdet configs'
+        'List the names with: eca-mmdet configs',
+        code='config-not-found',
     )

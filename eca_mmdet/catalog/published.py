@@ -79,8 +79,13 @@ def published(path: Path = PUBLISHED) -> dict[str, Any]:
         if {'detectors', 'sources'} <= content.keys():
             return dict(content)
     except (UserError, RecursionError, ValueError, AttributeError) as error:
-        raise UserError(f'published numbers cannot be read: {path}: {error}') from error
-    raise UserError(f'{path} has no published numbers: no detectors and sources in it.')
+        raise UserError(
+            f'published numbers cannot be read: {path}: {error}', code='file-unreadable'
+        ) from error
+    raise UserError(
+        f'{path} has no published numbers: no detectors and sources in it.',
+        code='not-published-numbers',
+    )
 
 
 def published_rows(
@@ -107,7 +112,8 @@ def published_rows(
         if not any(fnmatchcase(one.row, name) for one in rows):
             raise UserError(
                 f'no published row is called {name!r}. There are: '
-                f'{", ".join(one.row for one in rows)}.'
+                f'{", ".join(one.row for one in rows)}.',
+                code='unknown-row',
             )
     if not wanted:
         return rows
@@ -119,7 +125,8 @@ def _rows(path: Path) -> list[PublishedRow]:
         rows = [_row(one) for one in published(path)['detectors']]
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(
-            f'{path}: a detector has no proper {error}. Compare {PUBLISHED}.'
+            f'{path}: a detector has no proper {error}. Compare {PUBLISHED}.',
+            code='not-published-numbers',
         ) from error
     names = [one.row for one in rows]
     for one in rows:
@@ -127,7 +134,8 @@ def _rows(path: Path) -> list[PublishedRow]:
         if not sound or one.detector not in DETECTORS.values() or 'AP' not in one.box:
             raise UserError(
                 f'{path}: row {one.row!r} must have a name of its own such as '
-                f'faster:r50:eca, one of {", ".join(DETECTORS.values())} and a box AP.'
+                f'faster:r50:eca, one of {", ".join(DETECTORS.values())} and a box AP.',
+                code='not-published-numbers',
             )
     return rows
 

@@ -90,7 +90,8 @@ def run(args: argparse.Namespace) -> int:
     from eca_mmdet.evaluation.api import evaluate
 
     bars: dict[str, TaskID] = {}
-    with Progress(console=Console(stderr=True), transient=True) as shown:
+    console, several = Console(stderr=True), len(args.results) > 1
+    with Progress(console=console, transient=True, disable=not several) as shown:
 
         def progress(title: str, done: int) -> None:
             if title not in bars:

@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 
 from eca_mmdet.datasets.coco import read_annotations, require_instances
 from eca_mmdet.datasets.entries import is_image
-from eca_mmdet.datasets.images import ImageFiles, open_images
+from eca_mmdet.datasets.images import ImageFiles, find_missing, open_images
 from eca_mmdet.datasets.repair.content import repair
 from eca_mmdet.datasets.rules import check as rules
 from eca_mmdet.datasets.rules.categories import compare_splits
@@ -131,7 +131,12 @@ def check_annotations(
             code='option-conflict',
         )
     if fix:
-        _require_new(Path(fix), Path(file))
+        require_free(fix, option='--fix')
+        if not Path(fix).parent.is_dir():
+            raise UserError(
+                f'{fix} cannot be written: its folder does not exist.',
+                code='file-not-written',
+            )
     checked = [_check(file, images, classes)]
     if val:
         checked.append(_check(val, val_images, classes))
@@ -154,28 +159,35 @@ def _check(
     content, faults = read_annotations(file)
     require_instances(file, content)
     faults += rules.check_annotations(content, _class_names(classes, content))
-    images = None if folder is None else _open(file, content, Path(folder))
-    if images:
+    images = None
+    if folder is not None:
+        names = [one['file_name'] for one in content['images'] if is_image(one)]
+        require_images(Path(folder), names, file)
+        images = open_images(Path(folder), names)
         faults += images.faults(content['images'])
     return CheckedFile(str(file), faults, content, images)
 
 
-def _open(file: PathLike, content: dict[str, Any], folder: Path) -> ImageFiles:
+def require_images(folder: Path, names: Sequence[str], file: PathLike) -> None:
+    """Reject an image folder that has none of the images of a file.
+
+    Args:
+        folder: that the names are relative to.
+        names: as in the annotation file.
+        file: annotation file, for the message.
+    """
     if not folder.is_dir():
         raise UserError(
             f'image folder {str(folder)!r} does not exist. Give the right one.',
             code='file-not-found',
         )
-    names = [one['file_name'] for one in content['images'] if is_image(one)]
-    images = open_images(folder, names)
-    if names and len(images.missing) == len(set(names)):
+    if names and len(find_missing(folder, names).missing) == len(set(names)):
         raise UserError(
             f'none of the {len(names)} image files of {file} is in {str(folder)!r}; '
-            f'the first is {clipped(repr(names[0]))}. Give the folder that the names '
-            'are relative to.',
+            f'the first is {clipped(repr(names[0]))}. Give the folder that the file '
+            'names are relative to, with --images or --val-images.',
             code='no-images',
         )
-    return images
 
 
 def _class_names(
@@ -186,22 +198,6 @@ def _class_names(
         return classes
     names = [one.get('name') for one in content['categories'] if isinstance(one, dict)]
     return classes[0] if ',' in classes[0] and classes[0] not in names else classes
-
-
-def _require_new(out: Path, source: Path) -> None:
-    """Reject a name that is taken, or whose folder does not exist."""
-    if out.exists() and source.exists() and out.samefile(source):
-        raise UserError(
-            f'--fix {out} is the source itself, and repairs are never made in place; '
-            'write to another name.',
-            code='output-exists',
-        )
-    require_free(out, option='--fix')
-    if not out.parent.is_dir():
-        raise UserError(
-            f'{out} cannot be written: there is no folder {out.parent}.',
-            code='file-not-written',
-        )
 
 
 def _fix(

@@ -101,13 +101,19 @@ def evaluate(
         1.0
         >>> print(report.table('csv'))  # doctest: +ELLIPSIS
         results,type,row,class,class_id,objects,AP,AP50,AP75,...
-        detections,bbox,value,,,4,100.0,100.0,100.0,...
+        detections,bbox,value,,,12,100.0,100.0,100.0,...
     """
     paths = [results] if isinstance(results, (str, Path)) else list(results)
     try:
         limits = coco_eval.check_max_dets(max_dets)
     except ValueError as error:
         raise UserError(str(error), code='option-invalid') from error
+    if not paths or backend not in coco_eval.BACKENDS:
+        raise UserError(
+            f'expected a result file and a backend of {", ".join(coco_eval.BACKENDS)}; '
+            f'got {paths!r} and {backend!r}.',
+            code='option-invalid',
+        )
     if out and out is not True:
         require_free(out)
     whole = read_ground_truth(annotations)

@@ -91,7 +91,8 @@ def _require_truth(truth: GroundTruth, task: str) -> None:
     if not truth.annotated:
         raise UserError(
             f'{truth.source} has no annotations, so nothing can be evaluated on it '
-            '(as test-dev). To write results alone: eca-mmdet test ... --format-only'
+            '(as test-dev). To write results alone: eca-mmdet test ... --format-only',
+            code='no-objects',
         )
     if task != 'segm':
         return
@@ -104,7 +105,8 @@ def _require_truth(truth: GroundTruth, task: str) -> None:
             f'masks cannot be evaluated: {len(faults)} of {len(sizes)} annotations of '
             f'{truth.source} have none that counts; the first, on image {image!r}, '
             f'{fault}. eca-mmdet check-data {truth.source} lists them all; with --fix '
-            'OUT.json it writes a repaired copy.'
+            'OUT.json it writes a repaired copy.',
+            code='no-masks',
         )
 
 

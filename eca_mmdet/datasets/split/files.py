@@ -77,11 +77,18 @@ def split_annotations(
 
     Raises:
         UserError: the file cannot be split, or one of the files exists.
+
+    Example:
+        >>> import eca_mmdet
+        >>> report = eca_mmdet.split_annotations('train.json', val=0.25)
+        >>> report.images
+        {'train': 3, 'val': 1}
     """
     shares = {'val': val} | ({'test': test} if test else {})
-    if sum(shares.values()) >= 1:
+    if min(shares.values()) <= 0 or sum(shares.values()) >= 1:
         raise UserError(
-            '--val and --test must leave images for training.', code='option-invalid'
+            f'--val and --test must leave images for training; got {shares}.',
+            code='option-invalid',
         )
     source = Path(file)
     content, _ = read_annotations(source)
