@@ -136,7 +136,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def evaluate_file(task: str, folder: Path) -> dict[str, Any]:
     """Run the command."""
-    import eca_mmdet.cli.eval  # noqa: F401 (as the command would)
+    import eca_mmdet.evaluation.api  # noqa: F401 (as the command would)
     from eca_mmdet import cli
 
     before, began = highest_mib(), time.perf_counter()

@@ -4,6 +4,9 @@
 registers every class below with mmdet, and supplies mmcv's operators from torchvision
 where mmcv came without its compiled extension. The import itself is light: mmdet is
 loaded when it is first needed.
+
+The functions ``evaluate``, ``check_annotations``, ``make_config`` and so on do what the
+commands do; ``dir(eca_mmdet)`` lists them. Bad input raises ``UserError`` with a code.
 """
 
 from __future__ import annotations
@@ -31,8 +34,20 @@ _EXPORTS = {
     'export_onnx': 'eca_mmdet.export.exporter',
     'load_detector': 'eca_mmdet.inference.detector',
 }
+"""Classes and layers, which are registered with mmdet when they are looked up."""
 
-__all__ = ['__version__', *_EXPORTS]
+_FUNCTIONS = {
+    'UserError': 'eca_mmdet.utils.errors',
+    'check_annotations': 'eca_mmdet.datasets.checking',
+    'convert_weights': 'eca_mmdet.checkpoints.api',
+    'evaluate': 'eca_mmdet.evaluation.api',
+    'inspect_weights': 'eca_mmdet.checkpoints.api',
+    'make_config': 'eca_mmdet.autoconfig.plan',
+    'split_annotations': 'eca_mmdet.datasets.split.files',
+}
+"""What the commands do. Looking one up loads no mmdet."""
+
+__all__ = ['__version__', *_EXPORTS, *_FUNCTIONS]
 
 
 def __getattr__(name: str) -> Any:
@@ -40,10 +55,16 @@ def __getattr__(name: str) -> Any:
 
     if name == 'weights':  # inspecting and converting files needs no mmdet
         return importlib.import_module('eca_mmdet.checkpoints')
+    if name in _FUNCTIONS:
+        return getattr(importlib.import_module(_FUNCTIONS[name]), name)
     if name not in _EXPORTS:
         raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
     registration.register()
     return getattr(importlib.import_module(_EXPORTS[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
 
 
 registration.on_import()

@@ -51,6 +51,10 @@ def test_wheel_carries_the_page(wheel):
     assert len(list(folder.iterdir())) == 5
 
 
+def test_wheel_is_typed(wheel):
+    assert 'eca_mmdet/py.typed' in wheel.namelist()
+
+
 def test_wheel_asks_for_no_mmdet_line_by_itself(wheel):
     metadata = wheel.read(f'eca_mmdet-{__version__}.dist-info/METADATA').decode()
     required = [

@@ -1,6 +1,7 @@
-"""From annotation files to a config that trains: ``eca-mmdet init``.
+"""Configs for the user's own data: ``eca-mmdet init`` and ``train --data``.
 
-``source`` finds and reads the files, ``statistics`` counts, ``scale``, ``anchors``
-and ``schedule`` propose, ``base`` reads the config to inherit, ``sections`` says what
-is new, ``text`` writes it, and ``plan`` puts them together.
+``inputs`` finds and reads the files, ``statistics`` counts, ``scale``, ``anchors``
+and ``schedule`` propose, ``base`` reads the config to inherit, ``start`` the checkpoint
+to start from, ``sections`` composes the entries, ``text`` writes them, and ``plan``
+puts them together.
 """

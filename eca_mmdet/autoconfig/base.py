@@ -39,7 +39,8 @@ def resolve_model(name: str) -> Path:
         advice = f' Several begin so: {", ".join(found)}.'
     raise UserError(
         f'--model {name!r} is neither a file nor a shipped config.{advice} The names: '
-        'eca-mmdet configs'
+        'eca-mmdet configs',
+        code='config-not-found',
     )
 
 
@@ -80,13 +81,16 @@ def read_base(path: Path) -> Base:
     launch.require_sections(cfg, training=True)
     heads = tuple(_heads(cfg.model, ()))
     if not heads:
-        raise UserError(f'{path}: no head of its model has num_classes.')
+        raise UserError(
+            f'{path}: no head of its model has num_classes.', code='unsupported-model'
+        )
     for name in ('train', 'val', 'test'):
         leaf = innermost(cfg.get(f'{name}_dataloader'), path, name)[1]
         if str(leaf.get('type')).rpartition('.')[2] != 'CocoDataset':
             raise UserError(
                 f'{path}: {name}_dataloader reads a {leaf.get("type")}; a config for '
-                'CocoDataset is expected (eca-mmdet configs lists some).'
+                'CocoDataset is expected (eca-mmdet configs lists some).',
+                code='config-invalid',
             )
     mask = any(one[-1] == 'mask_head' for one in heads)
     test = innermost(cfg.test_dataloader, path, 'test')[1].get('pipeline') or ()
@@ -121,8 +125,9 @@ def innermost(loader: Any, path: Path, name: str) -> tuple[int, Any]:
         dataset, depth = dataset['dataset'], depth + 1
     if not dataset or 'datasets' in dataset:
         raise UserError(
-            f'{path}: {name}_dataloader must read one data set, which the new config '
-            'replaces.'
+            f'{path}: {name}_dataloader must read one dataset, which the new config '
+            'replaces.',
+            code='config-invalid',
         )
     return depth, dataset
 

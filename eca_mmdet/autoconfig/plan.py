@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
-import sys
+import logging
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import eca_mmdet
 from eca_mmdet.autoconfig import anchors, scale, schedule, sections, statistics
 from eca_mmdet.autoconfig.base import Base, read_base, resolve_model
-from eca_mmdet.autoconfig.formats import as_coco
-from eca_mmdet.autoconfig.options import Options
+from eca_mmdet.autoconfig.inputs import Options, open_some, read_inputs
 from eca_mmdet.autoconfig.sections import Data
-from eca_mmdet.autoconfig.source import Part, align, open_some, read_part
 from eca_mmdet.autoconfig.start import Start, describe, read_start, with_own_weights
-from eca_mmdet.autoconfig.text import Said, assignment, comment
+from eca_mmdet.autoconfig.text import Commented, assignment, comment
 from eca_mmdet.catalog.configs import shipped_configs
 from eca_mmdet.utils.errors import FaultsError, UserError
 from eca_mmdet.utils.text import printable
@@ -25,48 +23,115 @@ from eca_mmdet.utils.text import printable
 MASKS, BOXES = 'mask-rcnn_eca-r50', 'faster-rcnn_eca-r50'
 """What is proposed for data with masks, and without."""
 
-Say = Callable[[str], None]
+logger = logging.getLogger(__name__)
 
 
-def write_config(options: Options, say: Say) -> str:
-    """Return the text of a config for the user's data.
+@dataclass(frozen=True)
+class ProposedConfig:
+    """A config for the user's data.
+
+    Attributes:
+        text: of the config file; UTF-8 when written, as mmengine reads it.
+        base: shipped config that it inherits.
+        classes: class names in the order of the labels.
+    """
+
+    text: str
+    base: Path
+    classes: tuple[str, ...]
+
+
+def make_config(
+    train: str | Path,
+    val: str | Path | None = None,
+    images: str | Path | None = None,
+    val_images: str | Path | None = None,
+    model: str | None = None,
+    weights: str | Path | None = None,
+    keep_classes: bool = False,
+    keep_defaults: bool = False,
+    epochs: int | None = None,
+    command: str = 'eca_mmdet.make_config',
+) -> ProposedConfig:
+    """Propose a config that trains on the user's data, and check it as training would.
+
+    What was found and proposed is logged, with level INFO.
 
     Args:
-        options: what was asked for.
-        say: takes lines for the user.
+        train: training annotations: a COCO file, or a folder of YOLO, Pascal VOC,
+            LabelMe, CVAT or COCO.
+        val: validation annotations; None if ``train`` is a folder that has both.
+        images: image folder; None to look for it around the annotation files.
+        val_images: image folder of ``val``, if it is another.
+        model: config to inherit, or the start of its name; None for
+            mask-rcnn_eca-r50, or faster-rcnn_eca-r50 where masks are missing.
+        weights: detector or backbone to start from.
+        keep_classes: with a detector, keep the class rows of equal names.
+        keep_defaults: leave the config's image size and anchors as they are.
+        epochs: number of epochs; None for a proposal by the number of images.
+        command: written into the head of the config.
 
     Raises:
         UserError: the data have faults, or do not fit the detector.
+
+    Example:
+        >>> import eca_mmdet
+        >>> proposed = eca_mmdet.make_config(
+        ...     'train.json', 'val.json', model='mask-rcnn_eca-r18-w16'
+        ... )
+        >>> proposed.classes
+        ('cat', 'dog')
+        >>> proposed.base.name
+        'mask-rcnn_eca-r18-w16_fpn_shapes.py'
     """
-    data = read_data(options, say)
+    options = Options(
+        _text(images),
+        _text(val_images),
+        model,
+        _text(weights),
+        keep_classes,
+        keep_defaults,
+        epochs,
+        command,
+    )
+    return write_config(str(train), _text(val), options)
+
+
+def _text(path: str | Path | None) -> str | None:
+    return None if path is None else str(path)
+
+
+def write_config(train: str, val: str | None, options: Options) -> ProposedConfig:
+    """Return a config for the user's data; as :func:`make_config`."""
+    data = read_data(train, val, options)
     model = options.model or (BOXES if _unmasked(data) else MASKS)
     base = read_base(resolve_model(model))
     _require_masks(base, data)
     options = with_own_weights(options, base)
     start = read_start(options, base)
-    parts = [_head(options, base), *_sections(options, base, data, start, say)]
+    parts = [_head(options, base), *_sections(options, base, data, start)]
     text = '\n'.join(parts)
-    _check(text, base.path.stem, options, data.train.names, say)
-    return text
+    _check(text, base.path.stem, options, data.train.names)
+    return ProposedConfig(text, base.path, tuple(data.train.names))
 
 
-def read_data(options: Options, say: Say) -> Data:
-    """Read both files, and say what is in them."""
-    train, val = _parts(options, say)
-    val = align(train, val)
+def read_data(train_file: str, val_file: str | None, options: Options) -> Data:
+    """Read both files, and log what is in them."""
+    train, val = read_inputs(train_file, val_file, options)
     data = Data(
         train, val, statistics.count(train.content), statistics.count(val.content)
     )
     for part, one in ((train, data.statistics), (val, data.val_statistics)):
         lines = statistics.describe(one)
-        say(f'{part.file}: {lines[0]}')
+        logger.info(f'{part.file}: {lines[0]}')
         for line in (*lines[1:], *part.notes):
-            say(f'  {line}')
+            logger.info(f'  {line}')
     _require_images(data)
     if not len(data.statistics.sizes):
         raise UserError(
             f"{train.file}: no image has 'width' and 'height'. Add them: eca-mmdet "
-            f'check-data {train.file} --images {train.images} --fix OUT.json'
+            f'check-data {train.file} --images {train.images} --fix OUT.json',
+            code='faulty-data',
         )
     return data
 
@@ -88,11 +153,6 @@ def _require_images(data: Data) -> None:
         raise FaultsError('\n'.join(['the images have faults:', *lines]))
 
 
-def _parts(options: Options, say: Say) -> tuple[Part, Part]:
-    train, val = as_coco(options, say)
-    return read_part(train.file, train.images), read_part(val.file, val.images)
-
-
 def _unmasked(data: Data) -> int:
     return data.statistics.unmasked + data.val_statistics.unmasked
 
@@ -111,7 +171,8 @@ def _require_masks(base: Base, data: Data) -> None:
     if found:
         raise UserError(
             f'{base.path.stem} learns masks, and {" and ".join(found)} have none. Use '
-            f'a detector of boxes (--model {BOXES}), or annotate the rest.'
+            f'a detector of boxes (--model {BOXES}), or annotate the rest.',
+            code='no-masks',
         )
 
 
@@ -124,20 +185,18 @@ def _head(options: Options, base: Base) -> str:
     return comment(written) + comment(elsewhere) + path
 
 
-def _sections(
-    options: Options, base: Base, data: Data, start: Start, say: Say
-) -> list[str]:
+def _sections(options: Options, base: Base, data: Data, start: Start) -> list[str]:
     """Return the text of each part of the config."""
-    size, proposal = _proposals(options, base, data, start, say)
+    size, proposal = _proposals(options, base, data, start)
     large = max(size.size if size else data.statistics.median_size)
     batch, why_batch = schedule.propose_batch(base.cfg, (large, large))
     images, lost = sections.trained_images(base, data.statistics)
     if lost:
-        say(f'{lost} images without an object are left out: filter_empty_gt')
+        logger.info(f'{lost} images without an object are left out: filter_empty_gt')
     images *= sections.repeated(base)
     course = schedule.propose(images, batch, start.is_detector, options.epochs)
-    say(f'batch: {batch}, {why_batch}')
-    say(f'epochs: {course.epochs}, {course.why}')
+    logger.info(f'batch: {batch}, {why_batch}')
+    logger.info(f'epochs: {course.epochs}, {course.why}')
     classes = data.train.names
     ids = [one['id'] for one in data.train.categories]
     shown = ', '.join(map(str, ids[:10])) + (', ...' if len(ids) > 10 else '')
@@ -145,7 +204,7 @@ def _sections(
         f'The categories of {data.train.file} in its order, by which mmdet numbers '
         f'labels: ids {shown}.'
     )
-    entries: dict[str, Any] = {'classes': Said(tuple(classes), why)}
+    entries: dict[str, Any] = {'classes': Commented(tuple(classes), why)}
     entries['model'] = sections.model_of(base, len(classes), proposal, start)
     entries |= start.entries
     entries |= sections.pipelines(base, data, size)
@@ -157,7 +216,7 @@ def _sections(
 
 
 def _proposals(
-    options: Options, base: Base, data: Data, start: Start, say: Say
+    options: Options, base: Base, data: Data, start: Start
 ) -> tuple[scale.Scale | None, anchors.Proposal | None]:
     """Return the image size and the anchors, and say both."""
     size = scale.propose(data.statistics, base.scale) if base.scale else None
@@ -166,9 +225,9 @@ def _proposals(
         size = scale.Scale(size.own, size.own, kept if size.changed else size.why)
     proposal = _anchors(options, base, data, start, size)
     if size:
-        say(f'image size: {size.why}')
+        logger.info(f'image size: {size.why}')
     if proposal:
-        say(f'anchors: {proposal.why}')
+        logger.info(f'anchors: {proposal.why}')
     return size, proposal
 
 
@@ -191,9 +250,7 @@ def _anchors(
     return proposal
 
 
-def _check(
-    text: str, name: str, options: Options, classes: Sequence[str], say: Say
-) -> None:
+def _check(text: str, name: str, options: Options, classes: Sequence[str]) -> None:
     """Load the config and make the checks that training begins with.
 
     Raises:
@@ -207,21 +264,20 @@ def _check(
         path = Path(folder) / f'{name}.py'
         path.write_text(text, encoding='utf-8')
         cfg = load(str(path))
-        with contextlib.redirect_stdout(sys.stderr):
-            backbone = preflight.check_backbone(cfg)
-            preflight.check_operators(cfg)
-            preflight_data.check_data(cfg, training=True)
-            if not cfg.get('load_from'):
-                _check_weights(cfg, backbone, say)
+        backbone = preflight.check_backbone(cfg)
+        preflight.check_operators(cfg)
+        preflight_data.check_data(cfg, training=True)
         if cfg.get('load_from'):
             for line in describe(cfg, classes, options.keep_classes):
-                say(line)
+                logger.info(line)
+        else:
+            _check_weights(cfg, backbone)
 
 
-def _check_weights(cfg: Any, backbone: Any, say: Say) -> None:
+def _check_weights(cfg: Any, backbone: Any) -> None:
     from eca_mmdet.engine.preflight import model as preflight
 
     try:
         preflight.check_backbone_weights(cfg, backbone)
     except UserError as error:
-        say(f'before you train: {error}')
+        logger.info(f'before you train: {error}')

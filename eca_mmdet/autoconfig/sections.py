@@ -8,10 +8,10 @@ from typing import Any
 
 from eca_mmdet.autoconfig import anchors, scale, schedule
 from eca_mmdet.autoconfig.base import Base, innermost, plain_steps, resized
-from eca_mmdet.autoconfig.source import Part
+from eca_mmdet.autoconfig.inputs import AnnotationFile
 from eca_mmdet.autoconfig.start import Start
 from eca_mmdet.autoconfig.statistics import Statistics
-from eca_mmdet.autoconfig.text import Name, Said
+from eca_mmdet.autoconfig.text import Commented, Name
 
 _MOST_WORKERS = 4
 _COLOURS = 80
@@ -29,8 +29,8 @@ class Data:
         val_statistics: of the validation file.
     """
 
-    train: Part
-    val: Part
+    train: AnnotationFile
+    val: AnnotationFile
     statistics: Statistics
     val_statistics: Statistics
 
@@ -66,7 +66,7 @@ def model_of(
             generator['ratios'] = list(new.ratios)
         head, key = base.anchor_path
         part = model.setdefault(head, {})
-        part[key] = Said(generator, _sentence(proposal.why))
+        part[key] = Commented(generator, _sentence(proposal.why))
     return model
 
 
@@ -94,7 +94,7 @@ def pipelines(base: Base, data: Data, size: scale.Scale | None) -> dict[str, Any
     if not reasons:
         return {}
     why = _sentence('; '.join(dict.fromkeys(reasons)))
-    return found | {'train_pipeline': Said(found['train_pipeline'], why)}
+    return found | {'train_pipeline': Commented(found['train_pipeline'], why)}
 
 
 def loaders(
@@ -121,7 +121,7 @@ def loaders(
         loader: dict[str, Any] = dict(num_workers=workers, dataset=new)
         if name == 'train':
             why = f'{_sentence(why_batch)} {_rate(base.cfg, batch)}'.rstrip()
-            loader = dict(batch_size=Said(batch, why)) | loader
+            loader = dict(batch_size=Commented(batch, why)) | loader
             if 'IterBased' in str(base.cfg.train_cfg.get('type')):
                 loader['sampler'] = dict(type='DefaultSampler', shuffle=True)
         entries[f'{name}_dataloader'] = loader
@@ -147,7 +147,7 @@ def _filter(dataset: Any, statistics: Statistics) -> dict[str, Any]:
     if not small:
         return {}
     why = f'{small} images have a side under {least} px, which the config leaves out.'
-    return dict(filter_cfg=dict(min_size=Said(1, why)))
+    return dict(filter_cfg=dict(min_size=Commented(1, why)))
 
 
 def repeated(base: Base) -> int:
@@ -175,7 +175,7 @@ def _rate(cfg: Any, batch: int) -> str:
 def course(base: Base, course: schedule.Schedule) -> dict[str, Any]:
     """Return the loop, the learning rate's course and the checkpoints."""
     loop: dict[str, Any] = dict(
-        max_epochs=Said(course.epochs, _sentence(course.why)),
+        max_epochs=Commented(course.epochs, _sentence(course.why)),
         val_interval=course.interval,
     )
     checkpoint = dict(interval=course.interval, max_keep_ckpts=2, save_best='auto')
@@ -201,10 +201,10 @@ def course(base: Base, course: schedule.Schedule) -> dict[str, Any]:
     ]
     return {
         'train_cfg': loop,
-        'param_scheduler': Said(
+        'param_scheduler': Commented(
             scheduler, 'Divided by ten after two thirds and eleven twelfths.'
         ),
-        'default_hooks': Said(
+        'default_hooks': Commented(
             dict(checkpoint=checkpoint), 'The best, and the last two.'
         ),
         **entries,

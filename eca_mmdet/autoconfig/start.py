@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 from eca_mmdet.autoconfig.anchors import Anchors, Proposal
 from eca_mmdet.autoconfig.base import find_anchors
-from eca_mmdet.autoconfig.text import Said
+from eca_mmdet.autoconfig.text import Commented
 from eca_mmdet.utils.errors import UserError
 
 if TYPE_CHECKING:
     from eca_mmdet.autoconfig.base import Base
-    from eca_mmdet.autoconfig.options import Options
+    from eca_mmdet.autoconfig.inputs import Options
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,10 @@ def read_start(options: Options, base: Base) -> Start:
 
     if options.weights is None:
         if options.keep_classes:
-            raise UserError('--keep-classes goes with --weights FILE, a detector.')
+            raise UserError(
+                '--keep-classes goes with --weights FILE, a detector.',
+                code='option-conflict',
+            )
         return Start()
     path = str(fetch(options.weights))
     found = inspect(path)
@@ -86,7 +89,8 @@ def read_start(options: Options, base: Base) -> Start:
         return _from_detector(options, base, path)
     if options.keep_classes:
         raise UserError(
-            f'--keep-classes needs a detector; {options.weights} is: {found.what}.'
+            f'--keep-classes needs a detector; {options.weights} is: {found.what}.',
+            code='option-conflict',
         )
     init = dict(_delete_=True, type='ECAPretrained', checkpoint=options.weights)
     # A detector that the config starts from would be loaded over it.
@@ -104,7 +108,7 @@ def _from_detector(options: Options, base: Base, path: str) -> Start:
     others = [one for one in own if one.get('type') != 'FineTuneHook']
     entries = {
         'load_from': str(options.weights),
-        'custom_hooks': Said([*others, hook], why),
+        'custom_hooks': Commented([*others, hook], why),
     }
     # The detector brings its backbone; mmdet's own train.py reads both otherwise.
     model = dict(backbone=dict(init_cfg=None)) if _has_init(base) else {}

@@ -10,8 +10,8 @@ _WIDTH = 88
 
 
 @dataclass(frozen=True)
-class Said:
-    """A value with the reason for it, which becomes a comment above it."""
+class Commented:
+    """A value with the reason for it, which is written as a comment above it."""
 
     value: Any
     why: str
@@ -23,10 +23,10 @@ def assignment(name: str, value: Any) -> str:
     Args:
         name: of the variable.
         value: dicts, lists, tuples, text and numbers; a :class:`Name` is written as it
-            is. A :class:`Said` anywhere becomes a comment and its value.
+            is. A :class:`Commented` anywhere becomes a comment and its value.
     """
     comment = ''
-    if isinstance(value, Said):
+    if isinstance(value, Commented):
         comment, value = _comment(value.why, 0), value.value
     return f'{comment}{name} = {_code(value, 0, len(name) + 3)}\n'
 
@@ -66,7 +66,7 @@ def _code(value: Any, indent: int, used: int) -> str:
     if isinstance(value, Mapping):
         lines = []
         for key, one in value.items():
-            if isinstance(one, Said):
+            if isinstance(one, Commented):
                 lines.append(_comment(one.why, inner))
                 one = one.value
             lines.append(f'{pad}{key}={_code(one, inner, len(key) + 2)},\n')
@@ -82,7 +82,7 @@ def _flat(value: Any) -> str | None:
     """Return a value on one line; None where a comment is in it."""
     if isinstance(value, Name):
         return str(value)
-    if isinstance(value, Said):
+    if isinstance(value, Commented):
         return None
     if isinstance(value, Mapping):
         parts = {key: _flat(one) for key, one in value.items()}

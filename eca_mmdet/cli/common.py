@@ -1,10 +1,12 @@
-"""Types of arguments, and of what commands are added to."""
+"""Types of arguments, and the arguments that several commands share."""
 
 from __future__ import annotations
 
 import argparse
 import math
-from typing import TypeAlias
+import shlex
+import sys
+from typing import Any, TypeAlias
 
 Commands: TypeAlias = 'argparse._SubParsersAction[argparse.ArgumentParser]'
 
@@ -55,3 +57,59 @@ def share(text: str) -> float:
     if not 0 < value < 1:
         raise argparse.ArgumentTypeError(f'must be between 0 and 1; got {text}')
     return value
+
+
+def add_data_options(parser: argparse._ActionsContainer) -> None:
+    """Add what ``init`` and ``train --data`` have in common."""
+    add = parser.add_argument
+    add(
+        '--images',
+        metavar='DIR',
+        help='that the file names are relative to (default: looked for around the '
+        'annotation file)',
+    )
+    add('--val-images', metavar='DIR', help='the same for the validation file')
+    add(
+        '--model',
+        metavar='NAME',
+        help='config to inherit, or the start of its name (default: '
+        'mask-rcnn_eca-r50, or faster-rcnn_eca-r50 where masks are missing)',
+    )
+    add('--weights', metavar='FILE', help='detector or backbone to start from')
+    add(
+        '--keep-classes',
+        action='store_true',
+        help='with a detector: keep what it knows of classes with equal names',
+    )
+    add(
+        '--keep-defaults',
+        action='store_true',
+        help="leave the config's image size and anchors as they are",
+    )
+    add(
+        '--epochs',
+        type=at_least_1,
+        metavar='N',
+        help='default: by the number of images',
+    )
+
+
+def data_options(args: argparse.Namespace, command: str) -> dict[str, Any]:
+    """Return the options of :func:`add_data_options`, and the command line as typed.
+
+    Args:
+        args: arguments of the command.
+        command: its name; ``tools/train.py`` is typed without it.
+    """
+    words = sys.argv[1:]
+    typed = words if words[:1] == [command] else [command, *words]
+    return {
+        'images': args.images,
+        'val_images': args.val_images,
+        'model': args.model,
+        'weights': args.weights,
+        'keep_classes': args.keep_classes,
+        'keep_defaults': args.keep_defaults,
+        'epochs': args.epochs,
+        'command': shlex.join(['eca-mmdet', *typed]),
+    }

@@ -6,7 +6,22 @@ import argparse
 import json
 
 from eca_mmdet.catalog.configs import resolve_config, shipped_configs
+from eca_mmdet.cli.common import Commands
 from eca_mmdet.utils.errors import UserError
+
+
+def add_parser(commands: Commands) -> None:
+    """Add the command to the parser."""
+    configs = commands.add_parser('configs', help='list the shipped configs')
+    configs.add_argument(
+        'pattern',
+        nargs='?',
+        default='*',
+        metavar='PATTERN',
+        help='shell pattern or a part of the name',
+    )
+    configs.add_argument('--path', metavar='NAME', help="print one config's file")
+    configs.add_argument('--json', action='store_true', help='names and files as JSON')
 
 
 def run(args: argparse.Namespace) -> int:
@@ -16,7 +31,9 @@ def run(args: argparse.Namespace) -> int:
         return 0
     found = shipped_configs(args.pattern)
     if not found:
-        raise UserError(f'no shipped config matches {args.pattern!r}.')
+        raise UserError(
+            f'no shipped config matches {args.pattern!r}.', code='config-not-found'
+        )
     if args.json:
         print(json.dumps({name: str(path) for name, path in found.items()}, indent=1))
     else:

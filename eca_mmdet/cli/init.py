@@ -3,19 +3,35 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import io
 import sys
 
-from eca_mmdet.autoconfig.options import Options
-from eca_mmdet.autoconfig.plan import write_config
-from eca_mmdet.utils.text import printable
+from eca_mmdet.cli.common import Commands, add_data_options, data_options
+
+
+def add_parser(commands: Commands) -> None:
+    """Add the command to the parser."""
+    init = commands.add_parser(
+        'init',
+        help='write a config for your own data',
+        description='Read annotation files and print a config that trains on them: '
+        'eca-mmdet init --train A.json --val B.json > config.py. What was found and '
+        'proposed is printed beside it.',
+    )
+    add = init.add_argument
+    add('--train', required=True, metavar='A.json|DIR', help='training annotations')
+    add('--val', metavar='B.json|DIR', help='validation annotations')
+    add_data_options(init)
 
 
 def run(args: argparse.Namespace) -> int:
     """Print the config; what was found and proposed goes to stderr."""
-    options = Options.of(args, args.train, args.val, sys.argv[1:])
-    text = write_config(options, lambda line: print(printable(line), file=sys.stderr))
+    from eca_mmdet.autoconfig.plan import make_config
+
+    with contextlib.redirect_stdout(sys.stderr):
+        proposed = make_config(args.train, args.val, **data_options(args, 'init'))
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(encoding='utf-8')  # as mmengine reads configs
-    print(text, end='')
+    print(proposed.text, end='')
     return 0

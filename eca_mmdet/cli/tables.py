@@ -6,18 +6,33 @@ import argparse
 import json
 from dataclasses import asdict
 
-from eca_mmdet.catalog.published import (
-    AP_COLUMNS,
-    MARK,
-    cells_of,
-    published,
-    published_rows,
-)
-from eca_mmdet.evaluation.tables import render
+from eca_mmdet.cli.common import Commands
+
+
+def add_parser(commands: Commands) -> None:
+    """Add the command to the parser."""
+    tables = commands.add_parser(
+        'tables',
+        help='the published numbers of the ECA-Net tables, with sources',
+        description='Print Params, GFLOPs and AP as published.',
+    )
+    add = tables.add_argument
+    add(
+        'rows',
+        nargs='*',
+        metavar='ROW',
+        help="as faster:r50:eca, or a pattern as 'mask:*' (default: all)",
+    )
+    add('--detector', choices=('faster', 'mask', 'retinanet'))
+    add('--format', choices=('table', 'md', 'csv', 'json', 'latex'), default='table')
 
 
 def run(args: argparse.Namespace) -> int:
     """Print the rows of both tasks."""
+    from eca_mmdet.catalog.published import MARK, cells_of, published, published_rows
+    from eca_mmdet.evaluation.summary import AP_COLUMNS
+    from eca_mmdet.evaluation.tables import render
+
     rows = published_rows(args.rows, args.detector)
     if args.format == 'json':
         sources = published()['sources']

@@ -6,13 +6,41 @@ import argparse
 import dataclasses
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from eca_mmdet.datasets.converters.conversion import Converted, convert
+from eca_mmdet.cli.common import Commands
 from eca_mmdet.utils.text import printable
+
+if TYPE_CHECKING:
+    from eca_mmdet.datasets.converters.conversion import Converted
+
+
+def add_parser(commands: Commands) -> None:
+    """Add the command to the parser."""
+    to_coco = commands.add_parser(
+        'to-coco',
+        help='read a YOLO, Pascal VOC, LabelMe or CVAT folder as COCO',
+        description='Write a COCO annotation file for each split of a data set that '
+        'another tool labelled. The source is not changed, the images are not copied.',
+    )
+    add = to_coco.add_argument
+    add(
+        'source',
+        metavar='SOURCE',
+        help="folder of the data set, its data.yaml, or CVAT's annotations.xml",
+    )
+    add(
+        '--out',
+        metavar='DIR',
+        help='folder to write to (default: SOURCE-coco, beside SOURCE)',
+    )
+    add('--json', action='store_true', help='print JSON')
 
 
 def run(args: argparse.Namespace) -> int:
-    """Convert, and say what was made and what was left out."""
+    """Convert, and print what was written and what was left out."""
+    from eca_mmdet.datasets.converters.conversion import convert
+
     out = None if args.out is None else Path(args.out)
     converted = convert(Path(args.source), out)
     if args.json:

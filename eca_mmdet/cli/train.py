@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
+from eca_mmdet.cli.common import data_options
 from eca_mmdet.engine import config as launch
 from eca_mmdet.engine import distributed as processes
 from eca_mmdet.engine import seeding as determinism
@@ -19,11 +20,19 @@ from eca_mmdet.utils.errors import RunError, UserError
 
 def run(args: argparse.Namespace) -> int:
     """Check, scale the learning rate, train."""
+    from eca_mmdet.autoconfig.inputs import Options
     from eca_mmdet.autoconfig.training import config_of
     from eca_mmdet.engine.checkpoint_files import remove_partial
     from eca_mmdet.engine.run_lock import RunLock
 
-    args.config = config_of(args)
+    args.config, args.work_dir = config_of(
+        args.config,
+        args.data or (),
+        Options(**data_options(args, 'train')),
+        args.work_dir,
+        bool(args.resume),
+        args.launcher,
+    )
     cfg = launch.load_config(args)
     launch.set_work_dir(cfg, args)
     if not launch.is_main_process():

@@ -1,39 +1,75 @@
-"""``eca-mmdet weights``: recognise and convert files of weights."""
+"""``eca-mmdet weights``: recognise and convert checkpoints."""
 
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import textwrap
-import urllib.parse
-from pathlib import Path
+from typing import TYPE_CHECKING
 
-from eca_mmdet.checkpoints.archive import require_values
-from eca_mmdet.checkpoints.conversion import ConvertReport, convert
-from eca_mmdet.checkpoints.download import fetch, is_address
-from eca_mmdet.checkpoints.inspection import Inspection, inspect
-from eca_mmdet.checkpoints.io import read_weights, write_weights
-from eca_mmdet.utils.errors import WeightsError
-from eca_mmdet.utils.io import sha256_of
+from eca_mmdet.cli.common import Commands
 from eca_mmdet.utils.text import printable
 
-_V3 = 'MMDetection v3'  # layout of a converted detector
+if TYPE_CHECKING:
+    from eca_mmdet.checkpoints.api import ConvertedFile
+    from eca_mmdet.checkpoints.inspection import Inspection
+
+
+def add_parser(commands: Commands) -> None:
+    """Add the command to the parser."""
+    weights = commands.add_parser(
+        'weights',
+        help='recognise and convert files of weights',
+        description='Say what a file of weights is and which backbone it fits; or '
+        "rename its tensors for mmdet, the ECA-Net authors' code or timm.",
+    )
+    actions = weights.add_subparsers(dest='action', required=True, metavar='ACTION')
+    inspect = actions.add_parser('inspect', help='say what a file is')
+    inspect.add_argument('file', metavar='FILE', help='path, https:// or hf:// address')
+    convert = actions.add_parser(
+        'convert', help='rename the tensors; every one is mapped or listed as dropped'
+    )
+    convert.add_argument('source', metavar='SRC', help='path, https:// or hf://')
+    convert.add_argument(
+        'target', metavar='DST', help='file to write, .safetensors or .pth'
+    )
+    convert.add_argument('--to', choices=('mmdet', 'authors', 'timm'), default='mmdet')
+    convert.add_argument(
+        '--force', action='store_true', help='replace DST if it exists'
+    )
+    convert.add_argument(
+        '--v1-retinanet',
+        action='store_true',
+        help='SRC is a RetinaNet of MMDetection v1 (its names cannot tell)',
+    )
+    for action in (inspect, convert):
+        action.add_argument(
+            '--trust',
+            action='append',
+            default=[],
+            metavar='MODULE.CLASS',
+            help='let reading use this class; the refusal of a file names it. Only '
+            'for files whose maker you trust',
+        )
+        action.add_argument('--json', action='store_true', help='print JSON')
 
 
 def run(args: argparse.Namespace) -> int:
     """Run the action; 1 if the file is not recognised."""
-    return _inspect(args) if args.action == 'inspect' else _convert(args)
+    from eca_mmdet.checkpoints.api import convert_weights, inspect_weights
 
-
-def _inspect(args: argparse.Namespace) -> int:
-    found = inspect(_local(args.file), args.trust, name=args.file)
-    print(json.dumps(found.to_dict(), indent=1) if args.json else as_text(found))
-    return 0 if found.known else 1
-
-
-def _local(source: str) -> Path:
-    return fetch(source) if is_address(source) else Path(source)
+    if args.action == 'inspect':
+        found = inspect_weights(args.file, args.trust)
+        print(json.dumps(found.to_dict(), indent=1) if args.json else as_text(found))
+        return 0 if found.known else 1
+    done = convert_weights(
+        args.source, args.target, args.to, args.force, args.trust, args.v1_retinanet
+    )
+    if args.json:
+        print(json.dumps(done.to_dict(), indent=1))
+    else:
+        print(_summary(done, args.source))
+    return 0
 
 
 def as_text(found: Inspection) -> str:
@@ -84,63 +120,16 @@ def _row(values: tuple[int | None, ...]) -> str:
     return ', '.join('-' if value is None else str(value) for value in values)
 
 
-def _convert(args: argparse.Namespace) -> int:
-    source, target = _local(args.source), Path(args.target)
-    file = read_weights(source, args.trust)
-    require_values(source, file.state)
-    with contextlib.suppress(OSError):
-        if target.samefile(source):
-            raise WeightsError(f'{target} is the source itself; write to another name.')
-    try:
-        if file.metadata.get('layout') == _V3 and args.to == 'mmdet':
-            raise WeightsError('converted to MMDetection 3.x already; nothing to do.')
-        state, report = convert(file.state, args.to, args.v1_retinanet, file.extras)
-    except WeightsError as error:
-        raise WeightsError(f'{source}: {error}') from error
-    if report.target == _V3 and target.suffix == '.safetensors':
-        raise WeightsError(
-            f'{target}: mmengine loads whole detectors from .pth files alone; write to '
-            'a name in .pth.'
-        )
-    metadata = {
-        'network': report.network,
-        'layout': report.target,
-        'kernel_sizes': ','.join(map(str, report.kernel_sizes or ())),
-        'source': _without_secrets(args.source),
-        'source_sha256': sha256_of(source),
-    }
-    if report.classes:
-        metadata['classes'] = str(report.classes)
-    write_weights(target, state, metadata, args.force)
-    if args.json:
-        print(json.dumps(report.to_dict() | {'metadata': metadata}, indent=1))
-    else:
-        print(_summary(report, args.source, target, list(file.extras)))
-    return 0
-
-
-def _without_secrets(source: str) -> str:
-    """Return an address without user name, password and query; a path as it is."""
-    if not is_address(source):
-        return source
-    parts = urllib.parse.urlsplit(source)
-    return parts._replace(netloc=parts.netloc.rpartition('@')[2], query='').geturl()
-
-
-def _summary(
-    report: ConvertReport, source: str, target: Path, beside: list[str]
-) -> str:
+def _summary(done: ConvertedFile, source: str) -> str:
+    report = done.report
     renamed = sum(old != new for old, new in report.mapped.items())
     lines = [
         f'{source}: {report.network}, {report.source} -> {report.target}',
-        f'  {len(report.mapped)} tensors written to {target}, {renamed} under another '
-        'name',
+        f'  {len(report.mapped)} tensors written to {done.file}, {renamed} under '
+        'another name',
+        *(f'  {key}: {how}' for key, how in report.changed.items()),
+        *(f'  dropped {key} ({reason})' for key, reason in report.dropped.items()),
     ]
-    for key, how in report.changed.items():
-        lines.append(f'  {key}: {how}')
-    for key, reason in report.dropped.items():
-        lines.append(f'  dropped {key} ({reason})')
-    if beside:
-        names = ', '.join(map(str, beside))
-        lines.append(f'  not kept, beside the tensors: {names}')
+    if done.left_out:
+        lines.append(f'  not kept, beside the tensors: {", ".join(done.left_out)}')
     return '\n'.join(map(printable, lines))

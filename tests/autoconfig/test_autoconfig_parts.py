@@ -12,9 +12,9 @@ from torchvision.ops import box_iou
 
 from eca_mmdet.autoconfig import anchors, scale, schedule
 from eca_mmdet.autoconfig.anchors import Anchors, best_iou, read_anchors
-from eca_mmdet.autoconfig.source import Part, align
+from eca_mmdet.autoconfig.inputs import AnnotationFile, align
 from eca_mmdet.autoconfig.statistics import count
-from eca_mmdet.autoconfig.text import Said, assignment, comment
+from eca_mmdet.autoconfig.text import Commented, assignment, comment
 from eca_mmdet.utils.errors import UserError
 
 FPN = Anchors('scales', (8.0,), (1.0,), (4, 8, 16, 32, 64), (0.5, 1.0, 2.0))
@@ -204,7 +204,7 @@ def part(tmp_path, name, pairs):
         categories=[dict(id=n, name=word, mine=word) for n, word in pairs],
     )
     file.write_text(json.dumps(content))
-    return Part(file, tmp_path, content)
+    return AnnotationFile(file, tmp_path, content)
 
 
 def test_categories_of_the_validation_file_are_put_in_order(tmp_path):
@@ -221,8 +221,9 @@ def test_categories_of_the_validation_file_are_put_in_order(tmp_path):
         assert written['annotations'] == val.content['annotations']
         assert found.content == written
     found.file.write_text(json.dumps(dict(written, images=[dict(id=2, file_name='')])))
-    with pytest.raises(UserError, match='exists with other content'):
+    with pytest.raises(UserError) as error:
         align(train, val)
+    assert error.value.code == 'output-exists'
 
 
 @pytest.mark.parametrize(
@@ -269,7 +270,7 @@ nested = some.recursive(
 @settings(max_examples=200, deadline=None)
 @given(nested, some.text(max_size=120))
 def test_text_is_read_back(value, why):
-    text = assignment('x', Said({'top': Said(value, why), 'type': 'T'}, why))
+    text = assignment('x', Commented({'top': Commented(value, why), 'type': 'T'}, why))
     assert read(text) == {'top': value, 'type': 'T'}
     assert '{{' not in text
     assert all(line[0] in 'x#) ' for line in text.splitlines())
@@ -280,7 +281,10 @@ def test_text_is_short():
     assert assignment('x', value) == (
         "x = dict(type='Resize', scale=(736, 448), keep_ratio=True)\n"
     )
-    assert assignment('x', Said(('one',), 'A reason.')) == "# A reason.\nx = ('one',)\n"
+    assert (
+        assignment('x', Commented(('one',), 'A reason.'))
+        == "# A reason.\nx = ('one',)\n"
+    )
     long = assignment('x', [value, value])
     assert long.splitlines()[1] == (
         "    dict(type='Resize', scale=(736, 448), keep_ratio=True),"

@@ -159,7 +159,7 @@ def test_fine_tunes_from_a_detector(command, here, monkeypatch):
 )
 def test_anchors_of_a_detector(here, config, told, written):
     """Those in the config that a checkpoint has in it are written into the new one."""
-    from eca_mmdet.autoconfig.options import Options
+    from eca_mmdet.autoconfig.inputs import Options
 
     base = read_base(resolve_model(TINY))
     state = {'backbone.conv1.weight': torch.zeros(16, 3, 7, 7)}
@@ -170,7 +170,7 @@ def test_anchors_of_a_detector(here, config, told, written):
     )
     meta = {} if config is None else {'cfg': text}
     torch.save({'state_dict': state, 'meta': meta}, 'd.pth')
-    start = _from_detector(Options('a', weights='d.pth'), base, 'd.pth')
+    start = _from_detector(Options(weights='d.pth'), base, 'd.pth')
     proposal = start.anchors_of(base.anchors)
     assert told in proposal.why and 'd.pth' in proposal.why
     model = model_of(base, 2, proposal, start)

@@ -425,7 +425,7 @@ def _without_id(content):
         (['--val', '0'], None, 'between 0 and 1'),
         (['--val', '1'], None, 'between 0 and 1'),
         (['--val', 'nan'], None, 'between 0 and 1'),
-        (['--val', '0.5', '--test', '0.5'], None, 'leave images for training'),
+        (['--val', '0.5', '--test', '0.5'], None, '[option-invalid]'),
         (['--val', '0.2', '--group-by', 'x'], None, "5 of 5 images have no 'x'"),
         (
             ['--val', '0.2', '--group-by', 'folder'],

@@ -6,10 +6,11 @@ import os
 
 import pytest
 
+from eca_mmdet.datasets import checking
 from eca_mmdet.datasets.images import ImageFiles
 from eca_mmdet.datasets.repair import repair
 from eca_mmdet.datasets.rules.check import check_annotations
-from eca_mmdet.utils import io as module
+from eca_mmdet.utils.errors import UserError
 from tests.support.broken_data import (
     CASES,
     DELETE,
@@ -271,21 +272,23 @@ def test_a_folder_that_is_not_there(write, tmp_path, command):
     assert not (tmp_path / 'no').exists()
 
 
-def test_a_write_that_fails_leaves_nothing(tmp_path, monkeypatch):
+def test_a_write_that_fails_leaves_nothing(write, tmp_path, monkeypatch):
     def full(*_):
         raise OSError(28, 'No space left on device')
 
-    monkeypatch.setattr(module.os, 'replace', full)
-    with pytest.raises(module.UserError, match='No space left'):
-        module.write_json(tmp_path / 'f.json', sound())
-    assert list(tmp_path.iterdir()) == []
+    file = write(sound())
+    monkeypatch.setattr(os, 'replace', full)
+    with pytest.raises(UserError, match='No space left') as error:
+        checking.check_annotations(file, fix=tmp_path / 'f.json')
+    assert error.value.code == 'file-not-written'
+    assert list(tmp_path.iterdir()) == [file]
 
 
 def test_a_file_of_which_nothing_is_left(write, tmp_path, command):
     content = sound()
     content['images'] = [{'id': 1}]
     code, _, err = command('check-data', write(content), '--fix', tmp_path / 'f.json')
-    assert code == 2 and "nothing is left of 'images'" in err
+    assert code == 2 and "nothing is left of 'images'" in err and '[no-images]' in err
     assert not (tmp_path / 'f.json').exists()
 
 

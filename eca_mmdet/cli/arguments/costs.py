@@ -5,24 +5,6 @@ from __future__ import annotations
 from eca_mmdet.cli.common import Commands, positive
 
 
-def add_tables(commands: Commands) -> None:
-    """Add ``tables``."""
-    tables = commands.add_parser(
-        'tables',
-        help='the published numbers of the ECA-Net tables, with sources',
-        description='Print Params, GFLOPs and AP as published.',
-    )
-    add = tables.add_argument
-    add(
-        'rows',
-        nargs='*',
-        metavar='ROW',
-        help="as faster:r50:eca, or a pattern as 'mask:*' (default: all)",
-    )
-    add('--detector', choices=('faster', 'mask', 'retinanet'))
-    add('--format', choices=('table', 'md', 'csv', 'json', 'latex'), default='table')
-
-
 def add_reproduce(commands: Commands) -> None:
     """Add ``reproduce``."""
     reproduce = commands.add_parser(

@@ -5,8 +5,7 @@ from __future__ import annotations
 import argparse
 
 from eca_mmdet.catalog.mechanisms import KEYS
-from eca_mmdet.cli.arguments.own_data import add_data_options
-from eca_mmdet.cli.common import Commands, at_least_1, count, seed
+from eca_mmdet.cli.common import Commands, add_data_options, at_least_1, count, seed
 
 
 def add_demo(commands: Commands) -> None:

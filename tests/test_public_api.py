@@ -1,0 +1,113 @@
+"""The functions of ``import eca_mmdet``: their examples run, and none loads mmdet.
+
+A function that is added to ``eca_mmdet._FUNCTIONS`` needs an example in its docstring.
+Its files are those of INPUTS that the docstring names.
+"""
+
+import doctest
+import json
+import subprocess
+
+import pytest
+
+import eca_mmdet
+from tests.conftest import PYTHON
+from tests.references.networks import AuthorsResNet, randomise, save_as_the_authors
+from tests.support.own_data import write_data
+
+FUNCTIONS = [name for name in eca_mmdet._FUNCTIONS if name.islower()]
+
+
+def write_train(folder):
+    write_data(folder, 'train.json', ('cat', 'dog'))
+
+
+def write_val(folder):
+    return write_data(folder, 'val.json', ('cat', 'dog'), first=10)
+
+
+def write_detections(folder):
+    """Each object of the validation file, found exactly."""
+    content = json.loads(write_val(folder).read_text())
+    keys = ('image_id', 'category_id', 'bbox')
+    found = [
+        {key: one[key] for key in keys} | {'score': 0.9}
+        for one in content['annotations']
+    ]
+    (folder / 'detections.json').write_text(json.dumps(found))
+
+
+def write_checkpoint(folder):
+    model = randomise(AuthorsResNet(18, (3, 5, 7, 7)))
+    save_as_the_authors(model, folder / 'eca_resnet18.pth')
+
+
+INPUTS = {
+    'train.json': write_train,
+    'val.json': write_val,
+    'detections.json': write_detections,
+    'eca_resnet18.pth': write_checkpoint,
+}
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize('name', FUNCTIONS)
+def test_the_example_runs(name, folder, mmdet_ready):
+    function = getattr(eca_mmdet, name)
+    for file, write_input in INPUTS.items():
+        if f"'{file}'" in function.__doc__:
+            write_input(folder)
+    (example,) = doctest.DocTestFinder(recurse=False).find(function, name, globs={})
+    assert example.examples
+    printed = []
+    doctest.DocTestRunner(verbose=False).run(example, out=printed.append)
+    assert not printed, ''.join(printed)
+
+
+def test_all_names_are_shown():
+    assert set(eca_mmdet.__all__) <= set(dir(eca_mmdet))
+    for name in eca_mmdet._FUNCTIONS:
+        assert getattr(eca_mmdet, name).__name__ == name
+
+
+def test_files_are_looked_at_without_mmdet(folder):
+    for write_input in INPUTS.values():
+        write_input(folder)
+    program = """
+import sys
+import eca_mmdet
+dir(eca_mmdet)
+eca_mmdet.evaluate('val.json', 'detections.json')
+eca_mmdet.check_annotations('val.json', images='images')
+eca_mmdet.split_annotations('val.json', 0.5)
+try:
+    eca_mmdet.check_annotations('no.json')
+except eca_mmdet.UserError as error:
+    assert error.exit_code == 2
+assert 'torch' not in sys.modules
+eca_mmdet.inspect_weights('eca_resnet18.pth')
+eca_mmdet.convert_weights('eca_resnet18.pth', 'new.pth')
+print([m for m in sys.modules if m.split('.')[0] in ('mmdet', 'mmcv', 'mmengine')])
+"""
+    done = subprocess.run([PYTHON, '-c', program], capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ('[]\n', '')
+
+
+def test_evaluation_writes_nothing_unless_asked(folder):
+    write_detections(folder)
+    before = sorted(folder.iterdir())
+    report = eca_mmdet.evaluate('val.json', ['detections.json'], analysis=True)
+    assert sorted(folder.iterdir()) == before
+    assert report.folder is None and not report.drawings
+    assert report.record['analysis'][0]['bbox']['errors']
+    report = eca_mmdet.evaluate('val.json', 'detections.json', out=folder / 'run')
+    written = json.loads((folder / 'run' / 'metrics.json').read_text())
+    assert written == report.record
+    with pytest.raises(eca_mmdet.UserError) as error:
+        eca_mmdet.evaluate('val.json', 'detections.json', out='run')
+    assert error.value.code == 'output-exists'
