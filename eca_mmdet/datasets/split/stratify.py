@@ -165,12 +165,13 @@ class _Search:
 
     def run(self, stratify: bool) -> None:
         """Move units for the classes; then even out the sizes, or the shares too."""
-        self._mend()
+        self._cover_classes()
         for _ in range(_PASSES):
             if not self._balance(self._unevenness if stratify else self._misfit):
                 break
 
-    def _mend(self) -> None:
+    def _cover_classes(self) -> None:
+        """Move units until every class is in its parts, or the tries are used up."""
         missing = self._missing()
         best, least = list(self.parts), len(missing)
         last = -1
