@@ -14,9 +14,9 @@ from mmcv.cnn import build_norm_layer
 from mmdet.registry import MODELS
 from mmengine.model import BaseModule, Sequential
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from eca_mmdet.catalog.architectures import TIMM_KERNEL_SIZES
+from eca_mmdet.compat import batch_norm_base
 from eca_mmdet.models.attention.eca import ECALayer
 from eca_mmdet.models.backbones.arch import read_arch
 from eca_mmdet.models.backbones.blocks import check_memory
@@ -245,7 +245,7 @@ class ECAResNetD(LoudWeights, BaseModule):  # type: ignore[misc]
         self._freeze_stages()
         if mode and self.norm_eval:
             for module in self.modules():
-                if isinstance(module, _BatchNorm):
+                if isinstance(module, batch_norm_base()):
                     module.eval()
         return self
 
