@@ -41,6 +41,10 @@ _EXPORTS = {
     'AttentionNeck': 'eca_mmdet.models.necks',
     'ECAPretrained': 'eca_mmdet.checkpoints.initializer',
     'ECADetector': 'eca_mmdet.inference.detector',
+    'build_model': 'eca_mmdet.engine.config',
+    'load_config': 'eca_mmdet.engine.config',
+    'test': 'eca_mmdet.engine.testing',
+    'train': 'eca_mmdet.engine.training',
 }
 
 __all__ = ['__version__', *_EXPORTS]

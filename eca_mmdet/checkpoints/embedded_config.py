@@ -215,15 +215,3 @@ def _pipelines(value: Any) -> list[Any]:
     if isinstance(value, (list, tuple)):
         return [one for inner in value for one in _pipelines(inner)]
     return []
-
-
-def innermost(dataset: Any) -> Any:
-    """Return a data set without what repeats it or joins several."""
-    while isinstance(dataset, dict):
-        several = dataset.get('datasets')
-        first = several[0] if isinstance(several, (list, tuple)) and several else None
-        inner = dataset.get('dataset') or first
-        if not isinstance(inner, dict):
-            break
-        dataset = inner
-    return dataset

@@ -8,7 +8,6 @@ from dataclasses import asdict
 from typing import Any
 
 from eca_mmdet.catalog.published import published, published_rows
-from eca_mmdet.engine import config as launch
 from eca_mmdet.evaluation.tables import render
 from eca_mmdet.utils.errors import UserError
 
@@ -47,11 +46,11 @@ def _load(args: argparse.Namespace) -> list[tuple[str, Any]]:
     for name in args.configs:
         tables = name == 'tables'
         names += [one.config for one in published_rows()] if tables else [name]
-    from eca_mmdet.analysis.complexity.parts import load
+    from eca_mmdet.engine.config import load_config
 
     configs = []
     for name in dict.fromkeys(names):
-        cfg = load(name, args.cfg_options)
+        cfg = load_config(name, args.cfg_options)
         if not cfg.get('model'):
             raise UserError(
                 f'{cfg.filename} is not a detector config: it has no model.'
@@ -68,12 +67,15 @@ def _paper(
     configs: list[tuple[str, Any]], shape: tuple[int, int], changed: bool
 ) -> list[Any]:
     from eca_mmdet.analysis.complexity.paper import paper_cost
-    from eca_mmdet.analysis.complexity.parts import build
+    from eca_mmdet.engine.config import build_model
 
     known = {one.config: one for one in published_rows()}
     rows = []
     for name, cfg in configs:
-        row: dict[str, Any] = {'config': name, **paper_cost(build(cfg), shape)}
+        row: dict[str, Any] = {
+            'config': name,
+            **paper_cost(build_model(cfg, 'meta'), shape),
+        }
         if name in known and shape == (800, 1280) and not changed:
             row['published'] = {
                 'params_m': known[name].params_m.value,
@@ -85,11 +87,11 @@ def _paper(
 
 def _exact(configs: list[tuple[str, Any]], shape: tuple[int, int]) -> list[Any]:
     from eca_mmdet.analysis.complexity.exact import exact_cost
-    from eca_mmdet.analysis.complexity.parts import build
+    from eca_mmdet.engine.config import build_model
 
     rows = []
     for name, cfg in configs:
-        cost = exact_cost(build(cfg), cfg, shape)
+        cost = exact_cost(build_model(cfg, 'meta'), cfg, shape)
         rows.append({'config': name, **asdict(cost), 'total': asdict(cost.total)})
     return rows
 
@@ -109,14 +111,13 @@ def _latency(
 ) -> dict[str, Any]:
     from mmengine.device import get_device
 
-    from eca_mmdet.analysis.complexity.parts import build
     from eca_mmdet.analysis.latency import measure
+    from eca_mmdet.engine.config import build_model
 
-    launch.silence_known_warnings()
     device = get_device()
     models = []
     for name, cfg in configs:
-        model = build(cfg, 'cpu')
+        model = build_model(cfg)
         model.init_cfg = None
         models.append((name, model.to(device)))
         model.eval()

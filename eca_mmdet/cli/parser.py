@@ -8,10 +8,10 @@ import importlib
 import eca_mmdet
 
 COMMANDS = {
-    'demo': 'running',
+    'demo': '',
     'init': 'own_data',
-    'train': 'running',
-    'test': 'running',
+    'train': '',
+    'test': '',
     'predict': 'prediction',
     'export': 'export',
     'eval': 'files',
@@ -20,7 +20,7 @@ COMMANDS = {
     'to_coco': 'own_data',
     'split': 'own_data',
     'attention': 'costs',
-    'compare_attention': 'running',
+    'compare_attention': '',
     'gates': 'gates',
     'complexity': 'costs',
     'tables': 'costs',

@@ -186,14 +186,14 @@ def test_averaged_weights_are_those_that_are_tested(
 
 
 def test_other_metrics_are_compared_by_name(mmdet_ready):
-    from eca_mmdet.cli.test import comparison
+    from eca_mmdet.engine.testing import comparison
 
     text = comparison({'voc/mAP': 0.5, 'voc/AP50': 0.25}, {'voc/mAP': 0.4931})
     assert text.splitlines()[-1].split() == ['voc/mAP', '0.5000', '0.4931', '-0.0069']
 
 
 def test_the_difference_is_fast_minus_exact(mmdet_ready):
-    from eca_mmdet.cli.test import comparison
+    from eca_mmdet.engine.testing import comparison
 
     exact = {'coco/bbox_AP': 0.5, 'coco/bbox_APS': 0.25, 'coco/bbox_APL': -1.0}
     fast = {'coco/bbox_AP': 0.493, 'coco/bbox_APS': 0.26, 'coco/bbox_APL': -1.0}

@@ -17,7 +17,7 @@ from eca_mmdet.analysis.gates.style import (
     share_limits,
     tidy,
 )
-from eca_mmdet.demo.pictures import new_figure
+from eca_mmdet.utils.plotting import new_figure
 
 
 def blocks_figure(record: Mapping[str, Any]) -> Any:

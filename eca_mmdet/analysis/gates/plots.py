@@ -21,9 +21,9 @@ from eca_mmdet.analysis.gates.style import (
     share_limits,
     tidy,
 )
-from eca_mmdet.demo.pictures import new_figure
 from eca_mmdet.utils.errors import UserError
 from eca_mmdet.utils.io import whole_file
+from eca_mmdet.utils.plotting import new_figure
 
 _ARTICLE = 4
 _LINES = 256
