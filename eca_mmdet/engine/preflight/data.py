@@ -174,11 +174,11 @@ def _look_closer(
         elsewhere: the images come from a storage that is no folder.
     """
     require_instances(file.path, file.content)
-    categories = [one for one in file.content['categories'] if is_category(one)]
+    categories = list(filter(is_category, file.content['categories']))
     more = check_classes(categories, classes)
     images = file.content['images']
     if not elsewhere and file.folder is None:
-        names = [one['file_name'] for one in images if is_image(one)]
+        names = [image['file_name'] for image in images if is_image(image)]
         more += find_missing(folder, names).faults(images)
     known = {fault.code for fault in file.faults}
     file.faults += [fault for fault in more if fault.code not in known]
@@ -224,7 +224,7 @@ def _file(path: Path, owner: str, files: dict[Path, _File]) -> _File:
             code='file-not-found',
         )
     content, faults = read_annotations(path)
-    if not all(is_category(one) for one in content['categories']):
+    if not all(map(is_category, content['categories'])):
         raise UserError(
             f"{path}: every category needs a 'name' and an 'id'; some have none.",
             code='not-annotations',
@@ -259,7 +259,7 @@ def _report(files: list[_File]) -> None:
 def _advice(file: _File, errors: list[Fault]) -> str:
     if any(fault.code == 'no-annotations' for fault in errors):
         return (
-            f'{file.path} can be tested with --format-only --save-results DIR alone, '
+            f'{file.path} can only be tested with --format-only --save-results DIR, '
             "which writes results for COCO's server"
         )
     by_images = any(fault.code == 'missing-image' for fault in errors)
