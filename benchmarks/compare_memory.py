@@ -32,10 +32,10 @@ from rich.console import Console
 from eca_mmdet import registration
 from eca_mmdet.datasets.shapes import SPLITS, write_shapes
 from eca_mmdet.demo import config
-from eca_mmdet.demo.pictures import new_figure
-from eca_mmdet.demo.progress import ProgressHook
-from eca_mmdet.engine import config as launch
+from eca_mmdet.demo.run import ProgressHook
+from eca_mmdet.engine.runner import build_runner
 from eca_mmdet.models.backbones.blocks import MEMORY
+from eca_mmdet.utils.plotting import new_figure
 
 SCHEDULES = ('demo', 'fine-tune')
 STEPS, WARM_UP = 200, 20
@@ -116,7 +116,7 @@ def train(cfg: Any, folder: Path, keep: Path | None = None) -> dict[str, Any]:
     cfg.experiment_name = cfg.visualizer.name = folder.name
     hook = ProgressHook(Console())
     with open(os.devnull, 'w') as nowhere, contextlib.redirect_stdout(nowhere):
-        runner = launch.build_runner(cfg)
+        runner = build_runner(cfg)
         runner.register_hook(hook, priority='LOWEST')
         try:
             runner.train()

@@ -33,6 +33,10 @@ _EXPORTS = {
     'complexity': 'eca_mmdet.analysis.complexity',
     'export_onnx': 'eca_mmdet.export.exporter',
     'load_detector': 'eca_mmdet.inference.detector',
+    'build_model': 'eca_mmdet.engine.config',
+    'load_config': 'eca_mmdet.engine.config',
+    'test': 'eca_mmdet.engine.testing',
+    'train': 'eca_mmdet.engine.training',
 }
 """Classes and layers, which are registered with mmdet when they are looked up."""
 

@@ -10,8 +10,7 @@ from typing import Any
 
 import torch
 
-from eca_mmdet.analysis.complexity.parts import build
-from eca_mmdet.engine.config import silence_known_warnings
+from eca_mmdet.engine.config import build_model, silence_known_warnings
 
 WARM_UP = 3
 ROUNDS = 10
@@ -36,7 +35,7 @@ def time_configs(
     device = get_device()
     models = []
     for name, cfg in configs.items():
-        model = build(cfg, 'cpu')
+        model = build_model(cfg)
         model.init_cfg = None
         models.append((name, model.to(device)))
         model.eval()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -74,12 +73,13 @@ def read_base(path: Path) -> Base:
     Raises:
         UserError: it is none to train, or its data set is not one of COCO files.
     """
-    from eca_mmdet.analysis.complexity.parts import load
-    from eca_mmdet.engine import config as launch
+    from eca_mmdet.engine.config import class_heads, load_config, require_sections
 
-    cfg = load(str(path))
-    launch.require_sections(cfg, training=True)
-    heads = tuple(_heads(cfg.model, ()))
+    cfg = load_config(str(path))
+    require_sections(cfg, training=True)
+    paths = (path for path, _ in class_heads(cfg.model))
+    # The heads of a cascade, in a list, are set together.
+    heads = tuple(dict.fromkeys(p[:-1] if p[-1].isdigit() else p for p in paths))
     if not heads:
         raise UserError(
             f'{path}: no head of its model has num_classes.', code='unsupported-model'
@@ -99,19 +99,6 @@ def read_base(path: Path) -> Base:
     return Base(
         path.resolve(), cfg, heads, mask, sizes[0] if sizes else None, anchors, where
     )
-
-
-def _heads(model: Any, path: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
-    """Yield the paths of the heads that count classes; a list counts as one."""
-    for key in ('bbox_head', 'mask_head', 'roi_head'):
-        part = model.get(key)
-        if key == 'roi_head' and part:
-            yield from _heads(part, (*path, key))
-        elif isinstance(part, (list, tuple)):
-            if any('num_classes' in one for one in part):
-                yield (*path, key)
-        elif part and 'num_classes' in part:
-            yield (*path, key)
 
 
 def innermost(loader: Any, path: Path, name: str) -> tuple[int, Any]:

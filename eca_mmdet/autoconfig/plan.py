@@ -256,14 +256,14 @@ def _check(text: str, name: str, options: Options, classes: Sequence[str]) -> No
     Raises:
         UserError: what they find.
     """
-    from eca_mmdet.analysis.complexity.parts import load
+    from eca_mmdet.engine.config import load_config
     from eca_mmdet.engine.preflight import data as preflight_data
     from eca_mmdet.engine.preflight import model as preflight
 
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / f'{name}.py'
         path.write_text(text, encoding='utf-8')
-        cfg = load(str(path))
+        cfg = load_config(str(path))
         backbone = preflight.check_backbone(cfg)
         preflight.check_operators(cfg)
         preflight_data.check_data(cfg, training=True)

@@ -108,11 +108,11 @@ def propose_batch(cfg: Any, shape: tuple[int, int]) -> tuple[int, str]:
 def _bytes_an_image(cfg: Any, shape: tuple[int, int]) -> float | None:
     """Return what a training step keeps for backward, by image."""
     from eca_mmdet.analysis.complexity.exact import exact_cost
-    from eca_mmdet.analysis.complexity.parts import build
+    from eca_mmdet.engine.config import build_model
     from eca_mmdet.utils.errors import UserError
 
     try:
-        cost = exact_cost(build(cfg), cfg, shape)
+        cost = exact_cost(build_model(cfg, 'meta'), cfg, shape)
     except UserError:
         return None
     return cost.total.saved_bytes / cost.images

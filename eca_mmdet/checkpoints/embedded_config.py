@@ -214,15 +214,3 @@ def _pipelines(value: Any) -> list[Any]:
     if isinstance(value, (list, tuple)):
         return [steps for inner in value for steps in _pipelines(inner)]
     return []
-
-
-def innermost(dataset: Any) -> Any:
-    """Return the config of the dataset inside wrappers that repeat or join datasets."""
-    while isinstance(dataset, dict):
-        several = dataset.get('datasets')
-        first = several[0] if isinstance(several, (list, tuple)) and several else None
-        inner = dataset.get('dataset') or first
-        if not isinstance(inner, dict):
-            break
-        dataset = inner
-    return dataset

@@ -10,6 +10,7 @@ from mmengine.logging import print_log
 from mmengine.registry import WEIGHT_INITIALIZERS
 from torch import Tensor, nn
 
+from eca_mmdet import compat
 from eca_mmdet.checkpoints.detector import read_heads
 from eca_mmdet.checkpoints.download import fetch
 from eca_mmdet.checkpoints.identify import classes_of, origin_of, read_architecture
@@ -88,13 +89,13 @@ class ECAPretrained:
         # is not called 'Pretrained': a deformable convolution's, or mmcv's ConvModule's
         # (no BaseModule), would overwrite this. So it is run now, where layers are new,
         # and marked as done.
-        in_mmengine = hasattr(module, '_params_init_info')
+        in_mmengine = compat.is_inside_init_weights(module)
         for child in module.children() if fit.missing and in_mmengine else ():
             if hasattr(child, 'init_weights'):
                 child.init_weights()  # type: ignore[operator]
         for child in module.modules():
             if child is not module and hasattr(child, 'init_weights'):
-                child.is_init = True  # type: ignore[assignment]
+                compat.mark_initialized(child)
         module.load_state_dict(fit.weights, strict=False)
         complete = not fit.missing and not fit.unused and all(fit.gates.values())
         print_log(

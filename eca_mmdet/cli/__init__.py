@@ -1,4 +1,4 @@
-"""The ``eca-mmdet`` command: exit codes. Each command is a module of ``commands``.
+"""The ``eca-mmdet`` command: each subcommand is a module of this package.
 
 Exit codes: 0 success, 1 a check or a run failed, 2 bad usage, 130 interrupted.
 """
@@ -14,7 +14,8 @@ from collections.abc import Sequence
 
 import eca_mmdet
 from eca_mmdet.cli.parser import build_parser
-from eca_mmdet.engine.error_translation import told
+from eca_mmdet.engine.distributed import is_main_process
+from eca_mmdet.engine.error_translation import as_user_error
 from eca_mmdet.utils.console import printed_messages
 from eca_mmdet.utils.errors import UserError, shown
 from eca_mmdet.utils.text import printable
@@ -24,8 +25,8 @@ _OPENCV = {
     'OPENCV_LOG_LEVEL': 'OFF',
     'OPENCV_FFMPEG_LOGLEVEL': '-8',
 }
-"""A small file may hold an image of gigabytes, and OpenCV's lines are told better
-here. What a user has set stays."""
+"""A small file may hold an image of gigabytes, and our messages replace OpenCV's.
+Variables that are set already stay."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -39,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     module = args.command.replace('-', '_')
     command = importlib.import_module(f'eca_mmdet.cli.{module}')
     try:
-        with printed_messages(), told(None):
+        with printed_messages(is_main_process()), as_user_error(None):
             return int(command.run(args))
     except (UserError, eca_mmdet.registration.InstallError) as error:
         code = getattr(error, 'code', 'install')
@@ -61,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             file=sys.stderr,
         )
         return 2
-    except BrokenPipeError:  # `| head`: nobody reads on
+    except BrokenPipeError:  # `| head` closed the pipe
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except KeyboardInterrupt:

@@ -1,4 +1,4 @@
-"""Types of arguments, and the arguments that several commands share."""
+"""Types of arguments, and options that several commands share."""
 
 from __future__ import annotations
 
@@ -112,4 +112,44 @@ def data_options(args: argparse.Namespace, command: str) -> dict[str, Any]:
         'keep_defaults': args.keep_defaults,
         'epochs': args.epochs,
         'command': shlex.join(['eca-mmdet', *typed]),
+    }
+
+
+def add_run_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of ``train`` and ``test``: folder, overrides, processes."""
+    parser.add_argument(
+        '--work-dir',
+        metavar='DIR',
+        help='logs and checkpoints (default: work_dirs/CONFIG)',
+    )
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        metavar='KEY=VALUE',
+        default=[],
+        help='override config entries, as in mmdet',
+    )
+    parser.add_argument(
+        '--launcher', choices=('none', 'pytorch', 'slurm', 'mpi'), default='none'
+    )
+    parser.add_argument(
+        '--dist-timeout',
+        type=at_least_1,
+        metavar='SECONDS',
+        help='with a launcher: how long a process waits for the others (default: 600)',
+    )
+    # torchrun and torch.distributed.launch pass one of the two spellings.
+    parser.add_argument(
+        '--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS
+    )
+
+
+def run_options(args: argparse.Namespace) -> dict[str, Any]:
+    """Return these options as keyword arguments of ``engine.train`` and ``test``."""
+    return {
+        'work_dir': args.work_dir,
+        'options': args.cfg_options,
+        'launcher': args.launcher,
+        'local_rank': args.local_rank,
+        'dist_timeout': args.dist_timeout,
     }

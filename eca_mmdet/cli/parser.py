@@ -8,10 +8,10 @@ import importlib
 import eca_mmdet
 
 COMMANDS = {
-    'demo': 'running',
+    'demo': '',
     'init': '',
-    'train': 'running',
-    'test': 'running',
+    'train': '',
+    'test': '',
     'predict': '',
     'export': '',
     'eval': '',
@@ -20,7 +20,7 @@ COMMANDS = {
     'to_coco': '',
     'split': '',
     'attention': '',
-    'compare_attention': 'running',
+    'compare_attention': '',
     'gates': '',
     'complexity': '',
     'tables': '',

@@ -29,8 +29,13 @@ def add_parser(commands: Commands) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print the rows of both tasks."""
-    from eca_mmdet.catalog.published import MARK, cells_of, published, published_rows
-    from eca_mmdet.evaluation.summary import AP_COLUMNS
+    from eca_mmdet.catalog.published import (
+        AP_COLUMNS,
+        MARK,
+        cells_of,
+        published,
+        published_rows,
+    )
     from eca_mmdet.evaluation.tables import render
 
     rows = published_rows(args.rows, args.detector)

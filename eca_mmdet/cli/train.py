@@ -1,31 +1,108 @@
-"""``eca-mmdet train``: mmdet's training with the traps closed."""
+"""``eca-mmdet train``: mmdet's training with checks and exact resuming."""
 
 from __future__ import annotations
 
 import argparse
-import contextlib
-import logging
 import shlex
 import sys
-from collections.abc import Iterator
-from typing import Any
 
-from eca_mmdet.cli.common import data_options
-from eca_mmdet.engine import config as launch
-from eca_mmdet.engine import distributed as processes
-from eca_mmdet.engine import seeding as determinism
-from eca_mmdet.engine.workers import ending_workers
-from eca_mmdet.utils.errors import RunError, UserError
+from eca_mmdet.cli.common import (
+    Commands,
+    add_data_options,
+    add_run_options,
+    count,
+    data_options,
+    run_options,
+    seed,
+)
+
+
+def add_parser(commands: Commands) -> None:
+    """Add the command and its options."""
+    train = commands.add_parser(
+        'train',
+        help='train a config',
+        description="Train with mmengine's Runner, after checking files, classes "
+        'and weights. The learning rate follows the batch.',
+    )
+    train.add_argument(
+        'config',
+        nargs='?',
+        metavar='NAME|CONFIG',
+        help='shipped name (see: eca-mmdet configs) or a file; not with --data',
+    )
+    data = train.add_argument_group(
+        'your own data', 'what eca-mmdet init does, then the training'
+    )
+    data.add_argument(
+        '--data',
+        nargs='+',
+        metavar='A.json',
+        help='annotations for training and for validation, or a folder with both',
+    )
+    add_data_options(data)
+    add_run_options(train)
+    train.add_argument(
+        '--resume',
+        nargs='?',
+        const='auto',
+        metavar='CHECKPOINT',
+        help='continue from CHECKPOINT, or from the latest in work-dir',
+    )
+    train.add_argument(
+        '--on-nan',
+        choices=('stop', 'skip'),
+        default='stop',
+        help='a loss that is NaN or infinite: stop (default), or skip the batch',
+    )
+    train.add_argument(
+        '--nan-limit',
+        type=count,
+        default=10,
+        metavar='N',
+        help='with --on-nan skip: stop after N such batches (default: 10)',
+    )
+    train.add_argument(
+        '--skip-bad-images',
+        type=count,
+        default=0,
+        metavar='N',
+        help='replace up to N images that cannot be read, and list them (default: 0)',
+    )
+    train.add_argument(
+        '--seed',
+        type=seed,
+        metavar='N',
+        help="of weights, order and augmentation (default: the config's, or a new one)",
+    )
+    train.add_argument(
+        '--deterministic',
+        action='store_true',
+        help='the same weights again with the same --seed; slower on a GPU',
+    )
+    train.add_argument('--amp', action='store_true', help='mixed precision')
+    train.add_argument('--auto-scale-lr', action='store_true', help=argparse.SUPPRESS)
+    train.add_argument(
+        '--no-scale-lr',
+        action='store_true',
+        help='use the lr as written, whatever the batch',
+    )
+    train.add_argument(
+        '--from-scratch',
+        action='store_true',
+        help='random backbone weights; nothing frozen',
+    )
 
 
 def run(args: argparse.Namespace) -> int:
-    """Check, scale the learning rate, train."""
+    """Train; after ctrl-C say what was saved."""
     from eca_mmdet.autoconfig.inputs import Options
     from eca_mmdet.autoconfig.training import config_of
-    from eca_mmdet.engine.checkpoint_files import remove_partial
-    from eca_mmdet.engine.run_lock import RunLock
+    from eca_mmdet.engine.distributed import is_main_process
+    from eca_mmdet.engine.interrupts import Interrupted
+    from eca_mmdet.engine.training import train
 
-    args.config, args.work_dir = config_of(
+    config, args.work_dir = config_of(
         args.config,
         args.data or (),
         Options(**data_options(args, 'train')),
@@ -33,130 +110,29 @@ def run(args: argparse.Namespace) -> int:
         bool(args.resume),
         args.launcher,
     )
-    cfg = launch.load_config(args)
-    launch.set_work_dir(cfg, args)
-    if not launch.is_main_process():
-        return _train(cfg, args)
-    with RunLock(cfg.work_dir) as lock:
-        if lock.left_behind and args.resume:
-            print(
-                f'the last training in {cfg.work_dir} ({lock.left_behind}) ended '
-                'without a word: it was killed, or memory ran out'
-            )
-        remove_partial(cfg.work_dir)
-        return _train(cfg, args)
-
-
-def _train(cfg: Any, args: argparse.Namespace) -> int:
-    from eca_mmdet.engine.resume import resume_from
-
-    if args.from_scratch:
-        launch.start_from_scratch(cfg)
-    if args.amp:
-        launch.use_amp(cfg)
-    determinism.set_randomness(cfg, args.seed, args.deterministic)
-    resume_from(cfg, args.resume)
-    launch.check(cfg, training=True)
-    launch.apply_lr_policy(cfg, scale=not args.no_scale_lr)
-    from eca_mmdet.engine.hooks.resumed_batch import follow_batch
-    from eca_mmdet.engine.interrupts import Interrupted, Interrupts
-
-    with processes.job(cfg), determinism.explained():
-        runner = launch.build_runner(cfg)
-        follow_batch(cfg, runner, scale=not args.no_scale_lr)
-        launch.check_start(cfg, runner, exact=bool(cfg.get('resume')))
-        set_tolerance(runner, args)
-        interrupts = getattr(runner, 'interrupts', None) or Interrupts()
-        with interrupts, _silent_log_errors(), _resumable(runner):
-            try:
-                with ending_workers(runner):
-                    runner.train()
-            except Interrupted as stop:
-                interrupts.ignored = True
-                _keep(runner)
-                return 128 + stop.signal
-    _name_bad_images(runner)
+    try:
+        train(
+            config,
+            **run_options(args),
+            resume=args.resume,
+            seed=args.seed,
+            deterministic=args.deterministic,
+            amp=args.amp,
+            scale_lr=not args.no_scale_lr,
+            from_scratch=args.from_scratch,
+            on_nan=args.on_nan,
+            nan_limit=args.nan_limit,
+            skip_bad_images=args.skip_bad_images,
+            resume_hint=resume_command(),
+        )
+    except Interrupted as stop:
+        if is_main_process():
+            print(f'eca-mmdet train: {stop}', file=sys.stderr)
+        return 128 + stop.signal
     return 0
 
 
-def set_tolerance(runner: Any, args: argparse.Namespace) -> None:
-    """Apply --on-nan and --skip-bad-images.
-
-    Raises:
-        UserError: the config has a runner of its own, which knows neither.
-    """
-    from mmdet.engine.hooks import CheckInvalidLossHook
-
-    from eca_mmdet.engine.nan_guard import OnNan
-    from eca_mmdet.engine.runner import CarefulRunner
-
-    if isinstance(runner, CarefulRunner):
-        if args.on_nan == 'skip':  # mmdet's hook would end it, without the loss
-            runner._hooks = [
-                one for one in runner.hooks if not isinstance(one, CheckInvalidLossHook)
-            ]
-        runner.on_nan = OnNan(args.on_nan == 'skip', args.nan_limit)
-        runner.tolerated_images = args.skip_bad_images
-    elif args.on_nan == 'skip' or args.skip_bad_images:
-        raise UserError(
-            '--on-nan skip and --skip-bad-images need the runner of this command; the '
-            f'config has runner_type={runner.cfg.runner_type!r}.'
-        )
-
-
-@contextlib.contextmanager
-def _silent_log_errors() -> Iterator[None]:
-    """Print no stack trace for each line that a full disk does not take."""
-    before, logging.raiseExceptions = logging.raiseExceptions, False
-    try:
-        yield
-    finally:
-        logging.raiseExceptions = before
-
-
-@contextlib.contextmanager
-def _resumable(runner: Any) -> Iterator[None]:
-    """Add to a failure what is left, and how to go on."""
-    from eca_mmdet.engine.error_translation import told
-
-    try:
-        with told(runner):
-            yield
-    except RunError as error:
-        left = _what_is_left(runner.work_dir)
-        raise type(error)(f'{error} {left}') from error
-
-
-def _what_is_left(work_dir: str) -> str:
-    from eca_mmdet.engine.checkpoint_files import find_checkpoint
-
-    try:
-        found = find_checkpoint(work_dir)
-    except UserError as error:
-        return str(error)
-    if found is None:
-        return 'No checkpoint was written yet.'
-    return f'Last good checkpoint: {found.path}; go on from it: {go_on()}'
-
-
-def _keep(runner: Any) -> None:
-    """After ctrl-C: write a checkpoint, and say how to go on."""
-    path = None
-    if hasattr(runner, 'save_interrupted'):
-        path = runner.save_interrupted()
-    if not launch.is_main_process():
-        return
-    if path is None:
-        line = f'stopped at once. {_what_is_left(runner.work_dir)}'
-    else:
-        line = (
-            f'stopped after step {runner.iter}; all of it is in {path}. Go on: '
-            f'{go_on()}'
-        )
-    print(f'eca-mmdet train: {line}', file=sys.stderr)
-
-
-def go_on() -> str:
+def resume_command() -> str:
     """Return the command that was started, with --resume."""
     if any(word.startswith('--launcher') for word in sys.argv):
         return 'the same command with --resume'
@@ -170,12 +146,3 @@ def go_on() -> str:
             break
     at = words.index('--cfg-options') if '--cfg-options' in words else len(words)
     return shlex.join([*words[:at], '--resume', *words[at:]])
-
-
-def _name_bad_images(runner: Any) -> None:
-    path = getattr(runner, 'bad_images', None)
-    if path is not None and path.is_file() and launch.is_main_process():
-        many = len(path.read_text(encoding='utf-8').splitlines())
-        print(
-            f'{many} broken images were replaced by others; they are listed in {path}'
-        )

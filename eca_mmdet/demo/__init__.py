@@ -1,1 +1,1 @@
-"""The first run: a small detector on generated shapes, start to finish."""
+"""Demo: a small detector on generated shapes, and a comparison of mechanisms."""

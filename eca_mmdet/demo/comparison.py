@@ -1,4 +1,4 @@
-"""Train the demo's detector with several mechanisms and seeds, each run once."""
+"""Compare attention mechanisms: the demo's detector, trained with several seeds."""
 
 from __future__ import annotations
 
@@ -12,16 +12,22 @@ import shutil
 import statistics
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+from eca_mmdet import registration
+from eca_mmdet.catalog.mechanisms import KEYS, find_mechanism
 from eca_mmdet.demo import config
+from eca_mmdet.demo.comparison_report import note
+from eca_mmdet.demo.config import TASKS
 from eca_mmdet.evaluation.metrics_json import versions
 from eca_mmdet.utils.errors import UserError
 
-TASKS = {'bbox': 'box AP', 'segm': 'mask AP'}
 SIDE = 160
 """Of the demo's images, in pixels."""
 
@@ -76,13 +82,124 @@ class Run:
         return out / _RUNS / self.name
 
 
+def resolve_mechanisms(names: Sequence[str]) -> list[str]:
+    """Return the keys to compare, each once; 'all' stands for every mechanism."""
+    for name in names:
+        if name not in ('none', 'all'):
+            find_mechanism(name)
+    if 'all' in names:
+        return ['none', *KEYS]
+    return list(dict.fromkeys(names))
+
+
+def compare(
+    mechanisms: Sequence[str],
+    out: Path,
+    console: Console,
+    seeds: int = 3,
+    detector: str = 'mask',
+    quick: bool = False,
+) -> dict[str, Any]:
+    """Train what is not there yet, and return AP and costs of each mechanism.
+
+    Args:
+        mechanisms: keys, or 'none'.
+        out: folder of the comparison; finished runs in it are kept.
+        console: for the progress.
+        seeds: runs of each mechanism.
+        detector: 'faster', 'mask' or 'retinanet'.
+        quick: a few steps only.
+
+    Raises:
+        UserError: a training failed, or another comparison runs in the folder.
+    """
+    registration.register()
+    runs = {
+        name: [Run(name, seed, detector, quick) for seed in range(seeds)]
+        for name in mechanisms
+    }
+    # Seed by seed, so that what an interruption leaves is a comparison of fewer seeds.
+    order = [runs[name][seed] for seed in range(seeds) for name in mechanisms]
+    with only_one(out):
+        records = _train_all(order, out, console)
+        rows = [
+            summary(name, [records[run] for run in runs[name]]) for name in mechanisms
+        ]
+        console.print('counting and timing ...')
+        for row, cost in zip(
+            rows, costs([runs[name][0] for name in mechanisms]), strict=True
+        ):
+            row.update(cost)
+    return {
+        'detector': detector,
+        'seeds': seeds,
+        'quick': quick,
+        'rows': rows,
+        'note': note(rows, quick),
+    }
+
+
+def _train_all(
+    order: list[Run], out: Path, console: Console
+) -> dict[Run, dict[str, Any]]:
+    """Return the records of all runs; train those without a record."""
+    records = {}
+    steps = sum(run.iterations for run in order)
+    progress = Progress(
+        TextColumn('{task.description}'),
+        BarColumn(),
+        TextColumn('{task.percentage:.0f} %'),
+        TimeRemainingColumn(),
+        console=console,
+        disable=not console.is_terminal,
+    )
+    with progress:
+        task = progress.add_task('', total=steps)
+        done = 0
+        for number, run in enumerate(order, 1):
+            title = f'[{number}/{len(order)}] {run.mechanism}, seed {run.seed}'
+            progress.update(task, description=title)
+
+            def on_step(step: int, done: int = done) -> None:
+                progress.update(task, completed=done + step)
+
+            try:
+                record, how = _record(run, title, out, console, on_step)
+            except KeyboardInterrupt:
+                console.print(
+                    f'stopped in {run.mechanism}, seed {run.seed}; finished runs are '
+                    'kept, and the same command begins with that one'
+                )
+                raise
+            records[run] = record
+            done += run.iterations
+            progress.update(task, completed=done)
+            ap = ap_of(record, 'bbox')
+            shown = 'n/a' if ap is None else f'{100 * ap:.1f}'
+            console.print(f'{title}: box AP {shown}, {how}', markup=False)
+    return records
+
+
+def _record(
+    run: Run, title: str, out: Path, console: Console, on_step: OnStep
+) -> tuple[dict[str, Any], str]:
+    """Return a run's record, and whether it was measured before or how long it took."""
+    record = record_of(run, out)
+    if record is not None:
+        return record, 'measured before'
+    if not console.is_terminal:
+        console.print(f'{title}: training', markup=False)
+    record = train(run, out, on_step)
+    return record, f'{record["seconds"]:.0f} s'
+
+
 def record_of(run: Run, out: Path) -> dict[str, Any] | None:
     """Return the record of a finished run, None if it is not there or damaged."""
     try:
         record = json.loads((run.folder(out) / 'metrics.json').read_text())
         same = (record['attention'], record['seed']) == (run.mechanism, run.seed)
         numbers = [record['seconds'], *(ap_of(record, task) for task in TASKS)]
-        sound = all(one is None or isinstance(one, (int, float)) for one in numbers)
+        sound = all(n is None or isinstance(n, (int, float)) for n in numbers)
         return dict(record) if same and sound and record['results'] else None
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
@@ -96,7 +213,7 @@ def ap_of(record: dict[str, Any], task: str) -> float | None:
 
 @contextlib.contextmanager
 def only_one(out: Path) -> Iterator[None]:
-    """Keep a second comparison out of the folder while this one runs.
+    """Lock the folder against a second comparison.
 
     Raises:
         UserError: one is running there, or nothing can be written there.
@@ -104,20 +221,23 @@ def only_one(out: Path) -> Iterator[None]:
     try:
         lock = open(out / '.lock', 'w')
     except OSError as error:
-        raise UserError(f'--out {out} cannot be written to: {error}.') from error
+        raise UserError(
+            f'--out {out} cannot be written to: {error}.', code='file-not-written'
+        ) from error
     with lock as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             raise UserError(
                 f'another compare-attention is running in {out}; wait for it, or name '
-                'another folder with --out.'
+                'another folder with --out.',
+                code='folder-in-use',
             ) from error
         yield
 
 
 def train(run: Run, out: Path, on_step: OnStep) -> dict[str, Any]:
-    """Train in a process of its own; the folder appears when all of it is there.
+    """Train in a process of its own; the folder appears when it is complete.
 
     Args:
         run: what.
@@ -138,23 +258,29 @@ def train(run: Run, out: Path, on_step: OnStep) -> dict[str, Any]:
             else:
                 left.unlink(missing_ok=True)
     except OSError as error:
-        raise UserError(f'{folder} cannot be made: {error}.') from error
+        raise UserError(
+            f'{folder} cannot be made: {error}.', code='file-not-written'
+        ) from error
     command = [sys.executable, '-m', 'eca_mmdet.cli', 'demo']
     command += ['--detector', run.detector, '--attention', run.mechanism]
     command += ['--seed', str(run.seed), '--out', str(partial)]
     command += ['--no-report', *['--quick'] * run.quick]
     code = _follow(command, log, on_step)
     if code:
-        lines = [one for one in log.read_text(errors='replace').splitlines() if one]
+        lines = list(filter(None, log.read_text(errors='replace').splitlines()))
         last = lines[-1][:300] if lines else 'it printed nothing'
         raise UserError(
             f'{run.mechanism}, seed {run.seed}: the training ended with exit code '
-            f'{code}: {last} (all of it: {log})'
+            f'{code}: {last} (all of it: {log})',
+            code='run-failed',
         )
     partial.rename(folder)
     record = record_of(run, out)
     if record is None:
-        raise UserError(f'the training left no whole metrics.json in {folder}.')
+        raise UserError(
+            f'the training left no complete metrics.json in {folder}.',
+            code='run-failed',
+        )
     return record
 
 
@@ -213,27 +339,27 @@ def costs(runs: list[Run]) -> list[dict[str, Any]]:
     """
     from eca_mmdet.analysis.attention import time_layers
     from eca_mmdet.analysis.complexity.exact import exact_cost
-    from eca_mmdet.analysis.complexity.parts import build
     from eca_mmdet.analysis.latency import ROUNDS, training_steps
+    from eca_mmdet.engine.config import build_model
 
     found, backbones = [], []
     for run in runs:
         cfg = run.compose()
-        cost = exact_cost(build(cfg), cfg, (SIDE, SIDE))
-        backbone = build(cfg, 'cpu').backbone
+        counted = exact_cost(build_model(cfg, 'meta'), cfg, (SIDE, SIDE))
+        backbone = build_model(cfg).backbone
         backbone.eval()
         backbones.append(backbone)
         found.append(
             {
-                'params': cost.total.params,
-                'gate_params': cost.gates.params,
-                'gmacs': cost.total.macs / 1e9,
-                'saved_mib': cost.total.saved_bytes / 2**20,
+                'params': counted.total.params,
+                'gate_params': counted.gates.params,
+                'gmacs': counted.total.macs / 1e9,
+                'saved_mib': counted.total.saved_bytes / 2**20,
             }
         )
     images = time_layers(backbones, (1, 3, SIDE, SIDE), ROUNDS)
-    steps = training_steps(backbones, (cost.images, 3, SIDE, SIDE))
-    for one, image, step in zip(found, images, steps, strict=True):
-        one['inference_milliseconds'] = image
-        one['step_milliseconds'] = step
+    steps = training_steps(backbones, (counted.images, 3, SIDE, SIDE))
+    for cost, image, step in zip(found, images, steps, strict=True):
+        cost['inference_milliseconds'] = image
+        cost['step_milliseconds'] = step
     return found

@@ -13,6 +13,7 @@ FILES = {
     'mask': 'mask-rcnn_eca-r18-w16_fpn_shapes.py',
     'retinanet': 'retinanet_eca-r18-w16_fpn_shapes.py',
 }
+TASKS = {'bbox': 'box AP', 'segm': 'mask AP'}
 QUICK_ITERATIONS = 12
 QUICK_SIZES = {'train': 32, 'val': 12}
 

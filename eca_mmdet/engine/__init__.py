@@ -1,1 +1,1 @@
-"""Training that is interrupted, fails or meets broken data, and goes on exactly."""
+"""Configs, checks before work, training that resumes exactly, and testing."""

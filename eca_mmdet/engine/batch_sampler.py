@@ -1,4 +1,4 @@
-"""Which images make which batch, so that a resumed run goes on within an epoch."""
+"""Batch sampler that can start at any batch, to resume within an epoch."""
 
 from __future__ import annotations
 
@@ -10,32 +10,32 @@ from mmengine.registry import DATA_SAMPLERS
 from torch.utils.data import BatchSampler, Sampler
 
 
-class Draw(int):
-    """The index of an image, and the draw in which it came up.
+class SampleIndex(int):
+    """Index of an image, with its position in the order of training.
 
     Attributes:
         epoch: from 0.
-        number: of the draw within the epoch, counted over all processes.
+        number: position within the epoch, counted over all processes.
     """
 
     epoch: int
     number: int
 
-    def __new__(cls, index: int, epoch: int, number: int) -> Draw:
-        """Make an index that remembers."""
-        draw = super().__new__(cls, index)
-        draw.epoch, draw.number = epoch, number
-        return draw
+    def __new__(cls, index: int, epoch: int, number: int) -> SampleIndex:
+        """Make an index with its position."""
+        sample = super().__new__(cls, index)
+        sample.epoch, sample.number = epoch, number
+        return sample
 
-    def __reduce__(self) -> tuple[type[Draw], tuple[int, int, int]]:
-        return Draw, (int(self), self.epoch, self.number)
+    def __reduce__(self) -> tuple[type[SampleIndex], tuple[int, int, int]]:
+        return SampleIndex, (int(self), self.epoch, self.number)
 
 
-class ReplayedBatchSampler(Sampler[list[Draw]]):
-    """Batches of another batch sampler, from any batch on, each index a ``Draw``.
+class ReplayedBatchSampler(Sampler[list[SampleIndex]]):
+    """Batches of another batch sampler, of ``SampleIndex``, from any batch on.
 
     Args:
-        sampler: of indices; its order may depend on ``set_epoch`` and its seed alone.
+        sampler: of indices; its order depends only on ``set_epoch`` and its seed.
         batch_size: images a batch.
         inner: config of a batch sampler; None takes consecutive indices.
         drop_last: leave out a last batch that is not full, if ``inner`` is None.
@@ -70,7 +70,7 @@ class ReplayedBatchSampler(Sampler[list[Draw]]):
         """
         self._epoch, self._skip = epoch, batches
 
-    def __iter__(self) -> Iterator[list[Draw]]:
+    def __iter__(self) -> Iterator[list[SampleIndex]]:
         """Yield the batches of one epoch, or of all that follow.
 
         The position moves on when the epoch has been read to its end; looking at an
@@ -86,16 +86,16 @@ class ReplayedBatchSampler(Sampler[list[Draw]]):
             if not (self._endless and count):
                 return
 
-    def _epoch_batches(self) -> Iterator[list[Draw]]:
+    def _epoch_batches(self) -> Iterator[list[SampleIndex]]:
         if hasattr(self.sampler, 'set_epoch'):
             self.sampler.set_epoch(self._epoch)
         number = self._rank
         for batch in self._batches:
-            draws = []
+            samples = []
             for index in batch:
-                draws.append(Draw(index, self._epoch, number))
+                samples.append(SampleIndex(index, self._epoch, number))
                 number += self._processes
-            yield draws
+            yield samples
 
     def __len__(self) -> int:
         """Return the batches of an epoch."""

@@ -1,40 +1,51 @@
-"""From command-line arguments to a built Runner; shared by train, test and demo."""
+"""Load configs, build their models, and read what they say of data and classes."""
 
 from __future__ import annotations
 
 import argparse
-import logging
 import os
 import warnings
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from eca_mmdet import registration
 from eca_mmdet.catalog.configs import resolve_config
-from eca_mmdet.checkpoints.detector import require_converted, require_fit
-from eca_mmdet.checkpoints.download import fetch, is_address, is_fetched
-from eca_mmdet.checkpoints.io import read_checkpoint
-from eca_mmdet.engine import distributed as processes
-from eca_mmdet.engine.preflight import data as preflight_data
-from eca_mmdet.engine.preflight import model as preflight
+from eca_mmdet.engine import distributed
 from eca_mmdet.utils.errors import UserError
 
 
-def load_config(args: argparse.Namespace) -> Any:
-    """Read the config and its overrides; mmdet is imported here.
+def load_config(
+    config: str | Path,
+    options: Sequence[str] = (),
+    launcher: str = 'none',
+    local_rank: int = 0,
+    dist_timeout: int | None = None,
+) -> Any:
+    """Load a config by shipped name or path, and apply overrides.
+
+    >>> name = 'retinanet_eca-r50_fpn_4xb2-1x_coco'
+    >>> cfg = load_config(name, ['train_dataloader.batch_size=4'])
+    >>> cfg.model.type, cfg.train_dataloader.batch_size
+    ('RetinaNet', 4)
 
     Args:
-        args: with config, cfg_options, launcher and local_rank.
+        config: shipped name (``eca-mmdet configs``), or a file. It is Python and runs.
+        options: overrides as ``KEY=VALUE``, as mmdet's ``--cfg-options``.
+        launcher: what started the processes of this job: 'none', 'pytorch', 'slurm'
+            or 'mpi'.
+        local_rank: of this process on its machine, where the launcher sets none.
+        dist_timeout: seconds that a process waits for the others.
 
     Raises:
-        UserError: the config does not exist, does not parse, or an override is not
-            KEY=VALUE, or the launcher did not start this process.
+        UserError: the config does not exist or does not parse, an override does not
+            fit, or the launcher did not start this process.
     """
-    path = resolve_config(args.config)
-    processes.require_launcher(args.launcher)
+    path = resolve_config(str(config))
+    distributed.require_launcher(launcher)
     forbid_code_in_files()
     registration.register()
-    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
+    os.environ.setdefault('LOCAL_RANK', str(local_rank))
     from mmengine.config import Config
 
     try:
@@ -42,58 +53,22 @@ def load_config(args: argparse.Namespace) -> Any:
     except Exception as error:  # a config is code: it may raise anything
         raise UserError(
             f'{path} is not a config that mmengine reads: '
-            f'{type(error).__name__}: {error}'
+            f'{type(error).__name__}: {error}',
+            code='config-invalid',
         ) from error
-    cfg.launcher = args.launcher
-    options = parse_options(args.cfg_options)
+    cfg.launcher = launcher
     try:
-        cfg.merge_from_dict(options)
+        cfg.merge_from_dict(parse_options(options))
     except (KeyError, TypeError, IndexError, AttributeError, ValueError) as error:
         raise UserError(
-            f'--cfg-options {" ".join(args.cfg_options)} does not fit {path}: {error}'
+            f'--cfg-options {" ".join(options)} does not fit {path}: {error}',
+            code='option-invalid',
         ) from error
-    processes.set_timeout(cfg, getattr(args, 'dist_timeout', None))
+    distributed.set_timeout(cfg, dist_timeout)
     return cfg
 
 
-def forbid_code_in_files() -> None:
-    """Make every ``torch.load`` of this process and its children read tensors alone.
-
-    onedl-mmengine falls back to unpickling whatever a file asks for, with a warning;
-    PyTorch's own switch forbids that, whoever loads.
-
-    Raises:
-        UserError: the environment asks for the opposite.
-    """
-    if os.environ.get('TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD', '0') not in ('', '0'):
-        raise UserError(
-            'TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD is set: it lets files run code, and this '
-            'command reads none that do. Unset it; a file of yours that is refused can '
-            'be converted once: eca-mmdet weights convert FILE NEW --trust NAME.'
-        )
-    os.environ['TORCH_FORCE_WEIGHTS_ONLY_LOAD'] = '1'
-
-
-def require_sections(cfg: Any, training: bool) -> None:
-    """Refuse a file that parses but is no detector config.
-
-    Raises:
-        UserError: naming what is missing.
-    """
-    needed = ['model', 'test_dataloader', 'test_evaluator']
-    if training and cfg.get('test_time_only'):
-        raise UserError(f'{cfg.filename} is for testing alone: {cfg.test_time_only}')
-    if training:
-        needed = ['model', 'train_dataloader', 'train_cfg', 'optim_wrapper']
-    missing = [key for key in needed if not cfg.get(key)]
-    if missing:
-        raise UserError(
-            f'{cfg.filename} is not a detector config: it has no {", ".join(missing)}. '
-            'Inherit one of the shipped ones (eca-mmdet configs).'
-        )
-
-
-def parse_options(options: list[str]) -> dict[str, Any]:
+def parse_options(options: Sequence[str]) -> dict[str, Any]:
     """Turn KEY=VALUE strings into a dict, values as mmdet's ``--cfg-options`` reads.
 
     Raises:
@@ -105,178 +80,31 @@ def parse_options(options: list[str]) -> dict[str, Any]:
         if '=' not in option:
             raise UserError(
                 f'--cfg-options takes KEY=VALUE, for example '
-                f'train_dataloader.batch_size=4; got {option!r}.'
+                f'train_dataloader.batch_size=4; got {option!r}.',
+                code='option-invalid',
             )
     parser = argparse.ArgumentParser()
     parser.add_argument('--o', nargs='*', action=DictAction, default={})
     return dict(parser.parse_args(['--o', *options]).o or {})
 
 
-def set_work_dir(cfg: Any, args: argparse.Namespace) -> None:
-    """Apply mmdet's order: command line, config, ``work_dirs/NAME``."""
-    if args.work_dir:
-        cfg.work_dir = args.work_dir
-    elif not cfg.get('work_dir'):
-        cfg.work_dir = str(Path('work_dirs') / Path(cfg.filename).stem)
+def forbid_code_in_files() -> None:
+    """Make every ``torch.load`` of this process and its children load only tensors.
 
-
-def start_from_scratch(cfg: Any) -> None:
-    """Drop the backbone's weights, and thaw what is frozen because of them."""
-    backbone = cfg.model.backbone
-    backbone.init_cfg = None
-    for key, value in (('frozen_stages', -1), ('norm_eval', False)):
-        if key in backbone:  # other families have no such argument
-            backbone[key] = value
-
-
-def use_amp(cfg: Any) -> None:
-    """Switch to mixed precision with a dynamic loss scale.
+    onedl-mmengine falls back to unpickling whatever a file asks for, with a warning;
+    PyTorch's own switch forbids that, whoever loads.
 
     Raises:
-        UserError: no accelerator is there; mmengine's AMP refuses the CPU.
+        UserError: the environment asks for the opposite.
     """
-    from mmengine.device import get_device
-
-    if get_device() == 'cpu':
-        raise UserError('--amp needs a GPU, and PyTorch sees none. Train without it.')
-    cfg.optim_wrapper.type = 'AmpOptimWrapper'
-    cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
-
-
-def images_per_step(cfg: Any) -> int:
-    """Return processes x batch x accumulated steps."""
-    world = processes.count_processes(cfg.launcher)
-    batch = cfg.train_dataloader.get('batch_size') or 1
-    accumulation = cfg.optim_wrapper.get('accumulative_counts', 1)
-    return int(world * batch * accumulation)
-
-
-def apply_lr_policy(cfg: Any, scale: bool) -> None:
-    """Scale the learning rate to the images a step, and say so in one line.
-
-    mmengine's own scaling does not count accumulated steps, so the rate is written
-    into the config here and mmengine's is switched off.
-
-    Args:
-        cfg: with ``auto_scale_lr.base_batch_size``, the batch its rate is meant for.
-        scale: False leaves the rate as written.
-    """
-    policy = cfg.get('auto_scale_lr') or {}
-    base = policy.get('base_batch_size')
-    optimizer: Any = cfg.optim_wrapper.get('optimizer') or {}
-    lr = optimizer.get('lr')
-    step = images_per_step(cfg)
-    cfg.auto_scale_lr = dict(enable=False, base_batch_size=base or step)
-    if lr is None:
-        return
-    if cfg.get('resume'):
-        line = 'lr continues from the checkpoint'
-    elif not scale:
-        line = f'lr {lr:g} as written: {step} images a step'
-        line += f', config made for {base}' if base else ''
-    elif base is None:
-        line = f'lr {lr:g} as written: the config names no base batch size'
-    else:
-        scaled = lr * step / base
-        optimizer.lr = scaled
-        line = f'lr {lr:g} -> {scaled:g}: {step} of {base} images a step'
-    say(line)
-
-
-def is_main_process() -> bool:
-    """Tell rank 0 (or a job of one process) from the others."""
-    names = ('RANK', 'SLURM_PROCID', 'OMPI_COMM_WORLD_RANK')
-    ranks = [int(os.environ[name]) for name in names if name in os.environ]
-    return not ranks or ranks[0] == 0
-
-
-def say(line: str) -> None:
-    """Print a line, once a job."""
-    if is_main_process():
-        print(line, flush=True)
-
-
-def check(cfg: Any, training: bool) -> None:
-    """Run every check that needs no image. Rank 0 does it for all.
-
-    A detector that is loaded whole brings its backbone: ``init_cfg`` is then dropped,
-    since mmengine would want the backbone's own file first all the same.
-
-    Raises:
-        UserError: the first fault.
-    """
-    require_sections(cfg, training)
-    start = cfg.get('load_from')
-    if start and cfg.model.get('backbone'):
-        cfg.model.backbone.init_cfg = None
-    if not is_main_process():
-        return
-    backbone = preflight.check_backbone(cfg)
-    preflight.check_operators(cfg)
-    if training and not start:
-        preflight.check_backbone_weights(cfg, backbone)
-    elif training and not is_address(str(start)):
-        read_checkpoint(start)
-    preflight_data.check_data(cfg, training)
-
-
-def check_start(cfg: Any, runner: Any, exact: bool) -> None:
-    """Hold the detector that the run starts from against the model.
-
-    Args:
-        cfg: with ``load_from``; nothing is done without.
-        runner: built, so that one process downloads for all.
-        exact: every tensor must fit (test, resume); else the backbone's must, and one
-            line says which others begin new.
-
-    Raises:
-        WeightsError: it does not fit.
-    """
-    start = str(cfg.get('load_from') or '')
-    if not start:
-        return
-    if not is_fetched(start):
-        say(f'{start}: mmengine loads it; whether it fits is not checked')
-        return
-    if isinstance(runner.model, dict):
-        say(f'{start}: whether it fits is not checked: {cfg.runner_type} builds later')
-        return
-    path = str(fetch(start))
-    runner._load_from = path  # mmengine would download an address once more
-    file = read_checkpoint(path)
-    if exact:
-        require_fit(file.state, runner.model, start)
-        return
-    require_converted(file)
-    from eca_mmdet.engine.hooks.fine_tuning import check_classes
-
-    for line in check_classes(cfg, runner, file):
-        say(line)
-
-
-def build_runner(cfg: Any) -> Any:
-    """Return a ``CarefulRunner`` (or the config's own ``runner_type``)."""
-    from mmdet.utils import setup_cache_size_limit_of_dynamo
-    from mmengine.registry import RUNNERS
-
-    from eca_mmdet.engine.runner import CarefulRunner
-    from eca_mmdet.evaluation.hook import MetricsFileHook
-
-    silence_known_warnings()
-    setup_cache_size_limit_of_dynamo()
-    processes.start_processes_on_cpu(cfg)
-    own = 'runner_type' in cfg
-    runner = RUNNERS.build(cfg) if own else CarefulRunner.from_cfg(cfg)
-    runner.logger.addFilter(_is_worth_reading)
-    if not any(isinstance(hook, MetricsFileHook) for hook in runner.hooks):
-        runner.register_hook(MetricsFileHook())  # the config has hooks of its own
-    return runner
-
-
-def _is_worth_reading(record: logging.LogRecord) -> bool:
-    """Drop what mmengine logs about its own deprecated names."""
-    message = record.getMessage()
-    return not ('"FileClient" will be' in message or '"HardDiskBackend" is' in message)
+    if os.environ.get('TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD', '0') not in ('', '0'):
+        raise UserError(
+            'TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD is set: it lets files run code, which '
+            'this package never allows. Unset it; a trusted file that is refused can '
+            'be converted once: eca-mmdet weights convert FILE NEW --trust NAME.',
+            code='checkpoint-unsafe',
+        )
+    os.environ['TORCH_FORCE_WEIGHTS_ONLY_LOAD'] = '1'
 
 
 def silence_known_warnings() -> None:
@@ -291,3 +119,191 @@ def silence_known_warnings() -> None:
         "'pin_memory' argument is set as true but no accelerator",  # torch, on CPU
     ):
         warnings.filterwarnings('ignore', f'.*{message}')
+
+
+def require_sections(cfg: Any, training: bool) -> None:
+    """Reject a file that parses but is not a detector config.
+
+    Raises:
+        UserError: naming what is missing.
+    """
+    if training and cfg.get('test_time_only'):
+        raise UserError(
+            f'{cfg.filename} is only for testing: {cfg.test_time_only}',
+            code='config-invalid',
+        )
+    needed = ['model', 'test_dataloader', 'test_evaluator']
+    if training:
+        needed = ['model', 'train_dataloader', 'train_cfg', 'optim_wrapper']
+    missing = [key for key in needed if not cfg.get(key)]
+    if missing:
+        raise UserError(
+            f'{cfg.filename} is not a detector config: it has no {", ".join(missing)}. '
+            'Inherit one of the shipped ones (eca-mmdet configs).',
+            code='config-invalid',
+        )
+
+
+def build_model(cfg: Any, device: str = 'cpu', source: str = '') -> Any:
+    """Build the detector of a config; its weights are not initialised.
+
+    >>> cfg = load_config('retinanet_eca-r50_fpn_4xb2-1x_coco')
+    >>> sum(p.numel() for p in build_model(cfg, 'meta').parameters())
+    37968772
+
+    Args:
+        cfg: a config with ``model``.
+        device: e.g. 'cpu' or 'cuda'; 'meta' builds it without memory and values.
+        source: name of the config in messages; default: its file.
+
+    Raises:
+        UserError: a part cannot be built, or computes with values in its constructor,
+            which the meta device does not have.
+    """
+    registration.register()
+    silence_known_warnings()
+    import torch
+    from mmdet.registry import MODELS
+    from mmengine.registry import init_default_scope
+
+    source = source or str(cfg.filename)
+    if not isinstance(cfg.get('model'), dict):
+        raise UserError(f'{source} has no model.', code='config-invalid')
+    scope = cfg.get('default_scope', 'mmdet')
+    if not isinstance(scope, str):
+        raise UserError(
+            f'{source}: default_scope must be text; got {scope!r}.',
+            code='config-invalid',
+        )
+    init_default_scope(scope)
+    try:
+        with torch.device(device):
+            model = MODELS.build(cfg.model)
+        if not isinstance(model, torch.nn.Module):
+            raise TypeError(f'{cfg.model.get("type")} is not a detector')
+        return model
+    except Exception as error:  # a part may raise anything on wrong arguments
+        on_meta = device == 'meta'
+        if on_meta and isinstance(error, (RuntimeError, NotImplementedError)):
+            raise UserError(
+                f'{source}: this model cannot be built without memory, which the '
+                f'count needs: {error}',
+                code='unsupported-model',
+            ) from error
+        raise UserError(
+            f'the model that {source} describes cannot be built: '
+            f'{type(error).__name__}: {error}',
+            code='config-invalid',
+        ) from error
+
+
+def drop_init(part: Any) -> None:
+    """Remove ``init_cfg`` and ``pretrained`` at any depth of a model's config."""
+    if isinstance(part, dict):
+        for key in ('init_cfg', 'pretrained'):
+            if part.get(key) is not None:
+                part[key] = None
+    values = part.values() if isinstance(part, dict) else part
+    for value in values if isinstance(part, (dict, list, tuple)) else ():
+        drop_init(value)
+
+
+def parts(node: Any, path: str) -> Iterator[tuple[str, Any]]:
+    """Yield (config path, dict) of every dict, at any depth."""
+    if isinstance(node, (list, tuple)):
+        for index, item in enumerate(node):
+            yield from parts(item, f'{path}.{index}')
+    elif isinstance(node, dict):
+        yield path, node
+        for name, value in node.items():
+            yield from parts(value, f'{path}.{name}')
+
+
+def metric_name(evaluator: Any) -> str:
+    """Return the type of a metric's config without its scope."""
+    return str(evaluator.get('type')).rpartition('.')[2]
+
+
+def evaluators(cfg: Any, use: str) -> list[Any]:
+    """Return the configs of the metrics of 'val' or 'test', however they are nested."""
+    entry = cfg.get(f'{use}_evaluator') or []
+    if not isinstance(entry, list):
+        entry = entry['metrics'] if 'metrics' in entry else [entry]
+    return list(entry) if isinstance(entry, list) else [entry]
+
+
+def leaf_datasets(loader: Any) -> list[Any]:
+    """Return the datasets of a data loader, inside RepeatDataset, ConcatDataset etc.
+
+    Args:
+        loader: config, e.g. ``cfg.train_dataloader``; anything else has none.
+    """
+    dataset = loader.get('dataset') if isinstance(loader, dict) else None
+    if not isinstance(dataset, dict):
+        return []
+    if isinstance(dataset.get('dataset'), dict):
+        return leaf_datasets(dataset)
+    several = dataset.get('datasets')
+    if isinstance(several, (list, tuple)) and several:
+        return [leaf for part in several for leaf in leaf_datasets({'dataset': part})]
+    return [dataset]
+
+
+def class_names(cfg: Any, loader: str = 'train_dataloader') -> tuple[str, ...] | None:
+    """Return the class names of a config: those of the data loader's first dataset.
+
+    Returns:
+        None where the dataset takes them from its annotation file, or is not known.
+
+    Raises:
+        UserError: a string stands where a tuple of names is expected.
+    """
+    for dataset in leaf_datasets(cfg.get(loader)):
+        return dataset_classes(dataset, loader)
+    return None
+
+
+def dataset_classes(dataset: Any, loader: str) -> tuple[str, ...] | None:
+    """Return the class names of one dataset's config; see :func:`class_names`.
+
+    Args:
+        dataset: config, of ``metainfo.classes`` or a type with names of its own.
+        loader: where it is, for messages.
+    """
+    from eca_mmdet.checkpoints.embedded_config import registered
+
+    metainfo, kind = dataset.get('metainfo'), dataset.get('type')
+    classes = metainfo.get('classes') if isinstance(metainfo, dict) else None
+    if classes is None:
+        known = kind if isinstance(kind, type) else registered(kind, 'DATASETS')
+        classes = (getattr(known, 'METAINFO', None) or {}).get('classes')
+    if classes is None:
+        return None
+    if isinstance(classes, str) and os.path.isfile(classes):
+        return tuple(Path(classes).read_text().split('\n'))  # as mmengine reads it
+    several = isinstance(classes, (list, tuple))
+    if not several or not all(isinstance(name, str) for name in classes):
+        raise UserError(
+            f'{loader}.dataset.metainfo.classes must be a tuple of names; got '
+            f"{classes!r}. One class is written ('NAME',) with a comma.",
+            code='config-invalid',
+        )
+    return tuple(classes)
+
+
+def class_heads(model: Any) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """Yield path and config of each box and mask head that counts classes.
+
+    Args:
+        model: ``cfg.model``. The heads of a cascade have paths of their own, e.g.
+            ``('roi_head', 'bbox_head', '0')``.
+    """
+    for key in ('bbox_head', 'mask_head'):
+        head = model.get(key)
+        many = isinstance(head, (list, tuple))
+        for index, part in enumerate(head if many else [head]):
+            if part and 'num_classes' in part:
+                yield (key, str(index)) if many else (key,), part
+    if model.get('roi_head'):
+        for path, part in class_heads(model.roi_head):
+            yield ('roi_head', *path), part

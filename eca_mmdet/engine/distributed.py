@@ -1,20 +1,25 @@
-"""The processes of one job: how they start, find each other, part, and miss one."""
+"""Distributed launch, rendezvous, teardown, lost peers, and data loader workers."""
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import datetime
 import os
 import re
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from eca_mmdet import compat
 from eca_mmdet.utils.errors import JobError, UserError
 
 TIMEOUT_S = 600  # NCCL's own; gloo would wait half an hour
 
-# What each launcher tells a process: its rank, their number, its rank on the machine.
+_DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG of Linux
+
+# What each launcher sets: rank, number of processes, rank on the machine.
 VARIABLES = {
     'pytorch': ('RANK', 'WORLD_SIZE', 'LOCAL_RANK'),
     'slurm': ('SLURM_PROCID', 'SLURM_NTASKS', 'SLURM_LOCALID'),
@@ -37,10 +42,10 @@ _STARTED_BY = {
 
 
 def require_launcher(launcher: str) -> None:
-    """Refuse a launcher that did not start this process.
+    """Check that a launcher started this process.
 
     Raises:
-        UserError: a variable that it sets is missing, or is no number.
+        UserError: a variable that it sets is missing, or is not a number.
     """
     if launcher == 'none':
         return
@@ -54,11 +59,18 @@ def require_launcher(launcher: str) -> None:
         fault = f'{missing[0]} is not set' if missing else f'{wrong[0]} is no number'
         raise UserError(
             f'--launcher {launcher}: {fault}. Its processes are started like this: '
-            f'{_STARTED_BY[launcher]} --launcher {launcher} (docs/scale.md).'
+            f'{_STARTED_BY[launcher]} --launcher {launcher} (docs/scale.md).',
+            code='option-conflict',
         )
     if launcher == 'mpi':
         # mmengine picks the device by Open MPI's variable, and wraps the model by this.
         os.environ['LOCAL_RANK'] = os.environ['OMPI_COMM_WORLD_LOCAL_RANK']
+
+
+def is_main_process() -> bool:
+    """Tell rank 0, or the only process, from the others; before they have met too."""
+    ranks = (os.environ.get(names[0]) for names in VARIABLES.values())
+    return int(next((rank for rank in ranks if rank is not None), 0)) == 0
 
 
 def count_processes(launcher: str) -> int:
@@ -89,7 +101,7 @@ def start_processes_on_cpu(cfg: Any) -> None:
 
     Raises:
         UserError: Slurm or MPI started them; mmengine reads those after it has asked.
-            Or the strategy is one that PyTorch has for accelerators alone.
+            Or PyTorch has the strategy only for accelerators.
     """
     from mmengine.device import get_device
     from torch import distributed
@@ -98,13 +110,16 @@ def start_processes_on_cpu(cfg: Any) -> None:
         return
     strategy = (cfg.get('strategy') or {}).get('type')
     if strategy in ('FSDPStrategy', 'DeepSpeedStrategy'):
-        raise UserError(f'{strategy} needs a GPU, and PyTorch sees none here.')
+        raise UserError(
+            f'{strategy} needs a GPU, and PyTorch sees none here.', code='no-gpu'
+        )
     if cfg.launcher == 'none':
         return
     if cfg.launcher != 'pytorch':
         raise UserError(
             f'--launcher {cfg.launcher} needs a GPU for each process, and PyTorch sees '
-            'none here. Processes on CPUs: torchrun with --launcher pytorch.'
+            'none here. Processes on CPUs: torchrun with --launcher pytorch.',
+            code='no-gpu',
         )
     if not distributed.is_initialized():
         seconds = cfg.get('env_cfg', {}).get('dist_cfg', {}).get('timeout', TIMEOUT_S)
@@ -121,7 +136,7 @@ def start_processes_on_cpu(cfg: Any) -> None:
 
 @contextlib.contextmanager
 def job(cfg: Any) -> Iterator[None]:
-    """Do this process's part of the job inside, and leave the others in good order.
+    """Run this process's part of the job inside, and leave the group afterwards.
 
     Raises:
         JobError: another process is gone, or cannot be reached.
@@ -161,3 +176,34 @@ def _kept(cfg: Any) -> str:
     except OSError:
         return ''
     return f' {checkpoint} is kept: go on with --resume.'
+
+
+@contextlib.contextmanager
+def ending_workers(runner: Any) -> Iterator[None]:
+    """End the data loaders' processes after the block.
+
+    mmengine leaves them to the end of the program, where Python kills them, and each
+    killed one leaves a socket in the folder of temporary files. In a program that goes
+    on they stay until garbage is collected, which then waits five seconds for each.
+
+    Args:
+        runner: mmengine's; it can run again, with new processes.
+    """
+    try:
+        yield
+    finally:
+        for loop in compat.built_loops(runner):
+            loader = loop.dataloader
+            for holder in (loader, getattr(loop, 'dataloader_iterator', None)):
+                compat.shut_down_workers(compat.worker_iterator(holder))
+            compat.forget_worker_iterator(loader)  # the next loop would wait for them
+
+
+def tie_to_parent() -> None:
+    """Let this worker end with the process that it loads for, however that ends.
+
+    PyTorch's workers look for their parent as well; but one with batches that were not
+    taken then waits forever for its pipe, which the others hold open.
+    """
+    with contextlib.suppress(OSError, AttributeError):  # another system than Linux
+        ctypes.CDLL(None).prctl(_DIE_WITH_PARENT, signal.SIGKILL)

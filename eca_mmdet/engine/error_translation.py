@@ -1,4 +1,4 @@
-"""Failures in the course of a run, told as one line."""
+"""Failures outside the program, such as a full disk, reported in one line."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import errno
 from collections.abc import Iterator
 from typing import Any
 
+from eca_mmdet import compat
 from eca_mmdet.utils.errors import RunError, UserError
 
 _DISK = {
@@ -19,15 +20,15 @@ _DISK = {
 
 
 @contextlib.contextmanager
-def told(runner: Any) -> Iterator[None]:
-    """Turn what is no fault of the program into one line.
+def as_user_error(runner: Any) -> Iterator[None]:
+    """Report running out of memory, a full disk, dead workers etc. in one line.
 
     Args:
-        runner: mmengine's, for what its workers were at; None where none runs, and
-            memory that runs out is the caller's to explain.
+        runner: mmengine's, for the images that its workers were reading; None where
+            none runs, and the caller explains running out of memory.
 
     Raises:
-        RunError: saying what happened and what helps.
+        RunError: what happened and what helps.
     """
     try:
         yield
@@ -36,36 +37,37 @@ def told(runner: Any) -> Iterator[None]:
         text = str(error)
         inner = text.rpartition('BadImageError: ')[2].strip()
         if inner != text:
-            raise RunError(inner) from None
+            raise RunError(inner, code='broken-image') from None
         cause = error.__cause__
         if isinstance(cause, OSError) and cause.errno in _DISK:
-            raise RunError(text) from error
+            raise RunError(text, code=error.code) from error
         raise
     except MemoryError as error:
         if runner is None:
             raise
-        raise RunError(_out_of_memory('this machine')) from error
+        raise RunError(_out_of_memory('this machine'), code='out-of-memory') from error
     except OSError as error:
         if error.errno not in _DISK:
             raise
         where = f', at {error.filename}' if error.filename else ''
         raise RunError(
             f'{_DISK[error.errno]}{where}: nothing of what was being written is left. '
-            'Make room.'
+            'Make room.',
+            code='disk-full',
         ) from error
     except RuntimeError as error:
-        line = None if runner is None else explain(error, runner)
-        if line is None:
+        explained = None if runner is None else _explain(error, runner)
+        if explained is None:
             raise
-        raise RunError(line) from error
+        raise explained from error
 
 
-def explain(error: RuntimeError, runner: Any) -> str | None:
+def _explain(error: RuntimeError, runner: Any) -> RunError | None:
     """Return what a RuntimeError of PyTorch means for the user, None if unknown."""
     text = str(error)
     if 'DataLoader worker' in text and ('killed' in text or 'exited' in text):
         killed = 'Killed' in text
-        files = _in_hand(runner)
+        files = _being_loaded(runner)
         at = f' while it read one of: {", ".join(files)}' if files else ''
         why = (
             'Most often memory ran out: fewer workers (--cfg-options '
@@ -76,13 +78,14 @@ def explain(error: RuntimeError, runner: Any) -> str | None:
             'eca-mmdet check-data reads them all.'
         )
         how = 'was killed' if killed else 'died'
-        return f'a data loader worker {how}{at}. {why}'
+        return RunError(f'a data loader worker {how}{at}. {why}', code='worker-died')
     if "can't allocate memory" in text:
-        return _out_of_memory('this machine')
+        return RunError(_out_of_memory('this machine'), code='out-of-memory')
     if 'out of memory' in text:  # torch.cuda.OutOfMemoryError is a RuntimeError
-        return _out_of_memory('the GPU')
+        return RunError(_out_of_memory('the GPU'), code='out-of-memory')
     if 'No space left on device' in text:
-        return 'the disk or /dev/shm is full. Make room, or use fewer workers.'
+        line = 'the disk or /dev/shm is full. Make room, or use fewer workers.'
+        return RunError(line, code='disk-full')
     return None
 
 
@@ -94,11 +97,10 @@ def _out_of_memory(where: str) -> str:
     )
 
 
-def _in_hand(runner: Any) -> list[str]:
+def _being_loaded(runner: Any) -> list[str]:
     files: list[str] = []
-    for name in ('_train_loop', '_val_loop', '_test_loop'):
-        loader = getattr(getattr(runner, name, None), 'dataloader', None)
-        loading = getattr(getattr(loader, 'dataset', None), 'loading', None)
+    for loop in compat.built_loops(runner):
+        loading = getattr(getattr(loop.dataloader, 'dataset', None), 'loading', None)
         if callable(loading):
             files += loading()
     return files

@@ -1,7 +1,6 @@
-"""A data set whose images may be broken, vanish, or kill the process that reads them.
+"""Dataset wrapper that names broken images, or replaces a limited number of them.
 
-What mmdet does then is a stack trace from a worker, or nothing at all. Here the file is
-named, and some may be replaced if the user said so.
+mmdet ends with a stack trace from a worker, or silently.
 """
 
 from __future__ import annotations
@@ -14,9 +13,9 @@ from mmengine.registry import DATASETS
 from torch.utils.data import Dataset, get_worker_info
 
 from eca_mmdet.datasets.images import read_size
-from eca_mmdet.engine.batch_sampler import Draw
-from eca_mmdet.engine.random_state import seed_sample
-from eca_mmdet.engine.workers import tie_to_parent
+from eca_mmdet.engine.batch_sampler import SampleIndex
+from eca_mmdet.engine.distributed import tie_to_parent
+from eca_mmdet.engine.seeding import seed_sample
 from eca_mmdet.utils.errors import RunError
 from eca_mmdet.utils.text import printable
 
@@ -29,15 +28,17 @@ _MIXING = ('MultiImageMixDataset', 'mmdet.MultiImageMixDataset')
 class BadImageError(RunError):
     """An image that cannot be read. The message names it."""
 
+    code = 'broken-image'
 
-class WatchedDataset(Dataset[Any]):
-    """Another data set, its images seeded one by one and its broken ones named.
 
-    Every attribute that is asked for or set is the other's.
+class FaultTolerantDataset(Dataset[Any]):
+    """Wrapper of a dataset that seeds each image and names broken ones.
+
+    Attributes are read from and set on the wrapped dataset.
 
     Args:
-        dataset: config of any mmdet data set.
-        seed: of the run; None leaves random numbers alone.
+        dataset: config of any mmdet dataset.
+        seed: of the run; None seeds nothing.
         workers: processes that load; 0 for this one.
         tolerated: images that may be broken; each is replaced by the next one.
         bad_images: file that lists them, shared by all processes; needed if any is
@@ -54,10 +55,10 @@ class WatchedDataset(Dataset[Any]):
     ) -> None:
         mixes = isinstance(dataset, dict) and dataset.get('type') in _MIXING
         if mixes and isinstance(dataset['dataset'], dict):
-            # Images that are mixed into another are read by the data set inside.
+            # Images that are mixed into another are read by the dataset inside.
             inner = dict(dataset=dataset['dataset'], workers=workers)
             inner |= dict(tolerated=tolerated, bad_images=bad_images)
-            dataset = {**dataset, 'dataset': dict(type=WatchedDataset, **inner)}
+            dataset = {**dataset, 'dataset': dict(type=FaultTolerantDataset, **inner)}
         self.dataset = DATASETS.build(dataset)
         self._seed = seed
         self._tolerated = tolerated
@@ -86,7 +87,7 @@ class WatchedDataset(Dataset[Any]):
         """Return one sample.
 
         Raises:
-            BadImageError: its image is broken, and no more of those are tolerated.
+            BadImageError: its image is broken, and the limit is reached.
         """
         worker = get_worker_info()
         if worker and not self._tied:
@@ -96,7 +97,7 @@ class WatchedDataset(Dataset[Any]):
         at = int(index)
         for _ in range(self._tolerated + 1):
             self._loading[slot] = at
-            if isinstance(index, Draw) and self._seed is not None:
+            if isinstance(index, SampleIndex) and self._seed is not None:
                 seed_sample(self._seed, index.epoch, index.number)
             try:
                 sample = self.dataset[at]
@@ -104,19 +105,19 @@ class WatchedDataset(Dataset[Any]):
                 return sample
             except Exception:  # pipelines raise anything on a broken image
                 self._loading[slot] = -1
-                self._bear(at)
+                self._record_or_reraise(at)
             at = (at + 1) % len(self)
         raise BadImageError(self._too_many())
 
     def loading(self) -> list[str]:
-        """Return the files that workers have begun to load and not ended."""
+        """Return the files that workers are loading, or were when they died."""
         return [self._path(at) for at in self._loading if at >= 0]
 
     def _path(self, index: int) -> str:
         return str(self.dataset.get_data_info(index).get('img_path', ''))
 
-    def _bear(self, index: int) -> None:
-        """Note a broken image; raise what is being handled if the image is whole."""
+    def _record_or_reraise(self, index: int) -> None:
+        """Record a broken image; reraise the current error if the image is whole."""
         path = self._path(index)
         reason = read_size(Path(path)) if '://' not in path else 'it was not read'
         if not isinstance(reason, str):
@@ -128,8 +129,8 @@ class WatchedDataset(Dataset[Any]):
                 else ''
             )
             raise BadImageError(
-                f'image {path} cannot be read: {printable(reason)}. Mend or remove it; '
-                f'eca-mmdet check-data lists all such images.{more}'
+                f'image {path} cannot be read: {printable(reason)}. Repair or remove '
+                f'it; eca-mmdet check-data lists all such images.{more}'
             ) from None
         listed = self._listed()
         if path not in listed:
@@ -150,5 +151,5 @@ class WatchedDataset(Dataset[Any]):
         return (
             f'{len(listed)} images cannot be read, and --skip-bad-images allows '
             f'{self._tolerated}: {", ".join(listed[:3])} ... all of them with their '
-            f'reasons: {self._list}. Mend or remove them, or allow more.'
+            f'reasons: {self._list}. Repair or remove them, or allow more.'
         )

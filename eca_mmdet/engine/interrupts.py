@@ -1,4 +1,4 @@
-"""ctrl-C and SIGTERM: training stops where its state is whole."""
+"""ctrl-C and SIGTERM: training stops between two steps, with a checkpoint."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class _Forks:
-    """Whether this process is being copied: Python drops what is raised then."""
+    """Whether this process is being forked: Python drops what is raised then."""
 
     now = False
 
@@ -34,12 +34,13 @@ os.register_at_fork(
 class Interrupted(KeyboardInterrupt):  # noqa: N818 - it is one
     """Training was asked to stop, and has, between two steps.
 
-    Attributes:
-        signal: number of the signal.
+    Args:
+        number: of the signal.
+        message: what was saved, and how to resume.
     """
 
-    def __init__(self, number: int) -> None:
-        super().__init__()
+    def __init__(self, number: int, message: str = '') -> None:
+        super().__init__(message)
         self.signal = number
 
 
@@ -88,12 +89,12 @@ class Interrupts:
         again, self.requested = bool(self.requested), number
         if (self.at_once or again) and not _Forks.now:
             raise Interrupted(number)
-        print(
+        # Logging takes locks, which a signal handler must not wait for.
+        sys.stderr.write(
             'stopping when this step or validation is done, with a checkpoint; '
-            'once more stops at once, without',
-            file=sys.stderr,
-            flush=True,
+            'once more stops at once, without\n'
         )
+        sys.stderr.flush()
 
     def stop_if_agreed(self) -> None:
         """Raise what every process knows of.

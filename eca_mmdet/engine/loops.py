@@ -1,4 +1,4 @@
-"""mmengine's two training loops, which go on exactly where they were."""
+"""mmengine's two training loops, resumed exactly, within an epoch too."""
 
 from __future__ import annotations
 
@@ -9,17 +9,15 @@ from mmengine.dist import get_rank, get_world_size
 from mmengine.hooks import EMAHook
 from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop
 
-from eca_mmdet.engine.accumulation import is_accumulating, restore_gradients
+from eca_mmdet import compat
 from eca_mmdet.engine.batch_sampler import ReplayedBatchSampler
+from eca_mmdet.engine.hooks.training_state import POSITION, restore_gradients
 from eca_mmdet.engine.nan_guard import GuardedOptimizer
-from eca_mmdet.engine.random_state import seed_step
-
-POSITION = 'eca_mmdet_position'
-"""Entry of a checkpoint's meta: batches done in its epoch, and images a batch."""
+from eca_mmdet.engine.seeding import seed_step
 
 
-class _ExactLoop:
-    """What both loops share. Every step's random numbers depend on its number alone."""
+class ExactLoop:
+    """Base class of both: a step's random numbers depend only on its number."""
 
     runner: Any
     dataloader: Any
@@ -45,7 +43,7 @@ class _ExactLoop:
         return runner.build_dataloader(
             dataloader,
             seed=runner.seed,
-            diff_rank_seed=runner._randomness_cfg.get('diff_rank_seed', False),
+            diff_rank_seed=compat.differs_by_rank(runner),
         )
 
     def _begin(self, epoch: int, batches: int) -> None:
@@ -59,13 +57,11 @@ class _ExactLoop:
             sampler.start_at(epoch, batches)
 
     def _continue_accumulation(self) -> None:
-        """Take up gradients that were added up and not yet used."""
+        """Restore accumulated gradients that were not yet applied."""
         kept = self.runner.resumed_meta.get(POSITION)
         counted = kept.get('counted') if isinstance(kept, dict) else None
-        if isinstance(counted, int) and hasattr(
-            self.runner.optim_wrapper, '_inner_count'
-        ):
-            self.runner.optim_wrapper._inner_count = counted
+        if isinstance(counted, int):
+            compat.set_steps_counted(self.runner.optim_wrapper, counted)
         restore_gradients(self.runner.model, self.runner.resumed_gradients)
         self.runner.resumed_gradients = {}
 
@@ -81,12 +77,12 @@ class _ExactLoop:
         self._iter += 1
         self.batches_done += 1
         self.whole = True
-        if not is_accumulating(runner.optim_wrapper):
+        if not compat.is_accumulating(runner.optim_wrapper):
             interrupts.stop_if_agreed()  # in all processes at the same step
             self._let_interrupt()
 
     def _let_interrupt(self) -> None:
-        """Between two steps one process alone may stop at once."""
+        """Between two steps a single process may stop at once."""
         self.whole = True
         if get_world_size() == 1:
             self.runner.interrupts.at_once = True
@@ -94,15 +90,15 @@ class _ExactLoop:
 
     def _validate(self) -> None:
         self._let_interrupt()
-        averaged = any(isinstance(one, EMAHook) for one in self.runner.hooks)
+        averaged = any(isinstance(hook, EMAHook) for hook in self.runner.hooks)
         # The hook lends the model its averages meanwhile.
         self.whole = self.runner.interrupts.at_once = not averaged
         self.runner.val_loop.run()
         self.runner.interrupts.at_once = False
         self._let_interrupt()
 
-    def position(self, meta: Any) -> dict[str, int]:
-        """Return what a checkpoint has to say of the data, to go on within an epoch.
+    def data_position(self, meta: Any) -> dict[str, int]:
+        """Return the position in the data, which a checkpoint needs to resume an epoch.
 
         Args:
             meta: of the checkpoint, with its epoch and iter. Hooks write one before
@@ -110,7 +106,7 @@ class _ExactLoop:
         """
         ended = meta['epoch'] > self._epoch
         batches = 0 if ended else self.batches_done + meta['iter'] - self._iter
-        counted = getattr(self.runner.optim_wrapper, '_inner_count', 0)
+        counted = compat.steps_counted(self.runner.optim_wrapper)
         images = self._images_a_batch()
         return {'batches': batches, 'images': images, 'counted': counted}
 
@@ -131,7 +127,7 @@ class _ExactLoop:
         return max(0, batches * images // self._images_a_batch())
 
 
-class ExactEpochLoop(_ExactLoop, EpochBasedTrainLoop):  # type: ignore[misc]
+class ExactEpochLoop(ExactLoop, EpochBasedTrainLoop):  # type: ignore[misc]
     """Training by epochs, resumed within one if need be."""
 
     def __init__(self, runner: Any, dataloader: Any, **options: Any) -> None:
@@ -179,8 +175,8 @@ class ExactEpochLoop(_ExactLoop, EpochBasedTrainLoop):  # type: ignore[misc]
             self._validate()
 
 
-class _Later:
-    """A data loader that mmengine 0.10.7 cannot start before its position is known."""
+class _UnstartedLoader:
+    """Stands for a data loader that mmengine 0.10.7 would start too early."""
 
     def __init__(self, loader: Any) -> None:
         self.dataset = loader.dataset
@@ -189,12 +185,12 @@ class _Later:
         return iter(())
 
 
-class ExactIterLoop(_ExactLoop, IterBasedTrainLoop):  # type: ignore[misc]
+class ExactIterLoop(ExactLoop, IterBasedTrainLoop):  # type: ignore[misc]
     """Training by iterations. A resumed run skips what was trained without reading."""
 
     def __init__(self, runner: Any, dataloader: Any, **options: Any) -> None:
         loader = self._build(runner, dataloader, endless=True)
-        IterBasedTrainLoop.__init__(self, runner, _Later(loader), **options)
+        IterBasedTrainLoop.__init__(self, runner, _UnstartedLoader(loader), **options)
         self.dataloader = loader
 
     def run(self) -> Any:

@@ -1,4 +1,4 @@
-"""A loss that is not a number stops training before it is learned from."""
+"""Stop training, or skip the batch, at a loss that is NaN or infinite."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ from mmengine.model import is_model_wrapper
 from mmengine.optim import OptimWrapper
 from torch import Tensor, nn
 
+from eca_mmdet import compat
 from eca_mmdet.engine.interrupts import Interrupts
-from eca_mmdet.engine.random_state import seed_step
+from eca_mmdet.engine.seeding import seed_step
 from eca_mmdet.utils.errors import RunError
 
 
@@ -34,15 +35,17 @@ class OnNan:
 class NotFiniteError(RunError):
     """The loss, or a weight, is NaN or infinite."""
 
+    code = 'not-finite'
+
 
 class _NotFinite(Exception):  # noqa: N818 - never leaves this module
     """Inside ``update_params``: leave this step without an update."""
 
 
 class GuardedOptimizer:
-    """A Runner's optimizer wrapper, which updates nothing from a loss not finite.
+    """A Runner's optimizer wrapper that skips updates from losses that are not finite.
 
-    It also lets all processes of a job agree to stop at the same step.
+    It also makes all processes of a job stop at the same step.
 
     Args:
         runner: whose model is trained.
@@ -78,7 +81,7 @@ class GuardedOptimizer:
         except (RuntimeError, ValueError, IndexError, AssertionError) as error:
             # Some heads stumble over NaN before there is a loss.
             memory = isinstance(error, torch.cuda.OutOfMemoryError)
-            if memory or is_distributed() or not self._find(batch)[0]:
+            if memory or is_distributed() or not self._locate(batch)[0]:
                 raise
         message = self._describe(batch)
         self._skipped += 1
@@ -93,7 +96,7 @@ class GuardedOptimizer:
         return None
 
     def update_params(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
-        """Learn from a loss, if it is finite in every process."""
+        """Apply a loss, if it is finite in every process."""
         bad = ~torch.isfinite(loss.detach()).all()
         asked = torch.tensor(self._interrupts.requested, device=loss.device)
         flags = torch.stack([bad.long(), asked])
@@ -105,7 +108,7 @@ class GuardedOptimizer:
             raise _NotFinite
         self._runner.optim_wrapper.update_params(loss, *args, **kwargs)
 
-    def _find(self, batch: Any) -> tuple[str, list[str]]:
+    def _locate(self, batch: Any) -> tuple[str, list[str]]:
         """Repeat the forward pass with the same random numbers, and watch it."""
         runner = self._runner
         seed_step(runner.seed, get_rank(), runner.iter)
@@ -114,7 +117,7 @@ class GuardedOptimizer:
             return first_not_finite(model, batch)
 
     def _describe(self, batch: Any) -> str:
-        layer, parts = self._find(batch)  # in every process, for layers that talk
+        layer, parts = self._locate(batch)  # in every process, for layers that talk
         if not self._own:
             return (
                 f'the loss of step {self._runner.iter + 1} is not finite in another '
@@ -144,9 +147,9 @@ def images_of(batch: Any) -> str:
     try:
         samples = batch['data_samples']
         named = [
-            f'{one.metainfo.get("img_id")} '
-            f'({str(one.metainfo.get("img_path", "")).rpartition("/")[2]})'
-            for one in samples
+            f'{sample.metainfo.get("img_id")} '
+            f'({str(sample.metainfo.get("img_path", "")).rpartition("/")[2]})'
+            for sample in samples
         ]
     except (KeyError, TypeError, AttributeError):
         return 'a batch that does not say what is in it'
@@ -154,7 +157,7 @@ def images_of(batch: Any) -> str:
 
 
 def first_not_finite(model: Any, batch: Any) -> tuple[str, list[str]]:
-    """Find where a forward pass loses finite numbers.
+    """Find the first layer of a forward pass whose output is not finite.
 
     Args:
         model: an mmdet detector in training mode.
@@ -190,7 +193,7 @@ def _watched(model: nn.Module, found: list[str]) -> Iterator[None]:
 
 
 def _suspect(name: str, module: nn.Module, inputs: Any) -> str:
-    lost = [key for key, one in module.named_parameters() if not _is_finite(one)]
+    lost = [key for key, p in module.named_parameters() if not _is_finite(p)]
     if lost:
         return f'{name} (its {lost[0]} is not finite: an earlier update was too large)'
     if not _is_finite(inputs):
@@ -211,21 +214,22 @@ def _is_finite(value: Any) -> bool:
 
 def _norm_statistics(model: nn.Module) -> list[tuple[Tensor, Tensor]]:
     """Return the statistics that a forward pass in training changes, with copies."""
+    norms = compat.norm_base()
     return [
         (buffer, buffer.clone())
         for module in model.modules()
-        if isinstance(module, nn.modules.batchnorm._NormBase) and module.training
+        if isinstance(module, norms) and module.training
         for buffer in module.buffers(recurse=False)
     ]
 
 
 def require_finite(checkpoint: dict[str, Any]) -> None:
-    """Refuse to save weights that are not finite.
+    """Check that the weights to be saved are finite.
 
     Raises:
         NotFiniteError: naming the first of them.
     """
-    lost = [k for k, one in checkpoint['state_dict'].items() if not _is_finite(one)]
+    lost = [k for k, t in checkpoint['state_dict'].items() if not _is_finite(t)]
     if lost:
         raise NotFiniteError(
             f'{len(lost)} tensors of the model are not finite, the first {lost[0]}: '

@@ -1,20 +1,24 @@
-"""Where a training goes on, or that it begins."""
+"""Find the checkpoint that a training resumes from, or check that it starts anew."""
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from eca_mmdet.checkpoints.download import is_address
-from eca_mmdet.engine import checkpoint_files as checkpoints
-from eca_mmdet.engine import config as launch
-from eca_mmdet.utils.errors import UserError
+from eca_mmdet.checkpoints.io import read_checkpoint
+from eca_mmdet.engine.checkpoint_files import POINTER
+from eca_mmdet.engine.distributed import is_main_process
+from eca_mmdet.utils.errors import UserError, WeightsError
+
+logger = logging.getLogger(__name__)
 
 
 def resume_from(cfg: Any, checkpoint: str | None) -> None:
-    """Continue from a checkpoint, or with 'auto' from the latest in the work folder.
+    """Set a config to resume a checkpoint, or with 'auto' the latest in ``work_dir``.
 
-    The seed continues too, and with it the order of the images; not of an address,
+    The seed continues too, and with it the order of the images; not for an address,
     which one process downloads for all, later.
 
     Args:
@@ -22,7 +26,7 @@ def resume_from(cfg: Any, checkpoint: str | None) -> None:
         checkpoint: None for a new training.
 
     Raises:
-        UserError: there is a checkpoint that cannot be continued, or one that a new
+        UserError: the checkpoint cannot be resumed, or there are some that a new
             training would overwrite.
     """
     if cfg.get('resume') and not checkpoint:
@@ -32,9 +36,9 @@ def resume_from(cfg: Any, checkpoint: str | None) -> None:
         require_no_checkpoints(cfg.work_dir)
         return
     if checkpoint == 'auto':
-        found = checkpoints.find_checkpoint(cfg.work_dir)
+        found = find_checkpoint(cfg.work_dir)
         if found is None:
-            launch.say(
+            logger.info(
                 f'nothing to resume in {cfg.work_dir}: starting from the beginning'
             )
             return
@@ -43,9 +47,9 @@ def resume_from(cfg: Any, checkpoint: str | None) -> None:
         return
     else:
         path = Path(checkpoint)
-        found = checkpoints.Found(path, checkpoints.read_meta(path))
+        found = ResumePoint(path, read_meta(path))
     if found.note:
-        launch.say(f'going on from {found.path}, since {found.note}')
+        logger.info(f'resuming from {found.path}, since {found.note}')
     cfg.resume, cfg.load_from = True, str(found.path)
     seed = found.meta.get('seed')
     if isinstance(seed, int):
@@ -53,11 +57,111 @@ def resume_from(cfg: Any, checkpoint: str | None) -> None:
 
 
 def require_no_checkpoints(folder: str) -> None:
-    """Refuse to train over the checkpoints of an earlier training."""
-    names = checkpoints.existing(folder) if launch.is_main_process() else []
+    """Check that a new training overwrites no checkpoints of an earlier one."""
+    names = existing(folder) if is_main_process() else []
     if names:
         raise UserError(
             f'{folder} has {len(names)} checkpoints of an earlier training '
-            f'({names[-1]}), which a new one would overwrite. To go on from them: '
-            '--resume. To begin anew: another --work-dir, or remove them.'
+            f'({names[-1]}), which a new one would overwrite. To continue it: '
+            '--resume. To start again: another --work-dir, or remove them.',
+            code='output-exists',
         )
+
+
+class ResumePoint(NamedTuple):
+    """A checkpoint to resume from.
+
+    Attributes:
+        path: of the file.
+        meta: what mmengine wrote beside the weights: epoch, iter, seed, ...
+        note: why it is not the latest, or ''.
+    """
+
+    path: Path
+    meta: dict[str, Any]
+    note: str = ''
+
+
+def read_meta(checkpoint: str | Path) -> dict[str, Any]:
+    """Return what mmengine wrote beside the weights: epoch, iter, seed, ...
+
+    Raises:
+        WeightsError: the file cannot be read, or training did not write it.
+    """
+    file = read_checkpoint(str(checkpoint))
+    meta = file.extras.get('meta')
+    counts = [meta.get(k) for k in ('epoch', 'iter')] if isinstance(meta, dict) else []
+    if not counts or not all(isinstance(n, int) and n >= 0 for n in counts):
+        raise WeightsError(
+            f'{checkpoint} does not say at which step it was written: it is not a '
+            'training checkpoint and cannot be resumed. To start from its weights: '
+            '--cfg-options load_from=FILE.',
+            code='checkpoint-incomplete',
+        )
+    if 'optimizer' not in file.extras:
+        raise WeightsError(
+            f'{checkpoint} holds no optimizer state (save_optimizer=False, or a '
+            'published file): training cannot go on from it. To start from its '
+            'weights: --cfg-options load_from=FILE.',
+            code='checkpoint-incomplete',
+        )
+    return dict(file.extras['meta'])
+
+
+def find_checkpoint(folder: str | Path) -> ResumePoint | None:
+    """Return the latest complete checkpoint of a work folder, or None.
+
+    That is the one that ``last_checkpoint`` names; if it is missing or damaged, the
+    complete one with most steps.
+
+    Raises:
+        WeightsError: there are checkpoints, and all are damaged.
+    """
+    folder = Path(folder)
+    named = named_checkpoint(folder)
+    reasons = {}
+    if named is not None:
+        try:
+            return ResumePoint(named, read_meta(named))
+        except WeightsError as error:
+            reasons[named] = str(error)
+    whole = []
+    for path in sorted(folder.glob('*.pth')):
+        if path not in reasons:
+            try:
+                whole.append(ResumePoint(path, read_meta(path)))
+            except WeightsError as error:
+                reasons[path] = str(error)
+    if whole:
+        best = max(whole, key=lambda point: int(point.meta['iter']))
+        return best._replace(note=next(iter(reasons.values()), ''))
+    present = [path for path in reasons if path.exists()]
+    if present:
+        raise WeightsError(
+            f'no checkpoint in {folder} can be resumed from. {reasons[present[0]]} '
+            'Train into another --work-dir.',
+            code='checkpoint-incomplete',
+        )
+    return None
+
+
+def named_checkpoint(folder: str | Path) -> Path | None:
+    """Return the checkpoint that ``last_checkpoint`` names, also in a moved folder."""
+    try:
+        text = (Path(folder) / POINTER).read_text().strip()
+    except (OSError, UnicodeDecodeError):
+        return None
+    if not text or '\0' in text:
+        return None
+    path = Path(text)  # relative to the folder in which training was started
+    beside = Path(folder) / path.name
+    return beside if beside.is_file() or not path.is_file() else path
+
+
+def existing(folder: str | Path) -> list[str]:
+    """Return the names of the checkpoints in a work folder."""
+    return sorted(
+        path.name
+        for pattern in ('epoch_*.pth', 'iter_*.pth', 'best_*.pth')
+        for path in Path(folder).glob(pattern)
+    )

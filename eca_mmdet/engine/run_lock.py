@@ -1,4 +1,4 @@
-"""One training a work folder."""
+"""Lock of a work folder: one training at a time."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 class RunLock:
     """Hold a work folder for this process, for the time of a ``with`` block.
 
-    The kernel lets go of it when the process ends, however it ends; what the file says
-    then stays, and tells the next training how the last one went.
+    The kernel releases it when the process ends, however it ends; the content of the
+    file then stays, and shows the next training how the last one ended.
 
     Args:
         folder: made if it is not there.
 
     Attributes:
-        left_behind: who held it last and ended without a word ('process 7 on HOST,
-            since DATE'), or ''.
+        left_behind: the last holder if it was killed ('process 7 on HOST, since
+            DATE'), or ''.
 
     Raises:
         UserError: another process holds it, or nothing can be written there.
@@ -49,7 +49,8 @@ class RunLock:
         except OSError as error:
             raise UserError(
                 f'nothing can be written to the work folder {self._path.parent}: '
-                f'{error.strerror}. Name another with --work-dir.'
+                f'{error.strerror}. Name another with --work-dir.',
+                code='file-not-written',
             ) from error
         self._file.seek(0)
         holder = _describe(self._file.read())
@@ -58,7 +59,8 @@ class RunLock:
             raise UserError(
                 f'{self._path.parent} is the work folder of a training that runs now '
                 f'({holder or "unknown"}). Wait for it, or name another with '
-                '--work-dir.'
+                '--work-dir.',
+                code='folder-in-use',
             )
         self.left_behind = holder
         self._file.truncate(0)
@@ -76,7 +78,7 @@ class RunLock:
     ) -> None:
         self._path.unlink(missing_ok=True)
         self._file.close()
-        for folder in self._made:  # a training that was refused leaves nothing
+        for folder in self._made:  # a training that was rejected leaves nothing
             try:
                 folder.rmdir()
             except OSError:
@@ -85,7 +87,7 @@ class RunLock:
 
 def _make(folder: Path) -> list[Path]:
     """Make a folder; return those that were not there, the innermost first."""
-    missing = [one for one in (folder, *folder.parents) if not one.exists()]
+    missing = [path for path in (folder, *folder.parents) if not path.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     return missing
 

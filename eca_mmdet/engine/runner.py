@@ -1,20 +1,22 @@
-"""mmengine's Runner, which survives what happens to long trainings."""
+"""mmengine's Runner with exact resuming, atomic checkpoints and named broken images."""
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
-from mmengine.dist import get_world_size
-from mmengine.hooks import Hook
+from mmengine.registry import RUNNERS
 from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
 
-from eca_mmdet.engine.accumulation import GRADIENTS, gradients_of, is_accumulating
+from eca_mmdet import compat
+from eca_mmdet.engine import config, distributed
 from eca_mmdet.engine.checkpoint_files import BACKEND, point_to, write_whole_files
-from eca_mmdet.engine.fault_tolerant_dataset import WatchedDataset
+from eca_mmdet.engine.fault_tolerant_dataset import FaultTolerantDataset
+from eca_mmdet.engine.hooks.training_state import GRADIENTS, TrainingStateHook
 from eca_mmdet.engine.interrupts import Interrupts
-from eca_mmdet.engine.loops import POSITION, ExactEpochLoop, ExactIterLoop
-from eca_mmdet.engine.nan_guard import OnNan, require_finite
+from eca_mmdet.engine.loops import ExactEpochLoop, ExactIterLoop
+from eca_mmdet.engine.nan_guard import OnNan
 
 _LOOPS: dict[Any, Any] = {
     'EpochBasedTrainLoop': ExactEpochLoop,
@@ -24,17 +26,17 @@ _LOOPS: dict[Any, Any] = {
 }
 
 
-class CarefulRunner(Runner):  # type: ignore[misc]
-    """A Runner whose training can be cut off anywhere and goes on bit for bit.
+class ResumableRunner(Runner):  # type: ignore[misc]
+    """A Runner whose training can be killed at any time and resumes bit for bit.
 
-    Its config, log, hooks and checkpoints are mmengine's. Trained by a loop other than
-    mmengine's own two, it behaves as mmengine's Runner.
+    Its config, log, hooks and checkpoints are mmengine's. With a training loop other
+    than mmengine's two it behaves as mmengine's Runner.
 
     Attributes:
         on_nan: what to do about a loss that is not finite.
         tolerated_images: broken training images that are replaced.
-        interrupts: signals that came; handlers are the command's to install.
-        resumed_meta: of the checkpoint that training goes on from.
+        interrupts: signals received; the caller installs the handlers.
+        resumed_meta: of the checkpoint that training resumed from.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -45,7 +47,7 @@ class CarefulRunner(Runner):  # type: ignore[misc]
         self.resumed_gradients: Any = {}
         super().__init__(*args, **kwargs)
         write_whole_files(self)
-        self.register_hook(_CheckpointHook())
+        self.register_hook(TrainingStateHook())
 
     @property
     def bad_images(self) -> Path:
@@ -72,13 +74,13 @@ class CarefulRunner(Runner):  # type: ignore[misc]
     def build_dataloader(
         self, dataloader: Any, seed: int | None = None, diff_rank_seed: bool = False
     ) -> Any:
-        """Build a data loader whose data set names its broken images."""
+        """Build a data loader whose dataset names its broken images."""
         if isinstance(dataloader, dict) and isinstance(dataloader.get('dataset'), dict):
             training = 'ReplayedBatchSampler' in str(
                 (dataloader.get('batch_sampler') or {}).get('type')
             )
             watched = dict(
-                type=WatchedDataset,
+                type=FaultTolerantDataset,
                 dataset=dataloader['dataset'],
                 workers=dataloader.get('num_workers', 0),
             )
@@ -94,23 +96,23 @@ class CarefulRunner(Runner):  # type: ignore[misc]
         )
 
     def load_checkpoint(self, *args: Any, **kwargs: Any) -> Any:
-        """Load a checkpoint, and keep what it says of its training."""
+        """Load a checkpoint, and keep its training's state."""
         checkpoint = super().load_checkpoint(*args, **kwargs)
-        if self._resume:  # not of a detector whose weights are only a start
+        if compat.is_resuming(self):  # not of a detector whose weights are only a start
             self.resumed_meta = checkpoint.get('meta') or {}
             self.resumed_gradients = checkpoint.get(GRADIENTS)
         return checkpoint
 
     def save_interrupted(self) -> Path | None:
-        """Write a checkpoint of this very step; None if there is nothing to keep.
+        """Write a checkpoint of this step; None if there is nothing to save.
 
-        Nothing is written of a step that was cut off in the middle, nor before a
-        resumed training has taken up all of its state.
+        Nothing is written in the middle of a step, nor before a resumed training has
+        restored all of its state.
 
         Raises:
             OSError: the disk does not take it.
         """
-        loop = self._train_loop
+        loop = compat.train_loop(self)
         if not isinstance(loop, (ExactEpochLoop, ExactIterLoop)):
             return None
         if not (loop.whole and loop.iter) or self.rank != 0:
@@ -133,14 +135,24 @@ class CarefulRunner(Runner):  # type: ignore[misc]
         return path
 
 
-class _CheckpointHook(Hook):  # type: ignore[misc]
-    """Let no checkpoint hold NaN, and note in each where its data stood."""
+def build_runner(cfg: Any) -> Any:
+    """Return a ``ResumableRunner`` (or the config's own ``runner_type``)."""
+    from mmdet.utils import setup_cache_size_limit_of_dynamo
 
-    def before_save_checkpoint(self, runner: Any, checkpoint: dict[str, Any]) -> None:
-        require_finite(checkpoint)
-        loop = runner._train_loop
-        if isinstance(loop, (ExactEpochLoop, ExactIterLoop)):
-            meta = checkpoint['meta']
-            meta[POSITION] = loop.position(meta)
-        if is_accumulating(runner.optim_wrapper) and get_world_size() == 1:
-            checkpoint[GRADIENTS] = gradients_of(runner.model)
+    from eca_mmdet.evaluation.hook import MetricsFileHook
+
+    config.silence_known_warnings()
+    setup_cache_size_limit_of_dynamo()
+    distributed.start_processes_on_cpu(cfg)
+    own = 'runner_type' in cfg
+    runner = RUNNERS.build(cfg) if own else ResumableRunner.from_cfg(cfg)
+    runner.logger.addFilter(_is_worth_reading)
+    if not any(isinstance(hook, MetricsFileHook) for hook in runner.hooks):
+        runner.register_hook(MetricsFileHook())  # the config has hooks of its own
+    return runner
+
+
+def _is_worth_reading(record: logging.LogRecord) -> bool:
+    """Drop what mmengine logs about its own deprecated names."""
+    message = record.getMessage()
+    return not ('"FileClient" will be' in message or '"HardDiskBackend" is' in message)

@@ -1,20 +1,28 @@
-"""The same weights twice: what ``--seed`` and ``--deterministic`` switch on.
+"""Seeds: what ``--seed`` and ``--deterministic`` set, and one seed for every step.
 
 mmengine seeds the weights and the order of the images, and writes the seed into the log
-and each checkpoint, also one it drew itself. The rest of what is drawn follows from it,
-in :mod:`eca_mmdet.engine.random_state`.
+and each checkpoint, also one it drew itself. All other random numbers are a function of
+that seed and of the position in training, not of what was drawn before: a resumed run
+draws what the uninterrupted one would have, with any number of data loader workers, and
+no generator's state has to be saved.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+import random
 from collections.abc import Iterator
 from typing import Any
+
+import numpy as np
+import numpy.typing as npt
 
 from eca_mmdet.utils.errors import UserError
 
 _NO_VERSION = 'does not have a deterministic implementation'
+_STEP, _SAMPLE = 1, 2
+_Words = npt.NDArray[np.uint32]
 
 
 def set_randomness(cfg: Any, seed: int | None, deterministic: bool) -> None:
@@ -23,15 +31,18 @@ def set_randomness(cfg: Any, seed: int | None, deterministic: bool) -> None:
     Args:
         cfg: changed in place.
         seed: None keeps the config's; without any mmengine draws one.
-        deterministic: use PyTorch's deterministic algorithms alone. An operator that
-            has none then ends the run: a difference in the weights is never silent.
+        deterministic: use only PyTorch's deterministic algorithms. An operator without
+            one ends the run, so that a difference in the weights is never silent.
 
     Raises:
-        UserError: the config's is no dict.
+        UserError: the config's is not a dict.
     """
     own = cfg.get('randomness') or {}
     if not isinstance(own, dict):
-        raise UserError(f'randomness of {cfg.filename} must be a dict; got {own!r}.')
+        raise UserError(
+            f'randomness of {cfg.filename} must be a dict; got {own!r}.',
+            code='config-invalid',
+        )
     randomness = dict(own)
     if seed is not None:
         randomness['seed'] = seed
@@ -45,11 +56,11 @@ def set_randomness(cfg: Any, seed: int | None, deterministic: bool) -> None:
 
 
 @contextlib.contextmanager
-def explained() -> Iterator[None]:
-    """Say in one line which operator cannot be had deterministic.
+def named_operators() -> Iterator[None]:
+    """Report in one line which operator has no deterministic version.
 
     Raises:
-        UserError: PyTorch refused one inside.
+        UserError: PyTorch rejected one inside.
     """
     try:
         yield
@@ -59,5 +70,52 @@ def explained() -> Iterator[None]:
         operator = str(error).split(' ')[0]
         raise UserError(
             f'--deterministic: PyTorch has no deterministic {operator} for this '
-            'device, so that two runs could differ. Train without it, or on the CPU.'
+            'device, so that two runs could differ. Train without it, or on the CPU.',
+            code='unsupported-model',
         ) from error
+
+
+def seed_step(seed: int, rank: int, step: int) -> None:
+    """Seed every generator of this process, for one training step.
+
+    Args:
+        seed: of the run.
+        rank: of the process; each draws its own.
+        step: steps done before it.
+    """
+    import torch
+
+    words = _words(seed, _STEP, rank, step)
+    _seed_python_and_numpy(words)
+    torch.manual_seed(_as_int(words))  # of all devices
+
+
+def seed_sample(seed: int, epoch: int, number: int) -> None:
+    """Seed the generators that a data pipeline uses, for one image.
+
+    Args:
+        seed: of the run.
+        epoch: from 0.
+        number: of the draw within the epoch, counted over all processes.
+    """
+    import torch
+
+    words = _words(seed, _SAMPLE, epoch, number)
+    _seed_python_and_numpy(words)
+    torch.default_generator.manual_seed(_as_int(words))  # pipelines run on the CPU
+
+
+def _words(*entropy: int) -> _Words:
+    """Return 4 well-mixed 32-bit words; neighbouring arguments give unlike words."""
+    # SeedSequence takes no negative numbers, and mmengine's seed may be any int.
+    sequence = np.random.SeedSequence([value % 2**64 for value in entropy])
+    return sequence.generate_state(4).astype(np.uint32)
+
+
+def _as_int(words: _Words) -> int:
+    return int(words[0]) << 32 | int(words[1])
+
+
+def _seed_python_and_numpy(words: _Words) -> None:
+    random.seed(_as_int(words[2:]))
+    np.random.seed(words)

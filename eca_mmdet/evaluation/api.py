@@ -11,14 +11,15 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from eca_mmdet.datasets.detections import Detections, read_results
+from eca_mmdet.datasets.detections import Detections
 from eca_mmdet.datasets.ground_truth import GroundTruth, read_ground_truth
+from eca_mmdet.datasets.results import read_results
 from eca_mmdet.evaluation import coco_eval
 from eca_mmdet.evaluation.bootstrap import Difference, difference
+from eca_mmdet.evaluation.coco_eval import MAX_DETS
 from eca_mmdet.evaluation.error_analysis import SCORE_THRESHOLD, analyze
 from eca_mmdet.evaluation.metrics_json import as_json, make_record
 from eca_mmdet.evaluation.result_tables import Evaluated, result_tables
-from eca_mmdet.evaluation.summary import MAX_DETS
 from eca_mmdet.evaluation.tables import TITLES
 from eca_mmdet.utils.errors import UserError
 from eca_mmdet.utils.io import make_run_folder, require_free, write_json

@@ -11,6 +11,7 @@ from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from mmengine.runner import BaseLoop, EpochBasedTrainLoop
 
+from eca_mmdet import compat
 from eca_mmdet.utils.io import describe_file, write_json
 
 
@@ -32,7 +33,7 @@ class MetricsFileHook(Hook):  # type: ignore[misc]
         self, runner: Any, metrics: dict[str, float] | None = None
     ) -> None:
         """Write after a validation during training."""
-        loop = runner._train_loop
+        loop = compat.train_loop(runner)
         if not isinstance(loop, BaseLoop):  # a validation alone
             self._after(runner, runner.val_evaluator)
             return
@@ -52,7 +53,9 @@ class MetricsFileHook(Hook):  # type: ignore[misc]
         self._after(runner, runner.test_evaluator)
 
     def _after(self, runner: Any, evaluator: Any) -> None:
-        self._write(runner, evaluator, {'checkpoint': _describe(runner._load_from)})
+        self._write(
+            runner, evaluator, {'checkpoint': _describe(compat.load_path(runner))}
+        )
 
     def _write(
         self, runner: Any, evaluator: Any, more: dict[str, Any], name: str = ''

@@ -31,6 +31,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from eca_mmdet.compat import box_forward
 from eca_mmdet.utils.errors import UserError
 
 Maps = tuple[Tensor, ...]
@@ -166,7 +167,7 @@ def log_odds(model: Any, maps: Maps, traced: Traced) -> Tensor:
     if traced.regions is None:
         logits, _, _ = _dense(model.bbox_head, maps)
     else:
-        logits = model.roi_head._bbox_forward(maps, traced.regions)['cls_score']
+        logits = box_forward(model.roi_head, maps, traced.regions)['cls_score']
     return _odds(logits[traced.rows], traced.labels, _is_sigmoid(model))
 
 
@@ -208,7 +209,7 @@ def _region_boxes(
 ) -> tuple[Tensor, Tensor]:
     """Return scores (m, classes + 1) and boxes (m, classes or 1, 4) of regions."""
     head = roi_head.bbox_head
-    result = roi_head._bbox_forward(maps, regions)
+    result = box_forward(roi_head, maps, regions)
     each = 1 if head.reg_class_agnostic else head.num_classes
     boxes = head.bbox_coder.decode(
         regions[:, 1:].repeat_interleave(each, 0),

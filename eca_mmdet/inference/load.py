@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import argparse
-from collections.abc import Sequence
 from typing import Any
 
 from eca_mmdet import registration
 from eca_mmdet.checkpoints.detector import require_fit
 from eca_mmdet.checkpoints.download import fetch, is_address
 from eca_mmdet.checkpoints.embedded_config import (
-    innermost,
     parse_config,
-    registered,
     require_registered,
 )
 from eca_mmdet.checkpoints.io import Checkpoint, read_weights
@@ -43,9 +39,12 @@ def load_model(
     file = read_weights(path)
     engine_config.forbid_code_in_files()
     registration.register()
-    engine_config.silence_known_warnings()
-    cfg = _embedded_config(file) if config is None else load_config(config)
-    model = _build(cfg, path)
+    cfg = _config(file, config)
+    engine_config.drop_init(cfg.get('model'))  # the checkpoint has every tensor
+    cfg.default_scope = 'mmdet'
+    model = engine_config.build_model(
+        cfg, source=cfg.filename or f'the config of {path}'
+    )
     require_fit(file.state, model, path)
     classes = class_names(file, cfg)
     _require_count(model, classes, path)
@@ -56,16 +55,10 @@ def load_model(
     return path, cfg, model, classes
 
 
-def load_config(name: str, options: Sequence[str] = ()) -> Any:
-    """Return a config by shipped name or path, with overrides as KEY=VALUE."""
-    return engine_config.load_config(
-        argparse.Namespace(
-            config=name, cfg_options=list(options), launcher='none', local_rank=0
-        )
-    )
-
-
-def _embedded_config(file: Checkpoint) -> Any:
+def _config(file: Checkpoint, config: str | None) -> Any:
+    """Return the named config, or the one in the file."""
+    if config is not None:
+        return engine_config.load_config(config)
     meta = file.extras.get('meta')
     text = meta.get('cfg') if isinstance(meta, dict) else None
     if not isinstance(text, str) or not text.strip():
@@ -91,7 +84,7 @@ def plain_config(values: dict[str, Any], path: str) -> Any:
     """
     from mmengine.config import Config
 
-    _forget_starts(values.get('model'))  # what they name is not built
+    engine_config.drop_init(values.get('model'))  # what they name is not built
     require_registered(values, path)
     try:
         return Config(values)
@@ -101,66 +94,25 @@ def plain_config(values: dict[str, Any], path: str) -> Any:
         ) from error
 
 
-def _build(cfg: Any, path: str) -> Any:
-    """Build the model without the files that its parts would start from."""
-    from mmdet.registry import MODELS
-    from mmengine.registry import init_default_scope
-
-    source = getattr(cfg, 'filename', None) or f'the config of {path}'
-    if not isinstance(cfg.get('model'), dict):
-        raise UserError(f'{source} has no model.')
-    _forget_starts(cfg.model)
-    init_default_scope('mmdet')
-    try:
-        model = MODELS.build(cfg.model)
-        if hasattr(model, 'state_dict'):
-            return model
-        raise TypeError(f'{cfg.model.get("type")} is no detector')
-    except Exception as error:  # a part may raise anything on wrong arguments
-        raise UserError(
-            f'the model that {source} describes cannot be built: '
-            f'{type(error).__name__}: {error}'
-        ) from error
-
-
-def _forget_starts(part: Any) -> None:
-    """Remove init_cfg and pretrained everywhere: the checkpoint has every tensor."""
-    if isinstance(part, dict):
-        for key in ('init_cfg', 'pretrained'):
-            if part.get(key) is not None:
-                part[key] = None
-    values = part.values() if isinstance(part, dict) else part
-    for one in values if isinstance(part, (dict, list, tuple)) else ():
-        _forget_starts(one)
-
-
 def class_names(file: Checkpoint, cfg: Any) -> tuple[str, ...]:
-    """Return the names of the classes: the file's, the config's, or of the data set.
+    """Return the class names: the file's, or those of the test data in its config.
 
     Raises:
-        UserError: none is known.
+        UserError: none are known.
     """
     meta = file.extras.get('meta')
     data = meta.get('dataset_meta') if isinstance(meta, dict) else None
-    found = _entry(data, 'classes')
-    dataset = innermost(_entry(cfg.get('test_dataloader'), 'dataset'))
-    found = found or _entry(_entry(dataset, 'metainfo'), 'classes')
-    if not found:
-        known = registered(_entry(dataset, 'type'), 'DATASETS')
-        found = _entry(getattr(known, 'METAINFO', None), 'classes')
-    if isinstance(found, str):
-        found = (found,)
-    right = isinstance(found, (list, tuple)) and len(found) > 0
-    if not right or not all(isinstance(one, str) for one in found):
+    names: Any = data.get('classes') if isinstance(data, dict) else None
+    names = (names,) if isinstance(names, str) else names
+    names = names or engine_config.class_names(cfg, 'test_dataloader') or ()
+    right = isinstance(names, (list, tuple)) and len(names) > 0
+    if not right or not all(isinstance(name, str) for name in names):
         raise UserError(
             f'{file.path} does not name its classes, and neither does its config: '
-            'set test_dataloader.dataset.metainfo.classes there.'
+            'set test_dataloader.dataset.metainfo.classes there.',
+            code='unknown-class',
         )
-    return tuple(found)
-
-
-def _entry(value: Any, key: str) -> Any:
-    return value.get(key) if isinstance(value, dict) else None
+    return tuple(names)
 
 
 def _require_count(model: Any, classes: tuple[str, ...], path: str) -> None:

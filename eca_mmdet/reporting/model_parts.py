@@ -35,12 +35,10 @@ def costs(runs: Sequence[Run]) -> list[dict[str, Any]]:
 
 def _cost(values: dict[str, Any], path: str) -> dict[str, Any]:
     from eca_mmdet import registration
-    from eca_mmdet.engine import config as launch
 
     registration.register()
-    launch.silence_known_warnings()
     from eca_mmdet.analysis.complexity.exact import exact_cost
-    from eca_mmdet.analysis.complexity.parts import build
+    from eca_mmdet.engine.config import build_model
     from eca_mmdet.inference.load import plain_config
 
     shape = input_shape(values)
@@ -48,7 +46,7 @@ def _cost(values: dict[str, Any], path: str) -> dict[str, Any]:
     cfg = plain_config(values, path)
     if not cfg.get('model'):
         raise UserError('the config has no model')
-    cost = exact_cost(build(cfg), cfg, shape)
+    cost = exact_cost(build_model(cfg, 'meta'), cfg, shape)
     parts = {**cost.parts, 'total': cost.total, 'of it the gates': cost.gates}
     return {
         'shape': shape,

@@ -99,16 +99,14 @@ def _dataset(run: Run) -> dict[str, Any]:
 
     A run without numbers has its test data set.
     """
-    from eca_mmdet.checkpoints.embedded_config import innermost
+    from eca_mmdet.engine.config import leaf_datasets
 
     recorded = ((run.record or {}).get('annotations') or {}).get('file')
     for name in ('test_dataloader', 'val_dataloader'):
-        loader = (run.config or {}).get(name)
-        dataset = innermost(loader.get('dataset') if isinstance(loader, dict) else None)
-        if isinstance(dataset, dict):
+        for dataset in leaf_datasets((run.config or {}).get(name))[:1]:
             own = _joined(dataset, dataset.get('ann_file'))
             if recorded is None or os.path.normpath(recorded) == os.path.normpath(own):
-                return dataset
+                return dict(dataset)
     return {}
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from eca_mmdet.engine import config as launch
 from eca_mmdet.reproduce.plan import Job
 from eca_mmdet.reproduce.run import Setting
 
@@ -28,19 +27,21 @@ def estimate_hours(jobs: Sequence[Job], setting: Setting) -> dict[str, float]:
     from mmengine.device import get_device
 
     from eca_mmdet.analysis.complexity.paper import paper_cost
-    from eca_mmdet.analysis.complexity.parts import build, load
     from eca_mmdet.analysis.latency import measure
+    from eca_mmdet.engine.config import build_model, load_config
 
     todo = [job for job in jobs if job.action != 'none']
     if not todo:
         return {}
-    launch.silence_known_warnings()
     options = (*todo[0].options, *setting.options)
-    model = build(load(todo[0].config, options), 'cpu').to(get_device())
+    model = build_model(load_config(todo[0].config, options)).to(get_device())
     model.eval()
     timed = measure([('first', model)], SHAPE, rounds=1, warm_up=1)
     seconds = timed['models']['first']['detector_ms'] / 1000
-    flops = {job.row.row: paper_cost(build(load(job.config))) for job in todo}
+    flops = {
+        job.row.row: paper_cost(build_model(load_config(job.config), 'meta'))
+        for job in todo
+    }
     first = flops[todo[0].row.row]['gflops']
     hours = {}
     for job in todo:

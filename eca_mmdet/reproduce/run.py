@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from eca_mmdet.analysis.complexity.parts import load
 from eca_mmdet.checkpoints.archive import require_values
 from eca_mmdet.checkpoints.conversion import convert
 from eca_mmdet.checkpoints.io import read_weights, write_weights
+from eca_mmdet.engine.config import load_config
 from eca_mmdet.evaluation.metrics_json import versions
 from eca_mmdet.evaluation.tables import TITLES
 from eca_mmdet.reproduce.coco_folder import CocoFolder
@@ -58,7 +58,7 @@ class RowFailed(Exception):
 def identity(job: Job, setting: Setting) -> dict[str, Any]:
     """Return what a record must agree in, to be that of this job."""
     assert job.weights is not None
-    config = load(job.config).pretty_text
+    config = load_config(job.config).pretty_text
     found = {
         'row': job.row.row,
         'action': job.action,

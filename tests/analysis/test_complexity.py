@@ -23,12 +23,12 @@ OTHER = ('mask:r50:nl', 'mask:r50:gc')  # confirmed nowhere, counted in another 
 def counting(mmdet_ready):
     from mmengine.config import Config
 
-    from eca_mmdet.analysis.complexity.parts import build
+    from eca_mmdet.engine.config import build_model
 
     def load(name, **options):
         cfg = Config.fromfile(str(paths.resolve_config(name)))
         cfg.merge_from_dict(options)
-        return build(cfg), cfg
+        return build_model(cfg, 'meta'), cfg
 
     return load
 
@@ -201,12 +201,12 @@ def test_no_memory_costs_what_memory_costs(counting, memory):
     as a layer, which the meta device keeps and the CPU does not.
     """
     from eca_mmdet.analysis.complexity.exact import exact_cost
-    from eca_mmdet.analysis.complexity.parts import build
+    from eca_mmdet.engine.config import build_model
 
     options = {**SMALL, 'model.backbone.memory': memory}
     meta, cfg = counting('retinanet_se-r50_fpn_4xb2-1x_coco', **options)
     first = exact_cost(meta, cfg, (64, 96))
-    second = exact_cost(build(cfg, 'cpu'), cfg, (64, 96))
+    second = exact_cost(build_model(cfg), cfg, (64, 96))
     assert first.gates.saved_bytes > 0 and first.peak_bytes > 0
     for name in ('layer2', 'layer3', 'layer4'):
         layers = getattr(meta.backbone, name).modules()

@@ -183,9 +183,9 @@ def test_schedule(images, detector, asked, expected):
 
 def test_batch_by_memory(mmdet_ready, monkeypatch):
     """A stub for the GPU; the count of a step is that of eca-mmdet complexity."""
-    from eca_mmdet.analysis.complexity.parts import load
+    from eca_mmdet.engine.config import load_config
 
-    cfg = load('faster-rcnn_eca-r18-w16_fpn_shapes')
+    cfg = load_config('faster-rcnn_eca-r18-w16_fpn_shapes')
     assert schedule.propose_batch(cfg, (160, 160))[0] == 8  # the config's
     needed = schedule._bytes_an_image(cfg, (160, 160))
     assert needed > 160 * 160 * 3 * 4

@@ -187,9 +187,9 @@ def test_a_config_that_starts_from_a_detector(command, here):
     ]
     from mmdet.registry import MODELS
 
-    from eca_mmdet.analysis.complexity.parts import load
+    from eca_mmdet.engine.config import load_config
 
-    cfg = load('mask-rcnn_eca-r18-w16_fpn_shapes')
+    cfg = load_config('mask-rcnn_eca-r18-w16_fpn_shapes')
     model = MODELS.build(cfg.model)
     torch.save({'state_dict': model.state_dict(), 'meta': {}}, 'whole.pth')
     torch.save(model.backbone.state_dict(), 'backbone.pth')
@@ -214,9 +214,11 @@ def test_a_backbone_is_no_detector(command, here):
     ]
     from mmdet.registry import MODELS
 
-    from eca_mmdet.analysis.complexity.parts import load
+    from eca_mmdet.engine.config import load_config
 
-    backbone = MODELS.build(load('mask-rcnn_eca-r18-w16_fpn_shapes').model.backbone)
+    backbone = MODELS.build(
+        load_config('mask-rcnn_eca-r18-w16_fpn_shapes').model.backbone
+    )
     torch.save(backbone.state_dict(), here / 'backbone.pth')
     words = ['--train', files[0], '--val', files[1], '--model', TINY]
     words += ['--weights', 'backbone.pth']

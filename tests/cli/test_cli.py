@@ -1,7 +1,7 @@
 """The command line: help, names, options, and one line for each user's mistake."""
 
-import argparse
 import json
+import logging
 import subprocess
 from pathlib import Path
 
@@ -9,7 +9,10 @@ import pytest
 import torch
 
 from eca_mmdet.catalog import configs as paths
-from eca_mmdet.engine import config as launch
+from eca_mmdet.engine import recipe
+from eca_mmdet.engine.config import parse_options
+from eca_mmdet.engine.distributed import is_main_process
+from eca_mmdet.utils.console import printed_messages
 from eca_mmdet.utils.errors import UserError
 from tests.conftest import PYTHON, REPOSITORY
 
@@ -157,37 +160,39 @@ def config(**changes):
         ),
     ],
 )
-def test_learning_rate_follows_the_batch(capsys, changes, scale, lr, line):
+def test_learning_rate_follows_the_batch(caplog, changes, scale, lr, line):
     cfg = config(**changes)
-    launch.apply_lr_policy(cfg, scale)
+    caplog.set_level(logging.INFO, 'eca_mmdet')
+    recipe.apply_lr_policy(cfg, scale)
     assert cfg.optim_wrapper.optimizer.lr == pytest.approx(lr)
-    assert capsys.readouterr().out.strip() == line
+    assert caplog.messages == [line]
     # mmengine must not scale a second time.
     assert cfg.auto_scale_lr.enable is False
 
 
 def test_learning_rate_counts_processes(monkeypatch):
     monkeypatch.setenv('WORLD_SIZE', '4')
-    assert launch.images_per_step(config()) == 2  # not launched: a leftover variable
-    assert launch.images_per_step(config(launcher='pytorch')) == 8
+    assert recipe.images_per_step(config()) == 2  # not launched: a leftover variable
+    assert recipe.images_per_step(config(launcher='pytorch')) == 8
 
 
 def test_only_the_first_process_prints(monkeypatch, capsys):
     monkeypatch.setenv('RANK', '1')
-    launch.apply_lr_policy(config(), scale=True)
+    with printed_messages(is_main_process()):
+        recipe.apply_lr_policy(config(), scale=True)
     assert capsys.readouterr().out == ''
 
 
 def test_options_are_read_as_mmdet_reads_them(mmdet_ready):
     options = ['a.b=2', 'c=[1,2]', 'd=None', 'e="(1,2)"', 'f=x']
-    assert launch.parse_options(options) == {
+    assert parse_options(options) == {
         'a.b': 2,
         'c': [1, 2],
         'd': None,
         'e': (1, 2),
         'f': 'x',
     }
-    assert launch.parse_options([]) == {}
+    assert parse_options([]) == {}
 
 
 def test_from_scratch_and_amp(monkeypatch):
@@ -208,8 +213,8 @@ def test_from_scratch_and_amp(monkeypatch):
             'optim_wrapper': {'type': 'OptimWrapper'},
         }
     )
-    launch.start_from_scratch(cfg)
-    launch.use_amp(cfg)
+    recipe.start_from_scratch(cfg)
+    recipe.use_amp(cfg)
     assert cfg.model.backbone == {
         'init_cfg': None,
         'frozen_stages': -1,
@@ -223,7 +228,7 @@ def test_amp_without_a_gpu(monkeypatch):
 
     monkeypatch.setattr(mmengine.device, 'get_device', lambda: 'cpu')
     with pytest.raises(UserError, match='--amp needs a GPU'):
-        launch.use_amp(config())
+        recipe.use_amp(config())
 
 
 @pytest.mark.parametrize(
@@ -234,12 +239,13 @@ def test_option_that_does_not_fit_the_config(command, option):
     assert code == 2 and option in err and 'does not fit' in err
 
 
-def test_resuming_where_nothing_was_saved_starts_afresh(mmdet_ready, tmp_path, capsys):
+def test_resuming_where_nothing_was_saved_starts_afresh(mmdet_ready, tmp_path, caplog):
     from eca_mmdet.engine.resume import resume_from
 
+    caplog.set_level(logging.INFO, 'eca_mmdet')
     cfg = config(work_dir=str(tmp_path))
     resume_from(cfg, 'auto')
-    assert 'nothing to resume' in capsys.readouterr().out
+    assert 'nothing to resume' in caplog.text
     assert not cfg.get('resume') and not cfg.get('load_from')
     meta = {'epoch': 3, 'iter': 30, 'seed': 5}
     path = tmp_path / 'epoch_3.pth'
@@ -250,8 +256,8 @@ def test_resuming_where_nothing_was_saved_starts_afresh(mmdet_ready, tmp_path, c
     resume_from(cfg, 'auto')
     assert (cfg.resume, cfg.load_from) == (True, str(path))
     assert cfg.randomness.seed == 5
-    launch.apply_lr_policy(cfg, scale=True)
-    assert capsys.readouterr().out.strip() == 'lr continues from the checkpoint'
+    recipe.apply_lr_policy(cfg, scale=True)
+    assert caplog.messages[-1] == 'lr continues from the checkpoint'
 
 
 def test_work_dir_order(tmp_path):
@@ -260,12 +266,12 @@ def test_work_dir_order(tmp_path):
     file = tmp_path / 'name.py'
     file.write_text('')
     cfg = Config({}, filename=str(file))
-    launch.set_work_dir(cfg, argparse.Namespace(work_dir=None))
+    recipe.set_work_dir(cfg, None)
     assert cfg.work_dir == 'work_dirs/name'
     cfg = Config({'work_dir': 'own'})
-    launch.set_work_dir(cfg, argparse.Namespace(work_dir=None))
+    recipe.set_work_dir(cfg, None)
     assert cfg.work_dir == 'own'
-    launch.set_work_dir(cfg, argparse.Namespace(work_dir='given'))
+    recipe.set_work_dir(cfg, 'given')
     assert cfg.work_dir == 'given'
 
 

@@ -9,7 +9,6 @@ import subprocess
 import cv2
 import pytest
 
-from eca_mmdet.cli import compare_attention
 from eca_mmdet.demo import comparison
 from eca_mmdet.demo.comparison import Run
 from eca_mmdet.utils.errors import UserError
@@ -228,10 +227,10 @@ def test_a_folder_of_something_else_is_refused(command, tmp_path):
 def test_all_means_every_mechanism():
     from eca_mmdet.catalog.mechanisms import KEYS
 
-    assert compare_attention._mechanisms(['all']) == ['none', *KEYS]
-    assert compare_attention._mechanisms(['eca', 'eca']) == ['eca']
+    assert comparison.resolve_mechanisms(['all']) == ['none', *KEYS]
+    assert comparison.resolve_mechanisms(['eca', 'eca']) == ['eca']
     with pytest.raises(UserError):
-        compare_attention._mechanisms(['Eca'])
+        comparison.resolve_mechanisms(['Eca'])
 
 
 def row(*values):
@@ -241,7 +240,7 @@ def row(*values):
 
 
 def test_note():
-    note = compare_attention.note
+    note = comparison.note
     assert 'use --seeds 3' in note([row(1.0), row(2.0)], quick=False)
     alone = note([row(1.0, 3.0)], quick=False)
     assert 'differ by 1.0 box AP' in alone and '--seeds' not in alone

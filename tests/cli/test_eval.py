@@ -7,7 +7,6 @@ import json
 import os
 import subprocess
 import threading
-from argparse import Namespace
 
 import pytest
 
@@ -391,13 +390,12 @@ def test_saved_results_give_the_ap_of_the_test(mmdet_ready, shapes, command, tmp
 def set_outputs_of(evaluator, tmp_path, **options):
     from mmengine.config import Config
 
-    from eca_mmdet.cli.test import set_outputs
+    from eca_mmdet.engine.testing import set_outputs
 
     config = tmp_path / 'name.py'
     config.write_text(f'test_evaluator = {evaluator!r}\n')
     cfg = Config.fromfile(str(config))
-    defaults = {'classwise': False, 'save_results': None, 'format_only': False}
-    set_outputs(cfg, Namespace(**(defaults | options)))
+    set_outputs(cfg, **options)
     return cfg
 
 
@@ -447,9 +445,8 @@ def test_mmdets_metric_writes_no_submission(mmdet_ready, tmp_path):
 def test_other_evaluators_are_refused_for_coco_options(mmdet_ready):
     from mmengine.config import Config
 
-    from eca_mmdet.cli.test import set_outputs
+    from eca_mmdet.engine.testing import set_outputs
 
     cfg = Config({'test_evaluator': {'type': 'VOCMetric'}})
-    args = Namespace(classwise=True, save_results=None, format_only=False)
     with pytest.raises(UserError, match='need one of the metrics CocoTableMetric'):
-        set_outputs(cfg, args)
+        set_outputs(cfg, classwise=True)

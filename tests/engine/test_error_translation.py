@@ -52,7 +52,7 @@ def test_a_weight_that_is_nan(train, config, tmp_path):
     )
     assert 'a smaller learning rate (now 0.0005;' in line
     last = tmp_path / 'w' / 'iter_2.pth'
-    assert f'Last good checkpoint: {last}; go on from it: ' in line
+    assert f'Last good checkpoint: {last}; resume it: ' in line
     assert all(t.isfinite().all() for t in read_weights(last).state.values())
 
 
@@ -142,7 +142,10 @@ def test_images_that_are_mixed_into_others(config, tmp_path, mmdet_ready):
     """A mosaic of four: the broken one is named, or replaced, whoever it is for."""
     from mmengine.config import Config
 
-    from eca_mmdet.engine.fault_tolerant_dataset import BadImageError, WatchedDataset
+    from eca_mmdet.engine.fault_tolerant_dataset import (
+        BadImageError,
+        FaultTolerantDataset,
+    )
 
     broken = images(config)[2]
     broken.write_bytes(b'')
@@ -154,10 +157,10 @@ def test_images_that_are_mixed_into_others(config, tmp_path, mmdet_ready):
         pipeline=[dict(type='Mosaic', img_scale=(64, 64)), dict(type='PackDetInputs')],
     )
     listed = tmp_path / 'bad.txt'
-    tolerant = WatchedDataset(mosaic, seed=0, tolerated=1, bad_images=str(listed))
+    tolerant = FaultTolerantDataset(mosaic, seed=0, tolerated=1, bad_images=str(listed))
     assert len([tolerant[index] for index in range(6)]) == 6
     assert listed.read_text() == f'{broken}\tit is empty\n'
-    strict = WatchedDataset(mosaic, seed=0)
+    strict = FaultTolerantDataset(mosaic, seed=0)
     with pytest.raises(BadImageError, match=f'image {broken} cannot be read'):
         for index in range(6):
             strict[index]
@@ -197,7 +200,7 @@ def test_a_disk_that_fills_up(train, config, tmp_path):
     assert code == 1
     line = one_line(err)
     assert 'a file may not become that large here' in line
-    assert f'Last good checkpoint: {work / "iter_2.pth"}; go on from it: ' in line
+    assert f'Last good checkpoint: {work / "iter_2.pth"}; resume it: ' in line
     assert [path.name for path in work.glob('*.pth')] == ['iter_2.pth']
     assert not list(work.rglob('*.partial'))
     assert read_weights(work / 'iter_2.pth').extras['meta']['iter'] == 2
@@ -287,18 +290,18 @@ def detector(train, shapes, tmp_path_factory):
     ],
 )
 def test_failures_are_told_in_a_line(mmdet_ready, error, line):
-    from eca_mmdet.engine.error_translation import told
+    from eca_mmdet.engine.error_translation import as_user_error
     from eca_mmdet.utils.errors import RunError
 
-    with pytest.raises(RunError, match=re.escape(line)), told(object()):
+    with pytest.raises(RunError, match=re.escape(line)), as_user_error(object()):
         raise error
 
 
 @pytest.mark.parametrize('error', [RuntimeError('a bug'), OSError(2, 'x'), KeyError(1)])
 def test_bugs_keep_their_stack_trace(mmdet_ready, error):
-    from eca_mmdet.engine.error_translation import told
+    from eca_mmdet.engine.error_translation import as_user_error
 
-    with pytest.raises(type(error)) as raised, told(object()):
+    with pytest.raises(type(error)) as raised, as_user_error(object()):
         raise error
     assert raised.value is error
 
@@ -319,7 +322,7 @@ def test_bugs_keep_their_stack_trace(mmdet_ready, error):
     ],
 )
 def test_the_command_to_go_on_with(monkeypatch, argv, expected):
-    from eca_mmdet.cli.train import go_on
+    from eca_mmdet.cli.train import resume_command
 
     monkeypatch.setattr('sys.argv', ['/bin/eca-mmdet', *argv.split(' ')])
-    assert go_on() == f'eca-mmdet {expected}'
+    assert resume_command() == f'eca-mmdet {expected}'

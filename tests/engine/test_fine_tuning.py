@@ -114,7 +114,8 @@ def test_checking_leaves_the_class_layers_as_they_start(shapes, tmp_path, mmdet_
 
     from mmdet.registry import MODELS
 
-    from eca_mmdet.engine.hooks.fine_tuning import FineTuneHook, check_classes
+    from eca_mmdet.engine.hooks.fine_tuning import FineTuneHook
+    from eca_mmdet.engine.preflight.start import check_classes
 
     cfg = tiny('retinanet', shapes, tmp_path)
     cfg.load_from = str(tmp_path / 'x.pth')
@@ -249,7 +250,7 @@ def test_check_without_the_hook(shapes, tmp_path, mmdet_ready):
 
     from mmdet.registry import MODELS
 
-    from eca_mmdet.engine.hooks.fine_tuning import check_classes
+    from eca_mmdet.engine.preflight.start import check_classes
 
     cfg = tiny('retinanet', shapes, tmp_path)
     cfg.load_from = str(tmp_path / 'x.pth')

@@ -122,7 +122,7 @@ def test_killed_training_ends_as_the_uninterrupted_one(
     assert (code, err) == (-signal.SIGKILL, '')
     assert sorted(path.name for path in work.glob('*.pth')) == left
     out = resume(train, configs[unit], work, uninterrupted[unit], LAST[unit])
-    assert 'ended without a word: it was killed, or memory ran out' in out
+    assert 'terminated unexpectedly: killed, or out of memory' in out
     assert ('starting from the beginning' in out) == (not left)
     assert not leftovers(work)
 
@@ -253,13 +253,13 @@ def test_interrupted_training_loses_no_step(
         [],
         [HELD],
     )
-    assert f'all of it is in {work / checkpoint}. Go on: eca-mmdet train ' in line
+    assert f'all of it is in {work / checkpoint}. Resume: eca-mmdet train ' in line
     assert f'--work-dir {work} --resume --cfg-options train_data' in line
     assert 'Traceback' not in out + err
     done = read_weights(work / checkpoint).extras['meta']['iter']
     assert steps_of(out, unit) in ([*range(1, done + 1)], [*range(1, done)])
     out = resume(train, configs[unit], work, uninterrupted[unit], LAST[unit], *words)
-    assert 'ended without a word' not in out
+    assert 'terminated unexpectedly' not in out
     assert steps_of(out, unit) == [*range(done + 1, 7)]
 
 

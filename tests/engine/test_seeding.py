@@ -8,7 +8,7 @@ import torch
 from eca_mmdet.catalog.configs import config_root
 from eca_mmdet.checkpoints.safe_globals import allow_mmengine_checkpoints
 from eca_mmdet.cli.parser import build_parser
-from eca_mmdet.engine import seeding as determinism
+from eca_mmdet.engine import seeding
 from eca_mmdet.utils.errors import UserError
 
 # Everything is random here: weights, order, flips, and the samplers of two heads.
@@ -107,33 +107,33 @@ def test_what_is_written_into_the_config(
 ):
     monkeypatch.setenv('CUBLAS_WORKSPACE_CONFIG', ':16:8')
     cfg = config(**({'randomness': own} if own else {}))
-    determinism.set_randomness(cfg, seed, deterministic)
+    seeding.set_randomness(cfg, seed, deterministic)
     assert cfg.get('randomness') == expected
     assert os.environ['CUBLAS_WORKSPACE_CONFIG'] == ':16:8'  # the user's own
 
 
 def test_deterministic_readies_cublas(monkeypatch):
     monkeypatch.delenv('CUBLAS_WORKSPACE_CONFIG', raising=False)
-    determinism.set_randomness(config(), 0, False)
+    seeding.set_randomness(config(), 0, False)
     assert 'CUBLAS_WORKSPACE_CONFIG' not in os.environ
-    determinism.set_randomness(config(), 0, True)
+    seeding.set_randomness(config(), 0, True)
     assert os.environ['CUBLAS_WORKSPACE_CONFIG'] == ':4096:8'
 
 
 def test_a_config_whose_randomness_is_no_dict():
     with pytest.raises(UserError, match="must be a dict; got 'seed=0'"):
-        determinism.set_randomness(config(randomness='seed=0'), 1, False)
+        seeding.set_randomness(config(randomness='seed=0'), 1, False)
 
 
 def test_an_operator_without_a_deterministic_version_is_named():
     torch.use_deterministic_algorithms(True)
     try:
         with pytest.raises(UserError, match='deterministic put_ for this'):
-            with determinism.explained():  # one of the few that lack it on the CPU
+            with seeding.named_operators():  # one of the few that lack it on the CPU
                 torch.zeros(2).put_(torch.tensor([0]), torch.ones(1))
     finally:
         torch.use_deterministic_algorithms(False)
-    with pytest.raises(RuntimeError, match='another'), determinism.explained():
+    with pytest.raises(RuntimeError, match='another'), seeding.named_operators():
         raise RuntimeError('another fault')
 
 

@@ -21,15 +21,18 @@ pytestmark = pytest.mark.openmmlab
 
 @pytest.fixture(scope='module')
 def parts(mmdet_ready):
-    from eca_mmdet.engine import batch_sampler as batches
-    from eca_mmdet.engine import checkpoint_files as checkpoints
-    from eca_mmdet.engine import interrupts
-    from eca_mmdet.engine import random_state as randomness
+    from eca_mmdet.engine import (
+        batch_sampler,
+        checkpoint_files,
+        interrupts,
+        resume,
+        seeding,
+    )
 
     class Parts:
         pass
 
-    for module in (batches, checkpoints, interrupts, randomness):
+    for module in (batch_sampler, checkpoint_files, interrupts, resume, seeding):
         for name in dir(module):
             setattr(Parts, name, getattr(module, name))
     return Parts
@@ -130,7 +133,7 @@ def test_draws_of_two_processes_are_those_of_one(parts, monkeypatch):
 
 
 def test_a_draw_is_its_index_and_travels(parts):
-    draw = pickle.loads(pickle.dumps(parts.Draw(7, 2, 31)))
+    draw = pickle.loads(pickle.dumps(parts.SampleIndex(7, 2, 31)))
     assert (draw, draw.epoch, draw.number, [0] * 7 + [1]) == (7, 2, 31, [0] * 7 + [1])
     assert [*range(9)][draw] == 7
 
@@ -360,7 +363,7 @@ def test_which_loops_are_exact(parts, monkeypatch, train_cfg, loop):
     from mmengine.registry import LOOPS
     from mmengine.runner import BaseLoop, EpochBasedTrainLoop, IterBasedTrainLoop
 
-    from eca_mmdet.engine.runner import CarefulRunner
+    from eca_mmdet.engine.runner import ResumableRunner
 
     class OddLoop(BaseLoop):
         def __init__(self, runner, dataloader):
@@ -372,15 +375,15 @@ def test_which_loops_are_exact(parts, monkeypatch, train_cfg, loop):
     for exact in (EpochBasedTrainLoop, IterBasedTrainLoop):
         monkeypatch.setattr(exact, '__init__', lambda *_, **__: None)
     monkeypatch.setattr(
-        'eca_mmdet.engine.loops._ExactLoop._build',
+        'eca_mmdet.engine.loops.ExactLoop._build',
         lambda *_, **__: SimpleNamespace(dataset=0),
     )
     LOOPS.register_module(name='OddLoop', module=OddLoop, force=True)
     told = []
-    runner = CarefulRunner.__new__(CarefulRunner)
+    runner = ResumableRunner.__new__(ResumableRunner)
     runner._train_dataloader = {}
     monkeypatch.setattr(
-        CarefulRunner, 'logger', SimpleNamespace(warning=told.append), raising=False
+        ResumableRunner, 'logger', SimpleNamespace(warning=told.append), raising=False
     )
     assert type(runner.build_train_loop(train_cfg)).__name__ == loop
     assert bool(told) == (loop == 'OddLoop')

@@ -103,14 +103,14 @@ def test_detectors_that_are_not_covered(name, part, legacy):
     import mmdet
     from mmengine.config import Config
 
-    from eca_mmdet.analysis.complexity.parts import build
     from eca_mmdet.catalog.configs import config_root
+    from eca_mmdet.engine.config import build_model
     from eca_mmdet.export.onnx.supported import require_covered
     from eca_mmdet.utils.errors import UserError
 
     root = config_root()
     if name.startswith('mmdet::'):
         name, root = name[7:], Path(mmdet.__file__).parent / '.mim' / 'configs'
-    model = build(Config.fromfile(str(root / name)))
+    model = build_model(Config.fromfile(str(root / name)), 'meta')
     with pytest.raises(UserError, match=part):
         require_covered(model)

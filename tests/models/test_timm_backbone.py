@@ -418,10 +418,10 @@ def test_timm_is_not_imported_with_the_package():
 
 
 def detector(name, device='meta', **options):
-    from eca_mmdet.analysis.complexity.parts import build, load
+    from eca_mmdet.engine.config import build_model, load_config
 
-    cfg = load(name, [f'{key}={value}' for key, value in options.items()])
-    return build(cfg, device), cfg
+    cfg = load_config(name, [f'{key}={value}' for key, value in options.items()])
+    return build_model(cfg, device), cfg
 
 
 @pytest.mark.openmmlab
@@ -529,10 +529,10 @@ def test_costs(command, name, parts):
 
 @pytest.mark.openmmlab
 def test_from_scratch_thaws_everything(mmdet_ready):
-    from eca_mmdet.engine import config as launch
+    from eca_mmdet.engine.recipe import start_from_scratch
 
     _, cfg = detector('faster-rcnn_densenet161_fpn_4xb2-1x_coco')
-    launch.start_from_scratch(cfg)
+    start_from_scratch(cfg)
     scratch, _ = detector('faster-rcnn_densenet264_fpn_4xb2-1x_coco')
     for backbone in (cfg.model.backbone, scratch.backbone):
         assert backbone.frozen_stages == -1 and backbone.norm_eval is False

@@ -104,16 +104,16 @@ def interrupt_in_validation(number=signal.SIGINT):
 
 def at_step(step, act):
     """Do something once, before a step."""
-    from eca_mmdet.engine.loops import _ExactLoop
+    from eca_mmdet.engine.loops import ExactLoop
 
-    do = _ExactLoop._step
+    do = ExactLoop._step
 
     def _step(self, *args):
         if self._iter == step:
             act(self.runner)
         do(self, *args)
 
-    _ExactLoop._step = _step
+    ExactLoop._step = _step
 
 
 def fill_disk(step):
@@ -166,15 +166,15 @@ def kill_worker(step):
 
 def interrupt_at_start():
     """Press ctrl-C when everything is built, before the first step."""
-    from eca_mmdet.engine.loops import _ExactLoop
+    from eca_mmdet.engine.loops import ExactLoop
 
-    begin = _ExactLoop._begin
+    begin = ExactLoop._begin
 
     def _begin(self, *args):
         begin(self, *args)
         os.killpg(os.getpgrp(), signal.SIGINT)
 
-    _ExactLoop._begin = _begin
+    ExactLoop._begin = _begin
 
 
 def interrupt_twice_at_step(step):
@@ -195,16 +195,16 @@ def interrupt_twice_at_step(step):
 
 def interrupt_and_terminate(step):
     """Press ctrl-C in a step, and send SIGTERM while its checkpoint is written."""
-    from eca_mmdet.engine.runner import CarefulRunner
+    from eca_mmdet.engine.runner import ResumableRunner
 
     interrupt_at_step(step)
-    save = CarefulRunner.save_interrupted
+    save = ResumableRunner.save_interrupted
 
     def save_interrupted(self):
         os.killpg(os.getpgrp(), signal.SIGTERM)
         return save(self)
 
-    CarefulRunner.save_interrupted = save_interrupted
+    ResumableRunner.save_interrupted = save_interrupted
 
 
 def interrupt_while_resuming():

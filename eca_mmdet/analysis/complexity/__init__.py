@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 from eca_mmdet.catalog.published import published_rows
-from eca_mmdet.inference.load import load_config
+from eca_mmdet.engine.config import build_model, load_config
 from eca_mmdet.utils.errors import UserError
 
 if TYPE_CHECKING:
@@ -96,12 +96,11 @@ def complexity(
     loaded = load_configs(configs, options)
     from eca_mmdet.analysis.complexity.exact import exact_cost
     from eca_mmdet.analysis.complexity.paper import paper_cost
-    from eca_mmdet.analysis.complexity.parts import build
 
     size = (shape[1], shape[0])
     if convention == 'exact':
         return [
-            ExactRow(name, exact_cost(build(cfg), cfg, size))
+            ExactRow(name, exact_cost(build_model(cfg, 'meta'), cfg, size))
             for name, cfg in loaded.items()
         ]
     known = {row.config: row for row in published_rows()}
@@ -115,7 +114,7 @@ def complexity(
                 'params_m': known[name].params_m.value,
                 'gflops': known[name].gflops.value,
             }
-        cost = paper_cost(build(cfg), size)
+        cost = paper_cost(build_model(cfg, 'meta'), size)
         rows.append(PaperRow(name, cost['params_m'], cost['gflops'], numbers))
     return rows
 

@@ -184,7 +184,7 @@ def exact_cost(model: Any, cfg: Any, shape: tuple[int, int]) -> ExactCost:
     """Count a detector of the meta device.
 
     Args:
-        model: from :func:`~eca_mmdet.analysis.complexity.parts.build`.
+        model: from :func:`~eca_mmdet.engine.config.build_model`.
         cfg: its config, for images a step and numbers of regions.
         shape: height and width of the input, in pixels.
 

@@ -2,56 +2,16 @@
 
 from __future__ import annotations
 
-import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from eca_mmdet.engine import config as launch
 from eca_mmdet.utils.errors import UserError
 
 Wrap = Callable[[str, Callable[[], Any]], Any]
 """Called with a part's name and what runs it."""
-
-
-def load(config: str, options: Sequence[str] = ()) -> Any:
-    """Return a config by shipped name or path, with overrides as KEY=VALUE."""
-    return launch.load_config(
-        argparse.Namespace(
-            config=config, cfg_options=list(options), launcher='none', local_rank=0
-        )
-    )
-
-
-def build(cfg: Any, device: str = 'meta') -> Any:
-    """Build the detector of a config; on the meta device it takes no memory.
-
-    Raises:
-        UserError: its parts compute with values when they are built, which the meta
-            device has not.
-    """
-    from mmdet.registry import MODELS
-    from mmengine.registry import init_default_scope
-
-    scope = cfg.get('default_scope', 'mmdet')
-    if not isinstance(scope, str):
-        raise UserError(f'{cfg.filename}: default_scope must be text; got {scope!r}.')
-    init_default_scope(scope)
-    try:
-        with torch.device(device):
-            model = MODELS.build(cfg.model)
-        if not isinstance(model, nn.Module):
-            raise TypeError(f'{cfg.model.get("type")} is no detector')
-        return model
-    except (ValueError, KeyError, TypeError, AssertionError) as error:
-        raise UserError(f'{cfg.filename}: {error}') from error
-    except (RuntimeError, NotImplementedError) as error:
-        raise UserError(
-            f'{cfg.filename}: this model cannot be built without memory, which the '
-            f'count needs: {error}'
-        ) from error
 
 
 def run_parts(

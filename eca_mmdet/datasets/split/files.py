@@ -90,7 +90,7 @@ def split_annotations(
             code='option-invalid',
         )
     source = Path(file)
-    content, _ = read_annotations(source)
+    content = read_annotations(source).content
     require_instances(source, content)
     units = make_units(content, group_by, Path(images) if images else None)
     places = divide(units, list(shares.values()), seed, stratify)

@@ -1,1 +1,1 @@
-"""Training hooks."""
+"""Training hooks: fine-tuning, a changed batch, the state to resume from."""

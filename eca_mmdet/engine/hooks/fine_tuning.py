@@ -1,4 +1,4 @@
-"""Start from a detector of other classes."""
+"""Fine-tune a detector that was trained on other classes."""
 
 from __future__ import annotations
 
@@ -12,29 +12,25 @@ from mmengine.registry import HOOKS
 from mmengine.runner import BaseLoop
 from torch import Tensor
 
+from eca_mmdet import compat
 from eca_mmdet.checkpoints.class_layers import Layers, find_class_layers
-from eca_mmdet.checkpoints.detector import require_start
 from eca_mmdet.checkpoints.io import Checkpoint, strip_prefix, unwrap
-from eca_mmdet.checkpoints.transfer import (
-    TransferPlan,
-    other_classes,
-    plan_transfer,
-    summary_lines,
-)
+from eca_mmdet.checkpoints.transfer import TransferPlan, plan_transfer, summary_lines
+from eca_mmdet.engine.config import class_names
 from eca_mmdet.utils.errors import UserError
 
 
 @HOOKS.register_module()
 class FineTuneHook(Hook):  # type: ignore[misc]
-    """Start the class layers new where training starts from a whole detector.
+    """Initialise the class layers anew where training starts from a whole detector.
 
-    mmengine loads what fits: class layers of equally many but other classes stay as
-    they are. Here those of ``load_from`` start as the model initialises them. A resumed
-    training and a test are left alone.
+    mmengine loads what fits: class layers for the same number of other classes would
+    be kept. Here those of ``load_from`` start as the model initialises them. A resumed
+    training and a test are not changed.
 
     Args:
-        keep_classes: rows of classes whose names are equal, and those of no class
-            (background), come from the file.
+        keep_classes: copy the rows of classes with equal names, and of background,
+            from the file.
         source_classes: names of the file's classes in its order, where it has none.
 
     Raises:
@@ -49,24 +45,28 @@ class FineTuneHook(Hook):  # type: ignore[misc]
     ) -> None:
         if not isinstance(keep_classes, bool):
             raise UserError(
-                f'keep_classes of FineTuneHook is True or False; got {keep_classes!r}.'
+                f'keep_classes of FineTuneHook is True or False; got {keep_classes!r}.',
+                code='option-invalid',
             )
         if source_classes is not None and not keep_classes:
             raise UserError(
                 'source_classes of FineTuneHook are for keep_classes=True; without it '
-                'no names are needed.'
+                'no names are needed.',
+                code='option-conflict',
             )
         self.keep_classes = keep_classes
         self.source_classes = source_classes
         self._done = False
 
     def after_load_checkpoint(self, runner: Any, checkpoint: dict[str, Any]) -> None:
-        """Exchange the class layers in what was read, before the model takes it."""
-        starts = isinstance(runner._train_loop, BaseLoop) and not runner._resume
+        """Replace the class layers in the checkpoint, before the model loads it."""
+        starts = isinstance(
+            compat.train_loop(runner), BaseLoop
+        ) and not compat.is_resuming(runner)
         if not starts or self._done:
             return
         self._done = True
-        path = str(runner._load_from)
+        path = str(compat.load_path(runner))
         wrapper, state = unwrap(path, checkpoint)
         extras = {k: v for k, v in checkpoint.items() if k != wrapper and wrapper}
         file = Checkpoint(path, strip_prefix(state)[1], 'PyTorch', extras=extras)
@@ -75,7 +75,8 @@ class FineTuneHook(Hook):  # type: ignore[misc]
         changed = OrderedDict({**file.state, **start.new})
         # Layers read there how old the names are.
         before = checkpoint[wrapper] if wrapper else checkpoint
-        changed._metadata = getattr(before, '_metadata', OrderedDict())  # type: ignore[attr-defined]
+        metadata = compat.state_metadata(before) or OrderedDict()
+        compat.set_state_metadata(changed, metadata)
         checkpoint['state_dict'] = changed
         for line in summary_lines(start, file, own):
             runner.logger.info(line)
@@ -83,7 +84,7 @@ class FineTuneHook(Hook):  # type: ignore[misc]
     def plan(
         self, runner: Any, file: Checkpoint, own: dict[str, Tensor]
     ) -> TransferPlan:
-        """Work out the class layers, or refuse; nothing is changed.
+        """Plan the class layers; nothing is changed.
 
         Args:
             runner: with its model built.
@@ -93,14 +94,15 @@ class FineTuneHook(Hook):  # type: ignore[misc]
         Raises:
             UserError: see :func:`eca_mmdet.checkpoints.transfer.plan_transfer`.
         """
-        wanted = _classes(runner)
+        wanted = training_classes(runner)
         layers = find_layers(runner, own, wanted)
         if not self.keep_classes:
             return plan_transfer(file, own, layers)
         if wanted is None:
             raise UserError(
                 'keep_classes of FineTuneHook needs the class names of the training '
-                'data: set train_dataloader.dataset.metainfo.classes.'
+                'data: set train_dataloader.dataset.metainfo.classes.',
+                code='unknown-class',
             )
         return plan_transfer(file, own, layers, wanted, self.source_classes)
 
@@ -119,59 +121,13 @@ def own_state(runner: Any) -> dict[str, Tensor]:
     return dict((model.module if is_model_wrapper(model) else model).state_dict())
 
 
-def _classes(runner: Any) -> Sequence[str] | None:
-    """Return the class names of the training data, from the data set once it is built.
+def training_classes(runner: Any) -> Sequence[str] | None:
+    """Return the class names of the training data, from the dataset once it is built.
 
-    A config may leave them to the data set's own list.
+    A config may leave them to the annotation file.
     """
-    if isinstance(runner._train_loop, BaseLoop):
+    if isinstance(compat.train_loop(runner), BaseLoop):
         dataset = runner.train_dataloader.dataset
         found = (getattr(dataset, 'metainfo', None) or {}).get('classes')
         return tuple(found) if isinstance(found, (list, tuple)) else None
-    from eca_mmdet.engine.preflight.data import training_classes
-
-    return training_classes(runner.cfg)
-
-
-def check_classes(cfg: Any, runner: Any, file: Checkpoint) -> list[str]:
-    """Hold the detector that a training starts from against the model.
-
-    Args:
-        cfg: with ``load_from``.
-        runner: built, its training not begun.
-        file: what ``load_from`` names.
-
-    Returns:
-        Lines that say what starts new. With a ``FineTuneHook`` there are none, since
-        it says so itself.
-
-    Raises:
-        UserError: the file does not fit, or its class names do not.
-    """
-    start = str(cfg.load_from)
-    hook = next((one for one in runner.hooks if isinstance(one, FineTuneHook)), None)
-    if hook:
-        layers = hook.plan(runner, file, own_state(runner)).layers
-        # What is loaded in this check stays where init_weights changes nothing.
-        others = {key: t for key, t in file.state.items() if key not in layers}
-        require_start(others, runner.model, start)
-        return []
-    own = own_state(runner)
-    new = require_start(file.state, runner.model, start)
-    lines = other_classes(file, _classes(runner))
-    if lines and not _keeps_class_layers(runner, file, own):
-        lines = []
-    if new:
-        more = ', ...' if len(new) > 6 else ''
-        lines.append(f'{len(new)} tensors start new: {", ".join(new[:6])}{more}')
-    return lines
-
-
-def _keeps_class_layers(runner: Any, file: Checkpoint, own: dict[str, Tensor]) -> bool:
-    """Tell whether a class layer is the file's; not so if the heads are others."""
-    try:
-        layers = find_layers(runner, own, _classes(runner))
-    except UserError:
-        return False
-    state = file.state
-    return any(key in state and state[key].shape == own[key].shape for key in layers)
+    return class_names(runner.cfg)

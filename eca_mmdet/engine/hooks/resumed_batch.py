@@ -1,7 +1,7 @@
-"""A training that goes on with another number of images a step.
+"""Scale the learning rate of a training resumed with another number of images per step.
 
-mmengine has a check for that, of a field that no checkpoint of 3.x has; it then goes on
-with the learning rate of the old batch.
+mmengine checks for that in a field that checkpoints of 3.x do not have, and then keeps
+the learning rate of the old batch.
 """
 
 from __future__ import annotations
@@ -10,21 +10,16 @@ from typing import Any
 
 from mmengine.hooks import Hook
 
-from eca_mmdet.engine import config as launch
+from eca_mmdet import compat
 
 _KEY = 'images_per_step'
 
 
-def follow_batch(cfg: Any, runner: Any, scale: bool) -> None:
-    """Let a resumed training follow a change of the images a step."""
-    runner.register_hook(ResumedBatchHook(launch.images_per_step(cfg), scale))
-
-
 class ResumedBatchHook(Hook):  # type: ignore[misc]
-    """Write the images a step into checkpoints; follow a change when resuming.
+    """Record images per step in checkpoints, and follow a change when resuming.
 
     Args:
-        images: a step, over all processes.
+        images: per step, over all processes; ``recipe.images_per_step``.
         scale: scale the learning rate with the images (``--no-scale-lr`` does not).
     """
 
@@ -37,7 +32,7 @@ class ResumedBatchHook(Hook):  # type: ignore[misc]
 
     def after_load_checkpoint(self, runner: Any, checkpoint: dict[str, Any]) -> None:
         """Scale the rates in the loaded file, before the optimizer takes them."""
-        if not runner._resume:
+        if not compat.is_resuming(runner):
             return
         before = checkpoint.get('meta', {}).get(_KEY)
         if before is None:
@@ -65,5 +60,5 @@ def scale_rates(checkpoint: dict[str, Any], factor: float) -> None:
                 group[key] = group[key] * factor
     for scheduler in checkpoint.get('param_schedulers', []):
         if scheduler.get('param_name') == 'lr':
-            for key in ('base_values', '_last_value'):
+            for key in compat.SCHEDULER_RATES:
                 scheduler[key] = [value * factor for value in scheduler[key]]

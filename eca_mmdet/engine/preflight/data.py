@@ -1,12 +1,13 @@
-"""Checks of the data before long work: files, folders, classes, heads.
+"""Checks of annotation files, image folders and classes, before a run.
 
 mmdet finds some of these faults too, but as an assertion deep in a data loader, at the
-first evaluation, or (a class name that the file does not have) not at all.
+first evaluation, or (a class name that is not in the file) not at all.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import logging
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,10 +22,19 @@ from eca_mmdet.datasets.rules.check import (
 )
 from eca_mmdet.datasets.rules.rule import Fault, Severity
 from eca_mmdet.datasets.rules.splits import compare_splits
-from eca_mmdet.engine.preflight.model import check_num_classes, evaluators, parts
+from eca_mmdet.engine.config import (
+    dataset_classes,
+    evaluators,
+    leaf_datasets,
+    metric_name,
+    parts,
+)
+from eca_mmdet.engine.preflight.model import check_num_classes
 from eca_mmdet.evaluation.coco_eval import COCO_METRICS, OWN_METRICS
 from eca_mmdet.utils.errors import FaultsError, UserError
 from eca_mmdet.utils.text import printable
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -62,7 +72,7 @@ class _File:
     @property
     def names(self) -> set[str]:
         """The category names."""
-        return {one['name'] for one in self.content['categories']}
+        return {category['name'] for category in self.content['categories']}
 
     def severity(self, fault: Fault) -> Severity:
         """Return how bad a fault is for this run, which may not meet it at all."""
@@ -87,7 +97,7 @@ class _File:
 def check_data(cfg: Any, training: bool) -> None:
     """Check annotation files, image folders, classes and heads.
 
-    Warnings are printed, a line each.
+    Warnings are logged, a line each.
 
     Args:
         cfg: a detector config.
@@ -99,35 +109,11 @@ def check_data(cfg: Any, training: bool) -> None:
     """
     files: dict[Path, _File] = {}
     for name in ('train', 'val') if training else ('test',):
-        loader = cfg.get(f'{name}_dataloader')
-        for dataset in _leaf_datasets(loader.dataset) if loader else ():
+        for dataset in leaf_datasets(cfg.get(f'{name}_dataloader')):
             _check_dataset(cfg, name, dataset, files)
-        for one in evaluators(cfg, name):
-            _note_evaluator(one, name, files)
+        for evaluator in evaluators(cfg, name):
+            _note_evaluator(evaluator, name, files)
     _report([file for file in files.values() if file.coco])
-
-
-def training_classes(cfg: Any) -> tuple[str, ...] | None:
-    """Return the names of the classes that a config trains; None if it has none.
-
-    Raises:
-        UserError: a string stands where a tuple of names is expected.
-    """
-    loader = cfg.get('train_dataloader')
-    for dataset in _leaf_datasets(loader.dataset) if loader else ():
-        return _class_names(dataset, 'train_dataloader')
-    return None
-
-
-def _leaf_datasets(dataset: Any) -> Iterator[Any]:
-    """Yield the data sets inside RepeatDataset, ConcatDataset and the like."""
-    if 'dataset' in dataset:
-        yield from _leaf_datasets(dataset['dataset'])
-    elif 'datasets' in dataset:
-        for part in dataset['datasets']:
-            yield from _leaf_datasets(part)
-    else:
-        yield dataset
 
 
 def _check_dataset(cfg: Any, use: str, dataset: Any, files: dict[Path, _File]) -> None:
@@ -142,9 +128,10 @@ def _check_dataset(cfg: Any, use: str, dataset: Any, files: dict[Path, _File]) -
     if not folder.is_dir():
         raise UserError(
             f'image folder {str(folder)!r} of {name}.dataset does not exist. Set '
-            f'{name}.dataset.data_root and .data_prefix.img.'
+            f'{name}.dataset.data_root and .data_prefix.img.',
+            code='file-not-found',
         )
-    classes = _class_names(dataset, name)
+    classes = dataset_classes(dataset, name)
     if classes is not None:
         _check_names(classes, file, name)
         check_num_classes(cfg, len(classes), name)
@@ -157,7 +144,7 @@ def _check_dataset(cfg: Any, use: str, dataset: Any, files: dict[Path, _File]) -
 
 
 def _is_plain_coco(dataset: Any) -> bool:
-    """Tell a data set that CocoDataset itself reads; others have their own rules."""
+    """Tell whether CocoDataset itself reads a dataset; others have their own rules."""
     from mmdet.datasets import CocoDataset
     from mmdet.registry import DATASETS
 
@@ -173,14 +160,15 @@ def _check_names(classes: Sequence[str], file: _File, name: str) -> None:
         raise UserError(
             f'{len(unknown)} of {len(classes)} classes of {name}.dataset are not in '
             f'{file.path}: {_first(unknown)}. The file has {_first(sorted(known))}. '
-            f'Set {name}.dataset.metainfo.classes to names of the file (case counts).'
+            f'Set {name}.dataset.metainfo.classes to names of the file (case counts).',
+            code='unknown-class',
         )
 
 
 def _look_closer(
     file: _File, folder: Path, classes: Sequence[str] | None, elsewhere: bool
 ) -> None:
-    """Check what depends on the data set too: its folder and its classes.
+    """Check what depends on the dataset too: its folder and its classes.
 
     Args:
         file: the faults are added to it.
@@ -189,11 +177,11 @@ def _look_closer(
         elsewhere: the images come from a storage that is no folder.
     """
     require_instances(file.path, file.content)
-    categories = [one for one in file.content['categories'] if is_category(one)]
+    categories = list(filter(is_category, file.content['categories']))
     more = check_classes(categories, classes)
     images = file.content['images']
     if not elsewhere and file.folder is None:
-        names = [one['file_name'] for one in images if is_image(one)]
+        names = [image['file_name'] for image in images if is_image(image)]
         more += check_images(images, find_missing(folder, names))
     known = {fault.code for fault in file.faults}
     file.faults += [fault for fault in more if fault.code not in known]
@@ -201,14 +189,13 @@ def _look_closer(
 
 
 def _note_evaluator(evaluator: Any, use: str, files: dict[Path, _File]) -> None:
-    """Write down which demands an evaluator makes on its file."""
+    """Record which demands an evaluator makes on its file."""
     ann_file = str(evaluator.get('ann_file', ''))
     if not ann_file.endswith('.json') or '://' in ann_file:
         return
     file = _file(Path(ann_file), f'{use}_evaluator', files)
-    kind = str(evaluator.get('type')).rpartition('.')[2]  # without a scope
+    kind = metric_name(evaluator)
     file.coco |= kind in COCO_METRICS
-    # Its own metrics read no annotation ids, and take a missing iscrowd for 0.
     file.pycocotools |= kind not in OWN_METRICS
     file.mask_ap |= 'segm' in str(evaluator.get('metric', ''))
     file.scored |= not evaluator.get('format_only', False)
@@ -236,13 +223,15 @@ def _file(path: Path, owner: str, files: dict[Path, _File]) -> _File:
     if not path.is_file():
         raise UserError(
             f'annotation file {str(path)!r} of {owner} does not exist. Put COCO there '
-            f'or set {owner}.ann_file (and .data_root) with --cfg-options.'
+            f'or set {owner}.ann_file (and .data_root) with --cfg-options.',
+            code='file-not-found',
         )
-    file = read_annotations(path)
-    content, faults = file.content, file.faults
-    if not all(is_category(one) for one in content['categories']):
+    read = read_annotations(path)
+    content, faults = read.content, read.faults
+    if not all(map(is_category, content['categories'])):
         raise UserError(
-            f"{path}: every category needs a 'name' and an 'id'; at least one has none."
+            f"{path}: every category needs a 'name' and an 'id'; some have none.",
+            code='not-annotations',
         )
     # All objects of a large file take gigabytes: a later file needs the room.
     kept = {key: content[key] for key in ('images', 'categories')}
@@ -253,27 +242,28 @@ def _file(path: Path, owner: str, files: dict[Path, _File]) -> _File:
 
 
 def _report(files: list[_File]) -> None:
-    """Print the warnings, then refuse the errors of all files at once."""
+    """Log the warnings, then raise the errors of all files at once."""
     lines, advice = [], []
     for file in files:
         graded = [(file.severity(fault), fault) for fault in file.faults]
         for severity, fault in graded:
             if severity == 'warning':
-                print('warning:', printable(f'{file.path}: {fault.line()}'), flush=True)
+                logger.warning(f'warning: {file.path}: {fault.line()}')
         errors = [fault for severity, fault in graded if severity == 'error']
         lines += [printable(f'  {file.path}: {fault.line()}') for fault in errors]
         if errors:
             advice.append(_advice(file, errors))
     lines += _compare(files)
     if lines:
-        head = f'kinds of error in the data: {len(lines)}'
+        kinds = '1 kind' if len(lines) == 1 else f'{len(lines)} kinds'
+        head = f'{kinds} of errors in the annotations:'
         raise FaultsError('\n'.join([head, *lines, *advice]))
 
 
 def _advice(file: _File, errors: list[Fault]) -> str:
     if any(fault.code == 'no-annotations' for fault in errors):
         return (
-            f'{file.path} can be tested with --format-only --save-results DIR alone, '
+            f'{file.path} can only be tested with --format-only --save-results DIR, '
             "which writes results for COCO's server"
         )
     by_images = any(fault.code == 'missing-image' for fault in errors)
@@ -285,7 +275,7 @@ def _advice(file: _File, errors: list[Fault]) -> str:
 
 
 def _compare(files: list[_File]) -> list[str]:
-    """Hold each training file against each validation file; return the errors."""
+    """Compare each training file with each validation file; return the errors."""
     errors = []
     # An evaluator's own file has no folder: no loader reads it.
     loaded = [(file, file.folder) for file in files if file.folder is not None]
@@ -297,27 +287,9 @@ def _compare(files: list[_File]) -> list[str]:
             for fault in compare_splits(
                 train.content, val.content, train.classes, folders
             ):
-                line = printable(f'{train.path} and {val.path}: {fault.line()}')
+                line = f'{train.path} and {val.path}: {fault.line()}'
                 if fault.severity == 'error':
-                    errors.append(f'  {line}')
+                    errors.append(f'  {printable(line)}')
                 else:
-                    print('warning:', line, flush=True)
+                    logger.warning(f'warning: {line}')
     return errors
-
-
-def _class_names(dataset: Any, name: str) -> tuple[str, ...] | None:
-    """Return the class names a data set will use, or None if it takes the file's."""
-    from mmdet.registry import DATASETS
-
-    classes = (dataset.get('metainfo') or {}).get('classes')
-    if classes is None:
-        known = DATASETS.get(dataset['type'])
-        classes = getattr(known, 'METAINFO', {}).get('classes')
-    if isinstance(classes, str):
-        if Path(classes).is_file():  # mmengine reads one name a line
-            return tuple(Path(classes).read_text().split('\n'))
-        raise UserError(
-            f'{name}.dataset.metainfo.classes must be a tuple of names; got the string '
-            f"{classes!r}. One class is written ('{classes}',) with a comma."
-        )
-    return None if classes is None else tuple(classes)

@@ -1,7 +1,6 @@
-"""Checks of the model before long work: what is wrong is said in the first seconds.
+"""Checks of a model's config and pretrained weights, in the first seconds of a run.
 
-mmdet finds most of these faults too, but after minutes. The data have their own module,
-:mod:`eca_mmdet.engine.preflight.data`.
+mmdet finds most of these faults too, but after minutes.
 """
 
 from __future__ import annotations
@@ -9,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from eca_mmdet.engine.config import class_heads, parts
 from eca_mmdet.utils.errors import UserError
 
 
@@ -36,11 +36,11 @@ def check_backbone(cfg: Any) -> Any:
     except (RuntimeError, NotImplementedError):
         return None
     except (ValueError, KeyError, TypeError, AssertionError) as error:
-        raise UserError(f'model.backbone: {_unwrap(error)}') from error
+        raise _invalid('model.backbone', error) from error
 
 
 def _check_neck(neck: Any) -> None:
-    """Build a neck, for its arguments; those that cannot be built so are left."""
+    """Build a neck, to check its arguments, if it can be built without memory."""
     from mmdet.registry import MODELS
 
     try:
@@ -48,11 +48,11 @@ def _check_neck(neck: Any) -> None:
     except (RuntimeError, NotImplementedError):
         return
     except (ValueError, KeyError, TypeError, AssertionError) as error:
-        raise UserError(f'model.neck: {_unwrap(error)}') from error
+        raise _invalid('model.neck', error) from error
 
 
 def _check_plugins(backbone: Any) -> None:
-    """Check the plugins of mmdet's own ResNets, which assert without a word."""
+    """Check the plugins of mmdet's own ResNets, which assert without a message."""
     from eca_mmdet.models.backbones.plugins import BOTTLENECK_POSITIONS, check_plugins
 
     plain = backbone.get('type') in ('ResNet', 'ResNetV1d', 'ResNeXt', 'Res2Net')
@@ -62,18 +62,20 @@ def _check_plugins(backbone: Any) -> None:
         stages = backbone.get('num_stages', 4)
         check_plugins(backbone.plugins, BOTTLENECK_POSITIONS, stages, of_stages=())
     except ValueError as error:
-        raise UserError(f'model.backbone: {error}') from error
+        raise _invalid('model.backbone', error) from error
 
 
-def _unwrap(error: BaseException) -> str:
-    """Return the message; KeyError shows a repr of it otherwise."""
-    return str(error.args[0]) if error.args else type(error).__name__
+def _invalid(path: str, error: BaseException) -> UserError:
+    """Return a part's own error with its path in the config."""
+    # A KeyError would show the repr of its message.
+    message = str(error.args[0]) if error.args else type(error).__name__
+    return UserError(f'{path}: {message}', code='config-invalid')
 
 
 def check_backbone_weights(cfg: Any, backbone: Any) -> None:
-    """Look for the file of pretrained weights, and hold it against the backbone.
+    """Find the file of pretrained weights, and compare it with the backbone.
 
-    An address is downloaded here, before anything else is loaded.
+    A URL is downloaded here, before anything else is loaded.
 
     Args:
         cfg: a detector config.
@@ -84,21 +86,20 @@ def check_backbone_weights(cfg: Any, backbone: Any) -> None:
     """
     from eca_mmdet.models.backbones.init_guard import as_list, check_init_cfg
 
-    init_cfg = (cfg.model.get('backbone') or {}).get('init_cfg')
     try:
         if backbone is not None:
-            check_init_cfg(backbone, init_cfg)
+            check_init_cfg(backbone, cfg.model.backbone.get('init_cfg'))
             _check_detector_init(backbone, cfg.model.get('init_cfg'))
     except ValueError as error:
-        raise UserError(f'model.backbone: {error}') from error
+        raise _invalid('model.backbone', error) from error
     for path, part in parts(cfg.model, 'model'):
-        for one in as_list(part.get('init_cfg')):
+        for init_cfg in as_list(part.get('init_cfg')):
             own = path == 'model.backbone'
-            _check_initializer(one, f'{path}.init_cfg', backbone if own else None)
+            _check_initializer(init_cfg, f'{path}.init_cfg', backbone if own else None)
 
 
 def _check_detector_init(backbone: Any, init_cfg: Any) -> None:
-    """Refuse a detector's own 'Pretrained', which loads gates as silently."""
+    """Reject a detector's own 'Pretrained', which leaves gates random silently."""
     from eca_mmdet.models.backbones.init_guard import check_init_cfg
 
     try:
@@ -107,25 +108,15 @@ def _check_detector_init(backbone: Any, init_cfg: Any) -> None:
         raise UserError(
             "model.init_cfg of type 'Pretrained' would leave gates random without an "
             'error. Give a whole detector as load_from=FILE, a backbone as '
-            'model.backbone.init_cfg.'
+            'model.backbone.init_cfg.',
+            code='config-invalid',
         ) from None
 
 
-def parts(node: Any, path: str) -> Iterator[tuple[str, Any]]:
-    """Yield (config path, dict) of every dict, at any depth."""
-    if isinstance(node, (list, tuple)):
-        for index, item in enumerate(node):
-            yield from parts(item, f'{path}.{index}')
-    elif isinstance(node, dict):
-        yield path, node
-        for name, value in node.items():
-            yield from parts(value, f'{path}.{name}')
-
-
 def _check_initializer(init_cfg: Any, path: str, backbone: Any) -> None:
-    """Read the file of one initializer, and hold it against the backbone if it is its.
+    """Read the file of one initializer, and compare it with the backbone if given.
 
-    Addresses of mmengine's 'Pretrained' are left to mmengine.
+    URLs of mmengine's 'Pretrained' are left to mmengine.
     """
     from eca_mmdet.checkpoints.download import fetch, is_address
     from eca_mmdet.checkpoints.initializer import ECAPretrained
@@ -140,7 +131,7 @@ def _check_initializer(init_cfg: Any, path: str, backbone: Any) -> None:
     try:
         initializer = ECAPretrained(**arguments)
     except TypeError as error:
-        raise UserError(f'{path}: {error}') from error
+        raise _invalid(path, error) from error
     if backbone is None:
         read_weights(fetch(initializer.checkpoint))
     else:
@@ -148,7 +139,7 @@ def _check_initializer(init_cfg: Any, path: str, backbone: Any) -> None:
 
 
 def check_operators(cfg: Any) -> None:
-    """Look for model parts that need an operator of mmcv which nobody supplies.
+    """Check that every mmcv operator that the model needs is available.
 
     Raises:
         UserError: with the part, the operator and how to get it.
@@ -163,7 +154,8 @@ def check_operators(cfg: Any) -> None:
             raise UserError(
                 f'{path}={kind!r} needs the mmcv operator {operator!r}, and this mmcv '
                 'has no compiled extension; eca_mmdet does not supply that one. To '
-                f'build it: {mmcv_ext.how_to_compile()}'
+                f'build it: {mmcv_ext.how_to_compile()}',
+                code='unsupported-model',
             )
 
 
@@ -175,27 +167,18 @@ def check_num_classes(cfg: Any, classes: int, name: str) -> None:
     """
     if 'language_model' in cfg.model:  # there it counts text tokens
         return
-    model = cfg.model
-    heads = {
-        f'{path}.{key}': part[key]
-        for path, part in (('model', model), ('model.roi_head', model.get('roi_head')))
-        for key in ('bbox_head', 'mask_head')
-        if part and part.get(key)
+    entries = {
+        '.'.join(('model', *path, 'num_classes')): head['num_classes']
+        for path, head in class_heads(cfg.model)
     }
-    entries: dict[str, int] = {}
-    for path, head in heads.items():
-        many = isinstance(head, list)
-        for index, one in enumerate(head if many else [head]):
-            if 'num_classes' in one:
-                where = f'{path}.{index}' if many else path
-                entries[f'{where}.num_classes'] = one['num_classes']
     wrong = {key: value for key, value in entries.items() if value != classes}
     if wrong:
-        found = ', '.join(f'{key} is {value}' for key, value in wrong.items())
+        counts = ', '.join(f'{key} is {value}' for key, value in wrong.items())
         options = ' '.join(f'{key}={classes}' for key in wrong)
         raise UserError(
-            f'{name} has {classes} classes, but {found}. Set them: --cfg-options '
-            f'{options}'
+            f'{name} has {classes} classes, but {counts}. Set them: --cfg-options '
+            f'{options}',
+            code='class-mismatch',
         )
 
 
@@ -204,11 +187,3 @@ def _entries(node: Any, path: str, key: str) -> Iterator[tuple[str, str]]:
     for where, part in parts(node, path):
         if isinstance(part.get(key), str):
             yield f'{where}.{key}', part[key]
-
-
-def evaluators(cfg: Any, use: str) -> list[Any]:
-    """Return the configs of the metrics of 'val' or 'test', however they are nested."""
-    entry = cfg.get(f'{use}_evaluator') or []
-    if not isinstance(entry, list):
-        entry = entry['metrics'] if 'metrics' in entry else [entry]
-    return list(entry) if isinstance(entry, list) else [entry]

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from eca_mmdet.compat import silent_onnx_log
 from eca_mmdet.export.onnx.heads import PartHeads, Whole
 from eca_mmdet.export.onnx.metadata import KEY
 from eca_mmdet.export.openvino import without_telemetry
@@ -195,15 +196,6 @@ def quiet() -> Iterator[None]:
 
     Of the latter, those that matter are found by the check at other sizes.
     """
-    # Where a layer has no counterpart, PyTorch 2.14 prints the graph, and has no switch
-    # that works: it takes one function for a flag.
-    log = getattr(torch._C, '_jit_onnx_log', None)
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), silent_onnx_log():
         warnings.simplefilter('ignore')
-        if log is not None:
-            setattr(torch._C, '_jit_onnx_log', lambda *_: None)  # noqa: B010
-        try:
-            yield
-        finally:
-            if log is not None:
-                setattr(torch._C, '_jit_onnx_log', log)  # noqa: B010
+        yield

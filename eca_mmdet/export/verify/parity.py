@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from eca_mmdet.compat import paste_masks
 from eca_mmdet.export.onnx.writer import ExportPart
 from eca_mmdet.export.openvino import compiled, one_line
 from eca_mmdet.export.processing import prepare
@@ -219,11 +220,9 @@ def _of_file(found: list[Array], size: tuple[int, int], model: Any) -> Predictio
 
 def _paste(masks: Tensor, boxes: Tensor, size: tuple[int, int], model: Any) -> Array:
     """Paste masks (K, h, w) as mmdet does, so that it is the graph that is compared."""
-    from mmdet.models.roi_heads.mask_heads.fcn_mask_head import _do_paste_mask
-
     if not len(masks):
         return np.zeros((0, *size), bool)
-    pasted, _ = _do_paste_mask(masks[:, None], boxes, *size, skip_empty=False)
+    pasted = paste_masks(masks[:, None], boxes, *size)
     threshold = model.roi_head.test_cfg.mask_thr_binary
     return np.asarray((pasted >= threshold).numpy())
 

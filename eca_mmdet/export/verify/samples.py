@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from eca_mmdet.checkpoints.embedded_config import innermost
+from eca_mmdet.engine.config import leaf_datasets
 from eca_mmdet.inference import media
 from eca_mmdet.utils.errors import UserError
 
@@ -89,7 +89,7 @@ def find_samples(folder: str | None, cfg: Any) -> tuple[list[Image], str]:
 
 
 def _test_folder(cfg: Any) -> Path | None:
-    dataset = innermost((cfg.get('test_dataloader') or {}).get('dataset'))
+    dataset = next(iter(leaf_datasets(cfg.get('test_dataloader'))), None)
     if not isinstance(dataset, dict):
         return None
     prefix = dataset.get('data_prefix')

@@ -14,7 +14,6 @@ from mmcv.cnn import build_norm_layer
 from mmdet.registry import MODELS
 from mmengine.model import BaseModule, Sequential
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from eca_mmdet.catalog.architectures import (
     D_LAYOUTS,
@@ -23,6 +22,7 @@ from eca_mmdet.catalog.architectures import (
     Widths,
     regular_widths,
 )
+from eca_mmdet.compat import batch_norm_base
 from eca_mmdet.models.attention.eca import ECALayer
 from eca_mmdet.models.backbones.blocks import check_memory, recompute
 from eca_mmdet.models.backbones.init_guard import InitGuard
@@ -249,7 +249,7 @@ class ECAResNetD(InitGuard, BaseModule):  # type: ignore[misc]
         self._freeze_stages()
         if mode and self.norm_eval:
             for module in self.modules():
-                if isinstance(module, _BatchNorm):
+                if isinstance(module, batch_norm_base()):
                     module.eval()
         return self
 

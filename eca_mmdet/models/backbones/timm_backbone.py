@@ -14,8 +14,8 @@ from mmdet.registry import MODELS
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.nn.modules.batchnorm import _BatchNorm
 
+from eca_mmdet.compat import batch_norm_base
 from eca_mmdet.models.attention.gate import is_whole
 from eca_mmdet.models.backbones.init_guard import InitGuard
 from eca_mmdet.models.backbones.timm_network import (
@@ -140,7 +140,7 @@ class TimmBackbone(InitGuard, BaseModule):  # type: ignore[misc]
         self._freeze()
         if mode and self.norm_eval:
             for module in self.modules():
-                if isinstance(module, _BatchNorm):
+                if isinstance(module, batch_norm_base()):
                     module.eval()
         return self
 

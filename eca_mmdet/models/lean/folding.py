@@ -12,31 +12,17 @@ from typing import Any, NamedTuple, NoReturn
 
 import torch
 from torch import Tensor, nn
-from torch.fx import _symbolic_trace
-from torch.nn.modules import module as modules
-from torch.nn.modules.batchnorm import _BatchNorm
 
-_HOOKS = (
-    '_forward_hooks',
-    '_forward_pre_hooks',
-    '_backward_hooks',
-    '_backward_pre_hooks',
-)
-_GLOBAL_HOOKS = (
-    modules._global_forward_hooks,
-    modules._global_forward_pre_hooks,
-    modules._global_backward_hooks,
-    modules._global_backward_pre_hooks,
-)
+from eca_mmdet import compat
+
+_GLOBAL_HOOKS = compat.global_module_hooks()
 _is_exporting = getattr(torch.compiler, 'is_exporting', lambda: False)  # torch 2.7
-_is_fx_tracing = getattr(  # the second is loud where the first exists
-    _symbolic_trace, 'is_fx_symbolic_tracing', _symbolic_trace.is_fx_tracing
-)
-_BATCH_NORMS = (_BatchNorm.forward, nn.SyncBatchNorm.forward)
+_is_fx_tracing = compat.fx_tracing()
+_BATCH_NORMS = (compat.batch_norm_base().forward, nn.SyncBatchNorm.forward)
 _KNOWN: dict[type, Any] = {
     kind: (kind.forward, kind.__call__) for kind in (nn.Conv2d, nn.ReLU, nn.MaxPool2d)
 }
-_CONV_FORWARD = nn.Conv2d._conv_forward
+_CONV_FORWARD = compat.conv_forward(nn.Conv2d)
 
 
 class Affine(NamedTuple):
@@ -58,7 +44,7 @@ def bypassable(*layers: nn.Module) -> bool:
     the function (``torch.func``), or records the network (tracing, export), where the
     ordinary layers make the better graph.
     """
-    if any(_GLOBAL_HOOKS) or torch._C._are_functorch_transforms_active() or _recorded():
+    if any(_GLOBAL_HOOKS) or compat.functorch_transforms_active() or _recorded():
         return False
     return not any(map(_is_changed, layers))
 
@@ -69,10 +55,12 @@ def _recorded() -> bool:
 
 
 def _is_changed(layer: nn.Module) -> bool:
-    own, kind = layer.__dict__, type(layer)
-    if 'forward' in own or '_conv_forward' in own or any(map(own.get, _HOOKS)):
+    kind = type(layer)
+    if 'forward' in layer.__dict__ or compat.has_own_conv_forward(layer):
         return True
-    if kind is nn.Conv2d and kind._conv_forward is not _CONV_FORWARD:
+    if any(compat.module_hooks(layer)):
+        return True
+    if kind is nn.Conv2d and compat.conv_forward(kind) is not _CONV_FORWARD:
         return True
     expected = _KNOWN.get(kind, (kind.forward, nn.Module.__call__))
     return bool(expected != (kind.forward, kind.__call__))

@@ -26,8 +26,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
+from eca_mmdet.compat import batch_norm_base
 from eca_mmdet.models.lean.conv_norm import conv_norm
 from eca_mmdet.models.lean.folding import (
     Affine,
@@ -127,7 +127,7 @@ def _gated_add(x: Tensor, conv: Any, norm: Any, gate: Any, shortcut: Tensor) -> 
 
 
 def _uses_batch_statistics(norm: Any) -> bool:
-    if type(norm).forward is not _BatchNorm.forward:
+    if type(norm).forward is not batch_norm_base().forward:
         return False  # a synchronized one's statistics are not of this process alone
     return bool(norm.training) or norm.running_mean is None
 

@@ -1,0 +1,218 @@
+"""Private names of mmengine, mmdet and torch that this package relies on.
+
+Every access is a function here, and ``tests/test_compat.py`` checks each of them
+against the installed libraries: after an upgrade, that test fails first and names the
+function. Nothing of this package is imported, so that every layer can use it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+# --- mmengine: runner -----------------------------------------------------------------
+
+
+def train_loop(runner: Any) -> Any:
+    """Return the training loop: an object, its config if not yet built, or None."""
+    return runner._train_loop
+
+
+def built_loops(runner: Any) -> list[Any]:
+    """Return the loops for training, validation and testing that are built."""
+    names = ('_train_loop', '_val_loop', '_test_loop')
+    loops = [getattr(runner, name, None) for name in names]
+    return [loop for loop in loops if hasattr(loop, 'dataloader')]
+
+
+def load_path(runner: Any) -> Any:
+    """Return the checkpoint that the runner loads, or None."""
+    return runner._load_from
+
+
+def set_load_path(runner: Any, path: str) -> None:
+    """Set the checkpoint that the runner loads."""
+    runner._load_from = path
+
+
+def is_resuming(runner: Any) -> bool:
+    """Tell whether the runner restores the state of its training, not only weights."""
+    return bool(runner._resume)
+
+
+def remove_hooks(runner: Any, kind: type) -> None:
+    """Remove the registered hooks of a class."""
+    runner._hooks = [hook for hook in runner.hooks if not isinstance(hook, kind)]
+
+
+def differs_by_rank(runner: Any) -> bool:
+    """Tell whether each process of the job has its own seed."""
+    return bool(runner._randomness_cfg.get('diff_rank_seed', False))
+
+
+# --- mmengine: optimizers -------------------------------------------------------------
+
+SCHEDULER_RATES = ('base_values', '_last_value')
+"""Entries of a scheduler's state that hold learning rates."""
+
+
+def steps_counted(optim_wrapper: Any) -> int:
+    """Return the steps that an optimizer wrapper has counted, for accumulation."""
+    return int(getattr(optim_wrapper, '_inner_count', 0))
+
+
+def set_steps_counted(optim_wrapper: Any, count: int) -> None:
+    """Set that count; wrappers of several optimizers have none."""
+    if hasattr(optim_wrapper, '_inner_count'):
+        optim_wrapper._inner_count = count
+
+
+def is_accumulating(optim_wrapper: Any) -> bool:
+    """Tell whether there are accumulated gradients that were not yet applied."""
+    counts = getattr(optim_wrapper, '_accumulative_counts', 1)
+    counted = steps_counted(optim_wrapper)
+    last = counted == getattr(optim_wrapper, '_max_counts', -1)
+    return bool(counted % counts and not last)
+
+
+# --- mmengine: initialisation of weights ----------------------------------------------
+
+
+def is_inside_init_weights(module: Any) -> bool:
+    """Tell whether ``BaseModule.init_weights`` of a parent is running."""
+    return hasattr(module, '_params_init_info')
+
+
+def mark_initialized(module: Any) -> None:
+    """Make mmengine skip ``init_weights`` of a module."""
+    module.is_init = True
+
+
+# --- mmdet ----------------------------------------------------------------------------
+
+
+def box_forward(roi_head: Any, maps: Any, regions: Any) -> Any:
+    """Run the box head on regions; return mmdet's dict of its outputs."""
+    return roi_head._bbox_forward(maps, regions)
+
+
+def paste_masks(masks: Any, boxes: Any, height: int, width: int) -> Any:
+    """Paste mask probabilities (K, 1, h, w) into images; return (K, height, width)."""
+    from mmdet.models.roi_heads.mask_heads.fcn_mask_head import _do_paste_mask
+
+    return _do_paste_mask(masks, boxes, height, width, skip_empty=False)[0]
+
+
+# --- torch: modules -------------------------------------------------------------------
+
+
+def norm_base() -> Any:
+    """Return the base class of batch and instance norms."""
+    from torch.nn.modules.batchnorm import _NormBase
+
+    return _NormBase
+
+
+def batch_norm_base() -> Any:
+    """Return the base class of batch norms."""
+    from torch.nn.modules.batchnorm import _BatchNorm
+
+    return _BatchNorm
+
+
+def conv_forward(kind: Any) -> Callable[..., Any]:
+    """Return the method of a convolution class that ``forward`` calls."""
+    return kind._conv_forward  # type: ignore[no-any-return]
+
+
+def has_own_conv_forward(layer: Any) -> bool:
+    """Tell whether that method was replaced on one object."""
+    return '_conv_forward' in layer.__dict__
+
+
+def module_hooks(layer: Any) -> tuple[dict[int, Any], ...]:
+    """Return the hooks of a module around its forward and backward, by kind."""
+    return (
+        layer._forward_hooks,
+        layer._forward_pre_hooks,
+        layer._backward_hooks,
+        layer._backward_pre_hooks,
+    )
+
+
+def global_module_hooks() -> tuple[dict[int, Any], ...]:
+    """Return the hooks on all modules, by kind; the dicts stay the same objects."""
+    from torch.nn.modules import module
+
+    return (
+        module._global_forward_hooks,
+        module._global_forward_pre_hooks,
+        module._global_backward_hooks,
+        module._global_backward_pre_hooks,
+    )
+
+
+def state_metadata(state: Any) -> Any:
+    """Return the versions of the modules that wrote a state dict, or None."""
+    return getattr(state, '_metadata', None)
+
+
+def set_state_metadata(state: Any, metadata: Any) -> None:
+    """Attach them; layers read there how old the names of their tensors are."""
+    state._metadata = metadata
+
+
+# --- torch: tracing, export -----------------------------------------------------------
+
+
+def functorch_transforms_active() -> bool:
+    """Tell whether a transform of ``torch.func`` is running."""
+    import torch
+
+    return torch._C._are_functorch_transforms_active()
+
+
+def fx_tracing() -> Callable[[], bool]:
+    """Return the function that tells whether ``torch.fx`` is tracing symbolically."""
+    from torch.fx import _symbolic_trace
+
+    # The second name warns where the first exists.
+    newer = getattr(_symbolic_trace, 'is_fx_symbolic_tracing', None)
+    return newer or _symbolic_trace.is_fx_tracing
+
+
+@contextlib.contextmanager
+def silent_onnx_log() -> Iterator[None]:
+    """Keep torch 2.14 from printing graphs: its switch takes a function for a flag."""
+    import torch
+
+    log = getattr(torch._C, '_jit_onnx_log', None)
+    if log is None:
+        yield
+        return
+    setattr(torch._C, '_jit_onnx_log', lambda *_: None)  # noqa: B010
+    try:
+        yield
+    finally:
+        setattr(torch._C, '_jit_onnx_log', log)  # noqa: B010
+
+
+# --- torch: data loaders --------------------------------------------------------------
+
+
+def worker_iterator(loader: Any) -> Any:
+    """Return the iterator that a data loader keeps with its workers, or None."""
+    return getattr(loader, '_iterator', None)
+
+
+def forget_worker_iterator(loader: Any) -> None:
+    """Make a data loader start new workers for the next iteration."""
+    if hasattr(loader, '_iterator'):
+        loader._iterator = None
+
+
+def shut_down_workers(iterator: Any) -> None:
+    """End the processes of a data loader's iterator, if it has any."""
+    if hasattr(iterator, '_shutdown_workers'):
+        iterator._shutdown_workers()

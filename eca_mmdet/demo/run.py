@@ -1,0 +1,266 @@
+"""The demo: draw a dataset, train a small detector on it, evaluate, and plot."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from mmengine.hooks import Hook
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from eca_mmdet.datasets.shapes import SPLITS, write_shapes
+from eca_mmdet.demo import config
+from eca_mmdet.engine.distributed import ending_workers
+from eca_mmdet.engine.runner import build_runner
+from eca_mmdet.evaluation.tables import ap_table, rows_of
+from eca_mmdet.utils.io import whole_file, write_json
+from eca_mmdet.utils.plotting import new_figure, save_figure
+
+PICTURES = 12
+SCORE_THRESHOLD = 0.5
+ENLARGED = 320
+"""Longer side of an image in the page of predictions, in pixels."""
+
+
+def run_demo(
+    out: Path,
+    console: Console,
+    detector: str = 'mask',
+    attention: str = 'eca',
+    depth: int = 18,
+    seed: int = 0,
+    quick: bool = False,
+) -> dict[str, Any]:
+    """Write the data, train, evaluate and plot; return the record of the run.
+
+    Args:
+        out: folder that exists; everything goes there.
+        console: for the progress.
+        detector: 'faster', 'mask' or 'retinanet'.
+        attention: key of a mechanism, or 'none'.
+        depth: 18 or 50.
+        seed: of data, weights and sampling.
+        quick: a few steps only.
+    """
+    sizes = config.QUICK_SIZES if quick else SPLITS
+    console.print(f'drawing {sizes["train"]} + {sizes["val"]} images of shapes ...')
+    data = write_shapes(out / 'data', seed=seed, sizes=sizes)
+    cfg = config.compose(detector, attention, depth, data.resolve(), seed)
+    if quick:
+        config.shorten(cfg)
+    cfg.work_dir = str(out / 'train')
+    hook = ProgressHook(console)
+    # mmengine's console output goes only to its log file (train/*/*.log): its stream
+    # handler keeps the stdout of the moment at which the Runner is built.
+    with open(os.devnull, 'w') as nowhere, contextlib.redirect_stdout(nowhere):
+        runner = build_runner(cfg)
+        runner.register_hook(hook, priority='LOWEST')
+        try:
+            with ending_workers(runner):
+                runner.train()
+        finally:
+            hook.close()
+        draw_loss_curve(hook.losses, out / 'loss_curve.png')
+        draw_first_predictions(runner, out / 'predictions.png')
+    rows = rows_of(hook.metrics)
+    evaluated = json.loads((Path(runner.log_dir) / 'metrics.json').read_text())
+    return {
+        'detector': detector,
+        'attention': attention,
+        'depth': depth,
+        'seed': seed,
+        'quick': quick,
+        'iterations': len(hook.losses),
+        **evaluated,
+        'table': ap_table(rows),
+        'markdown': ap_table(rows, 'md'),
+        'losses': [round(loss, 4) for loss in hook.losses],
+    }
+
+
+def write_results(record: dict[str, Any], out: Path) -> None:
+    """Write ``ap_table.md`` and ``metrics.json`` (AP there is 0-1)."""
+    title = f'{record["detector"]}, {record["attention"]}, ResNet-{record["depth"]}'
+    heading = f'# {title}: COCO AP and AR on generated shapes, 0-100'
+    with whole_file(out / 'ap_table.md') as partial:
+        partial.write_text(f'{heading}\n\n{record["markdown"]}\n')
+    kept = {k: v for k, v in record.items() if k not in ('table', 'markdown')}
+    write_json(out / 'metrics.json', kept)
+
+
+class ProgressHook(Hook):  # type: ignore[misc]
+    """Show training as a progress bar with loss and time left, and keep the losses.
+
+    Where the output is not a terminal (a log file, CI), a plain line is printed every
+    tenth of the run instead.
+
+    Args:
+        console: where to draw.
+
+    Attributes:
+        losses: total loss of every iteration so far.
+        metrics: what the last evaluation returned.
+    """
+
+    def __init__(self, console: Console) -> None:
+        self.losses: list[float] = []
+        self.metrics: dict[str, float] = {}
+        self._console = console
+        self._start = time.monotonic()
+        self._progress = Progress(
+            TextColumn('{task.description}'),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn('{task.fields[loss]}'),
+            TimeElapsedColumn(),
+            TextColumn('left'),
+            TimeRemainingColumn(),
+            console=console,
+            disable=not console.is_terminal,
+        )
+
+    def before_train(self, runner: Any) -> None:
+        """Open the bar."""
+        self._start = time.monotonic()
+        self._task = self._progress.add_task(
+            'training', total=runner.max_iters, loss='loss ...'
+        )
+        self._progress.start()
+
+    def after_train_iter(
+        self,
+        runner: Any,
+        batch_idx: int,
+        data_batch: Any = None,
+        outputs: dict[str, Any] | None = None,
+    ) -> None:
+        """Record the loss and move the bar."""
+        self.losses.append((outputs or {})['loss'].item())
+        recent = self.losses[-20:]
+        loss = f'loss {sum(recent) / len(recent):.3f}'
+        self._progress.update(self._task, advance=1, loss=loss)
+        done, total = len(self.losses), runner.max_iters
+        if not self._console.is_terminal and done % max(total // 10, 1) == 0:
+            left = (time.monotonic() - self._start) / done * (total - done)
+            self._console.print(f'  {done}/{total}  {loss}  {left:.0f} s left')
+
+    def before_val(self, runner: Any) -> None:
+        """Announce the evaluation under the bar."""
+        self._progress.stop()
+        self._console.print('evaluating on the held-out images ...')
+
+    def after_val_epoch(
+        self, runner: Any, metrics: dict[str, float] | None = None
+    ) -> None:
+        """Keep the metrics."""
+        self.metrics = dict(metrics or {})
+
+    def close(self) -> None:
+        """Stop drawing, also after an error."""
+        self._progress.stop()
+
+
+def draw_loss_curve(losses: Sequence[float], path: Path) -> None:
+    """Plot the loss of every iteration and its running mean.
+
+    Args:
+        losses: one value an iteration.
+        path: PNG to write.
+    """
+    figure, axes = new_figure(figsize=(7, 4), layout='constrained')
+    iterations = np.arange(1, len(losses) + 1)
+    axes.plot(iterations, losses, color='#c0c8d8', linewidth=1, label='one iteration')
+    window = max(1, min(20, len(losses) // 5))
+    mean = np.convolve(losses, np.ones(window) / window, mode='valid')
+    axes.plot(
+        iterations[window - 1 :], mean, color='#20508c', label=f'mean of {window}'
+    )
+    axes.set(xlabel='iteration', ylabel='training loss', ylim=(0, None))
+    axes.grid(alpha=0.3)
+    axes.legend(frameon=False)
+    save_figure(figure, path)
+
+
+def draw_first_predictions(runner: Any, path: Path) -> None:
+    """Predict the first held-out images with the trained model and draw them."""
+    import torch
+
+    dataset = runner.val_dataloader.dataset
+    items = [dataset[index] for index in range(min(PICTURES, len(dataset)))]
+    batch = {
+        'inputs': [item['inputs'] for item in items],
+        'data_samples': [item['data_samples'] for item in items],
+    }
+    runner.model.eval()
+    with torch.no_grad():
+        results = runner.model.test_step(batch)
+    images = [item['inputs'].permute(1, 2, 0).numpy()[..., ::-1] for item in items]
+    draw_predictions(images, results, dataset.metainfo['classes'], path)
+
+
+def draw_predictions(
+    images: Sequence[np.ndarray[Any, Any]],
+    results: Sequence[Any],
+    classes: Sequence[str],
+    path: Path,
+) -> None:
+    """Draw boxes, masks, classes and scores over images, six to a row.
+
+    Args:
+        images: HWC uint8, RGB.
+        results: mmdet data samples with ``pred_instances``.
+        classes: names by label.
+        path: PNG to write.
+    """
+    columns = 6
+    rows = -(-len(images) // columns)
+    size = (columns * 2.2, rows * 2.2 + 0.4)
+    figure, grid = new_figure(rows, columns, figsize=size, layout='constrained')
+    figure.suptitle(
+        f'held-out images, predictions with score >= {SCORE_THRESHOLD}', fontsize=10
+    )
+    for axes in np.ravel(grid):
+        axes.axis('off')
+    for axes, image, sample in zip(np.ravel(grid), images, results, strict=False):
+        axes.imshow(_with_objects(image, sample.pred_instances.numpy(), classes))
+    save_figure(figure, path)
+
+
+def _with_objects(image: Any, instances: Any, classes: Sequence[str]) -> Any:
+    """Return an image, enlarged so that names can be read, with its confident boxes."""
+    import cv2
+
+    from eca_mmdet.inference.drawing import draw_objects
+
+    kept = np.flatnonzero(instances.scores >= SCORE_THRESHOLD)
+    scale = ENLARGED / max(image.shape[:2])
+    size = [round(scale * pixels) for pixels in image.shape[1::-1]]
+    labels = instances.labels[kept]
+    texts = [
+        f'{classes[label]} {score:.2f}'
+        for label, score in zip(labels, instances.scores[kept], strict=True)
+    ]
+    masks = None
+    if 'masks' in instances and len(kept):
+        masks = np.stack(
+            [
+                cv2.resize(mask.astype(np.uint8), size, interpolation=0) > 0
+                for mask in instances.masks[kept]
+            ]
+        )
+    enlarged = cv2.resize(image, size, interpolation=cv2.INTER_CUBIC)
+    return draw_objects(enlarged, instances.bboxes[kept] * scale, labels, texts, masks)

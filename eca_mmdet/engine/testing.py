@@ -1,0 +1,224 @@
+"""Evaluate a detector's checkpoint on the test set of a config."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from eca_mmdet.checkpoints.download import is_address
+from eca_mmdet.checkpoints.io import read_checkpoint
+from eca_mmdet.datasets.detections import TASKS
+from eca_mmdet.datasets.results import results_path, submission_path
+from eca_mmdet.engine import distributed
+from eca_mmdet.engine.config import (
+    evaluators,
+    load_config,
+    metric_name,
+)
+from eca_mmdet.engine.error_translation import as_user_error
+from eca_mmdet.engine.preflight import check
+from eca_mmdet.engine.recipe import set_work_dir
+from eca_mmdet.evaluation.bootstrap import subtract
+from eca_mmdet.evaluation.coco_eval import COCO_METRICS, OWN_METRICS
+from eca_mmdet.evaluation.tables import ap_table, render, rows_of
+from eca_mmdet.utils.errors import UserError
+from eca_mmdet.utils.io import require_free
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What a test measured.
+
+    Attributes:
+        metrics: by name, AP from 0 to 1, e.g. ``metrics['coco/bbox_AP']``.
+        log_dir: with the log and ``metrics.json``.
+        seconds: of reading, predicting and evaluating.
+        baseline: the metrics without ``fast``, where they were asked for.
+    """
+
+    metrics: dict[str, float]
+    log_dir: Path
+    seconds: float
+    baseline: dict[str, float] | None = None
+
+    @property
+    def table(self) -> str:
+        """COCO's AP and AR, 0-100; '' for other metrics."""
+        rows = rows_of(self.metrics)
+        return ap_table(rows) if rows else ''
+
+
+def test(
+    config: str | Path,
+    checkpoint: str | Path,
+    work_dir: str | Path | None = None,
+    *,
+    options: Sequence[str] = (),
+    classwise: bool = False,
+    save_results: str | Path | None = None,
+    format_only: bool = False,
+    fast: Any = None,
+    compare: bool = False,
+    launcher: str = 'none',
+    local_rank: int = 0,
+    dist_timeout: int | None = None,
+) -> Evaluation:
+    """Run a detector over the test set of a config, and evaluate it.
+
+    >>> name = 'mask-rcnn_eca-r50_fpn_4xb2-1x_coco'
+    >>> result = test(name, 'epoch_12.pth')  # doctest: +SKIP
+    >>> print(result.table)  # doctest: +SKIP
+
+    Args:
+        config: shipped name, or a file.
+        checkpoint: path or URL. Loading it never runs code.
+        work_dir: for the log; default: the config's, ``work_dirs/NAME``.
+        options: overrides as ``KEY=VALUE``.
+        classwise: also AP of each class.
+        save_results: folder for the detections as COCO result files.
+        format_only: evaluate nothing; also write COCO's submission zip.
+        fast: a :class:`~eca_mmdet.inference.fast.FastTestHook`, to test a fast copy.
+        compare: test without ``fast`` first, and log the difference.
+        launcher: 'none', 'pytorch', 'slurm' or 'mpi'.
+        local_rank: of this process on its machine, where the launcher sets none.
+        dist_timeout: seconds that a process waits for the others.
+
+    Raises:
+        UserError: a check failed, or the checkpoint does not fit the config.
+    """
+    if compare and (fast is None or save_results or format_only):
+        raise UserError(
+            '--compare evaluates twice, without and with --fast, and saves no '
+            'detections: give --fast, and leave --save-results and --format-only to a '
+            'run of their own.',
+            code='option-conflict',
+        )
+    # Read before mmdet is loaded, which takes seconds.
+    file = None if is_address(str(checkpoint)) else read_checkpoint(str(checkpoint))
+    cfg = load_config(config, options, launcher, local_rank, dist_timeout)
+    set_work_dir(cfg, work_dir)
+    cfg.load_from, cfg.resume = str(checkpoint), False
+    set_outputs(cfg, classwise, save_results, format_only)
+    from eca_mmdet.engine.preflight.start import check_start
+    from eca_mmdet.engine.runner import build_runner
+
+    with distributed.job(cfg):
+        check(cfg, training=False)
+        runner = build_runner(cfg)
+        check_start(cfg, runner, exact=True, file=file)
+        del file  # mmengine loads its own copy
+        with as_user_error(runner), distributed.ending_workers(runner):
+            return _compare(runner, fast) if compare else _evaluate(runner, fast)
+
+
+def _evaluate(runner: Any, fast: Any) -> Evaluation:
+    if fast is not None:
+        runner.register_hook(fast, priority='LOWEST')
+    start = time.monotonic()
+    metrics = runner.test()
+    return Evaluation(metrics, Path(runner.log_dir), time.monotonic() - start)
+
+
+def _compare(runner: Any, fast: Any) -> Evaluation:
+    """Test without and with a hook, and log the difference."""
+    exact = _evaluate(runner, None)
+    record = exact.log_dir / 'metrics.json'
+    if distributed.is_main_process() and record.is_file():
+        record.rename(record.with_name('metrics_float32.json'))
+    runner.register_hook(fast, priority='LOWEST')
+    start = time.monotonic()
+    # Only the loop: the runner has been set up, and hooks prepare a run once.
+    metrics = runner.test_loop.run()
+    seconds = time.monotonic() - start
+    runner.logger.info(comparison(exact.metrics, metrics))
+    images = len(runner.test_dataloader.dataset)
+    runner.logger.info(
+        f'{images} images, reading and evaluation included: {exact.seconds:.1f} s, '
+        f'fast {seconds:.1f} s'
+    )
+    return Evaluation(metrics, exact.log_dir, seconds, exact.metrics)
+
+
+def comparison(exact: dict[str, float], fast: dict[str, float]) -> str:
+    """Return a table of the metrics without and with --fast, and the difference.
+
+    COCO's columns where ``CocoTableMetric`` counted them; a line for each number of
+    another metric.
+    """
+    before, after = rows_of(exact), rows_of(fast)
+    if not before:
+        cells = [
+            [name, f'{exact[name]:.4f}', f'{fast[name]:.4f}', f'{change:+.4f}']
+            for name in sorted(exact.keys() & fast.keys())
+            for change in [fast[name] - exact[name]]
+        ]
+        heading = ['', 'float32', 'fast', 'difference']
+        return f'What --fast changes:\n{render(heading, cells, "table")}'
+    rows, signed = {}, []
+    for task in before:
+        rows[f'{task}, float32'] = before[task]
+        rows[f'{task}, fast'] = after[task]
+        signed.append(f'{task}, difference')
+        rows[signed[-1]] = subtract(before[task], after[task])
+    return f'What --fast changes, 0-100:\n{ap_table(rows, signed=signed)}'
+
+
+def set_outputs(
+    cfg: Any,
+    classwise: bool = False,
+    save_results: str | Path | None = None,
+    format_only: bool = False,
+) -> None:
+    """Set what the COCO evaluators of a config print and write.
+
+    Raises:
+        UserError: there is none, or a file exists or cannot be written.
+    """
+    if format_only and not save_results:
+        raise UserError(
+            '--format-only needs --save-results DIR, to write there.',
+            code='option-conflict',
+        )
+    if save_results == '':
+        raise UserError(
+            '--save-results needs a folder; got an empty name.', code='option-invalid'
+        )
+    if not (classwise or save_results):
+        return
+    known = OWN_METRICS if format_only else COCO_METRICS
+    metrics = evaluators(cfg, 'test')
+    coco = [metric for metric in metrics if metric_name(metric) in known]
+    if not coco:
+        raise UserError(
+            f'--classwise, --save-results and --format-only need one of the metrics '
+            f'{", ".join(known)} as test_evaluator; {cfg.filename} has none.',
+            code='option-conflict',
+        )
+    for index, metric in enumerate(coco, 1):
+        if classwise:
+            metric.classwise = True
+        if save_results:
+            many = f'-{index}' if len(coco) > 1 else ''
+            prefix = Path(save_results) / f'{Path(cfg.filename).stem}{many}'
+            _prepare(prefix, str(metric.get('ann_file')))
+            metric.outfile_prefix, metric.format_only = str(prefix), format_only
+
+
+def _prepare(prefix: Path, annotations: str) -> None:
+    """Create the folder for results; check that no result file exists."""
+    for task in TASKS:
+        zipped = submission_path(prefix.parent / task, annotations, prefix.name)
+        require_free(results_path(prefix, task), zipped, option='--save-results')
+    try:
+        prefix.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=prefix.parent):
+            pass
+    except OSError as error:
+        raise UserError(
+            f'--save-results: nothing can be written to {prefix.parent}: {error}',
+            code='file-not-written',
+        ) from error

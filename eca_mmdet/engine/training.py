@@ -1,0 +1,236 @@
+"""Train a config: checks, learning rate, exact resuming, clean ends."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from eca_mmdet import compat
+from eca_mmdet.engine import distributed, recipe
+from eca_mmdet.engine.checkpoint_files import remove_partial
+from eca_mmdet.engine.config import load_config
+from eca_mmdet.engine.error_translation import as_user_error
+from eca_mmdet.engine.interrupts import Interrupted, Interrupts
+from eca_mmdet.engine.preflight import check
+from eca_mmdet.engine.resume import find_checkpoint, named_checkpoint, resume_from
+from eca_mmdet.engine.run_lock import RunLock
+from eca_mmdet.engine.seeding import named_operators, set_randomness
+from eca_mmdet.utils.errors import RunError, UserError
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """What a training left.
+
+    Attributes:
+        work_dir: with checkpoints and the config.
+        log_dir: with the log, and ``metrics.json`` of the last validation.
+        checkpoint: the latest; None if the config writes none.
+        bad_images: list of the broken images that were replaced; None without any.
+    """
+
+    work_dir: Path
+    log_dir: Path
+    checkpoint: Path | None
+    bad_images: Path | None
+
+
+def train(
+    config: str | Path,
+    work_dir: str | Path | None = None,
+    *,
+    options: Sequence[str] = (),
+    resume: str | None = None,
+    seed: int | None = None,
+    deterministic: bool = False,
+    amp: bool = False,
+    scale_lr: bool = True,
+    from_scratch: bool = False,
+    on_nan: Literal['stop', 'skip'] = 'stop',
+    nan_limit: int = 10,
+    skip_bad_images: int = 0,
+    launcher: str = 'none',
+    local_rank: int = 0,
+    dist_timeout: int | None = None,
+    resume_hint: str = "train(..., resume='auto')",
+) -> TrainingResult:
+    """Train a detector, after checking its config, weights and data.
+
+    >>> result = train('retinanet_eca-r50_fpn_4xb2-1x_coco')  # doctest: +SKIP
+    >>> result.checkpoint  # doctest: +SKIP
+    PosixPath('work_dirs/retinanet_eca-r50_fpn_4xb2-1x_coco/epoch_12.pth')
+
+    Args:
+        config: shipped name, or a file.
+        work_dir: for logs and checkpoints; default: the config's, ``work_dirs/NAME``.
+        options: overrides as ``KEY=VALUE``.
+        resume: a checkpoint, or 'auto' for the latest in ``work_dir``.
+        seed: default: the config's, or a new one, which is recorded.
+        deterministic: the same weights again with the same seed.
+        amp: mixed precision.
+        scale_lr: scale the learning rate to the images per step.
+        from_scratch: random backbone weights, and no frozen stages.
+        on_nan: what to do about a batch whose loss is not finite.
+        nan_limit: batches that may be skipped.
+        skip_bad_images: broken images that may be replaced.
+        launcher: 'none', 'pytorch', 'slurm' or 'mpi'.
+        local_rank: of this process on its machine, where the launcher sets none.
+        dist_timeout: seconds that a process waits for the others.
+        resume_hint: how to resume, for messages.
+
+    Raises:
+        UserError: a check failed; nothing was trained.
+        RunError: the training failed; the message names the checkpoint to resume.
+        Interrupted: ctrl-C or SIGTERM; a checkpoint of the last step was written.
+    """
+    cfg = load_config(config, options, launcher, local_rank, dist_timeout)
+    recipe.set_work_dir(cfg, work_dir)
+    with _locked(cfg.work_dir, resuming=bool(resume)):
+        if from_scratch:
+            recipe.start_from_scratch(cfg)
+        if amp:
+            recipe.use_amp(cfg)
+        set_randomness(cfg, seed, deterministic)
+        resume_from(cfg, resume)
+        check(cfg, training=True)
+        recipe.apply_lr_policy(cfg, scale_lr)
+        with distributed.job(cfg), named_operators():
+            runner = _build(cfg, scale_lr)
+            set_tolerance(runner, on_nan, nan_limit, skip_bad_images)
+            stopped = _run(runner, resume_hint)
+        if stopped is not None:
+            raise stopped
+    return TrainingResult(
+        Path(runner.work_dir),
+        Path(runner.log_dir),
+        named_checkpoint(runner.work_dir),
+        _bad_images(runner),
+    )
+
+
+@contextlib.contextmanager
+def _locked(work_dir: str, resuming: bool) -> Iterator[None]:
+    """Hold the work folder inside; rank 0 does it for all."""
+    if not distributed.is_main_process():
+        yield
+        return
+    with RunLock(work_dir) as lock:
+        if lock.left_behind and resuming:
+            logger.info(
+                f'the last training in {work_dir} ({lock.left_behind}) terminated '
+                'unexpectedly: killed, or out of memory'
+            )
+        remove_partial(work_dir)
+        yield
+
+
+def _build(cfg: Any, scale_lr: bool) -> Any:
+    """Return the Runner, the checkpoint that it starts from checked."""
+    from eca_mmdet.engine.hooks.resumed_batch import ResumedBatchHook
+    from eca_mmdet.engine.preflight.start import check_start
+    from eca_mmdet.engine.runner import build_runner
+
+    runner = build_runner(cfg)
+    runner.register_hook(ResumedBatchHook(recipe.images_per_step(cfg), scale_lr))
+    check_start(cfg, runner, exact=bool(cfg.get('resume')))
+    return runner
+
+
+def set_tolerance(
+    runner: Any, on_nan: str, nan_limit: int, skip_bad_images: int
+) -> None:
+    """Set what a Runner does about losses that are not finite, and broken images.
+
+    Raises:
+        UserError: the config has a runner of its own, which knows neither.
+    """
+    from mmdet.engine.hooks import CheckInvalidLossHook
+
+    from eca_mmdet.engine.nan_guard import OnNan
+    from eca_mmdet.engine.runner import ResumableRunner
+
+    if isinstance(runner, ResumableRunner):
+        if on_nan == 'skip':  # mmdet's hook would end it, without the loss
+            compat.remove_hooks(runner, CheckInvalidLossHook)
+        runner.on_nan = OnNan(on_nan == 'skip', nan_limit)
+        runner.tolerated_images = skip_bad_images
+    elif on_nan == 'skip' or skip_bad_images:
+        raise UserError(
+            '--on-nan skip and --skip-bad-images need the runner of this command; the '
+            f'config has runner_type={runner.cfg.runner_type!r}.',
+            code='option-conflict',
+        )
+
+
+def _run(runner: Any, resume_hint: str) -> Interrupted | None:
+    """Train; after ctrl-C save the step, and return what to raise."""
+    interrupts = getattr(runner, 'interrupts', None) or Interrupts()
+    with interrupts, _no_log_errors(), _resumable(runner, resume_hint):
+        try:
+            with distributed.ending_workers(runner):
+                runner.train()
+        except Interrupted as stop:
+            interrupts.ignored = True
+            return Interrupted(stop.signal, _save(runner, resume_hint))
+    return None
+
+
+@contextlib.contextmanager
+def _no_log_errors() -> Iterator[None]:
+    """Print no stack trace for each log line that a full disk does not take."""
+    before, logging.raiseExceptions = logging.raiseExceptions, False
+    try:
+        yield
+    finally:
+        logging.raiseExceptions = before
+
+
+@contextlib.contextmanager
+def _resumable(runner: Any, resume_hint: str) -> Iterator[None]:
+    """Add to a failure what is left, and how to resume."""
+    try:
+        with as_user_error(runner):
+            yield
+    except RunError as error:
+        left = _what_is_left(runner.work_dir, resume_hint)
+        raise type(error)(f'{error} {left}', code=error.code) from error
+
+
+def _what_is_left(work_dir: str, resume_hint: str) -> str:
+    try:
+        found = find_checkpoint(work_dir)
+    except UserError as error:
+        return str(error)
+    if found is None:
+        return 'No checkpoint was written yet.'
+    return f'Last good checkpoint: {found.path}; resume it: {resume_hint}'
+
+
+def _save(runner: Any, resume_hint: str) -> str:
+    """Write a checkpoint if possible; return what is left and how to resume."""
+    path = None
+    if hasattr(runner, 'save_interrupted'):
+        path = runner.save_interrupted()
+    if path is None:
+        return f'stopped at once. {_what_is_left(runner.work_dir, resume_hint)}'
+    return (
+        f'stopped after step {runner.iter}; all of it is in {path}. Resume: '
+        f'{resume_hint}'
+    )
+
+
+def _bad_images(runner: Any) -> Path | None:
+    path: Path | None = getattr(runner, 'bad_images', None)
+    if path is None or not path.is_file():
+        return None
+    many = len(path.read_text(encoding='utf-8').splitlines())
+    logger.info(
+        f'{many} broken images were replaced by others; they are listed in {path}'
+    )
+    return path
