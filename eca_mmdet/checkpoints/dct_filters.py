@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from eca_mmdet.checkpoints.key_maps import Canonical
-from eca_mmdet.models.attention.dct import STAGE_SIZES, dct_filters
+from eca_mmdet.models.dct import STAGE_SIZES, dct_filters
 
 
 def unusual_constants(canonical: Canonical) -> list[str]:

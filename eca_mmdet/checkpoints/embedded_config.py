@@ -217,7 +217,7 @@ def _pipelines(value: Any) -> list[Any]:
 
 
 def innermost(dataset: Any) -> Any:
-    """Return the config of the dataset inside wrappers that repeat or join datasets."""
+    """Return a data set without what repeats it or joins several."""
     while isinstance(dataset, dict):
         several = dataset.get('datasets')
         first = several[0] if isinstance(several, (list, tuple)) and several else None

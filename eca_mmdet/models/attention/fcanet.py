@@ -10,8 +10,8 @@ import torch
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
-from eca_mmdet.models.attention.dct import GRID, separable_filters
 from eca_mmdet.models.attention.gate import Gate, hidden_units, is_whole
+from eca_mmdet.models.dct import GRID, separable_filters
 from eca_mmdet.models.lean.folding import no_autocast
 
 

@@ -19,9 +19,9 @@ from mmengine.registry import MODELS
 from torch import Tensor, nn
 
 import eca_mmdet.models.attention
-from eca_mmdet.models.attention.dct import STAGE_SIZES
 from eca_mmdet.models.attention.fcanet import FcaNet
 from eca_mmdet.models.attention.gate import is_whole
+from eca_mmdet.models.dct import STAGE_SIZES
 
 BASIC_POSITIONS = ('after_conv1', 'after_conv2')
 BOTTLENECK_POSITIONS = (*BASIC_POSITIONS, 'after_conv3')
