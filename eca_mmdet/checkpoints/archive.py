@@ -103,7 +103,7 @@ _MARK = _Value()
 def _follow(stream: IO[bytes], most: int) -> None:
     """Follow one pickle with sizes in place of values, and count its steps."""
     stack: list[_Value] = []
-    memo: dict[int, _Value] = {}
+    memo: dict[Any, _Value] = {}
     steps = 0
     for operation, argument, _ in pickletools.genops(stream):
         name = operation.name

@@ -69,7 +69,7 @@ class ECAPretrained:
     ) -> None:
         if strict not in _MODES:
             raise WeightsError(
-                f'strict must be one of {", ".join(_MODES)}; got {strict!r}.',
+                f'strict must be one of {str(_MODES)[1:-1]}; got {strict!r}.',
                 code='option-invalid',
             )
         if not isinstance(checkpoint, (str, PurePath)):

@@ -4,7 +4,8 @@ import pytest
 import torch
 import torchvision
 
-from eca_mmdet.checkpoints import convert
+from eca_mmdet.checkpoints import convert, key_maps
+from eca_mmdet.checkpoints.inspection import identify
 from eca_mmdet.utils.errors import WeightsError
 from tests.references.networks import (
     AuthorsMobileNetV2,
@@ -198,3 +199,16 @@ def test_the_source_is_left_alone():
     before = {k: v.clone() for k, v in state.items()}
     convert(state, 'timm')
     same(state, before)
+
+
+def test_a_layout_is_recognised_everywhere_from_its_table_entry(monkeypatch):
+    """One ``Layout`` is all that a new library's names need."""
+    state = AuthorsResNet(18, (3, 5, 7, 7)).state_dict()
+    theirs = {key.replace('.eca.conv.', '.local.'): t for key, t in state.items()}
+    rule = key_maps.Rule('@.local.weight', '@.eca.conv.weight')
+    layout = key_maps.Layout('another library', r'\.local\.', (rule,))
+    monkeypatch.setattr(key_maps, 'LAYOUTS', (layout, *key_maps.LAYOUTS))
+    found = identify(theirs, {}, 'x.pth')
+    assert found['origin'] == 'another library' and 'ECAResNet' in found['backbone']
+    converted, report = convert(theirs, 'authors')
+    assert report.source == 'another library' and converted.keys() == state.keys()
