@@ -39,14 +39,16 @@ def test_wheel_carries_every_config(wheel):
 
 def test_wheel_offers_the_operators_at_start(wheel):
     line = wheel.read('eca_mmdet_startup.pth').decode()
-    assert '/ops/mmcv_ext.py' in line and line.count('\n') == 1
+    assert '/mmcv_ops/extension.py' in line and line.count('\n') == 1
     assert 'eca_mmdet/mmcv_ops/extension.py' in wheel.namelist()
 
 
 def test_wheel_carries_the_page(wheel):
-    folder = REPOSITORY / 'eca_mmdet' / 'report' / 'assets'
+    folder = REPOSITORY / 'eca_mmdet' / 'reporting' / 'assets'
     for file in folder.iterdir():
-        assert wheel.read(f'eca_mmdet/report/assets/{file.name}') == file.read_bytes()
+        assert (
+            wheel.read(f'eca_mmdet/reporting/assets/{file.name}') == file.read_bytes()
+        )
     assert len(list(folder.iterdir())) == 5
 
 
