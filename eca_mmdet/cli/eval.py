@@ -90,8 +90,9 @@ def run(args: argparse.Namespace) -> int:
     from eca_mmdet.evaluation.api import evaluate
 
     bars: dict[str, TaskID] = {}
-    console, several = Console(stderr=True), len(args.results) > 1
-    with Progress(console=console, transient=True, disable=not several) as shown:
+    console = Console(stderr=True)
+    hidden = not console.is_terminal
+    with Progress(console=console, transient=True, disable=hidden) as shown:
 
         def progress(title: str, done: int) -> None:
             if title not in bars:
