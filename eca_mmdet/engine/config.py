@@ -222,7 +222,7 @@ def parts(node: Any, path: str) -> Iterator[tuple[str, Any]]:
 OUR_METRICS = ('CocoTableMetric', 'V1CocoMetric')
 """Unlike pycocotools they need no annotation ids, and no ``iscrowd``."""
 
-COCO_METRICS = ('CocoMetric', *OUR_METRICS)
+COCO_METRICS = (*OUR_METRICS, 'CocoMetric')
 
 
 def metric_name(evaluator: Any) -> str:
