@@ -40,11 +40,7 @@ def load_model(
     engine_config.forbid_code_in_files()
     registration.register()
     cfg = _config(file, config)
-    engine_config.drop_init(cfg.get('model'))  # the checkpoint has every tensor
-    cfg.default_scope = 'mmdet'
-    model = engine_config.build_model(
-        cfg, source=cfg.filename or f'the config of {path}'
-    )
+    model = _build(cfg, path)
     require_fit(file.state, model, path)
     classes = class_names(file, cfg)
     _require_count(model, classes, path)
@@ -92,6 +88,14 @@ def plain_config(values: dict[str, Any], path: str) -> Any:
         raise UserError(
             f'the config in {path} is none that mmengine reads: {error}'
         ) from error
+
+
+def _build(cfg: Any, path: str) -> Any:
+    """Build the model without the files that its parts would start from."""
+    engine_config.drop_init(cfg.get('model'))
+    cfg.default_scope = 'mmdet'
+    source = cfg.filename or f'the config of {path}'
+    return engine_config.build_model(cfg, source=source)
 
 
 def class_names(file: Checkpoint, cfg: Any) -> tuple[str, ...]:

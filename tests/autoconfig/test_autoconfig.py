@@ -218,7 +218,7 @@ def test_refusals(refused, data, tmp_path, mmdet_ready):
     assert 'does not exist' in refused('--train', 'no.json', '--val', val)
     assert 'Did you mean' in refused(*both, '--model', 'mask-rcnn_eca-r51')
     assert 'Several begin so' in refused(*both, '--model', 'mask-rcnn')
-    assert 'is for testing alone' in refused(
+    assert 'is only for testing' in refused(
         *both, '--model', 'retinanet_r50_fpn_v1_coco'
     )
     assert '[option-conflict]' in refused(*both, '--keep-classes')

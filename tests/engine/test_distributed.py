@@ -279,7 +279,7 @@ def test_a_missing_process_ends_the_others(place, ranks, number, reason, seconds
         line = job.output(0).strip().splitlines()[-1]
         assert line.startswith('eca-mmdet train: another process of this job is gone')
         assert re.search(reason, line)
-        assert f'{work}/iter_' in line and line.endswith('go on with --resume.')
+        assert f'{work}/iter_' in line and line.endswith('--resume. [peer-lost]')
         assert 'Traceback' not in job.output(0)
         assert took > 4 if number == signal.SIGSTOP else took < 15
     finally:
