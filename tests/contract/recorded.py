@@ -8,7 +8,7 @@ from pathlib import Path
 FOLDER = Path(__file__).parent / 'recorded'
 
 
-def check(name, value, rtol=1e-6, additions=False):
+def check(name, value, rtol=1e-6, atol=1e-9, additions=False):
     """Compare a value with ``recorded/NAME``, or record it (see ``record.py``).
 
     Args:
@@ -16,6 +16,7 @@ def check(name, value, rtol=1e-6, additions=False):
             line, and a ``.json`` file any JSON value.
         value: to compare.
         rtol: relative tolerance of floats.
+        atol: absolute tolerance of floats.
         additions: allow entries of objects that are not recorded.
     """
     path = FOLDER / name
@@ -26,13 +27,15 @@ def check(name, value, rtol=1e-6, additions=False):
         path.write_text(text.rstrip('\n') + '\n', encoding='utf-8')
     expected = path.read_text(encoding='utf-8')
     if is_json:
-        found = differences(json.loads(text), json.loads(expected), rtol, additions)
+        found = differences(
+            json.loads(text), json.loads(expected), rtol, atol, additions
+        )
     else:
-        found = differences(text.split(), expected.split(), rtol, additions)
+        found = differences(text.split(), expected.split(), rtol, atol, additions)
     assert not found, f'{len(found)} differences from {name}:\n' + '\n'.join(found[:20])
 
 
-def differences(value, expected, rtol=1e-6, additions=False, at='$'):
+def differences(value, expected, rtol=1e-6, atol=1e-9, additions=False, at='$'):
     """Return a line for each place where a JSON value differs from the expected one."""
     if isinstance(value, dict) and isinstance(expected, dict):
         lines = [f'{at}.{key}: missing' for key in expected if key not in value]
@@ -41,17 +44,19 @@ def differences(value, expected, rtol=1e-6, additions=False, at='$'):
         for key in expected:
             if key in value:
                 place = f'{at}.{key}'
-                lines += differences(value[key], expected[key], rtol, additions, place)
+                lines += differences(
+                    value[key], expected[key], rtol, atol, additions, place
+                )
         return lines
     if isinstance(value, list) and isinstance(expected, list):
         lines = []
         if len(value) != len(expected):
             lines.append(f'{at}: {len(value)} items, {len(expected)} recorded')
         for index, pair in enumerate(zip(value, expected, strict=False)):
-            lines += differences(*pair, rtol, additions, f'{at}[{index}]')
+            lines += differences(*pair, rtol, atol, additions, f'{at}[{index}]')
         return lines
     if isinstance(expected, float) and isinstance(value, float):
-        same = math.isclose(value, expected, rel_tol=rtol, abs_tol=1e-9)
+        same = math.isclose(value, expected, rel_tol=rtol, abs_tol=atol)
         same = same or (math.isnan(value) and math.isnan(expected))
     else:
         same = type(value) is type(expected) and value == expected

@@ -101,8 +101,6 @@ WRONG_USAGE = [
     f'test {CONFIG} {CHECKPOINT} --compile --work-dir refused',
     'train',
     'train no-such-config',
-    f'train {CONFIG} --work-dir refused --cfg-options '
-    'train_dataloader.dataset.ann_file=x',
     f'train {CONFIG} --work-dir refused --resume missing.pth',
     f'train {CONFIG} --work-dir refused --resume truncated.pth',
     f'train {CONFIG} --work-dir refused --cfg-options model.bbox_head.num_classes=7',

@@ -20,8 +20,8 @@ SMALL_BACKBONES = {
         base_channels=8,
         attention=dict(type='CBAM', ratio=4),
     ),
-    'PluginResNet-18-reference': dict(
-        type='PluginResNet', depth=18, base_channels=8, memory='reference'
+    'PluginResNet-18-plain': dict(
+        type='PluginResNet', depth=18, base_channels=8, memory='plain'
     ),
     'ECAMobileNetV2': dict(type='ECAMobileNetV2', widen_factor=0.25),
     'ECAResNetD': dict(type='ECAResNetD', arch='ecaresnet50d'),
