@@ -24,7 +24,7 @@ SMALL_BACKBONES = {
         type='PluginResNet', depth=18, base_channels=8, memory='plain'
     ),
     'ECAMobileNetV2': dict(type='ECAMobileNetV2', widen_factor=0.25),
-    'ECAResNetD': dict(type='ECAResNetD', arch='ecaresnet50d'),
+    'ECAResNetD': dict(type='ECAResNetD', arch='26t'),
     'TimmBackbone': dict(type='TimmBackbone', model_name='resnet18'),
     'TimmBackbone-ECA': dict(type='TimmBackbone', model_name='ecaresnet26t'),
     'AttentionNeck': dict(
