@@ -114,9 +114,9 @@ def register() -> None:
         with quiet_imports():
             for module in _MODULES:
                 importlib.import_module(module)
-        from eca_mmdet.checkpoints.safe_globals import allow_mmengine_checkpoints
-
-        allow_mmengine_checkpoints()
+        # By name: this module is below checkpoints, which it loads late.
+        checkpoints = importlib.import_module('eca_mmdet.checkpoints.safe_globals')
+        checkpoints.allow_mmengine_checkpoints()
     except BaseException:
         _registered = False
         raise

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from eca_mmdet.export.onnx.metadata import properties
+from eca_mmdet.export.metadata import properties
 from eca_mmdet.export.onnx.supported import require_covered
 from eca_mmdet.export.onnx.writer import (
     ExportPart,

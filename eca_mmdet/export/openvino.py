@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from eca_mmdet.export.onnx.metadata import KEY
+from eca_mmdet.export.metadata import KEY
 from eca_mmdet.utils.errors import RunError
 from eca_mmdet.utils.text import clipped
 

@@ -12,7 +12,7 @@ from typing import Any, overload
 import numpy as np
 import numpy.typing as npt
 
-from eca_mmdet.export.onnx.metadata import (
+from eca_mmdet.export.metadata import (
     ADVICE,
     KEY,
     image_rule,

@@ -89,7 +89,7 @@ def test_objects_are_those_of_mmdet_at_any_size_and_batch(kind, trained, shapes)
 
 
 def test_what_is_printed_and_what_the_xml_says(trained):
-    from eca_mmdet.export.onnx.metadata import parse_metadata
+    from eca_mmdet.export.metadata import parse_metadata
 
     config, checkpoint, _, out, told, err, noted = trained('mask')
     assert err == '' and not any('openvino' in one.lower() for one in noted)

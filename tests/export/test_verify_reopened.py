@@ -53,7 +53,7 @@ def changed(trained, **changes):
     ],
 )
 def test_what_is_said_is_what_mmdet_does(scale, keep_ratio, size, trained, tmp_path):
-    from eca_mmdet.export.onnx.metadata import properties
+    from eca_mmdet.export.metadata import properties
     from eca_mmdet.export.verify.parity import require_same_input
 
     mine = changed(trained, scale=scale, keep_ratio=keep_ratio)
@@ -78,7 +78,7 @@ def test_what_is_said_is_what_mmdet_does(scale, keep_ratio, size, trained, tmp_p
     ],
 )
 def test_what_is_said_wrongly(change, what, trained, tmp_path):
-    from eca_mmdet.export.onnx.metadata import properties
+    from eca_mmdet.export.metadata import properties
     from eca_mmdet.export.verify.parity import require_same_input
     from eca_mmdet.utils.errors import UserError
 
@@ -91,7 +91,7 @@ def test_what_is_said_wrongly(change, what, trained, tmp_path):
 
 @pytest.mark.parametrize('scale', [(160.7, 160), (float('inf'), 160), ('96', 96)])
 def test_a_scale_that_is_not_whole(scale, trained):
-    from eca_mmdet.export.onnx.metadata import properties
+    from eca_mmdet.export.metadata import properties
     from eca_mmdet.utils.errors import UserError
 
     with pytest.raises(UserError, match='whole numbers are expected'):
@@ -114,7 +114,7 @@ def test_images_that_are_read_otherwise(key, value, refused, mmdet_ready):
     """Who has the file alone reads them as ever, and gets other objects."""
     from mmengine import Config
 
-    from eca_mmdet.export.onnx.metadata import _resize
+    from eca_mmdet.export.metadata import _resize
     from eca_mmdet.utils.errors import UserError
 
     steps = [
@@ -134,7 +134,7 @@ def test_images_that_are_read_otherwise(key, value, refused, mmdet_ready):
 
 
 def test_what_no_file_can_say(trained, monkeypatch):
-    from eca_mmdet.export.onnx.metadata import properties
+    from eca_mmdet.export.metadata import properties
     from eca_mmdet.utils.errors import UserError
 
     test = trained.model.roi_head.test_cfg
@@ -146,7 +146,7 @@ def test_what_no_file_can_say(trained, monkeypatch):
 
 
 def test_the_command_opens_what_it_wrote(paths, command, monkeypatch, tmp_path):
-    from eca_mmdet.export.onnx import metadata
+    from eca_mmdet.export import metadata
 
     right = metadata._preprocessing
     monkeypatch.setattr(

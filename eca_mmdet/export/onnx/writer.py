@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from eca_mmdet.compat import silent_onnx_log
+from eca_mmdet.export.metadata import KEY
 from eca_mmdet.export.onnx.heads import PartHeads, Whole
-from eca_mmdet.export.onnx.metadata import KEY
 from eca_mmdet.export.openvino import without_telemetry
 from eca_mmdet.utils.errors import MissingPackageError, RunError
 
