@@ -95,7 +95,9 @@ def export_onnx(
 
     Example:
         >>> import eca_mmdet
-        >>> report = eca_mmdet.export_onnx('epoch_12.pth', 'model.onnx')  # doctest: +SKIP
+        >>> report = eca_mmdet.export_onnx(  # doctest: +SKIP
+        ...     'epoch_12.pth', 'model.onnx'
+        ... )
         >>> report.checks[-1].passes  # doctest: +SKIP
         True
     """
