@@ -41,6 +41,7 @@ _EXPORTS = {
     'AttentionNeck': 'eca_mmdet.models.necks',
     'ECAPretrained': 'eca_mmdet.checkpoints.initializer',
     'ECADetector': 'eca_mmdet.inference.detector',
+    'report': 'eca_mmdet.reporting.writing',
 }
 
 __all__ = ['__version__', *_EXPORTS]

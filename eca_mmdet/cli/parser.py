@@ -15,7 +15,7 @@ COMMANDS = {
     'predict': 'prediction',
     'export': 'export',
     'eval': 'files',
-    'report': 'report',
+    'report': '',
     'check_data': 'files',
     'to_coco': 'own_data',
     'split': 'own_data',
