@@ -15,6 +15,7 @@ from collections.abc import Sequence
 import eca_mmdet
 from eca_mmdet.cli.parser import build_parser
 from eca_mmdet.engine.error_translation import told
+from eca_mmdet.utils.console import printed_messages
 from eca_mmdet.utils.errors import UserError, shown
 from eca_mmdet.utils.text import printable
 
@@ -38,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     module = args.command.replace('-', '_')
     command = importlib.import_module(f'eca_mmdet.cli.{module}')
     try:
-        with told(None):
+        with printed_messages(), told(None):
             return int(command.run(args))
     except (UserError, eca_mmdet.registration.InstallError) as error:
         code = getattr(error, 'code', 'install')

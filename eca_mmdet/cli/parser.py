@@ -24,7 +24,7 @@ COMMANDS = {
     'gates': 'gates',
     'complexity': 'costs',
     'tables': 'costs',
-    'reproduce': 'costs',
+    'reproduce': '',
     'configs': 'files',
     'weights': 'files',
     'doctor': 'doctor',
