@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import subprocess
 
 import pytest
@@ -10,6 +11,7 @@ from eca_mmdet.reporting.charts import MOST_POINTS, line
 from eca_mmdet.reporting.run import read_run
 from eca_mmdet.reporting.sections.files import files
 from eca_mmdet.reporting.sections.images import find_images
+from eca_mmdet.reporting.writing import report
 from eca_mmdet.utils.errors import UserError
 from tests.conftest import PYTHON
 from tests.support.report_runs import STAMP, Page, losses, measured, page_of, write_run
@@ -253,6 +255,21 @@ def test_a_page_without_the_detector_needs_no_mmdet(tmp_path, shapes):
     )
     assert (done.returncode, done.stdout[:6]) == (0, 'page: '), done.stderr
     assert Page((tmp_path / 'run' / 'report.html').read_text()).images
+
+
+def test_the_function_returns_the_page_and_what_is_missing(tmp_path, shapes):
+    write_run(tmp_path / 'run', shapes)
+    for replaced in (False, True):
+        page = report(tmp_path / 'run', model=False, examples=0)
+        assert os.fspath(page) == str(page.path) == f'{tmp_path}/run/report.html'
+        assert page.replaced == replaced
+        assert page.missing == {
+            'run': [
+                'the config: mmengine left none in the folder',
+                'gates: no checkpoint is in the folder',
+            ]
+        }
+    assert Page(page.path.read_text()).specs
 
 
 def test_long_lines_keep_their_spikes():
