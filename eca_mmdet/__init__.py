@@ -45,6 +45,7 @@ _FUNCTIONS = {
     'load_config': 'eca_mmdet.engine.config',
     'load_detector': 'eca_mmdet.inference.detector',
     'make_config': 'eca_mmdet.autoconfig.plan',
+    'report': 'eca_mmdet.reporting.writing',
     'split_annotations': 'eca_mmdet.datasets.split.files',
     'test': 'eca_mmdet.engine.testing',
     'train': 'eca_mmdet.engine.training',

@@ -3,187 +3,178 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import shlex
-import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from eca_mmdet.catalog.published import PUBLISHED, published_rows
-from eca_mmdet.reproduce import verdict
-from eca_mmdet.reproduce.coco_folder import CocoFolder, open_coco
-from eca_mmdet.reproduce.plan import Job, check_configs, make_plan
-from eca_mmdet.reproduce.report import RowOutcome, as_json, as_tables
-from eca_mmdet.reproduce.run import RowFailed, Setting, known_record, run_job
-from eca_mmdet.reproduce.weights_folder import scan
+from eca_mmdet.cli.common import Commands, positive
 from eca_mmdet.utils.errors import UserError
-from eca_mmdet.utils.io import take_own_folder, whole_file, write_json
 from eca_mmdet.utils.text import printable
 
-_OWN = ('rows', 'runs', 'tables.json', 'tables.md', 'tables.tex')
+if TYPE_CHECKING:
+    from eca_mmdet.reproduce.plan import Job
+    from eca_mmdet.reproduce.run import Settings
+
+logger = logging.getLogger(__name__)
+
+
+def add_parser(commands: Commands) -> None:
+    """Add ``reproduce``."""
+    reproduce = commands.add_parser(
+        'reproduce',
+        help='measure the published rows on COCO, beside the reported ones',
+        description='For each row of the tables: find its weights by content, test (or '
+        'train and test) on val2017, and report. Each row is recorded when it is done; '
+        'the same command goes on after an interruption.',
+    )
+    add = reproduce.add_argument
+    add('--coco', required=True, metavar='DIR', help='with val2017/ and annotations/')
+    add('--weights', required=True, metavar='DIR', help='searched with its folders')
+    add('--rows', nargs='+', metavar='ROW', help='as faster:r50:eca or mask:* (all)')
+    add(
+        '--train',
+        action='store_true',
+        help="train rows that have no detector by the paper's recipe, from ImageNet "
+        'weights',
+    )
+    add('--devices', type=int, default=1, metavar='N', help='processes a job')
+    add('--launcher', choices=('none', 'pytorch', 'slurm', 'mpi'), default='none')
+    add(
+        '--launch-with',
+        default='',
+        metavar='WORDS',
+        help="before each job's command, as 'srun -n 8'; for slurm and mpi",
+    )
+    add(
+        '--tolerance',
+        type=positive,
+        default=0.1,
+        metavar='AP',
+        help='for released detectors, 0-100 (default: 0.1)',
+    )
+    add(
+        '--tolerance-retrained',
+        type=positive,
+        default=0.4,
+        metavar='AP',
+        help='for detectors that were trained again (default: 0.4)',
+    )
+    add(
+        '--dry-run',
+        action='store_true',
+        help='say what would run, for how long and what is missing',
+    )
+    add('--out', default='runs/reproduce', metavar='DIR', help='records and reports')
+    add('--published', metavar='FILE', help='other published numbers, same form')
+    add(
+        '--cfg-options',
+        nargs='+',
+        metavar='KEY=VALUE',
+        default=[],
+        help='overrides for every job',
+    )
 
 
 def run(args: argparse.Namespace) -> int:
     """Plan, measure row by row, report; 1 if a row failed or is outside."""
-    _check_launcher(args)
+    from eca_mmdet.catalog.published import PUBLISHED, published_rows
+    from eca_mmdet.reproduce.coco_folder import open_coco
+    from eca_mmdet.reproduce.plan import make_plan
+    from eca_mmdet.reproduce.run import Settings, reproduce
+    from eca_mmdet.reproduce.tables import FAILED, OUTSIDE, as_tables
+    from eca_mmdet.reproduce.weights_folder import scan
+
+    launcher, prefix = _launch(args)
     if not args.out:
-        raise UserError('--out needs a folder; got an empty name.')
+        raise UserError(
+            '--out needs a folder; got an empty name.', code='option-invalid'
+        )
     published = Path(args.published) if args.published else PUBLISHED
     rows = published_rows(args.rows or (), path=published)
-    coco = open_coco(args.coco)
+    coco = open_coco(args.coco, args.train)
     files, notes = scan(args.weights, leave_out=args.out)
     jobs = make_plan(rows, files, args.train)
-    check_configs(jobs)
-    if args.train:
-        _require_train_set(coco)
-    _tell(f'{coco.root}: {coco.departure or "COCO val2017"}')
-    for note in notes:
-        _tell(f'not used: {note}')
-    setting = Setting(
+    settings = Settings(
         coco,
         Path(args.out),
         args.devices,
-        args.launcher,
-        _words(args.launch_with),
+        launcher,
+        prefix,
         tuple(args.cfg_options),
+        args.tolerance,
+        args.tolerance_retrained,
     )
-    _check_paths(jobs, setting)
+    _check_paths(jobs, settings)
+    logger.warning('%s: %s', coco.root, coco.departure or 'COCO val2017')
+    for note in notes:
+        logger.warning('not used: %s', note)
     if args.dry_run:
-        return _dry_run(jobs, setting)
-    take_own_folder(setting.out, _OWN)
-    outcomes = []
-    for index, job in enumerate(jobs, 1):
-        outcomes.append(_outcome(job, setting, args, f'[{index}/{len(jobs)}]'))
-        _write(outcomes, setting, notes)
-    print(as_tables(outcomes, coco.departure, options=setting.options))
-    _tell(f'reports: {setting.out}/tables.md, .tex and .json')
-    bad = {verdict.OUTSIDE, verdict.FAILED}
-    return int(any(one.verdict in bad for one in outcomes))
+        return _print_plan(jobs, settings)
+    outcomes = reproduce(jobs, settings, notes)
+    print(as_tables(outcomes, coco.departure, options=settings.options))
+    logger.warning('reports: %s/tables.md, .tex and .json', settings.out)
+    return int(any(outcome.verdict in (OUTSIDE, FAILED) for outcome in outcomes))
 
 
-def _tell(line: str) -> None:
-    """Say something that is not the result, which has stdout to itself."""
-    print(printable(line), file=sys.stderr, flush=True)
-
-
-def _check_launcher(args: argparse.Namespace) -> None:
+def _launch(args: argparse.Namespace) -> tuple[str, tuple[str, ...]]:
+    """Return mmengine's launcher and the words before each command."""
+    launcher = args.launcher
     if args.devices < 1:
-        raise UserError(f'--devices must be at least 1; got {args.devices}.')
-    if args.devices > 1 and args.launcher == 'none':
-        args.launcher = 'pytorch'
-    if args.launch_with and args.launcher not in ('slurm', 'mpi'):
         raise UserError(
-            '--launch-with is for --launcher slurm and mpi: with others each of its '
-            'processes would do all the work.'
+            f'--devices must be at least 1; got {args.devices}.', code='option-invalid'
         )
-    if args.launcher in ('slurm', 'mpi') and not args.launch_with:
+    if args.devices > 1 and launcher == 'none':
+        launcher = 'pytorch'
+    if bool(args.launch_with) != (launcher in ('slurm', 'mpi')):
         raise UserError(
-            f"--launcher {args.launcher} needs --launch-with, as 'srun -n 8' or "
-            "'mpirun -n 8'."
+            "--launcher slurm and mpi need --launch-with, e.g. 'srun -n 8' or 'mpirun "
+            "-n 8'; with others each of its processes would do all the work.",
+            code='option-conflict',
         )
-
-
-def _words(text: str) -> tuple[str, ...]:
     try:
-        return tuple(shlex.split(text))
+        return launcher, tuple(shlex.split(args.launch_with))
     except ValueError as error:
-        raise UserError(f'--launch-with {text!r} cannot be read: {error}.') from error
+        raise UserError(
+            f'--launch-with {args.launch_with!r} cannot be read: {error}.',
+            code='option-invalid',
+        ) from error
 
 
-def _check_paths(jobs: Sequence[Job], setting: Setting) -> None:
+def _check_paths(jobs: Sequence[Job], settings: Settings) -> None:
     """Refuse paths that mmengine's KEY=VALUE would read as a list."""
     trained = [str(job.weights) for job in jobs if job.action == 'train']
-    for path in (setting.coco.root, *trained):
+    for path in (settings.coco.root, *trained):
         if any(sign in path for sign in ',[](){}"\'') or path.split() != [path]:
             raise UserError(
                 f'{path}: a path with a space, comma, quote or bracket cannot be given '
-                'to a config; rename it or make a link to it.'
+                'to a config; rename it or make a link to it.',
+                code='option-invalid',
             )
 
 
-def _require_train_set(coco: CocoFolder) -> None:
-    for name in ('train2017', 'annotations/instances_train2017.json'):
-        if not (Path(coco.root) / name).exists():
-            raise UserError(f'--train needs {name} in {coco.root}; it is not there.')
-
-
-def _outcome(
-    job: Job, setting: Setting, args: argparse.Namespace, place: str
-) -> RowOutcome:
-    """Measure a row, or take what an earlier call measured."""
-    cost = _cost(job)
-    if job.action == 'none':
-        _tell(f'{place} {job.row.row}: {job.reason}')
-        return RowOutcome(job.row, verdict.NO_WEIGHTS, job.reason, cost, {})
-    if job.note:
-        _tell(f'{place} {job.row.row}: {job.note}')
-    record = known_record(job, setting)
-    if record:
-        _tell(f'{place} {job.row.row}: measured before, {record["seconds"]:.0f} s')
-    try:
-        record = record or run_job(
-            job, setting, lambda line: _tell(f'{place} {job.row.row}: {line}')
-        )
-    except RowFailed as error:
-        _tell(f'{place} {job.row.row}: failed, {error}')
-        return RowOutcome(job.row, verdict.FAILED, str(error), cost, {})
-    except KeyboardInterrupt:
-        _tell(f'stopped in {job.row.row}; the same command goes on from there')
-        raise
-    tolerance = args.tolerance if job.released else args.tolerance_retrained
-    compared = verdict.compare(job.row, record['measured'], tolerance)
-    return RowOutcome(
-        job.row,
-        verdict.overall(compared),
-        job.note,
-        cost,
-        compared,
-        tolerance,
-        job.released,
-    )
-
-
-def _cost(job: Job) -> dict[str, float]:
-    """Count Params and GFLOPs of the row's own config, by the paper's convention."""
-    from eca_mmdet.analysis.complexity.paper import paper_cost
-    from eca_mmdet.engine.config import build_model, load_config
-
-    return paper_cost(build_model(load_config(job.row.config), 'meta'))
-
-
-def _write(
-    outcomes: Sequence[RowOutcome], setting: Setting, notes: Sequence[str]
-) -> None:
-    """Write the three reports of the rows so far."""
-    coco = setting.coco
-    content = as_json(outcomes, coco.to_dict(), notes, setting.options)
-    write_json(setting.out / 'tables.json', content)
-    for suffix, style in (('md', 'md'), ('tex', 'latex')):
-        text = as_tables(outcomes, coco.departure, style, setting.options) + '\n'
-        with whole_file(setting.out / f'tables.{suffix}') as partial:
-            partial.write_text(text, encoding='utf-8')
-
-
-def _dry_run(jobs: Sequence[Job], setting: Setting) -> int:
+def _print_plan(jobs: Sequence[Job], settings: Settings) -> int:
     """Print what would run and how long, and what is missing."""
     from eca_mmdet.reproduce.estimate import estimate_hours
+    from eca_mmdet.reproduce.run import read_record
 
-    hours = estimate_hours(jobs, setting)
+    hours = estimate_hours(jobs, settings)
     total = 0.0
     for job in jobs:
         if job.action == 'none':
-            print(f'{job.row.row}: {job.reason}')
+            print(printable(f'{job.row.row}: {job.note}'))
             continue
-        known = known_record(job, setting)
+        known = read_record(job, settings)
         left = 0.0 if known else hours[job.row.row]
         total += left
         what = 'measured before' if known else f'about {_time(left)}'
         words = f'{job.action} {job.config} {job.weights}'
         print(printable(f'{job.row.row}: {words}, {what}'))
-        for option in job.options:
-            print(printable(f'    {option}'))
-        if job.note:
-            print(f'    {job.note}')
-    where = f'on {setting.devices} device(s), from one timed image'
+        for line in (*job.options, job.note):
+            if line:
+                print(printable(f'    {line}'))
+    where = f'on {settings.devices} device(s), from one timed image'
     print(f'in all about {_time(total)} {where}')
     return 0
 

@@ -9,7 +9,11 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from eca_mmdet.reporting.logs import Series
+
 Chart = dict[str, Any]
+UNIT_SQUARE = {'top': 1, 'zero': True, 'right': 1}
+"""Axes of a chart from 0 to 1, both ways."""
 MOST_POINTS = 4000
 """Of a line. Longer ones are thinned: each step of the axis keeps its lowest and its
 highest value, so that no spike is lost."""
@@ -51,6 +55,29 @@ def line(
         'dash': dash,
         **more,
     }
+
+
+def curve(
+    name: str,
+    series: Series,
+    colour: int,
+    dash: int = 0,
+    values: Iterable[float] | None = None,
+) -> dict[str, Any]:
+    """Return the line of a logged series; hovering shows the epoch if it is known.
+
+    Args:
+        name: for the legend.
+        series: of a training log.
+        colour: index in the page's palette.
+        dash: as for :func:`line`.
+        values: shown in place of the logged ones, e.g. scaled.
+    """
+    points = zip(series.steps, series.values if values is None else values, strict=True)
+    notes = ['' if e is None else f'epoch {e}' for e in series.epochs]
+    # A thinned line has other points than there are notes.
+    known = any(notes) and len(notes) <= MOST_POINTS
+    return line(name, points, colour, dash, **({'notes': notes} if known else {}))
 
 
 def thin(pairs: list[list[float | None]]) -> list[list[float | None]]:

@@ -1,31 +1,27 @@
-"""Read the log of a training, of mmengine or MMDetection 2.x, into curves."""
+"""The curves of a training, from mmengine's log. Resumed starts are joined."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 
-from eca_mmdet.reporting.log_axis import Placed
-from eca_mmdet.reporting.log_files import Source, find_sources
-from eca_mmdet.reporting.log_lines import MMENGINE
-from eca_mmdet.reporting.log_parts import Part, Unread, read_parts
-from eca_mmdet.reporting.log_runs import Run, join, split_runs, trained
+from eca_mmdet.reporting.log_lines import Row, Unread
+from eca_mmdet.reporting.log_starts import Start, find_starts
 from eca_mmdet.utils.errors import UserError
 from eca_mmdet.utils.text import printable
-
-_MOST_PARTS = 1000
 
 
 @dataclass(frozen=True)
 class Series:
-    """One curve.
+    """A curve.
 
     Attributes:
         steps: iterations done, ascending.
-        epochs: the epoch of each, from 1; None where the run counts iterations,
-            or for a number of the user's own in an epoch of unknown length.
-        values: as logged: infinite or not a number, too; -1 is COCO's "no object".
+        epochs: epoch of each, from 1; None where the run counts iterations.
+        values: as logged: infinite or NaN, too; -1 is COCO's "no object".
     """
 
     steps: tuple[int, ...]
@@ -39,11 +35,9 @@ class TrainingLog:
 
     Attributes:
         source: what was read.
-        framework: 'mmengine' or 'mmdet 2'.
         train: curves by name: 'loss', 'lr', 'grad_norm', 'time' (seconds of an
             iteration), 'memory' (MB), ...
-        val: curves by name: 'coco/bbox_mAP' or 'bbox_mAP', ..., and losses if
-            validation logged them.
+        val: curves by name: 'coco/bbox_mAP', ..., and losses if validation logged them.
         by_epoch: whether the run counts epochs.
         iterations_per_epoch: None if it does not, or it is not known.
         notes: what a reader should know.
@@ -51,7 +45,6 @@ class TrainingLog:
     """
 
     source: str
-    framework: str
     train: dict[str, Series]
     val: dict[str, Series]
     by_epoch: bool
@@ -65,27 +58,26 @@ def read_logs(path: str | Path) -> TrainingLog:
 
     Args:
         path: a work_dir; the folder of one start in it; a folder whose ``train`` is a
-            work_dir; or a log: mmengine's .json or .log, MMDetection 2.x's .log.json or
-            .log.
+            work_dir; or mmengine's JSON (``vis_data/*.json``).
 
     Raises:
-        UserError: there is no log, it cannot be read, or no training is in it.
+        UserError: there is no log, it cannot be read, or it has no training.
     """
     unread = Unread()
-    sources = find_sources(Path(path))
-    parts = [part for source in sources for part in read_parts(source, unread)]
-    if len(parts) > _MOST_PARTS:
-        raise UserError(
-            f'no training in {str(path)!r}: its steps begin again {len(parts):,} '
-            f'times, and a training that was resumed does so up to {_MOST_PARTS} times.'
-        )
-    runs = split_runs(filter(trained, parts))
+    starts = find_starts(Path(path), unread)
+    runs = _runs([start for start in starts if start.is_training])
     if not runs:
-        raise UserError(_no_training(path, sources, unread))
-    chosen = _newest(runs)
-    rows, by_epoch, per_epoch, notes = join(chosen)
+        strange = f' First line that is not: {unread.first}.' if unread.count else ''
+        raise UserError(
+            f'no training in {str(path)!r}: found nothing that mmengine logs in '
+            f'training; a test is none.{strange} Name the work_dir of a training, or '
+            'a log of it.',
+            code='no-log',
+        )
+    run = _newest(runs)
+    rows, per_epoch, notes = _join(run)
     train, val = (_curves(rows, kind) for kind in ('train', 'val'))
-    notes += _notes_of_parts(parts, runs, chosen) + _notes_of_curves(train, val)
+    notes += _notes_of_starts(starts, runs, run) + _notes_of_curves(train, val)
     if unread.count:
         lines = 'line' if unread.count == 1 else 'lines'
         notes.append(
@@ -93,65 +85,248 @@ def read_logs(path: str | Path) -> TrainingLog:
         )
     return TrainingLog(
         source=str(path),
-        framework=next((r.framework for p in chosen for r in p.rows), MMENGINE),
         train=train,
         val=val,
-        by_epoch=by_epoch,
+        by_epoch=_by_epoch(run),
         iterations_per_epoch=per_epoch,
         notes=tuple(map(printable, notes)),
-        configs=_configs(chosen),
+        configs=tuple(dict.fromkeys(path for start in run for path in start.configs)),
     )
 
 
-def _no_training(path: str | Path, sources: list[Source], unread: Unread) -> str:
-    many = f'{len(sources)} logs, the last of them ' if len(sources) > 1 else ''
-    read = sources[-1].numbers or sources[-1].text
-    strange = f' Of another kind is {unread.first}.' if unread.count else ''
-    return (
-        f'no training in {str(path)!r}: read {many}{str(read)!r}, and found nothing '
-        f'that mmengine or MMDetection 2.x logs in training; a test is none.{strange} '
-        'Name the work_dir of a training, or a log of it.'
-    )
+Run = list[Start]
+"""A start from the first iteration, and the starts that resumed it."""
+
+
+def _runs(starts: list[Start]) -> list[Run]:
+    """Return the runs; the last one is that of the newest start."""
+    runs: list[Run] = []
+    for start in starts:
+        run: Run = []
+        if runs and _is_resumed(start, runs[-1]):
+            reached = (one for one in reversed(runs) if _reaches(one, start))
+            run = next(reached, runs[-1])
+            runs.remove(run)
+        runs.append([*run, start])
+    return runs
+
+
+def _is_resumed(start: Start, before: Run) -> bool:
+    """Tell whether a start went on from a checkpoint.
+
+    The text log says so. Without one, a start did whose first line comes later than
+    the first line of a new training.
+    """
+    rows = start.train_rows
+    if start.resumed or start.begun or not rows:
+        return bool(start.resumed)
+    if start.by_epoch:
+        return (rows[0].epoch or 1) > 1
+    due = start.interval() or max((one.interval() for one in before), default=0)
+    return 0 < due < rows[0].number
+
+
+def _origin(start: Start) -> tuple[int | None, int]:
+    """Return epochs (None: a run of iterations) and iterations before a resumed start.
+
+    Without a text log, the iteration before the first line is the latest it can be.
+    """
+    rows = start.train_rows
+    if start.resumed:
+        epoch, iteration = start.resumed
+    else:
+        epoch = (rows[0].epoch or 1) - 1 if rows else 0
+        iteration = rows[0].number - 1 if rows else 0
+    return (epoch if start.by_epoch else None), iteration
+
+
+def _reaches(run: Run, start: Start) -> bool:
+    """Tell whether a run came as far as where a start went on."""
+    epoch, iteration = _origin(start)
+    rows = [row for one in run for row in one.train_rows]
+    if epoch is not None:
+        return max((row.epoch or 0 for row in rows), default=0) >= epoch
+    gap = max((one.interval() for one in run), default=0)
+    return max((row.number for row in rows), default=0) + gap >= iteration
 
 
 def _newest(runs: list[Run]) -> Run:
     """Return the newest run that logged an iteration, or else anything."""
     for wanted in ('train_rows', 'rows'):
         for run in reversed(runs):
-            if any(getattr(part, wanted) for part in run):
+            if any(getattr(start, wanted) for start in run):
                 return run
     return runs[-1]
 
 
-def _curves(rows: list[Placed], kind: str) -> dict[str, Series]:
+def _by_epoch(run: Run) -> bool:
+    return all(start.by_epoch for start in run if start.train_rows or len(run) == 1)
+
+
+def _per_epoch(rows: list[Row]) -> int | None:
+    """Return the iterations of an epoch: its first line is as far into each.
+
+    The last lines are not: the rest of an epoch, less than the interval, has none.
+    """
+    firsts: dict[int, int] = {}
+    for row in rows:
+        firsts.setdefault(row.epoch or 0, row.number)
+    tries = Counter(
+        (number - before) // (epoch - last)
+        for (last, before), (epoch, number) in pairwise(sorted(firsts.items()))
+        if (number - before) % (epoch - last) == 0
+    )
+    for length, _ in tries.most_common():
+        ends = ((row.number, (row.epoch or 1) * length) for row in rows)
+        if length > 0 and all(end - length < number <= end for number, end in ends):
+            return length
+    return None
+
+
+@dataclass(frozen=True)
+class _Placed:
+    """The numbers of a line, at the iterations done."""
+
+    kind: str
+    step: int
+    epoch: int | None
+    values: dict[str, float]
+
+
+def _join(run: Run) -> tuple[list[_Placed], int | None, list[str]]:
+    """Return a run's lines on one axis, iterations per epoch, and notes.
+
+    A later start replaces what it repeats.
+    """
+    by_epoch = _by_epoch(run)
+    lengths = [
+        start.per_epoch or _per_epoch(start.train_rows) if by_epoch else None
+        for start in run
+    ]
+    known = [length for length in lengths if length]
+    if by_epoch and not known:
+        whole = _per_epoch([row for start in run for row in start.train_rows])
+        known = [whole] if whole else []
+    newest = known[-1] if known else None
+    rows: list[_Placed] = []
+    notes = []
+    for index, (start, own) in enumerate(zip(run, lengths, strict=True)):
+        length = own or newest
+        placed = _place(start, by_epoch, length)
+        if length and newest and length != newest:  # another batch size
+            placed = [
+                replace(one, step=round(one.step * newest / length)) for one in placed
+            ]
+        if index or _is_resumed(start, []):
+            epoch, iteration = _origin(start)
+            done = epoch * newest if epoch is not None and newest else iteration
+            exact = start.resumed or by_epoch
+            where = (
+                f'after iteration {done}' if exact else f'before iteration {done + 1}'
+            )
+            note = f'resumed {where} ({start.name})'
+            lost = '; what was logged until then is not here'
+            notes.append(note if index else note + lost)
+            rows = [row for row in rows if row.step <= done] if placed else rows
+        rows += placed
+    if len(set(filter(None, lengths))) > 1:
+        notes.append(
+            f'the epochs of its starts differ in length ({", ".join(map(str, lengths))}'
+            f' iterations): all steps are counted in epochs of {newest}'
+        )
+    return rows, newest, notes
+
+
+def _place(start: Start, by_epoch: bool, per_epoch: int | None) -> list[_Placed]:
+    """Place the lines of a start, in the order of the file."""
+    placed: list[_Placed] = []
+    before: _Placed | None = None
+    validated = 0
+    for index, row in enumerate(start.rows):
+        step, epoch = row.number, row.epoch
+        if row.kind == 'val':
+            later = (one for one in start.rows[index + 1 :] if one.kind == 'train')
+            if by_epoch:
+                step, epoch = _after_epoch(row, before, per_epoch)
+            else:
+                step = _after_iteration(
+                    start, row, before, next(later, None), validated
+                )
+            validated = step
+        elif epoch is None and per_epoch:
+            epoch = -(-step // per_epoch)
+        kind = 'val' if row.kind == 'val' else 'train'
+        placed.append(_Placed(kind, step, epoch if by_epoch else None, row.values))
+        if row.kind == 'train':
+            before = placed[-1]
+    return placed
+
+
+def _after_epoch(
+    row: Row, before: _Placed | None, per_epoch: int | None
+) -> tuple[int, int | None]:
+    """Return step and epoch of a validation in a run that counts epochs.
+
+    mmengine's step is the epoch, or the iteration if so configured.
+    """
+    done = before.step if before else 0
+    if per_epoch is None:
+        epoch = row.number if before is None or row.number < done else before.epoch
+        return max(row.number, done), epoch
+    end = row.number * per_epoch
+    if before is None or abs(end - done) <= abs(row.number - done):
+        return end, row.number
+    return row.number, -(-row.number // per_epoch)
+
+
+def _after_iteration(
+    start: Start, row: Row, before: _Placed | None, after: Row | None, validated: int
+) -> int:
+    """Return the step of a validation in a run that counts iterations.
+
+    The line's own step is the iteration, or mmengine's count of epochs.
+    """
+    rows, gap = start.train_rows, start.interval()
+    begin = max(rows[0].number - gap, 0) if rows and gap else 0
+    begin = start.resumed[1] if start.resumed else begin
+    done = before.step if before else begin
+    limit = after.number if after else done + gap
+    limit = min(limit, start.max_iters) if start.max_iters else limit
+    if row.number and done <= row.number <= limit:
+        return row.number
+    if every := start.val_interval:
+        due = -(-max(done, validated + 1, begin + 1) // every) * every
+        due = min(due, start.max_iters) if start.max_iters else due
+        if after is None or due <= limit:
+            return due
+    return done
+
+
+def _curves(rows: list[_Placed], kind: str) -> dict[str, Series]:
     """Return the curves; of two values at a step, the later one."""
     points: dict[str, dict[int, tuple[int | None, float]]] = {}
     for row in rows:
         for name, value in row.values.items() if row.kind == kind else ():
             points.setdefault(name, {})[row.step] = (row.epoch, value)
-    return {name: _series(one) for name, one in points.items()}
+    curves = {}
+    for name, by_step in points.items():
+        steps = sorted(by_step)
+        epochs, values = zip(*(by_step[step] for step in steps), strict=True)
+        curves[name] = Series(tuple(steps), epochs, values)
+    return curves
 
 
-def _series(points: dict[int, tuple[int | None, float]]) -> Series:
-    steps = sorted(points)
-    return Series(
-        tuple(steps),
-        tuple(points[step][0] for step in steps),
-        tuple(points[step][1] for step in steps),
-    )
-
-
-def _notes_of_parts(parts: list[Part], runs: list[Run], chosen: Run) -> list[str]:
+def _notes_of_starts(starts: list[Start], runs: list[Run], run: Run) -> list[str]:
     notes = []
-    others = [run for run in runs if run is not chosen]
+    others = [one for one in runs if one is not run]
     if others:
-        names = ', '.join(dict.fromkeys(run[0].source.name for run in others))
+        names = ', '.join(dict.fromkeys(one[0].name for one in others))
         plural = 's were' if len(others) > 1 else ' was'
         notes.append(
             f'{len(others)} other training{plural} left out ({names}): started from '
             'the first iteration, not resumed'
         )
-    tests = [part.source.name for part in parts if not trained(part)]
+    tests = [start.name for start in starts if not start.is_training]
     if tests:
         notes.append(f'no training in, left out: {", ".join(dict.fromkeys(tests))}')
     return notes
@@ -165,21 +340,11 @@ def _notes_of_curves(train: dict[str, Series], val: dict[str, Series]) -> list[s
             'iterations than lie between two lines of the log'
         )
     for name, curve in train.items():
-        if 'loss' not in name:
-            continue
-        bad = [
-            step
-            for step, value in zip(curve.steps, curve.values, strict=True)
-            if not math.isfinite(value)
-        ]
-        if bad:
+        points = zip(curve.steps, curve.values, strict=True)
+        bad = [step for step, value in points if not math.isfinite(value)]
+        if 'loss' in name and bad:
             notes.append(
                 f'{name} is infinite or not a number at {len(bad)} of '
                 f'{len(curve.steps)} logged steps, first at iteration {bad[0]}'
             )
     return notes if val else [*notes, 'no validation was logged']
-
-
-def _configs(run: Run) -> tuple[Path, ...]:
-    found = [path for part in run for path in part.source.configs]
-    return tuple(dict.fromkeys(found))

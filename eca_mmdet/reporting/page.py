@@ -1,4 +1,4 @@
-"""One self-contained HTML page from runs: nothing is loaded from anywhere."""
+"""One self-contained HTML page of runs: the browser loads nothing else."""
 
 from __future__ import annotations
 
@@ -9,64 +9,40 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, TemplateError
 from markupsafe import Markup
 
 import eca_mmdet
-from eca_mmdet.evaluation.tables import heading
-from eca_mmdet.reporting import curves, facts, numbers
-from eca_mmdet.reporting.charts import Chart
-from eca_mmdet.reporting.run import Run
+from eca_mmdet.reporting import head
+from eca_mmdet.reporting.run import Options, Run
+from eca_mmdet.reporting.sections import SECTIONS, Section
+from eca_mmdet.utils.text import clipped
 
 ASSETS = Path(__file__).parent / 'assets'
 GENERATOR = 'eca-mmdet report'
 """In the page's head: such a page may be replaced by a newer one."""
 
+_MACROS = "{% from 'macros.html.j2' import swatch, plots %}"
+_MALFORMED = (
+    LookupError,
+    TypeError,
+    ValueError,
+    AttributeError,
+    ArithmeticError,
+    TemplateError,
+)
+"""Raised on values of another form than a section expects."""
 
-def render_page(
-    runs: Sequence[Run],
-    galleries: Sequence[dict[str, Any]] = (),
-    costs: Sequence[dict[str, Any]] = (),
-    gates: Sequence[dict[str, Any]] = (),
-) -> str:
+
+def render_page(runs: Sequence[Run], options: Options | None = None) -> str:
     """Return the page.
 
     Args:
-        runs: from ``run.read_run``, in the order of their colours.
-        galleries: of :func:`~eca_mmdet.reporting.pictures.galleries`.
-        costs: of :func:`~eca_mmdet.reporting.model_parts.costs`.
-        gates: of :func:`~eca_mmdet.reporting.gate_charts.gate_sections`.
+        runs: from ``run.read_run``, in the order of their colours. What cannot be shown
+            is added to their ``missing``.
+        options: what to show beyond the files of their folders; None for nothing.
     """
-    tables = _tables(runs)
-    charts = _charts(runs, gates)
-    script = _asset('page.js')
-    library = _asset('chart.umd.min.js').split('//# sourceMappingURL')[0]
-    return _template().render(
-        generator=GENERATOR,
-        version=eca_mmdet.__version__,
-        created=datetime.now(timezone.utc).strftime('%Y-%m-%d %H:%M UTC'),
-        policy=_policy(library, script),
-        style=Markup(_asset('page.css')),
-        library=Markup(library),
-        script=Markup(script),
-        charts=charts,
-        specs=[chart for group in charts.values() for chart in group],
-        runs=_heads(runs),
-        tables=tables,
-        other_data=numbers.data_differ(runs),
-        any_reported=any('reported' in one['kinds'] for one in tables),
-        confusions=numbers.confusions(runs),
-        galleries=galleries,
-        costs=costs,
-        gates=gates,
-        config=facts.configs(runs),
-        versions=facts.versions(runs),
-        details=_details(runs),
-    )
-
-
-def _template() -> Template:
-    """Return the page's template; what it is filled with is escaped."""
+    # What is filled into the templates is escaped.
     environment = Environment(
         loader=FileSystemLoader(ASSETS),
         autoescape=True,
@@ -74,59 +50,77 @@ def _template() -> Template:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    return environment.get_template('page.html.j2')
+    drawn = [_draw(one, runs, options or Options(), environment) for one in SECTIONS]
+    sections = [section for section in drawn if section]
+    script = _asset('page.js')
+    library = _asset('chart.umd.min.js').split('//# sourceMappingURL')[0]
+    return environment.get_template('page.html.j2').render(
+        generator=GENERATOR,
+        version=eca_mmdet.__version__,
+        created=datetime.now(timezone.utc).strftime('%Y-%m-%d %H:%M UTC'),
+        policy=_policy(library, script),
+        style=Markup(_asset('page.css')),
+        library=Markup(library),
+        script=Markup(script),
+        runs=[_head(run) for run in runs],
+        sections=sections,
+        charts=[chart for section in sections for chart in section['charts']],
+    )
 
 
-def _charts(
-    runs: Sequence[Run], gates: Sequence[dict[str, Any]]
-) -> dict[str, list[Chart]]:
-    """Return the charts of each section."""
+def _draw(
+    section: Section, runs: Sequence[Run], options: Options, environment: Environment
+) -> dict[str, Any] | None:
+    """Return a section with its HTML and charts; None if it has nothing to show.
+
+    A run whose values have another form, e.g. of a file that was edited, is left out,
+    and its ``missing`` says so.
+    """
+
+    def attempt(these: Sequence[Run]) -> dict[str, Any] | None:
+        context = section.context(these, options)
+        if context is None:
+            return None
+        template = environment.from_string(_MACROS + section.TEMPLATE)
+        return {
+            'id': section.ID,
+            'title': section.TITLE,
+            'body': Markup(template.render(runs=these, **context)),
+            'charts': context.get('charts', []),
+        }
+
+    try:
+        return attempt(runs)
+    except _MALFORMED as error:
+        if len(runs) == 1:
+            runs[0].missing.append(_malformed(section.TITLE, runs[0], error))
+            return None
+    shown = []
+    for run in runs:
+        nothing = Run(run.path, run.label, missing=run.missing)
+        shown.append(run if _draw(section, [run], options, environment) else nothing)
+    return attempt(shown)
+
+
+def _malformed(title: str, run: Run, error: Exception) -> str:
+    what = f'{title.lower()}: {run.record_path or run.path} is of another form'
+    return clipped(f'{what} than eca-mmdet writes: {error!r}', 300)
+
+
+def _head(run: Run) -> dict[str, Any]:
+    """Return what the top of the page says of a run."""
+    facts: list[tuple[str, str]] = []
+    try:
+        facts = head.summary(run)
+    except _MALFORMED as error:
+        run.missing.append(_malformed('Summary', run, error))
+    recorded = (run.record or {}).get('notes') or ()
     return {
-        'training': curves.training_charts(runs),
-        'validation': curves.ap_charts(runs),
-        'precision': numbers.precision_charts(runs),
-        'classes': numbers.class_charts(runs),
-        'sizes': numbers.size_charts(runs),
-        'errors': numbers.error_charts(runs),
-        'calibration': numbers.calibration_charts(runs),
-        'gates': [chart for one in gates for chart in one['charts']],
+        'label': run.label,
+        'facts': facts + head.training_facts(run),
+        'notes': [*(run.log.notes if run.log else ()), *recorded],
+        'missing': list(dict.fromkeys(run.missing)),
     }
-
-
-def _details(runs: Sequence[Run]) -> list[dict[str, Any]]:
-    """Return each run's files with their sums, and its machine."""
-    return [
-        {
-            'label': run.label,
-            'files': facts.files(run),
-            'environment': run.environment,
-        }
-        for run in runs
-    ]
-
-
-def _heads(runs: Sequence[Run]) -> list[dict[str, Any]]:
-    """Return what the top of the page says of each run."""
-    return [
-        {
-            'label': run.label,
-            'facts': facts.summary(run) + curves.training_facts(run),
-            'notes': [
-                *(run.log.notes if run.log else ()),
-                *map(str, (run.record or {}).get('notes') or ()),
-            ],
-            'missing': list(dict.fromkeys(run.missing)),
-        }
-        for run in runs
-    ]
-
-
-def _tables(runs: Sequence[Run]) -> list[dict[str, Any]]:
-    tables = numbers.result_tables(runs)
-    for table in tables:
-        limits = [one for one in table.pop('limits') if one]
-        table['heading'] = '; '.join(map(heading, limits)) or heading()
-    return tables
 
 
 def _policy(*scripts: str) -> str:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from eca_mmdet.checkpoints.embedded_config import ADVICE, parse_config
+from eca_mmdet.evaluation.tables import TITLES
 from eca_mmdet.reporting.logs import TrainingLog, read_logs
-from eca_mmdet.reporting.record_form import check_analysis, check_results
 from eca_mmdet.utils.errors import UserError
 from eca_mmdet.utils.io import describe_file, read_file, read_json
 
@@ -19,6 +19,25 @@ _MOST_BYTES = 200 * 2**20
 _MOST_LINES = 200
 _LONGEST = 10_000
 _MOST_CONFIG = 4 << 20
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a page shows beyond the files of the run folders. By default nothing.
+
+    Attributes:
+        examples: worst and best images of each run.
+        images: folder of the images; None for the one in the config.
+        annotations: annotation file; None for the recorded one.
+        gate_images: images to measure gates on, where the folder has no gates.json.
+        model: build the detector, for its costs and to measure gates.
+    """
+
+    examples: int = 0
+    images: str | None = None
+    annotations: str | None = None
+    gate_images: int = 0
+    model: bool = False
 
 
 @dataclass
@@ -61,12 +80,66 @@ class Run:
     @property
     def analysis(self) -> dict[str, Any]:
         """The errors by task; empty where they were not split."""
-        analyses = (self.record or {}).get('analysis') or []
-        return analyses[0] if analyses else {}
+        analyses = (self.record or {}).get('analysis')
+        found = analyses[0] if analyses and isinstance(analyses, list) else {}
+        return found if isinstance(found, dict) else {}
+
+
+def tasks_of(runs: Sequence[Run]) -> list[str]:
+    """Return the tasks that some run was measured on, boxes first."""
+    return sorted({task for run in runs for task in run.results})
+
+
+def title_of(task: str) -> str:
+    """Return 'box' or 'mask'."""
+    return TITLES.get(task, task)
+
+
+def measured(runs: Sequence[Run], task: str) -> Iterator[tuple[int, Run, Any]]:
+    """Yield (colour, run, results) of the runs measured on a task."""
+    for index, run in enumerate(runs):
+        if task in run.results:
+            yield index, run, run.results[task]
+
+
+def check_record(record: Any) -> None:
+    """Check the parts of a metrics.json that are used beyond a single section.
+
+    Raises:
+        UserError: one has another form (``not-results``).
+    """
+    files = ('annotations', 'checkpoint', 'predictions')
+    kinds = {
+        'others': list,
+        'notes': list,
+        'versions': dict,
+        **dict.fromkeys(files, dict),
+    }
+    try:
+        shares = [
+            share
+            for task in record['results'].values()
+            for share in task['metrics'].values()
+        ]
+        texts = [(record.get(key) or {}).get('file') or '' for key in files]
+        texts += [(record.get(key) or {}).get('sha256') or '' for key in files]
+        texts += [*(record.get('notes') or ()), record.get('config') or '']
+        sound = (
+            bool(shares)
+            and all(share is None or 0 <= share <= 1 for share in shares)
+            and all(isinstance(record.get(k) or v(), v) for k, v in kinds.items())
+            and all(isinstance(text, str) for text in texts)
+        )
+    except (AttributeError, LookupError, TypeError):
+        sound = False
+    if not sound:
+        raise UserError(
+            'it is not of the form that eca-mmdet writes', code='not-results'
+        )
 
 
 def read_run(path: Path, label: str) -> list[Run]:
-    """Gather a run folder of mmengine, mmdet 2 or one of our commands, or a log file.
+    """Gather a run folder of mmengine or one of our commands, or a log file.
 
     Returns:
         One run; of an evaluation of several result files, one for each.
@@ -77,11 +150,15 @@ def read_run(path: Path, label: str) -> list[Run]:
     if not path.exists():
         raise UserError(
             f'{path} does not exist. Name the work_dir of a training, the folder of '
-            'eca-mmdet demo or eval, or a log file.'
+            'eca-mmdet demo or eval, or a log file.',
+            code='file-not-found',
         )
     run = Run(path, label)
     if path.name == 'metrics.json':
-        raise UserError(f'{path} is a part of a run; name its folder, {path.parent}.')
+        raise UserError(
+            f'{path} is a part of a run; name its folder, {path.parent}.',
+            code='option-invalid',
+        )
     try:
         run.log = read_logs(path)
     except UserError as error:
@@ -98,7 +175,8 @@ def read_run(path: Path, label: str) -> list[Run]:
     if run.log is None and run.record is None:
         raise UserError(
             f'{path} has neither a training log nor a metrics.json. Name the work_dir '
-            'of a training, the folder of eca-mmdet demo or eval, or a log file.'
+            'of a training, the folder of eca-mmdet demo or eval, or a log file.',
+            code='not-results',
         )
     return [run, *_others(run)]
 
@@ -110,12 +188,13 @@ def _others(first: Run) -> list[Run]:
     if not others:
         return []
     shared = {k: v for k, v in record.items() if k not in ('others', 'analysis')}
-    analyses = record.get('analysis') or []
+    analyses = record.get('analysis')
+    analyses = analyses if isinstance(analyses, list) else []
     folder, first.label = first.label, f'{first.label}: {_result_name(record)}'
     runs = []
     for index, one in enumerate(others, 1):
         try:
-            check_results(one)
+            check_record(one)
         except UserError as error:
             first.missing.append(
                 f'result file {index + 1} of {first.record_path}: {error}'
@@ -152,7 +231,7 @@ def read_object(path: Path, what: str) -> dict[str, Any]:
     """
     content = read_json(path, what, _MOST_BYTES).content
     if not isinstance(content, dict):
-        raise UserError(f'{what} {path} holds no object')
+        raise UserError(f'{what} {path} holds no object', code='not-results')
     return content
 
 
@@ -161,7 +240,7 @@ def _read_record(run: Run) -> None:
     for path in dict.fromkeys(_files(run.path, 'metrics.json')):
         try:
             record = read_object(path, 'metrics file')
-            check_results(record)
+            check_record(record)
         except UserError as error:
             run.missing.append(f'numbers of an evaluation: {path}: {error}')
             continue
@@ -169,29 +248,18 @@ def _read_record(run: Run) -> None:
         found.append((str(record.get('date', '')), -len(path.parts), path, record))
     if found:
         *_, run.record_path, run.record = max(found, key=lambda one: one[:2])
-        _check_analysis(run)
+        if not run.analysis:
+            run.missing.append(
+                'curves of precision, errors, confusion, calibration and images: '
+                f'{run.record_path} has no analysis (eca-mmdet test, or eval '
+                '--analysis, adds it)'
+            )
         _check_age(run)
         if run.record.get('other_evaluators'):
             run.missing.append(f'numbers of further evaluators: see {run.record_path}')
     elif not any('metrics.json' in one for one in run.missing):
         run.missing.append(
             'numbers of an evaluation: no metrics.json (eca-mmdet test writes one)'
-        )
-
-
-def _check_analysis(run: Run) -> None:
-    """Drop an analysis that cannot be drawn; say so, or that there is none."""
-    what = 'curves of precision, errors, confusion, calibration and images'
-    try:
-        check_analysis(run.record or {})
-    except UserError as error:
-        run.missing.append(f'{what}: {run.record_path}: {error}')
-        run.record = {**(run.record or {}), 'analysis': []}
-        return
-    if not run.analysis:
-        run.missing.append(
-            f'{what}: {run.record_path} has no analysis (eca-mmdet test, or eval '
-            '--analysis, adds it)'
         )
 
 

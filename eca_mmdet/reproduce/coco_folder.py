@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from eca_mmdet.datasets.coco import read_annotations
 from eca_mmdet.datasets.ground_truth import ground_truth
 from eca_mmdet.datasets.images import find_missing
 from eca_mmdet.utils.errors import UserError
 
-ANNOTATIONS = 'annotations/instances_val2017.json'
-IMAGES = 'val2017'
 WHOLE = {'images': 5000, 'annotations': 36781, 'categories': 80}
-"""Of instances_val2017.json as COCO publishes it."""
+"""Counts of instances_val2017.json as COCO publishes it."""
 
 _GAPS = {12, 26, 29, 30, 45, 66, 68, 69, 71, 83}
-CATEGORY_IDS = [one for one in range(1, 91) if one not in _GAPS]
-"""COCO's 80 categories."""
+CATEGORY_IDS = [number for number in range(1, 91) if number not in _GAPS]
+"""Ids of COCO's 80 categories."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +36,7 @@ class CocoFolder:
 
     def options(self, part: str = 'test') -> list[str]:
         """Return the config overrides that use this folder in one part of a run."""
-        split = 'train2017' if part == 'train' else IMAGES
+        split = 'train2017' if part == 'train' else 'val2017'
         file = f'annotations/instances_{split}.json'
         loader = f'{part}_dataloader.dataset'
         options = [
@@ -51,40 +48,41 @@ class CocoFolder:
             options.append(f'{part}_evaluator.ann_file={self.root}/{file}')
         return options
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return every attribute, ready for JSON."""
-        return asdict(self)
 
-
-def open_coco(root: str | Path) -> CocoFolder:
-    """Look at a COCO folder.
+def open_coco(root: str | Path, train: bool = False) -> CocoFolder:
+    """Check a COCO folder.
 
     A part of val2017, or a file that was changed, is no error: ``departure`` says it,
     and so does every table made from it.
+
+    Args:
+        root: with val2017/ and annotations/.
+        train: train2017 is needed as well.
 
     Raises:
         UserError: it is no such folder, or images of the file are not there.
     """
     folder = Path(root).resolve()
-    file, images = folder / ANNOTATIONS, folder / IMAGES
-    missing = [f'{p}/' for p in (IMAGES,) if not (folder / p).is_dir()]
-    missing += [ANNOTATIONS] if not file.is_file() else []
+    splits = ['val2017', *(['train2017'] if train else [])]
+    parts = [n for s in splits for n in (s, f'annotations/instances_{s}.json')]
+    missing = [name for name in parts if not (folder / name).exists()]
     if missing:
         raise UserError(
-            f'--coco {str(root)!r} is not a COCO folder: expected {IMAGES}/ and '
-            f'{ANNOTATIONS} in it; {" and ".join(missing)} '
-            f'{"is" if len(missing) == 1 else "are"} not there.'
+            f'--coco {str(root)!r} is not a COCO folder with {" and ".join(splits)}: '
+            f'{", ".join(missing)} missing.',
+            code='file-not-found',
         )
+    file, images = folder / parts[1], folder / 'val2017'
     annotations = read_annotations(file)
     content = annotations.content
     truth = ground_truth(content, str(file))
-    names = [str(one.get('file_name', '')) for one in content['images']]
-    absent = find_missing(images, names).missing
+    names = [str(image.get('file_name', '')) for image in content['images']]
+    absent = sorted(find_missing(images, names).missing)
     if absent:
-        first = sorted(absent)[0]
         raise UserError(
             f'{len(absent)} of {len(names)} images of {file} are not in {images}; the '
-            f'first is {first!r}. Complete the folder, or use a file of its images.'
+            f'first is {absent[0]!r}. Complete the folder.',
+            code='no-images',
         )
     counts = {
         'images': len(truth.image_ids),

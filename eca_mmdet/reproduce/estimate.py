@@ -1,28 +1,25 @@
-"""How long a plan takes, from the time of one image on this device."""
+"""Time that a plan takes, from the time of one image on this device."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 from eca_mmdet.reproduce.plan import Job
-from eca_mmdet.reproduce.run import Setting
+from eca_mmdet.reproduce.run import Settings
 
-TRAIN_IMAGES = 117_266
-"""Of train2017 that have objects, which is what mmdet trains on."""
+_TRAINING = 117_266 * 12 * 3
+"""Forward passes of a training: images of train2017 with objects, epochs, and three for
+a step with its backward pass."""
 
-EPOCHS = 12
-BACKWARD = 3
-"""A training step costs about three times its forward pass."""
-
-SHAPE = (800, 1216)
-"""A usual size of a photo whose shorter side is 800."""
+_SHAPE = (800, 1216)
+"""A usual size of an image whose shorter side is 800."""
 
 
-def estimate_hours(jobs: Sequence[Job], setting: Setting) -> dict[str, float]:
+def estimate_hours(jobs: Sequence[Job], settings: Settings) -> dict[str, float]:
     """Return hours by row for the jobs that can be done.
 
-    The first job's detector is timed on one image with random weights, after a first
-    one that does not count; the others follow by their GFLOPs.
+    The first job's detector is timed on one image with random weights, after a warm-up;
+    the others follow by their GFLOPs.
     """
     from mmengine.device import get_device
 
@@ -33,21 +30,18 @@ def estimate_hours(jobs: Sequence[Job], setting: Setting) -> dict[str, float]:
     todo = [job for job in jobs if job.action != 'none']
     if not todo:
         return {}
-    options = (*todo[0].options, *setting.options)
+    options = (*todo[0].options, *settings.options)
     model = build_model(load_config(todo[0].config, options)).to(get_device())
-    model.eval()
-    timed = measure([('first', model)], SHAPE, rounds=1, warm_up=1)
+    timed = measure([('first', model.eval())], _SHAPE, rounds=1, warm_up=1)
     seconds = timed['models']['first']['detector_ms'] / 1000
-    flops = {
-        job.row.row: paper_cost(build_model(load_config(job.config), 'meta'))
-        for job in todo
+    models = (build_model(load_config(job.config), 'meta') for job in todo)
+    flops = [paper_cost(model)['gflops'] for model in models]
+    tested = settings.coco.counts['images']
+    return {
+        job.row.row: seconds
+        * (own / flops[0])
+        * (tested + (_TRAINING if job.action == 'train' else 0))
+        / settings.devices
+        / 3600
+        for job, own in zip(todo, flops, strict=True)
     }
-    first = flops[todo[0].row.row]['gflops']
-    hours = {}
-    for job in todo:
-        images = setting.coco.counts['images']
-        if job.action == 'train':
-            images += TRAIN_IMAGES * EPOCHS * BACKWARD
-        scaled = seconds * flops[job.row.row]['gflops'] / first
-        hours[job.row.row] = images * scaled / setting.devices / 3600
-    return hours

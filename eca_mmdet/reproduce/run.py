@@ -1,46 +1,45 @@
-"""Do the jobs of a plan, one process group each, and keep a record of every row."""
+"""Measurement of the rows, each command in a process of its own, with a record each."""
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
+import logging
 import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from eca_mmdet.checkpoints.archive import require_values
-from eca_mmdet.checkpoints.conversion import convert
-from eca_mmdet.checkpoints.io import read_weights, write_weights
-from eca_mmdet.engine.config import load_config
-from eca_mmdet.evaluation.metrics_json import versions
 from eca_mmdet.evaluation.tables import TITLES
+from eca_mmdet.reproduce import tables
 from eca_mmdet.reproduce.coco_folder import CocoFolder
 from eca_mmdet.reproduce.plan import Job
-from eca_mmdet.utils.errors import WeightsError
-from eca_mmdet.utils.io import describe_file, write_json
+from eca_mmdet.reproduce.tables import RowOutcome
+from eca_mmdet.utils.io import sha256_of, take_own_folder, whole_file, write_json
 
-Say = Callable[[str], None]
-TASKS = ('box', 'mask')
+logger = logging.getLogger(__name__)
+
+_OWN = ('rows', 'runs', 'tables.json', 'tables.md', 'tables.tex')
 _PATIENCE = 20.0  # seconds for a training to save its step
 
 
 @dataclass(frozen=True)
-class Setting:
+class Settings:
     """Where and how rows are measured.
 
     Attributes:
         coco: the data.
         out: folder of records, logs and run folders.
-        devices: processes a job.
+        devices: processes of each command.
         launcher: of mmengine: 'none', 'pytorch', 'slurm' or 'mpi'.
-        prefix: words before a job's command, as those of srun.
-        options: config overrides of every job.
+        prefix: words before each command, e.g. those of srun.
+        options: config overrides of every row.
+        tolerance: of AP, 0-100, for released detectors: resizing and rounding.
+        tolerance_retrained: for detectors that were trained again.
     """
 
     coco: CocoFolder
@@ -49,187 +48,188 @@ class Setting:
     launcher: str = 'none'
     prefix: tuple[str, ...] = ()
     options: tuple[str, ...] = ()
+    tolerance: float = 0.1
+    tolerance_retrained: float = 0.4
 
 
 class RowFailed(Exception):
-    """A job ended with an error: the message says where its output is."""
+    """A command of a row failed: the message says where its output is."""
 
 
-def identity(job: Job, setting: Setting) -> dict[str, Any]:
-    """Return what a record must agree in, to be that of this job."""
-    assert job.weights is not None
-    config = load_config(job.config).pretty_text
-    found = {
-        'row': job.row.row,
+def reproduce(
+    jobs: Sequence[Job], settings: Settings, notes: Sequence[str] = ()
+) -> list[RowOutcome]:
+    """Measure row by row and write the reports after each.
+
+    Args:
+        jobs: from ``plan.make_plan``.
+        settings: where and how.
+        notes: for the report, e.g. on files that were not used.
+
+    Raises:
+        UserError: the folder of the results has something else in it.
+    """
+    take_own_folder(settings.out, _OWN)
+    departure, options = settings.coco.departure, settings.options
+    outcomes: list[RowOutcome] = []
+    for index, job in enumerate(jobs, 1):
+        outcomes.append(_outcome(job, settings, f'[{index}/{len(jobs)}] {job.row.row}'))
+        content = tables.as_json(outcomes, asdict(settings.coco), notes, options)
+        write_json(settings.out / 'tables.json', content)
+        for suffix, style in (('md', 'md'), ('tex', 'latex')):
+            text = tables.as_tables(outcomes, departure, style, options) + '\n'
+            with whole_file(settings.out / f'tables.{suffix}') as partial:
+                partial.write_text(text, encoding='utf-8')
+    return outcomes
+
+
+def _outcome(job: Job, settings: Settings, name: str) -> RowOutcome:
+    """Measure a row, or take what an earlier call measured."""
+    from eca_mmdet.analysis.complexity.paper import paper_cost
+    from eca_mmdet.engine.config import build_model, load_config
+
+    cost = paper_cost(build_model(load_config(job.row.config), 'meta'))
+    if job.note:
+        logger.warning('%s: %s', name, job.note)
+    if job.action == 'none':
+        return RowOutcome(job.row, tables.NO_WEIGHTS, job.note, cost, {})
+    record = read_record(job, settings)
+    if record:
+        logger.warning('%s: measured before, %.0f s', name, record['seconds'])
+    try:
+        record = record or _measure(job, settings, name)
+    except RowFailed as error:
+        logger.warning('%s: failed, %s', name, error)
+        return RowOutcome(job.row, tables.FAILED, str(error), cost, {})
+    except KeyboardInterrupt:
+        logger.warning(
+            'stopped in %s; the same command goes on from there', job.row.row
+        )
+        raise
+    results = record['metrics']['results']
+    measured = {TITLES[task]: result['metrics'] for task, result in results.items()}
+    released = job.released
+    tolerance = settings.tolerance if released else settings.tolerance_retrained
+    compared = tables.compare(job.row, measured, tolerance)
+    verdict = tables.overall(compared)
+    return RowOutcome(job.row, verdict, job.note, cost, compared, tolerance, released)
+
+
+def read_record(job: Job, settings: Settings) -> dict[str, Any] | None:
+    """Return the record of an earlier call, if it is whole and of the same inputs."""
+    try:
+        record = json.loads(_record_path(job, settings).read_text())
+        tasks = record['metrics']['results'].keys()
+        whole = tasks and tasks <= TITLES.keys() and float(record['seconds']) >= 0
+        same = record['inputs'] == _inputs(job, settings)
+        return dict(record) if whole and same else None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+
+
+def _record_path(job: Job, settings: Settings) -> Path:
+    return settings.out / 'rows' / f'{job.row.row.replace(":", "_")}.json'
+
+
+def _inputs(job: Job, settings: Settings) -> dict[str, Any]:
+    """Return what the numbers of a row depend on."""
+    return {
         'action': job.action,
         'config': job.config,
-        'config_sha256': hashlib.sha256(config.encode()).hexdigest(),
-        'options': [*job.options, *setting.options],
-        'weights_sha256': describe_file(job.weights)['sha256'],
-        'annotations_sha256': setting.coco.sha256,
+        'options': [*job.options, *settings.options],
+        'weights_sha256': sha256_of(job.weights),
+        'annotations_sha256': settings.coco.sha256,
     }
-    if job.action == 'train':
-        train = Path(setting.coco.root) / 'annotations/instances_train2017.json'
-        found['train_annotations_sha256'] = describe_file(train)['sha256']
-    return found
 
 
-def key_of(found: dict[str, Any]) -> str:
-    """Return a short name of an identity; what differs in anything has another."""
-    text = json.dumps(found, sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:12]
-
-
-def record_path(out: Path, found: dict[str, Any]) -> Path:
-    """Return the file of a record, which no job of another identity shares."""
-    name = found['row'].replace(':', '_')
-    return out / 'rows' / f'{name}-{key_of(found)}.json'
-
-
-def known_record(job: Job, setting: Setting) -> dict[str, Any] | None:
-    """Return the record of an earlier call, if it is of this very job and whole."""
-    found = identity(job, setting)
-    try:
-        record = json.loads(record_path(setting.out, found).read_text())
-        whole = record['identity'] == found and set(record['measured']) <= set(TASKS)
-        float(record['seconds'])
-        return dict(record) if whole and record['measured'] else None
-    except (OSError, ValueError, KeyError, TypeError):
-        return None  # none, or damaged: it is measured again
-
-
-def run_job(job: Job, setting: Setting, say: Say) -> dict[str, Any]:
+def _measure(job: Job, settings: Settings, name: str) -> dict[str, Any]:
     """Convert, train and test as the job says; write and return its record.
 
     Raises:
         RowFailed: a step failed.
     """
     start = time.monotonic()
-    own = identity(job, setting)
-    folder = setting.out / 'runs' / record_path(setting.out, own).stem
+    inputs, path = _inputs(job, settings), _record_path(job, settings)
+    # Other weights are another training; an interrupted one goes on.
+    folder = settings.out / 'runs' / f'{path.stem}-{inputs["weights_sha256"][:8]}'
     folder.mkdir(parents=True, exist_ok=True)
-    assert job.weights is not None
     weights = job.weights
     if job.action == 'train':
-        weights = _train(job, setting, folder, say)
+        weights = _train(job, settings, folder, inputs, name)
     elif job.convert:
-        weights = _convert(job, folder, say)
-    metrics = _test(job, setting, weights, folder, say)
-    _require_own(metrics, setting, weights)
+        weights = folder / 'converted.pth'
+        logger.warning('%s: converting from MMDetection v1', name)
+        words = ['weights', 'convert', str(job.weights), str(weights), '--force']
+        words += ['--v1-retinanet'] if job.row.detector == 'RetinaNet' else []
+        alone = replace(settings, launcher='none', prefix=())
+        _run(words, alone, folder / 'convert.log')
+    logger.warning('%s: testing %s', name, weights)
+    work = folder / 'test'
+    before = set(work.glob('*/metrics.json'))
+    # COCO's last: what is measured is the folder that the record names.
+    options = [*inputs['options'], *settings.coco.options()]
+    words = ['test', job.config, str(weights), '--work-dir', str(work)]
+    _run([*words, '--cfg-options', *options], settings, folder / 'test.log')
+    written = set(work.glob('*/metrics.json')) - before
+    if len(written) != 1:
+        raise RowFailed(f'the test left no metrics.json in {work}')
     record = {
-        'identity': own,
+        'inputs': inputs,
         'seconds': round(time.monotonic() - start, 1),
         'weights': str(job.weights),
         'released': job.released,
         'note': job.note,
-        'devices': setting.devices,
-        'coco': setting.coco.to_dict(),
-        'versions': versions(),
-        'measured': {
-            TITLES[task]: one['metrics'] for task, one in metrics['results'].items()
-        },
-        'metrics': metrics,
+        'devices': settings.devices,
+        'coco': asdict(settings.coco),
+        'metrics': json.loads(written.pop().read_text()),
     }
-    write_json(record_path(setting.out, own), record)
+    write_json(path, record)
     return record
 
 
-def _require_own(metrics: dict[str, Any], setting: Setting, weights: Path) -> None:
-    """Raise RowFailed if other data or weights were tested than was meant."""
-    meant = (setting.coco.sha256, describe_file(weights)['sha256'])
-    tested = metrics['annotations']['sha256'], metrics['checkpoint'].get('sha256')
-    if meant != tested:
-        raise RowFailed(
-            f'the test used {metrics["annotations"]["file"]} and '
-            f'{metrics["checkpoint"]["file"]}, which are not those of this row'
-        )
-
-
-def _convert(job: Job, folder: Path, say: Say) -> Path:
-    assert job.weights is not None
-    target = folder / 'converted.pth'
-    say('converting from MMDetection v1')
-    try:
-        file = read_weights(job.weights)
-        require_values(job.weights, file.state)
-        retina = job.row.detector == 'RetinaNet'
-        state, report = convert(file.state, 'mmdet', retina, file.extras)
-        metadata = {'layout': report.target, 'source': str(job.weights)}
-        write_weights(target, state, metadata, force=True)
-    except WeightsError as error:
-        raise RowFailed(f'{job.weights} cannot be converted: {error}') from error
-    return target
-
-
-def _train(job: Job, setting: Setting, folder: Path, say: Say) -> Path:
+def _train(
+    job: Job, settings: Settings, folder: Path, inputs: dict[str, Any], name: str
+) -> Path:
     """Train, or go on training; return the last checkpoint."""
-    work = folder / 'train'
+    work, begun = folder / 'train', folder / 'inputs.json'
     last = work / 'last_checkpoint'
-    words = ['train', job.config, '--work-dir', str(work), '--resume']
-    say('training goes on' if last.is_file() else 'training')
+    if begun.exists() and json.loads(begun.read_text()) != inputs:
+        raise RowFailed(
+            f'{work} was begun with other options or annotations; remove it'
+        )
+    write_json(begun, inputs)
+    logger.warning('%s: %s', name, 'training goes on' if last.is_file() else 'training')
     options = [
         f'model.backbone.init_cfg.checkpoint={job.weights}',
-        *job.options,
-        *setting.options,
-        *setting.coco.options('train'),
-        *setting.coco.options('val'),
+        *inputs['options'],
+        *settings.coco.options('train'),
+        *settings.coco.options('val'),
     ]
-    _run([*words, '--cfg-options', *options], setting, folder / 'train.log')
+    words = ['train', job.config, '--work-dir', str(work), '--resume']
+    _run([*words, '--cfg-options', *options], settings, folder / 'train.log')
     if not last.is_file():
         raise RowFailed(f'training left no checkpoint in {work}')
     return Path(last.read_text().strip())
 
 
-def _test(
-    job: Job, setting: Setting, weights: Path, folder: Path, say: Say
-) -> dict[str, Any]:
-    say(f'testing {weights}')
-    work = folder / 'test'
-    before = set(work.glob('*/metrics.json'))
-    words = ['test', job.config, str(weights), '--work-dir', str(work)]
-    # COCO's last: what is measured is the folder that the record names.
-    options = [*job.options, *setting.options, *setting.coco.options()]
-    _run([*words, '--cfg-options', *options], setting, folder / 'test.log')
-    written = set(work.glob('*/metrics.json')) - before
-    if len(written) != 1:
-        raise RowFailed(f'the test left no metrics.json in {work}')
-    found: dict[str, Any] = json.loads(written.pop().read_text())
-    return found
-
-
-def command_of(words: Sequence[str], setting: Setting) -> list[str]:
+def command_of(words: Sequence[str], settings: Settings) -> list[str]:
     """Return the command that runs an ``eca-mmdet`` command on the devices."""
     start = [sys.executable]
-    if setting.launcher == 'pytorch':
+    if settings.launcher == 'pytorch':
         start += ['-m', 'torch.distributed.run', '--nproc_per_node']
-        start += [str(setting.devices), '--standalone']
-    launch = [] if setting.launcher == 'none' else ['--launcher', setting.launcher]
+        start += [str(settings.devices), '--standalone']
+    launch = [] if settings.launcher == 'none' else ['--launcher', settings.launcher]
     start += ['-m', 'eca_mmdet.cli']
-    return [*setting.prefix, *start, *words[:1], *launch, *words[1:]]
+    return [*settings.prefix, *start, *words[:1], *launch, *words[1:]]
 
 
-def _end(process: subprocess.Popen[bytes], told: bool) -> None:
-    """End a command. It saves what it has; a second signal would cut that off.
-
-    Args:
-        process: the command.
-        told: a terminal has sent ctrl-C to it as well, most likely.
-    """
-    with contextlib.suppress(subprocess.TimeoutExpired):
-        if told:
-            process.wait(_PATIENCE)
-            return
-    process.terminate()
-    process.wait()
-
-
-def _run(words: Sequence[str], setting: Setting, log: Path) -> None:
+def _run(words: Sequence[str], settings: Settings, log: Path) -> None:
     """Run a command with its output in a file.
 
     Raises:
         RowFailed: it fails; with its last line.
     """
-    command = command_of(words, setting)
+    command = command_of(words, settings)
     with open(log, 'a') as file:
         file.write(f'$ {shlex.join(command)}\n')
         file.flush()
@@ -240,7 +240,14 @@ def _run(words: Sequence[str], setting: Setting, log: Path) -> None:
         try:
             code = process.wait()
         except BaseException as error:
-            _end(process, told=isinstance(error, KeyboardInterrupt))
+            # A terminal sends ctrl-C to the command as well, which then saves what it
+            # has; a second signal would cut that off.
+            if isinstance(error, KeyboardInterrupt):
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(_PATIENCE)
+            if process.poll() is None:
+                process.terminate()
+                process.wait()
             raise
     if code:
         lines = [line for line in log.read_text(errors='replace').splitlines() if line]

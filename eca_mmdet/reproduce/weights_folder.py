@@ -1,4 +1,4 @@
-"""Find each row's weights in a folder, by what the files hold, not by their names."""
+"""Weights of each row in a folder, found by what the files hold, not by their names."""
 
 from __future__ import annotations
 
@@ -12,16 +12,14 @@ from eca_mmdet.checkpoints.inspection import Inspection, inspect
 from eca_mmdet.utils.errors import UserError, WeightsError
 
 _SUFFIXES = ('.pth', '.pt', '.tar', '.bin', '.safetensors')
-_CONVERTED = 'MMDetection v3'  # the layout that `weights convert` writes down
-
 _AS_PUBLISHED = {'': 'none', 'NL': '1 NL'}
 _ADDING = ('GC', '1 NL')
 """Attention layers that add to the map; a plain network's weights start them."""
 
 
 @dataclass(frozen=True)
-class FoundFile:
-    """A file of weights that was recognised.
+class WeightsFile:
+    """A recognised file of weights.
 
     Attributes:
         path: where it is.
@@ -35,19 +33,14 @@ class FoundFile:
     path: Path
     about: Inspection
     attention: str
-    detector: str
-    version: str
+    detector: str = ''
+    version: str = ''
     note: str = ''
-
-    @property
-    def kernel_sizes(self) -> tuple[int | None, ...]:
-        """Those of the ECA gates, one a stage."""
-        return tuple(self.about.kernel_sizes or ())
 
 
 def scan(
     folder: str | Path, leave_out: str | Path | None = None
-) -> tuple[list[FoundFile], list[str]]:
+) -> tuple[list[WeightsFile], list[str]]:
     """Recognise every file of weights in a folder and the folders in it.
 
     Args:
@@ -62,13 +55,14 @@ def scan(
     """
     root = Path(folder)
     if not root.is_dir():
-        raise UserError(f'--weights {str(folder)!r} is not a folder.')
+        raise UserError(
+            f'--weights {str(folder)!r} is not a folder.', code='file-not-found'
+        )
     found, notes = [], []
     own = Path(leave_out).resolve() if leave_out else None
     for path in sorted(root.rglob('*')):
-        if not path.is_file() or path.suffix not in _SUFFIXES:
-            continue
-        if own and own in path.resolve().parents:
+        usable = path.is_file() and path.suffix in _SUFFIXES
+        if not usable or own in path.resolve().parents:
             continue
         try:
             about = inspect(path)
@@ -76,68 +70,61 @@ def scan(
             notes.append(f'{path}: {error}')
             continue
         if about.known:
-            found.append(_found(path, about))
+            found.append(_describe(path, about))
         else:
             notes.append(f'{path}: {about.what}')
     return found, notes
 
 
-def _found(path: Path, about: Inspection) -> FoundFile:
-    attention = _AS_PUBLISHED.get(about.gate, about.gate)
+def _describe(path: Path, about: Inspection) -> WeightsFile:
+    file = WeightsFile(path, about, _AS_PUBLISHED.get(about.gate, about.gate))
     if about.kind != 'detector':
-        return FoundFile(path, about, attention, '', '')
-    version, note = _version(about)
-    return FoundFile(path, about, attention, about.what.split(' of ')[0], version, note)
-
-
-def _version(about: Inspection) -> tuple[str, str]:
-    """Return which MMDetection it is of, and what was assumed."""
-    if about.metadata.get('layout') == _CONVERTED:
-        return 'converted', ''
-    stated = about.origin.removeprefix('MMDetection ')
-    if stated == 'v1':
-        return 'v1', ''
+        return file
+    stated, note = about.origin.removeprefix('MMDetection '), ''
+    version = 'v1' if stated.split(',')[0] == 'v1' else 'v3'
     if stated.startswith('v1,'):
         # Nothing in a RetinaNet's names changed; all released ECA ones are of v1.
-        return 'v1', 'taken for MMDetection v1, which its names cannot tell'
-    return 'v3', ''
+        note = 'taken for MMDetection v1, which its names cannot tell'
+    if about.metadata.get('layout') == 'MMDetection v3':  # of `weights convert`
+        version, note = 'converted', ''
+    detector = about.what.split(' of ')[0]
+    return replace(file, detector=detector, version=version, note=note)
 
 
-def detectors_for(row: PublishedRow, files: Iterable[FoundFile]) -> list[FoundFile]:
+def detectors_for(row: PublishedRow, files: Iterable[WeightsFile]) -> list[WeightsFile]:
     """Return the detectors of a row, by path."""
-    return [one for one in files if one.detector and _is_of(row, one)]
+    return [file for file in files if file.detector and _fits(row, file)]
 
 
-def backbone_for(row: PublishedRow, files: Iterable[FoundFile]) -> FoundFile | None:
+def backbone_for(row: PublishedRow, files: Iterable[WeightsFile]) -> WeightsFile | None:
     """Return the first ImageNet classifier or backbone for training a row, or None.
 
     Rows with NL and GC start from a plain ResNet, as their papers do.
     """
-    plain = replace(row, attention='none')
-    wanted = plain if row.attention in _ADDING else row
-    return next(
-        (one for one in files if not one.detector and _is_of(wanted, one)), None
-    )
+    wanted = replace(row, attention='none') if row.attention in _ADDING else row
+    fitting = (file for file in files if not file.detector and _fits(wanted, file))
+    return next(fitting, None)
 
 
-def _is_of(row: PublishedRow, one: FoundFile) -> bool:
-    """Tell whether a file has a row's network; a shipped config takes the usual one."""
-    same = one.about.depth == row.depth and one.attention == row.attention
-    if one.detector:
-        same &= one.detector == row.detector
-    return same and (row.config not in shipped_configs() or _is_usual(one))
+def _fits(row: PublishedRow, file: WeightsFile) -> bool:
+    """Tell whether a file has a row's network.
 
-
-def _is_usual(one: FoundFile) -> bool:
-    """Tell the networks that the shipped configs have, for COCO or from ImageNet."""
-    about = one.about
+    A shipped config takes the usual network only, trained on COCO or ImageNet.
+    """
+    about = file.about
+    if (about.depth, file.attention) != (row.depth, row.attention):
+        return False
+    if file.detector not in ('', row.detector):
+        return False
+    if row.config not in shipped_configs():
+        return True
     first = about.widths[0][0][0] if about.widths else 0
     other_layers = any('of other layers' in note for note in about.notes)
     return (
-        about.classes in ((80, None) if one.detector else (1000, None))
+        about.classes in ((80, None) if file.detector else (1000, None))
         and about.stem == '7x7, 64'
         and first == 64
         and not about.shortcut.startswith('average')
-        and (not other_layers or one.attention in _ADDING)
-        and None not in one.kernel_sizes
+        and (not other_layers or file.attention in _ADDING)
+        and None not in (about.kernel_sizes or ())
     )

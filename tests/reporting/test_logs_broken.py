@@ -2,14 +2,13 @@
 
 import json
 import math
-import shutil
 
 import pytest
 
 from eca_mmdet.reporting.log_lines import LONGEST
 from eca_mmdet.reporting.logs import read_logs
 from eca_mmdet.utils.errors import UserError
-from tests.support.log_cases import LOGS, STAMPS, checked, points, write_lines
+from tests.support.log_cases import STAMPS, checked, points, write_lines
 
 GOOD = [{'loss': 5.0 - step / 10, 'iter': step, 'step': step} for step in (10, 20, 30)]
 
@@ -47,7 +46,6 @@ def test_numbers_that_are_none(tmp_path):
         ('{"loss": 1.0, "iter": 1e300}', 'iter is no count'),
         ('{"loss": 1.0, "iter": [20]}', 'iter is no count'),
         ('{"loss": 1.0, "iter": 25, "epoch": null}', 'epoch is no count'),
-        ('{"loss": 1.0, "iter": 25, "mode": ["train"]}', 'neither train nor val'),
         ('{"loss": 1.0, "iter": ' + '9' * 5000 + '}', ''),
         ('{"a": "' + 'x' * 3 * LONGEST + '"}', 'letters'),
     ],
@@ -86,27 +84,10 @@ def test_names_of_files_are_printable(tmp_path):
     assert log.notes[-1].startswith('1 line could not be read (first: a\\x1b[31m.json')
 
 
-def test_killed_while_writing_text(tmp_path):
-    """A number cut short would look like one: 1.2 of 1.2345."""
-    say = '2023/01/01 10:00:00 - mmengine - INFO - Iter(train) '
-    lines = [f'{say}[10/30]  loss: 1.5000', f'{say}[20/30]  loss: 1.2']
-    log = checked(read_logs(write_lines(tmp_path / 'a.log', lines, end='')))
-    assert points(log.train['loss']) == {10: 1.5}
-    assert 'a.log line 2: it was not written to its end' in log.notes[-1]
-
-
 def test_encodings(tmp_path):
-    say = '\x1b[37mx - mmengine\x1b[0m - \x1b[4;37mINFO\x1b[0m - '
-    text = ''.join(
-        f'{say}Iter(train) [{step}/30]  loss: \x1b[1m{step}.0\x1b[0m  Größe: 2.0\r\n'
-        for step in (10, 20)
-    )
     plain = ''.join(f'{json.dumps(one)}\r\n\r\n' for one in GOOD[:2])
-    path = tmp_path / 'a.log'
+    path = tmp_path / 'a.json'
     for content, encoding in [
-        (text, 'utf-8-sig'),
-        (text, 'utf-16'),
-        (text, 'latin-1'),  # is not UTF-8
         (plain, 'utf-8-sig'),
         (plain + '\0' * 500, 'utf-8'),  # as a disk leaves it after a power cut
     ]:
@@ -152,9 +133,7 @@ def test_places_without_a_log(tmp_path):
     (tmp_path / STAMPS[0]).mkdir()
     (tmp_path / 'metrics.json').write_text('{}')
     for path in (tmp_path, tmp_path / STAMPS[0]):
-        with pytest.raises(
-            UserError, match=r'looked for .*vis_data/\*\.json.*log\.json'
-        ):
+        with pytest.raises(UserError, match=r'looked for .*vis_data/\*\.json'):
             read_logs(path)
 
 
@@ -171,11 +150,3 @@ def test_a_file_that_may_not_be_read(tmp_path, monkeypatch):
     monkeypatch.setattr('builtins.open', refuse)
     with pytest.raises(UserError, match='cannot be read'):
         read_logs(path)
-
-
-def test_a_copy_of_the_console_is_not_read_beside_the_logs(tmp_path):
-    for path in (LOGS / 'mmdet2').glob('*.log'):
-        shutil.copy(path, tmp_path)
-        shutil.copy(path, tmp_path / 'console.log')
-    log = read_logs(tmp_path)
-    assert len(log.notes) == 1 and 'resumed' in log.notes[0]

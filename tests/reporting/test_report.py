@@ -10,10 +10,9 @@ import cv2
 import numpy as np
 import pytest
 
-from eca_mmdet.reporting import facts
-from eca_mmdet.reporting.numbers import confusions
 from eca_mmdet.reporting.page import render_page
-from eca_mmdet.reporting.run import read_run
+from eca_mmdet.reporting.run import Options, read_run
+from eca_mmdet.reporting.sections import config, confusion, costs, images
 from tests.support.report_runs import STAMP, STEPS, Page, losses, write_run
 
 NAME = 'mask-rcnn_eca-r50_fpn_4xb2-1x_coco'
@@ -225,14 +224,15 @@ def test_sizes_errors_and_calibration(one):
 def test_confusion_matrix(one):
     _, record, page, _ = one
     for task in ('bbox', 'segm'):
-        confusion = record['analysis'][0][task]['confusion']
+        recorded = record['analysis'][0][task]['confusion']
         rows = page.table(class_='confusion', task=task)
-        assert rows[0][1:] == confusion['classes']
-        assert [row[0] for row in rows[1:]] == confusion['classes']
+        assert rows[0][1:] == recorded['classes']
+        assert [row[0] for row in rows[1:]] == recorded['classes']
         assert [[int(cell or 0) for cell in row[1:]] for row in rows[1:]] == (
-            confusion['matrix']
+            recorded['matrix']
         )
-    [found] = [c for c in confusions([one[3]]) if c['task'] == 'bbox']
+    matrices = confusion.context([one[3]], Options())['matrices']
+    [found] = [c for c in matrices if c['task'] == 'bbox']
     matrix = np.array(record['analysis'][0]['bbox']['confusion']['matrix'])
     shares = [[cell['share'] for cell in row['cells']] for row in found['rows']]
     totals = matrix.sum(1, keepdims=True)
@@ -383,13 +383,11 @@ def test_the_page_is_in_one_file(one):
     ids=lambda text: text[10:25],
 )
 def test_a_config_of_other_code_is_not_built(mmdet_ready, shapes, tmp_path, model):
-    from eca_mmdet.reporting.model_parts import costs
-
     marker = tmp_path / 'ran.json'
     text = model.format(words=f'touch {marker}', marker=str(marker))
     write_run(tmp_path / 'run', shapes, config=f'model = {text}\n')
     [run] = read_run(tmp_path / 'run', 'run')
-    assert costs([run]) == [] and not marker.exists()
+    assert costs.context([run], Options(model=True)) is None and not marker.exists()
     [told] = [line for line in run.missing if line.startswith('costs: ')]
     assert 'which is no part of an image detector' in told and '--config' not in told
 
@@ -407,13 +405,11 @@ def test_a_config_of_other_code_is_not_built(mmdet_ready, shapes, tmp_path, mode
     ],
 )
 def test_a_config_that_cannot_be_counted_is_told(mmdet_ready, shapes, tmp_path, text):
-    from eca_mmdet.reporting.model_parts import costs
-
     write_run(tmp_path / 'run', shapes, config=f'{text}\n')
     [run] = read_run(tmp_path / 'run', 'run')
-    assert costs([run]) == []
+    assert costs.context([run], Options(model=True)) is None
     assert any(line.startswith('costs: ') for line in run.missing)
-    assert dict(facts.flat(run.config))  # and it is shown as it was
+    assert dict(config.flat(run.config))  # and it is shown as it was
 
 
 def test_objects_are_drawn_where_they_are():
@@ -421,14 +417,15 @@ def test_objects_are_drawn_where_they_are():
     from pycocotools import mask as api
 
     from eca_mmdet.inference.drawing import draw_objects
-    from eca_mmdet.reporting.pictures import _draw, fit
 
     image = np.full((20, 40, 3), 200, np.uint8)
-    canvas, scale = fit(image)
+    canvas, scale = images.fit(image)
     assert canvas.shape == (160, 320, 3) and scale == 8
     mask = np.zeros((20, 40), np.uint8, order='F')
     mask[5:15, 10:30] = 1
-    drawn = _draw(canvas, scale, [[10, 5, 20, 10]], [2], ['name'], [api.encode(mask)])
+    drawn = images._draw(
+        canvas, scale, [[10, 5, 20, 10]], [2], ['name'], [api.encode(mask)]
+    )
     large = np.zeros((1, 160, 320), bool)
     large[0, 40:120, 80:240] = True
     box = np.array([[80.0, 40, 240, 120]])
@@ -438,15 +435,11 @@ def test_objects_are_drawn_where_they_are():
 
 def test_detections_have_their_own_names_and_boxes(one, monkeypatch):
     """What is handed to the drawing, for the worst image."""
-    from eca_mmdet.reporting import pictures
-
     folder, record, _, _ = one
     calls = []
-    monkeypatch.setattr(
-        pictures, '_draw', lambda *words: calls.append(words) or words[0]
-    )
+    monkeypatch.setattr(images, '_draw', lambda *words: calls.append(words) or words[0])
     [run] = read_run(folder, 'first')
-    pictures.galleries([run], 1, None, None)
+    images.context([run], Options(examples=1))
     worst = record['analysis'][0]['segm']['worst_images'][0]
     content = json.loads(open(record['annotations']['file']).read())
     names = {one['id']: one['name'] for one in content['categories']}
@@ -461,10 +454,8 @@ def test_detections_have_their_own_names_and_boxes(one, monkeypatch):
 
 
 def test_an_image_is_among_the_worst_or_the_best():
-    from eca_mmdet.reporting.pictures import _chosen
-
     ranked = [{'image_id': number} for number in range(5)]
     found = {'worst_images': ranked, 'best_images': ranked[::-1]}
-    (_, worst), (_, best) = _chosen(found, 3)
+    (_, worst), (_, best) = images._chosen(found, 3)
     assert [one['image_id'] for one in worst] == [0, 1, 2]
     assert [one['image_id'] for one in best] == [4, 3]

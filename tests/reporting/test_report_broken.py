@@ -5,10 +5,17 @@ import json
 import pytest
 
 from eca_mmdet.reporting.page import render_page
-from eca_mmdet.reporting.pictures import inside
-from eca_mmdet.reporting.run import read_run
+from eca_mmdet.reporting.run import Options, read_run
+from eca_mmdet.reporting.sections.images import inside
 from eca_mmdet.utils.errors import UserError
 from tests.support.report_runs import STAMP, Page, page_of, write_run
+
+
+def edit(record, keys, value):
+    """Set one value of a metrics.json, by the keys and indices that lead to it."""
+    for key in keys[:-1]:
+        record = record[key]
+    record[keys[-1]] = value
 
 
 @pytest.mark.parametrize(
@@ -16,22 +23,17 @@ from tests.support.report_runs import STAMP, Page, page_of, write_run
     [
         '',
         '[]',
-        '{"results": 3}',
+        '{"results": {}}',
         '{"results": {"bbox": {"metrics": {"AP": "x"}}}}',
-        '{"results": {"bbox": {"metrics": {"AP": 0.1}, "classes": [1]}}}',
         '{"results": {"bbox": {"metrics": {"AP": 57.0}}}}',
-        '{"results": {"bbox": {"metrics": {"AP": 0.1}, "classes": 5}}}',
         '{"results": {"bbox": {"metrics": {"AP": NaN}}}}',
-        '{"results": {"bbox": {"metrics": {"AP": 0.1}, "max_dets": 5}}}',
-        '{"results": {"bbox": {"metrics": {"AP": 0.1}, "counts": ["x"]}}}',
         '{"results": {"bbox": {"metrics": {"AP": 0.1}}}, "others": 5}',
         '{"results": {"bbox": {"metrics": {"AP": 0.1}}}, "checkpoint": {"file": 5}}',
         '{"results": {"bbox": {"metrics": {"AP": 0.1}}}, "notes": [5]}',
-        '{"results": {}}',
         '[' * 100_000,
     ],
 )
-def test_a_broken_metrics_file_is_told(tmp_path, shapes, content):
+def test_a_broken_metrics_file_is_reported(tmp_path, shapes, content):
     write_run(tmp_path / 'run', shapes)
     (tmp_path / 'run' / STAMP / 'metrics.json').write_text(content)
     page, [run] = page_of(tmp_path / 'run')
@@ -40,38 +42,55 @@ def test_a_broken_metrics_file_is_told(tmp_path, shapes, content):
 
 
 @pytest.mark.parametrize(
-    'analysis',
+    ('keys', 'value', 'lost'),
     [
-        3,
-        {'bbox': 3},
-        {'bbox': {'pr_curves': {'recall': 1, '0.50': [1]}}},
-        {'bbox': {'confusion': {'classes': ['a'], 'matrix': [[1, 2], 3]}}},
-        {'bbox': {'confusion': {'classes': ['a'], 'matrix': [[-1]]}}},
-        {'bbox': {'confusion': {'classes': ['a'], 'matrix': [[0.5]]}}},
-        {'bbox': {'calibration': {'bins': [{'count': 1}]}}},
-        {'bbox': {'calibration': {'bins': [], 'ece': 10**400}}},
-        {'bbox': {'errors': {'delta_ap': 'x'}}},
-        {'bbox': {'worst_images': [3], 'best_images': {}}},
+        (['results', 'bbox', 'classes'], [1], 'classes'),
+        (['results', 'bbox', 'max_dets'], 5, 'results'),
+        (['results', 'bbox', 'counts'], ['x'], 'summary'),
+        (['analysis', 0, 'bbox', 'pr_curves'], {'recall': 1, '0.50': [1]}, 'precision'),
+        (['analysis', 0, 'bbox', 'confusion', 'matrix'], [[1, 2], 3], 'confusion'),
+        (['analysis', 0, 'bbox', 'calibration', 'ece'], 10**400, 'errors'),
+        (['analysis', 0, 'bbox', 'errors', 'delta_ap'], 'x', 'errors'),
+        (['analysis', 0, 'segm', 'worst_images'], [3], 'images'),
+        (['analysis', 0], {'bbox': 3}, 'precision'),
     ],
-    ids=lambda one: str(one)[9:30],
 )
-def test_an_analysis_of_another_form_is_told(tmp_path, shapes, analysis, command):
+def test_a_section_of_another_form_is_left_out(tmp_path, shapes, keys, value, lost):
+    """Of that run only: the other run keeps its own, and its colour."""
+    for name in ('broken', 'sound'):
+        write_run(tmp_path / name, shapes)
+    path = tmp_path / 'broken' / STAMP / 'metrics.json'
+    record = json.loads(path.read_text())
+    edit(record, keys, value)
+    path.write_text(json.dumps(record))
+    runs = [read_run(tmp_path / name, name)[0] for name in ('broken', 'sound')]
+    page = Page(render_page(runs, Options(examples=1, images=str(shapes / 'val'))))
+    [line] = [line for line in runs[0].missing if line.startswith(f'{lost}: ')]
+    assert str(path) in line and line in page.texts
+    assert not any('another form' in line for line in runs[1].missing)
+    colours = {'precision': 'pr-bbox', 'classes': 'classes-bbox'}
+    if lost in colours:
+        spec = page.specs[colours[lost]]
+        assert {one['colour'] for one in spec.get('lines') or spec['bars']} == {1}
+    if lost not in ('results', 'summary'):
+        heads = page.table(class_='numbers', task='bbox')[0]
+        assert heads[1:3] == ['broken', 'sound']
+
+
+def test_an_analysis_that_is_none_is_reported(tmp_path, shapes):
     write_run(tmp_path / 'run', shapes)
     path = tmp_path / 'run' / STAMP / 'metrics.json'
-    record = json.loads(path.read_text())
-    path.write_text(
-        json.dumps({**record, 'analysis': analysis if analysis == 3 else [analysis]})
-    )
-    code, out, err = command('report', tmp_path / 'run', '--no-model')
-    assert code == 0 and 'not shown of run: ' in err
-    page = Page((tmp_path / 'run' / 'report.html').read_text())
+    path.write_text(json.dumps({**json.loads(path.read_text()), 'analysis': 3}))
+    page, [run] = page_of(tmp_path / 'run')
+    assert any('has no analysis' in line for line in run.missing)
     assert page.table(class_='numbers', task='bbox')
 
 
 @pytest.mark.parametrize('name', ['../secret.png', '/etc/x.png', 'a/../../b.png', ''])
 def test_images_of_other_folders_are_not_taken(tmp_path, name):
-    with pytest.raises(UserError, match='is not one of a file in'):
+    with pytest.raises(UserError) as error:
         inside(tmp_path, name)
+    assert error.value.code == 'no-images'
     assert inside(tmp_path, 'a/../b.png') == tmp_path / 'b.png'
 
 
@@ -127,7 +146,7 @@ def test_the_page_replaces_pages_alone(tmp_path, shapes, command):
     target = tmp_path / 'run' / 'report.html'
     target.write_text('<p>mine</p>')
     code, _, err = command('report', tmp_path / 'run', '--no-model')
-    assert code == 2 and 'is no page of this command' in err
+    assert code == 2 and '[output-exists]' in err
     assert target.read_text() == '<p>mine</p>'
     target.unlink()
     for said in ('page: ', 'page, in place of the one before: '):
@@ -137,33 +156,31 @@ def test_the_page_replaces_pages_alone(tmp_path, shapes, command):
 
 
 @pytest.mark.parametrize(
-    ('words', 'message'),
+    ('words', 'error'),
     [
-        (['nowhere'], 'does not exist'),
-        (['.'], 'neither a training log nor a metrics.json'),
-        (['run', 'run'], 'named twice'),
-        (['run', '--labels', 'a', 'b'], 'a name for each of the 1 runs'),
-        (['run', '--out', '.'], 'is no page of this command'),
-        (['run', '--out', 'run/x.py/report.html'], 'cannot be written'),
+        (['nowhere'], 'file-not-found'),
+        (['empty'], 'not-results'),
+        (['run', 'run'], 'option-invalid'),
+        (['run', '--labels', 'a', 'b'], 'option-invalid'),
+        (['run', '--out', '.'], 'output-exists'),
+        (['run', '--out', 'run/x.py/report.html'], 'file-not-written'),
     ],
 )
-def test_refusals(tmp_path, shapes, command, monkeypatch, words, message):
+def test_refusals(tmp_path, shapes, command, monkeypatch, words, error):
     monkeypatch.chdir(tmp_path)
     (tmp_path / 'empty').mkdir()
     write_run(tmp_path / 'run', shapes)
     (tmp_path / 'run' / 'x.py').write_text('a = 1\n')
-    words = [
-        'empty' if word == '.' and '--out' not in words else word for word in words
-    ]
     code, out, err = command('report', *words, '--no-model')
-    assert (code, out) == (2, '') and message in err
+    assert (code, out) == (2, '') and err.endswith(f'[{error}]\n')
 
 
 def test_a_file_that_is_no_log(tmp_path):
     path = tmp_path / 'x.log'
     path.write_bytes(b'\x00\x01\x02' * 1000)
-    with pytest.raises(UserError, match='neither a training log'):
+    with pytest.raises(UserError) as error:
         read_run(path, 'x')
+    assert error.value.code == 'not-results'
 
 
 @pytest.mark.parametrize(
@@ -219,4 +236,5 @@ def test_a_broken_gates_file_is_told(tmp_path, shapes, command, content):
     (tmp_path / 'run' / 'gates').mkdir()
     (tmp_path / 'run' / 'gates' / 'gates.json').write_text(json.dumps(content))
     code, _, err = command('report', tmp_path / 'run', '--no-model')
-    assert code == 0 and 'gates.json is of another form' in err
+    assert code == 0 and 'not shown of run: gates: ' in err
+    assert 'is of another form' in err

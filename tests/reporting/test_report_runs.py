@@ -2,14 +2,16 @@
 
 import json
 import math
+import os
 import subprocess
 
 import pytest
 
 from eca_mmdet.reporting.charts import MOST_POINTS, line
-from eca_mmdet.reporting.facts import files
-from eca_mmdet.reporting.pictures import find_images
 from eca_mmdet.reporting.run import read_run
+from eca_mmdet.reporting.sections.files import files
+from eca_mmdet.reporting.sections.images import find_images
+from eca_mmdet.reporting.writing import report
 from eca_mmdet.utils.errors import UserError
 from tests.conftest import PYTHON
 from tests.support.report_runs import STAMP, Page, losses, measured, page_of, write_run
@@ -40,12 +42,12 @@ def coco_file(shapes):
 
 
 def test_a_log_alone(tmp_path):
-    path = tmp_path / 'old.log.json'
-    lines = [{'env_info': 'x', 'config': 'a = 1', 'seed': 0}]
+    path = tmp_path / '20260101_000000.json'
+    lines = []
     for epoch, ap in ((1, 0.25), (2, 0.5)):
-        for step in (50, 100):
-            lines.append({'mode': 'train', 'epoch': epoch, 'iter': step, 'loss': 2})
-        lines.append({'mode': 'val', 'epoch': epoch, 'iter': 100, 'bbox_mAP': ap})
+        for step in (100 * epoch - 50, 100 * epoch):
+            lines.append({'epoch': epoch, 'iter': step, 'loss': 2, 'step': step})
+        lines.append({'coco/bbox_mAP': ap, 'time': 0.1, 'step': epoch})
     path.write_text('\n'.join(map(json.dumps, lines)))
     page, _ = page_of(path)
     assert page.specs['train-loss']['lines'][0]['points'] == [
@@ -166,8 +168,9 @@ def test_images_are_those_of_the_measured_annotations(tmp_path, shapes):
     )
     write_run(tmp_path / 'a', shapes, config=config)
     [run] = read_run(tmp_path / 'a', 'a')
-    with pytest.raises(UserError, match='no data set of the annotations'):
+    with pytest.raises(UserError) as error:
         find_images(run, None)
+    assert error.value.code == 'no-images'
     assert find_images(run, str(shapes / 'val')) == shapes / 'val'
     config += f'val_dataloader = {data_set(shapes, "val")}\n'
     write_run(tmp_path / 'b', shapes, config=config)
@@ -252,6 +255,21 @@ def test_a_page_without_the_detector_needs_no_mmdet(tmp_path, shapes):
     )
     assert (done.returncode, done.stdout[:6]) == (0, 'page: '), done.stderr
     assert Page((tmp_path / 'run' / 'report.html').read_text()).images
+
+
+def test_the_function_returns_the_page_and_what_is_missing(tmp_path, shapes):
+    write_run(tmp_path / 'run', shapes)
+    for replaced in (False, True):
+        page = report(tmp_path / 'run', model=False, examples=0)
+        assert os.fspath(page) == str(page.path) == f'{tmp_path}/run/report.html'
+        assert page.replaced == replaced
+        assert page.missing == {
+            'run': [
+                'the config: mmengine left none in the folder',
+                'gates: no checkpoint is in the folder',
+            ]
+        }
+    assert Page(page.path.read_text()).specs
 
 
 def test_long_lines_keep_their_spikes():

@@ -10,23 +10,21 @@ import pytest
 import torch
 
 from eca_mmdet.catalog.published import Number, PublishedRow, published_rows
-from eca_mmdet.reproduce import verdict
+from eca_mmdet.reproduce import tables
 from eca_mmdet.reproduce.coco_folder import CATEGORY_IDS, open_coco
-from eca_mmdet.reproduce.plan import Job, check_configs, make_plan
-from eca_mmdet.reproduce.report import RowOutcome, as_json, as_tables
+from eca_mmdet.reproduce.plan import Job, make_plan
 from eca_mmdet.reproduce.run import (
     RowFailed,
-    Setting,
-    _require_own,
+    Settings,
+    _inputs,
+    _record_path,
     _run,
     command_of,
-    identity,
-    known_record,
-    record_path,
+    read_record,
 )
+from eca_mmdet.reproduce.tables import RowOutcome, as_json, as_tables
 from eca_mmdet.reproduce.weights_folder import scan
 from eca_mmdet.utils.errors import UserError
-from eca_mmdet.utils.io import describe_file
 from tests.references.networks import (
     AuthorsResNet,
     detector_state,
@@ -63,7 +61,7 @@ def test_folders_that_a_config_cannot_name(coco, tmp_path, command):
         coco = coco.rename(tmp_path / name)
         words = ('reproduce', '--coco', coco, '--weights', tmp_path)
         code, _, err = command(*words, '--out', tmp_path / 'out')
-        assert code == 2 and 'a path with a space, comma, quote or bracket' in err
+        assert code == 2 and err.endswith('[option-invalid]\n')
 
 
 def test_a_part_of_val2017_is_a_subset(coco_tiny):
@@ -81,30 +79,23 @@ def test_the_whole_departs_in_nothing(coco, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ('harm', 'message'),
+    ('harm', 'error'),
     [
-        (lambda root: shutil.rmtree(root), 'is not a COCO folder: .* are not there'),
-        (lambda root: shutil.rmtree(root / 'val2017'), 'val2017/ is not there'),
+        (lambda root: shutil.rmtree(root), 'file-not-found'),
+        (lambda root: shutil.rmtree(root / 'val2017'), 'file-not-found'),
+        (lambda root: shutil.rmtree(root / 'annotations'), 'file-not-found'),
+        (lambda root: next((root / 'val2017').iterdir()).unlink(), 'no-images'),
         (
-            lambda root: shutil.rmtree(root / 'annotations'),
-            'annotations/instances_val2017.json is not there',
-        ),
-        (
-            lambda root: next((root / 'val2017').iterdir()).unlink(),
-            '1 of 4 images .* are not in .*; the first is ',
-        ),
-        (
-            lambda root: (root / 'annotations' / 'instances_val2017.json').write_text(
-                '['
-            ),
-            'is not JSON',
+            lambda root: (root / 'annotations' / 'instances_val2017.json').unlink(),
+            'file-not-found',
         ),
     ],
 )
-def test_folders_that_are_not_coco(coco, harm, message):
+def test_folders_that_are_not_coco(coco, harm, error):
     harm(coco)
-    with pytest.raises(UserError, match=message):
+    with pytest.raises(UserError) as raised:
         open_coco(coco)
+    assert raised.value.code == error
 
 
 SIZES = {18: (3, 5, 7, 7), 50: (3, 3, 7, 7), 101: (3, 3, 5, 7)}
@@ -161,8 +152,9 @@ def test_files_are_known_by_what_they_hold(weights):
     ]
     assert len(notes) == 2
     assert 'cut.pth' in notes[0] and 'other.pth: unknown' in notes[1]
-    with pytest.raises(UserError, match='is not a folder'):
+    with pytest.raises(UserError) as error:
         scan(weights / 'a.pth')
+    assert error.value.code == 'file-not-found'
 
 
 def test_blocks_that_are_no_gates_are_told_apart(tmp_path):
@@ -202,8 +194,7 @@ def test_plan_of_each_kind(weights):
     assert guessed.config == 'retinanet_eca-r101-k3357_fpn_v1_coco'
     assert guessed.note and guessed.convert
     none = jobs['faster:r50:eca']
-    assert none.action == 'none' and 'no weights' in none.reason
-    check_configs(list(jobs.values()))
+    assert none.action == 'none' and 'no weights' in none.note
 
 
 def test_plan_trains_what_has_a_backbone_alone(weights):
@@ -212,7 +203,7 @@ def test_plan_trains_what_has_a_backbone_alone(weights):
     assert job.action == 'train' and job.weights.name == 'z.pth.tar'
     assert job.config == 'faster-rcnn_eca-r50_fpn_4xb2-1x_coco' and job.options == ()
     assert jobs['mask:r50:eca'].action == 'test'
-    assert 'neither the detector nor ImageNet' in jobs['faster:r50:se'].reason
+    assert 'neither the detector nor ImageNet' in jobs['faster:r50:se'].note
 
 
 @pytest.mark.openmmlab
@@ -235,7 +226,7 @@ def test_v1_detectors_without_a_config_are_told(tmp_path):
     torch.save(state, tmp_path / 'x.pth')
     job = plan_of(tmp_path)['faster:r50:se']
     assert job.action == 'none' and "tests MMDetection v1's Faster R-CNN with SE" in (
-        job.reason
+        job.note
     )
 
 
@@ -254,7 +245,7 @@ def test_of_several_files_none_is_chosen(tmp_path):
         torch.save(state, tmp_path / name)
     job = plan_of(tmp_path)['faster:r50:eca']
     assert job.action == 'none'
-    assert job.reason == (
+    assert job.note == (
         f'several files are of this row: {tmp_path}/epoch_1.pth, '
         f'{tmp_path}/epoch_2.pth; leave one'
     )
@@ -267,32 +258,37 @@ def test_results_of_this_command_are_not_searched(tmp_path):
     assert scan(tmp_path, leave_out=tmp_path / 'out') == ([], [])
 
 
-def job_and_setting(coco, tmp_path):
+@pytest.fixture
+def job_and_settings(coco, tmp_path):
     weights = tmp_path / 'x.pth'
     weights.write_bytes(b'weights')
     row = replace(row_of(), config='mask-rcnn_eca-r50_fpn_4xb2-1x_coco')
-    return Job(row, 'test', row.config, weights), Setting(open_coco(coco), tmp_path)
+    return Job(row, 'test', row.config, weights), Settings(open_coco(coco), tmp_path)
 
 
-@pytest.mark.openmmlab
-def test_a_record_is_of_one_job_alone(coco, tmp_path, mmdet_ready):
-    """Another config, option, file of weights or of annotations has another record."""
-    (coco / 'annotations' / 'instances_train2017.json').write_text('{}')
-    job, setting = job_and_setting(coco, tmp_path)
-    own = identity(job, setting)
+def write_record(job, settings, edit=str):
+    """A record as the command writes it, with its text edited."""
+    content = {'inputs': _inputs(job, settings), 'seconds': 1}
+    content['metrics'] = {'results': {'bbox': {'metrics': {}}}}
+    path = _record_path(job, settings)
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(edit(json.dumps(content)))
+
+
+def test_a_record_is_of_its_inputs_only(job_and_settings):
+    """Other weights, annotations, options or another config are measured again."""
+    job, settings = job_and_settings
+    write_record(job, settings)
+    assert read_record(job, settings)['seconds'] == 1
     others = [
-        identity(replace(job, options=('a=1',)), setting),
-        identity(job, replace(setting, options=('b=1',))),
-        identity(job, replace(setting, coco=replace(setting.coco, sha256='0'))),
-        identity(replace(job, config='mask-rcnn_se-r50_fpn_4xb2-1x_coco'), setting),
-        identity(replace(job, action='train'), setting),
+        (replace(job, options=('a=1',)), settings),
+        (replace(job, config='mask-rcnn_se-r50_fpn_4xb2-1x_coco'), settings),
+        (job, replace(settings, options=('b=1',))),
+        (job, replace(settings, coco=replace(settings.coco, sha256='0'))),
     ]
+    assert [read_record(*other) for other in others] == [None] * 4
     job.weights.write_bytes(b'others')
-    others.append(identity(job, setting))
-    (coco / 'annotations' / 'instances_train2017.json').write_text('[]')
-    others.append(identity(replace(job, action='train'), setting))
-    paths = {record_path(tmp_path, one) for one in (own, *others)}
-    assert len(paths) == 8
+    assert read_record(job, settings) is None
 
 
 @pytest.mark.parametrize(
@@ -302,41 +298,18 @@ def test_a_record_is_of_one_job_alone(coco, tmp_path, mmdet_ready):
         lambda text: text[:40],
         lambda text: 'null',
         lambda text: text.replace('"seconds": 1', '"seconds": null'),
-        lambda text: text.replace('"measured"', '"other"'),
-        lambda text: text.replace('{"box": {}}', '{}'),
+        lambda text: text.replace('"results"', '"other"'),
     ],
 )
-def test_damaged_records_are_measured_again(coco, tmp_path, mmdet_ready, harm):
-    job, setting = job_and_setting(coco, tmp_path)
-    found = identity(job, setting)
-    path = record_path(tmp_path, found)
-    path.parent.mkdir()
-    text = json.dumps({'identity': found, 'seconds': 1, 'measured': {'box': {}}})
-    path.write_text(text)
-    assert known_record(job, setting)['seconds'] == 1
-    path.write_text(harm(text))
-    assert known_record(job, setting) is None
-
-
-def test_other_data_or_weights_than_meant_are_told(coco, tmp_path):
-    setting = Setting(open_coco(coco), tmp_path)
-    weights = tmp_path / 'x.pth'
-    weights.write_bytes(b'weights')
-    metrics = {
-        'annotations': {'file': 'A.json', 'sha256': setting.coco.sha256},
-        'checkpoint': describe_file(weights),
-    }
-    _require_own(metrics, setting, weights)
-    for key in metrics:
-        other = {**metrics, key: {'file': 'B', 'sha256': '0'}}
-        with pytest.raises(RowFailed, match='the test used .*B.* not those of'):
-            _require_own(other, setting, weights)
+def test_damaged_records_are_measured_again(job_and_settings, harm):
+    write_record(*job_and_settings, harm)
+    assert read_record(*job_and_settings) is None
 
 
 def test_programs_that_cannot_be_started(coco, tmp_path):
-    setting = Setting(open_coco(coco), tmp_path, prefix=('no-such-program', '-n', '2'))
+    settings = Settings(open_coco(coco), tmp_path, prefix=('no-such-program', '-n'))
     with pytest.raises(RowFailed, match='no-such-program cannot be started'):
-        _run(['test'], setting, tmp_path / 'log')
+        _run(['test'], settings, tmp_path / 'log')
 
 
 @pytest.mark.openmmlab
@@ -381,8 +354,8 @@ def row_of(box=38.0, mask=None):
     ],
 )
 def test_verdict_compares_printed_ap(measured, tolerance, expected):
-    found = verdict.compare(row_of(), {'box': {'AP': measured}}, tolerance)
-    assert found['box'].verdict == verdict.overall(found) == expected
+    found = tables.compare(row_of(), {'box': {'AP': measured}}, tolerance)
+    assert found['box'].verdict == tables.overall(found) == expected
     assert found['box'].difference['APS'] is None
     if measured is not None:
         assert found['box'].measured['AP'] == pytest.approx(measured * 100)
@@ -391,18 +364,18 @@ def test_verdict_compares_printed_ap(measured, tolerance, expected):
 
 def test_every_task_must_be_within():
     row = row_of(mask=35.0)
-    both = verdict.compare(row, {'box': {'AP': 0.38}, 'mask': {'AP': 0.30}}, 0.1)
+    both = tables.compare(row, {'box': {'AP': 0.38}, 'mask': {'AP': 0.30}}, 0.1)
     assert [one.verdict for one in both.values()] == ['within', 'outside']
-    assert verdict.overall(both) == 'outside'
-    alone = verdict.compare(row, {'box': {'AP': 0.38}}, 0.1)
-    assert verdict.overall(alone) == 'outside'
+    assert tables.overall(both) == 'outside'
+    alone = tables.compare(row, {'box': {'AP': 0.38}}, 0.1)
+    assert tables.overall(alone) == 'outside'
 
 
 def outcomes():
     row, other = row_of(mask=35.0), row_of(mask=36.0)
     measured = {'box': {'AP': 0.3814, 'APS': None}, 'mask': {'AP': 0.35, 'APS': 0.25}}
     cost = {'params_m': 44.175, 'gflops': 275.689}
-    compared = verdict.compare(row, measured, 0.1)
+    compared = tables.compare(row, measured, 0.1)
     return [
         RowOutcome(row, 'within', 'a note', cost, compared, 0.1, True),
         RowOutcome(other, 'no weights', 'none here', cost, {}),
@@ -466,53 +439,42 @@ def test_reports_for_programs():
     ],
 )
 def test_commands_of_each_launcher(coco, setting, expected):
-    made = Setting(open_coco(coco), Path('out'), **setting)
+    made = Settings(open_coco(coco), Path('out'), **setting)
     assert command_of(['test', 'CONFIG'], made) == expected
 
 
 def test_a_failed_command_tells_its_last_line(coco, tmp_path):
-    setting = Setting(open_coco(coco), tmp_path)
+    settings = Settings(open_coco(coco), tmp_path)
     with pytest.raises(RowFailed, match="exit code 2: .* 'no-such.pth' does not exist"):
-        _run(['test', 'no-such', 'no-such.pth'], setting, tmp_path / 'log')
+        _run(['test', 'no-such', 'no-such.pth'], settings, tmp_path / 'log')
     assert '-m eca_mmdet.cli test no-such' in (tmp_path / 'log').read_text()
 
 
+COCO = ('--coco', 'COCO')
+HERE = (*COCO, '--weights', '.')
+
+
 @pytest.mark.parametrize(
-    ('words', 'message'),
+    ('words', 'error'),
     [
-        (('--coco', 'no', '--weights', '.'), "--coco 'no' is not a COCO folder"),
-        (('--coco', 'COCO', '--weights', 'no'), "--weights 'no' is not a folder"),
-        (('--coco', 'COCO', '--weights', '.', '--rows', 'x'), 'no published row'),
-        (('--coco', 'COCO', '--weights', '.', '--devices', '0'), 'at least 1; got 0'),
+        (('--coco', 'no', '--weights', '.'), '[file-not-found]'),
+        ((*COCO, '--weights', 'no'), '[file-not-found]'),
+        ((*HERE, '--train'), '[file-not-found]'),
+        ((*HERE, '--rows', 'x'), 'no published row'),
+        ((*HERE, '--published', 'no'), 'cannot be read'),
+        ((*HERE, '--devices', '0'), '[option-invalid]'),
+        ((*HERE, '--out', ''), '[option-invalid]'),
+        ((*HERE, '--out', 'file'), 'cannot be a folder'),
+        ((*HERE, '--out', 'mine'), "has 'tables.txt' in"),
+        ((*HERE, '--launcher', 'slurm'), '[option-conflict]'),
+        ((*HERE, '--launch-with', 'srun'), '[option-conflict]'),
         (
-            ('--coco', 'COCO', '--weights', '.', '--launcher', 'slurm'),
-            'slurm needs --launch-with',
-        ),
-        (('--coco', 'COCO', '--weights', '.', '--train'), '--train needs train2017'),
-        (('--coco', 'COCO', '--weights', '.', '--published', 'no'), 'cannot be read'),
-        (('--coco', 'COCO', '--weights', '.', '--out', 'file'), 'cannot be a folder'),
-        (('--coco', 'COCO', '--weights', '.', '--out', ''), '--out needs a folder'),
-        (('--coco', 'COCO', '--weights', '.', '--out', 'mine'), "has 'tables.txt' in"),
-        (
-            ('--coco', 'COCO', '--weights', '.', '--launch-with', 'srun'),
-            'is for --launcher slurm and mpi',
-        ),
-        (
-            *(
-                ('--coco', 'COCO', '--weights', '.', '--launcher', 'mpi'),
-                'needs --launch-with',
-            ),
-        ),
-        (
-            (
-                *('--coco', 'COCO', '--weights', '.', '--launcher', 'mpi'),
-                *('--launch-with', 'mpirun "-n'),
-            ),
-            'cannot be read: No closing quotation',
+            (*HERE, '--launcher', 'mpi', '--launch-with', 'mpirun "-n'),
+            '[option-invalid]',
         ),
     ],
 )
-def test_bad_usage(command, coco, tmp_path, monkeypatch, words, message):
+def test_bad_usage(command, coco, tmp_path, monkeypatch, words, error):
     monkeypatch.chdir(tmp_path)
     (tmp_path / 'file').write_text('')
     (tmp_path / 'mine').mkdir()
@@ -520,5 +482,5 @@ def test_bad_usage(command, coco, tmp_path, monkeypatch, words, message):
     code, out, err = command(
         'reproduce', *(coco if word == 'COCO' else word for word in words)
     )
-    assert code == 2 and out == '' and message in err
+    assert code == 2 and out == '' and error in err
     assert not (tmp_path / 'runs').exists()

@@ -123,8 +123,7 @@ def verdicts(out='out'):
 
 
 def record_of(out, family):
-    [file] = Path(out, 'rows').glob(f'{family}_r18_eca-*.json')
-    return json.loads(file.read_text())
+    return json.loads(Path(out, 'rows', f'{family}_r18_eca.json').read_text())
 
 
 @pytest.mark.openmmlab
@@ -148,7 +147,7 @@ def test_every_verdict_and_going_on(place, command, in_process):
     record = record_of('out', 'faster')
     assert (
         record['metrics']['checkpoint']['sha256']
-        == (record['identity']['weights_sha256'])
+        == (record['inputs']['weights_sha256'])
     )
     table = json.loads((place / 'out' / 'tables.json').read_text())
     assert 5.1 < table['rows'][0]['cost']['params_m'] < 5.2
@@ -202,7 +201,7 @@ def test_interrupted_and_continued(place, command):
     assert 'stopped in mask:r18:eca; the same command goes on from there' in err
     assert 'Traceback' not in ''.join(seen) + err + out
     [file] = (place / 'out' / 'rows').iterdir()
-    assert file.name.startswith('faster_r18_eca-')
+    assert file.name == 'faster_r18_eca.json'
     assert verdicts() == {'faster': 'within'}
     code, _, err = command(*WORDS, '--out', 'out')
     assert code == 0 and 'faster:r18:eca: measured before' in err
@@ -247,7 +246,10 @@ def test_training_a_row_then_testing_it(place, command, in_process):
     save_as_the_authors(randomise(network, seed=2), 'w/imagenet.pth.tar')
     code, _, err = command(*words)
     assert code == 0 and 'goes on' not in err and 'measured before' not in err
-    assert len(list((place / 'out' / 'rows').iterdir())) == 2
+    assert len(list((place / 'out' / 'runs').iterdir())) == 2
+    # The training is not resumed with other options than it was begun with.
+    code, out, err = command(*words, '--cfg-options', 'train_cfg.max_iters=3')
+    assert code == 1 and 'was begun with other options or annotations' in err
 
 
 @pytest.mark.openmmlab
@@ -284,7 +286,7 @@ def test_a_released_detector_of_v1(place, command, in_process):
     assert 'outside 0.1 (released)' in out
     [record] = (place / 'out' / 'rows').iterdir()
     found = json.loads(record.read_text())
-    assert found['released'] and found['identity']['config'] == name
+    assert found['released'] and found['inputs']['config'] == name
     assert found['metrics']['config'] == name
     converted = torch.load(found['metrics']['checkpoint']['file'])['state_dict']
     assert converted['bbox_head.retina_reg.weight'].shape == (36, 256, 3, 3)

@@ -1,4 +1,4 @@
-"""Sections of the page that need the detector itself: costs and gates."""
+"""Parameters, multiply-adds and memory of the detectors, by part."""
 
 from __future__ import annotations
 
@@ -8,20 +8,36 @@ from dataclasses import asdict
 from typing import Any
 
 from eca_mmdet.registration import InstallError
-from eca_mmdet.reporting.run import Run, reason
+from eca_mmdet.reporting.run import Options, Run, reason
 from eca_mmdet.utils.errors import UserError
+
+ID = 'costs'
+TITLE = 'Costs'
+TEMPLATE = """
+<h2>Costs</h2>
+<div class="tables">
+{% for one in costs %}
+<div class="scroll">
+<table class="numbers" data-run="{{ one.label }}">
+<caption>{% if runs | length > 1 %}{{ swatch(one.colour) }}{{ one.label }}, {% endif %}input {{ one.shape[0] }} x {{ one.shape[1] }}</caption>
+<thead><tr><th>Part</th><th>Params</th><th>trained</th><th>GMACs</th><th>MiB for backward</th></tr></thead>
+<tbody>{% for name, part in one.parts.items() %}<tr><th scope="row">{{ name }}</th><td>{{ '{:,}'.format(part.params) }}</td><td>{{ '{:,}'.format(part.trained) }}</td><td>{{ '%.3f' % part.gmacs }}</td><td>{{ '%.1f' % part.saved_mib }}</td></tr>
+{% endfor %}</tbody>
+</table>
+<p class="lead">GMACs of one image at inference; memory kept for backward by a step of {{ one.images }} images, counted. Highest activations at inference: {{ '%.0f' % one.peak_mib }} MiB.{% if one.not_run %} Not counted: {{ one.not_run | join(', ') }}.{% endif %}</p>
+</div>
+{% endfor %}
+</div>
+"""  # noqa: E501
 
 _MIB = 2**20
 
 
-def costs(runs: Sequence[Run]) -> list[dict[str, Any]]:
-    """Return parameters, multiply-adds and memory of each run's detector, by part.
-
-    What cannot be counted is told in ``run.missing``.
-    """
+def context(runs: Sequence[Run], options: Options) -> dict[str, Any] | None:
+    """Return the costs of each run's detector, counted from its config."""
     found = []
     for at, run in enumerate(runs):
-        if run.config is None:
+        if run.config is None or not options.model:
             continue
         try:
             cost = _cost(copy.deepcopy(run.config), str(run.config_path))
@@ -30,7 +46,7 @@ def costs(runs: Sequence[Run]) -> list[dict[str, Any]]:
             run.missing.append(f'costs: {reason(error) if known else repr(error)}')
             continue
         found.append({'label': run.label, 'colour': at, **cost})
-    return found
+    return {'costs': found} if found else None
 
 
 def _cost(values: dict[str, Any], path: str) -> dict[str, Any]:
@@ -45,7 +61,7 @@ def _cost(values: dict[str, Any], path: str) -> dict[str, Any]:
     values['default_scope'] = 'mmdet'
     cfg = plain_config(values, path)
     if not cfg.get('model'):
-        raise UserError('the config has no model')
+        raise UserError('the config has no model', code='config-invalid')
     cost = exact_cost(build_model(cfg, 'meta'), cfg, shape)
     parts = {**cost.parts, 'total': cost.total, 'of it the gates': cost.gates}
     return {

@@ -1,4 +1,4 @@
-"""The section of the page on gates: values by channel, kernels, dead channels."""
+"""Gates: values by channel, kernels, dead channels."""
 
 from __future__ import annotations
 
@@ -7,43 +7,50 @@ from typing import Any
 
 from eca_mmdet.registration import InstallError
 from eca_mmdet.reporting.charts import Chart, line, line_chart
-from eca_mmdet.reporting.pictures import find_annotations, find_images
-from eca_mmdet.reporting.run import Run, reason
+from eca_mmdet.reporting.run import Options, Run, reason
+from eca_mmdet.reporting.sections.images import find_annotations, find_images
 from eca_mmdet.utils.errors import UserError
 
+ID = 'gates'
+TITLE = 'Gates'
+TEMPLATE = """
+<h2>Gates</h2>
+<p class="lead">What the attention layers multiply each channel by, in the last block of each stage; mean over images. Open: 1, closed: 0.</p>
+{{ plots(charts) }}
+{% for one in gates %}
+{% if runs | length > 1 %}<h3>{{ swatch(one.colour) }}{{ one.label }}</h3>{% endif %}
+<div class="scroll">
+<table class="numbers gates" data-run="{{ one.label }}">
+<caption>{{ one.caption }}</caption>
+<thead><tr>{% for head in one.header %}<th>{{ head }}</th>{% endfor %}</tr></thead>
+<tbody>{% for row in one.rows %}<tr>{% for cell in row %}{% if loop.first %}<th scope="row">{{ cell }}</th>{% else %}<td>{{ cell }}</td>{% endif %}{% endfor %}</tr>
+{% endfor %}</tbody>
+</table>
+{% if one.kernels %}
+<table class="facts kernels" data-run="{{ one.label }}">
+<caption>Weights of the kernels</caption>
+<tbody>{% for name, weights in one.kernels %}<tr><th scope="row">{{ name }}</th><td>{{ weights }}</td></tr>
+{% endfor %}</tbody>
+</table>
+{% endif %}
+</div>
+{% endfor %}
+"""  # noqa: E501
 
-def gate_sections(
-    runs: Sequence[Run], limit: int, images: str | None, annotations: str | None
-) -> list[dict[str, Any]]:
-    """Return a table of each run's gates, and with the first all charts.
 
-    Args:
-        runs: their ``gates``, or their checkpoints, which are measured.
-        limit: images to measure on; 0 measures none.
-        images: their folder; None takes the config's.
-        annotations: the annotation file; None takes the recorded one.
-
-    What cannot be measured is told in ``run.missing``.
-    """
-    found = []
+def context(runs: Sequence[Run], options: Options) -> dict[str, Any] | None:
+    """Return a table of each run's gates, recorded or measured now, and charts."""
+    limit = options.gate_images if options.model else 0
+    gates = []
     for at, run in enumerate(runs):
         if run.gates is None and run.checkpoint is not None and limit:
             try:
-                run.gates = _measure(run, limit, images, annotations)
+                run.gates = _measure(run, limit, options.images, options.annotations)
             except (UserError, InstallError) as error:
                 run.missing.append(f'gates: {reason(error)}')
         if run.gates is not None:
-            try:
-                section = _section(run, at)
-                _charts([run])
-            except Exception as error:  # of a file that anybody may have written
-                run.missing.append(f'gates: gates.json is of another form: {error!r}')
-                run.gates = None
-                continue
-            found.append(section)
-    if found:
-        found[0]['charts'] = _charts(runs)
-    return found
+            gates.append(_section(run, at))
+    return {'gates': gates, 'charts': _charts(runs)} if gates else None
 
 
 def _measure(
@@ -79,7 +86,6 @@ def _section(run: Run, at: int) -> dict[str, Any]:
             for gate in gates
             if gate['kernel']
         ],
-        'charts': [],
     }
 
 

@@ -1,4 +1,4 @@
-"""The worst and the best images, objects beside detections, as pictures in the page."""
+"""The worst and the best images, objects beside detections."""
 
 from __future__ import annotations
 
@@ -13,44 +13,53 @@ import numpy.typing as npt
 
 from eca_mmdet.datasets.ground_truth import GroundTruth, read_ground_truth
 from eca_mmdet.datasets.masks import mask_api, to_rle
-from eca_mmdet.reporting.numbers import tasks_of, title_of
-from eca_mmdet.reporting.run import Run
+from eca_mmdet.reporting.run import Options, Run, tasks_of, title_of
 from eca_mmdet.utils.errors import UserError
 from eca_mmdet.utils.images import encode_image, read_rgb
 
 Array = npt.NDArray[Any]
+
+ID = 'images'
+TITLE = 'Images'
+TEMPLATE = """
+<h2>Images</h2>
+{% for gallery in galleries %}
+<h3>{{ gallery.kind | capitalize }}{% if runs | length > 1 %}, {{ swatch(gallery.colour) }}{{ gallery.run }}{% endif %}</h3>
+<p class="lead">Left the objects, right the detections with a score of {{ gallery.threshold }} or more; by F1 of the {{ gallery.title }}s at IoU 0.5.</p>
+<div class="gallery">
+{% for one in gallery.pictures %}
+<figure>
+<div class="pair">
+<img src="{{ one.objects }}" width="{{ one.width }}" height="{{ one.height }}" alt="objects of {{ one.name }}">
+<img src="{{ one.detections }}" width="{{ one.width }}" height="{{ one.height }}" alt="detections in {{ one.name }}">
+</div>
+<figcaption><b>{{ one.name }}</b> F1 {{ '%.2f' % one.f1 }}: {{ one.tp }} right, {{ one.fp }} wrong, {{ one.fn }} missed</figcaption>
+</figure>
+{% endfor %}
+</div>
+{% endfor %}
+"""  # noqa: E501
 
 SIDES = (320, 640)
 """The longer side of a picture, in pixels, is brought between these."""
 _QUALITY = 82
 
 
-def galleries(
-    runs: Sequence[Run], count: int, images: str | None, annotations: str | None
-) -> list[dict[str, Any]]:
-    """Return the worst and the best images of each run, drawn.
-
-    Args:
-        runs: those without an analysis are left out.
-        count: images of each kind.
-        images: their folder; None takes the config's.
-        annotations: the annotation file; None takes the recorded one.
-
-    What cannot be drawn is told in ``run.missing``.
-    """
+def context(runs: Sequence[Run], options: Options) -> dict[str, Any] | None:
+    """Return the worst and the best images of each run that has an analysis, drawn."""
     found = []
     for at, run in enumerate(runs):
         tasks = [task for task in tasks_of([run]) if run.analysis.get(task)]
-        if not tasks or not count:
+        if not tasks or not options.examples:
             continue
         task = tasks[-1]  # masks, where there are some
         try:
-            truth = _truth(run, annotations)
-            folder = find_images(run, images)
+            truth = _truth(run, options.annotations)
+            folder = find_images(run, options.images)
         except UserError as error:
             run.missing.append(f'worst and best images: {error}')
             continue
-        for kind, entries in _chosen(run.analysis[task], count):
+        for kind, entries in _chosen(run.analysis[task], options.examples):
             shown = [_picture(one, truth, folder, task, run) for one in entries]
             pictures = [one for one in shown if one is not None]
             if pictures:
@@ -64,7 +73,7 @@ def galleries(
                         'pictures': pictures,
                     }
                 )
-    return found
+    return {'galleries': found} if found else None
 
 
 def _chosen(analysis: Any, count: int) -> list[tuple[str, list[Any]]]:
@@ -90,7 +99,10 @@ def find_annotations(run: Run, annotations: str | None) -> str:
     if not path and dataset.get('ann_file'):
         path = _joined(dataset, dataset['ann_file'])
     if not path:
-        raise UserError('nothing names an annotation file: --ann A.json does')
+        raise UserError(
+            'nothing names an annotation file: --ann A.json does',
+            code='not-annotations',
+        )
     return str(path)
 
 
@@ -125,7 +137,8 @@ def _truth(run: Run, annotations: str | None) -> GroundTruth:
     if recorded not in (None, truth.sha256):
         raise UserError(
             f'{truth.source} is not the annotation file that was used (sha256 '
-            f'{truth.sha256[:12]}..., recorded {str(recorded)[:12]}...)'
+            f'{truth.sha256[:12]}..., recorded {str(recorded)[:12]}...)',
+            code='not-annotations',
         )
     return truth
 
@@ -141,13 +154,17 @@ def find_images(run: Run, images: str | None) -> Path:
         if not dataset:
             raise UserError(
                 'the config has no data set of the annotations that were used, so that '
-                'it does not say where the images lie: --images DIR does'
+                'it does not say where the images lie: --images DIR does',
+                code='no-images',
             )
         prefix = dataset.get('data_prefix')
         part = prefix.get('img', '') if isinstance(prefix, dict) else ''
         images = _joined(dataset, part)
     if not Path(images).is_dir():
-        raise UserError(f'{images} is no folder of images here; name it with --images')
+        raise UserError(
+            f'{images} is no folder of images here; name it with --images',
+            code='no-images',
+        )
     return Path(images)
 
 
@@ -158,7 +175,9 @@ def _picture(
     number = entry['image_id']
     try:
         if number not in truth.image_ids:
-            raise UserError(f'{truth.source} has no image {number!r}')
+            raise UserError(
+                f'{truth.source} has no image {number!r}', code='not-annotations'
+            )
         at = truth.image_ids.index(number)
         name = truth.file_names[at]
         image = read_rgb(str(inside(folder, name)))
@@ -180,7 +199,9 @@ def inside(folder: Path, name: str) -> Path:
     """
     plain = os.path.normpath(name)
     if not name or os.path.isabs(plain) or plain.split(os.sep)[0] == os.pardir:
-        raise UserError(f'its name {name!r} is not one of a file in {folder}')
+        raise UserError(
+            f'its name {name!r} is not one of a file in {folder}', code='no-images'
+        )
     return folder / plain
 
 
@@ -191,10 +212,15 @@ def _drawn(
     names = dict(zip(truth.category_ids, truth.category_names, strict=True))
     for one in entry['detections']:
         if one['category_id'] not in names:
-            raise UserError(f'{truth.source} has no class {one["category_id"]!r}')
+            raise UserError(
+                f'{truth.source} has no class {one["category_id"]!r}',
+                code='unknown-class',
+            )
         mask = one.get('segmentation')
         if task == 'segm' and (not mask or list(mask['size']) != size):
-            raise UserError(f'a mask of it is not of its size, {size}')
+            raise UserError(
+                f'a mask of it is not of its size, {size}', code='not-results'
+            )
     return {
         'name': name,
         **{key: entry[key] for key in ('f1', 'tp', 'fp', 'fn')},
