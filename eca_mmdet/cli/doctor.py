@@ -88,5 +88,5 @@ def as_text(findings: Sequence[Finding]) -> str:
             lines.append(f'{"":8} fix: {fix.text}{manual}')
     numbers = {state: n for state, n in counts(findings).items() if n}
     shown = [f'{n} {state if n > 1 else state[:-1]}' for state, n in numbers.items()]
-    lines.append(', '.join(shown) or 'no faults')
+    lines.append(', '.join(shown) or 'no problems found')
     return '\n'.join(map(printable, lines))

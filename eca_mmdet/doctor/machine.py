@@ -8,7 +8,6 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Callable
-from operator import itemgetter
 from pathlib import Path
 
 from eca_mmdet.doctor.environment import Environment
@@ -50,7 +49,8 @@ def check_cuda(environment: Environment) -> list[Finding]:
     if not result.works:
         text = f'torch cannot use the GPU: {result.message}'
         return [Finding('cuda', FAULT, text, fix)]
-    built, devices = itemgetter('built', 'devices')(result.value)
+    value = result.value or {}
+    built, devices = value['built'], value['devices']
     if devices:
         names = ', '.join(f'{name} ({size / GIB:.0f} GiB)' for name, size in devices)
         return [Finding('cuda', OK, f'CUDA {built}: {names}')]
