@@ -29,6 +29,7 @@ from eca_mmdet.doctor.probe import STEPS
 
 Rule = Callable[[Environment, str], Finding | None]
 
+MODULES = tuple(step for step in STEPS if step != 'cuda')
 NAMES = {
     'cv2': 'opencv',
     'mmcv.ops': 'mmcv operators',
@@ -271,10 +272,8 @@ def judge(environment: Environment, module: str) -> Finding:
 def check_modules(environment: Environment) -> list[Finding]:
     """Check each module that has a line of its own."""
     mmengine = environment.active('mmengine')
-    skipped = {'cuda'}
-    if not mmengine or mmengine.name != 'mmengine':
-        skipped.add('pkg_resources')
-    return [judge(environment, module) for module in STEPS if module not in skipped]
+    skipped = '' if mmengine and mmengine.name == 'mmengine' else 'pkg_resources'
+    return [judge(environment, module) for module in MODULES if module != skipped]
 
 
 def other_requirements(environment: Environment) -> list[str]:
@@ -331,7 +330,7 @@ def check_own(environment: Environment) -> list[Finding]:
 def check_working_folder(environment: Environment) -> list[Finding]:
     """Check that no folder here hides, or would hide, an installed package."""
     found = []
-    for module in STEPS:
+    for module in MODULES:
         if any(package.sources for package in environment.providers(module)):
             continue
         sources = (Path(module, '__init__.py'), Path(f'{module}.py'))
