@@ -1,81 +1,92 @@
-"""``eca-mmdet doctor``: judge this installation, and mend what pip can."""
+"""``eca-mmdet doctor``: check this installation, and fix what pip can fix."""
 
 from __future__ import annotations
 
 import argparse
 import json
+import logging
 import sys
 import time
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import eca_mmdet
-from eca_mmdet.doctor.finding import FAULT, OK, Finding, counts
-from eca_mmdet.doctor.fixes import Done, mend_all
-from eca_mmdet.doctor.run import examine, train_a_step
+from eca_mmdet.cli.common import Commands
 from eca_mmdet.utils.text import printable
+
+if TYPE_CHECKING:
+    from eca_mmdet.doctor.finding import Finding
+
+logger = logging.getLogger(__name__)
+
+
+def add_parser(commands: Commands) -> None:
+    """Add ``doctor``."""
+    doctor = commands.add_parser(
+        'doctor',
+        help='what is wrong with this installation, and the commands that mend it',
+        description='Judge Python, torch, mmdet, mmcv, the packages beside them and '
+        'the machine; then train a tiny detector for one step. Works when any of them '
+        'is broken or missing. Exit code 0: no fault (warnings may be), 1: a fault.',
+    )
+    doctor.add_argument('--json', action='store_true', help='print one JSON object')
+    doctor.add_argument(
+        '--fix',
+        action='store_true',
+        help='run the commands of pip that mend faults, each shown first, and look '
+        'again',
+    )
+    doctor.add_argument(
+        '--no-self-test', action='store_true', help='do not train the tiny detector'
+    )
 
 
 def run(args: argparse.Namespace) -> int:
-    """Examine, mend if asked; 1 if a fault is left."""
+    """Check, fix if asked to, and return 1 if a fault is left."""
+    from eca_mmdet.doctor.finding import FAULT, OK, counts
+    from eca_mmdet.doctor.fixes import apply_fixes
+    from eca_mmdet.doctor.run import examine, self_test
+
     start = time.monotonic()
-    _say('importing torch, mmcv and mmdet in processes of their own ...')
+    logger.warning('importing torch, mmcv and mmdet in subprocesses ...')
     findings = examine()
-    done: list[Done] = []
+    report: dict[str, Any] = {}
     if args.fix:
         if not args.json:
             print(as_text(findings), flush=True)
-        findings, done = mend_all(findings, examine, _say)
+        findings, applied = apply_fixes(findings, examine)
+        report['fix'] = [vars(fix) for fix in applied]
     if not args.no_self_test:
-        findings += train_a_step(findings)
-    seconds = time.monotonic() - start
+        findings += self_test(findings)
     if args.json:
-        print(
-            json.dumps(as_json(findings, done if args.fix else None, seconds), indent=1)
-        )
+        report = {
+            'eca_mmdet': eca_mmdet.__version__,
+            'python': sys.executable,
+            **counts(findings),
+            'findings': [finding.to_dict() for finding in findings],
+            'seconds': round(time.monotonic() - start, 1),
+            **report,
+        }
+        print(json.dumps(report, indent=1))
+    elif args.fix:
+        left = [f for f in findings if f.state != OK or f.name == 'self test']
+        print(f'\nwhat remains:\n{as_text(left)}')
     else:
-        print(remaining(findings) if args.fix else as_text(findings))
-    return int(any(one.state == FAULT for one in findings))
+        print(as_text(findings))
+    return int(any(finding.state == FAULT for finding in findings))
 
 
-def _say(text: str) -> None:
-    """Tell what goes on, beside the result."""
-    print(printable(text), file=sys.stderr, flush=True)
+def as_text(findings: Sequence[Finding]) -> str:
+    """Return a line for each finding, with its fix on the next, and their numbers."""
+    from eca_mmdet.doctor.finding import counts
 
-
-def as_text(findings: list[Finding]) -> str:
-    """Return a line for each finding, and one below it for what mends it."""
-    lines = [line for one in findings for line in _lines(one)]
-    found = counts(findings)
-    told = [f'{n} {name if n != 1 else name[:-1]}' for name, n in found.items() if n]
-    lines.append(', '.join(told) or 'all is well')
+    lines = []
+    for finding in findings:
+        lines.append(f'{finding.state:8} {finding.name}: {finding.text}')
+        if fix := finding.fix:
+            manual = f'  (manual: {fix.by_hand})' if fix.by_hand else ''
+            lines.append(f'{"":8} fix: {fix.text}{manual}')
+    numbers = {state: n for state, n in counts(findings).items() if n}
+    shown = [f'{n} {state if n > 1 else state[:-1]}' for state, n in numbers.items()]
+    lines.append(', '.join(shown) or 'no problems found')
     return '\n'.join(map(printable, lines))
-
-
-def _lines(one: Finding) -> list[str]:
-    lines = [f'{one.state:8} {one.name}: {one.text}']
-    if one.mend:
-        hands = f'  [by hand: {one.mend.by_hand}]' if one.mend.by_hand else ''
-        lines.append(f'{"":8} mend: {one.mend.text}{hands}')
-    return lines
-
-
-def remaining(findings: list[Finding]) -> str:
-    """Return the report after ``--fix``: what is left, and the self test."""
-    left = [one for one in findings if one.state != OK or one.name == 'self test']
-    return f'\nwhat remains:\n{as_text(left)}'
-
-
-def as_json(
-    findings: list[Finding], done: list[Done] | None, seconds: float
-) -> dict[str, Any]:
-    """Return the one object that ``--json`` prints."""
-    result: dict[str, Any] = {
-        'eca_mmdet': eca_mmdet.__version__,
-        'python': sys.executable,
-        **counts(findings),
-        'findings': [one.to_dict() for one in findings],
-        'seconds': round(seconds, 1),
-    }
-    if done is not None:
-        result['fix'] = [vars(one) for one in done]
-    return result

@@ -27,7 +27,7 @@ COMMANDS = {
     'reproduce': '',
     'configs': '',
     'weights': '',
-    'doctor': 'doctor',
+    'doctor': '',
 }
 """In the order of ``--help``; where the arguments are not yet in the command's file."""
 

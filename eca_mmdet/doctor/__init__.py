@@ -1,7 +1,8 @@
-"""Look at an installation, say what is wrong with it, and mend what pip can.
+"""Diagnosis and repair of an installation.
 
-Nothing here imports torch, mmcv or mmdet: a broken one can crash, hang or abort. They
-are imported in processes of their own (:mod:`eca_mmdet.doctor.probe`).
+torch, mmcv and mmdet are imported in subprocesses only (:mod:`eca_mmdet.doctor.probe`),
+because a broken one can crash, abort or hang.
 
-A check is a function from a :class:`~eca_mmdet.doctor.environment.Scene` to findings.
+To add a fault, write one rule in :mod:`eca_mmdet.doctor.software` (a package) or one
+check in :mod:`eca_mmdet.doctor.machine` (the machine) and add it to the tuple there.
 """

@@ -1,163 +1,229 @@
-"""What all checks look at: the installed packages, and how their imports went."""
+"""Snapshot of the Python environment: installed packages and results of imports."""
 
 from __future__ import annotations
 
+import contextlib
+import csv
+import importlib
+import importlib.metadata
 import importlib.util
+import json
+import os
+import re
 import sys
-from collections.abc import Iterable
+import sysconfig
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from eca_mmdet.catalog.configs import PACKAGE
-from eca_mmdet.doctor import packages
-from eca_mmdet.doctor.finding import Mend, pip
-from eca_mmdet.doctor.packages import FAMILIES, Package
 from eca_mmdet.doctor.probe import Result
 
 TRIO = ('mmdet', 'mmcv', 'mmengine')
-ONEDL, OPENMMLAB = 'onedl', 'openmmlab'
+FAMILIES = {
+    'mmdet': ('onedl-mmdetection', 'mmdet'),
+    'mmcv': ('onedl-mmcv', 'mmcv-lite', 'mmcv', 'mmcv-full'),
+    'mmengine': ('onedl-mmengine', 'mmengine', 'mmengine-lite'),
+    'cv2': (
+        'opencv-python',
+        'opencv-python-headless',
+        'opencv-contrib-python',
+        'opencv-contrib-python-headless',
+    ),
+    'pkg_resources': ('setuptools',),
+}
+"""Module to the distributions that provide it; they overwrite each other's files."""
+
+
+@dataclass(frozen=True)
+class Package:
+    """Installed distribution.
+
+    Attributes:
+        name: Normalised, e.g. 'onedl-mmcv'.
+        version: Version in its metadata.
+        folder: Folder of the search path that contains it.
+        sources: URL of the sources of an editable install; '' otherwise.
+        distribution: Its metadata, an ``importlib.metadata.Distribution``.
+    """
+
+    name: str
+    version: str
+    folder: Path
+    sources: str
+    distribution: Any
+
+    def __str__(self) -> str:
+        return f'{self.name} {self.version}'
+
+    def files(self) -> Iterator[Path]:
+        """Yield the recorded files; none if there is no record."""
+        text = self.distribution.read_text('RECORD') or ''
+        yield from (
+            self.folder / row[0] for row in csv.reader(text.splitlines()) if row
+        )
+
+    def requirements(self, extra: str = '') -> list[Any]:
+        """Return what it requires on this machine, or what one of its extras adds."""
+        found = []
+        for line in self.distribution.requires or ():
+            with contextlib.suppress(ValueError):  # unreadable
+                wanted = _requirement(line)
+                required = wanted.marker is None or wanted.marker.evaluate(
+                    {'extra': ''}
+                )
+                added = not required and wanted.marker.evaluate({'extra': extra})
+                found += [wanted] if (added if extra else required) else []
+        return found
+
+
+def _requirement(line: str) -> Any:
+    """Parse a requirement with packaging, or with pip's copy.
+
+    Raises:
+        ValueError: The line is not valid, or there is no packaging.
+    """
+    for root in ('packaging', 'pip._vendor.packaging'):
+        with contextlib.suppress(ImportError):
+            return importlib.import_module(f'{root}.requirements').Requirement(line)
+    raise ValueError('packaging is not installed')
+
+
+def normalised(name: str) -> str:
+    """Return the canonical spelling of a distribution's name."""
+    return re.sub(r'[-_.]+', '-', name).lower()
+
+
+def meets(package: Package, wanted: Any) -> bool:
+    """Return whether a requirement accepts a version; True if it is unreadable."""
+    try:
+        return bool(wanted.specifier.contains(package.version, prereleases=True))
+    except ValueError:
+        return True
+
+
+def plain(wanted: Any) -> str:
+    """Return a requirement as pip takes it, without its marker."""
+    return f'{wanted.name}{wanted.specifier}'
+
+
+def installed_packages() -> dict[str, list[Package]]:
+    """Return the distributions by name, in the order of the search path."""
+    importlib.invalidate_caches()
+    # Its listings are cached by the folder's mtime, which pip may set back.
+    importlib.metadata.MetadataPathFinder().invalidate_caches()
+    found: dict[str, list[Package]] = {}
+    for distribution in importlib.metadata.distributions():
+        try:
+            url = json.loads(distribution.read_text('direct_url.json') or '{}')
+            editable = url.get('dir_info', {}).get('editable')
+            package = Package(
+                normalised(distribution.metadata['Name']),
+                str(distribution.version),
+                Path(str(distribution.locate_file(''))).resolve(),
+                str(url.get('url', '')) if editable else '',
+                distribution,
+            )
+        except (KeyError, TypeError, ValueError, AttributeError, OSError):
+            continue  # remains of a distribution without readable metadata
+        same = found.setdefault(package.name, [])
+        if package.folder not in {other.folder for other in same}:
+            same.append(package)
+    return found
 
 
 @dataclass
-class Scene:
-    """One look at the environment.
-
-    Attributes:
-        packages: by name, in the order in which Python finds them.
-        results: how each step of :mod:`eca_mmdet.doctor.probe` went.
-    """
+class Environment:
+    """Installed packages by name, and the result of each step of the probe."""
 
     packages: dict[str, list[Package]]
     results: dict[str, Result] = field(default_factory=dict)
 
     def result(self, step: str) -> Result:
-        """Return how a step went; one that was not tried is blocked."""
+        """Return the result of a step; blocked if it was not run."""
         return self.results.get(step, Result(blocked_by='an earlier step'))
 
-    def of(self, module: str) -> list[Package]:
+    def providers(self, module: str) -> list[Package]:
         """Return the distributions that provide a module."""
-        names = FAMILIES.get(module, (packages.normalised(module),))
-        return [one for name in names for one in self.packages.get(name, ())]
+        names = FAMILIES.get(module, (normalised(module),))
+        return [package for name in names for package in self.packages.get(name, ())]
+
+    def overlapping(self, module: str) -> list[Package]:
+        """Return providers that share a folder and overwrite each other's files."""
+        found = self.providers(module)
+        folders = [package.folder for package in found]
+        return [package for package in found if folders.count(package.folder) > 1]
 
     def active(self, module: str) -> Package | None:
-        """Return the distribution whose files are imported, as far as can be told."""
-        found = self.of(module)
-        holder = folder_of(module)
-        here = [one for one in found if one.folder == holder]
-        if (
-            len(here) > 1
-        ):  # the one that was installed last has its version in the files
-            value = self.result(module).value or {}
-            here.sort(key=lambda one: one.version != value.get('version'))
-        linked = [one for one in found if one.editable]
-        rest = found if holder is None else []
-        return next(iter([*here, *linked, *rest]), None)
+        """Return the distribution whose files ``import`` finds, as far as known."""
+        folder, found = folder_of(module), self.providers(module)
+        here = [package for package in found if package.folder == folder]
+        # Of several in one folder, the last installed has its version in the files.
+        version = (self.result(module).value or {}).get('version')
+        here.sort(key=lambda package: package.version != version)
+        linked = [package for package in found if package.sources]
+        return next(iter([*here, *linked, *(found if folder is None else ())]), None)
 
     def own(self) -> Package | None:
-        """Return the installed eca-mmdet, of which this code may be a copy."""
+        """Return the installed eca-mmdet, which may not be the running copy."""
         return next(iter(self.packages.get('eca-mmdet', ())), None)
 
     def required(self, extra: str = '') -> list[Any]:
         """Return what eca-mmdet requires, or what one of its extras adds."""
         own = self.own()
-        return packages.requirements(own, extra) if own else []
+        return own.requirements(extra) if own else []
 
-    def line(self) -> str:
-        """Return the line of mmdet that this environment has, or should get."""
+    def requirement(self, module: str) -> str:
+        """Return what eca-mmdet requires for a module, as pip takes it; or ''."""
+        names = FAMILIES.get(module, (normalised(module),))
+        wanted = [*self.required(), *self.required(self.extra())]
+        found = (plain(w) for w in wanted if normalised(w.name) in names)
+        return next(found, '')
+
+    def extra(self) -> str:
+        """Return the extra of eca-mmdet that is installed, or should be."""
         for module in TRIO:
-            names = [one.name for one in self.of(module)]
-            if active := self.active(module):
-                names = [active.name, *names]
-            if any(name.startswith('onedl-') for name in names[:1]):
-                return ONEDL
-            if names:
-                return OPENMMLAB
-        return ONEDL
-
-    def pin(self, module: str) -> Any:
-        """Return what this line requires to provide a module; None if unknown."""
-        family = FAMILIES.get(module, (module,))
-        pins = self.required(self.line())
-        return next((p for p in pins if packages.normalised(p.name) in family), None)
-
-    def put_right(self, *modules: str) -> Mend:
-        """Return the mend that leaves the line's own distribution of each module."""
-        pins = {module: self.pin(module) for module in modules}
-        if not all(pins.values()):
-            return install_line(self.line())
-        remove = []
-        for module, wanted in pins.items():
-            found = self.of(module)
-            whole = len(found) == 1
-            keep = packages.normalised(wanted.name) if whole else ''
-            remove += [one.name for one in found if one.name != keep]
-        wanted_texts = [packages.plain(one) for one in pins.values()]
-        install = ['install']
-        if all(self.of(module) for module in modules):
-            # Their dependencies are judged one by one; pip must not add an OpenCV.
-            install += ['--no-deps', '--force-reinstall']
-        calls = [['uninstall', '-y', *dict.fromkeys(remove)]] if remove else []
-        return pip(*calls, [*install, *wanted_texts], by_hand=self._hands_off(modules))
-
-    def _hands_off(self, modules: tuple[str, ...]) -> str:
-        """Return why ``--fix`` must not replace these modules; '' if it may."""
-        extension = self.result('mmcv._ext').value or {}
-        if 'mmcv' in modules and extension.get('supplied') is False:
-            return 'it would remove an mmcv whose compiled operators work'
-        return hands_off(one for module in modules for one in self.of(module))
-
-
-def hands_off(found: Iterable[Package]) -> str:
-    """Return why ``--fix`` must not replace any of these; '' if it may."""
-    for one in found:
-        if one.editable:
-            return f'{one.name} is a link to your sources, {one.source}'
-        if not is_ours(one.folder):
-            return f'{one.name} is in {one.folder}, outside this environment'
-        installer = one.distribution.read_text('INSTALLER') or ''
-        if installer.strip() == 'conda':
-            return f'conda installed {one.name}, and should replace it'
-    return ''
-
-
-def install_line(line: str) -> Mend:
-    """Return the mend where the installed eca-mmdet does not tell its versions."""
-    checkout = PACKAGE.parent
-    if (checkout / 'pyproject.toml').is_file():
-        return pip(['install', '-e', f'{checkout}[{line}]'])
-    return pip(['install', f'eca-mmdet[{line}]'], by_hand='name the wheel or the clone')
+            found = [self.active(module), *self.providers(module)]
+            for package in filter(None, found):
+                return 'onedl' if package.name.startswith('onedl-') else 'openmmlab'
+        return 'onedl'
 
 
 def located(module: str) -> Path | None:
-    """Return the file that ``import module`` would run, without running it.
-
-    A folder comes back where there is one of that name without an ``__init__.py``.
-    """
+    """Return the file, or folder without ``__init__.py``, that ``import`` finds."""
     try:
-        spec = importlib.util.find_spec(module)
+        spec = importlib.util.find_spec(module.partition('.')[0])  # imports nothing
     except (ImportError, ValueError, AttributeError, OSError):
         return None
     if spec is None:
         return None
-    if spec.origin:
-        return Path(spec.origin)
-    folders = list(spec.submodule_search_locations or ())
-    return Path(folders[0]) if folders else None
+    path = spec.origin or next(iter(spec.submodule_search_locations or ()), None)
+    return Path(path) if path else None
 
 
 def folder_of(module: str) -> Path | None:
-    """Return the folder of the search path that a module comes from."""
+    """Return the folder of the search path that a module is imported from."""
     path = located(module)
     if path is None:
         return None
-    inside = path.name == '__init__.py'
-    return (path.parents[1] if inside else path.parent).resolve()
+    return path.parents[path.name == '__init__.py'].resolve()
 
 
-def is_ours(folder: Path) -> bool:
-    """Tell whether pip of this interpreter installs into a folder."""
-    import site
+def kind_of_environment() -> str:
+    """Return 'venv', 'conda', or '' for a Python that others may share."""
+    if sys.prefix != sys.base_prefix:
+        return 'venv'
+    return 'conda' if (Path(sys.prefix) / 'conda-meta').is_dir() else ''
 
-    roots = [sys.prefix, site.getusersitepackages()]
-    return any(folder.is_relative_to(Path(root).resolve()) for root in roots)
+
+def pip_obstacle() -> str:
+    """Return why pip cannot or must not change this environment; '' if it may."""
+    if not kind_of_environment():
+        venv = f'{sys.executable} -m venv .venv'
+        return (
+            f'{sys.prefix} is neither a venv nor a conda environment; make one: {venv}'
+        )
+    if importlib.util.find_spec('pip') is None:
+        return f'{sys.prefix} has no pip: {sys.executable} -m ensurepip --upgrade'
+    folder = sysconfig.get_path('purelib')
+    return '' if os.access(folder, os.W_OK) else f'{folder} is not writable'

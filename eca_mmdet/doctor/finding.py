@@ -1,4 +1,4 @@
-"""What a check says: findings, and the commands that mend."""
+"""Results of checks, and the commands that fix faults."""
 
 from __future__ import annotations
 
@@ -15,42 +15,29 @@ UNKNOWN = 'unknown'
 
 
 @dataclass(frozen=True)
-class Mend:
-    """What makes a fault go away.
+class Fix:
+    """Command that removes a fault.
 
     Attributes:
-        text: one line for a shell.
-        pip: the same as arguments of pip, a tuple for each call; none where it is not
-            pip that mends.
-        by_hand: why the user must run it himself; '' if ``--fix`` may.
+        text: One line for a shell.
+        calls: The same as argument lists, if it calls pip only.
+        by_hand: Reason why ``--fix`` must not run it; '' if it may.
     """
 
     text: str
-    pip: tuple[tuple[str, ...], ...] = ()
+    calls: tuple[tuple[str, ...], ...] = ()
     by_hand: str = ''
 
     @property
     def automatic(self) -> bool:
         """Whether ``--fix`` may run it."""
-        return bool(self.pip) and not self.by_hand
+        return bool(self.calls) and not self.by_hand
 
 
-def pip_argv(words: Sequence[str]) -> list[str]:
-    """Return the command that runs pip for this very interpreter."""
-    return [sys.executable, '-m', 'pip', *words]
-
-
-def pip(*calls: Sequence[str], by_hand: str = '') -> Mend:
-    """Return the mend that calls pip, once or several times."""
-    text = ' && '.join(shlex.join(pip_argv(words)) for words in calls)
-    return Mend(text, tuple(tuple(words) for words in calls), by_hand)
-
-
-def reinstall(name: str, version: str = '', by_hand: str = '') -> Mend:
-    """Return the mend that installs a package again, and nothing else."""
-    wanted = f'{name}=={version}' if version else name
-    words = ['install', '--force-reinstall', '--no-deps', '--no-cache-dir', wanted]
-    return pip(words, by_hand=by_hand)
+def pip(*calls: Sequence[str], by_hand: str = '') -> Fix:
+    """Return the fix that calls pip of this Python once or several times."""
+    commands = [(sys.executable, '-m', 'pip', *words) for words in calls]
+    return Fix(' && '.join(map(shlex.join, commands)), tuple(commands), by_hand)
 
 
 @dataclass(frozen=True)
@@ -58,26 +45,27 @@ class Finding:
     """One line of the report.
 
     Attributes:
-        name: the subject, as 'mmcv'.
+        name: Subject, e.g. 'mmcv'.
         state: :data:`OK`, :data:`WARNING`, :data:`FAULT` or :data:`UNKNOWN`.
-        text: what was found.
-        mend: what makes it go away, where something does.
+        text: Description.
+        fix: Command that resolves it, if there is one.
     """
 
     name: str
     state: str
     text: str
-    mend: Mend | None = None
+    fix: Fix | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """Return it for JSON."""
+        """Return the object for ``--json``."""
+        fix = self.fix or Fix('')
         return {
             'name': self.name,
             'state': self.state,
             'text': self.text,
-            'mend': self.mend.text if self.mend else None,
-            'automatic': bool(self.mend and self.mend.automatic),
-            'by_hand': self.mend.by_hand if self.mend else '',
+            'mend': fix.text or None,
+            'automatic': fix.automatic,
+            'by_hand': fix.by_hand,
         }
 
 

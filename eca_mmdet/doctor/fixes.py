@@ -1,34 +1,97 @@
-"""``--fix``: run the commands of pip that mend, one by one, and look again."""
+"""Commands of pip that fix packages, and ``--fix``, which runs them."""
 
 from __future__ import annotations
 
-import importlib.util
+import logging
 import os
+import re
+import site
 import subprocess
 import sys
-import sysconfig
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
-from eca_mmdet.doctor.finding import FAULT, Finding, Mend, pip_argv
-from eca_mmdet.doctor.probe import one_line
-from eca_mmdet.doctor.python_checks import externally_managed, kind_of_environment
+from eca_mmdet.catalog.configs import PACKAGE
+from eca_mmdet.doctor.environment import Environment, Package, pip_obstacle
+from eca_mmdet.doctor.finding import FAULT, Finding, Fix, pip
 
-MOST_ROUNDS = 12
+logger = logging.getLogger(__name__)
+
+MAX_ROUNDS = 12
 SHOWN = ('Collecting', 'Downloading', 'Building', 'Installing', 'Successfully', 'ERROR')
 
-Say = Callable[[str], None]
-Examine = Callable[[], list[Finding]]
+
+def install(environment: Environment, *modules: str, wanted: Sequence[str] = ()) -> Fix:
+    """Return the fix that leaves only one suitable distribution of each module.
+
+    Args:
+        environment: Its installed distributions are replaced.
+        modules: Modules to install.
+        wanted: What to install, as pip takes it; by default what eca-mmdet requires.
+    """
+    if modules == ('torch',):
+        modules = ('torch', 'torchvision')
+    wanted = wanted or [environment.requirement(module) for module in modules]
+    if not all(wanted):
+        return install_own(environment)
+    found = [package for module in modules for package in environment.providers(module)]
+    overlapping = [p for module in modules for p in environment.overlapping(module)]
+    names = [re.split('[=<>!~]', text)[0].lower() for text in wanted]
+    remove = [p.name for p in found if p.name not in names or p in overlapping]
+    calls = [['uninstall', '-y', *dict.fromkeys(remove)]] if remove else []
+    # The other packages are checked one by one; pip must not add a second OpenCV.
+    options = (
+        ['--no-deps', '--force-reinstall'] if found and 'torch' not in names else []
+    )
+    reason = reason_to_keep(environment, found)
+    if any('+' in text for text in wanted):
+        reason = "name the index that torch came from with pip's --index-url"
+    return pip(*calls, ['install', *options, *wanted], by_hand=reason)
+
+
+def reinstall(environment: Environment, module: str) -> Fix:
+    """Return the fix that installs the same version again."""
+    package = environment.active(module)
+    wanted = [f'{package.name}=={package.version}'] if package else []
+    return install(environment, module, wanted=wanted)
+
+
+def install_own(environment: Environment) -> Fix:
+    """Return the fix that installs eca-mmdet, from its clone if it runs from one."""
+    clone, extra = PACKAGE.parent, environment.extra()
+    if (clone / 'pyproject.toml').is_file():
+        return pip(['install', '-e', f'{clone}[{extra}]'])
+    reason = 'name the wheel or the clone'
+    return pip(['install', f'eca-mmdet[{extra}]'], by_hand=reason)
+
+
+def reason_to_keep(environment: Environment, packages: Sequence[Package]) -> str:
+    """Return why ``--fix`` must not replace any of these; '' if it may."""
+    roots = [Path(r).resolve() for r in (sys.prefix, site.getusersitepackages())]
+    operators = environment.result('mmcv.ops').value or {'supplied': True}
+    for package in packages:
+        if package.sources:
+            return f'{package.name} is an editable install of {package.sources}'
+        if not any(package.folder.is_relative_to(root) for root in roots):
+            return f'{package.name} is in {package.folder}, outside this environment'
+        if (package.distribution.read_text('INSTALLER') or '').strip() == 'conda':
+            return f'{package.name} was installed by conda'
+        if package.name == 'torch':
+            return 'packages that are built on this torch may break'
+        if package in environment.providers('mmcv') and not operators['supplied']:
+            return 'it would remove an mmcv whose compiled operators work'
+    return ''
 
 
 @dataclass(frozen=True)
-class Done:
-    """A mend that was run.
+class AppliedFix:
+    """Fix that was run.
 
     Attributes:
-        name: of the finding.
-        command: as shown.
-        error: the line that pip failed with; '' if it did not.
+        name: Name of the finding.
+        command: Command as printed.
+        error: Line that explains pip's failure; '' if it succeeded.
     """
 
     name: str
@@ -36,109 +99,71 @@ class Done:
     error: str = ''
 
 
-def obstacle() -> str:
-    """Return why pip cannot or must not change this environment; '' if it may."""
-    if externally_managed():
-        return (
-            'this Python belongs to the system, which forbids pip to install; make a '
-            f'venv ({sys.executable} -m venv .venv), or run the commands yourself'
-        )
-    if importlib.util.find_spec('pip') is None:
-        return (
-            f'{sys.prefix} has no pip: {sys.executable} -m ensurepip --upgrade, or run '
-            'the commands with uv'
-        )
-    folder = sysconfig.get_path('purelib')
-    if not os.access(folder, os.W_OK):
-        return f'{folder} is not writable for you; run the commands yourself'
-    return ''
+def apply_fixes(
+    findings: list[Finding], examine: Callable[[], list[Finding]]
+) -> tuple[list[Finding], list[AppliedFix]]:
+    """Fix one fault after the other, and examine the environment again after each.
 
-
-def mend_all(
-    findings: list[Finding], examine: Examine, say: Say
-) -> tuple[list[Finding], list[Done]]:
-    """Mend one fault after the other, looking again after each.
-
-    A mend can make the next one needless or wrong, so each is chosen from a fresh look.
-
-    Args:
-        findings: of the first look.
-        examine: looks again.
-        say: tells the user what is run.
+    A fix can make the next one needless or wrong, so each is chosen from new findings.
 
     Returns:
-        The findings of the last look, and what was run.
+        The last findings, and the fixes that were run.
     """
-    done: list[Done] = []
-    if not any(one.state == FAULT and one.mend for one in findings):
-        return findings, done
-    if why := obstacle():
-        say(f'nothing is changed: {why}')
-        return findings, done
-    if not kind_of_environment():
-        say(f'note: {sys.prefix} is neither a venv nor conda; others may use it too')
-    tried: set[str] = set()  # commands, and names of findings that pip could not mend
-    for _ in range(MOST_ROUNDS):
-        fault = next((one for one in findings if _to_do(one, tried)), None)
-        if fault is None or fault.mend is None:
+    applied: list[AppliedFix] = []
+    tried: set[str] = set()  # commands, and names of findings that pip could not fix
+    for _ in range(MAX_ROUNDS):
+        todo = [
+            (finding.name, finding.fix)
+            for finding in findings
+            if finding.state == FAULT and finding.fix and finding.fix.automatic
+            if not tried & {finding.name, finding.fix.text}
+        ]
+        if not todo:
             break
-        tried.add(fault.mend.text)
-        say(f'to mend {fault.name}: {fault.mend.text}')
-        error = run_mend(fault.mend, say)
-        if error:
-            say(f'  pip failed: {error}')
-            tried.add(fault.name)
-        done.append(Done(fault.name, fault.mend.text, error))
+        if obstacle := pip_obstacle():
+            logger.warning('nothing is changed: %s', obstacle)
+            break
+        name, fix = todo[0]
+        tried.add(fix.text)
+        logger.warning('to fix %s: %s', name, fix.text)
+        if error := run_fix(fix):
+            logger.warning('  pip failed: %s', error)
+            tried.add(name)
+        applied.append(AppliedFix(name, fix.text, error))
         findings = examine()
-    return findings, done
+    return findings, applied
 
 
-def _to_do(finding: Finding, tried: set[str]) -> bool:
-    mend = finding.mend
-    if finding.state != FAULT or mend is None or finding.name in tried:
-        return False
-    return mend.automatic and mend.text not in tried
+def run_fix(fix: Fix) -> str:
+    """Run the calls of a fix up to the first failure, and return its line or ''.
 
-
-def run_mend(mend: Mend, say: Say) -> str:
-    """Run the calls of a mend, to the first that fails.
-
-    Where one removes a package, the next is first tried without effect, so that no
-    package is lost whose successor cannot be had.
-
-    Returns:
-        One line of why it failed, or ''.
+    If it removes packages first, the installation is tried as a dry run before, so that
+    no package is lost whose replacement is not available.
     """
-    calls = list(mend.pip)
-    if len(calls) > 1 and calls[0][0] == 'uninstall':
-        install, *words = calls[-1]
-        if error := run_pip([install, '--dry-run', *words], lambda line: None):
-            return f'{error} (nothing was removed)'
-    errors = (run_pip(words, say) for words in calls)
-    return next((error for error in errors if error), '')
+    *removals, installation = fix.calls
+    if removals and (error := run_pip([*installation, '--dry-run'], show=False)):
+        return f'{error} (nothing was removed)'
+    return next((error for error in map(run_pip, fix.calls) if error), '')
 
 
-def run_pip(words: Sequence[str], say: Say) -> str:
-    """Call pip once; return the line that tells why it failed, or ''."""
-    # An mmcv that is built here must not take a quarter of an hour.
-    environment = {'MMCV_WITH_OPS': '0', **os.environ}
-    environment |= {'PIP_DISABLE_PIP_VERSION_CHECK': '1', 'PIP_NO_INPUT': '1'}
+def run_pip(argv: Sequence[str], show: bool = True) -> str:
+    """Call pip once, and return the line that explains its failure, or ''."""
+    # Compiling mmcv's operators would take a quarter of an hour.
+    variables = {'MMCV_WITH_OPS': '0', **os.environ}
+    variables |= {'PIP_DISABLE_PIP_VERSION_CHECK': '1', 'PIP_NO_INPUT': '1'}
     last = ''
-    try:
-        with subprocess.Popen(
-            pip_argv(words),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            env=environment,
-            text=True,
-            errors='replace',
-        ) as process:
-            for line in process.stdout or ():
-                if line.strip().startswith(SHOWN):
-                    say(f'  {one_line(line)}')
-                if line.strip() and not last.startswith('ERROR'):
-                    last = one_line(line)
-    except OSError as error:
-        return str(error)
+    with subprocess.Popen(
+        argv,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        env=variables,
+        text=True,
+        errors='replace',
+    ) as process:
+        for line in map(str.strip, process.stdout or ()):
+            if show and line.startswith(SHOWN):
+                logger.warning('  %s', line)
+            if line and not last.startswith('ERROR'):
+                last = line
     return (last or f'exit code {process.returncode}') if process.returncode else ''

@@ -1,9 +1,8 @@
-"""Import what may be broken in processes of their own."""
+"""Imports in subprocesses, so that a crash, an abort or a hang is one result."""
 
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -15,21 +14,25 @@ from typing import Any
 from eca_mmdet.utils.text import printable
 
 LIMIT_S = 180.0
-"""For the imports of one process, seconds; a cold disk takes a minute for torch."""
+"""Time limit of one subprocess in seconds; torch takes a minute from a cold disk."""
 
 STEPS_FILE = Path(__file__).with_name('steps.py')
 
-NEEDS = {
+STEPS: dict[str, tuple[str, ...]] = {
+    'numpy': (),
+    'torch': (),
     'cuda': ('torch',),
     'torchvision': ('torch',),
+    'cv2': (),
     'pycocotools': ('numpy',),
+    'hotcoco': (),
+    'pkg_resources': (),
     'mmengine': ('torch',),
     'mmcv': ('mmengine', 'cv2'),
-    'mmcv._ext': ('mmcv',),
-    'mmcv.ops': ('mmcv._ext', 'torchvision'),
+    'mmcv.ops': ('mmcv',),
     'mmdet': ('mmcv',),
 }
-"""Step to the steps that it cannot do without."""
+"""Step to the earlier steps it cannot run without."""
 
 _RUN = (
     'import json, runpy, sys; file, path, *names = sys.argv[1:]; '
@@ -40,15 +43,15 @@ _RUN = (
 
 @dataclass(frozen=True)
 class Result:
-    """How a step went.
+    """Result of a step.
 
     Attributes:
-        value: what it returned; None if it failed.
-        error: type of the exception, or 'died'.
-        message: of the exception, or how the process ended; one line.
-        missing: name of the module that was not found.
-        blocked_by: a step that failed before, for want of which it was not tried.
-        warnings: that Python code gave.
+        value: Return value; None if it failed.
+        error: Type of the exception, or 'died'.
+        message: Message of the exception, or how the process ended; one line.
+        missing: Name of the module that was not found.
+        blocked_by: Failed step that it needs, so that it was not run.
+        warnings: Python warnings.
     """
 
     value: dict[str, Any] | None = None
@@ -60,58 +63,49 @@ class Result:
 
     @property
     def works(self) -> bool:
-        """Whether the step was done."""
+        """Whether the step succeeded."""
         return self.value is not None
 
-    def said(self, text: str) -> bool:
-        """Tell whether the exception or a warning says ``text``."""
-        return any(text in one for one in (self.message, *self.warnings))
+    def mentions(self, *texts: str) -> bool:
+        """Return whether the exception or a warning contains any of the texts."""
+        messages = (self.message, *self.warnings)
+        return any(text in message for text in texts for message in messages)
 
 
 def probe(steps: Sequence[str], limit_s: float = LIMIT_S) -> dict[str, Result]:
-    """Do the steps, in as few processes as their failures allow.
+    """Run the steps in as few subprocesses as their failures allow.
 
     Args:
-        steps: names of :mod:`eca_mmdet.doctor.steps`, or modules to import; each after
+        steps: Names in :mod:`eca_mmdet.doctor.steps`, or modules to import, each after
             those that it needs.
-        limit_s: for each process, seconds.
-
-    Returns:
-        A result for each step; ``''`` is what the processes wrote to stderr.
+        limit_s: Time limit of each subprocess in seconds.
     """
     results: dict[str, Result] = {}
-    noise = ''
     left = list(steps)
     while left:
-        blocked = next((n for n in NEEDS.get(left[0], ()) if _failed(n, results)), None)
-        if blocked:
-            results[left.pop(0)] = Result(blocked_by=blocked)
+        if blocker := _blocker(left[0], results):
+            results[left.pop(0)] = Result(blocked_by=blocker)
             continue
-        count = next(
-            (i for i, name in enumerate(left) if _waits(name, results)), len(left)
-        )
-        records, ended, said = run_child(STEPS_FILE, left[:count], limit_s)
-        noise += said
-        begun = [one['begin'] for one in records if 'begin' in one]
-        for one in records:
-            if 'step' in one:
-                results[one['step']] = _result(one)
-        if not begun:  # Python itself does not start
-            return results | {n: Result(error='died', message=ended) for n in left}
-        if begun[-1] not in results:
-            results[begun[-1]] = Result(error='died', message=ended)
+        count = next((i for i, n in enumerate(left) if _blocker(n, results)), len(left))
+        records, ending = run_child(STEPS_FILE, left[:count], limit_s)
+        begun = [record['begin'] for record in records if 'begin' in record]
+        if not begun:
+            blocked = dict.fromkeys(left, Result(blocked_by='python'))
+            return {
+                **results,
+                **blocked,
+                'python': Result(error='died', message=ending),
+            }
+        results |= {r['step']: _result(r) for r in records if 'step' in r}
+        results.setdefault(begun[-1], Result(error='died', message=ending))
         left = [name for name in left if name not in results]
-    results[''] = Result(message=noise)
     return results
 
 
-def _failed(name: str, results: dict[str, Result]) -> bool:
-    return name in results and not results[name].works
-
-
-def _waits(name: str, results: dict[str, Result]) -> bool:
-    """Tell whether a step waits for one that failed."""
-    return any(_failed(one, results) for one in NEEDS.get(name, ()))
+def _blocker(name: str, results: dict[str, Result]) -> str:
+    """Return a failed step that this one needs; '' if it can run."""
+    failed = (n for n in STEPS.get(name, ()) if n in results and not results[n].works)
+    return next(failed, '')
 
 
 def _result(record: dict[str, Any]) -> Result:
@@ -128,11 +122,11 @@ def _result(record: dict[str, Any]) -> Result:
 
 def run_child(
     file: Path, names: Sequence[str], limit_s: float
-) -> tuple[list[dict[str, Any]], str, str]:
-    """Run a file of ours with this Python's search path.
+) -> tuple[list[dict[str, Any]], str]:
+    """Run a Python file with the search path of this process.
 
     Returns:
-        The JSON lines that it wrote; how it ended, '' for well; and its stderr.
+        The JSON objects it wrote, and how it ended ('' if it succeeded).
     """
     argv = [sys.executable, '-c', _RUN, str(file), json.dumps(sys.path), *names]
     try:
@@ -140,32 +134,22 @@ def run_child(
             argv,
             stdin=subprocess.DEVNULL,
             capture_output=True,
-            cwd=_folder(),
             timeout=limit_s,
         )
-        out, said, ended = done.stdout, done.stderr, _ending(done.returncode)
+        out, err, ending = done.stdout, done.stderr, _ending(done.returncode)
     except subprocess.TimeoutExpired as late:
-        out, said = late.stdout or b'', late.stderr or b''
-        ended = f'did not end within {limit_s:g} s'
-    except OSError as error:  # no memory for a process, say
-        return [], f'no process could be started: {error}', ''
-    stderr = said.decode(errors='replace')
-    if ended and stderr.strip():
-        ended += f' ({one_line(stderr.strip().splitlines()[-1])})'
-    return list(_records(out)), ended, stderr
-
-
-def _folder() -> str | None:
-    """Return where to run: here, unless this folder was deleted."""
-    try:
-        os.getcwd()
-    except OSError:
-        return os.sep
-    return None
+        out, err = late.stdout or b'', late.stderr or b''
+        ending = f'did not end within {limit_s:g} s'
+    except OSError as error:  # e.g. no memory for a process
+        return [], f'no process could be started: {error}'
+    lines = err.decode(errors='replace').strip().splitlines()
+    if ending and lines:
+        ending += f' ({one_line(lines[-1])})'
+    return list(_records(out)), ending
 
 
 def _records(out: bytes) -> Iterator[dict[str, Any]]:
-    """Yield the records; the last line may have been cut off."""
+    """Yield the JSON objects; the last line may be incomplete."""
     for line in out.splitlines():
         try:
             record = json.loads(line)
@@ -178,14 +162,10 @@ def _records(out: bytes) -> Iterator[dict[str, Any]]:
 def _ending(code: int) -> str:
     if code >= 0:
         return f'ended Python with exit code {code}' if code else ''
-    try:
-        name = signal.Signals(-code).name
-    except ValueError:
-        name = f'signal {-code}'
-    return f'ended Python with {name}'
+    return f'ended Python with signal {-code} ({signal.strsignal(-code)})'
 
 
 def one_line(text: str) -> str:
-    """Return the telling part of a message, at most 300 characters."""
+    """Return a message as one printable line of at most 300 characters."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     return printable(' '.join(lines))[:300]

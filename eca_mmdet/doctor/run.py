@@ -1,105 +1,63 @@
-"""All checks in their order."""
+"""All checks in their order, and the self-test."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from typing import Any
 
-from eca_mmdet.doctor import (
-    machine_checks,
-    openmmlab_checks,
-    package_checks,
-    python_checks,
-    torch_checks,
-)
-from eca_mmdet.doctor.environment import Scene
-from eca_mmdet.doctor.finding import FAULT, UNKNOWN, Finding
-from eca_mmdet.doctor.packages import installed
-from eca_mmdet.doctor.probe import one_line, probe
-from eca_mmdet.doctor.self_test import self_test
+from eca_mmdet.catalog.configs import PACKAGE
+from eca_mmdet.doctor import machine, software
+from eca_mmdet.doctor.environment import Environment, installed_packages
+from eca_mmdet.doctor.finding import FAULT, OK, UNKNOWN, Finding, Fix
+from eca_mmdet.doctor.probe import STEPS, one_line, probe, run_child
 
-Check = Callable[[Scene], list[Finding]]
-
-STEPS = (
-    'start',
-    'numpy',
-    'torch',
-    'cuda',
-    'torchvision',
-    'cv2',
-    'pycocotools',
-    'hotcoco',
-    'pkg_resources',
-    'mmengine',
-    'mmcv',
-    'mmcv._ext',
-    'mmcv.ops',
-    'mmdet',
-)
-"""What is tried in other processes, each after what it needs."""
-
-SOFTWARE: tuple[Check, ...] = (
-    python_checks.check_python,
-    python_checks.check_pip,
-    python_checks.check_own_install,
-    python_checks.check_shadows,
-    python_checks.check_variables,
-    package_checks.check_numpy,
-    torch_checks.check_torch,
-    torch_checks.check_torchvision,
-    torch_checks.check_cuda,
-    package_checks.check_opencv,
-    openmmlab_checks.check_mmdet,
-    openmmlab_checks.check_mmcv,
-    openmmlab_checks.check_mmengine,
-    openmmlab_checks.check_operators,
-    package_checks.check_setuptools,
-    package_checks.check_requirements,
-    package_checks.check_pycocotools,
-    package_checks.check_hotcoco,
-    package_checks.check_leftovers,
-)
-MACHINE: tuple[Check, ...] = (
-    machine_checks.check_threads,
-    machine_checks.check_memory,
-    machine_checks.check_shared_memory,
-    machine_checks.check_open_files,
-    machine_checks.check_folders,
-)
-
-
-def look() -> Scene:
-    """Read the metadata, and try the imports."""
-    scene = Scene(installed())
-    scene.results = probe([*STEPS, *package_checks.others(scene)])
-    return scene
+SELF_TEST = PACKAGE / 'demo' / 'self_test.py'
+SELF_TEST_LIMIT_S = 60.0
 
 
 def examine() -> list[Finding]:
-    """Make every check."""
-    return make((*SOFTWARE, *MACHINE), look())
-
-
-def train_a_step(findings: Sequence[Finding]) -> list[Finding]:
-    """Make the self test, unless the software has faults that would fail it."""
-    faults = [
-        one.name
-        for one in findings
-        if one.state == FAULT and one.name not in machine_checks.NAMES
-    ]
-    if not faults:
-        return self_test()
-    names = ', '.join(dict.fromkeys(faults))
-    return [Finding('self test', UNKNOWN, f'skipped; to mend first: {names}')]
-
-
-def make(checks: Sequence[Check], scene: Scene) -> list[Finding]:
-    """Make some checks; one that fails itself is told, and the others go on."""
+    """Read the metadata, try the imports, and run every check."""
+    environment = Environment(installed_packages())
+    steps = [*STEPS, *software.other_requirements(environment)]
+    environment.results = probe(steps)
     found = []
-    for check in checks:
+    for check in (*software.CHECKS, *machine.CHECKS):
         try:
-            found += check(scene)
-        except Exception as error:  # whatever a broken environment makes of it
+            found += check(environment)
+        except Exception as error:  # a broken environment can cause any
             name = check.__name__.removeprefix('check_')
             text = f'this check failed: {type(error).__name__}: {one_line(str(error))}'
             found.append(Finding(name, UNKNOWN, text))
     return found
+
+
+def self_test(
+    findings: Sequence[Finding], limit_s: float = SELF_TEST_LIMIT_S
+) -> list[Finding]:
+    """Train a tiny detector for one step on CPU and GPU, unless there are faults."""
+    faults = [finding.name for finding in findings if finding.state == FAULT]
+    if faults:
+        names = ', '.join(dict.fromkeys(faults))
+        return [Finding('self test', UNKNOWN, f'skipped; fix first: {names}')]
+    records, ending = run_child(SELF_TEST, [], limit_s)
+    found = [_self_test_finding(record) for record in records]
+    if ending or not found:
+        found.append(_self_test_fault(ending or 'it wrote no result'))
+    return found
+
+
+def _self_test_finding(record: dict[str, Any]) -> Finding:
+    device = record['device']
+    if 'error' in record:
+        return _self_test_fault(f'{device}: {record["error"]}')
+    text = (
+        f'{device}: a Mask R-CNN on ECA-ResNet-18, a training step and a prediction, '
+        f'loss {record["loss"]:.2f}, gradients in {record["gates"]} gates, '
+        f'{record["seconds"]:.1f} s'
+    )
+    return Finding('self test', OK, text)
+
+
+def _self_test_fault(text: str) -> Finding:
+    fix = Fix('eca-mmdet demo --quick  (prints the whole error)')
+    return Finding('self test', FAULT, text, fix)

@@ -1,7 +1,5 @@
 """Throw-away venvs of stub packages, broken as real ones are. No torch in them."""
 
-import base64
-import hashlib
 import importlib.metadata
 import json
 import os
@@ -19,32 +17,19 @@ TORCH = """
 __version__ = '2.6.0'
 class version: cuda = None
 class Tensor:
-    def __matmul__(self, other): return self
-    def sum(self): return 8.0
     def to(self, device): return self
-def ones(*shape, **more): return Tensor()
 def tensor(values): return Tensor()
-def get_num_threads(): return 1
 class cuda:
     is_available = staticmethod(lambda: False)
+    device_count = staticmethod(lambda: 0)
 """
 NMS = """
 class _Kept:
     def tolist(self): return [2, 1]
 def nms(boxes, scores, threshold): return {result}
 """
-NUMPY = """
-__version__ = '2.2.6'
-uint8 = 'uint8'
-def ones(shape, dtype): return shape
-def asfortranarray(array): return array
-"""
-MASK = """
-def encode(mask): return mask
-def area(mask): return mask[0] * mask[1]
-"""
 MMCV_OPS = (
-    'from . import _ext\n'
+    'from torchvision import ops  # which supplies them\nfrom . import _ext\n'
     + NMS.format(result='(None, _Kept())')
     + "def get_compiling_cuda_version(): return 'none'\n"
 )
@@ -90,7 +75,7 @@ print('Successfully did', words[0])
 
 
 def write_distribution(folder, name, version, files=None, requires=()):
-    """Write a package as pip leaves it: files, metadata and a record with hashes."""
+    """Write a package as pip leaves it: files, metadata and a record."""
     module = name.replace('-', '_')
     files = files or {f'{module}/__init__.py': f'__version__ = {version!r}\n'}
     info = Path(folder) / f'{module}-{version}.dist-info'
@@ -100,8 +85,7 @@ def write_distribution(folder, name, version, files=None, requires=()):
         target = Path(folder) / path
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_text(text)
-        digest = base64.urlsafe_b64encode(hashlib.sha256(text.encode()).digest())
-        rows.append(f'{path},sha256={digest.rstrip(b"=").decode()},{len(text)}\n')
+        rows.append(f'{path},,\n')
     (info / 'RECORD').write_text(''.join(rows))
     lines = [f'Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n']
     lines += [f'Requires-Dist: {one}\n' for one in requires]
@@ -143,11 +127,11 @@ class Venv:
         version = "__version__ = '0.21.0'\n"
         vision = {'torchvision/__init__.py': version, 'torchvision/ops.py': ops}
         pip = {'pip/__init__.py': '', 'pip/__main__.py': PIP}
-        coco = {'pycocotools/__init__.py': '', 'pycocotools/mask.py': MASK}
+        coco = {'pycocotools/__init__.py': '', 'pycocotools/mask.py': ''}
         cv2 = {'cv2/__init__.py': "__version__ = '4.12.0'\n"}
         self.put('torch', '2.6.0', {'torch/__init__.py': TORCH})
         self.put('torchvision', '0.21.0', vision, ('torch==2.6.0',))
-        self.put('numpy', '2.2.6', {'numpy/__init__.py': NUMPY})
+        self.put('numpy', '2.2.6')
         self.put('pip', '24.0', pip)
         self.put('pycocotools', '2.0.11', coco)
         self.put('opencv-python', '4.12.0.88', cv2, ('numpy<2.3.0,>=2',))

@@ -1,4 +1,7 @@
-"""The self test's own process; run by path. It prints a JSON line for each device."""
+"""Self-test of an installation: a training step and a prediction of a tiny detector.
+
+Run by path in a subprocess. Prints a JSON line for each device.
+"""
 
 from __future__ import annotations
 
@@ -32,43 +35,21 @@ def tiny_detector() -> Any:
     return MODELS.build(cfg.model)
 
 
-def batch() -> dict[str, Any]:
-    """Return an image of noise with one square object, as mmdet's pipelines do."""
-    import numpy
-    import torch
-    from mmdet.structures import DetDataSample
-    from mmdet.structures.mask import BitmapMasks
-    from mmengine.structures import InstanceData
+def batch() -> Any:
+    """Return an image of noise with one object, in the form of mmdet's pipelines."""
+    from mmdet.testing import demo_mm_inputs
 
-    mask = numpy.zeros((1, SIDE_PX, SIDE_PX), dtype=numpy.uint8)
-    mask[:, 16:64, 16:64] = 1
-    sample = DetDataSample(
-        metainfo=dict(
-            img_shape=(SIDE_PX, SIDE_PX),
-            ori_shape=(SIDE_PX, SIDE_PX),
-            scale_factor=(1.0, 1.0),
-            batch_input_shape=(SIDE_PX, SIDE_PX),
-        )
-    )
-    sample.gt_instances = InstanceData(
-        bboxes=torch.tensor([[16.0, 16.0, 64.0, 64.0]]),
-        labels=torch.tensor([1]),
-        masks=BitmapMasks(mask, SIDE_PX, SIDE_PX),
-    )
-    sample.ignored_instances = InstanceData(
-        bboxes=torch.zeros(0, 4), labels=torch.zeros(0, dtype=torch.long)
-    )
-    image = torch.randint(0, 256, (3, SIDE_PX, SIDE_PX), dtype=torch.uint8)
-    return {'inputs': [image], 'data_samples': [sample]}
+    shape = (3, SIDE_PX, SIDE_PX)
+    return demo_mm_inputs(1, shape, num_items=[1], num_classes=3, with_mask=True)
 
 
-def try_on(device: str) -> dict[str, Any]:
+def run_on(device: str) -> dict[str, Any]:
     """Train one step and predict on a device.
 
     Raises:
-        ArithmeticError: the loss or a gate's gradient is not what it must be.
+        ArithmeticError: Loss, gradients or prediction are wrong.
     """
-    start = time.monotonic()  # with the imports
+    start = time.monotonic()  # includes the imports
     import torch
 
     model = tiny_detector().to(device)
@@ -84,21 +65,21 @@ def try_on(device: str) -> dict[str, Any]:
             raise ArithmeticError('a gate has no gradient')
     model.eval()
     with torch.no_grad():
-        (found,) = model.test_step(batch())
-    boxes, masks = found.pred_instances.bboxes, found.pred_instances.masks
+        (sample,) = model.test_step(batch())
+    boxes, masks = sample.pred_instances.bboxes, sample.pred_instances.masks
     if len(boxes) != len(masks) or not torch.isfinite(boxes).all():
-        raise ArithmeticError('the prediction has other masks than boxes')
+        raise ArithmeticError('the numbers of predicted masks and boxes differ')
     seconds = time.monotonic() - start
     return {'loss': float(loss.detach()), 'gates': len(gates), 'seconds': seconds}
 
 
 def main(out: int) -> None:
-    """Try the CPU, then the GPU if there is one; the first failure ends it."""
+    """Test the CPU, then the GPU if there is one, and write the results."""
     devices = ['cpu']
     for device in devices:
         record: dict[str, Any] = {'device': device}
         try:
-            record |= try_on(device)
+            record |= run_on(device)
             import torch
 
             if device == 'cpu' and torch.cuda.is_available():
