@@ -59,6 +59,12 @@ def report(
     Raises:
         UserError: a folder has no run, the options are wrong, or the page cannot be
             written.
+
+    Example:
+        >>> import eca_mmdet
+        >>> page = eca_mmdet.report('runs/demo', model=False)  # doctest: +SKIP
+        >>> page.missing  # doctest: +SKIP
+        {'demo': []}
     """
     if isinstance(run_folders, (str, os.PathLike)):
         run_folders = [run_folders]
