@@ -183,10 +183,9 @@ def _sections(options: Options, base: Base, data: Data, start: Start) -> list[st
         logger.info(f'anchors: {anchors.why}')
     side = max(size.value if size else statistics.median_size)
     batch, why_batch = proposals.propose_batch(base.cfg, side)
-    images, lost = sections.trained_images(base, statistics)
+    images, lost = sections.images_an_epoch(base, statistics)
     if lost:
         logger.info(f'{lost} images without an object are left out: filter_empty_gt')
-    images *= sections.repeated(base)
     course = proposals.propose_schedule(
         images, batch, start.is_detector, options.epochs
     )

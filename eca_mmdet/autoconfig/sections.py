@@ -16,12 +16,18 @@ _COLOURS = 80
 """Colours of mmdet's CocoDataset, which its drawing takes for any dataset."""
 
 
-def trained_images(base: Base, statistics: Statistics) -> tuple[int, int]:
-    """Return how many images mmdet's filter keeps, and how many it drops."""
-    _, dataset = innermost(base.cfg.train_dataloader, base.path, 'train')
+def images_an_epoch(base: Base, statistics: Statistics) -> tuple[int, int]:
+    """Return how many images an epoch shows, and how many mmdet's filter drops.
+
+    RepeatDataset shows each image several times.
+    """
+    times, dataset = 1, base.cfg.train_dataloader.dataset
+    while 'dataset' in dataset:
+        times *= int(dataset.get('times') or 1)
+        dataset = dataset['dataset']
     empty = (dataset.get('filter_cfg') or {}).get('filter_empty_gt', False)
     lost = statistics.empty_images if empty else 0
-    return max(1, len(statistics.sizes) - lost), lost
+    return max(1, len(statistics.sizes) - lost) * times, lost
 
 
 def model_of(
@@ -30,20 +36,19 @@ def model_of(
     """Return the entries of the model that depend on the data."""
     model: dict[str, Any] = dict(start.model)
     for path in base.heads:
+        *parents, name = path
         at, old = model, base.cfg.model
-        for key in path[:-1]:
+        for key in parents:
             at, old = at.setdefault(key, {}), old[key]
-        old = old[path[-1]]
         number = {'num_classes': classes}
-        if isinstance(old, (list, tuple)):  # a list replaces that of the base
-            at[path[-1]] = [dict(head) | number for head in old]
-        else:
-            at[path[-1]] = number
+        at[name] = number
+        if isinstance(old[name], (list, tuple)):  # a list replaces that of the base
+            at[name] = [dict(head) | number for head in old[name]]
     if proposal and proposal.changed:
-        new, own = proposal.value, proposal.own
-        base_value = new.base[0] if new.key == 'octave_base_scale' else list(new.base)
-        generator: dict[str, Any] = {new.key: base_value}
-        if new.ratios != own.ratios:
+        new = proposal.value
+        single = new.key == 'octave_base_scale'
+        generator: dict[str, Any] = {new.key: new.base[0] if single else list(new.base)}
+        if new.ratios != proposal.own.ratios:
             generator['ratios'] = list(new.ratios)
         head, key = base.anchor_path
         model.setdefault(head, {})[key] = Commented(generator, _sentence(proposal.why))
@@ -133,15 +138,6 @@ def _filter(dataset: Any, statistics: Statistics) -> dict[str, Any]:
         return {}
     why = f'{small} images have a side under {least} px, which the config leaves out.'
     return dict(filter_cfg=dict(min_size=Commented(1, why)))
-
-
-def repeated(base: Base) -> int:
-    """Return how often an epoch shows each image (RepeatDataset)."""
-    times, dataset = 1, base.cfg.train_dataloader.dataset
-    while 'dataset' in dataset:
-        times *= int(dataset.get('times') or 1)
-        dataset = dataset['dataset']
-    return times
 
 
 def _rate(cfg: Any, batch: int) -> str:
