@@ -29,27 +29,27 @@ _EXPORTS = {
     'AttentionNeck': 'eca_mmdet.models.necks',
     'ECAPretrained': 'eca_mmdet.checkpoints.initializer',
     'ECADetector': 'eca_mmdet.inference.detector',
+}
+"""Classes that are registered with mmdet when one of them is looked up."""
+
+_FUNCTIONS = {
     'OnnxDetector': 'eca_mmdet.export.runtime',
-    'complexity': 'eca_mmdet.analysis.complexity',
-    'export_onnx': 'eca_mmdet.export.exporter',
-    'load_detector': 'eca_mmdet.inference.detector',
+    'UserError': 'eca_mmdet.utils.errors',
     'build_model': 'eca_mmdet.engine.config',
+    'check_annotations': 'eca_mmdet.datasets.checking',
+    'complexity': 'eca_mmdet.analysis.complexity',
+    'convert_weights': 'eca_mmdet.checkpoints.api',
+    'evaluate': 'eca_mmdet.evaluation.api',
+    'export_onnx': 'eca_mmdet.export.exporter',
+    'inspect_weights': 'eca_mmdet.checkpoints.api',
     'load_config': 'eca_mmdet.engine.config',
+    'load_detector': 'eca_mmdet.inference.detector',
+    'make_config': 'eca_mmdet.autoconfig.plan',
+    'split_annotations': 'eca_mmdet.datasets.split.files',
     'test': 'eca_mmdet.engine.testing',
     'train': 'eca_mmdet.engine.training',
 }
-"""Classes and layers, which are registered with mmdet when they are looked up."""
-
-_FUNCTIONS = {
-    'UserError': 'eca_mmdet.utils.errors',
-    'check_annotations': 'eca_mmdet.datasets.checking',
-    'convert_weights': 'eca_mmdet.checkpoints.api',
-    'evaluate': 'eca_mmdet.evaluation.api',
-    'inspect_weights': 'eca_mmdet.checkpoints.api',
-    'make_config': 'eca_mmdet.autoconfig.plan',
-    'split_annotations': 'eca_mmdet.datasets.split.files',
-}
-"""What the commands do. Looking one up loads no mmdet."""
+"""What the commands do, and what they raise. Looking one up loads no mmdet."""
 
 __all__ = ['__version__', *_EXPORTS, *_FUNCTIONS]
 

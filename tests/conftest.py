@@ -1,5 +1,6 @@
 """Shared fixtures: no network, few threads, mmdet's scope."""
 
+import collections
 import functools
 import json
 import os
@@ -19,6 +20,17 @@ from tests.support.web_server import Server
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 COCO_TINY = REPOSITORY.parent / 'shared' / 'data' / 'coco_tiny'
+
+
+def pytest_collection_modifyitems(items):
+    """Mark the later cases of a sweep as slow."""
+    cases = collections.Counter()
+    for item in items:
+        if sweep := item.get_closest_marker('sweep'):
+            test = item.nodeid.partition('[')[0]
+            cases[test] += 1
+            if cases[test] > sweep.kwargs.get('fast', 1):
+                item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture(autouse=True)

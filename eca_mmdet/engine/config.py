@@ -24,8 +24,9 @@ def load_config(
 ) -> Any:
     """Load a config by shipped name or path, and apply overrides.
 
+    >>> import eca_mmdet
     >>> name = 'retinanet_eca-r50_fpn_4xb2-1x_coco'
-    >>> cfg = load_config(name, ['train_dataloader.batch_size=4'])
+    >>> cfg = eca_mmdet.load_config(name, ['train_dataloader.batch_size=4'])
     >>> cfg.model.type, cfg.train_dataloader.batch_size
     ('RetinaNet', 4)
 
@@ -147,8 +148,10 @@ def require_sections(cfg: Any, training: bool) -> None:
 def build_model(cfg: Any, device: str = 'cpu', source: str = '') -> Any:
     """Build the detector of a config; its weights are not initialised.
 
-    >>> cfg = load_config('retinanet_eca-r50_fpn_4xb2-1x_coco')
-    >>> sum(p.numel() for p in build_model(cfg, 'meta').parameters())
+    >>> import eca_mmdet
+    >>> cfg = eca_mmdet.load_config('retinanet_eca-r50_fpn_4xb2-1x_coco')
+    >>> model = eca_mmdet.build_model(cfg, 'meta')
+    >>> sum(p.numel() for p in model.parameters())
     37968772
 
     Args:

@@ -69,8 +69,9 @@ def test(
 ) -> Evaluation:
     """Run a detector over the test set of a config, and evaluate it.
 
+    >>> import eca_mmdet
     >>> name = 'mask-rcnn_eca-r50_fpn_4xb2-1x_coco'
-    >>> result = test(name, 'epoch_12.pth')  # doctest: +SKIP
+    >>> result = eca_mmdet.test(name, 'epoch_12.pth')  # doctest: +SKIP
     >>> print(result.table)  # doctest: +SKIP
 
     Args:

@@ -62,7 +62,9 @@ def train(
 ) -> TrainingResult:
     """Train a detector, after checking its config, weights and data.
 
-    >>> result = train('retinanet_eca-r50_fpn_4xb2-1x_coco')  # doctest: +SKIP
+    >>> import eca_mmdet
+    >>> name = 'retinanet_eca-r50_fpn_4xb2-1x_coco'
+    >>> result = eca_mmdet.train(name)  # doctest: +SKIP
     >>> result.checkpoint  # doctest: +SKIP
     PosixPath('work_dirs/retinanet_eca-r50_fpn_4xb2-1x_coco/epoch_12.pth')
 

@@ -94,7 +94,10 @@ def export_onnx(
         RunError: the file differs from the detector; a copy is kept beside ``out``.
 
     Example:
-        >>> report = export_onnx('epoch_12.pth', 'model.onnx')  # doctest: +SKIP
+        >>> import eca_mmdet
+        >>> report = eca_mmdet.export_onnx(  # doctest: +SKIP
+        ...     'epoch_12.pth', 'model.onnx'
+        ... )
         >>> report.checks[-1].passes  # doctest: +SKIP
         True
     """

@@ -245,7 +245,8 @@ def load_detector(
         UserError: the checkpoint cannot be used; the message says why.
 
     Example:
-        >>> detector = load_detector('epoch_12.pth', device='cpu')  # doctest: +SKIP
+        >>> import eca_mmdet
+        >>> detector = eca_mmdet.load_detector('epoch_12.pth')  # doctest: +SKIP
         >>> detector.predict('image.jpg').plot()  # doctest: +SKIP
     """
     detector = ECADetector(*load_model(os.fspath(checkpoint), config, device))

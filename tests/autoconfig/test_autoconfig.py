@@ -79,6 +79,7 @@ def test_two_classes(init, data):
     assert '12 objects' in err
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize(
     ('classes', 'model', 'masks'),
     [

@@ -48,6 +48,7 @@ def write_yolo(root, classes):
     )
 
 
+@pytest.mark.slow
 def test_trains_on_a_yolo_folder(command, here):
     write_yolo(here / 'pets', ('cat', 'dog'))
     before = sorted((here / 'pets').rglob('*'))

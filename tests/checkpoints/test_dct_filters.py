@@ -86,6 +86,7 @@ def test_filters_are_the_authors(mmdet_ready):
         assert_near(filters, authors_filters(channels, size), 1e-6)
 
 
+@pytest.mark.sweep(fast=2)
 @pytest.mark.parametrize('depth', [18, 34, 50, 101])
 def test_every_tensor_is_loaded(backbone, saved, depth):
     model, source = backbone(seed=0, depth=depth), backbone(seed=1, depth=depth)

@@ -113,6 +113,7 @@ def test_finished_runs_are_kept(command, trained, uncounted, tmp_path):
     assert len(trained) == 10 and '--attention eca --seed 1' in ' '.join(trained[-1])
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize(
     'change',
     [

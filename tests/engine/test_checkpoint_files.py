@@ -218,6 +218,7 @@ def test_load_from_a_backbone_is_refused(command, config):
     assert "init_cfg=dict(type='ECAPretrained', checkpoint='backbone.pth')" in err
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize('other', ['without gates', 'other kernel sizes', 'deeper'])
 def test_load_from_another_backbone_is_refused(command, config, other):
     state = detector(config)

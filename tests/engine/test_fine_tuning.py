@@ -28,6 +28,7 @@ OWN_START = {}
 """Tensors of each detector as it starts by itself."""
 
 
+@pytest.mark.sweep(fast=2)
 @pytest.mark.parametrize('keep', [False, True])
 @pytest.mark.parametrize(
     'detector',

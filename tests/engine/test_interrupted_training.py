@@ -93,6 +93,7 @@ def leftovers(work):
     return [path.name for path in work.rglob('*.partial')]
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize(
     ('unit', 'sabotage', 'left'),
     [
@@ -136,6 +137,7 @@ VARIANTS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', VARIANTS)
 def test_state_that_is_not_in_the_model(train, configs, tmp_path, name):
     """Averages that a validation lends the model; gradients that wait for others.
@@ -165,6 +167,7 @@ def test_state_that_is_not_in_the_model(train, configs, tmp_path, name):
     assert_equal(*averages)
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize(
     ('sabotage', 'kept'),
     [
@@ -181,6 +184,7 @@ def test_two_signals(train, configs, uninterrupted, tmp_path, sabotage, kept):
     resume(train, configs['iter'], work, uninterrupted['iter'], LAST['iter'])
 
 
+@pytest.mark.slow
 def test_interrupted_while_it_resumes(train, configs, uninterrupted, tmp_path):
     work = tmp_path / 'work'
     assert train(configs['epoch'], work, sabotage=('interrupt_at_step', 2)).end()[0]
@@ -193,6 +197,7 @@ def test_interrupted_while_it_resumes(train, configs, uninterrupted, tmp_path):
     resume(train, configs['epoch'], work, uninterrupted['epoch'], LAST['epoch'])
 
 
+@pytest.mark.slow
 def test_ctrl_c_never_points_to_an_older_file(train, configs, tmp_path):
     """Two ways from one checkpoint, stopped at the same step: the later is kept."""
     work, stop = tmp_path / 'work', ('interrupt_at_step', 2)
@@ -209,6 +214,7 @@ def test_ctrl_c_never_points_to_an_older_file(train, configs, tmp_path):
     assert any(not torch.equal(first[key], second[key]) for key in first)
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize('unit', ['epoch', pytest.param('iter', marks=both_lines)])
 def test_workers_change_nothing(train, configs, uninterrupted, tmp_path, unit):
     """Two of them, killed and resumed: the weights of a training without any."""
@@ -222,6 +228,7 @@ def test_workers_change_nothing(train, configs, uninterrupted, tmp_path, unit):
     resume(train, configs[unit], work, uninterrupted[unit], LAST[unit], *words)
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize(
     ('unit', 'sabotage', 'code', 'checkpoint'),
     [
@@ -271,6 +278,7 @@ def steps_of(log, unit):
     return [2 * (int(epoch) - 1) + int(step) for epoch, step in found]
 
 
+@pytest.mark.slow
 def test_weights_to_start_from_are_no_place_to_go_on(train, configs, tmp_path):
     """A checkpoint written within an epoch, as load_from: every step is trained."""
     sabotage = ('interrupt_at_step', 2)

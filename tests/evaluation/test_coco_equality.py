@@ -60,6 +60,7 @@ def assert_equal_to_pycocotools(content, results, task, max_dets=(1, 10, 100)):
         assert ours == stats
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('task', TASKS)
 @settings(max_examples=120, deadline=None)
 @given(seed=st.integers(0, 10**9))

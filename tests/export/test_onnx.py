@@ -44,6 +44,7 @@ def exported(mmdet_ready, shapes, tmp_path_factory):
     return get
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize('kind', KINDS)
 def test_objects_are_those_of_mmdet_at_any_size_and_batch(kind, exported, shapes):
     _, _, model, out = exported(kind)

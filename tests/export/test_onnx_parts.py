@@ -263,6 +263,7 @@ def _assert_features(path, backbone, sizes=((2, 160, 224), (1, 192, 160))):
             assert_near(other, one, 1e-5)
 
 
+@pytest.mark.sweep(fast=4)
 @pytest.mark.parametrize('key', ['none', *KEYS])
 def test_every_mechanism_at_any_size(key, mmdet_ready, shapes, tmp_path):
     backbone = _backbone(key, shapes)

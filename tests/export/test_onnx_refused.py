@@ -185,6 +185,7 @@ def _fixed(monkeypatch):
     )
 
 
+@pytest.mark.sweep(fast=2)
 @pytest.mark.parametrize(
     'sabotage', [_shifted, _scored, _unsuppressed, _moved, _twice, _first, _fixed]
 )

@@ -79,6 +79,7 @@ def export(command, trained, tmp_path):
     return call
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize('kind', KINDS)
 def test_objects_are_those_of_mmdet_at_any_size_and_batch(kind, trained, shapes):
     _, _, model, out, *_ = trained(kind)
@@ -195,6 +196,7 @@ def test_as_many_classes_as_lvis_has(mmdet_ready, shapes, tmp_path):
     assert_same_objects(found, model, images, samples, least=8)
 
 
+@pytest.mark.sweep(fast=2)
 def test_a_wrong_file_fails_and_nothing_is_lost(export, monkeypatch, tmp_path):
     """Weights rounded to half precision, which is what OpenVINO does by itself."""
     import openvino

@@ -11,6 +11,7 @@ def test_bad_configs(judge, case):
     judge(case)
 
 
+@pytest.mark.slow
 def test_corrupted_configs(runner, tmp_path):
     raw = (runner.originals / f'{STEM}.py').read_bytes()
     for index, case in enumerate(config_cases.corrupted(raw, 4)):

@@ -12,6 +12,7 @@ def found(runner):
     return json.loads((runner.originals / 'masks.json').read_text())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('case', [*json_cases.result_cases()], ids=lambda one: one.id)
 def test_bad_results(judge, case):
     judge(case)
@@ -22,6 +23,7 @@ def test_encodings(runner, tmp_path, found):
         runner.judge(case, tmp_path / str(index))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('part', range(6))
 def test_changed_results(runner, tmp_path, found, part):
     cases = [*json_cases.changed_results(found, 60)]
@@ -29,6 +31,7 @@ def test_changed_results(runner, tmp_path, found, part):
         runner.judge(case, tmp_path / str(index))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('words', [json_cases.RESULTS, json_cases.SEGM], ids=len)
 def test_masks_that_lie(runner, tmp_path, found, words):
     for name, content in json_cases.masks(found).items():

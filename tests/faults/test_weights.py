@@ -5,11 +5,13 @@ import pytest
 from tests.faults import weights_cases
 
 
+@pytest.mark.sweep(fast=3)
 @pytest.mark.parametrize('case', [*weights_cases.cases()], ids=lambda one: one.id)
 def test_bad_weights(judge, case):
     judge(case)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', [*weights_cases.SOUND, 'checkpoint.pth'])
 def test_corrupted_weights(runner, tmp_path, name):
     raw = (runner.originals / name).read_bytes()

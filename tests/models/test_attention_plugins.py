@@ -102,6 +102,7 @@ def same(got, wanted):
     assert_near(got, wanted, 1e-9)
 
 
+@pytest.mark.sweep(fast=5)
 @pytest.mark.parametrize('layer', LAYERS)
 @pytest.mark.parametrize('name', BACKBONES)
 def test_in_every_slot(backbone, name, layer):
@@ -161,6 +162,7 @@ def test_a_plugin_of_a_backbone_equals_the_paper(backbone, layer):
     same(y, expected(layer, last, x))
 
 
+@pytest.mark.sweep(fast=3)
 @pytest.mark.parametrize('name', ['ResNet-50', 'PluginResNet-50', 'PluginResNet-34'])
 @pytest.mark.parametrize(
     ('one', 'two'),
@@ -195,6 +197,7 @@ def test_one_layer_twice(backbone, name):
     same(forward(model)[-1], wanted)
 
 
+@pytest.mark.sweep(fast=6)
 @pytest.mark.filterwarnings('ignore:torch.utils.checkpoint')  # mmdet's call
 @pytest.mark.parametrize('name', ['ResNet-50', 'PluginResNet-50'])
 @pytest.mark.parametrize('layer', LAYERS)

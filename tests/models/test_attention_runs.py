@@ -99,6 +99,7 @@ def test_slices_of_a_larger_map(name):
     assert_near(layer(x), layer(x.contiguous()), 1e-5)
 
 
+@pytest.mark.sweep(fast=2)
 @pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize('name', LAYERS)
 def test_autocast(name, dtype):
@@ -124,6 +125,7 @@ def test_half_precision(name, kwargs, dtype):
     assert_near(got, wanted, share)
 
 
+@pytest.mark.sweep(fast=3)
 @pytest.mark.parametrize(('name', 'kwargs'), CASES)
 def test_compiles(name, kwargs):
     """In one graph, forward and backward."""
@@ -155,6 +157,7 @@ def quiet():
         logging.disable(before)
 
 
+@pytest.mark.sweep(fast=5)
 @pytest.mark.parametrize(('name', 'kwargs'), CASES)
 def test_onnx(name, kwargs):
     """onnxruntime gives the same for an input that the exporter did not see."""

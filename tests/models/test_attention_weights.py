@@ -46,6 +46,7 @@ def fit(path, model, **arguments):
     return ECAPretrained(str(path), **arguments).fit(model)
 
 
+@pytest.mark.sweep(fast=4)
 @pytest.mark.parametrize('key', RANDOM)
 def test_random_gates_are_asked_for(backbone, file_of, key):
     plain = file_of()
@@ -66,6 +67,7 @@ def test_gates_without_weights_are_not_counted_as_loaded(backbone, file_of, key)
     assert '16 gates have no weights' in line
 
 
+@pytest.mark.sweep(fast=4)
 @pytest.mark.parametrize('key', [k for k in KEYS if k not in WITHOUT_WEIGHTS])
 def test_layers_of_a_file_are_not_left_out(backbone, file_of, key):
     """Into a network without them: features would be other ones."""
@@ -77,6 +79,7 @@ def test_layers_of_a_file_are_not_left_out(backbone, file_of, key):
         fit(path, backbone(other, frozen_stages=0), random_gates=True)
 
 
+@pytest.mark.sweep(fast=4)
 @pytest.mark.parametrize('key', KEYS)
 def test_another_depth_is_refused(backbone, file_of, key):
     """Also where a mechanism has more tensors than the network."""
@@ -166,6 +169,7 @@ def test_arguments_of_layers(backbone, cfg, message):
         backbone(attention=cfg)
 
 
+@pytest.mark.sweep(fast=4)
 @pytest.mark.parametrize('key', KEYS)
 def test_fast_inference(mmdet_ready, key):
     """``test --fast`` fuses the norms of every mechanism and keeps the features."""

@@ -113,6 +113,7 @@ def assert_equal_steps(expected, got, tolerance=1e-10):
     assert_near_gradients(got[1], expected[1], tolerance)
 
 
+@pytest.mark.sweep(fast=8)
 @pytest.mark.openmmlab
 @pytest.mark.parametrize('form', [torch.contiguous_format, torch.channels_last])
 @pytest.mark.parametrize('norm_eval', [True, False])
@@ -223,6 +224,7 @@ def autocast_errors(model, dtype, exact):
     return torch.stack([torch.tensor(found).median(), last.detach().float()])
 
 
+@pytest.mark.sweep(fast=2)
 @pytest.mark.parametrize('name', ['eca50', 'se50', 'eca18'])
 @pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
 def test_autocast(build, name, dtype):
@@ -239,6 +241,7 @@ def test_autocast(build, name, dtype):
     assert (ratios <= 1.25).all(), ratios
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', ['eca50', 'se18'])  # each gate, each block
 def test_compile(build, name):
     model = build(name)

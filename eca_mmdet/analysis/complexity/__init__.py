@@ -84,8 +84,9 @@ def complexity(
         UserError: a config is not one of a detector, or cannot be counted.
 
     Example:
+        >>> import eca_mmdet
         >>> name = 'faster-rcnn_eca-r50_fpn_4xb2-1x_coco'
-        >>> (row,) = complexity(name, convention='paper')
+        >>> (row,) = eca_mmdet.complexity(name, convention='paper')
         >>> f'{row.params_m:.2f} {row.gflops:.2f}'
         '41.53 207.18'
     """
