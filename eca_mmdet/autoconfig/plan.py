@@ -120,26 +120,24 @@ def _read_data(train: str, val: str | None, options: Options) -> Data:
     data = read_inputs(train, val, options)
     faults = []
     for part in data:
+        command = f'check-data {part.file} --images {part.images} --fix OUT.json'
+        if not len(part.statistics.sizes):
+            raise UserError(
+                f"{part.file}: no image has 'width' and 'height'. Add them: eca-mmdet "
+                f'{command}',
+                code='faulty-data',
+            )
         first, *more = part.statistics.describe()
         logger.info(f'{part.file}: {first}')
         for line in (*more, *part.notes):
             logger.info(f'  {line}')
-    for part in data:
         found = [fault.line() for fault in open_some(part)]
         faults += [f'{part.file}: {line}' for line in found]
         if found:
-            command = f'check-data {part.file} --images {part.images} --fix OUT.json'
             faults.append(f'eca-mmdet {command} writes a repaired copy')
     if faults:
         lines = [f'  {printable(line)}' for line in faults]
         raise FaultsError('\n'.join(['the images have faults:', *lines]))
-    if not len(data.train.statistics.sizes):
-        raise UserError(
-            f"{data.train.file}: no image has 'width' and 'height'. Add them: "
-            f'eca-mmdet check-data {data.train.file} --images {data.train.images} '
-            '--fix OUT.json',
-            code='faulty-data',
-        )
     return data
 
 

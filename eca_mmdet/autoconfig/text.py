@@ -79,17 +79,14 @@ def _flat(value: Any) -> str | None:
     if not isinstance(value, (Mapping, list, tuple)):
         # mmengine replaces {{ ... }} in a config's text, wherever it stands.
         return repr(value).replace('{{', '{\\x7b')
-    named = isinstance(value, Mapping)
-    pairs = value.items() if named else [('', entry) for entry in value]
-    parts = []
-    for key, entry in pairs:
-        text = _flat(entry)
-        if text is None:
-            return None
-        parts.append(f'{key}={text}' if named else text)
-    inside = ', '.join(parts)
-    if named:
-        return f'dict({inside})'
+    entries = value.values() if isinstance(value, Mapping) else value
+    parts = [_flat(entry) for entry in entries]
+    if None in parts:
+        return None
+    if isinstance(value, Mapping):
+        pairs = zip(value, parts, strict=True)
+        return f'dict({", ".join(f"{key}={text}" for key, text in pairs)})'
+    inside = ', '.join(map(str, parts))
     if isinstance(value, list):
         return f'[{inside}]'
     return f'({inside},)' if len(parts) == 1 else f'({inside})'

@@ -228,6 +228,11 @@ def test_refusals(refused, data, tmp_path, mmdet_ready):
     assert '[no-images]' in refused(*both, '--images', tmp_path / 'empty')
     (tmp_path / 'empty.json').write_text('')
     assert 'empty.json' in refused('--train', 'empty.json', '--val', val)
+    content = json.loads(train.read_text())
+    for image in content['images']:
+        del image['width'], image['height']
+    (tmp_path / 'sizeless.json').write_text(json.dumps(content))
+    assert '[faulty-data]' in refused('--train', 'sizeless.json', '--val', val)
     renamed = json.loads(val.read_text())['categories']
     renamed[0]['name'] = 'Cat'
     change(val, categories=renamed)
