@@ -36,8 +36,6 @@ _MODULES = (
     'eca_mmdet.models.legacy',
     'eca_mmdet.checkpoints.initializer',
     'eca_mmdet.evaluation.metric',
-    'eca_mmdet.evaluation.legacy_metric',
-    'eca_mmdet.evaluation.hook',
     'eca_mmdet.engine.hooks.fine_tuning',
 )
 """Every module that registers a class with mmdet on import."""

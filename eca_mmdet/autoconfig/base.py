@@ -1,13 +1,15 @@
-"""The shipped config that the new one inherits, and what of it depends on the data."""
+"""The config to inherit, and the checkpoint that training starts from."""
 
 from __future__ import annotations
 
 import difflib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from eca_mmdet.autoconfig.anchors import Anchors, read_anchors
+from eca_mmdet.autoconfig.inputs import Options
+from eca_mmdet.autoconfig.proposals import Anchors, Proposal, kept, read_anchors
+from eca_mmdet.autoconfig.text import Commented
 from eca_mmdet.catalog.configs import resolve_config, shipped_configs
 from eca_mmdet.utils.errors import UserError
 
@@ -20,13 +22,10 @@ def resolve_model(name: str) -> Path:
 
     'mask-rcnn_eca-r50' is the config of that detector and backbone in the paper's
     recipe, or the only one that there is.
-
-    Raises:
-        UserError: none, or several.
     """
-    if Path(name).is_file() or name.removesuffix('.py') in shipped_configs():
-        return resolve_config(name)
     known = shipped_configs()
+    if Path(name).is_file() or name.removesuffix('.py') in known:
+        return resolve_config(name)
     found = [stem for stem in known if stem.startswith(f'{name}_')]
     chosen = [stem for stem in found if stem.endswith(RECIPE)] or found
     if len(chosen) == 1:
@@ -48,14 +47,14 @@ class Base:
     """A config to inherit.
 
     Attributes:
-        path: of the file, absolute.
-        cfg: read.
-        heads: config paths below ``model`` with ``num_classes``, as
+        path: absolute path of the file.
+        cfg: parsed config.
+        heads: config paths below ``model`` with ``num_classes``, e.g.
             ('roi_head', 'bbox_head').
         mask_head: whether the detector has one.
         scale: long and short side of the test pipeline's Resize; None without.
-        anchors: of the part at ``anchor_path``; None if there are none that we read.
-        anchor_path: below ``model``.
+        anchors: those at ``anchor_path``; None if of a kind that is not supported.
+        anchor_path: path of the anchor generator below ``model``.
     """
 
     path: Path
@@ -68,11 +67,7 @@ class Base:
 
 
 def read_base(path: Path) -> Base:
-    """Read a config and find what depends on the data.
-
-    Raises:
-        UserError: it is none to train, or its data set is not one of COCO files.
-    """
+    """Read a config to train on COCO files, and find what depends on the data."""
     from eca_mmdet.engine.config import class_heads, load_config, require_sections
 
     cfg = load_config(str(path))
@@ -86,27 +81,28 @@ def read_base(path: Path) -> Base:
         )
     for name in ('train', 'val', 'test'):
         leaf = innermost(cfg.get(f'{name}_dataloader'), path, name)[1]
-        if str(leaf.get('type')).rpartition('.')[2] != 'CocoDataset':
+        if _type(leaf) != 'CocoDataset':
             raise UserError(
                 f'{path}: {name}_dataloader reads a {leaf.get("type")}; a config for '
                 'CocoDataset is expected (eca-mmdet configs lists some).',
                 code='config-invalid',
             )
-    mask = any(one[-1] == 'mask_head' for one in heads)
+    mask = any(head[-1] == 'mask_head' for head in heads)
     test = innermost(cfg.test_dataloader, path, 'test')[1].get('pipeline') or ()
-    sizes = [size for step in test for size in _sizes(step)]
+    sizes = [(int(max(pair)), int(min(pair))) for step in test for pair in _pairs(step)]
     where, anchors = find_anchors(cfg.model)
     return Base(
         path.resolve(), cfg, heads, mask, sizes[0] if sizes else None, anchors, where
     )
 
 
-def innermost(loader: Any, path: Path, name: str) -> tuple[int, Any]:
-    """Return how deep the data set is inside others (RepeatDataset), and it.
+def _type(entry: Any) -> str:
+    """Return the ``type`` of a config entry without its registry scope."""
+    return str(entry.get('type')).rpartition('.')[2]
 
-    Raises:
-        UserError: there is none, or several.
-    """
+
+def innermost(loader: Any, path: Path, name: str) -> tuple[int, Any]:
+    """Return how deep a loader's dataset is inside others (RepeatDataset), and it."""
     dataset, depth = (loader or {}).get('dataset'), 0
     while dataset and 'dataset' in dataset:
         dataset, depth = dataset['dataset'], depth + 1
@@ -119,14 +115,12 @@ def innermost(loader: Any, path: Path, name: str) -> tuple[int, Any]:
     return depth, dataset
 
 
-def _sizes(step: Any) -> list[tuple[int, int]]:
-    """Return the sizes of a resizing step, long side first."""
-    key = _RESIZES.get(str(step.get('type')).rpartition('.')[2])
-    value = step.get(key) if key else None
+def _pairs(step: Any) -> list[Any]:
+    """Return the sizes of a resizing step, two sides each."""
+    value = step.get(_RESIZES.get(_type(step), ''))
     if not value or isinstance(value, int):
         return []
-    pairs = [value] if isinstance(value[0], (int, float)) else value
-    return [(int(max(one)), int(min(one))) for one in pairs]
+    return [value] if isinstance(value[0], (int, float)) else list(value)
 
 
 def plain_steps(pipeline: Any) -> list[dict[str, Any]]:
@@ -138,44 +132,136 @@ def plain_steps(pipeline: Any) -> list[dict[str, Any]]:
 
 
 def resized(
-    pipeline: list[dict[str, Any]], own: tuple[int, int], new: tuple[int, int]
-) -> list[Any]:
-    """Return a pipeline whose resizing steps go to another size.
+    steps: list[dict[str, Any]], own: tuple[int, int], new: tuple[int, int]
+) -> list[dict[str, Any]]:
+    """Return a pipeline whose resizing steps go to another size than their config's.
 
     Several sizes (multi-scale training) change in proportion. A pipeline without such a
     step gets one, after the annotations are loaded.
 
     Args:
-        pipeline: copied steps, which are changed.
-        own: the size of its config.
-        new: in its place.
+        steps: copied steps, which are changed.
+        own: long and short side that the config resizes to.
+        new: long and short side in its place.
     """
-    steps, found = [], False
-    for step in pipeline:
-        key = _RESIZES.get(str(step.get('type')).rpartition('.')[2])
-        if key and _sizes(step):
-            found = True
+    if not any(map(_pairs, steps)):
+        at = max(n for n, step in enumerate(steps) if _type(step).startswith('Load'))
+        resize = dict(type='Resize', scale=new, keep_ratio=True)
+        return [*steps[: at + 1], resize, *steps[at + 1 :]]
+    for step in steps:
+        if pairs := _pairs(step):
+            key = _RESIZES[_type(step)]
+            changed = [
+                (
+                    round(max(pair) * new[0] / own[0]),
+                    round(min(pair) * new[1] / own[1]),
+                )
+                for pair in pairs
+            ]
             single = isinstance(step[key][0], (int, float))
-            pairs = [step[key]] if single else step[key]
-            changed = [_scaled(pair, own, new) for pair in pairs]
             step[key] = changed[0] if single else changed
-        steps.append(step)
-    if not found:
-        names = [str(one.get('type')).rpartition('.')[2] for one in steps]
-        at = 1 + max(names.index(n) for n in names if n.startswith('Load'))
-        steps.insert(at, dict(type='Resize', scale=new, keep_ratio=True))
     return steps
 
 
-def _scaled(pair: Any, own: tuple[int, int], new: tuple[int, int]) -> tuple[int, int]:
-    long, short = max(pair), min(pair)
-    return round(long * new[0] / own[0]), round(short * new[1] / own[1])
-
-
 def find_anchors(model: Any) -> tuple[tuple[str, ...], Anchors | None]:
-    """Return where a model has its anchors, and them if they are of a kind we read."""
+    """Return the path of a model's anchor generator, and its anchors if supported."""
     for key in ('rpn_head', 'bbox_head'):
-        part = model.get(key)
-        if isinstance(part, dict) and part.get('anchor_generator'):
-            return (key, 'anchor_generator'), read_anchors(part['anchor_generator'])
+        head = model.get(key)
+        if isinstance(head, dict) and head.get('anchor_generator'):
+            return (key, 'anchor_generator'), read_anchors(head['anchor_generator'])
     return (), None
+
+
+@dataclass(frozen=True)
+class Start:
+    """What the training starts from: a detector, a backbone, or the base's weights.
+
+    Attributes:
+        is_detector: whether it is a whole detector, for ``load_from``.
+        model: entries of the model.
+        entries: entries beside the model.
+        anchors: those that a detector was trained with, if its file says so.
+        file: file of the detector.
+    """
+
+    is_detector: bool = False
+    model: dict[str, Any] = field(default_factory=dict)
+    entries: dict[str, Any] = field(default_factory=dict)
+    anchors: Anchors | None = None
+    file: str = ''
+
+    def anchors_of(self, own: Anchors) -> Proposal[Anchors]:
+        """Return the anchors that the detector was trained with, if they fit."""
+        theirs = self.anchors
+        if theirs == own:
+            return kept(own, f"the config's own, which {self.file} was trained with")
+        if theirs is None:
+            why = f'{self.file} does not say which it was trained with'
+            return kept(own, f"the config's own: {why}")
+        layouts = [(a.key, a.octaves, a.strides, len(a.ratios)) for a in (theirs, own)]
+        if layouts[0] != layouts[1]:
+            why = f'{self.file} was trained with others ({theirs.text()})'
+            return kept(own, f"the config's own: {why}, which do not fit it")
+        why = f'those that {self.file} was trained with, {theirs.text()}'
+        return Proposal(theirs, own, why)
+
+
+def read_start(options: Options, base: Base) -> Start:
+    """Inspect the file of ``--weights``, or of the config's ``load_from``."""
+    from eca_mmdet.checkpoints.download import fetch
+    from eca_mmdet.checkpoints.inspection import inspect
+
+    load_from = base.cfg.get('load_from')
+    weights = options.weights or (str(load_from) if load_from else None)
+    if weights is None:
+        if options.keep_classes:
+            raise UserError(
+                '--keep-classes goes with --weights FILE, a detector.',
+                code='option-conflict',
+            )
+        return Start()
+    path = str(fetch(weights))
+    inspection = inspect(path)
+    if inspection.kind == 'detector':
+        return from_detector(weights, options.keep_classes, base, path)
+    if options.keep_classes:
+        raise UserError(
+            f'--keep-classes needs a detector; {weights} is: {inspection.what}.',
+            code='option-conflict',
+        )
+    init = dict(_delete_=True, type='ECAPretrained', checkpoint=weights)
+    # A detector that the config starts from would be loaded over it.
+    entries = {'load_from': None} if load_from else {}
+    return Start(model=dict(backbone=dict(init_cfg=init)), entries=entries)
+
+
+def from_detector(weights: str, keep_classes: bool, base: Base, path: str) -> Start:
+    """Return a start from a detector, named ``weights`` and found at ``path``."""
+    hook: dict[str, Any] = dict(type='FineTuneHook')
+    why = 'The layers that count classes start new.'
+    if keep_classes:
+        hook['keep_classes'] = True
+        why = 'Of the layers that count classes, rows of equal names are kept.'
+    hooks = [dict(own) for own in base.cfg.get('custom_hooks') or []]
+    others = [own for own in hooks if own.get('type') != 'FineTuneHook']
+    entries = {'load_from': weights, 'custom_hooks': Commented([*others, hook], why)}
+    # The detector brings its backbone; mmdet's own train.py reads both otherwise.
+    has_init = (base.cfg.model.get('backbone') or {}).get('init_cfg')
+    model = dict(backbone=dict(init_cfg=None)) if has_init else {}
+    return Start(True, model, entries, _anchors_in(path), weights)
+
+
+def _anchors_in(path: str) -> Anchors | None:
+    """Return the anchors in the config that mmengine saves in a checkpoint."""
+    from eca_mmdet.checkpoints.embedded_config import parse_config
+    from eca_mmdet.checkpoints.io import read_checkpoint
+
+    meta = read_checkpoint(path).extras.get('meta')
+    text = meta.get('cfg') if isinstance(meta, dict) else None
+    if not isinstance(text, str):
+        return None
+    try:
+        model = parse_config(text, path).get('model')
+        return find_anchors(model)[1] if isinstance(model, dict) else None
+    except (UserError, TypeError, ValueError, ArithmeticError):
+        return None  # the config is untrusted: its numbers may be anything

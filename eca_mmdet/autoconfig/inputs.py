@@ -1,4 +1,4 @@
-"""Annotation files and images of the user, in whatever format they are."""
+"""Annotation files and images of the user, in any supported format."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ import re
 import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+from eca_mmdet.autoconfig.statistics import Statistics, count
 from eca_mmdet.datasets.checking import require_images
 from eca_mmdet.datasets.coco import read_annotations, require_instances
 from eca_mmdet.datasets.entries import is_category, is_image
@@ -24,32 +26,18 @@ from eca_mmdet.utils.text import clipped
 logger = logging.getLogger(__name__)
 
 MOST_OPENED = 1000
-"""Images of a file that are read; ``eca-mmdet check-data --images`` reads all."""
+"""Images of a file to read; ``eca-mmdet check-data --images`` reads all."""
 
 _ALIGNED = '_as_'
-"""In the name of a validation file whose categories were put in order."""
+"""Part of the name of a validation file whose categories were put in order."""
 
 _SAMPLE = 200
-"""File names that a folder is tried with."""
-
-_VAL_SHARE = '0.2'
-"""Share for validation in the command that is proposed."""
+"""File names to look for in a folder that may have the images."""
 
 
 @dataclass(frozen=True)
 class Options:
-    """What the user asked for, beside the data.
-
-    Attributes:
-        images: folder of the images; None to look for it around the files.
-        val_images: folder of the validation images, if it is another.
-        model: name, start of a name, or file of the config to inherit.
-        weights: detector or backbone to start from.
-        keep_classes: of a detector, keep the rows of classes with equal names.
-        keep_defaults: leave image size and anchors as they are in the config.
-        epochs: in place of the proposal.
-        command: that was called, for the head of the config.
-    """
+    """Options beside the data; see :func:`eca_mmdet.make_config`."""
 
     images: str | None = None
     val_images: str | None = None
@@ -65,11 +53,7 @@ class Options:
 class AnnotationFile:
     """One COCO annotation file and the folder of its images.
 
-    Attributes:
-        file: as the config names it.
-        images: folder that the file names are relative to.
-        content: of the file.
-        notes: how it was found or changed, one line each.
+    The notes say how they were found or changed, one line each.
     """
 
     file: Path
@@ -80,84 +64,94 @@ class AnnotationFile:
     @property
     def categories(self) -> list[dict[str, Any]]:
         """The entries with an id and a name, in the order of the file."""
-        return [one for one in self.content['categories'] if is_category(one)]
+        return list(filter(is_category, self.content['categories']))
 
     @property
     def names(self) -> list[str]:
         """The names of the categories, in the order of the file."""
-        return [one['name'] for one in self.categories]
+        return [category['name'] for category in self.categories]
+
+    @property
+    def usable_images(self) -> list[dict[str, Any]]:
+        """The entries with an id and a file name, in the order of the file."""
+        return list(filter(is_image, self.content['images']))
+
+    @cached_property
+    def statistics(self) -> Statistics:
+        """Sizes and counts of the file."""
+        return count(self.content)
 
 
-def read_inputs(
-    train: str, val: str | None, options: Options
-) -> tuple[AnnotationFile, AnnotationFile]:
+class Data(NamedTuple):
+    """The user's files, the categories of the second in the order of the first."""
+
+    train: AnnotationFile
+    val: AnnotationFile
+
+    @property
+    def unmasked(self) -> int:
+        """Number of objects without a usable mask."""
+        return sum(part.statistics.unmasked for part in self)
+
+
+def read_inputs(train: str, val: str | None, options: Options) -> Data:
     """Read the training and the validation data; other formats become COCO first.
 
     Args:
         train: annotation file, or a folder of any format.
         val: the same; None if ``train`` is a folder that has both.
-        options: with the folders of the images.
-
-    Returns:
-        Both files, the categories of the second in the order of the first.
-
-    Raises:
-        UserError: a file is missing, of no known format, or cannot be used.
+        options: options with the folders of the images.
     """
-    found = _as_coco(train, options.images)
+    locations = _as_coco(train, options.images)
     if val is None:
-        files = _split(found, 'train', train), _validation(found, train)
+        if not {'train', 'val'} <= locations.keys():
+            file, _ = next(iter(locations.values()))
+            raise UserError(
+                f'{train} comes without validation data. Give a second file, or split '
+                f'it: {shlex.join(["eca-mmdet", "split", str(file), "--val", "0.2"])}',
+                code='no-validation-data',
+            )
+        others = locations
     else:
         others = _as_coco(val, options.val_images or options.images)
-        files = _split(found, 'train', train), _split(others, 'val', val)
-    first, second = (_read(file, images) for file, images in files)
-    return first, align(first, second)
+    first = _read(*_split(locations, 'train', train))
+    return Data(first, align(first, _read(*_split(others, 'val', val or train))))
 
 
 _Location = tuple[Path, str | None]
-"""A COCO file, and the folder of its images if it is known."""
+"""A COCO file, and the folder of its images if known."""
 
 
 def _as_coco(name: str, images: str | None) -> dict[str, _Location]:
-    """Return what a file or a folder has, by split; '' where it has no splits."""
+    """Return the COCO files of a file or folder by split; '' where it has no splits."""
     path = Path(name)
     if path.suffix == '.json' and not path.is_dir():
         return {'': (path, images)}
     from eca_mmdet.datasets.converters.conversion import convert
 
-    converted = convert(path)
-    for one in converted:
-        if one.kind != 'coco':
-            state = 'written' if one.written else 'there already, with the same content'
-            logger.info(f'{one.file}: {state}')
-            for note in one.notes:
+    locations: dict[str, _Location] = {}
+    for part in convert(path):
+        locations[part.split] = part.file, images or str(part.images)
+        if part.kind != 'coco':
+            state = (
+                'written' if part.written else 'there already, with the same content'
+            )
+            logger.info(f'{part.file}: {state}')
+            for note in part.notes:
                 logger.info(f'  {note}')
-    return {one.split: (one.file, images or str(one.images)) for one in converted}
+    return locations
 
 
-def _split(found: dict[str, _Location], split: str, name: str) -> _Location:
+def _split(locations: dict[str, _Location], split: str, name: str) -> _Location:
     """Return a split, or the only file."""
-    if split in found:
-        return found[split]
-    if len(found) == 1:
-        return next(iter(found.values()))
+    if split in locations:
+        return locations[split]
+    if len(locations) == 1:
+        return next(iter(locations.values()))
     raise UserError(
-        f'{name} has no {split!r}, but {", ".join(map(repr, found))}. Name the file '
-        'to use.',
+        f'{name} has no {split!r}, but {", ".join(map(repr, locations))}. Name the '
+        'file to use.',
         code='file-not-found',
-    )
-
-
-def _validation(found: dict[str, _Location], name: str) -> _Location:
-    """Return the second file of a folder that has both."""
-    if 'val' in found and 'train' in found:
-        return found['val']
-    file, _ = next(iter(found.values()))
-    command = shlex.join(['eca-mmdet', 'split', str(file), '--val', _VAL_SHARE])
-    raise UserError(
-        f'{name} comes without validation data. Give a second file, or split it: '
-        f'{command}',
-        code='no-validation-data',
     )
 
 
@@ -165,55 +159,50 @@ def _read(file: Path, images: str | None) -> AnnotationFile:
     """Read an annotation file and find its images."""
     content = read_annotations(file).content
     require_instances(file, content)
-    if not any(is_category(one) for one in content['categories']):
+    part = AnnotationFile(file, Path(images or ''), content)
+    if not part.names:
         raise UserError(
             f"{file}: no category has an 'id' and a 'name'.", code='not-annotations'
         )
-    for one in filter(is_category, content['categories']):
-        if not _is_text(one['name']):
+    for name in part.names:
+        try:
+            name.encode()
+        except UnicodeEncodeError:
             raise UserError(
-                f'{file}: category {one["name"]!r} has half a character in its name '
-                '(a lone surrogate), which no file can be written with. Rename it.',
+                f'{file}: category {name!r} has half a character in its name (a lone '
+                'surrogate), which no file can be written with. Rename it.',
                 code='faulty-data',
-            )
-    names = [one['file_name'] for one in content['images'] if is_image(one)]
+            ) from None
+    names = [image['file_name'] for image in part.usable_images]
     if not names:
         raise UserError(
             f"{file}: no image has an 'id' and a 'file_name'.", code='no-images'
         )
     if images is not None:
-        require_images(Path(images), names, file)
-        return AnnotationFile(file, Path(images), content)
+        require_images(part.images, names, file)
+        return part
     tried = list(_folders_around(file))
-    found = {one.resolve(): one for one in reversed(tried) if _has_all(one, names)}
+    found = {path.resolve(): path for path in reversed(tried) if _has_all(path, names)}
     if len(found) > 1:
-        shown = ' and '.join(map(str, reversed(found.values())))
+        folders = ' and '.join(map(str, reversed(found.values())))
         raise UserError(
-            f'the images of {file} may be those in {shown}: all have files of these '
+            f'the images of {file} may be those in {folders}: all have files of these '
             'names. Say which: --images DIR.',
             code='option-missing',
         )
     for folder in found.values():
         return AnnotationFile(file, folder, content, (f'images found in {folder}',))
-    shown = ', '.join(dict.fromkeys(str(one) for one in tried))
+    folders = ', '.join(dict.fromkeys(map(str, tried)))
     raise UserError(
-        f'the images of {file} are in none of {shown}; the first is '
+        f'the images of {file} are in none of {folders}; the first is '
         f'{clipped(repr(names[0]))}. Name the folder that the file names are relative '
         'to: --images DIR.',
         code='no-images',
     )
 
 
-def _is_text(name: str) -> bool:
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
 def _folders_around(file: Path) -> Iterator[Path]:
-    """Yield where COCO, exporters and people put images."""
+    """Yield folders where COCO, exporters and people put images."""
     stem = file.stem.removeprefix('instances_').partition(_ALIGNED)[0]
     words = re.findall('[a-z]+', stem.casefold())  # 'train' of 'pets_train2017'
     for base in (file.parent, file.parent.parent):
@@ -228,36 +217,31 @@ def _folders_around(file: Path) -> Iterator[Path]:
 
 
 def _has_all(folder: Path, names: Sequence[str]) -> bool:
-    """Tell whether a folder has the first file names, some missing ones aside."""
+    """Tell whether a folder has most of the first file names."""
     some = list(dict.fromkeys(names))[:_SAMPLE]
     return len(find_missing(folder, some).missing) * 2 < len(some)
 
 
 def open_some(part: AnnotationFile) -> list[Fault]:
-    """Read images to the end, evenly spread over a large file.
+    """Read images to the end, evenly spread over a large file, and return the faults.
 
-    Returns:
-        The faults: images that are missing, damaged, or of another size than stated.
+    An image may be missing, damaged, or of another size than stated.
     """
-    images = [one for one in part.content['images'] if is_image(one)]
+    images = part.usable_images
     if len(images) > MOST_OPENED:
         step = len(images) / MOST_OPENED
         images = [images[int(at * step)] for at in range(MOST_OPENED)]
-    opened = open_images(part.images, [one['file_name'] for one in images])
+    opened = open_images(part.images, [image['file_name'] for image in images])
     return check_images(images, opened)
 
 
 def align(train: AnnotationFile, val: AnnotationFile) -> AnnotationFile:
-    """Return the validation part with the training file's categories in its order.
+    """Return the validation data with the categories in the order of the training file.
 
     mmdet numbers labels by the order in which a file lists its categories, so a file
     that lacks one or has another order gives every class the AP of its neighbour. Such
     a file is written once more, beside the source, with the order corrected; ids,
     images and annotations stay.
-
-    Raises:
-        UserError: the names differ by case or spaces alone, or another file is there
-            already.
     """
     wanted, found = train.names, val.names
     if [name for name in found if name in set(wanted)] == wanted:
@@ -265,15 +249,15 @@ def align(train: AnnotationFile, val: AnnotationFile) -> AnnotationFile:
     _require_spelling(train, val)
     if len(set(found)) < len(found) or len(set(wanted)) < len(wanted):
         return val  # reported when the data are checked
-    by_name = {one['name']: one for one in val.categories}
+    by_name = {category['name']: category for category in val.categories}
     # The training file's own id, where the validation file has not used it.
-    used = {one['id'] for one in val.categories}
+    used = {category['id'] for category in val.categories}
     numbers = (n for n in range(1, len(used) + len(wanted) + 2) if n not in used)
     aligned = []
-    for one in train.categories:
-        entry = by_name.pop(one['name'], None)
+    for category in train.categories:
+        entry = by_name.pop(category['name'], None)
         if entry is None:
-            entry = dict(one)
+            entry = dict(category)
             if entry['id'] in used:
                 entry['id'] = next(numbers)
             used.add(entry['id'])
@@ -303,13 +287,11 @@ def _require_spelling(train: AnnotationFile, val: AnnotationFile) -> None:
 
 def _write_once(out: Path, content: dict[str, Any]) -> None:
     """Write a file, unless it exists with the same content."""
-    if out.exists():
-        there = read_annotations(out).content
-        if there == content:
-            return
+    if not out.exists():
+        write_json(out, content, indent=None)
+    elif read_annotations(out).content != content:
         raise UserError(
             f'{out} exists with other content, and nothing is overwritten. Remove it, '
             'and it is written anew.',
             code='output-exists',
         )
-    write_json(out, content, indent=None)

@@ -1,8 +1,9 @@
-"""Put a config for the user's data together, and check it as training would."""
+"""Configs for the user's own data: proposed, checked, and kept with a training."""
 
 from __future__ import annotations
 
 import logging
+import os
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,18 +11,21 @@ from pathlib import Path
 from typing import Any
 
 import eca_mmdet
-from eca_mmdet.autoconfig import anchors, scale, schedule, sections, statistics
-from eca_mmdet.autoconfig.base import Base, read_base, resolve_model
-from eca_mmdet.autoconfig.inputs import Options, open_some, read_inputs
-from eca_mmdet.autoconfig.sections import Data
-from eca_mmdet.autoconfig.start import Start, describe, read_start, with_own_weights
+from eca_mmdet.autoconfig import proposals, sections
+from eca_mmdet.autoconfig.base import Base, Start, read_base, read_start, resolve_model
+from eca_mmdet.autoconfig.inputs import Data, Options, open_some, read_inputs
 from eca_mmdet.autoconfig.text import Commented, assignment, comment
 from eca_mmdet.catalog.configs import shipped_configs
+from eca_mmdet.engine.resume import find_checkpoint, require_no_checkpoints
 from eca_mmdet.utils.errors import FaultsError, UserError
+from eca_mmdet.utils.io import whole_file
 from eca_mmdet.utils.text import printable
 
 MASKS, BOXES = 'mask-rcnn_eca-r50', 'faster-rcnn_eca-r50'
-"""What is proposed for data with masks, and without."""
+"""Default models for data with masks, and without."""
+
+FOLDER = 'init'
+"""Folder of the configs in a work folder; mmengine dumps its own one level higher."""
 
 logger = logging.getLogger(__name__)
 
@@ -31,7 +35,7 @@ class ProposedConfig:
     """A config for the user's data.
 
     Attributes:
-        text: of the config file; UTF-8 when written, as mmengine reads it.
+        text: text of the config file; write it as UTF-8, which mmengine reads.
         base: shipped config that it inherits.
         classes: class names in the order of the labels.
     """
@@ -71,9 +75,6 @@ def make_config(
         epochs: number of epochs; None for a proposal by the number of images.
         command: written into the head of the config.
 
-    Raises:
-        UserError: the data have faults, or do not fit the detector.
-
     Example:
         >>> import eca_mmdet
         >>> proposed = eca_mmdet.make_config(
@@ -103,181 +104,240 @@ def _text(path: str | Path | None) -> str | None:
 
 def write_config(train: str, val: str | None, options: Options) -> ProposedConfig:
     """Return a config for the user's data; as :func:`make_config`."""
-    data = read_data(train, val, options)
-    model = options.model or (BOXES if _unmasked(data) else MASKS)
-    base = read_base(resolve_model(model))
+    data = _read_data(train, val, options)
+    base = read_base(
+        resolve_model(options.model or (BOXES if data.unmasked else MASKS))
+    )
     _require_masks(base, data)
-    options = with_own_weights(options, base)
     start = read_start(options, base)
-    parts = [_head(options, base), *_sections(options, base, data, start)]
-    text = '\n'.join(parts)
+    text = '\n'.join([_head(options, base), *_sections(options, base, data, start)])
     _check(text, base.path.stem, options, data.train.names)
     return ProposedConfig(text, base.path, tuple(data.train.names))
 
 
-def read_data(train_file: str, val_file: str | None, options: Options) -> Data:
-    """Read both files, and log what is in them."""
-    train, val = read_inputs(train_file, val_file, options)
-    data = Data(
-        train, val, statistics.count(train.content), statistics.count(val.content)
-    )
-    for part, one in ((train, data.statistics), (val, data.val_statistics)):
-        lines = statistics.describe(one)
-        logger.info(f'{part.file}: {lines[0]}')
-        for line in (*lines[1:], *part.notes):
+def _read_data(train: str, val: str | None, options: Options) -> Data:
+    """Read both files, log their sizes and check some of their images."""
+    data = read_inputs(train, val, options)
+    faults = []
+    for part in data:
+        command = f'check-data {part.file} --images {part.images} --fix OUT.json'
+        if not len(part.statistics.sizes):
+            raise UserError(
+                f"{part.file}: no image has 'width' and 'height'. Add them: eca-mmdet "
+                f'{command}',
+                code='faulty-data',
+            )
+        first, *more = part.statistics.describe()
+        logger.info(f'{part.file}: {first}')
+        for line in (*more, *part.notes):
             logger.info(f'  {line}')
-    _require_images(data)
-    if not len(data.statistics.sizes):
-        raise UserError(
-            f"{train.file}: no image has 'width' and 'height'. Add them: eca-mmdet "
-            f'check-data {train.file} --images {train.images} --fix OUT.json',
-            code='faulty-data',
-        )
+        found = [fault.line() for fault in open_some(part)]
+        faults += [f'{part.file}: {line}' for line in found]
+        if found:
+            faults.append(f'eca-mmdet {command} writes a repaired copy')
+    if faults:
+        lines = [f'  {printable(line)}' for line in faults]
+        raise FaultsError('\n'.join(['the images have faults:', *lines]))
     return data
 
 
-def _require_images(data: Data) -> None:
-    """Open images.
-
-    Raises:
-        FaultsError: some cannot be trained on.
-    """
-    lines = []
-    for part in (data.train, data.val):
-        found = [printable(one.line()) for one in open_some(part)]
-        lines += [f'  {printable(str(part.file))}: {line}' for line in found]
-        if found:
-            command = f'check-data {part.file} --images {part.images} --fix OUT.json'
-            lines.append(printable(f'  eca-mmdet {command} writes a repaired copy'))
-    if lines:
-        raise FaultsError('\n'.join(['the images have faults:', *lines]))
-
-
-def _unmasked(data: Data) -> int:
-    return data.statistics.unmasked + data.val_statistics.unmasked
-
-
 def _require_masks(base: Base, data: Data) -> None:
-    if not base.mask_head:
-        return
-    found = [
-        f'{one.unmasked} of {one.objects} objects of {part.file}'
-        for part, one in (
-            (data.train, data.statistics),
-            (data.val, data.val_statistics),
-        )
-        if one.unmasked
-    ]
-    if found:
+    if base.mask_head and data.unmasked:
+        counts = [
+            f'{part.statistics.unmasked} of {part.statistics.objects} objects of '
+            f'{part.file}'
+            for part in data
+            if part.statistics.unmasked
+        ]
         raise UserError(
-            f'{base.path.stem} learns masks, and {" and ".join(found)} have none. Use '
+            f'{base.path.stem} learns masks, and {" and ".join(counts)} have none. Use '
             f'a detector of boxes (--model {BOXES}), or annotate the rest.',
             code='no-masks',
         )
 
 
 def _head(options: Options, base: Base) -> str:
-    written = f'Written by eca-mmdet {eca_mmdet.__version__}: {options.command}'
-    path = assignment('_base_', base.path.as_posix())
-    if base.path not in (one.resolve() for one in shipped_configs().values()):
-        return comment(written) + path
-    elsewhere = f'Elsewhere: eca-mmdet configs --path {base.path.stem}'
-    return comment(written) + comment(elsewhere) + path
+    head = comment(f'Written by eca-mmdet {eca_mmdet.__version__}: {options.command}')
+    if base.path in (path.resolve() for path in shipped_configs().values()):
+        head += comment(f'Elsewhere: eca-mmdet configs --path {base.path.stem}')
+    return head + assignment('_base_', base.path.as_posix())
 
 
 def _sections(options: Options, base: Base, data: Data, start: Start) -> list[str]:
-    """Return the text of each part of the config."""
-    size, proposal = _proposals(options, base, data, start)
-    large = max(size.size if size else data.statistics.median_size)
-    batch, why_batch = schedule.propose_batch(base.cfg, (large, large))
-    images, lost = sections.trained_images(base, data.statistics)
+    """Return the text of each section of the config, and log the proposals."""
+    statistics = data.train.statistics
+    size = proposals.propose_size(statistics, base.scale) if base.scale else None
+    if size:
+        size = size.declined() if options.keep_defaults else size
+        logger.info(f'image size: {size.why}')
+    anchors = None
+    if base.anchors and start.is_detector:
+        anchors = start.anchors_of(base.anchors)
+    elif base.anchors and len(statistics.boxes):
+        boxes = statistics.scaled_boxes(size.value) if size else statistics.boxes
+        anchors = proposals.propose_anchors(boxes, base.anchors)
+        anchors = anchors.declined() if options.keep_defaults else anchors
+    if anchors:
+        logger.info(f'anchors: {anchors.why}')
+    side = max(size.value if size else statistics.median_size)
+    batch, why_batch = proposals.propose_batch(base.cfg, side)
+    images, lost = sections.images_an_epoch(base, statistics)
     if lost:
         logger.info(f'{lost} images without an object are left out: filter_empty_gt')
-    images *= sections.repeated(base)
-    course = schedule.propose(images, batch, start.is_detector, options.epochs)
+    course = proposals.propose_schedule(
+        images, batch, start.is_detector, options.epochs
+    )
     logger.info(f'batch: {batch}, {why_batch}')
     logger.info(f'epochs: {course.epochs}, {course.why}')
     classes = data.train.names
-    ids = [one['id'] for one in data.train.categories]
+    ids = [category['id'] for category in data.train.categories]
     shown = ', '.join(map(str, ids[:10])) + (', ...' if len(ids) > 10 else '')
     why = (
         f'The categories of {data.train.file} in its order, by which mmdet numbers '
         f'labels: ids {shown}.'
     )
-    entries: dict[str, Any] = {'classes': Commented(tuple(classes), why)}
-    entries['model'] = sections.model_of(base, len(classes), proposal, start)
-    entries |= start.entries
-    entries |= sections.pipelines(base, data, size)
-    entries |= sections.loaders(
-        base, data, batch, why_batch, 'train_pipeline' in entries
-    )
-    entries |= sections.course(base, course)
+    pipelines = sections.pipelines(base, data, size)
+    entries = {
+        'classes': Commented(tuple(classes), why),
+        'model': sections.model_of(base, len(classes), anchors, start),
+        **start.entries,
+        **pipelines,
+        **sections.loaders(base, data, batch, why_batch, bool(pipelines)),
+        **sections.course(base, course),
+    }
     return [assignment(name, value) for name, value in entries.items()]
 
 
-def _proposals(
-    options: Options, base: Base, data: Data, start: Start
-) -> tuple[scale.Scale | None, anchors.Proposal | None]:
-    """Return the image size and the anchors, and say both."""
-    size = scale.propose(data.statistics, base.scale) if base.scale else None
-    if size and options.keep_defaults:
-        kept = f"the config's own stays, as asked; proposed: {size.why}"
-        size = scale.Scale(size.own, size.own, kept if size.changed else size.why)
-    proposal = _anchors(options, base, data, start, size)
-    if size:
-        logger.info(f'image size: {size.why}')
-    if proposal:
-        logger.info(f'anchors: {proposal.why}')
-    return size, proposal
-
-
-def _anchors(
-    options: Options, base: Base, data: Data, start: Start, size: scale.Scale | None
-) -> anchors.Proposal | None:
-    """Return the anchors; None where there are none, or nothing to go by."""
-    own, statistics = base.anchors, data.statistics
-    if own is None:
-        return None
-    if start.is_detector:
-        return start.anchors_of(own)
-    if not len(statistics.boxes):
-        return None
-    shown = statistics.scaled_boxes(size.size) if size else statistics.boxes
-    proposal = anchors.propose(shown, own)
-    if proposal.changed and options.keep_defaults:
-        kept = f"the config's own stay, as asked; proposed: {proposal.why}"
-        return anchors.Proposal(own, own, kept)
-    return proposal
-
-
 def _check(text: str, name: str, options: Options, classes: Sequence[str]) -> None:
-    """Load the config and make the checks that training begins with.
-
-    Raises:
-        UserError: what they find.
-    """
+    """Load the config and make the checks that training begins with."""
+    from eca_mmdet.checkpoints.download import fetch
+    from eca_mmdet.checkpoints.transfer import describe_start
     from eca_mmdet.engine.config import load_config
-    from eca_mmdet.engine.preflight import data as preflight_data
-    from eca_mmdet.engine.preflight import model as preflight
+    from eca_mmdet.engine.preflight import data, model
 
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / f'{name}.py'
         path.write_text(text, encoding='utf-8')
-        cfg = load_config(str(path))
-        backbone = preflight.check_backbone(cfg)
-        preflight.check_operators(cfg)
-        preflight_data.check_data(cfg, training=True)
+        cfg: Any = load_config(str(path))
+        backbone = model.check_backbone(cfg)
+        model.check_operators(cfg)
+        data.check_data(cfg, training=True)
         if cfg.get('load_from'):
-            for line in describe(cfg, classes, options.keep_classes):
+            file = str(fetch(cfg.load_from))
+            keep = options.keep_classes
+            for line in describe_start(file, cfg.model, tuple(classes), keep):
                 logger.info(line)
-        else:
-            _check_weights(cfg, backbone)
+            return
+        try:
+            model.check_backbone_weights(cfg, backbone)
+        except UserError as error:
+            logger.info(f'before you train: {error}')
 
 
-def _check_weights(cfg: Any, backbone: Any) -> None:
-    from eca_mmdet.engine.preflight import model as preflight
+def config_of(
+    config: str | None,
+    data: Sequence[str],
+    options: Options,
+    work_dir: str | None = None,
+    resume: bool = False,
+    launcher: str = 'none',
+) -> tuple[str, str | None]:
+    """Return the config to train and its work folder.
 
+    With ``data`` (training and validation), a config is written into the work folder,
+    ``work_dirs/NAME`` by default; on ``resume`` it must be equal to that written first.
+    """
+    if not data:
+        given = [key for key, value in vars(options).items() if value]
+        words = [f'--{key.replace("_", "-")}' for key in given if key != 'command']
+        if words:
+            raise UserError(
+                f'{", ".join(words)} goes with --data TRAIN.json VAL.json.',
+                code='option-conflict',
+            )
+        if not config:
+            raise UserError(
+                'name a config (eca-mmdet configs), or give --data.',
+                code='option-missing',
+            )
+        return config, work_dir
+    if config:
+        raise UserError(
+            f'--data writes its own config; inherit {config} with --model.',
+            code='option-conflict',
+        )
+    if launcher != 'none':
+        raise UserError(
+            '--data goes with one process. Write the config first: eca-mmdet init; '
+            'then train that.',
+            code='option-conflict',
+        )
+    if len(data) > 2:
+        raise UserError(
+            f'--data takes a training and a validation file; got {len(data)}.',
+            code='option-invalid',
+        )
+    name = _name(data[0], options.model)
+    work_dir = work_dir or str(Path('work_dirs') / name)
+    folder = Path(work_dir) / FOLDER
+    trained = _config_of_run(folder) if resume else None
+    if not resume:
+        require_no_checkpoints(work_dir)  # before a config is written beside them
+    proposed = write_config(data[0], data[1] if len(data) > 1 else None, options)
+    if trained is None:
+        return str(_save(proposed.text, folder, name)), work_dir
+    if _body(trained.read_text(encoding='utf-8')) != _body(proposed.text):
+        raise UserError(
+            'the data or the options differ from when this training began. To go on as '
+            f'it began: eca-mmdet train {trained} --work-dir {work_dir} --resume; for '
+            'a new training name another --work-dir.',
+            code='checkpoint-mismatch',
+        )
+    logger.info(f'config: {trained}, written when this training began')
+    return str(trained), work_dir
+
+
+def _name(train: str, model: str | None) -> str:
+    """Return a name of the model and the data, e.g. 'mask-rcnn_eca-r50_pets_train'."""
+    path = Path(train)
+    folders = (path.parent.name, path.parent.parent.name)
+    folder = next((name for name in folders if name not in ('', 'annotations')), '')
+    return '_'.join(filter(None, (Path(model or 'detector').stem, folder, path.stem)))
+
+
+def _config_of_run(folder: Path) -> Path | None:
+    """Return the config of the latest checkpoint, by the name of its run."""
+    checkpoint = find_checkpoint(str(folder.parent))
+    if checkpoint is None:
+        return None
+    run = str(checkpoint.meta.get('experiment_name') or '')
+    name = run.rsplit('_', 2)[0]  # mmengine adds date and time
+    path = folder / f'{name}.py'
+    if name and path.is_file():
+        return path
+    raise UserError(
+        f'{checkpoint.path} was not written by train --data. Resume that training with '
+        'its config, or name another --work-dir.',
+        code='checkpoint-mismatch',
+    )
+
+
+def _body(text: str) -> str:
+    """Return a config's text without its head, which contains the command."""
+    return text.partition('\n_base_ = ')[2]
+
+
+def _save(text: str, folder: Path, name: str) -> Path:
+    """Write the config under a name that does not exist yet."""
     try:
-        preflight.check_backbone_weights(cfg, backbone)
-    except UserError as error:
-        logger.info(f'before you train: {error}')
+        folder.mkdir(parents=True, exist_ok=True)
+        names = [name, *(f'{name}-{number}' for number in range(2, 1000))]
+        path = next(p for n in names if not os.path.lexists(p := folder / f'{n}.py'))
+        with whole_file(path) as partial:
+            partial.write_text(text, encoding='utf-8')
+    except OSError as error:
+        raise UserError(
+            f'no config can be written to {folder}: {error}', code='file-not-written'
+        ) from error
+    logger.info(f'config: {path}')
+    return path

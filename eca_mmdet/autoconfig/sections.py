@@ -1,100 +1,86 @@
-"""What each part of the new config says."""
+"""Sections of the new config."""
 
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 from typing import Any
 
-from eca_mmdet.autoconfig import anchors, scale, schedule
-from eca_mmdet.autoconfig.base import Base, innermost, plain_steps, resized
-from eca_mmdet.autoconfig.inputs import AnnotationFile
-from eca_mmdet.autoconfig.start import Start
+from eca_mmdet.autoconfig.base import Base, Start, innermost, plain_steps, resized
+from eca_mmdet.autoconfig.inputs import Data
+from eca_mmdet.autoconfig.proposals import Anchors, Proposal, Schedule
 from eca_mmdet.autoconfig.statistics import Statistics
 from eca_mmdet.autoconfig.text import Commented, Name
 
 _MOST_WORKERS = 4
 _COLOURS = 80
-"""Of mmdet's CocoDataset, which its drawing takes for any data set."""
+"""Colours of mmdet's CocoDataset, which its drawing takes for any dataset."""
 
 
-@dataclass(frozen=True)
-class Data:
-    """The user's data.
+def images_an_epoch(base: Base, statistics: Statistics) -> tuple[int, int]:
+    """Return how many images an epoch shows, and how many mmdet's filter drops.
 
-    Attributes:
-        train: file and images.
-        val: likewise; the categories in the order of ``train``.
-        statistics: of the training file.
-        val_statistics: of the validation file.
+    RepeatDataset shows each image several times.
     """
-
-    train: AnnotationFile
-    val: AnnotationFile
-    statistics: Statistics
-    val_statistics: Statistics
-
-
-def trained_images(base: Base, statistics: Statistics) -> tuple[int, int]:
-    """Return how many images are left after mmdet's filter, and how many are not."""
-    _, dataset = innermost(base.cfg.train_dataloader, base.path, 'train')
+    times, dataset = 1, base.cfg.train_dataloader.dataset
+    while 'dataset' in dataset:
+        times *= int(dataset.get('times') or 1)
+        dataset = dataset['dataset']
     empty = (dataset.get('filter_cfg') or {}).get('filter_empty_gt', False)
     lost = statistics.empty_images if empty else 0
-    return max(1, len(statistics.sizes) - lost), lost
+    return max(1, len(statistics.sizes) - lost) * times, lost
 
 
 def model_of(
-    base: Base, classes: int, proposal: anchors.Proposal | None, start: Start
+    base: Base, classes: int, proposal: Proposal[Anchors] | None, start: Start
 ) -> Any:
-    """Return what of the model depends on the data."""
+    """Return the entries of the model that depend on the data."""
     model: dict[str, Any] = dict(start.model)
     for path in base.heads:
+        *parents, name = path
         at, old = model, base.cfg.model
-        for key in path[:-1]:
+        for key in parents:
             at, old = at.setdefault(key, {}), old[key]
-        old = old[path[-1]]
         number = {'num_classes': classes}
-        if isinstance(old, (list, tuple)):  # a list replaces that of the base
-            at[path[-1]] = [dict(one) | number for one in old]
-        else:
-            at[path[-1]] = number
+        at[name] = number
+        if isinstance(old[name], (list, tuple)):  # a list replaces that of the base
+            at[name] = [dict(head) | number for head in old[name]]
     if proposal and proposal.changed:
-        new, own = proposal.anchors, proposal.own
-        base_value = new.base[0] if new.key == 'octave_base_scale' else list(new.base)
-        generator: dict[str, Any] = {new.key: base_value}
-        if new.ratios != own.ratios:
+        new = proposal.value
+        single = new.key == 'octave_base_scale'
+        generator: dict[str, Any] = {new.key: new.base[0] if single else list(new.base)}
+        if new.ratios != proposal.own.ratios:
             generator['ratios'] = list(new.ratios)
         head, key = base.anchor_path
-        part = model.setdefault(head, {})
-        part[key] = Commented(generator, _sentence(proposal.why))
+        model.setdefault(head, {})[key] = Commented(generator, _sentence(proposal.why))
     return model
 
 
-def pipelines(base: Base, data: Data, size: scale.Scale | None) -> dict[str, Any]:
+def pipelines(
+    base: Base, data: Data, size: Proposal[tuple[int, int]] | None
+) -> dict[str, Any]:
     """Return the pipelines where they differ from the config's.
 
     They do for another image size, and where masks are read that the data do not have
     and a detector of boxes does not need.
     """
-    changed = size is not None and size.changed
-    unmasked = data.statistics.unmasked + data.val_statistics.unmasked
-    found: dict[str, Any] = {}
-    reasons = [f'images: {size.why}'] if size is not None and changed else []
+    entries: dict[str, Any] = {}
+    reasons = []
     for name in ('train', 'test'):
         _, dataset = innermost(base.cfg[f'{name}_dataloader'], base.path, name)
         steps = plain_steps(dataset.pipeline)
-        if size is not None and changed:
-            steps = resized(steps, size.own, size.size)
+        if size is not None and size.changed:
+            steps = resized(steps, size.own, size.value)
+            reasons.append(f'images: {size.why}')
         masks = [step for step in steps if step.get('with_mask')]
-        if unmasked and masks and not base.mask_head:
+        if data.unmasked and masks and not base.mask_head:
             for step in masks:
                 del step['with_mask']
             reasons.append('no masks are read: objects lack them')
-        found[f'{name}_pipeline'] = steps
+        entries[f'{name}_pipeline'] = steps
     if not reasons:
         return {}
     why = _sentence('; '.join(dict.fromkeys(reasons)))
-    return found | {'train_pipeline': Commented(found['train_pipeline'], why)}
+    return entries | {'train_pipeline': Commented(entries['train_pipeline'], why)}
 
 
 def loaders(
@@ -113,7 +99,7 @@ def loaders(
             metainfo=_metainfo(dataset, classes),
         )
         if name == 'train':
-            new |= _filter(dataset, data.statistics)
+            new |= _filter(dataset, part.statistics)
         if pipelines:
             new['pipeline'] = Name(f'{"train" if name == "train" else "test"}_pipeline')
         for _ in range(depth):
@@ -122,7 +108,7 @@ def loaders(
         if name == 'train':
             why = f'{_sentence(why_batch)} {_rate(base.cfg, batch)}'.rstrip()
             loader = dict(batch_size=Commented(batch, why)) | loader
-            if 'IterBased' in str(base.cfg.train_cfg.get('type')):
+            if _by_iterations(base):
                 loader['sampler'] = dict(type='DefaultSampler', shuffle=True)
         entries[f'{name}_dataloader'] = loader
     if entries['val_dataloader'] == entries['test_dataloader']:
@@ -130,6 +116,10 @@ def loaders(
     entries['val_evaluator'] = dict(ann_file=data.val.file.as_posix())
     entries['test_evaluator'] = Name('val_evaluator')
     return entries
+
+
+def _by_iterations(base: Base) -> bool:
+    return 'IterBased' in str(base.cfg.train_cfg.get('type'))
 
 
 def _metainfo(dataset: Any, classes: int) -> dict[str, Any]:
@@ -141,7 +131,7 @@ def _metainfo(dataset: Any, classes: int) -> dict[str, Any]:
 
 
 def _filter(dataset: Any, statistics: Statistics) -> dict[str, Any]:
-    """Let images in that mmdet's filter for COCO would leave out for being small."""
+    """Keep images that mmdet's filter for COCO would drop for being small."""
     least = (dataset.get('filter_cfg') or {}).get('min_size', 0)
     small = int((statistics.sizes.min(axis=1) < least).sum())
     if not small:
@@ -150,17 +140,8 @@ def _filter(dataset: Any, statistics: Statistics) -> dict[str, Any]:
     return dict(filter_cfg=dict(min_size=Commented(1, why)))
 
 
-def repeated(base: Base) -> int:
-    """Return how often an epoch shows each image (RepeatDataset)."""
-    times, dataset = 1, base.cfg.train_dataloader.dataset
-    while 'dataset' in dataset:
-        times *= int(dataset.get('times') or 1)
-        dataset = dataset['dataset']
-    return times
-
-
 def _rate(cfg: Any, batch: int) -> str:
-    """Say what the learning rate will be."""
+    """Return a sentence on the learning rate of a batch size."""
     batch *= int(cfg.optim_wrapper.get('accumulative_counts') or 1)
     base = (cfg.get('auto_scale_lr') or {}).get('base_batch_size')
     lr = (cfg.optim_wrapper.get('optimizer') or {}).get('lr')
@@ -172,7 +153,7 @@ def _rate(cfg: Any, batch: int) -> str:
     )
 
 
-def course(base: Base, course: schedule.Schedule) -> dict[str, Any]:
+def course(base: Base, course: Schedule) -> dict[str, Any]:
     """Return the loop, the learning rate's course and the checkpoints."""
     loop: dict[str, Any] = dict(
         max_epochs=Commented(course.epochs, _sentence(course.why)),
@@ -180,7 +161,7 @@ def course(base: Base, course: schedule.Schedule) -> dict[str, Any]:
     )
     checkpoint = dict(interval=course.interval, max_keep_ckpts=2, save_best='auto')
     entries: dict[str, Any] = {}
-    if 'IterBased' in str(base.cfg.train_cfg.get('type')):
+    if _by_iterations(base):
         loop = dict(_delete_=True, type='EpochBasedTrainLoop') | loop
         checkpoint['by_epoch'] = True
         entries['log_processor'] = dict(by_epoch=True)

@@ -1,4 +1,4 @@
-"""What sizes the images and objects of an annotation file have."""
+"""Sizes of the images and objects of an annotation file."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ QUANTILES = (0.1, 0.5, 0.9)
 
 @dataclass(frozen=True)
 class Statistics:
-    """What an annotation file holds; unusable entries are left out.
+    """Sizes and counts of an annotation file; unusable entries are left out.
 
     Attributes:
         sizes: (I, 2) width and height of the images in pixels.
@@ -31,7 +31,7 @@ class Statistics:
         image: (B,) position in ``sizes`` of the image of each box.
         empty_images: images without an object.
         objects: annotations, crowds included.
-        unmasked: those of them without a usable mask.
+        unmasked: objects without a usable mask.
     """
 
     sizes: Floats
@@ -48,11 +48,7 @@ class Statistics:
         return round(long), round(short)
 
     def scaled_boxes(self, scale: tuple[int, int]) -> Floats:
-        """Return the boxes in the pixels of a resized image.
-
-        Args:
-            scale: the long and the short side that an image is fitted into.
-        """
+        """Return the boxes in pixels of images that are fitted into two sides."""
         return self.boxes * self.factors(scale)[self.image][:, None]
 
     def factors(self, scale: tuple[int, int]) -> Floats:
@@ -62,50 +58,49 @@ class Statistics:
             np.minimum(max(scale) / sides[:, 1], min(scale) / sides[:, 0])
         )
 
+    def describe(self) -> list[str]:
+        """Return lines about the sizes, for the user."""
+        long, short = self.median_size
+        lines = [f'{len(self.sizes)} images, the median {long} x {short} px']
+        if self.empty_images:
+            lines[0] += f'; {self.empty_images} without an object'
+        if len(self.boxes):
+            low, half, high = np.quantile(np.sqrt(self.boxes.prod(1)), QUANTILES)
+            ratios = self.boxes[:, 1] / self.boxes[:, 0]
+            thin, _, tall = np.quantile(ratios, QUANTILES)
+            lines.append(
+                f'{self.objects} objects; square root of the area: 10% under '
+                f'{low:.0f} px, half under {half:.0f}, 90% under {high:.0f}; '
+                f'height/width: 10% under {thin:.2g}, 90% under {tall:.2g}'
+            )
+        return lines
+
 
 def count(content: Mapping[str, Any]) -> Statistics:
     """Count a COCO annotation file."""
     sizes: list[tuple[int, int]] = []
     position: dict[Any, int] = {}
-    for one in content['images']:
-        if is_image(one) and (size := size_of(one)):
-            position[one['id']] = len(sizes)
+    for image in content['images']:
+        if is_image(image) and (size := size_of(image)):
+            position[image['id']] = len(sizes)
             sizes.append(size)
-    boxes, image, seen = [], [], set()
-    objects, unmasked = 0, 0
-    for one in content.get('annotations', ()):
-        if not is_annotation(one) or one['image_id'] not in position:
-            continue
-        objects += 1
-        unmasked += not has_mask(one)
-        seen.add(one['image_id'])
-        box: Any = one.get('bbox')
-        if is_box(box) and min(box[2:]) > 0 and not one.get('iscrowd'):
-            boxes.append(box[2:])
-            image.append(position[one['image_id']])
+    objects = [
+        entry
+        for entry in content.get('annotations', ())
+        if is_annotation(entry) and entry['image_id'] in position
+    ]
+    boxed = [
+        (position[entry['image_id']], entry['bbox'][2:])
+        for entry in objects
+        if is_box(entry.get('bbox'))
+        and min(entry['bbox'][2:]) > 0
+        and not entry.get('iscrowd')
+    ]
     return Statistics(
         np.array(sizes, float).reshape(-1, 2),
-        np.array(boxes, float).reshape(-1, 2),
-        np.array(image, np.int64),
-        len(sizes) - len(seen),
-        objects,
-        unmasked,
+        np.array([box for _, box in boxed], float).reshape(-1, 2),
+        np.array([image for image, _ in boxed], np.int64),
+        len(sizes) - len({entry['image_id'] for entry in objects}),
+        len(objects),
+        sum(not has_mask(entry) for entry in objects),
     )
-
-
-def describe(statistics: Statistics) -> list[str]:
-    """Return lines about the sizes, for the user."""
-    one = statistics
-    long, short = one.median_size
-    lines = [f'{len(one.sizes)} images, the median {long} x {short} px']
-    if one.empty_images:
-        lines[0] += f'; {one.empty_images} without an object'
-    if len(one.boxes):
-        low, half, high = np.quantile(np.sqrt(one.boxes.prod(1)), QUANTILES)
-        thin, _, tall = np.quantile(one.boxes[:, 1] / one.boxes[:, 0], QUANTILES)
-        lines.append(
-            f'{one.objects} objects; square root of the area: 10% under {low:.0f} px, '
-            f'half under {half:.0f}, 90% under {high:.0f}; height/width: 10% under '
-            f'{thin:.2g}, 90% under {tall:.2g}'
-        )
-    return lines

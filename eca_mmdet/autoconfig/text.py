@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import textwrap
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
+
+from eca_mmdet.utils.text import printable
 
 _WIDTH = 88
 
@@ -17,35 +20,24 @@ class Commented:
     why: str
 
 
-def assignment(name: str, value: Any) -> str:
-    """Return ``name = value`` as Python.
-
-    Args:
-        name: of the variable.
-        value: dicts, lists, tuples, text and numbers; a :class:`Name` is written as it
-            is. A :class:`Commented` anywhere becomes a comment and its value.
-    """
-    comment = ''
-    if isinstance(value, Commented):
-        comment, value = _comment(value.why, 0), value.value
-    return f'{comment}{name} = {_code(value, 0, len(name) + 3)}\n'
-
-
 class Name(str):
     """A variable of the config."""
 
 
-def comment(text: str) -> str:
-    """Return lines of a comment."""
-    return _comment(text, 0)
+def assignment(name: str, value: Any) -> str:
+    """Return ``name = value`` as Python.
+
+    Values are dicts, lists, tuples, text and numbers. A :class:`Name` is written as it
+    is; a :class:`Commented` anywhere becomes a comment and its value.
+    """
+    lead = ''
+    if isinstance(value, Commented):
+        lead, value = comment(value.why), value.value
+    return f'{lead}{name} = {_code(value, 0, len(name) + 3)}\n'
 
 
-def _comment(text: str, indent: int) -> str:
-    """Wrap a comment; text of files in it makes no lines of its own."""
-    import textwrap
-
-    from eca_mmdet.utils.text import printable
-
+def comment(text: str, indent: int = 0) -> str:
+    """Wrap a comment; text from files in it adds no lines of its own."""
     lead = f'{" " * indent}# '
     lines = textwrap.wrap(
         printable(text).replace('{{', '{ {'),  # mmengine replaces {{ ... }}
@@ -65,15 +57,15 @@ def _code(value: Any, indent: int, used: int) -> str:
     pad = ' ' * inner
     if isinstance(value, Mapping):
         lines = []
-        for key, one in value.items():
-            if isinstance(one, Commented):
-                lines.append(_comment(one.why, inner))
-                one = one.value
-            lines.append(f'{pad}{key}={_code(one, inner, len(key) + 2)},\n')
+        for key, entry in value.items():
+            if isinstance(entry, Commented):
+                lines.append(comment(entry.why, inner))
+                entry = entry.value
+            lines.append(f'{pad}{key}={_code(entry, inner, len(key) + 2)},\n')
         return f'dict(\n{"".join(lines)}{" " * indent})'
     if isinstance(value, (list, tuple)):
         opening, closing = '[]' if isinstance(value, list) else '()'
-        lines = [f'{pad}{_code(one, inner, 1)},\n' for one in value]
+        lines = [f'{pad}{_code(entry, inner, 1)},\n' for entry in value]
         return f'{opening}\n{"".join(lines)}{" " * indent}{closing}'
     return str(flat)
 
@@ -84,21 +76,16 @@ def _flat(value: Any) -> str | None:
         return str(value)
     if isinstance(value, Commented):
         return None
-    if isinstance(value, Mapping):
-        parts = {key: _flat(one) for key, one in value.items()}
-        if None in parts.values():
-            return None
-        return f'dict({", ".join(f"{key}={text}" for key, text in parts.items())})'
-    if isinstance(value, (list, tuple)):
-        return _flat_sequence(value)
-    # mmengine replaces {{ ... }} in a config's text, wherever it stands.
-    return repr(value).replace('{{', '{\\x7b')
-
-
-def _flat_sequence(value: Sequence[Any]) -> str | None:
-    parts = [_flat(one) for one in value]
+    if not isinstance(value, (Mapping, list, tuple)):
+        # mmengine replaces {{ ... }} in a config's text, wherever it stands.
+        return repr(value).replace('{{', '{\\x7b')
+    entries = value.values() if isinstance(value, Mapping) else value
+    parts = [_flat(entry) for entry in entries]
     if None in parts:
         return None
+    if isinstance(value, Mapping):
+        pairs = zip(value, parts, strict=True)
+        return f'dict({", ".join(f"{key}={text}" for key, text in pairs)})'
     inside = ', '.join(map(str, parts))
     if isinstance(value, list):
         return f'[{inside}]'

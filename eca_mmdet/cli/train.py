@@ -97,7 +97,7 @@ def add_parser(commands: Commands) -> None:
 def run(args: argparse.Namespace) -> int:
     """Train; after ctrl-C say what was saved."""
     from eca_mmdet.autoconfig.inputs import Options
-    from eca_mmdet.autoconfig.training import config_of
+    from eca_mmdet.autoconfig.plan import config_of
     from eca_mmdet.engine.distributed import is_main_process
     from eca_mmdet.engine.interrupts import Interrupted
     from eca_mmdet.engine.training import train

@@ -139,7 +139,7 @@ def build_runner(cfg: Any) -> Any:
     """Return a ``ResumableRunner`` (or the config's own ``runner_type``)."""
     from mmdet.utils import setup_cache_size_limit_of_dynamo
 
-    from eca_mmdet.evaluation.hook import MetricsFileHook
+    from eca_mmdet.evaluation.metric import MetricsFileHook
 
     config.silence_known_warnings()
     setup_cache_size_limit_of_dynamo()

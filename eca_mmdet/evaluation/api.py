@@ -1,4 +1,4 @@
-"""COCO numbers of saved predictions, as one call. Needs neither mmdet nor torch."""
+"""COCO metrics of saved predictions, in one call. Needs neither mmdet nor torch."""
 
 from __future__ import annotations
 
@@ -19,8 +19,7 @@ from eca_mmdet.evaluation.bootstrap import Difference, difference
 from eca_mmdet.evaluation.coco_eval import MAX_DETS
 from eca_mmdet.evaluation.error_analysis import SCORE_THRESHOLD, analyze
 from eca_mmdet.evaluation.metrics_json import as_json, make_record
-from eca_mmdet.evaluation.result_tables import Evaluated, result_tables
-from eca_mmdet.evaluation.tables import TITLES
+from eca_mmdet.evaluation.tables import TITLES, Evaluated, result_tables
 from eca_mmdet.utils.errors import UserError
 from eca_mmdet.utils.io import make_run_folder, require_free, write_json
 
@@ -29,7 +28,7 @@ PathLike: TypeAlias = str | Path
 
 @dataclass(frozen=True)
 class EvaluationReport:
-    """Numbers of one or more result files.
+    """Metrics of one or more result files.
 
     Attributes:
         record: content of ``metrics.json``; AP and AR are 0-1.
@@ -37,7 +36,7 @@ class EvaluationReport:
         folder: run folder with ``metrics.json``; None if nothing was written.
         drawings: folders with the pictures of the error analysis.
         truth: objects of the annotation file.
-        files: detections and numbers of each result file.
+        files: detections and metrics of each result file.
         differences: each further file minus the first, by task.
     """
 
@@ -50,12 +49,7 @@ class EvaluationReport:
     differences: tuple[dict[str, Difference], ...]
 
     def table(self, format: str = 'table', classwise: bool = False) -> str:
-        """Return the tables that ``eca-mmdet eval`` prints.
-
-        Args:
-            format: 'table', 'md', 'csv' or 'latex'.
-            classwise: add a table of the classes.
-        """
+        """Return the tables of ``eca-mmdet eval``: 'table', 'md', 'csv' or 'latex'."""
         return result_tables(
             self.truth, self.files, self.differences, classwise, format
         )
@@ -80,7 +74,7 @@ def evaluate(
     Args:
         annotations: COCO annotation file.
         results: COCO result files; each further one is compared to the first.
-        types: 'bbox' and 'segm'; None for what the results have.
+        types: 'bbox' and 'segm'; None for those in the results.
         classes: names of the classes to evaluate; None for all.
         max_dets: limits of detections an image and class, ascending.
         backend: 'hotcoco' or 'pycocotools'. Both give the same bits.
@@ -91,9 +85,6 @@ def evaluate(
         out: folder to create, with ``metrics.json`` and the pictures; True for
             ``runs/eval-DATE-TIME``, None to write nothing.
         progress: called with a title and the number of bootstrap samples done.
-
-    Raises:
-        UserError: a file cannot be evaluated, or ``out`` exists.
 
     Example:
         >>> import eca_mmdet
@@ -123,10 +114,10 @@ def evaluate(
     for path, label in zip(paths, _labels(paths), strict=True):
         read = read_results(path, whole, types)
         notes += read.notes
-        found = {task: _move(one, whole, truth) for task, one in read.found.items()}
+        found = {task: _move(each, whole, truth) for task, each in read.found.items()}
         numbers = {
-            task: coco_eval.evaluate(truth, one, task, limits, backend)
-            for task, one in found.items()
+            task: coco_eval.evaluate(truth, each, task, limits, backend)
+            for task, each in found.items()
         }
         files.append(Evaluated(str(path), label, read.sha256, found, numbers))
     if not any('segm' in file.found for file in files):
@@ -151,16 +142,20 @@ def evaluate(
     )
     if differences:
         record['bootstrap'] = {'samples': bootstrap, 'seed': seed}
-        record['others'] = list(map(_comparison, files[1:], differences))
+        record['others'] = [
+            {
+                'predictions': file.source,
+                'results': {task: as_json(each) for task, each in file.results.items()},
+                'minus_first': {task: asdict(each) for task, each in minus.items()},
+            }
+            for file, minus in zip(files[1:], differences, strict=True)
+        ]
     folder = make_run_folder(None if out is True else str(out), 'eval') if out else None
     drawings: list[Path] = []
     if analysis:
         if folder:
-            several = len(files) > 1
-            drawings = [
-                folder / f'{number}-{Path(file.path).stem}' if several else folder
-                for number, file in enumerate(files, 1)
-            ]
+            names = [f'{n}-{Path(file.path).stem}' for n, file in enumerate(files, 1)]
+            drawings = [folder / name for name in names] if files[1:] else [folder]
         for drawn in drawings:
             drawn.mkdir(exist_ok=True)
         record['analysis'] = [
@@ -184,15 +179,6 @@ def evaluate(
     )
 
 
-def _comparison(file: Evaluated, minus: dict[str, Difference]) -> dict[str, Any]:
-    """Return the record of a further result file."""
-    return {
-        'predictions': file.source,
-        'results': {task: as_json(one) for task, one in file.results.items()},
-        'minus_first': {task: asdict(one) for task, one in minus.items()},
-    }
-
-
 def _only(truth: GroundTruth, classes: Sequence[str]) -> GroundTruth:
     unknown = [name for name in classes if name not in truth.category_names]
     if unknown:
@@ -209,8 +195,8 @@ def _move(found: Detections, whole: GroundTruth, part: GroundTruth) -> Detection
     """Keep the detections of the classes of a part, in its positions."""
     if part is whole:
         return found
-    at = {one: index for index, one in enumerate(part.category_ids)}
-    moved = np.array([at.get(one, -1) for one in whole.category_ids], np.int64)
+    at = {category: index for index, category in enumerate(part.category_ids)}
+    moved = np.array([at.get(each, -1) for each in whole.category_ids], np.int64)
     category = moved[found.category]
     kept = np.flatnonzero(category >= 0)
     return replace(found.take(kept), category=category[kept])

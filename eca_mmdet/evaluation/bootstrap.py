@@ -27,8 +27,7 @@ from eca_mmdet.evaluation.coco_eval import (
 
 CONFIDENCE = 0.95
 COPIES = 6
-"""How often a sample may hold one image. More is drawn once in 12,000 times and then
-counts as 6."""
+"""Most copies of an image in a sample; more are drawn once in 12,000 times."""
 _AT_ONCE = 20
 
 
@@ -36,10 +35,7 @@ _AT_ONCE = 20
 class Difference:
     """Second minus first, 0-1; None where no object is counted.
 
-    Attributes:
-        metrics: the differences.
-        low: lower ends of the 95 % bootstrap intervals; empty without a bootstrap.
-        high: upper ends.
+    ``low`` and ``high`` are the ends of the 95 % intervals; empty without a bootstrap.
     """
 
     metrics: Metrics
@@ -68,11 +64,11 @@ def difference(
     interval goes from the 2.5th to the 97.5th percentile of the differences.
 
     Args:
-        truth: of both.
-        first: result and detections of the one that is subtracted.
-        second: of the other, for the same task.
-        bootstrap: samples; 0 leaves the interval out.
-        seed: of the samples.
+        truth: objects of both.
+        first: result and detections that are subtracted.
+        second: result and detections for the same task.
+        bootstrap: number of samples; 0 leaves the interval out.
+        seed: random seed of the samples.
         max_dets: limits of detections.
         progress: called with the number of samples done.
     """
@@ -88,7 +84,7 @@ def difference(
     while len(rows) < bootstrap:
         count = min(_AT_ONCE, bootstrap - len(rows))
         samples = [sample_copies(len(truth.image_ids), draw) for _ in range(count)]
-        before, after = (one.metrics(samples, list(delta)) for one in samplers)
+        before, after = (s.metrics(samples, list(delta)) for s in samplers)
         rows += (np.array(after) - np.array(before)).tolist()
         progress(len(rows))
     tail = (1 - CONFIDENCE) / 2
@@ -96,8 +92,8 @@ def difference(
     return Difference(delta, low, high)
 
 
-def copies(truth: GroundTruth, found: Detections) -> tuple[GroundTruth, Detections]:
-    """Return data with each image ``COPIES`` times, one copy behind the other."""
+def _copies(truth: GroundTruth, found: Detections) -> tuple[GroundTruth, Detections]:
+    """Return data with ``COPIES`` consecutive copies of each image."""
 
     def spread(image: Ints) -> Ints:
         return np.concatenate([image * COPIES + copy for copy in range(COPIES)])
@@ -128,9 +124,9 @@ def copies(truth: GroundTruth, found: Detections) -> tuple[GroundTruth, Detectio
 
 
 def sample_copies(images: int, draw: np.random.Generator) -> list[int]:
-    """Draw images with replacement; return which copies that takes, as hotcoco's ids.
+    """Draw images with replacement; return hotcoco's ids of the copies to evaluate.
 
-    An image that was drawn three times is there as its copies 1, 2 and 3.
+    An image that was drawn three times is represented by its copies 1, 2 and 3.
     """
     times = np.bincount(draw.integers(0, images, images), minlength=images)
     chosen = times[:, None] > np.arange(COPIES)
@@ -139,32 +135,23 @@ def sample_copies(images: int, draw: np.random.Generator) -> list[int]:
 
 
 class Sampler:
-    """Evaluates samples of images, after matching all copies of all images once.
-
-    Args:
-        truth: the objects.
-        found: a detector's detections.
-        task: 'bbox' or 'segm'.
-        max_dets: limits of detections.
-    """
+    """Evaluate samples of images, after matching all copies of all images once."""
 
     def __init__(
         self, truth: GroundTruth, found: Detections, task: str, max_dets: Sequence[int]
     ) -> None:
-        many = copies(truth, found)
-        # hotcoco's slices have columns for three limits, whatever those are; of other
-        # numbers of limits each is evaluated alone.
+        many = _copies(truth, found)
+        # hotcoco's slices have columns for three limits, whatever those are; another
+        # number of limits is evaluated one by one.
         groups = [tuple(max_dets)] if len(max_dets) == 3 else [(n,) for n in max_dets]
         self._evaluators = [
             (group, hotcoco_evaluator(*many, task, group)) for group in groups
         ]
 
     def metrics(self, samples: list[list[int]], names: list[str]) -> list[list[float]]:
-        """Return the columns of each sample; NaN where no object is counted.
+        """Return some columns (e.g. AR10) of each sample of :func:`sample_copies`.
 
-        Args:
-            samples: of :func:`sample_copies`.
-            names: the columns, as AP or AR10.
+        A value is NaN where no object is counted.
         """
         slices = {str(at): ids for at, ids in enumerate(samples)}
         rows: list[dict[str, float]] = [{} for _ in samples]
@@ -172,19 +159,19 @@ class Sampler:
             found = evaluator.slice_by(slices)
             recalls = ('AR1', 'AR10', 'AR100') if len(group) == 3 else ('AR100',)
             for at, row in enumerate(rows):
-                one = found[str(at)]
-                row |= {name: one[theirs] for name, theirs in _LAST.items()}
+                values = found[str(at)]
+                row |= {name: values[theirs] for name, theirs in _LAST.items()}
                 pairs = zip(group, recalls, strict=True)
-                row |= {f'AR{limit}': one[column] for limit, column in pairs}
-        values = [[row[name] for name in names] for row in rows]
-        return [[v if v > -1 else np.nan for v in row] for row in values]
+                row |= {f'AR{limit}': values[column] for limit, column in pairs}
+        table = [[row[name] for name in names] for row in rows]
+        return [[v if v > -1 else np.nan for v in row] for row in table]
 
 
 _LAST = {
     name: name[:-1] + name[-1].lower() if name[-1] in AREAS else name
     for name in (*AP_COLUMNS, *(f'AR{area}' for area in AREAS))
 }
-"""Columns at the last limit of detections, in hotcoco's spelling: APs for APS."""
+"""Columns at the last limit of detections to hotcoco's spelling (APs for APS)."""
 
 
 def _ends(rows: list[list[float]], delta: Metrics, quantile: float) -> Metrics:

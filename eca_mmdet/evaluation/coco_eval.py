@@ -1,4 +1,4 @@
-"""COCO's numbers, computed by hotcoco or by pycocotools from the same columns."""
+"""COCO metrics, computed by hotcoco or by pycocotools from the same columns."""
 
 from __future__ import annotations
 
@@ -27,26 +27,10 @@ COCO_METRICS = (*OWN_METRICS, 'CocoMetric')
 
 AREAS = {'S': 1, 'M': 2, 'L': 3}
 MAX_DETS = (1, 10, 100)
-"""COCO's own numbers of detections an image (and category)."""
+"""COCO's own limits of detections an image and category."""
 
 Metrics = dict[str, float | None]
 """0-1; None where no object is counted."""
-
-
-@dataclass(frozen=True)
-class Curves:
-    """What an evaluator computes.
-
-    Attributes:
-        precision: (T, R, K, A, M) for 10 IoU thresholds, 101 recalls, K categories, 4
-            area ranges (all, S, M, L) and M limits of detections; -1 for no object.
-        recall: (T, K, A, M).
-        max_dets: the M limits, ascending.
-    """
-
-    precision: Floats
-    recall: Floats
-    max_dets: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -64,12 +48,11 @@ class TaskResult:
     """The numbers of one task, 'bbox' or 'segm'.
 
     Attributes:
-        task: the task.
+        task: 'bbox' or 'segm'.
         max_dets: limits of detections an image; AP is at the last.
-        metrics: AP, AP50, AP75, APS, APM, APL, AR1, AR10, AR100, ARS, ARM, ARL (with
-            other limits, AR has their numbers).
-        classes: the same for each category, in ascending order of the ids.
-        counts: images, objects, crowd regions and detections.
+        metrics: columns of :func:`columns`.
+        classes: results of each category, in ascending order of the ids.
+        counts: images, categories, objects, crowd regions and detections.
     """
 
     task: str
@@ -86,29 +69,26 @@ def evaluate(
     max_dets: Sequence[int] = MAX_DETS,
     backend: str = 'hotcoco',
 ) -> TaskResult:
-    """Compute COCO's numbers of one task.
+    """Compute COCO's numbers of one task, 'bbox' or 'segm'.
 
-    Args:
-        truth: the objects.
-        found: detections of the same images and categories.
-        task: 'bbox' or 'segm'.
-        max_dets: limits of detections an image and category, ascending.
-        backend: one of ``BACKENDS``. Both give the same bits.
-
-    Raises:
-        UserError: the annotation file has no annotations, or no masks for 'segm'.
+    Both backends give the same bits.
     """
     limits = check_max_dets(max_dets)
     _require_truth(truth, task)
     run = {'hotcoco': _run_hotcoco, 'pycocotools': _run_pycocotools}[backend]
-    curves = run(truth, found, task, limits)
+    precision, recall = run(truth, found, task, limits)
     objects = np.bincount(
         truth.category[~truth.crowd], minlength=len(truth.category_ids)
     )
     classes = tuple(
-        ClassResult(one, name, int(count), summarize(curves, index))
-        for index, (one, name, count) in enumerate(
-            zip(truth.category_ids, truth.category_names, objects, strict=True)
+        ClassResult(
+            category,
+            name,
+            int(objects[at]),
+            _summarize(precision[:, :, [at]], recall[:, [at]], limits),
+        )
+        for at, (category, name) in enumerate(
+            zip(truth.category_ids, truth.category_names, strict=True)
         )
     )
     counts = {
@@ -118,19 +98,16 @@ def evaluate(
         'crowd_regions': int(truth.crowd.sum()),
         'detections': len(found),
     }
-    return TaskResult(task, limits, summarize(curves), classes, counts)
+    metrics = _summarize(precision, recall, limits)
+    return TaskResult(task, limits, metrics, classes, counts)
 
 
 def check_max_dets(max_dets: Sequence[int]) -> tuple[int, ...]:
-    """Return the limits as a tuple.
-
-    Raises:
-        ValueError: they are not ascending whole numbers from 1.
-    """
+    """Return the limits as a tuple; ValueError unless ascending integers from 1."""
     try:
-        if any(isinstance(one, bool) for one in max_dets):
+        if any(isinstance(limit, bool) for limit in max_dets):
             raise TypeError
-        limits = tuple(operator.index(one) for one in max_dets)
+        limits = tuple(map(operator.index, max_dets))
     except TypeError:
         limits = ()
     if not limits or limits[0] < 1 or list(limits) != sorted(set(limits)):
@@ -148,10 +125,8 @@ def _require_truth(truth: GroundTruth, task: str) -> None:
             '(as test-dev). To write results alone: eca-mmdet test ... --format-only',
             code='no-objects',
         )
-    if task != 'segm':
-        return
     sizes = truth.sizes[truth.image].tolist()
-    faults = mask_faults(truth.segmentations, sizes)
+    faults = mask_faults(truth.segmentations, sizes) if task == 'segm' else None
     if faults:
         index, fault = next(iter(faults.items()))
         image = truth.image_ids[truth.image[index]]
@@ -173,15 +148,8 @@ def hotcoco_evaluator(
 ) -> Any:
     """Return hotcoco's ``COCOeval`` with every detection matched.
 
-    Its ids are positions plus 1.
-
-    Args:
-        truth: the objects.
-        found: the detections.
-        task: 'bbox' or 'segm'.
-        max_dets: limits of detections an image and category.
-        loose: match at IoU 0.5 and for objects of all sizes alone, which takes less
-            memory.
+    Its ids are positions plus 1. ``loose`` matches at IoU 0.5 and for objects of all
+    sizes only, which takes less memory.
     """
     import hotcoco
 
@@ -226,34 +194,34 @@ def _categories(truth: GroundTruth) -> list[dict[str, Any]]:
 
 def _run_hotcoco(
     truth: GroundTruth, found: Detections, task: str, max_dets: tuple[int, ...]
-) -> Curves:
+) -> tuple[Floats, Floats]:
+    """Return precision and recall, in the shapes of :func:`_summarize`."""
     evaluator = hotcoco_evaluator(truth, found, task, max_dets)
     evaluator.accumulate()
-    result = evaluator.eval
-    return Curves(result['precision'], result['recall'], max_dets)
+    return evaluator.eval['precision'], evaluator.eval['recall']
 
 
 def _run_pycocotools(
     truth: GroundTruth, found: Detections, task: str, max_dets: tuple[int, ...]
-) -> Curves:
+) -> tuple[Floats, Floats]:
+    """Return the same as :func:`_run_hotcoco`, slowly."""
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
 
-    masks = task == 'segm'
-    columns = (truth.image, truth.category, truth.boxes, truth.areas, truth.crowd)
-    annotations = _as_annotations(*columns)
-    for one, segmentation in zip(annotations, truth.segmentations, strict=True):
-        if masks:
-            one['segmentation'] = to_rle(
-                segmentation, *truth.sizes[one['image_id'] - 1].tolist()
-            )
+    annotations = _as_annotations(
+        truth.image, truth.category, truth.boxes, truth.areas, truth.crowd
+    )
+    if task == 'segm':
+        for entry, segmentation in zip(annotations, truth.segmentations, strict=True):
+            size = truth.sizes[entry['image_id'] - 1].tolist()
+            entry['segmentation'] = to_rle(segmentation, *size)
     boxes = np.zeros((len(found), 4)) if found.boxes is None else found.boxes
     crowd = np.zeros(len(found), bool)
     results = _as_annotations(found.image, found.category, boxes, found.areas(), crowd)
-    for index, one in enumerate(results):
-        one['score'] = float(found.scores[index])
+    for index, entry in enumerate(results):
+        entry['score'] = float(found.scores[index])
         if found.masks is not None:
-            one['segmentation'] = found.masks[index]
+            entry['segmentation'] = found.masks[index]
     with contextlib.redirect_stdout(io.StringIO()):  # it prints its progress
         both = []
         for entries in (annotations, results):
@@ -269,7 +237,7 @@ def _run_pycocotools(
         evaluator.params.maxDets = list(max_dets)
         evaluator.evaluate()
         evaluator.accumulate()
-    return Curves(evaluator.eval['precision'], evaluator.eval['recall'], max_dets)
+    return evaluator.eval['precision'], evaluator.eval['recall']
 
 
 def _as_annotations(
@@ -302,28 +270,27 @@ def columns(max_dets: Sequence[int] = MAX_DETS) -> tuple[str, ...]:
     return (*AP_COLUMNS, *recalls, *(f'AR{area}' for area in AREAS))
 
 
-def summarize(curves: Curves, category: int | None = None) -> Metrics:
-    """Return COCO's columns, of all categories or of one.
+def _summarize(precision: Floats, recall: Floats, max_dets: Sequence[int]) -> Metrics:
+    """Return COCO's columns.
 
     AP is the mean of precision over IoU 0.50 to 0.95, recalls and categories that have
     objects; every AP is at the largest number of detections.
+
+    Args:
+        precision: (T, R, K, A, M) for 10 IoU thresholds, 101 recalls, K categories, 4
+            area ranges (all, S, M, L) and M limits of detections; -1 for no object.
+        recall: (T, K, A, M).
+        max_dets: the M limits.
     """
-    chosen = slice(None) if category is None else slice(category, category + 1)
-    precision = curves.precision[:, :, chosen]
-    recall = curves.recall[:, chosen]
-    last = {name: _mean(precision[..., at, -1]) for name, at in AREAS.items()}
-    recalls = {name: _mean(recall[..., at, -1]) for name, at in AREAS.items()}
-    return {
-        'AP': _mean(precision[..., 0, -1]),
-        'AP50': _mean(precision[0, ..., 0, -1]),
-        'AP75': _mean(precision[5, ..., 0, -1]),
-        **{f'AP{name}': value for name, value in last.items()},
-        **{
-            f'AR{limit}': _mean(recall[..., 0, index])
-            for index, limit in enumerate(curves.max_dets)
-        },
-        **{f'AR{name}': value for name, value in recalls.items()},
-    }
+    values = [
+        precision[..., 0, -1],
+        precision[0, ..., 0, -1],
+        precision[5, ..., 0, -1],
+        *(precision[..., area, -1] for area in AREAS.values()),
+        *(recall[..., 0, index] for index in range(len(max_dets))),
+        *(recall[..., area, -1] for area in AREAS.values()),
+    ]
+    return dict(zip(columns(max_dets), map(_mean, values), strict=True))
 
 
 def _mean(values: Floats) -> float | None:

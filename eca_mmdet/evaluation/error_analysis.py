@@ -1,4 +1,4 @@
-"""Where a detector goes wrong: hotcoco's error analysis as data and as pictures."""
+"""Error analysis of a detector by hotcoco, as data and as pictures."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import contextlib
 import io
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,15 +19,15 @@ from eca_mmdet.evaluation.coco_eval import MAX_DETS, hotcoco_evaluator
 
 EXTREME_IMAGES = 20
 SCORE_THRESHOLD = 0.3
-"""Detections below do not count in the confusion matrix and the worst and best images:
-each image usually has a hundred."""
+"""Lowest score in the confusion matrix and the worst and best images, since each image
+usually has a hundred detections."""
 
 MAX_PAIRS = 2_000_000
-"""Pairs of an image and a class with detections, up to which a training analyses its
-evaluations: the split by kind takes about 0.7 kB for each, and more for detections."""
+"""Most pairs of an image and a class with detections that a training analyses: the
+split by kind takes about 0.7 kB for each, and more for detections."""
 
 IMAGES_AT_ONCE = 5000
-"""For what is counted image by image: hotcoco returns a word for each detection."""
+"""Images of a part where hotcoco returns a word for each detection."""
 
 
 def analyze(
@@ -39,28 +40,22 @@ def analyze(
 ) -> dict[str, Any]:
     """Split a detector's errors by kind, class, score and image, at IoU 0.5.
 
-    Args:
-        truth: the objects.
-        found: the detections.
-        task: 'bbox' or 'segm'.
-        score_threshold: for the confusion matrix and the worst and best images.
-        folder: where to draw ``TASK_errors.png`` and so on; None draws nothing.
-        max_dets: limits of detections an image and class.
+    Draws ``TASK_errors.png`` and so on into ``folder``, if one is given.
 
     Returns:
         JSON-ready: ``errors`` (how much AP50 would rise without errors of a kind, after
         TIDE, arXiv:2008.08115), ``confusion``, ``pr_curves``, ``calibration``,
         ``worst_images`` (lowest F1 first) and ``best_images`` (highest F1 and most
         objects first), both with their detections from the threshold on, as entries of
-        a COCO result file. None where there is nothing to say.
+        a COCO result file. None where nothing is counted.
     """
-    draw = _Drawing(folder, task)
+    draw = partial(_draw, folder, task)
     curves, calibration = _by_score(truth, found, task, max_dets, draw)
     confident = found.take(np.flatnonzero(found.scores >= score_threshold))
     confusion = _confusion(truth, confident, task)
     extremes = _extreme_images(truth, confident, task, max_dets)
     del confident
-    # At IoU 0.5 alone, and when nothing else is held: it takes the most memory of all.
+    # At IoU 0.5 only, and after freeing the rest: it takes the most memory of all.
     errors = hotcoco_evaluator(truth, found, task, max_dets, loose=True).tide_errors()
     draw('errors', lambda plot, file: plot.tide_errors(errors, save_path=file))
     draw(
@@ -86,12 +81,12 @@ def _by_score(
     found: Detections,
     task: str,
     max_dets: Sequence[int],
-    draw: _Drawing,
+    draw: Callable[[str, Callable[[Any, Path], Any]], None],
 ) -> tuple[dict[str, list[float] | None], dict[str, Any]]:
-    """Return the curves of precision and recall, and the calibration; draw both."""
+    """Return and draw the curves of precision and recall, and the calibration."""
     evaluator = hotcoco_evaluator(truth, found, task, max_dets)
     with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
-        # That other limits of detections are not COCO's: the heading says so.
+        # The heading says already that other limits of detections are not COCO's.
         warnings.filterwarnings('ignore', 'hotcoco: max_dets differ')
         evaluator.accumulate()
         evaluator.summarize()
@@ -112,7 +107,7 @@ def _by_score(
 def _parts(
     truth: GroundTruth, found: Detections
 ) -> Iterator[tuple[int, GroundTruth, Detections]]:
-    """Yield the position of a first image, and the data of some images from there."""
+    """Yield the data of ``IMAGES_AT_ONCE`` images each, with the first position."""
     for start in range(0, max(len(truth.image_ids), 1), IMAGES_AT_ONCE):
         stop = start + IMAGES_AT_ONCE
         yield start, truth.part(start, stop), found.part(start, stop)
@@ -124,21 +119,20 @@ def _confusion(truth: GroundTruth, confident: Detections, task: str) -> dict[str
     It counts a detection in a crowd of its own class as one of the background, which AP
     does not, and takes 100 of an image unless ``max_det`` is given.
     """
-    found: dict[str, Any] = {}
+    total: dict[str, Any] = {}
     for _, some, detections in _parts(truth, confident):
         most = max(len(detections), 1)
         matched = hotcoco_evaluator(some, detections, task, (most,))
         status = matched.image_diagnostics()['dt_status']
-        # Of detections in crowds, which are neither right nor wrong, it has none.
+        # Detections in crowds, which are neither right nor wrong, have no status.
         counted = [at for at in range(len(detections)) if at + 1 in status]
         evaluator = hotcoco_evaluator(
             some, detections.take(np.array(counted, int)), task
         )
-        one = dict(evaluator.confusion_matrix(max_det=most))
-        before = found.get('matrix', np.zeros_like(one['matrix']))
-        found = one | {'matrix': before + one['matrix']}
-    rows = found['matrix'].sum(1, keepdims=True)
-    return found | {'normalized': found['matrix'] / np.maximum(rows, 1)}
+        part = dict(evaluator.confusion_matrix(max_det=most))
+        total = part | {'matrix': total.get('matrix', 0) + part['matrix']}
+    rows = total['matrix'].sum(1, keepdims=True)
+    return total | {'normalized': total['matrix'] / np.maximum(rows, 1)}
 
 
 def _curves(evaluator: Any) -> dict[str, list[float] | None]:
@@ -161,17 +155,16 @@ def _curves(evaluator: Any) -> dict[str, list[float] | None]:
 def _extreme_images(
     truth: GroundTruth, confident: Detections, task: str, max_dets: Sequence[int]
 ) -> dict[str, list[dict[str, Any]]]:
-    """Return the images of lowest and of highest F1; of equal ones, fuller first."""
+    """Return the images of lowest and of highest F1; those with more objects first."""
     counted = []
     for start, some, detections in _parts(truth, confident):
         evaluator = hotcoco_evaluator(some, detections, task, max_dets)
-        found = evaluator.image_diagnostics()['img_summary']
+        summary = evaluator.image_diagnostics()['img_summary']
         counted += [
-            (start + at - 1, {key: one[key] for key in ('f1', 'tp', 'fp', 'fn')})
-            for at, one in found.items()
-            if one['tp'] + one['fp'] + one['fn']
+            (start + at - 1, {key: numbers[key] for key in ('f1', 'tp', 'fp', 'fn')})
+            for at, numbers in sorted(summary.items())
+            if numbers['tp'] + numbers['fp'] + numbers['fn']
         ]
-    counted.sort(key=lambda one: one[0])  # images are in ascending order of the ids
     orders: dict[str, Callable[[dict[str, float]], tuple[float, float]]] = {
         'worst_images': lambda n: (n['f1'], -n['fp'] - n['fn']),
         'best_images': lambda n: (-n['f1'], -n['tp']),
@@ -184,7 +177,7 @@ def _extreme_images(
                 **numbers,
                 'detections': _entries(truth, confident, at),
             }
-            for at, numbers in sorted(counted, key=lambda one: order(one[1]))[
+            for at, numbers in sorted(counted, key=lambda pair: order(pair[1]))[
                 :EXTREME_IMAGES
             ]
         ]
@@ -197,35 +190,26 @@ def _entries(truth: GroundTruth, found: Detections, at: int) -> list[dict[str, A
     rows = np.flatnonzero(found.image == at)
     rows = rows[np.argsort(-found.scores[rows], kind='stable')]
     entries = [result_entry(found, truth, row) for row in rows]
-    return [{k: v for k, v in one.items() if k != 'image_id'} for one in entries]
+    return [{k: v for k, v in e.items() if k != 'image_id'} for e in entries]
 
 
-class _Drawing:
-    """Draws into ``TASK_NAME.png``, if there is a folder.
+def _draw(
+    folder: Path | None, task: str, name: str, draw: Callable[[Any, Path], Any]
+) -> None:
+    """Let ``draw`` use hotcoco's plots to write ``TASK_NAME.png`` into a folder."""
+    if folder is None:
+        return
+    import logging
 
-    Args:
-        folder: where; None draws nothing.
-        task: 'bbox' or 'segm'.
-    """
+    import matplotlib
 
-    def __init__(self, folder: Path | None, task: str) -> None:
-        self._folder, self._task = folder, task
+    matplotlib.use('Agg')
+    # It lists the weights that hotcoco's font does not have.
+    logging.getLogger('matplotlib.font_manager').setLevel(logging.ERROR)
+    import matplotlib.pyplot as plt
+    from hotcoco import plot
 
-    def __call__(self, name: str, draw: Callable[[Any, Path], Any]) -> None:
-        """Call ``draw`` with hotcoco's drawings and the file to write."""
-        if self._folder is None:
-            return
-        import logging
-
-        import matplotlib
-
-        matplotlib.use('Agg')
-        # It lists the weights that hotcoco's font does not have.
-        logging.getLogger('matplotlib.font_manager').setLevel(logging.ERROR)
-        import matplotlib.pyplot as plt
-        from hotcoco import plot
-
-        with warnings.catch_warnings():
-            warnings.filterwarnings('ignore', 'Mean of empty slice')  # no object at all
-            draw(plot, self._folder / f'{self._task}_{name}.png')
-            plt.close('all')
+    with warnings.catch_warnings():
+        warnings.filterwarnings('ignore', 'Mean of empty slice')  # no object at all
+        draw(plot, folder / f'{task}_{name}.png')
+        plt.close('all')

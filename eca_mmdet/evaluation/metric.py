@@ -1,7 +1,8 @@
-"""The metric of the configs: COCO's numbers, fast, whole and recorded."""
+"""The metrics of the configs, and the hook that writes their ``metrics.json``."""
 
 from __future__ import annotations
 
+import copy
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,10 +10,15 @@ from typing import Any
 
 import numpy as np
 from mmdet.registry import METRICS
+from mmengine.dist import get_world_size, is_main_process
 from mmengine.evaluator import BaseMetric
 from mmengine.fileio import get_local_path
+from mmengine.hooks import Hook
 from mmengine.logging import MMLogger
+from mmengine.registry import HOOKS
+from mmengine.runner import BaseLoop, EpochBasedTrainLoop
 
+from eca_mmdet import compat
 from eca_mmdet.datasets.detections import TASKS, Detections
 from eca_mmdet.datasets.ground_truth import GroundTruth, read_ground_truth
 from eca_mmdet.datasets.results import results_path, write_results, write_submission
@@ -33,6 +39,7 @@ from eca_mmdet.evaluation.predictions import (
 )
 from eca_mmdet.evaluation.tables import TITLES, ap_table, class_table, heading
 from eca_mmdet.utils.errors import UserError
+from eca_mmdet.utils.io import describe_file, write_json
 from eca_mmdet.utils.text import printable
 
 _MMDET_NAMES = {
@@ -60,21 +67,18 @@ class CocoTableMetric(BaseMetric):  # type: ignore[misc]
     for ``metrics.json``, and :meth:`analyze` has the errors behind it.
 
     Args:
-        ann_file: COCO annotation file; that of the dataset.
+        ann_file: COCO annotation file of the dataset.
         metric: 'bbox', 'segm' or both.
         classwise: also log a table of the classes.
         max_dets: limits of detections an image and class, ascending; AP is at the last.
         backend: 'hotcoco', or 'pycocotools' for the slow reference.
-        format_only: write results and the server's zip, evaluate nothing; the file may
-            be without annotations (test-dev). Needs ``outfile_prefix``.
+        format_only: write results and the server's zip without evaluating; the file
+            may lack annotations (test-dev). Needs ``outfile_prefix``.
         outfile_prefix: also write ``PREFIX.bbox.json`` and ``PREFIX.segm.json``.
-        backend_args: of mmengine's file backend, for ``ann_file``.
+        backend_args: arguments of mmengine's file backend, for ``ann_file``.
         collect_device: as in mmengine.
-        prefix: of the names, 'coco' by default.
+        prefix: prefix of the names, 'coco' by default.
         collect_dir: as in mmengine.
-
-    Raises:
-        ValueError: an argument is not one of these.
     """
 
     default_prefix = 'coco'
@@ -127,17 +131,17 @@ class CocoTableMetric(BaseMetric):  # type: ignore[misc]
                 RLEs where the detector has masks.
         """
         for sample in data_samples:
-            found = sample['pred_instances']
+            predicted = sample['pred_instances']
             masks, size = None, (0, 0)
-            if 'segm' in self.tasks and 'masks' in found:
-                masks, size = _encode(found['masks'], sample['ori_shape'])
-            own = found.get('mask_scores')
+            if 'segm' in self.tasks and 'masks' in predicted:
+                masks, size = _encode(predicted['masks'], sample['ori_shape'])
+            own = predicted.get('mask_scores')
             self.results.append(
                 ImagePredictions(
                     image_id=sample['img_id'],
-                    boxes=self.to_xywh(_array(found['bboxes']).reshape(-1, 4)),
-                    scores=_array(found['scores']),
-                    labels=_array(found['labels']),
+                    boxes=self.to_xywh(_array(predicted['bboxes']).reshape(-1, 4)),
+                    scores=_array(predicted['scores']),
+                    labels=_array(predicted['labels']),
                     masks=masks,
                     mask_size=size,
                     mask_scores=None if own is None else _array(own),
@@ -153,31 +157,27 @@ class CocoTableMetric(BaseMetric):  # type: ignore[misc]
     def evaluate(self, size: int) -> dict[str, float]:
         """Gather each process's arrays and compute; the same dict on all.
 
-        Args:
-            size: not needed: each image counts once, however it was split.
+        ``size`` is not needed: each image counts once, however the data were split.
         """
-        from mmengine.dist import get_world_size
-
         # One item a process, so that mmengine's gathering keeps them all.
         self.results: list[Any] = [pack(self.results)]
         return dict(super().evaluate(get_world_size()))
 
     def compute_metrics(self, results: list[Predictions]) -> dict[str, float]:
-        """Compute, log the table and fill ``record``; on the main process alone.
+        """Compute, log the table and fill ``record``, on the main process only.
 
-        Args:
-            results: one a process.
+        There is one item of ``results`` for each process.
         """
         logger = MMLogger.get_current_instance()
         truth = self._ground_truth()
-        found = merge(results)
+        predictions = merge(results)
         computed: list[TaskResult] = []
         notes = list(truth.notes)
-        written = []
+        found = []
         for task in self.tasks:
-            detections, more = to_detections(found, truth, task)
+            detections, more = to_detections(predictions, truth, task)
             notes += [note for note in more if note not in notes]
-            written.append((task, detections))
+            found.append((task, detections))
             if not self.format_only:
                 computed.append(
                     evaluate(truth, detections, task, self.max_dets, self.backend)
@@ -185,38 +185,30 @@ class CocoTableMetric(BaseMetric):  # type: ignore[misc]
         for note in notes:
             logger.warning(printable(note))
         if computed:
-            self._report(computed, truth, notes)
-            self._found = written
+            rows = {TITLES[result.task]: result.metrics for result in computed}
+            logger.info(f'{heading(self.max_dets)}:\n{ap_table(rows)}')
+            for result in computed if self.classwise else ():
+                logger.info(f'{TITLES[result.task]}, by class:\n{class_table(result)}')
+            annotations = {'file': self.ann_file, 'sha256': truth.sha256}
+            self.record = make_record(computed, annotations, self.backend, notes=notes)
+            self._found = found
         # Last, so that a full disk does not cost the numbers.
-        for task, detections in written:
-            self._write(detections, truth, task)
+        for task, detections in found if self.outfile_prefix else ():
+            self._write(detections, truth, task, self.outfile_prefix or '')
         return _flat(computed, self.classwise)
 
-    def _report(
-        self, computed: list[TaskResult], truth: GroundTruth, notes: list[str]
-    ) -> None:
-        """Log the tables and fill ``record``."""
-        logger = MMLogger.get_current_instance()
-        rows = {TITLES[one.task]: one.metrics for one in computed}
-        logger.info(f'{heading(self.max_dets)}:\n{ap_table(rows)}')
-        if self.classwise:
-            for one in computed:
-                logger.info(f'{TITLES[one.task]}, by class:\n{class_table(one)}')
-        annotations = {'file': self.ann_file, 'sha256': truth.sha256}
-        self.record = make_record(computed, annotations, self.backend, notes=notes)
-
     def analyze(self) -> dict[str, Any]:
-        """Split the errors of the last evaluation, and let go of its detections.
+        """Return ``error_analysis.analyze`` by task, and release the detections.
 
-        Returns:
-            By task, what ``error_analysis.analyze`` returns; empty
-            where nothing was evaluated, nothing since the last call, or so much that
-            the memory could end a training.
+        Empty if nothing was evaluated since the last call, or so much that its memory
+        could end a training.
         """
         from eca_mmdet.evaluation.error_analysis import MAX_PAIRS, analyze
 
         found, self._found = self._found, []
-        pairs = max((detections.count_pairs() for _, detections in found), default=0)
+        if not found:
+            return {}
+        pairs = max(detections.count_pairs() for _, detections in found)
         if pairs > MAX_PAIRS:
             MMLogger.get_current_instance().warning(
                 f'the errors are not split by kind: {pairs} pairs of an image and a '
@@ -224,12 +216,11 @@ class CocoTableMetric(BaseMetric):  # type: ignore[misc]
                 'beside the training. In a process of its own: eca-mmdet test '
                 '--save-results, then eca-mmdet eval --analysis.'
             )
-            found = []
-        truth = self._ground_truth() if found else None
+            return {}
+        truth = self._ground_truth()
         return {
             task: analyze(truth, detections, task, max_dets=self.max_dets)
             for task, detections in found
-            if truth is not None
         }
 
     def _ground_truth(self) -> GroundTruth:
@@ -246,20 +237,20 @@ class CocoTableMetric(BaseMetric):  # type: ignore[misc]
             raise UserError(
                 f'none of the classes {tuple(classes)[:5]} is in {self.ann_file}, '
                 f'which has {self._truth.category_names[:5]}. Set the '
-                'metainfo.classes of the data set.',
+                'metainfo.classes of the dataset.',
                 code='unknown-class',
             )
         return truth
 
-    def _write(self, found: Detections, truth: GroundTruth, task: str) -> None:
-        if self.outfile_prefix is None:
-            return
-        path = results_path(self.outfile_prefix, task)
+    def _write(
+        self, found: Detections, truth: GroundTruth, task: str, prefix: str
+    ) -> None:
+        path = results_path(prefix, task)
         write_results(found, truth, path)
         logger = MMLogger.get_current_instance()
         logger.info(f'{len(found)} detections: {path}')
         if self.format_only:
-            folder, name = os.path.split(self.outfile_prefix)
+            folder, name = os.path.split(prefix)
             target = write_submission(found, truth, Path(folder) / task, name)
             logger.info(f"for COCO's server: {target}")
 
@@ -277,21 +268,21 @@ def _encode(masks: Any, shape: Sequence[int]) -> tuple[list[bytes], tuple[int, i
     from pycocotools import mask as api
 
     if isinstance(masks, (list, tuple)):
-        sizes = [tuple(map(int, one['size'])) for one in masks]
+        sizes = [tuple(map(int, rle['size'])) for rle in masks]
         if len(set(sizes)) > 1:
             raise UserError(
                 f'the masks of one image have several sizes: {set(sizes)}.',
                 code='bad-predictions',
             )
-        counts = [one['counts'] for one in masks]
+        counts = [rle['counts'] for rle in masks]
         plain = [c.encode() if isinstance(c, str) else bytes(c) for c in counts]
         height, width = sizes[0] if sizes else shape[:2]
         return plain, (int(height), int(width))
     stack = _array(masks).astype(np.uint8)
     size = (int(stack.shape[1]), int(stack.shape[2]))
-    # One mask at a time: the encoder wants a copy in column order, which for 100 masks
-    # of a large photo would be a gigabyte.
-    return [api.encode(np.asfortranarray(one))['counts'] for one in stack], size
+    # One mask at a time: the encoder takes a copy in column order, which for 100 masks
+    # of a large image would be a gigabyte.
+    return [api.encode(np.asfortranarray(mask))['counts'] for mask in stack], size
 
 
 def _flat(computed: Sequence[TaskResult], classwise: bool) -> dict[str, float]:
@@ -301,13 +292,112 @@ def _flat(computed: Sequence[TaskResult], classwise: bool) -> dict[str, float]:
     more is better from its name alone.
     """
     flat: dict[str, float] = {}
-    for one in computed:
-        values = {k: -1.0 if v is None else v for k, v in one.metrics.items()}
-        flat |= {f'{one.task}_{n}': values[ours] for ours, n in _MMDET_NAMES.items()}
-        flat |= {f'{one.task}_{name}': value for name, value in values.items()}
-        names = [each.name for each in one.classes]
-        for each in one.classes if classwise else ():
+    for result in computed:
+        task = result.task
+        values = {k: -1.0 if v is None else v for k, v in result.metrics.items()}
+        flat |= {f'{task}_{theirs}': values[k] for k, theirs in _MMDET_NAMES.items()}
+        flat |= {f'{task}_{name}': value for name, value in values.items()}
+        names = [each.name for each in result.classes]
+        for each in result.classes if classwise else ():
             ap = each.metrics['AP']
-            twice = f'_{each.id}' if names.count(each.name) > 1 else ''
-            flat[f'{each.name}{twice}_precision'] = -1.0 if ap is None else ap
+            number = f'_{each.id}' if names.count(each.name) > 1 else ''
+            flat[f'{each.name}{number}_precision'] = -1.0 if ap is None else ap
     return flat
+
+
+@METRICS.register_module()
+class V1CocoMetric(CocoTableMetric):
+    """``CocoTableMetric`` for boxes whose corners are both inside.
+
+    v1 wrote a box from x1 to x2 as x2 - x1 + 1 wide, in the original image. The AP of
+    its detectors needs that 1.
+    """
+
+    @staticmethod
+    def to_xywh(boxes: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        """Turn (n, 4) corners into x, y, width, height, both corners counted."""
+        return CocoTableMetric.to_xywh(boxes) + (0, 0, 1, 1)
+
+
+@HOOKS.register_module()
+class MetricsFileHook(Hook):  # type: ignore[misc]
+    """Write what ``CocoTableMetric`` recorded into the log folder of the run.
+
+    ``metrics.json`` is the last evaluation. Each one during training also has its
+    ``metrics_epoch_12.json`` or ``metrics_iter_520.json``. Only ``metrics.json`` has
+    the ``analysis`` of ``eca-mmdet eval --analysis``, which takes a few seconds for the
+    whole of COCO.
+    """
+
+    priority = 'LOWEST'
+    """After mmengine's CheckpointHook: ``save_best`` rewrites the file of this step,
+    whose sha256 is recorded here."""
+
+    def after_val_epoch(
+        self, runner: Any, metrics: dict[str, float] | None = None
+    ) -> None:
+        """Write after a validation during training."""
+        loop = compat.train_loop(runner)
+        if not isinstance(loop, BaseLoop):  # validation only
+            self._write_test(runner, runner.val_evaluator)
+            return
+        by_epoch = isinstance(loop, EpochBasedTrainLoop)
+        unit, at = ('epoch', runner.epoch) if by_epoch else ('iter', runner.iter)
+        saved = runner.message_hub.get_info('last_ckpt', None)
+        # Validation follows saving: a file of this step is what was measured.
+        current = saved and Path(saved).stem == f'{unit}_{at}'
+        more = {unit: at, 'checkpoint': _describe(saved if current else None)}
+        self._write(runner, runner.val_evaluator, more, f'metrics_{unit}_{at}.json')
+
+    def after_test_epoch(
+        self, runner: Any, metrics: dict[str, float] | None = None
+    ) -> None:
+        """Write after a test."""
+        self._write_test(runner, runner.test_evaluator)
+
+    def _write_test(self, runner: Any, evaluator: Any) -> None:
+        checkpoint = _describe(compat.load_path(runner))
+        self._write(runner, evaluator, {'checkpoint': checkpoint})
+
+    def _write(
+        self, runner: Any, evaluator: Any, more: dict[str, Any], name: str = ''
+    ) -> None:
+        metrics = [m for m in evaluator.metrics if getattr(m, 'record', None)]
+        if not metrics or not is_main_process():
+            return
+        record = copy.deepcopy(metrics[0].record)
+        if metrics[1:]:  # each with its own file, limits and notes
+            record['other_evaluators'] = [metric.record for metric in metrics[1:]]
+        config = runner.cfg.filename
+        record['config'] = Path(config).stem if config else None
+        if runner.cfg.get('fast'):
+            record['fast'] = True  # eca-mmdet test --fast: not the exact AP
+        record |= more
+        folder = Path(runner.log_dir)
+        if name:
+            write_json(folder / name, record)
+        write_json(folder / 'metrics.json', record)
+        # Written again with the analysis, whose failure must not cost the numbers.
+        analysis = _analyze(metrics, runner)
+        if analysis:
+            write_json(folder / 'metrics.json', {**record, 'analysis': [analysis]})
+        runner.logger.info(f'all numbers: {folder / "metrics.json"}')
+
+
+def _analyze(metrics: list[Any], runner: Any) -> dict[str, Any]:
+    """Return the errors of the first evaluator that can analyse them, by task."""
+    for metric in metrics:
+        if hasattr(metric, 'analyze'):
+            try:
+                return dict(metric.analyze())
+            except Exception as error:
+                runner.logger.warning(f'the errors were not split by kind: {error!r}')
+    return {}
+
+
+def _describe(checkpoint: str | None) -> dict[str, str] | None:
+    """Return name and sha256 of a checkpoint; for an URL, only the name."""
+    if not checkpoint:
+        return None
+    local = Path(checkpoint).is_file()
+    return describe_file(checkpoint) if local else {'file': str(checkpoint)}

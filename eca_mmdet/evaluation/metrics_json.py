@@ -1,10 +1,12 @@
-"""``metrics.json``: enough to know later what a number was."""
+"""Records for ``metrics.json``: numbers and what is needed to interpret them."""
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import platform
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from datetime import datetime, timezone
 from typing import Any
 
@@ -33,19 +35,14 @@ def make_record(
     backend: str,
     **more: Any,
 ) -> dict[str, Any]:
-    """Return the record of one evaluation.
+    """Return the record of one evaluation, with further entries.
 
-    Args:
-        results: the numbers; AP and AR are 0-1 and of full precision, null where no
-            object is counted.
-        annotations: file and sha256 of the annotation file, as it was read.
-        backend: what computed them.
-        more: further entries, such as results or checkpoint.
+    AP and AR are 0-1 and of full precision, null where no object is counted.
     """
     return {
         'date': datetime.now(timezone.utc).isoformat(timespec='seconds'),
         'unit': 'AP and AR are 0-1',
-        'results': {one.task: as_json(one) for one in results},
+        'results': {result.task: as_json(result) for result in results},
         'annotations': dict(annotations),
         'backend': backend,
         'versions': versions(),
@@ -59,22 +56,17 @@ def as_json(result: TaskResult) -> dict[str, Any]:
         'metrics': result.metrics,
         'max_dets': list(result.max_dets),
         'counts': result.counts,
-        'classes': [
-            {'id': c.id, 'name': c.name, 'objects': c.objects, 'metrics': c.metrics}
-            for c in result.classes
-        ],
+        'classes': [asdict(each) for each in result.classes],
     }
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of Python, this package and those that the number rests on.
+    """Return the versions of Python, this package and its dependencies.
 
     They are read from the installed metadata; nothing is imported.
     """
     found = {'python': platform.python_version(), 'eca-mmdet': eca_mmdet.__version__}
     for name in _PACKAGES:
-        try:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
     return found

@@ -1,14 +1,14 @@
-"""Predictions of a detector, from one image's arrays to one task's columns.
+"""Predictions of a detector, from arrays of one image to columns of one task.
 
-Half a million dicts for 5,000 images are what makes mmdet's metric slow and large. Here
-an image is a handful of arrays, a process's share of the data is a handful of arrays,
-and that is also what processes send to each other.
+mmdet's metric is slow and large because of half a million dicts for 5,000 images. Here
+an image, or the share of a process, is a few arrays, and processes exchange these.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from itertools import compress
 from typing import Any
 
 import numpy as np
@@ -30,9 +30,9 @@ class ImagePredictions:
         boxes: (n, 4) x, y, width, height in pixels.
         scores: (n,).
         labels: (n,) from 0, in the order of the dataset's categories.
-        masks: n RLE counts; None where the detector gives boxes alone.
-        mask_size: height and width that the masks have.
-        mask_scores: (n,) where masks have scores of their own, else None.
+        masks: n RLE counts; None where the detector gives boxes only.
+        mask_size: height and width of the masks.
+        mask_scores: (n,); None where masks have no scores of their own.
     """
 
     image_id: ImageId
@@ -50,12 +50,12 @@ class Predictions:
 
     Attributes:
         image_ids: M ids, in the order of arrival.
-        lengths: (M,) detections of each.
+        lengths: (M,) number of detections.
         boxes: (N, 4) x, y, width, height.
         scores: (N,).
         labels: (N,).
-        mask_counts: the N RLEs' counts behind each other; None without masks.
-        mask_lengths: (N,) bytes of each.
+        mask_counts: concatenated counts of N RLEs; None without masks.
+        mask_lengths: (N,) bytes of each RLE.
         mask_sizes: (M, 2) height and width.
         mask_scores: (N,); equal to ``scores`` where masks have none of their own.
     """
@@ -72,27 +72,28 @@ class Predictions:
 
 
 def pack(images: Sequence[ImagePredictions]) -> Predictions:
-    """Put the images of one process behind each other."""
-    with_masks = any(one.masks is not None for one in images)
-    without = [one.image_id for one in images if one.masks is None and len(one.scores)]
+    """Concatenate the images of one process."""
+    with_masks = any(image.masks is not None for image in images)
+    without = [i.image_id for i in images if i.masks is None and len(i.scores)]
     if with_masks and without:
         raise UserError(
             f'{len(without)} of {len(images)} images have detections without masks, '
             f'the first {without[0]!r}; others have masks.',
             code='bad-predictions',
         )
-    masks = [mask for one in images for mask in one.masks or ()]
-    own = [one.scores if one.mask_scores is None else one.mask_scores for one in images]
+    masks = [mask for image in images for mask in image.masks or ()]
     return Predictions(
-        image_ids=[one.image_id for one in images],
-        lengths=np.array([len(one.scores) for one in images], np.int64),
-        boxes=_join([one.boxes for one in images]).reshape(-1, 4),
-        scores=_join([one.scores for one in images]),
-        labels=_join([one.labels for one in images]).astype(np.int64),
+        image_ids=[image.image_id for image in images],
+        lengths=np.array([len(image.scores) for image in images], np.int64),
+        boxes=_join([image.boxes for image in images]).reshape(-1, 4),
+        scores=_join([image.scores for image in images]),
+        labels=_join([image.labels for image in images]).astype(np.int64),
         mask_counts=b''.join(masks) if with_masks else None,
-        mask_lengths=np.array([len(one) for one in masks], np.int64),
-        mask_sizes=np.array([one.mask_size for one in images], np.int64).reshape(-1, 2),
-        mask_scores=_join(own),
+        mask_lengths=np.array([len(mask) for mask in masks], np.int64),
+        mask_sizes=np.array([i.mask_size for i in images], np.int64).reshape(-1, 2),
+        mask_scores=_join(
+            [i.scores if i.mask_scores is None else i.mask_scores for i in images]
+        ),
     )
 
 
@@ -101,7 +102,7 @@ def _join(arrays: Sequence[Array]) -> Array:
 
 
 def merge(parts: Sequence[Predictions]) -> Predictions:
-    """Put the shares of several processes together, each image once.
+    """Concatenate the shares of several processes, and keep each image once.
 
     A distributed sampler repeats images so that all processes have as many; the first
     one counts.
@@ -109,43 +110,39 @@ def merge(parts: Sequence[Predictions]) -> Predictions:
     full = [part for part in parts if part.image_ids]
     if len(full) < 2:  # a copy would be of a quarter of a gigabyte for 50,000 images
         return _once(full[0] if full else parts[0])
-    image_ids = [one for part in full for one in part.image_ids]
     masked = [part.mask_counts for part in full if part.mask_counts is not None]
     arrays = {
-        one.name: np.concatenate([getattr(part, one.name) for part in full])
-        for one in fields(Predictions)
-        if one.name not in ('image_ids', 'mask_counts')
+        field.name: np.concatenate([getattr(part, field.name) for part in full])
+        for field in fields(Predictions)
+        if field.name not in ('image_ids', 'mask_counts')
     }
-    counts = b''.join(masked) if masked else None
-    return _once(Predictions(image_ids, mask_counts=counts, **arrays))
+    return _once(
+        Predictions(
+            image_ids=[image_id for part in full for image_id in part.image_ids],
+            mask_counts=b''.join(masked) if masked else None,
+            **arrays,
+        )
+    )
 
 
 def _once(everything: Predictions) -> Predictions:
     """Return each image's first entry."""
-    image_ids = everything.image_ids
-    first = {one: index for index, one in reversed(list(enumerate(image_ids)))}
-    if len(first) == len(image_ids):
+    ids, counts = everything.image_ids, everything.mask_counts
+    first = {image_id: index for index, image_id in reversed(list(enumerate(ids)))}
+    if len(first) == len(ids):
         return everything
-    chosen = np.array([first[one] == at for at, one in enumerate(image_ids)], bool)
-    return _choose(everything, chosen)
-
-
-def _choose(everything: Predictions, chosen: Array) -> Predictions:
+    chosen = np.array([first[image_id] == at for at, image_id in enumerate(ids)], bool)
     rows = np.repeat(chosen, everything.lengths)
-    counts, lengths = everything.mask_counts, everything.mask_lengths
     if counts is not None:
-        pieces = _split(counts, lengths)
-        counts = b''.join(p for p, keep in zip(pieces, rows, strict=True) if keep)
-        lengths = lengths[rows]
-    ids = zip(everything.image_ids, chosen, strict=True)
+        counts = b''.join(compress(_split(counts, everything.mask_lengths), rows))
     return Predictions(
-        image_ids=[one for one, keep in ids if keep],
+        image_ids=list(compress(ids, chosen)),
         lengths=everything.lengths[chosen],
         boxes=everything.boxes[rows],
         scores=everything.scores[rows],
         labels=everything.labels[rows],
         mask_counts=counts,
-        mask_lengths=lengths,
+        mask_lengths=everything.mask_lengths[rows[: len(everything.mask_lengths)]],
         mask_sizes=everything.mask_sizes[chosen],
         mask_scores=everything.mask_scores[rows],
     )
@@ -163,28 +160,20 @@ def to_detections(
     """Return one task's detections in the positions of the ground truth.
 
     Labels count the categories in the order of the file, as mmdet's ``CocoDataset``
-    does, whatever the order of the class names.
-
-    Returns:
-        The detections, and a line for each thing that a user should know: detections
-        that are not finite do not count, images without predictions do.
-
-    Raises:
-        UserError: an image or a label is not the annotation file's, or there are no
-            masks to evaluate.
+    does, whatever the order of the class names. The notes mention detections that are
+    not finite and do not count, and images without predictions, which do.
     """
-    at = {one: index for index, one in enumerate(truth.image_ids)}
+    at = {image_id: index for index, image_id in enumerate(truth.image_ids)}
     _require_match(found, truth, at, task)
     scores = found.scores if task == 'bbox' else found.mask_scores
     finite = np.isfinite(scores) & np.isfinite(found.boxes).all(1)
-    images = np.array([at[one] for one in found.image_ids], np.int64)
+    images = np.array([at[image_id] for image_id in found.image_ids], np.int64)
     boxes = masks = None
     notes = _notes(found, truth, int((~finite).sum()))
     if task == 'bbox':
         boxes = _those(found.boxes, finite).astype(np.float64, copy=False)
     else:
-        kept = zip(_rles(found), finite, strict=True)
-        masks = [mask for mask, keep in kept if keep]
+        masks = list(compress(_rles(found), finite))
         notes += _other_sizes(found, truth, images)
     detections = Detections(
         image=_those(np.repeat(images, found.lengths), finite),
@@ -213,12 +202,12 @@ def _rles(found: Predictions) -> list[dict[str, Any]]:
 def _require_match(
     found: Predictions, truth: GroundTruth, at: dict[ImageId, int], task: str
 ) -> None:
-    unknown = [one for one in found.image_ids if one not in at]
+    unknown = [image_id for image_id in found.image_ids if image_id not in at]
     if unknown:
         raise UserError(
             f'{len(unknown)} of {len(found.image_ids)} images that were tested are not '
             f'in {truth.source}, the first {unknown[0]!r}. The ann_file of the '
-            'evaluator and of the data set must be the same.',
+            'evaluator and of the dataset must be the same.',
             code='bad-predictions',
         )
     categories = len(truth.file_order)

@@ -1,20 +1,22 @@
-"""Tables of COCO's numbers: text, Markdown, CSV and LaTeX. No heavy import."""
+"""Tables of COCO metrics: text, Markdown, CSV and LaTeX. No heavy import."""
 
 from __future__ import annotations
 
 import csv
 import io
 import re
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
+from eca_mmdet.datasets.detections import Detections
+from eca_mmdet.datasets.ground_truth import GroundTruth
+from eca_mmdet.evaluation.bootstrap import Difference
 from eca_mmdet.evaluation.coco_eval import MAX_DETS, Metrics, TaskResult, columns
 from eca_mmdet.utils.text import printable
 
 FORMATS = ('table', 'md', 'csv', 'latex')
 TITLES = {'bbox': 'box', 'segm': 'mask'}
-
-Row = tuple[str, Metrics]
-"""A label, and 0-1 by column."""
 
 
 def format_ap(value: float | None, signed: bool = False) -> str:
@@ -26,14 +28,11 @@ def format_ap(value: float | None, signed: bool = False) -> str:
 
 
 def rows_of(metrics: Mapping[str, float]) -> dict[str, Metrics]:
-    """Collect COCO's columns from what ``CocoTableMetric`` returns.
+    """Collect COCO's columns from the numbers of ``CocoTableMetric``.
 
-    Args:
-        metrics: with or without the ``coco/`` prefix; 0-1, -1 for no object.
-
-    Returns:
-        ``{'box': {'AP': 0.39, ...}, 'mask': {...}}``, None for no object; a task that
-        was not evaluated is absent.
+    They are 0-1, -1 for no object, with or without the ``coco/`` prefix. The result is
+    ``{'box': {'AP': 0.39, ...}, 'mask': {...}}``, None for no object; a task that was
+    not evaluated is absent.
     """
     plain = {key.removeprefix('coco/'): value for key, value in metrics.items()}
     rows = {}
@@ -46,7 +45,7 @@ def rows_of(metrics: Mapping[str, float]) -> dict[str, Metrics]:
 
 
 def heading(max_dets: Sequence[int] = MAX_DETS) -> str:
-    """Say what the numbers of a table are."""
+    """Return the heading of a table."""
     line = 'COCO AP and AR, 0-100'
     if tuple(max_dets) == MAX_DETS:
         return line
@@ -61,10 +60,7 @@ def ap_table(
 ) -> str:
     """Return a table with a line for each row, and the columns that the first has.
 
-    Args:
-        rows: label to numbers.
-        style: of :func:`render`.
-        signed: labels of the rows that are differences.
+    The rows whose labels are in ``signed`` are differences.
     """
     if not rows:
         return ''
@@ -80,9 +76,9 @@ def class_table(result: TaskResult, style: str = 'table') -> str:
     """Return a table with a line for each category: id, name, objects, numbers."""
     names = columns(result.max_dets)
     cells = [
-        [one.name, str(one.id), str(one.objects)]
-        + [format_ap(one.metrics[name]) for name in names]
-        for one in result.classes
+        [each.name, str(each.id), str(each.objects)]
+        + [format_ap(each.metrics[name]) for name in names]
+        for each in result.classes
     ]
     return render(['category', 'id', 'objects', *names], cells, style)
 
@@ -90,16 +86,10 @@ def class_table(result: TaskResult, style: str = 'table') -> str:
 def render(header: list[str], cells: list[list[str]], style: str) -> str:
     """Lay out a table whose first column is text and whose others are numbers.
 
-    Args:
-        header: one name a column.
-        cells: rows as strings.
-        style: one of ``FORMATS``.
-
-    Returns:
-        Lines without a trailing newline.
+    The style is one of ``FORMATS``; the last line has no newline.
     """
-    header = [printable(one) for one in header]
-    cells = [[printable(cell) for cell in row] for row in cells]
+    header = list(map(printable, header))
+    cells = [list(map(printable, row)) for row in cells]
     if style == 'csv':
         text = io.StringIO()
         csv.writer(text, lineterminator='\n').writerows([header, *cells])
@@ -117,3 +107,97 @@ def render(header: list[str], cells: list[list[str]], style: str) -> str:
         colalign=['left', *('right' for _ in header[1:])],
     )
     return table
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """One result file: its label in tables, and its detections and numbers by task."""
+
+    path: str
+    label: str
+    sha256: str
+    found: dict[str, Detections]
+    results: dict[str, TaskResult]
+
+    @property
+    def source(self) -> dict[str, str]:
+        """The file and the sha256 of what was read."""
+        return {'file': self.path, 'sha256': self.sha256}
+
+
+def result_tables(
+    truth: GroundTruth,
+    files: Sequence[Evaluated],
+    differences: Sequence[dict[str, Difference]],
+    classwise: bool,
+    style: str,
+) -> str:
+    """Return the tables of result files and of their differences to the first.
+
+    'table' has headings, 'md' and 'latex' have not, and 'csv' is one table.
+    """
+    limits = next(iter(files[0].results.values())).max_dets
+    names = list(columns(limits))
+    if style == 'csv':
+        return _csv(files, differences, classwise, names)
+    cells = [
+        [label, *(format_ap(row[name], signed) for name in names)]
+        for label, row, signed in _rows(files, differences)
+    ]
+    parts = [render(['', *names], cells, style)]
+    if style == 'table':
+        crowd = int(truth.crowd.sum())
+        counts = (
+            f'{len(truth.image_ids)} images, {len(truth.image) - crowd} objects and '
+            f'{crowd} crowd regions of {len(truth.category_ids)} classes'
+        )
+        parts = [counts, f'{heading(limits)}:', *parts]
+    for file in files if classwise else ():
+        for task, result in file.results.items():
+            title = f'{printable(file.label)}, {TITLES[task]}, by class:'
+            marks = {'table': title, 'md': f'**{title}**\n', 'latex': f'% {title}'}
+            parts += ['', marks[style], class_table(result, style)]
+    return '\n'.join(parts)
+
+
+def _rows(
+    files: Sequence[Evaluated], differences: Sequence[dict[str, Difference]]
+) -> Iterator[tuple[str, Metrics, bool]]:
+    """Yield (label, numbers, signed): a file, then its difference to the first."""
+    for file, minus in zip(files, [{}, *differences], strict=True):
+        for task, result in file.results.items():
+            yield f'{file.label}, {TITLES[task]}', result.metrics, False
+            if task in minus:
+                yield f'minus {files[0].label}', minus[task].metrics, True
+                if minus[task].low:
+                    yield '95 % from', minus[task].low, True
+                    yield 'to', minus[task].high, True
+
+
+def _csv(
+    files: Sequence[Evaluated],
+    differences: Sequence[dict[str, Difference]],
+    classwise: bool,
+    names: list[str],
+) -> str:
+    """Return one machine-readable table of files, differences and classes."""
+    header = ['results', 'type', 'row', 'class', 'class_id', 'objects', *names]
+    cells = []
+    for file, minus in zip(files, [{}, *differences], strict=True):
+        for task, result in file.results.items():
+            objects = result.counts['objects']
+            rows: list[tuple[Any, ...]] = [('value', '', '', objects, result.metrics)]
+            if task in minus:
+                rows.append(('minus first', '', '', '', minus[task].metrics))
+                if minus[task].low:
+                    rows.append(('minus first, low', '', '', '', minus[task].low))
+                    rows.append(('minus first, high', '', '', '', minus[task].high))
+            rows += [
+                ('value', each.name, each.id, each.objects, each.metrics)
+                for each in (result.classes if classwise else ())
+            ]
+            cells += [
+                [file.label, task, *map(str, head), *(format_ap(row[n]) for n in names)]
+                for *head, row in rows
+            ]
+    return render(header, cells, 'csv')

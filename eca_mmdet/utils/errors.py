@@ -9,16 +9,10 @@ _LONGEST = 1000
 
 
 class UserError(Exception):
-    """Bad input: what is wrong, what was received, and what to do.
+    """Bad input: what is wrong, what was received, and what to do, in one line.
 
-    Args:
-        message: one line.
-        code: stable name of this error, in kebab case, e.g. ``'config-not-found'``.
-            Wording may change between versions; codes do not.
-
-    Attributes:
-        code: the name given, or that of the class.
-        exit_code: exit status of the command line.
+    ``code`` is a stable name of the error in kebab case, e.g. ``'config-not-found'``.
+    Wording may change between versions; codes do not.
     """
 
     code = 'bad-input'

@@ -20,20 +20,14 @@ MOST_BYTES = 1 << 30
 
 
 def to_rgb(image: Any) -> Array:
-    """Return an array or a PIL image as OpenCV reads its file: 8 bits, three colours.
+    """Return an array or a PIL image as OpenCV reads its file: (H, W, 3) uint8, RGB.
 
-    Grey is repeated, an alpha channel is dropped without mixing, of 16 bits the upper
-    eight stay, and a PIL image is turned as its EXIF data say.
+    Grey is repeated, an alpha channel is dropped without mixing, the upper eight of 16
+    bits stay, and a PIL image is rotated by its EXIF data.
 
     Args:
         image: (H, W), (H, W, 1), (H, W, 3) RGB or (H, W, 4) RGBA of uint8 or uint16;
             or a PIL image.
-
-    Returns:
-        (H, W, 3) uint8, RGB.
-
-    Raises:
-        UserError: it is of another form.
     """
     if not isinstance(image, np.ndarray):
         image = _from_pil(image)
@@ -75,17 +69,13 @@ def _from_pil(image: Any) -> Array:
             'RGB.',
             code='broken-image',
         )
-    if image.mode.startswith('I'):  # 16 bits; older releases of PIL say I for them
+    if image.mode.startswith('I'):  # 16 bits; I in older releases of PIL
         return np.asarray(image).clip(0, 65535).astype(np.uint16)
     return np.asarray(image.convert('RGB'))
 
 
 def require_image_file(path: str) -> None:
-    """Refuse what is no file, and one too large for an image.
-
-    Raises:
-        UserError: saying which.
-    """
+    """Reject a path that is not a file, or a file too large for an image."""
     if not Path(path).is_file():
         what = 'is no regular file' if os.path.exists(path) else 'does not exist'
         raise UserError(
@@ -95,19 +85,9 @@ def require_image_file(path: str) -> None:
 
 
 def read_rgb(path: str) -> Array:
-    """Read an image file as mmdet does, by OpenCV; by Pillow where there is none.
+    """Read an image file as mmdet does: (H, W, 3) uint8, RGB.
 
-    Pillow gives the same pixels, but for what its own decoders round differently.
-
-    Args:
-        path: of the file.
-
-    Returns:
-        (H, W, 3) uint8, RGB.
-
-    Raises:
-        UserError: it is no file, or no image.
-        MissingPackageError: neither OpenCV nor Pillow is installed.
+    Without OpenCV, Pillow reads the same pixels except for rounding in its decoders.
     """
     require_image_file(path)
     try:
@@ -123,12 +103,9 @@ def read_rgb(path: str) -> Array:
 
 
 def decode(path: Path) -> Array | str:
-    """Decode an image file to its end with OpenCV, as mmdet does.
+    """Decode an image file to (H, W, 3) uint8, BGR, or return why it cannot be read.
 
-    OpenCV rejects a truncated file, and rotates an image as its EXIF data say.
-
-    Returns:
-        (H, W, 3) uint8, BGR; or the reason why it cannot be read.
+    OpenCV, as in mmdet, rejects a truncated file and rotates by the EXIF data.
     """
     import cv2
 
@@ -171,15 +148,12 @@ def _read_by_pillow(path: str) -> Array:
 
 
 def encode_image(image: Array, suffix: str, quality: int = 95) -> bytes:
-    """Return an RGB image as the bytes of a file.
+    """Return an image of (H, W, 3) uint8, RGB, as the bytes of a file.
 
     Args:
-        image: (H, W, 3) uint8.
+        image: the image.
         suffix: file name extension that selects the format, e.g. '.png'.
-        quality: of a JPEG file, 0-100.
-
-    Raises:
-        UserError: OpenCV does not write this format (``unsupported-format``).
+        quality: JPEG quality, 0-100.
     """
     import cv2
 

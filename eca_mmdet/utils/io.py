@@ -1,4 +1,4 @@
-"""Files read with limits, and written whole or not at all."""
+"""Reading of files with limits, and writing them whole or not at all."""
 
 from __future__ import annotations
 
@@ -17,22 +17,19 @@ from typing import IO, Any, NamedTuple
 from eca_mmdet.utils.errors import UserError
 
 _SHARE = 4
-"""A file may be as large as this part of the memory; JSON grows when it is read."""
+"""A file may take 1/4 of the memory; JSON grows when it is parsed."""
 
 _PATIENCE = 3.0
-"""Seconds to wait for somebody to open the other end of a pipe."""
+"""Seconds to wait for a process to open the other end of a pipe."""
 
 
 def require_regular(path: Path, what: str, most: int | None = None) -> None:
-    """Refuse what reading would wait for or never end with, and what is too large.
+    """Reject a path that is not a regular file, or is too large.
 
     Args:
-        path: of the file.
-        what: it is, for the message, as 'annotation file'.
-        most: bytes; None for a share of the machine's memory.
-
-    Raises:
-        UserError: it does not exist, is a folder, a pipe or a device, or too large.
+        path: path of the file.
+        what: kind of the file for messages, e.g. ``'annotation file'``.
+        most: largest size in bytes; None for a share of the machine's memory.
     """
     name = f'{what} {str(path)!r}'
     try:
@@ -40,19 +37,15 @@ def require_regular(path: Path, what: str, most: int | None = None) -> None:
     except FileNotFoundError:
         raise UserError(f'{name} does not exist.', code='file-not-found') from None
     except OSError as error:
-        raise UserError(
-            f'{name} cannot be read: {error.strerror}.', code='file-unreadable'
-        ) from error
+        raise _unreadable(path, what, error) from error
     if stat.S_ISDIR(found.st_mode):
-        raise UserError(
-            f'{name} cannot be read: it is a folder.', code='file-unreadable'
-        )
+        raise _unreadable(path, what, IsADirectoryError(0, 'it is a folder'))
     if not stat.S_ISREG(found.st_mode):
         raise UserError(
             f'{name} is not a regular file; save it as one first.',
             code='file-unreadable',
         )
-    most = _memory() // _SHARE if most is None else most
+    most = _memory_share() if most is None else most
     if found.st_size > most:
         raise UserError(
             f'{name} is too large to be read: {found.st_size >> 20:,} MiB, and up to '
@@ -61,26 +54,28 @@ def require_regular(path: Path, what: str, most: int | None = None) -> None:
         )
 
 
+def _unreadable(path: Path, what: str, error: OSError) -> UserError:
+    return UserError(
+        f'{what} {str(path)!r} cannot be read: {error.strerror}.',
+        code='file-unreadable',
+    )
+
+
+def _memory_share() -> int:
+    return os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') // _SHARE
+
+
 def read_file(path: Path, what: str, most: int | None = None) -> bytes:
     """Return the bytes of a file; arguments and errors as :func:`require_regular`."""
     require_regular(path, what, most)
     try:
         return path.read_bytes()
     except OSError as error:
-        raise UserError(
-            f'{what} {str(path)!r} cannot be read: {error.strerror}.',
-            code='file-unreadable',
-        ) from error
+        raise _unreadable(path, what, error) from error
 
 
 class JsonFile(NamedTuple):
-    """A JSON file, read.
-
-    Attributes:
-        content: of the file.
-        sha256: of its bytes.
-        head: its first bytes, which tell the encoding.
-    """
+    """Content of a JSON file, SHA-256 of its bytes, and its first four bytes."""
 
     content: Any
     sha256: str
@@ -90,17 +85,10 @@ class JsonFile(NamedTuple):
 def read_json(path: str | Path, what: str, most: int | None = None) -> JsonFile:
     """Read a JSON file, or a pipe such as a shell's ``<(zcat results.json.gz)``.
 
-    Args:
-        path: of the file.
-        what: names its kind in messages, e.g. ``'annotation file'``.
-        most: bytes; None for a share of the machine's memory.
-
-    Raises:
-        UserError: as :func:`require_regular`, or it is not JSON.
+    Arguments and errors are those of :func:`require_regular`; ``not-json`` in addition.
     """
     path = Path(path)
-    name = f'{what} {str(path)!r}'
-    raw = _read_stream(path, what, _memory() // _SHARE if most is None else most)
+    raw = _read_stream(path, what, _memory_share() if most is None else most)
     try:
         content = json.loads(raw)
     except RecursionError:
@@ -111,7 +99,7 @@ def read_json(path: str | Path, what: str, most: int | None = None) -> JsonFile:
             reason += '. It ends too early: it was not written or downloaded to the end'
     else:
         return JsonFile(content, hashlib.sha256(raw).hexdigest(), raw[:4])
-    raise UserError(f'{name} is not JSON: {reason}', code='not-json')
+    raise UserError(f'{what} {str(path)!r} is not JSON: {reason}', code='not-json')
 
 
 def _read_stream(path: Path, what: str, most: int) -> bytes:
@@ -138,34 +126,23 @@ def _read_stream(path: Path, what: str, most: int) -> bytes:
                         code='file-too-large',
                     )
     except OSError as error:
-        raise UserError(
-            f'{name} cannot be read: {error.strerror}.', code='file-unreadable'
-        ) from error
+        raise _unreadable(path, what, error) from error
     return b''.join(parts)
 
 
 def _open_pipe(path: Path, name: str) -> IO[bytes]:
-    """Open a pipe; refuse one that no process opens for writing."""
+    """Open a pipe; reject one that no process opens for writing."""
     handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
-    ready = select.select([handle], [], [], _PATIENCE)[0]
-    if not ready:
-        try:
-            # Nothing to read and no error: the end, since there is no writer.
+    if not select.select([handle], [], [], _PATIENCE)[0]:
+        # Reading returns nothing without a writer, and raises where one is slow.
+        with contextlib.suppress(BlockingIOError):
             os.read(handle, 1)
-        except BlockingIOError:  # a writer that has not written yet
-            ready = [handle]
-    if not ready:
-        os.close(handle)
-        raise UserError(
-            f'{name} is a pipe that no process writes to.', code='file-unreadable'
-        )
+            os.close(handle)
+            raise UserError(
+                f'{name} is a pipe that no process writes to.', code='file-unreadable'
+            )
     os.set_blocking(handle, True)
     return open(handle, 'rb')
-
-
-def _memory() -> int:
-    """Return the bytes of the machine's memory."""
-    return os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES')
 
 
 @contextlib.contextmanager
@@ -173,10 +150,7 @@ def whole_file(path: Path) -> Iterator[Path]:
     """Yield a name beside ``path`` to write to; it becomes ``path`` at the end.
 
     If the block raises, or the program stops, ``path`` is as it was. The mode is that
-    of any new file.
-
-    Raises:
-        OSError: the folder or its disk does not take the file.
+    of any new file. Raises OSError if the file cannot be written.
     """
     with whole_files(path) as (partial,):
         yield partial
@@ -184,11 +158,7 @@ def whole_file(path: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def whole_files(*paths: Path) -> Iterator[tuple[Path, ...]]:
-    """Yield names to write to; as ``whole_file``, and none becomes its path alone.
-
-    Raises:
-        OSError: the folder or its disk does not take one of the files.
-    """
+    """Yield names as :func:`whole_file` does: all become their paths, or none does."""
     partials: list[Path] = []
     try:
         for path in paths:
@@ -221,22 +191,14 @@ def _umask() -> int:
 
 
 def write_json(path: str | Path, content: Any, indent: int | None = 1) -> None:
-    """Write a JSON file whole or not at all; missing folders are created.
-
-    Raises:
-        UserError: it cannot be written (``file-not-written``).
-    """
+    """Write a JSON file whole or not at all; missing folders are created."""
     write_json_files({path: content}, indent)
 
 
 def write_json_files(
     contents: Mapping[Path, Any] | Mapping[str | Path, Any], indent: int | None = 1
 ) -> None:
-    """Write JSON files, all of them or none; missing folders are created.
-
-    Raises:
-        UserError: one cannot be written (``file-not-written``).
-    """
+    """Write JSON files, all of them or none; missing folders are created."""
     paths = [Path(path) for path in contents]
     try:
         for path in paths:
@@ -253,14 +215,9 @@ def write_json_files(
 
 
 def require_free(*paths: str | Path, option: str = '--out') -> None:
-    """Refuse to overwrite: raise if one of the paths exists, before long work.
+    """Refuse to overwrite a file, a folder or a dangling link, before long work.
 
-    Args:
-        paths: files or folders that are about to be created.
-        option: the option that names them, for the message.
-
-    Raises:
-        UserError: one exists, a dangling link included (``output-exists``).
+    ``option`` is the option that names them, for the message.
     """
     for path in paths:
         if os.path.lexists(path):
@@ -273,8 +230,8 @@ def require_free(*paths: str | Path, option: str = '--out') -> None:
 
 def sha256_of(path: str | Path) -> str:
     """Return the SHA-256 of a file as hexadecimal digits."""
+    digest = hashlib.sha256()
     with open(path, 'rb') as file:
-        digest = hashlib.sha256()
         while block := file.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
@@ -286,50 +243,43 @@ def describe_file(path: str | Path) -> dict[str, str]:
 
 
 def make_run_folder(name: str | None, kind: str) -> Path:
-    """Create a run folder; never reuse one.
+    """Create a new run folder, ``runs/KIND-DATE-TIME`` unless it has a name.
 
-    Args:
-        name: the folder, or None for ``runs/KIND-DATE-TIME``.
-        kind: the command, as 'demo'.
-
-    Raises:
-        UserError: it exists, or cannot be created.
+    ``kind`` is the command, e.g. 'demo'.
     """
-    stamp = datetime.now().strftime('%Y%m%d-%H%M%S')
-    default = Path('runs') / f'{kind}-{stamp}'
-    tries = [Path(name)] if name else [default]
-    tries += [] if name else [Path(f'{default}-{index}') for index in range(2, 100)]
-    for out in tries:
+    default = f'runs/{kind}-{datetime.now():%Y%m%d-%H%M%S}'
+    tries = [name] if name else [default, *(f'{default}-{n}' for n in range(2, 100))]
+    for out in map(Path, tries):
         try:
             out.mkdir(parents=True)
             return out
         except FileExistsError:
             continue
         except OSError as error:
-            raise UserError(f'cannot create the run folder {out}: {error}') from error
+            raise UserError(
+                f'cannot create the run folder {out}: {error}', code='file-not-written'
+            ) from error
     require_free(tries[0])
     raise AssertionError('unreachable: the path exists')
 
 
 def take_own_folder(out: Path, own: Container[str]) -> None:
-    """Make the folder of a command that goes on, or take one of an earlier call.
+    """Create the folder of a resumable command, or accept one of an earlier call.
 
-    Args:
-        out: the folder.
-        own: names of what the command leaves in it.
-
-    Raises:
-        UserError: it cannot be a folder, or has something else in it.
+    ``own`` has the names of the files that the command leaves in it.
     """
     try:
         out.mkdir(parents=True, exist_ok=True)
-        names = (one.name for one in out.iterdir())
+        names = (path.name for path in out.iterdir())
         # Hidden files are the system's, or half-written ones of a call that was killed.
-        strangers = [one for one in names if one not in own and one[0] != '.']
+        others = [name for name in names if name not in own and name[0] != '.']
     except OSError as error:
-        raise UserError(f'--out {out} cannot be a folder: {error}.') from error
-    if strangers:
         raise UserError(
-            f'--out {out} has {strangers[0]!r} in it, which is not of this command. '
-            'Name a new folder, or one of an earlier call.'
+            f'--out {out} cannot be a folder: {error}.', code='file-not-written'
+        ) from error
+    if others:
+        raise UserError(
+            f'--out {out} has {others[0]!r} in it, which is not of this command. '
+            'Name a new folder, or one of an earlier call.',
+            code='output-exists',
         )

@@ -11,13 +11,7 @@ from eca_mmdet.utils.io import whole_file
 
 
 def new_figure(*args: Any, sharey: bool = False, **kwargs: Any) -> Any:
-    """Return a figure and its axes.
-
-    Args:
-        *args: rows and columns, for ``Figure.subplots``.
-        sharey: share the y-axis.
-        **kwargs: for ``Figure``.
-    """
+    """Return a figure and its axes: rows and columns, then arguments of ``Figure``."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -27,11 +21,7 @@ def new_figure(*args: Any, sharey: bool = False, **kwargs: Any) -> Any:
 
 
 def save_figure(figure: Any, path: Path, dpi: int = 120) -> None:
-    """Write a PNG file whole or not at all.
-
-    Raises:
-        UserError: it cannot be written (``file-not-written``).
-    """
+    """Write a PNG file whole or not at all."""
     try:
         with whole_file(path) as partial, warnings.catch_warnings():
             # Class names in scripts that the font lacks are drawn as empty boxes.

@@ -228,6 +228,11 @@ def test_refusals(refused, data, tmp_path, mmdet_ready):
     assert '[no-images]' in refused(*both, '--images', tmp_path / 'empty')
     (tmp_path / 'empty.json').write_text('')
     assert 'empty.json' in refused('--train', 'empty.json', '--val', val)
+    content = json.loads(train.read_text())
+    for image in content['images']:
+        del image['width'], image['height']
+    (tmp_path / 'sizeless.json').write_text(json.dumps(content))
+    assert '[faulty-data]' in refused('--train', 'sizeless.json', '--val', val)
     renamed = json.loads(val.read_text())['categories']
     renamed[0]['name'] = 'Cat'
     change(val, categories=renamed)
@@ -365,7 +370,7 @@ def test_train_data_goes_on_with_its_config(command, data, tmp_path, monkeypatch
     assert code == 2 and 'checkpoints of an earlier training' in err
     for changed in (again, [*words[:-1], 2, '--work-dir', run]):
         code, out, err = command('train', *changed, '--resume', *QUICK)
-        assert code == 2 and 'others than when this training began' in err
+        assert code == 2 and '[checkpoint-mismatch]' in err
     assert [one.read_text() for one in (run / 'init').iterdir()] == [before]
 
 

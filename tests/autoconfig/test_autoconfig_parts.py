@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as some
 from torchvision.ops import box_iou
 
-from eca_mmdet.autoconfig import anchors, scale, schedule
-from eca_mmdet.autoconfig.anchors import Anchors, best_iou, read_anchors
+from eca_mmdet.autoconfig import proposals
 from eca_mmdet.autoconfig.inputs import AnnotationFile, align
+from eca_mmdet.autoconfig.proposals import Anchors, best_iou, read_anchors
 from eca_mmdet.autoconfig.statistics import count
 from eca_mmdet.autoconfig.text import Commented, assignment, comment
 from eca_mmdet.utils.errors import UserError
@@ -69,19 +69,19 @@ def test_statistics():
 )
 def test_image_size(image, side, expected):
     statistics = count(content([image], [(0, side, side)] * 3))
-    proposal = scale.propose(statistics, (1333, 800))
-    assert proposal.size == expected
+    proposal = proposals.propose_size(statistics, (1333, 800))
+    assert proposal.value == expected
     assert proposal.changed == (expected != (1333, 800))
     if proposal.changed:  # what is said is what mmdet's Resize will do
         factor = statistics.factors(expected)[0]
         assert f'is changed by {factor:.2f}' in proposal.why
         assert f'have {side * factor:.0f} px or more' in proposal.why
-        assert side * factor >= scale.ENOUGH_PX
+        assert side * factor >= proposals.ENOUGH_PX
 
 
 def test_image_size_without_objects():
-    proposal = scale.propose(count(content([(640, 480)], [])), (1333, 800))
-    assert proposal.size == (1333, 800) and 'no objects' in proposal.why
+    proposal = proposals.propose_size(count(content([(640, 480)], [])), (1333, 800))
+    assert proposal.value == (1333, 800) and 'no objects' in proposal.why
 
 
 def test_best_iou_is_that_of_boxes():
@@ -138,31 +138,35 @@ def test_other_anchors_are_left_alone(entry):
 def test_anchors_stay_where_nothing_is_gained():
     side = np.exp(np.linspace(np.log(32), np.log(500), 200))
     boxes = np.stack([side, side], 1)
-    proposal = anchors.propose(boxes, FPN)
+    proposal = proposals.propose_anchors(boxes, FPN)
     assert not proposal.changed and 'cover 100%' in proposal.why
 
 
 def test_anchors_for_small_and_for_thin_objects():
-    small = anchors.propose(np.full((200, 2), 9.0), FPN)
+    small = proposals.propose_anchors(np.full((200, 2), 9.0), FPN)
     # 9 px square: stride 4 with a scale of 2 or 2.8 is nearest; 8 gives 32 px.
-    assert small.anchors.base[0] in (2.0, 2.8) and small.anchors.ratios == FPN.ratios
+    assert small.value.base[0] in (2.0, 2.8) and small.value.ratios == FPN.ratios
     thin = np.stack([np.linspace(30, 60, 200), np.linspace(30, 60, 200) * 7], 1)
-    proposal = anchors.propose(thin, FPN)
-    assert proposal.anchors.ratios == (4.9, 7.0, 9.9)  # 7 / 1.41, 7 * 1.41
-    before, after = (best_iou(thin, one.shapes()) for one in (FPN, proposal.anchors))
-    assert after.mean() > before.mean() + anchors.WORTH
+    proposal = proposals.propose_anchors(thin, FPN)
+    assert proposal.value.ratios == (4.9, 7.0, 9.9)  # 7 / 1.41, 7 * 1.41
+    before, after = (best_iou(thin, one.shapes()) for one in (FPN, proposal.value))
+    assert after.mean() > before.mean() + proposals.IOU_GAIN
     # Weights of the head fit: as many anchors as before.
-    assert proposal.anchors.shapes().shape == FPN.shapes().shape
+    assert proposal.value.shapes().shape == FPN.shapes().shape
 
 
 def test_few_boxes_change_no_anchors():
-    proposal = anchors.propose(np.full((anchors.LEAST_BOXES - 1, 2), 9.0), FPN)
+    proposal = proposals.propose_anchors(
+        np.full((proposals.LEAST_BOXES - 1, 2), 9.0), FPN
+    )
     assert not proposal.changed and '199 boxes are too few' in proposal.why
 
 
 def test_many_boxes_are_a_sample_and_the_same_again():
-    boxes = np.random.default_rng(1).uniform(5, 50, (anchors.MOST_BOXES + 500, 2))
-    assert anchors.propose(boxes, FPN) == anchors.propose(boxes, FPN)
+    boxes = np.random.default_rng(1).uniform(5, 50, (proposals.MOST_BOXES + 500, 2))
+    assert proposals.propose_anchors(boxes, FPN) == proposals.propose_anchors(
+        boxes, FPN
+    )
 
 
 @pytest.mark.parametrize(
@@ -177,7 +181,7 @@ def test_many_boxes_are_a_sample_and_the_same_again():
     ],
 )
 def test_schedule(images, detector, asked, expected):
-    one = schedule.propose(images, 2, detector, asked)
+    one = proposals.propose_schedule(images, 2, detector, asked)
     assert (one.epochs, one.milestones, one.warmup, one.interval) == expected
 
 
@@ -186,14 +190,14 @@ def test_batch_by_memory(mmdet_ready, monkeypatch):
     from eca_mmdet.engine.config import load_config
 
     cfg = load_config('faster-rcnn_eca-r18-w16_fpn_shapes')
-    assert schedule.propose_batch(cfg, (160, 160))[0] == 8  # the config's
-    needed = schedule._bytes_an_image(cfg, (160, 160))
+    assert proposals.propose_batch(cfg, 160)[0] == 8  # the config's
+    needed = proposals._bytes_an_image(cfg, 160)
     assert needed > 160 * 160 * 3 * 4
     monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
     for images, batch in ((0.2, 1), (1.5, 1), (3.1, 2), (9, 8), (500, 16)):
         free = int(needed * images / 0.7) + 1
         monkeypatch.setattr(torch.cuda, 'mem_get_info', lambda free=free: (0, free))
-        assert schedule.propose_batch(cfg, (160, 160))[0] == batch
+        assert proposals.propose_batch(cfg, 160)[0] == batch
 
 
 def part(tmp_path, name, pairs):

@@ -5,10 +5,9 @@ import json
 import pytest
 import torch
 
-from eca_mmdet.autoconfig import anchors
-from eca_mmdet.autoconfig.base import read_base, resolve_model
+from eca_mmdet.autoconfig import proposals
+from eca_mmdet.autoconfig.base import from_detector, read_base, resolve_model
 from eca_mmdet.autoconfig.sections import model_of
-from eca_mmdet.autoconfig.start import _from_detector
 from eca_mmdet.autoconfig.text import assignment
 from eca_mmdet.checkpoints.io import read_checkpoint
 from tests.autoconfig.test_autoconfig import QUICK, TINY
@@ -136,7 +135,7 @@ def test_fine_tunes_from_a_detector(command, here, monkeypatch):
     assert code == 0, err
     assert 'backbone=dict(init_cfg=None)' in out
     # Thin objects: other anchors are proposed, but the weights know theirs.
-    monkeypatch.setattr(anchors, 'LEAST_BOXES', 1)
+    monkeypatch.setattr(proposals, 'LEAST_BOXES', 1)
     content = json.loads(files[0].read_text())
     for one in content['annotations']:
         one['bbox'][2] = 5
@@ -160,8 +159,6 @@ def test_fine_tunes_from_a_detector(command, here, monkeypatch):
 )
 def test_anchors_of_a_detector(here, config, told, written):
     """Those in the config that a checkpoint has in it are written into the new one."""
-    from eca_mmdet.autoconfig.inputs import Options
-
     base = read_base(resolve_model(TINY))
     state = {'backbone.conv1.weight': torch.zeros(16, 3, 7, 7)}
     strides = 'strides=[4, 8, 16, 32, 64]'
@@ -171,7 +168,7 @@ def test_anchors_of_a_detector(here, config, told, written):
     )
     meta = {} if config is None else {'cfg': text}
     torch.save({'state_dict': state, 'meta': meta}, 'd.pth')
-    start = _from_detector(Options(weights='d.pth'), base, 'd.pth')
+    start = from_detector('d.pth', False, base, 'd.pth')
     proposal = start.anchors_of(base.anchors)
     assert told in proposal.why and 'd.pth' in proposal.why
     model = model_of(base, 2, proposal, start)

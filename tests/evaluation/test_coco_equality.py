@@ -51,8 +51,8 @@ def assert_equal_to_pycocotools(content, results, task, max_dets=(1, 10, 100)):
     precision, recall, stats = pycocotools_curves(content, results, task, max_dets)
     for backend in backends.BACKENDS:
         found = curves(content, results, task, backend, max_dets)
-        np.testing.assert_array_equal(found.precision, precision, backend)
-        np.testing.assert_array_equal(found.recall, recall, backend)
+        np.testing.assert_array_equal(found[0], precision, backend)
+        np.testing.assert_array_equal(found[1], recall, backend)
     if stats is not None:
         metrics = numbers(content, results, task)
         ours = [-1 if v is None else v for v in metrics.values()]

@@ -17,7 +17,7 @@ RECORD = {'results': {'bbox': {'metrics': {'AP': 0.5}}}, 'backend': 'hotcoco'}
 
 @pytest.fixture
 def hook(mmdet_ready):
-    from eca_mmdet.evaluation.hook import MetricsFileHook
+    from eca_mmdet.evaluation.metric import MetricsFileHook
 
     return MetricsFileHook()
 

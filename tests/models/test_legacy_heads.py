@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from eca_mmdet.catalog.configs import shipped_configs
-from eca_mmdet.evaluation.legacy_metric import V1CocoMetric
+from eca_mmdet.evaluation.metric import V1CocoMetric
 from tests.models.test_legacy_components import boxes, inclusive_iou
 
 pytestmark = pytest.mark.openmmlab
