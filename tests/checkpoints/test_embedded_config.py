@@ -11,7 +11,7 @@ from eca_mmdet.checkpoints.embedded_config import (
     registered,
     require_registered,
 )
-from eca_mmdet.inference import load as checkpoint
+from eca_mmdet.inference import detector as checkpoint
 from eca_mmdet.utils.errors import UserError
 
 

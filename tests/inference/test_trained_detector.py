@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from eca_mmdet.checkpoints.embedded_config import parse_config
-from eca_mmdet.inference import load as checkpoint
+from eca_mmdet.inference import detector as checkpoint
 from eca_mmdet.inference.detector import load_detector
 from eca_mmdet.utils.errors import UserError
 from tests.support import detectors
