@@ -1,7 +1,12 @@
-"""The tail of a residual block, relu(gate(norm(conv(x))) + shortcut), kept lean.
+"""Fused layers that keep fewer tensors for backward.
 
-Two facts make a gate on channels cheap after a 1x1 convolution z = w x + b with a
-folded norm:
+**Convolution, batch norm, ReLU.** Folded, they are relu(conv(x, scale * w) + shift).
+Backward needs x, which the layer before keeps as its own result, and the result, which
+the layer after keeps as its input; not the convolution's plain output, which batch norm
+would keep.
+
+**The tail of a residual block, relu(gate(norm(conv(x))) + shortcut).** Two facts make a
+gate on channels cheap after a 1x1 convolution z = w x + b with a folded norm:
 
 - the mean of z is w mean(x) + b, so the gate s is known before z is computed;
 - s z = (s w) x + s b, so the gate scales C x K weights instead of C x H x W values,
@@ -11,10 +16,13 @@ z never exists: neither it nor the gated product is kept, in training or inferen
 Backward has, for each sample, G = g x^T with g = dL/d(sum) masked by out > 0, which the
 gradient of w needs anyway (dL/dw = sum of s G); the gate's own gradient is a product of
 the weights' size, dL/ds = sum(G * w) + b sum(g). Nothing is divided by a parameter, so
-there is no value of gamma or of the gate at which this loses precision.
+there is no value of gamma or of the gate at which this loses precision. Other
+convolutions and norms with batch statistics do compute z; backward then keeps one
+tensor that z can be computed from.
 
-Other convolutions and norms with batch statistics do compute z; backward then keeps one
-tensor that it can have z from.
+**ReLU and max pooling.** relu(max(x)) = max(relu(x)). Pooling first leaves one small
+result to keep, where max pooling by itself keeps its whole input, the largest map of a
+ResNet, for its shape.
 
 The gate: Wang et al., ECA-Net, CVPR 2020; Hu et al., Squeeze-and-Excitation, CVPR 2018.
 """
@@ -28,7 +36,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from eca_mmdet.compat import batch_norm_base
-from eca_mmdet.models.lean.conv_norm import conv_norm
 from eca_mmdet.models.lean.folding import (
     Affine,
     autocast_dtype,
@@ -36,9 +43,50 @@ from eca_mmdet.models.lean.folding import (
     fold,
     is_batch_norm,
     no_autocast,
-    refuse_double_backward,
+    reject_double_backward,
 )
-from eca_mmdet.models.lean.scaled_conv import is_pointwise, output_shape, scaled_conv
+from eca_mmdet.models.lean.scaled_conv import (
+    is_channels_last,
+    is_pointwise,
+    output_shape,
+    pair,
+    scaled_conv,
+)
+
+
+def conv_norm(x: Tensor, conv: Any, norm: Any, relu: Any = None) -> Tensor:
+    """Return ``relu(norm(conv(x)))``.
+
+    A batch norm in evaluation mode is folded into the convolution, and only x and the
+    result, (N, C, H', W') in the dtype and memory format that ``conv`` gives, are kept
+    for backward. Other layers run as they are.
+    """
+    fused_before = type(norm) is nn.Identity and not is_pointwise(conv)
+    affine = None if fused_before else fold(x, conv, norm)
+    if affine is None:
+        out = norm(conv(x))
+        return out if relu is None else relu(out)  # type: ignore[no-any-return]
+    fused = type(relu) is nn.ReLU and bypassable(relu)
+    x = x.to(autocast_dtype(x))
+    out = scaled_conv(x, conv, affine, relu=fused)
+    return out if relu is None or fused else relu(out)
+
+
+def sequence(x: Tensor, layers: Any) -> Tensor:
+    """Return ``layers(x)``, of an ``nn.Sequential`` by :func:`conv_norm`."""
+    known = getattr(type(layers), 'forward', None) is nn.Sequential.forward
+    if not known or not bypassable(layers):
+        return layers(x)  # type: ignore[no-any-return]
+    rest = list(layers)
+    while rest:
+        layer = rest.pop(0)
+        if not isinstance(layer, nn.Conv2d) or not rest:
+            x = layer(x)
+            continue
+        norm = rest.pop(0)
+        relu = rest.pop(0) if rest and isinstance(rest[0], nn.ReLU) else None
+        x = conv_norm(x, layer, norm, relu)
+    return x
 
 
 def gated_residual(
@@ -49,25 +97,18 @@ def gated_residual(
     shortcut: Tensor,
     relu: Any,
 ) -> Tensor:
-    """Return ``relu(gate(norm(conv(x))) + shortcut)``.
+    """Return ``relu(gate(norm(conv(x))) + shortcut)``, (N, C, H', W').
 
-    Args:
-        x: (N, K, H, W).
-        conv: the block's last, to C channels.
-        norm: of C channels.
-        gate: a layer that keeps the shape, or None. A channel gate says so by
-            ``is_foldable``: it multiplies by ``factors``, (N, C) means to (N, C).
-        shortcut: (N, C, H', W'); not written to.
-        relu: ``nn.ReLU``; another activation is called.
-
-    Returns:
-        (N, C, H', W').
+    ``gate`` keeps the shape. One whose ``is_foldable`` is true multiplies by its
+    ``factors``, (N, C) means to (N, C). ``shortcut`` is not written to.
     """
     if not _is_channel_gate(gate) or type(relu) is not nn.ReLU or not bypassable(relu):
         out = conv_norm(x, conv, norm)
         out = out if gate is None else gate(out)
         return relu(out + shortcut)  # type: ignore[no-any-return]
-    affine = fold(x, conv, norm) if gate is None or _is_simple(conv) else None
+    # Only then is the mean of conv(x) a product with the mean of x.
+    plain = is_pointwise(conv) and conv.stride in (1, (1, 1))
+    affine = fold(x, conv, norm) if gate is None or plain else None
     if affine is not None and _fits(shortcut, x, conv):
         x = x.to(shortcut.dtype)
         if gate is not None:
@@ -86,15 +127,8 @@ def _is_channel_gate(gate: Any) -> bool:
 
 def _fits(shortcut: Tensor, x: Tensor, conv: nn.Conv2d) -> bool:
     """Tell whether ``shortcut`` is what ``conv(x)`` is: no broadcast, no promotion."""
-    return (shortcut.dtype, shortcut.shape) == (
-        autocast_dtype(x),
-        output_shape(x, conv),
-    )
-
-
-def _is_simple(conv: nn.Module) -> bool:
-    """Tell whether the mean of ``conv(x)`` is a product with the mean of x."""
-    return is_pointwise(conv) and conv.stride in (1, (1, 1))
+    same = shortcut.shape == output_shape(x, conv)
+    return same and shortcut.dtype == autocast_dtype(x)
 
 
 def _gate_into(affine: Affine, gate: Any, x: Tensor, weight: Tensor) -> Affine:
@@ -116,7 +150,7 @@ def _gated_add(x: Tensor, conv: Any, norm: Any, gate: Any, shortcut: Tensor) -> 
     if (z.dtype, z.shape) != (shortcut.dtype, shortcut.shape):
         return F.relu_(z * factors[:, :, None, None] + shortcut)
     if not torch.is_grad_enabled():
-        # Someone else may hold z, unless batch norm just made it.
+        # Other code may hold z, unless batch norm just made it.
         unseen = z if is_batch_norm(norm) and bypassable(conv, norm) else None
         factors = factors[:, :, None, None]
         return torch.addcmul(shortcut, z, factors, out=unseen).relu_()
@@ -157,7 +191,7 @@ class _GatedAdd(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        refuse_double_backward()
+        reject_double_backward()
         out, factors, z, weight, bias = ctx.saved_tensors
         with no_autocast(out):
             grad = torch.ops.aten.threshold_backward(grad, out, 0)
@@ -166,3 +200,45 @@ class _GatedAdd(torch.autograd.Function):
             grad_factors = (grad * z).sum((2, 3))
             grad_z = grad * factors[:, :, None, None]
         return grad_z, grad_factors, grad, None, None, None, None
+
+
+def relu_max_pool(x: Tensor, relu: nn.Module, pool: nn.Module) -> Tensor:
+    """Return ``pool(relu(x))``; x may be written to."""
+    known = type(relu) is nn.ReLU and type(pool) is nn.MaxPool2d
+    if not known or pool.return_indices or not torch.is_grad_enabled():
+        return pool(relu(x))  # type: ignore[no-any-return]
+    if not bypassable(relu, pool):
+        return pool(relu(x))  # type: ignore[no-any-return]
+    sizes = (pool.kernel_size, pool.stride, pool.padding, pool.dilation)
+    return _ReluMaxPool.apply(x, tuple(map(pair, sizes)), pool.ceil_mode)  # type: ignore[no-any-return]
+
+
+class _ReluMaxPool(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, settings: Any, ceil_mode: bool) -> Tensor:
+        kernel_size, stride, padding, dilation = settings
+        out, indices = F.max_pool2d(
+            *(x, kernel_size, stride, padding, dilation),
+            ceil_mode=ceil_mode,
+            return_indices=True,
+        )
+        out.relu_()
+        ctx.save_for_backward(out, indices)
+        ctx.size, ctx.settings, ctx.ceil_mode = x.shape, settings, ceil_mode
+        ctx.last = is_channels_last(x)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        reject_double_backward()
+        out, indices = ctx.saved_tensors
+        form = torch.channels_last if ctx.last else torch.contiguous_format
+        # PyTorch's kernel asks for the input, and reads only its shape and format.
+        shape = torch.empty(
+            ctx.size, dtype=grad.dtype, device=grad.device, memory_format=form
+        )
+        grad = torch.ops.aten.threshold_backward(grad, out, 0)
+        grad_x = torch.ops.aten.max_pool2d_with_indices_backward(
+            grad, shape, *ctx.settings, ctx.ceil_mode, indices
+        )
+        return grad_x, None, None
