@@ -292,7 +292,7 @@ def plain_config(values: dict[str, Any], path: str) -> Any:
         return Config(values)
     except (KeyError, TypeError) as error:  # a key that mmengine keeps for itself
         raise UserError(
-            f'the config in {path} is none that mmengine reads: {error}',
+            f'mmengine cannot read the config in {path}: {error}',
             code='config-invalid',
         ) from error
 

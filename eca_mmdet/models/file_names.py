@@ -35,6 +35,6 @@ class FileNames:
 
 
 def file_names_of(backbone: object) -> FileNames | None:
-    """Return what a backbone declares, None for one in mmdet's names."""
+    """Return what a backbone declares; None where it has mmdet's names."""
     names = getattr(backbone, 'file_names', None)
     return names if isinstance(names, FileNames) else None

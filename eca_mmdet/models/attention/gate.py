@@ -29,7 +29,7 @@ class Gate(nn.Module):
 class ChannelGate(Gate):
     """Base class of gates on channels that are computed from each channel's mean.
 
-    A subclass defines :meth:`factors`. A residual block may then call that alone and
+    A subclass defines :meth:`factors`. A residual block may then call only that and
     put the factors where they cost least
     (:func:`eca_mmdet.models.lean.gated_residual.gated_residual`).
     """

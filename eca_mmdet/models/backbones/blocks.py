@@ -54,7 +54,7 @@ def _plug(block: Any, names: list[str], x: Tensor) -> Tensor:
 
 
 class PluginBasicBlock(BasicBlock):  # type: ignore[misc]
-    """mmdet's ``BasicBlock`` plus plugin layers, which that one refuses.
+    """mmdet's ``BasicBlock`` plus plugin layers, which mmdet's rejects.
 
     Args:
         plugins: dicts with ``cfg`` and ``position``: 'after_conv1' (after its ReLU)

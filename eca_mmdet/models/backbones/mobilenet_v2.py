@@ -46,8 +46,8 @@ class ECAMobileNetV2(InitGuard, MobileNetV2):  # type: ignore[misc]
     """MobileNetV2 with an ECA gate at the end of every inverted residual.
 
     Args:
-        kernel_sizes: of the gates: one odd integer for each of the 7 stages; one for
-            all; or 'adaptive'. The default is that of the authors' file: 1 under 96
+        kernel_sizes: sizes of the gates: one odd integer for each of the 7 stages; one
+            for all; or 'adaptive'. The default is that of the authors' file: 1 under 96
             channels, otherwise 3.
         **kwargs: as mmdet's ``MobileNetV2``.
     """

@@ -107,7 +107,7 @@ class ECAResNetD(InitGuard, BaseModule):  # type: ignore[misc]
             for 3x3 ones) and ``widths`` ([stage][block][three convolutions]) or
             ``depths`` and ``base_channels`` for the regular ones. ``eca-mmdet weights
             inspect FILE`` prints it for any file.
-        kernel_sizes: of the gates: one odd integer a stage; one for all; or
+        kernel_sizes: sizes of the gates: one odd integer a stage; one for all; or
             'adaptive'. The default is that of timm's files.
         out_indices: stages to return.
         frozen_stages: -1 freezes nothing, 0 the stem, n the stages up to the n-th.
@@ -118,7 +118,7 @@ class ECAResNetD(InitGuard, BaseModule):  # type: ignore[misc]
         init_cfg: as mmengine's.
 
     Attributes:
-        out_channels: of the returned stages; ``neck.in_channels`` must be these.
+        out_channels: channels of the returned stages, for ``neck.in_channels``.
     """
 
     def __init__(

@@ -61,8 +61,8 @@ class TimmBackbone(InitGuard, BaseModule):  # type: ignore[misc]
             are never loaded otherwise.
 
     Attributes:
-        out_channels: of each map.
-        strides: of each map, in pixels.
+        out_channels: channels of each map.
+        strides: stride of each map, in pixels.
 
     Shape:
         (N, 3, H, W) to one map (N, out_channels[i], H / strides[i], W / strides[i]) for

@@ -162,7 +162,7 @@ def _gated_add(x: Tensor, conv: Any, norm: Any, gate: Any, shortcut: Tensor) -> 
 
 def _uses_batch_statistics(norm: Any) -> bool:
     if type(norm).forward is not batch_norm_base().forward:
-        return False  # a synchronized one's statistics are not of this process alone
+        return False  # synchronized statistics are of all processes
     return bool(norm.training) or norm.running_mean is None
 
 

@@ -88,8 +88,8 @@ def output_shape(x: Tensor, conv: nn.Conv2d) -> tuple[int, ...]:
 
 
 def _settings(x: Tensor, conv: nn.Conv2d) -> _Settings:
-    # On CUDA the convolutions stay with cuDNN: PyTorch lets it use TF32, and matrix
-    # products not, unless told otherwise.
+    # On CUDA the convolutions stay with cuDNN: by default PyTorch lets it use TF32,
+    # and matrix products not.
     matrices = is_pointwise(conv) and not x.is_cuda
     stride, padding, dilation = map(pair, (conv.stride, conv.padding, conv.dilation))
     return _Settings(stride, padding, dilation, conv.groups, matrices)
