@@ -11,7 +11,7 @@ from eca_mmdet.checkpoints.embedded_config import (
     registered,
     require_registered,
 )
-from eca_mmdet.inference import detector as checkpoint
+from eca_mmdet.engine import config
 from eca_mmdet.utils.errors import UserError
 
 
@@ -200,7 +200,7 @@ def test_shipped_configs_are_read_as_they_are(mmdet_ready):
         cfg = Config.fromfile(str(path))
         values = parse(cfg.pretty_text)
         assert values == cfg._cfg_dict.to_dict(), path
-        checkpoint._forget_starts(values['model'])
+        config.drop_init(values['model'])
         require_registered(values, 'the file')
 
 
