@@ -31,7 +31,7 @@ class ChannelGate(Gate):
 
     A subclass defines :meth:`factors`. A residual block may then call only that and
     put the factors where they cost least
-    (:func:`eca_mmdet.models.lean.gated_residual.gated_residual`).
+    (:func:`eca_mmdet.models.lean.fused.gated_residual`).
     """
 
     def factors(self, pooled: Tensor) -> Tensor:
