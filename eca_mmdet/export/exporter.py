@@ -27,8 +27,7 @@ from eca_mmdet.export.verify.parity import (
     table,
 )
 from eca_mmdet.export.verify.samples import Batch, find_samples, make_batches
-from eca_mmdet.inference.detector import ECADetector
-from eca_mmdet.inference.load import load_model
+from eca_mmdet.inference.detector import ECADetector, load_model
 from eca_mmdet.utils.errors import RunError, UserError
 from eca_mmdet.utils.io import require_free, whole_files
 

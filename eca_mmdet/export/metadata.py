@@ -41,7 +41,7 @@ def properties(trained: Any, part: str, size: tuple[int, int] | None) -> dict[st
     """Return the metadata of a file; docs/export.md says what each entry is.
 
     Args:
-        trained: a :class:`~eca_mmdet.inference.load.TrainedDetector`.
+        trained: a :class:`~eca_mmdet.inference.detector.ECADetector`.
         part: 'all', 'backbone' or 'heads'.
         size: height and width in px of every input, or None for any.
 

@@ -1,4 +1,4 @@
-"""Where in an image the evidence for the detected objects lies.
+"""Class activation maps: where the evidence for the detected objects lies.
 
 Grad-CAM (Selvaraju et al., arXiv:1610.02391) explains one class score of an image: it
 multiplies feature maps by the gradients of the score, averaged over the image. A
@@ -60,19 +60,13 @@ class Traced:
 def evidence_map(
     model: Any, batch: dict[str, Any], size: tuple[int, int], score: float
 ) -> npt.NDArray[np.float32]:
-    """Return the map of one image.
+    """Return the map of one image: (H, W), 0-1; all 0 without objects, or largest 1.
 
     Args:
         model: mmdet's detector, in evaluation mode.
-        batch: of the test pipeline: ``inputs`` and ``data_samples``, one image.
+        batch: ``inputs`` and ``data_samples`` of one image from the test pipeline.
         size: height and width of the image, in pixels.
         score: least score of the objects to explain.
-
-    Returns:
-        (H, W), 0-1; the largest is 1, and all are 0 without objects.
-
-    Raises:
-        UserError: the detector is of another kind.
     """
     require_traceable(model)
     data = model.data_preprocessor(batch, False)
@@ -83,25 +77,21 @@ def evidence_map(
     if not len(traced.rows):
         return np.zeros(size, np.float32)
     with torch.enable_grad():
-        maps = tuple(one.detach().requires_grad_() for one in maps)
+        maps = tuple(level.detach().requires_grad_() for level in maps)
         total = (log_odds(model, maps, traced) * traced.areas).sum()
         # A level that no object comes from has no gradient.
         slopes = torch.autograd.grad(total, maps, allow_unused=True)
     shape = data['inputs'].shape[-2:]
     spread = sum(
-        _spread((one * slope).sum(1), shape)
-        for one, slope in zip(maps, slopes, strict=True)
+        _spread((level * slope).sum(1), shape)
+        for level, slope in zip(maps, slopes, strict=True)
         if slope is not None
     )
     return _to_image(spread.detach(), samples[0].metainfo['img_shape'], size)  # type: ignore[union-attr]
 
 
 def require_traceable(model: Any) -> None:
-    """Refuse detectors whose detections do not come from anchors or regions.
-
-    Raises:
-        UserError: saying which do.
-    """
+    """Reject detectors whose detections do not come from anchors or regions."""
     roi_head = getattr(model, 'roi_head', None)
     head = getattr(model if roi_head is None else roi_head, 'bbox_head', None)
     known = hasattr(head, 'bbox_coder') and hasattr(head, 'predict_by_feat')
@@ -109,61 +99,45 @@ def require_traceable(model: Any) -> None:
         known = known and hasattr(head, 'prior_generator')
     if not known or getattr(head, 'custom_cls_channels', False):
         raise UserError(
-            f'a CAM of {type(model).__name__} is not known here: it is of detectors '
-            'with one box head, as Faster and Mask R-CNN, or with one dense head, as '
-            'RetinaNet.',
+            f'CAMs of {type(model).__name__} are not supported, only those of '
+            'detectors with one box head (e.g. Faster and Mask R-CNN) or with one '
+            'dense head (e.g. RetinaNet).',
             code='unsupported-model',
         )
 
 
 def trace(model: Any, maps: Maps, samples: Any, score: float) -> Traced:
-    """Detect, and find where each object of at least a score comes from.
-
-    Args:
-        model: mmdet's detector.
-        maps: (1, C, H, W) of each level.
-        samples: one data sample.
-        score: least score.
-    """
-    metas = [one.metainfo for one in samples]
+    """Detect, and find where each object of at least a score comes from."""
+    metas = [sample.metainfo for sample in samples]
     shape, roi_head = metas[0]['img_shape'], getattr(model, 'roi_head', None)
     regions = None
     if roi_head is None:
-        (found,) = model.bbox_head.predict(maps, samples, rescale=False)
+        (result,) = model.bbox_head.predict(maps, samples, rescale=False)
         logits, deltas, priors = _dense(model.bbox_head, maps)
         boxes = model.bbox_head.bbox_coder.decode(priors, deltas, max_shape=shape)
         candidates = boxes[:, None]
     else:
         proposals = model.rpn_head.predict(maps, samples, rescale=False)
-        (found,) = roi_head.predict_bbox(
+        (result,) = roi_head.predict_bbox(
             maps, metas, proposals, roi_head.test_cfg, rescale=False
         )
         boxes = proposals[0].bboxes
         regions = torch.cat([boxes.new_zeros(len(boxes), 1), boxes], 1)
         logits, candidates = _region_boxes(roi_head, maps, regions, shape)
-    kept = found.scores >= score
-    labels, boxes = found.labels[kept], found.bboxes[kept]
+    kept = result.scores >= score
+    labels, boxes = result.labels[kept], result.bboxes[kept]
     scores = logits.sigmoid() if _is_sigmoid(model) else logits.softmax(1)
+    last = candidates.shape[1] - 1
     rows = [
-        _row(
-            candidates[:, min(int(label), candidates.shape[1] - 1)],
-            box,
-            scores[:, label],
-        )
+        _row(candidates[:, min(int(label), last)], box, scores[:, label])
         for box, label in zip(boxes, labels, strict=True)
     ]
     areas = (boxes[:, 2:] - boxes[:, :2]).clamp(min=1).prod(1)
-    return Traced(
-        torch.tensor(rows, device=labels.device).long(), labels, areas, regions
-    )
+    return Traced(labels.new_tensor(rows), labels, areas, regions)
 
 
 def log_odds(model: Any, maps: Maps, traced: Traced) -> Tensor:
-    """Return the log-odds of traced detections as a function of the maps.
-
-    Returns:
-        (n,) in the order of ``traced``.
-    """
+    """Return the log-odds of traced detections, (n,), as a function of the maps."""
     if traced.regions is None:
         logits, _, _ = _dense(model.bbox_head, maps)
     else:
@@ -177,13 +151,7 @@ def _is_sigmoid(model: Any) -> bool:
 
 
 def _odds(logits: Tensor, labels: Tensor, sigmoid: bool) -> Tensor:
-    """Return log p / (1 - p) of one class a row.
-
-    Args:
-        logits: (n, classes), and the background for a softmax.
-        labels: (n,).
-        sigmoid: True for a sigmoid, False for a softmax.
-    """
+    """Return log p / (1 - p) of one class a row of logits (n, classes), (n,)."""
     own = logits.gather(1, labels[:, None])
     if sigmoid:
         return own[:, 0]
@@ -194,13 +162,13 @@ def _odds(logits: Tensor, labels: Tensor, sigmoid: bool) -> Tensor:
 def _dense(head: Any, maps: Maps) -> tuple[Tensor, Tensor, Tensor]:
     """Return scores (m, classes), box deltas (m, 4) and priors of all levels."""
     scores, deltas, *_ = head(maps)
-    sizes = [one.shape[-2:] for one in scores]
+    sizes = [level.shape[-2:] for level in scores]
     priors = head.prior_generator.grid_priors(
         sizes, dtype=scores[0].dtype, device=scores[0].device
     )
     channels, width = head.cls_out_channels, head.bbox_coder.encode_size
-    logits = [one[0].permute(1, 2, 0).reshape(-1, channels) for one in scores]
-    boxes = [one[0].permute(1, 2, 0).reshape(-1, width) for one in deltas]
+    logits = [level[0].permute(1, 2, 0).reshape(-1, channels) for level in scores]
+    boxes = [level[0].permute(1, 2, 0).reshape(-1, width) for level in deltas]
     return torch.cat(logits), torch.cat(boxes), torch.cat(priors)
 
 
@@ -225,7 +193,7 @@ def _row(candidates: Tensor, box: Tensor, scores: Tensor) -> int:
     nearest = float(distance.min())
     if nearest > _BOX_TOLERANCE:
         raise UserError(
-            'a CAM of this detector is not known here: its boxes are not those of its '
+            'CAMs of this detector are not supported: its boxes are not those of its '
             f'head (the nearest is {nearest:.2f} px off).',
             code='unsupported-model',
         )

@@ -11,7 +11,15 @@ from typing import TYPE_CHECKING, Any, overload
 import numpy as np
 import numpy.typing as npt
 
-from eca_mmdet.inference.load import load_model
+from eca_mmdet import registration
+from eca_mmdet.checkpoints.detector import require_fit
+from eca_mmdet.checkpoints.download import fetch, is_address
+from eca_mmdet.checkpoints.embedded_config import (
+    parse_config,
+    require_registered,
+)
+from eca_mmdet.checkpoints.io import Checkpoint, read_weights
+from eca_mmdet.engine import config as engine_config
 from eca_mmdet.inference.prediction import SHOWN_FROM, Prediction
 from eca_mmdet.utils.errors import UserError
 from eca_mmdet.utils.images import decode, require_image_file, to_rgb
@@ -80,21 +88,12 @@ class ECADetector:
 
         Args:
             image: path, (H, W, 3) uint8 RGB array, or PIL image; or a list of such,
-                which are done one after the other.
-
-        Returns:
-            The prediction; for a list a list.
-
-        Raises:
-            UserError: there is no such image, or it cannot be read.
+                which are done one after the other and give a list.
         """
-        if isinstance(image, (list, tuple)):
-            return [self._predict_one(one) for one in image]
-        return self._predict_one(image)
-
-    def _predict_one(self, image: Any) -> Prediction:
         import torch
 
+        if isinstance(image, (list, tuple)):
+            return [self.predict(item) for item in image]  # type: ignore[misc]
         original, batch, path = self._batch(image)
         with torch.no_grad():
             (sample,) = self.model.test_step(batch)
@@ -106,15 +105,11 @@ class ECADetector:
         """Return where the evidence for the objects lies: see :mod:`.cam`.
 
         Args:
-            image: as for :meth:`predict`.
+            image: path, array or PIL image, as for :meth:`predict`.
             score: least score of the objects to explain.
 
         Returns:
             (H, W) float32, 0-1; the largest is 1, and all are 0 without objects.
-
-        Raises:
-            UserError: the detector is neither two-stage nor one-stage with anchors or
-                points.
         """
         from eca_mmdet.inference.cam import evidence_map
 
@@ -123,14 +118,9 @@ class ECADetector:
         return evidence_map(self.model, batch, (height, width), score)
 
     def prepared(self, image: Any) -> tuple[Tensor, tuple[int, int]]:
-        """Return the network's input for an image.
+        """Return the network's input for an image, and the image's size in it.
 
-        Args:
-            image: as for :meth:`predict`, no list.
-
-        Returns:
-            (1, 3, H, W) float32, normalised and padded, and the height and width of
-            the image in it.
+        The input is (1, 3, H, W) float32, normalised and padded.
         """
         _, batch, _ = self._batch(image)
         data = self.model.data_preprocessor(batch, False)
@@ -140,21 +130,12 @@ class ECADetector:
     def _batch(self, image: Any) -> tuple[Array, dict[str, Any], str | None]:
         """Return the image (H, W, 3) RGB, what the model takes, and the path."""
         path = os.fspath(image) if isinstance(image, (str, os.PathLike)) else None
-        if path is not None:
-            loaded = self.read(path)
-        else:
-            loaded = self._as_loaded(to_rgb(image))
+        loaded = self._as_loaded(to_rgb(image)) if path is None else self.read(path)
         # Transforms may draw into the array.
         original = np.ascontiguousarray(loaded['img'][..., ::-1]).astype(np.uint8)
-        packed = self._prepared(loaded, path)
-        batch = {key: [value] for key, value in packed.items()}
-        return original, batch, path
-
-    def _prepared(self, loaded: dict[str, Any], path: str | None) -> dict[str, Any]:
-        """Run the transforms; one of them may not take an image of such a shape."""
-        height, width = loaded['img'].shape[:2]
+        height, width = original.shape[:2]
         try:
-            return dict(self._pipeline[1](loaded))
+            packed = dict(self._pipeline[1](loaded))
         except Exception as error:  # OpenCV, numpy and torch each raise their own
             line = next(iter(str(error).splitlines()), '') or type(error).__name__
             raise UserError(
@@ -162,23 +143,21 @@ class ECADetector:
                 f'the detector: {clipped(line, 200)}',
                 code='broken-image',
             ) from error
+        return original, {key: [value] for key, value in packed.items()}, path
 
     def read(self, path: str) -> dict[str, Any]:
         """Read an image file with the first transform of the config's pipeline.
 
         Returns:
             mmdet's dict, the pixels in ``img``: (H, W, 3) BGR.
-
-        Raises:
-            UserError: it is no file, or no image.
         """
         require_image_file(path)
         read, _ = self._pipeline
         try:
             loaded = read({'img_path': path, 'img_id': 0})
         except Exception as error:  # OpenCV, mmcv and decoders each raise their own
-            found = decode(Path(path))
-            reason = found if isinstance(found, str) else str(error)
+            decoded = decode(Path(path))
+            reason = decoded if isinstance(decoded, str) else str(error)
             raise UserError(
                 f'{path} is not an image that can be read: {reason}.',
                 code='broken-image',
@@ -238,11 +217,9 @@ def load_detector(
 
     Args:
         checkpoint: path or https:// address. Loading never executes code in the file.
-        config: name or path of a config, in place of the embedded one.
+        config: name or path of a config, in place of the embedded one; it is Python
+            and is executed.
         device: e.g. 'cuda:0'; None selects an accelerator if there is one.
-
-    Raises:
-        UserError: the checkpoint cannot be used; the message says why.
 
     Example:
         >>> import eca_mmdet
@@ -252,3 +229,110 @@ def load_detector(
     detector = ECADetector(*load_model(os.fspath(checkpoint), config, device))
     _ = detector._pipeline  # fails here, not at the first image
     return detector
+
+
+def load_model(
+    checkpoint: str, config: str | None = None, device: str | None = None
+) -> tuple[str, Any, Any, tuple[str, ...]]:
+    """Build the detector of a checkpoint and load its tensors.
+
+    Arguments are those of :func:`load_detector`. Returns the local path, mmengine's
+    Config, mmdet's detector in evaluation mode, and the class names by label.
+    """
+    from mmengine.device import get_device
+
+    path = str(fetch(checkpoint)) if is_address(checkpoint) else checkpoint
+    file = read_weights(path)
+    engine_config.forbid_code_in_files()
+    registration.register()
+    cfg = _config(file, config)
+    model = _build(cfg, path)
+    require_fit(file.state, model, path)
+    classes = class_names(file, cfg)
+    _require_count(model, classes, path)
+    model.dataset_meta = {'classes': classes}
+    model.cfg = cfg
+    device = device or str(get_device())
+    try:
+        model.to(device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise UserError(
+            f'device {device!r} cannot be used: {str(error).splitlines()[0]}',
+            code='no-gpu',
+        ) from error
+    model.train(False)  # mmdet's ResNet returns None from eval()
+    return path, cfg, model, classes
+
+
+def _config(file: Checkpoint, config: str | None) -> Any:
+    """Return the named config, or the one in the file."""
+    if config is not None:
+        return engine_config.load_config(config)
+    meta = file.extras.get('meta')
+    text = meta.get('cfg') if isinstance(meta, dict) else None
+    if not isinstance(text, str) or not text.strip():
+        raise UserError(
+            f'{file.path} has no config in it, so its architecture is unknown: only '
+            'checkpoints that mmengine saves in training embed one. Name the config: '
+            '--config NAME|FILE.',
+            code='checkpoint-incomplete',
+        )
+    return plain_config(parse_config(text, file.path), file.path)
+
+
+def plain_config(values: dict[str, Any], path: str) -> Any:
+    """Return mmengine's Config of untrusted values from ``parse_config``.
+
+    Checkpoints that the model's parts would start from are removed from ``values``.
+    """
+    from mmengine.config import Config
+
+    engine_config.drop_init(values.get('model'))  # what they name is not built
+    require_registered(values, path)
+    try:
+        return Config(values)
+    except (KeyError, TypeError) as error:  # a key that mmengine keeps for itself
+        raise UserError(
+            f'mmengine cannot read the config in {path}: {error}',
+            code='config-invalid',
+        ) from error
+
+
+def _build(cfg: Any, path: str) -> Any:
+    """Build the model without the files that its parts would start from."""
+    engine_config.drop_init(cfg.get('model'))
+    cfg.default_scope = 'mmdet'
+    source = cfg.filename or f'the config of {path}'
+    return engine_config.build_model(cfg, source=source)
+
+
+def class_names(file: Checkpoint, cfg: Any) -> tuple[str, ...]:
+    """Return the class names: the file's, or those of the test data in its config."""
+    meta = file.extras.get('meta')
+    data = meta.get('dataset_meta') if isinstance(meta, dict) else None
+    names: Any = data.get('classes') if isinstance(data, dict) else None
+    names = (names,) if isinstance(names, str) else names
+    names = names or engine_config.class_names(cfg, 'test_dataloader') or ()
+    listed = isinstance(names, (list, tuple)) and len(names) > 0
+    if not listed or not all(isinstance(name, str) for name in names):
+        raise UserError(
+            f'{file.path} does not name its classes, and neither does its config: '
+            'set test_dataloader.dataset.metainfo.classes there.',
+            code='unknown-class',
+        )
+    return tuple(names)
+
+
+def _require_count(model: Any, classes: tuple[str, ...], path: str) -> None:
+    """Reject names that are not as many as the classes of the heads."""
+    for part in model.modules():
+        count = getattr(part, 'num_classes', None)
+        known = hasattr(part, 'predict_by_feat') and isinstance(count, int)
+        # A proposal head has one class, 'object'.
+        if known and count not in (1, len(classes)):
+            raise UserError(
+                f'{path} names {len(classes)} classes ({", ".join(classes[:3])}, ...), '
+                f'and its {type(part).__name__} has {count}. Name a config with the '
+                'right test_dataloader.dataset.metainfo.classes: --config NAME|FILE.',
+                code='class-mismatch',
+            )

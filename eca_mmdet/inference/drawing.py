@@ -44,14 +44,11 @@ def draw_objects(
     finite, is left out.
 
     Args:
-        image: (H, W, 3) uint8, RGB. It is not changed.
+        image: (H, W, 3) uint8, RGB.
         boxes: (n, 4) x1, y1, x2, y2 in pixels.
         labels: (n,) whole numbers from 0, which choose the colours.
         texts: n lines to write at the boxes; '' for none.
         masks: (n, H, W) bool.
-
-    Raises:
-        ValueError: the image is of another form, or lengths differ.
     """
     boxes = np.asarray(boxes, np.float64).reshape(-1, 4)
     _require_match(image, boxes, labels, texts, masks)
@@ -73,11 +70,8 @@ def draw_heat(image: Array, heat: Array) -> Array:
     """Return an image in grey with a map over it, from transparent to bright.
 
     Args:
-        image: (H, W, 3) uint8, RGB. It is not changed.
+        image: (H, W, 3) uint8, RGB.
         heat: (H, W) float, 0-1.
-
-    Raises:
-        ValueError: sizes differ.
     """
     from matplotlib import colormaps
 
@@ -102,7 +96,11 @@ def text_colour(background: Colour) -> Colour:
     The contrast is that of WCAG 2.1: (lighter + 0.05) / (darker + 0.05), in relative
     luminance.
     """
-    luminance = _luminance(background)
+    channels = [channel / 255 for channel in background]
+    red, green, blue = (
+        c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels
+    )
+    luminance = 0.2126 * red + 0.7152 * green + 0.0722 * blue
     on_black, on_white = (luminance + 0.05) / 0.05, 1.05 / (luminance + 0.05)
     return (0, 0, 0) if on_black >= on_white else (255, 255, 255)
 
@@ -119,14 +117,6 @@ def font_size(height: int, width: int) -> int:
     return max(smallest, round(side / 45))
 
 
-def _luminance(colour: Colour) -> float:
-    linear = [
-        one / 12.92 if one <= 0.04045 else ((one + 0.055) / 1.055) ** 2.4
-        for one in (channel / 255 for channel in colour)
-    ]
-    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
-
-
 def _require_match(
     image: Array, boxes: Array, labels: Array, texts: Sequence[str], masks: Array | None
 ) -> None:
@@ -134,19 +124,18 @@ def _require_match(
         raise ValueError(
             f'the image must be (H, W, 3) uint8; got {image.shape} {image.dtype}.'
         )
-    lengths = {len(boxes), len(labels), len(texts)}
+    lengths = [len(boxes), len(labels), len(texts)]
     if masks is not None:
-        lengths.add(len(masks))
+        lengths.append(len(masks))
         if len(masks) and masks.shape[1:] != image.shape[:2]:
             raise ValueError(
                 f'masks must be of the size of the image, {image.shape[:2]}; got '
                 f'{masks.shape[1:]}.'
             )
-    if len(lengths) > 1:
+    if len(set(lengths)) > 1:
         raise ValueError(
             'boxes, labels, texts and masks must be as many; got '
-            f'{len(boxes)}, {len(labels)}, {len(texts)}'
-            + ('.' if masks is None else f', {len(masks)}.')
+            f'{", ".join(map(str, lengths))}.'
         )
 
 

@@ -21,23 +21,15 @@ TOLERANCE = 1e-3
 
 
 def make_fast(detector: nn.Module, compiled: bool = False) -> Any:
-    """Return a fast copy of a trained mmdet detector, for inference alone.
+    """Return a fast copy of a trained mmdet detector, for inference only.
 
     Batch norms of backbone and neck are fused into their convolutions, the detector's
     weights take the channels-last format, and backbone and neck run under bfloat16
-    autocast. Heads, RoI operators and NMS get float32 features, as ever.
+    autocast. Heads, RoI operators and NMS get float32 features, as ever. The copy is in
+    evaluation mode; its ``extracted`` counts the batches through ``extract_feat``.
 
-    Args:
-        detector: with ``backbone`` and ``extract_feat``; it is left as it is.
-        compiled: also run the backbone through ``torch.compile``, which takes minutes
-            for the first image, and on a CPU needs a C++ compiler.
-
-    Returns:
-        The copy, in evaluation mode; its ``extracted`` counts the batches that went
-        through ``extract_feat``.
-
-    Raises:
-        UserError: it is no such detector, or its norms cannot be fused.
+    ``compiled`` also runs the backbone through ``torch.compile``, which takes minutes
+    for the first image, and on a CPU needs a C++ compiler.
     """
     if not hasattr(detector, 'backbone') or not hasattr(detector, 'extract_feat'):
         raise UserError(
@@ -63,11 +55,11 @@ def _extract_feat(self: Any, inputs: Tensor, *args: Any, **kwargs: Any) -> Any:
         features = type(self).extract_feat(self, inputs, *args, **kwargs)
     if isinstance(features, Tensor):
         return features.float()
-    return tuple(one.float() for one in features)
+    return tuple(level.float() for level in features)
 
 
 def _fuse(model: Any) -> None:
-    """Fuse norms in backbone and neck, and hold the features against those before."""
+    """Fuse norms in backbone and neck; check that the features stay the same."""
     from mmcv.cnn import fuse_conv_bn
 
     generator = torch.Generator().manual_seed(0)
@@ -88,9 +80,9 @@ def _fuse(model: Any) -> None:
                 code='unsupported-model',
             ) from error
         after = model.extract_feat(image)
-    for one, other in zip(before, after, strict=True):
-        change = (one - other).abs().amax((0, 2, 3))
-        allowed = TOLERANCE * one.abs().amax((0, 2, 3)) + 1e-6 * one.abs().max()
+    for old, new in zip(before, after, strict=True):
+        change = (old - new).abs().amax((0, 2, 3))
+        allowed = TOLERANCE * old.abs().amax((0, 2, 3)) + 1e-6 * old.abs().max()
         if not (change <= allowed).all():  # also where a feature is not a number
             raise UserError(
                 f'fusing the norms of {type(model.backbone).__name__} changes its '
@@ -106,9 +98,6 @@ class FastTestHook(Hook):  # type: ignore[misc]
 
     Register it with the lowest priority: hooks that swap weights in, such as mmengine's
     ``EMAHook``, act on the model itself, before the copy and after the test.
-
-    Args:
-        compiled: of :func:`make_fast`.
     """
 
     def __init__(self, compiled: bool = False) -> None:
@@ -125,11 +114,7 @@ class FastTestHook(Hook):  # type: ignore[misc]
     def after_test_epoch(
         self, runner: Any, metrics: dict[str, float] | None = None
     ) -> None:
-        """Put the model back.
-
-        Raises:
-            UserError: the test did not use what was made fast.
-        """
+        """Put the model back; raise UserError if the test did not use the copy."""
         runner.model = self._model
         if not self._fast.extracted and len(runner.test_dataloader):
             raise UserError(

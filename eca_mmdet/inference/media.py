@@ -26,20 +26,9 @@ _WRITTEN = ('.png', '.jpg', '.jpeg')
 _USUAL_RATE = 25.0
 
 
-def is_video(path: Path) -> bool:
-    """Tell by the ending of a name."""
-    return path.suffix.lower() in VIDEOS
-
-
 @dataclass(frozen=True)
 class Images:
-    """Image files.
-
-    Attributes:
-        folder: that the names are relative to.
-        names: of the files, sorted.
-        single: one file was named, not its folder.
-    """
+    """Image files by sorted names relative to a folder; ``single`` for a named file."""
 
     folder: Path
     names: list[str]
@@ -47,16 +36,7 @@ class Images:
 
 
 def open_source(source: str, every: int | None = None) -> Images | Video:
-    """Return the images or the video at a path.
-
-    Args:
-        source: an image, a folder with images, or a video.
-        every: use every N-th frame of a video; None for all.
-
-    Raises:
-        UserError: there is no such thing, it cannot be read, or ``every`` is given
-            for images.
-    """
+    """Return the images or the video at a path; ``every`` N-th frame of a video."""
     if not source:
         raise UserError(
             'an image, a folder or a video is expected; got an empty name.',
@@ -64,7 +44,7 @@ def open_source(source: str, every: int | None = None) -> Images | Video:
         )
     path = Path(source)
     folder = path.is_dir()
-    if is_video(path) and not folder:
+    if path.suffix.lower() in VIDEOS and not folder:
         return Video(path, every or 1)
     if every is not None:
         raise UserError(
@@ -77,16 +57,8 @@ def open_source(source: str, every: int | None = None) -> Images | Video:
 def find_images(source: Path) -> list[str]:
     """Return the images of a folder and its subfolders, sorted; or the one file.
 
-    Hidden files and folders are passed over, and links to folders are not followed.
-
-    Args:
-        source: a folder or an image.
-
-    Returns:
-        Names relative to the folder, or to that of the file.
-
-    Raises:
-        UserError: there is none.
+    Names are relative to the folder, or to that of the file. Hidden files and folders
+    are passed over, and links to folders are not followed.
     """
     if not source.is_dir():
         if not source.exists():
@@ -98,11 +70,11 @@ def find_images(source: Path) -> list[str]:
         return [source.name]
     names = []
     for folder, below, files in os.walk(source):
-        below[:] = [one for one in below if not one.startswith('.')]
+        below[:] = [name for name in below if not name.startswith('.')]
         names += [
-            Path(folder, one).relative_to(source).as_posix()
-            for one in files
-            if not one.startswith('.') and Path(one).suffix.lower() in IMAGES
+            Path(folder, name).relative_to(source).as_posix()
+            for name in files
+            if not name.startswith('.') and Path(name).suffix.lower() in IMAGES
         ]
     if not names:
         raise UserError(
@@ -116,18 +88,15 @@ def find_images(source: Path) -> list[str]:
 def picture_name(name: str, taken: set[str]) -> str:
     """Choose the name of a drawn image, and add it to those that are taken.
 
-    Args:
-        name: of the image, relative; PNG and JPEG keep theirs, others become PNG.
-        taken: names that were chosen before.
+    PNG and JPEG images keep their names, others become PNG.
     """
     path = Path(name)
     if path.suffix.lower() not in _WRITTEN:
         path = path.with_name(f'{path.name}.png')
-    tries = [path] + [
-        path.with_name(f'{path.stem}-{index}{path.suffix}')
-        for index in range(2, len(taken) + 3)
-    ]
-    chosen = next(one.as_posix() for one in tries if one.as_posix() not in taken)
+    chosen, number = path.as_posix(), 1
+    while chosen in taken:
+        number += 1
+        chosen = path.with_name(f'{path.stem}-{number}{path.suffix}').as_posix()
     taken.add(chosen)
     return chosen
 
@@ -137,15 +106,8 @@ class Video:
 
     Attributes:
         rate: frames a second.
-        count: of frames, as the file says; 0 where it does not.
-        seen: frames that were read.
-
-    Args:
-        path: of the file.
-        every: 1 for all frames, 2 for every second one, ...
-
-    Raises:
-        UserError: it is not there, or no video that OpenCV reads.
+        count: number of frames that the file states; 0 where it does not.
+        seen: number of frames that were read.
     """
 
     def __init__(self, path: Path, every: int = 1) -> None:
@@ -181,17 +143,15 @@ class Video:
             grabbed = self._capture.grab()
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file."""
         self._capture.release()
 
 
 class VideoFile:
     """A video that is written frame by frame; it can be played whenever it is closed.
 
-    Args:
-        path: without an ending; ``.mp4`` is added, or ``.avi`` where OpenCV has no
-            encoder for that.
-        rate: frames a second.
+    ``.mp4`` is added to the path, or ``.avi`` where OpenCV has no encoder for that. The
+    rate is frames a second.
     """
 
     def __init__(self, path: Path, rate: float) -> None:
@@ -199,14 +159,9 @@ class VideoFile:
         self._writer: Any = None
 
     def add(self, frame: Array) -> None:
-        """Append a frame, (H, W, 3) uint8 RGB; all are of the size of the first.
-
-        MPEG-4 has even sides; an odd one grows by a pixel, the last repeated.
-
-        Raises:
-            UserError: OpenCV writes no video here.
-        """
+        """Append a frame, (H, W, 3) uint8 RGB; all are of the size of the first."""
         height, width = frame.shape[:2]
+        # MPEG-4 has even sides; an odd one grows by a pixel, the last repeated.
         frame = np.pad(frame, ((0, height % 2), (0, width % 2), (0, 0)), 'edge')
         if self._writer is None:
             self._open((frame.shape[1], frame.shape[0]))

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, TextIO
+from typing import Any, TextIO
 
 from eca_mmdet.inference.drawing import draw_heat
 from eca_mmdet.inference.media import Images, Video, VideoFile, picture_name
@@ -25,31 +25,15 @@ logger = logging.getLogger(__name__)
 RECORD = 'predictions.json'
 
 
-class Detector(Protocol):
-    """An ``ECADetector`` or an ``OnnxDetector``; ``cam`` is needed for CAMs only."""
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        """Names by label."""
-
-    def read(self, path: str) -> Any:
-        """Read an image file, or raise UserError."""
-
-    def predict(self, image: Any) -> Any:
-        """Return the prediction of one image."""
-
-
 @dataclass
 class PredictedFiles:
     """Result of :func:`predict_files`.
 
     Attributes:
-        out: the folder.
         kinds: subfolders with pictures or videos, 'pictures' and perhaps 'cam'.
-        images: predicted images or frames.
-        objects: objects with the given score.
-        failed: images that could not be read.
-        seconds: duration.
+        images: number of predicted images or frames.
+        objects: number of objects with at least the given score.
+        failed: number of images that could not be read.
         notes: remarks on the source.
         interrupted: Ctrl-C ended it early; what was done is written.
     """
@@ -65,11 +49,7 @@ class PredictedFiles:
 
 
 def require_packages(masks: bool, video: bool) -> None:
-    """Import the optional packages that drawing and writing need, before long work.
-
-    Raises:
-        MissingPackageError: one is not installed.
-    """
+    """Raise MissingPackageError if drawing or writing lacks a package."""
     names = {'cv2': 'opencv-python', 'PIL': 'pillow', 'matplotlib': 'matplotlib'}
     names |= {'pycocotools': 'pycocotools'} if masks else {}
     names |= {'rich': 'rich'} if video else {}
@@ -84,7 +64,7 @@ def require_packages(masks: bool, video: bool) -> None:
 
 
 def predict_files(
-    detector: Detector,
+    detector: Any,
     source: Images | Video,
     out: str | None = None,
     score: float = 0.3,
@@ -94,15 +74,12 @@ def predict_files(
     """Predict images or a video, and write pictures and ``predictions.json``.
 
     Args:
-        detector: whose objects are drawn.
+        detector: an ``ECADetector`` or ``OnnxDetector``.
         source: from :func:`~eca_mmdet.inference.media.open_source`.
         out: folder to create; None for ``runs/predict-DATE-TIME``.
         score: least score of the objects.
         cam: also draw class activation maps; needs an ``ECADetector``.
         info: stored in ``predictions.json``.
-
-    Raises:
-        UserError: the only image cannot be read, or a file cannot be written.
     """
     if isinstance(source, Images) and source.single:
         detector.read(str(source.folder / source.names[0]))  # before creating a folder
@@ -135,16 +112,7 @@ def predict_files(
 class _CocoWriter:
     """Write predictions as a COCO annotation file whose entries are COCO results too.
 
-    Only one line per image is kept in memory.
-
-    Attributes:
-        objects: number of objects added.
-        images: the entries so far.
-
-    Args:
-        stream: to write to.
-        classes: names by label; the category of label 0 has id 1.
-        info: description of the run.
+    Only one line per image is kept in memory. The category of label 0 has id 1.
     """
 
     def __init__(
@@ -157,13 +125,7 @@ class _CocoWriter:
         stream.write(f'"categories": {json.dumps(categories)},\n"annotations": [')
 
     def add(self, prediction: Prediction, file_name: str, **more: Any) -> None:
-        """Write the objects of one image.
-
-        Args:
-            prediction: of the image.
-            file_name: as written.
-            **more: further keys of the image's entry.
-        """
+        """Write the objects of one image; ``more`` are further keys of its entry."""
         image_id = len(self.images) + 1
         height, width = prediction.image.shape[:2]
         size = {'width': width, 'height': height}
@@ -184,13 +146,7 @@ class _CocoWriter:
 
 
 class _Job:
-    """State of :func:`predict_files`.
-
-    Attributes:
-        record: where predictions are written; set before any is made.
-        failed: images that could not be read.
-        notes: remarks for the end.
-    """
+    """State of :func:`predict_files`; ``record`` is set before any prediction."""
 
     record: _CocoWriter
 
@@ -205,7 +161,7 @@ class _Job:
         for name in source.names:
             start = time.monotonic()
             try:
-                found, pictures = self._predict(source.folder / name)
+                prediction, pictures = self._predict(source.folder / name)
             except UserError as error:
                 if len(source.names) == 1:
                     raise
@@ -218,9 +174,9 @@ class _Job:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 with whole_file(path) as partial:
                     partial.write_bytes(encode_image(picture, path.suffix))
-            self.record.add(found, name, picture=f'pictures/{chosen}')
+            self.record.add(prediction, name, picture=f'pictures/{chosen}')
             seconds = time.monotonic() - start
-            logger.info('%s: %s, %.2f s', name, _described(found), seconds)
+            logger.info('%s: %s, %.2f s', name, _described(prediction), seconds)
 
     def predict_video(self, frames: Video) -> None:
         """Predict a video, with a progress bar if stderr is a terminal."""
@@ -240,12 +196,12 @@ class _Job:
                 for number, frame in progress.track(
                     frames, total, description=printable(frames.path.name)
                 ):
-                    found, pictures = self._predict(frame)
+                    prediction, pictures = self._predict(frame)
                     for kind, picture in pictures.items():
                         videos[kind].add(picture)
                     seconds = round(number / frames.rate, 3)
                     name = f'{frames.path.name}#{number}'
-                    self.record.add(found, name, frame=number, seconds=seconds)
+                    self.record.add(prediction, name, frame=number, seconds=seconds)
         finally:
             frames.close()
             for video in videos.values():
@@ -257,18 +213,18 @@ class _Job:
 
     def _predict(self, image: Any) -> tuple[Prediction, dict[str, Any]]:
         """Return the objects of an image, and its pictures by kind."""
-        found: Prediction = self._detector.predict(image).above(self._score)
-        pictures: dict[str, Any] = {'pictures': found.plot(self._score)}
+        prediction: Prediction = self._detector.predict(image).above(self._score)
+        pictures: dict[str, Any] = {'pictures': prediction.plot(self._score)}
         if 'cam' in self._kinds:
             heat = self._detector.cam(image, self._score)
-            pictures['cam'] = draw_heat(found.image, heat)
-        return found, pictures
+            pictures['cam'] = draw_heat(prediction.image, heat)
+        return prediction, pictures
 
 
-def _described(found: Prediction) -> str:
-    """Return '3 objects (2 circle, 1 square)'."""
-    if not len(found):
+def _described(prediction: Prediction) -> str:
+    """Return e.g. '3 objects (2 circle, 1 square)'."""
+    if not len(prediction):
         return 'no object'
-    counts = Counter(found.names).most_common()
+    counts = Counter(prediction.names).most_common()
     names = ', '.join(f'{count} {name}' for name, count in counts)
-    return f'{len(found)} object{"s" * (len(found) > 1)} ({names})'
+    return f'{len(prediction)} object{"s" * (len(prediction) > 1)} ({names})'

@@ -18,7 +18,7 @@ from eca_mmdet.utils.io import require_free, whole_file
 Array = npt.NDArray[Any]
 
 SHOWN_FROM = 0.3
-"""Score from which objects are drawn, unless told otherwise."""
+"""Default score from which objects are drawn."""
 
 
 @dataclass(frozen=True)
@@ -37,13 +37,13 @@ class Prediction:
 
     Example:
         >>> import numpy as np
-        >>> found = Prediction(
+        >>> prediction = Prediction(
         ...     boxes=np.array([[0, 0, 4, 4], [1, 1, 3, 3]], np.float32),
         ...     scores=np.array([0.2, 0.9], np.float32),
         ...     labels=np.array([0, 1]),
         ...     classes=('cat', 'dog'),
         ... )
-        >>> found.names, found.above(0.5).boxes.tolist()
+        >>> prediction.names, prediction.above(0.5).boxes.tolist()
         (['dog', 'cat'], [[1.0, 1.0, 3.0, 3.0]])
     """
 
@@ -57,12 +57,7 @@ class Prediction:
 
     @classmethod
     def from_instances(cls, instances: Any, **kwargs: Any) -> Prediction:
-        """Return the prediction in mmdet's ``pred_instances``.
-
-        Args:
-            instances: with ``bboxes``, ``scores``, ``labels`` and perhaps ``masks``.
-            **kwargs: ``classes``, ``image`` and ``path``.
-        """
+        """Return the prediction in mmdet's ``pred_instances``."""
         masks = None
         if 'masks' in instances:
             masks = np.asarray(instances.masks.cpu().numpy(), bool)
@@ -121,20 +116,18 @@ class Prediction:
         Boxes become x, y, width, height. Masks become compressed RLE with text counts.
 
         Args:
-            image_id: of the image in the annotation file.
+            image_id: id of the image in the annotation file.
             category_ids: by label. Without, a category's id is its label + 1, which is
                 right for files that number their categories 1, 2, 3, ...; COCO's own
                 have gaps.
-
-        Raises:
-            UserError: there are fewer ids than classes.
         """
         count = len(self.classes)
-        ids = range(1, count + 1) if category_ids is None else category_ids
-        ids = [int(one) for one in ids]
-        if len(ids) != len(self.classes):
+        ids = list(
+            map(int, range(1, count + 1) if category_ids is None else category_ids)
+        )
+        if len(ids) != count:
             raise UserError(
-                f'category_ids must be {len(self.classes)} ids, one for each of '
+                f'category_ids must be {count} ids, one for each of '
                 f'{", ".join(self.classes)}; got {len(ids)}.',
                 code='class-mismatch',
             )
@@ -152,11 +145,7 @@ class Prediction:
         return entries
 
     def to_supervision(self) -> Any:
-        """Return ``supervision.Detections``, the names in ``data['class_name']``.
-
-        Raises:
-            MissingPackageError: supervision is not installed.
-        """
+        """Return ``supervision.Detections``, the names in ``data['class_name']``."""
         try:
             import supervision
         except ImportError as error:
@@ -173,11 +162,7 @@ class Prediction:
         )
 
     def plot(self, score: float = SHOWN_FROM) -> Picture:
-        """Draw the objects of at least a score; a notebook shows what is returned.
-
-        Returns:
-            (H, W, 3) uint8, RGB.
-        """
+        """Draw the objects of at least a score; a notebook shows what is returned."""
         from eca_mmdet.inference.drawing import draw_objects
 
         kept = self.above(score)
@@ -195,16 +180,11 @@ class Picture(np.ndarray):  # type: ignore[type-arg]
 
     def _repr_png_(self) -> bytes | None:
         if self.ndim != 3 or self.shape[2] != 3 or not self.size:
-            return None  # a slice of a picture is an array as any other
+            return None  # a slice of a picture is an ordinary array
         return encode_image(np.asarray(self), '.png')
 
     def save(self, path: str | Path) -> None:
-        """Write the picture; the ending of ``path`` chooses the format.
-
-        Raises:
-            UserError: the ending names no image format (``unsupported-format``), or
-                the file exists (``output-exists``).
-        """
+        """Write the picture to a new file; its ending chooses the format."""
         path = Path(path)
         raw = encode_image(np.asarray(self), path.suffix)
         require_free(path, option='path')

@@ -35,16 +35,12 @@ def _gradients(
         return torch.autograd.grad(function(*leaves), leaves, grad_output.to(dtype))
 
 
-def _deform_conv2d(
-    options: dict[str, Any],
-) -> Callable[[Tensor, Tensor, Tensor, Tensor | None, Tensor | None], Tensor]:
+def _deform_conv2d(options: dict[str, Any]) -> Callable[..., Tensor]:
     """Bind torchvision's operator to mmcv's keyword names (v1 or v2 spelling)."""
     import torchvision
 
-    v2 = 'stride_h' in options
-
     def pair(name_v2: str, name_v1: str) -> tuple[int, int]:
-        if v2:
+        if 'stride_h' in options:
             return options[f'{name_v2}_h'], options[f'{name_v2}_w']
         return options[f'{name_v1}H'], options[f'{name_v1}W']
 
@@ -62,16 +58,10 @@ def _deform_conv2d(
         bias: Tensor | None = None,
     ) -> Tensor:
         dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
-        tensors = [None if t is None else t.to(dtype) for t in (bias, mask)]
+        given = (x, offset, weight, bias, mask)
+        *tensors, mask = (None if t is None else t.to(dtype) for t in given)
         with torch.autocast(x.device.type, enabled=False):
-            return torchvision.ops.deform_conv2d(  # type: ignore[no-any-return]
-                x.to(dtype),
-                offset.to(dtype),
-                weight.to(dtype),
-                tensors[0],
-                mask=tensors[1],
-                **geometry,
-            )
+            return torchvision.ops.deform_conv2d(*tensors, mask=mask, **geometry)  # type: ignore[no-any-return]
 
     return run
 
@@ -86,7 +76,7 @@ def deform_conv_forward(
     **options: Any,
 ) -> None:
     """Fill ``output`` (N, C_out, H', W') with the convolution at shifted samples."""
-    output.copy_(_deform_conv2d(options)(input, offset, weight, None, None))
+    output.copy_(_deform_conv2d(options)(input, offset, weight))
 
 
 def deform_conv_backward_input(
@@ -101,9 +91,7 @@ def deform_conv_backward_input(
 ) -> None:
     """Add to the gradients of the input and of the offsets, in place."""
     run = _deform_conv2d(options)
-    grads = _gradients(
-        lambda x, o: run(x, o, weight, None, None), [input, offset], grad_output
-    )
+    grads = _gradients(lambda x, o: run(x, o, weight), [input, offset], grad_output)
     grad_input.add_(grads[0])
     grad_offset.add_(grads[1])
 
@@ -122,9 +110,7 @@ def deform_conv_backward_parameters(
     run = _deform_conv2d(options)
     # The convolution is linear in its weight: its gradient is the same at zero.
     zero = torch.zeros_like(grad_weight)
-    (grad,) = _gradients(
-        lambda w: run(input, offset, w, None, None), [zero], grad_output
-    )
+    (grad,) = _gradients(lambda w: run(input, offset, w), [zero], grad_output)
     grad_weight.add_(grad, alpha=scale)
 
 
@@ -201,14 +187,13 @@ def ms_deform_attn_backward(
     """Add to the gradients of value, sampling locations and weights, in place."""
     from mmcv.ops.multi_scale_deform_attn import multi_scale_deformable_attn_pytorch
 
-    grads = _gradients(
-        lambda v, s, a: multi_scale_deformable_attn_pytorch(
-            v, value_spatial_shapes, s, a
-        ),
-        [value, sampling_locations, attention_weights],
-        grad_output,
-    )
-    for target, grad in zip(
-        (grad_value, grad_sampling_loc, grad_attn_weight), grads, strict=True
-    ):
+    def run(value: Tensor, locations: Tensor, weights: Tensor) -> Tensor:
+        return multi_scale_deformable_attn_pytorch(  # type: ignore[no-any-return]
+            value, value_spatial_shapes, locations, weights
+        )
+
+    inputs = [value, sampling_locations, attention_weights]
+    grads = _gradients(run, inputs, grad_output)
+    targets = (grad_value, grad_sampling_loc, grad_attn_weight)
+    for target, grad in zip(targets, grads, strict=True):
         target.add_(grad)

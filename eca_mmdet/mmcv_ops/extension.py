@@ -78,7 +78,7 @@ def how_to_compile() -> str:
     """Return the command that builds the operators of the installed mmcv."""
     import mmcv
 
-    # 2.3 and newer exist on the onedl line alone.
+    # 2.3 and newer exist only as onedl-mmcv.
     onedl = tuple(map(int, mmcv.__version__.split('.')[:2])) >= (2, 3)
     name = 'onedl-mmcv' if onedl else 'mmcv'
     return (

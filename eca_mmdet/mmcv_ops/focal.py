@@ -12,9 +12,10 @@ from torch.nn import functional
 __all__ = ['sigmoid_focal_loss_backward', 'sigmoid_focal_loss_forward']
 
 
-def _one_hot(target: Tensor, classes: int) -> Tensor:
-    """BoolTensor[N, classes]; a target of ``classes`` is background, all False."""
-    return target[:, None] == torch.arange(classes, device=target.device)
+def _logits_and_targets(x: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """Return logits in float32 at least, and which are of the target: (N, C) both."""
+    logits = x.float() if x.dtype != torch.float64 else x
+    return logits, target[:, None] == torch.arange(x.shape[1], device=target.device)
 
 
 def _class_weight(weight: Tensor, target: Tensor) -> Tensor | float:
@@ -43,8 +44,7 @@ def sigmoid_focal_loss_forward(
         gamma: focusing exponent.
         alpha: weight of the positive class.
     """
-    logits = input.float() if input.dtype != torch.float64 else input
-    positive = _one_hot(target, logits.shape[1])
+    logits, positive = _logits_and_targets(input, target)
     p = logits.sigmoid()
     loss = torch.where(
         positive,
@@ -62,18 +62,8 @@ def sigmoid_focal_loss_backward(
     gamma: float,
     alpha: float,
 ) -> None:
-    """Fill ``grad_input`` with the derivative of each pair's loss by its logit.
-
-    Args:
-        input: FloatTensor[N, C], logits.
-        target: LongTensor[N], 0 to C; C is background.
-        weight: FloatTensor[C] or empty.
-        grad_input: FloatTensor[N, C], written in place.
-        gamma: focusing exponent.
-        alpha: weight of the positive class.
-    """
-    logits = input.float() if input.dtype != torch.float64 else input
-    positive = _one_hot(target, logits.shape[1])
+    """Fill ``grad_input``, (N, C), with the derivative of each loss by its logit."""
+    logits, positive = _logits_and_targets(input, target)
     p = logits.sigmoid()
     log_p, log_q = functional.logsigmoid(logits), functional.logsigmoid(-logits)
     grad = torch.where(

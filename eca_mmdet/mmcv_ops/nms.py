@@ -24,14 +24,9 @@ def _at_least_float32(tensor: Tensor) -> Tensor:
 def nms(boxes: Tensor, scores: Tensor, iou_threshold: float, offset: int = 0) -> Tensor:
     """Keep boxes greedily by score; drop IoU strictly above the threshold.
 
-    Args:
-        boxes: FloatTensor[N, 4], (x1, y1, x2, y2) in pixels.
-        scores: FloatTensor[N].
-        iou_threshold: 0 to 1.
-        offset: 1 counts pixels (width x2 - x1 + 1, as MMDetection v1), 0 lengths.
-
-    Returns:
-        LongTensor[K], kept indices by falling score.
+    Boxes are FloatTensor[N, 4], (x1, y1, x2, y2) in pixels; ``offset`` 1 counts pixels
+    (width x2 - x1 + 1, as MMDetection v1), 0 lengths. Returns LongTensor[K], the kept
+    indices by falling score.
     """
     import torchvision
 

@@ -37,7 +37,7 @@ def roi_align_forward(
         input: FloatTensor[N, C, H, W]; half and bfloat16 are computed in float32.
         rois: FloatTensor[K, 5], (image, x1, y1, x2, y2) in image pixels.
         output: FloatTensor[K, C, aligned_height, aligned_width].
-        argmax_y: like ``output`` in max mode, in feature pixels; else empty.
+        argmax_y: like ``output`` in max mode, in feature pixels; otherwise empty.
         argmax_x: the same along x.
         aligned_height: bins along y.
         aligned_width: bins along x.
@@ -50,24 +50,14 @@ def roi_align_forward(
 
     dtype = _compute_dtype(input)
     features, regions = input.to(dtype), rois.to(dtype)
+    size = (aligned_height, aligned_width)
+    options = (spatial_scale, sampling_ratio, aligned)
     if pool_mode == MAX:
-        _max_forward(
-            features,
-            regions,
-            (output, argmax_y, argmax_x),
-            (aligned_height, aligned_width),
-            (spatial_scale, sampling_ratio, aligned),
-        )
+        results = (output, argmax_y, argmax_x)
+        _max_forward(features, regions, results, size, options)
         return
     with torch.autocast(input.device.type, enabled=False):
-        pooled = torchvision.ops.roi_align(
-            features,
-            regions,
-            (aligned_height, aligned_width),
-            spatial_scale,
-            sampling_ratio,
-            aligned,
-        )
+        pooled = torchvision.ops.roi_align(features, regions, size, *options)
     output.copy_(pooled)
 
 
@@ -84,21 +74,7 @@ def roi_align_backward(
     pool_mode: int,
     aligned: bool,
 ) -> None:
-    """Add the gradient with respect to the features to ``grad_input`` in place.
-
-    Args:
-        grad_output: FloatTensor[K, C, aligned_height, aligned_width].
-        rois: as in :func:`roi_align_forward`, likewise the other arguments.
-        argmax_y: positions recorded by the forward pass in max mode.
-        argmax_x: positions recorded by the forward pass in max mode.
-        grad_input: FloatTensor[N, C, H, W].
-        aligned_height: bins along y.
-        aligned_width: bins along x.
-        spatial_scale: feature size over image size.
-        sampling_ratio: samples a bin and axis.
-        pool_mode: 0 maximum, 1 average.
-        aligned: half-pixel shift.
-    """
+    """Add the features' gradient to ``grad_input``; see :func:`roi_align_forward`."""
     if not len(rois):
         return
     dtype = _compute_dtype(grad_output)
@@ -120,19 +96,6 @@ def roi_align_backward(
     grad_input.add_(grad)
 
 
-def _sample_grid(
-    rois: Tensor, size: tuple[int, int], options: tuple[float, int, bool]
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return start and extent of each RoI in feature pixels, as (K,) tensors."""
-    scale, _, aligned = options
-    shift = 0.5 if aligned else 0.0
-    x1, y1, x2, y2 = (rois[:, 1:] * scale - shift).unbind(dim=1)
-    width, height = x2 - x1, y2 - y1
-    if not aligned:
-        width, height = width.clamp(min=1), height.clamp(min=1)
-    return y1, x1, height, width
-
-
 def _max_forward(
     features: Tensor,
     rois: Tensor,
@@ -146,7 +109,12 @@ def _max_forward(
     scale, sampling_ratio, aligned = options
     rows, columns = size
     output, argmax_y, argmax_x = results
-    start_y, start_x, height, width = _sample_grid(rois, size, options)
+    # Start and extent of each RoI in feature pixels, (K,) each.
+    shift = 0.5 if aligned else 0.0
+    x1, y1, x2, y2 = (rois[:, 1:] * scale - shift).unbind(dim=1)
+    width, height = x2 - x1, y2 - y1
+    if not aligned:
+        width, height = width.clamp(min=1), height.clamp(min=1)
     grid_y = (height / rows).ceil().long().clamp(min=1)
     grid_x = (width / columns).ceil().long().clamp(min=1)
     if sampling_ratio > 0:
@@ -164,8 +132,8 @@ def _max_forward(
         column = torch.arange(columns, device=rois.device) * nx + index % nx
         step_y = (height[chosen] / (rows * ny))[:, None, None, None]
         step_x = (width[chosen] / (columns * nx))[:, None, None, None]
-        y = start_y[chosen][:, None, None, None] + (row + 0.5) * step_y
-        x = start_x[chosen][:, None, None, None] + (column + 0.5) * step_x
+        y = y1[chosen][:, None, None, None] + (row + 0.5) * step_y
+        x = x1[chosen][:, None, None, None] + (column + 0.5) * step_x
         output[chosen] = value.to(output.dtype)
         argmax_y[chosen] = y.to(argmax_y.dtype)
         argmax_x[chosen] = x.to(argmax_x.dtype)

@@ -1,7 +1,7 @@
 """The filters of FcaNet's pooling: frequencies of a discrete cosine transform.
 
 Source: Qin et al., FcaNet, ICCV 2021, arXiv:2012.11879; frequencies and sizes follow
-cfzd/FcaNet. PyTorch alone is needed.
+cfzd/FcaNet. Only PyTorch is needed.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ TOP_16 = (
     *((0, 0), (0, 1), (6, 0), (0, 5), (0, 2), (1, 0), (1, 2), (4, 0)),
     *((5, 0), (1, 6), (3, 0), (0, 4), (0, 6), (0, 3), (3, 5), (2, 2)),
 )
-"""The 16 frequencies (vertical, horizontal) that did best alone, best first."""
+"""The 16 frequencies (vertical, horizontal) that did best by themselves, best first."""
 
 STAGE_SIZES = (56, 28, 14, 7)
 """Side of the transform in each stage of a ResNet, the maps of an image of 224 px."""

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class FileNames:
-    """What a backbone declares, as ``file_names``, whose tensors are not renamed.
+    """What a backbone whose tensors are not renamed declares as ``file_names``.
 
-    Every tensor of the checkpoint must then be the backbone's, or one of those below.
+    Every tensor of the checkpoint must then be the backbone's, or in a module below.
 
     Attributes:
-        library: whose names they are ('timm').
+        library: library whose names they are ('timm').
         classifier: modules of the checkpoint that tell its number of classes.
         heads: modules behind the last feature level, and auxiliary classifiers.
         left_out: modules of feature levels that the backbone does not run.
@@ -35,6 +35,6 @@ class FileNames:
 
 
 def file_names_of(backbone: object) -> FileNames | None:
-    """Return what a backbone declares, None for one in mmdet's names."""
-    found = getattr(backbone, 'file_names', None)
-    return found if isinstance(found, FileNames) else None
+    """Return what a backbone declares; None where it has mmdet's names."""
+    names = getattr(backbone, 'file_names', None)
+    return names if isinstance(names, FileNames) else None

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from eca_mmdet.checkpoints.embedded_config import parse_config
-from eca_mmdet.inference import load as checkpoint
+from eca_mmdet.inference import detector as checkpoint
 from eca_mmdet.inference.detector import load_detector
 from eca_mmdet.utils.errors import UserError
 from tests.support import detectors
@@ -51,7 +51,7 @@ def test_detector_has_the_tensors_and_names_of_the_file(trained):
         (dict(cfg=5), 'has no config in it'),
         (dict(cfg='a = 1'), 'has no model'),
         (dict(cfg="model = 'x'"), 'has no model'),
-        (dict(cfg="text = 'x'\nmodel = dict()"), 'none that mmengine reads'),
+        (dict(cfg="text = 'x'\nmodel = dict()"), 'mmengine cannot read the config'),
         (dict(cfg='model = dict()'), 'cannot be built'),
         (dict(cfg="model = dict(type='ResNet', depth=7)"), 'cannot be built'),
         (dict(cfg="model = dict(type='ResNet', depth=50)"), 'not a checkpoint of'),

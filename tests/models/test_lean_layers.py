@@ -7,10 +7,13 @@ import torch
 from torch import nn
 
 from eca_mmdet.models.attention import ECALayer
-from eca_mmdet.models.lean.conv_norm import conv_norm, sequence
 from eca_mmdet.models.lean.folding import fold
-from eca_mmdet.models.lean.gated_residual import gated_residual
-from eca_mmdet.models.lean.max_pool import relu_max_pool
+from eca_mmdet.models.lean.fused import (
+    conv_norm,
+    gated_residual,
+    relu_max_pool,
+    sequence,
+)
 from tests.support.lean_parts import Parts, assert_same
 from tests.tolerances import assert_near
 

@@ -8,8 +8,7 @@ from torch import nn
 
 from eca_mmdet.analysis.complexity.exact import SavedBytes
 from eca_mmdet.models.lean import scaled_conv
-from eca_mmdet.models.lean.conv_norm import conv_norm, sequence
-from eca_mmdet.models.lean.max_pool import relu_max_pool
+from eca_mmdet.models.lean.fused import conv_norm, relu_max_pool, sequence
 from tests.support.lean_parts import (
     CASES,
     CONVOLUTIONS,

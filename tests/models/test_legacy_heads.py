@@ -331,4 +331,4 @@ def test_legacy_configs_are_for_testing_alone(command, mmdet_ready, name):
         digits = name.split('-k')[1][:4]
         assert ''.join(map(str, cfg.model.backbone.kernel_sizes)) == digits
     code, _, err = command('train', name)
-    assert code == 2 and 'is only for testing' in err and 'load_from' in err
+    assert code == 2 and '[config-invalid]' in err and 'load_from' in err

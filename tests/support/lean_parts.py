@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from eca_mmdet.models.attention import ECALayer, SqueezeExcite
-from eca_mmdet.models.lean.gated_residual import gated_residual
+from eca_mmdet.models.lean.fused import gated_residual
 from tests.tolerances import assert_near
 
 FORMATS = {'nchw': torch.contiguous_format, 'nhwc': torch.channels_last}

@@ -1,6 +1,8 @@
 """Attention layers of the ECA-Net comparison, one mechanism per file.
 
-Each is an mmdet plugin layer: built with ``in_channels``, (N, C, H, W) to the same.
+Each is an mmdet plugin layer: mmdet passes it ``in_channels``, C, and it maps
+(N, C, H, W) to the same shape and dtype. Wrong arguments, and maps too small for a
+layer's kernels, raise ValueError.
 :data:`eca_mmdet.catalog.mechanisms.MECHANISMS` lists them; importing this package
 imports, and so registers, every layer in that list. NL and GC are mmcv's
 ``NonLocal2d`` and ``ContextBlock``.

@@ -8,7 +8,13 @@ from __future__ import annotations
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
-from eca_mmdet.models.attention.gate import Gate, check_map, hidden_units, is_whole
+from eca_mmdet.models.attention.gate import (
+    Gate,
+    check_map,
+    hidden_units,
+    is_whole,
+    reduction,
+)
 
 _KERNEL = 3
 
@@ -33,17 +39,12 @@ class BAM(Gate):
                       stages=(True, True, True, False))]
 
     Args:
-        in_channels: C; mmdet passes it to every plugin.
         ratio: r; both branches are C / r wide inside.
         dilation: d, in pixels.
 
     Shape:
         (N, C, H, W) to the same shape and dtype. With batch statistics (training, and
         no ``norm_eval``) N must be 2 or more.
-
-    Raises:
-        ValueError: ``ratio`` leaves no hidden unit; ``dilation`` is not positive; a
-            map that the dilated weights never reach.
     """
 
     _abbr_ = 'bam'
@@ -60,10 +61,7 @@ class BAM(Gate):
         self.dilation = dilation
         dilated = dict(padding=dilation, dilation=dilation)
         self.channels = nn.Sequential(
-            nn.Linear(in_channels, hidden),
-            nn.ReLU(inplace=True),
-            nn.Linear(hidden, in_channels),
-            nn.BatchNorm1d(in_channels),
+            *reduction(in_channels, ratio, bias=True), nn.BatchNorm1d(in_channels)
         )
         self.positions = nn.Sequential(
             nn.Conv2d(in_channels, hidden, 1),

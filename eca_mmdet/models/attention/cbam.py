@@ -9,7 +9,7 @@ import torch
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
-from eca_mmdet.models.attention.gate import Gate, check_map, hidden_units, is_whole
+from eca_mmdet.models.attention.gate import Gate, check_map, is_whole, reduction
 
 
 @MODELS.register_module()
@@ -26,18 +26,10 @@ class CBAM(Gate):
     the convolution's input, where paper, timm and this have avg first.
 
     Args:
-        in_channels: C; mmdet passes it to every plugin.
         ratio: r; the hidden layer has C / r units.
         kernel_size: k of the convolution over positions, odd.
         bias: whether the two layers of Mc have biases, as in the authors' code; the
             published parameter counts of ResNet-50 and -101 have none.
-
-    Shape:
-        (N, C, H, W) to the same shape and dtype.
-
-    Raises:
-        ValueError: ``ratio`` leaves no hidden unit; an even ``kernel_size``; a map
-            that the outer weights of the kernel never reach.
     """
 
     _abbr_ = 'cbam'
@@ -50,18 +42,13 @@ class CBAM(Gate):
         bias: bool = False,
     ) -> None:
         super().__init__()
-        hidden = hidden_units(in_channels, ratio)
+        self.fc = nn.Sequential(*reduction(in_channels, ratio, bias))
         if not is_whole(kernel_size) or kernel_size < 1 or kernel_size % 2 == 0:
             raise ValueError(
                 f'kernel_size must be a positive odd integer; got {kernel_size!r}. '
                 'The paper uses 7.'
             )
         self.margin = kernel_size // 2
-        self.fc = nn.Sequential(
-            nn.Linear(in_channels, hidden, bias=bias),
-            nn.ReLU(inplace=True),
-            nn.Linear(hidden, in_channels, bias=bias),
-        )
         self.conv = nn.Conv2d(2, 1, kernel_size, padding=self.margin, bias=False)
         self.bn = nn.BatchNorm2d(1)
 

@@ -27,14 +27,7 @@ class DoubleAttention(nn.Module):
     such blocks, in res3 and res4 of ResNet-50.
 
     Args:
-        in_channels: C; mmdet passes it to every plugin.
         ratio: r.
-
-    Shape:
-        (N, C, H, W) to the same shape and dtype.
-
-    Raises:
-        ValueError: ``ratio`` leaves no hidden channel.
     """
 
     _abbr_ = 'a2'

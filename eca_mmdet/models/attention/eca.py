@@ -21,17 +21,6 @@ def eca_kernel_size(channels: int, gamma: float = 2, b: float = 1) -> int:
     ``|log2(C) / gamma + b / gamma|`` is truncated, and one is added if that is even,
     as the authors' code rounds it.
 
-    Args:
-        channels: C, 1 or more.
-        gamma: slope of the paper's logarithmic map.
-        b: its offset.
-
-    Returns:
-        An odd kernel size.
-
-    Raises:
-        ValueError: ``channels`` or ``gamma`` is not positive.
-
     >>> [eca_kernel_size(c) for c in (64, 128, 256, 512, 1024, 2048)]
     [3, 5, 5, 5, 5, 7]
     """
@@ -44,11 +33,7 @@ def eca_kernel_size(channels: int, gamma: float = 2, b: float = 1) -> int:
 
 
 def check_kernel_size(kernel_size: object) -> int:
-    """Return ``kernel_size`` if it is a positive odd integer.
-
-    Raises:
-        ValueError: it is not; an even kernel has no centre channel.
-    """
+    """Return ``kernel_size`` if it is a positive odd integer, or raise ValueError."""
     if not is_whole(kernel_size) or kernel_size < 1 or kernel_size % 2 == 0:  # type: ignore[operator]
         raise ValueError(
             f'an ECA kernel size must be a positive odd integer; got {kernel_size!r}. '
@@ -67,21 +52,14 @@ class ECALayer(ChannelGate):
                       position='after_conv3')]
 
     Args:
-        in_channels: C; mmdet passes it to every plugin.
         kernel_size: Odd width of the 1-D convolution, in channels; None computes
-            it from C with :func:`eca_kernel_size`.
-        gamma: for the computed size.
-        b: for the computed size.
+            it from C with :func:`eca_kernel_size`, ``gamma`` and ``b``.
         circular: the first channel is the last one's neighbour (timm's CECA); by
             default there are zeros beyond both ends, as in the paper. The weights have
             the same name and shape.
 
     Shape:
         (N, C, H, W) to the same shape, dtype and memory format; any H and W.
-
-    Raises:
-        ValueError: an even ``kernel_size``, ``gamma`` not positive, or a circular
-            kernel that goes round all channels.
     """
 
     _abbr_ = 'eca'

@@ -21,17 +21,9 @@ class ECANS(ChannelGate):
     beyond the ends: k C parameters, where ECA shares k among all channels.
 
     Args:
-        in_channels: C; mmdet passes it to every plugin.
         kernel_size: k, odd; None computes it from C with
-            :func:`~eca_mmdet.models.attention.eca.eca_kernel_size`.
-        gamma: for the computed size.
-        b: for the computed size.
-
-    Shape:
-        (N, C, H, W) to the same shape and dtype.
-
-    Raises:
-        ValueError: ``kernel_size`` is not a positive odd integer.
+            :func:`~eca_mmdet.models.attention.eca.eca_kernel_size`, ``gamma``
+            and ``b``.
     """
 
     _abbr_ = 'eca_ns'

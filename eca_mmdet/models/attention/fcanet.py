@@ -10,7 +10,7 @@ import torch
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
-from eca_mmdet.models.attention.gate import Gate, hidden_units, is_whole
+from eca_mmdet.models.attention.gate import Gate, is_whole, reduction
 from eca_mmdet.models.dct import GRID, separable_filters
 from eca_mmdet.models.lean.folding import no_autocast
 
@@ -28,18 +28,11 @@ class FcaNet(Gate):
     are held against them when it is loaded.
 
     Args:
-        in_channels: C; mmdet passes it to every plugin.
         ratio: r; the hidden layer has C / r units.
         size: side of the transform in pixels, a multiple of 7. This package's ResNets
             give 56, 28, 14 and 7 to their stages, as the authors do, where it is not
             set.
         frequencies: how many of the best 16; 1, 2, 4, 8 or 16. They divide C.
-
-    Shape:
-        (N, C, H, W) to the same shape and dtype.
-
-    Raises:
-        ValueError: an argument is none of these.
     """
 
     _abbr_ = 'fca'
@@ -52,7 +45,7 @@ class FcaNet(Gate):
         frequencies: int = 16,
     ) -> None:
         super().__init__()
-        hidden = hidden_units(in_channels, ratio)
+        self.fc = nn.Sequential(*reduction(in_channels, ratio))
         if not is_whole(size) or size < 1 or size % GRID:
             raise ValueError(f'size must be a multiple of {GRID}; got {size!r}.')
         self.size = size
@@ -67,11 +60,6 @@ class FcaNet(Gate):
             # Fixed by the arguments, so that it is in no checkpoint.
             factor = factor.to(torch.get_default_device())
             self.register_buffer(name, factor, persistent=False)
-        self.fc = nn.Sequential(
-            nn.Linear(in_channels, hidden, bias=False),
-            nn.ReLU(inplace=True),
-            nn.Linear(hidden, in_channels, bias=False),
-        )
 
     def filters(self) -> Tensor:
         """Return the (C, size, size) filters, as cfzd/FcaNet keeps them."""
@@ -91,15 +79,7 @@ class FcaNet(Gate):
 
 
 def _spread(filters: Tensor, length: int) -> Tensor:
-    """Return filters of ``length`` that do as these after adaptive average pooling.
-
-    Args:
-        filters: (C, size).
-        length: of the map, in pixels.
-
-    Returns:
-        (C, length).
-    """
+    """Return (C, length) filters that do as (C, size) after adaptive pooling."""
     size = filters.shape[1]
     if not torch.jit.is_tracing() and length == size:  # type: ignore[attr-defined,no-untyped-call]
         return filters  # a trace must do for other lengths

@@ -11,12 +11,10 @@ class Gate(nn.Module):
     A subclass defines :meth:`gate`. Random weights make a random gate, which spoils the
     features of a pretrained network until it is trained; a layer that *adds* to the
     map, and starts at zero, does not.
-
-    Attributes:
-        bounds: between which the gate's values lie: closed, and open.
     """
 
     bounds: tuple[float, float] = (0.0, 1.0)
+    """Between which the gate's values lie: closed, and open."""
 
     def gate(self, x: Tensor) -> Tensor:
         """(N, C, H, W) to what multiplies it; 1 in every direction it is equal in."""
@@ -31,9 +29,9 @@ class Gate(nn.Module):
 class ChannelGate(Gate):
     """Base class of gates on channels that are computed from each channel's mean.
 
-    A subclass defines :meth:`factors`. A residual block may then call that alone and
+    A subclass defines :meth:`factors`. A residual block may then call only that and
     put the factors where they cost least
-    (:func:`eca_mmdet.models.lean.gated_residual.gated_residual`).
+    (:func:`eca_mmdet.models.lean.fused.gated_residual`).
     """
 
     def factors(self, pooled: Tensor) -> Tensor:
@@ -57,15 +55,7 @@ def is_whole(value: object) -> bool:
 
 
 def hidden_units(in_channels: int, ratio: int) -> int:
-    """Return C / r, the width inside a layer that reduces channels.
-
-    Args:
-        in_channels: C.
-        ratio: r.
-
-    Raises:
-        ValueError: ``ratio`` is no integer from 1 to C, or does not divide C.
-    """
+    """Return C / r, the width inside a layer that reduces channels."""
     if not is_whole(ratio) or not 1 <= ratio <= in_channels:
         raise ValueError(
             f'ratio must be an integer between 1 and in_channels ({in_channels}), so '
@@ -76,18 +66,18 @@ def hidden_units(in_channels: int, ratio: int) -> int:
     return in_channels // ratio
 
 
+def reduction(in_channels: int, ratio: int, bias: bool = False) -> list[nn.Module]:
+    """Return two linear layers with a ReLU between them: C to C / r to C."""
+    hidden = hidden_units(in_channels, ratio)
+    return [
+        nn.Linear(in_channels, hidden, bias=bias),
+        nn.ReLU(inplace=True),
+        nn.Linear(hidden, in_channels, bias=bias),
+    ]
+
+
 def check_map(layer: nn.Module, x: Tensor, least: int, reason: str) -> None:
-    """Refuse a map that is too small for what a layer does.
-
-    Args:
-        layer: whose name the message has.
-        x: (N, C, H, W); the larger of H and W counts.
-        least: pixels.
-        reason: why, and what to do.
-
-    Raises:
-        ValueError: the map is smaller.
-    """
+    """Reject a map (N, C, H, W) whose larger side is under ``least`` pixels."""
     height, width = x.shape[-2:]
     if max(height, width) < least:
         raise ValueError(

@@ -19,9 +19,7 @@ _EXTENTS = (2, 4, 8)
 class GatherExcite(Gate):
     """Scale a map by sigma(up(gather(x))), ``up`` the nearest neighbour.
 
-    Args:
-        extent: e, in pixels: 2, 4 or 8; 0 for the whole map.
-        gather: (N, C, H, W) to (N, C, about H / e, about W / e).
+    ``gather`` maps (N, C, H, W) to about 1 / extent of height and width.
     """
 
     def __init__(self, extent: int, gather: nn.Module) -> None:
@@ -33,10 +31,8 @@ class GatherExcite(Gate):
         """(N, C, H, W) to the same shape, or (N, C, 1, 1); in (0, 1)."""
         if self.extent:
             # Half of it: the last of several steps still has two values to gather.
-            least = self.extent // 2 + 1
-            check_map(
-                self, x, least, 'Use a smaller extent, or GEThetaMinus(extent=0).'
-            )
+            hint = 'Use a smaller extent, or GEThetaMinus(extent=0).'
+            check_map(self, x, self.extent // 2 + 1, hint)
         gathered: Tensor = self.gather(x).sigmoid()
         if self.extent == 0:
             return gathered
@@ -66,10 +62,8 @@ class _AveragePool(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if self.extent == 0:
             return x.mean((2, 3), keepdim=True)
-        size = 2 * self.extent - 1
-        return F.avg_pool2d(
-            x, size, self.extent, self.extent - 1, count_include_pad=False
-        )
+        size, padding = 2 * self.extent - 1, self.extent - 1
+        return F.avg_pool2d(x, size, self.extent, padding, count_include_pad=False)
 
 
 def _steps(channels: int, extent: int) -> list[nn.Module]:
@@ -108,14 +102,7 @@ class GEThetaMinus(GatherExcite):
     the paper's best without parameters, which is the default.
 
     Args:
-        in_channels: C; mmdet passes it to every plugin.
         extent: e: 0 (the whole map), 2, 4 or 8 pixels.
-
-    Shape:
-        (N, C, H, W) to the same shape and dtype.
-
-    Raises:
-        ValueError: another ``extent``, or a map of no more than half of it.
     """
 
     _abbr_ = 'ge_theta_minus'
@@ -133,16 +120,12 @@ class GETheta(GatherExcite):
     weights. No interaction between channels.
 
     Args:
-        in_channels: C; mmdet passes it to every plugin.
         extent: e: 2, 4 or 8 pixels. The paper's best is global, which needs maps of
             one size.
 
     Shape:
         (N, C, H, W) to the same shape and dtype. With batch statistics N must be 2 or
         more where the map is not larger than the extent.
-
-    Raises:
-        ValueError: another ``extent``, or a map of no more than half of it.
     """
 
     _abbr_ = 'ge_theta'
@@ -160,17 +143,12 @@ class GEThetaPlus(GatherExcite):
     (hujie-frank/GENet); timm has none there.
 
     Args:
-        in_channels: C; mmdet passes it to every plugin.
         extent: e: 2, 4 or 8 pixels.
         ratio: r; the hidden layer has C / r channels.
 
     Shape:
         (N, C, H, W) to the same shape and dtype. With batch statistics N must be 2 or
         more where the map is not larger than the extent.
-
-    Raises:
-        ValueError: another ``extent``; ``ratio`` leaves no hidden channel; a map of
-            no more than half the extent.
     """
 
     _abbr_ = 'ge_theta_plus'

@@ -28,14 +28,7 @@ class GSoP(Gate):
     this does not.
 
     Args:
-        in_channels: C; mmdet passes it to every plugin.
         reduced: d; None is 128, the authors', or C / 2 where C is below 256.
-
-    Shape:
-        (N, C, H, W) to the same shape and dtype.
-
-    Raises:
-        ValueError: ``reduced`` is not between 1 and C.
     """
 
     _abbr_ = 'gsop'

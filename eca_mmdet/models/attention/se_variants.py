@@ -27,12 +27,6 @@ class SEVar1(ChannelGate):
     """SE-Var1: scale channels by sigma(y); no parameters, no interaction.
 
     It is GE-theta-minus of global extent.
-
-    Args:
-        in_channels: C; mmdet passes it to every plugin.
-
-    Shape:
-        (N, C, H, W) to the same shape and dtype.
     """
 
     _abbr_ = 'se_var1'
@@ -50,12 +44,6 @@ class SEVar2(ChannelGate):
     """SE-Var2: scale channels by sigma(w * y); C parameters, no interaction.
 
     The paper does not say how w starts; here at 1, which is SE-Var1.
-
-    Args:
-        in_channels: C; mmdet passes it to every plugin.
-
-    Shape:
-        (N, C, H, W) to the same shape and dtype.
     """
 
     _abbr_ = 'se_var2'
@@ -71,14 +59,7 @@ class SEVar2(ChannelGate):
 
 @MODELS.register_module()
 class SEVar3(ChannelGate):
-    """SE-Var3: scale channels by sigma(W y); C^2 parameters, all interactions.
-
-    Args:
-        in_channels: C; mmdet passes it to every plugin.
-
-    Shape:
-        (N, C, H, W) to the same shape and dtype.
-    """
+    """SE-Var3: scale channels by sigma(W y); C^2 parameters, all interactions."""
 
     _abbr_ = 'se_var3'
 
@@ -97,14 +78,7 @@ class SEGC(ChannelGate):
     """Scale channels by sigma(W y), W block-diagonal; C^2 / G parameters.
 
     Args:
-        in_channels: C; mmdet passes it to every plugin.
         groups: G, which divides C.
-
-    Shape:
-        (N, C, H, W) to the same shape and dtype.
-
-    Raises:
-        ValueError: ``groups`` does not divide the channels.
     """
 
     _abbr_ = 'se_gc'
@@ -128,7 +102,6 @@ class SEGC1(SEGC):
     """SE-GC1: :class:`SEGC` of 16 groups; C^2 / 16 parameters.
 
     Args:
-        in_channels: C; mmdet passes it to every plugin.
         groups: G, which divides C.
     """
 
@@ -155,7 +128,6 @@ class SEGC2(_SizedGroups):
     """SE-GC2: :class:`SEGC` of C / 16 groups; 16 C parameters.
 
     Args:
-        in_channels: C; mmdet passes it to every plugin.
         group_size: channels of a group, which divide C.
     """
 
@@ -170,7 +142,6 @@ class SEGC3(_SizedGroups):
     """SE-GC3: :class:`SEGC` of C / 8 groups; 8 C parameters.
 
     Args:
-        in_channels: C; mmdet passes it to every plugin.
         group_size: channels of a group, which divide C.
     """
 

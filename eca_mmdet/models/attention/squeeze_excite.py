@@ -12,7 +12,7 @@ from __future__ import annotations
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
-from eca_mmdet.models.attention.gate import ChannelGate, hidden_units
+from eca_mmdet.models.attention.gate import ChannelGate, reduction
 
 
 @MODELS.register_module()
@@ -22,28 +22,15 @@ class SqueezeExcite(ChannelGate):
     mmdet's own ``SELayer`` has other weight names and another gate.
 
     Args:
-        in_channels: C; mmdet passes it to every plugin.
         ratio: r; the hidden layer has C / r units.
         bias: whether the layers have biases, as in timm's SE files.
-
-    Shape:
-        (N, C, H, W) to the same shape and dtype.
-
-    Raises:
-        ValueError: ``ratio`` leaves no hidden unit, or is no integer.
     """
 
     _abbr_ = 'se'
 
     def __init__(self, in_channels: int, ratio: int = 16, bias: bool = False) -> None:
         super().__init__()
-        hidden = hidden_units(in_channels, ratio)
-        self.fc = nn.Sequential(
-            nn.Linear(in_channels, hidden, bias=bias),
-            nn.ReLU(inplace=True),
-            nn.Linear(hidden, in_channels, bias=bias),
-            nn.Sigmoid(),
-        )
+        self.fc = nn.Sequential(*reduction(in_channels, ratio, bias), nn.Sigmoid())
 
     def factors(self, pooled: Tensor) -> Tensor:
         """(N, C) means to (N, C) factors in (0, 1)."""

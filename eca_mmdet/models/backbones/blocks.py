@@ -14,19 +14,14 @@ from mmdet.models.backbones.resnet import BasicBlock, Bottleneck
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from eca_mmdet.models.backbones.plugins import BASIC_POSITIONS, add_plugins
-from eca_mmdet.models.lean.conv_norm import conv_norm, sequence
-from eca_mmdet.models.lean.gated_residual import gated_residual
+from eca_mmdet.models.backbones.plugins import BASIC_POSITIONS, add_plugins, layers_at
+from eca_mmdet.models.lean.fused import conv_norm, gated_residual, sequence
 
 MEMORY = ('lean', 'plain')
 
 
 def check_memory(memory: object) -> str:
-    """Return ``memory`` if it names a formulation.
-
-    Raises:
-        ValueError: it does not.
-    """
+    """Return ``memory`` if it names a formulation, or raise ValueError."""
     if memory not in MEMORY:
         raise ValueError(
             "memory must be 'lean' (fold norms and gates into the convolutions) or "
@@ -36,13 +31,7 @@ def check_memory(memory: object) -> str:
 
 
 def recompute(block: Callable[[Tensor], Tensor], x: Tensor, with_cp: bool) -> Tensor:
-    """Return ``block(x)``; with ``with_cp``, keep x alone for the backward pass.
-
-    Args:
-        block: the part of a network to compute again.
-        x: its input.
-        with_cp: mmdet's argument of that name.
-    """
+    """Return ``block(x)``; with ``with_cp``, keep only x for the backward pass."""
     if not (with_cp and x.requires_grad):
         return block(x)
     result: Tensor = checkpoint(block, x, use_reentrant=False)
@@ -65,18 +54,13 @@ def _plug(block: Any, names: list[str], x: Tensor) -> Tensor:
 
 
 class PluginBasicBlock(BasicBlock):  # type: ignore[misc]
-    """mmdet's ``BasicBlock`` plus plugin layers, which that one refuses.
+    """mmdet's ``BasicBlock`` plus plugin layers, which mmdet's rejects.
 
     Args:
-        inplanes: channels of the input.
-        planes: channels of both convolutions.
         plugins: dicts with ``cfg`` and ``position``: 'after_conv1' (after its ReLU)
             or 'after_conv2' (after its norm, before the residual add).
         memory: 'lean' or 'plain'.
         **kwargs: as mmdet's ``BasicBlock``.
-
-    Raises:
-        ValueError: an unknown ``memory``, two plugins of one name.
     """
 
     def __init__(
@@ -91,15 +75,7 @@ class PluginBasicBlock(BasicBlock):  # type: ignore[misc]
         super().__init__(inplanes, planes, **kwargs)
         self.memory = check_memory(memory)
         self._plugin_names = {
-            position: add_plugins(
-                self,
-                [
-                    plugin['cfg']
-                    for plugin in plugins or []
-                    if plugin['position'] == position
-                ],
-                planes,
-            )
+            position: add_plugins(self, layers_at(position, plugins), planes)
             for position in BASIC_POSITIONS
         }
 
@@ -125,17 +101,7 @@ class PluginBasicBlock(BasicBlock):  # type: ignore[misc]
 
 
 class PluginBottleneck(Bottleneck):  # type: ignore[misc]
-    """mmdet's ``Bottleneck``, which has plugins of its own, in two formulations.
-
-    Args:
-        inplanes: channels of the input.
-        planes: channels of the first two convolutions.
-        memory: 'lean' or 'plain'; the latter is mmdet's code.
-        **kwargs: as mmdet's ``Bottleneck``.
-
-    Raises:
-        ValueError: an unknown ``memory``, two plugins of one name.
-    """
+    """mmdet's ``Bottleneck``, which has plugins of its own, in two formulations."""
 
     def __init__(
         self, inplanes: int, planes: int, *, memory: str = 'lean', **kwargs: Any

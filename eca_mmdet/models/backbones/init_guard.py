@@ -19,12 +19,7 @@ class InitGuard:
     init_cfg: Any
 
     def init_weights(self) -> None:
-        """Initialise as mmengine does.
-
-        Raises:
-            ValueError: ``init_cfg`` is of type 'Pretrained', or another initializer
-                follows 'ECAPretrained'.
-        """
+        """Check ``init_cfg``, then initialise as mmengine does."""
         check_init_cfg(self, self.init_cfg)  # type: ignore[arg-type]
         super().init_weights()  # type: ignore[misc]
 
@@ -32,24 +27,14 @@ class InitGuard:
 def check_init_cfg(backbone: nn.Module, init_cfg: Any) -> None:
     """Raise if a backbone with gates would not get its weights, or lose them again.
 
-    Args:
-        backbone: it may be on the meta device.
-        init_cfg: a dict, a list of dicts or None.
-
-    Raises:
-        ValueError: with the ``init_cfg`` to use.
+    The backbone may be on the meta device; the ValueError has the ``init_cfg`` to use.
     """
-    kinds = [_kind(entry) for entry in as_list(init_cfg)]
+    entries = as_list(init_cfg)
+    kinds = [_kind(entry) for entry in entries]
     gates = any(isinstance(module, Gate) for module in backbone.modules())
-    if gates and kinds and {'Pretrained', 'PretrainedInit'} & set(kinds):
-        checkpoint = next(
-            (
-                entry['checkpoint']
-                for entry in as_list(init_cfg)
-                if 'checkpoint' in entry
-            ),
-            None,
-        )
+    if gates and {'Pretrained', 'PretrainedInit'} & set(kinds):
+        checkpoints = (e['checkpoint'] for e in entries if 'checkpoint' in e)
+        checkpoint = next(checkpoints, None)
         raise ValueError(
             f"{type(backbone).__name__} has gates: init_cfg type 'Pretrained' loads "
             'what fits and leaves the other gates random without an error. Use '

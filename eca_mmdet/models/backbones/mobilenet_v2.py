@@ -25,12 +25,7 @@ from eca_mmdet.models.backbones.resnet import stage_kernel_sizes
 
 
 class ECAInvertedResidual(InvertedResidual):  # type: ignore[misc]
-    """mmdet's ``InvertedResidual`` with a gate before the residual add.
-
-    Args:
-        kernel_size: of the gate; None computes it from the block's output.
-        **kwargs: as mmdet's ``InvertedResidual``.
-    """
+    """mmdet's ``InvertedResidual`` with a gate before the residual add."""
 
     def __init__(self, kernel_size: int | None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -51,13 +46,10 @@ class ECAMobileNetV2(InitGuard, MobileNetV2):  # type: ignore[misc]
     """MobileNetV2 with an ECA gate at the end of every inverted residual.
 
     Args:
-        kernel_sizes: of the gates: one odd integer for each of the 7 stages; one for
-            all; or 'adaptive'. The default is that of the authors' file: 1 under 96
-            channels, else 3.
+        kernel_sizes: sizes of the gates: one odd integer for each of the 7 stages; one
+            for all; or 'adaptive'. The default is that of the authors' file: 1 under 96
+            channels, otherwise 3.
         **kwargs: as mmdet's ``MobileNetV2``.
-
-    Raises:
-        ValueError: kernel sizes that are even or not one a stage.
     """
 
     in_channels: int  # of the next block, while mmdet builds the stages

@@ -29,24 +29,18 @@ STAGE_POSITIONS = ('before_last_block', 'after_stage')
 _KEYS = {'cfg', 'position', 'stages'}
 
 
+def layers_at(position: str, plugins: Sequence[Any] | None) -> list[Any]:
+    """Return the layer configs of plugins at a position."""
+    return [p['cfg'] for p in plugins or [] if p['position'] == position]
+
+
 def check_plugins(
     plugins: Any,
     positions: Sequence[str],
     num_stages: int,
     of_stages: Sequence[str] = STAGE_POSITIONS,
 ) -> None:
-    """Reject plugins that a ResNet would misread.
-
-    Args:
-        plugins: a list of dicts with ``cfg``, ``position`` and perhaps ``stages``.
-        positions: those of its blocks.
-        num_stages: of the ResNet.
-        of_stages: positions of its stages.
-
-    Raises:
-        ValueError: an entry that is no such dict, an unknown layer (with those of near
-            names), position, or list of stages.
-    """
+    """Reject plugins that a ResNet with such positions in blocks would misread."""
     if not isinstance(plugins, (list, tuple)):
         raise ValueError(f'plugins must be a list of dicts; got {plugins!r}.')
     for plugin in plugins:
@@ -57,60 +51,39 @@ def check_plugins(
                 f'stages; got {plugin!r}.'
             )
         check_layer(plugin['cfg'])
-        _check_position(plugin['position'], (*positions, *of_stages))
+        known, position = (*positions, *of_stages), plugin['position']
+        if position not in known:
+            reason = ''
+            if position in BOTTLENECK_POSITIONS:
+                reason = ' The blocks of ResNet-18 and -34 have two convolutions.'
+            raise ValueError(
+                f'position must be one of {", ".join(known)}; got {position!r}.{reason}'
+            )
         stages = plugin.get('stages')
-        if stages is not None and not _is_choice(stages, num_stages):
+        if stages is not None and not (
+            isinstance(stages, (list, tuple))
+            and len(stages) == num_stages
+            and all(isinstance(choice, bool) for choice in stages)
+        ):
             raise ValueError(
                 f'stages must be {num_stages} of True or False, one a stage; got '
                 f'{stages!r}.'
             )
 
 
-def _is_choice(stages: Any, count: int) -> bool:
-    if not isinstance(stages, (list, tuple)) or len(stages) != count:
-        return False
-    return all(isinstance(choice, bool) for choice in stages)
-
-
-def _check_position(position: Any, known: Sequence[str]) -> None:
-    if position not in known:
-        reason = ''
-        if position in BOTTLENECK_POSITIONS:
-            reason = ' The blocks of ResNet-18 and -34 have two convolutions.'
-        raise ValueError(
-            f'position must be one of {", ".join(known)}; got {position!r}.{reason}'
-        )
-
-
 def staged(plugins: Sequence[Any], stage: int) -> list[Any]:
-    """Return a stage's plugins with what a layer takes from the stage.
-
-    Args:
-        plugins: of this stage.
-        stage: from 0.
-    """
+    """Return a stage's plugins, each FcaNet with the stage's size unless it has one."""
     size = STAGE_SIZES[min(stage, len(STAGE_SIZES) - 1)]
     return [
-        {**plugin, 'cfg': {**plugin['cfg'], 'size': size}}
-        if _is_unsized(plugin['cfg'])
+        {**plugin, 'cfg': {'size': size, **plugin['cfg']}}
+        if plugin['cfg']['type'] in ('FcaNet', FcaNet)
         else plugin
         for plugin in plugins
     ]
 
 
-def _is_unsized(cfg: Any) -> bool:
-    return cfg['type'] in ('FcaNet', FcaNet) and 'size' not in cfg
-
-
 def check_layer(cfg: Any) -> None:
-    """Reject the config of a plugin layer whose type is not registered.
-
-    Args:
-        cfg: a dict with ``type``, a name or a class.
-
-    Raises:
-        ValueError: it is none; with the registered names that are near.
-    """
+    """Reject the config of a plugin layer whose type is not registered."""
     kind = cfg.get('type') if isinstance(cfg, Mapping) else None
     if inspect.isclass(kind):
         return
@@ -134,20 +107,21 @@ def check_layer(cfg: Any) -> None:
 def add_plugins(owner: nn.Module, cfgs: Sequence[Any], in_channels: int) -> list[str]:
     """Build plugin layers as children of a block or stage; return their names.
 
-    Args:
-        owner: gets a child for each.
-        cfgs: of layers; ``postfix`` is appended to the name.
-        in_channels: of the map that they get.
-
-    Raises:
-        ValueError: arguments that a layer refuses, or two layers of one name.
+    A config's ``postfix`` is appended to the name, of which there may be one only.
     """
     names = []
     for cfg in cfgs:
         cfg = dict(cfg)
         postfix = cfg.pop('postfix', '')
         _check_reduction(cfg, in_channels)
-        name, layer = _build(cfg, postfix, in_channels)
+        try:
+            name, layer = build_plugin_layer(cfg, postfix, in_channels=in_channels)
+        except TypeError as error:
+            raise ValueError(f'{cfg!r} is no proper layer: {error}.') from error
+        if isinstance(layer, ContextBlock):
+            # mmengine's initialisation of every convolution comes after the
+            # constructor, and this after that: it starts as the identity.
+            layer.init_weights = layer.reset_parameters
         if hasattr(owner, name):
             raise ValueError(
                 f'two plugins are called {name!r}; give one a postfix: '
@@ -158,18 +132,6 @@ def add_plugins(owner: nn.Module, cfgs: Sequence[Any], in_channels: int) -> list
     return names
 
 
-def _build(cfg: Any, postfix: str | int, in_channels: int) -> tuple[str, nn.Module]:
-    try:
-        name, layer = build_plugin_layer(cfg, postfix=postfix, in_channels=in_channels)
-    except TypeError as error:
-        raise ValueError(f'{cfg!r} is no proper layer: {error}.') from error
-    if isinstance(layer, ContextBlock):
-        # mmengine's initialisation of every convolution comes after the constructor,
-        # and this after that: it starts as the identity.
-        layer.init_weights = layer.reset_parameters
-    return name, layer
-
-
 def _check_reduction(cfg: Any, channels: int) -> None:
     """Reject reductions that mmcv's layers would accept silently."""
     kind = getattr(cfg['type'], '__name__', cfg['type'])
@@ -178,7 +140,7 @@ def _check_reduction(cfg: Any, channels: int) -> None:
         if not 0 < ratio <= 1 or int(channels * ratio) < 1:
             raise ValueError(
                 f'ratio of ContextBlock is that of its inner width to the {channels} '
-                f'channels, as 1/16, at least 1/{channels}; got {ratio!r}.'
+                f'channels, e.g. 1/16, at least 1/{channels}; got {ratio!r}.'
             )
     if kind == 'NonLocal2d':
         reduction = cfg.get('reduction', 2)
@@ -192,13 +154,7 @@ def _check_reduction(cfg: Any, channels: int) -> None:
 class PluginStage(Sequential):  # type: ignore[misc]
     """A stage with plugin layers between or after its blocks.
 
-    The blocks' names stay 0 to n - 1, so that weights of a ResNet fit.
-
-    Args:
-        blocks: the stage.
-        before_last: configs of layers before the last block.
-        after: configs of layers after it.
-        channels: of every block's output.
+    The blocks' names stay 0 to n - 1, so that the weights of a ResNet fit.
     """
 
     def __init__(

@@ -27,9 +27,12 @@ from eca_mmdet.models.attention.eca import ECALayer
 from eca_mmdet.models.backbones.blocks import check_memory, recompute
 from eca_mmdet.models.backbones.init_guard import InitGuard
 from eca_mmdet.models.backbones.resnet import stage_kernel_sizes
-from eca_mmdet.models.lean.conv_norm import conv_norm, sequence
-from eca_mmdet.models.lean.gated_residual import gated_residual
-from eca_mmdet.models.lean.max_pool import relu_max_pool
+from eca_mmdet.models.lean.fused import (
+    conv_norm,
+    gated_residual,
+    relu_max_pool,
+    sequence,
+)
 
 
 def _norm(norm_cfg: dict[str, Any], channels: int) -> nn.Module:
@@ -43,16 +46,7 @@ def _conv(inputs: int, outputs: int, kernel: int, stride: int = 1) -> nn.Conv2d:
 class ECABottleneck(BaseModule):  # type: ignore[misc]
     """1x1, 3x3 (strided), 1x1, gate, add, ReLU; each convolution of its own width.
 
-    Args:
-        inputs: channels of the input.
-        widths: output channels of the three convolutions.
-        stride: of the 3x3 convolution and of the shortcut.
-        kernel_size: of the gate; None computes it from the block's output.
-        shortcut: whether the block changes shape: average pool, 1x1, norm.
-        norm_cfg: as mmdet's.
-        with_cp: recompute the block in the backward pass.
-        memory: 'lean' or 'plain'.
-        init_cfg: as mmengine's.
+    The shortcut of a block that changes shape is average pool, 1x1, norm.
     """
 
     def __init__(
@@ -113,7 +107,7 @@ class ECAResNetD(InitGuard, BaseModule):  # type: ignore[misc]
             for 3x3 ones) and ``widths`` ([stage][block][three convolutions]) or
             ``depths`` and ``base_channels`` for the regular ones. ``eca-mmdet weights
             inspect FILE`` prints it for any file.
-        kernel_sizes: of the gates: one odd integer a stage; one for all; or
+        kernel_sizes: sizes of the gates: one odd integer a stage; one for all; or
             'adaptive'. The default is that of timm's files.
         out_indices: stages to return.
         frozen_stages: -1 freezes nothing, 0 the stem, n the stages up to the n-th.
@@ -124,11 +118,7 @@ class ECAResNetD(InitGuard, BaseModule):  # type: ignore[misc]
         init_cfg: as mmengine's.
 
     Attributes:
-        out_channels: of the returned stages; ``neck.in_channels`` must be these.
-
-    Raises:
-        ValueError: unknown ``arch``, widths that do not fit together, kernel sizes
-            that are not one a stage, a stage index out of range.
+        out_channels: channels of the returned stages, for ``neck.in_channels``.
     """
 
     def __init__(
@@ -146,7 +136,14 @@ class ECAResNetD(InitGuard, BaseModule):  # type: ignore[misc]
         fresh = init_cfg is None
         super().__init__(init_cfg or _DEFAULT_INIT)
         stem, widths = _read_arch(arch)
-        self._check_stages(len(widths), out_indices, frozen_stages)
+        stages = len(widths)
+        valid = frozen_stages in range(-1, stages + 1) and len(out_indices) > 0
+        if not valid or not set(out_indices) <= set(range(stages)):
+            raise ValueError(
+                f'this backbone has {stages} stages: out_indices must be within '
+                f'0..{stages - 1} and frozen_stages within -1..{stages}; got '
+                f'{out_indices!r} and {frozen_stages!r}.'
+            )
         self.kernel_sizes = stage_kernel_sizes(
             kernel_sizes, len(widths), f"timm's files use {TIMM_KERNEL_SIZES}."
         )
@@ -164,27 +161,15 @@ class ECAResNetD(InitGuard, BaseModule):  # type: ignore[misc]
         self._num_stages = len(widths)
         self._freeze_stages()
 
-    @staticmethod
-    def _check_stages(stages: int, out_indices: Sequence[int], frozen: int) -> None:
-        valid = frozen in range(-1, stages + 1) and len(out_indices) > 0
-        if not valid or not set(out_indices) <= set(range(stages)):
-            raise ValueError(
-                f'this backbone has {stages} stages: out_indices must be within '
-                f'0..{stages - 1} and frozen_stages within -1..{stages}; got '
-                f'{out_indices!r} and {frozen!r}.'
-            )
-
     def _make_stem(self, widths: Sequence[int]) -> None:
         if len(widths) == 1:
             self.conv1 = _conv(3, widths[0], 7, stride=2)
             self.bn1 = _norm(self.norm_cfg, widths[0])
         else:
             layers: list[nn.Module] = []
-            for i, (inputs, outputs) in enumerate(
-                zip((3, *widths), widths, strict=False)
-            ):
+            for inputs, outputs in zip((3, *widths), widths, strict=False):
                 layers += [
-                    _conv(inputs, outputs, 3, stride=1 if i else 2),
+                    _conv(inputs, outputs, 3, stride=1 if layers else 2),
                     _norm(self.norm_cfg, outputs),
                     nn.ReLU(inplace=True),
                 ]
@@ -261,14 +246,7 @@ _DEFAULT_INIT = [
 
 
 def _read_arch(arch: str | Mapping[str, Any]) -> DLayout:
-    """Return the layout that ``arch`` names or describes.
-
-    Args:
-        arch: as :class:`ECAResNetD` takes it.
-
-    Raises:
-        ValueError: an unknown name or entry, or widths that do not fit together.
-    """
+    """Return the layout that ``arch`` names or describes."""
     if isinstance(arch, str):
         if arch not in D_LAYOUTS:
             raise ValueError(

@@ -7,9 +7,13 @@ classifier.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import difflib
+import importlib
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from mmcv.cnn import build_plugin_layer
 from mmdet.registry import MODELS
 from mmengine.model import BaseModule
 from torch import Tensor, nn
@@ -18,15 +22,9 @@ from torch.nn import functional
 from eca_mmdet.compat import batch_norm_base
 from eca_mmdet.models.attention.gate import is_whole
 from eca_mmdet.models.backbones.init_guard import InitGuard
-from eca_mmdet.models.backbones.timm_network import (
-    classifier_names,
-    create_network,
-    has_in,
-    is_in,
-    layers_in_a_row,
-    read_levels,
-)
+from eca_mmdet.models.backbones.plugins import check_layer
 from eca_mmdet.models.file_names import FileNames
+from eca_mmdet.utils.errors import MissingPackageError
 
 _AUXILIARY = ('AuxLogits',)  # of Inception v3, in some files
 
@@ -40,8 +38,8 @@ class TimmBackbone(InitGuard, BaseModule):  # type: ignore[misc]
     ``features_only=True``.
 
     Args:
-        model_name: timm's, such as 'resnext101_32x4d'.
-        out_indices: of timm's feature levels, from the front or, if negative, from the
+        model_name: timm's, e.g. 'resnext101_32x4d'.
+        out_indices: timm's feature levels, from the front or, if negative, from the
             end. The last four have strides 4, 8, 16 and 32 in most networks.
         frozen_stages: -1 trains all. 0 freezes the stem: every layer up to the last
             level of stride 2, or, in networks without one, the layers before the one
@@ -49,7 +47,7 @@ class TimmBackbone(InitGuard, BaseModule):  # type: ignore[misc]
             k-th level of stride 4 or more, as in mmdet's ``ResNet``. Frozen layers are
             in evaluation mode.
         norm_eval: keep every batch norm in evaluation mode.
-        attention: a plugin layer such as ``dict(type='ECALayer', kernel_size=3)``, put
+        attention: a plugin layer, e.g. ``dict(type='ECALayer', kernel_size=3)``, put
             at the end of every residual branch, before the sum. For the networks made
             of timm's ``BasicBlock`` and ``Bottleneck`` (ResNet, ResNeXt, their -D and
             wide variants); it is called ``se`` there, and replaces what timm has in
@@ -63,8 +61,8 @@ class TimmBackbone(InitGuard, BaseModule):  # type: ignore[misc]
             are never loaded otherwise.
 
     Attributes:
-        out_channels: of each map.
-        strides: of each map, in pixels.
+        out_channels: channels of each map.
+        strides: stride of each map, in pixels.
 
     Shape:
         (N, 3, H, W) to one map (N, out_channels[i], H / strides[i], W / strides[i]) for
@@ -72,9 +70,6 @@ class TimmBackbone(InitGuard, BaseModule):  # type: ignore[misc]
 
     Raises:
         MissingPackageError: timm is not installed.
-        ValueError: an unknown name; a level, stage or layer the network does not have;
-            attention for a network without residual branches to put it in; a network
-            whose layers do not run one after the other.
     """
 
     def __init__(
@@ -89,10 +84,10 @@ class TimmBackbone(InitGuard, BaseModule):  # type: ignore[misc]
         init_cfg: Any = None,
     ) -> None:
         super().__init__(init_cfg)
-        network, gates = create_network(model_name, dict(model_args or {}), attention)
-        info = read_levels(network, model_name)
+        network, gates = _create_network(model_name, dict(model_args or {}), attention)
+        info = _levels(network, model_name)
         taps = [level['module'] for level in info]
-        steps = list(layers_in_a_row(network, taps, model_name))
+        steps = _layers_in_order(network, taps, model_name)
         chosen = _chosen(out_indices, len(info), model_name)
         end = steps.index(taps[chosen[-1]]) + 1
         self.out_indices = tuple(chosen)
@@ -106,10 +101,10 @@ class TimmBackbone(InitGuard, BaseModule):  # type: ignore[misc]
         behind = steps[steps.index(taps[-1]) + 1 :]
         self.file_names = FileNames(
             'timm',
-            classifier=classifier_names(network),
+            classifier=_classifier_names(network),
             heads=(*behind, *_AUXILIARY),
             left_out=tuple(name for name in steps[end:] if name not in behind),
-            gates=tuple(name for name in gates if is_in(name, self._steps)),
+            gates=tuple(name for name in gates if _is_in(name, self._steps)),
         )
         self._adopt(network)
         self._frozen_steps = _frozen(frozen_stages, info, self._steps)
@@ -120,7 +115,7 @@ class TimmBackbone(InitGuard, BaseModule):  # type: ignore[misc]
         for name, child in network.named_children():
             if name in self._steps:
                 self.add_module(name, child)
-            elif has_in(name, self._steps):
+            elif _has_in(name, self._steps):
                 for inner in list(child._modules):  # `del child[i]` would renumber
                     if f'{name}.{inner}' not in self._steps:
                         delattr(child, inner)
@@ -131,11 +126,7 @@ class TimmBackbone(InitGuard, BaseModule):  # type: ignore[misc]
             self.get_submodule(name).eval().requires_grad_(False)
 
     def train(self, mode: bool = True) -> TimmBackbone:
-        """Switch to training or evaluation; frozen layers and norms stay as they are.
-
-        Args:
-            mode: training or not.
-        """
+        """Switch modes; frozen layers, and norms if asked, stay in evaluation."""
         super().train(mode)
         self._freeze()
         if mode and self.norm_eval:
@@ -157,20 +148,16 @@ class TimmBackbone(InitGuard, BaseModule):  # type: ignore[misc]
 
 
 def _chosen(indices: Sequence[int], count: int, model_name: str) -> list[int]:
-    """Return the levels in the order they are computed.
-
-    Raises:
-        ValueError: none, one twice, or one that the network does not have.
-    """
+    """Return the levels in the order they are computed."""
     listed = isinstance(indices, Sequence) and all(map(is_whole, indices))
     given = list(indices) if listed else []
-    found = sorted({index + count if index < 0 else index for index in given})
-    if not found or len(found) < len(given) or found[0] < 0 or found[-1] >= count:
+    levels = sorted({index + count if index < 0 else index for index in given})
+    if not levels or len(levels) < len(given) or levels[0] < 0 or levels[-1] >= count:
         raise ValueError(
             f'out_indices must be different levels of 0 to {count - 1}, the levels of '
             f'{model_name!r}, or negative from the end; got {indices!r}.'
         )
-    return found
+    return levels
 
 
 def _checked_padding(
@@ -196,11 +183,7 @@ def _checked_padding(
 def _frozen(
     frozen_stages: int, info: list[dict[str, Any]], steps: list[str]
 ) -> list[str]:
-    """Return the layers that ``frozen_stages`` names.
-
-    Raises:
-        ValueError: a stage that is not there.
-    """
+    """Return the layers that ``frozen_stages`` names."""
     tapped = [level for level in info if level['module'] in steps]
     stem = [level['module'] for level in tapped if level['reduction'] < 4]
     stages = [level['module'] for level in tapped if level['reduction'] >= 4]
@@ -214,3 +197,120 @@ def _frozen(
     if frozen_stages:
         return steps[: steps.index(stages[frozen_stages - 1]) + 1]
     return steps[: steps.index(stem[-1]) + 1 if stem else steps.index(stages[0])]
+
+
+_OURS = ('pretrained', 'checkpoint_path', 'num_classes', 'features_only', 'out_indices')
+
+
+def _create_network(
+    model_name: str, model_args: dict[str, Any], attention: Mapping[str, Any] | None
+) -> tuple[nn.Module, list[str]]:
+    """Build a network without weights; return it and its attention layers' names."""
+    try:
+        timm: Any = importlib.import_module('timm')
+    except ModuleNotFoundError as error:
+        raise MissingPackageError(
+            f'TimmBackbone needs timm, and {error.name} is not installed: '
+            "pip install 'eca-mmdet[timm]', or pip install timm"
+        ) from error
+    reserved = _OURS if attention is None else (*_OURS, 'block_args')
+    _check_arguments(timm, model_name, model_args, reserved)
+    built: list[nn.Module] = []
+
+    def build(channels: int, **_: Any) -> nn.Module:  # timm may add device and dtype
+        layer = build_plugin_layer(dict(attention or {}), in_channels=channels)[1]
+        built.append(layer)
+        return layer  # type: ignore[no-any-return]
+
+    if attention is not None:
+        check_layer(attention)
+        model_args = {**model_args, 'block_args': dict(attn_layer=build)}
+    try:
+        network = timm.create_model(model_name, num_classes=0, **model_args)
+    except (TypeError, AssertionError) as error:
+        if attention is None or not re.search('block_args|attn_layer', str(error)):
+            raise
+        raise ValueError(_no_place(model_name)) from error
+    gates = [n for n, m in network.named_modules() if any(m is g for g in built)]
+    blocks = {type(network.get_submodule(name.rpartition('.')[0])) for name in gates}
+    known = {timm.models.resnet.BasicBlock, timm.models.resnet.Bottleneck}
+    if attention is not None and not (blocks and blocks <= known):
+        raise ValueError(_no_place(model_name))
+    return network, gates
+
+
+def _no_place(model_name: str) -> str:
+    return (
+        'attention goes to the end of residual branches, and timm offers no such place '
+        f"in {model_name!r}: only networks of its ResNet's BasicBlock and Bottleneck "
+        'have it. Use attention=None, or a ResNet or ResNeXt.'
+    )
+
+
+def _check_arguments(
+    timm: Any, model_name: str, model_args: dict[str, Any], reserved: Sequence[str]
+) -> None:
+    if not isinstance(model_name, str) or not timm.is_model(model_name):
+        close = difflib.get_close_matches(str(model_name), timm.list_models(), 3, 0.5)
+        advice = f' Did you mean {", ".join(close)}?' if close else ''
+        raise ValueError(
+            f'model_name must be a network of timm {timm.__version__}; got '
+            f"{model_name!r}.{advice} All names: timm.list_models('*resnet*')"
+        )
+    given = [name for name in reserved if name in model_args]
+    if given:
+        raise ValueError(
+            f'model_args must not have {", ".join(given)}: give weights as init_cfg, '
+            'feature levels as out_indices, a layer of the blocks as attention.'
+        )
+
+
+def _levels(network: Any, model_name: str) -> list[dict[str, Any]]:
+    """Return timm's record of the feature levels: num_chs, reduction, module."""
+    info = getattr(network, 'feature_info', None) or []
+    own = [*network._parameters, *network._buffers]  # position embeddings, tokens
+    channels_last = getattr(network, 'output_fmt', 'NCHW') != 'NCHW'
+    if not info or own or channels_last:
+        raise ValueError(_not_sequential(model_name))
+    return list(info)
+
+
+def _layers_in_order(
+    network: nn.Module, taps: Sequence[str], model_name: str
+) -> list[str]:
+    """Return the names of the layers in the order they run, each level among them.
+
+    timm defines a network's children in the order of use. A sequence of layers with a
+    level inside is taken apart.
+    """
+    names: list[str] = []
+    for name, child in network.named_children():
+        split = isinstance(child, nn.Sequential) and _has_in(name, taps)
+        names += [f'{name}.{inner}' for inner in child._modules] if split else [name]
+    if not set(names).issuperset(taps):
+        raise ValueError(_not_sequential(model_name))
+    return names
+
+
+def _not_sequential(model_name: str) -> str:
+    return (
+        f'TimmBackbone runs the layers of a convolutional network one after the other; '
+        f'{model_name!r} is of another kind. Use a CNN such as resnet50, densenet121 '
+        'or convnext_tiny.'
+    )
+
+
+def _is_in(name: str, modules: Iterable[str]) -> bool:
+    """Tell whether a module is one of several, or inside one of them."""
+    return any(f'{name}.'.startswith(f'{other}.') for other in modules)
+
+
+def _has_in(name: str, modules: Iterable[str]) -> bool:
+    """Tell whether one of several modules is inside this one."""
+    return any(other.startswith(f'{name}.') for other in modules)
+
+
+def _classifier_names(network: Any) -> tuple[str, ...]:
+    """Return the modules that give the classes, as timm's files name them."""
+    names = (getattr(network, 'default_cfg', None) or {}).get('classifier') or ()
+    return (names,) if isinstance(names, str) else tuple(names)

@@ -8,7 +8,7 @@ Transfer Learning and Beyond", ICLR 2024, arXiv:2305.11624.
 from __future__ import annotations
 
 import contextlib
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -26,12 +26,7 @@ _CONV_FORWARD = compat.conv_forward(nn.Conv2d)
 
 
 class Affine(NamedTuple):
-    """What follows a convolution without bias: ``scale * y + shift``, by channel.
-
-    Attributes:
-        scale: (C,), float32 or wider.
-        shift: the same.
-    """
+    """``scale * y + shift`` by channel: two (C,) tensors in float32 or wider."""
 
     scale: Tensor
     shift: Tensor
@@ -40,18 +35,14 @@ class Affine(NamedTuple):
 def bypassable(*layers: nn.Module) -> bool:
     """Tell whether computing these layers' function without calling them is safe.
 
-    It is not if someone listens to them (hooks), replaced a ``forward``, transforms
-    the function (``torch.func``), or records the network (tracing, export), where the
-    ordinary layers make the better graph.
+    It is not with hooks, a replaced ``forward``, transforms (``torch.func``), or while
+    the network is recorded (tracing, export): ordinary layers make better graphs.
     """
-    if any(_GLOBAL_HOOKS) or compat.functorch_transforms_active() or _recorded():
+    if any(_GLOBAL_HOOKS) or compat.functorch_transforms_active():
+        return False
+    if torch.jit.is_tracing() or _is_fx_tracing() or _is_exporting():  # type: ignore[attr-defined,no-untyped-call]
         return False
     return not any(map(_is_changed, layers))
-
-
-def _recorded() -> bool:
-    tracing = torch.jit.is_tracing() or _is_fx_tracing()  # type: ignore[attr-defined,no-untyped-call]
-    return bool(tracing or _is_exporting())
 
 
 def _is_changed(layer: nn.Module) -> bool:
@@ -73,19 +64,13 @@ def is_batch_norm(norm: nn.Module) -> bool:
 
 
 def fold(x: Tensor, conv: nn.Module, norm: Any) -> Affine | None:
-    """Return what ``conv``'s bias and ``norm`` do; None where it is not fixed.
+    """Return what ``conv``'s bias and ``norm`` do, differentiably; None if not fixed.
 
-    Args:
-        x: the input; one that ``conv`` or ``norm`` refuse is left for them to refuse.
-            In float16 with gradients nothing is folded: the gradients of the scaled
-            weights would overflow where those of the layers do not.
-        conv: an ``nn.Conv2d``, zero-padded.
-        norm: a batch norm in evaluation mode, or ``nn.Identity`` (what is left of one
-            after fusion).
-
-    Returns:
-        Differentiable in conv's bias and norm's weight and bias. None for every other
-        layer, for batch statistics, and where :func:`bypassable` says no.
+    Fixed are a zero-padded ``nn.Conv2d`` followed by a batch norm in evaluation mode
+    or ``nn.Identity`` (which fusion leaves behind), if both are :func:`bypassable`. An
+    input that they reject is left for them to reject. In float16 with gradients nothing
+    is folded: the gradients of the scaled weights would overflow where those of the
+    layers do not.
     """
     if type(conv) is not nn.Conv2d or not bypassable(conv, norm):
         return None
@@ -141,17 +126,11 @@ def no_autocast(x: Tensor) -> contextlib.AbstractContextManager[Any]:
     return torch.autocast(kind, enabled=False)
 
 
-def refuse_double_backward() -> NoReturn | None:
-    """Called first in a hand-written backward pass.
-
-    Raises:
-        RuntimeError: the gradient itself is to be differentiated, which these formulas
-            do not carry.
-    """
-    if torch.is_grad_enabled():  # autograd enables it for create_graph=True alone
+def reject_double_backward() -> None:
+    """Raise RuntimeError where a hand-written backward would be differentiated."""
+    if torch.is_grad_enabled():  # autograd enables it only for create_graph=True
         raise RuntimeError(
             "the backbone computes first derivatives only (memory='lean'); "
             'create_graph=True asks for a gradient that can be differentiated again. '
             "Build the backbone with memory='plain' for that."
         )
-    return None

@@ -1,4 +1,4 @@
-"""A convolution with its output channels scaled, for each sample by itself if asked.
+"""A convolution with scaled output channels, by sample if need be.
 
 out = relu(conv(x, s w) + b + shortcut), with s and b by output channel, or by sample
 and output channel. Scaling the weights costs next to nothing, where scaling the result
@@ -8,6 +8,10 @@ Backward keeps x, out and parameters. With g = dL/d(sum), which is dL/d(out) whe
 out > 0, the gradient G of the scaled weights gives both dL/dw = sum of s G and
 dL/ds = sum of G w; nothing is divided by a parameter, so that no value of one makes
 this lose precision.
+
+On a CPU a 1x1 convolution runs as matrix products, one a sample, which take less time
+than the convolution that PyTorch runs, the larger the map the less
+(``benchmarks/benchmark_layers.py``).
 """
 
 from __future__ import annotations
@@ -18,8 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from eca_mmdet.models.lean import matrix_products
-from eca_mmdet.models.lean.folding import Affine, no_autocast, refuse_double_backward
+from eca_mmdet.models.lean.folding import Affine, no_autocast, reject_double_backward
 
 
 class _Settings(NamedTuple):
@@ -43,14 +46,8 @@ def scaled_conv(
         x: (N, K, H, W).
         conv: to C channels, zero-padded.
         affine: scale and shift, each (C,) or, one a sample, (N, C).
-        shortcut: of the result's shape and x's dtype, not written to; None for 0.
+        shortcut: (N, C, H', W') like the result, of x's dtype; it is not written to.
         relu: False leaves the ReLU out.
-
-    Returns:
-        (N, C, H', W'), in x's dtype.
-
-    Raises:
-        RuntimeError: in backward with ``create_graph=True``.
     """
     scale, shift = (part if part.dim() == 2 else part[None] for part in affine)
     settings = _settings(x, conv)
@@ -69,12 +66,12 @@ def is_pointwise(conv: nn.Module) -> bool:
     """Tell whether ``conv`` is a matrix product over channels at each pixel."""
     if type(conv) is not nn.Conv2d:
         return False
-    sizes = (_pair(conv.kernel_size), _pair(conv.padding), conv.groups)
+    sizes = (pair(conv.kernel_size), pair(conv.padding), conv.groups)
     return sizes == ((1, 1), (0, 0), 1)
 
 
-def _pair(size: Any) -> Any:
-    """Return a size of ``nn.Conv2d`` as a pair, also if someone set one number."""
+def pair(size: Any) -> Any:
+    """Return a size of a layer as a pair, also where it is one number."""
     return (size, size) if isinstance(size, int) else tuple(size)
 
 
@@ -84,17 +81,17 @@ def output_shape(x: Tensor, conv: nn.Conv2d) -> tuple[int, ...]:
     spatial = (
         (size + 2 * padding - dilation * (kernel - 1) - 1) // stride + 1
         for size, kernel, stride, padding, dilation in zip(
-            x.shape[2:], *map(_pair, sizes), strict=True
+            x.shape[2:], *map(pair, sizes), strict=True
         )
     )
     return (len(x), conv.out_channels, *spatial)
 
 
 def _settings(x: Tensor, conv: nn.Conv2d) -> _Settings:
-    # On CUDA the convolutions stay with cuDNN: PyTorch lets it use TF32, and matrix
-    # products not, unless told otherwise.
+    # On CUDA the convolutions stay with cuDNN: by default PyTorch lets it use TF32,
+    # and matrix products not.
     matrices = is_pointwise(conv) and not x.is_cuda
-    stride, padding, dilation = map(_pair, (conv.stride, conv.padding, conv.dilation))
+    stride, padding, dilation = map(pair, (conv.stride, conv.padding, conv.dilation))
     return _Settings(stride, padding, dilation, conv.groups, matrices)
 
 
@@ -114,7 +111,7 @@ def _forward(
 ) -> Tensor:
     kernels = _scaled(weight, scale, x.dtype)
     if settings.matrices:
-        out = matrix_products.forward(x, kernels, shift, shortcut, settings.stride)
+        out = _multiply(x, kernels, shift, shortcut, settings.stride)
     else:
         out = _convolve(x, kernels, shift, settings)
         out = out if shortcut is None else out.add_(shortcut)
@@ -151,9 +148,9 @@ def _convolve_backward(
         return torch.zeros_like(x), torch.zeros_like(kernels)
     grads_x, grads_kernel = [], []
     grads, inputs = (_samples(grad), _samples(x)) if each else ([grad], [x])
-    for grad_one, x_one, kernel in zip(grads, inputs, kernels, strict=True):
+    for own_grad, own_x, kernel in zip(grads, inputs, kernels, strict=True):
         grad_x, grad_kernel, _ = torch.ops.aten.convolution_backward(
-            *(grad_one, x_one, kernel, None),
+            *(own_grad, own_x, kernel, None),
             *(settings.stride, settings.padding, settings.dilation),
             *(False, [0, 0], settings.groups, [need_x, need_kernels, False]),
         )
@@ -165,6 +162,100 @@ def _convolve_backward(
         torch.cat(grads_x) if need_x else None,
         torch.stack(grads_kernel) if need_kernels else None,
     )
+
+
+def _multiply(
+    x: Tensor, kernels: Tensor, shift: Tensor, shortcut: Tensor | None, stride: Any
+) -> Tensor:
+    """Return ``kernels x + shift + shortcut`` in x's memory format.
+
+    Args:
+        x: (N, K, H, W).
+        kernels: (N or 1, C, K, 1, 1).
+        shift: (N or 1, C), of x's dtype or, added after the product, wider.
+        shortcut: (N, C, H', W') like the result; it is not written to.
+        stride: vertical and horizontal.
+    """
+    last = is_channels_last(x)
+    x = _strided(x, stride)
+    form = torch.channels_last if last else torch.contiguous_format
+    size = (len(x), kernels.shape[1], *x.shape[2:])
+    out = torch.empty(size, dtype=x.dtype, device=x.device, memory_format=form)
+    rows, inputs, each = _matrices(out, last), _matrices(x, last), _each(kernels, x)
+    factors = (inputs, each.mT) if last else (each, inputs)
+    start = shift[:, None] if last else shift[:, :, None]
+    if shift.dtype != x.dtype:
+        torch.bmm(*factors, out=rows)
+        rows.add_(start)
+        out = out if shortcut is None else out.add_(shortcut)
+    elif shortcut is None:
+        torch.baddbmm(start, *factors, out=rows)
+    else:
+        torch.add(_matrices(shortcut, last), start, out=rows)
+        rows.baddbmm_(*factors)
+    return out
+
+
+def _multiply_backward(
+    grad: Tensor,
+    x: Tensor,
+    kernels: Tensor,
+    stride: Any,
+    need_x: bool,
+    need_kernels: bool,
+) -> tuple[Tensor | None, Tensor | None]:
+    """Return the gradients of x and of kernels, as `_multiply` takes them."""
+    last = is_channels_last(x)
+    rows, read = _matrices(grad, last), _strided(x, stride)
+    grad_x = grad_kernels = None
+    if need_x:
+        each = _each(kernels, x)
+        grad_x = _maps((rows @ each) if last else (each.mT @ rows), read, last)
+        if read is not x:
+            spread = torch.zeros_like(x)
+            _strided(spread, stride).copy_(grad_x)
+            grad_x = spread
+    if need_kernels:
+        inputs = _matrices(read, last)
+        grad_kernels = (rows.mT @ inputs) if last else (rows @ inputs.mT)
+        grad_kernels = grad_kernels[..., None, None].sum_to_size(kernels.shape)
+    return grad_x, grad_kernels
+
+
+def is_channels_last(x: Tensor) -> bool:
+    """Tell whether channels come last in memory, and only so."""
+    last = x.is_contiguous(memory_format=torch.channels_last)
+    return last and not x.is_contiguous()
+
+
+def _strided(x: Tensor, stride: Any) -> Tensor:
+    """Return the pixels of x that a 1x1 convolution reads: x itself or a view."""
+    vertical, horizontal = stride
+    return x if vertical == horizontal == 1 else x[:, :, ::vertical, ::horizontal]
+
+
+def _matrices(x: Tensor, last: bool) -> Tensor:
+    """(N, C, H, W) to (N, C, HW), or (N, HW, C) if channels come last in memory.
+
+    A view where x has that memory format.
+    """
+    if last:
+        x = x.contiguous(memory_format=torch.channels_last)
+        return x.permute(0, 2, 3, 1).flatten(1, 2)
+    return x.contiguous().flatten(2)
+
+
+def _maps(rows: Tensor, like: Tensor, last: bool) -> Tensor:
+    """Undo :func:`_matrices`, with the height and width of ``like``."""
+    samples, _, height, width = like.shape
+    if last:
+        return rows.view(samples, height, width, rows.shape[2]).permute(0, 3, 1, 2)
+    return rows.view(samples, rows.shape[1], height, width)
+
+
+def _each(kernels: Tensor, x: Tensor) -> Tensor:
+    """(N or 1, C, K, 1, 1) to (N, C, K)."""
+    return kernels.flatten(2).expand(len(x), -1, -1)
 
 
 class _ScaledConv(torch.autograd.Function):
@@ -186,7 +277,7 @@ class _ScaledConv(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        refuse_double_backward()
+        reject_double_backward()
         x, weight, scale, out = ctx.saved_tensors
         settings: _Settings = ctx.settings
         need_x, need_weight, need_scale, need_shift, need_shortcut = (
@@ -199,7 +290,7 @@ class _ScaledConv(torch.autograd.Function):
             kernels = _scaled(weight, scale, x.dtype)
             needs = (need_x, need_weight or need_scale)
             if settings.matrices:
-                grad_x, products = matrix_products.backward(
+                grad_x, products = _multiply_backward(
                     grad, x, kernels, settings.stride, *needs
                 )
             else:

@@ -4,12 +4,15 @@ Each component replaces one of mmdet 3.x's in a test-time config (``configs/lega
 none changes mmdet. Source: MMDetection v1.1.0 (commit 3839478), run beside 3.x.
 """
 
-from eca_mmdet.models.legacy.box_coder import V1BoxCoder
-from eca_mmdet.models.legacy.box_heads import V1BBoxHead
+from eca_mmdet.models.legacy.boxes import V1BoxCoder
 from eca_mmdet.models.legacy.dense_heads import V1RetinaHead, V1RPNHead
-from eca_mmdet.models.legacy.mask_head import V1MaskHead
-from eca_mmdet.models.legacy.roi_extractor import V1RoIExtractor
-from eca_mmdet.models.legacy.roi_heads import V1CascadeRoIHead, V1StandardRoIHead
+from eca_mmdet.models.legacy.roi_heads import (
+    V1BBoxHead,
+    V1CascadeRoIHead,
+    V1MaskHead,
+    V1RoIExtractor,
+    V1StandardRoIHead,
+)
 from eca_mmdet.models.legacy.transforms import V1Resize
 
 __all__ = [

@@ -10,7 +10,7 @@ from mmdet.registry import MODELS
 from mmengine.structures import InstanceData
 from torch import Tensor
 
-from eca_mmdet.models.legacy.nms import v1_multiclass_nms, v1_nms
+from eca_mmdet.models.legacy.boxes import detections, v1_nms
 
 
 @MODELS.register_module()
@@ -19,9 +19,6 @@ class V1RPNHead(RPNHead):  # type: ignore[misc]
 
     What differs: every level is suppressed by itself on its own coordinates, with
     inclusive areas; no box is too small.
-
-    Args:
-        **kwargs: as mmdet's ``RPNHead``.
     """
 
     def _predict_by_feat_single(
@@ -37,12 +34,8 @@ class V1RPNHead(RPNHead):  # type: ignore[misc]
     ) -> InstanceData:
         cfg = cfg or self.test_cfg
         boxes, scores = [], []
-        for cls_score, bbox_pred, priors in zip(
-            cls_score_list, bbox_pred_list, mlvl_priors, strict=True
-        ):
-            decoded, score = _candidates(
-                self, cls_score, bbox_pred, priors, cfg.nms_pre, img_meta
-            )
+        for level in zip(cls_score_list, bbox_pred_list, mlvl_priors, strict=True):
+            decoded, score = _candidates(self, *level, cfg.nms_pre, img_meta)
             keep = v1_nms(decoded, score[:, 0], cfg.nms.iou_threshold)
             boxes.append(decoded[keep])
             scores.append(score[keep, 0])
@@ -51,9 +44,8 @@ class V1RPNHead(RPNHead):  # type: ignore[misc]
         all_boxes = all_boxes[best]
         if rescale:
             all_boxes = _divide(all_boxes, img_meta)
-        return InstanceData(
-            bboxes=all_boxes, scores=all_scores, labels=torch.zeros_like(best)
-        )
+        labels = torch.zeros_like(best)
+        return InstanceData(bboxes=all_boxes, scores=all_scores, labels=labels)
 
 
 @MODELS.register_module()
@@ -63,9 +55,6 @@ class V1RetinaHead(RetinaHead):  # type: ignore[misc]
     What differs: a level keeps the ``nms_pre`` anchors with the highest score of any
     class, each with all its classes (3.x keeps pairs of anchor and class); boxes are
     rescaled, then each class is suppressed by itself with inclusive areas.
-
-    Args:
-        **kwargs: as mmdet's ``RetinaHead``.
     """
 
     def _predict_by_feat_single(
@@ -80,19 +69,12 @@ class V1RetinaHead(RetinaHead):  # type: ignore[misc]
         with_nms: bool = True,
     ) -> InstanceData:
         cfg = cfg or self.test_cfg
-        levels = [
-            _candidates(self, cls_score, bbox_pred, priors, cfg.nms_pre, img_meta)
-            for cls_score, bbox_pred, priors in zip(
-                cls_score_list, bbox_pred_list, mlvl_priors, strict=True
-            )
-        ]
+        maps = zip(cls_score_list, bbox_pred_list, mlvl_priors, strict=True)
+        levels = [_candidates(self, *level, cfg.nms_pre, img_meta) for level in maps]
         boxes, scores = (torch.cat(part) for part in zip(*levels, strict=True))
         if rescale:
             boxes = _divide(boxes, img_meta)
-        found = v1_multiclass_nms(
-            boxes, scores, cfg.score_thr, cfg.nms.iou_threshold, cfg.max_per_img
-        )
-        return InstanceData(bboxes=found[0], scores=found[1], labels=found[2])
+        return detections(boxes, scores, cfg)
 
 
 def _candidates(

@@ -1,12 +1,170 @@
-"""RoI heads that bring boxes to the original image before they are suppressed."""
+"""RoI features, box and mask heads in MMDetection v1's order and arithmetic."""
 
 from __future__ import annotations
 
 from typing import Any
 
+import cv2
+import numpy as np
+import torch
 from mmdet.models.roi_heads import CascadeRoIHead, StandardRoIHead
+from mmdet.models.roi_heads.bbox_heads import Shared2FCBBoxHead
+from mmdet.models.roi_heads.mask_heads import FCNMaskHead
+from mmdet.models.roi_heads.roi_extractors import SingleRoIExtractor
 from mmdet.registry import MODELS
+from mmengine.structures import InstanceData
 from torch import Tensor
+
+from eca_mmdet.models.legacy.boxes import detections
+
+
+@MODELS.register_module()
+class V1BBoxHead(Shared2FCBBoxHead):  # type: ignore[misc]
+    """``Shared2FCBBoxHead`` whose detections are v1's.
+
+    What differs: after decoding, boxes are divided by the scale factor, and each class
+    is suppressed by itself with inclusive areas
+    (:func:`~eca_mmdet.models.legacy.boxes.v1_multiclass_nms`).
+    """
+
+    def _predict_by_feat_single(
+        self,
+        roi: Tensor,
+        cls_score: Tensor,
+        bbox_pred: Tensor,
+        img_meta: dict[str, Any],
+        rescale: bool = False,
+        rcnn_test_cfg: Any = None,
+    ) -> InstanceData:
+        scores = cls_score.softmax(dim=-1)[:, :-1]  # background is last
+        boxes = self.bbox_coder.decode(
+            roi[:, 1:], bbox_pred, max_shape=img_meta['img_shape']
+        )
+        if rescale:
+            factors = boxes.new_tensor(img_meta['scale_factor'])
+            boxes = boxes / factors.repeat(boxes.shape[1] // 2)
+        if rcnn_test_cfg is None:  # as mmdet's: all of them, for test-time augmentation
+            return InstanceData(bboxes=boxes, scores=cls_score.softmax(dim=-1))
+        return detections(boxes, scores, rcnn_test_cfg)
+
+
+@MODELS.register_module()
+class V1MaskHead(FCNMaskHead):  # type: ignore[misc]
+    """``FCNMaskHead`` with v1's pasting.
+
+    What differs: a box is truncated to integers and counts both its corners; the mask
+    is resized to it with OpenCV's bilinear interpolation and is foreground where it is
+    greater than the threshold. 3.x samples the mask at the pixel centres of the exact
+    box, and counts values equal to the threshold.
+    """
+
+    def _predict_by_feat_single(
+        self,
+        mask_preds: Tensor,
+        bboxes: Tensor,
+        labels: Tensor,
+        img_meta: dict[str, Any],
+        rcnn_test_cfg: Any,
+        rescale: bool = False,
+        activate_map: bool = False,
+    ) -> Tensor:
+        """Return (N, H, W) booleans; ``bboxes`` are those of the resized image."""
+        values = mask_preds if activate_map else mask_preds.sigmoid()
+        channels = torch.zeros_like(labels) if self.class_agnostic else labels
+        chosen = values[torch.arange(len(labels), device=labels.device), channels]
+        across, down = img_meta['scale_factor']
+        height, width = img_meta['ori_shape'][:2]
+        boxes = bboxes.cpu().numpy()
+        if rescale:
+            boxes = boxes / np.array([across, down] * 2, dtype=np.float32)
+        else:
+            height, width = round(height * down), round(width * across)
+        masks = np.zeros((len(boxes), height, width), dtype=bool)
+        corners = boxes.astype(np.int32)  # truncated, as v1 did
+        probabilities = chosen.cpu().numpy()
+        for i in range(len(boxes)):
+            paste(masks[i], probabilities[i], corners[i], rcnn_test_cfg.mask_thr_binary)
+        return torch.from_numpy(masks).to(bboxes.device)
+
+
+def paste(
+    mask: np.ndarray[Any, Any],
+    values: np.ndarray[Any, Any],
+    box: np.ndarray[Any, Any],
+    threshold: float,
+) -> None:
+    """Write an object's foreground into the mask of the whole image, (H, W) booleans.
+
+    Foreground are probabilities (h, w) above the threshold, resized to the box, whose
+    integer corners are both included; what lies outside the image is cut off.
+    """
+    x, y = int(box[0]), int(box[1])
+    width, height = max(int(box[2]) - x + 1, 1), max(int(box[3]) - y + 1, 1)
+    resized = cv2.resize(
+        values.astype(np.float32), (width, height), interpolation=cv2.INTER_LINEAR
+    )
+    left, top = max(x, 0), max(y, 0)
+    target = mask[top : max(y + height, 0), left : max(x + width, 0)]
+    inside = resized[top - y :, left - x :][: target.shape[0], : target.shape[1]]
+    target[:] = inside > threshold
+
+
+@MODELS.register_module()
+class V1RoIExtractor(SingleRoIExtractor):  # type: ignore[misc]
+    """``SingleRoIExtractor`` with v1's levels and v1's RoIAlign.
+
+    What differs: the level is chosen by ``sqrt((w + 1)(h + 1))``; an RoI runs from
+    ``x1 * s`` to ``(x2 + 1) * s`` (s is 1 / stride), and its size is never negative.
+    The ordinary ``RoIAlign(aligned=True)`` does that on RoIs shifted by half a cell;
+    ``roi_layer`` must be that.
+    """
+
+    def __init__(self, **kwargs: Any) -> None:
+        layer = kwargs.get('roi_layer') or {}
+        if layer.get('type') != 'RoIAlign' or layer.get('aligned') is False:
+            raise ValueError(
+                "V1RoIExtractor shifts its RoIs for roi_layer=dict(type='RoIAlign', "
+                f'aligned=True, sampling_ratio=2); got {layer!r}.'
+            )
+        super().__init__(**kwargs)
+
+    def map_roi_levels(self, rois: Tensor, num_levels: int) -> Tensor:
+        """Return the level of each RoI; (K, 5) to (K,)."""
+        sizes = rois[:, 3:] - rois[:, 1:3] + 1
+        scale = torch.sqrt(sizes[:, 0] * sizes[:, 1])
+        levels = torch.floor(torch.log2(scale / self.finest_scale + 1e-6))
+        return levels.clamp(min=0, max=num_levels - 1).long()
+
+    def forward(
+        self,
+        feats: tuple[Tensor, ...],
+        rois: Tensor,
+        roi_scale_factor: float | None = None,
+    ) -> Tensor:
+        """Return (K, C, size, size) for RoIs (K, 5): image index and corners."""
+        # In fp32 throughout, as v1: half precision cannot hold the area of a large RoI.
+        rois = rois.float()
+        size = self.roi_layers[0].output_size
+        result = feats[0].new_zeros(len(rois), self.out_channels, *size)
+        levels = self.map_roi_levels(rois, len(feats))
+        if roi_scale_factor is not None:
+            rois = self.roi_rescale(rois, roi_scale_factor)
+        for level, (feature, layer) in enumerate(
+            zip(feats, self.roi_layers, strict=False)
+        ):
+            chosen = (levels == level).nonzero().squeeze(1)
+            if len(chosen):
+                own = shifted_rois(rois[chosen], self.featmap_strides[level])
+                result[chosen] = layer(feature.float(), own).to(result.dtype)
+        return result
+
+
+def shifted_rois(rois: Tensor, stride: float) -> Tensor:
+    """Return RoIs, (K, 5), for which an aligned RoIAlign samples where v1's did."""
+    low = rois[:, 1:3]
+    # v1's size (x2 + 1 - x1) was clamped at 0.
+    high = torch.maximum(rois[:, 3:] + 1, low)
+    return torch.cat([rois[:, :1], low + 0.5 * stride, high + 0.5 * stride], dim=1)
 
 
 class _V1Order:
@@ -25,14 +183,7 @@ class _V1Order:
         batch_data_samples: list[Any],
         rescale: bool = False,
     ) -> list[Any]:
-        """Return the detections of each image.
-
-        Args:
-            x: feature maps of all levels.
-            rpn_results_list: proposals of each image.
-            batch_data_samples: data samples with ``scale_factor``.
-            rescale: return boxes and masks of the original image.
-        """
+        """Return the detections of each image, as mmdet's RoI heads."""
         metas = [sample.metainfo for sample in batch_data_samples]
         results: list[Any] = self.predict_bbox(  # type: ignore[attr-defined]
             x,

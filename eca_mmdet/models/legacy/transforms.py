@@ -14,12 +14,6 @@ class V1Resize(Resize):  # type: ignore[misc]
 
     3.x stores the ratios of the rounded sizes, one for each axis; v1 divided boxes by
     the number before rounding (up to 0.2 px apart at the edge of an image).
-
-    Args:
-        **kwargs: as mmdet's ``Resize``; ``keep_ratio`` must be True.
-
-    Raises:
-        ValueError: ``keep_ratio`` is False.
     """
 
     def __init__(self, **kwargs: Any) -> None:

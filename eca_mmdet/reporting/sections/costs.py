@@ -55,7 +55,7 @@ def _cost(values: dict[str, Any], path: str) -> dict[str, Any]:
     registration.register()
     from eca_mmdet.analysis.complexity.exact import exact_cost
     from eca_mmdet.engine.config import build_model
-    from eca_mmdet.inference.load import plain_config
+    from eca_mmdet.inference.detector import plain_config
 
     shape = input_shape(values)
     values['default_scope'] = 'mmdet'

@@ -26,15 +26,9 @@ class AttentionNeck(BaseModule):  # type: ignore[misc]
         ]
 
     Args:
-        in_channels: of every map.
+        in_channels: channels of every map.
         num_levels: number of maps.
         attention: a plugin layer's config.
-
-    Shape:
-        a sequence of ``num_levels`` maps (N, C, H, W) to a tuple of the same.
-
-    Raises:
-        ValueError: no such layer; maps of another number or of other channels.
     """
 
     def __init__(
