@@ -85,7 +85,7 @@ def add_parser(commands: Commands) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Choose images, measure, print and draw."""
-    from eca_mmdet.analysis.gates.images import choose_images
+    from eca_mmdet.analysis.gate_images import choose_images
     from eca_mmdet.utils.errors import UserError
     from eca_mmdet.utils.io import make_run_folder, require_free, write_json
 
@@ -101,8 +101,8 @@ def run(args: argparse.Namespace) -> int:
     images = choose_images(args.images, args.images_dir, args.classes, args.limit)
     out = make_run_folder(args.out, 'gates')  # before minutes of work
     try:
-        from eca_mmdet.analysis.gates.plots import draw_gates, gate_tables
-        from eca_mmdet.analysis.gates.record import Thresholds, record_gates
+        from eca_mmdet.analysis.gate_plots import draw_gates, gate_tables
+        from eca_mmdet.analysis.gates import Thresholds, record_gates
         from eca_mmdet.evaluation.metrics_json import versions
 
         thresholds = Thresholds(args.dead, args.saturated, args.constant)

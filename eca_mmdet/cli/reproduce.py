@@ -144,7 +144,7 @@ def _outcome(
 
 def _cost(job: Job) -> dict[str, float]:
     """Count Params and GFLOPs of the row's own config, by the paper's convention."""
-    from eca_mmdet.analysis.complexity.paper import paper_cost
+    from eca_mmdet.analysis.paper_cost import paper_cost
     from eca_mmdet.engine.config import build_model, load_config
 
     return paper_cost(build_model(load_config(job.row.config), 'meta'))

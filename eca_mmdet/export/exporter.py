@@ -12,21 +12,16 @@ from pathlib import Path
 from typing import Any, Literal
 
 from eca_mmdet.export.metadata import properties
-from eca_mmdet.export.onnx.supported import require_covered
-from eca_mmdet.export.onnx.writer import (
+from eca_mmdet.export.parity import Report, compare, require_same_input, table
+from eca_mmdet.export.samples import Batch, find_samples, make_batches
+from eca_mmdet.export.supported import require_covered
+from eca_mmdet.export.writer import (
     ExportPart,
+    convert,
     make_part,
     require_packages,
     write_graph,
 )
-from eca_mmdet.export.openvino import convert
-from eca_mmdet.export.verify.parity import (
-    Report,
-    compare,
-    require_same_input,
-    table,
-)
-from eca_mmdet.export.verify.samples import Batch, find_samples, make_batches
 from eca_mmdet.inference.detector import ECADetector
 from eca_mmdet.inference.load import load_model
 from eca_mmdet.utils.errors import RunError, UserError

@@ -174,8 +174,7 @@ def test_an_image_without_objects(mmdet_ready, shapes, command, tmp_path):
 def test_as_many_classes_as_lvis_has(mmdet_ready, shapes, tmp_path):
     from mmdet.registry import MODELS
 
-    from eca_mmdet.export.onnx.writer import make_part, write_graph
-    from eca_mmdet.export.openvino import convert
+    from eca_mmdet.export.writer import convert, make_part, write_graph
 
     cfg, _ = exporting.random_detector('faster', shapes)
     cfg.model.roi_head.bbox_head.num_classes = 1203

@@ -12,11 +12,7 @@ import torch
 from torch import Tensor
 
 from eca_mmdet.compat import paste_masks
-from eca_mmdet.export.onnx.writer import ExportPart
-from eca_mmdet.export.openvino import compiled, one_line
-from eca_mmdet.export.processing import prepare
-from eca_mmdet.export.runtime import open_onnx
-from eca_mmdet.export.verify.matching import (
+from eca_mmdet.export.matching import (
     BOX_PX,
     MASK,
     SCORE,
@@ -26,7 +22,10 @@ from eca_mmdet.export.verify.matching import (
     Limits,
     distance,
 )
-from eca_mmdet.export.verify.samples import Batch
+from eca_mmdet.export.processing import prepare
+from eca_mmdet.export.runtime import open_onnx
+from eca_mmdet.export.samples import Batch
+from eca_mmdet.export.writer import ExportPart, compiled, one_line
 from eca_mmdet.inference.detector import ECADetector
 from eca_mmdet.inference.prediction import Prediction
 from eca_mmdet.utils.errors import RunError

@@ -11,7 +11,7 @@ from eca_mmdet.engine.config import build_model, load_config
 from eca_mmdet.utils.errors import UserError
 
 if TYPE_CHECKING:
-    from eca_mmdet.analysis.complexity.exact import ExactCost
+    from eca_mmdet.analysis.exact_cost import ExactCost
 
 PAPER_SHAPE = (1280, 800)
 """Width and height that the published numbers are for."""
@@ -94,8 +94,8 @@ def complexity(
             f'--shape must be at least 32 32; got {shape}.', code='option-invalid'
         )
     loaded = load_configs(configs, options)
-    from eca_mmdet.analysis.complexity.exact import exact_cost
-    from eca_mmdet.analysis.complexity.paper import paper_cost
+    from eca_mmdet.analysis.exact_cost import exact_cost
+    from eca_mmdet.analysis.paper_cost import paper_cost
 
     size = (shape[1], shape[0])
     if convention == 'exact':

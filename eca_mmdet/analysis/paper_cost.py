@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from eca_mmdet import registration
-from eca_mmdet.analysis.complexity.parts import run_parts
+from eca_mmdet.analysis.exact_cost import run_parts
 from eca_mmdet.catalog.published import published
 from eca_mmdet.models.attention.gate import Gate
 from eca_mmdet.utils.errors import UserError
