@@ -1,7 +1,7 @@
-"""Which detectors the export of heads is for. Anything else is refused by name.
+"""Detectors whose heads can be exported.
 
-The heads are not traced as mmdet has them: what stands around their layers is written
-anew in this package. So a part must be the very one that this was done for.
+The heads are not traced as mmdet has them: what surrounds their layers is rewritten in
+this package, for exactly these classes and settings.
 """
 
 from __future__ import annotations
@@ -15,11 +15,7 @@ _KNOWN = 'Faster R-CNN, Mask R-CNN and RetinaNet as mmdet 3 has them are'
 
 
 def require_covered(model: Any) -> None:
-    """Refuse a detector whose objects the exported graph would not find.
-
-    Raises:
-        UserError: saying which part it is.
-    """
+    """Raise UserError naming a part that the exported graph does not follow."""
     for problem in _problems(model):
         raise UserError(
             f'{type(model).__name__} cannot be exported whole: {problem}. {_KNOWN} '
@@ -46,7 +42,7 @@ def _problems(model: Any) -> Iterator[str]:
 
 
 def _differs(model: Any, base: Any, name: str) -> bool:
-    """Tell whether a class has its own method, and not that of mmdet's ``base``."""
+    """Tell whether a model's method is not that of mmdet's ``base``."""
     return getattr(type(model), name, None) is not getattr(base, name, None)
 
 
@@ -133,7 +129,6 @@ def _mask_head(roi: Any) -> Iterator[str]:
 
 
 def _test_cfg(cfg: Any, name: str, dense: bool) -> Iterator[str]:
-    """Find settings that the graph does not follow."""
     cfg = cfg or {}
     nms = cfg.get('nms') or {}
     kind, threshold = nms.get('type', 'nms'), nms.get('iou_threshold')

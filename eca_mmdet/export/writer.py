@@ -1,4 +1,4 @@
-"""From a detector to the file: the trace, the names, the shapes and the metadata."""
+"""ONNX and OpenVINO files of a detector: graph, names, shapes and metadata."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -23,98 +23,13 @@ from eca_mmdet.export.metadata import KEY
 from eca_mmdet.utils.errors import MissingPackageError, RunError
 from eca_mmdet.utils.text import clipped
 
-
-def convert(graph: Path, paths: Sequence[Path], metadata: dict[str, Any]) -> None:
-    """Write an ONNX file once more, for OpenVINO.
-
-    Args:
-        graph: the ONNX file.
-        paths: of the XML and of its weights.
-        metadata: written as JSON.
-
-    Raises:
-        RunError: OpenVINO does not take it.
-    """
-    openvino = load()
-    try:
-        model = openvino.Core().read_model(str(graph))
-        if model.has_rt_info('framework'):  # ONNX's metadata, once more
-            del model.rt_info['framework']
-        model.set_rt_info(json.dumps(metadata, ensure_ascii=True), KEY)
-        with tempfile.TemporaryDirectory(prefix='eca-mmdet-') as name:
-            file = Path(name, 'a.xml')  # OpenVINO writes to no other ending
-            openvino.save_model(model, str(file), compress_to_fp16=False)
-            for path, suffix in zip(paths, ('.xml', '.bin'), strict=True):
-                shutil.copyfile(file.with_suffix(suffix), path)
-    except RuntimeError as error:
-        raise RunError(
-            f'OpenVINO does not take the graph: {one_line(error)}',
-            code='unsupported-model',
-        ) from error
-
-
-def compiled(paths: Sequence[Path], threads: int) -> Any:
-    """Return what runs the files on the CPU; raise what OpenVINO does."""
-    core = load().Core()
-    settings = {
-        'INFERENCE_PRECISION_HINT': 'f32',  # some CPUs would take bf16
-        'INFERENCE_NUM_THREADS': threads,
-    }
-    return core.compile_model(core.read_model(*map(str, paths)), 'CPU', settings)
-
-
-def one_line(error: Exception) -> str:
-    """Return what a runtime says of an error; OpenVINO does so in several lines."""
-    return clipped(' '.join(str(error).split()) or type(error).__name__, 300)
-
-
-def load() -> Any:
-    """Import openvino, and let it send nothing."""
-    with without_telemetry():
-        return importlib.import_module('openvino')
-
-
-@contextlib.contextmanager
-def without_telemetry() -> Iterator[None]:
-    """Let openvino be imported as where the package openvino_telemetry is not.
-
-    With it, the import alone sends an event to Google Analytics, unless the user has
-    once run ``opt_in_out --opt_out``.
-    """
-    modules: dict[str, Any] = sys.modules
-    present = modules.setdefault('openvino_telemetry', None)  # as if not installed
-    try:
-        yield
-    finally:
-        if present is None:
-            del modules['openvino_telemetry']
-
-
 OPSET = 17
-"""Of ONNX, 2022: RoiAlign's half pixels came with 16."""
+"""ONNX's of 2022: RoiAlign's half pixels came with 16."""
 
 _ANY_SIZE = (160, 192)
-"""Of the image that a graph for any size is traced with; nothing of it stays."""
+"""Size of the image that a graph for any size is traced with."""
 
 OUTPUTS = ('boxes', 'scores', 'labels', 'masks')
-
-
-@dataclass(frozen=True)
-class ExportPart:
-    """What is exported.
-
-    Attributes:
-        name: 'all', 'backbone' or 'heads'.
-        network: takes the inputs in their order.
-        inputs: names.
-        outputs: names.
-    """
-
-    name: str
-    network: nn.Module
-    inputs: tuple[str, ...]
-    outputs: tuple[str, ...]
-
 
 _PACKAGES = {
     'onnx': ('export', 'onnx', 'onnxruntime'),
@@ -123,19 +38,25 @@ _PACKAGES = {
 """By format: the extra of eca-mmdet, and what it brings."""
 
 
-def require_packages(form: str) -> None:
-    """Import what only the export needs, before long work.
+@dataclass(frozen=True)
+class ExportPart:
+    """What is exported: 'all', 'backbone' or 'heads'.
 
-    Args:
-        form: 'onnx' or 'openvino'.
-
-    Raises:
-        MissingPackageError: one is not installed.
+    ``network`` takes the inputs in their order.
     """
+
+    name: str
+    network: nn.Module
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+
+
+def require_packages(form: Literal['onnx', 'openvino']) -> None:
+    """Import the packages of a format; raise MissingPackageError without one."""
     extra, *names = _PACKAGES[form]
     for name in names:
         try:
-            with without_telemetry():
+            with _without_telemetry():
                 importlib.import_module(name)
         except ModuleNotFoundError as error:
             raise MissingPackageError(
@@ -148,8 +69,7 @@ def require_packages(form: str) -> None:
 def make_part(model: Any, name: str) -> ExportPart:
     """Return a part of mmdet's detector as a network with named inputs and outputs."""
     with torch.no_grad():
-        image = torch.zeros(1, 3, *_ANY_SIZE)
-        count = len(model.backbone(image))
+        count = len(model.backbone(torch.zeros(1, 3, *_ANY_SIZE)))
     features = tuple(f'feature_{index}' for index in range(count))
     if name == 'backbone':
         return ExportPart(name, model.backbone, ('images',), features)
@@ -167,14 +87,9 @@ def write_graph(
     size: tuple[int, int] | None,
     metadata: dict[str, Any],
 ) -> None:
-    """Trace the network and write it, with names, shapes and metadata.
+    """Trace the network and write it as ONNX, with names, shapes and metadata.
 
-    Args:
-        path: of the file.
-        part: what to write.
-        model: the detector that it is of.
-        size: height and width in px of every input, or None for any.
-        metadata: written as JSON.
+    ``size`` is the height and width in px of every input, None for any.
 
     Raises:
         RunError: a layer has no counterpart in ONNX.
@@ -240,32 +155,90 @@ def _axes(part: ExportPart, size: tuple[int, int] | None) -> dict[str, dict[int,
 
 
 def _set_shapes(graph: Any, model: Any, count: int | None) -> None:
-    """Say of the outputs how many objects there are; the trace does not know."""
-    for one in graph.graph.output:
-        if one.name not in OUTPUTS:
+    """Set the number of objects in the outputs' shapes, which the trace lacks."""
+    for output in graph.graph.output:
+        if output.name not in OUTPUTS:
             continue
-        sides = [count, 4] if one.name == 'boxes' else [count]
-        if one.name == 'masks':
-            sides += _mask_size(model.roi_head)
-        places = one.type.tensor_type.shape.dim
-        for place, side in zip(places[1:], sides, strict=True):
-            place.dim_value = side
-
-
-def _mask_size(roi_head: Any) -> list[int]:
-    extractor = roi_head.mask_roi_extractor
-    size = extractor.roi_layers[0].output_size
-    with torch.no_grad():
-        masks = roi_head.mask_head(torch.zeros(1, extractor.out_channels, *size))
-    return list(masks.shape[2:])
+        sides = [count, 4] if output.name == 'boxes' else [count]
+        if output.name == 'masks':
+            extractor = model.roi_head.mask_roi_extractor
+            size = extractor.roi_layers[0].output_size
+            with torch.no_grad():
+                region = torch.zeros(1, extractor.out_channels, *size)
+                sides += model.roi_head.mask_head(region).shape[2:]
+        dims = output.type.tensor_type.shape.dim
+        for dim, side in zip(dims[1:], sides, strict=True):
+            dim.dim_value = side
 
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Leave out what the exporter says of its own age and of values it keeps.
+    """Hide the exporter's warnings about its own age and about constants.
 
-    Of the latter, those that matter are found by the check at other sizes.
+    Constants that matter fail the check at other sizes.
     """
     with warnings.catch_warnings(), silent_onnx_log():
         warnings.simplefilter('ignore')
         yield
+
+
+def convert_to_openvino(
+    graph: Path, paths: Sequence[Path], metadata: dict[str, Any]
+) -> None:
+    """Convert an ONNX file to OpenVINO's XML file and weights, at ``paths``.
+
+    Raises:
+        RunError: OpenVINO rejects the graph.
+    """
+    openvino = _import_openvino()
+    try:
+        model = openvino.Core().read_model(str(graph))
+        if model.has_rt_info('framework'):  # ONNX's metadata, once more
+            del model.rt_info['framework']
+        model.set_rt_info(json.dumps(metadata, ensure_ascii=True), KEY)
+        with tempfile.TemporaryDirectory(prefix='eca-mmdet-') as folder:
+            file = Path(folder, 'a.xml')  # OpenVINO writes to no other ending
+            openvino.save_model(model, str(file), compress_to_fp16=False)
+            for path, suffix in zip(paths, ('.xml', '.bin'), strict=True):
+                shutil.copyfile(file.with_suffix(suffix), path)
+    except RuntimeError as error:
+        raise RunError(
+            f'OpenVINO does not take the graph: {one_line(error)}',
+            code='unsupported-model',
+        ) from error
+
+
+def compile_openvino(paths: Sequence[Path], threads: int) -> Any:
+    """Return OpenVINO's compiled model for the CPU."""
+    core = _import_openvino().Core()
+    settings = {
+        'INFERENCE_PRECISION_HINT': 'f32',  # some CPUs would take bf16
+        'INFERENCE_NUM_THREADS': threads,
+    }
+    return core.compile_model(core.read_model(*map(str, paths)), 'CPU', settings)
+
+
+def one_line(error: Exception) -> str:
+    """Return a runtime's message in one line; OpenVINO writes several."""
+    return clipped(' '.join(str(error).split()) or type(error).__name__, 300)
+
+
+def _import_openvino() -> Any:
+    with _without_telemetry():
+        return importlib.import_module('openvino')
+
+
+@contextlib.contextmanager
+def _without_telemetry() -> Iterator[None]:
+    """Hide the package openvino_telemetry while openvino is imported.
+
+    With it, the import sends an event to Google Analytics, unless the user has once run
+    ``opt_in_out --opt_out``.
+    """
+    modules: dict[str, Any] = sys.modules
+    present = modules.setdefault('openvino_telemetry', None)  # as if not installed
+    try:
+        yield
+    finally:
+        if present is None:
+            del modules['openvino_telemetry']
