@@ -1,12 +1,17 @@
-"""Gate values of a detector on images, recorded by forward hooks."""
+"""Gate values of trained detectors: the content of ``gates.json``.
+
+The ECA-Net article (Wang et al., CVPR 2020, arXiv:1910.03151) plots the gates of the
+last block of every stage by channel, averaged over the images of a class.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import re
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,158 +31,29 @@ from eca_mmdet.utils.text import printable
 
 Floats = npt.NDArray[np.float64]
 
-
-@dataclass
-class GateValues:
-    """The values of one gate, a row an image.
-
-    Attributes:
-        values: (C,) each: means over positions.
-        over_positions: (C,) each: standard deviations over positions; None for a gate
-            that is the same everywhere.
-    """
-
-    values: list[Floats] = field(default_factory=list)
-    over_positions: list[Floats | None] = field(default_factory=list)
-
-
-def gate_values(
-    detector: ECADetector,
-    gates: Mapping[str, Gate],
-    images: Sequence[Path],
-) -> dict[str, GateValues]:
-    """Run images one by one through backbone and neck.
-
-    A progress bar goes to stderr if that is a terminal.
-
-    Args:
-        detector: in evaluation mode; it is left as it was.
-        gates: of its model, by name.
-        images: files.
-
-    Returns:
-        The values of every gate that ran, in the order in which they ran.
-
-    Raises:
-        UserError: no images, one that cannot be read or is too small for a gate, or
-            gates that are not numbers.
-    """
-    from rich.console import Console
-    from rich.progress import track
-
-    _require_images(images)
-    heard: dict[str, GateValues] = {}
-    console = Console(stderr=True)
-    for image in track(
-        images,
-        'images',
-        console=console,
-        transient=True,
-        disable=not console.is_terminal,
-    ):
-        for name, calls in _run(detector, gates, image).items():
-            _add(heard.setdefault(name, GateValues()), calls)
-    return heard
-
-
-def _require_images(images: Sequence[Path]) -> None:
-    if not images:
-        raise UserError(
-            'there are no images to measure gates on. Give one or more.',
-            code='no-images',
-        )
-    found = open_images(Path(), [str(one) for one in images])
-    if found.missing:
-        name = next(iter(found.missing))
-        raise UserError(
-            f'{len(found.missing)} of {len(images)} images do not exist; the first is '
-            f'{name!r}.',
-            code='file-not-found',
-        )
-    if found.damaged:
-        name, reason = next(iter(found.damaged.items()))
-        raise UserError(
-            f'{len(found.damaged)} of {len(images)} images cannot be read; the first '
-            f'is {name!r}: {reason}. Get it again or remove it.',
-            code='broken-image',
-        )
-
-
-def _run(
-    detector: ECADetector, gates: Mapping[str, Gate], image: Path
-) -> dict[str, list[Tensor]]:
-    """Return every gate (1, C, H or 1, W or 1) of an image, in the order they run."""
-    heard: dict[str, list[Tensor]] = {}
-    inputs, _ = detector.prepared(image)
-    try:
-        with torch.no_grad(), _listening(gates, heard):
-            detector.model.extract_feat(inputs)
-    except ValueError as error:  # of a layer that refuses so small a map
-        raise UserError(
-            f'image {str(image)!r}: {error}', code='unsupported-model'
-        ) from error
-    for name, calls in heard.items():
-        if not all(bool(call.isfinite().all()) for call in calls):
-            raise UserError(
-                f'the gate {name} is not a number on image {str(image)!r}: the weights '
-                'of the checkpoint have diverged. Take an earlier one.',
-                code='not-finite',
-            )
-    return heard
-
-
-@contextlib.contextmanager
-def _listening(
-    gates: Mapping[str, Gate], heard: dict[str, list[Tensor]]
-) -> Iterator[None]:
-    """Collect what each gate multiplies its input by.
-
-    A lean block calls a gate that has hooks as a layer instead of folding it into its
-    convolution (``folding.bypassable``), so that none is missed.
-    """
-
-    def hook(name: str) -> Callable[..., None]:
-        def hear(module: Any, args: tuple[Tensor]) -> None:
-            heard.setdefault(name, []).append(module.gate(args[0]))
-
-        return hear
-
-    handles = [one.register_forward_pre_hook(hook(n)) for n, one in gates.items()]
-    try:
-        yield
-    finally:
-        for one in handles:
-            one.remove()
-
-
-def _add(heard: GateValues, calls: list[Tensor]) -> None:
-    """Add an image: the mean over the calls, if a network runs a layer repeatedly."""
-    arrays = [one[0].double().cpu().numpy() for one in calls]
-    heard.values.append(np.mean([one.mean((1, 2)) for one in arrays], 0))
-    local = any(one[0].size > 1 for one in arrays)
-    spread = np.mean([one.std((1, 2)) for one in arrays], 0) if local else None
-    heard.over_positions.append(spread)
-
-
 ClassesOf = Sequence[Collection[str]]
-"""The names of the classes on each image."""
+"""Names of the classes on each image."""
+
+GateValues = list[tuple[Floats, Floats | None]]
+"""For each image: (C,) means over positions, and (C,) standard deviations over
+positions, None for a gate that is the same everywhere."""
 
 _DIGITS = 6
 _STAGE = re.compile(r'\.(?:layer|stage)(\d+)\.(?:(\d+)\.)?')
 _OTHER_ATTENTION = {
-    *(one.layer['type'] for one in MECHANISMS),
+    *(mechanism.layer['type'] for mechanism in MECHANISMS),
     *('SELayer', 'SEModule', 'EffectiveSEModule', 'EcaModule', 'CecaModule'),
     *('CbamModule', 'LightCbamModule', 'GatherExcite', 'GlobalContext', 'SplitAttn'),
 }
-"""Attention layers of mmcv, mmdet and timm, to be named where they are left out."""
+"""Attention layers of mmcv, mmdet and timm, which are reported when not measured."""
 
 
 @dataclass(frozen=True)
 class Thresholds:
     """When a channel counts, as shares of the range of its gate.
 
-    At 0.05 and 0.95 a sigmoid's slope is 0.0475, under a fifth of its largest: what
-    lies beyond is closed or open on every image, and hardly learns any more (on
+    At 0.05 and 0.95 a sigmoid's slope is 0.0475, under a fifth of its largest: a
+    channel beyond is closed or open on every image, and hardly learns any more (on
     saturation: Glorot and Bengio, AISTATS 2010).
 
     Attributes:
@@ -202,10 +78,10 @@ def record_gates(
 
     Args:
         checkpoints: saved by mmengine in training.
-        images: from :func:`~eca_mmdet.analysis.gates.images.choose_images`.
-        configs: of each checkpoint; None for the embedded one.
+        images: from :func:`~eca_mmdet.analysis.gate_images.choose_images`.
+        configs: one for each checkpoint; None for the embedded one.
         device: e.g. 'cuda:0'; None selects the best.
-        thresholds: of the counted channels.
+        thresholds: for the counted channels.
 
     Raises:
         UserError: as :func:`load_detector` and :func:`measure_gates`.
@@ -215,9 +91,31 @@ def record_gates(
         checkpoints, configs or [None] * len(checkpoints), strict=True
     ):
         detector = load_detector(checkpoint, config, device)
-        found = measure_gates(detector, images.images, images.classes_of, thresholds)
-        measured.append({**describe_file(detector.path), **found})
+        gates = measure_gates(detector, images.images, images.classes_of, thresholds)
+        measured.append({**describe_file(detector.path), **gates})
     return gates_record(measured, images, thresholds)
+
+
+def gates_record(
+    checkpoints: Sequence[Mapping[str, Any]],
+    images: ImageSet,
+    thresholds: Thresholds | None = None,
+) -> dict[str, Any]:
+    """Return the content of ``gates.json`` for results of :func:`measure_gates`."""
+    counts = class_counts(images.classes_of or ())
+    return {
+        'images': len(images.images),
+        'image_source': images.source,
+        'classes': [{'name': name, 'images': n} for name, n in counts.items()],
+        'thresholds': asdict(thresholds or Thresholds()),
+        'checkpoints': [dict(checkpoint) for checkpoint in checkpoints],
+    }
+
+
+def class_counts(classes_of: ClassesOf) -> dict[str, int]:
+    """Return the number of images of each class, most images first."""
+    counts = Counter(name for names in classes_of for name in dict.fromkeys(names))
+    return dict(counts.most_common())
 
 
 def measure_gates(
@@ -229,88 +127,152 @@ def measure_gates(
     """Run images one by one through backbone and neck, and describe every gate.
 
     An image goes through the detector's test pipeline and is padded as for a test of
-    batch size 1; the gates see the padded map.
+    batch size 1; the gates see the padded map. A progress bar goes to stderr if that is
+    a terminal.
 
     Args:
         detector: in evaluation mode; it is left as it was.
         images: files.
-        classes_of: of each image; None for no classes.
-        thresholds: of the counted channels.
+        classes_of: the classes of each image; None for no classes.
+        thresholds: for the counted channels.
 
     Returns:
         ``detector``, ``gates`` in the order in which they run, and ``left_out``: an
         entry of ``checkpoints`` in ``gates.json`` (docs/gates.md).
 
     Raises:
-        UserError: no images, one that cannot be read, or no gate to measure.
+        UserError: no images, one that cannot be read or is too small for a gate, no
+            gate to measure, or gates that are not numbers.
     """
     modules = detector.model.named_modules()
-    gates = {name: one for name, one in modules if isinstance(one, Gate)}
+    gates = {name: module for name, module in modules if isinstance(module, Gate)}
     if not gates:
         raise UserError(_no_gates(detector), code='unsupported-model')
-    heard = gate_values(detector, gates, images)
-    if not heard:
+    measured = _gate_values(detector, gates, images)
+    if not measured:
         raise UserError(
             f'{detector.path} has gates ({next(iter(gates))}, ...), and its backbone '
             'and neck run none of them.',
             code='unsupported-model',
         )
-    on = _images_of(classes_of or ())
-    at = thresholds or Thresholds()
+    with_class = {
+        name: np.array([name in names for names in classes_of or ()], bool)
+        for name in class_counts(classes_of or ())
+    }
     return {
         'detector': type(detector.model).__name__,
         'gates': [
-            {**_name(name, gates[name]), **_describe(gates[name], one, on, at)}
-            for name, one in heard.items()
+            _name(name, gates[name])
+            | _describe(gates[name], values, with_class, thresholds or Thresholds())
+            for name, values in measured.items()
         ],
-        'left_out': _left_out(detector.model, gates, heard),
+        'left_out': _left_out(detector.model, gates, measured),
     }
 
 
-def _images_of(classes_of: ClassesOf) -> dict[str, npt.NDArray[np.bool_]]:
-    """Return which images have a class on them, by class."""
-    return {
-        name: np.array([name in one for one in classes_of], bool)
-        for name in class_counts(classes_of)
-    }
+def _gate_values(
+    detector: ECADetector, gates: Mapping[str, Gate], images: Sequence[Path]
+) -> dict[str, GateValues]:
+    """Return the values of every gate that ran, in the order in which they ran."""
+    from rich.console import Console
+    from rich.progress import track
+
+    _require_images(images)
+    measured: dict[str, GateValues] = {}
+    console = Console(stderr=True)
+    progress = track(
+        images,
+        'images',
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    )
+    for image in progress:
+        for name, calls in _run(detector, gates, image).items():
+            # The mean over the calls, if a network runs a layer repeatedly.
+            arrays = [call[0].double().cpu().numpy() for call in calls]
+            mean = np.mean([array.mean((1, 2)) for array in arrays], 0)
+            spread = None
+            if any(array[0].size > 1 for array in arrays):
+                spread = np.mean([array.std((1, 2)) for array in arrays], 0)
+            measured.setdefault(name, []).append((mean, spread))
+    return measured
 
 
-def gates_record(
-    checkpoints: Sequence[Mapping[str, Any]],
-    images: ImageSet,
-    thresholds: Thresholds | None = None,
-) -> dict[str, Any]:
-    """Return the content of ``gates.json``.
+def _require_images(images: Sequence[Path]) -> None:
+    if not images:
+        raise UserError(
+            'there are no images to measure gates on. Give one or more.',
+            code='no-images',
+        )
+    files = open_images(Path(), [str(image) for image in images])
+    if files.missing:
+        raise UserError(
+            f'{len(files.missing)} of {len(images)} images do not exist; the first is '
+            f'{next(iter(files.missing))!r}.',
+            code='file-not-found',
+        )
+    if files.damaged:
+        name, reason = next(iter(files.damaged.items()))
+        raise UserError(
+            f'{len(files.damaged)} of {len(images)} images cannot be read; the first '
+            f'is {name!r}: {reason}. Get it again or remove it.',
+            code='broken-image',
+        )
 
-    Args:
-        checkpoints: of :func:`measure_gates`, each with ``file`` and ``sha256`` if
-            they are known.
-        images: as measured.
-        thresholds: as measured.
+
+def _run(
+    detector: ECADetector, gates: Mapping[str, Gate], image: Path
+) -> dict[str, list[Tensor]]:
+    """Return every gate (1, C, H or 1, W or 1) of an image, in the order they run."""
+    inputs, _ = detector.prepared(image)
+    try:
+        with torch.no_grad(), _recorded(gates) as calls_of:
+            detector.model.extract_feat(inputs)
+    except ValueError as error:  # of a layer that rejects so small a map
+        raise UserError(
+            f'image {str(image)!r}: {error}', code='unsupported-model'
+        ) from error
+    for name, calls in calls_of.items():
+        if not all(bool(call.isfinite().all()) for call in calls):
+            raise UserError(
+                f'the gate {name} is not a number on image {str(image)!r}: the weights '
+                'of the checkpoint have diverged. Take an earlier one.',
+                code='not-finite',
+            )
+    return calls_of
+
+
+@contextlib.contextmanager
+def _recorded(gates: Mapping[str, Gate]) -> Iterator[dict[str, list[Tensor]]]:
+    """Collect what each gate multiplies its input by.
+
+    A lean block calls a gate that has hooks as a layer instead of folding it into its
+    convolution (``folding.bypassable``), so that none is missed.
     """
-    counts = class_counts(images.classes_of or ())
-    return {
-        'images': len(images.images),
-        'image_source': images.source,
-        'classes': [{'name': name, 'images': n} for name, n in counts.items()],
-        'thresholds': asdict(thresholds or Thresholds()),
-        'checkpoints': [dict(one) for one in checkpoints],
-    }
+    calls: dict[str, list[Tensor]] = {}
 
+    def record(name: str, module: Any, args: tuple[Tensor]) -> None:
+        calls.setdefault(name, []).append(module.gate(args[0]))
 
-def class_counts(classes_of: ClassesOf) -> dict[str, int]:
-    """Return the number of images of each class, most images first."""
-    counts = Counter(name for one in classes_of for name in dict.fromkeys(one))
-    return dict(counts.most_common())
+    handles = [
+        gate.register_forward_pre_hook(functools.partial(record, name))
+        for name, gate in gates.items()
+    ]
+    try:
+        yield calls
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def _no_gates(detector: ECADetector) -> str:
     backbone = type(getattr(detector.model, 'backbone', None)).__name__
-    others = sorted({one['layer'] for one in _left_out(detector.model, {}, {})})
-    found = f' It has {", ".join(others)}, which cannot be measured.' if others else ''
+    others = sorted({layer['layer'] for layer in _left_out(detector.model, {}, {})})
+    has = f' It has {", ".join(others)}, which cannot be measured.' if others else ''
     return (
         f'{detector.path} is a {type(detector.model).__name__} with the backbone '
-        f'{backbone}, and has no gates.{found} Expected is a detector with ECA, SE, '
+        f'{backbone}, and has no gates.{has} Expected is a detector with ECA, SE, '
         'CBAM or another layer that multiplies by a gate: see eca-mmdet attention.'
     )
 
@@ -328,17 +290,17 @@ def _name(name: str, gate: Gate) -> dict[str, Any]:
 
 def _describe(
     gate: Gate,
-    heard: GateValues,
-    of_class: Mapping[str, npt.NDArray[np.bool_]],
+    measured: GateValues,
+    with_class: Mapping[str, npt.NDArray[np.bool_]],
     thresholds: Thresholds,
 ) -> dict[str, Any]:
-    """Return what ``gates.json`` says of a gate, apart from its name."""
-    values = np.stack(heard.values)  # images x channels
-    local = [one for one in heard.over_positions if one is not None]
-    by_class = {name: values[chosen].mean(0) for name, chosen in of_class.items()}
-    spread = None
+    """Return a gate's entry of ``gates.json`` apart from its name."""
+    values = np.stack([mean for mean, _ in measured])  # images x channels
+    local = [spread for _, spread in measured if spread is not None]
+    by_class = {name: values[chosen].mean(0) for name, chosen in with_class.items()}
+    class_spread = None
     if len(by_class) > 1:
-        spread = _rounded(np.std(list(by_class.values()), axis=0).mean())
+        class_spread = _rounded(np.std(list(by_class.values()), axis=0).mean())
     return {
         'channels': values.shape[1],
         'range': list(gate.bounds),
@@ -346,8 +308,8 @@ def _describe(
         'mean': _rounded(values.mean(0)),
         'deviation': _rounded(values.std(0)),
         'position_deviation': _rounded(np.mean(local, 0)) if local else None,
-        'by_class': {name: _rounded(one) for name, one in by_class.items()},
-        'class_spread': spread,
+        'by_class': {name: _rounded(mean) for name, mean in by_class.items()},
+        'class_spread': class_spread,
         **count_channels(values, gate.bounds, thresholds),
     }
 
@@ -355,17 +317,16 @@ def _describe(
 def count_channels(
     values: Floats, bounds: tuple[float, float], thresholds: Thresholds
 ) -> dict[str, Any]:
-    """Count the channels whose gate says little.
+    """Count the channels whose gate carries little information.
 
     Args:
         values: (images, channels).
-        bounds: of the gate.
-        thresholds: shares of the bounds' distance.
+        bounds: range of the gate.
+        thresholds: shares of that range.
 
     Returns:
-        ``dead``, ``saturated``, ``constant`` (None with one image, which says nothing
-        about it), and ``uniform``: all channels have the same mean, within
-        ``thresholds.constant``.
+        ``dead``, ``saturated``, ``constant`` (None with one image), and ``uniform``:
+        all channels have the same mean, within ``thresholds.constant``.
     """
     low, high = bounds
     share = (values - low) / (high - low)
@@ -396,17 +357,17 @@ def _rounded(values: Any) -> Any:
 
 
 def _left_out(
-    model: nn.Module, gates: Mapping[str, Gate], heard: Mapping[str, Any]
+    model: nn.Module, gates: Mapping[str, Gate], measured: Mapping[str, Any]
 ) -> list[dict[str, str]]:
-    """Name the attention layers that were not measured, and say why."""
-    found = []
-    for name, one in model.named_modules():
-        layer = type(one).__name__
-        if name in gates and name not in heard:
+    """Return the attention layers that were not measured, and why."""
+    layers = []
+    for name, module in model.named_modules():
+        layer = type(module).__name__
+        if name in gates and name not in measured:
             reason = 'backbone and neck do not run it'
         elif name not in gates and layer in _OTHER_ATTENTION:
             reason = 'it adds to the map, or is no gate of this package'
         else:
             continue
-        found.append({'name': printable(name), 'layer': layer, 'reason': reason})
-    return found
+        layers.append({'name': printable(name), 'layer': layer, 'reason': reason})
+    return layers

@@ -91,7 +91,15 @@ def run(args: argparse.Namespace) -> int:
 
     if args.out:
         require_free(args.out)
-    configs = _configs(args)
+    configs: list[str | None] = args.config or [None]
+    if len(configs) == 1:
+        configs = configs * len(args.checkpoints)
+    if len(configs) != len(args.checkpoints):
+        raise UserError(
+            '--config: expected one config for all, or one for each of the '
+            f'{len(args.checkpoints)} checkpoints; got {len(configs)}.',
+            code='option-invalid',
+        )
     if not args.dead < args.saturated:
         raise UserError(
             f'--dead must be less than --saturated; got {args.dead} and '
@@ -122,18 +130,3 @@ def run(args: argparse.Namespace) -> int:
     for path in (out / 'gates.json', *pictures):
         logger.warning('%s', path)
     return 0
-
-
-def _configs(args: argparse.Namespace) -> list[str | None]:
-    """Return the config of each checkpoint; None for its own."""
-    from eca_mmdet.utils.errors import UserError
-
-    given = args.config or [None]
-    count = len(args.checkpoints)
-    if len(given) not in (1, count):
-        raise UserError(
-            f'--config: expected one config for all, or one for each of the {count} '
-            f'checkpoints; got {len(given)}.',
-            code='option-invalid',
-        )
-    return given * count if len(given) == 1 else list(given)

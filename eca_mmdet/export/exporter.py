@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from eca_mmdet.export.metadata import properties
+from eca_mmdet.export.metadata import detection_head, properties
 from eca_mmdet.export.parity import Report, compare, require_same_input, table
 from eca_mmdet.export.samples import Batch, find_samples, make_batches
 from eca_mmdet.export.supported import require_covered
@@ -98,19 +98,18 @@ def export_onnx(
     paths = _output_paths(out, _SUFFIXES[form], force)
     require_packages(form)
     trained, metadata = _load(str(checkpoint), config, part, size)
-    model = trained.model
     batches, source = _batches(check, images, trained, metadata)
-    network = make_part(model, part)
-    _require_small(network.network)
+    exported = make_part(trained.model, part)
+    _require_small(exported.network)
     checks: list[Report] = []
     try:
         with whole_files(*paths) as partials:
-            ports = _write(partials, network, model, size, metadata)
-            _log([_contents(partials, network, metadata), *ports])
+            ports = _write(partials, exported, metadata)
+            _log([_contents(partials, exported, metadata), *ports])
             if check:
                 _log(['', f'Checked on images {source}.'])
                 try:
-                    checks = _check(partials, network, model, metadata, batches)
+                    checks = _check(partials, exported, metadata, batches)
                     if part == 'all' and len(partials) == 1:
                         require_same_input(partials[0], trained)
                 except UserError as error:
@@ -201,16 +200,12 @@ def _require_small(network: Any) -> None:
 
 
 def _write(
-    paths: Sequence[Path],
-    part: ExportPart,
-    model: Any,
-    size: tuple[int, int] | None,
-    metadata: dict[str, Any],
+    paths: Sequence[Path], part: ExportPart, metadata: dict[str, Any]
 ) -> list[str]:
     """Write the ONNX file, or OpenVINO's two from it; return the ports, a line each."""
     with tempfile.TemporaryDirectory(prefix='eca-mmdet-') as folder:
         graph = paths[0] if len(paths) == 1 else Path(folder, 'a.onnx')
-        write_graph(graph, part, model, size, metadata)
+        write_graph(graph, part, metadata)
         if len(paths) > 1:
             convert_to_openvino(graph, paths, metadata)
         return _ports(graph)
@@ -239,7 +234,6 @@ def _ports(path: Path) -> list[str]:
 def _check(
     paths: Sequence[Path],
     part: ExportPart,
-    model: Any,
     metadata: dict[str, Any],
     batches: list[Batch],
 ) -> list[Report]:
@@ -248,7 +242,7 @@ def _check(
     Raises:
         RunError: they exceed the tolerances.
     """
-    report = compare(paths, part, model, metadata, batches)
+    report = compare(paths, part, metadata, batches)
     _log(table(report).split('\n'))
     checks = [report]
     if report.passes and report.bare:
@@ -260,7 +254,7 @@ def _check(
             if report.bare < report.images
             else 'any image',
         )
-        report = _compare_without_threshold(paths, part, model, metadata, batches)
+        report = _compare_without_threshold(paths, part, metadata, batches)
         _log(table(report).split('\n'))
         checks.append(report)
     if not report.passes:
@@ -281,21 +275,18 @@ def _check(
 def _compare_without_threshold(
     paths: Sequence[Path],
     part: ExportPart,
-    model: Any,
     metadata: dict[str, Any],
     batches: list[Batch],
 ) -> Report:
     """Compare a copy of the graph whose objects may have any score."""
-    roi_head = getattr(model, 'roi_head', None)
-    test = (model.bbox_head if roi_head is None else roi_head).test_cfg
+    test = detection_head(part.model).test_cfg
     before, test['score_thr'] = test['score_thr'], 0.0
     changed = metadata | {'score_threshold': 0.0}
-    size = metadata['size'] and (metadata['size'][0], metadata['size'][1])
     try:
         with tempfile.TemporaryDirectory(prefix='eca-mmdet-') as folder:
             copies = [Path(folder, path.name) for path in paths]
-            _write(copies, part, model, size, changed)
-            return compare(copies, part, model, changed, batches)
+            _write(copies, part, changed)
+            return compare(copies, part, changed, batches)
     finally:
         test['score_thr'] = before
 

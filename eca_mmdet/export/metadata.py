@@ -168,15 +168,19 @@ def _require_usual_loading(step: Any, where: str) -> None:
 
 
 def _thresholds(model: Any) -> dict[str, Any]:
-    roi_head = getattr(model, 'roi_head', None)
-    test = (model.bbox_head if roi_head is None else roi_head).test_cfg
-    masks = roi_head is not None and roi_head.with_mask
+    head = detection_head(model)
+    test, masks = head.test_cfg, getattr(head, 'with_mask', False)
     return {
         'mask_threshold': test['mask_thr_binary'] if masks else None,
         'score_threshold': test.get('score_thr', 0),
         'nms_iou': test['nms']['iou_threshold'],
         'max_per_image': test['max_per_img'],
     }
+
+
+def detection_head(model: Any) -> Any:
+    """Return the head whose ``test_cfg`` applies to the objects."""
+    return getattr(model, 'roi_head', None) or model.bbox_head
 
 
 def parse_metadata(text: str, path: str) -> dict[str, Any]:

@@ -92,7 +92,6 @@ class Report:
 def compare(
     paths: Sequence[Path],
     part: ExportPart,
-    model: Any,
     metadata: dict[str, Any],
     batches: list[Batch],
 ) -> Report:
@@ -101,7 +100,6 @@ def compare(
     Args:
         paths: the ONNX file, or OpenVINO's XML file and weights.
         part: what is in them.
-        model: the detector.
         metadata: of the file; thresholds are taken from it.
         batches: the inputs.
 
@@ -113,17 +111,14 @@ def compare(
     for batch in batches:
         row = Row((len(batch.sizes), *batch.images.shape[2:]))
         with torch.no_grad():
-            features = tuple(model.backbone(batch.images))
+            features = tuple(part.model.backbone(batch.images))
         outputs = _run(run, part, batch, features)
         if part.name == 'backbone':
             row.features = _relative_difference(features, outputs)
         else:
-            limits = Limits(
-                metadata['score_threshold'],
-                metadata['nms_iou'],
-                metadata['max_per_image'],
-            )
-            row.objects, row.bare = _compare_objects(model, batch, outputs, limits)
+            names = ('score_threshold', 'nms_iou', 'max_per_image')
+            limits = Limits(*(metadata[name] for name in names))
+            row.objects, row.bare = _compare_objects(part.model, batch, outputs, limits)
         report.rows.append(row)
     return report
 

@@ -60,29 +60,10 @@ def open_session(
             'onnxruntime'
         ) from error
     names = _providers(providers, onnxruntime.get_available_providers())
-    return _start(onnxruntime, path, _read(path), names, threads or 0)
-
-
-def _read(path: str) -> bytes:
-    """Read the file; onnxruntime would follow a path to other files that it names."""
-    content = read_file(Path(path), 'ONNX file', _MOST_BYTES)
-    if not content:
-        raise UserError(f'{path} is empty. {ADVICE}', code='file-empty')
-    if _ELSEWHERE.search(content):
-        raise UserError(
-            f'{path} has weights in another file, which is not opened: a file from '
-            f'anywhere could name any of yours. {ADVICE}',
-            code='unsupported-format',
-        )
-    return content
-
-
-def _start(
-    onnxruntime: Any, path: str, content: bytes, names: list[Any], threads: int
-) -> Any:
+    content = _read(path)
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4  # what goes wrong is raised as well
-    options.intra_op_num_threads = threads
+    options.log_severity_level = 4  # errors are raised as well
+    options.intra_op_num_threads = threads or 0
     try:
         session = onnxruntime.InferenceSession(
             content, options, providers=names, enable_fallback=False
@@ -107,8 +88,22 @@ def _start(
             'libraries are missing. Without providers the CPU is used.',
             code='option-invalid',
         )
-    session.disable_fallback()  # to the CPU in the midst of images
+    session.disable_fallback()  # to the CPU between images
     return session
+
+
+def _read(path: str) -> bytes:
+    """Read the file; onnxruntime would follow a path to other files that it names."""
+    content = read_file(Path(path), 'ONNX file', _MOST_BYTES)
+    if not content:
+        raise UserError(f'{path} is empty. {ADVICE}', code='file-empty')
+    if _ELSEWHERE.search(content):
+        raise UserError(
+            f'{path} has weights in another file, which is not opened: a file from '
+            f'anywhere could name any of yours. {ADVICE}',
+            code='unsupported-format',
+        )
+    return content
 
 
 def _providers(wanted: Sequence[Any] | None, there: list[str]) -> list[Any]:

@@ -40,12 +40,13 @@ _PACKAGES = {
 
 @dataclass(frozen=True)
 class ExportPart:
-    """What is exported: 'all', 'backbone' or 'heads'.
+    """A detector's part to export: 'all', 'backbone' or 'heads'.
 
     ``network`` takes the inputs in their order.
     """
 
     name: str
+    model: Any
     network: nn.Module
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
@@ -72,24 +73,17 @@ def make_part(model: Any, name: str) -> ExportPart:
         count = len(model.backbone(torch.zeros(1, 3, *_ANY_SIZE)))
     features = tuple(f'feature_{index}' for index in range(count))
     if name == 'backbone':
-        return ExportPart(name, model.backbone, ('images',), features)
+        return ExportPart(name, model, model.backbone, ('images',), features)
     masks = bool(getattr(getattr(model, 'roi_head', None), 'with_mask', False))
     outputs = OUTPUTS[: 3 + masks]
     if name == 'heads':
-        return ExportPart(name, PartHeads(model), (*features, 'sizes'), outputs)
-    return ExportPart(name, Whole(model), ('images', 'sizes'), outputs)
+        inputs = (*features, 'sizes')
+        return ExportPart(name, model, PartHeads(model), inputs, outputs)
+    return ExportPart(name, model, Whole(model), ('images', 'sizes'), outputs)
 
 
-def write_graph(
-    path: Path,
-    part: ExportPart,
-    model: Any,
-    size: tuple[int, int] | None,
-    metadata: dict[str, Any],
-) -> None:
+def write_graph(path: Path, part: ExportPart, metadata: dict[str, Any]) -> None:
     """Trace the network and write it as ONNX, with names, shapes and metadata.
-
-    ``size`` is the height and width in px of every input, None for any.
 
     Raises:
         RunError: a layer has no counterpart in ONNX.
@@ -97,7 +91,8 @@ def write_graph(
     import onnx
 
     part.network.train(False)
-    example = _example(part, model, size or _ANY_SIZE)
+    size = metadata.get('size')
+    example = _example(part, *(size or _ANY_SIZE))
     try:
         with torch.no_grad(), quiet():
             torch.onnx.export(
@@ -108,7 +103,7 @@ def write_graph(
                 opset_version=OPSET,
                 input_names=list(part.inputs),
                 output_names=list(part.outputs),
-                dynamic_axes=_axes(part, size),
+                dynamic_axes=_axes(part, any_size=size is None),
             )
     except (
         RuntimeError,
@@ -118,38 +113,38 @@ def write_graph(
     ) as error:
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise RunError(
-            f'PyTorch cannot write {part.name} of {type(model).__name__} as ONNX: '
+            f'PyTorch cannot write {part.name} of {type(part.model).__name__} as ONNX: '
             f'{reason}',
             code='unsupported-model',
         ) from error
     graph = onnx.load(str(path))
-    _set_shapes(graph, model, metadata.get('max_per_image'))
+    _set_shapes(graph, part.model, metadata.get('max_per_image'))
     onnx.helper.set_model_props(graph, {KEY: json.dumps(metadata, ensure_ascii=True)})
     graph.producer_name, graph.producer_version = 'eca-mmdet', metadata['eca_mmdet']
     onnx.checker.check_model(graph)
     onnx.save(graph, str(path))
 
 
-def _example(part: ExportPart, model: Any, size: tuple[int, int]) -> tuple[Tensor, ...]:
+def _example(part: ExportPart, height: int, width: int) -> tuple[Tensor, ...]:
     # Two images of unlike sides: nothing may take a batch for one, or H for W.
     generator = torch.Generator().manual_seed(0)
-    images = torch.randn(2, 3, *size, generator=generator)
-    sizes = torch.tensor([size, (size[0] - 16, size[1] - 24)]).float()
+    images = torch.randn(2, 3, height, width, generator=generator)
+    sizes = torch.tensor([(height, width), (height - 16, width - 24)]).float()
     if part.name == 'backbone':
         return (images,)
     if part.name == 'heads':
         with torch.no_grad():
-            return (*model.backbone(images), sizes)
+            return (*part.model.backbone(images), sizes)
     return images, sizes
 
 
-def _axes(part: ExportPart, size: tuple[int, int] | None) -> dict[str, dict[int, str]]:
+def _axes(part: ExportPart, any_size: bool) -> dict[str, dict[int, str]]:
     axes = {}
     for name in (*part.inputs, *part.outputs):
         axes[name] = {0: 'batch'}
-        if size is None and name == 'images':
+        if any_size and name == 'images':
             axes[name] |= {2: 'height', 3: 'width'}
-        elif size is None and name.startswith('feature_'):
+        elif any_size and name.startswith('feature_'):
             axes[name] |= {2: f'height_{name[8:]}', 3: f'width_{name[8:]}'}
     return axes
 

@@ -288,7 +288,7 @@ def write(model, path, most):
     from eca_mmdet.export.writer import make_part, write_graph
 
     metadata = {'eca_mmdet': '0', 'max_per_image': most}
-    write_graph(path, make_part(model, 'all'), model, None, metadata)
+    write_graph(path, make_part(model, 'all'), metadata)
 
 
 @pytest.mark.parametrize(

@@ -250,7 +250,7 @@ def _write(backbone, path):
 
     model = types.SimpleNamespace(backbone=backbone)
     part = make_part(model, 'backbone')
-    write_graph(path, part, model, None, {'eca_mmdet': '0'})
+    write_graph(path, part, {'eca_mmdet': '0'})
 
 
 def _assert_features(path, backbone, sizes=((2, 160, 224), (1, 192, 160))):

@@ -181,7 +181,7 @@ def _fixed(monkeypatch):
     from eca_mmdet.export import writer as graph_file
 
     monkeypatch.setattr(
-        graph_file, '_axes', lambda part, size: {n: {0: 'b'} for n in part.inputs}
+        graph_file, '_axes', lambda part, any_size: {n: {0: 'b'} for n in part.inputs}
     )
 
 
@@ -208,11 +208,11 @@ def test_wrong_features_fail(export, monkeypatch, tmp_path):
 
     right = exporter.write_graph
 
-    def wrong(path, part, model, *others):
+    def wrong(path, part, *others):
         with torch.no_grad():
-            model.backbone.conv1.weight[0] *= 1.001
-            right(path, part, model, *others)
-            model.backbone.conv1.weight[0] /= 1.001
+            part.model.backbone.conv1.weight[0] *= 1.001
+            right(path, part, *others)
+            part.model.backbone.conv1.weight[0] /= 1.001
 
     monkeypatch.setattr(exporter, 'write_graph', wrong)
     assert export('--part', 'backbone')[0] == 1
@@ -278,6 +278,6 @@ def test_a_layer_that_onnx_does_not_have(monkeypatch, capfd, mmdet_ready, tmp_pa
     model = types.SimpleNamespace(backbone=Odd())
     part = make_part(model, 'backbone')
     with pytest.raises(RunError, match='bessel_j0'):
-        write_graph(tmp_path / 'a.onnx', part, model, None, {})
+        write_graph(tmp_path / 'a.onnx', part, {})
     assert capfd.readouterr() == ('', '')
     assert names(tmp_path) == []

@@ -187,7 +187,7 @@ def test_as_many_classes_as_lvis_has(mmdet_ready, shapes, tmp_path):
     paths = [tmp_path / 'a.xml', tmp_path / 'a.bin']
     metadata = {'eca_mmdet': '0', 'max_per_image': 8}
     part = make_part(model, 'all')
-    write_graph(tmp_path / 'a.onnx', part, model, None, metadata)
+    write_graph(tmp_path / 'a.onnx', part, metadata)
     convert_to_openvino(tmp_path / 'a.onnx', paths, metadata)
     images, shape, samples = batch(model, shapes, [(96, 96)])
     found = run(paths[0], images=images, sizes=shape)
