@@ -231,8 +231,8 @@ def operations(layer: nn.Module, shape: Sequence[int]) -> int:
     Multiply-adds of convolutions and matrix products; for everything else one for each
     element of the largest tensor that it reads or writes, copies included.
     """
-    x = torch.empty(*shape, device='meta')
-    with torch.no_grad(), _Operations() as counter:
+    x, counter = torch.empty(*shape, device='meta'), _Operations()
+    with torch.no_grad(), counter:
         layer(x)
     return counter.total
 

@@ -368,7 +368,8 @@ class SavedBytes:
 
 def peak_bytes(run: Callable[[], Any]) -> int:
     """Return the most bytes of new tensors alive at once while ``run`` runs."""
-    with _LiveBytes() as live:
+    live = _LiveBytes()
+    with live:
         run()
     return live.highest
 

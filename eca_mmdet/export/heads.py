@@ -352,8 +352,8 @@ class Heads(nn.Module):
         if self.regions is None:
             boxes, scores, labels = self.objects(maps, sizes)
         else:
-            regions, found = self.regions(maps, sizes)
-            boxes, scores, labels = self.objects(maps, regions, found > NONE, sizes)
+            regions, values = self.regions(maps, sizes)
+            boxes, scores, labels = self.objects(maps, regions, values > NONE, sizes)
         real = scores > NONE
         boxes = boxes * real[..., None]
         results = [boxes, scores * real, labels.where(real, labels.new_tensor(-1))]

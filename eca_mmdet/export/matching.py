@@ -69,7 +69,7 @@ class Limits:
     count: int
 
 
-def distance(one: Prediction, other: Prediction, limits: Limits) -> Distance:
+def distance(reference: Prediction, exported: Prediction, limits: Limits) -> Distance:
     """Match mmdet's and the file's objects by label and overlap; measure the pairs.
 
     An object that only one list has is a tie where a difference within the tolerances
@@ -79,16 +79,16 @@ def distance(one: Prediction, other: Prediction, limits: Limits) -> Distance:
     score in its place, which overlaps by more. In the file, no two objects of a class
     may overlap by more.
     """
-    overlaps = _overlaps(one, other)
+    overlaps = _overlaps(reference, exported)
     pairs = _pairs(overlaps)
-    left = [set(range(len(side.scores))) for side in (one, other)]
+    left = [set(range(len(side.scores))) for side in (reference, exported)]
     for first, second in pairs:
         left[0].discard(first)
         left[1].discard(second)
-    total = Distance(objects=len(pairs), missing=_doubles(other, limits))
+    total = Distance(objects=len(pairs), missing=_doubles(exported, limits))
     for first, second in pairs:
-        total.add(_between(one, first, other, second))
-    for side, own, others in ((0, one, other), (1, other, one)):
+        total.add(_between(reference, first, exported, second))
+    for side, own, others in ((0, reference, exported), (1, exported, reference)):
         table = overlaps.T if side else overlaps
         single = np.isin(np.arange(len(others.scores)), list(left[1 - side]))
         for place in left[side]:
@@ -99,16 +99,14 @@ def distance(one: Prediction, other: Prediction, limits: Limits) -> Distance:
     return total
 
 
-def _overlaps(one: Prediction, other: Prediction) -> Array:
+def _overlaps(rows: Prediction, columns: Prediction) -> Array:
     """Return the (K, L) IoU of K and L objects, -1 between classes."""
-    low = np.maximum(one.boxes[:, None, :2], other.boxes[None, :, :2])
-    high = np.minimum(one.boxes[:, None, 2:], other.boxes[None, :, 2:])
-    inter = np.prod(np.clip(high - low, 0, None), 2)
-    areas = [
-        np.prod(boxes[:, 2:] - boxes[:, :2], 1) for boxes in (one.boxes, other.boxes)
-    ]
-    iou: Array = inter / np.maximum(areas[0][:, None] + areas[1] - inter, 1e-9)
-    iou[one.labels[:, None] != other.labels] = -1
+    a, b = rows.boxes[:, None], columns.boxes[None]
+    sides = np.minimum(a[..., 2:], b[..., 2:]) - np.maximum(a[..., :2], b[..., :2])
+    inter = np.prod(np.clip(sides, 0, None), 2)
+    areas = [np.prod(boxes[..., 2:] - boxes[..., :2], 2) for boxes in (a, b)]
+    iou: Array = inter / np.maximum(areas[0] + areas[1] - inter, 1e-9)
+    iou[rows.labels[:, None] != columns.labels] = -1
     return iou
 
 
@@ -126,15 +124,17 @@ def _pairs(overlaps: Array) -> list[tuple[int, int]]:
     return pairs
 
 
-def _between(one: Prediction, first: int, other: Prediction, second: int) -> Distance:
+def _between(
+    reference: Prediction, first: int, exported: Prediction, second: int
+) -> Distance:
     mask = 0.0
-    if one.masks is not None and other.masks is not None:
-        a, b = one.masks[first], other.masks[second]
+    if reference.masks is not None and exported.masks is not None:
+        a, b = reference.masks[first], exported.masks[second]
         differ = int((a ^ b).sum())
         mask = differ / int((a | b).sum()) if differ > 1 else 0.0
     return Distance(
-        box_px=float(np.abs(one.boxes[first] - other.boxes[second]).max()),
-        score=float(abs(one.scores[first] - other.scores[second])),
+        box_px=float(np.abs(reference.boxes[first] - exported.boxes[second]).max()),
+        score=float(abs(reference.scores[first] - exported.scores[second])),
         mask=mask,
     )
 

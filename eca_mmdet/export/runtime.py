@@ -132,14 +132,14 @@ def _first_line(error: Exception) -> str:
 
 def _require_form(session: Any, path: str) -> bool:
     """Require a detector's inputs and outputs; return True if it gives masks."""
-    given, found = map(_form, (session.get_inputs(), session.get_outputs()))
-    masks = 'masks' in found
+    inputs, outputs = map(_form, (session.get_inputs(), session.get_outputs()))
+    masks = 'masks' in outputs
     expected = {**_OUTPUTS, **_MASKS} if masks else _OUTPUTS
-    if given != _INPUTS or found != expected:
+    if inputs != _INPUTS or outputs != expected:
         raise UserError(
-            f'{path} is no detector as its metadata say: {_described(given)} to '
-            f'{_described(found)}; {_described(_INPUTS)} to {_described(expected)} is '
-            f'expected. {ADVICE}',
+            f'{path} is no detector as its metadata say: {_described(inputs)} to '
+            f'{_described(outputs)}; {_described(_INPUTS)} to {_described(expected)} '
+            f'is expected. {ADVICE}',
             code='unsupported-format',
         )
     return masks
