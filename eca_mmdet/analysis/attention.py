@@ -74,12 +74,8 @@ def compare_mechanisms(
 ) -> list[MechanismRow]:
     """Compute properties and costs of attention mechanisms on one feature map.
 
-    Args:
-        mechanisms: from :func:`~eca_mmdet.catalog.mechanisms.find_mechanism`; all if
-            empty.
-        channels: C of the map.
-        size: height and width of the map.
-        rounds: of the timing, which returns the median.
+    All mechanisms by default; ``size`` is the height and width of the map, and times
+    are the median of ``rounds``.
 
     Raises:
         UserError: a layer cannot have so many channels, or needs a larger map.

@@ -76,15 +76,8 @@ def record_gates(
 ) -> dict[str, Any]:
     """Load detectors, measure their gates, and return the content of ``gates.json``.
 
-    Args:
-        checkpoints: saved by mmengine in training.
-        images: from :func:`~eca_mmdet.analysis.gate_images.choose_images`.
-        configs: one for each checkpoint; None for the embedded one.
-        device: e.g. 'cuda:0'; None selects the best.
-        thresholds: for the counted channels.
-
-    Raises:
-        UserError: as :func:`load_detector` and :func:`measure_gates`.
+    ``images`` come from :func:`~eca_mmdet.analysis.gate_images.choose_images`; a config
+    of None is the one embedded in the checkpoint, a device of None the best.
     """
     measured = []
     for checkpoint, config in zip(
@@ -129,12 +122,6 @@ def measure_gates(
     An image goes through the detector's test pipeline and is padded as for a test of
     batch size 1; the gates see the padded map. A progress bar goes to stderr if that is
     a terminal.
-
-    Args:
-        detector: in evaluation mode; it is left as it was.
-        images: files.
-        classes_of: the classes of each image; None for no classes.
-        thresholds: for the counted channels.
 
     Returns:
         ``detector``, ``gates`` in the order in which they run, and ``left_out``: an
@@ -317,12 +304,7 @@ def _describe(
 def count_channels(
     values: Floats, bounds: tuple[float, float], thresholds: Thresholds
 ) -> dict[str, Any]:
-    """Count the channels whose gate carries little information.
-
-    Args:
-        values: (images, channels).
-        bounds: range of the gate.
-        thresholds: shares of that range.
+    """Count the channels of (images, channels) values that carry little information.
 
     Returns:
         ``dead``, ``saturated``, ``constant`` (None with one image), and ``uniform``:
