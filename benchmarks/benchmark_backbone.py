@@ -173,7 +173,7 @@ def results(network: Any) -> list[Tensor]:
 
 def kept(networks: dict[str, Any], args: argparse.Namespace) -> dict[str, list[float]]:
     """Return the MiB that each network keeps for backward."""
-    from eca_mmdet.analysis.complexity.exact import SavedBytes
+    from eca_mmdet.analysis.exact_cost import SavedBytes
 
     x = torch.randn(size(TRAIN_SIZE, args))
     found = {}

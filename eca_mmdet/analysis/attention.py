@@ -1,13 +1,12 @@
 """Properties and costs of attention layers, measured by running them.
 
-The ECA-Net article has a table of properties: whether a mechanism reduces the
-dimensionality (DR), whether channels interact (CCI), its parameters. Here they are
-recomputed from the layers.
+The ECA-Net article lists whether a mechanism reduces the dimensionality (DR), whether
+channels interact (CCI), and its parameters. Here they are recomputed from the layers.
 """
 
 from __future__ import annotations
 
-import statistics
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,7 +18,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
 from eca_mmdet import registration
-from eca_mmdet.analysis.latency import milliseconds
+from eca_mmdet.analysis.latency import medians
 from eca_mmdet.catalog.mechanisms import MECHANISMS, Mechanism
 from eca_mmdet.catalog.published import published
 from eca_mmdet.models.attention.gate import Gate
@@ -35,10 +34,8 @@ _ATTEMPTS = 10
 class Properties:
     """How the gate at one position depends on the channels at another.
 
-    Attributes:
-        rank: of that C x C Jacobian.
-        reduces: the rank is at most C / 2 (dimensionality reduction, DR).
-        interacts: it has entries off the diagonal (cross-channel interaction, CCI).
+    ``rank`` is that of the C x C Jacobian. The layer reduces the dimensionality (DR) if
+    it is at most C / 2; channels interact (CCI) if there are entries off the diagonal.
     """
 
     rank: int
@@ -48,21 +45,11 @@ class Properties:
 
 @dataclass(frozen=True)
 class MechanismRow:
-    """One attention mechanism, as ``eca-mmdet attention --json`` lists it.
+    """One attention mechanism, as listed by ``eca-mmdet attention --json``.
 
-    Attributes:
-        key: short name, as 'eca'.
-        name: as in the paper.
-        layer: config of the layer.
-        source: where it was published.
-        reduces: see :class:`Properties`.
-        interacts: see :class:`Properties`.
-        rank: see :class:`Properties`.
-        parameters: of the layer.
-        published_parameters: formula in the paper's tables; '' if not given.
-        gflops: operations of one inference in 10^9.
-        milliseconds: median time of one inference.
-        reported_top1: ResNet-50's published ImageNet accuracy in percent, if any.
+    ``published_parameters`` is the formula in the paper's tables, '' if not given;
+    ``gflops`` and the median ``milliseconds`` are those of one inference, in 10^9 and
+    ms; ``reported_top1`` is ResNet-50's published ImageNet accuracy in percent.
     """
 
     key: str
@@ -87,12 +74,8 @@ def compare_mechanisms(
 ) -> list[MechanismRow]:
     """Compute properties and costs of attention mechanisms on one feature map.
 
-    Args:
-        mechanisms: from :func:`~eca_mmdet.catalog.mechanisms.find_mechanism`; all if
-            empty.
-        channels: C of the map.
-        size: height and width of the map.
-        rounds: of the timing, whose median counts.
+    All mechanisms by default; ``size`` is the height and width of the map, and times
+    are the median of ``rounds``.
 
     Raises:
         UserError: a layer cannot have so many channels, or needs a larger map.
@@ -100,7 +83,15 @@ def compare_mechanisms(
     registration.register()
     mechanisms = mechanisms or MECHANISMS
     shape = (1, channels, *size)
-    layers = [_built(mechanism, channels) for mechanism in mechanisms]
+    layers = []
+    for mechanism in mechanisms:
+        try:
+            layers.append(build_layer(mechanism, channels))
+        except ValueError as error:
+            raise UserError(
+                f'{mechanism.name} cannot have {channels} channels: {error}',
+                code='option-invalid',
+            ) from error
     try:
         times = time_layers(layers, shape, rounds)
     except ValueError as error:
@@ -109,7 +100,7 @@ def compare_mechanisms(
         ) from error
     rows = []
     for mechanism, layer, spent in zip(mechanisms, layers, times, strict=True):
-        found = properties(layer, channels)
+        depends = properties(layer, channels)
         counted = operations(build_layer(mechanism, channels, 'meta'), shape)
         rows.append(
             MechanismRow(
@@ -117,9 +108,9 @@ def compare_mechanisms(
                 name=mechanism.name,
                 layer=dict(mechanism.layer),
                 source=mechanism.source,
-                reduces=found.reduces,
-                interacts=found.interacts,
-                rank=found.rank,
+                reduces=depends.reduces,
+                interacts=depends.interacts,
+                rank=depends.rank,
                 parameters=sum(p.numel() for p in layer.parameters()),
                 published_parameters=mechanism.published,
                 gflops=counted / 1e9,
@@ -130,33 +121,21 @@ def compare_mechanisms(
     return rows
 
 
-def _built(mechanism: Mechanism, channels: int) -> nn.Module:
-    try:
-        return build_layer(mechanism, channels)
-    except ValueError as error:
-        raise UserError(
-            f'{mechanism.name} cannot have {channels} channels: {error}',
-            code='option-invalid',
-        ) from error
-
-
 def reported_top1(mechanism: Mechanism) -> float | None:
     """Return ResNet-50's published ImageNet top-1 in percent; None if there is none."""
     variants = published()['attention']['imagenet']['rows']
-    for row in variants:
-        if row['name'] == mechanism.imagenet:
-            return float(row['top1'])
+    known = {row['name']: row['top1'] for row in variants}
     for row in published()['imagenet']['rows']:
-        if row.get('depth') == 50 and row['attention'] == mechanism.imagenet:
-            return float(row['top1'])
-    return None
+        if row.get('depth') == 50:
+            known.setdefault(row['attention'], row['top1'])
+    top1 = known.get(mechanism.imagenet)
+    return None if top1 is None else float(top1)
 
 
 def build_layer(mechanism: Mechanism, channels: int, device: str = 'cpu') -> nn.Module:
     """Return the mechanism's layer in evaluation mode.
 
-    Raises:
-        ValueError: it cannot have so many channels.
+    Raises ValueError where it cannot have so many channels.
     """
     from mmcv.cnn import build_plugin_layer
 
@@ -167,17 +146,11 @@ def build_layer(mechanism: Mechanism, channels: int, device: str = 'cpu') -> nn.
 
 
 def properties(layer: nn.Module, channels: int, seed: int = 0) -> Properties:
-    """Find DR and CCI from the Jacobian, at random weights.
-
-    Args:
-        layer: of ``channels`` channels; its weights are lost.
-        channels: C.
-        seed: of weights and input.
-    """
+    """Compute DR and CCI from the Jacobian, at random weights; the layer's are lost."""
     for attempt in range(seed, seed + _ATTEMPTS):
         matrix = jacobian(layer, channels, attempt)
         largest = matrix.abs().max()
-        if largest:  # else the few ReLUs of a narrow layer let nothing through
+        if largest:  # the few ReLUs of a narrow layer may let nothing through
             break
     else:
         raise RuntimeError(f'{type(layer).__name__}: the gate depends on nothing.')
@@ -193,8 +166,8 @@ def properties(layer: nn.Module, channels: int, seed: int = 0) -> Properties:
 def jacobian(layer: nn.Module, channels: int, seed: int = 0) -> Tensor:
     """Return d gate(p) / d x(q), (C, C) in float64, at random weights.
 
-    The gate is what multiplies the map, or what is added to it. p and q are positions
-    side by side in the middle of an 8 x 8 map.
+    The gate is what multiplies the map, or what is added to it. p and q are neighbours
+    in the middle of an 8 x 8 map.
     """
     generator = torch.Generator().manual_seed(seed)
     layer.double().eval()
@@ -206,7 +179,7 @@ def jacobian(layer: nn.Module, channels: int, seed: int = 0) -> Tensor:
     rows = []
     for start in range(0, channels, _CHUNK):
         chosen = torch.arange(start, min(start + _CHUNK, channels))
-        # One copy of the map for each row, so that one backward pass has them all.
+        # A copy of the map for each row, so that one backward pass is enough.
         copies = x.repeat(len(chosen), 1, 1, 1).requires_grad_()
         gate = layer.gate(copies) if isinstance(layer, Gate) else layer(copies) - copies
         at_p = gate.expand(-1, -1, _SIDE, _SIDE)[:, :, middle, middle]
@@ -217,15 +190,15 @@ def jacobian(layer: nn.Module, channels: int, seed: int = 0) -> Tensor:
 
 
 def _randomise(layer: nn.Module, generator: torch.Generator) -> None:
-    """Fill parameters; additions positive, so that ReLUs let most of it through."""
+    """Fill parameters; biases are positive, so that ReLUs let most through."""
     with torch.no_grad():
-        for name, one in layer.named_parameters():
-            values = torch.randn(one.shape, generator=generator, dtype=one.dtype)
-            if one.dim() > 1:
-                values /= one[0].numel() ** 0.5
+        for name, weight in layer.named_parameters():
+            values = torch.randn(weight.shape, generator=generator, dtype=weight.dtype)
+            if weight.dim() > 1:
+                values /= weight[0].numel() ** 0.5
             elif name.endswith('bias'):
                 values = 2 + values.abs()
-            one.copy_(values)
+            weight.copy_(values)
 
 
 class _Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -249,17 +222,12 @@ class _Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 def operations(layer: nn.Module, shape: Sequence[int]) -> int:
-    """Count the operations of a layer of the meta device on one input.
+    """Count the operations of a layer on the meta device.
 
-    Multiply-adds of convolutions and matrix products; of everything else one for each
+    Multiply-adds of convolutions and matrix products; for everything else one for each
     element of the largest tensor that it reads or writes, copies included.
-
-    Args:
-        layer: on the meta device.
-        shape: (N, C, H, W).
     """
-    counter = _Operations()
-    x = torch.empty(*shape, device='meta')
+    x, counter = torch.empty(*shape, device='meta'), _Operations()
     with torch.no_grad(), counter:
         layer(x)
     return counter.total
@@ -268,20 +236,11 @@ def operations(layer: nn.Module, shape: Sequence[int]) -> int:
 def time_layers(
     layers: Sequence[nn.Module], shape: Sequence[int], rounds: int, warm_up: int = 2
 ) -> list[float]:
-    """Return each layer's median milliseconds of inference, measured in turns.
+    """Return each layer's median milliseconds of inference on the CPU, in turns.
 
-    Args:
-        layers: on one device.
-        shape: (N, C, H, W) of the input.
-        rounds: each times every layer once.
-        warm_up: rounds before, which do not count.
+    ``shape`` is (N, C, H, W) of the input.
     """
     x = torch.rand(*shape)
-    spent: list[list[float]] = [[] for _ in layers]
+    runs = [functools.partial(layer, x) for layer in layers]
     with torch.no_grad():
-        for index in range(warm_up + rounds):
-            for layer, times in zip(layers, spent, strict=True):
-                once = milliseconds(lambda layer=layer: layer(x), x.device)  # type: ignore[misc]
-                if index >= warm_up:
-                    times.append(once)
-    return [statistics.median(times) for times in spent]
+        return medians(runs, x.device, rounds, warm_up)

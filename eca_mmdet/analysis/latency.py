@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import platform
 import statistics
 import time
@@ -19,15 +20,9 @@ ROUNDS = 10
 def time_configs(
     configs: Mapping[str, Any], shape: tuple[int, int], rounds: int = ROUNDS
 ) -> dict[str, Any]:
-    """Time detectors with random weights on the best device there is.
+    """Time detectors with random weights on the best device, as :func:`measure` does.
 
-    Args:
-        configs: mmengine's, by name.
-        shape: width and height of the input, in pixels.
-        rounds: each measures every model once.
-
-    Returns:
-        As :func:`measure`.
+    ``shape`` is the width and height of the input in pixels.
     """
     from mmengine.device import get_device
 
@@ -48,7 +43,7 @@ def measure(
     rounds: int = ROUNDS,
     warm_up: int = WARM_UP,
 ) -> dict[str, Any]:
-    """Time several detectors in turns, so that all meet the same moods of a machine.
+    """Time several detectors in turns.
 
     Args:
         models: names and detectors, on one device, in eval mode.
@@ -63,31 +58,27 @@ def measure(
     """
     parameter = next(models[0][1].parameters())
     image = torch.rand(1, 3, *shape, device=parameter.device, dtype=parameter.dtype)
-    times: dict[tuple[str, str], list[float]] = {}
+    runs: list[Callable[[], Any]] = []
+    for _, model in models:
+        runs += [
+            functools.partial(model.backbone, image),
+            functools.partial(_detect, model, image),
+        ]
     with torch.no_grad():
-        for index in range(warm_up + rounds):
-            for name, model in models:
-                runs = {
-                    'backbone_ms': lambda model=model: model.backbone(image),
-                    'detector_ms': lambda model=model: _detect(model, image),
-                }
-                for part, run in runs.items():
-                    spent = milliseconds(run, image.device)
-                    if index >= warm_up:
-                        times.setdefault((name, part), []).append(spent)
-    medians = {key: statistics.median(spent) for key, spent in times.items()}
-    first = models[0][0]
+        times = medians(runs, image.device, rounds, warm_up)
     return {
         'setting': setting(parameter, image),
         'rounds': rounds,
         'models': {
-            name: {part: medians[name, part] for part in ('backbone_ms', 'detector_ms')}
-            | {
-                f'{part.removesuffix("_ms")}_ratio': medians[name, part]
-                / medians[first, part]
-                for part in ('backbone_ms', 'detector_ms')
+            name: {
+                'backbone_ms': backbone,
+                'detector_ms': detector,
+                'backbone_ratio': backbone / times[0],
+                'detector_ratio': detector / times[1],
             }
-            for name, _ in models
+            for (name, _), backbone, detector in zip(
+                models, times[::2], times[1::2], strict=True
+            )
         },
     }
 
@@ -100,57 +91,54 @@ def training_steps(
 ) -> list[float]:
     """Return each backbone's median milliseconds of a training step, in turns.
 
-    Args:
-        backbones: on one device; they are put into training mode.
-        shape: (N, 3, H, W) of the images.
-        rounds: each runs every backbone once, forward and backward.
-        warm_up: rounds before, which do not count.
+    The backbones are put into training mode; ``shape`` is (N, 3, H, W).
     """
     parameter = next(backbones[0].parameters())
     images = torch.rand(*shape, device=parameter.device, dtype=parameter.dtype)
-    spent: list[list[float]] = [[] for _ in backbones]
     for backbone in backbones:
         backbone.train()
-    for index in range(warm_up + rounds):
-        for backbone, times in zip(backbones, spent, strict=True):
 
-            def step(backbone: Any = backbone) -> None:
-                sum(one.sum() for one in backbone(images)).backward()
+    def step(backbone: Any) -> None:
+        sum(features.sum() for features in backbone(images)).backward()
 
-            once = milliseconds(step, images.device)
-            if index >= warm_up:
-                times.append(once)
-    return [statistics.median(times) for times in spent]
+    runs = [functools.partial(step, backbone) for backbone in backbones]
+    return medians(runs, images.device, rounds, warm_up)
 
 
 def _detect(model: Any, image: torch.Tensor) -> Any:
     from mmdet.structures import DetDataSample
 
     size = tuple(image.shape[-2:])
-    sample = DetDataSample(
-        metainfo={
-            'img_shape': size,
-            'ori_shape': size,
-            'pad_shape': size,
-            'batch_input_shape': size,
-            'scale_factor': (1.0, 1.0),
-        }
-    )
-    return model.predict(image, [sample], rescale=True)
+    sizes = ('img_shape', 'ori_shape', 'pad_shape', 'batch_input_shape')
+    metainfo = {**dict.fromkeys(sizes, size), 'scale_factor': (1.0, 1.0)}
+    return model.predict(image, [DetDataSample(metainfo=metainfo)], rescale=True)
 
 
-def milliseconds(run: Callable[[], Any], device: torch.device) -> float:
-    """Return how long ``run`` takes, what it starts on the device included."""
-    _wait(device)
-    start = time.perf_counter()
-    run()
-    _wait(device)
-    return (time.perf_counter() - start) * 1000
+def medians(
+    runs: Sequence[Callable[[], Any]],
+    device: torch.device,
+    rounds: int,
+    warm_up: int,
+) -> list[float]:
+    """Return the median milliseconds of each run, work started on the device included.
 
+    A round measures every run once, so that all meet the same state of the machine.
+    Rounds of the warm-up do not count.
+    """
 
-def _wait(device: torch.device) -> None:
-    if device.type == 'cuda':
-        torch.cuda.synchronize(device)
+    def wait() -> None:
+        if device.type == 'cuda':
+            torch.cuda.synchronize(device)
+
+    times: list[list[float]] = [[] for _ in runs]
+    for _ in range(warm_up + rounds):
+        for run, spent in zip(runs, times, strict=True):
+            wait()
+            start = time.perf_counter()
+            run()
+            wait()
+            spent.append((time.perf_counter() - start) * 1000)
+    return [statistics.median(spent[warm_up:]) for spent in times]
 
 
 def setting(parameter: torch.Tensor, image: torch.Tensor) -> dict[str, Any]:

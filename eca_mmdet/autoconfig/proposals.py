@@ -323,7 +323,7 @@ def propose_batch(cfg: Any, side: int) -> tuple[int, str]:
 
 def _bytes_an_image(cfg: Any, side: int) -> float | None:
     """Return what a training step keeps for backward, by image."""
-    from eca_mmdet.analysis.complexity.exact import exact_cost
+    from eca_mmdet.analysis.exact_cost import exact_cost
     from eca_mmdet.engine.config import build_model
 
     try:

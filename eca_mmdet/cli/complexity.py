@@ -81,7 +81,7 @@ def run(args: argparse.Namespace) -> int:
     if args.configs:
         found[args.convention] = _rows(args, shape)
     if args.imagenet:
-        from eca_mmdet.analysis.complexity.paper import imagenet_costs
+        from eca_mmdet.analysis.paper_cost import imagenet_costs
 
         found['imagenet'] = imagenet_costs()
     if args.latency and args.configs:

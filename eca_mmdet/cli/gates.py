@@ -85,13 +85,21 @@ def add_parser(commands: Commands) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Choose images, measure, print and draw."""
-    from eca_mmdet.analysis.gates.images import choose_images
+    from eca_mmdet.analysis.gate_images import choose_images
     from eca_mmdet.utils.errors import UserError
     from eca_mmdet.utils.io import make_run_folder, require_free, write_json
 
     if args.out:
         require_free(args.out)
-    configs = _configs(args)
+    configs: list[str | None] = args.config or [None]
+    if len(configs) == 1:
+        configs = configs * len(args.checkpoints)
+    if len(configs) != len(args.checkpoints):
+        raise UserError(
+            '--config: expected one config for all, or one for each of the '
+            f'{len(args.checkpoints)} checkpoints; got {len(configs)}.',
+            code='option-invalid',
+        )
     if not args.dead < args.saturated:
         raise UserError(
             f'--dead must be less than --saturated; got {args.dead} and '
@@ -101,8 +109,8 @@ def run(args: argparse.Namespace) -> int:
     images = choose_images(args.images, args.images_dir, args.classes, args.limit)
     out = make_run_folder(args.out, 'gates')  # before minutes of work
     try:
-        from eca_mmdet.analysis.gates.plots import draw_gates, gate_tables
-        from eca_mmdet.analysis.gates.record import Thresholds, record_gates
+        from eca_mmdet.analysis.gate_plots import draw_gates, gate_tables
+        from eca_mmdet.analysis.gates import Thresholds, record_gates
         from eca_mmdet.evaluation.metrics_json import versions
 
         thresholds = Thresholds(args.dead, args.saturated, args.constant)
@@ -122,18 +130,3 @@ def run(args: argparse.Namespace) -> int:
     for path in (out / 'gates.json', *pictures):
         logger.warning('%s', path)
     return 0
-
-
-def _configs(args: argparse.Namespace) -> list[str | None]:
-    """Return the config of each checkpoint; None for its own."""
-    from eca_mmdet.utils.errors import UserError
-
-    given = args.config or [None]
-    count = len(args.checkpoints)
-    if len(given) not in (1, count):
-        raise UserError(
-            f'--config: expected one config for all, or one for each of the {count} '
-            f'checkpoints; got {len(given)}.',
-            code='option-invalid',
-        )
-    return given * count if len(given) == 1 else list(given)

@@ -338,7 +338,7 @@ def costs(runs: list[Run]) -> list[dict[str, Any]]:
         ``step_milliseconds`` (forward and backward of a batch), measured in turns.
     """
     from eca_mmdet.analysis.attention import time_layers
-    from eca_mmdet.analysis.complexity.exact import exact_cost
+    from eca_mmdet.analysis.exact_cost import exact_cost
     from eca_mmdet.analysis.latency import ROUNDS, training_steps
     from eca_mmdet.engine.config import build_model
 

@@ -2,31 +2,27 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import os
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from eca_mmdet.export.metadata import properties
-from eca_mmdet.export.onnx.supported import require_covered
-from eca_mmdet.export.onnx.writer import (
+from eca_mmdet.export.metadata import detection_head, properties
+from eca_mmdet.export.parity import Report, compare, require_same_input, table
+from eca_mmdet.export.samples import Batch, find_samples, make_batches
+from eca_mmdet.export.supported import require_covered
+from eca_mmdet.export.writer import (
     ExportPart,
+    convert_to_openvino,
     make_part,
     require_packages,
     write_graph,
 )
-from eca_mmdet.export.openvino import convert
-from eca_mmdet.export.verify.parity import (
-    Report,
-    compare,
-    require_same_input,
-    table,
-)
-from eca_mmdet.export.verify.samples import Batch, find_samples, make_batches
 from eca_mmdet.inference.detector import ECADetector, load_model
 from eca_mmdet.utils.errors import RunError, UserError
 from eca_mmdet.utils.io import require_free, whole_files
@@ -36,7 +32,7 @@ logger = logging.getLogger(__name__)
 PartName = Literal['all', 'backbone', 'heads']
 
 _MOST_BYTES = 2**31 - 2**24
-"""Of weights: an ONNX file is one message of less than 2 GB, with room for the rest."""
+"""Largest size of weights: an ONNX file is one message of less than 2 GB."""
 
 _SUFFIXES = {'onnx': ('.onnx',), 'openvino': ('.xml', '.bin')}
 """File name extensions of each format; ``out`` has the first."""
@@ -101,28 +97,26 @@ def export_onnx(
         True
     """
     out = Path(out)
-    places = _places(out, _SUFFIXES[form], force)
+    paths = _output_paths(out, _SUFFIXES[form], force)
     require_packages(form)
-    trained, metadata = _prepare(str(checkpoint), config, part, size)
-    model = trained.model
+    trained, metadata = _load(str(checkpoint), config, part, size)
     batches, source = _batches(check, images, trained, metadata)
-    network = make_part(model, part)
-    _require_small(network.network)
+    exported = make_part(trained.model, part)
+    _require_small(exported.network)
     checks: list[Report] = []
     try:
-        with whole_files(*places) as partials:
-            ports = _write(partials, network, model, size, metadata)
-            logger.info('%s', _contents(partials, network, metadata))
-            _log(ports)
+        with whole_files(*paths) as partials:
+            ports = _write(partials, exported, metadata)
+            _log([_contents(partials, exported, metadata), *ports])
             if check:
                 _log(['', f'Checked on images {source}.'])
                 try:
-                    checks = _check(partials, network, model, metadata, batches)
+                    checks = _check(partials, exported, metadata, batches)
                     if part == 'all' and len(partials) == 1:
-                        _check_metadata(partials[0], trained)
-                except RunError as error:
+                        require_same_input(partials[0], trained)
+                except UserError as error:
                     raise RunError(
-                        f'{error} {_kept(partials, places)}', code='check-failed'
+                        f'{error} {_keep(partials, paths)}', code='check-failed'
                     ) from error
     except OSError as error:
         raise UserError(
@@ -131,42 +125,38 @@ def export_onnx(
             code='file-not-written',
         ) from error
     unchecked = '' if check else ', without comparing it with the detector'
-    logger.info('Written: %s%s.', _listed(places), unchecked)
-    return ExportReport(tuple(places), metadata, tuple(ports), tuple(checks))
+    logger.info('Written: %s%s.', ', '.join(map(str, paths)), unchecked)
+    return ExportReport(tuple(paths), metadata, tuple(ports), tuple(checks))
 
 
-def _log(lines: Sequence[str]) -> None:
+def _log(lines: Iterable[str]) -> None:
     for line in lines:
         logger.info('%s', line)
 
 
-def _places(out: Path, suffixes: Sequence[str], force: bool) -> list[Path]:
-    """Return the files to write; refuse names they cannot have, before long work."""
+def _output_paths(out: Path, suffixes: Sequence[str], force: bool) -> list[Path]:
+    """Return the files to write; reject bad names before long work."""
     if out.suffix != suffixes[0]:
         raise UserError(
             f'{out}: write to a name in {suffixes[0]}.', code='unsupported-format'
         )
-    places = [out.with_suffix(suffix) for suffix in suffixes]
-    for place in places:
-        if place.is_dir() or not place.parent.is_dir():
-            what = 'is a folder' if place.is_dir() else 'is in no folder that exists'
+    paths = [out.with_suffix(suffix) for suffix in suffixes]
+    for path in paths:
+        if path.is_dir() or not path.parent.is_dir():
+            what = 'is a folder' if path.is_dir() else 'is in no folder that exists'
             raise UserError(
-                f'{place} {what}; name a file to write.', code='file-not-written'
+                f'{path} {what}; name a file to write.', code='file-not-written'
             )
     if not force:
-        require_free(*places, option='OUT, or replace it: --force')
+        require_free(*paths, option='OUT, or replace it: --force')
     if not os.access(out.parent, os.W_OK):
         raise UserError(
             f'directory is not writable: {out.parent}', code='file-not-written'
         )
-    return places
+    return paths
 
 
-def _listed(paths: Sequence[Path]) -> str:
-    return ', '.join(map(str, paths))
-
-
-def _prepare(
+def _load(
     checkpoint: str, config: str | None, part: str, size: tuple[int, int] | None
 ) -> tuple[ECADetector, dict[str, Any]]:
     """Load the detector and describe it; reject what cannot be exported."""
@@ -201,9 +191,8 @@ def _batches(
 
 
 def _require_small(network: Any) -> None:
-    """Refuse weights that are more than one file takes; ONNX would write several."""
-    tensors = network.state_dict().values()
-    total = sum(one.numel() * one.element_size() for one in tensors)
+    """Reject weights too large for one file; ONNX would write several."""
+    total = sum(tensor.nbytes for tensor in network.state_dict().values())
     if total > _MOST_BYTES:
         raise UserError(
             f'the weights take {total / 2**30:.1f} GB, and an ONNX file is less than '
@@ -213,34 +202,21 @@ def _require_small(network: Any) -> None:
 
 
 def _write(
-    paths: Sequence[Path],
-    part: ExportPart,
-    model: Any,
-    size: tuple[int, int] | None,
-    metadata: dict[str, Any],
+    paths: Sequence[Path], part: ExportPart, metadata: dict[str, Any]
 ) -> list[str]:
-    """Write the ONNX file, or OpenVINO's two by way of it.
-
-    Returns:
-        Inputs and outputs, a line each.
-    """
+    """Write the ONNX file, or OpenVINO's two from it; return the ports, a line each."""
     with tempfile.TemporaryDirectory(prefix='eca-mmdet-') as folder:
         graph = paths[0] if len(paths) == 1 else Path(folder, 'a.onnx')
-        write_graph(graph, part, model, size, metadata)
+        write_graph(graph, part, metadata)
         if len(paths) > 1:
-            convert(graph, paths, metadata)
+            convert_to_openvino(graph, paths, metadata)
         return _ports(graph)
 
 
 def _contents(paths: Sequence[Path], part: ExportPart, metadata: dict[str, Any]) -> str:
-    """Return what is in the files."""
-    what = {
-        'all': metadata['detector'],
-        'backbone': f'the backbone of {metadata["detector"]}',
-        'heads': f'neck and heads of {metadata["detector"]}',
-    }[part.name]
+    prefix = {'all': '', 'backbone': 'the backbone of ', 'heads': 'neck and heads of '}
     total = sum(path.stat().st_size for path in paths)
-    return f'{what}, {total / 2**20:.1f} MB'
+    return f'{prefix[part.name]}{metadata["detector"]}, {total / 2**20:.1f} MB'
 
 
 def _ports(path: Path) -> list[str]:
@@ -248,19 +224,18 @@ def _ports(path: Path) -> list[str]:
 
     graph = onnx.load(str(path)).graph
     lines = []
-    for title, values in (('takes', graph.input), ('gives', graph.output)):
-        for one in values:
-            kind = onnx.TensorProto.DataType.Name(one.type.tensor_type.elem_type)
-            sides = one.type.tensor_type.shape.dim
+    for verb, ports in (('takes', graph.input), ('gives', graph.output)):
+        for port in ports:
+            kind = onnx.TensorProto.DataType.Name(port.type.tensor_type.elem_type)
+            sides = port.type.tensor_type.shape.dim
             shape = ' x '.join(side.dim_param or str(side.dim_value) for side in sides)
-            lines.append(f'  {title} {one.name:10} {kind.lower():6} {shape}')
+            lines.append(f'  {verb} {port.name:10} {kind.lower():6} {shape}')
     return lines
 
 
 def _check(
     paths: Sequence[Path],
     part: ExportPart,
-    model: Any,
     metadata: dict[str, Any],
     batches: list[Batch],
 ) -> list[Report]:
@@ -269,12 +244,19 @@ def _check(
     Raises:
         RunError: they exceed the tolerances.
     """
-    report = compare(paths, part, model, metadata, batches)
+    report = compare(paths, part, metadata, batches)
     _log(table(report).split('\n'))
     checks = [report]
     if report.passes and report.bare:
-        _log_bare(report, metadata['score_threshold'])
-        report = _compare_lower(paths, part, model, metadata, batches)
+        logger.info(
+            'No object of both has a score above %g in %s; compared once more without '
+            'that threshold, in a copy of the graph.',
+            metadata['score_threshold'],
+            f'{report.bare} of {report.images} images'
+            if report.bare < report.images
+            else 'any image',
+        )
+        report = _compare_without_threshold(paths, part, metadata, batches)
         _log(table(report).split('\n'))
         checks.append(report)
     if not report.passes:
@@ -292,63 +274,32 @@ def _check(
     return checks
 
 
-def _log_bare(report: Report, threshold: float) -> None:
-    where = 'any image'
-    if report.bare < report.images:
-        where = f'{report.bare} of {report.images} images'
-    logger.info(
-        'No object of both has a score above %g in %s; compared once more without '
-        'that threshold, in a copy of the graph.',
-        threshold,
-        where,
-    )
-
-
-def _check_metadata(path: Path, trained: ECADetector) -> None:
-    """Open the file as its user does.
-
-    Raises:
-        RunError: it is refused, or says something else than the detector does.
-    """
-    try:
-        require_same_input(path, trained)
-    except UserError as error:
-        raise RunError(f'{error} Do not use it.', code='check-failed') from error
-
-
-def _compare_lower(
+def _compare_without_threshold(
     paths: Sequence[Path],
     part: ExportPart,
-    model: Any,
     metadata: dict[str, Any],
     batches: list[Batch],
 ) -> Report:
     """Compare a copy of the graph whose objects may have any score."""
-    roi_head = getattr(model, 'roi_head', None)
-    test = (model.bbox_head if roi_head is None else roi_head).test_cfg
+    test = detection_head(part.model).test_cfg
     before, test['score_thr'] = test['score_thr'], 0.0
     changed = metadata | {'score_threshold': 0.0}
-    size = metadata['size'] and (metadata['size'][0], metadata['size'][1])
     try:
         with tempfile.TemporaryDirectory(prefix='eca-mmdet-') as folder:
             copies = [Path(folder, path.name) for path in paths]
-            _write(copies, part, model, size, changed)
-            return compare(copies, part, model, changed, batches)
+            _write(copies, part, changed)
+            return compare(copies, part, changed, batches)
     finally:
         test['score_thr'] = before
 
 
-def _kept(paths: Sequence[Path], places: Sequence[Path]) -> str:
-    """Copy what failed beside its place, and say so."""
-    out = places[0]
-    names = ['failed', *(f'failed-{index}' for index in range(2, 1000))]
-    choices = (
-        [one.with_name(f'{one.stem}.{name}{one.suffix}') for one in places]
-        for name in names
-    )
-    free = next(ones for ones in choices if not any(map(os.path.lexists, ones)))
-    with whole_files(*free) as partials:
-        for path, partial in zip(paths, partials, strict=True):
-            shutil.copyfile(path, partial)
-    old = f'; {out} is as it was' if os.path.lexists(out) else ''
-    return f'What was written is kept for a look: {_listed(free)}{old}.'
+def _keep(partials: Sequence[Path], paths: Sequence[Path]) -> str:
+    """Copy files that failed beside their place, and return a sentence about it."""
+    names = itertools.chain(['failed'], (f'failed-{n}' for n in itertools.count(2)))
+    choices = ([p.with_name(f'{p.stem}.{n}{p.suffix}') for p in paths] for n in names)
+    kept = next(files for files in choices if not any(map(os.path.lexists, files)))
+    with whole_files(*kept) as copies:
+        for partial, copy in zip(partials, copies, strict=True):
+            shutil.copyfile(partial, copy)
+    old = f'; {paths[0]} is as it was' if os.path.lexists(paths[0]) else ''
+    return f'What was written is kept for a look: {", ".join(map(str, kept))}{old}.'

@@ -17,19 +17,19 @@ from eca_mmdet.utils.io import sha256_of
 from eca_mmdet.utils.text import clipped
 
 KEY = 'eca_mmdet'
-"""Of the metadata in the file."""
+"""Name of the metadata in the file."""
 
 FORMAT = 1
-"""Of the metadata: the newest that is known here."""
+"""Newest version of the metadata that is known here."""
 
 ADVICE = 'Export the detector again: eca-mmdet export onnx.'
 
 _MOST_SIDE = 1 << 15
 _MOST_OBJECTS = 5000
-"""Of an image; the masks of more would not fit in memory."""
+"""Objects per image; the masks of more would not fit in memory."""
 
 _MOST_OF_SCALE = 1 << 31
-"""Usual for a side that is not to bound anything, as 99999."""
+"""Large values are usual for a side without a bound, e.g. 99999."""
 
 _THRESHOLDS = ('mask_threshold', 'score_threshold', 'nms_iou', 'max_per_image')
 _KEPT = ('LoadImageFromFile', 'LoadAnnotations', 'PackDetInputs', 'Resize')
@@ -38,55 +38,47 @@ _LOADING = {'to_float32': False, 'color_type': 'color', 'imdecode_backend': 'cv2
 
 
 def properties(trained: Any, part: str, size: tuple[int, int] | None) -> dict[str, Any]:
-    """Return the metadata of a file; docs/export.md says what each entry is.
+    """Return the metadata of a file, as described in docs/export.md.
 
     Args:
-        trained: a :class:`~eca_mmdet.inference.detector.ECADetector`.
+        trained: an :class:`~eca_mmdet.inference.detector.ECADetector`.
         part: 'all', 'backbone' or 'heads'.
         size: height and width in px of every input, or None for any.
 
     Raises:
-        UserError: the images are prepared in a way that these entries cannot say.
+        UserError: these entries cannot describe how the images are prepared.
     """
     model, cfg = trained.model, trained.cfg
     prepared = _preprocessing(model.data_preprocessor)
-    scale: list[int] | None
-    keep_ratio: bool | None
+    resize: tuple[list[int] | None, bool | None] = None, None
     try:
-        scale, keep_ratio = _resize(trained)
+        resize = _resize(trained)
     except UserError:
         if part != 'backbone':
             raise
-        scale, keep_ratio = None, None
-    found = {
+    metadata = {
         'format': FORMAT,
         'eca_mmdet': __version__,
         'part': part,
         'detector': type(model).__name__,
         'classes': list(trained.classes),
         **prepared,
-        'scale': scale,
-        'keep_ratio': keep_ratio,
+        'scale': resize[0],
+        'keep_ratio': resize[1],
         'size': None if size is None else list(size),
         **(dict.fromkeys(_THRESHOLDS) if part == 'backbone' else _thresholds(model)),
         'config': Path(cfg.filename).name if cfg.filename else None,
         'checkpoint': Path(trained.path).name,
         'checkpoint_sha256': sha256_of(trained.path),
     }
-    if part == 'all':
-        _require_right(found, cfg.filename or trained.path)
-    return found
-
-
-def _require_right(metadata: dict[str, Any], name: str) -> None:
-    wrong = fault(metadata)
-    if wrong is not None:
+    if part == 'all' and (wrong := fault(metadata)):
         raise UserError(
-            f'what a file would say of the detector of {name} cannot be used: {wrong}. '
+            f'the metadata of {cfg.filename or trained.path} cannot be used: {wrong}. '
             'Change it in the config; or export the parts: --part backbone, --part '
             'heads.',
             code='config-invalid',
         )
+    return metadata
 
 
 def _preprocessing(preprocessor: Any) -> dict[str, Any]:
@@ -101,10 +93,8 @@ def _preprocessing(preprocessor: Any) -> dict[str, Any]:
         )
     means, stds = [0.0] * 3, [1.0] * 3
     if preprocessor._enable_normalize:
-        means, stds = (
-            preprocessor.mean.flatten().tolist(),
-            preprocessor.std.flatten().tolist(),
-        )
+        means = preprocessor.mean.flatten().tolist()
+        stds = preprocessor.std.flatten().tolist()
     if len(means) != 3:
         raise UserError(
             f'images of three colours are expected; got mean={means}.',
@@ -131,7 +121,7 @@ def _resize(trained: Any) -> tuple[list[int], bool]:
             f'{where} cannot be read: {error}', code='config-invalid'
         ) from error
     names = [str(step['type']).split('.')[-1] for step in steps]
-    for name in names:
+    for name, step in zip(names, steps, strict=True):
         if name not in _KEPT:
             raise UserError(
                 f'{where} has {name}, which no user of an exported file would do; '
@@ -140,7 +130,7 @@ def _resize(trained: Any) -> tuple[list[int], bool]:
                 code='unsupported-model',
             )
         if name == 'LoadImageFromFile':
-            _require_usual_loading(steps[names.index(name)], where)
+            _require_usual_loading(step, where)
     if names.count('Resize') != 1:
         raise UserError(
             f'{where} has {names.count("Resize")} Resize; 1 is expected.',
@@ -148,24 +138,20 @@ def _resize(trained: Any) -> tuple[list[int], bool]:
         )
     step = steps[names.index('Resize')]
     scale = step.get('scale')
-    plain = step.get('backend', 'cv2') == 'cv2'
-    plain &= step.get('interpolation', 'bilinear') == 'bilinear'
+    method = step.get('backend', 'cv2'), step.get('interpolation', 'bilinear')
+    plain = method == ('cv2', 'bilinear')
     if not plain or not isinstance(scale, (tuple, list)) or len(scale) != 2:
         raise UserError(
             f'{where} has {dict(step)}; a Resize with scale=(width, height), bilinear '
             'by cv2, is expected.',
             code='config-invalid',
         )
-    if not all(_is_whole_side(side) for side in scale):
+    if not all(isinstance(side, (int, float)) and side % 1 == 0 for side in scale):
         raise UserError(
             f'{where} has a Resize to {scale}; whole numbers are expected.',
             code='config-invalid',
         )
     return [int(side) for side in scale], bool(step.get('keep_ratio', False))
-
-
-def _is_whole_side(side: Any) -> bool:
-    return isinstance(side, int) or (isinstance(side, float) and side.is_integer())
 
 
 def _require_usual_loading(step: Any, where: str) -> None:
@@ -182,56 +168,53 @@ def _require_usual_loading(step: Any, where: str) -> None:
 
 
 def _thresholds(model: Any) -> dict[str, Any]:
-    roi_head = getattr(model, 'roi_head', None)
-    head = model.bbox_head if roi_head is None else roi_head
-    test = head.test_cfg
-    masks = roi_head is not None and roi_head.with_mask
-    values = (
-        test['mask_thr_binary'] if masks else None,
-        test.get('score_thr', 0),
-        test['nms']['iou_threshold'],
-        test['max_per_img'],
-    )
-    return dict(zip(_THRESHOLDS, values, strict=True))
+    head = detection_head(model)
+    test, masks = head.test_cfg, getattr(head, 'with_mask', False)
+    return {
+        'mask_threshold': test['mask_thr_binary'] if masks else None,
+        'score_threshold': test.get('score_thr', 0),
+        'nms_iou': test['nms']['iou_threshold'],
+        'max_per_image': test['max_per_img'],
+    }
+
+
+def detection_head(model: Any) -> Any:
+    """Return the head whose ``test_cfg`` applies to the objects."""
+    return getattr(model, 'roi_head', None) or model.bbox_head
 
 
 def parse_metadata(text: str, path: str) -> dict[str, Any]:
-    """Read what a file says of itself.
-
-    Args:
-        text: JSON.
-        path: of the file, for messages.
+    """Read the JSON metadata of the file at ``path``.
 
     Raises:
-        UserError: a value is missing or cannot be meant; or it is of a later release,
-            or of a part of a detector.
+        UserError: a value is missing or invalid; or the file is from a later release,
+            or a part of a detector.
     """
     try:
-        found = json.loads(text)
+        metadata = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise _wrong(path, 'they are no JSON') from error
-    if not isinstance(found, dict):
+    if not isinstance(metadata, dict):
         raise _wrong(path, 'they are no object')
-    number = found.get('format')
-    if _is_whole(number, FORMAT + 1, 1 << 31):
-        by = clipped(str(found.get('eca_mmdet')))
+    number = metadata.get('format')
+    if _whole(FORMAT + 1, 1 << 31)(number):
+        by = clipped(str(metadata.get('eca_mmdet')))
         raise UserError(
             f'{path} is of format {number}, written by eca-mmdet {by}; this release '
             f'reads format {FORMAT}. Install that one here, or export the detector '
             'again with this one.',
             code='unsupported-format',
         )
-    if found.get('part') in ('backbone', 'heads'):  # of which less is known
+    if metadata.get('part') in ('backbone', 'heads'):
         raise UserError(
-            f'{path} is the part {found["part"]!r} of a detector, which finds no '
+            f'{path} is the part {metadata["part"]!r} of a detector, which finds no '
             'objects by itself; run it with onnxruntime, or export the whole: '
             'eca-mmdet export onnx --part all.',
             code='unsupported-format',
         )
-    wrong = fault(found)
-    if wrong is not None:
+    if wrong := fault(metadata):
         raise _wrong(path, wrong)
-    return found
+    return metadata
 
 
 def fault(metadata: dict[str, Any]) -> str | None:
@@ -240,9 +223,8 @@ def fault(metadata: dict[str, Any]) -> str | None:
         if key not in metadata:
             return f'{key} is missing'
         if not fits(metadata[key]):
-            came = clipped(repr(metadata[key]))
-            return f'{key} must be {meaning}; it is {came}'
-    # With keep_ratio it depends on the image.
+            return f'{key} must be {meaning}; it is {clipped(repr(metadata[key]))}'
+    # With keep_ratio, the resized area depends on the image.
     for name in ('size',) if metadata['keep_ratio'] else ('scale', 'size'):
         sides = metadata[name]
         if sides is not None and sides[0] * sides[1] > MOST_AREA:
@@ -258,7 +240,7 @@ def _wrong(path: str, what: str) -> UserError:
 
 
 def image_rule(metadata: dict[str, Any]) -> ImageRule:
-    """Return how images are to be prepared."""
+    """Return how to prepare images."""
     size = metadata['size']
     return ImageRule(
         mean=tuple(map(float, metadata['mean'])),
@@ -273,38 +255,36 @@ def image_rule(metadata: dict[str, Any]) -> ImageRule:
 
 
 def mask_threshold(metadata: dict[str, Any], path: str) -> float:
-    """Return the least probability of a mask's pixel.
-
-    Raises:
-        UserError: there is none.
-    """
+    """Return the lowest probability of a mask's pixel; raise UserError without one."""
     if metadata['mask_threshold'] is None:
         raise _wrong(path, 'it gives masks, and mask_threshold is null')
     return float(metadata['mask_threshold'])
 
 
-def _is_number(value: Any, low: float, high: float) -> bool:
-    return type(value) in (int, float) and low <= value <= high  # never of a NaN
+_Test = Callable[[Any], bool]
 
 
-def _is_whole(value: Any, low: int, high: int) -> bool:
-    return type(value) is int and low <= value <= high
+def _number(low: float, high: float) -> _Test:
+    # False for a NaN.
+    return lambda value: type(value) in (int, float) and low <= value <= high
 
 
-def _is_fraction(value: Any) -> bool:
-    return value is None or _is_number(value, 0, 1)
+def _whole(low: int, high: int) -> _Test:
+    return lambda value: type(value) is int and low <= value <= high
 
 
-def _are(value: Any, count: int, fits: Callable[[Any], bool]) -> bool:
-    return isinstance(value, list) and len(value) == count and all(map(fits, value))
+def _optional(fits: _Test) -> _Test:
+    return lambda value: value is None or fits(value)
 
 
-def _is_side(value: Any) -> bool:
-    return _is_whole(value, 1, _MOST_SIDE)
+def _list(count: int, fits: _Test) -> _Test:
+    return lambda value: (
+        isinstance(value, list) and len(value) == count and all(map(fits, value))
+    )
 
 
 def _is_text(value: Any) -> bool:
-    return value is None or isinstance(value, str)
+    return isinstance(value, str)
 
 
 def _is_flag(value: Any) -> bool:
@@ -312,46 +292,43 @@ def _is_flag(value: Any) -> bool:
 
 
 def _are_names(value: Any) -> bool:
-    if not isinstance(value, list) or not value:
-        return False
-    return all(isinstance(one, str) and one for one in value)
+    return (
+        isinstance(value, list)
+        and value != []
+        and all(isinstance(name, str) and name for name in value)
+    )
 
 
-_VALUES: dict[str, tuple[Callable[[Any], bool], str]] = {
-    'format': (lambda value: _is_whole(value, FORMAT, FORMAT), f'{FORMAT}'),
-    'eca_mmdet': (_is_text, 'a version'),
+_FRACTION = _optional(_number(0, 1)), 'null or 0 to 1'
+_VALUES: dict[str, tuple[_Test, str]] = {
+    'format': (_whole(FORMAT, FORMAT), f'{FORMAT}'),
+    'eca_mmdet': (_optional(_is_text), 'a version'),
     'part': (lambda value: value == 'all', 'all, backbone or heads'),
-    'detector': (lambda value: isinstance(value, str), 'a name'),
+    'detector': (_is_text, 'a name'),
     'classes': (_are_names, 'a list of names'),
-    'mean': (
-        lambda value: _are(value, 3, lambda one: _is_number(one, -1e6, 1e6)),
-        'three numbers',
-    ),
-    'std': (
-        lambda value: _are(value, 3, lambda one: _is_number(one, 1e-6, 1e6)),
-        'three numbers above 0',
-    ),
+    'mean': (_list(3, _number(-1e6, 1e6)), 'three numbers'),
+    'std': (_list(3, _number(1e-6, 1e6)), 'three numbers above 0'),
     'to_rgb': (_is_flag, 'true or false'),
     'scale': (
-        lambda value: _are(value, 2, lambda one: _is_whole(one, 1, _MOST_OF_SCALE)),
+        _list(2, _whole(1, _MOST_OF_SCALE)),
         f'a width and a height, whole numbers from 1 to {_MOST_OF_SCALE}',
     ),
     'keep_ratio': (_is_flag, 'true or false'),
-    'pad_divisor': (_is_side, f'1 to {_MOST_SIDE}'),
-    'pad_value': (lambda value: _is_number(value, -1e6, 1e6), 'a number'),
+    'pad_divisor': (_whole(1, _MOST_SIDE), f'1 to {_MOST_SIDE}'),
+    'pad_value': (_number(-1e6, 1e6), 'a number'),
     'size': (
-        lambda value: value is None or _are(value, 2, _is_side),
+        _optional(_list(2, _whole(1, _MOST_SIDE))),
         f'null, or a height and a width, each 1 to {_MOST_SIDE}',
     ),
-    'mask_threshold': (_is_fraction, 'null or 0 to 1'),
-    'score_threshold': (_is_fraction, 'null or 0 to 1'),
-    'nms_iou': (_is_fraction, 'null or 0 to 1'),
+    'mask_threshold': _FRACTION,
+    'score_threshold': _FRACTION,
+    'nms_iou': _FRACTION,
     'max_per_image': (
-        lambda value: _is_whole(value, 1, _MOST_OBJECTS),
+        _whole(1, _MOST_OBJECTS),
         f'a whole number from 1 to {_MOST_OBJECTS}',
     ),
-    'config': (_is_text, 'a name'),
-    'checkpoint': (_is_text, 'a name'),
-    'checkpoint_sha256': (_is_text, 'a text'),
+    'config': (_optional(_is_text), 'a name'),
+    'checkpoint': (_optional(_is_text), 'a name'),
+    'checkpoint_sha256': (_optional(_is_text), 'a text'),
 }
-"""What each value of the metadata must be, and how that is said."""
+"""Test of each value of the metadata, and its description."""

@@ -1,13 +1,12 @@
-"""Images into network inputs and mask maps into masks, as mmdet does it, in numpy.
+"""mmdet's preparation of images and pasting of masks, in numpy.
 
-mmdet resizes by OpenCV, then normalises, then pads to the right and below. Without
+mmdet resizes with OpenCV, then normalises, then pads to the right and below. Without
 OpenCV the same is done in numpy: Pillow's own resizing averages over what it shrinks,
 so the detector would see another image.
 
-Masks are pasted as by mmdet's ``_do_paste_mask``, for which a pixel's probability is
-interpolated between the cells of the map, and zero beyond its rim. That weighs rows
-and columns separately: a mask is rows @ map @ columns, and only the pixels about the
-box are computed.
+mmdet's ``_do_paste_mask`` interpolates a pixel's probability between the cells of the
+map, zero beyond its rim. The weights of rows and columns are separate, so a mask is
+rows @ map @ columns, computed only for the pixels around the box.
 """
 
 from __future__ import annotations
@@ -23,26 +22,26 @@ from eca_mmdet.utils.errors import UserError
 Array = npt.NDArray[Any]
 
 MOST_AREA = 1 << 26
-"""Pixels of an input; one of more would not fit in memory."""
+"""Largest input in pixels that fits in memory."""
 
 _ONE = 2048
-"""OpenCV's weights of 8-bit pixels are whole numbers, of which this is 1."""
+"""A weight of 1 in OpenCV's fixed-point arithmetic of 8-bit pixels."""
 
 
 @dataclass(frozen=True)
 class ImageRule:
-    """How a detector wants its images.
+    """How to prepare images for a detector.
 
     Attributes:
-        mean: three, subtracted; in the order of the channels that the detector takes.
-        std: three, by which is divided then.
+        mean: subtracted from each channel, in the detector's order of channels.
+        std: divisor of each channel.
         to_rgb: True for channels in the order RGB, False for BGR.
         scale: width and height of mmdet's ``Resize``, in pixels. With ``keep_ratio``
             the larger bounds the longer side, the smaller the shorter one.
         keep_ratio: False to resize to ``scale`` itself.
         size: height and width of the only input that the detector takes; None for any.
         pad_divisor: both sides are padded to a multiple of it where there is no size.
-        pad_value: of the padding, after normalising.
+        pad_value: value of the padding, after normalising.
     """
 
     mean: tuple[float, ...]
@@ -57,8 +56,7 @@ class ImageRule:
     def resized(self, height: int, width: int) -> tuple[int, int]:
         """Return the height and width that an image is resized to.
 
-        It is mmdet's, but never larger than ``size``: what a fixed input cannot hold
-        is made smaller, in the same ratio if the ratio is kept.
+        They are mmdet's, reduced to fit ``size``, in the same ratio if it is kept.
         """
         room_y, room_x = self.size or (2**31, 2**31)
         if not self.keep_ratio:
@@ -81,12 +79,12 @@ class ImageRule:
 
 @dataclass(frozen=True)
 class Prepared:
-    """One image as a detector takes it.
+    """A detector's inputs for one image.
 
     Attributes:
         images: (1, 3, H, W) float32, normalised and padded.
         sizes: (1, 2) float32, height and width before padding.
-        factors: new width / old width, and the same of the heights.
+        factors: new / old width, and new / old height.
     """
 
     images: Array
@@ -95,15 +93,11 @@ class Prepared:
 
 
 def prepare(image: Array, rule: ImageRule) -> Prepared:
-    """Resize, normalise and pad.
-
-    Args:
-        image: (H, W, 3) uint8, RGB.
-        rule: of the detector.
+    """Resize, normalise and pad an (H, W, 3) uint8 RGB image.
 
     Raises:
-        UserError: the image is so narrow that nothing would be left of a side, or that
-            the other would be too long.
+        UserError: one side is so much longer than the other that the result would be
+            empty or too large.
     """
     old = image.shape[:2]
     height, width = rule.resized(*old)
@@ -131,7 +125,7 @@ def prepare(image: Array, rule: ImageRule) -> Prepared:
 
 
 def resize(image: Array, height: int, width: int) -> Array:
-    """Resize (H, W, 3) uint8 as ``cv2.resize`` does, by it or without it."""
+    """Resize (H, W, 3) uint8 as ``cv2.resize`` does, with or without OpenCV."""
     try:
         import cv2
     except ImportError:
@@ -141,16 +135,7 @@ def resize(image: Array, height: int, width: int) -> Array:
 
 
 def resize_in_numpy(image: Array, height: int, width: int) -> Array:
-    """Resize between the two nearest pixels of each direction, rounding as OpenCV.
-
-    Args:
-        image: (H, W, 3) uint8.
-        height: of the result.
-        width: of the result.
-
-    Returns:
-        (height, width, 3) uint8; those of OpenCV 4.12 on x86-64.
-    """
+    """Resize (H, W, 3) uint8 bilinearly, rounding as OpenCV 4.12 does on x86-64."""
     (left, right), (of_left, of_right) = _neighbours(image.shape[1], width)
     (upper, lower), (of_upper, of_lower) = _neighbours(image.shape[0], height, True)
 
@@ -167,10 +152,10 @@ def resize_in_numpy(image: Array, height: int, width: int) -> Array:
 def _neighbours(
     old: int, new: int, vertical: bool = False
 ) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
-    """Return the two pixels that each new one lies between, and their weights.
+    """Return the two pixels that each new pixel lies between, and their weights.
 
-    Beyond the outermost pixel both are that one: horizontally OpenCV gives the first
-    the whole weight, vertically it shares it out, which rounds differently.
+    Beyond the outermost pixel both are that pixel: horizontally OpenCV gives the first
+    the whole weight, vertically it divides it, which rounds differently.
     """
     places = ((np.arange(new) + 0.5) * (1 / (new / old)) - 0.5).astype(np.float32)
     first = np.floor(places).astype(np.int64)
@@ -194,7 +179,7 @@ def paste_masks(
         maps: (n, h, w) float32, probabilities.
         boxes: (n, 4) float32 x1, y1, x2, y2 in pixels of the image; finite.
         size: height and width of the image, in pixels.
-        threshold: least probability of a pixel of the object.
+        threshold: lowest probability of a pixel of the object.
 
     Returns:
         (n, H, W) bool.
@@ -206,28 +191,22 @@ def paste_masks(
         across, down = _span(x1, x2, size[1]), _span(y1, y2, size[0])
         rows = _weights(down, y1, y2, cells.shape[0])
         columns = _weights(across, x1, x2, cells.shape[1])
-        found = rows @ cells.astype(np.float32) @ columns.T
-        mask[down, across] = found >= np.float32(threshold)
+        probabilities = rows @ cells.astype(np.float32) @ columns.T
+        mask[down, across] = probabilities >= np.float32(threshold)
     return masks
 
 
 def _span(low: Any, high: Any, length: int) -> slice:
-    """Return the pixels of a direction that mmdet looks at: a rim about the box."""
+    """Return the pixels of a direction that mmdet computes: the box and a rim."""
     start = int(np.clip(np.floor(low) - 1, 0, length))
     return slice(start, max(start, int(np.clip(np.ceil(high) + 1, 0, length))))
 
 
 def _weights(pixels: slice, low: Any, high: Any, cells: int) -> Array:
-    """Return what each cell of a map counts for each pixel, in one direction.
+    """Return the (pixels, cells) weights of a map's cells for an image's pixels.
 
-    Args:
-        pixels: of the image.
-        low: where the box begins, float32.
-        high: where it ends.
-        cells: of the map.
-
-    Returns:
-        (pixels, cells) float32; at most two of a row are not zero.
+    They are for one direction, in which the box goes from ``low`` to ``high``; at most
+    two of a row are not zero.
     """
     middles = np.arange(pixels.start, pixels.stop, dtype=np.float32) + np.float32(0.5)
     with np.errstate(divide='ignore', invalid='ignore', over='ignore'):
@@ -235,6 +214,6 @@ def _weights(pixels: slice, low: Any, high: Any, cells: int) -> Array:
     places[np.isinf(places)] = 0  # a box without extent: mmdet takes its middle
     places = ((places + 1) * np.float32(cells) - 1) / 2  # 0: middle of the first cell
     away = np.abs(places[:, None] - np.arange(cells, dtype=np.float32))
-    # Nothing where 0 / 0 says no place.
+    # Zero where 0 / 0 gives no place.
     weights: Array = np.nan_to_num(np.maximum(1 - away, 0), nan=0).astype(np.float32)
     return weights

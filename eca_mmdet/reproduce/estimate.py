@@ -23,8 +23,8 @@ def estimate_hours(jobs: Sequence[Job], settings: Settings) -> dict[str, float]:
     """
     from mmengine.device import get_device
 
-    from eca_mmdet.analysis.complexity.paper import paper_cost
     from eca_mmdet.analysis.latency import measure
+    from eca_mmdet.analysis.paper_cost import paper_cost
     from eca_mmdet.engine.config import build_model, load_config
 
     todo = [job for job in jobs if job.action != 'none']

@@ -85,7 +85,7 @@ def reproduce(
 
 def _outcome(job: Job, settings: Settings, name: str) -> RowOutcome:
     """Measure a row, or take what an earlier call measured."""
-    from eca_mmdet.analysis.complexity.paper import paper_cost
+    from eca_mmdet.analysis.paper_cost import paper_cost
     from eca_mmdet.engine.config import build_model, load_config
 
     cost = paper_cost(build_model(load_config(job.row.config), 'meta'))

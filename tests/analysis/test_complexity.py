@@ -35,7 +35,7 @@ def counting(mmdet_ready):
 
 @pytest.mark.parametrize('row', [one for one in ROWS if one.row not in OTHER], ids=str)
 def test_published_rows_come_out_to_a_hundredth(counting, row):
-    from eca_mmdet.analysis.complexity.paper import paper_cost
+    from eca_mmdet.analysis.paper_cost import paper_cost
 
     cost = paper_cost(counting(row.config)[0])
     assert cost['params_m'] == pytest.approx(row.params_m.value, abs=0.0051)
@@ -58,7 +58,7 @@ def test_rows_in_python(mmdet_ready):
 
 def test_the_two_other_rows_are_not_ours(counting):
     """Nothing says how they were counted; the difference is part of the documents."""
-    from eca_mmdet.analysis.complexity.paper import paper_cost
+    from eca_mmdet.analysis.paper_cost import paper_cost
 
     assert len(ROWS) == 20
     for name, params, gflops in zip(
@@ -100,14 +100,14 @@ CLASSIC = [
     ('layer', 'shape', 'expected'), CLASSIC, ids=[str(row[0]) for row in CLASSIC]
 )
 def test_rules_of_the_classic_counter(mmdet_ready, layer, shape, expected):
-    from eca_mmdet.analysis.complexity.paper import count_operations
+    from eca_mmdet.analysis.paper_cost import count_operations
 
     layer.eval()
     assert count_operations(layer, lambda: layer(torch.zeros(shape))) == expected
 
 
 def test_gates_are_counted_as_pooling_and_their_layers(mmdet_ready):
-    from eca_mmdet.analysis.complexity.paper import count_operations
+    from eca_mmdet.analysis.paper_cost import count_operations
     from eca_mmdet.models.attention import ECALayer, SqueezeExcite
 
     image = torch.zeros(1, 64, 5, 7)
@@ -117,7 +117,7 @@ def test_gates_are_counted_as_pooling_and_their_layers(mmdet_ready):
 
 
 def test_hooks_are_removed(mmdet_ready):
-    from eca_mmdet.analysis.complexity.paper import count_operations
+    from eca_mmdet.analysis.paper_cost import count_operations
 
     layer = nn.ReLU()
     with pytest.raises(ZeroDivisionError):
@@ -130,7 +130,7 @@ def test_exact_counts_are_torchvisions(counting, depth):
     """torchvision publishes parameters and multiply-adds of its classifiers."""
     from torchvision import models
 
-    from eca_mmdet.analysis.complexity.exact import exact_cost
+    from eca_mmdet.analysis.exact_cost import exact_cost
 
     weights = getattr(models, f'ResNet{depth}_Weights').IMAGENET1K_V1.meta
     channels = [64, 128, 256, 512] if depth == 18 else [256, 512, 1024, 2048]
@@ -151,7 +151,7 @@ BACKBONE = ('stem', 'layer1', 'layer2', 'layer3', 'layer4')
 
 
 def test_exact_parts_add_up_to_the_model(counting):
-    from eca_mmdet.analysis.complexity.exact import exact_cost
+    from eca_mmdet.analysis.exact_cost import exact_cost
 
     model, cfg = counting('mask-rcnn_eca-r50_fpn_4xb2-1x_coco')
     cost = exact_cost(model, cfg, (64, 96))
@@ -173,7 +173,7 @@ def test_exact_parts_add_up_to_the_model(counting):
 
 
 def test_gates_multiply_adds_are_their_convolutions(counting):
-    from eca_mmdet.analysis.complexity.exact import exact_cost
+    from eca_mmdet.analysis.exact_cost import exact_cost
 
     model, cfg = counting('retinanet_eca-r50_fpn_4xb2-1x_coco')
     blocks, widths, kernels = (3, 4, 6, 3), (256, 512, 1024, 2048), (3, 5, 5, 7)
@@ -200,7 +200,7 @@ def test_no_memory_costs_what_memory_costs(counting, memory):
     But for the two statistics a channel of a frozen batch norm (8 bytes) that is called
     as a layer, which the meta device keeps and the CPU does not.
     """
-    from eca_mmdet.analysis.complexity.exact import exact_cost
+    from eca_mmdet.analysis.exact_cost import exact_cost
     from eca_mmdet.engine.config import build_model
 
     options = {**SMALL, 'model.backbone.memory': memory}
@@ -219,7 +219,7 @@ def test_no_memory_costs_what_memory_costs(counting, memory):
 
 def test_counting_saved_bytes_keeps_nothing(mmdet_ready):
     """A result that its own node saves is no circle that holds the whole graph."""
-    from eca_mmdet.analysis.complexity.exact import SavedBytes
+    from eca_mmdet.analysis.exact_cost import SavedBytes
 
     model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.Sigmoid())
     with SavedBytes(model) as saved:
@@ -236,7 +236,7 @@ def test_counting_saved_bytes_keeps_nothing(mmdet_ready):
 
 def test_saved_bytes_by_hand(mmdet_ready):
     """A convolution keeps its input, ReLU its output, once if they are the same."""
-    from eca_mmdet.analysis.complexity.exact import SavedBytes
+    from eca_mmdet.analysis.exact_cost import SavedBytes
 
     for device in ('meta', 'cpu'):
         model = nn.Sequential(
@@ -254,7 +254,7 @@ def test_saved_bytes_by_hand(mmdet_ready):
 @pytest.mark.parametrize('device', ['meta', 'cpu'])
 def test_peak_by_hand(mmdet_ready, device):
     """Of a, b = a + 1, c = b + 1 two are alive at once; in place none is added."""
-    from eca_mmdet.analysis.complexity.exact import peak_bytes
+    from eca_mmdet.analysis.exact_cost import peak_bytes
 
     def chain():
         x = torch.zeros(1000, device=device)
@@ -277,7 +277,7 @@ def test_peak_by_hand(mmdet_ready, device):
 
 
 def test_parts_that_do_not_run_are_named(counting):
-    from eca_mmdet.analysis.complexity.exact import exact_cost
+    from eca_mmdet.analysis.exact_cost import exact_cost
 
     model, cfg = counting('mask-rcnn_eca-r50_fpn_4xb2-1x_coco')
     assert exact_cost(model, cfg, (64, 64)).not_run == ()
@@ -287,7 +287,7 @@ def test_parts_that_do_not_run_are_named(counting):
 
 @pytest.mark.parametrize('name', ['cascade-rcnn_r50', 'cascade-mask-rcnn_r50'])
 def test_cascades_are_counted(counting, name):
-    from eca_mmdet.analysis.complexity.exact import exact_cost
+    from eca_mmdet.analysis.exact_cost import exact_cost
 
     model, cfg = counting(f'{name}_fpn_v1_coco')
     box = exact_cost(model, cfg, (64, 64)).parts['roi_head.bbox_head']
@@ -304,7 +304,7 @@ def test_changed_models_have_no_published_cost(command, mmdet_ready):
 
 
 def test_other_detectors_are_refused(mmdet_ready):
-    from eca_mmdet.analysis.complexity.parts import run_parts
+    from eca_mmdet.analysis.exact_cost import run_parts
 
     model = nn.Module()
     model.backbone = nn.Conv2d(3, 3, 1)
@@ -318,7 +318,7 @@ def test_imagenet_rows(mmdet_ready, row):
 
     152: 57.404 for 57.41; 34 with CBAM: see test_mechanisms.
     """
-    from eca_mmdet.analysis.complexity.paper import classifier_cost
+    from eca_mmdet.analysis.paper_cost import classifier_cost
 
     cost = classifier_cost(row)
     missing = row['attention'] == 'GSoP-Net1' or (

@@ -14,7 +14,7 @@ def images(tmp_path_factory):
 
 
 def test_what_adds_is_named_as_left_out(images):
-    from eca_mmdet.analysis.gates.record import measure_gates
+    from eca_mmdet.analysis.gates import measure_gates
 
     def change(cfg):
         cfg.model.backbone.plugins = [
@@ -36,7 +36,7 @@ def test_what_adds_is_named_as_left_out(images):
 
 def test_gates_that_nothing_runs(images):
     from eca_mmdet import ECALayer
-    from eca_mmdet.analysis.gates.record import measure_gates
+    from eca_mmdet.analysis.gates import measure_gates
 
     detector = build('eca')
     detector.model.spare = ECALayer(8)
@@ -57,14 +57,14 @@ def test_gates_that_nothing_runs(images):
     ],
 )
 def test_a_detector_without_gates_is_refused(images, key, part):
-    from eca_mmdet.analysis.gates.record import measure_gates
+    from eca_mmdet.analysis.gates import measure_gates
 
     with pytest.raises(UserError, match=part):
         measure_gates(build(key), images)
 
 
 def test_bad_images_are_named(images, tmp_path):
-    from eca_mmdet.analysis.gates.record import measure_gates
+    from eca_mmdet.analysis.gates import measure_gates
 
     detector = build('eca')
     (tmp_path / 'cut.png').write_bytes(images[0].read_bytes()[:300])
@@ -80,7 +80,7 @@ def test_bad_images_are_named(images, tmp_path):
 
 
 def test_diverged_weights_are_said(images):
-    from eca_mmdet.analysis.gates.record import measure_gates
+    from eca_mmdet.analysis.gates import measure_gates
 
     detector = build('eca')
     gates_of(detector.model)[3][1].conv.weight.data[0, 0, 1] = float('nan')
@@ -91,7 +91,7 @@ def test_diverged_weights_are_said(images):
 
 
 def test_a_map_too_small_for_a_gate(images):
-    from eca_mmdet.analysis.gates.record import measure_gates
+    from eca_mmdet.analysis.gates import measure_gates
 
     def change(cfg):
         steps = cfg.test_dataloader.dataset.pipeline

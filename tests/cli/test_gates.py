@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from eca_mmdet.analysis.gates.images import choose_images
+from eca_mmdet.analysis.gate_images import choose_images
 from eca_mmdet.utils.errors import UserError
 from tests.support.gate_detectors import build
 

@@ -286,10 +286,10 @@ def test_images_of_which_one_has_no_objects(mmdet_ready, shapes, command, tmp_pa
 
 def write(model, path, most):
     """Write the whole detector, for any size."""
-    from eca_mmdet.export.onnx.writer import make_part, write_graph
+    from eca_mmdet.export.writer import make_part, write_graph
 
     metadata = {'eca_mmdet': '0', 'max_per_image': most}
-    write_graph(path, make_part(model, 'all'), model, None, metadata)
+    write_graph(path, make_part(model, 'all'), metadata)
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from eca_mmdet.catalog.mechanisms import KEYS
-from eca_mmdet.export.verify.samples import make_batches
+from eca_mmdet.export.samples import make_batches
 from eca_mmdet.utils.errors import UserError
 from tests.support import exporting
 from tests.tolerances import assert_near
@@ -28,7 +28,7 @@ class _Call(torch.nn.Module):
 
 def exported(function, arrays, axes, outputs=('out',)):
     """Return a function that runs another as a graph; ``axes``: {input: [any, ...]}."""
-    from eca_mmdet.export.onnx.writer import OPSET, quiet
+    from eca_mmdet.export.writer import OPSET, quiet
 
     names = [f'in{index}' for index in range(len(arrays))]
     file = io.BytesIO()
@@ -66,7 +66,7 @@ def exported(function, arrays, axes, outputs=('out',)):
 def test_anchors_are_those_of_mmdet(settings, mmdet_ready):
     from mmdet.models.task_modules import AnchorGenerator
 
-    from eca_mmdet.export.onnx.boxes import grid_anchors
+    from eca_mmdet.export.heads import grid_anchors
 
     strides = [(4, 8), (16, 12)]  # along x, along y
     generator = AnchorGenerator(strides=strides, ratios=[0.5, 1.0, 2.0], **settings)
@@ -93,7 +93,7 @@ def test_anchors_are_those_of_mmdet(settings, mmdet_ready):
 def test_decoding_is_that_of_mmdet(clip, mmdet_ready):
     from mmdet.models.task_modules import DeltaXYWHBBoxCoder
 
-    from eca_mmdet.export.onnx.boxes import decode
+    from eca_mmdet.export.heads import decode
 
     coder = DeltaXYWHBBoxCoder((0.1, -0.2, 0, 0.3), (0.1, 0.1, 0.2, 0.5), clip)
     generator = torch.Generator().manual_seed(3)
@@ -122,7 +122,7 @@ def test_decoding_is_that_of_mmdet(clip, mmdet_ready):
 def test_levels_are_those_of_mmdet(levels, mmdet_ready):
     from mmdet.models import SingleRoIExtractor
 
-    from eca_mmdet.export.onnx.heads import level_of
+    from eca_mmdet.export.heads import level_of
 
     layer = dict(type='RoIAlign', output_size=7, sampling_ratio=0)
     strides = [2 ** (2 + level) for level in range(levels)]
@@ -168,7 +168,7 @@ def _overlap(one, other):
     ('batch', 'classes', 'count'), [(1, 1, 40), (3, 4, 25), (2, 1203, 9)]
 )
 def test_suppression_is_greedy_within_a_class(batch, classes, count):
-    from eca_mmdet.export.onnx.boxes import suppress
+    from eca_mmdet.export.heads import suppress
 
     rng = np.random.default_rng(classes)
     boxes = rng.integers(0, 3, (batch, count, 4)) * 300.0  # far out: few digits left
@@ -191,7 +191,7 @@ def test_suppression_is_greedy_within_a_class(batch, classes, count):
 
 
 def test_the_best_of_too_few():
-    from eca_mmdet.export.onnx.boxes import best
+    from eca_mmdet.export.heads import best
 
     call = exported(
         lambda s: best(s, 4), [torch.zeros(1, 9)], [[0, 1]], ('values', 'places')
@@ -207,7 +207,7 @@ def test_the_best_of_too_few():
 def test_pooling_is_that_of_mmdet(scales, mmdet_ready):
     from mmdet.models import SingleRoIExtractor
 
-    from eca_mmdet.export.onnx.heads import pool
+    from eca_mmdet.export.heads import pool
 
     generator = torch.Generator().manual_seed(0)
     maps = [
@@ -246,11 +246,11 @@ def _backbone(key, shapes, **settings):
 
 
 def _write(backbone, path):
-    from eca_mmdet.export.onnx.writer import make_part, write_graph
+    from eca_mmdet.export.writer import make_part, write_graph
 
     model = types.SimpleNamespace(backbone=backbone)
     part = make_part(model, 'backbone')
-    write_graph(path, part, model, None, {'eca_mmdet': '0'})
+    write_graph(path, part, {'eca_mmdet': '0'})
 
 
 def _assert_features(path, backbone, sizes=((2, 160, 224), (1, 192, 160))):
@@ -273,7 +273,7 @@ def test_every_mechanism_at_any_size(key, mmdet_ready, shapes, tmp_path):
 
 def test_a_transform_of_the_traced_size(mmdet_ready, shapes, tmp_path, monkeypatch):
     """FcaNet's filters have the size of these maps, and no other."""
-    from eca_mmdet.export.onnx import writer as graph_file
+    from eca_mmdet.export import writer as graph_file
 
     backbone = _backbone('fca', shapes)
     monkeypatch.setattr(graph_file, '_ANY_SIZE', (224, 224))

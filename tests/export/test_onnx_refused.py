@@ -106,7 +106,7 @@ def test_a_missing_package_is_told_first(package, export, monkeypatch, tmp_path)
 
 def _shifted(monkeypatch):
     """Anchors half a pixel off."""
-    from eca_mmdet.export.onnx import heads
+    from eca_mmdet.export import heads
 
     right = heads.grid_anchors
     monkeypatch.setattr(heads, 'grid_anchors', lambda *a: right(*a) + 0.5)
@@ -114,7 +114,7 @@ def _shifted(monkeypatch):
 
 def _scored(monkeypatch):
     """Scores a little low."""
-    from eca_mmdet.export.onnx.heads import Heads
+    from eca_mmdet.export.heads import Heads
 
     right = Heads.forward
 
@@ -127,7 +127,7 @@ def _scored(monkeypatch):
 
 def _unsuppressed(monkeypatch):
     """Suppression at another overlap."""
-    from eca_mmdet.export.onnx import heads
+    from eca_mmdet.export import heads
 
     right = heads.suppress
     monkeypatch.setattr(heads, 'suppress', lambda b, s, iou: right(b, s, iou + 0.2))
@@ -137,7 +137,7 @@ def _results(change):
     """Return a sabotage of what comes out."""
 
     def sabotage(monkeypatch):
-        from eca_mmdet.export.onnx.heads import Heads
+        from eca_mmdet.export.heads import Heads
 
         right = Heads.forward
         monkeypatch.setattr(
@@ -166,7 +166,7 @@ _moved, _twice = _results(_narrow), _results(_doubled)
 
 def _first(monkeypatch):
     """The first image's size for all: right but in a batch."""
-    from eca_mmdet.export.onnx import heads
+    from eca_mmdet.export import heads
 
     right = heads.decode
 
@@ -178,10 +178,10 @@ def _first(monkeypatch):
 
 def _fixed(monkeypatch):
     """A graph that is for one size alone."""
-    from eca_mmdet.export.onnx import writer as graph_file
+    from eca_mmdet.export import writer as graph_file
 
     monkeypatch.setattr(
-        graph_file, '_axes', lambda part, size: {n: {0: 'b'} for n in part.inputs}
+        graph_file, '_axes', lambda part, any_size: {n: {0: 'b'} for n in part.inputs}
     )
 
 
@@ -209,11 +209,11 @@ def test_wrong_features_fail(export, monkeypatch, tmp_path):
 
     right = exporter.write_graph
 
-    def wrong(path, part, model, *others):
+    def wrong(path, part, *others):
         with torch.no_grad():
-            model.backbone.conv1.weight[0] *= 1.001
-            right(path, part, model, *others)
-            model.backbone.conv1.weight[0] /= 1.001
+            part.model.backbone.conv1.weight[0] *= 1.001
+            right(path, part, *others)
+            part.model.backbone.conv1.weight[0] /= 1.001
 
     monkeypatch.setattr(exporter, 'write_graph', wrong)
     assert export('--part', 'backbone')[0] == 1
@@ -269,7 +269,7 @@ def test_a_pipeline_that_the_metadata_cannot_say(paths, command, tmp_path):
 
 def test_a_layer_that_onnx_does_not_have(monkeypatch, capfd, mmdet_ready, tmp_path):
     """One line is all that is said; PyTorch would print the graph."""
-    from eca_mmdet.export.onnx.writer import make_part, write_graph
+    from eca_mmdet.export.writer import make_part, write_graph
     from eca_mmdet.utils.errors import RunError
 
     class Odd(torch.nn.Module):
@@ -279,6 +279,6 @@ def test_a_layer_that_onnx_does_not_have(monkeypatch, capfd, mmdet_ready, tmp_pa
     model = types.SimpleNamespace(backbone=Odd())
     part = make_part(model, 'backbone')
     with pytest.raises(RunError, match='bessel_j0'):
-        write_graph(tmp_path / 'a.onnx', part, model, None, {})
+        write_graph(tmp_path / 'a.onnx', part, {})
     assert capfd.readouterr() == ('', '')
     assert names(tmp_path) == []

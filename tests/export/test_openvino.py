@@ -175,8 +175,7 @@ def test_an_image_without_objects(mmdet_ready, shapes, command, tmp_path):
 def test_as_many_classes_as_lvis_has(mmdet_ready, shapes, tmp_path):
     from mmdet.registry import MODELS
 
-    from eca_mmdet.export.onnx.writer import make_part, write_graph
-    from eca_mmdet.export.openvino import convert
+    from eca_mmdet.export.writer import convert_to_openvino, make_part, write_graph
 
     cfg, _ = exporting.random_detector('faster', shapes)
     cfg.model.roi_head.bbox_head.num_classes = 1203
@@ -189,8 +188,8 @@ def test_as_many_classes_as_lvis_has(mmdet_ready, shapes, tmp_path):
     paths = [tmp_path / 'a.xml', tmp_path / 'a.bin']
     metadata = {'eca_mmdet': '0', 'max_per_image': 8}
     part = make_part(model, 'all')
-    write_graph(tmp_path / 'a.onnx', part, model, None, metadata)
-    convert(tmp_path / 'a.onnx', paths, metadata)
+    write_graph(tmp_path / 'a.onnx', part, metadata)
+    convert_to_openvino(tmp_path / 'a.onnx', paths, metadata)
     images, shape, samples = batch(model, shapes, [(96, 96)])
     found = run(paths[0], images=images, sizes=shape)
     assert_same_objects(found, model, images, samples, least=8)

@@ -72,7 +72,7 @@ def _roi(cfg):
 def test_parts_that_are_not_covered(change, part, legacy, shapes):
     from mmdet.registry import MODELS
 
-    from eca_mmdet.export.onnx.supported import require_covered
+    from eca_mmdet.export.supported import require_covered
     from eca_mmdet.utils.errors import UserError
 
     cfg, _ = exporting.random_detector('faster', shapes)
@@ -105,7 +105,7 @@ def test_detectors_that_are_not_covered(name, part, legacy):
 
     from eca_mmdet.catalog.configs import config_root
     from eca_mmdet.engine.config import build_model
-    from eca_mmdet.export.onnx.supported import require_covered
+    from eca_mmdet.export.supported import require_covered
     from eca_mmdet.utils.errors import UserError
 
     root = config_root()

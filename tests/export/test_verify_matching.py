@@ -45,7 +45,7 @@ A, B, C = [0, 0, 10, 10], [30, 0, 50, 20], [60, 60, 90, 70]
     ],
 )
 def test_objects_that_one_list_has(one, other, counts):
-    from eca_mmdet.export.verify.matching import Limits, distance
+    from eca_mmdet.export.matching import Limits, distance
 
     found = distance(one, other, Limits(0.05, 0.5, 3))
     assert (found.objects, found.ties, found.missing) == counts
@@ -67,7 +67,7 @@ def test_objects_that_one_list_has(one, other, counts):
 )
 def test_objects_that_the_file_should_have_suppressed(double, labels, missing):
     """A copy of an object is no tie: what it would lean on has its partner."""
-    from eca_mmdet.export.verify.matching import Limits, distance
+    from eca_mmdet.export.matching import Limits, distance
 
     file = objects([A, double], [0.9, 0.9], labels)
     found = distance(objects([A], [0.9]), file, Limits(0.05, 0.5, 100))
@@ -78,7 +78,7 @@ def test_objects_that_the_file_should_have_suppressed(double, labels, missing):
 @pytest.mark.parametrize('share', [0.08, 0.2, 1 / 3, 0.5])
 def test_boxes_moved_by_a_share_of_their_width(share):
     """Two of ten narrow boxes, which no tie may excuse for they are too many."""
-    from eca_mmdet.export.verify.matching import Limits, distance
+    from eca_mmdet.export.matching import Limits, distance
 
     at = np.arange(10) * 50.0
     boxes = np.stack((at, at, at + 20, at + 30), 1)
@@ -92,7 +92,7 @@ def test_boxes_moved_by_a_share_of_their_width(share):
 
 
 def test_distances_of_pairs():
-    from eca_mmdet.export.verify.matching import Limits, distance
+    from eca_mmdet.export.matching import Limits, distance
 
     limits = Limits(0.05, 0.5, 100)
     masks = np.zeros((1, 20, 20), bool)
@@ -116,7 +116,7 @@ def test_distances_of_pairs():
 
 
 def test_boxes_that_are_all_off_are_no_ties():
-    from eca_mmdet.export.verify.matching import Limits, distance
+    from eca_mmdet.export.matching import Limits, distance
 
     limits = Limits(0.05, 0.5, 100)
     at = np.arange(40) * 20.0

@@ -54,7 +54,7 @@ def changed(trained, **changes):
 )
 def test_what_is_said_is_what_mmdet_does(scale, keep_ratio, size, trained, tmp_path):
     from eca_mmdet.export.metadata import properties
-    from eca_mmdet.export.verify.parity import require_same_input
+    from eca_mmdet.export.parity import require_same_input
 
     mine = changed(trained, scale=scale, keep_ratio=keep_ratio)
     said = properties(mine, 'all', size)
@@ -79,7 +79,7 @@ def test_what_is_said_is_what_mmdet_does(scale, keep_ratio, size, trained, tmp_p
 )
 def test_what_is_said_wrongly(change, what, trained, tmp_path):
     from eca_mmdet.export.metadata import properties
-    from eca_mmdet.export.verify.parity import require_same_input
+    from eca_mmdet.export.parity import require_same_input
     from eca_mmdet.utils.errors import UserError
 
     mine = changed(trained, scale=(128, 96))

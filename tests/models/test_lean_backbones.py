@@ -151,7 +151,7 @@ def test_float32(build, name):
 @pytest.mark.openmmlab
 def test_bytes_kept(build):
     """Half of what plain layers keep; batch statistics keep no more than plain."""
-    from eca_mmdet.analysis.complexity.exact import SavedBytes
+    from eca_mmdet.analysis.exact_cost import SavedBytes
 
     def kept(name, memory, norm_eval):
         model = build(name, memory, norm_eval)

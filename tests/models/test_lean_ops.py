@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from eca_mmdet.analysis.complexity.exact import SavedBytes
+from eca_mmdet.analysis.exact_cost import SavedBytes
 from eca_mmdet.models.lean import scaled_conv
 from eca_mmdet.models.lean.fused import conv_norm, relu_max_pool, sequence
 from tests.support.lean_parts import (

@@ -427,7 +427,7 @@ def detector(name, device='meta', **options):
 @pytest.mark.openmmlab
 @pytest.mark.parametrize('name', NAMES)
 def test_config_runs_on_the_meta_device(mmdet_ready, name):
-    from eca_mmdet.analysis.complexity.parts import run_parts
+    from eca_mmdet.analysis.exact_cost import run_parts
 
     model, cfg = detector(name)
     run_parts(model.train(), (64, 96), 2, 4, 4)

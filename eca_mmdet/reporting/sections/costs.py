@@ -53,7 +53,7 @@ def _cost(values: dict[str, Any], path: str) -> dict[str, Any]:
     from eca_mmdet import registration
 
     registration.register()
-    from eca_mmdet.analysis.complexity.exact import exact_cost
+    from eca_mmdet.analysis.exact_cost import exact_cost
     from eca_mmdet.engine.config import build_model
     from eca_mmdet.inference.detector import plain_config
 

@@ -56,8 +56,8 @@ def context(runs: Sequence[Run], options: Options) -> dict[str, Any] | None:
 def _measure(
     run: Run, limit: int, images: str | None, annotations: str | None
 ) -> dict[str, Any]:
-    from eca_mmdet.analysis.gates.images import choose_images
-    from eca_mmdet.analysis.gates.record import record_gates
+    from eca_mmdet.analysis.gate_images import choose_images
+    from eca_mmdet.analysis.gates import record_gates
 
     source = find_annotations(run, annotations)
     chosen = choose_images(source, str(find_images(run, images)), None, limit)
@@ -65,7 +65,7 @@ def _measure(
 
 
 def _section(run: Run, at: int) -> dict[str, Any]:
-    from eca_mmdet.analysis.gates.plots import GATE_HEADER, gate_cells
+    from eca_mmdet.analysis.gate_plots import GATE_HEADER, gate_cells
 
     record = run.gates or {}
     gates = record['checkpoints'][0]['gates']
@@ -91,7 +91,7 @@ def _section(run: Run, at: int) -> dict[str, Any]:
 
 def _charts(runs: Sequence[Run]) -> list[Chart]:
     """Return a chart a stage, of its last gate: a line a class, or a run."""
-    from eca_mmdet.analysis.gates.plots import drawn_classes, last_of_stages
+    from eca_mmdet.analysis.gate_plots import drawn_classes, last_of_stages
 
     having = [(at, run) for at, run in enumerate(runs) if run.gates]
     by_stage: dict[Any, list[dict[str, Any]]] = {}

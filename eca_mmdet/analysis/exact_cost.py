@@ -6,9 +6,11 @@ Multiply-adds are those of convolutions and matrix products, as PyTorch's own
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import weakref
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import astuple, dataclass
 from typing import Any
 
 import torch
@@ -17,13 +19,86 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
-from eca_mmdet.analysis.complexity.parts import run_parts
 from eca_mmdet.catalog.mechanisms import ADDING_LAYERS
 from eca_mmdet.models.attention import ChannelGate, Gate
 from eca_mmdet.utils.errors import UserError
 
+Wrap = Callable[[str, Callable[[], Any]], Any]
+"""Called with a part's name and what runs it."""
+
 Meter = Callable[[], int]
 """Returns a total that grows while a model runs."""
+
+
+def run_parts(
+    model: Any,
+    shape: tuple[int, int],
+    images: int,
+    box_regions: int,
+    mask_regions: int,
+    wrap: Wrap = lambda name, run: run(),
+) -> None:
+    """Run backbone, neck and heads on empty input; not the steps between them.
+
+    The meta device needs no memory.
+
+    Args:
+        model: a detector of mmdet with a dense head, or with an RPN and RoI heads.
+        shape: height and width, in pixels.
+        images: N of the input.
+        box_regions: for the box head (each one of a cascade), over all images.
+        mask_regions: for the mask head.
+        wrap: runs each part.
+
+    Raises:
+        UserError: the detector is of another kind.
+    """
+    parameter = next(model.parameters())
+    x = parameter.new_zeros(images, 3, *shape)
+    maps: Any = wrap('backbone', functools.partial(model.backbone, x))
+    if getattr(model, 'with_neck', False):
+        maps = wrap('neck', functools.partial(model.neck, maps))
+    heads = {name: getattr(model, name, None) for name in ('rpn_head', 'bbox_head')}
+    for name, head in heads.items():
+        if isinstance(head, nn.Module):
+            wrap(name, functools.partial(head, maps))
+    roi_head = getattr(model, 'roi_head', None)
+    if roi_head is not None:
+        for name, regions in (('bbox_head', box_regions), ('mask_head', mask_regions)):
+            _run_roi(roi_head, name, maps, regions, wrap)
+    elif heads['bbox_head'] is None:
+        raise UserError(
+            f'{type(model).__name__} has neither a dense head nor RoI heads; only '
+            'detectors of these two kinds are counted.',
+            code='unsupported-model',
+        )
+
+
+def _run_roi(roi_head: Any, name: str, maps: Any, regions: int, wrap: Wrap) -> None:
+    heads = modules_of(getattr(roi_head, name, None))
+    if not heads:
+        return
+    extractor = getattr(roi_head, name.replace('head', 'roi_extractor'), None)
+    if extractor is None:  # a mask head may share the box head's
+        extractor = roi_head.bbox_roi_extractor
+    extractors = modules_of(extractor)
+    if len(extractors) == 1:
+        extractors *= len(heads)
+    for head, own in zip(heads, extractors, strict=True):
+        side = own.roi_layers[0].output_size
+        size = (side, side) if isinstance(side, int) else tuple(side)
+        features: Tensor = maps[0].new_zeros(regions, own.out_channels, *size)
+        if getattr(roi_head, 'with_shared_head', False):
+            shared = functools.partial(roi_head.shared_head, features)
+            features = wrap('roi_head.shared_head', shared)
+        wrap(f'roi_head.{name}', functools.partial(head, features))
+
+
+def modules_of(part: Any) -> list[Any]:
+    """Return the modules of a cascade, or the only one; none for None."""
+    if part is None:
+        return []
+    return list(part) if isinstance(part, nn.ModuleList) else [part]
 
 
 def is_attention(layer: nn.Module) -> bool:
@@ -42,20 +117,15 @@ def part_of(name: str) -> str:
 
 
 class Shares:
-    """Runs a detector and shares out what a meter counts.
+    """Runs a detector and divides a meter's total among its parts.
 
-    A lean backbone runs layers by themselves while someone listens to them. Where it is
-    to run as it does, nothing of its stem is listened to (that is the backbone's rest),
-    and of its gates the factors alone.
-
-    Args:
-        model: with a backbone.
-        meter: read before and after each part.
-        lean: do not disturb the backbone.
+    A lean backbone runs layers by themselves while hooks are on them. With ``lean``,
+    its stem (the rest of the backbone) gets no hooks, and of its gates only the factors
+    are measured.
 
     Attributes:
         by_part: amounts by :func:`part_of`.
-        gates: amount of the attention layers, which the parts have as well.
+        gates: amount of the attention layers, which the parts include.
     """
 
     def __init__(self, model: Any, meter: Meter, lean: bool = False) -> None:
@@ -69,8 +139,10 @@ class Shares:
             if part_of(f'backbone.{name}') != 'stem'
         }
 
-    def run(self, **run: Any) -> None:
-        """Run the parts; arguments of ``parts.run_parts``."""
+    def run(
+        self, shape: tuple[int, int], images: int, box_regions: int, mask_regions: int
+    ) -> None:
+        """Run the parts; arguments as for :func:`run_parts`."""
         gates: list[Any] = [m for m in self._model.modules() if is_attention(m)]
         lean_gates: list[Any] = [
             m for m in gates if self._lean and isinstance(m, ChannelGate)
@@ -81,9 +153,11 @@ class Shares:
             hooks.append(module.register_forward_pre_hook(self._enter))
             hooks.append(module.register_forward_hook(self._leave))
         for gate in lean_gates:
-            gate.factors = self._measured(gate.factors)
+            gate.factors = functools.partial(self._run_factors, gate.factors)
         try:
-            run_parts(self._model, wrap=self._part, **run)
+            run_parts(
+                self._model, shape, images, box_regions, mask_regions, self._run_part
+            )
         finally:
             for hook in hooks:
                 hook.remove()
@@ -100,23 +174,18 @@ class Shares:
         else:
             self._add(part_of(f'backbone.{self._names[module]}'), amount)
 
-    def _measured(
-        self, factors: Callable[[Tensor], Tensor]
-    ) -> Callable[[Tensor], Tensor]:
-        def run_factors(pooled: Tensor) -> Tensor:
-            start = self._meter()
-            result = factors(pooled)
-            self.gates += self._meter() - start
-            return result
+    def _run_factors(self, factors: Callable[[Tensor], Any], pooled: Tensor) -> Any:
+        start = self._meter()
+        result = factors(pooled)
+        self.gates += self._meter() - start
+        return result
 
-        return run_factors
-
-    def _part(self, name: str, run_part: Callable[[], Any]) -> Any:
+    def _run_part(self, name: str, run: Callable[[], Any]) -> Any:
         start, known = self._meter(), sum(self.by_part.values())
-        output = run_part()
-        # What the backbone does outside of its layers is its stem's.
+        output = run()
+        # What the backbone does outside of its layers counts as its stem.
         rest = self._meter() - start - (sum(self.by_part.values()) - known)
-        self._add(part_of(f'{name}.') if name == 'backbone' else name, rest)
+        self._add('stem' if name == 'backbone' else name, rest)
         return output
 
     def _add(self, name: str, amount: int) -> None:
@@ -125,11 +194,11 @@ class Shares:
 
 @dataclass
 class PartCost:
-    """The cost of one part.
+    """Cost of one part.
 
     Attributes:
-        params: all of them.
-        trained: those with a gradient.
+        params: number of parameters.
+        trained: number of parameters with a gradient.
         macs: multiply-adds of one image at inference.
         saved_bytes: kept for backward by a training step, all images together.
     """
@@ -142,15 +211,16 @@ class PartCost:
 
 @dataclass
 class ExactCost:
-    """The cost of a detector.
+    """Cost of a detector.
 
     Attributes:
         parts: by name: stem, layer1 and so on of the backbone, neck, heads. A backbone
             without layers of such names is one part, 'backbone'.
-        gates: the attention layers, which are in the parts as well.
+        gates: the attention layers, which the parts include.
         images: in the training step.
-        peak_bytes: activations alive at once at inference, one image, the input too.
-        box_regions: that the box head saw at inference, and in training.
+        peak_bytes: largest activations alive at once at inference, one image, with the
+            input.
+        box_regions: of the box head at inference, and in training.
         mask_regions: the same of the mask head.
         not_run: parts that are no backbone, neck or usual head; their work is not
             counted.
@@ -166,26 +236,16 @@ class ExactCost:
 
     @property
     def total(self) -> PartCost:
-        """The sum of the parts."""
-        total = PartCost()
-        for one in self.parts.values():
-            _add(total, one)
-        return total
-
-
-def _add(total: PartCost, one: PartCost) -> None:
-    total.params += one.params
-    total.trained += one.trained
-    total.macs += one.macs
-    total.saved_bytes += one.saved_bytes
+        """Sum of the parts."""
+        return PartCost(*map(sum, zip(*map(astuple, self.parts.values()), strict=True)))
 
 
 def exact_cost(model: Any, cfg: Any, shape: tuple[int, int]) -> ExactCost:
-    """Count a detector of the meta device.
+    """Count a detector on the meta device.
 
     Args:
         model: from :func:`~eca_mmdet.engine.config.build_model`.
-        cfg: its config, for images a step and numbers of regions.
+        cfg: its config, for the numbers of images per step and of regions.
         shape: height and width of the input, in pixels.
 
     Raises:
@@ -196,7 +256,7 @@ def exact_cost(model: Any, cfg: Any, shape: tuple[int, int]) -> ExactCost:
     boxes, masks = _regions(cfg.model, images)
     cost = ExactCost({}, PartCost(), images, 0, boxes, masks)
     _count_parameters(model, cost)
-    try:
+    with reported_failures(cfg.filename):
         model.eval()
         with torch.no_grad():
             _count_macs(model, shape, cost)
@@ -205,20 +265,27 @@ def exact_cost(model: Any, cfg: Any, shape: tuple[int, int]) -> ExactCost:
             )
         model.train()
         _count_saved(model, shape, cost)
-    except ValueError as error:  # a map too small for a layer
-        raise UserError(f'{cfg.filename}: {error}', code='option-invalid') from error
-    except (RuntimeError, NotImplementedError, TypeError) as error:
-        raise UserError(
-            f'{cfg.filename}: a layer does not run without values, which the count '
-            f'needs: {error}',
-            code='unsupported-model',
-        ) from error
     if not any(name.startswith('layer') for name in cost.parts):
         cost.parts = {
             'backbone' if name == 'stem' else name: part
             for name, part in cost.parts.items()
         }
     return cost
+
+
+@contextlib.contextmanager
+def reported_failures(name: str) -> Iterator[None]:
+    """Turn the errors of a layer that cannot run here into UserError."""
+    try:
+        yield
+    except ValueError as error:  # a map too small for a layer
+        raise UserError(f'{name}: {error}', code='option-invalid') from error
+    except (RuntimeError, NotImplementedError, TypeError) as error:
+        raise UserError(
+            f'{name}: a layer does not run without values, which the count needs: '
+            f'{error}',
+            code='unsupported-model',
+        ) from error
 
 
 def _regions(model: Any, images: int) -> tuple[tuple[int, int], tuple[int, int]]:
@@ -235,26 +302,22 @@ def _regions(model: Any, images: int) -> tuple[tuple[int, int], tuple[int, int]]
 
 
 def _count_parameters(model: nn.Module, cost: ExactCost) -> None:
-    for name, one in model.named_parameters():
-        part = cost.parts.setdefault(part_of(name), PartCost())
-        part.params += one.numel()
-        part.trained += one.numel() if one.requires_grad else 0
-    for gate in model.modules():
-        if is_attention(gate):
-            for one in gate.parameters():
-                cost.gates.params += one.numel()
-                cost.gates.trained += one.numel() if one.requires_grad else 0
+    for name, parameter in model.named_parameters():
+        _add_parameter(cost.parts.setdefault(part_of(name), PartCost()), parameter)
+    for gate in filter(is_attention, model.modules()):
+        for parameter in gate.parameters():
+            _add_parameter(cost.gates, parameter)
+
+
+def _add_parameter(part: PartCost, parameter: Tensor) -> None:
+    part.params += parameter.numel()
+    part.trained += parameter.numel() if parameter.requires_grad else 0
 
 
 def _count_macs(model: Any, shape: tuple[int, int], cost: ExactCost) -> None:
     with FlopCounterMode(display=False) as counter:
         shares = Shares(model, counter.get_total_flops)
-        shares.run(
-            shape=shape,
-            images=1,
-            box_regions=cost.box_regions[0],
-            mask_regions=cost.mask_regions[0],
-        )
+        shares.run(shape, 1, cost.box_regions[0], cost.mask_regions[0])
     for name, flops in shares.by_part.items():
         cost.parts.setdefault(name, PartCost()).macs = flops // 2
     cost.gates.macs = shares.gates // 2
@@ -265,12 +328,7 @@ def _count_saved(model: Any, shape: tuple[int, int], cost: ExactCost) -> None:
     with SavedBytes(model) as saved:
         lean = getattr(model.backbone, 'memory', None) == 'lean'
         shares = Shares(model, lambda: saved.total, lean)
-        shares.run(
-            shape=shape,
-            images=cost.images,
-            box_regions=cost.box_regions[1],
-            mask_regions=cost.mask_regions[1],
-        )
+        shares.run(shape, cost.images, cost.box_regions[1], cost.mask_regions[1])
     for name, amount in shares.by_part.items():
         cost.parts.setdefault(name, PartCost()).saved_bytes = amount
     cost.gates.saved_bytes = shares.gates
@@ -279,18 +337,15 @@ def _count_saved(model: Any, shape: tuple[int, int], cost: ExactCost) -> None:
 class SavedBytes:
     """Counts the bytes that autograd keeps for backward while it is active.
 
-    A storage counts once, however many operations keep it; parameters and buffers do
-    not count. The first operation that keeps a storage has it in its account.
-
-    Args:
-        model: whose parameters and buffers are left out.
+    A storage counts once, for the first operation that keeps it; the model's parameters
+    and buffers do not count.
     """
 
     def __init__(self, model: nn.Module) -> None:
         self.total = 0
         own = (*model.parameters(), *model.buffers())
         # The storages are held, so that no later one takes the address of an earlier.
-        storages = (one.untyped_storage() for one in own)
+        storages = (tensor.untyped_storage() for tensor in own)
         self._seen = {storage._cdata: storage for storage in storages}
         self._hooks = torch.autograd.graph.saved_tensors_hooks(self._keep, lambda x: x)
 
@@ -332,14 +387,14 @@ class _LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self, func: Any, types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
         given = {
-            one.untyped_storage()._cdata
-            for one in tree_leaves((args, kwargs))
-            if isinstance(one, Tensor)
+            leaf.untyped_storage()._cdata
+            for leaf in tree_leaves((args, kwargs))
+            if isinstance(leaf, Tensor)
         }
         output = func(*args, **(kwargs or {}))
-        for one in tree_leaves(output):
-            if isinstance(one, Tensor):
-                self._follow(one.untyped_storage(), given)
+        for leaf in tree_leaves(output):
+            if isinstance(leaf, Tensor):
+                self._follow(leaf.untyped_storage(), given)
         self.highest = max(self.highest, self._now)
         return output
 

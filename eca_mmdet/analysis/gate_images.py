@@ -1,4 +1,4 @@
-"""Choose the images that gates are measured on, and the classes on them."""
+"""Selection of the images that gates are measured on, and of the classes on them."""
 
 from __future__ import annotations
 
@@ -16,17 +16,14 @@ from eca_mmdet.utils.errors import UserError
 _EXPECTED = 'a folder with images, or a COCO annotation file'
 
 MOST_FREQUENT = 4
-"""Classes by default: as many as in the article's figure."""
+"""Number of classes by default, as in the article's figure."""
 
 
 @dataclass(frozen=True)
 class ImageSet:
-    """The images to measure.
+    """Image files to measure, and the chosen classes on each, None without classes.
 
-    Attributes:
-        source: the folder or annotation file.
-        images: files.
-        classes_of: the chosen classes on each image; None where there are none.
+    ``source`` is the folder or annotation file.
     """
 
     source: str
@@ -44,13 +41,13 @@ def choose_images(
 
     Args:
         source: a folder, a COCO annotation file or an image.
-        folder: of the annotation file's images; None looks around the file.
-        classes: names; None takes the four on most images.
-        limit: of images. Of a folder they are spread over the sorted names; of a file
-            each class gives one in turn, at random but always the same.
+        folder: folder of the annotation file's images; None searches around the file.
+        classes: names; None selects the four on most images.
+        limit: number of images. In a folder they are spread over the sorted names; of a
+            file each class gives one in turn, by a fixed random order.
 
     Raises:
-        UserError: there is no such thing, it has no images or no such class.
+        UserError: the source does not exist, or has no images or no such class.
     """
     path = Path(source)
     image = path.suffix.lower() in IMAGES
@@ -70,35 +67,27 @@ def choose_images(
             )
     if image and path.is_file():
         return ImageSet(source, (path,))
-    found = _listed(path)
-    if not found:
+    try:
+        files = [file for file in path.iterdir() if file.suffix.lower() in IMAGES]
+    except OSError as error:
+        raise UserError(
+            f'--images {str(path)!r}: {error.strerror}.', code='file-unreadable'
+        ) from error
+    files = [file for file in files if file.is_file()]
+    if not files:
         raise UserError(
             f'--images {source!r} has no images ({" ".join(sorted(IMAGES))}) right in '
             f'it; those of its folders do not count. It must be {_EXPECTED}.',
             code='no-images',
         )
-    return ImageSet(source, tuple(_spread(found, limit)))
+    return ImageSet(source, _spread(files, limit))
 
 
-def _listed(folder: Path) -> list[Path]:
-    """Return the image files right in a folder, by name."""
-    try:
-        return sorted(
-            one
-            for one in folder.iterdir()
-            if one.suffix.lower() in IMAGES and one.is_file()
-        )
-    except OSError as error:
-        raise UserError(
-            f'--images {str(folder)!r}: {error.strerror}.', code='file-unreadable'
-        ) from error
-
-
-def _spread(images: list[Path], limit: int) -> list[Path]:
-    """Return ``limit`` of a list, at equal distances."""
-    if len(images) <= limit:
-        return images
-    return [images[index * len(images) // limit] for index in range(limit)]
+def _spread(images: list[Path], limit: int) -> tuple[Path, ...]:
+    """Return up to ``limit`` images at equal distances, sorted by name."""
+    images = sorted(images)
+    count = min(limit, len(images))
+    return tuple(images[index * len(images) // count] for index in range(count))
 
 
 def _of_annotations(
@@ -106,7 +95,8 @@ def _of_annotations(
 ) -> ImageSet:
     content = read_annotations(path).content
     require_instances(path, content)
-    files = {one['id']: one['file_name'] for one in content['images'] if is_image(one)}
+    images = filter(is_image, content['images'])
+    files = {image['id']: image['file_name'] for image in images}
     if not files:
         raise UserError(
             f'{path}: no entry of its images has an id and a file_name.',
@@ -115,40 +105,36 @@ def _of_annotations(
     root = _image_folder(path, folder, list(files.values()))
     images_of = _images_of(content, files)
     if not any(images_of.values()) and not classes:
-        found = [root / name for name in sorted(files.values())]
-        return ImageSet(str(path), tuple(_spread(found, limit)))
+        return ImageSet(str(path), _spread([root / f for f in files.values()], limit))
     chosen = _chosen_classes(path, images_of, classes)
-    images = _in_turn({name: images_of[name] for name in chosen}, limit)
+    ids = _in_turn([list(images_of[name]) for name in chosen], limit)
     return ImageSet(
         str(path),
-        tuple(root / files[one] for one in images),
-        tuple(
-            tuple(name for name in chosen if one in images_of[name]) for one in images
-        ),
+        tuple(root / files[key] for key in ids),
+        tuple(tuple(name for name in chosen if key in images_of[name]) for key in ids),
     )
 
 
 def _images_of(
     content: Mapping[str, Any], files: Mapping[Any, str]
 ) -> dict[str, dict[Any, None]]:
-    """Return the ids of each class's images; a crowd is no object of the class."""
-    names = {
-        one['id']: one['name'] for one in content['categories'] if is_category(one)
-    }
+    """Return the ids of each class's images in file order; crowds do not count."""
+    categories = filter(is_category, content['categories'])
+    names = {category['id']: category['name'] for category in categories}
     images_of: dict[str, dict[Any, None]] = {name: {} for name in names.values()}
-    for one in content.get('annotations', ()):
-        if not is_annotation(one) or one.get('iscrowd'):
+    for annotation in filter(is_annotation, content.get('annotations', ())):
+        if annotation.get('iscrowd'):
             continue
-        image = _known(one['image_id'], files)
-        category = _known(one['category_id'], names)
+        image = _known(annotation['image_id'], files)
+        category = _known(annotation['category_id'], names)
         if image is not None and category is not None:
             images_of[names[category]][image] = None
     return images_of
 
 
 def _known(value: Any, ids: Mapping[Any, Any]) -> Any:
-    """Return an id as ``ids`` writes it ('7' and 7 are one), None if it has none."""
-    return next((one for one in (value, other_form(value)) if one in ids), None)
+    """Return an id as written in ``ids`` ('7' equals 7), None if it is not there."""
+    return next((form for form in (value, other_form(value)) if form in ids), None)
 
 
 def _chosen_classes(
@@ -176,12 +162,11 @@ def _chosen_classes(
     return list(dict.fromkeys(classes))
 
 
-def _in_turn(images_of: Mapping[str, Mapping[Any, None]], limit: int) -> list[Any]:
-    """Return up to ``limit`` images; each class gives one in turn, if it has one left.
+def _in_turn(queues: list[list[Any]], limit: int) -> list[Any]:
+    """Return up to ``limit`` items, one of each queue in turn, in random order.
 
-    So that a rare class has as many as a frequent one.
+    So a rare class has as many images as a frequent one.
     """
-    queues = [list(images) for images in images_of.values()]
     for queue in queues:
         random.Random(0).shuffle(queue)
     taken: dict[Any, None] = {}
@@ -195,7 +180,7 @@ def _in_turn(images_of: Mapping[str, Mapping[Any, None]], limit: int) -> list[An
 
 
 def _image_folder(path: Path, folder: str | None, names: list[str]) -> Path:
-    """Return the folder that the first image is in."""
+    """Return the given folder, or the one that has the first image."""
     if folder is not None:
         if not Path(folder).is_dir():
             raise UserError(
@@ -204,7 +189,7 @@ def _image_folder(path: Path, folder: str | None, names: list[str]) -> Path:
         return Path(folder)
     beside, above = path.absolute().parent, path.absolute().parent.parent
     split = path.stem.removeprefix('instances_')
-    places = [beside, above / split, *(one / 'images' for one in (beside, above))]
+    places = [beside, above / split, beside / 'images', above / 'images']
     places += [above / 'images' / split, above]
     for place in places:
         if (place / names[0]).is_file():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,30 +27,21 @@ _SCALE = (640, 480)  # where the config names none
 
 @dataclass(frozen=True)
 class Batch:
-    """Images as the network takes them.
-
-    Attributes:
-        images: (N, 3, H, W), normalised and padded.
-        sizes: height and width in px of each, without padding.
-    """
+    """(N, 3, H, W) normalised and padded images; their heights and widths unpadded."""
 
     images: Tensor
     sizes: list[tuple[int, int]]
 
     def samples(self) -> list[Any]:
-        """Return what mmdet asks about the images beside them; none is rescaled."""
+        """Return mmdet's data samples; no image was rescaled."""
         from mmdet.structures import DetDataSample
 
+        padded = tuple(self.images.shape[2:])
+        shared = dict(
+            scale_factor=(1.0, 1.0), batch_input_shape=padded, pad_shape=padded
+        )
         return [
-            DetDataSample(
-                metainfo=dict(
-                    img_shape=size,
-                    ori_shape=size,
-                    scale_factor=(1.0, 1.0),
-                    batch_input_shape=tuple(self.images.shape[2:]),
-                    pad_shape=tuple(self.images.shape[2:]),
-                )
-            )
+            DetDataSample(metainfo=dict(img_shape=size, ori_shape=size, **shared))
             for size in self.sizes
         ]
 
@@ -57,9 +49,7 @@ class Batch:
 def find_samples(folder: str | None, cfg: Any) -> tuple[list[Image], str]:
     """Return some images (H, W, 3) BGR, and where they are from.
 
-    Args:
-        folder: with images; None takes those of the config's test, or draws some.
-        cfg: the config.
+    Without a folder, use the config's test images, or generated ones.
 
     Raises:
         UserError: the folder has no image that can be read.
@@ -74,14 +64,11 @@ def find_samples(folder: str | None, cfg: Any) -> tuple[list[Image], str]:
                 f'--images {folder} has no image that OpenCV reads.', code='no-images'
             )
         return images, f'of {folder}'
-    of_test = _test_folder(cfg)
-    if of_test is not None and of_test.is_dir():
-        try:
-            images = _read(of_test, media.find_images(of_test))
-        except UserError:
-            images = []
-        if images:
-            return images, f'of {of_test}, where the config has its test images'
+    test_folder = _test_folder(cfg)
+    if test_folder is not None and test_folder.is_dir():
+        with contextlib.suppress(UserError):
+            if images := _read(test_folder, media.find_images(test_folder)):
+                return images, f'of {test_folder}, where the config has its test images'
     from eca_mmdet.datasets.shapes import draw_image
 
     drawn = [draw_image(0, 'val', index)[0] for index in range(_COUNT)]
@@ -94,12 +81,12 @@ def _test_folder(cfg: Any) -> Path | None:
         return None
     prefix = dataset.get('data_prefix')
     below = prefix.get('img') if isinstance(prefix, dict) else None
-    parts = [str(one) for one in (dataset.get('data_root'), below) if one]
+    parts = [str(part) for part in (dataset.get('data_root'), below) if part]
     return Path(*parts) if parts else None
 
 
 def _read(root: Path, names: Sequence[str]) -> list[Image]:
-    """Read the first few images that can be."""
+    """Read the first few readable images."""
     images: list[Image] = []
     for name in names[: 4 * _COUNT]:
         image = cv2.imread(str(root / name))
@@ -109,11 +96,11 @@ def _read(root: Path, names: Sequence[str]) -> list[Image]:
 
 
 def make_batches(images: list[Image], model: Any, metadata: Any) -> list[Batch]:
-    """Return inputs of one image and of two, for any size at two sizes.
+    """Return inputs of one image and of two; where any size is allowed, of two sizes.
 
     Args:
         images: (H, W, 3) BGR, at least one.
-        model: whose preprocessing it is.
+        model: the detector, whose preprocessing is used.
         metadata: of the file.
 
     Raises:
@@ -132,30 +119,24 @@ def make_batches(images: list[Image], model: Any, metadata: Any) -> list[Batch]:
         ]
         groups = [resized[:1], resized[1:2], resized[2:]]
         batches = [_batch(group, model, size) for group in groups]
-        problem = next(filter(None, (_refusal(model, one) for one in batches)), '')
-        if not problem:
+        try:
+            with torch.no_grad():
+                for batch in batches:
+                    model.backbone(batch.images)
             return batches
+        except ValueError as error:  # the map is too small for a layer
+            problem = str(error)
     raise UserError(
         f'the detector does not take images of this size: {problem}',
         code='option-invalid',
     )
 
 
-def _refusal(model: Any, batch: Batch) -> str:
-    """Return what a layer says of a map that is too small for it."""
-    try:
-        with torch.no_grad():
-            model.backbone(batch.images)
-    except ValueError as error:
-        return str(error)
-    return ''
-
-
 def _fit(image: Image, bounds: tuple[float, float], size: Any) -> Image:
     """Resize as mmdet does: the longer side to the larger bound, or the other."""
     sides = image.shape[:2]
     factor = min(max(bounds) / max(sides), min(bounds) / min(sides))
-    if size is not None:  # whichever way it lies, it is to fit
+    if size is not None:  # landscape or portrait, it must fit
         factor = min(factor, size[0] / sides[0], size[1] / sides[1])
     height, width = (max(1, int(side * factor + 0.5)) for side in sides)
     resized = cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR)
@@ -163,12 +144,12 @@ def _fit(image: Image, bounds: tuple[float, float], size: Any) -> Image:
 
 
 def _batch(images: list[Image], model: Any, size: Any) -> Batch:
-    tensors = [torch.from_numpy(one).permute(2, 0, 1) for one in images]
+    tensors = [torch.from_numpy(image).permute(2, 0, 1) for image in images]
     with torch.no_grad():
         data = model.data_preprocessor({'inputs': tensors, 'data_samples': None})
     inputs = data['inputs']
     if size is not None:
-        missing = (size[1] - inputs.shape[3], size[0] - inputs.shape[2])
+        right, bottom = size[1] - inputs.shape[3], size[0] - inputs.shape[2]
         value = float(model.data_preprocessor.pad_value)
-        inputs = F.pad(inputs, (0, missing[0], 0, missing[1]), value=value)
-    return Batch(inputs, [(one.shape[0], one.shape[1]) for one in images])
+        inputs = F.pad(inputs, (0, right, 0, bottom), value=value)
+    return Batch(inputs, [(image.shape[0], image.shape[1]) for image in images])

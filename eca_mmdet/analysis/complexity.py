@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, overload
+from typing import Any, Literal, overload
 
+from eca_mmdet.analysis.exact_cost import ExactCost, exact_cost
+from eca_mmdet.analysis.paper_cost import paper_cost
 from eca_mmdet.catalog.published import published_rows
 from eca_mmdet.engine.config import build_model, load_config
 from eca_mmdet.utils.errors import UserError
-
-if TYPE_CHECKING:
-    from eca_mmdet.analysis.complexity.exact import ExactCost
 
 PAPER_SHAPE = (1280, 800)
 """Width and height that the published numbers are for."""
@@ -19,12 +18,7 @@ PAPER_SHAPE = (1280, 800)
 
 @dataclass(frozen=True)
 class ExactRow:
-    """Exact cost of one detector.
-
-    Attributes:
-        config: name or path.
-        cost: by part.
-    """
+    """Exact cost of one detector, given by name or path."""
 
     config: str
     cost: ExactCost
@@ -35,7 +29,7 @@ class PaperRow:
     """Cost of one detector by the convention of the paper's tables.
 
     Attributes:
-        config: name or path.
+        config: its name or path.
         params_m: trained parameters in 10^6.
         gflops: operations in 10^9.
         published: ``params_m`` and ``gflops`` of the table; None where there are none.
@@ -78,7 +72,7 @@ def complexity(
         configs: names or paths; 'tables' stands for all of the paper's tables.
         shape: width and height of the input, in pixels.
         convention: 'exact', or 'paper' to count as the published tables do.
-        options: overrides of config entries, as KEY=VALUE.
+        options: overrides of config entries, each KEY=VALUE.
 
     Raises:
         UserError: a config is not one of a detector, or cannot be counted.
@@ -95,28 +89,22 @@ def complexity(
             f'--shape must be at least 32 32; got {shape}.', code='option-invalid'
         )
     loaded = load_configs(configs, options)
-    from eca_mmdet.analysis.complexity.exact import exact_cost
-    from eca_mmdet.analysis.complexity.paper import paper_cost
-
     size = (shape[1], shape[0])
     if convention == 'exact':
         return [
             ExactRow(name, exact_cost(build_model(cfg, 'meta'), cfg, size))
             for name, cfg in loaded.items()
         ]
-    known = {row.config: row for row in published_rows()}
-    if shape != PAPER_SHAPE or options:
-        known = {}
+    known = {}
+    if shape == PAPER_SHAPE and not options:
+        known = {
+            row.config: {'params_m': row.params_m.value, 'gflops': row.gflops.value}
+            for row in published_rows()
+        }
     rows = []
     for name, cfg in loaded.items():
-        numbers = None
-        if name in known:
-            numbers = {
-                'params_m': known[name].params_m.value,
-                'gflops': known[name].gflops.value,
-            }
         cost = paper_cost(build_model(cfg, 'meta'), size)
-        rows.append(PaperRow(name, cost['params_m'], cost['gflops'], numbers))
+        rows.append(PaperRow(name, **cost, published=known.get(name)))
     return rows
 
 
@@ -124,14 +112,10 @@ def load_configs(
     names: str | Sequence[str], options: Sequence[str] = ()
 ) -> dict[str, Any]:
     """Return detector configs by the names given; arguments as :func:`complexity`."""
-    names = [names] if isinstance(names, str) else names
-    every = [
-        config
-        for name in names
-        for config in (
-            [row.config for row in published_rows()] if name == 'tables' else [name]
-        )
-    ]
+    every: list[str] = []
+    for name in [names] if isinstance(names, str) else names:
+        tables = [row.config for row in published_rows()]
+        every += tables if name == 'tables' else [name]
     configs = {}
     for name in dict.fromkeys(every):
         cfg = load_config(name, options)

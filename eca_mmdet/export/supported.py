@@ -1,7 +1,7 @@
-"""Which detectors the export of heads is for. Anything else is refused by name.
+"""Detectors whose heads can be exported.
 
-The heads are not traced as mmdet has them: what stands around their layers is written
-anew in this package. So a part must be the very one that this was done for.
+The heads are not traced as mmdet has them: what surrounds their layers is rewritten in
+this package, for exactly these classes and settings.
 """
 
 from __future__ import annotations
@@ -15,11 +15,7 @@ _KNOWN = 'Faster R-CNN, Mask R-CNN and RetinaNet as mmdet 3 has them are'
 
 
 def require_covered(model: Any) -> None:
-    """Refuse a detector whose objects the exported graph would not find.
-
-    Raises:
-        UserError: saying which part it is.
-    """
+    """Raise UserError naming a part that the exported graph does not follow."""
     for problem in _problems(model):
         raise UserError(
             f'{type(model).__name__} cannot be exported whole: {problem}. {_KNOWN} '
@@ -33,8 +29,7 @@ def _problems(model: Any) -> Iterator[str]:
 
     kinds = (TwoStageDetector, SingleStageDetector)
     base = next((kind for kind in kinds if isinstance(model, kind)), None)
-    own = [name for name in ('predict', 'extract_feat') if _differs(model, base, name)]
-    if base is None or own:
+    if base is None or _overridden(model, base, 'predict', 'extract_feat'):
         yield 'it is another kind of detector'
     elif base is TwoStageDetector:
         yield from _two_stages(model)
@@ -45,20 +40,24 @@ def _problems(model: Any) -> Iterator[str]:
             yield 'min_bbox_size is in pixels of the original image'
 
 
-def _differs(model: Any, base: Any, name: str) -> bool:
-    """Tell whether a class has its own method, and not that of mmdet's ``base``."""
-    return getattr(type(model), name, None) is not getattr(base, name, None)
+def _overridden(part: Any, base: type, *names: str) -> list[str]:
+    """Return the methods that are not those of mmdet's ``base``."""
+    kind = type(part)
+    return [n for n in names if getattr(kind, n, None) is not getattr(base, n, None)]
+
+
+def _other_type(part: Any, expected: type, name: str) -> Iterator[str]:
+    if type(part) is not expected:
+        yield f'its {name} is a {type(part).__name__}, not {expected.__name__}'
 
 
 def _two_stages(model: Any) -> Iterator[str]:
-    from mmdet.models import RPNHead, StandardRoIHead
+    from mmdet.models import FCNMaskHead, RPNHead, StandardRoIHead
 
     rpn: Any = getattr(model, 'rpn_head', None)
     roi: Any = model.roi_head
-    if type(rpn) is not RPNHead:
-        yield f'its rpn_head is a {type(rpn).__name__}, not RPNHead'
-    if type(roi) is not StandardRoIHead:
-        yield f'its roi_head is a {type(roi).__name__}, not StandardRoIHead'
+    yield from _other_type(rpn, RPNHead, 'rpn_head')
+    yield from _other_type(roi, StandardRoIHead, 'roi_head')
     yield from _dense_head(rpn, 'rpn_head')
     yield from _test_cfg(rpn.test_cfg, 'test_cfg.rpn', dense=True)
     if roi.with_shared_head:
@@ -67,7 +66,8 @@ def _two_stages(model: Any) -> Iterator[str]:
     yield from _extractor(roi.bbox_roi_extractor, 'bbox_roi_extractor')
     yield from _test_cfg(roi.test_cfg, 'test_cfg.rcnn', dense=False)
     if roi.with_mask:
-        yield from _mask_head(roi)
+        yield from _other_type(roi.mask_head, FCNMaskHead, 'mask_head')
+        yield from _extractor(roi.mask_roi_extractor, 'mask_roi_extractor')
 
 
 def _dense_head(head: Any, name: str) -> Iterator[str]:
@@ -76,11 +76,9 @@ def _dense_head(head: Any, name: str) -> Iterator[str]:
 
     if not isinstance(head, AnchorHead):
         yield f'its {name}, a {type(head).__name__}, has no anchors'
-    methods = ('forward', 'predict', 'predict_by_feat')
-    own = [name for name in methods if _differs(head, AnchorHead, name)]
+    own = _overridden(head, AnchorHead, 'forward', 'predict', 'predict_by_feat')
     base = RPNHead if type(head) is RPNHead else AnchorHead
-    after = ('_predict_by_feat_single', '_bbox_post_process')
-    own += [name for name in after if _differs(head, base, name)]
+    own += _overridden(head, base, '_predict_by_feat_single', '_bbox_post_process')
     if own:
         yield f'its {name}, a {type(head).__name__}, has its own {own[0]}'
     if type(head.prior_generator) is not AnchorGenerator:
@@ -104,7 +102,7 @@ def _box_head(head: Any) -> Iterator[str]:
     from mmdet.models import ConvFCBBoxHead
 
     methods = ('forward', 'predict_by_feat', '_predict_by_feat_single')
-    own = [name for name in methods if _differs(head, ConvFCBBoxHead, name)]
+    own = _overridden(head, ConvFCBBoxHead, *methods)
     if not isinstance(head, ConvFCBBoxHead) or own:
         yield f'its bbox_head is a {type(head).__name__}, not ConvFCBBoxHead'
     if not (head.with_cls and head.with_reg):
@@ -116,24 +114,14 @@ def _extractor(extractor: Any, name: str) -> Iterator[str]:
     from mmcv.ops import RoIAlign
     from mmdet.models import SingleRoIExtractor
 
-    if type(extractor) is not SingleRoIExtractor:
-        yield f'its {name} is a {type(extractor).__name__}, not SingleRoIExtractor'
+    yield from _other_type(extractor, SingleRoIExtractor, name)
     for layer in extractor.roi_layers:
         if type(layer) is not RoIAlign or layer.pool_mode != 'avg':
             kind = type(layer).__name__
             yield f'its {name} pools by {kind}, not by averaging RoIAlign'
 
 
-def _mask_head(roi: Any) -> Iterator[str]:
-    from mmdet.models import FCNMaskHead
-
-    if type(roi.mask_head) is not FCNMaskHead:
-        yield f'its mask_head is a {type(roi.mask_head).__name__}, not FCNMaskHead'
-    yield from _extractor(roi.mask_roi_extractor, 'mask_roi_extractor')
-
-
 def _test_cfg(cfg: Any, name: str, dense: bool) -> Iterator[str]:
-    """Find settings that the graph does not follow."""
     cfg = cfg or {}
     nms = cfg.get('nms') or {}
     kind, threshold = nms.get('type', 'nms'), nms.get('iou_threshold')

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from eca_mmdet.analysis.gate_images import MOST_FREQUENT
 from eca_mmdet.evaluation.tables import render
 from eca_mmdet.utils.plotting import new_figure, save_figure
 from eca_mmdet.utils.text import printable
@@ -23,36 +24,25 @@ GATE_HEADER = (
 
 _GREY = '#666666'
 _LEAST_SPAN = 2e-4
-"""Least height of a y-axis: closer values are equal, and are drawn so."""
+"""Smallest range of a y-axis: closer values count as equal, and look equal."""
 
-_ARTICLE_CLASSES = 4
 _MOST_LINES = 256
-"""Channels of a panel with lines; of more, lines would cover each other."""
+"""Channels up to which a panel has lines; more of them would hide each other."""
 
 Gate = Mapping[str, Any]
 Key = tuple[Any, ...]
 
 
 def draw_gates(record: Mapping[str, Any], folder: Path) -> list[Path]:
-    """Draw the figures of a record; checkpoints stand side by side.
-
-    Args:
-        record: content of ``gates.json``.
-        folder: to write into.
+    """Draw the figures of ``gates.json``, with checkpoints side by side.
 
     Returns:
         ``gates.png`` (the last gate of every stage, a line for each class) and, if a
-        gate has one, ``kernels.png``.
-
-    Raises:
-        UserError: a file cannot be written.
+        gate has a kernel, ``kernels.png``.
     """
-    figures = {
-        'gates.png': channels_figure(record),
-        'kernels.png': kernels_figure(record),
-    }
     written = []
-    for name, figure in figures.items():
+    for name, draw in (('gates.png', channels_figure), ('kernels.png', kernels_figure)):
+        figure = draw(record)
         if figure is not None:
             save_figure(figure, folder / name, dpi=100)
             written.append(folder / name)
@@ -60,21 +50,13 @@ def draw_gates(record: Mapping[str, Any], folder: Path) -> list[Path]:
 
 
 def drawn_classes(record: Mapping[str, Any]) -> list[str]:
-    """Return the classes to draw: all, or of more than seven the four on most images.
-
-    Args:
-        record: content of ``gates.json``, whose classes are in that order.
-    """
+    """Return the classes to draw: up to seven, or the four on most images."""
     names = [entry['name'] for entry in record['classes']]
-    return names if len(names) <= len(COLOURS) else names[:_ARTICLE_CLASSES]
+    return names if len(names) <= len(COLOURS) else names[:MOST_FREQUENT]
 
 
 def last_of_stages(gates: Sequence[Gate]) -> dict[Key, Gate]:
-    """Return the last gate of every stage, and every gate that is in none.
-
-    Args:
-        gates: of one checkpoint, in the order in which they run.
-    """
+    """Return a checkpoint's last gate of every stage, and every gate outside one."""
     last: dict[Key, Gate] = {}
     for index, gate in enumerate(gates):
         stage = gate['stage']
@@ -85,23 +67,20 @@ def last_of_stages(gates: Sequence[Gate]) -> dict[Key, Gate]:
 def channels_figure(record: Mapping[str, Any]) -> Any:
     """Draw the article's figure: gate by channel, a line for each class.
 
-    With several classes, their differences from the mean are drawn below.
+    With several classes, their differences from the mean follow below.
     """
     chosen = [last_of_stages(entry['gates']) for entry in record['checkpoints']]
-    keys = list(dict.fromkeys(key for gates in chosen for key in gates))
-    keys.sort(key=lambda key: (key[0] != 'stage', key[1]))
+    keys = sorted(set().union(*chosen), key=lambda key: (key[0] != 'stage', key[1]))
     classes = drawn_classes(record)
     kinds = [_draw_lines, _draw_differences][: max(1, min(2, len(classes)))]
     rows, columns = len(keys) * len(kinds), len(chosen)
     width = 9 if columns == 1 else 6.5 * columns
-    height = 1.55 * rows + 0.45 * len(keys) + 0.7
-    figure, grid = new_figure(
-        rows, columns, figsize=(width, height), layout='constrained'
-    )
+    size = width, 1.55 * rows + 0.45 * len(keys) + 0.7
+    figure, grid = new_figure(rows, columns, figsize=size, layout='constrained')
     grid = np.array(grid, dtype=object).reshape(rows, columns)
     for index, line in enumerate(grid):
         draw = kinds[index % len(kinds)]
-        gates = [one.get(keys[index // len(kinds)]) for one in chosen]
+        gates = [last.get(keys[index // len(kinds)]) for last in chosen]
         for axes, gate in zip(line, gates, strict=True):
             if gate is None:
                 axes.set_axis_off()
@@ -146,13 +125,12 @@ def _plot(axes: Any, lines: npt.NDArray[Any], colours: Sequence[str]) -> None:
 
 
 def _share_limits(line: Sequence[Any], gates: Sequence[Gate | None]) -> None:
-    """Give the panels of gates of one range one y-axis."""
-    for bounds in {tuple(gate['range']) for gate in gates if gate}:
-        shared = [
-            axes
-            for axes, gate in zip(line, gates, strict=True)
-            if gate and tuple(gate['range']) == bounds
-        ]
+    """Give panels of gates with the same range the same y-axis."""
+    by_range: dict[tuple[float, ...], list[Any]] = {}
+    for axes, gate in zip(line, gates, strict=True):
+        if gate is not None:
+            by_range.setdefault(tuple(gate['range']), []).append(axes)
+    for shared in by_range.values():
         lows, highs = zip(*(axes.get_ylim() for axes in shared), strict=True)
         middle = (min(lows) + max(highs)) / 2
         half = max(max(highs) - min(lows), _LEAST_SPAN) / 2
@@ -189,21 +167,16 @@ def _class_legend(
 
 
 def kernels_figure(record: Mapping[str, Any]) -> Any:
-    """Draw the kernels of each checkpoint as a heat map: neighbour by depth."""
-    kernels = [
-        (entry, [gate for gate in entry['gates'] if gate['kernel']])
-        for entry in record['checkpoints']
-    ]
-    kernels = [(entry, gates) for entry, gates in kernels if gates]
+    """Draw the kernels of each checkpoint as a heat map, neighbour by depth, if any."""
+    kernels = []
+    for entry in record['checkpoints']:
+        if gates := [gate for gate in entry['gates'] if gate['kernel']]:
+            kernels.append((entry, gates))
     if not kernels:
         return None
     most = max(len(gates) for _, gates in kernels)
-    figure, grid = new_figure(
-        len(kernels),
-        1,
-        figsize=(min(24.0, max(6.0, 0.62 * most)), 2.5 * len(kernels) + 0.6),
-        layout='constrained',
-    )
+    size = min(24.0, max(6.0, 0.62 * most)), 2.5 * len(kernels) + 0.6
+    figure, grid = new_figure(len(kernels), 1, figsize=size, layout='constrained')
     weights = [w for _, gates in kernels for gate in gates for w in gate['kernel']]
     limit = max(map(abs, weights)) or 1.0
     for axes, (entry, gates) in zip(np.ravel(grid), kernels, strict=True):
@@ -241,7 +214,7 @@ def _draw_heat(axes: Any, gates: Sequence[Gate], limit: float) -> Any:
 
 
 def _place(gate: Gate) -> str:
-    """Return a short name of a gate: 3.5 is stage 3, block 5."""
+    """Return a short name of a gate, e.g. 3.5 for stage 3, block 5."""
     tail = gate['name'].rpartition('.')[2]
     if gate['stage'] is None:
         return _label(tail, 12)
@@ -260,7 +233,7 @@ def _put_title(axes: Any, entry: Mapping[str, Any]) -> None:
 
 
 def _label(name: str, most: int = 24) -> str:
-    """Return a name as matplotlib shows it: short, and not as mathematics."""
+    """Return a name for matplotlib: short, and not read as mathematics."""
     name = printable(name)
     short = name if len(name) <= most else f'{name[: most - 1]}…'
     return short.replace('$', r'\$')
@@ -269,23 +242,18 @@ def _label(name: str, most: int = 24) -> str:
 def gate_tables(record: Mapping[str, Any], style: str = 'table') -> str:
     """Return a table of each checkpoint's gates, and what its columns mean.
 
-    Args:
-        record: content of ``gates.json``.
-        style: of :func:`eca_mmdet.evaluation.tables.render`.
+    ``style`` is that of :func:`eca_mmdet.evaluation.tables.render`.
     """
     parts = []
-    for one in record['checkpoints']:
-        cells = [gate_cells(gate) for gate in one['gates']]
-        title = printable(f'{one.get("file", "")} ({one["detector"]})'.strip())
+    for entry in record['checkpoints']:
+        cells = [gate_cells(gate) for gate in entry['gates']]
+        title = printable(f'{entry.get("file", "")} ({entry["detector"]})'.strip())
         parts.append(f'{title}\n\n{render(["gate", *GATE_HEADER], cells, style)}')
     return '\n\n'.join([*parts, _legend(record)])
 
 
 def gate_cells(gate: Mapping[str, Any]) -> list[str]:
     """Return a gate's row of the table: its name and ``GATE_HEADER``."""
-    mean, over_images = (
-        sum(gate[key]) / gate['channels'] for key in ('mean', 'deviation')
-    )
     kernel = gate['kernel']
     return [
         gate['name'],
@@ -293,8 +261,8 @@ def gate_cells(gate: Mapping[str, Any]) -> list[str]:
         gate['layer'],
         str(gate['channels']),
         _or_dash(kernel and len(kernel)),
-        f'{mean:.3f}',
-        f'{over_images:.4f}',
+        f'{sum(gate["mean"]) / gate["channels"]:.3f}',
+        f'{sum(gate["deviation"]) / gate["channels"]:.4f}',
         '-' if gate['class_spread'] is None else f'{gate["class_spread"]:.4f}',
         *map(_or_dash, (gate['dead'], gate['saturated'], gate['constant'])),
     ]
@@ -307,11 +275,11 @@ def _or_dash(value: int | None) -> str:
 def _legend(record: Mapping[str, Any]) -> str:
     at = record['thresholds']
     classes = ', '.join(
-        f'{printable(one["name"])} ({one["images"]})' for one in record['classes']
+        f'{printable(entry["name"])} ({entry["images"]})' for entry in record['classes']
     )
+    counts = f'of each class: {classes}' if classes else 'no classes'
     lines = [
-        f'{record["images"]} images of {printable(record["image_source"])}'
-        + (f'; of each class: {classes}' if classes else '; no classes'),
+        f'{record["images"]} images of {printable(record["image_source"])}; {counts}',
         'mean: of the gate over images and channels. over images, between classes: '
         "standard deviation over the images, and over the classes' means; averaged "
         'over channels.',

@@ -19,26 +19,21 @@ SCORE = 1e-3
 MASK = 0.01
 """Largest share of a mask's pixels that may differ; one pixel always may."""
 IOU = 0.01
-"""So near to the threshold of suppression, two boxes may or may not suppress."""
+"""Within this distance of the threshold, two boxes may or may not suppress."""
 
 TIES = 0.05
 """Largest share of ties; two always may be. With more of them, boxes that are all a
 little off would pass for boxes that suppress each other."""
 
-_SAME = 0.9  # IoU of what is taken for one object
+_SAME = 0.9  # IoU from which two boxes are one object
 
 
 @dataclass
 class Distance:
-    """How far apart the objects of some images are.
+    """Counts of objects, and the largest differences of those that both lists have.
 
-    Attributes:
-        objects: that both have.
-        ties: that one has, and whose score or overlap is at a threshold.
-        missing: that one has for no such reason.
-        box_px: largest difference of a coordinate.
-        score: largest difference of a score.
-        mask: largest share of a mask's pixels that differ.
+    A tie is an object of one list whose score or overlap is at a threshold; ``missing``
+    counts the others. ``mask`` is a share of pixels.
     """
 
     objects: int = 0
@@ -49,7 +44,7 @@ class Distance:
     mask: float = 0.0
 
     def add(self, other: Distance) -> None:
-        """Count another image in."""
+        """Include another image."""
         for name in ('objects', 'ties', 'missing'):
             setattr(self, name, getattr(self, name) + getattr(other, name))
         for name in ('box_px', 'score', 'mask'):
@@ -67,72 +62,61 @@ class Distance:
 
 @dataclass(frozen=True)
 class Limits:
-    """Where objects are cut off.
-
-    Attributes:
-        score: only higher ones are objects.
-        nms_iou: of more than this, the lower score goes.
-        count: most of an image.
-    """
+    """Score threshold, IoU threshold of suppression, and largest number per image."""
 
     score: float
     nms_iou: float
     count: int
 
 
-def distance(one: Prediction, other: Prediction, limits: Limits) -> Distance:
-    """Match the objects by label and overlap, and measure the pairs.
+def distance(reference: Prediction, exported: Prediction, limits: Limits) -> Distance:
+    """Match mmdet's and the file's objects by label and overlap; measure the pairs.
 
     An object that only one list has is a tie where a difference within the tolerances
     decides whether it is there: its score is at the threshold, or at that of the last
     of a full list; or it overlaps another of the class just at the threshold of
     suppression, and that one both lists have; or the other list has one of an equal
-    score in its place, which overlaps by more.
-
-    Args:
-        one: of mmdet.
-        other: of the file, where no two of a class may overlap by more.
-        limits: of both.
+    score in its place, which overlaps by more. In the file, no two objects of a class
+    may overlap by more.
     """
-    overlaps = iou(one.boxes, other.boxes)
-    overlaps[one.labels[:, None] != other.labels] = -1
+    overlaps = _overlaps(reference, exported)
     pairs = _pairs(overlaps)
-    left = [set(range(len(side.scores))) for side in (one, other)]
+    left = [set(range(len(side.scores))) for side in (reference, exported)]
     for first, second in pairs:
         left[0].discard(first)
         left[1].discard(second)
-    found = Distance(objects=len(pairs), missing=_doubles(other, limits))
+    total = Distance(objects=len(pairs), missing=_doubles(exported, limits))
     for first, second in pairs:
-        found.add(_between(one, first, other, second))
-    for side, own, others in ((0, one, other), (1, other, one)):
+        total.add(_between(reference, first, exported, second))
+    for side, own, others in ((0, reference, exported), (1, exported, reference)):
         table = overlaps.T if side else overlaps
         single = np.isin(np.arange(len(others.scores)), list(left[1 - side]))
         for place in left[side]:
             score = own.scores[place]
             tied = _is_tie(score, table[place], others.scores, single, limits)
-            found.ties += tied
-            found.missing += not tied
-    return found
+            total.ties += tied
+            total.missing += not tied
+    return total
 
 
-def iou(one: Array, other: Array) -> Array:
-    """Return the (K, L) overlaps of (K, 4) and (L, 4) boxes, x1, y1, x2, y2."""
-    low = np.maximum(one[:, None, :2], other[None, :, :2])
-    high = np.minimum(one[:, None, 2:], other[None, :, 2:])
-    inter = np.prod(np.clip(high - low, 0, None), 2)
-    areas = [np.prod(boxes[:, 2:] - boxes[:, :2], 1) for boxes in (one, other)]
-    union = areas[0][:, None] + areas[1] - inter
-    found: Array = inter / np.maximum(union, 1e-9)
-    return found
+def _overlaps(rows: Prediction, columns: Prediction) -> Array:
+    """Return the (K, L) IoU of K and L objects, -1 between classes."""
+    a, b = rows.boxes[:, None], columns.boxes[None]
+    sides = np.minimum(a[..., 2:], b[..., 2:]) - np.maximum(a[..., :2], b[..., :2])
+    inter = np.prod(np.clip(sides, 0, None), 2)
+    areas = [np.prod(boxes[..., 2:] - boxes[..., :2], 2) for boxes in (a, b)]
+    iou: Array = inter / np.maximum(areas[0] + areas[1] - inter, 1e-9)
+    iou[rows.labels[:, None] != columns.labels] = -1
+    return iou
 
 
 def _pairs(overlaps: Array) -> list[tuple[int, int]]:
-    """Take the largest overlap first; each object has one partner."""
+    """Pair objects, largest overlap first."""
     pairs: list[tuple[int, int]] = []
     rows, columns = np.nonzero(overlaps >= _SAME)
     taken: tuple[set[int], set[int]] = (set(), set())
-    for at in np.argsort(-overlaps[rows, columns], kind='stable'):
-        pair = int(rows[at]), int(columns[at])
+    for index in np.argsort(-overlaps[rows, columns], kind='stable'):
+        pair = int(rows[index]), int(columns[index])
         if pair[0] not in taken[0] and pair[1] not in taken[1]:
             pairs.append(pair)
             taken[0].add(pair[0])
@@ -140,38 +124,34 @@ def _pairs(overlaps: Array) -> list[tuple[int, int]]:
     return pairs
 
 
-def _between(one: Prediction, first: int, other: Prediction, second: int) -> Distance:
+def _between(
+    reference: Prediction, first: int, exported: Prediction, second: int
+) -> Distance:
     mask = 0.0
-    if one.masks is not None and other.masks is not None:
-        a, b = one.masks[first], other.masks[second]
+    if reference.masks is not None and exported.masks is not None:
+        a, b = reference.masks[first], exported.masks[second]
         differ = int((a ^ b).sum())
         mask = differ / int((a | b).sum()) if differ > 1 else 0.0
     return Distance(
-        box_px=float(np.abs(one.boxes[first] - other.boxes[second]).max()),
-        score=float(abs(one.scores[first] - other.scores[second])),
+        box_px=float(np.abs(reference.boxes[first] - exported.boxes[second]).max()),
+        score=float(abs(reference.scores[first] - exported.scores[second])),
         mask=mask,
     )
 
 
-def _doubles(found: Prediction, limits: Limits) -> int:
+def _doubles(objects: Prediction, limits: Limits) -> int:
     """Count the objects that another of their class should have suppressed."""
-    overlaps = iou(found.boxes, found.boxes)
-    overlaps[found.labels[:, None] != found.labels] = -1
-    over = np.triu(overlaps > limits.nms_iou + IOU, 1)
+    over = np.triu(_overlaps(objects, objects) > limits.nms_iou + IOU, 1)
     return int(over.any(0).sum())
 
 
 def _is_tie(
     score: float, overlaps: Array, scores: Array, single: Array, limits: Limits
 ) -> bool:
-    """Tell so of an object that only one list has.
+    """Tell whether an object that only one list has is a tie.
 
-    Args:
-        score: its.
-        overlaps: with the objects of the other list; -1 of another class.
-        scores: theirs.
-        single: which of them have no partner.
-        limits: of both lists.
+    ``overlaps`` and ``scores`` are those of the other list's objects, ``single`` marks
+    the ones without a partner.
     """
     if score <= limits.score + SCORE:
         return True

@@ -2,30 +2,124 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
-from torchvision.ops import roi_align  # now: it cannot be imported in a trace
+from torchvision.ops import nms, roi_align  # now: it cannot be imported in a trace
 
-from eca_mmdet.export.onnx.boxes import (
-    NONE,
-    best,
-    decode,
-    grid_anchors,
-    large_enough,
-    rows,
-    suppress,
-)
+NONE = -1.0
+"""Score of an array's row that holds no box; real scores are 0 to 1."""
+
+_LEAST = -0.5  # between NONE and every score
+_MOST = 2**31 - 1  # boxes per class that the node may return
+
+
+def suppress(boxes: Tensor, scores: Tensor, iou: float) -> Tensor:
+    """Set scores to :data:`NONE` where a better box of the class overlaps.
+
+    mmdet offsets the boxes of a class to where no other's are, which costs digits: 0.06
+    px in the thousandth class of a photo. The node separates classes by itself.
+
+    Args:
+        boxes: (B, P, 4), x1, y1, x2, y2.
+        scores: (B, C, P); :data:`NONE` where there is no box.
+        iou: above it, the box of the lower score is suppressed.
+
+    Returns:
+        (B, C, P).
+    """
+    chosen = _NonMaxSuppression.apply(boxes, scores, iou)
+    batch, label, place = chosen.unbind(1)
+    index = (batch * scores.shape[1] + label) * scores.shape[2] + place
+    flat = scores.reshape(-1)
+    kept = torch.full_like(flat, NONE).scatter(0, index, flat[index])
+    return kept.view_as(scores)
+
+
+def best(scores: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Return the (N, count) largest of (N, K) scores, descending, and their places.
+
+    K may be smaller than count: NONE and place 0 fill the end.
+    """
+    padded = F.pad(scores, (0, count), value=NONE)  # so that k needs not depend on K
+    values, places = padded.topk(count)
+    return values, torch.where(values > _LEAST, places, torch.zeros_like(places))
+
+
+def rows(values: Tensor, places: Tensor) -> Tensor:
+    """Return (N, k, 4), the rows of (N, K, 4) at (N, k) places."""
+    return values.gather(1, places[..., None].expand(-1, -1, values.shape[-1]))
+
+
+class _NonMaxSuppression(torch.autograd.Function):
+    """ONNX's node: (B, P, 4) and (B, C, P) to (S, 3), batch, class and place."""
+
+    @staticmethod
+    def forward(ctx: Any, boxes: Tensor, scores: Tensor, iou: float) -> Tensor:
+        if torch.onnx.is_in_onnx_export():  # the trace needs any values, soon
+            return scores.new_zeros((1, 3), dtype=torch.long)
+        chosen = []
+        for batch, by_class in enumerate(scores):
+            for label, values in enumerate(by_class):
+                (valid,) = (values > _LEAST).nonzero(as_tuple=True)
+                kept = valid[nms(boxes[batch, valid], values[valid], iou)]
+                head = kept.new_tensor([batch, label]).expand(len(kept), 2)
+                chosen.append(torch.cat((head, kept[:, None]), 1))
+        return torch.cat(chosen)
+
+    @staticmethod
+    def symbolic(g: Any, boxes: Any, scores: Any, iou: float) -> Any:
+        values = (torch.tensor([_MOST]), torch.tensor([iou]), torch.tensor([_LEAST]))
+        constants = [g.op('Constant', value_t=value) for value in values]
+        return g.op('NonMaxSuppression', boxes, scores, *constants)
+
+
+def grid_anchors(
+    base: Tensor, stride: Sequence[int], height: int, width: int
+) -> Tensor:
+    """Return the (height * width * A, 4) anchors of a map, row by row.
+
+    ``base`` has the (A, 4) anchors of the first position, ``stride`` is in px along x
+    and y.
+    """
+    across = torch.arange(width, device=base.device).to(base.dtype) * stride[0]
+    down = torch.arange(height, device=base.device).to(base.dtype) * stride[1]
+    along_x, along_y = base.new_tensor([1, 0, 1, 0]), base.new_tensor([0, 1, 0, 1])
+    shifts = across[None, :, None, None] * along_x + down[:, None, None, None] * along_y
+    return (shifts + base).reshape(-1, 4)
+
+
+def decode(coder: Any, boxes: Tensor, deltas: Tensor, sizes: Tensor) -> Tensor:
+    """Apply predicted deltas to boxes, and clip them to the image.
+
+    Args:
+        coder: mmdet's ``DeltaXYWHBBoxCoder``.
+        boxes: (N, ..., 4), x1, y1, x2, y2 in px.
+        deltas: (N, ..., 4); dimensions of 1 in either are repeated.
+        sizes: (N, 2), height and width in px.
+    """
+    means, stds = deltas.new_tensor(coder.means), deltas.new_tensor(coder.stds)
+    values = deltas * stds + means
+    move, grow = values[..., :2], values[..., 2:]
+    first, last = boxes[..., :2], boxes[..., 2:]
+    extent = last - first
+    most = abs(math.log(16 / 1000))  # mmdet's wh_ratio_clip
+    centre = (first + last) * 0.5 + extent * move
+    half = extent * grow.clamp(-most, most).exp() * 0.5
+    decoded = torch.cat((centre - half, centre + half), -1)
+    if not coder.clip_border:
+        return decoded
+    bounds = sizes.flip(1).repeat(1, 2)
+    bounds = bounds.reshape(-1, *[1] * (decoded.dim() - 2), 4)
+    return torch.minimum(decoded.clamp(min=0), bounds)
 
 
 class _DenseHead(nn.Module):
-    """The part that proposals and RetinaNet's objects have in common.
-
-    Args:
-        head: mmdet's ``AnchorHead``.
-    """
+    """Candidates of mmdet's ``AnchorHead``, for proposals and for RetinaNet."""
 
     def __init__(self, head: Any) -> None:
         super().__init__()
@@ -36,7 +130,7 @@ class _DenseHead(nn.Module):
         """Return the best boxes of each level: those of mmdet's ``nms_pre`` scores.
 
         Args:
-            features: maps (N, C, H, W), one a level.
+            features: maps (N, C, H, W), one per level.
             sizes: (N, 2), height and width in px.
             least: only higher scores count.
 
@@ -44,11 +138,12 @@ class _DenseHead(nn.Module):
             (N, L, k, 4) boxes, (N, L, k) scores, NONE where there is no box, and
             (N, L, k) labels.
         """
-        found = []
         maps = zip(*self.head(features), strict=True)
-        for level, (logits, deltas) in enumerate(maps):
-            found.append(self._of_level(level, logits, deltas, sizes, least))
-        return [torch.stack(one, 1) for one in zip(*found, strict=True)]
+        levels = [
+            self._of_level(level, logits, deltas, sizes, least)
+            for level, (logits, deltas) in enumerate(maps)
+        ]
+        return [torch.stack(arrays, 1) for arrays in zip(*levels, strict=True)]
 
     def _of_level(
         self, level: int, logits: Tensor, deltas: Tensor, sizes: Tensor, least: float
@@ -71,18 +166,16 @@ class _DenseHead(nn.Module):
         boxes = decode(
             self.head.bbox_coder, anchors[chosen], rows(deltas, chosen), sizes
         )
-        if self.test.get('min_bbox_size', -1) >= 0:
-            valid = large_enough(boxes, self.test['min_bbox_size'])
+        smallest = self.test.get('min_bbox_size', -1)
+        if smallest >= 0:
+            wide, high = (boxes[..., 2:] - boxes[..., :2]).unbind(-1)
+            valid = (wide > smallest) & (high > smallest)
             values = values.where(valid, values.new_tensor(NONE))
         return boxes, values, labels
 
 
 class Proposals(_DenseHead):
-    """The regions that mmdet's ``RPNHead`` proposes.
-
-    Args:
-        head: the head with its ``test_cfg``.
-    """
+    """Region proposals of mmdet's ``RPNHead``."""
 
     def forward(self, features: Any, sizes: Tensor) -> tuple[Tensor, Tensor]:
         """Return (N, P, 4) boxes and (N, P) scores, NONE where there is no region."""
@@ -100,18 +193,14 @@ class Proposals(_DenseHead):
 
 
 class DenseObjects(_DenseHead):
-    """The objects that mmdet's RetinaNet finds.
-
-    Args:
-        head: the head with its ``test_cfg``.
-    """
+    """Objects of mmdet's RetinaNet."""
 
     def forward(self, features: Any, sizes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return (N, M, 4) boxes, (N, M) scores and labels, NONE for no object."""
-        found = self.candidates(features, sizes, self.test.get('score_thr', 0))
-        boxes, scores, labels = (one.flatten(1, 2) for one in found)
-        kinds = torch.arange(self.classes, device=labels.device)
-        own = labels[:, None] == kinds[:, None]
+        arrays = self.candidates(features, sizes, self.test.get('score_thr', 0))
+        boxes, scores, labels = (array.flatten(1, 2) for array in arrays)
+        classes = torch.arange(self.classes, device=labels.device)
+        own = labels[:, None] == classes[:, None]
         by_class = scores[:, None].where(own, scores.new_tensor(NONE))
         kept = suppress(boxes, by_class, self.test['nms']['iou_threshold']).amax(1)
         values, places = best(kept, self.test['max_per_img'])
@@ -119,7 +208,7 @@ class DenseObjects(_DenseHead):
 
 
 def pool(extractor: Any, features: Sequence[Tensor], boxes: Tensor) -> Tensor:
-    """Return the features in boxes, each from the level that its size asks for.
+    """Pool the features in boxes, each from the level for its size.
 
     Args:
         extractor: mmdet's ``SingleRoIExtractor``.
@@ -139,17 +228,17 @@ def pool(extractor: Any, features: Sequence[Tensor], boxes: Tensor) -> Tensor:
         return _align(layers[0], maps[0], regions)
     levels = level_of(boxes.reshape(-1, 4), len(maps), extractor.finest_scale)
     places = [(levels == level).nonzero()[:, 0] for level in range(len(maps))]
-    found = [
-        _align(layer, one, regions[place])
-        for layer, one, place in zip(layers, maps, places, strict=True)
+    pooled = [
+        _align(layer, feature, regions[place])
+        for layer, feature, place in zip(layers, maps, places, strict=True)
     ]
     place = torch.cat(places)
     order = torch.arange(levels.shape[0], device=place.device)
-    return torch.cat(found)[torch.zeros_like(place).scatter(0, place, order)]
+    return torch.cat(pooled)[torch.zeros_like(place).scatter(0, place, order)]
 
 
 def level_of(boxes: Tensor, levels: int, finest: float) -> Tensor:
-    """Return which level boxes (K, 4) are pooled from, as FPN's rule says.
+    """Return the level that each of (K, 4) boxes is pooled from, by FPN's rule.
 
     mmdet's floor(log2(side / finest + 1e-6)), between 0 and the last, without the
     logarithm, whose last digit differs among runtimes.
@@ -169,11 +258,7 @@ def _align(layer: Any, feature: Tensor, regions: Tensor) -> Tensor:
 
 
 class RegionObjects(nn.Module):
-    """The objects of Faster R-CNN in proposed regions.
-
-    Args:
-        roi_head: mmdet's ``StandardRoIHead`` with its ``test_cfg``.
-    """
+    """Objects of Faster R-CNN in proposed regions, by mmdet's ``StandardRoIHead``."""
 
     def __init__(self, roi_head: Any) -> None:
         super().__init__()
@@ -189,7 +274,7 @@ class RegionObjects(nn.Module):
         Args:
             features: maps (N, C, H, W), finest first.
             regions: (N, P, 4), x1, y1, x2, y2 in px.
-            valid: (N, P), which of them are regions at all.
+            valid: (N, P), False for rows that hold no region.
             sizes: (N, 2), height and width in px.
         """
         batch, count = valid.shape
@@ -197,7 +282,7 @@ class RegionObjects(nn.Module):
         scores = logits.softmax(-1)[:, :-1].reshape(batch, count, self.classes)
         counts = (scores > self.test['score_thr']) & valid[..., None]
         scores = scores.where(counts, scores.new_tensor(NONE))
-        deltas = deltas.reshape(batch, count, -1, 4)  # of each class, or of all
+        deltas = deltas.reshape(batch, count, -1, 4)  # by class, or one for all
         boxes = decode(self.head.bbox_coder, regions[:, :, None], deltas, sizes)
         kept = self._suppress(boxes, scores.transpose(1, 2)).transpose(1, 2)
         # Regions first, then classes, so that ties are broken as mmdet does.
@@ -208,7 +293,7 @@ class RegionObjects(nn.Module):
         return boxes, values, places % self.classes
 
     def _suppress(self, boxes: Tensor, scores: Tensor) -> Tensor:
-        """Do so within the classes: (N, P, 1 or C, 4) and (N, C, P) to (N, C, P)."""
+        """Suppress in each class: (N, P, 1 or C, 4) and (N, C, P) to (N, C, P)."""
         iou = self.test['nms']['iou_threshold']
         count = scores.shape[2]
         by_class = boxes.transpose(1, 2).reshape(-1, count, 4)
@@ -219,11 +304,7 @@ class RegionObjects(nn.Module):
 
 
 class RegionMasks(nn.Module):
-    """The masks of Mask R-CNN in boxes.
-
-    Args:
-        roi_head: mmdet's ``StandardRoIHead`` with a mask head.
-    """
+    """Masks of Mask R-CNN in boxes, by mmdet's ``StandardRoIHead``."""
 
     def __init__(self, roi_head: Any) -> None:
         super().__init__()
@@ -231,7 +312,7 @@ class RegionMasks(nn.Module):
         self.extractor = roi_head.mask_roi_extractor
 
     def forward(self, features: Any, boxes: Tensor, labels: Tensor) -> Tensor:
-        """Return (N, M, height, width) probabilities, of the class of each box."""
+        """Return (N, M, height, width) probabilities for the class of each box."""
         batch, count = labels.shape
         logits = self.head(pool(self.extractor, features, boxes))
         if not self.head.class_agnostic:
@@ -242,11 +323,7 @@ class RegionMasks(nn.Module):
 
 
 class Heads(nn.Module):
-    """Neck and heads: feature maps and sizes to objects.
-
-    Args:
-        model: a detector that ``supported.require_covered`` accepts.
-    """
+    """Neck and heads of a detector that ``require_covered`` accepts."""
 
     def __init__(self, model: Any) -> None:
         super().__init__()
@@ -268,15 +345,15 @@ class Heads(nn.Module):
             sizes: (N, 2), height and width in px of each image without padding.
 
         Returns:
-            (N, M, 4) boxes, (N, M) falling scores, (N, M) labels and, of Mask R-CNN,
+            (N, M, 4) boxes, (N, M) falling scores, (N, M) labels and, for Mask R-CNN,
             (N, M, height, width) masks; 0, 0, -1 and 0 where there is no object.
         """
         maps = self.neck(features)
         if self.regions is None:
             boxes, scores, labels = self.objects(maps, sizes)
         else:
-            regions, found = self.regions(maps, sizes)
-            boxes, scores, labels = self.objects(maps, regions, found > NONE, sizes)
+            regions, values = self.regions(maps, sizes)
+            boxes, scores, labels = self.objects(maps, regions, values > NONE, sizes)
         real = scores > NONE
         boxes = boxes * real[..., None]
         results = [boxes, scores * real, labels.where(real, labels.new_tensor(-1))]
@@ -287,24 +364,24 @@ class Heads(nn.Module):
 
 
 class PartHeads(nn.Module):
-    """:class:`Heads` whose arguments are in a row: maps, and sizes last."""
+    """:class:`Heads` with positional inputs: the maps, then the sizes."""
 
     def __init__(self, model: Any) -> None:
         super().__init__()
         self.heads = Heads(model)
 
     def forward(self, *arrays: Tensor) -> list[Tensor]:
-        """Take the maps and sizes."""
+        """Return the outputs of :class:`Heads`."""
         return self.heads(arrays[:-1], arrays[-1])  # type: ignore[no-any-return]
 
 
 class Whole(nn.Module):
-    """Images and sizes to objects, as :class:`Heads`."""
+    """Backbone and :class:`Heads`: normalised (N, 3, H, W) images and sizes go in."""
 
     def __init__(self, model: Any) -> None:
         super().__init__()
         self.backbone, self.heads = model.backbone, Heads(model)
 
     def forward(self, images: Tensor, sizes: Tensor) -> list[Tensor]:
-        """Take (N, 3, H, W) normalised images."""
+        """Return the outputs of :class:`Heads`."""
         return self.heads(tuple(self.backbone(images)), sizes)  # type: ignore[no-any-return]

@@ -1,1 +1,0 @@
-"""Gate values of trained detectors: measured, recorded, plotted."""
