@@ -38,7 +38,7 @@ _MODULES = (
     'eca_mmdet.evaluation.metric',
     'eca_mmdet.evaluation.legacy_metric',
     'eca_mmdet.evaluation.hook',
-    'eca_mmdet.engine.hooks.fine_tuning',
+    'eca_mmdet.engine.load_from',
 )
 """Every module that registers a class with mmdet on import."""
 

@@ -256,9 +256,9 @@ def _check(text: str, name: str, options: Options, classes: Sequence[str]) -> No
     Raises:
         UserError: what they find.
     """
+    from eca_mmdet.engine import data_checks as preflight_data
+    from eca_mmdet.engine import preflight
     from eca_mmdet.engine.config import load_config
-    from eca_mmdet.engine.preflight import data as preflight_data
-    from eca_mmdet.engine.preflight import model as preflight
 
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / f'{name}.py'
@@ -275,7 +275,7 @@ def _check(text: str, name: str, options: Options, classes: Sequence[str]) -> No
 
 
 def _check_weights(cfg: Any, backbone: Any) -> None:
-    from eca_mmdet.engine.preflight import model as preflight
+    from eca_mmdet.engine import preflight
 
     try:
         preflight.check_backbone_weights(cfg, backbone)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from eca_mmdet.autoconfig.inputs import Options
 from eca_mmdet.autoconfig.plan import write_config
-from eca_mmdet.engine.resume import find_checkpoint, require_no_checkpoints
+from eca_mmdet.engine.checkpointing import find_checkpoint, require_no_checkpoints
 from eca_mmdet.utils.errors import UserError
 from eca_mmdet.utils.io import whole_file
 

@@ -49,8 +49,12 @@ def run(args: argparse.Namespace) -> int:
     """Compare; print the table and where the plot is."""
     from rich.console import Console
 
-    from eca_mmdet.demo.comparison import compare, resolve_mechanisms
-    from eca_mmdet.demo.comparison_report import comparison_text, write_comparison
+    from eca_mmdet.demo.comparison import (
+        compare,
+        comparison_text,
+        resolve_mechanisms,
+        write_comparison,
+    )
     from eca_mmdet.utils.io import take_own_folder
 
     mechanisms = resolve_mechanisms(args.mechanisms)

@@ -42,11 +42,7 @@ _STARTED_BY = {
 
 
 def require_launcher(launcher: str) -> None:
-    """Check that a launcher started this process.
-
-    Raises:
-        UserError: a variable that it sets is missing, or is not a number.
-    """
+    """Check that a launcher started this process."""
     if launcher == 'none':
         return
     missing = [name for name in _NEEDED[launcher] if not os.environ.get(name)]
@@ -81,11 +77,9 @@ def count_processes(launcher: str) -> int:
 
 
 def set_timeout(cfg: Any, seconds: int | None) -> None:
-    """Bound how long a process waits for the others.
+    """Bound how long a process waits for the others, in ``env_cfg.dist_cfg.timeout``.
 
-    Args:
-        cfg: ``env_cfg.dist_cfg.timeout`` is set, in seconds.
-        seconds: None keeps the config's own, or else takes ``TIMEOUT_S``.
+    ``None`` keeps the config's own, or takes ``TIMEOUT_S``.
     """
     if cfg.launcher == 'none':
         return
@@ -97,11 +91,8 @@ def set_timeout(cfg: Any, seconds: int | None) -> None:
 def start_processes_on_cpu(cfg: Any) -> None:
     """Join torchrun's processes through gloo where there is no accelerator.
 
-    mmengine's own way asks for CUDA devices, also on a machine without any.
-
-    Raises:
-        UserError: Slurm or MPI started them; mmengine reads those after it has asked.
-            Or PyTorch has the strategy only for accelerators.
+    mmengine's own way asks for CUDA devices, also on a machine without any; with Slurm
+    or MPI before anything else could be done.
     """
     from mmengine.device import get_device
     from torch import distributed
@@ -184,10 +175,8 @@ def ending_workers(runner: Any) -> Iterator[None]:
 
     mmengine leaves them to the end of the program, where Python kills them, and each
     killed one leaves a socket in the folder of temporary files. In a program that goes
-    on they stay until garbage is collected, which then waits five seconds for each.
-
-    Args:
-        runner: mmengine's; it can run again, with new processes.
+    on they stay until garbage is collected, which then waits five seconds for each. The
+    runner can run again, with new processes.
     """
     try:
         yield

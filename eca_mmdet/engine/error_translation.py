@@ -23,12 +23,8 @@ _DISK = {
 def as_user_error(runner: Any) -> Iterator[None]:
     """Report running out of memory, a full disk, dead workers etc. in one line.
 
-    Args:
-        runner: mmengine's, for the images that its workers were reading; None where
-            none runs, and the caller explains running out of memory.
-
-    Raises:
-        RunError: what happened and what helps.
+    The runner's workers tell which images were being read. Without one, the caller
+    explains running out of memory.
     """
     try:
         yield

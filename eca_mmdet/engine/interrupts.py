@@ -32,12 +32,7 @@ os.register_at_fork(
 
 
 class Interrupted(KeyboardInterrupt):  # noqa: N818 - it is one
-    """Training was asked to stop, and has, between two steps.
-
-    Args:
-        number: of the signal.
-        message: what was saved, and how to resume.
-    """
+    """Training was asked to stop by a signal, and has, between two steps."""
 
     def __init__(self, number: int, message: str = '') -> None:
         super().__init__(message)
@@ -97,19 +92,11 @@ class Interrupts:
         sys.stderr.flush()
 
     def stop_if_agreed(self) -> None:
-        """Raise what every process knows of.
-
-        Raises:
-            Interrupted: a signal came, to this process or another.
-        """
+        """Raise for a signal that every process knows of."""
         if self.agreed:
             raise Interrupted(self.agreed)
 
     def stop_if_asked(self) -> None:
-        """Raise what was held back.
-
-        Raises:
-            Interrupted: a signal came.
-        """
+        """Raise for a signal that was held back."""
         if self.requested:
             raise Interrupted(self.requested)

@@ -19,20 +19,14 @@ _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 
 
 class RunLock:
-    """Hold a work folder for this process, for the time of a ``with`` block.
+    """Hold a work folder, made if need be, for the time of a ``with`` block.
 
     The kernel releases it when the process ends, however it ends; the content of the
     file then stays, and shows the next training how the last one ended.
 
-    Args:
-        folder: made if it is not there.
-
     Attributes:
         left_behind: the last holder if it was killed ('process 7 on HOST, since
             DATE'), or ''.
-
-    Raises:
-        UserError: another process holds it, or nothing can be written there.
     """
 
     def __init__(self, folder: str | Path) -> None:

@@ -14,14 +14,9 @@ from eca_mmdet.checkpoints.io import read_checkpoint
 from eca_mmdet.datasets.detections import TASKS
 from eca_mmdet.datasets.results import results_path, submission_path
 from eca_mmdet.engine import distributed
-from eca_mmdet.engine.config import (
-    evaluators,
-    load_config,
-    metric_name,
-)
+from eca_mmdet.engine.config import evaluators, load_config, metric_name, set_work_dir
 from eca_mmdet.engine.error_translation import as_user_error
 from eca_mmdet.engine.preflight import check
-from eca_mmdet.engine.recipe import set_work_dir
 from eca_mmdet.evaluation.bootstrap import subtract
 from eca_mmdet.evaluation.coco_eval import COCO_METRICS, OWN_METRICS
 from eca_mmdet.evaluation.tables import ap_table, render, rows_of
@@ -36,7 +31,7 @@ class Evaluation:
     Attributes:
         metrics: by name, AP from 0 to 1, e.g. ``metrics['coco/bbox_AP']``.
         log_dir: with the log and ``metrics.json``.
-        seconds: of reading, predicting and evaluating.
+        seconds: for reading, predicting and evaluating.
         baseline: the metrics without ``fast``, where they were asked for.
     """
 
@@ -104,7 +99,7 @@ def test(
     set_work_dir(cfg, work_dir)
     cfg.load_from, cfg.resume = str(checkpoint), False
     set_outputs(cfg, classwise, save_results, format_only)
-    from eca_mmdet.engine.preflight.start import check_start
+    from eca_mmdet.engine.load_from import check_start
     from eca_mmdet.engine.runner import build_runner
 
     with distributed.job(cfg):
@@ -174,11 +169,7 @@ def set_outputs(
     save_results: str | Path | None = None,
     format_only: bool = False,
 ) -> None:
-    """Set what the COCO evaluators of a config print and write.
-
-    Raises:
-        UserError: there is none, or a file exists or cannot be written.
-    """
+    """Set what the COCO evaluators of a config print and write."""
     if format_only and not save_results:
         raise UserError(
             '--format-only needs --save-results DIR, to write there.',

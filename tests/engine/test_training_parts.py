@@ -21,13 +21,10 @@ pytestmark = pytest.mark.openmmlab
 
 @pytest.fixture(scope='module')
 def parts(mmdet_ready):
-    from eca_mmdet.engine import (
-        batch_sampler,
-        checkpoint_files,
-        interrupts,
-        resume,
-        seeding,
-    )
+    from eca_mmdet.engine import checkpointing as checkpoint_files
+    from eca_mmdet.engine import checkpointing as resume
+    from eca_mmdet.engine import data_loading as batch_sampler
+    from eca_mmdet.engine import interrupts, seeding
 
     class Parts:
         pass

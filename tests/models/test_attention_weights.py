@@ -203,7 +203,7 @@ def test_preflight_of_plugins_and_necks(mmdet_ready, change, message):
     from mmengine.config import Config
 
     from eca_mmdet.catalog import configs as paths
-    from eca_mmdet.engine.preflight.model import check_backbone
+    from eca_mmdet.engine.preflight import check_backbone
 
     cfg = Config.fromfile(paths.shipped_configs()['faster-rcnn_r50_fpn_4xb2-1x_coco'])
     cfg.model.backbone.type = 'ResNet'

@@ -23,13 +23,13 @@ from eca_mmdet.datasets.rules.check import (
 from eca_mmdet.datasets.rules.rule import Fault, Severity
 from eca_mmdet.datasets.rules.splits import compare_splits
 from eca_mmdet.engine.config import (
+    class_heads,
     dataset_classes,
     evaluators,
     leaf_datasets,
     metric_name,
     parts,
 )
-from eca_mmdet.engine.preflight.model import check_num_classes
 from eca_mmdet.evaluation.coco_eval import COCO_METRICS, OWN_METRICS
 from eca_mmdet.utils.errors import FaultsError, UserError
 from eca_mmdet.utils.text import printable
@@ -42,18 +42,14 @@ class _File:
     """An annotation file and what the config does with it.
 
     Attributes:
-        path: where it is.
-        content: its images and categories; the annotations are not kept.
-        faults: what was found in it.
+        content: its images and categories; of the annotations, only the first is kept.
         coco: read as COCO instances, so that the faults count.
         uses: 'train', 'val', 'test'.
-        folder: of its images, if it is known.
-        classes: that the config takes from it.
+        folder: of its images; None where no data loader reads it.
         pycocotools: evaluates it, with its demands on annotation ids.
-        trains_masks: a data loader loads masks.
         mask_ap: an evaluator compares masks.
         scored: an evaluator computes AP, which takes annotations.
-        listed: the file has a list of them, though it may be empty.
+        listed: the file has a list of annotations, though it may be empty.
     """
 
     path: Path
@@ -71,7 +67,6 @@ class _File:
 
     @property
     def names(self) -> set[str]:
-        """The category names."""
         return {category['name'] for category in self.content['categories']}
 
     def severity(self, fault: Fault) -> Severity:
@@ -97,11 +92,8 @@ class _File:
 def check_data(cfg: Any, training: bool) -> None:
     """Check annotation files, image folders, classes and heads.
 
-    Warnings are logged, a line each.
-
-    Args:
-        cfg: a detector config.
-        training: look at the training and validation sets, not at the test set.
+    Warnings are logged, a line each. ``training`` looks at the training and validation
+    sets, and not at the test set.
 
     Raises:
         UserError: the first fault of the config; or, if that has none, all errors of
@@ -143,6 +135,25 @@ def _check_dataset(cfg: Any, use: str, dataset: Any, files: dict[Path, _File]) -
         _look_closer(file, folder, classes, bool(dataset.get('backend_args')))
 
 
+def check_num_classes(cfg: Any, classes: int, name: str) -> None:
+    """Compare ``num_classes`` of the box and mask heads with the data."""
+    if 'language_model' in cfg.model:  # there it counts text tokens
+        return
+    entries = {
+        '.'.join(('model', *path, 'num_classes')): head['num_classes']
+        for path, head in class_heads(cfg.model)
+    }
+    wrong = {key: value for key, value in entries.items() if value != classes}
+    if wrong:
+        counts = ', '.join(f'{key} is {value}' for key, value in wrong.items())
+        options = ' '.join(f'{key}={classes}' for key in wrong)
+        raise UserError(
+            f'{name} has {classes} classes, but {counts}. Set them: --cfg-options '
+            f'{options}',
+            code='class-mismatch',
+        )
+
+
 def _is_plain_coco(dataset: Any) -> bool:
     """Tell whether CocoDataset itself reads a dataset; others have their own rules."""
     from mmdet.datasets import CocoDataset
@@ -170,11 +181,7 @@ def _look_closer(
 ) -> None:
     """Check what depends on the dataset too: its folder and its classes.
 
-    Args:
-        file: the faults are added to it.
-        folder: of the images.
-        classes: of the config.
-        elsewhere: the images come from a storage that is no folder.
+    ``elsewhere``: the images come from a storage that is no folder.
     """
     require_instances(file.path, file.content)
     categories = list(filter(is_category, file.content['categories']))
@@ -208,16 +215,7 @@ def _first(names: list[str], count: int = 5) -> str:
 
 
 def _file(path: Path, owner: str, files: dict[Path, _File]) -> _File:
-    """Read and check an annotation file, unless that was done.
-
-    Args:
-        path: the file.
-        owner: config entry to name in messages.
-        files: those read so far; added to.
-
-    Raises:
-        UserError: missing, not JSON, or without images or named categories.
-    """
+    """Read and check an annotation file once; ``owner`` names its config entry."""
     if path in files:
         return files[path]
     if not path.is_file():

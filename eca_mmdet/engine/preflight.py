@@ -1,54 +1,66 @@
-"""Checks of a model's config and pretrained weights, in the first seconds of a run.
-
-mmdet finds most of these faults too, but after minutes.
-"""
+"""Checks before work: the config, the model and its pretrained weights."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
-from eca_mmdet.engine.config import class_heads, parts
+from eca_mmdet.checkpoints.download import is_address
+from eca_mmdet.checkpoints.io import read_checkpoint
+from eca_mmdet.engine.config import parts, require_sections
+from eca_mmdet.engine.data_checks import check_data
+from eca_mmdet.engine.distributed import is_main_process
 from eca_mmdet.utils.errors import UserError
+
+
+def check(cfg: Any, training: bool) -> None:
+    """Run every check that reads no image; rank 0 does it for all.
+
+    A detector that is loaded whole brings its backbone: ``init_cfg`` is then dropped,
+    since mmengine would still read the backbone's own file first.
+    """
+    require_sections(cfg, training)
+    start = cfg.get('load_from')
+    if start and cfg.model.get('backbone'):
+        cfg.model.backbone.init_cfg = None
+    if not is_main_process():
+        return
+    backbone = check_backbone(cfg)
+    check_operators(cfg)
+    if training and not start:
+        check_backbone_weights(cfg, backbone)
+    elif training and not is_address(str(start)):
+        read_checkpoint(start)
+    check_data(cfg, training)
 
 
 def check_backbone(cfg: Any) -> Any:
     """Build the backbone without memory, so that its arguments are checked.
 
     Returns:
-        The backbone on the meta device; None where the model has no part of that name
-        or where it cannot be built so (some compute with values in the constructor).
-
-    Raises:
-        UserError: depth, kernel sizes or another argument is refused.
+        The backbone on the meta device; None where the model has none, or where it
+        computes with values in its constructor.
     """
     import torch
-    from mmdet.registry import MODELS
 
     if not cfg.model.get('backbone'):
         return None
     _check_plugins(cfg.model.backbone)
-    try:
-        with torch.device('meta'):
-            if cfg.model.get('neck'):
-                _check_neck(cfg.model.neck)
-            return MODELS.build(cfg.model.backbone)
-    except (RuntimeError, NotImplementedError):
-        return None
-    except (ValueError, KeyError, TypeError, AssertionError) as error:
-        raise _invalid('model.backbone', error) from error
+    with torch.device('meta'):
+        if cfg.model.get('neck'):
+            _build(cfg.model.neck, 'model.neck')
+        return _build(cfg.model.backbone, 'model.backbone')
 
 
-def _check_neck(neck: Any) -> None:
-    """Build a neck, to check its arguments, if it can be built without memory."""
+def _build(part: Any, path: str) -> Any:
+    """Build a part of the model; None where its constructor needs values."""
     from mmdet.registry import MODELS
 
     try:
-        MODELS.build(neck)
-    except (RuntimeError, NotImplementedError):
-        return
+        return MODELS.build(part)
+    except RuntimeError:  # NotImplementedError is one
+        return None
     except (ValueError, KeyError, TypeError, AssertionError) as error:
-        raise _invalid('model.neck', error) from error
+        raise _invalid(path, error) from error
 
 
 def _check_plugins(backbone: Any) -> None:
@@ -75,14 +87,8 @@ def _invalid(path: str, error: BaseException) -> UserError:
 def check_backbone_weights(cfg: Any, backbone: Any) -> None:
     """Find the file of pretrained weights, and compare it with the backbone.
 
-    A URL is downloaded here, before anything else is loaded.
-
-    Args:
-        cfg: a detector config.
-        backbone: from :func:`check_backbone`; None leaves the comparison out.
-
-    Raises:
-        UserError: with what to get and where to put it, or what does not fit.
+    A URL is downloaded here, before anything else is loaded. Without a backbone, the
+    file is only read.
     """
     from eca_mmdet.models.backbones.init_guard import as_list, check_init_cfg
 
@@ -139,51 +145,18 @@ def _check_initializer(init_cfg: Any, path: str, backbone: Any) -> None:
 
 
 def check_operators(cfg: Any) -> None:
-    """Check that every mmcv operator that the model needs is available.
-
-    Raises:
-        UserError: with the part, the operator and how to get it.
-    """
+    """Check that every mmcv operator that the model needs is available."""
     from eca_mmdet.mmcv_ops import extension as mmcv_ext
 
     if not mmcv_ext.is_supplied():
         return
-    for path, kind in _entries(cfg.model, 'model', 'type'):
-        operator = mmcv_ext.UNSUPPLIED_TYPES.get(kind)
-        if operator:
+    for path, part in parts(cfg.model, 'model'):
+        kind = part.get('type')
+        if isinstance(kind, str) and kind in mmcv_ext.UNSUPPLIED_TYPES:
+            operator = mmcv_ext.UNSUPPLIED_TYPES[kind]
             raise UserError(
-                f'{path}={kind!r} needs the mmcv operator {operator!r}, and this mmcv '
+                f'{path}.type={kind!r} needs the mmcv operator {operator!r}, and this mmcv '
                 'has no compiled extension; eca_mmdet does not supply that one. To '
                 f'build it: {mmcv_ext.how_to_compile()}',
                 code='unsupported-model',
             )
-
-
-def check_num_classes(cfg: Any, classes: int, name: str) -> None:
-    """Compare ``num_classes`` of the box and mask heads with the data.
-
-    Raises:
-        UserError: naming each entry to change.
-    """
-    if 'language_model' in cfg.model:  # there it counts text tokens
-        return
-    entries = {
-        '.'.join(('model', *path, 'num_classes')): head['num_classes']
-        for path, head in class_heads(cfg.model)
-    }
-    wrong = {key: value for key, value in entries.items() if value != classes}
-    if wrong:
-        counts = ', '.join(f'{key} is {value}' for key, value in wrong.items())
-        options = ' '.join(f'{key}={classes}' for key in wrong)
-        raise UserError(
-            f'{name} has {classes} classes, but {counts}. Set them: --cfg-options '
-            f'{options}',
-            code='class-mismatch',
-        )
-
-
-def _entries(node: Any, path: str, key: str) -> Iterator[tuple[str, str]]:
-    """Yield (config path, value) of every string under ``key``, at any depth."""
-    for where, part in parts(node, path):
-        if isinstance(part.get(key), str):
-            yield f'{where}.{key}', part[key]
