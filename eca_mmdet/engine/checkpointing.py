@@ -1,4 +1,4 @@
-"""Checkpoints of a training: written whole or not at all, and found to resume from."""
+"""Checkpoints of a training: written whole or not at all, and found again to resume."""
 
 from __future__ import annotations
 
@@ -89,8 +89,8 @@ def resume_from(cfg: Any, checkpoint: str | None) -> None:
         require_no_checkpoints(cfg.work_dir)
         return
     if checkpoint == 'auto':
-        found = find_checkpoint(cfg.work_dir)
-        if found is None:
+        point = find_checkpoint(cfg.work_dir)
+        if point is None:
             logger.info(
                 f'nothing to resume in {cfg.work_dir}: starting from the beginning'
             )
@@ -100,11 +100,11 @@ def resume_from(cfg: Any, checkpoint: str | None) -> None:
         return
     else:
         path = Path(checkpoint)
-        found = ResumePoint(path, read_meta(path))
-    if found.note:
-        logger.info(f'resuming from {found.path}, since {found.note}')
-    cfg.resume, cfg.load_from = True, str(found.path)
-    seed = found.meta.get('seed')
+        point = ResumePoint(path, read_meta(path))
+    if point.note:
+        logger.info(f'resuming from {point.path}, since {point.note}')
+    cfg.resume, cfg.load_from = True, str(point.path)
+    seed = point.meta.get('seed')
     if isinstance(seed, int):
         cfg.randomness = {**(cfg.get('randomness') or {}), 'seed': seed}
 

@@ -215,7 +215,7 @@ def parts(node: Any, path: str) -> Iterator[tuple[str, Any]]:
 
 
 def metric_name(evaluator: Any) -> str:
-    """Return the type of a metric's config without its scope."""
+    """Return the type of a metric's config, without ``mmdet.``."""
     return str(evaluator.get('type')).rpartition('.')[2]
 
 

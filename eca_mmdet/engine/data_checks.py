@@ -110,12 +110,11 @@ def check_data(cfg: Any, training: bool) -> None:
 
 def _check_dataset(cfg: Any, use: str, dataset: Any, files: dict[Path, _File]) -> None:
     name = f'{use}_dataloader'
-    ann_file = str(dataset.get('ann_file', ''))
     root = str(dataset.get('data_root') or '')
-    coco = ann_file.endswith('.json') and 'Panoptic' not in str(dataset['type'])
-    if not coco or '://' in root + ann_file:
+    path = _annotation_file(dataset, f'{name}.dataset', root)
+    if path is None or 'Panoptic' in str(dataset.get('type')):
         return
-    file = _file(Path(root) / ann_file, f'{name}.dataset', files)
+    file = _file(path, files)
     folder = Path(root) / (dataset.get('data_prefix') or {}).get('img', '')
     if not folder.is_dir():
         raise UserError(
@@ -197,10 +196,10 @@ def _look_closer(
 
 def _note_evaluator(evaluator: Any, use: str, files: dict[Path, _File]) -> None:
     """Record which demands an evaluator makes on its file."""
-    ann_file = str(evaluator.get('ann_file', ''))
-    if not ann_file.endswith('.json') or '://' in ann_file:
+    path = _annotation_file(evaluator, f'{use}_evaluator')
+    if path is None:
         return
-    file = _file(Path(ann_file), f'{use}_evaluator', files)
+    file = _file(path, files)
     kind = metric_name(evaluator)
     file.coco |= kind in COCO_METRICS
     file.pycocotools |= kind not in OWN_METRICS
@@ -214,16 +213,29 @@ def _first(names: list[str], count: int = 5) -> str:
     return ', '.join(map(repr, names[:count])) + more
 
 
-def _file(path: Path, owner: str, files: dict[Path, _File]) -> _File:
-    """Read and check an annotation file once; ``owner`` names its config entry."""
-    if path in files:
-        return files[path]
-    if not path.is_file():
+def _annotation_file(entry: Any, name: str, root: str = '') -> Path | None:
+    """Return the JSON annotation file of a config entry, which has to exist.
+
+    None for other formats, which have to exist as well, and for remote files.
+    """
+    ann_file = entry.get('ann_file')
+    if not isinstance(ann_file, str) or not ann_file or '://' in root + ann_file:
+        return None
+    path = Path(root) / ann_file
+    is_json = path.suffix == '.json'
+    if not path.is_file() and (is_json or not entry.get('backend_args')):
         raise UserError(
-            f'annotation file {str(path)!r} of {owner} does not exist. Put COCO there '
-            f'or set {owner}.ann_file (and .data_root) with --cfg-options.',
+            f'annotation file {str(path)!r} of {name} does not exist. Put COCO there '
+            f'or set {name}.ann_file (and .data_root) with --cfg-options.',
             code='file-not-found',
         )
+    return path if is_json else None
+
+
+def _file(path: Path, files: dict[Path, _File]) -> _File:
+    """Read and check an annotation file, unless that was done."""
+    if path in files:
+        return files[path]
     read = read_annotations(path)
     content, faults = read.content, read.faults
     if not all(map(is_category, content['categories'])):

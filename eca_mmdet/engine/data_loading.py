@@ -19,7 +19,7 @@ from eca_mmdet.utils.text import printable
 
 
 class SampleIndex(int):
-    """Index of an image, with its epoch (from 0) and its number in it over all ranks."""
+    """Index of an image, with its epoch (from 0) and its number in it over ranks."""
 
     epoch: int
     number: int

@@ -127,20 +127,20 @@ def start_processes_on_cpu(cfg: Any) -> None:
 
 @contextlib.contextmanager
 def job(cfg: Any) -> Iterator[None]:
-    """Run this process's part of the job inside, and leave the group afterwards.
-
-    Raises:
-        JobError: another process is gone, or cannot be reached.
-    """
+    """Run this process's part of the job inside, and leave the group afterwards."""
     try:
         yield
     except RuntimeError as error:
         reason = _loss(error) if cfg.launcher != 'none' else None
         if reason is None:
             raise
+        kept = ''
+        with contextlib.suppress(OSError):
+            checkpoint = (Path(cfg.work_dir) / 'last_checkpoint').read_text().strip()
+            kept = f' {checkpoint} is kept: go on with --resume.'
         raise JobError(
             f'another process of this job is gone, or cannot be reached: {reason}. '
-            f'The first message of the others says why.{_kept(cfg)}'
+            f'The first message of the others says why.{kept}'
         ) from error
     from torch import distributed
 
@@ -157,16 +157,6 @@ def _loss(error: RuntimeError) -> str | None:
         return None
     line = re.sub(r'^(\[[^]]*\]:? ?)+', '', text.strip().split('\n')[0])
     return line.split('. ')[0].rstrip('. ')
-
-
-def _kept(cfg: Any) -> str:
-    """Say where a training can go on."""
-    pointer = Path(cfg.get('work_dir') or '.') / 'last_checkpoint'
-    try:
-        checkpoint = pointer.read_text().strip()
-    except OSError:
-        return ''
-    return f' {checkpoint} is kept: go on with --resume.'
 
 
 @contextlib.contextmanager

@@ -42,6 +42,15 @@ def as_user_error(runner: Any) -> Iterator[None]:
         if runner is None:
             raise
         raise RunError(_out_of_memory('this machine'), code='out-of-memory') from error
+    except FileNotFoundError as error:
+        if runner is None:
+            raise
+        # From a worker, only the last line of its stack trace names the file.
+        name = error.filename or str(error).rstrip().rpartition('\n')[2]
+        raise UserError(
+            f'a file that the config names does not exist: {name}.',
+            code='file-not-found',
+        ) from error
     except OSError as error:
         if error.errno not in _DISK:
             raise

@@ -28,16 +28,11 @@ class TrainingStateHook(Hook):  # type: ignore[misc]
         if position is not None:  # a loop of ours
             checkpoint['meta'][POSITION] = position(checkpoint['meta'])
         if compat.is_accumulating(runner.optim_wrapper) and get_world_size() == 1:
-            checkpoint[GRADIENTS] = gradients_of(runner.model)
-
-
-def gradients_of(model: Any) -> dict[str, Tensor]:
-    """Return copies of a model's gradients, on the CPU, by parameter."""
-    return {
-        name: parameter.grad.detach().cpu().clone()
-        for name, parameter in model.named_parameters()
-        if parameter.grad is not None
-    }
+            checkpoint[GRADIENTS] = {
+                name: parameter.grad.detach().cpu().clone()
+                for name, parameter in runner.model.named_parameters()
+                if parameter.grad is not None
+            }
 
 
 def restore_gradients(model: Any, gradients: Any) -> None:

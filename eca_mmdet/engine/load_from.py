@@ -129,8 +129,8 @@ def training_classes(runner: Any) -> Sequence[str] | None:
     """
     if isinstance(compat.train_loop(runner), BaseLoop):
         dataset = runner.train_dataloader.dataset
-        found = (getattr(dataset, 'metainfo', None) or {}).get('classes')
-        return tuple(found) if isinstance(found, (list, tuple)) else None
+        names = (getattr(dataset, 'metainfo', None) or {}).get('classes')
+        return tuple(names) if isinstance(names, (list, tuple)) else None
     return class_names(runner.cfg)
 
 

@@ -149,22 +149,22 @@ def first_not_finite(model: Any, batch: Any) -> tuple[str, list[str]]:
         That layer, with what is known of its weights and input, or ''; and the losses
         that are not finite.
     """
-    found: list[str] = []
-    with _watched(model, found), torch.no_grad(), contextlib.suppress(Exception):
+    culprits: list[str] = []
+    with _watched(model, culprits), torch.no_grad(), contextlib.suppress(Exception):
         data = model.data_preprocessor(batch, True)
         losses = model(**data, mode='loss')
         lost = [name for name, value in losses.items() if not _is_finite(value)]
-        return (found[0] if found else ''), lost
-    return (found[0] if found else ''), []
+        return (culprits[0] if culprits else ''), lost
+    return (culprits[0] if culprits else ''), []
 
 
 @contextlib.contextmanager
-def _watched(model: nn.Module, found: list[str]) -> Iterator[None]:
+def _watched(model: nn.Module, culprits: list[str]) -> Iterator[None]:
     names = {module: name for name, module in model.named_modules()}
 
     def look(module: nn.Module, inputs: Any, output: Any) -> None:
-        if not found and not _is_finite(output):
-            found.append(_suspect(names[module], module, inputs))
+        if not culprits and not _is_finite(output):
+            culprits.append(_suspect(names[module], module, inputs))
 
     handles = [module.register_forward_hook(look) for module in names if names[module]]
     try:

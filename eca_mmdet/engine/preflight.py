@@ -155,8 +155,8 @@ def check_operators(cfg: Any) -> None:
         if isinstance(kind, str) and kind in mmcv_ext.UNSUPPLIED_TYPES:
             operator = mmcv_ext.UNSUPPLIED_TYPES[kind]
             raise UserError(
-                f'{path}.type={kind!r} needs the mmcv operator {operator!r}, and this mmcv '
-                'has no compiled extension; eca_mmdet does not supply that one. To '
-                f'build it: {mmcv_ext.how_to_compile()}',
+                f'{path}.type={kind!r} needs the mmcv operator {operator!r}, and this '
+                'mmcv has no compiled extension; eca_mmdet does not supply that one. '
+                f'To build it: {mmcv_ext.how_to_compile()}',
                 code='unsupported-model',
             )

@@ -104,7 +104,13 @@ def test(
 
     with distributed.job(cfg):
         check(cfg, training=False)
-        runner = build_runner(cfg)
+        try:
+            runner = build_runner(cfg)
+        except (FileExistsError, NotADirectoryError, PermissionError) as error:
+            raise UserError(
+                f'work folder {cfg.work_dir} cannot be written to: {error}.',
+                code='file-not-written',
+            ) from error
         check_start(cfg, runner, exact=True, file=file)
         del file  # mmengine loads its own copy
         with as_user_error(runner), distributed.ending_workers(runner):
@@ -154,12 +160,12 @@ def comparison(exact: dict[str, float], fast: dict[str, float]) -> str:
         ]
         heading = ['', 'float32', 'fast', 'difference']
         return f'What --fast changes:\n{render(heading, cells, "table")}'
-    rows, signed = {}, []
+    rows = {}
     for task in before:
         rows[f'{task}, float32'] = before[task]
         rows[f'{task}, fast'] = after[task]
-        signed.append(f'{task}, difference')
-        rows[signed[-1]] = subtract(before[task], after[task])
+        rows[f'{task}, difference'] = subtract(before[task], after[task])
+    signed = [name for name in rows if name.endswith('difference')]
     return f'What --fast changes, 0-100:\n{ap_table(rows, signed=signed)}'
 
 

@@ -213,12 +213,12 @@ def _resumable(runner: Any, resume_hint: str) -> Iterator[None]:
 
 def _what_is_left(work_dir: str, resume_hint: str) -> str:
     try:
-        found = find_checkpoint(work_dir)
+        point = find_checkpoint(work_dir)
     except UserError as error:
         return str(error)
-    if found is None:
+    if point is None:
         return 'No checkpoint was written yet.'
-    return f'Last good checkpoint: {found.path}; resume it: {resume_hint}'
+    return f'Last good checkpoint: {point.path}; resume it: {resume_hint}'
 
 
 def _save(runner: Any, resume_hint: str) -> str:

@@ -411,7 +411,7 @@ def test_image_information_alone_is_for_testing(cfg, shapes, tmp_path, caplog):
     file.write_text(json.dumps(content))
     cfg.test_dataloader.dataset.ann_file = str(file)
     cfg.test_evaluator.ann_file = str(file)
-    with pytest.raises(UserError, match='test-dev.json can be tested with --format-'):
+    with pytest.raises(UserError, match='can only be tested with --format-only'):
         data_checks.check_data(cfg, training=False)
     cfg.test_evaluator.format_only = True
     data_checks.check_data(cfg, training=False)

@@ -175,7 +175,7 @@ def test_fast_inference(mmdet_ready, key):
     from eca_mmdet.inference.fast import make_fast
 
     torch.manual_seed(0)
-    detector = MODELS.build(Run(key, 0, 'retinanet', True).compose().model)
+    detector = MODELS.build(Run(key, 0, 'retinanet', True).config.model)
     detector.eval()
     image = torch.randn(1, 3, 160, 160)
     with torch.no_grad():
