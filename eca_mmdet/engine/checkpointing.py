@@ -111,7 +111,10 @@ def resume_from(cfg: Any, checkpoint: str | None) -> None:
 
 def require_no_checkpoints(folder: str) -> None:
     """Check that a new training overwrites no checkpoints of an earlier one."""
-    names = existing(folder) if is_main_process() else []
+    if not is_main_process():
+        return
+    patterns = ('epoch_*.pth', 'iter_*.pth', 'best_*.pth')
+    names = sorted(path.name for p in patterns for path in Path(folder).glob(p))
     if names:
         raise UserError(
             f'{folder} has {len(names)} checkpoints of an earlier training '
@@ -201,12 +204,3 @@ def named_checkpoint(folder: str | Path) -> Path | None:
     path = Path(text)  # relative to the folder in which training was started
     beside = Path(folder) / path.name
     return beside if beside.is_file() or not path.is_file() else path
-
-
-def existing(folder: str | Path) -> list[str]:
-    """Return the names of the checkpoints in a work folder."""
-    return sorted(
-        path.name
-        for pattern in ('epoch_*.pth', 'iter_*.pth', 'best_*.pth')
-        for path in Path(folder).glob(pattern)
-    )

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import multiprocessing.sharedctypes
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,10 +15,16 @@ from mmengine.registry import DATA_SAMPLERS, DATASETS
 from torch.utils.data import BatchSampler, Dataset, Sampler, get_worker_info
 
 from eca_mmdet.datasets.images import read_size
-from eca_mmdet.engine.distributed import tie_to_parent
 from eca_mmdet.engine.seeding import seed_sample
 from eca_mmdet.utils.errors import RunError
 from eca_mmdet.utils.text import printable
+
+_MIXING = ('MultiImageMixDataset', 'mmdet.MultiImageMixDataset')
+_OWN = ('dataset', '_seed', '_tolerated', '_list', '_loading', '_tied')
+"""Attributes of ``FaultTolerantDataset`` itself."""
+
+_DIE_WITH_PARENT = 1
+"""PR_SET_PDEATHSIG of Linux."""
 
 
 class SampleIndex(int):
@@ -105,12 +114,6 @@ class ReplayedBatchSampler(Sampler[list[SampleIndex]]):
         return len(self._batches)
 
 
-_OWN = ('dataset', '_seed', '_tolerated', '_list', '_loading', '_tied')
-
-
-_MIXING = ('MultiImageMixDataset', 'mmdet.MultiImageMixDataset')
-
-
 class BadImageError(RunError):
     """An image that cannot be read. The message names it."""
 
@@ -173,7 +176,7 @@ class FaultTolerantDataset(Dataset[Any]):
         """Return one sample."""
         worker = get_worker_info()
         if worker and not self._tied:
-            tie_to_parent()
+            _tie_to_parent()
             self._tied = True
         slot = (worker.id if worker else 0) % len(self._loading)
         at = int(index)
@@ -205,14 +208,10 @@ class FaultTolerantDataset(Dataset[Any]):
         if not isinstance(reason, str):
             raise  # noqa: PLE0704 - the pipeline's own error
         if not self._tolerated:
-            more = (
-                ' Or let training go on without it: --skip-bad-images N.'
-                if self._seed is not None
-                else ''
-            )
+            skip = '' if self._seed is None else ' Or skip it: --skip-bad-images N.'
             raise BadImageError(
                 f'image {path} cannot be read: {printable(reason)}. Repair or remove '
-                f'it; eca-mmdet check-data lists all such images.{more}'
+                f'it; eca-mmdet check-data lists all such images.{skip}'
             ) from None
         listed = self._listed()
         if path not in listed:
@@ -222,10 +221,8 @@ class FaultTolerantDataset(Dataset[Any]):
                 raise BadImageError(self._too_many()) from None
 
     def _listed(self) -> list[str]:
-        try:
-            lines = Path(self._list).read_text(encoding='utf-8').splitlines()
-        except FileNotFoundError:
-            return []
+        path = Path(self._list)
+        lines = path.read_text('utf-8').splitlines() if path.is_file() else []
         return [line.partition('\t')[0] for line in lines]
 
     def _too_many(self) -> str:
@@ -235,3 +232,13 @@ class FaultTolerantDataset(Dataset[Any]):
             f'{self._tolerated}: {", ".join(listed[:3])} ... all of them with their '
             f'reasons: {self._list}. Repair or remove them, or allow more.'
         )
+
+
+def _tie_to_parent() -> None:
+    """Let this worker end with the process that it loads for, however that ends.
+
+    PyTorch's workers look for their parent as well; but one with batches that were not
+    taken then waits forever for its pipe, which the others hold open.
+    """
+    with contextlib.suppress(OSError, AttributeError):  # another system than Linux
+        ctypes.CDLL(None).prctl(_DIE_WITH_PARENT, signal.SIGKILL)

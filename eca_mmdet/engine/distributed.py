@@ -1,13 +1,11 @@
-"""Distributed launch, rendezvous, teardown, lost peers, and data loader workers."""
+"""Distributed launch, rendezvous, teardown, lost peers, and ending of workers."""
 
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import datetime
 import os
 import re
-import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,8 +14,6 @@ from eca_mmdet import compat
 from eca_mmdet.utils.errors import JobError, UserError
 
 TIMEOUT_S = 600  # NCCL's own; gloo would wait half an hour
-
-_DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG of Linux
 
 # What each launcher sets: rank, number of processes, rank on the machine.
 VARIABLES = {
@@ -176,13 +172,3 @@ def ending_workers(runner: Any) -> Iterator[None]:
             for holder in (loader, getattr(loop, 'dataloader_iterator', None)):
                 compat.shut_down_workers(compat.worker_iterator(holder))
             compat.forget_worker_iterator(loader)  # the next loop would wait for them
-
-
-def tie_to_parent() -> None:
-    """Let this worker end with the process that it loads for, however that ends.
-
-    PyTorch's workers look for their parent as well; but one with batches that were not
-    taken then waits forever for its pipe, which the others hold open.
-    """
-    with contextlib.suppress(OSError, AttributeError):  # another system than Linux
-        ctypes.CDLL(None).prctl(_DIE_WITH_PARENT, signal.SIGKILL)

@@ -48,7 +48,7 @@ def as_user_error(runner: Any) -> Iterator[None]:
         # From a worker, only the last line of its stack trace names the file.
         name = error.filename or str(error).rstrip().rpartition('\n')[2]
         raise UserError(
-            f'a file that the config names does not exist: {name}.',
+            f'a file that the run needs does not exist: {name}.',
             code='file-not-found',
         ) from error
     except OSError as error:

@@ -92,31 +92,24 @@ def check_backbone_weights(cfg: Any, backbone: Any) -> None:
     """
     from eca_mmdet.models.backbones.init_guard import as_list, check_init_cfg
 
-    try:
-        if backbone is not None:
+    if backbone is not None:
+        try:
             check_init_cfg(backbone, cfg.model.backbone.get('init_cfg'))
-            _check_detector_init(backbone, cfg.model.get('init_cfg'))
-    except ValueError as error:
-        raise _invalid('model.backbone', error) from error
+        except ValueError as error:
+            raise _invalid('model.backbone', error) from error
+        try:
+            check_init_cfg(backbone, cfg.model.get('init_cfg'))
+        except ValueError:
+            raise UserError(
+                "model.init_cfg of type 'Pretrained' would leave gates random without "
+                'an error. Give a whole detector as load_from=FILE, a backbone as '
+                'model.backbone.init_cfg.',
+                code='config-invalid',
+            ) from None
     for path, part in parts(cfg.model, 'model'):
         for init_cfg in as_list(part.get('init_cfg')):
             own = path == 'model.backbone'
             _check_initializer(init_cfg, f'{path}.init_cfg', backbone if own else None)
-
-
-def _check_detector_init(backbone: Any, init_cfg: Any) -> None:
-    """Reject a detector's own 'Pretrained', which leaves gates random silently."""
-    from eca_mmdet.models.backbones.init_guard import check_init_cfg
-
-    try:
-        check_init_cfg(backbone, init_cfg)
-    except ValueError:
-        raise UserError(
-            "model.init_cfg of type 'Pretrained' would leave gates random without an "
-            'error. Give a whole detector as load_from=FILE, a backbone as '
-            'model.backbone.init_cfg.',
-            code='config-invalid',
-        ) from None
 
 
 def _check_initializer(init_cfg: Any, path: str, backbone: Any) -> None:

@@ -223,15 +223,11 @@ def _what_is_left(work_dir: str, resume_hint: str) -> str:
 
 def _save(runner: Any, resume_hint: str) -> str:
     """Write a checkpoint if possible; return what is left and how to resume."""
-    path = None
-    if hasattr(runner, 'save_interrupted'):
-        path = runner.save_interrupted()
+    path = getattr(runner, 'save_interrupted', lambda: None)()
     if path is None:
         return f'stopped at once. {_what_is_left(runner.work_dir, resume_hint)}'
-    return (
-        f'stopped after step {runner.iter}; all of it is in {path}. Resume: '
-        f'{resume_hint}'
-    )
+    done = f'stopped after step {runner.iter}; all of it is in {path}.'
+    return f'{done} Resume: {resume_hint}'
 
 
 def _bad_images(runner: Any) -> Path | None:

@@ -40,7 +40,7 @@ MISSING_FILE = [
         (f'test {CONFIG} {CHECKPOINT}', 'test_dataloader.dataset.ann_file=missing'),
         (
             f'test {CONFIG} {CHECKPOINT}',
-            'test_dataloader.dataset.proposal_file=missing',
+            'test_dataloader.dataset.proposal_file=missing.pkl',
         ),
         (f'test {CONFIG} {CHECKPOINT}', 'test_evaluator.ann_file=missing'),
     )

@@ -227,8 +227,11 @@ def test_annotations_of_the_evaluator(cfg):
     refuses(cfg, 'nowhere/val.json', 'val_evaluator')
 
 
-def test_annotations_of_another_kind_are_left_to_their_evaluator(cfg):
-    cfg.val_evaluator = [dict(type='RefSegMetric', ann_file='nowhere/refs.p')]
+def test_annotations_of_another_kind_are_left_to_their_evaluator(cfg, tmp_path):
+    file = tmp_path / 'refs.p'
+    cfg.val_evaluator = [dict(type='RefSegMetric', ann_file=str(file))]
+    refuses(cfg, 'does not exist')
+    file.write_bytes(b'')
     check(cfg)
 
 

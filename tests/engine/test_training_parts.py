@@ -116,7 +116,7 @@ def test_draws_of_two_processes_are_those_of_one(parts, monkeypatch):
             'mmengine.dataset.sampler.get_dist_info', lambda: (rank, processes)
         )
         monkeypatch.setattr(
-            'eca_mmdet.engine.batch_sampler.get_dist_info', lambda: (rank, processes)
+            'eca_mmdet.engine.data_loading.get_dist_info', lambda: (rank, processes)
         )
         sampler = DefaultSampler(Images(8), seed=1)
         return [
