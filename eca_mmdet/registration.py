@@ -36,7 +36,7 @@ _MODULES = (
     'eca_mmdet.models.legacy',
     'eca_mmdet.checkpoints.initializer',
     'eca_mmdet.evaluation.metric',
-    'eca_mmdet.engine.hooks.fine_tuning',
+    'eca_mmdet.engine.load_from',
 )
 """Every module that registers a class with mmdet on import."""
 

@@ -16,7 +16,7 @@ from eca_mmdet.autoconfig.base import Base, Start, read_base, read_start, resolv
 from eca_mmdet.autoconfig.inputs import Data, Options, open_some, read_inputs
 from eca_mmdet.autoconfig.text import Commented, assignment, comment
 from eca_mmdet.catalog.configs import shipped_configs
-from eca_mmdet.engine.resume import find_checkpoint, require_no_checkpoints
+from eca_mmdet.engine.checkpointing import find_checkpoint, require_no_checkpoints
 from eca_mmdet.utils.errors import FaultsError, UserError
 from eca_mmdet.utils.io import whole_file
 from eca_mmdet.utils.text import printable
@@ -213,15 +213,20 @@ def _check(text: str, name: str, options: Options, classes: Sequence[str]) -> No
     from eca_mmdet.checkpoints.download import fetch
     from eca_mmdet.checkpoints.transfer import describe_start
     from eca_mmdet.engine.config import load_config
-    from eca_mmdet.engine.preflight import data, model
+    from eca_mmdet.engine.data_checks import check_data
+    from eca_mmdet.engine.preflight import (
+        check_backbone,
+        check_backbone_weights,
+        check_operators,
+    )
 
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / f'{name}.py'
         path.write_text(text, encoding='utf-8')
         cfg: Any = load_config(str(path))
-        backbone = model.check_backbone(cfg)
-        model.check_operators(cfg)
-        data.check_data(cfg, training=True)
+        backbone = check_backbone(cfg)
+        check_operators(cfg)
+        check_data(cfg, training=True)
         if cfg.get('load_from'):
             file = str(fetch(cfg.load_from))
             keep = options.keep_classes
@@ -229,7 +234,7 @@ def _check(text: str, name: str, options: Options, classes: Sequence[str]) -> No
                 logger.info(line)
             return
         try:
-            model.check_backbone_weights(cfg, backbone)
+            check_backbone_weights(cfg, backbone)
         except UserError as error:
             logger.info(f'before you train: {error}')
 

@@ -12,7 +12,6 @@ import pickle
 import sys
 from collections.abc import Sequence
 
-import eca_mmdet
 from eca_mmdet.cli.parser import build_parser
 from eca_mmdet.engine.distributed import is_main_process
 from eca_mmdet.engine.error_translation import as_user_error
@@ -42,29 +41,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         with printed_messages(is_main_process()), as_user_error(None):
             return int(command.run(args))
-    except (UserError, eca_mmdet.registration.InstallError) as error:
-        code = getattr(error, 'code', 'install')
-        print(f'eca-mmdet {args.command}: {shown(error)} [{code}]', file=sys.stderr)
-        return getattr(error, 'exit_code', 2)
+    except UserError as error:
+        message, code = f'{shown(error)} [{error.code}]', error.exit_code
     except pickle.UnpicklingError as error:  # a file that mmengine itself loaded
         from eca_mmdet.checkpoints.io import refusal
 
         reason = refusal('a file that the config names', error)
-        print(f'eca-mmdet {args.command}: {printable(str(reason))}', file=sys.stderr)
-        return 2
-    except (MemoryError, RecursionError) as error:
-        what = 'is nested too deeply'
-        if isinstance(error, MemoryError):
-            what = 'needs more memory than there is'
-        print(
-            f'eca-mmdet {args.command}: a file that was given {what}; nothing was made '
-            'of it.',
-            file=sys.stderr,
-        )
-        return 2
+        message, code = f'{printable(str(reason))} [checkpoint-unsafe]', 2
+    except MemoryError:
+        message, code = 'a file needs more memory than there is [out-of-memory]', 2
+    except RecursionError:
+        message, code = 'a file is nested too deeply [file-unreadable]', 2
     except BrokenPipeError:  # `| head` closed the pipe
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except KeyboardInterrupt:
-        print(f'eca-mmdet {args.command}: interrupted', file=sys.stderr)
-        return 130
+        message, code = 'interrupted', 130
+    print(f'eca-mmdet {args.command}: {message}', file=sys.stderr)
+    return code

@@ -64,12 +64,12 @@ def run(args: argparse.Namespace) -> int:
     shape = (1, args.channels, *args.size)
     rows = compare_mechanisms(chosen, args.channels, tuple(args.size), args.rounds)
     if args.json:
-        found = {
+        result = {
             'shape': shape,
             'setting': _setting(),
             'rows': [asdict(row) for row in rows],
         }
-        print(json.dumps(found, indent=1))
+        print(json.dumps(result, indent=1))
         return 0
     print(render(_HEADER, [_cells(row) for row in rows], 'table'))
     print(_legend(shape))

@@ -22,24 +22,19 @@ def add_parser(commands: Commands) -> None:
         description='Look through a COCO annotation file for what makes training or '
         'AP fail or be wrong. Exit code 0: no fault, 1: errors or warnings.',
     )
-    check.add_argument('file', metavar='ANN.json', help='annotations of instances')
-    check.add_argument(
-        '--images', metavar='DIR', help='its images: each is read to the end'
-    )
-    check.add_argument(
-        '--val', metavar='ANN.json', help='validation file, to hold against the first'
-    )
-    check.add_argument('--val-images', metavar='DIR', help='images of --val')
-    check.add_argument(
+    add = check.add_argument
+    add('file', metavar='ANN.json', help='annotations of instances')
+    add('--images', metavar='DIR', help='its images: each is read to the end')
+    add('--val', metavar='ANN.json', help='validation file, to hold against the first')
+    add('--val-images', metavar='DIR', help='images of --val')
+    add(
         '--classes',
         nargs='+',
         metavar='NAME',
         help="the config's classes, in its order, separated by spaces",
     )
-    check.add_argument(
-        '--fix', metavar='OUT.json', help='write a repaired copy and check that'
-    )
-    check.add_argument('--json', action='store_true', help='print JSON')
+    add('--fix', metavar='OUT.json', help='write a repaired copy and check that')
+    add('--json', action='store_true', help='print JSON')
 
 
 def run(args: argparse.Namespace) -> int:
@@ -58,11 +53,11 @@ def run(args: argparse.Namespace) -> int:
 
 def _lines(report: DataReport) -> list[str]:
     lines = []
-    for one in report.checked:
-        sizes = ', '.join(f'{count} {key}' for key, count in one.counts.items())
-        if sizes or one.faults:
-            lines.append(f'{one.name}: {sizes}' if sizes else one.name)
-        lines += map(_line, one.faults)
+    for file in report.checked:
+        sizes = ', '.join(f'{count} {key}' for key, count in file.counts.items())
+        if sizes or file.faults:
+            lines.append(f'{file.name}: {sizes}' if sizes else file.name)
+        lines += map(_line, file.faults)
     if report.errors or report.warnings:
         lines.append(
             f'kinds of fault: {report.errors} errors, {report.warnings} warnings'

@@ -6,57 +6,39 @@ import argparse
 import math
 import shlex
 import sys
-from typing import Any, TypeAlias
+from collections.abc import Callable
+from typing import Any, TypeAlias, TypeVar
 
 Commands: TypeAlias = 'argparse._SubParsersAction[argparse.ArgumentParser]'
 
 
-def count(text: str) -> int:
-    """Read a whole number from 0."""
-    value = int(text)
-    if value < 0:
-        raise argparse.ArgumentTypeError(f'must be 0 or more; got {text}')
-    return value
+Number = TypeVar('Number', int, float)
 
 
-def at_least_1(text: str) -> int:
-    """Read a whole number from 1."""
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f'must be 1 or more; got {text}')
-    return value
+def _number(
+    name: str, kind: type[Number], accepts: Callable[[Number], bool], expected: str
+) -> Callable[[str], Number]:
+    """Return a type of argument; argparse prints its name where ``kind`` fails."""
+
+    def read(text: str) -> Number:
+        value = kind(text)
+        if not accepts(value):  # NaN is in no range
+            raise argparse.ArgumentTypeError(f'must be {expected}; got {text}')
+        return value
+
+    read.__name__ = name
+    return read
 
 
-def seed(text: str) -> int:
-    """Read a seed: NumPy's are below 2**32, and workers and ranks add to it."""
-    value = int(text)
-    if not 0 <= value < 2**31:
-        raise argparse.ArgumentTypeError(f'must be from 0 to 2**31 - 1; got {text}')
-    return value
+count = _number('count', int, lambda n: n >= 0, '0 or more')
+at_least_1 = _number('at_least_1', int, lambda n: n >= 1, '1 or more')
+# NumPy's seeds are below 2**32, and workers and ranks add to it.
+seed = _number('seed', int, lambda n: 0 <= n < 2**31, 'from 0 to 2**31 - 1')
+fraction = _number('fraction', float, lambda x: 0 <= x <= 1, 'from 0 to 1')
+share = _number('share', float, lambda x: 0 < x < 1, 'between 0 and 1')
+positive = _number('positive', float, lambda x: 0 <= x < math.inf, '0 or more')
 
-
-def fraction(text: str) -> float:
-    """Read a number from 0 to 1."""
-    value = float(text)
-    if not (math.isfinite(value) and 0 <= value <= 1):
-        raise argparse.ArgumentTypeError(f'must be from 0 to 1; got {text}')
-    return value
-
-
-def positive(text: str) -> float:
-    """Read a number from 0."""
-    value = float(text)
-    if not (math.isfinite(value) and value >= 0):
-        raise argparse.ArgumentTypeError(f'must be 0 or more; got {text}')
-    return value
-
-
-def share(text: str) -> float:
-    """Read a number between 0 and 1, neither of them."""
-    value = float(text)
-    if not 0 < value < 1:
-        raise argparse.ArgumentTypeError(f'must be between 0 and 1; got {text}')
-    return value
+_DATA = 'images val_images model weights keep_classes keep_defaults epochs'.split()
 
 
 def add_data_options(parser: argparse._ActionsContainer) -> None:
@@ -97,51 +79,38 @@ def add_data_options(parser: argparse._ActionsContainer) -> None:
 def data_options(args: argparse.Namespace, command: str) -> dict[str, Any]:
     """Return the options of :func:`add_data_options`, and the command line as typed.
 
-    Args:
-        args: arguments of the command.
-        command: its name; ``tools/train.py`` is typed without it.
+    ``tools/train.py`` is typed without the name of the command.
     """
     words = sys.argv[1:]
     typed = words if words[:1] == [command] else [command, *words]
-    return {
-        'images': args.images,
-        'val_images': args.val_images,
-        'model': args.model,
-        'weights': args.weights,
-        'keep_classes': args.keep_classes,
-        'keep_defaults': args.keep_defaults,
-        'epochs': args.epochs,
-        'command': shlex.join(['eca-mmdet', *typed]),
-    }
+    options = {name: getattr(args, name) for name in _DATA}
+    return {**options, 'command': shlex.join(['eca-mmdet', *typed])}
 
 
 def add_run_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of ``train`` and ``test``: folder, overrides, processes."""
-    parser.add_argument(
+    add = parser.add_argument
+    add(
         '--work-dir',
         metavar='DIR',
         help='logs and checkpoints (default: work_dirs/CONFIG)',
     )
-    parser.add_argument(
+    add(
         '--cfg-options',
         nargs='+',
         metavar='KEY=VALUE',
         default=[],
         help='override config entries, as in mmdet',
     )
-    parser.add_argument(
-        '--launcher', choices=('none', 'pytorch', 'slurm', 'mpi'), default='none'
-    )
-    parser.add_argument(
+    add('--launcher', choices=('none', 'pytorch', 'slurm', 'mpi'), default='none')
+    add(
         '--dist-timeout',
         type=at_least_1,
         metavar='SECONDS',
         help='with a launcher: how long a process waits for the others (default: 600)',
     )
     # torchrun and torch.distributed.launch pass one of the two spellings.
-    parser.add_argument(
-        '--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS
-    )
+    add('--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS)
 
 
 def run_options(args: argparse.Namespace) -> dict[str, Any]:

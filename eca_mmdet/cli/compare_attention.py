@@ -49,8 +49,12 @@ def run(args: argparse.Namespace) -> int:
     """Compare; print the table and where the plot is."""
     from rich.console import Console
 
-    from eca_mmdet.demo.comparison import compare, resolve_mechanisms
-    from eca_mmdet.demo.comparison_report import comparison_text, write_comparison
+    from eca_mmdet.demo.comparison import (
+        compare,
+        comparison_text,
+        resolve_mechanisms,
+        write_comparison,
+    )
     from eca_mmdet.utils.io import take_own_folder
 
     mechanisms = resolve_mechanisms(args.mechanisms)
@@ -58,8 +62,8 @@ def run(args: argparse.Namespace) -> int:
     take_own_folder(out, _OWN)
     console = Console(file=sys.stderr, highlight=False, soft_wrap=True)
     console.print('loading mmdet ...')
-    found = compare(mechanisms, out, console, args.seeds, args.detector, args.quick)
-    write_comparison(found, out)
-    print(json.dumps(found, indent=1) if args.json else comparison_text(found))
+    result = compare(mechanisms, out, console, args.seeds, args.detector, args.quick)
+    write_comparison(result, out)
+    print(json.dumps(result, indent=1) if args.json else comparison_text(result))
     console.print(f'\n{out / "comparison.png"}')
     return 0

@@ -77,23 +77,23 @@ def run(args: argparse.Namespace) -> int:
             code='config-not-found',
         )
     shape = (args.shape[0], args.shape[1])
-    found: dict[str, Any] = {'shape': [3, shape[1], shape[0]]}
+    result: dict[str, Any] = {'shape': [3, shape[1], shape[0]]}
     if args.configs:
-        found[args.convention] = _rows(args, shape)
+        result[args.convention] = _rows(args, shape)
     if args.imagenet:
         from eca_mmdet.analysis.paper_cost import imagenet_costs
 
-        found['imagenet'] = imagenet_costs()
+        result['imagenet'] = imagenet_costs()
     if args.latency and args.configs:
         from eca_mmdet.analysis.complexity import load_configs
         from eca_mmdet.analysis.latency import time_configs
 
         configs = load_configs(args.configs, args.cfg_options)
-        found['latency'] = time_configs(configs, shape, args.rounds)
+        result['latency'] = time_configs(configs, shape, args.rounds)
     if args.json:
-        print(json.dumps(found, indent=1))
+        print(json.dumps(result, indent=1))
     else:
-        print('\n\n'.join(_texts(found)))
+        print('\n\n'.join(_texts(result)))
     return 0
 
 
@@ -103,30 +103,25 @@ def _rows(args: argparse.Namespace, shape: tuple[int, int]) -> list[dict[str, An
 
     from eca_mmdet.analysis.complexity import complexity
 
-    if args.convention == 'paper':
-        rows = complexity(
-            args.configs, shape, convention='paper', options=args.cfg_options
-        )
+    if args.convention == 'exact':
         return [
-            {key: value for key, value in asdict(row).items() if value is not None}
-            for row in rows
+            {'config': row.config, **asdict(row.cost), 'total': asdict(row.cost.total)}
+            for row in complexity(args.configs, shape, options=args.cfg_options)
         ]
-    return [
-        {'config': row.config, **asdict(row.cost), 'total': asdict(row.cost.total)}
-        for row in complexity(args.configs, shape, options=args.cfg_options)
-    ]
+    rows = complexity(args.configs, shape, convention='paper', options=args.cfg_options)
+    known = (asdict(row).items() for row in rows)
+    return [{key: value for key, value in row if value is not None} for row in known]
 
 
-def _texts(found: dict[str, Any]) -> list[str]:
+def _texts(result: dict[str, Any]) -> list[str]:
     texts = []
-    if 'paper' in found:
-        texts.append(_paper_text(found['paper'], found['shape']))
-    for one in found.get('exact', ()):
-        texts.append(_exact_text(one, found['shape']))
-    if 'imagenet' in found:
-        texts.append(_imagenet_text(found['imagenet']))
-    if 'latency' in found:
-        texts.append(_latency_text(found['latency']))
+    if 'paper' in result:
+        texts.append(_paper_text(result['paper'], result['shape']))
+    texts += [_exact_text(row, result['shape']) for row in result.get('exact', ())]
+    if 'imagenet' in result:
+        texts.append(_imagenet_text(result['imagenet']))
+    if 'latency' in result:
+        texts.append(_latency_text(result['latency']))
     return texts
 
 
@@ -137,37 +132,31 @@ def _paper_text(rows: list[Any], shape: list[int]) -> str:
         for row in rows
     ]
     width = max(map(len, cells))
-    header = ['', 'Params (M)', 'GFLOPs', 'published Params', 'published GFLOPs'][
-        :width
-    ]
+    header = ['', 'Params (M)', 'GFLOPs', 'published Params', 'published GFLOPs']
     cells = [row + [''] * (width - len(row)) for row in cells]
     title = f"By the convention of the paper's tables, {'x'.join(map(str, shape))}:"
-    return f'{title}\n{_table(header, cells)}'
+    return f'{title}\n{_table(header[:width], cells)}'
 
 
-def _exact_text(one: Any, shape: list[int]) -> str:
+def _exact_text(row: Any, shape: list[int]) -> str:
     def line(name: str, cost: Any) -> list[str]:
-        return [
-            name,
-            f'{cost["params"]:,}',
-            f'{cost["trained"]:,}',
-            f'{cost["macs"] / 1e9:.3f}',
-            f'{cost["saved_bytes"] / MIB:.1f}',
-        ]
+        gmacs, mib = cost['macs'] / 1e9, cost['saved_bytes'] / MIB
+        counts = [f'{cost["params"]:,}', f'{cost["trained"]:,}']
+        return [name, *counts, f'{gmacs:.3f}', f'{mib:.1f}']
 
-    lines = [line(name, cost) for name, cost in one['parts'].items()]
-    lines += [line('total', one['total']), line('of it the gates', one['gates'])]
+    lines = [line(name, cost) for name, cost in row['parts'].items()]
+    lines += [line('total', row['total']), line('of it the gates', row['gates'])]
     header = ['', 'Params', 'trained', 'GMACs', 'MiB for backward']
-    boxes, masks = one['box_regions'], one['mask_regions']
+    boxes, masks = row['box_regions'], row['mask_regions']
     return (
-        f'{one["config"]}, {"x".join(map(str, shape))}:\n'
+        f'{row["config"]}, {"x".join(map(str, shape))}:\n'
         f'{_table(header, lines)}\n'
         f'GMACs: one image, {boxes[0]} boxes and {masks[0]} masks; convolutions and '
         'matrix products, without element-wise work.\n'
-        f'Backward: a step of {one["images"]} images, {boxes[1]} boxes and {masks[1]} '
+        f'Backward: a step of {row["images"]} images, {boxes[1]} boxes and {masks[1]} '
         'masks in all; activations without the losses.\n'
-        + (f'NOT COUNTED: {", ".join(one["not_run"])}\n' if one['not_run'] else '')
-        + f'Highest activations at inference: {one["peak_bytes"] / MIB:.0f} MiB.'
+        + (f'NOT COUNTED: {", ".join(row["not_run"])}\n' if row['not_run'] else '')
+        + f'Highest activations at inference: {row["peak_bytes"] / MIB:.0f} MiB.'
     )
 
 
@@ -176,9 +165,7 @@ def _imagenet_text(rows: list[Any]) -> str:
     for row in rows:
         name = row.get('model') or f'ResNet-{row["depth"]}'
         cost = row['counted']
-        counted = (
-            [f'{cost["params"]:.3f}', f'{cost["gflops"]:.3f}'] if cost else ['', '']
-        )
+        counted = [f'{cost[key]:.3f}' if cost else '' for key in ('params', 'gflops')]
         cells.append(
             [f'{name}, {row["attention"]}', *counted]
             + [f'{row["params"]:g}', f'{row["gflops"]:g}', row['missing'] or '']
@@ -188,17 +175,17 @@ def _imagenet_text(rows: list[Any]) -> str:
     return f'{title}\n{_table(header, cells)}'
 
 
-def _latency_text(found: dict[str, Any]) -> str:
-    setting = found['setting']
+def _latency_text(result: dict[str, Any]) -> str:
+    setting = result['setting']
     cells = [
-        [name, f'{one["backbone_ms"]:.1f}', f'{one["backbone_ratio"]:.2f}']
-        + [f'{one["detector_ms"]:.1f}', f'{one["detector_ratio"]:.2f}']
-        for name, one in found['models'].items()
+        [name, f'{times["backbone_ms"]:.1f}', f'{times["backbone_ratio"]:.2f}']
+        + [f'{times["detector_ms"]:.1f}', f'{times["detector_ratio"]:.2f}']
+        for name, times in result['models'].items()
     ]
     header = ['', 'backbone (ms)', 'ratio', 'detector (ms)', 'ratio']
     described = ', '.join(f'{key} {value}' for key, value in setting.items())
     return (
-        f'Median of {found["rounds"]} rounds, side by side, random weights:\n'
+        f'Median of {result["rounds"]} rounds, side by side, random weights:\n'
         f'{_table(header, cells)}\n{described}'
     )
 

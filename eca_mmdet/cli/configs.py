@@ -13,15 +13,16 @@ from eca_mmdet.utils.errors import UserError
 def add_parser(commands: Commands) -> None:
     """Add the command to the parser."""
     configs = commands.add_parser('configs', help='list the shipped configs')
-    configs.add_argument(
+    add = configs.add_argument
+    add(
         'pattern',
         nargs='?',
         default='*',
         metavar='PATTERN',
         help='shell pattern or a part of the name',
     )
-    configs.add_argument('--path', metavar='NAME', help="print one config's file")
-    configs.add_argument('--json', action='store_true', help='names and files as JSON')
+    add('--path', metavar='NAME', help="print one config's file")
+    add('--json', action='store_true', help='names and files as JSON')
 
 
 def run(args: argparse.Namespace) -> int:
@@ -29,13 +30,13 @@ def run(args: argparse.Namespace) -> int:
     if args.path:
         print(resolve_config(args.path))
         return 0
-    found = shipped_configs(args.pattern)
-    if not found:
+    configs = shipped_configs(args.pattern)
+    if not configs:
         raise UserError(
             f'no shipped config matches {args.pattern!r}.', code='config-not-found'
         )
     if args.json:
-        print(json.dumps({name: str(path) for name, path in found.items()}, indent=1))
+        print(json.dumps({name: str(path) for name, path in configs.items()}, indent=1))
     else:
-        print('\n'.join(found))
+        print('\n'.join(configs))
     return 0

@@ -7,7 +7,6 @@ import contextlib
 import os
 import sys
 import time
-from pathlib import Path
 
 from eca_mmdet.catalog.mechanisms import KEYS
 from eca_mmdet.cli.common import Commands
@@ -22,27 +21,24 @@ def add_parser(commands: Commands) -> None:
         'on it from random weights, evaluate it on held-out images, and leave tables, '
         'pictures and a page of the run in a folder.',
     )
-    demo.add_argument(
-        '--detector', choices=('faster', 'mask', 'retinanet'), default='mask'
-    )
-    demo.add_argument(
+    add = demo.add_argument
+    add('--detector', choices=('faster', 'mask', 'retinanet'), default='mask')
+    add(
         '--attention',
         choices=('none', *KEYS),
         default='eca',
         metavar='NAME',
         help='a mechanism of eca-mmdet attention, or none (default: eca)',
     )
-    demo.add_argument('--depth', type=int, choices=(18, 50), default=18)
-    demo.add_argument(
+    add('--depth', type=int, choices=(18, 50), default=18)
+    add(
         '--quick',
         action='store_true',
         help='about 20 s; shows that everything runs, learns little',
     )
-    demo.add_argument('--seed', type=int, default=0)
-    demo.add_argument(
-        '--no-report', action='store_true', help='do not write report.html'
-    )
-    demo.add_argument(
+    add('--seed', type=int, default=0)
+    add('--no-report', action='store_true', help='do not write report.html')
+    add(
         '--out',
         metavar='DIR',
         help='run folder to create (default: runs/demo-DATE-TIME)',
@@ -62,6 +58,8 @@ def run(args: argparse.Namespace) -> int:
     console.print('loading mmdet ...')
     registration.register()
     from eca_mmdet.demo.run import run_demo, write_results
+    from eca_mmdet.reporting.run import read_run
+    from eca_mmdet.reporting.writing import write_report
 
     out = make_run_folder(args.out, 'demo')
     console.print(f'run folder: {out}')
@@ -83,7 +81,9 @@ def run(args: argparse.Namespace) -> int:
     page = None
     if not args.no_report:
         console.print('drawing the report ...')
-        page = _write_page(out)
+        page = out / 'report.html'
+        with open(os.devnull, 'w') as nowhere, contextlib.redirect_stdout(nowhere):
+            write_report(read_run(out, out.name), page)
     console.print(
         f'\nCOCO AP and AR on the held-out images, 0-100:\n{record["table"]}\n'
     )
@@ -93,14 +93,3 @@ def run(args: argparse.Namespace) -> int:
     if page is not None:
         console.print(f'Open this in a browser:\n  {page.resolve()}')
     return 0
-
-
-def _write_page(out: Path) -> Path:
-    """Write the report page of the run and return its path."""
-    from eca_mmdet.reporting.run import read_run
-    from eca_mmdet.reporting.writing import write_report
-
-    page = out / 'report.html'
-    with open(os.devnull, 'w') as nowhere, contextlib.redirect_stdout(nowhere):
-        write_report(read_run(out, out.name), page)
-    return page

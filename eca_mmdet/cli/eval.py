@@ -75,11 +75,7 @@ def add_parser(commands: Commands) -> None:
         metavar='S',
         help='lowest score in the confusion matrix and the worst images (default: 0.3)',
     )
-    add(
-        '--out',
-        metavar='DIR',
-        help='folder to create (default: runs/eval-DATE-TIME)',
-    )
+    add('--out', metavar='DIR', help='folder to create (default: runs/eval-DATE-TIME)')
 
 
 def run(args: argparse.Namespace) -> int:

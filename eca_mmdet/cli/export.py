@@ -105,7 +105,7 @@ def _size(words: list[str]) -> tuple[int, int] | None:
 
     if words == ['dynamic']:
         return None
-    if len(words) == 2 and all(one.isdecimal() and int(one) > 0 for one in words):
+    if len(words) == 2 and all(word.isdecimal() and int(word) > 0 for word in words):
         return int(words[0]), int(words[1])
     raise UserError(
         'a height and a width in px, as in --size 800 1344, or --size dynamic is '

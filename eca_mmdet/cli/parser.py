@@ -7,29 +7,12 @@ import importlib
 
 import eca_mmdet
 
-COMMANDS = {
-    'demo': '',
-    'init': '',
-    'train': '',
-    'test': '',
-    'predict': '',
-    'export': '',
-    'eval': '',
-    'report': '',
-    'check_data': '',
-    'to_coco': '',
-    'split': '',
-    'attention': '',
-    'compare_attention': '',
-    'gates': '',
-    'complexity': '',
-    'tables': '',
-    'reproduce': '',
-    'configs': '',
-    'weights': '',
-    'doctor': '',
-}
-"""In the order of ``--help``; where the arguments are not yet in the command's file."""
+COMMANDS = (
+    *('demo', 'init', 'train', 'test', 'predict', 'export', 'eval', 'report'),
+    *('check_data', 'to_coco', 'split', 'attention', 'compare_attention', 'gates'),
+    *('complexity', 'tables', 'reproduce', 'configs', 'weights', 'doctor'),
+)
+"""Modules of the commands, in the order of ``--help``."""
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -41,11 +24,6 @@ def build_parser() -> argparse.ArgumentParser:
         '--version', action='version', version=f'eca-mmdet {eca_mmdet.__version__}'
     )
     commands = parser.add_subparsers(dest='command', required=True, metavar='COMMAND')
-    for name, arguments in COMMANDS.items():
-        if arguments:
-            module = importlib.import_module(f'eca_mmdet.cli.arguments.{arguments}')
-            getattr(module, f'add_{name}')(commands)
-        else:
-            module = importlib.import_module(f'eca_mmdet.cli.{name}')
-            module.add_parser(commands)
+    for name in COMMANDS:
+        importlib.import_module(f'eca_mmdet.cli.{name}').add_parser(commands)
     return parser

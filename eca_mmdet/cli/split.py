@@ -100,7 +100,9 @@ def _rows(report: SplitReport) -> list[list[str]]:
     shown = report.classes
     if len(shown) > _MOST_ROWS:
         shown = [
-            one for one in shown if not all(one[p]['objects'] for p in report.files)
+            entry
+            for entry in shown
+            if not all(entry[p]['objects'] for p in report.files)
         ]
     rows = []
     for entry in shown[:_MOST_ROWS]:

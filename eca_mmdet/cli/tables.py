@@ -46,7 +46,7 @@ def run(args: argparse.Namespace) -> int:
     header = ['row', 'Params (M)', 'GFLOPs', *AP_COLUMNS]
     for index, task in enumerate(('box', 'mask')):
         cells = [
-            [one.row, *cells_of(one, task)] for one in rows if task in one.numbers()
+            [row.row, *cells_of(row, task)] for row in rows if task in row.numbers()
         ]
         if not cells:
             continue

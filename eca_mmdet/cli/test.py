@@ -18,40 +18,41 @@ def add_parser(commands: Commands) -> None:
         help='evaluate a checkpoint and print its AP table',
         description='Run a detector over its test set and print the COCO AP table.',
     )
-    test.add_argument(
+    add = test.add_argument
+    add(
         'config',
         metavar='NAME|CONFIG',
         help='shipped name (see: eca-mmdet configs) or a file',
     )
-    test.add_argument('checkpoint', metavar='CHECKPOINT')
+    add('checkpoint', metavar='CHECKPOINT')
     add_run_options(test)
-    test.add_argument('--classwise', action='store_true', help='AP of each class')
-    test.add_argument(
+    add('--classwise', action='store_true', help='AP of each class')
+    add(
         '--save-results',
         metavar='DIR',
         help='write the detections as COCO result files',
     )
-    test.add_argument(
+    add(
         '--format-only',
         action='store_true',
         help="evaluate nothing; also write COCO's submission zip (test-dev)",
     )
-    test.add_argument(
+    add(
         '--fast',
         action='store_true',
         help='fused norms, channels-last, bfloat16 in backbone and neck',
     )
-    test.add_argument(
+    add(
         '--compile',
         action='store_true',
         help='with --fast: the backbone through torch.compile as well',
     )
-    test.add_argument(
+    add(
         '--compare',
         action='store_true',
         help='with --fast: evaluate without it first, and print what it changes',
     )
-    test.add_argument('--json', action='store_true', help='print the metrics as JSON')
+    add('--json', action='store_true', help='print the metrics as JSON')
 
 
 def run(args: argparse.Namespace) -> int:

@@ -44,28 +44,28 @@ def run(args: argparse.Namespace) -> int:
     out = None if args.out is None else Path(args.out)
     converted = convert(Path(args.source), out)
     if args.json:
-        entries = [dataclasses.asdict(one) for one in converted]
+        entries = [dataclasses.asdict(dataset) for dataset in converted]
         print(json.dumps({'files': entries}, indent=1, default=str))
     else:
-        lines = [line for one in converted for line in _lines(one)]
+        lines = [line for dataset in converted for line in _lines(dataset)]
         print('\n'.join(map(printable, lines)))
     return 0
 
 
-def _lines(one: Converted) -> list[str]:
-    verb = 'written' if one.written else 'there already, with the same content'
-    if one.kind == 'coco':
+def _lines(dataset: Converted) -> list[str]:
+    verb = 'written' if dataset.written else 'there already, with the same content'
+    if dataset.kind == 'coco':
         verb = 'COCO as it is'
-    counts = f'{one.image_count} images, {one.annotation_count} annotations'
-    if one.found_count != one.annotation_count:
-        counts += f' of {one.found_count} in the source'
-    classes = ', '.join(one.classes[:20])
-    if len(one.classes) > 20:
-        classes += f', ... ({len(one.classes)})'
+    counts = f'{dataset.image_count} images, {dataset.annotation_count} annotations'
+    if dataset.found_count != dataset.annotation_count:
+        counts += f' of {dataset.found_count} in the source'
+    classes = ', '.join(dataset.classes[:20])
+    if len(dataset.classes) > 20:
+        classes += f', ... ({len(dataset.classes)})'
     return [
-        f'{one.file}: {verb}',
+        f'{dataset.file}: {verb}',
         f'  {counts}',
-        f'  images are relative to {one.images}',
+        f'  images are relative to {dataset.images}',
         f'  classes: {classes}',
-        *(f'  {note}' for note in one.notes),
+        *(f'  {note}' for note in dataset.notes),
     ]

@@ -25,7 +25,8 @@ def add_parser(commands: Commands) -> None:
         description="Train with mmengine's Runner, after checking files, classes "
         'and weights. The learning rate follows the batch.',
     )
-    train.add_argument(
+    add = train.add_argument
+    add(
         'config',
         nargs='?',
         metavar='NAME|CONFIG',
@@ -42,52 +43,52 @@ def add_parser(commands: Commands) -> None:
     )
     add_data_options(data)
     add_run_options(train)
-    train.add_argument(
+    add(
         '--resume',
         nargs='?',
         const='auto',
         metavar='CHECKPOINT',
         help='continue from CHECKPOINT, or from the latest in work-dir',
     )
-    train.add_argument(
+    add(
         '--on-nan',
         choices=('stop', 'skip'),
         default='stop',
         help='a loss that is NaN or infinite: stop (default), or skip the batch',
     )
-    train.add_argument(
+    add(
         '--nan-limit',
         type=count,
         default=10,
         metavar='N',
         help='with --on-nan skip: stop after N such batches (default: 10)',
     )
-    train.add_argument(
+    add(
         '--skip-bad-images',
         type=count,
         default=0,
         metavar='N',
         help='replace up to N images that cannot be read, and list them (default: 0)',
     )
-    train.add_argument(
+    add(
         '--seed',
         type=seed,
         metavar='N',
         help="of weights, order and augmentation (default: the config's, or a new one)",
     )
-    train.add_argument(
+    add(
         '--deterministic',
         action='store_true',
         help='the same weights again with the same --seed; slower on a GPU',
     )
-    train.add_argument('--amp', action='store_true', help='mixed precision')
-    train.add_argument('--auto-scale-lr', action='store_true', help=argparse.SUPPRESS)
-    train.add_argument(
+    add('--amp', action='store_true', help='mixed precision')
+    add('--auto-scale-lr', action='store_true', help=argparse.SUPPRESS)
+    add(
         '--no-scale-lr',
         action='store_true',
         help='use the lr as written, whatever the batch',
     )
-    train.add_argument(
+    add(
         '--from-scratch',
         action='store_true',
         help='random backbone weights; nothing frozen',

@@ -59,9 +59,13 @@ def run(args: argparse.Namespace) -> int:
     from eca_mmdet.checkpoints.api import convert_weights, inspect_weights
 
     if args.action == 'inspect':
-        found = inspect_weights(args.file, args.trust)
-        print(json.dumps(found.to_dict(), indent=1) if args.json else as_text(found))
-        return 0 if found.known else 1
+        inspection = inspect_weights(args.file, args.trust)
+        print(
+            json.dumps(inspection.to_dict(), indent=1)
+            if args.json
+            else as_text(inspection)
+        )
+        return 0 if inspection.known else 1
     done = convert_weights(
         args.source, args.target, args.to, args.force, args.trust, args.v1_retinanet
     )
@@ -72,47 +76,47 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def as_text(found: Inspection) -> str:
+def as_text(inspection: Inspection) -> str:
     """Lay an inspection out for reading, one fact a line."""
     sizes: object = ''
-    if found.block_kernel_sizes:
-        sizes = f'{_row(found.kernel_sizes or ())} (uniform in each stage)'
-        if not found.uniform:
-            sizes = f'differ inside a stage: {found.block_kernel_sizes}'
+    if inspection.block_kernel_sizes:
+        sizes = f'{_row(inspection.kernel_sizes or ())} (uniform in each stage)'
+        if not inspection.uniform:
+            sizes = f'differ inside a stage: {inspection.block_kernel_sizes}'
     facts = {
-        'what': found.what,
-        'depth': f'{found.depth} = ' * bool(found.depth)
-        + f'{_row(found.blocks)} {found.block} blocks',
-        'stem': found.stem,
-        'shortcut': found.shortcut,
-        'widths': _row(found.out_channels),
-        'gates': f'{found.gates} {found.gate}' if found.gate else 'none',
+        'what': inspection.what,
+        'depth': f'{inspection.depth} = ' * bool(inspection.depth)
+        + f'{_row(inspection.blocks)} {inspection.block} blocks',
+        'stem': inspection.stem,
+        'shortcut': inspection.shortcut,
+        'widths': _row(inspection.out_channels),
+        'gates': f'{inspection.gates} {inspection.gate}' if inspection.gate else 'none',
         'kernel sizes': sizes,
     }
-    if not found.known:
-        facts = {'what': found.what}
+    if not inspection.known:
+        facts = {'what': inspection.what}
     facts |= {
-        'classes': found.classes,
-        'tensors': f'{found.tensors}, {" and ".join(found.dtypes)}',
-        'file': ', '.join(filter(None, (found.container, found.wrapped))),
-        'beside': ', '.join(found.beside),
-        'metadata': ', '.join(f'{k}={v}' for k, v in found.metadata.items()),
-        'sha256': found.sha256,
+        'classes': inspection.classes,
+        'tensors': f'{inspection.tensors}, {" and ".join(inspection.dtypes)}',
+        'file': ', '.join(filter(None, (inspection.container, inspection.wrapped))),
+        'beside': ', '.join(inspection.beside),
+        'metadata': ', '.join(f'{k}={v}' for k, v in inspection.metadata.items()),
+        'sha256': inspection.sha256,
     }
-    lines = [printable(found.path)]
+    lines = [printable(inspection.path)]
     lines += [f'  {k:13} {printable(str(v))}' for k, v in facts.items() if v]
     lines += [
         textwrap.fill(
             printable(note), 86, initial_indent='  ! ', subsequent_indent='    '
         )
-        for note in found.notes
+        for note in inspection.notes
     ]
-    if found.backbone:
-        lines += ['', *(f'  {printable(s)}' for s in found.backbone.split('\n'))]
-    elif found.known:
+    if inspection.backbone:
+        lines += ['', *(f'  {printable(s)}' for s in inspection.backbone.split('\n'))]
+    elif inspection.known:
         lines += ['', '  No backbone of mmdet or of this package has this network.']
-    if found.command:
-        lines += ['', f'  {printable(found.command)}']
+    if inspection.command:
+        lines += ['', f'  {printable(inspection.command)}']
     return '\n'.join(lines)
 
 

@@ -47,14 +47,8 @@ def run_demo(
 ) -> dict[str, Any]:
     """Write the data, train, evaluate and plot; return the record of the run.
 
-    Args:
-        out: folder that exists; everything goes there.
-        console: for the progress.
-        detector: 'faster', 'mask' or 'retinanet'.
-        attention: key of a mechanism, or 'none'.
-        depth: 18 or 50.
-        seed: of data, weights and sampling.
-        quick: a few steps only.
+    Everything goes to the existing folder ``out``; the parameters are the options of
+    ``eca-mmdet demo``.
     """
     sizes = config.QUICK_SIZES if quick else SPLITS
     console.print(f'drawing {sizes["train"]} + {sizes["val"]} images of shapes ...')
@@ -75,7 +69,7 @@ def run_demo(
         finally:
             hook.close()
         draw_loss_curve(hook.losses, out / 'loss_curve.png')
-        draw_first_predictions(runner, out / 'predictions.png')
+        draw_predictions(runner, out / 'predictions.png')
     rows = rows_of(hook.metrics)
     evaluated = json.loads((Path(runner.log_dir) / 'metrics.json').read_text())
     return {
@@ -107,9 +101,6 @@ class ProgressHook(Hook):  # type: ignore[misc]
 
     Where the output is not a terminal (a log file, CI), a plain line is printed every
     tenth of the run instead.
-
-    Args:
-        console: where to draw.
 
     Attributes:
         losses: total loss of every iteration so far.
@@ -175,12 +166,7 @@ class ProgressHook(Hook):  # type: ignore[misc]
 
 
 def draw_loss_curve(losses: Sequence[float], path: Path) -> None:
-    """Plot the loss of every iteration and its running mean.
-
-    Args:
-        losses: one value an iteration.
-        path: PNG to write.
-    """
+    """Plot the loss of every iteration and its running mean."""
     figure, axes = new_figure(figsize=(7, 4), layout='constrained')
     iterations = np.arange(1, len(losses) + 1)
     axes.plot(iterations, losses, color='#c0c8d8', linewidth=1, label='one iteration')
@@ -195,8 +181,8 @@ def draw_loss_curve(losses: Sequence[float], path: Path) -> None:
     save_figure(figure, path)
 
 
-def draw_first_predictions(runner: Any, path: Path) -> None:
-    """Predict the first held-out images with the trained model and draw them."""
+def draw_predictions(runner: Any, path: Path) -> None:
+    """Draw what the trained model finds in the first held-out images, six to a row."""
     import torch
 
     dataset = runner.val_dataloader.dataset
@@ -207,27 +193,9 @@ def draw_first_predictions(runner: Any, path: Path) -> None:
     }
     runner.model.eval()
     with torch.no_grad():
-        results = runner.model.test_step(batch)
-    images = [item['inputs'].permute(1, 2, 0).numpy()[..., ::-1] for item in items]
-    draw_predictions(images, results, dataset.metainfo['classes'], path)
-
-
-def draw_predictions(
-    images: Sequence[np.ndarray[Any, Any]],
-    results: Sequence[Any],
-    classes: Sequence[str],
-    path: Path,
-) -> None:
-    """Draw boxes, masks, classes and scores over images, six to a row.
-
-    Args:
-        images: HWC uint8, RGB.
-        results: mmdet data samples with ``pred_instances``.
-        classes: names by label.
-        path: PNG to write.
-    """
+        samples = runner.model.test_step(batch)
     columns = 6
-    rows = -(-len(images) // columns)
+    rows = -(-len(items) // columns)
     size = (columns * 2.2, rows * 2.2 + 0.4)
     figure, grid = new_figure(rows, columns, figsize=size, layout='constrained')
     figure.suptitle(
@@ -235,8 +203,10 @@ def draw_predictions(
     )
     for axes in np.ravel(grid):
         axes.axis('off')
-    for axes, image, sample in zip(np.ravel(grid), images, results, strict=False):
-        axes.imshow(_with_objects(image, sample.pred_instances.numpy(), classes))
+    for axes, item, sample in zip(np.ravel(grid), items, samples, strict=False):
+        image = item['inputs'].permute(1, 2, 0).numpy()[..., ::-1]  # BGR to RGB
+        objects = sample.pred_instances.numpy()
+        axes.imshow(_with_objects(image, objects, dataset.metainfo['classes']))
     save_figure(figure, path)
 
 
@@ -256,11 +226,10 @@ def _with_objects(image: Any, instances: Any, classes: Sequence[str]) -> Any:
     ]
     masks = None
     if 'masks' in instances and len(kept):
-        masks = np.stack(
-            [
-                cv2.resize(mask.astype(np.uint8), size, interpolation=0) > 0
-                for mask in instances.masks[kept]
-            ]
+        resized = (
+            cv2.resize(mask.astype(np.uint8), size, interpolation=0)
+            for mask in instances.masks[kept]
         )
+        masks = np.stack([mask > 0 for mask in resized])
     enlarged = cv2.resize(image, size, interpolation=cv2.INTER_CUBIC)
     return draw_objects(enlarged, instances.bboxes[kept] * scale, labels, texts, masks)

@@ -1,8 +1,9 @@
-"""Load configs, build their models, and read what they say of data and classes."""
+"""Load configs, build their models, and read or set what they say of a training."""
 
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import warnings
 from collections.abc import Iterator, Sequence
@@ -13,6 +14,8 @@ from eca_mmdet import registration
 from eca_mmdet.catalog.configs import resolve_config
 from eca_mmdet.engine import distributed
 from eca_mmdet.utils.errors import UserError
+
+logger = logging.getLogger(__name__)
 
 
 def load_config(
@@ -70,11 +73,7 @@ def load_config(
 
 
 def parse_options(options: Sequence[str]) -> dict[str, Any]:
-    """Turn KEY=VALUE strings into a dict, values as mmdet's ``--cfg-options`` reads.
-
-    Raises:
-        UserError: an option without '='.
-    """
+    """Turn KEY=VALUE strings into a dict, values as mmdet's ``--cfg-options`` reads."""
     from mmengine.config import DictAction
 
     for option in options:
@@ -94,9 +93,6 @@ def forbid_code_in_files() -> None:
 
     onedl-mmengine falls back to unpickling whatever a file asks for, with a warning;
     PyTorch's own switch forbids that, whoever loads.
-
-    Raises:
-        UserError: the environment asks for the opposite.
     """
     if os.environ.get('TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD', '0') not in ('', '0'):
         raise UserError(
@@ -123,11 +119,7 @@ def silence_known_warnings() -> None:
 
 
 def require_sections(cfg: Any, training: bool) -> None:
-    """Reject a file that parses but is not a detector config.
-
-    Raises:
-        UserError: naming what is missing.
-    """
+    """Reject a file that parses but is not a detector config."""
     if training and cfg.get('test_time_only'):
         raise UserError(
             f'{cfg.filename} is only for testing: {cfg.test_time_only}',
@@ -156,7 +148,7 @@ def build_model(cfg: Any, device: str = 'cpu', source: str = '') -> Any:
 
     Args:
         cfg: a config with ``model``.
-        device: e.g. 'cpu' or 'cuda'; 'meta' builds it without memory and values.
+        device: 'meta' builds it without memory and values.
         source: name of the config in messages; default: its file.
 
     Raises:
@@ -223,7 +215,7 @@ def parts(node: Any, path: str) -> Iterator[tuple[str, Any]]:
 
 
 def metric_name(evaluator: Any) -> str:
-    """Return the type of a metric's config without its scope."""
+    """Return the type of a metric's config, without ``mmdet.``."""
     return str(evaluator.get('type')).rpartition('.')[2]
 
 
@@ -236,11 +228,7 @@ def evaluators(cfg: Any, use: str) -> list[Any]:
 
 
 def leaf_datasets(loader: Any) -> list[Any]:
-    """Return the datasets of a data loader, inside RepeatDataset, ConcatDataset etc.
-
-    Args:
-        loader: config, e.g. ``cfg.train_dataloader``; anything else has none.
-    """
+    """Return the datasets of a data loader, inside RepeatDataset, ConcatDataset etc."""
     dataset = loader.get('dataset') if isinstance(loader, dict) else None
     if not isinstance(dataset, dict):
         return []
@@ -253,13 +241,9 @@ def leaf_datasets(loader: Any) -> list[Any]:
 
 
 def class_names(cfg: Any, loader: str = 'train_dataloader') -> tuple[str, ...] | None:
-    """Return the class names of a config: those of the data loader's first dataset.
+    """Return the class names of the data loader's first dataset.
 
-    Returns:
-        None where the dataset takes them from its annotation file, or is not known.
-
-    Raises:
-        UserError: a string stands where a tuple of names is expected.
+    None where the dataset takes them from its annotation file, or is not known.
     """
     for dataset in leaf_datasets(cfg.get(loader)):
         return dataset_classes(dataset, loader)
@@ -269,9 +253,7 @@ def class_names(cfg: Any, loader: str = 'train_dataloader') -> tuple[str, ...] |
 def dataset_classes(dataset: Any, loader: str) -> tuple[str, ...] | None:
     """Return the class names of one dataset's config; see :func:`class_names`.
 
-    Args:
-        dataset: config, of ``metainfo.classes`` or a type with names of its own.
-        loader: where it is, for messages.
+    They are those of ``metainfo.classes``, or of its type. ``loader`` is for messages.
     """
     from eca_mmdet.checkpoints.embedded_config import registered
 
@@ -297,9 +279,7 @@ def dataset_classes(dataset: Any, loader: str) -> tuple[str, ...] | None:
 def class_heads(model: Any) -> Iterator[tuple[tuple[str, ...], Any]]:
     """Yield path and config of each box and mask head that counts classes.
 
-    Args:
-        model: ``cfg.model``. The heads of a cascade have paths of their own, e.g.
-            ``('roi_head', 'bbox_head', '0')``.
+    The heads of a cascade have paths of their own: ``('roi_head', 'bbox_head', '0')``.
     """
     for key in ('bbox_head', 'mask_head'):
         head = model.get(key)
@@ -310,3 +290,69 @@ def class_heads(model: Any) -> Iterator[tuple[tuple[str, ...], Any]]:
     if model.get('roi_head'):
         for path, part in class_heads(model.roi_head):
             yield ('roi_head', *path), part
+
+
+def set_work_dir(cfg: Any, work_dir: str | Path | None) -> None:
+    """Apply mmdet's order: the argument, the config's own, ``work_dirs/NAME``."""
+    if work_dir:
+        cfg.work_dir = str(work_dir)
+    elif not cfg.get('work_dir'):
+        cfg.work_dir = str(Path('work_dirs') / Path(cfg.filename).stem)
+
+
+def start_from_scratch(cfg: Any) -> None:
+    """Drop the backbone's weights, and thaw what is frozen because of them."""
+    backbone = cfg.model.backbone
+    backbone.init_cfg = None
+    for key, value in (('frozen_stages', -1), ('norm_eval', False)):
+        if key in backbone:  # other families have no such argument
+            backbone[key] = value
+
+
+def use_amp(cfg: Any) -> None:
+    """Switch to mixed precision with a dynamic loss scale."""
+    from mmengine.device import get_device
+
+    if get_device() == 'cpu':
+        raise UserError(
+            '--amp needs a GPU, and PyTorch sees none. Train without it.', code='no-gpu'
+        )
+    cfg.optim_wrapper.type = 'AmpOptimWrapper'
+    cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
+
+
+def images_per_step(cfg: Any) -> int:
+    """Return processes x batch x accumulated steps."""
+    world = distributed.count_processes(cfg.launcher)
+    batch = cfg.train_dataloader.get('batch_size') or 1
+    accumulation = cfg.optim_wrapper.get('accumulative_counts', 1)
+    return int(world * batch * accumulation)
+
+
+def apply_lr_policy(cfg: Any, scale: bool) -> None:
+    """Scale the learning rate to the images per step, and log it in one line.
+
+    The config's rate is meant for ``auto_scale_lr.base_batch_size`` images. mmengine's
+    own scaling does not count accumulated steps: it is switched off, and the scaled
+    rate is written into the config.
+    """
+    policy = cfg.get('auto_scale_lr') or {}
+    base = policy.get('base_batch_size')
+    optimizer: Any = cfg.optim_wrapper.get('optimizer') or {}
+    lr = optimizer.get('lr')
+    step = images_per_step(cfg)
+    cfg.auto_scale_lr = dict(enable=False, base_batch_size=base or step)
+    if lr is None:
+        return
+    if cfg.get('resume'):
+        line = 'lr continues from the checkpoint'
+    elif not scale:
+        line = f'lr {lr:g} as written: {step} images a step'
+        line += f', config made for {base}' if base else ''
+    elif base is None:
+        line = f'lr {lr:g} as written: the config names no base batch size'
+    else:
+        scaled = lr * step / base
+        optimizer.lr = scaled
+        line = f'lr {lr:g} -> {scaled:g}: {step} of {base} images a step'
+    logger.info(line)

@@ -1,13 +1,11 @@
-"""Distributed launch, rendezvous, teardown, lost peers, and data loader workers."""
+"""Distributed launch, rendezvous, teardown, lost peers, and ending of workers."""
 
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import datetime
 import os
 import re
-import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,8 +14,6 @@ from eca_mmdet import compat
 from eca_mmdet.utils.errors import JobError, UserError
 
 TIMEOUT_S = 600  # NCCL's own; gloo would wait half an hour
-
-_DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG of Linux
 
 # What each launcher sets: rank, number of processes, rank on the machine.
 VARIABLES = {
@@ -42,11 +38,7 @@ _STARTED_BY = {
 
 
 def require_launcher(launcher: str) -> None:
-    """Check that a launcher started this process.
-
-    Raises:
-        UserError: a variable that it sets is missing, or is not a number.
-    """
+    """Check that a launcher started this process."""
     if launcher == 'none':
         return
     missing = [name for name in _NEEDED[launcher] if not os.environ.get(name)]
@@ -81,11 +73,9 @@ def count_processes(launcher: str) -> int:
 
 
 def set_timeout(cfg: Any, seconds: int | None) -> None:
-    """Bound how long a process waits for the others.
+    """Bound how long a process waits for the others, in ``env_cfg.dist_cfg.timeout``.
 
-    Args:
-        cfg: ``env_cfg.dist_cfg.timeout`` is set, in seconds.
-        seconds: None keeps the config's own, or else takes ``TIMEOUT_S``.
+    ``None`` keeps the config's own, or takes ``TIMEOUT_S``.
     """
     if cfg.launcher == 'none':
         return
@@ -97,11 +87,8 @@ def set_timeout(cfg: Any, seconds: int | None) -> None:
 def start_processes_on_cpu(cfg: Any) -> None:
     """Join torchrun's processes through gloo where there is no accelerator.
 
-    mmengine's own way asks for CUDA devices, also on a machine without any.
-
-    Raises:
-        UserError: Slurm or MPI started them; mmengine reads those after it has asked.
-            Or PyTorch has the strategy only for accelerators.
+    mmengine's own way asks for CUDA devices, also on a machine without any; with Slurm
+    or MPI before anything else could be done.
     """
     from mmengine.device import get_device
     from torch import distributed
@@ -136,20 +123,20 @@ def start_processes_on_cpu(cfg: Any) -> None:
 
 @contextlib.contextmanager
 def job(cfg: Any) -> Iterator[None]:
-    """Run this process's part of the job inside, and leave the group afterwards.
-
-    Raises:
-        JobError: another process is gone, or cannot be reached.
-    """
+    """Run this process's part of the job inside, and leave the group afterwards."""
     try:
         yield
     except RuntimeError as error:
         reason = _loss(error) if cfg.launcher != 'none' else None
         if reason is None:
             raise
+        kept = ''
+        with contextlib.suppress(OSError):
+            checkpoint = (Path(cfg.work_dir) / 'last_checkpoint').read_text().strip()
+            kept = f' {checkpoint} is kept: go on with --resume.'
         raise JobError(
             f'another process of this job is gone, or cannot be reached: {reason}. '
-            f'The first message of the others says why.{_kept(cfg)}'
+            f'The first message of the others says why.{kept}'
         ) from error
     from torch import distributed
 
@@ -168,26 +155,14 @@ def _loss(error: RuntimeError) -> str | None:
     return line.split('. ')[0].rstrip('. ')
 
 
-def _kept(cfg: Any) -> str:
-    """Say where a training can go on."""
-    pointer = Path(cfg.get('work_dir') or '.') / 'last_checkpoint'
-    try:
-        checkpoint = pointer.read_text().strip()
-    except OSError:
-        return ''
-    return f' {checkpoint} is kept: go on with --resume.'
-
-
 @contextlib.contextmanager
 def ending_workers(runner: Any) -> Iterator[None]:
     """End the data loaders' processes after the block.
 
     mmengine leaves them to the end of the program, where Python kills them, and each
     killed one leaves a socket in the folder of temporary files. In a program that goes
-    on they stay until garbage is collected, which then waits five seconds for each.
-
-    Args:
-        runner: mmengine's; it can run again, with new processes.
+    on they stay until garbage is collected, which then waits five seconds for each. The
+    runner can run again, with new processes.
     """
     try:
         yield
@@ -197,13 +172,3 @@ def ending_workers(runner: Any) -> Iterator[None]:
             for holder in (loader, getattr(loop, 'dataloader_iterator', None)):
                 compat.shut_down_workers(compat.worker_iterator(holder))
             compat.forget_worker_iterator(loader)  # the next loop would wait for them
-
-
-def tie_to_parent() -> None:
-    """Let this worker end with the process that it loads for, however that ends.
-
-    PyTorch's workers look for their parent as well; but one with batches that were not
-    taken then waits forever for its pipe, which the others hold open.
-    """
-    with contextlib.suppress(OSError, AttributeError):  # another system than Linux
-        ctypes.CDLL(None).prctl(_DIE_WITH_PARENT, signal.SIGKILL)

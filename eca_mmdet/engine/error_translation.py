@@ -23,12 +23,8 @@ _DISK = {
 def as_user_error(runner: Any) -> Iterator[None]:
     """Report running out of memory, a full disk, dead workers etc. in one line.
 
-    Args:
-        runner: mmengine's, for the images that its workers were reading; None where
-            none runs, and the caller explains running out of memory.
-
-    Raises:
-        RunError: what happened and what helps.
+    The runner's workers tell which images were being read. Without one, the caller
+    explains running out of memory.
     """
     try:
         yield
@@ -46,6 +42,15 @@ def as_user_error(runner: Any) -> Iterator[None]:
         if runner is None:
             raise
         raise RunError(_out_of_memory('this machine'), code='out-of-memory') from error
+    except FileNotFoundError as error:
+        if runner is None:
+            raise
+        # From a worker, only the last line of its stack trace names the file.
+        name = error.filename or str(error).rstrip().rpartition('\n')[2]
+        raise UserError(
+            f'a file that the run needs does not exist: {name}.',
+            code='file-not-found',
+        ) from error
     except OSError as error:
         if error.errno not in _DISK:
             raise

@@ -5,39 +5,25 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from types import FrameType, TracebackType
+from types import FrameType
 from typing import Any
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
-class _Forks:
-    """Whether this process is being forked: Python drops what is raised then."""
+_forking: list[bool] = []
+"""Not empty while this process is being forked: Python drops what is raised then."""
 
-    now = False
-
-    @classmethod
-    def begin(cls) -> None:
-        cls.now = True
-
-    @classmethod
-    def end(cls) -> None:
-        cls.now = False
-
-
-# Before those of other modules begin, and after they end.
+# Called before those of other modules begin, and after they end.
 os.register_at_fork(
-    before=_Forks.begin, after_in_parent=_Forks.end, after_in_child=_Forks.end
+    before=lambda: _forking.append(True),
+    after_in_parent=_forking.clear,
+    after_in_child=_forking.clear,
 )
 
 
 class Interrupted(KeyboardInterrupt):  # noqa: N818 - it is one
-    """Training was asked to stop, and has, between two steps.
-
-    Args:
-        number: of the signal.
-        message: what was saved, and how to resume.
-    """
+    """Training was asked to stop by a signal, and has, between two steps."""
 
     def __init__(self, number: int, message: str = '') -> None:
         super().__init__(message)
@@ -72,22 +58,16 @@ class Interrupts:
                 break
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        if os.getpid() != self._process:
-            return  # a data loader's worker, which the main process ends
-        if self.ignored:
+        # A data loader's worker is ended by the main process.
+        if self.ignored or os.getpid() != self._process:
             return
         again, self.requested = bool(self.requested), number
-        if (self.at_once or again) and not _Forks.now:
+        if (self.at_once or again) and not _forking:
             raise Interrupted(number)
         # Logging takes locks, which a signal handler must not wait for.
         sys.stderr.write(
@@ -97,19 +77,11 @@ class Interrupts:
         sys.stderr.flush()
 
     def stop_if_agreed(self) -> None:
-        """Raise what every process knows of.
-
-        Raises:
-            Interrupted: a signal came, to this process or another.
-        """
+        """Raise for a signal that every process knows of."""
         if self.agreed:
             raise Interrupted(self.agreed)
 
     def stop_if_asked(self) -> None:
-        """Raise what was held back.
-
-        Raises:
-            Interrupted: a signal came.
-        """
+        """Raise for a signal that was held back."""
         if self.requested:
             raise Interrupted(self.requested)

@@ -10,8 +10,8 @@ from mmengine.hooks import EMAHook
 from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop
 
 from eca_mmdet import compat
-from eca_mmdet.engine.batch_sampler import ReplayedBatchSampler
-from eca_mmdet.engine.hooks.training_state import POSITION, restore_gradients
+from eca_mmdet.engine.data_loading import ReplayedBatchSampler
+from eca_mmdet.engine.hooks import POSITION, restore_gradients
 from eca_mmdet.engine.nan_guard import GuardedOptimizer
 from eca_mmdet.engine.seeding import seed_step
 
@@ -41,9 +41,7 @@ class ExactLoop:
             endless=endless,
         )
         return runner.build_dataloader(
-            dataloader,
-            seed=runner.seed,
-            diff_rank_seed=compat.differs_by_rank(runner),
+            dataloader, seed=runner.seed, diff_rank_seed=compat.differs_by_rank(runner)
         )
 
     def _begin(self, epoch: int, batches: int) -> None:
@@ -100,9 +98,8 @@ class ExactLoop:
     def data_position(self, meta: Any) -> dict[str, int]:
         """Return the position in the data, which a checkpoint needs to resume an epoch.
 
-        Args:
-            meta: of the checkpoint, with its epoch and iter. Hooks write one before
-                the loop has counted the step or epoch that has just ended.
+        Hooks write a checkpoint, with epoch and iter in ``meta``, before the loop has
+        counted the step or epoch that has just ended.
         """
         ended = meta['epoch'] > self._epoch
         batches = 0 if ended else self.batches_done + meta['iter'] - self._iter
@@ -116,8 +113,7 @@ class ExactLoop:
     def _resumed_batches(self, default: int) -> int:
         """Return how many batches, of today's size, the checkpoint has seen.
 
-        Args:
-            default: for a checkpoint of mmengine's own Runner.
+        The default is for checkpoints of mmengine's own Runner.
         """
         kept = self.runner.resumed_meta.get(POSITION)
         kept = kept if isinstance(kept, dict) else {}

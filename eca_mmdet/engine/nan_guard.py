@@ -21,12 +21,7 @@ from eca_mmdet.utils.errors import RunError
 
 @dataclass
 class OnNan:
-    """What to do about a loss that is not finite.
-
-    Attributes:
-        skip: leave such batches out; False stops at the first.
-        limit: batches that may be left out.
-    """
+    """What to do about losses that are not finite: stop, or skip up to ``limit``."""
 
     skip: bool = False
     limit: int = 10
@@ -45,12 +40,7 @@ class _NotFinite(Exception):  # noqa: N818 - never leaves this module
 class GuardedOptimizer:
     """A Runner's optimizer wrapper that skips updates from losses that are not finite.
 
-    It also makes all processes of a job stop at the same step.
-
-    Args:
-        runner: whose model is trained.
-        on_nan: what to do.
-        interrupts: a request to one process becomes one to all.
+    It also makes all processes of a job stop at the same step, when one is interrupted.
     """
 
     def __init__(self, runner: Any, on_nan: OnNan, interrupts: Interrupts) -> None:
@@ -64,11 +54,7 @@ class GuardedOptimizer:
         return getattr(self._runner.optim_wrapper, name)
 
     def train_step(self, batch: Any) -> dict[str, Any] | None:
-        """Run one step of the model; return its log variables, None if left out.
-
-        Raises:
-            NotFiniteError: the loss is not finite, and that is not tolerated.
-        """
+        """Run one step of the model; return its log variables, None if left out."""
         runner = self._runner
         if not isinstance(runner.optim_wrapper, OptimWrapper):  # several optimizers
             step = runner.model.train_step(batch, optim_wrapper=runner.optim_wrapper)
@@ -157,32 +143,28 @@ def images_of(batch: Any) -> str:
 
 
 def first_not_finite(model: Any, batch: Any) -> tuple[str, list[str]]:
-    """Find the first layer of a forward pass whose output is not finite.
-
-    Args:
-        model: an mmdet detector in training mode.
-        batch: as its data loader gives it.
+    """Find the first layer of a forward pass in training whose output is not finite.
 
     Returns:
-        The first layer whose output is not finite, with what is known of its weights
-        and input, or ''; and the losses that are not.
+        That layer, with what is known of its weights and input, or ''; and the losses
+        that are not finite.
     """
-    found: list[str] = []
-    with _watched(model, found), torch.no_grad(), contextlib.suppress(Exception):
+    culprits: list[str] = []
+    with _watched(model, culprits), torch.no_grad(), contextlib.suppress(Exception):
         data = model.data_preprocessor(batch, True)
         losses = model(**data, mode='loss')
         lost = [name for name, value in losses.items() if not _is_finite(value)]
-        return (found[0] if found else ''), lost
-    return (found[0] if found else ''), []
+        return (culprits[0] if culprits else ''), lost
+    return (culprits[0] if culprits else ''), []
 
 
 @contextlib.contextmanager
-def _watched(model: nn.Module, found: list[str]) -> Iterator[None]:
+def _watched(model: nn.Module, culprits: list[str]) -> Iterator[None]:
     names = {module: name for name, module in model.named_modules()}
 
     def look(module: nn.Module, inputs: Any, output: Any) -> None:
-        if not found and not _is_finite(output):
-            found.append(_suspect(names[module], module, inputs))
+        if not culprits and not _is_finite(output):
+            culprits.append(_suspect(names[module], module, inputs))
 
     handles = [module.register_forward_hook(look) for module in names if names[module]]
     try:
@@ -224,11 +206,7 @@ def _norm_statistics(model: nn.Module) -> list[tuple[Tensor, Tensor]]:
 
 
 def require_finite(checkpoint: dict[str, Any]) -> None:
-    """Check that the weights to be saved are finite.
-
-    Raises:
-        NotFiniteError: naming the first of them.
-    """
+    """Check that the weights to be saved are finite."""
     lost = [k for k, t in checkpoint['state_dict'].items() if not _is_finite(t)]
     if lost:
         raise NotFiniteError(

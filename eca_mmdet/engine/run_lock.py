@@ -8,7 +8,6 @@ import os
 import socket
 import time
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from eca_mmdet.utils.errors import UserError
@@ -19,24 +18,22 @@ _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 
 
 class RunLock:
-    """Hold a work folder for this process, for the time of a ``with`` block.
+    """Hold a work folder, made if need be, for the time of a ``with`` block.
 
     The kernel releases it when the process ends, however it ends; the content of the
-    file then stays, and shows the next training how the last one ended.
-
-    Args:
-        folder: made if it is not there.
+    file then stays, and shows the next training how the last one ended. ``work`` and
+    ``option`` are for messages.
 
     Attributes:
         left_behind: the last holder if it was killed ('process 7 on HOST, since
             DATE'), or ''.
-
-    Raises:
-        UserError: another process holds it, or nothing can be written there.
     """
 
-    def __init__(self, folder: str | Path) -> None:
+    def __init__(
+        self, folder: str | Path, work: str = 'training', option: str = '--work-dir'
+    ) -> None:
         self._path = Path(folder) / _NAME
+        self._work, self._option = work, option
         self.left_behind = ''
         self._file: Any = None
         self._made: list[Path] = []
@@ -49,7 +46,7 @@ class RunLock:
         except OSError as error:
             raise UserError(
                 f'nothing can be written to the work folder {self._path.parent}: '
-                f'{error.strerror}. Name another with --work-dir.',
+                f'{error.strerror}. Name another with {self._option}.',
                 code='file-not-written',
             ) from error
         self._file.seek(0)
@@ -57,9 +54,9 @@ class RunLock:
         if held:
             self._file.close()
             raise UserError(
-                f'{self._path.parent} is the work folder of a training that runs now '
-                f'({holder or "unknown"}). Wait for it, or name another with '
-                '--work-dir.',
+                f'{self._path.parent} is the work folder of a {self._work} that runs '
+                f'now ({holder or "unknown"}). Wait for it, or name another with '
+                f'{self._option}.',
                 code='folder-in-use',
             )
         self.left_behind = holder
@@ -70,12 +67,7 @@ class RunLock:
         self._file.flush()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self._path.unlink(missing_ok=True)
         self._file.close()
         for folder in self._made:  # a training that was rejected leaves nothing
@@ -93,10 +85,7 @@ def _make(folder: Path) -> list[Path]:
 
 
 def _is_there(path: Path, file: Any) -> bool:
-    """Tell whether an open file is still the one of that name.
-
-    Its last holder removed it, if not: whoever comes next makes another.
-    """
+    """Tell whether an open file still has its name; its last holder removes it."""
     try:
         return os.path.samestat(os.stat(path), os.fstat(file.fileno()))
     except FileNotFoundError:
@@ -104,15 +93,13 @@ def _is_there(path: Path, file: Any) -> bool:
 
 
 def _lock(file: Any) -> bool:
-    """Lock a file for this process; False if another has it.
-
-    A record lock: unlike flock's, workers that outlive their parent do not keep it.
-    """
+    """Lock a file for this process; False if another has it."""
     try:
         import fcntl
     except ImportError:  # Windows: no protection
         return True
     try:
+        # Unlike flock's, workers that outlive their parent do not keep this lock.
         fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except (BlockingIOError, PermissionError):
         return False

@@ -11,9 +11,9 @@ from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
 
 from eca_mmdet import compat
 from eca_mmdet.engine import config, distributed
-from eca_mmdet.engine.checkpoint_files import BACKEND, point_to, write_whole_files
-from eca_mmdet.engine.fault_tolerant_dataset import FaultTolerantDataset
-from eca_mmdet.engine.hooks.training_state import GRADIENTS, TrainingStateHook
+from eca_mmdet.engine.checkpointing import BACKEND, point_to, write_whole_files
+from eca_mmdet.engine.data_loading import FaultTolerantDataset
+from eca_mmdet.engine.hooks import GRADIENTS, TrainingStateHook
 from eca_mmdet.engine.interrupts import Interrupts
 from eca_mmdet.engine.loops import ExactEpochLoop, ExactIterLoop
 from eca_mmdet.engine.nan_guard import OnNan
@@ -108,9 +108,6 @@ class ResumableRunner(Runner):  # type: ignore[misc]
 
         Nothing is written in the middle of a step, nor before a resumed training has
         restored all of its state.
-
-        Raises:
-            OSError: the disk does not take it.
         """
         loop = compat.train_loop(self)
         if not isinstance(loop, (ExactEpochLoop, ExactIterLoop)):

@@ -33,9 +33,6 @@ def set_randomness(cfg: Any, seed: int | None, deterministic: bool) -> None:
         seed: None keeps the config's; without any mmengine draws one.
         deterministic: use only PyTorch's deterministic algorithms. An operator without
             one ends the run, so that a difference in the weights is never silent.
-
-    Raises:
-        UserError: the config's is not a dict.
     """
     own = cfg.get('randomness') or {}
     if not isinstance(own, dict):
@@ -57,11 +54,7 @@ def set_randomness(cfg: Any, seed: int | None, deterministic: bool) -> None:
 
 @contextlib.contextmanager
 def named_operators() -> Iterator[None]:
-    """Report in one line which operator has no deterministic version.
-
-    Raises:
-        UserError: PyTorch rejected one inside.
-    """
+    """Report in one line which operator has no deterministic version."""
     try:
         yield
     except RuntimeError as error:
@@ -76,13 +69,7 @@ def named_operators() -> Iterator[None]:
 
 
 def seed_step(seed: int, rank: int, step: int) -> None:
-    """Seed every generator of this process, for one training step.
-
-    Args:
-        seed: of the run.
-        rank: of the process; each draws its own.
-        step: steps done before it.
-    """
+    """Seed every generator of this process (``rank``), for one training step."""
     import torch
 
     words = _words(seed, _STEP, rank, step)
@@ -93,10 +80,7 @@ def seed_step(seed: int, rank: int, step: int) -> None:
 def seed_sample(seed: int, epoch: int, number: int) -> None:
     """Seed the generators that a data pipeline uses, for one image.
 
-    Args:
-        seed: of the run.
-        epoch: from 0.
-        number: of the draw within the epoch, counted over all processes.
+    ``number`` counts the draws of an epoch over all processes.
     """
     import torch
 

@@ -14,14 +14,9 @@ from eca_mmdet.checkpoints.io import read_checkpoint
 from eca_mmdet.datasets.detections import TASKS
 from eca_mmdet.datasets.results import results_path, submission_path
 from eca_mmdet.engine import distributed
-from eca_mmdet.engine.config import (
-    evaluators,
-    load_config,
-    metric_name,
-)
+from eca_mmdet.engine.config import evaluators, load_config, metric_name, set_work_dir
 from eca_mmdet.engine.error_translation import as_user_error
 from eca_mmdet.engine.preflight import check
-from eca_mmdet.engine.recipe import set_work_dir
 from eca_mmdet.evaluation.bootstrap import subtract
 from eca_mmdet.evaluation.coco_eval import COCO_METRICS, OWN_METRICS
 from eca_mmdet.evaluation.tables import ap_table, render, rows_of
@@ -36,7 +31,7 @@ class Evaluation:
     Attributes:
         metrics: by name, AP from 0 to 1, e.g. ``metrics['coco/bbox_AP']``.
         log_dir: with the log and ``metrics.json``.
-        seconds: of reading, predicting and evaluating.
+        seconds: for reading, predicting and evaluating.
         baseline: the metrics without ``fast``, where they were asked for.
     """
 
@@ -104,12 +99,18 @@ def test(
     set_work_dir(cfg, work_dir)
     cfg.load_from, cfg.resume = str(checkpoint), False
     set_outputs(cfg, classwise, save_results, format_only)
-    from eca_mmdet.engine.preflight.start import check_start
+    from eca_mmdet.engine.load_from import check_start
     from eca_mmdet.engine.runner import build_runner
 
     with distributed.job(cfg):
         check(cfg, training=False)
-        runner = build_runner(cfg)
+        try:
+            runner = build_runner(cfg)
+        except (FileExistsError, NotADirectoryError, PermissionError) as error:
+            raise UserError(
+                f'work folder {cfg.work_dir} cannot be written to: {error}.',
+                code='file-not-written',
+            ) from error
         check_start(cfg, runner, exact=True, file=file)
         del file  # mmengine loads its own copy
         with as_user_error(runner), distributed.ending_workers(runner):
@@ -159,12 +160,12 @@ def comparison(exact: dict[str, float], fast: dict[str, float]) -> str:
         ]
         heading = ['', 'float32', 'fast', 'difference']
         return f'What --fast changes:\n{render(heading, cells, "table")}'
-    rows, signed = {}, []
+    rows = {}
     for task in before:
         rows[f'{task}, float32'] = before[task]
         rows[f'{task}, fast'] = after[task]
-        signed.append(f'{task}, difference')
-        rows[signed[-1]] = subtract(before[task], after[task])
+        rows[f'{task}, difference'] = subtract(before[task], after[task])
+    signed = [name for name in rows if name.endswith('difference')]
     return f'What --fast changes, 0-100:\n{ap_table(rows, signed=signed)}'
 
 
@@ -174,11 +175,7 @@ def set_outputs(
     save_results: str | Path | None = None,
     format_only: bool = False,
 ) -> None:
-    """Set what the COCO evaluators of a config print and write.
-
-    Raises:
-        UserError: there is none, or a file exists or cannot be written.
-    """
+    """Set what the COCO evaluators of a config print and write."""
     if format_only and not save_results:
         raise UserError(
             '--format-only needs --save-results DIR, to write there.',

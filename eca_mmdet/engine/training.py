@@ -10,13 +10,24 @@ from pathlib import Path
 from typing import Any, Literal
 
 from eca_mmdet import compat
-from eca_mmdet.engine import distributed, recipe
-from eca_mmdet.engine.checkpoint_files import remove_partial
-from eca_mmdet.engine.config import load_config
+from eca_mmdet.engine import distributed
+from eca_mmdet.engine.checkpointing import (
+    find_checkpoint,
+    named_checkpoint,
+    remove_partial,
+    resume_from,
+)
+from eca_mmdet.engine.config import (
+    apply_lr_policy,
+    images_per_step,
+    load_config,
+    set_work_dir,
+    start_from_scratch,
+    use_amp,
+)
 from eca_mmdet.engine.error_translation import as_user_error
 from eca_mmdet.engine.interrupts import Interrupted, Interrupts
 from eca_mmdet.engine.preflight import check
-from eca_mmdet.engine.resume import find_checkpoint, named_checkpoint, resume_from
 from eca_mmdet.engine.run_lock import RunLock
 from eca_mmdet.engine.seeding import named_operators, set_randomness
 from eca_mmdet.utils.errors import RunError, UserError
@@ -92,16 +103,16 @@ def train(
         Interrupted: ctrl-C or SIGTERM; a checkpoint of the last step was written.
     """
     cfg = load_config(config, options, launcher, local_rank, dist_timeout)
-    recipe.set_work_dir(cfg, work_dir)
+    set_work_dir(cfg, work_dir)
     with _locked(cfg.work_dir, resuming=bool(resume)):
         if from_scratch:
-            recipe.start_from_scratch(cfg)
+            start_from_scratch(cfg)
         if amp:
-            recipe.use_amp(cfg)
+            use_amp(cfg)
         set_randomness(cfg, seed, deterministic)
         resume_from(cfg, resume)
         check(cfg, training=True)
-        recipe.apply_lr_policy(cfg, scale_lr)
+        apply_lr_policy(cfg, scale_lr)
         with distributed.job(cfg), named_operators():
             runner = _build(cfg, scale_lr)
             set_tolerance(runner, on_nan, nan_limit, skip_bad_images)
@@ -134,12 +145,12 @@ def _locked(work_dir: str, resuming: bool) -> Iterator[None]:
 
 def _build(cfg: Any, scale_lr: bool) -> Any:
     """Return the Runner, the checkpoint that it starts from checked."""
-    from eca_mmdet.engine.hooks.resumed_batch import ResumedBatchHook
-    from eca_mmdet.engine.preflight.start import check_start
+    from eca_mmdet.engine.hooks import ResumedBatchHook
+    from eca_mmdet.engine.load_from import check_start
     from eca_mmdet.engine.runner import build_runner
 
     runner = build_runner(cfg)
-    runner.register_hook(ResumedBatchHook(recipe.images_per_step(cfg), scale_lr))
+    runner.register_hook(ResumedBatchHook(images_per_step(cfg), scale_lr))
     check_start(cfg, runner, exact=bool(cfg.get('resume')))
     return runner
 
@@ -147,11 +158,7 @@ def _build(cfg: Any, scale_lr: bool) -> Any:
 def set_tolerance(
     runner: Any, on_nan: str, nan_limit: int, skip_bad_images: int
 ) -> None:
-    """Set what a Runner does about losses that are not finite, and broken images.
-
-    Raises:
-        UserError: the config has a runner of its own, which knows neither.
-    """
+    """Set what a Runner does about losses that are not finite, and broken images."""
     from mmdet.engine.hooks import CheckInvalidLossHook
 
     from eca_mmdet.engine.nan_guard import OnNan
@@ -206,25 +213,21 @@ def _resumable(runner: Any, resume_hint: str) -> Iterator[None]:
 
 def _what_is_left(work_dir: str, resume_hint: str) -> str:
     try:
-        found = find_checkpoint(work_dir)
+        point = find_checkpoint(work_dir)
     except UserError as error:
         return str(error)
-    if found is None:
+    if point is None:
         return 'No checkpoint was written yet.'
-    return f'Last good checkpoint: {found.path}; resume it: {resume_hint}'
+    return f'Last good checkpoint: {point.path}; resume it: {resume_hint}'
 
 
 def _save(runner: Any, resume_hint: str) -> str:
     """Write a checkpoint if possible; return what is left and how to resume."""
-    path = None
-    if hasattr(runner, 'save_interrupted'):
-        path = runner.save_interrupted()
+    path = getattr(runner, 'save_interrupted', lambda: None)()
     if path is None:
         return f'stopped at once. {_what_is_left(runner.work_dir, resume_hint)}'
-    return (
-        f'stopped after step {runner.iter}; all of it is in {path}. Resume: '
-        f'{resume_hint}'
-    )
+    done = f'stopped after step {runner.iter}; all of it is in {path}.'
+    return f'{done} Resume: {resume_hint}'
 
 
 def _bad_images(runner: Any) -> Path | None:

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from eca_mmdet.catalog import configs as paths
-from eca_mmdet.engine import recipe
+from eca_mmdet.engine import config as engine_config
 from eca_mmdet.engine.config import parse_options
 from eca_mmdet.engine.distributed import is_main_process
 from eca_mmdet.utils.console import printed_messages
@@ -163,7 +163,7 @@ def config(**changes):
 def test_learning_rate_follows_the_batch(caplog, changes, scale, lr, line):
     cfg = config(**changes)
     caplog.set_level(logging.INFO, 'eca_mmdet')
-    recipe.apply_lr_policy(cfg, scale)
+    engine_config.apply_lr_policy(cfg, scale)
     assert cfg.optim_wrapper.optimizer.lr == pytest.approx(lr)
     assert caplog.messages == [line]
     # mmengine must not scale a second time.
@@ -172,14 +172,16 @@ def test_learning_rate_follows_the_batch(caplog, changes, scale, lr, line):
 
 def test_learning_rate_counts_processes(monkeypatch):
     monkeypatch.setenv('WORLD_SIZE', '4')
-    assert recipe.images_per_step(config()) == 2  # not launched: a leftover variable
-    assert recipe.images_per_step(config(launcher='pytorch')) == 8
+    assert (
+        engine_config.images_per_step(config()) == 2
+    )  # not launched: a leftover variable
+    assert engine_config.images_per_step(config(launcher='pytorch')) == 8
 
 
 def test_only_the_first_process_prints(monkeypatch, capsys):
     monkeypatch.setenv('RANK', '1')
     with printed_messages(is_main_process()):
-        recipe.apply_lr_policy(config(), scale=True)
+        engine_config.apply_lr_policy(config(), scale=True)
     assert capsys.readouterr().out == ''
 
 
@@ -213,8 +215,8 @@ def test_from_scratch_and_amp(monkeypatch):
             'optim_wrapper': {'type': 'OptimWrapper'},
         }
     )
-    recipe.start_from_scratch(cfg)
-    recipe.use_amp(cfg)
+    engine_config.start_from_scratch(cfg)
+    engine_config.use_amp(cfg)
     assert cfg.model.backbone == {
         'init_cfg': None,
         'frozen_stages': -1,
@@ -228,7 +230,7 @@ def test_amp_without_a_gpu(monkeypatch):
 
     monkeypatch.setattr(mmengine.device, 'get_device', lambda: 'cpu')
     with pytest.raises(UserError, match='--amp needs a GPU'):
-        recipe.use_amp(config())
+        engine_config.use_amp(config())
 
 
 @pytest.mark.parametrize(
@@ -240,7 +242,7 @@ def test_option_that_does_not_fit_the_config(command, option):
 
 
 def test_resuming_where_nothing_was_saved_starts_afresh(mmdet_ready, tmp_path, caplog):
-    from eca_mmdet.engine.resume import resume_from
+    from eca_mmdet.engine.checkpointing import resume_from
 
     caplog.set_level(logging.INFO, 'eca_mmdet')
     cfg = config(work_dir=str(tmp_path))
@@ -256,7 +258,7 @@ def test_resuming_where_nothing_was_saved_starts_afresh(mmdet_ready, tmp_path, c
     resume_from(cfg, 'auto')
     assert (cfg.resume, cfg.load_from) == (True, str(path))
     assert cfg.randomness.seed == 5
-    recipe.apply_lr_policy(cfg, scale=True)
+    engine_config.apply_lr_policy(cfg, scale=True)
     assert caplog.messages[-1] == 'lr continues from the checkpoint'
 
 
@@ -266,12 +268,12 @@ def test_work_dir_order(tmp_path):
     file = tmp_path / 'name.py'
     file.write_text('')
     cfg = Config({}, filename=str(file))
-    recipe.set_work_dir(cfg, None)
+    engine_config.set_work_dir(cfg, None)
     assert cfg.work_dir == 'work_dirs/name'
     cfg = Config({'work_dir': 'own'})
-    recipe.set_work_dir(cfg, None)
+    engine_config.set_work_dir(cfg, None)
     assert cfg.work_dir == 'own'
-    recipe.set_work_dir(cfg, 'given')
+    engine_config.set_work_dir(cfg, 'given')
     assert cfg.work_dir == 'given'
 
 

@@ -1,5 +1,6 @@
 """Several mechanisms on the demo's detector: runs, resuming, tables, refusals."""
 
+import fcntl
 import json
 import os
 import re
@@ -150,9 +151,9 @@ def test_files_in_the_place_of_run_folders(command, trained, uncounted, tmp_path
 
 
 def test_a_folder_that_cannot_be_written_to(command, trained, tmp_path):
-    (tmp_path / '.lock').mkdir()
+    (tmp_path / '.training').mkdir()
     code, _, err = compare(command, tmp_path)
-    assert code == 2 and 'cannot be written to' in err
+    assert code == 2 and '[file-not-written]' in err
 
 
 def test_hidden_files_do_not_matter(command, trained, uncounted, tmp_path):
@@ -161,11 +162,16 @@ def test_hidden_files_do_not_matter(command, trained, uncounted, tmp_path):
     assert compare(command, tmp_path)[0] == 0
 
 
-def test_a_second_call_in_one_folder_is_refused(command, trained, tmp_path):
-    with comparison.only_one(tmp_path):
-        code, out, err = compare(command, tmp_path)
+def test_a_second_call_in_one_folder_is_refused(
+    command, trained, tmp_path, monkeypatch
+):
+    def other_process_holds_it(*_):
+        raise BlockingIOError
+
+    monkeypatch.setattr(fcntl, 'lockf', other_process_holds_it)
+    code, out, err = compare(command, tmp_path)
     assert (code, out) == (2, '') and len(trained) == 0
-    assert 'another compare-attention is running in' in err
+    assert '[folder-in-use]' in err and '--out' in err
 
 
 def test_other_detector_and_quick_runs_are_other_runs(
@@ -275,7 +281,7 @@ def test_a_run_of_another_config_has_another_folder(mmdet_ready, tmp_path):
         Run('cbam', 0, 'mask', False),
         Run('eca', 0, 'faster', False),
     ]
-    assert len({one.folder(tmp_path) for one in runs}) == 5
+    assert len({run.name for run in runs}) == 5
     assert runs[0].iterations == 520 and runs[1].iterations == 12
 
 

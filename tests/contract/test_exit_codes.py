@@ -28,6 +28,23 @@ SUCCESS = [
     'to-coco yolo --out s3',
     f'eval --ann {VAL} --results empty_list.json --types bbox --out s4',
 ]
+MISSING_FILE = [
+    f'{command} --work-dir refused --cfg-options {option}'
+    for command, option in (
+        (f'train {CONFIG}', 'train_dataloader.dataset.ann_file=missing'),
+        (f'train {CONFIG}', 'train_dataloader.dataset.ann_file=missing.json'),
+        (f'train {CONFIG}', 'train_dataloader.dataset.data_root=missing'),
+        (f'train {CONFIG}', 'train_dataloader.dataset.data_prefix.img=missing'),
+        (f'train {CONFIG}', 'val_dataloader.dataset.ann_file=missing'),
+        (f'train {CONFIG}', 'val_evaluator.ann_file=missing'),
+        (f'test {CONFIG} {CHECKPOINT}', 'test_dataloader.dataset.ann_file=missing'),
+        (
+            f'test {CONFIG} {CHECKPOINT}',
+            'test_dataloader.dataset.proposal_file=missing.pkl',
+        ),
+        (f'test {CONFIG} {CHECKPOINT}', 'test_evaluator.ann_file=missing'),
+    )
+]
 FAILED_CHECK = [
     'check-data faulty.json',
     f'check-data {VAL} --classes square triangle circle',
@@ -104,6 +121,11 @@ WRONG_USAGE = [
     f'train {CONFIG} --work-dir refused --resume missing.pth',
     f'train {CONFIG} --work-dir refused --resume truncated.pth',
     f'train {CONFIG} --work-dir refused --cfg-options model.bbox_head.num_classes=7',
+    f'train {CONFIG} --work-dir refused --cfg-options load_from=missing.pth',
+    f'train {CONFIG} --work-dir good.json',
+    f'train {CONFIG} --work-dir good.json/below',
+    f'test {CONFIG} {CHECKPOINT} --work-dir good.json',
+    f'test {CONFIG} {CHECKPOINT} --work-dir good.json/below',
     f'train {CONFIG} --data {VAL}',
     'train --data missing.json',
     f'export onnx {CONFIG} missing.pth out.onnx',
@@ -127,12 +149,14 @@ WRONG_USAGE = [
     ('line', 'expected'),
     [(line, 0) for line in SUCCESS]
     + [(line, 1) for line in FAILED_CHECK]
-    + [(line, 2) for line in WRONG_USAGE],
+    + [(line, 2) for line in WRONG_USAGE + MISSING_FILE],
 )
 def test_exit_code(line, expected, eca_mmdet_command, folder):
     code, out, error = eca_mmdet_command(line)
     assert code == expected, error or out
     assert 'Traceback' not in error
+    if line in MISSING_FILE:
+        assert '[file-not-found]' in error
     if expected == 2:
         assert error.strip()
         assert not (folder / 'w').exists()

@@ -142,10 +142,7 @@ def test_images_that_are_mixed_into_others(config, tmp_path, mmdet_ready):
     """A mosaic of four: the broken one is named, or replaced, whoever it is for."""
     from mmengine.config import Config
 
-    from eca_mmdet.engine.fault_tolerant_dataset import (
-        BadImageError,
-        FaultTolerantDataset,
-    )
+    from eca_mmdet.engine.data_loading import BadImageError, FaultTolerantDataset
 
     broken = images(config)[2]
     broken.write_bytes(b'')

@@ -115,8 +115,7 @@ def test_checking_leaves_the_class_layers_as_they_start(shapes, tmp_path, mmdet_
 
     from mmdet.registry import MODELS
 
-    from eca_mmdet.engine.hooks.fine_tuning import FineTuneHook
-    from eca_mmdet.engine.preflight.start import check_classes
+    from eca_mmdet.engine.load_from import FineTuneHook, check_classes
 
     cfg = tiny('retinanet', shapes, tmp_path)
     cfg.load_from = str(tmp_path / 'x.pth')
@@ -139,7 +138,7 @@ def test_forms_of_a_file(form, shapes, tmp_path, mmdet_ready):
     from mmdet.registry import MODELS
     from mmengine.runner import IterBasedTrainLoop
 
-    from eca_mmdet.engine.hooks.fine_tuning import FineTuneHook
+    from eca_mmdet.engine.load_from import FineTuneHook
 
     cfg = tiny('retinanet', shapes, tmp_path)
     state = save(tmp_path / 'x.pth', cfg, None)
@@ -194,7 +193,7 @@ def test_forms_of_a_file(form, shapes, tmp_path, mmdet_ready):
     'arguments', [dict(keep_classes='yes'), dict(source_classes=('a',))]
 )
 def test_arguments_of_the_hook(arguments, mmdet_ready):
-    from eca_mmdet.engine.hooks.fine_tuning import FineTuneHook
+    from eca_mmdet.engine.load_from import FineTuneHook
 
     with pytest.raises(UserError, match='FineTuneHook'):
         FineTuneHook(**arguments)
@@ -251,7 +250,7 @@ def test_check_without_the_hook(shapes, tmp_path, mmdet_ready):
 
     from mmdet.registry import MODELS
 
-    from eca_mmdet.engine.preflight.start import check_classes
+    from eca_mmdet.engine.load_from import check_classes
 
     cfg = tiny('retinanet', shapes, tmp_path)
     cfg.load_from = str(tmp_path / 'x.pth')

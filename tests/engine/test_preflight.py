@@ -5,8 +5,7 @@ import json
 import pytest
 
 from eca_mmdet.catalog.configs import config_root
-from eca_mmdet.engine.preflight import data as preflight_data
-from eca_mmdet.engine.preflight import model as preflight
+from eca_mmdet.engine import data_checks, preflight
 from eca_mmdet.utils.errors import UserError
 
 pytestmark = pytest.mark.openmmlab
@@ -30,7 +29,7 @@ def check(cfg, training=True):
     backbone = preflight.check_backbone(cfg)
     preflight.check_operators(cfg)
     preflight.check_backbone_weights(cfg, backbone)
-    preflight_data.check_data(cfg, training)
+    data_checks.check_data(cfg, training)
 
 
 def refuses(cfg, *parts, training=True):
@@ -228,8 +227,11 @@ def test_annotations_of_the_evaluator(cfg):
     refuses(cfg, 'nowhere/val.json', 'val_evaluator')
 
 
-def test_annotations_of_another_kind_are_left_to_their_evaluator(cfg):
-    cfg.val_evaluator = [dict(type='RefSegMetric', ann_file='nowhere/refs.p')]
+def test_annotations_of_another_kind_are_left_to_their_evaluator(cfg, tmp_path):
+    file = tmp_path / 'refs.p'
+    cfg.val_evaluator = [dict(type='RefSegMetric', ann_file=str(file))]
+    refuses(cfg, 'does not exist')
+    file.write_bytes(b'')
     check(cfg)
 
 
@@ -243,14 +245,14 @@ def test_heads_that_count_something_else_are_left_alone(cfg):
 
 def test_each_file_is_read_once(cfg, shapes, monkeypatch):
     reads = []
-    real = preflight_data.read_annotations
+    real = data_checks.read_annotations
     monkeypatch.setattr(
-        preflight_data, 'read_annotations', lambda p: (reads.append(p), real(p))[1]
+        data_checks, 'read_annotations', lambda p: (reads.append(p), real(p))[1]
     )
     cfg.val_dataloader.dataset.ann_file = 'annotations/train.json'
     cfg.val_dataloader.dataset.data_prefix.img = 'train/'
     cfg.val_evaluator.ann_file = f'{shapes}/annotations/train.json'
-    preflight_data.check_data(cfg, training=True)
+    data_checks.check_data(cfg, training=True)
     assert reads == [shapes / 'annotations' / 'train.json']
     assert json.loads(reads[0].read_text())['images']
 
@@ -294,13 +296,13 @@ def first(key, value):
 
 def data_warnings(cfg, caplog):
     caplog.clear()
-    preflight_data.check_data(cfg, training=True)
+    data_checks.check_data(cfg, training=True)
     return [line for line in caplog.messages if line.startswith('warning: ')]
 
 
 def test_sound_data_print_nothing(cfg, caplog):
-    preflight_data.check_data(cfg, training=True)
-    preflight_data.check_data(cfg, training=False)
+    data_checks.check_data(cfg, training=True)
+    data_checks.check_data(cfg, training=False)
     assert caplog.messages == []
 
 
@@ -308,7 +310,7 @@ def test_errors_of_all_files_are_listed_a_line_each(cfg, broken):
     train = broken('train', lambda c: [drop_all('area')(c), first('id', 2)(c)])
     val = broken('val', drop_all('bbox'))
     with pytest.raises(UserError) as caught:
-        preflight_data.check_data(cfg, training=True)
+        data_checks.check_data(cfg, training=True)
     lines = str(caught.value).split('\n')
     assert lines[0] == '3 kinds of errors in the annotations:'
     assert [line.split(': ')[:2] for line in lines[1:4]] == [
@@ -330,7 +332,7 @@ def test_the_command_line_prints_the_errors_as_lines(cfg, broken):
 
     broken('train', odd)
     with pytest.raises(UserError) as caught:
-        preflight_data.check_data(cfg, training=True)
+        data_checks.check_data(cfg, training=True)
     assert len(shown(caught.value).split('\n')) == 3
     assert '\x1b' not in shown(caught.value)
 
@@ -350,7 +352,7 @@ def test_what_pycocotools_alone_cannot_take(cfg, broken, caplog, change, code):
     assert code in line
     cfg.val_evaluator.type = 'CocoMetric'
     with pytest.raises(UserError, match=code):
-        preflight_data.check_data(cfg, training=True)
+        data_checks.check_data(cfg, training=True)
 
 
 def test_faults_of_masks_matter_where_masks_are_used(cfg, broken, caplog):
@@ -412,10 +414,10 @@ def test_image_information_alone_is_for_testing(cfg, shapes, tmp_path, caplog):
     file.write_text(json.dumps(content))
     cfg.test_dataloader.dataset.ann_file = str(file)
     cfg.test_evaluator.ann_file = str(file)
-    with pytest.raises(UserError, match='test-dev.json can be tested with --format-'):
-        preflight_data.check_data(cfg, training=False)
+    with pytest.raises(UserError, match='can only be tested with --format-only'):
+        data_checks.check_data(cfg, training=False)
     cfg.test_evaluator.format_only = True
-    preflight_data.check_data(cfg, training=False)
+    data_checks.check_data(cfg, training=False)
     assert caplog.messages == []
     cfg.train_dataloader.dataset.ann_file = str(file)
     cfg.train_dataloader.dataset.data_prefix.img = 'val/'

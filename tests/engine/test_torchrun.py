@@ -10,7 +10,7 @@ import subprocess
 import pytest
 
 from eca_mmdet.cli.parser import build_parser
-from eca_mmdet.engine import recipe
+from eca_mmdet.engine import config as engine_config
 from eca_mmdet.engine.distributed import TIMEOUT_S
 from tests.conftest import PYTHON, REPOSITORY
 from tests.support.ranks import free_port
@@ -189,8 +189,8 @@ def test_learning_rates_of_the_document(mmdet_ready, monkeypatch):
         cfg.train_dataloader.batch_size = int(batch)
         cfg.optim_wrapper.accumulative_counts = int(accumulate)
         monkeypatch.setenv('WORLD_SIZE', world)
-        assert recipe.images_per_step(cfg) == int(images)
-        recipe.apply_lr_policy(cfg, scale=True)
+        assert engine_config.images_per_step(cfg) == int(images)
+        engine_config.apply_lr_policy(cfg, scale=True)
         assert cfg.optim_wrapper.optimizer.lr == pytest.approx(float(lr), rel=1e-9)
         per_rank = -(-117_266 // int(world))
         assert int(steps) == -(-per_rank // int(batch))

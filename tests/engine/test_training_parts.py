@@ -21,13 +21,10 @@ pytestmark = pytest.mark.openmmlab
 
 @pytest.fixture(scope='module')
 def parts(mmdet_ready):
-    from eca_mmdet.engine import (
-        batch_sampler,
-        checkpoint_files,
-        interrupts,
-        resume,
-        seeding,
-    )
+    from eca_mmdet.engine import checkpointing as checkpoint_files
+    from eca_mmdet.engine import checkpointing as resume
+    from eca_mmdet.engine import data_loading as batch_sampler
+    from eca_mmdet.engine import interrupts, seeding
 
     class Parts:
         pass
@@ -119,7 +116,7 @@ def test_draws_of_two_processes_are_those_of_one(parts, monkeypatch):
             'mmengine.dataset.sampler.get_dist_info', lambda: (rank, processes)
         )
         monkeypatch.setattr(
-            'eca_mmdet.engine.batch_sampler.get_dist_info', lambda: (rank, processes)
+            'eca_mmdet.engine.data_loading.get_dist_info', lambda: (rank, processes)
         )
         sampler = DefaultSampler(Images(8), seed=1)
         return [

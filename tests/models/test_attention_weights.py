@@ -179,7 +179,7 @@ def test_fast_inference(mmdet_ready, key):
     from eca_mmdet.inference.fast import make_fast
 
     torch.manual_seed(0)
-    detector = MODELS.build(Run(key, 0, 'retinanet', True).compose().model)
+    detector = MODELS.build(Run(key, 0, 'retinanet', True).config.model)
     detector.eval()
     image = torch.randn(1, 3, 160, 160)
     with torch.no_grad():
@@ -207,7 +207,7 @@ def test_preflight_of_plugins_and_necks(mmdet_ready, change, message):
     from mmengine.config import Config
 
     from eca_mmdet.catalog import configs as paths
-    from eca_mmdet.engine.preflight.model import check_backbone
+    from eca_mmdet.engine.preflight import check_backbone
 
     cfg = Config.fromfile(paths.shipped_configs()['faster-rcnn_r50_fpn_4xb2-1x_coco'])
     cfg.model.backbone.type = 'ResNet'

@@ -529,7 +529,7 @@ def test_costs(command, name, parts):
 
 @pytest.mark.openmmlab
 def test_from_scratch_thaws_everything(mmdet_ready):
-    from eca_mmdet.engine.recipe import start_from_scratch
+    from eca_mmdet.engine.config import start_from_scratch
 
     _, cfg = detector('faster-rcnn_densenet161_fpn_4xb2-1x_coco')
     start_from_scratch(cfg)
@@ -541,7 +541,7 @@ def test_from_scratch_thaws_everything(mmdet_ready):
 
 @pytest.mark.openmmlab
 def test_preflight_finds_the_missing_file(mmdet_ready):
-    from eca_mmdet.engine.preflight import model as preflight
+    from eca_mmdet.engine import preflight
 
     _, cfg = detector('faster-rcnn_densenet161_fpn_4xb2-1x_coco')
     cfg.model.backbone.init_cfg.checkpoint = 'no/such.pth'

@@ -26,7 +26,7 @@ def kill_at_step(step):
 
 def kill_in_checkpoint(step, share):
     """Kill when a part of a checkpoint's bytes has been written."""
-    from eca_mmdet.engine import checkpoint_files as checkpoints
+    from eca_mmdet.engine import checkpointing as checkpoints
 
     put = checkpoints.WholeFiles.put
 
@@ -47,7 +47,7 @@ def kill_in_checkpoint(step, share):
 
 def kill_after_checkpoint(step):
     """Kill when a checkpoint is whole, but last_checkpoint does not name it."""
-    from eca_mmdet.engine import checkpoint_files as checkpoints
+    from eca_mmdet.engine import checkpointing as checkpoints
 
     put = checkpoints.WholeFiles.put
 
@@ -152,7 +152,7 @@ def lose(*steps):
 
 def kill_worker(step):
     """Kill the data loader's worker (out of memory, say) while it reads an image."""
-    from eca_mmdet.engine import fault_tolerant_dataset as samples
+    from eca_mmdet.engine import data_loading as samples
 
     seed_sample = samples.seed_sample
 

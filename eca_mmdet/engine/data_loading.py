@@ -1,28 +1,117 @@
-"""Dataset wrapper that names broken images, or replaces a limited number of them.
-
-mmdet ends with a stack trace from a worker, or silently.
-"""
+"""Batches from any point of an epoch, and datasets that name broken images."""
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import multiprocessing.sharedctypes
+import signal
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from mmengine.registry import DATASETS
-from torch.utils.data import Dataset, get_worker_info
+from mmengine.dist import get_dist_info
+from mmengine.registry import DATA_SAMPLERS, DATASETS
+from torch.utils.data import BatchSampler, Dataset, Sampler, get_worker_info
 
 from eca_mmdet.datasets.images import read_size
-from eca_mmdet.engine.batch_sampler import SampleIndex
-from eca_mmdet.engine.distributed import tie_to_parent
 from eca_mmdet.engine.seeding import seed_sample
 from eca_mmdet.utils.errors import RunError
 from eca_mmdet.utils.text import printable
 
-_OWN = ('dataset', '_seed', '_tolerated', '_list', '_loading', '_tied')
-
-
 _MIXING = ('MultiImageMixDataset', 'mmdet.MultiImageMixDataset')
+_OWN = ('dataset', '_seed', '_tolerated', '_list', '_loading', '_tied')
+"""Attributes of ``FaultTolerantDataset`` itself."""
+
+_DIE_WITH_PARENT = 1
+"""PR_SET_PDEATHSIG of Linux."""
+
+
+class SampleIndex(int):
+    """Index of an image, with its epoch (from 0) and its number in it over ranks."""
+
+    epoch: int
+    number: int
+
+    def __new__(cls, index: int, epoch: int, number: int) -> SampleIndex:
+        """Make an index with its position."""
+        sample = super().__new__(cls, index)
+        sample.epoch, sample.number = epoch, number
+        return sample
+
+    def __reduce__(self) -> tuple[type[SampleIndex], tuple[int, int, int]]:
+        return SampleIndex, (int(self), self.epoch, self.number)
+
+
+class ReplayedBatchSampler(Sampler[list[SampleIndex]]):
+    """Batches of another batch sampler, of ``SampleIndex``, from any batch on.
+
+    Args:
+        sampler: of indices; its order depends only on ``set_epoch`` and its seed.
+        batch_size: images per batch.
+        inner: config of a batch sampler; None takes consecutive indices.
+        drop_last: leave out a last batch that is not full, if ``inner`` is None.
+        endless: begin the next epoch by itself, for training by iterations.
+    """
+
+    def __init__(
+        self,
+        sampler: Any,
+        batch_size: int,
+        inner: dict[str, Any] | None = None,
+        drop_last: bool = False,
+        endless: bool = False,
+    ) -> None:
+        self.sampler = sampler
+        self.batch_size = batch_size
+        self._batches: Any = (
+            BatchSampler(sampler, batch_size, drop_last)
+            if inner is None
+            else DATA_SAMPLERS.build(
+                inner, default_args=dict(sampler=sampler, batch_size=batch_size)
+            )
+        )
+        self._endless = endless
+        self._rank, self._processes = get_dist_info()
+        self.start_at(0, 0)
+
+    def start_at(self, epoch: int, batches: int) -> None:
+        """Let the next iteration begin in ``epoch``, after ``batches`` of it.
+
+        If it is endless, ``batches`` may be more than an epoch has.
+        """
+        self._epoch, self._skip = epoch, batches
+
+    def __iter__(self) -> Iterator[list[SampleIndex]]:
+        """Yield the batches of one epoch, or of all that follow.
+
+        The position moves on when the epoch has been read to its end; looking at an
+        iterator without taking a batch changes nothing.
+        """
+        while True:
+            count = 0
+            for count, batch in enumerate(self._epoch_batches(), 1):
+                if count > self._skip:
+                    yield batch
+            self._epoch += 1
+            self._skip = max(0, self._skip - count)
+            if not (self._endless and count):
+                return
+
+    def _epoch_batches(self) -> Iterator[list[SampleIndex]]:
+        if hasattr(self.sampler, 'set_epoch'):
+            self.sampler.set_epoch(self._epoch)
+        number = self._rank
+        for batch in self._batches:
+            samples = []
+            for index in batch:
+                samples.append(SampleIndex(index, self._epoch, number))
+                number += self._processes
+            yield samples
+
+    def __len__(self) -> int:
+        """Return the batches of an epoch."""
+        return len(self._batches)
 
 
 class BadImageError(RunError):
@@ -34,15 +123,15 @@ class BadImageError(RunError):
 class FaultTolerantDataset(Dataset[Any]):
     """Wrapper of a dataset that seeds each image and names broken ones.
 
-    Attributes are read from and set on the wrapped dataset.
+    Attributes are read from and set on the wrapped dataset. mmdet itself ends with a
+    stack trace from a worker, or silently.
 
     Args:
         dataset: config of any mmdet dataset.
         seed: of the run; None seeds nothing.
         workers: processes that load; 0 for this one.
         tolerated: images that may be broken; each is replaced by the next one.
-        bad_images: file that lists them, shared by all processes; needed if any is
-            tolerated.
+        bad_images: file that lists them, shared by all processes.
     """
 
     def __init__(
@@ -84,14 +173,10 @@ class FaultTolerantDataset(Dataset[Any]):
         return len(self.dataset)
 
     def __getitem__(self, index: int) -> Any:
-        """Return one sample.
-
-        Raises:
-            BadImageError: its image is broken, and the limit is reached.
-        """
+        """Return one sample."""
         worker = get_worker_info()
         if worker and not self._tied:
-            tie_to_parent()
+            _tie_to_parent()
             self._tied = True
         slot = (worker.id if worker else 0) % len(self._loading)
         at = int(index)
@@ -123,14 +208,10 @@ class FaultTolerantDataset(Dataset[Any]):
         if not isinstance(reason, str):
             raise  # noqa: PLE0704 - the pipeline's own error
         if not self._tolerated:
-            more = (
-                ' Or let training go on without it: --skip-bad-images N.'
-                if self._seed is not None
-                else ''
-            )
+            skip = '' if self._seed is None else ' Or skip it: --skip-bad-images N.'
             raise BadImageError(
                 f'image {path} cannot be read: {printable(reason)}. Repair or remove '
-                f'it; eca-mmdet check-data lists all such images.{more}'
+                f'it; eca-mmdet check-data lists all such images.{skip}'
             ) from None
         listed = self._listed()
         if path not in listed:
@@ -140,10 +221,8 @@ class FaultTolerantDataset(Dataset[Any]):
                 raise BadImageError(self._too_many()) from None
 
     def _listed(self) -> list[str]:
-        try:
-            lines = Path(self._list).read_text(encoding='utf-8').splitlines()
-        except FileNotFoundError:
-            return []
+        path = Path(self._list)
+        lines = path.read_text('utf-8').splitlines() if path.is_file() else []
         return [line.partition('\t')[0] for line in lines]
 
     def _too_many(self) -> str:
@@ -153,3 +232,13 @@ class FaultTolerantDataset(Dataset[Any]):
             f'{self._tolerated}: {", ".join(listed[:3])} ... all of them with their '
             f'reasons: {self._list}. Repair or remove them, or allow more.'
         )
+
+
+def _tie_to_parent() -> None:
+    """Let this worker end with the process that it loads for, however that ends.
+
+    PyTorch's workers look for their parent as well; but one with batches that were not
+    taken then waits forever for its pipe, which the others hold open.
+    """
+    with contextlib.suppress(OSError, AttributeError):  # another system than Linux
+        ctypes.CDLL(None).prctl(_DIE_WITH_PARENT, signal.SIGKILL)

@@ -23,13 +23,13 @@ from eca_mmdet.datasets.rules.check import (
 from eca_mmdet.datasets.rules.rule import Fault, Severity
 from eca_mmdet.datasets.rules.splits import compare_splits
 from eca_mmdet.engine.config import (
+    class_heads,
     dataset_classes,
     evaluators,
     leaf_datasets,
     metric_name,
     parts,
 )
-from eca_mmdet.engine.preflight.model import check_num_classes
 from eca_mmdet.evaluation.coco_eval import COCO_METRICS, OWN_METRICS
 from eca_mmdet.utils.errors import FaultsError, UserError
 from eca_mmdet.utils.text import printable
@@ -42,18 +42,14 @@ class _File:
     """An annotation file and what the config does with it.
 
     Attributes:
-        path: where it is.
-        content: its images and categories; the annotations are not kept.
-        faults: what was found in it.
+        content: its images and categories; of the annotations, only the first is kept.
         coco: read as COCO instances, so that the faults count.
         uses: 'train', 'val', 'test'.
-        folder: of its images, if it is known.
-        classes: that the config takes from it.
+        folder: of its images; None where no data loader reads it.
         pycocotools: evaluates it, with its demands on annotation ids.
-        trains_masks: a data loader loads masks.
         mask_ap: an evaluator compares masks.
         scored: an evaluator computes AP, which takes annotations.
-        listed: the file has a list of them, though it may be empty.
+        listed: the file has a list of annotations, though it may be empty.
     """
 
     path: Path
@@ -71,7 +67,6 @@ class _File:
 
     @property
     def names(self) -> set[str]:
-        """The category names."""
         return {category['name'] for category in self.content['categories']}
 
     def severity(self, fault: Fault) -> Severity:
@@ -97,11 +92,8 @@ class _File:
 def check_data(cfg: Any, training: bool) -> None:
     """Check annotation files, image folders, classes and heads.
 
-    Warnings are logged, a line each.
-
-    Args:
-        cfg: a detector config.
-        training: look at the training and validation sets, not at the test set.
+    Warnings are logged, a line each. ``training`` looks at the training and validation
+    sets, and not at the test set.
 
     Raises:
         UserError: the first fault of the config; or, if that has none, all errors of
@@ -118,12 +110,11 @@ def check_data(cfg: Any, training: bool) -> None:
 
 def _check_dataset(cfg: Any, use: str, dataset: Any, files: dict[Path, _File]) -> None:
     name = f'{use}_dataloader'
-    ann_file = str(dataset.get('ann_file', ''))
     root = str(dataset.get('data_root') or '')
-    coco = ann_file.endswith('.json') and 'Panoptic' not in str(dataset['type'])
-    if not coco or '://' in root + ann_file:
+    path = _annotation_file(dataset, f'{name}.dataset', root)
+    if path is None or 'Panoptic' in str(dataset.get('type')):
         return
-    file = _file(Path(root) / ann_file, f'{name}.dataset', files)
+    file = _file(path, files)
     folder = Path(root) / (dataset.get('data_prefix') or {}).get('img', '')
     if not folder.is_dir():
         raise UserError(
@@ -141,6 +132,25 @@ def _check_dataset(cfg: Any, use: str, dataset: Any, files: dict[Path, _File]) -
             part.get('with_mask') for _, part in parts(dataset, '')
         )
         _look_closer(file, folder, classes, bool(dataset.get('backend_args')))
+
+
+def check_num_classes(cfg: Any, classes: int, name: str) -> None:
+    """Compare ``num_classes`` of the box and mask heads with the data."""
+    if 'language_model' in cfg.model:  # there it counts text tokens
+        return
+    entries = {
+        '.'.join(('model', *path, 'num_classes')): head['num_classes']
+        for path, head in class_heads(cfg.model)
+    }
+    wrong = {key: value for key, value in entries.items() if value != classes}
+    if wrong:
+        counts = ', '.join(f'{key} is {value}' for key, value in wrong.items())
+        options = ' '.join(f'{key}={classes}' for key in wrong)
+        raise UserError(
+            f'{name} has {classes} classes, but {counts}. Set them: --cfg-options '
+            f'{options}',
+            code='class-mismatch',
+        )
 
 
 def _is_plain_coco(dataset: Any) -> bool:
@@ -170,11 +180,7 @@ def _look_closer(
 ) -> None:
     """Check what depends on the dataset too: its folder and its classes.
 
-    Args:
-        file: the faults are added to it.
-        folder: of the images.
-        classes: of the config.
-        elsewhere: the images come from a storage that is no folder.
+    ``elsewhere``: the images come from a storage that is no folder.
     """
     require_instances(file.path, file.content)
     categories = list(filter(is_category, file.content['categories']))
@@ -190,10 +196,10 @@ def _look_closer(
 
 def _note_evaluator(evaluator: Any, use: str, files: dict[Path, _File]) -> None:
     """Record which demands an evaluator makes on its file."""
-    ann_file = str(evaluator.get('ann_file', ''))
-    if not ann_file.endswith('.json') or '://' in ann_file:
+    path = _annotation_file(evaluator, f'{use}_evaluator')
+    if path is None:
         return
-    file = _file(Path(ann_file), f'{use}_evaluator', files)
+    file = _file(path, files)
     kind = metric_name(evaluator)
     file.coco |= kind in COCO_METRICS
     file.pycocotools |= kind not in OWN_METRICS
@@ -207,25 +213,29 @@ def _first(names: list[str], count: int = 5) -> str:
     return ', '.join(map(repr, names[:count])) + more
 
 
-def _file(path: Path, owner: str, files: dict[Path, _File]) -> _File:
-    """Read and check an annotation file, unless that was done.
+def _annotation_file(entry: Any, name: str, root: str = '') -> Path | None:
+    """Return the JSON annotation file of a config entry, which has to exist.
 
-    Args:
-        path: the file.
-        owner: config entry to name in messages.
-        files: those read so far; added to.
-
-    Raises:
-        UserError: missing, not JSON, or without images or named categories.
+    None for other formats, which have to exist as well, and for remote files.
     """
-    if path in files:
-        return files[path]
-    if not path.is_file():
+    ann_file = entry.get('ann_file')
+    if not isinstance(ann_file, str) or not ann_file or '://' in root + ann_file:
+        return None
+    path = Path(root) / ann_file
+    is_json = path.suffix == '.json'
+    if not path.is_file() and (is_json or not entry.get('backend_args')):
         raise UserError(
-            f'annotation file {str(path)!r} of {owner} does not exist. Put COCO there '
-            f'or set {owner}.ann_file (and .data_root) with --cfg-options.',
+            f'annotation file {str(path)!r} of {name} does not exist. Put COCO there '
+            f'or set {name}.ann_file (and .data_root) with --cfg-options.',
             code='file-not-found',
         )
+    return path if is_json else None
+
+
+def _file(path: Path, files: dict[Path, _File]) -> _File:
+    """Read and check an annotation file, unless that was done."""
+    if path in files:
+        return files[path]
     read = read_annotations(path)
     content, faults = read.content, read.faults
     if not all(map(is_category, content['categories'])):

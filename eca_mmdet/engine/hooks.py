@@ -1,16 +1,49 @@
-"""Scale the learning rate of a training resumed with another number of images per step.
-
-mmengine checks for that in a field that checkpoints of 3.x do not have, and then keeps
-the learning rate of the old batch.
-"""
+"""Hooks of every training: exact resuming, and a learning rate for the batch."""
 
 from __future__ import annotations
 
 from typing import Any
 
+from mmengine.dist import get_world_size
 from mmengine.hooks import Hook
+from torch import Tensor
 
 from eca_mmdet import compat
+from eca_mmdet.engine.nan_guard import require_finite
+
+POSITION = 'eca_mmdet_position'
+"""Entry of a checkpoint's meta: batches done in its epoch, and images per batch."""
+
+GRADIENTS = 'eca_mmdet_gradients'
+"""Entry of a checkpoint that was written before accumulated gradients were applied."""
+
+
+class TrainingStateHook(Hook):  # type: ignore[misc]
+    """Reject NaN in checkpoints, and save in each the position in the data."""
+
+    def before_save_checkpoint(self, runner: Any, checkpoint: dict[str, Any]) -> None:
+        """Check and complete what is about to be written."""
+        require_finite(checkpoint)
+        position = getattr(compat.train_loop(runner), 'data_position', None)
+        if position is not None:  # a loop of ours
+            checkpoint['meta'][POSITION] = position(checkpoint['meta'])
+        if compat.is_accumulating(runner.optim_wrapper) and get_world_size() == 1:
+            checkpoint[GRADIENTS] = {
+                name: parameter.grad.detach().cpu().clone()
+                for name, parameter in runner.model.named_parameters()
+                if parameter.grad is not None
+            }
+
+
+def restore_gradients(model: Any, gradients: Any) -> None:
+    """Set the gradients of a model's parameters to those of a checkpoint."""
+    if not isinstance(gradients, dict):
+        return
+    for name, parameter in getattr(model, 'module', model).named_parameters():
+        kept = gradients.get(name)
+        if isinstance(kept, Tensor) and kept.shape == parameter.shape:
+            parameter.grad = kept.to(parameter.device, parameter.dtype)
+
 
 _KEY = 'images_per_step'
 
@@ -18,8 +51,11 @@ _KEY = 'images_per_step'
 class ResumedBatchHook(Hook):  # type: ignore[misc]
     """Record images per step in checkpoints, and follow a change when resuming.
 
+    mmengine looks for it in a field that checkpoints of 3.x do not have, and then keeps
+    the learning rate of the old batch.
+
     Args:
-        images: per step, over all processes; ``recipe.images_per_step``.
+        images: per step, over all processes.
         scale: scale the learning rate with the images (``--no-scale-lr`` does not).
     """
 

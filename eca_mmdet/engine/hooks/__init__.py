@@ -1,1 +1,0 @@
-"""Training hooks: fine-tuning, a changed batch, the state to resume from."""
