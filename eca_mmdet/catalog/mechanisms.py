@@ -68,12 +68,7 @@ class Mechanism:
         return str(self.layer['type'])
 
     def plugin(self, depth: int, narrow: bool = False) -> dict[str, Any]:
-        """Return the entry of ``plugins`` for this package's ResNets.
-
-        Args:
-            depth: of the ResNet, which decides what the end of a block is called.
-            narrow: for few channels.
-        """
+        """Return the entry of ``plugins`` for this package's ResNets."""
         end = 'after_conv2' if depth < 50 else 'after_conv3'
         position = end if self.position == BLOCK else self.position
         layer = {**self.layer, **(self.narrow if narrow else {})}
@@ -226,11 +221,7 @@ LAYER_NAMES = {
 
 
 def find_mechanism(key: str) -> Mechanism:
-    """Return a mechanism by its key.
-
-    Raises:
-        UserError: there is none; with the near ones.
-    """
+    """Return a mechanism by its key."""
     for row in MECHANISMS:
         if row.key == key:
             return row

@@ -52,15 +52,7 @@ _MOST = 2_000_000
 
 
 def parse_config(text: str, source: str) -> dict[str, Any]:
-    """Return a config's values from its text.
-
-    Args:
-        text: as ``Config.pretty_text`` writes it: assignments of literals and dicts.
-        source: where it is from, for messages.
-
-    Raises:
-        UserError: it is no such text, or imports anything but this package.
-    """
+    """Return a config's values from its text."""
     if len(text) > _MOST:
         raise _refused(source, f'has {len(text)} letters')
     try:
@@ -152,13 +144,6 @@ def require_registered(values: Any, source: str) -> None:
 
     mmdet must be registered. Other parts of a config (hooks, optimizers, training) are
     not looked at, since they are not built.
-
-    Args:
-        values: of the config.
-        source: where it is from, for messages.
-
-    Raises:
-        UserError: naming the first.
     """
     _require_types(values.get('model'), ('MODELS', 'TASK_UTILS'), source)
     for steps in _pipelines(values.get('test_dataloader')):
@@ -169,10 +154,6 @@ def registered(name: Any, *registries: str) -> Any:
     """Return the class of a name in mmdet's registries, or None.
 
     Unlike ``Registry.get``, nothing is imported because of the name.
-
-    Args:
-        name: with or without ``mmdet.``.
-        *registries: as 'MODELS'; mmdet's and then mmengine's is looked at.
     """
     import mmdet.registry
     import mmengine.registry

@@ -54,10 +54,6 @@ class ECAPretrained:
             the plain network.
         random_gates: the file may lack gates (a plain ResNet): they start random.
         random_frozen_gates: as well where ``frozen_stages`` keeps them from training.
-
-    Raises:
-        MissingWeightsError: the file is not there, or cannot be downloaded.
-        WeightsError: it is no file of weights, or it does not fit.
     """
 
     def __init__(
@@ -105,15 +101,7 @@ class ECAPretrained:
         )
 
     def fit(self, module: nn.Module) -> Fit:
-        """Read the file and hold it against ``module``, whose values stay.
-
-        Args:
-            module: the backbone; it may be on the meta device.
-
-        Raises:
-            MissingWeightsError: the file is not there, or cannot be downloaded.
-            WeightsError: it is no file of weights, or it does not fit.
-        """
+        """Read the file and hold it against ``module``, whose values stay."""
         if hasattr(module, 'backbone'):
             raise WeightsError(
                 f'ECAPretrained initialises a backbone; got a {type(module).__name__}. '
@@ -198,12 +186,7 @@ class ECAPretrained:
 
 
 def _as_named(state: Mapping[str, Tensor], names: FileNames) -> Canonical:
-    """Sort a file's tensors into backbone and classifier; no name is changed.
-
-    Args:
-        state: as read; in a detector's, 'backbone.' leads the names.
-        names: of the backbone that they are meant for.
-    """
+    """Sort a file's tensors into backbone and classifier; no name is changed."""
     result = Canonical(Layout(names.library))
     owned = any(key.startswith('backbone.') for key in state)
     for original, tensor in state.items():
