@@ -250,11 +250,10 @@ def _gate_differences(file: Architecture, own: Architecture) -> list[str]:
     kernels = _pairs(file.kernel_sizes, own.kernel_sizes)
     if any(None not in pair and pair[0] != pair[1] for pair in kernels):
         sizes = file.stage_kernel_sizes
-        if sizes is None or None in sizes:
-            both = f'file {file.kernel_sizes}, backbone {own.kernel_sizes}'
-        else:
-            ours = own.stage_kernel_sizes or own.kernel_sizes
-            both = f'file {sizes}, backbone {ours}; set kernel_sizes={sizes}'
+        both = f'file {file.kernel_sizes}, backbone {own.kernel_sizes}'
+        if sizes is not None and None not in sizes:
+            own_sizes = own.stage_kernel_sizes or own.kernel_sizes
+            both = f'file {sizes}, backbone {own_sizes}; set kernel_sizes={sizes}'
         found.append(f'ECA kernel sizes: {both}')
     other = 'features would be other ones than the file was trained for'
     for name, count in file.others:
