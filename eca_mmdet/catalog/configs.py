@@ -21,7 +21,10 @@ def config_root() -> Path:
 
 
 def shipped_configs(pattern: str = '*') -> dict[str, Path]:
-    """Return name to file for every runnable config, sorted by name."""
+    """Return name to file for every runnable config, sorted by name.
+
+    A shell ``pattern`` without a wildcard matches anywhere in the name.
+    """
     if not any(sign in pattern for sign in '*?['):
         pattern = f'*{pattern}*'
     files = sorted(config_root().glob('[!_]*/*.py'), key=lambda file: file.stem)

@@ -42,7 +42,7 @@ class Mechanism:
             multiply it.
         imagenet: its name in the published ImageNet tables, '' for none.
         family: what its checkpoints are called, if not by ``name``: layers that
-            tensors alone cannot tell apart share it.
+            have the same tensors share it.
         files: the public ImageNet checkpoints that have it, '' for none.
             ``checkpoints.key_maps`` lists their tensors.
     """
@@ -68,7 +68,10 @@ class Mechanism:
         return str(self.layer['type'])
 
     def plugin(self, depth: int, narrow: bool = False) -> dict[str, Any]:
-        """Return the entry of ``plugins`` for this package's ResNets."""
+        """Return the entry of ``plugins`` for this package's ResNets.
+
+        ``narrow`` is for about 16 channels.
+        """
         end = 'after_conv2' if depth < 50 else 'after_conv3'
         position = end if self.position == BLOCK else self.position
         layer = {**self.layer, **(self.narrow if narrow else {})}

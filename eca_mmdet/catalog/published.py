@@ -90,7 +90,11 @@ def published(path: Path = PUBLISHED) -> dict[str, Any]:
 def published_rows(
     names: Iterable[str] = (), detector: str | None = None, path: Path = PUBLISHED
 ) -> list[PublishedRow]:
-    """Return rows of the detection tables, in the paper's order."""
+    """Return rows of the detection tables, in the paper's order.
+
+    ``names`` are short names or patterns, e.g. 'faster:r50:eca' or 'mask:*'; none means
+    all. ``detector`` is a key of ``DETECTORS``.
+    """
     from fnmatch import fnmatchcase
 
     rows = _rows(path)

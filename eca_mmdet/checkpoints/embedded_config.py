@@ -128,10 +128,10 @@ def _dicts(value: Any) -> Iterator[dict[Any, Any]]:
 
 
 def require_registered(values: Any, source: str) -> None:
-    """Refuse a config whose detector or test pipeline has parts that are not known.
+    """Reject a config with unknown parts in its detector or test pipeline.
 
-    mmdet must be registered. Other parts of a config (hooks, optimizers, training) are
-    not looked at, since they are not built.
+    mmdet must be registered. The other parts (hooks, optimizers, training) are not
+    built, so they are not checked.
     """
     _require_types(values.get('model'), ('MODELS', 'TASK_UTILS'), source)
     for part in _dicts(values.get('test_dataloader')):

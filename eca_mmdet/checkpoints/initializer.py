@@ -45,7 +45,7 @@ class ECAPretrained:
             ``hf://timm/ecaresnet50d.miil_in1k``. Any layout that ``eca-mmdet weights
             inspect`` knows: the ECA authors', timm's, torchvision's, mmpretrain's, or
             an MMDetection detector, whose backbone is taken. A backbone that declares
-            ``file_names`` (``TimmBackbone``) takes a file in its own names alone.
+            ``file_names`` (``TimmBackbone``) takes only files in its own names.
         strict: 'gates': every gate and every tensor of the plain network must come
             from the file; layers that no such file has (a non-local block, offsets of
             a deformable convolution) start new, and the log names them. 'all': every

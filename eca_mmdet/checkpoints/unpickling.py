@@ -173,7 +173,7 @@ def require_proportion(path: Path) -> None:
 def require_values(path: Path, state: Mapping[str, Tensor]) -> None:
     """Reject tensors with many more elements than the file has values.
 
-    They can be inspected, but not written: a view becomes a tensor of its own then.
+    They can be inspected, but not written: writing copies each view in full.
     """
     total = sum(tensor.numel() * tensor.element_size() for tensor in state.values())
     if total > _most(path):
