@@ -8,8 +8,8 @@ import pytest
 import yaml
 
 from eca_mmdet.catalog import configs as paths
-from eca_mmdet.catalog.download_links import SOURCES
 from eca_mmdet.catalog.mechanisms import KEYS
+from eca_mmdet.checkpoints.download import SOURCES
 from eca_mmdet.cli.parser import build_parser
 from tests.conftest import REPOSITORY
 

@@ -23,8 +23,7 @@ def config_root() -> Path:
 def shipped_configs(pattern: str = '*') -> dict[str, Path]:
     """Return name to file for every runnable config, sorted by name.
 
-    Args:
-        pattern: shell pattern; without a wildcard it matches anywhere in the name.
+    A shell ``pattern`` without a wildcard matches anywhere in the name.
     """
     if not any(sign in pattern for sign in '*?['):
         pattern = f'*{pattern}*'
@@ -33,11 +32,7 @@ def shipped_configs(pattern: str = '*') -> dict[str, Path]:
 
 
 def resolve_config(name_or_path: str) -> Path:
-    """Return the file of a config given by path or by shipped name.
-
-    Raises:
-        UserError: neither exists, with close names; or the file is far too large.
-    """
+    """Return the file of a config given by path or by shipped name."""
     path = Path(name_or_path)
     if path.is_file():
         require_regular(path, 'config', _MOST_BYTES)

@@ -42,7 +42,7 @@ class Mechanism:
             multiply it.
         imagenet: its name in the published ImageNet tables, '' for none.
         family: what its checkpoints are called, if not by ``name``: layers that
-            tensors alone cannot tell apart share it.
+            have the same tensors share it.
         files: the public ImageNet checkpoints that have it, '' for none.
             ``checkpoints.key_maps`` lists their tensors.
     """
@@ -70,9 +70,7 @@ class Mechanism:
     def plugin(self, depth: int, narrow: bool = False) -> dict[str, Any]:
         """Return the entry of ``plugins`` for this package's ResNets.
 
-        Args:
-            depth: of the ResNet, which decides what the end of a block is called.
-            narrow: for few channels.
+        ``narrow`` is for about 16 channels.
         """
         end = 'after_conv2' if depth < 50 else 'after_conv3'
         position = end if self.position == BLOCK else self.position
@@ -226,11 +224,7 @@ LAYER_NAMES = {
 
 
 def find_mechanism(key: str) -> Mechanism:
-    """Return a mechanism by its key.
-
-    Raises:
-        UserError: there is none; with the near ones.
-    """
+    """Return a mechanism by its key."""
     for row in MECHANISMS:
         if row.key == key:
             return row

@@ -71,11 +71,7 @@ class PublishedRow:
 
 
 def published(path: Path = PUBLISHED) -> dict[str, Any]:
-    """Return the whole file.
-
-    Raises:
-        UserError: it is not one.
-    """
+    """Return the whole file."""
     try:
         content = json.loads(read_file(path, 'file of published numbers'))
         if {'detectors', 'sources'} <= content.keys():
@@ -96,14 +92,8 @@ def published_rows(
 ) -> list[PublishedRow]:
     """Return rows of the detection tables, in the paper's order.
 
-    Args:
-        names: short names or patterns, e.g. 'faster:r50:eca' or 'mask:*'; none for
-            all.
-        detector: key of ``DETECTORS``, to leave out the others.
-        path: another file of the same form.
-
-    Raises:
-        UserError: a name is of no row.
+    ``names`` are short names or patterns, e.g. 'faster:r50:eca' or 'mask:*'; none means
+    all. ``detector`` is a key of ``DETECTORS``.
     """
     from fnmatch import fnmatchcase
 

@@ -6,6 +6,7 @@ MMDetection 3.x (the same as 2.x): background last, anchors before classes.
 
 from __future__ import annotations
 
+import copy
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from torch import Tensor
 
 from eca_mmdet.utils.errors import UserError
 
-_OTHER_PARTS = (
+_WITHOUT_CLASSES = (
     'backbone',
     'neck',
     'rpn_head',  # object or not
@@ -53,23 +54,17 @@ class RowLayout:
         found = (rows // self.blocks - self.before - self.after) // self.per_class
         return found if found > 0 and self.size(found) == rows else None
 
-    def rows(self, classes: int) -> Tensor:
-        """Return the rows of each class: int64 (classes, blocks * per_class)."""
-        grid = self._grid(classes)[:, self.before : self._end(classes)]
-        grid = grid.reshape(self.blocks, classes, self.per_class)
-        return grid.transpose(0, 1).reshape(classes, -1)
+    def rows(self, classes: int) -> tuple[Tensor, Tensor]:
+        """Return the rows of each class and those of none, such as background's.
 
-    def others(self, classes: int) -> Tensor:
-        """Return the rows of no class, such as background's: int64 (any,)."""
-        grid = self._grid(classes)
-        ends = (grid[:, : self.before], grid[:, self._end(classes) :])
-        return torch.cat(ends, dim=1).flatten()
-
-    def _grid(self, classes: int) -> Tensor:
-        return torch.arange(self.size(classes)).reshape(self.blocks, -1)
-
-    def _end(self, classes: int) -> int:
-        return self.before + self.per_class * classes
+        Shape:
+            int64 (classes, blocks * per_class) and (any,).
+        """
+        grid = torch.arange(self.size(classes)).reshape(self.blocks, -1)
+        first, end = self.before, self.before + self.per_class * classes
+        own = grid[:, first:end].reshape(self.blocks, classes, self.per_class)
+        others = torch.cat((grid[:, :first], grid[:, end:]), dim=1).flatten()
+        return own.transpose(0, 1).reshape(classes, -1), others
 
 
 Layers = dict[str, RowLayout | None]
@@ -82,15 +77,7 @@ def find_class_layers(
     """Return a detector's tensors that have other shapes for other classes.
 
     The model is built twice without memory, once with one class more in every head.
-    Where that cannot be done, the names of mmdet's usual heads are looked for.
-
-    Args:
-        model_cfg: as ``cfg.model``; not changed. None for a model without a config.
-        state: of the model.
-        classes: of the data; needed where the config does not say it.
-
-    Raises:
-        UserError: there are none.
+    Where that is impossible, ``classes`` and the names of mmdet's usual heads decide.
     """
     layers = _by_shape(model_cfg) if model_cfg else {}
     found = {name: layers[name] for name in state if name in layers}
@@ -110,8 +97,8 @@ def find_class_layers(
 
 def _by_shape(model_cfg: Any) -> Layers:
     """Compare the shapes of a model with those of one with a class more."""
-    plain, more = _copied(model_cfg), _copied(model_cfg)
-    counts = [part['num_classes'] for part in _heads(plain)]
+    more = copy.deepcopy(model_cfg)
+    counts = [part['num_classes'] for part in _heads(model_cfg)]
     if not counts:
         return {}
     classes = counts[0]
@@ -119,7 +106,8 @@ def _by_shape(model_cfg: Any) -> Layers:
         if part['num_classes'] == classes:
             part['num_classes'] += 1
     try:
-        shapes, larger = _shapes(plain), _shapes(more)
+        states = (build_empty(cfg).state_dict() for cfg in (model_cfg, more))
+        shapes, larger = ({k: tuple(v.shape) for k, v in s.items()} for s in states)
     except Exception:  # constructors raise anything, for a class too many as well
         return {}
     return {
@@ -130,12 +118,9 @@ def _by_shape(model_cfg: Any) -> Layers:
 
 
 def build_empty(model_cfg: Any) -> Any:
-    """Build a model from no random numbers of this run, and without memory.
+    """Build a model without memory and without random numbers of this run.
 
     A model whose constructor computes with values takes memory after all.
-
-    Args:
-        model_cfg: as ``cfg.model``; not changed.
     """
     from mmdet.registry import MODELS
 
@@ -143,27 +128,13 @@ def build_empty(model_cfg: Any) -> Any:
         warnings.simplefilter('ignore')
         try:
             with torch.device('meta'):
-                return MODELS.build(_copied(model_cfg))
+                return MODELS.build(copy.deepcopy(model_cfg))
         except (RuntimeError, NotImplementedError):
-            return MODELS.build(_copied(model_cfg))
-
-
-def _shapes(model_cfg: Any) -> dict[str, tuple[int, ...]]:
-    state = build_empty(model_cfg).state_dict()
-    return {name: tuple(tensor.shape) for name, tensor in state.items()}
-
-
-def _copied(value: Any) -> Any:
-    """Copy the dicts and lists of a config, and nothing else."""
-    if isinstance(value, dict):
-        return type(value)({key: _copied(entry) for key, entry in value.items()})
-    if isinstance(value, (list, tuple)):
-        return type(value)([_copied(entry) for entry in value])
-    return value
+            return MODELS.build(copy.deepcopy(model_cfg))
 
 
 def _heads(part: Any) -> Iterator[Any]:
-    """Yield every dict with a number of classes, of whatever depth."""
+    """Yield every dict with a number of classes, at any depth."""
     if isinstance(part, (list, tuple)):
         for entry in part:
             yield from _heads(entry)
@@ -172,24 +143,14 @@ def _heads(part: Any) -> Iterator[Any]:
         if isinstance(count, int) and count > 0:
             yield part
         for key, entry in part.items():
-            if key not in _OTHER_PARTS:
+            if key not in _WITHOUT_CLASSES:
                 yield from _heads(entry)
 
 
 def layout_between(
     name: str, shape: Sequence[int], larger: Sequence[int], classes: int
 ) -> RowLayout | None:
-    """Return the layout of a layer from its shapes for two numbers of classes.
-
-    Args:
-        name: of the tensor; tells where one row for each class is not what it has.
-        shape: for ``classes``.
-        larger: for one class more.
-        classes: without background.
-
-    Returns:
-        The layout; None for a kind that is not known.
-    """
+    """Return the layout of a layer from its shape for ``classes`` and for one more."""
     if not shape or tuple(shape[1:]) != tuple(larger[1:]):
         return None
     slope = larger[0] - shape[0]
@@ -211,13 +172,7 @@ def layout_between(
 
 
 def layout_by_name(name: str, shape: Sequence[int], classes: int) -> RowLayout | None:
-    """Return the layout of a layer of a known name, and None for any other.
-
-    Args:
-        name: of the tensor.
-        shape: for ``classes``.
-        classes: without background.
-    """
+    """Return the layout of a layer of a known name; None for any other."""
     layer = name.removesuffix('.weight').removesuffix('.bias').split('.')[-1]
     rows = shape[0] if shape else 0
     known = {
@@ -233,23 +188,16 @@ def layout_by_name(name: str, shape: Sequence[int], classes: int) -> RowLayout |
 def move_rows(
     own: Tensor, file: Tensor, layout: RowLayout, classes: int, kept: Mapping[int, int]
 ) -> Tensor:
-    """Return a layer with the rows of some classes, and of none, from a file.
+    """Return a copy of a new layer with rows from a file: of kept classes and of none.
 
-    Args:
-        own: the layer as it starts new; not changed.
-        file: the file's, of ``classes`` classes.
-        layout: of both.
-        classes: of the file.
-        kept: class of the model to class of the file; not empty.
-
-    Shape:
-        ``own`` and ``file`` differ only in their first dimension.
+    ``kept`` maps a class of the model to one of the file's ``classes``; not empty.
     """
     count = layout.classes(own.shape[0])
     assert count is not None and layout.size(classes) == file.shape[0]
-    to, source = layout.rows(count), layout.rows(classes)
-    targets = torch.cat([layout.others(count), to[list(kept)].flatten()])
-    sources = torch.cat([layout.others(classes), source[list(kept.values())].flatten()])
+    to, to_others = layout.rows(count)
+    source, source_others = layout.rows(classes)
+    targets = torch.cat([to_others, to[list(kept)].flatten()])
+    sources = torch.cat([source_others, source[list(kept.values())].flatten()])
     new = own.detach().clone()
     new[targets.to(new.device)] = file[sources.to(file.device)].to(new)
     return new

@@ -1,23 +1,32 @@
-"""Convert a state dict between the layouts of mmdet, the ECA authors and timm."""
+"""Conversion of checkpoints between the layouts of mmdet, the ECA authors and timm."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import urllib.parse
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
 from eca_mmdet.checkpoints import key_maps
-from eca_mmdet.checkpoints.dct_filters import unusual_constants
-from eca_mmdet.checkpoints.detector import Heads, read_heads
-from eca_mmdet.checkpoints.identify import Architecture, origin_of, read_architecture
-from eca_mmdet.checkpoints.io import strip_prefix
+from eca_mmdet.checkpoints.detector import Heads, convert_v1, read_heads
+from eca_mmdet.checkpoints.download import is_address, local_file
+from eca_mmdet.checkpoints.identify import (
+    Architecture,
+    origin_of,
+    read_architecture,
+    unusual_constants,
+)
+from eca_mmdet.checkpoints.io import read_checkpoint, strip_prefix, write_weights
 from eca_mmdet.checkpoints.key_maps import Canonical, from_canonical, to_canonical
-from eca_mmdet.checkpoints.mmdet_v1 import convert_v1
+from eca_mmdet.checkpoints.unpickling import require_values
 from eca_mmdet.utils.errors import WeightsError
+from eca_mmdet.utils.io import sha256_of
 
 TARGETS = ('mmdet', 'authors', 'timm')
+_V3 = 'MMDetection v3'  # layout of a converted detector
 
 
 @dataclass
@@ -26,11 +35,11 @@ class ConvertReport:
 
     Attributes:
         network: e.g. 'ECA-ResNet-50'.
-        source: whose names came in: 'authors', 'timm', ...
-        target: 'mmdet', 'authors' or 'timm'.
-        kernel_sizes: of the ECA gates, one a stage; None where they differ in a stage.
+        source: layout of the source: 'authors', 'timm', ...
+        target: 'mmdet', 'authors', 'timm' or 'MMDetection v3'.
+        kernel_sizes: of the ECA gates, one per stage; None where a stage has several.
         mapped: source name to target name.
-        changed: source name to how its values were moved, where they were.
+        changed: source name to how its values were moved.
         dropped: source name to the reason.
         classes: of a detector; None for a backbone.
     """
@@ -55,23 +64,15 @@ def convert(
     v1_retinanet: bool = False,
     extras: Mapping[str, Any] | None = None,
 ) -> tuple[dict[str, Tensor], ConvertReport]:
-    """Rename a network's tensors; none is lost or changed unsaid.
+    """Rename a network's tensors; report every one that is dropped or changed.
 
     Args:
         state: a backbone, a classifier or a detector of MMDetection; 'module.' before
             the names or not.
         to: 'mmdet' (a backbone, or an MMDetection v1 detector for 3.x); 'authors' or
-            'timm' (a backbone, with the classifier where there is one; a detector's
-            heads are dropped).
-        v1_retinanet: a RetinaNet is of MMDetection v1, which its names cannot tell.
-        extras: what lay beside the tensors in the file; 'meta' may tell the version.
-
-    Returns:
-        The renamed tensors in the order of the source, and the report.
-
-    Raises:
-        WeightsError: the network is unknown, a name is, or the target has no such
-            network.
+            'timm' (a backbone and its classifier; a detector's heads are dropped).
+        v1_retinanet: a RetinaNet is of MMDetection v1, which its names do not show.
+        extras: entries beside the tensors in the file; 'meta' may tell the version.
     """
     if to not in TARGETS:
         raise WeightsError(
@@ -128,7 +129,7 @@ def _convert_detector(
     prefix: str,
     report: ConvertReport,
 ) -> tuple[dict[str, Tensor], ConvertReport]:
-    """Convert an MMDetection v1 detector; refuse one of another version."""
+    """Convert an MMDetection v1 detector; reject one of another version."""
     if heads.detector in ('RPN', 'detector'):
         raise WeightsError(
             'a detector of MMDetection that is none of Faster, Mask and Cascade (Mask) '
@@ -154,7 +155,7 @@ def _convert_detector(
         )
     converted, mapped, changed = convert_v1(state, heads)
     report.network = f'{heads.detector} on {report.network}'
-    report.source, report.target = 'MMDetection v1', 'MMDetection v3'
+    report.source, report.target = 'MMDetection v1', _V3
     report.mapped = {prefix + old: new for old, new in mapped.items()}
     report.changed = {prefix + key: how for key, how in changed.items()}
     report.classes = heads.classes
@@ -162,7 +163,7 @@ def _convert_detector(
 
 
 def _require_known(canonical: Canonical) -> Architecture:
-    """Return the architecture; raise if it, or any name in it, is unknown."""
+    """Return the architecture; raise if it or any of its names is unknown."""
     found = read_architecture(canonical.backbone)
     if found is None:
         names = ', '.join(list(canonical.backbone)[:3]) or 'no backbone'
@@ -219,3 +220,91 @@ def _target_layout(found: Architecture, to: str) -> key_maps.Layout:
 def _classifier_name(key: str, found: Architecture) -> str:
     end = key.rpartition('.')[2]
     return f'classifier.1.{end}' if found.family == 'MobileNetV2' else f'fc.{end}'
+
+
+@dataclass(frozen=True)
+class ConvertedFile:
+    """A checkpoint written by :func:`convert_weights`.
+
+    Attributes:
+        metadata: text entries of the new checkpoint.
+        left_out: entries beside the tensors of the source, which are not kept.
+    """
+
+    file: Path
+    report: ConvertReport
+    metadata: dict[str, str]
+    left_out: tuple[str, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the report and the metadata for JSON."""
+        return self.report.to_dict() | {'metadata': self.metadata}
+
+
+def convert_weights(
+    source: str | Path,
+    target: str | Path,
+    to: str = 'mmdet',
+    force: bool = False,
+    trust: Iterable[str] = (),
+    v1_retinanet: bool = False,
+) -> ConvertedFile:
+    """Rename the tensors of a checkpoint; each is mapped or reported as dropped.
+
+    Args:
+        source: path, or an https:// or hf:// address.
+        target: file to write, .safetensors or .pth.
+        to: 'mmdet', 'authors' or 'timm'.
+        force: replace ``target`` if it exists.
+        trust: 'MODULE.CLASS' names that reading the file may use.
+        v1_retinanet: the source is a RetinaNet of MMDetection v1, which its tensor
+            names do not show.
+
+    Example:
+        >>> import eca_mmdet
+        >>> done = eca_mmdet.convert_weights('eca_resnet18.pth', 'new.safetensors')
+        >>> done.report.source, sorted(done.report.dropped)
+        ('authors', ['fc.bias', 'fc.weight'])
+    """
+    path, target = local_file(source), Path(target)
+    file = read_checkpoint(path, trust)
+    require_values(path, file.state)
+    if target.exists() and target.samefile(path):
+        raise WeightsError(
+            f'{target} is the source itself; write to another name.',
+            code='output-exists',
+        )
+    try:
+        if file.metadata.get('layout') == _V3 and to == 'mmdet':
+            raise WeightsError(
+                'converted to MMDetection 3.x already; nothing to do.',
+                code='checkpoint-mismatch',
+            )
+        state, report = convert(file.state, to, v1_retinanet, file.extras)
+    except WeightsError as error:
+        raise WeightsError(f'{path}: {error}', code=error.code) from error
+    if report.target == _V3 and target.suffix == '.safetensors':
+        raise WeightsError(
+            f'{target}: mmengine loads whole detectors from .pth files only; write to '
+            'a name in .pth.',
+            code='unsupported-format',
+        )
+    metadata = {
+        'network': report.network,
+        'layout': report.target,
+        'kernel_sizes': ','.join(map(str, report.kernel_sizes or ())),
+        'source': _without_secrets(str(source)),
+        'source_sha256': sha256_of(path),
+    }
+    if report.classes:
+        metadata['classes'] = str(report.classes)
+    write_weights(target, state, metadata, force)
+    return ConvertedFile(target, report, metadata, tuple(map(str, file.extras)))
+
+
+def _without_secrets(source: str) -> str:
+    """Return an address without user name, password and query; a path as it is."""
+    if not is_address(source):
+        return source
+    parts = urllib.parse.urlsplit(source)
+    return parts._replace(netloc=parts.netloc.rpartition('@')[2], query='').geturl()

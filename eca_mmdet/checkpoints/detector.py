@@ -1,21 +1,29 @@
-"""Detector checkpoints: their kind and version, and whether they fit a model.
+"""Detector checkpoints: kind and version, fit to a model, conversion from v1 to 3.x.
 
 Source: state dicts of MMDetection v0.6 to v1.2 (two-stage heads at the top, background
-first) and of 2.x and 3.x (heads under ``roi_head``, background last).
+first) and of 2.x and 3.x (heads under ``roi_head``, background last); v1.1.0 (commit
+3839478) run beside 3.x. mmdet's own ``upgrade_model_version.py`` also reorders
+``rpn_cls`` and ``retina_cls``, which have no background in v1 either, and shifts the
+biases of ``fc_reg`` and ``conv_logits``.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor
 
 from eca_mmdet.utils.errors import WeightsError
 
 if TYPE_CHECKING:
     from eca_mmdet.checkpoints.io import Checkpoint
+
+_HEADS = ('bbox_head.', 'mask_head.')
+_UNCHANGED = ('backbone.', 'neck.', 'rpn_head.')
 
 
 @dataclass(frozen=True)
@@ -25,9 +33,9 @@ class Heads:
     Attributes:
         detector: 'Faster R-CNN', 'Mask R-CNN', 'Cascade R-CNN', 'Cascade Mask R-CNN',
             'RetinaNet', 'RPN' or 'detector'.
-        version: 'v1', 'v2 or v3', 'v1, v2 or v3' (RetinaNet's names never changed) or
-            what the file's metadata adds.
-        classes: number of classes without background; None if the heads do not tell.
+        version: 'v1', 'v2 or v3' or 'v1, v2 or v3' (RetinaNet's names never changed),
+            narrowed by the file's metadata.
+        classes: without background; None where the heads do not show it.
     """
 
     detector: str
@@ -38,11 +46,9 @@ class Heads:
 def read_heads(
     state: Mapping[str, Tensor], extras: Mapping[str, Any] | None = None
 ) -> Heads | None:
-    """Read a detector's kind from names and shapes; None if there are no heads.
+    """Read a detector's kind from names and shapes; None without heads.
 
-    Args:
-        state: with 'backbone.' and the heads' names.
-        extras: what lay beside it in the file; narrows the version where names cannot.
+    ``extras``, the entries beside the tensors, narrow the version.
     """
     parts = {key.split('.')[0] for key in state}
     if 'backbone' not in parts or not parts & {
@@ -61,7 +67,7 @@ def read_heads(
     # Four rows for each class and background: v1's, wherever the head stands.
     old = top or any(
         key.endswith('.fc_cls.weight')
-        and _rows(state.get(key.replace('fc_cls', 'fc_reg'))) == 4 * _rows(tensor)
+        and size_of(state.get(key.replace('fc_cls', 'fc_reg'))) == 4 * size_of(tensor)
         for key, tensor in state.items()
     )
     version = 'v1' if old else _narrow('v2 or v3', extras or {})
@@ -73,20 +79,19 @@ def read_heads(
     family = 'Cascade ' if cascade else '' if masks else 'Faster '
     kind = f'{family}{"Mask " if masks else ""}R-CNN'
     head = f'{prefix}bbox_head.0' if cascade else f'{prefix}bbox_head'
-    rows = _rows(state.get(f'{head}.fc_cls.weight'))
+    rows = size_of(state.get(f'{head}.fc_cls.weight'))
     return Heads(kind, version, rows - 1 if rows else None)
 
 
-def _rows(tensor: Tensor | None) -> int:
-    return tensor.shape[0] if tensor is not None and tensor.dim() else 0
+def size_of(tensor: Tensor | None, axis: int = 0) -> int:
+    """Return the size along an axis; 0 without a tensor or axes."""
+    return tensor.shape[axis] if tensor is not None and tensor.dim() else 0
 
 
 def _retina_classes(state: Mapping[str, Tensor]) -> int | None:
-    scores, boxes = (state.get(f'bbox_head.retina_{x}.weight') for x in ('cls', 'reg'))
-    if scores is None or boxes is None or not scores.dim() or not boxes.dim():
-        return None
-    anchors = boxes.shape[0] // 4
-    return scores.shape[0] // anchors if anchors else None
+    anchors = size_of(state.get('bbox_head.retina_reg.weight')) // 4
+    rows = size_of(state.get('bbox_head.retina_cls.weight'))
+    return rows // anchors if rows and anchors else None
 
 
 def _narrow(version: str, extras: Mapping[str, Any]) -> str:
@@ -101,13 +106,10 @@ def _narrow(version: str, extras: Mapping[str, Any]) -> str:
 
 
 def require_fit(state: dict[str, Any], model: Any, checkpoint: str) -> None:
-    """Load a checkpoint into a model; refuse it unless every tensor finds its place.
+    """Load a checkpoint into a model; raise unless every tensor has its place.
 
     mmengine loads with ``strict=False``: a checkpoint of another detector leaves random
     weights behind a warning, and the test reports the AP of noise.
-
-    Raises:
-        WeightsError: naming the first tensors that are missing, extra or misshapen.
     """
     missing, extra, shapes = _compare(state, getattr(model, 'module', model))
     faults = [
@@ -127,11 +129,7 @@ def require_fit(state: dict[str, Any], model: Any, checkpoint: str) -> None:
 
 
 def require_converted(file: Checkpoint) -> None:
-    """Reject an unconverted MMDetection v1 checkpoint: its class order differs.
-
-    Raises:
-        WeightsError: with the command that converts it.
-    """
+    """Reject an unconverted MMDetection v1 checkpoint: its class order differs."""
     heads = read_heads(file.state, file.extras)
     if heads and heads.version == 'v1':
         raise WeightsError(
@@ -143,15 +141,9 @@ def require_converted(file: Checkpoint) -> None:
 
 
 def require_start(state: dict[str, Any], model: Any, checkpoint: str) -> list[str]:
-    """Hold a detector to start from (``load_from``) against the model to be trained.
+    """Return the tensors that a model trained from a detector starts new, with reasons.
 
-    Its backbone must be the model's, gates included; heads and neck may differ.
-
-    Returns:
-        The model's tensors that will start new, each with the reason.
-
-    Raises:
-        WeightsError: the file is no detector, or of another backbone.
+    The file's backbone must be the model's, gates included; heads and neck may differ.
     """
     model = getattr(model, 'module', model)
     if not any('backbone.' in key for key in state):
@@ -195,3 +187,104 @@ def _compare(
         if key not in state and not key.endswith('num_batches_tracked')
     ]
     return missing, list(found.unexpected_keys), shapes
+
+
+def convert_v1(
+    state: Mapping[str, Tensor], heads: Heads
+) -> tuple[dict[str, Tensor], dict[str, str], dict[str, str]]:
+    """Convert a Faster, Mask, Cascade (Mask) R-CNN or RetinaNet of MMDetection v1.
+
+    Returns:
+        The tensors for 3.x; source name to new name; source name to how its rows
+        changed.
+    """
+    _check_heads(state, heads)
+    converted, mapped, changed = {}, {}, {}
+    for key, tensor in state.items():
+        name = _rename(key, heads)
+        new, how = _reorder(key, tensor, heads)
+        converted[name], mapped[key] = new, name
+        if how:
+            changed[key] = how
+    return converted, mapped, changed
+
+
+def _check_heads(state: Mapping[str, Tensor], heads: Heads) -> None:
+    """Reject two-stage heads that v1 cannot have written, or 3.x cannot compute."""
+    if heads.detector == 'RetinaNet':
+        return
+    if not heads.classes:
+        raise _not_v1(
+            f'a {heads.detector} without bbox_head.fc_cls, so that its number of '
+            'classes is unknown'
+        )
+    for key, tensor in state.items():
+        if not (_in_head(key) and key.endswith('.bias')):
+            continue
+        weight = state.get(f'{key[:-4]}weight')
+        layer = key.split('.')[-2]
+        if layer in ('fc_cls', 'fc_reg', 'conv_logits') and (
+            weight is None or len(weight) != len(tensor)
+        ):
+            raise _not_v1(f'{key} has {len(tensor)} rows, its weight another number')
+        if 'Cascade' in heads.detector and layer == 'fc_reg' and len(tensor) != 4:
+            raise _not_v1(
+                f'{key}: a Cascade R-CNN whose boxes differ by class refines with '
+                "background's boxes in v1, which 3.x does not have"
+            )
+
+
+def _in_head(key: str) -> bool:
+    return key.removeprefix('roi_head.').startswith(_HEADS)
+
+
+def _rename(key: str, heads: Heads) -> str:
+    if heads.detector == 'RetinaNet' and key.startswith('bbox_head.'):
+        # v0.6.0 had bare convolutions in its towers.
+        return re.sub(r'((?:cls|reg)_convs\.\d+)\.(weight|bias)$', r'\1.conv.\2', key)
+    if key.startswith(_UNCHANGED):
+        return key
+    if heads.detector != 'RetinaNet' and key.startswith(_HEADS):
+        return f'roi_head.{key}'
+    if heads.detector != 'RetinaNet' and key.startswith('roi_head.'):
+        return key  # moved already, with the rows of v1
+    raise _not_v1(
+        f'{key} is no part of a {heads.detector} of MMDetection v1 (backbone, neck, '
+        'rpn_head, bbox_head, mask_head)'
+    )
+
+
+def _reorder(key: str, tensor: Tensor, heads: Heads) -> tuple[Tensor, str]:
+    """Return a tensor with background where 3.x has it, and what was done.
+
+    v1 counts background as class 0; 3.x as the last class of the scores, and not at
+    all in boxes and masks.
+    """
+    if heads.detector == 'RetinaNet' or not _in_head(key):
+        return tensor, ''
+    layer = key.split('.')[-2]
+    classes = heads.classes or 0
+    rows = size_of(tensor)
+    if layer == 'fc_cls':
+        _require_rows(key, rows, classes + 1)
+        return torch.cat([tensor[1:], tensor[:1]]), 'background moved to the last row'
+    if layer == 'fc_reg' and rows != 4:  # 4 rows serve all classes
+        _require_rows(key, rows, 4 * (classes + 1))
+        return tensor[4:].clone(), "background's 4 rows dropped"
+    if layer == 'conv_logits' and rows != 1:
+        _require_rows(key, rows, classes + 1)
+        return tensor[1:].clone(), "background's channel dropped"
+    return tensor, ''
+
+
+def _require_rows(key: str, rows: int, expected: int) -> None:
+    if rows != expected:
+        raise _not_v1(
+            f'{key} has {rows} rows; with the classes of fc_cls, MMDetection v1 has '
+            f'{expected}'
+        )
+
+
+def _not_v1(reason: str) -> WeightsError:
+    message = f'{reason}. Nothing was converted.'
+    return WeightsError(message, code='checkpoint-unrecognised')

@@ -1,7 +1,11 @@
-"""A local file for a path or an address; only one process downloads.
+"""Local files for paths and addresses; only one process downloads.
 
 Addresses: ``http(s)://``, ``torchvision://resnet50`` (mmengine's names) and
 ``hf://OWNER/REPOSITORY[/FILE][@REVISION]`` (the Hugging Face Hub).
+
+Sources of the backbone files that the configs name: BangguWu/ECANet README (ECA),
+torchvision (plain ResNet), the state-dict layout of moskomule/senet.pytorch (SE),
+cfzd/FcaNet README.
 """
 
 from __future__ import annotations
@@ -15,9 +19,8 @@ import sys
 import urllib.error
 import urllib.parse
 from collections.abc import Iterator
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
-from eca_mmdet.catalog.download_links import missing_file_message
 from eca_mmdet.utils.errors import MissingWeightsError, UserError, WeightsError
 from eca_mmdet.utils.text import printable
 
@@ -25,6 +28,48 @@ logger = logging.getLogger(__name__)
 
 _SCHEMES = ('http', 'https', 'hf', 'torchvision')
 _HUB_FILES = ('model.safetensors', 'pytorch_model.bin')
+
+_DRIVE = "the ECA-Net authors' Google Drive, file id {} (BangguWu/ECANet README)"
+_TORCHVISION = 'https://download.pytorch.org/models/{}'
+_SE = (
+    'an SE-ResNet-{} state dict without biases, r = 16, keys as '
+    'layer1.0.se.fc.0.weight (the layout of moskomule/senet.pytorch{})'
+)
+
+SOURCES = {
+    'eca_resnet18_k3577.pth.tar': _DRIVE.format('1LMRFRTyzVifGBi2MUpTuYEWW44S8mwyl'),
+    'eca_resnet34_k3357.pth.tar': _DRIVE.format('15LV5Jkea3GPzvLP5__H7Gg88oNQUxBDE'),
+    'eca_resnet50_k3557.pth.tar': _DRIVE.format('1670rce333c_lyMWFzBlNZoVUvtxbCF_U'),
+    'eca_resnet101_k3357.pth.tar': _DRIVE.format('1b5FQ8yDFnZ_UhvWT9txmjI_LjbKkgnvC'),
+    'eca_resnet152_k3357.pth.tar': _DRIVE.format('1_bYnaOg9ptsILC_iC7uQ5Izv-u2rjYG5'),
+    'eca_mobilenetv2_k13.pth.tar': _DRIVE.format('1FxzeXPg1SJQZzVVH4HRjMeq_SVMfidUm'),
+    'resnet50-0676ba61.pth': _TORCHVISION.format('resnet50-0676ba61.pth'),
+    'resnet101-63fe2227.pth': _TORCHVISION.format('resnet101-63fe2227.pth'),
+    'se_resnet50.pth': _SE.format(50, ', which publishes one for ResNet-50'),
+    'fcanet50.pth': (
+        "the FcaNet authors' ImageNet FcaNet-50 (cfzd/FcaNet README), saved under this "
+        'name'
+    ),
+    'se_resnet101.pth': _SE.format(101, '; we know of no public file'),
+}
+
+
+def missing_file_message(checkpoint: str) -> str:
+    """Say what a missing backbone file is, where to get it and how to do without."""
+    source = SOURCES.get(PurePosixPath(checkpoint).name)
+    get = (
+        f'Get it from {source} and put it there'
+        if source
+        else 'Put it there, or name another with '
+        '--cfg-options model.backbone.init_cfg.checkpoint=PATH'
+    )
+    return (
+        f'backbone weights {checkpoint!r} not found (relative to the folder you run '
+        f'in). {get}; docs/weights.md lists all. Or train from random weights: '
+        "eca-mmdet train --from-scratch, with mmdet's own train.py --cfg-options "
+        'model.backbone.init_cfg=None model.backbone.frozen_stages=-1 '
+        'model.backbone.norm_eval=False.'
+    )
 
 
 def is_address(checkpoint: str) -> bool:
@@ -37,16 +82,13 @@ def is_fetched(checkpoint: str) -> bool:
     return not is_address(checkpoint) or checkpoint.partition('://')[0] in _SCHEMES
 
 
+def local_file(source: str | Path) -> Path:
+    """Return a path as it is, an address as the downloaded file."""
+    return fetch(str(source)) if is_address(str(source)) else Path(source)
+
+
 def fetch(checkpoint: str) -> Path:
-    """Return the local file; rank 0 downloads it, the others wait for its answer.
-
-    Args:
-        checkpoint: a path or an address.
-
-    Raises:
-        MissingWeightsError: no such file, or it cannot be downloaded.
-        WeightsError: an unknown kind of address, or what came is not weights.
-    """
+    """Return the local file; rank 0 downloads it, the other processes wait."""
     if not is_address(checkpoint):
         path = Path(checkpoint).expanduser()
         if not os.path.lexists(path):
@@ -56,7 +98,7 @@ def fetch(checkpoint: str) -> Path:
 
     if not (dist.is_available() and dist.is_initialized()):
         return _download(checkpoint)
-    # The answer is sent, a failure too: waiting processes must not wait for ever.
+    # A failure is sent too: the other processes must not wait for ever.
     answer: list[str | Exception | None] = [None]
     if dist.get_rank() == 0:
         try:
@@ -67,18 +109,14 @@ def fetch(checkpoint: str) -> Path:
                 answer[0] = WeightsError(
                     f'{checkpoint}: {error!r}', code='download-failed'
                 )
-    _broadcast(answer)
-    if isinstance(answer[0], Exception):
-        raise answer[0]
-    path = Path(str(answer[0]))
-    # Without a shared disk, a machine beside rank 0's gets its own copy.
-    return path if path.exists() else _download(checkpoint)
-
-
-def _broadcast(answer: list[str | Exception | None]) -> None:
     from mmengine.dist import broadcast_object_list
 
     broadcast_object_list(answer)
+    if isinstance(answer[0], Exception):
+        raise answer[0]
+    path = Path(str(answer[0]))
+    # Without a shared disk, each further machine gets its own copy.
+    return path if path.exists() else _download(checkpoint)
 
 
 def _download(checkpoint: str) -> Path:
@@ -179,7 +217,7 @@ def _from_hub(checkpoint: str, rest: str) -> Path:
             f"{checkpoint} needs huggingface_hub: pip install 'eca-mmdet[hub]'.",
             code='package-missing',
         ) from None
-    for name in names:  # what is there is used, without asking the Hub again
+    for name in names:  # use cached files without asking the Hub again
         with contextlib.suppress(LocalEntryNotFoundError, ValueError):
             return Path(
                 hf_hub_download(
@@ -208,7 +246,7 @@ def _from_hub(checkpoint: str, rest: str) -> Path:
 
 @contextlib.contextmanager
 def _quiet_hub() -> Iterator[None]:
-    """Hide the Hub's line for every failed attempt; the last one is told."""
+    """Hide the Hub's line for every failed attempt; the last is reported."""
     logger = logging.getLogger('huggingface_hub')
     level = logger.level
     logger.setLevel(logging.ERROR)

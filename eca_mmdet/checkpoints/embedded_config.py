@@ -1,9 +1,8 @@
-"""Configs embedded in checkpoints, parsed without running them.
+"""Configs embedded in checkpoints, parsed and never run.
 
 mmengine keeps the config's text in ``meta['cfg']``, and its own reader runs that as
-Python. A checkpoint may come from anywhere, so the text is parsed here: literals and
-``dict(...)`` are read, anything else is refused. What is read is still a wish list of
-classes to build: each must be one that a detector or its test pipeline is made of.
+Python. Here only literals and ``dict(...)`` are read. The values still name classes to
+build: each must be a registered part of a detector or of its test pipeline.
 """
 
 from __future__ import annotations
@@ -11,6 +10,7 @@ from __future__ import annotations
 import ast
 import re
 import warnings
+from collections.abc import Iterator
 from typing import Any
 
 from eca_mmdet.utils.errors import UserError
@@ -52,15 +52,7 @@ _MOST = 2_000_000
 
 
 def parse_config(text: str, source: str) -> dict[str, Any]:
-    """Return a config's values from its text.
-
-    Args:
-        text: as ``Config.pretty_text`` writes it: assignments of literals and dicts.
-        source: where it is from, for messages.
-
-    Raises:
-        UserError: it is no such text, or imports anything but this package.
-    """
+    """Return a config's values from its text."""
     if len(text) > _MOST:
         raise _refused(source, f'has {len(text)} letters')
     try:
@@ -69,7 +61,7 @@ def parse_config(text: str, source: str) -> dict[str, Any]:
             tree = ast.parse(text)
         values = dict(_assignment(statement) for statement in tree.body)
     except (SyntaxError, ValueError, TypeError, MemoryError, RecursionError) as error:
-        reason = error or type(error).__name__
+        reason = str(error).partition(': <ast.')[0] or type(error).__name__
         raise _refused(
             source, f'is not plain values, and nothing of it is run: {reason}'
         ) from error
@@ -78,7 +70,9 @@ def parse_config(text: str, source: str) -> dict[str, Any]:
     for name in names if isinstance(names, (list, tuple)) else [names or _OURS]:
         if name != _OURS:
             raise _refused(source, f'imports {name!r}, which is not done for a file')
-    _check_scopes(values, source)
+    for part in _dicts(values):  # mmengine imports the package of a scope
+        if part.get('_scope_', 'mmdet') not in ('mmdet', 'mmengine'):
+            raise _refused(source, f'is for {part["_scope_"]!r}, not for mmdet')
     return values
 
 
@@ -91,88 +85,63 @@ def _assignment(node: ast.stmt) -> tuple[str, Any]:
     if isinstance(node, ast.Assign) and len(node.targets) == 1:
         target = node.targets[0]
         if isinstance(target, ast.Name):
-            return target.id, _value(node.value)
+            return target.id, ast.literal_eval(_Literals().visit(node.value))
     raise ValueError(f'line {node.lineno} is not NAME = VALUE')
 
 
-def _value(node: ast.expr) -> Any:
-    """Return the value of a literal, or of ``dict(...)`` of such."""
-    if isinstance(node, ast.Call):
-        return _dict_call(node)
-    if isinstance(node, ast.Dict):
-        if None in node.keys:
-            raise ValueError(f'line {node.lineno}: ** in a dict')
-        keys = [_value(key) for key in node.keys if key is not None]
-        return dict(zip(keys, map(_value, node.values), strict=True))
-    if isinstance(node, (ast.List, ast.Tuple, ast.Set)):
-        makers = {ast.List: list, ast.Tuple: tuple, ast.Set: set}
-        return makers[type(node)](map(_value, node.elts))
-    if isinstance(node, ast.Name) and node.id in ('inf', 'nan'):
-        return float(node.id)  # repr of a float
-    if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
-        return -_value(node.operand)
-    try:
-        return ast.literal_eval(node)
-    except ValueError:
-        raise ValueError(
-            f'line {node.lineno}: {ast.unparse(node)[:60]!r} is no literal'
-        ) from None
+class _Literals(ast.NodeTransformer):
+    """Turns ``dict(...)`` into a dict display, ``inf`` and ``nan`` into numbers."""
+
+    def visit_Name(self, node: ast.Name) -> ast.expr:  # noqa: D102
+        if node.id in ('inf', 'nan'):  # repr of a float
+            return ast.copy_location(ast.Constant(float(node.id)), node)
+        return node
+
+    def visit_Call(self, node: ast.Call) -> ast.expr:  # noqa: D102
+        self.generic_visit(node)
+        if not (isinstance(node.func, ast.Name) and node.func.id == 'dict'):
+            raise ValueError(
+                f'line {node.lineno}: {ast.unparse(node.func)[:60]} is called'
+            )
+        values = ast.copy_location(ast.Dict([], []), node)
+        # dict({'a-b': 1}), for keys that are no names
+        parts = [(None, argument) for argument in node.args]
+        for name, value in parts + [(word.arg, word.value) for word in node.keywords]:
+            if name is not None:
+                value = ast.Dict([ast.Constant(name)], [value])
+            if not isinstance(value, ast.Dict):
+                raise ValueError(f'line {node.lineno}: dict() of no dict')
+            values.keys += value.keys
+            values.values += value.values
+        return values
 
 
-def _dict_call(node: ast.Call) -> dict[Any, Any]:
-    if not (isinstance(node.func, ast.Name) and node.func.id == 'dict'):
-        raise ValueError(f'line {node.lineno}: {ast.unparse(node.func)[:60]} is called')
-    values: dict[Any, Any] = {}
-    for argument in node.args:  # dict({'a-b': 1}), for keys that are no names
-        first = _value(argument)
-        if not isinstance(first, dict):
-            raise ValueError(f'line {node.lineno}: dict() of {type(first).__name__}')
-        values |= first
-    for keyword in node.keywords:
-        name = keyword.arg
-        more = _value(keyword.value)
-        values |= more if name is None else {name: more}
-    return values
-
-
-def _check_scopes(value: Any, source: str) -> None:
+def _dicts(value: Any) -> Iterator[dict[Any, Any]]:
+    """Yield a dict and those inside it."""
     if isinstance(value, dict):
-        # mmengine imports the package of a scope.
-        if value.get('_scope_', 'mmdet') not in ('mmdet', 'mmengine'):
-            raise _refused(source, f'is for {value["_scope_"]!r}, not for mmdet')
-        for entry in value.values():
-            _check_scopes(entry, source)
-    elif isinstance(value, (list, tuple, set)):
-        for entry in value:
-            _check_scopes(entry, source)
+        yield value
+        value = value.values()
+    elif not isinstance(value, (list, tuple, set)):
+        return
+    for entry in value:
+        yield from _dicts(entry)
 
 
 def require_registered(values: Any, source: str) -> None:
-    """Refuse a config whose detector or test pipeline has parts that are not known.
+    """Reject a config with unknown parts in its detector or test pipeline.
 
-    mmdet must be registered. Other parts of a config (hooks, optimizers, training) are
-    not looked at, since they are not built.
-
-    Args:
-        values: of the config.
-        source: where it is from, for messages.
-
-    Raises:
-        UserError: naming the first.
+    mmdet must be registered. The other parts (hooks, optimizers, training) are not
+    built, so they are not checked.
     """
     _require_types(values.get('model'), ('MODELS', 'TASK_UTILS'), source)
-    for steps in _pipelines(values.get('test_dataloader')):
-        _require_types(steps, ('TRANSFORMS',), source)
+    for part in _dicts(values.get('test_dataloader')):
+        _require_types(part.get('pipeline'), ('TRANSFORMS',), source)
 
 
 def registered(name: Any, *registries: str) -> Any:
     """Return the class of a name in mmdet's registries, or None.
 
     Unlike ``Registry.get``, nothing is imported because of the name.
-
-    Args:
-        name: with or without ``mmdet.``.
-        *registries: as 'MODELS'; mmdet's and then mmengine's is looked at.
     """
     import mmdet.registry
     import mmengine.registry
@@ -191,8 +160,8 @@ def registered(name: Any, *registries: str) -> Any:
 
 
 def _require_types(value: Any, registries: tuple[str, ...], source: str) -> None:
-    if isinstance(value, dict):
-        name = value.get('type')
+    for part in _dicts(value):
+        name = part.get('type')
         if isinstance(name, str) and name not in _NO_CLASSES:
             found = registered(name, *registries)
             if found is None or found.__module__.startswith(_NOT_BUILT):
@@ -201,16 +170,3 @@ def _require_types(value: Any, registries: tuple[str, ...], source: str) -> None
                     f'names type={name[:80]!r}, which is no part of an image detector '
                     'that mmdet or eca-mmdet registers',
                 )
-    inner = value.values() if isinstance(value, dict) else value
-    for entry in inner if isinstance(value, (dict, list, tuple, set)) else ():
-        _require_types(entry, registries, source)
-
-
-def _pipelines(value: Any) -> list[Any]:
-    """Return what lies under ``pipeline`` in a data loader, wrappers included."""
-    if isinstance(value, dict):
-        here = [value['pipeline']] if 'pipeline' in value else []
-        return here + [steps for inner in value.values() for steps in _pipelines(inner)]
-    if isinstance(value, (list, tuple)):
-        return [steps for inner in value for steps in _pipelines(inner)]
-    return []

@@ -1,4 +1,4 @@
-"""Which network a state dict belongs to and where it is from: names and shapes only."""
+"""Architecture and origin of a state dict, from tensor names and shapes."""
 
 from __future__ import annotations
 
@@ -6,11 +6,19 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from eca_mmdet.catalog.architectures import D_LAYOUTS, RESNET_BLOCKS, Widths
-from eca_mmdet.checkpoints.detector import Heads
-from eca_mmdet.checkpoints.key_maps import GATES, Canonical, attention_of, is_known
+from eca_mmdet.checkpoints.detector import Heads, size_of
+from eca_mmdet.checkpoints.key_maps import (
+    GATES,
+    Canonical,
+    GateKind,
+    attention_of,
+    is_known,
+)
+from eca_mmdet.models.dct import STAGE_SIZES, dct_filters
 
 _CONVOLUTIONS = {
     'basic': ('conv1', 'conv2'),
@@ -21,6 +29,10 @@ _CONVOLUTIONS = {
         'linear_conv.conv',
     ),
 }
+
+
+Sizes = tuple[tuple[int | None, ...], ...]
+"""[stage][block]; None in blocks without the layer."""
 
 
 @dataclass(frozen=True)
@@ -36,9 +48,8 @@ class Architecture:
         widths: output channels, [stage][block][convolution].
         groups: of the 3x3 convolution of the first block.
         gate: 'ECA', 'SE', 'FcaNet', 'CBAM', ...; several as 'ECA + SE', or ''.
-        kernel_sizes: of the ECA gates, [stage][block]; None where there is none.
-        hidden: units of the gates other than ECA, [stage][block]; None where there is
-            none.
+        kernel_sizes: of the ECA gates.
+        hidden: units of the gates other than ECA.
         se_bias: whether the SE gates have biases.
         others: names of other attention layers, and how many there are of each.
     """
@@ -50,8 +61,8 @@ class Architecture:
     widths: Widths
     groups: int
     gate: str
-    kernel_sizes: tuple[tuple[int | None, ...], ...]
-    hidden: tuple[tuple[int | None, ...], ...]
+    kernel_sizes: Sizes
+    hidden: Sizes
     se_bias: bool
     others: tuple[tuple[str, int], ...] = ()
 
@@ -62,12 +73,12 @@ class Architecture:
 
     @property
     def blocks(self) -> tuple[int, ...]:
-        """Number of blocks a stage."""
+        """Number of blocks per stage."""
         return tuple(map(len, self.widths))
 
     @property
     def depth(self) -> int | None:
-        """18 to 152, or None where the blocks are of no such ResNet."""
+        """18 to 152, or None where no such ResNet has these blocks."""
         for depth, known in RESNET_BLOCKS.items():
             if known == (self.block, self.blocks):
                 return depth
@@ -87,7 +98,7 @@ class Architecture:
 
     @property
     def stage_kernel_sizes(self) -> tuple[int | None, ...] | None:
-        """One ECA kernel size a stage, or None where they differ in a stage."""
+        """One ECA kernel size per stage, or None where they differ in a stage."""
         if any(len(set(stage)) > 1 for stage in self.kernel_sizes):
             return None
         return tuple(stage[0] if stage else None for stage in self.kernel_sizes)
@@ -130,13 +141,9 @@ class Architecture:
 
 
 def read_architecture(state: Mapping[str, Tensor]) -> Architecture | None:
-    """Read an architecture from tensors under mmdet's names; shapes are enough.
+    """Read an architecture from tensors under mmdet's names; they may be meta tensors.
 
-    Args:
-        state: of a backbone, meta tensors included; other names are ignored.
-
-    Returns:
-        The architecture, or None if this is no ResNet or MobileNetV2.
+    None where this is no ResNet or MobileNetV2. Other names are ignored.
     """
     names = _block_names(state)
     stem, kernel = _read_stem(state)
@@ -155,22 +162,16 @@ def read_architecture(state: Mapping[str, Tensor]) -> Architecture | None:
     else:
         return None
 
-    def sizes(part: str, axis: int) -> tuple[tuple[int | None, ...], ...]:
+    def sizes(kind: GateKind) -> Sizes:
+        keys = [
+            [f'{name}.{kind.layer}.{kind.size}' for name in blocks] for blocks in names
+        ]
         return tuple(
-            tuple(
-                _size(state[f'{name}.{part}'], axis)
-                if f'{name}.{part}' in state
-                else None
-                for name in blocks
-            )
-            for blocks in names
+            tuple(size_of(state[k], kind.axis) if k in state else None for k in stage)
+            for stage in keys
         )
 
-    grids = {
-        kind.name: sizes(f'{kind.layer}.{kind.size}', kind.axis)
-        for kind in GATES.values()
-    }
-    kernel_sizes = grids['ECA']
+    grids = {kind.name: sizes(kind) for kind in GATES.values()}
     gates = [
         name
         for name, grid in grids.items()
@@ -189,7 +190,7 @@ def read_architecture(state: Mapping[str, Tensor]) -> Architecture | None:
         ),
         groups=_read_groups(state, first, block),
         gate=' + '.join([*gates, *(name for name, _ in others)]),
-        kernel_sizes=kernel_sizes,
+        kernel_sizes=grids['ECA'],
         hidden=grids[reducing],
         se_bias=any(re.search(r'\.se\.fc\.0\.bias$', key) for key in state),
         others=others,
@@ -239,11 +240,7 @@ def _block_widths(
     keys = [f'{name}.{part}.weight' for part in _CONVOLUTIONS[block]]
     if block == 'inverted residual' and keys[0] not in state:
         keys = keys[1:]  # the first block does not expand
-    return tuple(_size(state[key]) if key in state else 0 for key in keys)
-
-
-def _size(tensor: Tensor, axis: int = 0) -> int:
-    return tensor.shape[axis] if tensor.dim() else 0
+    return tuple(size_of(state.get(key)) for key in keys)
 
 
 def _read_shortcut(state: Mapping[str, Tensor], block: str) -> str:
@@ -268,7 +265,7 @@ def _read_groups(state: Mapping[str, Tensor], first: str, block: str) -> int:
 def origin_of(
     canonical: Canonical, found: Architecture, heads: Heads | None = None
 ) -> str:
-    """Return whose file it is as far as the names tell ('timm', 'authors', ...)."""
+    """Return the library whose names these are ('timm', 'authors', ...)."""
     if heads:
         return f'MMDetection {heads.version}'
     if any(name.startswith('backbone.') for name in canonical.source.values()):
@@ -282,3 +279,27 @@ def classes_of(canonical: Canonical, heads: Heads | None) -> int | None:
         return heads.classes
     sizes = [t.shape[0] for t in canonical.classifier.values() if t.dim()]
     return sizes[0] if sizes else None
+
+
+def unusual_constants(canonical: Canonical) -> list[str]:
+    """Report FcaNet filters that differ from those of this package's ResNets."""
+    problems = []
+    for name, tensor in canonical.constants.items():
+        stage = re.match(r'layer(\d+)', name)
+        number = int(stage[1]) if stage else 0
+        size = STAGE_SIZES[min(max(number, 1), len(STAGE_SIZES)) - 1]
+        if tensor.shape[1:] != (size, size) or tensor.shape[0] % 16:
+            problems.append(
+                f'{name} has shape {tuple(tensor.shape)} where the authors have '
+                f'channels, {size}, {size}'
+            )
+        elif not same_filters(tensor, dct_filters(tensor.shape[0], size)):
+            problems.append(f'{name} is of other frequencies than the best 16')
+    return problems
+
+
+def same_filters(theirs: Tensor, ours: Tensor) -> bool:
+    """Tell whether filters are equal up to rounding; meta tensors by shape only."""
+    if theirs.is_meta or ours.is_meta:
+        return theirs.shape == ours.shape
+    return torch.allclose(theirs.float().cpu(), ours.float().cpu(), atol=1e-5)

@@ -35,7 +35,7 @@ _MODES = ('gates', 'all', 'off')
 
 @WEIGHT_INITIALIZERS.register_module()
 class ECAPretrained:
-    """Recognise a file of weights, convert it and load it; or say why it does not fit.
+    """Recognise, convert and load a checkpoint, or raise if it does not fit.
 
     mmengine's ``Pretrained`` loads with ``strict=False`` and warns: gates of another
     kernel size, or of a file without gates, stay random. Here that is an error.
@@ -45,19 +45,14 @@ class ECAPretrained:
             ``hf://timm/ecaresnet50d.miil_in1k``. Any layout that ``eca-mmdet weights
             inspect`` knows: the ECA authors', timm's, torchvision's, mmpretrain's, or
             an MMDetection detector, whose backbone is taken. A backbone that declares
-            ``file_names`` (``TimmBackbone``) takes a file in its own names alone.
+            ``file_names`` (``TimmBackbone``) takes only files in its own names.
         strict: 'gates': every gate and every tensor of the plain network must come
             from the file; layers that no such file has (a non-local block, offsets of
             a deformable convolution) start new, and the log names them. 'all': every
-            tensor must, and the file may have none left over. 'off': what fits is
-            loaded, the log says what was not. With ``file_names`` all but the gates is
-            the plain network.
+            tensor must, and the file may have no other. 'off': load what fits and log
+            the rest. With ``file_names`` all but the gates is the plain network.
         random_gates: the file may lack gates (a plain ResNet): they start random.
         random_frozen_gates: as well where ``frozen_stages`` keeps them from training.
-
-    Raises:
-        MissingWeightsError: the file is not there, or cannot be downloaded.
-        WeightsError: it is no file of weights, or it does not fit.
     """
 
     def __init__(
@@ -83,7 +78,7 @@ class ECAPretrained:
         self.random_frozen_gates = random_frozen_gates
 
     def __call__(self, module: nn.Module) -> None:
-        """Copy the file's tensors into ``module``; all or, if it is refused, none."""
+        """Copy the file's tensors into ``module``; all, or none if it is rejected."""
         fit = self.fit(module)
         # mmengine runs the children's own initialisation after any initializer that
         # is not called 'Pretrained': a deformable convolution's, or mmcv's ConvModule's
@@ -98,22 +93,15 @@ class ECAPretrained:
                 compat.mark_initialized(child)
         module.load_state_dict(fit.weights, strict=False)
         complete = not fit.missing and not fit.unused and all(fit.gates.values())
+        random = len(fit.gates) - sum(fit.gates.values())
         print_log(
-            fit.line + _random_note(fit),
+            fit.line + (f'; {random} gates start random' if random else ''),
             logger='current',
             level=logging.INFO if complete else logging.WARNING,
         )
 
     def fit(self, module: nn.Module) -> Fit:
-        """Read the file and hold it against ``module``, whose values stay.
-
-        Args:
-            module: the backbone; it may be on the meta device.
-
-        Raises:
-            MissingWeightsError: the file is not there, or cannot be downloaded.
-            WeightsError: it is no file of weights, or it does not fit.
-        """
+        """Compare the file with ``module``, without changing its values."""
         if hasattr(module, 'backbone'):
             raise WeightsError(
                 f'ECAPretrained initialises a backbone; got a {type(module).__name__}. '
@@ -193,17 +181,12 @@ class ECAPretrained:
             )
 
     def _get_init_info(self) -> str:
-        """Say for mmengine's record where the values come from."""
+        """Return the origin of the values for mmengine's log."""
         return f'{type(self).__name__}: load from {self.checkpoint}'
 
 
 def _as_named(state: Mapping[str, Tensor], names: FileNames) -> Canonical:
-    """Sort a file's tensors into backbone and classifier; no name is changed.
-
-    Args:
-        state: as read; in a detector's, 'backbone.' leads the names.
-        names: of the backbone that they are meant for.
-    """
+    """Sort a file's tensors into backbone and classifier; no name is changed."""
     result = Canonical(Layout(names.library))
     owned = any(key.startswith('backbone.') for key in state)
     for original, tensor in state.items():
@@ -235,8 +218,3 @@ def _origin(canonical: Canonical, file: Checkpoint, named: bool) -> str:
         return '(unknown layout)'
     trained = 'ImageNet' if classes == 1000 else trained
     return f'({", ".join(filter(None, (library, trained)))})'
-
-
-def _random_note(fit: Fit) -> str:
-    random = len(fit.gates) - sum(fit.gates.values())
-    return f'; {random} gates start random' if random else ''

@@ -1,11 +1,12 @@
-"""Identification of a checkpoint from its tensor names and shapes only.
+"""Identification of checkpoint files, and the backbone and shipped config they fit.
 
-The file's own name, and what it says about itself ('arch': 'se_resnet50' in the ECA
-authors' files), are shown but never believed.
+Only tensor names and shapes count. The file's own name and its entries ('arch':
+'se_resnet50' in the ECA authors' files) are shown but never believed.
 """
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -13,19 +14,31 @@ from typing import Any
 
 from torch import Tensor
 
-from eca_mmdet.checkpoints.dct_filters import unusual_constants
+from eca_mmdet.catalog.architectures import (
+    MOBILENET_V2_KERNEL_SIZES,
+    MOBILENET_V2_STAGES,
+    RELEASED_KERNEL_SIZES,
+    TIMM_KERNEL_SIZES,
+)
+from eca_mmdet.catalog.configs import shipped_configs
 from eca_mmdet.checkpoints.detector import Heads, read_heads
+from eca_mmdet.checkpoints.download import local_file
 from eca_mmdet.checkpoints.identify import (
     Architecture,
     classes_of,
     origin_of,
     read_architecture,
+    unusual_constants,
 )
 from eca_mmdet.checkpoints.io import read_checkpoint
-from eca_mmdet.checkpoints.key_maps import Canonical, to_canonical
-from eca_mmdet.checkpoints.suggestions import suggest_backbone, suggest_command
+from eca_mmdet.checkpoints.key_maps import GATES, Canonical, to_canonical
 from eca_mmdet.utils.text import printable
 
+_FAMILIES = {
+    'Faster R-CNN': 'faster-rcnn',
+    'Mask R-CNN': 'mask-rcnn',
+    'RetinaNet': 'retinanet',
+}
 _TITLES = {'authors': 'the ECA-Net authors', 'mmdet': 'mmdet backbones'}
 
 
@@ -34,36 +47,30 @@ class Inspection:
     """What a checkpoint file is.
 
     Attributes:
-        path: where it was read.
         what: one line: network, purpose, whose names it uses.
-        known: whether the network was recognised.
         kind: 'backbone', 'classifier', 'detector' or 'unknown'.
         origin: 'authors', 'torchvision', 'timm', 'mmpretrain', 'mmdet',
             'MMDetection v1', ... or ''.
         network: 'ECA-ResNet-50', ... or ''.
         depth: 18, 34, 50, 101, 152 or None.
-        blocks: number of blocks a stage.
+        blocks: number of blocks per stage.
         block: 'basic', 'bottleneck' or 'inverted residual'.
         stem: e.g. '7x7, 64' or '3x3, 32-32-64'.
         shortcut: e.g. 'convolution' or 'average pool + convolution'.
         out_channels: of each stage.
         widths: of every convolution, [stage][block][convolution].
-        gate: 'ECA', 'SE', 'FcaNet' or ''.
+        gate: 'ECA', 'SE', 'FcaNet', ... or ''.
         gates: number of gates.
-        kernel_sizes: of the ECA gates, one a stage; None where they differ in a stage.
-        uniform: whether each stage has one kernel size.
+        kernel_sizes: of the ECA gates, one per stage; None where a stage has several.
         block_kernel_sizes: [stage][block].
-        classes: of the classifier or the detector; background not counted.
-        tensors: number of tensors in the file.
-        dtypes: of the tensors.
-        sha256: of the file.
+        classes: of the classifier or the detector, without background.
         container: 'PyTorch' or 'safetensors'.
-        wrapped: how the tensors lay in the file.
-        beside: what lay beside them.
+        wrapped: key and prefix of the tensors in the file.
+        beside: other entries of the file.
         metadata: text entries of the file.
-        backbone: the mmdet backbone it fits, as config text; or ''.
-        command: what to do with a shipped config that it fits; or ''.
-        notes: what else a user must know.
+        backbone: the mmdet backbone that it fits, as config text; or ''.
+        command: a command that uses it with a shipped config; or ''.
+        notes: warnings for the user.
     """
 
     path: str
@@ -101,20 +108,28 @@ class Inspection:
         return asdict(self)
 
 
+def inspect_weights(source: str | Path, trust: Iterable[str] = ()) -> Inspection:
+    """Say what a checkpoint is and which backbone or config it fits.
+
+    Args:
+        source: path, or an https:// or hf:// address.
+        trust: 'MODULE.CLASS' names that reading the file may use.
+
+    Example:
+        >>> import eca_mmdet
+        >>> found = eca_mmdet.inspect_weights('eca_resnet18.pth')
+        >>> found.network, found.kernel_sizes
+        ('ECA-ResNet-18', (3, 5, 7, 7))
+    """
+    return inspect(local_file(source), trust, name=str(source))
+
+
 def inspect(
     path: str | Path, trust: Iterable[str] = (), name: str | None = None
 ) -> Inspection:
-    """Identify a checkpoint file.
+    """Identify a local checkpoint; the suggestions call it ``name``, e.g. its address.
 
-    Args:
-        path: local file.
-        name: what the suggestions call it, such as the address it came from; the path
-            itself by default.
-        trust: as :func:`eca_mmdet.checkpoints.io.read_checkpoint`.
-
-    Raises:
-        WeightsError: it cannot be read. A readable file that is not recognised is no
-            error: ``known`` is False and ``notes`` say what was found.
+    A readable file that is not recognised is no error: ``known`` is False.
     """
     file = read_checkpoint(path, trust)
     beside = tuple(
@@ -139,12 +154,9 @@ def inspect(
 def identify(
     state: Mapping[str, Tensor], extras: Mapping[str, Any], path: str
 ) -> dict[str, Any]:
-    """Return the part of :class:`Inspection` that the tensors tell.
+    """Return the fields of :class:`Inspection` that tensors and entries tell.
 
-    Args:
-        state: as read.
-        extras: what lay beside it.
-        path: for the config text.
+    ``path`` is for the config text.
     """
     canonical = to_canonical(dict(state))
     found = read_architecture(canonical.backbone)
@@ -153,7 +165,16 @@ def identify(
         return _unknown(canonical, heads)
     kind = 'detector' if heads else 'classifier' if canonical.classifier else 'backbone'
     origin = origin_of(canonical, found, heads)
-    about: dict[str, Any] = dict(
+    classes = classes_of(canonical, heads)
+    what = f'{found.title} {kind}, in the names of {_TITLES.get(origin, origin)}'
+    if heads:
+        what = f'{heads.detector} of {origin} on {found.title}'
+    elif kind == 'classifier' and classes == 1000:
+        what = what.replace(kind, f'ImageNet {kind}', 1)
+    unusual = unusual_constants(canonical)
+    backbone = '' if unusual else _suggest_backbone(found, path)
+    return dict(
+        what=what,
         known=True,
         kind=kind,
         origin=origin,
@@ -171,29 +192,14 @@ def identify(
         kernel_sizes=found.stage_kernel_sizes if 'ECA' in found.gate else (),
         uniform=found.stage_kernel_sizes is not None,
         block_kernel_sizes=found.kernel_sizes if 'ECA' in found.gate else (),
-        classes=classes_of(canonical, heads),
+        classes=classes,
+        backbone=backbone,
+        command=_suggest_command(found, heads, path) if backbone else '',
+        notes=(*_notes(canonical, found, heads), *unusual[:1]),
     )
-    about['what'] = _what(about, heads)
-    unusual = unusual_constants(canonical)
-    about['backbone'] = '' if unusual else suggest_backbone(found, path)
-    about['command'] = suggest_command(found, heads, path) if about['backbone'] else ''
-    about['notes'] = (*_notes(canonical, found, heads), *unusual[:1])
-    return about
 
 
-def _what(about: Mapping[str, Any], heads: Heads | None) -> str:
-    if heads:
-        return f'{heads.detector} of {about["origin"]} on {about["network"]}'
-    kind = about['kind']
-    if kind == 'classifier' and about['classes'] == 1000:
-        kind = 'ImageNet classifier'
-    origin = _TITLES.get(about['origin'], about['origin'])
-    return f'{about["network"]} {kind}, in the names of {origin}'
-
-
-def _notes(
-    canonical: Canonical, found: Architecture, heads: Heads | None
-) -> tuple[str, ...]:
+def _notes(canonical: Canonical, found: Architecture, heads: Heads | None) -> list[str]:
     notes = []
     if found.stage_kernel_sizes is None:
         notes.append('kernel sizes differ inside a stage: no backbone here has that.')
@@ -214,7 +220,7 @@ def _notes(
             'MMDetection v1 (the released ECA detectors were): eca-mmdet weights '
             'convert --v1-retinanet, and a config of configs/legacy (docs/legacy.md).'
         )
-    return tuple(notes)
+    return notes
 
 
 def _unknown(canonical: Canonical, heads: Heads | None) -> dict[str, Any]:
@@ -248,3 +254,148 @@ def _brief(value: Any) -> str:
     if isinstance(value, (dict, list, tuple)):
         return f'({len(value)} entries)'
     return f'({type(value).__name__})'
+
+
+def _suggest_backbone(found: Architecture, path: str) -> str:
+    """Return ``backbone=dict(...)`` as text, or '' where no backbone fits."""
+    arguments = _backbone_arguments(found)
+    if not arguments:
+        return ''
+    init = f"init_cfg=dict(type='ECAPretrained', checkpoint={path!r})"
+    lines = [f'{key}={value}' for key, value in arguments.items()] + [init]
+    channels = list(found.out_channels)
+    small = found.family == 'MobileNetV2'
+    if small:
+        channels = [channels[stage] for stage in (1, 2, 4)] + [1280]
+    other = small or not found.is_plain or found.block == 'basic'
+    neck = f',\nneck=dict(in_channels={channels})' if other else ''
+    return 'backbone=dict(\n    ' + ',\n    '.join(lines) + ',\n)' + neck
+
+
+def _backbone_arguments(found: Architecture) -> dict[str, str]:
+    """Return the arguments of a backbone with this network; empty if there is none."""
+    gate, sizes, usual = found.gate, found.stage_kernel_sizes, _usual_sizes(found)
+    if 0 in found.blocks or gate not in ('', *GATES):
+        return {}
+    if gate == 'ECA' and (sizes is None or None in sizes):
+        return {}
+    eca_or_plain = gate in ('', 'ECA')
+    own = {'kernel_sizes': str(sizes)} if gate == 'ECA' and sizes != usual else {}
+    if found.family == 'MobileNetV2':
+        regular = found.out_channels == tuple(row[1] for row in MOBILENET_V2_STAGES)
+        fits = regular and eca_or_plain
+        return {'type': f"'{gate}MobileNetV2'"} | own if fits else {}
+    if found.shortcut == 'average pool + convolution' and found.groups == 1:
+        if found.block != 'bottleneck' or not eca_or_plain:
+            return {}
+        if not gate:  # mmdet's own D variant has the same names
+            v1d = {'50d': '50', '101d': '101'}.get(found.d_name or '')
+            return {'type': "'ResNetV1d'", 'depth': v1d} if v1d else {}
+        arch = f'dict(stem={found.stem}, widths={found.widths})'
+        arch = repr(found.d_name) if found.d_name else arch
+        return {'type': "'ECAResNetD'", 'arch': arch} | own
+    depth = {'depth': str(found.depth)}
+    if found.groups > 1 and found.depth and not gate:
+        group_width = found.widths[0][0][0] // found.groups
+        shape = {'groups': str(found.groups), 'base_width': str(group_width)}
+        return {'type': "'ResNeXt'", **depth, **shape}
+    if not found.is_plain or not found.depth:
+        return {}
+    width = str(found.stem[0])
+    base = {'base_channels': width, 'stem_channels': width} if width != '64' else {}
+    if gate == 'ECA':
+        return {'type': "'ECAResNet'", **depth, 'kernel_sizes': str(sizes)} | base
+    if gate == 'SE':
+        return {'type': "'PluginResNet'", **depth, 'plugins': _se_plugins(found)} | base
+    if gate and not _has_usual_gates(found):
+        return {}
+    if gate:
+        layer = {'attention': f'dict(type={gate!r})'}
+        return {'type': "'PluginResNet'", **depth, **layer} | base
+    return {'type': "'ResNet'", **depth} | base
+
+
+def _usual_sizes(found: Architecture) -> tuple[int, ...] | None:
+    """Return the kernel sizes that the shipped config of this network has."""
+    if found.family == 'MobileNetV2':
+        return MOBILENET_V2_KERNEL_SIZES
+    if found.shortcut.startswith('average'):
+        return TIMM_KERNEL_SIZES
+    return RELEASED_KERNEL_SIZES.get(found.depth or 0)
+
+
+def _se_plugins(found: Architecture) -> str:
+    """Return one plugin for each ratio that the stages have."""
+    ratios = [
+        stage[0] and channels // stage[0]
+        for stage, channels in zip(found.hidden, found.out_channels, strict=True)
+    ]
+    position = 'after_conv2' if found.block == 'basic' else 'after_conv3'
+    bias = ', bias=True' if found.se_bias else ''
+    plugins = []
+    for ratio in dict.fromkeys(r for r in ratios if r):
+        stages = tuple(r == ratio for r in ratios)
+        where = '' if all(stages) else f'stages={stages}, '
+        plugins.append(
+            f"dict(cfg=dict(type='SqueezeExcite', ratio={ratio}{bias}), "
+            f"{where}position='{position}')"
+        )
+    return '[' + ', '.join(plugins) + ']'
+
+
+def _suggest_command(found: Architecture, heads: Heads | None, path: str) -> str:
+    """Return an ``eca-mmdet`` command with a shipped config for the file, or ''."""
+    if heads and heads.version == 'v1':
+        return shlex.join(['eca-mmdet', 'weights', 'convert', path, 'NEW.pth'])
+    families = list(_FAMILIES.values())
+    if heads:
+        unclear = heads.version.startswith('v1,') or not heads.classes
+        families = [] if unclear else [_FAMILIES.get(heads.detector, '')]
+    names = [_config_name(found, family) for family in families]
+    name = next((name for name in names if name in shipped_configs()), '')
+    if not name:
+        return ''
+    options = []
+    if found.gate == 'ECA' and found.stage_kernel_sizes != _usual_sizes(found):
+        sizes = ','.join(map(str, found.stage_kernel_sizes or ()))
+        options.append(f'model.backbone.kernel_sizes=({sizes})')
+    if heads is None:
+        options.append(f'model.backbone.init_cfg.checkpoint={path}')
+        words = ['eca-mmdet', 'train', name]
+    else:
+        words = ['eca-mmdet', 'test', name, path]
+        parts = ['roi_head.bbox_head', 'roi_head.mask_head']
+        if heads.detector == 'RetinaNet':
+            parts = ['bbox_head']
+        elif 'Mask' not in heads.detector:
+            parts = parts[:1]
+        for part in parts if heads.classes != 80 else ():
+            options.append(f'model.{part}.num_classes={heads.classes}')
+    if options:
+        words += ['--cfg-options', *options]
+    return shlex.join(words)
+
+
+def _config_name(found: Architecture, family: str) -> str:
+    """Return the name that a config for this network would have, or ''."""
+    if found.gate and found.gate not in GATES:
+        return ''
+    attention = f'{GATES[found.gate].layer}-' if found.gate else ''
+    if found.family == 'MobileNetV2':
+        size = 'mobilenetv2' if found.gate else ''
+    elif found.shortcut == 'average pool + convolution':
+        size = f'r{found.d_name}' if found.d_name and found.gate else ''
+    else:
+        usual = found.is_plain and found.stem == (64,) and _has_usual_gates(found)
+        size = f'r{found.depth}' if usual else ''
+    return f'{family}_{attention}{size}_fpn_4xb2-1x_coco' if size else ''
+
+
+def _has_usual_gates(found: Architecture) -> bool:
+    """Tell whether SE or FcaNet gates, if any, are the usual: r = 16, no biases."""
+    reduced = all(
+        units is None or units * 16 == channels
+        for stage, channels in zip(found.hidden, found.out_channels, strict=True)
+        for units in stage
+    )
+    return reduced and not found.se_bias

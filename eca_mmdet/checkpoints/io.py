@@ -1,7 +1,4 @@
-"""Reading and writing of checkpoint files.
-
-PyTorch files are read with ``weights_only=True``, always; safetensors hold no code.
-"""
+"""Reading and writing of checkpoint files, always with ``weights_only=True``."""
 
 from __future__ import annotations
 
@@ -11,6 +8,7 @@ import re
 import stat
 import warnings
 import weakref
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -19,11 +17,10 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
-from eca_mmdet.checkpoints import safe_globals
-from eca_mmdet.checkpoints.archive import require_proportion
-from eca_mmdet.checkpoints.class_names import require_names
+from eca_mmdet.checkpoints import unpickling
 from eca_mmdet.utils.errors import MissingWeightsError, UserError, WeightsError
 from eca_mmdet.utils.io import sha256_of, whole_file
 from eca_mmdet.utils.text import clipped
@@ -38,12 +35,10 @@ class Checkpoint:
     """The content of a checkpoint file.
 
     Attributes:
-        path: where it was read.
-        state: tensors by name; wrappers' prefixes ('module.') are removed.
+        state: tensors by name, without the ``prefix`` of a wrapper ('module.').
         container: 'safetensors' or 'PyTorch'.
-        wrapper: key under which the tensors lay, or ''.
-        prefix: what was removed before every name, or ''.
-        extras: what lay beside the tensors ('epoch', 'arch', 'meta', ...).
+        wrapper: key of the dict of tensors, or '' for a bare state dict.
+        extras: entries beside the tensors ('epoch', 'arch', 'meta', ...).
         metadata: of a safetensors file, or of a file that this package wrote.
     """
 
@@ -57,7 +52,7 @@ class Checkpoint:
 
     @property
     def meta(self) -> Mapping[str, Any]:
-        """What training wrote under ``meta``; empty if nothing."""
+        """What training wrote under ``meta``."""
         return _mapping(self.extras.get('meta'))
 
     @property
@@ -68,11 +63,7 @@ class Checkpoint:
 
     @property
     def classes(self) -> tuple[str, ...] | None:
-        """Class names that mmdet saved; None if there are none.
-
-        Raises:
-            WeightsError: the entry is no list of different names.
-        """
+        """Class names that mmdet saved; None if there are none."""
         data = _mapping(self.meta.get('dataset_meta'))
         for where, names in (
             ("meta['dataset_meta']['classes']", data.get('classes')),
@@ -93,6 +84,25 @@ def _mapping(value: Any) -> Mapping[str, Any]:
     return value if isinstance(value, Mapping) else {}
 
 
+def require_names(names: Any, what: str) -> tuple[str, ...]:
+    """Return class names as a tuple; raise unless they are different strings."""
+    if not isinstance(names, (list, tuple)) or not names:
+        got = clipped(repr(names)) if isinstance(names, str) else type(names).__name__
+        reason = f'must be a list of class names; got {got}'
+    elif others := [name for name in names if not isinstance(name, str)]:
+        other = clipped(repr(others[0]))
+        reason = f'must be a list of class names; one of them is {other}'
+    elif len(set(names)) < len(names):
+        reason = f'has {clipped(Counter(names).most_common(1)[0][0])} twice'
+    else:
+        return tuple(names)
+    raise WeightsError(
+        f"{what} {reason}. Set the names of the file's classes, in its order, as "
+        'source_classes of the FineTuneHook, or leave out keep_classes.',
+        code='class-mismatch',
+    )
+
+
 _in_use: weakref.WeakValueDictionary[tuple[Any, ...], Checkpoint]
 _in_use = weakref.WeakValueDictionary()
 """Checkpoints that a caller still holds: reading one of them again is free."""
@@ -102,17 +112,11 @@ def read_checkpoint(path: str | Path, trust: Iterable[str] = ()) -> Checkpoint:
     """Read a state dict, bare or wrapped, without running anything in the file.
 
     While the result is in use, another call for the same unchanged file returns it as
-    well; its dicts and tensors must not be changed.
+    well; do not change its dicts and tensors.
 
     Args:
-        path: local .pth, .pth.tar, .pt, .bin or .safetensors file; its content
-            decides, not its name.
-        trust: dotted names of classes or functions that unpickling may use as well.
-
-    Raises:
-        MissingWeightsError: it is not there.
-        WeightsError: a folder, unreadable, empty, cut off, not weights, or it needs
-            more than tensors.
+        path: local file; its content decides on the format, not its name.
+        trust: dotted names of further classes that unpickling may use.
     """
     path, trust = Path(path), tuple(trust)
     head = _read_head(path)
@@ -128,7 +132,7 @@ read_weights = read_checkpoint
 
 
 def _read(path: Path, head: bytes, trust: tuple[str, ...]) -> Checkpoint:
-    if _is_safetensors(head):
+    if head[8:9] == b'{' and not head.startswith(_TORCH_MAGIC[0]):
         return _read_safetensors(path)
     reason = _not_weights(head)
     if reason:
@@ -147,7 +151,7 @@ def _read_head(path: Path) -> bytes:
     """Return the first 512 bytes of a regular file with content."""
     try:
         mode = path.stat().st_mode
-        if not stat.S_ISREG(mode):  # reading a pipe would wait for ever
+        if not stat.S_ISREG(mode):  # reading a pipe would never end
             kind = 'a folder' if stat.S_ISDIR(mode) else 'not a regular file'
             raise WeightsError(f'{path} is {kind}.', code='file-unreadable')
         with path.open('rb') as file:
@@ -163,12 +167,8 @@ def _read_head(path: Path) -> bytes:
     return head
 
 
-def _is_safetensors(head: bytes) -> bool:
-    return head[8:9] == b'{' and not head.startswith(_TORCH_MAGIC[0])
-
-
 def _not_weights(head: bytes) -> str:
-    """Say what a file is instead of weights, by its first bytes; '' if unknown."""
+    """Return what a file is instead of a checkpoint, by its first bytes, or ''."""
     if head.lstrip()[:1] == b'<':
         return (
             'is a web page, not weights: a download that ended at a log-in, quota or '
@@ -211,16 +211,16 @@ def _read_safetensors(path: Path) -> Checkpoint:
 
 
 def _read_torch(path: Path, trust: tuple[str, ...]) -> Any:
-    with safe_globals.trusting(trust):
-        safe_globals.allow_numpy()
+    with unpickling.trusting(trust):
+        unpickling.allow_numpy()
         try:
-            require_proportion(path)
+            unpickling.require_proportion(path)
             return _load(path)
         except Exception as error:  # torch raises a dozen types for broken files
             if 'mmengine' not in str(error):
                 raise refusal(path, error) from error
         # What mmengine writes beside the tensors; importing it takes a second.
-        safe_globals.allow_mmengine_checkpoints()
+        unpickling.allow_mmengine_checkpoints()
         try:
             return _load(path)
         except Exception as error:
@@ -229,17 +229,12 @@ def _read_torch(path: Path, trust: tuple[str, ...]) -> Any:
 
 def _load(path: Path) -> Any:
     with warnings.catch_warnings():
-        warnings.simplefilter('ignore')  # of old forms, in a file that is refused
+        warnings.simplefilter('ignore')  # about old forms, in a rejected file
         return torch.load(path, map_location='cpu', weights_only=True)
 
 
 def refusal(path: str | Path, error: Exception) -> WeightsError:
-    """Explain why unpickling failed: code, an unknown class, or damage.
-
-    Args:
-        path: of the file, for the message.
-        error: what reading it raised.
-    """
+    """Explain why unpickling failed: code, an unknown class, or damage."""
     if isinstance(error, UserError):
         return WeightsError(f'{path} was refused: {error}', code='checkpoint-unsafe')
     found = re.search(r'GLOBAL `?([\w.]+)', str(error))
@@ -254,7 +249,7 @@ def refusal(path: str | Path, error: Exception) -> WeightsError:
         )
     name = found[1][:200].rstrip('.')
     name = name if '.' in name else f'builtins.{name}'
-    if safe_globals.never_trusted(name):
+    if unpickling.never_trusted(name):
         return WeightsError(
             f'{path} was refused: reading it would call {name}, which weights never '
             'need. It is built to run code; do not use it.',
@@ -270,22 +265,16 @@ def refusal(path: str | Path, error: Exception) -> WeightsError:
 
 
 def unwrap(path: str | Path, content: Any) -> tuple[str, dict[str, Tensor]]:
-    """Find the dict of tensors: the content itself, or under a usual key.
-
-    Args:
-        path: for messages.
-        content: as unpickled.
-
-    Returns:
-        The key, or '', and the tensors by name.
-
-    Raises:
-        WeightsError: there is none.
-    """
+    """Return the dict of tensors in an unpickled file, and its key or ''."""
     if isinstance(content, dict):
         for wrapper in ('', *_WRAPPERS):
             state = content if not wrapper else content.get(wrapper)
-            if state and _is_state(state):
+            if (
+                isinstance(state, dict)
+                and state
+                and all(isinstance(key, str) for key in state)
+                and all(isinstance(value, Tensor) for value in state.values())
+            ):
                 return wrapper, dict(state)
     found = type(content).__name__
     if isinstance(content, dict):
@@ -298,26 +287,8 @@ def unwrap(path: str | Path, content: Any) -> tuple[str, dict[str, Tensor]]:
     )
 
 
-def _is_state(state: Any) -> bool:
-    return (
-        isinstance(state, dict)
-        and bool(state)
-        and all(
-            isinstance(key, str) and isinstance(value, Tensor)
-            for key, value in state.items()
-        )
-    )
-
-
 def strip_prefix(state: Mapping[str, Tensor]) -> tuple[str, dict[str, Tensor]]:
-    """Remove what a wrapper put before every name.
-
-    Args:
-        state: tensors by name.
-
-    Returns:
-        The prefix ('' if there is none) and the tensors under their own names.
-    """
+    """Return the prefix that a wrapper put before every name, and the bare state."""
     for prefix in _PREFIXES:
         if state and all(key.startswith(prefix) for key in state):
             return prefix, {key.removeprefix(prefix): v for key, v in state.items()}
@@ -325,7 +296,7 @@ def strip_prefix(state: Mapping[str, Tensor]) -> tuple[str, dict[str, Tensor]]:
 
 
 def _require_plain(path: Path, state: Mapping[str, Tensor]) -> None:
-    """Refuse what is no weight: odd names, and tensors without plain values."""
+    """Reject unprintable names, and tensors without plain values."""
     for key, tensor in state.items():
         if not key.isprintable():
             raise WeightsError(
@@ -348,17 +319,7 @@ def write_weights(
     metadata: dict[str, str],
     force: bool = False,
 ) -> None:
-    """Write tensors and where they come from; whole, or not at all.
-
-    Args:
-        path: .safetensors or .pth.
-        state: tensors by name.
-        metadata: text entries, kept in the file.
-        force: replace a file that is there.
-
-    Raises:
-        WeightsError: another ending, the file exists, or it cannot be written.
-    """
+    """Write a .safetensors or .pth file, with text entries; whole, or not at all."""
     path = Path(path)
     if path.suffix not in ('.safetensors', '.pth'):
         raise WeightsError(
@@ -370,7 +331,13 @@ def write_weights(
                 f'{path} exists already; --force replaces it.', code='output-exists'
             )
         with whole_file(path) as partial:
-            _save(partial, path.suffix, state, metadata)
+            if path.suffix == '.pth':
+                content = {'state_dict': state, 'meta': {'eca_mmdet': metadata}}
+                torch.save(content, partial)
+            else:
+                # The format has no tensors that share memory or are strided.
+                own = {k: v.detach().clone().contiguous() for k, v in state.items()}
+                save_file(own, partial, metadata={'format': 'pt', **metadata})
     except (OSError, RuntimeError, SafetensorError) as error:
         # A full disk: torch raises RuntimeError, safetensors its own.
         reason = getattr(error, 'strerror', None) or str(error).splitlines()[0]
@@ -379,16 +346,3 @@ def write_weights(
             'folder and the space on its disk.',
             code='file-not-written',
         ) from error
-
-
-def _save(
-    path: Path, suffix: str, state: dict[str, Tensor], metadata: dict[str, str]
-) -> None:
-    if suffix == '.pth':
-        torch.save({'state_dict': state, 'meta': {'eca_mmdet': metadata}}, path)
-    else:
-        from safetensors.torch import save_file
-
-        # The format refuses tensors that share memory or are strided.
-        own = {k: v.detach().clone().contiguous() for k, v in state.items()}
-        save_file(own, path, metadata={'format': 'pt', **metadata})

@@ -40,17 +40,15 @@ class Rule:
     convolution: bool = False
 
     def rename(self, key: str, to_ours: bool) -> str | None:
-        """Return the name on the other side, or None if this rule is not about it."""
-        source, target = (
-            (self.theirs, self.ours) if to_ours else (self.ours, self.theirs)
-        )
+        """Return the name on the other side; None for a name outside this rule."""
+        names = self.theirs, self.ours
+        source, target = names if to_ours else names[::-1]
         match = _pattern(source).fullmatch(key)
         if not match:
             return None
-        found = match.groupdict()
-        return target.replace('@', found.get('block', '')).replace(
-            '*', found.get('rest', '')
-        )
+        parts = match.groupdict('')
+        target = target.replace('@', parts.get('block', ''))
+        return target.replace('*', parts.get('rest', ''))
 
 
 @functools.cache
@@ -62,7 +60,7 @@ def _pattern(name: str) -> re.Pattern[str]:
 
 
 def _mobilenet_v2_rules() -> tuple[Rule, ...]:
-    """Give torchvision's (and the authors') 'features.N.conv.M' as mmdet's blocks."""
+    """Map torchvision's (and the authors') 'features.N.conv.M' to mmdet's blocks."""
     rules = []
     index = 1
     for stage, (expansion, _, blocks, _) in enumerate(MOBILENET_V2_STAGES, 1):
@@ -141,12 +139,7 @@ class Layout:
     gates: tuple[str, ...] = ('ECA', 'SE')
 
     def origin_of(self, gate: str, classifier: bool) -> str:
-        """Return where a checkpoint with these names is from.
-
-        Args:
-            gate: its attention layer, or ''.
-            classifier: whether it has one.
-        """
+        """Return where a checkpoint with these names is from."""
         if self.bare_origin and not classifier:
             return self.bare_origin
         return self.gate_origins.get(gate, self.origin)
@@ -256,9 +249,6 @@ def attention_of(name: str) -> str | None:
     """Return whose tensor this is if it is of an attention layer, as 'CBAM'.
 
     Not of ECA, SE and FcaNet, whose files are public and known in full.
-
-    Args:
-        name: mmdet's.
     """
     match = _ATTENTION.match(name)
     return LAYER_NAMES[match['layer']] if match else None
@@ -275,14 +265,7 @@ def find_layout(names: Iterable[str]) -> Layout:
 
 
 def to_canonical(state: dict[str, Tensor]) -> Canonical:
-    """Rename a file's tensors to mmdet's names; nothing is lost or guessed.
-
-    Args:
-        state: as read; a detector's or a classifier's 'backbone.' may lead its names.
-
-    Raises:
-        WeightsError: two of its names are one in mmdet.
-    """
+    """Rename a file's tensors to mmdet's names; nothing is lost or guessed."""
     owned = any(key.startswith('backbone.') for key in state)
     bare = {k.removeprefix('backbone.'): k for k in state if _is_own(k, owned)}
     result = Canonical(find_layout(bare))
@@ -328,13 +311,7 @@ def _renamed(key: str, tensor: Tensor, rules: Iterable[Rule]) -> tuple[str, Tens
 
 
 def from_canonical(key: str, tensor: Tensor, layout: Layout) -> tuple[str, Tensor]:
-    """Return a tensor's name and shape in another layout.
-
-    Args:
-        key: mmdet's name.
-        tensor: as mmdet has it.
-        layout: the other one.
-    """
+    """Return a tensor's name and shape in another layout."""
     for rule in layout.rules:
         name = rule.rename(key, to_ours=False)
         if name is not None:

@@ -8,12 +8,11 @@ from dataclasses import dataclass, field
 from torch import Tensor, nn
 
 from eca_mmdet.catalog.mechanisms import ADDING_LAYERS
-from eca_mmdet.checkpoints.dct_filters import same_filters
-from eca_mmdet.checkpoints.identify import Architecture
+from eca_mmdet.checkpoints.identify import Architecture, Sizes, same_filters
 from eca_mmdet.checkpoints.key_maps import GATES, Canonical, is_known
 from eca_mmdet.models.attention.fcanet import FcaNet
 from eca_mmdet.models.attention.gate import Gate
-from eca_mmdet.models.file_names import FileNames, file_names_of
+from eca_mmdet.models.file_names import file_names_of
 
 
 @dataclass
@@ -24,11 +23,11 @@ class Fit:
         weights: tensors to copy, by the backbone's names.
         origin: e.g. 'eca_resnet50_k3557 (authors, ImageNet)'.
         problems: why the file does not fit; one sentence each.
-        missing: the backbone's tensors that the file lacks, gates left out.
+        missing: the backbone's tensors that the file lacks, without those of gates.
         unused: the file's tensors that the backbone lacks.
         gates: the backbone's gate modules to whether the file has all their tensors.
-        tensors: number of the backbone's tensors that are not of gates.
-        bare_gates: number of the backbone's gates that have no weights to load.
+        tensors: number of the backbone's tensors outside gates.
+        bare_gates: number of the backbone's gates without weights.
     """
 
     weights: dict[str, Tensor]
@@ -42,7 +41,7 @@ class Fit:
 
     @property
     def line(self) -> str:
-        """'318/318 tensors, 16/16 gates from …', and what stayed behind."""
+        """'318/318 tensors, 16/16 gates from …', and which did not fit."""
         loaded = self.tensors - len(self.missing)
         line = f'{loaded}/{self.tensors} tensors'
         if self.gates:
@@ -67,7 +66,7 @@ def compare(canonical: Canonical, module: nn.Module) -> Fit:
         if (keys := list(gate.state_dict(prefix=f'{name}.')))
     }
     bare = sum(
-        isinstance(one, Gate) and not one.state_dict() for one in module.modules()
+        isinstance(layer, Gate) and not layer.state_dict() for layer in module.modules()
     )
     of_gates = {key for keys in gates.values() for key in keys}
     weights = {
@@ -85,9 +84,7 @@ def compare(canonical: Canonical, module: nn.Module) -> Fit:
         '',
         missing=[key for key in plain if key not in weights],
         unused=[canonical.source[key] for key in theirs if key not in own],
-        gates={
-            name: all(key in weights for key in keys) for name, keys in gates.items()
-        },
+        gates={name: weights.keys() >= {*keys} for name, keys in gates.items()},
         tensors=len(plain),
         bare_gates=bare,
     )
@@ -96,7 +93,7 @@ def compare(canonical: Canonical, module: nn.Module) -> Fit:
 def key_problems(
     fit: Fit, canonical: Canonical, module: nn.Module, unknown_backbone: bool
 ) -> list[str]:
-    """List tensors that the same network should share, and does not."""
+    """List tensors that two files of the same network would share."""
     own, theirs = module.state_dict(), canonical.backbone
     shapes = [
         f'{key} (file {tuple(theirs[key].shape)}, backbone {tuple(own[key].shape)})'
@@ -108,8 +105,8 @@ def key_problems(
         for key in fit.missing
         if key not in theirs and (unknown_backbone or _is_needed(key))
     ]
-    # A gate of which the file has a part, or a bias that the backbone has no place for:
-    # the layer is in both, and would compute something else.
+    # Part of a gate, or a bias without a place in the backbone: both have the layer,
+    # which would compute something else.
     partial = [
         key
         for gate, complete in fit.gates.items()
@@ -118,34 +115,27 @@ def key_problems(
         if any(other.startswith(f'{gate}.') for other in theirs)
     ]
     names = file_names_of(module)
-    homeless = _homeless(canonical, own, names)
+    layers = {key.rpartition('.')[0] for key in own}
+    without_place = [
+        canonical.source[key]
+        for key in theirs
+        if key not in own
+        if (
+            names.part_of(key) != 'left_out'
+            if names
+            else key.rpartition('.')[0] in layers
+        )
+    ]
     both = '' if names else 'of layers that both have '
     return [
         f'{len(keys)} tensors {title}: {first(keys)}'
         for keys, title in (
             (shapes, 'have another shape'),
             (needed + partial, 'are not in the file'),
-            (homeless, f'{both}are not in the backbone'),
+            (without_place, f'{both}are not in the backbone'),
         )
         if keys
     ]
-
-
-def _homeless(
-    canonical: Canonical, own: dict[str, Tensor], names: FileNames | None
-) -> list[str]:
-    """Return the file's tensors that the backbone needs a place for, and has none."""
-    layers = {_layer(key) for key in own}
-    return [
-        canonical.source[key]
-        for key in canonical.backbone
-        if key not in own
-        if (names.part_of(key) != 'left_out' if names else _layer(key) in layers)
-    ]
-
-
-def _layer(key: str) -> str:
-    return key.rpartition('.')[0]
 
 
 def _is_needed(key: str) -> bool:
@@ -188,12 +178,7 @@ def frozen_additions(fit: Fit, module: nn.Module) -> list[str]:
 
 
 def constant_problems(canonical: Canonical, module: nn.Module) -> list[str]:
-    """Say which of the file's constants follow from other arguments than a layer has.
-
-    Args:
-        canonical: of the file.
-        module: the backbone; it may be on the meta device.
-    """
+    """Say which of the file's constants come from other arguments than a layer has."""
     own = {
         f'{name}.filters': gate
         for name, gate in module.named_modules()
@@ -230,15 +215,9 @@ def first(names: list[str], count: int = 3) -> str:
 
 
 def differences(file: Architecture, own: Architecture) -> list[str]:
-    """Say in which ways a file is of another network than a backbone.
+    """List how a file's network differs from a backbone's, one sentence each.
 
-    Args:
-        file: the file's architecture.
-        own: the backbone's. It may have fewer stages; gates are compared where both
-            have them.
-
-    Returns:
-        One sentence a difference, the values of both and what to set.
+    The backbone may have fewer stages; gates are compared where both have them.
     """
     if file.family != own.family:
         return [f'the file is a {file.family}, the backbone a {own.family}']
@@ -256,68 +235,59 @@ def differences(file: Architecture, own: Architecture) -> list[str]:
         found.append(f'shortcut: file {file.shortcut}, backbone {own.shortcut}')
     same_depth = not missing and file.blocks[:stages] == own.blocks
     if same_depth and file.block == own.block and file.widths[:stages] != own.widths:
+        widths = f'file {file.out_channels}, backbone {own.out_channels}'
+        same = file.out_channels[:stages] == own.out_channels
         found.append(
-            f'widths of the stages: file {file.out_channels}, backbone '
-            f'{own.out_channels}'
-            if file.out_channels[:stages] != own.out_channels
-            else 'widths inside the blocks differ'
+            'widths inside the blocks differ'
+            if same
+            else f'widths of the stages: {widths}'
         )
     return found + _gate_differences(file, own)
 
 
 def _gate_differences(file: Architecture, own: Architecture) -> list[str]:
     found = []
-    if any(
-        theirs is not None and ours is not None and theirs != ours
-        for file_stage, own_stage in zip(
-            file.kernel_sizes, own.kernel_sizes, strict=False
-        )
-        for theirs, ours in zip(file_stage, own_stage, strict=False)
-    ):
+    kernels = _pairs(file.kernel_sizes, own.kernel_sizes)
+    if any(None not in pair and pair[0] != pair[1] for pair in kernels):
         sizes = file.stage_kernel_sizes
-        if sizes is None or None in sizes:
-            found.append(
-                f'ECA kernel sizes: file {file.kernel_sizes}, backbone '
-                f'{own.kernel_sizes}'
-            )
-        else:
-            found.append(
-                f'ECA kernel sizes: file {sizes}, backbone '
-                f'{own.stage_kernel_sizes or own.kernel_sizes}; set '
-                f'kernel_sizes={sizes}'
-            )
+        both = f'file {file.kernel_sizes}, backbone {own.kernel_sizes}'
+        if sizes is not None and None not in sizes:
+            own_sizes = own.stage_kernel_sizes or own.kernel_sizes
+            both = f'file {sizes}, backbone {own_sizes}; set kernel_sizes={sizes}'
+        found.append(f'ECA kernel sizes: {both}')
+    other = 'features would be other ones than the file was trained for'
     for name, count in file.others:
         if name not in dict(own.others):
             found.append(
-                f'the file has {count} layers of {name}, the backbone none: features '
-                'would be other ones than the file was trained for'
+                f'the file has {count} layers of {name}, the backbone none: {other}'
             )
     others = GATES.keys() - {'ECA'}
-    theirs, ours = (others & set(one.gate.split(' + ')) for one in (file, own))
+    theirs, ours = (others & set(net.gate.split(' + ')) for net in (file, own))
     if theirs and ours and theirs != ours:
         found.append(f'gates: file {file.gate}, backbone {own.gate}')
-    stages = len(own.blocks)
     extra = sum(
-        theirs is not None and ours is None
-        for grid in ('kernel_sizes', 'hidden')
-        for file_stage, own_stage in zip(
-            getattr(file, grid)[:stages], getattr(own, grid), strict=False
-        )
-        for theirs, ours in zip(file_stage, own_stage, strict=False)
+        pair[0] is not None and pair[1] is None
+        for pair in kernels + _pairs(file.hidden, own.hidden)
     )
     if extra:
         found.append(
             f'the file has {file.gate} gates in {extra} blocks where the backbone has '
-            f'none: features would be other ones than the file was trained for'
+            f'none: {other}'
         )
     return found
 
 
-def _depth(one: Architecture) -> str:
-    name = f'{one.depth} ' if one.depth else ''
-    return f'{name}{one.blocks} of {one.block} blocks'
+def _pairs(file: Sizes, own: Sizes) -> list[tuple[int | None, int | None]]:
+    """Return the sizes of both for every block that both have."""
+    stages = zip(file, own, strict=False)
+    return [pair for stage in stages for pair in zip(*stage, strict=False)]
 
 
-def _stem(one: Architecture) -> str:
-    widths = '-'.join(map(str, one.stem))
-    return f'{one.stem_kernel}x{one.stem_kernel} {widths}'
+def _depth(network: Architecture) -> str:
+    name = f'{network.depth} ' if network.depth else ''
+    return f'{name}{network.blocks} of {network.block} blocks'
+
+
+def _stem(network: Architecture) -> str:
+    widths = '-'.join(map(str, network.stem))
+    return f'{network.stem_kernel}x{network.stem_kernel} {widths}'

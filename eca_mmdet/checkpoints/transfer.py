@@ -18,13 +18,48 @@ from eca_mmdet.checkpoints.class_layers import (
     find_class_layers,
     move_rows,
 )
-from eca_mmdet.checkpoints.class_names import Match, listed, match, require_names
-from eca_mmdet.checkpoints.detector import read_heads, require_converted, require_start
-from eca_mmdet.checkpoints.io import Checkpoint, read_checkpoint
+from eca_mmdet.checkpoints.detector import (
+    read_heads,
+    require_converted,
+    require_start,
+    size_of,
+)
+from eca_mmdet.checkpoints.io import Checkpoint, read_checkpoint, require_names
 from eca_mmdet.utils.errors import UserError, WeightsError
 from eca_mmdet.utils.text import clipped
 
-COCO_CLASSES = 80
+
+@dataclass(frozen=True)
+class ClassMatch:
+    """Which classes of a model have a class of the same name in a file.
+
+    Attributes:
+        kept: class of the model to class of the file.
+        same: names of the kept classes.
+        new: names of the others.
+        near: (name, name in the file) of new classes whose names differ in case,
+            spaces, hyphens or underscores only.
+    """
+
+    kept: dict[int, int]
+    same: tuple[str, ...]
+    new: tuple[str, ...]
+    near: tuple[tuple[str, str], ...]
+
+
+def match_classes(wanted: Sequence[str], names: Sequence[str]) -> ClassMatch:
+    """Compare a model's class names with a file's, letter by letter."""
+    at = {name: index for index, name in enumerate(names)}
+    kept = {index: at[name] for index, name in enumerate(wanted) if name in at}
+    same = tuple(name for name in wanted if name in at)
+    new = tuple(name for name in wanted if name not in at)
+    loose = {_loose(name): name for name in reversed(names)}
+    near = [(name, loose[_loose(name)]) for name in new if _loose(name) in loose]
+    return ClassMatch(kept, same, new, tuple(near))
+
+
+def _loose(name: str) -> str:
+    return ''.join(char for char in name.casefold() if char not in ' _-')
 
 
 @dataclass
@@ -32,18 +67,18 @@ class TransferPlan:
     """The class layers of a model that starts from a file.
 
     Attributes:
-        classes: of the file; None if its class layers do not tell.
-        layers: the class layers of the model.
-        match: which classes keep their rows; None if none was asked to.
+        classes: number in the file; None where its class layers do not show it.
+        layers: class layers of the model.
+        match: which classes keep their rows; None where none is asked to.
         new: class tensors that take over rows, or start new though the file has them.
-        moved: of those, the ones that take over rows.
+        moved: names of those that take over rows.
         unkept: layers whose rows cannot be kept, with the reason.
-        notes: what else is to be said.
+        notes: further lines for the log.
     """
 
     classes: int | None
     layers: Layers
-    match: Match | None = None
+    match: ClassMatch | None = None
     new: dict[str, Tensor] = field(default_factory=dict)
     moved: list[str] = field(default_factory=list)
     unkept: list[str] = field(default_factory=list)
@@ -57,27 +92,23 @@ def plan_transfer(
     wanted: Sequence[str] | None = None,
     source_classes: Sequence[str] | None = None,
 ) -> TransferPlan:
-    """Work out the class layers of a model that starts from a file.
+    """Work out the class layers of a model that starts from a detector's file.
 
-    Args:
-        file: of a detector.
-        own: state dict of the model as it starts new; not changed.
-        layers: its class layers.
-        wanted: the model's class names, to keep rows of equal names; None starts all
-            class layers new.
-        source_classes: the file's class names, where it has none or wrong ones.
-
-    Raises:
-        UserError: rows are to be kept, and the file's class names are not known or do
-            not fit its layers, or ``wanted`` does not fit the model's.
+    With the class names ``wanted``, rows of equal names are kept; ``source_classes``
+    names the file's classes where it does not. ``own`` is the model's new state dict.
     """
     require_converted(file)
     _require_own_names(file, layers)
     plan = TransferPlan(_count(file.state, layers), layers)
-    if wanted is not None:
-        _require_wanted(wanted, own, layers)
+    count = _count(own, layers)
+    if wanted is not None and count not in (None, len(wanted)):
+        raise UserError(
+            f'the training data have {len(wanted)} classes ({_listed(wanted)}), the '
+            f'heads of the model {count}. Set num_classes={len(wanted)} in each head.',
+            code='class-mismatch',
+        )
     if wanted is not None and any(name in file.state for name in layers):
-        plan.match = match(wanted, _names(file, plan, source_classes))
+        plan.match = match_classes(wanted, _names(file, plan, source_classes))
     for name in layers:
         if name in file.state:
             plan.new[name] = own[name].detach().clone()
@@ -93,8 +124,8 @@ def _move(
     own, layout, reason = plan.new[name], plan.layers[name], ''
     if layout is None:
         reason = 'a layer whose rows are not known here'
-    elif plan.classes is None or layout.classes(_rows(tensor)) != plan.classes:
-        reason = f"the file's has {_rows(tensor)} rows"
+    elif plan.classes is None or layout.classes(size_of(tensor)) != plan.classes:
+        reason = f"the file's has {size_of(tensor)} rows"
     elif tensor.shape[1:] != own.shape[1:]:
         reason = f'the file has {tuple(tensor.shape)}'
     else:
@@ -105,7 +136,7 @@ def _move(
 
 
 def _require_own_names(file: Checkpoint, layers: Layers) -> None:
-    """Refuse a model that renames what it loads, as mmdet's teachers and students."""
+    """Reject a model that renames what it loads, such as mmdet's teachers."""
     if any(name in file.state for name in layers):
         return
     part = next((n for n in layers if n.partition('.')[2] in file.state), None)
@@ -117,34 +148,17 @@ def _require_own_names(file: Checkpoint, layers: Layers) -> None:
         )
 
 
-def _rows(tensor: Tensor) -> int:
-    return tensor.shape[0] if tensor.dim() else 0
-
-
 def _count(state: Mapping[str, Tensor], layers: Layers) -> int | None:
-    """Return the number of classes of a file.
+    """Return the largest number of classes of the layers.
 
-    A layer that serves all classes at once looks like one of a single class, so that
-    the largest number counts.
+    A layer that serves all classes at once looks like one of a single class.
     """
     counts = [
-        layout.classes(_rows(state[name]))
+        layout.classes(size_of(state[name]))
         for name, layout in layers.items()
         if layout and name in state
     ]
     return max((count for count in counts if count), default=None)
-
-
-def _require_wanted(
-    wanted: Sequence[str], own: Mapping[str, Tensor], layers: Layers
-) -> None:
-    count = _count(own, layers)
-    if count is not None and count != len(wanted):
-        raise UserError(
-            f'the training data have {len(wanted)} classes ({listed(wanted)}), the '
-            f'heads of the model {count}. Set num_classes={len(wanted)} in each head.',
-            code='class-mismatch',
-        )
 
 
 def _names(
@@ -156,7 +170,7 @@ def _names(
         names = require_names(source_classes, where)
     else:
         names, where = file.classes, 'the file'
-        if names is None and count == COCO_CLASSES:
+        if names is None and count == 80:
             from mmdet.datasets import CocoDataset
 
             names = tuple(CocoDataset.METAINFO['classes'])
@@ -170,7 +184,7 @@ def _names(
         )
     if count is not None and len(names) != count:
         raise WeightsError(
-            f'{where} has {len(names)} class names ({listed(names)}), but the class '
+            f'{where} has {len(names)} class names ({_listed(names)}), but the class '
             f'layers of {file.path} have rows of {count} classes. It is of other heads '
             'than the config, or the names are of another file: set source_classes of '
             'the FineTuneHook, or leave out keep_classes.',
@@ -182,41 +196,34 @@ def _names(
 def summary_lines(
     plan: TransferPlan, file: Checkpoint, model: Mapping[str, Tensor]
 ) -> list[str]:
-    """Return lines that say what is the file's and what starts new.
-
-    Args:
-        plan: as planned.
-        file: it starts from.
-        model: tensors of the model; of their shapes alone.
-    """
+    """Return log lines: which tensors the file gives and which start new."""
     count = f' ({_many(plan.classes, "class", "classes")})' if plan.classes else ''
     others = [
         name
         for name in model
         if name not in plan.layers and not name.endswith('num_batches_tracked')
     ]
-    taken = [name for name in others if _fits(name, file.state, model)]
-    new = [name for name in others if name not in taken]
+    new = [
+        name
+        for name in others
+        if name not in file.state or file.state[name].shape != model[name].shape
+    ]
     line = f'fine-tuning from {clipped(file.path, 200)}{count}: '
     line += _about_classes(plan)
-    line += f"; {len(taken)} other tensors are the file's"
+    line += f"; {len(others) - len(new)} other tensors are the file's"
     if new:
-        line += f', {len(new)} start new: {listed(new)}'
+        line += f', {len(new)} start new: {_listed(new)}'
     lines = [line, *plan.notes]
     absent = [name for name in plan.layers if name not in file.state]
     if absent:
-        lines.append(f'not in the file, so new: {listed(absent)}')
+        lines.append(f'not in the file, so new: {_listed(absent)}')
     if plan.unkept:
         shown = '; '.join(plan.unkept[:6]) + '; ...' * (len(plan.unkept) > 6)
         lines.append(f'rows not kept, all new: {shown}')
     if plan.match and plan.match.near:
         near = [f'{name} (file: {theirs})' for name, theirs in plan.match.near]
-        lines.append(f'similar names are not taken for equal: {listed(near)}')
+        lines.append(f'similar names are not taken for equal: {_listed(near)}')
     return lines
-
-
-def _fits(name: str, state: Mapping[str, Tensor], model: Mapping[str, Tensor]) -> bool:
-    return name in state and state[name].shape == model[name].shape
 
 
 def _about_classes(plan: TransferPlan) -> str:
@@ -230,15 +237,15 @@ def _about_classes(plan: TransferPlan) -> str:
         )
         if found.new:
             keep += f'of {len(found.same)} of {len(found.same + found.new)} classes: '
-            keep += f'{listed(found.same)}; new: {listed(found.new)}'
+            keep += f'{_listed(found.same)}; new: {_listed(found.new)}'
         else:
             keep += f'of all {_many(len(found.same), "class", "classes")}'
         lines.append(keep)
     if new:
         start_new = 'class layer starts new', 'class layers start new'
-        lines.append(f'{_many(len(new), *start_new)}: {listed(new)}')
+        lines.append(f'{_many(len(new), *start_new)}: {_listed(new)}')
         if plan.match and not plan.match.kept:
-            lines.append(f'no class has a name of the file: {listed(plan.match.new)}')
+            lines.append(f'no class has a name of the file: {_listed(plan.match.new)}')
     return '; '.join(lines)
 
 
@@ -258,21 +265,10 @@ def describe_start(
     keep_classes: bool = False,
     source_classes: Sequence[str] | None = None,
 ) -> list[str]:
-    """Say what a detector's file would give to a model, without training it.
+    """Return what training from a detector's file would log, and a line on the file.
 
-    Args:
-        path: local file of a detector.
-        model_cfg: as ``cfg.model``; not changed.
-        classes: names of the model's classes, in its order.
-        keep_classes: rows of equal names are to be kept.
-        source_classes: as of the FineTuneHook.
-
-    Returns:
-        Lines to print: those that training prints, before them one on the file.
-
-    Raises:
-        UserError: the file cannot be read; is no detector, one of MMDetection v1 as it
-            came, or of another backbone; or its class names cannot be used.
+    ``classes`` are the model's; ``keep_classes`` and ``source_classes`` are those of
+    the FineTuneHook.
     """
     file = read_checkpoint(path)
     require_converted(file)
@@ -296,7 +292,7 @@ def _about_file(
         names = source_classes or file.classes
     except WeightsError:
         names = None
-    known = f': {listed(names)}' if names else ', which it does not name'
+    known = f': {_listed(names)}' if names else ', which it does not name'
     count = plan.classes or (len(names) if names else None)
     if count is None:
         return f'{file.path}: {kind}; its number of classes is not known'
@@ -304,12 +300,7 @@ def _about_file(
 
 
 def other_classes(file: Checkpoint, wanted: Iterable[str] | None) -> list[str]:
-    """Return a warning if equally many but other classes would keep their layers.
-
-    Args:
-        file: to start from, without a FineTuneHook.
-        wanted: class names of the training data, if they are known.
-    """
+    """Return a warning if equally many but other classes would keep their layers."""
     try:
         names = file.classes
     except WeightsError:
@@ -324,3 +315,9 @@ def other_classes(file: Checkpoint, wanted: Iterable[str] | None) -> list[str]:
         'layers are kept as they are. To start them new: custom_hooks=[dict('
         "type='FineTuneHook')]; keep_classes=True in it keeps the rows of equal names"
     ]
+
+
+def _listed(names: Sequence[str]) -> str:
+    """Return the first names for a line."""
+    shown = ', '.join(clipped(name) for name in names[:6])
+    return f'{shown}, ...' if len(names) > 6 else shown

@@ -11,7 +11,7 @@ from eca_mmdet.cli.common import Commands
 from eca_mmdet.utils.text import printable
 
 if TYPE_CHECKING:
-    from eca_mmdet.checkpoints.api import ConvertedFile
+    from eca_mmdet.checkpoints.conversion import ConvertedFile
     from eca_mmdet.checkpoints.inspection import Inspection
 
 
@@ -56,7 +56,8 @@ def add_parser(commands: Commands) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the action; 1 if the file is not recognised."""
-    from eca_mmdet.checkpoints.api import convert_weights, inspect_weights
+    from eca_mmdet.checkpoints.conversion import convert_weights
+    from eca_mmdet.checkpoints.inspection import inspect_weights
 
     if args.action == 'inspect':
         inspection = inspect_weights(args.file, args.trust)

@@ -7,7 +7,7 @@ import torch
 import yaml
 
 from eca_mmdet.catalog import configs as paths
-from eca_mmdet.catalog.download_links import SOURCES
+from eca_mmdet.checkpoints.download import SOURCES
 from tests.conftest import REPOSITORY
 
 pytestmark = pytest.mark.openmmlab

@@ -13,9 +13,13 @@ from eca_mmdet.checkpoints.class_layers import (
     layout_by_name,
     move_rows,
 )
-from eca_mmdet.checkpoints.class_names import match
 from eca_mmdet.checkpoints.io import Checkpoint
-from eca_mmdet.checkpoints.transfer import describe_start, other_classes, plan_transfer
+from eca_mmdet.checkpoints.transfer import (
+    describe_start,
+    match_classes,
+    other_classes,
+    plan_transfer,
+)
 from eca_mmdet.utils.errors import UserError, WeightsError
 from tests.cli.test_legacy import as_v1
 from tests.support.fine_tuning import EIGHTY, LAYERS, OWN, STATE, labels, of, save, tiny
@@ -43,7 +47,7 @@ def test_rows(kind, mine):
         layer = f'bbox_head.{kind}.{"weight" if shape else "bias"}'
         layout = layout_between(layer, own.shape, larger, mine)
         assert layout.size(theirs) == len(file) and layout.classes(len(file)) == theirs
-        new = move_rows(own, file, layout, theirs, match(names, others).kept)
+        new = move_rows(own, file, layout, theirs, match_classes(names, others).kept)
         place = {label: row for row, label in enumerate(file_labels)}
         rows = [place.get(label) for label in own_labels]
         expected = [
@@ -83,7 +87,7 @@ def test_layers_by_name():
 
 
 def test_names_are_compared_letter_by_letter():
-    found = match(
+    found = match_classes(
         ('龍', 'traffic light', 'Käfer', 'cat', 'KÄFER'),
         ('cat', 'traffic_light', 'käfer', '龍', 'dog'),
     )

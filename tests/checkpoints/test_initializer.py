@@ -6,7 +6,7 @@ import pytest
 import torch
 import torchvision
 
-from eca_mmdet.catalog.download_links import SOURCES, missing_file_message
+from eca_mmdet.checkpoints.download import SOURCES, missing_file_message
 from eca_mmdet.utils.errors import MissingWeightsError, WeightsError
 from tests.checkpoints.test_io import Call
 from tests.references.networks import (

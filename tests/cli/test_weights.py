@@ -189,7 +189,7 @@ def test_files_cannot_write_to_the_terminal(command, tmp_path, ending):
 def test_addresses_keep_no_secrets_in_the_file(command, tmp_path, monkeypatch):
     model = AuthorsResNet(18, (3, 5, 7, 7))
     file = save_as_the_authors(model, tmp_path / 'x.pth')
-    monkeypatch.setattr('eca_mmdet.checkpoints.api.fetch', lambda address: file)
+    monkeypatch.setattr('eca_mmdet.checkpoints.download.fetch', lambda address: file)
     address = 'https://me:secret@example.org/a/x.pth?token=secret'
     assert command('weights', 'convert', address, tmp_path / 'new.pth')[0] == 0
     source = read_weights(tmp_path / 'new.pth').metadata['source']
