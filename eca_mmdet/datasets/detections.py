@@ -162,11 +162,7 @@ class _Faults:
 
 
 def _positions(
-    entries: list[Any],
-    key: str,
-    ids: tuple[Any, ...],
-    truth: str,
-    faults: _Faults,
+    entries: list[Any], key: str, ids: tuple[Any, ...], truth: str, faults: _Faults
 ) -> Ints:
     """Return the position of each entry's id among the annotation file's."""
     at = {one: index for index, one in enumerate(ids)}

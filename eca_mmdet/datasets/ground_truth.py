@@ -17,12 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from eca_mmdet.datasets.coco import read_annotations
-from eca_mmdet.datasets.entries import (
-    is_box,
-    is_crowd_flag,
-    is_finite_number,
-    whole,
-)
+from eca_mmdet.datasets.entries import is_box, is_crowd_flag, is_finite_number, whole
 from eca_mmdet.datasets.masks import mask_api, mask_faults, to_rle
 from eca_mmdet.utils.errors import UserError
 from eca_mmdet.utils.text import clipped

@@ -149,11 +149,7 @@ class _Reader:
             roots[image] = root
         self.used.update(roots)
         part = read_split(
-            split,
-            None,
-            list(roots),
-            log,
-            lambda p, s: self._read(p, roots[p], s, log),
+            split, None, list(roots), log, lambda p, s: self._read(p, roots[p], s, log)
         )
         if files and not part.images:
             raise UserError(
