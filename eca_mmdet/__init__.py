@@ -47,7 +47,7 @@ _FUNCTIONS = {
     'evaluate': 'eca_mmdet.evaluation.api',
     'inspect_weights': 'eca_mmdet.checkpoints.api',
     'make_config': 'eca_mmdet.autoconfig.plan',
-    'split_annotations': 'eca_mmdet.datasets.split.files',
+    'split_annotations': 'eca_mmdet.datasets.splitting',
 }
 """What the commands do. Looking one up loads no mmdet."""
 

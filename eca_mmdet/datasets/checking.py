@@ -10,10 +10,10 @@ from typing import Any, TypeAlias
 from eca_mmdet.datasets.coco import read_annotations, require_instances
 from eca_mmdet.datasets.entries import is_image
 from eca_mmdet.datasets.images import ImageFiles, find_missing, open_images
-from eca_mmdet.datasets.repair import repair
 from eca_mmdet.datasets.rules import check as rules
+from eca_mmdet.datasets.rules.categories import compare_splits
+from eca_mmdet.datasets.rules.check import repair
 from eca_mmdet.datasets.rules.rule import Fault
-from eca_mmdet.datasets.rules.splits import compare_splits
 from eca_mmdet.utils.errors import UserError
 from eca_mmdet.utils.io import require_free, write_json
 from eca_mmdet.utils.text import clipped

@@ -7,10 +7,25 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from eca_mmdet.datasets.rules.encoding import BYTE_ORDER_MARK
-from eca_mmdet.datasets.rules.rule import Fault
+from eca_mmdet.datasets.rules.rule import Fault, Fix, Phase, Rule
 from eca_mmdet.utils.errors import UserError
 from eca_mmdet.utils.io import read_json, require_free, write_json_files
+
+BYTE_ORDER_MARK: Rule[bytes] = Rule(
+    code='byte-order-mark',
+    severity='error',
+    message='the file is not plain UTF-8 (a byte-order mark or UTF-16), which '
+    'pycocotools does not read',
+    find=lambda head: [] if _is_plain(head) else ['the first bytes'],
+    # Every file that this package writes is.
+    fix=Fix('written as UTF-8', Phase.ENTRIES, lambda repair: None),
+)
+
+
+def _is_plain(head: bytes) -> bool:
+    """Tell bytes that pycocotools reads; the standard reads UTF-16 too."""
+    marks = (b'\xef\xbb\xbf', b'\xff\xfe', b'\xfe\xff')
+    return not head.startswith(marks) and b'\0' not in head[:4]
 
 
 @dataclass(frozen=True)

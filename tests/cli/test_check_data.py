@@ -11,13 +11,14 @@ from PIL import Image
 
 from eca_mmdet.datasets.coco import read_annotations
 from eca_mmdet.datasets.images import find_missing, open_images, read_size
-from eca_mmdet.datasets.rules import check, encoding, splits
+from eca_mmdet.datasets.rules import categories as splits
+from eca_mmdet.datasets.rules import check, encoding
+from eca_mmdet.datasets.rules.categories import compare_splits
 from eca_mmdet.datasets.rules.check import (
     check_annotations,
     check_classes,
     check_images,
 )
-from eca_mmdet.datasets.rules.splits import compare_splits
 from eca_mmdet.utils.errors import UserError
 from tests.conftest import REPOSITORY
 from tests.support.broken_data import CASES, IMAGES, case_id, sound, write_images

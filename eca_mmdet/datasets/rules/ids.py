@@ -13,8 +13,7 @@ from eca_mmdet.datasets.entries import (
     other_form,
     whole,
 )
-from eca_mmdet.datasets.rules.content import Content, Repair
-from eca_mmdet.datasets.rules.rule import Fix, Phase, Rule
+from eca_mmdet.datasets.rules.rule import Content, Fix, Phase, Repair, Rule
 
 
 def repeated(entries: list[Entry], key: str) -> list[Entry]:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from eca_mmdet.datasets.entries import Entry, Size, image_name, size_of
-from eca_mmdet.datasets.rules.content import Content, Repair
 from eca_mmdet.datasets.rules.ids import repeated
-from eca_mmdet.datasets.rules.rule import Fix, Phase, Rule
+from eca_mmdet.datasets.rules.rule import Content, Fix, Phase, Repair, Rule
 
 
 def _repeated_names(content: Content) -> list[Entry]:
