@@ -41,22 +41,18 @@ def mask_api() -> Any:
 def mask_faults(
     segmentations: Sequence[Any], sizes: Sequence[Sequence[int]]
 ) -> dict[int, str]:
-    """Say which masks cannot be used, and why.
+    """Return the masks that cannot be used: position to reason, ascending.
 
-    Args:
-        segmentations: polygons, or RLE with counts as list, str or bytes.
-        sizes: height and width of each one's image; 0 where the file has none.
-
-    Returns:
-        Position to reason, ascending.
+    ``segmentations`` are polygons, or RLE with counts as list, str or bytes; ``sizes``
+    the height and width of each one's image, 0 where the file has none.
     """
     faults: dict[int, str] = {}
     compressed: list[int] = []
-    for index, (one, size) in enumerate(zip(segmentations, sizes, strict=True)):
-        fault = _fault(one, size)
+    for index, (mask, size) in enumerate(zip(segmentations, sizes, strict=True)):
+        fault = _fault(mask, size)
         if fault:
             faults[index] = fault
-        elif isinstance(one, dict) and not isinstance(one['counts'], list):
+        elif isinstance(mask, dict) and not isinstance(mask['counts'], list):
             compressed.append(index)
     bad = bad_counts([segmentations[index] for index in compressed])
     for at in np.flatnonzero(bad).tolist():
@@ -65,7 +61,7 @@ def mask_faults(
 
 
 def _fault(segmentation: Any, size: Sequence[int]) -> str | None:
-    """Look at all of a mask but the counts of a compressed RLE."""
+    """Return what is wrong with a mask, except the counts of a compressed RLE."""
     if not segmentation:
         return 'has no segmentation'
     if isinstance(segmentation, list):
@@ -135,10 +131,7 @@ def _decode(counts: Sequence[bytes]) -> Iterator[Ints]:
 def to_rle(segmentation: Any, height: int, width: int) -> dict[str, Any]:
     """Return a segmentation that :func:`mask_faults` passed as compressed RLE.
 
-    Args:
-        segmentation: polygons, or RLE with counts as list, str or bytes.
-        height: of the image, in pixels, for polygons; RLE has its own size.
-        width: the same.
+    ``height`` and ``width`` of the image are for polygons; RLE has its own size.
     """
     api = mask_api()
     if isinstance(segmentation, list):
@@ -149,12 +142,7 @@ def to_rle(segmentation: Any, height: int, width: int) -> dict[str, Any]:
 
 
 def annotation_rle(annotation: Entry, size: Size | None) -> dict[str, Any] | None:
-    """Return the mask of an annotation as compressed RLE, None if there is none.
-
-    Args:
-        annotation: with a ``segmentation`` that can be used, or without one.
-        size: width and height of its image; None if they are not known.
-    """
+    """Return a usable mask of an annotation as compressed RLE, None if it has none."""
     mask = annotation.get('segmentation')
     if not mask:
         return None

@@ -28,15 +28,9 @@ IMAGE_ENDINGS = frozenset(
     '.avif .bmp .dng .gif .heic .heif .jp2 .jpeg .jpg .mpo .pbm .pgm .png .pnm .ppm '
     '.tif .tiff .webp'.split()
 )
-SPLITS = {
-    'train': 'train',
-    'training': 'train',
-    'val': 'val',
-    'valid': 'val',
-    'validation': 'val',
-    'test': 'test',
-    'testing': 'test',
-}
+SPLITS = dict.fromkeys(('train', 'training'), 'train')
+SPLITS |= dict.fromkeys(('val', 'valid', 'validation'), 'val')
+SPLITS |= dict.fromkeys(('test', 'testing'), 'test')
 """Usual folder names of splits, and the names used here."""
 
 _MOST_BYTES = 1 << 28
@@ -159,6 +153,10 @@ class Claim(NamedTuple):
         return image.name == self.name or (bare and image.stem == self.name)
 
 
+_Candidate = tuple[Any, Claim, Path | None]
+"""Key, claim and image."""
+
+
 class Pairs:
     """Which label file has which image; no image has two."""
 
@@ -169,16 +167,14 @@ class Pairs:
 
     def add(
         self,
-        candidates: Iterable[tuple[Any, Claim, Path | None]],
+        candidates: Iterable[_Candidate],
         how: str = '',
         first: bool = False,
     ) -> None:
         """Pair the claims whose image is still free.
 
-        Args:
-            candidates: key, claim and image.
-            how: how the image was guessed, for the log; '' if it is certain.
-            first: the first of several claims of an image gets it; otherwise none does.
+        ``how`` says, for the log, how an uncertain image was guessed. With ``first``
+        the first of several claims of an image gets it; otherwise none does.
         """
         free = [
             (*rest, image) for *rest, image in candidates if image not in self.taken
@@ -225,8 +221,8 @@ class Images:
         has a pair of its own: where it has, the label's image is missing.
         """
         pairs = Pairs()
-        own: list[tuple[Any, Claim, Path | None]] = []
-        other: list[tuple[Any, Claim, Path | None]] = []
+        own: list[_Candidate] = []
+        other: list[_Candidate] = []
         for key, claim in claims.items():
             image = self._sure(claim)
             named = image is not None and image.stem == claim.labels.stem
@@ -310,7 +306,7 @@ class LabelFormat(NamedTuple):
 
     Attributes:
         kind: name of the format.
-        file: what its files are called in messages.
+        file: name of its files in messages.
         load: returns a file's content; None, logged, if it cannot be used.
         claim: returns the image that a file asks for.
         objects: returns the content's objects, only to count them.

@@ -45,9 +45,7 @@ def _merge_categories(repair: Repair) -> None:
     Equal ids of different names stay: which one annotations mean cannot be known.
     """
     names = {one['id']: one['name'] for one in repair.categories}
-    unclear = {
-        one['id'] for one in repair.categories if one['name'] != names[one['id']]
-    }
+    unclear = {c['id'] for c in repair.categories if c['name'] != names[c['id']]}
     first: dict[str, Any] = {}
     moved: dict[Any, Any] = {}
     kept = []

@@ -88,7 +88,7 @@ def _compute_boxes(repair: Repair) -> None:
 
 
 class _Misplaced(NamedTuple):
-    """Annotations with a box that has a fault of its extent, only one each."""
+    """Annotations by the fault of their box's extent, only one each."""
 
     empty: list[Entry]
     outside: list[Entry]
@@ -117,21 +117,9 @@ def _array(rows: list[Any], columns: int) -> npt.NDArray[np.float64]:
     return flat.reshape(-1, columns)
 
 
-def _empty(content: Content) -> list[Entry]:
-    return content.derive(_misplaced).empty
-
-
-def _outside(content: Content) -> list[Entry]:
-    return content.derive(_misplaced).outside
-
-
-def _over_edge(content: Content) -> list[Entry]:
-    return content.derive(_misplaced).over_edge
-
-
 def _clip(repair: Repair) -> None:
     content = repair.view()
-    for one in _over_edge(content):
+    for one in content.derive(_misplaced).over_edge:
         x, y, w, h = one['bbox']
         width, height = content.sizes[one['image_id']] or (w, h)
         left, top = max(x, 0), max(y, 0)
@@ -172,23 +160,18 @@ def _sort(content: Content) -> _Masks:
         size = sizes.get(one['image_id'])
         if size and mask['size'] != [size[1], size[0]]:
             other_size.append(one)
-    without = (
-        [one for one in content.annotations if not one.get('segmentation')]
-        if len(masked) < len(content.annotations)
-        else []
-    )
+    without = [one for one in content.annotations if not one.get('segmentation')]
     return _Masks(malformed, short, other_size, without)
 
 
 def _with_bad_counts(masked: list[Entry], malformed: list[Entry]) -> list[Entry]:
     """Return compressed RLEs whose runs do not fill their size."""
     known = set(map(id, malformed))
+    rles = [one for one in masked if isinstance(one['segmentation'], dict)]
     compressed = [
         one
-        for one in masked
-        if isinstance(one['segmentation'], dict)
-        and id(one) not in known
-        and isinstance(one['segmentation']['counts'], str)
+        for one in rles
+        if id(one) not in known and isinstance(one['segmentation']['counts'], str)
     ]
     bad = bad_counts([one['segmentation'] for one in compressed])
     return [compressed[at] for at in np.flatnonzero(bad)]
@@ -267,20 +250,24 @@ RULES: tuple[Rule[Content], ...] = (
         severity='warning',
         message='bbox of no width or height: not trained on, and in AP an object that '
         'nobody can find',
-        find=_empty,
+        find=lambda content: content.derive(_misplaced).empty,
         describe=_box_name,
-        fix=drop(Phase.EXTENTS, _empty, 'annotations of an empty box dropped'),
+        fix=drop(
+            Phase.EXTENTS,
+            lambda content: content.derive(_misplaced).empty,
+            'annotations of an empty box dropped',
+        ),
     ),
     Rule(
         code='bbox-outside',
         severity='warning',
         message='bbox outside its image: not trained on, and in AP an object that '
         'nobody can find',
-        find=_outside,
+        find=lambda content: content.derive(_misplaced).outside,
         describe=_box_name,
         fix=drop(
             Phase.EXTENTS,
-            _outside,
+            lambda content: content.derive(_misplaced).outside,
             'annotations whose box is outside the image dropped',
         ),
     ),
@@ -289,7 +276,7 @@ RULES: tuple[Rule[Content], ...] = (
         severity='warning',
         message='bbox more than 1 px over the edge of its image (bbox is x, y, width, '
         'height, not two corners)',
-        find=_over_edge,
+        find=lambda content: content.derive(_misplaced).over_edge,
         describe=_box_name,
         fix=Fix('clipped to the image', Phase.EXTENTS, _clip),
     ),
