@@ -186,7 +186,7 @@ def require_images(folder: Path, names: Sequence[str], file: PathLike) -> None:
 def _class_names(
     classes: Sequence[str] | str | None, content: dict[str, Any]
 ) -> Sequence[str] | str | None:
-    """Return the classes; one word with commas is a string, as in ('person')."""
+    """Return the classes; one word with commas is a string, e.g. ('person')."""
     if not classes or isinstance(classes, str) or len(classes) > 1:
         return classes
     names = [one.get('name') for one in content['categories'] if isinstance(one, dict)]

@@ -23,7 +23,7 @@ BYTE_ORDER_MARK: Rule[bytes] = Rule(
 
 
 def _is_plain(head: bytes) -> bool:
-    """Tell bytes that pycocotools reads; the standard reads UTF-16 too."""
+    """Whether pycocotools reads these bytes; the json module reads UTF-16 too."""
     marks = (b'\xef\xbb\xbf', b'\xff\xfe', b'\xfe\xff')
     return not head.startswith(marks) and b'\0' not in head[:4]
 

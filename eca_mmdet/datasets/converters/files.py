@@ -166,10 +166,7 @@ class Pairs:
         self._how: dict[Any, tuple[str, str]] = {}
 
     def add(
-        self,
-        candidates: Iterable[_Candidate],
-        how: str = '',
-        first: bool = False,
+        self, candidates: Iterable[_Candidate], how: str = '', first: bool = False
     ) -> None:
         """Pair the claims whose image is still free.
 

@@ -74,7 +74,7 @@ def _read_split(
     )
     if not part.images:
         raise UserError(
-            f'no image of {split or "the data set"!r} can be read in '
+            f'no image of {split or "the dataset"!r} can be read in '
             f'{", ".join(map(str, places))}. Is {about.file} right about the folders?',
             code='no-images',
         )

@@ -288,7 +288,7 @@ RULES: tuple[Rule[Content], ...] = (
         find=lambda content: content.derive(_sort).malformed,
         describe=annotation_name,
         fix=Fix(
-            'removed; dropped with the annotation in a data set of masks',
+            'removed; dropped with the annotation in a mask dataset',
             Phase.MASKS,
             _remove_masks,
         ),
@@ -301,8 +301,7 @@ RULES: tuple[Rule[Content], ...] = (
         find=lambda content: content.derive(_sort).short,
         describe=annotation_name,
         fix=Fix(
-            'removed; an annotation left without a mask is dropped in a data set of '
-            'masks',
+            'removed; annotations left without a mask are dropped in a mask dataset',
             Phase.MASKS,
             _remove_masks,
         ),
