@@ -46,7 +46,7 @@ _FUNCTIONS = {
     'load_detector': 'eca_mmdet.inference.detector',
     'make_config': 'eca_mmdet.autoconfig.plan',
     'report': 'eca_mmdet.reporting.writing',
-    'split_annotations': 'eca_mmdet.datasets.split.files',
+    'split_annotations': 'eca_mmdet.datasets.splitting',
     'test': 'eca_mmdet.engine.testing',
     'train': 'eca_mmdet.engine.training',
 }

@@ -10,7 +10,7 @@ from eca_mmdet.cli.common import Commands, seed, share
 from eca_mmdet.utils.text import clipped, printable
 
 if TYPE_CHECKING:
-    from eca_mmdet.datasets.split.files import SplitReport
+    from eca_mmdet.datasets.splitting import SplitReport
 
 _MOST_ROWS = 60
 """Classes in the printed table; of more, those that lack a part."""
@@ -57,7 +57,7 @@ def add_parser(commands: Commands) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Split, write the files, and print what each has of every class."""
-    from eca_mmdet.datasets.split.files import split_annotations
+    from eca_mmdet.datasets.splitting import split_annotations
 
     report = split_annotations(
         args.file,

@@ -10,10 +10,9 @@ from typing import Any, TypeAlias
 from eca_mmdet.datasets.coco import read_annotations, require_instances
 from eca_mmdet.datasets.entries import is_image
 from eca_mmdet.datasets.images import ImageFiles, find_missing, open_images
-from eca_mmdet.datasets.repair import repair
 from eca_mmdet.datasets.rules import check as rules
+from eca_mmdet.datasets.rules.categories import compare_splits
 from eca_mmdet.datasets.rules.rule import Fault
-from eca_mmdet.datasets.rules.splits import compare_splits
 from eca_mmdet.utils.errors import UserError
 from eca_mmdet.utils.io import require_free, write_json
 from eca_mmdet.utils.text import clipped
@@ -26,9 +25,7 @@ class CheckedFile:
     """Faults of one annotation file, or of two compared with each other.
 
     Attributes:
-        name: path of the file as given.
-        faults: of all severities.
-        content: of the file; empty for a comparison.
+        content: the file's; empty for a comparison.
         images: state of its image files; None if they were not opened.
     """
 
@@ -61,7 +58,7 @@ class DataReport:
     @property
     def faults(self) -> list[Fault]:
         """Every fault, notes included."""
-        return [fault for one in self.checked for fault in one.faults]
+        return [fault for file in self.checked for fault in file.faults]
 
     @property
     def errors(self) -> int:
@@ -75,13 +72,13 @@ class DataReport:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the report for JSON."""
-        files = [one for one in self.checked if one.content]
+        files = [file for file in self.checked if file.content]
         result: dict[str, Any] = {
-            'files': [one.name for one in files],
+            'files': [file.name for file in files],
             'faults': [
-                {'file': one.name} | fault.to_dict()
-                for one in self.checked
-                for fault in one.faults
+                {'file': file.name} | fault.to_dict()
+                for file in self.checked
+                for fault in file.faults
             ],
             'counts': files[0].counts,
         }
@@ -171,13 +168,7 @@ def _check(
 
 
 def require_images(folder: Path, names: Sequence[str], file: PathLike) -> None:
-    """Reject an image folder that has none of the images of a file.
-
-    Args:
-        folder: that the names are relative to.
-        names: as in the annotation file.
-        file: annotation file, for the message.
-    """
+    """Reject an image folder that has none of an annotation file's images."""
     if not folder.is_dir():
         raise UserError(
             f'image folder {str(folder)!r} does not exist. Give the right one.',
@@ -195,7 +186,7 @@ def require_images(folder: Path, names: Sequence[str], file: PathLike) -> None:
 def _class_names(
     classes: Sequence[str] | str | None, content: dict[str, Any]
 ) -> Sequence[str] | str | None:
-    """Return the classes; one word with commas is a string, as in ('person')."""
+    """Return the classes; one word with commas is a string, e.g. ('person')."""
     if not classes or isinstance(classes, str) or len(classes) > 1:
         return classes
     names = [one.get('name') for one in content['categories'] if isinstance(one, dict)]
@@ -206,7 +197,7 @@ def _fix(
     out: Path, checked: CheckedFile, classes: Sequence[str] | str | None
 ) -> tuple[CheckedFile, dict[str, int]]:
     """Write the repaired copy, read it again and check it."""
-    repaired, done = repair(checked.content, checked.images)
+    repaired, done = rules.repair(checked.content, checked.images)
     done['file written as UTF-8'] += sum(
         fault.code == 'byte-order-mark' for fault in checked.faults
     )
@@ -222,4 +213,4 @@ def _fix(
     again = _check(out, None, classes)
     if checked.images:
         again.faults += rules.check_images(again.content['images'], checked.images)
-    return again, {repair: count for repair, count in done.items() if count}
+    return again, {what: count for what, count in done.items() if count}

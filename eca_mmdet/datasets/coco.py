@@ -7,21 +7,30 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from eca_mmdet.datasets.rules.encoding import BYTE_ORDER_MARK
-from eca_mmdet.datasets.rules.rule import Fault
+from eca_mmdet.datasets.rules.rule import Fault, Fix, Phase, Rule
 from eca_mmdet.utils.errors import UserError
 from eca_mmdet.utils.io import read_json, require_free, write_json_files
+
+BYTE_ORDER_MARK: Rule[bytes] = Rule(
+    code='byte-order-mark',
+    severity='error',
+    message='the file is not plain UTF-8 (a byte-order mark or UTF-16), which '
+    'pycocotools does not read',
+    find=lambda head: [] if _is_plain(head) else ['the first bytes'],
+    # Every file that this package writes is.
+    fix=Fix('written as UTF-8', Phase.ENTRIES, lambda repair: None),
+)
+
+
+def _is_plain(head: bytes) -> bool:
+    """Whether pycocotools reads these bytes; the json module reads UTF-16 too."""
+    marks = (b'\xef\xbb\xbf', b'\xff\xfe', b'\xfe\xff')
+    return not head.startswith(marks) and b'\0' not in head[:4]
 
 
 @dataclass(frozen=True)
 class CocoFile:
-    """An annotation file, read.
-
-    Attributes:
-        content: with non-empty lists ``images`` and ``categories``.
-        sha256: of the bytes that were read.
-        faults: of the encoding.
-    """
+    """Content of an annotation file, its hash, and the faults of its encoding."""
 
     content: dict[str, Any]
     sha256: str
@@ -29,32 +38,20 @@ class CocoFile:
 
 
 def read_annotations(path: str | Path) -> CocoFile:
-    """Read a COCO annotation file, with or without annotations.
-
-    Raises:
-        UserError: it does not exist, is not JSON, or is JSON of another kind.
-    """
+    """Read a COCO annotation file, with or without annotations."""
     file = read_json(path, 'annotation file')
     require_annotations(path, file.content)
     return CocoFile(file.content, file.sha256, BYTE_ORDER_MARK.check(file.head))
 
 
 def write_new(contents: Mapping[Path, Mapping[str, Any]]) -> None:
-    """Write annotation files, all or none, to paths that do not exist yet.
-
-    Raises:
-        UserError: a path exists, or the files cannot be written.
-    """
+    """Write annotation files, all or none, to paths that do not exist yet."""
     require_free(*contents)
     write_json_files(contents, indent=None)
 
 
 def require_annotations(path: str | Path, content: Any) -> None:
-    """Reject JSON that is not the content of an annotation file.
-
-    Raises:
-        UserError: it is something else, which is named where it is recognised.
-    """
+    """Reject JSON that is not the content of an annotation file."""
     for key in ('images', 'categories'):
         value = content.get(key) if isinstance(content, dict) else None
         if not isinstance(value, list) or not value:
@@ -73,11 +70,7 @@ def require_annotations(path: str | Path, content: Any) -> None:
 
 
 def require_instances(path: str | Path, content: dict[str, Any]) -> None:
-    """Reject panoptic annotations, which have images and categories too.
-
-    Raises:
-        UserError: it is one.
-    """
+    """Reject panoptic annotations, which have images and categories too."""
     first = next(iter(content.get('annotations', ())), None)
     if isinstance(first, dict) and 'segments_info' in first:
         raise UserError(
@@ -88,7 +81,7 @@ def require_instances(path: str | Path, content: dict[str, Any]) -> None:
 
 
 def _other_kind(content: Any) -> str:
-    """Return what other kind of JSON file this is, as a sentence."""
+    """Return a sentence that names another kind of JSON file."""
     first = content[0] if isinstance(content, list) and content else None
     if isinstance(first, dict):
         if 'score' in first and 'image_id' in first:

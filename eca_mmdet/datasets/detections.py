@@ -75,7 +75,7 @@ def detections_of(
     source: str = 'results',
     tasks: Sequence[str] | None = None,
 ) -> dict[str, Detections]:
-    """Turn the content of a result file into columns; as :func:`read_results`."""
+    """Turn the content of a result file into columns; see :func:`read_results`."""
     _require_results(entries, source)
     faults = _Faults(source, len(entries))
     image = _positions(entries, 'image_id', truth.image_ids, truth.source, faults)
@@ -86,14 +86,13 @@ def detections_of(
     faults.check()
     found = {}
     for task in tasks or _tasks_in(entries):
+        boxes, masks, sizes = None, None, truth.sizes[image]
         if task == 'bbox':
-            boxes = _boxes(entries, truth.sizes[image], faults)
-            faults.check()
-            found[task] = Detections(image, category, scores, boxes=boxes)
+            boxes = _boxes(entries, sizes, faults)
         else:
-            masks = _masks(entries, truth.sizes[image], faults)
-            faults.check()
-            found[task] = Detections(image, category, scores, masks=masks)
+            masks = _masks(entries, sizes, faults)
+        faults.check()
+        found[task] = Detections(image, category, scores, boxes, masks)
     return found
 
 
@@ -102,32 +101,29 @@ def _require_results(entries: Any, source: str) -> None:
         'expected a JSON list of objects with image_id, category_id, score and bbox '
         'or segmentation'
     )
-    if isinstance(entries, dict):
-        kind = 'an annotation file' if 'annotations' in entries else 'another object'
-        raise UserError(
-            f'{source} is not a result file: {expected}; it is {kind}.',
-            code='not-results',
-        )
-    if not isinstance(entries, list):
-        raise UserError(
-            f'{source} is not a result file: {expected}; it is a '
-            f'{type(entries).__name__}.',
-            code='not-results',
-        )
     keys = {'image_id', 'category_id', 'score'}
-    wrong = [
-        index
-        for index, one in enumerate(entries)
-        if not isinstance(one, dict) or not keys <= one.keys()
-    ]
-    if wrong:
+    if isinstance(entries, dict):
+        is_file = 'annotations' in entries
+        reason = f'it is {"an annotation file" if is_file else "another object"}'
+    elif not isinstance(entries, list):
+        reason = f'it is a {type(entries).__name__}'
+    else:
+        wrong = [
+            index
+            for index, entry in enumerate(entries)
+            if not isinstance(entry, dict) or not keys <= entry.keys()
+        ]
+        if not wrong:
+            return
         first = entries[wrong[0]]
         found = sorted(first) if isinstance(first, dict) else type(first).__name__
-        raise UserError(
-            f'{source} is not a result file: {expected}; {len(wrong)} of '
-            f'{len(entries)} entries are not, number {wrong[0]} has {found}.',
-            code='not-results',
+        reason = (
+            f'{len(wrong)} of {len(entries)} entries are not, number {wrong[0]} has '
+            f'{found}'
         )
+    raise UserError(
+        f'{source} is not a result file: {expected}; {reason}.', code='not-results'
+    )
 
 
 def _tasks_in(entries: list[Any]) -> list[str]:
@@ -145,7 +141,7 @@ class _Faults:
         self._lines: list[str] = []
 
     def add(self, what: str, indices: Sequence[int], examples: Sequence[Any]) -> None:
-        """Note entries of one kind; none is no fault."""
+        """Note entries of one kind, if there are any."""
         if len(indices):
             shown = ', '.join(repr(one)[:60] for one in list(examples)[:3])
             self._lines.append(
@@ -162,14 +158,10 @@ class _Faults:
 
 
 def _positions(
-    entries: list[Any],
-    key: str,
-    ids: tuple[Any, ...],
-    truth: str,
-    faults: _Faults,
+    entries: list[Any], key: str, ids: tuple[Any, ...], truth: str, faults: _Faults
 ) -> Ints:
     """Return the position of each entry's id among the annotation file's."""
-    at = {one: index for index, one in enumerate(ids)}
+    at = {key: index for index, key in enumerate(ids)}
     found = np.full(len(entries), -1, np.int64)
     for index, one in enumerate(entries):
         try:

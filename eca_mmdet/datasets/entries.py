@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sized
 from typing import Any, TypeGuard
 
 Entry = dict[str, Any]
@@ -20,7 +20,7 @@ _ID = frozenset((int, float, str))
 
 
 def is_image(entry: Any) -> TypeGuard[Entry]:
-    """Tell an image entry that has an id and a file name."""
+    """Whether this is an image entry with an id and a file name."""
     return (
         isinstance(entry, dict)
         and type(entry.get('id')) in _ID
@@ -30,7 +30,7 @@ def is_image(entry: Any) -> TypeGuard[Entry]:
 
 
 def is_category(entry: Any) -> TypeGuard[Entry]:
-    """Tell a category entry that has an id and a name."""
+    """Whether this is a category entry with an id and a name."""
     return (
         isinstance(entry, dict)
         and type(entry.get('id')) in _ID
@@ -39,7 +39,7 @@ def is_category(entry: Any) -> TypeGuard[Entry]:
 
 
 def is_annotation(entry: Any) -> TypeGuard[Entry]:
-    """Tell an annotation that says its image and its category; its id may be bad."""
+    """Whether this is an annotation of an image and a category; its id may be bad."""
     return (
         isinstance(entry, dict)
         and type(entry.get('image_id')) in _ID
@@ -50,11 +50,9 @@ def is_annotation(entry: Any) -> TypeGuard[Entry]:
 def whole(value: Any) -> int | None:
     """Return an id as a whole number: 1, 1.0 and '1' are 1; None for any other."""
     kind = type(value)
-    if kind is int:
+    if kind is int or (kind is float and value.is_integer()):
         return int(value)
-    if kind is float and value.is_integer():
-        return int(value)
-    # Longer digits are refused by int(), and are no id of anybody's.
+    # int() rejects longer digits.
     if kind is str and len(value) < 20 and value.isascii():
         digits = value[1:] if value.startswith('-') else value
         return int(value) if digits.isdigit() else None
@@ -62,7 +60,7 @@ def whole(value: Any) -> int | None:
 
 
 def other_form(value: Any) -> Any:
-    """Return a text id as a number and a number as text; None if there is no such."""
+    """Return a text id as a number and a number as text; None if it has no other."""
     number = whole(value)
     return number if isinstance(value, str) or number is None else str(number)
 
@@ -77,7 +75,7 @@ def size_of(image: Entry) -> Size | None:
 
 
 def is_box(value: Any) -> bool:
-    """Tell four finite numbers."""
+    """Whether this is four finite numbers."""
     try:
         return (
             isinstance(value, (list, tuple))
@@ -90,7 +88,7 @@ def is_box(value: Any) -> bool:
 
 
 def is_finite_number(value: Any) -> bool:
-    """Tell a number that is not NaN or infinite."""
+    """Whether this is a number other than NaN and infinity."""
     try:
         return type(value) in NUMBER and math.isfinite(value)
     except OverflowError:
@@ -98,12 +96,12 @@ def is_finite_number(value: Any) -> bool:
 
 
 def is_crowd_flag(value: Any) -> bool:
-    """Tell 0, 1, true and false."""
+    """Whether this is 0, 1, true or false."""
     return isinstance(value, (int, float)) and value in (0, 1)
 
 
 def is_segmentation(value: Any) -> bool:
-    """Tell lists of finite numbers, or an RLE; polygons may still be too short.
+    """Whether this is lists of finite numbers, or an RLE; polygons may be too short.
 
     What pycocotools would crash on is none: it takes memory for each pixel of an
     outline, and counts pixels in 32 bits.
@@ -115,17 +113,17 @@ def is_segmentation(value: Any) -> bool:
     try:
         # A sum is a number only if all are, and finite only if all are.
         return all(
-            isinstance(one, list)
-            and math.isfinite(math.fsum(one))
-            and _is_drawable(one)
-            for one in value
+            isinstance(points, list)
+            and math.isfinite(math.fsum(points))
+            and _is_drawable(points)
+            for points in value
         )
     except (TypeError, OverflowError, ValueError):
         return False
 
 
 def _is_drawable(points: list[float]) -> bool:
-    """Tell an outline that is not too long to be drawn."""
+    """Whether an outline is not too long to be drawn."""
     if not points or (max(points) - min(points)) * len(points) < MOST_OUTLINE_PX:
         return True
     steps = (abs(b - a) for a, b in zip(points, points[2:], strict=False))
@@ -133,7 +131,7 @@ def _is_drawable(points: list[float]) -> bool:
 
 
 def is_drawable_size(height: int, width: int) -> bool:
-    """Tell the size of an image whose masks pycocotools can count."""
+    """Whether pycocotools can count the pixels of an image of this size."""
     return 0 < height < 2**31 and 0 < width < 2**31 and height * width < 2**32
 
 
@@ -144,19 +142,18 @@ def _is_rle(value: Mapping[str, Any]) -> bool:
     if not is_drawable_size(*size):
         return False
     if isinstance(counts, list):
-        return all(type(one) is int and one >= 0 for one in counts) and (
-            sum(counts) == size[0] * size[1]
-        )
+        whole_runs = all(type(run) is int and run >= 0 for run in counts)
+        return whole_runs and sum(counts) == size[0] * size[1]
     return isinstance(counts, str)
 
 
-def is_polygon(points: list[float]) -> bool:
-    """Tell x, y, x, y, ... of at least three points."""
+def is_polygon(points: Sized) -> bool:
+    """Whether this is x, y, x, y, ... of at least three points."""
     return len(points) >= 6 and len(points) % 2 == 0
 
 
 def has_mask(entry: Entry) -> bool:
-    """Tell an annotation with a usable polygon or RLE."""
+    """Whether an annotation has a usable polygon or RLE."""
     mask = entry.get('segmentation')
     if not mask or not is_segmentation(mask):
         return False

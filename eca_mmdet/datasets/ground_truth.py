@@ -17,12 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from eca_mmdet.datasets.coco import read_annotations
-from eca_mmdet.datasets.entries import (
-    is_box,
-    is_crowd_flag,
-    is_finite_number,
-    whole,
-)
+from eca_mmdet.datasets.entries import is_box, is_crowd_flag, is_finite_number, whole
 from eca_mmdet.datasets.masks import mask_api, mask_faults, to_rle
 from eca_mmdet.utils.errors import UserError
 from eca_mmdet.utils.text import clipped
@@ -80,30 +75,31 @@ class GroundTruth:
         if kept.all():
             return self
         new = np.cumsum(kept) - 1
-        objects = kept[self.category]
+        part = self._select(kept[self.category])
         order = self.file_order[kept[self.file_order]]
         return replace(
-            self,
+            part,
             category_ids=_take(self.category_ids, kept),
             category_names=_take(self.category_names, kept),
             file_order=new[order],
-            image=self.image[objects],
-            category=new[self.category[objects]],
-            boxes=self.boxes[objects],
-            areas=self.areas[objects],
-            crowd=self.crowd[objects],
-            segmentations=list(_take(self.segmentations, objects)),
+            category=new[part.category],
         )
 
     def part(self, start: int, stop: int) -> GroundTruth:
         """Return some images, by their positions."""
-        objects = (self.image >= start) & (self.image < stop)
+        part = self._select((self.image >= start) & (self.image < stop))
         return replace(
-            self,
+            part,
             image_ids=self.image_ids[start:stop],
             sizes=self.sizes[start:stop],
             file_names=self.file_names[start:stop],
-            image=self.image[objects] - start,
+            image=part.image - start,
+        )
+
+    def _select(self, objects: npt.NDArray[np.bool_]) -> GroundTruth:
+        return replace(
+            self,
+            image=self.image[objects],
             category=self.category[objects],
             boxes=self.boxes[objects],
             areas=self.areas[objects],
@@ -121,11 +117,7 @@ def _take(items: Sequence[Any], kept: npt.NDArray[np.bool_]) -> tuple[Any, ...]:
 
 
 def read_ground_truth(path: str | Path) -> GroundTruth:
-    """Read a COCO annotation file.
-
-    Raises:
-        UserError: it is not one, or an entry cannot be used.
-    """
+    """Read a COCO annotation file, whose every entry must be usable."""
     file = read_annotations(path)
     return replace(ground_truth(file.content, str(path)), sha256=file.sha256)
 
@@ -144,13 +136,21 @@ def ground_truth(content: Any, source: str = 'ground truth') -> GroundTruth:
     categories = _entries(content, 'categories', source)
     image_ids, by_position = _sorted_ids(images, 'image', source)
     category_ids, categories_sorted = _sorted_ids(categories, 'category', source)
-    names = tuple(_name(one) for one in categories_sorted)
+    names = tuple(_text(one.get('name', one['id'])) for one in categories_sorted)
     category_at = {key: index for index, key in enumerate(category_ids)}
     order = [category_at[normal_id(one['id'])] for one in categories]
     sizes = [_size(one, source) for one in by_position]
     columns = _AnnotationColumns(source, image_ids, category_at, sizes)
     annotations = content.get('annotations')
     columns.read([] if annotations is None else annotations)
+    repeated = [
+        f'{more} {kind} entries of {source} repeat an id; the last one counts'
+        for kind, more in (
+            ('image', len(images) - len(image_ids)),
+            ('category', len(categories) - len(category_ids)),
+        )
+        if more
+    ]
     return GroundTruth(
         source=source,
         image_ids=image_ids,
@@ -166,11 +166,7 @@ def ground_truth(content: Any, source: str = 'ground truth') -> GroundTruth:
         segmentations=columns.segmentations,
         annotated=isinstance(annotations, list),
         file_names=tuple(_text(one.get('file_name', '')) for one in by_position),
-        notes=(
-            *_repeated(images, image_ids, 'image', source),
-            *_repeated(categories, category_ids, 'category', source),
-            *columns.notes(),
-        ),
+        notes=(*repeated, *columns.notes()),
     )
 
 
@@ -204,26 +200,13 @@ def _sorted_ids(
     return tuple(ids), [by_id[key] for key in ids]
 
 
-def _name(category: Any) -> str:
-    """Return a category's name as text that can be written anywhere."""
-    return _text(category.get('name', category['id']))
-
-
 def _text(value: Any) -> str:
+    """Return a value as text that can be written anywhere."""
     return str(value).encode('utf-8', 'replace').decode()
 
 
-def _repeated(
-    entries: list[Any], ids: tuple[ImageId, ...], kind: str, source: str
-) -> list[str]:
-    more = len(entries) - len(ids)
-    if not more:
-        return []
-    return [f'{more} {kind} entries of {source} repeat an id; the last one counts']
-
-
 def _size(image: Any, source: str) -> tuple[int, int]:
-    """Return height and width, 0 for none."""
+    """Return height and width, 0 where the file has none."""
     size = [image.get(key) or 0 for key in ('height', 'width')]
     whole_sides = [whole(side) if side else 0 for side in size]
     if any(side is None or not 0 <= side < 2**31 for side in whole_sides):
@@ -237,11 +220,7 @@ def _size(image: Any, source: str) -> tuple[int, int]:
 
 
 def normal_id(value: Any) -> ImageId:
-    """Return an id as int or str; 1.0 is 1.
-
-    Raises:
-        ValueError: it is neither.
-    """
+    """Return an id as int or str, e.g. 1.0 as 1; raise ValueError if it is neither."""
     if isinstance(value, float) and value.is_integer():
         return int(value)
     if isinstance(value, (int, str)) and not isinstance(value, bool):
@@ -252,11 +231,7 @@ def normal_id(value: Any) -> ImageId:
 class _AnnotationColumns:
     """Collects annotations one by one, into the columns of ``GroundTruth``.
 
-    Args:
-        source: for messages.
-        image_ids: those that the file lists.
-        category_at: position by category id.
-        sizes: height and width of each image.
+    ``sizes`` are height and width of each image.
     """
 
     def __init__(

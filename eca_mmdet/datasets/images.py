@@ -18,7 +18,7 @@ MAX_THREADS = 8
 
 @dataclasses.dataclass(frozen=True)
 class ImageFiles:
-    """What was found on disk.
+    """State of image files.
 
     Attributes:
         missing: file names that are not there, with one that is nearly the same or ''.
@@ -37,12 +37,7 @@ class ImageFiles:
 
 
 def find_missing(folder: Path, names: Iterable[str]) -> ImageFiles:
-    """Look for files by reading each folder once.
-
-    Args:
-        folder: that the names are relative to.
-        names: as in the annotation file.
-    """
+    """Look for files of names relative to a folder, reading each folder once."""
     by_folder = defaultdict[str, list[tuple[str, str]]](list)
     for name in dict.fromkeys(names):
         parent, _, last = os.path.join(folder, name).rpartition(os.sep)
@@ -51,7 +46,7 @@ def find_missing(folder: Path, names: Iterable[str]) -> ImageFiles:
     for parent, wanted in by_folder.items():
         present = _files(parent)
         lost = [(name, last) for name, last in wanted if last not in present]
-        alike = {_plain(one): one for one in present} if lost else {}
+        alike = {_plain(file): file for file in present} if lost else {}
         missing |= {name: alike.get(_plain(last), '') for name, last in lost}
     return ImageFiles(missing)
 
@@ -73,10 +68,6 @@ def open_images(folder: Path, names: Iterable[str]) -> ImageFiles:
     """Look for files, then read each of them to its end, several at a time.
 
     A progress bar goes to stderr if that is a terminal.
-
-    Args:
-        folder: that the names are relative to.
-        names: as in the annotation file.
     """
     from rich.console import Console
     from rich.progress import Progress
@@ -87,18 +78,11 @@ def open_images(folder: Path, names: Iterable[str]) -> ImageFiles:
     damaged: dict[str, str] = {}
     sizes: dict[str, Size] = {}
     console = Console(stderr=True)
-    threads = min(MAX_THREADS, os.cpu_count() or 1)
-    with (
-        ThreadPoolExecutor(threads) as pool,
-        Progress(
-            console=console, transient=True, disable=not console.is_terminal
-        ) as progress,
-    ):
+    bar = Progress(console=console, transient=True, disable=not console.is_terminal)
+    with ThreadPoolExecutor(min(MAX_THREADS, os.cpu_count() or 1)) as pool, bar:
         seen = pool.map(read_size, (folder / name for name in present))
-        total = len(present)
-        for name, size in zip(
-            present, progress.track(seen, total, description='images'), strict=True
-        ):
+        track = bar.track(seen, len(present), description='images')
+        for name, size in zip(present, track, strict=True):
             if isinstance(size, str):
                 damaged[name] = size
             else:
@@ -107,14 +91,9 @@ def open_images(folder: Path, names: Iterable[str]) -> ImageFiles:
 
 
 def read_size(path: Path) -> Size | str:
-    """Decode an image to its end, as mmdet does.
+    """Return an image's width and height, decoded as mmdet does; or what is wrong.
 
     OpenCV refuses a file that is cut off, and rotates an image as its EXIF data say.
-
-    Returns:
-        Width and height in pixels, or what is wrong.
     """
     image = decode(path)
-    if isinstance(image, str):
-        return image
-    return int(image.shape[1]), int(image.shape[0])
+    return image if isinstance(image, str) else (image.shape[1], image.shape[0])

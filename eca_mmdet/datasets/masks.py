@@ -6,8 +6,8 @@ image, makes it loop, crash or eat all memory. Every mask of a file is looked at
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,6 +23,13 @@ from eca_mmdet.datasets.entries import (
 
 Ints = npt.NDArray[np.int64]
 
+_COUNTS = re.compile(rb'([P-o]{0,6}[0-O])+')
+"""Characters of a compressed RLE: up to seven a count, the last without the sixth bit.
+"""
+
+_CHUNK = 500
+"""Masks that are decoded together."""
+
 
 def mask_api() -> Any:
     """Return ``pycocotools.mask``, which is loaded when it is first needed."""
@@ -34,22 +41,18 @@ def mask_api() -> Any:
 def mask_faults(
     segmentations: Sequence[Any], sizes: Sequence[Sequence[int]]
 ) -> dict[int, str]:
-    """Say which masks cannot be used, and why.
+    """Return the masks that cannot be used: position to reason, ascending.
 
-    Args:
-        segmentations: polygons, or RLE with counts as list, str or bytes.
-        sizes: height and width of each one's image; 0 where the file has none.
-
-    Returns:
-        Position to reason, ascending.
+    ``segmentations`` are polygons, or RLE with counts as list, str or bytes; ``sizes``
+    the height and width of each one's image, 0 where the file has none.
     """
     faults: dict[int, str] = {}
     compressed: list[int] = []
-    for index, (one, size) in enumerate(zip(segmentations, sizes, strict=True)):
-        fault = _fault(one, size)
+    for index, (mask, size) in enumerate(zip(segmentations, sizes, strict=True)):
+        fault = _fault(mask, size)
         if fault:
             faults[index] = fault
-        elif isinstance(one, dict) and not isinstance(one['counts'], list):
+        elif isinstance(mask, dict) and not isinstance(mask['counts'], list):
             compressed.append(index)
     bad = bad_counts([segmentations[index] for index in compressed])
     for at in np.flatnonzero(bad).tolist():
@@ -58,7 +61,7 @@ def mask_faults(
 
 
 def _fault(segmentation: Any, size: Sequence[int]) -> str | None:
-    """Look at all of a mask but the counts of a compressed RLE."""
+    """Return what is wrong with a mask, except the counts of a compressed RLE."""
     if not segmentation:
         return 'has no segmentation'
     if isinstance(segmentation, list):
@@ -83,105 +86,52 @@ def _fault(segmentation: Any, size: Sequence[int]) -> str | None:
 
 
 def bad_counts(masks: Sequence[dict[str, Any]]) -> npt.NDArray[np.bool_]:
-    """Tell compressed RLEs whose runs are not those of an image of their size.
+    """Find compressed RLEs whose runs are not those of an image of their size.
 
-    The counts are decoded, all masks at once: five bits a character, the sixth for more
-    to come, runs from the third on as differences to the last but one (cocoapi,
-    maskApi.c).
-
-    Args:
-        masks: N of ``{'size': [h, w], 'counts': str or bytes}``, sizes checked.
-
-    Returns:
-        (N,) True where a character is of no count, the last count is cut off, a run is
-        negative, or the runs do not add up to h * w.
+    ``masks`` are ``{'size': [h, w], 'counts': str or bytes}`` with checked sizes. A
+    mask is bad if its counts cannot be decoded, a run is negative, or the runs do not
+    add up to h * w.
     """
-    raw = [
-        one['counts'].encode('latin-1', 'replace')
-        if isinstance(one['counts'], str)
-        else one['counts']
-        for one in masks
-    ]
-    areas = np.array([one['size'][0] * one['size'][1] for one in masks], np.int64)
-    lengths = np.array([len(one) for one in raw], np.int64)
-    # In pieces that stay in the processor's cache.
-    piece = np.cumsum(lengths) // 100_000
-    inner = (np.flatnonzero(np.diff(piece)) + 1).tolist()
-    edges = [0, *inner, len(raw)] if raw else []
-    found = [
-        _bad_counts(raw[a:b], lengths[a:b], areas[a:b])
-        for a, b in itertools.pairwise(edges)
-    ]
-    joined: npt.NDArray[np.bool_] = np.concatenate([np.zeros(0, bool), *found])
-    return joined
+    bad = np.ones(len(masks), bool)
+    for start in range(0, len(masks), _CHUNK):
+        part = masks[start : start + _CHUNK]
+        raw = [_as_bytes(mask['counts']) for mask in part]
+        sound = [at for at, counts in enumerate(raw) if _COUNTS.fullmatch(counts)]
+        decoded = _decode([raw[at] for at in sound])
+        for at, runs in zip(sound, decoded, strict=True):
+            height, width = part[at]['size']
+            bad[start + at] = runs.min() < 0 or runs.sum() != height * width
+    return bad
 
 
-def _bad_counts(raw: list[bytes], lengths: Ints, areas: Ints) -> npt.NDArray[np.bool_]:
-    bad: npt.NDArray[np.bool_] = lengths == 0
-    codes = np.frombuffer(b''.join(raw), np.uint8).astype(np.int64) - 48
-    owner = np.repeat(np.arange(len(raw)), lengths)
-    bad[owner[(codes < 0) | (codes > 63)]] = True
-    more = (codes & 32) != 0
-    last = np.cumsum(lengths) - 1
-    bad[~bad] |= more[last[~bad]]
-    if bad.all():
-        return bad
-    if bad.any():
-        sound = ~bad[owner]
-        codes, more, owner = codes[sound], more[sound], owner[sound]
-    values, of = _values(codes, more, owner)
-    bad[of[np.abs(values) > 2**40]] = True
-    runs = _runs(np.clip(values, -(2**40), 2**40), of)
-    bad[of[runs < 0]] = True
-    starts = np.flatnonzero(np.diff(of, prepend=-1))
-    totals = np.zeros(len(raw), np.int64)
-    totals[of[starts]] = np.add.reduceat(runs, starts)
-    return np.asarray(bad | (totals != areas))
+def _as_bytes(counts: str | bytes) -> bytes:
+    return counts.encode('latin-1', 'replace') if isinstance(counts, str) else counts
 
 
-def _values(codes: Ints, more: npt.NDArray[np.bool_], owner: Ints) -> tuple[Ints, Ints]:
-    """Join characters to signed numbers; return them and the mask of each."""
-    first = np.concatenate([[True], ~more[:-1]])
-    starts = np.flatnonzero(first)
-    index = np.cumsum(first) - 1
-    place = np.arange(len(codes)) - starts[index]
-    shift = np.minimum(5 * place, 55)  # longer ones are out of range anyway
-    values = np.add.reduceat((codes & 31) << shift, starts)
-    ends = np.append(starts[1:], len(codes)) - 1
-    negative = (codes[ends] & 16) != 0
-    values[negative] |= np.int64(-1) << np.minimum(5 * (place[ends[negative]] + 1), 60)
-    return values, owner[starts]
+def _decode(counts: Sequence[bytes]) -> Iterator[Ints]:
+    """Yield the runs of each RLE (cocoapi, maskApi.c).
 
-
-def _runs(values: Ints, of: Ints) -> Ints:
-    """Add up differences: each second count, from the second and the third on."""
-    place = np.arange(len(of)) - _first_of_same(of)
-    runs = values.copy()
-    for parity in (0, 1):
-        # The first count stands alone; the chains begin at places 1 and 2.
-        chain = np.flatnonzero((place % 2 == parity) & (place > 0))
-        if not len(chain):
-            continue
-        total = np.cumsum(values[chain])
-        head = _first_of_same(of[chain])
-        before = np.where(head > 0, total[head - 1], 0)
-        runs[chain] = total - before
-    return runs
-
-
-def _first_of_same(of: Ints) -> Ints:
-    """Return for each entry where the stretch of its value begins."""
-    new = np.diff(of, prepend=-1) != 0
-    return np.asarray(np.flatnonzero(new)[np.cumsum(new) - 1], np.int64)
+    A character has five bits of a signed number, and a sixth for more to come. Runs
+    from the fourth on are differences to the last but one.
+    """
+    codes = np.frombuffer(b''.join(counts), np.uint8).astype(np.int64) - 48
+    ends = np.flatnonzero(codes < 32)
+    lengths = np.diff(ends, prepend=-1)
+    starts = ends - lengths + 1
+    shifts = 5 * (np.arange(len(codes)) - np.repeat(starts, lengths))
+    values = np.add.reduceat((codes & 31) << shifts, starts) if len(codes) else codes
+    values -= (codes[ends] >> 4 & 1) << 5 * lengths
+    last = np.cumsum([len(one) for one in counts], dtype=np.int64)
+    for runs in np.split(values, np.searchsorted(ends, last)[:-1]) if counts else ():
+        for first in (1, 2):
+            np.cumsum(runs[first::2], out=runs[first::2])
+        yield runs
 
 
 def to_rle(segmentation: Any, height: int, width: int) -> dict[str, Any]:
     """Return a segmentation that :func:`mask_faults` passed as compressed RLE.
 
-    Args:
-        segmentation: polygons, or RLE with counts as list, str or bytes.
-        height: of the image, in pixels, for polygons; RLE has its own size.
-        width: the same.
+    ``height`` and ``width`` of the image are for polygons; RLE has its own size.
     """
     api = mask_api()
     if isinstance(segmentation, list):
@@ -192,12 +142,7 @@ def to_rle(segmentation: Any, height: int, width: int) -> dict[str, Any]:
 
 
 def annotation_rle(annotation: Entry, size: Size | None) -> dict[str, Any] | None:
-    """Return the mask of an annotation as compressed RLE, None if there is none.
-
-    Args:
-        annotation: with a ``segmentation`` that can be used, or without one.
-        size: width and height of its image; None if they are not known.
-    """
+    """Return a usable mask of an annotation as compressed RLE, None if it has none."""
     mask = annotation.get('segmentation')
     if not mask:
         return None

@@ -33,13 +33,7 @@ _END = re.compile(r'[ \t\n\r]*\][ \t\n\r]*')
 
 @dataclass(frozen=True)
 class Results:
-    """A result file.
-
-    Attributes:
-        found: its detections by task.
-        sha256: of the bytes that were read.
-        notes: a line for each thing that a user should know.
-    """
+    """Detections of a result file by task, its hash, and notes for the user."""
 
     found: dict[str, Detections]
     sha256: str
@@ -51,11 +45,8 @@ def read_results(
 ) -> Results:
     """Read a COCO result file: a JSON list of one object per detection.
 
-    Args:
-        path: the file.
-        truth: what it is to be held against.
-        tasks: of 'bbox' and 'segm'; None takes those whose field every entry has. A
-            file of masks alone gives boxes too if 'bbox' is asked for.
+    ``tasks`` are of 'bbox' and 'segm'; None takes those whose field every entry has. A
+    file of masks only gives boxes too if 'bbox' is asked for.
 
     Raises:
         UserError: the file is of another kind, or has entries that cannot be right; the
@@ -73,12 +64,7 @@ def read_results(
 def _read_batches(
     path: Path, truth: GroundTruth, tasks: Sequence[str] | None
 ) -> Results:
-    """Read a file of which nothing is wrong.
-
-    Raises:
-        NotStreamableError: it is no such list.
-        UserError: an entry cannot be right.
-    """
+    """Read a file without faults; raise NotStreamableError or UserError for others."""
     parts, total = [], 0
     wanted, having = list(tasks or TASKS), dict.fromkeys(TASKS, 0)
     batches = EntryBatches(path)
@@ -110,9 +96,8 @@ def _join(parts: Sequence[Detections]) -> Detections:
 
 def _having(entries: list[Any], task: str) -> int:
     """Count the entries with a task's field."""
-    if not all(isinstance(one, dict) for one in entries):
-        return 0  # it is refused
-    return sum(bool(one.get(FIELDS[task])) for one in entries)
+    # Others are rejected later.
+    return sum(isinstance(e, dict) and bool(e.get(FIELDS[task])) for e in entries)
 
 
 def _notes(
@@ -132,22 +117,13 @@ class NotStreamableError(Exception):
 
 @dataclass
 class EntryBatches:
-    """The entries of a JSON list of objects.
-
-    Attributes:
-        path: of the file.
-        sha256: of its bytes, once all are read.
-    """
+    """The entries of a JSON list of objects; the hash is known once all are read."""
 
     path: Path
     sha256: str = field(default='', init=False)
 
     def __iter__(self) -> Iterator[list[Any]]:
-        """Yield lists of entries, none of them empty.
-
-        Raises:
-            NotStreamableError: the file is anything else.
-        """
+        """Yield non-empty lists of entries, or raise NotStreamableError."""
         if not self.path.is_file():  # a pipe can be read once
             raise NotStreamableError
         digest = hashlib.sha256()
@@ -159,7 +135,7 @@ class EntryBatches:
                     digest.update(block)
                     text += decode(block)
                     entries, text = _take(text, expected)
-                    if not entries:  # nor would there be any in twice as much
+                    if not entries:  # a longer text would not have any either
                         break
                     expected = ','
                     yield entries
@@ -172,7 +148,7 @@ class EntryBatches:
 
 
 def _take(text: str, expected: str) -> tuple[list[Any], str]:
-    """Return the whole entries at the beginning of a text, and the rest."""
+    """Return the complete entries at the beginning of a text, and the rest."""
     decode: Callable[[str, int], tuple[Any, int]] = json.JSONDecoder().raw_decode
     entries: list[Any] = []
     at = 0
@@ -197,9 +173,6 @@ def write_results(found: Detections, truth: GroundTruth, path: Path) -> None:
     """Write detections as a COCO result file, whole or not at all.
 
     Numbers are written so that reading them gives the same float64.
-
-    Raises:
-        UserError: it cannot be written.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -244,9 +217,8 @@ def top_of_each_image(found: Detections, limit: int = SERVER_LIMIT) -> Detection
 def server_name(annotations: str | Path, algorithm: str) -> str:
     """Return the name COCO's server asks for: ``detections_TESTSET_ALG_results``.
 
-    Args:
-        annotations: the annotation file, as image_info_test-dev2017.json.
-        algorithm: what to call the detector; underscores become hyphens.
+    The test set is part of an annotation file's name, e.g.
+    image_info_test-dev2017.json. Underscores of the algorithm become hyphens.
     """
     testset = re.sub(r'^(image_info|instances)_', '', Path(annotations).stem)
     clean = [re.sub(r'[^\w.-]|_', '-', part) for part in (testset, algorithm)]
@@ -259,20 +231,8 @@ def write_submission(
     """Write the zip that COCO's evaluation server takes.
 
     It holds one JSON file of the same name without a folder, and of each image the 100
-    highest scores (cocodataset.org, Upload).
-
-    Args:
-        found: detections of one task.
-        truth: whose ``source`` is the annotation or image-info file.
-        folder: where; the server's name is the same for boxes and masks, so that each
-            needs a folder of its own.
-        algorithm: as for :func:`server_name`.
-
-    Returns:
-        The zip.
-
-    Raises:
-        UserError: it cannot be written.
+    highest scores (cocodataset.org, Upload). The server's name is the same for boxes
+    and masks, so that each needs a ``folder`` of its own.
     """
     target = submission_path(folder, truth.source, algorithm)
     best = top_of_each_image(found)

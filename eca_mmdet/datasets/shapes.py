@@ -7,7 +7,6 @@ with occlusion. Every image is a function of (seed, split, index) alone.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -29,19 +28,11 @@ Image = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]
 
 
-def _circle() -> Polygon:
-    return Point(0, 0).buffer(0.5, quad_segs=8)
-
-
-def _square() -> Polygon:
-    return Polygon([(-0.5, -0.5), (0.5, -0.5), (0.5, 0.5), (-0.5, 0.5)])
-
-
-def _triangle() -> Polygon:
-    return Polygon([(0, -0.577), (0.5, 0.289), (-0.5, 0.289)])
-
-
-_OUTLINES: tuple[Callable[[], Polygon], ...] = (_circle, _square, _triangle)
+_OUTLINES = (
+    Point(0, 0).buffer(0.5, quad_segs=8),
+    Polygon([(-0.5, -0.5), (0.5, -0.5), (0.5, 0.5), (-0.5, 0.5)]),
+    Polygon([(0, -0.577), (0.5, 0.289), (-0.5, 0.289)]),
+)
 
 
 def _background(rng: np.random.Generator, side: int) -> Image:
@@ -71,7 +62,7 @@ def _place(rng: np.random.Generator, side: int) -> tuple[int, Polygon]:
     label = int(rng.integers(len(CLASSES)))
     # Log-uniform from 18 px, so that most objects are small in COCO's sense.
     size = float(np.exp(rng.uniform(np.log(18), np.log(side * 0.5))))
-    outline = affinity.scale(_OUTLINES[label](), size, size, origin=(0, 0))
+    outline = affinity.scale(_OUTLINES[label], size, size, origin=(0, 0))
     outline = affinity.rotate(outline, float(rng.uniform(-12, 12)), origin=(0, 0))
     centre = rng.uniform(size * 0.3, side - size * 0.3, 2)
     outline = affinity.translate(outline, *centre)
@@ -131,13 +122,7 @@ def _paint(image: Image, outline: Polygon, rng: np.random.Generator) -> None:
 def draw_image(
     seed: int, split: str, index: int, side: int = SIDE_PX
 ) -> tuple[Image, list[dict[str, Any]]]:
-    """Return one image and its annotations.
-
-    Args:
-        seed: of the dataset.
-        split: 'train' or 'val'.
-        index: of the image in its split.
-        side: of the square image, in pixels.
+    """Return one image of ``side`` x ``side`` pixels and its annotations.
 
     Returns:
         HWC uint8 (BGR), and COCO annotations without ids: bbox in (x, y, w, h)
@@ -175,14 +160,8 @@ def write_shapes(
 ) -> Path:
     """Write the dataset: ``{split}/*.png`` and ``annotations/{split}.json``.
 
-    Args:
-        root: folder to create.
-        seed: equal seeds give equal files.
-        sizes: images a split; default 400 and 100.
-        side: of the square images, in pixels.
-
-    Returns:
-        ``root`` as a path.
+    Equal seeds give equal files. ``sizes`` are the numbers of images of each split,
+    ``SPLITS`` by default; ``side`` is that of the square images, in pixels.
 
     Raises:
         FileExistsError: ``root`` exists; nothing is overwritten.

@@ -15,13 +15,13 @@ from typing import Any
 from eca_mmdet.datasets.coco import read_annotations, require_instances
 from eca_mmdet.datasets.entries import is_category, is_image
 from eca_mmdet.datasets.images import find_missing
+from eca_mmdet.datasets.rules.categories import compare_splits
 from eca_mmdet.datasets.rules.check import (
     check_annotations,
     check_classes,
     check_images,
 )
 from eca_mmdet.datasets.rules.rule import Fault, Severity
-from eca_mmdet.datasets.rules.splits import compare_splits
 from eca_mmdet.engine.config import (
     class_heads,
     dataset_classes,

@@ -9,15 +9,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from eca_mmdet.datasets.coco import read_annotations
+from eca_mmdet.datasets.coco import BYTE_ORDER_MARK, read_annotations
 from eca_mmdet.datasets.images import find_missing, open_images, read_size
-from eca_mmdet.datasets.rules import check, encoding, splits
+from eca_mmdet.datasets.rules import categories, check
+from eca_mmdet.datasets.rules.categories import compare_splits
 from eca_mmdet.datasets.rules.check import (
     check_annotations,
     check_classes,
     check_images,
 )
-from eca_mmdet.datasets.rules.splits import compare_splits
 from eca_mmdet.utils.errors import UserError
 from tests.conftest import REPOSITORY
 from tests.support.broken_data import CASES, IMAGES, case_id, sound, write_images
@@ -454,7 +454,7 @@ def test_every_fault_is_explained_in_the_docs():
     rows = dict(re.findall(r'^\| `([\w-]+)` \| (\w+) \|', text, re.MULTILINE))
     assert rows == {
         rule.code: rule.severity
-        for rule in (*check.RULES, *splits.RULES, encoding.BYTE_ORDER_MARK)
+        for rule in (*check.RULES, *categories.SPLIT_RULES, BYTE_ORDER_MARK)
     }
 
 

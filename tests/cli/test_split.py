@@ -12,8 +12,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from eca_mmdet.datasets.split.grouping import make_units
-from eca_mmdet.datasets.split.stratify import divide
+from eca_mmdet.datasets.splitting import make_units
+from eca_mmdet.datasets.stratify import divide
 from eca_mmdet.utils.errors import UserError
 
 

@@ -498,7 +498,7 @@ def test_labelme_splits_are_folders(tmp_path):
     assert [train.file.name, val.file.name] == ['train.json', 'val.json']
     assert val.images == tmp_path / 'l' / 'valid'
     assert train.notes == (
-        '1 x images left out that no LabelMe file describes (bare.jpg)',
+        '1 x images left out that no LabelMe file of a split describes (bare.jpg)',
     )
 
 

@@ -8,8 +8,7 @@ import pytest
 
 from eca_mmdet.datasets import checking
 from eca_mmdet.datasets.images import ImageFiles
-from eca_mmdet.datasets.repair import repair
-from eca_mmdet.datasets.rules.check import check_annotations
+from eca_mmdet.datasets.rules.check import check_annotations, repair
 from eca_mmdet.utils.errors import UserError
 from tests.support.broken_data import (
     CASES,

@@ -140,8 +140,7 @@ def test_annotations(edits):
 @given(edits=EDITS)
 def test_annotations_are_checked_and_repaired(edits):
     from eca_mmdet.datasets.coco import require_annotations
-    from eca_mmdet.datasets.repair import repair
-    from eca_mmdet.datasets.rules.check import check_annotations
+    from eca_mmdet.datasets.rules.check import check_annotations, repair
 
     content = edited(sound(), edits)
     try:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import mmap
 import os
+import re
 from collections import Counter
 from collections.abc import Callable
 from itertools import islice
@@ -11,19 +13,19 @@ from pathlib import Path
 from typing import Any
 
 from eca_mmdet.datasets.coco import read_annotations, require_instances, write_new
-from eca_mmdet.datasets.converters import coco_folder, cvat, labelme, voc, yolo
-from eca_mmdet.datasets.converters.files import files_below, root_tag
+from eca_mmdet.datasets.converters import cvat, labelme, voc, yolo
+from eca_mmdet.datasets.converters.files import SPLITS, files_below, root_tag
 from eca_mmdet.datasets.converters.labels import (
     Kind,
     LabelledDataset,
     LabelledObject,
     LabelledSplit,
 )
-from eca_mmdet.datasets.converters.yolo_description import find_description
-from eca_mmdet.datasets.entries import Entry, Size, is_segmentation
+from eca_mmdet.datasets.entries import Entry, Size, is_image, is_segmentation
 from eca_mmdet.datasets.masks import set_area
 from eca_mmdet.utils.errors import UserError
 from eca_mmdet.utils.io import read_json
+from eca_mmdet.utils.text import clipped
 
 _READERS: dict[Kind, Callable[[Path], LabelledDataset]] = {
     'yolo': yolo.read,
@@ -38,11 +40,24 @@ _NAMES = {
     'labelme': 'LabelMe',
     'cvat': 'CVAT for images',
 }
-_LOOKED_AT = 20
-"""Files of an ending that are opened to tell a folder's kind."""
+_ORDER = ('', 'train', 'val', 'test')
+
+_SAMPLED_FILES = 20
+"""Files of an ending that are opened to recognise a folder's kind."""
+
+_SAMPLED_IMAGES = 50
+"""Images of an annotation file that are looked for in a folder."""
 
 _DIGITS = 4
-"""Of a coordinate in pixels; supervision's boxes are floats of 32 bits."""
+"""Decimals of a coordinate in pixels; supervision's boxes are float32."""
+
+_NO_INSTANCES = ('captions_', 'person_keypoints_', 'panoptic_', 'stuff_', 'image_info_')
+"""COCO's files of the same images with other annotations than instances."""
+
+_COCO = [rb'"%s"\s*:\s*\[' % key for key in (b'images', b'categories', b'annotations')]
+_LABELME = rb'"(version|flags|imagePath|imageHeight|imageData)"\s*:'
+_WINDOW = 1 << 16
+"""First bytes of a JSON file, which must hold one of the keys."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,9 +68,6 @@ class Converted:
         split: 'train', 'val', 'test', or '' for a source without splits.
         file: the COCO file; of a source that is COCO, its own.
         images: folder that its file names are relative to.
-        kind: of the source.
-        image_count: of the file.
-        annotation_count: of the file.
         found_count: objects of the source, those that were left out too.
         joined_count: shapes of the source that are part of another's object.
         classes: names, in the order of the file's categories.
@@ -77,10 +89,7 @@ class Converted:
 
 
 def kind_of(path: Path) -> Kind | None:
-    """Tell of which format a file or a folder is, by a look at a few files.
-
-    Args:
-        path: of a folder, a COCO file, a data.yaml, or CVAT's annotations.xml.
+    """Recognise the format of a folder, COCO file, data.yaml or CVAT's annotations.xml.
 
     Raises:
         UserError: its data.yaml is not YAML, or there are several to choose from.
@@ -89,18 +98,18 @@ def kind_of(path: Path) -> Kind | None:
     path = Path(path)
     if not path.exists():
         return None
-    if coco_folder.find_files(path):
+    if _coco_files(path):
         return 'coco'
-    if find_description(path):
+    if yolo.find_description(path):
         return 'yolo'
     if cvat.find_files(path):
         return 'cvat'
     if path.is_dir():
-        xml = islice(files_below(path, ['.xml']), _LOOKED_AT)
-        if any(root_tag(one) == 'annotation' for one in xml):
+        xml = islice(files_below(path, ['.xml']), _SAMPLED_FILES)
+        if any(root_tag(file) == 'annotation' for file in xml):
             return 'voc'
-        shapes = islice(files_below(path, ['.json']), _LOOKED_AT)
-        if any(coco_folder.json_kind(one) == 'labelme' for one in shapes):
+        shapes = islice(files_below(path, ['.json']), _SAMPLED_FILES)
+        if any(_json_kind(file) == 'labelme' for file in shapes):
             return 'labelme'
     return None
 
@@ -109,16 +118,16 @@ def convert(path: Path, out: Path | None = None) -> list[Converted]:
     """Write a COCO file for each split of a source; the images stay where they are.
 
     Args:
-        path: of a folder, a data.yaml, CVAT's annotations.xml, or what is COCO already:
-            of that nothing is written.
+        path: a folder, a data.yaml, CVAT's annotations.xml, or COCO already, for which
+            nothing is written.
         out: folder to write to; None for the source's name and '-coco', beside it.
 
     Returns:
         The files in the order train, val, test.
 
     Raises:
-        UserError: it is of no known format, nothing of it can be read, or other
-            files are in the place of those to be written.
+        UserError: the format is unknown, nothing of it can be read, or other files are
+            in the place of those to be written.
         MissingPackageError: supervision is not installed.
     """
     path = Path(path)
@@ -126,7 +135,7 @@ def convert(path: Path, out: Path | None = None) -> list[Converted]:
     if kind is None:
         raise UserError(_unknown(path), code='unsupported-format')
     if kind == 'coco':
-        return _coco(path)
+        return _describe_coco(path)
     root = Path(os.path.abspath(path if path.is_dir() else path.parent))
     out = root.with_name(f'{root.name}-coco') if out is None else Path(out).absolute()
     inside = Path(os.path.realpath(out))
@@ -137,17 +146,13 @@ def convert(path: Path, out: Path | None = None) -> list[Converted]:
             code='option-conflict',
         )
     source = _READERS[kind](path if kind in ('yolo', 'cvat') else root)
-    parts = sorted(source.splits, key=lambda one: _order(one.split))
-    return _write(source, parts, out)
-
-
-def _order(split: str) -> int:
-    return ('', 'train', 'val', 'test').index(split)
+    source.splits.sort(key=lambda part: _ORDER.index(part.split))
+    return _write(source, out)
 
 
 def _unknown(path: Path) -> str:
     if not path.exists():
-        return f'{path} does not exist. Give the folder of a data set.'
+        return f'{path} does not exist. Give the folder of a dataset.'
     return (
         f'{path} is of no known format: expected a folder of YOLO (data.yaml or '
         'classes.txt), Pascal VOC (XML files), LabelMe (JSON files), CVAT '
@@ -155,64 +160,22 @@ def _unknown(path: Path) -> str:
     )
 
 
-def _coco(path: Path) -> list[Converted]:
-    """Find the files and images of what is COCO already."""
-    files = coco_folder.find_files(path)
-    root = path
-    if path.is_file():
-        root = path.parent.parent if path.parent.name == 'annotations' else path.parent
-    found = []
-    for file in files:
-        content = read_annotations(file).content
-        require_instances(file, content)
-        count = len(content.get('annotations', ()))
-        names = [
-            str(c.get('name')) for c in content['categories'] if isinstance(c, dict)
-        ]
-        found.append(
-            Converted(
-                coco_folder.split_of(file),
-                file,
-                coco_folder.find_images(file, content, root),
-                'coco',
-                len(content['images']),
-                count,
-                count,
-                0,
-                tuple(names),
-                False,
-                (),
-            )
-        )
-    twice = [one for one, n in Counter(c.split for c in found).items() if n > 1]
-    if twice:
-        names = [str(c.file) for c in found if c.split == twice[0]]
+def _write(source: LabelledDataset, out: Path) -> list[Converted]:
+    parts = [
+        (part, out / f'{part.split or "annotations"}.json', _as_coco(source, part))
+        for part in source.splits
+    ]
+    count = sum(len(c['annotations']) + part.log.lost for part, _, c in parts)
+    if count and not any(content['annotations'] for *_, content in parts):
         raise UserError(
-            f'{path} has {len(names)} annotation files of the same split '
-            f'({twice[0] or "no name"}): {", ".join(names[:4])}. Give the one to use.',
-            code='option-conflict',
-        )
-    return sorted(found, key=lambda one: _order(one.split))
-
-
-def _write(
-    source: LabelledDataset, parts: list[LabelledSplit], out: Path
-) -> list[Converted]:
-    contents = {
-        out / f'{part.split or "annotations"}.json': _as_coco(source, part)
-        for part in parts
-    }
-    found = sum(len(c['annotations']) + p.log.lost for c, p in _both(contents, parts))
-    if found and not any(content['annotations'] for content in contents.values()):
-        raise UserError(
-            f'none of the {found} objects can be read, so nothing was written. '
-            + '; '.join(note for part in parts for note in part.log.notes),
+            f'none of the {count} objects can be read, so nothing was written. '
+            + '; '.join(note for part in source.splits for note in part.log.notes),
             code='no-objects',
         )
-    same = [path for path, content in contents.items() if _is_same(path, content)]
-    write_new({path: c for path, c in contents.items() if path not in same})
+    new = {path: content for _, path, content in parts if not _is_same(path, content)}
+    write_new(new)
     converted: list[Converted] = []
-    for (path, content), part in zip(contents.items(), parts, strict=True):
+    for part, path, content in parts:
         notes = part.log.notes if converted else [*source.notes, *part.log.notes]
         count = len(content['annotations'])
         converted.append(
@@ -226,19 +189,15 @@ def _write(
                 count + part.log.lost + part.log.joined,
                 part.log.joined,
                 tuple(name for _, name in source.categories),
-                path not in same,
+                path in new,
                 tuple(notes),
             )
         )
     return converted
 
 
-def _both(contents: dict[Path, Entry], parts: list[LabelledSplit]) -> Any:
-    return zip(contents.values(), parts, strict=True)
-
-
 def _is_same(path: Path, content: Entry) -> bool:
-    """Tell a file that has this content already."""
+    """Whether a file has this content already."""
     try:
         return bool(read_json(path, 'annotation file').content == content)
     except UserError:
@@ -254,15 +213,19 @@ def _as_coco(source: LabelledDataset, part: LabelledSplit) -> Entry:
             {'id': image_id, 'file_name': image.name, 'width': width, 'height': height}
         )
         for labelled in image.objects:
-            one = _annotation(labelled, image.size)
             category = source.keys[labelled.category]
             ids = {'id': len(annotations) + 1, 'image_id': image_id}
-            annotations.append({**ids, 'category_id': category, **one})
+            entry = {
+                **ids,
+                'category_id': category,
+                **_annotation(labelled, image.size),
+            }
+            annotations.append(entry)
     return {
         'info': {'description': f'{_NAMES[source.kind]} labels, by eca-mmdet to-coco'},
         'images': images,
         'annotations': annotations,
-        'categories': [{'id': at, 'name': name} for at, name in source.categories],
+        'categories': [{'id': key, 'name': name} for key, name in source.categories],
     }
 
 
@@ -272,14 +235,121 @@ def _annotation(labelled: LabelledObject, size: Size) -> Entry:
     mask = labelled.mask
     if isinstance(mask, list):
         mask = [[round(value, _DIGITS) for value in points] for points in mask]
-    one = {
-        'bbox': box,
-        'segmentation': mask,
-        'iscrowd': int(labelled.crowd),
-        **labelled.more,
-    }
+    crowd = int(labelled.crowd)
+    entry = {'bbox': box, 'segmentation': mask, 'iscrowd': crowd, **labelled.more}
     if mask and is_segmentation(mask):
-        set_area(one, size)
+        set_area(entry, size)
     else:  # check-data reports outlines that cannot be drawn
-        one['area'] = box[2] * box[3]
-    return one
+        entry['area'] = box[2] * box[3]
+    return entry
+
+
+def _describe_coco(path: Path) -> list[Converted]:
+    """Find the files and images of what is COCO already."""
+    root = path
+    if path.is_file():
+        root = path.parent.parent if path.parent.name == 'annotations' else path.parent
+    found = []
+    for file in _coco_files(path):
+        content = read_annotations(file).content
+        require_instances(file, content)
+        count = len(content.get('annotations', ()))
+        categories = [c for c in content['categories'] if isinstance(c, dict)]
+        found.append(
+            Converted(
+                _split_of(file),
+                file,
+                _image_folder(file, content, root),
+                'coco',
+                len(content['images']),
+                count,
+                count,
+                0,
+                tuple(str(category.get('name')) for category in categories),
+                False,
+                (),
+            )
+        )
+    for split, number in Counter(part.split for part in found).items():
+        if number > 1:
+            names = [str(part.file) for part in found if part.split == split][:4]
+            raise UserError(
+                f'{path} has {number} annotation files of the same split '
+                f'({split or "no name"}): {", ".join(names)}. Give the one to use.',
+                code='option-conflict',
+            )
+    return sorted(found, key=lambda part: _ORDER.index(part.split))
+
+
+def _json_kind(path: Path) -> Kind | None:
+    """Recognise a COCO or LabelMe file by the keys in it."""
+    try:
+        with path.open('rb') as file:
+            head = file.read(_WINDOW)
+            if b'"shapes"' in head and re.search(_LABELME, head):
+                return 'labelme'
+            if not any(re.search(key, head) for key in _COCO):
+                return None
+            # Between two of the keys there may be a list of any length.
+            with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as whole:
+                found = sum(bool(re.search(key, whole)) for key in _COCO)
+    except (OSError, ValueError):
+        return None
+    return 'coco' if found > 1 else None
+
+
+def _coco_files(path: Path) -> list[Path]:
+    """Return the annotation files of a folder, or the file itself."""
+    if path.is_file():
+        return [path] if path.suffix == '.json' and _json_kind(path) == 'coco' else []
+    folders = [path, path / 'annotations', *(path / name for name in SPLITS)]
+    files = (file for folder in folders for file in sorted(folder.glob('*.json')))
+    return [
+        file
+        for file in islice(files, 100)
+        if not file.name.startswith(_NO_INSTANCES) and _json_kind(file) == 'coco'
+    ]
+
+
+def _split_of(file: Path) -> str:
+    """Return the split in a file's name, or its folder's."""
+    for text in (file.stem, file.parent.name):
+        for word in re.split(r'[^a-z]+', text.lower()):
+            if word in SPLITS:
+                return SPLITS[word]
+    return ''
+
+
+def _image_folder(file: Path, content: dict[str, Any], root: Path) -> Path:
+    """Return the folder that an annotation file's image names are relative to.
+
+    Folders up to two levels below the root are tried.
+    """
+    names = [image['file_name'] for image in content['images'] if is_image(image)]
+    step = max(1, len(names) // _SAMPLED_IMAGES)
+    sample = [name for name in names[::step] if '\0' not in name]
+    images, subset = root / 'images', file.stem.removeprefix('instances_')
+    first = [images / subset, root / subset, file.parent, images, root]
+    top = _folders(root)
+    hits = {
+        folder: sum(os.path.isfile(folder / name) for name in sample)
+        for folder in [
+            *first,
+            *top,
+            *(inner for outer in top for inner in _folders(outer)),
+        ]
+        if folder.is_dir()
+    }
+    best = max(hits, key=lambda folder: hits[folder], default=root)
+    if not hits.get(best):
+        name = clipped(repr(names[0])) if names else 'none'
+        raise UserError(
+            f'no image of {file} was found in {root}; the first is {name}. Export with '
+            'the images, or put them beside the annotations.',
+            code='no-images',
+        )
+    return best
+
+
+def _folders(root: Path) -> list[Path]:
+    return sorted(path for path in root.iterdir() if path.is_dir())

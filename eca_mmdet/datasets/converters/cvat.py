@@ -9,17 +9,26 @@ import math
 from pathlib import Path
 from typing import Any
 
-from eca_mmdet.datasets.converters.files import SPLITS, parse, root_tag
+from eca_mmdet.datasets.converters.files import (
+    SPLITS,
+    Claim,
+    Images,
+    Pairs,
+    parse_xml,
+    root_tag,
+)
 from eca_mmdet.datasets.converters.labels import (
     ConversionLog,
     LabelledDataset,
     LabelledObject,
     LabelledSplit,
+    Point,
+    ellipse,
     fit,
     is_coordinate,
+    join_groups,
     read_split,
 )
-from eca_mmdet.datasets.converters.pairing import Claim, Images, Pairs
 from eca_mmdet.datasets.entries import Size, is_drawable_size
 from eca_mmdet.utils.errors import UserError
 from eca_mmdet.utils.text import clipped
@@ -30,7 +39,7 @@ _NO_OBJECTS = frozenset(('tag', 'attribute'))
 def find_files(path: Path) -> list[Path]:
     """Return the XML files of an export, which has one for all images."""
     files = sorted(path.glob('*.xml'))[:20] if path.is_dir() else [path]
-    return [one for one in files if root_tag(one) == 'annotations']
+    return [file for file in files if root_tag(file) == 'annotations']
 
 
 def read(path: Path) -> LabelledDataset:
@@ -40,9 +49,34 @@ def read(path: Path) -> LabelledDataset:
         UserError: the file is not XML, or of a video, or no image can be read.
         MissingPackageError: defusedxml is not installed.
     """
+    file, root = _load(path)
+    images = Images(file.parent)
+    by_split: dict[str, list[Any]] = {}
+    claims: dict[Any, Claim] = {}
+    for entry in root.iter('image'):
+        split = SPLITS.get(entry.get('subset', '').lower(), '')
+        by_split.setdefault(split, []).append(entry)
+        claim = _claim(entry, images, file)
+        if claim:
+            claims[entry] = claim
+    pairs = images.pair(claims)
+    parts = [_read_split(*item, pairs, file) for item in by_split.items()]
+    log = ConversionLog()
+    for image in images.all:
+        if image not in pairs.taken:
+            log.add(f'images left out that {file.name} does not name', image.name)
+    labels = [
+        label.findtext('name') or '' for label in root.iterfind('meta//labels/label')
+    ]
+    names = [' '.join(name.split()) for name in labels if name.strip()]
+    return LabelledDataset.by_name('cvat', parts, log.notes, first=names)
+
+
+def _load(path: Path) -> tuple[Path, Any]:
+    """Return the XML file of an export, and its root element."""
     files = find_files(path)
     if len(files) != 1:
-        seen = ', '.join(one.name for one in files) or 'none'
+        seen = ', '.join(file.name for file in files) or 'none'
         raise UserError(
             f'expected one XML file of CVAT in {path}, found {seen}. Give the one to '
             'read.',
@@ -50,7 +84,7 @@ def read(path: Path) -> LabelledDataset:
         )
     file = files[0]
     try:
-        root = parse(file)
+        root = parse_xml(file)
     except ValueError as error:
         raise UserError(
             f'{file} is not XML: {clipped(str(error), 100)}', code='not-xml'
@@ -61,37 +95,19 @@ def read(path: Path) -> LabelledDataset:
             'images 1.1". Export the task as COCO 1.0, with its images.',
             code='unsupported-format',
         )
-    names = [' '.join(one.split()) for one in _label_names(root)]
-    images = Images(file.parent)
-    by_split: dict[str, list[Any]] = {}
-    for entry in root.iter('image'):
-        split = SPLITS.get(entry.get('subset', '').lower(), '')
-        by_split.setdefault(split, []).append(entry)
-    claims = {one: _claim(one, images, file) for one in root.iter('image')}
-    pairs = images.pair({one: claim for one, claim in claims.items() if claim})
-    parts = [_read_split(*one, pairs, file) for one in by_split.items()]
-    found = [str(t.category) for part in parts for p in part.images for t in p.objects]
-    names = list(dict.fromkeys([*names, *sorted(set(found))]))
-    keys: dict[int | str, int] = {name: at for at, name in enumerate(names, 1)}
-    log = ConversionLog()
-    for image in images.all:
-        if image not in pairs.taken:
-            log.add(f'images left out that {file.name} does not name', image.name)
-    return LabelledDataset('cvat', list(enumerate(names, 1)), keys, parts, log.notes)
-
-
-def _label_names(root: Any) -> list[str]:
-    """Return the labels of the task or project, in its order."""
-    names = [one.findtext('name') or '' for one in root.iterfind('meta//labels/label')]
-    return [name for name in names if name.strip()]
+    return file, root
 
 
 def _claim(entry: Any, images: Images, file: Path) -> Claim | None:
     name = entry.get('name', '').lstrip('/')
     folders = (f'images/{entry.get("subset", "")}', 'images', '')
     tries = [file.parent / folder / name for folder in folders]
-    there = next((one for one in tries if one in images.files), None)
-    return Claim(file.parent / name, name, there, is_path=True) if name else None
+    exact = next((path for path in tries if path in images.files), None)
+    return Claim(file.parent / name, name, exact, is_path=True) if name else None
+
+
+def _shapes(entry: Any) -> list[Any]:
+    return [shape for shape in entry if shape.tag not in _NO_OBJECTS]
 
 
 def _read_split(
@@ -102,7 +118,7 @@ def _read_split(
     for entry in entries:
         image = pairs.image_of(entry, log)
         if image is None:
-            lost = sum(one.tag not in _NO_OBJECTS for one in entry)
+            lost = len(_shapes(entry))
             log.add(
                 f'images left out that {file.name} names twice or that are not there',
                 f'{entry.get("name", "")}, {lost} objects',
@@ -111,7 +127,12 @@ def _read_split(
         else:
             found[image] = entry
     part = read_split(
-        split, None, list(found), log, lambda p, s: _read_image(p, found[p], s, log)
+        split,
+        None,
+        list(found),
+        log,
+        lambda image, size: _read_image(image, found[image], size, log),
+        lambda image: len(_shapes(found[image])),
     )
     if not part.images:
         raise UserError(
@@ -126,34 +147,20 @@ def _read_split(
 def _read_image(
     image: Path, entry: Any, size: Size, log: ConversionLog
 ) -> list[LabelledObject]:
-    shapes = [one for one in entry if one.tag not in _NO_OBJECTS]
-    if not all(size):
-        return [LabelledObject('', (0, 0, 0, 0))] * len(shapes)
-    objects: list[LabelledObject] = []
-    groups: dict[tuple[str, str], LabelledObject] = {}
-    for shape in shapes:
-        one = _read_shape(shape, size, image.name, log)
-        if one is None:
-            continue
-        # Polygons of a group are one object, as in CVAT's export to COCO.
-        group = shape.get('group_id', '0') if shape.tag == 'polygon' else '0'
-        key = str(one.category), group
-        if group != '0' and key in groups:
-            log.add('polygons joined with another of their group_id', image.name)
-            log.joined += 1
-            groups[key].join(one)
-            continue
-        groups[key] = one
-        objects.append(one)
-    fit(objects, _stated(entry), image, size, log)
-    return objects
-
-
-def _stated(entry: Any) -> Size:
+    shapes = []
+    for shape in _shapes(entry):
+        labelled = _read_shape(shape, size, image.name, log)
+        if labelled is not None:
+            # Polygons of a group are one object, as in CVAT's export to COCO.
+            group = shape.get('group_id', '0') if shape.tag == 'polygon' else '0'
+            shapes.append((group if group != '0' else None, labelled))
+    objects = join_groups(shapes, 'polygons', image.name, log)
     try:
-        return int(_number(entry, 'width')), int(_number(entry, 'height'))
+        stated = int(_number(entry, 'width')), int(_number(entry, 'height'))
     except ValueError:
-        return 0, 0
+        stated = 0, 0
+    fit(objects, stated, image, size, log)
+    return objects
 
 
 def _read_shape(
@@ -173,7 +180,7 @@ def _read_shape(
         return None
     if shape.get('occluded') == '1':
         labelled.more['occluded'] = 1
-    if _number(shape, 'rotation') and shape.tag == 'box':
+    if shape.tag == 'box' and _number(shape, 'rotation'):
         log.add('turned boxes: the upright box round them is taken', name)
     return labelled
 
@@ -185,21 +192,13 @@ def _number(entry: Any, key: str, default: str = '0') -> float:
     return value
 
 
-def _around(
-    label: str, points: list[tuple[float, float]], masked: bool
-) -> LabelledObject:
-    xs, ys = zip(*points, strict=True)
-    outline = [value for point in points for value in point]
-    box = min(xs), min(ys), max(xs), max(ys)
-    return LabelledObject(label, box, [outline] if masked else [])
-
-
 def _box(label: str, shape: Any, size: Size) -> LabelledObject:
     x1, y1, x2, y2 = (_number(shape, k, 'nan') for k in ('xtl', 'ytl', 'xbr', 'ybr'))
     points = [(x1, y1), (x2, y1), (x2, y2), (x1, y2)]
     middle = (x1 + x2) / 2, (y1 + y2) / 2
     angle = math.radians(_number(shape, 'rotation'))
-    return _around(label, _turned(points, middle, angle) if angle else points, False)
+    corners = _turned(points, middle, angle) if angle else points
+    return LabelledObject.around(label, corners, masked=False)
 
 
 def _polygon(label: str, shape: Any, size: Size) -> LabelledObject:
@@ -207,20 +206,16 @@ def _polygon(label: str, shape: Any, size: Size) -> LabelledObject:
     points = [(float(x), float(y)) for x, y in pairs]
     if len(points) < 3 or not all(is_coordinate(v) for point in points for v in point):
         raise ValueError(f'a polygon of {len(points)} points')
-    return _around(label, points, True)
+    return LabelledObject.around(label, points)
 
 
 def _ellipse(label: str, shape: Any, size: Size) -> LabelledObject:
     x, y, rx, ry = (_number(shape, key, 'nan') for key in ('cx', 'cy', 'rx', 'ry'))
-    steps = [2 * math.pi * step / 64 for step in range(64)]
-    points = [(x + rx * math.cos(a), y + ry * math.sin(a)) for a in steps]
     angle = math.radians(_number(shape, 'rotation'))
-    return _around(label, _turned(points, (x, y), angle), True)
+    return LabelledObject.around(label, _turned(ellipse(x, y, rx, ry), (x, y), angle))
 
 
-def _turned(
-    points: list[tuple[float, float]], middle: tuple[float, float], angle: float
-) -> list[tuple[float, float]]:
+def _turned(points: list[Point], middle: Point, angle: float) -> list[Point]:
     """Turn points about one, clockwise as seen (y points down)."""
     cos, sin = math.cos(angle), math.sin(angle)
     moved = [(x - middle[0], y - middle[1]) for x, y in points]

@@ -1,16 +1,25 @@
-"""Files of datasets of other tools: folders, splits, and XML that may be hostile."""
+"""Files of other tools' datasets: images, their label files, splits, untrusted XML."""
 
 from __future__ import annotations
 
 import importlib
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from xml.etree.ElementTree import ParseError
 
-from eca_mmdet.datasets.converters.labels import ConversionLog
+from eca_mmdet.datasets.converters.labels import (
+    ConversionLog,
+    Kind,
+    LabelledDataset,
+    LabelledObject,
+    LabelledSplit,
+    read_split,
+)
+from eca_mmdet.datasets.entries import Size
 from eca_mmdet.utils.errors import MissingPackageError, UserError
 from eca_mmdet.utils.io import read_file
 from eca_mmdet.utils.text import clipped
@@ -19,18 +28,24 @@ IMAGE_ENDINGS = frozenset(
     '.avif .bmp .dng .gif .heic .heif .jp2 .jpeg .jpg .mpo .pbm .pgm .png .pnm .ppm '
     '.tif .tiff .webp'.split()
 )
-SPLITS = {
-    'train': 'train',
-    'training': 'train',
-    'val': 'val',
-    'valid': 'val',
-    'validation': 'val',
-    'test': 'test',
-    'testing': 'test',
-}
-"""What folders of a split are called, and what it is called here."""
+SPLITS = dict.fromkeys(('train', 'training'), 'train')
+SPLITS |= dict.fromkeys(('val', 'valid', 'validation'), 'val')
+SPLITS |= dict.fromkeys(('test', 'testing'), 'test')
+"""Usual folder names of splits, and the names used here."""
 
 _MOST_BYTES = 1 << 28
+
+_LAYERS = frozenset(('annotations', 'labels', 'images', 'jpegimages', 'xml', 'json'))
+"""Folders that hold labels apart from images; otherwise the paths are the same."""
+
+_RENAMED = (
+    'label files whose stated image is not there: that of their own path is taken'
+)
+_MOVED = (
+    'label files without an image in their place: the only one of its name is taken'
+)
+_UNREADABLE = 'label files left out that cannot be read, with their images'
+OUTSIDE = 'label files left out, with their images, that are outside the split folders'
 
 
 def files_below(folder: Path, endings: Iterable[str]) -> Iterator[Path]:
@@ -53,7 +68,7 @@ def files_below(folder: Path, endings: Iterable[str]) -> Iterator[Path]:
 
 
 def split_folders(folder: Path) -> dict[str, Path]:
-    """Return the folders directly below that are called as splits are."""
+    """Return the folders directly below that have the name of a split."""
     found: dict[str, Path] = {}
     for name, split in SPLITS.items():
         if (folder / name).is_dir():
@@ -62,11 +77,7 @@ def split_folders(folder: Path) -> dict[str, Path]:
 
 
 def supervision_formats(name: str) -> Any:
-    """Return a module of supervision, which reads the labels.
-
-    Raises:
-        MissingPackageError: it is not installed.
-    """
+    """Return a module of supervision, which reads the labels."""
     try:
         return importlib.import_module(f'supervision.dataset.formats.{name}')
     except ImportError as error:
@@ -76,7 +87,7 @@ def supervision_formats(name: str) -> Any:
         ) from error
 
 
-def parse(path: Path) -> Any:
+def parse_xml(path: Path) -> Any:
     """Return the root element; entities are refused, for they can fill the memory.
 
     Raises:
@@ -94,30 +105,18 @@ def parse(path: Path) -> Any:
     raw = read_file(path, 'label file', _MOST_BYTES)
     try:
         return fromstring(raw)
-    except (ParseError, LookupError) as error:  # no XML; an encoding that is none
+    except (ParseError, LookupError) as error:  # LookupError: an unknown encoding
         raise ValueError(str(error)) from None
 
 
-def read_xml(path: Path, log: ConversionLog) -> Any:
-    """Return the root element, or None where it is not XML: that is logged."""
-    try:
-        return parse(path)
-    except (ValueError, UserError) as error:
-        if isinstance(error, MissingPackageError):
-            raise
-        reason = ' '.join(str(error).split())
-        log.add(
-            'label files left out that cannot be read, with their images',
-            f'{path.name}: {clipped(reason, 80)}',
-        )
-        return None
+def log_unreadable(file: Path, error: Exception, log: ConversionLog) -> None:
+    """Log a label file that cannot be read."""
+    reason = ' '.join(str(error).split())
+    log.add(_UNREADABLE, f'{file.name}: {clipped(reason, 80)}')
 
 
 def root_tag(path: Path) -> str:
-    """Return the name of a file's root element; '' if it is not XML.
-
-    Read from the beginning of the file alone.
-    """
+    """Return the name of an XML file's root element, by its first bytes; else ''."""
     try:
         with path.open('rb') as file:
             head = file.read(4096)
@@ -125,3 +124,263 @@ def root_tag(path: Path) -> str:
         return ''
     found = re.search(rb'<([A-Za-z_][\w.-]*)[\s>/]', head)
     return found[1].decode() if found else ''
+
+
+class Claim(NamedTuple):
+    """The image that a label file asks for.
+
+    Attributes:
+        labels: the file; of labels of many images, where the image would be.
+        stated: the image's name in it; '' for none. Its folder counts for nothing, for
+            it is that of the machine where the labels were made.
+        exact: the image that is where the stated path leads, if there is one.
+        is_path: ``labels`` is a path of the image itself, so its folders bind.
+    """
+
+    labels: Path
+    stated: str
+    exact: Path | None = None
+    is_path: bool = False
+
+    @property
+    def name(self) -> str:
+        """The image's name; the label file's own if it states none."""
+        return self.stated.replace('\\', '/').rpartition('/')[2] or self.labels.stem
+
+    def fits(self, image: Path) -> bool:
+        """Whether an image has the name; one without an ending fits any ending."""
+        bare = os.path.splitext(self.name)[1].lower() not in IMAGE_ENDINGS
+        return image.name == self.name or (bare and image.stem == self.name)
+
+
+_Candidate = tuple[Any, Claim, Path | None]
+"""Key, claim and image."""
+
+
+class Pairs:
+    """Which label file has which image; no image has two."""
+
+    def __init__(self) -> None:
+        self.images: dict[Any, Path] = {}
+        self.taken: set[Path] = set()
+        self._how: dict[Any, tuple[str, str]] = {}
+
+    def add(
+        self, candidates: Iterable[_Candidate], how: str = '', first: bool = False
+    ) -> None:
+        """Pair the claims whose image is still free.
+
+        ``how`` says, for the log, how an uncertain image was guessed. With ``first``
+        the first of several claims of an image gets it; otherwise none does.
+        """
+        free = [
+            (*rest, image) for *rest, image in candidates if image not in self.taken
+        ]
+        wanted = Counter(image for *_, image in free)
+        for key, claim, image in free:
+            if image and image not in self.taken and (first or wanted[image] == 1):
+                self.images[key] = image
+                self.taken.add(image)
+                self._how[key] = how, f'{claim.labels.name}, {claim.name}: {image.name}'
+
+    def image_of(self, key: Any, log: ConversionLog) -> Path | None:
+        """Return the image of a claim, None if it has none; a guess is logged."""
+        how, where = self._how.get(key, ('', ''))
+        if how:
+            log.add(how, where)
+        return self.images.get(key)
+
+
+class Images:
+    """The images below a folder, by the part of their paths that labels share."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._by_key = defaultdict[tuple[str, ...], list[Path]](list)
+        self._by_name = defaultdict[str, list[Path]](list)
+        self.all = list(files_below(root, IMAGE_ENDINGS))
+        self.files = set(self.all)
+        for path in self.all:
+            self._by_key[self.key(path)].append(path)
+            for name in (path.name, path.stem):
+                self._by_name[name].append(path)
+
+    def key(self, path: Path) -> tuple[str, ...]:
+        """Return what an image's path and that of its labels have in common."""
+        parts = path.relative_to(self._root).parts
+        folders = [part for part in parts[:-1] if part.lower() not in _LAYERS]
+        return *folders, os.path.splitext(parts[-1])[0] if parts else ''
+
+    def pair(self, claims: Mapping[Any, Claim]) -> Pairs:
+        """Give each label file its image, the certain ones first.
+
+        An image of the right name in another place is taken only if neither folder
+        has a pair of its own: where it has, the label's image is missing.
+        """
+        pairs = Pairs()
+        own: list[_Candidate] = []
+        other: list[_Candidate] = []
+        for key, claim in claims.items():
+            image = self._sure(claim)
+            named = image is not None and image.stem == claim.labels.stem
+            (own if named else other).append((key, claim, image))
+        pairs.add(own, first=True)
+        pairs.add(other)
+        left = [(key, one) for key, one in claims.items() if key not in pairs.images]
+        pairs.add([(key, one, self._renamed(one)) for key, one in left], _RENAMED)
+        homes = {claims[key].labels.parent for key in pairs.images}
+        homes |= {image.parent for image in pairs.images.values()}
+        asked = Counter(claim.name for claim in claims.values())
+        moved = [
+            (key, claim, image)
+            for key, claim in left
+            if (image := self._moved(claim)) is not None
+            and asked[claim.name] == 1
+            and homes.isdisjoint((claim.labels.parent, image.parent))
+        ]
+        pairs.add(moved, _MOVED)
+        return pairs
+
+    def _same(self, claim: Claim) -> list[Path]:
+        return self._by_key.get(self.key(claim.labels), [])
+
+    def _sure(self, claim: Claim) -> Path | None:
+        """Return the image at the stated path, or of the same path and name."""
+        if claim.is_path and claim.exact:
+            return claim.exact
+        same = self._same(claim)
+        place = self.key(claim.labels)[:-1]
+        wanted = same or self._by_key.get((*place, os.path.splitext(claim.name)[0]), [])
+        fitting = [image for image in wanted if claim.fits(image)]
+        if claim.exact and (fitting or not same):
+            return claim.exact
+        return fitting[0] if len(fitting) == 1 else None
+
+    def _renamed(self, claim: Claim) -> Path | None:
+        """Return the image of the same path, if that of the stated name is gone."""
+        same = self._same(claim)
+        gone = not claim.exact and not self._by_name.get(claim.name)
+        return same[0] if len(same) == 1 and gone else None
+
+    def _moved(self, claim: Claim) -> Path | None:
+        """Return the only image of the stated name, wherever it is."""
+        named = self._by_name.get(claim.name, [])
+        fitting = [image for image in named if claim.fits(image)]
+        if self._same(claim) or claim.exact or len(fitting) != 1:
+            return None
+        image = fitting[0]
+        mine, other = self.key(claim.labels)[:-1], self.key(image)[:-1]
+        short = min(len(mine), len(other))
+        like = mine[len(mine) - short :] == other[len(other) - short :]
+        # Below annotations/ and images/ folders belong to the data, and so must agree.
+        layered = all(
+            not _LAYERS.isdisjoint(map(str.lower, path.relative_to(self._root).parts))
+            for path in (claim.labels, image)
+        )
+        return image if like or not (claim.is_path or layered) else None
+
+
+def label_splits(root: Path, ending: str) -> tuple[dict[str, list[Path]], list[Path]]:
+    """Return the label files of each split, by folders called train, val and test.
+
+    All are under '' if there are no such folders. Files outside the folders come last.
+    """
+    every = list(files_below(root, [ending]))
+    for base in (root, root / 'Annotations', root / 'annotations', root / 'labels'):
+        splits = {
+            split: [path for path in every if folder in path.parents]
+            for split, folder in split_folders(base).items()
+        }
+        splits = {split: files for split, files in splits.items() if files}
+        if splits:
+            inside = {path for files in splits.values() for path in files}
+            return splits, [path for path in every if path not in inside]
+    return {'': every}, []
+
+
+class LabelFormat(NamedTuple):
+    """A format of one label file for each image.
+
+    Attributes:
+        kind: name of the format.
+        file: name of its files in messages.
+        load: returns a file's content; None, logged, if it cannot be used.
+        claim: returns the image that a file asks for.
+        objects: returns the content's objects, only to count them.
+        read: returns the objects of an image of a content and a size.
+        hint: returns why a file may have no image, after the number of its objects.
+    """
+
+    kind: Kind
+    file: str
+    load: Callable[[Path, ConversionLog], Any]
+    claim: Callable[[Path, Any], Claim]
+    objects: Callable[[Any], list[Any]]
+    read: Callable[[Path, Any, Size, ConversionLog], list[LabelledObject]]
+    hint: Callable[[Any], str] = lambda content: ''
+
+
+def read_label_files(
+    form: LabelFormat,
+    images: Images,
+    splits: dict[str, list[Path]],
+    rest: list[Path],
+    left: str = OUTSIDE,
+) -> LabelledDataset:
+    """Read the label files of each split; ``rest``, in no split, is logged as ``left``.
+
+    Raises:
+        UserError: no image of a split can be read.
+    """
+    logs = {split: ConversionLog() for split in splits}
+    first = next(iter(splits))
+    contents: dict[Path, Any] = {}
+    for split, files in [*splits.items(), (first, rest)]:
+        for file in files:
+            content = None if file in contents else form.load(file, logs[split])
+            if content is not None:
+                contents[file] = content
+    pairs = images.pair({file: form.claim(file, c) for file, c in contents.items()})
+
+    used: set[Path] = set()
+
+    def leave_out(file: Path, what: str, hint: str, log: ConversionLog) -> None:
+        lost = len(form.objects(contents[file]))
+        log.add(what, f'{file.name}, {lost} objects{hint}', lost)
+
+    def read_files(split: str, files: list[Path]) -> LabelledSplit:
+        log = logs[split]
+        found: dict[Path, Any] = {}
+        for file in filter(contents.__contains__, files):
+            image = pairs.image_of(file, log)
+            if image is None:
+                what = 'label files left out without an image of their own'
+                leave_out(file, what, form.hint(contents[file]), log)
+            else:
+                found[image] = contents[file]
+        used.update(found)
+        part = read_split(
+            split,
+            None,
+            list(found),
+            log,
+            lambda image, size: form.read(image, found[image], size, log),
+            lambda image: len(form.objects(found[image])),
+        )
+        if files and not part.images:
+            raise UserError(
+                f'none of the {len(files)} {form.file} files in {files[0].parent} has '
+                f'an image that can be read. {"; ".join(log.notes)}',
+                code='no-images',
+            )
+        return part
+
+    for file in filter(contents.__contains__, rest):
+        leave_out(file, left, '', logs[first])
+    parts = [read_files(split, files) for split, files in splits.items()]
+    log = ConversionLog()
+    for image in images.all:
+        if image not in used:
+            what = f'images left out that no {form.file} file of a split describes'
+            log.add(what, image.name)
+    return LabelledDataset.by_name(form.kind, parts, log.notes)

@@ -3,126 +3,78 @@
 from __future__ import annotations
 
 import math
+import os
 from pathlib import Path
 from typing import Any
 
-from eca_mmdet.datasets.converters.files import supervision_formats
+from eca_mmdet.datasets.converters.files import (
+    IMAGE_ENDINGS,
+    Claim,
+    Images,
+    LabelFormat,
+    label_splits,
+    log_unreadable,
+    read_label_files,
+    supervision_formats,
+)
 from eca_mmdet.datasets.converters.labels import (
     ConversionLog,
     LabelledDataset,
     LabelledObject,
-    LabelledSplit,
-    by_name,
+    ellipse,
     fit,
     is_coordinate,
-    read_split,
-)
-from eca_mmdet.datasets.converters.pairing import (
-    OUTSIDE,
-    Claim,
-    Images,
-    Pairs,
-    label_splits,
-    outside,
+    join_groups,
 )
 from eca_mmdet.datasets.entries import Entry, Size
 from eca_mmdet.utils.errors import UserError
 from eca_mmdet.utils.io import read_json
 from eca_mmdet.utils.text import clipped
 
-_CIRCLE_POINTS = 64
-
 
 def read(path: Path) -> LabelledDataset:
     """Read a folder.
 
     Raises:
-        UserError: no image of it can be read.
+        UserError: no image can be read.
         MissingPackageError: supervision is not installed.
     """
-    images = Images(path)
     library = supervision_formats('labelme')
-    splits, rest = label_splits(path, '.json')
-    logs = {split: ConversionLog() for split in splits}
-    first = next(iter(logs.values()))
-    entries = {
-        file: entry
-        for split, files in [*splits.items(), (next(iter(splits)), rest)]
-        for file in files
-        if (entry := _load(file, logs[split]))
-    }
-    pairs = images.pair(
-        {file: _claim(file, one, path) for file, one in entries.items()}
+    form = LabelFormat(
+        'labelme',
+        'LabelMe',
+        _load,
+        lambda file, entry: _claim(file, entry, path),
+        lambda entry: list(entry['shapes']),
+        lambda image, entry, size, log: _read_shapes(image, entry, size, library, log),
+        lambda entry: ': it is inside the JSON alone' if entry['imageData'] else '',
     )
-    for file in rest:
-        if file in entries:
-            lost = len(entries[file]['shapes'])
-            first.add(OUTSIDE, f'{file.name}, {lost} objects', lost)
-    parts = [
-        _read_split(split, files, entries, pairs, library, logs[split])
-        for split, files in splits.items()
-    ]
-    log = ConversionLog()
-    for one in images.all:
-        if one not in pairs.taken:
-            log.add('images left out that no LabelMe file describes', one.name)
-    return LabelledDataset('labelme', splits=parts, notes=log.notes, **by_name(parts))
+    return read_label_files(form, Images(path), *label_splits(path, '.json'))
 
 
 def _claim(file: Path, entry: Entry, root: Path) -> Claim:
     stated = entry.get('imagePath')
     stated = stated if isinstance(stated, str) else ''
-    return Claim(file, stated, outside(file, stated, root))
+    return Claim(file, stated, _stated_image(file, stated, root))
 
 
-def _read_split(
-    split: str,
-    files: list[Path],
-    loaded: dict[Path, Entry],
-    pairs: Pairs,
-    library: Any,
-    log: ConversionLog,
-) -> LabelledSplit:
-    entries: dict[Path, Entry] = {}
-    for file in files:
-        if file not in loaded:
-            continue
-        entry = loaded[file]
-        image = pairs.image_of(file, log)
-        if image is None:
-            inside = ': it is inside the JSON alone' if entry['imageData'] else ''
-            lost = len(entry['shapes'])
-            log.add(
-                'label files left out without an image of their own',
-                f'{file.name}, {lost} objects{inside}',
-                lost,
-            )
-            continue
-        entries[image] = entry
-    part = read_split(
-        split,
-        None,
-        list(entries),
-        log,
-        lambda p, size: _read_shapes(p, entries[p], size, library, log),
-    )
-    if files and not part.images:
-        raise UserError(
-            f'none of the {len(files)} JSON files in {files[0].parent} is of LabelMe '
-            f'and has an image that can be read. {"; ".join(log.notes)}',
-            code='no-images',
-        )
-    return part
+def _stated_image(labels: Path, stated: str, root: Path) -> Path | None:
+    """Return the image of a relative path, in the root or in a folder beside it."""
+    name = stated.replace('\\', '/')
+    if not name or '\0' in name or name.startswith('/') or ':' in name[:2]:
+        return None
+    path = Path(os.path.normpath(labels.parent.absolute() / name))
+    near = Path(os.path.abspath(root)).parent
+    if near in path.parents and path.suffix.lower() in IMAGE_ENDINGS and path.is_file():
+        return path
+    return None
 
 
 def _load(file: Path, log: ConversionLog) -> Entry | None:
     try:
         content = read_json(file, 'label file').content
     except UserError as error:
-        log.add(
-            'label files left out that cannot be read, with their images',
-            f'{file.name}: {clipped(str(error), 80)}',
-        )
+        log_unreadable(file, error, log)
         return None
     if isinstance(content, dict) and isinstance(content.get('shapes'), list):
         content['imageData'] = bool(content.get('imageData'))  # it may be large
@@ -135,26 +87,15 @@ def _read_shapes(
     image: Path, entry: Entry, size: Size, library: Any, log: ConversionLog
 ) -> list[LabelledObject]:
     """Return the objects; shapes of one label and one group id are one object."""
-    shapes = entry['shapes']
-    if not all(size):
-        return [LabelledObject('', (0, 0, 0, 0))] * len(shapes)
-    objects: list[LabelledObject] = []
-    groups: dict[tuple[str, str], LabelledObject] = {}
-    for shape in shapes:
-        one = _read_shape(shape, size, library, image.name, log)
-        if one is None:
-            continue
-        group = shape.get('group_id')
-        key = str(one.category), repr(group)
-        if group is None or key not in groups:
-            objects.append(one)
-            groups |= {key: one} if group is not None else {}
-            continue
-        log.add('shapes joined with another of their group_id', image.name)
-        log.joined += 1
-        groups[key].join(one)
-    stated = tuple(_whole(entry.get(key)) for key in ('imageWidth', 'imageHeight'))
-    fit(objects, (stated[0], stated[1]), image, size, log)
+    shapes = []
+    for shape in entry['shapes']:
+        labelled = _read_shape(shape, size, library, image.name, log)
+        if labelled is not None:
+            group = shape.get('group_id')
+            shapes.append((None if group is None else repr(group), labelled))
+    objects = join_groups(shapes, 'shapes', image.name, log)
+    width, height = (_whole(entry.get(key)) for key in ('imageWidth', 'imageHeight'))
+    fit(objects, (width, height), image, size, log)
     return objects
 
 
@@ -182,19 +123,17 @@ def _read_shape(
         return None
     x1, y1, x2, y2 = map(float, seen.xyxy[0])
     # supervision rounds polygons to whole pixels, so their points are taken here.
-    # Of a rectangle no mask is known.
+    # A rectangle says nothing of the mask.
     outline = [float(value) for point in points for value in point]
-    return LabelledObject(
-        label, (x1, y1, x2, y2), [] if kind == 'rectangle' else [outline]
-    )
+    mask = [] if kind == 'rectangle' else [outline]
+    return LabelledObject(label, (x1, y1, x2, y2), mask)
 
 
-def _circle(points: Any) -> list[list[float]]:
-    """Return a polygon for a centre and a point of the edge, which is LabelMe's."""
+def _circle(points: Any) -> list[tuple[float, float]]:
+    """Return a polygon for LabelMe's circle: a centre and a point of the edge."""
     (x, y), (edge_x, edge_y) = points
     radius = math.hypot(edge_x - x, edge_y - y)
-    steps = [2 * math.pi * step / _CIRCLE_POINTS for step in range(_CIRCLE_POINTS)]
-    return [[x + radius * math.cos(a), y + radius * math.sin(a)] for a in steps]
+    return ellipse(x, y, radius, radius)
 
 
 def _whole(value: Any) -> int:

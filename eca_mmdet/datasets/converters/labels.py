@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,15 +15,18 @@ from eca_mmdet.datasets.images import open_images
 from eca_mmdet.utils.text import clipped
 
 Kind = Literal['coco', 'yolo', 'voc', 'labelme', 'cvat']
+Point = tuple[float, float]
 
 _EXAMPLES = 3
 
 _MOST_PX = 1e9
-"""Of a coordinate; supervision's boxes are floats of 32 bits."""
+"""Largest coordinate; supervision's boxes are float32."""
+
+_ELLIPSE_POINTS = 64
 
 
 def is_coordinate(value: float) -> bool:
-    """Tell a number that can be one, if far outside the image; NaN is none."""
+    """Whether a coordinate is finite and usable, even if far outside the image."""
     return -_MOST_PX < value < _MOST_PX
 
 
@@ -37,23 +41,19 @@ class ConversionLog:
         self.joined = 0
         """Shapes that became part of an object that another shape began."""
 
-    def add(self, what: str, where: object, lost: int = 0, count: int = 1) -> None:
-        """Count one more.
+    def add(self, what: str, where: object, lost: int = 0) -> None:
+        """Count one more ``what`` (words after a number), which cost ``lost`` objects.
 
-        Args:
-            what: happened, after a number: 'labels of ...'.
-            where: for an example; the text of a file may be in it.
-            lost: objects that are left out by it.
-            count: number of things that ``what`` names.
+        ``where`` is an example; it may be text of a file.
         """
-        self._counts[what] += count
+        self._counts[what] += 1
         self.lost += lost
         places = self._places.setdefault(what, [])
         if len(places) < _EXAMPLES:
             places.append(clipped(str(where)))
 
     def count(self, what: str) -> int:
-        """Return how often it was counted."""
+        """Return how often ``what`` was counted."""
         return self._counts[what]
 
     @property
@@ -73,9 +73,9 @@ class LabelledObject:
     Attributes:
         category: the class's key: an id (YOLO) or a name.
         box: x1, y1, x2, y2 in pixels of the image as mmdet sees it.
-        mask: polygons x, y, x, y, ...; or an RLE; empty for a box alone.
+        mask: polygons x, y, x, y, ...; or an RLE; empty for a box only.
         crowd: leave it out of training and AP.
-        more: keys that the annotation gets too.
+        more: further keys of the annotation.
     """
 
     category: int | str
@@ -84,17 +84,53 @@ class LabelledObject:
     crowd: bool = False
     more: dict[str, Any] = dataclasses.field(default_factory=dict)
 
+    @classmethod
+    def around(
+        cls, category: int | str, points: Sequence[Point], masked: bool = True
+    ) -> LabelledObject:
+        """Return the object of an outline, with or without the outline as mask."""
+        xs, ys = zip(*points, strict=True)
+        outline = [value for point in points for value in point]
+        box = min(xs), min(ys), max(xs), max(ys)
+        return cls(category, box, [outline] if masked else [])
+
     def join(self, other: LabelledObject) -> None:
         """Take in another shape of the same object; both are polygons or boxes."""
         both = isinstance(self.mask, list) and isinstance(other.mask, list)
-        whole = both and self.mask and other.mask
-        self.mask = [*self.mask, *other.mask] if whole else []
-        self.box = (
-            min(self.box[0], other.box[0]),
-            min(self.box[1], other.box[1]),
-            max(self.box[2], other.box[2]),
-            max(self.box[3], other.box[3]),
-        )
+        masked = both and self.mask and other.mask
+        self.mask = [*self.mask, *other.mask] if masked else []
+        (a, b, c, d), (x1, y1, x2, y2) = self.box, other.box
+        self.box = min(a, x1), min(b, y1), max(c, x2), max(d, y2)
+
+
+def join_groups(
+    shapes: Iterable[tuple[Hashable | None, LabelledObject]],
+    what: str,
+    name: str,
+    log: ConversionLog,
+) -> list[LabelledObject]:
+    """Join the shapes of one class and one group, which are one object.
+
+    ``shapes`` has the group of each shape, None for a shape on its own.
+    """
+    objects: list[LabelledObject] = []
+    groups: dict[Hashable, LabelledObject] = {}
+    for group, shape in shapes:
+        if group is not None:
+            first = groups.setdefault((shape.category, group), shape)
+            if first is not shape:
+                log.add(f'{what} joined with another of their group_id', name)
+                log.joined += 1
+                first.join(shape)
+                continue
+        objects.append(shape)
+    return objects
+
+
+def ellipse(x: float, y: float, rx: float, ry: float) -> list[Point]:
+    """Return a polygon for an ellipse of a centre and two radii."""
+    angles = [2 * math.pi * step / _ELLIPSE_POINTS for step in range(_ELLIPSE_POINTS)]
+    return [(x + rx * math.cos(a), y + ry * math.sin(a)) for a in angles]
 
 
 @dataclasses.dataclass
@@ -108,13 +144,9 @@ class LabelledImage:
 
 @dataclasses.dataclass
 class LabelledSplit:
-    """Images of 'train', 'val' or 'test', or '' for a source without splits.
+    """Readable images of 'train', 'val' or 'test', or '' for a source without splits.
 
-    Attributes:
-        split: its name.
-        folder: that the names of images are relative to.
-        images: those that can be read.
-        log: what was left out or changed.
+    The names of images are relative to ``folder``.
     """
 
     split: str
@@ -125,7 +157,7 @@ class LabelledSplit:
 
 @dataclasses.dataclass
 class LabelledDataset:
-    """Labels of another tool, before they are written as COCO.
+    """Labels of another tool.
 
     Attributes:
         categories: id and name of each class; the ids start at 1.
@@ -138,20 +170,27 @@ class LabelledDataset:
     splits: list[LabelledSplit]
     notes: list[str] = dataclasses.field(default_factory=list)
 
+    @classmethod
+    def by_name(
+        cls,
+        kind: Kind,
+        splits: list[LabelledSplit],
+        notes: list[str],
+        first: Sequence[str] = (),
+    ) -> LabelledDataset:
+        """Number classes that objects name: ``first``, then the rest alphabetically.
 
-def by_name(parts: Iterable[LabelledSplit]) -> dict[str, Any]:
-    """Number classes that are known by name alone, in alphabetical order.
-
-    Not in the order of appearance: that would differ between training and validation.
-    """
-    names = {
-        str(one.category) for part in parts for p in part.images for one in p.objects
-    }
-    found = list(enumerate(sorted(names), 1))
-    return {'categories': found, 'keys': {name: number for number, name in found}}
-
-
-Read = Callable[[Path, Size], list[LabelledObject]]
+        Not in order of appearance: that would differ between training and validation.
+        """
+        used = {
+            str(labelled.category)
+            for part in splits
+            for image in part.images
+            for labelled in image.objects
+        }
+        categories = list(enumerate(dict.fromkeys([*first, *sorted(used)]), 1))
+        keys: dict[int | str, int] = {name: number for number, name in categories}
+        return cls(kind, categories, keys, splits, notes)
 
 
 def read_split(
@@ -159,17 +198,18 @@ def read_split(
     folder: Path | None,
     paths: Sequence[Path],
     log: ConversionLog,
-    read: Read,
+    read: Callable[[Path, Size], list[LabelledObject]],
+    count: Callable[[Path], int],
 ) -> LabelledSplit:
     """Open the images and read the labels of each.
 
     Args:
-        split: its name.
-        folder: of the images; None for the nearest that has them all.
-        paths: of the images.
+        split: name of the split.
+        folder: folder of the images; None for the nearest that has them all.
+        paths: the images.
         log: added to.
-        read: the objects of an image, given its path and its size as mmdet sees it. Of
-            an image that is not to be had, with the size (0, 0), only to count them.
+        read: returns the objects of an image, given its size as mmdet sees it.
+        count: returns the number of objects of an image that cannot be read.
     """
     if folder is None and paths:
         folder = Path(os.path.commonpath([path.parent for path in paths]))
@@ -184,8 +224,7 @@ def read_split(
             size = files.sizes[name]
             images.append(LabelledImage(name, size, read(path, size)))
             continue
-        reason = files.damaged.get(name, 'it is not there')
-        lost = len(read(path, (0, 0)))
+        reason, lost = files.damaged.get(name, 'it is not there'), count(path)
         log.add(
             'images left out that cannot be read, with their objects',
             f'{name}: {reason}, {lost} objects',
@@ -194,7 +233,6 @@ def read_split(
     return LabelledSplit(split, folder, images, log)
 
 
-Point = tuple[float, float]
 _TURNS: dict[int, Callable[[float, float, int, int], Point]] = {
     5: lambda x, y, w, h: (y, x),
     6: lambda x, y, w, h: (h - y, x),
@@ -214,15 +252,9 @@ def fit(
 ) -> None:
     """Turn objects in place if the size that their file states is the stored one's.
 
-    Orientations that keep the sides (a half turn, a mirror) do not show in the size;
-    their labels are taken as drawn on the turned image.
-
-    Args:
-        objects: of the image.
-        stated: width and height in the label file; (0, 0) if it has none.
-        path: of the image.
-        size: of the image, turned as mmdet turns it.
-        log: added to.
+    ``stated`` is (0, 0) if the label file has no size; ``size`` is that of the image as
+    mmdet turns it. Orientations that keep the sides (a half turn, a mirror) do not show
+    in the size; their labels are taken as drawn on the turned image.
     """
     if stated == size or not all(stated):
         return
@@ -234,21 +266,22 @@ def fit(
             f'{path.name}: {stated[0]} x {stated[1]}, not {size[0]} x {size[1]}',
         )
         return
-    for one in objects:
-        (x1, y1), (x2, y2) = turn(*one.box[:2], *stated), turn(*one.box[2:], *stated)
-        one.box = min(x1, x2), min(y1, y2), max(x1, x2), max(y1, y2)
-        if isinstance(one.mask, dict):
+    for labelled in objects:
+        corners = labelled.box[:2], labelled.box[2:]
+        (x1, y1), (x2, y2) = (turn(*corner, *stated) for corner in corners)
+        labelled.box = min(x1, x2), min(y1, y2), max(x1, x2), max(y1, y2)
+        if isinstance(labelled.mask, dict):
             log.add('masks left out that would have to be turned', path.name)
-            one.mask = []
-        else:
-            one.mask = [
-                [
-                    value
-                    for x, y in zip(points[::2], points[1::2], strict=True)
-                    for value in turn(x, y, *stated)
-                ]
-                for points in one.mask
+            labelled.mask = []
+            continue
+        labelled.mask = [
+            [
+                value
+                for x, y in zip(points[::2], points[1::2], strict=True)
+                for value in turn(x, y, *stated)
             ]
+            for points in labelled.mask
+        ]
     log.add(
         'images whose labels were drawn before the turn that EXIF data ask for: turned '
         'with the image',

@@ -10,20 +10,26 @@ from typing import Any
 
 import numpy as np
 
-from eca_mmdet.datasets.converters.files import read_xml, supervision_formats
+from eca_mmdet.datasets.converters.files import (
+    OUTSIDE,
+    Claim,
+    Images,
+    LabelFormat,
+    label_splits,
+    log_unreadable,
+    parse_xml,
+    read_label_files,
+    supervision_formats,
+)
 from eca_mmdet.datasets.converters.labels import (
     ConversionLog,
     LabelledDataset,
     LabelledObject,
-    LabelledSplit,
-    by_name,
     fit,
     is_coordinate,
-    read_split,
 )
-from eca_mmdet.datasets.converters.pairing import OUTSIDE, Claim, Images, label_splits
 from eca_mmdet.datasets.entries import Size, is_polygon
-from eca_mmdet.utils.errors import UserError
+from eca_mmdet.utils.errors import MissingPackageError, UserError
 
 _ZEROS = 0.001
 """Share of boxes with a coordinate 0 from which on pixels were counted from 0."""
@@ -33,8 +39,8 @@ def read(path: Path) -> LabelledDataset:
     """Read a folder.
 
     Raises:
-        UserError: no image of it can be read.
-        MissingPackageError: supervision is not installed.
+        UserError: no image can be read.
+        MissingPackageError: supervision or defusedxml is not installed.
     """
     images = Images(path)
     splits, rest, left, notes = _splits(path, images)
@@ -44,22 +50,24 @@ def read(path: Path) -> LabelledDataset:
             f'there. {"; ".join(notes)}',
             code='no-images',
         )
-    reader = _Reader(images, splits, rest)
-    reader.log_rest(rest, left)
-    parts = [reader.read_split(split, files) for split, files in splits.items()]
-    if reader.zeros and reader.zeros > _ZEROS * reader.boxes:
+    reader = _Reader()
+    form = LabelFormat(
+        'voc',
+        'XML',
+        _load,
+        lambda file, root: Claim(file, (root.findtext('filename') or '').strip()),
+        lambda root: list(root.findall('object')),
+        reader.read,
+    )
+    dataset = read_label_files(form, images, splits, rest, left)
+    if reader.zeros > _ZEROS * reader.boxes:
         notes.append(
             f'{reader.zeros} of {reader.boxes} boxes begin at pixel 0, so pixels are '
             'taken to be counted from 0, not from 1 as Pascal VOC does'
         )
-        _shift_back(parts)
-    bare = [one for one in images.all if one not in reader.used]
-    if bare:
-        log = ConversionLog()
-        for one in bare:
-            log.add('images left out that no XML file of a split describes', one.name)
-        notes += log.notes
-    return LabelledDataset('voc', splits=parts, notes=notes, **by_name(parts))
+        _shift_back(dataset)
+    dataset.notes[:0] = notes
+    return dataset
 
 
 def _splits(
@@ -73,106 +81,56 @@ def _splits(
     names = [n for n in ('train', 'val', 'test') if (lists / f'{n}.txt').is_file()]
     if not names and (lists / 'trainval.txt').is_file():
         names = ['trainval']
-    found, rest = label_splits(root, '.xml')
+    in_folders, rest = label_splits(root, '.xml')
     if not names:
-        return found, rest, OUTSIDE, []
-    every = [one for files in (*found.values(), rest) for one in files]
+        return in_folders, rest, OUTSIDE, []
+    every = [file for files in (*in_folders.values(), rest) for file in files]
     by_name = defaultdict[str, list[Path]](list)
-    for one in every:
-        for name in {one.stem, '/'.join(images.key(one))}:
-            by_name[name].append(one)
+    for file in every:
+        for name in {file.stem, '/'.join(images.key(file))}:
+            by_name[name].append(file)
     log, splits = ConversionLog(), {}
     for name in names:
         text = (lists / f'{name}.txt').read_text('utf-8-sig', 'replace')
         files = []
         for wanted in (line.split()[0] for line in text.splitlines() if line.split()):
             of_name = by_name.get(wanted, [])
-            files += of_name if len(of_name) == 1 else []
-            if len(of_name) != 1:
+            if len(of_name) == 1:
+                files += of_name
+            else:
                 which = 'several XML files have' if of_name else 'no XML has'
                 log.add(f'images left out that {name}.txt names and {which}', wanted)
         if files:
             splits[name if name != 'trainval' else 'train'] = [*dict.fromkeys(files)]
-    used = {one for files in splits.values() for one in files}
+    used = {file for files in splits.values() for file in files}
     left = 'XML files left out that are in no split of ImageSets/Main'
-    return splits, [one for one in every if one not in used], left, log.notes
+    return splits, [file for file in every if file not in used], left, log.notes
+
+
+def _load(file: Path, log: ConversionLog) -> Any:
+    try:
+        return parse_xml(file)
+    except MissingPackageError:
+        raise
+    except (ValueError, UserError) as error:
+        log_unreadable(file, error, log)
+        return None
 
 
 class _Reader:
-    """Reads XML files and counts what tells from where pixels are counted."""
+    """Reads objects, and counts the boxes that tell from where pixels are counted."""
 
-    def __init__(
-        self, images: Images, splits: dict[str, list[Path]], rest: list[Path]
-    ) -> None:
+    def __init__(self) -> None:
         self._library = supervision_formats('pascal_voc')
         self.boxes = self.zeros = 0
-        self.used: set[Path] = set()
-        self._logs = {split: ConversionLog() for split in splits}
-        self._roots: dict[Path, Any] = {}
-        for split, files in [*splits.items(), (next(iter(splits)), rest)]:
-            for file in files:
-                log = self._logs[split]
-                root = None if file in self._roots else read_xml(file, log)
-                if root is not None:
-                    self._roots[file] = root
-        self._pairs = images.pair(
-            {
-                file: Claim(file, (root.findtext('filename') or '').strip())
-                for file, root in self._roots.items()
-            }
-        )
 
-    def log_rest(self, files: list[Path], left: str) -> None:
-        """Count the files that are in no split, and their objects."""
-        log = next(iter(self._logs.values()))
-        for file in files:
-            if file in self._roots:
-                lost = len(self._roots[file].findall('object'))
-                log.add(left, f'{file.name}, {lost} objects', lost)
-
-    def read_split(self, split: str, files: list[Path]) -> LabelledSplit:
-        log = self._logs[split]
-        roots: dict[Path, Any] = {}
-        for file in files:
-            if file not in self._roots:
-                continue
-            root = self._roots[file]
-            image = self._pairs.image_of(file, log)
-            if image is None:
-                lost = len(root.findall('object'))
-                log.add(
-                    'label files left out without an image of their own',
-                    f'{file.name}, {lost} objects',
-                    lost,
-                )
-                continue
-            roots[image] = root
-        self.used.update(roots)
-        part = read_split(
-            split,
-            None,
-            list(roots),
-            log,
-            lambda p, s: self._read(p, roots[p], s, log),
-        )
-        if files and not part.images:
-            raise UserError(
-                f'none of the {len(files)} XML files in {files[0].parent} has an image '
-                f'that can be read. {"; ".join(log.notes)}',
-                code='no-images',
-            )
-        return part
-
-    def _read(
+    def read(
         self, image: Path, root: Any, size: Size, log: ConversionLog
     ) -> list[LabelledObject]:
-        entries = root.findall('object')
-        if not all(size):
-            return [LabelledObject('', (0, 0, 0, 0))] * len(entries)
         objects = []
-        for one in entries:
+        for entry in root.findall('object'):
             try:
-                objects.append(self._read_object(one, size, image.name, log))
+                objects.append(self._read_object(entry, size, image.name, log))
             except (ValueError, IndexError) as error:
                 log.add('malformed objects left out', f'{image.name}: {error}', 1)
         stated = _number(root, 'size/width'), _number(root, 'size/height')
@@ -188,7 +146,7 @@ class _Reader:
             entry.remove(polygon)
         parent = entry.makeelement('annotation', {})
         parent.append(entry)
-        with np.errstate(over='ignore'):  # what overflows is refused below
+        with np.errstate(over='ignore'):  # what overflows is rejected below
             seen, _ = self._library.detections_from_xml_obj(parent, [], size)
         category = ' '.join((entry.findtext('name') or '').split())
         if not category:
@@ -196,11 +154,8 @@ class _Reader:
         self.boxes += 1
         starts = [_number(entry, f'bndbox/{key}', 1) for key in ('xmin', 'ymin')]
         self.zeros += 0 in starts
-        more = {
-            key: 1
-            for key in ('difficult', 'truncated', 'occluded')
-            if _number(entry, key) == 1
-        }
+        flags = ('difficult', 'truncated', 'occluded')
+        more = {key: 1 for key in flags if _number(entry, key) == 1}
         crowd = 'difficult' in more
         if crowd:
             log.add("objects marked difficult: 'iscrowd' 1", name)
@@ -213,14 +168,10 @@ class _Reader:
         self, entry: Any, name: str, log: ConversionLog
     ) -> Iterator[list[float]]:
         for polygon in entry.findall('polygon'):
-            points = None
+            points = np.zeros(0)
             with contextlib.suppress(ValueError, IndexError):
                 points = (self._library.parse_polygon_points(polygon) - 1).ravel()
-            if (
-                points is not None
-                and all(map(is_coordinate, points))
-                and is_polygon(points)
-            ):
+            if all(map(is_coordinate, points)) and is_polygon(points):
                 yield points.tolist()
             else:
                 log.add('malformed polygons left out; the boxes stay', name)
@@ -233,12 +184,11 @@ def _number(entry: Any, path: str, default: int = 0) -> int:
         return default
 
 
-def _shift_back(parts: list[LabelledSplit]) -> None:
+def _shift_back(dataset: LabelledDataset) -> None:
     """Undo the step from pixels counted from 1 to those from 0."""
-    for labelled in (one for part in parts for p in part.images for one in p.objects):
-        x1, y1, x2, y2 = labelled.box
-        labelled.box = x1 + 1, y1 + 1, x2, y2
-        if isinstance(labelled.mask, list):
-            labelled.mask = [
-                [value + 1 for value in points] for points in labelled.mask
-            ]
+    for image in (image for part in dataset.splits for image in part.images):
+        for labelled in image.objects:
+            x1, y1, x2, y2 = labelled.box
+            labelled.box = x1 + 1, y1 + 1, x2, y2
+            if isinstance(labelled.mask, list):
+                labelled.mask = [[v + 1 for v in points] for points in labelled.mask]

@@ -1,40 +1,38 @@
-"""Find the faults of a COCO annotation file that cost a training its result."""
+"""Find the faults of a COCO annotation file, and repair a copy."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from eca_mmdet.datasets.entries import Entry, is_image
 from eca_mmdet.datasets.images import ImageFiles
-from eca_mmdet.datasets.rules import boxes, categories, ids, images, masks
-from eca_mmdet.datasets.rules.content import Content
-from eca_mmdet.datasets.rules.rule import Fault, Rule
+from eca_mmdet.datasets.rules import categories, ids, images, objects
+from eca_mmdet.datasets.rules.rule import Content, Fault, Repair, Rule
 
 RULES: tuple[Rule[Content], ...] = (
     *ids.RULES,
     *categories.RULES,
     *categories.CLASS_RULES,
     *images.RULES,
-    *boxes.RULES,
-    *masks.RULES,
+    *objects.RULES,
     *categories.COVERAGE_RULES,
     *images.FILE_RULES,
 )
 """In the order of reports."""
 
+_FIXES = sorted((rule.fix for rule in RULES if rule.fix), key=lambda fix: fix.phase)
+_REPAIRS = tuple(dict.fromkeys(fix.apply for fix in _FIXES))
+"""In the order of phases; what several rules share runs once."""
+
 
 def check_annotations(
     content: Mapping[str, Any], classes: Sequence[str] | str | None = None
 ) -> list[Fault]:
-    """Find every fault that shows without the images.
+    """Find every fault that shows without the images, at most one of each kind.
 
-    Args:
-        content: of :func:`~eca_mmdet.datasets.coco.read_annotations`.
-        classes: class names of a config, to be compared.
-
-    Returns:
-        At most one fault of each kind, those of entries and ids first.
+    ``classes`` are the class names of a config, to be compared.
     """
     return _check(RULES, Content.of(content, classes))
 
@@ -42,25 +40,32 @@ def check_annotations(
 def check_classes(
     usable: list[Entry], classes: Sequence[str] | str | None
 ) -> list[Fault]:
-    """Compare the class names of a config with usable categories of a file.
-
-    Args:
-        usable: categories in the order of the file.
-        classes: as in ``metainfo``; None means that there is nothing to compare.
-    """
+    """Compare the class names of a config with a file's usable categories, in order."""
     return _check(categories.CLASS_RULES, Content(categories=usable, classes=classes))
 
 
 def check_images(entries: Iterable[Any], files: ImageFiles) -> list[Fault]:
-    """Compare the image entries of an annotation file with the files.
-
-    Args:
-        entries: ``images`` of the annotation file.
-        files: what is known of the files.
-    """
+    """Compare the image entries of an annotation file with the files."""
     usable = [entry for entry in entries if is_image(entry)]
     return _check(images.FILE_RULES, Content(images=usable, files=files))
 
 
 def _check(rules: Iterable[Rule[Content]], content: Content) -> list[Fault]:
     return [fault for rule in rules for fault in rule.check(content)]
+
+
+def repair(
+    content: Mapping[str, Any], files: ImageFiles | None = None
+) -> tuple[dict[str, Any], Counter[str]]:
+    """Return a copy without the faults that can be repaired, and what was done.
+
+    Keys that are not COCO's are kept. The counter says how often each repair was made,
+    by what it says to the user.
+    """
+    state = Repair(content, files)
+    for make in _REPAIRS:
+        make(state)
+    repaired = {**content, 'images': state.images, 'categories': state.categories}
+    if 'annotations' in content:
+        repaired['annotations'] = state.annotations
+    return repaired, state.done

@@ -13,8 +13,7 @@ from eca_mmdet.datasets.entries import (
     other_form,
     whole,
 )
-from eca_mmdet.datasets.rules.content import Content, Repair
-from eca_mmdet.datasets.rules.rule import Fix, Phase, Rule
+from eca_mmdet.datasets.rules.rule import Content, Fix, Phase, Repair, Rule, Severity
 
 
 def repeated(entries: list[Entry], key: str) -> list[Entry]:
@@ -28,9 +27,8 @@ def repeated(entries: list[Entry], key: str) -> list[Entry]:
 
 def _malformed(key: str, kind: str, lacks: str) -> Rule[Content]:
     def count(repair: Repair) -> None:
-        repair.done[f'malformed {kind} entries dropped'] += len(
-            repair.malformed.get(key, ())
-        )
+        number = len(repair.malformed.get(key, ()))
+        repair.done[f'malformed {kind} entries dropped'] += number
 
     return Rule(
         code=f'malformed-{kind}',
@@ -44,7 +42,7 @@ def _malformed(key: str, kind: str, lacks: str) -> Rule[Content]:
 
 
 def _wrong_type(content: Content) -> list[str]:
-    """Return ids that something cannot use, and references in another form."""
+    """Return unusable ids, and references in another form."""
     kinds = {
         'image': content.images,
         'category': content.categories,
@@ -69,7 +67,7 @@ def _known_ids(content: Content) -> dict[str, set[Any]]:
 
 
 def _unusable(ids: list[Any], kind: str) -> list[Any]:
-    """Return the ids that something cannot use; text is none if all are text.
+    """Return the unusable ids; text is usable if all are text.
 
     pycocotools writes annotation ids into an array of floats.
     """
@@ -153,30 +151,28 @@ def _merge_images(repair: Repair) -> None:
     repair.images = [image for image in repair.images if id(image) in kept]
 
 
-def _lost(key: str) -> Callable[[Content], list[Entry]]:
-    """Find references to nothing; 'id-type' reports those in another form."""
+def drop(phase: Phase, find: Callable[[Content], Sequence[Entry]], what: str) -> Fix:
+    """Drop the annotations found, and count them as ``what``."""
+    return Fix('dropped', phase, lambda repair: repair.drop(find(repair.view()), what))
+
+
+def _lost(code: str, severity: Severity, key: str, message: str) -> Rule[Content]:
+    """Return the rule of references to nothing; 'id-type' reports another form."""
+    kind = key.removesuffix('_id')
 
     def find(content: Content) -> list[Entry]:
         known = content.derive(_known_ids)[key]
         unknown = [one for one in content.annotations if one[key] not in known]
         return [one for one in unknown if other_form(one[key]) not in known]
 
-    return find
-
-
-def _reference(key: str) -> Callable[[Entry], str]:
-    kind = key.removesuffix('_id')
-    return lambda one: f'{annotation_name(one)} of {kind} {one[key]!r}'
-
-
-def drop(phase: Phase, find: Callable[[Content], Sequence[Entry]], what: str) -> Fix:
-    """Drop the annotations found, and count them as ``what``."""
-    return Fix('dropped', phase, lambda repair: repair.drop(find(repair.view()), what))
-
-
-def _drop_lost(key: str) -> Fix:
-    what = f'annotations of no {key.removesuffix("_id")} dropped'
-    return drop(Phase.REFERENCES, _lost(key), what)
+    return Rule(
+        code=code,
+        severity=severity,
+        message=message,
+        find=find,
+        describe=lambda one: f'{annotation_name(one)} of {kind} {one[key]!r}',
+        fix=drop(Phase.REFERENCES, find, f'annotations of no {kind} dropped'),
+    )
 
 
 MERGED = 'equal entries are merged; of different ones you must decide'
@@ -240,21 +236,17 @@ RULES: tuple[Rule[Content], ...] = (
         describe=image_name,
         fix=Fix(MERGED, Phase.DUPLICATES, _merge_images),
     ),
-    Rule(
-        code='orphan-annotation',
-        severity='warning',
-        message='annotation of an image that is not in the file',
-        find=_lost('image_id'),
-        describe=_reference('image_id'),
-        fix=_drop_lost('image_id'),
+    _lost(
+        'orphan-annotation',
+        'warning',
+        'image_id',
+        'annotation of an image that is not in the file',
     ),
-    Rule(
-        code='unknown-category',
-        severity='error',
-        message='annotation of a category that is not in the file: mmdet trains the '
-        'object as background',
-        find=_lost('category_id'),
-        describe=_reference('category_id'),
-        fix=_drop_lost('category_id'),
+    _lost(
+        'unknown-category',
+        'error',
+        'category_id',
+        'annotation of a category that is not in the file: mmdet trains the object as '
+        'background',
     ),
 )

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from eca_mmdet.datasets.entries import Entry, Size, image_name, size_of
-from eca_mmdet.datasets.rules.content import Content, Repair
 from eca_mmdet.datasets.rules.ids import repeated
-from eca_mmdet.datasets.rules.rule import Fix, Phase, Rule
+from eca_mmdet.datasets.rules.rule import Content, Fix, Phase, Repair, Rule
 
 
 def _repeated_names(content: Content) -> list[Entry]:
@@ -14,29 +13,15 @@ def _repeated_names(content: Content) -> list[Entry]:
     return repeated(list(distinct.values())[::-1], 'file_name')
 
 
-def _missing(content: Content) -> list[tuple[Entry, str]]:
-    """Return images without a file, and the name of one that is nearly the same."""
-    missing = content.files.missing if content.files else {}
-    return [
-        (image, missing[image['file_name']])
-        for image in content.images
-        if image['file_name'] in missing
-    ]
+def _among(content: Content, names: dict[str, str]) -> list[tuple[Entry, str]]:
+    """Return the images whose file names are keys, with their values."""
+    named = [(image, image['file_name']) for image in content.images]
+    return [(image, names[name]) for image, name in named if name in names]
 
 
 def _describe_missing(item: tuple[Entry, str]) -> str:
     image, near = item
     return f'{image_name(image)}, there is {near!r}' if near else image_name(image)
-
-
-def _damaged(content: Content) -> list[tuple[Entry, str]]:
-    """Return images whose file cannot be read, and the reason."""
-    damaged = content.files.damaged if content.files else {}
-    return [
-        (image, damaged[image['file_name']])
-        for image in content.images
-        if image['file_name'] in damaged
-    ]
 
 
 def _other_size(content: Content) -> list[tuple[str, Size, Size]]:
@@ -64,9 +49,7 @@ def _drop_images(repair: Repair) -> None:
     gone = [image for image in repair.images if image['file_name'] in unusable]
     if not gone:
         return
-    repair.images = [
-        image for image in repair.images if image['file_name'] not in unusable
-    ]
+    repair.images = [i for i in repair.images if i['file_name'] not in unusable]
     repair.done['images without a usable file dropped'] += len(gone)
     ids = {image['id'] for image in gone} - {image['id'] for image in repair.images}
     repair.drop(
@@ -76,8 +59,9 @@ def _drop_images(repair: Repair) -> None:
 
 
 def _correct_sizes(repair: Repair) -> None:
-    for image in repair.images if repair.files else ():
-        size = repair.files.sizes.get(image['file_name']) if repair.files else None
+    sizes = repair.files.sizes if repair.files else {}
+    for image in repair.images:
+        size = sizes.get(image['file_name'])
         if size and size != size_of(image):
             image['width'], image['height'] = size
             repair.done['image sizes corrected'] += 1
@@ -111,7 +95,9 @@ FILE_RULES: tuple[Rule[Content], ...] = (
         code='missing-image',
         severity='error',
         message='image file that is not there',
-        find=_missing,
+        find=lambda content: (
+            _among(content, content.files.missing) if content.files else []
+        ),
         describe=_describe_missing,
         fix=_DROP,
     ),
@@ -119,7 +105,9 @@ FILE_RULES: tuple[Rule[Content], ...] = (
         code='damaged-image',
         severity='error',
         message='image file that is cut off or cannot be read',
-        find=_damaged,
+        find=lambda content: (
+            _among(content, content.files.damaged) if content.files else []
+        ),
         describe=lambda item: f'{image_name(item[0])}: {item[1]}',
         fix=_DROP,
     ),

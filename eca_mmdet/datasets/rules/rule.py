@@ -1,13 +1,24 @@
-"""Rules and the faults that they report."""
+"""Rules, the faults that they report, and the content that they check or repair."""
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from enum import IntEnum
 from typing import Any, Generic, Literal, NamedTuple, TypeVar
 
-from eca_mmdet.datasets.rules.content import Repair
+from eca_mmdet.datasets.entries import (
+    Entry,
+    Size,
+    is_annotation,
+    is_category,
+    is_image,
+    size_of,
+)
+from eca_mmdet.datasets.images import ImageFiles
+
+T = TypeVar('T')
 
 Severity = Literal['error', 'warning', 'note']
 """An 'error' makes training or AP crash or be wrong under mmdet's CocoDataset and
@@ -16,16 +27,12 @@ the file thinks. A 'note' is no fault."""
 
 EXAMPLES = 3
 
-T = TypeVar('T')
 
-
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class Fault:
     """One kind of fault in one file.
 
     Attributes:
-        code: of the rule.
-        severity: 'error', 'warning' or 'note'.
         count: number of entries that have it.
         message: what it is and what follows from it.
         examples: the first few; text of the file in them is not yet escaped.
@@ -41,7 +48,7 @@ class Fault:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields for JSON."""
-        return dataclasses.asdict(self)
+        return asdict(self)
 
     def line(self) -> str:
         """Return everything in one line, without the severity."""
@@ -69,30 +76,21 @@ class Phase(IntEnum):
 
 
 class Fix(NamedTuple):
-    """What is done about a fault.
-
-    Attributes:
-        summary: of the repair, in words.
-        phase: when it runs.
-        apply: changes a copy of the content; rules may share it.
-    """
+    """What is done about a fault; rules may share ``apply``."""
 
     summary: str
     phase: Phase
     apply: Callable[[Repair], None]
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Rule(Generic[T]):
     """One kind of fault: what it is, how it is found, how it is repaired.
 
     Attributes:
-        code: stable name.
-        severity: of the fault.
-        message: what it is and what follows from it.
         find: returns the items that have the fault.
         describe: names an item as an example.
-        note_if: tells content in which the fault is only a note.
+        note_if: whether the fault is only a note in some content.
         fix: its repair; None if a person must decide.
     """
 
@@ -121,3 +119,87 @@ class Rule(Generic[T]):
                 self.fix and self.fix.summary,
             )
         ]
+
+
+@dataclass(eq=False)
+class Content:
+    """Usable entries of an annotation file in its order, and what is known besides.
+
+    Attributes:
+        images: entries with an id and a file name.
+        categories: entries with an id and a name.
+        annotations: with ids of an image and a category; their own may be bad.
+        malformed: positions of all other entries, by key.
+        classes: class names of a config; None if there is nothing to compare.
+        files: what is known of the image files; None if they were not looked for.
+    """
+
+    images: list[Entry] = field(default_factory=list)
+    categories: list[Entry] = field(default_factory=list)
+    annotations: list[Entry] = field(default_factory=list)
+    malformed: dict[str, list[int]] = field(default_factory=dict)
+    classes: Sequence[str] | str | None = None
+    files: ImageFiles | None = None
+    _derived: dict[Any, Any] = field(default_factory=dict, init=False, repr=False)
+
+    @classmethod
+    def of(
+        cls, content: Mapping[str, Any], classes: Sequence[str] | str | None = None
+    ) -> Content:
+        """Sort the entries of a file."""
+        sorted_content = cls(classes=classes)
+        usable: tuple[tuple[str, list[Entry], Callable[[Any], bool]], ...] = (
+            ('images', sorted_content.images, is_image),
+            ('categories', sorted_content.categories, is_category),
+            ('annotations', sorted_content.annotations, is_annotation),
+        )
+        for key, kept, is_usable in usable:
+            for at, entry in enumerate(content.get(key, ())):
+                if is_usable(entry):
+                    kept.append(entry)
+                else:
+                    sorted_content.malformed.setdefault(key, []).append(at)
+        return sorted_content
+
+    @property
+    def sizes(self) -> dict[Any, Size | None]:
+        """Width and height by image id."""
+        return self.derive(_sizes)
+
+    def derive(self, function: Callable[[Content], T]) -> T:
+        """Return ``function(self)``, which several rules need, computed once."""
+        if function not in self._derived:
+            self._derived[function] = function(self)
+        result: T = self._derived[function]
+        return result
+
+
+def _sizes(content: Content) -> dict[Any, Size | None]:
+    return {image['id']: size_of(image) for image in content.images}
+
+
+class Repair:
+    """Copies of the entries of an annotation file, changed in place or replaced.
+
+    ``done`` counts how often each repair was made, by what it says to the user.
+    """
+
+    def __init__(self, content: Mapping[str, Any], files: ImageFiles | None) -> None:
+        usable = Content.of(content)
+        self.malformed = usable.malformed
+        self.images = [*map(dict, usable.images)]
+        self.categories = [*map(dict, usable.categories)]
+        self.annotations = [*map(dict, usable.annotations)]
+        self.files = files
+        self.done: Counter[str] = Counter()
+
+    def view(self) -> Content:
+        """Return the present entries as the rules look at them."""
+        return Content(self.images, self.categories, self.annotations, files=self.files)
+
+    def drop(self, unwanted: Iterable[Entry], what: str) -> None:
+        """Drop annotations, and count them as ``what``."""
+        gone = set(map(id, unwanted))
+        self.done[what] += len(gone)
+        if gone:
+            self.annotations = [one for one in self.annotations if id(one) not in gone]

@@ -1,4 +1,7 @@
-"""Boxes, areas and crowd flags of annotations."""
+"""Crowd flags, boxes, areas and masks of annotations.
+
+A file without any mask is one of boxes, and good.
+"""
 
 from __future__ import annotations
 
@@ -11,14 +14,16 @@ import numpy.typing as npt
 from eca_mmdet.datasets.entries import (
     Entry,
     annotation_name,
+    has_mask,
     is_box,
     is_crowd_flag,
     is_finite_number,
+    is_polygon,
+    is_segmentation,
 )
-from eca_mmdet.datasets.masks import annotation_rle, mask_api, set_area
-from eca_mmdet.datasets.rules.content import Content, Repair
+from eca_mmdet.datasets.masks import annotation_rle, bad_counts, mask_api, set_area
 from eca_mmdet.datasets.rules.ids import drop
-from eca_mmdet.datasets.rules.rule import Fix, Phase, Rule
+from eca_mmdet.datasets.rules.rule import Content, Fix, Phase, Repair, Rule
 
 OVER_EDGE_PX = 1.0
 """Boxes may reach this far over the edge: rounding, and COCO itself."""
@@ -83,7 +88,7 @@ def _compute_boxes(repair: Repair) -> None:
 
 
 class _Misplaced(NamedTuple):
-    """Annotations with a box that has a fault of its extent, only one each."""
+    """Annotations by the fault of their box's extent, only one each."""
 
     empty: list[Entry]
     outside: list[Entry]
@@ -112,21 +117,9 @@ def _array(rows: list[Any], columns: int) -> npt.NDArray[np.float64]:
     return flat.reshape(-1, columns)
 
 
-def _empty(content: Content) -> list[Entry]:
-    return content.derive(_misplaced).empty
-
-
-def _outside(content: Content) -> list[Entry]:
-    return content.derive(_misplaced).outside
-
-
-def _over_edge(content: Content) -> list[Entry]:
-    return content.derive(_misplaced).over_edge
-
-
 def _clip(repair: Repair) -> None:
     content = repair.view()
-    for one in _over_edge(content):
+    for one in content.derive(_misplaced).over_edge:
         x, y, w, h = one['bbox']
         width, height = content.sizes[one['image_id']] or (w, h)
         left, top = max(x, 0), max(y, 0)
@@ -139,6 +132,66 @@ def _clip(repair: Repair) -> None:
 
 def _box_name(one: Entry) -> str:
     return f'{annotation_name(one)}: {list(one["bbox"])}'
+
+
+class _Masks(NamedTuple):
+    """Annotations by what is wrong with their mask, and those without one."""
+
+    malformed: list[Entry]
+    short: list[Entry]
+    other_size: list[Entry]
+    without: list[Entry]
+
+
+def _sort(content: Content) -> _Masks:
+    masked = [one for one in content.annotations if one.get('segmentation')]
+    malformed = [one for one in masked if not is_segmentation(one['segmentation'])]
+    malformed += _with_bad_counts(masked, malformed)
+    bad, sizes = set(map(id, malformed)), content.sizes
+    short, other_size = [], []
+    for one in masked:
+        mask = one['segmentation']
+        if bad and id(one) in bad:
+            continue
+        if isinstance(mask, list):
+            if not all(map(is_polygon, mask)):
+                short.append(one)
+            continue
+        size = sizes.get(one['image_id'])
+        if size and mask['size'] != [size[1], size[0]]:
+            other_size.append(one)
+    without = [one for one in content.annotations if not one.get('segmentation')]
+    return _Masks(malformed, short, other_size, without)
+
+
+def _with_bad_counts(masked: list[Entry], malformed: list[Entry]) -> list[Entry]:
+    """Return compressed RLEs whose runs do not fill their size."""
+    known = set(map(id, malformed))
+    rles = [one for one in masked if isinstance(one['segmentation'], dict)]
+    compressed = [
+        one
+        for one in rles
+        if id(one) not in known and isinstance(one['segmentation']['counts'], str)
+    ]
+    bad = bad_counts([one['segmentation'] for one in compressed])
+    return [compressed[at] for at in np.flatnonzero(bad)]
+
+
+def _remove_masks(repair: Repair) -> None:
+    """Remove what is no mask; where annotations have masks, drop those left without."""
+    malformed, short, _, _ = repair.view().derive(_sort)
+    bad = set(map(id, malformed))
+    needed = any(has_mask(one) for one in repair.annotations if id(one) not in bad)
+    for one in malformed:
+        one['segmentation'] = []
+        repair.done['malformed segmentations removed'] += 1
+    for one in short:
+        mask = one['segmentation']
+        one['segmentation'] = [points for points in mask if is_polygon(points)]
+        repair.done['short polygons removed'] += len(mask) - len(one['segmentation'])
+    if needed:
+        lost = [one for one in (*malformed, *short) if not one['segmentation']]
+        repair.drop(lost, 'annotations that lost their mask dropped')
 
 
 _AREA = Fix(
@@ -197,20 +250,24 @@ RULES: tuple[Rule[Content], ...] = (
         severity='warning',
         message='bbox of no width or height: not trained on, and in AP an object that '
         'nobody can find',
-        find=_empty,
+        find=lambda content: content.derive(_misplaced).empty,
         describe=_box_name,
-        fix=drop(Phase.EXTENTS, _empty, 'annotations of an empty box dropped'),
+        fix=drop(
+            Phase.EXTENTS,
+            lambda content: content.derive(_misplaced).empty,
+            'annotations of an empty box dropped',
+        ),
     ),
     Rule(
         code='bbox-outside',
         severity='warning',
         message='bbox outside its image: not trained on, and in AP an object that '
         'nobody can find',
-        find=_outside,
+        find=lambda content: content.derive(_misplaced).outside,
         describe=_box_name,
         fix=drop(
             Phase.EXTENTS,
-            _outside,
+            lambda content: content.derive(_misplaced).outside,
             'annotations whose box is outside the image dropped',
         ),
     ),
@@ -219,8 +276,52 @@ RULES: tuple[Rule[Content], ...] = (
         severity='warning',
         message='bbox more than 1 px over the edge of its image (bbox is x, y, width, '
         'height, not two corners)',
-        find=_over_edge,
+        find=lambda content: content.derive(_misplaced).over_edge,
         describe=_box_name,
         fix=Fix('clipped to the image', Phase.EXTENTS, _clip),
+    ),
+    Rule(
+        code='malformed-segmentation',
+        severity='error',
+        message='segmentation that is neither lists of finite numbers nor an RLE with '
+        "'size' and 'counts'",
+        find=lambda content: content.derive(_sort).malformed,
+        describe=annotation_name,
+        fix=Fix(
+            'removed; dropped with the annotation in a mask dataset',
+            Phase.MASKS,
+            _remove_masks,
+        ),
+    ),
+    Rule(
+        code='short-polygon',
+        severity='error',
+        message='polygon of fewer than 3 points or an odd number of coordinates: mmdet '
+        'passes it over, mask AP can fail on it',
+        find=lambda content: content.derive(_sort).short,
+        describe=annotation_name,
+        fix=Fix(
+            'removed; annotations left without a mask are dropped in a mask dataset',
+            Phase.MASKS,
+            _remove_masks,
+        ),
+    ),
+    Rule(
+        code='rle-size',
+        severity='error',
+        message='RLE mask of another size than its image: training on masks fails, and '
+        'it matches nothing',
+        find=lambda content: content.derive(_sort).other_size,
+        describe=annotation_name,
+    ),
+    Rule(
+        code='missing-segmentation',
+        severity='warning',
+        message='annotation without a mask beside others that have one',
+        find=lambda content: content.derive(_sort).without,
+        describe=annotation_name,
+        note_if=lambda content: (
+            len(content.derive(_sort).without) == len(content.annotations)
+        ),
     ),
 )

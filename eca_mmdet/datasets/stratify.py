@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import random
 from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from eca_mmdet.datasets.split.grouping import Unit
 from eca_mmdet.utils.errors import UserError
 
 _STEPS = 2000
@@ -20,17 +21,39 @@ _NOISE = 0.15
 """Share of moves at random, which lead out of a dead end."""
 
 
+@dataclass(frozen=True)
+class Unit:
+    """Images that are split as one.
+
+    Attributes:
+        images: their positions in the file.
+        names: their file names, sorted: the same in a file of another order.
+        classes: category ids, and how many of the images have an object of it.
+    """
+
+    images: tuple[int, ...]
+    names: tuple[str, ...]
+    classes: Mapping[Any, int]
+
+    @property
+    def size(self) -> int:
+        """The number of images."""
+        return len(self.images)
+
+    def order(self, seed: int) -> bytes:
+        """Return what to sort by for a random order, the same on every machine."""
+        text = '\0'.join([str(seed), *self.names])
+        return hashlib.sha256(text.encode('utf-8', 'surrogatepass')).digest()
+
+
 def divide(
     units: Sequence[Unit], shares: Sequence[float], seed: int, stratify: bool
 ) -> list[int]:
     """Return the part of each unit.
 
-    Args:
-        units: all of a file.
-        shares: of the images, for each part but the first, which gets the rest.
-        seed: of the order in which units are taken.
-        stratify: give each part nearly the same share of every class, by iterative
-            stratification.
+    ``shares`` of the images are for each part but the first, which gets the rest. With
+    ``stratify`` each part gets nearly the same share of every class, by iterative
+    stratification.
 
     Raises:
         UserError: there are fewer units than parts.
@@ -46,16 +69,16 @@ def divide(
             'parts. Give more images, or smaller groups.',
             code='no-images',
         )
-    ordered = sorted(units, key=lambda one: one.order(seed))
-    total = sum(one.size for one in units)
+    ordered = sorted(units, key=lambda unit: unit.order(seed))
+    total = sum(unit.size for unit in units)
     targets = [max(1.0, share * total) for share in shares]
     targets.insert(0, total - sum(targets))
     parts = _stratified(ordered, targets) if stratify else _filled(ordered, targets)
     _fill_empty(ordered, parts, len(targets))
     search = _Search(ordered, parts, targets, seed)
     search.run(stratify)
-    found = {one.images: part for one, part in zip(ordered, search.parts, strict=True)}
-    return [found[one.images] for one in units]
+    part_of = dict(zip((unit.images for unit in ordered), search.parts, strict=True))
+    return [part_of[unit.images] for unit in units]
 
 
 def wanted_parts(unit_count: int, part_count: int) -> range:
@@ -103,18 +126,15 @@ def _stratified(ordered: Sequence[Unit], targets: Sequence[float]) -> list[int]:
 
     # Larger groups first: the smaller ones even out what these leave.
     while +count:
-        name = min((one for one in count if count[one] > 0), key=_rarest(count))
+        present = (name for name in count if count[name] > 0)
+        name = min(present, key=lambda n: (count[n], str(n), type(n).__name__))
         rest = [at for at in holders[name] if parts[at] < 0]
         for at in sorted(rest, key=lambda at: -ordered[at].size):
             give(at, name)
-    bare = [at for at, part in enumerate(parts) if part < 0]
-    for at in sorted(bare, key=lambda at: -ordered[at].size):
-        give(at, None)
+    for at in sorted(range(len(parts)), key=lambda at: -ordered[at].size):
+        if parts[at] < 0:
+            give(at, None)
     return parts
-
-
-def _rarest(count: Counter[Any]) -> Any:
-    return lambda name: (count[name], str(name), type(name).__name__)
 
 
 def _fill_empty(ordered: Sequence[Unit], parts: list[int], part_count: int) -> None:
@@ -132,10 +152,7 @@ class _Search:
     """Moves units until every class is in the parts where it should be.
 
     Whether that can be reached at all is a hard question (the splitting of sets), so
-    this is a local search with a bound, whose best state is kept.
-
-    Attributes:
-        parts: of the units.
+    this is a local search with a bound. ``parts`` has the best state.
     """
 
     def __init__(
@@ -189,9 +206,9 @@ class _Search:
                 best, least = list(self.parts), len(missing)
             if not missing:
                 break
-        changed = [at for at, part in enumerate(best) if part != self.parts[at]]
-        for at in changed:
-            self._move(at, best[at])
+        for at, part in enumerate(best):
+            if part != self.parts[at]:
+                self._move(at, part)
 
     def _pick(self, count: int) -> int:
         # random() alone is promised to be the same in every version of Python.
@@ -258,9 +275,9 @@ class _Search:
             self._have[part][name] += 1
             self._seen[name][own] -= self._units[at].classes[name]
             self._seen[name][part] += self._units[at].classes[name]
-        for one, sign in ((own, -1), (part, 1)):
-            self._sizes[one] += sign * self._units[at].size
-            self._count[one] += sign
+        for index, sign in ((own, -1), (part, 1)):
+            self._sizes[index] += sign * self._units[at].size
+            self._count[index] += sign
         self.parts[at] = part
 
     def _balance(self, error: Callable[[int, int], float]) -> bool:

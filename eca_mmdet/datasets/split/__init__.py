@@ -1,1 +1,0 @@
-"""Train and validation splits of annotation files."""
