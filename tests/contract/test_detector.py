@@ -3,7 +3,6 @@
 import json
 import os
 import subprocess
-from pathlib import Path
 
 import pytest
 
@@ -40,8 +39,9 @@ def test_training_of_0_1_is_resumed(tmp_path):
         for step, values in expected.items()
     }
     assert differences(found, expected, rtol=1e-3) == []
-    assert Path('work/last_checkpoint').read_text().endswith('iter_8.pth')
-    assert Path('work/iter_8.pth').is_file()
+    work = tmp_path / 'work'
+    assert (work / 'last_checkpoint').read_text().endswith('iter_8.pth')
+    assert (work / 'iter_8.pth').is_file()
 
 
 def test_keys_of_metrics_json(eca_mmdet_command, folder):
