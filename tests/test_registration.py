@@ -173,6 +173,7 @@ def test_importing_prints_nothing():
     assert (out, err) == ('', '')
 
 
+@pytest.mark.sweep
 @pytest.mark.openmmlab
 @pytest.mark.parametrize(
     ('module', 'content', 'message'),

@@ -351,6 +351,7 @@ train_dataloader = dict(dataset=dict(_delete_=True, type='RepeatDataset', times=
     assert 'there are 12' in err
 
 
+@pytest.mark.slow
 def test_train_data_goes_on_with_its_config(command, data, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     words = ['--data', *data, '--model', TINY, '--epochs', 1]

@@ -77,6 +77,7 @@ def test_a_folder_without_validation_is_refused(command, here):
     assert 'eca-mmdet split' in err and 'pets-coco/train.json --val 0.2' in err
 
 
+@pytest.mark.slow
 @pytest.mark.openmmlab
 def test_fine_tunes_from_a_detector(command, here, monkeypatch):
     """Two classes, then three of which one is known; the rows of that one stay."""

@@ -71,6 +71,7 @@ def compare(command, out, *more):
     )
 
 
+@pytest.mark.slow
 def test_table_plot_and_record(command, trained, tmp_path):
     out = tmp_path / 'out'
     code, text, err = compare(command, out)

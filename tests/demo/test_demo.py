@@ -119,6 +119,7 @@ CHOICES += [
 CHOICES[::4] = [pytest.param(*one, marks=pytest.mark.openmmlab) for one in CHOICES[::4]]
 
 
+@pytest.mark.sweep(fast=4)
 @pytest.mark.parametrize(('detector', 'attention', 'depth'), CHOICES)
 def test_every_choice_trains_one_step(
     mmdet_ready, shapes, full_size_shapes, detector, attention, depth

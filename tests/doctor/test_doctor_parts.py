@@ -246,6 +246,7 @@ def test_self_test_looks_at_loss_and_gates(mmdet_ready, monkeypatch):
         module.run_on('cpu')
 
 
+@pytest.mark.slow
 @pytest.mark.openmmlab
 def test_this_environment_is_sound(command):
     """The whole of it, on the real packages of each line."""

@@ -199,6 +199,7 @@ def test_another_exit_code_ends_the_soak():
     assert "'none.json' does not exist" in str(caught.value)
 
 
+@pytest.mark.slow
 def test_growth_is_named_and_recorded(monkeypatch, tmp_path, capsys):
     """Ctrl-C in round 9; every round before it left a file open."""
     held = []

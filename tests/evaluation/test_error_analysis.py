@@ -99,6 +99,7 @@ def test_a_perfect_detector_has_no_errors():
     assert found['calibration']['ece'] == pytest.approx(0.1)
 
 
+@pytest.mark.sweep(fast=2)
 @pytest.mark.parametrize('task', ['bbox', 'segm'])
 @pytest.mark.parametrize('at_once', [1, 5, 12])
 def test_images_may_be_counted_in_parts(monkeypatch, tmp_path, task, at_once):
@@ -312,6 +313,7 @@ def test_precision_recall_curves_are_the_evaluators():
     assert len(curves['recall']) == 101
 
 
+@pytest.mark.sweep(fast=2)
 @pytest.mark.parametrize(
     'kind', ['no detections', 'no objects', 'one class', 'nothing']
 )

@@ -193,6 +193,7 @@ def test_ap_is_that_of_mmdet(exported, shapes, tmp_path):
         assert tables[1][name] == pytest.approx(value, abs=0.001), name  # 0.1 of 100
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize('kind', ['mask', 'retinanet'])
 def test_parts_together_are_the_whole(kind, exported, command, shapes, tmp_path):
     config, checkpoint, model, whole = exported(kind)
@@ -292,6 +293,7 @@ def write(model, path, most):
     write_graph(path, make_part(model, 'all'), metadata)
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize(
     ('kind', 'classes'), [('mask', 1), ('retinanet', 1), ('faster', 1203)]
 )
@@ -321,6 +323,7 @@ def test_any_number_of_classes(kind, classes, mmdet_ready, shapes, tmp_path):
     assert_same_objects(found, model, images, samples, least=8)
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize('agnostic', [False, True])
 def test_fewer_regions_than_places(agnostic, mmdet_ready, shapes, tmp_path):
     """A place without a region gives no object; boxes of all classes in one, too."""

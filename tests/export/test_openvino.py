@@ -89,6 +89,7 @@ def test_objects_are_those_of_mmdet_at_any_size_and_batch(kind, trained, shapes)
         assert_same_objects(found, model, images, samples)
 
 
+@pytest.mark.slow
 def test_what_is_printed_and_what_the_xml_says(trained):
     from eca_mmdet.export.metadata import parse_metadata
 
@@ -127,6 +128,7 @@ def test_nothing_is_sent(trained):
     assert telemetry_utils.tm.__name__ == 'openvino.tools.ovc.telemetry_stub'
 
 
+@pytest.mark.sweep
 def test_parts_together_are_the_whole(trained, command, shapes, tmp_path):
     config, checkpoint, model, whole, *_ = trained('faster')
     for part, check in (('backbone', '--no-check'), ('heads', '--check')):
@@ -145,6 +147,7 @@ def test_parts_together_are_the_whole(trained, command, shapes, tmp_path):
         assert_same_objects(found, model, images, samples)
 
 
+@pytest.mark.slow
 def test_one_size(trained, command, shapes, tmp_path):
     config, checkpoint, model, *_ = trained('retinanet')
     out = tmp_path / 'fixed.xml'
@@ -158,6 +161,7 @@ def test_one_size(trained, command, shapes, tmp_path):
         run(out, images=np.zeros((1, 3, 64, 64), np.float32), sizes=shape[:1])
 
 
+@pytest.mark.slow
 def test_an_image_without_objects(mmdet_ready, shapes, command, tmp_path):
     cfg, model = exporting.random_detector('retinanet', shapes)
     with torch.no_grad():
@@ -172,6 +176,7 @@ def test_an_image_without_objects(mmdet_ready, shapes, command, tmp_path):
         assert not values.any(), name
 
 
+@pytest.mark.slow
 def test_as_many_classes_as_lvis_has(mmdet_ready, shapes, tmp_path):
     from mmdet.registry import MODELS
 

@@ -6,6 +6,7 @@ from tests.faults import config_cases
 from tests.faults.originals import STEM
 
 
+@pytest.mark.sweep(fast=6)
 @pytest.mark.parametrize('case', [*config_cases.cases()], ids=lambda one: one.id)
 def test_bad_configs(judge, case):
     judge(case)

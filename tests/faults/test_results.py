@@ -18,6 +18,7 @@ def test_bad_results(judge, case):
     judge(case)
 
 
+@pytest.mark.slow
 def test_encodings(runner, tmp_path, found):
     for index, case in enumerate(json_cases.encoded_results(found)):
         runner.judge(case, tmp_path / str(index))

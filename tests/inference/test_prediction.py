@@ -76,6 +76,7 @@ def files(picture):
     }
 
 
+@pytest.mark.sweep(fast=4)
 @pytest.mark.openmmlab
 @pytest.mark.parametrize('name', list(files(np.zeros((2, 2, 3), np.uint8))))
 def test_predictions_equal_those_of_mmdet(name, detector, picture, tmp_path):

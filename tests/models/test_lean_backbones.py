@@ -281,6 +281,7 @@ def test_onnx(build, name, dynamo):
             assert_near(torch.from_numpy(other), one, 1e-4, 'features')
 
 
+@pytest.mark.sweep(fast=2)
 @pytest.mark.parametrize('name', [*COMMON, 'group norm'])
 def test_traced(build, name):
     model = build(name, evaluate=True)

@@ -236,6 +236,7 @@ def test_non_contiguous_inputs(engine):
         assert_same(parts, parts.ordinary, parts.lean, 1e-11)
 
 
+@pytest.mark.sweep(fast=10)
 @pytest.mark.parametrize('kind', ['1x1', '3x3', '3x3 stride 2'])
 @pytest.mark.parametrize('gate', ['eca', 'se', 'none'])
 @pytest.mark.parametrize('training', [False, True])

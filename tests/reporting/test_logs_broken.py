@@ -84,6 +84,7 @@ def test_names_of_files_are_printable(tmp_path):
     assert log.notes[-1].startswith('1 line could not be read (first: a\\x1b[31m.json')
 
 
+@pytest.mark.slow
 def test_encodings(tmp_path):
     plain = ''.join(f'{json.dumps(one)}\r\n\r\n' for one in GOOD[:2])
     path = tmp_path / 'a.json'
