@@ -1,4 +1,4 @@
-"""Texts that follow from the catalogue: tables, metafiles, pages of config families."""
+"""Texts that follow from data in the code: tables, metafiles, pages of configs."""
 
 from __future__ import annotations
 
@@ -17,6 +17,8 @@ from eca_mmdet.catalog.published import (
     published,
     published_rows,
 )
+from eca_mmdet.datasets.coco import BYTE_ORDER_MARK
+from eca_mmdet.datasets.rules import categories, check
 
 ABOUT = """\
 # AP as reported by the ECA-Net paper, its authors or a reprint; nothing here was
@@ -28,6 +30,9 @@ TASKS = {'box': 'Object Detection', 'mask': 'Instance Segmentation'}
 MECHANISM_HEADER = (
     '| Mechanism | `type` | Arguments and defaults | Place in its config | '
     'Starts from ImageNet |\n| --- | --- | --- | --- | --- |'
+)
+FAULT_HEADER = (
+    '| Fault | Severity | Meaning | What `--fix` does |\n| --- | --- | --- | --- |'
 )
 
 
@@ -140,6 +145,16 @@ def mechanism_table() -> str:
     return '\n'.join(lines)
 
 
+def fault_table() -> str:
+    """Return the Markdown table of the faults that ``check-data`` finds."""
+    lines = [FAULT_HEADER]
+    for rule in (BYTE_ORDER_MARK, *check.RULES, *categories.SPLIT_RULES):
+        meaning = rule.message[:1].upper() + rule.message[1:]
+        fix = rule.fix.summary if rule.fix else '-'
+        lines.append(f'| `{rule.code}` | {rule.severity} | {meaning} | {fix} |')
+    return '\n'.join(lines)
+
+
 def _arguments(row: Mechanism) -> str:
     given = {key: value for key, value in row.layer.items() if key != 'type'}
     if row.module:
@@ -187,6 +202,7 @@ def tables(repository: Path) -> dict[Path, str]:
     """Return the generated table of each document by its path."""
     return {
         repository / 'docs' / 'attention.md': mechanism_table(),
+        repository / 'docs' / 'data.md': fault_table(),
         **{
             config_root() / family / 'README.md': family_table(family, rows)
             for family, rows in families().items()

@@ -4,7 +4,8 @@
 
 Without paths: what differs from the last commit, untracked files included. Each package
 has its tests in the folder of its name; other files are covered by the tests of the
-repository itself (tests/test_*.py).
+repository itself (tests/test_*.py). A change of the package or the configs may change
+what tests/contract has recorded.
 """
 
 from __future__ import annotations
@@ -49,6 +50,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument('paths', nargs='*', metavar='PATH')
     paths = parser.parse_args(argv).paths or changed()
     found = {test for path in paths if (test := tests_of(path))}
+    if any(path.startswith(('eca_mmdet/', 'configs/')) for path in paths):
+        found.add('tests/contract')
     print(' '.join(sorted(found.union(ALWAYS))))
     return 0
 

@@ -1,4 +1,4 @@
-"""Write what documents repeat of the catalogue: tables, metafiles, counts.
+"""Write what documents repeat of the code: tables, metafiles, counts.
 
     python tools/update_readme.py [--check]
 
@@ -51,7 +51,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def documents(readme: Path, readme_table: str) -> dict[Path, str]:
-    """Return the text of every document that repeats data of the catalogue."""
+    """Return the text of every document that repeats data of the code."""
     tables = {readme: readme_table, **catalog_pages.tables(REPOSITORY)}
     result = catalog_pages.pages()
     for path, new in tables.items():

@@ -153,7 +153,9 @@ def properties(layer: nn.Module, channels: int, seed: int = 0) -> Properties:
         if largest:  # the few ReLUs of a narrow layer may let nothing through
             break
     else:
-        raise RuntimeError(f'{type(layer).__name__}: the gate depends on nothing.')
+        raise RuntimeError(
+            f'{type(layer).__name__}: the gate does not depend on the map.'
+        )
     rank = int(torch.linalg.matrix_rank(matrix, rtol=_TOLERANCE))
     off_diagonal = matrix - matrix.diagonal().diag()
     return Properties(
@@ -184,7 +186,7 @@ def jacobian(layer: nn.Module, channels: int, seed: int = 0) -> Tensor:
         gate = layer.gate(copies) if isinstance(layer, Gate) else layer(copies) - copies
         at_p = gate.expand(-1, -1, _SIDE, _SIDE)[:, :, middle, middle]
         total = at_p[torch.arange(len(chosen)), chosen].sum()
-        (gradient,) = torch.autograd.grad(total, copies)
+        (gradient,) = torch.autograd.grad(total, copies, materialize_grads=True)
         rows.append(gradient[:, :, middle, middle - 1])
     return torch.cat(rows)
 

@@ -98,16 +98,16 @@ def run(args: argparse.Namespace) -> int:
         report = evaluate(
             args.ann,
             args.results,
-            args.types,
-            args.classes,
-            args.max_dets,
-            args.backend,
-            args.bootstrap,
-            args.seed,
-            args.analysis,
-            args.score_thr,
-            args.out or True,
-            progress,
+            types=args.types,
+            classes=args.classes,
+            max_dets=args.max_dets,
+            backend=args.backend,
+            bootstrap=args.bootstrap,
+            seed=args.seed,
+            analysis=args.analysis,
+            score_thr=args.score_thr,
+            out=args.out or True,
+            progress=progress,
         )
     lines = [f'note: {note}' for note in report.notes]
     lines += [f'pictures: {folder}' for folder in report.drawings]

@@ -133,6 +133,21 @@ def test_properties_are_those_of_the_article(mmdet_ready, key, channels):
         assert found.rank > channels * 0.8
 
 
+def test_a_gate_that_ignores_the_map_has_no_properties():
+    from eca_mmdet.models.attention import ChannelGate
+
+    class Constant(ChannelGate):
+        def __init__(self):
+            super().__init__()
+            self.weight = nn.Parameter(torch.zeros(16))
+
+        def factors(self, pooled):
+            return self.weight.sigmoid().expand_as(pooled)
+
+    with pytest.raises(RuntimeError, match='Constant: the gate does not depend'):
+        analysis.properties(Constant(), 16)
+
+
 @pytest.mark.parametrize('key', ['eca', 'cbam', 'gc', 'ge-theta'])
 def test_jacobian_against_differences(mmdet_ready, key):
     """Two of its columns by central differences of the layer itself."""

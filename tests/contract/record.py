@@ -1,6 +1,7 @@
 """Record ``recorded/`` again: ``python -m tests.contract.record [-k TEST]``.
 
-Run it after an intended change of behaviour, and review the difference with git.
+Run it after an intended change of behaviour, and review the difference with git. Only
+files that differ are written.
 """
 
 import os

@@ -22,17 +22,24 @@ def check(name, value, rtol=1e-6, atol=1e-9, additions=False):
     path = FOLDER / name
     is_json = path.suffix == '.json'
     text = json.dumps(value, indent=1, ensure_ascii=False) if is_json else value
-    if os.environ.get('ECA_MMDET_RECORD'):
+    read = json.loads if is_json else str.split
+    record = bool(os.environ.get('ECA_MMDET_RECORD'))
+    found = ['no such file']
+    if path.is_file():
+        sides = read(text), read(path.read_text(encoding='utf-8'))
+        found = differences(*sides, rtol, atol, additions and not record)
+    if record and found:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text.rstrip('\n') + '\n', encoding='utf-8')
-    expected = path.read_text(encoding='utf-8')
-    if is_json:
-        found = differences(
-            json.loads(text), json.loads(expected), rtol, atol, additions
-        )
-    else:
-        found = differences(text.split(), expected.split(), rtol, atol, additions)
-    assert not found, f'{len(found)} differences from {name}:\n' + '\n'.join(found[:20])
+        return
+    assert not found, '\n'.join(
+        [
+            f'{len(found)} differences from tests/contract/recorded/{name}:',
+            *found[:20],
+            'If this is intended: python -m tests.contract.record -k WORDS, as for '
+            'pytest; then review git diff.',
+        ]
+    )
 
 
 def differences(value, expected, rtol=1e-6, atol=1e-9, additions=False, at='$'):

@@ -455,7 +455,7 @@ def test_every_fault_is_explained_in_the_docs():
     assert rows == {
         rule.code: rule.severity
         for rule in (*check.RULES, *categories.SPLIT_RULES, BYTE_ORDER_MARK)
-    }
+    }, 'python tools/update_readme.py'
 
 
 def test_unreadable_content_is_a_users_error(tmp_path):
