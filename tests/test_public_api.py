@@ -4,13 +4,16 @@ A function that is added to ``eca_mmdet._FUNCTIONS`` needs an example in its doc
 Its files are those of INPUTS that the docstring names.
 """
 
+import ast
 import doctest
 import json
 import subprocess
+from pathlib import Path
 
 import pytest
 
 import eca_mmdet
+from eca_mmdet.catalog.mechanisms import LAYER_MODULES
 from tests.conftest import PYTHON
 from tests.references.networks import AuthorsResNet, randomise, save_as_the_authors
 from tests.support.own_data import write_data
@@ -73,6 +76,18 @@ def test_all_names_are_shown():
     assert set(eca_mmdet.__all__) <= set(dir(eca_mmdet))
     for name in eca_mmdet._FUNCTIONS:
         assert getattr(eca_mmdet, name).__name__ == name
+
+
+def test_type_checkers_see_all_names_but_layers():
+    """``__getattr__`` makes every name that is not imported for them Any."""
+    tree = ast.parse(Path(eca_mmdet.__file__).read_text('utf-8'))
+    (block,) = (node for node in tree.body if isinstance(node, ast.If))
+    seen = {name.asname: node.module for node in block.body for name in node.names}
+    assert seen == {
+        name: module
+        for name, module in {**eca_mmdet._EXPORTS, **eca_mmdet._FUNCTIONS}.items()
+        if name not in LAYER_MODULES
+    }
 
 
 def test_files_are_looked_at_without_mmdet(folder):
