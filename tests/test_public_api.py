@@ -126,3 +126,36 @@ def test_evaluation_writes_nothing_unless_asked(folder):
     with pytest.raises(eca_mmdet.UserError) as error:
         eca_mmdet.evaluate('val.json', 'detections.json', out='run')
     assert error.value.code == 'output-exists'
+
+
+@pytest.mark.parametrize(
+    ('name', 'wrong'),
+    [
+        ('evaluate', dict(types='keypoints')),
+        ('evaluate', dict(types=['bbox', 'x'])),
+        ('evaluate', dict(bootstrap=-1)),
+        ('evaluate', dict(backend='x')),
+        ('evaluate', dict(max_dets=100)),
+        ('complexity', dict(convention='x')),
+        ('train', dict(launcher='x')),
+    ],
+)
+def test_wrong_arguments_have_a_code(folder, name, wrong):
+    write_detections(folder)
+    config = 'retinanet_eca-r50_fpn_4xb2-1x_coco'
+    first = ('val.json', 'detections.json') if name == 'evaluate' else (config,)
+    with pytest.raises(eca_mmdet.UserError) as error:
+        getattr(eca_mmdet, name)(*first, **wrong)
+    assert error.value.code == 'option-invalid'
+
+
+def test_one_name_is_a_name(folder):
+    write_detections(folder)
+    report = eca_mmdet.evaluate('val.json', 'detections.json', 'bbox', 'dog')
+    (result,) = report.files[0].results.values()
+    assert [each.name for each in result.classes] == ['dog']
+    with pytest.raises(eca_mmdet.UserError) as error:
+        report.table('html')
+    assert error.value.code == 'option-invalid'
+    assert len(repr(report)) < 300  # no arrays in a notebook's cell
+    assert len(repr(eca_mmdet.check_annotations('val.json'))) < 300
