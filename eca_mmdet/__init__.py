@@ -11,10 +11,37 @@ commands do; ``dir(eca_mmdet)`` lists them. Bad input raises ``UserError`` with 
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from eca_mmdet import registration
 from eca_mmdet.catalog.mechanisms import LAYER_MODULES
+
+if TYPE_CHECKING:  # for type checkers and editors; __getattr__ loads them late
+    from eca_mmdet.analysis.complexity import complexity as complexity
+    from eca_mmdet.autoconfig.plan import make_config as make_config
+    from eca_mmdet.checkpoints.conversion import convert_weights as convert_weights
+    from eca_mmdet.checkpoints.initializer import ECAPretrained as ECAPretrained
+    from eca_mmdet.checkpoints.inspection import inspect_weights as inspect_weights
+    from eca_mmdet.datasets.checking import check_annotations as check_annotations
+    from eca_mmdet.datasets.splitting import split_annotations as split_annotations
+    from eca_mmdet.engine.config import build_model as build_model
+    from eca_mmdet.engine.config import load_config as load_config
+    from eca_mmdet.engine.testing import test as test
+    from eca_mmdet.engine.training import train as train
+    from eca_mmdet.evaluation.api import evaluate as evaluate
+    from eca_mmdet.export.exporter import export_onnx as export_onnx
+    from eca_mmdet.export.runtime import OnnxDetector as OnnxDetector
+    from eca_mmdet.inference.detector import ECADetector as ECADetector
+    from eca_mmdet.inference.detector import load_detector as load_detector
+    from eca_mmdet.models.attention import eca_kernel_size as eca_kernel_size
+    from eca_mmdet.models.backbones import ECAMobileNetV2 as ECAMobileNetV2
+    from eca_mmdet.models.backbones import ECAResNet as ECAResNet
+    from eca_mmdet.models.backbones import ECAResNetD as ECAResNetD
+    from eca_mmdet.models.backbones import PluginResNet as PluginResNet
+    from eca_mmdet.models.backbones import TimmBackbone as TimmBackbone
+    from eca_mmdet.models.necks import AttentionNeck as AttentionNeck
+    from eca_mmdet.reporting.writing import report as report
+    from eca_mmdet.utils.errors import UserError as UserError
 
 __version__ = '0.1.0'
 
@@ -69,7 +96,7 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted(__all__)
 
 
 registration.on_import()

@@ -142,6 +142,17 @@ def write(tmp_path):
 
 
 @pytest.fixture
+def log(mmdet_ready, monkeypatch):
+    """Lines that reach mmengine's logger: (level, text)."""
+    lines = []
+    monkeypatch.setattr(
+        'eca_mmdet.checkpoints.initializer.print_log',
+        lambda message, logger, level: lines.append((level, message)),
+    )
+    return lines
+
+
+@pytest.fixture
 def legacy(mmdet_ready):
     """MMDetection v1's behaviours, registered."""
     import eca_mmdet.models.legacy

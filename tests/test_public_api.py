@@ -4,13 +4,16 @@ A function that is added to ``eca_mmdet._FUNCTIONS`` needs an example in its doc
 Its files are those of INPUTS that the docstring names.
 """
 
+import ast
 import doctest
 import json
 import subprocess
+from pathlib import Path
 
 import pytest
 
 import eca_mmdet
+from eca_mmdet.catalog.mechanisms import LAYER_MODULES
 from tests.conftest import PYTHON
 from tests.references.networks import AuthorsResNet, randomise, save_as_the_authors
 from tests.support.own_data import write_data
@@ -75,6 +78,18 @@ def test_all_names_are_shown():
         assert getattr(eca_mmdet, name).__name__ == name
 
 
+def test_type_checkers_see_all_names_but_layers():
+    """``__getattr__`` makes every name that is not imported for them Any."""
+    tree = ast.parse(Path(eca_mmdet.__file__).read_text('utf-8'))
+    (block,) = (node for node in tree.body if isinstance(node, ast.If))
+    seen = {name.asname: node.module for node in block.body for name in node.names}
+    assert seen == {
+        name: module
+        for name, module in {**eca_mmdet._EXPORTS, **eca_mmdet._FUNCTIONS}.items()
+        if name not in LAYER_MODULES
+    }
+
+
 def test_files_are_looked_at_without_mmdet(folder):
     for write_input in INPUTS.values():
         write_input(folder)
@@ -111,3 +126,36 @@ def test_evaluation_writes_nothing_unless_asked(folder):
     with pytest.raises(eca_mmdet.UserError) as error:
         eca_mmdet.evaluate('val.json', 'detections.json', out='run')
     assert error.value.code == 'output-exists'
+
+
+@pytest.mark.parametrize(
+    ('name', 'wrong'),
+    [
+        ('evaluate', dict(types='keypoints')),
+        ('evaluate', dict(types=['bbox', 'x'])),
+        ('evaluate', dict(bootstrap=-1)),
+        ('evaluate', dict(backend='x')),
+        ('evaluate', dict(max_dets=100)),
+        ('complexity', dict(convention='x')),
+        ('train', dict(launcher='x')),
+    ],
+)
+def test_wrong_arguments_have_a_code(folder, name, wrong):
+    write_detections(folder)
+    config = 'retinanet_eca-r50_fpn_4xb2-1x_coco'
+    first = ('val.json', 'detections.json') if name == 'evaluate' else (config,)
+    with pytest.raises(eca_mmdet.UserError) as error:
+        getattr(eca_mmdet, name)(*first, **wrong)
+    assert error.value.code == 'option-invalid'
+
+
+def test_one_name_is_a_name(folder):
+    write_detections(folder)
+    report = eca_mmdet.evaluate('val.json', 'detections.json', 'bbox', 'dog')
+    (result,) = report.files[0].results.values()
+    assert [each.name for each in result.classes] == ['dog']
+    with pytest.raises(eca_mmdet.UserError) as error:
+        report.table('html')
+    assert error.value.code == 'option-invalid'
+    assert len(repr(report)) < 300  # no arrays in a notebook's cell
+    assert len(repr(eca_mmdet.check_annotations('val.json'))) < 300

@@ -88,6 +88,11 @@ def complexity(
         raise UserError(
             f'--shape must be at least 32 32; got {shape}.', code='option-invalid'
         )
+    if convention not in ('exact', 'paper'):
+        raise UserError(
+            f"convention must be 'exact' or 'paper'; got {convention!r}.",
+            code='option-invalid',
+        )
     loaded = load_configs(configs, options)
     size = (shape[1], shape[0])
     if convention == 'exact':

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -10,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from eca_mmdet.utils.errors import UserError
-from eca_mmdet.utils.io import read_file
+from eca_mmdet.utils.io import read_json
 
 MARK = '†'
 """Behind a number that was confirmed in no copy."""
@@ -72,19 +71,13 @@ class PublishedRow:
 
 def published(path: Path = PUBLISHED) -> dict[str, Any]:
     """Return the whole file."""
-    try:
-        content = json.loads(read_file(path, 'file of published numbers'))
-        if {'detectors', 'sources'} <= content.keys():
-            return dict(content)
-    except (UserError, RecursionError, ValueError, AttributeError) as error:
+    content = read_json(path, 'file of published numbers').content
+    if not isinstance(content, dict) or not {'detectors', 'sources'} <= content.keys():
         raise UserError(
-            f'published numbers cannot be read: {path}: {error}',
+            f'{path} has no published numbers: no detectors and sources in it.',
             code='not-published-numbers',
-        ) from error
-    raise UserError(
-        f'{path} has no published numbers: no detectors and sources in it.',
-        code='not-published-numbers',
-    )
+        )
+    return content
 
 
 def published_rows(

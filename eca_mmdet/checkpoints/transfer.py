@@ -1,6 +1,6 @@
 """Transfer of a detector checkpoint to other classes: planned and described.
 
-Nothing here trains; :class:`eca_mmdet.engine.hooks.fine_tuning.FineTuneHook` does.
+Nothing here trains; :class:`eca_mmdet.engine.load_from.FineTuneHook` does.
 """
 
 from __future__ import annotations

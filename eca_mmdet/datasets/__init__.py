@@ -1,1 +1,1 @@
-"""Data sets: the generated shapes of the demo; checks and repair of COCO files."""
+"""Datasets: the generated shapes of the demo; checks and repair of COCO files."""

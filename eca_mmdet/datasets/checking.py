@@ -31,8 +31,8 @@ class CheckedFile:
 
     name: str
     faults: list[Fault]
-    content: dict[str, Any] = field(default_factory=dict)
-    images: ImageFiles | None = None
+    content: dict[str, Any] = field(default_factory=dict, repr=False)
+    images: ImageFiles | None = field(default=None, repr=False)
 
     @property
     def counts(self) -> dict[str, int]:

@@ -75,7 +75,7 @@ def detections_of(
     source: str = 'results',
     tasks: Sequence[str] | None = None,
 ) -> dict[str, Detections]:
-    """Turn the content of a result file into columns; see :func:`read_results`."""
+    """Turn the content of a result file into columns; see ``results.read_results``."""
     _require_results(entries, source)
     faults = _Faults(source, len(entries))
     image = _positions(entries, 'image_id', truth.image_ids, truth.source, faults)

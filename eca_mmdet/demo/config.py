@@ -7,6 +7,7 @@ from typing import Any
 
 from eca_mmdet.catalog.configs import config_root
 from eca_mmdet.catalog.mechanisms import find_mechanism
+from eca_mmdet.engine.config import load_config
 
 FILES = {
     'faster': 'faster-rcnn_eca-r18-w16_fpn_shapes.py',
@@ -30,9 +31,7 @@ def compose(
         data_root: folder that ``write_shapes`` made.
         seed: of weights and sampling.
     """
-    from mmengine.config import Config
-
-    cfg = Config.fromfile(str(config_root() / 'demo' / FILES[detector]))
+    cfg = load_config(config_root() / 'demo' / FILES[detector])
     set_backbone(cfg, attention, depth)
     for split, loader in (('train', 'train'), ('val', 'val'), ('val', 'test')):
         cfg[f'{loader}_dataloader'].dataset.data_root = f'{data_root}/'

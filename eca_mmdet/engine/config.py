@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import argparse
+import copy
 import logging
 import os
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from eca_mmdet import registration
 from eca_mmdet.catalog.configs import resolve_config
 from eca_mmdet.engine import distributed
 from eca_mmdet.utils.errors import UserError
 
+if TYPE_CHECKING:
+    from mmengine.config import Config
+
 logger = logging.getLogger(__name__)
 
 
 def load_config(
-    config: str | Path,
+    config: str | Path | Config,
     options: Sequence[str] = (),
     launcher: str = 'none',
     local_rank: int = 0,
@@ -35,6 +39,7 @@ def load_config(
 
     Args:
         config: shipped name (``eca-mmdet configs``), or a file. It is Python and runs.
+            A loaded config is copied.
         options: overrides as ``KEY=VALUE``, as mmdet's ``--cfg-options``.
         launcher: what started the processes of this job: 'none', 'pytorch', 'slurm'
             or 'mpi'.
@@ -45,7 +50,8 @@ def load_config(
         UserError: the config does not exist or does not parse, an override does not
             fit, or the launcher did not start this process.
     """
-    path = resolve_config(str(config))
+    loaded = None if isinstance(config, (str, os.PathLike)) else config
+    path = resolve_config(str(config)) if loaded is None else loaded.filename
     distributed.require_launcher(launcher)
     forbid_code_in_files()
     registration.register()
@@ -53,7 +59,7 @@ def load_config(
     from mmengine.config import Config
 
     try:
-        cfg = Config.fromfile(str(path))
+        cfg = Config.fromfile(str(path)) if loaded is None else copy.deepcopy(loaded)
     except Exception as error:  # a config is code: it may raise anything
         raise UserError(
             f'{path} is not a config that mmengine reads: '
@@ -297,7 +303,7 @@ def set_work_dir(cfg: Any, work_dir: str | Path | None) -> None:
     if work_dir:
         cfg.work_dir = str(work_dir)
     elif not cfg.get('work_dir'):
-        cfg.work_dir = str(Path('work_dirs') / Path(cfg.filename).stem)
+        cfg.work_dir = str(Path('work_dirs') / Path(cfg.filename or 'config').stem)
 
 
 def start_from_scratch(cfg: Any) -> None:

@@ -41,6 +41,11 @@ def require_launcher(launcher: str) -> None:
     """Check that a launcher started this process."""
     if launcher == 'none':
         return
+    if launcher not in _NEEDED:
+        raise UserError(
+            f'launcher must be none, {", ".join(_NEEDED)}; got {launcher!r}.',
+            code='option-invalid',
+        )
     missing = [name for name in _NEEDED[launcher] if not os.environ.get(name)]
     wrong = [
         f'{name}={os.environ[name]!r}'

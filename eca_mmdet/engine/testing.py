@@ -7,7 +7,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from eca_mmdet.checkpoints.download import is_address
 from eca_mmdet.checkpoints.io import read_checkpoint
@@ -22,6 +22,9 @@ from eca_mmdet.evaluation.coco_eval import COCO_METRICS, OWN_METRICS
 from eca_mmdet.evaluation.tables import ap_table, render, rows_of
 from eca_mmdet.utils.errors import UserError
 from eca_mmdet.utils.io import require_free
+
+if TYPE_CHECKING:
+    from mmengine.config import Config
 
 
 @dataclass(frozen=True)
@@ -48,7 +51,7 @@ class Evaluation:
 
 
 def test(
-    config: str | Path,
+    config: str | Path | Config,
     checkpoint: str | Path,
     work_dir: str | Path | None = None,
     *,
@@ -70,7 +73,7 @@ def test(
     >>> print(result.table)  # doctest: +SKIP
 
     Args:
-        config: shipped name, or a file.
+        config: shipped name, a file, or what ``load_config`` returned.
         checkpoint: path or URL. Loading it never runs code.
         work_dir: for the log; default: the config's, ``work_dirs/NAME``.
         options: overrides as ``KEY=VALUE``.

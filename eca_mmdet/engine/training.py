@@ -7,7 +7,7 @@ import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from eca_mmdet import compat
 from eca_mmdet.engine import distributed
@@ -32,6 +32,9 @@ from eca_mmdet.engine.run_lock import RunLock
 from eca_mmdet.engine.seeding import named_operators, set_randomness
 from eca_mmdet.utils.errors import RunError, UserError
 
+if TYPE_CHECKING:
+    from mmengine.config import Config
+
 logger = logging.getLogger(__name__)
 
 
@@ -53,7 +56,7 @@ class TrainingResult:
 
 
 def train(
-    config: str | Path,
+    config: str | Path | Config,
     work_dir: str | Path | None = None,
     *,
     options: Sequence[str] = (),
@@ -80,7 +83,7 @@ def train(
     PosixPath('work_dirs/retinanet_eca-r50_fpn_4xb2-1x_coco/epoch_12.pth')
 
     Args:
-        config: shipped name, or a file.
+        config: shipped name, a file, or what ``load_config`` returned.
         work_dir: for logs and checkpoints; default: the config's, ``work_dirs/NAME``.
         options: overrides as ``KEY=VALUE``.
         resume: a checkpoint, or 'auto' for the latest in ``work_dir``.

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
 
-from eca_mmdet.datasets.detections import Detections
+from eca_mmdet.datasets.detections import TASKS, Detections
 from eca_mmdet.datasets.ground_truth import GroundTruth, read_ground_truth
 from eca_mmdet.datasets.results import read_results
 from eca_mmdet.evaluation import coco_eval
@@ -19,7 +19,7 @@ from eca_mmdet.evaluation.bootstrap import Difference, difference
 from eca_mmdet.evaluation.coco_eval import MAX_DETS
 from eca_mmdet.evaluation.error_analysis import SCORE_THRESHOLD, analyze
 from eca_mmdet.evaluation.metrics_json import as_json, make_record
-from eca_mmdet.evaluation.tables import TITLES, Evaluated, result_tables
+from eca_mmdet.evaluation.tables import FORMATS, TITLES, Evaluated, result_tables
 from eca_mmdet.utils.errors import UserError
 from eca_mmdet.utils.io import make_run_folder, require_free, write_json
 
@@ -40,16 +40,21 @@ class EvaluationReport:
         differences: each further file minus the first, by task.
     """
 
-    record: dict[str, Any]
+    record: dict[str, Any] = field(repr=False)
     notes: tuple[str, ...]
     folder: Path | None
     drawings: tuple[Path, ...]
-    truth: GroundTruth
-    files: tuple[Evaluated, ...]
-    differences: tuple[dict[str, Difference], ...]
+    truth: GroundTruth = field(repr=False)
+    files: tuple[Evaluated, ...] = field(repr=False)
+    differences: tuple[dict[str, Difference], ...] = field(repr=False)
 
     def table(self, format: str = 'table', classwise: bool = False) -> str:
         """Return the tables of ``eca-mmdet eval``: 'table', 'md', 'csv' or 'latex'."""
+        if format not in FORMATS:
+            raise UserError(
+                f'format must be one of {", ".join(FORMATS)}; got {format!r}.',
+                code='option-invalid',
+            )
         return result_tables(
             self.truth, self.files, self.differences, classwise, format
         )
@@ -58,8 +63,8 @@ class EvaluationReport:
 def evaluate(
     annotations: PathLike,
     results: PathLike | Sequence[PathLike],
-    types: Sequence[str] | None = None,
-    classes: Sequence[str] | None = None,
+    types: Sequence[str] | str | None = None,
+    classes: Sequence[str] | str | None = None,
     max_dets: Sequence[int] = MAX_DETS,
     backend: str = 'hotcoco',
     bootstrap: int = 300,
@@ -74,8 +79,8 @@ def evaluate(
     Args:
         annotations: COCO annotation file.
         results: COCO result files; each further one is compared to the first.
-        types: 'bbox' and 'segm'; None for those in the results.
-        classes: names of the classes to evaluate; None for all.
+        types: 'bbox', 'segm' or both; None for those in the results.
+        classes: names of the classes to evaluate, or one name; None for all.
         max_dets: limits of detections an image and class, ascending.
         backend: 'hotcoco' or 'pycocotools'. Both give the same bits.
         bootstrap: samples for the interval of a difference; 0 for none.
@@ -96,6 +101,15 @@ def evaluate(
         detections,bbox,value,,,12,100.0,100.0,100.0,...
     """
     paths = [results] if isinstance(results, (str, Path)) else list(results)
+    types = [types] if isinstance(types, str) else types
+    classes = [classes] if isinstance(classes, str) else classes
+    unknown = [task for task in types or () if task not in TASKS]
+    if unknown or bootstrap < 0:
+        raise UserError(
+            f'types must be of {", ".join(TASKS)}, and bootstrap 0 or more; got '
+            f'{types!r} and {bootstrap!r}.',
+            code='option-invalid',
+        )
     try:
         limits = coco_eval.check_max_dets(max_dets)
     except ValueError as error:

@@ -38,4 +38,5 @@ def printed_messages(main_process: bool = True) -> Iterator[None]:
         yield
     finally:
         logger.removeHandler(handler)
-        logger.level, logger.propagate = before
+        logger.setLevel(before[0])  # also clears the cache of enabled levels
+        logger.propagate = before[1]

@@ -9,15 +9,15 @@ import torch
 from eca_mmdet.autoconfig.base import resolve_model
 from eca_mmdet.checkpoints.io import read_checkpoint
 from eca_mmdet.utils.io import sha256_of
-from tests.support.own_data import KINDS, ODD_NAMES, SIDE, write_data
-
-TINY = 'mask-rcnn_eca-r18-w16'
-NO_WORKERS = [
-    f'{name}_dataloader.{key}'
-    for name in ('train', 'val', 'test')
-    for key in ('num_workers=0', 'persistent_workers=False')
-]
-QUICK = ['--cfg-options', 'train_dataloader.batch_size=3', *NO_WORKERS]
+from tests.support.own_data import (
+    KINDS,
+    NO_WORKERS,
+    ODD_NAMES,
+    QUICK,
+    SIDE,
+    TINY,
+    write_data,
+)
 
 
 @pytest.fixture

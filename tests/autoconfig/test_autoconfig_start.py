@@ -10,8 +10,7 @@ from eca_mmdet.autoconfig.base import from_detector, read_base, resolve_model
 from eca_mmdet.autoconfig.sections import model_of
 from eca_mmdet.autoconfig.text import assignment
 from eca_mmdet.checkpoints.io import read_checkpoint
-from tests.autoconfig.test_autoconfig import QUICK, TINY
-from tests.support.own_data import SIDE, write_data
+from tests.support.own_data import QUICK, SIDE, TINY, write_data
 
 TRAIN = ('--model', TINY, '--epochs', 1)
 

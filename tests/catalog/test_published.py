@@ -104,8 +104,9 @@ def test_choosing_rows():
 
 
 def test_other_files(tmp_path):
-    with pytest.raises(UserError, match='cannot be read'):
+    with pytest.raises(UserError) as error:
         published_rows(path=tmp_path / 'no.json')
+    assert error.value.code == 'file-not-found'
     for content in ('[]', '{}', '{"detectors": []}', 'x'):
         (tmp_path / 'p.json').write_text(content)
         with pytest.raises(UserError, match='published numbers'):

@@ -21,8 +21,8 @@ from eca_mmdet.checkpoints.transfer import (
     plan_transfer,
 )
 from eca_mmdet.utils.errors import UserError, WeightsError
-from tests.cli.test_legacy import as_v1
 from tests.support.fine_tuning import EIGHTY, LAYERS, OWN, STATE, labels, of, save, tiny
+from tests.support.legacy import as_v1
 
 KINDS = (
     'fc_cls conv_logits gfl_cls label_embedding fc_reg retina_cls cls_score '

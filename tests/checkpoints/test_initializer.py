@@ -8,7 +8,7 @@ import torchvision
 
 from eca_mmdet.checkpoints.download import SOURCES, missing_file_message
 from eca_mmdet.utils.errors import MissingWeightsError, WeightsError
-from tests.checkpoints.test_io import Call
+from tests.faults.pickles import Call
 from tests.references.networks import (
     AuthorsMobileNetV2,
     AuthorsResNet,
@@ -16,6 +16,7 @@ from tests.references.networks import (
     randomise,
     save_as_the_authors,
 )
+from tests.support.initializing import init, refuses
 from tests.tolerances import assert_near
 
 pytestmark = pytest.mark.openmmlab
@@ -47,24 +48,6 @@ def plain_file(tmp_path):
     plain = {k: v for k, v in state.items() if '.eca.' not in k}
     torch.save(plain, tmp_path / 'plain.pth')
     return tmp_path / 'plain.pth'
-
-
-@pytest.fixture
-def log(monkeypatch):
-    """Lines that reach mmengine's logger: (level, text)."""
-    lines = []
-    monkeypatch.setattr(
-        'eca_mmdet.checkpoints.initializer.print_log',
-        lambda message, logger, level: lines.append((level, message)),
-    )
-    return lines
-
-
-def init(model, checkpoint, **arguments):
-    """Initialise as a detector does, through mmengine's init_cfg."""
-    model.init_cfg = dict(type='ECAPretrained', checkpoint=str(checkpoint), **arguments)
-    model.init_weights()
-    return model
 
 
 @pytest.mark.parametrize(
@@ -134,15 +117,6 @@ def test_new_layers_that_no_file_has_start_new(backbone, tmp_path, log):
     assert model.layer4[0].conv2.conv_offset.weight.abs().max() == 0
     with pytest.raises(WeightsError, match='6 tensors of the backbone are not in'):
         init(backbone(**dcn), tmp_path / 'x.pth', strict='all')
-
-
-def refuses(model, file, part, **arguments):
-    """Loading must fail with a message, and leave the model as it was."""
-    before = {k: v.clone() for k, v in model.state_dict().items()}
-    with pytest.raises(WeightsError, match=part) as caught:
-        init(model, file, **arguments)
-    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
-    return str(caught.value)
 
 
 @pytest.mark.parametrize('own', [3, (3, 3, 5, 7), 'adaptive', (3, 5, 7, 9)])

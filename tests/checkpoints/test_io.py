@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 from eca_mmdet.checkpoints.io import read_weights, write_weights
 from eca_mmdet.utils.errors import MissingWeightsError, UserError, WeightsError
 from eca_mmdet.utils.io import sha256_of
+from tests.faults.pickles import Call, Opinion
 
 pytestmark = pytest.mark.openmmlab
 
@@ -65,16 +66,6 @@ def test_safetensors_by_content_not_by_name(tmp_path):
     assert (read.container, read.metadata) == ('safetensors', {'source': 'here'})
 
 
-class Call:
-    """Pickles as a call of ``function`` on ``arguments``."""
-
-    def __init__(self, function, *arguments):
-        self.call = function, arguments
-
-    def __reduce__(self):
-        return self.call
-
-
 @pytest.mark.parametrize('way', ['torch', 'legacy torch', 'pickle'])
 @pytest.mark.parametrize(
     ('function', 'name'),
@@ -108,17 +99,10 @@ def test_a_planted_command_does_not_run(tmp_path, monkeypatch, function, name, w
     assert os.listdir() == ['bomb.pth']
 
 
-class Opinion:
-    """A harmless class that is not among the plain tensors."""
-
-    def __init__(self):
-        self.value = 3
-
-
 def test_another_class_needs_trust(tmp_path):
     file = tmp_path / 'opinion.pth'
     torch.save({'state_dict': STATE, 'opinion': Opinion()}, file)
-    name = f'{__name__}.Opinion'
+    name = f'{Opinion.__module__}.Opinion'
     with pytest.raises(WeightsError, match=f'convert .* --trust {name}$'):
         read_weights(file)
     before = torch.serialization.get_safe_globals()

@@ -11,9 +11,9 @@ import threading
 import pytest
 
 from eca_mmdet.utils.errors import UserError
-from tests.cli.test_train import DEMO, shapes_options
 from tests.conftest import PYTHON
 from tests.references.coco import pycocotools_curves, random_case
+from tests.support.training_runs import DEMO, shapes_options
 
 COLUMNS = ['AP', 'AP50', 'AP75', 'APS', 'APM', 'APL']
 COLUMNS += ['AR1', 'AR10', 'AR100', 'ARS', 'ARM', 'ARL']

@@ -11,6 +11,7 @@ import torch
 from eca_mmdet.catalog.configs import shipped_configs
 from tests.conftest import REPOSITORY
 from tests.data import v1_recording as recording
+from tests.support.legacy import as_v1
 
 pytestmark = [pytest.mark.openmmlab, pytest.mark.slow]
 
@@ -66,21 +67,6 @@ def test_v1_checkpoint_on_real_photos(command, coco_tiny, tmp_path, monkeypatch)
         assert x >= 0 and y >= 0 and width >= 1 and height >= 1
         assert x + width <= sizes[row['image_id']]['width'] + 1
         assert y + height <= sizes[row['image_id']]['height'] + 1
-
-
-def as_v1(state, classes):
-    """The inverse of the conversion, for a detector of this package's demo."""
-    old = {}
-    for key, value in state.items():
-        name = key.removeprefix('roi_head.')
-        layer = key.split('.')[-2]
-        if layer == 'fc_cls':
-            value = torch.cat([value[-1:], value[:-1]])
-        elif layer in ('fc_reg', 'conv_logits') and key.startswith('roi_head.'):
-            rows = 4 if layer == 'fc_reg' else 1
-            value = torch.cat([torch.zeros(rows, *value.shape[1:]), value])
-        old[name] = value
-    return old
 
 
 def test_training_on_from_a_converted_detector(

@@ -11,31 +11,9 @@ import torch
 from eca_mmdet.catalog import configs as paths
 from eca_mmdet.checkpoints.unpickling import allow_mmengine_checkpoints
 from tests.conftest import PYTHON, REPOSITORY
+from tests.support.training_runs import DEMO, shapes_options
 
 pytestmark = pytest.mark.slow
-
-DEMO = 'mask-rcnn_eca-r18-w16_fpn_shapes'
-
-
-def shapes_options(root):
-    """Options that point the demo's config at a small data set, for two steps."""
-    options = [
-        'train_cfg.max_iters=2',
-        'train_cfg.val_interval=2',
-        'param_scheduler=None',
-        'default_hooks.checkpoint.interval=2',
-        'train_dataloader.batch_size=2',
-        f'val_evaluator.ann_file={root}/annotations/val.json',
-        f'test_evaluator.ann_file={root}/annotations/val.json',
-        'default_hooks.logger.interval=1',
-    ]
-    for loader in ('train', 'val', 'test'):
-        options += [
-            f'{loader}_dataloader.dataset.data_root={root}/',
-            f'{loader}_dataloader.num_workers=0',
-            f'{loader}_dataloader.persistent_workers=False',
-        ]
-    return ['--cfg-options', *options]
 
 
 def run(*words, cwd):

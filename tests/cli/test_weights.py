@@ -10,8 +10,8 @@ import torch
 from safetensors.torch import save_file
 
 from eca_mmdet.checkpoints.io import read_weights
-from tests.checkpoints.test_io import Call, Opinion
 from tests.conftest import PYTHON
+from tests.faults.pickles import Call, Opinion
 from tests.references.networks import AuthorsResNet, randomise, save_as_the_authors
 
 pytestmark = pytest.mark.openmmlab

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from eca_mmdet.utils.errors import UserError
-from tests.checkpoints.test_io import Call
+from tests.faults.pickles import Call
 
 pytestmark = pytest.mark.openmmlab
 

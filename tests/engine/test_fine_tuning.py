@@ -10,7 +10,6 @@ from eca_mmdet.checkpoints.class_layers import find_class_layers
 from eca_mmdet.checkpoints.io import read_weights
 from eca_mmdet.checkpoints.transfer import plan_transfer
 from eca_mmdet.utils.errors import UserError
-from tests.cli.test_legacy import as_v1
 from tests.support.detectors import CLASSES, build
 from tests.support.fine_tuning import (
     EIGHTY,
@@ -23,6 +22,7 @@ from tests.support.fine_tuning import (
     tiny,
 )
 from tests.support.in_process import fresh_mmengine
+from tests.support.legacy import as_v1
 
 OWN_START = {}
 """Tensors of each detector as it starts by itself."""

@@ -25,8 +25,10 @@ def test_train_then_test(mmdet_ready, tmp_path, caplog, capfd):
     assert trained.checkpoint == tmp_path / 'work' / 'iter_6.pth'
     assert trained.work_dir == tmp_path / 'work' and trained.bad_images is None
     assert 'as written: the config names no base batch size' in caplog.text
+    loaded = eca_mmdet.load_config(config)
     with fresh_mmengine():
-        tested = eca_mmdet.test(config, trained.checkpoint, tmp_path / 'test')
+        tested = eca_mmdet.test(loaded, trained.checkpoint, tmp_path / 'test')
+    assert 'load_from' not in loaded or loaded.load_from is None  # a copy was changed
     record = json.loads((trained.log_dir / 'metrics.json').read_text())
     for task, result in record['results'].items():
         assert tested.metrics[f'coco/{task}_AP'] == result['metrics']['AP']

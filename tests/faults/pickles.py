@@ -28,6 +28,13 @@ class Call:
         return self.call
 
 
+class Opinion:
+    """A harmless class that is not among the plain tensors."""
+
+    def __init__(self) -> None:
+        self.value = 3
+
+
 class Stored:
     """Pickles as a storage that the file is said to hold."""
 

@@ -11,7 +11,7 @@ from torch import nn
 
 from eca_mmdet.catalog.configs import resolve_config
 from eca_mmdet.utils.errors import UserError
-from tests.cli.test_train import DEMO, shapes_options
+from tests.support.training_runs import DEMO, shapes_options
 from tests.tolerances import assert_near
 
 pytestmark = pytest.mark.openmmlab

@@ -6,11 +6,9 @@ import numpy as np
 import pytest
 import torch
 
+from tests.support.legacy import boxes, inclusive_iou
+
 pytestmark = pytest.mark.openmmlab
-
-
-def boxes(*rows):
-    return torch.tensor(rows, dtype=torch.float32)
 
 
 class TestBoxCoder:
@@ -187,15 +185,6 @@ def naive_nms(corners, scores, threshold):
             i for i in rest if inclusive_iou(corners[best], corners[i]) <= threshold
         ]
     return sorted(kept)
-
-
-def inclusive_iou(a, b):
-    a, b = a.tolist(), b.tolist()
-    width = min(a[2], b[2]) - max(a[0], b[0]) + 1
-    height = min(a[3], b[3]) - max(a[1], b[1]) + 1
-    inter = max(width, 0) * max(height, 0)
-    areas = sum((c[2] - c[0] + 1) * (c[3] - c[1] + 1) for c in (a, b))
-    return inter / (areas - inter)
 
 
 def random_boxes(count, size=60):

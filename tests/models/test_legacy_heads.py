@@ -8,7 +8,7 @@ import torch
 
 from eca_mmdet.catalog.configs import shipped_configs
 from eca_mmdet.evaluation.metric import V1CocoMetric
-from tests.models.test_legacy_components import boxes, inclusive_iou
+from tests.support.legacy import boxes, inclusive_iou
 
 pytestmark = pytest.mark.openmmlab
 

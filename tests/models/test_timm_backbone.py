@@ -11,8 +11,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from eca_mmdet.catalog import configs as paths
 from eca_mmdet.utils.errors import MissingPackageError, UserError, WeightsError
-from tests.checkpoints.test_initializer import init, log, refuses  # noqa: F401
 from tests.references.networks import randomise
+from tests.support.initializing import init, refuses
 from tests.tolerances import assert_near
 
 timm = pytest.importorskip('timm')
@@ -248,7 +248,7 @@ def save(tmp_path, state, name='resnet10t.safetensors'):
 
 @pytest.mark.parametrize('name', [SMALL, 'densenet121', 'inception_v3'])
 @pytest.mark.parametrize('ending', ['.safetensors', '.pth'])
-def test_every_tensor_comes_from_timms_file(backbone, tmp_path, log, name, ending):  # noqa: F811
+def test_every_tensor_comes_from_timms_file(backbone, tmp_path, log, name, ending):
     auxiliary = dict(aux_logits=True) if name == 'inception_v3' else {}
     state = whole(name, **auxiliary).state_dict()
     model = init(
@@ -265,13 +265,13 @@ def test_every_tensor_comes_from_timms_file(backbone, tmp_path, log, name, endin
     assert log == [(logging.INFO, line)]
 
 
-def test_another_number_of_classes(backbone, tmp_path, log):  # noqa: F811
+def test_another_number_of_classes(backbone, tmp_path, log):
     state = whole(num_classes=7).state_dict()
     init(backbone(), save(tmp_path, state))
     assert log[0][1].endswith('from resnet10t (timm, 7 classes)')
 
 
-def test_levels_that_are_not_used_may_be_in_the_file(backbone, tmp_path, log):  # noqa: F811
+def test_levels_that_are_not_used_may_be_in_the_file(backbone, tmp_path, log):
     file = save(tmp_path, whole().state_dict())
     init(backbone(out_indices=(1, 2, 3)), file)
     assert log[0][0] == logging.WARNING and 'not used: layer4.0.' in log[0][1]
@@ -300,7 +300,7 @@ def test_a_part_of_the_network_is_refused(backbone, tmp_path):
     refuses(backbone(), save(tmp_path, state), 'not in the file: layer3.0.bn2.weight')
 
 
-def test_gates_of_the_file(backbone, tmp_path, log):  # noqa: F811
+def test_gates_of_the_file(backbone, tmp_path, log):
     state = whole(block_args=dict(attn_layer='eca')).state_dict()
     file = save(tmp_path, state)
     adaptive = dict(type='ECALayer')
@@ -313,7 +313,7 @@ def test_gates_of_the_file(backbone, tmp_path, log):  # noqa: F811
     refuses(backbone(), file, 'not in the backbone: layer1.0.se.conv.weight')
 
 
-def test_a_plain_file_needs_random_gates(backbone, tmp_path, log):  # noqa: F811
+def test_a_plain_file_needs_random_gates(backbone, tmp_path, log):
     state = whole().state_dict()
     file = save(tmp_path, state)
     refuses(backbone(attention=ECA), file, '4 of 4 gates would stay random.*random_gat')
@@ -344,7 +344,7 @@ def test_random_gates_in_frozen_stages(backbone, tmp_path, kind):
 
 
 @pytest.mark.openmmlab
-def test_a_detectors_backbone(backbone, tmp_path, log):  # noqa: F811
+def test_a_detectors_backbone(backbone, tmp_path, log):
     source = randomise(backbone(attention=ECA).eval())
     state = {f'backbone.{k}': v for k, v in source.state_dict().items()}
     state |= {'neck.fpn_convs.0.conv.weight': torch.zeros(1)}

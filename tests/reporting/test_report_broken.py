@@ -8,7 +8,7 @@ from eca_mmdet.reporting.page import render_page
 from eca_mmdet.reporting.run import Options, read_run
 from eca_mmdet.reporting.sections.images import inside
 from eca_mmdet.utils.errors import UserError
-from tests.support.report_runs import STAMP, Page, page_of, write_run
+from tests.support.report_runs import NASTY, STAMP, Page, page_of, write_run
 
 
 def edit(record, keys, value):
@@ -124,9 +124,6 @@ def test_a_config_that_is_code_is_shown_and_not_run(tmp_path, shapes, command):
     assert not marker.exists()
     page = Page((tmp_path / 'run' / 'report.html').read_text())
     assert any('os.mkdir' in text for text in page.texts)
-
-
-NASTY = '</script><img src=x onerror=alert(1)>&"\'{{ 7*7 }}'
 
 
 def test_names_are_text_and_nothing_else(tmp_path, shapes):

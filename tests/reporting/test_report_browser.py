@@ -6,9 +6,8 @@ import cv2
 import numpy as np
 import pytest
 
-from tests.reporting.test_report_broken import NASTY
 from tests.support.browser import Browser
-from tests.support.report_runs import STAMP, Page, write_run
+from tests.support.report_runs import NASTY, STAMP, Page, write_run
 
 CHARTS = """
 return specs.map((spec) => {

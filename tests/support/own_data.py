@@ -9,6 +9,13 @@ import numpy as np
 SIDE = 96
 KINDS = ('rgb', 'grey', 'rgba', '16-bit', 'exif')
 ODD_NAMES = ('traffic light', 'Ampel grün', '信号', 'Cat', 'cat', "dog's {{ x }}")
+TINY = 'mask-rcnn_eca-r18-w16'
+NO_WORKERS = [
+    f'{name}_dataloader.{key}'
+    for name in ('train', 'val', 'test')
+    for key in ('num_workers=0', 'persistent_workers=False')
+]
+QUICK = ['--cfg-options', 'train_dataloader.batch_size=3', *NO_WORKERS]
 
 
 def write_data(

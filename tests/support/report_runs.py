@@ -15,6 +15,8 @@ from eca_mmdet.reporting.run import read_run
 from eca_mmdet.utils.io import describe_file
 
 STAMP = '20260102_030405'
+NASTY = '</script><img src=x onerror=alert(1)>&"\'{{ 7*7 }}'
+"""A class name that would be a script if it were not escaped."""
 STEPS = tuple(range(10, 70, 10))
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from eca_mmdet.catalog.configs import resolve_config
 
 STEPS = 6
+DEMO = 'mask-rcnn_eca-r18-w16_fpn_shapes'
 
 
 def write_config(path, root, by_epoch=False, **changes):
@@ -62,3 +63,24 @@ def train(ranks, config, work, *words, sabotage=()):
     """
     words = ['train', config, '--work-dir', work, *words]
     return ranks.start(*words, ranks=[{}], before=sabotage)
+
+
+def shapes_options(root):
+    """Options that point the demo's config at a small data set, for two steps."""
+    options = [
+        'train_cfg.max_iters=2',
+        'train_cfg.val_interval=2',
+        'param_scheduler=None',
+        'default_hooks.checkpoint.interval=2',
+        'train_dataloader.batch_size=2',
+        f'val_evaluator.ann_file={root}/annotations/val.json',
+        f'test_evaluator.ann_file={root}/annotations/val.json',
+        'default_hooks.logger.interval=1',
+    ]
+    for loader in ('train', 'val', 'test'):
+        options += [
+            f'{loader}_dataloader.dataset.data_root={root}/',
+            f'{loader}_dataloader.num_workers=0',
+            f'{loader}_dataloader.persistent_workers=False',
+        ]
+    return ['--cfg-options', *options]

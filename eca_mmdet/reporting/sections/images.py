@@ -107,7 +107,7 @@ def find_annotations(run: Run, annotations: str | None) -> str:
 
 
 def _dataset(run: Run) -> dict[str, Any]:
-    """Return the config's data set that the numbers are of; empty where none is.
+    """Return the config's dataset that was evaluated; empty if there is none.
 
     A run without numbers has its test data set.
     """
