@@ -125,20 +125,15 @@ def require_no_checkpoints(folder: str) -> None:
 
 
 class ResumePoint(NamedTuple):
-    """A checkpoint to resume from.
-
-    Attributes:
-        meta: what mmengine wrote beside the weights: epoch, iter, seed, ...
-        note: why it is not the latest, or ''.
-    """
+    """A checkpoint to resume from."""
 
     path: Path
-    meta: dict[str, Any]
-    note: str = ''
+    meta: dict[str, Any]  # what mmengine wrote: epoch, iter, seed, ...
+    note: str = ''  # why it is not the latest
 
 
 def read_meta(checkpoint: str | Path) -> dict[str, Any]:
-    """Return what mmengine wrote beside the weights: epoch, iter, seed, ..."""
+    """Return a training checkpoint's ``meta``; reject any other file."""
     file = read_checkpoint(str(checkpoint))
     meta = file.extras.get('meta')
     counts = [meta.get(k) for k in ('epoch', 'iter')] if isinstance(meta, dict) else []

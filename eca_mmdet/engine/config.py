@@ -194,13 +194,10 @@ def build_model(cfg: Any, device: str = 'cpu', source: str = '') -> Any:
 
 def drop_init(part: Any) -> None:
     """Remove ``init_cfg`` and ``pretrained`` at any depth of a model's config."""
-    if isinstance(part, dict):
+    for _, node in parts(part, ''):
         for key in ('init_cfg', 'pretrained'):
-            if part.get(key) is not None:
-                part[key] = None
-    values = part.values() if isinstance(part, dict) else part
-    for value in values if isinstance(part, (dict, list, tuple)) else ():
-        drop_init(value)
+            if node.get(key) is not None:
+                node[key] = None
 
 
 def parts(node: Any, path: str) -> Iterator[tuple[str, Any]]:
