@@ -68,9 +68,11 @@ class Package:
             with contextlib.suppress(ValueError):  # unreadable
                 wanted = Requirement(line)
                 marker = wanted.marker
-                required = marker is None or marker.evaluate({'extra': ''})
-                added = not required and marker.evaluate({'extra': extra})
-                requirements += [wanted] if (added if extra else required) else []
+                always, with_extra = (
+                    marker is None or marker.evaluate({'extra': e}) for e in ('', extra)
+                )
+                if with_extra and not (extra and always):
+                    requirements.append(wanted)
         return requirements
 
 

@@ -162,21 +162,18 @@ def find_checkpoint(folder: str | Path) -> ResumePoint | None:
     """
     folder = Path(folder)
     named = named_checkpoint(folder)
-    reasons = {}
-    if named is not None:
+    points, reasons = [], {}
+    for path in filter(None, dict.fromkeys([named, *sorted(folder.glob('*.pth'))])):
         try:
-            return ResumePoint(named, read_meta(named))
+            point = ResumePoint(path, read_meta(path))
         except WeightsError as error:
-            reasons[named] = str(error)
-    whole = []
-    for path in sorted(folder.glob('*.pth')):
-        if path not in reasons:
-            try:
-                whole.append(ResumePoint(path, read_meta(path)))
-            except WeightsError as error:
-                reasons[path] = str(error)
-    if whole:
-        best = max(whole, key=lambda point: int(point.meta['iter']))
+            reasons[path] = str(error)
+            continue
+        if path == named:
+            return point
+        points.append(point)
+    if points:
+        best = max(points, key=lambda point: int(point.meta['iter']))
         return best._replace(note=next(iter(reasons.values()), ''))
     present = [path for path in reasons if path.exists()]
     if present:

@@ -1,4 +1,4 @@
-"""Load configs, build their models, and read or set what they say of a training."""
+"""Loading of configs, building of their models, and training options in them."""
 
 from __future__ import annotations
 
@@ -132,7 +132,7 @@ def require_sections(cfg: Any, training: bool) -> None:
     if missing:
         raise UserError(
             f'{cfg.filename} is not a detector config: it has no {", ".join(missing)}. '
-            'Inherit one of the shipped ones (eca-mmdet configs).',
+            'Inherit a shipped config (eca-mmdet configs).',
             code='config-invalid',
         )
 

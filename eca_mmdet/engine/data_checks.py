@@ -139,7 +139,7 @@ def check_num_classes(cfg: Any, classes: int, name: str) -> None:
 
 
 def _is_plain_coco(dataset: Any) -> bool:
-    """Tell whether CocoDataset itself reads a dataset; others have their own rules."""
+    """Return whether CocoDataset reads a dataset; subclasses have their own rules."""
     from mmdet.datasets import CocoDataset
     from mmdet.registry import DATASETS
 
@@ -163,9 +163,9 @@ def _check_names(classes: Sequence[str], file: _File, name: str) -> None:
 def _look_closer(
     file: _File, folder: Path, classes: Sequence[str] | None, elsewhere: bool
 ) -> None:
-    """Check what depends on the dataset too: its folder and its classes.
+    """Check the image folder and the classes of a dataset against its file.
 
-    ``elsewhere``: the images come from a storage that is no folder.
+    ``elsewhere``: the images come from a remote storage.
     """
     require_instances(file.path, file.content)
     categories = list(filter(is_category, file.content['categories']))

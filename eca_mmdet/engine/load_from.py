@@ -1,4 +1,4 @@
-"""The detector that a run starts from: it has to fit; its classes may be others."""
+"""Checks of the checkpoint in ``load_from``, and its transfer to other classes."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ from eca_mmdet.checkpoints.transfer import (
 )
 from eca_mmdet.engine.config import class_names
 from eca_mmdet.utils.errors import UserError
+from eca_mmdet.utils.text import first
 
 logger = logging.getLogger(__name__)
 
@@ -182,13 +183,12 @@ def check_classes(cfg: Any, runner: Any, file: Checkpoint) -> list[str]:
     if lines and not _keeps_class_layers(runner, file, own):
         lines = []
     if new:
-        more = ', ...' if len(new) > 6 else ''
-        lines.append(f'{len(new)} tensors start new: {", ".join(new[:6])}{more}')
+        lines.append(f'{len(new)} tensors start new: {first(new, 6)}')
     return lines
 
 
 def _keeps_class_layers(runner: Any, file: Checkpoint, own: dict[str, Tensor]) -> bool:
-    """Tell whether a class layer of the file is kept; not so if the heads differ."""
+    """Return whether a class layer of the file is kept; not so if the heads differ."""
     try:
         layers = find_layers(runner, own, training_classes(runner))
     except UserError:

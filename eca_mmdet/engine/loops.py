@@ -101,7 +101,7 @@ def scale_rates(checkpoint: dict[str, Any], factor: float) -> None:
 
 
 class ExactLoop:
-    """Base class of both: a step's random numbers depend only on its number."""
+    """Base class of both loops: a step's random numbers depend only on its number."""
 
     runner: Any
     dataloader: Any
@@ -165,7 +165,7 @@ class ExactLoop:
             self._let_interrupt()
 
     def _let_interrupt(self) -> None:
-        """Between two steps a single process may stop at once."""
+        """Let a single process stop at once, between two steps."""
         self.whole = True
         if get_world_size() == 1:
             self.runner.interrupts.at_once = True

@@ -175,7 +175,7 @@ def _suspect(name: str, module: nn.Module, inputs: Any) -> str:
 
 
 def _is_finite(value: Any) -> bool:
-    """Tell whether every number in nested containers of tensors is finite."""
+    """Return whether every number in nested containers of tensors is finite."""
     if isinstance(value, Tensor):
         return not value.is_floating_point() or bool(torch.isfinite(value).all())
     if isinstance(value, dict):

@@ -79,7 +79,7 @@ class RunLock:
 
 
 def _is_there(path: Path, file: Any) -> bool:
-    """Tell whether an open file still has its name; its last holder removes it."""
+    """Return whether an open file still has its name; its last holder removes it."""
     try:
         return os.path.samestat(os.stat(path), os.fstat(file.fileno()))
     except FileNotFoundError:
@@ -104,7 +104,7 @@ def _lock(file: Any) -> bool:
 
 
 def _describe(text: str) -> str:
-    """Return who wrote the file, '' for nobody."""
+    """Return the process that wrote the file; '' if there is none."""
     try:
         content = json.loads(text)
         return 'process {process:d} on {host:.99}, since {since:.19}'.format(**content)

@@ -34,7 +34,7 @@ def start_by_hand(monkeypatch, **variables):
                 'MASTER_ADDR': 'a',
                 'MASTER_PORT': '1',
             },
-            "RANK='-1' is no number",
+            "RANK='-1' is not a number",
         ),
         ('slurm', {}, 'SLURM_PROCID is not set'),
         (
