@@ -1,4 +1,4 @@
-"""Checkpoints: recognised, converted and loaded completely, or refused."""
+"""Identification, conversion and complete loading of checkpoints."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = list(_EXPORTS)
 
 
 def __getattr__(name: str) -> Any:
-    """Import what is asked for; torch is not loaded before."""
+    """Import a function on first use; torch is not loaded before."""
     if name not in _EXPORTS:
         raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
     import importlib

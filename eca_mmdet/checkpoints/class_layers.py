@@ -31,19 +31,12 @@ _WITHOUT_CLASSES = (
 
 @dataclass(frozen=True)
 class RowLayout:
-    """Rows of a class layer: ``blocks`` times (before, classes, after).
+    """Rows of a class layer: ``blocks`` times (before, classes, after)."""
 
-    Attributes:
-        blocks: repetitions, such as anchors.
-        before: rows of a block before those of its first class.
-        per_class: neighbouring rows of one class, such as 4 coordinates.
-        after: rows of a block after those of its last class, such as background.
-    """
-
-    blocks: int = 1
-    before: int = 0
-    per_class: int = 1
-    after: int = 0
+    blocks: int = 1  # repetitions, such as anchors
+    before: int = 0  # rows of a block before those of its first class
+    per_class: int = 1  # neighbouring rows of a class, such as 4 coordinates
+    after: int = 0  # rows of a block after those of its last class
 
     def size(self, classes: int) -> int:
         """Return the number of rows."""
@@ -51,8 +44,8 @@ class RowLayout:
 
     def classes(self, rows: int) -> int | None:
         """Return the number of classes of a layer with so many rows; None if none."""
-        found = (rows // self.blocks - self.before - self.after) // self.per_class
-        return found if found > 0 and self.size(found) == rows else None
+        count = (rows // self.blocks - self.before - self.after) // self.per_class
+        return count if count > 0 and self.size(count) == rows else None
 
     def rows(self, classes: int) -> tuple[Tensor, Tensor]:
         """Return the rows of each class and those of none, such as background's.

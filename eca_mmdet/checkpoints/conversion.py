@@ -20,7 +20,7 @@ from eca_mmdet.checkpoints.identify import (
     unusual_constants,
 )
 from eca_mmdet.checkpoints.io import read_checkpoint, strip_prefix, write_weights
-from eca_mmdet.checkpoints.key_maps import Canonical, from_canonical, to_canonical
+from eca_mmdet.checkpoints.key_maps import Canonical, rename, to_canonical
 from eca_mmdet.checkpoints.unpickling import require_values
 from eca_mmdet.utils.errors import WeightsError
 from eca_mmdet.utils.io import sha256_of
@@ -31,27 +31,17 @@ _V3 = 'MMDetection v3'  # layout of a converted detector
 
 @dataclass
 class ConvertReport:
-    """What became of every tensor of the source.
+    """What became of every tensor of the source."""
 
-    Attributes:
-        network: e.g. 'ECA-ResNet-50'.
-        source: layout of the source: 'authors', 'timm', ...
-        target: 'mmdet', 'authors', 'timm' or 'MMDetection v3'.
-        kernel_sizes: of the ECA gates, one per stage; None where a stage has several.
-        mapped: source name to target name.
-        changed: source name to how its values were moved.
-        dropped: source name to the reason.
-        classes: of a detector; None for a backbone.
-    """
-
-    network: str
-    source: str
-    target: str
+    network: str  # e.g. 'ECA-ResNet-50'
+    source: str  # layout: 'authors', 'timm', ...
+    target: str  # 'mmdet', 'authors', 'timm' or 'MMDetection v3'
+    # ECA gates, one per stage; None where a stage has several sizes.
     kernel_sizes: tuple[int | None, ...] | None = ()
-    mapped: dict[str, str] = field(default_factory=dict)
-    changed: dict[str, str] = field(default_factory=dict)
-    classes: int | None = None
-    dropped: dict[str, str] = field(default_factory=dict)
+    mapped: dict[str, str] = field(default_factory=dict)  # source to target name
+    changed: dict[str, str] = field(default_factory=dict)  # to how values were moved
+    classes: int | None = None  # None for a backbone
+    dropped: dict[str, str] = field(default_factory=dict)  # to the reason
 
     def to_dict(self) -> dict[str, Any]:
         """Return every attribute, ready for JSON."""
@@ -106,9 +96,11 @@ def convert(
             report.dropped[prefix + key] = "fixed by the layer's arguments"
             continue
         if key in names:
-            target = from_canonical(names[key], canonical.backbone[names[key]], layout)
+            own_name = names[key]
+            target = rename(own_name, canonical.backbone[own_name], layout, False)
         elif key in canonical.classifier and to != 'mmdet':
-            target = _classifier_name(key, found), tensor
+            layer = 'classifier.1' if found.family == 'MobileNetV2' else 'fc'
+            target = f'{layer}.{key.rpartition(".")[2]}', tensor
         else:
             kind = 'classifier' if key in canonical.classifier else 'detector part'
             report.dropped[prefix + key] = f'{kind}: a backbone has none'
@@ -217,24 +209,14 @@ def _target_layout(found: Architecture, to: str) -> key_maps.Layout:
     return layout
 
 
-def _classifier_name(key: str, found: Architecture) -> str:
-    end = key.rpartition('.')[2]
-    return f'classifier.1.{end}' if found.family == 'MobileNetV2' else f'fc.{end}'
-
-
 @dataclass(frozen=True)
 class ConvertedFile:
-    """A checkpoint written by :func:`convert_weights`.
-
-    Attributes:
-        metadata: text entries of the new checkpoint.
-        left_out: entries beside the tensors of the source, which are not kept.
-    """
+    """A checkpoint written by :func:`convert_weights`."""
 
     file: Path
     report: ConvertReport
-    metadata: dict[str, str]
-    left_out: tuple[str, ...]
+    metadata: dict[str, str]  # text entries of the new checkpoint
+    left_out: tuple[str, ...]  # the source's entries beside its tensors
 
     def to_dict(self) -> dict[str, Any]:
         """Return the report and the metadata for JSON."""

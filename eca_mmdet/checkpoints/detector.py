@@ -14,7 +14,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor
 
 from eca_mmdet.utils.errors import WeightsError
@@ -28,19 +27,13 @@ _UNCHANGED = ('backbone.', 'neck.', 'rpn_head.')
 
 @dataclass(frozen=True)
 class Heads:
-    """A detector without its backbone.
+    """A detector without its backbone."""
 
-    Attributes:
-        detector: 'Faster R-CNN', 'Mask R-CNN', 'Cascade R-CNN', 'Cascade Mask R-CNN',
-            'RetinaNet', 'RPN' or 'detector'.
-        version: 'v1', 'v2 or v3' or 'v1, v2 or v3' (RetinaNet's names never changed),
-            narrowed by the file's metadata.
-        classes: without background; None where the heads do not show it.
-    """
-
-    detector: str
+    detector: str  # 'Cascade Mask R-CNN', 'RetinaNet', 'RPN', 'detector', ...
+    # 'v1', 'v2 or v3' or 'v1, v2 or v3' (RetinaNet's names never changed), narrowed by
+    # the file's metadata.
     version: str
-    classes: int | None
+    classes: int | None  # without background; None where the heads do not show it
 
 
 def read_heads(
@@ -51,17 +44,16 @@ def read_heads(
     ``extras``, the entries beside the tensors, narrow the version.
     """
     parts = {key.split('.')[0] for key in state}
-    if 'backbone' not in parts or not parts & {
-        'bbox_head',
-        'roi_head',
-        'rpn_head',
-        'mask_head',
-    }:
+    heads = {'bbox_head', 'roi_head', 'rpn_head', 'mask_head'}
+    if 'backbone' not in parts or not parts & heads:
         return None
     if 'bbox_head.retina_cls.weight' in state or 'bbox_head.retina_cls.bias' in state:
         old_towers = 'bbox_head.cls_convs.0.weight' in state  # v0.6.0
         version = 'v1' if old_towers else _narrow('v1, v2 or v3', extras or {})
-        return Heads('RetinaNet', version, _retina_classes(state))
+        anchors = size_of(state.get('bbox_head.retina_reg.weight')) // 4
+        rows = size_of(state.get('bbox_head.retina_cls.weight'))
+        classes = rows // anchors if rows and anchors else None
+        return Heads('RetinaNet', version, classes)
     top = 'roi_head' not in parts and {'rpn_head', 'bbox_head'} <= parts
     prefix = '' if top else 'roi_head.'
     # Four rows for each class and background: v1's, wherever the head stands.
@@ -86,12 +78,6 @@ def read_heads(
 def size_of(tensor: Tensor | None, axis: int = 0) -> int:
     """Return the size along an axis; 0 without a tensor or axes."""
     return tensor.shape[axis] if tensor is not None and tensor.dim() else 0
-
-
-def _retina_classes(state: Mapping[str, Tensor]) -> int | None:
-    anchors = size_of(state.get('bbox_head.retina_reg.weight')) // 4
-    rows = size_of(state.get('bbox_head.retina_cls.weight'))
-    return rows // anchors if rows and anchors else None
 
 
 def _narrow(version: str, extras: Mapping[str, Any]) -> str:
@@ -148,7 +134,7 @@ def require_start(state: dict[str, Any], model: Any, checkpoint: str) -> list[st
     model = getattr(model, 'module', model)
     if not any('backbone.' in key for key in state):
         raise WeightsError(
-            f'load_from={checkpoint} is no detector: no tensor is named backbone.… '
+            f'load_from={checkpoint} is not a detector: no tensor is named backbone.… '
             "Backbone weights go to model.backbone.init_cfg=dict(type='ECAPretrained', "
             f'checkpoint={checkpoint!r}).',
             code='checkpoint-mismatch',
@@ -159,7 +145,7 @@ def require_start(state: dict[str, Any], model: Any, checkpoint: str) -> list[st
         raise WeightsError(
             f'load_from={checkpoint} is of another backbone: {len(lost)} tensors would '
             f'stay random: {", ".join(lost[:3])}. See what it is: eca-mmdet weights '
-            f'inspect {checkpoint}. Its backbone alone is loaded by '
+            f'inspect {checkpoint}. Only its backbone is loaded by '
             "model.backbone.init_cfg (type 'ECAPretrained', which may allow random "
             'gates).',
             code='checkpoint-mismatch',
@@ -194,9 +180,8 @@ def convert_v1(
 ) -> tuple[dict[str, Tensor], dict[str, str], dict[str, str]]:
     """Convert a Faster, Mask, Cascade (Mask) R-CNN or RetinaNet of MMDetection v1.
 
-    Returns:
-        The tensors for 3.x; source name to new name; source name to how its rows
-        changed.
+    Returns the tensors for 3.x, source name to new name, and source name to how its
+    rows changed.
     """
     _check_heads(state, heads)
     converted, mapped, changed = {}, {}, {}
@@ -249,7 +234,7 @@ def _rename(key: str, heads: Heads) -> str:
     if heads.detector != 'RetinaNet' and key.startswith('roi_head.'):
         return key  # moved already, with the rows of v1
     raise _not_v1(
-        f'{key} is no part of a {heads.detector} of MMDetection v1 (backbone, neck, '
+        f'{key} is not part of a {heads.detector} of MMDetection v1 (backbone, neck, '
         'rpn_head, bbox_head, mask_head)'
     )
 
@@ -267,7 +252,7 @@ def _reorder(key: str, tensor: Tensor, heads: Heads) -> tuple[Tensor, str]:
     rows = size_of(tensor)
     if layer == 'fc_cls':
         _require_rows(key, rows, classes + 1)
-        return torch.cat([tensor[1:], tensor[:1]]), 'background moved to the last row'
+        return tensor.roll(-1, 0), 'background moved to the last row'
     if layer == 'fc_reg' and rows != 4:  # 4 rows serve all classes
         _require_rows(key, rows, 4 * (classes + 1))
         return tensor[4:].clone(), "background's 4 rows dropped"

@@ -55,7 +55,7 @@ SOURCES = {
 
 
 def missing_file_message(checkpoint: str) -> str:
-    """Say what a missing backbone file is, where to get it and how to do without."""
+    """Return where to get a missing backbone file, and how to train without it."""
     source = SOURCES.get(PurePosixPath(checkpoint).name)
     get = (
         f'Get it from {source} and put it there'
@@ -73,12 +73,12 @@ def missing_file_message(checkpoint: str) -> str:
 
 
 def is_address(checkpoint: str) -> bool:
-    """Tell an address from a local path."""
+    """Return whether this is an address, not a local path."""
     return '://' in checkpoint
 
 
 def is_fetched(checkpoint: str) -> bool:
-    """Tell whether :func:`fetch` knows this kind of address, or it is a path."""
+    """Return whether :func:`fetch` knows this kind of address, or it is a path."""
     return not is_address(checkpoint) or checkpoint.partition('://')[0] in _SCHEMES
 
 
@@ -153,7 +153,7 @@ def _from_http(address: str) -> Path:
         name = Path(urllib.parse.unquote(urllib.parse.urlsplit(address).path)).name
     except ValueError as error:
         raise WeightsError(
-            f'{address} is no address: {error}.', code='option-invalid'
+            f'{address} is not an address: {error}.', code='option-invalid'
         ) from error
     name = re.sub(r'[^A-Za-z0-9_.+-]', '_', name)[-100:] or 'weights'
     # Files of the same name from two addresses must not stand for each other.

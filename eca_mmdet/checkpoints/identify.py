@@ -20,16 +20,12 @@ from eca_mmdet.checkpoints.key_maps import (
 )
 from eca_mmdet.models.dct import STAGE_SIZES, dct_filters
 
+_INVERTED = ('expand_conv.conv', 'depthwise_conv.conv', 'linear_conv.conv')
 _CONVOLUTIONS = {
     'basic': ('conv1', 'conv2'),
     'bottleneck': ('conv1', 'conv2', 'conv3'),
-    'inverted residual': (
-        'expand_conv.conv',
-        'depthwise_conv.conv',
-        'linear_conv.conv',
-    ),
+    'inverted residual': _INVERTED,
 }
-
 
 Sizes = tuple[tuple[int | None, ...], ...]
 """[stage][block]; None in blocks without the layer."""
@@ -37,34 +33,21 @@ Sizes = tuple[tuple[int | None, ...], ...]
 
 @dataclass(frozen=True)
 class Architecture:
-    """A ResNet or MobileNetV2 as its tensors describe it.
+    """A ResNet or MobileNetV2 as its tensors describe it."""
 
-    Attributes:
-        block: 'basic', 'bottleneck' or 'inverted residual'.
-        stem: widths of the stem's convolutions; one is a single large one.
-        stem_kernel: size of the first convolution, 7 or 3.
-        shortcut: where a block changes shape: 'convolution', 'average pool +
-            convolution', 'identity' (nowhere) or 'mixed'.
-        widths: output channels, [stage][block][convolution].
-        groups: of the 3x3 convolution of the first block.
-        gate: 'ECA', 'SE', 'FcaNet', 'CBAM', ...; several as 'ECA + SE', or ''.
-        kernel_sizes: of the ECA gates.
-        hidden: units of the gates other than ECA.
-        se_bias: whether the SE gates have biases.
-        others: names of other attention layers, and how many there are of each.
-    """
-
-    block: str
-    stem: tuple[int, ...]
-    stem_kernel: int
+    block: str  # 'basic', 'bottleneck' or 'inverted residual'
+    stem: tuple[int, ...]  # widths of its convolutions
+    stem_kernel: int  # 7 or 3
+    # 'convolution', 'average pool + convolution', 'identity' (no block changes the
+    # shape) or 'mixed'.
     shortcut: str
-    widths: Widths
-    groups: int
-    gate: str
-    kernel_sizes: Sizes
-    hidden: Sizes
+    widths: Widths  # output channels, [stage][block][convolution]
+    groups: int  # in the 3x3 convolution of the first block
+    gate: str  # 'ECA', 'SE', 'FcaNet', 'CBAM', ..., 'ECA + SE', or ''
+    kernel_sizes: Sizes  # ECA gates
+    hidden: Sizes  # units of the gates other than ECA
     se_bias: bool
-    others: tuple[tuple[str, int], ...] = ()
+    others: tuple[tuple[str, int], ...] = ()  # other attention layers and their number
 
     @property
     def family(self) -> str:
@@ -183,7 +166,7 @@ def read_architecture(state: Mapping[str, Tensor]) -> Architecture | None:
         block=block,
         stem=stem,
         stem_kernel=kernel,
-        shortcut=_read_shortcut(state, block),
+        shortcut=_read_shortcut(state),
         widths=tuple(
             tuple(_block_widths(state, name, block) for name in blocks)
             for blocks in names
@@ -243,13 +226,12 @@ def _block_widths(
     return tuple(size_of(state.get(key)) for key in keys)
 
 
-def _read_shortcut(state: Mapping[str, Tensor], block: str) -> str:
+def _read_shortcut(state: Mapping[str, Tensor]) -> str:
     kinds = set()
     for key, tensor in state.items():
         match = re.fullmatch(r'layer\d+\.\d+\.downsample\.(\d)\.weight', key)
         if match and tensor.dim() == 4:
-            pooled = match[1] == '1'
-            kinds.add('average pool + convolution' if pooled else 'convolution')
+            kinds.add('average pool + ' * (match[1] == '1') + 'convolution')
     if len(kinds) > 1:
         return 'mixed'
     return kinds.pop() if kinds else 'identity'
@@ -299,7 +281,7 @@ def unusual_constants(canonical: Canonical) -> list[str]:
 
 
 def same_filters(theirs: Tensor, ours: Tensor) -> bool:
-    """Tell whether filters are equal up to rounding; meta tensors by shape only."""
+    """Return whether filters are equal up to rounding; meta tensors by shape only."""
     if theirs.is_meta or ours.is_meta:
         return theirs.shape == ours.shape
     return torch.allclose(theirs.float().cpu(), ours.float().cpu(), atol=1e-5)

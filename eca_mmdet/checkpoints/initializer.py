@@ -20,8 +20,8 @@ from eca_mmdet.checkpoints.match import (
     Fit,
     compare,
     constant_problems,
+    counted,
     differences,
-    first,
     frozen_additions,
     is_frozen,
     key_problems,
@@ -29,6 +29,7 @@ from eca_mmdet.checkpoints.match import (
 )
 from eca_mmdet.models.file_names import FileNames, file_names_of
 from eca_mmdet.utils.errors import WeightsError
+from eca_mmdet.utils.text import first
 
 _MODES = ('gates', 'all', 'off')
 
@@ -148,12 +149,10 @@ class ECAPretrained:
             fit.problems += value_problems(fit.weights, own_state)
             fit.problems += constant_problems(canonical, module)
         if self.strict == 'all' and not fit.problems:
-            for left, title in (
-                (fit.missing, 'tensors of the backbone are not in the file'),
-                (fit.unused, 'tensors of the file are not in the backbone'),
-            ):
-                if left:
-                    fit.problems.append(f'{len(left)} {title}: {first(left)}')
+            fit.problems += counted(
+                (fit.missing, 'of the backbone are not in the file'),
+                (fit.unused, 'of the file are not in the backbone'),
+            )
 
     def _judge_gates(self, fit: Fit, module: nn.Module) -> None:
         absent = [name for name, complete in fit.gates.items() if not complete]
@@ -169,7 +168,7 @@ class ECAPretrained:
             fit.problems.append(
                 f'{len(frozen)} random gates are in frozen stages (frozen_stages='
                 f'{stages}) and would never train: {first(frozen)}. Set '
-                'frozen_stages=0, which freezes the stem alone; or '
+                'frozen_stages=0, which freezes only the stem; or '
                 'init_cfg.random_frozen_gates=True to have it so'
             )
         additions = frozen_additions(fit, module)

@@ -32,7 +32,7 @@ from eca_mmdet.checkpoints.identify import (
 )
 from eca_mmdet.checkpoints.io import read_checkpoint
 from eca_mmdet.checkpoints.key_maps import GATES, Canonical, to_canonical
-from eca_mmdet.utils.text import printable
+from eca_mmdet.utils.text import first, printable
 
 _FAMILIES = {
     'Faster R-CNN': 'faster-rcnn',
@@ -44,64 +44,38 @@ _TITLES = {'authors': 'the ECA-Net authors', 'mmdet': 'mmdet backbones'}
 
 @dataclass(frozen=True)
 class Inspection:
-    """What a checkpoint file is.
-
-    Attributes:
-        what: one line: network, purpose, whose names it uses.
-        kind: 'backbone', 'classifier', 'detector' or 'unknown'.
-        origin: 'authors', 'torchvision', 'timm', 'mmpretrain', 'mmdet',
-            'MMDetection v1', ... or ''.
-        network: 'ECA-ResNet-50', ... or ''.
-        depth: 18, 34, 50, 101, 152 or None.
-        blocks: number of blocks per stage.
-        block: 'basic', 'bottleneck' or 'inverted residual'.
-        stem: e.g. '7x7, 64' or '3x3, 32-32-64'.
-        shortcut: e.g. 'convolution' or 'average pool + convolution'.
-        out_channels: of each stage.
-        widths: of every convolution, [stage][block][convolution].
-        gate: 'ECA', 'SE', 'FcaNet', ... or ''.
-        gates: number of gates.
-        kernel_sizes: of the ECA gates, one per stage; None where a stage has several.
-        block_kernel_sizes: [stage][block].
-        classes: of the classifier or the detector, without background.
-        container: 'PyTorch' or 'safetensors'.
-        wrapped: key and prefix of the tensors in the file.
-        beside: other entries of the file.
-        metadata: text entries of the file.
-        backbone: the mmdet backbone that it fits, as config text; or ''.
-        command: a command that uses it with a shipped config; or ''.
-        notes: warnings for the user.
-    """
+    """What a checkpoint file is; fields that do not apply are empty."""
 
     path: str
-    what: str
+    what: str  # one line: network, purpose, whose names it uses
     known: bool
-    kind: str
-    origin: str = ''
-    network: str = ''
-    depth: int | None = None
-    blocks: tuple[int, ...] = ()
-    block: str = ''
-    stem: str = ''
-    shortcut: str = ''
-    out_channels: tuple[int, ...] = ()
-    widths: tuple[tuple[tuple[int, ...], ...], ...] = ()
-    gate: str = ''
-    gates: int = 0
+    kind: str  # 'backbone', 'classifier', 'detector' or 'unknown'
+    origin: str = ''  # 'authors', 'torchvision', 'timm', 'MMDetection v1', ...
+    network: str = ''  # 'ECA-ResNet-50', ...
+    depth: int | None = None  # 18, 34, 50, 101 or 152
+    blocks: tuple[int, ...] = ()  # number per stage
+    block: str = ''  # 'basic', 'bottleneck' or 'inverted residual'
+    stem: str = ''  # e.g. '7x7, 64' or '3x3, 32-32-64'
+    shortcut: str = ''  # e.g. 'convolution' or 'average pool + convolution'
+    out_channels: tuple[int, ...] = ()  # per stage
+    widths: tuple[tuple[tuple[int, ...], ...], ...] = ()  # [stage][block][convolution]
+    gate: str = ''  # 'ECA', 'SE', 'FcaNet', ...
+    gates: int = 0  # number
+    # ECA gates, one per stage; None where a stage has several sizes.
     kernel_sizes: tuple[int | None, ...] | None = ()
     uniform: bool = True
-    block_kernel_sizes: tuple[tuple[int | None, ...], ...] = ()
-    classes: int | None = None
+    block_kernel_sizes: tuple[tuple[int | None, ...], ...] = ()  # [stage][block]
+    classes: int | None = None  # without background
     tensors: int = 0
     dtypes: tuple[str, ...] = ()
     sha256: str = ''
-    container: str = ''
-    wrapped: str = ''
-    beside: tuple[str, ...] = ()
-    metadata: dict[str, str] = field(default_factory=dict)
-    backbone: str = ''
-    command: str = ''
-    notes: tuple[str, ...] = ()
+    container: str = ''  # 'PyTorch' or 'safetensors'
+    wrapped: str = ''  # key and prefix of the tensors in the file
+    beside: tuple[str, ...] = ()  # other entries of the file
+    metadata: dict[str, str] = field(default_factory=dict)  # its text entries
+    backbone: str = ''  # the mmdet backbone that it fits, as config text
+    command: str = ''  # uses it with a shipped config
+    notes: tuple[str, ...] = ()  # warnings for the user
 
     def to_dict(self) -> dict[str, Any]:
         """Return every attribute, ready for JSON."""
@@ -109,7 +83,7 @@ class Inspection:
 
 
 def inspect_weights(source: str | Path, trust: Iterable[str] = ()) -> Inspection:
-    """Say what a checkpoint is and which backbone or config it fits.
+    """Identify a checkpoint, and the backbone and config that it fits.
 
     Args:
         source: path, or an https:// or hf:// address.
@@ -224,8 +198,7 @@ def _notes(canonical: Canonical, found: Architecture, heads: Heads | None) -> li
 
 
 def _unknown(canonical: Canonical, heads: Heads | None) -> dict[str, Any]:
-    names = list(canonical.backbone)
-    found = ', '.join(f'{n} {tuple(canonical.backbone[n].shape)}' for n in names[:4])
+    found = first([f'{k} {tuple(t.shape)}' for k, t in canonical.backbone.items()], 4)
     return dict(
         what='unknown: neither a ResNet nor a MobileNetV2',
         known=False,
@@ -233,8 +206,7 @@ def _unknown(canonical: Canonical, heads: Heads | None) -> dict[str, Any]:
         origin=f'MMDetection {heads.version}' if heads else '',
         classes=classes_of(canonical, heads),
         notes=(
-            f'found {len(names)} tensors: {found}'
-            + (', ...' if len(names) > 4 else ''),
+            f'found {len(canonical.backbone)} tensors: {found}',
             'expected names like conv1.weight or stem.0.weight or conv1.0.weight with '
             'layer1.0.conv1.weight, or features.1.conv.0.0.weight; before them nothing '
             "or 'module.' or 'backbone.'.",
@@ -392,7 +364,7 @@ def _config_name(found: Architecture, family: str) -> str:
 
 
 def _has_usual_gates(found: Architecture) -> bool:
-    """Tell whether SE or FcaNet gates, if any, are the usual: r = 16, no biases."""
+    """Return whether SE or FcaNet gates, if any, are the usual: r = 16, no biases."""
     reduced = all(
         units is None or units * 16 == channels
         for stage, channels in zip(found.hidden, found.out_channels, strict=True)

@@ -32,22 +32,15 @@ _PREFIXES = ('module.', '_orig_mod.')  # DataParallel, torch.compile
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """The content of a checkpoint file.
-
-    Attributes:
-        state: tensors by name, without the ``prefix`` of a wrapper ('module.').
-        container: 'safetensors' or 'PyTorch'.
-        wrapper: key of the dict of tensors, or '' for a bare state dict.
-        extras: entries beside the tensors ('epoch', 'arch', 'meta', ...).
-        metadata: of a safetensors file, or of a file that this package wrote.
-    """
+    """The content of a checkpoint file."""
 
     path: str
-    state: dict[str, Tensor]
-    container: str
-    wrapper: str = ''
-    prefix: str = ''
-    extras: dict[str, Any] = field(default_factory=dict)
+    state: dict[str, Tensor]  # names without the prefix
+    container: str  # 'safetensors' or 'PyTorch'
+    wrapper: str = ''  # key of the dict of tensors, if it is not a bare state dict
+    prefix: str = ''  # e.g. 'module.'
+    extras: dict[str, Any] = field(default_factory=dict)  # 'epoch', 'arch', 'meta', ...
+    # From a safetensors file, or a file that this package wrote.
     metadata: dict[str, str] = field(default_factory=dict)
 
     @property
@@ -190,7 +183,7 @@ def _not_weights(head: bytes) -> str:
             'is a plain Python pickle, not PyTorch weights. Reading one can run any '
             'code, so it is not read.'
         )
-    return f'is no file of weights: neither PyTorch nor safetensors ({head[:8]!r}...).'
+    return f'is not a checkpoint: neither PyTorch nor safetensors ({head[:8]!r}...).'
 
 
 def _read_safetensors(path: Path) -> Checkpoint:

@@ -27,17 +27,11 @@ _PARTS = {'@': r'(?P<block>layer[1-9]\.[0-9]{1,3})', '*': r'(?P<rest>[\w.]+)'}
 
 @dataclass(frozen=True)
 class Rule:
-    """One family of names in two libraries.
-
-    Attributes:
-        theirs: pattern in the other library; '@' is a block ('layer1.0'), '*' the rest.
-        ours: the same names in mmdet.
-        convolution: they use a 1x1 convolution where mmdet's name has a linear layer.
-    """
+    """Names in two libraries; '@' is a block ('layer1.0'), '*' the rest."""
 
     theirs: str
     ours: str
-    convolution: bool = False
+    convolution: bool = False  # theirs is a 1x1 convolution, ours a linear layer
 
     def rename(self, key: str, to_ours: bool) -> str | None:
         """Return the name on the other side; None for a name outside this rule."""
@@ -88,21 +82,13 @@ def _mobilenet_v2_rules() -> tuple[Rule, ...]:
 
 @dataclass(frozen=True)
 class GateKind:
-    """An attention layer of public checkpoints, whose tensors are known in full.
+    """An attention layer of public checkpoints, whose tensors are known in full."""
 
-    Attributes:
-        name: e.g. 'ECA'.
-        layer: its name in a block of mmdet, and in the names of shipped configs.
-        tensors: regular expression of its tensors' names.
-        size: the tensor whose shape tells its kernel size or hidden units.
-        axis: of that shape.
-    """
-
-    name: str
-    layer: str
-    tensors: str
-    size: str
-    axis: int = 0
+    name: str  # e.g. 'ECA'
+    layer: str  # its name in a block of mmdet, and in the names of shipped configs
+    tensors: str  # regular expression of its tensors' names
+    size: str  # the tensor whose shape tells its kernel size or hidden units,
+    axis: int = 0  # along this axis
 
 
 GATES = {
@@ -117,26 +103,17 @@ GATES = {
 
 @dataclass(frozen=True)
 class Layout:
-    """Names of tensors in the backbones and classifiers of one library.
+    """Names of tensors in the backbones and classifiers of one library."""
 
-    Attributes:
-        origin: the library, as reported to users.
-        sign: regular expression found in a name of each such checkpoint, and in none of
-            the layouts before it in :data:`LAYOUTS`.
-        rules: its names and mmdet's; names without a rule are equal.
-        gate_origins: the origin of checkpoints with this attention layer, where it
-            differs.
-        bare_origin: the origin of checkpoints without a classifier, where it differs.
-        gates: attention layers that the library has, so that they can be converted to
-            this layout.
-    """
-
-    origin: str
+    origin: str  # the library, as reported to users
+    # Regular expression found in a name of each such checkpoint, and in none of the
+    # layouts before it in LAYOUTS.
     sign: str = ''
-    rules: tuple[Rule, ...] = ()
+    rules: tuple[Rule, ...] = ()  # names without a rule are equal to mmdet's
+    # Origins that differ: by attention layer, and without a classifier.
     gate_origins: Mapping[str, str] = field(default_factory=dict)
     bare_origin: str = ''
-    gates: tuple[str, ...] = ('ECA', 'SE')
+    gates: tuple[str, ...] = ('ECA', 'SE')  # that can be converted to this layout
 
     def origin_of(self, gate: str, classifier: bool) -> str:
         """Return where a checkpoint with these names is from."""
@@ -219,37 +196,25 @@ _CLASSIFIER = re.compile(r'(head\.)?(fc|classifier\.1|head)\.(weight|bias)')
 
 @dataclass
 class Canonical:
-    """A state dict under mmdet's names.
-
-    Attributes:
-        layout: of the file.
-        backbone: tensors by mmdet's name, the unknown ones by their own.
-        source: mmdet's name to the file's.
-        constants: tensors that follow from a layer's arguments, by mmdet's name.
-        classifier: the classifier's tensors by the file's name.
-        rest: names of the other parts of a detector ('neck.…').
-        unknown: names in the backbone that no public architecture has.
-    """
+    """A state dict under mmdet's names; unknown tensors keep their own."""
 
     layout: Layout
     backbone: dict[str, Tensor] = field(default_factory=dict)
-    source: dict[str, str] = field(default_factory=dict)
+    source: dict[str, str] = field(default_factory=dict)  # mmdet's name to the file's
+    # Tensors that follow from a layer's arguments.
     constants: dict[str, Tensor] = field(default_factory=dict)
-    classifier: dict[str, Tensor] = field(default_factory=dict)
-    rest: list[str] = field(default_factory=list)
-    unknown: list[str] = field(default_factory=list)
+    classifier: dict[str, Tensor] = field(default_factory=dict)  # by the file's name
+    rest: list[str] = field(default_factory=list)  # other parts of a detector
+    unknown: list[str] = field(default_factory=list)  # in no public architecture
 
 
 def is_known(name: str) -> bool:
-    """Tell whether a public architecture has a tensor of this name (mmdet's)."""
+    """Return whether a public architecture has a tensor of this name (mmdet's)."""
     return _KNOWN.fullmatch(name) is not None
 
 
 def attention_of(name: str) -> str | None:
-    """Return whose tensor this is if it is of an attention layer, as 'CBAM'.
-
-    Not of ECA, SE and FcaNet, whose files are public and known in full.
-    """
+    """Return the attention layer of a tensor, e.g. 'CBAM'; not ECA, SE and FcaNet."""
     match = _ATTENTION.match(name)
     return LAYER_NAMES[match['layer']] if match else None
 
@@ -272,7 +237,7 @@ def to_canonical(state: dict[str, Tensor]) -> Canonical:
     if owned and result.layout is AUTHORS:
         result.layout = MMDET
     for key, original in bare.items():
-        name, tensor = _renamed(key, state[original], result.layout.rules)
+        name, tensor = rename(key, state[original], result.layout, to_ours=True)
         if name in result.source:
             raise WeightsError(
                 f'two tensors are the same one: {result.source[name]} and {original} '
@@ -301,20 +266,14 @@ def _is_own(key: str, owned: bool) -> bool:
     return not _CLASSIFIER.fullmatch(key)
 
 
-def _renamed(key: str, tensor: Tensor, rules: Iterable[Rule]) -> tuple[str, Tensor]:
-    for rule in rules:
-        name = rule.rename(key, to_ours=True)
-        if name is not None:
-            convolution = rule.convolution and tensor.dim() == 4
-            return name, tensor.flatten(1) if convolution else tensor
-    return key, tensor
-
-
-def from_canonical(key: str, tensor: Tensor, layout: Layout) -> tuple[str, Tensor]:
-    """Return a tensor's name and shape in another layout."""
+def rename(
+    key: str, tensor: Tensor, layout: Layout, to_ours: bool
+) -> tuple[str, Tensor]:
+    """Return a tensor's name and shape under mmdet's names, or in another layout."""
     for rule in layout.rules:
-        name = rule.rename(key, to_ours=False)
+        name = rule.rename(key, to_ours)
         if name is not None:
-            convolution = rule.convolution and tensor.dim() == 2
-            return name, tensor[:, :, None, None] if convolution else tensor
+            if rule.convolution and tensor.dim() == (4 if to_ours else 2):
+                tensor = tensor.flatten(1) if to_ours else tensor[:, :, None, None]
+            return name, tensor
     return key, tensor

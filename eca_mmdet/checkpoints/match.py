@@ -13,31 +13,22 @@ from eca_mmdet.checkpoints.key_maps import GATES, Canonical, is_known
 from eca_mmdet.models.attention.fcanet import FcaNet
 from eca_mmdet.models.attention.gate import Gate
 from eca_mmdet.models.file_names import file_names_of
+from eca_mmdet.utils.text import first
 
 
 @dataclass
 class Fit:
-    """How a file's tensors and a backbone's meet.
+    """Comparison of a file's tensors with a backbone's."""
 
-    Attributes:
-        weights: tensors to copy, by the backbone's names.
-        origin: e.g. 'eca_resnet50_k3557 (authors, ImageNet)'.
-        problems: why the file does not fit; one sentence each.
-        missing: the backbone's tensors that the file lacks, without those of gates.
-        unused: the file's tensors that the backbone lacks.
-        gates: the backbone's gate modules to whether the file has all their tensors.
-        tensors: number of the backbone's tensors outside gates.
-        bare_gates: number of the backbone's gates without weights.
-    """
-
-    weights: dict[str, Tensor]
-    origin: str
-    problems: list[str] = field(default_factory=list)
-    missing: list[str] = field(default_factory=list)
-    unused: list[str] = field(default_factory=list)
+    weights: dict[str, Tensor]  # to copy, by the backbone's names
+    origin: str  # e.g. 'eca_resnet50_k3557 (authors, ImageNet)'
+    problems: list[str] = field(default_factory=list)  # why the file does not fit
+    missing: list[str] = field(default_factory=list)  # in the file, gates excepted
+    unused: list[str] = field(default_factory=list)  # of the file's tensors
+    # The backbone's gate modules to whether the file has all their tensors.
     gates: dict[str, bool] = field(default_factory=dict)
-    tensors: int = 0
-    bare_gates: int = 0
+    tensors: int = 0  # in the backbone outside gates
+    bare_gates: int = 0  # gates without weights
 
     @property
     def line(self) -> str:
@@ -127,19 +118,24 @@ def key_problems(
         )
     ]
     both = '' if names else 'of layers that both have '
+    return counted(
+        (shapes, 'have another shape'),
+        (needed + partial, 'are not in the file'),
+        (without_place, f'{both}are not in the backbone'),
+    )
+
+
+def counted(*problems: tuple[list[str], str]) -> list[str]:
+    """Return a sentence for each list with tensors: their number and first names."""
     return [
         f'{len(keys)} tensors {title}: {first(keys)}'
-        for keys, title in (
-            (shapes, 'have another shape'),
-            (needed + partial, 'are not in the file'),
-            (without_place, f'{both}are not in the backbone'),
-        )
+        for keys, title in problems
         if keys
     ]
 
 
 def _is_needed(key: str) -> bool:
-    """Tell whether a tensor is of the plain network: a public name, or any norm."""
+    """Return whether a tensor is of the plain network: a public name, or any norm."""
     norm = r'((layer\d+\.\d+|stem)\.)?[a-z]*n\d\.\w+'  # 'gn1', 'layer1.0.sbn2'
     return is_known(key) or re.fullmatch(norm, key) is not None
 
@@ -156,14 +152,9 @@ def value_problems(weights: dict[str, Tensor], own: dict[str, Tensor]) -> list[s
         for key, tensor in weights.items()
         if tensor.is_floating_point() and not tensor.isfinite().all()
     ]
-    return [
-        f'{len(names)} tensors {title}: {first(names)}'
-        for names, title in (
-            (integers, 'are no floating-point numbers'),
-            (broken, 'hold NaN or infinity'),
-        )
-        if names
-    ]
+    return counted(
+        (integers, 'are no floating-point numbers'), (broken, 'hold NaN or infinity')
+    )
 
 
 def frozen_additions(fit: Fit, module: nn.Module) -> list[str]:
@@ -178,7 +169,7 @@ def frozen_additions(fit: Fit, module: nn.Module) -> list[str]:
 
 
 def constant_problems(canonical: Canonical, module: nn.Module) -> list[str]:
-    """Say which of the file's constants come from other arguments than a layer has."""
+    """List the file's constants that come from other arguments than the layer's."""
     own = {
         f'{name}.filters': gate
         for name, gate in module.named_modules()
@@ -200,18 +191,12 @@ def constant_problems(canonical: Canonical, module: nn.Module) -> list[str]:
 
 
 def is_frozen(module: nn.Module, gate: str) -> bool:
-    """Tell whether training leaves a gate as it is."""
+    """Return whether training leaves a gate as it is."""
     stage = re.match(r'layer(\d+)\.', gate)
     if stage and int(stage[1]) <= getattr(module, 'frozen_stages', -1):
         return True  # mmdet's MobileNetV2 freezes only when training starts
     parameters = module.get_submodule(gate).parameters()
     return not any(parameter.requires_grad for parameter in parameters)
-
-
-def first(names: list[str], count: int = 3) -> str:
-    """Return the first names as text."""
-    more = ', ...' if len(names) > count else ''
-    return ', '.join(names[:count]) + more
 
 
 def differences(file: Architecture, own: Architecture) -> list[str]:
@@ -255,7 +240,7 @@ def _gate_differences(file: Architecture, own: Architecture) -> list[str]:
             own_sizes = own.stage_kernel_sizes or own.kernel_sizes
             both = f'file {sizes}, backbone {own_sizes}; set kernel_sizes={sizes}'
         found.append(f'ECA kernel sizes: {both}')
-    other = 'features would be other ones than the file was trained for'
+    other = 'the features would differ from those that the file was trained for'
     for name, count in file.others:
         if name not in dict(own.others):
             found.append(

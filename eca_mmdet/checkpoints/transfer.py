@@ -26,24 +26,18 @@ from eca_mmdet.checkpoints.detector import (
 )
 from eca_mmdet.checkpoints.io import Checkpoint, read_checkpoint, require_names
 from eca_mmdet.utils.errors import UserError, WeightsError
-from eca_mmdet.utils.text import clipped
+from eca_mmdet.utils.text import clipped, first
 
 
 @dataclass(frozen=True)
 class ClassMatch:
-    """Which classes of a model have a class of the same name in a file.
+    """Which classes of a model have a class of the same name in a file."""
 
-    Attributes:
-        kept: class of the model to class of the file.
-        same: names of the kept classes.
-        new: names of the others.
-        near: (name, name in the file) of new classes whose names differ in case,
-            spaces, hyphens or underscores only.
-    """
-
-    kept: dict[int, int]
-    same: tuple[str, ...]
-    new: tuple[str, ...]
+    kept: dict[int, int]  # class of the model to class of the file
+    same: tuple[str, ...]  # names of the kept classes
+    new: tuple[str, ...]  # names of the others
+    # (name, name in the file) of new classes whose names differ only in case, spaces,
+    # hyphens or underscores.
     near: tuple[tuple[str, str], ...]
 
 
@@ -64,25 +58,16 @@ def _loose(name: str) -> str:
 
 @dataclass
 class TransferPlan:
-    """The class layers of a model that starts from a file.
+    """The class layers of a model that starts from a file."""
 
-    Attributes:
-        classes: number in the file; None where its class layers do not show it.
-        layers: class layers of the model.
-        match: which classes keep their rows; None where none is asked to.
-        new: class tensors that take over rows, or start new though the file has them.
-        moved: names of those that take over rows.
-        unkept: layers whose rows cannot be kept, with the reason.
-        notes: further lines for the log.
-    """
-
-    classes: int | None
-    layers: Layers
-    match: ClassMatch | None = None
+    classes: int | None  # in the file; None where its class layers do not show it
+    layers: Layers  # of the model
+    match: ClassMatch | None = None  # None where no class is to keep its rows
+    # Class tensors that take over rows, or start new though the file has them.
     new: dict[str, Tensor] = field(default_factory=dict)
-    moved: list[str] = field(default_factory=list)
-    unkept: list[str] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
+    moved: list[str] = field(default_factory=list)  # tensors that take over rows
+    unkept: list[str] = field(default_factory=list)  # layers, each with the reason
+    notes: list[str] = field(default_factory=list)  # further lines for the log
 
 
 def plan_transfer(
@@ -142,8 +127,8 @@ def _require_own_names(file: Checkpoint, layers: Layers) -> None:
     part = next((n for n in layers if n.partition('.')[2] in file.state), None)
     if part:
         raise UserError(
-            f'this model has a detector inside ({part}), and {file.path} is of that '
-            'alone: FineTuneHook does not look inside. Leave it out of custom_hooks.',
+            f'this model has a detector inside ({part}), and {file.path} is only of '
+            'that: FineTuneHook does not look inside. Leave it out of custom_hooks.',
             code='unsupported-model',
         )
 
@@ -232,9 +217,8 @@ def _about_classes(plan: TransferPlan) -> str:
     lines = []
     if moved and plan.match:
         found = plan.match
-        keep = (
-            f'{_many(len(moved), "class layer keeps", "class layers keep")} the rows '
-        )
+        keep = _many(len(moved), 'class layer keeps', 'class layers keep')
+        keep += ' the rows '
         if found.new:
             keep += f'of {len(found.same)} of {len(found.same + found.new)} classes: '
             keep += f'{_listed(found.same)}; new: {_listed(found.new)}'
@@ -319,5 +303,4 @@ def other_classes(file: Checkpoint, wanted: Iterable[str] | None) -> list[str]:
 
 def _listed(names: Sequence[str]) -> str:
     """Return the first names for a line."""
-    shown = ', '.join(clipped(name) for name in names[:6])
-    return f'{shown}, ...' if len(names) > 6 else shown
+    return first([clipped(name) for name in names], 6)

@@ -1,4 +1,4 @@
-"""What reading a PyTorch file may build, and how much of it.
+"""Limits on the classes and the memory that reading a PyTorch file may use.
 
 ``torch.load(weights_only=True)`` runs no code, but torch 2.6 and newer refuse the loss
 histories in mmengine's checkpoints, ``HistoryBuffer`` and numpy arrays: mmengine 0.10.7
@@ -47,7 +47,7 @@ _ALLOCATING = re.compile(r'.*(bytearray|Tensor|Storage|ndarray)')
 
 
 def never_trusted(name: str) -> bool:
-    """Tell whether a dotted name is of a module that weights never need."""
+    """Return whether a dotted name is of a module that weights never need."""
     return name.split('.')[0] in _NEVER and name not in _HARMLESS
 
 
@@ -149,9 +149,7 @@ def _mmengine_globals() -> list[Any]:
 def require_proportion(path: Path) -> None:
     """Reject a PyTorch file whose content is out of all proportion to its size.
 
-    Raises:
-        WeightsError: it would exhaust memory or time.
-        Exception: it is damaged; zipfile and pickletools raise a dozen types.
+    For a damaged file, zipfile and pickletools raise a dozen types of exceptions.
     """
     most = _most(path)
     with path.open('rb') as file:
@@ -197,18 +195,13 @@ def _excessive(reason: str) -> WeightsError:
 
 
 class _Value(NamedTuple):
-    """A value on the unpickler's stack.
+    """A value on the unpickler's stack."""
 
-    Attributes:
-        visits: values that hashing it visits; each level of nesting counts double,
-            which bounds the depth as well.
-        letters: of the texts in it.
-        name: of a class or function.
-    """
-
+    # Values that hashing it visits; each level of nesting counts double, which bounds
+    # the depth as well.
     visits: int = 1
-    letters: int = 0
-    name: str = ''
+    letters: int = 0  # in its texts
+    name: str = ''  # if it is a class or function
 
 
 _MARK = _Value()

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 from eca_mmdet.cli.parser import build_parser
 from eca_mmdet.engine.distributed import is_main_process
-from eca_mmdet.engine.error_translation import as_user_error
+from eca_mmdet.engine.failures import as_user_error
 from eca_mmdet.utils.console import printed_messages
 from eca_mmdet.utils.errors import UserError, shown
 from eca_mmdet.utils.text import printable

@@ -15,7 +15,7 @@ from eca_mmdet.cli.common import Commands
 from eca_mmdet.utils.text import printable
 
 if TYPE_CHECKING:
-    from eca_mmdet.doctor.finding import Finding
+    from eca_mmdet.doctor.fixes import Finding
 
 logger = logging.getLogger(__name__)
 
@@ -43,9 +43,8 @@ def add_parser(commands: Commands) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Check, fix if asked to, and return 1 if a fault is left."""
-    from eca_mmdet.doctor.finding import FAULT, OK, counts
-    from eca_mmdet.doctor.fixes import apply_fixes
-    from eca_mmdet.doctor.run import examine, self_test
+    from eca_mmdet.doctor import examine, self_test
+    from eca_mmdet.doctor.fixes import FAULT, OK, apply_fixes, counts
 
     start = time.monotonic()
     logger.warning('importing torch, mmcv and mmdet in subprocesses ...')
@@ -78,7 +77,7 @@ def run(args: argparse.Namespace) -> int:
 
 def as_text(findings: Sequence[Finding]) -> str:
     """Return a line for each finding, with its fix on the next, and their numbers."""
-    from eca_mmdet.doctor.finding import counts
+    from eca_mmdet.doctor.fixes import counts
 
     lines = []
     for finding in findings:

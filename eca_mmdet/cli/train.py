@@ -100,7 +100,7 @@ def run(args: argparse.Namespace) -> int:
     from eca_mmdet.autoconfig.inputs import Options
     from eca_mmdet.autoconfig.plan import config_of
     from eca_mmdet.engine.distributed import is_main_process
-    from eca_mmdet.engine.interrupts import Interrupted
+    from eca_mmdet.engine.failures import Interrupted
     from eca_mmdet.engine.training import train
 
     config, args.work_dir = config_of(

@@ -37,20 +37,12 @@ FAMILIES = {
 
 @dataclass(frozen=True)
 class Package:
-    """Installed distribution.
+    """Installed distribution in a folder of the search path."""
 
-    Attributes:
-        name: Normalised, e.g. 'onedl-mmcv'.
-        version: Version in its metadata.
-        folder: Folder of the search path that contains it.
-        sources: URL of the sources of an editable install; '' otherwise.
-        distribution: Its metadata, an ``importlib.metadata.Distribution``.
-    """
-
-    name: str
+    name: str  # normalised, e.g. 'onedl-mmcv'
     version: str
     folder: Path
-    sources: str
+    sources: str  # URL of an editable install's sources; '' otherwise
     distribution: Any
 
     def __str__(self) -> str:
@@ -59,34 +51,29 @@ class Package:
     def files(self) -> Iterator[Path]:
         """Yield the recorded files; none if there is no record."""
         text = self.distribution.read_text('RECORD') or ''
-        yield from (
-            self.folder / row[0] for row in csv.reader(text.splitlines()) if row
-        )
+        rows = csv.reader(text.splitlines())
+        yield from (self.folder / row[0] for row in rows if row)
 
     def requirements(self, extra: str = '') -> list[Any]:
-        """Return what it requires on this machine, or what one of its extras adds."""
-        found = []
+        """Return what it requires on this machine, or what one of its extras adds.
+
+        Nothing without packaging, which matplotlib installs.
+        """
+        try:
+            from packaging.requirements import Requirement
+        except ImportError:
+            return []
+        requirements = []
         for line in self.distribution.requires or ():
             with contextlib.suppress(ValueError):  # unreadable
-                wanted = _requirement(line)
-                required = wanted.marker is None or wanted.marker.evaluate(
-                    {'extra': ''}
+                wanted = Requirement(line)
+                marker = wanted.marker
+                always, with_extra = (
+                    marker is None or marker.evaluate({'extra': e}) for e in ('', extra)
                 )
-                added = not required and wanted.marker.evaluate({'extra': extra})
-                found += [wanted] if (added if extra else required) else []
-        return found
-
-
-def _requirement(line: str) -> Any:
-    """Parse a requirement with packaging, or with pip's copy.
-
-    Raises:
-        ValueError: The line is not valid, or there is no packaging.
-    """
-    for root in ('packaging', 'pip._vendor.packaging'):
-        with contextlib.suppress(ImportError):
-            return importlib.import_module(f'{root}.requirements').Requirement(line)
-    raise ValueError('packaging is not installed')
+                if with_extra and not (extra and always):
+                    requirements.append(wanted)
+        return requirements
 
 
 def normalised(name: str) -> str:

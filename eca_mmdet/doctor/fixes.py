@@ -1,20 +1,21 @@
-"""Commands of pip that fix packages, and ``--fix``, which runs them."""
+"""Findings of the checks, the commands of pip that fix them, and ``--fix``."""
 
 from __future__ import annotations
 
 import logging
 import os
 import re
+import shlex
 import site
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from eca_mmdet.catalog.configs import PACKAGE
 from eca_mmdet.doctor.environment import Environment, Package, pip_obstacle
-from eca_mmdet.doctor.finding import FAULT, Finding, Fix, pip
 
 logger = logging.getLogger(__name__)
 
@@ -22,29 +23,79 @@ MAX_ROUNDS = 12
 SHOWN = ('Collecting', 'Downloading', 'Building', 'Installing', 'Successfully', 'ERROR')
 
 
+OK = 'ok'
+WARNING = 'warning'
+FAULT = 'fault'
+UNKNOWN = 'unknown'
+
+
+@dataclass(frozen=True)
+class Fix:
+    """Command that removes a fault."""
+
+    text: str  # one line for a shell
+    calls: tuple[tuple[str, ...], ...] = ()  # the same, if it calls only pip
+    by_hand: str = ''  # reason why --fix must not run it
+
+    @property
+    def automatic(self) -> bool:
+        """Whether ``--fix`` may run it."""
+        return bool(self.calls) and not self.by_hand
+
+
+def pip(*calls: Sequence[str], by_hand: str = '') -> Fix:
+    """Return the fix that calls pip of this Python once or several times."""
+    commands = [(sys.executable, '-m', 'pip', *words) for words in calls]
+    return Fix(' && '.join(map(shlex.join, commands)), tuple(commands), by_hand)
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the report; ``state`` is OK, WARNING, FAULT or UNKNOWN."""
+
+    name: str
+    state: str
+    text: str
+    fix: Fix | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the object for ``--json``."""
+        fix = self.fix or Fix('')
+        return {
+            'name': self.name,
+            'state': self.state,
+            'text': self.text,
+            'mend': fix.text or None,
+            'automatic': fix.automatic,
+            'by_hand': fix.by_hand,
+        }
+
+
+def counts(findings: Sequence[Finding]) -> dict[str, int]:
+    """Return the number of faults, warnings and unknowns."""
+    states = [finding.state for finding in findings]
+    return {f'{state}s': states.count(state) for state in (FAULT, WARNING, UNKNOWN)}
+
+
 def install(environment: Environment, *modules: str, wanted: Sequence[str] = ()) -> Fix:
     """Return the fix that leaves only one suitable distribution of each module.
 
-    Args:
-        environment: Its installed distributions are replaced.
-        modules: Modules to install.
-        wanted: What to install, as pip takes it; by default what eca-mmdet requires.
+    ``wanted`` is what pip installs; by default what eca-mmdet requires.
     """
     if modules == ('torch',):
         modules = ('torch', 'torchvision')
     wanted = wanted or [environment.requirement(module) for module in modules]
     if not all(wanted):
         return install_own(environment)
-    found = [package for module in modules for package in environment.providers(module)]
+    present = [p for module in modules for p in environment.providers(module)]
     overlapping = [p for module in modules for p in environment.overlapping(module)]
     names = [re.split('[=<>!~]', text)[0].lower() for text in wanted]
-    remove = [p.name for p in found if p.name not in names or p in overlapping]
+    remove = [p.name for p in present if p.name not in names or p in overlapping]
     calls = [['uninstall', '-y', *dict.fromkeys(remove)]] if remove else []
     # The other packages are checked one by one; pip must not add a second OpenCV.
-    options = (
-        ['--no-deps', '--force-reinstall'] if found and 'torch' not in names else []
-    )
-    reason = reason_to_keep(environment, found)
+    replace = present and 'torch' not in names
+    options = ['--no-deps', '--force-reinstall'] if replace else []
+    reason = reason_to_keep(environment, present)
     if any('+' in text for text in wanted):
         reason = "name the index that torch came from with pip's --index-url"
     return pip(*calls, ['install', *options, *wanted], by_hand=reason)
@@ -86,17 +137,11 @@ def reason_to_keep(environment: Environment, packages: Sequence[Package]) -> str
 
 @dataclass(frozen=True)
 class AppliedFix:
-    """Fix that was run.
-
-    Attributes:
-        name: Name of the finding.
-        command: Command as printed.
-        error: Line that explains pip's failure; '' if it succeeded.
-    """
+    """Fix that was run for the finding ``name``."""
 
     name: str
     command: str
-    error: str = ''
+    error: str = ''  # line that explains pip's failure
 
 
 def apply_fixes(
@@ -105,9 +150,7 @@ def apply_fixes(
     """Fix one fault after the other, and examine the environment again after each.
 
     A fix can make the next one needless or wrong, so each is chosen from new findings.
-
-    Returns:
-        The last findings, and the fixes that were run.
+    Returns the last findings, and the fixes that were run.
     """
     applied: list[AppliedFix] = []
     tried: set[str] = set()  # commands, and names of findings that pip could not fix

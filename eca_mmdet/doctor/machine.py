@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from eca_mmdet.doctor.environment import Environment
-from eca_mmdet.doctor.finding import FAULT, OK, UNKNOWN, WARNING, Finding, Fix, pip
+from eca_mmdet.doctor.fixes import FAULT, OK, UNKNOWN, WARNING, Finding, Fix, pip
 
 GIB = 2**30
 CGROUP = Path('/sys/fs/cgroup')
@@ -24,18 +24,18 @@ def graphics_cards() -> list[str]:
     program = shutil.which('nvidia-smi')
     if program is None:
         return []
-    query = '--query-gpu=name,driver_version'
+    argv = [program, '--query-gpu=name,driver_version', '--format=csv,noheader']
     try:
-        done = subprocess.run(
-            [program, query, '--format=csv,noheader'],
+        output = subprocess.check_output(
+            argv,
             stdin=subprocess.DEVNULL,
-            capture_output=True,
+            stderr=subprocess.DEVNULL,
             text=True,
             timeout=GPU_LIST_LIMIT_S,
         )
     except (OSError, subprocess.SubprocessError, UnicodeDecodeError):
         return []
-    return done.stdout.splitlines() if done.returncode == 0 else []
+    return output.splitlines()
 
 
 def check_cuda(environment: Environment) -> list[Finding]:
@@ -69,14 +69,14 @@ def check_cuda(environment: Environment) -> list[Finding]:
 
 def free_memory() -> int | None:
     """Return the bytes that machine and cgroup can still provide; None if unknown."""
-    found = []
+    sizes = []
     for line in _read(MEMINFO).splitlines():
         if line.startswith('MemAvailable:'):
-            found.append(int(line.split()[1]) * 1024)
+            sizes.append(int(line.split()[1]) * 1024)
     with contextlib.suppress(ValueError):  # 'max', or no cgroup
         limit = int(_read(CGROUP / 'memory.max'))
-        found.append(max(0, limit - int(_read(CGROUP / 'memory.current'))))
-    return min(found, default=None)
+        sizes.append(max(0, limit - int(_read(CGROUP / 'memory.current'))))
+    return min(sizes, default=None)
 
 
 def _read(path: Path) -> str:

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -43,23 +43,14 @@ _RUN = (
 
 @dataclass(frozen=True)
 class Result:
-    """Result of a step.
+    """Result of a step."""
 
-    Attributes:
-        value: Return value; None if it failed.
-        error: Type of the exception, or 'died'.
-        message: Message of the exception, or how the process ended; one line.
-        missing: Name of the module that was not found.
-        blocked_by: Failed step that it needs, so that it was not run.
-        warnings: Python warnings.
-    """
-
-    value: dict[str, Any] | None = None
-    error: str = ''
-    message: str = ''
-    missing: str = ''
-    blocked_by: str = ''
-    warnings: tuple[str, ...] = field(default=())
+    value: dict[str, Any] | None = None  # None if it failed
+    error: str = ''  # type of the exception, or 'died'
+    message: str = ''  # of the exception, or how the process ended; one line
+    missing: str = ''  # module that was not found
+    blocked_by: str = ''  # failed step that it needs, so that it was not run
+    warnings: tuple[str, ...] = ()
 
     @property
     def works(self) -> bool:
@@ -75,10 +66,8 @@ class Result:
 def probe(steps: Sequence[str], limit_s: float = LIMIT_S) -> dict[str, Result]:
     """Run the steps in as few subprocesses as their failures allow.
 
-    Args:
-        steps: Names in :mod:`eca_mmdet.doctor.steps`, or modules to import, each after
-            those that it needs.
-        limit_s: Time limit of each subprocess in seconds.
+    Steps are names in :mod:`eca_mmdet.doctor.steps`, or modules to import, each after
+    those that it needs. ``limit_s`` is the time limit of each subprocess in seconds.
     """
     results: dict[str, Result] = {}
     left = list(steps)
@@ -90,12 +79,8 @@ def probe(steps: Sequence[str], limit_s: float = LIMIT_S) -> dict[str, Result]:
         records, ending = run_child(STEPS_FILE, left[:count], limit_s)
         begun = [record['begin'] for record in records if 'begin' in record]
         if not begun:
-            blocked = dict.fromkeys(left, Result(blocked_by='python'))
-            return {
-                **results,
-                **blocked,
-                'python': Result(error='died', message=ending),
-            }
+            results |= dict.fromkeys(left, Result(blocked_by='python'))
+            return {**results, 'python': Result(error='died', message=ending)}
         results |= {r['step']: _result(r) for r in records if 'step' in r}
         results.setdefault(begun[-1], Result(error='died', message=ending))
         left = [name for name in left if name not in results]
@@ -125,18 +110,16 @@ def run_child(
 ) -> tuple[list[dict[str, Any]], str]:
     """Run a Python file with the search path of this process.
 
-    Returns:
-        The JSON objects it wrote, and how it ended ('' if it succeeded).
+    Returns the JSON objects it wrote, and how it ended ('' if it succeeded).
     """
     argv = [sys.executable, '-c', _RUN, str(file), json.dumps(sys.path), *names]
+    streams: Any = dict(stdin=subprocess.DEVNULL, capture_output=True)
     try:
-        done = subprocess.run(
-            argv,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            timeout=limit_s,
-        )
-        out, err, ending = done.stdout, done.stderr, _ending(done.returncode)
+        process = subprocess.run(argv, **streams, timeout=limit_s)
+        out, err, code = process.stdout, process.stderr, process.returncode
+        ending = f'ended Python with exit code {code}' if code else ''
+        if code < 0:
+            ending = f'ended Python with signal {-code} ({signal.strsignal(-code)})'
     except subprocess.TimeoutExpired as late:
         out, err = late.stdout or b'', late.stderr or b''
         ending = f'did not end within {limit_s:g} s'
@@ -157,12 +140,6 @@ def _records(out: bytes) -> Iterator[dict[str, Any]]:
             continue
         if isinstance(record, dict):
             yield record
-
-
-def _ending(code: int) -> str:
-    if code >= 0:
-        return f'ended Python with exit code {code}' if code else ''
-    return f'ended Python with signal {-code} ({signal.strsignal(-code)})'
 
 
 def one_line(text: str) -> str:

@@ -24,7 +24,7 @@ from eca_mmdet.doctor.environment import (
     pip_obstacle,
     plain,
 )
-from eca_mmdet.doctor.finding import FAULT, OK, UNKNOWN, WARNING, Finding, Fix, pip
+from eca_mmdet.doctor.fixes import FAULT, OK, UNKNOWN, WARNING, Finding, Fix, pip
 from eca_mmdet.doctor.probe import STEPS
 
 Rule = Callable[[Environment, str], Finding | None]
@@ -79,7 +79,7 @@ def missing(environment: Environment, module: str) -> Finding | None:
 
 
 def install_pair(environment: Environment) -> Fix:
-    """Return the fix that installs the torchvision of the installed torch."""
+    """Return the fix that installs the torchvision made for the installed torch."""
     torch, vision = environment.active('torch'), environment.requirement('torchvision')
     wanted = [f'torch=={torch.version}', vision] if torch else []
     return fixes.install(environment, 'torchvision', wanted=wanted)
@@ -222,17 +222,6 @@ def does_not_import(environment: Environment, module: str) -> Finding | None:
     return fault(module, text, fix)
 
 
-def shared_files(environment: Environment, module: str) -> Finding | None:
-    """Several OpenCVs share their files; removing one breaks the others."""
-    found = environment.overlapping(module)
-    if not found:
-        return None
-    names = ' and '.join(map(str, found))
-    text = f'{names} share their files; removing one breaks {module}'
-    fix = fixes.reinstall(environment, module)
-    return Finding(NAMES.get(module, module), WARNING, text, fix)
-
-
 RULES: tuple[Rule, ...] = (
     lost_pkg_resources,
     missing,
@@ -245,7 +234,6 @@ RULES: tuple[Rule, ...] = (
     other_torch,
     refuses_versions,
     does_not_import,
-    shared_files,
 )
 """One for each fault, causes before symptoms."""
 
@@ -316,20 +304,17 @@ def check_python(environment: Environment) -> list[Finding]:
 
 
 def check_own(environment: Environment) -> list[Finding]:
-    """Check that the running eca-mmdet is the installed one."""
-    here, own, version = PACKAGE.parent, environment.own(), eca_mmdet.__version__
-    text, fix = f'{version} in {here}', fixes.install_own(environment)
-    if own is None:
-        return [Finding('eca-mmdet', WARNING, f'{text}, which is not installed', fix)]
-    if own.version != version:
-        text = f'{version} runs from {here}, but {own.version} is installed'
-        return [Finding('eca-mmdet', FAULT, text, fix)]
-    return [Finding('eca-mmdet', OK, text)]
+    """Check that eca-mmdet is installed, so that its requirements are known."""
+    text = f'{eca_mmdet.__version__} in {PACKAGE.parent}'
+    if environment.own():
+        return [Finding('eca-mmdet', OK, text)]
+    fix = fixes.install_own(environment)
+    return [Finding('eca-mmdet', WARNING, f'{text}, which is not installed', fix)]
 
 
 def check_working_folder(environment: Environment) -> list[Finding]:
     """Check that no folder here hides, or would hide, an installed package."""
-    found = []
+    findings = []
     for module in MODULES:
         if any(package.sources for package in environment.providers(module)):
             continue
@@ -341,11 +326,11 @@ def check_working_folder(environment: Environment) -> list[Finding]:
         path = located(module)
         if path and path.resolve() == file.resolve():
             text = f'{module} is imported from the current folder, not as installed'
-            found.append(Finding('search path', FAULT, text, fix))
+            findings.append(Finding('search path', FAULT, text, fix))
         else:
             text = f'{file}: `python -m ...` from this folder imports it as {module}'
-            found.append(Finding('search path', WARNING, text, fix))
-    return found
+            findings.append(Finding('search path', WARNING, text, fix))
+    return findings
 
 
 CHECKS: tuple[Callable[[Environment], list[Finding]], ...] = (

@@ -125,20 +125,15 @@ def require_no_checkpoints(folder: str) -> None:
 
 
 class ResumePoint(NamedTuple):
-    """A checkpoint to resume from.
-
-    Attributes:
-        meta: what mmengine wrote beside the weights: epoch, iter, seed, ...
-        note: why it is not the latest, or ''.
-    """
+    """A checkpoint to resume from."""
 
     path: Path
-    meta: dict[str, Any]
-    note: str = ''
+    meta: dict[str, Any]  # what mmengine wrote: epoch, iter, seed, ...
+    note: str = ''  # why it is not the latest
 
 
 def read_meta(checkpoint: str | Path) -> dict[str, Any]:
-    """Return what mmengine wrote beside the weights: epoch, iter, seed, ..."""
+    """Return a training checkpoint's ``meta``; reject any other file."""
     file = read_checkpoint(str(checkpoint))
     meta = file.extras.get('meta')
     counts = [meta.get(k) for k in ('epoch', 'iter')] if isinstance(meta, dict) else []
@@ -167,21 +162,18 @@ def find_checkpoint(folder: str | Path) -> ResumePoint | None:
     """
     folder = Path(folder)
     named = named_checkpoint(folder)
-    reasons = {}
-    if named is not None:
+    points, reasons = [], {}
+    for path in filter(None, dict.fromkeys([named, *sorted(folder.glob('*.pth'))])):
         try:
-            return ResumePoint(named, read_meta(named))
+            point = ResumePoint(path, read_meta(path))
         except WeightsError as error:
-            reasons[named] = str(error)
-    whole = []
-    for path in sorted(folder.glob('*.pth')):
-        if path not in reasons:
-            try:
-                whole.append(ResumePoint(path, read_meta(path)))
-            except WeightsError as error:
-                reasons[path] = str(error)
-    if whole:
-        best = max(whole, key=lambda point: int(point.meta['iter']))
+            reasons[path] = str(error)
+            continue
+        if path == named:
+            return point
+        points.append(point)
+    if points:
+        best = max(points, key=lambda point: int(point.meta['iter']))
         return best._replace(note=next(iter(reasons.values()), ''))
     present = [path for path in reasons if path.exists()]
     if present:

@@ -1,4 +1,4 @@
-"""Load configs, build their models, and read or set what they say of a training."""
+"""Loading of configs, building of their models, and training options in them."""
 
 from __future__ import annotations
 
@@ -138,7 +138,7 @@ def require_sections(cfg: Any, training: bool) -> None:
     if missing:
         raise UserError(
             f'{cfg.filename} is not a detector config: it has no {", ".join(missing)}. '
-            'Inherit one of the shipped ones (eca-mmdet configs).',
+            'Inherit a shipped config (eca-mmdet configs).',
             code='config-invalid',
         )
 
@@ -200,13 +200,10 @@ def build_model(cfg: Any, device: str = 'cpu', source: str = '') -> Any:
 
 def drop_init(part: Any) -> None:
     """Remove ``init_cfg`` and ``pretrained`` at any depth of a model's config."""
-    if isinstance(part, dict):
+    for _, node in parts(part, ''):
         for key in ('init_cfg', 'pretrained'):
-            if part.get(key) is not None:
-                part[key] = None
-    values = part.values() if isinstance(part, dict) else part
-    for value in values if isinstance(part, (dict, list, tuple)) else ():
-        drop_init(value)
+            if node.get(key) is not None:
+                node[key] = None
 
 
 def parts(node: Any, path: str) -> Iterator[tuple[str, Any]]:

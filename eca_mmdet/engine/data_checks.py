@@ -39,35 +39,20 @@ logger = logging.getLogger(__name__)
 
 @dataclass
 class _File:
-    """An annotation file and what the config does with it.
-
-    Attributes:
-        content: its images and categories; of the annotations, only the first is kept.
-        coco: read as COCO instances, so that the faults count.
-        uses: 'train', 'val', 'test'.
-        folder: of its images; None where no data loader reads it.
-        pycocotools: evaluates it, with its demands on annotation ids.
-        mask_ap: an evaluator compares masks.
-        scored: an evaluator computes AP, which takes annotations.
-        listed: the file has a list of annotations, though it may be empty.
-    """
+    """An annotation file and what the config does with it."""
 
     path: Path
-    content: dict[str, Any]
+    content: dict[str, Any]  # of the annotations, only the first is kept
     faults: list[Fault]
-    coco: bool = False
-    uses: set[str] = field(default_factory=set)
-    folder: Path | None = None
+    coco: bool = False  # read as COCO instances, so that the faults count
+    uses: set[str] = field(default_factory=set)  # 'train', 'val', 'test'
+    folder: Path | None = None  # with images; None where no data loader reads it
     classes: Sequence[str] | None = None
-    pycocotools: bool = False
+    pycocotools: bool = False  # evaluates it, with its demands on annotation ids
     trains_masks: bool = False
-    mask_ap: bool = False
-    scored: bool = False
-    listed: bool = True
-
-    @property
-    def names(self) -> set[str]:
-        return {category['name'] for category in self.content['categories']}
+    mask_ap: bool = False  # an evaluator compares masks
+    scored: bool = False  # an evaluator computes AP, which takes annotations
+    listed: bool = True  # the file has a list of annotations, maybe empty
 
     def severity(self, fault: Fault) -> Severity:
         """Return how bad a fault is for this run, which may not meet it at all."""
@@ -154,7 +139,7 @@ def check_num_classes(cfg: Any, classes: int, name: str) -> None:
 
 
 def _is_plain_coco(dataset: Any) -> bool:
-    """Tell whether CocoDataset itself reads a dataset; others have their own rules."""
+    """Return whether CocoDataset reads a dataset; subclasses have their own rules."""
     from mmdet.datasets import CocoDataset
     from mmdet.registry import DATASETS
 
@@ -164,7 +149,7 @@ def _is_plain_coco(dataset: Any) -> bool:
 
 
 def _check_names(classes: Sequence[str], file: _File, name: str) -> None:
-    known = file.names
+    known = {category['name'] for category in file.content['categories']}
     unknown = [c for c in classes if c not in known]
     if unknown:
         raise UserError(
@@ -178,9 +163,9 @@ def _check_names(classes: Sequence[str], file: _File, name: str) -> None:
 def _look_closer(
     file: _File, folder: Path, classes: Sequence[str] | None, elsewhere: bool
 ) -> None:
-    """Check what depends on the dataset too: its folder and its classes.
+    """Check the image folder and the classes of a dataset against its file.
 
-    ``elsewhere``: the images come from a storage that is no folder.
+    ``elsewhere``: the images come from a remote storage.
     """
     require_instances(file.path, file.content)
     categories = list(filter(is_category, file.content['categories']))

@@ -46,12 +46,9 @@ class SampleIndex(int):
 class ReplayedBatchSampler(Sampler[list[SampleIndex]]):
     """Batches of another batch sampler, of ``SampleIndex``, from any batch on.
 
-    Args:
-        sampler: of indices; its order depends only on ``set_epoch`` and its seed.
-        batch_size: images per batch.
-        inner: config of a batch sampler; None takes consecutive indices.
-        drop_last: leave out a last batch that is not full, if ``inner`` is None.
-        endless: begin the next epoch by itself, for training by iterations.
+    The order of ``sampler`` may depend only on ``set_epoch`` and its seed. ``inner`` is
+    the config of a batch sampler; None takes consecutive indices. An endless sampler
+    begins the next epoch by itself, for training by iterations.
     """
 
     def __init__(

@@ -53,7 +53,7 @@ def require_launcher(launcher: str) -> None:
         if os.environ.get(name) and not os.environ[name].isdecimal()
     ]
     if missing or wrong:
-        fault = f'{missing[0]} is not set' if missing else f'{wrong[0]} is no number'
+        fault = f'{missing[0]} is not set' if missing else f'{wrong[0]} is not a number'
         raise UserError(
             f'--launcher {launcher}: {fault}. Its processes are started like this: '
             f'{_STARTED_BY[launcher]} --launcher {launcher} (docs/scale.md).',
@@ -65,7 +65,7 @@ def require_launcher(launcher: str) -> None:
 
 
 def is_main_process() -> bool:
-    """Tell rank 0, or the only process, from the others; before they have met too."""
+    """Return whether this is rank 0 or the only process, also before they connect."""
     ranks = (os.environ.get(names[0]) for names in VARIABLES.values())
     return int(next((rank for rank in ranks if rank is not None), 0)) == 0
 

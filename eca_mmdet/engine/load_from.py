@@ -1,4 +1,4 @@
-"""The detector that a run starts from: it has to fit; its classes may be others."""
+"""Checks of the checkpoint in ``load_from``, and its transfer to other classes."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ from eca_mmdet.checkpoints.transfer import (
 )
 from eca_mmdet.engine.config import class_names
 from eca_mmdet.utils.errors import UserError
+from eca_mmdet.utils.text import first
 
 logger = logging.getLogger(__name__)
 
@@ -70,10 +71,8 @@ class FineTuneHook(Hook):  # type: ignore[misc]
 
     def after_load_checkpoint(self, runner: Any, checkpoint: dict[str, Any]) -> None:
         """Replace the class layers in the checkpoint, before the model loads it."""
-        starts = isinstance(
-            compat.train_loop(runner), BaseLoop
-        ) and not compat.is_resuming(runner)
-        if not starts or self._done:
+        trains = isinstance(compat.train_loop(runner), BaseLoop)
+        if not trains or compat.is_resuming(runner) or self._done:
             return
         self._done = True
         path = str(compat.load_path(runner))
@@ -111,7 +110,7 @@ class FineTuneHook(Hook):  # type: ignore[misc]
 def find_layers(
     runner: Any, own: dict[str, Tensor], wanted: Sequence[str] | None
 ) -> Layers:
-    """Return the class layers of a runner's model; see ``find_class_layers``."""
+    """Return the class layers of a runner's model."""
     count = len(wanted) if wanted else None
     return find_class_layers(runner.cfg.get('model'), own, count)
 
@@ -139,12 +138,9 @@ def check_start(
 ) -> None:
     """Compare the detector of ``load_from`` with the model, if there is one.
 
-    Args:
-        cfg: the runner's.
-        runner: built, so that one process downloads for all.
-        exact: every tensor must fit (test, resume); otherwise the backbone's must, and
-            the others that start new are logged.
-        file: content of ``load_from``, if it was read.
+    With ``exact`` (test, resume) every tensor must fit; otherwise the backbone's must,
+    and the others that start new are logged. ``file`` is the content of ``load_from``,
+    if it was read.
     """
     start = str(cfg.get('load_from') or '')
     if not start:
@@ -169,11 +165,9 @@ def check_start(
 
 
 def check_classes(cfg: Any, runner: Any, file: Checkpoint) -> list[str]:
-    """Compare the class layers of the detector that a training starts from.
+    """Return lines that name the layers that start new in a detector of other classes.
 
-    Returns:
-        Lines that name what starts new; none with a ``FineTuneHook``, which logs them
-        itself.
+    None with a ``FineTuneHook``, which logs them itself.
     """
     start = str(cfg.load_from)
     hook = next((h for h in runner.hooks if isinstance(h, FineTuneHook)), None)
@@ -189,13 +183,12 @@ def check_classes(cfg: Any, runner: Any, file: Checkpoint) -> list[str]:
     if lines and not _keeps_class_layers(runner, file, own):
         lines = []
     if new:
-        more = ', ...' if len(new) > 6 else ''
-        lines.append(f'{len(new)} tensors start new: {", ".join(new[:6])}{more}')
+        lines.append(f'{len(new)} tensors start new: {first(new, 6)}')
     return lines
 
 
 def _keeps_class_layers(runner: Any, file: Checkpoint, own: dict[str, Tensor]) -> bool:
-    """Tell whether a class layer of the file is kept; not so if the heads differ."""
+    """Return whether a class layer of the file is kept; not so if the heads differ."""
     try:
         layers = find_layers(runner, own, training_classes(runner))
     except UserError:

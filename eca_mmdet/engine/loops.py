@@ -1,28 +1,114 @@
-"""mmengine's two training loops, resumed exactly, within an epoch too."""
+"""Training loops and hooks for exact resuming, within an epoch too."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from mmengine.dist import get_rank, get_world_size
-from mmengine.hooks import EMAHook
+from mmengine.hooks import EMAHook, Hook
 from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop
+from torch import Tensor
 
 from eca_mmdet import compat
 from eca_mmdet.engine.data_loading import ReplayedBatchSampler
-from eca_mmdet.engine.hooks import POSITION, restore_gradients
-from eca_mmdet.engine.nan_guard import GuardedOptimizer
+from eca_mmdet.engine.nan_guard import GuardedOptimizer, require_finite
 from eca_mmdet.engine.seeding import seed_step
+
+POSITION = 'eca_mmdet_position'
+"""Entry of a checkpoint's meta: batches done in its epoch, and images per batch."""
+
+GRADIENTS = 'eca_mmdet_gradients'
+"""Entry of a checkpoint that was written before accumulated gradients were applied."""
+
+
+class TrainingStateHook(Hook):  # type: ignore[misc]
+    """Reject NaN in checkpoints, and save in each the position in the data."""
+
+    def before_save_checkpoint(self, runner: Any, checkpoint: dict[str, Any]) -> None:
+        """Check and complete what is about to be written."""
+        require_finite(checkpoint)
+        position = getattr(compat.train_loop(runner), 'data_position', None)
+        if position is not None:  # a loop of ours
+            checkpoint['meta'][POSITION] = position(checkpoint['meta'])
+        if compat.is_accumulating(runner.optim_wrapper) and get_world_size() == 1:
+            checkpoint[GRADIENTS] = {
+                name: parameter.grad.detach().cpu().clone()
+                for name, parameter in runner.model.named_parameters()
+                if parameter.grad is not None
+            }
+
+
+def restore_gradients(model: Any, gradients: Any) -> None:
+    """Set the gradients of a model's parameters to those of a checkpoint."""
+    if not isinstance(gradients, dict):
+        return
+    for name, parameter in getattr(model, 'module', model).named_parameters():
+        kept = gradients.get(name)
+        if isinstance(kept, Tensor) and kept.shape == parameter.shape:
+            parameter.grad = kept.to(parameter.device, parameter.dtype)
+
+
+_KEY = 'images_per_step'
+
+
+class ResumedBatchHook(Hook):  # type: ignore[misc]
+    """Record images per step in checkpoints, and follow a change when resuming.
+
+    mmengine looks for it in a field that checkpoints of 3.x do not have, and then keeps
+    the learning rate of the old batch. ``images`` counts all processes.
+    """
+
+    def __init__(self, images: int, scale: bool) -> None:
+        self.images, self.scale = images, scale
+
+    def before_save_checkpoint(self, runner: Any, checkpoint: dict[str, Any]) -> None:
+        """Record what the learning rate in this file belongs to."""
+        checkpoint['meta'][_KEY] = self.images
+
+    def after_load_checkpoint(self, runner: Any, checkpoint: dict[str, Any]) -> None:
+        """Scale the rates in the loaded file, before the optimizer takes them."""
+        if not compat.is_resuming(runner):
+            return
+        before = checkpoint.get('meta', {}).get(_KEY)
+        if before is None:
+            line = f'{self.images} images a step; the checkpoint does not say its own'
+        elif before == self.images:
+            line = f'{self.images} images a step as before'
+        elif not self.scale:
+            line = f'{self.images} images a step, not {before}: lr left as it was'
+        else:
+            factor = self.images / before
+            scale_rates(checkpoint, factor)
+            line = f'{self.images} images a step, not {before}: lr x {factor:g}'
+        runner.logger.info(f'resumed: {line}')
+
+
+def scale_rates(checkpoint: dict[str, Any], factor: float) -> None:
+    """Multiply every learning rate of a checkpoint, its schedulers' included.
+
+    Schedulers compute the next rate from the last, so that the factor stays. An
+    absolute ``eta_min`` does not scale; it does not at the start of a run either.
+    """
+    for group in checkpoint.get('optimizer', {}).get('param_groups', []):
+        for key in ('lr', 'initial_lr'):
+            if key in group:
+                group[key] = group[key] * factor
+    for scheduler in checkpoint.get('param_schedulers', []):
+        if scheduler.get('param_name') == 'lr':
+            for key in compat.SCHEDULER_RATES:
+                scheduler[key] = [value * factor for value in scheduler[key]]
 
 
 class ExactLoop:
-    """Base class of both: a step's random numbers depend only on its number."""
+    """Base class of both loops: a step's random numbers depend only on its number."""
 
     runner: Any
     dataloader: Any
-    val_loop: Any
     stop_training: bool
+    val_begin: int
+    val_interval: int
+    _decide_current_val_interval: Callable[[], None]
     _iter: int
     _epoch: int
     _guard: GuardedOptimizer
@@ -46,22 +132,21 @@ class ExactLoop:
 
     def _begin(self, epoch: int, batches: int) -> None:
         """Set the position of the data."""
-        self._guard = GuardedOptimizer(
-            self.runner, self.runner.on_nan, self.runner.interrupts
-        )
-        self._continue_accumulation()
+        runner = self.runner
+        self._guard = GuardedOptimizer(runner, runner.on_nan, runner.interrupts)
+        # Accumulated gradients that were not yet applied.
+        counted = self._resumed_position().get('counted')
+        if isinstance(counted, int):
+            compat.set_steps_counted(runner.optim_wrapper, counted)
+        restore_gradients(runner.model, runner.resumed_gradients)
+        runner.resumed_gradients = {}
         sampler = self.dataloader.batch_sampler
         if isinstance(sampler, ReplayedBatchSampler):
             sampler.start_at(epoch, batches)
 
-    def _continue_accumulation(self) -> None:
-        """Restore accumulated gradients that were not yet applied."""
-        kept = self.runner.resumed_meta.get(POSITION)
-        counted = kept.get('counted') if isinstance(kept, dict) else None
-        if isinstance(counted, int):
-            compat.set_steps_counted(self.runner.optim_wrapper, counted)
-        restore_gradients(self.runner.model, self.runner.resumed_gradients)
-        self.runner.resumed_gradients = {}
+    def _resumed_position(self) -> dict[str, Any]:
+        position = self.runner.resumed_meta.get(POSITION)
+        return position if isinstance(position, dict) else {}
 
     def _step(self, batch_idx: int, batch: Any) -> None:
         runner, interrupts = self.runner, self.runner.interrupts
@@ -80,13 +165,18 @@ class ExactLoop:
             self._let_interrupt()
 
     def _let_interrupt(self) -> None:
-        """Between two steps a single process may stop at once."""
+        """Let a single process stop at once, between two steps."""
         self.whole = True
         if get_world_size() == 1:
             self.runner.interrupts.at_once = True
             self.runner.interrupts.stop_if_asked()
 
-    def _validate(self) -> None:
+    def _validate_if_due(self, done: int, end: int) -> None:
+        """Validate after ``done`` of ``end`` epochs or iterations, if it is time."""
+        self._decide_current_val_interval()
+        due = done >= self.val_begin and (done % self.val_interval == 0 or done == end)
+        if self.runner.val_loop is None or not due:
+            return
         self._let_interrupt()
         averaged = any(isinstance(hook, EMAHook) for hook in self.runner.hooks)
         # The hook lends the model its averages meanwhile.
@@ -115,9 +205,8 @@ class ExactLoop:
 
         The default is for checkpoints of mmengine's own Runner.
         """
-        kept = self.runner.resumed_meta.get(POSITION)
-        kept = kept if isinstance(kept, dict) else {}
-        batches, images = kept.get('batches'), kept.get('images')
+        position = self._resumed_position()
+        batches, images = position.get('batches'), position.get('images')
         if not (isinstance(batches, int) and isinstance(images, int)):
             return default
         return max(0, batches * images // self._images_a_batch())
@@ -143,10 +232,10 @@ class ExactEpochLoop(ExactLoop, EpochBasedTrainLoop):  # type: ignore[misc]
         self._begin(self._epoch, self.batches_done)
         self._let_interrupt()
         if self._epoch and not self.batches_done:
-            self._validate_if_due()
+            self._validate_if_due(self._epoch, self._max_epochs)
         while self._epoch < self._max_epochs and not self.stop_training:
             self.run_epoch()
-            self._validate_if_due()
+            self._validate_if_due(self._epoch, self._max_epochs)
         self.runner.call_hook('after_train')
         return self.runner.model
 
@@ -162,13 +251,6 @@ class ExactEpochLoop(ExactLoop, EpochBasedTrainLoop):  # type: ignore[misc]
         self.batches_done = 0
         self._let_interrupt()
         self.runner.interrupts.at_once = False
-
-    def _validate_if_due(self) -> None:
-        self._decide_current_val_interval()
-        last = self._epoch == self._max_epochs
-        due = self._epoch % self.val_interval == 0 or last
-        if self.runner.val_loop is not None and self._epoch >= self.val_begin and due:
-            self._validate()
 
 
 class _UnstartedLoader:
@@ -198,19 +280,12 @@ class ExactIterLoop(ExactLoop, IterBasedTrainLoop):  # type: ignore[misc]
         self._begin(0, self.batches_done)
         self._let_interrupt()
         if self._iter:
-            self._validate_if_due()
+            self._validate_if_due(self._iter, self._max_iters)
         batches = iter(self.dataloader)
         while self._iter < self._max_iters and not self.stop_training:
             self.runner.model.train()
             self._step(self._iter, next(batches))
-            self._validate_if_due()
+            self._validate_if_due(self._iter, self._max_iters)
         self.runner.call_hook('after_train_epoch')
         self.runner.call_hook('after_train')
         return self.runner.model
-
-    def _validate_if_due(self) -> None:
-        self._decide_current_val_interval()
-        last = self._iter == self._max_iters
-        due = self._iter % self.val_interval == 0 or last
-        if self.runner.val_loop is not None and self._iter >= self.val_begin and due:
-            self._validate()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +13,7 @@ from mmengine.optim import OptimWrapper
 from torch import Tensor, nn
 
 from eca_mmdet import compat
-from eca_mmdet.engine.interrupts import Interrupts
+from eca_mmdet.engine.failures import Interrupts
 from eca_mmdet.engine.seeding import seed_step
 from eca_mmdet.utils.errors import RunError
 
@@ -143,24 +142,13 @@ def images_of(batch: Any) -> str:
 
 
 def first_not_finite(model: Any, batch: Any) -> tuple[str, list[str]]:
-    """Find the first layer of a forward pass in training whose output is not finite.
+    """Return the first layer of a training step whose output is not finite, or ''.
 
-    Returns:
-        That layer, with what is known of its weights and input, or ''; and the losses
-        that are not finite.
+    Described with its weights and input. Second, the losses that are not finite.
     """
-    culprits: list[str] = []
-    with _watched(model, culprits), torch.no_grad(), contextlib.suppress(Exception):
-        data = model.data_preprocessor(batch, True)
-        losses = model(**data, mode='loss')
-        lost = [name for name, value in losses.items() if not _is_finite(value)]
-        return (culprits[0] if culprits else ''), lost
-    return (culprits[0] if culprits else ''), []
-
-
-@contextlib.contextmanager
-def _watched(model: nn.Module, culprits: list[str]) -> Iterator[None]:
     names = {module: name for name, module in model.named_modules()}
+    culprits: list[str] = []
+    lost: list[str] = []
 
     def look(module: nn.Module, inputs: Any, output: Any) -> None:
         if not culprits and not _is_finite(output):
@@ -168,10 +156,13 @@ def _watched(model: nn.Module, culprits: list[str]) -> Iterator[None]:
 
     handles = [module.register_forward_hook(look) for module in names if names[module]]
     try:
-        yield
+        with torch.no_grad(), contextlib.suppress(Exception):
+            losses = model(**model.data_preprocessor(batch, True), mode='loss')
+            lost = [name for name, value in losses.items() if not _is_finite(value)]
     finally:
         for handle in handles:
             handle.remove()
+    return (culprits[0] if culprits else ''), lost
 
 
 def _suspect(name: str, module: nn.Module, inputs: Any) -> str:
@@ -184,7 +175,7 @@ def _suspect(name: str, module: nn.Module, inputs: Any) -> str:
 
 
 def _is_finite(value: Any) -> bool:
-    """Tell whether every number in nested containers of tensors is finite."""
+    """Return whether every number in nested containers of tensors is finite."""
     if isinstance(value, Tensor):
         return not value.is_floating_point() or bool(torch.isfinite(value).all())
     if isinstance(value, dict):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from eca_mmdet.checkpoints.download import is_address
+from eca_mmdet.checkpoints.download import fetch, is_address
 from eca_mmdet.checkpoints.io import read_checkpoint
 from eca_mmdet.engine.config import parts, require_sections
 from eca_mmdet.engine.data_checks import check_data
@@ -34,11 +34,9 @@ def check(cfg: Any, training: bool) -> None:
 
 
 def check_backbone(cfg: Any) -> Any:
-    """Build the backbone without memory, so that its arguments are checked.
+    """Build the backbone on the meta device, so that its arguments are checked.
 
-    Returns:
-        The backbone on the meta device; None where the model has none, or where it
-        computes with values in its constructor.
+    None where the model has none, or where its constructor computes with values.
     """
     import torch
 
@@ -117,14 +115,12 @@ def _check_initializer(init_cfg: Any, path: str, backbone: Any) -> None:
 
     URLs of mmengine's 'Pretrained' are left to mmengine.
     """
-    from eca_mmdet.checkpoints.download import fetch, is_address
     from eca_mmdet.checkpoints.initializer import ECAPretrained
-    from eca_mmdet.checkpoints.io import read_weights
 
     if init_cfg.get('type') != 'ECAPretrained':
         checkpoint = init_cfg.get('checkpoint')
         if checkpoint and not is_address(str(checkpoint)):
-            read_weights(fetch(str(checkpoint)))
+            read_checkpoint(fetch(str(checkpoint)))
         return
     arguments = {key: value for key, value in init_cfg.items() if key != 'type'}
     try:
@@ -132,7 +128,7 @@ def _check_initializer(init_cfg: Any, path: str, backbone: Any) -> None:
     except TypeError as error:
         raise _invalid(path, error) from error
     if backbone is None:
-        read_weights(fetch(initializer.checkpoint))
+        read_checkpoint(fetch(initializer.checkpoint))
     else:
         initializer.fit(backbone)
 

@@ -21,12 +21,8 @@ class RunLock:
     """Hold a work folder, made if need be, for the time of a ``with`` block.
 
     The kernel releases it when the process ends, however it ends; the content of the
-    file then stays, and shows the next training how the last one ended. ``work`` and
-    ``option`` are for messages.
-
-    Attributes:
-        left_behind: the last holder if it was killed ('process 7 on HOST, since
-            DATE'), or ''.
+    file then stays: ``left_behind`` is the last holder if it was killed ('process 7 on
+    HOST, since DATE'), or ''. ``work`` and ``option`` are for messages.
     """
 
     def __init__(
@@ -39,13 +35,18 @@ class RunLock:
         self._made: list[Path] = []
 
     def __enter__(self) -> RunLock:
+        folder = self._path.parent
         try:
-            self._made = _make(self._path.parent)
+            # Innermost first.
+            self._made = [
+                path for path in (folder, *folder.parents) if not path.exists()
+            ]
+            folder.mkdir(parents=True, exist_ok=True)
             self._file = open(self._path, 'a+', encoding='utf-8', errors='replace')
             held = not (_lock(self._file) and _is_there(self._path, self._file))
         except OSError as error:
             raise UserError(
-                f'nothing can be written to the work folder {self._path.parent}: '
+                f'nothing can be written to the work folder {folder}: '
                 f'{error.strerror}. Name another with {self._option}.',
                 code='file-not-written',
             ) from error
@@ -54,7 +55,7 @@ class RunLock:
         if held:
             self._file.close()
             raise UserError(
-                f'{self._path.parent} is the work folder of a {self._work} that runs '
+                f'{folder} is the work folder of a {self._work} that runs '
                 f'now ({holder or "unknown"}). Wait for it, or name another with '
                 f'{self._option}.',
                 code='folder-in-use',
@@ -77,15 +78,8 @@ class RunLock:
                 break
 
 
-def _make(folder: Path) -> list[Path]:
-    """Make a folder; return those that were not there, the innermost first."""
-    missing = [path for path in (folder, *folder.parents) if not path.exists()]
-    folder.mkdir(parents=True, exist_ok=True)
-    return missing
-
-
 def _is_there(path: Path, file: Any) -> bool:
-    """Tell whether an open file still has its name; its last holder removes it."""
+    """Return whether an open file still has its name; its last holder removes it."""
     try:
         return os.path.samestat(os.stat(path), os.fstat(file.fileno()))
     except FileNotFoundError:
@@ -110,7 +104,7 @@ def _lock(file: Any) -> bool:
 
 
 def _describe(text: str) -> str:
-    """Return who wrote the file, '' for nobody."""
+    """Return the process that wrote the file; '' if there is none."""
     try:
         content = json.loads(text)
         return 'process {process:d} on {host:.99}, since {since:.19}'.format(**content)

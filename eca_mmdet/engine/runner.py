@@ -13,9 +13,13 @@ from eca_mmdet import compat
 from eca_mmdet.engine import config, distributed
 from eca_mmdet.engine.checkpointing import BACKEND, point_to, write_whole_files
 from eca_mmdet.engine.data_loading import FaultTolerantDataset
-from eca_mmdet.engine.hooks import GRADIENTS, TrainingStateHook
-from eca_mmdet.engine.interrupts import Interrupts
-from eca_mmdet.engine.loops import ExactEpochLoop, ExactIterLoop
+from eca_mmdet.engine.failures import Interrupts
+from eca_mmdet.engine.loops import (
+    GRADIENTS,
+    ExactEpochLoop,
+    ExactIterLoop,
+    TrainingStateHook,
+)
 from eca_mmdet.engine.nan_guard import OnNan
 
 _LOOPS: dict[Any, Any] = {
@@ -31,18 +35,12 @@ class ResumableRunner(Runner):  # type: ignore[misc]
 
     Its config, log, hooks and checkpoints are mmengine's. With a training loop other
     than mmengine's two it behaves as mmengine's Runner.
-
-    Attributes:
-        on_nan: what to do about a loss that is not finite.
-        tolerated_images: broken training images that are replaced.
-        interrupts: signals received; the caller installs the handlers.
-        resumed_meta: of the checkpoint that training resumed from.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self.on_nan = OnNan()
-        self.tolerated_images = 0
-        self.interrupts = Interrupts()
+        self.tolerated_images = 0  # broken training images that may be replaced
+        self.interrupts = Interrupts()  # the caller installs the handlers
         self.resumed_meta: dict[str, Any] = {}
         self.resumed_gradients: Any = {}
         super().__init__(*args, **kwargs)

@@ -26,21 +26,19 @@ _Words = npt.NDArray[np.uint32]
 
 
 def set_randomness(cfg: Any, seed: int | None, deterministic: bool) -> None:
-    """Write the command line's choices over the config's ``randomness``.
+    """Write the caller's choices over the config's ``randomness``.
 
-    Args:
-        cfg: changed in place.
-        seed: None keeps the config's; without any mmengine draws one.
-        deterministic: use only PyTorch's deterministic algorithms. An operator without
-            one ends the run, so that a difference in the weights is never silent.
+    Without any seed mmengine draws one. ``deterministic`` uses only PyTorch's
+    deterministic algorithms: an operator without one ends the run, so that a difference
+    in the weights is never silent.
     """
-    own = cfg.get('randomness') or {}
-    if not isinstance(own, dict):
+    randomness = cfg.get('randomness') or {}
+    if not isinstance(randomness, dict):
         raise UserError(
-            f'randomness of {cfg.filename} must be a dict; got {own!r}.',
+            f'randomness of {cfg.filename} must be a dict; got {randomness!r}.',
             code='config-invalid',
         )
-    randomness = dict(own)
+    randomness = dict(randomness)
     if seed is not None:
         randomness['seed'] = seed
     if deterministic:

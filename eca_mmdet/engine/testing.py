@@ -15,7 +15,7 @@ from eca_mmdet.datasets.detections import TASKS
 from eca_mmdet.datasets.results import results_path, submission_path
 from eca_mmdet.engine import distributed
 from eca_mmdet.engine.config import evaluators, load_config, metric_name, set_work_dir
-from eca_mmdet.engine.error_translation import as_user_error
+from eca_mmdet.engine.failures import as_user_error
 from eca_mmdet.engine.preflight import check
 from eca_mmdet.evaluation.bootstrap import subtract
 from eca_mmdet.evaluation.coco_eval import COCO_METRICS, OWN_METRICS
@@ -29,19 +29,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What a test measured.
+    """Result of a test."""
 
-    Attributes:
-        metrics: by name, AP from 0 to 1, e.g. ``metrics['coco/bbox_AP']``.
-        log_dir: with the log and ``metrics.json``.
-        seconds: for reading, predicting and evaluating.
-        baseline: the metrics without ``fast``, where they were asked for.
-    """
-
-    metrics: dict[str, float]
-    log_dir: Path
-    seconds: float
-    baseline: dict[str, float] | None = None
+    metrics: dict[str, float]  # AP 0-1, e.g. metrics['coco/bbox_AP']
+    log_dir: Path  # with the log and metrics.json
+    seconds: float  # for reading, predicting and evaluating
+    baseline: dict[str, float] | None = None  # metrics without fast, on request
 
     @property
     def table(self) -> str:

@@ -25,8 +25,7 @@ from eca_mmdet.engine.config import (
     start_from_scratch,
     use_amp,
 )
-from eca_mmdet.engine.error_translation import as_user_error
-from eca_mmdet.engine.interrupts import Interrupted, Interrupts
+from eca_mmdet.engine.failures import Interrupted, Interrupts, as_user_error
 from eca_mmdet.engine.preflight import check
 from eca_mmdet.engine.run_lock import RunLock
 from eca_mmdet.engine.seeding import named_operators, set_randomness
@@ -40,19 +39,12 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """What a training left.
+    """Result of a training."""
 
-    Attributes:
-        work_dir: with checkpoints and the config.
-        log_dir: with the log, and ``metrics.json`` of the last validation.
-        checkpoint: the latest; None if the config writes none.
-        bad_images: list of the broken images that were replaced; None without any.
-    """
-
-    work_dir: Path
-    log_dir: Path
-    checkpoint: Path | None
-    bad_images: Path | None
+    work_dir: Path  # with checkpoints and the config
+    log_dir: Path  # with the log, and metrics.json of the last validation
+    checkpoint: Path | None  # the latest; None if the config writes none
+    bad_images: Path | None  # list of the broken images that were replaced
 
 
 def train(
@@ -148,8 +140,8 @@ def _locked(work_dir: str, resuming: bool) -> Iterator[None]:
 
 def _build(cfg: Any, scale_lr: bool) -> Any:
     """Return the Runner, the checkpoint that it starts from checked."""
-    from eca_mmdet.engine.hooks import ResumedBatchHook
     from eca_mmdet.engine.load_from import check_start
+    from eca_mmdet.engine.loops import ResumedBatchHook
     from eca_mmdet.engine.runner import build_runner
 
     runner = build_runner(cfg)

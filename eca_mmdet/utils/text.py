@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 
 def printable(text: str) -> str:
     """Return one line; control characters are shown as escapes."""
@@ -13,3 +15,8 @@ def clipped(text: str, most: int = 60) -> str:
     if len(text) > most:
         text = f'{text[: most * 2 // 3]} ... {text[-(most // 3 - 5) :]}'
     return printable(text)
+
+
+def first(names: Sequence[str], count: int = 3) -> str:
+    """Return the first names, and '...' if there are more."""
+    return ', '.join(names[:count]) + (', ...' if len(names) > count else '')

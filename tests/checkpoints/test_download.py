@@ -53,7 +53,7 @@ def test_equal_names_at_two_addresses_are_two_files(server, cache, tmp_path):
     [
         (b'<html>quota exceeded</html>', 'what came is a web page'),
         (b'', 'what came is empty'),
-        (b'cut', 'what came is no file of weights'),
+        (b'cut', 'what came is not a checkpoint'),
         (None, 'HTTP Error 404'),
     ],
 )

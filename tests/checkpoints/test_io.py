@@ -199,7 +199,7 @@ def saved(content):
         (tar_bytes(), 'is a tar archive'),
         (b'\x1f\x8b\x08' + bytes(50), 'is gzip-compressed'),
         (b'version https://git-lfs.github.com/spec/v1\n', 'is a Git LFS pointer'),
-        (b'hello', 'is no file of weights'),
+        (b'hello', 'is not a checkpoint: neither'),
         (b'PK\x03\x04hello', 'damaged, cut off or something else'),
         (saved(STATE)[:200], 'damaged, cut off or something else'),
         (saved(STATE)[:-100], 'damaged, cut off or something else'),

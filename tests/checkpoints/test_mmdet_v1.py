@@ -165,10 +165,10 @@ def test_twice_is_refused(kind):
         ),
         (
             {'semantic_head.x.weight': torch.zeros(1)},
-            'semantic_head.* is no part',
+            'semantic_head.* is not part',
         ),
         ({'bbox_head.fc_reg.bias': torch.zeros(4)}, 'has 4 rows, its weight another'),
-        ({'shared_head.layer4.0.conv1.weight': torch.zeros(1)}, 'is no part'),
+        ({'shared_head.layer4.0.conv1.weight': torch.zeros(1)}, 'is not part'),
         ({'backbone.layer1.0.odd.weight': torch.zeros(1)}, 'no layer that is known'),
     ],
 )

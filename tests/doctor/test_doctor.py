@@ -382,24 +382,15 @@ def test_text_names_fault_and_command(environment):
 
 
 def test_warnings_leave_exit_code_0(environment):
-    cv2 = plain('cv2', '4.12.0')
-    environment.put('opencv-python-headless', '4.12.0.88', cv2)
     (environment.work / 'torch.py').write_text('')
     code, report = environment.report(PYTHONSAFEPATH='1')
     found = {name: one['text'] for name, one in warnings_of(report).items()}
     assert code == 0 and faults_of(report) == {}
-    shared = 'opencv-python 4.12.0.88 and opencv-python-headless 4.12.0.88 share'
-    assert shared in found['opencv']
     if hasattr(sys.flags, 'safe_path'):  # Python 3.11
         assert 'imports it as torch' in found['search path']
 
 
 def test_own_installation(environment):
-    metadata = environment.site / 'eca_mmdet-0.1.0.dist-info' / 'METADATA'
-    text = metadata.read_text()
-    metadata.write_text(text.replace('Version: 0.1.0', 'Version: 0.0.9'))
-    _, report = environment.report()
-    assert '0.0.9 is installed' in faults_of(report)['eca-mmdet']['text']
     environment.remove('eca-mmdet')
     code, report = environment.report()
     assert code == 0  # what it requires is not known, and nothing else is wrong

@@ -7,11 +7,10 @@ import sys
 import pytest
 
 from eca_mmdet.doctor import environment as environment_module
-from eca_mmdet.doctor import fixes, machine, software
+from eca_mmdet.doctor import fixes, machine, self_test, software
 from eca_mmdet.doctor.environment import Environment
-from eca_mmdet.doctor.finding import Finding, counts, pip
+from eca_mmdet.doctor.fixes import Finding, counts, pip
 from eca_mmdet.doctor.probe import Result, probe
-from eca_mmdet.doctor.run import self_test
 from tests.conftest import PYTHON
 
 GIB = 2**30

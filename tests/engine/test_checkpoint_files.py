@@ -214,7 +214,7 @@ def test_load_from_a_backbone_is_refused(command, config):
     torch.save(bare, 'backbone.pth')
     config.load_from = 'backbone.pth'
     code, _, err = run(command, config, 'train')
-    assert code == 2 and 'load_from=backbone.pth is no detector' in err
+    assert code == 2 and 'load_from=backbone.pth is not a detector' in err
     assert "init_cfg=dict(type='ECAPretrained', checkpoint='backbone.pth')" in err
 
 

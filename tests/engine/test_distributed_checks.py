@@ -34,7 +34,7 @@ def start_by_hand(monkeypatch, **variables):
                 'MASTER_ADDR': 'a',
                 'MASTER_PORT': '1',
             },
-            "RANK='-1' is no number",
+            "RANK='-1' is not a number",
         ),
         ('slurm', {}, 'SLURM_PROCID is not set'),
         (
@@ -122,7 +122,7 @@ def test_scaled_rates_are_those_of_a_run_with_the_scaled_rate(mmdet_ready, facto
     """Warm-up, steps and cosine, from each step on, against a run from the start."""
     from mmengine.optim import CosineAnnealingLR, LinearLR, MultiStepLR
 
-    from eca_mmdet.engine.hooks import scale_rates
+    from eca_mmdet.engine.loops import scale_rates
 
     def start(lr):
         groups = [{'params': [torch.zeros(1)], 'lr': lr * k} for k in (1, 2)]
@@ -170,7 +170,7 @@ def test_scaled_rates_are_those_of_a_run_with_the_scaled_rate(mmdet_ready, facto
     ],
 )
 def test_a_changed_batch_is_told(mmdet_ready, resumed, meta, scale, lr, line):
-    from eca_mmdet.engine.hooks import ResumedBatchHook
+    from eca_mmdet.engine.loops import ResumedBatchHook
 
     said = []
     logger = SimpleNamespace(info=said.append)

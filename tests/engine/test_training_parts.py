@@ -21,15 +21,12 @@ pytestmark = pytest.mark.openmmlab
 
 @pytest.fixture(scope='module')
 def parts(mmdet_ready):
-    from eca_mmdet.engine import checkpointing as checkpoint_files
-    from eca_mmdet.engine import checkpointing as resume
-    from eca_mmdet.engine import data_loading as batch_sampler
-    from eca_mmdet.engine import interrupts, seeding
+    from eca_mmdet.engine import checkpointing, data_loading, failures, seeding
 
     class Parts:
         pass
 
-    for module in (batch_sampler, checkpoint_files, interrupts, resume, seeding):
+    for module in (checkpointing, data_loading, failures, seeding):
         for name in dir(module):
             setattr(Parts, name, getattr(module, name))
     return Parts
@@ -321,7 +318,7 @@ def test_a_signal_in_the_middle_of_a_fork_is_kept():
     program = (
         'import os, signal\n'
         'os.register_at_fork(after_in_parent=lambda: os.kill(os.getpid(), 2))\n'
-        'from eca_mmdet.engine.interrupts import Interrupted, Interrupts\n'
+        'from eca_mmdet.engine.failures import Interrupted, Interrupts\n'
         'with Interrupts() as interrupts:\n'
         '    if not os.fork():\n'
         '        os._exit(0)\n'

@@ -70,9 +70,9 @@ def test_gates_without_weights_are_not_counted_as_loaded(backbone, file_of, key)
 @pytest.mark.sweep(fast=4)
 @pytest.mark.parametrize('key', [k for k in KEYS if k not in WITHOUT_WEIGHTS])
 def test_layers_of_a_file_are_not_left_out(backbone, file_of, key):
-    """Into a network without them: features would be other ones."""
+    """Into a network without them: the features would differ."""
     path = file_of(key)
-    with pytest.raises(WeightsError, match='features would be other ones'):
+    with pytest.raises(WeightsError, match='the features would differ'):
         fit(path, backbone())
     with pytest.raises(WeightsError):
         other = 'cbam' if key == 'se-var2' else 'se-var2'

@@ -287,7 +287,7 @@ def detector(train, shapes, tmp_path_factory):
     ],
 )
 def test_failures_are_told_in_a_line(mmdet_ready, error, line):
-    from eca_mmdet.engine.error_translation import as_user_error
+    from eca_mmdet.engine.failures import as_user_error
     from eca_mmdet.utils.errors import RunError
 
     with pytest.raises(RunError, match=re.escape(line)), as_user_error(object()):
@@ -296,7 +296,7 @@ def test_failures_are_told_in_a_line(mmdet_ready, error, line):
 
 @pytest.mark.parametrize('error', [RuntimeError('a bug'), OSError(2, 'x'), KeyError(1)])
 def test_bugs_keep_their_stack_trace(mmdet_ready, error):
-    from eca_mmdet.engine.error_translation import as_user_error
+    from eca_mmdet.engine.failures import as_user_error
 
     with pytest.raises(type(error)) as raised, as_user_error(object()):
         raise error

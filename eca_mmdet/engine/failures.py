@@ -1,10 +1,14 @@
-"""Failures outside the program, such as a full disk, reported in one line."""
+"""Signals, and failures outside the program, such as a full disk."""
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import os
+import signal
+import sys
 from collections.abc import Iterator
+from types import FrameType
 from typing import Any
 
 from eca_mmdet import compat
@@ -109,3 +113,77 @@ def _being_loaded(runner: Any) -> list[str]:
         if callable(loading):
             files += loading()
     return files
+
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+_forking: list[bool] = []
+"""Not empty while this process is being forked: Python drops what is raised then."""
+
+# Called before those of other modules begin, and after they end.
+os.register_at_fork(
+    before=lambda: _forking.append(True),
+    after_in_parent=_forking.clear,
+    after_in_child=_forking.clear,
+)
+
+
+class Interrupted(KeyboardInterrupt):  # noqa: N818 - it is one
+    """Training was asked to stop by a signal, and has, between two steps."""
+
+    def __init__(self, number: int, message: str = '') -> None:
+        super().__init__(message)
+        self.signal = number
+
+
+class Interrupts:
+    """Signal handlers for the time of a ``with`` block."""
+
+    def __init__(self) -> None:
+        self.requested = 0  # number of the signal that came
+        # One that every process of the job knows of. Another may come while they talk,
+        # and is for the next step.
+        self.agreed = 0
+        # Raise as soon as a signal comes; False keeps it until stop_if_agreed() or
+        # stop_if_asked() is called. A second one always raises.
+        self.at_once = True
+        self.ignored = False  # while the last checkpoint is being written
+        self._process = os.getpid()
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> Interrupts:
+        for number in _SIGNALS:
+            try:
+                self._before[number] = signal.signal(number, self._handle)
+            except ValueError:  # only the main thread may; others get none
+                break
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        # A data loader's worker is ended by the main process.
+        if self.ignored or os.getpid() != self._process:
+            return
+        again, self.requested = bool(self.requested), number
+        if (self.at_once or again) and not _forking:
+            raise Interrupted(number)
+        # Logging takes locks, which a signal handler must not wait for.
+        sys.stderr.write(
+            'stopping when this step or validation is done, with a checkpoint; '
+            'once more stops at once, without\n'
+        )
+        sys.stderr.flush()
+
+    def stop_if_agreed(self) -> None:
+        """Raise for a signal that every process knows of."""
+        if self.agreed:
+            raise Interrupted(self.agreed)
+
+    def stop_if_asked(self) -> None:
+        """Raise for a signal that was held back."""
+        if self.requested:
+            raise Interrupted(self.requested)
