@@ -160,28 +160,22 @@ def _numbers(content: dict[str, Any], prefix: str) -> dict[str, float]:
 
 @dataclass
 class Start:
-    """What was logged from one start of training to its end.
-
-    Attributes:
-        name: date and time, e.g. '20230101_100000'.
-        rows: lines of its JSON, in order.
-        configs: config files it ran with.
-        begun: the text log says that training began.
-        resumed: epoch and iteration that it continued from, by the text log.
-        per_epoch: iterations of an epoch, by the text log.
-        by_epoch: whether the run counts epochs.
-        val_interval: validations are this far apart, in iterations; None if unknown.
-        max_iters: the last iteration; None if unknown.
-    """
+    """What was logged from one start of training to its end; None where unknown."""
 
     name: str
+    """Date and time, e.g. '20230101_100000'."""
     rows: list[Row]
     configs: list[Path]
     begun: bool = False
+    """The text log says that training began."""
     resumed: tuple[int, int] | None = None
+    """Epoch and iteration that it continued from, by the text log."""
     per_epoch: int | None = None
+    """Iterations of an epoch, by the text log."""
     by_epoch: bool = False
+    """Whether the run counts epochs."""
     val_interval: int | None = None
+    """Iterations between validations."""
     max_iters: int | None = None
 
     @property

@@ -27,26 +27,19 @@ class Series:
 
 @dataclass(frozen=True)
 class TrainingLog:
-    """What a training logged.
-
-    Attributes:
-        source: what was read.
-        train: curves by name: 'loss', 'lr', 'grad_norm', 'time' (seconds of an
-            iteration), 'memory' (MB), ...
-        val: curves by name: 'coco/bbox_mAP', ..., and losses if validation logged them.
-        by_epoch: whether the run counts epochs.
-        iterations_per_epoch: None if it does not, or it is not known.
-        notes: what a reader should know.
-        configs: what it ran with, newest last.
-    """
+    """Curves that a training logged, by name, and notes for the reader."""
 
     source: str
     train: dict[str, Series]
+    """'loss', 'lr', 'grad_norm', 'time' (s per iteration), 'memory' (MB), ..."""
     val: dict[str, Series]
+    """'coco/bbox_mAP', ..., and losses if validation logged them."""
     by_epoch: bool
     iterations_per_epoch: int | None
+    """None if the run counts iterations only, or if it is not known."""
     notes: tuple[str, ...]
     configs: tuple[Path, ...]
+    """Config files it ran with, newest last."""
 
 
 def read_logs(path: str | Path) -> TrainingLog:

@@ -23,14 +23,9 @@ _MOST_CONFIG = 4 << 20
 
 @dataclass(frozen=True)
 class Options:
-    """What a page shows beyond the files of the run folders. By default nothing.
+    """What a page shows beyond the files of the run folders: by default nothing.
 
-    Attributes:
-        examples: worst and best images of each run.
-        images: folder of the images; None for the one in the config.
-        annotations: annotation file; None for the recorded one.
-        gate_images: images to measure gates on, where the folder has no gates.json.
-        model: build the detector, for its costs and to measure gates.
+    The attributes are arguments of :func:`eca_mmdet.report`.
     """
 
     examples: int = 0

@@ -89,25 +89,6 @@ def report(
         )
     _number_equal_labels(runs)
     replaced = target.exists()
-    write_report(runs, target, examples, images, annotations, gate_images, model)
-    missing = {run.label: list(dict.fromkeys(run.missing)) for run in runs}
-    return Report(target, missing, replaced)
-
-
-def write_report(
-    runs: Sequence[Run],
-    target: Path,
-    examples: int = 6,
-    images: str | None = None,
-    annotations: str | None = None,
-    gate_images: int = 20,
-    model: bool = True,
-) -> None:
-    """Write the page of runs from ``run.read_run``; arguments as of :func:`report`.
-
-    What cannot be shown is added to their ``missing``.
-    """
-    _require_replaceable(target)
     page = render_page(runs, Options(examples, images, annotations, gate_images, model))
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -117,6 +98,8 @@ def write_report(
         raise UserError(
             f'{target} cannot be written: {error}', code='file-not-written'
         ) from error
+    missing = {run.label: list(dict.fromkeys(run.missing)) for run in runs}
+    return Report(target, missing, replaced)
 
 
 def _require_replaceable(target: Path) -> None:

@@ -46,8 +46,6 @@ def checkpoint(mmdet_ready, shapes, tmp_path_factory):
 @pytest.fixture(scope='module')
 def one(shapes, checkpoint, tmp_path_factory):
     """A run folder, its metrics.json, and its page."""
-    from eca_mmdet.reporting.writing import write_report
-
     path, cfg = checkpoint
     folder = tmp_path_factory.mktemp('runs') / 'first'
     record = write_run(folder, shapes, 0, cfg.pretty_text, path, NAME)
@@ -57,8 +55,9 @@ def one(shapes, checkpoint, tmp_path_factory):
         result['counts'] |= {'images': 5000, 'categories': 80}
     (folder / STAMP / 'metrics.json').write_text(json.dumps(record))
     runs = read_run(folder, 'first')
-    write_report(runs, folder / 'report.html', examples=2, gate_images=3)
-    return folder, record, Page((folder / 'report.html').read_text()), runs[0]
+    text = render_page(runs, Options(examples=2, gate_images=3, model=True))
+    (folder / 'report.html').write_text(text)
+    return folder, record, Page(text), runs[0]
 
 
 @pytest.fixture(scope='module')
