@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TimeRemainingColumn
 
 from eca_mmdet import registration
 from eca_mmdet.catalog.mechanisms import KEYS, find_mechanism
@@ -116,13 +116,10 @@ def _train_all(
 ) -> dict[Run, dict[str, Any]]:
     """Return the records of all runs; train those without a record."""
     records = {}
+    columns = ('{task.description}', BarColumn(), '{task.percentage:.0f} %')
+    hidden = not console.is_terminal
     progress = Progress(
-        TextColumn('{task.description}'),
-        BarColumn(),
-        TextColumn('{task.percentage:.0f} %'),
-        TimeRemainingColumn(),
-        console=console,
-        disable=not console.is_terminal,
+        *columns, TimeRemainingColumn(), console=console, disable=hidden
     )
     with progress:
         task = progress.add_task('', total=sum(run.iterations for run in order))

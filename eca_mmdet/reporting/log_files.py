@@ -29,7 +29,8 @@ LONGEST = 1 << 20
 _MOST_BYTES = 512 << 20
 """Size of a log; those of long trainings have some ten MB."""
 
-_STAMP = re.compile(r'\d{8}_\d{6}')
+STAMP = re.compile(r'\d{8}_\d{6}')
+"""Name of a start: its date and time."""
 _RESUMED = re.compile(r'resumed epoch: (\d{1,12}), iter: (\d{1,12})')
 _EPOCH = re.compile(r'Epoch\(train\) +\[ *\d+\]\[ *\d+/ *(\d{1,12})\]')
 _BEGUN = 'Checkpoints will be saved to'
@@ -232,7 +233,7 @@ def _files(folder: Path) -> list[Path]:
     if (folder / 'vis_data').is_dir():
         starts = [folder]
     else:
-        dated = (each for each in folder.iterdir() if _STAMP.fullmatch(each.name))
+        dated = (each for each in folder.iterdir() if STAMP.fullmatch(each.name))
         starts = sorted(each for each in dated if each.is_dir())
     return [file for start in starts if (file := _file_of(start))]
 
@@ -244,7 +245,7 @@ def _file_of(start: Path) -> Path | None:
     start that was stopped early.
     """
     data = start / 'vis_data'
-    dated = sorted(each for each in data.glob('*.json') if _STAMP.fullmatch(each.stem))
+    dated = sorted(each for each in data.glob('*.json') if STAMP.fullmatch(each.stem))
     files = [each for each in (*dated, data / 'scalars.json') if each.is_file()]
     full = (each for each in files if each.stat().st_size)
     return next(full, files[0] if files else None)

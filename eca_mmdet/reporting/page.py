@@ -164,22 +164,17 @@ def _training_facts(run: Run) -> list[tuple[str, str]]:
     log = run.log
     if log is None or not log.train:
         return []
-    facts = []
-    longest = max(log.train.values(), key=lambda series: series.steps[-1])
-    steps = longest.steps[-1]
-    facts.append(('iterations', f'{steps:,}'))
+    steps = max(series.steps[-1] for series in log.train.values())
+    facts = [('iterations', f'{steps:,}')]
     if log.iterations_per_epoch:
         facts.append(('epochs', f'{steps / log.iterations_per_epoch:.4g}'))
-    seconds = _finite(log.train.get('time'))
-    if seconds:
+    if seconds := _finite(log.train.get('time')):
         typical = statistics.median(seconds)
         facts.append(('an iteration, median', f'{typical:.3g} s'))
         facts.append(('training, median x iterations', _duration(typical * steps)))
-    memory = _finite(log.train.get('memory'))
-    if memory:
+    if memory := _finite(log.train.get('memory')):
         facts.append(('highest GPU memory', f'{max(memory):,.0f} MiB'))
-    loss = log.train.get('loss')
-    if loss:
+    if loss := log.train.get('loss'):
         last = loss.values[-1]
         shown = f'{number(last, 4):g}' if math.isfinite(last) else str(last)
         facts.append(('last loss', shown))

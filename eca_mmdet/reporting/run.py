@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,11 +9,11 @@ from typing import Any
 
 from eca_mmdet.checkpoints.embedded_config import ADVICE, parse_config
 from eca_mmdet.evaluation.tables import TITLES
+from eca_mmdet.reporting.log_files import STAMP
 from eca_mmdet.reporting.logs import TrainingLog, read_logs
 from eca_mmdet.utils.errors import UserError
 from eca_mmdet.utils.io import read_file, read_json, sha256_of
 
-_STAMP = re.compile(r'\d{8}_\d{6}')
 _MOST_BYTES = 200 * 2**20
 _MOST_LINES = 200
 _LONGEST = 10_000
@@ -241,8 +240,8 @@ def _check_age(run: Run) -> None:
     """Say so where the numbers are older than the training that is drawn."""
     stamp = run.record_path.parent.name if run.record_path else ''
     configs = run.log.configs if run.log else ()
-    starts = [part for path in configs for part in path.parts if _STAMP.fullmatch(part)]
-    if _STAMP.fullmatch(stamp) and starts and stamp < min(starts):
+    starts = [part for path in configs for part in path.parts if STAMP.fullmatch(part)]
+    if STAMP.fullmatch(stamp) and starts and stamp < min(starts):
         run.missing.append(
             f'numbers of the training that is drawn, which began at {max(starts)}: '
             f'those on this page are of {stamp}, before it'
@@ -301,7 +300,7 @@ def _read_gates(run: Run) -> None:
 
 def _environment(path: Path) -> list[str]:
     """Return the lines on the machine in mmengine's newest log."""
-    logs = [log for log in _files(path, '*.log') if _STAMP.search(log.name)]
+    logs = [log for log in _files(path, '*.log') if STAMP.search(log.name)]
     lines: list[str] = []
     for log in sorted(logs, key=lambda log: log.name)[-1:]:
         with open(log, encoding='utf-8', errors='replace') as file:

@@ -65,21 +65,20 @@ def _gate_table(run: Run, at: int) -> dict[str, Any]:
     }
 
 
-def _gate_charts(runs: Sequence[Run]) -> list[Chart]:
+def _gate_charts(runs: Sequence[Run]) -> list[Chart | None]:
     """Return a chart a stage, of its last gate: a line a class, or a run."""
     from eca_mmdet.analysis.gate_plots import drawn_classes, last_of_stages
 
-    having = [(at, run) for at, run in enumerate(runs) if run.gates]
+    having = [(at, run.gates) for at, run in enumerate(runs) if run.gates]
     by_stage: dict[Any, list[dict[str, Any]]] = {}
     titles: dict[Any, str] = {}
-    for at, run in having:
-        record = run.gates or {}
+    for at, record in having:
         gates = record['checkpoints'][0]['gates']
         for key, gate in last_of_stages(gates).items():
             titles.setdefault(key, gate['name'])
             lines = by_stage.setdefault(key, [])
             if len(having) > 1:
-                lines.append(line(run.label, enumerate(gate['mean']), at))
+                lines.append(line(runs[at].label, enumerate(gate['mean']), at))
                 continue
             classes = drawn_classes(record)
             if not classes:
