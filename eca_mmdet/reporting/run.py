@@ -94,7 +94,7 @@ def measured(runs: Sequence[Run], task: str) -> Iterator[tuple[int, Run, Any]]:
 def check_record(record: Any) -> None:
     """Check the parts of a metrics.json that are used beyond a single section."""
     files = ('annotations', 'checkpoint', 'predictions')
-    kinds = dict.fromkeys(('others', 'notes'), list)
+    kinds: dict[str, type] = dict.fromkeys(('others', 'notes'), list)
     kinds |= dict.fromkeys(('versions', *files), dict)
     try:
         tasks = record['results'].values()
