@@ -88,7 +88,13 @@ def thin(pairs: list[list[float | None]]) -> list[list[float | None]]:
 
 
 def line_chart(
-    name: str, title: str, x: str, y: str, lines: Sequence[dict[str, Any]], **more: Any
+    name: str,
+    title: str,
+    x: str,
+    y: str,
+    lines: Sequence[dict[str, Any]],
+    /,
+    **more: Any,
 ) -> Chart | None:
     """Return a chart of lines from :func:`line`, or None if there are none.
 
