@@ -46,16 +46,14 @@ def main(argv: list[str] | None = None) -> int:
     if missing:
         print(f'not installed: {", ".join(missing)}', file=sys.stderr)
         return 2
-    from eca_mmdet.reporting.run import read_run
-    from eca_mmdet.reporting.writing import write_report
+    from eca_mmdet.reporting.writing import report
 
-    runs = [run for path in args.runs for run in read_run(path, path.name)]
     driver = start_browser()
     try:
         with tempfile.TemporaryDirectory() as folder:
             one, two = Path(folder) / 'one.html', Path(folder) / 'two.html'
-            write_report(runs[:1], one)
-            write_report(runs, two)
+            report(args.runs[:1], one)
+            report(args.runs, two)
             photograph(driver, one, args.out / 'report.png', 1280, 2150)
             photograph(driver, two, args.out / 'report_two_runs.png', 1280, 1560)
             narrow = args.out / 'report_narrow.png'

@@ -58,8 +58,7 @@ def run(args: argparse.Namespace) -> int:
     console.print('loading mmdet ...')
     registration.register()
     from eca_mmdet.demo.run import run_demo, write_results
-    from eca_mmdet.reporting.run import read_run
-    from eca_mmdet.reporting.writing import write_report
+    from eca_mmdet.reporting.writing import report
 
     out = make_run_folder(args.out, 'demo')
     console.print(f'run folder: {out}')
@@ -83,7 +82,7 @@ def run(args: argparse.Namespace) -> int:
         console.print('drawing the report ...')
         page = out / 'report.html'
         with open(os.devnull, 'w') as nowhere, contextlib.redirect_stdout(nowhere):
-            write_report(read_run(out, out.name), page)
+            report(out, page)
     console.print(
         f'\nCOCO AP and AR on the held-out images, 0-100:\n{record["table"]}\n'
     )

@@ -81,10 +81,9 @@ def run(args: argparse.Namespace) -> int:
     """Plan, measure row by row, report; 1 if a row failed or is outside."""
     from eca_mmdet.catalog.published import PUBLISHED, published_rows
     from eca_mmdet.reproduce.coco_folder import open_coco
-    from eca_mmdet.reproduce.plan import make_plan
+    from eca_mmdet.reproduce.plan import make_plan, scan
     from eca_mmdet.reproduce.run import Settings, reproduce
     from eca_mmdet.reproduce.tables import FAILED, OUTSIDE, as_tables
-    from eca_mmdet.reproduce.weights_folder import scan
 
     launcher, prefix = _launch(args)
     if not args.out:
@@ -156,8 +155,7 @@ def _check_paths(jobs: Sequence[Job], settings: Settings) -> None:
 
 def _print_plan(jobs: Sequence[Job], settings: Settings) -> int:
     """Print what would run and how long, and what is missing."""
-    from eca_mmdet.reproduce.estimate import estimate_hours
-    from eca_mmdet.reproduce.run import read_record
+    from eca_mmdet.reproduce.run import estimate_hours, read_record
 
     hours = estimate_hours(jobs, settings)
     total = 0.0

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TimeRemainingColumn
 
 from eca_mmdet import registration
 from eca_mmdet.catalog.mechanisms import KEYS, find_mechanism
@@ -33,6 +33,11 @@ from eca_mmdet.utils.plotting import new_figure, save_figure
 SIDE = 160
 """Height and width of the demo's images, in pixels."""
 
+_COSTS = (
+    *(('gate_params', ','), ('params', ','), ('gmacs', '.3f'), ('saved_mib', '.1f')),
+    *(('step_milliseconds', '.0f'), ('inference_milliseconds', '.1f')),
+)
+"""Keys and formats of the table's columns."""
 _STEP = re.compile(r'\s+(\d+)/(\d+)  loss')
 
 
@@ -83,15 +88,9 @@ def compare(
     detector: str = 'mask',
     quick: bool = False,
 ) -> dict[str, Any]:
-    """Train what is not there yet, and return AP and costs of each mechanism.
+    """Train each mechanism with seeds 0, 1, ...; return AP and costs of each.
 
-    Args:
-        mechanisms: keys, or 'none'.
-        out: folder of the comparison; finished runs in it are kept.
-        console: shows the progress.
-        seeds: runs of each mechanism.
-        detector: 'faster', 'mask' or 'retinanet'.
-        quick: a few steps only.
+    Finished runs in the folder ``out`` are kept. ``quick`` trains a few steps only.
     """
     registration.register()
     runs = {
@@ -103,19 +102,13 @@ def compare(
     with RunLock(out, 'comparison', '--out'):
         records = _train_all(order, out / 'runs', console)
         console.print('counting and timing ...')
+        counted = costs([runs[name][0] for name in mechanisms])
         rows = [
             summary(name, [records[run] for run in runs[name]]) | cost
-            for name, cost in zip(
-                mechanisms, costs([runs[name][0] for name in mechanisms]), strict=True
-            )
+            for name, cost in zip(mechanisms, counted, strict=True)
         ]
-    return {
-        'detector': detector,
-        'seeds': seeds,
-        'quick': quick,
-        'rows': rows,
-        'note': note(rows, quick),
-    }
+    settings = {'detector': detector, 'seeds': seeds, 'quick': quick}
+    return {**settings, 'rows': rows, 'note': note(rows, quick)}
 
 
 def _train_all(
@@ -123,13 +116,10 @@ def _train_all(
 ) -> dict[Run, dict[str, Any]]:
     """Return the records of all runs; train those without a record."""
     records = {}
+    columns = ('{task.description}', BarColumn(), '{task.percentage:.0f} %')
+    hidden = not console.is_terminal
     progress = Progress(
-        TextColumn('{task.description}'),
-        BarColumn(),
-        TextColumn('{task.percentage:.0f} %'),
-        TimeRemainingColumn(),
-        console=console,
-        disable=not console.is_terminal,
+        *columns, TimeRemainingColumn(), console=console, disable=hidden
     )
     with progress:
         task = progress.add_task('', total=sum(run.iterations for run in order))
@@ -231,8 +221,7 @@ def _follow(command: list[str], log: Path, on_step: Callable[[int], None]) -> in
             for line in process.stdout:
                 file.write(line)
                 file.flush()
-                step = _STEP.match(line)
-                if step:
+                if step := _STEP.match(line):
                     on_step(int(step[1]))
             return process.wait()
         except BaseException:
@@ -257,11 +246,10 @@ def summary(mechanism: str, records: list[dict[str, Any]]) -> dict[str, Any]:
 def costs(runs: list[Run]) -> list[dict[str, Any]]:
     """Count and time the detectors of some runs, one of each mechanism.
 
-    Returns:
-        For each run ``params`` and, of the attention layers alone, ``gate_params``;
-        ``gmacs`` of one image; ``saved_mib`` that a training step keeps for backward;
-        the backbone's ``inference_milliseconds`` of one image and
-        ``step_milliseconds`` (forward and backward of a batch), measured in turns.
+    ``gate_params`` are those of the attention layers, ``gmacs`` are for one image, and
+    a training step keeps ``saved_mib`` for backward. The backbone's
+    times at inference (one image) and of a step (forward and backward of a batch) are
+    measured in turns.
     """
     from eca_mmdet.analysis.attention import time_layers
     from eca_mmdet.analysis.exact_cost import exact_cost
@@ -318,16 +306,8 @@ def comparison_text(result: dict[str, Any], style: str = 'table') -> str:
 
 
 def _cells(row: dict[str, Any], tasks: list[str]) -> list[str]:
-    return [
-        row['mechanism'],
-        *(_ap(row['ap'].get(task)) for task in tasks),
-        f'{row["gate_params"]:,}',
-        f'{row["params"]:,}',
-        f'{row["gmacs"]:.3f}',
-        f'{row["saved_mib"]:.1f}',
-        f'{row["step_milliseconds"]:.0f}',
-        f'{row["inference_milliseconds"]:.1f}',
-    ]
+    aps = (_ap(row['ap'].get(task)) for task in tasks)
+    return [row['mechanism'], *aps, *(f'{row[key]:{form}}' for key, form in _COSTS)]
 
 
 def _ap(ap: dict[str, Any] | None) -> str:
@@ -372,17 +352,13 @@ def note(rows: list[dict[str, Any]], quick: bool) -> str:
 def draw_comparison(rows: Sequence[dict[str, Any]], path: Path) -> None:
     """Plot box AP against parameters and against the time of a training step."""
     rows = [row for row in rows if 'bbox' in row['ap']]
-    costs = {
-        'attention layers, parameters': 'gate_params',
-        'training step of the backbone, ms': 'step_milliseconds',
-    }
-    figure, panels = new_figure(
-        1, 2, figsize=(10, 4.5), layout='constrained', sharey=True
-    )
-    for axes, (label, key) in zip(panels, costs.items(), strict=True):
+    size = (10, 4.5)
+    figure, panels = new_figure(1, 2, figsize=size, layout='constrained', sharey=True)
+    panels[0].set(xlabel='attention layers, parameters')
+    panels[1].set(xlabel='training step of the backbone, ms')
+    for axes, key in zip(panels, ('gate_params', 'step_milliseconds'), strict=True):
         for row in rows:
             _draw_mechanism(axes, row, row[key])
-        axes.set(xlabel=label)
         axes.grid(alpha=0.3)
         axes.margins(x=0.12, y=0.12)
     if any(row['gate_params'] for row in rows):
@@ -400,15 +376,8 @@ def draw_comparison(rows: Sequence[dict[str, Any]], path: Path) -> None:
 def _draw_mechanism(axes: Any, row: dict[str, Any], cost: float) -> None:
     colour = {'eca': '#d55e00', 'none': '#000000'}.get(row['mechanism'], '#0072b2')
     ap = row['ap']['bbox']
-    axes.plot([cost] * len(ap['by_seed']), ap['by_seed'], '.', color=colour, alpha=0.35)
-    axes.errorbar(
-        cost, ap['mean'], yerr=ap['deviation'], fmt='o', color=colour, capsize=3
-    )
-    axes.annotate(
-        row['mechanism'],
-        (cost, ap['mean']),
-        xytext=(6, 4),
-        textcoords='offset points',
-        fontsize=8,
-        color=colour,
-    )
+    at, style = (cost, ap['mean']), {'color': colour}
+    axes.plot([cost] * len(ap['by_seed']), ap['by_seed'], '.', alpha=0.35, **style)
+    axes.errorbar(*at, yerr=ap['deviation'], fmt='o', capsize=3, **style)
+    near = {'xytext': (6, 4), 'textcoords': 'offset points'}
+    axes.annotate(row['mechanism'], at, fontsize=8, **near, **style)

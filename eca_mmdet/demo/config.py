@@ -22,17 +22,14 @@ QUICK_SIZES = {'train': 32, 'val': 12}
 def compose(
     detector: str, attention: str, depth: int, data_root: Path, seed: int
 ) -> Any:
-    """Return the config of one demo run.
+    """Return the config of one demo run on a folder made by ``write_shapes``.
 
-    Args:
-        detector: 'faster', 'mask' or 'retinanet'.
-        attention: key of a mechanism (:mod:`eca_mmdet.catalog.mechanisms`) or 'none'.
-        depth: 18 or 50.
-        data_root: folder that ``write_shapes`` made.
-        seed: of weights and sampling.
+    ``detector`` is a key of ``FILES``; ``attention`` the key of a mechanism
+    (:mod:`eca_mmdet.catalog.mechanisms`) or 'none'; ``depth`` 18 or 50; ``seed`` is for
+    weights and sampling.
     """
     cfg = load_config(config_root() / 'demo' / FILES[detector])
-    set_backbone(cfg, attention, depth)
+    _set_backbone(cfg, attention, depth)
     for split, loader in (('train', 'train'), ('val', 'val'), ('val', 'test')):
         cfg[f'{loader}_dataloader'].dataset.data_root = f'{data_root}/'
         if loader != 'train':
@@ -43,7 +40,7 @@ def compose(
     return cfg
 
 
-def set_backbone(cfg: Any, attention: str, depth: int) -> None:
+def _set_backbone(cfg: Any, attention: str, depth: int) -> None:
     """Choose the attention block and the depth; the width stays the config's."""
     backbone = cfg.model.backbone
     backbone.depth = depth

@@ -12,15 +12,8 @@ from typing import Any
 
 import numpy as np
 from mmengine.hooks import Hook
+from rich import progress
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 
 from eca_mmdet.datasets.shapes import SPLITS, write_shapes
 from eca_mmdet.demo import config
@@ -72,10 +65,9 @@ def run_demo(
         draw_predictions(runner, out / 'predictions.png')
     rows = rows_of(hook.metrics)
     evaluated = json.loads((Path(runner.log_dir) / 'metrics.json').read_text())
+    settings = {'detector': detector, 'attention': attention, 'depth': depth}
     return {
-        'detector': detector,
-        'attention': attention,
-        'depth': depth,
+        **settings,
         'seed': seed,
         'quick': quick,
         'iterations': len(hook.losses),
@@ -97,14 +89,11 @@ def write_results(record: dict[str, Any], out: Path) -> None:
 
 
 class ProgressHook(Hook):  # type: ignore[misc]
-    """Show training as a progress bar with loss and time left, and keep the losses.
+    """Show training as a progress bar with loss and time left.
 
     Where the output is not a terminal (a log file, CI), a plain line is printed every
-    tenth of the run instead.
-
-    Attributes:
-        losses: total loss of every iteration so far.
-        metrics: what the last evaluation returned.
+    tenth of the run instead. ``losses`` has the total loss of every iteration so far,
+    ``metrics`` the result of the last evaluation.
     """
 
     def __init__(self, console: Console) -> None:
@@ -112,17 +101,13 @@ class ProgressHook(Hook):  # type: ignore[misc]
         self.metrics: dict[str, float] = {}
         self._console = console
         self._start = time.monotonic()
-        self._progress = Progress(
-            TextColumn('{task.description}'),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn('{task.fields[loss]}'),
-            TimeElapsedColumn(),
-            TextColumn('left'),
-            TimeRemainingColumn(),
-            console=console,
-            disable=not console.is_terminal,
+        columns = (
+            *('{task.description}', progress.BarColumn()),
+            *(progress.MofNCompleteColumn(), '{task.fields[loss]}'),
+            *(progress.TimeElapsedColumn(), 'left', progress.TimeRemainingColumn()),
         )
+        hidden = not console.is_terminal
+        self._progress = progress.Progress(*columns, console=console, disable=hidden)
 
     def before_train(self, runner: Any) -> None:
         """Open the bar."""
@@ -172,9 +157,8 @@ def draw_loss_curve(losses: Sequence[float], path: Path) -> None:
     axes.plot(iterations, losses, color='#c0c8d8', linewidth=1, label='one iteration')
     window = max(1, min(20, len(losses) // 5))
     mean = np.convolve(losses, np.ones(window) / window, mode='valid')
-    axes.plot(
-        iterations[window - 1 :], mean, color='#20508c', label=f'mean of {window}'
-    )
+    label = f'mean of {window}'
+    axes.plot(iterations[window - 1 :], mean, color='#20508c', label=label)
     axes.set(xlabel='iteration', ylabel='training loss', ylim=(0, None))
     axes.grid(alpha=0.3)
     axes.legend(frameon=False)
@@ -187,10 +171,7 @@ def draw_predictions(runner: Any, path: Path) -> None:
 
     dataset = runner.val_dataloader.dataset
     items = [dataset[index] for index in range(min(PICTURES, len(dataset)))]
-    batch = {
-        'inputs': [item['inputs'] for item in items],
-        'data_samples': [item['data_samples'] for item in items],
-    }
+    batch = {key: [i[key] for i in items] for key in ('inputs', 'data_samples')}
     runner.model.eval()
     with torch.no_grad():
         samples = runner.model.test_step(batch)
@@ -198,9 +179,8 @@ def draw_predictions(runner: Any, path: Path) -> None:
     rows = -(-len(items) // columns)
     size = (columns * 2.2, rows * 2.2 + 0.4)
     figure, grid = new_figure(rows, columns, figsize=size, layout='constrained')
-    figure.suptitle(
-        f'held-out images, predictions with score >= {SCORE_THRESHOLD}', fontsize=10
-    )
+    title = f'held-out images, predictions with score >= {SCORE_THRESHOLD}'
+    figure.suptitle(title, fontsize=10)
     for axes in np.ravel(grid):
         axes.axis('off')
     for axes, item, sample in zip(np.ravel(grid), items, samples, strict=False):
@@ -226,10 +206,7 @@ def _with_objects(image: Any, instances: Any, classes: Sequence[str]) -> Any:
     ]
     masks = None
     if 'masks' in instances and len(kept):
-        resized = (
-            cv2.resize(mask.astype(np.uint8), size, interpolation=0)
-            for mask in instances.masks[kept]
-        )
-        masks = np.stack([mask > 0 for mask in resized])
+        small = instances.masks[kept].astype(np.uint8)
+        masks = np.stack([cv2.resize(m, size, interpolation=0) > 0 for m in small])
     enlarged = cv2.resize(image, size, interpolation=cv2.INTER_CUBIC)
     return draw_objects(enlarged, instances.bboxes[kept] * scale, labels, texts, masks)

@@ -15,8 +15,8 @@ Chart = dict[str, Any]
 UNIT_SQUARE = {'top': 1, 'zero': True, 'right': 1}
 """Axes of a chart from 0 to 1, both ways."""
 MOST_POINTS = 4000
-"""Of a line. Longer ones are thinned: each step of the axis keeps its lowest and its
-highest value, so that no spike is lost."""
+"""Points of a line. Longer lines are thinned: each step of the axis keeps its lowest
+and its highest value, so that no spike is lost."""
 
 
 def number(value: Any, digits: int = 6) -> float | None:
@@ -38,14 +38,11 @@ def line(
     dash: int = 0,
     **more: Any,
 ) -> dict[str, Any]:
-    """Return one line of a chart.
+    """Return one line of a chart, named in the legend.
 
-    Args:
-        name: for the legend.
-        points: (x, y), x ascending.
-        colour: index in the page's palette.
-        dash: 0 solid, 1 dashed, 2 dotted.
-        more: further keys, such as ``notes``: a text for each point.
+    ``points`` are (x, y) with x ascending; ``colour`` is an index in the page's
+    palette; ``dash`` is 0 solid, 1 dashed, 2 dotted. ``more`` are further keys, e.g.
+    ``notes``: a text for each point.
     """
     pairs = [[number(x, 9), number(y)] for x, y in points]
     return {
@@ -66,12 +63,7 @@ def curve(
 ) -> dict[str, Any]:
     """Return the line of a logged series; hovering shows the epoch if it is known.
 
-    Args:
-        name: for the legend.
-        series: of a training log.
-        colour: index in the page's palette.
-        dash: as for :func:`line`.
-        values: shown in place of the logged ones, e.g. scaled.
+    ``values`` are shown in place of the logged ones, e.g. scaled.
     """
     points = zip(series.steps, series.values if values is None else values, strict=True)
     notes = ['' if e is None else f'epoch {e}' for e in series.epochs]
@@ -88,28 +80,29 @@ def thin(pairs: list[list[float | None]]) -> list[list[float | None]]:
     kept = []
     for start in range(0, len(pairs), step):
         group = pairs[start : start + step]
-        known = [one for one in group if one[1] is not None]
-        ends = known or group
-        low = min(ends, key=lambda one: one[1] or 0)
-        high = max(ends, key=lambda one: one[1] or 0)
+        ends = [point for point in group if point[1] is not None] or group
+        low = min(ends, key=lambda point: point[1] or 0)
+        high = max(ends, key=lambda point: point[1] or 0)
         kept += sorted({id(low): low, id(high): high}.values(), key=lambda p: p[0] or 0)
     return kept
 
 
 def line_chart(
-    name: str, title: str, x: str, y: str, lines: Sequence[dict[str, Any]], **more: Any
-) -> Chart:
-    """Return a chart of lines.
+    name: str,
+    title: str,
+    x: str,
+    y: str,
+    lines: Sequence[dict[str, Any]],
+    /,
+    **more: Any,
+) -> Chart | None:
+    """Return a chart of lines from :func:`line`, or None if there are none.
 
-    Args:
-        name: its id on the page.
-        title: what it shows.
-        x: label of the axis, with its unit.
-        y: label of the axis, with its unit.
-        lines: of :func:`line`.
-        more: ``top`` (highest y), ``zero`` (the axis starts there), ``marks`` (points
-            are drawn), ``diagonal``.
+    ``x`` and ``y`` label the axes, with units. ``more`` takes ``top`` (highest y),
+    ``zero`` (the axis starts there), ``marks`` (points are drawn) and ``diagonal``.
     """
+    if not lines:
+        return None
     described = {'id': name, 'kind': 'line', 'title': title, 'x': x, 'y': y}
     plain = {'top': None, 'zero': False, 'marks': False, 'diagonal': False}
     return {**described, 'lines': list(lines), **plain, **more}
@@ -121,23 +114,26 @@ def bar_chart(
     value: str,
     categories: Sequence[str],
     bars: Sequence[dict[str, Any]],
-    **more: Any,
-) -> Chart:
-    """Return a chart of bars, a group for each category.
+    top: float | None = None,
+) -> Chart | None:
+    """Return a chart with a group of bars for each category, or None without bars.
 
-    Args:
-        name: its id on the page.
-        title: what it shows.
-        value: label of the axis of values, with its unit.
-        categories: names of the groups.
-        bars: of each run, ``name``, ``values`` and ``colour``.
-        more: ``top`` (highest value).
+    ``value`` labels the axis of values, with its unit, up to ``top``; ``bars`` has an
+    entry from :func:`bars` for each run.
     """
+    if not bars:
+        return None
     described = {'id': name, 'kind': 'bar', 'title': title, 'y': value}
     listed = {'categories': list(categories), 'bars': list(bars)}
-    return {**described, **listed, 'top': None, **more}
+    return {**described, **listed, 'top': top}
 
 
 def bars(name: str, values: Iterable[Any], colour: int) -> dict[str, Any]:
     """Return the bars of one run, a value for each category."""
     return {'name': name, 'values': [number(v) for v in values], 'colour': colour}
+
+
+def chart_section(charts: Iterable[Chart | None]) -> dict[str, Any] | None:
+    """Return the context of a section of charts only, or None if there are none."""
+    drawn = [chart for chart in charts if chart]
+    return {'charts': drawn} if drawn else None

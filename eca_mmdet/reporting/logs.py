@@ -8,63 +8,47 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 
-from eca_mmdet.reporting.log_lines import Row, Unread
-from eca_mmdet.reporting.log_starts import Start, find_starts
+from eca_mmdet.reporting.log_files import Row, Start, Unread, find_starts
 from eca_mmdet.utils.errors import UserError
 from eca_mmdet.utils.text import printable
 
 
 @dataclass(frozen=True)
 class Series:
-    """A curve.
-
-    Attributes:
-        steps: iterations done, ascending.
-        epochs: epoch of each, from 1; None where the run counts iterations.
-        values: as logged: infinite or NaN, too; -1 is COCO's "no object".
-    """
+    """A curve."""
 
     steps: tuple[int, ...]
+    """Iterations done, ascending."""
     epochs: tuple[int | None, ...]
+    """Epoch of each, from 1; None where the run counts iterations."""
     values: tuple[float, ...]
+    """As logged: infinite or NaN, too; -1 is COCO's "no object"."""
 
 
 @dataclass(frozen=True)
 class TrainingLog:
-    """What a training logged.
-
-    Attributes:
-        source: what was read.
-        train: curves by name: 'loss', 'lr', 'grad_norm', 'time' (seconds of an
-            iteration), 'memory' (MB), ...
-        val: curves by name: 'coco/bbox_mAP', ..., and losses if validation logged them.
-        by_epoch: whether the run counts epochs.
-        iterations_per_epoch: None if it does not, or it is not known.
-        notes: what a reader should know.
-        configs: what it ran with, newest last.
-    """
+    """Curves that a training logged, by name, and notes for the reader."""
 
     source: str
     train: dict[str, Series]
+    """'loss', 'lr', 'grad_norm', 'time' (s per iteration), 'memory' (MB), ..."""
     val: dict[str, Series]
+    """'coco/bbox_mAP', ..., and losses if validation logged them."""
     by_epoch: bool
     iterations_per_epoch: int | None
+    """None if the run counts iterations only, or if it is not known."""
     notes: tuple[str, ...]
     configs: tuple[Path, ...]
+    """Config files it ran with, newest last."""
 
 
 def read_logs(path: str | Path) -> TrainingLog:
     """Read the newest training at a path.
 
-    Args:
-        path: a work_dir; the folder of one start in it; a folder whose ``train`` is a
-            work_dir; or mmengine's JSON (``vis_data/*.json``).
-
-    Raises:
-        UserError: there is no log, it cannot be read, or it has no training.
+    The path is a work_dir, the folder of one start in it, a folder whose ``train`` is a
+    work_dir, or mmengine's JSON (``vis_data/*.json``).
     """
-    unread = Unread()
-    starts = find_starts(Path(path), unread)
+    starts = find_starts(Path(path), unread := Unread())
     runs = _runs([start for start in starts if start.is_training])
     if not runs:
         strange = f' First line that is not: {unread.first}.' if unread.count else ''
@@ -104,7 +88,7 @@ def _runs(starts: list[Start]) -> list[Run]:
     for start in starts:
         run: Run = []
         if runs and _is_resumed(start, runs[-1]):
-            reached = (one for one in reversed(runs) if _reaches(one, start))
+            reached = (run for run in reversed(runs) if _reaches(run, start))
             run = next(reached, runs[-1])
             runs.remove(run)
         runs.append([*run, start])
@@ -122,7 +106,7 @@ def _is_resumed(start: Start, before: Run) -> bool:
         return bool(start.resumed)
     if start.by_epoch:
         return (rows[0].epoch or 1) > 1
-    due = start.interval() or max((one.interval() for one in before), default=0)
+    due = start.interval() or max((each.interval() for each in before), default=0)
     return 0 < due < rows[0].number
 
 
@@ -143,10 +127,10 @@ def _origin(start: Start) -> tuple[int | None, int]:
 def _reaches(run: Run, start: Start) -> bool:
     """Tell whether a run came as far as where a start went on."""
     epoch, iteration = _origin(start)
-    rows = [row for one in run for row in one.train_rows]
+    rows = [row for each in run for row in each.train_rows]
     if epoch is not None:
         return max((row.epoch or 0 for row in rows), default=0) >= epoch
-    gap = max((one.interval() for one in run), default=0)
+    gap = max((each.interval() for each in run), default=0)
     return max((row.number for row in rows), default=0) + gap >= iteration
 
 
@@ -183,17 +167,7 @@ def _per_epoch(rows: list[Row]) -> int | None:
     return None
 
 
-@dataclass(frozen=True)
-class _Placed:
-    """The numbers of a line, at the iterations done."""
-
-    kind: str
-    step: int
-    epoch: int | None
-    values: dict[str, float]
-
-
-def _join(run: Run) -> tuple[list[_Placed], int | None, list[str]]:
+def _join(run: Run) -> tuple[list[Row], int | None, list[str]]:
     """Return a run's lines on one axis, iterations per epoch, and notes.
 
     A later start replaces what it repeats.
@@ -208,14 +182,15 @@ def _join(run: Run) -> tuple[list[_Placed], int | None, list[str]]:
         whole = _per_epoch([row for start in run for row in start.train_rows])
         known = [whole] if whole else []
     newest = known[-1] if known else None
-    rows: list[_Placed] = []
+    rows: list[Row] = []
     notes = []
     for index, (start, own) in enumerate(zip(run, lengths, strict=True)):
         length = own or newest
         placed = _place(start, by_epoch, length)
         if length and newest and length != newest:  # another batch size
             placed = [
-                replace(one, step=round(one.step * newest / length)) for one in placed
+                replace(row, number=round(row.number * newest / length))
+                for row in placed
             ]
         if index or _is_resumed(start, []):
             epoch, iteration = _origin(start)
@@ -227,7 +202,7 @@ def _join(run: Run) -> tuple[list[_Placed], int | None, list[str]]:
             note = f'resumed {where} ({start.name})'
             lost = '; what was logged until then is not here'
             notes.append(note if index else note + lost)
-            rows = [row for row in rows if row.step <= done] if placed else rows
+            rows = [row for row in rows if row.number <= done] if placed else rows
         rows += placed
     if len(set(filter(None, lengths))) > 1:
         notes.append(
@@ -237,10 +212,10 @@ def _join(run: Run) -> tuple[list[_Placed], int | None, list[str]]:
     return rows, newest, notes
 
 
-def _place(start: Start, by_epoch: bool, per_epoch: int | None) -> list[_Placed]:
-    """Place the lines of a start, in the order of the file."""
-    placed: list[_Placed] = []
-    before: _Placed | None = None
+def _place(start: Start, by_epoch: bool, per_epoch: int | None) -> list[Row]:
+    """Return the lines of a start with ``number`` as iterations done, in file order."""
+    placed: list[Row] = []
+    before: Row | None = None
     validated = 0
     for index, row in enumerate(start.rows):
         step, epoch = row.number, row.epoch
@@ -256,20 +231,20 @@ def _place(start: Start, by_epoch: bool, per_epoch: int | None) -> list[_Placed]
         elif epoch is None and per_epoch:
             epoch = -(-step // per_epoch)
         kind = 'val' if row.kind == 'val' else 'train'
-        placed.append(_Placed(kind, step, epoch if by_epoch else None, row.values))
+        placed.append(Row(kind, epoch if by_epoch else None, step, row.values))
         if row.kind == 'train':
             before = placed[-1]
     return placed
 
 
 def _after_epoch(
-    row: Row, before: _Placed | None, per_epoch: int | None
+    row: Row, before: Row | None, per_epoch: int | None
 ) -> tuple[int, int | None]:
     """Return step and epoch of a validation in a run that counts epochs.
 
     mmengine's step is the epoch, or the iteration if so configured.
     """
-    done = before.step if before else 0
+    done = before.number if before else 0
     if per_epoch is None:
         epoch = row.number if before is None or row.number < done else before.epoch
         return max(row.number, done), epoch
@@ -280,7 +255,7 @@ def _after_epoch(
 
 
 def _after_iteration(
-    start: Start, row: Row, before: _Placed | None, after: Row | None, validated: int
+    start: Start, row: Row, before: Row | None, after: Row | None, validated: int
 ) -> int:
     """Return the step of a validation in a run that counts iterations.
 
@@ -289,7 +264,7 @@ def _after_iteration(
     rows, gap = start.train_rows, start.interval()
     begin = max(rows[0].number - gap, 0) if rows and gap else 0
     begin = start.resumed[1] if start.resumed else begin
-    done = before.step if before else begin
+    done = before.number if before else begin
     limit = after.number if after else done + gap
     limit = min(limit, start.max_iters) if start.max_iters else limit
     if row.number and done <= row.number <= limit:
@@ -302,12 +277,12 @@ def _after_iteration(
     return done
 
 
-def _curves(rows: list[_Placed], kind: str) -> dict[str, Series]:
+def _curves(rows: list[Row], kind: str) -> dict[str, Series]:
     """Return the curves; of two values at a step, the later one."""
     points: dict[str, dict[int, tuple[int | None, float]]] = {}
     for row in rows:
         for name, value in row.values.items() if row.kind == kind else ():
-            points.setdefault(name, {})[row.step] = (row.epoch, value)
+            points.setdefault(name, {})[row.number] = (row.epoch, value)
     curves = {}
     for name, by_step in points.items():
         steps = sorted(by_step)
@@ -318,9 +293,9 @@ def _curves(rows: list[_Placed], kind: str) -> dict[str, Series]:
 
 def _notes_of_starts(starts: list[Start], runs: list[Run], run: Run) -> list[str]:
     notes = []
-    others = [one for one in runs if one is not run]
+    others = [other for other in runs if other is not run]
     if others:
-        names = ', '.join(dict.fromkeys(one[0].name for one in others))
+        names = ', '.join(dict.fromkeys(other[0].name for other in others))
         plural = 's were' if len(others) > 1 else ' was'
         notes.append(
             f'{len(others)} other training{plural} left out ({names}): started from '

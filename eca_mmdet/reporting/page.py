@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import math
+import re
+import statistics
 from collections.abc import Sequence
 from datetime import datetime, timezone
 from pathlib import Path
@@ -13,34 +16,42 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, TemplateError
 from markupsafe import Markup
 
 import eca_mmdet
-from eca_mmdet.reporting import head
+from eca_mmdet.reporting.charts import number
+from eca_mmdet.reporting.logs import Series
 from eca_mmdet.reporting.run import Options, Run
-from eca_mmdet.reporting.sections import SECTIONS, Section
+from eca_mmdet.reporting.sections import Section
+from eca_mmdet.reporting.sections.errors import CONFUSION, ERRORS, PRECISION
+from eca_mmdet.reporting.sections.images import IMAGES
+from eca_mmdet.reporting.sections.model import COSTS, GATES
+from eca_mmdet.reporting.sections.results import CLASSES, RESULTS
+from eca_mmdet.reporting.sections.sources import CONFIG, FILES
+from eca_mmdet.reporting.sections.training import TRAINING, VALIDATION
 from eca_mmdet.utils.text import clipped
 
 ASSETS = Path(__file__).parent / 'assets'
 GENERATOR = 'eca-mmdet report'
 """In the page's head: such a page may be replaced by a newer one."""
 
+SECTIONS = (
+    *(RESULTS, TRAINING, VALIDATION, PRECISION, CLASSES, ERRORS),
+    *(CONFUSION, IMAGES, GATES, COSTS, CONFIG, FILES),
+)
+"""In the order of the page."""
+
 _MACROS = "{% from 'macros.html.j2' import swatch, plots %}"
 _MALFORMED = (
-    LookupError,
-    TypeError,
-    ValueError,
-    AttributeError,
-    ArithmeticError,
+    *(LookupError, TypeError, ValueError, AttributeError, ArithmeticError),
     TemplateError,
 )
 """Raised on values of another form than a section expects."""
+_DATE = re.compile(r'^(\d{4}-\d\d-\d\d)T([\d:]+)\+00:00$')
 
 
 def render_page(runs: Sequence[Run], options: Options | None = None) -> str:
-    """Return the page.
+    """Return the page of runs from ``run.read_run``, in the order of their colours.
 
-    Args:
-        runs: from ``run.read_run``, in the order of their colours. What cannot be shown
-            is added to their ``missing``.
-        options: what to show beyond the files of their folders; None for nothing.
+    ``options`` None shows nothing beyond the files of their folders. What cannot be
+    shown is added to their ``missing``.
     """
     # What is filled into the templates is escaped.
     environment = Environment(
@@ -50,7 +61,8 @@ def render_page(runs: Sequence[Run], options: Options | None = None) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    drawn = [_draw(one, runs, options or Options(), environment) for one in SECTIONS]
+    options = options or Options()
+    drawn = (_draw(section, runs, options, environment) for section in SECTIONS)
     sections = [section for section in drawn if section]
     script = _asset('page.js')
     library = _asset('chart.umd.min.js').split('//# sourceMappingURL')[0]
@@ -81,10 +93,10 @@ def _draw(
         context = section.context(these, options)
         if context is None:
             return None
-        template = environment.from_string(_MACROS + section.TEMPLATE)
+        template = environment.from_string(_MACROS + section.template)
         return {
-            'id': section.ID,
-            'title': section.TITLE,
+            'id': section.id,
+            'title': section.title,
             'body': Markup(template.render(runs=these, **context)),
             'charts': context.get('charts', []),
         }
@@ -93,7 +105,7 @@ def _draw(
         return attempt(runs)
     except _MALFORMED as error:
         if len(runs) == 1:
-            runs[0].missing.append(_malformed(section.TITLE, runs[0], error))
+            runs[0].missing.append(_malformed(section.title, runs[0], error))
             return None
     shown = []
     for run in runs:
@@ -111,22 +123,79 @@ def _head(run: Run) -> dict[str, Any]:
     """Return what the top of the page says of a run."""
     facts: list[tuple[str, str]] = []
     try:
-        facts = head.summary(run)
+        facts = _summary(run)
     except _MALFORMED as error:
         run.missing.append(_malformed('Summary', run, error))
     recorded = (run.record or {}).get('notes') or ()
     return {
         'label': run.label,
-        'facts': facts + head.training_facts(run),
+        'facts': facts + _training_facts(run),
         'notes': [*(run.log.notes if run.log else ()), *recorded],
         'missing': list(dict.fromkeys(run.missing)),
     }
 
 
+def _summary(run: Run) -> list[tuple[str, str]]:
+    """Return (what, value) of what was measured."""
+    record = run.record or {}
+    facts = [('folder', str(run.path))]
+    if {'detector', 'attention', 'depth'} <= record.keys():  # of the demo
+        names = (str(record[key]) for key in ('detector', 'attention'))
+        facts.append(('demo', f'{", ".join(names)}, ResNet-{record["depth"]}'))
+    for what, key in (('config', 'config'), ('evaluated', 'date')):
+        if record.get(key):
+            facts.append((what, _DATE.sub(r'\1 \2 UTC', str(record[key]))))
+    results: list[dict[str, Any]] = list(run.results.values())
+    counts = results[0].get('counts') or {} if results else {}
+    if counts:
+        named = [(value, name.replace('_', ' ')) for name, value in counts.items()]
+        shown = ', '.join(f'{value:,} {name}' for value, name in named if value)
+        facts.append(('data', shown))
+    at = next((key for key in ('epoch', 'iter') if key in record), None)
+    if at:
+        facts.append(('measured after', f'{at} {record[at]}'))
+    if record.get('fast'):
+        facts.append(('weights', 'folded and in lower precision (test --fast)'))
+    return facts
+
+
+def _training_facts(run: Run) -> list[tuple[str, str]]:
+    """Return (what, value) of one training: steps, time, memory, last loss."""
+    log = run.log
+    if log is None or not log.train:
+        return []
+    steps = max(series.steps[-1] for series in log.train.values())
+    facts = [('iterations', f'{steps:,}')]
+    if log.iterations_per_epoch:
+        facts.append(('epochs', f'{steps / log.iterations_per_epoch:.4g}'))
+    if seconds := _finite(log.train.get('time')):
+        typical = statistics.median(seconds)
+        facts.append(('an iteration, median', f'{typical:.3g} s'))
+        facts.append(('training, median x iterations', _duration(typical * steps)))
+    if memory := _finite(log.train.get('memory')):
+        facts.append(('highest GPU memory', f'{max(memory):,.0f} MiB'))
+    if loss := log.train.get('loss'):
+        last = loss.values[-1]
+        shown = f'{number(last, 4):g}' if math.isfinite(last) else str(last)
+        facts.append(('last loss', shown))
+    return facts
+
+
+def _finite(series: Series | None) -> list[float]:
+    return list(filter(math.isfinite, series.values)) if series else []
+
+
+def _duration(seconds: float) -> str:
+    minutes, hours = seconds / 60, seconds / 3600
+    if hours >= 1.5:
+        return f'{hours:.1f} h'
+    return f'{minutes:.1f} min' if minutes >= 1.5 else f'{seconds:.0f} s'
+
+
 def _policy(*scripts: str) -> str:
     """Return a content policy: the page's own scripts run, and nothing is fetched."""
-    sums = (hashlib.sha256(one.encode()).digest() for one in scripts)
-    allowed = ' '.join(f"'sha256-{base64.b64encode(one).decode()}'" for one in sums)
+    digests = (hashlib.sha256(script.encode()).digest() for script in scripts)
+    allowed = ' '.join(f"'sha256-{base64.b64encode(d).decode()}'" for d in digests)
     return (
         "default-src 'none'; img-src data:; style-src 'unsafe-inline'; "
         f'script-src {allowed}'

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,11 +9,11 @@ from typing import Any
 
 from eca_mmdet.checkpoints.embedded_config import ADVICE, parse_config
 from eca_mmdet.evaluation.tables import TITLES
+from eca_mmdet.reporting.log_files import STAMP
 from eca_mmdet.reporting.logs import TrainingLog, read_logs
 from eca_mmdet.utils.errors import UserError
-from eca_mmdet.utils.io import describe_file, read_file, read_json
+from eca_mmdet.utils.io import read_file, read_json, sha256_of
 
-_STAMP = re.compile(r'\d{8}_\d{6}')
 _MOST_BYTES = 200 * 2**20
 _MOST_LINES = 200
 _LONGEST = 10_000
@@ -23,14 +22,9 @@ _MOST_CONFIG = 4 << 20
 
 @dataclass(frozen=True)
 class Options:
-    """What a page shows beyond the files of the run folders. By default nothing.
+    """What a page shows beyond the files of the run folders: by default nothing.
 
-    Attributes:
-        examples: worst and best images of each run.
-        images: folder of the images; None for the one in the config.
-        annotations: annotation file; None for the recorded one.
-        gate_images: images to measure gates on, where the folder has no gates.json.
-        model: build the detector, for its costs and to measure gates.
+    The attributes are arguments of :func:`eca_mmdet.report`.
     """
 
     examples: int = 0
@@ -42,35 +36,26 @@ class Options:
 
 @dataclass
 class Run:
-    """A run, as far as it is known.
-
-    Attributes:
-        path: the folder or log file that was named.
-        label: its name on the page.
-        log: curves of training.
-        record: the newest metrics.json.
-        record_path: where that was.
-        config_path: the config that mmengine wrote down.
-        config_text: its text.
-        config: its values; None where they cannot be read.
-        checkpoint: the weights that were measured, or the last ones.
-        gates: what ``eca-mmdet gates`` writes, where the folder has it.
-        environment: lines of mmengine's log on the machine.
-        missing: a line for each thing that the page cannot show.
-    """
+    """A run, as far as it is known. ``label`` is its name on the page."""
 
     path: Path
     label: str
     log: TrainingLog | None = None
     record: dict[str, Any] | None = None
+    """The newest metrics.json."""
     record_path: Path | None = None
     config_path: Path | None = None
     config_text: str = ''
     config: dict[str, Any] | None = None
+    """Values of the config that mmengine wrote down; None if they cannot be read."""
     checkpoint: Path | None = None
+    """The checkpoint that was measured, or the last one."""
     gates: dict[str, Any] | None = None
+    """Output of ``eca-mmdet gates``, if the folder has it."""
     environment: list[str] = field(default_factory=list)
+    """Lines of mmengine's log on the machine."""
     missing: list[str] = field(default_factory=list)
+    """A line for each thing that the page cannot show."""
 
     @property
     def results(self) -> dict[str, Any]:
@@ -81,8 +66,12 @@ class Run:
     def analysis(self) -> dict[str, Any]:
         """The errors by task; empty where they were not split."""
         analyses = (self.record or {}).get('analysis')
-        found = analyses[0] if analyses and isinstance(analyses, list) else {}
-        return found if isinstance(found, dict) else {}
+        first = analyses[0] if analyses and isinstance(analyses, list) else {}
+        return first if isinstance(first, dict) else {}
+
+    def analysis_of(self, task: str, part: str) -> dict[str, Any]:
+        """Return a part of a task's analysis, e.g. 'pr_curves'; empty if missing."""
+        return (self.analysis.get(task) or {}).get(part) or {}
 
 
 def tasks_of(runs: Sequence[Run]) -> list[str]:
@@ -103,26 +92,15 @@ def measured(runs: Sequence[Run], task: str) -> Iterator[tuple[int, Run, Any]]:
 
 
 def check_record(record: Any) -> None:
-    """Check the parts of a metrics.json that are used beyond a single section.
-
-    Raises:
-        UserError: one has another form (``not-results``).
-    """
+    """Check the parts of a metrics.json that are used beyond a single section."""
     files = ('annotations', 'checkpoint', 'predictions')
-    kinds = {
-        'others': list,
-        'notes': list,
-        'versions': dict,
-        **dict.fromkeys(files, dict),
-    }
+    kinds: dict[str, type] = dict.fromkeys(('others', 'notes'), list)
+    kinds |= dict.fromkeys(('versions', *files), dict)
     try:
-        shares = [
-            share
-            for task in record['results'].values()
-            for share in task['metrics'].values()
-        ]
-        texts = [(record.get(key) or {}).get('file') or '' for key in files]
-        texts += [(record.get(key) or {}).get('sha256') or '' for key in files]
+        tasks = record['results'].values()
+        shares = [share for task in tasks for share in task['metrics'].values()]
+        described = [record.get(key) or {} for key in files]
+        texts = [file.get(k) or '' for file in described for k in ('file', 'sha256')]
         texts += [*(record.get('notes') or ()), record.get('config') or '']
         sound = (
             bool(shares)
@@ -141,11 +119,7 @@ def check_record(record: Any) -> None:
 def read_run(path: Path, label: str) -> list[Run]:
     """Gather a run folder of mmengine or one of our commands, or a log file.
 
-    Returns:
-        One run; of an evaluation of several result files, one for each.
-
-    Raises:
-        UserError: it does not exist, or has nothing that a page could show.
+    Return one run, or one for each result file of an evaluation.
     """
     if not path.exists():
         raise UserError(
@@ -192,18 +166,17 @@ def _others(first: Run) -> list[Run]:
     analyses = analyses if isinstance(analyses, list) else []
     folder, first.label = first.label, f'{first.label}: {_result_name(record)}'
     runs = []
-    for index, one in enumerate(others, 1):
+    for index, other in enumerate(others, 1):
         try:
-            check_record(one)
+            check_record(other)
         except UserError as error:
             first.missing.append(
                 f'result file {index + 1} of {first.record_path}: {error}'
             )
             continue
-        own = {**shared, **one, 'analysis': analyses[index : index + 1]}
-        run = Run(first.path, f'{folder}: {_result_name(one)}')
-        run.record, run.record_path = own, first.record_path
-        runs.append(run)
+        own = {**shared, **other, 'analysis': analyses[index : index + 1]}
+        label = f'{folder}: {_result_name(other)}'
+        runs.append(Run(first.path, label, None, own, first.record_path))
     return runs
 
 
@@ -215,7 +188,7 @@ def _result_name(record: dict[str, Any]) -> str:
 def _files(folder: Path, pattern: str) -> Iterator[Path]:
     """Yield files of a run folder: in it, in its ``train``, and one level below."""
     for level in ('', '*/', 'train/*/'):
-        yield from (one for one in folder.glob(level + pattern) if one.is_file())
+        yield from (path for path in folder.glob(level + pattern) if path.is_file())
 
 
 def reason(error: Exception) -> str:
@@ -223,23 +196,23 @@ def reason(error: Exception) -> str:
     return str(error).replace(f' {ADVICE}', '').removeprefix('None: ')
 
 
-def read_object(path: Path, what: str) -> dict[str, Any]:
-    """Return a JSON file's object.
-
-    Raises:
-        UserError: it cannot be read, is too large or is none.
-    """
+def _read_object(path: Path, what: str) -> dict[str, Any]:
+    """Read the object in a JSON file."""
     content = read_json(path, what, _MOST_BYTES).content
     if not isinstance(content, dict):
         raise UserError(f'{what} {path} holds no object', code='not-results')
     return content
 
 
+def _modified(path: Path) -> float:
+    return path.stat().st_mtime
+
+
 def _read_record(run: Run) -> None:
     found = []
     for path in dict.fromkeys(_files(run.path, 'metrics.json')):
         try:
-            record = read_object(path, 'metrics file')
+            record = _read_object(path, 'metrics file')
             check_record(record)
         except UserError as error:
             run.missing.append(f'numbers of an evaluation: {path}: {error}')
@@ -247,7 +220,7 @@ def _read_record(run: Run) -> None:
         # Of two of one moment, the one of the whole command: the demo's.
         found.append((str(record.get('date', '')), -len(path.parts), path, record))
     if found:
-        *_, run.record_path, run.record = max(found, key=lambda one: one[:2])
+        *_, run.record_path, run.record = max(found, key=lambda each: each[:2])
         if not run.analysis:
             run.missing.append(
                 'curves of precision, errors, confusion, calibration and images: '
@@ -257,7 +230,7 @@ def _read_record(run: Run) -> None:
         _check_age(run)
         if run.record.get('other_evaluators'):
             run.missing.append(f'numbers of further evaluators: see {run.record_path}')
-    elif not any('metrics.json' in one for one in run.missing):
+    elif not any('metrics.json' in line for line in run.missing):
         run.missing.append(
             'numbers of an evaluation: no metrics.json (eca-mmdet test writes one)'
         )
@@ -267,8 +240,8 @@ def _check_age(run: Run) -> None:
     """Say so where the numbers are older than the training that is drawn."""
     stamp = run.record_path.parent.name if run.record_path else ''
     configs = run.log.configs if run.log else ()
-    starts = [part for one in configs for part in one.parts if _STAMP.fullmatch(part)]
-    if _STAMP.fullmatch(stamp) and starts and stamp < min(starts):
+    starts = [part for path in configs for part in path.parts if STAMP.fullmatch(part)]
+    if STAMP.fullmatch(stamp) and starts and stamp < min(starts):
         run.missing.append(
             f'numbers of the training that is drawn, which began at {max(starts)}: '
             f'those on this page are of {stamp}, before it'
@@ -276,12 +249,11 @@ def _check_age(run: Run) -> None:
 
 
 def _read_config(run: Run) -> None:
-    dumped = sorted(
-        _files(run.path, 'vis_data/config.py'), key=lambda one: one.parent.parent.name
-    )
+    dumped = _files(run.path, 'vis_data/config.py')
     plain = [*run.path.glob('*.py'), *run.path.glob('train/*.py')]
     trained = list(run.log.configs) if run.log else []  # a test may have its own
-    paths = trained or dumped or sorted(plain, key=lambda one: one.stat().st_mtime)
+    paths = trained or sorted(dumped, key=lambda path: path.parent.parent.name)
+    paths = paths or sorted(plain, key=_modified)
     if not paths:
         run.missing.append('the config: mmengine left none in the folder')
         return
@@ -300,47 +272,40 @@ def _find_checkpoint(run: Run) -> None:
     name, sha256 = recorded.get('file'), recorded.get('sha256')
     if name and sha256:
         places = [*_files(run.path, Path(name).name or '-'), Path(name)]
-        there = [one for one in places if one.is_file()]
-        for one in there:
-            if describe_file(one)['sha256'] == sha256:
-                run.checkpoint = one
+        there = [path for path in places if path.is_file()]
+        for path in there:
+            if sha256_of(path) == sha256:
+                run.checkpoint = path
                 return
         why = f'{there[0]} is not what was measured (sha256)' if there else 'it is gone'
         run.missing.append(f'gates of the checkpoint {name}: {why}')
         return
-    saved = sorted(_files(run.path, '*.pth'), key=lambda one: one.stat().st_mtime)
-    if saved:
-        run.checkpoint = saved[-1]
-    else:
+    run.checkpoint = max(_files(run.path, '*.pth'), key=_modified, default=None)
+    if run.checkpoint is None:
         run.missing.append('gates: no checkpoint is in the folder')
 
 
 def _read_gates(run: Run) -> None:
-    paths = sorted(_files(run.path, 'gates.json'), key=lambda one: one.stat().st_mtime)
-    if not paths:
+    path = max(_files(run.path, 'gates.json'), key=_modified, default=None)
+    if path is None:
         return
     try:
-        found = read_object(paths[-1], 'gates file')
+        gates = _read_object(path, 'gates file')
     except UserError as error:
         run.missing.append(f'gates: {error}')
         return
-    if isinstance(found.get('checkpoints'), list):
-        run.gates = found
+    if isinstance(gates.get('checkpoints'), list):
+        run.gates = gates
 
 
 def _environment(path: Path) -> list[str]:
-    """Return what mmengine's newest log says of the machine."""
-    logs = [one for one in _files(path, '*.log') if _STAMP.search(one.name)]
+    """Return the lines on the machine in mmengine's newest log."""
+    logs = [log for log in _files(path, '*.log') if STAMP.search(log.name)]
     lines: list[str] = []
-    for log in sorted(logs, key=lambda one: one.name)[-1:]:
-        inside = False
+    for log in sorted(logs, key=lambda log: log.name)[-1:]:
         with open(log, encoding='utf-8', errors='replace') as file:
-            number = 0
-            while line := file.readline(_LONGEST):
-                number += 1
-                if 'Runtime environment:' in line or number > _MOST_LINES:
-                    break
-                if inside and line.strip(' -\n'):
-                    lines.append(line.strip()[:300])
-                inside = inside or 'System environment:' in line
+            start = [file.readline(_LONGEST) for _ in range(_MOST_LINES)]
+        text = ''.join(start).partition('System environment:')[2]
+        text = text.partition('\n')[2].partition('Runtime environment:')[0]
+        lines = [line.strip()[:300] for line in text.split('\n') if line.strip(' -')]
     return lines

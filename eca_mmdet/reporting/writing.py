@@ -18,17 +18,13 @@ _HEAD_BYTES = 2000
 
 @dataclass(frozen=True)
 class Report(os.PathLike[str]):
-    """A page that was written. Usable as a path.
-
-    Attributes:
-        path: the HTML file.
-        missing: what the page could not show, by the label of the run.
-        replaced: an older page was there.
-    """
+    """A page that was written. Usable as a path."""
 
     path: Path
     missing: dict[str, list[str]]
+    """What the page could not show, by the label of the run."""
     replaced: bool
+    """Whether an older page was there."""
 
     def __fspath__(self) -> str:
         return str(self.path)
@@ -73,13 +69,13 @@ def report(
             'a run has an empty name; the folder here is called "."',
             code='option-invalid',
         )
-    paths = [Path(one) for one in run_folders]
+    paths = list(map(Path, run_folders))
     target = Path('report.html')
     if out is not None:
         target = Path(out)
     elif len(paths) == 1 and paths[0].is_dir():
         target = paths[0] / 'report.html'
-    require_replaceable(target)
+    _require_replaceable(target)
     runs = [
         run
         for path, label in zip(paths, _labels(paths, labels), strict=True)
@@ -93,28 +89,6 @@ def report(
         )
     _number_equal_labels(runs)
     replaced = target.exists()
-    write_report(runs, target, examples, images, annotations, gate_images, model)
-    missing = {run.label: list(dict.fromkeys(run.missing)) for run in runs}
-    return Report(target, missing, replaced)
-
-
-def write_report(
-    runs: Sequence[Run],
-    target: Path,
-    examples: int = 6,
-    images: str | None = None,
-    annotations: str | None = None,
-    gate_images: int = 20,
-    model: bool = True,
-) -> None:
-    """Write the page of runs from ``run.read_run``; arguments as of :func:`report`.
-
-    What cannot be shown is added to their ``missing``.
-
-    Raises:
-        UserError: the file cannot be written, or is not one of these pages.
-    """
-    require_replaceable(target)
     page = render_page(runs, Options(examples, images, annotations, gate_images, model))
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -124,14 +98,12 @@ def write_report(
         raise UserError(
             f'{target} cannot be written: {error}', code='file-not-written'
         ) from error
+    missing = {run.label: list(dict.fromkeys(run.missing)) for run in runs}
+    return Report(target, missing, replaced)
 
 
-def require_replaceable(target: Path) -> None:
-    """Refuse a file that is there and is no page of this command.
-
-    Raises:
-        UserError: it is a folder, or something else of the user's.
-    """
+def _require_replaceable(target: Path) -> None:
+    """Refuse a file that exists and is no page of this command."""
     if not target.exists():
         return
     head = b''
@@ -158,7 +130,7 @@ def _labels(paths: Sequence[Path], labels: Sequence[str] | None) -> list[str]:
         return list(labels)
     parts = [path.resolve().parts[1:] or ('/',) for path in paths]
     for length in range(1, max(map(len, parts), default=0) + 1):
-        names = ['/'.join(one[-length:]) for one in parts]
+        names = ['/'.join(each[-length:]) for each in parts]
         if len(set(names)) == len(names):
             return names
     raise UserError('a run is named twice; name each once.', code='option-invalid')
@@ -166,7 +138,7 @@ def _labels(paths: Sequence[Path], labels: Sequence[str] | None) -> list[str]:
 
 def _number_equal_labels(runs: Sequence[Run]) -> None:
     """Number the result files of several evaluations that share a name."""
-    names = [one.label for one in runs]
-    for index, one in enumerate(runs):
-        if names.count(one.label) > 1 and one.label in names[:index]:
-            one.label = f'{one.label} ({names[: index + 1].count(one.label)})'
+    names = [run.label for run in runs]
+    for index, run in enumerate(runs):
+        if run.label in names[:index]:
+            run.label = f'{run.label} ({names[: index + 1].count(run.label)})'

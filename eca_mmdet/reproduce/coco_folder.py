@@ -20,19 +20,15 @@ CATEGORY_IDS = [number for number in range(1, 91) if number not in _GAPS]
 
 @dataclass(frozen=True)
 class CocoFolder:
-    """A folder with val2017.
-
-    Attributes:
-        root: as given, resolved.
-        counts: images, annotations and categories of the file.
-        sha256: of the annotation file.
-        departure: how it differs from COCO's own val2017; '' if it does not.
-    """
+    """A folder with val2017."""
 
     root: str
     counts: dict[str, int]
+    """Images, annotations and categories of the file."""
     sha256: str
+    """Digest of the annotation file."""
     departure: str
+    """How it differs from COCO's own val2017; '' if it does not."""
 
     def options(self, part: str = 'test') -> list[str]:
         """Return the config overrides that use this folder in one part of a run."""
@@ -50,20 +46,13 @@ class CocoFolder:
 
 
 def open_coco(root: str | Path, train: bool = False) -> CocoFolder:
-    """Check a COCO folder.
+    """Check a COCO folder with val2017/ and annotations/, and train2017/ for ``train``.
 
-    A part of val2017, or a file that was changed, is no error: ``departure`` says it,
-    and so does every table made from it.
-
-    Args:
-        root: with val2017/ and annotations/.
-        train: train2017 is needed as well.
-
-    Raises:
-        UserError: it is no such folder, or images of the file are not there.
+    A part of val2017, or a changed file, is no error: ``departure`` reports it, and so
+    does every table made from it.
     """
     folder = Path(root).resolve()
-    splits = ['val2017', *(['train2017'] if train else [])]
+    splits = ['val2017', *['train2017'] * train]
     parts = [n for s in splits for n in (s, f'annotations/instances_{s}.json')]
     missing = [name for name in parts if not (folder / name).exists()]
     if missing:
@@ -89,10 +78,8 @@ def open_coco(root: str | Path, train: bool = False) -> CocoFolder:
         'annotations': len(content.get('annotations') or ()),
         'categories': len(truth.category_ids),
     }
-    usual = list(truth.category_ids) == CATEGORY_IDS
-    return CocoFolder(
-        str(folder), counts, annotations.sha256, _departure(counts, usual)
-    )
+    departure = _departure(counts, list(truth.category_ids) == CATEGORY_IDS)
+    return CocoFolder(str(folder), counts, annotations.sha256, departure)
 
 
 def _departure(counts: dict[str, int], usual: bool) -> str:

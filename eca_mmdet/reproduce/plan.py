@@ -1,18 +1,25 @@
-"""Jobs: which weights and config measure each row, or why nothing can."""
+"""Plan of a reproduction: which checkpoints and configs measure each row.
+
+Checkpoints are found in a folder by their content, not by their names.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 from eca_mmdet.catalog.architectures import RELEASED_KERNEL_SIZES
 from eca_mmdet.catalog.configs import resolve_config, shipped_configs
 from eca_mmdet.catalog.published import PublishedRow
-from eca_mmdet.reproduce.weights_folder import WeightsFile, backbone_for, detectors_for
-from eca_mmdet.utils.errors import UserError
+from eca_mmdet.checkpoints.inspection import Inspection, inspect
+from eca_mmdet.utils.errors import UserError, WeightsError
 
+_SUFFIXES = ('.pth', '.pt', '.tar', '.bin', '.safetensors')
+_AS_PUBLISHED = {'': 'none', 'NL': '1 NL'}
+_ADDING = ('GC', '1 NL')
+"""Attention layers that add to the map; a plain backbone's checkpoint starts them."""
 _FAMILIES = {
     'Faster R-CNN': 'faster-rcnn',
     'Mask R-CNN': 'mask-rcnn',
@@ -21,42 +28,126 @@ _FAMILIES = {
 
 
 @dataclass(frozen=True)
-class Job:
-    """Work for one row.
+class WeightsFile:
+    """A recognised checkpoint."""
 
-    Attributes:
-        row: the published row.
-        action: 'test' a detector that is there, 'train' one and test it, or 'none'.
-        config: that tests it (and trains it).
-        weights: the detector, or the backbone to train from; '' for 'none'.
-        convert: the weights are MMDetection v1's own and must be converted first.
-        options: config overrides that the weights need.
-        released: a published detector, not one trained again; the tolerance differs.
-        note: what was assumed; for 'none', the reason.
+    path: Path
+    about: Inspection
+    attention: str
+    """As published rows call it."""
+    detector: str = ''
+    """'Faster R-CNN', ... or '' for a backbone."""
+    version: str = ''
+    """'v1', 'converted' (v1 in 3.x's names), 'v3', or '' for a backbone."""
+    note: str = ''
+    """What had to be assumed."""
+
+
+def scan(
+    folder: str | Path, leave_out: str | Path | None = None
+) -> tuple[list[WeightsFile], list[str]]:
+    """Recognise every checkpoint in a folder and its subfolders.
+
+    ``leave_out`` is a folder that is not searched: this command's own results. Return
+    the files by path, and a line for each that cannot be used.
     """
+    root = Path(folder)
+    if not root.is_dir():
+        raise UserError(
+            f'--weights {str(folder)!r} is not a folder.', code='file-not-found'
+        )
+    files, notes = [], []
+    own = Path(leave_out).resolve() if leave_out else None
+    for path in sorted(root.rglob('*')):
+        usable = path.is_file() and path.suffix in _SUFFIXES
+        if not usable or own in path.resolve().parents:
+            continue
+        try:
+            about = inspect(path)
+        except WeightsError as error:
+            notes.append(f'{path}: {error}')
+            continue
+        if about.known:
+            files.append(_describe(path, about))
+        else:
+            notes.append(f'{path}: {about.what}')
+    return files, notes
+
+
+def _describe(path: Path, about: Inspection) -> WeightsFile:
+    file = WeightsFile(path, about, _AS_PUBLISHED.get(about.gate, about.gate))
+    if about.kind != 'detector':
+        return file
+    stated, note = about.origin.removeprefix('MMDetection '), ''
+    version = 'v1' if stated.split(',')[0] == 'v1' else 'v3'
+    if stated.startswith('v1,'):
+        # Nothing in a RetinaNet's names changed; all released ECA ones are of v1.
+        note = 'taken for MMDetection v1, which its names cannot tell'
+    if about.metadata.get('layout') == 'MMDetection v3':  # of `weights convert`
+        version, note = 'converted', ''
+    detector = about.what.split(' of ')[0]
+    return replace(file, detector=detector, version=version, note=note)
+
+
+def _backbone(row: PublishedRow, files: Sequence[WeightsFile]) -> WeightsFile | None:
+    """Return the first ImageNet classifier or backbone for training a row, or None.
+
+    Rows with NL and GC start from a plain ResNet, as their papers do.
+    """
+    wanted = replace(row, attention='none') if row.attention in _ADDING else row
+    fitting = (file for file in files if not file.detector and _fits(wanted, file))
+    return next(fitting, None)
+
+
+def _fits(row: PublishedRow, file: WeightsFile) -> bool:
+    """Tell whether a file has a row's network.
+
+    A shipped config takes the usual network only, trained on COCO or ImageNet.
+    """
+    about = file.about
+    if (about.depth, file.attention) != (row.depth, row.attention):
+        return False
+    if file.detector not in ('', row.detector):
+        return False
+    if row.config not in shipped_configs():
+        return True
+    first = about.widths[0][0][0] if about.widths else 0
+    other_layers = any('of other layers' in note for note in about.notes)
+    return (
+        about.classes in ((80, None) if file.detector else (1000, None))
+        and about.stem == '7x7, 64'
+        and first == 64
+        and not about.shortcut.startswith('average')
+        and (not other_layers or file.attention in _ADDING)
+        and None not in (about.kernel_sizes or ())
+    )
+
+
+@dataclass(frozen=True)
+class Job:
+    """Work for one row: test a detector, train one and test it, or nothing."""
 
     row: PublishedRow
     action: Literal['test', 'train', 'none']
     config: str = ''
     weights: Path = Path()
+    """The detector, or the backbone to train from."""
     convert: bool = False
+    """Whether the checkpoint is MMDetection v1's own and must be converted first."""
     options: tuple[str, ...] = ()
+    """Config overrides that the checkpoint needs."""
     released: bool = False
+    """A published detector, not one trained again; the tolerance differs."""
     note: str = ''
+    """What was assumed; for 'none', the reason."""
 
 
 def make_plan(
     rows: Sequence[PublishedRow], files: Sequence[WeightsFile], train: bool
 ) -> list[Job]:
-    """Return one job for each row.
+    """Return one job for each row; ``files`` are from :func:`scan`.
 
-    Args:
-        rows: of the published tables.
-        files: from :func:`~eca_mmdet.reproduce.weights_folder.scan`.
-        train: train the rows that have no detector but a backbone.
-
-    Raises:
-        UserError: the config of a row does not exist.
+    ``train`` trains the rows that have no detector but a backbone.
     """
     jobs = [_job(row, files, train) for row in rows]
     for job in jobs:
@@ -68,19 +159,18 @@ def make_plan(
 
 
 def _job(row: PublishedRow, files: Sequence[WeightsFile], train: bool) -> Job:
-    detectors = detectors_for(row, files)
+    detectors = [file for file in files if file.detector and _fits(row, file)]
     if len(detectors) > 1:
         names = ', '.join(str(file.path) for file in detectors[:4])
         more = ', ...' if len(detectors) > 4 else ''
         reason = f'several files are of this row: {names}{more}; leave one'
         return Job(row, 'none', note=reason)
-    file = detectors[0] if detectors else backbone_for(row, files) if train else None
+    file = detectors[0] if detectors else _backbone(row, files) if train else None
     if file is None:
-        reason = 'no weights of this detector in the folder'
+        reason = 'no weights of this detector'
         if train:
-            reason = 'neither the detector nor ImageNet weights of its backbone in the '
-            reason += 'folder'
-        return Job(row, 'none', note=reason)
+            reason = 'neither the detector nor ImageNet weights of its backbone'
+        return Job(row, 'none', note=f'{reason} in the folder')
     if file.version in ('', 'v3'):
         sizes = file.about.kernel_sizes
         shipped = row.config in shipped_configs()
@@ -95,10 +185,8 @@ def _job(row: PublishedRow, files: Sequence[WeightsFile], train: bool) -> Job:
         )
     config, options = _legacy_config(row, file)
     if not config:
-        reason = f"no config tests MMDetection v1's {row.detector} with "
-        return Job(
-            row, 'none', note=f'{reason}{row.attention}; {file.path.name} is one'
-        )
+        reason = f"no config tests MMDetection v1's {row.detector} with {row.attention}"
+        return Job(row, 'none', note=f'{reason}; {file.path.name} is one')
     convert = file.version == 'v1'
     return Job(row, 'test', config, file.path, convert, options, True, file.note)
 

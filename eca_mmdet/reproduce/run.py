@@ -25,30 +25,31 @@ logger = logging.getLogger(__name__)
 
 _OWN = ('rows', 'runs', 'tables.json', 'tables.md', 'tables.tex')
 _PATIENCE = 20.0  # seconds for a training to save its step
+_TRAINING = 117_266 * 12 * 3
+"""Forward passes of a training: images of train2017 with objects, epochs, and three for
+a step with its backward pass."""
+
+_SHAPE = (800, 1216)
+"""A usual size of an image whose shorter side is 800."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """Where and how rows are measured.
-
-    Attributes:
-        coco: the data.
-        out: folder of records, logs and run folders.
-        devices: processes of each command.
-        launcher: of mmengine: 'none', 'pytorch', 'slurm' or 'mpi'.
-        prefix: words before each command, e.g. those of srun.
-        options: config overrides of every row.
-        tolerance: of AP, 0-100, for released detectors: resizing and rounding.
-        tolerance_retrained: for detectors that were trained again.
-    """
+    """Data, devices and tolerances of a reproduction."""
 
     coco: CocoFolder
     out: Path
+    """Folder of records, logs and run folders."""
     devices: int = 1
+    """Processes of each command."""
     launcher: str = 'none'
+    """mmengine's launcher: 'none', 'pytorch', 'slurm' or 'mpi'."""
     prefix: tuple[str, ...] = ()
+    """Words before each command, e.g. those of srun."""
     options: tuple[str, ...] = ()
+    """Config overrides of every row."""
     tolerance: float = 0.1
+    """For AP, 0-100, of released detectors: resizing and rounding."""
     tolerance_retrained: float = 0.4
 
 
@@ -61,13 +62,7 @@ def reproduce(
 ) -> list[RowOutcome]:
     """Measure row by row and write the reports after each.
 
-    Args:
-        jobs: from ``plan.make_plan``.
-        settings: where and how.
-        notes: for the report, e.g. on files that were not used.
-
-    Raises:
-        UserError: the folder of the results has something else in it.
+    ``notes`` are for the report, e.g. on files that were not used.
     """
     take_own_folder(settings.out, _OWN)
     departure, options = settings.coco.departure, settings.options
@@ -143,11 +138,7 @@ def _inputs(job: Job, settings: Settings) -> dict[str, Any]:
 
 
 def _measure(job: Job, settings: Settings, name: str) -> dict[str, Any]:
-    """Convert, train and test as the job says; write and return its record.
-
-    Raises:
-        RowFailed: a step failed.
-    """
+    """Convert, train and test as the job says; write and return its record."""
     start = time.monotonic()
     inputs, path = _inputs(job, settings), _record_path(job, settings)
     # Other weights are another training; an interrupted one goes on.
@@ -224,11 +215,7 @@ def command_of(words: Sequence[str], settings: Settings) -> list[str]:
 
 
 def _run(words: Sequence[str], settings: Settings, log: Path) -> None:
-    """Run a command with its output in a file.
-
-    Raises:
-        RowFailed: it fails; with its last line.
-    """
+    """Run a command with its output in a file."""
     command = command_of(words, settings)
     with open(log, 'a') as file:
         file.write(f'$ {shlex.join(command)}\n')
@@ -252,3 +239,33 @@ def _run(words: Sequence[str], settings: Settings, log: Path) -> None:
     if code:
         lines = [line for line in log.read_text(errors='replace').splitlines() if line]
         raise RowFailed(f'exit code {code}: {lines[-1][:300]} (all of it: {log})')
+
+
+def estimate_hours(jobs: Sequence[Job], settings: Settings) -> dict[str, float]:
+    """Estimate hours by row for the jobs that can be done, on this device.
+
+    The first job's detector is timed on one image with random weights, after a warm-up;
+    the others follow by their GFLOPs.
+    """
+    from mmengine.device import get_device
+
+    from eca_mmdet.analysis.latency import measure
+    from eca_mmdet.analysis.paper_cost import paper_cost
+    from eca_mmdet.engine.config import build_model, load_config
+
+    todo = [job for job in jobs if job.action != 'none']
+    if not todo:
+        return {}
+    options = (*todo[0].options, *settings.options)
+    model = build_model(load_config(todo[0].config, options)).to(get_device())
+    timed = measure([('first', model.eval())], _SHAPE, rounds=1, warm_up=1)
+    seconds = timed['models']['first']['detector_ms'] / 1000
+    models = (build_model(load_config(job.config), 'meta') for job in todo)
+    flops = [paper_cost(model)['gflops'] for model in models]
+    tested = settings.coco.counts['images']
+    hours = {}
+    for job, own in zip(todo, flops, strict=True):
+        passes = tested + (_TRAINING if job.action == 'train' else 0)
+        row_seconds = seconds * (own / flops[0]) * passes / settings.devices
+        hours[job.row.row] = row_seconds / 3600
+    return hours

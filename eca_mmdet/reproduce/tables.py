@@ -18,59 +18,44 @@ Ap = dict[str, float | None]
 
 @dataclass(frozen=True)
 class Comparison:
-    """Comparison of one task of a row.
-
-    Attributes:
-        measured: 0-100.
-        difference: measured minus published, of the columns that both have.
-        verdict: 'within' or 'outside' the tolerance, of AP.
-    """
+    """Comparison of one task of a row."""
 
     measured: Ap
     difference: Ap
+    """Measured minus published, in the columns that both have."""
     verdict: str
+    """Whether AP is 'within' or 'outside' the tolerance."""
 
 
 @dataclass(frozen=True)
 class RowOutcome:
-    """Outcome of one row.
-
-    Attributes:
-        row: published.
-        verdict: 'within', 'outside', 'no weights' or 'failed'.
-        detail: why nothing was measured, or what was assumed.
-        cost: ``params_m`` and ``gflops`` counted here.
-        measured: by task; empty if nothing was measured.
-        tolerance: of AP, 0-100.
-        released: a published detector, not one trained again.
-    """
+    """Outcome of one row: 'within', 'outside', 'no weights' or 'failed'."""
 
     row: PublishedRow
     verdict: str
     detail: str
+    """Why nothing was measured, or what was assumed."""
     cost: dict[str, float]
+    """``params_m`` and ``gflops``, counted here."""
     measured: dict[str, Comparison]
+    """By task; empty if nothing was measured."""
     tolerance: float | None = None
+    """For AP, 0-100."""
     released: bool = False
+    """A published detector, not one trained again."""
 
 
 def compare(
     row: PublishedRow, measured: Mapping[str, Ap], tolerance: float
 ) -> dict[str, Comparison]:
-    """Compare measured numbers with a published row.
+    """Compare a row with ``measured``: 0-1 by task ('box', 'mask') and column.
 
-    Args:
-        row: published.
-        measured: 0-1 by column, by task 'box' and 'mask'.
-        tolerance: of AP, 0-100.
-
-    Returns:
-        For each task of the row; one that was not measured is outside.
+    A task that was not measured is outside the tolerance, which is for AP, 0-100.
     """
     compared = {}
     for task, published in row.numbers().items():
-        found = measured.get(task, {})
-        percent = {k: None if v is None else v * 100 for k, v in found.items()}
+        columns = measured.get(task, {}).items()
+        percent = {name: None if ap is None else ap * 100 for name, ap in columns}
         delta: Ap = {}
         for name, number in published.items():
             value = percent.get(name)
@@ -86,8 +71,8 @@ def compare(
 
 def overall(compared: Mapping[str, Comparison]) -> str:
     """Return 'within' if every task is."""
-    verdicts = {each.verdict for each in compared.values()}
-    return WITHIN if verdicts == {WITHIN} else OUTSIDE
+    within = {each.verdict for each in compared.values()} == {WITHIN}
+    return WITHIN if within else OUTSIDE
 
 
 def as_tables(
@@ -96,14 +81,10 @@ def as_tables(
     style: str = 'table',
     options: Sequence[str] = (),
 ) -> str:
-    """Return box and mask tables.
+    """Return box and mask tables in the style 'table', 'md' or 'latex'.
 
-    Args:
-        outcomes: one for each row.
-        departure: how the data differ from val2017; stands over the tables and in each
-            measured row.
-        style: 'table', 'md' or 'latex'.
-        options: config overrides that every row was measured with.
+    ``departure`` is how the data differ from val2017; it stands over the tables and in
+    each measured row. ``options`` are config overrides that apply to every row.
     """
     header = ['', 'Params (M)', 'GFLOPs', *AP_COLUMNS, 'verdict']
     parts = []
@@ -134,22 +115,17 @@ def _lines(outcome: RowOutcome, task: str, departure: str) -> list[list[str]]:
     reported = [f'{row.row} reported', *cells_of(row, task), '']
     name = 'measured' + (' (not on val2017)' if departure else '')
     cost = [f'{counted["params_m"]:.2f}', f'{counted["gflops"]:.2f}']
-    found = outcome.measured.get(task)
-    if found is None:
+    compared = outcome.measured.get(task)
+    if compared is None:
         empty = [''] * len(AP_COLUMNS)
         detail = f'{outcome.verdict}: {outcome.detail}'
         return [reported, [name, *cost, *empty, detail]]
-    apart = [
-        f'{round(value, 2) - published.value + 0.0:+.2f}'
-        for value, published in (
-            (counted['params_m'], row.params_m),
-            (counted['gflops'], row.gflops),
-        )
-    ]
-    values = [_percent(found.measured.get(column)) for column in AP_COLUMNS]
-    deltas = [_percent(found.difference.get(column), True) for column in AP_COLUMNS]
+    pairs = ((counted['params_m'], row.params_m), (counted['gflops'], row.gflops))
+    apart = [f'{round(own, 2) - their.value + 0.0:+.2f}' for own, their in pairs]
+    values = [_percent(compared.measured.get(column)) for column in AP_COLUMNS]
+    deltas = [_percent(compared.difference.get(column), True) for column in AP_COLUMNS]
     kind = 'released' if outcome.released else 'retrained'
-    verdict = f'{found.verdict} {outcome.tolerance:g} ({kind})'
+    verdict = f'{compared.verdict} {outcome.tolerance:g} ({kind})'
     return [
         reported,
         [name, *cost, *values, verdict + (' (subset)' if departure else '')],

@@ -5,7 +5,7 @@ import math
 
 import pytest
 
-from eca_mmdet.reporting.log_lines import LONGEST
+from eca_mmdet.reporting.log_files import LONGEST
 from eca_mmdet.reporting.logs import read_logs
 from eca_mmdet.utils.errors import UserError
 from tests.support.log_cases import STAMPS, checked, points, write_lines

@@ -12,7 +12,10 @@ import pytest
 
 from eca_mmdet.reporting.page import render_page
 from eca_mmdet.reporting.run import Options, read_run
-from eca_mmdet.reporting.sections import config, confusion, costs, images
+from eca_mmdet.reporting.sections import images
+from eca_mmdet.reporting.sections.errors import CONFUSION
+from eca_mmdet.reporting.sections.model import COSTS
+from eca_mmdet.reporting.sections.sources import flat
 from tests.support.report_runs import STAMP, STEPS, Page, losses, write_run
 
 NAME = 'mask-rcnn_eca-r50_fpn_4xb2-1x_coco'
@@ -43,8 +46,6 @@ def checkpoint(mmdet_ready, shapes, tmp_path_factory):
 @pytest.fixture(scope='module')
 def one(shapes, checkpoint, tmp_path_factory):
     """A run folder, its metrics.json, and its page."""
-    from eca_mmdet.reporting.writing import write_report
-
     path, cfg = checkpoint
     folder = tmp_path_factory.mktemp('runs') / 'first'
     record = write_run(folder, shapes, 0, cfg.pretty_text, path, NAME)
@@ -54,8 +55,9 @@ def one(shapes, checkpoint, tmp_path_factory):
         result['counts'] |= {'images': 5000, 'categories': 80}
     (folder / STAMP / 'metrics.json').write_text(json.dumps(record))
     runs = read_run(folder, 'first')
-    write_report(runs, folder / 'report.html', examples=2, gate_images=3)
-    return folder, record, Page((folder / 'report.html').read_text()), runs[0]
+    text = render_page(runs, Options(examples=2, gate_images=3, model=True))
+    (folder / 'report.html').write_text(text)
+    return folder, record, Page(text), runs[0]
 
 
 @pytest.fixture(scope='module')
@@ -231,7 +233,7 @@ def test_confusion_matrix(one):
         assert [[int(cell or 0) for cell in row[1:]] for row in rows[1:]] == (
             recorded['matrix']
         )
-    matrices = confusion.context([one[3]], Options())['matrices']
+    matrices = CONFUSION.context([one[3]], Options())['matrices']
     [found] = [c for c in matrices if c['task'] == 'bbox']
     matrix = np.array(record['analysis'][0]['bbox']['confusion']['matrix'])
     shares = [[cell['share'] for cell in row['cells']] for row in found['rows']]
@@ -387,7 +389,7 @@ def test_a_config_of_other_code_is_not_built(mmdet_ready, shapes, tmp_path, mode
     text = model.format(words=f'touch {marker}', marker=str(marker))
     write_run(tmp_path / 'run', shapes, config=f'model = {text}\n')
     [run] = read_run(tmp_path / 'run', 'run')
-    assert costs.context([run], Options(model=True)) is None and not marker.exists()
+    assert COSTS.context([run], Options(model=True)) is None and not marker.exists()
     [told] = [line for line in run.missing if line.startswith('costs: ')]
     assert 'which is no part of an image detector' in told and '--config' not in told
 
@@ -407,9 +409,9 @@ def test_a_config_of_other_code_is_not_built(mmdet_ready, shapes, tmp_path, mode
 def test_a_config_that_cannot_be_counted_is_told(mmdet_ready, shapes, tmp_path, text):
     write_run(tmp_path / 'run', shapes, config=f'{text}\n')
     [run] = read_run(tmp_path / 'run', 'run')
-    assert costs.context([run], Options(model=True)) is None
+    assert COSTS.context([run], Options(model=True)) is None
     assert any(line.startswith('costs: ') for line in run.missing)
-    assert dict(config.flat(run.config))  # and it is shown as it was
+    assert dict(flat(run.config))  # and it is shown as it was
 
 
 def test_objects_are_drawn_where_they_are():
@@ -439,7 +441,7 @@ def test_detections_have_their_own_names_and_boxes(one, monkeypatch):
     calls = []
     monkeypatch.setattr(images, '_draw', lambda *words: calls.append(words) or words[0])
     [run] = read_run(folder, 'first')
-    images.context([run], Options(examples=1))
+    images.IMAGES.context([run], Options(examples=1))
     worst = record['analysis'][0]['segm']['worst_images'][0]
     content = json.loads(open(record['annotations']['file']).read())
     names = {one['id']: one['name'] for one in content['categories']}

@@ -35,8 +35,7 @@ def browser():
 @pytest.fixture(scope='module')
 def pages(shapes, tmp_path_factory):
     """Pages of one run and of two, with pictures; and the metrics.json of the first."""
-    from eca_mmdet.reporting.run import read_run
-    from eca_mmdet.reporting.writing import write_report
+    from eca_mmdet.reporting.writing import report
 
     root = tmp_path_factory.mktemp('pages')
     config = f'test_dataloader = dict(dataset=dict(data_root={str(shapes)!r}, '
@@ -44,8 +43,8 @@ def pages(shapes, tmp_path_factory):
     record = write_run(root / 'first', shapes, 0, config)
     write_run(root / 'second', shapes, 1, config)
     for name, folders in (('one', ['first']), ('two', ['first', 'second'])):
-        runs = [run for one in folders for run in read_run(root / one, one)]
-        write_report(runs, root / f'{name}.html', model=False)
+        paths = [root / folder for folder in folders]
+        report(paths, root / f'{name}.html', model=False)
     return root, record
 
 

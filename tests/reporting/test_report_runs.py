@@ -9,8 +9,8 @@ import pytest
 
 from eca_mmdet.reporting.charts import MOST_POINTS, line
 from eca_mmdet.reporting.run import read_run
-from eca_mmdet.reporting.sections.files import files
 from eca_mmdet.reporting.sections.images import find_images
+from eca_mmdet.reporting.sections.sources import files_of
 from eca_mmdet.reporting.writing import report
 from eca_mmdet.utils.errors import UserError
 from tests.conftest import PYTHON
@@ -197,14 +197,14 @@ def test_the_checkpoint_is_the_measured_one(tmp_path, shapes, monkeypatch):
     weights.write_bytes(b'others')
     [run] = read_run(tmp_path / 'run', 'run')
     assert run.checkpoint == tmp_path / 'run' / 'iter_60.pth'
-    assert [one['state'] for one in files(run)][1] == 'unchanged since'
+    assert [one['state'] for one in files_of(run)][1] == 'unchanged since'
     run.checkpoint.write_bytes(b'trained on')
     [run] = read_run(tmp_path / 'run', 'run')
     assert run.checkpoint is None
     assert any('is not what was measured' in line for line in run.missing)
-    assert [one['state'] for one in files(run)][1] == 'CHANGED since'
+    assert [one['state'] for one in files_of(run)][1] == 'CHANGED since'
     weights.unlink()
-    assert [one['state'] for one in files(run)][1] == 'no longer there'
+    assert [one['state'] for one in files_of(run)][1] == 'no longer there'
 
 
 def test_other_annotations_are_told(tmp_path, shapes):

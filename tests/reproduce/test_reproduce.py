@@ -12,7 +12,7 @@ import torch
 from eca_mmdet.catalog.published import Number, PublishedRow, published_rows
 from eca_mmdet.reproduce import tables
 from eca_mmdet.reproduce.coco_folder import CATEGORY_IDS, open_coco
-from eca_mmdet.reproduce.plan import Job, make_plan
+from eca_mmdet.reproduce.plan import Job, make_plan, scan
 from eca_mmdet.reproduce.run import (
     RowFailed,
     Settings,
@@ -23,7 +23,6 @@ from eca_mmdet.reproduce.run import (
     read_record,
 )
 from eca_mmdet.reproduce.tables import RowOutcome, as_json, as_tables
-from eca_mmdet.reproduce.weights_folder import scan
 from eca_mmdet.utils.errors import UserError
 from tests.references.networks import (
     AuthorsResNet,

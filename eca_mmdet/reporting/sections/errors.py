@@ -1,4 +1,4 @@
-"""Costs of each kind of error (TIDE), and calibration."""
+"""Kinds of errors: precision over recall, TIDE, calibration and confusion."""
 
 from __future__ import annotations
 
@@ -10,19 +10,13 @@ from eca_mmdet.reporting.charts import (
     Chart,
     bar_chart,
     bars,
+    chart_section,
     line,
     line_chart,
     percent,
 )
 from eca_mmdet.reporting.run import Options, Run, measured, tasks_of, title_of
-
-ID = 'errors'
-TITLE = 'Errors'
-TEMPLATE = """
-<h2>Errors</h2>
-<p class="lead">At IoU 0.5. What AP50 would gain if one kind of error were mended (TIDE, arXiv:2008.08115); and how often a detection of some score is right: below the diagonal, scores promise too much.</p>
-{{ plots(charts) }}
-"""  # noqa: E501
+from eca_mmdet.reporting.sections import Section
 
 _KINDS = {
     'Cls': 'wrong class',
@@ -32,46 +26,170 @@ _KINDS = {
     'Bkg': 'nothing is there',
     'Miss': 'missed',
 }
+_TABLED_CLASSES = 40
+"""Confusion matrices of up to so many classes have their numbers in the cells."""
+_MATRIX_CLASSES = 120
+"""Larger ones are shown by their most frequent confusions only."""
+_PAIRS = 12
 
 
-def context(runs: Sequence[Run], options: Options) -> dict[str, Any] | None:
+def _precision(runs: Sequence[Run], options: Options) -> dict[str, Any] | None:
+    """Return a chart a task: a colour a run, a dash an IoU."""
+    return chart_section(_precision_chart(task, runs) for task in tasks_of(runs))
+
+
+def _precision_chart(task: str, runs: Sequence[Run]) -> Chart | None:
+    several = len(runs) > 1
+    lines = []
+    for at, run, _ in measured(runs, task):
+        curves = run.analysis_of(task, 'pr_curves')
+        for index, key in enumerate(('0.50:0.95', '0.50', '0.75')):
+            if curves.get(key):
+                name = f'{run.label}, IoU {key}' if several else f'IoU {key}'
+                points = zip(curves['recall'], curves[key], strict=True)
+                colour, dash = (at, index) if several else (index, 0)
+                lines.append(line(name, points, colour, dash))
+    title = f'Precision and recall, {title_of(task)}'
+    return line_chart(f'pr-{task}', title, 'recall', 'precision', lines, **UNIT_SQUARE)
+
+
+PRECISION = Section(
+    'precision',
+    'Precision',
+    _precision,
+    """
+<h2>Precision and recall</h2>
+<p class="lead">Mean over the classes that have objects.</p>{{ plots(charts) }}
+""",
+)
+
+
+def _errors(runs: Sequence[Run], options: Options) -> dict[str, Any] | None:
     """Return charts of errors, then of calibration."""
-    made = [
-        chart(task, runs) for chart in (_cost, _calibration) for task in tasks_of(runs)
-    ]
-    charts = [chart for chart in made if chart]
-    return {'charts': charts} if charts else None
+    kinds = (_error_chart, _calibration_chart)
+    return chart_section(
+        chart(task, runs) for chart in kinds for task in tasks_of(runs)
+    )
 
 
-def _cost(task: str, runs: Sequence[Run]) -> Chart | None:
+def _error_chart(task: str, runs: Sequence[Run]) -> Chart | None:
     """Return what each kind of error costs, in AP50."""
     series = []
     for at, run, _ in measured(runs, task):
-        errors = (run.analysis.get(task) or {}).get('errors') or {}
-        delta = errors.get('delta_ap')
+        delta = run.analysis_of(task, 'errors').get('delta_ap')
         if delta:
             values = [percent(delta.get(key)) for key in _KINDS]
             series.append(bars(run.label, values, at))
-    if not series:
-        return None
     title, value = f'What errors cost, {title_of(task)}', 'AP50 to be won without them'
     names = list(_KINDS.values())
     return bar_chart(f'errors-{task}', title, f'{value}, 0-100', names, series)
 
 
-def _calibration(task: str, runs: Sequence[Run]) -> Chart | None:
+def _calibration_chart(task: str, runs: Sequence[Run]) -> Chart | None:
     """Return how often detections of a score are right, at IoU 0.5."""
     lines = []
     for at, run, _ in measured(runs, task):
-        found = (run.analysis.get(task) or {}).get('calibration') or {}
-        used = [one for one in found.get('bins') or [] if one.get('count')]
+        calibration = run.analysis_of(task, 'calibration')
+        used = [each for each in calibration.get('bins') or [] if each.get('count')]
         if used:
-            points = [(one['avg_confidence'], one['avg_accuracy']) for one in used]
-            notes = [f'{one["count"]} detections' for one in used]
-            error = f'{run.label}: error {100 * found["ece"]:.1f} %'
+            points = [(each['avg_confidence'], each['avg_accuracy']) for each in used]
+            notes = [f'{each["count"]} detections' for each in used]
+            error = f'{run.label}: error {100 * calibration["ece"]:.1f} %'
             lines.append(line(error, points, at, notes=notes))
-    if not lines:
-        return None
-    title, share = f'Calibration, {title_of(task)}', 'share of right detections'
-    chart = line_chart(f'calibration-{task}', title, 'score', share, lines)
-    return {**chart, **UNIT_SQUARE, 'marks': True, 'diagonal': True}
+    title = (f'calibration-{task}', f'Calibration, {title_of(task)}')
+    labels, style = (
+        ('score', 'share of right detections'),
+        {'marks': True, 'diagonal': True},
+    )
+    return line_chart(*title, *labels, lines, **UNIT_SQUARE, **style)
+
+
+ERRORS = Section(
+    'errors',
+    'Errors',
+    _errors,
+    """
+<h2>Errors</h2>
+<p class="lead">At IoU 0.5. What AP50 would gain if one kind of error were mended (TIDE, arXiv:2008.08115); and how often a detection of some score is right: below the diagonal, scores promise too much.</p>
+{{ plots(charts) }}
+""",  # noqa: E501
+)
+
+
+def _confusion(runs: Sequence[Run], options: Options) -> dict[str, Any] | None:
+    """Return a matrix a run and task: rows are objects, columns detections."""
+    matrices = []
+    for task in tasks_of(runs):
+        for at, run, _ in measured(runs, task):
+            confusion = run.analysis_of(task, 'confusion')
+            if confusion.get('matrix'):
+                matrices.append(_matrix(confusion, task, run, at))
+    return {'matrices': matrices} if matrices else None
+
+
+def _matrix(confusion: dict[str, Any], task: str, run: Run, at: int) -> dict[str, Any]:
+    names, matrix = confusion['classes'], confusion['matrix']
+    totals = [sum(row) for row in matrix]
+    pairs = sorted(
+        (
+            (matrix[i][j], names[i], names[j])
+            for i in range(len(names))
+            for j in range(len(names))
+            if i != j and matrix[i][j]
+        ),
+        key=lambda pair: -pair[0],
+    )
+    shown = len(names) - 1 <= _MATRIX_CLASSES
+    rows = [
+        {
+            'name': names[i],
+            'cells': [
+                {'count': count, 'share': count / totals[i] if totals[i] else 0}
+                for count in row
+            ],
+        }
+        for i, row in enumerate(matrix if shown else [])
+    ]
+    return {
+        'task': task,
+        'title': title_of(task),
+        'run': run.label,
+        'colour': at,
+        'names': names,
+        'rows': rows,
+        'numbered': len(names) - 1 <= _TABLED_CLASSES,
+        'pairs': pairs[:_PAIRS],
+        'threshold': run.analysis[task].get('score_threshold'),
+    }
+
+
+CONFUSION = Section(
+    'confusion',
+    'Confusion',
+    _confusion,
+    """
+<h2>Confusion</h2>
+<p class="lead">Rows are objects, columns detections, at IoU 0.5. In the last column are missed objects, in the last row detections where nothing is.</p>
+{% for group in matrices | groupby('task') %}
+<div class="tables">
+{% for one in group.list %}
+<div class="scroll">
+<h3>{{ one.title }}{% if runs | length > 1 %}, {{ swatch(one.colour) }}{{ one.run }}{% endif %}, scores from {{ one.threshold }}</h3>
+{% if one.rows %}
+<table class="confusion{{ ' plain' if not one.numbered }}" data-task="{{ one.task }}" data-run="{{ one.run }}">
+<thead><tr><th></th>{% for name in one.names %}<th><span>{{ name }}</span></th>{% endfor %}</tr></thead>
+<tbody>
+{% for row in one.rows %}{% set i = loop.index0 %}<tr><th scope="row">{{ row.name }}</th>{% for cell in row.cells %}<td{% if cell.count %}{{ ' class="hit"' | safe if loop.index0 == i }} style="--v:{{ '%.3f' % cell.share }}" title="{{ row.name }} → {{ one.names[loop.index0] }}: {{ cell.count }} ({{ '%.0f' % (100 * cell.share) }} %)"{% endif %}>{% if one.numbered and cell.count %}{{ cell.count }}{% endif %}</td>{% endfor %}</tr>
+{% endfor %}
+</tbody>
+</table>
+{% endif %}
+{% if one.pairs and one.names | length > 5 %}
+<p class="pairs">Most frequent: {% for count, object, found in one.pairs %}{{ object }} → {{ found }} ({{ count }}){{ ', ' if not loop.last }}{% endfor %}</p>
+{% endif %}
+</div>
+{% endfor %}
+</div>
+{% endfor %}
+""",  # noqa: E501
+)

@@ -14,14 +14,50 @@ import numpy.typing as npt
 from eca_mmdet.datasets.ground_truth import GroundTruth, read_ground_truth
 from eca_mmdet.datasets.masks import mask_api, to_rle
 from eca_mmdet.reporting.run import Options, Run, tasks_of, title_of
+from eca_mmdet.reporting.sections import Section
 from eca_mmdet.utils.errors import UserError
 from eca_mmdet.utils.images import encode_image, read_rgb
 
 Array = npt.NDArray[Any]
 
-ID = 'images'
-TITLE = 'Images'
-TEMPLATE = """
+SIDES = (320, 640)
+"""The longer side of a picture, in pixels, is brought between these."""
+_QUALITY = 82
+
+
+def _images(runs: Sequence[Run], options: Options) -> dict[str, Any] | None:
+    """Return the worst and the best images of each run that has an analysis, drawn."""
+    galleries = []
+    for at, run in enumerate(runs):
+        tasks = [task for task in tasks_of([run]) if run.analysis.get(task)]
+        if not tasks or not options.examples:
+            continue
+        task = tasks[-1]  # masks, where there are some
+        analysis = run.analysis[task]
+        try:
+            truth = _truth(run, options.annotations)
+            folder = find_images(run, options.images)
+        except UserError as error:
+            run.missing.append(f'worst and best images: {error}')
+            continue
+        gallery = {
+            'run': run.label,
+            'colour': at,
+            'title': title_of(task),
+            'threshold': analysis.get('score_threshold'),
+        }
+        for kind, entries in _chosen(analysis, options.examples):
+            drawn = (_picture(entry, truth, folder, task, run) for entry in entries)
+            if pictures := [picture for picture in drawn if picture]:
+                galleries.append({'kind': kind, **gallery, 'pictures': pictures})
+    return {'galleries': galleries} if galleries else None
+
+
+IMAGES = Section(
+    'images',
+    'Images',
+    _images,
+    """
 <h2>Images</h2>
 {% for gallery in galleries %}
 <h3>{{ gallery.kind | capitalize }}{% if runs | length > 1 %}, {{ swatch(gallery.colour) }}{{ gallery.run }}{% endif %}</h3>
@@ -38,62 +74,21 @@ TEMPLATE = """
 {% endfor %}
 </div>
 {% endfor %}
-"""  # noqa: E501
-
-SIDES = (320, 640)
-"""The longer side of a picture, in pixels, is brought between these."""
-_QUALITY = 82
-
-
-def context(runs: Sequence[Run], options: Options) -> dict[str, Any] | None:
-    """Return the worst and the best images of each run that has an analysis, drawn."""
-    found = []
-    for at, run in enumerate(runs):
-        tasks = [task for task in tasks_of([run]) if run.analysis.get(task)]
-        if not tasks or not options.examples:
-            continue
-        task = tasks[-1]  # masks, where there are some
-        try:
-            truth = _truth(run, options.annotations)
-            folder = find_images(run, options.images)
-        except UserError as error:
-            run.missing.append(f'worst and best images: {error}')
-            continue
-        for kind, entries in _chosen(run.analysis[task], options.examples):
-            shown = [_picture(one, truth, folder, task, run) for one in entries]
-            pictures = [one for one in shown if one is not None]
-            if pictures:
-                found.append(
-                    {
-                        'kind': kind,
-                        'run': run.label,
-                        'colour': at,
-                        'title': title_of(task),
-                        'threshold': run.analysis[task].get('score_threshold'),
-                        'pictures': pictures,
-                    }
-                )
-    return {'galleries': found} if found else None
+""",  # noqa: E501
+)
 
 
 def _chosen(analysis: Any, count: int) -> list[tuple[str, list[Any]]]:
     """Return the worst and the best images; one that is both is the worst."""
     worst = (analysis.get('worst_images') or [])[:count]
-    names = [one.get('image_id') for one in worst]
-    best = [
-        one
-        for one in analysis.get('best_images') or []
-        if one.get('image_id') not in names
-    ]
+    ids = [entry.get('image_id') for entry in worst]
+    best = analysis.get('best_images') or []
+    best = [entry for entry in best if entry.get('image_id') not in ids]
     return [('worst', worst), ('best', best[:count])]
 
 
 def find_annotations(run: Run, annotations: str | None) -> str:
-    """Return the annotation file: the one that is named, the record's or the config's.
-
-    Raises:
-        UserError: there is none.
-    """
+    """Return the annotation file: the named one, the record's or the config's."""
     path = annotations or ((run.record or {}).get('annotations') or {}).get('file')
     dataset = _dataset(run)
     if not path and dataset.get('ann_file'):
@@ -109,7 +104,7 @@ def find_annotations(run: Run, annotations: str | None) -> str:
 def _dataset(run: Run) -> dict[str, Any]:
     """Return the config's dataset that was evaluated; empty if there is none.
 
-    A run without numbers has its test data set.
+    For a run without numbers, that is its test dataset.
     """
     from eca_mmdet.engine.config import leaf_datasets
 
@@ -127,11 +122,7 @@ def _joined(dataset: dict[str, Any], part: Any) -> str:
 
 
 def _truth(run: Run, annotations: str | None) -> GroundTruth:
-    """Read the annotation file that the numbers are of, and no other.
-
-    Raises:
-        UserError: it is not there, or has changed.
-    """
+    """Read the annotation file that the numbers are of, and no other."""
     truth = read_ground_truth(find_annotations(run, annotations))
     recorded = ((run.record or {}).get('annotations') or {}).get('sha256')
     if recorded not in (None, truth.sha256):
@@ -144,11 +135,7 @@ def _truth(run: Run, annotations: str | None) -> GroundTruth:
 
 
 def find_images(run: Run, images: str | None) -> Path:
-    """Return where the images lie.
-
-    Raises:
-        UserError: nothing says it, or it is no folder.
-    """
+    """Return the folder of the images: the named one, or the config's."""
     if images is None:
         dataset = _dataset(run)
         if not dataset:
@@ -179,10 +166,8 @@ def _picture(
                 f'{truth.source} has no image {number!r}', code='not-annotations'
             )
         at = truth.image_ids.index(number)
-        name = truth.file_names[at]
-        image = read_rgb(str(inside(folder, name)))
-        canvas, scale = fit(image)
-        return _drawn(entry, truth, at, task, canvas, scale)
+        image = read_rgb(str(inside(folder, truth.file_names[at])))
+        return _drawn(entry, truth, at, task, *fit(image))
     except UserError as error:
         run.missing.append(f'image {number!r}: {error}')
     except Exception as error:  # of objects or detections that cannot be drawn
@@ -193,9 +178,8 @@ def _picture(
 def inside(folder: Path, name: str) -> Path:
     """Return the path of an image by its name in an annotation file.
 
-    Raises:
-        UserError: the name leads out of the folder. A page may be handed on, and must
-            not have pictures in it from elsewhere.
+    The name must not lead out of the folder: a page may be handed on, and must not
+    have pictures in it from elsewhere.
     """
     plain = os.path.normpath(name)
     if not name or os.path.isabs(plain) or plain.split(os.sep)[0] == os.pardir:
@@ -208,26 +192,29 @@ def inside(folder: Path, name: str) -> Path:
 def _drawn(
     entry: Any, truth: GroundTruth, at: int, task: str, canvas: Array, scale: float
 ) -> dict[str, Any]:
-    name, size = truth.file_names[at], _size(truth, at, canvas, scale)
+    stated: list[int] = truth.sizes[at].tolist()
+    size = stated  # height and width
+    if not all(stated):
+        size = [round(pixels / scale) for pixels in canvas.shape[:2]]
     names = dict(zip(truth.category_ids, truth.category_names, strict=True))
-    for one in entry['detections']:
-        if one['category_id'] not in names:
+    for detection in entry['detections']:
+        if detection['category_id'] not in names:
             raise UserError(
-                f'{truth.source} has no class {one["category_id"]!r}',
+                f'{truth.source} has no class {detection["category_id"]!r}',
                 code='unknown-class',
             )
-        mask = one.get('segmentation')
+        mask = detection.get('segmentation')
         if task == 'segm' and (not mask or list(mask['size']) != size):
             raise UserError(
                 f'a mask of it is not of its size, {size}', code='not-results'
             )
     return {
-        'name': name,
+        'name': truth.file_names[at],
         **{key: entry[key] for key in ('f1', 'tp', 'fp', 'fn')},
         'width': canvas.shape[1],
         'height': canvas.shape[0],
-        'objects': encode(_draw_objects(canvas, scale, truth, at, size, task)),
-        'detections': encode(
+        'objects': _encode(_draw_objects(canvas, scale, truth, at, size, task)),
+        'detections': _encode(
             _draw_detections(canvas, scale, entry['detections'], names, task)
         ),
     }
@@ -246,13 +233,6 @@ def fit(image: Array) -> tuple[Array, float]:
     return cv2.resize(image, size, interpolation=method), scale
 
 
-def _size(truth: GroundTruth, at: int, canvas: Array, scale: float) -> list[int]:
-    """Return height and width as the file has them, or else as the image is."""
-    stated: list[int] = truth.sizes[at].tolist()
-    own = [round(pixels / scale) for pixels in canvas.shape[:2]]
-    return stated if all(stated) else own
-
-
 def _draw_objects(
     canvas: Array,
     scale: float,
@@ -264,12 +244,8 @@ def _draw_objects(
     rows = np.flatnonzero(truth.image == at)
     masks = None
     if task == 'segm':
-        masks = [
-            to_rle(truth.segmentations[row], *size)
-            if truth.segmentations[row]
-            else None
-            for row in rows
-        ]
+        shapes = [truth.segmentations[row] for row in rows]
+        masks = [to_rle(shape, *size) if shape else None for shape in shapes]
     texts = [
         truth.category_names[truth.category[row]]
         + (' (crowd)' * bool(truth.crowd[row]))
@@ -282,14 +258,16 @@ def _draw_objects(
 def _draw_detections(
     canvas: Array, scale: float, entries: list[Any], names: dict[Any, str], task: str
 ) -> Array:
-    labels = [list(names).index(one['category_id']) for one in entries]
-    texts = [f'{names[one["category_id"]]} {one["score"]:.2f}' for one in entries]
+    ids = [each['category_id'] for each in entries]
+    labels = [list(names).index(number) for number in ids]
+    texts = [f'{names[each["category_id"]]} {each["score"]:.2f}' for each in entries]
+    masks = None
     if task == 'segm':
-        masks = [one['segmentation'] for one in entries]
+        masks = [each['segmentation'] for each in entries]
         boxes = mask_api().toBbox(masks) if masks else []
-        return _draw(canvas, scale, boxes, labels, texts, masks)
-    boxes = [one['bbox'] for one in entries]
-    return _draw(canvas, scale, boxes, labels, texts, None)
+    else:
+        boxes = [each['bbox'] for each in entries]
+    return _draw(canvas, scale, boxes, labels, texts, masks)
 
 
 def _draw(
@@ -319,7 +297,7 @@ def _draw(
     return draw_objects(canvas, corners, np.asarray(labels, int), texts, stack)
 
 
-def encode(image: Array) -> str:
+def _encode(image: Array) -> str:
     """Return an RGB image as a data address, JPEG."""
     data = encode_image(image, '.jpg', _QUALITY)
     return 'data:image/jpeg;base64,' + base64.b64encode(data).decode()

@@ -1,4 +1,4 @@
-"""COCO's numbers of each run, beside the published ones."""
+"""COCO's numbers of each run beside the published ones, by class and by size."""
 
 from __future__ import annotations
 
@@ -7,47 +7,27 @@ from typing import Any
 
 from eca_mmdet.catalog.published import PublishedRow, published_rows
 from eca_mmdet.evaluation.tables import format_ap, heading
+from eca_mmdet.reporting.charts import Chart, bar_chart, bars, chart_section, percent
 from eca_mmdet.reporting.run import Options, Run, measured, tasks_of, title_of
-
-ID = 'results'
-TITLE = 'Results'
-TEMPLATE = """
-<h2>Results</h2>
-<p class="lead">{{ tables[0].heading }}. n/a: no object is of that kind.</p>
-{% if other_data %}<p class="missing" id="other-data">The runs were measured on different annotations (sha256): their numbers do not compare.</p>{% endif %}
-<div class="tables">
-{% for table in tables %}
-<div class="scroll">
-<table class="numbers" data-task="{{ table.task }}">
-<caption>{{ table.title }}</caption>
-<thead>
-<tr><th></th>{% for head in table.heads %}<th>{% if head.colour is not none %}{{ swatch(head.colour) }}{% endif %}{{ head.text }}</th>{% endfor %}</tr>
-<tr class="kinds"><th></th>{% for kind in table.kinds %}<th>{{ kind }}</th>{% endfor %}</tr>
-</thead>
-<tbody>
-{% for row in table.rows %}<tr><th scope="row">{{ row.name }}</th>{% for cell in row.cells %}<td>{{ cell }}</td>{% endfor %}</tr>
-{% endfor %}
-</tbody>
-</table>
-</div>
-{% endfor %}
-</div>
-{% if any_reported %}
-<p class="lead">reported: by the paper, its authors or a reprint (eca-mmdet tables has the sources); † marks numbers that no copy confirmed.</p>
-{% endif %}
-"""  # noqa: E501
+from eca_mmdet.reporting.sections import Section
 
 _VAL2017 = (5000, 80)
+"""Images and categories."""
+
+_SIZES = {'S': 'small, below 32² px', 'M': 'medium, to 96² px', 'L': 'large'}
+_MOST_BARS = 480
+"""Bars of a chart; browsers draw nothing on a canvas of more than some 16,000 px."""
 
 
-def context(runs: Sequence[Run], options: Options) -> dict[str, Any] | None:
+def _results(runs: Sequence[Run], options: Options) -> dict[str, Any] | None:
     """Return a table a task: COCO's columns downwards, each source in its column."""
     tables = [_table(task, runs) for task in tasks_of(runs)]
     if not tables:
         return None
+    files = [(run.record or {}).get('annotations') or {} for run in runs]
     return {
         'tables': tables,
-        'other_data': _data_differ(runs),
+        'other_data': len({file.get('sha256') for file in files} - {None}) > 1,
         'any_reported': any('reported' in table['kinds'] for table in tables),
     }
 
@@ -96,7 +76,108 @@ def _published(run: Run) -> PublishedRow | None:
     return next((row for row in published_rows() if row.config == name), None)
 
 
-def _data_differ(runs: Sequence[Run]) -> bool:
-    """Tell whether runs were measured on annotation files of different content."""
-    files = [(run.record or {}).get('annotations') or {} for run in runs]
-    return len({file.get('sha256') for file in files} - {None}) > 1
+RESULTS = Section(
+    'results',
+    'Results',
+    _results,
+    """
+<h2>Results</h2>
+<p class="lead">{{ tables[0].heading }}. n/a: no object is of that kind.</p>
+{% if other_data %}<p class="missing" id="other-data">The runs were measured on different annotations (sha256): their numbers do not compare.</p>{% endif %}
+<div class="tables">
+{% for table in tables %}
+<div class="scroll">
+<table class="numbers" data-task="{{ table.task }}">
+<caption>{{ table.title }}</caption>
+<thead>
+<tr><th></th>{% for head in table.heads %}<th>{% if head.colour is not none %}{{ swatch(head.colour) }}{% endif %}{{ head.text }}</th>{% endfor %}</tr>
+<tr class="kinds"><th></th>{% for kind in table.kinds %}<th>{{ kind }}</th>{% endfor %}</tr>
+</thead>
+<tbody>
+{% for row in table.rows %}<tr><th scope="row">{{ row.name }}</th>{% for cell in row.cells %}<td>{{ cell }}</td>{% endfor %}</tr>
+{% endfor %}
+</tbody>
+</table>
+</div>
+{% endfor %}
+</div>
+{% if any_reported %}
+<p class="lead">reported: by the paper, its authors or a reprint (eca-mmdet tables has the sources); † marks numbers that no copy confirmed.</p>
+{% endif %}
+""",  # noqa: E501
+)
+
+
+def _classes(runs: Sequence[Run], options: Options) -> dict[str, Any] | None:
+    """Return charts of classes and of sizes; None where no classes are recorded."""
+    tasks = tasks_of(runs)
+    classes = [chart for task in tasks if (chart := _class_chart(task, runs))]
+    sizes = [_size_chart(task, runs) for task in tasks]
+    return chart_section((*classes, *sizes)) if classes else None
+
+
+def _class_chart(task: str, runs: Sequence[Run]) -> Chart | None:
+    """Return AP by class, the first run's best first, with the numbers of objects."""
+    found = [each for each in measured(runs, task) if each[2].get('classes')]
+    if not found:
+        return None
+    by_run = [_by_name(results['classes']) for *_, results in found]
+    names = list(dict.fromkeys(name for classes in by_run for name in classes))
+
+    def ap(classes: dict[str, Any], name: str) -> float | None:
+        value = classes.get(name, {}).get('metrics', {}).get('AP')
+        return None if value is None else float(value)
+
+    first = by_run[0]
+    names.sort(key=lambda name: -1 if (v := ap(first, name)) is None else v)
+    names.reverse()
+    total = len(names)
+    ends = max(_MOST_BARS // len(found) // 2, 1)
+    if total > 2 * ends:
+        names = names[:ends] + names[-ends:]
+    series = [
+        bars(run.label, [percent(ap(classes, name)) for name in names], at)
+        for (at, run, _), classes in zip(found, by_run, strict=True)
+    ]
+    counts = [first.get(name, {}).get('objects') for name in names]
+    labels = [
+        name if count is None else f'{name} ({count})'
+        for name, count in zip(names, counts, strict=True)
+    ]
+    title = f'AP by class, {title_of(task)} (objects)'
+    if len(names) < total:
+        title += f': the {ends} best and the {ends} worst of {total}'
+    return bar_chart(f'classes-{task}', title, 'AP, 0-100', labels, series, top=100)
+
+
+def _by_name(classes: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Return classes by name; of those that share one, the id is part of it."""
+    names = [str(one['name']) for one in classes]
+    return {
+        name if names.count(name) == 1 else f'{name}, id {one.get("id")}': one
+        for name, one in zip(names, classes, strict=True)
+    }
+
+
+def _size_chart(task: str, runs: Sequence[Run]) -> Chart | None:
+    """Return AP and AR of small, medium and large objects."""
+    columns = {
+        f'{kind}{size}': f'{kind}, {name}'
+        for kind in ('AP', 'AR')
+        for size, name in _SIZES.items()
+    }
+    series = [
+        bars(run.label, [percent(one['metrics'].get(key)) for key in columns], at)
+        for at, run, one in measured(runs, task)
+    ]
+    title = f'AP and AR by size of the objects, {title_of(task)}'
+    names = list(columns.values())
+    return bar_chart(f'sizes-{task}', title, 'AP and AR, 0-100', names, series, top=100)
+
+
+CLASSES = Section(
+    'classes',
+    'Classes',
+    _classes,
+    '<h2>Classes and sizes</h2>{{ plots(charts) }}',
+)

@@ -1,0 +1,301 @@
+"""Log files of a training: the lines, and which files belong to one start.
+
+In mmengine's JSON lines (``vis_data/*.json``), a training line has ``iter``, counted
+over the whole run, and ``epoch`` where the run counts epochs. A validation line has
+only a ``step``, which is an epoch or an iteration:
+
+    {"lr": 0.02, "loss": 1.5, "time": 0.4, "epoch": 2, "iter": 80, "step": 80}
+    {"coco/bbox_mAP": 0.1, "data_time": 0.01, "time": 0.2, "step": 2}
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from eca_mmdet.utils.errors import UserError
+from eca_mmdet.utils.io import require_regular
+from eca_mmdet.utils.text import printable
+
+LONGEST = 1 << 20
+"""Characters of a line; longer lines are not mmengine's."""
+_MOST_BYTES = 512 << 20
+"""Size of a log; those of long trainings have some ten MB."""
+
+STAMP = re.compile(r'\d{8}_\d{6}')
+"""Name of a start: its date and time."""
+_RESUMED = re.compile(r'resumed epoch: (\d{1,12}), iter: (\d{1,12})')
+_EPOCH = re.compile(r'Epoch\(train\) +\[ *\d+\]\[ *\d+/ *(\d{1,12})\]')
+_BEGUN = 'Checkpoints will be saved to'
+_LOOP = re.compile(r'\b(Iter|Epoch)BasedTrainLoop\b')
+_VAL_INTERVAL = re.compile(r'\bval_interval ?= ?(\d{1,12})')
+_MAX_ITERS = re.compile(r'\bmax_iters ?= ?(\d{1,12})')
+_MOST_TEXT = 64 << 20
+
+
+class UnreadableLine(Exception):
+    """A line that is not mmengine's; the message says why."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of a log."""
+
+    kind: str
+    """'train', 'val', or 'extra' for a number logged by a user's hook."""
+    epoch: int | None
+    """From 1; None if the line has none."""
+    number: int
+    """The iteration; in a validation line, its step."""
+    values: dict[str, float]
+
+
+@dataclass
+class Unread:
+    """Number of lines that could not be read, and where and why the first could not."""
+
+    count: int = 0
+    first: str = ''
+
+    def add(self, path: Path, number: int, reason: str) -> None:
+        """Count a line."""
+        self.first = self.first or f'{path.name} line {number}: {reason}'
+        self.count += 1
+
+
+def read_rows(path: Path, unread: Unread) -> list[Row]:
+    """Read a log; lines that cannot be read are counted in ``unread``."""
+    rows = []
+    for number, text, whole in _lines(path):
+        if text is None:
+            unread.add(path, number, f'it has more than {LONGEST} letters')
+        elif text:
+            try:
+                rows.append(parse_line(text))
+            except UnreadableLine as error:
+                cut = 'it was not written to its end'
+                unread.add(path, number, str(error) if whole else cut)
+    return rows
+
+
+def _lines(path: Path) -> Iterator[tuple[int, str | None, bool]]:
+    """Yield number, text, and whether the line is whole; None for text too long.
+
+    One line is in memory at a time.
+    """
+    require_regular(path, 'log', _MOST_BYTES)
+    try:
+        with open(path, encoding='utf-8-sig', errors='replace') as file:
+            number = 0
+            while text := file.readline(LONGEST):
+                number += 1
+                whole = text.endswith('\n')
+                if not whole and len(text) == LONGEST:
+                    while (rest := file.readline(LONGEST)) and rest[-1] != '\n':
+                        pass
+                    yield number, None, True
+                else:
+                    yield number, text.strip(' \t\r\n\0'), whole
+    except OSError as error:
+        raise UserError(
+            f'the log {str(path)!r} cannot be read: {error.strerror}.',
+            code='file-unreadable',
+        ) from error
+
+
+def parse_line(text: str) -> Row:
+    """Return the numbers of one of mmengine's lines; others are unreadable."""
+    try:
+        content = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise UnreadableLine('it is not JSON') from error
+    if not isinstance(content, dict):
+        raise UnreadableLine('it is not a JSON object')
+    if 'iter' in content:
+        epoch = _count(content, 'epoch') if 'epoch' in content else None
+        return Row('train', epoch, _count(content, 'iter'), _numbers(content, 'train/'))
+    if 'step' not in content:
+        raise UnreadableLine('it has no step')
+    # mmengine's own validation line has its times; a hook's single number does not.
+    hook = len(content) == 2 and not any('/' in key for key in content)
+    kind = 'extra' if hook else 'val'
+    return Row(kind, None, _count(content, 'step'), _numbers(content, 'val/'))
+
+
+def _count(content: dict[str, Any], key: str) -> int:
+    value = content.get(key)
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if (
+        isinstance(value, bool)
+        or not isinstance(value, int)
+        or not 0 <= value <= 10**12
+    ):
+        raise UnreadableLine(f'its {key} is no count')
+    return value
+
+
+def _numbers(content: dict[str, Any], prefix: str) -> dict[str, float]:
+    """Return the numbers by name; rates of several optimizers have a name each."""
+    numbers = {}
+    for key, value in content.items():
+        if key in ('epoch', 'iter', 'step'):
+            continue
+        several = isinstance(value, dict) and key in ('lr', 'momentum')
+        for name, number in value.items() if several else [('', value)]:
+            if isinstance(number, (int, float)) and not isinstance(number, bool):
+                full = f'{key}_{name}' if several else key.removeprefix(prefix)
+                try:
+                    numbers[printable(full)] = float(number)
+                except OverflowError:  # an integer of more than 308 digits
+                    numbers[printable(full)] = math.inf if number > 0 else -math.inf
+    return numbers
+
+
+@dataclass
+class Start:
+    """What was logged from one start of training to its end; None where unknown."""
+
+    name: str
+    """Date and time, e.g. '20230101_100000'."""
+    rows: list[Row]
+    configs: list[Path]
+    begun: bool = False
+    """The text log says that training began."""
+    resumed: tuple[int, int] | None = None
+    """Epoch and iteration that it continued from, by the text log."""
+    per_epoch: int | None = None
+    """Iterations of an epoch, by the text log."""
+    by_epoch: bool = False
+    """Whether the run counts epochs."""
+    val_interval: int | None = None
+    """Iterations between validations."""
+    max_iters: int | None = None
+
+    @property
+    def train_rows(self) -> list[Row]:
+        """Rows of training."""
+        return [row for row in self.rows if row.kind == 'train']
+
+    @property
+    def is_training(self) -> bool:
+        """Whether this was a training, not a test."""
+        return bool(self.train_rows) or self.begun
+
+    def interval(self) -> int:
+        """Return the usual distance of two training lines, in iterations; 0: unknown.
+
+        mmengine writes one more line at the end of a first epoch shorter than that.
+        """
+        rows = self.train_rows
+        gaps = Counter(after.number - before.number for before, after in pairwise(rows))
+        return max(((n, gap) for gap, n in gaps.items() if gap > 0), default=(0, 0))[1]
+
+
+def find_starts(path: Path, unread: Unread) -> list[Start]:
+    """Read the starts at a path, oldest first, as for ``logs.read_logs``."""
+    try:
+        if path.is_file():
+            return [_read(path, unread)]
+        if not path.is_dir():
+            raise UserError(
+                f'no training log at {str(path)!r}: it is neither a file nor a folder. '
+                'Name the work_dir of a training, or a log of it.',
+                code='file-not-found',
+            )
+        for folder in (path, path / 'train'):
+            if folder.is_dir() and (files := _files(folder)):
+                return [_read(file, unread) for file in files]
+    except OSError as error:
+        raise UserError(
+            f'the folder {str(path)!r} cannot be read: {error.strerror}.',
+            code='file-unreadable',
+        ) from error
+    raise UserError(
+        f'no training log in {str(path)!r}: looked for folders named by date and time '
+        '(20230101_100000) with vis_data/*.json in them, which mmengine makes, here '
+        'and in its train folder. Name the work_dir of a training, or a log of it.',
+        code='no-log',
+    )
+
+
+def _files(folder: Path) -> list[Path]:
+    """Return the JSON of each start in a folder, oldest first."""
+    if folder.name == 'vis_data':
+        folder = folder.parent
+    if (folder / 'vis_data').is_dir():
+        starts = [folder]
+    else:
+        dated = (each for each in folder.iterdir() if STAMP.fullmatch(each.name))
+        starts = sorted(each for each in dated if each.is_dir())
+    return [file for start in starts if (file := _file_of(start))]
+
+
+def _file_of(start: Path) -> Path | None:
+    """Return a start's JSON; the dated file has what mmengine itself logs.
+
+    scalars.json also has the numbers of the user's hooks. An empty file is that of a
+    start that was stopped early.
+    """
+    data = start / 'vis_data'
+    dated = sorted(each for each in data.glob('*.json') if STAMP.fullmatch(each.stem))
+    files = [each for each in (*dated, data / 'scalars.json') if each.is_file()]
+    full = (each for each in files if each.stat().st_size)
+    return next(full, files[0] if files else None)
+
+
+def _read(path: Path, unread: Unread) -> Start:
+    """Read a JSON file, and beside it the text log and the config."""
+    folder = path.parent
+    inside = folder.name == 'vis_data'
+    configs: list[Path] = []
+    if (own := folder / 'config.py').is_file():
+        configs = [own]
+    elif inside:
+        work_dir = folder.parent.parent
+        configs = [copy for copy in work_dir.glob('*.py') if copy.is_file()]
+        configs.sort(key=lambda copy: (copy.stat().st_mtime, copy.name))
+    name = folder.parent.name if inside else path.stem
+    start = Start(name, read_rows(path, unread), configs)
+    for text in sorted(folder.parent.glob('*.log')) if inside else ():
+        if '_rank' not in text.name:  # the logs of further processes
+            _read_text(start, text)
+    _read_config(start)
+    return start
+
+
+def _read_text(start: Start, path: Path) -> None:
+    """Look in the text log: did training begin or resume, how long is an epoch?"""
+    with open(path, 'rb') as file:
+        text = file.read(_MOST_TEXT).decode(errors='replace')
+    start.begun |= _BEGUN in text
+    if resumed := _RESUMED.search(text):
+        start.resumed = int(resumed[1]), int(resumed[2])
+        start.begun = True
+    if length := _EPOCH.search(text):
+        start.per_epoch = int(length[1])
+
+
+def _read_config(start: Start) -> None:
+    """Take what the lines do not say from the config, which is searched, not run."""
+    text = ''
+    for path in start.configs[-1:]:
+        with open(path, encoding='utf-8', errors='replace') as file:
+            text = file.read(1 << 20)
+    rows = start.train_rows or start.rows
+    has_epochs = all(row.epoch is not None for row in rows)
+    loop = _LOOP.search(text)
+    # mmengine can log a run of epochs by iterations.
+    start.by_epoch = has_epochs if loop is None else loop[1] == 'Epoch'
+    if start.train_rows and not has_epochs:
+        start.by_epoch = False
+    every, last = _VAL_INTERVAL.search(text), _MAX_ITERS.search(text)
+    start.val_interval = int(every[1]) or None if every else None
+    start.max_iters = int(last[1]) or None if last else None
