@@ -97,10 +97,8 @@ def _calibration_chart(task: str, runs: Sequence[Run]) -> Chart | None:
             error = f'{run.label}: error {100 * calibration["ece"]:.1f} %'
             lines.append(line(error, points, at, notes=notes))
     title = (f'calibration-{task}', f'Calibration, {title_of(task)}')
-    labels, style = (
-        ('score', 'share of right detections'),
-        {'marks': True, 'diagonal': True},
-    )
+    labels = ('score', 'share of right detections')
+    style = {'marks': True, 'diagonal': True}
     return line_chart(*title, *labels, lines, **UNIT_SQUARE, **style)
 
 
