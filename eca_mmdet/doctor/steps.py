@@ -17,11 +17,11 @@ from typing import Any
 
 def module(name: str) -> dict[str, Any]:
     """Import a module."""
-    found = importlib.import_module(name)
-    if found.__file__ is None:
-        folders = ', '.join(found.__path__)
+    imported = importlib.import_module(name)
+    if imported.__file__ is None:
+        folders = ', '.join(imported.__path__)
         raise ImportError(f'{folders} is a folder without an __init__.py')
-    return {'version': str(getattr(found, '__version__', ''))}
+    return {'version': str(getattr(imported, '__version__', ''))}
 
 
 def cuda() -> dict[str, Any]:
@@ -45,11 +45,11 @@ def cuda() -> dict[str, Any]:
 
 def torchvision() -> dict[str, Any]:
     """Import torchvision and call an operator: its library is loaded separately."""
-    found = module('torchvision')
+    value = module('torchvision')
     from torchvision.ops import nms
 
     check_nms(nms)
-    return found
+    return value
 
 
 def check_nms(nms: Callable[..., Any]) -> None:
