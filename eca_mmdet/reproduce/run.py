@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import logging
 import shlex
@@ -128,9 +129,13 @@ def _record_path(job: Job, settings: Settings) -> Path:
 
 def _inputs(job: Job, settings: Settings) -> dict[str, Any]:
     """Return what the numbers of a row depend on."""
+    from eca_mmdet.engine.config import load_config
+
+    config = load_config(job.config).pretty_text
     return {
         'action': job.action,
         'config': job.config,
+        'config_sha256': hashlib.sha256(config.encode()).hexdigest(),
         'options': [*job.options, *settings.options],
         'weights_sha256': sha256_of(job.weights),
         'annotations_sha256': settings.coco.sha256,
