@@ -460,7 +460,7 @@ HERE = (*COCO, '--weights', '.')
         ((*COCO, '--weights', 'no'), '[file-not-found]'),
         ((*HERE, '--train'), '[file-not-found]'),
         ((*HERE, '--rows', 'x'), 'no published row'),
-        ((*HERE, '--published', 'no'), 'cannot be read'),
+        ((*HERE, '--published', 'no'), '[file-not-found]'),
         ((*HERE, '--devices', '0'), '[option-invalid]'),
         ((*HERE, '--out', ''), '[option-invalid]'),
         ((*HERE, '--out', 'file'), 'cannot be a folder'),
