@@ -129,13 +129,13 @@ def _train_all(
             progress.update(task, description=title)
             record, how = record_of(run, folder), 'measured before'
             if record is None:
-                if not console.is_terminal:
-                    console.print(f'{title}: training', markup=False)
 
                 def on_step(step: int, done: int = done) -> None:
                     progress.update(task, completed=done + step)
 
                 try:
+                    if not console.is_terminal:
+                        console.print(f'{title}: training', markup=False)
                     record = train(run, folder, on_step)
                 except KeyboardInterrupt:
                     console.print(

@@ -265,7 +265,8 @@ def _read(path: Path, unread: Unread) -> Start:
     name = folder.parent.name if inside else path.stem
     start = Start(name, read_rows(path, unread), configs)
     for text in sorted(folder.parent.glob('*.log')) if inside else ():
-        if '_rank' not in text.name:  # the logs of further processes
+        # Not the logs of further processes, nor a pipe, which could be waited for.
+        if '_rank' not in text.name and text.is_file():
             _read_text(start, text)
     _read_config(start)
     return start

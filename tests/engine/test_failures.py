@@ -294,7 +294,9 @@ def test_failures_are_told_in_a_line(mmdet_ready, error, line):
         raise error
 
 
-@pytest.mark.parametrize('error', [RuntimeError('a bug'), OSError(2, 'x'), KeyError(1)])
+@pytest.mark.parametrize(
+    'error', [RuntimeError('a bug'), OSError(22, 'x'), KeyError(1)]
+)
 def test_bugs_keep_their_stack_trace(mmdet_ready, error):
     from eca_mmdet.engine.failures import as_user_error
 
