@@ -90,12 +90,27 @@ def _explain(error: RuntimeError, runner: Any) -> RunError | None:
         return RunError(f'a data loader worker {how}{at}. {why}', code='worker-died')
     if "can't allocate memory" in text:
         return RunError(_out_of_memory('this machine'), code='out-of-memory')
-    if 'out of memory' in text:  # torch.cuda.OutOfMemoryError is a RuntimeError
+    if is_out_of_gpu_memory(error):
         return RunError(_out_of_memory('the GPU'), code='out-of-memory')
     if 'No space left on device' in text:
         line = 'the disk or /dev/shm is full. Make room, or use fewer workers.'
         return RunError(line, code='disk-full')
     return None
+
+
+def is_out_of_gpu_memory(error: BaseException) -> bool:
+    """Whether PyTorch, cuDNN or cuBLAS ran out of the GPU's memory.
+
+    The libraries cannot create their handles then, either.
+    """
+    forms = (
+        'out of memory',  # torch.cuda.OutOfMemoryError too
+        'CUDNN_STATUS_ALLOC_FAILED',
+        'CUDNN_STATUS_NOT_INITIALIZED',
+        'CUBLAS_STATUS_ALLOC_FAILED',
+        'CUBLAS_STATUS_NOT_INITIALIZED',
+    )
+    return isinstance(error, RuntimeError) and any(form in str(error) for form in forms)
 
 
 def _out_of_memory(where: str) -> str:

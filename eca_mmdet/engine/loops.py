@@ -7,13 +7,15 @@ from typing import Any
 
 from mmengine.dist import get_rank, get_world_size
 from mmengine.hooks import EMAHook, Hook
+from mmengine.model import is_model_wrapper
 from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop
-from torch import Tensor
+from torch import Tensor, nn
 
 from eca_mmdet import compat
 from eca_mmdet.engine.data_loading import ReplayedBatchSampler
 from eca_mmdet.engine.nan_guard import GuardedOptimizer, require_finite
 from eca_mmdet.engine.seeding import seed_step
+from eca_mmdet.utils.errors import RunError
 
 POSITION = 'eca_mmdet_position'
 """Entry of a checkpoint's meta: batches done in its epoch, and images per batch."""
@@ -34,19 +36,39 @@ class TrainingStateHook(Hook):  # type: ignore[misc]
         if compat.is_accumulating(runner.optim_wrapper) and get_world_size() == 1:
             checkpoint[GRADIENTS] = {
                 name: parameter.grad.detach().cpu().clone()
-                for name, parameter in runner.model.named_parameters()
+                for name, parameter in _named_parameters(runner.model)
                 if parameter.grad is not None
             }
 
 
+def _named_parameters(model: Any) -> Iterator[tuple[str, nn.Parameter]]:
+    """Yield a model's parameters by the names they have without a DDP wrapper."""
+    unwrapped = model.module if is_model_wrapper(model) else model
+    yield from unwrapped.named_parameters()
+
+
 def restore_gradients(model: Any, gradients: Any) -> None:
-    """Set the gradients of a model's parameters to those of a checkpoint."""
+    """Set the gradients of a model's parameters to those of a checkpoint.
+
+    Raises:
+        RunError: a gradient belongs to no parameter of its shape.
+    """
     if not isinstance(gradients, dict):
         return
-    for name, parameter in getattr(model, 'module', model).named_parameters():
-        kept = gradients.get(name)
-        if isinstance(kept, Tensor) and kept.shape == parameter.shape:
-            parameter.grad = kept.to(parameter.device, parameter.dtype)
+    # One process under a launcher once saved the names of its DDP wrapper.
+    kept = {name.removeprefix('module.'): value for name, value in gradients.items()}
+    for name, parameter in _named_parameters(model):
+        value = kept.get(name.removeprefix('module.'))
+        if isinstance(value, Tensor) and value.shape == parameter.shape:
+            parameter.grad = value.to(parameter.device, parameter.dtype)
+            del kept[name.removeprefix('module.')]
+    if kept:
+        raise RunError(
+            f'the checkpoint holds accumulated gradients of {next(iter(kept))}, which '
+            'is no parameter of this model, or one of another shape. Resume with the '
+            'config of the training.',
+            code='checkpoint-mismatch',
+        )
 
 
 _KEY = 'images_per_step'

@@ -13,7 +13,7 @@ from mmengine.optim import OptimWrapper
 from torch import Tensor, nn
 
 from eca_mmdet import compat
-from eca_mmdet.engine.failures import Interrupts
+from eca_mmdet.engine.failures import Interrupts, is_out_of_gpu_memory
 from eca_mmdet.engine.seeding import seed_step
 from eca_mmdet.utils.errors import RunError
 
@@ -65,8 +65,9 @@ class GuardedOptimizer:
             pass
         except (RuntimeError, ValueError, IndexError, AssertionError) as error:
             # Some heads stumble over NaN before there is a loss.
-            memory = isinstance(error, torch.cuda.OutOfMemoryError)
-            if memory or is_distributed() or not self._locate(batch)[0]:
+            # After these, a GPU cannot repeat the forward pass.
+            gpu = is_out_of_gpu_memory(error) or 'CUDA error' in str(error)
+            if gpu or is_distributed() or not self._locate(batch)[0]:
                 raise
         message = self._describe(batch)
         self._skipped += 1

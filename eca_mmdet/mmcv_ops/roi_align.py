@@ -1,7 +1,9 @@
 """RoIAlign with the signatures of mmcv's extension.
 
 Source: He et al., Mask R-CNN, ICCV 2017. Average pooling is torchvision's kernel;
-max pooling is torchvision's kernel at one sample a bin, reduced here.
+max pooling is torchvision's kernel at one sample a bin, reduced here. The gradient
+under ``torch.use_deterministic_algorithms`` is computed here, for torchvision's kernel
+has none on a GPU.
 """
 
 from __future__ import annotations
@@ -12,6 +14,9 @@ from torch import Tensor
 __all__ = ['roi_align_backward', 'roi_align_forward']
 
 MAX, AVERAGE = 0, 1
+
+_CHUNK = 1 << 26
+"""Numbers that the deterministic gradient holds beside its result."""
 
 
 def _compute_dtype(tensor: Tensor) -> torch.dtype:
@@ -46,8 +51,6 @@ def roi_align_forward(
         pool_mode: 0 maximum, 1 average of the samples.
         aligned: shift by half a pixel; False is MMDetection v1's convention.
     """
-    import torchvision
-
     dtype = _compute_dtype(input)
     features, regions = input.to(dtype), rois.to(dtype)
     size = (aligned_height, aligned_width)
@@ -56,9 +59,29 @@ def roi_align_forward(
         results = (output, argmax_y, argmax_x)
         _max_forward(features, regions, results, size, options)
         return
-    with torch.autocast(input.device.type, enabled=False):
-        pooled = torchvision.ops.roi_align(features, regions, size, *options)
-    output.copy_(pooled)
+    output.copy_(_pool(features, regions, size, *options))
+
+
+def _pool(
+    features: Tensor,
+    rois: Tensor,
+    size: tuple[int, int],
+    scale: float,
+    sampling_ratio: int,
+    aligned: bool,
+) -> Tensor:
+    """Average the samples of each bin.
+
+    The operator itself: ``torchvision.ops.roi_align`` would leave it for Python loops
+    under deterministic algorithms, though its forward pass is deterministic.
+    """
+    import torchvision  # noqa: F401  (registers the operator)
+
+    with torch.autocast(features.device.type, enabled=False):
+        pooled: Tensor = torch.ops.torchvision.roi_align(
+            features, rois, scale, *size, sampling_ratio, aligned
+        )
+    return pooled
 
 
 def roi_align_backward(
@@ -81,6 +104,10 @@ def roi_align_backward(
     if pool_mode == MAX:
         _max_backward(grad_output, rois, argmax_y, argmax_x, grad_input)
         return
+    if grad_input.is_cuda and torch.are_deterministic_algorithms_enabled():
+        options = (spatial_scale, sampling_ratio, aligned)
+        _separable_backward(grad_output.to(dtype), rois.to(dtype), grad_input, *options)
+        return
     import torchvision  # noqa: F401  (registers the operator)
 
     grad = torch.ops.torchvision._roi_align_backward(
@@ -96,6 +123,73 @@ def roi_align_backward(
     grad_input.add_(grad)
 
 
+def _separable_backward(
+    grad_output: Tensor,
+    rois: Tensor,
+    grad_input: Tensor,
+    scale: float,
+    sampling_ratio: int,
+    aligned: bool,
+) -> None:
+    """Add the gradient of average pooling by matrix products, which are deterministic.
+
+    A bin is Y F X^T, with weights of the rows (Y) and columns (X) of a region. So the
+    gradient of an image's features F is the sum of Y^T g X over its regions.
+    """
+    bins = grad_output.shape[2:]
+    channels, height, width = grad_input.shape[1:]
+    x, y, region_width, region_height = _in_features(rois, scale, aligned)
+    rows = _axis_weights(y, region_height, bins[0], height, sampling_ratio)
+    columns = _axis_weights(x, region_width, bins[1], width, sampling_ratio)
+    for image, gradient in enumerate(grad_input):
+        chosen = (rois[:, 0] == image).nonzero().squeeze(1)
+        right = columns[chosen].flatten(0, 1)
+        step = max(1, _CHUNK // max(1, len(right) * height))
+        for start in range(0, channels, step):
+            part = grad_output[chosen, start : start + step]
+            left = torch.einsum('rph,rcpq->chrq', rows[chosen], part).flatten(2)
+            gradient[start : start + step] += (left @ right).to(gradient.dtype)
+
+
+def _axis_weights(
+    start: Tensor, extent: Tensor, bins: int, length: int, sampling_ratio: int
+) -> Tensor:
+    """Return what each of ``length`` features weighs in each bin along one axis.
+
+    Args:
+        start: (K,) start of the regions, in features.
+        extent: (K,) their extent.
+        bins: bins of a region.
+        length: features along the axis.
+        sampling_ratio: as in :func:`roi_align_forward`.
+
+    Returns:
+        (K, bins, length).
+    """
+    size = extent / bins
+    samples = (
+        torch.full_like(size, sampling_ratio) if sampling_ratio > 0 else size.ceil()
+    )
+    features = torch.arange(length, device=start.device)
+    corner = start[:, None] + torch.arange(bins, device=start.device) * size[:, None]
+    weights = start.new_zeros(len(start), bins, length)
+    for sample in range(int(samples.max())):
+        at = corner + ((sample + 0.5) / samples * size)[:, None]
+        used = (at >= -1) & (at <= length) & (sample < samples)[:, None]
+        near = at.clamp(0, length - 1)[:, :, None] - features
+        weights += (1 - near.abs()).relu() * used[:, :, None]
+    return weights / samples.clamp(min=1)[:, None, None]
+
+
+def _in_features(rois: Tensor, scale: float, aligned: bool) -> tuple[Tensor, ...]:
+    """Return x, y, width and height of regions in features, (K,) each."""
+    x1, y1, x2, y2 = (rois[:, 1:] * scale - (0.5 if aligned else 0.0)).unbind(dim=1)
+    width, height = x2 - x1, y2 - y1
+    if not aligned:
+        width, height = width.clamp(min=1), height.clamp(min=1)
+    return x1, y1, width, height
+
+
 def _max_forward(
     features: Tensor,
     rois: Tensor,
@@ -104,17 +198,10 @@ def _max_forward(
     options: tuple[float, int, bool],
 ) -> None:
     """Pool the maximum over the samples of each bin, RoIs of one grid at a time."""
-    import torchvision
-
     scale, sampling_ratio, aligned = options
     rows, columns = size
     output, argmax_y, argmax_x = results
-    # Start and extent of each RoI in feature pixels, (K,) each.
-    shift = 0.5 if aligned else 0.0
-    x1, y1, x2, y2 = (rois[:, 1:] * scale - shift).unbind(dim=1)
-    width, height = x2 - x1, y2 - y1
-    if not aligned:
-        width, height = width.clamp(min=1), height.clamp(min=1)
+    x1, y1, width, height = _in_features(rois, scale, aligned)
     grid_y = (height / rows).ceil().long().clamp(min=1)
     grid_x = (width / columns).ceil().long().clamp(min=1)
     if sampling_ratio > 0:
@@ -122,7 +209,7 @@ def _max_forward(
     grids = set(zip(grid_y.tolist(), grid_x.tolist(), strict=True))
     for ny, nx in sorted(grids):
         chosen = ((grid_y == ny) & (grid_x == nx)).nonzero().squeeze(1)
-        samples = torchvision.ops.roi_align(
+        samples = _pool(
             features, rois[chosen], (rows * ny, columns * nx), scale, 1, aligned
         )
         bins = samples.unflatten(3, (columns, nx)).unflatten(2, (rows, ny))

@@ -267,6 +267,11 @@ def detector(train, shapes, tmp_path_factory):
             RuntimeError('CUDA out of memory. Tried to allocate 2.00 GiB'),
             'of the GPU ran',
         ),
+        (RuntimeError('cuDNN error: CUDNN_STATUS_ALLOC_FAILED'), 'of the GPU ran'),
+        (
+            RuntimeError('CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `f()`'),
+            'of the GPU ran',
+        ),
         (MemoryError(), 'of this machine ran out'),
         (
             RuntimeError(

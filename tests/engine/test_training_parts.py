@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from eca_mmdet.utils.errors import UserError, WeightsError
+from eca_mmdet.utils.errors import RunError, UserError, WeightsError
 from tests.conftest import PYTHON
 
 pytestmark = pytest.mark.openmmlab
@@ -130,6 +130,39 @@ def test_a_draw_is_its_index_and_travels(parts):
     draw = pickle.loads(pickle.dumps(parts.SampleIndex(7, 2, 31)))
     assert (draw, draw.epoch, draw.number, [0] * 7 + [1]) == (7, 2, 31, [0] * 7 + [1])
     assert [*range(9)][draw] == 7
+
+
+@pytest.mark.parametrize('prefix', ['', 'module.'])
+def test_accumulated_gradients_of_one_process_under_a_launcher(
+    mmdet_ready, tmp_path, prefix
+):
+    """DDP wraps the model there; checkpoints of 0.1.0 hold the wrapper's names."""
+    from mmengine.model import MMDistributedDataParallel
+    from torch import distributed, nn
+
+    from eca_mmdet.engine import loops
+
+    store = distributed.FileStore(str(tmp_path / 'store'), 1)
+    distributed.init_process_group('gloo', rank=0, world_size=1, store=store)
+    try:
+        model = MMDistributedDataParallel(nn.Linear(2, 3))
+        model(torch.ones(4, 2)).sum().backward()
+        kept = {
+            f'{prefix}{name}': one.grad.clone()
+            for name, one in loops._named_parameters(model)
+        }
+        assert set(kept) == {f'{prefix}weight', f'{prefix}bias'}
+        model.zero_grad()
+        loops.restore_gradients(model, kept)
+        assert model.module.weight.grad.tolist() == [[4.0, 4.0]] * 3
+        assert model.module.bias.grad.tolist() == [4.0] * 3
+        wrong = {'weight': torch.ones(3, 2), 'bias': torch.ones(2)}
+        with pytest.raises(RunError, match='gradients of bias'):
+            loops.restore_gradients(model, wrong)
+        with pytest.raises(RunError, match='gradients of fc.weight'):
+            loops.restore_gradients(model, {'fc.weight': torch.ones(3, 2)})
+    finally:
+        distributed.destroy_process_group()
 
 
 def checkpoint(path, step, **content):

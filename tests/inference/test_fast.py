@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import json
 
@@ -37,6 +38,32 @@ def detector(mmdet_ready):
 def image():
     generator = torch.Generator().manual_seed(5)
     return torch.randn(2, 3, 128, 160, generator=generator)
+
+
+def test_fusion_is_checked_without_tf32(detector, monkeypatch):
+    """Rounded to TF32's 10 bits, scaled weights differ by more than is allowed."""
+    from eca_mmdet.inference import fast
+
+    convolve = torch.nn.functional.conv2d
+
+    def as_on_a_gpu(x, weight, *args, **kwargs):
+        if torch.backends.cudnn.allow_tf32:
+            x, weight = (
+                ((one.contiguous().view(torch.int32) + 0x1000) & ~0x1FFF).view(
+                    torch.float32
+                )
+                for one in (x, weight)
+            )
+        return convolve(x, weight, *args, **kwargs)
+
+    monkeypatch.setattr(torch.nn.functional, 'conv2d', as_on_a_gpu)
+    before = torch.backends.cuda.matmul.allow_tf32
+    fast.make_fast(detector)
+    assert torch.backends.cudnn.allow_tf32
+    assert torch.backends.cuda.matmul.allow_tf32 == before
+    monkeypatch.setattr(fast, '_without_tf32', contextlib.nullcontext)
+    with pytest.raises(UserError, match='changes its features'):
+        fast.make_fast(detector)
 
 
 def test_features_are_near_and_float32(detector):

@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 import torch
 
+from eca_mmdet.mmcv_ops import roi_align as roi_align_ops
+
 pytestmark = [pytest.mark.openmmlab, pytest.mark.usefixtures('supplied_operators')]
 
 
@@ -93,6 +95,46 @@ def test_roi_align_forward_and_backward(ratio, aligned, mode):
     np.testing.assert_allclose(out.detach().numpy(), expected, atol=1e-9)
     out.backward(torch.tensor(grad))
     np.testing.assert_allclose(x.grad.numpy(), expected_grad, atol=1e-9)
+    if mode == 'avg':
+        check_deterministic_gradient(grad, expected_grad, ratio, aligned)
+
+
+def check_deterministic_gradient(grad, expected, ratio, aligned):
+    """What a GPU gets under deterministic algorithms, on top of a gradient."""
+    found = torch.ones(expected.shape, dtype=torch.float64)
+    arguments = (torch.tensor(grad), torch.tensor(ROIS), found, 0.25, ratio, aligned)
+    roi_align_ops._separable_backward(*arguments)
+    np.testing.assert_allclose(found.numpy(), expected + 1, atol=1e-9)
+
+
+def test_deterministic_gradient_in_chunks_of_channels(monkeypatch):
+    monkeypatch.setattr(roi_align_ops, '_CHUNK', 1)
+    test_roi_align_forward_and_backward(0, True, 'avg')
+
+
+def test_forward_is_the_kernel_under_deterministic_algorithms():
+    """torchvision's own function leaves it for Python there, 10,000 times slower."""
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    class Record(TorchDispatchMode):
+        called = []
+
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            self.called.append(str(function))
+            return function(*args, **(kwargs or {}))
+
+    x, rois = torch.randn(2, 3, 15, 13), torch.tensor(ROIS, dtype=torch.float32)
+    torch.use_deterministic_algorithms(True)
+    try:
+        with Record():
+            out = x.new_zeros(5, 3, 7, 7)
+            empty = x.new_zeros(0)
+            roi_align_ops.roi_align_forward(
+                x, rois, out, empty, empty, 7, 7, 0.25, 0, 1, True
+            )
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert 'torchvision.roi_align.default' in Record.called
 
 
 @pytest.mark.parametrize('mode', ['avg', 'max'])

@@ -57,7 +57,9 @@ class GSoP(Gate):
         """(N, C, H, W) to (N, C, 1, 1), in (0, 1)."""
         values: Tensor = self.reduce(x).flatten(2)
         centred = values - values.mean(2, keepdim=True)
-        covariance = centred @ (centred / centred.shape[2]).transpose(1, 2)
+        # By its root on both sides: in float16, 1 / positions would underflow.
+        centred = centred / centred.shape[2] ** 0.5
+        covariance = centred @ centred.transpose(1, 2)
         rows = self.row_bn(covariance.unsqueeze(3))
         gate: Tensor = self.fc(self.row_conv(rows))
         return gate.sigmoid()
