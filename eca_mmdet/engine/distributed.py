@@ -149,6 +149,19 @@ def job(cfg: Any) -> Iterator[None]:
         distributed.destroy_process_group()
 
 
+def wait_for_others() -> None:
+    """Wait until all processes of the job are here, or one is gone.
+
+    A launcher kills the whole job some seconds after its first process has ended, and
+    rank 0 may still be writing.
+    """
+    from torch import distributed
+
+    if distributed.is_initialized():
+        with contextlib.suppress(RuntimeError):
+            distributed.barrier()
+
+
 def _loss(error: RuntimeError) -> str | None:
     """Return what the communication said, or None where the error is another one."""
     from torch import distributed

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from mmengine.dist import get_rank, is_distributed
+from mmengine.dist import all_gather_object, get_rank, is_distributed
 from mmengine.model import is_model_wrapper
 from mmengine.optim import OptimWrapper
 from torch import Tensor, nn
@@ -104,17 +104,17 @@ class GuardedOptimizer:
 
     def _describe(self, batch: Any) -> str:
         layer, parts = self._locate(batch)  # in every process, for layers that talk
-        if not self._own:
-            return (
-                f'the loss of step {self._runner.iter + 1} is not finite in another '
-                'process, which says more.'
+        message = ''
+        if self._own:
+            process = f' in process {get_rank()}' if is_distributed() else ''
+            losses = f' ({", ".join(parts)})' if parts else ''
+            message = (
+                f'the loss of step {self._runner.iter + 1} is not finite{process}'
+                f'{losses}, on {images_of(batch)}. First output that is not: '
+                f'{layer or "none, only the loss itself"}.'
             )
-        losses = f' ({", ".join(parts)})' if parts else ''
-        where = layer or 'none, only the loss itself'
-        return (
-            f'the loss of step {self._runner.iter + 1} is not finite{losses}, on '
-            f'{images_of(batch)}. First output that is not: {where}.'
-        )
+        # Only the first process prints.
+        return next(filter(None, all_gather_object(message)))
 
     def _advice(self) -> str:
         lr = self._runner.optim_wrapper.get_lr().get('lr', [float('nan')])[0]

@@ -181,7 +181,10 @@ def _run(runner: Any, resume_hint: str) -> Interrupted | None:
                 runner.train()
         except Interrupted as stop:
             interrupts.ignored = True
-            return Interrupted(stop.signal, _save(runner, resume_hint))
+            interrupted = Interrupted(stop.signal, _save(runner, resume_hint))
+            if interrupts.agreed:
+                distributed.wait_for_others()
+            return interrupted
     return None
 
 

@@ -294,11 +294,15 @@ def test_ctrl_c_stops_all_processes_at_one_step(place, ranks):
     job = ranks.start(
         *('train', place / 'tiny.py', '--work-dir', work, *HALF),
         *('train_cfg.max_iters=100000', 'default_hooks.checkpoint.interval=100000'),
+        'custom_hooks.0.saving_takes=3',
         ranks=environments(2),
     )
     job.wait_for(0, 'Iter(train) [     3/')
     job.kill(1, signal.SIGINT)
-    assert job.wait(seconds=30) == [130, 130], job.output(1)[-2000:]
+    # A launcher ends the job once its first process has: rank 1 waits for the file.
+    assert job.wait(1, seconds=30) == [130], job.output(1)[-2000:]
+    assert list(work.glob('iter_*.pth'))
+    assert job.wait(seconds=30) == [130, 130], job.output(0)[-2000:]
     line = job.errors[0].read_text().splitlines()[-1]
     step = re.search(rf'stopped after step (\d+); all of it is in {work}/iter_', line)
     assert step and [path.name for path in work.glob('*.pth')] == [
@@ -306,3 +310,20 @@ def test_ctrl_c_stops_all_processes_at_one_step(place, ranks):
     ]
     assert weights(work, int(step[1]))
     assert job.errors[1].read_text().count('\n') == 1  # that it stops after this step
+
+
+@pytest.mark.slow
+def test_a_loss_that_is_nan_in_one_process_is_skipped_by_both(place, ranks, two):
+    """Neither learns from that step, and both go on together."""
+    work = place / 'skipped'
+    words = ('train', place / 'tiny.py', '--work-dir', work, '--on-nan', 'skip', *HALF)
+    options = ('custom_hooks.0.nan_at=3', 'default_hooks.checkpoint.interval=1')
+    job = ranks.run(*words, *options, 'train_cfg.max_iters=5', ranks=environments(2))
+    line = (
+        r'step 4 is not finite in process 1 \(loss.*\), on images \d.* The batch is '
+        r'left out \(1 of at most 10'
+    )
+    assert re.search(line, job.output(0), re.DOTALL), job.output(0)[-3000:]
+    assert distance(weights(work, 2), weights(two, 2)) == 0
+    assert distance(weights(work, 3), weights(work, 4)) == 0
+    assert distance(weights(work, 4), weights(work, 5)) > 0
