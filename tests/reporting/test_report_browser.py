@@ -35,7 +35,7 @@ def browser():
 @pytest.fixture(scope='module')
 def pages(shapes, tmp_path_factory):
     """Pages of one run and of two, with pictures; and the metrics.json of the first."""
-    from eca_mmdet.reporting.writing import report
+    from eca_mmdet.reporting.page import report
 
     root = tmp_path_factory.mktemp('pages')
     config = f'test_dataloader = dict(dataset=dict(data_root={str(shapes)!r}, '
