@@ -10,6 +10,9 @@ import pytest
 import torch
 
 import eca_mmdet
+from eca_mmdet import cli
+from eca_mmdet.evaluation.metric import CocoTableMetric
+from eca_mmdet.export.writer import make_part, write_graph
 from eca_mmdet.utils.errors import UserError
 from tests.support import detectors, exporting
 from tests.support.exporting import assert_same_objects, batch, run
@@ -25,8 +28,6 @@ CLASSES = ('circle', 'square', 'triangle')
 @pytest.fixture(scope='module')
 def exported(mmdet_ready, shapes, tmp_path_factory):
     """For each kind, (config, checkpoint, detector, its file); made when asked for."""
-    from eca_mmdet import cli
-
     made = {}
 
     def get(kind):
@@ -165,8 +166,6 @@ def write_annotations(path, data, predictions):
 
 
 def test_ap_is_that_of_mmdet(exported, shapes, tmp_path):
-    from eca_mmdet.evaluation.metric import CocoTableMetric
-
     _, _, model, out = exported('mask')
     images, shape, samples = batch(model, shapes, [(96, 96)] * 4)
     found = run(out, images=images, sizes=shape)
@@ -287,8 +286,6 @@ def test_images_of_which_one_has_no_objects(mmdet_ready, shapes, command, tmp_pa
 
 def write(model, path, most):
     """Write the whole detector, for any size."""
-    from eca_mmdet.export.writer import make_part, write_graph
-
     metadata = {'eca_mmdet': '0', 'max_per_image': most}
     write_graph(path, make_part(model, 'all'), metadata)
 
