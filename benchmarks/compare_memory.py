@@ -34,7 +34,7 @@ from eca_mmdet.datasets.shapes import SPLITS, write_shapes
 from eca_mmdet.demo import config
 from eca_mmdet.demo.run import ProgressHook
 from eca_mmdet.engine.runner import build_runner
-from eca_mmdet.models.backbones.blocks import MEMORY
+from eca_mmdet.models.backbones.resnet import MEMORY
 from eca_mmdet.utils.plotting import new_figure
 
 SCHEDULES = ('demo', 'fine-tune')

@@ -40,7 +40,7 @@ if TYPE_CHECKING:  # for type checkers and editors; __getattr__ loads them late
     from eca_mmdet.models.backbones import PluginResNet as PluginResNet
     from eca_mmdet.models.backbones import TimmBackbone as TimmBackbone
     from eca_mmdet.models.necks import AttentionNeck as AttentionNeck
-    from eca_mmdet.reporting.writing import report as report
+    from eca_mmdet.reporting.page import report as report
     from eca_mmdet.utils.errors import UserError as UserError
 
 __version__ = '0.1.0'
@@ -72,7 +72,7 @@ _FUNCTIONS = {
     'load_config': 'eca_mmdet.engine.config',
     'load_detector': 'eca_mmdet.inference.detector',
     'make_config': 'eca_mmdet.autoconfig.plan',
-    'report': 'eca_mmdet.reporting.writing',
+    'report': 'eca_mmdet.reporting.page',
     'split_annotations': 'eca_mmdet.datasets.splitting',
     'test': 'eca_mmdet.engine.testing',
     'train': 'eca_mmdet.engine.training',

@@ -109,7 +109,7 @@ HEAVY = "('torch', 'numpy', 'cv2', 'mmengine', 'mmcv', 'mmdet', 'matplotlib')"
 @pytest.mark.parametrize(
     'entry',
     [
-        'import eca_mmdet.cli.parser as p; p.build_parser().format_help()',
+        'import eca_mmdet.cli as p; p.build_parser().format_help()',
         'import eca_mmdet.catalog.mechanisms, eca_mmdet.catalog.configs',
         'import eca_mmdet; dir(eca_mmdet)',
     ],

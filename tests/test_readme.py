@@ -10,7 +10,7 @@ import yaml
 from eca_mmdet.catalog import configs as paths
 from eca_mmdet.catalog.mechanisms import KEYS
 from eca_mmdet.checkpoints.download import SOURCES
-from eca_mmdet.cli.parser import build_parser
+from eca_mmdet.cli import build_parser
 from tests.conftest import REPOSITORY
 
 WEIGHTS = (REPOSITORY / 'docs' / 'weights.md').read_text()

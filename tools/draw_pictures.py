@@ -46,7 +46,7 @@ def main(argv: list[str] | None = None) -> int:
     if missing:
         print(f'not installed: {", ".join(missing)}', file=sys.stderr)
         return 2
-    from eca_mmdet.reporting.writing import report
+    from eca_mmdet.reporting.page import report
 
     driver = start_browser()
     try:

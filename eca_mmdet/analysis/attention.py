@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
@@ -76,9 +76,6 @@ def compare_mechanisms(
 
     All mechanisms by default; ``size`` is the height and width of the map, and times
     are the median of ``rounds``.
-
-    Raises:
-        UserError: a layer cannot have so many channels, or needs a larger map.
     """
     registration.register()
     mechanisms = mechanisms or MECHANISMS
@@ -98,27 +95,21 @@ def compare_mechanisms(
         raise UserError(
             f'--size {size[0]} {size[1]}: {error}', code='option-invalid'
         ) from error
-    rows = []
-    for mechanism, layer, spent in zip(mechanisms, layers, times, strict=True):
-        depends = properties(layer, channels)
-        counted = operations(build_layer(mechanism, channels, 'meta'), shape)
-        rows.append(
-            MechanismRow(
-                key=mechanism.key,
-                name=mechanism.name,
-                layer=dict(mechanism.layer),
-                source=mechanism.source,
-                reduces=depends.reduces,
-                interacts=depends.interacts,
-                rank=depends.rank,
-                parameters=sum(p.numel() for p in layer.parameters()),
-                published_parameters=mechanism.published,
-                gflops=counted / 1e9,
-                milliseconds=spent,
-                reported_top1=reported_top1(mechanism),
-            )
+    return [
+        MechanismRow(
+            key=mechanism.key,
+            name=mechanism.name,
+            layer=dict(mechanism.layer),
+            source=mechanism.source,
+            **asdict(properties(layer, channels)),
+            parameters=sum(p.numel() for p in layer.parameters()),
+            published_parameters=mechanism.published,
+            gflops=operations(build_layer(mechanism, channels, 'meta'), shape) / 1e9,
+            milliseconds=spent,
+            reported_top1=reported_top1(mechanism),
         )
-    return rows
+        for mechanism, layer, spent in zip(mechanisms, layers, times, strict=True)
+    ]
 
 
 def reported_top1(mechanism: Mechanism) -> float | None:

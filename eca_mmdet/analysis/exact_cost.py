@@ -26,8 +26,7 @@ from eca_mmdet.utils.errors import UserError
 Wrap = Callable[[str, Callable[[], Any]], Any]
 """Called with a part's name and what runs it."""
 
-Meter = Callable[[], int]
-"""Returns a total that grows while a model runs."""
+Meter = Callable[[], int]  # returns a total that grows while a model runs
 
 
 def run_parts(
@@ -40,18 +39,9 @@ def run_parts(
 ) -> None:
     """Run backbone, neck and heads on empty input; not the steps between them.
 
-    The meta device needs no memory.
-
-    Args:
-        model: a detector of mmdet with a dense head, or with an RPN and RoI heads.
-        shape: height and width, in pixels.
-        images: N of the input.
-        box_regions: for the box head (each one of a cascade), over all images.
-        mask_regions: for the mask head.
-        wrap: runs each part.
-
-    Raises:
-        UserError: the detector is of another kind.
+    The detector has a dense head, or an RPN and RoI heads; the meta device needs no
+    memory. ``shape`` is the height and width in pixels; the regions of the box head
+    (each one of a cascade) and of the mask head are those of all images.
     """
     parameter = next(model.parameters())
     x = parameter.new_zeros(images, 3, *shape)
@@ -122,15 +112,11 @@ class Shares:
     A lean backbone runs layers by themselves while hooks are on them. With ``lean``,
     its stem (the rest of the backbone) gets no hooks, and of its gates only the factors
     are measured.
-
-    Attributes:
-        by_part: amounts by :func:`part_of`.
-        gates: amount of the attention layers, which the parts include.
     """
 
     def __init__(self, model: Any, meter: Meter, lean: bool = False) -> None:
-        self.by_part: dict[str, int] = {}
-        self.gates = 0
+        self.by_part: dict[str, int] = {}  # by :func:`part_of`
+        self.gates = 0  # of the attention layers, which the parts include
         self._model, self._meter, self._lean = model, meter, lean
         self._before: dict[nn.Module, int] = {}
         self._names = {
@@ -194,45 +180,29 @@ class Shares:
 
 @dataclass
 class PartCost:
-    """Cost of one part.
-
-    Attributes:
-        params: number of parameters.
-        trained: number of parameters with a gradient.
-        macs: multiply-adds of one image at inference.
-        saved_bytes: kept for backward by a training step, all images together.
-    """
+    """Cost of one part."""
 
     params: int = 0
-    trained: int = 0
-    macs: int = 0
-    saved_bytes: int = 0
+    trained: int = 0  # parameters with a gradient
+    macs: int = 0  # multiply-adds of one image at inference
+    saved_bytes: int = 0  # kept for backward by a training step, all images together
 
 
 @dataclass
 class ExactCost:
     """Cost of a detector.
 
-    Attributes:
-        parts: by name: stem, layer1 and so on of the backbone, neck, heads. A backbone
-            without layers of such names is one part, 'backbone'.
-        gates: the attention layers, which the parts include.
-        images: in the training step.
-        peak_bytes: largest activations alive at once at inference, one image, with the
-            input.
-        box_regions: of the box head at inference, and in training.
-        mask_regions: the same of the mask head.
-        not_run: parts that are no backbone, neck or usual head; their work is not
-            counted.
+    The parts are stem, layer1 and so on of the backbone, neck, and heads. A backbone
+    without layers of such names is one part, 'backbone'.
     """
 
     parts: dict[str, PartCost]
-    gates: PartCost
-    images: int
-    peak_bytes: int
-    box_regions: tuple[int, int]
-    mask_regions: tuple[int, int]
-    not_run: tuple[str, ...] = ()
+    gates: PartCost  # attention layers, which the parts include
+    images: int  # in the training step
+    peak_bytes: int  # largest activations alive at once at inference of one image
+    box_regions: tuple[int, int]  # of the box head at inference, and in training
+    mask_regions: tuple[int, int]  # of the mask head
+    not_run: tuple[str, ...] = ()  # no backbone, neck or usual head: not counted
 
     @property
     def total(self) -> PartCost:
@@ -243,16 +213,10 @@ class ExactCost:
 def exact_cost(model: Any, cfg: Any, shape: tuple[int, int]) -> ExactCost:
     """Count a detector on the meta device.
 
-    Args:
-        model: from :func:`~eca_mmdet.engine.config.build_model`.
-        cfg: its config, for the numbers of images per step and of regions.
-        shape: height and width of the input, in pixels.
-
-    Raises:
-        UserError: a layer of it does not run without values.
+    Its config has the numbers of images per step and of regions; ``shape`` is the
+    height and width of the input in pixels.
     """
-    loader = cfg.get('train_dataloader') or {}
-    images = int(loader.get('batch_size') or 1)
+    images = int((cfg.get('train_dataloader') or {}).get('batch_size') or 1)
     boxes, masks = _regions(cfg.model, images)
     cost = ExactCost({}, PartCost(), images, 0, boxes, masks)
     _count_parameters(model, cost)
@@ -302,16 +266,15 @@ def _regions(model: Any, images: int) -> tuple[tuple[int, int], tuple[int, int]]
 
 
 def _count_parameters(model: nn.Module, cost: ExactCost) -> None:
-    for name, parameter in model.named_parameters():
-        _add_parameter(cost.parts.setdefault(part_of(name), PartCost()), parameter)
+    counted = [
+        (cost.parts.setdefault(part_of(name), PartCost()), parameter)
+        for name, parameter in model.named_parameters()
+    ]
     for gate in filter(is_attention, model.modules()):
-        for parameter in gate.parameters():
-            _add_parameter(cost.gates, parameter)
-
-
-def _add_parameter(part: PartCost, parameter: Tensor) -> None:
-    part.params += parameter.numel()
-    part.trained += parameter.numel() if parameter.requires_grad else 0
+        counted += [(cost.gates, parameter) for parameter in gate.parameters()]
+    for part, parameter in counted:
+        part.params += parameter.numel()
+        part.trained += parameter.numel() if parameter.requires_grad else 0
 
 
 def _count_macs(model: Any, shape: tuple[int, int], cost: ExactCost) -> None:
@@ -368,10 +331,9 @@ class SavedBytes:
 
 def peak_bytes(run: Callable[[], Any]) -> int:
     """Return the most bytes of new tensors alive at once while ``run`` runs."""
-    live = _LiveBytes()
-    with live:
+    with _LiveBytes() as live:
         run()
-    return live.highest
+    return int(live.highest)
 
 
 class _LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]

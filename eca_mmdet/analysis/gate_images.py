@@ -12,11 +12,11 @@ from eca_mmdet.datasets.coco import read_annotations, require_instances
 from eca_mmdet.datasets.entries import is_annotation, is_category, is_image, other_form
 from eca_mmdet.inference.media import IMAGES
 from eca_mmdet.utils.errors import UserError
+from eca_mmdet.utils.text import first
 
 _EXPECTED = 'a folder with images, or a COCO annotation file'
 
-MOST_FREQUENT = 4
-"""Number of classes by default, as in the article's figure."""
+MOST_FREQUENT = 4  # number of classes by default, as in the article's figure
 
 
 @dataclass(frozen=True)
@@ -45,9 +45,6 @@ def choose_images(
         classes: names; None selects the four on most images.
         limit: number of images. In a folder they are spread over the sorted names; of a
             file each class gives one in turn, by a fixed random order.
-
-    Raises:
-        UserError: the source does not exist, or has no images or no such class.
     """
     path = Path(source)
     image = path.suffix.lower() in IMAGES
@@ -143,13 +140,12 @@ def _chosen_classes(
     if classes is None:
         order = sorted(images_of, key=lambda name: -len(images_of[name]))
         return [name for name in order[:MOST_FREQUENT] if images_of[name]]
-    known = list(images_of)
     unknown = [name for name in classes if name not in images_of]
     if unknown:
-        more = ', ...' if len(known) > 10 else ''
+        known = first(list(map(repr, images_of)), 10)
         raise UserError(
             f'--classes: {", ".join(map(repr, unknown))} not in {path}, which has '
-            f'{", ".join(map(repr, known[:10]))}{more}.',
+            f'{known}.',
             code='unknown-class',
         )
     empty = [name for name in classes if not images_of[name]]

@@ -31,9 +31,7 @@ from eca_mmdet.utils.text import printable
 
 Floats = npt.NDArray[np.float64]
 
-ClassesOf = Sequence[Collection[str]]
-"""Names of the classes on each image."""
-
+ClassesOf = Sequence[Collection[str]]  # names of the classes on each image
 GateValues = list[tuple[Floats, Floats | None]]
 """For each image: (C,) means over positions, and (C,) standard deviations over
 positions, None for a gate that is the same everywhere."""
@@ -55,16 +53,11 @@ class Thresholds:
     At 0.05 and 0.95 a sigmoid's slope is 0.0475, under a fifth of its largest: a
     channel beyond is closed or open on every image, and hardly learns any more (on
     saturation: Glorot and Bengio, AISTATS 2010).
-
-    Attributes:
-        dead: below it on all images.
-        saturated: above it on all images.
-        constant: standard deviation over images below it: the gate is a fixed scale.
     """
 
-    dead: float = 0.05
-    saturated: float = 0.95
-    constant: float = 1e-3
+    dead: float = 0.05  # below it on all images
+    saturated: float = 0.95  # above it on all images
+    constant: float = 1e-3  # standard deviation over images below it: a fixed scale
 
 
 def record_gates(
@@ -126,10 +119,6 @@ def measure_gates(
     Returns:
         ``detector``, ``gates`` in the order in which they run, and ``left_out``: an
         entry of ``checkpoints`` in ``gates.json`` (docs/gates.md).
-
-    Raises:
-        UserError: no images, one that cannot be read or is too small for a gate, no
-            gate to measure, or gates that are not numbers.
     """
     modules = detector.model.named_modules()
     gates = {name: module for name, module in modules if isinstance(module, Gate)}
@@ -142,9 +131,10 @@ def measure_gates(
             'and neck run none of them.',
             code='unsupported-model',
         )
+    classes_of = classes_of or ()
     with_class = {
-        name: np.array([name in names for names in classes_of or ()], bool)
-        for name in class_counts(classes_of or ())
+        name: np.array([name in names for names in classes_of], bool)
+        for name in class_counts(classes_of)
     }
     return {
         'detector': type(detector.model).__name__,
@@ -167,14 +157,10 @@ def _gate_values(
     _require_images(images)
     measured: dict[str, GateValues] = {}
     console = Console(stderr=True)
-    progress = track(
-        images,
-        'images',
-        console=console,
-        transient=True,
-        disable=not console.is_terminal,
-    )
-    for image in progress:
+    hidden = not console.is_terminal
+    for image in track(
+        images, 'images', console=console, transient=True, disable=hidden
+    ):
         for name, calls in _run(detector, gates, image).items():
             # The mean over the calls, if a network runs a layer repeatedly.
             arrays = [call[0].double().cpu().numpy() for call in calls]

@@ -43,13 +43,9 @@ def measure(
     rounds: int = ROUNDS,
     warm_up: int = WARM_UP,
 ) -> dict[str, Any]:
-    """Time several detectors in turns.
+    """Time several detectors in turns, on one image of a height and width in pixels.
 
-    Args:
-        models: names and detectors, on one device, in eval mode.
-        shape: height and width of the input, one image, in pixels.
-        rounds: each measures every model once.
-        warm_up: rounds before, which do not count.
+    The models are on one device, in eval mode. The rounds of the warm-up do not count.
 
     Returns:
         ``setting`` of the run, and ``models``: for each name the median milliseconds of
@@ -60,10 +56,8 @@ def measure(
     image = torch.rand(1, 3, *shape, device=parameter.device, dtype=parameter.dtype)
     runs: list[Callable[[], Any]] = []
     for _, model in models:
-        runs += [
-            functools.partial(model.backbone, image),
-            functools.partial(_detect, model, image),
-        ]
+        runs.append(functools.partial(model.backbone, image))
+        runs.append(functools.partial(_detect, model, image))
     with torch.no_grad():
         times = medians(runs, image.device, rounds, warm_up)
     return {

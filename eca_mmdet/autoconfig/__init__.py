@@ -1,6 +1,6 @@
 """Configs for the user's own data: ``eca-mmdet init`` and ``train --data``.
 
-``inputs`` finds and reads the files, ``statistics`` counts, ``base`` reads the config
-to inherit and the checkpoint to start from, ``proposals`` proposes settings,
-``sections`` composes the entries, ``text`` writes them, and ``plan`` runs it all.
+``inputs`` finds and reads the files, ``base`` reads the config to inherit and the
+checkpoint to start from, ``proposals`` counts and proposes settings, ``sections``
+composes the entries, ``text`` writes them, and ``plan`` runs it all.
 """

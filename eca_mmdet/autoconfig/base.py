@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from eca_mmdet.autoconfig.proposals import Anchors, Proposal, kept, read_anchors
 from eca_mmdet.autoconfig.text import Commented
 from eca_mmdet.catalog.configs import resolve_config, shipped_configs
 from eca_mmdet.utils.errors import UserError
+from eca_mmdet.utils.text import suggestion
 
 RECIPE = '_4xb2-1x_coco'
 _RESIZES = {'Resize': 'scale', 'RandomResize': 'scale', 'RandomChoiceResize': 'scales'}
@@ -31,8 +31,7 @@ def resolve_model(name: str) -> Path:
     if len(chosen) == 1:
         return known[chosen[0]]
     starts = {stem.partition('_fpn')[0] for stem in known}
-    close = difflib.get_close_matches(name, sorted(starts), n=3, cutoff=0.5)
-    advice = f' Did you mean {", ".join(close)}?' if close else ''
+    advice = suggestion(name, starts)
     if found:
         advice = f' Several begin so: {", ".join(found)}.'
     raise UserError(
@@ -44,25 +43,14 @@ def resolve_model(name: str) -> Path:
 
 @dataclass(frozen=True)
 class Base:
-    """A config to inherit.
+    """A config to inherit; ``heads`` and ``anchor_path`` are paths below its model."""
 
-    Attributes:
-        path: absolute path of the file.
-        cfg: parsed config.
-        heads: config paths below ``model`` with ``num_classes``, e.g.
-            ('roi_head', 'bbox_head').
-        mask_head: whether the detector has one.
-        scale: long and short side of the test pipeline's Resize; None without.
-        anchors: those at ``anchor_path``; None if of a kind that is not supported.
-        anchor_path: path of the anchor generator below ``model``.
-    """
-
-    path: Path
+    path: Path  # absolute
     cfg: Any
-    heads: tuple[tuple[str, ...], ...]
+    heads: tuple[tuple[str, ...], ...]  # with num_classes: ('roi_head', 'bbox_head')
     mask_head: bool
-    scale: tuple[int, int] | None
-    anchors: Anchors | None
+    scale: tuple[int, int] | None  # long and short side of the test pipeline's Resize
+    anchors: Anchors | None  # None if of a kind that is not supported
     anchor_path: tuple[str, ...]
 
 
@@ -137,12 +125,8 @@ def resized(
     """Return a pipeline whose resizing steps go to another size than their config's.
 
     Several sizes (multi-scale training) change in proportion. A pipeline without such a
-    step gets one, after the annotations are loaded.
-
-    Args:
-        steps: copied steps, which are changed.
-        own: long and short side that the config resizes to.
-        new: long and short side in its place.
+    step gets one, after the annotations are loaded. ``own`` and ``new`` are long and
+    short sides; the steps are changed in place.
     """
     if not any(map(_pairs, steps)):
         at = max(n for n, step in enumerate(steps) if _type(step).startswith('Load'))
@@ -151,13 +135,9 @@ def resized(
     for step in steps:
         if pairs := _pairs(step):
             key = _RESIZES[_type(step)]
-            changed = [
-                (
-                    round(max(pair) * new[0] / own[0]),
-                    round(min(pair) * new[1] / own[1]),
-                )
-                for pair in pairs
-            ]
+            longs = (round(max(pair) * new[0] / own[0]) for pair in pairs)
+            shorts = (round(min(pair) * new[1] / own[1]) for pair in pairs)
+            changed = list(zip(longs, shorts, strict=True))
             single = isinstance(step[key][0], (int, float))
             step[key] = changed[0] if single else changed
     return steps
@@ -174,21 +154,13 @@ def find_anchors(model: Any) -> tuple[tuple[str, ...], Anchors | None]:
 
 @dataclass(frozen=True)
 class Start:
-    """What the training starts from: a detector, a backbone, or the base's weights.
+    """What the training starts from: a detector, a backbone, or the base's weights."""
 
-    Attributes:
-        is_detector: whether it is a whole detector, for ``load_from``.
-        model: entries of the model.
-        entries: entries beside the model.
-        anchors: those that a detector was trained with, if its file says so.
-        file: file of the detector.
-    """
-
-    is_detector: bool = False
-    model: dict[str, Any] = field(default_factory=dict)
-    entries: dict[str, Any] = field(default_factory=dict)
-    anchors: Anchors | None = None
-    file: str = ''
+    is_detector: bool = False  # a whole one, for ``load_from``
+    model: dict[str, Any] = field(default_factory=dict)  # entries of the model
+    entries: dict[str, Any] = field(default_factory=dict)  # entries beside it
+    anchors: Anchors | None = None  # of the detector, if its file says so
+    file: str = ''  # of the detector
 
     def anchors_of(self, own: Anchors) -> Proposal[Anchors]:
         """Return the anchors that the detector was trained with, if they fit."""

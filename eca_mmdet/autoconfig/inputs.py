@@ -11,7 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from eca_mmdet.autoconfig.statistics import Statistics, count
+from eca_mmdet.autoconfig.proposals import Statistics, count
 from eca_mmdet.datasets.checking import require_images
 from eca_mmdet.datasets.coco import read_annotations, require_instances
 from eca_mmdet.datasets.entries import is_category, is_image

@@ -18,8 +18,8 @@ from eca_mmdet.autoconfig.text import Commented, assignment, comment
 from eca_mmdet.catalog.configs import shipped_configs
 from eca_mmdet.engine.checkpointing import find_checkpoint, require_no_checkpoints
 from eca_mmdet.utils.errors import FaultsError, UserError
-from eca_mmdet.utils.io import whole_file
-from eca_mmdet.utils.text import printable
+from eca_mmdet.utils.io import write_texts
+from eca_mmdet.utils.text import first, printable
 
 MASKS, BOXES = 'mask-rcnn_eca-r50', 'faster-rcnn_eca-r50'
 """Default models for data with masks, and without."""
@@ -190,11 +190,10 @@ def _sections(options: Options, base: Base, data: Data, start: Start) -> list[st
     logger.info(f'batch: {batch}, {why_batch}')
     logger.info(f'epochs: {course.epochs}, {course.why}')
     classes = data.train.names
-    ids = [category['id'] for category in data.train.categories]
-    shown = ', '.join(map(str, ids[:10])) + (', ...' if len(ids) > 10 else '')
+    ids = [str(category['id']) for category in data.train.categories]
     why = (
         f'The categories of {data.train.file} in its order, by which mmdet numbers '
-        f'labels: ids {shown}.'
+        f'labels: ids {first(ids, 10)}.'
     )
     pipelines = sections.pipelines(base, data, size)
     entries = {
@@ -334,15 +333,8 @@ def _body(text: str) -> str:
 
 def _save(text: str, folder: Path, name: str) -> Path:
     """Write the config under a name that does not exist yet."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        names = [name, *(f'{name}-{number}' for number in range(2, 1000))]
-        path = next(p for n in names if not os.path.lexists(p := folder / f'{n}.py'))
-        with whole_file(path) as partial:
-            partial.write_text(text, encoding='utf-8')
-    except OSError as error:
-        raise UserError(
-            f'no config can be written to {folder}: {error}', code='file-not-written'
-        ) from error
+    names = [name, *(f'{name}-{number}' for number in range(2, 1000))]
+    path = next(p for n in names if not os.path.lexists(p := folder / f'{n}.py'))
+    write_texts({path: text})
     logger.info(f'config: {path}')
     return path

@@ -1,37 +1,41 @@
-"""Proposed image size, anchors, schedule and batch size, each with its reason.
+"""Sizes of the images and objects of a file, and what they propose, with reasons.
 
-Anchors are measured by the IoU of each box with the best anchor at the same centre, as
-in Redmon and Farhadi, YOLO9000, CVPR 2017.
+Proposed are image size, anchors, schedule and batch size. Anchors are measured by the
+IoU of each box with the best anchor at the same centre, as in Redmon and Farhadi,
+YOLO9000, CVPR 2017.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
-from eca_mmdet.autoconfig.statistics import Statistics
+from eca_mmdet.datasets.entries import (
+    has_mask,
+    is_annotation,
+    is_box,
+    is_image,
+    size_of,
+)
 from eca_mmdet.utils.errors import UserError
 
 Floats = npt.NDArray[np.float64]
+QUANTILES = (0.1, 0.5, 0.9)
+
 T = TypeVar('T')
 
 ENOUGH_PX = 32.0
 """What nine of ten objects should have, as the square root of the area: COCO's bound
 between small and medium objects."""
 
-SIZE_CHANGE = 0.1
-"""Relative change from which another image size is proposed."""
-
-IOU_GAIN = 0.03
-"""Gain of the mean IoU from which other anchors are proposed."""
-
-COVERED = 0.5
-"""IoU from which a box counts as covered."""
-
+SIZE_CHANGE = 0.1  # relative change from which another image size is proposed
+IOU_GAIN = 0.03  # gain of the mean IoU from which other anchors are proposed
+COVERED = 0.5  # IoU from which a box counts as covered
 LEAST_BOXES = 200
 """Anchors proposed from fewer boxes would fit these only, not the next ones."""
 
@@ -43,9 +47,7 @@ IMAGES = 24_000
 """Images to show from an ImageNet backbone on: 3,000 steps of the paper's 8 images. A
 rule of thumb, not a measurement."""
 
-IMAGES_FROM_DETECTOR = 8_000
-"""The same, from a trained detector on."""
-
+IMAGES_FROM_DETECTOR = 8_000  # the same, from a trained detector on
 LEAST_EPOCHS, LEAST_FROM_DETECTOR, MOST_EPOCHS = 12, 6, 100
 """12 is the paper's number for COCO's 118,287 images."""
 
@@ -54,8 +56,82 @@ VALIDATIONS = 12
 WARMUP_STEPS = 500
 """As in the paper's recipe; a tenth of a training that is shorter than 5,000 steps."""
 
-_RESERVE = 0.7
-"""Share of the memory to plan with: weights and allocators need the rest."""
+_RESERVE = 0.7  # share of the memory to plan with: weights and allocators need the rest
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """Sizes and counts of an annotation file; unusable entries are left out."""
+
+    sizes: Floats  # (I, 2) width and height of the images in pixels
+    boxes: Floats  # (B, 2) width and height of the boxes in pixels, crowds left out
+    image: npt.NDArray[np.int64]  # (B,) position in ``sizes`` of each box's image
+    empty_images: int  # without an object
+    objects: int  # annotations, crowds included
+    unmasked: int  # objects without a usable mask
+
+    @property
+    def median_size(self) -> tuple[int, int]:
+        """Median long and median short side of the images in pixels."""
+        long, short = np.median(np.sort(self.sizes, 1)[:, ::-1], axis=0)
+        return round(long), round(short)
+
+    def scaled_boxes(self, scale: tuple[int, int]) -> Floats:
+        """Return the boxes in pixels of images that are fitted into two sides."""
+        return self.boxes * self.factors(scale)[self.image][:, None]
+
+    def factors(self, scale: tuple[int, int]) -> Floats:
+        """Return (I,) how many times mmdet's Resize with keep_ratio enlarges each."""
+        short, long = np.sort(self.sizes, axis=1).T
+        factors: Floats = np.minimum(max(scale) / long, min(scale) / short)
+        return factors
+
+    def describe(self) -> list[str]:
+        """Return lines about the sizes, for the user."""
+        long, short = self.median_size
+        lines = [f'{len(self.sizes)} images, the median {long} x {short} px']
+        if self.empty_images:
+            lines[0] += f'; {self.empty_images} without an object'
+        if len(self.boxes):
+            low, half, high = np.quantile(np.sqrt(self.boxes.prod(1)), QUANTILES)
+            ratios = self.boxes[:, 1] / self.boxes[:, 0]
+            thin, _, tall = np.quantile(ratios, QUANTILES)
+            lines.append(
+                f'{self.objects} objects; square root of the area: 10% under '
+                f'{low:.0f} px, half under {half:.0f}, 90% under {high:.0f}; '
+                f'height/width: 10% under {thin:.2g}, 90% under {tall:.2g}'
+            )
+        return lines
+
+
+def count(content: Mapping[str, Any]) -> Statistics:
+    """Count a COCO annotation file."""
+    sizes: list[tuple[int, int]] = []
+    position: dict[Any, int] = {}
+    for image in content['images']:
+        if is_image(image) and (size := size_of(image)):
+            position[image['id']] = len(sizes)
+            sizes.append(size)
+    objects = [
+        entry
+        for entry in content.get('annotations', ())
+        if is_annotation(entry) and entry['image_id'] in position
+    ]
+    boxed = [
+        (position[entry['image_id']], entry['bbox'][2:])
+        for entry in objects
+        if is_box(entry.get('bbox'))
+        and min(entry['bbox'][2:]) > 0
+        and not entry.get('iscrowd')
+    ]
+    return Statistics(
+        np.array(sizes, float).reshape(-1, 2),
+        np.array([box for _, box in boxed], float).reshape(-1, 2),
+        np.array([image for image, _ in boxed], np.int64),
+        len(sizes) - len({entry['image_id'] for entry in objects}),
+        len(objects),
+        sum(not has_mask(entry) for entry in objects),
+    )
 
 
 @dataclass(frozen=True)
@@ -125,21 +201,13 @@ def _multiple_of_32(value: float) -> int:
 
 @dataclass(frozen=True)
 class Anchors:
-    """The anchors of a config.
+    """The anchors of a config."""
 
-    Attributes:
-        key: 'scales' or 'octave_base_scale' of mmdet's AnchorGenerator.
-        base: value or values of ``key``, which multiply the strides.
-        octaves: further factors of each size.
-        strides: strides of the feature maps in pixels.
-        ratios: height over width.
-    """
-
-    key: str
-    base: tuple[float, ...]
-    octaves: tuple[float, ...]
-    strides: tuple[float, ...]
-    ratios: tuple[float, ...]
+    key: str  # 'scales' or 'octave_base_scale' of mmdet's AnchorGenerator
+    base: tuple[float, ...]  # value or values of ``key``, which multiply the strides
+    octaves: tuple[float, ...]  # further factors of each size
+    strides: tuple[float, ...]  # of the feature maps, in pixels
+    ratios: tuple[float, ...]  # height over width
 
     def shapes(self) -> Floats:
         """Return (A, 2) width and height in pixels."""
@@ -198,9 +266,7 @@ def best_iou(boxes: Floats, anchors: Floats) -> Floats:
 def propose_anchors(boxes: Floats, own: Anchors) -> Proposal[Anchors]:
     """Try other sizes and ratios; the number of anchors stays, so that weights fit.
 
-    Args:
-        boxes: (B, 2) width and height in pixels of the resized images.
-        own: anchors of the config.
+    ``boxes`` are (B, 2), width and height in pixels of the resized images.
     """
     if len(boxes) > MOST_BOXES:
         chosen = np.random.default_rng(0).choice(len(boxes), MOST_BOXES, replace=False)
@@ -249,32 +315,23 @@ def _share(iou: Floats) -> str:
 class Schedule:
     """The course of a training.
 
-    Attributes:
-        epochs: passes over the images.
-        milestones: epochs after which the learning rate is divided by ten, at two
-            thirds and eleven twelfths as in the paper (8 and 11 of 12).
-        warmup: steps of rising learning rate.
-        interval: epochs between validations and checkpoints.
-        why: one line.
+    After its milestones, at two thirds and eleven twelfths as in the paper (8 and 11 of
+    12 epochs), the learning rate is divided by ten.
     """
 
     epochs: int
-    milestones: tuple[int, int]
-    warmup: int
-    interval: int
-    why: str
+    milestones: tuple[int, int]  # epochs
+    warmup: int  # steps of rising learning rate
+    interval: int  # epochs between validations and checkpoints
+    why: str  # one line
 
 
 def propose_schedule(
     images: int, batch: int, from_detector: bool, epochs: int | None = None
 ) -> Schedule:
-    """Return the schedule for a number of training images and images a step.
+    """Return the schedule for a number of images an epoch and of images a step.
 
-    Args:
-        images: images of an epoch.
-        batch: images a step.
-        from_detector: start from a trained detector, not from a backbone.
-        epochs: number that the user chose.
+    ``epochs`` is the number that the user chose.
     """
     shown = IMAGES_FROM_DETECTOR if from_detector else IMAGES
     least = LEAST_FROM_DETECTOR if from_detector else LEAST_EPOCHS

@@ -7,13 +7,11 @@ from typing import Any
 
 from eca_mmdet.autoconfig.base import Base, Start, innermost, plain_steps, resized
 from eca_mmdet.autoconfig.inputs import Data
-from eca_mmdet.autoconfig.proposals import Anchors, Proposal, Schedule
-from eca_mmdet.autoconfig.statistics import Statistics
+from eca_mmdet.autoconfig.proposals import Anchors, Proposal, Schedule, Statistics
 from eca_mmdet.autoconfig.text import Commented, Name
 
 _MOST_WORKERS = 4
-_COLOURS = 80
-"""Colours of mmdet's CocoDataset, which its drawing takes for any dataset."""
+_COLOURS = 80  # colours of mmdet's CocoDataset, which its drawing takes for any dataset
 
 
 def images_an_epoch(base: Base, statistics: Statistics) -> tuple[int, int]:
@@ -165,29 +163,18 @@ def course(base: Base, course: Schedule) -> dict[str, Any]:
         loop = dict(_delete_=True, type='EpochBasedTrainLoop') | loop
         checkpoint['by_epoch'] = True
         entries['log_processor'] = dict(by_epoch=True)
+    warmup = dict(begin=0, end=course.warmup)
+    steps = dict(milestones=list(course.milestones), gamma=0.1)
     scheduler = [
-        dict(
-            type='LinearLR',
-            start_factor=0.001,
-            by_epoch=False,
-            begin=0,
-            end=course.warmup,
-        ),
-        dict(
-            type='MultiStepLR',
-            by_epoch=True,
-            milestones=list(course.milestones),
-            gamma=0.1,
-        ),
+        dict(type='LinearLR', start_factor=0.001, by_epoch=False, **warmup),
+        dict(type='MultiStepLR', by_epoch=True, **steps),
     ]
+    why = 'Divided by ten after two thirds and eleven twelfths.'
+    hooks = dict(checkpoint=checkpoint)
     return {
         'train_cfg': loop,
-        'param_scheduler': Commented(
-            scheduler, 'Divided by ten after two thirds and eleven twelfths.'
-        ),
-        'default_hooks': Commented(
-            dict(checkpoint=checkpoint), 'The best, and the last two.'
-        ),
+        'param_scheduler': Commented(scheduler, why),
+        'default_hooks': Commented(hooks, 'The best, and the last two.'),
         **entries,
     }
 

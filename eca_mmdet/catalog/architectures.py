@@ -51,15 +51,10 @@ Widths = tuple[tuple[tuple[int, ...], ...], ...]
 
 
 class DLayout(NamedTuple):
-    """A ResNet-D: how its stem and its blocks are wide.
+    """A ResNet-D: how its stem and its blocks are wide."""
 
-    Attributes:
-        stem: one width: a 7x7 convolution; three: 3x3 convolutions.
-        widths: of the three convolutions of every bottleneck.
-    """
-
-    stem: tuple[int, ...]
-    widths: Widths
+    stem: tuple[int, ...]  # one width: a 7x7 convolution; three: 3x3 convolutions
+    widths: Widths  # of the three convolutions of every bottleneck
 
 
 def regular_widths(depths: Sequence[int], base_channels: int = 64) -> Widths:

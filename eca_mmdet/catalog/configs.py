@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 import fnmatch
 from pathlib import Path
 
 from eca_mmdet.utils.errors import UserError
 from eca_mmdet.utils.io import require_regular
+from eca_mmdet.utils.text import suggestion
 
 _MOST_BYTES = 20 << 20
 
@@ -41,10 +41,8 @@ def resolve_config(name_or_path: str) -> Path:
     name = name_or_path.removesuffix('.py')
     if name in known:
         return known[name]
-    close = difflib.get_close_matches(path.stem, known, n=3, cutoff=0.5)
-    advice = f' Did you mean {", ".join(close)}?' if close else ''
     raise UserError(
-        f'config {name_or_path!r} is neither a file nor a shipped name.{advice} '
-        'List the names with: eca-mmdet configs',
+        f'config {name_or_path!r} is neither a file nor a shipped name.'
+        f'{suggestion(path.stem, [*known])} List the names with: eca-mmdet configs',
         code='config-not-found',
     )

@@ -9,12 +9,12 @@ Mechanisms in Computer Vision: ECA-Net, Paperspace blog.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from eca_mmdet.utils.errors import UserError
+from eca_mmdet.utils.text import suggestion
 
 BLOCK = 'block'
 """The end of every residual branch: after the last norm, before the residual add."""
@@ -26,41 +26,24 @@ _BETWEEN_STAGES = (True, True, True, False)
 class Mechanism:
     """One mechanism and where it goes in a ResNet.
 
-    Attributes:
-        key: name on the command line, e.g. 'se-var1'.
-        name: the paper's name, e.g. 'SE-Var1'.
-        layer: config of the plugin layer, without ``in_channels``.
-        module: module of ``eca_mmdet.models.attention`` that defines the layer; ''
-            for a layer of mmcv.
-        abbr: name of the layer in a block and in checkpoints (``_abbr_`` of its class).
-        published: its parameters in the published tables; '' where not given.
-        source: paper or repository.
-        position: :data:`BLOCK`, or a position of a stage.
-        stages: which stages have it; None for all.
-        narrow: what differs in ``layer`` where there are 16 channels or so.
-        adds: the layer adds to the map and starts as the identity. Other layers
-            multiply it.
-        imagenet: its name in the published ImageNet tables, '' for none.
-        family: what its checkpoints are called, if not by ``name``: layers that
-            have the same tensors share it.
-        files: the public ImageNet checkpoints that have it, '' for none.
-            ``checkpoints.key_maps`` lists their tensors.
+    ``family`` is what its checkpoints are called, if not by ``name``: layers that have
+    the same tensors share it. ``checkpoints.key_maps`` lists the tensors of ``files``.
     """
 
-    key: str
-    name: str
-    layer: Mapping[str, Any]
-    module: str
-    abbr: str
-    published: str
-    source: str
-    position: str = BLOCK
-    stages: tuple[bool, ...] | None = None
-    narrow: Mapping[str, Any] = field(default_factory=dict)
-    adds: bool = False
-    imagenet: str = ''
+    key: str  # name on the command line, e.g. 'se-var1'
+    name: str  # the paper's name, e.g. 'SE-Var1'
+    layer: Mapping[str, Any]  # config of the plugin layer, without ``in_channels``
+    module: str  # of eca_mmdet.models.attention; '' for a layer of mmcv
+    abbr: str  # ``_abbr_`` of its class: its name in a block and in checkpoints
+    published: str  # its parameters in the published tables; '' where not given
+    source: str  # paper or repository
+    position: str = BLOCK  # or a position of a stage
+    stages: tuple[bool, ...] | None = None  # which stages have it; None for all
+    narrow: Mapping[str, Any] = field(default_factory=dict)  # for 16 channels or so
+    adds: bool = False  # to the map, starting as the identity; others multiply it
+    imagenet: str = ''  # its name in the published ImageNet tables
     family: str = ''
-    files: str = ''
+    files: str = ''  # public ImageNet checkpoints that have it
 
     @property
     def type(self) -> str:
@@ -94,40 +77,40 @@ MECHANISMS = (
         files="SE files without biases; timm's `seresnet50` with `bias=True`",
     ),
     Mechanism(
-        *('se-var1', 'SE-Var1', {'type': 'SEVar1'}, 'se_variants', 'se_var1'),
+        *('se-var1', 'SE-Var1', {'type': 'SEVar1'}, 'squeeze_excite', 'se_var1'),
         *('0', _PAPER),
         imagenet='SE-Var1',
     ),
     Mechanism(
-        *('se-var2', 'SE-Var2', {'type': 'SEVar2'}, 'se_variants', 'se_var2'),
+        *('se-var2', 'SE-Var2', {'type': 'SEVar2'}, 'squeeze_excite', 'se_var2'),
         *('C', _PAPER),
         imagenet='SE-Var2',
     ),
     Mechanism(
-        *('se-var3', 'SE-Var3', {'type': 'SEVar3'}, 'se_variants', 'se_var3'),
+        *('se-var3', 'SE-Var3', {'type': 'SEVar3'}, 'squeeze_excite', 'se_var3'),
         *('C^2', _PAPER),
         imagenet='SE-Var3',
     ),
     Mechanism(
-        *('se-gc1', 'SE-GC1', {'type': 'SEGC1'}, 'se_variants', 'se_gc1'),
+        *('se-gc1', 'SE-GC1', {'type': 'SEGC1'}, 'squeeze_excite', 'se_gc1'),
         *('C^2/16', _PAPER),
         imagenet='SE-GC1 (16 groups)',
         family='SE-GC',
     ),
     Mechanism(
-        *('se-gc2', 'SE-GC2', {'type': 'SEGC2'}, 'se_variants', 'se_gc2'),
+        *('se-gc2', 'SE-GC2', {'type': 'SEGC2'}, 'squeeze_excite', 'se_gc2'),
         *('16C', _PAPER),
         imagenet='SE-GC2 (C/16 groups)',
         family='SE-GC',
     ),
     Mechanism(
-        *('se-gc3', 'SE-GC3', {'type': 'SEGC3'}, 'se_variants', 'se_gc3'),
+        *('se-gc3', 'SE-GC3', {'type': 'SEGC3'}, 'squeeze_excite', 'se_gc3'),
         *('8C', _PAPER),
         imagenet='SE-GC3 (C/8 groups)',
         family='SE-GC',
     ),
     Mechanism(
-        *('eca-ns', 'ECA-NS', {'type': 'ECANS'}, 'eca_ns', 'eca_ns', 'kC', _PAPER),
+        *('eca-ns', 'ECA-NS', {'type': 'ECANS'}, 'eca', 'eca_ns', 'kC', _PAPER),
         imagenet='ECA-NS',
     ),
     Mechanism(
@@ -147,7 +130,7 @@ MECHANISMS = (
         imagenet='CBAM',
     ),
     Mechanism(
-        *('bam', 'BAM', {'type': 'BAM'}, 'bam', 'bam'),
+        *('bam', 'BAM', {'type': 'BAM'}, 'cbam', 'bam'),
         *('C/r (3C + 2k^2 C/r + 1)', 'Park et al., BMVC 2018'),
         position='after_stage',
         stages=_BETWEEN_STAGES,
@@ -175,7 +158,7 @@ MECHANISMS = (
         family='GE-theta',
     ),
     Mechanism(
-        *('a2', 'A2-Nets', {'type': 'DoubleAttention'}, 'double_attention', 'a2'),
+        *('a2', 'A2-Nets', {'type': 'DoubleAttention'}, 'second_order', 'a2'),
         *('', 'Chen et al., NeurIPS 2018'),
         position='after_stage',
         stages=(False, True, True, False),
@@ -183,7 +166,7 @@ MECHANISMS = (
         family='A2',
     ),
     Mechanism(
-        *('gsop', 'GSoP-Nets', {'type': 'GSoP'}, 'gsop', 'gsop'),
+        *('gsop', 'GSoP-Nets', {'type': 'GSoP'}, 'second_order', 'gsop'),
         *('', 'Gao et al., CVPR 2019'),
         position='after_stage',
         imagenet='GSoP-Net1',
@@ -228,12 +211,9 @@ def find_mechanism(key: str) -> Mechanism:
     for row in MECHANISMS:
         if row.key == key:
             return row
-    names = {row.name.lower(): row.key for row in MECHANISMS}
-    names |= {known: known for known in KEYS}
-    near = difflib.get_close_matches(key.lower(), names, n=3, cutoff=0.5)
-    keys = list(dict.fromkeys(names[name] for name in near))
-    hint = f'Did you mean {" or ".join(keys)}? ' if keys else ''
+    known = {name: row.key for row in MECHANISMS for name in (row.name, row.key)}
+    hint = suggestion(key, known)
     raise UserError(
-        f'no mechanism {key!r}. {hint}There are: {", ".join(KEYS)}.',
+        f'no mechanism {key!r}.{hint} There are: {", ".join(KEYS)}.',
         code='unknown-mechanism',
     )

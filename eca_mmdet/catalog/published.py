@@ -11,9 +11,7 @@ from typing import Any
 from eca_mmdet.utils.errors import UserError
 from eca_mmdet.utils.io import read_json
 
-MARK = '†'
-"""Behind a number that was confirmed in no copy."""
-
+MARK = '†'  # behind a number that was confirmed in no copy
 AP_COLUMNS = ('AP', 'AP50', 'AP75', 'APS', 'APM', 'APL')
 """COCO's average precisions, in the order of tables."""
 
@@ -23,15 +21,10 @@ DETECTORS = {'faster': 'Faster R-CNN', 'mask': 'Mask R-CNN', 'retinanet': 'Retin
 
 @dataclass(frozen=True)
 class Number:
-    """A published number.
-
-    Attributes:
-        value: as printed: AP 0-100, Params in 10^6, GFLOPs in 10^9.
-        confirmed_by: keys of ``sources``; empty for a number that no copy confirmed.
-    """
+    """A published number, as printed: AP 0-100, Params in 10^6, GFLOPs in 10^9."""
 
     value: float
-    confirmed_by: tuple[str, ...]
+    confirmed_by: tuple[str, ...]  # keys of ``sources``; empty if no copy confirmed it
 
     def shown(self, digits: int) -> str:
         """Return it as in tables, marked if nothing confirmed it."""
@@ -40,29 +33,17 @@ class Number:
 
 @dataclass(frozen=True)
 class PublishedRow:
-    """A detector of the tables.
+    """A detector of the tables."""
 
-    Attributes:
-        row: its short name, e.g. 'faster:r50:eca'.
-        detector: 'Faster R-CNN', 'Mask R-CNN' or 'RetinaNet'.
-        depth: of the ResNet.
-        attention: 'none', 'SE', 'ECA', '1 NL' or 'GC'.
-        config: that trains it.
-        params_m: trained parameters in 10^6.
-        gflops: in 10^9 at 3x1280x800.
-        box: AP, AP50, AP75, APS, APM, APL.
-        mask: the same; empty without masks.
-    """
-
-    row: str
-    detector: str
-    depth: int
-    attention: str
-    config: str
-    params_m: Number
-    gflops: Number
-    box: dict[str, Number]
-    mask: dict[str, Number]
+    row: str  # its short name, e.g. 'faster:r50:eca'
+    detector: str  # 'Faster R-CNN', 'Mask R-CNN' or 'RetinaNet'
+    depth: int  # of the ResNet
+    attention: str  # 'none', 'SE', 'ECA', '1 NL' or 'GC'
+    config: str  # that trains it
+    params_m: Number  # trained parameters in 10^6
+    gflops: Number  # in 10^9 at 3x1280x800
+    box: dict[str, Number]  # AP, AP50, AP75, APS, APM, APL
+    mask: dict[str, Number]  # the same; empty without masks
 
     def numbers(self) -> dict[str, dict[str, Number]]:
         """Return the AP numbers by task, 'box' and where there is one 'mask'."""
@@ -127,10 +108,9 @@ def _rows(path: Path) -> list[PublishedRow]:
 
 
 def _row(entry: Mapping[str, Any]) -> PublishedRow:
-    plain = {key: entry[key] for key in ('row', 'detector', 'depth', 'attention')}
+    names = ('row', 'detector', 'depth', 'attention', 'config')
     return PublishedRow(
-        **plain,
-        config=entry['config'],
+        **{name: entry[name] for name in names},
         params_m=_number(entry['cost']['params_m']),
         gflops=_number(entry['cost']['gflops']),
         box={key: _number(value) for key, value in entry['box'].items()},

@@ -27,7 +27,7 @@ from eca_mmdet.checkpoints.match import (
     key_problems,
     value_problems,
 )
-from eca_mmdet.models.file_names import FileNames, file_names_of
+from eca_mmdet.models.initialization import FileNames, file_names_of
 from eca_mmdet.utils.errors import WeightsError
 from eca_mmdet.utils.text import first
 

@@ -12,7 +12,7 @@ from eca_mmdet.checkpoints.identify import Architecture, Sizes, same_filters
 from eca_mmdet.checkpoints.key_maps import GATES, Canonical, is_known
 from eca_mmdet.models.attention.fcanet import FcaNet
 from eca_mmdet.models.attention.gate import Gate
-from eca_mmdet.models.file_names import file_names_of
+from eca_mmdet.models.initialization import file_names_of
 from eca_mmdet.utils.text import first
 
 

@@ -5,6 +5,7 @@ Exit codes: 0 success, 1 a check or a run failed, 2 bad usage, 130 interrupted.
 
 from __future__ import annotations
 
+import argparse
 import importlib
 import io
 import os
@@ -12,7 +13,7 @@ import pickle
 import sys
 from collections.abc import Sequence
 
-from eca_mmdet.cli.parser import build_parser
+import eca_mmdet
 from eca_mmdet.engine.distributed import is_main_process
 from eca_mmdet.engine.failures import as_user_error
 from eca_mmdet.utils.console import printed_messages
@@ -26,6 +27,28 @@ _OPENCV = {
 }
 """A small file may hold an image of gigabytes, and our messages replace OpenCV's.
 Variables that are set already stay."""
+
+
+COMMANDS = (
+    *('demo', 'init', 'train', 'test', 'predict', 'export', 'eval', 'report'),
+    *('check_data', 'to_coco', 'split', 'attention', 'compare_attention', 'gates'),
+    *('complexity', 'tables', 'reproduce', 'configs', 'weights', 'doctor'),
+)
+"""Modules of the commands, in the order of ``--help``."""
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of every command. Nothing heavy is imported for ``--help``."""
+    parser = argparse.ArgumentParser(
+        prog='eca-mmdet', description='ECA-Net backbones for MMDetection 3.x.'
+    )
+    parser.add_argument(
+        '--version', action='version', version=f'eca-mmdet {eca_mmdet.__version__}'
+    )
+    commands = parser.add_subparsers(dest='command', required=True, metavar='COMMAND')
+    for name in COMMANDS:
+        importlib.import_module(f'eca_mmdet.cli.{name}').add_parser(commands)
+    return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -7,7 +7,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from eca_mmdet.catalog.mechanisms import find_mechanism
-from eca_mmdet.cli.common import Commands, at_least_1
+from eca_mmdet.cli.common import Adder, Commands, at_least_1
 
 if TYPE_CHECKING:
     from eca_mmdet.analysis.attention import MechanismRow
@@ -27,7 +27,7 @@ def add_parser(commands: Commands) -> None:
         'dimensionality (DR), do channels interact (CCI), parameters, operations and '
         'time on a map as C4 of an 800x1280 image.',
     )
-    add = attention.add_argument
+    add = Adder(attention)
     add(
         'mechanisms',
         nargs='*',
@@ -43,14 +43,8 @@ def add_parser(commands: Commands) -> None:
         metavar=('H', 'W'),
         help='of the map (default: 50 80)',
     )
-    add(
-        '--rounds',
-        type=at_least_1,
-        default=9,
-        metavar='N',
-        help='of the timing, whose median is printed (default: 9)',
-    )
-    add('--json', action='store_true', help='print JSON')
+    add.value('--rounds', 'N', 'of the timing, whose median is printed', 9, at_least_1)
+    add.flag('--json', 'print JSON')
 
 
 def run(args: argparse.Namespace) -> int:

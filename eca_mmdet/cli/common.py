@@ -41,9 +41,35 @@ positive = _number('positive', float, lambda x: 0 <= x < math.inf, '0 or more')
 _DATA = 'images val_images model weights keep_classes keep_defaults epochs'.split()
 
 
+OVERRIDES: dict[str, Any] = {'nargs': '+', 'metavar': 'KEY=VALUE', 'default': []}
+"""Settings of ``--cfg-options``."""
+
+
+class Adder:
+    """Adds options to a parser, in one line each."""
+
+    def __init__(self, parser: argparse._ActionsContainer) -> None:
+        self._add = parser.add_argument
+
+    def __call__(self, *names: str, **settings: Any) -> None:
+        """Add an argument; names and settings as argparse takes them."""
+        self._add(*names, **settings)
+
+    def flag(self, name: str, help: str) -> None:
+        """Add an option without a value."""
+        self._add(name, action='store_true', help=help)
+
+    def value(
+        self, name: str, metavar: str, help: str, default: Any, kind: Any = str
+    ) -> None:
+        """Add an option with a default, which is appended to its help."""
+        text = f'{help} (default: {default})'
+        self._add(name, metavar=metavar, type=kind, default=default, help=text)
+
+
 def add_data_options(parser: argparse._ActionsContainer) -> None:
     """Add what ``init`` and ``train --data`` have in common."""
-    add = parser.add_argument
+    add = Adder(parser)
     add(
         '--images',
         metavar='DIR',
@@ -58,16 +84,11 @@ def add_data_options(parser: argparse._ActionsContainer) -> None:
         'mask-rcnn_eca-r50, or faster-rcnn_eca-r50 where masks are missing)',
     )
     add('--weights', metavar='FILE', help='detector or backbone to start from')
-    add(
+    add.flag(
         '--keep-classes',
-        action='store_true',
-        help='with a detector: keep what it knows of classes with equal names',
+        'with a detector: keep what it knows of classes with equal names',
     )
-    add(
-        '--keep-defaults',
-        action='store_true',
-        help="leave the config's image size and anchors as they are",
-    )
+    add.flag('--keep-defaults', "leave the config's image size and anchors as they are")
     add(
         '--epochs',
         type=at_least_1,
@@ -95,13 +116,7 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
         metavar='DIR',
         help='logs and checkpoints (default: work_dirs/CONFIG)',
     )
-    add(
-        '--cfg-options',
-        nargs='+',
-        metavar='KEY=VALUE',
-        default=[],
-        help='override config entries, as in mmdet',
-    )
+    add('--cfg-options', help='override config entries, as in mmdet', **OVERRIDES)
     add('--launcher', choices=('none', 'pytorch', 'slurm', 'mpi'), default='none')
     add(
         '--dist-timeout',

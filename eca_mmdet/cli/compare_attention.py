@@ -7,7 +7,7 @@ import json
 import sys
 from pathlib import Path
 
-from eca_mmdet.cli.common import Commands, at_least_1
+from eca_mmdet.cli.common import Adder, Commands, at_least_1
 
 _OWN = {'runs', 'comparison.json', 'comparison.md', 'comparison.png'}
 
@@ -21,7 +21,7 @@ def add_parser(commands: Commands) -> None:
         'seed, and print AP with its spread, parameters, time and memory. Finished '
         'runs are kept; the same command goes on after an interruption.',
     )
-    add = compare.add_argument
+    add = Adder(compare)
     add(
         '--mechanisms',
         nargs='+',
@@ -31,18 +31,9 @@ def add_parser(commands: Commands) -> None:
     )
     add('--seeds', type=at_least_1, default=3, metavar='N', help='default: 3')
     add('--detector', choices=('faster', 'mask', 'retinanet'), default='mask')
-    add(
-        '--quick',
-        action='store_true',
-        help='12 steps a run; shows that everything runs, compares nothing',
-    )
-    add(
-        '--out',
-        default='runs/compare-attention',
-        metavar='DIR',
-        help='runs and results (default: runs/compare-attention)',
-    )
-    add('--json', action='store_true', help='print JSON')
+    add.flag('--quick', '12 steps a run; shows that everything runs, compares nothing')
+    add.value('--out', 'DIR', 'runs and results', 'runs/compare-attention')
+    add.flag('--json', 'print JSON')
 
 
 def run(args: argparse.Namespace) -> int:

@@ -6,7 +6,7 @@ import argparse
 import json
 from typing import Any
 
-from eca_mmdet.cli.common import Commands, at_least_1
+from eca_mmdet.cli.common import OVERRIDES, Adder, Commands, at_least_1
 
 MIB = 2**20
 
@@ -18,7 +18,7 @@ def add_parser(commands: Commands) -> None:
         help='parameters, multiply-adds, memory and time of detectors',
         description='Count what detectors cost. No weights and no data are needed.',
     )
-    add = complexity.add_argument
+    add = Adder(complexity)
     add(
         'configs',
         nargs='*',
@@ -39,31 +39,16 @@ def add_parser(commands: Commands) -> None:
         default='exact',
         help="'paper' counts as the published tables do",
     )
-    add(
+    add.flag(
         '--imagenet',
-        action='store_true',
-        help="also the paper's ImageNet classifiers beside their published cost",
+        "also the paper's ImageNet classifiers beside their published cost",
     )
-    add(
-        '--latency',
-        action='store_true',
-        help='also time backbones and detectors on this device, side by side',
+    add.flag(
+        '--latency', 'also time backbones and detectors on this device, side by side'
     )
-    add(
-        '--rounds',
-        type=at_least_1,
-        default=10,
-        metavar='N',
-        help='of --latency (default: 10)',
-    )
-    add(
-        '--cfg-options',
-        nargs='+',
-        metavar='KEY=VALUE',
-        default=[],
-        help='override config entries, as in mmdet',
-    )
-    add('--json', action='store_true', help='print JSON')
+    add.value('--rounds', 'N', 'of --latency', 10, at_least_1)
+    add('--cfg-options', help='override config entries, as in mmdet', **OVERRIDES)
+    add.flag('--json', 'print JSON')
 
 
 def run(args: argparse.Namespace) -> int:
@@ -81,7 +66,7 @@ def run(args: argparse.Namespace) -> int:
     if args.configs:
         result[args.convention] = _rows(args, shape)
     if args.imagenet:
-        from eca_mmdet.analysis.paper_cost import imagenet_costs
+        from eca_mmdet.analysis.complexity import imagenet_costs
 
         result['imagenet'] = imagenet_costs()
     if args.latency and args.configs:

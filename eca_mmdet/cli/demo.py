@@ -9,7 +9,7 @@ import sys
 import time
 
 from eca_mmdet.catalog.mechanisms import KEYS
-from eca_mmdet.cli.common import Commands
+from eca_mmdet.cli.common import Adder, Commands
 
 
 def add_parser(commands: Commands) -> None:
@@ -21,7 +21,7 @@ def add_parser(commands: Commands) -> None:
         'on it from random weights, evaluate it on held-out images, and leave tables, '
         'pictures and a page of the run in a folder.',
     )
-    add = demo.add_argument
+    add = Adder(demo)
     add('--detector', choices=('faster', 'mask', 'retinanet'), default='mask')
     add(
         '--attention',
@@ -31,13 +31,9 @@ def add_parser(commands: Commands) -> None:
         help='a mechanism of eca-mmdet attention, or none (default: eca)',
     )
     add('--depth', type=int, choices=(18, 50), default=18)
-    add(
-        '--quick',
-        action='store_true',
-        help='about 20 s; shows that everything runs, learns little',
-    )
+    add.flag('--quick', 'about 20 s; shows that everything runs, learns little')
     add('--seed', type=int, default=0)
-    add('--no-report', action='store_true', help='do not write report.html')
+    add.flag('--no-report', 'do not write report.html')
     add(
         '--out',
         metavar='DIR',
@@ -58,20 +54,13 @@ def run(args: argparse.Namespace) -> int:
     console.print('loading mmdet ...')
     registration.register()
     from eca_mmdet.demo.run import run_demo, write_results
-    from eca_mmdet.reporting.writing import report
+    from eca_mmdet.reporting.page import report
 
     out = make_run_folder(args.out, 'demo')
     console.print(f'run folder: {out}')
+    options = (args.detector, args.attention, args.depth, args.seed, args.quick)
     try:
-        record = run_demo(
-            out,
-            console,
-            args.detector,
-            args.attention,
-            args.depth,
-            args.seed,
-            args.quick,
-        )
+        record = run_demo(out, console, *options)
     except KeyboardInterrupt:
         console.print(f'stopped; what was written so far is in {out}')
         raise

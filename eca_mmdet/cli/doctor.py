@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import eca_mmdet
-from eca_mmdet.cli.common import Commands
+from eca_mmdet.cli.common import Adder, Commands
 from eca_mmdet.utils.text import printable
 
 if TYPE_CHECKING:
@@ -29,16 +29,13 @@ def add_parser(commands: Commands) -> None:
         'the machine; then train a tiny detector for one step. Works when any of them '
         'is broken or missing. Exit code 0: no fault (warnings may be), 1: a fault.',
     )
-    doctor.add_argument('--json', action='store_true', help='print one JSON object')
-    doctor.add_argument(
+    add = Adder(doctor)
+    add.flag('--json', 'print one JSON object')
+    add.flag(
         '--fix',
-        action='store_true',
-        help='run the commands of pip that mend faults, each shown first, and look '
-        'again',
+        'run the commands of pip that mend faults, each shown first, and look again',
     )
-    doctor.add_argument(
-        '--no-self-test', action='store_true', help='do not train the tiny detector'
-    )
+    add.flag('--no-self-test', 'do not train the tiny detector')
 
 
 def run(args: argparse.Namespace) -> int:

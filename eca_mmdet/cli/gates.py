@@ -6,7 +6,7 @@ import argparse
 import json
 import logging
 
-from eca_mmdet.cli.common import Commands, at_least_1, fraction
+from eca_mmdet.cli.common import Adder, Commands, at_least_1, fraction
 
 logger = logging.getLogger(__name__)
 
@@ -20,7 +20,7 @@ def add_parser(commands: Commands) -> None:
         'and show what their gates do: values by channel averaged per class, kernels, '
         'dead and saturated channels. Pictures and gates.json go to a run folder.',
     )
-    add = gates.add_argument
+    add = Adder(gates)
     add(
         'checkpoints',
         nargs='+',
@@ -44,34 +44,13 @@ def add_parser(commands: Commands) -> None:
         metavar='NAME',
         help='of the annotation file (default: the four on most images)',
     )
-    add(
-        '--limit',
-        type=at_least_1,
-        default=100,
-        metavar='N',
-        help='images, as many of each class as can be (default: 100)',
-    )
-    add(
-        '--dead',
-        type=fraction,
-        default=0.05,
-        metavar='X',
-        help="below X of the gate's range on all images (default: 0.05)",
-    )
-    add(
-        '--saturated',
-        type=fraction,
-        default=0.95,
-        metavar='X',
-        help='above X of it on all images (default: 0.95)',
-    )
-    add(
-        '--constant',
-        type=fraction,
-        default=0.001,
-        metavar='X',
-        help='standard deviation over images below X of it (default: 0.001)',
-    )
+    text = 'images, as many of each class as can be'
+    add.value('--limit', 'N', text, 100, at_least_1)
+    text = "below X of the gate's range on all images"
+    add.value('--dead', 'X', text, 0.05, fraction)
+    add.value('--saturated', 'X', 'above X of it on all images', 0.95, fraction)
+    text = 'standard deviation over images below X of it'
+    add.value('--constant', 'X', text, 0.001, fraction)
     add(
         '--config',
         nargs='+',
@@ -80,7 +59,7 @@ def add_parser(commands: Commands) -> None:
     )
     add('--device', metavar='NAME', help='as cpu or cuda:0 (default: the best)')
     add('--out', metavar='DIR', help='run folder to create (default: runs/gates-DATE)')
-    add('--json', action='store_true', help='print JSON')
+    add.flag('--json', 'print JSON')
 
 
 def run(args: argparse.Namespace) -> int:

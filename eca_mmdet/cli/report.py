@@ -53,7 +53,7 @@ def add_parser(commands: Commands) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Write the page, and say what is missing on it."""
-    from eca_mmdet.reporting.writing import report
+    from eca_mmdet.reporting.page import report
 
     made = report(
         args.runs,

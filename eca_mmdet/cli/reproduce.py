@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from eca_mmdet.cli.common import Commands, positive
+from eca_mmdet.cli.common import OVERRIDES, Adder, Commands, positive
 from eca_mmdet.utils.errors import UserError
 from eca_mmdet.utils.text import printable
 
@@ -29,15 +29,13 @@ def add_parser(commands: Commands) -> None:
         'train and test) on val2017, and report. Each row is recorded when it is done; '
         'the same command goes on after an interruption.',
     )
-    add = reproduce.add_argument
+    add = Adder(reproduce)
     add('--coco', required=True, metavar='DIR', help='with val2017/ and annotations/')
     add('--weights', required=True, metavar='DIR', help='searched with its folders')
     add('--rows', nargs='+', metavar='ROW', help='as faster:r50:eca or mask:* (all)')
-    add(
+    add.flag(
         '--train',
-        action='store_true',
-        help="train rows that have no detector by the paper's recipe, from ImageNet "
-        'weights',
+        "train rows that have no detector by the paper's recipe, from ImageNet weights",
     )
     add('--devices', type=int, default=1, metavar='N', help='processes a job')
     add('--launcher', choices=('none', 'pytorch', 'slurm', 'mpi'), default='none')
@@ -47,41 +45,19 @@ def add_parser(commands: Commands) -> None:
         metavar='WORDS',
         help="before each job's command, as 'srun -n 8'; for slurm and mpi",
     )
-    add(
-        '--tolerance',
-        type=positive,
-        default=0.1,
-        metavar='AP',
-        help='for released detectors, 0-100 (default: 0.1)',
-    )
-    add(
-        '--tolerance-retrained',
-        type=positive,
-        default=0.4,
-        metavar='AP',
-        help='for detectors that were trained again (default: 0.4)',
-    )
-    add(
-        '--dry-run',
-        action='store_true',
-        help='say what would run, for how long and what is missing',
-    )
+    add.value('--tolerance', 'AP', 'for released detectors, 0-100', 0.1, positive)
+    text = 'for detectors that were trained again'
+    add.value('--tolerance-retrained', 'AP', text, 0.4, positive)
+    add.flag('--dry-run', 'say what would run, for how long and what is missing')
     add('--out', default='runs/reproduce', metavar='DIR', help='records and reports')
     add('--published', metavar='FILE', help='other published numbers, same form')
-    add(
-        '--cfg-options',
-        nargs='+',
-        metavar='KEY=VALUE',
-        default=[],
-        help='overrides for every job',
-    )
+    add('--cfg-options', help='overrides for every job', **OVERRIDES)
 
 
 def run(args: argparse.Namespace) -> int:
     """Plan, measure row by row, report; 1 if a row failed or is outside."""
     from eca_mmdet.catalog.published import PUBLISHED, published_rows
-    from eca_mmdet.reproduce.coco_folder import open_coco
-    from eca_mmdet.reproduce.plan import make_plan, scan
+    from eca_mmdet.reproduce.plan import make_plan, open_coco, scan
     from eca_mmdet.reproduce.run import Settings, reproduce
     from eca_mmdet.reproduce.tables import FAILED, OUTSIDE, as_tables
 

@@ -6,14 +6,13 @@ import argparse
 import json
 from typing import TYPE_CHECKING
 
-from eca_mmdet.cli.common import Commands, seed, share
+from eca_mmdet.cli.common import Adder, Commands, seed, share
 from eca_mmdet.utils.text import clipped, printable
 
 if TYPE_CHECKING:
     from eca_mmdet.datasets.splitting import SplitReport
 
-_MOST_ROWS = 60
-"""Classes in the printed table; of more, those that lack a part."""
+_MOST_ROWS = 60  # classes in the printed table; of more, those that lack a part
 
 
 def add_parser(commands: Commands) -> None:
@@ -24,7 +23,7 @@ def add_parser(commands: Commands) -> None:
         description='Write A_train.json and A_val.json. The same file, in any order, '
         'and the same seed give the same split on every machine.',
     )
-    add = split.add_argument
+    add = Adder(split)
     add('file', metavar='A.json', help='COCO annotation file')
     add(
         '--val',
@@ -34,11 +33,7 @@ def add_parser(commands: Commands) -> None:
         help='of the images for validation, as 0.2',
     )
     add('--test', type=share, metavar='SHARE', help='of the images for a third file')
-    add(
-        '--stratify',
-        action='store_true',
-        help='give each part nearly the same share of every class',
-    )
+    add.flag('--stratify', 'give each part nearly the same share of every class')
     add(
         '--group-by',
         metavar='FIELD',
@@ -52,7 +47,7 @@ def add_parser(commands: Commands) -> None:
     )
     add('--seed', type=seed, default=0, metavar='N', help='default: 0')
     add('--out', metavar='DIR', help='folder to write to (default: beside A.json)')
-    add('--json', action='store_true', help='print JSON')
+    add.flag('--json', 'print JSON')
 
 
 def run(args: argparse.Namespace) -> int:

@@ -7,7 +7,7 @@ import contextlib
 import json
 import sys
 
-from eca_mmdet.cli.common import Commands, add_run_options, run_options
+from eca_mmdet.cli.common import Adder, Commands, add_run_options, run_options
 from eca_mmdet.utils.errors import UserError
 
 
@@ -18,7 +18,7 @@ def add_parser(commands: Commands) -> None:
         help='evaluate a checkpoint and print its AP table',
         description='Run a detector over its test set and print the COCO AP table.',
     )
-    add = test.add_argument
+    add = Adder(test)
     add(
         'config',
         metavar='NAME|CONFIG',
@@ -26,33 +26,21 @@ def add_parser(commands: Commands) -> None:
     )
     add('checkpoint', metavar='CHECKPOINT')
     add_run_options(test)
-    add('--classwise', action='store_true', help='AP of each class')
+    add.flag('--classwise', 'AP of each class')
     add(
         '--save-results',
         metavar='DIR',
         help='write the detections as COCO result files',
     )
-    add(
-        '--format-only',
-        action='store_true',
-        help="evaluate nothing; also write COCO's submission zip (test-dev)",
+    add.flag(
+        '--format-only', "evaluate nothing; also write COCO's submission zip (test-dev)"
     )
-    add(
-        '--fast',
-        action='store_true',
-        help='fused norms, channels-last, bfloat16 in backbone and neck',
+    add.flag('--fast', 'fused norms, channels-last, bfloat16 in backbone and neck')
+    add.flag('--compile', 'with --fast: the backbone through torch.compile as well')
+    add.flag(
+        '--compare', 'with --fast: evaluate without it first, and print what it changes'
     )
-    add(
-        '--compile',
-        action='store_true',
-        help='with --fast: the backbone through torch.compile as well',
-    )
-    add(
-        '--compare',
-        action='store_true',
-        help='with --fast: evaluate without it first, and print what it changes',
-    )
-    add('--json', action='store_true', help='print the metrics as JSON')
+    add.flag('--json', 'print the metrics as JSON')
 
 
 def run(args: argparse.Namespace) -> int:

@@ -7,6 +7,7 @@ import shlex
 import sys
 
 from eca_mmdet.cli.common import (
+    Adder,
     Commands,
     add_data_options,
     add_run_options,
@@ -15,6 +16,12 @@ from eca_mmdet.cli.common import (
     run_options,
     seed,
 )
+
+_OPTIONS = (
+    *('resume', 'seed', 'deterministic', 'amp', 'from_scratch', 'on_nan'),
+    *('nan_limit', 'skip_bad_images'),
+)
+"""Options that are arguments of :func:`eca_mmdet.train`."""
 
 
 def add_parser(commands: Commands) -> None:
@@ -25,7 +32,7 @@ def add_parser(commands: Commands) -> None:
         description="Train with mmengine's Runner, after checking files, classes "
         'and weights. The learning rate follows the batch.',
     )
-    add = train.add_argument
+    add = Adder(train)
     add(
         'config',
         nargs='?',
@@ -56,43 +63,24 @@ def add_parser(commands: Commands) -> None:
         default='stop',
         help='a loss that is NaN or infinite: stop (default), or skip the batch',
     )
-    add(
-        '--nan-limit',
-        type=count,
-        default=10,
-        metavar='N',
-        help='with --on-nan skip: stop after N such batches (default: 10)',
-    )
-    add(
-        '--skip-bad-images',
-        type=count,
-        default=0,
-        metavar='N',
-        help='replace up to N images that cannot be read, and list them (default: 0)',
-    )
+    text = 'with --on-nan skip: stop after N such batches'
+    add.value('--nan-limit', 'N', text, 10, count)
+    text = 'replace up to N images that cannot be read, and list them'
+    add.value('--skip-bad-images', 'N', text, 0, count)
     add(
         '--seed',
         type=seed,
         metavar='N',
         help="of weights, order and augmentation (default: the config's, or a new one)",
     )
-    add(
+    add.flag(
         '--deterministic',
-        action='store_true',
-        help='the same weights again with the same --seed; slower on a GPU',
+        'the same weights again with the same --seed; slower on a GPU',
     )
-    add('--amp', action='store_true', help='mixed precision')
-    add('--auto-scale-lr', action='store_true', help=argparse.SUPPRESS)
-    add(
-        '--no-scale-lr',
-        action='store_true',
-        help='use the lr as written, whatever the batch',
-    )
-    add(
-        '--from-scratch',
-        action='store_true',
-        help='random backbone weights; nothing frozen',
-    )
+    add.flag('--amp', 'mixed precision')
+    add.flag('--auto-scale-lr', argparse.SUPPRESS)
+    add.flag('--no-scale-lr', 'use the lr as written, whatever the batch')
+    add.flag('--from-scratch', 'random backbone weights; nothing frozen')
 
 
 def run(args: argparse.Namespace) -> int:
@@ -115,15 +103,8 @@ def run(args: argparse.Namespace) -> int:
         train(
             config,
             **run_options(args),
-            resume=args.resume,
-            seed=args.seed,
-            deterministic=args.deterministic,
-            amp=args.amp,
+            **{name: getattr(args, name) for name in _OPTIONS},
             scale_lr=not args.no_scale_lr,
-            from_scratch=args.from_scratch,
-            on_nan=args.on_nan,
-            nan_limit=args.nan_limit,
-            skip_bad_images=args.skip_bad_images,
             resume_hint=resume_command(),
         )
     except Interrupted as stop:

@@ -27,12 +27,10 @@ from eca_mmdet.engine.run_lock import RunLock
 from eca_mmdet.evaluation.metrics_json import versions
 from eca_mmdet.evaluation.tables import render
 from eca_mmdet.utils.errors import UserError
-from eca_mmdet.utils.io import whole_file, write_json
+from eca_mmdet.utils.io import write_json, write_texts
 from eca_mmdet.utils.plotting import new_figure, save_figure
 
-SIDE = 160
-"""Height and width of the demo's images, in pixels."""
-
+SIDE = 160  # height and width of the demo's images, in pixels
 _COSTS = (
     *(('gate_params', ','), ('params', ','), ('gmacs', '.3f'), ('saved_mib', '.1f')),
     *(('step_milliseconds', '.0f'), ('inference_milliseconds', '.1f')),
@@ -281,8 +279,7 @@ def costs(runs: list[Run]) -> list[dict[str, Any]]:
 def write_comparison(result: dict[str, Any], out: Path) -> None:
     """Write a comparison as JSON, Markdown and a plot."""
     write_json(out / 'comparison.json', result)
-    with whole_file(out / 'comparison.md') as partial:
-        partial.write_text(comparison_text(result, 'md') + '\n')
+    write_texts({out / 'comparison.md': comparison_text(result, 'md') + '\n'})
     draw_comparison(result['rows'], out / 'comparison.png')
 
 
@@ -358,7 +355,14 @@ def draw_comparison(rows: Sequence[dict[str, Any]], path: Path) -> None:
     panels[1].set(xlabel='training step of the backbone, ms')
     for axes, key in zip(panels, ('gate_params', 'step_milliseconds'), strict=True):
         for row in rows:
-            _draw_mechanism(axes, row, row[key])
+            colour = {'eca': '#d55e00', 'none': '#000000'}.get(row['mechanism'])
+            ap, style = row['ap']['bbox'], {'color': colour or '#0072b2'}
+            cost, seeds = row[key], ap['by_seed']
+            axes.plot([cost] * len(seeds), seeds, '.', alpha=0.35, **style)
+            at = (cost, ap['mean'])
+            axes.errorbar(*at, yerr=ap['deviation'], fmt='o', capsize=3, **style)
+            near = {'xytext': (6, 4), 'textcoords': 'offset points'}
+            axes.annotate(row['mechanism'], at, fontsize=8, **near, **style)
         axes.grid(alpha=0.3)
         axes.margins(x=0.12, y=0.12)
     if any(row['gate_params'] for row in rows):
@@ -371,13 +375,3 @@ def draw_comparison(rows: Sequence[dict[str, Any]], path: Path) -> None:
         fontsize=9,
     )
     save_figure(figure, path)
-
-
-def _draw_mechanism(axes: Any, row: dict[str, Any], cost: float) -> None:
-    colour = {'eca': '#d55e00', 'none': '#000000'}.get(row['mechanism'], '#0072b2')
-    ap = row['ap']['bbox']
-    at, style = (cost, ap['mean']), {'color': colour}
-    axes.plot([cost] * len(ap['by_seed']), ap['by_seed'], '.', alpha=0.35, **style)
-    axes.errorbar(*at, yerr=ap['deviation'], fmt='o', capsize=3, **style)
-    near = {'xytext': (6, 4), 'textcoords': 'offset points'}
-    axes.annotate(row['mechanism'], at, fontsize=8, **near, **style)

@@ -20,13 +20,12 @@ from eca_mmdet.demo import config
 from eca_mmdet.engine.distributed import ending_workers
 from eca_mmdet.engine.runner import build_runner
 from eca_mmdet.evaluation.tables import ap_table, rows_of
-from eca_mmdet.utils.io import whole_file, write_json
+from eca_mmdet.utils.io import write_json, write_texts
 from eca_mmdet.utils.plotting import new_figure, save_figure
 
 PICTURES = 12
 SCORE_THRESHOLD = 0.5
-ENLARGED = 320
-"""Longer side of an image in the page of predictions, in pixels."""
+ENLARGED = 320  # longer side of an image in the page of predictions, in pixels
 
 
 def run_demo(
@@ -82,8 +81,7 @@ def write_results(record: dict[str, Any], out: Path) -> None:
     """Write ``ap_table.md`` and ``metrics.json`` (AP there is 0-1)."""
     title = f'{record["detector"]}, {record["attention"]}, ResNet-{record["depth"]}'
     heading = f'# {title}: COCO AP and AR on generated shapes, 0-100'
-    with whole_file(out / 'ap_table.md') as partial:
-        partial.write_text(f'{heading}\n\n{record["markdown"]}\n')
+    write_texts({out / 'ap_table.md': f'{heading}\n\n{record["markdown"]}\n'})
     kept = {k: v for k, v in record.items() if k not in ('table', 'markdown')}
     write_json(out / 'metrics.json', kept)
 

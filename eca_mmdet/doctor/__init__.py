@@ -1,7 +1,7 @@
 """Diagnosis and repair of an installation.
 
-torch, mmcv and mmdet are imported in subprocesses only (:mod:`eca_mmdet.doctor.probe`),
-because a broken one can crash, abort or hang.
+torch, mmcv and mmdet are imported in subprocesses only
+(:mod:`eca_mmdet.doctor.environment`), because a broken one can crash, abort or hang.
 
 To add a fault, write one rule in :mod:`eca_mmdet.doctor.software` (a package) or one
 check in :mod:`eca_mmdet.doctor.machine` (the machine) and add it to the tuple there.
@@ -14,9 +14,15 @@ from typing import Any
 
 from eca_mmdet.catalog.configs import PACKAGE
 from eca_mmdet.doctor import machine, software
-from eca_mmdet.doctor.environment import Environment, installed_packages
+from eca_mmdet.doctor.environment import (
+    STEPS,
+    Environment,
+    installed_packages,
+    one_line,
+    probe,
+    run_child,
+)
 from eca_mmdet.doctor.fixes import FAULT, OK, UNKNOWN, Finding, Fix
-from eca_mmdet.doctor.probe import STEPS, one_line, probe, run_child
 
 SELF_TEST = PACKAGE / 'demo' / 'self_test.py'
 SELF_TEST_LIMIT_S = 60.0

@@ -14,6 +14,7 @@ from eca_mmdet.catalog.configs import PACKAGE
 from eca_mmdet.doctor import fixes
 from eca_mmdet.doctor.environment import (
     FAMILIES,
+    STEPS,
     TRIO,
     Environment,
     folder_of,
@@ -25,7 +26,6 @@ from eca_mmdet.doctor.environment import (
     plain,
 )
 from eca_mmdet.doctor.fixes import FAULT, OK, UNKNOWN, WARNING, Finding, Fix, pip
-from eca_mmdet.doctor.probe import STEPS
 
 Rule = Callable[[Environment, str], Finding | None]
 
@@ -95,23 +95,12 @@ def overlapping(environment: Environment, module: str) -> Finding | None:
 
 
 def damaged(environment: Environment, module: str) -> Finding | None:
-    """Recorded files are gone."""
+    """The metadata are there, the files are not."""
     package, path = environment.active(module), located(module)
-    if package is None or package.sources:
+    if package is None or package.sources or (path and not path.is_dir()):
         return None
-    fix = fixes.reinstall(environment, module)
-    if path is None or path.is_dir():
-        return fault(module, f'{package} is installed, but its files are gone', fix)
-    gone = [
-        file.relative_to(package.folder)
-        for file in package.files()
-        if file.is_relative_to(package.folder / module)
-        and file.suffix in ('.py', '.so', '.pyd')
-        and 'tests' not in file.parts  # removed from slim images
-        and not file.exists()
-    ]
-    text = f'files of {package} are gone: {len(gone)}, e.g. {next(iter(gone), "")}'
-    return fault(module, text, fix) if gone else None
+    text = f'{package} is installed, but its files are gone'
+    return fault(module, text, fixes.reinstall(environment, module))
 
 
 def refused(environment: Environment, module: str) -> Finding | None:
@@ -178,12 +167,10 @@ def other_torch(environment: Environment, module: str) -> Finding | None:
     result = environment.result(module)
     if module != 'torchvision' or result.works or not package or not torch:
         return None
-    fits = all(meets(torch, w) for w in package.requirements() if w.name == 'torch')
-    if fits and not result.mentions('torchvision::nms'):
+    if all(meets(torch, w) for w in package.requirements() if w.name == 'torch'):
         return None
     text = f'{package} was not built for {torch}: {result.message}'
-    again = fixes.reinstall(environment, module)
-    return fault(module, text, again if fits else install_pair(environment))
+    return fault(module, text, install_pair(environment))
 
 
 def refuses_versions(environment: Environment, module: str) -> Finding | None:
@@ -271,20 +258,12 @@ def other_requirements(environment: Environment) -> list[str]:
 
 
 def check_requirements(environment: Environment) -> list[Finding]:
-    """Check the other requirements of eca-mmdet, mmdet, mmcv and mmengine."""
+    """Check the other requirements of eca-mmdet."""
     modules = other_requirements(environment)
     if not modules:
         text = 'unknown: eca-mmdet or packaging is not installed'
         return [Finding('requirements', UNKNOWN, text)]
     findings = [judge(environment, module) for module in modules]
-    apart = {*STEPS, *modules, *sum(FAMILIES.values(), ())}
-    for package in filter(None, map(environment.active, TRIO)):
-        for wanted in package.requirements():
-            name = normalised(wanted.name)
-            if name not in apart and name not in environment.packages:
-                apart.add(name)
-                text = f'not installed; {package} needs {plain(wanted)}'
-                findings.append(fault(name, text, pip(['install', plain(wanted)])))
     text = f'all {len(modules)} others are installed'
     faults = [finding for finding in findings if finding.state != OK]
     return faults or [Finding('requirements', OK, text)]

@@ -1,7 +1,7 @@
 """Steps of the probe. Run by path in a subprocess, not imported.
 
-The parent (:mod:`eca_mmdet.doctor.probe`) reads a JSON line before and after each step,
-so that it knows which step ended the process.
+The parent (:mod:`eca_mmdet.doctor.environment`) reads a JSON line before and after each
+step, so that it knows which step ended the process.
 """
 
 from __future__ import annotations

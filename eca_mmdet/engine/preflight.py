@@ -88,7 +88,7 @@ def check_backbone_weights(cfg: Any, backbone: Any) -> None:
     A URL is downloaded here, before anything else is loaded. Without a backbone, the
     file is only read.
     """
-    from eca_mmdet.models.backbones.init_guard import as_list, check_init_cfg
+    from eca_mmdet.models.initialization import as_list, check_init_cfg
 
     if backbone is not None:
         try:

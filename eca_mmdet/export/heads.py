@@ -11,9 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.ops import nms, roi_align  # now: it cannot be imported in a trace
 
-NONE = -1.0
-"""Score of an array's row that holds no box; real scores are 0 to 1."""
-
+NONE = -1.0  # score of an array's row that holds no box; real scores are 0 to 1
 _LEAST = -0.5  # between NONE and every score
 _MOST = 2**31 - 1  # boxes per class that the node may return
 

@@ -16,18 +16,12 @@ from eca_mmdet.utils.errors import UserError
 from eca_mmdet.utils.io import sha256_of
 from eca_mmdet.utils.text import clipped
 
-KEY = 'eca_mmdet'
-"""Name of the metadata in the file."""
-
-FORMAT = 1
-"""Newest version of the metadata that is known here."""
-
+KEY = 'eca_mmdet'  # name of the metadata in the file
+FORMAT = 1  # newest version of the metadata that is known here
 ADVICE = 'Export the detector again: eca-mmdet export onnx.'
 
 _MOST_SIDE = 1 << 15
-_MOST_OBJECTS = 5000
-"""Objects per image; the masks of more would not fit in memory."""
-
+_MOST_OBJECTS = 5000  # objects per image; the masks of more would not fit in memory
 _MOST_OF_SCALE = 1 << 31
 """Large values are usual for a side without a bound, e.g. 99999."""
 
@@ -40,13 +34,8 @@ _LOADING = {'to_float32': False, 'color_type': 'color', 'imdecode_backend': 'cv2
 def properties(trained: Any, part: str, size: tuple[int, int] | None) -> dict[str, Any]:
     """Return the metadata of a file, as described in docs/export.md.
 
-    Args:
-        trained: an :class:`~eca_mmdet.inference.detector.ECADetector`.
-        part: 'all', 'backbone' or 'heads'.
-        size: height and width in px of every input, or None for any.
-
-    Raises:
-        UserError: these entries cannot describe how the images are prepared.
+    ``trained`` is an :class:`~eca_mmdet.inference.detector.ECADetector`. UserError is
+    raised where these entries cannot describe how the images are prepared.
     """
     model, cfg = trained.model, trained.cfg
     prepared = _preprocessing(model.data_preprocessor)
@@ -129,42 +118,31 @@ def _resize(trained: Any) -> tuple[list[int], bool]:
                 'backbone.',
                 code='unsupported-model',
             )
-        if name == 'LoadImageFromFile':
-            _require_usual_loading(step, where)
-    if names.count('Resize') != 1:
-        raise UserError(
-            f'{where} has {names.count("Resize")} Resize; 1 is expected.',
-            code='config-invalid',
-        )
-    step = steps[names.index('Resize')]
-    scale = step.get('scale')
+        for key, usual in _LOADING.items() if name == 'LoadImageFromFile' else ():
+            if (value := step.get(key, usual)) != usual:
+                raise UserError(
+                    f'{where} has LoadImageFromFile with {key}={value!r}, and a user '
+                    f'of an exported file reads images with {key}={usual!r}: it would '
+                    'find other objects. Train and test with that; or export the '
+                    'backbone: --part backbone.',
+                    code='unsupported-model',
+                )
+    resizing = [dict(s) for n, s in zip(names, steps, strict=True) if n == 'Resize']
+    step = resizing[0] if len(resizing) == 1 else {}
+    scale: Any = step.get('scale')
     method = step.get('backend', 'cv2'), step.get('interpolation', 'bilinear')
-    plain = method == ('cv2', 'bilinear')
-    if not plain or not isinstance(scale, (tuple, list)) or len(scale) != 2:
+    if not _is_scale(scale) or method != ('cv2', 'bilinear'):
         raise UserError(
-            f'{where} has {dict(step)}; a Resize with scale=(width, height), bilinear '
-            'by cv2, is expected.',
-            code='config-invalid',
-        )
-    if not all(isinstance(side, (int, float)) and side % 1 == 0 for side in scale):
-        raise UserError(
-            f'{where} has a Resize to {scale}; whole numbers are expected.',
+            f'{where} has {resizing or "no Resize"}; one with scale=(width, height), '
+            'two whole numbers, bilinear by cv2, is expected.',
             code='config-invalid',
         )
     return [int(side) for side in scale], bool(step.get('keep_ratio', False))
 
 
-def _require_usual_loading(step: Any, where: str) -> None:
-    for key, usual in _LOADING.items():
-        value = step.get(key, usual)
-        if value != usual:
-            raise UserError(
-                f'{where} has LoadImageFromFile with {key}={value!r}, and a user of an '
-                f'exported file reads images with {key}={usual!r}: it would find other '
-                'objects. Train and test with that; or export the backbone: --part '
-                'backbone.',
-                code='unsupported-model',
-            )
+def _is_scale(value: Any) -> bool:
+    pair = isinstance(value, (tuple, list)) and len(value) == 2
+    return pair and all(isinstance(s, (int, float)) and s % 1 == 0 for s in value)
 
 
 def _thresholds(model: Any) -> dict[str, Any]:
@@ -184,12 +162,7 @@ def detection_head(model: Any) -> Any:
 
 
 def parse_metadata(text: str, path: str) -> dict[str, Any]:
-    """Read the JSON metadata of the file at ``path``.
-
-    Raises:
-        UserError: a value is missing or invalid; or the file is from a later release,
-            or a part of a detector.
-    """
+    """Read the JSON metadata of the file at ``path``; reject any invalid value."""
     try:
         metadata = json.loads(text)
     except (ValueError, RecursionError) as error:

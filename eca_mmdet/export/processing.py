@@ -21,37 +21,26 @@ from eca_mmdet.utils.errors import UserError
 
 Array = npt.NDArray[Any]
 
-MOST_AREA = 1 << 26
-"""Largest input in pixels that fits in memory."""
-
-_ONE = 2048
-"""A weight of 1 in OpenCV's fixed-point arithmetic of 8-bit pixels."""
+MOST_AREA = 1 << 26  # largest input in pixels that fits in memory
+_ONE = 2048  # a weight of 1 in OpenCV's fixed-point arithmetic of 8-bit pixels
 
 
 @dataclass(frozen=True)
 class ImageRule:
     """How to prepare images for a detector.
 
-    Attributes:
-        mean: subtracted from each channel, in the detector's order of channels.
-        std: divisor of each channel.
-        to_rgb: True for channels in the order RGB, False for BGR.
-        scale: width and height of mmdet's ``Resize``, in pixels. With ``keep_ratio``
-            the larger bounds the longer side, the smaller the shorter one.
-        keep_ratio: False to resize to ``scale`` itself.
-        size: height and width of the only input that the detector takes; None for any.
-        pad_divisor: both sides are padded to a multiple of it where there is no size.
-        pad_value: value of the padding, after normalising.
+    With ``keep_ratio`` the larger side of ``scale`` bounds the longer side of an image,
+    the smaller the shorter one.
     """
 
-    mean: tuple[float, ...]
+    mean: tuple[float, ...]  # by channel, in the detector's order of channels
     std: tuple[float, ...]
-    to_rgb: bool
-    scale: tuple[int, int]
-    keep_ratio: bool
-    size: tuple[int, int] | None
-    pad_divisor: int
-    pad_value: float
+    to_rgb: bool  # True for channels in the order RGB, False for BGR
+    scale: tuple[int, int]  # width and height of mmdet's ``Resize``, in pixels
+    keep_ratio: bool  # False to resize to ``scale`` itself
+    size: tuple[int, int] | None  # height and width of the only input; None for any
+    pad_divisor: int  # both sides are padded to a multiple, where there is no size
+    pad_value: float  # after normalising
 
     def resized(self, height: int, width: int) -> tuple[int, int]:
         """Return the height and width that an image is resized to.
@@ -79,26 +68,15 @@ class ImageRule:
 
 @dataclass(frozen=True)
 class Prepared:
-    """A detector's inputs for one image.
+    """A detector's inputs for one image."""
 
-    Attributes:
-        images: (1, 3, H, W) float32, normalised and padded.
-        sizes: (1, 2) float32, height and width before padding.
-        factors: new / old width, and new / old height.
-    """
-
-    images: Array
-    sizes: Array
-    factors: tuple[float, float]
+    images: Array  # (1, 3, H, W) float32, normalised and padded
+    sizes: Array  # (1, 2) float32, height and width before padding
+    factors: tuple[float, float]  # new / old width, and new / old height
 
 
 def prepare(image: Array, rule: ImageRule) -> Prepared:
-    """Resize, normalise and pad an (H, W, 3) uint8 RGB image.
-
-    Raises:
-        UserError: one side is so much longer than the other that the result would be
-            empty or too large.
-    """
+    """Resize, normalise and pad an (H, W, 3) uint8 RGB image."""
     old = image.shape[:2]
     height, width = rule.resized(*old)
     high, wide = rule.padded(height, width)

@@ -26,16 +26,12 @@ from eca_mmdet.utils.io import read_file
 from eca_mmdet.utils.text import clipped
 
 Array = npt.NDArray[Any]
-Form = dict[str, tuple[str, int]]
+Form = dict[str, tuple[str, int]]  # type and number of dimensions, by name
 
 _INPUTS: Form = {'images': ('float', 4), 'sizes': ('float', 2)}
 _OUTPUTS: Form = {'boxes': ('float', 3), 'scores': ('float', 2), 'labels': ('int64', 2)}
 _MASKS: Form = {'masks': ('float', 4)}
-"""Type and number of dimensions by name."""
-
-_MOST_BYTES = 2**31
-"""An ONNX graph is smaller."""
-
+_MOST_BYTES = 2**31  # an ONNX graph is smaller
 _ELSEWHERE = re.compile(rb'(?:\n|\x8a\x80*\x00)(?:\x08|\x88\x80*\x00)location')
 """Protobuf's bytes of the key of a tensor whose values are in another file."""
 

@@ -50,9 +50,6 @@ def find_samples(folder: str | None, cfg: Any) -> tuple[list[Image], str]:
     """Return some images (H, W, 3) BGR, and where they are from.
 
     Without a folder, use the config's test images, or generated ones.
-
-    Raises:
-        UserError: the folder has no image that can be read.
     """
     if folder is not None:
         root = Path(folder)
@@ -98,13 +95,8 @@ def _read(root: Path, names: Sequence[str]) -> list[Image]:
 def make_batches(images: list[Image], model: Any, metadata: Any) -> list[Batch]:
     """Return inputs of one image and of two; where any size is allowed, of two sizes.
 
-    Args:
-        images: (H, W, 3) BGR, at least one.
-        model: the detector, whose preprocessing is used.
-        metadata: of the file.
-
-    Raises:
-        UserError: a layer of the model needs a larger image than the file is for.
+    ``images`` are (H, W, 3) BGR, at least one; ``model`` prepares them. UserError is
+    raised where a layer needs a larger image than the file is for.
     """
     size = metadata['size']
     width, height = metadata['scale'] or _SCALE

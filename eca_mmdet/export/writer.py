@@ -23,12 +23,8 @@ from eca_mmdet.export.metadata import KEY
 from eca_mmdet.utils.errors import MissingPackageError, RunError
 from eca_mmdet.utils.text import clipped
 
-OPSET = 17
-"""ONNX's of 2022: RoiAlign's half pixels came with 16."""
-
-_ANY_SIZE = (160, 192)
-"""Size of the image that a graph for any size is traced with."""
-
+OPSET = 17  # ONNX's of 2022: RoiAlign's half pixels came with 16
+_ANY_SIZE = (160, 192)  # size of the image that a graph for any size is traced with
 OUTPUTS = ('boxes', 'scores', 'labels', 'masks')
 
 _PACKAGES = {
@@ -83,11 +79,7 @@ def make_part(model: Any, name: str) -> ExportPart:
 
 
 def write_graph(path: Path, part: ExportPart, metadata: dict[str, Any]) -> None:
-    """Trace the network and write it as ONNX, with names, shapes and metadata.
-
-    Raises:
-        RunError: a layer has no counterpart in ONNX.
-    """
+    """Trace the network and write it as ONNX, with names, shapes and metadata."""
     import onnx
 
     part.network.train(False)
@@ -180,11 +172,7 @@ def quiet() -> Iterator[None]:
 def convert_to_openvino(
     graph: Path, paths: Sequence[Path], metadata: dict[str, Any]
 ) -> None:
-    """Convert an ONNX file to OpenVINO's XML file and weights, at ``paths``.
-
-    Raises:
-        RunError: OpenVINO rejects the graph.
-    """
+    """Convert an ONNX file to OpenVINO's XML file and weights, at ``paths``."""
     openvino = _import_openvino()
     try:
         model = openvino.Core().read_model(str(graph))

@@ -11,9 +11,7 @@ import math
 import torch
 from torch import Tensor
 
-GRID = 7
-"""Frequencies are numbered on a 7 x 7 transform."""
-
+GRID = 7  # frequencies are numbered on a 7 x 7 transform
 TOP_16 = (
     *((0, 0), (0, 1), (6, 0), (0, 5), (0, 2), (1, 0), (1, 2), (4, 0)),
     *((5, 0), (1, 6), (3, 0), (0, 4), (0, 6), (0, 3), (3, 5), (2, 2)),

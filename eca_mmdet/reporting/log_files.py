@@ -24,13 +24,9 @@ from eca_mmdet.utils.errors import UserError
 from eca_mmdet.utils.io import require_regular
 from eca_mmdet.utils.text import printable
 
-LONGEST = 1 << 20
-"""Characters of a line; longer lines are not mmengine's."""
-_MOST_BYTES = 512 << 20
-"""Size of a log; those of long trainings have some ten MB."""
-
-STAMP = re.compile(r'\d{8}_\d{6}')
-"""Name of a start: its date and time."""
+LONGEST = 1 << 20  # characters of a line; longer lines are not mmengine's
+_MOST_BYTES = 512 << 20  # size of a log; those of long trainings have some ten MB
+STAMP = re.compile(r'\d{8}_\d{6}')  # name of a start: its date and time
 _RESUMED = re.compile(r'resumed epoch: (\d{1,12}), iter: (\d{1,12})')
 _EPOCH = re.compile(r'Epoch\(train\) +\[ *\d+\]\[ *\d+/ *(\d{1,12})\]')
 _BEGUN = 'Checkpoints will be saved to'
@@ -48,12 +44,9 @@ class UnreadableLine(Exception):
 class Row:
     """One line of a log."""
 
-    kind: str
-    """'train', 'val', or 'extra' for a number logged by a user's hook."""
-    epoch: int | None
-    """From 1; None if the line has none."""
-    number: int
-    """The iteration; in a validation line, its step."""
+    kind: str  # 'train', 'val', or 'extra' for a number logged by a user's hook
+    epoch: int | None  # from 1; None if the line has none
+    number: int  # the iteration; in a validation line, its step
     values: dict[str, float]
 
 
@@ -163,20 +156,14 @@ def _numbers(content: dict[str, Any], prefix: str) -> dict[str, float]:
 class Start:
     """What was logged from one start of training to its end; None where unknown."""
 
-    name: str
-    """Date and time, e.g. '20230101_100000'."""
+    name: str  # date and time, e.g. '20230101_100000'
     rows: list[Row]
     configs: list[Path]
-    begun: bool = False
-    """The text log says that training began."""
-    resumed: tuple[int, int] | None = None
-    """Epoch and iteration that it continued from, by the text log."""
-    per_epoch: int | None = None
-    """Iterations of an epoch, by the text log."""
-    by_epoch: bool = False
-    """Whether the run counts epochs."""
-    val_interval: int | None = None
-    """Iterations between validations."""
+    begun: bool = False  # the text log says that training began
+    resumed: tuple[int, int] | None = None  # from epoch and iteration, by the text log
+    per_epoch: int | None = None  # iterations, by the text log
+    by_epoch: bool = False  # whether the run counts epochs
+    val_interval: int | None = None  # iterations between validations
     max_iters: int | None = None
 
     @property

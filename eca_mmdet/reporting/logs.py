@@ -17,12 +17,9 @@ from eca_mmdet.utils.text import printable
 class Series:
     """A curve."""
 
-    steps: tuple[int, ...]
-    """Iterations done, ascending."""
-    epochs: tuple[int | None, ...]
-    """Epoch of each, from 1; None where the run counts iterations."""
-    values: tuple[float, ...]
-    """As logged: infinite or NaN, too; -1 is COCO's "no object"."""
+    steps: tuple[int, ...]  # iterations done, ascending
+    epochs: tuple[int | None, ...]  # from 1; None where the run counts iterations
+    values: tuple[float, ...]  # infinite or NaN, too; -1 is COCO's "no object"
 
 
 @dataclass(frozen=True)
@@ -30,16 +27,12 @@ class TrainingLog:
     """Curves that a training logged, by name, and notes for the reader."""
 
     source: str
-    train: dict[str, Series]
-    """'loss', 'lr', 'grad_norm', 'time' (s per iteration), 'memory' (MB), ..."""
-    val: dict[str, Series]
-    """'coco/bbox_mAP', ..., and losses if validation logged them."""
+    train: dict[str, Series]  # 'loss', 'lr', 'time' (s/iteration), 'memory' (MB), ...
+    val: dict[str, Series]  # 'coco/bbox_mAP', ..., and losses if they were logged
     by_epoch: bool
-    iterations_per_epoch: int | None
-    """None if the run counts iterations only, or if it is not known."""
+    iterations_per_epoch: int | None  # None if not known, or there are no epochs
     notes: tuple[str, ...]
-    configs: tuple[Path, ...]
-    """Config files it ran with, newest last."""
+    configs: tuple[Path, ...]  # that it ran with, newest last
 
 
 def read_logs(path: str | Path) -> TrainingLog:
@@ -78,8 +71,7 @@ def read_logs(path: str | Path) -> TrainingLog:
     )
 
 
-Run = list[Start]
-"""A start from the first iteration, and the starts that resumed it."""
+Run = list[Start]  # a start from the first iteration, and the starts that resumed it
 
 
 def _runs(starts: list[Start]) -> list[Run]:

@@ -41,21 +41,15 @@ class Run:
     path: Path
     label: str
     log: TrainingLog | None = None
-    record: dict[str, Any] | None = None
-    """The newest metrics.json."""
+    record: dict[str, Any] | None = None  # the newest metrics.json
     record_path: Path | None = None
     config_path: Path | None = None
     config_text: str = ''
-    config: dict[str, Any] | None = None
-    """Values of the config that mmengine wrote down; None if they cannot be read."""
-    checkpoint: Path | None = None
-    """The checkpoint that was measured, or the last one."""
-    gates: dict[str, Any] | None = None
-    """Output of ``eca-mmdet gates``, if the folder has it."""
-    environment: list[str] = field(default_factory=list)
-    """Lines of mmengine's log on the machine."""
-    missing: list[str] = field(default_factory=list)
-    """A line for each thing that the page cannot show."""
+    config: dict[str, Any] | None = None  # its values; None if they cannot be read
+    checkpoint: Path | None = None  # that was measured, or the last one
+    gates: dict[str, Any] | None = None  # gates.json, if the folder has it
+    environment: list[str] = field(default_factory=list)  # mmengine's log of it
+    missing: list[str] = field(default_factory=list)  # what the page cannot show
 
     @property
     def results(self) -> dict[str, Any]:

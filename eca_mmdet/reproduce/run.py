@@ -17,10 +17,9 @@ from typing import Any
 
 from eca_mmdet.evaluation.tables import TITLES
 from eca_mmdet.reproduce import tables
-from eca_mmdet.reproduce.coco_folder import CocoFolder
-from eca_mmdet.reproduce.plan import Job
+from eca_mmdet.reproduce.plan import CocoFolder, Job
 from eca_mmdet.reproduce.tables import RowOutcome
-from eca_mmdet.utils.io import sha256_of, take_own_folder, whole_file, write_json
+from eca_mmdet.utils.io import sha256_of, take_own_folder, write_json, write_texts
 
 logger = logging.getLogger(__name__)
 
@@ -30,8 +29,7 @@ _TRAINING = 117_266 * 12 * 3
 """Forward passes of a training: images of train2017 with objects, epochs, and three for
 a step with its backward pass."""
 
-_SHAPE = (800, 1216)
-"""A usual size of an image whose shorter side is 800."""
+_SHAPE = (800, 1216)  # a usual size of an image whose shorter side is 800
 
 
 @dataclass(frozen=True)
@@ -39,18 +37,12 @@ class Settings:
     """Data, devices and tolerances of a reproduction."""
 
     coco: CocoFolder
-    out: Path
-    """Folder of records, logs and run folders."""
-    devices: int = 1
-    """Processes of each command."""
-    launcher: str = 'none'
-    """mmengine's launcher: 'none', 'pytorch', 'slurm' or 'mpi'."""
-    prefix: tuple[str, ...] = ()
-    """Words before each command, e.g. those of srun."""
-    options: tuple[str, ...] = ()
-    """Config overrides of every row."""
-    tolerance: float = 0.1
-    """For AP, 0-100, of released detectors: resizing and rounding."""
+    out: Path  # folder of records, logs and run folders
+    devices: int = 1  # processes of each command
+    launcher: str = 'none'  # mmengine's: 'none', 'pytorch', 'slurm' or 'mpi'
+    prefix: tuple[str, ...] = ()  # words before each command, e.g. those of srun
+    options: tuple[str, ...] = ()  # config overrides of every row
+    tolerance: float = 0.1  # of AP, 0-100, for released detectors: resizing, rounding
     tolerance_retrained: float = 0.4
 
 
@@ -74,14 +66,13 @@ def reproduce(
         write_json(settings.out / 'tables.json', content)
         for suffix, style in (('md', 'md'), ('tex', 'latex')):
             text = tables.as_tables(outcomes, departure, style, options) + '\n'
-            with whole_file(settings.out / f'tables.{suffix}') as partial:
-                partial.write_text(text, encoding='utf-8')
+            write_texts({settings.out / f'tables.{suffix}': text})
     return outcomes
 
 
 def _outcome(job: Job, settings: Settings, name: str) -> RowOutcome:
     """Measure a row, or take what an earlier call measured."""
-    from eca_mmdet.analysis.paper_cost import paper_cost
+    from eca_mmdet.analysis.complexity import paper_cost
     from eca_mmdet.engine.config import build_model, load_config
 
     cost = paper_cost(build_model(load_config(job.row.config), 'meta'))
@@ -254,8 +245,8 @@ def estimate_hours(jobs: Sequence[Job], settings: Settings) -> dict[str, float]:
     """
     from mmengine.device import get_device
 
+    from eca_mmdet.analysis.complexity import paper_cost
     from eca_mmdet.analysis.latency import measure
-    from eca_mmdet.analysis.paper_cost import paper_cost
     from eca_mmdet.engine.config import build_model, load_config
 
     todo = [job for job in jobs if job.action != 'none']

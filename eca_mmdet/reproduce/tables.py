@@ -12,8 +12,7 @@ from eca_mmdet.evaluation.tables import TITLES, format_ap, render
 WITHIN, OUTSIDE = 'within', 'outside'
 NO_WEIGHTS, FAILED = 'no weights', 'failed'
 
-Ap = dict[str, float | None]
-"""0-100 by column; None where no object is counted."""
+Ap = dict[str, float | None]  # 0-100 by column; None where no object is counted
 
 
 @dataclass(frozen=True)
@@ -21,10 +20,8 @@ class Comparison:
     """Comparison of one task of a row."""
 
     measured: Ap
-    difference: Ap
-    """Measured minus published, in the columns that both have."""
-    verdict: str
-    """Whether AP is 'within' or 'outside' the tolerance."""
+    difference: Ap  # measured minus published, in the columns that both have
+    verdict: str  # whether AP is 'within' or 'outside' the tolerance
 
 
 @dataclass(frozen=True)
@@ -33,16 +30,11 @@ class RowOutcome:
 
     row: PublishedRow
     verdict: str
-    detail: str
-    """Why nothing was measured, or what was assumed."""
-    cost: dict[str, float]
-    """``params_m`` and ``gflops``, counted here."""
-    measured: dict[str, Comparison]
-    """By task; empty if nothing was measured."""
-    tolerance: float | None = None
-    """For AP, 0-100."""
-    released: bool = False
-    """A published detector, not one trained again."""
+    detail: str  # why nothing was measured, or what was assumed
+    cost: dict[str, float]  # ``params_m`` and ``gflops``, counted here
+    measured: dict[str, Comparison]  # by task; empty if nothing was measured
+    tolerance: float | None = None  # of AP, 0-100
+    released: bool = False  # a published detector, not one trained again
 
 
 def compare(

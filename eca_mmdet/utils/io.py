@@ -199,13 +199,18 @@ def write_json_files(
     contents: Mapping[Path, Any] | Mapping[str | Path, Any], indent: int | None = 1
 ) -> None:
     """Write JSON files, all of them or none; missing folders are created."""
-    paths = [Path(path) for path in contents]
+    write_texts({p: json.dumps(c, indent=indent) + '\n' for p, c in contents.items()})
+
+
+def write_texts(texts: Mapping[Path, str] | Mapping[str | Path, str]) -> None:
+    """Write text files, all of them or none; missing folders are created."""
+    paths = [Path(path) for path in texts]
     try:
         for path in paths:
             path.parent.mkdir(parents=True, exist_ok=True)
         with whole_files(*paths) as partials:
-            for partial, content in zip(partials, contents.values(), strict=True):
-                partial.write_text(json.dumps(content, indent=indent) + '\n', 'utf-8')
+            for partial, text in zip(partials, texts.values(), strict=True):
+                partial.write_text(text, 'utf-8', 'replace')
     except OSError as error:
         raise UserError(
             f'{", ".join(map(str, paths))} cannot be written: '

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import difflib
+from collections.abc import Iterable, Mapping, Sequence
 
 
 def printable(text: str) -> str:
@@ -15,6 +16,18 @@ def clipped(text: str, most: int = 60) -> str:
     if len(text) > most:
         text = f'{text[: most * 2 // 3]} ... {text[-(most // 3 - 5) :]}'
     return printable(text)
+
+
+def suggestion(name: str, known: Iterable[str]) -> str:
+    """Return 'Did you mean ...?' after a space, '' where no known name is similar.
+
+    A mapping has the names to suggest as its values.
+    """
+    names = known if isinstance(known, Mapping) else {key: key for key in known}
+    by_lower = {key.lower(): names[key] for key in sorted(names)}
+    close = difflib.get_close_matches(name.lower(), by_lower, n=3, cutoff=0.5)
+    similar = ' or '.join(dict.fromkeys(by_lower[key] for key in close))
+    return f' Did you mean {similar}?' if similar else ''
 
 
 def first(names: Sequence[str], count: int = 3) -> str:

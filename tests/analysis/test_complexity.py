@@ -9,8 +9,12 @@ import torch
 from torch import nn
 
 import eca_mmdet
+from eca_mmdet.analysis.complexity import classifier_cost, count_operations, paper_cost
+from eca_mmdet.analysis.exact_cost import SavedBytes, exact_cost, peak_bytes, run_parts
 from eca_mmdet.catalog import configs as paths
 from eca_mmdet.catalog.published import published, published_rows
+from eca_mmdet.engine.config import build_model
+from eca_mmdet.models.attention import ECALayer, SqueezeExcite
 from eca_mmdet.utils.errors import UserError
 
 pytestmark = pytest.mark.openmmlab
@@ -23,8 +27,6 @@ OTHER = ('mask:r50:nl', 'mask:r50:gc')  # confirmed nowhere, counted in another 
 def counting(mmdet_ready):
     from mmengine.config import Config
 
-    from eca_mmdet.engine.config import build_model
-
     def load(name, **options):
         cfg = Config.fromfile(str(paths.resolve_config(name)))
         cfg.merge_from_dict(options)
@@ -35,8 +37,6 @@ def counting(mmdet_ready):
 
 @pytest.mark.parametrize('row', [one for one in ROWS if one.row not in OTHER], ids=str)
 def test_published_rows_come_out_to_a_hundredth(counting, row):
-    from eca_mmdet.analysis.paper_cost import paper_cost
-
     cost = paper_cost(counting(row.config)[0])
     assert cost['params_m'] == pytest.approx(row.params_m.value, abs=0.0051)
     assert cost['gflops'] == pytest.approx(row.gflops.value, abs=0.0051)
@@ -58,8 +58,6 @@ def test_rows_in_python(mmdet_ready):
 
 def test_the_two_other_rows_are_not_ours(counting):
     """Nothing says how they were counted; the difference is part of the documents."""
-    from eca_mmdet.analysis.paper_cost import paper_cost
-
     assert len(ROWS) == 20
     for name, params, gflops in zip(
         OTHER, (46.28, 46.70), (283.97, 275.64), strict=True
@@ -100,16 +98,11 @@ CLASSIC = [
     ('layer', 'shape', 'expected'), CLASSIC, ids=[str(row[0]) for row in CLASSIC]
 )
 def test_rules_of_the_classic_counter(mmdet_ready, layer, shape, expected):
-    from eca_mmdet.analysis.paper_cost import count_operations
-
     layer.eval()
     assert count_operations(layer, lambda: layer(torch.zeros(shape))) == expected
 
 
 def test_gates_are_counted_as_pooling_and_their_layers(mmdet_ready):
-    from eca_mmdet.analysis.paper_cost import count_operations
-    from eca_mmdet.models.attention import ECALayer, SqueezeExcite
-
     image = torch.zeros(1, 64, 5, 7)
     eca, se = ECALayer(64, kernel_size=5), SqueezeExcite(64, ratio=16)
     assert count_operations(eca, lambda: eca(image)) == 64 * 35 + 64 * 5
@@ -117,8 +110,6 @@ def test_gates_are_counted_as_pooling_and_their_layers(mmdet_ready):
 
 
 def test_hooks_are_removed(mmdet_ready):
-    from eca_mmdet.analysis.paper_cost import count_operations
-
     layer = nn.ReLU()
     with pytest.raises(ZeroDivisionError):
         count_operations(layer, lambda: 1 / 0)
@@ -129,8 +120,6 @@ def test_hooks_are_removed(mmdet_ready):
 def test_exact_counts_are_torchvisions(counting, depth):
     """torchvision publishes parameters and multiply-adds of its classifiers."""
     from torchvision import models
-
-    from eca_mmdet.analysis.exact_cost import exact_cost
 
     weights = getattr(models, f'ResNet{depth}_Weights').IMAGENET1K_V1.meta
     channels = [64, 128, 256, 512] if depth == 18 else [256, 512, 1024, 2048]
@@ -151,8 +140,6 @@ BACKBONE = ('stem', 'layer1', 'layer2', 'layer3', 'layer4')
 
 
 def test_exact_parts_add_up_to_the_model(counting):
-    from eca_mmdet.analysis.exact_cost import exact_cost
-
     model, cfg = counting('mask-rcnn_eca-r50_fpn_4xb2-1x_coco')
     cost = exact_cost(model, cfg, (64, 96))
     heads = ('rpn_head', 'roi_head.bbox_head', 'roi_head.mask_head')
@@ -173,8 +160,6 @@ def test_exact_parts_add_up_to_the_model(counting):
 
 
 def test_gates_multiply_adds_are_their_convolutions(counting):
-    from eca_mmdet.analysis.exact_cost import exact_cost
-
     model, cfg = counting('retinanet_eca-r50_fpn_4xb2-1x_coco')
     blocks, widths, kernels = (3, 4, 6, 3), (256, 512, 1024, 2048), (3, 5, 5, 7)
     expected = sum(n * c * k for n, c, k in zip(blocks, widths, kernels, strict=True))
@@ -200,9 +185,6 @@ def test_no_memory_costs_what_memory_costs(counting, memory):
     But for the two statistics a channel of a frozen batch norm (8 bytes) that is called
     as a layer, which the meta device keeps and the CPU does not.
     """
-    from eca_mmdet.analysis.exact_cost import exact_cost
-    from eca_mmdet.engine.config import build_model
-
     options = {**SMALL, 'model.backbone.memory': memory}
     meta, cfg = counting('retinanet_se-r50_fpn_4xb2-1x_coco', **options)
     first = exact_cost(meta, cfg, (64, 96))
@@ -219,8 +201,6 @@ def test_no_memory_costs_what_memory_costs(counting, memory):
 
 def test_counting_saved_bytes_keeps_nothing(mmdet_ready):
     """A result that its own node saves is no circle that holds the whole graph."""
-    from eca_mmdet.analysis.exact_cost import SavedBytes
-
     model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.Sigmoid())
     with SavedBytes(model) as saved:
         out = model(torch.randn(1, 3, 4, 4))
@@ -236,8 +216,6 @@ def test_counting_saved_bytes_keeps_nothing(mmdet_ready):
 
 def test_saved_bytes_by_hand(mmdet_ready):
     """A convolution keeps its input, ReLU its output, once if they are the same."""
-    from eca_mmdet.analysis.exact_cost import SavedBytes
-
     for device in ('meta', 'cpu'):
         model = nn.Sequential(
             nn.Conv2d(3, 8, 1, bias=False), nn.ReLU(), nn.Conv2d(8, 2, 1, bias=False)
@@ -254,7 +232,6 @@ def test_saved_bytes_by_hand(mmdet_ready):
 @pytest.mark.parametrize('device', ['meta', 'cpu'])
 def test_peak_by_hand(mmdet_ready, device):
     """Of a, b = a + 1, c = b + 1 two are alive at once; in place none is added."""
-    from eca_mmdet.analysis.exact_cost import peak_bytes
 
     def chain():
         x = torch.zeros(1000, device=device)
@@ -277,8 +254,6 @@ def test_peak_by_hand(mmdet_ready, device):
 
 
 def test_parts_that_do_not_run_are_named(counting):
-    from eca_mmdet.analysis.exact_cost import exact_cost
-
     model, cfg = counting('mask-rcnn_eca-r50_fpn_4xb2-1x_coco')
     assert exact_cost(model, cfg, (64, 64)).not_run == ()
     model.roi_head.mask_iou_head = nn.Linear(8, 8, device='meta')
@@ -287,8 +262,6 @@ def test_parts_that_do_not_run_are_named(counting):
 
 @pytest.mark.parametrize('name', ['cascade-rcnn_r50', 'cascade-mask-rcnn_r50'])
 def test_cascades_are_counted(counting, name):
-    from eca_mmdet.analysis.exact_cost import exact_cost
-
     model, cfg = counting(f'{name}_fpn_v1_coco')
     box = exact_cost(model, cfg, (64, 64)).parts['roi_head.bbox_head']
     assert box.macs == 3 * 1000 * 1024 * (12544 + 1024 + 81 + 4)
@@ -304,8 +277,6 @@ def test_changed_models_have_no_published_cost(command, mmdet_ready):
 
 
 def test_other_detectors_are_refused(mmdet_ready):
-    from eca_mmdet.analysis.exact_cost import run_parts
-
     model = nn.Module()
     model.backbone = nn.Conv2d(3, 3, 1)
     with pytest.raises(UserError, match='neither a dense head nor RoI heads'):
@@ -318,8 +289,6 @@ def test_imagenet_rows(mmdet_ready, row):
 
     152: 57.404 for 57.41; 34 with CBAM: see test_mechanisms.
     """
-    from eca_mmdet.analysis.paper_cost import classifier_cost
-
     cost = classifier_cost(row)
     missing = row['attention'] == 'GSoP-Net1' or (
         row.get('model') == 'MobileNetV2' and row['attention'] == 'SE'

@@ -7,6 +7,13 @@ import numpy as np
 import pytest
 import torch
 
+from eca_mmdet.analysis.gate_images import ImageSet
+from eca_mmdet.analysis.gates import (
+    Thresholds,
+    count_channels,
+    gates_record,
+    measure_gates,
+)
 from eca_mmdet.catalog.mechanisms import MECHANISMS, find_mechanism
 from tests.support.attention_cases import expected
 from tests.support.gate_detectors import build, gates_of, write_images
@@ -69,8 +76,6 @@ def reference_values(detector, images, mechanism):
 
 @pytest.mark.parametrize('key', GATES)
 def test_values_are_those_of_numpy_on_the_plain_network(images, key):
-    from eca_mmdet.analysis.gates import measure_gates
-
     mechanism, detector, images = find_mechanism(key), build(key), images[1:]
     found = measure_gates(detector, images)
     wanted = reference_values(detector, images, mechanism)
@@ -95,8 +100,6 @@ def test_values_are_those_of_numpy_on_the_plain_network(images, key):
 @pytest.mark.parametrize(('key', 'depth'), [('eca', 18), ('eca', 50), ('se', 18)])
 def test_the_lean_network_uses_these_values(images, key, depth):
     """The factors that lean blocks fold into convolutions, with nobody listening."""
-    from eca_mmdet.analysis.gates import measure_gates
-
     detector = build(key, depth)
     found = measure_gates(detector, images)
     used = {name: [] for name, _ in gates_of(detector.model)}
@@ -118,8 +121,6 @@ def test_the_lean_network_uses_these_values(images, key, depth):
 
 
 def test_the_model_is_left_as_it_was(images):
-    from eca_mmdet.analysis.gates import measure_gates
-
     detector = build('eca')
 
     def state():
@@ -138,9 +139,6 @@ def test_the_model_is_left_as_it_was(images):
 
 @pytest.mark.openmmlab
 def test_averages_per_class(images):
-    from eca_mmdet.analysis.gate_images import ImageSet
-    from eca_mmdet.analysis.gates import gates_record, measure_gates
-
     detector = build('se')
     a, b, c = (measure_gates(detector, [one])['gates'][5]['mean'] for one in images)
     classes_of = (('cat',), ('dog', 'cat'), ('dog', 'dog', 'cat'))
@@ -171,8 +169,6 @@ def test_averages_per_class(images):
 
 @pytest.mark.parametrize(('low', 'high'), [(0.0, 1.0), (1.0, 2.0)])
 def test_channels_are_counted_by_hand(low, high):
-    from eca_mmdet.analysis.gates import Thresholds, count_channels
-
     share = np.array(
         [  # open, closed, closed once, saturated, saturated once, constant, at the edge
             [0.50, 0.01, 0.01, 0.99, 0.99, 0.3000, 0.0625],
@@ -192,8 +188,6 @@ def test_channels_are_counted_by_hand(low, high):
 
 
 def test_kernels(images):
-    from eca_mmdet.analysis.gates import measure_gates
-
     detector = build('eca')
     for one in measure_gates(detector, images[:1])['gates']:
         weight = detector.model.get_submodule(one['name']).conv.weight
@@ -208,8 +202,6 @@ def test_kernels(images):
 
 
 def test_gates_of_a_neck_and_of_mobilenet(images):
-    from eca_mmdet.analysis.gates import measure_gates
-
     def change(cfg):
         cfg.model.backbone = dict(
             type='ECAMobileNetV2', widen_factor=0.25, out_indices=(1, 2, 4, 6)

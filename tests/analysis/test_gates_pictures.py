@@ -2,6 +2,13 @@
 
 import numpy as np
 
+from eca_mmdet.analysis.gate_plots import (
+    channels_figure,
+    draw_gates,
+    drawn_classes,
+    kernels_figure,
+)
+
 
 def gate(name, values, classes, bounds=(0, 1), **more):
     """An entry of gates.json whose classes differ by 0.1 from one to the next."""
@@ -27,8 +34,6 @@ def record_of(classes, *checkpoints):
 
 
 def test_lines_are_the_values_of_the_last_blocks():
-    from eca_mmdet.analysis.gate_plots import channels_figure
-
     classes = ['$a_1$', '_b']
     random = np.random.default_rng(0).random
     one = [
@@ -51,8 +56,6 @@ def test_lines_are_the_values_of_the_last_blocks():
 
 
 def test_one_axis_for_one_range():
-    from eca_mmdet.analysis.gate_plots import channels_figure
-
     one, two = ([gate('neck.eca_0', values, [])] for values in ([0.2, 0.4], [0.5, 0.9]))
     left, right = channels_figure(record_of([], one, two)).axes
     assert left.get_ylim() == right.get_ylim()
@@ -61,8 +64,6 @@ def test_one_axis_for_one_range():
 
 
 def test_many_classes_and_channels(tmp_path, recwarn):
-    from eca_mmdet.analysis.gate_plots import draw_gates, drawn_classes
-
     classes = [f'猫 {index} ' + 'long' * 20 for index in range(80)]
     values = np.linspace(0, 1, 2048)
     record = record_of(classes, [gate('a.layer4.2.se', values, classes, stage=4)])
@@ -74,8 +75,6 @@ def test_many_classes_and_channels(tmp_path, recwarn):
 
 
 def test_kernels_are_drawn_by_offset():
-    from eca_mmdet.analysis.gate_plots import kernels_figure
-
     gates = [
         gate('a.layer1.0.eca', [0.5], [], stage=1, block=0, kernel=[1.0, 2.0, -4.0]),
         gate('a.layer1.1.eca', [0.5], [], stage=1, block=1, kernel=[3.0]),

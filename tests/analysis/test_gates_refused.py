@@ -2,6 +2,8 @@
 
 import pytest
 
+from eca_mmdet import ECALayer
+from eca_mmdet.analysis.gates import measure_gates
 from eca_mmdet.utils.errors import UserError
 from tests.support.gate_detectors import build, gates_of, write_images
 
@@ -14,8 +16,6 @@ def images(tmp_path_factory):
 
 
 def test_what_adds_is_named_as_left_out(images):
-    from eca_mmdet.analysis.gates import measure_gates
-
     def change(cfg):
         cfg.model.backbone.plugins = [
             dict(cfg=dict(type='ECALayer'), position='after_conv2'),
@@ -35,9 +35,6 @@ def test_what_adds_is_named_as_left_out(images):
 
 
 def test_gates_that_nothing_runs(images):
-    from eca_mmdet import ECALayer
-    from eca_mmdet.analysis.gates import measure_gates
-
     detector = build('eca')
     detector.model.spare = ECALayer(8)
     found = measure_gates(detector, images[:1])
@@ -57,15 +54,11 @@ def test_gates_that_nothing_runs(images):
     ],
 )
 def test_a_detector_without_gates_is_refused(images, key, part):
-    from eca_mmdet.analysis.gates import measure_gates
-
     with pytest.raises(UserError, match=part):
         measure_gates(build(key), images)
 
 
 def test_bad_images_are_named(images, tmp_path):
-    from eca_mmdet.analysis.gates import measure_gates
-
     detector = build('eca')
     (tmp_path / 'cut.png').write_bytes(images[0].read_bytes()[:300])
     (tmp_path / 'none.png').write_bytes(b'')
@@ -80,8 +73,6 @@ def test_bad_images_are_named(images, tmp_path):
 
 
 def test_diverged_weights_are_said(images):
-    from eca_mmdet.analysis.gates import measure_gates
-
     detector = build('eca')
     gates_of(detector.model)[3][1].conv.weight.data[0, 0, 1] = float('nan')
     with pytest.raises(
@@ -91,8 +82,6 @@ def test_diverged_weights_are_said(images):
 
 
 def test_a_map_too_small_for_a_gate(images):
-    from eca_mmdet.analysis.gates import measure_gates
-
     def change(cfg):
         steps = cfg.test_dataloader.dataset.pipeline
         steps[1].scale = (32, 32)

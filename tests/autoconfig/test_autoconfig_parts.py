@@ -12,8 +12,7 @@ from torchvision.ops import box_iou
 
 from eca_mmdet.autoconfig import proposals
 from eca_mmdet.autoconfig.inputs import AnnotationFile, align
-from eca_mmdet.autoconfig.proposals import Anchors, best_iou, read_anchors
-from eca_mmdet.autoconfig.statistics import count
+from eca_mmdet.autoconfig.proposals import Anchors, best_iou, count, read_anchors
 from eca_mmdet.autoconfig.text import Commented, assignment, comment
 from eca_mmdet.utils.errors import UserError
 

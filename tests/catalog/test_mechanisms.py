@@ -188,7 +188,7 @@ def test_operations_by_hand():
 @pytest.mark.parametrize('depth', [34, 50, 101])
 def test_cost_of_a_classifier_with_cbam(mmdet_ready, depth):
     """The published rows; ResNet-34's has biases in CBAM's layers, the others none."""
-    from eca_mmdet.analysis.paper_cost import classifier_cost
+    from eca_mmdet.analysis.complexity import classifier_cost
 
     (row,) = (
         row

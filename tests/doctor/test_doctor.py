@@ -151,10 +151,6 @@ def leftover_folder(environment):
     (environment.site / 'mmcv' / '__init__.py').unlink()
 
 
-def files_gone(environment):
-    (environment.site / 'mmcv' / 'ops.py').unlink()
-
-
 def broken_extension(environment):
     text = 'not a library'
     (environment.site / 'mmcv' / '_ext.so').write_text(text)
@@ -174,18 +170,12 @@ def old_requirement(environment):
     environment.put('shapely', '1.8.5')
 
 
-def mmdet_needs_more(environment):
-    mmdet = {'mmdet/__init__.py': MMDET_3_3}
-    environment.put('mmdet', '3.3.0', mmdet, ('terminaltables', 'six>=1'))
-
-
-def six_independent_faults(environment):
+def five_independent_faults(environment):
     torch_for_numpy_1(environment)
     pycocotools_for_other_numpy(environment)
     no_pkg_resources(environment)
     missing_requirement(environment)
     old_requirement(environment)
-    mmdet_needs_more(environment)
 
 
 def mmdet_in_this_folder(environment):
@@ -263,7 +253,7 @@ CASES = [
         torchvision_of_other_build,
         {
             'torchvision': (
-                'torchvision 0.21.0 was not built for torch 2.6.0',
+                'does not import: RuntimeError: operator torchvision::nms',
                 '--no-deps --force-reinstall torchvision==0.21.0',
             ),
             NO_OPS: ('missing or broken', 'install'),
@@ -308,17 +298,7 @@ CASES = [
     (leftover_metadata, {'mmcv': ('its files are gone', LITE)}),
     (leftover_folder, {'mmcv': ('its files are gone', LITE)}),
     (
-        files_gone,
-        {
-            'mmcv': (
-                'files of mmcv-lite 2.1.0 are gone: 1, e.g. mmcv/ops.py',
-                LITE[-5:],
-            ),
-            NO_OPS: ("cannot import name 'ops' from 'mmcv'", 'mmcv-lite==2.1.0'),
-        },
-    ),
-    (
-        six_independent_faults,
+        five_independent_faults,
         {
             'torch': ('was built for another numpy', "install 'numpy<2'"),
             'pycocotools': (
@@ -328,8 +308,6 @@ CASES = [
             'setuptools': ('has no pkg_resources', "install 'setuptools<80.9'"),
             'tabulate': ('not installed', "install 'tabulate>=0.9'"),
             'shapely': ('shapely 1.8.5: eca-mmdet needs', "install 'shapely>=2'"),
-            'terminaltables': ('mmdet 3.3.0 needs terminaltables', 'terminaltables'),
-            'six': ('not installed', "install 'six>=1'"),
         },
     ),
     (broken_extension, {NO_OPS: ('_ext.so does not work', LITE)}),

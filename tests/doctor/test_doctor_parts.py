@@ -8,9 +8,8 @@ import pytest
 
 from eca_mmdet.doctor import environment as environment_module
 from eca_mmdet.doctor import fixes, machine, self_test, software
-from eca_mmdet.doctor.environment import Environment
+from eca_mmdet.doctor.environment import Environment, Result, probe
 from eca_mmdet.doctor.fixes import Finding, counts, pip
-from eca_mmdet.doctor.probe import Result, probe
 from tests.conftest import PYTHON
 
 GIB = 2**30

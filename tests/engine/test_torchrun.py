@@ -9,7 +9,7 @@ import subprocess
 
 import pytest
 
-from eca_mmdet.cli.parser import build_parser
+from eca_mmdet.cli import build_parser
 from eca_mmdet.engine import config as engine_config
 from eca_mmdet.engine.distributed import TIMEOUT_S
 from tests.conftest import PYTHON, REPOSITORY

@@ -8,7 +8,11 @@ import pytest
 import torch
 
 from eca_mmdet.catalog.mechanisms import KEYS
+from eca_mmdet.demo import config
+from eca_mmdet.export import writer as graph_file
+from eca_mmdet.export.heads import best, decode, grid_anchors, level_of, pool, suppress
 from eca_mmdet.export.samples import make_batches
+from eca_mmdet.export.writer import OPSET, make_part, quiet, write_graph
 from eca_mmdet.utils.errors import UserError
 from tests.support import exporting
 from tests.tolerances import assert_near
@@ -28,8 +32,6 @@ class _Call(torch.nn.Module):
 
 def exported(function, arrays, axes, outputs=('out',)):
     """Return a function that runs another as a graph; ``axes``: {input: [any, ...]}."""
-    from eca_mmdet.export.writer import OPSET, quiet
-
     names = [f'in{index}' for index in range(len(arrays))]
     file = io.BytesIO()
     with torch.no_grad(), quiet():
@@ -66,8 +68,6 @@ def exported(function, arrays, axes, outputs=('out',)):
 def test_anchors_are_those_of_mmdet(settings, mmdet_ready):
     from mmdet.models.task_modules import AnchorGenerator
 
-    from eca_mmdet.export.heads import grid_anchors
-
     strides = [(4, 8), (16, 12)]  # along x, along y
     generator = AnchorGenerator(strides=strides, ratios=[0.5, 1.0, 2.0], **settings)
 
@@ -92,8 +92,6 @@ def test_anchors_are_those_of_mmdet(settings, mmdet_ready):
 @pytest.mark.parametrize('clip', [True, False])
 def test_decoding_is_that_of_mmdet(clip, mmdet_ready):
     from mmdet.models.task_modules import DeltaXYWHBBoxCoder
-
-    from eca_mmdet.export.heads import decode
 
     coder = DeltaXYWHBBoxCoder((0.1, -0.2, 0, 0.3), (0.1, 0.1, 0.2, 0.5), clip)
     generator = torch.Generator().manual_seed(3)
@@ -121,8 +119,6 @@ def test_decoding_is_that_of_mmdet(clip, mmdet_ready):
 @pytest.mark.parametrize('levels', [2, 4, 5])
 def test_levels_are_those_of_mmdet(levels, mmdet_ready):
     from mmdet.models import SingleRoIExtractor
-
-    from eca_mmdet.export.heads import level_of
 
     layer = dict(type='RoIAlign', output_size=7, sampling_ratio=0)
     strides = [2 ** (2 + level) for level in range(levels)]
@@ -168,8 +164,6 @@ def _overlap(one, other):
     ('batch', 'classes', 'count'), [(1, 1, 40), (3, 4, 25), (2, 1203, 9)]
 )
 def test_suppression_is_greedy_within_a_class(batch, classes, count):
-    from eca_mmdet.export.heads import suppress
-
     rng = np.random.default_rng(classes)
     boxes = rng.integers(0, 3, (batch, count, 4)) * 300.0  # far out: few digits left
     boxes[..., 2:] = boxes[..., :2] + rng.integers(3, 6, (batch, count, 2)) * 197.0
@@ -191,8 +185,6 @@ def test_suppression_is_greedy_within_a_class(batch, classes, count):
 
 
 def test_the_best_of_too_few():
-    from eca_mmdet.export.heads import best
-
     call = exported(
         lambda s: best(s, 4), [torch.zeros(1, 9)], [[0, 1]], ('values', 'places')
     )
@@ -206,8 +198,6 @@ def test_the_best_of_too_few():
 @pytest.mark.parametrize('scales', [1, 3])
 def test_pooling_is_that_of_mmdet(scales, mmdet_ready):
     from mmdet.models import SingleRoIExtractor
-
-    from eca_mmdet.export.heads import pool
 
     generator = torch.Generator().manual_seed(0)
     maps = [
@@ -233,8 +223,6 @@ def test_pooling_is_that_of_mmdet(scales, mmdet_ready):
 def _backbone(key, shapes, **settings):
     from mmdet.registry import MODELS
 
-    from eca_mmdet.demo import config
-
     cfg = config.compose('faster', key, 18, shapes, 0)
     torch.manual_seed(0)
     backbone = MODELS.build(dict(cfg.model.backbone, **settings))
@@ -246,8 +234,6 @@ def _backbone(key, shapes, **settings):
 
 
 def _write(backbone, path):
-    from eca_mmdet.export.writer import make_part, write_graph
-
     model = types.SimpleNamespace(backbone=backbone)
     part = make_part(model, 'backbone')
     write_graph(path, part, {'eca_mmdet': '0'})
@@ -273,8 +259,6 @@ def test_every_mechanism_at_any_size(key, mmdet_ready, shapes, tmp_path):
 
 def test_a_transform_of_the_traced_size(mmdet_ready, shapes, tmp_path, monkeypatch):
     """FcaNet's filters have the size of these maps, and no other."""
-    from eca_mmdet.export import writer as graph_file
-
     backbone = _backbone('fca', shapes)
     monkeypatch.setattr(graph_file, '_ANY_SIZE', (224, 224))
     _write(backbone, tmp_path / 'a.onnx')

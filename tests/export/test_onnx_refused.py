@@ -6,6 +6,12 @@ import types
 import pytest
 import torch
 
+from eca_mmdet import cli
+from eca_mmdet.export import exporter, heads
+from eca_mmdet.export import writer as graph_file
+from eca_mmdet.export.heads import Heads
+from eca_mmdet.export.writer import make_part, write_graph
+from eca_mmdet.utils.errors import RunError
 from tests.support import exporting
 
 pytest.importorskip('onnx')
@@ -62,8 +68,6 @@ def test_what_cannot_be_is_said(given, message, export, tmp_path, monkeypatch):
 @pytest.mark.parametrize(('form', 'out'), [('onnx', 'onnx'), ('openvino', 'xml')])
 def test_the_usage_has_the_file_before_the_size(form, out, capsys):
     """--size would take the file for a side, and then nobody knows what is missing."""
-    from eca_mmdet import cli
-
     with pytest.raises(SystemExit):
         cli.main(f'export {form} C K --size 192 256 m.{out}'.split())
     usage, error, _ = capsys.readouterr().err.split('\n')
@@ -106,16 +110,12 @@ def test_a_missing_package_is_told_first(package, export, monkeypatch, tmp_path)
 
 def _shifted(monkeypatch):
     """Anchors half a pixel off."""
-    from eca_mmdet.export import heads
-
     right = heads.grid_anchors
     monkeypatch.setattr(heads, 'grid_anchors', lambda *a: right(*a) + 0.5)
 
 
 def _scored(monkeypatch):
     """Scores a little low."""
-    from eca_mmdet.export.heads import Heads
-
     right = Heads.forward
 
     def wrong(self, *arguments):
@@ -127,8 +127,6 @@ def _scored(monkeypatch):
 
 def _unsuppressed(monkeypatch):
     """Suppression at another overlap."""
-    from eca_mmdet.export import heads
-
     right = heads.suppress
     monkeypatch.setattr(heads, 'suppress', lambda b, s, iou: right(b, s, iou + 0.2))
 
@@ -137,8 +135,6 @@ def _results(change):
     """Return a sabotage of what comes out."""
 
     def sabotage(monkeypatch):
-        from eca_mmdet.export.heads import Heads
-
         right = Heads.forward
         monkeypatch.setattr(
             Heads, 'forward', lambda self, *given: change(right(self, *given))
@@ -166,8 +162,6 @@ _moved, _twice = _results(_narrow), _results(_doubled)
 
 def _first(monkeypatch):
     """The first image's size for all: right but in a batch."""
-    from eca_mmdet.export import heads
-
     right = heads.decode
 
     def wrong(coder, boxes, deltas, sizes):
@@ -178,8 +172,6 @@ def _first(monkeypatch):
 
 def _fixed(monkeypatch):
     """A graph that is for one size alone."""
-    from eca_mmdet.export import writer as graph_file
-
     monkeypatch.setattr(
         graph_file, '_axes', lambda part, any_size: {n: {0: 'b'} for n in part.inputs}
     )
@@ -205,8 +197,6 @@ def test_a_wrong_file_fails_and_nothing_is_lost(
 
 
 def test_wrong_features_fail(export, monkeypatch, tmp_path):
-    from eca_mmdet.export import exporter
-
     right = exporter.write_graph
 
     def wrong(path, part, *others):
@@ -222,8 +212,6 @@ def test_wrong_features_fail(export, monkeypatch, tmp_path):
 
 @pytest.mark.parametrize('where', ['write_graph', 'compare'])
 def test_an_interrupted_export_leaves_nothing(where, export, monkeypatch, tmp_path):
-    from eca_mmdet.export import exporter
-
     def stop(path, *others):
         if where == 'write_graph':
             path.write_text('a part')
@@ -236,8 +224,6 @@ def test_an_interrupted_export_leaves_nothing(where, export, monkeypatch, tmp_pa
 
 
 def test_a_full_disk_is_told(export, monkeypatch, tmp_path):
-    from eca_mmdet.export import exporter
-
     def full(path, *others):
         raise OSError(28, 'No space left on device')
 
@@ -249,8 +235,6 @@ def test_a_full_disk_is_told(export, monkeypatch, tmp_path):
 
 
 def test_more_than_a_file_takes_is_refused(export, monkeypatch):
-    from eca_mmdet.export import exporter
-
     monkeypatch.setattr(exporter, '_MOST_BYTES', 1 << 20)
     code, _, err = export()
     assert code == 2 and '--part backbone' in err
@@ -269,8 +253,6 @@ def test_a_pipeline_that_the_metadata_cannot_say(paths, command, tmp_path):
 
 def test_a_layer_that_onnx_does_not_have(monkeypatch, capfd, mmdet_ready, tmp_path):
     """One line is all that is said; PyTorch would print the graph."""
-    from eca_mmdet.export.writer import make_part, write_graph
-    from eca_mmdet.utils.errors import RunError
 
     class Odd(torch.nn.Module):
         def forward(self, x):

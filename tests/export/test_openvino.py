@@ -12,6 +12,9 @@ import numpy as np
 import pytest
 import torch
 
+from eca_mmdet import cli
+from eca_mmdet.export.metadata import parse_metadata
+from eca_mmdet.export.writer import convert_to_openvino, make_part, write_graph
 from tests.support import exporting
 from tests.support.exporting import assert_same_objects, batch
 from tests.tolerances import assert_near
@@ -41,8 +44,6 @@ def names(folder):
 @pytest.fixture(scope='module')
 def trained(mmdet_ready, shapes, tmp_path_factory):
     """For each kind (config, checkpoint, detector, its XML, stdout, stderr, noted)."""
-    from eca_mmdet import cli
-
     made = {}
 
     def get(kind):
@@ -91,8 +92,6 @@ def test_objects_are_those_of_mmdet_at_any_size_and_batch(kind, trained, shapes)
 
 @pytest.mark.slow
 def test_what_is_printed_and_what_the_xml_says(trained):
-    from eca_mmdet.export.metadata import parse_metadata
-
     config, checkpoint, _, out, told, err, noted = trained('mask')
     assert err == '' and not any('openvino' in one.lower() for one in noted)
     assert names(out.parent) == ['mine.pth', 'mine.py', 'whole.bin', 'whole.xml']
@@ -179,8 +178,6 @@ def test_an_image_without_objects(mmdet_ready, shapes, command, tmp_path):
 @pytest.mark.slow
 def test_as_many_classes_as_lvis_has(mmdet_ready, shapes, tmp_path):
     from mmdet.registry import MODELS
-
-    from eca_mmdet.export.writer import convert_to_openvino, make_part, write_graph
 
     cfg, _ = exporting.random_detector('faster', shapes)
     cfg.model.roi_head.bbox_head.num_classes = 1203

@@ -3,6 +3,10 @@
 import pytest
 import torch
 
+from eca_mmdet.catalog.configs import config_root
+from eca_mmdet.engine.config import build_model
+from eca_mmdet.export.supported import require_covered
+from eca_mmdet.utils.errors import UserError
 from tests.support import exporting
 
 
@@ -72,9 +76,6 @@ def _roi(cfg):
 def test_parts_that_are_not_covered(change, part, legacy, shapes):
     from mmdet.registry import MODELS
 
-    from eca_mmdet.export.supported import require_covered
-    from eca_mmdet.utils.errors import UserError
-
     cfg, _ = exporting.random_detector('faster', shapes)
     change(cfg.model)
     with torch.device('meta'):
@@ -102,11 +103,6 @@ def test_detectors_that_are_not_covered(name, part, legacy):
 
     import mmdet
     from mmengine.config import Config
-
-    from eca_mmdet.catalog.configs import config_root
-    from eca_mmdet.engine.config import build_model
-    from eca_mmdet.export.supported import require_covered
-    from eca_mmdet.utils.errors import UserError
 
     root = config_root()
     if name.startswith('mmdet::'):

@@ -3,10 +3,11 @@
 import numpy as np
 import pytest
 
+from eca_mmdet.export.parity import Limits, distance
+from eca_mmdet.inference.prediction import Prediction
+
 
 def objects(boxes, scores, labels=None, masks=None):
-    from eca_mmdet.inference.prediction import Prediction
-
     labels = np.zeros(len(scores), int) if labels is None else np.array(labels)
     boxes = np.array(boxes, float).reshape(-1, 4)
     return Prediction(boxes, np.array(scores, float), labels, masks)
@@ -45,8 +46,6 @@ A, B, C = [0, 0, 10, 10], [30, 0, 50, 20], [60, 60, 90, 70]
     ],
 )
 def test_objects_that_one_list_has(one, other, counts):
-    from eca_mmdet.export.matching import Limits, distance
-
     found = distance(one, other, Limits(0.05, 0.5, 3))
     assert (found.objects, found.ties, found.missing) == counts
     assert found.passes == (counts[2] == 0)
@@ -67,8 +66,6 @@ def test_objects_that_one_list_has(one, other, counts):
 )
 def test_objects_that_the_file_should_have_suppressed(double, labels, missing):
     """A copy of an object is no tie: what it would lean on has its partner."""
-    from eca_mmdet.export.matching import Limits, distance
-
     file = objects([A, double], [0.9, 0.9], labels)
     found = distance(objects([A], [0.9]), file, Limits(0.05, 0.5, 100))
     assert (found.objects, found.missing) == (1, missing)
@@ -78,8 +75,6 @@ def test_objects_that_the_file_should_have_suppressed(double, labels, missing):
 @pytest.mark.parametrize('share', [0.08, 0.2, 1 / 3, 0.5])
 def test_boxes_moved_by_a_share_of_their_width(share):
     """Two of ten narrow boxes, which no tie may excuse for they are too many."""
-    from eca_mmdet.export.matching import Limits, distance
-
     at = np.arange(10) * 50.0
     boxes = np.stack((at, at, at + 20, at + 30), 1)
     moved = boxes.copy()
@@ -92,8 +87,6 @@ def test_boxes_moved_by_a_share_of_their_width(share):
 
 
 def test_distances_of_pairs():
-    from eca_mmdet.export.matching import Limits, distance
-
     limits = Limits(0.05, 0.5, 100)
     masks = np.zeros((1, 20, 20), bool)
     masks[0, :10, :10] = True
@@ -116,8 +109,6 @@ def test_distances_of_pairs():
 
 
 def test_boxes_that_are_all_off_are_no_ties():
-    from eca_mmdet.export.matching import Limits, distance
-
     limits = Limits(0.05, 0.5, 100)
     at = np.arange(40) * 20.0
     boxes = np.stack((at, at, at + 10, at + 10), 1)

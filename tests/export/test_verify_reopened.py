@@ -10,6 +10,11 @@ from tests.support import exporting
 pytest.importorskip('onnx')
 pytest.importorskip('onnxruntime')
 
+from eca_mmdet.export import metadata
+from eca_mmdet.export.metadata import _resize, properties
+from eca_mmdet.export.parity import require_same_input
+from eca_mmdet.inference.detector import load_detector
+from eca_mmdet.utils.errors import UserError
 from tests.support import onnx_files
 
 NOTHING = onnx_files.objects([[0, 0, 9, 9]], [0.5], [0])
@@ -23,8 +28,6 @@ def paths(mmdet_ready, shapes, tmp_path_factory):
 
 @pytest.fixture(scope='module')
 def trained(paths):
-    from eca_mmdet.inference.detector import load_detector
-
     return load_detector(str(paths[1]), str(paths[0]), 'cpu')
 
 
@@ -53,9 +56,6 @@ def changed(trained, **changes):
     ],
 )
 def test_what_is_said_is_what_mmdet_does(scale, keep_ratio, size, trained, tmp_path):
-    from eca_mmdet.export.metadata import properties
-    from eca_mmdet.export.parity import require_same_input
-
     mine = changed(trained, scale=scale, keep_ratio=keep_ratio)
     said = properties(mine, 'all', size)
     assert said['scale'] == list(scale) and said['keep_ratio'] is keep_ratio
@@ -78,10 +78,6 @@ def test_what_is_said_is_what_mmdet_does(scale, keep_ratio, size, trained, tmp_p
     ],
 )
 def test_what_is_said_wrongly(change, what, trained, tmp_path):
-    from eca_mmdet.export.metadata import properties
-    from eca_mmdet.export.parity import require_same_input
-    from eca_mmdet.utils.errors import UserError
-
     mine = changed(trained, scale=(128, 96))
     said = properties(mine, 'all', None) | change
     path = onnx_files.save(tmp_path / 'a.onnx', NOTHING, said)
@@ -91,10 +87,7 @@ def test_what_is_said_wrongly(change, what, trained, tmp_path):
 
 @pytest.mark.parametrize('scale', [(160.7, 160), (float('inf'), 160), ('96', 96)])
 def test_a_scale_that_is_not_whole(scale, trained):
-    from eca_mmdet.export.metadata import properties
-    from eca_mmdet.utils.errors import UserError
-
-    with pytest.raises(UserError, match='whole numbers are expected'):
+    with pytest.raises(UserError, match='two whole numbers, .* is expected'):
         properties(changed(trained, scale=scale), 'all', None)
 
 
@@ -114,9 +107,6 @@ def test_images_that_are_read_otherwise(key, value, refused, mmdet_ready):
     """Who has the file alone reads them as ever, and gets other objects."""
     from mmengine import Config
 
-    from eca_mmdet.export.metadata import _resize
-    from eca_mmdet.utils.errors import UserError
-
     steps = [
         {'type': 'mmcv.LoadImageFromFile', 'backend_args': None, key: value},
         {'type': 'Resize', 'scale': (96, 64), 'keep_ratio': True},
@@ -134,9 +124,6 @@ def test_images_that_are_read_otherwise(key, value, refused, mmdet_ready):
 
 
 def test_what_no_file_can_say(trained, monkeypatch):
-    from eca_mmdet.export.metadata import properties
-    from eca_mmdet.utils.errors import UserError
-
     test = trained.model.roi_head.test_cfg
     for key, value in (('score_thr', 1.5), ('score_thr', -0.1)):
         monkeypatch.setitem(test, key, value)
@@ -146,8 +133,6 @@ def test_what_no_file_can_say(trained, monkeypatch):
 
 
 def test_the_command_opens_what_it_wrote(paths, command, monkeypatch, tmp_path):
-    from eca_mmdet.export import metadata
-
     right = metadata._preprocessing
     monkeypatch.setattr(
         metadata, '_preprocessing', lambda one: right(one) | {'to_rgb': False}

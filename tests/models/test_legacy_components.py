@@ -290,7 +290,7 @@ class TestMaskHead:
         ],
     )
     def test_paste(self, legacy, box):
-        from eca_mmdet.models.legacy.roi_heads import paste
+        from eca_mmdet.models.legacy.heads import paste
 
         values = np.random.default_rng(0).random((7, 7), dtype=np.float32)
         values[3, 3] = 0.9
@@ -303,7 +303,7 @@ class TestMaskHead:
         assert expected.any()
 
     def test_a_tiny_mask_by_hand(self, legacy):
-        from eca_mmdet.models.legacy.roi_heads import paste
+        from eca_mmdet.models.legacy.heads import paste
 
         mask = np.zeros((3, 5), bool)
         values = np.array([[0.0, 1.0]], np.float32)  # left off, right on
@@ -316,7 +316,7 @@ class TestMaskHead:
         ]
 
     def test_the_threshold_itself_is_background(self, legacy):
-        from eca_mmdet.models.legacy.roi_heads import paste
+        from eca_mmdet.models.legacy.heads import paste
 
         mask = np.zeros((4, 4), bool)
         paste(mask, np.full((2, 2), 0.5, np.float32), np.array([0, 0, 3, 3]), 0.5)

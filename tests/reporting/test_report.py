@@ -10,6 +10,8 @@ import cv2
 import numpy as np
 import pytest
 
+from eca_mmdet.demo.config import compose
+from eca_mmdet.inference.drawing import draw_objects
 from eca_mmdet.reporting.page import render_page
 from eca_mmdet.reporting.run import Options, read_run
 from eca_mmdet.reporting.sections import images
@@ -26,8 +28,6 @@ def checkpoint(mmdet_ready, shapes, tmp_path_factory):
     """A tiny detector as mmengine saves it, and the text of its config."""
     import torch
     from mmdet.registry import MODELS
-
-    from eca_mmdet.demo.config import compose
 
     torch.manual_seed(0)
     cfg = compose('mask', 'eca', 18, shapes, 0)
@@ -417,8 +417,6 @@ def test_a_config_that_cannot_be_counted_is_told(mmdet_ready, shapes, tmp_path, 
 def test_objects_are_drawn_where_they_are():
     """A box and a mask of a 40 x 20 image on its picture of 320 x 160."""
     from pycocotools import mask as api
-
-    from eca_mmdet.inference.drawing import draw_objects
 
     image = np.full((20, 40, 3), 200, np.uint8)
     canvas, scale = images.fit(image)

@@ -6,6 +6,8 @@ import cv2
 import numpy as np
 import pytest
 
+from eca_mmdet.reporting.page import render_page, report
+from eca_mmdet.reporting.run import read_run
 from tests.support.browser import Browser
 from tests.support.report_runs import NASTY, STAMP, Page, write_run
 
@@ -35,8 +37,6 @@ def browser():
 @pytest.fixture(scope='module')
 def pages(shapes, tmp_path_factory):
     """Pages of one run and of two, with pictures; and the metrics.json of the first."""
-    from eca_mmdet.reporting.writing import report
-
     root = tmp_path_factory.mktemp('pages')
     config = f'test_dataloader = dict(dataset=dict(data_root={str(shapes)!r}, '
     config += "ann_file='annotations/val.json', data_prefix=dict(img='val/')))\n"
@@ -131,9 +131,6 @@ def test_whole_numbers_are_shown_whole(browser, shapes, tmp_path):
         for step in (10_000, 20_001, 29_318, 39_000)
     ]
     write_run(tmp_path / 'run', shapes, log=log)
-    from eca_mmdet.reporting.page import render_page
-    from eca_mmdet.reporting.run import read_run
-
     page = tmp_path / 'page.html'
     page.write_text(render_page(read_run(tmp_path / 'run', 'run')))
     browser.open(page)
@@ -143,9 +140,6 @@ def test_whole_numbers_are_shown_whole(browser, shapes, tmp_path):
 
 def test_many_classes_and_runs_are_drawn(browser, shapes, tmp_path):
     """A canvas that is too high stays empty without a word."""
-    from eca_mmdet.reporting.page import render_page
-    from eca_mmdet.reporting.run import read_run
-
     runs = []
     for name in 'abcdefgh':
         record = write_run(tmp_path / name, shapes)
@@ -249,9 +243,6 @@ def test_pictures_and_charts_have_something_in_them(browser, pages):
 
 
 def test_names_from_files_run_nothing(browser, shapes, tmp_path):
-    from eca_mmdet.reporting.page import render_page
-    from eca_mmdet.reporting.run import read_run
-
     write_run(tmp_path / 'run', shapes, name=NASTY)
     path = tmp_path / 'run' / STAMP / 'metrics.json'
     path.write_text(path.read_text().replace('circle', json.dumps(NASTY)[1:-1]))

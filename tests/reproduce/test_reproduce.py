@@ -11,8 +11,7 @@ import torch
 
 from eca_mmdet.catalog.published import Number, PublishedRow, published_rows
 from eca_mmdet.reproduce import tables
-from eca_mmdet.reproduce.coco_folder import CATEGORY_IDS, open_coco
-from eca_mmdet.reproduce.plan import Job, make_plan, scan
+from eca_mmdet.reproduce.plan import CATEGORY_IDS, Job, make_plan, open_coco, scan
 from eca_mmdet.reproduce.run import (
     RowFailed,
     Settings,
@@ -68,11 +67,11 @@ def test_a_part_of_val2017_is_a_subset(coco_tiny):
 
 
 def test_the_whole_departs_in_nothing(coco, monkeypatch):
-    from eca_mmdet.reproduce import coco_folder
+    from eca_mmdet.reproduce import plan
 
-    monkeypatch.setattr(coco_folder, 'WHOLE', open_coco(coco).counts)
+    monkeypatch.setattr(plan, 'WHOLE', open_coco(coco).counts)
     assert 'or other categories' in open_coco(coco).departure
-    monkeypatch.setattr(coco_folder, 'CATEGORY_IDS', [1, 2, 3])
+    monkeypatch.setattr(plan, 'CATEGORY_IDS', [1, 2, 3])
     assert open_coco(coco).departure == ''
     assert len(CATEGORY_IDS) == 80
 

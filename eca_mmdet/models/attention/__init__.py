@@ -1,4 +1,4 @@
-"""Attention layers of the ECA-Net comparison, one mechanism per file.
+"""Attention layers of the ECA-Net comparison.
 
 Each is an mmdet plugin layer: mmdet passes it ``in_channels``, C, and it maps
 (N, C, H, W) to the same shape and dtype. Wrong arguments, and maps too small for a
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from eca_mmdet.catalog.mechanisms import LAYER_MODULES
 from eca_mmdet.models.attention.eca import eca_kernel_size
 from eca_mmdet.models.attention.gate import ChannelGate, Gate
-from eca_mmdet.models.attention.se_variants import SEGC
+from eca_mmdet.models.attention.squeeze_excite import SEGC
 
 __all__ = [*LAYER_MODULES, 'SEGC', 'ChannelGate', 'Gate', 'eca_kernel_size']  # noqa: PLE0604
 

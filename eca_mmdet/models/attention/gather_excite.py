@@ -12,8 +12,7 @@ from torch import Tensor, nn
 
 from eca_mmdet.models.attention.gate import Gate, check_map, hidden_units, is_whole
 
-_EXTENTS = (2, 4, 8)
-"""Ratios of local extents in the paper; 0 is the whole map."""
+_EXTENTS = (2, 4, 8)  # ratios of local extents in the paper; 0 is the whole map
 
 
 class GatherExcite(Gate):

@@ -19,9 +19,8 @@ from eca_mmdet.catalog.architectures import (
     MOBILENET_V2_STAGES,
 )
 from eca_mmdet.models.attention.eca import ECALayer
-from eca_mmdet.models.backbones.blocks import recompute
-from eca_mmdet.models.backbones.init_guard import InitGuard
-from eca_mmdet.models.backbones.resnet import stage_kernel_sizes
+from eca_mmdet.models.backbones.resnet import recompute, stage_kernel_sizes
+from eca_mmdet.models.initialization import InitGuard
 
 
 class ECAInvertedResidual(InvertedResidual):  # type: ignore[misc]

@@ -7,7 +7,6 @@ last block of a stage.
 
 from __future__ import annotations
 
-import difflib
 import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -22,6 +21,7 @@ from eca_mmdet.catalog.mechanisms import MECHANISMS
 from eca_mmdet.models.attention.fcanet import FcaNet
 from eca_mmdet.models.attention.gate import is_whole
 from eca_mmdet.models.dct import STAGE_SIZES
+from eca_mmdet.utils.text import suggestion
 
 BASIC_POSITIONS = ('after_conv1', 'after_conv2')
 BOTTLENECK_POSITIONS = (*BASIC_POSITIONS, 'after_conv3')
@@ -95,12 +95,9 @@ def check_layer(cfg: Any) -> None:
         if registry.get(kind) is not None:
             return
     names = {row.type for row in MECHANISMS} | {'SEGC', 'GeneralizedAttention'}
-    lower = {name.lower(): name for name in sorted(names)}
-    near = difflib.get_close_matches(kind.lower(), lower, n=3, cutoff=0.5)
-    hint = f'Did you mean {" or ".join(lower[name] for name in near)}? ' if near else ''
     raise ValueError(
-        f'no layer {kind!r} is registered. {hint}The attention layers: '
-        f'{", ".join(sorted(names))}.'
+        f'no layer {kind!r} is registered.{suggestion(kind, names)} The attention '
+        f'layers: {", ".join(sorted(names))}.'
     )
 
 

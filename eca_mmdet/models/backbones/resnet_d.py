@@ -24,9 +24,12 @@ from eca_mmdet.catalog.architectures import (
 )
 from eca_mmdet.compat import batch_norm_base
 from eca_mmdet.models.attention.eca import ECALayer
-from eca_mmdet.models.backbones.blocks import check_memory, recompute
-from eca_mmdet.models.backbones.init_guard import InitGuard
-from eca_mmdet.models.backbones.resnet import stage_kernel_sizes
+from eca_mmdet.models.backbones.resnet import (
+    check_memory,
+    recompute,
+    stage_kernel_sizes,
+)
+from eca_mmdet.models.initialization import InitGuard
 from eca_mmdet.models.lean.fused import (
     conv_norm,
     gated_residual,

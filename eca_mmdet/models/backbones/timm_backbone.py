@@ -7,7 +7,6 @@ classifier.
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -21,10 +20,10 @@ from torch.nn import functional
 
 from eca_mmdet.compat import batch_norm_base
 from eca_mmdet.models.attention.gate import is_whole
-from eca_mmdet.models.backbones.init_guard import InitGuard
 from eca_mmdet.models.backbones.plugins import check_layer
-from eca_mmdet.models.file_names import FileNames
+from eca_mmdet.models.initialization import FileNames, InitGuard
 from eca_mmdet.utils.errors import MissingPackageError
+from eca_mmdet.utils.text import suggestion
 
 _AUXILIARY = ('AuxLogits',)  # of Inception v3, in some files
 
@@ -251,8 +250,7 @@ def _check_arguments(
     timm: Any, model_name: str, model_args: dict[str, Any], reserved: Sequence[str]
 ) -> None:
     if not isinstance(model_name, str) or not timm.is_model(model_name):
-        close = difflib.get_close_matches(str(model_name), timm.list_models(), 3, 0.5)
-        advice = f' Did you mean {", ".join(close)}?' if close else ''
+        advice = suggestion(str(model_name), timm.list_models())
         raise ValueError(
             f'model_name must be a network of timm {timm.__version__}; got '
             f"{model_name!r}.{advice} All names: timm.list_models('*resnet*')"

@@ -4,16 +4,16 @@ Each component replaces one of mmdet 3.x's in a test-time config (``configs/lega
 none changes mmdet. Source: MMDetection v1.1.0 (commit 3839478), run beside 3.x.
 """
 
-from eca_mmdet.models.legacy.boxes import V1BoxCoder
-from eca_mmdet.models.legacy.dense_heads import V1RetinaHead, V1RPNHead
-from eca_mmdet.models.legacy.roi_heads import (
+from eca_mmdet.models.legacy.boxes import V1BoxCoder, V1Resize
+from eca_mmdet.models.legacy.heads import (
     V1BBoxHead,
     V1CascadeRoIHead,
     V1MaskHead,
+    V1RetinaHead,
     V1RoIExtractor,
+    V1RPNHead,
     V1StandardRoIHead,
 )
-from eca_mmdet.models.legacy.transforms import V1Resize
 
 __all__ = [
     'V1BBoxHead',

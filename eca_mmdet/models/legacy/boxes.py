@@ -1,4 +1,4 @@
-"""Box coding and suppression with inclusive corners: width is x2 - x1 + 1."""
+"""Resizing, box coding and suppression; corners are inclusive: width is x2 - x1 + 1."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from typing import Any
 
 import torch
 from mmcv.ops import nms
+from mmdet.datasets.transforms import Resize
 from mmdet.models.task_modules.coders import BaseBBoxCoder
-from mmdet.registry import TASK_UTILS
+from mmdet.registry import TASK_UTILS, TRANSFORMS
 from mmengine.structures import InstanceData
 from torch import Tensor
 
@@ -139,3 +140,24 @@ def detections(boxes: Tensor, scores: Tensor, test_cfg: Any) -> InstanceData:
     limits = test_cfg.score_thr, test_cfg.nms.iou_threshold, test_cfg.max_per_img
     boxes, scores, labels = v1_multiclass_nms(boxes, scores, *limits)
     return InstanceData(bboxes=boxes, scores=scores, labels=labels)
+
+
+@TRANSFORMS.register_module()
+class V1Resize(Resize):  # type: ignore[misc]
+    """``Resize`` whose ``scale_factor`` is the one number the sizes were computed from.
+
+    3.x stores the ratios of the rounded sizes, one for each axis; v1 divided boxes by
+    the number before rounding (up to 0.2 px apart at the edge of an image).
+    """
+
+    def __init__(self, **kwargs: Any) -> None:
+        if not kwargs.get('keep_ratio'):
+            raise ValueError('V1Resize keeps the ratio: set keep_ratio=True.')
+        super().__init__(**kwargs)
+
+    def _resize_img(self, results: dict[str, Any]) -> None:
+        height, width = results['img'].shape[:2]
+        super()._resize_img(results)
+        long, short = max(results['scale']), min(results['scale'])
+        factor = min(long / max(height, width), short / min(height, width))
+        results['scale_factor'] = (factor, factor)

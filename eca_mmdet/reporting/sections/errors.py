@@ -28,8 +28,7 @@ _KINDS = {
 }
 _TABLED_CLASSES = 40
 """Confusion matrices of up to so many classes have their numbers in the cells."""
-_MATRIX_CLASSES = 120
-"""Larger ones are shown by their most frequent confusions only."""
+_MATRIX_CLASSES = 120  # larger ones are shown by their most frequent confusions only
 _PAIRS = 12
 
 

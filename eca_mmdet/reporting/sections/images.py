@@ -20,8 +20,7 @@ from eca_mmdet.utils.images import encode_image, read_rgb
 
 Array = npt.NDArray[Any]
 
-SIDES = (320, 640)
-"""The longer side of a picture, in pixels, is brought between these."""
+SIDES = (320, 640)  # the longer side of a picture, in pixels, is brought between these
 _QUALITY = 82
 
 

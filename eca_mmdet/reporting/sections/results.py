@@ -11,9 +11,7 @@ from eca_mmdet.reporting.charts import Chart, bar_chart, bars, chart_section, pe
 from eca_mmdet.reporting.run import Options, Run, measured, tasks_of, title_of
 from eca_mmdet.reporting.sections import Section
 
-_VAL2017 = (5000, 80)
-"""Images and categories."""
-
+_VAL2017 = (5000, 80)  # images and categories
 _SIZES = {'S': 'small, below 32² px', 'M': 'medium, to 96² px', 'L': 'large'}
 _MOST_BARS = 480
 """Bars of a chart; browsers draw nothing on a canvas of more than some 16,000 px."""

@@ -1,12 +1,40 @@
-"""Checks of ``init_cfg``: no gate of a backbone stays random without an error."""
+"""Initial weights of a backbone: its declaration, and a guard against random gates."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
 
 from eca_mmdet.models.attention.gate import Gate
+
+
+@dataclass(frozen=True)
+class FileNames:
+    """What a backbone whose tensors are not renamed declares as ``file_names``.
+
+    Every tensor of the checkpoint must then be the backbone's, or in a module below.
+    """
+
+    library: str  # whose names they are ('timm')
+    classifier: tuple[str, ...] = ()  # modules that tell the number of classes
+    heads: tuple[str, ...] = ()  # behind the last level; auxiliary classifiers
+    left_out: tuple[str, ...] = ()  # of feature levels that the backbone does not run
+    gates: tuple[str, ...] = ()  # attention modules; a public file may be without them
+
+    def part_of(self, key: str) -> str:
+        """Return which part a tensor is of: 'classifier', 'heads', 'left_out' or ''."""
+        for part in ('classifier', 'heads', 'left_out'):
+            if any(key.startswith(f'{name}.') for name in getattr(self, part)):
+                return part
+        return ''
+
+
+def file_names_of(backbone: object) -> FileNames | None:
+    """Return what a backbone declares; None where it has mmdet's names."""
+    names = getattr(backbone, 'file_names', None)
+    return names if isinstance(names, FileNames) else None
 
 
 class InitGuard:
