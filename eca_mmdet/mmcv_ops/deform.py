@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+import torchvision
 from torch import Tensor
 
 __all__ = [
@@ -72,8 +73,6 @@ def _without_outside(offset: Tensor, grid: list[Tensor]) -> Tensor:
 
 def _deform_conv2d(options: dict[str, Any]) -> Callable[..., Tensor]:
     """Bind torchvision's operator to mmcv's keyword names (v1 or v2 spelling)."""
-    import torchvision
-
     modulated = 'stride_h' in options
 
     def pair(name_v2: str, name_v1: str) -> tuple[int, int]:

@@ -7,6 +7,7 @@ max pooling is torchvision's kernel at one sample a bin, reduced here.
 from __future__ import annotations
 
 import torch
+import torchvision
 from torch import Tensor
 
 __all__ = ['roi_align_backward', 'roi_align_forward']
@@ -46,8 +47,6 @@ def roi_align_forward(
         pool_mode: 0 maximum, 1 average of the samples.
         aligned: shift by half a pixel; False is MMDetection v1's convention.
     """
-    import torchvision
-
     dtype = _compute_dtype(input)
     features, regions = input.to(dtype), rois.to(dtype)
     size = (aligned_height, aligned_width)
@@ -81,8 +80,6 @@ def roi_align_backward(
     if pool_mode == MAX:
         _max_backward(grad_output, rois, argmax_y, argmax_x, grad_input)
         return
-    import torchvision  # noqa: F401  (registers the operator)
-
     grad = torch.ops.torchvision._roi_align_backward(
         grad_output.to(dtype).contiguous(),
         rois.to(dtype),
@@ -104,8 +101,6 @@ def _max_forward(
     options: tuple[float, int, bool],
 ) -> None:
     """Pool the maximum over the samples of each bin, RoIs of one grid at a time."""
-    import torchvision
-
     scale, sampling_ratio, aligned = options
     rows, columns = size
     output, argmax_y, argmax_x = results
