@@ -64,7 +64,8 @@ def _without_outside(offset: Tensor, grid: list[Tensor]) -> Tensor:
         grid: y (kh, H') and x (kw, W') of each sample without its offset.
     """
     y, x = grid
-    pairs = offset.unflatten(1, (-1, len(y), len(x), 2))  # y, x
+    shape = (len(offset), -1, len(y), len(x), 2, *offset.shape[2:])
+    pairs = offset.reshape(shape)  # y, x
     rows = pairs.select(4, 0) + y[:, None, :, None]
     columns = pairs.select(4, 1) + x[:, None, :]
     outside = (rows <= -1) | (columns <= -1)
