@@ -297,4 +297,4 @@ def test_the_mark_at_the_start_is_removed(tmp_path, command):
     file.write_text(json.dumps(sound()), encoding='utf-8-sig')
     code, text, _ = command('check-data', file, '--fix', out)
     assert code == 1 and '  1 file written as UTF-8' in text
-    assert json.loads(out.read_text('ascii')) == sound()
+    assert json.loads(out.read_text('ascii')) == completed(sound())
