@@ -210,3 +210,45 @@ def test_install_faults_are_named(tmp_path, module, content, message):
     )
     assert message in out
     assert out.splitlines()[-1] == '2'
+
+
+@pytest.mark.openmmlab
+@pytest.mark.parametrize('place', ['FakeTensorMode()', 'torch.inference_mode()'])
+def test_first_operator_inside_a_mode(place):
+    """The import of torchvision is not recorded with the call."""
+    out, _ = run(
+        f"""
+        import eca_mmdet, sys, torch
+        from mmcv.ops import roi_align
+        from torch._subclasses.fake_tensor import FakeTensorMode
+        assert 'torchvision' not in sys.modules
+        with {place}:
+            print(*roi_align(torch.zeros(1, 3, 8, 8), torch.zeros(2, 5), 4).shape)
+        """
+    )
+    assert out == '2 3 4 4'
+
+
+@pytest.mark.openmmlab
+@pytest.mark.parametrize('operator', ['nms', 'roi_align', 'deform_conv2d'])
+def test_first_operator_inside_a_trace(operator):
+    """As in mmdet's get_flops.py, which traces a model that has never run."""
+    out, _ = run(
+        f"""
+        import eca_mmdet, sys, torch
+        from mmcv.ops import deform_conv2d, nms, roi_align
+        calls = {{
+            'nms': (lambda b, s: nms(b, s, 0.5)[1], [(3, 4), (3,)]),
+            'roi_align': (lambda x, r: roi_align(x, r, 2), [(1, 3, 8, 8), (2, 5)]),
+            'deform_conv2d': (
+                lambda *t: deform_conv2d(*t), [(1, 1, 3, 3), (1, 2, 3, 3), (1,) * 4]
+            ),
+        }}
+        assert 'torchvision' not in sys.modules
+        call, shapes = calls['{operator}']
+        inputs = tuple(torch.zeros(shape) for shape in shapes)
+        traced = torch.jit.trace(call, inputs, check_trace=False)
+        print(torch.equal(traced(*inputs), call(*inputs)))
+        """
+    )
+    assert out == 'True'

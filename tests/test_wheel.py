@@ -1,12 +1,16 @@
 """What an installed user gets: the wheel's configs and its start-up line."""
 
+import json
+import os
 import subprocess
 import zipfile
 
 import pytest
+from mmengine.config import Config
 
 from eca_mmdet import __version__
 from eca_mmdet.catalog import configs as paths
+from eca_mmdet.catalog.published import published_rows
 from tests.conftest import PYTHON, REPOSITORY
 
 
@@ -67,6 +71,46 @@ def test_wheel_asks_for_no_mmdet_line_by_itself(wheel):
     parts = ('onedl-mmcv==2.3.6', 'mmcv-lite==2.1.0', 'mmdet==3.3.0', 'setuptools<80.9')
     for part in parts:
         assert part in extras
+
+
+@pytest.mark.parametrize('installed', ['checkout', 'wheel'])
+def test_mim_reads_the_model_index(installed, wheel, tmp_path):
+    """``mim search`` and ``mim download``, with the index at its place in both."""
+    pytest.importorskip('mim', reason='of the onedl line only')
+    site = tmp_path / 'site'
+    if installed == 'wheel':
+        wheel.extractall(site)
+    else:
+        folder = site / f'eca_mmdet-{__version__}.dist-info'
+        folder.mkdir(parents=True)
+        name = f'eca_mmdet-{__version__}.dist-info/METADATA'
+        (folder / 'METADATA').write_bytes(wheel.read(name))
+        origin = {'url': REPOSITORY.as_uri(), 'dir_info': {'editable': True}}
+        (folder / 'direct_url.json').write_text(json.dumps(origin))
+
+    def mim(*arguments):
+        code = 'from mim.cli import cli; cli()'
+        return subprocess.run(
+            [PYTHON, '-c', code, *arguments],
+            cwd=tmp_path,
+            env={**os.environ, 'PYTHONPATH': str(site)},
+            capture_output=True,
+            text=True,
+        )
+
+    eca, plain = (f'retinanet_{x}r50_fpn_4xb2-1x_coco' for x in ('eca-', ''))
+    done = mim('search', 'eca_mmdet', '--dataset', 'coco', '--json', 'found.json')
+    assert done.returncode == 0, done.stderr
+    found = json.loads((tmp_path / 'found.json').read_text())
+    assert found['config'].keys() == {row.config for row in published_rows()}
+    assert found['kernel_sizes'][eca] == '3, 5, 5, 7'
+    box_ap = found['coco/box_ap']
+    assert (box_ap[eca], box_ap[plain]) == (37.3, 35.6)
+    done = mim('download', 'eca_mmdet', '--config', eca, '--dest', 'dest')
+    assert done.returncode == 0, done.stderr
+    (saved,) = (tmp_path / 'dest').iterdir()
+    cfg = Config.fromfile(str(saved))
+    assert (cfg.model.type, cfg.model.backbone.type) == ('RetinaNet', 'ECAResNet')
 
 
 def test_installed_wheel_finds_its_configs(wheel, tmp_path):

@@ -75,6 +75,8 @@ def metafile(family: str, rows: list[PublishedRow]) -> str:
                 'Name': row.config,
                 'In Collection': collection,
                 'Config': f'configs/{family}/{row.config}.py',
+                # None is published; "mim download" then writes the config only.
+                'Weights': [''],
                 'Metadata': _metadata(row),
                 'Results': [
                     {
@@ -112,7 +114,9 @@ def _metadata(row: PublishedRow) -> dict[str, Any]:
         'FLOPs (G)': row.gflops.value,
     }
     if row.attention == 'ECA':
-        metadata['Kernel Sizes'] = list(RELEASED_KERNEL_SIZES[row.depth])
+        # As text: mim joins the items of a list, and they must be text.
+        sizes = RELEASED_KERNEL_SIZES[row.depth]
+        metadata['Kernel Sizes'] = ', '.join(map(str, sizes))
     return {**metadata, 'Sources': sources}
 
 
@@ -190,11 +194,21 @@ def _start(row: Mechanism) -> str:
 
 
 def pages() -> dict[Path, str]:
-    """Return each metafile's text by its path."""
-    return {
-        config_root() / family / 'metafile.yml': metafile(family, rows)
-        for family, rows in families().items()
+    """Return the text of each metafile and of both model indexes by their paths.
+
+    mim reads the index of a checkout at its root, that of a wheel in ``.mim``.
+    """
+    metafiles = {
+        f'configs/{family}/metafile.yml': metafile(family, rows)
+        for family, rows in sorted(families().items())
         if rows
+    }
+    root = config_root().parent
+    index = yaml.safe_dump({'Import': list(metafiles)})
+    return {
+        **{root / name: text for name, text in metafiles.items()},
+        root / 'model-index.yml': index,
+        root / 'eca_mmdet' / '.mim' / 'model-index.yml': index,
     }
 
 

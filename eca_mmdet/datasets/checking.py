@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from eca_mmdet.datasets.coco import read_annotations, require_instances
+from eca_mmdet.datasets.coco import completed, read_annotations, require_instances
 from eca_mmdet.datasets.entries import is_image
 from eca_mmdet.datasets.images import ImageFiles, find_missing, open_images
 from eca_mmdet.datasets.rules import check as rules
@@ -209,7 +209,7 @@ def _fix(
                 code='no-images' if key == 'images' else 'no-objects',
             )
     require_free(out, option='--fix')
-    write_json(out, repaired, indent=None)
+    write_json(out, completed(repaired), indent=None)
     again = _check(out, None, classes)
     if checked.images:
         again.faults += rules.check_images(again.content['images'], checked.images)

@@ -47,7 +47,18 @@ def read_annotations(path: str | Path) -> CocoFile:
 def write_new(contents: Mapping[Path, Mapping[str, Any]]) -> None:
     """Write annotation files, all or none, to paths that do not exist yet."""
     require_free(*contents)
-    write_json_files(contents, indent=None)
+    write_json_files({p: completed(c) for p, c in contents.items()}, indent=None)
+
+
+def completed(content: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the content with the optional fields that mmdet's tools read."""
+    categories = [
+        {**entry, 'supercategory': entry.get('supercategory', 'none')}
+        if isinstance(entry, dict)
+        else entry
+        for entry in content['categories']
+    ]
+    return {'info': {}, 'licenses': [], **content, 'categories': categories}
 
 
 def require_annotations(path: str | Path, content: Any) -> None:

@@ -16,6 +16,8 @@ import numpy.typing as npt
 from shapely import affinity
 from shapely.geometry import MultiPolygon, Point, Polygon
 
+from eca_mmdet.datasets.coco import completed
+
 CLASSES = ('circle', 'square', 'triangle')
 SPLITS = {'train': 400, 'val': 100}
 """Number of images of each split by default."""
@@ -187,12 +189,12 @@ def write_shapes(
                 annotations.append(ids | annotation)
         content = {
             'info': {'description': f'eca-mmdet shapes, seed {seed}, split {split}'},
-            'licenses': [],
             'images': images,
             'annotations': annotations,
             'categories': [
                 {'id': i + 1, 'name': name} for i, name in enumerate(CLASSES)
             ],
         }
-        (root / 'annotations' / f'{split}.json').write_text(json.dumps(content))
+        file = root / 'annotations' / f'{split}.json'
+        file.write_text(json.dumps(completed(content)))
     return root

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable
+from multiprocessing import get_all_start_methods
 from typing import Any
 
 from eca_mmdet.checkpoints.download import fetch, is_address
@@ -12,6 +15,44 @@ from eca_mmdet.engine.distributed import is_main_process
 from eca_mmdet.utils.errors import UserError
 
 
+def _whole(least: int) -> tuple[Callable[[Any], bool], str]:
+    return lambda v: type(v) is int and v >= least, f'a whole number from {least}'
+
+
+_METHODS = get_all_start_methods()
+_SECONDS = (lambda v: type(v) in (int, float) and v >= 0, 'seconds from 0')
+_FLAG = (lambda v: v in (False, True), 'True or False')
+_VALUES: dict[str, dict[str, tuple[Callable[[Any], bool], str]]] = {
+    'dataloader': {  # torch's arguments and mmengine's
+        'batch_size': _whole(1),
+        'num_workers': _whole(0),
+        'num_batch_per_epoch': _whole(1),
+        'prefetch_factor': _whole(1),
+        'timeout': _SECONDS,
+        'shuffle': (lambda v: not v, 'False; sampler.shuffle is what counts'),
+        'multiprocessing_context': (lambda v: v in _METHODS, f'one of {_METHODS}'),
+        'generator': (lambda v: v is None, 'None; the seed of the run is used'),
+        'pin_memory_device': (lambda v: isinstance(v, str), 'text'),
+        'persistent_workers': _FLAG,
+        'pin_memory': _FLAG,
+        'drop_last': _FLAG,
+        'in_order': _FLAG,
+        'disable_subprocess_warning': _FLAG,
+    },
+    'train_cfg': dict.fromkeys(('max_epochs', 'max_iters', 'val_interval'), _whole(1)),
+    'optim_wrapper': {'accumulative_counts': _whole(1)},
+}
+_OPTIONAL = ('num_batch_per_epoch', 'prefetch_factor', 'multiprocessing_context')
+_OF_WORKERS = ('persistent_workers', 'timeout', *_OPTIONAL[1:])
+_PARTS: dict[str, tuple[str, ...]] = {  # with the arguments that mmengine adds
+    'dataset': (),
+    'sampler': ('dataset', 'seed'),
+    'batch_sampler': ('sampler', 'batch_size'),
+    'collate_fn': (),
+    'worker_init_fn': (),
+}
+
+
 def check(cfg: Any, training: bool) -> None:
     """Run every check that reads no image; rank 0 does it for all.
 
@@ -19,6 +60,11 @@ def check(cfg: Any, training: bool) -> None:
     since mmengine would still read the backbone's own file first.
     """
     require_sections(cfg, training)
+    for use in ('train', 'val') if training else ('test',):
+        if cfg.get(f'{use}_dataloader') is not None:
+            check_loader(cfg[f'{use}_dataloader'], f'{use}_dataloader')
+    for section in ('train_cfg', 'optim_wrapper') if training else ():
+        _check_values(cfg[section], section, _VALUES[section])
     start = cfg.get('load_from')
     if start and cfg.model.get('backbone'):
         cfg.model.backbone.init_cfg = None
@@ -31,6 +77,63 @@ def check(cfg: Any, training: bool) -> None:
     elif training and not is_address(str(start)):
         read_checkpoint(start)
     check_data(cfg, training)
+
+
+def check_loader(loader: Any, path: str) -> None:
+    """Check the arguments of a data loader, before its dataset is read.
+
+    Without workers, the arguments that torch accepts only with them are dropped: they
+    usually come from an inherited config.
+    """
+    known = _VALUES['dataloader']
+    _check_values(loader, path, known)
+    required = ['dataset', 'sampler', *(['batch_size'] if 'train' in path else [])]
+    wrong = [name for name in loader if name not in known and name not in _PARTS]
+    missing = [name for name in required if name not in loader]
+    if wrong or missing:
+        allowed = ', '.join(sorted((*known, *_PARTS)))
+        text = f'no argument {wrong[0]!r}; there are {allowed}' if wrong else ''
+        raise _invalid(path, ValueError(text or f'needs {", ".join(missing)}'))
+    for name, added in _PARTS.items():
+        if name in loader and (name != 'batch_sampler' or loader[name] is not None):
+            _check_part(loader[name], name, f'{path}.{name}', added)
+    if loader.get('batch_sampler') and loader.get('drop_last'):
+        text = 'has no effect beside a batch_sampler; set batch_sampler.drop_last'
+        raise _invalid(f'{path}.drop_last', ValueError(text))
+    if not loader.get('num_workers'):
+        for name in _OF_WORKERS:
+            loader.pop(name, None)
+
+
+def _check_values(section: Any, path: str, tests: dict[str, Any]) -> None:
+    if not isinstance(section, dict):
+        raise _invalid(path, ValueError(f'must be a dict; got {section!r}'))
+    for name, (test, values) in tests.items():
+        value = section.get(name, test)
+        if value is not test and not (value is None and name in _OPTIONAL):
+            if not test(value):
+                text = f'must be {values}; got {value!r}'
+                raise _invalid(f'{path}.{name}', ValueError(text))
+
+
+def _check_part(part: Any, name: str, path: str, added: tuple[str, ...]) -> None:
+    """Check the type of a loader's part; of samplers, the names of arguments too."""
+    from mmdet.registry import DATA_SAMPLERS, DATASETS
+    from mmengine.registry import FUNCTIONS
+
+    registry = DATA_SAMPLERS if added else FUNCTIONS if '_' in name else DATASETS
+    kind = part.get('type') if isinstance(part, dict) else part
+    found = registry.get(kind) if kind and isinstance(kind, str) else kind
+    if isinstance(part, str) or not callable(found):
+        text = f'must be a dict with the type of a {registry.name}; got {part!r}'
+        raise _invalid(path, ValueError(text))
+    if added and isinstance(part, dict):
+        given = dict.fromkeys(added) | part
+        given = {k: v for k, v in given.items() if k not in ('type', '_scope_')}
+        try:
+            inspect.signature(found).bind(**given)
+        except TypeError as error:
+            raise _invalid(path, TypeError(f'{kind}: {error}')) from error
 
 
 def check_backbone(cfg: Any) -> Any:

@@ -110,6 +110,11 @@ class CocoTableMetric(BaseMetric):  # type: ignore[misc]
             raise ValueError(
                 'format_only=True needs outfile_prefix, which says where to write.'
             )
+        if not isinstance(ann_file, (str, Path)) or not str(ann_file):
+            raise ValueError(
+                f'ann_file must name the annotation file; got {ann_file!r}. Without '
+                "one, mmdet's CocoMetric evaluates against the dataset's annotations."
+            )
         self.ann_file = ann_file
         self.classwise = classwise
         self.max_dets = check_max_dets(max_dets)

@@ -8,10 +8,12 @@ so training costs one forward more than with a compiled mmcv.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
 import torch
+import torchvision
 from torch import Tensor
 
 __all__ = [
@@ -35,12 +37,47 @@ def _gradients(
         return torch.autograd.grad(function(*leaves), leaves, grad_output.to(dtype))
 
 
+def _prefix(maps: Tensor, batch: int, shape: tuple[int, ...], exact: bool) -> Tensor:
+    """Read the first values of each image's maps as (batch, *shape), as mmcv does.
+
+    mmcv's v2 kernels look at the number of values only, and DyHead relies on it: it
+    gives maps of a finer level. v1 needs maps of the shape (``exact``).
+    """
+    count = math.prod(shape)
+    if (exact and maps.shape != (batch, *shape)) or (
+        len(maps) < batch or maps[:1].numel() < count
+    ):
+        raise RuntimeError(
+            f'offsets or masks of shape {tuple(maps.shape)} do not fit: this '
+            f'deformable convolution reads {(batch, *shape)}.'
+        )
+    return maps[:batch].flatten(1)[:, :count].reshape(batch, *shape)
+
+
+def _without_outside(offset: Tensor, grid: list[Tensor]) -> Tensor:
+    """Cut the gradient of samples at -1 or before, which mmcv counts as outside.
+
+    torchvision differentiates those at exactly -1 towards the inside.
+
+    Args:
+        offset: FloatTensor[N, groups * kh * kw * 2, H', W'].
+        grid: y (kh, H') and x (kw, W') of each sample without its offset.
+    """
+    y, x = grid
+    shape = (len(offset), -1, len(y), len(x), 2, *offset.shape[2:])
+    pairs = offset.reshape(shape)  # y, x
+    rows = pairs.select(4, 0) + y[:, None, :, None]
+    columns = pairs.select(4, 1) + x[:, None, :]
+    outside = (rows <= -1) | (columns <= -1)
+    return torch.where(outside.unsqueeze(4), pairs.detach(), pairs).flatten(1, 4)
+
+
 def _deform_conv2d(options: dict[str, Any]) -> Callable[..., Tensor]:
     """Bind torchvision's operator to mmcv's keyword names (v1 or v2 spelling)."""
-    import torchvision
+    modulated = 'stride_h' in options
 
     def pair(name_v2: str, name_v1: str) -> tuple[int, int]:
-        if 'stride_h' in options:
+        if modulated:
             return options[f'{name_v2}_h'], options[f'{name_v2}_w']
         return options[f'{name_v1}H'], options[f'{name_v1}W']
 
@@ -57,6 +94,19 @@ def _deform_conv2d(options: dict[str, Any]) -> Callable[..., Tensor]:
         mask: Tensor | None = None,
         bias: Tensor | None = None,
     ) -> Tensor:
+        sides = zip(x.shape[2:], weight.shape[2:], *geometry.values(), strict=True)
+        grid = [
+            torch.arange(0, size + 2 * pad - (taps - 1) * dilation, stride)
+            + (torch.arange(taps) * dilation - pad)[:, None]
+            for size, taps, stride, pad, dilation in sides
+        ]
+        taps, samples = zip(*(side.shape for side in grid), strict=True)
+        channels = options['deformable_group'] * math.prod(taps)
+        offset = _prefix(offset, len(x), (2 * channels, *samples), exact=not modulated)
+        if mask is not None:
+            mask = _prefix(mask, len(x), (channels, *samples), exact=False)
+        if offset.requires_grad:
+            offset = _without_outside(offset, [side.to(offset) for side in grid])
         dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
         given = (x, offset, weight, bias, mask)
         *tensors, mask = (None if t is None else t.to(dtype) for t in given)

@@ -6,7 +6,9 @@ offset convention, order of the result); suppression itself is torchvision's.
 
 from __future__ import annotations
 
+import numpy as np
 import torch
+import torchvision
 from torch import Tensor
 
 __all__ = ['nms', 'nms_match', 'softnms']
@@ -14,7 +16,7 @@ __all__ = ['nms', 'nms_match', 'softnms']
 
 def _float32(value: float) -> float:
     """Round a threshold as mmcv does, whose C++ signature takes a float32."""
-    return float(torch.tensor(value, dtype=torch.float32))
+    return float(np.float32(value))
 
 
 def _at_least_float32(tensor: Tensor) -> Tensor:
@@ -28,8 +30,6 @@ def nms(boxes: Tensor, scores: Tensor, iou_threshold: float, offset: int = 0) ->
     (width x2 - x1 + 1, as MMDetection v1), 0 lengths. Returns LongTensor[K], the kept
     indices by falling score.
     """
-    import torchvision
-
     boxes = _at_least_float32(boxes)
     if offset:
         boxes = torch.cat((boxes[:, :2], boxes[:, 2:] + offset), dim=1)

@@ -9,6 +9,7 @@ has none on a GPU.
 from __future__ import annotations
 
 import torch
+import torchvision  # noqa: F401  (registers the operators)
 from torch import Tensor
 
 __all__ = ['roi_align_backward', 'roi_align_forward']
@@ -75,8 +76,6 @@ def _pool(
     The operator itself: ``torchvision.ops.roi_align`` would leave it for Python loops
     under deterministic algorithms, though its forward pass is deterministic.
     """
-    import torchvision  # noqa: F401  (registers the operator)
-
     with torch.autocast(features.device.type, enabled=False):
         pooled: Tensor = torch.ops.torchvision.roi_align(
             features, rois, scale, *size, sampling_ratio, aligned
@@ -108,8 +107,6 @@ def roi_align_backward(
         options = (spatial_scale, sampling_ratio, aligned)
         _separable_backward(grad_output.to(dtype), rois.to(dtype), grad_input, *options)
         return
-    import torchvision  # noqa: F401  (registers the operator)
-
     grad = torch.ops.torchvision._roi_align_backward(
         grad_output.to(dtype).contiguous(),
         rois.to(dtype),

@@ -461,3 +461,31 @@ def test_every_fault_is_explained_in_the_docs():
 def test_unreadable_content_is_a_users_error(tmp_path):
     with pytest.raises(UserError, match='does not exist'):
         read_annotations(tmp_path / 'x.json')
+
+
+def test_written_files_have_the_optional_fields(write, tmp_path, command):
+    """mmdet's tools read them: split_coco.py, coco_error_analysis.py."""
+    image = {'id': 1, 'file_name': 'a.png', 'width': 9, 'height': 9}
+    box = {'image_id': 1, 'bbox': [1, 1, 4, 4], 'area': 16, 'iscrowd': 0}
+    content = {
+        'images': [image, {**image, 'id': 2, 'file_name': 'b.png'}],
+        'annotations': [
+            {'id': 1, 'category_id': 1, **box},
+            {'id': 2, 'category_id': 2, **box, 'image_id': 2},
+        ],
+        'categories': [
+            {'id': 1, 'name': 'cat', 'supercategory': 'animal'},
+            {'id': 2, 'name': 'cup'},
+        ],
+        'info': {'year': 2026},
+    }
+    file = write(content)
+    assert command('check-data', file, '--fix', tmp_path / 'fixed.json')[0] == 0
+    assert command('split', file, '--val', '0.5', '--out', tmp_path / 'parts')[0] == 0
+    written = [tmp_path / 'fixed.json', *sorted(tmp_path.glob('parts/*.json'))]
+    assert len(written) == 3
+    for path in written:
+        found = json.loads(path.read_text())
+        assert found['info'] == {'year': 2026} and found['licenses'] == []
+        groups = [entry['supercategory'] for entry in found['categories']]
+        assert groups == ['animal', 'none']

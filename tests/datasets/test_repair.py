@@ -7,6 +7,7 @@ import os
 import pytest
 
 from eca_mmdet.datasets import checking
+from eca_mmdet.datasets.coco import completed
 from eca_mmdet.datasets.images import ImageFiles
 from eca_mmdet.datasets.rules.check import check_annotations, repair
 from eca_mmdet.utils.errors import UserError
@@ -205,7 +206,7 @@ def test_fix_writes_a_copy_and_checks_it(write, tmp_path, command):
     code, text, _ = command('check-data', file, '--fix', out)
     assert code == 1  # the source has faults
     assert file.read_bytes() == before
-    assert json.loads(out.read_text()) == sound()
+    assert json.loads(out.read_text()) == completed(sound())
     assert '  1 iscrowd set to 0' in text
     assert '  4 annotation ids renumbered from 1' in text
     assert text.endswith('checked again: no fault\n')
@@ -296,4 +297,4 @@ def test_the_mark_at_the_start_is_removed(tmp_path, command):
     file.write_text(json.dumps(sound()), encoding='utf-8-sig')
     code, text, _ = command('check-data', file, '--fix', out)
     assert code == 1 and '  1 file written as UTF-8' in text
-    assert json.loads(out.read_text('ascii')) == sound()
+    assert json.loads(out.read_text('ascii')) == completed(sound())

@@ -1,10 +1,12 @@
 """Each fault of data, classes and arguments is named before any long work."""
 
+import copy
 import json
 
 import pytest
+from mmengine.config import Config
 
-from eca_mmdet.catalog.configs import config_root
+from eca_mmdet.catalog.configs import config_root, shipped_configs
 from eca_mmdet.engine import data_checks, preflight
 from eca_mmdet.utils.errors import UserError
 
@@ -14,8 +16,6 @@ pytestmark = pytest.mark.openmmlab
 @pytest.fixture
 def cfg(mmdet_ready, shapes):
     """The demo's Mask R-CNN on the generated shapes: a config without fault."""
-    from mmengine.config import Config
-
     file = config_root() / 'demo' / 'mask-rcnn_eca-r18-w16_fpn_shapes.py'
     cfg = Config.fromfile(file)
     for loader in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
@@ -59,6 +59,104 @@ def test_a_sound_config_passes(cfg, training):
 def test_backbone_arguments(cfg, changes, parts):
     cfg.model.backbone.update(changes)
     refuses(cfg, 'model.backbone', *parts)
+
+
+def test_loaders_of_shipped_configs_pass(mmdet_ready):
+    for file in shipped_configs().values():
+        cfg = Config.fromfile(file)
+        for name in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
+            if cfg.get(name):
+                before = copy.deepcopy(cfg[name])
+                preflight.check_loader(cfg[name], name)
+                assert cfg[name] == before or not before.get('num_workers')
+
+
+LOADER_FAULTS = {
+    'batch_size': (0, -1, 1.5, True, '2', 'two', None, [2]),
+    'num_workers': (-1, 0.5, True, '4', None, [1]),
+    'num_batch_per_epoch': (0, -3, 'all', True),
+    'prefetch_factor': (0, -2, 1.5, '2', True),
+    'timeout': (-1, float('nan'), '5', None, True),
+    'shuffle': (True, 1, 'yes'),
+    'multiprocessing_context': ('thread', 3, ['fork']),
+    'generator': (0, 'torch'),
+    'pin_memory_device': (0, None),
+    'persistent_workers': ('yes', 2, None),
+    'pin_memory': ('gpu', -1, None),
+    'drop_last': ('no', None),
+    'in_order': ('no', None),
+    'disable_subprocess_warning': ('no', None),
+    'dataset': (None, 'coco', {}, {'type': 'NoDataset'}),
+    'sampler': (None, 'DefaultSampler', {}, {'type': ''}, {'type': 'Sampler'})
+    + ({'type': 'DefaultSampler', 'shufle': True},),
+    'batch_sampler': (0, 'AspectRatioBatchSampler', {}, {'type': 'DefaultSampler'}),
+    'collate_fn': (None, 'pseudo_collate', {'type': 'stack'}),
+    'worker_init_fn': (None, 'seed', {'type': 'seed'}),
+    'num_worker': (2,),
+}
+
+
+@pytest.mark.parametrize('use', ['train', 'val', 'test'])
+@pytest.mark.parametrize('name', LOADER_FAULTS)
+def test_arguments_of_loaders(name, use, cfg):
+    """Named before the annotation files are read, which do not exist here."""
+    path = f'{use}_dataloader'
+    cfg[path].dataset.ann_file = 'missing.json'
+    for value in LOADER_FAULTS[name]:
+        loader = {**cfg[path], name: value}
+        with pytest.raises(UserError) as caught:
+            preflight.check(Config({**cfg, path: loader}), use != 'test')
+        assert caught.value.code == 'config-invalid'
+        text = str(caught.value)
+        assert text.startswith(path) and name in text and '\n' not in text
+
+
+@pytest.mark.parametrize('name', ['dataset', 'sampler', 'batch_size'])
+def test_arguments_that_loaders_need(name, cfg):
+    del cfg.train_dataloader[name]
+    with pytest.raises(UserError, match=f'train_dataloader: needs {name}'):
+        preflight.check(cfg, training=True)
+
+
+def test_drop_last_beside_a_batch_sampler(cfg):
+    cfg.train_dataloader.update(
+        drop_last=True, batch_sampler=dict(type='AspectRatioBatchSampler')
+    )
+    with pytest.raises(UserError, match=r'train_dataloader\.drop_last'):
+        preflight.check(cfg, training=True)
+
+
+@pytest.mark.parametrize(
+    ('path', 'values'),
+    [
+        ('train_cfg.max_iters', (0, -1, 'all', None)),
+        ('train_cfg.val_interval', (0, 2.5)),
+        ('optim_wrapper.accumulative_counts', (0, '2')),
+        ('val_dataloader', (4, 'none')),
+    ],
+)
+def test_values_beside_the_loaders(path, values, cfg):
+    for value in values:
+        changed = copy.deepcopy(cfg)
+        changed.merge_from_dict({path: value})
+        with pytest.raises(UserError) as caught:
+            preflight.check(changed, training=True)
+        assert str(caught.value).startswith(path)
+
+
+@pytest.mark.parametrize('use', ['train', 'val', 'test'])
+def test_loading_without_workers_drops_what_needs_them(use, cfg):
+    from mmengine.runner import Runner
+
+    loader = cfg[f'{use}_dataloader']
+    of_workers = dict(persistent_workers=True, prefetch_factor=4, timeout=9)
+    loader.update(num_workers=0, multiprocessing_context='fork', **of_workers)
+    preflight.check(cfg, training=use != 'test')
+    assert loader.keys().isdisjoint((*of_workers, 'multiprocessing_context'))
+    assert next(iter(Runner.build_dataloader(loader)))['inputs']
+    loader.update(num_workers=1, **of_workers)
+    preflight.check_loader(loader, f'{use}_dataloader')
+    assert {key: loader[key] for key in of_workers} == of_workers
 
 
 def test_missing_backbone_weights(cfg):

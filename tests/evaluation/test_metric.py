@@ -431,11 +431,14 @@ def test_masks_of_a_detector_without(metric_type, data):
         ({'backend': 'fast'}, "backend must be one of .* got 'fast'"),
         ({'max_dets': (100, 10)}, 'max_dets must be ascending'),
         ({'format_only': True}, 'format_only=True needs outfile_prefix'),
+        ({'ann_file': None}, "ann_file must name .* got None.*mmdet's CocoMetric"),
+        ({'ann_file': ''}, "ann_file must name .* got ''"),
+        ({'ann_file': {}}, 'ann_file must name .* got {}'),
     ],
 )
 def test_arguments_that_are_refused(metric_type, arguments, message):
     with pytest.raises(ValueError, match=message):
-        metric_type('A.json', **arguments)
+        metric_type(**{'ann_file': 'A.json', **arguments})
 
 
 def test_the_errors_are_those_of_the_same_detections(metric_type, data, tmp_path):

@@ -1,10 +1,13 @@
 """Focal loss and deformable operators, forward and backward, against slow loops."""
 
+import itertools
 import math
 
 import numpy as np
 import pytest
 import torch
+
+from tests.references.deform import deform_conv
 
 pytestmark = [pytest.mark.openmmlab, pytest.mark.usefixtures('supplied_operators')]
 
@@ -49,76 +52,100 @@ def test_sigmoid_focal_loss(gamma, weighted):
         )
 
 
-def deform_conv_loop(x, offset, weight, mask, stride, pad):
-    """Deformable convolution with one group, sample by sample."""
-    n, c, h, w = x.shape
-    out_channels, _, kh, kw = weight.shape
-    rows = (h + 2 * pad - kh) // stride + 1
-    columns = (w + 2 * pad - kw) // stride + 1
-    out = np.zeros((n, out_channels, rows, columns))
-
-    def at(plane, y, x):
-        value = 0.0
-        for r in (math.floor(y), math.floor(y) + 1):
-            for col in (math.floor(x), math.floor(x) + 1):
-                if 0 <= r < h and 0 <= col < w:
-                    value += plane[r, col] * (1 - abs(y - r)) * (1 - abs(x - col))
-        return value
-
-    for b, i, j, t in np.ndindex(n, rows, columns, kh * kw):
-        y = i * stride - pad + t // kw + offset[b, 2 * t, i, j]
-        z = j * stride - pad + t % kw + offset[b, 2 * t + 1, i, j]
-        scale = 1 if mask is None else mask[b, t, i, j]
-        for ch in range(c):
-            value = at(x[b, ch], y, z) * scale
-            out[b, :, i, j] += weight[:, ch, t // kw, t % kw] * value
-    return out
+LAYERS = {  # kernel, stride, padding, dilation (y, x each), groups, offset groups
+    'plain': ((3, 3), (1, 1), (1, 1), (1, 1), 1, 1),
+    'stride': ((3, 3), (2, 1), (1, 0), (1, 1), 1, 1),
+    'wide': ((2, 3), (1, 2), (2, 3), (2, 1), 2, 1),
+    'groups': ((1, 2), (1, 1), (0, 2), (1, 3), 2, 2),
+    'offset groups': ((2, 2), (1, 1), (1, 1), (1, 1), 1, 4),
+}
 
 
-@pytest.mark.parametrize('stride', [1, 2])
-def test_deform_conv(stride):
-    from mmcv.ops import deform_conv2d
+@pytest.mark.parametrize('layer', LAYERS)
+@pytest.mark.parametrize(
+    ('version', 'offsets'),
+    [
+        *itertools.product((1, 2), ('zero', 'integer', 'half', 'any')),
+        (2, 'larger maps'),
+    ],
+)
+def test_deform_conv(version, offsets, layer):
+    """Values and gradients, also of samples on the border, equal those of a loop."""
+    from mmcv.ops import deform_conv2d, modulated_deform_conv2d
 
-    x = torch.randn(2, 3, 6, 7, dtype=torch.float64)
-    weight = torch.randn(4, 3, 3, 3, dtype=torch.float64)
-    rows, columns = (6 - 1) // stride + 1, (7 - 1) // stride + 1
-    offset = torch.randn(2, 18, rows, columns, dtype=torch.float64)
-    out = deform_conv2d(x, offset, weight, stride, 1)
-    expected = deform_conv_loop(
-        x.numpy(), offset.numpy(), weight.numpy(), None, stride, 1
+    kernel, stride, pad, dilation, groups, deform_groups = LAYERS[layer]
+    random = np.random.default_rng(sum(map(ord, layer + offsets)))
+    x = random.normal(size=(2, 4, 4, 5))
+    weight = random.normal(size=(6, 4 // groups, *kernel))
+    rows, columns = (
+        (size + 2 * p - (k - 1) * d - 1) // s + 1
+        for size, k, s, p, d in zip((4, 5), kernel, stride, pad, dilation, strict=True)
     )
-    np.testing.assert_allclose(out.numpy(), expected, atol=1e-9)
-    inputs = [t.requires_grad_() for t in (x, offset, weight)]
-    assert torch.autograd.gradcheck(
-        lambda *t: deform_conv2d(*t, stride, 1), inputs, fast_mode=True
+    more = 3 if offsets == 'larger maps' else 0
+    taps = deform_groups * math.prod(kernel)
+    shape = (2, 2 * taps, rows + more, columns + more)
+    offset = {
+        'zero': np.zeros(shape),
+        'integer': random.integers(-6, 7, shape).astype(float),
+        'half': random.integers(-6, 7, shape) / 2,
+    }.get(offsets, random.normal(size=shape, scale=2))
+    mask = random.random((2, taps, *shape[2:])) if version == 2 else np.ones(shape)
+    grad = random.normal(size=(2, 6, rows, columns))
+    options = (stride, pad, dilation, groups, deform_groups)
+    expected = deform_conv(
+        x, offset, mask, weight, grad, stride, pad, dilation, deform_groups
     )
+    inputs = [torch.tensor(a, requires_grad=True) for a in (x, offset, mask, weight)]
+    if version == 2:
+        bias = torch.randn(6, dtype=torch.float64, requires_grad=True)
+        out = modulated_deform_conv2d(*inputs, bias, *options)
+        out.backward(torch.tensor(grad))
+        np.testing.assert_allclose(bias.grad, grad.sum((0, 2, 3)))
+        out = out - bias[:, None, None]
+    else:
+        del inputs[2]
+        out = deform_conv2d(*inputs, *options)
+        out.backward(torch.tensor(grad))
+        expected = (*expected[:3], expected[4])
+    found = [out.detach(), *(each.grad for each in inputs)]
+    for ours, theirs in zip(found, expected, strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=1e-12)
 
 
-@pytest.mark.parametrize('with_bias', [False, True])
-def test_modulated_deform_conv(with_bias):
-    from mmcv.ops import modulated_deform_conv2d
+@pytest.mark.parametrize(
+    ('version', 'offset', 'mask'),
+    [
+        (1, (2, 18, 5, 5), None),  # larger maps, which mmcv accepts in v2 only
+        (1, (3, 18, 4, 4), None),
+        (1, (2, 36, 4, 4), None),
+        (2, (2, 18, 3, 4), (2, 9, 4, 4)),
+        (2, (2, 18, 4, 4), (2, 9, 4, 3)),
+        (2, (1, 18, 9, 9), (2, 9, 4, 4)),
+    ],
+)
+def test_deform_conv_rejects_maps(version, offset, mask):
+    from mmcv.ops import deform_conv2d, modulated_deform_conv2d
 
-    x = torch.randn(2, 3, 6, 7, dtype=torch.float64)
-    weight = torch.randn(4, 3, 3, 3, dtype=torch.float64)
-    offset = torch.randn(2, 18, 6, 7, dtype=torch.float64)
-    mask = torch.rand(2, 9, 6, 7, dtype=torch.float64)
-    bias = torch.randn(4, dtype=torch.float64) if with_bias else None
-    out = modulated_deform_conv2d(x, offset, mask, weight, bias, 1, 1)
-    expected = deform_conv_loop(
-        x.numpy(), offset.numpy(), weight.numpy(), mask.numpy(), 1, 1
-    )
-    if with_bias:
-        expected += bias.numpy()[:, None, None]
-    np.testing.assert_allclose(out.numpy(), expected, atol=1e-9)
-    inputs = [t.requires_grad_() for t in (x, offset, mask, weight)]
-    if with_bias:
-        bias.requires_grad_()
-    assert torch.autograd.gradcheck(
-        lambda *t: modulated_deform_conv2d(*t, bias, 1, 1), inputs, fast_mode=True
-    )
-    if with_bias:
-        modulated_deform_conv2d(*inputs, bias, 1, 1).sum().backward()
-        np.testing.assert_allclose(bias.grad.numpy(), 2 * 6 * 7)
+    x, weight = torch.randn(2, 3, 4, 4), torch.randn(5, 3, 3, 3)
+    with pytest.raises(RuntimeError, match='do not fit'):
+        if version == 1:
+            deform_conv2d(x, torch.randn(offset), weight, 1, 1)
+        else:
+            given = torch.randn(offset), torch.rand(mask)
+            modulated_deform_conv2d(x, *given, weight, None, 1, 1)
+
+
+@pytest.mark.parametrize('sides', [(16, 8, 4), (15, 8, 4), (7, 4, 2, 1)])
+def test_dyhead_trains(sides):
+    """Its convolutions get the offsets and masks of the next finer level."""
+    from mmdet.models.necks import DyHead
+
+    neck = DyHead(in_channels=16, out_channels=16, num_blocks=2)
+    maps = [torch.rand(2, 16, side, side) for side in sides]
+    outs = neck(maps)
+    assert [out.shape for out in outs] == [each.shape for each in maps]
+    sum(out.square().sum() for out in outs).backward()
+    assert all(parameter.grad.isfinite().all() for parameter in neck.parameters())
 
 
 def test_multi_scale_deformable_attention():

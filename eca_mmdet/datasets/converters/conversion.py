@@ -12,7 +12,12 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from eca_mmdet.datasets.coco import read_annotations, require_instances, write_new
+from eca_mmdet.datasets.coco import (
+    completed,
+    read_annotations,
+    require_instances,
+    write_new,
+)
 from eca_mmdet.datasets.converters import cvat, labelme, voc, yolo
 from eca_mmdet.datasets.converters.files import SPLITS, files_below, root_tag
 from eca_mmdet.datasets.converters.labels import (
@@ -221,12 +226,13 @@ def _as_coco(source: LabelledDataset, part: LabelledSplit) -> Entry:
                 **_annotation(labelled, image.size),
             }
             annotations.append(entry)
-    return {
+    content = {
         'info': {'description': f'{_NAMES[source.kind]} labels, by eca-mmdet to-coco'},
         'images': images,
         'annotations': annotations,
         'categories': [{'id': key, 'name': name} for key, name in source.categories],
     }
+    return completed(content)
 
 
 def _annotation(labelled: LabelledObject, size: Size) -> Entry:
