@@ -8,7 +8,7 @@ import os
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from eca_mmdet.datasets.entries import Size
 from eca_mmdet.datasets.images import open_images
@@ -64,6 +64,20 @@ class ConversionLog:
             f'{", ..." if count > len(self._places[what]) else ""})'
             for what, count in self._counts.items()
         ]
+
+
+class Choices(NamedTuple):
+    """How to read what labels do not say themselves; None to infer it.
+
+    Attributes:
+        labels: meaning of YOLO labels of more than six columns.
+        units: of YOLO's coordinates; normalized ones may then be outside 0-1.
+        voc_origin: number of the first pixel in Pascal VOC.
+    """
+
+    labels: Literal['boxes', 'polygons'] | None = None
+    units: Literal['normalized', 'pixels'] | None = None
+    voc_origin: Literal[0, 1] | None = None
 
 
 @dataclasses.dataclass

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,17 +10,16 @@ from typing import Any
 import numpy as np
 
 from eca_mmdet.datasets.converters.files import (
-    OUTSIDE,
     Claim,
     Images,
     LabelFormat,
-    label_splits,
     log_unreadable,
     parse_xml,
     read_label_files,
     supervision_formats,
 )
 from eca_mmdet.datasets.converters.labels import (
+    Choices,
     ConversionLog,
     LabelledDataset,
     LabelledObject,
@@ -31,98 +29,80 @@ from eca_mmdet.datasets.converters.labels import (
 from eca_mmdet.datasets.entries import Size, is_polygon
 from eca_mmdet.utils.errors import MissingPackageError, UserError
 
+_CORNERS = ('xmin', 'ymin', 'xmax', 'ymax')
+
 _ZEROS = 0.001
 """Share of boxes with a coordinate 0 from which on pixels were counted from 0."""
 
+_FRACTIONS = 0.05
+"""The same of boxes with a fraction; Pascal VOC 2012 itself has a few."""
 
-def read(path: Path) -> LabelledDataset:
+
+def read(path: Path, choices: Choices) -> LabelledDataset:
     """Read a folder.
 
     Raises:
         UserError: no image can be read.
         MissingPackageError: supervision or defusedxml is not installed.
     """
-    images = Images(path)
-    splits, rest, left, notes = _splits(path, images)
-    if not splits:
-        raise UserError(
-            f'the lists in {path / "ImageSets" / "Main"} name no XML file that is '
-            f'there. {"; ".join(notes)}',
-            code='no-images',
-        )
-    reader = _Reader()
+    reader = _Reader(choices.voc_origin)
     form = LabelFormat(
         'voc',
         'XML',
-        _load,
+        reader.load,
         lambda file, root: Claim(file, (root.findtext('filename') or '').strip()),
         lambda root: list(root.findall('object')),
         reader.read,
     )
-    dataset = read_label_files(form, images, splits, rest, left)
-    if reader.zeros > _ZEROS * reader.boxes:
-        notes.append(
-            f'{reader.zeros} of {reader.boxes} boxes begin at pixel 0, so pixels are '
-            'taken to be counted from 0, not from 1 as Pascal VOC does'
-        )
-        _shift_back(dataset)
-    dataset.notes[:0] = notes
+    dataset = read_label_files(form, Images(path), '.xml')
+    if reader.boxes:
+        dataset.notes.append(reader.note)
     return dataset
-
-
-def _splits(
-    root: Path, images: Images
-) -> tuple[dict[str, list[Path]], list[Path], str, list[str]]:
-    """Return XML files by split: ImageSets/Main/train.txt and so on, or folders.
-
-    Also those of no split, what to say of these, and notes.
-    """
-    lists = root / 'ImageSets' / 'Main'
-    names = [n for n in ('train', 'val', 'test') if (lists / f'{n}.txt').is_file()]
-    if not names and (lists / 'trainval.txt').is_file():
-        names = ['trainval']
-    in_folders, rest = label_splits(root, '.xml')
-    if not names:
-        return in_folders, rest, OUTSIDE, []
-    every = [file for files in (*in_folders.values(), rest) for file in files]
-    by_name = defaultdict[str, list[Path]](list)
-    for file in every:
-        for name in {file.stem, '/'.join(images.key(file))}:
-            by_name[name].append(file)
-    log, splits = ConversionLog(), {}
-    for name in names:
-        text = (lists / f'{name}.txt').read_text('utf-8-sig', 'replace')
-        files = []
-        for wanted in (line.split()[0] for line in text.splitlines() if line.split()):
-            of_name = by_name.get(wanted, [])
-            if len(of_name) == 1:
-                files += of_name
-            else:
-                which = 'several XML files have' if of_name else 'no XML has'
-                log.add(f'images left out that {name}.txt names and {which}', wanted)
-        if files:
-            splits[name if name != 'trainval' else 'train'] = [*dict.fromkeys(files)]
-    used = {file for files in splits.values() for file in files}
-    left = 'XML files left out that are in no split of ImageSets/Main'
-    return splits, [file for file in every if file not in used], left, log.notes
-
-
-def _load(file: Path, log: ConversionLog) -> Any:
-    try:
-        return parse_xml(file)
-    except MissingPackageError:
-        raise
-    except (ValueError, UserError) as error:
-        log_unreadable(file, error, log)
-        return None
 
 
 class _Reader:
     """Reads objects, and counts the boxes that tell from where pixels are counted."""
 
-    def __init__(self) -> None:
+    def __init__(self, origin: int | None) -> None:
         self._library = supervision_formats('pascal_voc')
-        self.boxes = self.zeros = 0
+        self._origin = origin
+        self.boxes = self._zeros = self._fractions = 0
+
+    def load(self, file: Path, log: ConversionLog) -> Any:
+        """Return the root of a file; None, logged, if it cannot be read."""
+        try:
+            root = parse_xml(file, log)
+        except MissingPackageError:
+            raise
+        except (ValueError, UserError) as error:
+            log_unreadable(file, error, log)
+            return None
+        for box in root.iterfind('object/bndbox'):
+            with contextlib.suppress(TypeError, ValueError):  # malformed
+                values = [float(box.findtext(key)) for key in _CORNERS]
+                self.boxes += 1
+                self._zeros += any(0 <= value < 1 for value in values[:2])
+                self._fractions += any(value % 1 for value in values)
+        return root
+
+    @property
+    def origin(self) -> int:
+        """Number of the first pixel."""
+        if self._origin is not None:
+            return self._origin
+        whole = self._fractions <= _FRACTIONS * self.boxes
+        return int(whole and self._zeros <= _ZEROS * self.boxes)
+
+    @property
+    def note(self) -> str:
+        """The number of the first pixel, and why it was taken."""
+        why = '--voc-origin'
+        if self._origin is None:
+            why = (
+                f'of {self.boxes} boxes {self._zeros} begin at 0 and {self._fractions} '
+                f'have fractions; if not: to-coco --voc-origin {1 - self.origin}'
+            )
+        return f'pixels are counted from {self.origin} ({why})'
 
     def read(
         self, image: Path, root: Any, size: Size, log: ConversionLog
@@ -151,9 +131,6 @@ class _Reader:
         category = ' '.join((entry.findtext('name') or '').split())
         if not category:
             raise ValueError('it has no name')
-        self.boxes += 1
-        starts = [_number(entry, f'bndbox/{key}', 1) for key in ('xmin', 'ymin')]
-        self.zeros += 0 in starts
         flags = ('difficult', 'truncated', 'occluded')
         more = {key: 1 for key in flags if _number(entry, key) == 1}
         crowd = 'difficult' in more
@@ -162,7 +139,9 @@ class _Reader:
         x1, y1, x2, y2 = map(float, seen.xyxy[0])
         if not all(map(is_coordinate, (x1, y1, x2, y2))):
             raise ValueError('a coordinate is too large')
-        return LabelledObject(category, (x1, y1, x2, y2), outlines, crowd, more)
+        shift = 1 - self.origin  # supervision counts from 1
+        box = x1 + shift, y1 + shift, x2, y2
+        return LabelledObject(category, box, outlines, crowd, more)
 
     def _outlines(
         self, entry: Any, name: str, log: ConversionLog
@@ -170,25 +149,16 @@ class _Reader:
         for polygon in entry.findall('polygon'):
             points = np.zeros(0)
             with contextlib.suppress(ValueError, IndexError):
-                points = (self._library.parse_polygon_points(polygon) - 1).ravel()
+                points = self._library.parse_polygon_points(polygon).ravel()
+                points -= self.origin
             if all(map(is_coordinate, points)) and is_polygon(points):
                 yield points.tolist()
             else:
                 log.add('malformed polygons left out; the boxes stay', name)
 
 
-def _number(entry: Any, path: str, default: int = 0) -> int:
+def _number(entry: Any, path: str) -> int:
     try:
         return int(float(entry.findtext(path)))
     except (TypeError, ValueError, OverflowError):
-        return default
-
-
-def _shift_back(dataset: LabelledDataset) -> None:
-    """Undo the step from pixels counted from 1 to those from 0."""
-    for image in (image for part in dataset.splits for image in part.images):
-        for labelled in image.objects:
-            x1, y1, x2, y2 = labelled.box
-            labelled.box = x1 + 1, y1 + 1, x2, y2
-            if isinstance(labelled.mask, list):
-                labelled.mask = [[v + 1 for v in points] for points in labelled.mask]
+        return 0
