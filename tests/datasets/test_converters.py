@@ -32,19 +32,19 @@ from tests.support.foreign_data import (
 @pytest.mark.parametrize(
     ('boxes', 'stated', 'origin', 'told'),
     [
-        ([[1, 11, 20, 30]], None, 1, 'of 1 boxes 0 begin at 0 and 0 have fractions'),
+        ([[1, 11, 20, 30]], None, 1, 'of 1 boxes 0 begin at 0, 0 have fractions'),
         ([[9, 11, 20, '30.0']], None, 1, '0 have fractions'),
         ([[9, 11, 20, 30]], 0, 0, '--voc-origin'),
         (
             [[0, 11, 20, 30], [5, 6, 9, 9]],
             None,
             0,
-            'of 2 boxes 1 begin at 0 and 0 have',
+            'of 2 boxes 1 begin at 0, 0 have',
         ),
-        ([[10.5, 12.25, 40.75, 44]], None, 0, '0 begin at 0 and 1 have fractions'),
+        ([[10.5, 12.25, 40.75, 44]], None, 0, '0 begin at 0, 1 have fractions'),
         ([[9, 12, 40, 44.5], [5, 6, 9, 9]], None, 0, '1 have fractions'),
         ([[9, 12, 40, 44.5], [5, 6, 9, 9]], 1, 1, '--voc-origin'),
-        ([[9, 12, 40, 44.5], *[[5, 6, 9, 9]] * 30], None, 1, 'and 1 have fractions'),
+        ([[9, 12, 40, 44.5], *[[5, 6, 9, 9]] * 30], None, 1, ', 1 have fractions'),
     ],
 )
 def test_voc_pixels_are_counted_from_0_or_1(tmp_path, boxes, stated, origin, told):

@@ -41,11 +41,9 @@ class Columns(NamedTuple):
 def read_columns(
     labels: Iterable[tuple[str, Sequence[float]]], choices: Choices
 ) -> Columns:
-    """Decide what the columns mean by the number and range of the values.
+    """Decide what the four or more values after a class mean.
 
-    Args:
-        labels: place of each label, and its four or more values after the class.
-        choices: options, which decide what the values do not.
+    ``labels`` has the place of each label for messages.
 
     Raises:
         UserError: several readings fit, or coordinates are outside 0-1.
@@ -76,18 +74,17 @@ def read_columns(
         # Labels of one dataset have equally many keypoints, and an end or none.
         near, every = range(max(6, most - 2), most + 3), total('long')
         some = every if most == 6 else total('label', range(10**6))
-        box = some - total('long', near) + total('no box', near) <= _SHARE * some
-        box &= not oriented
+        fit = total('long', near) - total('no box', near)
+        box = fit >= (1 - _SHARE) * some and not oriented
         outline = total(outside) + ids * long.get(6, 0) <= _SHARE * every
         columns = columns._replace(boxes=box and not outline)
         if box == outline or choices.units == 'pixels':
             why = f'{places["long"]}: {most + 1} columns may be a box or an outline'
         elif outline and ids and not columns.tracked:
             why = f'{places["id"]}: the end may be a point, or confidence and track id'
-    if not choices.units:
-        place = places.get('outside') or (not columns.boxes and places.get(outside))
-        if place:
-            raise UserError(f'{place}: {_UNITS}', code='option-missing')
+    beyond = places.get('outside') or places.get('' if columns.boxes else outside)
+    if beyond and not choices.units:
+        raise UserError(f'{beyond}: {_UNITS}', code='option-missing')
     if why:
         raise UserError(f'{why}. {_LABELS}', code='option-missing')
     return columns

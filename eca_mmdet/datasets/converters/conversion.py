@@ -48,7 +48,6 @@ _NAMES = {
     'cvat': 'CVAT for images',
 }
 _ORDER = ('', 'train', 'val', 'test')
-_OPTIONS = {'yolo': ('labels', 'units'), 'voc': ('voc_origin',)}
 _CORRECTED = 'file names corrected to the only file of their base name'
 _ARCHIVES = (b'PK\x03\x04', b'\x1f\x8b', b'7z\xbc\xaf', b'Rar!', b'BZh', b'\xfd7zXZ')
 
@@ -147,8 +146,8 @@ def convert(
     kind = kind_of(path)
     if kind is None:
         raise UserError(_unknown(path), code='unsupported-format')
-    used = choices._replace(**dict.fromkeys(_OPTIONS.get(kind, ())))
-    if any(choice is not None for choice in used):
+    unused = {'yolo': choices[2:], 'voc': choices[:2]}.get(kind, choices)
+    if any(choice is not None for choice in unused):
         raise UserError(
             '--labels and --units are for YOLO, --voc-origin for Pascal VOC; '
             f'{path} is of {_NAMES[kind]}.',
@@ -283,20 +282,20 @@ def _describe_coco(path: Path, root: Path, out: Path) -> list[Converted]:
     for file in _coco_files(path):
         content = read_annotations(file).content
         require_instances(file, content)
-        folder, names = _image_folder(file, content, root)
+        folder, moved = _image_folder(file, content, root)
         count = len(content.get('annotations', ()))
         categories = [c for c in content['categories'] if isinstance(c, dict)]
         split, log = _split_of(file), ConversionLog()
         images = []
         for entry in content['images']:
             name = entry['file_name'] if is_image(entry) else ''
-            if name in names:
-                entry = entry | {'file_name': names[name]}
-                log.add(_CORRECTED, f'{name}: {names[name]}')
+            if name in moved:
+                entry = entry | {'file_name': moved[name]}
+                log.add(_CORRECTED, f'{name}: {moved[name]}')
             elif name.startswith('/') or '..' in re.split(r'[\\/]', name):
                 log.add('file names that lead out of the folder of the images', name)
             images.append(entry)
-        if names:
+        if moved:
             file = out / f'{split or "annotations"}.json'
             content = content | {'images': images}
             if not _is_same(file, content):

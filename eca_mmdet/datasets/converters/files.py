@@ -42,6 +42,7 @@ _MOST_BYTES = 1 << 28
 
 _COMMON_CHINESE = re.compile(rb'[\xb0-\xd7][\xa1-\xfe]')
 """First level of GB 2312; the accented small letters of Latin-1 are from E0 on."""
+_HIGH, _CONTROL = re.compile(rb'[\x80-\xff]'), re.compile(rb'[\x80-\x9f]')
 
 _LAYERS = frozenset(('annotations', 'labels', 'images', 'jpegimages', 'xml', 'json'))
 """Folders that hold labels apart from images; otherwise the paths are the same."""
@@ -92,21 +93,18 @@ def read_text(path: Path, what: str, log: ConversionLog, declared: str = '') -> 
     raw = read_file(path, what, _MOST_BYTES)
     with contextlib.suppress(UnicodeDecodeError):
         return decode(raw, 'strict')
-    with contextlib.suppress(UnicodeDecodeError, LookupError):
-        return raw.decode(declared)
-    common = len(_COMMON_CHINESE.findall(raw))
-    guess = 'GBK' if 4 * common > len(re.findall(rb'[\x80-\xff]', raw)) else 'Latin-1'
-    try:
-        if guess == 'Latin-1' and re.search(rb'[\x80-\x9f]', raw):
-            raise ValueError
-        text = raw.decode('gb18030' if guess == 'GBK' else guess)
-    except ValueError:
-        raise UserError(
-            f'{what} {path} is neither UTF-8 nor GBK or Latin-1. Save it as UTF-8.',
-            code='file-unreadable',
-        ) from None
-    log.add(f'files that are not UTF-8: read as {guess}', path.name)
-    return text
+    chinese = 4 * len(_COMMON_CHINESE.findall(raw)) > len(_HIGH.findall(raw))
+    guess = 'GBK' if chinese else '' if _CONTROL.search(raw) else 'Latin-1'
+    for encoding in (declared, guess):
+        with contextlib.suppress(UnicodeDecodeError, LookupError):
+            text = raw.decode(encoding)
+            if encoding != declared:
+                log.add(f'files that are not UTF-8: read as {guess}', path.name)
+            return text
+    raise UserError(
+        f'{what} {path} is neither UTF-8 nor GBK or Latin-1. Save it as UTF-8.',
+        code='file-unreadable',
+    )
 
 
 def split_of(path: Path, root: Path) -> tuple[str, Path]:
@@ -139,6 +137,7 @@ def find_lists(root: Path) -> list[tuple[str, Path]]:
         path
         for path in files_below(root, ['.txt'])
         if path.parent == root or path.parent.name in ('ImageSets', 'Main')
+        if not any(path.with_suffix(end).is_file() for end in ('.jpg', '.png'))
     ]
     splits = {path.stem for path in texts}
     names = SPLITS if splits & {'train', 'val'} else SPLITS | {'trainval': 'train'}

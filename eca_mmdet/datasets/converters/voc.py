@@ -56,7 +56,11 @@ def read(path: Path, choices: Choices) -> LabelledDataset:
     )
     dataset = read_label_files(form, Images(path), '.xml')
     if reader.boxes:
-        dataset.notes.append(reader.note)
+        dataset.notes.append(
+            f'pixels are counted from {reader.origin} (of {reader.boxes} boxes '
+            f'{reader.zeros} begin at 0, {reader.fractions} have fractions; to-coco '
+            '--voc-origin decides)'
+        )
     return dataset
 
 
@@ -66,7 +70,7 @@ class _Reader:
     def __init__(self, origin: int | None) -> None:
         self._library = supervision_formats('pascal_voc')
         self._origin = origin
-        self.boxes = self._zeros = self._fractions = 0
+        self.boxes = self.zeros = self.fractions = 0
 
     def load(self, file: Path, log: ConversionLog) -> Any:
         """Return the root of a file; None, logged, if it cannot be read."""
@@ -81,8 +85,8 @@ class _Reader:
             with contextlib.suppress(TypeError, ValueError):  # malformed
                 values = [float(box.findtext(key)) for key in _CORNERS]
                 self.boxes += 1
-                self._zeros += any(0 <= value < 1 for value in values[:2])
-                self._fractions += any(value % 1 for value in values)
+                self.zeros += any(0 <= value < 1 for value in values[:2])
+                self.fractions += any(value % 1 for value in values)
         return root
 
     @property
@@ -90,19 +94,8 @@ class _Reader:
         """Number of the first pixel."""
         if self._origin is not None:
             return self._origin
-        whole = self._fractions <= _FRACTIONS * self.boxes
-        return int(whole and self._zeros <= _ZEROS * self.boxes)
-
-    @property
-    def note(self) -> str:
-        """The number of the first pixel, and why it was taken."""
-        why = '--voc-origin'
-        if self._origin is None:
-            why = (
-                f'of {self.boxes} boxes {self._zeros} begin at 0 and {self._fractions} '
-                f'have fractions; if not: to-coco --voc-origin {1 - self.origin}'
-            )
-        return f'pixels are counted from {self.origin} ({why})'
+        whole = self.fractions <= _FRACTIONS * self.boxes
+        return int(whole and self.zeros <= _ZEROS * self.boxes)
 
     def read(
         self, image: Path, root: Any, size: Size, log: ConversionLog

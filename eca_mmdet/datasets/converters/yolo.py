@@ -60,7 +60,7 @@ def read(path: Path, choices: Choices) -> LabelledDataset:
     logs = {split: ConversionLog() for split in about.splits}
     images = {split: _images(split, about, log) for split, log in logs.items()}
     labels.decide(image for paths in images.values() for image in paths)
-    parts = [_read_split(*item, logs, about, labels) for item in images.items()]
+    parts = [_read_split(*item, logs[item[0]], labels) for item in images.items()]
     if all(part.log.count(_BARE) == len(part.images) for part in parts):
         raise UserError(
             f'no image of {path} has a label file: labels/a.txt was looked for beside '
@@ -72,13 +72,9 @@ def read(path: Path, choices: Choices) -> LabelledDataset:
 
 
 def _read_split(
-    split: str,
-    images: list[Path],
-    logs: dict[str, ConversionLog],
-    about: _Description,
-    labels: _Labels,
+    split: str, images: list[Path], log: ConversionLog, labels: _Labels
 ) -> LabelledSplit:
-    log, places = logs[split], about.splits[split]
+    places = labels.about.splits[split]
     folder = places[0] if len(places) == 1 and places[0].is_dir() else None
     labels.begin(log)
     part = read_split(
@@ -87,7 +83,7 @@ def _read_split(
     if not part.images:
         raise UserError(
             f'no image of {split or "the dataset"!r} can be read in '
-            f'{", ".join(map(str, places))}. Is {about.file} right about the folders?',
+            f'{", ".join(map(str, places))}. Is {labels.about.file} right?',
             code='no-images',
         )
     return part
@@ -140,7 +136,7 @@ class _Labels:
     """The label files, split by split."""
 
     def __init__(self, about: _Description, choices: Choices) -> None:
-        self._about = about
+        self.about = about
         self._choices = choices
         self._library = supervision_formats('yolo')
         self._used: set[Path] = set()
@@ -150,17 +146,19 @@ class _Labels:
         """Decide what the columns mean, by the labels of all images."""
         files = dict.fromkeys(map(self._file_of, images))
         labels = (
-            (f'{path}:{number}: {clipped(line, 50)}', list(map(float, values)))
+            (
+                f'{path}:{number}: {clipped(line, 50)}',
+                list(map(float, values[: 4 if self._has_keypoints(values) else None])),
+            )
             for path in filter(None, files)
             for number, line in _lines(path)
             if len(values := line.split()[1:]) > 3 and all(map(_is_number, values))
-            if not self._has_keypoints(values)
         )
         self._columns = read_columns(labels, self._choices)
 
     def _has_keypoints(self, values: list[str]) -> bool:
         """Whether the values are a box, the stated keypoints and up to two more."""
-        keypoints = self._about.keypoint_values
+        keypoints = self.about.keypoint_values
         return keypoints > 0 and 0 <= len(values) - 4 - keypoints <= 2
 
     def begin(self, log: ConversionLog) -> None:
@@ -222,9 +220,9 @@ class _Labels:
             self._log.add(_MALFORMED, where, 1)
             return None
         number = int(seen.class_id[0])
-        if number not in self._about.names:
+        if number not in self.about.names:
             self._log.add(
-                f'objects left out of a class id that {self._about.file.name} does not '
+                f'objects left out of a class id that {self.about.file.name} does not '
                 'name',
                 where,
                 1,
@@ -246,7 +244,7 @@ class _Labels:
         """Count the labels that belong to no image of any split."""
         others = {'classes.txt', 'train.txt', 'val.txt', 'valid.txt', 'test.txt'}
         folders = {Path(os.path.abspath(folder)) for folder in self._folders}
-        common, root = os.path.commonpath(folders), os.path.abspath(self._about.root)
+        common, root = os.path.commonpath(folders), os.path.abspath(self.about.root)
         if Path(root) in (Path(common), *Path(common).parents):
             folders = {Path(common)}
         used = {os.path.abspath(path) for path in self._used}
@@ -342,9 +340,8 @@ def _describe(path: Path) -> _Description:
     root = file.parent
     base = root / 'images' if (root / 'images').is_dir() else root
     splits: dict[str, list[Path]] = {}
-    for split, place in find_lists(root) or (
-        split_of(image, base) for image in files_below(base, IMAGE_ENDINGS)
-    ):
+    folders = (split_of(image, base) for image in files_below(base, IMAGE_ENDINGS))
+    for split, place in find_lists(root) or folders:
         if place not in splits.setdefault(split, []):
             splits[split].append(place)
     if len(splits) > 1:
