@@ -278,7 +278,7 @@ def test_no_labels_land_on_another_image(tmp_path, kind, names, images, expected
     lost = len(names) - len(expected)
     told = [note for note in one.notes if 'not there' in note or 'of their own' in note]
     assert [int(note.split()[0]) for note in told] == [lost] * (lost > 0)
-    assert all('1 objects' in note for note in told)
+    assert all('1 object' in note for note in told)
 
 
 @pytest.mark.parametrize(
@@ -315,7 +315,7 @@ def test_no_labels_land_on_another_image(tmp_path, kind, names, images, expected
         ({'1': '1'}, ['images/1.png'], {'1.png': '1'}, None),
         ({'1': '1.jpg'}, ['images/1.png'], {'1.png': '1'}, 'own path is taken (1.xml'),
         ({'1': '1.png'}, ['images/b/1.png'], {'1.png': '1'}, 'only one of its name is'),
-        ({'1': '1.jpg'}, ['images/b/1.png'], {}, 'of their own (1.xml, 1 objects)'),
+        ({'1': '1.jpg'}, ['images/b/1.png'], {}, 'of their own (1.xml, 1 object)'),
         ({'a/1': '1.png'}, ['photos/1.png'], {'1.png': 'a/1'}, 'only one of its name'),
     ],
 )
@@ -361,9 +361,9 @@ def test_cvat_names_what_is_there_and_what_is_not(tmp_path):
     told = 'images left out that annotations.xml names twice or that are not there'
     assert train.notes == (
         '1 x images left out that annotations.xml does not name (3.png)',
-        f'2 x {told} (1.png, 1 objects, a/3.png, 1 objects)',
+        f'2 x {told} (1.png, 1 object, a/3.png, 1 object)',
     )
-    assert val.notes == (f'1 x {told} (1.png, 1 objects)',)
+    assert val.notes == (f'1 x {told} (1.png, 1 object)',)
 
 
 @pytest.mark.parametrize('kind', ['voc', 'labelme'])
@@ -376,6 +376,7 @@ def test_cvat_names_what_is_there_and_what_is_not(tmp_path):
         'set/{0}/{0}1',
         'JPEGImages/{0}2017/{0}1 Annotations/{0}2017/{0}1',
         '{0}_images/{0}1',
+        'pets_{0}/{0}1',
         'a/{0}/{0}1',
         'all/{0}1 lists',
         'all/{0}1 Windows lists',
@@ -419,6 +420,20 @@ def test_splits_wherever_they_are(tmp_path, kind, place):
     }
 
 
+def test_labels_beside_a_split_without_train_are_kept(tmp_path):
+    names = {'images/test/t': 't.png', 'images/a': 'a.png', 'images/lost': 'lost.png'}
+    for name in ('images/test/t', 'images/a'):
+        photo(tmp_path / f'{name}.png')
+    for name, stated in names.items():
+        box = shape(name, [[1, 1], [9, 9]], 'rectangle')
+        write(tmp_path / f'{name}.json', labelme_file(stated, [box]))
+    rest, test = convert(tmp_path)
+    assert (rest.split, test.split) == ('', 'test')
+    assert objects(rest) == {'a.png': [('images/a', [1, 1, 8, 8], [])]}
+    assert objects(test) == {'t.png': [('images/test/t', [1, 1, 8, 8], [])]}
+    assert rest.found_count + test.found_count == 3
+
+
 @pytest.mark.parametrize('kind', ['voc', 'labelme'])
 def test_labels_outside_the_splits_are_counted(tmp_path, kind):
     for name in ('train/t', 'val/v', 'extra/e', 'top'):
@@ -456,7 +471,7 @@ def test_voc_lists_of_names_that_several_files_have(tmp_path):
     assert (train.annotation_count, train.found_count) == (1, 2)
     notes = ' | '.join(train.notes)
     assert '1 x images left out that train.txt names and several XML files' in notes
-    assert 'in no split of ImageSets/Main (1.xml, 1 objects)' in notes
+    assert 'in no split of ImageSets/Main (1.xml, 1 object)' in notes
     for name in ('train', 'val'):
         write(tmp_path / f'ImageSets/Main/{name}.txt', 'gone')
     with pytest.raises(UserError, match='name no XML file that is there'):
@@ -613,7 +628,7 @@ def test_labelme_images_in_a_folder_beside_and_not_further(tmp_path):
     assert one.found_count == 4
     assert one.notes == (
         '2 x label files left out without an image of their own (b.json, 2 objects, '
-        'c.json, 1 objects: it is inside the JSON alone)',
+        'c.json, 1 object: it is inside the JSON alone)',
     )
 
 

@@ -437,8 +437,8 @@ def test_yolo_labels_that_no_image_uses_are_counted(tmp_path):
     assert (val.annotation_count, val.found_count, val.notes) == (1, 1, ())
     assert train.notes == (
         '1 x images that have the label file of another too (1.png)',
-        '4 x label files left out that no image of a split uses (9.txt, 1 objects, '
-        '2.txt, 1 objects, 4.txt, 1 objects, ...)',
+        '4 x label files left out that no image of a split uses (9.txt, 1 object, '
+        '2.txt, 1 object, 4.txt, 1 object, ...)',
     )
     write(tmp_path / 'data.yaml', text.replace('images/val', 'images/train'))
     train, val = convert(tmp_path, tmp_path.with_name('same'))

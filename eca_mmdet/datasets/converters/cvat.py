@@ -31,7 +31,7 @@ from eca_mmdet.datasets.converters.labels import (
 )
 from eca_mmdet.datasets.entries import Size, is_drawable_size
 from eca_mmdet.utils.errors import UserError
-from eca_mmdet.utils.text import clipped
+from eca_mmdet.utils.text import clipped, plural
 
 _NO_OBJECTS = frozenset(('tag', 'attribute'))
 
@@ -123,7 +123,7 @@ def _read_split(
             lost = len(_shapes(entry))
             log.add(
                 f'images left out that {file.name} names twice or that are not there',
-                f'{entry.get("name", "")}, {lost} objects',
+                f'{entry.get("name", "")}, {plural(lost, "object")}',
                 lost,
             )
         else:

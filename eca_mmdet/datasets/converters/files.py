@@ -23,7 +23,7 @@ from eca_mmdet.datasets.converters.labels import (
 from eca_mmdet.datasets.entries import Size
 from eca_mmdet.utils.errors import MissingPackageError, UserError
 from eca_mmdet.utils.io import read_file
-from eca_mmdet.utils.text import clipped
+from eca_mmdet.utils.text import clipped, plural
 
 IMAGE_ENDINGS = frozenset(
     '.avif .bmp .dng .gif .heic .heif .jp2 .jpeg .jpg .mpo .pbm .pgm .png .pnm .ppm '
@@ -34,7 +34,7 @@ SPLITS |= dict.fromkeys(('val', 'valid', 'validation'), 'val')
 SPLITS |= dict.fromkeys(('test', 'testing'), 'test')
 """Usual folder names of splits, and the names used here."""
 _SPLIT = re.compile(
-    rf'(?:(?:images?|imgs?|labels?|obj|data)[_-]?)?({"|".join(SPLITS)})'
+    rf'(?:.*[_-])?({"|".join(SPLITS)})'
     r'(?:[_-]?(?:sets?|images?|imgs?|labels?|annotations?|data|\d{4}))?'
 )
 
@@ -401,8 +401,8 @@ def label_splits(
         left = f'{kind} files left out that are in no split of {left}'
         return splits, [file for file in every if file not in used], left
     splits = by_split(every, root)
-    rest = splits.pop('', [])
-    return (splits, rest, OUTSIDE) if splits else ({'': rest}, [], OUTSIDE)
+    rest = splits.pop('', []) if 'train' in splits else []
+    return splits or {'': []}, rest, OUTSIDE
 
 
 class LabelFormat(NamedTuple):
@@ -445,17 +445,18 @@ def read_label_files(form: LabelFormat, images: Images, ending: str) -> Labelled
                 contents[file] = content
     pairs = images.pair({file: form.claim(file, c) for file, c in contents.items()})
     if first == '' and contents:
-        splits = by_split(contents, images.root, pairs.images)
-        if len(splits) > 1:
-            rest = splits.pop('', [])
-        first, *others = splits
+        splits = by_split(pairs.images, images.root, pairs.images)
+        rest = splits.pop('', []) if 'train' in splits else []
+        first, *others = splits or ['']
         logs = {first: logs['']} | {split: ConversionLog() for split in others}
+        lost = [file for file in contents if file not in pairs.images]
+        splits[first] = splits.get(first, []) + lost
 
     used: set[Path] = set()
 
     def leave_out(file: Path, what: str, hint: str, log: ConversionLog) -> None:
         lost = len(form.objects(contents[file]))
-        log.add(what, f'{file.name}, {lost} objects{hint}', lost)
+        log.add(what, f'{file.name}, {plural(lost, "object")}{hint}', lost)
 
     def read_files(split: str, files: list[Path]) -> LabelledSplit:
         log = logs[split]

@@ -12,7 +12,7 @@ from typing import Any, Literal, NamedTuple
 
 from eca_mmdet.datasets.entries import Size
 from eca_mmdet.datasets.images import open_images
-from eca_mmdet.utils.text import clipped
+from eca_mmdet.utils.text import clipped, plural
 
 Kind = Literal['coco', 'yolo', 'voc', 'labelme', 'cvat']
 Point = tuple[float, float]
@@ -241,7 +241,7 @@ def read_split(
         reason, lost = files.damaged.get(name, 'it is not there'), count(path)
         log.add(
             'images left out that cannot be read, with their objects',
-            f'{name}: {reason}, {lost} objects',
+            f'{name}: {reason}, {plural(lost, "object")}',
             lost,
         )
     return LabelledSplit(split, folder, images, log)

@@ -34,7 +34,7 @@ from eca_mmdet.datasets.converters.labels import (
 from eca_mmdet.datasets.entries import Size
 from eca_mmdet.utils.errors import MissingPackageError, UserError
 from eca_mmdet.utils.io import read_file
-from eca_mmdet.utils.text import clipped
+from eca_mmdet.utils.text import clipped, plural
 
 _MOST_BYTES = 1 << 26
 """Largest file of labels or description."""
@@ -258,7 +258,7 @@ class _Labels:
             if lines and all(map(_is_number, lines[0][1].split())):
                 log.add(
                     'label files left out that no image of a split uses',
-                    f'{path.name}, {len(lines)} objects',
+                    f'{path.name}, {plural(len(lines), "object")}',
                     len(lines),
                 )
 
@@ -344,7 +344,7 @@ def _describe(path: Path) -> _Description:
     for split, place in find_lists(root) or folders:
         if place not in splits.setdefault(split, []):
             splits[split].append(place)
-    if len(splits) > 1:
+    if 'train' in splits:
         splits.pop('', None)
     return _Description(file, root, names, splits or {'': [base]}, notes=log.notes)
 
