@@ -53,12 +53,11 @@ def find_missing(folder: Path, names: Iterable[str]) -> ImageFiles:
 
 
 def find_by_base_name(folder: Path, names: Iterable[str]) -> dict[str, str]:
-    """Return the files that names without a file mean, by their base names.
+    """Return the files that names without a file mean, relative to the folder.
 
-    Names from Windows have backslashes, those of labelling tools other folders. A file
-    is taken if it is the only one below the folder that has the base name, or the only
-    one that has the end of the path; not if another name means it. Files are relative
-    to the folder, with '/'.
+    Names from Windows have backslashes, those of labelling tools other folders. The
+    file with the end of the path is taken, or the only one of the base name, unless
+    another name means it.
     """
     names = list(dict.fromkeys(names))
     lost = find_missing(folder, names).missing

@@ -357,10 +357,9 @@ class Images:
 def label_splits(
     root: Path, ending: str, images: Images, log: ConversionLog
 ) -> tuple[dict[str, list[Path]], list[Path], str]:
-    """Return the label files of each split: by lists of names, otherwise by folders.
+    """Return the label files of each split, by lists of names or otherwise by folders.
 
-    All are under '' if there are neither. Also those of no split, and what to say of
-    them; names of the lists without a file are logged.
+    Also those of no split, and what to say of them.
 
     Raises:
         UserError: the lists of ``ImageSets`` name no label file that is there.

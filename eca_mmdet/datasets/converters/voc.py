@@ -7,8 +7,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from eca_mmdet.datasets.converters.files import (
     Claim,
     Images,
@@ -16,7 +14,6 @@ from eca_mmdet.datasets.converters.files import (
     log_unreadable,
     parse_xml,
     read_label_files,
-    supervision_formats,
 )
 from eca_mmdet.datasets.converters.labels import (
     Choices,
@@ -43,7 +40,7 @@ def read(path: Path, choices: Choices) -> LabelledDataset:
 
     Raises:
         UserError: no image can be read.
-        MissingPackageError: supervision or defusedxml is not installed.
+        MissingPackageError: defusedxml is not installed.
     """
     reader = _Reader(choices.voc_origin)
     form = LabelFormat(
@@ -68,7 +65,6 @@ class _Reader:
     """Reads objects, and counts the boxes that tell from where pixels are counted."""
 
     def __init__(self, origin: int | None) -> None:
-        self._library = supervision_formats('pascal_voc')
         self._origin = origin
         self.boxes = self.zeros = self.fractions = 0
 
@@ -81,9 +77,9 @@ class _Reader:
         except (ValueError, UserError) as error:
             log_unreadable(file, error, log)
             return None
-        for box in root.iterfind('object/bndbox'):
-            with contextlib.suppress(TypeError, ValueError):  # malformed
-                values = [float(box.findtext(key)) for key in _CORNERS]
+        for entry in root.iterfind('object'):
+            with contextlib.suppress(ValueError):  # malformed
+                values = _corners(entry)
                 self.boxes += 1
                 self.zeros += any(0 <= value < 1 for value in values[:2])
                 self.fractions += any(value % 1 for value in values)
@@ -104,7 +100,7 @@ class _Reader:
         for entry in root.findall('object'):
             try:
                 objects.append(self._read_object(entry, size, image.name, log))
-            except (ValueError, IndexError) as error:
+            except ValueError as error:
                 log.add('malformed objects left out', f'{image.name}: {error}', 1)
         stated = _number(root, 'size/width'), _number(root, 'size/height')
         fit(objects, stated, image, size, log)
@@ -113,14 +109,7 @@ class _Reader:
     def _read_object(
         self, entry: Any, size: Size, name: str, log: ConversionLog
     ) -> LabelledObject:
-        # supervision would draw the polygons on whole pixels.
-        outlines = list(self._outlines(entry, name, log))
-        for polygon in entry.findall('polygon'):
-            entry.remove(polygon)
-        parent = entry.makeelement('annotation', {})
-        parent.append(entry)
-        with np.errstate(over='ignore'):  # what overflows is rejected below
-            seen, _ = self._library.detections_from_xml_obj(parent, [], size)
+        values = _corners(entry)
         category = ' '.join((entry.findtext('name') or '').split())
         if not category:
             raise ValueError('it has no name')
@@ -129,25 +118,30 @@ class _Reader:
         crowd = 'difficult' in more
         if crowd:
             log.add("objects marked difficult: 'iscrowd' 1", name)
-        x1, y1, x2, y2 = map(float, seen.xyxy[0])
-        if not all(map(is_coordinate, (x1, y1, x2, y2))):
-            raise ValueError('a coordinate is too large')
-        shift = 1 - self.origin  # supervision counts from 1
-        box = x1 + shift, y1 + shift, x2, y2
+        (x1, x2), (y1, y2) = sorted(values[::2]), sorted(values[1::2])
+        # The far edge of pixel 9, counted from 1, is at 9.
+        box = x1 - self.origin, y1 - self.origin, x2, y2
+        outlines = list(self._outlines(entry, name, log))
         return LabelledObject(category, box, outlines, crowd, more)
 
     def _outlines(
         self, entry: Any, name: str, log: ConversionLog
     ) -> Iterator[list[float]]:
         for polygon in entry.findall('polygon'):
-            points = np.zeros(0)
-            with contextlib.suppress(ValueError, IndexError):
-                points = self._library.parse_polygon_points(polygon).ravel()
-                points -= self.origin
+            points: list[float] = []
+            with contextlib.suppress(ValueError, TypeError):
+                points = [float(e.text) - self.origin for e in polygon.iterfind('.//*')]
             if all(map(is_coordinate, points)) and is_polygon(points):
-                yield points.tolist()
+                yield points
             else:
                 log.add('malformed polygons left out; the boxes stay', name)
+
+
+def _corners(entry: Any) -> list[float]:
+    values = [float(entry.findtext(f'bndbox/{key}', '')) for key in _CORNERS]
+    if not all(map(is_coordinate, values)):
+        raise ValueError('a coordinate is too large')
+    return values
 
 
 def _number(entry: Any, path: str) -> int:

@@ -9,7 +9,7 @@ import dataclasses
 import os
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, cast
 
 from eca_mmdet.datasets.converters.columns import read_columns
 from eca_mmdet.datasets.converters.files import (
@@ -323,12 +323,7 @@ def find_description(path: Path) -> Path | None:
 
 def _describe(path: Path) -> _Description:
     """Read the description of a folder, or a data.yaml."""
-    file = find_description(path)
-    if file is None:
-        raise UserError(
-            f'{path} has no data.yaml with names of classes, and no classes.txt.',
-            code='unsupported-format',
-        )
+    file = cast(Path, find_description(path))  # as kind_of found
     if file.suffix.lower() in _YAML:
         return _from_yaml(file)
     log = ConversionLog()
