@@ -404,6 +404,20 @@ def test_yolo_splits_without_a_description(tmp_path, lists):
     assert [name[0].rpartition('/')[2] for name in names] == ['train.jpg', 'test.jpg']
 
 
+def test_yolo_images_outside_the_folder_are_told(tmp_path):
+    y = yolo(tmp_path / 'y', [BOX])
+    photo(tmp_path / 'b.jpg')
+    write(tmp_path / 'b.txt', BOX)
+    write(y / 'list.txt', f'images/a.jpg\n../b.jpg\n{tmp_path / "gone.jpg"}\n')
+    write(y / 'data.yaml', 'train: list.txt\nnames: [cat]\n')
+    (one,) = convert(y)
+    assert sorted(objects(one)) == ['b.jpg', 'y/images/a.jpg']
+    assert [note[:48] for note in one.notes] == [
+        f'1 x images of list.txt outside of {y} (../b.jpg)'[:48],
+        '1 x images left out that list.txt names and are not there'[:48],
+    ]
+
+
 def test_yolo_images_of_other_splits_in_a_folder_are_told(tmp_path):
     for name in ('train/a', 'test/b'):
         photo(tmp_path / 'images' / f'{name}.jpg')

@@ -226,7 +226,7 @@ def read_split(
         count: returns the number of objects of an image that cannot be read.
     """
     if folder is None and paths:
-        folder = Path(os.path.commonpath([path.parent for path in paths]))
+        folder = Path(os.path.commonpath([os.path.abspath(p.parent) for p in paths]))
     if folder is None:
         return LabelledSplit(split, Path(), [], log)
     folder = Path(os.path.abspath(folder))

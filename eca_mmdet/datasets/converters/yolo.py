@@ -92,6 +92,7 @@ def _read_split(
 def _images(split: str, about: _Description, log: ConversionLog) -> list[Path]:
     """Return the images of folders, and those that lists name, a line each."""
     found: list[Path] = []
+    root = os.path.join(os.path.abspath(about.root), '')
     for place in about.splits[split]:
         if place.is_dir():
             inside = list(files_below(place, IMAGE_ENDINGS))
@@ -111,7 +112,7 @@ def _images(split: str, about: _Description, log: ConversionLog) -> list[Path]:
             found.append(path)
             if guess:
                 log.add(f'images of {place.name} found by the end of their path', line)
-            if about.root.resolve() not in path.resolve().parents:
+            if not os.path.abspath(path).startswith(root):
                 log.add(f'images of {place.name} outside of {about.root}', line)
     return list(dict.fromkeys(found))
 
