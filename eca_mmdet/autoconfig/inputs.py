@@ -132,7 +132,7 @@ def _as_coco(name: str, images: str | None) -> dict[str, _Location]:
     locations: dict[str, _Location] = {}
     for part in convert(path):
         locations[part.split] = part.file, images or str(part.images)
-        if part.kind != 'coco':
+        if part.kind != 'coco' or part.notes:
             state = (
                 'written' if part.written else 'there already, with the same content'
             )

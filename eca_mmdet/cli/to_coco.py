@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from eca_mmdet.cli.common import Commands
-from eca_mmdet.utils.text import printable
+from eca_mmdet.utils.text import plural, printable
 
 if TYPE_CHECKING:
     from eca_mmdet.datasets.converters.conversion import Converted
@@ -34,15 +34,36 @@ def add_parser(commands: Commands) -> None:
         metavar='DIR',
         help='folder to write to (default: SOURCE-coco, beside SOURCE)',
     )
+    add(
+        '--labels',
+        choices=('boxes', 'polygons'),
+        help='YOLO labels of more than six columns: boxes followed by keypoints, '
+        'confidence or track id, or polygons (default: what their values allow)',
+    )
+    add(
+        '--units',
+        choices=('normalized', 'pixels'),
+        help='YOLO coordinates outside 0-1: normalized and over the edge of the image, '
+        'or pixels (default: refuse them)',
+    )
+    add(
+        '--voc-origin',
+        type=int,
+        choices=(0, 1),
+        help='Pascal VOC number of the first pixel (default: 0 if boxes begin at 0 or '
+        'have fractions, otherwise 1)',
+    )
     add('--json', action='store_true', help='print JSON')
 
 
 def run(args: argparse.Namespace) -> int:
     """Convert, and print what was written and what was left out."""
     from eca_mmdet.datasets.converters.conversion import convert
+    from eca_mmdet.datasets.converters.labels import Choices
 
     out = None if args.out is None else Path(args.out)
-    converted = convert(Path(args.source), out)
+    choices = Choices(args.labels, args.units, args.voc_origin)
+    converted = convert(Path(args.source), out, choices)
     if args.json:
         entries = [dataclasses.asdict(dataset) for dataset in converted]
         print(json.dumps({'files': entries}, indent=1, default=str))
@@ -54,9 +75,10 @@ def run(args: argparse.Namespace) -> int:
 
 def _lines(dataset: Converted) -> list[str]:
     verb = 'written' if dataset.written else 'there already, with the same content'
-    if dataset.kind == 'coco':
+    if dataset.kind == 'coco' and not dataset.written:
         verb = 'COCO as it is'
-    counts = f'{dataset.image_count} images, {dataset.annotation_count} annotations'
+    counts = plural(dataset.image_count, 'image')
+    counts += f', {plural(dataset.annotation_count, "annotation")}'
     if dataset.found_count != dataset.annotation_count:
         counts += f' of {dataset.found_count} in the source'
     classes = ', '.join(dataset.classes[:20])

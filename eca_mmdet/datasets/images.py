@@ -5,10 +5,11 @@ from __future__ import annotations
 import dataclasses
 import os
 import unicodedata
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePath
+from urllib.parse import unquote
 
 from eca_mmdet.datasets.entries import Size
 from eca_mmdet.utils.images import decode
@@ -49,6 +50,35 @@ def find_missing(folder: Path, names: Iterable[str]) -> ImageFiles:
         alike = {_plain(file): file for file in present} if lost else {}
         missing |= {name: alike.get(_plain(last), '') for name, last in lost}
     return ImageFiles(missing)
+
+
+def find_by_base_name(folder: Path, names: Iterable[str]) -> dict[str, str]:
+    """Return the files that names without a file mean, relative to the folder.
+
+    Names from Windows have backslashes, those of labelling tools other folders. The
+    file with the end of the path is taken, or the only one of the base name, unless
+    another name means it.
+    """
+    names = list(dict.fromkeys(names))
+    lost = find_missing(folder, names).missing
+    taken = {os.path.normpath(name) for name in names if name not in lost}
+    files = defaultdict[str, list[str]](list)
+    for parent, _, inside in os.walk(folder) if lost else ():
+        for file in inside:
+            path = os.path.relpath(os.path.join(parent, file), folder)
+            if path not in taken:
+                files[file].append(path)
+    found: dict[str, str] = {}
+    for name in lost:
+        for text in (name, unquote(name)):
+            stated = f'/{text}'.replace('\\', '/').replace('?d=', '/')
+            if alike := files.get(stated.rpartition('/')[2], []):
+                break
+        ends = sorted((p for p in alike if stated.endswith(f'/{p}')), key=len)
+        if ends or len(alike) == 1:
+            found[name] = (ends or alike)[-1]
+    wanted = Counter(found.values())
+    return {name: file for name, file in found.items() if wanted[file] == 1}
 
 
 def _files(folder: str) -> set[str]:

@@ -33,3 +33,8 @@ def suggestion(name: str, known: Iterable[str]) -> str:
 def first(names: Sequence[str], count: int = 3) -> str:
     """Return the first names, and '...' if there are more."""
     return ', '.join(names[:count]) + (', ...' if len(names) > count else '')
+
+
+def plural(count: int, noun: str) -> str:
+    """Return a number and a noun, e.g. '1 image' and '2 images'."""
+    return f'{count} {noun}' + ('s' if count != 1 else '')

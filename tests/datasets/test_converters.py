@@ -1,12 +1,14 @@
 """Pascal VOC, LabelMe and CVAT become COCO: each kind of label, and each bad one."""
 
 import base64
+import json
 
 import numpy as np
 import pytest
 
 from eca_mmdet.datasets.coco import read_annotations
 from eca_mmdet.datasets.converters.conversion import convert
+from eca_mmdet.datasets.converters.labels import Choices
 from eca_mmdet.datasets.rules.check import check_annotations
 from eca_mmdet.utils.errors import UserError
 from tests.support.foreign_data import (
@@ -27,20 +29,38 @@ from tests.support.foreign_data import (
 # Pascal VOC
 
 
-def test_voc_counts_pixels_from_1(tmp_path):
-    (one,) = convert(voc(tmp_path / 'v', {'a': [voc_object('cat', [1, 11, 20, 30.5])]}))
-    assert objects(one) == {'a.jpg': [('cat', [0, 10, 20, 20.5], [])]}
-    assert one.notes == ()
-
-
-def test_voc_that_counts_pixels_from_0_is_seen(tmp_path):
-    files = {'a': [voc_object('cat', [0, 11, 20, 31]), voc_object('ant', [5, 6, 9, 9])]}
-    (one,) = convert(voc(tmp_path / 'v', files))
-    assert objects(one)['a.jpg'] == [
-        ('cat', [0, 11, 20, 20], []),
-        ('ant', [5, 6, 4, 3], []),
-    ]
-    assert one.notes[0].startswith('1 of 2 boxes begin at pixel 0')
+@pytest.mark.parametrize(
+    ('boxes', 'stated', 'origin', 'told'),
+    [
+        ([[1, 11, 20, 30]], None, 1, 'of 1 boxes 0 begin at 0, 0 have fractions'),
+        ([[9, 11, 20, '30.0']], None, 1, '0 have fractions'),
+        ([[9, 11, 20, 30]], 0, 0, '--voc-origin'),
+        (
+            [[0, 11, 20, 30], [5, 6, 9, 9]],
+            None,
+            0,
+            'of 2 boxes 1 begin at 0, 0 have',
+        ),
+        ([[10.5, 12.25, 40.75, 44]], None, 0, '0 begin at 0, 1 have fractions'),
+        ([[9, 12, 40, 44.5], [5, 6, 9, 9]], None, 0, '1 have fractions'),
+        ([[9, 12, 40, 44.5], [5, 6, 9, 9]], 1, 1, '--voc-origin'),
+        ([[9, 12, 40, 44.5], *[[5, 6, 9, 9]] * 30], None, 1, ', 1 have fractions'),
+    ],
+)
+def test_voc_pixels_are_counted_from_0_or_1(tmp_path, boxes, stated, origin, told):
+    corners = ''.join(f'<x>{x}</x><y>{y}</y>' for x, y in ((5, 5), (9, 5), (9, 9)))
+    triangle = f'<polygon>{corners}</polygon>'
+    entries = [voc_object('cat', box, triangle) for box in boxes]
+    (one,) = convert(
+        voc(tmp_path / 'v', {'a': entries}), None, Choices(voc_origin=stated)
+    )
+    mask = [[value - origin for value in (5, 5, 9, 5, 9, 9)]]
+    for found, box in zip(objects(one)['a.jpg'], boxes, strict=True):
+        x1, y1, x2, y2 = map(float, box)
+        x1, y1 = x1 - origin, y1 - origin
+        assert found == ('cat', [x1, y1, x2 - x1, y2 - y1], mask)
+    assert one.notes[0].startswith(f'pixels are counted from {origin} (')
+    assert told in one.notes[0]
 
 
 def test_voc_classes_are_in_alphabetical_order_in_every_split(tmp_path):
@@ -78,7 +98,7 @@ def test_voc_flags(tmp_path):
     first, second = content(one)['annotations']
     assert (first['iscrowd'], first['difficult'], first['truncated']) == (1, 1, 1)
     assert (second['iscrowd'], 'difficult' in second) == (0, False)
-    assert one.notes == ("1 x objects marked difficult: 'iscrowd' 1 (a.jpg)",)
+    assert one.notes[1:] == ("1 x objects marked difficult: 'iscrowd' 1 (a.jpg)",)
 
 
 @pytest.mark.parametrize(
@@ -96,7 +116,7 @@ def test_voc_objects_left_out_are_counted(tmp_path, bad):
     good = voc_object('cat', [1, 1, 9, 9])
     (one,) = convert(voc(tmp_path / 'v', {'a': [bad, good]}))
     assert (one.annotation_count, one.found_count) == (1, 2)
-    assert one.notes[0].startswith('1 x malformed objects left out (a.jpg: ')
+    assert one.notes[1].startswith('1 x malformed objects left out (a.jpg: ')
 
 
 def test_voc_polygons_left_out_leave_the_box(tmp_path):
@@ -111,7 +131,7 @@ def test_voc_polygons_left_out_leave_the_box(tmp_path):
     (one,) = convert(voc(tmp_path / 'v', {'a': entries}))
     expected = ('cat', [0, 0, 9, 9], [[1, 1, 8, 1, 8, 8]])
     assert objects(one) == {'a.jpg': [expected] * 3}
-    assert one.notes[0].startswith('3 x malformed polygons left out; the boxes stay')
+    assert one.notes[1].startswith('3 x malformed polygons left out; the boxes stay')
 
 
 LAUGHS = (
@@ -159,7 +179,7 @@ def test_labels_drawn_before_the_turn_are_turned(tmp_path, orientation, box):
     assert objects(one) == {'a.jpg': [('cat', box, [])]}
     (image,) = content(one)['images']
     assert (image['width'], image['height']) == (50, 100)
-    assert one.notes[0].startswith('1 x images whose labels were drawn before the turn')
+    assert one.notes[1].startswith('1 x images whose labels were drawn before the turn')
 
 
 def test_polygons_are_turned_too(tmp_path):
@@ -177,7 +197,7 @@ def test_labels_of_another_size_are_told(tmp_path, size):
     photo(v / 'JPEGImages/a.jpg', size)
     (one,) = convert(v)
     assert objects(one) == {'a.jpg': [('cat', [10, 5, 20, 10], [])]}
-    assert '1 x label files that state another size' in one.notes[0]
+    assert '1 x label files that state another size' in one.notes[1]
 
 
 def test_images_of_one_name_in_two_folders_are_told_apart(tmp_path):
@@ -258,7 +278,7 @@ def test_no_labels_land_on_another_image(tmp_path, kind, names, images, expected
     lost = len(names) - len(expected)
     told = [note for note in one.notes if 'not there' in note or 'of their own' in note]
     assert [int(note.split()[0]) for note in told] == [lost] * (lost > 0)
-    assert all('1 objects' in note for note in told)
+    assert all('1 object' in note for note in told)
 
 
 @pytest.mark.parametrize(
@@ -295,7 +315,7 @@ def test_no_labels_land_on_another_image(tmp_path, kind, names, images, expected
         ({'1': '1'}, ['images/1.png'], {'1.png': '1'}, None),
         ({'1': '1.jpg'}, ['images/1.png'], {'1.png': '1'}, 'own path is taken (1.xml'),
         ({'1': '1.png'}, ['images/b/1.png'], {'1.png': '1'}, 'only one of its name is'),
-        ({'1': '1.jpg'}, ['images/b/1.png'], {}, 'of their own (1.xml, 1 objects)'),
+        ({'1': '1.jpg'}, ['images/b/1.png'], {}, 'of their own (1.xml, 1 object)'),
         ({'a/1': '1.png'}, ['photos/1.png'], {'1.png': 'a/1'}, 'only one of its name'),
     ],
 )
@@ -341,9 +361,77 @@ def test_cvat_names_what_is_there_and_what_is_not(tmp_path):
     told = 'images left out that annotations.xml names twice or that are not there'
     assert train.notes == (
         '1 x images left out that annotations.xml does not name (3.png)',
-        f'2 x {told} (1.png, 1 objects, a/3.png, 1 objects)',
+        f'2 x {told} (1.png, 1 object, a/3.png, 1 object)',
     )
-    assert val.notes == (f'1 x {told} (1.png, 1 objects)',)
+    assert val.notes == (f'1 x {told} (1.png, 1 object)',)
+
+
+@pytest.mark.parametrize('kind', ['voc', 'labelme'])
+@pytest.mark.parametrize(
+    'place',
+    [
+        'images/{0}/{0}1',  # labels beside the images
+        'images/{0}/{0}1 labels/{0}1',  # labels of all splits in one folder
+        '{0}/images/{0}1 {0}/labels/{0}1',
+        'set/{0}/{0}1',
+        'JPEGImages/{0}2017/{0}1 Annotations/{0}2017/{0}1',
+        '{0}_images/{0}1',
+        'pets_{0}/{0}1',
+        'a/{0}/{0}1',
+        'all/{0}1 lists',
+        'all/{0}1 Windows lists',
+        'all/{0}1 ImageSets/Main',
+        'VOC2007/all/{0}1 VOC2007/ImageSets',
+    ],
+)
+def test_splits_wherever_they_are(tmp_path, kind, place):
+    for split in ('train', 'test'):
+        image, _, labels = place.format(split).partition(' ')
+        photo(tmp_path / f'{image}.png')
+        if 'ImageSets' in labels or 'lists' in labels:
+            names = {
+                'lists': f'{image}.png {image}.xml',
+                'Windows lists': f'D:\\{image}',
+            }
+            text = names.get(labels, f'{split}1').replace(
+                '/', '\\' if 'W' in labels else '/'
+            )
+            write(
+                tmp_path
+                / labels.rpartition('lists')[0].strip('Windows ')
+                / f'{split}.txt',
+                text,
+            )
+            labels = ''
+        labelled(tmp_path, kind, {})
+        path = tmp_path / (labels or image)
+        if kind == 'voc':
+            text = voc_file(f'{split}1.png', [voc_object(split, [2, 2, 9, 9])])
+            write(path.with_name(f'{path.name}.xml'), text)
+        else:
+            box = shape(split, [[1, 1], [9, 9]], 'rectangle')
+            write(
+                path.with_name(f'{path.name}.json'),
+                labelme_file(f'{split}1.png', [box]),
+            )
+    found = {one.split: objects(one) for one in convert(tmp_path)}
+    assert {split: [*things.values()] for split, things in found.items()} == {
+        split: [[(split, [1, 1, 8, 8], [])]] for split in ('train', 'test')
+    }
+
+
+def test_labels_beside_a_split_without_train_are_kept(tmp_path):
+    names = {'images/test/t': 't.png', 'images/a': 'a.png', 'images/lost': 'lost.png'}
+    for name in ('images/test/t', 'images/a'):
+        photo(tmp_path / f'{name}.png')
+    for name, stated in names.items():
+        box = shape(name, [[1, 1], [9, 9]], 'rectangle')
+        write(tmp_path / f'{name}.json', labelme_file(stated, [box]))
+    rest, test = convert(tmp_path)
+    assert (rest.split, test.split) == ('', 'test')
+    assert objects(rest) == {'a.png': [('images/a', [1, 1, 8, 8], [])]}
+    assert objects(test) == {'t.png': [('images/test/t', [1, 1, 8, 8], [])]}
+    assert rest.found_count + test.found_count == 3
 
 
 @pytest.mark.parametrize('kind', ['voc', 'labelme'])
@@ -383,7 +471,7 @@ def test_voc_lists_of_names_that_several_files_have(tmp_path):
     assert (train.annotation_count, train.found_count) == (1, 2)
     notes = ' | '.join(train.notes)
     assert '1 x images left out that train.txt names and several XML files' in notes
-    assert 'in no split of ImageSets/Main (1.xml, 1 objects)' in notes
+    assert 'in no split of ImageSets/Main (1.xml, 1 object)' in notes
     for name in ('train', 'val'):
         write(tmp_path / f'ImageSets/Main/{name}.txt', 'gone')
     with pytest.raises(UserError, match='name no XML file that is there'):
@@ -391,6 +479,61 @@ def test_voc_lists_of_names_that_several_files_have(tmp_path):
 
 
 # LabelMe
+
+
+@pytest.mark.parametrize(('label', 'name'), [(7, '7'), (1.5, '1.5'), (' a  b', 'a b')])
+def test_labelme_labels_may_be_numbers(tmp_path, label, name):
+    shapes = [shape(label, [[1, 1], [9, 9]], 'rectangle')]
+    (one,) = convert(labelme(tmp_path / 'l', shapes))
+    assert objects(one) == {'a.jpg': [(name, [1, 1, 8, 8], [])]}
+
+
+@pytest.mark.parametrize(
+    ('kind', 'name', 'encoding', 'declared', 'guess'),
+    [
+        ('voc', '杯子', 'gbk', 'GBK', None),
+        ('voc', '杯子', 'gbk', None, 'GBK'),
+        ('voc', 'コップ', 'shift-jis', 'Shift_JIS', None),
+        ('voc', 'Tür', 'latin-1', None, 'Latin-1'),
+        ('voc', '杯', 'utf-16', 'utf-16', None),
+        ('voc', 'cup', 'utf-8', 'utf-16', None),
+        ('labelme', '杯子', 'gbk', None, 'GBK'),
+        ('labelme', 'Öl', 'latin-1', None, 'Latin-1'),
+        ('cvat', '杯子', 'gb18030', 'GB18030', None),
+    ],
+)
+def test_label_files_in_other_encodings(
+    tmp_path, kind, name, encoding, declared, guess
+):
+    photo(tmp_path / 's' / FOLDERS[kind] / 'a.png')
+    head = f'<?xml version="1.0" encoding="{declared}"?>' if declared else ''
+    if kind == 'voc':
+        text = head + voc_file('a.png', [voc_object(name, [2, 2, 9, 9])])
+    elif kind == 'cvat':
+        box = f'<box label="{name}" xtl="1" ytl="1" xbr="9" ybr="9"/>'
+        text = head + cvat_file([f'<image name="a.png">{box}</image>']).split('\n')[1]
+    else:
+        box = shape(name, [[1, 1], [9, 9]], 'rectangle')
+        text = json.dumps(labelme_file('a.png', [box]), ensure_ascii=False)
+    folder = tmp_path / 's' / {'voc': 'Annotations'}.get(kind, '')
+    file = write(folder / ('a.json' if kind == 'labelme' else 'annotations.xml'), '')
+    file = file.rename(file.with_name('a.xml')) if kind == 'voc' else file
+    file.write_bytes(text.encode(encoding))
+    (one,) = convert(tmp_path / 's')
+    assert objects(one) == {'a.png': [(name, [1, 1, 8, 8], [])]}
+    told = [note for note in one.notes if 'not UTF-8' in note]
+    assert told == [
+        f'1 x files that are not UTF-8: read as {guess} ({file.name})'
+    ] * bool(guess)
+
+
+def test_files_of_unknown_encodings_are_not_guessed(tmp_path):
+    v = voc(tmp_path / 'v', {'a': [voc_object('cup', [2, 2, 9, 9])], 'b': []})
+    text = voc_file('b.jpg', [voc_object('コップ', [2, 2, 9, 9])])
+    (v / 'Annotations/b.xml').write_bytes(text.encode('shift-jis'))
+    (one,) = convert(v)
+    assert one.classes == ('cup',)
+    assert any('left out that cannot be read' in note for note in one.notes)
 
 
 def test_labelme_shapes(tmp_path):
@@ -485,7 +628,7 @@ def test_labelme_images_in_a_folder_beside_and_not_further(tmp_path):
     assert one.found_count == 4
     assert one.notes == (
         '2 x label files left out without an image of their own (b.json, 2 objects, '
-        'c.json, 1 objects: it is inside the JSON alone)',
+        'c.json, 1 object: it is inside the JSON alone)',
     )
 
 
@@ -557,6 +700,19 @@ def test_cvat_shapes_left_out_are_counted(tmp_path, bad):
     (one,) = convert(cvat(tmp_path / 'c', good + bad))
     assert (one.annotation_count, one.found_count) == (1, 2)
     assert 'left out' in one.notes[0]
+
+
+def test_cvat_splits_are_folders_of_names_written_on_windows(tmp_path):
+    box = '<box label="cat" xtl="1" ytl="1" xbr="9" ybr="9"/>'
+    names = ('train\\a.png', 'Test\\b.png')
+    for name in names:
+        photo(tmp_path / 'images' / name.replace('\\', '/'))
+    images = [f'<image name="{name}" subset="default">{box}</image>' for name in names]
+    write(tmp_path / 'annotations.xml', cvat_file(images))
+    train, test = convert(tmp_path)
+    assert (train.split, test.split) == ('train', 'test')
+    assert objects(train) == {'a.png': [('cat', [1, 1, 8, 8], [])]}
+    assert objects(test) == {'b.png': [('cat', [1, 1, 8, 8], [])]}
 
 
 def test_two_files_of_cvat_are_not_one(tmp_path):

@@ -12,6 +12,7 @@ from eca_mmdet.datasets.converters.conversion import (
     convert,
     kind_of,
 )
+from eca_mmdet.datasets.converters.labels import Choices
 from eca_mmdet.datasets.images import open_images
 from eca_mmdet.datasets.rules.check import check_annotations, check_images
 from eca_mmdet.utils.errors import (
@@ -138,7 +139,6 @@ def test_yolo_polygons_are_not_rounded(tmp_path, tail):
     [
         ('0 0.5 0.5 0.2', 'no YOLO label'),
         ('cat 0.5 0.5 0.2 0.2', 'no YOLO label'),
-        ('0 0.5 0.5 -0.2 0.2', 'no YOLO label'),
         ('0 nan 0.5 0.2 0.2', 'no YOLO label'),
         ('0 0.1 0.1 0.2 inf 0.3 0.3', 'no YOLO label'),
         ('0 0.1 0.1 1e400 0.2 0.3 0.3', 'no YOLO label'),
@@ -163,7 +163,149 @@ def test_yolo_keypoints_leave_the_box(tmp_path):
     line = '0 0.5 0.5 0.2 0.2 0.1 0.1 2 0.9 0.9 2'
     (one,) = convert(yolo(tmp_path / 'y', [line], kpt_shape=[2, 3]))
     assert objects(one) == {'a.jpg': [('cat', [40, 20, 20, 10], [])]}
-    assert one.notes[0].startswith('1 x objects whose keypoints are left out (a.txt:1')
+    assert one.notes[0].startswith('1 x labels of 11 columns: the first five are read')
+
+
+BOX = '0 0.5 0.5 0.2 0.2'  # 40, 20, 20, 10
+
+
+def spread(columns, count=12):
+    """Random boxes in the image, with more random columns."""
+    rng = np.random.default_rng(columns)
+    sizes = rng.uniform(0.1, 0.3, (count, 2))
+    centres = rng.uniform(0.2, 0.8, (count, 2))
+    more = rng.uniform(0.1, 0.9, (count, columns))
+    return np.concatenate([centres, sizes, more], 1).tolist()
+
+
+def label(values):
+    return ' '.join(['0', *(f'{value:g}' for value in values)])
+
+
+@pytest.mark.parametrize(
+    ('lines', 'more'),
+    [
+        ([f'{BOX} 0.9', f'{BOX} 7'], {}),  # a confidence or a track id
+        ([f'{BOX} 0.9 {track}' for track in (1, 2, 3)], {}),
+        ([f'{BOX} 0.87 1'], {}),
+        ([f'{BOX} 0.87 1', f'{BOX} 0.4', BOX], {}),
+        ([f'{BOX} 0.4 0.4 2 0.6 0.6 1', f'{BOX} 0.4 0.4 0 0.6 0.6 2'], {}),
+        ([f'{BOX} 0.4 0.4 0.6 0.6 0.9'], {'kpt_shape': [2, 2]}),
+        ([f'{BOX} 0.4 0.4 0.6 0.6 0.9 3'], {'kpt_shape': [2, 2]}),
+    ],
+)
+def test_yolo_columns_after_a_box(tmp_path, lines, more):
+    (one,) = convert(yolo(tmp_path / 'y', lines, **more))
+    box = ('cat', [40, 20, 20, 10], [])
+    assert objects(one) == {'a.jpg': [box] * len(lines)}
+    assert 'the first five are read as a box' in one.notes[0]
+
+
+SQUARE = '0.4 0.4 0.6 0.4 0.6 0.6 0.4 0.6'  # may be a box with keypoints
+
+
+@pytest.mark.parametrize(
+    ('lines', 'points'),
+    [
+        ([f'0 {SQUARE}', f'0 {SQUARE} 0.9'], 4),
+        ([f'0 {SQUARE} 0.9 1'], 4),
+        ([f'0 0.1 0.1 0.5 0.1 0.5 0.5 0.1 0.6 0.9 {track}' for track in (2, 3)], 4),
+        ([f'0 {SQUARE}', BOX], 4),
+        (['0 0.1 0.1 0.5 0.1 0.5 0.9', '0 0.5 0.5 0.7 0.5 0.6 0.8'], 3),
+        (['0 0.1 0.1 0.5 0.1 0.5 0.5 1.005 0.6'], 4),
+    ],
+)
+def test_yolo_columns_of_outlines(tmp_path, lines, points):
+    (one,) = convert(yolo(tmp_path / 'y', lines))
+    masks = [mask for *_, mask in objects(one)['a.jpg'] if mask]
+    assert {len(mask) for (mask,) in masks} == {2 * points}
+    assert len(masks) == sum(line != BOX for line in lines)
+
+
+@pytest.mark.parametrize(
+    ('lines', 'option'),
+    [
+        ([label(values) for values in spread(2)], 'labels'),
+        ([label(values) for values in spread(4)], 'labels'),
+        ([label(values) for values in spread(51)], 'labels'),
+        (
+            [label([*values, 0.9, track]) for track, values in enumerate(spread(6))],
+            None,
+        ),
+        ([f'{BOX} -0.4'], 'labels'),  # a turned box
+        ([f'{BOX} 1.57'], 'labels'),
+        (['0 0.1 0.1 0.5 0.1 0.5 0.5 0.4 0.6 0.9 1'], 'labels'),  # a point, or an end?
+        (['0 48 32 20 20'], 'units'),
+        ([BOX, BOX, '0 48 32 20 20'], 'units'),
+        (['0 0.5 0.5 -0.2 0.2'], 'units'),
+        (['0 0.2 0.2 0.3 0.2 0.3 0.4 1.2 0.4'], 'units'),
+        ([BOX, '0 0.1 0.1 0.5 0.1 0.5 0.5 0.4 -0.6'], 'units'),
+    ],
+)
+def test_yolo_columns_that_fit_two_readings_are_refused(tmp_path, lines, option):
+    with pytest.raises(UserError, match=f'--{option or "labels"} ') as caught:
+        convert(yolo(tmp_path / 'y', lines))
+    assert caught.value.code == 'option-missing'
+    assert str(tmp_path / 'y/labels/a.txt:') in str(caught.value)
+    assert not (tmp_path / 'y-coco').exists()
+
+
+@pytest.mark.parametrize(
+    ('line', 'choices', 'expected'),
+    [
+        (f'{BOX} 0.45 0.45 0.55 0.6', Choices('boxes'), ([40, 20, 20, 10], [])),
+        (f'{BOX} 1.57', Choices('boxes'), ([40, 20, 20, 10], [])),
+        ('0 48 32 20 10', Choices(units='pixels'), ([38, 27, 20, 10], [])),
+        (
+            '0 0.5 0.5 0.25 0.25 0.9 0.4',
+            Choices('polygons'),
+            ([25, 12.5, 65, 12.5], [[50, 25, 25, 12.5, 90, 20]]),
+        ),
+        (
+            '0 8 2 20 4 9 30',
+            Choices('polygons', 'pixels'),
+            ([8, 2, 12, 28], [[8, 2, 20, 4, 9, 30]]),
+        ),
+        ('0 0.5 0.5 1.2 0.2', Choices(units='normalized'), ([-10, 20, 120, 10], [])),
+    ],
+)
+def test_yolo_options_decide(tmp_path, line, choices, expected):
+    (one,) = convert(yolo(tmp_path / 'y', [line]), None, choices)
+    ((_, box, mask),) = objects(one)['a.jpg']
+    assert box == pytest.approx(expected[0], abs=1e-4)
+    assert mask == expected[1]
+
+
+def test_options_of_another_format_are_refused(tmp_path, command):
+    y = yolo(tmp_path / 'y', [BOX])
+    code, _, err = command('to-coco', y, '--voc-origin', '0')
+    assert code == 2
+    assert err.endswith('[option-conflict]\n')
+
+
+@pytest.mark.parametrize(
+    ('raw', 'names', 'told'),
+    [
+        (b'names: cup, big fork', ('cup', 'big fork'), None),
+        (b'names: cup', ('cup',), None),
+        (b"names: \"['cup', 'fork']\"\nnc: 2", ('cup', 'fork'), None),
+        (b'names: lists\\cups.names', ('cup', 'mug'), None),
+        ('names: [猫, 小狗]'.encode('gbk'), ('猫', '小狗'), 'GBK'),
+        ('names: [Größe, naïve]'.encode('latin-1'), ('Größe', 'naïve'), 'Latin-1'),
+        ('names: [é, 猫]'.encode('utf-16'), ('é', '猫'), None),
+    ],
+)
+def test_yolo_names_as_text_and_in_other_encodings(tmp_path, raw, names, told):
+    y = yolo(tmp_path / 'y', [BOX])
+    write(y / 'lists/cups.names', 'cup\nmug\n')
+    (y / 'data.yaml').write_bytes(
+        raw
+        + '\ntrain: images\n'.encode('utf-16-le' if raw[:2] == b'\xff\xfe' else 'ascii')
+    )
+    (one,) = convert(y)
+    assert one.classes == names
+    expected = (f'1 x files that are not UTF-8: read as {told} (data.yaml)',)
+    assert one.notes == (expected if told else ())
 
 
 def test_yolo_images_of_every_kind(tmp_path):
@@ -212,6 +354,9 @@ def test_yolo_images_of_every_kind(tmp_path):
         ('train: ../images/train\nval: ../images/val\n', None),  # Roboflow's
         ('train: [images/train]\nvalid: images/val\n', None),
         ('train: train.txt\nval: images/val\n', None),
+        ('path: .\\\\\ntrain: images\\train\nval: .\\images\\val\n', None),
+        ('train: C:\\me\\y\\images\\train\nval: /else/y/images/val\n', None),
+        ('train: windows.txt\nval: images/val\n', None),
     ],
 )
 def test_yolo_finds_the_splits(tmp_path, text, folders):
@@ -220,15 +365,17 @@ def test_yolo_finds_the_splits(tmp_path, text, folders):
         photo(y / 'images' / split / 'a.jpg')
         write(y / 'labels' / split / 'a.txt', '0 0.5 0.5 0.2 0.2')
     write(y / 'train.txt', './images/train/a.jpg\n')
+    write(y / 'windows.txt', 'D:\\sets\\y\\images\\train\\a.jpg\n')
     write(y / 'data.yaml', text + 'names: [cat]\n')
     train, val = convert(y)
     assert (train.split, val.split) == ('train', 'val')
     for one, split in ((train, 'train'), (val, 'val')):
         assert one.images.resolve() == y / 'images' / split
         assert objects(one) == {'a.jpg': [('cat', [40, 20, 20, 10], [])]}
-    assert any('is not there' in note for note in train.notes) == (
-        'else' in text or 'coco8' in text
-    )
+    guesses = [
+        word in text for word in ('/home/else', 'coco8', 'C:', '/else', 'windows')
+    ]
+    assert len(train.notes) == sum(guesses) - ('/home/else' in text)
 
 
 def test_yolo_with_a_list_of_classes_and_labels_beside(tmp_path):
@@ -240,6 +387,45 @@ def test_yolo_with_a_list_of_classes_and_labels_beside(tmp_path):
     assert one.file.name == 'annotations.json'
     assert objects(one) == {'a.jpg': [('big dog', [40, 20, 20, 10], [])]}
     assert (one.split, one.notes) == ('', ())
+
+
+@pytest.mark.parametrize('lists', [False, True])
+def test_yolo_splits_without_a_description(tmp_path, lists):
+    for split in ('train', 'test'):
+        folder = 'obj' if lists else f'set/{split}/images'
+        photo(tmp_path / folder / f'{split}.jpg')
+        write(tmp_path / folder / f'{split}.txt', BOX)
+        if lists:
+            write(tmp_path / f'{split}.txt', f'data\\obj\\{split}.jpg\n')
+    write(tmp_path / 'obj.names', 'cat')
+    found = convert(tmp_path)
+    names = [[i['file_name'] for i in content(one)['images']] for one in found]
+    assert [one.split for one in found] == ['train', 'test']
+    assert [name[0].rpartition('/')[2] for name in names] == ['train.jpg', 'test.jpg']
+
+
+def test_yolo_images_outside_the_folder_are_told(tmp_path):
+    y = yolo(tmp_path / 'y', [BOX])
+    photo(tmp_path / 'b.jpg')
+    write(tmp_path / 'b.txt', BOX)
+    write(y / 'list.txt', f'images/a.jpg\n../b.jpg\n{tmp_path / "gone.jpg"}\n')
+    write(y / 'data.yaml', 'train: list.txt\nnames: [cat]\n')
+    (one,) = convert(y)
+    assert sorted(objects(one)) == ['b.jpg', 'y/images/a.jpg']
+    assert [note[:48] for note in one.notes] == [
+        f'1 x images of list.txt outside of {y} (../b.jpg)'[:48],
+        '1 x images left out that list.txt names and are not there'[:48],
+    ]
+
+
+def test_yolo_images_of_other_splits_in_a_folder_are_told(tmp_path):
+    for name in ('train/a', 'test/b'):
+        photo(tmp_path / 'images' / f'{name}.jpg')
+        write(tmp_path / 'labels' / f'{name}.txt', BOX)
+    write(tmp_path / 'data.yaml', 'train: images\nnames: [cat]\n')
+    (train,) = convert(tmp_path)
+    assert train.image_count == 2
+    assert train.notes == ('1 x folders of train with images of test below (images)',)
 
 
 def test_yolo_labels_that_no_image_uses_are_counted(tmp_path):
@@ -265,8 +451,8 @@ def test_yolo_labels_that_no_image_uses_are_counted(tmp_path):
     assert (val.annotation_count, val.found_count, val.notes) == (1, 1, ())
     assert train.notes == (
         '1 x images that have the label file of another too (1.png)',
-        '4 x label files left out that no image of a split uses (9.txt, 1 objects, '
-        '2.txt, 1 objects, 4.txt, 1 objects, ...)',
+        '4 x label files left out that no image of a split uses (9.txt, 1 object, '
+        '2.txt, 1 object, 4.txt, 1 object, ...)',
     )
     write(tmp_path / 'data.yaml', text.replace('images/val', 'images/train'))
     train, val = convert(tmp_path, tmp_path.with_name('same'))
@@ -295,6 +481,8 @@ def test_a_list_of_classes_alone_is_no_yolo_folder(tmp_path):
         ('train: images\n', "no 'names'"),
         ('nc: 3\n', 'no known format'),
         ('names: [[a]]\ntrain: images\n', 'must be texts'),
+        ('names: coco.names\ntrain: images\n', 'of no file'),
+        ('names: cup fork\nnc: 2\ntrain: images\n', 'another number'),
         ('names: [a\ntrain: images\n', 'is not YAML'),
         ('names: !!python/object/apply:os.system [id]\ntrain: i\n', 'is not YAML'),
     ],
@@ -372,6 +560,60 @@ def test_coco_exports_are_found_as_they_are(tmp_path, files, images, expected):
     assert single.images == tmp_path / expected[0]
 
 
+@pytest.mark.parametrize(
+    ('names', 'files', 'expected'),
+    [
+        (['images\\a.jpg'], ['images/a.jpg'], ['images/a.jpg']),
+        (['..\\..\\up\\4\\a.jpg', 'x.jpg'], ['i/a.jpg'], ['i/a.jpg', 'x.jpg']),
+        (['/data/upload/1/a.jpg'], ['b/a.jpg'], ['b/a.jpg']),
+        (['/data/local-files/?d=p/a%20b.jpg'], ['p/a b.jpg'], ['p/a b.jpg']),
+        (
+            ['s\\t\\1.jpg', 's\\v\\1.jpg'],
+            ['t/1.jpg', 'v/1.jpg'],
+            ['t/1.jpg', 'v/1.jpg'],
+        ),
+        (
+            ['x\\1.jpg', 'x\\2.jpg'],
+            ['t/1.jpg', 'v/1.jpg', '2.jpg'],
+            ['x\\1.jpg', '2.jpg'],
+        ),
+        (['x\\1.jpg', '1.jpg', 'y\\2.jpg'], ['1.jpg', '2.jpg'], [0, 1, '2.jpg']),
+    ],
+)
+def test_coco_names_of_another_machine_are_corrected(tmp_path, names, files, expected):
+    for file in files:
+        photo(tmp_path / 'c' / file)
+    images = [
+        {'id': number, 'file_name': name, 'width': 100, 'height': 50}
+        for number, name in enumerate(names)
+    ]
+    entries = {
+        'images': images,
+        'annotations': [],
+        'categories': [{'id': 1, 'name': 'a'}],
+    }
+    before = write(tmp_path / 'c' / 'result.json', entries).read_bytes()
+    (one,) = convert(tmp_path / 'c')
+    assert one.file == tmp_path / 'c-coco' / 'annotations.json'
+    expected = [names[name] if type(name) is int else name for name in expected]
+    assert [image['file_name'] for image in content(one)['images']] == expected
+    changed = sum(a != b for a, b in zip(names, expected, strict=True))
+    assert one.notes[0].startswith(f'{changed} x file names corrected to the only file')
+    assert (tmp_path / 'c' / 'result.json').read_bytes() == before
+    assert (one.written, convert(tmp_path / 'c')[0].written) == (True, False)
+
+
+def test_coco_names_that_nothing_fits_are_refused(tmp_path):
+    for file in ('t/1.jpg', 'v/1.jpg'):
+        photo(tmp_path / file)
+    images = [{'id': 1, 'file_name': 'x\\1.jpg'}]
+    categories = [{'id': 1, 'name': 'a'}]
+    write(tmp_path / 'r.json', {'images': images, 'categories': categories})
+    with pytest.raises(UserError, match='no image of') as caught:
+        convert(tmp_path)
+    assert caught.value.code == 'no-images'
+
+
 @pytest.mark.parametrize('padding', [0, 300_000])
 def test_coco_is_told_by_its_keys_wherever_they_are(tmp_path, padding):
     images = [{'id': 1, 'file_name': 'a' * padding}]
@@ -393,7 +635,7 @@ def test_the_command_writes_once_and_never_over_another(tmp_path, command):
     assert code == 0
     assert out.splitlines() == [
         f'{file}: written',
-        '  1 images, 1 annotations of 2 in the source',
+        '  1 image, 1 annotation of 2 in the source',
         f'  images are relative to {y / "images"}',
         '  classes: cat, dog',
         '  1 x lines left out that are no YOLO label (a.txt:2: 0 bad)',
@@ -420,6 +662,23 @@ def test_nothing_is_written_into_the_source(tmp_path, inside, command):
     assert code == 2
     assert 'is inside the source' in err
     assert not list(tmp_path.rglob('*.json'))
+
+
+def test_a_link_in_the_place_of_the_output_is_not_followed(tmp_path):
+    y = yolo(tmp_path / 'y', [BOX])
+    (tmp_path / 'other').mkdir()
+    (tmp_path / 'y-coco').symlink_to(tmp_path / 'other')
+    with pytest.raises(UserError, match='is a link'):
+        convert(y)
+    assert os.listdir(tmp_path / 'other') == []
+
+
+@pytest.mark.parametrize('head', [b'PK\x03\x04<annotation>', b'\x1f\x8b<annotation>'])
+def test_archives_are_to_be_unpacked(tmp_path, head):
+    (tmp_path / 'export').write_bytes(head)
+    with pytest.raises(UserError, match='is an archive') as caught:
+        convert(tmp_path / 'export')
+    assert caught.value.code == 'unsupported-format'
 
 
 def test_all_files_or_none(tmp_path):

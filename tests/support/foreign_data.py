@@ -165,6 +165,7 @@ def as_yolo(coco, folder, masks):
 
 
 def as_voc(coco, folder, masks):
+    """Count pixels from 0, as tools that write fractions do."""
     names = {one['id']: one['name'] for one in coco['categories']}
     for image, objects in _by_image(coco):
         size = image['width'], image['height']
@@ -172,7 +173,7 @@ def as_voc(coco, folder, masks):
         entries = []
         for one in objects:
             x, y, w, h = map(float, one['bbox'])
-            points = [v + 1 for v in one['segmentation'][0]]
+            points = one['segmentation'][0]
             pairs = zip(points[::2], points[1::2], strict=True)
             polygon = ''.join(
                 f'<x{n}>{x!r}</x{n}><y{n}>{y!r}</y{n}>'
@@ -181,7 +182,7 @@ def as_voc(coco, folder, masks):
             entries.append(
                 voc_object(
                     names[one['category_id']],
-                    [x + 1, y + 1, x + w, y + h],
+                    [x, y, x + w, y + h],
                     f'<polygon>{polygon}</polygon>' if masks else '',
                 )
             )

@@ -19,24 +19,31 @@ from eca_mmdet.datasets.coco import (
     write_new,
 )
 from eca_mmdet.datasets.converters import cvat, labelme, voc, yolo
-from eca_mmdet.datasets.converters.files import SPLITS, files_below, root_tag
+from eca_mmdet.datasets.converters.files import (
+    SPLITS,
+    files_below,
+    root_tag,
+)
 from eca_mmdet.datasets.converters.labels import (
+    Choices,
+    ConversionLog,
     Kind,
     LabelledDataset,
     LabelledObject,
     LabelledSplit,
 )
 from eca_mmdet.datasets.entries import Entry, Size, is_image, is_segmentation
+from eca_mmdet.datasets.images import find_by_base_name
 from eca_mmdet.datasets.masks import set_area
 from eca_mmdet.utils.errors import UserError
 from eca_mmdet.utils.io import read_json
 from eca_mmdet.utils.text import clipped
 
-_READERS: dict[Kind, Callable[[Path], LabelledDataset]] = {
+_READERS: dict[Kind, Callable[[Path, Choices], LabelledDataset]] = {
     'yolo': yolo.read,
     'voc': voc.read,
-    'labelme': labelme.read,
-    'cvat': cvat.read,
+    'labelme': lambda path, choices: labelme.read(path),
+    'cvat': lambda path, choices: cvat.read(path),
 }
 _NAMES = {
     'coco': 'COCO',
@@ -46,6 +53,8 @@ _NAMES = {
     'cvat': 'CVAT for images',
 }
 _ORDER = ('', 'train', 'val', 'test')
+_CORRECTED = 'file names corrected to the only file of their base name'
+_ARCHIVES = (b'PK\x03\x04', b'\x1f\x8b', b'7z\xbc\xaf', b'Rar!', b'BZh', b'\xfd7zXZ')
 
 _SAMPLED_FILES = 20
 """Files of an ending that are opened to recognise a folder's kind."""
@@ -119,13 +128,16 @@ def kind_of(path: Path) -> Kind | None:
     return None
 
 
-def convert(path: Path, out: Path | None = None) -> list[Converted]:
+def convert(
+    path: Path, out: Path | None = None, choices: Choices | None = None
+) -> list[Converted]:
     """Write a COCO file for each split of a source; the images stay where they are.
 
     Args:
         path: a folder, a data.yaml, CVAT's annotations.xml, or COCO already, for which
-            nothing is written.
+            a file is written only if names of images have to be corrected.
         out: folder to write to; None for the source's name and '-coco', beside it.
+        choices: options, which decide what the labels do not say.
 
     Returns:
         The files in the order train, val, test.
@@ -135,14 +147,27 @@ def convert(path: Path, out: Path | None = None) -> list[Converted]:
             in the place of those to be written.
         MissingPackageError: supervision is not installed.
     """
-    path = Path(path)
+    path, choices = Path(path), choices or Choices()
     kind = kind_of(path)
     if kind is None:
         raise UserError(_unknown(path), code='unsupported-format')
-    if kind == 'coco':
-        return _describe_coco(path)
+    unused = {'yolo': choices[2:], 'voc': choices[:2]}.get(kind, choices)
+    if any(choice is not None for choice in unused):
+        raise UserError(
+            '--labels and --units are for YOLO, --voc-origin for Pascal VOC; '
+            f'{path} is of {_NAMES[kind]}.',
+            code='option-conflict',
+        )
     root = Path(os.path.abspath(path if path.is_dir() else path.parent))
-    out = root.with_name(f'{root.name}-coco') if out is None else Path(out).absolute()
+    if kind == 'coco' and path.is_file() and root.name == 'annotations':
+        root = root.parent
+    beside = root.with_name(f'{root.name}-coco')
+    if out is None and beside.is_symlink():
+        raise UserError(
+            f'{beside} is a link to another folder. Give the one to write to: --out.',
+            code='option-missing',
+        )
+    out = beside if out is None else Path(out).absolute()
     inside = Path(os.path.realpath(out))
     if Path(os.path.realpath(root)) in (inside, *inside.parents):
         raise UserError(
@@ -150,7 +175,9 @@ def convert(path: Path, out: Path | None = None) -> list[Converted]:
             'outside it with --out.',
             code='option-conflict',
         )
-    source = _READERS[kind](path if kind in ('yolo', 'cvat') else root)
+    if kind == 'coco':
+        return _describe_coco(path, root, out)
+    source = _READERS[kind](path if kind in ('yolo', 'cvat') else root, choices)
     source.splits.sort(key=lambda part: _ORDER.index(part.split))
     return _write(source, out)
 
@@ -158,6 +185,11 @@ def convert(path: Path, out: Path | None = None) -> list[Converted]:
 def _unknown(path: Path) -> str:
     if not path.exists():
         return f'{path} does not exist. Give the folder of a dataset.'
+    if path.is_file():
+        with path.open('rb') as file:
+            head = file.read(264)
+        if head.startswith(_ARCHIVES) or head[257:262] == b'ustar':
+            return f'{path} is an archive. Unpack it, and give the folder.'
     return (
         f'{path} is of no known format: expected a folder of YOLO (data.yaml or '
         'classes.txt), Pascal VOC (XML files), LabelMe (JSON files), CVAT '
@@ -250,30 +282,43 @@ def _annotation(labelled: LabelledObject, size: Size) -> Entry:
     return entry
 
 
-def _describe_coco(path: Path) -> list[Converted]:
-    """Find the files and images of what is COCO already."""
-    root = path
-    if path.is_file():
-        root = path.parent.parent if path.parent.name == 'annotations' else path.parent
-    found = []
+def _describe_coco(path: Path, root: Path, out: Path) -> list[Converted]:
+    """Find the files and images of what is COCO already; correct names of images."""
+    found, new = [], {}
     for file in _coco_files(path):
         content = read_annotations(file).content
         require_instances(file, content)
+        folder, moved = _image_folder(file, content, root)
         count = len(content.get('annotations', ()))
         categories = [c for c in content['categories'] if isinstance(c, dict)]
+        split, log = _split_of(file), ConversionLog()
+        images = []
+        for entry in content['images']:
+            name = entry['file_name'] if is_image(entry) else ''
+            if name in moved:
+                entry = entry | {'file_name': moved[name]}
+                log.add(_CORRECTED, f'{name}: {moved[name]}')
+            elif name.startswith('/') or '..' in re.split(r'[\\/]', name):
+                log.add('file names that lead out of the folder of the images', name)
+            images.append(entry)
+        if moved:
+            file = out / f'{split or "annotations"}.json'
+            content = content | {'images': images}
+            if not _is_same(file, content):
+                new[file] = content
         found.append(
             Converted(
-                _split_of(file),
+                split,
                 file,
-                _image_folder(file, content, root),
+                folder,
                 'coco',
                 len(content['images']),
                 count,
                 count,
                 0,
                 tuple(str(category.get('name')) for category in categories),
-                False,
-                (),
+                file in new,
+                tuple(log.notes),
             )
         )
     for split, number in Counter(part.split for part in found).items():
@@ -284,6 +329,7 @@ def _describe_coco(path: Path) -> list[Converted]:
                 f'({split or "no name"}): {", ".join(names)}. Give the one to use.',
                 code='option-conflict',
             )
+    write_new(new)
     return sorted(found, key=lambda part: _ORDER.index(part.split))
 
 
@@ -326,10 +372,12 @@ def _split_of(file: Path) -> str:
     return ''
 
 
-def _image_folder(file: Path, content: dict[str, Any], root: Path) -> Path:
+def _image_folder(
+    file: Path, content: dict[str, Any], root: Path
+) -> tuple[Path, dict[str, str]]:
     """Return the folder that an annotation file's image names are relative to.
 
-    Folders up to two levels below the root are tried.
+    Folders up to two levels below the root are tried. Also the names to correct.
     """
     names = [image['file_name'] for image in content['images'] if is_image(image)]
     step = max(1, len(names) // _SAMPLED_IMAGES)
@@ -347,14 +395,16 @@ def _image_folder(file: Path, content: dict[str, Any], root: Path) -> Path:
         if folder.is_dir()
     }
     best = max(hits, key=lambda folder: hits[folder], default=root)
-    if not hits.get(best):
+    best = best if hits.get(best) else root
+    moved = find_by_base_name(best, [name for name in names if '\0' not in name])
+    if not hits.get(best) and not moved:
         name = clipped(repr(names[0])) if names else 'none'
         raise UserError(
             f'no image of {file} was found in {root}; the first is {name}. Export with '
             'the images, or put them beside the annotations.',
             code='no-images',
         )
-    return best
+    return best, moved
 
 
 def _folders(root: Path) -> list[Path]:

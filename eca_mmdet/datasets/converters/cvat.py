@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from eca_mmdet.datasets.converters.files import (
-    SPLITS,
     Claim,
     Images,
     Pairs,
     parse_xml,
     root_tag,
+    split_of,
 )
 from eca_mmdet.datasets.converters.labels import (
     ConversionLog,
@@ -31,7 +31,7 @@ from eca_mmdet.datasets.converters.labels import (
 )
 from eca_mmdet.datasets.entries import Size, is_drawable_size
 from eca_mmdet.utils.errors import UserError
-from eca_mmdet.utils.text import clipped
+from eca_mmdet.utils.text import clipped, plural
 
 _NO_OBJECTS = frozenset(('tag', 'attribute'))
 
@@ -49,19 +49,21 @@ def read(path: Path) -> LabelledDataset:
         UserError: the file is not XML, or of a video, or no image can be read.
         MissingPackageError: defusedxml is not installed.
     """
-    file, root = _load(path)
+    log = ConversionLog()
+    file, root = _load(path, log)
     images = Images(file.parent)
     by_split: dict[str, list[Any]] = {}
     claims: dict[Any, Claim] = {}
     for entry in root.iter('image'):
-        split = SPLITS.get(entry.get('subset', '').lower(), '')
+        entry.set('name', entry.get('name', '').replace('\\', '/').lstrip('/'))
+        place = f'/{entry.get("subset", "")}/{entry.get("name") or "-"}'
+        split, _ = split_of(Path(place), Path('/'))
         by_split.setdefault(split, []).append(entry)
         claim = _claim(entry, images, file)
         if claim:
             claims[entry] = claim
     pairs = images.pair(claims)
     parts = [_read_split(*item, pairs, file) for item in by_split.items()]
-    log = ConversionLog()
     for image in images.all:
         if image not in pairs.taken:
             log.add(f'images left out that {file.name} does not name', image.name)
@@ -72,7 +74,7 @@ def read(path: Path) -> LabelledDataset:
     return LabelledDataset.by_name('cvat', parts, log.notes, first=names)
 
 
-def _load(path: Path) -> tuple[Path, Any]:
+def _load(path: Path, log: ConversionLog) -> tuple[Path, Any]:
     """Return the XML file of an export, and its root element."""
     files = find_files(path)
     if len(files) != 1:
@@ -84,7 +86,7 @@ def _load(path: Path) -> tuple[Path, Any]:
         )
     file = files[0]
     try:
-        root = parse_xml(file)
+        root = parse_xml(file, log)
     except ValueError as error:
         raise UserError(
             f'{file} is not XML: {clipped(str(error), 100)}', code='not-xml'
@@ -99,7 +101,7 @@ def _load(path: Path) -> tuple[Path, Any]:
 
 
 def _claim(entry: Any, images: Images, file: Path) -> Claim | None:
-    name = entry.get('name', '').lstrip('/')
+    name = entry.get('name')
     folders = (f'images/{entry.get("subset", "")}', 'images', '')
     tries = [file.parent / folder / name for folder in folders]
     exact = next((path for path in tries if path in images.files), None)
@@ -121,7 +123,7 @@ def _read_split(
             lost = len(_shapes(entry))
             log.add(
                 f'images left out that {file.name} names twice or that are not there',
-                f'{entry.get("name", "")}, {lost} objects',
+                f'{entry.get("name", "")}, {plural(lost, "object")}',
                 lost,
             )
         else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
 import re
@@ -22,7 +23,7 @@ from eca_mmdet.datasets.converters.labels import (
 from eca_mmdet.datasets.entries import Size
 from eca_mmdet.utils.errors import MissingPackageError, UserError
 from eca_mmdet.utils.io import read_file
-from eca_mmdet.utils.text import clipped
+from eca_mmdet.utils.text import clipped, plural
 
 IMAGE_ENDINGS = frozenset(
     '.avif .bmp .dng .gif .heic .heif .jp2 .jpeg .jpg .mpo .pbm .pgm .png .pnm .ppm '
@@ -32,8 +33,16 @@ SPLITS = dict.fromkeys(('train', 'training'), 'train')
 SPLITS |= dict.fromkeys(('val', 'valid', 'validation'), 'val')
 SPLITS |= dict.fromkeys(('test', 'testing'), 'test')
 """Usual folder names of splits, and the names used here."""
+_SPLIT = re.compile(
+    rf'(?:.*[_-])?({"|".join(SPLITS)})'
+    r'(?:[_-]?(?:sets?|images?|imgs?|labels?|annotations?|data|\d{4}))?'
+)
 
 _MOST_BYTES = 1 << 28
+
+_COMMON_CHINESE = re.compile(rb'[\xb0-\xd7][\xa1-\xfe]')
+"""First level of GB 2312; the accented small letters of Latin-1 are from E0 on."""
+_HIGH, _CONTROL = re.compile(rb'[\x80-\xff]'), re.compile(rb'[\x80-\x9f]')
 
 _LAYERS = frozenset(('annotations', 'labels', 'images', 'jpegimages', 'xml', 'json'))
 """Folders that hold labels apart from images; otherwise the paths are the same."""
@@ -67,13 +76,72 @@ def files_below(folder: Path, endings: Iterable[str]) -> Iterator[Path]:
                 yield Path(parent, name)
 
 
-def split_folders(folder: Path) -> dict[str, Path]:
-    """Return the folders directly below that have the name of a split."""
-    found: dict[str, Path] = {}
-    for name, split in SPLITS.items():
-        if (folder / name).is_dir():
-            found.setdefault(split, folder / name)
-    return found
+def decode(raw: bytes, errors: str = 'replace') -> str:
+    """Return text in UTF-8, or in UTF-16 if it begins with its byte-order mark."""
+    utf16 = raw[:2] in (b'\xff\xfe', b'\xfe\xff')
+    return raw.decode('utf-16' if utf16 else 'utf-8-sig', errors)
+
+
+def read_text(path: Path, what: str, log: ConversionLog, declared: str = '') -> str:
+    """Return the text of a file in UTF-8, the declared encoding, GBK or Latin-1.
+
+    GBK and Latin-1 are taken if the bytes look like it, which is logged.
+
+    Raises:
+        UserError: it cannot be read, or its encoding is not recognised.
+    """
+    raw = read_file(path, what, _MOST_BYTES)
+    with contextlib.suppress(UnicodeDecodeError):
+        return decode(raw, 'strict')
+    chinese = 4 * len(_COMMON_CHINESE.findall(raw)) > len(_HIGH.findall(raw))
+    guess = 'GBK' if chinese else '' if _CONTROL.search(raw) else 'Latin-1'
+    for encoding in (declared, guess):
+        with contextlib.suppress(UnicodeDecodeError, LookupError):
+            text = raw.decode(encoding)
+            if encoding != declared:
+                log.add(f'files that are not UTF-8: read as {guess}', path.name)
+            return text
+    raise UserError(
+        f'{what} {path} is neither UTF-8 nor GBK or Latin-1. Save it as UTF-8.',
+        code='file-unreadable',
+    )
+
+
+def split_of(path: Path, root: Path) -> tuple[str, Path]:
+    """Return the split that a folder between ``root`` and a file is named after.
+
+    ``''`` and ``root`` if there is none. The second value is the folder.
+    """
+    if root not in path.parents:  # images in a folder beside that of the labels
+        root = root.parent
+    parts = path.relative_to(root).parts[:-1] if root in path.parents else ()
+    for depth, part in enumerate(parts, 1):
+        if found := _SPLIT.fullmatch(part.lower()):
+            return SPLITS[found[1]], Path(root, *parts[:depth])
+    return '', root
+
+
+def by_split(
+    paths: Iterable[Path], root: Path, place: Mapping[Path, Path] | None = None
+) -> dict[str, list[Path]]:
+    """Return paths by the split of their own or another place; '' for none, last."""
+    found: dict[str, list[Path]] = {name: [] for name in ('train', 'val', 'test', '')}
+    for path in paths:
+        found[split_of((place or {}).get(path, path), root)[0]].append(path)
+    return {name: files for name, files in found.items() if files}
+
+
+def find_lists(root: Path) -> list[tuple[str, Path]]:
+    """Return the lists of names in a folder and its ImageSets, each with its split."""
+    texts = [
+        path
+        for path in files_below(root, ['.txt'])
+        if path.parent == root or path.parent.name in ('ImageSets', 'Main')
+        if not any(path.with_suffix(end).is_file() for end in ('.jpg', '.png'))
+    ]
+    splits = {path.stem for path in texts}
+    names = SPLITS if splits & {'train', 'val'} else SPLITS | {'trainval': 'train'}
+    return [(names[path.stem], path) for path in texts if path.stem in names]
 
 
 def supervision_formats(name: str) -> Any:
@@ -87,7 +155,7 @@ def supervision_formats(name: str) -> Any:
         ) from error
 
 
-def parse_xml(path: Path) -> Any:
+def parse_xml(path: Path, log: ConversionLog) -> Any:
     """Return the root element; entities are refused, for they can fill the memory.
 
     Raises:
@@ -104,8 +172,13 @@ def parse_xml(path: Path) -> Any:
         ) from error
     raw = read_file(path, 'label file', _MOST_BYTES)
     try:
-        return fromstring(raw)
-    except (ParseError, LookupError) as error:  # LookupError: an unknown encoding
+        with contextlib.suppress(ParseError, LookupError, ValueError):
+            return fromstring(raw)
+        # Expat knows no encoding of several bytes but UTF-8 and UTF-16.
+        declared = re.match(rb'\s*<\?xml[^>]*\bencoding=["\']([\w.-]+)', raw)
+        name = declared[1].decode() if declared else ''
+        return fromstring(read_text(path, 'label file', log, name))
+    except ParseError as error:
         raise ValueError(str(error)) from None
 
 
@@ -122,8 +195,9 @@ def root_tag(path: Path) -> str:
             head = file.read(4096)
     except OSError:
         return ''
-    found = re.search(rb'<([A-Za-z_][\w.-]*)[\s>/]', head)
-    return found[1].decode() if found else ''
+    text = decode(head).lstrip()
+    found = re.search(r'<([A-Za-z_][\w.-]*)[\s>/]', text)
+    return found[1] if found and text[0] == '<' else ''
 
 
 class Claim(NamedTuple):
@@ -195,7 +269,7 @@ class Images:
     """The images below a folder, by the part of their paths that labels share."""
 
     def __init__(self, root: Path) -> None:
-        self._root = root
+        self.root = root
         self._by_key = defaultdict[tuple[str, ...], list[Path]](list)
         self._by_name = defaultdict[str, list[Path]](list)
         self.all = list(files_below(root, IMAGE_ENDINGS))
@@ -207,7 +281,7 @@ class Images:
 
     def key(self, path: Path) -> tuple[str, ...]:
         """Return what an image's path and that of its labels have in common."""
-        parts = path.relative_to(self._root).parts
+        parts = path.relative_to(self.root).parts
         folders = [part for part in parts[:-1] if part.lower() not in _LAYERS]
         return *folders, os.path.splitext(parts[-1])[0] if parts else ''
 
@@ -274,28 +348,60 @@ class Images:
         like = mine[len(mine) - short :] == other[len(other) - short :]
         # Below annotations/ and images/ folders belong to the data, and so must agree.
         layered = all(
-            not _LAYERS.isdisjoint(map(str.lower, path.relative_to(self._root).parts))
+            not _LAYERS.isdisjoint(map(str.lower, path.relative_to(self.root).parts))
             for path in (claim.labels, image)
         )
         return image if like or not (claim.is_path or layered) else None
 
 
-def label_splits(root: Path, ending: str) -> tuple[dict[str, list[Path]], list[Path]]:
-    """Return the label files of each split, by folders called train, val and test.
+def label_splits(
+    root: Path, ending: str, images: Images, log: ConversionLog
+) -> tuple[dict[str, list[Path]], list[Path], str]:
+    """Return the label files of each split, by lists of names or otherwise by folders.
 
-    All are under '' if there are no such folders. Files outside the folders come last.
+    Also those of no split, and what to say of them.
+
+    Raises:
+        UserError: the lists of ``ImageSets`` name no label file that is there.
     """
     every = list(files_below(root, [ending]))
-    for base in (root, root / 'Annotations', root / 'annotations', root / 'labels'):
-        splits = {
-            split: [path for path in every if folder in path.parents]
-            for split, folder in split_folders(base).items()
-        }
-        splits = {split: files for split, files in splits.items() if files}
-        if splits:
-            inside = {path for files in splits.values() for path in files}
-            return splits, [path for path in every if path not in inside]
-    return {'': every}, []
+    by_name = defaultdict[str, list[Path]](list)
+    for file in every:
+        for name in {file.stem, '/'.join(images.key(file))}:
+            by_name[name].append(file)
+    kind, missed = ending[1:].upper(), []
+    splits: dict[str, list[Path]] = {}
+    lists = find_lists(root)
+    for split, path in lists:
+        lines = read_text(path, 'list of images', log).splitlines()
+        for wanted in (line.split()[0] for line in lines if line.split()):
+            parts = images.key(root / wanted.replace('\\', '/').lstrip('/'))
+            ends = (wanted, *('/'.join(parts[at:]) for at in range(len(parts))))
+            of_name = next((by_name[end] for end in ends if end in by_name), [])
+            if len(of_name) == 1:
+                splits.setdefault(split, []).extend(of_name)
+            else:
+                which = f'several {kind} files have' if of_name else f'no {kind} has'
+                what = f'images left out that {path.name} names and {which}'
+                missed.append((what, wanted))
+    places = {path.parent.relative_to(root).as_posix() for _, path in lists} - {'.'}
+    if splits or places:
+        for miss in missed:
+            log.add(*miss)
+        if not splits:
+            raise UserError(
+                f'the lists in {", ".join(places)} name no {kind} file that is there. '
+                f'{"; ".join(log.notes)}',
+                code='no-images',
+            )
+        splits = {split: [*dict.fromkeys(files)] for split, files in splits.items()}
+        used = {file for files in splits.values() for file in files}
+        left = ', '.join(sorted(places)) or 'the lists'
+        left = f'{kind} files left out that are in no split of {left}'
+        return splits, [file for file in every if file not in used], left
+    splits = by_split(every, root)
+    rest = splits.pop('', []) if 'train' in splits else []
+    return splits or {'': []}, rest, OUTSIDE
 
 
 class LabelFormat(NamedTuple):
@@ -320,18 +426,14 @@ class LabelFormat(NamedTuple):
     hint: Callable[[Any], str] = lambda content: ''
 
 
-def read_label_files(
-    form: LabelFormat,
-    images: Images,
-    splits: dict[str, list[Path]],
-    rest: list[Path],
-    left: str = OUTSIDE,
-) -> LabelledDataset:
-    """Read the label files of each split; ``rest``, in no split, is logged as ``left``.
+def read_label_files(form: LabelFormat, images: Images, ending: str) -> LabelledDataset:
+    """Read the label files of each split, or of images in the folder of a split.
 
     Raises:
         UserError: no image of a split can be read.
     """
+    log = ConversionLog()
+    splits, rest, left = label_splits(images.root, ending, images, log)
     logs = {split: ConversionLog() for split in splits}
     first = next(iter(splits))
     contents: dict[Path, Any] = {}
@@ -341,12 +443,19 @@ def read_label_files(
             if content is not None:
                 contents[file] = content
     pairs = images.pair({file: form.claim(file, c) for file, c in contents.items()})
+    if first == '' and contents:
+        splits = by_split(pairs.images, images.root, pairs.images)
+        rest = splits.pop('', []) if 'train' in splits else []
+        first, *others = splits or ['']
+        logs = {first: logs['']} | {split: ConversionLog() for split in others}
+        lost = [file for file in contents if file not in pairs.images]
+        splits[first] = splits.get(first, []) + lost
 
     used: set[Path] = set()
 
     def leave_out(file: Path, what: str, hint: str, log: ConversionLog) -> None:
         lost = len(form.objects(contents[file]))
-        log.add(what, f'{file.name}, {lost} objects{hint}', lost)
+        log.add(what, f'{file.name}, {plural(lost, "object")}{hint}', lost)
 
     def read_files(split: str, files: list[Path]) -> LabelledSplit:
         log = logs[split]
@@ -378,7 +487,6 @@ def read_label_files(
     for file in filter(contents.__contains__, rest):
         leave_out(file, left, '', logs[first])
     parts = [read_files(split, files) for split, files in splits.items()]
-    log = ConversionLog()
     for image in images.all:
         if image not in used:
             what = f'images left out that no {form.file} file of a split describes'

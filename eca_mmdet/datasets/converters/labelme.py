@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 from pathlib import Path
@@ -12,9 +13,9 @@ from eca_mmdet.datasets.converters.files import (
     Claim,
     Images,
     LabelFormat,
-    label_splits,
     log_unreadable,
     read_label_files,
+    read_text,
     supervision_formats,
 )
 from eca_mmdet.datasets.converters.labels import (
@@ -28,7 +29,6 @@ from eca_mmdet.datasets.converters.labels import (
 )
 from eca_mmdet.datasets.entries import Entry, Size
 from eca_mmdet.utils.errors import UserError
-from eca_mmdet.utils.io import read_json
 from eca_mmdet.utils.text import clipped
 
 
@@ -49,7 +49,7 @@ def read(path: Path) -> LabelledDataset:
         lambda image, entry, size, log: _read_shapes(image, entry, size, library, log),
         lambda entry: ': it is inside the JSON alone' if entry['imageData'] else '',
     )
-    return read_label_files(form, Images(path), *label_splits(path, '.json'))
+    return read_label_files(form, Images(path), '.json')
 
 
 def _claim(file: Path, entry: Entry, root: Path) -> Claim:
@@ -72,8 +72,8 @@ def _stated_image(labels: Path, stated: str, root: Path) -> Path | None:
 
 def _load(file: Path, log: ConversionLog) -> Entry | None:
     try:
-        content = read_json(file, 'label file').content
-    except UserError as error:
+        content = json.loads(read_text(file, 'label file', log))
+    except (UserError, ValueError, RecursionError) as error:
         log_unreadable(file, error, log)
         return None
     if isinstance(content, dict) and isinstance(content.get('shapes'), list):
@@ -107,7 +107,10 @@ def _read_shape(
         log.add(f'shapes left out of type {clipped(repr(kind))}', name, 1)
         return None
     try:
-        label = ' '.join(shape['label'].split())
+        label = shape['label']
+        if isinstance(label, (int, float)) and not isinstance(label, bool):
+            label = str(label)
+        label = ' '.join(label.split())
         points = _circle(shape['points']) if kind == 'circle' else shape['points']
         if not label or not all(is_coordinate(v) for point in points for v in point):
             raise ValueError('no label, or points that are no numbers')

@@ -8,11 +8,11 @@ import os
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from eca_mmdet.datasets.entries import Size
 from eca_mmdet.datasets.images import open_images
-from eca_mmdet.utils.text import clipped
+from eca_mmdet.utils.text import clipped, plural
 
 Kind = Literal['coco', 'yolo', 'voc', 'labelme', 'cvat']
 Point = tuple[float, float]
@@ -64,6 +64,20 @@ class ConversionLog:
             f'{", ..." if count > len(self._places[what]) else ""})'
             for what, count in self._counts.items()
         ]
+
+
+class Choices(NamedTuple):
+    """How to read what labels do not say themselves; None to infer it.
+
+    Attributes:
+        labels: meaning of YOLO labels of more than six columns.
+        units: of YOLO's coordinates; normalized ones may then be outside 0-1.
+        voc_origin: number of the first pixel in Pascal VOC.
+    """
+
+    labels: Literal['boxes', 'polygons'] | None = None
+    units: Literal['normalized', 'pixels'] | None = None
+    voc_origin: Literal[0, 1] | None = None
 
 
 @dataclasses.dataclass
@@ -212,7 +226,7 @@ def read_split(
         count: returns the number of objects of an image that cannot be read.
     """
     if folder is None and paths:
-        folder = Path(os.path.commonpath([path.parent for path in paths]))
+        folder = Path(os.path.commonpath([os.path.abspath(p.parent) for p in paths]))
     if folder is None:
         return LabelledSplit(split, Path(), [], log)
     folder = Path(os.path.abspath(folder))
@@ -227,7 +241,7 @@ def read_split(
         reason, lost = files.damaged.get(name, 'it is not there'), count(path)
         log.add(
             'images left out that cannot be read, with their objects',
-            f'{name}: {reason}, {lost} objects',
+            f'{name}: {reason}, {plural(lost, "object")}',
             lost,
         )
     return LabelledSplit(split, folder, images, log)

@@ -8,16 +8,22 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Iterable
-from pathlib import Path
-from typing import Any
+from pathlib import Path, PurePosixPath
+from typing import Any, cast
 
+from eca_mmdet.datasets.converters.columns import read_columns
 from eca_mmdet.datasets.converters.files import (
     IMAGE_ENDINGS,
+    by_split,
+    decode,
     files_below,
-    split_folders,
+    find_lists,
+    read_text,
+    split_of,
     supervision_formats,
 )
 from eca_mmdet.datasets.converters.labels import (
+    Choices,
     ConversionLog,
     LabelledDataset,
     LabelledObject,
@@ -28,7 +34,7 @@ from eca_mmdet.datasets.converters.labels import (
 from eca_mmdet.datasets.entries import Size
 from eca_mmdet.utils.errors import MissingPackageError, UserError
 from eca_mmdet.utils.io import read_file
-from eca_mmdet.utils.text import clipped
+from eca_mmdet.utils.text import clipped, plural
 
 _MOST_BYTES = 1 << 26
 """Largest file of labels or description."""
@@ -39,18 +45,22 @@ _BARE = 'images without a label file: kept, without objects'
 _MALFORMED = 'lines left out that are no YOLO label'
 
 
-def read(path: Path) -> LabelledDataset:
+def read(path: Path, choices: Choices) -> LabelledDataset:
     """Read a folder, or the data.yaml in it.
 
     Raises:
-        UserError: it has no class names, or no images in the stated folders.
+        UserError: it has no class names, no images in the stated folders, or labels
+            that can be read in several ways.
         MissingPackageError: supervision is not installed.
     """
     about = _describe(path)
     keys: dict[int | str, int] = {number: number + 1 for number in about.names}
     categories = [(number + 1, name) for number, name in about.names.items()]
-    labels = _Labels(about)
-    parts = [_read_split(*item, about, labels) for item in about.splits.items()]
+    labels = _Labels(about, choices)
+    logs = {split: ConversionLog() for split in about.splits}
+    images = {split: _images(split, about, log) for split, log in logs.items()}
+    labels.decide(image for paths in images.values() for image in paths)
+    parts = [_read_split(*item, logs[item[0]], labels) for item in images.items()]
     if all(part.log.count(_BARE) == len(part.images) for part in parts):
         raise UserError(
             f'no image of {path} has a label file: labels/a.txt was looked for beside '
@@ -62,51 +72,95 @@ def read(path: Path) -> LabelledDataset:
 
 
 def _read_split(
-    split: str, places: list[Path], about: _Description, labels: _Labels
+    split: str, images: list[Path], log: ConversionLog, labels: _Labels
 ) -> LabelledSplit:
-    log = ConversionLog()
-    paths = [image for place in places for image in _images(place, about.root, log)]
+    places = labels.about.splits[split]
     folder = places[0] if len(places) == 1 and places[0].is_dir() else None
     labels.begin(log)
-    images = list(dict.fromkeys(paths))
     part = read_split(
         split, folder, images, log, labels.read, lambda image: len(labels.lines(image))
     )
     if not part.images:
         raise UserError(
             f'no image of {split or "the dataset"!r} can be read in '
-            f'{", ".join(map(str, places))}. Is {about.file} right about the folders?',
+            f'{", ".join(map(str, places))}. Is {labels.about.file} right?',
             code='no-images',
         )
     return part
 
 
-def _images(place: Path, root: Path, log: ConversionLog) -> Iterable[Path]:
-    """Return the images of a folder, or those that a list names, a line each."""
-    if place.is_dir():
-        return files_below(place, IMAGE_ENDINGS)
-    text = read_file(place, 'list of images').decode('utf-8-sig', 'replace')
-    found = []
-    for line in filter(None, map(str.strip, text.splitlines())):
-        name = line.replace('\\', '/')
-        short = name.removeprefix('data/')  # which CVAT and darknet put first
-        tries = [place.parent / name, root / name, place.parent / short, root / short]
-        path = next((p for p in tries if '\0' not in name and p.is_file()), None)
-        if path:
+def _images(split: str, about: _Description, log: ConversionLog) -> list[Path]:
+    """Return the images of folders, and those that lists name, a line each."""
+    found: list[Path] = []
+    root = os.path.join(os.path.abspath(about.root), '')
+    for place in about.splits[split]:
+        if place.is_dir():
+            inside = list(files_below(place, IMAGE_ENDINGS))
+            others = by_split(inside, place).keys() - {'', split}
+            if split and others:
+                what = f'folders of {split} with images of {", ".join(others)} below'
+                log.add(what, place.name)
+            found += inside
+            continue
+        lines = map(str.strip, read_text(place, 'list of images', log).splitlines())
+        for line in filter(None, lines):
+            path, guess = _find(line, [place.parent, about.root])
+            if path is None or not path.is_file():
+                what = f'images left out that {place.name} names and are not there'
+                log.add(what, line)
+                continue
             found.append(path)
-        else:
-            log.add(f'images left out that {place.name} names and are not there', line)
-    return found
+            if guess:
+                log.add(f'images of {place.name} found by the end of their path', line)
+            if not os.path.abspath(path).startswith(root):
+                log.add(f'images of {place.name} outside of {about.root}', line)
+    return list(dict.fromkeys(found))
+
+
+def _find(stated: str, bases: list[Path]) -> tuple[Path | None, bool]:
+    """Return a path relative to a base, or that of its end; and whether it is a guess.
+
+    The path may be of another machine, also of Windows.
+    """
+    name = stated.replace('\\', '/').replace('\0', '')
+    parts = PurePosixPath(name).parts
+    # Roboflow writes '../train/images' beside train/; CVAT and darknet 'data/' first.
+    plain = (name, name.removeprefix('../'), name.removeprefix('data/'))
+    for end in (*plain, *('/'.join(parts[at:]) for at in range(1, len(parts)))):
+        for base in bases:
+            if (base / end).exists():
+                return base / end, end not in plain
+    return None, False
 
 
 class _Labels:
     """The label files, split by split."""
 
-    def __init__(self, about: _Description) -> None:
-        self._about = about
+    def __init__(self, about: _Description, choices: Choices) -> None:
+        self.about = about
+        self._choices = choices
         self._library = supervision_formats('yolo')
         self._used: set[Path] = set()
         self._folders: set[Path] = set()
+
+    def decide(self, images: Iterable[Path]) -> None:
+        """Decide what the columns mean, by the labels of all images."""
+        files = dict.fromkeys(map(self._file_of, images))
+        labels = (
+            (
+                f'{path}:{number}: {clipped(line, 50)}',
+                list(map(float, values[: 4 if self._has_keypoints(values) else None])),
+            )
+            for path in filter(None, files)
+            for number, line in _lines(path)
+            if len(values := line.split()[1:]) > 3 and all(map(_is_number, values))
+        )
+        self._columns = read_columns(labels, self._choices)
+
+    def _has_keypoints(self, values: list[str]) -> bool:
+        """Whether the values are a box, the stated keypoints and up to two more."""
+        keypoints = self.about.keypoint_values
+        return keypoints > 0 and 0 <= len(values) - 4 - keypoints <= 2
 
     def begin(self, log: ConversionLog) -> None:
         """Begin a split."""
@@ -149,41 +203,49 @@ class _Labels:
         if not all(map(_is_number, values)):
             self._log.add(_MALFORMED, where, 1)
             return None
-        keypoints = self._about.keypoint_values
-        if keypoints and len(values) == 5 + keypoints:
-            self._log.add('objects whose keypoints are left out', where)
+        scale = (1, 1) if self._choices.units == 'pixels' else size
+        count = len(values)
+        boxes = self._columns.boxes or self._has_keypoints(values[1:])
+        if count == 6 or (count > 6 and boxes):
+            self._log.add(
+                f'labels of {count} columns: the first five are read as a box, and '
+                'keypoints, confidence or track id left out',
+                where,
+            )
             values = values[:5]
         try:
             seen = self._library.yolo_annotations_to_detections(
-                [' '.join(values)], size, with_masks=False
+                [' '.join(values)], scale, with_masks=False
             )
         except (ValueError, OverflowError):  # a class id of more than 64 bits
             self._log.add(_MALFORMED, where, 1)
             return None
         number = int(seen.class_id[0])
-        if number not in self._about.names:
+        if number not in self.about.names:
             self._log.add(
-                f'objects left out of a class id that {self._about.file.name} does not '
+                f'objects left out of a class id that {self.about.file.name} does not '
                 'name',
                 where,
                 1,
             )
             return None
-        if len(values) < 7:
+        if len(values) == 5:
             x1, y1, x2, y2 = map(float, seen.xyxy[0])
             return LabelledObject(number, (x1, y1, x2, y2))
-        # supervision rounds the points to whole pixels, so they are read here. An even
-        # count of values has a score at its end.
-        numbers = list(map(float, values[1:]))
-        pairs = zip(numbers[::2], numbers[1::2], strict=False)
-        points = [(x * size[0], y * size[1]) for x, y in pairs]
+        # supervision rounds the points to whole pixels, so they are read here.
+        numbers = self._columns.outline(list(map(float, values[1:])))
+        if len(numbers) < count - 1:
+            what = 'outlines whose confidence or track id at the end is left out'
+            self._log.add(what, where)
+        pairs = zip(numbers[::2], numbers[1::2], strict=True)
+        points = [(x * scale[0], y * scale[1]) for x, y in pairs]
         return LabelledObject.around(number, points)
 
     def log_unused(self, log: ConversionLog) -> None:
         """Count the labels that belong to no image of any split."""
         others = {'classes.txt', 'train.txt', 'val.txt', 'valid.txt', 'test.txt'}
         folders = {Path(os.path.abspath(folder)) for folder in self._folders}
-        common, root = os.path.commonpath(folders), os.path.abspath(self._about.root)
+        common, root = os.path.commonpath(folders), os.path.abspath(self.about.root)
         if Path(root) in (Path(common), *Path(common).parents):
             folders = {Path(common)}
         used = {os.path.abspath(path) for path in self._used}
@@ -197,14 +259,14 @@ class _Labels:
             if lines and all(map(_is_number, lines[0][1].split())):
                 log.add(
                     'label files left out that no image of a split uses',
-                    f'{path.name}, {len(lines)} objects',
+                    f'{path.name}, {plural(len(lines), "object")}',
                     len(lines),
                 )
 
 
 def _lines(path: Path) -> list[tuple[int, str]]:
     """Return the lines that are not empty, with their numbers from 1."""
-    text = read_file(path, 'label file', _MOST_BYTES).decode('utf-8-sig', 'replace')
+    text = decode(read_file(path, 'label file', _MOST_BYTES))
     return [
         (number, line)
         for number, line in enumerate(text.splitlines(), 1)
@@ -262,37 +324,43 @@ def find_description(path: Path) -> Path | None:
 
 def _describe(path: Path) -> _Description:
     """Read the description of a folder, or a data.yaml."""
-    file = find_description(path)
-    if file is None:
-        raise UserError(
-            f'{path} has no data.yaml with names of classes, and no classes.txt.',
-            code='unsupported-format',
-        )
+    file = cast(Path, find_description(path))  # as kind_of found
     if file.suffix.lower() in _YAML:
         return _from_yaml(file)
-    raw = read_file(file, 'list of classes', _MOST_BYTES)
-    text = raw.decode('utf-8-sig', 'replace')
-    names = dict(enumerate(filter(None, map(str.strip, text.splitlines()))))
+    log = ConversionLog()
+    names = dict(enumerate(_name_list(file, log)))
     if not names:
         raise UserError(
             f'{file} names no classes: expected one a line.', code='unsupported-format'
         )
     root = file.parent
     base = root / 'images' if (root / 'images').is_dir() else root
-    folders = split_folders(base) or {'': base}
-    return _Description(file, root, names, {key: [at] for key, at in folders.items()})
+    splits: dict[str, list[Path]] = {}
+    folders = (split_of(image, base) for image in files_below(base, IMAGE_ENDINGS))
+    for split, place in find_lists(root) or folders:
+        if place not in splits.setdefault(split, []):
+            splits[split].append(place)
+    if 'train' in splits:
+        splits.pop('', None)
+    return _Description(file, root, names, splits or {'': [base]}, notes=log.notes)
+
+
+def _name_list(file: Path, log: ConversionLog) -> list[str]:
+    text = read_text(file, 'list of classes', log)
+    return list(filter(None, map(str.strip, text.splitlines())))
 
 
 def _from_yaml(file: Path) -> _Description:
-    content = _load(file)
-    names, notes = _read_names(file, content.get('names'))
+    log = ConversionLog()
+    content = _load(file, log)
+    names, notes = _read_names(file, content.get('names'), content.get('nc'), log)
     root, other = _root(file, content.get('path'))
     splits: dict[str, list[Path]] = {}
     for split in ('train', 'val', 'test'):
         wanted = content.get(split)
         if split == 'val' and wanted is None:
             wanted = content.get('valid')
-        places = _places(file, root, wanted)
+        places = _places(file, root, wanted, notes)
         if places:
             splits[split] = places
         elif wanted:
@@ -311,10 +379,10 @@ def _from_yaml(file: Path) -> _Description:
         if split in splits and splits[split] == splits.get('train')
     ]
     values = _keypoints(content.get('kpt_shape'))
-    return _Description(file, root, names, splits, values, other + notes)
+    return _Description(file, root, names, splits, values, log.notes + other + notes)
 
 
-def _load(file: Path) -> dict[str, Any]:
+def _load(file: Path, log: ConversionLog) -> dict[str, Any]:
     try:
         import yaml
     except ImportError as error:
@@ -322,9 +390,9 @@ def _load(file: Path) -> dict[str, Any]:
             f'reading {file.name} needs PyYAML, which is not installed. Install it: '
             "pip install 'eca-mmdet[data]'"
         ) from error
-    raw = read_file(file, 'description', _MOST_BYTES)
+    text = read_text(file, 'description', log)
     try:
-        content = yaml.safe_load(raw)
+        content = yaml.safe_load(text)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         reason = ' '.join(str(error).split())
         raise UserError(
@@ -338,7 +406,7 @@ def _describes(file: Path) -> bool:
     if file.suffix.lower() not in _YAML:
         return False
     try:
-        content = _load(file)
+        content = _load(file, ConversionLog())
         return 'names' in content or (file.stem in _STEMS and 'train' in content)
     except UserError as error:
         if isinstance(error, MissingPackageError) or file.stem in _STEMS:
@@ -346,8 +414,25 @@ def _describes(file: Path) -> bool:
         return False
 
 
-def _read_names(file: Path, value: Any) -> tuple[dict[int, str], list[str]]:
-    """Return the names by id; a list counts from 0, a mapping may leave ids out."""
+def _read_names(
+    file: Path, value: Any, number: Any, log: ConversionLog
+) -> tuple[dict[int, str], list[str]]:
+    """Return the names by id; a list counts from 0, a mapping may leave ids out.
+
+    A text is the name of a file with a class a line, or has commas between classes.
+    """
+    if isinstance(value, str):
+        listed = file.parent / value.replace('\\', '/').replace('\0', '')
+        words = [word.strip(' "\'') for word in value.strip('[ ]').split(',')]
+        value = _name_list(listed, log) if listed.is_file() else words
+        if number not in (None, len(value)) or (
+            listed.suffix and value is words and len(words) == 1
+        ):
+            raise UserError(
+                f"'names' of {file} is text, of no file or of another number of names "
+                "than 'nc'. Write a list: [cup, fork].",
+                code='unsupported-format',
+            )
     if isinstance(value, list):
         value = dict(enumerate(value))
     names, odd = {}, []
@@ -381,7 +466,7 @@ def _root(file: Path, wanted: Any) -> tuple[Path, list[str]]:
     """
     if not isinstance(wanted, str) or not wanted or '\0' in wanted:
         return file.parent, []
-    root = file.parent / wanted  # an absolute one stays as it is
+    root = file.parent / wanted.replace('\\', '/')  # an absolute one stays as it is
     if root.is_dir():
         return root, []
     note = (
@@ -390,16 +475,15 @@ def _root(file: Path, wanted: Any) -> tuple[Path, list[str]]:
     return file.parent, [note]
 
 
-def _places(file: Path, root: Path, wanted: Any) -> list[Path]:
-    """Return the folders or lists of a split that exist."""
+def _places(file: Path, root: Path, wanted: Any, notes: list[str]) -> list[Path]:
+    """Return the folders or lists of a split that exist; ``notes`` gets guesses."""
     found = []
     for text in wanted if isinstance(wanted, list) else [wanted]:
-        if not text or not isinstance(text, str) or '\0' in text:
-            continue
-        # Roboflow writes '../train/images' beside train/; Ultralytics takes both.
-        names = text, text.removeprefix('../')
-        tries = [base / name for base in (root, file.parent) for name in names]
-        found += [path for path in tries if path.exists()][:1]
+        if text and isinstance(text, str):
+            path, guess = _find(text, [root, file.parent])
+            found += [path] if path else []
+            if guess:
+                notes.append(f'{clipped(text)} of {file.name}: {path} was taken')
     return found
 
 
