@@ -300,10 +300,27 @@ def plain_config(values: dict[str, Any], path: str) -> Any:
 
 def _build(cfg: Any, path: str) -> Any:
     """Build the model without the files that its parts would start from."""
+    from torch.nn import Parameter
+    from torch.overrides import TorchFunctionMode
+
+    class UnfilledParameters(TorchFunctionMode):
+        """Leave parameters as allocated: ``require_fit`` demands each from the file."""
+
+        def __torch_function__(
+            self, function: Any, types: Any, args: Any = (), kwargs: Any = None
+        ) -> Any:
+            kwargs = kwargs or {}
+            if getattr(function, '__module__', None) == 'torch.nn.init':
+                tensor = kwargs['tensor'] if 'tensor' in kwargs else args[0]
+                if isinstance(tensor, Parameter):
+                    return tensor
+            return function(*args, **kwargs)
+
     engine_config.drop_init(cfg.get('model'))
     cfg.default_scope = 'mmdet'
     source = cfg.filename or f'the config of {path}'
-    return engine_config.build_model(cfg, source=source)
+    with UnfilledParameters():
+        return engine_config.build_model(cfg, source=source)
 
 
 def class_names(file: Checkpoint, cfg: Any) -> tuple[str, ...]:

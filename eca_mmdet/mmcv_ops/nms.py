@@ -9,6 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from eca_mmdet.mmcv_ops.library import operators
+
 __all__ = ['nms', 'nms_match', 'softnms']
 
 
@@ -28,15 +30,14 @@ def nms(boxes: Tensor, scores: Tensor, iou_threshold: float, offset: int = 0) ->
     (width x2 - x1 + 1, as MMDetection v1), 0 lengths. Returns LongTensor[K], the kept
     indices by falling score.
     """
-    import torchvision
-
     boxes = _at_least_float32(boxes)
     if offset:
         boxes = torch.cat((boxes[:, :2], boxes[:, 2:] + offset), dim=1)
     with torch.autocast(boxes.device.type, enabled=False):
-        return torchvision.ops.nms(  # type: ignore[no-any-return]
+        kept: Tensor = operators(boxes).nms(
             boxes, scores.to(boxes.dtype), _float32(iou_threshold)
         )
+        return kept
 
 
 def _iou_with(box: Tensor, others: Tensor, offset: int) -> Tensor:

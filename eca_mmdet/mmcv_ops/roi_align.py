@@ -9,6 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from eca_mmdet.mmcv_ops.library import operators
+
 __all__ = ['roi_align_backward', 'roi_align_forward']
 
 MAX, AVERAGE = 0, 1
@@ -46,18 +48,18 @@ def roi_align_forward(
         pool_mode: 0 maximum, 1 average of the samples.
         aligned: shift by half a pixel; False is MMDetection v1's convention.
     """
-    import torchvision
-
     dtype = _compute_dtype(input)
     features, regions = input.to(dtype), rois.to(dtype)
     size = (aligned_height, aligned_width)
-    options = (spatial_scale, sampling_ratio, aligned)
     if pool_mode == MAX:
+        options = (spatial_scale, sampling_ratio, aligned)
         results = (output, argmax_y, argmax_x)
         _max_forward(features, regions, results, size, options)
         return
     with torch.autocast(input.device.type, enabled=False):
-        pooled = torchvision.ops.roi_align(features, regions, size, *options)
+        pooled = operators(features).roi_align(
+            features, regions, spatial_scale, *size, sampling_ratio, aligned
+        )
     output.copy_(pooled)
 
 
@@ -81,9 +83,7 @@ def roi_align_backward(
     if pool_mode == MAX:
         _max_backward(grad_output, rois, argmax_y, argmax_x, grad_input)
         return
-    import torchvision  # noqa: F401  (registers the operator)
-
-    grad = torch.ops.torchvision._roi_align_backward(
+    grad = operators(grad_output)._roi_align_backward(
         grad_output.to(dtype).contiguous(),
         rois.to(dtype),
         spatial_scale,
@@ -104,8 +104,6 @@ def _max_forward(
     options: tuple[float, int, bool],
 ) -> None:
     """Pool the maximum over the samples of each bin, RoIs of one grid at a time."""
-    import torchvision
-
     scale, sampling_ratio, aligned = options
     rows, columns = size
     output, argmax_y, argmax_x = results
@@ -122,8 +120,8 @@ def _max_forward(
     grids = set(zip(grid_y.tolist(), grid_x.tolist(), strict=True))
     for ny, nx in sorted(grids):
         chosen = ((grid_y == ny) & (grid_x == nx)).nonzero().squeeze(1)
-        samples = torchvision.ops.roi_align(
-            features, rois[chosen], (rows * ny, columns * nx), scale, 1, aligned
+        samples = operators(features).roi_align(
+            features, rois[chosen], scale, rows * ny, columns * nx, 1, aligned
         )
         bins = samples.unflatten(3, (columns, nx)).unflatten(2, (rows, ny))
         bins = bins.transpose(3, 4).flatten(4)  # (K, C, rows, columns, ny * nx)

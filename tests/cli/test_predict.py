@@ -2,6 +2,8 @@
 
 import json
 import re
+import subprocess
+import sys
 
 import cv2
 import numpy as np
@@ -242,3 +244,33 @@ def test_examples_of_the_documentation_run(
     assert len(known['found'].above(0.5)) <= len(known['found'])
     assert (tmp_path / 'drawn.png').stat().st_size > 1000
     assert cv2.imread('predict.jpg').shape == (480, 960, 3)
+
+
+def test_predict_imports_only_what_mmdet_needs(
+    checkpoint, picture, tmp_path, supplied_operators
+):
+    """What is imported later, torchvision's gradients too, finds the operators."""
+    cv2.imwrite(str(tmp_path / 'a.png'), np.ascontiguousarray(picture))
+    code = f"""if True:
+        import sys
+        from eca_mmdet.cli import main
+        assert main(['predict', {str(checkpoint)!r}, 'a.png', '--device', 'cpu']) == 0
+        slow = ['hotcoco', 'onnx', 'onnxruntime', 'pandas', 'sklearn', 'supervision']
+        slow += ['timm', 'torch._dynamo', 'torchvision', 'transformers', 'triton']
+        print('imported:', [name for name in slow if name in sys.modules])
+        import torch
+        from eca_mmdet.mmcv_ops.library import operators
+        box, image = torch.tensor([[0, 1, 1, 5, 5.0]]), torch.ones(1, 1, 8, 8)
+        meta = image.to('meta')
+        print(operators(meta).roi_align(meta, box.to('meta'), 1, 2, 3, 0, True).shape)
+        import torchvision
+        image.requires_grad_()
+        torchvision.ops.roi_align(image, box, 2).sum().backward()
+        print('gradient:', round(image.grad.sum().item(), 4))
+    """
+    run = subprocess.run(
+        [sys.executable, '-c', code], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert (run.returncode, run.stderr) == (0, '')
+    shape = 'torch.Size([1, 1, 2, 3])'
+    assert run.stdout.splitlines()[-3:] == ['imported: []', shape, 'gradient: 4.0']
