@@ -22,7 +22,7 @@ from eca_mmdet.checkpoints.io import Checkpoint, read_weights
 from eca_mmdet.engine import config as engine_config
 from eca_mmdet.inference.prediction import SHOWN_FROM, Prediction
 from eca_mmdet.utils.errors import UserError
-from eca_mmdet.utils.images import decode, require_image_file, to_rgb
+from eca_mmdet.utils.images import decode, other_format, require_image_file, to_rgb
 from eca_mmdet.utils.text import clipped
 
 if TYPE_CHECKING:
@@ -158,10 +158,7 @@ class ECADetector:
         except Exception as error:  # OpenCV, mmcv and decoders each raise their own
             decoded = decode(Path(path))
             reason = decoded if isinstance(decoded, str) else str(error)
-            raise UserError(
-                f'{path} is not an image that can be read: {reason}.',
-                code='broken-image',
-            ) from error
+            return self._as_loaded(other_format(path, reason))
         if loaded is None or loaded['img'].ndim != 3:
             raise UserError(
                 f'{path} is not read as a picture of three colours.',
