@@ -40,7 +40,7 @@ def _load() -> bool:
             library = finder.find_spec(name)
             if library is not None and library.origin:
                 try:
-                    torch.ops.load_library(library.origin)
+                    torch.ops.load_library(library.origin)  # type: ignore[no-untyped-call]
                 except OSError:  # made for another torch: torchvision explains it
                     return False
     return hasattr(torch.ops.torchvision, 'nms')
