@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import ast
 import re
+import sys
 import warnings
 from collections.abc import Iterator
 from typing import Any
 
 from eca_mmdet.utils.errors import UserError
 
-_TYPE = re.compile(r'(mmdet\.)?([A-Za-z_][A-Za-z0-9_]*)')
+_TYPE = re.compile(r'(mmdet\.|mmengine\.)?([A-Za-z_][A-Za-z0-9_]*)')
 """Names of registered classes. For others mmengine imports any module that the name
 says, and calls what it finds there: type='mmengine.dump' would write a file."""
 
@@ -133,6 +134,7 @@ def require_registered(values: Any, source: str) -> None:
     mmdet must be registered. The other parts (hooks, optimizers, training) are not
     built, so they are not checked.
     """
+    use_registered_names(values)
     _require_types(values.get('model'), ('MODELS', 'TASK_UTILS'), source)
     for part in _dicts(values.get('test_dataloader')):
         _require_types(part.get('pipeline'), ('TRANSFORMS',), source)
@@ -149,14 +151,52 @@ def registered(name: Any, *registries: str) -> Any:
     match = _TYPE.fullmatch(name) if isinstance(name, str) else None
     if match is None:
         return None
+    packages = (mmdet.registry, mmengine.registry)[match[1] == 'mmengine.' :]
     for registry in registries:
-        for package in (mmdet.registry, mmengine.registry):
+        for package in packages:
             place = getattr(package, registry)
             place.import_from_location()
             found = place.module_dict.get(match[2])
             if found is not None:
                 return found
     return None
+
+
+def use_registered_names(values: Any) -> None:
+    """Replace classes as ``type``, and their dotted paths, by their registered names.
+
+    mmengine's pure-Python configs hold classes, and are saved with paths. A path is
+    looked up among the loaded modules: nothing is imported because of it.
+    """
+    import mmdet.registry
+    import mmengine.registry
+
+    parts = []
+    for part in _dicts(values):
+        kind = part.get('type')
+        if isinstance(kind, str):
+            module, _, name = kind.rpartition('.')
+            kind = getattr(sys.modules.get(module), '__dict__', {}).get(name)
+        if callable(kind):
+            parts.append((part, kind))
+    if not parts:
+        return
+    names: dict[int, str] = {}
+    for package in (mmdet.registry, mmengine.registry):
+        for label in mmengine.registry.__all__:
+            registry = getattr(package, label, None)
+            if isinstance(registry, mmengine.registry.Registry):
+                own = getattr(mmdet.registry, label, registry).module_dict
+                for key, kind in registry.module_dict.items():
+                    hidden = own.get(key, kind) is not kind  # by a class of mmdet
+                    names.setdefault(id(kind), f'mmengine.{key}' if hidden else key)
+    for part, kind in parts:
+        name = getattr(kind, '__name__', '')
+        operator = str(getattr(kind, '__module__', '')).startswith('mmcv.ops')
+        if operator and name in _NO_CLASSES:
+            part['type'] = name
+        else:
+            part['type'] = names.get(id(kind), part['type'])
 
 
 def _require_types(value: Any, registries: tuple[str, ...], source: str) -> None:

@@ -29,8 +29,10 @@ def add_parser(commands: Commands) -> None:
     )
     add(
         'source',
+        nargs='+',
         metavar='IMAGE|DIR|VIDEO',
-        help='an image, a folder with images (and below it), or a video',
+        help='images, folders with images (and below them) and quoted patterns such as '
+        "'a/*.jpg'; or one video",
     )
     add(
         '--out',
@@ -81,7 +83,7 @@ def run(args: argparse.Namespace) -> int:
     info = {
         'description': 'objects that a detector found',
         'checkpoint': args.checkpoint,
-        'source': args.source,
+        'source': args.source if len(args.source) > 1 else args.source[0],
         'score_thr': args.score_thr,
         'eca_mmdet': __version__,
     }

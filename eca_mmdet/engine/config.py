@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from eca_mmdet import registration
 from eca_mmdet.catalog.configs import resolve_config
+from eca_mmdet.checkpoints.embedded_config import registered, use_registered_names
 from eca_mmdet.engine import distributed
 from eca_mmdet.utils.errors import UserError
 
@@ -60,12 +61,20 @@ def load_config(
 
     try:
         cfg = Config.fromfile(str(path)) if loaded is None else copy.deepcopy(loaded)
+        use_registered_names(list(cfg.values()))  # of a pure-Python config
     except Exception as error:  # a config is code: it may raise anything
+        reason = f'{type(error).__name__}: {error}'
+        if 'non-"lazy_import"' in reason:  # mmengine's sentence does not name both
+            reason = (
+                'one of the files that it inherits from is a pure-Python config, or it '
+                'is one itself and they are not. To write one as plain values: '
+                "eca_mmdet.load_config('FILE').dump('NEW.py')"
+            )
         raise UserError(
-            f'{path} is not a config that mmengine reads: '
-            f'{type(error).__name__}: {error}',
+            f'{path} is not a config that mmengine reads: {reason}',
             code='config-invalid',
         ) from error
+    cfg.default_scope = cfg.get('default_scope') or 'mmdet'  # None beside classes
     cfg.launcher = launcher
     try:
         cfg.merge_from_dict(parse_options(options))
@@ -258,8 +267,6 @@ def dataset_classes(dataset: Any, loader: str) -> tuple[str, ...] | None:
 
     They are those of ``metainfo.classes``, or of its type. ``loader`` is for messages.
     """
-    from eca_mmdet.checkpoints.embedded_config import registered
-
     metainfo, kind = dataset.get('metainfo'), dataset.get('type')
     classes = metainfo.get('classes') if isinstance(metainfo, dict) else None
     if classes is None:

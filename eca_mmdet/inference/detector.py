@@ -22,7 +22,7 @@ from eca_mmdet.checkpoints.io import Checkpoint, read_weights
 from eca_mmdet.engine import config as engine_config
 from eca_mmdet.inference.prediction import SHOWN_FROM, Prediction
 from eca_mmdet.utils.errors import UserError
-from eca_mmdet.utils.images import decode, require_image_file, to_rgb
+from eca_mmdet.utils.images import decode, other_format, require_image_file, to_rgb
 from eca_mmdet.utils.text import clipped
 
 if TYPE_CHECKING:
@@ -158,10 +158,7 @@ class ECADetector:
         except Exception as error:  # OpenCV, mmcv and decoders each raise their own
             decoded = decode(Path(path))
             reason = decoded if isinstance(decoded, str) else str(error)
-            raise UserError(
-                f'{path} is not an image that can be read: {reason}.',
-                code='broken-image',
-            ) from error
+            return self._as_loaded(other_format(path, reason))
         if loaded is None or loaded['img'].ndim != 3:
             raise UserError(
                 f'{path} is not read as a picture of three colours.',
@@ -300,10 +297,27 @@ def plain_config(values: dict[str, Any], path: str) -> Any:
 
 def _build(cfg: Any, path: str) -> Any:
     """Build the model without the files that its parts would start from."""
+    from torch.nn import Parameter
+    from torch.overrides import TorchFunctionMode
+
+    class UnfilledParameters(TorchFunctionMode):
+        """Leave parameters as allocated: ``require_fit`` demands each from the file."""
+
+        def __torch_function__(
+            self, function: Any, types: Any, args: Any = (), kwargs: Any = None
+        ) -> Any:
+            kwargs = kwargs or {}
+            if getattr(function, '__module__', None) == 'torch.nn.init':
+                tensor = kwargs['tensor'] if 'tensor' in kwargs else args[0]
+                if isinstance(tensor, Parameter):
+                    return tensor
+            return function(*args, **kwargs)
+
     engine_config.drop_init(cfg.get('model'))
     cfg.default_scope = 'mmdet'
     source = cfg.filename or f'the config of {path}'
-    return engine_config.build_model(cfg, source=source)
+    with UnfilledParameters():
+        return engine_config.build_model(cfg, source=source)
 
 
 def class_names(file: Checkpoint, cfg: Any) -> tuple[str, ...]:

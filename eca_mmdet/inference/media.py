@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import glob
 import math
 import os
-from collections.abc import Iterator
-from dataclasses import dataclass
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,52 +16,132 @@ import numpy as np
 import numpy.typing as npt
 
 from eca_mmdet.utils.errors import UserError
+from eca_mmdet.utils.images import require_local
 
 Array = npt.NDArray[Any]
 
 IMAGES = frozenset(
-    '.bmp .dib .jp2 .jpe .jpeg .jpg .pbm .pgm .png .pnm .ppm .tif .tiff .webp'.split()
+    '.apng .avif .bmp .dib .gif .jfi .jfif .jif .jp2 .jpe .jpeg .jpg .pam .pbm .pgm '
+    '.png .pnm .ppm .ras .sr .tif .tiff .webp'.split()
 )
 VIDEOS = frozenset(
     '.3gp .avi .flv .m4v .mjpeg .mkv .mov .mp4 .mpeg .mpg .ogv .ts .webm .wmv'.split()
 )
+_SIGNATURE = re.compile(
+    rb'\xff\xd8\xff|\x89PNG\r\n|GIF8[79]a|RIFF....WEBP|BM....\0{4}|\0\0\0\x0cjP  ',
+    re.DOTALL,
+)
+"""Starts of image files, whatever their names; camera files start like TIFF."""
 _WRITTEN = ('.png', '.jpg', '.jpeg')
 _USUAL_RATE = 25.0
 
 
 @dataclass(frozen=True)
 class Images:
-    """Image files by sorted names relative to a folder; ``single`` for a named file."""
+    """Image files by names relative to a folder; ``single`` for a named file.
+
+    ``passed_over`` counts other files of folders by their endings.
+    """
 
     folder: Path
     names: list[str]
     single: bool
+    passed_over: Counter[str] = field(default_factory=Counter)
 
 
-def open_source(source: str, every: int | None = None) -> Images | Video:
-    """Return the images or the video at a path; ``every`` N-th frame of a video."""
+def open_source(
+    sources: str | Sequence[str], every: int | None = None
+) -> Images | Video:
+    """Return the images, or the video, at some paths.
+
+    Args:
+        sources: images, folders and patterns (``*``, ``?``, ``**``); or one video.
+        every: use every N-th frame of the video.
+    """
+    sources = [sources] if isinstance(sources, str) else sources
+    paths = list(dict.fromkeys(path for name in sources for path in _paths(name)))
+    videos = [p for p in paths if p.suffix.lower() in VIDEOS and not p.is_dir()]
+    if videos and len(paths) > 1:
+        raise UserError(
+            f'a video is predicted by itself; got {len(paths)} sources, {videos[0]} '
+            'among them.',
+            code='option-conflict',
+        )
+    if videos:
+        return Video(videos[0], every or 1)
+    if every is not None:
+        raise UserError(
+            f'--every goes with a video; {paths[0]} is none by its name.',
+            code='option-conflict',
+        )
+    passed_over: Counter[str] = Counter()
+    found = [(path, find_images(path, passed_over)) for path in paths]
+    folders = [path if path.is_dir() else path.parent for path in paths]
+    if len(paths) == 1:
+        return Images(folders[0], found[0][1], not paths[0].is_dir(), passed_over)
+    folder = os.path.commonpath([folder.absolute() for folder in folders])
+    names = [
+        os.path.relpath(below.absolute() / name, folder).replace(os.sep, '/')
+        for below, (_, names) in zip(folders, found, strict=True)
+        for name in names
+    ]
+    return Images(Path(folder), list(dict.fromkeys(names)), False, passed_over)
+
+
+def _paths(source: str) -> list[Path]:
+    """Return the paths that a name stands for; a file's own name goes first."""
     if not source:
         raise UserError(
             'an image, a folder or a video is expected; got an empty name.',
             code='file-not-found',
         )
-    path = Path(source)
-    folder = path.is_dir()
-    if path.suffix.lower() in VIDEOS and not folder:
-        return Video(path, every or 1)
-    if every is not None:
+    if os.path.lexists(source):
+        return [Path(source)]
+    require_local(source)
+    if source == '-' or source.isdecimal():
+        what = 'standard input' if source == '-' else 'a camera'
         raise UserError(
-            f'--every goes with a video; {path} is none by its name.',
-            code='option-conflict',
+            f'{source} is not a file; {what} is not read. Save its images, or a video '
+            'of it, and name the file.',
+            code='file-not-found',
         )
-    return Images(path if folder else path.parent, find_images(path), not folder)
+    expanded = os.path.expanduser(source)
+    if not glob.has_magic(expanded):
+        return [Path(expanded)]
+    found = sorted(map(Path, glob.iglob(expanded, recursive=True)))
+    media = [
+        p for p in found if p.is_dir() or _is_image(p) or p.suffix.lower() in VIDEOS
+    ]
+    if not media:
+        raise UserError(
+            f'{source} does not exist, and as a pattern it matches no image, folder or '
+            'video.',
+            code='file-not-found',
+        )
+    return media
 
 
-def find_images(source: Path) -> list[str]:
+def _is_image(path: Path) -> bool:
+    """Return whether a file is an image by its ending or its first bytes."""
+    if path.suffix.lower() in IMAGES:
+        return True
+    if path.suffix.lower() in VIDEOS or not path.is_file():
+        return False
+    try:
+        with open(path, 'rb') as file:
+            head = file.read(12)
+    except OSError:
+        return False
+    tiff = not path.suffix and head[:4] in (b'II*\0', b'MM\0*')
+    return tiff or bool(_SIGNATURE.match(head))
+
+
+def find_images(source: Path, passed_over: Counter[str] | None = None) -> list[str]:
     """Return the images of a folder and its subfolders, sorted; or the one file.
 
     Names are relative to the folder, or to that of the file. Hidden files and folders
-    are passed over, and links to folders are not followed.
+    are passed over, and links to folders are not followed. Other files are counted in
+    ``passed_over``.
     """
     if not source.is_dir():
         if not source.exists():
@@ -68,14 +151,14 @@ def find_images(source: Path) -> list[str]:
                 code='file-not-found',
             )
         return [source.name]
-    names = []
+    names, others = [], Counter[str]() if passed_over is None else passed_over
     for folder, below, files in os.walk(source):
         below[:] = [name for name in below if not name.startswith('.')]
-        names += [
-            Path(folder, name).relative_to(source).as_posix()
-            for name in files
-            if not name.startswith('.') and Path(name).suffix.lower() in IMAGES
-        ]
+        for path in (Path(folder, name) for name in files if name[0] != '.'):
+            if _is_image(path):
+                names.append(path.relative_to(source).as_posix())
+            else:
+                others[path.suffix.lower() or path.name] += 1
     if not names:
         raise UserError(
             f'{source} has no image in it, nor has a folder below it. Looked for: '

@@ -16,7 +16,7 @@ from eca_mmdet.inference.drawing import draw_heat
 from eca_mmdet.inference.media import Images, Video, VideoFile, picture_name
 from eca_mmdet.inference.prediction import Prediction
 from eca_mmdet.utils.errors import MissingPackageError, UserError
-from eca_mmdet.utils.images import encode_image
+from eca_mmdet.utils.images import encode_image, frames_of
 from eca_mmdet.utils.io import make_run_folder, whole_file
 from eca_mmdet.utils.text import printable
 
@@ -176,7 +176,13 @@ class _Job:
                     partial.write_bytes(encode_image(picture, path.suffix))
             self.record.add(prediction, name, picture=f'pictures/{chosen}')
             seconds = time.monotonic() - start
-            logger.info('%s: %s, %.2f s', name, _described(prediction), seconds)
+            count = frames_of(source.folder / name)
+            shown = f'{name} (first of {count} frames)' if count > 1 else name
+            logger.info('%s: %s, %.2f s', shown, _described(prediction), seconds)
+        if others := source.passed_over:
+            shown = ', '.join(f'{n} {end}' for end, n in others.most_common(5))
+            more = ', ...' if len(others) > 5 else ''
+            self.notes.append(f'passed over, since not images: {shown}{more}')
 
     def predict_video(self, frames: Video) -> None:
         """Predict a video, with a progress bar if stderr is a terminal."""

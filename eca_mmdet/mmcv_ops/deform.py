@@ -13,8 +13,9 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-import torchvision
 from torch import Tensor
+
+from eca_mmdet.mmcv_ops.library import package
 
 __all__ = [
     'deform_conv_backward_input',
@@ -111,7 +112,7 @@ def _deform_conv2d(options: dict[str, Any]) -> Callable[..., Tensor]:
         given = (x, offset, weight, bias, mask)
         *tensors, mask = (None if t is None else t.to(dtype) for t in given)
         with torch.autocast(x.device.type, enabled=False):
-            return torchvision.ops.deform_conv2d(*tensors, mask=mask, **geometry)  # type: ignore[no-any-return]
+            return package().ops.deform_conv2d(*tensors, mask=mask, **geometry)  # type: ignore[no-any-return]
 
     return run
 

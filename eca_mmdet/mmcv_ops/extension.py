@@ -102,20 +102,11 @@ def refuse(name: str) -> Callable[..., Any]:
 
 
 def supply(name: str) -> Callable[..., Any]:
-    """Return operator ``name``; its module is imported at the first call.
-
-    In a thread of its own, since that call may come from inside ``torch.jit.trace`` or
-    a dispatch mode: they record what their thread does, and fail on the import.
-    """
-    path = f'eca_mmdet.mmcv_ops.{SUPPLIED[name]}'
+    """Return operator ``name``; its module is imported at the first call."""
 
     def operator(*args: Any, **kwargs: Any) -> Any:
-        if path not in sys.modules:
-            from concurrent.futures import ThreadPoolExecutor
-
-            with ThreadPoolExecutor(1) as thread:
-                thread.submit(importlib.import_module, path).result()
-        return getattr(importlib.import_module(path), name)(*args, **kwargs)
+        module = importlib.import_module(f'eca_mmdet.mmcv_ops.{SUPPLIED[name]}')
+        return getattr(module, name)(*args, **kwargs)
 
     operator.__name__ = operator.__qualname__ = name
     return operator

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-import torchvision
 from torch import Tensor
+
+from eca_mmdet.mmcv_ops.library import operators
 
 __all__ = ['nms', 'nms_match', 'softnms']
 
@@ -34,9 +35,10 @@ def nms(boxes: Tensor, scores: Tensor, iou_threshold: float, offset: int = 0) ->
     if offset:
         boxes = torch.cat((boxes[:, :2], boxes[:, 2:] + offset), dim=1)
     with torch.autocast(boxes.device.type, enabled=False):
-        return torchvision.ops.nms(  # type: ignore[no-any-return]
+        kept: Tensor = operators(boxes).nms(
             boxes, scores.to(boxes.dtype), _float32(iou_threshold)
         )
+        return kept
 
 
 def _iou_with(box: Tensor, others: Tensor, offset: int) -> Tensor:

@@ -9,8 +9,9 @@ has none on a GPU.
 from __future__ import annotations
 
 import torch
-import torchvision  # noqa: F401  (registers the operators)
 from torch import Tensor
+
+from eca_mmdet.mmcv_ops.library import operators
 
 __all__ = ['roi_align_backward', 'roi_align_forward']
 
@@ -77,7 +78,7 @@ def _pool(
     under deterministic algorithms, though its forward pass is deterministic.
     """
     with torch.autocast(features.device.type, enabled=False):
-        pooled: Tensor = torch.ops.torchvision.roi_align(
+        pooled: Tensor = operators(features).roi_align(
             features, rois, scale, *size, sampling_ratio, aligned
         )
     return pooled
@@ -107,7 +108,7 @@ def roi_align_backward(
         options = (spatial_scale, sampling_ratio, aligned)
         _separable_backward(grad_output.to(dtype), rois.to(dtype), grad_input, *options)
         return
-    grad = torch.ops.torchvision._roi_align_backward(
+    grad = operators(grad_output)._roi_align_backward(
         grad_output.to(dtype).contiguous(),
         rois.to(dtype),
         spatial_scale,

@@ -6,6 +6,11 @@ only a ``step``, which is an epoch or an iteration:
 
     {"lr": 0.02, "loss": 1.5, "time": 0.4, "epoch": 2, "iter": 80, "step": 80}
     {"coco/bbox_mAP": 0.1, "data_time": 0.01, "time": 0.2, "step": 2}
+
+MMDetection 2.x (``*.log.json``) writes a mode, and counts iterations in each epoch:
+
+    {"mode": "train", "epoch": 2, "iter": 30, "lr": 0.02, "loss": 1.5, "time": 0.4}
+    {"mode": "val", "epoch": 2, "iter": 5000, "lr": 0.02, "bbox_mAP": 0.1}
 """
 
 from __future__ import annotations
@@ -15,7 +20,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -27,12 +32,14 @@ from eca_mmdet.utils.text import printable
 LONGEST = 1 << 20  # characters of a line; longer lines are not mmengine's
 _MOST_BYTES = 512 << 20  # size of a log; those of long trainings have some ten MB
 STAMP = re.compile(r'\d{8}_\d{6}')  # name of a start: its date and time
-_RESUMED = re.compile(r'resumed epoch: (\d{1,12}), iter: (\d{1,12})')
-_EPOCH = re.compile(r'Epoch\(train\) +\[ *\d+\]\[ *\d+/ *(\d{1,12})\]')
+_RESUMED = re.compile(r'resumed epoch:? (\d{1,12}), iter:? (\d{1,12})')
+_EPOCH = re.compile(r'Epoch(?:\(train\) +| )\[ *\d+\]\[ *\d+/ *(\d{1,12})\]')
 _BEGUN = 'Checkpoints will be saved to'
 _LOOP = re.compile(r'\b(Iter|Epoch)BasedTrainLoop\b')
 _VAL_INTERVAL = re.compile(r'\bval_interval ?= ?(\d{1,12})')
 _MAX_ITERS = re.compile(r'\bmax_iters ?= ?(\d{1,12})')
+_HEAD = '{"env_info"'
+"""Start of a log of MMDetection 2.x."""
 _MOST_TEXT = 64 << 20
 
 
@@ -69,7 +76,7 @@ def read_rows(path: Path, unread: Unread) -> list[Row]:
     for number, text, whole in _lines(path):
         if text is None:
             unread.add(path, number, f'it has more than {LONGEST} letters')
-        elif text:
+        elif text and not text.startswith(_HEAD):
             try:
                 rows.append(parse_line(text))
             except UnreadableLine as error:
@@ -111,6 +118,8 @@ def parse_line(text: str) -> Row:
         raise UnreadableLine('it is not JSON') from error
     if not isinstance(content, dict):
         raise UnreadableLine('it is not a JSON object')
+    if content.get('mode') == 'val':
+        return Row('val', None, _count(content, 'epoch'), _numbers(content, 'val/'))
     if 'iter' in content:
         epoch = _count(content, 'epoch') if 'epoch' in content else None
         return Row('train', epoch, _count(content, 'iter'), _numbers(content, 'train/'))
@@ -222,7 +231,8 @@ def _files(folder: Path) -> list[Path]:
     else:
         dated = (each for each in folder.iterdir() if STAMP.fullmatch(each.name))
         starts = sorted(each for each in dated if each.is_dir())
-    return [file for start in starts if (file := _file_of(start))]
+    found = [file for start in starts if (file := _file_of(start))]
+    return found or sorted(folder.glob('*.log.json'))
 
 
 def _file_of(start: Path) -> Path | None:
@@ -249,14 +259,36 @@ def _read(path: Path, unread: Unread) -> Start:
         work_dir = folder.parent.parent
         configs = [copy for copy in work_dir.glob('*.py') if copy.is_file()]
         configs.sort(key=lambda copy: (copy.stat().st_mtime, copy.name))
-    name = folder.parent.name if inside else path.stem
+    name = folder.parent.name if inside else path.stem.removesuffix('.log')
     start = Start(name, read_rows(path, unread), configs)
-    for text in sorted(folder.parent.glob('*.log')) if inside else ():
+    beside = [path.with_suffix('')] if path.name.endswith('.log.json') else []
+    for text in sorted(folder.parent.glob('*.log')) if inside else beside:
         # Not the logs of further processes, nor a pipe, which could be waited for.
         if '_rank' not in text.name and text.is_file():
             _read_text(start, text)
+    _count_over_epochs(start)
     _read_config(start)
     return start
+
+
+def _count_over_epochs(start: Start) -> None:
+    """Number iterations over the run where the log begins again in each epoch.
+
+    Without a text log, an epoch is as long as its last line says.
+    """
+    rows = start.train_rows
+    if any(
+        after.number <= before.number and (after.epoch or 0) > (before.epoch or 0)
+        for before, after in pairwise(rows)
+    ):
+        length = start.per_epoch or max(row.number for row in rows)
+        start.per_epoch = length
+        start.rows = [
+            replace(row, number=row.number + (row.epoch - 1) * length)
+            if row.kind == 'train' and row.epoch
+            else row
+            for row in start.rows
+        ]
 
 
 def _read_text(start: Start, path: Path) -> None:

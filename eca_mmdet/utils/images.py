@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -74,8 +75,22 @@ def _from_pil(image: Any) -> Array:
     return np.asarray(image.convert('RGB'))
 
 
+def require_local(path: str) -> None:
+    """Reject the address of an image or a stream; only files are read."""
+    if '://' in path or path.startswith('data:'):
+        advice = 'Name the file itself'
+        if not path.startswith('file:'):
+            advice = "Download it first (curl -O 'ADDRESS'), or record a stream"
+        raise UserError(
+            f'{clipped(path, 100)} is an address, and only files are read. {advice}.',
+            code='file-not-found',
+        )
+
+
 def require_image_file(path: str) -> None:
     """Reject a path that is not a file, or a file too large for an image."""
+    if not os.path.lexists(path):
+        require_local(path)
     if not Path(path).is_file():
         what = 'is no regular file' if os.path.exists(path) else 'does not exist'
         raise UserError(
@@ -96,10 +111,39 @@ def read_rgb(path: str) -> Array:
         return _read_by_pillow(path)
     image = decode(Path(path))
     if isinstance(image, str):
-        raise UserError(
-            f'{path} is not an image that can be read: {image}.', code='broken-image'
-        )
+        return other_format(path, image)
     return np.ascontiguousarray(image[..., ::-1])
+
+
+def other_format(path: str, reason: str) -> Array:
+    """Read an image whose format OpenCV does not know: (H, W, 3) uint8, RGB.
+
+    An older OpenCV has no GIF and AVIF. ``reason`` is the error where Pillow fails too.
+    """
+    import cv2
+
+    try:
+        if not cv2.haveImageReader(path):
+            return _read_by_pillow(path)
+    except (UserError, cv2.error):
+        pass
+    raise UserError(
+        f'{path} is not an image that can be read: {reason}.', code='broken-image'
+    )
+
+
+def frames_of(path: str | Path) -> int:
+    """Return the number of images in a file, of which the first is read."""
+    from PIL import Image
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore')  # on large images
+            with Image.open(path) as image:
+                several = image.format in ('AVIF', 'GIF', 'PNG', 'TIFF', 'WEBP')
+                return int(getattr(image, 'n_frames', 1)) if several else 1
+    except Exception:  # each decoder of Pillow raises its own
+        return 1
 
 
 def decode(path: Path) -> Array | str:

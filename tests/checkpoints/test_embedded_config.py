@@ -10,6 +10,7 @@ from eca_mmdet.checkpoints.embedded_config import (
     parse_config,
     registered,
     require_registered,
+    use_registered_names,
 )
 from eca_mmdet.engine.config import drop_init
 from eca_mmdet.utils.errors import UserError
@@ -168,6 +169,19 @@ def test_other_scopes_are_refused(scope):
         'Detectron2Wrapper',
         '',
         '__import__("os")',
+        'torch.load',
+        'torch.hub.load',
+        'torch.nn.Module.to',
+        'builtins.exec',
+        'mmdet.registry.MODELS.build',
+        'mmcv.ops.nms.sys',
+        'mmcv.transforms.LoadImageFromFile',
+        'mmdet.models.detectors.lad.LAD',
+        'mmdet.models.detectors.d2_wrapper.Detectron2Wrapper',
+        'this.FasterRCNN',  # a module of Python that prints
+        'eca_mmdet.utils.io.whole_file',
+        'tests.FasterRCNN',
+        'mmengine.MODELS',
     ],
 )
 @pytest.mark.parametrize('place', ['model = {}', 'model = dict(a=[(dict(b={}),)])'])
@@ -212,3 +226,45 @@ def test_a_class_is_found_without_importing(mmdet_ready):
     for name in ('antigravity', 'mmdet.models', None, 5, ''):
         assert registered(name, 'MODELS') is None
     assert 'antigravity' not in sys.modules
+
+
+@pytest.mark.parametrize(
+    ('path', 'name'),
+    [
+        ('mmdet.models.FasterRCNN', 'FasterRCNN'),
+        ('mmdet.models.detectors.faster_rcnn.FasterRCNN', 'FasterRCNN'),
+        ('torch.nn.BatchNorm2d', 'BN'),
+        ('torch.nn.modules.batchnorm.BatchNorm2d', 'BN'),
+        ('torch.optim.SGD', 'SGD'),
+        ('mmcv.ops.nms', 'nms'),
+        ('mmcv.ops.nms.soft_nms', 'soft_nms'),
+        ('mmcv.ops.RoIAlign', 'RoIAlign'),
+        ('mmdet.datasets.transforms.RandomFlip', 'RandomFlip'),
+        ('mmcv.transforms.RandomFlip', 'mmengine.RandomFlip'),  # mmdet has its own
+        ('mmengine.dataset.DefaultSampler', 'DefaultSampler'),
+        ('eca_mmdet.models.backbones.ECAResNet', 'ECAResNet'),
+        ('FasterRCNN', 'FasterRCNN'),
+        ('mmdet.FasterRCNN', 'mmdet.FasterRCNN'),
+        ('nowhere.FasterRCNN', 'nowhere.FasterRCNN'),
+        ('collections.OrderedDict', 'collections.OrderedDict'),
+    ],
+)
+def test_paths_and_classes_become_registered_names(path, name, mmdet_ready):
+    by_path = {'a': [({'type': path},)]}
+    use_registered_names(by_path)
+    assert by_path == {'a': [({'type': name},)]}
+    module, _, attribute = path.rpartition('.')
+    kind = getattr(sys.modules.get(module), attribute, None)
+    if kind is not None and name != path:
+        by_class = {'type': kind}
+        use_registered_names(by_class)
+        assert by_class == {'type': name}
+        if name not in ('nms', 'soft_nms', 'RoIAlign'):
+            places = ('MODELS', 'TRANSFORMS', 'OPTIMIZERS', 'DATA_SAMPLERS')
+            assert registered(name, *places) is kind
+
+
+def test_classes_that_no_registry_has_stay(mmdet_ready):
+    values = {'type': math.hypot, 'b': {'type': None}, 'c': {'type': 5}}
+    use_registered_names(values)
+    assert values == {'type': math.hypot, 'b': {'type': None}, 'c': {'type': 5}}

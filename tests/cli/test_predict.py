@@ -2,14 +2,19 @@
 
 import json
 import re
+import shutil
+import subprocess
+import sys
 
 import cv2
 import numpy as np
 import pytest
+from PIL import Image
 from pycocotools.coco import COCO
 
 import eca_mmdet
 from eca_mmdet.inference import media
+from eca_mmdet.utils.images import frames_of, read_rgb
 from tests.conftest import REPOSITORY
 from tests.support import detectors
 
@@ -57,6 +62,7 @@ def test_command_predicts_a_folder(command, checkpoint, detector, folder, tmp_pa
     names = ['a.bmp', 'a.bmp.png', 'b.png', 'sub dir/Käfer 龍.jpg']
     lines = told.splitlines()
     assert [line.partition(':')[0] for line in lines[:4]] == names
+    assert lines.pop(4) == 'passed over, since not images: 1 .txt'
     assert lines[4].startswith('4 images, 2 could not be read: ')
     pictures = ['a.bmp.png', 'a.bmp-2.png', 'b.png', 'sub dir/Käfer 龍.jpg']
     for kind in ('pictures', 'cam'):
@@ -110,6 +116,95 @@ def test_command_predicts_a_video(command, checkpoint, detector, shapes, tmp_pat
     assert [one['bbox'] for one in entries] == [one['bbox'] for one in expected]
 
 
+def test_command_predicts_several_sources(
+    command, checkpoint, folder, tmp_path, monkeypatch
+):
+    """Patterns, folders and files in one run; names keep apart, nothing twice."""
+    other = tmp_path / 'other'
+    other.mkdir()
+    for name in ('b.png', 'c[1].png', 'c1.png'):
+        shutil.copy(folder / 'b.png', other / name)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv('HOME', str(tmp_path))
+    sources = (
+        'images/b.p*',
+        'images/b.png',
+        str(other),
+        'other/c[1].png',
+        '~/o*/b.png',
+    )
+    arguments = ('--score-thr', 0.9, '--device', 'cpu', '--out', 'out')
+    code, told, err = command('predict', checkpoint, *sources, *arguments)
+    assert (code, err) == (0, '') and '4 images: ' in told
+    content = json.loads((tmp_path / 'out' / 'predictions.json').read_text())
+    names = ['images/b.png', 'other/b.png', 'other/c1.png', 'other/c[1].png']
+    assert [entry['file_name'] for entry in content['images']] == names
+    assert content['info']['source'] == list(sources)
+    assert (tmp_path / 'out' / 'pictures' / 'other' / 'c[1].png').is_file()
+    found = media.open_source('o*r/**/c?.png')
+    assert (found.names, found.single) == (['c1.png'], True)
+    assert media.open_source('other/c[1].png').names == [
+        'c[1].png'
+    ]  # a file's own name
+
+
+FORMATS = {  # name: Pillow's format
+    'a.jfif': 'JPEG', 'b.JPE': 'JPEG', 'c.jpg_large': 'JPEG', 'd': 'PNG', 'e.jp2':
+    'JPEG2000', 'f.WebP': 'WEBP', 'g.TIF': 'TIFF', 'h': 'TIFF', 'i.1': 'GIF',
+    'j.gif': 'GIF', 'k': 'BMP', 'l.dib': 'BMP', 'm.ppm': 'PPM', 'n.png~': 'PNG',
+}  # fmt: skip
+
+
+def test_images_are_known_by_name_or_content(tmp_path, picture, detector):
+    image = Image.fromarray(np.ascontiguousarray(picture))
+    for name, kind in FORMATS.items():
+        image.save(tmp_path / name, kind)
+    image.save(tmp_path / 'x.dng', 'TIFF')  # of a camera: holds more than a preview
+    image.save(tmp_path / 'x.ico', 'ICO')
+    for name in ('BMW', 'x.txt', 'y.txt', 'z.md'):
+        (tmp_path / name).write_text('BMW GIF RIFF')
+    found = media.open_source(str(tmp_path))
+    assert found.names == sorted(FORMATS)
+    others = {'.dng': 1, '.ico': 1, '.txt': 2, '.md': 1, 'bmw': 1}
+    assert {end.lower(): n for end, n in found.passed_over.items()} == others
+    for name, kind in FORMATS.items():
+        read = detector.read(str(tmp_path / name))['img'][..., ::-1].astype(int)
+        limit = {'JPEG': 12, 'WEBP': 12, 'GIF': 16, 'JPEG2000': 12}.get(kind, 0)
+        assert np.abs(read - picture).mean() <= limit, name
+
+
+def test_formats_that_opencv_does_not_know(tmp_path, picture, detector, monkeypatch):
+    image = Image.fromarray(np.ascontiguousarray(picture))
+    for name in ('a.tga', 'a.pcx', 'a.gif'):
+        image.save(tmp_path / name)
+    old = {'haveImageReader': False, 'imdecode': None}
+    for name in ('a.tga', 'a.pcx', 'a.gif'):
+        if name == 'a.gif':  # an OpenCV without GIF
+            for function, value in old.items():
+                monkeypatch.setattr(cv2, function, lambda *_, value=value: value)
+        expected = np.asarray(Image.open(tmp_path / name).convert('RGB'))
+        np.testing.assert_array_equal(read_rgb(str(tmp_path / name)), expected)
+        loaded = detector.read(str(tmp_path / name))['img']
+        np.testing.assert_array_equal(loaded[..., ::-1], expected)
+
+
+@pytest.mark.parametrize('suffix', ['.gif', '.webp', '.png', '.tif'])
+def test_first_image_of_several(suffix, command, checkpoint, picture, tmp_path):
+    images = [
+        Image.fromarray(np.ascontiguousarray(picture[::step])) for step in (1, -1)
+    ]
+    path = tmp_path / f'a{suffix}'
+    images[0].save(path, save_all=True, append_images=images[1:], lossless=True)
+    arguments = ('--score-thr', 1, '--device', 'cpu', '--out', tmp_path / 'out')
+    code, told, err = command('predict', checkpoint, path, *arguments)
+    assert (code, err) == (0, '')
+    assert told.startswith(f'a{suffix} (first of 2 frames): no object')
+    (drawn,) = (tmp_path / 'out' / 'pictures').iterdir()
+    difference = np.abs(cv2.imread(str(drawn))[..., ::-1].astype(int) - picture)
+    assert difference.mean() < 16  # GIF has 256 colours
+    assert frames_of(tmp_path / 'nowhere') == frames_of(checkpoint) == 1
+
+
 def test_interrupted_command_keeps_what_is_done(
     command, checkpoint, folder, tmp_path, monkeypatch
 ):
@@ -143,6 +238,8 @@ def test_interrupted_command_keeps_what_is_done(
         ('/dev/null', 'is no regular file'),
         ('nothing', 'has no image in it'),
         ('text.mp4', 'not a video that OpenCV reads'),
+        ('images/*.tif', 'matches no image'),
+        ('images/*.txt', 'matches no image'),
     ],
 )
 def test_what_cannot_be_predicted(
@@ -159,7 +256,9 @@ def test_what_cannot_be_predicted(
 def test_bad_checkpoints_and_options(command, checkpoint, folder, tmp_path):
     cut = tmp_path / 'cut.pth'
     cut.write_bytes(checkpoint.read_bytes()[:5000])
-    image, out = folder / 'b.png', tmp_path / 'out'
+    image, out, clip = folder / 'b.png', tmp_path / 'out', tmp_path / 'a.avi'
+    clip.touch()
+    clip.with_name('b.avi').touch()
     for arguments, message in (
         ((cut, image), 'cut.pth'),
         ((tmp_path / 'no.pth', image), 'does not exist'),
@@ -168,6 +267,20 @@ def test_bad_checkpoints_and_options(command, checkpoint, folder, tmp_path):
         ((checkpoint, image, '--every', 2), '--every goes with a video'),
         ((checkpoint, image, '--config', 'nosuch'), 'nosuch'),
         ((checkpoint, ''), 'empty name'),
+        ((checkpoint, image, clip), 'a video is predicted by itself'),
+        ((checkpoint, clip, clip.with_name('b.avi')), 'a video is predicted by itself'),
+        ((checkpoint, image, tmp_path / 'no.png'), 'no.png does not exist'),
+        (
+            (checkpoint, 'https://host.invalid/a.jpg'),
+            'https://host.invalid/a.jpg is an',
+        ),
+        ((checkpoint, 'http://host.invalid/a.mp4'), 'Download it first'),
+        ((checkpoint, 'rtsp://user@host.invalid:1/s'), 'record a stream'),
+        ((checkpoint, 's3://bucket/a.png', image), 's3://bucket/a.png is an address'),
+        ((checkpoint, 'file:///a.png'), 'Name the file itself'),
+        ((checkpoint, f'data:image/png;base64,{"A" * 5000}'), 'is an address'),
+        ((checkpoint, 0), 'a camera is not read'),
+        ((checkpoint, '-'), 'standard input is not read'),
     ):
         code, _, err = command('predict', *arguments, '--out', out)
         assert code == 2 and message in err and len(err.splitlines()) == 1
@@ -242,3 +355,33 @@ def test_examples_of_the_documentation_run(
     assert len(known['found'].above(0.5)) <= len(known['found'])
     assert (tmp_path / 'drawn.png').stat().st_size > 1000
     assert cv2.imread('predict.jpg').shape == (480, 960, 3)
+
+
+def test_predict_imports_only_what_mmdet_needs(
+    checkpoint, picture, tmp_path, supplied_operators
+):
+    """What is imported later, torchvision's gradients too, finds the operators."""
+    cv2.imwrite(str(tmp_path / 'a.png'), np.ascontiguousarray(picture))
+    code = f"""if True:
+        import sys
+        from eca_mmdet.cli import main
+        assert main(['predict', {str(checkpoint)!r}, 'a.png', '--device', 'cpu']) == 0
+        slow = ['hotcoco', 'onnx', 'onnxruntime', 'pandas', 'sklearn', 'supervision']
+        slow += ['timm', 'torch._dynamo', 'torchvision', 'transformers', 'triton']
+        print('imported:', [name for name in slow if name in sys.modules])
+        import torch
+        from eca_mmdet.mmcv_ops.library import operators
+        box, image = torch.tensor([[0, 1, 1, 5, 5.0]]), torch.ones(1, 1, 8, 8)
+        meta = image.to('meta')
+        print(operators(meta).roi_align(meta, box.to('meta'), 1, 2, 3, 0, True).shape)
+        import torchvision
+        image.requires_grad_()
+        torchvision.ops.roi_align(image, box, 2).sum().backward()
+        print('gradient:', round(image.grad.sum().item(), 4))
+    """
+    run = subprocess.run(
+        [sys.executable, '-c', code], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert (run.returncode, run.stderr) == (0, '')
+    shape = 'torch.Size([1, 1, 2, 3])'
+    assert run.stdout.splitlines()[-3:] == ['imported: []', shape, 'gradient: 4.0']

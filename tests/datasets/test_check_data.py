@@ -20,7 +20,14 @@ from eca_mmdet.datasets.rules.check import (
 )
 from eca_mmdet.utils.errors import UserError
 from tests.conftest import REPOSITORY
-from tests.support.broken_data import CASES, IMAGES, case_id, sound, write_images
+from tests.support.broken_data import (
+    CASES,
+    DELETE,
+    IMAGES,
+    case_id,
+    sound,
+    write_images,
+)
 
 
 def by_code(found):
@@ -50,12 +57,24 @@ def test_a_sound_file_has_none(write, folder, command):
     assert out.endswith('3 images, 4 annotations, 2 categories\nno fault\n')
 
 
-def test_a_file_of_boxes_and_true_for_one_are_good():
+@pytest.mark.parametrize('mask', [[], None, {}, '', DELETE, 'one other', 'one bad'])
+def test_a_file_of_boxes_and_true_for_one_are_good(mask):
     content = sound()
+    first = content['annotations'][0]
+    masked = str(mask).startswith('one ')
+    polygon, empty = first['segmentation'], [] if masked else mask
     for one in content['annotations']:
-        one['segmentation'], one['iscrowd'] = [], True
-    (note,) = check_annotations(content)
-    assert (note.code, note.severity, note.count) == ('missing-segmentation', 'note', 4)
+        one['segmentation'], one['iscrowd'] = empty, True
+        if empty is DELETE:
+            del one['segmentation']
+    if masked:
+        first['segmentation'] = [polygon[0][:4]] if mask == 'one bad' else polygon
+    found = {fault.code: fault for fault in check_annotations(content)}
+    fault = found.pop('missing-segmentation')
+    assert set(found) == ({'short-polygon'} if mask == 'one bad' else set())
+    assert fault.count == (3 if masked else 4)
+    assert fault.severity == ('warning' if mask == 'one other' else 'note')
+    assert ('beside others' in fault.message) == (mask == 'one other')
 
 
 def test_boxes_may_be_a_pixel_over_the_edge():

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from eca_mmdet.checkpoints.embedded_config import parse_config
+from eca_mmdet.engine.config import load_config
 from eca_mmdet.inference import detector as checkpoint
 from eca_mmdet.inference.detector import load_detector
 from eca_mmdet.utils.errors import UserError
@@ -41,6 +42,29 @@ def test_detector_has_the_tensors_and_names_of_the_file(trained):
     assert found.classes == detectors.CLASSES and not found.model.training
     for name, tensor in found.model.state_dict().items():
         np.testing.assert_array_equal(tensor.numpy(), state[name].numpy())
+
+
+@pytest.mark.openmmlab
+@pytest.mark.parametrize('kind', ['mask', 'retinanet'])
+def test_pure_python_configs_are_like_others(kind, shapes, tmp_path, mmdet_ready):
+    from mmengine.config import Config
+
+    cfg, model = detectors.build(kind, shapes)
+    path, old, new = tmp_path / 'new.py', tmp_path / 'old.pth', tmp_path / 'new.pth'
+    path.write_text(detectors.pure_python(cfg))
+    expected = load_config(cfg).to_dict()
+    del expected['custom_imports']
+    assert load_config(path).to_dict() == expected
+    text = Config.fromfile(path).pretty_text  # as mmdet's own train.py saves it
+    assert "type='mmdet.models." in text and "type='torch.optim." in text
+    detectors.save(old, kind, shapes)
+    detectors.save(new, kind, shapes, cfg=text)
+    image = sorted((shapes / 'val').iterdir())[0]
+    found = [
+        load_detector(*arguments, device='cpu').predict(image).to_coco()
+        for arguments in ((old,), (new,), (old, str(path)))
+    ]
+    assert found[0] == found[1] == found[2] and len(found[0]) > 5
 
 
 @pytest.mark.parametrize(

@@ -320,11 +320,86 @@ def test_learning_rates_of_several_groups(tmp_path, shapes):
     assert page.specs['train-lr_head']['lines'][0]['points'] == [[10, 0.2], [20, 0.2]]
 
 
-def test_one_validation_is_no_curve(tmp_path, shapes):
-    log = [{'loss': 1.0, 'iter': 10, 'step': 10}, {'coco/bbox_AP': 0.5, 'step': 10}]
-    write_run(tmp_path / 'run', shapes, log=log)
-    page, _ = page_of(tmp_path / 'run')
-    assert 'ap-bbox' not in page.specs and 'train-loss' in page.specs
+@pytest.mark.parametrize(
+    ('name', 'chart', 'scale'),
+    [
+        ('coco/bbox_mAP', 'ap-bbox', 100),
+        ('coco/segm_AP', 'ap-segm', 100),
+        ('bbox_mAP_50', 'ap-bbox', 100),
+        ('lvis/bbox_AP', 'ap-lvis-bbox', 100),
+        ('my/coco/segm_mAP_75', 'ap-my/coco-segm', 100),
+        ('pascal_voc/mAP', 'ap-pascal_voc', 100),
+        ('pascal_voc/AP50', 'ap-pascal_voc', 100),
+        ('cityscapes/AP@50', 'ap-cityscapes', 100),
+        ('crowd_human/mMR', 'val-crowd_human/mMR', 1),
+        ('proposal_fast/AR@100', 'val-proposal_fast/AR@100', 1),
+        ('coco_panoptic/PQ', 'val-coco_panoptic/PQ', 1),
+        ('coco/cat_precision', 'val-coco/cat_precision', 1),
+        ('F1', 'val-F1', 1),
+        ('a "b" <i>', 'val-a "b" <i>', 1),
+    ],
+)
+def test_every_metric_of_a_validation_is_shown(name, chart, scale, tmp_path):
+    lines = []
+    for epoch, value in ((1, 0.25), (2, 0.375)):
+        lines.append(
+            {'epoch': epoch, 'iter': 10 * epoch, 'loss': 1, 'step': 10 * epoch}
+        )
+        lines.append({name: value, 'data_time': 0.1, 'time': 0.2, 'step': epoch})
+    path = tmp_path / 'log.json'
+    path.write_text('\n'.join(map(json.dumps, lines)))
+    page, _ = page_of(path)
+    (line,) = page.specs[chart]['lines']
+    assert line['points'] == [[10, 0.25 * scale], [20, 0.375 * scale]]
+    ((_, _, rows),) = page.tables
+    assert rows[1:] == [[name, '0.375']]
+    lines = lines[:2]
+    path.write_text('\n'.join(map(json.dumps, lines)))
+    page, _ = page_of(path)
+    assert chart not in page.specs  # one validation is no curve
+    ((_, _, rows),) = page.tables
+    assert rows[1:] == [[name, '0.25']]
+
+
+def test_percent_and_missing_values_of_validations(tmp_path):
+    lines = []
+    for step, value in ((1, 25), (2, 30)):
+        one = {'epoch': step, 'iter': 10 * step, 'loss': 1, 'step': 10 * step}
+        lines.append(one | {'acc_x': 3, 'base_lr': 1})
+        lines.append({'voc/mAP': value, 'coco/bbox_mAP_s': -1, 'time': 1, 'step': step})
+    (tmp_path / 'log.json').write_text('\n'.join(map(json.dumps, lines)))
+    page, _ = page_of(tmp_path / 'log.json')
+    assert [y for _, y in page.specs['ap-voc']['lines'][0]['points']] == [25, 30]
+    assert page.tables[0][2][1:] == [['voc/mAP', '30'], ['coco/bbox_mAP_s', 'n/a']]
+    assert {'train-acc_x', 'train-loss'} <= set(page.specs)
+    assert 'train-base_lr' not in page.specs
+
+
+@pytest.mark.parametrize(
+    ('text', 'length'),
+    [('', 20), ('2021 - mmdet - INFO - Epoch [1][10/23]\tlr: 1e-2, loss: 1\n', 23)],
+)
+def test_a_log_of_mmdetection_2(text, length, tmp_path):
+    """Iterations begin again in each epoch; the text log says how long one is."""
+    lines = [{'env_info': 'sys.platform: linux', 'config': 'x', 'seed': 0}]
+    for epoch in (1, 2):
+        for step in (10, 20):
+            one = {'mode': 'train', 'epoch': epoch, 'iter': step, 'lr': 0.1, 'time': 1}
+            lines.append(one | {'loss': 4 * epoch + step / 10})
+        one = {'mode': 'val', 'epoch': epoch, 'iter': 500, 'lr': 0.1}
+        lines.append(one | {'bbox_mAP': epoch / 4, 'bbox_mAP_copypaste': '0.1 0.2'})
+    path = tmp_path / 'work' / '20210101_000000.log.json'
+    path.parent.mkdir()
+    path.write_text('\n'.join(map(json.dumps, lines)))
+    if text:
+        path.with_suffix('').write_text(text)
+    for source in (path, path.parent):
+        page, [run] = page_of(source)
+        points = [[10, 5], [20, 6], [length + 10, 9], [length + 20, 10]]
+        assert page.specs['train-loss']['lines'][0]['points'] == points
+        points = [[length, 25], [2 * length, 50]]
+        assert page.specs['ap-bbox']['lines'][0]['points'] == points
+        assert run.log.notes == ()
 
 
 def test_a_broken_result_file_takes_nobodys_errors(tmp_path, coco_file):

@@ -34,3 +34,43 @@ def save(path, detector, data, **meta):
     meta = {'cfg': cfg.pretty_text, 'dataset_meta': {'classes': CLASSES}} | meta
     torch.save({'state_dict': model.state_dict(), 'meta': meta}, path)
     return path
+
+
+def pure_python(cfg):
+    """Return a config as text in mmengine's pure-Python form: types are classes."""
+    import mmcv.ops
+    import mmdet.registry
+    import mmengine.registry
+    import torch
+
+    others = {'BN': torch.nn.BatchNorm2d, 'SGD': torch.optim.SGD}
+    lines, found = [], {}
+
+    def find(name):
+        for package in (mmdet.registry, mmengine.registry):
+            for registry in vars(package).values():
+                if isinstance(registry, mmengine.registry.Registry):
+                    registry.import_from_location()
+                    if name in registry.module_dict:
+                        return registry.module_dict[name]
+        return getattr(mmcv.ops, name)
+
+    def write(value):
+        if isinstance(value, dict):
+            pairs = ((key, write(item)) for key, item in value.items() if key != 'type')
+            words = [f'{key!r}: {text}' for key, text in pairs]
+            if isinstance(value.get('type'), str):
+                kind = others.get(value['type']) or find(value['type'])
+                found[kind.__name__] = f'from {kind.__module__} import {kind.__name__}'
+                words.insert(0, f"'type': {kind.__name__}")
+            return f'{{{", ".join(words)}}}'
+        if isinstance(value, (list, tuple)):
+            items = ''.join(f'{write(item)}, ' for item in value)
+            return f'[{items}]' if isinstance(value, list) else f'({items})'
+        return repr(value)
+
+    values = cfg.to_dict() | {'default_scope': None}
+    for key in ('custom_imports', 'launcher'):
+        values.pop(key, None)
+    lines = [f'{key} = {write(value)}' for key, value in values.items()]
+    return '\n'.join((*found.values(), *lines))

@@ -320,8 +320,8 @@ RULES: tuple[Rule[Content], ...] = (
         message='annotation without a mask beside others that have one',
         find=lambda content: content.derive(_sort).without,
         describe=annotation_name,
-        note_if=lambda content: (
-            len(content.derive(_sort).without) == len(content.annotations)
-        ),
+        note_if=lambda content: not any(map(has_mask, content.annotations)),
+        note='annotation without a mask; none in this file has a usable one, so it is '
+        'for detectors of boxes',
     ),
 )

@@ -91,6 +91,7 @@ class Rule(Generic[T]):
         find: returns the items that have the fault.
         describe: names an item as an example.
         note_if: whether the fault is only a note in some content.
+        note: its message then, if another.
         fix: its repair; None if a person must decide.
     """
 
@@ -100,6 +101,7 @@ class Rule(Generic[T]):
     find: Callable[[T], Sequence[Any]]
     describe: Callable[[Any], str] = str
     note_if: Callable[[T], bool] = lambda content: False
+    note: str = ''
     fix: Fix | None = None
 
     def check(self, content: T) -> list[Fault]:
@@ -108,13 +110,13 @@ class Rule(Generic[T]):
         if not items:
             return []
         examples = dict.fromkeys(self.describe(item) for item in items[:EXAMPLES])
-        severity = 'note' if self.note_if(content) else self.severity
+        noted = self.note_if(content)
         return [
             Fault(
                 self.code,
-                severity,
+                'note' if noted else self.severity,
                 len(items),
-                self.message,
+                (noted and self.note) or self.message,
                 tuple(examples),
                 self.fix and self.fix.summary,
             )
