@@ -141,6 +141,38 @@ def to_rle(segmentation: Any, height: int, width: int) -> dict[str, Any]:
     return dict(segmentation)
 
 
+def mask_box(mask: Any, size: Size | None) -> list[float] | None:
+    """Return x, y, width and height of the pixels of a mask, whatever it is.
+
+    None if it cannot be used or has no pixel in its image.
+    """
+    width, height = size or (0, 0)
+    if mask_faults([mask], [(height, width)]):
+        return None
+    box: list[float] = mask_api().toBbox(to_rle(mask, height, width)).tolist()
+    return box if min(box[2:]) > 0 else None
+
+
+def rough_box(mask: Any, size: Size) -> list[float] | None:
+    """Return the same of a usable mask; if polygons surely have a pixel, their extent.
+
+    They are not drawn then: the area is large for the extent.
+    """
+    sure = False
+    for ring in mask if isinstance(mask, list) else ():
+        xs, ys = ring[::2], ring[1::2]
+        sides = max(xs) - min(xs), max(ys) - min(ys)
+        heights = zip(xs, ys[-1:] + ys[:-1], ys[1:] + ys[:1], strict=True)
+        sure |= abs(sum(x * (b - a) for x, a, b in heights)) > 3 * sum(sides)
+    if not sure:
+        return mask_box(mask, size)
+    xs, ys = ([v for ring in mask for v in ring[at::2]] for at in (0, 1))
+    left, top, right, bottom = min(xs), min(ys), max(xs), max(ys)
+    if min(left, top) < 0 or right > size[0] or bottom > size[1]:
+        return mask_box(mask, size)
+    return [left, top, right - left, bottom - top]
+
+
 def annotation_rle(annotation: Entry, size: Size | None) -> dict[str, Any] | None:
     """Return a usable mask of an annotation as compressed RLE, None if it has none."""
     mask = annotation.get('segmentation')

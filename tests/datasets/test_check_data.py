@@ -35,7 +35,7 @@ def folder(tmp_path):
 @pytest.mark.parametrize('case', CASES, ids=case_id)
 def test_each_fault_alone(case):
     found = by_code(check_annotations(case.content()))
-    notes = {'class-without-objects'}
+    notes = {'class-without-objects', 'crowd-region'}
     assert set(found) - notes == {case.code}
     fault = found[case.code]
     assert fault.count == case.count
@@ -52,15 +52,19 @@ def test_a_sound_file_has_none(write, folder, command):
 
 def test_a_file_of_boxes_and_true_for_one_are_good():
     content = sound()
-    for one in content['annotations']:
-        one['segmentation'], one['iscrowd'] = [], True
-    (note,) = check_annotations(content)
-    assert (note.code, note.severity, note.count) == ('missing-segmentation', 'note', 4)
+    for at, one in enumerate(content['annotations']):
+        one['segmentation'], one['iscrowd'] = [], at == 3
+    notes = check_annotations(content)
+    assert [(note.code, note.severity, note.count) for note in notes] == [
+        ('missing-segmentation', 'note', 4),
+        ('crowd-region', 'note', 1),
+    ]
 
 
 def test_boxes_may_be_a_pixel_over_the_edge():
     content = sound()
-    content['annotations'][0]['bbox'] = [-1, -1, 66, 50]  # image of 64 x 48
+    box = {'bbox': [-1, -1, 66, 50], 'segmentation': [[0, 0, 64, 0, 64, 48, 0, 48]]}
+    content['annotations'][0] |= box  # image of 64 x 48
     assert check_annotations(content) == []
 
 
@@ -245,13 +249,13 @@ def test_a_photograph_turned_by_exif_has_the_size_that_mmdet_sees(folder):
 
     exif = Image.Exif()
     exif[0x0112] = 6  # turn by 90 degrees
-    Image.new('RGB', (30, 40)).save(folder / 'b.jpg', exif=exif)
-    assert mmcv.imread(str(folder / 'b.jpg')).shape == (30, 40, 3)
+    Image.new('RGB', (34, 40)).save(folder / 'b.jpg', exif=exif)
+    assert mmcv.imread(str(folder / 'b.jpg')).shape == (34, 40, 3)
     assert check_images(sound()['images'], open_images(folder, IMAGES)) == []
-    Image.new('RGB', (30, 40)).save(folder / 'b.jpg')
+    Image.new('RGB', (34, 40)).save(folder / 'b.jpg')
     (fault,) = check_images(sound()['images'], open_images(folder, IMAGES))
     assert fault.code == 'image-size'
-    assert fault.examples == ("'b.jpg' is 30 x 40, not 40 x 30",)
+    assert fault.examples == ("'b.jpg' is 34 x 40, not 40 x 34",)
 
 
 @pytest.mark.parametrize(

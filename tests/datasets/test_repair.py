@@ -77,8 +77,13 @@ def changes(repaired):
         ('annotations.0.area', 0, {}),
         ('annotations.0.bbox', DELETE, {}),
         ('annotations.0.bbox', [1, 2, 3], {}),
-        ('annotations.0.bbox', [60, 2, 6, 4], {0: {'bbox': [60, 2, 4, 4]}}),
-        ('annotations.0.bbox', [9, -2, 3, 4], {0: {'bbox': [9, 0, 3, 2]}}),
+        ('annotations.0.bbox', [2, 3, 8, '6'], {}),
+        ('annotations.0.bbox', [1, 2, 0, 4], {}),
+        ('annotations.0.bbox', [1, 2, 3, -4], {}),
+        ('annotations.0.bbox', [64, 2, 3, 4], {}),
+        ('annotations.0.bbox', [2, 3, 0.5, 6], {}),
+        ('annotations.0.bbox', [2 / 64, 3 / 48, 8 / 64, 6 / 48], {}),
+        ('annotations.0.segmentation', [2, 3, 10, 3, 10, 9, 2, 9], {}),
         ('annotations.0.segmentation.append', [1, 2, 3, 4, 5, 6, 7], {}),
     ],
 )
@@ -96,8 +101,7 @@ def test_the_repaired_value(path, value, expected):
         ('annotations.0.image_id', 11),
         ('annotations.0.category_id', 0),
         ('annotations.0.image_id', None),
-        ('annotations.0.bbox', [1, 2, 0, 4]),
-        ('annotations.0.bbox', [64, 2, 3, 4]),
+        ('annotations.0.segmentation', [[90, 3, 99, 3, 99, 9]]),
         ('annotations.0.segmentation', [[1, 2, 3, 4]]),
         ('annotations.0.segmentation', {'counts': 'abc'}),
     ],
@@ -208,7 +212,8 @@ def test_fix_writes_a_copy_and_checks_it(write, tmp_path, command):
     assert json.loads(out.read_text()) == sound()
     assert '  1 iscrowd set to 0' in text
     assert '  4 annotation ids renumbered from 1' in text
-    assert text.endswith('checked again: no fault\n')
+    removed = 'removed: 0 of 3 images, 0 of 4 objects, 0 of 4 masks\n'
+    assert text.endswith(f'checked again: no fault\n{removed}')
     assert out.stat().st_mode & 0o777 == 0o666 & ~_umask()
     assert command('check-data', out)[0] == 0
 
@@ -243,9 +248,10 @@ def test_fix_with_images(write, tmp_path, command):
     content['images'][2]['height'] = 99
     out = tmp_path / 'fixed.json'
     code, text, _ = command(
-        'check-data', write(content), '--images', folder, '--fix', out
+        'check-data', write(content), '--images', folder, '--fix', out, '--force'
     )
-    assert code == 1 and text.endswith('checked again: no fault\n')
+    assert code == 1 and 'checked again: no fault\n' in text
+    assert text.endswith('removed: 1 of 3 images, 2 of 4 objects, 2 of 4 masks\n')
     images = json.loads(out.read_text())['images']
     assert images == [sound()['images'][0], sound()['images'][2]]
     assert set(IMAGES) - {one['file_name'] for one in images} == {'b.jpg'}

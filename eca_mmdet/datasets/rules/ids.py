@@ -151,9 +151,14 @@ def _merge_images(repair: Repair) -> None:
     repair.images = [image for image in repair.images if id(image) in kept]
 
 
-def drop(phase: Phase, find: Callable[[Content], Sequence[Entry]], what: str) -> Fix:
+def drop(
+    phase: Phase,
+    find: Callable[[Content], Sequence[Entry]],
+    what: str,
+    summary: str = 'dropped',
+) -> Fix:
     """Drop the annotations found, and count them as ``what``."""
-    return Fix('dropped', phase, lambda repair: repair.drop(find(repair.view()), what))
+    return Fix(summary, phase, lambda repair: repair.drop(find(repair.view()), what))
 
 
 def _lost(code: str, severity: Severity, key: str, message: str) -> Rule[Content]:
