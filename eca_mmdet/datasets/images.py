@@ -160,7 +160,7 @@ def inspect_images(folder: Path, names: Iterable[str]) -> ImageFiles:
     found = _alike(folder, [name for name in names if name not in present], present)
     moved = _only(found)
     opened = open_images(folder, [*present, *moved.values()])
-    near = {name: ' or '.join(found[name][:2]) for name in missing}
+    near = {name: ' or '.join(found[name][:2]) for name in {**missing, **moved}}
     return dataclasses.replace(opened, missing=near, moved=moved)
 
 

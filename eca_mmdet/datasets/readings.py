@@ -16,7 +16,7 @@ from eca_mmdet.datasets.entries import (
 )
 
 _NUMBER = re.compile(r'([+-]?(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?) ?(?:px)?', re.I | re.A)
-_DECIMAL_COMMA = re.compile(r'([+-]?\d+),(\d{1,2}|\d{4,})', re.A)
+_DECIMAL_COMMA = re.compile(r'([+-]?\d+),(\d{1,2}|\d{4,})$', re.A)
 _FLAGS = dict.fromkeys(('true', 'yes', 'y', 't'), 1)
 _FLAGS |= dict.fromkeys(('', 'false', 'no', 'n', 'f', 'none', 'null'), 0)
 _BOX_KEYS = ('x y w h', 'x y width height', 'left top width height')
@@ -31,7 +31,7 @@ def read_number(value: Any) -> float | None:
     if isinstance(value, list) and len(value) == 1:
         value = value[0]
     if isinstance(value, str):
-        text = _DECIMAL_COMMA.sub(r'\1.\2', value.strip(), 1)
+        text = _DECIMAL_COMMA.sub(r'\1.\2', value.strip())
         match = _NUMBER.fullmatch(text)
         value = float(match[1]) if match else None
         value = int(value) if value is not None and value.is_integer() else value
@@ -47,11 +47,14 @@ def read_flag(value: Any) -> int | None:
 
 
 def read_box(value: Any) -> list[float] | None:
-    """Return x, y, width and height from text, named sides, or a list of numbers."""
+    """Return x, y, width and height of text, named sides, numbers or two points."""
     value = _parse(value)
     if isinstance(value, list) and len(value) == 1:
         value = _parse(value[0])
-    corners = False
+    points = [*map(_point, value)] if isinstance(value, list) else []
+    corners = len(points) == 2 and None not in points
+    if corners:
+        value = [*chain.from_iterable(filter(None, points))]
     if isinstance(value, dict):
         sides = {re.sub('[_ -]', '', str(key).lower()): value[key] for key in value}
         known = (keys.split() for keys in _BOX_KEYS)
@@ -67,6 +70,8 @@ def read_box(value: Any) -> list[float] | None:
 def read_segmentation(value: Any) -> list[list[float]] | dict[str, Any] | None:
     """Return polygons of flat or nested lists or points, or an RLE of whole numbers."""
     value = _parse(value)
+    if isinstance(value, list) and len(value) == 1 and isinstance(value[0], dict):
+        value = value[0]
     if isinstance(value, dict) and 'counts' in value:
         mask: Any = {**value, 'size': _whole_numbers(value.get('size'))}
         counts = value['counts']

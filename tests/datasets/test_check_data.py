@@ -10,7 +10,9 @@ import pytest
 from PIL import Image
 
 from eca_mmdet.datasets.coco import BYTE_ORDER_MARK, read_annotations
+from eca_mmdet.datasets.entries import left_out
 from eca_mmdet.datasets.images import find_missing, open_images, read_size
+from eca_mmdet.datasets.masks import rough_box
 from eca_mmdet.datasets.rules import categories, check
 from eca_mmdet.datasets.rules.categories import compare_splits
 from eca_mmdet.datasets.rules.check import (
@@ -115,6 +117,96 @@ def test_real_coco_has_none(coco_tiny, command):
     file = coco_tiny / 'annotations' / 'instances_val2017.json'
     code, out, _ = command('check-data', file, '--images', coco_tiny / 'val2017')
     assert (code, out.splitlines()[-1]) == (0, 'no fault')
+
+
+# --- what mmdet leaves out of training
+
+
+@pytest.mark.openmmlab
+def test_what_mmdet_trains_on(mmdet_ready, write, folder):
+    """Each condition of ``CocoDataset.parse_data_info``, against that method."""
+    from mmdet.datasets import CocoDataset
+
+    content, first = sound(), sound()['annotations'][0]
+    boxes = [[x, 3, w, 6] for x in (-8, -7.5, 0, 2, 63.5, 64) for w in (0, 0.5, 1, 8)]
+    boxes += [[2, y, 8, h] for y in (-6, 0, 47, 48) for h in (-1, 0.99, 1, 6)]
+    more = [{'bbox': box} for box in boxes]
+    more += [{'area': area} for area in (-1, 0, 0.01)]
+    flags = (0, 1, True, False, 1.0, None, '', '0', 'false')
+    more += [{key: flag} for key in ('iscrowd', 'ignore') for flag in flags]
+    content['annotations'] = [
+        first | {'id': at} | one for at, one in enumerate(more, 1)
+    ]
+    for one in content['annotations']:
+        one['image_id'] = 10  # 64 x 48 px
+    dataset = CocoDataset(
+        ann_file=str(write(content)),
+        metainfo={'classes': ('cat', 'dog')},
+        data_prefix={'img': str(folder)},
+        pipeline=[],
+    )
+    kept = [
+        one for one in dataset.get_data_info(0)['instances'] if not one['ignore_flag']
+    ]
+    trained = [one for one in content['annotations'] if not left_out(one, (64, 48))]
+    corners = [[x, y, x + w, y + h] for x, y, w, h in (o['bbox'] for o in trained)]
+    assert [one['bbox'] for one in kept] == corners
+    assert len(trained) == 20 and len(more) == 61
+
+
+@pytest.mark.parametrize(
+    ('change', 'reason'),
+    [
+        ({'iscrowd': True}, 'crowd-region'),
+        ({'iscrowd': '0'}, 'crowd-region'),
+        ({'ignore': 1.0}, 'ignored-object'),
+        ({'ignore': 'false'}, 'ignored-object'),
+        ({'bbox': [2, 3, 0.9, 6]}, 'thin-bbox'),
+        ({'bbox': [99, 3, 8, 6]}, 'bbox-outside'),
+        ({'bbox': [2, 3, 8, 0]}, 'empty-bbox'),
+        ({'area': 0}, 'zero-area'),
+        ({'image_id': 5}, 'orphan-annotation'),
+        ({'category_id': 5}, 'unknown-category'),
+    ],
+)
+def test_a_file_without_an_object_to_train_on(change, reason):
+    content = sound()
+    for one in content['annotations']:
+        one.update(change)
+    fault = by_code(check_annotations(content))['nothing-to-train-on']
+    assert (fault.severity, fault.examples) == ('error', (f'4 x {reason}',))
+    content['annotations'].append(sound()['annotations'][0])
+    assert 'nothing-to-train-on' not in by_code(check_annotations(content))
+
+
+def test_classes_without_an_object_to_train_on():
+    content = sound()
+    for one in content['annotations']:
+        if one['category_id'] == 1:
+            one['iscrowd'] = 1
+    found = by_code(check_annotations(content, ['cat', 'dog']))
+    assert found['class-not-trained'].examples == ("'cat'",)
+    assert found['crowd-region'].count == 2
+    found = by_code(check_annotations(content, ['cat']))
+    assert found['nothing-to-train-on'].examples == (
+        '2 x other-class, 2 x crowd-region',
+    )
+
+
+def test_outlines_are_compared_as_pycocotools_draws_them():
+    """With and without drawing, the same: a pixel, or none."""
+    from pycocotools import mask as api
+
+    rng = np.random.default_rng(0)
+    for _ in range(300):
+        points = rng.uniform(-4, 24, (rng.integers(3, 6), 2)) * rng.choice([0.1, 1], 2)
+        mask = [(points + rng.integers(0, 9, 2)).ravel().tolist()]
+        drawn = api.merge(api.frPyObjects(mask, 20, 20))
+        box = rough_box(mask, (20, 20))
+        assert (box is None) == (api.area(drawn) == 0)
+        if box:
+            x, y, w, h = api.toBbox(drawn)
+            assert np.allclose(box, [x, y, w, h], atol=2)
 
 
 # --- classes and splits

@@ -62,7 +62,7 @@ def _read(
     def apply(repair: Repair) -> None:
         for one in find(repair.view()):
             value = read(one.get(key))
-            if value is not None and value != one[key]:
+            if value is not None and repr(value) != repr(one[key]):  # 1.0 equals 1
                 one[key] = value
                 repair.done[f'{key} read from another form'] += 1
 
@@ -229,16 +229,29 @@ def _array(rows: list[Any], columns: int) -> npt.NDArray[np.float64]:
     return flat.reshape(-1, columns)
 
 
+def _has_corners(one: Entry, content: Content) -> bool:
+    if not is_box(one.get('bbox')):
+        return False
+    (x, y, right, bottom), size = one['bbox'], content.sizes[one['image_id']]
+    corners = [x, y, right - x, bottom - y]
+    return (
+        min(corners[2:]) >= 1
+        and _is_confirmed(one, corners, size)
+        and not _is_confirmed(one, one['bbox'], size)
+    )
+
+
 def _clip(repair: Repair) -> None:
     content = repair.view()
-    for one in content.derive(_misplaced).over_edge:
-        x, y, w, h = one['bbox']
-        width, height = size = content.sizes[one['image_id']] or (w, h)
-        corners = [x, y, w - x, h - y]
-        if min(corners[2:]) >= 1 and _is_confirmed(one, corners, size):
-            one['bbox'] = corners
+    over_edge = content.derive(_misplaced).over_edge
+    if any(_has_corners(one, content) for one in over_edge):
+        for one in filter(lambda one: _has_corners(one, content), content.annotations):
+            x, y, right, bottom = one['bbox']
+            one['bbox'] = [x, y, right - x, bottom - y]
             repair.done['boxes read as two corners'] += 1
-            continue
+    for one in repair.view().derive(_misplaced).over_edge:
+        x, y, w, h = one['bbox']
+        width, height = content.sizes[one['image_id']] or (w, h)
         left, top = max(x, 0), max(y, 0)
         box = [left, top, min(x + w, width) - left, min(y + h, height) - top]
         if min(box[2:]) < 1:
