@@ -47,15 +47,8 @@ def run(args: argparse.Namespace) -> int:
     """Check, repair if asked; 1 if there is an error or a warning."""
     from eca_mmdet.datasets.checking import check_annotations
 
-    report = check_annotations(
-        args.file,
-        args.images,
-        args.val,
-        args.val_images,
-        args.classes,
-        args.fix,
-        args.force,
-    )
+    names = 'file images val val_images classes fix force'.split()
+    report = check_annotations(*(getattr(args, name) for name in names))
     if args.json:
         print(json.dumps(report.to_dict(), indent=1))
     else:
@@ -78,12 +71,8 @@ def _lines(report: DataReport) -> list[str]:
         lines.append('no fault')
     if report.fixed is None and not report.refused:
         return lines
-    if report.fixed:
-        lines.append(f'{report.fixed.name}: a repaired copy')
-    else:
-        lines.append(
-            f'{report.refused}: not written, too much is removed. The repairs:'
-        )
+    refused = f'{report.refused}: not written, too much is removed. The repairs:'
+    lines += [f'{report.fixed.name}: a repaired copy' if report.fixed else refused]
     lines += [f'  {count} {repair}' for repair, count in report.repairs.items()]
     if report.fixed:
         left = [fault for fault in report.fixed.faults if fault.severity != 'note']

@@ -99,13 +99,12 @@ class DataReport:
         if len(files) > 1:
             result['val_counts'] = files[1].counts
         if self.fixed or self.refused:
+            fixed = self.fixed or CheckedFile('', [])
             result['fix'] = {
-                'file': self.fixed.name if self.fixed else None,
-                'counts': self.fixed.counts if self.fixed else {},
+                'file': fixed.name or None,
+                'counts': fixed.counts,
                 'repaired': self.repairs,
-                'faults': [f.to_dict() for f in self.fixed.faults]
-                if self.fixed
-                else [],
+                'faults': [fault.to_dict() for fault in fixed.faults],
                 'removed': {key: gone for key, (gone, _) in self.removed.items()},
             }
         return result

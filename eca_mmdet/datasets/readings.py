@@ -19,9 +19,9 @@ _NUMBER = re.compile(r'([+-]?(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?) ?(?:px)?', re.I 
 _DECIMAL_COMMA = re.compile(r'([+-]?\d+),(\d{1,2}|\d{4,})$', re.A)
 _FLAGS = dict.fromkeys(('true', 'yes', 'y', 't'), 1)
 _FLAGS |= dict.fromkeys(('', 'false', 'no', 'n', 'f', 'none', 'null'), 0)
-_BOX_KEYS = ('x y w h', 'x y width height', 'left top width height')
-_BOX_KEYS += ('xmin ymin width height', 'x1 y1 x2 y2', 'xmin ymin xmax ymax')
-_BOX_KEYS += ('left top right bottom',)
+_BOX_KEYS = ['x y w h', 'x y width height', 'left top width height']
+_BOX_KEYS += ['xmin ymin width height', 'x1 y1 x2 y2', 'xmin ymin xmax ymax']
+_BOX_KEYS += ['left top right bottom']
 _FAR_SIDES = (['y2'], ['ymax'], ['bottom'])
 _MOST_NESTED = 4
 
@@ -81,7 +81,7 @@ def read_segmentation(value: Any) -> list[list[float]] | dict[str, Any] | None:
         mask = _rings(value.get('points') if isinstance(value, dict) else value)
     if not is_segmentation(mask):
         return None
-    return mask if isinstance(mask, dict) or any(map(is_polygon, mask)) else None  # type: ignore[no-any-return]
+    return mask if isinstance(mask, dict) or any(map(is_polygon, mask)) else None
 
 
 def _parse(value: Any) -> Any:

@@ -41,8 +41,6 @@ OVER_EDGE_PX = 1.0
 LEAST_OVERLAP = 0.2
 """IoU of a box and that of its mask, under which they are not of one object."""
 
-VALUES = Phase.VALUES
-
 SAME_OVERLAP = 0.8
 """IoU of two boxes from which one confirms the other."""
 
@@ -66,7 +64,7 @@ def _read(
                 one[key] = value
                 repair.done[f'{key} read from another form'] += 1
 
-    return Fix(f'read from another form; otherwise {summary}', VALUES, apply)
+    return Fix(f'read from another form; otherwise {summary}', Phase.VALUES, apply)
 
 
 def _read_flags(repair: Repair) -> None:
@@ -123,12 +121,13 @@ def _compute_boxes(repair: Repair) -> None:
     empty, outside, _, thin, _ = content.derive(_misplaced)
     for one in [*absent, *empty, *outside, *thin]:
         size = content.sizes[one['image_id']]
-        if box := mask_box(one.get('segmentation'), size):
+        what = 'boxes computed from masks'
+        if (box := mask_box(one.get('segmentation'), size)) is None:
+            what = 'boxes of negative width or height turned'
+            box = _opposite_corner(one.get('bbox'), size)
+        if box is not None:
             one['bbox'] = box
-            repair.done['boxes computed from masks'] += 1
-        elif box := _opposite_corner(one.get('bbox'), size):
-            one['bbox'] = box
-            repair.done['boxes of negative width or height turned'] += 1
+            repair.done[what] += 1
     lost = [one for one in absent if not is_box(one.get('bbox'))]
     repair.drop(lost, 'annotations without box and mask dropped')
 
@@ -195,7 +194,7 @@ def _misplaced(content: Content) -> _Misplaced:
     over_edge = over.any(1) & ~empty & ~outside & known
     thin = (boxes[:, 2:] < 1).any(1) & ~empty & ~outside
     unit = ((boxes >= 0) & (boxes <= 1)).all(1) & known & (limits > 1).all(1)
-    normalised = unit & thin
+    normalised: npt.NDArray[np.bool_] = np.asarray(unit & thin)
     if normalised.any() and (unit | empty).all():
         normalised = unit & ~empty
     for at in [] if (unit | empty).all() else np.flatnonzero(normalised):
@@ -229,16 +228,16 @@ def _array(rows: list[Any], columns: int) -> npt.NDArray[np.float64]:
     return flat.reshape(-1, columns)
 
 
+def _corners(box: Sequence[float]) -> list[float]:
+    return [box[0], box[1], box[2] - box[0], box[3] - box[1]]
+
+
 def _has_corners(one: Entry, content: Content) -> bool:
-    if not is_box(one.get('bbox')):
+    box, size = one.get('bbox'), content.sizes[one['image_id']]
+    if not is_box(box) or min(_corners(box)[2:]) < 1:  # type: ignore[arg-type]
         return False
-    (x, y, right, bottom), size = one['bbox'], content.sizes[one['image_id']]
-    corners = [x, y, right - x, bottom - y]
-    return (
-        min(corners[2:]) >= 1
-        and _is_confirmed(one, corners, size)
-        and not _is_confirmed(one, one['bbox'], size)
-    )
+    readings = (box, _corners(box))  # type: ignore[arg-type]
+    return [_is_confirmed(one, b, size) for b in readings] == [False, True]  # type: ignore[arg-type]
 
 
 def _clip(repair: Repair) -> None:
@@ -246,8 +245,7 @@ def _clip(repair: Repair) -> None:
     over_edge = content.derive(_misplaced).over_edge
     if any(_has_corners(one, content) for one in over_edge):
         for one in filter(lambda one: _has_corners(one, content), content.annotations):
-            x, y, right, bottom = one['bbox']
-            one['bbox'] = [x, y, right - x, bottom - y]
+            one['bbox'] = _corners(one['bbox'])
             repair.done['boxes read as two corners'] += 1
     for one in repair.view().derive(_misplaced).over_edge:
         x, y, w, h = one['bbox']
@@ -352,12 +350,10 @@ def _remove_masks(repair: Repair) -> None:
     malformed, short, empty = masks.malformed, masks.short, masks.empty
     bad = {*map(id, malformed), *map(id, empty)}
     needed = any(has_mask(one) for one in repair.annotations if id(one) not in bad)
-    for one in malformed:
+    for one in (*malformed, *empty):
         one['segmentation'] = []
-        repair.done['malformed segmentations removed'] += 1
-    for one in empty:
-        one['segmentation'] = []
-        repair.done['masks without a pixel removed'] += 1
+    repair.done['malformed segmentations removed'] += len(malformed)
+    repair.done['masks without a pixel removed'] += len(empty)
     for one in short:
         mask = one['segmentation']
         one['segmentation'] = [points for points in mask if is_polygon(points)]
@@ -372,7 +368,9 @@ _MASK = Fix(
     Phase.MASKS,
     _remove_masks,
 )
-READ_FLAGS = Fix("text such as '1' is read, otherwise set to 0", VALUES, _read_flags)
+READ_FLAGS = Fix(
+    "text such as '1' is read; otherwise iscrowd is set to 0", Phase.VALUES, _read_flags
+)
 _AREA = Fix(
     'computed from the mask, or from the box where there is none',
     Phase.AREAS,
