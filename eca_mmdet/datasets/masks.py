@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from operator import mul, sub
 from typing import Any
 
 import numpy as np
@@ -158,16 +159,19 @@ def rough_box(mask: Any, size: Size) -> list[float] | None:
 
     They are not drawn then: the area is large for the extent.
     """
-    sure = False
-    for ring in mask if isinstance(mask, list) else ():
+    rings = mask if isinstance(mask, list) else []
+    sure, ends = False, []
+    for ring in rings:
         xs, ys = ring[::2], ring[1::2]
-        sides = max(xs) - min(xs), max(ys) - min(ys)
-        heights = zip(xs, ys[-1:] + ys[:-1], ys[1:] + ys[:1], strict=True)
-        sure |= abs(sum(x * (b - a) for x, a, b in heights)) > 3 * sum(sides)
+        left, top, right, bottom = min(xs), min(ys), max(xs), max(ys)
+        heights = map(sub, ys[1:] + ys[:1], ys[-1:] + ys[:-1])
+        twice = abs(sum(map(mul, xs, heights)))
+        sure |= twice > 3 * (right - left + bottom - top)
+        ends.append((left, top, right, bottom))
     if not sure:
         return mask_box(mask, size)
-    xs, ys = ([v for ring in mask for v in ring[at::2]] for at in (0, 1))
-    left, top, right, bottom = min(xs), min(ys), max(xs), max(ys)
+    lefts, tops, rights, bottoms = zip(*ends, strict=True)
+    left, top, right, bottom = min(lefts), min(tops), max(rights), max(bottoms)
     if min(left, top) < 0 or right > size[0] or bottom > size[1]:
         return mask_box(mask, size)
     return [left, top, right - left, bottom - top]

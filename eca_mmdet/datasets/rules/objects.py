@@ -196,7 +196,7 @@ def _misplaced(content: Content) -> _Misplaced:
     unit = ((boxes >= 0) & (boxes <= 1)).all(1) & known & (limits > 1).all(1)
     normalised: npt.NDArray[np.bool_] = np.asarray(unit & thin)
     if normalised.any() and (unit | empty).all():
-        normalised = unit & ~empty
+        normalised = np.asarray(unit & ~empty)
     for at in [] if (unit | empty).all() else np.flatnonzero(normalised):
         one, size = boxed[at], sizes[boxed[at]['image_id']]
         normalised[at] = _is_confirmed(one, _in_pixels(one['bbox'], size), size)
@@ -309,9 +309,9 @@ def _misses(content: Content, usable: list[Entry]) -> tuple[list[Entry], list[En
     Boxes that have a fault of their own are not compared.
     """
     misplaced = {id(one) for found in content.derive(_misplaced) for one in found}
-    empty, away = [], []
+    empty, away, sizes = [], [], content.sizes
     for one in usable:
-        box, size = one.get('bbox'), content.sizes[one['image_id']]
+        box, size = one.get('bbox'), sizes[one['image_id']]
         found = rough_box(one['segmentation'], size)  # type: ignore[arg-type]
         if found is None:
             empty.append(one)

@@ -18,12 +18,12 @@ def count_reasons(content: Content) -> Counts:
     The reason is None for what is trained on; the side is the shorter one, 0 where it
     is not known.
     """
-    used = _used(content)
+    used, sizes = _used(content), content.sizes
     known = {category['id'] for category in content.categories}
     counts: Counts = Counter()
     for one in content.annotations:
-        key, size = one['category_id'], content.sizes.get(one['image_id'])
-        if one['image_id'] not in content.sizes:
+        key, size = one['category_id'], sizes.get(one['image_id'])
+        if one['image_id'] not in sizes:
             reason: str | None = 'orphan-annotation'
         elif key not in used:
             reason = 'other-class' if key in known else 'unknown-category'
@@ -113,7 +113,9 @@ RULES: tuple[Rule[Content], ...] = (
         severity='note',
         message="annotation with 'iscrowd' 1: not trained on, and not counted in AP",
         find=lambda content: [
-            one for one in content.annotations if left_out(one, None) == 'crowd-region'
+            one
+            for one in content.annotations
+            if one.get('iscrowd') and left_out(one, None) == 'crowd-region'
         ],
         describe=annotation_name,
     ),
