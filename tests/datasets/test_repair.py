@@ -167,6 +167,8 @@ RUNS = [99, 6, *[42, 6] * 7, 2631]  # the outline on 64 x 48 px
                 [{'size': [48, 64], 'counts': RUNS}],
             )
         ),
+        ('category_id', 'dog', 2),
+        ('image_id', 'é.png', 10),
         *(('iscrowd', flag, 1) for flag in ('1', 'True', ' yes ', '1.0', [1])),
         *(('iscrowd', flag, 0) for flag in ('0', 'false', 'NO', '', 2, 'maybe')),
         *(('ignore', flag, 0) for flag in ('0', 'False')),
