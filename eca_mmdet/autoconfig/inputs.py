@@ -15,7 +15,7 @@ from eca_mmdet.autoconfig.proposals import Statistics, count
 from eca_mmdet.datasets.checking import require_images
 from eca_mmdet.datasets.coco import read_annotations, require_instances
 from eca_mmdet.datasets.entries import is_category, is_image
-from eca_mmdet.datasets.images import find_missing, open_images
+from eca_mmdet.datasets.images import find_missing, inspect_images
 from eca_mmdet.datasets.rules.categories import plain
 from eca_mmdet.datasets.rules.check import check_images
 from eca_mmdet.datasets.rules.rule import Fault
@@ -231,7 +231,7 @@ def open_some(part: AnnotationFile) -> list[Fault]:
     if len(images) > MOST_OPENED:
         step = len(images) / MOST_OPENED
         images = [images[int(at * step)] for at in range(MOST_OPENED)]
-    opened = open_images(part.images, [image['file_name'] for image in images])
+    opened = inspect_images(part.images, [image['file_name'] for image in images])
     return check_images(images, opened)
 
 

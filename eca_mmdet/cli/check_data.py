@@ -34,6 +34,12 @@ def add_parser(commands: Commands) -> None:
         help="the config's classes, in its order, separated by spaces",
     )
     add('--fix', metavar='OUT.json', help='write a repaired copy and check that')
+    add(
+        '--force',
+        action='store_true',
+        help='write the copy even if more than 10%% of the images, objects or masks '
+        'had to be removed',
+    )
     add('--json', action='store_true', help='print JSON')
 
 
@@ -41,9 +47,8 @@ def run(args: argparse.Namespace) -> int:
     """Check, repair if asked; 1 if there is an error or a warning."""
     from eca_mmdet.datasets.checking import check_annotations
 
-    report = check_annotations(
-        args.file, args.images, args.val, args.val_images, args.classes, args.fix
-    )
+    names = 'file images val val_images classes fix force'.split()
+    report = check_annotations(*(getattr(args, name) for name in names))
     if args.json:
         print(json.dumps(report.to_dict(), indent=1))
     else:
@@ -64,14 +69,18 @@ def _lines(report: DataReport) -> list[str]:
         )
     else:
         lines.append('no fault')
-    if report.fixed is None:
+    if report.fixed is None and not report.refused:
         return lines
-    lines.append(f'{report.fixed.name}: a repaired copy')
+    refused = f'{report.refused}: not written, too much is removed. The repairs:'
+    lines += [f'{report.fixed.name}: a repaired copy' if report.fixed else refused]
     lines += [f'  {count} {repair}' for repair, count in report.repairs.items()]
-    left = [fault for fault in report.fixed.faults if fault.severity != 'note']
-    if left:
-        return [*lines, 'still there, for you to decide:', *map(_line, left)]
-    return [*lines, 'checked again: no fault']
+    if report.fixed:
+        left = [fault for fault in report.fixed.faults if fault.severity != 'note']
+        decide = ['still there, for you to decide:', *map(_line, left)]
+        lines += decide if left else ['checked again: no fault']
+    gone = (f'{n} of {total} {key}' for key, (n, total) in report.removed.items())
+    force = '' if report.fixed else '; --force writes the copy all the same'
+    return [*lines, f'removed: {", ".join(gone)}{force}']
 
 
 def _line(fault: Fault) -> str:

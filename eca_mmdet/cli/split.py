@@ -120,6 +120,12 @@ def _remarks(report: SplitReport) -> list[str]:
     if report.not_in_each_part:
         names = ', '.join(report.not_in_each_part)
         lines.append(f'no split was found with these in each part: {names}')
+    if report.nothing_to_train_on:
+        parts = ', '.join(report.nothing_to_train_on)
+        lines.append(
+            f'warning: no object that mmdet trains on in {parts}: eca-mmdet check-data '
+            'says why'
+        )
     if report.crowds:
         lines.append(f'not counted as objects: {report.crowds} crowd annotations')
     if report.left_out_annotations:

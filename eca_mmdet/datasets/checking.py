@@ -9,7 +9,13 @@ from typing import Any, TypeAlias
 
 from eca_mmdet.datasets.coco import completed, read_annotations, require_instances
 from eca_mmdet.datasets.entries import is_image
-from eca_mmdet.datasets.images import ImageFiles, find_missing, open_images
+from eca_mmdet.datasets.images import (
+    ImageFiles,
+    find_by_base_name,
+    find_missing,
+    inspect_images,
+    leaves_folder,
+)
 from eca_mmdet.datasets.rules import check as rules
 from eca_mmdet.datasets.rules.categories import compare_splits
 from eca_mmdet.datasets.rules.rule import Fault
@@ -18,6 +24,9 @@ from eca_mmdet.utils.io import require_free, write_json
 from eca_mmdet.utils.text import clipped
 
 PathLike: TypeAlias = str | Path
+
+MOST_LOST = 0.1
+"""Share of the images, objects or masks that a repaired copy may lack."""
 
 
 @dataclass
@@ -48,12 +57,17 @@ class DataReport:
     Attributes:
         checked: the file; with a validation file, that one and their comparison.
         fixed: the repaired copy, checked again; None if none was written.
-        repairs: how often each repair was made.
+        repairs: how often each repair was made, or would be in ``refused``.
+        removed: number of images, objects and masks that the copy lacks, and of those
+            in the source.
+        refused: file that was not written, for more than :data:`MOST_LOST` is removed.
     """
 
     checked: list[CheckedFile]
     fixed: CheckedFile | None = None
     repairs: dict[str, int] = field(default_factory=dict)
+    removed: dict[str, tuple[int, int]] = field(default_factory=dict)
+    refused: str = ''
 
     @property
     def faults(self) -> list[Fault]:
@@ -84,12 +98,14 @@ class DataReport:
         }
         if len(files) > 1:
             result['val_counts'] = files[1].counts
-        if self.fixed:
+        if self.fixed or self.refused:
+            fixed = self.fixed or CheckedFile('', [])
             result['fix'] = {
-                'file': self.fixed.name,
-                'counts': self.fixed.counts,
+                'file': fixed.name or None,
+                'counts': fixed.counts,
                 'repaired': self.repairs,
-                'faults': [fault.to_dict() for fault in self.fixed.faults],
+                'faults': [fault.to_dict() for fault in fixed.faults],
+                'removed': {key: gone for key, (gone, _) in self.removed.items()},
             }
         return result
 
@@ -101,6 +117,7 @@ def check_annotations(
     val_images: PathLike | None = None,
     classes: Sequence[str] | str | None = None,
     fix: PathLike | None = None,
+    force: bool = False,
 ) -> DataReport:
     """Find what makes training or AP fail or be wrong.
 
@@ -111,6 +128,8 @@ def check_annotations(
         val_images: folder of the images of ``val``.
         classes: of the config, in its order.
         fix: file to write a repaired copy to; it is checked again.
+        force: write it even if more than :data:`MOST_LOST` of the images, objects or
+            masks had to be removed.
 
     Raises:
         UserError: a file is not one of annotations, a folder has none of the images,
@@ -146,7 +165,7 @@ def check_annotations(
         )
         checked.append(CheckedFile(f'{file} and {val}', faults))
     if fix:
-        return DataReport(checked, *_fix(Path(fix), checked[0], classes))
+        return _fix(Path(fix), checked, classes, force)
     return DataReport(checked)
 
 
@@ -162,7 +181,7 @@ def _check(
     if folder is not None:
         files = [one['file_name'] for one in content['images'] if is_image(one)]
         require_images(Path(folder), files, file)
-        images = open_images(Path(folder), files)
+        images = inspect_images(Path(folder), files)
         faults += rules.check_images(content['images'], images)
     return CheckedFile(str(file), faults, content, images)
 
@@ -174,7 +193,8 @@ def require_images(folder: Path, names: Sequence[str], file: PathLike) -> None:
             f'image folder {str(folder)!r} does not exist. Give the right one.',
             code='file-not-found',
         )
-    if names and len(find_missing(folder, names).missing) == len(set(names)):
+    lost = {} if any(map(leaves_folder, names)) else find_missing(folder, names).missing
+    if lost and len(lost) == len(set(names)) and not find_by_base_name(folder, names):
         raise UserError(
             f'none of the {len(names)} image files of {file} is in {str(folder)!r}; '
             f'the first is {clipped(repr(names[0]))}. Give the folder that the file '
@@ -194,9 +214,13 @@ def _class_names(
 
 
 def _fix(
-    out: Path, checked: CheckedFile, classes: Sequence[str] | str | None
-) -> tuple[CheckedFile, dict[str, int]]:
+    out: Path,
+    files: list[CheckedFile],
+    classes: Sequence[str] | str | None,
+    force: bool,
+) -> DataReport:
     """Write the repaired copy, read it again and check it."""
+    checked = files[0]
     repaired, done = rules.repair(checked.content, checked.images)
     done['file written as UTF-8'] += sum(
         fault.code == 'byte-order-mark' for fault in checked.faults
@@ -208,9 +232,26 @@ def _fix(
                 'was not written. Is it the right file?',
                 code='no-images' if key == 'images' else 'no-objects',
             )
+    report = DataReport(files, None, {what: n for what, n in done.items() if n})
+    before, after = _totals(checked.content), _totals(repaired)
+    before['images'] -= done['repeated image entries dropped']
+    report.removed = {key: (before[key] - after[key], before[key]) for key in before}
+    if not force and any(
+        gone > MOST_LOST * total for gone, total in report.removed.values()
+    ):
+        report.refused = str(out)
+        return report
     require_free(out, option='--fix')
     write_json(out, completed(repaired), indent=None)
     again = _check(out, None, classes)
     if checked.images:
         again.faults += rules.check_images(again.content['images'], checked.images)
-    return again, {what: count for what, count in done.items() if count}
+    report.fixed = again
+    return report
+
+
+def _totals(content: dict[str, Any]) -> dict[str, int]:
+    objects = content.get('annotations', [])
+    masks = sum(isinstance(o, dict) and bool(o.get('segmentation')) for o in objects)
+    images = len(content['images'])
+    return {'images': images, 'objects': len(objects), 'masks': masks}

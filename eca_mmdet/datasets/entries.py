@@ -100,6 +100,29 @@ def is_crowd_flag(value: Any) -> bool:
     return isinstance(value, (int, float)) and value in (0, 1)
 
 
+def left_out(annotation: Entry, size: Size | None) -> str | None:
+    """Return the fault that keeps mmdet from training on an annotation, or None.
+
+    The conditions and their order are those of ``CocoDataset.parse_data_info``; values
+    on which it fails are left to their own faults.
+    """
+    box, area = annotation.get('bbox'), annotation.get('area')
+    if annotation.get('ignore'):
+        return 'ignored-object'
+    if is_box(box):
+        x, y, width, height = box  # type: ignore[misc]
+        right, bottom = size or (math.inf, math.inf)
+        if width <= 0 or height <= 0:
+            return 'empty-bbox'
+        if min(x + width, right) <= max(x, 0) or min(y + height, bottom) <= max(y, 0):
+            return 'bbox-outside'
+        if width < 1 or height < 1:
+            return 'thin-bbox'
+    if is_finite_number(area) and area <= 0:  # type: ignore[operator]
+        return 'zero-area'
+    return 'crowd-region' if annotation.get('iscrowd') else None
+
+
 def is_segmentation(value: Any) -> bool:
     """Whether this is lists of finite numbers, or an RLE; polygons may be too short.
 

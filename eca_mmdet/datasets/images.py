@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
 import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
+from itertools import takewhile
+from mimetypes import guess_type
 from pathlib import Path, PurePath
 from urllib.parse import unquote
 
@@ -23,6 +26,8 @@ class ImageFiles:
 
     Attributes:
         missing: file names that are not there, with one that is nearly the same or ''.
+        moved: file names that are not in the folder, with the only file that each can
+            mean; filled by :func:`inspect_images`.
         damaged: file names that are cut off or unreadable, with the reason.
         sizes: of the others, as mmdet sees them; empty if they were not opened.
     """
@@ -30,11 +35,84 @@ class ImageFiles:
     missing: dict[str, str]
     damaged: dict[str, str] = dataclasses.field(default_factory=dict)
     sizes: dict[str, Size] = dataclasses.field(default_factory=dict)
+    moved: dict[str, str] = dataclasses.field(default_factory=dict)
 
     @property
     def unusable(self) -> set[str]:
-        """File names that cannot be trained on."""
-        return {*self.missing, *self.damaged}
+        """File names that cannot be trained on, and for which no file is at hand."""
+        lost = [name for name, near in self.missing.items() if not near]
+        return {*lost, *self.damaged}
+
+
+def leaves_folder(name: str) -> bool:
+    """Whether a name is absolute, goes above its folder, or has a NUL byte.
+
+    On any system: backslashes are separators, for Windows takes them so.
+    """
+    parts = name.replace('\\', '/').split('/')
+    if '\0' in name or not parts[0] or re.match(r'[A-Za-z]:([\\/]|.*\\)', name):
+        return True
+    depth = 0
+    for part in parts:
+        depth += -1 if part == '..' else part not in ('', '.')
+        if depth < 0:
+            return True
+    return False
+
+
+def find_by_base_name(folder: Path, names: Iterable[str]) -> dict[str, str]:
+    """Return the files that names without a file mean, by their base names.
+
+    Names from Windows have backslashes, those of labelling tools other folders. Files
+    are relative to the folder.
+    """
+    names = list(dict.fromkeys(names))
+    lost = find_missing(folder, names).missing
+    return _only(_alike(folder, lost, (name for name in names if name not in lost)))
+
+
+def _alike(
+    folder: Path, lost: Iterable[str], present: Iterable[str]
+) -> dict[str, list[str]]:
+    """Return the files below a folder that names may mean, without those present.
+
+    They have the same base name, or the same but for case and accents, or for the
+    ending too; of several, those with most of the stated folders.
+    """
+    lost, taken = list(lost), set(map(os.path.normpath, present))
+    files = defaultdict[str, list[str]](list)
+    for parent, _, inside in os.walk(folder) if lost else ():
+        for file in inside:
+            path = os.path.relpath(os.path.join(parent, file), folder)
+            keys = {file, _folded(file)}
+            if (guess_type(file)[0] or '').startswith('image/'):
+                keys.add(_plain(file))
+            for key in keys if path not in taken else ():
+                files[key].append(path)
+    return {name: _closest(name, files) for name in lost}
+
+
+def _closest(name: str, files: dict[str, list[str]]) -> list[str]:
+    for text in (name, unquote(name)):
+        *folders, last = re.split(r'[\\/]', text.replace('?d=', '/'))
+        for key in (last, _folded(last), _plain(last)):
+            common = {}
+            for path in files.get(key, ()):
+                own = path.split(os.sep)[:-1]
+                pairs = zip(reversed(own), reversed(folders), strict=False)
+                same = len([*takewhile(lambda pair: pair[0] == pair[1], pairs)])
+                common[path] = same, same == len(own)
+            if common:
+                best = max(common.values())
+                return [path for path in common if common[path] == best]
+    return []
+
+
+def _only(found: dict[str, list[str]]) -> dict[str, str]:
+    """Return what means one file that no other name means."""
+    single = {name: paths[0] for name, paths in found.items() if len(paths) == 1}
+    claims = Counter(single.values())
+    return {name: path for name, path in single.items() if claims[path] == 1}
 
 
 def find_missing(folder: Path, names: Iterable[str]) -> ImageFiles:
@@ -52,35 +130,6 @@ def find_missing(folder: Path, names: Iterable[str]) -> ImageFiles:
     return ImageFiles(missing)
 
 
-def find_by_base_name(folder: Path, names: Iterable[str]) -> dict[str, str]:
-    """Return the files that names without a file mean, relative to the folder.
-
-    Names from Windows have backslashes, those of labelling tools other folders. The
-    file with the end of the path is taken, or the only one of the base name, unless
-    another name means it.
-    """
-    names = list(dict.fromkeys(names))
-    lost = find_missing(folder, names).missing
-    taken = {os.path.normpath(name) for name in names if name not in lost}
-    files = defaultdict[str, list[str]](list)
-    for parent, _, inside in os.walk(folder) if lost else ():
-        for file in inside:
-            path = os.path.relpath(os.path.join(parent, file), folder)
-            if path not in taken:
-                files[file].append(path)
-    found: dict[str, str] = {}
-    for name in lost:
-        for text in (name, unquote(name)):
-            stated = f'/{text}'.replace('\\', '/').replace('?d=', '/')
-            if alike := files.get(stated.rpartition('/')[2], []):
-                break
-        ends = sorted((p for p in alike if stated.endswith(f'/{p}')), key=len)
-        if ends or len(alike) == 1:
-            found[name] = (ends or alike)[-1]
-    wanted = Counter(found.values())
-    return {name: file for name, file in found.items() if wanted[file] == 1}
-
-
 def _files(folder: str) -> set[str]:
     try:
         with os.scandir(folder or os.sep) as entries:
@@ -89,9 +138,30 @@ def _files(folder: str) -> set[str]:
         return set()
 
 
+def _folded(name: str) -> str:
+    """Return a name without case and the ways of writing an accent."""
+    return unicodedata.normalize('NFC', name).casefold()
+
+
 def _plain(name: str) -> str:
-    """Return a name without case, ending and the ways of writing an accent."""
-    return unicodedata.normalize('NFC', PurePath(name).stem).casefold()
+    """Return a name without ending, case and the ways of writing an accent."""
+    return _folded(PurePath(name).stem)
+
+
+def inspect_images(folder: Path, names: Iterable[str]) -> ImageFiles:
+    """Read the images of a folder to their end, and look for those that are not there.
+
+    Nothing outside of the folder is looked at.
+    """
+    names = list(dict.fromkeys(names))
+    inside = [name for name in names if not leaves_folder(name)]
+    missing = find_missing(folder, inside).missing
+    present = {name: None for name in inside if name not in missing}
+    found = _alike(folder, [name for name in names if name not in present], present)
+    moved = _only(found)
+    opened = open_images(folder, [*present, *moved.values()])
+    near = {name: ' or '.join(found[name][:2]) for name in {**missing, **moved}}
+    return dataclasses.replace(opened, missing=near, moved=moved)
 
 
 def open_images(folder: Path, names: Iterable[str]) -> ImageFiles:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from operator import mul, sub
 from typing import Any
 
 import numpy as np
@@ -139,6 +140,41 @@ def to_rle(segmentation: Any, height: int, width: int) -> dict[str, Any]:
     if isinstance(segmentation['counts'], list):
         return dict(api.frPyObjects(segmentation, *segmentation['size']))
     return dict(segmentation)
+
+
+def mask_box(mask: Any, size: Size | None) -> list[float] | None:
+    """Return x, y, width and height of the pixels of a mask, whatever it is.
+
+    None if it cannot be used or has no pixel in its image.
+    """
+    width, height = size or (0, 0)
+    if mask_faults([mask], [(height, width)]):
+        return None
+    box: list[float] = mask_api().toBbox(to_rle(mask, height, width)).tolist()
+    return box if min(box[2:]) > 0 else None
+
+
+def rough_box(mask: Any, size: Size) -> list[float] | None:
+    """Return the same of a usable mask; if polygons surely have a pixel, their extent.
+
+    They are not drawn then: the area is large for the extent.
+    """
+    rings = mask if isinstance(mask, list) else []
+    sure, ends = False, []
+    for ring in rings:
+        xs, ys = ring[::2], ring[1::2]
+        left, top, right, bottom = min(xs), min(ys), max(xs), max(ys)
+        heights = map(sub, ys[1:] + ys[:1], ys[-1:] + ys[:-1])
+        twice = abs(sum(map(mul, xs, heights)))
+        sure |= twice > 3 * (right - left + bottom - top)
+        ends.append((left, top, right, bottom))
+    if not sure:
+        return mask_box(mask, size)
+    lefts, tops, rights, bottoms = zip(*ends, strict=True)
+    left, top, right, bottom = min(lefts), min(tops), max(rights), max(bottoms)
+    if min(left, top) < 0 or right > size[0] or bottom > size[1]:
+        return mask_box(mask, size)
+    return [left, top, right - left, bottom - top]
 
 
 def annotation_rle(annotation: Entry, size: Size | None) -> dict[str, Any] | None:

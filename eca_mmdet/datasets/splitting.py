@@ -17,6 +17,8 @@ from eca_mmdet.datasets.entries import (
     is_category,
     is_image,
 )
+from eca_mmdet.datasets.rules.rule import Content
+from eca_mmdet.datasets.rules.training import count_reasons, nothing_trained
 from eca_mmdet.datasets.stratify import Unit, divide, wanted_parts
 from eca_mmdet.utils.errors import UserError
 from eca_mmdet.utils.io import sha256_of
@@ -35,6 +37,7 @@ class SplitReport:
         too_rare: classes with fewer images or groups than there are parts.
         not_in_each_part: classes that could be in each part and are not.
         left_out_annotations: number of annotations without an image in the file.
+        nothing_to_train_on: parts without an object that mmdet would train on.
         grouped: whether some images had to stay together.
     """
 
@@ -45,6 +48,7 @@ class SplitReport:
     too_rare: list[str]
     not_in_each_part: list[str]
     left_out_annotations: int
+    nothing_to_train_on: list[str]
     crowds: int
     grouped: bool
 
@@ -172,9 +176,15 @@ def _report(
         rare,
         missed,
         len(content.get('annotations', ())) - sum(kept.values()),
+        [name for name, part in parts.items() if _is_untrained(part)],
         sum(kept.values()) - sum(map(len, objects.values())),
         len(units) < len(content['images']),
     )
+
+
+def _is_untrained(part: Mapping[str, Any]) -> bool:
+    counts = count_reasons(Content.of(part))
+    return 'annotations' in part and (not counts or bool(nothing_trained(counts)))
 
 
 def make_units(

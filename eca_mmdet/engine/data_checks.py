@@ -7,6 +7,7 @@ first evaluation, or (a class name that is not in the file) not at all.
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,7 +22,15 @@ from eca_mmdet.datasets.rules.check import (
     check_classes,
     check_images,
 )
-from eca_mmdet.datasets.rules.rule import Fault, Severity
+from eca_mmdet.datasets.rules.rule import Content, Fault, Severity
+from eca_mmdet.datasets.rules.training import (
+    NOTHING_TRAINED,
+    SMALL_IMAGE,
+    Counts,
+    count_reasons,
+    narrowed,
+    nothing_trained,
+)
 from eca_mmdet.engine.config import (
     class_heads,
     dataset_classes,
@@ -35,6 +44,12 @@ from eca_mmdet.utils.errors import FaultsError, UserError
 from eca_mmdet.utils.text import printable
 
 logger = logging.getLogger(__name__)
+
+
+_OF_TRAINING = frozenset(
+    ('ignored-object', 'thin-bbox', 'small-image', 'class-not-trained')
+)
+"""Faults by which objects are left out of training, and count in AP."""
 
 
 @dataclass
@@ -53,6 +68,7 @@ class _File:
     mask_ap: bool = False  # an evaluator compares masks
     scored: bool = False  # an evaluator computes AP, which takes annotations
     listed: bool = True  # the file has a list of annotations, maybe empty
+    reasons: Counts = field(default_factory=Counter)  # why objects are not trained on
 
     def severity(self, fault: Fault) -> Severity:
         """Return how bad a fault is for this run, which may not meet it at all."""
@@ -62,9 +78,18 @@ class _File:
             'short-polygon': self.mask_ap,  # in training mmdet passes them over
             'malformed-segmentation': self.trains_masks or self.mask_ap,
             'rle-size': self.trains_masks or self.mask_ap,
+            'file-name-outside': False,  # mmdet opens it; a missing one is an error
+            'nothing-to-train-on': 'train' in self.uses,
         }
         if fault.code in met:
             return 'error' if met[fault.code] else 'warning'
+        if fault.code in _OF_TRAINING and 'train' not in self.uses:
+            return 'note'
+        if fault.code in ('mask-without-pixel', 'mask-off-bbox'):
+            every = fault.count == self.reasons.total()
+            if not self.trains_masks and not self.mask_ap:
+                return 'note'
+            return 'error' if every and 'pixel' in fault.code else 'warning'
         if fault.code == 'missing-segmentation':
             return 'error' if self.trains_masks or self.mask_ap else 'note'
         if fault.code == 'no-annotations':
@@ -117,6 +142,8 @@ def _check_dataset(cfg: Any, use: str, dataset: Any, files: dict[Path, _File]) -
             part.get('with_mask') for _, part in parts(dataset, '')
         )
         _look_closer(file, folder, classes, bool(dataset.get('backend_args')))
+        if use == 'train':
+            _require_objects(file, classes, dataset)
 
 
 def check_num_classes(cfg: Any, classes: int, name: str) -> None:
@@ -179,6 +206,20 @@ def _look_closer(
     file.coco, file.folder, file.classes = True, folder, classes
 
 
+def _require_objects(file: _File, classes: Sequence[str] | None, dataset: Any) -> None:
+    """Add faults of what the dataset leaves out by its classes and its filter."""
+    least = (dataset.get('filter_cfg') or {}).get('min_size', 0)
+    images = list(filter(is_image, file.content['images']))
+    categories = list(filter(is_category, file.content['categories']))
+    content = Content(images, categories, classes=classes, min_side=least)
+    more = SMALL_IMAGE.check(content)
+    counts = narrowed(file.reasons, content)
+    if not nothing_trained(file.reasons) and (why := nothing_trained(counts)):
+        fault = NOTHING_TRAINED
+        more.append(Fault(fault.code, fault.severity, 1, fault.message, tuple(why)))
+    file.faults += [fault for fault in more if fault not in file.faults]
+
+
 def _note_evaluator(evaluator: Any, use: str, files: dict[Path, _File]) -> None:
     """Record which demands an evaluator makes on its file."""
     path = _annotation_file(evaluator, f'{use}_evaluator')
@@ -231,8 +272,10 @@ def _file(path: Path, files: dict[Path, _File]) -> _File:
     # All objects of a large file take gigabytes: a later file needs the room.
     kept = {key: content[key] for key in ('images', 'categories')}
     kept['annotations'] = content.get('annotations', [])[:1]
-    faults += check_annotations(content)
+    # The images of training depend on the dataset's own filter.
+    faults += [f for f in check_annotations(content) if f.code != 'small-image']
     files[path] = _File(path, kept, faults, listed='annotations' in content)
+    files[path].reasons = count_reasons(Content.of(content))
     return files[path]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import logging
 import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,8 +15,10 @@ import numpy as np
 from eca_mmdet.catalog.published import AP_COLUMNS
 from eca_mmdet.datasets.detections import Detections
 from eca_mmdet.datasets.ground_truth import Floats, GroundTruth, ImageId
-from eca_mmdet.datasets.masks import mask_faults, to_rle
+from eca_mmdet.datasets.masks import mask_faults, rough_box, to_rle
 from eca_mmdet.utils.errors import UserError
+
+logger = logging.getLogger(__name__)
 
 BACKENDS = ('hotcoco', 'pycocotools')
 
@@ -137,6 +140,14 @@ def _require_truth(truth: GroundTruth, task: str) -> None:
             'OUT.json it writes a repaired copy.',
             code='no-masks',
         )
+    if task == 'segm':
+        masks = zip(truth.segmentations, sizes, strict=True)
+        empty = sum(rough_box(mask, (w, h)) is None for mask, (h, w) in masks)
+        if empty:
+            logger.warning(
+                f'warning: {empty} of {len(sizes)} masks of {truth.source} have no '
+                'pixel in their image: objects that cannot be found'
+            )
 
 
 def hotcoco_evaluator(

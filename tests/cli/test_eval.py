@@ -63,6 +63,18 @@ def test_table(files, command):
     assert err.startswith('all numbers: runs/eval-')
 
 
+def test_masks_without_a_pixel_are_warned_of(files, command, tmp_path):
+    content, _ = files
+    for one in content['annotations'][:2]:
+        one['segmentation'] = [[900, 900, 910, 900, 910, 910]]
+    (tmp_path / 'B.json').write_text(json.dumps(content))
+    code, _, err = command('eval', '--ann', 'B.json', '--results', 'good.json')
+    count = len(content['annotations'])
+    assert code == 0 and f'warning: 2 of {count} masks of B.json have no pixel' in err
+    words = ('--ann', 'B.json', '--results', 'good.json', '--types', 'bbox')
+    assert 'no pixel' not in command('eval', *words)[2]
+
+
 def test_record_tells_what_the_numbers_are(files, command, tmp_path):
     content, results = files
     out = tmp_path / 'new' / 'run'

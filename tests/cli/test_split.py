@@ -387,6 +387,18 @@ def test_a_crowd_is_no_presence(split):
     assert 'too few images to be in each part: class 2 (1)' in out
 
 
+def test_parts_without_an_object_to_train_on(split):
+    content = data([[1], [1], [1], [1]])
+    for one in content['annotations']:
+        one['bbox'] = [0, 0, 0.5, 5]
+    path, code, out, _ = split(content, '--val', '0.5')
+    assert code == 0 and 'no object that mmdet trains on in train, val: ' in out
+    del content['annotations'][1:]
+    content['annotations'][0]['bbox'] = [0, 0, 5, 5]
+    _, _, out, _ = split(content, '--val', '0.5', '--out', path.parent / 'b', '--json')
+    assert json.loads(out)['nothing_to_train_on'] == ['val']
+
+
 def test_annotations_of_other_images_are_told(split):
     content = data([[1]] * 5)
     content['annotations'] += [{'id': 9, 'image_id': 77, 'category_id': 1}, {'id': 10}]

@@ -10,7 +10,9 @@ import pytest
 from PIL import Image
 
 from eca_mmdet.datasets.coco import BYTE_ORDER_MARK, read_annotations
+from eca_mmdet.datasets.entries import left_out
 from eca_mmdet.datasets.images import find_missing, open_images, read_size
+from eca_mmdet.datasets.masks import rough_box
 from eca_mmdet.datasets.rules import categories, check
 from eca_mmdet.datasets.rules.categories import compare_splits
 from eca_mmdet.datasets.rules.check import (
@@ -42,7 +44,7 @@ def folder(tmp_path):
 @pytest.mark.parametrize('case', CASES, ids=case_id)
 def test_each_fault_alone(case):
     found = by_code(check_annotations(case.content()))
-    notes = {'class-without-objects'}
+    notes = {'class-without-objects', 'crowd-region'}
     assert set(found) - notes == {case.code}
     fault = found[case.code]
     assert fault.count == case.count
@@ -63,14 +65,15 @@ def test_a_file_of_boxes_and_true_for_one_are_good(mask):
     first = content['annotations'][0]
     masked = str(mask).startswith('one ')
     polygon, empty = first['segmentation'], [] if masked else mask
-    for one in content['annotations']:
-        one['segmentation'], one['iscrowd'] = empty, True
+    for at, one in enumerate(content['annotations']):
+        one['segmentation'], one['iscrowd'] = empty, at == 3
         if empty is DELETE:
             del one['segmentation']
     if masked:
         first['segmentation'] = [polygon[0][:4]] if mask == 'one bad' else polygon
     found = {fault.code: fault for fault in check_annotations(content)}
     fault = found.pop('missing-segmentation')
+    assert found.pop('crowd-region').count == 1
     assert set(found) == ({'short-polygon'} if mask == 'one bad' else set())
     assert fault.count == (3 if masked else 4)
     assert fault.severity == ('warning' if mask == 'one other' else 'note')
@@ -79,7 +82,8 @@ def test_a_file_of_boxes_and_true_for_one_are_good(mask):
 
 def test_boxes_may_be_a_pixel_over_the_edge():
     content = sound()
-    content['annotations'][0]['bbox'] = [-1, -1, 66, 50]  # image of 64 x 48
+    box = {'bbox': [-1, -1, 66, 50], 'segmentation': [[0, 0, 64, 0, 64, 48, 0, 48]]}
+    content['annotations'][0] |= box  # image of 64 x 48
     assert check_annotations(content) == []
 
 
@@ -130,6 +134,96 @@ def test_real_coco_has_none(coco_tiny, command):
     file = coco_tiny / 'annotations' / 'instances_val2017.json'
     code, out, _ = command('check-data', file, '--images', coco_tiny / 'val2017')
     assert (code, out.splitlines()[-1]) == (0, 'no fault')
+
+
+# --- what mmdet leaves out of training
+
+
+@pytest.mark.openmmlab
+def test_what_mmdet_trains_on(mmdet_ready, write, folder):
+    """Each condition of ``CocoDataset.parse_data_info``, against that method."""
+    from mmdet.datasets import CocoDataset
+
+    content, first = sound(), sound()['annotations'][0]
+    boxes = [[x, 3, w, 6] for x in (-8, -7.5, 0, 2, 63.5, 64) for w in (0, 0.5, 1, 8)]
+    boxes += [[2, y, 8, h] for y in (-6, 0, 47, 48) for h in (-1, 0.99, 1, 6)]
+    more = [{'bbox': box} for box in boxes]
+    more += [{'area': area} for area in (-1, 0, 0.01)]
+    flags = (0, 1, True, False, 1.0, None, '', '0', 'false')
+    more += [{key: flag} for key in ('iscrowd', 'ignore') for flag in flags]
+    content['annotations'] = [
+        first | {'id': at} | one for at, one in enumerate(more, 1)
+    ]
+    for one in content['annotations']:
+        one['image_id'] = 10  # 64 x 48 px
+    dataset = CocoDataset(
+        ann_file=str(write(content)),
+        metainfo={'classes': ('cat', 'dog')},
+        data_prefix={'img': str(folder)},
+        pipeline=[],
+    )
+    kept = [
+        one for one in dataset.get_data_info(0)['instances'] if not one['ignore_flag']
+    ]
+    trained = [one for one in content['annotations'] if not left_out(one, (64, 48))]
+    corners = [[x, y, x + w, y + h] for x, y, w, h in (o['bbox'] for o in trained)]
+    assert [one['bbox'] for one in kept] == corners
+    assert len(trained) == 20 and len(more) == 61
+
+
+@pytest.mark.parametrize(
+    ('change', 'reason'),
+    [
+        ({'iscrowd': True}, 'crowd-region'),
+        ({'iscrowd': '0'}, 'crowd-region'),
+        ({'ignore': 1.0}, 'ignored-object'),
+        ({'ignore': 'false'}, 'ignored-object'),
+        ({'bbox': [2, 3, 0.9, 6]}, 'thin-bbox'),
+        ({'bbox': [99, 3, 8, 6]}, 'bbox-outside'),
+        ({'bbox': [2, 3, 8, 0]}, 'empty-bbox'),
+        ({'area': 0}, 'zero-area'),
+        ({'image_id': 5}, 'orphan-annotation'),
+        ({'category_id': 5}, 'unknown-category'),
+    ],
+)
+def test_a_file_without_an_object_to_train_on(change, reason):
+    content = sound()
+    for one in content['annotations']:
+        one.update(change)
+    fault = by_code(check_annotations(content))['nothing-to-train-on']
+    assert (fault.severity, fault.examples) == ('error', (f'4 x {reason}',))
+    content['annotations'].append(sound()['annotations'][0])
+    assert 'nothing-to-train-on' not in by_code(check_annotations(content))
+
+
+def test_classes_without_an_object_to_train_on():
+    content = sound()
+    for one in content['annotations']:
+        if one['category_id'] == 1:
+            one['iscrowd'] = 1
+    found = by_code(check_annotations(content, ['cat', 'dog']))
+    assert found['class-not-trained'].examples == ("'cat'",)
+    assert found['crowd-region'].count == 2
+    found = by_code(check_annotations(content, ['cat']))
+    assert found['nothing-to-train-on'].examples == (
+        '2 x other-class, 2 x crowd-region',
+    )
+
+
+def test_outlines_are_compared_as_pycocotools_draws_them():
+    """With and without drawing, the same: a pixel, or none."""
+    from pycocotools import mask as api
+
+    rng = np.random.default_rng(0)
+    for _ in range(300):
+        points = rng.uniform(-4, 24, (rng.integers(3, 6), 2)) * rng.choice([0.1, 1], 2)
+        mask = [(points + rng.integers(0, 9, 2)).ravel().tolist()]
+        drawn = api.merge(api.frPyObjects(mask, 20, 20))
+        box = rough_box(mask, (20, 20))
+        assert (box is None) == (api.area(drawn) == 0)
+        if box:
+            x, y, w, h = api.toBbox(drawn)
+            assert np.allclose(box, [x, y, w, h], atol=2)
 
 
 # --- classes and splits
@@ -264,13 +358,13 @@ def test_a_photograph_turned_by_exif_has_the_size_that_mmdet_sees(folder):
 
     exif = Image.Exif()
     exif[0x0112] = 6  # turn by 90 degrees
-    Image.new('RGB', (30, 40)).save(folder / 'b.jpg', exif=exif)
-    assert mmcv.imread(str(folder / 'b.jpg')).shape == (30, 40, 3)
+    Image.new('RGB', (34, 40)).save(folder / 'b.jpg', exif=exif)
+    assert mmcv.imread(str(folder / 'b.jpg')).shape == (34, 40, 3)
     assert check_images(sound()['images'], open_images(folder, IMAGES)) == []
-    Image.new('RGB', (30, 40)).save(folder / 'b.jpg')
+    Image.new('RGB', (34, 40)).save(folder / 'b.jpg')
     (fault,) = check_images(sound()['images'], open_images(folder, IMAGES))
     assert fault.code == 'image-size'
-    assert fault.examples == ("'b.jpg' is 30 x 40, not 40 x 30",)
+    assert fault.examples == ("'b.jpg' is 34 x 40, not 40 x 34",)
 
 
 @pytest.mark.parametrize(
@@ -484,7 +578,7 @@ def test_unreadable_content_is_a_users_error(tmp_path):
 
 def test_written_files_have_the_optional_fields(write, tmp_path, command):
     """mmdet's tools read them: split_coco.py, coco_error_analysis.py."""
-    image = {'id': 1, 'file_name': 'a.png', 'width': 9, 'height': 9}
+    image = {'id': 1, 'file_name': 'a.png', 'width': 90, 'height': 90}
     box = {'image_id': 1, 'bbox': [1, 1, 4, 4], 'area': 16, 'iscrowd': 0}
     content = {
         'images': [image, {**image, 'id': 2, 'file_name': 'b.png'}],

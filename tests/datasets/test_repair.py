@@ -78,8 +78,13 @@ def changes(repaired):
         ('annotations.0.area', 0, {}),
         ('annotations.0.bbox', DELETE, {}),
         ('annotations.0.bbox', [1, 2, 3], {}),
-        ('annotations.0.bbox', [60, 2, 6, 4], {0: {'bbox': [60, 2, 4, 4]}}),
-        ('annotations.0.bbox', [9, -2, 3, 4], {0: {'bbox': [9, 0, 3, 2]}}),
+        ('annotations.0.bbox', [2, 3, 8, '6'], {}),
+        ('annotations.0.bbox', [1, 2, 0, 4], {}),
+        ('annotations.0.bbox', [1, 2, 3, -4], {}),
+        ('annotations.0.bbox', [64, 2, 3, 4], {}),
+        ('annotations.0.bbox', [2, 3, 0.5, 6], {}),
+        ('annotations.0.bbox', [2 / 64, 3 / 48, 8 / 64, 6 / 48], {}),
+        ('annotations.0.segmentation', [2, 3, 10, 3, 10, 9, 2, 9], {}),
         ('annotations.0.segmentation.append', [1, 2, 3, 4, 5, 6, 7], {}),
     ],
 )
@@ -97,8 +102,7 @@ def test_the_repaired_value(path, value, expected):
         ('annotations.0.image_id', 11),
         ('annotations.0.category_id', 0),
         ('annotations.0.image_id', None),
-        ('annotations.0.bbox', [1, 2, 0, 4]),
-        ('annotations.0.bbox', [64, 2, 3, 4]),
+        ('annotations.0.segmentation', [[90, 3, 99, 3, 99, 9]]),
         ('annotations.0.segmentation', [[1, 2, 3, 4]]),
         ('annotations.0.segmentation', {'counts': 'abc'}),
     ],
@@ -108,6 +112,208 @@ def test_what_is_dropped(path, value):
     # The ids of the others stay: nothing is wrong with them.
     assert repaired['annotations'] == sound()['annotations'][1:]
     assert sum(count for told, count in counts.items() if 'dropped' in told) == 1
+
+
+OUTLINE = [2, 3, 10, 3, 10, 9, 2, 9]
+POINTS = [[2, 3], [10, 3], [10, 9], [2, 9]]
+RUNS = [99, 6, *[42, 6] * 7, 2631]  # the outline on 64 x 48 px
+
+
+@pytest.mark.parametrize(
+    ('key', 'value', 'expected'),
+    [
+        *(
+            ('bbox', box, [2, 3, 8, 6])
+            for box in (
+                ['2', '3.0', ' 8 px', '6e0'],
+                [[2], [3], [8], [6]],
+                [[2, 3, 8, 6]],
+                [[2, 3], [10, 9]],
+                '[2, 3, 8, 6]',
+                '2, 3, 8, 6',
+                '(2 3 8 6)',
+                {'x': 2, 'y': '3', 'w': 8, 'h': 6},
+                {'left': 2, 'Top': 3, 'width': 8, 'height': 6},
+                {'x_min': 2, 'y_min': 3, 'x_max': 10, 'y_max': 9},
+                [10, 9, -8, -6],  # the opposite corner
+                [2, 3, -8, -6],  # only the signs are wrong: it would be outside
+                [2 / 64, 3 / 48, 8 / 64, 6 / 48],
+            )
+        ),
+        ('bbox', ['2,5', '3', '8', '6'], [2.5, 3, 8, 6]),
+        *(
+            ('segmentation', mask, [OUTLINE])
+            for mask in (
+                OUTLINE,
+                POINTS,
+                [POINTS],
+                [[POINTS]],
+                [[OUTLINE]],
+                [[str(number) for number in OUTLINE]],
+                [{'x': x, 'y': y} for x, y in POINTS],
+                {'points': POINTS},
+                str(OUTLINE),
+                str([POINTS]),
+                [[v / (64, 48)[at % 2] for at, v in enumerate(OUTLINE)]],
+                [[v / 64 for v in OUTLINE]],  # by the longer side
+            )
+        ),
+        ('segmentation', [POINTS, [[3, 4], [9, 4], [9, 8]]], None),
+        *(
+            ('segmentation', rle, {'size': [48, 64], 'counts': RUNS})
+            for rle in (
+                {'size': ['48', '64'], 'counts': RUNS},
+                {'size': [48, 64], 'counts': [*map(float, RUNS)]},
+                {'size': [48, 64], 'counts': str(RUNS)},
+                [{'size': [48, 64], 'counts': RUNS}],
+            )
+        ),
+        ('category_id', 'dog', 2),
+        ('image_id', 'é.png', 10),
+        *(('iscrowd', flag, 1) for flag in ('1', 'True', ' yes ', '1.0', [1])),
+        *(('iscrowd', flag, 0) for flag in ('0', 'false', 'NO', '', 2, 'maybe')),
+        *(('ignore', flag, 0) for flag in ('0', 'False')),
+        ('ignore', 'true', 1),
+        *(('area', area, 47.5) for area in ('47.5', '47,5', [47.5])),
+        ('area', '47,500', 48),  # which it is cannot be known: computed
+    ],
+)
+def test_evident_values_are_read(key, value, expected):
+    content = sound()
+    content['annotations'][0][key] = value
+    if key == 'bbox':
+        content['annotations'][0]['segmentation'] = []  # nothing to compute it from
+    repaired, counts = repair(content)
+    first, *others = repaired['annotations']
+    if expected is None:
+        expected = [OUTLINE, [3, 4, 9, 4, 9, 8]]
+    assert first[key] == expected
+    if isinstance(expected, dict):
+        assert repr(first[key]) == repr(expected)  # no floats
+    assert others == sound()['annotations'][1:]
+    assert not any('dropped' in told or 'removed' in told for told in done(counts))
+
+
+def test_boxes_of_two_corners_are_read_where_the_mask_or_the_area_tells():
+    content = sound()
+    first, second, third, _ = content['annotations']
+    first.update(bbox=[40, 30, 60, 45], segmentation=[[40, 30, 60, 30, 60, 45, 40, 45]])
+    second.update(bbox=[20, 20, 36, 32], area=192, segmentation=[])
+    third.update(bbox=[30, 30, 50, 40], area=200, segmentation=[])  # really so
+    third['bbox'] = [30, 30, 20, 10]
+    repaired, counts = repair(content)
+    boxes = [one['bbox'] for one in repaired['annotations']]
+    assert boxes == [[40, 30, 20, 15], [20, 20, 16, 12], [30, 30, 10, 4], [2, 3, 8, 6]]
+    assert done(counts)['boxes read as two corners'] == 2
+
+
+def test_a_box_is_not_clipped_to_less_than_mmdet_trains_on():
+    content = sound()
+    content['annotations'][0].update(bbox=[63.5, 3, 8, 6], segmentation=[])
+    repaired, _ = repair(content)
+    assert repaired['annotations'][0]['bbox'] == [63.5, 3, 8, 6]
+
+
+def test_coordinates_of_a_whole_file_in_0_to_1():
+    content = sound()
+    sizes = {one['id']: (one['width'], one['height']) for one in content['images']}
+    for one in content['annotations']:
+        w, h = sizes[one['image_id']]
+        one['bbox'] = [2 / w, 3 / h, 8 / w, 6 / h]
+        one['segmentation'] = [[v / (w, h)[at % 2] for at, v in enumerate(OUTLINE)]]
+        one['area'] = 48 / w / h
+    found = {fault.code: fault for fault in check_annotations(content)}
+    assert found['normalised-bbox'].count == 4
+    assert found['nothing-to-train-on'].examples == ('4 x thin-bbox',)
+    repaired, _ = repair(content)
+    for one in repaired['annotations']:
+        assert one['bbox'] == pytest.approx([2, 3, 8, 6], abs=1e-4)
+        assert one['segmentation'][0] == pytest.approx(OUTLINE, abs=1e-4)
+        assert one['area'] == pytest.approx(48)
+    # Two corners or a centre in 0-1: which it is cannot be known.
+    content['annotations'][0]['bbox'] = [0.9, 0.9, 0.95, 0.95]
+    content['annotations'][0]['segmentation'] = []
+    repaired, _ = repair(content)
+    assert repaired['annotations'][0]['bbox'] == [0.9, 0.9, 0.95, 0.95]
+
+
+@pytest.mark.parametrize(
+    ('names', 'files', 'expected'),
+    [
+        (['images\\a.png'], ['a.png'], ['a.png']),
+        (['..\\..\\media\\upload\\4\\a.png'], ['a.png'], ['a.png']),
+        (['/data/upload/1/a.png'], ['sub/a.png'], ['sub/a.png']),
+        (['../../label-studio/data/upload/1/a.png'], ['a.png'], ['a.png']),
+        (['C:\\Users\\me\\a.png'], ['a.png'], ['a.png']),
+        (['\\\\host\\share\\a.png'], ['a.png'], ['a.png']),
+        (['http://host/data/a%20b.png'], ['a b.png'], ['a b.png']),
+        (['/data/local-files/?d=a.png'], ['a.png'], ['a.png']),
+        (['A.PNG'], ['a.png'], ['a.png']),
+        (['a.jpg'], ['a.png', 'a.txt'], ['a.png']),
+        (['x\\one\\a.png'], ['one/a.png', 'two/a.png'], ['one/a.png']),
+        (['x/a.png'], ['one/a.png', 'two/a.png'], ['x/a.png']),  # either
+        (['x/a.png', 'y/a.png'], ['a.png'], ['x/a.png', 'y/a.png']),  # of which?
+        (['a.png', 'x/a.png'], ['a.png'], ['a.png']),  # another's: it is not there
+        (['../b/a.png'], ['c.png'], ['../b/a.png']),  # it may be there
+    ],
+)
+def test_names_of_another_path(tmp_path, write, command, names, files, expected):
+    folder = write_images(tmp_path / 'images')
+    for file in files:
+        (folder / file).parent.mkdir(exist_ok=True)
+        (folder / file).write_bytes((folder / 'b.jpg').read_bytes())
+    content = sound()
+    known = content['images'][0]
+    content['images'] += [
+        known | {'id': 70 + at, 'file_name': name, 'width': 40, 'height': 34}
+        for at, name in enumerate(names)
+    ]
+    words = ('--images', folder, '--fix', tmp_path / 'f.json', '--force')
+    code, text, _ = command('check-data', write(content), *words)
+    assert code == 1 and ('missing-image' in text or 'file-name-outside' in text)
+    fixed = json.loads((tmp_path / 'f.json').read_text())
+    assert [one['file_name'] for one in fixed['images']] == [*IMAGES, *expected]
+    if expected[0] not in names:
+        assert f'there is {expected[0]!r}' in text and 'no fault' in text
+
+
+def test_a_name_that_leaves_the_folder_is_not_opened(tmp_path, write, command):
+    folder = write_images(tmp_path / 'images')
+    (tmp_path / 'secret.png').write_bytes((folder / 'b.jpg').read_bytes()[:100])
+    content = sound()
+    for one, name in zip(
+        content['images'], ('../secret.png', '/dev/zero'), strict=False
+    ):
+        one['file_name'] = name
+    code, text, _ = command('check-data', write(content), '--images', folder)
+    assert code == 1 and '2 x file-name-outside' in text
+    assert 'damaged-image' not in text and 'image-size' not in text
+
+
+def test_a_copy_without_much_of_the_source_takes_force(tmp_path, write, command):
+    content = sound()
+    content['annotations'][0].update(bbox=[70, 3, 8, 6], segmentation=[])
+    file, out = write(content), tmp_path / 'f.json'
+    code, text, _ = command('check-data', file, '--fix', out)
+    assert code == 1 and not out.exists()
+    assert f'{out}: not written' in text
+    assert 'removed: 0 of 3 images, 1 of 4 objects, 0 of 3 masks; --force' in text
+    _, text, _ = command('check-data', file, '--fix', out, '--json')
+    fix = json.loads(text)['fix']
+    assert fix['file'] is None and fix['removed']['objects'] == 1
+    code, text, _ = command('check-data', file, '--fix', out, '--force')
+    assert code == 1 and text.endswith('1 of 4 objects, 0 of 3 masks\n')
+    assert len(json.loads(out.read_text())['annotations']) == 3
+
+
+def test_a_tenth_may_go_without_force(tmp_path, write, command):
+    content = sound()
+    first = content['annotations'][0]
+    content['annotations'] = [first | {'id': at} for at in range(1, 11)]
+    content['annotations'][3]['bbox'] = [70, 3, 8, 6]
+    content['annotations'][3]['segmentation'] = []
+    words = ('check-data', write(content), '--fix', tmp_path / 'f.json')
+    assert command(*words)[1].endswith('1 of 10 objects, 0 of 9 masks\n')
 
 
 def test_boxes_stay_in_a_file_without_masks():
@@ -209,7 +415,8 @@ def test_fix_writes_a_copy_and_checks_it(write, tmp_path, command):
     assert json.loads(out.read_text()) == completed(sound())
     assert '  1 iscrowd set to 0' in text
     assert '  4 annotation ids renumbered from 1' in text
-    assert text.endswith('checked again: no fault\n')
+    removed = 'removed: 0 of 3 images, 0 of 4 objects, 0 of 4 masks\n'
+    assert text.endswith(f'checked again: no fault\n{removed}')
     assert out.stat().st_mode & 0o777 == 0o666 & ~_umask()
     assert command('check-data', out)[0] == 0
 
@@ -244,9 +451,10 @@ def test_fix_with_images(write, tmp_path, command):
     content['images'][2]['height'] = 99
     out = tmp_path / 'fixed.json'
     code, text, _ = command(
-        'check-data', write(content), '--images', folder, '--fix', out
+        'check-data', write(content), '--images', folder, '--fix', out, '--force'
     )
-    assert code == 1 and text.endswith('checked again: no fault\n')
+    assert code == 1 and 'checked again: no fault\n' in text
+    assert text.endswith('removed: 1 of 3 images, 2 of 4 objects, 2 of 4 masks\n')
     images = json.loads(out.read_text())['images']
     assert images == [sound()['images'][0], sound()['images'][2]]
     assert set(IMAGES) - {one['file_name'] for one in images} == {'b.jpg'}

@@ -474,6 +474,55 @@ def test_faults_of_masks_matter_where_masks_are_used(cfg, broken, caplog):
     refuses(cfg, 'missing-segmentation')
 
 
+@pytest.mark.parametrize(
+    ('key', 'value'),
+    [('iscrowd', True), ('ignore', '0'), ('bbox', [0.2, 0.2, 0.5, 0.5]), ('area', -1)],
+)
+def test_nothing_to_train_on(cfg, broken, caplog, key, value):
+    broken('train', set_all(key, value))
+    refuses(cfg, 'nothing-to-train-on')
+    cfg.train_dataloader.dataset.ann_file = 'annotations/train.json'
+    broken('val', set_all(key, value))
+    if key == 'bbox':
+        refuses(cfg, 'normalised-bbox')
+    else:
+        assert 'nothing-to-train-on' in data_warnings(cfg, caplog)[-1]
+
+
+def test_nothing_to_train_on_after_the_filter_of_the_dataset(cfg, broken, caplog):
+    broken('train', lambda c: c['images'][0].update(height=95))
+    assert data_warnings(cfg, caplog) == []
+    cfg.train_dataloader.dataset.filter_cfg = dict(min_size=96)
+    (line,) = data_warnings(cfg, caplog)
+    assert '1 x small-image' in line
+    cfg.train_dataloader.dataset.filter_cfg.min_size = 200
+    refuses(cfg, 'nothing-to-train-on', 'x small-image)')
+
+
+def test_nothing_to_train_on_of_the_classes(cfg, broken):
+    def circles_are_crowds(content):
+        for one in content['annotations']:
+            one['iscrowd'] = int(one['category_id'] == content['categories'][0]['id'])
+
+    broken('train', circles_are_crowds)
+    for loader in ('train_dataloader', 'val_dataloader'):
+        cfg[loader].dataset.metainfo.classes = ('circle',)
+    for head in (cfg.model.roi_head.bbox_head, cfg.model.roi_head.mask_head):
+        head.num_classes = 1
+    refuses(cfg, 'nothing-to-train-on', 'x other-class', 'x crowd-region')
+
+
+def test_masks_without_a_pixel_matter_where_masks_are_used(cfg, broken, caplog):
+    outside = [[900, 900, 910, 900, 910, 910]]
+    broken('train', first('segmentation', outside))
+    (line,) = data_warnings(cfg, caplog)
+    assert '1 x mask-without-pixel' in line
+    broken('train', set_all('segmentation', outside))
+    refuses(cfg, 'mask-without-pixel')
+    cfg.train_dataloader.dataset.pipeline = []
+    assert data_warnings(cfg, caplog) == []
+
+
 def test_missing_image_files(cfg, broken, shapes):
     broken('train', lambda c: c['images'][0].update(file_name='gone.png'))
     refuses(

@@ -8,7 +8,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-IMAGES = {'é.png': (64, 48), 'b.jpg': (40, 30), 'sub/c.png': (20, 20)}
+IMAGES = {'é.png': (64, 48), 'b.jpg': (40, 34), 'sub/c.png': (36, 36)}
 
 
 def sound() -> dict[str, Any]:
@@ -79,7 +79,7 @@ class Case:
 
 
 DELETE = object()
-OTHER = {'id': 40, 'file_name': 'd.png', 'width': 9, 'height': 9}
+OTHER = {'id': 40, 'file_name': 'd.png', 'width': 39, 'height': 39}
 TWICE = {'id': 10, 'file_name': 'é.png', 'width': 64, 'height': 48, 'license': 3}
 
 CASES = [
@@ -162,7 +162,7 @@ CASES = [
     Case('missing-bbox', {'annotations.0.bbox': DELETE}, 1, 'annotation 1'),
     Case('missing-bbox', {'annotations.0.bbox': None}, 1, 'annotation 1'),
     Case('malformed-bbox', {'annotations.0.bbox': [1, 2, 3]}, 1, 'annotation 1'),
-    Case('malformed-bbox', {'annotations.0.bbox': [1, 2, 3, '4']}, 1, 'annotation 1'),
+    Case('malformed-bbox', {'annotations.0.bbox': [2, 3, 8, '6']}, 1, 'annotation 1'),
     Case(
         'malformed-bbox', {'annotations.0.bbox': [1, 2, 3, math.nan]}, 1, 'annotation 1'
     ),
@@ -174,8 +174,110 @@ CASES = [
     Case('empty-bbox', {'annotations.0.bbox': [1, 2, 3, -4]}, 1, '1: [1, 2, 3, -4]'),
     Case('bbox-outside', {'annotations.0.bbox': [64, 2, 3, 4]}, 1, '[64, 2, 3, 4]'),
     Case('bbox-outside', {'annotations.0.bbox': [-9, 2, 9, 4]}, 1, '[-9, 2, 9, 4]'),
-    Case('bbox-over-edge', {'annotations.0.bbox': [60, 2, 6, 4]}, 1, '[60, 2, 6, 4]'),
-    Case('bbox-over-edge', {'annotations.0.bbox': [9, -2, 3, 4]}, 1, '[9, -2, 3, 4]'),
+    Case(
+        'bbox-over-edge',
+        {
+            'annotations.0.bbox': [60, 2, 6, 4],
+            'annotations.0.segmentation': [[60, 2, 64, 2, 64, 6, 60, 6]],
+        },
+        1,
+        '[60, 2, 6, 4]',
+    ),
+    Case(
+        'bbox-over-edge',
+        {
+            'annotations.0.bbox': [9, -2, 3, 4],
+            'annotations.0.segmentation': [[9, 0, 12, 0, 12, 2, 9, 2]],
+        },
+        1,
+        '[9, -2, 3, 4]',
+    ),
+    Case('thin-bbox', {'annotations.0.bbox': [2, 3, 0.5, 6]}, 1, '[2, 3, 0.5, 6]'),
+    Case('ignored-object', {'annotations.0.ignore': 'false'}, 1, 'annotation 1'),
+    Case(
+        'ignored-object',
+        {'annotations.0.ignore': 1},
+        1,
+        'annotation 1',
+        left={'ignored-object'},
+    ),
+    Case('small-image', {'images.0.height': 31}, 1, "'é.png'", left={'small-image'}),
+    Case(
+        'class-not-trained',
+        {'annotations.0.iscrowd': 1, 'annotations.2.iscrowd': True},
+        1,
+        "'dog'",
+        left={'class-not-trained'},
+    ),
+    Case(
+        'mask-without-pixel',
+        {'annotations.0.segmentation': [[90, 3, 99, 3, 99, 9]]},
+        1,
+        'annotation 1',
+        name='outside',
+    ),
+    Case(
+        'mask-without-pixel',
+        {'annotations.0.segmentation': [[5.2, 3, 5.2, 9, 5.2, 3]]},
+        1,
+        'annotation 1',
+        name='a line',
+    ),
+    Case(
+        'mask-without-pixel',
+        {'annotations.0.segmentation': {'size': [48, 64], 'counts': [3072]}},
+        1,
+        'annotation 1',
+        name='RLE of zeros',
+    ),
+    Case(
+        'mask-without-pixel',
+        {'annotations.0.segmentation': [[2 / 64, 3 / 48, 10 / 64, 3 / 48, 0.1, 0.1]]},
+        1,
+        'annotation 1',
+        name='normalised',
+    ),
+    Case(
+        'mask-off-bbox',
+        {'annotations.0.segmentation': [[40, 30, 48, 30, 48, 36, 40, 36]]},
+        1,
+        '[2, 3, 8, 6]',
+        left={'mask-off-bbox'},
+    ),
+    Case(
+        'mask-off-bbox',
+        {'annotations.0.segmentation': {'size': [48, 64], 'counts': [3000, 9, 63]}},
+        1,
+        '[2, 3, 8, 6]',
+        left={'mask-off-bbox'},
+        name='RLE',
+    ),
+    Case(
+        'normalised-bbox',
+        {'annotations.0.bbox': [2 / 64, 3 / 48, 8 / 64, 6 / 48]},
+        1,
+        '[0.03125, 0.0625, 0.125, 0.125]',
+    ),
+    *(
+        Case(
+            'file-name-outside',
+            {'images.0.file_name': name},
+            1,
+            repr(name),
+            left={'file-name-outside'},
+        )
+        for name in (
+            '../é.png',
+            'sub/../../é.png',
+            '/data/upload/1/é.png',
+            '..\\images\\é.png',
+            'C:\\é.png',
+            'C:/é.png',
+            'D:sub\\é.png',
+            '\\\\host\\share\\é.png',
+            'é\0.png',
+        )
+    ),
     Case(
         'malformed-segmentation',
         {'annotations.0.segmentation': [[1, 2, 3, 4, 5, 'a']]},
@@ -190,7 +292,7 @@ CASES = [
     ),
     Case(
         'malformed-segmentation',
-        {'annotations.0.segmentation': [1, 2, 3, 4, 5, 6]},
+        {'annotations.0.segmentation': [2, 3, 10, 3, 10, 9, 2, 9]},
         1,
         'annotation 1',
         name='not nested',

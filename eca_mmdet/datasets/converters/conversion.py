@@ -36,7 +36,6 @@ from eca_mmdet.datasets.entries import Entry, Size, is_image, is_segmentation
 from eca_mmdet.datasets.images import find_by_base_name
 from eca_mmdet.datasets.masks import set_area
 from eca_mmdet.utils.errors import UserError
-from eca_mmdet.utils.io import read_json
 from eca_mmdet.utils.text import clipped
 
 _READERS: dict[Kind, Callable[[Path, Choices], LabelledDataset]] = {
@@ -236,7 +235,7 @@ def _write(source: LabelledDataset, out: Path) -> list[Converted]:
 def _is_same(path: Path, content: Entry) -> bool:
     """Whether a file has this content already."""
     try:
-        return bool(read_json(path, 'annotation file').content == content)
+        return completed(read_annotations(path).content) == completed(content)
     except UserError:
         return False
 
@@ -258,13 +257,12 @@ def _as_coco(source: LabelledDataset, part: LabelledSplit) -> Entry:
                 **_annotation(labelled, image.size),
             }
             annotations.append(entry)
-    content = {
+    return {
         'info': {'description': f'{_NAMES[source.kind]} labels, by eca-mmdet to-coco'},
         'images': images,
         'annotations': annotations,
         'categories': [{'id': key, 'name': name} for key, name in source.categories],
     }
-    return completed(content)
 
 
 def _annotation(labelled: LabelledObject, size: Size) -> Entry:

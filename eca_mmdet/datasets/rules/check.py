@@ -8,7 +8,7 @@ from typing import Any
 
 from eca_mmdet.datasets.entries import Entry, is_image
 from eca_mmdet.datasets.images import ImageFiles
-from eca_mmdet.datasets.rules import categories, ids, images, objects
+from eca_mmdet.datasets.rules import categories, ids, images, objects, training
 from eca_mmdet.datasets.rules.rule import Content, Fault, Repair, Rule
 
 RULES: tuple[Rule[Content], ...] = (
@@ -17,6 +17,7 @@ RULES: tuple[Rule[Content], ...] = (
     *categories.CLASS_RULES,
     *images.RULES,
     *objects.RULES,
+    *training.RULES,
     *categories.COVERAGE_RULES,
     *images.FILE_RULES,
 )

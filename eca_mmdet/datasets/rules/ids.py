@@ -107,13 +107,16 @@ def _make_whole(repair: Repair, entries: list[Entry], kind: str) -> None:
     else:
         new = dict(zip(ids, wholes, strict=True))
         what = f'{kind} ids and references written as whole numbers'
-    # A reference in another form, '7' for 7, means the same entry. One to nothing
-    # becomes None, for under its number there may now be another entry.
+    label = 'name' if kind == 'category' else 'file_name'
+    named = {entry[label]: new[entry['id']] for entry in reversed(entries)}
+    # A reference in another form, '7' for 7, means the same entry, and so does its
+    # name. One to nothing becomes None, for under its number there may now be another.
     forms = {whole(old): number for old, number in new.items()} | {None: None}
     for rows, name in ((entries, 'id'), (repair.annotations, key)):
         for row in rows:
             value = row[name]
             number = new[value] if value in new else forms.get(whole(value))
+            number = named.get(value) if number is None else number
             if type(value) is not int or number != value:  # 1.0 equals 1
                 row[name] = number
                 repair.done[what] += 1
@@ -151,9 +154,14 @@ def _merge_images(repair: Repair) -> None:
     repair.images = [image for image in repair.images if id(image) in kept]
 
 
-def drop(phase: Phase, find: Callable[[Content], Sequence[Entry]], what: str) -> Fix:
+def drop(
+    phase: Phase,
+    find: Callable[[Content], Sequence[Entry]],
+    what: str,
+    summary: str = 'dropped',
+) -> Fix:
     """Drop the annotations found, and count them as ``what``."""
-    return Fix('dropped', phase, lambda repair: repair.drop(find(repair.view()), what))
+    return Fix(summary, phase, lambda repair: repair.drop(find(repair.view()), what))
 
 
 def _lost(code: str, severity: Severity, key: str, message: str) -> Rule[Content]:
@@ -171,7 +179,12 @@ def _lost(code: str, severity: Severity, key: str, message: str) -> Rule[Content
         message=message,
         find=find,
         describe=lambda one: f'{annotation_name(one)} of {kind} {one[key]!r}',
-        fix=drop(Phase.REFERENCES, find, f'annotations of no {kind} dropped'),
+        fix=drop(
+            Phase.REFERENCES,
+            find,
+            f'annotations of no {kind} dropped',
+            'read if it is the name, otherwise dropped',
+        ),
     )
 
 

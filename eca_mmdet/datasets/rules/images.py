@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from eca_mmdet.datasets.entries import Entry, Size, image_name, size_of
+from eca_mmdet.datasets.images import leaves_folder
+from eca_mmdet.datasets.readings import read_number
 from eca_mmdet.datasets.rules.ids import repeated
 from eca_mmdet.datasets.rules.rule import Content, Fix, Phase, Repair, Rule
 
@@ -42,9 +44,13 @@ def _describe_size(item: tuple[str, Size, Size]) -> str:
 
 
 def _drop_images(repair: Repair) -> None:
-    """Drop images without a usable file, with their annotations."""
+    """Correct file names, and drop images without a usable file, with annotations."""
     if repair.files is None:
         return
+    for image in repair.images:
+        if (moved := repair.files.moved.get(image['file_name'])) is not None:
+            image['file_name'] = moved
+            repair.done['file names corrected'] += 1
     unusable = repair.files.unusable
     gone = [image for image in repair.images if image['file_name'] in unusable]
     if not gone:
@@ -56,6 +62,14 @@ def _drop_images(repair: Repair) -> None:
         (one for one in repair.annotations if one['image_id'] in ids),
         'annotations of dropped images dropped',
     )
+
+
+def _read_sizes(repair: Repair) -> None:
+    for image in repair.images:
+        sides = {key: read_number(image.get(key)) for key in ('width', 'height')}
+        if size_of(image) is None and size_of(sides) is not None:
+            image |= sides
+            repair.done['image sizes read from another form'] += 1
 
 
 def _correct_sizes(repair: Repair) -> None:
@@ -76,7 +90,26 @@ RULES: tuple[Rule[Content], ...] = (
             image for image in content.images if size_of(image) is None
         ],
         describe=image_name,
-        fix=Fix('read from the image, with --images', Phase.SIZES, _correct_sizes),
+        fix=Fix(
+            'read if it is text; read from the image, with --images',
+            Phase.VALUES,
+            _read_sizes,
+        ),
+    ),
+    Rule(
+        code='file-name-outside',
+        severity='error',
+        message='file name that leaves the image folder (absolute or with ..) or has a '
+        'NUL byte: check-data does not open it',
+        find=lambda content: [
+            image for image in content.images if leaves_folder(image['file_name'])
+        ],
+        describe=image_name,
+        fix=Fix(
+            'replaced by the only image of its name in the folder, with --images',
+            Phase.FILES,
+            _drop_images,
+        ),
     ),
     Rule(
         code='duplicate-file-name',
@@ -89,6 +122,12 @@ RULES: tuple[Rule[Content], ...] = (
 )
 
 _DROP = Fix('the entry is dropped, with its annotations', Phase.FILES, _drop_images)
+_RENAME = Fix(
+    'replaced by the only image in the folder that it can mean (another path, case or '
+    'ending); if none is similar, the entry is dropped, with its annotations',
+    Phase.FILES,
+    _drop_images,
+)
 
 FILE_RULES: tuple[Rule[Content], ...] = (
     Rule(
@@ -99,7 +138,7 @@ FILE_RULES: tuple[Rule[Content], ...] = (
             _among(content, content.files.missing) if content.files else []
         ),
         describe=_describe_missing,
-        fix=_DROP,
+        fix=_RENAME,
     ),
     Rule(
         code='damaged-image',

@@ -5,6 +5,8 @@ A file without any mask is one of boxes, and good.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable, Sequence
 from itertools import chain
 from typing import Any, NamedTuple
 
@@ -13,30 +15,69 @@ import numpy.typing as npt
 
 from eca_mmdet.datasets.entries import (
     Entry,
+    Size,
     annotation_name,
     has_mask,
     is_box,
     is_crowd_flag,
+    is_drawable_size,
     is_finite_number,
     is_polygon,
     is_segmentation,
 )
-from eca_mmdet.datasets.masks import annotation_rle, bad_counts, mask_api, set_area
+from eca_mmdet.datasets.masks import bad_counts, mask_box, rough_box, set_area
+from eca_mmdet.datasets.readings import (
+    read_box,
+    read_flag,
+    read_number,
+    read_segmentation,
+)
 from eca_mmdet.datasets.rules.ids import drop
 from eca_mmdet.datasets.rules.rule import Content, Fix, Phase, Repair, Rule
 
 OVER_EDGE_PX = 1.0
 """Boxes may reach this far over the edge: rounding, and COCO itself."""
 
+LEAST_OVERLAP = 0.2
+"""IoU of a box and that of its mask, under which they are not of one object."""
+
+SAME_OVERLAP = 0.8
+"""IoU of two boxes from which one confirms the other."""
+
 
 def _without_flag(content: Content) -> list[Entry]:
     return [one for one in content.annotations if not is_crowd_flag(one.get('iscrowd'))]
 
 
-def _clear_flags(repair: Repair) -> None:
-    for one in _without_flag(repair.view()):
-        one['iscrowd'] = 0
-        repair.done['iscrowd set to 0'] += 1
+def _read(
+    find: Callable[[Content], Sequence[Entry]],
+    key: str,
+    read: Callable[[Any], Any],
+    summary: str,
+) -> Fix:
+    """Return the fix that reads values in another form; others are a later phase's."""
+
+    def apply(repair: Repair) -> None:
+        for one in find(repair.view()):
+            value = read(one.get(key))
+            if value is not None and repr(value) != repr(one[key]):  # 1.0 equals 1
+                one[key] = value
+                repair.done[f'{key} read from another form'] += 1
+
+    return Fix(f'read from another form; otherwise {summary}', Phase.VALUES, apply)
+
+
+def _read_flags(repair: Repair) -> None:
+    for one in repair.annotations:
+        value, ignore = one.get('iscrowd'), one.get('ignore')
+        if not is_crowd_flag(value):
+            flag = None if value is None else read_flag(value)
+            state = 'set to 0' if flag is None else 'read from another form'
+            repair.done[f'iscrowd {state}'] += 1
+            one['iscrowd'] = flag or 0
+        if isinstance(ignore, str) and (flag := read_flag(ignore)) is not None:
+            one['ignore'] = flag
+            repair.done['ignore read from another form'] += 1
 
 
 def _without_area(content: Content) -> list[Entry]:
@@ -76,15 +117,57 @@ def _malformed(content: Content) -> list[Entry]:
 
 def _compute_boxes(repair: Repair) -> None:
     content = repair.view()
-    lost = []
-    for one in [*_without_box(content), *_malformed(content)]:
-        rle = annotation_rle(one, content.sizes[one['image_id']])
-        if rle is None:
-            lost.append(one)
-            continue
-        one['bbox'] = mask_api().toBbox(rle).tolist()
-        repair.done['boxes computed from masks'] += 1
+    absent = [*_without_box(content), *_malformed(content)]
+    empty, outside, _, thin, _ = content.derive(_misplaced)
+    for one in [*absent, *empty, *outside, *thin]:
+        size = content.sizes[one['image_id']]
+        what = 'boxes computed from masks'
+        if (box := mask_box(one.get('segmentation'), size)) is None:
+            what = 'boxes of negative width or height turned'
+            box = _opposite_corner(one.get('bbox'), size)
+        if box is not None:
+            one['bbox'] = box
+            repair.done[what] += 1
+    lost = [one for one in absent if not is_box(one.get('bbox'))]
     repair.drop(lost, 'annotations without box and mask dropped')
+
+
+def _opposite_corner(box: Any, size: Size | None) -> list[float] | None:
+    """Return a box of negative width or height from its other corner.
+
+    If that leaves the image and the one from this corner does not, only signs are
+    wrong. None if the box has another fault.
+    """
+    if not is_box(box) or min(box[2:]) >= 0 or 0 in box[2:]:
+        return None
+    x, y, width, height = box
+    sides = [abs(width), abs(height)]
+    boxes = [min(x, x + width), min(y, y + height), *sides], [x, y, *sides]
+    whole_image = [0, 0, *(size or (math.inf, math.inf))]
+    return max(boxes, key=lambda box: _shared(box, whole_image))
+
+
+def _shared(a: Sequence[float], b: Sequence[float]) -> float:
+    """Return the area that two boxes share."""
+    width = min(a[0] + a[2], b[0] + b[2]) - max(a[0], b[0])
+    height = min(a[1] + a[3], b[1] + b[3]) - max(a[1], b[1])
+    return max(width, 0) * max(height, 0)
+
+
+def _overlap(a: Sequence[float], b: Sequence[float]) -> float:
+    """Return the IoU of two boxes."""
+    shared = _shared(a, b)
+    return shared and shared / (a[2] * a[3] + b[2] * b[3] - shared)
+
+
+def _is_confirmed(one: Entry, box: Sequence[float], size: Size | None) -> bool:
+    """Whether a box is that of the mask; without a mask, whether it has the area."""
+    if found := mask_box(one.get('segmentation'), size):
+        return _overlap(found, box) > SAME_OVERLAP
+    area = one.get('area')
+    if not is_finite_number(area) or area <= 1:  # type: ignore[operator]
+        return False
+    return math.isclose(area, box[2] * box[3], rel_tol=0.02)  # type: ignore[arg-type]
 
 
 class _Misplaced(NamedTuple):
@@ -93,6 +176,8 @@ class _Misplaced(NamedTuple):
     empty: list[Entry]
     outside: list[Entry]
     over_edge: list[Entry]
+    thin: list[Entry]
+    normalised: list[Entry]
 
 
 def _misplaced(content: Content) -> _Misplaced:
@@ -107,9 +192,35 @@ def _misplaced(content: Content) -> _Misplaced:
     outside = ((boxes[:, :2] >= limits) | (ends <= 0)).any(1) & ~empty & known
     over = (boxes[:, :2] < -OVER_EDGE_PX) | (ends > limits + OVER_EDGE_PX)
     over_edge = over.any(1) & ~empty & ~outside & known
-    return _Misplaced(
-        *([boxed[at] for at in np.flatnonzero(f)] for f in (empty, outside, over_edge))
-    )
+    thin = (boxes[:, 2:] < 1).any(1) & ~empty & ~outside
+    unit = ((boxes >= 0) & (boxes <= 1)).all(1) & known & (limits > 1).all(1)
+    normalised: npt.NDArray[np.bool_] = np.asarray(unit & thin)
+    if normalised.any() and (unit | empty).all():
+        normalised = np.asarray(unit & ~empty)
+    for at in [] if (unit | empty).all() else np.flatnonzero(normalised):
+        one, size = boxed[at], sizes[boxed[at]['image_id']]
+        normalised[at] = _is_confirmed(one, _in_pixels(one['bbox'], size), size)
+    faults = (empty, outside, over_edge & ~thin, thin & ~normalised, normalised)
+    return _Misplaced(*([boxed[at] for at in np.flatnonzero(f)] for f in faults))
+
+
+def _in_pixels(values: Sequence[float], size: Size | None) -> list[float]:
+    """Scale x, y, x, y, ... of 0 to 1 by the size of an image."""
+    sides = size or (1, 1)
+    return [round(value * sides[at % 2], 6) for at, value in enumerate(values)]
+
+
+def _scale_boxes(repair: Repair) -> None:
+    content = repair.view()
+    found = content.derive(_misplaced).normalised
+    if any(max(x + w, y + h) > 1.01 for x, y, w, h in (one['bbox'] for one in found)):
+        return  # two corners, or a centre
+    for one in found:
+        width, height = size = content.sizes[one['image_id']] or (1, 1)
+        one['bbox'] = _in_pixels(one['bbox'], size)
+        if is_finite_number(one.get('area')) and one['area'] <= 1:
+            one['area'] *= width * height
+        repair.done['boxes scaled to pixels'] += 1
 
 
 def _array(rows: list[Any], columns: int) -> npt.NDArray[np.float64]:
@@ -117,13 +228,32 @@ def _array(rows: list[Any], columns: int) -> npt.NDArray[np.float64]:
     return flat.reshape(-1, columns)
 
 
+def _corners(box: Sequence[float]) -> list[float]:
+    return [box[0], box[1], box[2] - box[0], box[3] - box[1]]
+
+
+def _has_corners(one: Entry, content: Content) -> bool:
+    box, size = one.get('bbox'), content.sizes[one['image_id']]
+    if not is_box(box) or min(_corners(box)[2:]) < 1:  # type: ignore[arg-type]
+        return False
+    readings = (box, _corners(box))  # type: ignore[arg-type]
+    return [_is_confirmed(one, b, size) for b in readings] == [False, True]  # type: ignore[arg-type]
+
+
 def _clip(repair: Repair) -> None:
     content = repair.view()
-    for one in content.derive(_misplaced).over_edge:
+    over_edge = content.derive(_misplaced).over_edge
+    if any(_has_corners(one, content) for one in over_edge):
+        for one in filter(lambda one: _has_corners(one, content), content.annotations):
+            one['bbox'] = _corners(one['bbox'])
+            repair.done['boxes read as two corners'] += 1
+    for one in repair.view().derive(_misplaced).over_edge:
         x, y, w, h = one['bbox']
         width, height = content.sizes[one['image_id']] or (w, h)
         left, top = max(x, 0), max(y, 0)
         box = [left, top, min(x + w, width) - left, min(y + h, height) - top]
+        if min(box[2:]) < 1:
+            continue  # mmdet would no longer train on it
         if not one.get('segmentation') and is_finite_number(one.get('area')):
             one['area'] = box[2] * box[3]  # it was the box's
         one['bbox'] = box
@@ -141,59 +271,106 @@ class _Masks(NamedTuple):
     short: list[Entry]
     other_size: list[Entry]
     without: list[Entry]
+    empty: list[Entry]
+    away: list[Entry]
 
 
 def _sort(content: Content) -> _Masks:
     masked = [one for one in content.annotations if one.get('segmentation')]
     malformed = [one for one in masked if not is_segmentation(one['segmentation'])]
-    malformed += _with_bad_counts(masked, malformed)
+    rles = [o for o in masked if _is_compressed(o['segmentation'])]
+    bad_rles = np.flatnonzero(bad_counts([one['segmentation'] for one in rles]))
+    malformed += [rles[at] for at in bad_rles]
     bad, sizes = set(map(id, malformed)), content.sizes
-    short, other_size = [], []
+    short, other_size, usable = [], [], []
     for one in masked:
         mask = one['segmentation']
         if bad and id(one) in bad:
             continue
-        if isinstance(mask, list):
-            if not all(map(is_polygon, mask)):
-                short.append(one)
-            continue
         size = sizes.get(one['image_id'])
-        if size and mask['size'] != [size[1], size[0]]:
+        if isinstance(mask, list) and not all(map(is_polygon, mask)):
+            short.append(one)
+        elif isinstance(mask, dict) and size and mask['size'] != [size[1], size[0]]:
             other_size.append(one)
+        elif size and is_drawable_size(*size):
+            usable.append(one)
     without = [one for one in content.annotations if not one.get('segmentation')]
-    return _Masks(malformed, short, other_size, without)
+    return _Masks(malformed, short, other_size, without, *_misses(content, usable))
 
 
-def _with_bad_counts(masked: list[Entry], malformed: list[Entry]) -> list[Entry]:
-    """Return compressed RLEs whose runs do not fill their size."""
-    known = set(map(id, malformed))
-    rles = [one for one in masked if isinstance(one['segmentation'], dict)]
-    compressed = [
-        one
-        for one in rles
-        if id(one) not in known and isinstance(one['segmentation']['counts'], str)
-    ]
-    bad = bad_counts([one['segmentation'] for one in compressed])
-    return [compressed[at] for at in np.flatnonzero(bad)]
+def _is_compressed(mask: Any) -> bool:
+    counts = mask.get('counts') if isinstance(mask, dict) else None
+    return isinstance(counts, str) and is_segmentation(mask)
+
+
+def _misses(content: Content, usable: list[Entry]) -> tuple[list[Entry], list[Entry]]:
+    """Return annotations whose mask has no pixel, and whose mask is not at their box.
+
+    Boxes that have a fault of their own are not compared.
+    """
+    misplaced = {id(one) for found in content.derive(_misplaced) for one in found}
+    empty, away, sizes = [], [], content.sizes
+    for one in usable:
+        box, size = one.get('bbox'), sizes[one['image_id']]
+        found = rough_box(one['segmentation'], size)  # type: ignore[arg-type]
+        if found is None:
+            empty.append(one)
+        elif is_box(box) and id(one) not in misplaced:
+            if _overlap(found, box) < LEAST_OVERLAP:  # type: ignore[arg-type]
+                away.append(one)
+    return empty, away
+
+
+def _scale_masks(repair: Repair) -> None:
+    """Scale polygons of 0 to 1 by the image's size or longer side, as the box tells."""
+    content = repair.view()
+    masks = content.derive(_sort)
+    for one in (*masks.empty, *masks.away):
+        size, box = content.sizes[one['image_id']] or (1, 1), one.get('bbox')
+        rings = one['segmentation'] if isinstance(one['segmentation'], list) else [[9]]
+        if any(not 0 <= value <= 1 for ring in rings for value in ring):
+            continue
+        for sides in (size, (max(size), max(size))):
+            scaled = [_in_pixels(ring, sides) for ring in rings]
+            found = mask_box(scaled, size)
+            if found and (not is_box(box) or _overlap(found, box) > SAME_OVERLAP):  # type: ignore[arg-type]
+                one['segmentation'] = scaled
+                repair.done['masks scaled to pixels'] += 1
+                break
+
+
+def _unusable(content: Content) -> list[Entry]:
+    masks = content.derive(_sort)
+    return [*masks.malformed, *masks.short]
 
 
 def _remove_masks(repair: Repair) -> None:
     """Remove what is no mask; where annotations have masks, drop those left without."""
-    malformed, short, _, _ = repair.view().derive(_sort)
-    bad = set(map(id, malformed))
+    masks = repair.view().derive(_sort)
+    malformed, short, empty = masks.malformed, masks.short, masks.empty
+    bad = {*map(id, malformed), *map(id, empty)}
     needed = any(has_mask(one) for one in repair.annotations if id(one) not in bad)
-    for one in malformed:
+    for one in (*malformed, *empty):
         one['segmentation'] = []
-        repair.done['malformed segmentations removed'] += 1
+    repair.done['malformed segmentations removed'] += len(malformed)
+    repair.done['masks without a pixel removed'] += len(empty)
     for one in short:
         mask = one['segmentation']
         one['segmentation'] = [points for points in mask if is_polygon(points)]
         repair.done['short polygons removed'] += len(mask) - len(one['segmentation'])
     if needed:
-        lost = [one for one in (*malformed, *short) if not one['segmentation']]
+        lost = [one for one in (*malformed, *short, *empty) if not one['segmentation']]
         repair.drop(lost, 'annotations that lost their mask dropped')
 
 
+_MASK = Fix(
+    'removed, and annotations left without a mask are dropped in a mask dataset',
+    Phase.MASKS,
+    _remove_masks,
+)
+READ_FLAGS = Fix(
+    "text such as '1' is read; otherwise iscrowd is set to 0", Phase.VALUES, _read_flags
+)
 _AREA = Fix(
     'computed from the mask, or from the box where there is none',
     Phase.AREAS,
@@ -208,10 +385,10 @@ RULES: tuple[Rule[Content], ...] = (
         code='missing-iscrowd',
         severity='error',
         message="annotation without 'iscrowd' 0 or 1: pycocotools fails at the first "
-        'evaluation',
+        "evaluation, and to mmdet any text is 1, '0' too",
         find=_without_flag,
         describe=annotation_name,
-        fix=Fix('set to 0', Phase.FLAGS, _clear_flags),
+        fix=READ_FLAGS,
     ),
     Rule(
         code='missing-area',
@@ -219,7 +396,7 @@ RULES: tuple[Rule[Content], ...] = (
         message="annotation without 'area' as a number: mmdet fails on it",
         find=_without_area,
         describe=annotation_name,
-        fix=_AREA,
+        fix=_read(_without_area, 'area', read_number, _AREA.summary),
     ),
     Rule(
         code='zero-area',
@@ -243,32 +420,57 @@ RULES: tuple[Rule[Content], ...] = (
         message='bbox that is not four finite numbers x, y, width, height',
         find=_malformed,
         describe=annotation_name,
-        fix=_BOX,
+        fix=_read(_malformed, 'bbox', read_box, _BOX.summary),
     ),
     Rule(
         code='empty-bbox',
         severity='warning',
         message='bbox of no width or height: not trained on, and in AP an object that '
-        'nobody can find',
+        'cannot be found',
         find=lambda content: content.derive(_misplaced).empty,
         describe=_box_name,
         fix=drop(
             Phase.EXTENTS,
             lambda content: content.derive(_misplaced).empty,
             'annotations of an empty box dropped',
+            'computed from the mask, or negative sides taken as the opposite corner; '
+            'otherwise dropped',
         ),
     ),
     Rule(
         code='bbox-outside',
         severity='warning',
         message='bbox outside its image: not trained on, and in AP an object that '
-        'nobody can find',
+        'cannot be found',
         find=lambda content: content.derive(_misplaced).outside,
         describe=_box_name,
         fix=drop(
             Phase.EXTENTS,
             lambda content: content.derive(_misplaced).outside,
             'annotations whose box is outside the image dropped',
+            'computed from the mask; dropped where there is none',
+        ),
+    ),
+    Rule(
+        code='thin-bbox',
+        severity='warning',
+        message='bbox of less than 1 px in width or height: mmdet leaves the object '
+        'out of training',
+        find=lambda content: content.derive(_misplaced).thin,
+        describe=_box_name,
+        fix=Fix('computed from the mask, if there is one', Phase.BOXES, _compute_boxes),
+    ),
+    Rule(
+        code='normalised-bbox',
+        severity='error',
+        message='bbox in 0-1, where pixels are expected: the coordinates look '
+        'normalised; mmdet leaves boxes under 1 px out of training, and AP is wrong',
+        find=lambda content: content.derive(_misplaced).normalised,
+        describe=_box_name,
+        fix=Fix(
+            "multiplied by the image's size, unless a box then ends outside of it",
+            Phase.SCALES,
+            _scale_boxes,
         ),
     ),
     Rule(
@@ -278,7 +480,12 @@ RULES: tuple[Rule[Content], ...] = (
         'height, not two corners)',
         find=lambda content: content.derive(_misplaced).over_edge,
         describe=_box_name,
-        fix=Fix('clipped to the image', Phase.EXTENTS, _clip),
+        fix=Fix(
+            'read as two corners if the mask or the area confirms it, otherwise '
+            'clipped to the image',
+            Phase.EXTENTS,
+            _clip,
+        ),
     ),
     Rule(
         code='malformed-segmentation',
@@ -287,11 +494,7 @@ RULES: tuple[Rule[Content], ...] = (
         "'size' and 'counts'",
         find=lambda content: content.derive(_sort).malformed,
         describe=annotation_name,
-        fix=Fix(
-            'removed; dropped with the annotation in a mask dataset',
-            Phase.MASKS,
-            _remove_masks,
-        ),
+        fix=_read(_unusable, 'segmentation', read_segmentation, _MASK.summary),
     ),
     Rule(
         code='short-polygon',
@@ -300,10 +503,33 @@ RULES: tuple[Rule[Content], ...] = (
         'passes it over, mask AP can fail on it',
         find=lambda content: content.derive(_sort).short,
         describe=annotation_name,
+        fix=_MASK,
+    ),
+    Rule(
+        code='mask-without-pixel',
+        severity='warning',
+        message='mask that has no pixel in its image: nothing is learnt from it, and '
+        'in mask AP an object that cannot be found',
+        find=lambda content: content.derive(_sort).empty,
+        describe=annotation_name,
         fix=Fix(
-            'removed; annotations left without a mask are dropped in a mask dataset',
-            Phase.MASKS,
-            _remove_masks,
+            'scaled if it is in 0-1 and its box confirms it; otherwise removed, and '
+            'dropped with the annotation in a mask dataset',
+            Phase.SCALES,
+            _scale_masks,
+        ),
+    ),
+    Rule(
+        code='mask-off-bbox',
+        severity='warning',
+        message='mask far from its bbox (IoU of the boxes of both under '
+        f'{LEAST_OVERLAP}): one of them is wrong',
+        find=lambda content: content.derive(_sort).away,
+        describe=_box_name,
+        fix=Fix(
+            'x and y exchanged, or scaled from 0-1, if the box confirms it',
+            Phase.SCALES,
+            _scale_masks,
         ),
     ),
     Rule(

@@ -62,17 +62,18 @@ class Phase(IntEnum):
     """Order of repairs: each relies on those of the phases before it."""
 
     ENTRIES = 1  # only usable entries are left
-    IDS = 2  # ids of images and categories are whole, references agree with them
-    FILES = 3  # every image has a file
-    SIZES = 4  # every image has its size
-    DUPLICATES = 5  # equal images and categories are one, with the right size
-    REFERENCES = 6  # every annotation has its image and category
-    FLAGS = 7  # crowd flags are 0 or 1
-    MASKS = 8  # usable, or gone; annotations that need one have one
-    BOXES = 9  # every annotation has a box, from its mask if need be
-    EXTENTS = 10  # boxes are inside their images
-    AREAS = 11  # every annotation has its area, from its mask or box
-    NUMBERS = 12  # annotation ids, when it is known which annotations stay
+    VALUES = 2  # what is written in another form is read; flags are 0 or 1
+    IDS = 3  # ids of images and categories are whole, references agree with them
+    FILES = 4  # every image has a file
+    SIZES = 5  # every image has its size
+    DUPLICATES = 6  # equal images and categories are one, with the right size
+    REFERENCES = 7  # every annotation has its image and category
+    SCALES = 8  # coordinates are in pixels
+    MASKS = 9  # usable, or gone; annotations that need one have one
+    BOXES = 10  # every annotation has a box, from its mask if need be
+    EXTENTS = 11  # boxes are inside their images
+    AREAS = 12  # every annotation has its area, from its mask or box
+    NUMBERS = 13  # annotation ids, when it is known which annotations stay
 
 
 class Fix(NamedTuple):
@@ -134,6 +135,8 @@ class Content:
         malformed: positions of all other entries, by key.
         classes: class names of a config; None if there is nothing to compare.
         files: what is known of the image files; None if they were not looked for.
+        min_side: images with a shorter side are left out of training; mmdet's configs
+            have 32 as ``filter_cfg.min_size``.
     """
 
     images: list[Entry] = field(default_factory=list)
@@ -142,6 +145,7 @@ class Content:
     malformed: dict[str, list[int]] = field(default_factory=dict)
     classes: Sequence[str] | str | None = None
     files: ImageFiles | None = None
+    min_side: int = 32
     _derived: dict[Any, Any] = field(default_factory=dict, init=False, repr=False)
 
     @classmethod
