@@ -41,11 +41,6 @@ def is_resuming(runner: Any) -> bool:
     return bool(runner._resume)
 
 
-def set_loaded(runner: Any) -> None:
-    """Tell the runner that its checkpoint is loaded."""
-    runner._has_loaded = True
-
-
 def remove_hooks(runner: Any, kind: type) -> None:
     """Remove the registered hooks of a class."""
     runner._hooks = [hook for hook in runner.hooks if not isinstance(hook, kind)]

@@ -7,8 +7,7 @@ from collections.abc import Sequence
 
 from eca_mmdet.utils.text import clipped, first
 
-_PACKED = 'Unpack it and give the file inside.'
-_KINDS = (
+_KINDS = (  # first bytes, and what the file is
     (
         rb'\s*<',
         'a web page, not weights: a download that ended at a log-in, quota or error '
@@ -19,14 +18,12 @@ _KINDS = (
         'a tar archive, not weights. (The .pth.tar files of the ECA-Net authors are no '
         'archives: use them as they were downloaded, never repacked.)',
     ),
-    (rb'\x1f\x8b', f'gzip-compressed. {_PACKED}'),
-    (rb'BZh|\xfd7zXZ|\x28\xb5\x2f\xfd', f'compressed (bzip2, xz or zstd). {_PACKED}'),
-    (rb'Rar!|7z\xbc\xaf', f'a RAR or 7z archive. {_PACKED}'),
-    (rb'PK\x05\x06', 'an empty zip archive. Get the file again.'),
+    (rb'\x1f\x8b', 'gzip-compressed. Unpack it and give the file inside.'),
     (
-        rb'version https?://(git-lfs|hawser)',
-        'a Git LFS pointer, not the file: run git lfs pull.',
+        rb'BZh|\xfd7zXZ|\x28\xb5\x2f\xfd|Rar!|7z\xbc\xaf|PK\x05\x06',
+        'a compressed archive. Unpack it and give the file inside.',
     ),
+    (rb'version https?://', 'a Git LFS pointer, not the file: run git lfs pull.'),
     (
         rb'\x80[\x00-\x05]',
         'a plain Python pickle, not PyTorch weights. Reading one can run any code, so '
@@ -34,21 +31,19 @@ _KINDS = (
     ),
     (
         rb'\x08[\x01-\x20][\x12\x1a\x22\x2a\x32\x3a\x42]',
-        'an ONNX model, whose tensors are not read here. Give the checkpoint that it '
-        'was exported from.',
+        'an ONNX model. Give the checkpoint that it was exported from.',
     ),
     (
-        rb'\x89HDF|.{4}TFL3|GGUF|\x93NUMPY|caff',
-        'a file of another framework (Keras or HDF5, TensorFlow Lite, GGUF, NumPy). '
-        'Expected PyTorch weights or safetensors.',
+        rb'(?s)\x89HDF|.{4}TFL3|GGUF|\x93NUMPY',
+        'a file of another library (HDF5, TensorFlow Lite, GGUF or NumPy), neither '
+        'PyTorch nor safetensors.',
     ),
     (rb'\x89PNG|\xff\xd8\xff|GIF8|RIFF|%PDF', 'an image or a document, not weights.'),
     (
         rb'\s*[\[{]\s*["\]}{\[]',
-        'JSON, not weights: a message of a server, or an index that names the files '
-        'with the tensors. Give one of those.',
+        'JSON, not weights: a message of a server, or an index of files with tensors.',
     ),
-    (rb'\x00{512}', 'all zeros: a download that was never written. Get it again.'),
+    (rb'\0{512}', 'all zeros: a download that did not end. Get the file again.'),
 )
 
 
@@ -66,7 +61,7 @@ def kind_of(head: bytes) -> str:
 def zip_kind(names: Sequence[str]) -> str:
     """Return what a zip archive is instead of a checkpoint, or ''."""
     inside = {name.rpartition('/')[2] for name in names}
-    if 'constants.pkl' in inside or any('/code/' in name for name in names):
+    if 'constants.pkl' in inside:
         return (
             'is a TorchScript archive: a program with its weights. Give the checkpoint '
             'that it was made from, or save torch.jit.load(FILE).state_dict() with '
@@ -75,8 +70,8 @@ def zip_kind(names: Sequence[str]) -> str:
     if 'data.pkl' in inside:
         return ''
     if 'archive_format' in inside:
-        return 'is an exported program (torch.export), not a state dict.'
-    if names and all(name.endswith('.npy') for name in names):
-        return 'is an archive of NumPy arrays, not PyTorch weights.'
-    shown = first([clipped(name) for name in names], 3) or 'nothing'
-    return f'is a zip archive with {shown}, not weights. {_PACKED}'
+        return 'is a program that torch.export saved, not a state dict.'
+    shown = first([clipped(name) for name in names]) or 'nothing'
+    return (
+        f'is a zip archive of {shown}, not weights. Unpack it and give a file inside.'
+    )

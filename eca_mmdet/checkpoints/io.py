@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import pickle
 import re
@@ -16,14 +17,13 @@ from pathlib import Path
 from typing import IO, Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from eca_mmdet import compat
 from eca_mmdet.checkpoints import unpickling
 from eca_mmdet.checkpoints.file_kinds import kind_of
-from eca_mmdet.checkpoints.safetensors_file import read_safetensors
 from eca_mmdet.checkpoints.state_dicts import find_state
 from eca_mmdet.utils.errors import MissingWeightsError, UserError, WeightsError
 from eca_mmdet.utils.io import sha256_of, whole_file
@@ -120,6 +120,12 @@ def require_names(names: Any, what: str) -> tuple[str, ...]:
     )
 
 
+_LONGEST_HEADER = 8 << 20
+"""Bytes of a safetensors header, which has about 100 for a tensor."""
+
+_MOST_TENSORS = 20_000
+"""In a safetensors file; the largest detectors of mmdet have 4,000."""
+
 _in_use: weakref.WeakValueDictionary[tuple[Any, ...], Checkpoint]
 _in_use = weakref.WeakValueDictionary()
 """Checkpoints that a caller still holds: reading one of them again is free."""
@@ -187,16 +193,14 @@ def _read(path: Path, file: IO[bytes], trust: tuple[str, ...], key: str) -> Chec
     if not head:
         raise WeightsError(f'{path} is empty. Get the file again.', code='file-empty')
     file.seek(0)
+    sha256 = sha256_of(file)
+    file.seek(0)
     text = re.fullmatch(rb'[\s -~]{8}', head[:8])  # no number of bytes
     if head[8:9] == b'{' and not text and not head.startswith(_TORCH_MAGIC[0]):
-        try:
-            content, metadata, sha256 = read_safetensors(file)
-        except WeightsError as error:
-            raise refusal(path, error) from error
+        content, metadata = _read_safetensors(path, file)
         return as_checkpoint(path, content, key, 'safetensors', metadata, sha256)
     if not head.startswith(_TORCH_MAGIC):
         raise WeightsError(f'{path} {kind_of(head)}', code='checkpoint-unrecognised')
-    sha256 = sha256_of(file)
     return as_checkpoint(path, _read_torch(path, file, trust), key, sha256=sha256)
 
 
@@ -233,6 +237,40 @@ def as_checkpoint(
         sha256=sha256,
         **found._asdict(),
     )
+
+
+def _read_safetensors(path: Path, file: IO[bytes]) -> tuple[Any, dict[str, str]]:
+    """Return tensors and text entries of a file whose header is not excessive.
+
+    The library checks types, shapes and places, but no numbers and repeated names.
+    """
+    try:
+        length = int.from_bytes(file.read(8), 'little')
+        if length > os.fstat(file.fileno()).st_size:
+            raise ValueError(f'its header would have {length:,} bytes')
+        if length > _LONGEST_HEADER:
+            raise unpickling.excessive(f'its header has {length:,} bytes')
+        header = json.loads(file.read(length), object_pairs_hook=list)
+        names = [name for name, _ in header]
+        if len(names) > _MOST_TENSORS:
+            raise unpickling.excessive(f'it has {len(names):,} tensors')
+        if len(set(names)) < len(names):
+            raise unpickling.excessive('a name is in it twice')
+        places = [dict(v)['data_offsets'] for k, v in header if k != '__metadata__']
+        empty = [begin for begin, end in places if begin == end]
+        if len(set(empty)) < len(empty):
+            raise unpickling.excessive('several tensors without values have one place')
+        with safe_open(path, framework='pt') as opened:
+            state = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118
+            return state, opened.metadata() or {}
+    except WeightsError as error:
+        raise refusal(path, error) from error
+    except Exception as error:  # json's, the library's, those of odd values
+        reason = clipped(str(error), 120)
+        raise WeightsError(
+            f'{path} is damaged or cut off ({reason}). Get the file again.',
+            code='file-unreadable',
+        ) from error
 
 
 def _read_torch(path: Path, file: IO[bytes], trust: tuple[str, ...]) -> Any:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from eca_mmdet.checkpoints.class_layers import class_heads
 from eca_mmdet.datasets.coco import read_annotations, require_instances
 from eca_mmdet.datasets.entries import is_category, is_image
 from eca_mmdet.datasets.images import find_missing
@@ -23,7 +24,6 @@ from eca_mmdet.datasets.rules.check import (
 )
 from eca_mmdet.datasets.rules.rule import Fault, Severity
 from eca_mmdet.engine.config import (
-    class_heads,
     dataset_classes,
     evaluators,
     leaf_datasets,

@@ -115,7 +115,6 @@ class ResumableRunner(Runner):  # type: ignore[misc]
             checkpoint = file.content()
             self.call_hook('after_load_checkpoint', checkpoint=checkpoint)
             load_state_dict(model, checkpoint['state_dict'], strict)
-            compat.set_loaded(self)
             self.loaded_file = {'file': str(filename), 'sha256': file.sha256}
             self.logger.info(f'Load checkpoint from {filename}')
         else:

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from eca_mmdet import registration
+from eca_mmdet.checkpoints.class_layers import class_heads
 from eca_mmdet.checkpoints.detector import require_fit
 from eca_mmdet.checkpoints.download import fetch, is_address
 from eca_mmdet.checkpoints.embedded_config import (
@@ -247,9 +248,9 @@ def load_model(
     registration.register()
     cfg = _config(file, config)
     model = _build(cfg, path)
-    require_fit(file.state, model, path)
+    require_fit(file.named_as(model.state_dict()).state, model, path)
     classes = class_names(file, cfg)
-    _require_count(model, classes, path)
+    _require_count(cfg.model, classes, path)
     model.dataset_meta = {'classes': classes}
     model.cfg = cfg
     device = device or str(get_device())
@@ -268,16 +269,14 @@ def _config(file: Checkpoint, config: str | None) -> Any:
     """Return the named config, or the one in the file."""
     if config is not None:
         return engine_config.load_config(config)
-    meta = file.extras.get('meta')
-    text = meta.get('cfg') if isinstance(meta, dict) else None
-    if not isinstance(text, str) or not text.strip():
+    if not file.config.strip():
         raise UserError(
             f'{file.path} has no config in it, so its architecture is unknown: only '
             'checkpoints that mmengine saves in training embed one. Name the config: '
             '--config NAME|FILE.',
             code='checkpoint-incomplete',
         )
-    return plain_config(parse_config(text, file.path), file.path)
+    return plain_config(parse_config(file.config, file.path), file.path)
 
 
 def plain_config(values: dict[str, Any], path: str) -> Any:
@@ -308,8 +307,7 @@ def _build(cfg: Any, path: str) -> Any:
 
 def class_names(file: Checkpoint, cfg: Any) -> tuple[str, ...]:
     """Return the class names: the file's, or those of the test data in its config."""
-    meta = file.extras.get('meta')
-    data = meta.get('dataset_meta') if isinstance(meta, dict) else None
+    data = file.meta.get('dataset_meta')
     names: Any = data.get('classes') if isinstance(data, dict) else None
     names = (names,) if isinstance(names, str) else names
     names = names or engine_config.class_names(cfg, 'test_dataloader') or ()
@@ -325,14 +323,12 @@ def class_names(file: Checkpoint, cfg: Any) -> tuple[str, ...]:
 
 def _require_count(model: Any, classes: tuple[str, ...], path: str) -> None:
     """Reject names that are not as many as the classes of the heads."""
-    for part in model.modules():
-        count = getattr(part, 'num_classes', None)
-        known = hasattr(part, 'predict_by_feat') and isinstance(count, int)
-        # A proposal head has one class, 'object'.
-        if known and count not in (1, len(classes)):
+    for _, head in class_heads(model):
+        if head['num_classes'] not in (1, len(classes)):  # 1: all classes at once
             raise UserError(
                 f'{path} names {len(classes)} classes ({", ".join(classes[:3])}, ...), '
-                f'and its {type(part).__name__} has {count}. Name a config with the '
-                'right test_dataloader.dataset.metainfo.classes: --config NAME|FILE.',
+                f'and its {head.get("type")} has {head["num_classes"]}. Name a config '
+                'with the right test_dataloader.dataset.metainfo.classes: --config '
+                'NAME|FILE.',
                 code='class-mismatch',
             )
