@@ -130,15 +130,15 @@ def _sets(raw: Mapping[str, Any]) -> dict[str, Names]:
                     f'has one tensor twice: {names[name]} and {original}.',
                     code='checkpoint-unrecognised',
                 )
-    found: dict[str, bool] = {}  # prefix to whether it is before a detector's heads
+    found: dict[str, Any] = {}  # prefix to whether it is before a detector's heads
     for match in filter(None, map(_KNOWN.match, names)):
-        found[match['prefix']] = bool(match['detector']) or found.get(
-            match['prefix'], False
-        )
-    if not found:  # n_averaged, steps and the like have no prefix
-        rest = [k for k, v in names.items() if '.' in k or raw[v].dim()]
-        common = _WRAPPERS.match(os.path.commonprefix(rest))
-        found[common[0] if common else ''] = False
+        found[match['prefix']] = match['detector'] or found.get(match['prefix'])
+    # n_averaged, steps and the like have no prefix.
+    others = {k: v for k, v in names.items() if '.' in k or raw[v].dim()}
+    if found:
+        names = others
+    elif match := _WRAPPERS.match(os.path.commonprefix(list(others))):
+        found[match[0]] = False
     order = sorted(found, key=lambda p: (bool(_AVERAGE.search(p)), not found[p]))
     sets = {prefix: _after(prefix, names) for prefix in order}
     plain = sets[order[0]]

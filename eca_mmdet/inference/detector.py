@@ -47,6 +47,7 @@ class ECADetector:
         cfg: mmengine's Config that the model was built from.
         model: mmdet's detector, in evaluation mode.
         classes: names by label.
+        sha256: of the file.
 
     Example:
         >>> detector = ECADetector.from_checkpoint('epoch_12.pth')  # doctest: +SKIP
@@ -58,6 +59,7 @@ class ECADetector:
     cfg: Any
     model: Any
     classes: tuple[str, ...]
+    sha256: str = ''
 
     @classmethod
     def from_checkpoint(
@@ -234,11 +236,11 @@ def load_detector(
 
 def load_model(
     checkpoint: str, config: str | None = None, device: str | None = None
-) -> tuple[str, Any, Any, tuple[str, ...]]:
+) -> tuple[str, Any, Any, tuple[str, ...], str]:
     """Build the detector of a checkpoint and load its tensors.
 
     Arguments are those of :func:`load_detector`. Returns the local path, mmengine's
-    Config, mmdet's detector in evaluation mode, and the class names by label.
+    Config, mmdet's detector in evaluation mode, class names by label, and SHA-256.
     """
     from mmengine.device import get_device
 
@@ -262,7 +264,7 @@ def load_model(
             code='no-gpu',
         ) from error
     model.train(False)  # mmdet's ResNet returns None from eval()
-    return path, cfg, model, classes
+    return path, cfg, model, classes, file.sha256
 
 
 def _config(file: Checkpoint, config: str | None) -> Any:
