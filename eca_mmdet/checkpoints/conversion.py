@@ -119,8 +119,8 @@ def convert(
                 code='checkpoint-unrecognised',
             )
         converted[target[0]], report.mapped[sources[key]] = target[1], target[0]
-    for key in state.keys() - set(sources.values()):
-        report.dropped[key] = 'of another module'
+    taken = set(sources.values())
+    report.dropped |= {k: 'of another module' for k in state if k not in taken}
     return converted, report
 
 

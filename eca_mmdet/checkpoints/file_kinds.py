@@ -35,8 +35,7 @@ _KINDS = (  # first bytes, and what the file is
     ),
     (
         rb'(?s)\x89HDF|.{4}TFL3|GGUF|\x93NUMPY',
-        'a file of another library (HDF5, TensorFlow Lite, GGUF or NumPy), neither '
-        'PyTorch nor safetensors.',
+        'a file of another library (HDF5, TensorFlow Lite, GGUF or NumPy).',
     ),
     (rb'\x89PNG|\xff\xd8\xff|GIF8|RIFF|%PDF', 'an image or a document, not weights.'),
     (

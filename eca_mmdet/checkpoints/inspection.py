@@ -39,6 +39,7 @@ _FAMILIES = {
     'Mask R-CNN': 'mask-rcnn',
     'RetinaNet': 'retinanet',
 }
+_AS_FOUND = 'depth blocks block shortcut out_channels widths gate gates'.split()
 _TITLES = {'authors': 'the ECA-Net authors', 'mmdet': 'mmdet backbones'}
 
 
@@ -165,16 +166,9 @@ def identify(
         kind=kind,
         origin=origin,
         network=found.title,
-        depth=found.depth,
-        blocks=found.blocks,
-        block=found.block,
+        **{name: getattr(found, name) for name in _AS_FOUND},
         stem=f'{found.stem_kernel}x{found.stem_kernel}, '
         + '-'.join(map(str, found.stem)),
-        shortcut=found.shortcut,
-        out_channels=found.out_channels,
-        widths=found.widths,
-        gate=found.gate,
-        gates=found.gates,
         kernel_sizes=found.stage_kernel_sizes if 'ECA' in found.gate else (),
         uniform=found.stage_kernel_sizes is not None,
         block_kernel_sizes=found.kernel_sizes if 'ECA' in found.gate else (),
@@ -227,15 +221,10 @@ def _unknown(canonical: Canonical, heads: Heads | None) -> dict[str, Any]:
 
 
 def _other_weights(choice: str, key: str) -> str:
-    note = f"also has '{choice}', a set of the same tensors"
-    if choice == 'ema_state_dict':  # mmengine swaps the two when it saves
-        note += ' (as trained: mmengine saves the average as state_dict)'
-    if not key:
-        note += (
-            f'. To use it: eca-mmdet weights convert FILE NEW --key {choice}, or '
-            f"key='{choice}' of ECAPretrained."
-        )
-    return note
+    # mmengine swaps the two when it saves.
+    trained = ', as trained: state_dict is the average' * (choice == 'ema_state_dict')
+    use = f' To use it: --key {choice}, or key={choice!r} of ECAPretrained.'
+    return f"also has '{choice}', a set of the same tensors{trained}.{use * (not key)}"
 
 
 def _brief(value: Any) -> str:

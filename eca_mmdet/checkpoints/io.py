@@ -60,15 +60,8 @@ class Checkpoint:
         """Return the content as mmengine expects it."""
         state = OrderedDict(self.state)
         # Layers read there how old the names of their tensors are.
-        versions = compat.state_metadata(self.raw) or {}
-        at = len(self.prefix)
-        compat.set_state_metadata(
-            state,
-            OrderedDict(
-                (f'{name}.'[at:].rstrip('.') if name else '', version)
-                for name, version in versions.items()
-            ),
-        )
+        metadata = compat.state_metadata(self.raw) or OrderedDict()
+        compat.set_state_metadata(state, metadata)
         copies = {k: dict(v) if type(v) is dict else v for k, v in self.extras.items()}
         return {**copies, 'state_dict': state}
 
@@ -169,11 +162,13 @@ def read_checkpoint(
         if not stat.S_ISREG(now.st_mode):  # reading a pipe would never end
             kind = 'a folder' if stat.S_ISDIR(now.st_mode) else 'not a regular file'
             raise WeightsError(f'{path} is {kind}.', code='file-unreadable')
-        known = str(path), path.resolve(), now.st_mtime_ns, now.st_size, trust, key
+        known = now.st_dev, now.st_ino, now.st_mtime_ns, now.st_size, trust, key
         found = _in_use.get(known)
         if found is None:
             with path.open('rb') as file:
                 found = _in_use[known] = _read(path, file, trust, key)
+        elif found.path != str(path):
+            found = _in_use[known] = replace(found, path=str(path))
     except FileNotFoundError:
         raise MissingWeightsError(f'checkpoint {str(path)!r} does not exist.') from None
     except OSError as error:

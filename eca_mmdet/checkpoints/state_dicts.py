@@ -77,7 +77,8 @@ def find_state(content: Any, key: str = '') -> StateDict | None:
     extras = {k: v for k, v in content.items() if k != top} if wrapper else {}
     if inner:
         extras |= {f'{top}.{k}': v for k, v in content[top].items() if k != inner}
-    for name in raw.keys() - set(sources.values()):
+    used = set(sources.values())
+    for name in (name for name in raw if name not in used):
         prefix, dot, rest = str(name).partition('.')
         if rest:
             extras.setdefault(prefix + dot, {})[rest] = raw[name]
@@ -133,12 +134,13 @@ def _sets(raw: Mapping[str, Any]) -> dict[str, Names]:
     found: dict[str, Any] = {}  # prefix to whether it is before a detector's heads
     for match in filter(None, map(_KNOWN.match, names)):
         found[match['prefix']] = match['detector'] or found.get(match['prefix'])
-    # n_averaged, steps and the like have no prefix.
+    # Others than n_averaged, steps and the like, which have no prefix.
     others = {k: v for k, v in names.items() if '.' in k or raw[v].dim()}
     if found:
         names = others
-    elif match := _WRAPPERS.match(os.path.commonprefix(list(others))):
-        found[match[0]] = False
+    else:
+        start = _WRAPPERS.match(os.path.commonprefix(list(others)))
+        found[start[0] if start else ''] = False
     order = sorted(found, key=lambda p: (bool(_AVERAGE.search(p)), not found[p]))
     sets = {prefix: _after(prefix, names) for prefix in order}
     plain = sets[order[0]]

@@ -74,15 +74,8 @@ def run(args: argparse.Namespace) -> int:
             else as_text(inspection)
         )
         return 0 if inspection.known else 1
-    done = convert_weights(
-        args.source,
-        args.target,
-        args.to,
-        args.force,
-        args.trust,
-        args.v1_retinanet,
-        args.key,
-    )
+    options = args.to, args.force, args.trust, args.v1_retinanet, args.key
+    done = convert_weights(args.source, args.target, *options)
     if args.json:
         print(json.dumps(done.to_dict(), indent=1))
     else:
