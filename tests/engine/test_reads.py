@@ -103,3 +103,40 @@ def test_weights_of_a_backbone_and_a_resumed_training(command, place, tmp_path, 
     code, _, error = command(*words, *longer)
     assert code == 0, error
     assert reads['deserialised'] == ['imagenet.pth', 'iter_1.pth']
+
+
+def test_a_wrapped_detector_is_tested_predicts_and_starts_a_training(
+    command, place, tmp_path
+):
+    from eca_mmdet.inference.detector import load_detector
+
+    plain = torch.load(place / 'x.pth', weights_only=True)['state_dict']
+    wrapped = {f'_orig_mod.model.{key}': value for key, value in plain.items()}
+    wrapped |= {'criterion.weight': torch.zeros(2)}
+    average = {f'module.{key}': value * 2 for key, value in plain.items()}
+    torch.save({'state_dict': wrapped, 'ema': average}, tmp_path / 'w.ckpt')
+    numbers = []
+    for file in (place / 'x.pth', tmp_path / 'w.ckpt'):
+        words = ('test', place / 'tiny.py', file, '--json', '--work-dir')
+        code, out, error = command(*words, tmp_path / f'{file.stem}_test')
+        assert code == 0, error
+        numbers.append(json.loads(out))
+        model = load_detector(file, str(place / 'tiny.py'), 'cpu').model
+        own = model.state_dict()
+        assert own.keys() == plain.keys()
+        assert all(torch.equal(own[key], plain[key]) for key in plain)
+    assert numbers[0] == numbers[1]
+    words = (
+        'train',
+        place / 'tiny.py',
+        '--work-dir',
+        tmp_path / 'run',
+        '--cfg-options',
+    )
+    rates = ('optim_wrapper.optimizer.lr=0', f'load_from={tmp_path / "w.ckpt"}')
+    code, _, error = command(*words, *rates)
+    assert code == 0, error
+    written = torch.load(tmp_path / 'run' / 'iter_1.pth', weights_only=True)
+    trained = written['state_dict']
+    parameters = [key for key in plain if key.endswith(('weight', 'bias'))]
+    assert all(torch.equal(trained[key], plain[key]) for key in parameters)
