@@ -49,8 +49,6 @@ _registered = False
 class InstallError(MissingPackageError):
     """mmdet is not installed, or does not accept the mmcv that is."""
 
-    code = 'install'
-
 
 @contextlib.contextmanager
 def quiet_imports() -> Iterator[None]:

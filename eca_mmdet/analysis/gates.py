@@ -26,7 +26,6 @@ from eca_mmdet.datasets.images import open_images
 from eca_mmdet.inference.detector import ECADetector, load_detector
 from eca_mmdet.models.attention import ECANS, ECALayer, Gate
 from eca_mmdet.utils.errors import UserError
-from eca_mmdet.utils.io import describe_file
 from eca_mmdet.utils.text import printable
 
 Floats = npt.NDArray[np.float64]
@@ -78,7 +77,8 @@ def record_gates(
     ):
         detector = load_detector(checkpoint, config, device)
         gates = measure_gates(detector, images.images, images.classes_of, thresholds)
-        measured.append({**describe_file(detector.path), **gates})
+        file = {'file': str(detector.path), 'sha256': detector.sha256}
+        measured.append({**file, **gates})
     return gates_record(measured, images, thresholds)
 
 

@@ -56,13 +56,15 @@ class Base:
 
 def read_base(path: Path) -> Base:
     """Read a config to train on COCO files, and find what depends on the data."""
-    from eca_mmdet.engine.config import class_heads, load_config, require_sections
+    from eca_mmdet.checkpoints.class_layers import class_heads
+    from eca_mmdet.engine.config import load_config, require_sections
 
     cfg = load_config(str(path))
     require_sections(cfg, training=True)
     paths = (path for path, _ in class_heads(cfg.model))
     # The heads of a cascade, in a list, are set together.
-    heads = tuple(dict.fromkeys(p[:-1] if p[-1].isdigit() else p for p in paths))
+    paths = (path[:-1] if path[-1].isdigit() else path for path in paths if path)
+    heads = tuple(p for p in dict.fromkeys(paths) if p[-1].endswith('head'))
     if not heads:
         raise UserError(
             f'{path}: no head of its model has num_classes.', code='unsupported-model'
@@ -228,12 +230,8 @@ def _anchors_in(path: str) -> Anchors | None:
     from eca_mmdet.checkpoints.embedded_config import parse_config
     from eca_mmdet.checkpoints.io import read_checkpoint
 
-    meta = read_checkpoint(path).extras.get('meta')
-    text = meta.get('cfg') if isinstance(meta, dict) else None
-    if not isinstance(text, str):
-        return None
     try:
-        model = parse_config(text, path).get('model')
+        model = parse_config(read_checkpoint(path).config, path).get('model')
         return find_anchors(model)[1] if isinstance(model, dict) else None
     except (UserError, TypeError, ValueError, ArithmeticError):
         return None  # the config is untrusted: its numbers may be anything

@@ -22,6 +22,7 @@ _WITHOUT_CLASSES = (
     'neck',
     'rpn_head',  # object or not
     'semantic_head',  # its classes are stuff
+    'reid',  # persons
     'data_preprocessor',
     'init_cfg',
     'train_cfg',
@@ -91,13 +92,13 @@ def find_class_layers(
 def _by_shape(model_cfg: Any) -> Layers:
     """Compare the shapes of a model with those of one with a class more."""
     more = copy.deepcopy(model_cfg)
-    counts = [part['num_classes'] for part in _heads(model_cfg)]
-    if not counts:
+    counts = [head['num_classes'] for _, head in class_heads(model_cfg)]
+    classes = next((n for n in counts if isinstance(n, int) and n > 0), None)
+    if classes is None:
         return {}
-    classes = counts[0]
-    for part in _heads(more):
-        if part['num_classes'] == classes:
-            part['num_classes'] += 1
+    for _, head in class_heads(more):
+        if head['num_classes'] == classes:
+            head['num_classes'] += 1
     try:
         states = (build_empty(cfg).state_dict() for cfg in (model_cfg, more))
         shapes, larger = ({k: tuple(v.shape) for k, v in s.items()} for s in states)
@@ -110,10 +111,11 @@ def _by_shape(model_cfg: Any) -> Layers:
     }
 
 
-def build_empty(model_cfg: Any) -> Any:
-    """Build a model without memory and without random numbers of this run.
+def build_empty(part: Any, in_memory: bool = True) -> Any:
+    """Build a model, or a part, without memory and random numbers of this run.
 
-    A model whose constructor computes with values takes memory after all.
+    If its constructor computes with values it takes memory after all, or with
+    ``in_memory=False`` raises RuntimeError.
     """
     from mmdet.registry import MODELS
 
@@ -121,23 +123,28 @@ def build_empty(model_cfg: Any) -> Any:
         warnings.simplefilter('ignore')
         try:
             with torch.device('meta'):
-                return MODELS.build(copy.deepcopy(model_cfg))
-        except (RuntimeError, NotImplementedError):
-            return MODELS.build(copy.deepcopy(model_cfg))
+                return MODELS.build(copy.deepcopy(part))
+        except RuntimeError:  # NotImplementedError is one
+            if not in_memory:
+                raise
+            return MODELS.build(copy.deepcopy(part))
 
 
-def _heads(part: Any) -> Iterator[Any]:
-    """Yield every dict with a number of classes, at any depth."""
+def class_heads(part: Any, *path: str) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """Yield path and config of each part of a model that counts classes, at any depth.
+
+    The heads of a cascade have paths of their own: ``('roi_head', 'bbox_head', '0')``.
+    """
+    entries: Any = ()
     if isinstance(part, (list, tuple)):
-        for entry in part:
-            yield from _heads(entry)
+        entries = enumerate(part)
     elif isinstance(part, dict):
-        count = part.get('num_classes')
-        if isinstance(count, int) and count > 0:
-            yield part
-        for key, entry in part.items():
-            if key not in _WITHOUT_CLASSES:
-                yield from _heads(entry)
+        if 'num_classes' in part:
+            yield path, part
+        entries = part.items()
+    for key, entry in entries:
+        if key not in _WITHOUT_CLASSES:
+            yield from class_heads(entry, *path, str(key))
 
 
 def layout_between(

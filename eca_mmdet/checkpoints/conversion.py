@@ -19,11 +19,11 @@ from eca_mmdet.checkpoints.identify import (
     read_architecture,
     unusual_constants,
 )
-from eca_mmdet.checkpoints.io import read_checkpoint, strip_prefix, write_weights
+from eca_mmdet.checkpoints.io import read_checkpoint, write_weights
 from eca_mmdet.checkpoints.key_maps import Canonical, rename, to_canonical
+from eca_mmdet.checkpoints.state_dicts import find_state
 from eca_mmdet.checkpoints.unpickling import require_values
 from eca_mmdet.utils.errors import WeightsError
-from eca_mmdet.utils.io import sha256_of
 
 TARGETS = ('mmdet', 'authors', 'timm')
 _V3 = 'MMDetection v3'  # layout of a converted detector
@@ -53,23 +53,27 @@ def convert(
     to: str = 'mmdet',
     v1_retinanet: bool = False,
     extras: Mapping[str, Any] | None = None,
+    chosen: bool = False,
 ) -> tuple[dict[str, Tensor], ConvertReport]:
     """Rename a network's tensors; report every one that is dropped or changed.
 
     Args:
-        state: a backbone, a classifier or a detector of MMDetection; 'module.' before
-            the names or not.
+        state: a backbone, a classifier or a detector of MMDetection; 'module.' and
+            the like before the names or not.
         to: 'mmdet' (a backbone, or an MMDetection v1 detector for 3.x); 'authors' or
             'timm' (a backbone and its classifier; a detector's heads are dropped).
         v1_retinanet: a RetinaNet is of MMDetection v1, which its names do not show.
         extras: entries beside the tensors in the file; 'meta' may tell the version.
+        chosen: the tensors are one set of several: a detector of 2.x or 3.x stays as
+            it is.
     """
     if to not in TARGETS:
         raise WeightsError(
             f'convert to one of {", ".join(TARGETS)}; got {to!r}.',
             code='option-invalid',
         )
-    prefix, own = strip_prefix(state)
+    inside = find_state(dict(state))
+    own, sources = (inside.state, inside.sources) if inside else (dict(state), {})
     canonical = to_canonical(own)
     found = _require_known(canonical)
     layout = _target_layout(found, to)
@@ -88,12 +92,16 @@ def convert(
         found.stage_kernel_sizes if 'ECA' in found.gate else (),
     )
     if heads and to == 'mmdet':
-        return _convert_detector(own, heads, v1_retinanet, prefix, report)
+        if chosen and heads.version in ('v2', 'v3', 'v2 or v3'):
+            report.target, report.classes = report.source, heads.classes
+            report.mapped = {sources[key]: key for key in own}
+            return own, report
+        return _convert_detector(own, heads, v1_retinanet, sources, report)
     names = {source: name for name, source in canonical.source.items()}
     converted: dict[str, Tensor] = {}
     for key, tensor in own.items():
         if names.get(key) in canonical.constants:
-            report.dropped[prefix + key] = "fixed by the layer's arguments"
+            report.dropped[sources[key]] = "fixed by the layer's arguments"
             continue
         if key in names:
             own_name = names[key]
@@ -103,14 +111,16 @@ def convert(
             target = f'{layer}.{key.rpartition(".")[2]}', tensor
         else:
             kind = 'classifier' if key in canonical.classifier else 'detector part'
-            report.dropped[prefix + key] = f'{kind}: a backbone has none'
+            report.dropped[sources[key]] = f'{kind}: a backbone has none'
             continue
         if target[0] in converted:
             raise WeightsError(
                 f'{key} and another tensor both become {target[0]}.',
                 code='checkpoint-unrecognised',
             )
-        converted[target[0]], report.mapped[prefix + key] = target[1], target[0]
+        converted[target[0]], report.mapped[sources[key]] = target[1], target[0]
+    taken = set(sources.values())
+    report.dropped |= {k: 'of another module' for k in state if k not in taken}
     return converted, report
 
 
@@ -118,7 +128,7 @@ def _convert_detector(
     state: dict[str, Tensor],
     heads: Heads,
     v1_retinanet: bool,
-    prefix: str,
+    sources: Mapping[str, str],
     report: ConvertReport,
 ) -> tuple[dict[str, Tensor], ConvertReport]:
     """Convert an MMDetection v1 detector; reject one of another version."""
@@ -148,8 +158,8 @@ def _convert_detector(
     converted, mapped, changed = convert_v1(state, heads)
     report.network = f'{heads.detector} on {report.network}'
     report.source, report.target = 'MMDetection v1', _V3
-    report.mapped = {prefix + old: new for old, new in mapped.items()}
-    report.changed = {prefix + key: how for key, how in changed.items()}
+    report.mapped = {sources[old]: new for old, new in mapped.items()}
+    report.changed = {sources[key]: how for key, how in changed.items()}
     report.classes = heads.classes
     return converted, report
 
@@ -230,6 +240,7 @@ def convert_weights(
     force: bool = False,
     trust: Iterable[str] = (),
     v1_retinanet: bool = False,
+    key: str = '',
 ) -> ConvertedFile:
     """Rename the tensors of a checkpoint; each is mapped or reported as dropped.
 
@@ -241,6 +252,8 @@ def convert_weights(
         trust: 'MODULE.CLASS' names that reading the file may use.
         v1_retinanet: the source is a RetinaNet of MMDetection v1, which its tensor
             names do not show.
+        key: entry or prefix of the tensors, where the source has several sets. A
+            detector of MMDetection 2.x or 3.x keeps its config and class names.
 
     Example:
         >>> import eca_mmdet
@@ -249,7 +262,7 @@ def convert_weights(
         ('authors', ['fc.bias', 'fc.weight'])
     """
     path, target = local_file(source), Path(target)
-    file = read_checkpoint(path, trust)
+    file = read_checkpoint(path, trust, key)
     require_values(path, file.state)
     if target.exists() and target.samefile(path):
         raise WeightsError(
@@ -262,10 +275,10 @@ def convert_weights(
                 'converted to MMDetection 3.x already; nothing to do.',
                 code='checkpoint-mismatch',
             )
-        state, report = convert(file.state, to, v1_retinanet, file.extras)
+        state, report = convert(file.state, to, v1_retinanet, file.extras, bool(key))
     except WeightsError as error:
         raise WeightsError(f'{path}: {error}', code=error.code) from error
-    if report.target == _V3 and target.suffix == '.safetensors':
+    if report.target.startswith('MMDetection') and target.suffix == '.safetensors':
         raise WeightsError(
             f'{target}: mmengine loads whole detectors from .pth files only; write to '
             'a name in .pth.',
@@ -276,11 +289,12 @@ def convert_weights(
         'layout': report.target,
         'kernel_sizes': ','.join(map(str, report.kernel_sizes or ())),
         'source': _without_secrets(str(source)),
-        'source_sha256': sha256_of(path),
+        'source_sha256': file.sha256,
     }
     if report.classes:
         metadata['classes'] = str(report.classes)
-    write_weights(target, state, metadata, force)
+    kept = file.meta if report.target == report.source else {}
+    write_weights(target, state, metadata, force, kept)
     return ConvertedFile(target, report, metadata, tuple(map(str, file.extras)))
 
 

@@ -54,6 +54,8 @@ class ECAPretrained:
             the rest. With ``file_names`` all but the gates is the plain network.
         random_gates: the file may lack gates (a plain ResNet): they start random.
         random_frozen_gates: as well where ``frozen_stages`` keeps them from training.
+        key: entry or prefix of the tensors, where the file has several sets, such as
+            an average: 'state_dict_ema', 'teacher'.
     """
 
     def __init__(
@@ -62,6 +64,7 @@ class ECAPretrained:
         strict: str = 'gates',
         random_gates: bool = False,
         random_frozen_gates: bool = False,
+        key: str = '',
     ) -> None:
         if strict not in _MODES:
             raise WeightsError(
@@ -74,7 +77,7 @@ class ECAPretrained:
                 code='option-invalid',
             )
         self.checkpoint = str(checkpoint)
-        self.strict = strict
+        self.strict, self.key = strict, key
         self.random_gates = random_gates or random_frozen_gates
         self.random_frozen_gates = random_frozen_gates
 
@@ -109,7 +112,7 @@ class ECAPretrained:
                 'Set model.backbone.init_cfg; a whole detector is loaded by load_from.',
                 code='config-invalid',
             )
-        file = read_checkpoint(fetch(self.checkpoint))
+        file = read_checkpoint(fetch(self.checkpoint), key=self.key)
         names = file_names_of(module)
         canonical = _as_named(file.state, names) if names else to_canonical(file.state)
         fit = compare(canonical, module)

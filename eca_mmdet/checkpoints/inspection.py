@@ -39,6 +39,7 @@ _FAMILIES = {
     'Mask R-CNN': 'mask-rcnn',
     'RetinaNet': 'retinanet',
 }
+_AS_FOUND = 'depth blocks block shortcut out_channels widths gate gates'.split()
 _TITLES = {'authors': 'the ECA-Net authors', 'mmdet': 'mmdet backbones'}
 
 
@@ -71,6 +72,7 @@ class Inspection:
     sha256: str = ''
     container: str = ''  # 'PyTorch' or 'safetensors'
     wrapped: str = ''  # key and prefix of the tensors in the file
+    choices: tuple[str, ...] = ()  # keys of further sets of the same tensors in it
     beside: tuple[str, ...] = ()  # other entries of the file
     metadata: dict[str, str] = field(default_factory=dict)  # its text entries
     backbone: str = ''  # the mmdet backbone that it fits, as config text
@@ -82,12 +84,15 @@ class Inspection:
         return asdict(self)
 
 
-def inspect_weights(source: str | Path, trust: Iterable[str] = ()) -> Inspection:
+def inspect_weights(
+    source: str | Path, trust: Iterable[str] = (), key: str = ''
+) -> Inspection:
     """Identify a checkpoint, and the backbone and config that it fits.
 
     Args:
         source: path, or an https:// or hf:// address.
         trust: 'MODULE.CLASS' names that reading the file may use.
+        key: entry or prefix of the tensors, where the file has several sets.
 
     Example:
         >>> import eca_mmdet
@@ -95,23 +100,30 @@ def inspect_weights(source: str | Path, trust: Iterable[str] = ()) -> Inspection
         >>> found.network, found.kernel_sizes
         ('ECA-ResNet-18', (3, 5, 7, 7))
     """
-    return inspect(local_file(source), trust, name=str(source))
+    return inspect(local_file(source), trust, str(source), key)
 
 
 def inspect(
-    path: str | Path, trust: Iterable[str] = (), name: str | None = None
+    path: str | Path,
+    trust: Iterable[str] = (),
+    name: str | None = None,
+    key: str = '',
 ) -> Inspection:
     """Identify a local checkpoint; the suggestions call it ``name``, e.g. its address.
 
     A readable file that is not recognised is no error: ``known`` is False.
     """
-    file = read_checkpoint(path, trust)
+    file = read_checkpoint(path, trust, key)
     beside = tuple(
         f'{printable(str(key))} {_brief(value)}' for key, value in file.extras.items()
     )
     wrapped = [f"under '{file.wrapper}'"] if file.wrapper else []
-    wrapped += [f"'{file.prefix}' before every name"] if file.prefix else []
+    if file.prefix:
+        some = f'{len(file.state)} of {len(file.raw)} names'
+        every = 'every name' if len(file.state) == len(file.raw) else some
+        wrapped.append(f"'{file.prefix}' before {every}")
     about = identify(file.state, file.extras, name or str(path))
+    about['notes'] += tuple(_other_weights(choice, key) for choice in file.choices)
     return Inspection(
         path=name or str(path),
         tensors=len(file.state),
@@ -119,6 +131,7 @@ def inspect(
         sha256=file.sha256,
         container=file.container,
         wrapped=', '.join(wrapped),
+        choices=file.choices,
         beside=beside,
         metadata=file.metadata,
         **about,
@@ -153,16 +166,9 @@ def identify(
         kind=kind,
         origin=origin,
         network=found.title,
-        depth=found.depth,
-        blocks=found.blocks,
-        block=found.block,
+        **{name: getattr(found, name) for name in _AS_FOUND},
         stem=f'{found.stem_kernel}x{found.stem_kernel}, '
         + '-'.join(map(str, found.stem)),
-        shortcut=found.shortcut,
-        out_channels=found.out_channels,
-        widths=found.widths,
-        gate=found.gate,
-        gates=found.gates,
         kernel_sizes=found.stage_kernel_sizes if 'ECA' in found.gate else (),
         uniform=found.stage_kernel_sizes is not None,
         block_kernel_sizes=found.kernel_sizes if 'ECA' in found.gate else (),
@@ -209,9 +215,16 @@ def _unknown(canonical: Canonical, heads: Heads | None) -> dict[str, Any]:
             f'found {len(canonical.backbone)} tensors: {found}',
             'expected names like conv1.weight or stem.0.weight or conv1.0.weight with '
             'layer1.0.conv1.weight, or features.1.conv.0.0.weight; before them nothing '
-            "or 'module.' or 'backbone.'.",
+            'or the names of wrappers.',
         ),
     )
+
+
+def _other_weights(choice: str, key: str) -> str:
+    # mmengine swaps the two when it saves.
+    trained = ', as trained: state_dict is the average' * (choice == 'ema_state_dict')
+    use = f' To use it: --key {choice}, or key={choice!r} of ECAPretrained.'
+    return f"also has '{choice}', a set of the same tensors{trained}.{use * (not key)}"
 
 
 def _brief(value: Any) -> str:

@@ -2,32 +2,34 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
 import pickle
 import re
 import stat
 import warnings
 import weakref
-from collections import Counter
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
-from functools import cached_property
+from collections import Counter, OrderedDict
+from collections.abc import Container, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from eca_mmdet import compat
 from eca_mmdet.checkpoints import unpickling
+from eca_mmdet.checkpoints.file_kinds import kind_of
+from eca_mmdet.checkpoints.state_dicts import find_state
 from eca_mmdet.utils.errors import MissingWeightsError, UserError, WeightsError
 from eca_mmdet.utils.io import sha256_of, whole_file
 from eca_mmdet.utils.text import clipped
 
-_WRAPPERS = ('state_dict', 'model', 'model_state_dict', 'state_dict_ema', 'net')
 _TORCH_MAGIC = (b'PK\x03\x04', b'\x80\x02\x8a\x0a')  # since torch 1.6; before
-_PREFIXES = ('module.', '_orig_mod.')  # DataParallel, torch.compile
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,26 @@ class Checkpoint:
     extras: dict[str, Any] = field(default_factory=dict)  # 'epoch', 'arch', 'meta', ...
     # From a safetensors file, or a file that this package wrote.
     metadata: dict[str, str] = field(default_factory=dict)
+    choices: tuple[str, ...] = ()  # keys of further sets of the same tensors
+    sources: dict[str, str] = field(default_factory=dict)  # names to the file's
+    raw: Mapping[str, Any] = field(default_factory=dict)  # under the file's names
+    sha256: str = ''  # of the file
+
+    def named_as(self, own: Container[str]) -> Checkpoint:
+        """Return this with the names of a model, which may have the prefix itself."""
+        if sum(k in own for k in self.raw) <= sum(k in own for k in self.state):
+            return self
+        own_names = {k: v for k, v in self.raw.items() if isinstance(v, Tensor)}
+        return replace(self, state=own_names, prefix='')
+
+    def content(self) -> dict[str, Any]:
+        """Return the content as mmengine expects it."""
+        state = OrderedDict(self.state)
+        # Layers read there how old the names of their tensors are.
+        metadata = compat.state_metadata(self.raw) or OrderedDict()
+        compat.set_state_metadata(state, metadata)
+        copies = {k: dict(v) if type(v) is dict else v for k, v in self.extras.items()}
+        return {**copies, 'state_dict': state}
 
     @property
     def meta(self) -> Mapping[str, Any]:
@@ -67,11 +89,6 @@ class Checkpoint:
                 return require_names(names, f'{self.path}: {where}')
         return None
 
-    @cached_property
-    def sha256(self) -> str:
-        """SHA-256 of the file."""
-        return sha256_of(self.path)
-
 
 def _mapping(value: Any) -> Mapping[str, Any]:
     return value if isinstance(value, Mapping) else {}
@@ -96,12 +113,39 @@ def require_names(names: Any, what: str) -> tuple[str, ...]:
     )
 
 
+_LONGEST_HEADER = 8 << 20
+"""Bytes of a safetensors header, which has about 100 for a tensor."""
+
+_MOST_TENSORS = 20_000
+"""In a safetensors file; the largest detectors of mmdet have 4,000."""
+
 _in_use: weakref.WeakValueDictionary[tuple[Any, ...], Checkpoint]
 _in_use = weakref.WeakValueDictionary()
 """Checkpoints that a caller still holds: reading one of them again is free."""
 
+_kept: list[list[Checkpoint]] = []
 
-def read_checkpoint(path: str | Path, trust: Iterable[str] = ()) -> Checkpoint:
+
+@contextlib.contextmanager
+def each_read_once() -> Iterator[None]:
+    """Keep the checkpoints that are read inside, until :func:`forget_checkpoints`."""
+    _kept.append([])
+    try:
+        yield
+    finally:
+        _kept.pop()
+
+
+def forget_checkpoints() -> None:
+    """Free the memory of the checkpoints that are kept, and keep no others."""
+    _in_use.clear()
+    for files in _kept:
+        files.clear()
+
+
+def read_checkpoint(
+    path: str | Path, trust: Iterable[str] = (), key: str = ''
+) -> Checkpoint:
     """Read a state dict, bare or wrapped, without running anything in the file.
 
     While the result is in use, another call for the same unchanged file returns it as
@@ -110,126 +154,139 @@ def read_checkpoint(path: str | Path, trust: Iterable[str] = ()) -> Checkpoint:
     Args:
         path: local file; its content decides on the format, not its name.
         trust: dotted names of further classes that unpickling may use.
+        key: entry or prefix of the tensors, where the file has several sets.
     """
     path, trust = Path(path), tuple(trust)
-    head = _read_head(path)
-    now = path.stat()
-    key = str(path), path.resolve(), now.st_mtime_ns, now.st_size, trust
-    file = _in_use.get(key)
-    if file is None:
-        file = _in_use[key] = _read(path, head, trust)
-    return file
-
-
-read_weights = read_checkpoint
-
-
-def _read(path: Path, head: bytes, trust: tuple[str, ...]) -> Checkpoint:
-    if head[8:9] == b'{' and not head.startswith(_TORCH_MAGIC[0]):
-        return _read_safetensors(path)
-    reason = _not_weights(head)
-    if reason:
-        raise WeightsError(f'{path} {reason}', code='checkpoint-unrecognised')
-    content = _read_torch(path, trust)
-    wrapper, state = unwrap(path, content)
-    _require_plain(path, state)
-    prefix, state = strip_prefix(state)
-    extras = {k: v for k, v in content.items() if k != wrapper} if wrapper else {}
-    ours = _mapping(_mapping(extras.get('meta')).get('eca_mmdet'))
-    texts = {k: v for k, v in ours.items() if isinstance(k, str) and isinstance(v, str)}
-    return Checkpoint(str(path), state, 'PyTorch', wrapper, prefix, extras, texts)
-
-
-def _read_head(path: Path) -> bytes:
-    """Return the first 512 bytes of a regular file with content."""
     try:
-        mode = path.stat().st_mode
-        if not stat.S_ISREG(mode):  # reading a pipe would never end
-            kind = 'a folder' if stat.S_ISDIR(mode) else 'not a regular file'
+        now = path.stat()
+        if not stat.S_ISREG(now.st_mode):  # reading a pipe would never end
+            kind = 'a folder' if stat.S_ISDIR(now.st_mode) else 'not a regular file'
             raise WeightsError(f'{path} is {kind}.', code='file-unreadable')
-        with path.open('rb') as file:
-            head = file.read(512)
+        known = now.st_dev, now.st_ino, now.st_mtime_ns, now.st_size, trust, key
+        found = _in_use.get(known)
+        if found is None:
+            with path.open('rb') as file:
+                found = _in_use[known] = _read(path, file, trust, key)
+        elif found.path != str(path):
+            found = _in_use[known] = replace(found, path=str(path))
     except FileNotFoundError:
         raise MissingWeightsError(f'checkpoint {str(path)!r} does not exist.') from None
     except OSError as error:
         raise WeightsError(
             f'{path} cannot be read: {error.strerror}.', code='file-unreadable'
         ) from error
+    if _kept:
+        _kept[-1].append(found)
+    return found
+
+
+read_weights = read_checkpoint
+
+
+def _read(path: Path, file: IO[bytes], trust: tuple[str, ...], key: str) -> Checkpoint:
+    head = file.read(512)
     if not head:
         raise WeightsError(f'{path} is empty. Get the file again.', code='file-empty')
-    return head
+    file.seek(0)
+    sha256 = sha256_of(file)
+    file.seek(0)
+    text = re.fullmatch(rb'[\s -~]{8}', head[:8])  # no number of bytes
+    if head[8:9] == b'{' and not text and not head.startswith(_TORCH_MAGIC[0]):
+        content, metadata = _read_safetensors(path, file)
+        return as_checkpoint(path, content, key, 'safetensors', metadata, sha256)
+    if not head.startswith(_TORCH_MAGIC):
+        raise WeightsError(f'{path} {kind_of(head)}', code='checkpoint-unrecognised')
+    return as_checkpoint(path, _read_torch(path, file, trust), key, sha256=sha256)
 
 
-def _not_weights(head: bytes) -> str:
-    """Return what a file is instead of a checkpoint, by its first bytes, or ''."""
-    if head.lstrip()[:1] == b'<':
-        return (
-            'is a web page, not weights: a download that ended at a log-in, quota or '
-            'error page. Open its address in a browser and save the file itself.'
-        )
-    if head[257:262] == b'ustar':
-        return (
-            'is a tar archive, not weights. (The .pth.tar files of the ECA-Net authors '
-            'are no archives: use them as they were downloaded, never repacked.)'
-        )
-    if head[:2] == b'\x1f\x8b':
-        return 'is gzip-compressed. Unpack it and give the file inside.'
-    if head.startswith(b'version https://git-lfs'):
-        return 'is a Git LFS pointer, not the file: run git lfs pull.'
-    if head.startswith(_TORCH_MAGIC):
-        return ''
-    if head[:1] == b'\x80':
-        return (
-            'is a plain Python pickle, not PyTorch weights. Reading one can run any '
-            'code, so it is not read.'
-        )
-    return f'is not a checkpoint: neither PyTorch nor safetensors ({head[:8]!r}...).'
-
-
-def _read_safetensors(path: Path) -> Checkpoint:
+def as_checkpoint(
+    path: str | Path,
+    content: Any,
+    key: str = '',
+    container: str = 'PyTorch',
+    metadata: dict[str, str] | None = None,
+    sha256: str = '',
+) -> Checkpoint:
+    """Find the state dict in the content of a file; ``key`` chooses one of several."""
     try:
-        with safe_open(path, framework='pt') as file:
-            state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-            metadata = file.metadata() or {}
-    except (SafetensorError, RuntimeError, OSError) as error:
-        # RuntimeError: it cannot be mapped into memory.
+        found = find_state(content, key)
+    except WeightsError as error:
+        raise refusal(path, error) from error
+    if found is None:
+        what = type(content).__name__
+        if isinstance(content, dict):
+            keys = ', '.join(clipped(str(key)) for key in list(content)[:5])
+            what = f'a dict with {keys or "nothing"}'
         raise WeightsError(
-            f'{path} is damaged or cut off ({error}). Get the file again.',
+            f'{path} holds no state dict: expected a dict of tensors, bare or under '
+            f"'state_dict'; got {what}.",
+            code='checkpoint-unrecognised',
+        )
+    _require_plain(path, found.raw)
+    ours = _mapping(_mapping(found.extras.get('meta')).get('eca_mmdet'))
+    texts = {k: v for k, v in ours.items() if isinstance(k, str) and isinstance(v, str)}
+    return Checkpoint(
+        str(path),
+        container=container,
+        metadata=texts if metadata is None else metadata,
+        sha256=sha256,
+        **found._asdict(),
+    )
+
+
+def _read_safetensors(path: Path, file: IO[bytes]) -> tuple[Any, dict[str, str]]:
+    """Return tensors and text entries of a file whose header is not excessive.
+
+    The library checks types, shapes and places, but no numbers and repeated names.
+    """
+    try:
+        length = int.from_bytes(file.read(8), 'little')
+        if length > os.fstat(file.fileno()).st_size:
+            raise ValueError(f'its header would have {length:,} bytes')
+        if length > _LONGEST_HEADER:
+            raise unpickling.excessive(f'its header has {length:,} bytes')
+        header = json.loads(file.read(length), object_pairs_hook=list)
+        names = [name for name, _ in header]
+        if len(names) > _MOST_TENSORS:
+            raise unpickling.excessive(f'it has {len(names):,} tensors')
+        if len(set(names)) < len(names):
+            raise unpickling.excessive('a name is in it twice')
+        places = [dict(v)['data_offsets'] for k, v in header if k != '__metadata__']
+        empty = [begin for begin, end in places if begin == end]
+        if len(set(empty)) < len(empty):
+            raise unpickling.excessive('several tensors without values have one place')
+        with safe_open(path, framework='pt') as opened:
+            state = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118
+            return state, opened.metadata() or {}
+    except WeightsError as error:
+        raise refusal(path, error) from error
+    except Exception as error:  # json's, the library's, those of odd values
+        reason = clipped(str(error), 120)
+        raise WeightsError(
+            f'{path} is damaged or cut off ({reason}). Get the file again.',
             code='file-unreadable',
         ) from error
-    if not state:
-        raise WeightsError(f'{path} holds no tensors.', code='checkpoint-unrecognised')
-    _require_plain(path, state)
-    return Checkpoint(str(path), state, 'safetensors', metadata=metadata)
 
 
-def _read_torch(path: Path, trust: tuple[str, ...]) -> Any:
-    with unpickling.trusting(trust):
-        unpickling.allow_numpy()
-        try:
-            unpickling.require_proportion(path)
-            return _load(path)
-        except Exception as error:  # torch raises a dozen types for broken files
-            if 'mmengine' not in str(error):
-                raise refusal(path, error) from error
-        # What mmengine writes beside the tensors; importing it takes a second.
-        unpickling.allow_mmengine_checkpoints()
-        try:
-            return _load(path)
-        except Exception as error:
-            raise refusal(path, error) from error
-
-
-def _load(path: Path) -> Any:
-    with warnings.catch_warnings():
+def _read_torch(path: Path, file: IO[bytes], trust: tuple[str, ...]) -> Any:
+    with unpickling.trusting(trust), warnings.catch_warnings():
         warnings.simplefilter('ignore')  # about old forms, in a rejected file
-        return torch.load(path, map_location='cpu', weights_only=True)
+        try:
+            if any(name.startswith('mmengine.') for name in unpickling.scan(file)):
+                unpickling.allow_mmengine_checkpoints()  # imports it, in a second
+            else:
+                unpickling.allow_numpy()
+            file.seek(0)
+            return torch.load(file, map_location='cpu', weights_only=True)
+        except Exception as error:  # torch raises a dozen types for broken files
+            raise refusal(path, error) from error
 
 
 def refusal(path: str | Path, error: Exception) -> WeightsError:
     """Explain why unpickling failed: code, an unknown class, or damage."""
     if isinstance(error, UserError):
-        return WeightsError(f'{path} was refused: {error}', code='checkpoint-unsafe')
+        refused = ' was refused:' if error.code == 'checkpoint-unsafe' else ''
+        return WeightsError(f'{path}{refused} {error}', code=error.code)
     found = re.search(r'GLOBAL `?([\w.]+)', str(error))
     if not isinstance(error, pickle.UnpicklingError) or not found:
         inner = str(error).rpartition('WeightsUnpickler error: ')[2]
@@ -257,40 +314,11 @@ def refusal(path: str | Path, error: Exception) -> WeightsError:
     )
 
 
-def unwrap(path: str | Path, content: Any) -> tuple[str, dict[str, Tensor]]:
-    """Return the dict of tensors in an unpickled file, and its key or ''."""
-    if isinstance(content, dict):
-        for wrapper in ('', *_WRAPPERS):
-            state = content if not wrapper else content.get(wrapper)
-            if (
-                isinstance(state, dict)
-                and state
-                and all(isinstance(key, str) for key in state)
-                and all(isinstance(value, Tensor) for value in state.values())
-            ):
-                return wrapper, dict(state)
-    found = type(content).__name__
-    if isinstance(content, dict):
-        keys = ', '.join(clipped(str(key)) for key in list(content)[:5]) or 'nothing'
-        found = f'a dict with {keys}'
-    raise WeightsError(
-        f'{path} holds no state dict: expected a dict of tensors, bare or under '
-        f"'state_dict'; got {found}.",
-        code='checkpoint-unrecognised',
-    )
-
-
-def strip_prefix(state: Mapping[str, Tensor]) -> tuple[str, dict[str, Tensor]]:
-    """Return the prefix that a wrapper put before every name, and the bare state."""
-    for prefix in _PREFIXES:
-        if state and all(key.startswith(prefix) for key in state):
-            return prefix, {key.removeprefix(prefix): v for key, v in state.items()}
-    return '', dict(state)
-
-
-def _require_plain(path: Path, state: Mapping[str, Tensor]) -> None:
+def _require_plain(path: str | Path, state: Mapping[str, Any]) -> None:
     """Reject unprintable names, and tensors without plain values."""
     for key, tensor in state.items():
+        if not isinstance(tensor, Tensor):
+            continue
         if not key.isprintable():
             raise WeightsError(
                 f'{path} was refused: a tensor name has control characters: '
@@ -311,8 +339,12 @@ def write_weights(
     state: dict[str, Tensor],
     metadata: dict[str, str],
     force: bool = False,
+    meta: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write a .safetensors or .pth file, with text entries; whole, or not at all."""
+    """Write a .safetensors or .pth file, with text entries; whole, or not at all.
+
+    ``meta`` has further entries for a .pth file.
+    """
     path = Path(path)
     if path.suffix not in ('.safetensors', '.pth'):
         raise WeightsError(
@@ -325,8 +357,8 @@ def write_weights(
             )
         with whole_file(path) as partial:
             if path.suffix == '.pth':
-                content = {'state_dict': state, 'meta': {'eca_mmdet': metadata}}
-                torch.save(content, partial)
+                texts = {**(meta or {}), 'eca_mmdet': metadata}
+                torch.save({'state_dict': state, 'meta': texts}, partial)
             else:
                 # The format has no tensors that share memory or are strided.
                 own = {k: v.detach().clone().contiguous() for k, v in state.items()}

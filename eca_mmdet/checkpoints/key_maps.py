@@ -191,7 +191,7 @@ _KNOWN = re.compile(
 )
 _ATTENTION = re.compile(rf'layer\d+\.(\d+\.)?(?P<layer>{"|".join(LAYER_NAMES)})\w*\.')
 _CONSTANT = re.compile(r'layer\d+\.\d+\.fca\.filters')
-_CLASSIFIER = re.compile(r'(head\.)?(fc|classifier\.1|head)\.(weight|bias)')
+CLASSIFIER = re.compile(r'(head\.)?(fc|classifier\.1|head)\.(weight|bias)')
 
 
 @dataclass
@@ -252,7 +252,7 @@ def to_canonical(state: dict[str, Tensor]) -> Canonical:
         if not is_known(name):
             result.unknown.append(original)
     for key, tensor in state.items():
-        if _CLASSIFIER.fullmatch(key):
+        if CLASSIFIER.fullmatch(key):
             result.classifier[key] = tensor
         elif not _is_own(key, owned):
             result.rest.append(key)
@@ -263,7 +263,7 @@ def _is_own(key: str, owned: bool) -> bool:
     """Tell a backbone's tensor from the classifier's and a detector's other parts."""
     if owned:
         return key.startswith('backbone.')
-    return not _CLASSIFIER.fullmatch(key)
+    return not CLASSIFIER.fullmatch(key)
 
 
 def rename(

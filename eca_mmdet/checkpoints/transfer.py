@@ -254,13 +254,13 @@ def describe_start(
     ``classes`` are the model's; ``keep_classes`` and ``source_classes`` are those of
     the FineTuneHook.
     """
-    file = read_checkpoint(path)
-    require_converted(file)
     model = build_empty(model_cfg)
+    own = model.state_dict()
+    file = read_checkpoint(path).named_as(own)
+    require_converted(file)
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')  # nothing is copied into an empty model
         require_start(file.state, model, path)
-    own = model.state_dict()
     layers = find_class_layers(model_cfg, own, len(classes))
     wanted = classes if keep_classes else None
     plan = plan_transfer(file, own, layers, wanted, source_classes)

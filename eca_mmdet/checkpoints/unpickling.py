@@ -15,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import importlib
+import os
 import pickletools
 import re
 import zipfile
@@ -22,6 +23,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
+from eca_mmdet.checkpoints.file_kinds import zip_kind
 from eca_mmdet.utils.errors import UserError, WeightsError
 
 if TYPE_CHECKING:
@@ -146,26 +148,30 @@ def _mmengine_globals() -> list[Any]:
     return [HistoryBuffer, _named(history_method, 'builtins.getattr')]
 
 
-def require_proportion(path: Path) -> None:
-    """Reject a PyTorch file whose content is out of all proportion to its size.
+def scan(file: IO[bytes]) -> set[str]:
+    """Return the names that unpickling a PyTorch file would look up.
 
-    For a damaged file, zipfile and pickletools raise a dozen types of exceptions.
+    A file whose content is out of all proportion to its size is rejected. For a damaged
+    file, zipfile and pickletools raise a dozen types of exceptions.
     """
-    most = _most(path)
-    with path.open('rb') as file:
-        if file.read(2) != b'PK':
-            file.seek(0)
-            for _ in range(_LEGACY_PICKLES):
-                _follow(file, most)
-            return
-    with zipfile.ZipFile(path) as archive:
+    most, names = _most(os.fstat(file.fileno()).st_size), set[str]()
+    file.seek(0)
+    if file.read(2) != b'PK':
+        file.seek(0)
+        for _ in range(_LEGACY_PICKLES):
+            names |= _follow(file, most)
+        return names
+    with zipfile.ZipFile(file) as archive:
         members = archive.infolist()
+        if kind := zip_kind([member.filename for member in members]):
+            raise WeightsError(kind, code='checkpoint-unrecognised')
         if sum(member.file_size for member in members) > most:
-            raise _excessive('it would unpack to much more than its own size')
+            raise excessive('it would unpack to much more than its own size')
         for member in members:
             if member.filename.endswith('.pkl'):
                 with archive.open(member) as pickle:
-                    _follow(pickle, most)
+                    names |= _follow(pickle, most)
+    return names
 
 
 def require_values(path: Path, state: Mapping[str, Tensor]) -> None:
@@ -174,7 +180,7 @@ def require_values(path: Path, state: Mapping[str, Tensor]) -> None:
     They can be inspected, but not written: writing copies each view in full.
     """
     total = sum(tensor.numel() * tensor.element_size() for tensor in state.values())
-    if total > _most(path):
+    if total > _most(path.stat().st_size):
         raise WeightsError(
             f'{path} was refused: its tensors claim {total:,} bytes, and the file has '
             f'{path.stat().st_size:,}: it repeats one value for many.',
@@ -182,11 +188,12 @@ def require_values(path: Path, state: Mapping[str, Tensor]) -> None:
         )
 
 
-def _most(path: Path) -> int:
-    return _GROWTH * path.stat().st_size + _ALLOWANCE
+def _most(size: int) -> int:
+    return _GROWTH * size + _ALLOWANCE
 
 
-def _excessive(reason: str) -> WeightsError:
+def excessive(reason: str) -> WeightsError:
+    """Return the refusal of a file made to exhaust memory or time."""
     return WeightsError(
         f'{reason}, which weights never need. It is damaged, or built to exhaust '
         'memory or time; do not use it.',
@@ -207,8 +214,9 @@ class _Value(NamedTuple):
 _MARK = _Value()
 
 
-def _follow(stream: IO[bytes], most: int) -> None:
-    """Follow one pickle with sizes in place of values, and count its steps."""
+def _follow(stream: IO[bytes], most: int) -> set[str]:
+    """Follow one pickle with sizes in place of values; return the names it looks up."""
+    names = set()
     stack: list[_Value] = []
     memo: dict[Any, _Value] = {}
     steps = 0
@@ -232,7 +240,10 @@ def _follow(stream: IO[bytes], most: int) -> None:
             steps += value.letters if name == 'REDUCE' else 0
         steps += stack[-1].visits if stack else 1
         if steps > most:
-            raise _excessive('unpickling it would take far more steps than it has data')
+            raise excessive('unpickling it would take far more steps than it has data')
+        if name == 'GLOBAL':
+            names.add(str(argument).replace(' ', '.'))
+    return names
 
 
 def _result(name: str, argument: Any, taken: list[_Value]) -> _Value:
@@ -243,7 +254,7 @@ def _result(name: str, argument: Any, taken: list[_Value]) -> _Value:
     if name in ('REDUCE', 'NEWOBJ'):
         function, arguments = taken
         if _ALLOCATING.fullmatch(function.name):
-            raise _excessive(f'it asks for an empty {function.name.split()[-1]}')
+            raise excessive(f'it asks for an empty {function.name.split()[-1]}')
         # Encoding makes up to four bytes of a letter, and can be repeated.
         letters = 4 * arguments.letters if function.name == '_codecs encode' else 0
         return _Value(arguments.visits, letters)

@@ -51,6 +51,13 @@ def add_parser(commands: Commands) -> None:
             help='let reading use this class; the refusal of a file names it. Only '
             'for files whose maker you trust',
         )
+        action.add_argument(
+            '--key',
+            default='',
+            metavar='NAME',
+            help='the tensors to take where the file has several sets, such as an '
+            'average (state_dict_ema, teacher); inspect names them',
+        )
         action.add_argument('--json', action='store_true', help='print JSON')
 
 
@@ -60,16 +67,15 @@ def run(args: argparse.Namespace) -> int:
     from eca_mmdet.checkpoints.inspection import inspect_weights
 
     if args.action == 'inspect':
-        inspection = inspect_weights(args.file, args.trust)
+        inspection = inspect_weights(args.file, args.trust, args.key)
         print(
             json.dumps(inspection.to_dict(), indent=1)
             if args.json
             else as_text(inspection)
         )
         return 0 if inspection.known else 1
-    done = convert_weights(
-        args.source, args.target, args.to, args.force, args.trust, args.v1_retinanet
-    )
+    options = args.to, args.force, args.trust, args.v1_retinanet, args.key
+    done = convert_weights(args.source, args.target, *options)
     if args.json:
         print(json.dumps(done.to_dict(), indent=1))
     else:

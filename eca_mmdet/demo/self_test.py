@@ -17,22 +17,17 @@ SIDE_PX = 96
 def tiny_detector() -> Any:
     """Build the demo's Mask R-CNN at half its width."""
     import torch
-    from mmdet.registry import MODELS
-    from mmengine.config import Config
-    from mmengine.registry import init_default_scope
 
-    from eca_mmdet import registration
     from eca_mmdet.catalog.configs import config_root
     from eca_mmdet.demo.config import FILES
+    from eca_mmdet.engine.config import build_model, load_config
 
-    registration.register()
-    cfg = Config.fromfile(str(config_root() / 'demo' / FILES['mask']))
-    init_default_scope('mmdet')
+    cfg = load_config(config_root() / 'demo' / FILES['mask'])
     cfg.model.backbone.base_channels = 8
     cfg.model.neck.in_channels = [8, 16, 32, 64]
     cfg.model.roi_head.bbox_head.fc_out_channels = 64
     torch.manual_seed(0)
-    return MODELS.build(cfg.model)
+    return build_model(cfg)
 
 
 def batch() -> Any:

@@ -135,9 +135,8 @@ class ResumePoint(NamedTuple):
 def read_meta(checkpoint: str | Path) -> dict[str, Any]:
     """Return a training checkpoint's ``meta``; reject any other file."""
     file = read_checkpoint(str(checkpoint))
-    meta = file.extras.get('meta')
-    counts = [meta.get(k) for k in ('epoch', 'iter')] if isinstance(meta, dict) else []
-    if not counts or not all(isinstance(n, int) and n >= 0 for n in counts):
+    counts = [file.meta.get(key) for key in ('epoch', 'iter')]
+    if not all(isinstance(n, int) and n >= 0 for n in counts):
         raise WeightsError(
             f'{checkpoint} does not say at which step it was written: it is not a '
             'training checkpoint and cannot be resumed. To start from its weights: '
@@ -151,7 +150,7 @@ def read_meta(checkpoint: str | Path) -> dict[str, Any]:
             'weights: --cfg-options load_from=FILE.',
             code='checkpoint-incomplete',
         )
-    return dict(file.extras['meta'])
+    return dict(file.meta)
 
 
 def find_checkpoint(folder: str | Path) -> ResumePoint | None:

@@ -286,22 +286,6 @@ def dataset_classes(dataset: Any, loader: str) -> tuple[str, ...] | None:
     return tuple(classes)
 
 
-def class_heads(model: Any) -> Iterator[tuple[tuple[str, ...], Any]]:
-    """Yield path and config of each box and mask head that counts classes.
-
-    The heads of a cascade have paths of their own: ``('roi_head', 'bbox_head', '0')``.
-    """
-    for key in ('bbox_head', 'mask_head'):
-        head = model.get(key)
-        many = isinstance(head, (list, tuple))
-        for index, part in enumerate(head if many else [head]):
-            if part and 'num_classes' in part:
-                yield (key, str(index)) if many else (key,), part
-    if model.get('roi_head'):
-        for path, part in class_heads(model.roi_head):
-            yield ('roi_head', *path), part
-
-
 def set_work_dir(cfg: Any, work_dir: str | Path | None) -> None:
     """Apply mmdet's order: the argument, the config's own, ``work_dirs/NAME``."""
     if work_dir:

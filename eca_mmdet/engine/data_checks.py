@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from eca_mmdet.checkpoints.class_layers import class_heads
 from eca_mmdet.datasets.coco import read_annotations, require_instances
 from eca_mmdet.datasets.entries import is_category, is_image
 from eca_mmdet.datasets.images import find_missing
@@ -32,7 +33,6 @@ from eca_mmdet.datasets.rules.training import (
     nothing_trained,
 )
 from eca_mmdet.engine.config import (
-    class_heads,
     dataset_classes,
     evaluators,
     leaf_datasets,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,7 +16,7 @@ from eca_mmdet import compat
 from eca_mmdet.checkpoints.class_layers import Layers, find_class_layers
 from eca_mmdet.checkpoints.detector import require_converted, require_fit, require_start
 from eca_mmdet.checkpoints.download import fetch, is_fetched
-from eca_mmdet.checkpoints.io import Checkpoint, read_checkpoint, strip_prefix, unwrap
+from eca_mmdet.checkpoints.io import Checkpoint, as_checkpoint, read_checkpoint
 from eca_mmdet.checkpoints.transfer import (
     TransferPlan,
     other_classes,
@@ -76,17 +75,11 @@ class FineTuneHook(Hook):  # type: ignore[misc]
             return
         self._done = True
         path = str(compat.load_path(runner))
-        wrapper, state = unwrap(path, checkpoint)
-        extras = {k: v for k, v in checkpoint.items() if k != wrapper and wrapper}
-        file = Checkpoint(path, strip_prefix(state)[1], 'PyTorch', extras=extras)
         own = own_state(runner)
+        file = as_checkpoint(path, checkpoint).named_as(own)
         start = self.plan(runner, file, own)
-        changed = OrderedDict({**file.state, **start.new})
-        # Layers read there how old the names are.
-        before = checkpoint[wrapper] if wrapper else checkpoint
-        metadata = compat.state_metadata(before) or OrderedDict()
-        compat.set_state_metadata(changed, metadata)
-        checkpoint['state_dict'] = changed
+        checkpoint['state_dict'] = file.content()['state_dict']
+        checkpoint['state_dict'].update(start.new)
         for line in summary_lines(start, file, own):
             runner.logger.info(line)
 
@@ -133,14 +126,11 @@ def training_classes(runner: Any) -> Sequence[str] | None:
     return class_names(runner.cfg)
 
 
-def check_start(
-    cfg: Any, runner: Any, exact: bool, file: Checkpoint | None = None
-) -> None:
+def check_start(cfg: Any, runner: Any, exact: bool) -> None:
     """Compare the detector of ``load_from`` with the model, if there is one.
 
     With ``exact`` (test, resume) every tensor must fit; otherwise the backbone's must,
-    and the others that start new are logged. ``file`` is the content of ``load_from``,
-    if it was read.
+    and the others that start new are logged.
     """
     start = str(cfg.get('load_from') or '')
     if not start:
@@ -155,7 +145,7 @@ def check_start(
         return
     path = str(fetch(start))
     compat.set_load_path(runner, path)  # mmengine would download a URL once more
-    file = file or read_checkpoint(path)
+    file = read_checkpoint(path).named_as(own_state(runner))
     if exact:
         require_fit(file.state, runner.model, start)
         return

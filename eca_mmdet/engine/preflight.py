@@ -141,23 +141,20 @@ def check_backbone(cfg: Any) -> Any:
 
     None where the model has none, or where its constructor computes with values.
     """
-    import torch
-
     if not cfg.model.get('backbone'):
         return None
     _check_plugins(cfg.model.backbone)
-    with torch.device('meta'):
-        if cfg.model.get('neck'):
-            _build(cfg.model.neck, 'model.neck')
-        return _build(cfg.model.backbone, 'model.backbone')
+    if cfg.model.get('neck'):
+        _build(cfg.model.neck, 'model.neck')
+    return _build(cfg.model.backbone, 'model.backbone')
 
 
 def _build(part: Any, path: str) -> Any:
     """Build a part of the model; None where its constructor needs values."""
-    from mmdet.registry import MODELS
+    from eca_mmdet.checkpoints.class_layers import build_empty
 
     try:
-        return MODELS.build(part)
+        return build_empty(part, in_memory=False)
     except RuntimeError:  # NotImplementedError is one
         return None
     except (ValueError, KeyError, TypeError, AssertionError) as error:

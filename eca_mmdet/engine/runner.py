@@ -6,10 +6,14 @@ import logging
 from pathlib import Path
 from typing import Any
 
+from mmengine.model import is_model_wrapper
 from mmengine.registry import RUNNERS
 from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
+from mmengine.runner.checkpoint import load_state_dict
 
 from eca_mmdet import compat
+from eca_mmdet.checkpoints.download import fetch, is_fetched
+from eca_mmdet.checkpoints.io import forget_checkpoints, read_checkpoint
 from eca_mmdet.engine import config, distributed
 from eca_mmdet.engine.checkpointing import BACKEND, point_to, write_whole_files
 from eca_mmdet.engine.data_loading import FaultTolerantDataset
@@ -43,6 +47,7 @@ class ResumableRunner(Runner):  # type: ignore[misc]
         self.interrupts = Interrupts()  # the caller installs the handlers
         self.resumed_meta: dict[str, Any] = {}
         self.resumed_gradients: Any = {}
+        self.loaded_file: dict[str, str] = {}  # path and SHA-256
         super().__init__(*args, **kwargs)
         write_whole_files(self)
         self.register_hook(TrainingStateHook())
@@ -93,13 +98,36 @@ class ResumableRunner(Runner):  # type: ignore[misc]
             dataloader, seed=seed, diff_rank_seed=diff_rank_seed
         )
 
-    def load_checkpoint(self, *args: Any, **kwargs: Any) -> Any:
-        """Load a checkpoint, and keep its training's state."""
-        checkpoint = super().load_checkpoint(*args, **kwargs)
+    def load_checkpoint(
+        self,
+        filename: str,
+        map_location: Any = 'cpu',
+        strict: bool = False,
+        **more: Any,
+    ) -> Any:
+        """Load a checkpoint as the checks have read it, and keep its training's state.
+
+        mmengine would read it again, by other rules; it reads addresses of its own.
+        """
+        if is_fetched(filename):
+            model = self.model.module if is_model_wrapper(self.model) else self.model
+            file = read_checkpoint(fetch(filename)).named_as(model.state_dict())
+            checkpoint = file.content()
+            self.call_hook('after_load_checkpoint', checkpoint=checkpoint)
+            load_state_dict(model, checkpoint['state_dict'], strict)
+            self.loaded_file = {'file': str(filename), 'sha256': file.sha256}
+            self.logger.info(f'Load checkpoint from {filename}')
+        else:
+            checkpoint = super().load_checkpoint(filename, map_location, strict, **more)
         if compat.is_resuming(self):  # not of a detector whose weights are only a start
             self.resumed_meta = checkpoint.get('meta') or {}
             self.resumed_gradients = checkpoint.get(GRADIENTS)
         return checkpoint
+
+    def load_or_resume(self) -> None:
+        """Load the checkpoint to start from; then its memory is free."""
+        super().load_or_resume()
+        forget_checkpoints()
 
     def save_interrupted(self) -> Path | None:
         """Write a checkpoint of this step; None if there is nothing to save.

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from eca_mmdet.checkpoints.download import is_address
-from eca_mmdet.checkpoints.io import read_checkpoint
+from eca_mmdet.checkpoints.io import each_read_once, read_checkpoint
 from eca_mmdet.datasets.detections import TASKS
 from eca_mmdet.datasets.results import results_path, submission_path
 from eca_mmdet.engine import distributed
@@ -89,28 +89,28 @@ def test(
             'run of their own.',
             code='option-conflict',
         )
-    # Read before mmdet is loaded, which takes seconds.
-    file = None if is_address(str(checkpoint)) else read_checkpoint(str(checkpoint))
-    cfg = load_config(config, options, launcher, local_rank, dist_timeout)
-    set_work_dir(cfg, work_dir)
-    cfg.load_from, cfg.resume = str(checkpoint), False
-    set_outputs(cfg, classwise, save_results, format_only)
-    from eca_mmdet.engine.load_from import check_start
-    from eca_mmdet.engine.runner import build_runner
+    with each_read_once():
+        if not is_address(str(checkpoint)):
+            read_checkpoint(str(checkpoint))  # before mmdet is loaded, in seconds
+        cfg = load_config(config, options, launcher, local_rank, dist_timeout)
+        set_work_dir(cfg, work_dir)
+        cfg.load_from, cfg.resume = str(checkpoint), False
+        set_outputs(cfg, classwise, save_results, format_only)
+        from eca_mmdet.engine.load_from import check_start
+        from eca_mmdet.engine.runner import build_runner
 
-    with distributed.job(cfg):
-        check(cfg, training=False)
-        try:
-            runner = build_runner(cfg)
-        except (FileExistsError, NotADirectoryError, PermissionError) as error:
-            raise UserError(
-                f'work folder {cfg.work_dir} cannot be written to: {error}.',
-                code='file-not-written',
-            ) from error
-        check_start(cfg, runner, exact=True, file=file)
-        del file  # mmengine loads its own copy
-        with as_user_error(runner), distributed.ending_workers(runner):
-            return _compare(runner, fast) if compare else _evaluate(runner, fast)
+        with distributed.job(cfg):
+            check(cfg, training=False)
+            try:
+                runner = build_runner(cfg)
+            except (FileExistsError, NotADirectoryError, PermissionError) as error:
+                raise UserError(
+                    f'work folder {cfg.work_dir} cannot be written to: {error}.',
+                    code='file-not-written',
+                ) from error
+            check_start(cfg, runner, exact=True)
+            with as_user_error(runner), distributed.ending_workers(runner):
+                return _compare(runner, fast) if compare else _evaluate(runner, fast)
 
 
 def _evaluate(runner: Any, fast: Any) -> Evaluation:

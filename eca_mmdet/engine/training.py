@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from eca_mmdet import compat
+from eca_mmdet.checkpoints.io import each_read_once
 from eca_mmdet.engine import distributed
 from eca_mmdet.engine.checkpointing import (
     find_checkpoint,
@@ -99,7 +100,7 @@ def train(
     """
     cfg = load_config(config, options, launcher, local_rank, dist_timeout)
     set_work_dir(cfg, work_dir)
-    with _locked(cfg.work_dir, resuming=bool(resume)):
+    with _locked(cfg.work_dir, resuming=bool(resume)), each_read_once():
         if from_scratch:
             start_from_scratch(cfg)
         if amp:

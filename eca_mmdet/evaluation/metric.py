@@ -361,7 +361,8 @@ class MetricsFileHook(Hook):  # type: ignore[misc]
         self._write_test(runner, runner.test_evaluator)
 
     def _write_test(self, runner: Any, evaluator: Any) -> None:
-        checkpoint = _describe(compat.load_path(runner))
+        loaded = getattr(runner, 'loaded_file', None)
+        checkpoint = loaded or _describe(compat.load_path(runner))
         self._write(runner, evaluator, {'checkpoint': checkpoint})
 
     def _write(

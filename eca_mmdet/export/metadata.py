@@ -13,7 +13,6 @@ from typing import Any
 from eca_mmdet import __version__
 from eca_mmdet.export.processing import MOST_AREA, ImageRule
 from eca_mmdet.utils.errors import UserError
-from eca_mmdet.utils.io import sha256_of
 from eca_mmdet.utils.text import clipped
 
 KEY = 'eca_mmdet'  # name of the metadata in the file
@@ -58,7 +57,7 @@ def properties(trained: Any, part: str, size: tuple[int, int] | None) -> dict[st
         **(dict.fromkeys(_THRESHOLDS) if part == 'backbone' else _thresholds(model)),
         'config': Path(cfg.filename).name if cfg.filename else None,
         'checkpoint': Path(trained.path).name,
-        'checkpoint_sha256': sha256_of(trained.path),
+        'checkpoint_sha256': trained.sha256,
     }
     if part == 'all' and (wrong := fault(metadata)):
         raise UserError(

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from eca_mmdet import registration
+from eca_mmdet.checkpoints.class_layers import class_heads
 from eca_mmdet.checkpoints.detector import require_fit
 from eca_mmdet.checkpoints.download import fetch, is_address
 from eca_mmdet.checkpoints.embedded_config import (
@@ -46,6 +47,7 @@ class ECADetector:
         cfg: mmengine's Config that the model was built from.
         model: mmdet's detector, in evaluation mode.
         classes: names by label.
+        sha256: of the file.
 
     Example:
         >>> detector = ECADetector.from_checkpoint('epoch_12.pth')  # doctest: +SKIP
@@ -57,6 +59,7 @@ class ECADetector:
     cfg: Any
     model: Any
     classes: tuple[str, ...]
+    sha256: str = ''
 
     @classmethod
     def from_checkpoint(
@@ -230,11 +233,11 @@ def load_detector(
 
 def load_model(
     checkpoint: str, config: str | None = None, device: str | None = None
-) -> tuple[str, Any, Any, tuple[str, ...]]:
+) -> tuple[str, Any, Any, tuple[str, ...], str]:
     """Build the detector of a checkpoint and load its tensors.
 
     Arguments are those of :func:`load_detector`. Returns the local path, mmengine's
-    Config, mmdet's detector in evaluation mode, and the class names by label.
+    Config, mmdet's detector in evaluation mode, class names by label, and SHA-256.
     """
     from mmengine.device import get_device
 
@@ -244,9 +247,9 @@ def load_model(
     registration.register()
     cfg = _config(file, config)
     model = _build(cfg, path)
-    require_fit(file.state, model, path)
+    require_fit(file.named_as(model.state_dict()).state, model, path)
     classes = class_names(file, cfg)
-    _require_count(model, classes, path)
+    _require_count(cfg.model, classes, path)
     model.dataset_meta = {'classes': classes}
     model.cfg = cfg
     device = device or str(get_device())
@@ -258,23 +261,21 @@ def load_model(
             code='no-gpu',
         ) from error
     model.train(False)  # mmdet's ResNet returns None from eval()
-    return path, cfg, model, classes
+    return path, cfg, model, classes, file.sha256
 
 
 def _config(file: Checkpoint, config: str | None) -> Any:
     """Return the named config, or the one in the file."""
     if config is not None:
         return engine_config.load_config(config)
-    meta = file.extras.get('meta')
-    text = meta.get('cfg') if isinstance(meta, dict) else None
-    if not isinstance(text, str) or not text.strip():
+    if not file.config.strip():
         raise UserError(
             f'{file.path} has no config in it, so its architecture is unknown: only '
             'checkpoints that mmengine saves in training embed one. Name the config: '
             '--config NAME|FILE.',
             code='checkpoint-incomplete',
         )
-    return plain_config(parse_config(text, file.path), file.path)
+    return plain_config(parse_config(file.config, file.path), file.path)
 
 
 def plain_config(values: dict[str, Any], path: str) -> Any:
@@ -322,8 +323,7 @@ def _build(cfg: Any, path: str) -> Any:
 
 def class_names(file: Checkpoint, cfg: Any) -> tuple[str, ...]:
     """Return the class names: the file's, or those of the test data in its config."""
-    meta = file.extras.get('meta')
-    data = meta.get('dataset_meta') if isinstance(meta, dict) else None
+    data = file.meta.get('dataset_meta')
     names: Any = data.get('classes') if isinstance(data, dict) else None
     names = (names,) if isinstance(names, str) else names
     names = names or engine_config.class_names(cfg, 'test_dataloader') or ()
@@ -339,14 +339,12 @@ def class_names(file: Checkpoint, cfg: Any) -> tuple[str, ...]:
 
 def _require_count(model: Any, classes: tuple[str, ...], path: str) -> None:
     """Reject names that are not as many as the classes of the heads."""
-    for part in model.modules():
-        count = getattr(part, 'num_classes', None)
-        known = hasattr(part, 'predict_by_feat') and isinstance(count, int)
-        # A proposal head has one class, 'object'.
-        if known and count not in (1, len(classes)):
+    for _, head in class_heads(model):
+        if head['num_classes'] not in (1, len(classes)):  # 1: all classes at once
             raise UserError(
                 f'{path} names {len(classes)} classes ({", ".join(classes[:3])}, ...), '
-                f'and its {type(part).__name__} has {count}. Name a config with the '
-                'right test_dataloader.dataset.metainfo.classes: --config NAME|FILE.',
+                f'and its {head.get("type")} has {head["num_classes"]}. Name a config '
+                'with the right test_dataloader.dataset.metainfo.classes: --config '
+                'NAME|FILE.',
                 code='class-mismatch',
             )

@@ -55,7 +55,7 @@ class WeightsError(UserError, ValueError):
 class MissingWeightsError(WeightsError, FileNotFoundError):
     """A checkpoint that does not exist or cannot be downloaded."""
 
-    code = 'checkpoint-not-found'
+    code = 'file-not-found'
 
 
 class MissingPackageError(UserError, ImportError):

@@ -233,12 +233,14 @@ def require_free(*paths: str | Path, option: str = '--out') -> None:
             )
 
 
-def sha256_of(path: str | Path) -> str:
-    """Return the SHA-256 of a file as hexadecimal digits."""
+def sha256_of(file: str | Path | IO[bytes]) -> str:
+    """Return the SHA-256 of a file, or of the rest of an open one, as hexadecimals."""
+    if isinstance(file, (str, Path)):
+        with open(file, 'rb') as opened:
+            return sha256_of(opened)
     digest = hashlib.sha256()
-    with open(path, 'rb') as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
+    while block := file.read(1 << 20):
+        digest.update(block)
     return digest.hexdigest()
 
 

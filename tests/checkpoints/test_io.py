@@ -1,11 +1,16 @@
 """Files of weights are read without running them, and written whole or not at all."""
 
+import bz2
 import io
+import json
+import lzma
 import os
 import pickle
 import resource
+import struct
 import tarfile
 import weakref
+import zipfile
 
 import numpy as np
 import pytest
@@ -53,10 +58,11 @@ def test_pytorch_files(tmp_path, content, wrapper, prefix, zipped):
     )
 
 
-def test_a_prefix_of_some_names_stays(tmp_path):
-    state = {'module.a': torch.zeros(1), 'b': torch.zeros(1)}
-    torch.save(state, tmp_path / 'mixed.pth')
-    same(read_weights(tmp_path / 'mixed.pth').state, state)
+def test_pytorch_by_content_not_by_name(tmp_path):
+    torch.save(STATE, tmp_path / 'x.safetensors')
+    read = read_weights(tmp_path / 'x.safetensors')
+    same(read.state, STATE)
+    assert read.container == 'PyTorch'
 
 
 def test_safetensors_by_content_not_by_name(tmp_path):
@@ -185,6 +191,14 @@ def tar_bytes():
     return buffer.getvalue()
 
 
+def zip_bytes(*names):
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, 'w') as archive:
+        for name in names:
+            archive.writestr(name, 'abc')
+    return buffer.getvalue()
+
+
 def saved(content):
     buffer = io.BytesIO()
     torch.save(content, buffer)
@@ -196,7 +210,22 @@ def saved(content):
     [
         (b'', 'is empty'),
         (b'\n<!DOCTYPE html><title>Quota exceeded</title>', 'is a web page'),
+        (b'\xef\xbb\xbf<html>', 'is a web page'),
+        ('\ufeff<!doctype html>'.encode('utf-16-le'), 'is a web page'),
+        (b'<script>{"a":1}</script>', 'is a web page'),
+        (b'{"error": "Rate limit exceeded"}', 'is JSON'),
         (tar_bytes(), 'is a tar archive'),
+        (bz2.compress(b'abc'), 'is a compressed archive'),
+        (lzma.compress(b'abc'), 'is a compressed archive'),
+        (zip_bytes('best.pth', 'README'), 'is a zip archive of best.pth, README'),
+        (zip_bytes(), 'is a compressed archive'),
+        (zip_bytes('m/constants.pkl', 'm/data.pkl', 'm/code/a.py'), 'is a TorchScript'),
+        (zip_bytes('m/archive_format', 'm/models/model.json'), 'that torch.export'),
+        (b'\x08\x08\x12\x07pytorch\x1a\x052.4.0', 'is an ONNX model'),
+        (b'\x89HDF\r\n\x1a\n', 'is a file of another library'),
+        (b'\x89PNG\r\n\x1a\n', 'is an image'),
+        (bytes(600), 'is all zeros'),
+        (pickle.dumps({'a': 1}), 'is a plain Python pickle'),
         (b'\x1f\x8b\x08' + bytes(50), 'is gzip-compressed'),
         (b'version https://git-lfs.github.com/spec/v1\n', 'is a Git LFS pointer'),
         (b'hello', 'is not a checkpoint: neither'),
@@ -213,14 +242,67 @@ def saved(content):
     ],
     ids=lambda value: value[:20] if isinstance(value, str) else '',
 )
-def test_files_that_are_no_weights(tmp_path, content, part):
-    file = tmp_path / 'bad.pth'
+@pytest.mark.parametrize('ending', ['pth', 'safetensors'])
+def test_files_that_are_no_weights(tmp_path, content, part, ending):
+    file = tmp_path / f'bad.{ending}'
     file.write_bytes(content)
     with pytest.raises(WeightsError, match=part) as caught:
         read_weights(file)
     message = str(caught.value)
     assert str(file) in message and '\n' not in message
-    assert os.listdir(tmp_path) == ['bad.pth']
+    assert os.listdir(tmp_path) == [file.name]
+
+
+def of_header(header, values=b'', length=None):
+    """A safetensors file; the header is JSON or its bytes."""
+    raw = header if isinstance(header, bytes) else json.dumps(header).encode()
+    return struct.pack('<Q', len(raw) if length is None else length) + raw + values
+
+
+def entry(shape, begin, end):
+    return {'dtype': 'F32', 'shape': shape, 'data_offsets': [begin, end]}
+
+
+ONE = json.dumps(entry([1], 0, 4)).encode()
+
+
+@pytest.mark.parametrize(
+    ('content', 'code'),
+    [
+        (of_header({f't{i}': entry([0], 0, 0) for i in range(20_001)}), 'unsafe'),
+        (of_header({'a': entry([0], 0, 0), 'b': entry([3, 0], 0, 0)}), 'unsafe'),
+        (of_header(b'{"a":%s,"a":%s}' % (ONE, ONE), bytes(4)), 'unsafe'),
+        (of_header(b'{"__metadata__":{"a":"%s"}}' % (b'x' * (9 << 20))), 'unsafe'),
+        (of_header({'a': entry([1 << 40, 1 << 40], 0, 0)}), 'unreadable'),
+        (of_header({'a': entry([1 << 62, 4, 0], 0, 0)}), 'unreadable'),
+        (of_header({'a': entry([4], 0, 8)}, bytes(8)), 'unreadable'),
+        (of_header({'a': entry([4], 16, 0)}, bytes(16)), 'unreadable'),
+        (
+            of_header({'a': entry([1], 0, 4), 'b': entry([1], 0, 4)}, bytes(4)),
+            'unreadable',
+        ),
+        (of_header({'a': entry([1], 0, 4)}, bytes(8)), 'unreadable'),
+        (of_header({'a': entry([-1], 0, 4)}, bytes(4)), 'unreadable'),
+        (of_header({'a': 3}), 'unreadable'),
+        (of_header({'a': {'data_offsets': [[], {}]}}), 'unreadable'),
+        (of_header(b'{"a":' * 100_000), 'unreadable'),
+        (of_header(b'{"a":%s}' % (b'9' * 5_000)), 'unreadable'),
+        (of_header(b'{}', length=1 << 40), 'unreadable'),
+        (of_header(b'{}', length=(1 << 64) - 1), 'unreadable'),
+        (of_header(b'{"\xff":1}'), 'unreadable'),
+    ],
+    ids=lambda value: None if isinstance(value, bytes) else value,
+)
+def test_safetensors_made_to_hurt(tmp_path, content, code):
+    """Refused before any tensor is read, however large it says that it is."""
+    file = tmp_path / 'x.safetensors'
+    file.write_bytes(content)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(WeightsError) as caught:
+        read_weights(file)
+    assert caught.value.code.endswith(code)
+    grown_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    assert grown_kib < 200_000
 
 
 @pytest.mark.parametrize('count', [8, 20, 60])
