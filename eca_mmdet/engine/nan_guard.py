@@ -114,7 +114,8 @@ class GuardedOptimizer:
                 f'{layer or "none, only the loss itself"}.'
             )
         # Only the first process prints.
-        return next(filter(None, all_gather_object(message)))
+        printed: str = next(filter(None, all_gather_object(message)))
+        return printed
 
     def _advice(self) -> str:
         lr = self._runner.optim_wrapper.get_lr().get('lr', [float('nan')])[0]

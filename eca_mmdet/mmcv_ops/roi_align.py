@@ -210,7 +210,7 @@ def _max_forward(
         samples = _pool(
             features, rois[chosen], (rows * ny, columns * nx), scale, 1, aligned
         )
-        bins = samples.unflatten(3, (columns, nx)).unflatten(2, (rows, ny))
+        bins = samples.view(*samples.shape[:2], rows, ny, columns, nx)
         bins = bins.transpose(3, 4).flatten(4)  # (K, C, rows, columns, ny * nx)
         value, index = bins.max(dim=-1)
         row = torch.arange(rows, device=rois.device)[:, None] * ny + index // nx
