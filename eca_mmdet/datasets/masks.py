@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from operator import mul, sub
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -22,7 +22,11 @@ from eca_mmdet.datasets.entries import (
     is_segmentation,
 )
 
+Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
+
+LEAST_OVERLAP = 0.2
+"""IoU of a box and that of its mask, under which they are not of one object."""
 
 _COUNTS = re.compile(rb'([P-o]{0,6}[0-O])+')
 """Characters of a compressed RLE: up to seven a count, the last without the sixth bit.
@@ -154,27 +158,62 @@ def mask_box(mask: Any, size: Size | None) -> list[float] | None:
     return box if min(box[2:]) > 0 else None
 
 
-def rough_box(mask: Any, size: Size) -> list[float] | None:
-    """Return the same of a usable mask; if polygons surely have a pixel, their extent.
+def mask_boxes(masks: Sequence[Any], sizes: npt.ArrayLike) -> Floats:
+    """Return (N, 4) x, y, width, height of usable masks, NaN for one without a pixel.
 
-    They are not drawn then: the area is large for the extent.
+    Of polygons that surely have a pixel it is the extent: they are not drawn. ``sizes``
+    are width and height of the images.
     """
-    rings = mask if isinstance(mask, list) else []
-    sure, ends = False, []
-    for ring in rings:
-        xs, ys = ring[::2], ring[1::2]
-        left, top, right, bottom = min(xs), min(ys), max(xs), max(ys)
-        heights = map(sub, ys[1:] + ys[:1], ys[-1:] + ys[:-1])
-        twice = abs(sum(map(mul, xs, heights)))
-        sure |= twice > 3 * (right - left + bottom - top)
-        ends.append((left, top, right, bottom))
-    if not sure:
-        return mask_box(mask, size)
-    lefts, tops, rights, bottoms = zip(*ends, strict=True)
-    left, top, right, bottom = min(lefts), min(tops), max(rights), max(bottoms)
-    if min(left, top) < 0 or right > size[0] or bottom > size[1]:
-        return mask_box(mask, size)
-    return [left, top, right - left, bottom - top]
+    boxes, sizes = np.full((len(masks), 4), np.nan), np.reshape(sizes, (-1, 2))
+    drawn = np.array([isinstance(mask, dict) for mask in masks], bool)
+    outlines = [mask for mask in masks if isinstance(mask, list)]
+    boxes[~drawn] = polygon_extents(outlines, sizes[~drawn])
+    for at in np.flatnonzero(np.isnan(boxes[:, 0])):
+        width, height = sizes[at].tolist()
+        boxes[at] = mask_box(masks[at], (width, height)) or np.nan
+    return boxes
+
+
+def polygon_extents(masks: Sequence[Any], sizes: npt.ArrayLike) -> Floats:
+    """Return (N, 4) x, y, width and height of polygons that surely have a pixel.
+
+    Their area is large for their extent, which is inside the image. The others are NaN.
+    """
+    if not len(masks):
+        return np.empty((0, 4))
+    rings = [ring for mask in masks for ring in mask]
+    counts = np.fromiter(map(len, rings), np.int64) // 2
+    points = np.fromiter(chain.from_iterable(rings), np.float64).reshape(-1, 2)
+    ends = np.cumsum(counts)
+    starts, after = ends - counts, np.arange(1, len(points) + 1)
+    after[ends - 1] = starts
+    (x, y), (next_x, next_y) = points.T, points[after].T
+    twice = np.abs(np.add.reduceat(x * next_y - next_x * y, starts))
+    low, high = (f.reduceat(points, starts) for f in (np.minimum, np.maximum))
+    sure = twice > 3 * (high - low).sum(1)
+
+    first = np.cumsum([0, *map(len, masks)])[:-1]
+    low, high = np.minimum.reduceat(low, first), np.maximum.reduceat(high, first)
+    sure = np.logical_or.reduceat(sure, first)
+    sure &= ((low >= 0) & (high <= sizes)).all(1)
+    extents: Floats = np.hstack([low, high - low])
+    extents[~sure] = np.nan
+    return extents
+
+
+def shared_area(a: npt.ArrayLike, b: npt.ArrayLike) -> Floats:
+    """Return the area that boxes (..., 4) x, y, width, height share, pair by pair."""
+    a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
+    ends = np.minimum(a[..., :2] + a[..., 2:], b[..., :2] + b[..., 2:])
+    sides: Floats = (ends - np.maximum(a[..., :2], b[..., :2])).clip(0)
+    return np.asarray(sides.prod(-1))
+
+
+def overlap(a: npt.ArrayLike, b: npt.ArrayLike) -> Floats:
+    """Return the IoU of boxes (..., 4) x, y, width, height, pair by pair."""
+    shared = shared_area(a, b)
+    areas = np.asarray(a)[..., 2:].prod(-1) + np.asarray(b)[..., 2:].prod(-1)
+    return np.asarray(shared / np.maximum(areas - shared, np.finfo(float).tiny))
 
 
 def annotation_rle(annotation: Entry, size: Size | None) -> dict[str, Any] | None:

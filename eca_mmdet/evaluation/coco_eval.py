@@ -15,7 +15,7 @@ import numpy as np
 from eca_mmdet.catalog.published import AP_COLUMNS
 from eca_mmdet.datasets.detections import Detections
 from eca_mmdet.datasets.ground_truth import Floats, GroundTruth, ImageId
-from eca_mmdet.datasets.masks import mask_faults, rough_box, to_rle
+from eca_mmdet.datasets.masks import mask_boxes, mask_faults, to_rle
 from eca_mmdet.utils.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -141,8 +141,8 @@ def _require_truth(truth: GroundTruth, task: str) -> None:
             code='no-masks',
         )
     if task == 'segm':
-        masks = zip(truth.segmentations, sizes, strict=True)
-        empty = sum(rough_box(mask, (w, h)) is None for mask, (h, w) in masks)
+        sizes = truth.sizes[truth.image][:, ::-1]
+        empty = int(np.isnan(mask_boxes(truth.segmentations, sizes)[:, 0]).sum())
         if empty:
             logger.warning(
                 f'warning: {empty} of {len(sizes)} masks of {truth.source} have no '

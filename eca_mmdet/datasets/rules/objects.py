@@ -25,7 +25,15 @@ from eca_mmdet.datasets.entries import (
     is_polygon,
     is_segmentation,
 )
-from eca_mmdet.datasets.masks import bad_counts, mask_box, rough_box, set_area
+from eca_mmdet.datasets.masks import (
+    LEAST_OVERLAP,
+    bad_counts,
+    mask_box,
+    mask_boxes,
+    overlap,
+    set_area,
+    shared_area,
+)
 from eca_mmdet.datasets.readings import (
     read_box,
     read_flag,
@@ -37,9 +45,6 @@ from eca_mmdet.datasets.rules.rule import Content, Fix, Phase, Repair, Rule
 
 OVER_EDGE_PX = 1.0
 """Boxes may reach this far over the edge: rounding, and COCO itself."""
-
-LEAST_OVERLAP = 0.2
-"""IoU of a box and that of its mask, under which they are not of one object."""
 
 SAME_OVERLAP = 0.8
 """IoU of two boxes from which one confirms the other."""
@@ -144,26 +149,13 @@ def _opposite_corner(box: Any, size: Size | None) -> list[float] | None:
     sides = [abs(width), abs(height)]
     boxes = [min(x, x + width), min(y, y + height), *sides], [x, y, *sides]
     whole_image = [0, 0, *(size or (math.inf, math.inf))]
-    return max(boxes, key=lambda box: _shared(box, whole_image))
-
-
-def _shared(a: Sequence[float], b: Sequence[float]) -> float:
-    """Return the area that two boxes share."""
-    width = min(a[0] + a[2], b[0] + b[2]) - max(a[0], b[0])
-    height = min(a[1] + a[3], b[1] + b[3]) - max(a[1], b[1])
-    return max(width, 0) * max(height, 0)
-
-
-def _overlap(a: Sequence[float], b: Sequence[float]) -> float:
-    """Return the IoU of two boxes."""
-    shared = _shared(a, b)
-    return shared and shared / (a[2] * a[3] + b[2] * b[3] - shared)
+    return max(boxes, key=lambda box: float(shared_area(box, whole_image)))
 
 
 def _is_confirmed(one: Entry, box: Sequence[float], size: Size | None) -> bool:
     """Whether a box is that of the mask; without a mask, whether it has the area."""
     if found := mask_box(one.get('segmentation'), size):
-        return _overlap(found, box) > SAME_OVERLAP
+        return bool(overlap(found, box) > SAME_OVERLAP)
     area = one.get('area')
     if not is_finite_number(area) or area <= 1:  # type: ignore[operator]
         return False
@@ -309,16 +301,17 @@ def _misses(content: Content, usable: list[Entry]) -> tuple[list[Entry], list[En
     Boxes that have a fault of their own are not compared.
     """
     misplaced = {id(one) for found in content.derive(_misplaced) for one in found}
-    empty, away, sizes = [], [], content.sizes
-    for one in usable:
-        box, size = one.get('bbox'), sizes[one['image_id']]
-        found = rough_box(one['segmentation'], size)  # type: ignore[arg-type]
-        if found is None:
-            empty.append(one)
-        elif is_box(box) and id(one) not in misplaced:
-            if _overlap(found, box) < LEAST_OVERLAP:  # type: ignore[arg-type]
-                away.append(one)
-    return empty, away
+    sizes = [content.sizes[one['image_id']] or (0, 0) for one in usable]
+    found = mask_boxes([one['segmentation'] for one in usable], sizes)
+    empty = [usable[at] for at in np.flatnonzero(np.isnan(found[:, 0]))]
+    boxed = [
+        at
+        for at, one in enumerate(usable)
+        if is_box(one.get('bbox')) and id(one) not in misplaced
+    ]
+    boxes = _array([usable[at]['bbox'] for at in boxed], 4)
+    far = np.flatnonzero(overlap(found[boxed], boxes) < LEAST_OVERLAP)
+    return empty, [usable[boxed[at]] for at in far]
 
 
 def _scale_masks(repair: Repair) -> None:
@@ -333,7 +326,7 @@ def _scale_masks(repair: Repair) -> None:
         for sides in (size, (max(size), max(size))):
             scaled = [_in_pixels(ring, sides) for ring in rings]
             found = mask_box(scaled, size)
-            if found and (not is_box(box) or _overlap(found, box) > SAME_OVERLAP):  # type: ignore[arg-type]
+            if found and (not is_box(box) or overlap(found, box) > SAME_OVERLAP):  # type: ignore[arg-type]
                 one['segmentation'] = scaled
                 repair.done['masks scaled to pixels'] += 1
                 break
