@@ -11,6 +11,7 @@ import codecs
 import hashlib
 import json
 import os
+import time
 import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
@@ -30,6 +31,12 @@ from eca_mmdet.datasets.entries import (
     is_polygon,
     is_segmentation,
 )
+from eca_mmdet.datasets.index_cache import (
+    cache_path,
+    one_at_a_time,
+    read_columns,
+    write_columns,
+)
 from eca_mmdet.datasets.masks import bad_counts
 from eca_mmdet.utils.errors import RunError
 from eca_mmdet.utils.io import require_regular
@@ -38,6 +45,15 @@ Array = npt.NDArray[Any]
 
 _CHUNK = 1 << 14
 """Annotations that are held as objects at a time."""
+
+_VERSION = 'coco-index-1'
+"""Of the columns; caches of another are not read."""
+
+_LEAST_CACHED = 1_000_000
+"""Bytes of a file that is worth a cache; a smaller one is read in some milliseconds."""
+
+_RESOLUTION_NS = 2 * 10**9
+"""Two writes to a file within this time may leave the same time."""
 
 _KEPT = 8
 """Files whose index a process keeps."""
@@ -147,6 +163,7 @@ class CocoIndex:
         image_spans: (M, 2) int64 offset and length in bytes of each entry in the file.
         category_spans: (K, 2) int64.
         spans: (N, 2) int64.
+        shared: the columns are those of a cache, which all processes share.
     """
 
     path: Path
@@ -171,6 +188,7 @@ class CocoIndex:
     order: Array
     starts: Array
     spans: Array
+    shared: bool = False
     _handle: list[int] = field(default_factory=list, init=False, repr=False)
 
     def __len__(self) -> int:
@@ -180,12 +198,23 @@ class CocoIndex:
     def __deepcopy__(self, memo: Any) -> CocoIndex:
         return self
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, '_handle': []}
+    def __reduce__(self) -> Any:
+        if self.shared:
+            return _reopen, (self.path, self.sha256)
+        columns = {name: getattr(self, name) for name in _COLUMNS}
+        return _restore, (self.path, self.sha256, self.stamp, self.annotated, columns)
 
     def of_image(self, image: int) -> Array:
         """Return the positions of the annotations of an image, in the file's order."""
         return self.order[self.starts[image] : self.starts[image + 1]]
+
+    def distinct_images(self) -> Array:
+        """Return the positions of the images in the order in which ids first occur.
+
+        Of images that share an id, it is the last, as in pycocotools.
+        """
+        _, first = np.unique(self.image_ids, return_index=True)
+        return _finder(self.image_ids)(self.image_ids[np.sort(first)])
 
     def images(self, positions: Iterable[int]) -> list[Entry]:
         """Return image entries with all their keys."""
@@ -246,16 +275,34 @@ class CocoIndex:
             return
         same = stamp.size == self.stamp.size and _sha256(self._handle[0]) == self.sha256
         if not same:
-            raise ChangedFileError(
-                f'annotation file {str(self.path)!r} was changed while it was in use. '
-                'Start again, and give new files a new name.'
-            )
+            raise _changed(self.path)
         object.__setattr__(self, 'stamp', stamp)  # only touched, or copied back
 
     def hold(self, handle: int) -> None:
         """Read entries through an open file, which is closed with this object."""
         self._handle[:] = [handle]
         weakref.finalize(self, os.close, handle)
+
+
+def _restore(
+    path: Path, sha256: str, stamp: Stamp, annotated: bool, columns: dict[str, Array]
+) -> CocoIndex:
+    return CocoIndex(path, sha256, stamp, annotated, **columns)
+
+
+def _reopen(path: Path, sha256: str) -> CocoIndex:
+    """Return the index of a file in another process, from the cache."""
+    index = read_index(path)
+    if index is None or index.sha256 != sha256:
+        raise _changed(path)
+    return index
+
+
+def _changed(path: Path) -> ChangedFileError:
+    return ChangedFileError(
+        f'annotation file {str(path)!r} was changed while it was in use. Start again, '
+        'and give new files a new name.'
+    )
 
 
 _COLUMNS = tuple(
@@ -297,16 +344,74 @@ def _open(path: Path) -> tuple[Stamp, CocoIndex | None]:
     index = None
     try:
         stamp = Stamp.of(os.fstat(handle))
-        with open(handle, 'rb', closefd=False) as file:
-            data = file.read()
-        if Stamp.of(os.fstat(handle)) == stamp:  # nobody is writing it
-            index = _build(path, stamp, data)
+        cache = cache_path(path) if stamp.size >= _LEAST_CACHED else None
+        if cache is None:
+            index = _read(path, handle, stamp)
+        else:
+            with one_at_a_time(handle):
+                index = _from_cache(path, handle, stamp, cache)
+                if index is None:
+                    index = _read(path, handle, stamp, cache)
         if index is not None:
             index.hold(handle)
     finally:
         if index is None:
             os.close(handle)
     return stamp, index
+
+
+def _from_cache(path: Path, handle: int, stamp: Stamp, cache: Path) -> CocoIndex | None:
+    """Return the index of a cache of this content, None if there is none.
+
+    A file of the same size, time and inode has the same content, as for git; unless it
+    was written to after it was read and within the resolution of its time. Any other is
+    read for its hash.
+    """
+    found = read_columns(cache)
+    if found is None:
+        return None
+    metadata, columns = found
+    if metadata.get('version') != _VERSION or set(columns) != {*_COLUMNS}:
+        return None
+    known = Stamp(*map(int, metadata['stamp'].split()))
+    sure = known.mtime_ns + _RESOLUTION_NS < int(metadata['read_ns'])
+    sha256 = metadata['sha256']
+    if not (sure and known == stamp) and (
+        known.size != stamp.size or _sha256(handle) != sha256
+    ):
+        return None
+    annotated = metadata['annotated'] == '1'
+    index = CocoIndex(path, sha256, stamp, annotated, **columns, shared=True)
+    if known != stamp:
+        _store(index, cache, time.time_ns())
+    return index
+
+
+def _read(
+    path: Path, handle: int, stamp: Stamp, cache: Path | None = None
+) -> CocoIndex | None:
+    start = time.time_ns()
+    with open(handle, 'rb', closefd=False) as file:
+        data = file.read()
+    if Stamp.of(os.fstat(handle)) != stamp:  # it is being written
+        return None
+    index = _build(path, stamp, data)
+    del data
+    if index is not None and cache and _store(index, cache, start):
+        return _from_cache(path, handle, stamp, cache) or index
+    return index
+
+
+def _store(index: CocoIndex, cache: Path, read_ns: int) -> bool:
+    metadata = {
+        'version': _VERSION,
+        'path': str(index.path),
+        'sha256': index.sha256,
+        'stamp': ' '.join(map(str, index.stamp)),
+        'read_ns': str(read_ns),
+        'annotated': str(int(index.annotated)),
+    }
+    return write_columns(cache, metadata, {k: getattr(index, k) for k in _COLUMNS})
 
 
 def _sha256(handle: int) -> str:

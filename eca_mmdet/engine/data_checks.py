@@ -143,9 +143,10 @@ def _is_plain_coco(dataset: Any) -> bool:
     from mmdet.datasets import CocoDataset
     from mmdet.registry import DATASETS
 
-    known = DATASETS.get(dataset['type'])
-    reads = getattr(known, 'load_data_list', None)
-    return bool(reads is CocoDataset.load_data_list)
+    from eca_mmdet.datasets.coco_dataset import CocoIndexDataset
+
+    reads = getattr(DATASETS.get(dataset['type']), 'load_data_list', None)
+    return reads in (CocoDataset.load_data_list, CocoIndexDataset.load_data_list)
 
 
 def _check_names(classes: Sequence[str], file: _File, name: str) -> None:

@@ -5,12 +5,18 @@ import json
 import math
 import os
 import pickle
+import signal
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.numpy import save_file
 
+from eca_mmdet.datasets import index as index_module
+from eca_mmdet.datasets import index_cache
 from eca_mmdet.datasets.coco import read_annotations
 from eca_mmdet.datasets.entries import is_polygon, is_segmentation
 from eca_mmdet.datasets.index import ChangedFileError, Mask, read_index
@@ -198,3 +204,168 @@ def test_a_pickled_index_reads_its_file_again(file):
     file.unlink()
     with pytest.raises(ChangedFileError):
         pickle.loads(pickle.dumps(index)).annotations([2])
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    """The folder of caches, for files of any size."""
+    monkeypatch.setenv(index_cache.SWITCH, str(tmp_path / 'cache'))
+    monkeypatch.setattr(index_module, '_LEAST_CACHED', 0)
+    return tmp_path / 'cache'
+
+
+@pytest.fixture
+def old(tmp_path):
+    """A file that was written long ago."""
+    path = tmp_path / 'old.json'
+    path.write_text(json.dumps(sound()))
+    os.utime(path, ns=(10**18, 10**18))
+    return path
+
+
+def read_again(path):
+    """Read an index as another process does."""
+    index_module._indexes.clear()
+    return read_index(path)
+
+
+def require_equal(index, other):
+    for name in index_module._COLUMNS:
+        found, expected = getattr(index, name), getattr(other, name)
+        np.testing.assert_array_equal(found, expected)
+        assert (found.dtype, found.shape) == (expected.dtype, expected.shape)
+    assert index.sha256 == other.sha256
+    assert index.annotated == other.annotated
+    same(index.annotations(range(len(index))), other.annotations(range(len(other))))
+
+
+def test_a_cache_has_the_columns(cache, old, monkeypatch):
+    index = read_again(old)
+    (written,) = cache.iterdir()
+    monkeypatch.setattr(index_module, '_build', None)
+    monkeypatch.setattr(index_module, '_sha256', None)  # its time is enough
+    other = read_again(old)
+    assert other.shared
+    require_equal(other, index)
+    with pytest.raises(ValueError, match='read-only'):
+        other.boxes[0] = 0
+    index_module._indexes.clear()
+    require_equal(pickle.loads(pickle.dumps(other)), index)
+    assert written.stat().st_size > len(pickle.dumps(other))
+
+
+def test_a_file_without_annotations_has_a_cache(cache, old):
+    content = sound()
+    del content['annotations']
+    old.write_text(json.dumps(content))
+    read_again(old)
+    index = read_again(old)
+    assert (index.shared, index.annotated, len(index)) == (True, False, 0)
+
+
+@pytest.mark.parametrize('age', ['new', 'old'])
+def test_a_file_that_changed_is_read_again(cache, old, age):
+    if age == 'new':
+        os.utime(old)  # the next change may leave the same time
+    read_again(old)
+    found = old.stat()
+    with open(old, 'r+') as stream:
+        text = stream.read()
+        stream.seek(0)
+        stream.write(text.replace('"bbox": [2', '"bbox": [3'))
+    time = found.st_mtime_ns + (0 if age == 'new' else 1)
+    os.utime(old, ns=(time, time))
+    assert old.stat().st_size == found.st_size
+    assert read_again(old).boxes[:, 0].tolist() == [3, 3, 3, 3]
+
+
+def test_a_file_that_was_only_copied_keeps_its_cache(cache, old, monkeypatch):
+    index = read_again(old)
+    os.utime(old, ns=(10**18 + 1, 10**18 + 1))
+    monkeypatch.setattr(index_module, '_build', None)
+    require_equal(read_again(old), index)
+    monkeypatch.setattr(index_module, '_sha256', None)
+    require_equal(read_again(old), index)
+
+
+def damage(path, how):
+    data = path.read_bytes()
+    path.unlink()  # it may be mapped
+    if how == 'cut off':
+        path.write_bytes(data[:-9])
+    elif how == 'empty':
+        path.write_bytes(b'')
+    elif how == 'foreign':
+        path.write_bytes(b'{"images": []}' * 30)
+    elif how == 'other tensors':
+        save_file({'boxes': np.zeros(3)}, path, {'version': index_module._VERSION})
+    elif how == 'other version':
+        path.write_bytes(data.replace(b'coco-index-', b'coco-index_'))
+    else:
+        path.mkdir()
+
+
+@pytest.mark.parametrize(
+    'how',
+    ['cut off', 'empty', 'foreign', 'other tensors', 'other version', 'folder'],
+)
+def test_a_damaged_cache_is_built_again(cache, old, how):
+    index = read_again(old)
+    (written,) = cache.iterdir()
+    damage(written, how)
+    require_equal(read_again(old), index)
+    assert read_again(old).shared == (how != 'folder')
+
+
+def test_without_a_place_for_caches(cache, old, monkeypatch):
+    cache.write_text('a file, where no folder can be')
+    index = read_again(old)
+    assert (index.shared, len(index)) == (False, 4)
+    monkeypatch.setenv(index_cache.SWITCH, '')
+    assert not read_again(old).shared
+    monkeypatch.delenv(index_cache.SWITCH)
+    monkeypatch.setenv('XDG_CACHE_HOME', str(old.parent / 'xdg'))
+    assert read_again(old).shared
+    assert len([*(old.parent / 'xdg' / 'eca_mmdet').iterdir()]) == 1
+
+
+def test_unused_caches_are_removed(cache, old):
+    cache.mkdir()
+    names = ('a.safetensors', '.b.safetensors.x.partial', 'other.txt')
+    for name in names:
+        (cache / name).write_text('')
+        os.utime(cache / name, (1, 1))
+    read_again(old)
+    left = [path.name for path in cache.iterdir()]
+    assert len(left) == 2
+    assert 'other.txt' in left
+
+
+BUILD = """
+import os, signal, sys
+from eca_mmdet.datasets import index
+index._LEAST_CACHED = 0
+if sys.argv[2] == 'kill':
+    os.replace = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+print(index.read_index(sys.argv[1]).boxes.sum())
+"""
+
+
+def test_a_kill_leaves_no_cache_and_two_builders_one(cache, old):
+    killed = subprocess.run([sys.executable, '-c', BUILD, old, 'kill'])
+    assert killed.returncode == -signal.SIGKILL
+    assert [path.suffix for path in cache.iterdir()] == ['.partial']
+    both = [
+        subprocess.Popen(
+            [sys.executable, '-c', BUILD, old, 'build'], stdout=subprocess.PIPE
+        )
+        for _ in range(2)
+    ]
+    index = read_again(old)
+    outputs = [one.communicate()[0] for one in both]
+    assert outputs == [f'{index.boxes.sum()}\n'.encode()] * 2
+    assert sorted(path.suffix for path in cache.iterdir()) == [
+        '.partial',
+        '.safetensors',
+    ]
+    assert read_again(old).shared
