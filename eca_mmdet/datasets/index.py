@@ -17,6 +17,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
+from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple, cast
 
@@ -37,13 +38,13 @@ from eca_mmdet.datasets.index_cache import (
     read_columns,
     write_columns,
 )
-from eca_mmdet.datasets.masks import bad_counts
+from eca_mmdet.datasets.masks import bad_counts, mask_api, to_rle
 from eca_mmdet.utils.errors import RunError
 from eca_mmdet.utils.io import require_regular
 
 Array = npt.NDArray[Any]
 
-_CHUNK = 1 << 14
+_CHUNK = 1 << 13
 """Annotations that are held as objects at a time."""
 
 _VERSION = 'coco-index-1'
@@ -71,7 +72,7 @@ class Mask(IntEnum):
     """What an annotation's segmentation is."""
 
     NONE = 0
-    SOUND = 1  # polygons of three points or more, or an RLE of its image's size
+    SOUND = 1  # polygons or an RLE of its image, at the place of the box
     OTHER = 2  # anything else, to be looked at
 
 
@@ -134,6 +135,25 @@ _ANNOTATION = msgspec.json.Decoder(_Annotation)
 _SEGMENTATION = msgspec.json.Decoder(_Segmentation)
 _ENTRY = msgspec.json.Decoder(dict[str, Any])
 _IMAGES = msgspec.json.Decoder(list[_Image])
+
+
+class Entries(Sequence[Entry]):
+    """Entries of a file as a sequence; ``read`` decodes those at some positions."""
+
+    def __init__(
+        self, read: Callable[[Iterable[int]], list[Entry]], count: int
+    ) -> None:
+        self._read = read
+        self._at = range(count)
+
+    def __len__(self) -> int:
+        """Return the number of entries."""
+        return len(self._at)
+
+    def __getitem__(self, at: Any) -> Any:
+        """Return an entry, or a list of them."""
+        found = self._at[at]
+        return self._read(found) if isinstance(at, slice) else self._read([found])[0]
 
 
 @dataclass(frozen=True, eq=False)
@@ -235,6 +255,16 @@ class CocoIndex:
             one.get('segmentation') if isinstance(one, dict) else one.segmentation
             for one in found
         ]
+
+    def content(self) -> dict[str, Any]:
+        """Return the entries as in the file, each decoded when it is asked for."""
+        content: dict[str, Any] = {
+            'images': Entries(self.images, len(self.image_ids)),
+            'categories': self.categories(),
+        }
+        if self.annotated:
+            content['annotations'] = Entries(self.annotations, len(self))
+        return content
 
     def file_names(self) -> list[str]:
         """Return the file names of all images."""
@@ -523,7 +553,7 @@ def _annotation_columns(
         columns['ignore'][here] = [bool(one.ignore) for one in part]
         sizes = known['image_sizes'][columns['image'][here]]
         sizes[columns['image'][here] < 0] = np.nan
-        columns['masks'][here] = _look_at_masks(part, sizes)
+        columns['masks'][here] = _look_at_masks(part, sizes, columns['boxes'][here])
     columns['category'] = _finder(known['category_ids'])(columns['category_id'])
     order = np.argsort(columns['image'], kind='stable')
     columns['order'] = order.astype(np.int32)
@@ -552,27 +582,65 @@ def _flag(value: float | None) -> int:
     return int(value)
 
 
-def _look_at_masks(entries: list[_Annotation], sizes: Array) -> Array:
+def _look_at_masks(entries: list[_Annotation], sizes: Array, boxes: Array) -> Array:
     """Return the kind of each mask; ``sizes`` are width and height of the images."""
     kinds = np.full(len(entries), Mask.OTHER, np.uint8)
-    compressed: list[tuple[int, Any]] = []
+    polygons: dict[int, Any] = {}
+    rles: dict[int, Any] = {}
     for at, one in enumerate(entries):
         try:
-            polygons: Any = _POLYGONS.decode(one.segmentation)
-            sound = not any(len(points) & 1 for points in polygons)
+            mask, usable = _POLYGONS.decode(one.segmentation), True
         except _REFUSED:
-            polygons = json.loads(bytes(one.segmentation))
-            if isinstance(polygons, dict) and is_segmentation(polygons):
-                width, height = sizes[at].tolist()
-                sound = polygons['size'] == [height, width]
-                if sound and isinstance(polygons['counts'], str):
-                    compressed.append((at, polygons))
-            else:
-                sound = is_segmentation(polygons) and all(map(is_polygon, polygons))
-        if not polygons:
+            mask = json.loads(bytes(one.segmentation))
+            usable = is_segmentation(mask)
+        if not mask:
             kinds[at] = Mask.NONE
-        elif sound:
-            kinds[at] = Mask.SOUND
-    bad = bad_counts([mask for _, mask in compressed])
-    kinds[[compressed[at][0] for at in np.flatnonzero(bad)]] = Mask.OTHER
+        elif usable and isinstance(mask, list):
+            if all(map(is_polygon, mask)):
+                polygons[at] = mask
+        elif usable and mask['size'] == sizes[at, ::-1].tolist():
+            rles[at] = mask
+    compressed = [at for at, mask in rles.items() if isinstance(mask['counts'], str)]
+    for at in np.flatnonzero(bad_counts([rles[at] for at in compressed])):
+        del rles[compressed[at]]
+    corners = np.full((len(entries), 4), np.nan)
+    with np.errstate(all='ignore'):
+        if polygons:
+            corners[[*polygons]] = _polygon_corners([*polygons.values()])
+        if rles:
+            found = mask_api().toBbox([to_rle(mask, 0, 0) for mask in rles.values()])
+            found[(found[:, 2:] <= 0).any(1)] = np.nan
+            corners[[*rles]] = np.hstack([found[:, :2], found[:, :2] + found[:, 2:]])
+        kinds[_at_their_box(corners, boxes, sizes)] = Mask.SOUND
     return kinds
+
+
+def _polygon_corners(masks: list[list[list[float]]]) -> Array:
+    """Return left, top, right and bottom of each mask of polygons.
+
+    NaN where no polygon is sure to have a pixel, which takes an area that is large for
+    its extent.
+    """
+    rings = [*chain.from_iterable(masks)]
+    points = np.fromiter(chain.from_iterable(rings), np.float64).reshape(-1, 2)
+    ends = np.cumsum([len(ring) // 2 for ring in rings])
+    starts = np.append(0, ends[:-1])
+    low, high = (f.reduceat(points, starts) for f in (np.minimum, np.maximum))
+    following = np.arange(1, len(points) + 1)
+    following[ends - 1] = starts
+    x, y = points.T
+    twice_area = np.abs(np.add.reduceat(x * y[following] - x[following] * y, starts))
+    sure = twice_area > 3.001 * (high - low).sum(1)
+    first = np.cumsum([0, *map(len, masks[:-1])])
+    low, high = np.minimum.reduceat(low, first), np.maximum.reduceat(high, first)
+    low[~np.logical_or.reduceat(sure, first)] = np.nan
+    return np.hstack([low, high])
+
+
+def _at_their_box(corners: Array, boxes: Array, sizes: Array) -> Array:
+    """Return which masks are inside their image and share most of their box."""
+    low, high, start, end = corners[:, :2], corners[:, 2:], boxes[:, :2], boxes[:, 2:]
+    end = start + end
+    shared = np.clip(np.minimum(high, end) - np.maximum(low, start), 0, None).prod(1)
+    union = (high - low).prod(1) + (end - start).prod(1) - shared
+    return (shared > union / 2) & ((low >= 0) & (high <= sizes)).all(1)

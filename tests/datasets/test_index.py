@@ -18,10 +18,12 @@ from safetensors.numpy import save_file
 from eca_mmdet.datasets import index as index_module
 from eca_mmdet.datasets import index_cache
 from eca_mmdet.datasets.coco import read_annotations
-from eca_mmdet.datasets.entries import is_polygon, is_segmentation
+from eca_mmdet.datasets.entries import is_segmentation
 from eca_mmdet.datasets.index import ChangedFileError, Mask, read_index
+from eca_mmdet.datasets.masks import mask_api, mask_faults, to_rle
+from eca_mmdet.datasets.rules.check import check_annotations, check_index
 from eca_mmdet.utils.errors import UserError
-from tests.support.broken_data import sound
+from tests.support.broken_data import CASES, case_id, sound
 from tests.support.coco_contents import CONTENTS
 
 
@@ -76,13 +78,10 @@ def test_columns_and_entries_are_those_of_the_file(file, content, indent, ascii_
         if index.masks[at] == Mask.SOUND:
             assert is_segmentation(mask)
             image = content['images'][index.image[at]]
-            if isinstance(mask, dict):
-                assert mask['size'] == [image['height'], image['width']]
-            else:
-                assert all(map(is_polygon, mask))
-        elif isinstance(mask, list):
-            good = is_segmentation(mask) and all(map(is_polygon, mask))
-            assert not (mask and good)
+            size = image['height'], image['width']
+            assert not mask_faults([mask], [size])
+            found = mask_api().toBbox(to_rle(mask, *size))
+            assert mask_api().iou([found], [one['bbox']], [0]) > 0.2
     for image in range(len(content['images'])):
         expected = [at for at in range(len(index)) if index.image[at] == image]
         assert index.of_image(image).tolist() == expected
@@ -369,3 +368,83 @@ def test_a_kill_leaves_no_cache_and_two_builders_one(cache, old):
         '.safetensors',
     ]
     assert read_again(old).shared
+
+
+def test_masks_that_need_no_look(file):
+    content = sound()
+    shapes = [[2, 3, 10, 3, 10, 9, 2, 9]], [[2, 3, 10, 3, 10, 9], [2, 3, 2, 9, 10, 9]]
+    away, outside, thin = [40, 30, 50, 30, 50, 40], [-3, 3, 10, 3, 10, 9], [2, 3] * 4
+    rles = [
+        {'size': [48, 64], 'counts': counts}
+        for counts in ([99, 6] + [42, 6] * 7 + [2631], 'bad')
+    ]
+    masks = [*shapes, *([one] for one in (away, outside, thin)), *rles, [], None]
+    first = content['annotations'][0]
+    content['annotations'] = [
+        first | {'id': at + 1, 'segmentation': mask} for at, mask in enumerate(masks)
+    ]
+    index = index_of(file, content)
+    none, sound_, other = Mask
+    expected = [sound_, sound_, other, other, other, sound_, other, none, none]
+    assert index.masks.tolist() == expected
+
+
+def require_same_faults(index, content, classes=None):
+    found = check_index(index, classes)
+    assert found == check_annotations(content, classes)
+    return found
+
+
+@settings(max_examples=200, deadline=None)
+@given(content=CONTENTS, classes=st.sampled_from([None, ['cat', 'dog'], ['é', 'no']]))
+def test_faults_are_those_of_the_whole_file(file, content, classes):
+    require_same_faults(index_of(file, content), content, classes)
+
+
+@pytest.mark.parametrize('case', CASES, ids=case_id)
+def test_each_fault_among_sound_entries(file, case):
+    content = case.content()
+    for number in range(100, 180):
+        one = sound()['annotations'][number % 4]
+        one |= {'id': number, 'image_id': number}
+        size = {'width': 64, 'height': 48}
+        content['images'].append({'id': number, 'file_name': f'{number}.png'} | size)
+        content['annotations'].append(one)
+    index = index_of(file, content)
+    if index is not None:
+        found = require_same_faults(index, content)
+        assert case.code in [fault.code for fault in found]
+
+
+def test_only_what_may_be_faulty_is_decoded(file, monkeypatch):
+    content = sound()
+    one = content['annotations'][0]
+    content['annotations'] += [one | {'id': 10 + n} for n in range(500)]
+    content['annotations'][300] |= {'area': 0}
+    index = index_of(file, content)
+    decoded = []
+    read = type(index).annotations
+    monkeypatch.setattr(
+        type(index),
+        'annotations',
+        lambda self, at: decoded.extend(at) or read(self, at),
+    )
+    assert [fault.code for fault in check_index(index)] == ['zero-area']
+    assert 300 in decoded
+    assert len(decoded) < 10
+
+
+def test_a_large_file_of_boxes_counts_them_all(file):
+    content = sound()
+    for one in content['annotations']:
+        one['segmentation'] = []
+    content['annotations'] += [
+        content['annotations'][0] | {'id': 10 + n} for n in range(50)
+    ]
+    index = index_of(file, content)
+    (fault,) = require_same_faults(index, content)
+    assert (fault.code, fault.severity, fault.count) == (
+        'missing-segmentation',
+        'note',
+        54,
+    )
