@@ -8,6 +8,7 @@ the place in the file is kept, from where it is read again.
 from __future__ import annotations
 
 import codecs
+import gc
 import hashlib
 import json
 import os
@@ -425,7 +426,13 @@ def _read(
         data = file.read()
     if Stamp.of(os.fstat(handle)) != stamp:  # it is being written
         return None
-    index = _build(path, stamp, data)
+    collecting = gc.isenabled()
+    gc.disable()  # it would look at millions of points, none of them garbage
+    try:
+        index = _build(path, stamp, data)
+    finally:
+        if collecting:
+            gc.enable()
     del data
     if index is not None and cache and _store(index, cache, start):
         return _from_cache(path, handle, stamp, cache) or index

@@ -145,7 +145,7 @@ def _is_plain_coco(dataset: Any) -> bool:
     from mmdet.datasets import CocoDataset
     from mmdet.registry import DATASETS
 
-    from eca_mmdet.datasets.coco_dataset import CocoIndexDataset
+    from eca_mmdet.engine.coco_dataset import CocoIndexDataset
 
     reads = getattr(DATASETS.get(dataset['type']), 'load_data_list', None)
     return reads in (CocoDataset.load_data_list, CocoIndexDataset.load_data_list)

@@ -140,7 +140,7 @@ def test_samples_are_those_of_mmdet(file, complete, content, options, data):
 
 
 def test_the_index_is_used(file):
-    from eca_mmdet.datasets.coco_dataset import Samples
+    from eca_mmdet.engine.coco_dataset import Samples
 
     _, ours = both(file, sound())
     assert isinstance(ours.data_list, Samples)
@@ -185,7 +185,7 @@ def test_a_config_that_fits_no_image_fails_at_once(file):
     'backend, lazy', [(None, True), ({'backend': 'local'}, True), ({'a': 1}, False)]
 )
 def test_only_local_files_have_an_index(file, backend, lazy, monkeypatch):
-    from eca_mmdet.datasets import coco_dataset
+    from eca_mmdet.engine import coco_dataset
 
     used = []
     monkeypatch.setattr(
@@ -274,7 +274,7 @@ def test_real_annotations(coco_tiny):
 def test_a_subclass_may_parse_by_its_own_rules(file):
     from mmdet.registry import DATASETS
 
-    from eca_mmdet.datasets.coco_dataset import CocoIndexDataset
+    from eca_mmdet.engine.coco_dataset import CocoIndexDataset
 
     class Own(CocoIndexDataset):
         def parse_data_info(self, raw_data_info):
