@@ -107,7 +107,7 @@ def check_annotations(
 
     Args:
         file: COCO annotation file.
-        images: folder of its images, each of which is read to the end.
+        images: folder of its images, each of which is opened.
         val: validation file to compare with the first.
         val_images: folder of the images of ``val``.
         classes: of the config, in its order.

@@ -316,7 +316,7 @@ class CocoIndex:
 
 
 def _restore(
-    path: Path, sha256: str, stamp: Stamp, annotated: bool, columns: dict[str, Array]
+    path: Path, sha256: str, stamp: Stamp, annotated: bool, columns: dict[str, Any]
 ) -> CocoIndex:
     return CocoIndex(path, sha256, stamp, annotated, **columns)
 
@@ -467,7 +467,7 @@ def _build(path: Path, stamp: Stamp, data: bytes) -> CocoIndex | None:
         file = msgspec.json.decode(data, type=_File)
         if not file.images or not file.categories:
             return None
-        columns = _image_columns(data, file.images)
+        columns: dict[str, Any] = _image_columns(data, file.images)
         categories = [
             msgspec.json.decode(raw, type=_Category) for raw in file.categories
         ]
@@ -650,4 +650,5 @@ def _at_their_box(corners: Array, boxes: Array, sizes: Array) -> Array:
     end = start + end
     shared = np.clip(np.minimum(high, end) - np.maximum(low, start), 0, None).prod(1)
     union = (high - low).prod(1) + (end - start).prod(1) - shared
-    return (shared > union / 2) & ((low >= 0) & (high <= sizes)).all(1)
+    found: Array = (shared > union / 2) & ((low >= 0) & (high <= sizes)).all(1)
+    return found

@@ -18,7 +18,7 @@ from mmengine.dataset import force_full_init
 
 from eca_mmdet.datasets.index import Array, CocoIndex, read_index
 
-_LOCAL = ({'backend': 'local'}, {})
+_LOCAL: tuple[dict[str, str], ...] = ({'backend': 'local'}, {})
 
 
 class Samples(Sequence[dict[str, Any]]):
@@ -26,11 +26,11 @@ class Samples(Sequence[dict[str, Any]]):
 
     def __init__(
         self,
-        index: CocoIndex,
+        source: CocoIndex,
         positions: Array,
         parse: Callable[[dict[str, Any]], dict[str, Any]],
     ) -> None:
-        self.index = index
+        self.source = source
         self.positions = positions
         self.parse = parse
 
@@ -51,13 +51,13 @@ class Samples(Sequence[dict[str, Any]]):
 
     def take(self, which: Any) -> Samples:
         """Return a part, by a slice, indices or a mask."""
-        return Samples(self.index, self.positions[which], self.parse)
+        return Samples(self.source, self.positions[which], self.parse)
 
     def raw(self, at: int) -> dict[str, Any]:
         """Return the entries of an image as ``parse_data_info`` takes them."""
         position = int(self.positions[at])
-        (image,) = self.index.images([position])
-        objects = self.index.annotations(self.index.of_image(position))
+        (image,) = self.source.images([position])
+        objects = self.source.annotations(self.source.of_image(position))
         image['img_id'] = image['id']
         return {'raw_img_info': image, 'raw_ann_info': objects}
 
@@ -120,7 +120,7 @@ class CocoIndexDataset(CocoDataset):  # type: ignore[misc]
             or self.filter_cfg is None
         ):
             return super().filter_data()
-        index = samples.index
+        index = samples.source
         kept = index.image_sizes.min(1) >= self.filter_cfg.get('min_size', 0)
         if self.filter_cfg.get('filter_empty_gt', False):
             in_use = np.isin(index.category_id, self.cat_ids) & (index.image >= 0)

@@ -49,21 +49,23 @@ def _suspect_annotations(index: CocoIndex) -> Array:
     size = index.image_sizes[index.image]
     inside = (start >= -OVER_EDGE_PX) & (start < size) & (start + extent > 0)
     inside &= (start + extent <= size + OVER_EDGE_PX) & (extent >= 1)
-    good = inside.all(1) & (index.areas > 0) & (index.crowd == 0) & ~index.ignore
+    good: Array = inside.all(1) & (index.areas > 0) & (index.crowd == 0) & ~index.ignore
     good &= (index.image >= 0) & (index.category >= 0) & (index.masks != Mask.OTHER)
-    return ~good | (index.ids == 0) | _repeated(index.ids)
+    good &= (index.ids != 0) & ~_repeated(index.ids)
+    return ~good
 
 
 def _suspect_images(index: CocoIndex) -> Array:
     size = index.image_sizes
-    good = ((size >= _SMALL_PX) & (size < 2**31) & (size % 1 == 0)).all(1)
+    good: Array = ((size >= _SMALL_PX) & (size < 2**31) & (size % 1 == 0)).all(1)
     names = index.file_names()
     times = Counter(names)
     odd = [
         times[name] > 1 or name[0] == '/' or any(part in name for part in _ODD)
         for name in names
     ]
-    return ~good | _repeated(index.image_ids) | np.array(odd, bool)
+    good &= ~(_repeated(index.image_ids) | np.array(odd, bool))
+    return ~good
 
 
 def _sound_of_each_category(index: CocoIndex, suspects: Array) -> Array:
