@@ -17,13 +17,15 @@ from eca_mmdet.checkpoints.class_layers import class_heads
 from eca_mmdet.datasets.coco import read_annotations, require_instances
 from eca_mmdet.datasets.entries import is_category, is_image
 from eca_mmdet.datasets.images import find_missing
+from eca_mmdet.datasets.index import read_index
 from eca_mmdet.datasets.rules.categories import compare_splits
 from eca_mmdet.datasets.rules.check import (
-    check_annotations,
     check_classes,
+    check_content,
     check_images,
 )
 from eca_mmdet.datasets.rules.rule import Content, Fault, Severity
+from eca_mmdet.datasets.rules.suspects import suspect_content
 from eca_mmdet.datasets.rules.training import (
     NOTHING_TRAINED,
     SMALL_IMAGE,
@@ -170,9 +172,10 @@ def _is_plain_coco(dataset: Any) -> bool:
     from mmdet.datasets import CocoDataset
     from mmdet.registry import DATASETS
 
-    known = DATASETS.get(dataset['type'])
-    reads = getattr(known, 'load_data_list', None)
-    return bool(reads is CocoDataset.load_data_list)
+    from eca_mmdet.engine.coco_dataset import CocoIndexDataset
+
+    reads = getattr(DATASETS.get(dataset['type']), 'load_data_list', None)
+    return reads in (CocoDataset.load_data_list, CocoIndexDataset.load_data_list)
 
 
 def _check_names(classes: Sequence[str], file: _File, name: str) -> None:
@@ -262,20 +265,24 @@ def _file(path: Path, files: dict[Path, _File]) -> _File:
     """Read and check an annotation file, unless that was done."""
     if path in files:
         return files[path]
-    read = read_annotations(path)
-    content, faults = read.content, read.faults
-    if not all(map(is_category, content['categories'])):
+    index = read_index(path)
+    if index is None:
+        read = read_annotations(path)
+        entries, faults, content = read.content, read.faults, Content.of(read.content)
+    else:
+        entries, faults, content = index.content(), [], suspect_content(index)
+    if not all(map(is_category, entries['categories'])):
         raise UserError(
             f"{path}: every category needs a 'name' and an 'id'; some have none.",
             code='not-annotations',
         )
     # All objects of a large file take gigabytes: a later file needs the room.
-    kept = {key: content[key] for key in ('images', 'categories')}
-    kept['annotations'] = content.get('annotations', [])[:1]
+    kept = {key: entries[key] for key in ('images', 'categories')}
+    kept['annotations'] = entries.get('annotations', [])[:1]
     # The images of training depend on the dataset's own filter.
-    faults += [f for f in check_annotations(content) if f.code != 'small-image']
-    files[path] = _File(path, kept, faults, listed='annotations' in content)
-    files[path].reasons = count_reasons(Content.of(content))
+    faults += [f for f in check_content(content) if f.code != 'small-image']
+    files[path] = _File(path, kept, faults, listed='annotations' in entries)
+    files[path].reasons = count_reasons(content)
     return files[path]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from eca_mmdet.datasets.entries import Entry, is_image
@@ -35,7 +36,20 @@ def check_annotations(
 
     ``classes`` are the class names of a config, to be compared.
     """
-    return _check(RULES, Content.of(content, classes))
+    return check_content(Content.of(content, classes))
+
+
+def check_content(content: Content) -> list[Fault]:
+    """Find the faults of :func:`check_annotations` in sorted entries."""
+    faults = _check(RULES, content)
+    if content.unmasked is None:
+        return faults
+    return [
+        replace(fault, count=content.unmasked)
+        if fault.code == 'missing-segmentation'
+        else fault
+        for fault in faults
+    ]
 
 
 def check_classes(

@@ -137,6 +137,9 @@ class Content:
         files: what is known of the image files; None if they were not looked for.
         min_side: images with a shorter side are left out of training; mmdet's configs
             have 32 as ``filter_cfg.min_size``.
+        others: number of the annotations without a fault that are not among those
+            here, by category id and the shorter side of their image in pixels.
+        unmasked: number of all annotations without a mask; None if all are here.
     """
 
     images: list[Entry] = field(default_factory=list)
@@ -146,6 +149,8 @@ class Content:
     classes: Sequence[str] | str | None = None
     files: ImageFiles | None = None
     min_side: int = 32
+    others: Counter[tuple[Any, int]] = field(default_factory=Counter)
+    unmasked: int | None = None
     _derived: dict[Any, Any] = field(default_factory=dict, init=False, repr=False)
 
     @classmethod

@@ -30,6 +30,8 @@ def count_reasons(content: Content) -> Counts:
         else:
             reason = left_out(one, size)
         counts[key, reason, min(size or (0, 0))] += 1
+    for (key, side), count in content.others.items():
+        counts[key, None if key in used else 'other-class', side] += count
     return counts
 
 
