@@ -98,7 +98,10 @@ class PlainEntry(msgspec.Struct, gc=False):
 def plain_detections(
     entries: Sequence[PlainEntry], truth: GroundTruth, tasks: Sequence[str]
 ) -> dict[str, Detections] | None:
-    """Return what :func:`detections_of` does; None if an entry may be faulty."""
+    """Return what :func:`detections_of` does; None if an entry may be faulty.
+
+    Raises OverflowError for numbers beyond int64.
+    """
     image = _find([one.image_id for one in entries], truth.id_columns[0])
     category = _find([one.category_id for one in entries], truth.id_columns[1])
     if image is None or category is None:
@@ -120,10 +123,7 @@ def plain_detections(
 
 def _find(values: list[int], ids: Ints) -> Ints | None:
     """Return the positions of all values in ascending ids."""
-    try:
-        wanted = np.array(values, np.int64)
-    except OverflowError:
-        return None
+    wanted = np.array(values, np.int64)
     at = np.searchsorted(ids, wanted)
     return at if (ids.take(at, mode='clip') == wanted).all() else None
 
@@ -142,10 +142,9 @@ def _plain_masks(rles: list[Any], image_sizes: Ints) -> Rles | None:
         return None
     counts = [one.counts.encode() for one in rles]
     sides = chain.from_iterable([one.size for one in rles])
-    sizes = np.array([*sides], np.float64).reshape(-1, 2)
+    sizes = np.fromiter(sides, np.int64, 2 * len(rles)).reshape(-1, 2)
     if not ((sizes > 0) & (sizes < 2**31)).all() or sizes.prod(1).max() >= 2**32:
         return None
-    sizes = sizes.astype(np.int64)
     known = image_sizes.all(1)
     pixels, inside = count_pixels(counts)
     if (sizes != image_sizes)[known].any() or (pixels != sizes.prod(1)).any():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import re
@@ -89,7 +90,8 @@ def _read_batches(
             raise NotStreamableError
         part = None
         if isinstance(entries[0], PlainEntry):
-            part = plain_detections(entries, truth, wanted)
+            with contextlib.suppress(OverflowError):
+                part = plain_detections(entries, truth, wanted)
             if part is None:  # e.g. boxes of masks
                 entries = msgspec.json.decode(msgspec.json.encode(entries))
         if part is None:
