@@ -117,13 +117,15 @@ class GroundTruth:
 
     def mask_faults(self) -> dict[int, str]:
         """Return the masks that cannot be used: position to reason, ascending."""
-        rows, sizes = np.arange(len(self.image)), self.sizes[self.image]
+        sizes = self.sizes[self.image]
+        doubtful = np.ones(len(sizes), bool)
         if isinstance(self.segmentations, _Segmentations):
             drawable = (sizes > 0).all(1) & (sizes.prod(1) < 2**32)
-            rows = np.flatnonzero(~(self.segmentations.are_sound() & drawable))
+            doubtful = ~(self.segmentations.are_sound() & drawable)
+        rows = np.flatnonzero(doubtful).tolist()
         looked_at = [self.segmentations[row] for row in rows]
-        faults = mask_faults(looked_at, sizes[rows].tolist())
-        return {int(rows[at]): fault for at, fault in faults.items()}
+        faults = mask_faults(looked_at, sizes[doubtful].tolist())
+        return {rows[at]: fault for at, fault in faults.items()}
 
     def without_masks(self) -> GroundTruth:
         """Return it for boxes alone: polygons as lists are most of its memory."""

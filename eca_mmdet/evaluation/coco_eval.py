@@ -200,7 +200,7 @@ def _rows(found: Detections, first: int = 1) -> Floats:
     return np.column_stack([ids[0], boxes, found.scores, ids[1]])
 
 
-def _rles(found: Detections) -> list[dict[str, Any]] | None:
+def _rles(found: Detections) -> Any:
     return None if found.masks is None else found.masks.as_dicts()
 
 
@@ -229,7 +229,8 @@ def _run_hotcoco(
         )
     evaluator = stream.finalize()
     evaluator.accumulate()
-    return evaluator.eval['precision'], evaluator.eval['recall']
+    curves: Any = evaluator.eval
+    return curves['precision'], curves['recall']
 
 
 def _run_pycocotools(
