@@ -35,6 +35,7 @@ _MODULES = (
     'eca_mmdet.models.necks',
     'eca_mmdet.models.legacy',
     'eca_mmdet.checkpoints.initializer',
+    'eca_mmdet.engine.coco_dataset',
     'eca_mmdet.evaluation.metric',
     'eca_mmdet.engine.load_from',
 )

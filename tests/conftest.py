@@ -11,6 +11,7 @@ from pathlib import Path
 # Rounding depends on the number of threads: ECA_MMDET_TEST_THREADS=2 tests with two.
 os.environ['OMP_NUM_THREADS'] = os.environ.get('ECA_MMDET_TEST_THREADS', '1')
 os.environ['HF_HUB_OFFLINE'] = '1'
+os.environ['ECA_MMDET_CACHE'] = ''
 
 import pytest
 import torch

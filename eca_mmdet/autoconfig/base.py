@@ -81,7 +81,7 @@ def read_base(path: Path) -> Base:
         )
     for name in ('train', 'val', 'test'):
         leaf = innermost(cfg.get(f'{name}_dataloader'), path, name)[1]
-        if _type(leaf) != 'CocoDataset':
+        if _type(leaf) not in ('CocoDataset', 'CocoIndexDataset'):
             raise UserError(
                 f'{path}: {name}_dataloader reads a {leaf.get("type")}; a config for '
                 'CocoDataset is expected (eca-mmdet configs lists some).',

@@ -24,7 +24,7 @@ def add_parser(commands: Commands) -> None:
     )
     add = check.add_argument
     add('file', metavar='ANN.json', help='annotations of instances')
-    add('--images', metavar='DIR', help='its images: each is read to the end')
+    add('--images', metavar='DIR', help='its images: each is opened')
     add('--val', metavar='ANN.json', help='validation file, to hold against the first')
     add('--val-images', metavar='DIR', help='images of --val')
     add(

@@ -10,6 +10,7 @@ from typing import Any, TypeAlias
 from eca_mmdet.datasets.coco import read_annotations, require_instances
 from eca_mmdet.datasets.entries import is_image
 from eca_mmdet.datasets.images import ImageFiles, find_missing, open_images
+from eca_mmdet.datasets.index import CocoIndex, read_index
 from eca_mmdet.datasets.rules import check as rules
 from eca_mmdet.datasets.rules.categories import compare_splits
 from eca_mmdet.datasets.rules.rule import Fault
@@ -106,7 +107,7 @@ def check_annotations(
 
     Args:
         file: COCO annotation file.
-        images: folder of its images, each of which is read to the end.
+        images: folder of its images, each of which is opened.
         val: validation file to compare with the first.
         val_images: folder of the images of ``val``.
         classes: of the config, in its order.
@@ -134,9 +135,9 @@ def check_annotations(
                 f'{fix} cannot be written: its folder does not exist.',
                 code='file-not-written',
             )
-    checked = [_check(file, images, classes)]
+    checked = [_check(file, images, classes, None if fix else read_index(file))]
     if val:
-        checked.append(_check(val, val_images, classes))
+        checked.append(_check(val, val_images, classes, read_index(val)))
         names = _class_names(classes, checked[0].content)
         faults = compare_splits(
             checked[0].content,
@@ -151,13 +152,21 @@ def check_annotations(
 
 
 def _check(
-    file: PathLike, folder: PathLike | None, classes: Sequence[str] | str | None
+    file: PathLike,
+    folder: PathLike | None,
+    classes: Sequence[str] | str | None,
+    index: CocoIndex | None = None,
 ) -> CheckedFile:
-    read = read_annotations(file)
-    content = read.content
-    require_instances(file, content)
-    names = _class_names(classes, content)
-    faults = [*read.faults, *rules.check_annotations(content, names)]
+    """Check a file, by its index if there is one."""
+    if index is not None:
+        content = index.content()
+        faults = rules.check_index(index, _class_names(classes, content))
+    else:
+        read = read_annotations(file)
+        content = read.content
+        require_instances(file, content)
+        names = _class_names(classes, content)
+        faults = [*read.faults, *rules.check_annotations(content, names)]
     images = None
     if folder is not None:
         files = [one['file_name'] for one in content['images'] if is_image(one)]

@@ -8,14 +8,17 @@ the place in the file is kept, from where it is read again.
 from __future__ import annotations
 
 import codecs
+import gc
 import hashlib
 import json
 import os
+import time
 import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
+from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple, cast
 
@@ -30,14 +33,29 @@ from eca_mmdet.datasets.entries import (
     is_polygon,
     is_segmentation,
 )
-from eca_mmdet.datasets.masks import bad_counts
+from eca_mmdet.datasets.index_cache import (
+    cache_path,
+    one_at_a_time,
+    read_columns,
+    write_columns,
+)
+from eca_mmdet.datasets.masks import bad_counts, mask_api, to_rle
 from eca_mmdet.utils.errors import RunError
 from eca_mmdet.utils.io import require_regular
 
 Array = npt.NDArray[Any]
 
-_CHUNK = 1 << 14
+_CHUNK = 1 << 13
 """Annotations that are held as objects at a time."""
+
+_VERSION = 'coco-index-1'
+"""Of the columns; caches of another are not read."""
+
+_LEAST_CACHED = 1_000_000
+"""Bytes of a file that is worth a cache; a smaller one is read in some milliseconds."""
+
+_RESOLUTION_NS = 2 * 10**9
+"""Two writes to a file within this time may leave the same time."""
 
 _KEPT = 8
 """Files whose index a process keeps."""
@@ -55,7 +73,7 @@ class Mask(IntEnum):
     """What an annotation's segmentation is."""
 
     NONE = 0
-    SOUND = 1  # polygons of three points or more, or an RLE of its image's size
+    SOUND = 1  # polygons or an RLE of its image, at the place of the box
     OTHER = 2  # anything else, to be looked at
 
 
@@ -120,6 +138,25 @@ _ENTRY = msgspec.json.Decoder(dict[str, Any])
 _IMAGES = msgspec.json.Decoder(list[_Image])
 
 
+class Entries(Sequence[Entry]):
+    """Entries of a file as a sequence; ``read`` decodes those at some positions."""
+
+    def __init__(
+        self, read: Callable[[Iterable[int]], list[Entry]], count: int
+    ) -> None:
+        self._read = read
+        self._at = range(count)
+
+    def __len__(self) -> int:
+        """Return the number of entries."""
+        return len(self._at)
+
+    def __getitem__(self, at: Any) -> Any:
+        """Return an entry, or a list of them."""
+        found = self._at[at]
+        return self._read(found) if isinstance(at, slice) else self._read([found])[0]
+
+
 @dataclass(frozen=True, eq=False)
 class CocoIndex:
     """N annotations on M images in K categories, in the order of the file.
@@ -147,6 +184,7 @@ class CocoIndex:
         image_spans: (M, 2) int64 offset and length in bytes of each entry in the file.
         category_spans: (K, 2) int64.
         spans: (N, 2) int64.
+        shared: the columns are those of a cache, which all processes share.
     """
 
     path: Path
@@ -171,6 +209,7 @@ class CocoIndex:
     order: Array
     starts: Array
     spans: Array
+    shared: bool = False
     _handle: list[int] = field(default_factory=list, init=False, repr=False)
 
     def __len__(self) -> int:
@@ -180,12 +219,23 @@ class CocoIndex:
     def __deepcopy__(self, memo: Any) -> CocoIndex:
         return self
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, '_handle': []}
+    def __reduce__(self) -> Any:
+        if self.shared:
+            return _reopen, (self.path, self.sha256)
+        columns = {name: getattr(self, name) for name in _COLUMNS}
+        return _restore, (self.path, self.sha256, self.stamp, self.annotated, columns)
 
     def of_image(self, image: int) -> Array:
         """Return the positions of the annotations of an image, in the file's order."""
         return self.order[self.starts[image] : self.starts[image + 1]]
+
+    def distinct_images(self) -> Array:
+        """Return the positions of the images in the order in which ids first occur.
+
+        Of images that share an id, it is the last, as in pycocotools.
+        """
+        _, first = np.unique(self.image_ids, return_index=True)
+        return _finder(self.image_ids)(self.image_ids[np.sort(first)])
 
     def images(self, positions: Iterable[int]) -> list[Entry]:
         """Return image entries with all their keys."""
@@ -206,6 +256,16 @@ class CocoIndex:
             one.get('segmentation') if isinstance(one, dict) else one.segmentation
             for one in found
         ]
+
+    def content(self) -> dict[str, Any]:
+        """Return the entries as in the file, each decoded when it is asked for."""
+        content: dict[str, Any] = {
+            'images': Entries(self.images, len(self.image_ids)),
+            'categories': self.categories(),
+        }
+        if self.annotated:
+            content['annotations'] = Entries(self.annotations, len(self))
+        return content
 
     def file_names(self) -> list[str]:
         """Return the file names of all images."""
@@ -246,16 +306,34 @@ class CocoIndex:
             return
         same = stamp.size == self.stamp.size and _sha256(self._handle[0]) == self.sha256
         if not same:
-            raise ChangedFileError(
-                f'annotation file {str(self.path)!r} was changed while it was in use. '
-                'Start again, and give new files a new name.'
-            )
+            raise _changed(self.path)
         object.__setattr__(self, 'stamp', stamp)  # only touched, or copied back
 
     def hold(self, handle: int) -> None:
         """Read entries through an open file, which is closed with this object."""
         self._handle[:] = [handle]
         weakref.finalize(self, os.close, handle)
+
+
+def _restore(
+    path: Path, sha256: str, stamp: Stamp, annotated: bool, columns: dict[str, Any]
+) -> CocoIndex:
+    return CocoIndex(path, sha256, stamp, annotated, **columns)
+
+
+def _reopen(path: Path, sha256: str) -> CocoIndex:
+    """Return the index of a file in another process, from the cache."""
+    index = read_index(path)
+    if index is None or index.sha256 != sha256:
+        raise _changed(path)
+    return index
+
+
+def _changed(path: Path) -> ChangedFileError:
+    return ChangedFileError(
+        f'annotation file {str(path)!r} was changed while it was in use. Start again, '
+        'and give new files a new name.'
+    )
 
 
 _COLUMNS = tuple(
@@ -297,16 +375,80 @@ def _open(path: Path) -> tuple[Stamp, CocoIndex | None]:
     index = None
     try:
         stamp = Stamp.of(os.fstat(handle))
-        with open(handle, 'rb', closefd=False) as file:
-            data = file.read()
-        if Stamp.of(os.fstat(handle)) == stamp:  # nobody is writing it
-            index = _build(path, stamp, data)
+        cache = cache_path(path) if stamp.size >= _LEAST_CACHED else None
+        if cache is None:
+            index = _read(path, handle, stamp)
+        else:
+            with one_at_a_time(handle):
+                index = _from_cache(path, handle, stamp, cache)
+                if index is None:
+                    index = _read(path, handle, stamp, cache)
         if index is not None:
             index.hold(handle)
     finally:
         if index is None:
             os.close(handle)
     return stamp, index
+
+
+def _from_cache(path: Path, handle: int, stamp: Stamp, cache: Path) -> CocoIndex | None:
+    """Return the index of a cache of this content, None if there is none.
+
+    A file of the same size, time and inode has the same content, as for git; unless it
+    was written to after it was read and within the resolution of its time. Any other is
+    read for its hash.
+    """
+    found = read_columns(cache)
+    if found is None:
+        return None
+    metadata, columns = found
+    if metadata.get('version') != _VERSION or set(columns) != {*_COLUMNS}:
+        return None
+    known = Stamp(*map(int, metadata['stamp'].split()))
+    sure = known.mtime_ns + _RESOLUTION_NS < int(metadata['read_ns'])
+    sha256 = metadata['sha256']
+    if not (sure and known == stamp) and (
+        known.size != stamp.size or _sha256(handle) != sha256
+    ):
+        return None
+    annotated = metadata['annotated'] == '1'
+    index = CocoIndex(path, sha256, stamp, annotated, **columns, shared=True)
+    if known != stamp:
+        _store(index, cache, time.time_ns())
+    return index
+
+
+def _read(
+    path: Path, handle: int, stamp: Stamp, cache: Path | None = None
+) -> CocoIndex | None:
+    start = time.time_ns()
+    with open(handle, 'rb', closefd=False) as file:
+        data = file.read()
+    if Stamp.of(os.fstat(handle)) != stamp:  # it is being written
+        return None
+    collecting = gc.isenabled()
+    gc.disable()  # it would look at millions of points, none of them garbage
+    try:
+        index = _build(path, stamp, data)
+    finally:
+        if collecting:
+            gc.enable()
+    del data
+    if index is not None and cache and _store(index, cache, start):
+        return _from_cache(path, handle, stamp, cache) or index
+    return index
+
+
+def _store(index: CocoIndex, cache: Path, read_ns: int) -> bool:
+    metadata = {
+        'version': _VERSION,
+        'path': str(index.path),
+        'sha256': index.sha256,
+        'stamp': ' '.join(map(str, index.stamp)),
+        'read_ns': str(read_ns),
+        'annotated': str(int(index.annotated)),
+    }
+    return write_columns(cache, metadata, {k: getattr(index, k) for k in _COLUMNS})
 
 
 def _sha256(handle: int) -> str:
@@ -325,7 +467,7 @@ def _build(path: Path, stamp: Stamp, data: bytes) -> CocoIndex | None:
         file = msgspec.json.decode(data, type=_File)
         if not file.images or not file.categories:
             return None
-        columns = _image_columns(data, file.images)
+        columns: dict[str, Any] = _image_columns(data, file.images)
         categories = [
             msgspec.json.decode(raw, type=_Category) for raw in file.categories
         ]
@@ -418,7 +560,7 @@ def _annotation_columns(
         columns['ignore'][here] = [bool(one.ignore) for one in part]
         sizes = known['image_sizes'][columns['image'][here]]
         sizes[columns['image'][here] < 0] = np.nan
-        columns['masks'][here] = _look_at_masks(part, sizes)
+        columns['masks'][here] = _look_at_masks(part, sizes, columns['boxes'][here])
     columns['category'] = _finder(known['category_ids'])(columns['category_id'])
     order = np.argsort(columns['image'], kind='stable')
     columns['order'] = order.astype(np.int32)
@@ -447,27 +589,66 @@ def _flag(value: float | None) -> int:
     return int(value)
 
 
-def _look_at_masks(entries: list[_Annotation], sizes: Array) -> Array:
+def _look_at_masks(entries: list[_Annotation], sizes: Array, boxes: Array) -> Array:
     """Return the kind of each mask; ``sizes`` are width and height of the images."""
     kinds = np.full(len(entries), Mask.OTHER, np.uint8)
-    compressed: list[tuple[int, Any]] = []
+    polygons: dict[int, Any] = {}
+    rles: dict[int, Any] = {}
     for at, one in enumerate(entries):
         try:
-            polygons: Any = _POLYGONS.decode(one.segmentation)
-            sound = not any(len(points) & 1 for points in polygons)
+            mask, usable = _POLYGONS.decode(one.segmentation), True
         except _REFUSED:
-            polygons = json.loads(bytes(one.segmentation))
-            if isinstance(polygons, dict) and is_segmentation(polygons):
-                width, height = sizes[at].tolist()
-                sound = polygons['size'] == [height, width]
-                if sound and isinstance(polygons['counts'], str):
-                    compressed.append((at, polygons))
-            else:
-                sound = is_segmentation(polygons) and all(map(is_polygon, polygons))
-        if not polygons:
+            mask = json.loads(bytes(one.segmentation))
+            usable = is_segmentation(mask)
+        if not mask:
             kinds[at] = Mask.NONE
-        elif sound:
-            kinds[at] = Mask.SOUND
-    bad = bad_counts([mask for _, mask in compressed])
-    kinds[[compressed[at][0] for at in np.flatnonzero(bad)]] = Mask.OTHER
+        elif usable and isinstance(mask, list):
+            if all(map(is_polygon, mask)):
+                polygons[at] = mask
+        elif usable and mask['size'] == sizes[at, ::-1].tolist():
+            rles[at] = mask
+    compressed = [at for at, mask in rles.items() if isinstance(mask['counts'], str)]
+    for at in np.flatnonzero(bad_counts([rles[at] for at in compressed])):
+        del rles[compressed[at]]
+    corners = np.full((len(entries), 4), np.nan)
+    with np.errstate(all='ignore'):
+        if polygons:
+            corners[[*polygons]] = _polygon_corners([*polygons.values()])
+        if rles:
+            found = mask_api().toBbox([to_rle(mask, 0, 0) for mask in rles.values()])
+            found[(found[:, 2:] <= 0).any(1)] = np.nan
+            corners[[*rles]] = np.hstack([found[:, :2], found[:, :2] + found[:, 2:]])
+        kinds[_at_their_box(corners, boxes, sizes)] = Mask.SOUND
     return kinds
+
+
+def _polygon_corners(masks: list[list[list[float]]]) -> Array:
+    """Return left, top, right and bottom of each mask of polygons.
+
+    NaN where no polygon is sure to have a pixel, which takes an area that is large for
+    its extent.
+    """
+    rings = [*chain.from_iterable(masks)]
+    points = np.fromiter(chain.from_iterable(rings), np.float64).reshape(-1, 2)
+    ends = np.cumsum([len(ring) // 2 for ring in rings])
+    starts = np.append(0, ends[:-1])
+    low, high = (f.reduceat(points, starts) for f in (np.minimum, np.maximum))
+    following = np.arange(1, len(points) + 1)
+    following[ends - 1] = starts
+    x, y = points.T
+    twice_area = np.abs(np.add.reduceat(x * y[following] - x[following] * y, starts))
+    sure = twice_area > 3.001 * (high - low).sum(1)
+    first = np.cumsum([0, *map(len, masks[:-1])])
+    low, high = np.minimum.reduceat(low, first), np.maximum.reduceat(high, first)
+    low[~np.logical_or.reduceat(sure, first)] = np.nan
+    return np.hstack([low, high])
+
+
+def _at_their_box(corners: Array, boxes: Array, sizes: Array) -> Array:
+    """Return which masks are inside their image and share most of their box."""
+    low, high, start, end = corners[:, :2], corners[:, 2:], boxes[:, :2], boxes[:, 2:]
+    end = start + end
+    shared = np.clip(np.minimum(high, end) - np.maximum(low, start), 0, None).prod(1)
+    union = (high - low).prod(1) + (end - start).prod(1) - shared
+    found: Array = (shared > union / 2) & ((low >= 0) & (high <= sizes)).all(1)
+    return found

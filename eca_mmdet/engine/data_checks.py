@@ -15,11 +15,13 @@ from typing import Any
 from eca_mmdet.datasets.coco import read_annotations, require_instances
 from eca_mmdet.datasets.entries import is_category, is_image
 from eca_mmdet.datasets.images import find_missing
+from eca_mmdet.datasets.index import read_index
 from eca_mmdet.datasets.rules.categories import compare_splits
 from eca_mmdet.datasets.rules.check import (
     check_annotations,
     check_classes,
     check_images,
+    check_index,
 )
 from eca_mmdet.datasets.rules.rule import Fault, Severity
 from eca_mmdet.engine.config import (
@@ -143,9 +145,10 @@ def _is_plain_coco(dataset: Any) -> bool:
     from mmdet.datasets import CocoDataset
     from mmdet.registry import DATASETS
 
-    known = DATASETS.get(dataset['type'])
-    reads = getattr(known, 'load_data_list', None)
-    return bool(reads is CocoDataset.load_data_list)
+    from eca_mmdet.engine.coco_dataset import CocoIndexDataset
+
+    reads = getattr(DATASETS.get(dataset['type']), 'load_data_list', None)
+    return reads in (CocoDataset.load_data_list, CocoIndexDataset.load_data_list)
 
 
 def _check_names(classes: Sequence[str], file: _File, name: str) -> None:
@@ -221,8 +224,12 @@ def _file(path: Path, files: dict[Path, _File]) -> _File:
     """Read and check an annotation file, unless that was done."""
     if path in files:
         return files[path]
-    read = read_annotations(path)
-    content, faults = read.content, read.faults
+    index = read_index(path)
+    if index is None:
+        read = read_annotations(path)
+        content, faults = read.content, read.faults
+    else:
+        content, faults = index.content(), check_index(index)
     if not all(map(is_category, content['categories'])):
         raise UserError(
             f"{path}: every category needs a 'name' and an 'id'; some have none.",
@@ -231,7 +238,7 @@ def _file(path: Path, files: dict[Path, _File]) -> _File:
     # All objects of a large file take gigabytes: a later file needs the room.
     kept = {key: content[key] for key in ('images', 'categories')}
     kept['annotations'] = content.get('annotations', [])[:1]
-    faults += check_annotations(content)
+    faults += check_annotations(content) if index is None else []
     files[path] = _File(path, kept, faults, listed='annotations' in content)
     return files[path]
 

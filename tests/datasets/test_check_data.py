@@ -10,7 +10,12 @@ import pytest
 from PIL import Image
 
 from eca_mmdet.datasets.coco import BYTE_ORDER_MARK, read_annotations
-from eca_mmdet.datasets.images import find_missing, open_images, read_size
+from eca_mmdet.datasets.images import (
+    check_size,
+    find_missing,
+    open_images,
+    read_size,
+)
 from eca_mmdet.datasets.rules import categories, check
 from eca_mmdet.datasets.rules.categories import compare_splits
 from eca_mmdet.datasets.rules.check import (
@@ -461,3 +466,30 @@ def test_every_fault_is_explained_in_the_docs():
 def test_unreadable_content_is_a_users_error(tmp_path):
     with pytest.raises(UserError, match='does not exist'):
         read_annotations(tmp_path / 'x.json')
+
+
+@pytest.mark.parametrize('turn', [None, 1, 6])
+@pytest.mark.parametrize('kind', ['L', 'RGB', 'CMYK', 'png', 'progressive'])
+def test_sizes_are_those_of_the_decoded_image(tmp_path, kind, turn):
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 255, (30, 50, 3), np.uint8)
+    mode = kind if len(kind) < 5 and kind != 'png' else 'RGB'
+    options = {} if turn is None else {'exif': Image.Exif()}
+    if turn is not None:
+        options['exif'][274] = turn
+    path = tmp_path / ('a.png' if kind == 'png' else 'a.jpg')
+    image = Image.fromarray(pixels).convert(mode)
+    image.save(path, progressive=kind == 'progressive', **options)
+    assert check_size(path) == read_size(path)
+    assert (turn == 6) == (check_size(path)[0] < 50) or kind == 'png'
+    whole = path.read_bytes()
+    for damaged in (whole[:-2], whole[:200], whole[200:], b'', whole + bytes(9)):
+        path.write_bytes(damaged)
+        assert check_size(path) == read_size(path)
+
+
+def test_a_whole_jpeg_is_not_decoded(tmp_path, monkeypatch):
+    path = tmp_path / 'a.jpg'
+    Image.new('RGB', (31, 17)).save(path)
+    monkeypatch.setattr('eca_mmdet.datasets.images.decode', None)
+    assert check_size(path) == (31, 17)

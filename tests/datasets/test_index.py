@@ -5,17 +5,25 @@ import json
 import math
 import os
 import pickle
+import signal
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.numpy import save_file
 
+from eca_mmdet.datasets import index as index_module
+from eca_mmdet.datasets import index_cache
 from eca_mmdet.datasets.coco import read_annotations
-from eca_mmdet.datasets.entries import is_polygon, is_segmentation
+from eca_mmdet.datasets.entries import is_segmentation
 from eca_mmdet.datasets.index import ChangedFileError, Mask, read_index
+from eca_mmdet.datasets.masks import mask_api, mask_faults, to_rle
+from eca_mmdet.datasets.rules.check import check_annotations, check_index
 from eca_mmdet.utils.errors import UserError
-from tests.support.broken_data import sound
+from tests.support.broken_data import CASES, case_id, sound
 from tests.support.coco_contents import CONTENTS
 
 
@@ -70,13 +78,10 @@ def test_columns_and_entries_are_those_of_the_file(file, content, indent, ascii_
         if index.masks[at] == Mask.SOUND:
             assert is_segmentation(mask)
             image = content['images'][index.image[at]]
-            if isinstance(mask, dict):
-                assert mask['size'] == [image['height'], image['width']]
-            else:
-                assert all(map(is_polygon, mask))
-        elif isinstance(mask, list):
-            good = is_segmentation(mask) and all(map(is_polygon, mask))
-            assert not (mask and good)
+            size = image['height'], image['width']
+            assert not mask_faults([mask], [size])
+            found = mask_api().toBbox(to_rle(mask, *size))
+            assert mask_api().iou([found], [one['bbox']], [0]) > 0.2
     for image in range(len(content['images'])):
         expected = [at for at in range(len(index)) if index.image[at] == image]
         assert index.of_image(image).tolist() == expected
@@ -198,3 +203,248 @@ def test_a_pickled_index_reads_its_file_again(file):
     file.unlink()
     with pytest.raises(ChangedFileError):
         pickle.loads(pickle.dumps(index)).annotations([2])
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    """The folder of caches, for files of any size."""
+    monkeypatch.setenv(index_cache.SWITCH, str(tmp_path / 'cache'))
+    monkeypatch.setattr(index_module, '_LEAST_CACHED', 0)
+    return tmp_path / 'cache'
+
+
+@pytest.fixture
+def old(tmp_path):
+    """A file that was written long ago."""
+    path = tmp_path / 'old.json'
+    path.write_text(json.dumps(sound()))
+    os.utime(path, ns=(10**18, 10**18))
+    return path
+
+
+def read_again(path):
+    """Read an index as another process does."""
+    index_module._indexes.clear()
+    return read_index(path)
+
+
+def require_equal(index, other):
+    for name in index_module._COLUMNS:
+        found, expected = getattr(index, name), getattr(other, name)
+        np.testing.assert_array_equal(found, expected)
+        assert (found.dtype, found.shape) == (expected.dtype, expected.shape)
+    assert index.sha256 == other.sha256
+    assert index.annotated == other.annotated
+    same(index.annotations(range(len(index))), other.annotations(range(len(other))))
+
+
+def test_a_cache_has_the_columns(cache, old, monkeypatch):
+    index = read_again(old)
+    (written,) = cache.iterdir()
+    monkeypatch.setattr(index_module, '_build', None)
+    monkeypatch.setattr(index_module, '_sha256', None)  # its time is enough
+    other = read_again(old)
+    assert other.shared
+    require_equal(other, index)
+    with pytest.raises(ValueError, match='read-only'):
+        other.boxes[0] = 0
+    index_module._indexes.clear()
+    require_equal(pickle.loads(pickle.dumps(other)), index)
+    assert written.stat().st_size > len(pickle.dumps(other))
+
+
+def test_a_file_without_annotations_has_a_cache(cache, old):
+    content = sound()
+    del content['annotations']
+    old.write_text(json.dumps(content))
+    read_again(old)
+    index = read_again(old)
+    assert (index.shared, index.annotated, len(index)) == (True, False, 0)
+
+
+@pytest.mark.parametrize('age', ['new', 'old'])
+def test_a_file_that_changed_is_read_again(cache, old, age):
+    if age == 'new':
+        os.utime(old)  # the next change may leave the same time
+    read_again(old)
+    found = old.stat()
+    with open(old, 'r+') as stream:
+        text = stream.read()
+        stream.seek(0)
+        stream.write(text.replace('"bbox": [2', '"bbox": [3'))
+    time = found.st_mtime_ns + (0 if age == 'new' else 1)
+    os.utime(old, ns=(time, time))
+    assert old.stat().st_size == found.st_size
+    assert read_again(old).boxes[:, 0].tolist() == [3, 3, 3, 3]
+
+
+def test_a_file_that_was_only_copied_keeps_its_cache(cache, old, monkeypatch):
+    index = read_again(old)
+    os.utime(old, ns=(10**18 + 1, 10**18 + 1))
+    monkeypatch.setattr(index_module, '_build', None)
+    require_equal(read_again(old), index)
+    monkeypatch.setattr(index_module, '_sha256', None)
+    require_equal(read_again(old), index)
+
+
+def damage(path, how):
+    data = path.read_bytes()
+    path.unlink()  # it may be mapped
+    if how == 'cut off':
+        path.write_bytes(data[:-9])
+    elif how == 'empty':
+        path.write_bytes(b'')
+    elif how == 'foreign':
+        path.write_bytes(b'{"images": []}' * 30)
+    elif how == 'other tensors':
+        save_file({'boxes': np.zeros(3)}, path, {'version': index_module._VERSION})
+    elif how == 'other version':
+        path.write_bytes(data.replace(b'coco-index-', b'coco-index_'))
+    else:
+        path.mkdir()
+
+
+@pytest.mark.parametrize(
+    'how',
+    ['cut off', 'empty', 'foreign', 'other tensors', 'other version', 'folder'],
+)
+def test_a_damaged_cache_is_built_again(cache, old, how):
+    index = read_again(old)
+    (written,) = cache.iterdir()
+    damage(written, how)
+    require_equal(read_again(old), index)
+    assert read_again(old).shared == (how != 'folder')
+
+
+def test_without_a_place_for_caches(cache, old, monkeypatch):
+    cache.write_text('a file, where no folder can be')
+    index = read_again(old)
+    assert (index.shared, len(index)) == (False, 4)
+    monkeypatch.setenv(index_cache.SWITCH, '')
+    assert not read_again(old).shared
+    monkeypatch.delenv(index_cache.SWITCH)
+    monkeypatch.setenv('XDG_CACHE_HOME', str(old.parent / 'xdg'))
+    assert read_again(old).shared
+    assert len([*(old.parent / 'xdg' / 'eca_mmdet').iterdir()]) == 1
+
+
+def test_unused_caches_are_removed(cache, old):
+    cache.mkdir()
+    names = ('a.safetensors', '.b.safetensors.x.partial', 'other.txt')
+    for name in names:
+        (cache / name).write_text('')
+        os.utime(cache / name, (1, 1))
+    read_again(old)
+    left = [path.name for path in cache.iterdir()]
+    assert len(left) == 2
+    assert 'other.txt' in left
+
+
+BUILD = """
+import os, signal, sys
+from eca_mmdet.datasets import index
+index._LEAST_CACHED = 0
+if sys.argv[2] == 'kill':
+    os.replace = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+print(index.read_index(sys.argv[1]).boxes.sum())
+"""
+
+
+def test_a_kill_leaves_no_cache_and_two_builders_one(cache, old):
+    killed = subprocess.run([sys.executable, '-c', BUILD, old, 'kill'])
+    assert killed.returncode == -signal.SIGKILL
+    assert [path.suffix for path in cache.iterdir()] == ['.partial']
+    both = [
+        subprocess.Popen(
+            [sys.executable, '-c', BUILD, old, 'build'], stdout=subprocess.PIPE
+        )
+        for _ in range(2)
+    ]
+    index = read_again(old)
+    outputs = [one.communicate()[0] for one in both]
+    assert outputs == [f'{index.boxes.sum()}\n'.encode()] * 2
+    assert sorted(path.suffix for path in cache.iterdir()) == [
+        '.partial',
+        '.safetensors',
+    ]
+    assert read_again(old).shared
+
+
+def test_masks_that_need_no_look(file):
+    content = sound()
+    shapes = [[2, 3, 10, 3, 10, 9, 2, 9]], [[2, 3, 10, 3, 10, 9], [2, 3, 2, 9, 10, 9]]
+    away, outside, thin = [40, 30, 50, 30, 50, 40], [-3, 3, 10, 3, 10, 9], [2, 3] * 4
+    rles = [
+        {'size': [48, 64], 'counts': counts}
+        for counts in ([99, 6] + [42, 6] * 7 + [2631], 'bad')
+    ]
+    masks = [*shapes, *([one] for one in (away, outside, thin)), *rles, [], None]
+    first = content['annotations'][0]
+    content['annotations'] = [
+        first | {'id': at + 1, 'segmentation': mask} for at, mask in enumerate(masks)
+    ]
+    index = index_of(file, content)
+    none, sound_, other = Mask
+    expected = [sound_, sound_, other, other, other, sound_, other, none, none]
+    assert index.masks.tolist() == expected
+
+
+def require_same_faults(index, content, classes=None):
+    found = check_index(index, classes)
+    assert found == check_annotations(content, classes)
+    return found
+
+
+@settings(max_examples=200, deadline=None)
+@given(content=CONTENTS, classes=st.sampled_from([None, ['cat', 'dog'], ['é', 'no']]))
+def test_faults_are_those_of_the_whole_file(file, content, classes):
+    require_same_faults(index_of(file, content), content, classes)
+
+
+@pytest.mark.parametrize('case', CASES, ids=case_id)
+def test_each_fault_among_sound_entries(file, case):
+    content = case.content()
+    for number in range(100, 180):
+        one = sound()['annotations'][number % 4]
+        one |= {'id': number, 'image_id': number}
+        size = {'width': 64, 'height': 48}
+        content['images'].append({'id': number, 'file_name': f'{number}.png'} | size)
+        content['annotations'].append(one)
+    index = index_of(file, content)
+    if index is not None:
+        found = require_same_faults(index, content)
+        assert case.code in [fault.code for fault in found]
+
+
+def test_only_what_may_be_faulty_is_decoded(file, monkeypatch):
+    content = sound()
+    one = content['annotations'][0]
+    content['annotations'] += [one | {'id': 10 + n} for n in range(500)]
+    content['annotations'][300] |= {'area': 0}
+    index = index_of(file, content)
+    decoded = []
+    read = type(index).annotations
+    monkeypatch.setattr(
+        type(index),
+        'annotations',
+        lambda self, at: decoded.extend(at) or read(self, at),
+    )
+    assert [fault.code for fault in check_index(index)] == ['zero-area']
+    assert 300 in decoded
+    assert len(decoded) < 10
+
+
+def test_a_large_file_of_boxes_counts_them_all(file):
+    content = sound()
+    for one in content['annotations']:
+        one['segmentation'] = []
+    content['annotations'] += [
+        content['annotations'][0] | {'id': 10 + n} for n in range(50)
+    ]
+    index = index_of(file, content)
+    (fault,) = require_same_faults(index, content)
+    assert (fault.code, fault.severity, fault.count) == (
+        'missing-segmentation',
+        'note',
+        54,
+    )

@@ -5,6 +5,7 @@ import json
 import pytest
 
 from eca_mmdet.catalog.configs import config_root
+from eca_mmdet.datasets import index
 from eca_mmdet.engine import data_checks, preflight
 from eca_mmdet.utils.errors import UserError
 
@@ -245,10 +246,11 @@ def test_heads_that_count_something_else_are_left_alone(cfg):
 
 def test_each_file_is_read_once(cfg, shapes, monkeypatch):
     reads = []
-    real = data_checks.read_annotations
+    real = index._build
     monkeypatch.setattr(
-        data_checks, 'read_annotations', lambda p: (reads.append(p), real(p))[1]
+        index, '_build', lambda p, *a: (reads.append(p), real(p, *a))[1]
     )
+    index._indexes.clear()
     cfg.val_dataloader.dataset.ann_file = 'annotations/train.json'
     cfg.val_dataloader.dataset.data_prefix.img = 'train/'
     cfg.val_evaluator.ann_file = f'{shapes}/annotations/train.json'

@@ -24,7 +24,7 @@ train_dataloader = dict(
     persistent_workers=True,
     sampler=dict(type='InfiniteSampler', shuffle=True),
     dataset=dict(
-        type='CocoDataset',
+        type='CocoIndexDataset',
         data_root=data_root,
         metainfo=dict(classes=classes),
         ann_file='annotations/train.json',
@@ -39,7 +39,7 @@ val_dataloader = dict(
     drop_last=False,
     sampler=dict(type='DefaultSampler', shuffle=False),
     dataset=dict(
-        type='CocoDataset',
+        type='CocoIndexDataset',
         data_root=data_root,
         metainfo=dict(classes=classes),
         ann_file='annotations/val.json',
