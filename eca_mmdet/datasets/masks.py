@@ -92,8 +92,8 @@ def bad_counts(masks: Sequence[dict[str, Any]]) -> npt.NDArray[np.bool_]:
     add up to h * w.
     """
     sizes = np.array([mask['size'] for mask in masks], np.int64).reshape(-1, 2)
-    pixels = count_pixels([mask['counts'] for mask in masks])[0]
-    return np.not_equal(pixels, sizes.prod(1))
+    bad = count_pixels([mask['counts'] for mask in masks])[0] != sizes.prod(1)
+    return np.asarray(bad)
 
 
 def count_pixels(counts: Sequence[str | bytes]) -> Ints:
