@@ -92,6 +92,7 @@ def start(side: str, task: str, folder: Path) -> dict[str, Any]:
         stderr=subprocess.DEVNULL,
         text=True,
         check=True,
+        env={**os.environ, 'ECA_MMDET_CACHE': str(folder / 'cache')},
     )
     seconds = time.perf_counter() - began
     return {'seconds': seconds, **json.loads(done.stdout.splitlines()[-1])}

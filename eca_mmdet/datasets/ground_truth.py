@@ -175,51 +175,32 @@ class _Segmentations(Sequence[Any]):
 
 
 def _from_index(index: CocoIndex, source: str) -> GroundTruth | None:
-    """Return what :func:`ground_truth` returns; None if an entry may be faulty."""
-    image_ids, images, image_at = _ascending(index.image_ids)
-    category_ids, categories, category_at = _ascending(index.category_ids)
-    sizes = np.nan_to_num(index.image_sizes[images, ::-1])
-    known = [index.image >= 0, index.category >= 0]
-    rows = np.flatnonzero(known[0] & known[1])
+    """Return what :func:`ground_truth` returns; None if an annotation may be faulty."""
+    found = [index.image >= 0, index.category >= 0]
+    rows = np.flatnonzero(found[0] & found[1])
     boxes, areas = index.boxes[rows], index.areas[rows]
-    sound = (sizes % 1 == 0) & (sizes >= 0) & (sizes < 2**31)
     # No NaN for what is missing, and the sum of four numbers is finite.
-    if not (sound.all() and (abs(boxes) < 1e300).all() and np.isfinite(areas).all()):
+    if not ((abs(boxes) < 1e300).all() and np.isfinite(areas).all()):
         return None
-    names, file_names = index.categories(), index.file_names()
+    images = index.images(range(len(index.image_ids)))
+    content = {'images': images, 'categories': index.categories(), 'annotations': []}
+    empty = ground_truth(content, source)
     left_out = {
-        'image': index.image_id[~known[0]].tolist(),
-        'category': index.category_id[known[0] & ~known[1]].tolist(),
+        'image': index.image_id[~found[0]].tolist(),
+        'category': index.category_id[found[0] & ~found[1]].tolist(),
     }
-    repeated = {
-        'image': len(index.image_ids) - len(image_ids),
-        'category': len(index.category_ids) - len(category_ids),
-    }
-    listed = np.searchsorted(category_ids, index.category_ids).tolist()
-    return GroundTruth(
-        source=source,
-        image_ids=tuple(image_ids.tolist()),
-        sizes=sizes.astype(np.int64),
-        category_ids=tuple(category_ids.tolist()),
-        category_names=tuple(_text(names[at]['name']) for at in categories),
-        file_order=np.array(list(dict.fromkeys(listed)), np.int64),
-        image=image_at[index.image[rows]],
-        category=category_at[index.category[rows]],
+    return replace(
+        empty,
+        image=np.searchsorted(empty.id_columns[0], index.image_id[rows]),
+        category=np.searchsorted(empty.id_columns[1], index.category_id[rows]),
         boxes=boxes,
         areas=areas,
         crowd=index.crowd[rows] == 1,
         segmentations=_Segmentations(index, rows),
         annotated=index.annotated,
-        file_names=tuple(_text(file_names[at]) for at in images),
-        notes=_notes(source, repeated, left_out),
+        notes=(*empty.notes, *_notes(source, left_out)),
         sha256=index.sha256,
     )
-
-
-def _ascending(ids: Ints) -> tuple[Ints, Ints, Ints]:
-    """Return each id once, the last position of each, and positions to places."""
-    unique, last = np.unique(ids[::-1], return_index=True)
-    return unique, len(ids) - 1 - last, np.searchsorted(unique, ids)
 
 
 def ground_truth(content: Any, source: str = 'ground truth') -> GroundTruth:
@@ -243,10 +224,14 @@ def ground_truth(content: Any, source: str = 'ground truth') -> GroundTruth:
     columns = _AnnotationColumns(source, image_ids, category_at, sizes)
     annotations = content.get('annotations')
     columns.read([] if annotations is None else annotations)
-    repeated = {
-        'image': len(images) - len(image_ids),
-        'category': len(categories) - len(category_ids),
-    }
+    repeated = [
+        f'{more} {kind} entries of {source} repeat an id; the last one counts'
+        for kind, more in (
+            ('image', len(images) - len(image_ids)),
+            ('category', len(categories) - len(category_ids)),
+        )
+        if more
+    ]
     return GroundTruth(
         source=source,
         image_ids=image_ids,
@@ -262,7 +247,7 @@ def ground_truth(content: Any, source: str = 'ground truth') -> GroundTruth:
         segmentations=columns.segmentations,
         annotated=isinstance(annotations, list),
         file_names=tuple(_text(one.get('file_name', '')) for one in by_position),
-        notes=_notes(source, repeated, columns.left_out),
+        notes=(*repeated, *_notes(source, columns.left_out)),
     )
 
 
@@ -411,19 +396,11 @@ class _AnnotationColumns:
         self.segmentations.append(segmentation)
 
 
-def _notes(
-    source: str, repeated: Mapping[str, int], left_out: Mapping[str, Sequence[Any]]
-) -> tuple[str, ...]:
-    """Say what does not count."""
-    twice = [
-        f'{more} {kind} entries of {source} repeat an id; the last one counts'
-        for kind, more in repeated.items()
-        if more
-    ]
-    unknown = [
+def _notes(source: str, left_out: Mapping[str, Sequence[Any]]) -> tuple[str, ...]:
+    """Say what was left out."""
+    return tuple(
         f'{len(ids)} annotations of {source} do not count: their {kind} ids '
         f'are not in the file ({", ".join(map(repr, ids[:3]))})'
         for kind, ids in left_out.items()
         if ids
-    ]
-    return (*twice, *unknown)
+    )
