@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from eca_mmdet.datasets.detections import detections_of
 from eca_mmdet.datasets.ground_truth import ground_truth
-from eca_mmdet.datasets.masks import bad_counts
+from eca_mmdet.datasets.masks import bad_counts, count_pixels, mask_api
 from eca_mmdet.evaluation import coco_eval as backends
 from eca_mmdet.evaluation.coco_eval import columns
 from eca_mmdet.utils.errors import UserError
@@ -577,6 +577,9 @@ def test_counts_of_rles_are_decoded_as_cocoapi_does():
         full = counts and min(counts) >= 0
         expected.append(not full or sum(counts) != np.prod(mask['size']))
     assert bad_counts(masks).tolist() == expected
+    sound = [mask for mask, bad in zip(masks, expected, strict=True) if not bad]
+    inside = count_pixels([mask['counts'] for mask in sound])[1]
+    assert inside.tolist() == [mask_api().area(mask) for mask in sound]
     assert 300 < sum(expected) < 1200 and not any(expected[::4])
     large = rle(draw.rand(2000, 3000) < 0.001)
     assert bad_counts([large] * 3).tolist() == [False] * 3
