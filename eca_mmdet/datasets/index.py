@@ -355,15 +355,14 @@ def read_index(path: str | Path) -> CocoIndex | None:
     path = Path(path).absolute()
     try:
         stamp = Stamp.of(path.stat())
-        regular = path.is_file()
-    except OSError:
+        if not path.is_file():
+            return None
+        known = _indexes.get(path)
+        if known is None or known[0] != stamp:
+            require_regular(path, 'annotation file')
+            known = _indexes[path] = _open(path)
+    except OSError:  # it is not there, or must not be read
         return None
-    if not regular:
-        return None
-    known = _indexes.get(path)
-    if known is None or known[0] != stamp:
-        require_regular(path, 'annotation file')
-        known = _indexes[path] = _open(path)
     _indexes.move_to_end(path)
     while len(_indexes) > _KEPT:
         _indexes.popitem(last=False)
@@ -406,15 +405,14 @@ def _from_cache(path: Path, handle: int, stamp: Stamp, cache: Path) -> CocoIndex
         return None
     known = Stamp(*map(int, metadata['stamp'].split()))
     sure = known.mtime_ns + _RESOLUTION_NS < int(metadata['read_ns'])
-    sha256 = metadata['sha256']
-    if not (sure and known == stamp) and (
-        known.size != stamp.size or _sha256(handle) != sha256
-    ):
+    sha256, start = metadata['sha256'], time.time_ns()
+    same = sure and known == stamp
+    if not same and (known.size != stamp.size or _sha256(handle) != sha256):
         return None
     annotated = metadata['annotated'] == '1'
     index = CocoIndex(path, sha256, stamp, annotated, **columns, shared=True)
-    if known != stamp:
-        _store(index, cache, time.time_ns())
+    if not same:
+        _store(index, cache, start)
     return index
 
 

@@ -46,12 +46,13 @@ def cache_path(file: Path) -> Path | None:
     """Return where the cache of an annotation file is, None if it has none."""
     folder = os.environ.get(SWITCH)
     if folder is None:
-        home = os.environ.get('XDG_CACHE_HOME') or os.path.expanduser('~/.cache')
+        home = os.environ.get('XDG_CACHE_HOME') or '~/.cache'
         folder = os.path.join(home, 'eca_mmdet')
-    if not os.path.isabs(folder):  # '' or a home that is not known
+    folder = os.path.expanduser(folder)
+    if not folder or folder.startswith('~'):  # switched off, or there is no home
         return None
     name = hashlib.sha256(os.fsencode(file.resolve())).hexdigest()
-    return Path(folder) / f'{name[:32]}.safetensors'
+    return Path(folder).absolute() / f'{name[:32]}.safetensors'
 
 
 def read_columns(path: Path) -> tuple[dict[str, str], Columns] | None:

@@ -141,9 +141,10 @@ class CocoIndexDataset(CocoDataset):  # type: ignore[misc]
     @force_full_init  # type: ignore[untyped-decorator]
     def get_data_info(self, idx: int) -> dict[str, Any]:
         """Return an image with its objects."""
-        if not isinstance(self.data_list, Samples):
+        samples = getattr(self, 'data_list', None)  # serialized subsets have none
+        if not isinstance(samples, Samples):
             found: dict[str, Any] = super().get_data_info(idx)
             return found
-        info: dict[str, Any] = self.parse_data_info(self.data_list.raw(idx))
+        info: dict[str, Any] = self.parse_data_info(samples.raw(idx))
         info['sample_idx'] = idx if idx >= 0 else len(self) + idx
         return info

@@ -169,6 +169,13 @@ def test_what_is_no_regular_file_is_left_to_the_other_reader(tmp_path):
         assert read_index(path) is None
 
 
+def test_a_file_that_must_not_be_read_is_left_to_the_other_reader(file, monkeypatch):
+    file.write_text(json.dumps(sound()))
+    monkeypatch.setattr(os, 'open', lambda *_: (_ for _ in ()).throw(PermissionError()))
+    index_module._indexes.clear()
+    assert read_index(file) is None
+
+
 def test_a_file_that_is_replaced_or_touched_is_still_read(file):
     index = index_of(file, sound())
     expected = index.annotations([1, 3])
@@ -448,3 +455,19 @@ def test_a_large_file_of_boxes_counts_them_all(file):
         'note',
         54,
     )
+
+
+def test_the_hash_of_a_new_file_is_computed_until_its_time_tells(
+    cache, old, monkeypatch
+):
+    monkeypatch.setattr(index_module, '_RESOLUTION_NS', 4 * 10**18)
+    index = read_again(old)  # as if it had been written just now
+    monkeypatch.setattr(index_module, '_RESOLUTION_NS', 0)
+    real, hashed = index_module._sha256, []
+    monkeypatch.setattr(
+        index_module, '_sha256', lambda handle: (hashed.append(1), real(handle))[1]
+    )
+    os.utime(old, ns=(10**18 + 5, 10**18 + 5))
+    for _ in range(2):
+        require_equal(read_again(old), index)
+    assert hashed == [1]
