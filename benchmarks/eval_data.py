@@ -31,7 +31,8 @@ def write_data(
     boxes = np.hstack([corner, corner + size])
     content = {
         'images': [
-            {'id': i, 'height': SIDE[0], 'width': SIDE[1]} for i in range(images)
+            {'id': i, 'file_name': f'{i:012}.jpg', 'height': SIDE[0], 'width': SIDE[1]}
+            for i in range(images)
         ],
         'categories': [{'id': i, 'name': f'c{i}'} for i in range(CLASSES)],
         'annotations': [

@@ -55,3 +55,13 @@ def test_a_formulation_that_differs_is_told():
     done = run('-c', DIFFERENT, *SMALL, '--no-detectors')
     assert done.returncode == 1, done.stderr
     assert 'agree: False' in done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('words', [(), ('--masks',)], ids=str)
+def test_eval(words):
+    done = run('benchmarks/eval.py', '--images', '30', *words)
+    assert done.returncode == 0, done.stderr
+    assert 'equal pycocotools, to the last bit: True' in done.stdout
+    for side in ('hotcoco', 'eca-mmdet', 'pycocotools'):
+        assert f'  {side} ' in done.stdout

@@ -4,17 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import Any
 
+import msgspec
 import numpy as np
 
 from eca_mmdet.datasets.entries import is_box, is_finite_number
 from eca_mmdet.datasets.ground_truth import Floats, GroundTruth, Ints, normal_id
-from eca_mmdet.datasets.masks import mask_api, mask_faults, to_rle
+from eca_mmdet.datasets.masks import (
+    Rles,
+    as_bytes,
+    count_pixels,
+    mask_api,
+    mask_faults,
+    to_rle,
+)
 from eca_mmdet.utils.errors import UserError
 
 TASKS = ('bbox', 'segm')
 FIELDS = {'bbox': 'bbox', 'segm': 'segmentation'}
+
+_LARGEST = 1e300
+"""Four numbers below it have a finite sum."""
 
 
 @dataclass(frozen=True)
@@ -26,15 +38,14 @@ class Detections:
         category: (N,) positions in its ``category_ids``.
         scores: (N,) float64.
         boxes: (N, 4) x, y, width, height in pixels; for masks, None.
-        masks: N compressed RLEs ``{'size': [h, w], 'counts': str or bytes}``; for
-            boxes, None.
+        masks: N compressed RLEs; for boxes, None.
     """
 
     image: Ints
     category: Ints
     scores: Floats
     boxes: Floats | None = None
-    masks: list[Any] | None = None
+    masks: Rles | None = None
 
     def __len__(self) -> int:
         return len(self.scores)
@@ -46,7 +57,7 @@ class Detections:
             category=self.category[rows],
             scores=self.scores[rows],
             boxes=None if self.boxes is None else self.boxes[rows],
-            masks=None if self.masks is None else [self.masks[row] for row in rows],
+            masks=None if self.masks is None else self.masks.take(rows),
         )
 
     def part(self, start: int, stop: int) -> Detections:
@@ -62,11 +73,83 @@ class Detections:
     def areas(self) -> Floats:
         """Return N areas: of the masks, or of the boxes. They decide S, M and L."""
         if self.masks is not None:
-            # One by one: pycocotools' area of a list fails from 256 masks on.
-            area = mask_api().area
-            return np.array([area(mask) for mask in self.masks], np.float64)
+            return self.masks.areas
         assert self.boxes is not None
         return np.asarray(self.boxes[:, 2] * self.boxes[:, 3], np.float64)
+
+
+class PlainRle(msgspec.Struct, gc=False):
+    """A compressed RLE of a result file."""
+
+    size: tuple[int, int]
+    counts: str
+
+
+class PlainEntry(msgspec.Struct, gc=False):
+    """An entry of a result file as most programs write them, decoded fast."""
+
+    image_id: int
+    category_id: int
+    score: float
+    bbox: tuple[float, float, float, float] | None = None
+    segmentation: PlainRle | None = None
+
+
+def plain_detections(
+    entries: Sequence[PlainEntry], truth: GroundTruth, tasks: Sequence[str]
+) -> dict[str, Detections] | None:
+    """Return what :func:`detections_of` does; None if an entry may be faulty.
+
+    Raises OverflowError for numbers beyond int64.
+    """
+    image = _find([one.image_id for one in entries], truth.id_columns[0])
+    category = _find([one.category_id for one in entries], truth.id_columns[1])
+    if image is None or category is None:
+        return None
+    scores = np.array([one.score for one in entries], np.float64)
+    found = {}
+    for task in tasks:
+        boxes = masks = None
+        if task == 'bbox':
+            boxes = _plain_boxes([one.bbox for one in entries])
+        else:
+            rles = [one.segmentation for one in entries]
+            masks = _plain_masks(rles, truth.sizes[image])
+        if boxes is None and masks is None:
+            return None
+        found[task] = Detections(image, category, scores, boxes, masks)
+    return found
+
+
+def _find(values: list[int], ids: Ints) -> Ints | None:
+    """Return the positions of all values in ascending ids."""
+    wanted = np.array(values, np.int64)
+    at = np.searchsorted(ids, wanted)
+    return at if (ids.take(at, mode='clip') == wanted).all() else None
+
+
+def _plain_boxes(boxes: list[Any]) -> Floats | None:
+    if None in boxes:
+        return None
+    found = np.fromiter(chain.from_iterable(boxes), np.float64, 4 * len(boxes))
+    found = found.reshape(-1, 4)
+    sound = np.abs(found).max() < _LARGEST and found[:, 2:].min() >= 0
+    return found if sound else None
+
+
+def _plain_masks(rles: list[Any], image_sizes: Ints) -> Rles | None:
+    if None in rles:
+        return None
+    counts = [one.counts.encode() for one in rles]
+    sides = chain.from_iterable([one.size for one in rles])
+    sizes = np.fromiter(sides, np.int64, 2 * len(rles)).reshape(-1, 2)
+    if not ((sizes > 0) & (sizes < 2**31)).all() or sizes.prod(1).max() >= 2**32:
+        return None
+    known = image_sizes.all(1)
+    pixels, inside = count_pixels(counts)
+    if (sizes != image_sizes)[known].any() or (pixels != sizes.prod(1)).any():
+        return None
+    return Rles(counts, sizes, inside.astype(np.float64))
 
 
 def detections_of(
@@ -216,7 +299,7 @@ def _boxes(entries: list[Any], sizes: Ints, faults: _Faults) -> Floats:
     return found
 
 
-def _masks(entries: list[Any], sizes: Ints, faults: _Faults) -> list[dict[str, Any]]:
+def _masks(entries: list[Any], sizes: Ints, faults: _Faults) -> Rles:
     """Return compressed RLEs."""
     found = [one.get('segmentation') for one in entries]
     extents = sizes.tolist()
@@ -231,6 +314,7 @@ def _masks(entries: list[Any], sizes: Ints, faults: _Faults) -> list[dict[str, A
         faults.add(
             f'cannot be used: each {reason}', indices, [found[i] for i in indices[:3]]
         )
-    if wrong:
-        return []
-    return [to_rle(one, *size) for one, size in zip(found, extents, strict=True)]
+    pairs = [] if wrong else zip(found, extents, strict=True)
+    rles = [to_rle(one, *size) for one, size in pairs]
+    counts = [as_bytes(rle['counts']) for rle in rles]
+    return Rles.of(counts, np.array([r['size'] for r in rles], np.int64).reshape(-1, 2))

@@ -8,8 +8,10 @@ them.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import compress
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,8 @@ import numpy.typing as npt
 
 from eca_mmdet.datasets.coco import read_annotations
 from eca_mmdet.datasets.entries import is_box, is_crowd_flag, is_finite_number, whole
-from eca_mmdet.datasets.masks import mask_api, mask_faults, to_rle
+from eca_mmdet.datasets.index import CocoIndex, Mask, read_index
+from eca_mmdet.datasets.masks import mask_api, mask_boxes, mask_faults, to_rle
 from eca_mmdet.utils.errors import UserError
 from eca_mmdet.utils.text import clipped
 
@@ -62,11 +65,16 @@ class GroundTruth:
     boxes: Floats
     areas: Floats
     crowd: npt.NDArray[np.bool_]
-    segmentations: list[Any]
+    segmentations: Sequence[Any]
     annotated: bool
     file_names: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     sha256: str = ''
+
+    @cached_property
+    def id_columns(self) -> tuple[Ints, Ints]:
+        """The ids of images and categories; empty arrays unless all are int64."""
+        return _as_ints(self.image_ids), _as_ints(self.category_ids)
 
     def only(self, names: Iterable[str]) -> GroundTruth:
         """Return the part in some categories; names that are not there are ignored."""
@@ -104,22 +112,105 @@ class GroundTruth:
             boxes=self.boxes[objects],
             areas=self.areas[objects],
             crowd=self.crowd[objects],
-            segmentations=list(_take(self.segmentations, objects)),
+            segmentations=_take(self.segmentations, objects),
         )
+
+    def mask_faults(self) -> dict[int, str]:
+        """Return the masks that cannot be used: position to reason, ascending."""
+        rows, masks = self._doubtful_masks()
+        faults = mask_faults(masks, self.sizes[self.image[rows]].tolist())
+        return {int(rows[at]): fault for at, fault in faults.items()}
+
+    def count_masks_without_pixel(self) -> int:
+        """Return how many masks, all usable, have no pixel in their image."""
+        rows, masks = self._doubtful_masks()
+        boxes = mask_boxes(masks, self.sizes[self.image[rows]][:, ::-1])
+        return int(np.isnan(boxes[:, 0]).sum())
+
+    def _doubtful_masks(self) -> tuple[Ints, list[Any]]:
+        """Return positions and masks of those that the index of the file leaves open."""
+        sizes = self.sizes[self.image]
+        doubtful = np.ones(len(sizes), bool)
+        if isinstance(self.segmentations, _Segmentations):
+            drawable = (sizes > 0).all(1) & (sizes.prod(1) < 2**32)
+            doubtful = ~(self.segmentations.are_sound() & drawable)
+        rows = np.flatnonzero(doubtful)
+        return rows, [self.segmentations[row] for row in rows.tolist()]
 
     def without_masks(self) -> GroundTruth:
         """Return it for boxes alone: polygons as lists are most of its memory."""
-        return replace(self, segmentations=[None] * len(self.image))
+        return replace(self, segmentations=(None,) * len(self.image))
 
 
-def _take(items: Sequence[Any], kept: npt.NDArray[np.bool_]) -> tuple[Any, ...]:
-    return tuple(item for item, keep in zip(items, kept, strict=True) if keep)
+def _take(items: Sequence[Any], kept: npt.NDArray[np.bool_]) -> Any:
+    if isinstance(items, _Segmentations):
+        return replace(items, rows=items.rows[kept])
+    return tuple(compress(items, kept.tolist()))
+
+
+def _as_ints(ids: Sequence[ImageId]) -> Ints:
+    whole_numbers = all(type(each) is int and abs(each) < 2**63 for each in ids)
+    return np.array(ids if whole_numbers else (), np.int64)
 
 
 def read_ground_truth(path: str | Path) -> GroundTruth:
     """Read a COCO annotation file, whose every entry must be usable."""
+    index = read_index(path)
+    found = _from_index(index, str(path)) if index else None
+    if found:
+        return found
     file = read_annotations(path)
     return replace(ground_truth(file.content, str(path)), sha256=file.sha256)
+
+
+@dataclass(frozen=True, eq=False)
+class _Segmentations(Sequence[Any]):
+    """Segmentations that are decoded when asked for; ``rows`` are their positions."""
+
+    file: CocoIndex
+    rows: Ints
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, at: Any) -> Any:
+        return self.file.segmentations([self.rows[at]])[0] or None
+
+    def are_sound(self) -> npt.NDArray[np.bool_]:
+        """Tell which are usable on an image whose size is known."""
+        return np.asarray(self.file.masks[self.rows] == Mask.SOUND)
+
+    def __iter__(self) -> Iterator[Any]:
+        return (one or None for one in self.file.segmentations(self.rows))
+
+
+def _from_index(index: CocoIndex, source: str) -> GroundTruth | None:
+    """Return what :func:`ground_truth` returns; None if an annotation may be faulty."""
+    found = [index.image >= 0, index.category >= 0]
+    rows = np.flatnonzero(found[0] & found[1])
+    boxes, areas = index.boxes[rows], index.areas[rows]
+    # No NaN for what is missing, and the sum of four numbers is finite.
+    if not ((abs(boxes) < 1e300).all() and np.isfinite(areas).all()):
+        return None
+    images = index.images(range(len(index.image_ids)))
+    content = {'images': images, 'categories': index.categories(), 'annotations': []}
+    empty = ground_truth(content, source)
+    left_out = {
+        'image': index.image_id[~found[0]].tolist(),
+        'category': index.category_id[found[0] & ~found[1]].tolist(),
+    }
+    return replace(
+        empty,
+        image=np.searchsorted(empty.id_columns[0], index.image_id[rows]),
+        category=np.searchsorted(empty.id_columns[1], index.category_id[rows]),
+        boxes=boxes,
+        areas=areas,
+        crowd=index.crowd[rows] == 1,
+        segmentations=_Segmentations(index, rows),
+        annotated=index.annotated,
+        notes=(*empty.notes, *_notes(source, left_out)),
+        sha256=index.sha256,
+    )
 
 
 def ground_truth(content: Any, source: str = 'ground truth') -> GroundTruth:
@@ -166,7 +257,7 @@ def ground_truth(content: Any, source: str = 'ground truth') -> GroundTruth:
         segmentations=columns.segmentations,
         annotated=isinstance(annotations, list),
         file_names=tuple(_text(one.get('file_name', '')) for one in by_position),
-        notes=(*repeated, *columns.notes()),
+        notes=(*repeated, *_notes(source, columns.left_out)),
     )
 
 
@@ -245,7 +336,7 @@ class _AnnotationColumns:
         self._image_at = {key: index for index, key in enumerate(image_ids)}
         self._category_at = category_at
         self._sizes = sizes
-        self._left_out: dict[str, list[Any]] = {'image': [], 'category': []}
+        self.left_out: dict[str, list[Any]] = {'image': [], 'category': []}
         self.image: list[int] = []
         self.category: list[int] = []
         self.boxes: list[Any] = []
@@ -283,7 +374,7 @@ class _AnnotationColumns:
         category = self._category_at.get(normal_id(one['category_id']))
         if image is None or category is None:
             kind = 'image' if image is None else 'category'
-            self._left_out[kind].append(one[f'{kind}_id'])
+            self.left_out[kind].append(one[f'{kind}_id'])
             return
         segmentation = one.get('segmentation') or None
         box, area = one.get('bbox') or None, one.get('area')
@@ -314,11 +405,12 @@ class _AnnotationColumns:
         self.crowd.append(bool(crowd))
         self.segmentations.append(segmentation)
 
-    def notes(self) -> tuple[str, ...]:
-        """Say what was left out."""
-        return tuple(
-            f'{len(ids)} annotations of {self._source} do not count: their {kind} ids '
-            f'are not in the file ({", ".join(map(repr, ids[:3]))})'
-            for kind, ids in self._left_out.items()
-            if ids
-        )
+
+def _notes(source: str, left_out: Mapping[str, Sequence[Any]]) -> tuple[str, ...]:
+    """Say what was left out."""
+    return tuple(
+        f'{len(ids)} annotations of {source} do not count: their {kind} ids '
+        f'are not in the file ({", ".join(map(repr, ids[:3]))})'
+        for kind, ids in left_out.items()
+        if ids
+    )

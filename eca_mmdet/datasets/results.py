@@ -2,33 +2,45 @@
 
 from __future__ import annotations
 
-import codecs
+import contextlib
 import hashlib
-import itertools
 import json
 import re
 import tempfile
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 
-from eca_mmdet.datasets.detections import FIELDS, TASKS, Detections, detections_of
+from eca_mmdet.datasets.detections import (
+    FIELDS,
+    TASKS,
+    Detections,
+    PlainEntry,
+    detections_of,
+    plain_detections,
+)
 from eca_mmdet.datasets.ground_truth import GroundTruth
+from eca_mmdet.datasets.masks import Rles
 from eca_mmdet.utils.errors import UserError
 from eca_mmdet.utils.io import read_json, whole_file
 
 SERVER_LIMIT = 100
 """Detections an image that COCO's server takes."""
 
-BLOCK = 1 << 24
-"""Bytes read at a time, about 150,000 detections; no entry is longer."""
+BLOCK = 1 << 22
+"""Bytes read at a time, about 30,000 detections."""
 
-_MARK = re.compile(r'[ \t\n\r]*([\[,])[ \t\n\r]*')
-_END = re.compile(r'[ \t\n\r]*\][ \t\n\r]*')
+_PLAIN = msgspec.json.Decoder(list[PlainEntry])
+_SPACE = b' \t\n\r'
+_MOST_SPACE = 99
+"""Bytes between two entries."""
+_TRIES = 9
+"""Places where a text is cut, from the end on."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +77,8 @@ def _read_batches(
     path: Path, truth: GroundTruth, tasks: Sequence[str] | None
 ) -> Results:
     """Read a file without faults; raise NotStreamableError or UserError for others."""
-    parts, total = [], 0
+    parts: list[dict[str, Detections]] = []
+    total = 0
     wanted, having = list(tasks or TASKS), dict.fromkeys(TASKS, 0)
     batches = EntryBatches(path)
     for entries in batches:
@@ -75,7 +88,15 @@ def _read_batches(
         wanted = [task for task in wanted if tasks or having[task] == total]
         if not wanted:
             raise NotStreamableError
-        parts.append(detections_of(entries, truth, str(path), wanted))
+        part = None
+        if isinstance(entries[0], PlainEntry):
+            with contextlib.suppress(OverflowError):
+                part = plain_detections(entries, truth, wanted)
+            if part is None:  # e.g. boxes of masks
+                entries = msgspec.json.decode(msgspec.json.encode(entries))
+        if part is None:
+            part = detections_of(entries, truth, str(path), wanted)
+        parts.append(part)
     found = {task: _join([part[task] for part in parts]) for task in wanted}
     notes = _notes(path, having, total, tasks)
     return Results(found, batches.sha256, notes)
@@ -84,18 +105,21 @@ def _read_batches(
 def _join(parts: Sequence[Detections]) -> Detections:
     """Put detections of one task behind each other."""
     boxes = [part.boxes for part in parts if part.boxes is not None]
-    masks = [part.masks for part in parts if part.masks is not None]
+    rles = [part.masks for part in parts if part.masks is not None]
     return Detections(
         image=np.concatenate([part.image for part in parts]),
         category=np.concatenate([part.category for part in parts]),
         scores=np.concatenate([part.scores for part in parts]),
         boxes=np.concatenate(boxes) if boxes else None,
-        masks=list(itertools.chain.from_iterable(masks)) if masks else None,
+        masks=Rles.join(rles) if rles else None,
     )
 
 
 def _having(entries: list[Any], task: str) -> int:
     """Count the entries with a task's field."""
+    if entries and isinstance(entries[0], PlainEntry):
+        fields = [e.bbox if task == 'bbox' else e.segmentation for e in entries]
+        return len(entries) - fields.count(None)
     # Others are rejected later.
     return sum(isinstance(e, dict) and bool(e.get(FIELDS[task])) for e in entries)
 
@@ -123,45 +147,70 @@ class EntryBatches:
     sha256: str = field(default='', init=False)
 
     def __iter__(self) -> Iterator[list[Any]]:
-        """Yield non-empty lists of entries, or raise NotStreamableError."""
+        """Yield lists of ``PlainEntry`` or dict, or raise NotStreamableError."""
         if not self.path.is_file():  # a pipe can be read once
             raise NotStreamableError
         digest = hashlib.sha256()
-        decode = codecs.getincrementaldecoder('utf-8')('surrogatepass').decode
-        text, expected = '', '['
+        rest = b''
         try:
             with open(self.path, 'rb') as file:
                 while block := file.read(BLOCK):
                     digest.update(block)
-                    text += decode(block)
-                    entries, text = _take(text, expected)
-                    if not entries:  # a longer text would not have any either
-                        break
-                    expected = ','
-                    yield entries
-            text += decode(b'', final=True)
+                    rest = rest + block if rest else _after_bracket(block)
+                    entries, rest = _take(rest)
+                    if entries:
+                        yield entries
+                    elif len(rest) > 2 * BLOCK:  # no entry is longer
+                        raise NotStreamableError
+            yield _decode(b'[' + rest)
         except (OSError, ValueError, RecursionError) as error:
             raise NotStreamableError from error
-        if expected == '[' or not _END.fullmatch(text):
-            raise NotStreamableError
         self.sha256 = digest.hexdigest()
 
 
-def _take(text: str, expected: str) -> tuple[list[Any], str]:
-    """Return the complete entries at the beginning of a text, and the rest."""
-    decode: Callable[[str, int], tuple[Any, int]] = json.JSONDecoder().raw_decode
-    entries: list[Any] = []
-    at = 0
-    while (mark := _MARK.match(text, at)) and mark[1] == expected:
-        if text[mark.end() : mark.end() + 1] != '{':
+def _after_bracket(text: bytes) -> bytes:
+    """Return what follows the bracket that opens a list of objects."""
+    text = text.lstrip(_SPACE)
+    inside = text[1:].lstrip(_SPACE)
+    if text[:1] != b'[' or inside[:1] != b'{':
+        raise NotStreamableError
+    return inside
+
+
+def _take(text: bytes) -> tuple[list[Any], bytes]:
+    """Return the complete entries at the beginning of a text, and the rest.
+
+    The text is cut at a comma between two objects. One inside an entry is of no use:
+    what is before it is no JSON.
+    """
+    at = len(text)
+    for _ in range(_TRIES):
+        while (at := text.rfind(b'{', 0, at)) > 0:
+            start = max(at - _MOST_SPACE, 0)
+            before = text[start:at].rstrip(_SPACE)
+            if before[-1:] == b',' and before[:-1].rstrip(_SPACE)[-1:] == b'}':
+                break
+        if at <= 0:
             break
         try:
-            entry, at = decode(text, mark.end())
-        except json.JSONDecodeError:  # the rest of it is yet to be read
-            break
-        entries.append(entry)
-        expected = ','
-    return entries, text[at:]
+            inside = memoryview(text)[: start + len(before) - 1]
+            return _decode(b''.join((b'[', inside, b']'))), text[at:]
+        except ValueError:
+            continue
+    return [], text
+
+
+def _decode(text: bytes) -> list[Any]:
+    """Return the entries of a list, or raise ValueError."""
+    if not text.isascii():  # msgspec passes over text that it is not asked for
+        text.decode('utf-8', 'surrogatepass')
+    try:
+        return _PLAIN.decode(text)
+    except msgspec.MsgspecError:
+        entries = json.loads(text)
+    if not all(isinstance(entry, dict) for entry in entries):
+        raise NotStreamableError
+    return list(entries)
 
 
 def results_path(prefix: str | Path, task: str) -> Path:

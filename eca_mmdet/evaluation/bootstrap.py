@@ -111,16 +111,10 @@ def _copies(truth: GroundTruth, found: Detections) -> tuple[GroundTruth, Detecti
         boxes=repeat(truth.boxes),
         areas=repeat(truth.areas),
         crowd=repeat(truth.crowd),
-        segmentations=truth.segmentations * COPIES,
+        segmentations=list(truth.segmentations) * COPIES,
     )
-    detections = Detections(
-        image=spread(found.image),
-        category=repeat(found.category),
-        scores=repeat(found.scores),
-        boxes=None if found.boxes is None else repeat(found.boxes),
-        masks=None if found.masks is None else found.masks * COPIES,
-    )
-    return many, detections
+    copied = found.take(np.tile(np.arange(len(found)), COPIES))
+    return many, replace(copied, image=spread(found.image))
 
 
 def sample_copies(images: int, draw: np.random.Generator) -> list[int]:

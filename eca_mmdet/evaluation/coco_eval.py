@@ -15,7 +15,7 @@ import numpy as np
 from eca_mmdet.catalog.published import AP_COLUMNS
 from eca_mmdet.datasets.detections import Detections
 from eca_mmdet.datasets.ground_truth import Floats, GroundTruth, ImageId
-from eca_mmdet.datasets.masks import mask_boxes, mask_faults, to_rle
+from eca_mmdet.datasets.masks import to_rle
 from eca_mmdet.utils.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -29,6 +29,9 @@ COCO_METRICS = (*OWN_METRICS, 'CocoMetric')
 """Names of all metrics that compute COCO's numbers."""
 
 AREAS = {'S': 1, 'M': 2, 'L': 3}
+IMAGES_AT_ONCE = 500
+"""Images that are matched together."""
+
 MAX_DETS = (1, 10, 100)
 """COCO's own limits of detections an image and category."""
 
@@ -128,26 +131,22 @@ def _require_truth(truth: GroundTruth, task: str) -> None:
             '(as test-dev). To write results alone: eca-mmdet test ... --format-only',
             code='no-objects',
         )
-    sizes = truth.sizes[truth.image].tolist()
-    faults = mask_faults(truth.segmentations, sizes) if task == 'segm' else None
+    faults = truth.mask_faults() if task == 'segm' else None
     if faults:
         index, fault = next(iter(faults.items()))
         image = truth.image_ids[truth.image[index]]
         raise UserError(
-            f'masks cannot be evaluated: {len(faults)} of {len(sizes)} annotations of '
-            f'{truth.source} have none that counts; the first, on image {image!r}, '
-            f'{fault}. eca-mmdet check-data {truth.source} lists them all; with --fix '
-            'OUT.json it writes a repaired copy.',
+            f'masks cannot be evaluated: {len(faults)} of {len(truth.image)} '
+            f'annotations of {truth.source} have none that counts; the first, on image '
+            f'{image!r}, {fault}. eca-mmdet check-data {truth.source} lists them all; '
+            'with --fix OUT.json it writes a repaired copy.',
             code='no-masks',
         )
-    if task == 'segm':
-        sizes = truth.sizes[truth.image][:, ::-1]
-        empty = int(np.isnan(mask_boxes(truth.segmentations, sizes)[:, 0]).sum())
-        if empty:
-            logger.warning(
-                f'warning: {empty} of {len(sizes)} masks of {truth.source} have no '
-                'pixel in their image: objects that cannot be found'
-            )
+    if task == 'segm' and (empty := truth.count_masks_without_pixel()):
+        logger.warning(
+            f'warning: {empty} of {len(truth.image)} masks of {truth.source} have no '
+            'pixel in their image: objects that cannot be found'
+        )
 
 
 def hotcoco_evaluator(
@@ -164,7 +163,6 @@ def hotcoco_evaluator(
     """
     import hotcoco
 
-    segmentation = truth.segmentations if task == 'segm' else None
     objects = hotcoco.COCO.from_arrays(
         _images(truth),
         _categories(truth),
@@ -173,15 +171,9 @@ def hotcoco_evaluator(
         truth.boxes,
         area=truth.areas,
         iscrowd=truth.crowd,
-        segmentation=segmentation,
+        segmentation=list(truth.segmentations) if task == 'segm' else None,
     )
-    boxes = np.zeros((len(found), 4)) if found.boxes is None else found.boxes
-    rows = np.column_stack([found.image + 1, boxes, found.scores, found.category + 1])
-    detections = objects.load_res(rows, segmentation=found.masks)
-    del rows, boxes
-    if found.masks is not None:
-        ids = np.arange(1, len(found) + 1)
-        detections.update_anns(ids=ids, area=found.areas())
+    detections = objects.load_res(_rows(found), segmentation=_rles(found))
     evaluator = hotcoco.COCOeval(objects, detections, task)
     evaluator.params.max_dets = list(max_dets)
     if loose:
@@ -192,10 +184,10 @@ def hotcoco_evaluator(
     return evaluator
 
 
-def _images(truth: GroundTruth) -> list[dict[str, Any]]:
+def _images(truth: GroundTruth, first: int = 1) -> list[dict[str, Any]]:
     return [
         {'id': at, 'height': height, 'width': width}
-        for at, (height, width) in enumerate(truth.sizes.tolist(), 1)
+        for at, (height, width) in enumerate(truth.sizes.tolist(), first)
     ]
 
 
@@ -203,13 +195,50 @@ def _categories(truth: GroundTruth) -> list[dict[str, Any]]:
     return [{'id': at, 'name': name} for at, name in enumerate(truth.category_names, 1)]
 
 
+def _rows(found: Detections, first: int = 1) -> Floats:
+    """Return hotcoco's (N, 7): image, box, score and category.
+
+    A mask has a box of its area, which decides S, M and L, and is used for that only.
+    """
+    boxes = found.boxes
+    if boxes is None:
+        boxes = np.zeros((len(found), 4))
+        boxes[:, 2], boxes[:, 3] = found.areas(), 1
+    ids = found.image + first, found.category + 1
+    return np.column_stack([ids[0], boxes, found.scores, ids[1]])
+
+
+def _rles(found: Detections) -> Any:
+    return None if found.masks is None else found.masks.as_dicts()
+
+
 def _run_hotcoco(
     truth: GroundTruth, found: Detections, task: str, max_dets: tuple[int, ...]
 ) -> tuple[Floats, Floats]:
     """Return precision and recall, in the shapes of :func:`_summarize`."""
-    evaluator = hotcoco_evaluator(truth, found, task, max_dets)
+    import hotcoco
+
+    params = hotcoco.Params(task)
+    params.max_dets = list(max_dets)
+    stream = hotcoco.StreamingEval(_categories(truth), task, params=params)
+    for start in range(0, len(truth.image_ids), IMAGES_AT_ONCE):
+        some = truth.part(start, start + IMAGES_AT_ONCE)
+        part = found.part(start, start + IMAGES_AT_ONCE)
+        columns = (some.category, some.boxes, some.areas, some.crowd)
+        objects = _as_annotations(some.image + start, *columns)
+        if task == 'segm':
+            for entry, mask in zip(objects, some.segmentations, strict=True):
+                entry['segmentation'] = mask
+        stream.update(
+            _images(some, start + 1),
+            objects,
+            _rows(part, start + 1),
+            segmentation=_rles(part),
+        )
+    evaluator = stream.finalize()
     evaluator.accumulate()
-    return evaluator.eval['precision'], evaluator.eval['recall']
+    curves: Any = evaluator.eval
+    return curves['precision'], curves['recall']
 
 
 def _run_pycocotools(

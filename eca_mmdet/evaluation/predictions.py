@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from eca_mmdet.datasets.detections import Detections
 from eca_mmdet.datasets.ground_truth import GroundTruth, ImageId
+from eca_mmdet.datasets.masks import Rles
 from eca_mmdet.utils.errors import UserError
 
 Array = npt.NDArray[Any]
@@ -173,7 +174,8 @@ def to_detections(
     if task == 'bbox':
         boxes = _those(found.boxes, finite).astype(np.float64, copy=False)
     else:
-        masks = list(compress(_rles(found), finite))
+        masks = _rles(found)
+        masks = masks if finite.all() else masks.take(np.flatnonzero(finite))
         notes += _other_sizes(found, truth, images)
     detections = Detections(
         image=_those(np.repeat(images, found.lengths), finite),
@@ -190,13 +192,9 @@ def _those(column: Array, kept: Array) -> Array:
     return column if kept.all() else column[kept]
 
 
-def _rles(found: Predictions) -> list[dict[str, Any]]:
-    if found.mask_counts is None:
-        return []
-    sizes = [list(map(int, size)) for size in found.mask_sizes]
-    owner = np.repeat(np.arange(len(sizes)), found.lengths).tolist()
-    pieces = zip(_split(found.mask_counts, found.mask_lengths), owner, strict=True)
-    return [{'size': sizes[index], 'counts': counts} for counts, index in pieces]
+def _rles(found: Predictions) -> Rles:
+    counts = _split(found.mask_counts or b'', found.mask_lengths)
+    return Rles.of(counts, np.repeat(found.mask_sizes, found.lengths, axis=0))
 
 
 def _require_match(

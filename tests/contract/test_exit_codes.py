@@ -1,6 +1,5 @@
 """Exit codes: 0 success, 1 a failed check, 2 wrong usage or input, 130 interrupted."""
 
-import json
 import os
 import signal
 import subprocess
@@ -195,8 +194,7 @@ def test_interrupt_in_process(eca_mmdet_command, monkeypatch):
     def interrupt(*args, **kwargs):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(json, 'loads', interrupt)
-    monkeypatch.setattr(json, 'load', interrupt)
+    monkeypatch.setattr('eca_mmdet.datasets.checking.read_index', interrupt)
     code, out, error = eca_mmdet_command(f'check-data {VAL}')
     assert (code, out) == (130, '')
     assert 'interrupted' in error

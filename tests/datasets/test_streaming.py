@@ -4,11 +4,14 @@ import hashlib
 import itertools
 import json
 
+import msgspec
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from eca_mmdet.datasets import results as module
-from eca_mmdet.datasets.detections import TASKS, detections_of
+from eca_mmdet.datasets.detections import TASKS, PlainEntry, detections_of
 from eca_mmdet.datasets.ground_truth import ground_truth
 from eca_mmdet.datasets.masks import mask_api
 from eca_mmdet.datasets.results import EntryBatches, NotStreamableError, read_results
@@ -69,7 +72,10 @@ def test_the_entries_are_those_of_json(monkeypatch, tmp_path, form, block):
     content = json.dumps(entries(60), **form).encode()
     path.write_bytes(b' \r\n' + content + b'\n')
     found, sha256 = read(path)
-    assert [*itertools.chain.from_iterable(found)] == json.loads(content)
+    keys = PlainEntry.__struct_fields__
+    expected = [{key: one.get(key) for key in keys} for one in json.loads(content)]
+    joined = [*itertools.chain.from_iterable(found)]
+    assert json.loads(msgspec.json.encode(joined)) == expected
     assert all(found) and (len(found) > 10) == (block < 1 << 20)
     assert sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
 
@@ -131,7 +137,10 @@ def same(ours, theirs):
             assert (first is None) == (second is None), name
             if first is not None:
                 assert first.dtype == second.dtype and np.array_equal(first, second)
-        assert one.masks == other.masks
+        assert (one.masks is None) == (other.masks is None)
+        if one.masks is not None:
+            assert [*one.masks] == [*other.masks] == one.masks.as_dicts()
+            assert one.masks.areas.tolist() == other.masks.areas.tolist()
 
 
 MIXED = {
@@ -143,28 +152,126 @@ MIXED = {
 }
 
 
-@pytest.mark.parametrize('tasks', [None, ['bbox'], ['segm'], ['segm', 'bbox']], ids=str)
-@pytest.mark.parametrize('content', MIXED.values(), ids=MIXED)
-def test_columns_are_those_of_the_whole(monkeypatch, tmp_path, content, tasks):
-    path = tmp_path / 'r.json'
-    path.write_text(json.dumps(content))
+def outcome(path, tasks):
+    try:
+        return read_results(path, TRUTH, tasks)
+    except UserError as error:
+        return str(error)
 
-    def outcome():
-        try:
-            return read_results(path, TRUTH, tasks)
-        except UserError as error:
-            return str(error)
 
-    monkeypatch.setattr(module, 'BLOCK', 1000)
-    ours = outcome()
-    monkeypatch.setattr(module, '_read_batches', refuse)
-    theirs = outcome()
+def both_outcomes(path, tasks, block=1000):
+    """What is read in batches and what is read whole, which must be equal."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, 'BLOCK', block)
+        ours = outcome(path, tasks)
+        patch.setattr(module, '_read_batches', refuse)
+        theirs = outcome(path, tasks)
+    assert type(ours) is type(theirs)
     if isinstance(theirs, str):
         assert ours == theirs
-        return
-    same(ours.found, theirs.found)
-    same(ours.found, detections_of(content, TRUTH, tasks=tasks))
-    assert (ours.sha256, ours.notes) == (theirs.sha256, theirs.notes)
+    else:
+        same(ours.found, theirs.found)
+        assert (ours.sha256, ours.notes) == (theirs.sha256, theirs.notes)
+    return ours
+
+
+@pytest.mark.parametrize('tasks', [None, ['bbox'], ['segm'], ['segm', 'bbox']], ids=str)
+@pytest.mark.parametrize('content', MIXED.values(), ids=MIXED)
+def test_columns_are_those_of_the_whole(tmp_path, content, tasks):
+    path = tmp_path / 'r.json'
+    path.write_text(json.dumps(content))
+    ours = both_outcomes(path, tasks)
+    if not isinstance(ours, str):
+        same(ours.found, detections_of(content, TRUTH, tasks=tasks))
+
+
+NUMBER = st.from_regex(
+    r'-?(0|[1-9][0-9]{0,25})(\.[0-9]{1,25})?([eE][+-]?[0-9]{1,3})?', fullmatch=True
+)
+ODD = st.one_of(
+    st.sampled_from(
+        (
+            'NaN',
+            '-Infinity',
+            '1e999',
+            '-0',
+            '-0.0',
+            '"5"',
+            'true',
+            'null',
+            '[]',
+            '{}',
+            '1' * 400,
+        )
+    ),
+    NUMBER,
+)
+IDS = st.sampled_from(
+    ('3', '5', '7', '7', '5.0', '5.5', '99', f'{2**70}', '1' * 400, 'null')
+)
+SIDES = [
+    *['[40, 50]'] * 5,
+    '[50, 40]',
+    '[40, 50, 1]',
+    '[40.0, 50]',
+    '[-40, 50]',
+    '0',
+    f'[{2**70}, 50]',
+]
+RUNS = ['"' + COUNTS + '"'] * 5 + ['"é"', '"\\ud800"', '""', '"PT"', '"0"', '[2000]']
+MASK_TEXT = st.tuples(st.sampled_from(SIDES), st.sampled_from(RUNS)).map(
+    '{"size": %s, "counts": %s}'.__mod__
+)
+
+
+@st.composite
+def file_text(draw):
+    """A result file: sound but for a few values, or numbers of any length."""
+    number = draw(st.sampled_from((NUMBER, st.sampled_from(('1', '2.5', '1e1')))))
+    box = st.lists(number.map(lambda text: text.lstrip('-')), min_size=4, max_size=4)
+    sound = {
+        'image_id': st.sampled_from(('3', '5')),
+        'category_id': st.sampled_from(('3', '5', '7')),
+        'score': number,
+        'bbox': box.map(lambda sides: f'[{", ".join(sides)}]'),
+        'segmentation': st.just(json.dumps({'size': [40, 50], 'counts': COUNTS})),
+        'x': st.sampled_from(('"}, {"', '[{}, {}]', '"ü"', '1e999', '-0')),
+    }
+    odd = {
+        'image_id': IDS,
+        'category_id': IDS,
+        'score': ODD,
+        'bbox': st.one_of(
+            ODD, st.lists(ODD, max_size=5).map(lambda v: f'[{",".join(v)}]')
+        ),
+        'segmentation': st.one_of(ODD, MASK_TEXT, st.just('[[1, 1, 9, 1, 9, 9]]')),
+        'x': st.sampled_from(('NaN', '"\\ud800"', '01', '"\\x"', '\x0b1', '1,')),
+    }
+    keys = draw(st.sets(st.sampled_from(('bbox', 'segmentation', 'x'))))
+    keys |= {'image_id', 'category_id', 'score'}
+    entries = []
+    for _ in range(draw(st.integers(1, 12))):
+        values = {key: draw(sound[key]) for key in sorted(keys)}
+        if draw(st.integers(0, 15)) == 0:
+            key = draw(st.sampled_from(sorted(odd)))
+            values[key] = draw(odd[key])
+        if draw(st.integers(0, 40)) == 0:
+            values.pop(draw(st.sampled_from(sorted(values))))
+        entries.append(', '.join(f'"{key}": {text}' for key, text in values.items()))
+    between = draw(st.sampled_from(('}, {', '},{', '}\n ,\n  {', '}\x0b, {', '} {')))
+    return '[{' + between.join(entries) + '}]'
+
+
+@pytest.mark.slow
+@settings(max_examples=400, deadline=None)
+@given(text=file_text(), block=st.sampled_from((300, 700, 1 << 22)))
+@pytest.mark.parametrize('tasks', [None, ['bbox'], ['segm', 'bbox']], ids=str)
+def test_odd_files_give_the_same_columns_and_errors(
+    tmp_path_factory, tasks, text, block
+):
+    path = tmp_path_factory.getbasetemp() / 'odd.json'
+    path.write_text(text, 'utf-8')
+    both_outcomes(path, tasks, block)
 
 
 def refuse(*_):
@@ -198,6 +305,7 @@ def test_sound_files_are_not_read_whole(monkeypatch, tmp_path):
         raise AssertionError('read whole')
 
     monkeypatch.setattr(module, 'read_json', fail)
+    monkeypatch.setattr(module, 'detections_of', fail)
     monkeypatch.setattr(module, 'BLOCK', 1000)
     (tmp_path / 'r.json').write_text(json.dumps(entries(60)))
     assert len(read_results(tmp_path / 'r.json', TRUTH).found['segm']) == 60

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from eca_mmdet.datasets.detections import detections_of
 from eca_mmdet.datasets.ground_truth import ground_truth
-from eca_mmdet.datasets.masks import bad_counts
+from eca_mmdet.datasets.masks import bad_counts, count_pixels, mask_api
 from eca_mmdet.evaluation import coco_eval as backends
 from eca_mmdet.evaluation.coco_eval import columns
 from eca_mmdet.utils.errors import UserError
@@ -166,6 +166,47 @@ def test_no_objects_at_all(task):
     results = perfect(one_object())
     assert_equal_to_pycocotools(content, results, task)
     assert set(numbers(content, results, task).values()) == {None}
+
+
+def several(results, side=10):
+    """Ten objects, and detections of some as (object or None, score)."""
+    content = one_object((0, 0, side, side), size=(20, 400))
+    [first] = content['annotations']
+    content['annotations'] = [
+        {**first, 'id': n + 1, 'bbox': [30 * n, 0, side, side]} for n in range(10)
+    ]
+    found = [
+        {
+            'image_id': 7,
+            'category_id': 3,
+            'bbox': [350, 5, 9, 9] if at is None else [30 * at, 0, side, side],
+            'score': score,
+        }
+        for at, score in results
+    ]
+    return content, found
+
+
+@pytest.mark.parametrize('hits', range(11))
+def test_recall_of_tenths(hits):
+    """Among the 101 recalls is 0.7000000000000001, which 7 / 10 does not reach."""
+    content, results = several([(at, 0.9 - at / 100) for at in range(hits)])
+    assert_equal_to_pycocotools(content, results, 'bbox')
+    precision, recall = curves(content, results, 'bbox', 'hotcoco')
+    assert recall[0, 0, 0, -1] == hits / 10
+    reached = int((precision[0, :, 0, 0, -1] > 0).sum())
+    assert reached == (0 if not hits else 10 * hits + (hits != 7))
+
+
+@pytest.mark.parametrize('digits', [0, 1, 2])
+@pytest.mark.parametrize('seed', range(5))
+def test_rounded_scores_tie_in_the_order_of_the_file(digits, seed):
+    draw = np.random.default_rng(seed)
+    scores = draw.random(60).round(digits).tolist()
+    objects = [None if at > 9 else at for at in draw.integers(0, 20, 60).tolist()]
+    content, results = several(list(zip(objects, scores, strict=True)))
+    assert len(set(scores)) < 60
+    assert_equal_to_pycocotools(content, results, 'bbox')
 
 
 def test_image_without_objects_counts_its_false_positives():
@@ -536,6 +577,9 @@ def test_counts_of_rles_are_decoded_as_cocoapi_does():
         full = counts and min(counts) >= 0
         expected.append(not full or sum(counts) != np.prod(mask['size']))
     assert bad_counts(masks).tolist() == expected
+    sound = [mask for mask, bad in zip(masks, expected, strict=True) if not bad]
+    inside = count_pixels([mask['counts'] for mask in sound])[1]
+    assert inside.tolist() == [mask_api().area(mask) for mask in sound]
     assert 300 < sum(expected) < 1200 and not any(expected[::4])
     large = rle(draw.rand(2000, 3000) < 0.001)
     assert bad_counts([large] * 3).tolist() == [False] * 3

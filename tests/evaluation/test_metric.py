@@ -408,7 +408,7 @@ def test_of_an_image_that_two_processes_have_the_first_counts(mmdet_ready):
     assert merged.scores.tolist() == [0.1] * 4 + [0.2] * 2
     assert merged.labels.tolist() == [2, 2, 2, 0, 1, 1]
     assert merged.mask_sizes.tolist() == [[7, 7], [5, 7], [6, 7]]
-    assert _rles(merged) == [
+    assert [*_rles(merged)] == [
         *({'size': [7, 7], 'counts': b'2' * n} for n in (3, 4, 5)),
         {'size': [5, 7], 'counts': b'0'},
         *({'size': [6, 7], 'counts': b'1' * n} for n in (2, 3)),
