@@ -128,7 +128,7 @@ class GroundTruth:
         return int(np.isnan(boxes[:, 0]).sum())
 
     def _doubtful_masks(self) -> tuple[Ints, list[Any]]:
-        """Return positions and masks of those that the index of the file leaves open."""
+        """Return the masks that the file's index leaves open, after their positions."""
         sizes = self.sizes[self.image]
         doubtful = np.ones(len(sizes), bool)
         if isinstance(self.segmentations, _Segmentations):
