@@ -14,6 +14,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import Parameter
+from torch.overrides import TorchFunctionMode
 
 from eca_mmdet.utils.errors import UserError
 
@@ -111,6 +113,25 @@ def _by_shape(model_cfg: Any) -> Layers:
     }
 
 
+class UnfilledParameters(TorchFunctionMode):
+    """Leave parameters as allocated inside: all of them come from a file, or none.
+
+    On the meta device, filling them would import torch._dynamo, which takes seconds.
+    """
+
+    def __torch_function__(
+        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        """Return a parameter as it is from functions that would fill it."""
+        kwargs = kwargs or {}
+        initializes = getattr(function, '__module__', None) == 'torch.nn.init'
+        if initializes or function in (Tensor.normal_, Tensor.uniform_):
+            tensor = kwargs['tensor'] if 'tensor' in kwargs else args[0]
+            if isinstance(tensor, Parameter):
+                return tensor
+        return function(*args, **kwargs)
+
+
 def build_empty(part: Any, in_memory: bool = True) -> Any:
     """Build a model, or a part, without memory and random numbers of this run.
 
@@ -122,7 +143,7 @@ def build_empty(part: Any, in_memory: bool = True) -> Any:
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
         warnings.simplefilter('ignore')
         try:
-            with torch.device('meta'):
+            with torch.device('meta'), UnfilledParameters():
                 return MODELS.build(copy.deepcopy(part))
         except RuntimeError:  # NotImplementedError is one
             if not in_memory:

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from eca_mmdet import registration
-from eca_mmdet.checkpoints.class_layers import class_heads
+from eca_mmdet.checkpoints.class_layers import UnfilledParameters, class_heads
 from eca_mmdet.checkpoints.detector import require_fit
 from eca_mmdet.checkpoints.download import fetch, is_address
 from eca_mmdet.checkpoints.embedded_config import (
@@ -298,26 +298,10 @@ def plain_config(values: dict[str, Any], path: str) -> Any:
 
 def _build(cfg: Any, path: str) -> Any:
     """Build the model without the files that its parts would start from."""
-    from torch.nn import Parameter
-    from torch.overrides import TorchFunctionMode
-
-    class UnfilledParameters(TorchFunctionMode):
-        """Leave parameters as allocated: ``require_fit`` demands each from the file."""
-
-        def __torch_function__(
-            self, function: Any, types: Any, args: Any = (), kwargs: Any = None
-        ) -> Any:
-            kwargs = kwargs or {}
-            if getattr(function, '__module__', None) == 'torch.nn.init':
-                tensor = kwargs['tensor'] if 'tensor' in kwargs else args[0]
-                if isinstance(tensor, Parameter):
-                    return tensor
-            return function(*args, **kwargs)
-
     engine_config.drop_init(cfg.get('model'))
     cfg.default_scope = 'mmdet'
     source = cfg.filename or f'the config of {path}'
-    with UnfilledParameters():
+    with UnfilledParameters():  # require_fit demands each from the file
         return engine_config.build_model(cfg, source=source)
 
 
