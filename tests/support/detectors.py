@@ -48,8 +48,9 @@ def pure_python(cfg):
 
     def find(name):
         for package in (mmdet.registry, mmengine.registry):
-            for registry in vars(package).values():
-                if isinstance(registry, mmengine.registry.Registry):
+            for label, registry in vars(package).items():
+                own = isinstance(registry, mmengine.registry.Registry)
+                if own and not label.startswith('MMENGINE_'):  # mmdet's come first
                     registry.import_from_location()
                     if name in registry.module_dict:
                         return registry.module_dict[name]
