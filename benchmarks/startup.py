@@ -11,6 +11,7 @@ process of its own, and prints CPU time and peak memory:
   with two workers, and with two processes; ours without and with the cached index.
 * ``check-data``: with ``--images``.
 * ``predict``: one image from a cold start, beside the import of mmdet.
+* ``eval``: 5,000 images by ``benchmarks/eval.py``, which also measures 50,000.
 
 Memory is the highest sum over a part's processes of their proportional set size (PSS),
 in which a page that N processes share counts 1/N for each.
@@ -49,7 +50,6 @@ CONFIGS = {
     'ours': (str(resolve_config('mask-rcnn_r50_fpn_4xb2-1x_coco')), ''),
 }
 POLL_SECONDS = 0.25
-PARTS = ('train', 'check-data', 'predict')
 
 
 class Cost(NamedTuple):
@@ -65,25 +65,27 @@ class Cost(NamedTuple):
 
 def main(argv: list[str] | None = None) -> int:
     """Print the table of the parts asked for."""
+    parts = {
+        'train': train, 'check-data': check_data, 'predict': predict, 'eval': evaluate
+    }  # fmt: skip
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument('parts', nargs='*', default=PARTS, metavar='PART',
-                        help=f'{", ".join(PARTS)} (default: all)')  # fmt: skip
+    parser.add_argument('parts', nargs='*', default=parts, metavar='PART',
+                        help=f'{", ".join(parts)} (default: all)')  # fmt: skip
     parser.add_argument('--small', action='store_true', help='a tenth of the size')
     parser.add_argument('--data', type=Path, metavar='FOLDER',
                         help='folder to keep the generated data in')  # fmt: skip
     args = parser.parse_args(argv)
-    if unknown := set(args.parts) - set(PARTS):
+    if unknown := set(args.parts) - set(parts):
         parser.error(f'unknown parts: {", ".join(sorted(unknown))}')
     with contextlib.ExitStack() as stack:
         data = args.data or Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        share = 10 if args.small else 1
         for split, (images, objects) in COUNTS.items():
-            share = 10 if args.small else 1
             write_split(data, split, images // share, objects // share)
         work = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        os.environ['ECA_MMDET_CACHE'] = str(work / 'indexes')
         for part in args.parts:
-            {'train': train, 'check-data': check_data, 'predict': predict}[part](
-                data, work
-            )
+            parts[part](data, work)
     return 0
 
 
@@ -95,7 +97,7 @@ def train(data: Path, work: Path) -> None:
         show(f'train.py of mmdet, {name or "1 process"}', stock)
         for state in ('first start', 'index cached'):
             if state == 'first start':
-                forget_indexes(data)
+                forget_indexes()
             ours = first_step('ours', data, work, **settings)
             show(f'eca-mmdet train, {state}', ours, stock)
 
@@ -151,16 +153,14 @@ default_hooks = dict(
 """
 
 
-def forget_indexes(data: Path) -> None:
-    """Delete cached indexes beside the annotation files."""
-    for path in (data / 'annotations').iterdir():
-        if path.suffix != '.json':
-            path.unlink()
+def forget_indexes() -> None:
+    """Delete cached indexes."""
+    shutil.rmtree(os.environ['ECA_MMDET_CACHE'], ignore_errors=True)
 
 
 def check_data(data: Path, work: Path) -> None:
     """Check annotations and images."""
-    forget_indexes(data)
+    forget_indexes()
     show('check-data --images', run([
         sys.executable, '-m', 'eca_mmdet.cli', 'check-data',
         str(data / 'annotations' / 'instances_train.json'),
@@ -173,13 +173,19 @@ def predict(data: Path, work: Path) -> None:
     run([sys.executable, '-m', 'eca_mmdet.cli', 'demo', '--quick',
          '--out', str(work / 'demo')])  # fmt: skip
     checkpoint = max((work / 'demo').rglob('*.pth'), key=os.path.getmtime)
-    image = min((work / 'demo').rglob('*.jpg'))
+    image = min((work / 'demo' / 'data').rglob('*.png'))
     imports = run([sys.executable, '-c', 'import mmdet.apis'])
     show('import mmdet.apis', imports)
     show('eca-mmdet predict, one image', run([
         sys.executable, '-m', 'eca_mmdet.cli', 'predict', str(checkpoint), str(image),
         '--out', str(work / 'predicted'),
     ]), imports)  # fmt: skip
+
+
+def evaluate(data: Path, work: Path) -> None:
+    """Compare ``eca-mmdet eval`` with hotcoco alone."""
+    script = Path(__file__).with_name('eval.py')
+    subprocess.run([sys.executable, str(script), '--images', '5000'], check=True)
 
 
 def show(name: str, cost: Cost, beside: Cost | None = None) -> None:
