@@ -48,10 +48,10 @@ def suspect_content(
     content = Content.of(part, classes)
     content.unmasked = int(np.count_nonzero(index.masks == Mask.NONE))
     sides = index.image_sizes[index.image[~suspects]].min(1).astype(np.int64)
-    pairs = np.stack([index.category_id[~suspects], sides], 1)
-    kinds, counts = np.unique(pairs, axis=0, return_counts=True)
-    for (key, side), count in zip(kinds.tolist(), counts.tolist(), strict=True):
-        content.others[key, side] = count
+    pairs = index.category[~suspects] * np.int64(2**32) + sides
+    for pair, count in zip(*np.unique(pairs, return_counts=True), strict=True):
+        key = int(index.category_ids[pair >> 32])
+        content.others[key, int(pair % 2**32)] = int(count)
     return content
 
 
