@@ -51,7 +51,7 @@ def run(args: argparse.Namespace) -> int:
         if not args.json:
             print(as_text(findings), flush=True)
         findings, applied = apply_fixes(findings, examine)
-        report['fix'] = [vars(fix) for fix in applied]
+        report['fix'] = applied
     if not args.no_self_test:
         findings += self_test(findings)
     if args.json:

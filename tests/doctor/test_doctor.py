@@ -1,7 +1,6 @@
 """``eca-mmdet doctor`` in temporary venvs: each fault has its line and its command."""
 
 import json
-import sys
 
 import pytest
 
@@ -178,11 +177,6 @@ def five_independent_faults(environment):
     old_requirement(environment)
 
 
-def mmdet_in_this_folder(environment):
-    (environment.work / 'mmdet').mkdir()
-    (environment.work / 'mmdet' / '__init__.py').write_text('__version__ = "3.9"')
-
-
 CASES = [
     (no_mmdet, {'mmdet': ('not installed', '-m pip install mmdet==3.3.0')}),
     (
@@ -198,10 +192,7 @@ CASES = [
     ),
     (
         no_torchvision,
-        {
-            'torchvision': ('not installed', "torch==2.6.0 'torchvision>=0.19'"),
-            NO_OPS: ('torchvision, which supplies them', 'install torch==2.6.0'),
-        },
+        {'torchvision': ('not installed', "torch==2.6.0 'torchvision>=0.19'")},
     ),
     (
         mmcv_2_2,
@@ -246,7 +237,6 @@ CASES = [
                 'torchvision 0.20.1 was not built for torch 2.6.0',
                 "-m pip install torch==2.6.0 'torchvision>=0.19'",
             ),
-            NO_OPS: ('missing or broken', "torch==2.6.0 'torchvision>=0.19'"),
         },
     ),
     (
@@ -256,7 +246,6 @@ CASES = [
                 'does not import: RuntimeError: operator torchvision::nms',
                 '--no-deps --force-reinstall torchvision==0.21.0',
             ),
-            NO_OPS: ('missing or broken', 'install'),
         },
     ),
     (no_torch, {'torch': ('not installed', "'torch>=2.4' 'torchvision>=0.19'")}),
@@ -310,16 +299,7 @@ CASES = [
             'shapely': ('shapely 1.8.5: eca-mmdet needs', "install 'shapely>=2'"),
         },
     ),
-    (broken_extension, {NO_OPS: ('_ext.so does not work', LITE)}),
-    (
-        mmdet_in_this_folder,
-        {
-            'search path': (
-                'mmdet is imported from the current folder',
-                'mv mmdet mmdet_',
-            )
-        },
-    ),
+    (broken_extension, {NO_OPS: ('does not import: ImportError: ', LITE)}),
 ]
 
 
@@ -357,15 +337,6 @@ def test_text_names_fault_and_command(environment):
     assert 'unknown  self test: skipped; fix first: mmcv, mmdet' in lines
     assert lines[-1].startswith('2 faults')
     assert 'Traceback' not in err
-
-
-def test_warnings_leave_exit_code_0(environment):
-    (environment.work / 'torch.py').write_text('')
-    code, report = environment.report(PYTHONSAFEPATH='1')
-    found = {name: one['text'] for name, one in warnings_of(report).items()}
-    assert code == 0 and faults_of(report) == {}
-    if hasattr(sys.flags, 'safe_path'):  # Python 3.11
-        assert 'imports it as torch' in found['search path']
 
 
 def test_own_installation(environment):
