@@ -5,8 +5,7 @@ A rule looks for one fault of one module. The first rule that finds something de
 
 from __future__ import annotations
 
-import os
-import subprocess
+import shutil
 import sys
 from collections.abc import Callable
 
@@ -29,7 +28,6 @@ from eca_mmdet.doctor.fixes import (
     Fix,
     install,
     install_own,
-    kind_of_environment,
     pip,
     pip_obstacle,
     reinstall,
@@ -78,9 +76,9 @@ def missing(environment: Environment, module: Module) -> Verdict:
 
 def overlapping(environment: Environment, module: Module) -> Verdict:
     """Distributions of mmdet, mmcv or mmengine overwrote each other's files."""
-    if module.name not in TRIO or not module.overlapping:
+    if module.name not in TRIO or len(module.providers) < 2:
         return None
-    names = ' and '.join(map(str, module.overlapping))
+    names = ' and '.join(map(str, module.providers))
     text = f'{names} are installed over each other; each provides {module.name}'
     return text, install(environment, module.name)
 
@@ -190,38 +188,26 @@ def judge(environment: Environment, name: str) -> Finding:
     return Finding(shown, OK, text.removeprefix(f'{shown} '))
 
 
-def check_modules(environment: Environment) -> list[Finding]:
-    """Check each module that has a line of its own."""
-    mmengine = environment.package('mmengine')
-    skipped = {'cuda'}
-    if mmengine is None or mmengine.name != 'mmengine':
-        skipped.add('pkg_resources')
-    return [judge(environment, name) for name in STEPS if name not in skipped]
-
-
 def other_requirements(environment: Environment) -> list[str]:
-    """Return the other modules that eca-mmdet requires."""
+    """Return the modules that eca-mmdet requires and that are not in STEPS."""
     names = [wanted.name.replace('-', '_') for wanted in environment.required()]
     return [name for name in names if name not in {*STEPS, 'opencv_python'}]
 
 
-def check_requirements(environment: Environment) -> list[Finding]:
-    """Check the other requirements of eca-mmdet."""
-    modules = other_requirements(environment)
-    if not modules:
-        text = 'unknown: eca-mmdet or packaging is not installed'
-        return [Finding('requirements', UNKNOWN, text)]
-    findings = [judge(environment, module) for module in modules]
-    text = f'all {len(modules)} others are installed'
-    faults = [finding for finding in findings if finding.state != OK]
-    return faults or [Finding('requirements', OK, text)]
+def check_modules(environment: Environment) -> list[Finding]:
+    """Check the modules of STEPS; of other requirements only faults are reported."""
+    mmengine = environment.package('mmengine')
+    original = mmengine is not None and mmengine.name == 'mmengine'
+    skipped = {'cuda', '' if original else 'pkg_resources'}
+    findings = [judge(environment, name) for name in STEPS if name not in skipped]
+    others = [judge(environment, name) for name in other_requirements(environment)]
+    return findings + [finding for finding in others if finding.state != OK]
 
 
 def check_python(environment: Environment) -> list[Finding]:
     """Report Python, pip and eca-mmdet, and check that a new Python starts."""
-    kind = kind_of_environment() or 'neither venv nor conda'
     start = environment.results.get('python')
-    python = Finding('python', OK, f'{sys.version.split()[0]}, {kind}, {sys.prefix}')
+    python = Finding('python', OK, f'{sys.version.split()[0]}, {sys.prefix}')
     if start and not start.works:
         text = f'a new Python process does not start: {start.message}'
         python = Finding('python', FAULT, text, Fix(f'{sys.executable} -c pass'))
@@ -229,55 +215,38 @@ def check_python(environment: Environment) -> list[Finding]:
     shown = obstacle or str(environment.package('pip'))
     text = f'{eca_mmdet.__version__} in {PACKAGE.parent}'
     own = Finding('eca-mmdet', OK, text)
-    if not environment.module('eca-mmdet').providers:
+    if 'eca-mmdet' not in environment.packages:
         text = f'{text}, which is not installed'
         own = Finding('eca-mmdet', WARNING, text, install_own(environment))
     return [python, Finding('pip', WARNING if obstacle else OK, shown), own]
 
 
-def graphics_cards() -> list[str]:
-    """Return 'name, driver version' of the NVIDIA GPUs that the driver lists."""
-    argv = ['nvidia-smi', '--query-gpu=name,driver_version', '--format=csv,noheader']
-    streams = {'stdin': subprocess.DEVNULL, 'stderr': subprocess.DEVNULL}
-    try:
-        return (
-            subprocess.check_output(argv, timeout=20, **streams).decode().splitlines()
-        )
-    except (OSError, subprocess.SubprocessError, UnicodeDecodeError):
-        return []
-
-
 def check_cuda(environment: Environment) -> list[Finding]:
-    """Check that torch sees the GPU that the driver lists, and computes on it."""
+    """Check that torch computes on the GPU, if it finds one."""
     result = environment.module('cuda').result
     if result.blocked_by:
         return [Finding('cuda', UNKNOWN, f'not tried: {result.blocked_by} fails')]
-    words = ['install', '--upgrade', '--force-reinstall', 'torch', 'torchvision']
-    reason = "it must fit the driver; --index-url selects PyTorch's builds by CUDA"
-    fix = pip(words, by_hand=reason)
-    if result.value is None:
-        text = f'torch cannot use the GPU: {result.message}'
-        return [Finding('cuda', FAULT, text, fix)]
-    built, devices = result.value['built'], result.value['devices']
+    value = result.value or {'built': None, 'devices': []}
+    built, devices = value['built'], value['devices']
     if devices:
         names = ', '.join(f'{name} ({size / 2**30:.0f} GiB)' for name, size in devices)
         return [Finding('cuda', OK, f'CUDA {built}: {names}')]
-    cards = graphics_cards()
-    if not cards:
-        return [Finding('cuda', OK, 'no NVIDIA GPU; everything runs on the CPU')]
-    if os.environ.get('CUDA_VISIBLE_DEVICES', '0').strip() in ('', '-1'):
-        return [Finding('cuda', OK, f'CUDA_VISIBLE_DEVICES hides {cards[0]}')]
-    if built is None:
-        text = f'this torch is a CPU build; {cards[0]} is not used'
+    words = ['install', '--upgrade', '--force-reinstall', 'torch', 'torchvision']
+    reason = "it must fit the driver; --index-url selects PyTorch's builds by CUDA"
+    fix = pip(words, by_hand=reason)
+    warned = [w for w in result.warnings if w.startswith('CUDA initialization')]
+    errors = [w for w in warned if 'Found no NVIDIA driver' not in w]
+    if errors or not result.works:
+        text = f'torch cannot use the GPU: {"".join(errors) or result.message}'
+        return [Finding('cuda', FAULT, text, fix)]
+    if built is None and shutil.which('nvidia-smi'):
+        text = 'this torch is a CPU build; the NVIDIA GPU is not used'
         return [Finding('cuda', WARNING, text, fix)]
-    why = next(iter(result.warnings), 'it gives no reason')
-    text = f'torch, built for CUDA {built}, does not see {cards[0]}: {why}'
-    return [Finding('cuda', FAULT, text, fix)]
+    return [Finding('cuda', OK, 'no NVIDIA GPU; everything runs on the CPU')]
 
 
 CHECKS: tuple[Callable[[Environment], list[Finding]], ...] = (
     check_python,
     check_modules,
-    check_requirements,
     check_cuda,
 )

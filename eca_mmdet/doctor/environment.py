@@ -26,13 +26,13 @@ LIMIT_S = 180.0
 STEPS_FILE = Path(__file__).with_name('steps.py')
 
 STEPS: dict[str, tuple[str, ...]] = {
+    'packaging': (),
     'numpy': (),
     'torch': (),
     'cuda': ('torch',),
     'torchvision': ('torch',),
     'cv2': (),
     'pycocotools': ('numpy',),
-    'hotcoco': (),
     'pkg_resources': (),
     'mmengine': ('torch',),
     'mmcv': ('mmengine', 'cv2'),
@@ -125,8 +125,6 @@ def run_child(
     except subprocess.TimeoutExpired as late:
         out, err = late.stdout or b'', late.stderr or b''
         ending = f'did not end within {limit_s:g} s'
-    except OSError as error:  # e.g. no memory for a process
-        return [], f'no process could be started: {error}'
     lines = err.decode(errors='replace').strip().splitlines()
     if ending and lines:
         ending += f' ({clipped(lines[-1], 300)})'
@@ -178,12 +176,12 @@ def plain(wanted: Any) -> str:
     return f'{wanted.name}{wanted.specifier}'
 
 
-def installed_packages() -> list[Package]:
-    """Return the distributions in the order of the search path."""
+def installed_packages() -> dict[str, Package]:
+    """Return the distributions by name; the first on the search path of each."""
     importlib.invalidate_caches()
     # Its listings are cached by the folder's mtime, which pip may set back.
     importlib.metadata.MetadataPathFinder().invalidate_caches()
-    found: dict[tuple[str, Path], Package] = {}
+    found: dict[str, Package] = {}
     for distribution in importlib.metadata.distributions():
         try:
             name = normalised(distribution.metadata['Name'])
@@ -192,11 +190,9 @@ def installed_packages() -> list[Package]:
         except (KeyError, TypeError, ValueError):
             continue  # remains of a distribution without readable metadata
         folder = Path(str(distribution.locate_file(''))).resolve()
-        editable = origin.get('dir_info', {}).get('editable')
-        sources = origin['url'] if editable else ''
-        package = Package(name, version, folder, sources, distribution)
-        found.setdefault((name, folder), package)
-    return list(found.values())
+        sources = origin['url'] if origin.get('dir_info', {}).get('editable') else ''
+        found.setdefault(name, Package(name, version, folder, sources, distribution))
+    return found
 
 
 @dataclass(frozen=True)
@@ -210,36 +206,27 @@ class Module:
     path: Path | None  # file that ``import`` finds
     result: Result
 
-    @property
-    def overlapping(self) -> list[Package]:
-        """Providers that share a folder, where they overwrite each other's files."""
-        folders = [package.folder for package in self.providers]
-        return [p for p in self.providers if folders.count(p.folder) > 1]
-
 
 @dataclass
 class Environment:
-    """Installed packages, and the result of each step of the probe."""
+    """Installed packages by name, and the result of each step of the probe."""
 
-    packages: list[Package]
+    packages: dict[str, Package]
     results: dict[str, Result] = field(default_factory=dict)
 
     def module(self, name: str) -> Module:
         """Return what is known of a module, or of the module that it is a part of."""
         root = name.partition('.')[0]
         names = FAMILIES.get(root, (normalised(root),))
-        providers = [p for wanted in names for p in self.packages if p.name == wanted]
+        providers = [self.packages[n] for n in names if n in self.packages]
         path = located(root)
+        folders = [folder.resolve() for folder in path.parents] if path else []
+        found = [p for p in providers if p.sources or not path or p.folder in folders]
         result = self.results.get(name, Result(blocked_by='an earlier step'))
-        folder = path and path.parents[path.name == '__init__.py'].resolve()
-        candidates = [
-            p for p in providers if p.folder == folder or p.sources or not path
-        ]
         # Of several in one folder, the last installed has its version in the files.
         version = (result.value or {}).get('version')
-        candidates.sort(key=lambda p: (p.folder != folder, p.version != version))
-        package = next(iter(candidates), None)
-        return Module(name, names, providers, package, path, result)
+        found.sort(key=lambda package: package.version != version)
+        return Module(name, names, providers, next(iter(found), None), path, result)
 
     def package(self, module: str) -> Package | None:
         """Return the distribution that a module is imported from."""
@@ -247,8 +234,8 @@ class Environment:
 
     def required(self, *extras: str) -> list[Any]:
         """Return what the installed eca-mmdet requires, with extras."""
-        own = [package for package in self.packages if package.name == 'eca-mmdet']
-        return own[0].requirements(*extras) if own else []
+        own = self.packages.get('eca-mmdet')
+        return own.requirements(*extras) if own else []
 
     def requirement(self, module: str) -> str:
         """Return what eca-mmdet requires for a module, as pip takes it; or ''."""

@@ -21,8 +21,6 @@ from eca_mmdet.doctor.environment import Environment, Package
 
 logger = logging.getLogger(__name__)
 
-MAX_ROUNDS = 12
-
 OK = 'ok'
 WARNING = 'warning'
 FAULT = 'fault'
@@ -92,9 +90,13 @@ def install(environment: Environment, *names: str, wanted: Sequence[str] = ()) -
         return install_own(environment)
     modules = [environment.module(name) for name in names]
     present = [package for module in modules for package in module.providers]
-    overlapping = [package for module in modules for package in module.overlapping]
     kept = [re.split('[=<>!~]', text)[0].lower() for text in wanted]
-    remove = [p.name for p in present if p.name not in kept or p in overlapping]
+    remove = [
+        package.name
+        for module in modules
+        for package in module.providers
+        if package.name not in kept or len(module.providers) > 1
+    ]
     calls = [['uninstall', '-y', *dict.fromkeys(remove)]] if remove else []
     # The other packages are checked one by one; pip must not add a second OpenCV.
     replace = present and 'torch' not in kept
@@ -140,17 +142,10 @@ def reason_to_keep(environment: Environment, packages: Sequence[Package]) -> str
     return ''
 
 
-def kind_of_environment() -> str:
-    """Return 'venv', 'conda', or '' for a Python that others may share."""
-    if sys.prefix != sys.base_prefix:
-        return 'venv'
-    return 'conda' if Path(sys.prefix, 'conda-meta').is_dir() else ''
-
-
 def pip_obstacle() -> str:
     """Return why pip cannot or must not change this environment; '' if it may."""
     python, folder = sys.executable, sysconfig.get_path('purelib')
-    if not kind_of_environment():
+    if sys.prefix == sys.base_prefix and not Path(sys.prefix, 'conda-meta').is_dir():
         text = f'{sys.prefix} is neither a venv nor a conda environment; make one: '
         return f'{text}{python} -m venv .venv'
     if importlib.util.find_spec('pip') is None:
@@ -168,24 +163,22 @@ def apply_fixes(
     """
     applied: list[dict[str, str]] = []
     tried: set[str] = set()  # commands, and names of findings that pip could not fix
-    for _ in range(MAX_ROUNDS):
+    while True:
         faults = [finding for finding in findings if finding.state == FAULT]
         fixes = [(f.name, f.fix) for f in faults if f.fix and f.fix.automatic]
         untried = [(n, fix) for n, fix in fixes if not tried & {n, fix.text}]
-        if not untried:
-            break
-        if obstacle := pip_obstacle():
+        obstacle = pip_obstacle()
+        if untried and obstacle:
             logger.warning('nothing is changed: %s', obstacle)
-            break
+        if obstacle or not untried:
+            return findings, applied
         name, fix = untried[0]
         logger.warning('to fix %s: %s', name, fix.text)
-        error = run_fix(fix)
-        tried |= {fix.text, name} if error else {fix.text}
-        if error:
+        if error := run_fix(fix):
             logger.warning('  pip failed: %s', error)
+        tried |= {fix.text, name} if error else {fix.text}
         applied.append({'name': name, 'command': fix.text, 'error': error})
         findings = examine()
-    return findings, applied
 
 
 def run_fix(fix: Fix) -> str:
