@@ -1,23 +1,28 @@
-"""Checks of Python, the GPU and the installed packages.
+"""Checks of Python, the installed packages and the GPU, and the self-test.
 
 A rule looks for one fault of one module. The first rule that finds something decides.
+To add a fault, write its rule and add it to RULES.
 """
 
 from __future__ import annotations
 
+import re
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Sequence
 
 import eca_mmdet
 from eca_mmdet.catalog.configs import PACKAGE
+from eca_mmdet.doctor import fixes
 from eca_mmdet.doctor.environment import (
     STEPS,
     TRIO,
     Environment,
     Module,
+    installed_packages,
     normalised,
-    plain,
+    probe,
+    run_child,
 )
 from eca_mmdet.doctor.fixes import (
     FAULT,
@@ -27,30 +32,19 @@ from eca_mmdet.doctor.fixes import (
     Finding,
     Fix,
     install,
-    install_own,
     pip,
-    pip_obstacle,
-    reinstall,
 )
+from eca_mmdet.utils.text import clipped
 
 Verdict = tuple[str, Fix | None] | None
 """Text and fix of a fault. Without a fix, the module cannot be judged yet."""
 
-NAMES = {
-    'cv2': 'opencv',
-    'mmcv.ops': 'mmcv operators',
-    'pkg_resources': 'setuptools',
-}
+NAMES = {'cv2': 'opencv', 'mmcv.ops': 'mmcv operators', 'pkg_resources': 'setuptools'}
 """Module to its name in the report where they differ."""
 
-OTHER_NUMPY = (
-    'compiled using NumPy 1.x',
-    '_ARRAY_API not found',
-    'numpy.dtype size changed',
-    'multiarray failed to import',
-    'Failed to initialize NumPy',
-    'module compiled against A',  # ABI or API version
-    "module 'numpy' has no attribute",
+OTHER_NUMPY = re.compile(
+    'using NumPy 1.x|_ARRAY_API not found|numpy.dtype size changed|multiarray failed|'
+    "initialize NumPy|module compiled against A|module 'numpy' has no attribute"
 )
 """Messages of extensions that were built for another numpy."""
 
@@ -67,18 +61,22 @@ def missing(environment: Environment, module: Module) -> Verdict:
         mmengine = environment.package('mmengine')
         text = f'{package} has no pkg_resources, which {mmengine} needs'
         return text, install(environment, name)
+    if name == 'packaging':  # without it, no requirement can be read
+        return 'not installed', pip(['install', name])
     if package:
         text = f'{package} is installed, but its files are gone'
-        return text, reinstall(environment, name)
+        return text, fixes.reinstall(environment, name)
     absent = [name for name in TRIO if not environment.package(name)]
     return 'not installed', install(environment, *(absent if name in TRIO else [name]))
 
 
 def overlapping(environment: Environment, module: Module) -> Verdict:
     """Distributions of mmdet, mmcv or mmengine overwrote each other's files."""
-    if module.name not in TRIO or len(module.providers) < 2:
+    folder = module.package and module.package.folder
+    found = [str(package) for package in module.providers if package.folder == folder]
+    if module.name not in TRIO or len(found) < 2:
         return None
-    names = ' and '.join(map(str, module.providers))
+    names = ' and '.join(found)
     text = f'{names} are installed over each other; each provides {module.name}'
     return text, install(environment, module.name)
 
@@ -91,9 +89,10 @@ def refused(environment: Environment, module: Module) -> Verdict:
     by_mmdet = mmdet.requirements('mim', 'mminstall') if mmdet else []
     users = {'eca-mmdet': environment.required(), str(mmdet): by_mmdet}
     for user, requirements in users.items():
-        for wanted in requirements:
-            if normalised(wanted.name) in module.names and not package.meets(wanted):
-                text = f'{package}: {user} needs {plain(wanted)}'
+        own = [w for w in requirements if normalised(w.name) in module.names]
+        for wanted in own:
+            if not package.meets(wanted):
+                text = f'{package}: {user} needs {wanted}'
                 return text, install(environment, module.name)
     if module.name == 'mmdet' and package.version[:2] in ('0.', '1.', '2.'):
         return f'{package}: mmdet 3 is needed', install(environment, *TRIO)
@@ -115,7 +114,7 @@ def built_for_other_numpy(environment: Environment, module: Module) -> Verdict:
     """The numpy ABI it was compiled for is not the installed one."""
     package, result = module.package, module.result
     messages = ' '.join([result.message, *result.warnings])
-    if not package or not any(text in messages for text in OTHER_NUMPY):
+    if not package or not OTHER_NUMPY.search(messages):
         return None
     text = f'{package} was built for another numpy than {environment.package("numpy")}'
     if module.name == 'torch':  # which imports with a warning
@@ -128,12 +127,10 @@ def built_for_other_numpy(environment: Environment, module: Module) -> Verdict:
 
 def lacks_desktop_libraries(environment: Environment, module: Module) -> Verdict:
     """OpenCV with windows needs libGL and others, which slim containers lack."""
-    message = module.result.message
-    if module.name != 'cv2' or 'cannot open shared object' not in message:
+    package, message = module.package, module.result.message
+    if module.name != 'cv2' or not package or 'open shared object' not in message:
         return None
-    package = module.package
-    version = package and not package.name.endswith('-headless') and package.version
-    wanted = f'opencv-python-headless{f"=={version}" if version else ""}'
+    wanted = f'opencv-python-headless=={package.version}'
     text = f'{package} needs libraries of a desktop: {message}'
     return text, install(environment, module.name, wanted=[wanted])
 
@@ -144,19 +141,16 @@ def does_not_import(environment: Environment, module: Module) -> Verdict:
     if result.works:
         return None
     if result.error == 'died':
-        return f'importing it {result.message}', reinstall(environment, name)
+        return f'importing it {result.message}', fixes.reinstall(environment, name)
     text = f'does not import: {result.error}: {result.message}'
-    if name == 'mmcv.ops':
-        return text, install(environment, 'mmcv')
-    if name == 'mmdet' and result.error == 'AssertionError':
-        other = 'mmengine' if 'MMEngine' in result.message else 'mmcv'
-        return text, install(environment, other)
+    if name == 'mmcv.ops' or (name == 'mmdet' and result.error == 'AssertionError'):
+        return text, install(environment, 'mmcv')  # mmdet asserts its version
     torch = environment.package('torch')
     needed = package.requirements() if package and name == 'torchvision' else []
     if torch and any(w.name == 'torch' and not torch.meets(w) for w in needed):
         text = f'{package} was not built for {torch}: {result.message}'
         return text, install(environment, name)
-    return text, reinstall(environment, name)
+    return text, fixes.reinstall(environment, name)
 
 
 RULES = (
@@ -211,13 +205,13 @@ def check_python(environment: Environment) -> list[Finding]:
     if start and not start.works:
         text = f'a new Python process does not start: {start.message}'
         python = Finding('python', FAULT, text, Fix(f'{sys.executable} -c pass'))
-    obstacle = pip_obstacle()
+    obstacle = fixes.pip_obstacle()
     shown = obstacle or str(environment.package('pip'))
     text = f'{eca_mmdet.__version__} in {PACKAGE.parent}'
     own = Finding('eca-mmdet', OK, text)
     if 'eca-mmdet' not in environment.packages:
         text = f'{text}, which is not installed'
-        own = Finding('eca-mmdet', WARNING, text, install_own(environment))
+        own = Finding('eca-mmdet', WARNING, text, fixes.install_own(environment))
     return [python, Finding('pip', WARNING if obstacle else OK, shown), own]
 
 
@@ -245,8 +239,46 @@ def check_cuda(environment: Environment) -> list[Finding]:
     return [Finding('cuda', OK, 'no NVIDIA GPU; everything runs on the CPU')]
 
 
-CHECKS: tuple[Callable[[Environment], list[Finding]], ...] = (
-    check_python,
-    check_modules,
-    check_cuda,
-)
+CHECKS = (check_python, check_modules, check_cuda)
+
+SELF_TEST = PACKAGE / 'demo' / 'self_test.py'
+SELF_TEST_LIMIT_S = 60.0
+
+
+def examine() -> list[Finding]:
+    """Read the metadata, try the imports, and run every check."""
+    environment = Environment(installed_packages())
+    environment.results = probe([*STEPS, *other_requirements(environment)])
+    findings = []
+    for check in CHECKS:
+        try:
+            findings += check(environment)
+        except Exception as error:  # a broken environment can cause any
+            name = check.__name__.removeprefix('check_')
+            text = clipped(f'{type(error).__name__}: {error}', 300)
+            findings.append(Finding(name, UNKNOWN, f'this check failed: {text}'))
+    return findings
+
+
+def self_test(
+    findings: Sequence[Finding], limit_s: float = SELF_TEST_LIMIT_S
+) -> list[Finding]:
+    """Train a tiny detector for one step on CPU and GPU, unless there are faults."""
+    faults = [finding.name for finding in findings if finding.state == FAULT]
+    if faults:
+        names = ', '.join(dict.fromkeys(faults))
+        return [Finding('self test', UNKNOWN, f'skipped; fix first: {names}')]
+    records, ending = run_child(SELF_TEST, [], limit_s)
+    errors = [f'{r["device"]}: {r["error"]}' for r in records if 'error' in r]
+    if ending or not records:
+        errors.append(ending or 'it wrote no result')
+    passed = [
+        f'{record["device"]}: a training step and a prediction of a Mask R-CNN, loss '
+        f'{record["loss"]:.2f}, gradients in {record["gates"]} gates, '
+        f'{record["seconds"]:.1f} s'
+        for record in records
+        if 'error' not in record
+    ]
+    fix = Fix('eca-mmdet demo --quick  (prints the whole error)')
+    results = [Finding('self test', OK, text) for text in passed]
+    return results + [Finding('self test', FAULT, text, fix) for text in errors]

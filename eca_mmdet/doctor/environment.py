@@ -147,7 +147,7 @@ class Package:
         return f'{self.name} {self.version}'
 
     def requirements(self, *extras: str) -> list[Any]:
-        """Return what it requires on this machine, with extras.
+        """Return what it requires on this machine, with extras, and without markers.
 
         Nothing without packaging, which matplotlib installs.
         """
@@ -155,11 +155,13 @@ class Package:
             from packaging.requirements import Requirement
         except ImportError:
             return []
-        wanted = [Requirement(line) for line in self.distribution.requires or ()]
         contexts = [{'extra': extra} for extra in ('', *extras)]
-        return [
-            w for w in wanted if not w.marker or any(map(w.marker.evaluate, contexts))
-        ]
+        requirements = []
+        for wanted in map(Requirement, self.distribution.requires or ()):
+            if not wanted.marker or any(map(wanted.marker.evaluate, contexts)):
+                wanted.marker = None
+                requirements.append(wanted)
+        return requirements
 
     def meets(self, wanted: Any) -> bool:
         """Return whether a requirement accepts its version."""
@@ -169,11 +171,6 @@ class Package:
 def normalised(name: str) -> str:
     """Return the canonical spelling of a distribution's name."""
     return re.sub(r'[-_.]+', '-', name).lower()
-
-
-def plain(wanted: Any) -> str:
-    """Return a requirement as pip takes it, without its marker."""
-    return f'{wanted.name}{wanted.specifier}'
 
 
 def installed_packages() -> dict[str, Package]:
@@ -241,7 +238,7 @@ class Environment:
         """Return what eca-mmdet requires for a module, as pip takes it; or ''."""
         names = self.module(module).names
         wanted = self.required(self.extra())
-        return next((plain(w) for w in wanted if normalised(w.name) in names), '')
+        return next((str(w) for w in wanted if normalised(w.name) in names), '')
 
     def extra(self) -> str:
         """Return the extra of eca-mmdet that is installed, or should be."""

@@ -50,24 +50,6 @@ class Finding:
     text: str
     fix: Fix | None = None
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return the object for ``--json``."""
-        fix = self.fix or Fix('')
-        return {
-            'name': self.name,
-            'state': self.state,
-            'text': self.text,
-            'mend': fix.text or None,
-            'automatic': fix.automatic,
-            'by_hand': fix.by_hand,
-        }
-
-
-def counts(findings: Sequence[Finding]) -> dict[str, int]:
-    """Return the number of faults, warnings and unknowns."""
-    states = [finding.state for finding in findings]
-    return {f'{state}s': states.count(state) for state in (FAULT, WARNING, UNKNOWN)}
-
 
 def pip(*calls: Sequence[str], by_hand: str = '') -> Fix:
     """Return the fix that calls pip of this Python once or several times."""
