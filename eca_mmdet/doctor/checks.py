@@ -14,26 +14,8 @@ from collections.abc import Sequence
 import eca_mmdet
 from eca_mmdet.catalog.configs import PACKAGE
 from eca_mmdet.doctor import fixes
-from eca_mmdet.doctor.environment import (
-    STEPS,
-    TRIO,
-    Environment,
-    Module,
-    installed_packages,
-    normalised,
-    probe,
-    run_child,
-)
-from eca_mmdet.doctor.fixes import (
-    FAULT,
-    OK,
-    UNKNOWN,
-    WARNING,
-    Finding,
-    Fix,
-    install,
-    pip,
-)
+from eca_mmdet.doctor.environment import STEPS, TRIO, Environment, Module, run_child
+from eca_mmdet.doctor.fixes import FAULT, OK, UNKNOWN, WARNING, Finding, Fix, install
 from eca_mmdet.utils.text import clipped
 
 Verdict = tuple[str, Fix | None] | None
@@ -62,7 +44,7 @@ def missing(environment: Environment, module: Module) -> Verdict:
         text = f'{package} has no pkg_resources, which {mmengine} needs'
         return text, install(environment, name)
     if name == 'packaging':  # without it, no requirement can be read
-        return 'not installed', pip(['install', name])
+        return 'not installed', fixes.pip(['install', name])
     if package:
         text = f'{package} is installed, but its files are gone'
         return text, fixes.reinstall(environment, name)
@@ -89,7 +71,7 @@ def refused(environment: Environment, module: Module) -> Verdict:
     by_mmdet = mmdet.requirements('mim', 'mminstall') if mmdet else []
     users = {'eca-mmdet': environment.required(), str(mmdet): by_mmdet}
     for user, requirements in users.items():
-        own = [w for w in requirements if normalised(w.name) in module.names]
+        own = [w for w in requirements if w.name in module.names]
         for wanted in own:
             if not package.meets(wanted):
                 text = f'{package}: {user} needs {wanted}'
@@ -107,7 +89,7 @@ def blocked(environment: Environment, module: Module) -> Verdict:
     if not needed or needed == module.name:
         return None
     text = f'does not import: it needs {needed}, which is not installed'
-    return text, pip(['install', DISTRIBUTIONS.get(needed, needed)])
+    return text, fixes.pip(['install', DISTRIBUTIONS.get(needed, needed)])
 
 
 def built_for_other_numpy(environment: Environment, module: Module) -> Verdict:
@@ -118,7 +100,7 @@ def built_for_other_numpy(environment: Environment, module: Module) -> Verdict:
         return None
     text = f'{package} was built for another numpy than {environment.package("numpy")}'
     if module.name == 'torch':  # which imports with a warning
-        return text, pip(['install', 'numpy<2'])
+        return text, fixes.pip(['install', 'numpy<2'])
     if result.works:
         return None
     fix = install(environment, module.name, wanted=[package.name])
@@ -143,6 +125,8 @@ def does_not_import(environment: Environment, module: Module) -> Verdict:
     if result.error == 'died':
         return f'importing it {result.message}', fixes.reinstall(environment, name)
     text = f'does not import: {result.error}: {result.message}'
+    if name == 'mmcv.ops' and not environment.module('torchvision').result.works:
+        return 'torchvision, which supplies them, does not work', None
     if name == 'mmcv.ops' or (name == 'mmdet' and result.error == 'AssertionError'):
         return text, install(environment, 'mmcv')  # mmdet asserts its version
     torch = environment.package('torch')
@@ -182,19 +166,13 @@ def judge(environment: Environment, name: str) -> Finding:
     return Finding(shown, OK, text.removeprefix(f'{shown} '))
 
 
-def other_requirements(environment: Environment) -> list[str]:
-    """Return the modules that eca-mmdet requires and that are not in STEPS."""
-    names = [wanted.name.replace('-', '_') for wanted in environment.required()]
-    return [name for name in names if name not in {*STEPS, 'opencv_python'}]
-
-
 def check_modules(environment: Environment) -> list[Finding]:
     """Check the modules of STEPS; of other requirements only faults are reported."""
     mmengine = environment.package('mmengine')
     original = mmengine is not None and mmengine.name == 'mmengine'
     skipped = {'cuda', '' if original else 'pkg_resources'}
     findings = [judge(environment, name) for name in STEPS if name not in skipped]
-    others = [judge(environment, name) for name in other_requirements(environment)]
+    others = [judge(environment, name) for name in environment.other_modules()]
     return findings + [finding for finding in others if finding.state != OK]
 
 
@@ -227,7 +205,7 @@ def check_cuda(environment: Environment) -> list[Finding]:
         return [Finding('cuda', OK, f'CUDA {built}: {names}')]
     words = ['install', '--upgrade', '--force-reinstall', 'torch', 'torchvision']
     reason = "it must fit the driver; --index-url selects PyTorch's builds by CUDA"
-    fix = pip(words, by_hand=reason)
+    fix = fixes.pip(words, by_hand=reason)
     warned = [w for w in result.warnings if w.startswith('CUDA initialization')]
     errors = [w for w in warned if 'Found no NVIDIA driver' not in w]
     if errors or not result.works:
@@ -247,8 +225,7 @@ SELF_TEST_LIMIT_S = 60.0
 
 def examine() -> list[Finding]:
     """Read the metadata, try the imports, and run every check."""
-    environment = Environment(installed_packages())
-    environment.results = probe([*STEPS, *other_requirements(environment)])
+    environment = Environment.current()
     findings = []
     for check in CHECKS:
         try:

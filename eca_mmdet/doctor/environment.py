@@ -36,7 +36,7 @@ STEPS: dict[str, tuple[str, ...]] = {
     'pkg_resources': (),
     'mmengine': ('torch',),
     'mmcv': ('mmengine', 'cv2'),
-    'mmcv.ops': ('mmcv', 'torchvision'),
+    'mmcv.ops': ('mmcv',),
     'mmdet': ('mmcv',),
 }
 """Step to the earlier steps it cannot run without."""
@@ -147,7 +147,7 @@ class Package:
         return f'{self.name} {self.version}'
 
     def requirements(self, *extras: str) -> list[Any]:
-        """Return what it requires on this machine, with extras, and without markers.
+        """Return what it requires on this machine, with extras; markers are removed.
 
         Nothing without packaging, which matplotlib installs.
         """
@@ -159,7 +159,7 @@ class Package:
         requirements = []
         for wanted in map(Requirement, self.distribution.requires or ()):
             if not wanted.marker or any(map(wanted.marker.evaluate, contexts)):
-                wanted.marker = None
+                wanted.name, wanted.marker = normalised(wanted.name), None
                 requirements.append(wanted)
         return requirements
 
@@ -211,6 +211,13 @@ class Environment:
     packages: dict[str, Package]
     results: dict[str, Result] = field(default_factory=dict)
 
+    @classmethod
+    def current(cls) -> Environment:
+        """Read the metadata and try the imports."""
+        environment = cls(installed_packages())
+        environment.results = probe([*STEPS, *environment.other_modules()])
+        return environment
+
     def module(self, name: str) -> Module:
         """Return what is known of a module, or of the module that it is a part of."""
         root = name.partition('.')[0]
@@ -234,18 +241,22 @@ class Environment:
         own = self.packages.get('eca-mmdet')
         return own.requirements(*extras) if own else []
 
+    def other_modules(self) -> list[str]:
+        """Return the modules that eca-mmdet requires and that are not in STEPS."""
+        names = [wanted.name.replace('-', '_') for wanted in self.required()]
+        return [name for name in names if name not in {*STEPS, 'opencv_python'}]
+
     def requirement(self, module: str) -> str:
         """Return what eca-mmdet requires for a module, as pip takes it; or ''."""
         names = self.module(module).names
         wanted = self.required(self.extra())
-        return next((str(w) for w in wanted if normalised(w.name) in names), '')
+        return next((str(w) for w in wanted if w.name in names), '')
 
     def extra(self) -> str:
         """Return the extra of eca-mmdet that is installed, or should be."""
-        for module in map(self.module, TRIO):
-            for package in filter(None, (module.package, *module.providers)):
-                return 'onedl' if package.name.startswith('onedl-') else 'openmmlab'
-        return 'onedl'
+        found = [package.name for name in TRIO if (package := self.package(name))]
+        original = found and not found[0].startswith('onedl-')
+        return 'openmmlab' if original else 'onedl'
 
 
 def located(module: str) -> Path | None:

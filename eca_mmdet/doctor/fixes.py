@@ -14,7 +14,6 @@ import sysconfig
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from eca_mmdet.catalog.configs import PACKAGE
 from eca_mmdet.doctor.environment import Environment, Package
@@ -180,9 +179,15 @@ def run_pip(argv: Sequence[str]) -> str:
     # Compiling mmcv's operators would take a quarter of an hour.
     variables = {'MMCV_WITH_OPS': '0', **os.environ}
     variables |= {'PIP_DISABLE_PIP_VERSION_CHECK': '1', 'PIP_NO_INPUT': '1'}
-    streams = {'stdin': subprocess.DEVNULL, 'stdout': 2, 'stderr': subprocess.PIPE}
-    text: Any = {'text': True, 'errors': 'replace'}
-    process = subprocess.run(argv, env=variables, **streams, **text)
+    process = subprocess.run(
+        argv,
+        env=variables,
+        stdin=subprocess.DEVNULL,
+        stdout=2,  # beside our messages
+        stderr=subprocess.PIPE,
+        text=True,
+        errors='replace',
+    )
     if not process.returncode:
         return ''
     lines = process.stderr.strip().splitlines()

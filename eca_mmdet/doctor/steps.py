@@ -27,20 +27,19 @@ def cuda() -> dict[str, Any]:
     """Compute on the first GPU, if torch sees one."""
     import torch
 
-    indices = range(torch.cuda.device_count())
-    devices = [torch.cuda.get_device_properties(index) for index in indices]
-    if devices:
+    devices = []
+    if torch.cuda.is_available():  # warns of a driver that is too old
         ones = torch.ones(8, 8, device='cuda')
         float((ones @ ones).sum())
-    else:
-        torch.cuda.is_available()  # warns of a driver that is too old
+        indices = range(torch.cuda.device_count())
+        devices = [torch.cuda.get_device_properties(index) for index in indices]
     sizes = [[device.name, device.total_memory] for device in devices]
     return {'built': torch.version.cuda, 'devices': sizes}
 
 
 def torchvision() -> dict[str, Any]:
     """Import torchvision and call an operator: its library is loaded separately."""
-    check_nms(importlib.import_module('torchvision.ops').nms)
+    call_nms(importlib.import_module('torchvision.ops').nms)
     return module('torchvision')
 
 
@@ -50,21 +49,18 @@ def operators() -> dict[str, Any]:
 
     from eca_mmdet.mmcv_ops.extension import is_supplied
 
-    check_nms(lambda *words: ops.nms(*words)[1])
+    call_nms(ops.nms)
     cuda = str(ops.get_compiling_cuda_version())
     return {'supplied': is_supplied(), 'cuda': cuda}
 
 
-def check_nms(nms: Callable[..., Any]) -> None:
-    """Call an NMS that returns the indices of the kept boxes, on every device."""
+def call_nms(nms: Callable[..., Any]) -> None:
+    """Call an operator on the GPU if there is one."""
     import torch
 
-    for device in ['cpu', 'cuda'][: 1 + torch.cuda.is_available()]:
-        boxes = torch.tensor([[0.0, 0, 9, 9], [0, 0, 9, 8], [20, 20, 30, 30]])
-        scores = torch.tensor([0.7, 0.8, 0.9])
-        kept = nms(boxes.to(device), scores.to(device), 0.5).tolist()
-        if kept != [2, 1]:
-            raise ArithmeticError(f'nms on {device} keeps {kept}, not [2, 1]')
+    device = 'cuda' if torch.cuda.is_available() else 'cpu'
+    boxes, scores = torch.tensor([[0.0, 0, 9, 9]]), torch.tensor([0.7])
+    nms(boxes.to(device), scores.to(device), 0.5)
 
 
 STEPS: dict[str, Callable[[], dict[str, Any]]] = {
