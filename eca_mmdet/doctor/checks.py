@@ -152,17 +152,23 @@ RULES = (
 def judge(environment: Environment, name: str) -> Finding:
     """Return what the first rule finds, or the version."""
     module, shown = environment.module(name), NAMES.get(name, name)
-    for rule in (blocked, does_not_import) if name == 'mmcv.ops' else RULES:
-        if verdict := rule(environment, module):
-            text, fix = verdict
-            return Finding(shown, FAULT if fix else UNKNOWN, text, fix)
+    rules = (blocked, does_not_import) if name == 'mmcv.ops' else RULES
+    try:
+        verdicts = (rule(environment, module) for rule in rules)
+        verdict = next(filter(None, verdicts), None)
+    except Exception as error:  # a broken environment can cause any
+        text = clipped(f'{type(error).__name__}: {error}', 300)
+        return Finding(shown, UNKNOWN, f'this check failed: {text}')
+    if verdict:
+        text, fix = verdict
+        return Finding(shown, FAULT if fix else UNKNOWN, text, fix)
     value = module.result.value or {}
     text = str(module.package or f'{value.get("version")} from {module.path}')
     if name == 'torchvision':
         text += '; its operators load'
     if name == 'mmcv.ops':
         supplied = 'not compiled; supplied by eca-mmdet from torchvision'
-        text = supplied if value['supplied'] else f'compiled, CUDA {value["cuda"]}'
+        text = supplied if value['supplied'] else 'compiled'
     return Finding(shown, OK, text.removeprefix(f'{shown} '))
 
 
@@ -184,7 +190,7 @@ def check_python(environment: Environment) -> list[Finding]:
         text = f'a new Python process does not start: {start.message}'
         python = Finding('python', FAULT, text, Fix(f'{sys.executable} -c pass'))
     obstacle = fixes.pip_obstacle()
-    shown = obstacle or str(environment.package('pip'))
+    shown = obstacle or str(environment.package('pip') or 'pip')
     text = f'{eca_mmdet.__version__} in {PACKAGE.parent}'
     own = Finding('eca-mmdet', OK, text)
     if 'eca-mmdet' not in environment.packages:
@@ -193,16 +199,16 @@ def check_python(environment: Environment) -> list[Finding]:
     return [python, Finding('pip', WARNING if obstacle else OK, shown), own]
 
 
-def check_cuda(environment: Environment) -> list[Finding]:
+def check_cuda(environment: Environment) -> Finding:
     """Check that torch computes on the GPU, if it finds one."""
     result = environment.module('cuda').result
     if result.blocked_by:
-        return [Finding('cuda', UNKNOWN, f'not tried: {result.blocked_by} fails')]
+        return Finding('cuda', UNKNOWN, f'not tried: {result.blocked_by} fails')
     value = result.value or {'built': None, 'devices': []}
     built, devices = value['built'], value['devices']
     if devices:
         names = ', '.join(f'{name} ({size / 2**30:.0f} GiB)' for name, size in devices)
-        return [Finding('cuda', OK, f'CUDA {built}: {names}')]
+        return Finding('cuda', OK, f'CUDA {built}: {names}')
     words = ['install', '--upgrade', '--force-reinstall', 'torch', 'torchvision']
     reason = "it must fit the driver; --index-url selects PyTorch's builds by CUDA"
     fix = fixes.pip(words, by_hand=reason)
@@ -210,14 +216,12 @@ def check_cuda(environment: Environment) -> list[Finding]:
     errors = [w for w in warned if 'Found no NVIDIA driver' not in w]
     if errors or not result.works:
         text = f'torch cannot use the GPU: {"".join(errors) or result.message}'
-        return [Finding('cuda', FAULT, text, fix)]
+        return Finding('cuda', FAULT, text, fix)
     if built is None and shutil.which('nvidia-smi'):
         text = 'this torch is a CPU build; the NVIDIA GPU is not used'
-        return [Finding('cuda', WARNING, text, fix)]
-    return [Finding('cuda', OK, 'no NVIDIA GPU; everything runs on the CPU')]
+        return Finding('cuda', WARNING, text, fix)
+    return Finding('cuda', OK, 'torch sees no NVIDIA GPU; everything runs on the CPU')
 
-
-CHECKS = (check_python, check_modules, check_cuda)
 
 SELF_TEST = PACKAGE / 'demo' / 'self_test.py'
 SELF_TEST_LIMIT_S = 60.0
@@ -226,15 +230,8 @@ SELF_TEST_LIMIT_S = 60.0
 def examine() -> list[Finding]:
     """Read the metadata, try the imports, and run every check."""
     environment = Environment.current()
-    findings = []
-    for check in CHECKS:
-        try:
-            findings += check(environment)
-        except Exception as error:  # a broken environment can cause any
-            name = check.__name__.removeprefix('check_')
-            text = clipped(f'{type(error).__name__}: {error}', 300)
-            findings.append(Finding(name, UNKNOWN, f'this check failed: {text}'))
-    return findings
+    modules = check_modules(environment)
+    return [*check_python(environment), *modules, check_cuda(environment)]
 
 
 def self_test(

@@ -5,6 +5,7 @@ Modules are imported in subprocesses, so that a crash, an abort or a hang is one
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import importlib.metadata
 import importlib.util
@@ -157,10 +158,12 @@ class Package:
             return []
         contexts = [{'extra': extra} for extra in ('', *extras)]
         requirements = []
-        for wanted in map(Requirement, self.distribution.requires or ()):
-            if not wanted.marker or any(map(wanted.marker.evaluate, contexts)):
-                wanted.name, wanted.marker = normalised(wanted.name), None
-                requirements.append(wanted)
+        for line in self.distribution.requires or ():
+            with contextlib.suppress(ValueError):  # unreadable
+                wanted = Requirement(line)
+                if not wanted.marker or any(map(wanted.marker.evaluate, contexts)):
+                    wanted.name, wanted.marker = normalised(wanted.name), None
+                    requirements.append(wanted)
         return requirements
 
     def meets(self, wanted: Any) -> bool:

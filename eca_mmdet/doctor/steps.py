@@ -50,8 +50,7 @@ def operators() -> dict[str, Any]:
     from eca_mmdet.mmcv_ops.extension import is_supplied
 
     call_nms(ops.nms)
-    cuda = str(ops.get_compiling_cuda_version())
-    return {'supplied': is_supplied(), 'cuda': cuda}
+    return {'supplied': is_supplied()}
 
 
 def call_nms(nms: Callable[..., Any]) -> None:

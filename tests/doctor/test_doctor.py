@@ -353,7 +353,26 @@ def test_no_packaging(environment):
     (environment.site / 'packaging').unlink()
     code, report = environment.report()
     assert (code, report['unknowns']) == (1, 0)
-    assert faults_of(report).keys() == {'packaging'}
+    (fault,) = faults_of(report).values()
+    assert (fault['name'], fault['automatic']) == ('packaging', True)
+    assert fault['mend'] == f'{environment.python} -m pip install packaging'
+
+
+@pytest.mark.parametrize('change', [no_torchvision, other_torchvision])
+def test_operators_wait_for_torchvision(environment, change):
+    change(environment)
+    _, report = environment.report()
+    states = {finding['name']: finding['state'] for finding in report['findings']}
+    assert (states['torchvision'], states[NO_OPS]) == ('fault', 'unknown')
+
+
+def test_unreadable_metadata(environment):
+    """Only what needs them is not judged."""
+    environment.put('mmdet', 'odd-version', {}, ('mmcv>=2.0.0rc4,<oops', 'no name?'))
+    environment.remove('nothing', 'mmdet-3.3.0.dist-info')
+    _, report = environment.report()
+    states = {finding['name']: finding['state'] for finding in report['findings']}
+    assert states['mmcv'] == states['torch'] == 'ok'
 
 
 def test_python_that_does_not_start(environment):

@@ -91,7 +91,7 @@ def gpus(built, *devices, warning='other'):
 )
 def test_cuda(monkeypatch, driver, result, state, part):
     monkeypatch.setattr(checks.shutil, 'which', lambda name: driver)
-    (found,) = checks.check_cuda(Environment({}, {'cuda': result}))
+    found = checks.check_cuda(Environment({}, {'cuda': result}))
     assert found.state == state and part in found.text
     assert (found.fix is None) == (state == 'ok')
     assert not (found.fix and found.fix.automatic)
