@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import eca_mmdet
 from eca_mmdet.cli.common import Adder, Commands
-from eca_mmdet.utils.text import printable
+from eca_mmdet.utils.text import plural, printable
 
 if TYPE_CHECKING:
     from eca_mmdet.doctor.fixes import Finding
@@ -40,29 +40,22 @@ def add_parser(commands: Commands) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Check, fix if asked to, and return 1 if a fault is left."""
-    from eca_mmdet.doctor import examine, self_test
-    from eca_mmdet.doctor.fixes import FAULT, OK, apply_fixes, counts
+    from eca_mmdet.doctor.checks import examine, self_test
+    from eca_mmdet.doctor.fixes import FAULT, OK, apply_fixes
 
     start = time.monotonic()
     logger.warning('importing torch, mmcv and mmdet in subprocesses ...')
     findings = examine()
-    report: dict[str, Any] = {}
+    applied: list[dict[str, str]] = []
     if args.fix:
         if not args.json:
             print(as_text(findings), flush=True)
         findings, applied = apply_fixes(findings, examine)
-        report['fix'] = [vars(fix) for fix in applied]
     if not args.no_self_test:
         findings += self_test(findings)
     if args.json:
-        report = {
-            'eca_mmdet': eca_mmdet.__version__,
-            'python': sys.executable,
-            **counts(findings),
-            'findings': [finding.to_dict() for finding in findings],
-            'seconds': round(time.monotonic() - start, 1),
-            **report,
-        }
+        seconds = round(time.monotonic() - start, 1)
+        report = as_json(findings, seconds) | ({'fix': applied} if args.fix else {})
         print(json.dumps(report, indent=1))
     elif args.fix:
         left = [f for f in findings if f.state != OK or f.name == 'self test']
@@ -72,17 +65,41 @@ def run(args: argparse.Namespace) -> int:
     return int(any(finding.state == FAULT for finding in findings))
 
 
+def counts(findings: Sequence[Finding]) -> dict[str, int]:
+    """Return the number of faults, warnings and unknowns."""
+    states = [finding.state for finding in findings]
+    return {state: states.count(state) for state in ('fault', 'warning', 'unknown')}
+
+
+def as_json(findings: Sequence[Finding], seconds: float) -> dict[str, Any]:
+    """Return the object for ``--json``."""
+    return {
+        'eca_mmdet': eca_mmdet.__version__,
+        'python': sys.executable,
+        **{f'{state}s': count for state, count in counts(findings).items()},
+        'findings': [
+            {
+                'name': finding.name,
+                'state': finding.state,
+                'text': finding.text,
+                'mend': finding.fix.text if finding.fix else None,
+                'automatic': bool(finding.fix and finding.fix.automatic),
+                'by_hand': finding.fix.by_hand if finding.fix else '',
+            }
+            for finding in findings
+        ],
+        'seconds': seconds,
+    }
+
+
 def as_text(findings: Sequence[Finding]) -> str:
     """Return a line for each finding, with its fix on the next, and their numbers."""
-    from eca_mmdet.doctor.fixes import counts
-
     lines = []
     for finding in findings:
         lines.append(f'{finding.state:8} {finding.name}: {finding.text}')
         if fix := finding.fix:
             manual = f'  (manual: {fix.by_hand})' if fix.by_hand else ''
             lines.append(f'{"":8} fix: {fix.text}{manual}')
-    numbers = {state: n for state, n in counts(findings).items() if n}
-    shown = [f'{n} {state if n > 1 else state[:-1]}' for state, n in numbers.items()]
+    shown = [plural(n, state) for state, n in counts(findings).items() if n]
     lines.append(', '.join(shown) or 'no problems found')
     return '\n'.join(map(printable, lines))

@@ -10,18 +10,16 @@ import importlib
 import importlib.metadata
 import importlib.util
 import json
-import os
 import re
 import signal
 import subprocess
 import sys
-import sysconfig
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from eca_mmdet.utils.text import printable
+from eca_mmdet.utils.text import clipped
 
 LIMIT_S = 180.0
 """Time limit of one subprocess in seconds; torch takes a minute from a cold disk."""
@@ -29,13 +27,13 @@ LIMIT_S = 180.0
 STEPS_FILE = Path(__file__).with_name('steps.py')
 
 STEPS: dict[str, tuple[str, ...]] = {
+    'packaging': (),
     'numpy': (),
     'torch': (),
     'cuda': ('torch',),
     'torchvision': ('torch',),
     'cv2': (),
     'pycocotools': ('numpy',),
-    'hotcoco': (),
     'pkg_resources': (),
     'mmengine': ('torch',),
     'mmcv': ('mmengine', 'cv2'),
@@ -44,7 +42,7 @@ STEPS: dict[str, tuple[str, ...]] = {
 }
 """Step to the earlier steps it cannot run without."""
 
-_RUN = (
+RUN = (
     'import json, runpy, sys; file, path, *names = sys.argv[1:]; '
     'sys.path[:] = json.loads(path); sys.argv[1:] = names; '
     'runpy.run_path(file, run_name="__main__")'
@@ -73,19 +71,14 @@ class Result:
     value: dict[str, Any] | None = None  # None if it failed
     error: str = ''  # type of the exception, or 'died'
     message: str = ''  # of the exception, or how the process ended; one line
-    missing: str = ''  # module that was not found
+    missing: str | None = None  # module that was not found
     blocked_by: str = ''  # failed step that it needs, so that it was not run
-    warnings: tuple[str, ...] = ()
+    warnings: Sequence[str] = ()
 
     @property
     def works(self) -> bool:
         """Whether the step succeeded."""
         return self.value is not None
-
-    def mentions(self, *texts: str) -> bool:
-        """Return whether the exception or a warning contains any of the texts."""
-        messages = (self.message, *self.warnings)
-        return any(text in message for text in texts for message in messages)
 
 
 def probe(steps: Sequence[str], limit_s: float = LIMIT_S) -> dict[str, Result]:
@@ -93,41 +86,25 @@ def probe(steps: Sequence[str], limit_s: float = LIMIT_S) -> dict[str, Result]:
 
     Steps are names in :mod:`eca_mmdet.doctor.steps`, or modules to import, each after
     those that it needs. ``limit_s`` is the time limit of each subprocess in seconds.
+    The result 'python' is that of starting a process.
     """
     results: dict[str, Result] = {}
-    left = list(steps)
-    while left:
-        if blocker := _blocker(left[0], results):
-            results[left.pop(0)] = Result(blocked_by=blocker)
-            continue
-        count = next((i for i, n in enumerate(left) if _blocker(n, results)), len(left))
-        records, ending = run_child(STEPS_FILE, left[:count], limit_s)
-        begun = [record['begin'] for record in records if 'begin' in record]
-        if not begun:
-            results |= dict.fromkeys(left, Result(blocked_by='python'))
-            return {**results, 'python': Result(error='died', message=ending)}
-        results |= {r['step']: _result(r) for r in records if 'step' in r}
-        results.setdefault(begun[-1], Result(error='died', message=ending))
-        left = [name for name in left if name not in results]
-    return results
-
-
-def _blocker(name: str, results: dict[str, Result]) -> str:
-    """Return a failed step that this one needs; '' if it can run."""
-    failed = (n for n in STEPS.get(name, ()) if n in results and not results[n].works)
-    return next(failed, '')
-
-
-def _result(record: dict[str, Any]) -> Result:
-    warned = tuple(one_line(text) for text in record['warnings'])
-    if 'error' not in record:
-        return Result(value=record['value'], warnings=warned)
-    return Result(
-        error=record['error'],
-        message=one_line(record['message']) or record['error'],
-        missing=record['missing'] or '',
-        warnings=warned,
-    )
+    while True:
+        for name in steps:
+            needed = [n for n in ('python', *STEPS.get(name, ())) if n in results]
+            failed = [n for n in needed if not results[n].works]
+            if failed and name not in results:
+                results[name] = Result(blocked_by=failed[0])
+        left = [name for name in steps if name not in results]
+        if not left:
+            return results
+        records, ending = run_child(STEPS_FILE, left, limit_s)
+        ended = {record.pop('step'): Result(**record) for record in records}
+        results |= ended
+        # The process stops after a failure; if there was none, the next step ended it.
+        died = [name for name in ('python', *left) if name not in results]
+        if died and all(result.works for result in ended.values()):
+            results[died[0]] = Result(error='died', message=ending or 'ended Python')
 
 
 def run_child(
@@ -137,10 +114,11 @@ def run_child(
 
     Returns the JSON objects it wrote, and how it ended ('' if it succeeded).
     """
-    argv = [sys.executable, '-c', _RUN, str(file), json.dumps(sys.path), *names]
-    streams: Any = dict(stdin=subprocess.DEVNULL, capture_output=True)
+    argv = [sys.executable, '-c', RUN, str(file), json.dumps(sys.path), *names]
     try:
-        process = subprocess.run(argv, **streams, timeout=limit_s)
+        process = subprocess.run(
+            argv, stdin=subprocess.DEVNULL, capture_output=True, timeout=limit_s
+        )
         out, err, code = process.stdout, process.stderr, process.returncode
         ending = f'ended Python with exit code {code}' if code else ''
         if code < 0:
@@ -148,29 +126,12 @@ def run_child(
     except subprocess.TimeoutExpired as late:
         out, err = late.stdout or b'', late.stderr or b''
         ending = f'did not end within {limit_s:g} s'
-    except OSError as error:  # e.g. no memory for a process
-        return [], f'no process could be started: {error}'
     lines = err.decode(errors='replace').strip().splitlines()
     if ending and lines:
-        ending += f' ({one_line(lines[-1])})'
-    return list(_records(out)), ending
-
-
-def _records(out: bytes) -> Iterator[dict[str, Any]]:
-    """Yield the JSON objects; the last line may be incomplete."""
-    for line in out.splitlines():
-        try:
-            record = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(record, dict):
-            yield record
-
-
-def one_line(text: str) -> str:
-    """Return a message as one printable line of at most 300 characters."""
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return printable(' '.join(lines))[:300]
+        ending += f' ({clipped(lines[-1], 300)})'
+    # A process that was killed may leave an incomplete line.
+    written = [line for line in out.splitlines(keepends=True) if line.endswith(b'}\n')]
+    return [json.loads(line) for line in written], ending
 
 
 @dataclass(frozen=True)
@@ -186,8 +147,8 @@ class Package:
     def __str__(self) -> str:
         return f'{self.name} {self.version}'
 
-    def requirements(self, extra: str = '') -> list[Any]:
-        """Return what it requires on this machine, or what one of its extras adds.
+    def requirements(self, *extras: str) -> list[Any]:
+        """Return what it requires on this machine, with extras; markers are removed.
 
         Nothing without packaging, which matplotlib installs.
         """
@@ -195,17 +156,19 @@ class Package:
             from packaging.requirements import Requirement
         except ImportError:
             return []
+        contexts = [{'extra': extra} for extra in ('', *extras)]
         requirements = []
         for line in self.distribution.requires or ():
             with contextlib.suppress(ValueError):  # unreadable
                 wanted = Requirement(line)
-                marker = wanted.marker
-                always, with_extra = (
-                    marker is None or marker.evaluate({'extra': e}) for e in ('', extra)
-                )
-                if with_extra and not (extra and always):
+                if not wanted.marker or any(map(wanted.marker.evaluate, contexts)):
+                    wanted.name, wanted.marker = normalised(wanted.name), None
                     requirements.append(wanted)
         return requirements
+
+    def meets(self, wanted: Any) -> bool:
+        """Return whether a requirement accepts its version."""
+        return bool(wanted.specifier.contains(self.version, prereleases=True))
 
 
 def normalised(name: str) -> str:
@@ -213,136 +176,96 @@ def normalised(name: str) -> str:
     return re.sub(r'[-_.]+', '-', name).lower()
 
 
-def meets(package: Package, wanted: Any) -> bool:
-    """Return whether a requirement accepts a version; True if it is unreadable."""
-    try:
-        return bool(wanted.specifier.contains(package.version, prereleases=True))
-    except ValueError:
-        return True
-
-
-def plain(wanted: Any) -> str:
-    """Return a requirement as pip takes it, without its marker."""
-    return f'{wanted.name}{wanted.specifier}'
-
-
-def installed_packages() -> dict[str, list[Package]]:
-    """Return the distributions by name, in the order of the search path."""
+def installed_packages() -> dict[str, Package]:
+    """Return the distributions by name; the first on the search path of each."""
     importlib.invalidate_caches()
     # Its listings are cached by the folder's mtime, which pip may set back.
     importlib.metadata.MetadataPathFinder().invalidate_caches()
-    found: dict[str, list[Package]] = {}
+    found: dict[str, Package] = {}
     for distribution in importlib.metadata.distributions():
         try:
-            url = json.loads(distribution.read_text('direct_url.json') or '{}')
-            editable = url.get('dir_info', {}).get('editable')
-            package = Package(
-                normalised(distribution.metadata['Name']),
-                str(distribution.version),
-                Path(str(distribution.locate_file(''))).resolve(),
-                str(url.get('url', '')) if editable else '',
-                distribution,
-            )
-        except (KeyError, TypeError, ValueError, AttributeError, OSError):
+            name = normalised(distribution.metadata['Name'])
+            version = str(distribution.version)
+            origin = json.loads(distribution.read_text('direct_url.json') or '{}')
+        except (KeyError, TypeError, ValueError):
             continue  # remains of a distribution without readable metadata
-        same = found.setdefault(package.name, [])
-        if package.folder not in {other.folder for other in same}:
-            same.append(package)
+        folder = Path(str(distribution.locate_file(''))).resolve()
+        sources = origin['url'] if origin.get('dir_info', {}).get('editable') else ''
+        found.setdefault(name, Package(name, version, folder, sources, distribution))
     return found
+
+
+@dataclass(frozen=True)
+class Module:
+    """What is known of a module."""
+
+    name: str
+    names: tuple[str, ...]  # of the distributions that can provide it
+    providers: list[Package]  # those that are installed
+    package: Package | None  # the provider that ``import`` finds, as far as known
+    path: Path | None  # file that ``import`` finds
+    result: Result
 
 
 @dataclass
 class Environment:
     """Installed packages by name, and the result of each step of the probe."""
 
-    packages: dict[str, list[Package]]
+    packages: dict[str, Package]
     results: dict[str, Result] = field(default_factory=dict)
 
-    def result(self, step: str) -> Result:
-        """Return the result of a step; blocked if it was not run."""
-        return self.results.get(step, Result(blocked_by='an earlier step'))
+    @classmethod
+    def current(cls) -> Environment:
+        """Read the metadata and try the imports."""
+        environment = cls(installed_packages())
+        environment.results = probe([*STEPS, *environment.other_modules()])
+        return environment
 
-    def providers(self, module: str) -> list[Package]:
-        """Return the distributions that provide a module."""
-        names = FAMILIES.get(module, (normalised(module),))
-        return [package for name in names for package in self.packages.get(name, ())]
-
-    def overlapping(self, module: str) -> list[Package]:
-        """Return providers that share a folder and overwrite each other's files."""
-        found = self.providers(module)
-        folders = [package.folder for package in found]
-        return [package for package in found if folders.count(package.folder) > 1]
-
-    def active(self, module: str) -> Package | None:
-        """Return the distribution whose files ``import`` finds, as far as known."""
-        folder, found = folder_of(module), self.providers(module)
-        here = [package for package in found if package.folder == folder]
+    def module(self, name: str) -> Module:
+        """Return what is known of a module, or of the module that it is a part of."""
+        root = name.partition('.')[0]
+        names = FAMILIES.get(root, (normalised(root),))
+        providers = [self.packages[n] for n in names if n in self.packages]
+        path = located(root)
+        folders = [folder.resolve() for folder in path.parents] if path else []
+        found = [p for p in providers if p.sources or not path or p.folder in folders]
+        result = self.results.get(name, Result(blocked_by='an earlier step'))
         # Of several in one folder, the last installed has its version in the files.
-        version = (self.result(module).value or {}).get('version')
-        here.sort(key=lambda package: package.version != version)
-        linked = [package for package in found if package.sources]
-        return next(iter([*here, *linked, *(found if folder is None else ())]), None)
+        version = (result.value or {}).get('version')
+        found.sort(key=lambda package: package.version != version)
+        return Module(name, names, providers, next(iter(found), None), path, result)
 
-    def own(self) -> Package | None:
-        """Return the installed eca-mmdet, which may not be the running copy."""
-        return next(iter(self.packages.get('eca-mmdet', ())), None)
+    def package(self, module: str) -> Package | None:
+        """Return the distribution that a module is imported from."""
+        return self.module(module).package
 
-    def required(self, extra: str = '') -> list[Any]:
-        """Return what eca-mmdet requires, or what one of its extras adds."""
-        own = self.own()
-        return own.requirements(extra) if own else []
+    def required(self, *extras: str) -> list[Any]:
+        """Return what the installed eca-mmdet requires, with extras."""
+        own = self.packages.get('eca-mmdet')
+        return own.requirements(*extras) if own else []
+
+    def other_modules(self) -> list[str]:
+        """Return the modules that eca-mmdet requires and that are not in STEPS."""
+        names = [wanted.name.replace('-', '_') for wanted in self.required()]
+        return [name for name in names if name not in {*STEPS, 'opencv_python'}]
 
     def requirement(self, module: str) -> str:
         """Return what eca-mmdet requires for a module, as pip takes it; or ''."""
-        names = FAMILIES.get(module, (normalised(module),))
-        wanted = [*self.required(), *self.required(self.extra())]
-        found = (plain(w) for w in wanted if normalised(w.name) in names)
-        return next(found, '')
+        names = self.module(module).names
+        wanted = self.required(self.extra())
+        return next((str(w) for w in wanted if w.name in names), '')
 
     def extra(self) -> str:
         """Return the extra of eca-mmdet that is installed, or should be."""
-        for module in TRIO:
-            found = [self.active(module), *self.providers(module)]
-            for package in filter(None, found):
-                return 'onedl' if package.name.startswith('onedl-') else 'openmmlab'
-        return 'onedl'
+        found = [package.name for name in TRIO if (package := self.package(name))]
+        original = found and not found[0].startswith('onedl-')
+        return 'openmmlab' if original else 'onedl'
 
 
 def located(module: str) -> Path | None:
-    """Return the file, or folder without ``__init__.py``, that ``import`` finds."""
+    """Return the file that ``import`` finds; None for a folder without __init__.py."""
     try:
-        spec = importlib.util.find_spec(module.partition('.')[0])  # imports nothing
+        spec = importlib.util.find_spec(module)  # imports nothing
     except (ImportError, ValueError, AttributeError, OSError):
         return None
-    if spec is None:
-        return None
-    path = spec.origin or next(iter(spec.submodule_search_locations or ()), None)
-    return Path(path) if path else None
-
-
-def folder_of(module: str) -> Path | None:
-    """Return the folder of the search path that a module is imported from."""
-    path = located(module)
-    if path is None:
-        return None
-    return path.parents[path.name == '__init__.py'].resolve()
-
-
-def kind_of_environment() -> str:
-    """Return 'venv', 'conda', or '' for a Python that others may share."""
-    if sys.prefix != sys.base_prefix:
-        return 'venv'
-    return 'conda' if (Path(sys.prefix) / 'conda-meta').is_dir() else ''
-
-
-def pip_obstacle() -> str:
-    """Return why pip cannot or must not change this environment; '' if it may."""
-    if not kind_of_environment():
-        venv = f'{sys.executable} -m venv .venv'
-        return (
-            f'{sys.prefix} is neither a venv nor a conda environment; make one: {venv}'
-        )
-    if importlib.util.find_spec('pip') is None:
-        return f'{sys.prefix} has no pip: {sys.executable} -m ensurepip --upgrade'
-    folder = sysconfig.get_path('purelib')
-    return '' if os.access(folder, os.W_OK) else f'{folder} is not writable'
+    return Path(spec.origin) if spec and spec.origin else None

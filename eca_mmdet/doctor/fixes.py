@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import logging
 import os
 import re
@@ -9,19 +10,15 @@ import shlex
 import site
 import subprocess
 import sys
+import sysconfig
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from eca_mmdet.catalog.configs import PACKAGE
-from eca_mmdet.doctor.environment import Environment, Package, pip_obstacle
+from eca_mmdet.doctor.environment import Environment, Package
 
 logger = logging.getLogger(__name__)
-
-MAX_ROUNDS = 12
-SHOWN = ('Collecting', 'Downloading', 'Building', 'Installing', 'Successfully', 'ERROR')
-
 
 OK = 'ok'
 WARNING = 'warning'
@@ -43,12 +40,6 @@ class Fix:
         return bool(self.calls) and not self.by_hand
 
 
-def pip(*calls: Sequence[str], by_hand: str = '') -> Fix:
-    """Return the fix that calls pip of this Python once or several times."""
-    commands = [(sys.executable, '-m', 'pip', *words) for words in calls]
-    return Fix(' && '.join(map(shlex.join, commands)), tuple(commands), by_hand)
-
-
 @dataclass(frozen=True)
 class Finding:
     """One line of the report; ``state`` is OK, WARNING, FAULT or UNKNOWN."""
@@ -58,42 +49,38 @@ class Finding:
     text: str
     fix: Fix | None = None
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return the object for ``--json``."""
-        fix = self.fix or Fix('')
-        return {
-            'name': self.name,
-            'state': self.state,
-            'text': self.text,
-            'mend': fix.text or None,
-            'automatic': fix.automatic,
-            'by_hand': fix.by_hand,
-        }
+
+def pip(*calls: Sequence[str], by_hand: str = '') -> Fix:
+    """Return the fix that calls pip of this Python once or several times."""
+    commands = [(sys.executable, '-m', 'pip', *words) for words in calls]
+    return Fix(' && '.join(map(shlex.join, commands)), tuple(commands), by_hand)
 
 
-def counts(findings: Sequence[Finding]) -> dict[str, int]:
-    """Return the number of faults, warnings and unknowns."""
-    states = [finding.state for finding in findings]
-    return {f'{state}s': states.count(state) for state in (FAULT, WARNING, UNKNOWN)}
-
-
-def install(environment: Environment, *modules: str, wanted: Sequence[str] = ()) -> Fix:
+def install(environment: Environment, *names: str, wanted: Sequence[str] = ()) -> Fix:
     """Return the fix that leaves only one suitable distribution of each module.
 
     ``wanted`` is what pip installs; by default what eca-mmdet requires.
     """
-    if modules == ('torch',):
-        modules = ('torch', 'torchvision')
-    wanted = wanted or [environment.requirement(module) for module in modules]
+    if names == ('torch',):
+        names = ('torch', 'torchvision')
+    if not wanted:
+        wanted = [environment.requirement(name) for name in names]
+        if names == ('torchvision',) and (torch := environment.package('torch')):
+            wanted = [f'torch=={torch.version}', *wanted]  # the two are a pair
     if not all(wanted):
         return install_own(environment)
-    present = [p for module in modules for p in environment.providers(module)]
-    overlapping = [p for module in modules for p in environment.overlapping(module)]
-    names = [re.split('[=<>!~]', text)[0].lower() for text in wanted]
-    remove = [p.name for p in present if p.name not in names or p in overlapping]
+    modules = [environment.module(name) for name in names]
+    present = [package for module in modules for package in module.providers]
+    kept = [re.split('[=<>!~]', text)[0].lower() for text in wanted]
+    remove = [
+        package.name
+        for module in modules
+        for package in module.providers
+        if package.name not in kept or len(module.providers) > 1
+    ]
     calls = [['uninstall', '-y', *dict.fromkeys(remove)]] if remove else []
     # The other packages are checked one by one; pip must not add a second OpenCV.
-    replace = present and 'torch' not in names
+    replace = present and 'torch' not in kept
     options = ['--no-deps', '--force-reinstall'] if replace else []
     reason = reason_to_keep(environment, present)
     if any('+' in text for text in wanted):
@@ -101,11 +88,11 @@ def install(environment: Environment, *modules: str, wanted: Sequence[str] = ())
     return pip(*calls, ['install', *options, *wanted], by_hand=reason)
 
 
-def reinstall(environment: Environment, module: str) -> Fix:
+def reinstall(environment: Environment, name: str) -> Fix:
     """Return the fix that installs the same version again."""
-    package = environment.active(module)
+    package = environment.package(name)
     wanted = [f'{package.name}=={package.version}'] if package else []
-    return install(environment, module, wanted=wanted)
+    return install(environment, name, wanted=wanted)
 
 
 def install_own(environment: Environment) -> Fix:
@@ -120,7 +107,8 @@ def install_own(environment: Environment) -> Fix:
 def reason_to_keep(environment: Environment, packages: Sequence[Package]) -> str:
     """Return why ``--fix`` must not replace any of these; '' if it may."""
     roots = [Path(r).resolve() for r in (sys.prefix, site.getusersitepackages())]
-    operators = environment.result('mmcv.ops').value or {'supplied': True}
+    operators = environment.module('mmcv.ops')
+    compiled = operators.result.value and not operators.result.value['supplied']
     for package in packages:
         if package.sources:
             return f'{package.name} is an editable install of {package.sources}'
@@ -130,51 +118,48 @@ def reason_to_keep(environment: Environment, packages: Sequence[Package]) -> str
             return f'{package.name} was installed by conda'
         if package.name == 'torch':
             return 'packages that are built on this torch may break'
-        if package in environment.providers('mmcv') and not operators['supplied']:
+        if compiled and package in operators.providers:
             return 'it would remove an mmcv whose compiled operators work'
     return ''
 
 
-@dataclass(frozen=True)
-class AppliedFix:
-    """Fix that was run for the finding ``name``."""
-
-    name: str
-    command: str
-    error: str = ''  # line that explains pip's failure
+def pip_obstacle() -> str:
+    """Return why pip cannot or must not change this environment; '' if it may."""
+    python, folder = sys.executable, sysconfig.get_path('purelib')
+    if sys.prefix == sys.base_prefix and not Path(sys.prefix, 'conda-meta').is_dir():
+        text = f'{sys.prefix} is neither a venv nor a conda environment; make one: '
+        return f'{text}{python} -m venv .venv'
+    if importlib.util.find_spec('pip') is None:
+        return f'{sys.prefix} has no pip: {python} -m ensurepip --upgrade'
+    return '' if os.access(folder, os.W_OK) else f'{folder} is not writable'
 
 
 def apply_fixes(
     findings: list[Finding], examine: Callable[[], list[Finding]]
-) -> tuple[list[Finding], list[AppliedFix]]:
+) -> tuple[list[Finding], list[dict[str, str]]]:
     """Fix one fault after the other, and examine the environment again after each.
 
     A fix can make the next one needless or wrong, so each is chosen from new findings.
-    Returns the last findings, and the fixes that were run.
+    Returns the last findings, and name, command and error of the fixes that were run.
     """
-    applied: list[AppliedFix] = []
+    applied: list[dict[str, str]] = []
     tried: set[str] = set()  # commands, and names of findings that pip could not fix
-    for _ in range(MAX_ROUNDS):
-        todo = [
-            (finding.name, finding.fix)
-            for finding in findings
-            if finding.state == FAULT and finding.fix and finding.fix.automatic
-            if not tried & {finding.name, finding.fix.text}
-        ]
-        if not todo:
-            break
-        if obstacle := pip_obstacle():
+    while True:
+        faults = [finding for finding in findings if finding.state == FAULT]
+        fixes = [(f.name, f.fix) for f in faults if f.fix and f.fix.automatic]
+        untried = [(n, fix) for n, fix in fixes if not tried & {n, fix.text}]
+        obstacle = pip_obstacle()
+        if untried and obstacle:
             logger.warning('nothing is changed: %s', obstacle)
-            break
-        name, fix = todo[0]
-        tried.add(fix.text)
+        if obstacle or not untried:
+            return findings, applied
+        name, fix = untried[0]
         logger.warning('to fix %s: %s', name, fix.text)
         if error := run_fix(fix):
             logger.warning('  pip failed: %s', error)
-            tried.add(name)
-        applied.append(AppliedFix(name, fix.text, error))
+        tried |= {fix.text, name} if error else {fix.text}
+        applied.append({'name': name, 'command': fix.text, 'error': error})
         findings = examine()
-    return findings, applied
 
 
 def run_fix(fix: Fix) -> str:
@@ -184,29 +169,27 @@ def run_fix(fix: Fix) -> str:
     no package is lost whose replacement is not available.
     """
     *removals, installation = fix.calls
-    if removals and (error := run_pip([*installation, '--dry-run'], show=False)):
+    if removals and (error := run_pip([*installation, '--dry-run'])):
         return f'{error} (nothing was removed)'
     return next((error for error in map(run_pip, fix.calls) if error), '')
 
 
-def run_pip(argv: Sequence[str], show: bool = True) -> str:
+def run_pip(argv: Sequence[str]) -> str:
     """Call pip once, and return the line that explains its failure, or ''."""
     # Compiling mmcv's operators would take a quarter of an hour.
     variables = {'MMCV_WITH_OPS': '0', **os.environ}
     variables |= {'PIP_DISABLE_PIP_VERSION_CHECK': '1', 'PIP_NO_INPUT': '1'}
-    last = ''
-    with subprocess.Popen(
+    process = subprocess.run(
         argv,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
         env=variables,
+        stdin=subprocess.DEVNULL,
+        stdout=2,  # beside our messages
+        stderr=subprocess.PIPE,
         text=True,
         errors='replace',
-    ) as process:
-        for line in map(str.strip, process.stdout or ()):
-            if show and line.startswith(SHOWN):
-                logger.warning('  %s', line)
-            if line and not last.startswith('ERROR'):
-                last = line
-    return (last or f'exit code {process.returncode}') if process.returncode else ''
+    )
+    if not process.returncode:
+        return ''
+    lines = process.stderr.strip().splitlines()
+    errors = [line for line in lines if line.startswith('ERROR')]
+    return next(iter([*errors, *lines[-1:]]), f'exit code {process.returncode}')

@@ -65,8 +65,8 @@ for name in names:
         wheel = house / name
         if not wheel.is_dir():
             print('Collecting', name)
-            print('ERROR: No matching distribution found for', name)
-            print('afterwards')
+            print(f'ERROR: No matching distribution found for {name}', file=sys.stderr)
+            print('afterwards', file=sys.stderr)
             sys.exit(1)
         if '--dry-run' not in words:
             shutil.copytree(wheel, site, dirs_exist_ok=True)
@@ -137,7 +137,7 @@ class Venv:
         self.put('opencv-python', '4.12.0.88', cv2, ('numpy<2.3.0,>=2',))
         for name in ('hotcoco', 'jinja2', 'markupsafe', 'matplotlib', 'shapely'):
             self.put(name, '9.0')
-        for name in ('rich', 'safetensors', 'tabulate'):
+        for name in ('msgspec', 'rich', 'safetensors', 'tabulate'):
             self.put(name, '9.0')
 
     def line(self, line):
