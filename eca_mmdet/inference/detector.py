@@ -15,10 +15,7 @@ from eca_mmdet import registration
 from eca_mmdet.checkpoints.class_layers import class_heads
 from eca_mmdet.checkpoints.detector import require_fit
 from eca_mmdet.checkpoints.download import fetch, is_address
-from eca_mmdet.checkpoints.embedded_config import (
-    parse_config,
-    require_registered,
-)
+from eca_mmdet.checkpoints.embedded_config import parse_config, require_registered
 from eca_mmdet.checkpoints.io import Checkpoint, read_weights
 from eca_mmdet.engine import config as engine_config
 from eca_mmdet.inference.prediction import SHOWN_FROM, Prediction
@@ -30,12 +27,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 Array = npt.NDArray[Any]
-
-_ANNOTATION_TRANSFORMS = (
-    'LoadAnnotations',
-    'LoadPanopticAnnotations',
-    'FilterAnnotations',
-)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -192,13 +183,9 @@ class ECADetector:
                 code='config-invalid',
             ) from error
         # Annotations are not needed here, and may need more than an image.
-        steps = [
-            step
-            for step in steps
-            if str(step['type']).split('.')[-1] not in _ANNOTATION_TRANSFORMS
-        ]
+        wanted = [s for s in steps if not str(s['type']).endswith('Annotations')]
         try:
-            first, *others = [Compose([step]) for step in steps]
+            first, *others = [Compose([step]) for step in wanted]
         except Exception as error:  # a transform may raise anything on wrong arguments
             raise UserError(
                 f'the test pipeline in the config of {self.path} cannot be built: '
@@ -245,7 +232,17 @@ def load_model(
     file = read_weights(path)
     engine_config.forbid_code_in_files()
     registration.register()
-    cfg = _config(file, config)
+    if config is not None:
+        cfg = engine_config.load_config(config)
+    elif file.config.strip():
+        cfg = plain_config(parse_config(file.config, file.path), file.path)
+    else:
+        raise UserError(
+            f'{file.path} has no config in it, so its architecture is unknown: only '
+            'checkpoints that mmengine saves in training embed one. Name the config: '
+            '--config NAME|FILE.',
+            code='checkpoint-incomplete',
+        )
     model = _build(cfg, path)
     require_fit(file.named_as(model.state_dict()).state, model, path)
     classes = class_names(file, cfg)
@@ -262,20 +259,6 @@ def load_model(
         ) from error
     model.train(False)  # mmdet's ResNet returns None from eval()
     return path, cfg, model, classes, file.sha256
-
-
-def _config(file: Checkpoint, config: str | None) -> Any:
-    """Return the named config, or the one in the file."""
-    if config is not None:
-        return engine_config.load_config(config)
-    if not file.config.strip():
-        raise UserError(
-            f'{file.path} has no config in it, so its architecture is unknown: only '
-            'checkpoints that mmengine saves in training embed one. Name the config: '
-            '--config NAME|FILE.',
-            code='checkpoint-incomplete',
-        )
-    return plain_config(parse_config(file.config, file.path), file.path)
 
 
 def plain_config(values: dict[str, Any], path: str) -> Any:

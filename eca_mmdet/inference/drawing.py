@@ -53,16 +53,19 @@ def draw_objects(
     boxes = np.asarray(boxes, np.float64).reshape(-1, 4)
     _require_match(image, boxes, labels, texts, masks)
     canvas = image.copy()
-    colours = [colour_of(int(label)) for label in labels]
+    colours = [COLOURS[int(label) % len(COLOURS)] for label in labels]
     if masks is not None and len(masks):
         _mix_masks(canvas, np.asarray(masks, bool), colours)
     shown = []
     for box, colour, text in zip(boxes, colours, texts, strict=True):
         pixels = _pixels(box, canvas.shape[:2])
         if pixels is not None:
-            shown.append((pixels, colour, printable(text)))
-    for pixels, colour, _ in reversed(shown):
-        _frame(canvas, pixels, colour)
+            shown.insert(0, (pixels, colour, printable(text)))
+    line = line_width(*canvas.shape[:2])
+    for (x1, y1, x2, y2), colour, _ in shown:
+        box = canvas[y1 : y2 + 1, x1 : x2 + 1]
+        box[:line] = box[-line:] = colour  # inside the box
+        box[:, :line] = box[:, -line:] = colour
     return _with_texts(canvas, shown)
 
 
@@ -83,11 +86,6 @@ def draw_heat(image: Array, heat: Array) -> Array:
     mixed = (1 - opacity) * grey[..., None] + opacity * glow
     result: Array = np.rint(mixed).clip(0, 255).astype(np.uint8)
     return result
-
-
-def colour_of(label: int) -> Colour:
-    """Return the colour of a class, as 0-255 RGB; the eighth has that of the first."""
-    return COLOURS[label % len(COLOURS)]
 
 
 def text_colour(background: Colour) -> Colour:
@@ -161,18 +159,9 @@ def _mix_masks(canvas: Array, masks: Array, colours: list[Colour]) -> None:
     canvas[covered] = np.rint(mixed)
 
 
-def _frame(canvas: Array, pixels: Pixels, colour: Colour) -> None:
-    """Paint the edge of a box; the line lies inside it."""
-    x1, y1, x2, y2 = pixels
-    box = canvas[y1 : y2 + 1, x1 : x2 + 1]
-    line = line_width(*canvas.shape[:2])
-    box[:line] = box[-line:] = colour
-    box[:, :line] = box[:, -line:] = colour
-
-
 def _with_texts(canvas: Array, shown: Sequence[tuple[Pixels, Colour, str]]) -> Array:
     """Write each text above its box, or in it where there is no room above."""
-    if not any(text for _, _, text in shown):
+    if not shown:
         return canvas
     from PIL import Image, ImageDraw
 
@@ -183,7 +172,7 @@ def _with_texts(canvas: Array, shown: Sequence[tuple[Pixels, Colour, str]]) -> A
     font, margin = _font(size), max(1, size // 8)
     # Every label is as high as the font, whatever letters are in it.
     high = sum(font.getmetrics()) + 2 * margin
-    for (x1, y1, _, _), colour, text in reversed(shown):
+    for (x1, y1, _, _), colour, text in shown:
         if not text:
             continue
         wide = math.ceil(font.getlength(text)) + 2 * margin

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from eca_mmdet.reporting.logs import Series
+from eca_mmdet.reporting.run import Run
 
 Chart = dict[str, Any]
 UNIT_SQUARE = {'top': 1, 'zero': True, 'right': 1}
@@ -21,9 +22,8 @@ and its highest value, so that no spike is lost."""
 
 def number(value: Any, digits: int = 6) -> float | None:
     """Return a finite number with so many significant digits, or None."""
-    if not isinstance(value, (int, float)) or not math.isfinite(value):
-        return None
-    return float(f'{value:.{digits}g}')
+    finite = isinstance(value, (int, float)) and math.isfinite(value)
+    return float(f'{value:.{digits}g}') if finite else None
 
 
 def percent(value: float | None) -> float | None:
@@ -44,14 +44,18 @@ def line(
     palette; ``dash`` is 0 solid, 1 dashed, 2 dotted. ``more`` are further keys, e.g.
     ``notes``: a text for each point.
     """
-    pairs = [[number(x, 9), number(y)] for x, y in points]
-    return {
-        'name': name,
-        'points': thin(pairs),
-        'colour': colour,
-        'dash': dash,
-        **more,
-    }
+    thinned = thin([[number(x, 9), number(y)] for x, y in points])
+    return {'name': name, 'points': thinned, 'colour': colour, 'dash': dash, **more}
+
+
+def style(runs: Sequence[Run], at: int, index: int, name: str) -> tuple[str, int, int]:
+    """Return name, colour and dash of a line of the run at a position.
+
+    The lines of a single run differ in colour, those of several runs in dash.
+    """
+    if len(runs) == 1:
+        return name, index, 0
+    return f'{runs[at].label}, {name}', at, index
 
 
 def curve(
@@ -87,45 +91,30 @@ def thin(pairs: list[list[float | None]]) -> list[list[float | None]]:
     return kept
 
 
-def line_chart(
+def chart(
+    kind: str,
     name: str,
     title: str,
-    x: str,
     y: str,
-    lines: Sequence[dict[str, Any]],
-    /,
+    drawn: Sequence[dict[str, Any]],
     **more: Any,
 ) -> Chart | None:
-    """Return a chart of lines from :func:`line`, or None if there are none.
+    """Return a chart, or None if there is nothing to draw.
 
-    ``x`` and ``y`` label the axes, with units. ``more`` takes ``top`` (highest y),
-    ``zero`` (the axis starts there), ``marks`` (points are drawn) and ``diagonal``.
+    Args:
+        kind: 'line' or 'bar'.
+        name: id of the chart on the page.
+        title: text above the chart.
+        y: label of the axis of values, with the unit.
+        drawn: lines from :func:`line`, or an entry from :func:`bars` for each run.
+        more: ``top`` (highest y); for bars ``categories``; for lines ``x`` (label),
+            ``zero`` (the y axis starts there), ``marks`` (points are drawn), ``right``
+            (highest x) and ``diagonal``.
     """
-    if not lines:
+    if not drawn:
         return None
-    described = {'id': name, 'kind': 'line', 'title': title, 'x': x, 'y': y}
-    plain = {'top': None, 'zero': False, 'marks': False, 'diagonal': False}
-    return {**described, 'lines': list(lines), **plain, **more}
-
-
-def bar_chart(
-    name: str,
-    title: str,
-    value: str,
-    categories: Sequence[str],
-    bars: Sequence[dict[str, Any]],
-    top: float | None = None,
-) -> Chart | None:
-    """Return a chart with a group of bars for each category, or None without bars.
-
-    ``value`` labels the axis of values, with its unit, up to ``top``; ``bars`` has an
-    entry from :func:`bars` for each run.
-    """
-    if not bars:
-        return None
-    described = {'id': name, 'kind': 'bar', 'title': title, 'y': value}
-    listed = {'categories': list(categories), 'bars': list(bars)}
-    return {**described, **listed, 'top': top}
+    described = {'id': name, 'kind': kind, 'title': title, 'y': y}
+    return {**described, f'{kind}s': list(drawn), **more}
 
 
 def bars(name: str, values: Iterable[Any], colour: int) -> dict[str, Any]:
@@ -133,7 +122,7 @@ def bars(name: str, values: Iterable[Any], colour: int) -> dict[str, Any]:
     return {'name': name, 'values': [number(v) for v in values], 'colour': colour}
 
 
-def chart_section(charts: Iterable[Chart | None]) -> dict[str, Any] | None:
+def section(charts: Iterable[Chart | None]) -> dict[str, Any] | None:
     """Return the context of a section of charts only, or None if there are none."""
     drawn = [chart for chart in charts if chart]
     return {'charts': drawn} if drawn else None

@@ -42,7 +42,7 @@ SECTIONS = (
 )
 """In the order of the page."""
 
-_MACROS = "{% from 'macros.html.j2' import swatch, plots %}"
+_MACROS = "{% from 'macros.html.j2' import body, heads, plots, swatch %}"
 _MALFORMED = (
     *(LookupError, TypeError, ValueError, AttributeError, ArithmeticError),
     TemplateError,
@@ -152,14 +152,10 @@ def _summary(run: Run) -> list[tuple[str, str]]:
     for what, key in (('config', 'config'), ('evaluated', 'date')):
         if record.get(key):
             facts.append((what, _DATE.sub(r'\1 \2 UTC', str(record[key]))))
-    results: list[dict[str, Any]] = list(run.results.values())
-    counts = results[0].get('counts') or {} if results else {}
-    if counts:
-        named = [(value, name.replace('_', ' ')) for name, value in counts.items()]
-        shown = ', '.join(f'{value:,} {name}' for value, name in named if value)
+    if counts := {name.replace('_', ' '): n for name, n in run.counts.items()}:
+        shown = ', '.join(f'{n:,} {name}' for name, n in counts.items() if n)
         facts.append(('data', shown))
-    at = next((key for key in ('epoch', 'iter') if key in record), None)
-    if at:
+    if at := next((key for key in ('epoch', 'iter') if key in record), None):
         facts.append(('measured after', f'{at} {record[at]}'))
     if record.get('fast'):
         facts.append(('weights', 'folded and in lower precision (test --fast)'))

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from dataclasses import asdict
 from typing import Any
 
 from eca_mmdet.registration import InstallError, register
-from eca_mmdet.reporting.charts import Chart, line, line_chart
+from eca_mmdet.reporting.charts import Chart, chart, line
 from eca_mmdet.reporting.run import Options, Run, reason
 from eca_mmdet.reporting.sections import Section
 from eca_mmdet.reporting.sections.images import find_annotations, find_images
@@ -70,26 +69,23 @@ def _gate_charts(runs: Sequence[Run]) -> list[Chart | None]:
     from eca_mmdet.analysis.gate_plots import drawn_classes, last_of_stages
 
     having = [(at, run.gates) for at, run in enumerate(runs) if run.gates]
-    by_stage: dict[Any, list[dict[str, Any]]] = {}
-    titles: dict[Any, str] = {}
+    stages: dict[Any, tuple[str, list[dict[str, Any]]]] = {}  # titles and lines
     for at, record in having:
-        gates = record['checkpoints'][0]['gates']
-        for key, gate in last_of_stages(gates).items():
-            titles.setdefault(key, gate['name'])
-            lines = by_stage.setdefault(key, [])
+        classes = drawn_classes(record) if len(having) == 1 else []
+        for key, gate in last_of_stages(record['checkpoints'][0]['gates']).items():
+            _, lines = stages.setdefault(key, (gate['name'], []))
             if len(having) > 1:
                 lines.append(line(runs[at].label, enumerate(gate['mean']), at))
-                continue
-            classes = drawn_classes(record)
-            if not classes:
+            elif not classes:
                 lines.append(line('all images', enumerate(gate['mean']), 0))
-            lines += [
-                line(name, enumerate(gate['by_class'][name]), index)
-                for index, name in enumerate(classes)
-            ]
+            else:
+                lines += [
+                    line(name, enumerate(gate['by_class'][name]), index)
+                    for index, name in enumerate(classes)
+                ]
     return [
-        line_chart(f'gates-{index}', titles[key], 'channel', 'gate', by_stage[key])
-        for index, key in enumerate(by_stage)
+        chart('line', f'gates-{index}', title, 'gate', lines, x='channel')
+        for index, (title, lines) in enumerate(stages.values())
     ]
 
 
@@ -107,14 +103,12 @@ GATES = Section(
 <table class="numbers gates" data-run="{{ one.label }}">
 <caption>{{ one.caption }}</caption>
 <thead><tr>{% for head in one.header %}<th>{{ head }}</th>{% endfor %}</tr></thead>
-<tbody>{% for row in one.rows %}<tr>{% for cell in row %}{% if loop.first %}<th scope="row">{{ cell }}</th>{% else %}<td>{{ cell }}</td>{% endif %}{% endfor %}</tr>
-{% endfor %}</tbody>
+{{ body(one.rows) }}
 </table>
 {% if one.kernels %}
 <table class="facts kernels" data-run="{{ one.label }}">
 <caption>Weights of the kernels</caption>
-<tbody>{% for name, weights in one.kernels %}<tr><th scope="row">{{ name }}</th><td>{{ weights }}</td></tr>
-{% endfor %}</tbody>
+{{ body(one.kernels) }}
 </table>
 {% endif %}
 </div>
@@ -152,20 +146,7 @@ def _cost(values: dict[str, Any], path: str) -> dict[str, Any]:
         raise UserError('the config has no model', code='config-invalid')
     cost = exact_cost(build_model(cfg, 'meta'), cfg, shape)
     parts = {**cost.parts, 'total': cost.total, 'of it the gates': cost.gates}
-    return {
-        'shape': shape,
-        'images': cost.images,
-        'peak_mib': cost.peak_bytes / 2**20,
-        'not_run': list(cost.not_run),
-        'parts': {
-            name: {
-                **asdict(part),
-                'gmacs': part.macs / 1e9,
-                'saved_mib': part.saved_bytes / 2**20,
-            }
-            for name, part in parts.items()
-        },
-    }
+    return {'shape': shape, 'cost': cost, 'parts': parts}
 
 
 def input_shape(values: dict[str, Any]) -> tuple[int, int]:
@@ -201,10 +182,10 @@ COSTS = Section(
 <table class="numbers" data-run="{{ one.label }}">
 <caption>{% if runs | length > 1 %}{{ swatch(one.colour) }}{{ one.label }}, {% endif %}input {{ one.shape[0] }} x {{ one.shape[1] }}</caption>
 <thead><tr><th>Part</th><th>Params</th><th>trained</th><th>GMACs</th><th>MiB for backward</th></tr></thead>
-<tbody>{% for name, part in one.parts.items() %}<tr><th scope="row">{{ name }}</th><td>{{ '{:,}'.format(part.params) }}</td><td>{{ '{:,}'.format(part.trained) }}</td><td>{{ '%.3f' % part.gmacs }}</td><td>{{ '%.1f' % part.saved_mib }}</td></tr>
+<tbody>{% for name, part in one.parts.items() %}<tr><th scope="row">{{ name }}</th><td>{{ '{:,}'.format(part.params) }}</td><td>{{ '{:,}'.format(part.trained) }}</td><td>{{ '%.3f' % (part.macs / 1e9) }}</td><td>{{ '%.1f' % (part.saved_bytes / 2**20) }}</td></tr>
 {% endfor %}</tbody>
 </table>
-<p class="lead">GMACs of one image at inference; memory kept for backward by a step of {{ one.images }} images, counted. Highest activations at inference: {{ '%.0f' % one.peak_mib }} MiB.{% if one.not_run %} Not counted: {{ one.not_run | join(', ') }}.{% endif %}</p>
+<p class="lead">GMACs of one image at inference; memory kept for backward by a step of {{ one.cost.images }} images, counted. Highest activations at inference: {{ '%.0f' % (one.cost.peak_bytes / 2**20) }} MiB.{% if one.cost.not_run %} Not counted: {{ one.cost.not_run | join(', ') }}.{% endif %}</p>
 </div>
 {% endfor %}
 </div>
