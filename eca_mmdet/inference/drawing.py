@@ -16,14 +16,10 @@ Array = npt.NDArray[Any]
 Colour = tuple[int, int, int]
 Pixels = tuple[int, int, int, int]
 
+_DARKEST = (0, 114, 178)
 COLOURS: tuple[Colour, ...] = (
-    (230, 159, 0),
-    (86, 180, 233),
-    (0, 158, 115),
-    (240, 228, 66),
-    (0, 114, 178),
-    (213, 94, 0),
-    (204, 121, 167),
+    *((230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66)),
+    *(_DARKEST, (213, 94, 0), (204, 121, 167)),
 )
 """The colours of Okabe and Ito (2008), which colour-blind people tell apart; black is
 left out, since it is lost on a dark image."""
@@ -89,18 +85,8 @@ def draw_heat(image: Array, heat: Array) -> Array:
 
 
 def text_colour(background: Colour) -> Colour:
-    """Return black or white, whichever is easier to read on a colour.
-
-    The contrast is that of WCAG 2.1: (lighter + 0.05) / (darker + 0.05), in relative
-    luminance.
-    """
-    channels = [channel / 255 for channel in background]
-    red, green, blue = (
-        c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels
-    )
-    luminance = 0.2126 * red + 0.7152 * green + 0.0722 * blue
-    on_black, on_white = (luminance + 0.05) / 0.05, 1.05 / (luminance + 0.05)
-    return (0, 0, 0) if on_black >= on_white else (255, 255, 255)
+    """Return white on the darkest colour, black on others: a contrast above 4.5:1."""
+    return (255, 255, 255) if background == _DARKEST else (0, 0, 0)
 
 
 def line_width(height: int, width: int) -> int:
@@ -122,19 +108,15 @@ def _require_match(
         raise ValueError(
             f'the image must be (H, W, 3) uint8; got {image.shape} {image.dtype}.'
         )
-    lengths = [len(boxes), len(labels), len(texts)]
-    if masks is not None:
-        lengths.append(len(masks))
-        if len(masks) and masks.shape[1:] != image.shape[:2]:
-            raise ValueError(
-                f'masks must be of the size of the image, {image.shape[:2]}; got '
-                f'{masks.shape[1:]}.'
-            )
-    if len(set(lengths)) > 1:
+    count = len(boxes)
+    if not count == len(labels) == len(texts):
         raise ValueError(
-            'boxes, labels, texts and masks must be as many; got '
-            f'{", ".join(map(str, lengths))}.'
+            'boxes, labels and texts must be as many; got '
+            f'{count}, {len(labels)} and {len(texts)}.'
         )
+    size = (count, *image.shape[:2])
+    if masks is not None and (count or len(masks)) and masks.shape != size:
+        raise ValueError(f'masks must be {size}; got {masks.shape}.')
 
 
 def _pixels(box: Array, size: tuple[int, ...]) -> Pixels | None:

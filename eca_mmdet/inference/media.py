@@ -8,7 +8,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -38,15 +38,14 @@ _USUAL_RATE = 25.0
 
 @dataclass(frozen=True)
 class Images:
-    """Image files by names relative to a folder; ``single`` for a named file.
+    """Image files by names relative to a folder.
 
     ``passed_over`` counts other files of folders by their endings.
     """
 
     folder: Path
     names: list[str]
-    single: bool
-    passed_over: Counter[str] = field(default_factory=Counter)
+    passed_over: Counter[str]
 
 
 def open_source(
@@ -80,14 +79,14 @@ def open_source(
         for path in paths
     ]
     if len(paths) == 1:
-        return Images(*found[0], not paths[0].is_dir(), passed_over)
+        return Images(*found[0], passed_over)
     folder = os.path.commonpath([below.absolute() for below, _ in found])
     names = [
         os.path.relpath(below.absolute() / name, folder)
         for below, names in found
         for name in names
     ]
-    return Images(Path(folder), list(dict.fromkeys(names)), False, passed_over)
+    return Images(Path(folder), list(dict.fromkeys(names)), passed_over)
 
 
 def _paths(source: str) -> list[Path]:

@@ -73,15 +73,11 @@ def predict_files(
 ) -> PredictedFiles:
     """Predict images or a video, and write pictures and ``predictions.json``.
 
-    Args:
-        detector: an ``ECADetector`` or ``OnnxDetector``.
-        source: from :func:`~eca_mmdet.inference.media.open_source`.
-        out: folder to create; None for ``runs/predict-DATE-TIME``.
-        score: least score of the objects.
-        cam: also draw class activation maps; needs an ``ECADetector``.
-        info: stored in ``predictions.json``.
+    ``detector`` is an ``ECADetector`` or ``OnnxDetector``; ``cam`` also draws class
+    activation maps, which need the former. ``out`` is a folder to create, None for
+    ``runs/predict-DATE-TIME``; ``info`` is stored in ``predictions.json``.
     """
-    if isinstance(source, Images) and source.single:
+    if isinstance(source, Images) and len(source.names) == 1:
         detector.read(str(source.folder / source.names[0]))  # before creating a folder
     start = time.monotonic()
     result = PredictedFiles(make_run_folder(out, 'predict'))

@@ -58,18 +58,9 @@ def style(runs: Sequence[Run], at: int, index: int, name: str) -> tuple[str, int
     return f'{runs[at].label}, {name}', at, index
 
 
-def curve(
-    name: str,
-    series: Series,
-    colour: int,
-    dash: int = 0,
-    values: Iterable[float] | None = None,
-) -> dict[str, Any]:
-    """Return the line of a logged series; hovering shows the epoch if it is known.
-
-    ``values`` are shown in place of the logged ones, e.g. scaled.
-    """
-    points = zip(series.steps, series.values if values is None else values, strict=True)
+def curve(name: str, series: Series, colour: int, dash: int = 0) -> dict[str, Any]:
+    """Return the line of a logged series; hovering shows the epoch if it is known."""
+    points = zip(series.steps, series.values, strict=True)
     notes = ['' if e is None else f'epoch {e}' for e in series.epochs]
     # A thinned line has other points than there are notes.
     known = any(notes) and len(notes) <= MOST_POINTS
@@ -101,15 +92,10 @@ def chart(
 ) -> Chart | None:
     """Return a chart, or None if there is nothing to draw.
 
-    Args:
-        kind: 'line' or 'bar'.
-        name: id of the chart on the page.
-        title: text above the chart.
-        y: label of the axis of values, with the unit.
-        drawn: lines from :func:`line`, or an entry from :func:`bars` for each run.
-        more: ``top`` (highest y); for bars ``categories``; for lines ``x`` (label),
-            ``zero`` (the y axis starts there), ``marks`` (points are drawn), ``right``
-            (highest x) and ``diagonal``.
+    ``kind`` is 'line' or 'bar', ``drawn`` has lines from :func:`line` or an entry from
+    :func:`bars` for each run, and ``y`` labels the axis of values, with the unit.
+    ``more`` takes ``top`` (highest y); for bars ``categories``; for lines ``x`` (label),
+    ``zero`` (y starts there), ``marks`` (points are drawn), ``right`` and ``diagonal``.
     """
     if not drawn:
         return None

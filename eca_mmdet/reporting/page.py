@@ -8,6 +8,7 @@ import math
 import os
 import re
 import statistics
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -128,10 +129,10 @@ def _malformed(title: str, run: Run, error: Exception) -> str:
 
 def _head(run: Run) -> dict[str, Any]:
     """Return what the top of the page says of a run."""
-    facts: list[tuple[str, str]] = []
     try:
         facts = _summary(run)
     except _MALFORMED as error:
+        facts = []
         run.missing.append(_malformed('Summary', run, error))
     recorded = (run.record or {}).get('notes') or ()
     return {
@@ -279,7 +280,11 @@ def report(
             f'told apart; got {len(runs)}, each result file of an evaluation counted.',
             code='option-invalid',
         )
-    _number_equal_labels(runs)
+    names = Counter[str]()  # result files of several evaluations may share one
+    for run in runs:
+        names[run.label] += 1
+        if (count := names[run.label]) > 1:
+            run.label = f'{run.label} ({count})'
     replaced = target.exists()
     page = render_page(runs, Options(examples, images, annotations, gate_images, model))
     write_texts({target: page})
@@ -289,13 +294,11 @@ def report(
 
 def _require_replaceable(target: Path) -> None:
     """Refuse a file that exists and is no page of this command."""
-    if not target.exists():
-        return
     head = b''
     if target.is_file():
         with open(target, 'rb') as file:
             head = file.read(_HEAD_BYTES)
-    if f'content="{GENERATOR}"'.encode() not in head:
+    if target.exists() and f'content="{GENERATOR}"'.encode() not in head:
         raise UserError(
             f'{target} exists and is no page of this command, which replaces only '
             'those. Name another file with --out.',
@@ -319,11 +322,3 @@ def _labels(paths: Sequence[Path], labels: Sequence[str] | None) -> list[str]:
         if len(set(names)) == len(names):
             return names
     raise UserError('a run is named twice; name each once.', code='option-invalid')
-
-
-def _number_equal_labels(runs: Sequence[Run]) -> None:
-    """Number the result files of several evaluations that share a name."""
-    names = [run.label for run in runs]
-    for index, run in enumerate(runs):
-        if run.label in names[:index]:
-            run.label = f'{run.label} ({names[: index + 1].count(run.label)})'

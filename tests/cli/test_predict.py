@@ -142,7 +142,7 @@ def test_command_predicts_several_sources(
     assert content['info']['source'] == list(sources)
     assert (tmp_path / 'out' / 'pictures' / 'other' / 'c[1].png').is_file()
     found = media.open_source('o*r/**/c?.png')
-    assert (found.names, found.single) == (['c1.png'], True)
+    assert (found.folder, found.names) == (other.relative_to(tmp_path), ['c1.png'])
     assert media.open_source('other/c[1].png').names == [
         'c[1].png'
     ]  # a file's own name

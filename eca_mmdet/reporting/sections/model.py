@@ -21,22 +21,18 @@ def _gates(runs: Sequence[Run], options: Options) -> dict[str, Any] | None:
     for at, run in enumerate(runs):
         if run.gates is None and run.checkpoint is not None and limit:
             try:
-                run.gates = _measure(run, options)
+                from eca_mmdet.analysis.gate_images import choose_images
+                from eca_mmdet.analysis.gates import record_gates
+
+                source = find_annotations(run, options.annotations)
+                folder = find_images(run, options.images)
+                chosen = choose_images(source, str(folder), None, limit)
+                run.gates = record_gates([str(run.checkpoint)], chosen)
             except (UserError, InstallError) as error:
                 run.missing.append(f'gates: {reason(error)}')
         if run.gates is not None:
             gates.append(_gate_table(run, at))
     return {'gates': gates, 'charts': _gate_charts(runs)} if gates else None
-
-
-def _measure(run: Run, options: Options) -> dict[str, Any]:
-    from eca_mmdet.analysis.gate_images import choose_images
-    from eca_mmdet.analysis.gates import record_gates
-
-    source = find_annotations(run, options.annotations)
-    folder = find_images(run, options.images)
-    chosen = choose_images(source, str(folder), None, options.gate_images)
-    return record_gates([str(run.checkpoint)], chosen)
 
 
 def _gate_table(run: Run, at: int) -> dict[str, Any]:
@@ -155,16 +151,12 @@ def input_shape(values: dict[str, Any]) -> tuple[int, int]:
     mmdet's scales are (longer, shorter) where the ratio is kept: a wide image is
     assumed. Without one, 800 x 1344.
     """
-    pipeline: Any = values
-    for key in ('test_dataloader', 'dataset', 'pipeline'):
-        pipeline = pipeline.get(key) if isinstance(pipeline, dict) else None
-    for step in pipeline if isinstance(pipeline, (list, tuple)) else ():
-        scale = step.get('scale') if isinstance(step, dict) else None
-        if (
-            isinstance(scale, (list, tuple))
-            and len(scale) == 2
-            and all(isinstance(side, int) and 0 < side < 10_000 for side in scale)
-        ):
+    from eca_mmdet.engine.config import leaf_datasets
+
+    datasets = leaf_datasets(values.get('test_dataloader'))[:1]
+    for step in (step for dataset in datasets for step in dataset.get('pipeline', ())):
+        scale = step.get('scale')
+        if isinstance(scale, (list, tuple)) and len(scale) == 2:
             shorter, longer = sorted(scale)
             return -(-shorter // 32) * 32, -(-longer // 32) * 32
     return 800, 1344

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from eca_mmdet.reporting import charts
@@ -124,12 +125,12 @@ def _metric_chart(
             series = next((curves[key] for key in keys if key in curves), None)
             if series is None:
                 continue
-            values = list(series.values)
             if ap:  # some metrics have percent already
-                factor = 1 if any(v > 1 for v in values) else 100
-                values = [factor * v if v >= 0 else math.nan for v in values]
+                factor = 1 if any(v > 1 for v in series.values) else 100
+                scaled = (factor * v if v >= 0 else math.nan for v in series.values)
+                series = replace(series, values=tuple(scaled))
             label, colour, dash = charts.style(runs, at, index, shown)
-            lines.append(curve(label, series, colour, dash, values))
+            lines.append(curve(label, series, colour, dash))
     # The table has the number of a single validation.
     if not any(len(line['points']) > 1 for line in lines):
         return None
