@@ -94,8 +94,9 @@ def chart(
 
     ``kind`` is 'line' or 'bar', ``drawn`` has lines from :func:`line` or an entry from
     :func:`bars` for each run, and ``y`` labels the axis of values, with the unit.
-    ``more`` takes ``top`` (highest y); for bars ``categories``; for lines ``x`` (label),
-    ``zero`` (y starts there), ``marks`` (points are drawn), ``right`` and ``diagonal``.
+    ``more`` takes ``top`` (highest y); ``categories`` of bars; and of lines ``x`` (its
+    label), ``zero`` (y starts there), ``marks`` (drawn points), ``right`` (highest x)
+    and ``diagonal``.
     """
     if not drawn:
         return None

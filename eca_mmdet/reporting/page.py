@@ -103,8 +103,7 @@ def _draw(
             return None
         template = environment.from_string(_MACROS + section.template)
         return {
-            'id': section.id,
-            'title': section.title,
+            'section': section,
             'body': Markup(template.render(runs=these, **context)),
             'charts': context.get('charts', []),
         }

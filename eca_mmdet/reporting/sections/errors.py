@@ -45,10 +45,8 @@ PRECISION = Section(
     'precision',
     'Precision',
     _precision,
-    """
-<h2>Precision and recall</h2>
-<p class="lead">Mean over the classes that have objects.</p>{{ plots(charts) }}
-""",
+    heading='Precision and recall',
+    lead='Mean over the classes that have objects.',
 )
 
 
@@ -89,11 +87,9 @@ ERRORS = Section(
     'errors',
     'Errors',
     _errors,
-    """
-<h2>Errors</h2>
-<p class="lead">At IoU 0.5. What AP50 would gain if one kind of error were mended (TIDE, arXiv:2008.08115); and how often a detection of some score is right: below the diagonal, scores promise too much.</p>
-{{ plots(charts) }}
-""",  # noqa: E501
+    lead='At IoU 0.5. What AP50 would gain if one kind of error were mended (TIDE, '
+    'arXiv:2008.08115); and how often a detection of some score is right: below the '
+    'diagonal, scores promise too much.',
 )
 
 
@@ -135,8 +131,6 @@ CONFUSION = Section(
     'Confusion',
     _confusion,
     """
-<h2>Confusion</h2>
-<p class="lead">Rows are objects, columns detections, at IoU 0.5. In the last column are missed objects, in the last row detections where nothing is.</p>
 {% for group in matrices | groupby('task') %}
 <div class="tables">
 {% for one in group.list %}
@@ -159,4 +153,6 @@ CONFUSION = Section(
 </div>
 {% endfor %}
 """,  # noqa: E501
+    lead='Rows are objects, columns detections, at IoU 0.5. In the last column are '
+    'missed objects, in the last row detections where nothing is.',
 )

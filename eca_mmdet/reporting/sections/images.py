@@ -54,7 +54,6 @@ IMAGES = Section(
     'Images',
     _images,
     """
-<h2>Images</h2>
 {% for gallery in galleries %}
 <h3>{{ gallery.kind | capitalize }}{% if runs | length > 1 %}, {{ swatch(gallery.colour) }}{{ gallery.run }}{% endif %}</h3>
 <p class="lead">Left the objects, right the detections with a score of {{ gallery.threshold }} or more; by F1 of the {{ gallery.title }}s at IoU 0.5.</p>
@@ -85,10 +84,7 @@ def _chosen(analysis: Any, count: int) -> list[tuple[str, list[Any]]]:
 
 def find_annotations(run: Run, annotations: str | None) -> str:
     """Return the annotation file: the named one, the record's or the config's."""
-    path = annotations or run.recorded('annotations', 'file')
-    dataset = _dataset(run)
-    if not path and dataset.get('ann_file'):
-        path = _joined(dataset, dataset['ann_file'])
+    path = annotations or run.recorded('annotations', 'file') or _places(run)[0]
     if not path:
         raise UserError(
             'nothing names an annotation file: --ann A.json does',
@@ -97,24 +93,26 @@ def find_annotations(run: Run, annotations: str | None) -> str:
     return str(path)
 
 
-def _dataset(run: Run) -> dict[str, Any]:
-    """Return the config's dataset that was evaluated; empty if there is none.
+def _places(run: Run) -> tuple[str, str | None]:
+    """Return annotation file and image folder of the config's evaluated dataset.
 
-    For a run without numbers, that is its test dataset.
+    For a run without numbers, that is its test dataset; ('', None) without a dataset.
     """
     from eca_mmdet.engine.config import leaf_datasets
 
     recorded = run.recorded('annotations', 'file')
     for name in ('test_dataloader', 'val_dataloader'):
         for dataset in leaf_datasets((run.config or {}).get(name))[:1]:
-            own = _joined(dataset, dataset.get('ann_file'))
-            if recorded is None or os.path.normpath(recorded) == os.path.normpath(own):
-                return dict(dataset)
-    return {}
-
-
-def _joined(dataset: dict[str, Any], part: Any) -> str:
-    return os.path.join(str(dataset.get('data_root') or ''), str(part or ''))
+            root, prefix = (
+                str(dataset.get('data_root') or ''),
+                dataset.get('data_prefix'),
+            )
+            file = os.path.join(root, str(dataset.get('ann_file') or ''))
+            if recorded is None or os.path.normpath(recorded) == os.path.normpath(file):
+                part = prefix.get('img', '') if isinstance(prefix, dict) else ''
+                file = file if dataset.get('ann_file') else ''
+                return file, os.path.join(root, str(part or ''))
+    return '', None
 
 
 def _truth(run: Run, annotations: str | None) -> GroundTruth:
@@ -132,17 +130,13 @@ def _truth(run: Run, annotations: str | None) -> GroundTruth:
 
 def find_images(run: Run, images: str | None) -> Path:
     """Return the folder of the images: the named one, or the config's."""
+    images = _places(run)[1] if images is None else images
     if images is None:
-        dataset = _dataset(run)
-        if not dataset:
-            raise UserError(
-                'the config has no data set of the annotations that were used, so that '
-                'it does not say where the images lie: --images DIR does',
-                code='no-images',
-            )
-        prefix = dataset.get('data_prefix')
-        part = prefix.get('img', '') if isinstance(prefix, dict) else ''
-        images = _joined(dataset, part)
+        raise UserError(
+            'the config has no data set of the annotations that were used, so that it '
+            'does not say where the images lie: --images DIR does',
+            code='no-images',
+        )
     if not Path(images).is_dir():
         raise UserError(
             f'{images} is no folder of images here; name it with --images',

@@ -90,8 +90,6 @@ GATES = Section(
     'Gates',
     _gates,
     """
-<h2>Gates</h2>
-<p class="lead">What the attention layers multiply each channel by, in the last block of each stage; mean over images. Open: 1, closed: 0.</p>
 {{ plots(charts) }}
 {% for one in gates %}
 {% if runs | length > 1 %}<h3>{{ swatch(one.colour) }}{{ one.label }}</h3>{% endif %}
@@ -110,6 +108,8 @@ GATES = Section(
 </div>
 {% endfor %}
 """,  # noqa: E501
+    lead='What the attention layers multiply each channel by, in the last block of '
+    'each stage; mean over images. Open: 1, closed: 0.',
 )
 
 
@@ -167,7 +167,6 @@ COSTS = Section(
     'Costs',
     _costs,
     """
-<h2>Costs</h2>
 <div class="tables">
 {% for one in costs %}
 <div class="scroll">

@@ -72,7 +72,6 @@ RESULTS = Section(
     'Results',
     _results,
     """
-<h2>Results</h2>
 <p class="lead">{{ tables[0].heading }}. n/a: no object is of that kind.</p>
 {% if other_data %}<p class="missing" id="other-data">The runs were measured on different annotations (sha256): their numbers do not compare.</p>{% endif %}
 <div class="tables">
@@ -166,9 +165,4 @@ def _size_chart(task: str, runs: Sequence[Run]) -> Chart | None:
     return chart(*what, series, categories=list(columns.values()), top=100)
 
 
-CLASSES = Section(
-    'classes',
-    'Classes',
-    _classes,
-    '<h2>Classes and sizes</h2>{{ plots(charts) }}',
-)
+CLASSES = Section('classes', 'Classes', _classes, heading='Classes and sizes')

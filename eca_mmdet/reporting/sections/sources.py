@@ -45,7 +45,6 @@ CONFIG = Section(
     'Config',
     _configs,
     """
-<h2>Config</h2>
 {% if compared %}
 {% if differing %}
 <div class="scroll">
@@ -116,7 +115,6 @@ FILES = Section(
     'Files',
     _files,
     """
-<h2>Files and environment</h2>
 {% for run, files in details %}
 {% if runs | length > 1 %}<h3>{{ swatch(loop.index0) }}{{ run.label }}</h3>{% endif %}
 {% if files %}
@@ -137,4 +135,5 @@ FILES = Section(
 </table></div>
 {% endif %}
 """,  # noqa: E501
+    heading='Files and environment',
 )

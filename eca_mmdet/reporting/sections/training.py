@@ -62,12 +62,7 @@ def _value_chart(name: str, runs: Sequence[Run]) -> Chart | None:
     return chart(*what, lines, x='iteration', zero=name != 'grad_norm', marks=few)
 
 
-TRAINING = Section(
-    'training',
-    'Training',
-    _training,
-    '<h2>Training</h2>{{ plots(charts, wide=false) }}',
-)
+TRAINING = Section('training', 'Training', _training, '{{ plots(charts, wide=false) }}')
 
 
 def _validation(runs: Sequence[Run], options: Options) -> dict[str, Any] | None:
@@ -144,7 +139,7 @@ VALIDATION = Section(
     'Validation',
     _validation,
     """
-<h2>Validation</h2>{{ plots(charts) }}
+{{ plots(charts) }}
 <details{% if not charts %} open{% endif %}><summary>Last validation, as logged</summary>
 <div class="scroll"><table class="numbers" id="last-validation">
 {{ heads(runs) }}
