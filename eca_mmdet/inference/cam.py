@@ -57,11 +57,8 @@ def evidence_map(
 ) -> npt.NDArray[np.float32]:
     """Return the map of one image: (H, W), 0-1; all 0 without objects, or largest 1.
 
-    Args:
-        model: mmdet's detector, in evaluation mode.
-        batch: ``inputs`` and ``data_samples`` of one image from the test pipeline.
-        size: height and width of the image, in pixels.
-        score: least score of the objects to explain.
+    ``batch`` is one image from the test pipeline, ``size`` its height and width in
+    pixels before; objects of at least ``score`` are explained.
     """
     nothing = np.zeros(size, np.float32)
     require_traceable(model)

@@ -21,7 +21,7 @@ from eca_mmdet.engine import config as engine_config
 from eca_mmdet.inference.prediction import SHOWN_FROM, Prediction
 from eca_mmdet.utils.errors import UserError
 from eca_mmdet.utils.images import decode, other_format, require_image_file, to_rgb
-from eca_mmdet.utils.text import clipped
+from eca_mmdet.utils.text import clipped, first
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -81,8 +81,7 @@ class ECADetector:
         (:func:`eca_mmdet.utils.images.to_rgb`).
 
         Args:
-            image: path, (H, W, 3) uint8 RGB array, or PIL image; or a list of such,
-                which are done one after the other and give a list.
+            image: path, (H, W, 3) uint8 RGB array, or PIL image; or a list of these.
         """
         import torch
 
@@ -98,12 +97,8 @@ class ECADetector:
     def cam(self, image: Any, score: float = SHOWN_FROM) -> Array:
         """Return where the evidence for the objects lies: see :mod:`.cam`.
 
-        Args:
-            image: path, array or PIL image, as for :meth:`predict`.
-            score: least score of the objects to explain.
-
-        Returns:
-            (H, W) float32, 0-1; the largest is 1, and all are 0 without objects.
+        The map is (H, W) float32, 0-1: the largest value is 1, and all are 0 without
+        objects of at least the score.
         """
         from eca_mmdet.inference.cam import evidence_map
 
@@ -142,8 +137,7 @@ class ECADetector:
     def read(self, path: str) -> dict[str, Any]:
         """Read an image file with the first transform of the config's pipeline.
 
-        Returns:
-            mmdet's dict, the pixels in ``img``: (H, W, 3) BGR.
+        The result is mmdet's dict, the pixels in ``img``: (H, W, 3) BGR.
         """
         require_image_file(path)
         read, _ = self._pipeline
@@ -185,14 +179,14 @@ class ECADetector:
         # Annotations are not needed here, and may need more than an image.
         wanted = [s for s in steps if not str(s['type']).endswith('Annotations')]
         try:
-            first, *others = [Compose([step]) for step in wanted]
+            reading, *others = [Compose([step]) for step in wanted]
         except Exception as error:  # a transform may raise anything on wrong arguments
             raise UserError(
                 f'the test pipeline in the config of {self.path} cannot be built: '
                 f'{type(error).__name__}: {error} {advice}',
                 code='config-invalid',
             ) from error
-        return first, Compose(others)
+        return reading, Compose(others)
 
 
 def load_detector(
@@ -246,7 +240,14 @@ def load_model(
     model = _build(cfg, path)
     require_fit(file.named_as(model.state_dict()).state, model, path)
     classes = class_names(file, cfg)
-    _require_count(cfg.model, classes, path)
+    for _, head in class_heads(cfg.model):
+        if head['num_classes'] not in (1, len(classes)):  # 1: all classes at once
+            raise UserError(
+                f'{path} names {len(classes)} classes ({first(classes)}), and its '
+                f'{head.get("type")} has {head["num_classes"]}. Name a config with the '
+                'right test_dataloader.dataset.metainfo.classes: --config NAME|FILE.',
+                code='class-mismatch',
+            )
     model.dataset_meta = {'classes': classes}
     model.cfg = cfg
     device = device or str(get_device())
@@ -318,16 +319,3 @@ def class_names(file: Checkpoint, cfg: Any) -> tuple[str, ...]:
             code='unknown-class',
         )
     return tuple(names)
-
-
-def _require_count(model: Any, classes: tuple[str, ...], path: str) -> None:
-    """Reject names that are not as many as the classes of the heads."""
-    for _, head in class_heads(model):
-        if head['num_classes'] not in (1, len(classes)):  # 1: all classes at once
-            raise UserError(
-                f'{path} names {len(classes)} classes ({", ".join(classes[:3])}, ...), '
-                f'and its {head.get("type")} has {head["num_classes"]}. Name a config '
-                'with the right test_dataloader.dataset.metainfo.classes: --config '
-                'NAME|FILE.',
-                code='class-mismatch',
-            )

@@ -68,9 +68,7 @@ def draw_objects(
 def draw_heat(image: Array, heat: Array) -> Array:
     """Return an image in grey with a map over it, from transparent to bright.
 
-    Args:
-        image: (H, W, 3) uint8, RGB.
-        heat: (H, W) float, 0-1.
+    The image is (H, W, 3) uint8, RGB; the map (H, W) float, 0-1.
     """
     from matplotlib import colormaps
 
@@ -169,10 +167,8 @@ def _with_texts(canvas: Array, shown: Sequence[tuple[Pixels, Colour, str]]) -> A
 @functools.lru_cache(maxsize=16)
 def _font(size: int) -> Any:
     """Return DejaVu Sans, which matplotlib brings along."""
-    from pathlib import Path
-
     import matplotlib
     from PIL import ImageFont
 
-    path = Path(matplotlib.get_data_path()) / 'fonts' / 'ttf' / 'DejaVuSans.ttf'
-    return ImageFont.truetype(str(path), size)
+    path = f'{matplotlib.get_data_path()}/fonts/ttf/DejaVuSans.ttf'
+    return ImageFont.truetype(path, size)

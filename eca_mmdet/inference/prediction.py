@@ -111,11 +111,9 @@ class Prediction:
 
         Boxes become x, y, width, height. Masks become compressed RLE with text counts.
 
-        Args:
-            image_id: id of the image in the annotation file.
-            category_ids: by label. Without, a category's id is its label + 1, which is
-                right for files that number their categories 1, 2, 3, ...; COCO's own
-                have gaps.
+        ``category_ids`` are by label. Without them, a category's id is its label + 1,
+        which is right for files that number their categories 1, 2, 3, ...; COCO's own
+        have gaps.
         """
         count = len(self.classes)
         ids = [*(range(1, count + 1) if category_ids is None else category_ids)]

@@ -247,17 +247,16 @@ def _head_of(path: Path) -> str:
 
 
 def _count_over_epochs(start: Start) -> None:
-    """Number iterations over the run where the log begins again in each epoch.
+    """Number iterations over the run where MMDetection 2.x begins again in each epoch.
 
-    An epoch is as long as its last line says, as far as is known.
+    An epoch is taken to be as long as the last line in it says.
     """
     rows = start.train_rows
     if any(
         after.number <= before.number and (after.epoch or 0) > (before.epoch or 0)
         for before, after in pairwise(rows)
     ):
-        length = start.per_epoch or max(row.number for row in rows)
-        start.per_epoch = length
+        length = start.per_epoch = max(row.number for row in rows)
         start.rows = [
             replace(row, number=row.number + (row.epoch - 1) * length)
             if row.kind == 'train' and row.epoch

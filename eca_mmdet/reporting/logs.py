@@ -57,7 +57,16 @@ def read_logs(path: str | Path) -> TrainingLog:
     )
     rows, per_epoch, notes = _join(run)
     train, val = (_curves(rows, kind) for kind in ('train', 'val'))
-    notes += _notes_of_starts(starts, runs, run) + _notes_of_curves(train, val)
+    if others := [other for other in runs if other is not run]:
+        names = ', '.join(dict.fromkeys(other[0].name for other in others))
+        were = 'were' if len(others) > 1 else 'was'
+        notes.append(
+            f'{plural(len(others), "other training")} {were} left out ({names}): '
+            'started from the first iteration, not resumed'
+        )
+    if tests := [start.name for start in starts if not start.is_training]:
+        notes.append(f'no training in, left out: {", ".join(dict.fromkeys(tests))}')
+    notes += _notes_of_curves(train, val)
     if unread.count:
         lines = plural(unread.count, 'line')
         notes.append(f'{lines} could not be read (first: {unread.first})')
@@ -108,12 +117,11 @@ def _origin(start: Start) -> tuple[int | None, int]:
 
     Without a text log, the iteration before the first line is the latest it can be.
     """
-    rows = start.train_rows
     if start.resumed:
         epoch, iteration = start.resumed
     else:
-        epoch = (rows[0].epoch or 1) - 1 if rows else 0
-        iteration = rows[0].number - 1 if rows else 0
+        first = start.train_rows[0]
+        epoch, iteration = (first.epoch or 1) - 1, first.number - 1
     return (epoch if start.by_epoch else None), iteration
 
 
@@ -268,21 +276,6 @@ def _curves(rows: list[Row], kind: str) -> dict[str, Series]:
         epochs, values = zip(*(by_step[step] for step in steps), strict=True)
         curves[name] = Series(tuple(steps), epochs, values)
     return curves
-
-
-def _notes_of_starts(starts: list[Start], runs: list[Run], run: Run) -> list[str]:
-    notes = []
-    others = [other for other in runs if other is not run]
-    if others:
-        names = ', '.join(dict.fromkeys(other[0].name for other in others))
-        were = 'were' if len(others) > 1 else 'was'
-        notes.append(
-            f'{plural(len(others), "other training")} {were} left out ({names}): '
-            'started from the first iteration, not resumed'
-        )
-    if tests := [start.name for start in starts if not start.is_training]:
-        notes.append(f'no training in, left out: {", ".join(dict.fromkeys(tests))}')
-    return notes
 
 
 def _notes_of_curves(train: dict[str, Series], val: dict[str, Series]) -> list[str]:

@@ -19,7 +19,6 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, TemplateError
 from markupsafe import Markup
 
 import eca_mmdet
-from eca_mmdet.reporting.charts import number
 from eca_mmdet.reporting.logs import Series
 from eca_mmdet.reporting.run import Options, Run, read_run
 from eca_mmdet.reporting.sections import Section
@@ -133,11 +132,11 @@ def _head(run: Run) -> dict[str, Any]:
     except _MALFORMED as error:
         facts = []
         run.missing.append(_malformed('Summary', run, error))
-    recorded = (run.record or {}).get('notes') or ()
+    notes = (run.record or {}).get('notes') or ()
     return {
         'label': run.label,
         'facts': facts + _training_facts(run),
-        'notes': [*(run.log.notes if run.log else ()), *recorded],
+        'notes': [*(run.log.notes if run.log else ()), *notes],
         'missing': list(dict.fromkeys(run.missing)),
     }
 
@@ -178,9 +177,7 @@ def _training_facts(run: Run) -> list[tuple[str, str]]:
     if memory := _finite(log.train.get('memory')):
         facts.append(('highest GPU memory', f'{max(memory):,.0f} MiB'))
     if loss := log.train.get('loss'):
-        last = loss.values[-1]
-        shown = f'{number(last, 4):g}' if math.isfinite(last) else str(last)
-        facts.append(('last loss', shown))
+        facts.append(('last loss', f'{loss.values[-1]:.4g}'))
     return facts
 
 
@@ -244,10 +241,6 @@ def report(
         gate_images: images to measure the gates on, where the folder has no gates.json.
         model: build the detector, for its costs and to measure gates.
 
-    Raises:
-        UserError: a folder has no run, the options are wrong, or the page cannot be
-            written.
-
     Example:
         >>> import eca_mmdet
         >>> page = eca_mmdet.report('runs/demo', model=False)  # doctest: +SKIP
@@ -262,11 +255,8 @@ def report(
             code='option-invalid',
         )
     paths = list(map(Path, run_folders))
-    target = Path('report.html')
-    if out is not None:
-        target = Path(out)
-    elif len(paths) == 1 and paths[0].is_dir():
-        target = paths[0] / 'report.html'
+    folder = paths[0] if len(paths) == 1 and paths[0].is_dir() else Path()
+    target = folder / 'report.html' if out is None else Path(out)
     _require_replaceable(target)
     runs = [
         run

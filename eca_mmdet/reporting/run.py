@@ -109,18 +109,16 @@ def check_record(record: Any) -> None:
         described = [record.get(key) or {} for key in files]
         texts = [file.get(k) or '' for file in described for k in ('file', 'sha256')]
         texts += [*(record.get('notes') or ()), record.get('config') or '']
-        sound = (
-            bool(shares)
+        if (
+            shares
             and all(share is None or 0 <= share <= 1 for share in shares)
             and all(isinstance(record.get(k) or v(), v) for k, v in kinds.items())
             and all(isinstance(text, str) for text in texts)
-        )
+        ):
+            return
     except (AttributeError, LookupError, TypeError):
-        sound = False
-    if not sound:
-        raise UserError(
-            'it is not of the form that eca-mmdet writes', code='not-results'
-        )
+        pass
+    raise UserError('it is not of the form that eca-mmdet writes', code='not-results')
 
 
 def read_run(path: Path, label: str) -> list[Run]:
@@ -237,9 +235,11 @@ def _read_record(run: Run) -> None:
 def _read_config(run: Run) -> None:
     dumped = _files(run.path, 'vis_data/config.py')
     plain = [*run.path.glob('*.py'), *run.path.glob('train/*.py')]
-    trained = list(run.log.configs) if run.log else []  # a test may have its own
-    paths = trained or sorted(dumped, key=lambda path: path.parent.parent.name)
-    paths = paths or sorted(plain, key=_modified)
+    paths = (
+        list(run.log.configs if run.log else ())  # a test may have its own
+        or sorted(dumped, key=lambda path: path.parent.parent.name)
+        or sorted(plain, key=_modified)
+    )
     if not paths:
         run.missing.append('the config: mmengine left none in the folder')
         return
@@ -258,12 +258,12 @@ def _find_checkpoint(run: Run) -> None:
     if name and sha256:
         places = [*_files(run.path, Path(name).name or '-'), Path(name)]
         there = [path for path in places if path.is_file()]
-        for path in there:
-            if sha256_of(path) == sha256:
-                run.checkpoint = path
-                return
-        why = f'{there[0]} is not what was measured (sha256)' if there else 'it is gone'
-        run.missing.append(f'gates of the checkpoint {name}: {why}')
+        run.checkpoint = next((p for p in there if sha256_of(p) == sha256), None)
+        if run.checkpoint is None:
+            why = 'it is gone'
+            if there:
+                why = f'{there[0]} is not what was measured (sha256)'
+            run.missing.append(f'gates of the checkpoint {name}: {why}')
         return
     run.checkpoint = max(_files(run.path, '*.pth'), key=_modified, default=None)
     if run.checkpoint is None:

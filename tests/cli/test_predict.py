@@ -262,7 +262,7 @@ def test_bad_checkpoints_and_options(command, checkpoint, folder, tmp_path):
     for arguments, message in (
         ((cut, image), 'cut.pth'),
         ((tmp_path / 'no.pth', image), 'does not exist'),
-        ((image, image), 'is not a checkpoint'),
+        ((image, image), 'an image or a document, not weights'),
         ((checkpoint, image, '--device', 'warp'), "device 'warp' cannot be used"),
         ((checkpoint, image, '--every', 2), '--every goes with a video'),
         ((checkpoint, image, '--config', 'nosuch'), 'nosuch'),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from eca_mmdet.catalog.published import PublishedRow, published_rows
+from eca_mmdet.catalog.published import published_rows
 from eca_mmdet.evaluation.tables import format_ap, heading
 from eca_mmdet.reporting import charts
 from eca_mmdet.reporting.charts import Chart, chart, percent
@@ -27,7 +27,7 @@ def _results(runs: Sequence[Run], options: Options) -> dict[str, Any] | None:
     return {
         'tables': tables,
         'other_data': len(sums - {None}) > 1,
-        'any_reported': any(len(t['columns']) > t['measured'] for t in tables),
+        'any_reported': any(c is None for t in tables for _, c, _ in t['columns']),
     }
 
 
@@ -38,8 +38,15 @@ def _table(task: str, runs: Sequence[Run]) -> dict[str, Any]:
         (run.label, at, [format_ap(one['metrics'].get(name)) for name in names])
         for at, run, one in found
     ]
-    rows = {row.row: row for _, run, _ in found if (row := _published(run))}
-    for row in rows.values():
+    published = {row.config: row for row in published_rows()}
+    configs = [
+        (run.record or {}).get('config')
+        for _, run, _ in found  # published numbers are of COCO's val2017
+        if (run.counts.get('images'), run.counts.get('categories')) == _VAL2017
+    ]
+    for row in (
+        published[name] for name in dict.fromkeys(configs) if name in published
+    ):
         numbers = row.numbers().get(title_of(task), {})
         cells = [numbers[name].shown(1) if name in numbers else '' for name in names]
         if any(cells):
@@ -50,21 +57,8 @@ def _table(task: str, runs: Sequence[Run]) -> dict[str, Any]:
         'title': title_of(task),
         'heading': '; '.join(heading(one) for one in limits if one) or heading(),
         'columns': columns,
-        'measured': len(found),
         'rows': list(zip(names, *(cells for *_, cells in columns), strict=True)),
     }
-
-
-def _published(run: Run) -> PublishedRow | None:
-    """Return the published row that the run's config is made for.
-
-    The published numbers are of COCO's val2017: a run that was measured on anything
-    else has none.
-    """
-    if (run.counts.get('images'), run.counts.get('categories')) != _VAL2017:
-        return None
-    name = (run.record or {}).get('config')
-    return next((row for row in published_rows() if row.config == name), None)
 
 
 RESULTS = Section(

@@ -54,9 +54,8 @@ def _value_chart(name: str, runs: Sequence[Run]) -> Chart | None:
         # How long validation took an image is no curve of training.
         if 'loss' in name and (series := run.log.val.get(name)):
             lines.append(curve(f'{run.label}, validation', series, at, 1))
-    unit = _UNITS.get(name, 'as logged')
-    if name not in _UNITS and ('loss' in name or 'lr_' in name):
-        unit = _UNITS['loss' if 'loss' in name else 'lr']
+    kind = 'loss' if 'loss' in name else 'lr' if 'lr_' in name else name
+    unit = _UNITS.get(kind, 'as logged')
     what = ('line', f'train-{name}', name, unit)
     few = all(len(line['points']) < 3 for line in lines)
     return chart(*what, lines, x='iteration', zero=name != 'grad_norm', marks=few)
