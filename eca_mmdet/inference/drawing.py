@@ -52,7 +52,7 @@ def draw_objects(
     colours = [COLOURS[int(label) % len(COLOURS)] for label in labels]
     if masks is not None and len(masks):
         _mix_masks(canvas, np.asarray(masks, bool), colours)
-    shown = []
+    shown: list[tuple[Pixels, Colour, str]] = []  # the last on top
     for box, colour, text in zip(boxes, colours, texts, strict=True):
         pixels = _pixels(box, canvas.shape[:2])
         if pixels is not None:

@@ -38,10 +38,7 @@ _USUAL_RATE = 25.0
 
 @dataclass(frozen=True)
 class Images:
-    """Image files by names relative to a folder.
-
-    ``passed_over`` counts other files of folders by their endings.
-    """
+    """Names of images relative to a folder; other files counted by their endings."""
 
     folder: Path
     names: list[str]

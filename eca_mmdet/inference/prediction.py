@@ -125,9 +125,12 @@ class Prediction:
             )
         entries = []
         for at, (x1, y1, x2, y2) in enumerate(self.boxes.astype(float).tolist()):
-            entry = {'image_id': image_id, 'category_id': int(ids[self.labels[at]])}
-            entry |= {'bbox': [x1, y1, x2 - x1, y2 - y1]}
-            entry |= {'score': float(self.scores[at])}
+            entry: dict[str, Any] = {
+                'image_id': image_id,
+                'category_id': int(ids[self.labels[at]]),
+                'bbox': [x1, y1, x2 - x1, y2 - y1],
+                'score': float(self.scores[at]),
+            }
             if self.masks is not None:
                 entry['segmentation'] = _rle(self.masks[at])
             entries.append(entry)

@@ -13,7 +13,7 @@ from eca_mmdet.reporting.logs import Series
 from eca_mmdet.reporting.run import Run
 
 Chart = dict[str, Any]
-UNIT_SQUARE = {'top': 1, 'zero': True, 'right': 1}
+UNIT_SQUARE: dict[str, Any] = {'top': 1, 'zero': True, 'right': 1}
 """Axes of a chart from 0 to 1, both ways."""
 MOST_POINTS = 4000
 """Points of a line. Longer lines are thinned: each step of the axis keeps its lowest

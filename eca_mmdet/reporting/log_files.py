@@ -115,7 +115,7 @@ def parse_line(text: str) -> Row:
 
 
 def _count(content: dict[str, Any], key: str) -> int:
-    value = content.get(key)
+    value: Any = content.get(key)
     whole = isinstance(value, float) and value.is_integer()
     if not whole or not 0 <= value <= 10**12:
         raise UnreadableLine(f'its {key} is no count')

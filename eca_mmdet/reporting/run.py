@@ -65,7 +65,8 @@ class Run:
     @property
     def counts(self) -> dict[str, Any]:
         """The numbers of images, categories, ... that were evaluated."""
-        return next(iter(self.results.values()), {}).get('counts') or {}
+        first: Any = next(iter(self.results.values()), {})
+        return first.get('counts') or {}
 
     def recorded(self, what: str, key: str) -> Any:
         """Return the 'file' or 'sha256' of an evaluated file; None if not recorded."""

@@ -79,7 +79,7 @@ def _calibration_chart(task: str, runs: Sequence[Run]) -> Chart | None:
             error = f'{run.label}: error {100 * calibration["ece"]:.1f} %'
             lines.append(charts.line(error, points, at, notes=notes))
     what = ('line', f'calibration-{task}', f'Calibration, {title_of(task)}')
-    more = {'x': 'score', 'marks': True, 'diagonal': True, **UNIT_SQUARE}
+    more = dict(UNIT_SQUARE, x='score', marks=True, diagonal=True)
     return chart(*what, 'share of right detections', lines, **more)
 
 

@@ -205,14 +205,14 @@ def _drawn(
     ]
     labels = [list(names).index(each['category_id']) for each in detections]
     texts = [f'{names[each["category_id"]]} {each["score"]:.2f}' for each in detections]
+    boxes: Any = [each.get('bbox') for each in detections]
+    truths: Any = None
+    masks: Any = None
     if task == 'segm':
         shapes = [truth.segmentations[row] for row in rows]
         truths = [to_rle(shape, *size) if shape else None for shape in shapes]
         masks = [each['segmentation'] for each in detections]
         boxes = mask_api().toBbox(masks) if masks else []
-    else:
-        truths = masks = None
-        boxes = [each['bbox'] for each in detections]
     canvas, scale = fit(image)
     place = (truth.boxes[rows], truth.category[rows])
     return {

@@ -94,8 +94,7 @@ def files_of(run: Run) -> list[dict[str, str]]:
         recorded = record.get(what) or {}
         if file := recorded.get('file'):
             sha256 = recorded.get('sha256') or ''
-            path = run.checkpoint if what == 'checkpoint' else None
-            path = path or Path(file)
+            path = (what == 'checkpoint' and run.checkpoint) or Path(file)
             if not path.is_file():
                 state = 'no longer there'
             elif not sha256:

@@ -129,7 +129,7 @@ def _metric_chart(
     if not any(len(line['points']) > 1 for line in lines):
         return None
     what = ('line', id_, title, 'AP, 0-100' if ap else 'as logged')
-    more = {'top': 100, 'zero': True} if ap else {}
+    more: dict[str, Any] = {'top': 100, 'zero': True} if ap else {}
     return chart(*what, lines, x='iteration', marks=True, **more)
 
 
