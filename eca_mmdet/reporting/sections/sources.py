@@ -94,13 +94,13 @@ def files_of(run: Run) -> list[dict[str, str]]:
         recorded = record.get(what) or {}
         if file := recorded.get('file'):
             sha256 = recorded.get('sha256') or ''
-            path = (what == 'checkpoint' and run.checkpoint) or Path(file)
-            if not path.is_file():
+            kept = (what == 'checkpoint' and run.checkpoint) or Path(file)
+            if not kept.is_file():
                 state = 'no longer there'
             elif not sha256:
                 state = 'not summed'
             else:
-                same = sha256_of(path) == sha256
+                same = sha256_of(kept) == sha256
                 state = 'unchanged since' if same else 'CHANGED since'
             rows.append({'what': what, 'file': file, 'sha256': sha256, 'state': state})
     for what, path in (('metrics', run.record_path), ('config', run.config_path)):
