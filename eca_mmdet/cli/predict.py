@@ -141,18 +141,15 @@ def _load_onnx(args: argparse.Namespace, source: Images | Video) -> Any:
 def _summary(result: PredictedFiles, source: Images | Video, score: float) -> str:
     from eca_mmdet.inference.media import Video
     from eca_mmdet.inference.predict import RECORD
-    from eca_mmdet.utils.text import printable
+    from eca_mmdet.utils.text import plural, printable
 
     kind = 'frame' if isinstance(source, Video) else 'image'
     failed = f', {result.failed} could not be read' if result.failed else ''
+    objects = plural(result.objects, 'object')
     lines = [
         *result.notes,
-        f'{_many(result.images, kind)}{failed}: {_many(result.objects, "object")} with '
+        f'{plural(result.images, kind)}{failed}: {objects} with '
         f'a score of {score:g} or more; {result.seconds:.1f} s. Look at:',
         *(f'  {result.out / name}' for name in (*result.kinds, RECORD)),
     ]
     return '\n'.join(map(printable, lines))
-
-
-def _many(count: int, noun: str) -> str:
-    return f'{count} {noun}' if count == 1 else f'{count} {noun}s'

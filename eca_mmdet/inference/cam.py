@@ -1,23 +1,19 @@
 """Class activation maps: where the evidence for the detected objects lies.
 
-Grad-CAM (Selvaraju et al., arXiv:1610.02391) explains one class score of an image: it
-multiplies feature maps by the gradients of the score, averaged over the image. A
-detector has a score for every box, so that the average would mix what belongs to
-different places. As in HiResCAM (Draelos and Carin, arXiv:2011.08891) the gradients
-are therefore not averaged: a cell counts by sum_k A_k * dy/dA_k, its own share in y to
-first order.
+Grad-CAM (arXiv:1610.02391) averages the gradients of one class score over the image.
+A detector has a score for every box, and the average would mix objects at different
+places. As in HiResCAM (arXiv:2011.08891), a cell counts by sum_k A_k * dy/dA_k, its own
+share in y to first order.
 
 - y is the sum of the log-odds of the detected objects, log p / (1 - p), each of its
-  class, before non-maximum suppression. For a sigmoid that is the score before it, as
-  in the papers; unlike p, it has a gradient where the detector is sure, and unlike a
-  softmax's input it does not depend on a constant added to all classes.
-- A are the maps that the heads see, of all levels (the neck's, or the backbone's where
-  there is no neck). Nothing is differentiated below them, so that frozen and
-  recomputing backbones cost nothing more.
-- A level's share of y is spread over the pixels that its cells stand for, and the
-  levels are added up. An object counts by the area of its box, so that a large one,
-  whose evidence is spread wide, is as bright as a small one. Negative evidence is cut
-  off, and the largest value becomes 1.
+  class, before non-maximum suppression. Unlike p, they have a gradient where the
+  detector is sure; unlike a softmax's input, they do not depend on a constant added to
+  all classes.
+- A are the maps of all levels that the heads see. Nothing below them is differentiated,
+  so frozen and recomputing backbones cost nothing more.
+- A level's share of y is spread over the pixels of its cells, and the levels are added
+  up. Objects count by the area of their box: a large one, whose evidence is spread
+  wide, is as bright as a small one. Negative evidence is cut off.
 """
 
 from __future__ import annotations
@@ -46,7 +42,6 @@ class Traced:
 
     Attributes:
         rows: (n,) anchors of all levels, or regions of interest.
-        labels: (n,) classes.
         areas: (n,) of the boxes, in square pixels of the input.
         regions: (m, 5) image and box of the regions; None for a one-stage detector.
     """
@@ -62,12 +57,10 @@ def evidence_map(
 ) -> npt.NDArray[np.float32]:
     """Return the map of one image: (H, W), 0-1; all 0 without objects, or largest 1.
 
-    Args:
-        model: mmdet's detector, in evaluation mode.
-        batch: ``inputs`` and ``data_samples`` of one image from the test pipeline.
-        size: height and width of the image, in pixels.
-        score: least score of the objects to explain.
+    ``batch`` is one image from the test pipeline, ``size`` its height and width in
+    pixels before; objects of at least ``score`` are explained.
     """
+    nothing = np.zeros(size, np.float32)
     require_traceable(model)
     data = model.data_preprocessor(batch, False)
     samples = data['data_samples']
@@ -75,19 +68,32 @@ def evidence_map(
         maps = model.extract_feat(data['inputs'])
         traced = trace(model, maps, samples, score)
     if not len(traced.rows):
-        return np.zeros(size, np.float32)
+        return nothing
     with torch.enable_grad():
         maps = tuple(level.detach().requires_grad_() for level in maps)
         total = (log_odds(model, maps, traced) * traced.areas).sum()
         # A level that no object comes from has no gradient.
         slopes = torch.autograd.grad(total, maps, allow_unused=True)
     shape = data['inputs'].shape[-2:]
-    spread = sum(
-        _spread((level * slope).sum(1), shape)
-        for level, slope in zip(maps, slopes, strict=True)
-        if slope is not None
-    )
-    return _to_image(spread.detach(), samples[0].metainfo['img_shape'], size)  # type: ignore[union-attr]
+    spread = torch.zeros(1, *shape, device=maps[0].device)
+    for level, slope in zip(maps, slopes, strict=True):
+        if slope is not None:  # an enlarged map keeps its sum
+            share = level.shape[-2:].numel() / shape.numel()
+            spread += share * _resized((level.detach() * slope).sum(1).float(), shape)
+    height, width = samples[0].metainfo['img_shape'][:2]  # without padding
+    heat = _resized(spread[:, :height, :width].clamp(min=0), size)[0]
+    largest = heat.max()
+    if not torch.isfinite(largest) or largest <= 0:
+        return nothing
+    result: npt.NDArray[np.float32] = (heat / largest).cpu().numpy()
+    return result
+
+
+def _resized(maps: Tensor, size: tuple[int, ...]) -> Tensor:
+    """Return maps (n, h, w) at another height and width."""
+    return functional.interpolate(
+        maps[None], size=tuple(size), mode='bilinear', align_corners=False
+    )[0]
 
 
 def require_traceable(model: Any) -> None:
@@ -198,27 +204,3 @@ def _row(candidates: Tensor, box: Tensor, scores: Tensor) -> int:
             code='unsupported-model',
         )
     return int(scores.masked_fill(distance > nearest, -torch.inf).argmax())
-
-
-def _spread(cells: Tensor, shape: tuple[int, int]) -> Tensor:
-    """Enlarge (1, h, w) to (1, H, W), the sum staying the same."""
-    ratio = cells.shape[1] * cells.shape[2] / (shape[0] * shape[1])
-    large = functional.interpolate(
-        cells[None], size=tuple(shape), mode='bilinear', align_corners=False
-    )
-    return large[0] * ratio
-
-
-def _to_image(
-    spread: Tensor, shape: tuple[int, int], size: tuple[int, int]
-) -> npt.NDArray[np.float32]:
-    """Cut the padding off, resize to the image, and scale to 0-1."""
-    inside = spread[:, : shape[0], : shape[1]].clamp(min=0)
-    resized = functional.interpolate(
-        inside[None].float(), size=size, mode='bilinear', align_corners=False
-    )[0, 0]
-    largest = resized.max()
-    if not torch.isfinite(largest) or largest <= 0:
-        return np.zeros(size, np.float32)
-    result: npt.NDArray[np.float32] = (resized / largest).cpu().numpy()
-    return result

@@ -15,27 +15,18 @@ from eca_mmdet import registration
 from eca_mmdet.checkpoints.class_layers import UnfilledParameters, class_heads
 from eca_mmdet.checkpoints.detector import require_fit
 from eca_mmdet.checkpoints.download import fetch, is_address
-from eca_mmdet.checkpoints.embedded_config import (
-    parse_config,
-    require_registered,
-)
+from eca_mmdet.checkpoints.embedded_config import parse_config, require_registered
 from eca_mmdet.checkpoints.io import Checkpoint, read_weights
 from eca_mmdet.engine import config as engine_config
 from eca_mmdet.inference.prediction import SHOWN_FROM, Prediction
 from eca_mmdet.utils.errors import UserError
 from eca_mmdet.utils.images import decode, other_format, require_image_file, to_rgb
-from eca_mmdet.utils.text import clipped
+from eca_mmdet.utils.text import clipped, first
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 Array = npt.NDArray[Any]
-
-_ANNOTATION_TRANSFORMS = (
-    'LoadAnnotations',
-    'LoadPanopticAnnotations',
-    'FilterAnnotations',
-)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -90,8 +81,7 @@ class ECADetector:
         (:func:`eca_mmdet.utils.images.to_rgb`).
 
         Args:
-            image: path, (H, W, 3) uint8 RGB array, or PIL image; or a list of such,
-                which are done one after the other and give a list.
+            image: path, (H, W, 3) uint8 RGB array, or PIL image; or a list of these.
         """
         import torch
 
@@ -107,12 +97,8 @@ class ECADetector:
     def cam(self, image: Any, score: float = SHOWN_FROM) -> Array:
         """Return where the evidence for the objects lies: see :mod:`.cam`.
 
-        Args:
-            image: path, array or PIL image, as for :meth:`predict`.
-            score: least score of the objects to explain.
-
-        Returns:
-            (H, W) float32, 0-1; the largest is 1, and all are 0 without objects.
+        The map is (H, W) float32, 0-1: the largest value is 1, and all are 0 without
+        objects of at least the score.
         """
         from eca_mmdet.inference.cam import evidence_map
 
@@ -151,8 +137,7 @@ class ECADetector:
     def read(self, path: str) -> dict[str, Any]:
         """Read an image file with the first transform of the config's pipeline.
 
-        Returns:
-            mmdet's dict, the pixels in ``img``: (H, W, 3) BGR.
+        The result is mmdet's dict, the pixels in ``img``: (H, W, 3) BGR.
         """
         require_image_file(path)
         read, _ = self._pipeline
@@ -192,20 +177,16 @@ class ECADetector:
                 code='config-invalid',
             ) from error
         # Annotations are not needed here, and may need more than an image.
-        steps = [
-            step
-            for step in steps
-            if str(step['type']).split('.')[-1] not in _ANNOTATION_TRANSFORMS
-        ]
+        wanted = [s for s in steps if not str(s['type']).endswith('Annotations')]
         try:
-            first, *others = [Compose([step]) for step in steps]
+            reading, *others = [Compose([step]) for step in wanted]
         except Exception as error:  # a transform may raise anything on wrong arguments
             raise UserError(
                 f'the test pipeline in the config of {self.path} cannot be built: '
                 f'{type(error).__name__}: {error} {advice}',
                 code='config-invalid',
             ) from error
-        return first, Compose(others)
+        return reading, Compose(others)
 
 
 def load_detector(
@@ -245,11 +226,28 @@ def load_model(
     file = read_weights(path)
     engine_config.forbid_code_in_files()
     registration.register()
-    cfg = _config(file, config)
+    if config is not None:
+        cfg = engine_config.load_config(config)
+    elif file.config.strip():
+        cfg = plain_config(parse_config(file.config, file.path), file.path)
+    else:
+        raise UserError(
+            f'{file.path} has no config in it, so its architecture is unknown: only '
+            'checkpoints that mmengine saves in training embed one. Name the config: '
+            '--config NAME|FILE.',
+            code='checkpoint-incomplete',
+        )
     model = _build(cfg, path)
     require_fit(file.named_as(model.state_dict()).state, model, path)
     classes = class_names(file, cfg)
-    _require_count(cfg.model, classes, path)
+    for _, head in class_heads(cfg.model):
+        if head['num_classes'] not in (1, len(classes)):  # 1: all classes at once
+            raise UserError(
+                f'{path} names {len(classes)} classes ({first(classes)}), and its '
+                f'{head.get("type")} has {head["num_classes"]}. Name a config with the '
+                'right test_dataloader.dataset.metainfo.classes: --config NAME|FILE.',
+                code='class-mismatch',
+            )
     model.dataset_meta = {'classes': classes}
     model.cfg = cfg
     device = device or str(get_device())
@@ -262,20 +260,6 @@ def load_model(
         ) from error
     model.train(False)  # mmdet's ResNet returns None from eval()
     return path, cfg, model, classes, file.sha256
-
-
-def _config(file: Checkpoint, config: str | None) -> Any:
-    """Return the named config, or the one in the file."""
-    if config is not None:
-        return engine_config.load_config(config)
-    if not file.config.strip():
-        raise UserError(
-            f'{file.path} has no config in it, so its architecture is unknown: only '
-            'checkpoints that mmengine saves in training embed one. Name the config: '
-            '--config NAME|FILE.',
-            code='checkpoint-incomplete',
-        )
-    return plain_config(parse_config(file.config, file.path), file.path)
 
 
 def plain_config(values: dict[str, Any], path: str) -> Any:
@@ -319,16 +303,3 @@ def class_names(file: Checkpoint, cfg: Any) -> tuple[str, ...]:
             code='unknown-class',
         )
     return tuple(names)
-
-
-def _require_count(model: Any, classes: tuple[str, ...], path: str) -> None:
-    """Reject names that are not as many as the classes of the heads."""
-    for _, head in class_heads(model):
-        if head['num_classes'] not in (1, len(classes)):  # 1: all classes at once
-            raise UserError(
-                f'{path} names {len(classes)} classes ({", ".join(classes[:3])}, ...), '
-                f'and its {head.get("type")} has {head["num_classes"]}. Name a config '
-                'with the right test_dataloader.dataset.metainfo.classes: --config '
-                'NAME|FILE.',
-                code='class-mismatch',
-            )

@@ -16,14 +16,10 @@ Array = npt.NDArray[Any]
 Colour = tuple[int, int, int]
 Pixels = tuple[int, int, int, int]
 
+_DARKEST = (0, 114, 178)
 COLOURS: tuple[Colour, ...] = (
-    (230, 159, 0),
-    (86, 180, 233),
-    (0, 158, 115),
-    (240, 228, 66),
-    (0, 114, 178),
-    (213, 94, 0),
-    (204, 121, 167),
+    *((230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66)),
+    *(_DARKEST, (213, 94, 0), (204, 121, 167)),
 )
 """The colours of Okabe and Ito (2008), which colour-blind people tell apart; black is
 left out, since it is lost on a dark image."""
@@ -53,25 +49,26 @@ def draw_objects(
     boxes = np.asarray(boxes, np.float64).reshape(-1, 4)
     _require_match(image, boxes, labels, texts, masks)
     canvas = image.copy()
-    colours = [colour_of(int(label)) for label in labels]
+    colours = [COLOURS[int(label) % len(COLOURS)] for label in labels]
     if masks is not None and len(masks):
         _mix_masks(canvas, np.asarray(masks, bool), colours)
-    shown = []
+    shown: list[tuple[Pixels, Colour, str]] = []  # the last on top
     for box, colour, text in zip(boxes, colours, texts, strict=True):
         pixels = _pixels(box, canvas.shape[:2])
         if pixels is not None:
-            shown.append((pixels, colour, printable(text)))
-    for pixels, colour, _ in reversed(shown):
-        _frame(canvas, pixels, colour)
+            shown.insert(0, (pixels, colour, printable(text)))
+    line = line_width(*canvas.shape[:2])
+    for (x1, y1, x2, y2), colour, _ in shown:
+        box = canvas[y1 : y2 + 1, x1 : x2 + 1]
+        box[:line] = box[-line:] = colour  # inside the box
+        box[:, :line] = box[:, -line:] = colour
     return _with_texts(canvas, shown)
 
 
 def draw_heat(image: Array, heat: Array) -> Array:
     """Return an image in grey with a map over it, from transparent to bright.
 
-    Args:
-        image: (H, W, 3) uint8, RGB.
-        heat: (H, W) float, 0-1.
+    The image is (H, W, 3) uint8, RGB; the map (H, W) float, 0-1.
     """
     from matplotlib import colormaps
 
@@ -85,24 +82,9 @@ def draw_heat(image: Array, heat: Array) -> Array:
     return result
 
 
-def colour_of(label: int) -> Colour:
-    """Return the colour of a class, as 0-255 RGB; the eighth has that of the first."""
-    return COLOURS[label % len(COLOURS)]
-
-
 def text_colour(background: Colour) -> Colour:
-    """Return black or white, whichever is easier to read on a colour.
-
-    The contrast is that of WCAG 2.1: (lighter + 0.05) / (darker + 0.05), in relative
-    luminance.
-    """
-    channels = [channel / 255 for channel in background]
-    red, green, blue = (
-        c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels
-    )
-    luminance = 0.2126 * red + 0.7152 * green + 0.0722 * blue
-    on_black, on_white = (luminance + 0.05) / 0.05, 1.05 / (luminance + 0.05)
-    return (0, 0, 0) if on_black >= on_white else (255, 255, 255)
+    """Return white on the darkest colour, black on others: a contrast above 4.5:1."""
+    return (255, 255, 255) if background == _DARKEST else (0, 0, 0)
 
 
 def line_width(height: int, width: int) -> int:
@@ -124,19 +106,15 @@ def _require_match(
         raise ValueError(
             f'the image must be (H, W, 3) uint8; got {image.shape} {image.dtype}.'
         )
-    lengths = [len(boxes), len(labels), len(texts)]
-    if masks is not None:
-        lengths.append(len(masks))
-        if len(masks) and masks.shape[1:] != image.shape[:2]:
-            raise ValueError(
-                f'masks must be of the size of the image, {image.shape[:2]}; got '
-                f'{masks.shape[1:]}.'
-            )
-    if len(set(lengths)) > 1:
+    count = len(boxes)
+    if not count == len(labels) == len(texts):
         raise ValueError(
-            'boxes, labels, texts and masks must be as many; got '
-            f'{", ".join(map(str, lengths))}.'
+            'boxes, labels and texts must be as many; got '
+            f'{count}, {len(labels)} and {len(texts)}.'
         )
+    size = (count, *image.shape[:2])
+    if masks is not None and (count or len(masks)) and masks.shape != size:
+        raise ValueError(f'masks must be {size}; got {masks.shape}.')
 
 
 def _pixels(box: Array, size: tuple[int, ...]) -> Pixels | None:
@@ -161,18 +139,9 @@ def _mix_masks(canvas: Array, masks: Array, colours: list[Colour]) -> None:
     canvas[covered] = np.rint(mixed)
 
 
-def _frame(canvas: Array, pixels: Pixels, colour: Colour) -> None:
-    """Paint the edge of a box; the line lies inside it."""
-    x1, y1, x2, y2 = pixels
-    box = canvas[y1 : y2 + 1, x1 : x2 + 1]
-    line = line_width(*canvas.shape[:2])
-    box[:line] = box[-line:] = colour
-    box[:, :line] = box[:, -line:] = colour
-
-
 def _with_texts(canvas: Array, shown: Sequence[tuple[Pixels, Colour, str]]) -> Array:
     """Write each text above its box, or in it where there is no room above."""
-    if not any(text for _, _, text in shown):
+    if not shown:
         return canvas
     from PIL import Image, ImageDraw
 
@@ -183,7 +152,7 @@ def _with_texts(canvas: Array, shown: Sequence[tuple[Pixels, Colour, str]]) -> A
     font, margin = _font(size), max(1, size // 8)
     # Every label is as high as the font, whatever letters are in it.
     high = sum(font.getmetrics()) + 2 * margin
-    for (x1, y1, _, _), colour, text in reversed(shown):
+    for (x1, y1, _, _), colour, text in shown:
         if not text:
             continue
         wide = math.ceil(font.getlength(text)) + 2 * margin
@@ -198,10 +167,8 @@ def _with_texts(canvas: Array, shown: Sequence[tuple[Pixels, Colour, str]]) -> A
 @functools.lru_cache(maxsize=16)
 def _font(size: int) -> Any:
     """Return DejaVu Sans, which matplotlib brings along."""
-    from pathlib import Path
-
     import matplotlib
     from PIL import ImageFont
 
-    path = Path(matplotlib.get_data_path()) / 'fonts' / 'ttf' / 'DejaVuSans.ttf'
-    return ImageFont.truetype(str(path), size)
+    path = f'{matplotlib.get_data_path()}/fonts/ttf/DejaVuSans.ttf'
+    return ImageFont.truetype(path, size)

@@ -72,9 +72,8 @@ def _fuse(model: Any) -> None:
     with torch.no_grad(), _without_tf32():
         before = model.extract_feat(image)
         try:
-            for name in ('backbone', 'neck'):
-                part = getattr(model, name, None)
-                if part is not None:
+            for name, part in model.named_children():
+                if name in ('backbone', 'neck'):
                     setattr(model, name, fuse_conv_bn(part))
         except (TypeError, AttributeError) as error:
             raise UserError(

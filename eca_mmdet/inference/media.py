@@ -8,7 +8,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -38,15 +38,11 @@ _USUAL_RATE = 25.0
 
 @dataclass(frozen=True)
 class Images:
-    """Image files by names relative to a folder; ``single`` for a named file.
-
-    ``passed_over`` counts other files of folders by their endings.
-    """
+    """Names of images relative to a folder; other files counted by their endings."""
 
     folder: Path
     names: list[str]
-    single: bool
-    passed_over: Counter[str] = field(default_factory=Counter)
+    passed_over: Counter[str]
 
 
 def open_source(
@@ -60,80 +56,80 @@ def open_source(
     """
     sources = [sources] if isinstance(sources, str) else sources
     paths = list(dict.fromkeys(path for name in sources for path in _paths(name)))
-    videos = [p for p in paths if p.suffix.lower() in VIDEOS and not p.is_dir()]
-    if videos and len(paths) > 1:
+    video = next((path for path in paths if _kind(path) == 'video'), None)
+    if video and len(paths) > 1:
         raise UserError(
-            f'a video is predicted by itself; got {len(paths)} sources, {videos[0]} '
-            'among them.',
+            f'a video is predicted by itself; got {len(paths)} sources, {video} among '
+            'them.',
             code='option-conflict',
         )
-    if videos:
-        return Video(videos[0], every or 1)
+    if video:
+        return Video(video, every or 1)
     if every is not None:
         raise UserError(
             f'--every goes with a video; {paths[0]} is none by its name.',
             code='option-conflict',
         )
     passed_over: Counter[str] = Counter()
-    found = [(path, find_images(path, passed_over)) for path in paths]
-    folders = [path if path.is_dir() else path.parent for path in paths]
+    found = [
+        (path if path.is_dir() else path.parent, find_images(path, passed_over))
+        for path in paths
+    ]
     if len(paths) == 1:
-        return Images(folders[0], found[0][1], not paths[0].is_dir(), passed_over)
-    folder = os.path.commonpath([folder.absolute() for folder in folders])
+        return Images(*found[0], passed_over)
+    folder = os.path.commonpath([below.absolute() for below, _ in found])
     names = [
-        os.path.relpath(below.absolute() / name, folder).replace(os.sep, '/')
-        for below, (_, names) in zip(folders, found, strict=True)
+        os.path.relpath(below.absolute() / name, folder)
+        for below, names in found
         for name in names
     ]
-    return Images(Path(folder), list(dict.fromkeys(names)), False, passed_over)
+    return Images(Path(folder), list(dict.fromkeys(names)), passed_over)
 
 
 def _paths(source: str) -> list[Path]:
     """Return the paths that a name stands for; a file's own name goes first."""
-    if not source:
-        raise UserError(
-            'an image, a folder or a video is expected; got an empty name.',
-            code='file-not-found',
-        )
     if os.path.lexists(source):
         return [Path(source)]
     require_local(source)
-    if source == '-' or source.isdecimal():
-        what = 'standard input' if source == '-' else 'a camera'
-        raise UserError(
-            f'{source} is not a file; {what} is not read. Save its images, or a video '
-            'of it, and name the file.',
-            code='file-not-found',
-        )
     expanded = os.path.expanduser(source)
-    if not glob.has_magic(expanded):
-        return [Path(expanded)]
-    found = sorted(map(Path, glob.iglob(expanded, recursive=True)))
-    media = [
-        p for p in found if p.is_dir() or _is_image(p) or p.suffix.lower() in VIDEOS
-    ]
-    if not media:
-        raise UserError(
-            f'{source} does not exist, and as a pattern it matches no image, folder or '
-            'video.',
-            code='file-not-found',
+    if not source:
+        problem = 'an image, a folder or a video is expected; got an empty name.'
+    elif source == '-' or source.isdecimal():
+        what = 'standard input' if source == '-' else 'a camera'
+        problem = (
+            f'{source} is not a file; {what} is not read. Save its images, or a video '
+            'of it, and name the file.'
         )
-    return media
+    elif not glob.has_magic(expanded):
+        return [Path(expanded)]
+    else:
+        found = map(Path, glob.iglob(expanded, recursive=True))
+        if media := sorted(path for path in found if _kind(path)):
+            return media
+        problem = (
+            f'{source} does not exist, and as a pattern it matches no image, folder or '
+            'video.'
+        )
+    raise UserError(problem, code='file-not-found')
 
 
-def _is_image(path: Path) -> bool:
-    """Return whether a file is an image by its ending or its first bytes."""
-    if path.suffix.lower() in IMAGES:
-        return True
-    if path.suffix.lower() in VIDEOS or not path.is_file():
-        return False
+def _kind(path: Path) -> str:
+    """Return 'folder', 'image' or 'video', by name or first bytes; '' for others."""
+    if path.is_dir():
+        return 'folder'
+    suffix = path.suffix.lower()
+    for kind, suffixes in (('image', IMAGES), ('video', VIDEOS)):
+        if suffix in suffixes:
+            return kind
+    if not path.is_file():
+        return ''
     try:
         with open(path, 'rb') as file:
             head = file.read(12)
     except OSError:
-        return False
-    tiff = not path.suffix and head[:4] in (b'II*\0', b'MM\0*')
-    return tiff or bool(_SIGNATURE.match(head))
+        return ''
+    tiff = not suffix and head[:4] in (b'II*\0', b'MM\0*')
+    return 'image' if tiff or _SIGNATURE.match(head) else ''
 
 
 def find_images(source: Path, passed_over: Counter[str] | None = None) -> list[str]:
@@ -143,19 +139,19 @@ def find_images(source: Path, passed_over: Counter[str] | None = None) -> list[s
     are passed over, and links to folders are not followed. Other files are counted in
     ``passed_over``.
     """
+    if not source.exists():
+        raise UserError(
+            f'{source} does not exist; an image, a folder of images or a video is '
+            'expected.',
+            code='file-not-found',
+        )
     if not source.is_dir():
-        if not source.exists():
-            raise UserError(
-                f'{source} does not exist; an image, a folder of images or a video is '
-                'expected.',
-                code='file-not-found',
-            )
         return [source.name]
     names, others = [], Counter[str]() if passed_over is None else passed_over
     for folder, below, files in os.walk(source):
         below[:] = [name for name in below if not name.startswith('.')]
         for path in (Path(folder, name) for name in files if name[0] != '.'):
-            if _is_image(path):
+            if _kind(path) == 'image':
                 names.append(path.relative_to(source).as_posix())
             else:
                 others[path.suffix.lower() or path.name] += 1

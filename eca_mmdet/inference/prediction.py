@@ -72,8 +72,8 @@ class Prediction:
     def __post_init__(self) -> None:
         order = np.argsort(-self.scores, kind='stable')
         if (order != np.arange(len(order))).any():
-            for name, value in self._columns().items():
-                object.__setattr__(self, name, value[order])
+            for name, value in self._columns(order).items():
+                object.__setattr__(self, name, value)
 
     def __len__(self) -> int:
         return len(self.scores)
@@ -91,22 +91,18 @@ class Prediction:
 
     def above(self, score: float) -> Prediction:
         """Return the objects of at least a score."""
-        return self._select(self.scores >= score)
+        return dataclasses.replace(self, **self._columns(self.scores >= score))
 
     def finite(self) -> Prediction:
         """Return the objects whose box and score are finite."""
-        return self._select(np.isfinite(self.scores) & np.isfinite(self.boxes).all(1))
+        finite = np.isfinite(self.scores) & np.isfinite(self.boxes).all(1)
+        return dataclasses.replace(self, **self._columns(finite))
 
-    def _select(self, kept: Array) -> Prediction:
-        columns: dict[str, Any] = {
-            name: value[kept] for name, value in self._columns().items()
-        }
-        return dataclasses.replace(self, **columns)
-
-    def _columns(self) -> dict[str, Array]:
+    def _columns(self, rows: Array) -> dict[str, Any]:
+        """Return boxes, scores, labels and masks at some rows."""
         names = ('boxes', 'scores', 'labels', 'masks')
         values = {name: getattr(self, name) for name in names}
-        return {name: value for name, value in values.items() if value is not None}
+        return {name: v[rows] for name, v in values.items() if v is not None}
 
     def to_coco(
         self, image_id: int | str = 0, category_ids: Sequence[int] | None = None
@@ -115,33 +111,29 @@ class Prediction:
 
         Boxes become x, y, width, height. Masks become compressed RLE with text counts.
 
-        Args:
-            image_id: id of the image in the annotation file.
-            category_ids: by label. Without, a category's id is its label + 1, which is
-                right for files that number their categories 1, 2, 3, ...; COCO's own
-                have gaps.
+        ``category_ids`` are by label. Without them, a category's id is its label + 1,
+        which is right for files that number their categories 1, 2, 3, ...; COCO's own
+        have gaps.
         """
         count = len(self.classes)
-        ids = list(
-            map(int, range(1, count + 1) if category_ids is None else category_ids)
-        )
+        ids = [*(range(1, count + 1) if category_ids is None else category_ids)]
         if len(ids) != count:
             raise UserError(
                 f'category_ids must be {count} ids, one for each of '
                 f'{", ".join(self.classes)}; got {len(ids)}.',
                 code='class-mismatch',
             )
-        x1, y1, x2, y2 = self.boxes.astype(np.float64).T
-        boxes = np.stack([x1, y1, x2 - x1, y2 - y1], 1)
-        entries: list[dict[str, Any]] = [
-            dict(image_id=image_id, category_id=ids[label], bbox=box, score=score)
-            for box, score, label in zip(
-                boxes.tolist(), self.scores.tolist(), self.labels.tolist(), strict=True
-            )
-        ]
-        if self.masks is not None:
-            for entry, mask in zip(entries, self.masks, strict=True):
-                entry['segmentation'] = _rle(mask)
+        entries = []
+        for at, (x1, y1, x2, y2) in enumerate(self.boxes.astype(float).tolist()):
+            entry: dict[str, Any] = {
+                'image_id': image_id,
+                'category_id': int(ids[self.labels[at]]),
+                'bbox': [x1, y1, x2 - x1, y2 - y1],
+                'score': float(self.scores[at]),
+            }
+            if self.masks is not None:
+                entry['segmentation'] = _rle(self.masks[at])
+            entries.append(entry)
         return entries
 
     def to_supervision(self) -> Any:

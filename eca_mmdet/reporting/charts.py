@@ -10,9 +10,10 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from eca_mmdet.reporting.logs import Series
+from eca_mmdet.reporting.run import Run
 
 Chart = dict[str, Any]
-UNIT_SQUARE = {'top': 1, 'zero': True, 'right': 1}
+UNIT_SQUARE: dict[str, Any] = {'top': 1, 'zero': True, 'right': 1}
 """Axes of a chart from 0 to 1, both ways."""
 MOST_POINTS = 4000
 """Points of a line. Longer lines are thinned: each step of the axis keeps its lowest
@@ -21,9 +22,8 @@ and its highest value, so that no spike is lost."""
 
 def number(value: Any, digits: int = 6) -> float | None:
     """Return a finite number with so many significant digits, or None."""
-    if not isinstance(value, (int, float)) or not math.isfinite(value):
-        return None
-    return float(f'{value:.{digits}g}')
+    finite = isinstance(value, (int, float)) and math.isfinite(value)
+    return float(f'{value:.{digits}g}') if finite else None
 
 
 def percent(value: float | None) -> float | None:
@@ -44,28 +44,23 @@ def line(
     palette; ``dash`` is 0 solid, 1 dashed, 2 dotted. ``more`` are further keys, e.g.
     ``notes``: a text for each point.
     """
-    pairs = [[number(x, 9), number(y)] for x, y in points]
-    return {
-        'name': name,
-        'points': thin(pairs),
-        'colour': colour,
-        'dash': dash,
-        **more,
-    }
+    thinned = thin([[number(x, 9), number(y)] for x, y in points])
+    return {'name': name, 'points': thinned, 'colour': colour, 'dash': dash, **more}
 
 
-def curve(
-    name: str,
-    series: Series,
-    colour: int,
-    dash: int = 0,
-    values: Iterable[float] | None = None,
-) -> dict[str, Any]:
-    """Return the line of a logged series; hovering shows the epoch if it is known.
+def style(runs: Sequence[Run], at: int, index: int, name: str) -> tuple[str, int, int]:
+    """Return name, colour and dash of a line of the run at a position.
 
-    ``values`` are shown in place of the logged ones, e.g. scaled.
+    The lines of a single run differ in colour, those of several runs in dash.
     """
-    points = zip(series.steps, series.values if values is None else values, strict=True)
+    if len(runs) == 1:
+        return name, index, 0
+    return f'{runs[at].label}, {name}', at, index
+
+
+def curve(name: str, series: Series, colour: int, dash: int = 0) -> dict[str, Any]:
+    """Return the line of a logged series; hovering shows the epoch if it is known."""
+    points = zip(series.steps, series.values, strict=True)
     notes = ['' if e is None else f'epoch {e}' for e in series.epochs]
     # A thinned line has other points than there are notes.
     known = any(notes) and len(notes) <= MOST_POINTS
@@ -87,45 +82,26 @@ def thin(pairs: list[list[float | None]]) -> list[list[float | None]]:
     return kept
 
 
-def line_chart(
+def chart(
+    kind: str,
     name: str,
     title: str,
-    x: str,
     y: str,
-    lines: Sequence[dict[str, Any]],
-    /,
+    drawn: Sequence[dict[str, Any]],
     **more: Any,
 ) -> Chart | None:
-    """Return a chart of lines from :func:`line`, or None if there are none.
+    """Return a chart, or None if there is nothing to draw.
 
-    ``x`` and ``y`` label the axes, with units. ``more`` takes ``top`` (highest y),
-    ``zero`` (the axis starts there), ``marks`` (points are drawn) and ``diagonal``.
+    ``kind`` is 'line' or 'bar', ``drawn`` has lines from :func:`line` or an entry from
+    :func:`bars` for each run, and ``y`` labels the axis of values, with the unit.
+    ``more`` takes ``top`` (highest y); ``categories`` of bars; and of lines ``x`` (its
+    label), ``zero`` (y starts there), ``marks`` (drawn points), ``right`` (highest x)
+    and ``diagonal``.
     """
-    if not lines:
+    if not drawn:
         return None
-    described = {'id': name, 'kind': 'line', 'title': title, 'x': x, 'y': y}
-    plain = {'top': None, 'zero': False, 'marks': False, 'diagonal': False}
-    return {**described, 'lines': list(lines), **plain, **more}
-
-
-def bar_chart(
-    name: str,
-    title: str,
-    value: str,
-    categories: Sequence[str],
-    bars: Sequence[dict[str, Any]],
-    top: float | None = None,
-) -> Chart | None:
-    """Return a chart with a group of bars for each category, or None without bars.
-
-    ``value`` labels the axis of values, with its unit, up to ``top``; ``bars`` has an
-    entry from :func:`bars` for each run.
-    """
-    if not bars:
-        return None
-    described = {'id': name, 'kind': 'bar', 'title': title, 'y': value}
-    listed = {'categories': list(categories), 'bars': list(bars)}
-    return {**described, **listed, 'top': top}
+    described = {'id': name, 'kind': kind, 'title': title, 'y': y}
+    return {**described, f'{kind}s': list(drawn), **more}
 
 
 def bars(name: str, values: Iterable[Any], colour: int) -> dict[str, Any]:
@@ -133,7 +109,7 @@ def bars(name: str, values: Iterable[Any], colour: int) -> dict[str, Any]:
     return {'name': name, 'values': [number(v) for v in values], 'colour': colour}
 
 
-def chart_section(charts: Iterable[Chart | None]) -> dict[str, Any] | None:
+def section(charts: Iterable[Chart | None]) -> dict[str, Any] | None:
     """Return the context of a section of charts only, or None if there are none."""
     drawn = [chart for chart in charts if chart]
     return {'charts': drawn} if drawn else None

@@ -15,11 +15,10 @@ MMDetection 2.x (``*.log.json``) writes a mode, and counts iterations in each ep
 
 from __future__ import annotations
 
+import functools
 import json
-import math
 import re
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
@@ -33,7 +32,7 @@ LONGEST = 1 << 20  # characters of a line; longer lines are not mmengine's
 _MOST_BYTES = 512 << 20  # size of a log; those of long trainings have some ten MB
 STAMP = re.compile(r'\d{8}_\d{6}')  # name of a start: its date and time
 _RESUMED = re.compile(r'resumed epoch:? (\d{1,12}), iter:? (\d{1,12})')
-_EPOCH = re.compile(r'Epoch(?:\(train\) +| )\[ *\d+\]\[ *\d+/ *(\d{1,12})\]')
+_EPOCH = re.compile(r'Epoch\(train\) +\[ *\d+\]\[ *\d+/ *(\d{1,12})\]')
 _BEGUN = 'Checkpoints will be saved to'
 _LOOP = re.compile(r'\b(Iter|Epoch)BasedTrainLoop\b')
 _VAL_INTERVAL = re.compile(r'\bval_interval ?= ?(\d{1,12})')
@@ -71,49 +70,33 @@ class Unread:
 
 
 def read_rows(path: Path, unread: Unread) -> list[Row]:
-    """Read a log; lines that cannot be read are counted in ``unread``."""
-    rows = []
-    for number, text, whole in _lines(path):
-        if text is None:
-            unread.add(path, number, f'it has more than {LONGEST} letters')
-        elif text and not text.startswith(_HEAD):
-            try:
-                rows.append(parse_line(text))
-            except UnreadableLine as error:
-                cut = 'it was not written to its end'
-                unread.add(path, number, str(error) if whole else cut)
-    return rows
-
-
-def _lines(path: Path) -> Iterator[tuple[int, str | None, bool]]:
-    """Yield number, text, and whether the line is whole; None for text too long.
+    """Read a log; lines that cannot be read are counted in ``unread``.
 
     One line is in memory at a time.
     """
     require_regular(path, 'log', _MOST_BYTES)
-    try:
-        with open(path, encoding='utf-8-sig', errors='replace') as file:
-            number = 0
-            while text := file.readline(LONGEST):
-                number += 1
-                whole = text.endswith('\n')
-                if not whole and len(text) == LONGEST:
-                    while (rest := file.readline(LONGEST)) and rest[-1] != '\n':
-                        pass
-                    yield number, None, True
-                else:
-                    yield number, text.strip(' \t\r\n\0'), whole
-    except OSError as error:
-        raise UserError(
-            f'the log {str(path)!r} cannot be read: {error.strerror}.',
-            code='file-unreadable',
-        ) from error
+    rows = []
+    with open(path, encoding='utf-8-sig', errors='replace') as file:
+        read = functools.partial(file.readline, LONGEST)
+        for number, line in enumerate(iter(read, ''), 1):
+            whole, text = line.endswith('\n'), line.strip(' \t\r\n\0')
+            if len(line) == LONGEST and not whole:
+                while (rest := read()) and not rest.endswith('\n'):
+                    pass
+                unread.add(path, number, f'it has more than {LONGEST} letters')
+            elif text and not text.startswith(_HEAD):
+                try:
+                    rows.append(parse_line(text))
+                except UnreadableLine as error:
+                    cut = 'it was not written to its end'
+                    unread.add(path, number, str(error) if whole else cut)
+    return rows
 
 
 def parse_line(text: str) -> Row:
     """Return the numbers of one of mmengine's lines; others are unreadable."""
     try:
-        content = json.loads(text)
+        content = json.loads(text, parse_int=float)  # of any number of digits
     except (ValueError, RecursionError) as error:
         raise UnreadableLine('it is not JSON') from error
     if not isinstance(content, dict):
@@ -132,16 +115,11 @@ def parse_line(text: str) -> Row:
 
 
 def _count(content: dict[str, Any], key: str) -> int:
-    value = content.get(key)
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
-    if (
-        isinstance(value, bool)
-        or not isinstance(value, int)
-        or not 0 <= value <= 10**12
-    ):
+    value: Any = content.get(key)
+    whole = isinstance(value, float) and value.is_integer()
+    if not whole or not 0 <= value <= 10**12:
         raise UnreadableLine(f'its {key} is no count')
-    return value
+    return int(value)
 
 
 def _numbers(content: dict[str, Any], prefix: str) -> dict[str, float]:
@@ -152,12 +130,9 @@ def _numbers(content: dict[str, Any], prefix: str) -> dict[str, float]:
             continue
         several = isinstance(value, dict) and key in ('lr', 'momentum')
         for name, number in value.items() if several else [('', value)]:
-            if isinstance(number, (int, float)) and not isinstance(number, bool):
+            if isinstance(number, float):
                 full = f'{key}_{name}' if several else key.removeprefix(prefix)
-                try:
-                    numbers[printable(full)] = float(number)
-                except OverflowError:  # an integer of more than 308 digits
-                    numbers[printable(full)] = math.inf if number > 0 else -math.inf
+                numbers[printable(full)] = number
     return numbers
 
 
@@ -172,8 +147,8 @@ class Start:
     resumed: tuple[int, int] | None = None  # from epoch and iteration, by the text log
     per_epoch: int | None = None  # iterations, by the text log
     by_epoch: bool = False  # whether the run counts epochs
-    val_interval: int | None = None  # iterations between validations
-    max_iters: int | None = None
+    val_interval: int = 0  # iterations between validations; 0 if unknown
+    max_iters: int = 0
 
     @property
     def train_rows(self) -> list[Row]:
@@ -211,7 +186,7 @@ def find_starts(path: Path, unread: Unread) -> list[Start]:
                 return [_read(file, unread) for file in files]
     except OSError as error:
         raise UserError(
-            f'the folder {str(path)!r} cannot be read: {error.strerror}.',
+            f'{str(path)!r} cannot be read: {error.strerror}.',
             code='file-unreadable',
         ) from error
     raise UserError(
@@ -244,45 +219,44 @@ def _file_of(start: Path) -> Path | None:
     data = start / 'vis_data'
     dated = sorted(each for each in data.glob('*.json') if STAMP.fullmatch(each.stem))
     files = [each for each in (*dated, data / 'scalars.json') if each.is_file()]
-    full = (each for each in files if each.stat().st_size)
-    return next(full, files[0] if files else None)
+    return max(files, key=lambda each: each.stat().st_size > 0, default=None)
 
 
 def _read(path: Path, unread: Unread) -> Start:
     """Read a JSON file, and beside it the text log and the config."""
     folder = path.parent
     inside = folder.name == 'vis_data'
-    configs: list[Path] = []
-    if (own := folder / 'config.py').is_file():
-        configs = [own]
-    elif inside:
-        work_dir = folder.parent.parent
-        configs = [copy for copy in work_dir.glob('*.py') if copy.is_file()]
-        configs.sort(key=lambda copy: (copy.stat().st_mtime, copy.name))
+    configs = [own] if (own := folder / 'config.py').is_file() else []
+    if inside and not configs:
+        configs = [each for each in folder.parent.parent.glob('*.py') if each.is_file()]
+        configs.sort(key=lambda config: (config.stat().st_mtime, config.name))
     name = folder.parent.name if inside else path.stem.removesuffix('.log')
     start = Start(name, read_rows(path, unread), configs)
-    beside = [path.with_suffix('')] if path.name.endswith('.log.json') else []
-    for text in sorted(folder.parent.glob('*.log')) if inside else beside:
+    for text_log in sorted(folder.parent.glob('*.log')) if inside else ():
         # Not the logs of further processes, nor a pipe, which could be waited for.
-        if '_rank' not in text.name and text.is_file():
-            _read_text(start, text)
+        if '_rank' not in text_log.name and text_log.is_file():
+            _read_text(start, _head_of(text_log))
     _count_over_epochs(start)
-    _read_config(start)
+    _read_config(start, _head_of(configs[-1]) if configs else '')
     return start
 
 
-def _count_over_epochs(start: Start) -> None:
-    """Number iterations over the run where the log begins again in each epoch.
+def _head_of(path: Path) -> str:
+    with open(path, 'rb') as file:
+        return file.read(_MOST_TEXT).decode(errors='replace')
 
-    Without a text log, an epoch is as long as its last line says.
+
+def _count_over_epochs(start: Start) -> None:
+    """Number iterations over the run where MMDetection 2.x begins again in each epoch.
+
+    An epoch is taken to be as long as the last line in it says.
     """
     rows = start.train_rows
     if any(
         after.number <= before.number and (after.epoch or 0) > (before.epoch or 0)
         for before, after in pairwise(rows)
     ):
-        length = start.per_epoch or max(row.number for row in rows)
-        start.per_epoch = length
+        length = start.per_epoch = max(row.number for row in rows)
         start.rows = [
             replace(row, number=row.number + (row.epoch - 1) * length)
             if row.kind == 'train' and row.epoch
@@ -291,10 +265,8 @@ def _count_over_epochs(start: Start) -> None:
         ]
 
 
-def _read_text(start: Start, path: Path) -> None:
+def _read_text(start: Start, text: str) -> None:
     """Look in the text log: did training begin or resume, how long is an epoch?"""
-    with open(path, 'rb') as file:
-        text = file.read(_MOST_TEXT).decode(errors='replace')
     start.begun |= _BEGUN in text
     if resumed := _RESUMED.search(text):
         start.resumed = int(resumed[1]), int(resumed[2])
@@ -303,12 +275,8 @@ def _read_text(start: Start, path: Path) -> None:
         start.per_epoch = int(length[1])
 
 
-def _read_config(start: Start) -> None:
+def _read_config(start: Start, text: str) -> None:
     """Take what the lines do not say from the config, which is searched, not run."""
-    text = ''
-    for path in start.configs[-1:]:
-        with open(path, encoding='utf-8', errors='replace') as file:
-            text = file.read(1 << 20)
     rows = start.train_rows or start.rows
     has_epochs = all(row.epoch is not None for row in rows)
     loop = _LOOP.search(text)
@@ -316,6 +284,7 @@ def _read_config(start: Start) -> None:
     start.by_epoch = has_epochs if loop is None else loop[1] == 'Epoch'
     if start.train_rows and not has_epochs:
         start.by_epoch = False
-    every, last = _VAL_INTERVAL.search(text), _MAX_ITERS.search(text)
-    start.val_interval = int(every[1]) or None if every else None
-    start.max_iters = int(last[1]) or None if last else None
+    if every := _VAL_INTERVAL.search(text):
+        start.val_interval = int(every[1])
+    if last := _MAX_ITERS.search(text):
+        start.max_iters = int(last[1])

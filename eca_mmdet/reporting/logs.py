@@ -10,7 +10,7 @@ from pathlib import Path
 
 from eca_mmdet.reporting.log_files import Row, Start, Unread, find_starts
 from eca_mmdet.utils.errors import UserError
-from eca_mmdet.utils.text import printable
+from eca_mmdet.utils.text import plural, printable
 
 
 @dataclass(frozen=True)
@@ -51,15 +51,25 @@ def read_logs(path: str | Path) -> TrainingLog:
             'a log of it.',
             code='no-log',
         )
-    run = _newest(runs)
+    run = max(  # the newest that logged an iteration, or otherwise anything
+        reversed(runs),
+        key=lambda run: [any(s.train_rows for s in run), any(s.rows for s in run)],
+    )
     rows, per_epoch, notes = _join(run)
     train, val = (_curves(rows, kind) for kind in ('train', 'val'))
-    notes += _notes_of_starts(starts, runs, run) + _notes_of_curves(train, val)
-    if unread.count:
-        lines = 'line' if unread.count == 1 else 'lines'
+    if others := [other for other in runs if other is not run]:
+        names = ', '.join(dict.fromkeys(other[0].name for other in others))
+        were = 'were' if len(others) > 1 else 'was'
         notes.append(
-            f'{unread.count} {lines} could not be read (first: {unread.first})'
+            f'{plural(len(others), "other training")} {were} left out ({names}): '
+            'started from the first iteration, not resumed'
         )
+    if tests := [start.name for start in starts if not start.is_training]:
+        notes.append(f'no training in, left out: {", ".join(dict.fromkeys(tests))}')
+    notes += _notes_of_curves(train, val)
+    if unread.count:
+        lines = plural(unread.count, 'line')
+        notes.append(f'{lines} could not be read (first: {unread.first})')
     return TrainingLog(
         source=str(path),
         train=train,
@@ -107,12 +117,11 @@ def _origin(start: Start) -> tuple[int | None, int]:
 
     Without a text log, the iteration before the first line is the latest it can be.
     """
-    rows = start.train_rows
     if start.resumed:
         epoch, iteration = start.resumed
     else:
-        epoch = (rows[0].epoch or 1) - 1 if rows else 0
-        iteration = rows[0].number - 1 if rows else 0
+        first = start.train_rows[0]
+        epoch, iteration = (first.epoch or 1) - 1, first.number - 1
     return (epoch if start.by_epoch else None), iteration
 
 
@@ -124,15 +133,6 @@ def _reaches(run: Run, start: Start) -> bool:
         return max((row.epoch or 0 for row in rows), default=0) >= epoch
     gap = max((each.interval() for each in run), default=0)
     return max((row.number for row in rows), default=0) + gap >= iteration
-
-
-def _newest(runs: list[Run]) -> Run:
-    """Return the newest run that logged an iteration, or else anything."""
-    for wanted in ('train_rows', 'rows'):
-        for run in reversed(runs):
-            if any(getattr(start, wanted) for start in run):
-                return run
-    return runs[-1]
 
 
 def _by_epoch(run: Run) -> bool:
@@ -169,11 +169,9 @@ def _join(run: Run) -> tuple[list[Row], int | None, list[str]]:
         start.per_epoch or _per_epoch(start.train_rows) if by_epoch else None
         for start in run
     ]
-    known = [length for length in lengths if length]
-    if by_epoch and not known:
-        whole = _per_epoch([row for start in run for row in start.train_rows])
-        known = [whole] if whole else []
-    newest = known[-1] if known else None
+    newest = next(filter(None, reversed(lengths)), None)
+    if by_epoch and newest is None:
+        newest = _per_epoch([row for start in run for row in start.train_rows])
     rows: list[Row] = []
     notes = []
     for index, (start, own) in enumerate(zip(run, lengths, strict=True)):
@@ -187,13 +185,11 @@ def _join(run: Run) -> tuple[list[Row], int | None, list[str]]:
         if index or _is_resumed(start, []):
             epoch, iteration = _origin(start)
             done = epoch * newest if epoch is not None and newest else iteration
-            exact = start.resumed or by_epoch
-            where = (
-                f'after iteration {done}' if exact else f'before iteration {done + 1}'
-            )
-            note = f'resumed {where} ({start.name})'
-            lost = '; what was logged until then is not here'
-            notes.append(note if index else note + lost)
+            where = f'after iteration {done}'
+            if not (start.resumed or by_epoch):
+                where = f'before iteration {done + 1}'
+            lost = '' if index else '; what was logged until then is not here'
+            notes.append(f'resumed {where} ({start.name}){lost}')
             rows = [row for row in rows if row.number <= done] if placed else rows
         rows += placed
     if len(set(filter(None, lengths))) > 1:
@@ -212,13 +208,12 @@ def _place(start: Start, by_epoch: bool, per_epoch: int | None) -> list[Row]:
     for index, row in enumerate(start.rows):
         step, epoch = row.number, row.epoch
         if row.kind == 'val':
-            later = (one for one in start.rows[index + 1 :] if one.kind == 'train')
             if by_epoch:
                 step, epoch = _after_epoch(row, before, per_epoch)
             else:
-                step = _after_iteration(
-                    start, row, before, next(later, None), validated
-                )
+                later = (r for r in start.rows[index:] if r.kind == 'train')
+                after = next(later, None)
+                step = _after_iteration(start, row, before, after, validated)
             validated = step
         elif epoch is None and per_epoch:
             epoch = -(-step // per_epoch)
@@ -257,13 +252,13 @@ def _after_iteration(
     begin = max(rows[0].number - gap, 0) if rows and gap else 0
     begin = start.resumed[1] if start.resumed else begin
     done = before.number if before else begin
-    limit = after.number if after else done + gap
-    limit = min(limit, start.max_iters) if start.max_iters else limit
+    end = start.max_iters or math.inf
+    limit = min(after.number if after else done + gap, end)
     if row.number and done <= row.number <= limit:
         return row.number
     if every := start.val_interval:
         due = -(-max(done, validated + 1, begin + 1) // every) * every
-        due = min(due, start.max_iters) if start.max_iters else due
+        due = int(min(due, end))
         if after is None or due <= limit:
             return due
     return done
@@ -281,22 +276,6 @@ def _curves(rows: list[Row], kind: str) -> dict[str, Series]:
         epochs, values = zip(*(by_step[step] for step in steps), strict=True)
         curves[name] = Series(tuple(steps), epochs, values)
     return curves
-
-
-def _notes_of_starts(starts: list[Start], runs: list[Run], run: Run) -> list[str]:
-    notes = []
-    others = [other for other in runs if other is not run]
-    if others:
-        names = ', '.join(dict.fromkeys(other[0].name for other in others))
-        plural = 's were' if len(others) > 1 else ' was'
-        notes.append(
-            f'{len(others)} other training{plural} left out ({names}): started from '
-            'the first iteration, not resumed'
-        )
-    tests = [start.name for start in starts if not start.is_training]
-    if tests:
-        notes.append(f'no training in, left out: {", ".join(dict.fromkeys(tests))}')
-    return notes
 
 
 def _notes_of_curves(train: dict[str, Series], val: dict[str, Series]) -> list[str]:

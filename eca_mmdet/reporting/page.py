@@ -8,6 +8,7 @@ import math
 import os
 import re
 import statistics
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -18,7 +19,6 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, TemplateError
 from markupsafe import Markup
 
 import eca_mmdet
-from eca_mmdet.reporting.charts import number
 from eca_mmdet.reporting.logs import Series
 from eca_mmdet.reporting.run import Options, Run, read_run
 from eca_mmdet.reporting.sections import Section
@@ -42,7 +42,7 @@ SECTIONS = (
 )
 """In the order of the page."""
 
-_MACROS = "{% from 'macros.html.j2' import swatch, plots %}"
+_MACROS = "{% from 'macros.html.j2' import body, heads, plots, swatch %}"
 _MALFORMED = (
     *(LookupError, TypeError, ValueError, AttributeError, ArithmeticError),
     TemplateError,
@@ -102,8 +102,7 @@ def _draw(
             return None
         template = environment.from_string(_MACROS + section.template)
         return {
-            'id': section.id,
-            'title': section.title,
+            'section': section,
             'body': Markup(template.render(runs=these, **context)),
             'charts': context.get('charts', []),
         }
@@ -128,16 +127,16 @@ def _malformed(title: str, run: Run, error: Exception) -> str:
 
 def _head(run: Run) -> dict[str, Any]:
     """Return what the top of the page says of a run."""
-    facts: list[tuple[str, str]] = []
     try:
         facts = _summary(run)
     except _MALFORMED as error:
+        facts = []
         run.missing.append(_malformed('Summary', run, error))
-    recorded = (run.record or {}).get('notes') or ()
+    notes = (run.record or {}).get('notes') or ()
     return {
         'label': run.label,
         'facts': facts + _training_facts(run),
-        'notes': [*(run.log.notes if run.log else ()), *recorded],
+        'notes': [*(run.log.notes if run.log else ()), *notes],
         'missing': list(dict.fromkeys(run.missing)),
     }
 
@@ -152,14 +151,10 @@ def _summary(run: Run) -> list[tuple[str, str]]:
     for what, key in (('config', 'config'), ('evaluated', 'date')):
         if record.get(key):
             facts.append((what, _DATE.sub(r'\1 \2 UTC', str(record[key]))))
-    results: list[dict[str, Any]] = list(run.results.values())
-    counts = results[0].get('counts') or {} if results else {}
-    if counts:
-        named = [(value, name.replace('_', ' ')) for name, value in counts.items()]
-        shown = ', '.join(f'{value:,} {name}' for value, name in named if value)
+    if counts := {name.replace('_', ' '): n for name, n in run.counts.items()}:
+        shown = ', '.join(f'{n:,} {name}' for name, n in counts.items() if n)
         facts.append(('data', shown))
-    at = next((key for key in ('epoch', 'iter') if key in record), None)
-    if at:
+    if at := next((key for key in ('epoch', 'iter') if key in record), None):
         facts.append(('measured after', f'{at} {record[at]}'))
     if record.get('fast'):
         facts.append(('weights', 'folded and in lower precision (test --fast)'))
@@ -182,9 +177,7 @@ def _training_facts(run: Run) -> list[tuple[str, str]]:
     if memory := _finite(log.train.get('memory')):
         facts.append(('highest GPU memory', f'{max(memory):,.0f} MiB'))
     if loss := log.train.get('loss'):
-        last = loss.values[-1]
-        shown = f'{number(last, 4):g}' if math.isfinite(last) else str(last)
-        facts.append(('last loss', shown))
+        facts.append(('last loss', f'{loss.values[-1]:.4g}'))
     return facts
 
 
@@ -248,10 +241,6 @@ def report(
         gate_images: images to measure the gates on, where the folder has no gates.json.
         model: build the detector, for its costs and to measure gates.
 
-    Raises:
-        UserError: a folder has no run, the options are wrong, or the page cannot be
-            written.
-
     Example:
         >>> import eca_mmdet
         >>> page = eca_mmdet.report('runs/demo', model=False)  # doctest: +SKIP
@@ -266,11 +255,8 @@ def report(
             code='option-invalid',
         )
     paths = list(map(Path, run_folders))
-    target = Path('report.html')
-    if out is not None:
-        target = Path(out)
-    elif len(paths) == 1 and paths[0].is_dir():
-        target = paths[0] / 'report.html'
+    folder = paths[0] if len(paths) == 1 and paths[0].is_dir() else Path()
+    target = folder / 'report.html' if out is None else Path(out)
     _require_replaceable(target)
     runs = [
         run
@@ -283,7 +269,11 @@ def report(
             f'told apart; got {len(runs)}, each result file of an evaluation counted.',
             code='option-invalid',
         )
-    _number_equal_labels(runs)
+    names = Counter[str]()  # result files of several evaluations may share one
+    for run in runs:
+        names[run.label] += 1
+        if (count := names[run.label]) > 1:
+            run.label = f'{run.label} ({count})'
     replaced = target.exists()
     page = render_page(runs, Options(examples, images, annotations, gate_images, model))
     write_texts({target: page})
@@ -293,13 +283,11 @@ def report(
 
 def _require_replaceable(target: Path) -> None:
     """Refuse a file that exists and is no page of this command."""
-    if not target.exists():
-        return
     head = b''
     if target.is_file():
         with open(target, 'rb') as file:
             head = file.read(_HEAD_BYTES)
-    if f'content="{GENERATOR}"'.encode() not in head:
+    if target.exists() and f'content="{GENERATOR}"'.encode() not in head:
         raise UserError(
             f'{target} exists and is no page of this command, which replaces only '
             'those. Name another file with --out.',
@@ -323,11 +311,3 @@ def _labels(paths: Sequence[Path], labels: Sequence[str] | None) -> list[str]:
         if len(set(names)) == len(names):
             return names
     raise UserError('a run is named twice; name each once.', code='option-invalid')
-
-
-def _number_equal_labels(runs: Sequence[Run]) -> None:
-    """Number the result files of several evaluations that share a name."""
-    names = [run.label for run in runs]
-    for index, run in enumerate(runs):
-        if run.label in names[:index]:
-            run.label = f'{run.label} ({names[: index + 1].count(run.label)})'

@@ -15,8 +15,7 @@ from eca_mmdet.utils.errors import UserError
 from eca_mmdet.utils.io import read_file, read_json, sha256_of
 
 _MOST_BYTES = 200 * 2**20
-_MOST_LINES = 200
-_LONGEST = 10_000
+_MOST_TEXT = 100_000  # start of a log, which names the machine
 _MOST_CONFIG = 4 << 20
 
 
@@ -63,9 +62,15 @@ class Run:
         first = analyses[0] if analyses and isinstance(analyses, list) else {}
         return first if isinstance(first, dict) else {}
 
-    def analysis_of(self, task: str, part: str) -> dict[str, Any]:
-        """Return a part of a task's analysis, e.g. 'pr_curves'; empty if missing."""
-        return (self.analysis.get(task) or {}).get(part) or {}
+    @property
+    def counts(self) -> dict[str, Any]:
+        """The numbers of images, categories, ... that were evaluated."""
+        first: Any = next(iter(self.results.values()), {})
+        return first.get('counts') or {}
+
+    def recorded(self, what: str, key: str) -> Any:
+        """Return the 'file' or 'sha256' of an evaluated file; None if not recorded."""
+        return ((self.record or {}).get(what) or {}).get(key)
 
 
 def tasks_of(runs: Sequence[Run]) -> list[str]:
@@ -85,6 +90,15 @@ def measured(runs: Sequence[Run], task: str) -> Iterator[tuple[int, Run, Any]]:
             yield index, run, run.results[task]
 
 
+def analysed(
+    runs: Sequence[Run], task: str, part: str
+) -> Iterator[tuple[int, Run, Any]]:
+    """Yield (colour, run, part) of the runs that have a part of a task's analysis."""
+    for index, run, _ in measured(runs, task):
+        if found := (run.analysis.get(task) or {}).get(part):
+            yield index, run, found
+
+
 def check_record(record: Any) -> None:
     """Check the parts of a metrics.json that are used beyond a single section."""
     files = ('annotations', 'checkpoint', 'predictions')
@@ -96,18 +110,16 @@ def check_record(record: Any) -> None:
         described = [record.get(key) or {} for key in files]
         texts = [file.get(k) or '' for file in described for k in ('file', 'sha256')]
         texts += [*(record.get('notes') or ()), record.get('config') or '']
-        sound = (
-            bool(shares)
+        if (
+            shares
             and all(share is None or 0 <= share <= 1 for share in shares)
             and all(isinstance(record.get(k) or v(), v) for k, v in kinds.items())
             and all(isinstance(text, str) for text in texts)
-        )
+        ):
+            return
     except (AttributeError, LookupError, TypeError):
-        sound = False
-    if not sound:
-        raise UserError(
-            'it is not of the form that eca-mmdet writes', code='not-results'
-        )
+        pass
+    raise UserError('it is not of the form that eca-mmdet writes', code='not-results')
 
 
 def read_run(path: Path, label: str) -> list[Run]:
@@ -121,12 +133,12 @@ def read_run(path: Path, label: str) -> list[Run]:
             'eca-mmdet demo or eval, or a log file.',
             code='file-not-found',
         )
-    run = Run(path, label)
     if path.name == 'metrics.json':
         raise UserError(
             f'{path} is a part of a run; name its folder, {path.parent}.',
             code='option-invalid',
         )
+    run = Run(path, label)
     try:
         run.log = read_logs(path)
     except UserError as error:
@@ -151,32 +163,23 @@ def read_run(path: Path, label: str) -> list[Run]:
 
 def _others(first: Run) -> list[Run]:
     """Return the further result files of one evaluation as runs of their own."""
-    record = first.record or {}
-    others = record.get('others') or []
-    if not others:
-        return []
-    shared = {k: v for k, v in record.items() if k not in ('others', 'analysis')}
+    record, path, folder = first.record or {}, first.record_path, first.label
     analyses = record.get('analysis')
     analyses = analyses if isinstance(analyses, list) else []
-    folder, first.label = first.label, f'{first.label}: {_result_name(record)}'
     runs = []
-    for index, other in enumerate(others, 1):
+    for index, other in enumerate(record.get('others') or (), 1):
         try:
             check_record(other)
         except UserError as error:
-            first.missing.append(
-                f'result file {index + 1} of {first.record_path}: {error}'
-            )
+            first.missing.append(f'result file {index + 1} of {path}: {error}')
             continue
-        own = {**shared, **other, 'analysis': analyses[index : index + 1]}
-        label = f'{folder}: {_result_name(other)}'
-        runs.append(Run(first.path, label, None, own, first.record_path))
+        own = {**record, 'predictions': None, **other}
+        own |= {'others': None, 'analysis': analyses[index : index + 1]}
+        runs.append(Run(first.path, folder, None, own, path))
+    for run in (first, *runs) if record.get('others') else ():
+        file = run.recorded('predictions', 'file') or 'results'
+        run.label = f'{folder}: {Path(file).name.removesuffix(".json")}'
     return runs
-
-
-def _result_name(record: dict[str, Any]) -> str:
-    file = (record.get('predictions') or {}).get('file') or 'results'
-    return Path(file).name.removesuffix('.json')
 
 
 def _files(folder: Path, pattern: str) -> Iterator[Path]:
@@ -190,14 +193,6 @@ def reason(error: Exception) -> str:
     return str(error).replace(f' {ADVICE}', '').removeprefix('None: ')
 
 
-def _read_object(path: Path, what: str) -> dict[str, Any]:
-    """Read the object in a JSON file."""
-    content = read_json(path, what, _MOST_BYTES).content
-    if not isinstance(content, dict):
-        raise UserError(f'{what} {path} holds no object', code='not-results')
-    return content
-
-
 def _modified(path: Path) -> float:
     return path.stat().st_mtime
 
@@ -206,7 +201,7 @@ def _read_record(run: Run) -> None:
     found = []
     for path in dict.fromkeys(_files(run.path, 'metrics.json')):
         try:
-            record = _read_object(path, 'metrics file')
+            record = read_json(path, 'metrics file', _MOST_BYTES).content
             check_record(record)
         except UserError as error:
             run.missing.append(f'numbers of an evaluation: {path}: {error}')
@@ -221,7 +216,15 @@ def _read_record(run: Run) -> None:
                 f'{run.record_path} has no analysis (eca-mmdet test, or eval '
                 '--analysis, adds it)'
             )
-        _check_age(run)
+        # Numbers may be older than the training that is drawn.
+        stamp = run.record_path.parent.name
+        configs = run.log.configs if run.log else ()
+        starts = [p for path in configs for p in path.parts if STAMP.fullmatch(p)]
+        if STAMP.fullmatch(stamp) and starts and stamp < min(starts):
+            run.missing.append(
+                f'numbers of the training that is drawn, which began at {max(starts)}: '
+                f'those on this page are of {stamp}, before it'
+            )
         if run.record.get('other_evaluators'):
             run.missing.append(f'numbers of further evaluators: see {run.record_path}')
     elif not any('metrics.json' in line for line in run.missing):
@@ -230,24 +233,14 @@ def _read_record(run: Run) -> None:
         )
 
 
-def _check_age(run: Run) -> None:
-    """Say so where the numbers are older than the training that is drawn."""
-    stamp = run.record_path.parent.name if run.record_path else ''
-    configs = run.log.configs if run.log else ()
-    starts = [part for path in configs for part in path.parts if STAMP.fullmatch(part)]
-    if STAMP.fullmatch(stamp) and starts and stamp < min(starts):
-        run.missing.append(
-            f'numbers of the training that is drawn, which began at {max(starts)}: '
-            f'those on this page are of {stamp}, before it'
-        )
-
-
 def _read_config(run: Run) -> None:
     dumped = _files(run.path, 'vis_data/config.py')
     plain = [*run.path.glob('*.py'), *run.path.glob('train/*.py')]
-    trained = list(run.log.configs) if run.log else []  # a test may have its own
-    paths = trained or sorted(dumped, key=lambda path: path.parent.parent.name)
-    paths = paths or sorted(plain, key=_modified)
+    paths = (
+        list(run.log.configs if run.log else ())  # a test may have its own
+        or sorted(dumped, key=lambda path: path.parent.parent.name)
+        or sorted(plain, key=_modified)
+    )
     if not paths:
         run.missing.append('the config: mmengine left none in the folder')
         return
@@ -262,17 +255,16 @@ def _read_config(run: Run) -> None:
 
 def _find_checkpoint(run: Run) -> None:
     """Take what was measured, by its sha256; of a run without numbers, the last."""
-    recorded = (run.record or {}).get('checkpoint') or {}
-    name, sha256 = recorded.get('file'), recorded.get('sha256')
+    name, sha256 = (run.recorded('checkpoint', key) for key in ('file', 'sha256'))
     if name and sha256:
         places = [*_files(run.path, Path(name).name or '-'), Path(name)]
         there = [path for path in places if path.is_file()]
-        for path in there:
-            if sha256_of(path) == sha256:
-                run.checkpoint = path
-                return
-        why = f'{there[0]} is not what was measured (sha256)' if there else 'it is gone'
-        run.missing.append(f'gates of the checkpoint {name}: {why}')
+        run.checkpoint = next((p for p in there if sha256_of(p) == sha256), None)
+        if run.checkpoint is None:
+            why = 'it is gone'
+            if there:
+                why = f'{there[0]} is not what was measured (sha256)'
+            run.missing.append(f'gates of the checkpoint {name}: {why}')
         return
     run.checkpoint = max(_files(run.path, '*.pth'), key=_modified, default=None)
     if run.checkpoint is None:
@@ -284,22 +276,21 @@ def _read_gates(run: Run) -> None:
     if path is None:
         return
     try:
-        gates = _read_object(path, 'gates file')
+        gates = read_json(path, 'gates file', _MOST_BYTES).content
     except UserError as error:
         run.missing.append(f'gates: {error}')
         return
-    if isinstance(gates.get('checkpoints'), list):
+    if isinstance(gates, dict) and isinstance(gates.get('checkpoints'), list):
         run.gates = gates
 
 
 def _environment(path: Path) -> list[str]:
     """Return the lines on the machine in mmengine's newest log."""
     logs = [log for log in _files(path, '*.log') if STAMP.search(log.name)]
-    lines: list[str] = []
-    for log in sorted(logs, key=lambda log: log.name)[-1:]:
-        with open(log, encoding='utf-8', errors='replace') as file:
-            start = [file.readline(_LONGEST) for _ in range(_MOST_LINES)]
-        text = ''.join(start).partition('System environment:')[2]
-        text = text.partition('\n')[2].partition('Runtime environment:')[0]
-        lines = [line.strip()[:300] for line in text.split('\n') if line.strip(' -')]
-    return lines
+    if not logs:
+        return []
+    newest = max(logs, key=lambda log: log.name)
+    with open(newest, encoding='utf-8', errors='replace') as file:
+        text = file.read(_MOST_TEXT).partition('System environment:')[2]
+    text = text.partition('\n')[2].partition('Runtime environment:')[0]
+    return [line.strip()[:300] for line in text.split('\n') if line.strip(' -')]

@@ -142,7 +142,7 @@ def test_command_predicts_several_sources(
     assert content['info']['source'] == list(sources)
     assert (tmp_path / 'out' / 'pictures' / 'other' / 'c[1].png').is_file()
     found = media.open_source('o*r/**/c?.png')
-    assert (found.names, found.single) == (['c1.png'], True)
+    assert (found.folder, found.names) == (other.relative_to(tmp_path), ['c1.png'])
     assert media.open_source('other/c[1].png').names == [
         'c[1].png'
     ]  # a file's own name
@@ -262,7 +262,7 @@ def test_bad_checkpoints_and_options(command, checkpoint, folder, tmp_path):
     for arguments, message in (
         ((cut, image), 'cut.pth'),
         ((tmp_path / 'no.pth', image), 'does not exist'),
-        ((image, image), 'is not a checkpoint'),
+        ((image, image), 'an image or a document, not weights'),
         ((checkpoint, image, '--device', 'warp'), "device 'warp' cannot be used"),
         ((checkpoint, image, '--every', 2), '--every goes with a video'),
         ((checkpoint, image, '--config', 'nosuch'), 'nosuch'),

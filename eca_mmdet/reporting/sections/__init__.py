@@ -19,11 +19,15 @@ class Section:
         context: returns the variables of the template, or None to leave the section
             out. ``'charts'`` lists the section's charts. What cannot be shown of a run
             is added to its ``missing``.
-        template: Jinja2 source; macros ``swatch`` and ``plots``, variables ``runs`` and
-            those of ``context``, escaped.
+        template: Jinja2 source with the macros of ``macros.html.j2``, variables
+            ``runs`` and those of ``context``, escaped.
+        heading: if it differs from the title.
+        lead: paragraph under the heading.
     """
 
     id: str
     title: str
     context: Callable[[Sequence[Run], Options], dict[str, Any] | None]
-    template: str
+    template: str = '{{ plots(charts) }}'
+    heading: str = ''
+    lead: str = ''

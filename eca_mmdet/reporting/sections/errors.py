@@ -5,17 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from eca_mmdet.reporting.charts import (
-    UNIT_SQUARE,
-    Chart,
-    bar_chart,
-    bars,
-    chart_section,
-    line,
-    line_chart,
-    percent,
-)
-from eca_mmdet.reporting.run import Options, Run, measured, tasks_of, title_of
+from eca_mmdet.reporting import charts
+from eca_mmdet.reporting.charts import UNIT_SQUARE, Chart, chart, percent
+from eca_mmdet.reporting.run import Options, Run, analysed, tasks_of, title_of
 from eca_mmdet.reporting.sections import Section
 
 _KINDS = {
@@ -34,118 +26,92 @@ _PAIRS = 12
 
 def _precision(runs: Sequence[Run], options: Options) -> dict[str, Any] | None:
     """Return a chart a task: a colour a run, a dash an IoU."""
-    return chart_section(_precision_chart(task, runs) for task in tasks_of(runs))
+    return charts.section(_precision_chart(task, runs) for task in tasks_of(runs))
 
 
 def _precision_chart(task: str, runs: Sequence[Run]) -> Chart | None:
-    several = len(runs) > 1
     lines = []
-    for at, run, _ in measured(runs, task):
-        curves = run.analysis_of(task, 'pr_curves')
+    for at, _, curves in analysed(runs, task, 'pr_curves'):
         for index, key in enumerate(('0.50:0.95', '0.50', '0.75')):
             if curves.get(key):
-                name = f'{run.label}, IoU {key}' if several else f'IoU {key}'
                 points = zip(curves['recall'], curves[key], strict=True)
-                colour, dash = (at, index) if several else (index, 0)
-                lines.append(line(name, points, colour, dash))
-    title = f'Precision and recall, {title_of(task)}'
-    return line_chart(f'pr-{task}', title, 'recall', 'precision', lines, **UNIT_SQUARE)
+                name, colour, dash = charts.style(runs, at, index, f'IoU {key}')
+                lines.append(charts.line(name, points, colour, dash))
+    what = ('line', f'pr-{task}', f'Precision and recall, {title_of(task)}')
+    return chart(*what, 'precision', lines, x='recall', **UNIT_SQUARE)
 
 
 PRECISION = Section(
     'precision',
     'Precision',
     _precision,
-    """
-<h2>Precision and recall</h2>
-<p class="lead">Mean over the classes that have objects.</p>{{ plots(charts) }}
-""",
+    heading='Precision and recall',
+    lead='Mean over the classes that have objects.',
 )
 
 
 def _errors(runs: Sequence[Run], options: Options) -> dict[str, Any] | None:
     """Return charts of errors, then of calibration."""
     kinds = (_error_chart, _calibration_chart)
-    return chart_section(
-        chart(task, runs) for chart in kinds for task in tasks_of(runs)
-    )
+    return charts.section(draw(task, runs) for draw in kinds for task in tasks_of(runs))
 
 
 def _error_chart(task: str, runs: Sequence[Run]) -> Chart | None:
     """Return what each kind of error costs, in AP50."""
     series = []
-    for at, run, _ in measured(runs, task):
-        delta = run.analysis_of(task, 'errors').get('delta_ap')
-        if delta:
+    for at, run, errors in analysed(runs, task, 'errors'):
+        if delta := errors.get('delta_ap'):
             values = [percent(delta.get(key)) for key in _KINDS]
-            series.append(bars(run.label, values, at))
-    title, value = f'What errors cost, {title_of(task)}', 'AP50 to be won without them'
-    names = list(_KINDS.values())
-    return bar_chart(f'errors-{task}', title, f'{value}, 0-100', names, series)
+            series.append(charts.bars(run.label, values, at))
+    what = ('bar', f'errors-{task}', f'What errors cost, {title_of(task)}')
+    value = 'AP50 to be won without them, 0-100'
+    return chart(*what, value, series, categories=list(_KINDS.values()))
 
 
 def _calibration_chart(task: str, runs: Sequence[Run]) -> Chart | None:
     """Return how often detections of a score are right, at IoU 0.5."""
     lines = []
-    for at, run, _ in measured(runs, task):
-        calibration = run.analysis_of(task, 'calibration')
+    for at, run, calibration in analysed(runs, task, 'calibration'):
         used = [each for each in calibration.get('bins') or [] if each.get('count')]
         if used:
             points = [(each['avg_confidence'], each['avg_accuracy']) for each in used]
             notes = [f'{each["count"]} detections' for each in used]
             error = f'{run.label}: error {100 * calibration["ece"]:.1f} %'
-            lines.append(line(error, points, at, notes=notes))
-    title = (f'calibration-{task}', f'Calibration, {title_of(task)}')
-    labels = ('score', 'share of right detections')
-    style = {'marks': True, 'diagonal': True}
-    return line_chart(*title, *labels, lines, **UNIT_SQUARE, **style)
+            lines.append(charts.line(error, points, at, notes=notes))
+    what = ('line', f'calibration-{task}', f'Calibration, {title_of(task)}')
+    more = dict(UNIT_SQUARE, x='score', marks=True, diagonal=True)
+    return chart(*what, 'share of right detections', lines, **more)
 
 
 ERRORS = Section(
     'errors',
     'Errors',
     _errors,
-    """
-<h2>Errors</h2>
-<p class="lead">At IoU 0.5. What AP50 would gain if one kind of error were mended (TIDE, arXiv:2008.08115); and how often a detection of some score is right: below the diagonal, scores promise too much.</p>
-{{ plots(charts) }}
-""",  # noqa: E501
+    lead='At IoU 0.5. What AP50 would gain if one kind of error were mended (TIDE, '
+    'arXiv:2008.08115); and how often a detection of some score is right: below the '
+    'diagonal, scores promise too much.',
 )
 
 
 def _confusion(runs: Sequence[Run], options: Options) -> dict[str, Any] | None:
     """Return a matrix a run and task: rows are objects, columns detections."""
-    matrices = []
-    for task in tasks_of(runs):
-        for at, run, _ in measured(runs, task):
-            confusion = run.analysis_of(task, 'confusion')
-            if confusion.get('matrix'):
-                matrices.append(_matrix(confusion, task, run, at))
+    matrices = [
+        _matrix(confusion, task, run, at)
+        for task in tasks_of(runs)
+        for at, run, confusion in analysed(runs, task, 'confusion')
+        if confusion.get('matrix')
+    ]
     return {'matrices': matrices} if matrices else None
 
 
 def _matrix(confusion: dict[str, Any], task: str, run: Run, at: int) -> dict[str, Any]:
     names, matrix = confusion['classes'], confusion['matrix']
-    totals = [sum(row) for row in matrix]
-    pairs = sorted(
-        (
-            (matrix[i][j], names[i], names[j])
-            for i in range(len(names))
-            for j in range(len(names))
-            if i != j and matrix[i][j]
-        ),
-        key=lambda pair: -pair[0],
-    )
-    shown = len(names) - 1 <= _MATRIX_CLASSES
-    rows = [
-        {
-            'name': names[i],
-            'cells': [
-                {'count': count, 'share': count / totals[i] if totals[i] else 0}
-                for count in row
-            ],
-        }
-        for i, row in enumerate(matrix if shown else [])
+    rows = list(zip(names, matrix, strict=True))
+    pairs = [
+        (count, name, names[j])
+        for i, (name, row) in enumerate(rows)
+        for j, count in enumerate(row)
+        if i != j and count
     ]
     return {
         'task': task,
@@ -153,9 +119,9 @@ def _matrix(confusion: dict[str, Any], task: str, run: Run, at: int) -> dict[str
         'run': run.label,
         'colour': at,
         'names': names,
-        'rows': rows,
+        'rows': rows if len(names) - 1 <= _MATRIX_CLASSES else [],
         'numbered': len(names) - 1 <= _TABLED_CLASSES,
-        'pairs': pairs[:_PAIRS],
+        'pairs': sorted(pairs, key=lambda pair: -pair[0])[:_PAIRS],
         'threshold': run.analysis[task].get('score_threshold'),
     }
 
@@ -165,8 +131,6 @@ CONFUSION = Section(
     'Confusion',
     _confusion,
     """
-<h2>Confusion</h2>
-<p class="lead">Rows are objects, columns detections, at IoU 0.5. In the last column are missed objects, in the last row detections where nothing is.</p>
 {% for group in matrices | groupby('task') %}
 <div class="tables">
 {% for one in group.list %}
@@ -176,7 +140,7 @@ CONFUSION = Section(
 <table class="confusion{{ ' plain' if not one.numbered }}" data-task="{{ one.task }}" data-run="{{ one.run }}">
 <thead><tr><th></th>{% for name in one.names %}<th><span>{{ name }}</span></th>{% endfor %}</tr></thead>
 <tbody>
-{% for row in one.rows %}{% set i = loop.index0 %}<tr><th scope="row">{{ row.name }}</th>{% for cell in row.cells %}<td{% if cell.count %}{{ ' class="hit"' | safe if loop.index0 == i }} style="--v:{{ '%.3f' % cell.share }}" title="{{ row.name }} → {{ one.names[loop.index0] }}: {{ cell.count }} ({{ '%.0f' % (100 * cell.share) }} %)"{% endif %}>{% if one.numbered and cell.count %}{{ cell.count }}{% endif %}</td>{% endfor %}</tr>
+{% for name, counts in one.rows %}{% set i, total = loop.index0, counts | sum %}<tr><th scope="row">{{ name }}</th>{% for count in counts %}<td{% if count %}{{ ' class="hit"' | safe if loop.index0 == i }} style="--v:{{ '%.3f' % (count / total) }}" title="{{ name }} → {{ one.names[loop.index0] }}: {{ count }} ({{ '%.0f' % (100 * count / total) }} %)"{% endif %}>{% if one.numbered and count %}{{ count }}{% endif %}</td>{% endfor %}</tr>
 {% endfor %}
 </tbody>
 </table>
@@ -189,4 +153,6 @@ CONFUSION = Section(
 </div>
 {% endfor %}
 """,  # noqa: E501
+    lead='Rows are objects, columns detections, at IoU 0.5. In the last column are '
+    'missed objects, in the last row detections where nothing is.',
 )

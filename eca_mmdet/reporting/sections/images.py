@@ -39,16 +39,13 @@ def _images(runs: Sequence[Run], options: Options) -> dict[str, Any] | None:
         except UserError as error:
             run.missing.append(f'worst and best images: {error}')
             continue
-        gallery = {
-            'run': run.label,
-            'colour': at,
-            'title': title_of(task),
-            'threshold': analysis.get('score_threshold'),
-        }
         for kind, entries in _chosen(analysis, options.examples):
             drawn = (_picture(entry, truth, folder, task, run) for entry in entries)
             if pictures := [picture for picture in drawn if picture]:
-                galleries.append({'kind': kind, **gallery, 'pictures': pictures})
+                gallery = {'kind': kind, 'run': run.label, 'colour': at}
+                gallery |= {'title': title_of(task), 'pictures': pictures}
+                gallery |= {'threshold': analysis.get('score_threshold')}
+                galleries.append(gallery)
     return {'galleries': galleries} if galleries else None
 
 
@@ -57,7 +54,6 @@ IMAGES = Section(
     'Images',
     _images,
     """
-<h2>Images</h2>
 {% for gallery in galleries %}
 <h3>{{ gallery.kind | capitalize }}{% if runs | length > 1 %}, {{ swatch(gallery.colour) }}{{ gallery.run }}{% endif %}</h3>
 <p class="lead">Left the objects, right the detections with a score of {{ gallery.threshold }} or more; by F1 of the {{ gallery.title }}s at IoU 0.5.</p>
@@ -88,10 +84,7 @@ def _chosen(analysis: Any, count: int) -> list[tuple[str, list[Any]]]:
 
 def find_annotations(run: Run, annotations: str | None) -> str:
     """Return the annotation file: the named one, the record's or the config's."""
-    path = annotations or ((run.record or {}).get('annotations') or {}).get('file')
-    dataset = _dataset(run)
-    if not path and dataset.get('ann_file'):
-        path = _joined(dataset, dataset['ann_file'])
+    path = annotations or run.recorded('annotations', 'file') or _places(run)[0]
     if not path:
         raise UserError(
             'nothing names an annotation file: --ann A.json does',
@@ -100,30 +93,32 @@ def find_annotations(run: Run, annotations: str | None) -> str:
     return str(path)
 
 
-def _dataset(run: Run) -> dict[str, Any]:
-    """Return the config's dataset that was evaluated; empty if there is none.
+def _places(run: Run) -> tuple[str, str | None]:
+    """Return annotation file and image folder of the config's evaluated dataset.
 
-    For a run without numbers, that is its test dataset.
+    For a run without numbers, that is its test dataset; ('', None) without a dataset.
     """
     from eca_mmdet.engine.config import leaf_datasets
 
-    recorded = ((run.record or {}).get('annotations') or {}).get('file')
+    recorded = run.recorded('annotations', 'file')
     for name in ('test_dataloader', 'val_dataloader'):
         for dataset in leaf_datasets((run.config or {}).get(name))[:1]:
-            own = _joined(dataset, dataset.get('ann_file'))
-            if recorded is None or os.path.normpath(recorded) == os.path.normpath(own):
-                return dict(dataset)
-    return {}
-
-
-def _joined(dataset: dict[str, Any], part: Any) -> str:
-    return os.path.join(str(dataset.get('data_root') or ''), str(part or ''))
+            root, prefix = (
+                str(dataset.get('data_root') or ''),
+                dataset.get('data_prefix'),
+            )
+            file = os.path.join(root, str(dataset.get('ann_file') or ''))
+            if recorded is None or os.path.normpath(recorded) == os.path.normpath(file):
+                part = prefix.get('img', '') if isinstance(prefix, dict) else ''
+                file = file if dataset.get('ann_file') else ''
+                return file, os.path.join(root, str(part or ''))
+    return '', None
 
 
 def _truth(run: Run, annotations: str | None) -> GroundTruth:
     """Read the annotation file that the numbers are of, and no other."""
     truth = read_ground_truth(find_annotations(run, annotations))
-    recorded = ((run.record or {}).get('annotations') or {}).get('sha256')
+    recorded = run.recorded('annotations', 'sha256')
     if recorded not in (None, truth.sha256):
         raise UserError(
             f'{truth.source} is not the annotation file that was used (sha256 '
@@ -135,17 +130,13 @@ def _truth(run: Run, annotations: str | None) -> GroundTruth:
 
 def find_images(run: Run, images: str | None) -> Path:
     """Return the folder of the images: the named one, or the config's."""
+    images = _places(run)[1] if images is None else images
     if images is None:
-        dataset = _dataset(run)
-        if not dataset:
-            raise UserError(
-                'the config has no data set of the annotations that were used, so that '
-                'it does not say where the images lie: --images DIR does',
-                code='no-images',
-            )
-        prefix = dataset.get('data_prefix')
-        part = prefix.get('img', '') if isinstance(prefix, dict) else ''
-        images = _joined(dataset, part)
+        raise UserError(
+            'the config has no data set of the annotations that were used, so that it '
+            'does not say where the images lie: --images DIR does',
+            code='no-images',
+        )
     if not Path(images).is_dir():
         raise UserError(
             f'{images} is no folder of images here; name it with --images',
@@ -166,7 +157,7 @@ def _picture(
             )
         at = truth.image_ids.index(number)
         image = read_rgb(str(inside(folder, truth.file_names[at])))
-        return _drawn(entry, truth, at, task, *fit(image))
+        return _drawn(entry, truth, at, task, image)
     except UserError as error:
         run.missing.append(f'image {number!r}: {error}')
     except Exception as error:  # of objects or detections that cannot be drawn
@@ -189,14 +180,14 @@ def inside(folder: Path, name: str) -> Path:
 
 
 def _drawn(
-    entry: Any, truth: GroundTruth, at: int, task: str, canvas: Array, scale: float
+    entry: Any, truth: GroundTruth, at: int, task: str, image: Array
 ) -> dict[str, Any]:
-    stated: list[int] = truth.sizes[at].tolist()
-    size = stated  # height and width
-    if not all(stated):
-        size = [round(pixels / scale) for pixels in canvas.shape[:2]]
+    """Return what the page shows of an image, its objects and its detections."""
+    sizes: list[int] = truth.sizes[at].tolist()
+    size = sizes if all(sizes) else list(image.shape[:2])  # height and width
     names = dict(zip(truth.category_ids, truth.category_names, strict=True))
-    for detection in entry['detections']:
+    detections = entry['detections']
+    for detection in detections:
         if detection['category_id'] not in names:
             raise UserError(
                 f'{truth.source} has no class {detection["category_id"]!r}',
@@ -207,15 +198,30 @@ def _drawn(
             raise UserError(
                 f'a mask of it is not of its size, {size}', code='not-results'
             )
+    rows = np.flatnonzero(truth.image == at)
+    objects = [
+        truth.category_names[truth.category[row]] + ' (crowd)' * bool(truth.crowd[row])
+        for row in rows
+    ]
+    labels = [list(names).index(each['category_id']) for each in detections]
+    texts = [f'{names[each["category_id"]]} {each["score"]:.2f}' for each in detections]
+    boxes: Any = [each.get('bbox') for each in detections]
+    truths: Any = None
+    masks: Any = None
+    if task == 'segm':
+        shapes = [truth.segmentations[row] for row in rows]
+        truths = [to_rle(shape, *size) if shape else None for shape in shapes]
+        masks = [each['segmentation'] for each in detections]
+        boxes = mask_api().toBbox(masks) if masks else []
+    canvas, scale = fit(image)
+    place = (truth.boxes[rows], truth.category[rows])
     return {
         'name': truth.file_names[at],
         **{key: entry[key] for key in ('f1', 'tp', 'fp', 'fn')},
         'width': canvas.shape[1],
         'height': canvas.shape[0],
-        'objects': _encode(_draw_objects(canvas, scale, truth, at, size, task)),
-        'detections': _encode(
-            _draw_detections(canvas, scale, entry['detections'], names, task)
-        ),
+        'objects': _encode(_draw(canvas, scale, *place, objects, truths)),
+        'detections': _encode(_draw(canvas, scale, boxes, labels, texts, masks)),
     }
 
 
@@ -230,43 +236,6 @@ def fit(image: Array) -> tuple[Array, float]:
     size = [max(1, round(scale * pixels)) for pixels in image.shape[1::-1]]
     method = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
     return cv2.resize(image, size, interpolation=method), scale
-
-
-def _draw_objects(
-    canvas: Array,
-    scale: float,
-    truth: GroundTruth,
-    at: int,
-    size: list[int],
-    task: str,
-) -> Array:
-    rows = np.flatnonzero(truth.image == at)
-    masks = None
-    if task == 'segm':
-        shapes = [truth.segmentations[row] for row in rows]
-        masks = [to_rle(shape, *size) if shape else None for shape in shapes]
-    texts = [
-        truth.category_names[truth.category[row]]
-        + (' (crowd)' * bool(truth.crowd[row]))
-        for row in rows
-    ]
-    boxes = truth.boxes[rows]
-    return _draw(canvas, scale, boxes, truth.category[rows], texts, masks)
-
-
-def _draw_detections(
-    canvas: Array, scale: float, entries: list[Any], names: dict[Any, str], task: str
-) -> Array:
-    ids = [each['category_id'] for each in entries]
-    labels = [list(names).index(number) for number in ids]
-    texts = [f'{names[each["category_id"]]} {each["score"]:.2f}' for each in entries]
-    masks = None
-    if task == 'segm':
-        masks = [each['segmentation'] for each in entries]
-        boxes = mask_api().toBbox(masks) if masks else []
-    else:
-        boxes = [each['bbox'] for each in entries]
-    return _draw(canvas, scale, boxes, labels, texts, masks)
 
 
 def _draw(

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from dataclasses import asdict
 from typing import Any
 
 from eca_mmdet.registration import InstallError, register
-from eca_mmdet.reporting.charts import Chart, line, line_chart
+from eca_mmdet.reporting.charts import Chart, chart, line
 from eca_mmdet.reporting.run import Options, Run, reason
 from eca_mmdet.reporting.sections import Section
 from eca_mmdet.reporting.sections.images import find_annotations, find_images
@@ -22,22 +21,18 @@ def _gates(runs: Sequence[Run], options: Options) -> dict[str, Any] | None:
     for at, run in enumerate(runs):
         if run.gates is None and run.checkpoint is not None and limit:
             try:
-                run.gates = _measure(run, options)
+                from eca_mmdet.analysis.gate_images import choose_images
+                from eca_mmdet.analysis.gates import record_gates
+
+                source = find_annotations(run, options.annotations)
+                folder = find_images(run, options.images)
+                chosen = choose_images(source, str(folder), None, limit)
+                run.gates = record_gates([str(run.checkpoint)], chosen)
             except (UserError, InstallError) as error:
                 run.missing.append(f'gates: {reason(error)}')
         if run.gates is not None:
             gates.append(_gate_table(run, at))
     return {'gates': gates, 'charts': _gate_charts(runs)} if gates else None
-
-
-def _measure(run: Run, options: Options) -> dict[str, Any]:
-    from eca_mmdet.analysis.gate_images import choose_images
-    from eca_mmdet.analysis.gates import record_gates
-
-    source = find_annotations(run, options.annotations)
-    folder = find_images(run, options.images)
-    chosen = choose_images(source, str(folder), None, options.gate_images)
-    return record_gates([str(run.checkpoint)], chosen)
 
 
 def _gate_table(run: Run, at: int) -> dict[str, Any]:
@@ -70,26 +65,23 @@ def _gate_charts(runs: Sequence[Run]) -> list[Chart | None]:
     from eca_mmdet.analysis.gate_plots import drawn_classes, last_of_stages
 
     having = [(at, run.gates) for at, run in enumerate(runs) if run.gates]
-    by_stage: dict[Any, list[dict[str, Any]]] = {}
-    titles: dict[Any, str] = {}
+    stages: dict[Any, tuple[str, list[dict[str, Any]]]] = {}  # titles and lines
     for at, record in having:
-        gates = record['checkpoints'][0]['gates']
-        for key, gate in last_of_stages(gates).items():
-            titles.setdefault(key, gate['name'])
-            lines = by_stage.setdefault(key, [])
+        classes = drawn_classes(record) if len(having) == 1 else []
+        for key, gate in last_of_stages(record['checkpoints'][0]['gates']).items():
+            _, lines = stages.setdefault(key, (gate['name'], []))
             if len(having) > 1:
                 lines.append(line(runs[at].label, enumerate(gate['mean']), at))
-                continue
-            classes = drawn_classes(record)
-            if not classes:
+            elif not classes:
                 lines.append(line('all images', enumerate(gate['mean']), 0))
-            lines += [
-                line(name, enumerate(gate['by_class'][name]), index)
-                for index, name in enumerate(classes)
-            ]
+            else:
+                lines += [
+                    line(name, enumerate(gate['by_class'][name]), index)
+                    for index, name in enumerate(classes)
+                ]
     return [
-        line_chart(f'gates-{index}', titles[key], 'channel', 'gate', by_stage[key])
-        for index, key in enumerate(by_stage)
+        chart('line', f'gates-{index}', title, 'gate', lines, x='channel')
+        for index, (title, lines) in enumerate(stages.values())
     ]
 
 
@@ -98,8 +90,6 @@ GATES = Section(
     'Gates',
     _gates,
     """
-<h2>Gates</h2>
-<p class="lead">What the attention layers multiply each channel by, in the last block of each stage; mean over images. Open: 1, closed: 0.</p>
 {{ plots(charts) }}
 {% for one in gates %}
 {% if runs | length > 1 %}<h3>{{ swatch(one.colour) }}{{ one.label }}</h3>{% endif %}
@@ -107,19 +97,19 @@ GATES = Section(
 <table class="numbers gates" data-run="{{ one.label }}">
 <caption>{{ one.caption }}</caption>
 <thead><tr>{% for head in one.header %}<th>{{ head }}</th>{% endfor %}</tr></thead>
-<tbody>{% for row in one.rows %}<tr>{% for cell in row %}{% if loop.first %}<th scope="row">{{ cell }}</th>{% else %}<td>{{ cell }}</td>{% endif %}{% endfor %}</tr>
-{% endfor %}</tbody>
+{{ body(one.rows) }}
 </table>
 {% if one.kernels %}
 <table class="facts kernels" data-run="{{ one.label }}">
 <caption>Weights of the kernels</caption>
-<tbody>{% for name, weights in one.kernels %}<tr><th scope="row">{{ name }}</th><td>{{ weights }}</td></tr>
-{% endfor %}</tbody>
+{{ body(one.kernels) }}
 </table>
 {% endif %}
 </div>
 {% endfor %}
 """,  # noqa: E501
+    lead='What the attention layers multiply each channel by, in the last block of '
+    'each stage; mean over images. Open: 1, closed: 0.',
 )
 
 
@@ -152,20 +142,7 @@ def _cost(values: dict[str, Any], path: str) -> dict[str, Any]:
         raise UserError('the config has no model', code='config-invalid')
     cost = exact_cost(build_model(cfg, 'meta'), cfg, shape)
     parts = {**cost.parts, 'total': cost.total, 'of it the gates': cost.gates}
-    return {
-        'shape': shape,
-        'images': cost.images,
-        'peak_mib': cost.peak_bytes / 2**20,
-        'not_run': list(cost.not_run),
-        'parts': {
-            name: {
-                **asdict(part),
-                'gmacs': part.macs / 1e9,
-                'saved_mib': part.saved_bytes / 2**20,
-            }
-            for name, part in parts.items()
-        },
-    }
+    return {'shape': shape, 'cost': cost, 'parts': parts}
 
 
 def input_shape(values: dict[str, Any]) -> tuple[int, int]:
@@ -174,16 +151,12 @@ def input_shape(values: dict[str, Any]) -> tuple[int, int]:
     mmdet's scales are (longer, shorter) where the ratio is kept: a wide image is
     assumed. Without one, 800 x 1344.
     """
-    pipeline: Any = values
-    for key in ('test_dataloader', 'dataset', 'pipeline'):
-        pipeline = pipeline.get(key) if isinstance(pipeline, dict) else None
-    for step in pipeline if isinstance(pipeline, (list, tuple)) else ():
-        scale = step.get('scale') if isinstance(step, dict) else None
-        if (
-            isinstance(scale, (list, tuple))
-            and len(scale) == 2
-            and all(isinstance(side, int) and 0 < side < 10_000 for side in scale)
-        ):
+    from eca_mmdet.engine.config import leaf_datasets
+
+    datasets = leaf_datasets(values.get('test_dataloader'))[:1]
+    for step in (step for dataset in datasets for step in dataset.get('pipeline', ())):
+        scale = step.get('scale')
+        if isinstance(scale, (list, tuple)) and len(scale) == 2:
             shorter, longer = sorted(scale)
             return -(-shorter // 32) * 32, -(-longer // 32) * 32
     return 800, 1344
@@ -194,17 +167,16 @@ COSTS = Section(
     'Costs',
     _costs,
     """
-<h2>Costs</h2>
 <div class="tables">
 {% for one in costs %}
 <div class="scroll">
 <table class="numbers" data-run="{{ one.label }}">
 <caption>{% if runs | length > 1 %}{{ swatch(one.colour) }}{{ one.label }}, {% endif %}input {{ one.shape[0] }} x {{ one.shape[1] }}</caption>
 <thead><tr><th>Part</th><th>Params</th><th>trained</th><th>GMACs</th><th>MiB for backward</th></tr></thead>
-<tbody>{% for name, part in one.parts.items() %}<tr><th scope="row">{{ name }}</th><td>{{ '{:,}'.format(part.params) }}</td><td>{{ '{:,}'.format(part.trained) }}</td><td>{{ '%.3f' % part.gmacs }}</td><td>{{ '%.1f' % part.saved_mib }}</td></tr>
+<tbody>{% for name, part in one.parts.items() %}<tr><th scope="row">{{ name }}</th><td>{{ '{:,}'.format(part.params) }}</td><td>{{ '{:,}'.format(part.trained) }}</td><td>{{ '%.3f' % (part.macs / 1e9) }}</td><td>{{ '%.1f' % (part.saved_bytes / 2**20) }}</td></tr>
 {% endfor %}</tbody>
 </table>
-<p class="lead">GMACs of one image at inference; memory kept for backward by a step of {{ one.images }} images, counted. Highest activations at inference: {{ '%.0f' % one.peak_mib }} MiB.{% if one.not_run %} Not counted: {{ one.not_run | join(', ') }}.{% endif %}</p>
+<p class="lead">GMACs of one image at inference; memory kept for backward by a step of {{ one.cost.images }} images, counted. Highest activations at inference: {{ '%.0f' % (one.cost.peak_bytes / 2**20) }} MiB.{% if one.cost.not_run %} Not counted: {{ one.cost.not_run | join(', ') }}.{% endif %}</p>
 </div>
 {% endfor %}
 </div>

@@ -8,7 +8,7 @@ from typing import Any
 
 from eca_mmdet.reporting.run import Options, Run
 from eca_mmdet.reporting.sections import Section
-from eca_mmdet.utils.io import describe_file
+from eca_mmdet.utils.io import describe_file, sha256_of
 
 
 def _configs(runs: Sequence[Run], options: Options) -> dict[str, Any] | None:
@@ -16,28 +16,15 @@ def _configs(runs: Sequence[Run], options: Options) -> dict[str, Any] | None:
     tables = [dict(flat(run.config)) if run.config else {} for run in runs]
     if not any(run.config_path for run in runs):
         return None
-    known = [one for one in tables if one]
-    names = list(dict.fromkeys(name for one in known for name in one))
-    differing = []
-    if len(known) > 1:
-        differing = [
-            {'name': name, 'cells': [one.get(name, '') for one in tables]}
-            for name in names
-            if len({one.get(name) for one in known}) > 1
-        ]
+    known = [table for table in tables if table]
     return {
         'compared': len(known) > 1,
-        'differing': differing,
-        'configs': [
-            {
-                'label': run.label,
-                'path': str(run.config_path),
-                'rows': list(one.items()),
-                'text': '' if one else run.config_text,
-            }
-            for run, one in zip(runs, tables, strict=True)
-            if run.config_path
+        'differing': [
+            [name, *(table.get(name, '') for table in tables)]
+            for name in dict.fromkeys(name for table in known for name in table)
+            if len({table.get(name) for table in known}) > 1
         ],
+        'configs': list(zip(runs, map(list, map(dict.items, tables)), strict=True)),
     }
 
 
@@ -58,28 +45,25 @@ CONFIG = Section(
     'Config',
     _configs,
     """
-<h2>Config</h2>
 {% if compared %}
 {% if differing %}
 <div class="scroll">
 <table class="facts" id="config-differences">
 <caption>What differs</caption>
-<thead><tr><th></th>{% for run in runs %}<th>{{ swatch(loop.index0) }}{{ run.label }}</th>{% endfor %}</tr></thead>
-<tbody>{% for row in differing %}<tr><th scope="row">{{ row.name }}</th>{% for cell in row.cells %}<td>{{ cell }}</td>{% endfor %}</tr>
-{% endfor %}</tbody>
+{{ heads(runs) }}
+{{ body(differing) }}
 </table>
 </div>
 {% else %}<p class="lead">The configs are equal.</p>{% endif %}
 {% endif %}
-{% for one in configs %}
+{% for run, rows in configs if run.config_path %}
 <details>
-<summary>{{ one.label }}: {{ one.rows | length if one.rows else 'text' }}{{ ' values' if one.rows }}, {{ one.path }}</summary>
-{% if one.rows %}
+<summary>{{ run.label }}: {{ rows | length if rows else 'text' }}{{ ' values' if rows }}, {{ run.config_path }}</summary>
+{% if rows %}
 <div class="scroll"><table class="facts flat">
-<tbody>{% for name, value in one.rows %}<tr><th scope="row">{{ name }}</th><td>{{ value }}</td></tr>
-{% endfor %}</tbody>
+{{ body(rows) }}
 </table></div>
-{% else %}<pre>{{ one.text }}</pre>{% endif %}
+{% else %}<pre>{{ run.config_text }}</pre>{% endif %}
 </details>
 {% endfor %}
 """,  # noqa: E501
@@ -89,12 +73,11 @@ CONFIG = Section(
 def _files(runs: Sequence[Run], options: Options) -> dict[str, Any] | None:
     """Return each run's files with their sums, its machine, and all versions."""
     tables = [(run.record or {}).get('versions') or {} for run in runs]
-    names = list(dict.fromkeys(name for one in tables for name in one))
+    names = dict.fromkeys(name for table in tables for name in table)
     return {
-        'details': [{'run': run, 'files': files_of(run)} for run in runs],
+        'details': [(run, files_of(run)) for run in runs],
         'versions': [
-            {'name': name, 'cells': [str(one.get(name, '')) for one in tables]}
-            for name in names
+            [name, *(table.get(name, '') for table in tables)] for name in names
         ],
     }
 
@@ -111,8 +94,14 @@ def files_of(run: Run) -> list[dict[str, str]]:
         recorded = record.get(what) or {}
         if file := recorded.get('file'):
             sha256 = recorded.get('sha256') or ''
-            path = run.checkpoint if what == 'checkpoint' else None
-            state = _state(path or Path(file), sha256)
+            kept = (what == 'checkpoint' and run.checkpoint) or Path(file)
+            if not kept.is_file():
+                state = 'no longer there'
+            elif not sha256:
+                state = 'not summed'
+            else:
+                same = sha256_of(kept) == sha256
+                state = 'unchanged since' if same else 'CHANGED since'
             rows.append({'what': what, 'file': file, 'sha256': sha256, 'state': state})
     for what, path in (('metrics', run.record_path), ('config', run.config_path)):
         if path is not None and path.is_file():
@@ -120,40 +109,30 @@ def files_of(run: Run) -> list[dict[str, str]]:
     return rows
 
 
-def _state(path: Path, sha256: str) -> str:
-    if not path.is_file():
-        return 'no longer there'
-    if not sha256:
-        return 'not summed'
-    same = describe_file(path)['sha256'] == sha256
-    return 'unchanged since' if same else 'CHANGED since'
-
-
 FILES = Section(
     'files',
     'Files',
     _files,
     """
-<h2>Files and environment</h2>
-{% for one in details %}
-{% if runs | length > 1 %}<h3>{{ swatch(loop.index0) }}{{ one.run.label }}</h3>{% endif %}
-{% if one.files %}
+{% for run, files in details %}
+{% if runs | length > 1 %}<h3>{{ swatch(loop.index0) }}{{ run.label }}</h3>{% endif %}
+{% if files %}
 <div class="scroll"><table class="facts sums">
 <thead><tr><th>File</th><th>sha256</th><th></th></tr></thead>
-<tbody>{% for file in one.files %}<tr><th scope="row">{{ file.what }}<br><span class="muted">{{ file.file }}</span></th><td><code>{{ file.sha256 }}</code></td><td>{{ file.state }}</td></tr>
+<tbody>{% for file in files %}<tr><th scope="row">{{ file.what }}<br><span class="muted">{{ file.file }}</span></th><td><code>{{ file.sha256 }}</code></td><td>{{ file.state }}</td></tr>
 {% endfor %}</tbody>
 </table></div>
 {% endif %}
-{% if one.run.environment %}
-<details><summary>Machine, as mmengine logged it</summary><pre>{{ one.run.environment | join('\\n') }}</pre></details>
+{% if run.environment %}
+<details><summary>Machine, as mmengine logged it</summary><pre>{{ run.environment | join('\\n') }}</pre></details>
 {% endif %}
 {% endfor %}
 {% if versions %}
 <div class="scroll"><table class="facts versions">
 <caption>Versions</caption>
-<tbody>{% for row in versions %}<tr><th scope="row">{{ row.name }}</th>{% for cell in row.cells %}<td>{{ cell }}</td>{% endfor %}</tr>
-{% endfor %}</tbody>
+{{ body(versions) }}
 </table></div>
 {% endif %}
 """,  # noqa: E501
+    heading='Files and environment',
 )
