@@ -57,8 +57,8 @@ def read_box(value: Any) -> list[float] | None:
     points = [*map(_point, value)] if isinstance(value, list) else []
     corners = len(points) in (2, 4) and None not in points
     if corners:
-        sides = [*zip(*filter(None, points), strict=True)]
-        value = [*map(min, sides), *map(max, sides)]
+        axes = [*zip(*filter(None, points), strict=True)]
+        value = [*map(min, axes), *map(max, axes)]
     if isinstance(value, dict):
         sides = {re.sub('[_ -]', '', str(key).lower()): value[key] for key in value}
         known = (keys.split() for keys in _BOX_KEYS)

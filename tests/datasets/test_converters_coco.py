@@ -257,6 +257,7 @@ def test_yolo_columns_that_fit_two_readings_are_refused(tmp_path, lines, option)
         (f'{BOX} 0.45 0.45 0.55 0.6', Choices('boxes'), ([40, 20, 20, 10], [])),
         (f'{BOX} 1.57', Choices('boxes'), ([40, 20, 20, 10], [])),
         ('0 48 32 20 10', Choices(units='pixels'), ([38, 27, 20, 10], [])),
+        ('0 48 32 20 10 0.9', Choices(units='pixels'), ([38, 27, 20, 10], [])),
         (
             '0 0.5 0.5 0.25 0.25 0.9 0.4',
             Choices('polygons'),

@@ -69,8 +69,8 @@ def read_columns(
     long = {at: n for (key, at), n in counts.items() if key == 'long'}
     if choices.labels is None and 'unknown end' in places:
         why = f'{places["unknown end"]}: column 6 is no confidence and no track id'
-    elif choices.labels is None and total('leaves', [5]) > _SHARE * total('label', [5]):
-        why = f'{places["leaves"]}: the first four values are no box inside the image'
+    elif not any(choices) and total('leaves', [5]) > _SHARE * total('label', [5]):
+        why = f'{places["leaves"]}: the first four values are not a box in the image'
     elif choices.labels is None and long:
         most = max(long, key=lambda length: long[length])
         # Labels of one dataset have equally many keypoints, and an end or none.
