@@ -193,10 +193,12 @@ def _read(file: Path, images: str | None) -> AnnotationFile:
     for folder in found.values():
         return AnnotationFile(file, folder, content, (f'images found in {folder}',))
     folders = ', '.join(dict.fromkeys(map(str, tried)))
+    fix = f' To correct names: eca-mmdet check-data {file} --images DIR --fix OUT.json'
+    hint = fix if '\\' in names[0] else ''
     raise UserError(
         f'the images of {file} are in none of {folders}; the first is '
         f'{clipped(repr(names[0]))}. Name the folder that the file names are relative '
-        'to: --images DIR.',
+        f'to: --images DIR.{hint}',
         code='no-images',
     )
 

@@ -7,7 +7,7 @@ import json
 from typing import TYPE_CHECKING
 
 from eca_mmdet.cli.common import Commands
-from eca_mmdet.utils.text import printable
+from eca_mmdet.utils.text import plural, printable
 
 if TYPE_CHECKING:
     from eca_mmdet.datasets.checking import DataReport
@@ -65,7 +65,8 @@ def _lines(report: DataReport) -> list[str]:
         lines += map(_line, file.faults)
     if report.errors or report.warnings:
         lines.append(
-            f'kinds of fault: {report.errors} errors, {report.warnings} warnings'
+            f'kinds of fault: {plural(report.errors, "error")}, '
+            f'{plural(report.warnings, "warning")}'
         )
     else:
         lines.append('no fault')

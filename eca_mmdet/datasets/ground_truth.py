@@ -394,10 +394,10 @@ class _AnnotationColumns:
         if area is None:
             area = float(mask_api().area(rle)) if rle else width * height
         if not is_finite_number(area):
-            raise ValueError(f'area {str(area)[:60]} is not a finite number')
+            raise ValueError(f'area {clipped(repr(area))} is not a finite number')
         crowd = one.get('iscrowd') or 0
         if not is_crowd_flag(crowd):
-            raise ValueError(f'iscrowd {str(crowd)[:60]} is neither 0 nor 1')
+            raise ValueError(f'iscrowd {clipped(repr(crowd))} is neither 0 nor 1')
         self.image.append(image)
         self.category.append(category)
         self.boxes.append((x, y, width, height))

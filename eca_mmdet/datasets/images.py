@@ -95,7 +95,7 @@ def _alike(
 
 
 def _closest(name: str, files: dict[str, list[str]]) -> list[str]:
-    for text in (name, unquote(name)):
+    for text in (name, unquote(name), name.partition('?')[0]):
         *folders, last = re.split(r'[\\/]', text.replace('?d=', '/'))
         for key in (last, _folded(last), _plain(last)):
             common = {}

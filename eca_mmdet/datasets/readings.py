@@ -15,14 +15,17 @@ from eca_mmdet.datasets.entries import (
     whole,
 )
 
-_NUMBER = re.compile(r'([+-]?(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?) ?(?:px)?', re.I | re.A)
+_NUMBER = re.compile(
+    r'(?:np\.\w+\()?([+-]?(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?)\)? ?(?:px)?', re.I | re.A
+)
+_WRAPPER = re.compile(r'^(polygon|tensor|array) ?(?=\()|, *d(type|evice)=.*', re.I)
 _DECIMAL_COMMA = re.compile(r'([+-]?\d+),(\d{1,2}|\d{4,})$', re.A)
 _FLAGS = dict.fromkeys(('true', 'yes', 'y', 't'), 1)
 _FLAGS |= dict.fromkeys(('', 'false', 'no', 'n', 'f', 'none', 'null'), 0)
 _BOX_KEYS = ['x y w h', 'x y width height', 'left top width height']
 _BOX_KEYS += ['xmin ymin width height', 'x1 y1 x2 y2', 'xmin ymin xmax ymax']
-_BOX_KEYS += ['left top right bottom']
-_FAR_SIDES = (['y2'], ['ymax'], ['bottom'])
+_BOX_KEYS += ['left top right bottom', 'x0 y0 x1 y1', 'xtl ytl xbr ybr']
+_FAR_SIDES = (['y2'], ['ymax'], ['bottom'], ['y1'], ['ybr'])
 _MOST_NESTED = 4
 
 
@@ -47,14 +50,15 @@ def read_flag(value: Any) -> int | None:
 
 
 def read_box(value: Any) -> list[float] | None:
-    """Return x, y, width and height of text, named sides, numbers or two points."""
+    """Return x, y, width and height of text, named sides, numbers or corner points."""
     value = _parse(value)
     if isinstance(value, list) and len(value) == 1:
         value = _parse(value[0])
     points = [*map(_point, value)] if isinstance(value, list) else []
-    corners = len(points) == 2 and None not in points
+    corners = len(points) in (2, 4) and None not in points
     if corners:
-        value = [*chain.from_iterable(filter(None, points))]
+        axes = [*zip(*filter(None, points), strict=True)]
+        value = [*map(min, axes), *map(max, axes)]
     if isinstance(value, dict):
         sides = {re.sub('[_ -]', '', str(key).lower()): value[key] for key in value}
         known = (keys.split() for keys in _BOX_KEYS)
@@ -75,10 +79,14 @@ def read_segmentation(value: Any) -> list[list[float]] | dict[str, Any] | None:
     if isinstance(value, dict) and 'counts' in value:
         mask: Any = {**value, 'size': _whole_numbers(value.get('size'))}
         counts = value['counts']
-        if not isinstance(counts, str) or re.search('[ ,]', counts):  # not compressed
+        if text := re.fullmatch(r"b(['\"])(.*)\1", str(counts)):  # of bytes in Python
+            mask['counts'] = text[2].replace('\\\\', '\\')
+        elif not isinstance(counts, str) or re.search('[ ,]', counts):  # not compressed
             mask['counts'] = _whole_numbers(counts)
     else:
-        mask = _rings(value.get('points') if isinstance(value, dict) else value)
+        if isinstance(value, dict):
+            value = value.get('points', value.get('polygon'))
+        mask = _rings(value)
     if not is_segmentation(mask):
         return None
     return mask if isinstance(mask, dict) or any(map(is_polygon, mask)) else None
@@ -91,6 +99,7 @@ def _parse(value: Any) -> Any:
     try:
         return json.loads(value)
     except (ValueError, RecursionError):
+        value = _WRAPPER.sub('', value.strip())
         return re.split(r'[\s,;]+', value.strip(' \t\r\n[](){}'))
 
 

@@ -268,7 +268,12 @@ def test_images_are_found_around_the_file(init, refused, tmp_path):
     assert 'images found in images/val' in err
     (tmp_path / 'images').rename(tmp_path / 'elsewhere')
     told = refused('--train', files[0], '--val', files[1])
-    assert '[no-images]' in told and "'bild 0.png'" in told
+    assert '[no-images]' in told and "'bild 0.png'" in told and '--fix' not in told
+    text = (tmp_path / files[0]).read_text(encoding='utf-8')
+    windows = text.replace('"bild ', r'"images\\bild ')
+    (tmp_path / files[0]).write_text(windows, encoding='utf-8')
+    told = refused('--train', files[0], '--val', files[1])
+    assert f'check-data {files[0]} --images DIR --fix OUT.json' in told
 
 
 def test_folders_of_images_that_are_named(init, tmp_path):

@@ -477,7 +477,7 @@ def test_exit_codes_and_counts(write, command):
         r'^  error:   1 x zero-annotation-id: .*\(annotation 0\)', out, re.M
     )
     assert re.search(r'^  warning: 1 x empty-bbox: ', out, re.M)
-    assert out.splitlines()[-1] == 'kinds of fault: 1 errors, 1 warnings'
+    assert out.splitlines()[-1] == 'kinds of fault: 1 error, 1 warning'
 
 
 def test_notes_do_not_change_the_exit_code(write, command):

@@ -8,6 +8,7 @@ import pytest
 
 from eca_mmdet.datasets.coco import read_annotations
 from eca_mmdet.datasets.converters.conversion import convert
+from eca_mmdet.datasets.converters.files import find_lists
 from eca_mmdet.datasets.converters.labels import Choices
 from eca_mmdet.datasets.rules.check import check_annotations
 from eca_mmdet.utils.errors import UserError
@@ -32,8 +33,9 @@ from tests.support.foreign_data import (
 @pytest.mark.parametrize(
     ('boxes', 'stated', 'origin', 'told'),
     [
-        ([[1, 11, 20, 30]], None, 1, 'of 1 boxes 0 begin at 0, 0 have fractions'),
-        ([[9, 11, 20, '30.0']], None, 1, '0 have fractions'),
+        ([[1, 11, 20, 30]], None, 1, 'of 1 boxes 0 begin at 0, 0 have decimals'),
+        ([[9, 11, 20, '30.0']], None, 1, '0 have decimals'),
+        ([['9.0', '11.0', '20.0', '30.0']], None, 0, '1 have decimals'),
         ([[9, 11, 20, 30]], 0, 0, '--voc-origin'),
         (
             [[0, 11, 20, 30], [5, 6, 9, 9]],
@@ -41,10 +43,10 @@ from tests.support.foreign_data import (
             0,
             'of 2 boxes 1 begin at 0, 0 have',
         ),
-        ([[10.5, 12.25, 40.75, 44]], None, 0, '0 begin at 0, 1 have fractions'),
-        ([[9, 12, 40, 44.5], [5, 6, 9, 9]], None, 0, '1 have fractions'),
+        ([[10.5, 12.25, 40.75, 44]], None, 0, '0 begin at 0, 1 have decimals'),
+        ([[9, 12, 40, 44.5], [5, 6, 9, 9]], None, 0, '1 have decimals'),
         ([[9, 12, 40, 44.5], [5, 6, 9, 9]], 1, 1, '--voc-origin'),
-        ([[9, 12, 40, 44.5], *[[5, 6, 9, 9]] * 30], None, 1, ', 1 have fractions'),
+        ([[9, 12, 40, 44.5], *[[5, 6, 9, 9]] * 30], None, 1, ', 1 have decimals'),
     ],
 )
 def test_voc_pixels_are_counted_from_0_or_1(tmp_path, boxes, stated, origin, told):
@@ -378,6 +380,8 @@ def test_cvat_names_what_is_there_and_what_is_not(tmp_path):
         '{0}_images/{0}1',
         'pets_{0}/{0}1',
         'a/{0}/{0}1',
+        'a/{0}B/{0}1',
+        '{0}2/{0}1',
         'all/{0}1 lists',
         'all/{0}1 Windows lists',
         'all/{0}1 ImageSets/Main',
@@ -418,6 +422,13 @@ def test_splits_wherever_they_are(tmp_path, kind, place):
     assert {split: [*things.values()] for split, things in found.items()} == {
         split: [[(split, [1, 1, 8, 8], [])]] for split in ('train', 'test')
     }
+
+
+def test_lists_of_other_names(tmp_path):
+    for name in ('train_list', 'Val', 'test-images', 'cat_train', 'images', 'labels'):
+        write(tmp_path / f'{name}.txt', 'a\n')
+    found = {path.stem: split for split, path in find_lists(tmp_path)}
+    assert found == {'train_list': 'train', 'Val': 'val', 'test-images': 'test'}
 
 
 def test_labels_beside_a_split_without_train_are_kept(tmp_path):

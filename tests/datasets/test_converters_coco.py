@@ -234,6 +234,7 @@ def test_yolo_columns_of_outlines(tmp_path, lines, points):
         ),
         ([f'{BOX} -0.4'], 'labels'),  # a turned box
         ([f'{BOX} 1.57'], 'labels'),
+        (['0 0.87 0.5 0.5 0.25 0.25'], 'labels'),  # the confidence is first?
         (['0 0.1 0.1 0.5 0.1 0.5 0.5 0.4 0.6 0.9 1'], 'labels'),  # a point, or an end?
         (['0 48 32 20 20'], 'units'),
         ([BOX, BOX, '0 48 32 20 20'], 'units'),
@@ -256,6 +257,7 @@ def test_yolo_columns_that_fit_two_readings_are_refused(tmp_path, lines, option)
         (f'{BOX} 0.45 0.45 0.55 0.6', Choices('boxes'), ([40, 20, 20, 10], [])),
         (f'{BOX} 1.57', Choices('boxes'), ([40, 20, 20, 10], [])),
         ('0 48 32 20 10', Choices(units='pixels'), ([38, 27, 20, 10], [])),
+        ('0 48 32 20 10 0.9', Choices(units='pixels'), ([38, 27, 20, 10], [])),
         (
             '0 0.5 0.5 0.25 0.25 0.9 0.4',
             Choices('polygons'),
@@ -357,6 +359,8 @@ def test_yolo_images_of_every_kind(tmp_path):
         ('path: .\\\\\ntrain: images\\train\nval: .\\images\\val\n', None),
         ('train: C:\\me\\y\\images\\train\nval: /else/y/images/val\n', None),
         ('train: windows.txt\nval: images/val\n', None),
+        ('train: "images\\train"\nval:\n- ".\\images\\val"\n', None),
+        ('train: "images/tr\\x61in"\nval: "images\\\\val"\n', None),
     ],
 )
 def test_yolo_finds_the_splits(tmp_path, text, folders):
@@ -601,6 +605,16 @@ def test_coco_names_of_another_machine_are_corrected(tmp_path, names, files, exp
     assert one.notes[0].startswith(f'{changed} x file names corrected to the only file')
     assert (tmp_path / 'c' / 'result.json').read_bytes() == before
     assert (one.written, convert(tmp_path / 'c')[0].written) == (True, False)
+
+
+def test_coco_of_images_in_folders_of_two_splits_is_noted(tmp_path):
+    images = []
+    for name in ('train2017/1.jpg', 'test/2.jpg'):
+        photo(tmp_path / name)
+        images.append({'id': len(images), 'file_name': name})
+    content = {'images': images, 'categories': [{'id': 1, 'name': 'a'}]}
+    (one,) = convert(write(tmp_path / 'r.json', content))
+    assert one.notes == ('1 x files with images of test, train in one (r.json)',)
 
 
 def test_coco_names_that_nothing_fits_are_refused(tmp_path):

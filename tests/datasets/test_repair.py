@@ -129,15 +129,21 @@ RUNS = [99, 6, *[42, 6] * 7, 2631]  # the outline on 64 x 48 px
                 [[2], [3], [8], [6]],
                 [[2, 3, 8, 6]],
                 [[2, 3], [10, 9]],
+                POINTS,
                 '[2, 3, 8, 6]',
                 '2, 3, 8, 6',
                 '(2 3 8 6)',
+                'tensor([2., 3., 8., 6.])',
+                'array([2, 3, 8, 6], dtype=int64)',
+                '[np.float64(2.0), np.float64(3.0), np.float64(8.0), np.float64(6.0)]',
                 {'x': 2, 'y': '3', 'w': 8, 'h': 6},
                 {'left': 2, 'Top': 3, 'width': 8, 'height': 6},
                 {'x_min': 2, 'y_min': 3, 'x_max': 10, 'y_max': 9},
+                {'x0': 2, 'y0': 3, 'x1': 10, 'y1': 9},
+                {'xtl': 2, 'ytl': 3, 'xbr': 10, 'ybr': 9},
                 [10, 9, -8, -6],  # the opposite corner
                 [2, 3, -8, -6],  # only the signs are wrong: it would be outside
-                [2 / 64, 3 / 48, 8 / 64, 6 / 48],
+                [2 / 64, 3 / 48, 8 / 64, 6 / 48],  # beside others in pixels
             )
         ),
         ('bbox', ['2,5', '3', '8', '6'], [2.5, 3, 8, 6]),
@@ -152,6 +158,8 @@ RUNS = [99, 6, *[42, 6] * 7, 2631]  # the outline on 64 x 48 px
                 [[str(number) for number in OUTLINE]],
                 [{'x': x, 'y': y} for x, y in POINTS],
                 {'points': POINTS},
+                {'polygon': POINTS},
+                'POLYGON ((2 3, 10 3, 10 9, 2 9))',
                 str(OUTLINE),
                 str([POINTS]),
                 [[v / (64, 48)[at % 2] for at, v in enumerate(OUTLINE)]],
@@ -167,6 +175,11 @@ RUNS = [99, 6, *[42, 6] * 7, 2631]  # the outline on 64 x 48 px
                 {'size': [48, 64], 'counts': str(RUNS)},
                 [{'size': [48, 64], 'counts': RUNS}],
             )
+        ),
+        (
+            'segmentation',
+            {'size': [48, 64], 'counts': str(rb'\33]10di2')},
+            {'size': [48, 64], 'counts': r'\33]10di2'},
         ),
         ('category_id', 'dog', 2),
         ('image_id', 'é.png', 10),
@@ -192,6 +205,23 @@ def test_evident_values_are_read(key, value, expected):
         assert repr(first[key]) == repr(expected)  # no floats
     assert others == sound()['annotations'][1:]
     assert not any('dropped' in told or 'removed' in told for told in done(counts))
+
+
+@pytest.mark.parametrize(
+    ('mask', 'expected'),
+    [
+        ([5, 40, 5, 50, 13, 50, 13, 40], [40, 5, 50, 5, 50, 13, 40, 13]),  # y, x
+        ([0, 0, 10, 0, 10, 8, 0, 8], [40, 5, 50, 5, 50, 13, 40, 13]),  # of a crop
+        ([0, 0, 30, 0, 30, 8, 0, 8], [0, 0, 30, 0, 30, 8, 0, 8]),  # of what?
+    ],
+)
+def test_masks_are_placed_where_their_box_is(mask, expected):
+    content = sound()
+    content['annotations'][0].update(bbox=[40, 5, 10, 8], segmentation=[mask])
+    assert faults(content) == {'mask-off-bbox'}
+    repaired, _ = repair(content)
+    assert repaired['annotations'][0]['segmentation'] == [expected]
+    assert repaired['annotations'][1:] == sound()['annotations'][1:]
 
 
 def test_boxes_of_two_corners_are_read_where_the_mask_or_the_area_tells():
@@ -230,11 +260,40 @@ def test_coordinates_of_a_whole_file_in_0_to_1():
         assert one['bbox'] == pytest.approx([2, 3, 8, 6], abs=1e-4)
         assert one['segmentation'][0] == pytest.approx(OUTLINE, abs=1e-4)
         assert one['area'] == pytest.approx(48)
+    # Others of a file in pixels are scaled where no mask contradicts.
+    mixed = sound()
+    mixed['annotations'][0].update(content['annotations'][0], segmentation=[], area=1)
+    assert faults(mixed) == {'normalised-bbox', 'missing-segmentation'}
+    first = repair(mixed)[0]['annotations'][0]
+    assert first['bbox'] == pytest.approx([2, 3, 8, 6], abs=1e-4)
+    mixed['annotations'][0]['segmentation'] = [[30, 30, 40, 30, 40, 40, 30, 40]]
+    assert repair(mixed)[0]['annotations'][0]['bbox'] == [30, 30, 10, 10]
     # Two corners or a centre in 0-1: which it is cannot be known.
     content['annotations'][0]['bbox'] = [0.9, 0.9, 0.95, 0.95]
     content['annotations'][0]['segmentation'] = []
     repaired, _ = repair(content)
     assert repaired['annotations'][0]['bbox'] == [0.9, 0.9, 0.95, 0.95]
+
+
+@pytest.mark.parametrize(
+    ('boxes', 'scaled'),
+    [
+        # Slightly outside: rounded by another tool.
+        ([[-0.005, 0.5, 0.5, 0.505], [0.5, 0.25, 0.25, 0.25]], [[32, 12, 16, 12]]),
+        # Only two corners fit.
+        ([[0.1, 0.7, 0.9, 0.8], [0.5, 0.25, 0.75, 0.5]], [[32, 12, 16, 12]]),
+        # Two corners or centres.
+        ([[0.6, 0.6, 0.7, 0.7], [0.5, 0.5, 0.75, 0.75]], [[0.5, 0.5, 0.75, 0.75]]),
+    ],
+)
+def test_boxes_alone_in_0_to_1(boxes, scaled):
+    content = sound()
+    content['annotations'] = content['annotations'][:2]
+    for one, box in zip(content['annotations'], boxes, strict=True):
+        one.update(bbox=box, segmentation=[], area=1, image_id=10)
+    assert 'normalised-bbox' in faults(content)
+    repaired, _ = repair(content)
+    assert [one['bbox'] for one in repaired['annotations'][1:]] == scaled
 
 
 @pytest.mark.parametrize(
@@ -247,6 +306,7 @@ def test_coordinates_of_a_whole_file_in_0_to_1():
         (['C:\\Users\\me\\a.png'], ['a.png'], ['a.png']),
         (['\\\\host\\share\\a.png'], ['a.png'], ['a.png']),
         (['http://host/data/a%20b.png'], ['a b.png'], ['a b.png']),
+        (['https://host/data/a.png?key=b/c'], ['a.png'], ['a.png']),
         (['/data/local-files/?d=a.png'], ['a.png'], ['a.png']),
         (['A.PNG'], ['a.png'], ['a.png']),
         (['a.jpg'], ['a.png', 'a.txt'], ['a.png']),

@@ -471,13 +471,13 @@ def test_objects_on_unknown_images_and_classes_are_told_and_left_out():
         ({'bbox': '5566'}, 'not four finite numbers'),
         ({'bbox': [True] * 4}, 'not four finite numbers'),
         ({'bbox': [10**400] * 4}, 'not four finite numbers'),
-        ({'iscrowd': '0'}, 'iscrowd 0 is neither 0 nor 1'),
+        ({'iscrowd': '0'}, "iscrowd '0' is neither 0 nor 1"),
         ({'iscrowd': 2}, 'iscrowd 2 is neither 0 nor 1'),
         ({'bbox': [1, 2, float('nan'), 4]}, 'not four finite numbers'),
         ({'bbox': None, 'segmentation': None}, 'neither bbox nor a usable'),
         ({'image_id': 1.5}, '1.5 is no id'),
         ({'category_id': None}, 'None is no id'),
-        ({'area': 'big'}, 'area big is not a finite number'),
+        ({'area': 'big'}, "area 'big' is not a finite number"),
     ],
 )
 def test_annotations_that_cannot_be_used_are_named(change, message):

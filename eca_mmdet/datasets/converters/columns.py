@@ -69,6 +69,8 @@ def read_columns(
     long = {at: n for (key, at), n in counts.items() if key == 'long'}
     if choices.labels is None and 'unknown end' in places:
         why = f'{places["unknown end"]}: column 6 is no confidence and no track id'
+    elif not any(choices) and total('leaves', [5]) > _SHARE * total('label', [5]):
+        why = f'{places["leaves"]}: the first four values are not a box in the image'
     elif choices.labels is None and long:
         most = max(long, key=lambda length: long[length])
         # Labels of one dataset have equally many keypoints, and an end or none.
@@ -102,8 +104,11 @@ def _facts(values: Sequence[float]) -> Iterable[str]:
     yield 'label'
     if not _fit(values[:4]):
         yield 'outside'
+    leaves = not _fit([x - w / 2, y - h / 2, x + w / 2, y + h / 2])
     if count == 5 and not whole and not 0 <= end <= 1:
         yield 'unknown end'
+    if count == 5 and leaves:
+        yield 'leaves'
     if count < 6:
         return
     yield 'long'
@@ -120,7 +125,7 @@ def _facts(values: Sequence[float]) -> Iterable[str]:
         for tail in tails
         for size in (2, 3)
     )
-    if not pose or not _fit([x - w / 2, y - h / 2, x + w / 2, y + h / 2]):
+    if not pose or leaves:
         yield 'no box'
     for tracked in (False, True):
         if not _fit(Columns(tracked=tracked).outline(values)):

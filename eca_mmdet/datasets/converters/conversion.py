@@ -21,6 +21,7 @@ from eca_mmdet.datasets.coco import (
 from eca_mmdet.datasets.converters import cvat, labelme, voc, yolo
 from eca_mmdet.datasets.converters.files import (
     SPLITS,
+    by_split,
     files_below,
     root_tag,
 )
@@ -299,6 +300,9 @@ def _describe_coco(path: Path, root: Path, out: Path) -> list[Converted]:
             elif name.startswith('/') or '..' in re.split(r'[\\/]', name):
                 log.add('file names that lead out of the folder of the images', name)
             images.append(entry)
+        paths = (Path('/', entry['file_name']) for entry in filter(is_image, images))
+        if len(below := sorted({*by_split(paths, Path('/'))} - {''})) > 1:
+            log.add(f'files with images of {", ".join(below)} in one', file.name)
         if moved:
             file = out / f'{split or "annotations"}.json'
             content = content | {'images': images}

@@ -35,8 +35,10 @@ SPLITS |= dict.fromkeys(('test', 'testing'), 'test')
 """Usual folder names of splits, and the names used here."""
 _SPLIT = re.compile(
     rf'(?:.*[_-])?({"|".join(SPLITS)})'
-    r'(?:[_-]?(?:sets?|images?|imgs?|labels?|annotations?|data|\d{4}))?'
+    r'(?:[_-]?(?:sets?|images?|imgs?|labels?|annotations?|data|\d+|[a-c]))?'
 )
+
+_LIST_ENDING = re.compile('[_-]?(?:list|file|image|img|name|id|set|split)s?$')
 
 _MOST_BYTES = 1 << 28
 
@@ -139,9 +141,10 @@ def find_lists(root: Path) -> list[tuple[str, Path]]:
         if path.parent == root or path.parent.name in ('ImageSets', 'Main')
         if not any(path.with_suffix(end).is_file() for end in ('.jpg', '.png'))
     ]
-    splits = {path.stem for path in texts}
-    names = SPLITS if splits & {'train', 'val'} else SPLITS | {'trainval': 'train'}
-    return [(names[path.stem], path) for path in texts if path.stem in names]
+    stems = {path: _LIST_ENDING.sub('', path.stem.lower()) for path in texts}
+    has_train = {'train', 'val'} & {*stems.values()}
+    names = SPLITS if has_train else SPLITS | {'trainval': 'train'}
+    return [(names[stem], path) for path, stem in stems.items() if stem in names]
 
 
 def supervision_formats(name: str) -> Any:

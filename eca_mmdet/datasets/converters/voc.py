@@ -31,8 +31,8 @@ _CORNERS = ('xmin', 'ymin', 'xmax', 'ymax')
 _ZEROS = 0.001
 """Share of boxes with a coordinate 0 from which on pixels were counted from 0."""
 
-_FRACTIONS = 0.05
-"""The same of boxes with a fraction; Pascal VOC 2012 itself has a few."""
+_DECIMALS = 0.05
+"""The same of boxes with decimals; Pascal VOC 2012 itself has a few."""
 
 
 def read(path: Path, choices: Choices) -> LabelledDataset:
@@ -55,7 +55,7 @@ def read(path: Path, choices: Choices) -> LabelledDataset:
     if reader.boxes:
         dataset.notes.append(
             f'pixels are counted from {reader.origin} (of {reader.boxes} boxes '
-            f'{reader.zeros} begin at 0, {reader.fractions} have fractions; to-coco '
+            f'{reader.zeros} begin at 0, {reader.decimals} have decimals; to-coco '
             '--voc-origin decides)'
         )
     return dataset
@@ -66,7 +66,7 @@ class _Reader:
 
     def __init__(self, origin: int | None) -> None:
         self._origin = origin
-        self.boxes = self.zeros = self.fractions = 0
+        self.boxes = self.zeros = self.decimals = 0
 
     def load(self, file: Path, log: ConversionLog) -> Any:
         """Return the root of a file; None, logged, if it cannot be read."""
@@ -82,7 +82,9 @@ class _Reader:
                 values = _corners(entry)
                 self.boxes += 1
                 self.zeros += any(0 <= value < 1 for value in values[:2])
-                self.fractions += any(value % 1 for value in values)
+                # A tool that writes 10.0 throughout writes 10.5 too.
+                every = all('.' in entry.findtext(f'bndbox/{k}') for k in _CORNERS)
+                self.decimals += every or any(value % 1 for value in values)
         return root
 
     @property
@@ -90,7 +92,7 @@ class _Reader:
         """Number of the first pixel."""
         if self._origin is not None:
             return self._origin
-        whole = self.fractions <= _FRACTIONS * self.boxes
+        whole = self.decimals <= _DECIMALS * self.boxes
         return int(whole and self.zeros <= _ZEROS * self.boxes)
 
     def read(

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 from typing import Any, cast
@@ -38,6 +39,10 @@ from eca_mmdet.utils.text import clipped, plural
 
 _MOST_BYTES = 1 << 26
 """Largest file of labels or description."""
+
+_PATHS = re.compile(r'^(?:path|train|val|valid|test)\s*:.*(?:\n\s*-.*)*', re.M)
+_BACKSLASH = re.compile(r'\\(?!x[\dA-F]{2}|u[\dA-F]{4}|U[\dA-F]{8}|\n)')
+"""A separator: not the code of a character, nor a folded line."""
 
 _STEMS = ('data', 'dataset')
 _YAML = ('.yaml', '.yml')
@@ -391,6 +396,7 @@ def _load(file: Path, log: ConversionLog) -> dict[str, Any]:
             "pip install 'eca-mmdet[data]'"
         ) from error
     text = read_text(file, 'description', log)
+    text = _PATHS.sub(lambda paths: _BACKSLASH.sub('/', paths[0]), text)
     try:
         content = yaml.safe_load(text)
     except (yaml.YAMLError, ValueError, RecursionError) as error:

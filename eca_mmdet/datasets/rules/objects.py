@@ -6,7 +6,7 @@ A file without any mask is one of boxes, and good.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import chain
 from typing import Any, NamedTuple
 
@@ -45,6 +45,9 @@ from eca_mmdet.datasets.rules.rule import Content, Fix, Phase, Repair, Rule
 
 OVER_EDGE_PX = 1.0
 """Boxes may reach this far over the edge: rounding, and COCO itself."""
+
+_UNIT_EDGE = 0.01
+"""Distance that normalised coordinates may exceed 0-1 by."""
 
 SAME_OVERLAP = 0.8
 """IoU of two boxes from which one confirms the other."""
@@ -185,13 +188,15 @@ def _misplaced(content: Content) -> _Misplaced:
     over = (boxes[:, :2] < -OVER_EDGE_PX) | (ends > limits + OVER_EDGE_PX)
     over_edge = over.any(1) & ~empty & ~outside & known
     thin = (boxes[:, 2:] < 1).any(1) & ~empty & ~outside
-    unit = ((boxes >= 0) & (boxes <= 1)).all(1) & known & (limits > 1).all(1)
+    unit = (abs(boxes - 0.5) <= 0.5 + _UNIT_EDGE).all(1) & (limits > 1).all(1)
     normalised: npt.NDArray[np.bool_] = np.asarray(unit & thin)
     if normalised.any() and (unit | empty).all():
         normalised = np.asarray(unit & ~empty)
     for at in [] if (unit | empty).all() else np.flatnonzero(normalised):
         one, size = boxed[at], sizes[boxed[at]['image_id']]
-        normalised[at] = _is_confirmed(one, _in_pixels(one['bbox'], size), size)
+        box, found = one['bbox'], mask_box(one.get('segmentation'), size)
+        inside = 0 < min(box) and max(box) < 1 and (not found or max(found[2:]) <= 1)
+        normalised[at] = inside or _is_confirmed(one, _in_pixels(box, size), size)
     faults = (empty, outside, over_edge & ~thin, thin & ~normalised, normalised)
     return _Misplaced(*([boxed[at] for at in np.flatnonzero(f)] for f in faults))
 
@@ -205,11 +210,21 @@ def _in_pixels(values: Sequence[float], size: Size | None) -> list[float]:
 def _scale_boxes(repair: Repair) -> None:
     content = repair.view()
     found = content.derive(_misplaced).normalised
-    if any(max(x + w, y + h) > 1.01 for x, y, w, h in (one['bbox'] for one in found)):
-        return  # two corners, or a centre
-    for one in found:
+    found = [one for one in found if content.sizes[one['image_id']]]
+    boxes = _array([one['bbox'] for one in found], 4)
+    xy, ends = np.split(boxes, 2, axis=1)
+    inside, corners, centred = (
+        ((x >= -_UNIT_EDGE) & (x + w <= 1 + _UNIT_EDGE) & (w > 0)).all(1)
+        for x, w in ((xy, ends), (xy, ends - xy), (xy - ends / 2, ends))
+    )
+    if not inside.all():
+        unsure = inside.mean() > 0.9 or any(one.get('segmentation') for one in found)
+        if unsure or centred.all() or not corners.all():
+            return
+        boxes = np.hstack([xy, ends - xy])
+    for one, box in zip(found, boxes.tolist(), strict=True):
         width, height = size = content.sizes[one['image_id']] or (1, 1)
-        one['bbox'] = _in_pixels(one['bbox'], size)
+        one['bbox'] = _in_pixels(box, size)
         if is_finite_number(one.get('area')) and one['area'] <= 1:
             one['area'] *= width * height
         repair.done['boxes scaled to pixels'] += 1
@@ -314,22 +329,31 @@ def _misses(content: Content, usable: list[Entry]) -> tuple[list[Entry], list[En
     return empty, [usable[boxed[at]] for at in far]
 
 
-def _scale_masks(repair: Repair) -> None:
-    """Scale polygons of 0 to 1 by the image's size or longer side, as the box tells."""
+def _place_masks(repair: Repair) -> None:
+    """Place polygons where their box says, if that is how they are meant."""
     content = repair.view()
     masks = content.derive(_sort)
     for one in (*masks.empty, *masks.away):
         size, box = content.sizes[one['image_id']] or (1, 1), one.get('bbox')
-        rings = one['segmentation'] if isinstance(one['segmentation'], list) else [[9]]
-        if any(not 0 <= value <= 1 for ring in rings for value in ring):
-            continue
-        for sides in (size, (max(size), max(size))):
-            scaled = [_in_pixels(ring, sides) for ring in rings]
-            found = mask_box(scaled, size)
+        for what, rings in _placed(one['segmentation'], size, box):
+            found = mask_box(rings, size)
             if found and (not is_box(box) or overlap(found, box) > SAME_OVERLAP):  # type: ignore[arg-type]
-                one['segmentation'] = scaled
-                repair.done['masks scaled to pixels'] += 1
+                one['segmentation'] = rings
+                repair.done[f'masks {what}'] += 1
                 break
+
+
+def _placed(mask: Any, size: Size, box: Any) -> Iterator[tuple[str, list[list[float]]]]:
+    """Yield readings of polygons: of 0 to 1, of y before x, relative to the box."""
+    rings = mask if isinstance(mask, list) else []
+    if all(0 <= value <= 1 for ring in rings for value in ring):
+        for sides in (size, (max(size), max(size))):
+            yield 'scaled to pixels', [_in_pixels(ring, sides) for ring in rings]
+    elif is_box(box):
+        pairs = ([*zip(ring[1::2], ring[::2], strict=True)] for ring in rings)
+        yield 'with x and y exchanged', [[*chain.from_iterable(p)] for p in pairs]
+        moved = [[v + box[at % 2] for at, v in enumerate(ring)] for ring in rings]
+        yield 'moved into their box', moved
 
 
 def _unusable(content: Content) -> list[Entry]:
@@ -461,7 +485,8 @@ RULES: tuple[Rule[Content], ...] = (
         find=lambda content: content.derive(_misplaced).normalised,
         describe=_box_name,
         fix=Fix(
-            "multiplied by the image's size, unless a box then ends outside of it",
+            "multiplied by the image's size; if a box then ends outside of it, read as "
+            'two corners if only that fits, otherwise left for you to decide',
             Phase.SCALES,
             _scale_boxes,
         ),
@@ -509,7 +534,7 @@ RULES: tuple[Rule[Content], ...] = (
             'scaled if it is in 0-1 and its box confirms it; otherwise removed, and '
             'dropped with the annotation in a mask dataset',
             Phase.SCALES,
-            _scale_masks,
+            _place_masks,
         ),
     ),
     Rule(
@@ -520,9 +545,10 @@ RULES: tuple[Rule[Content], ...] = (
         find=lambda content: content.derive(_sort).away,
         describe=_box_name,
         fix=Fix(
-            'x and y exchanged, or scaled from 0-1, if the box confirms it',
+            'x and y exchanged, moved into the box or scaled from 0-1, if the box then '
+            'confirms it',
             Phase.SCALES,
-            _scale_masks,
+            _place_masks,
         ),
     ),
     Rule(

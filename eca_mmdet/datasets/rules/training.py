@@ -108,7 +108,7 @@ RULES: tuple[Rule[Content], ...] = (
         "'0' too), and COCO's AP counts it all the same",
         find=lambda content: [one for one in content.annotations if one.get('ignore')],
         describe=annotation_name,
-        fix=READ_FLAGS,
+        fix=READ_FLAGS._replace(summary="text such as '0' is read; others stay"),
     ),
     Rule(
         code='crowd-region',
