@@ -17,7 +17,7 @@ from eca_mmdet.checkpoints.identify import (
     Architecture,
     origin_of,
     read_architecture,
-    unusual_constants,
+    unusual_constant,
 )
 from eca_mmdet.checkpoints.io import read_checkpoint, write_weights
 from eca_mmdet.checkpoints.key_maps import Canonical, rename, to_canonical
@@ -57,15 +57,10 @@ def convert(
 ) -> tuple[dict[str, Tensor], ConvertReport]:
     """Rename a network's tensors; report every one that is dropped or changed.
 
-    Args:
-        state: a backbone, a classifier or a detector of MMDetection; 'module.' and
-            the like before the names or not.
-        to: 'mmdet' (a backbone, or an MMDetection v1 detector for 3.x); 'authors' or
-            'timm' (a backbone and its classifier; a detector's heads are dropped).
-        v1_retinanet: a RetinaNet is of MMDetection v1, which its names do not show.
-        extras: entries beside the tensors in the file; 'meta' may tell the version.
-        chosen: the tensors are one set of several: a detector of 2.x or 3.x stays as
-            it is.
+    To 'mmdet': a backbone, or an MMDetection v1 detector for 3.x. To 'authors' or
+    'timm': a backbone and its classifier; a detector's heads are dropped. ``extras``,
+    the entries beside the tensors, may tell the version. With ``chosen`` the tensors
+    are one set of several, and a detector of 2.x or 3.x stays as it is.
     """
     if to not in TARGETS:
         raise WeightsError(
@@ -77,10 +72,9 @@ def convert(
     canonical = to_canonical(own)
     found = _require_known(canonical)
     layout = _target_layout(found, to)
-    unusual = unusual_constants(canonical)
-    if unusual:
+    if unusual := unusual_constant(canonical):
         raise WeightsError(
-            f'{unusual[0]}, and a converted file cannot say so. Load the file as it '
+            f'{unusual}, and a converted file cannot say so. Load the file as it '
             'is, with the arguments of FcaNet that it needs.',
             code='unsupported-model',
         )
@@ -138,17 +132,15 @@ def _convert_detector(
             'R-CNN and RetinaNet: not converted.',
             code='unsupported-model',
         )
-    is_v1 = heads.version == 'v1'
-    if heads.detector == 'RetinaNet' and heads.version.startswith('v1,'):
-        is_v1 = v1_retinanet
-        if not is_v1:
-            raise WeightsError(
-                'a RetinaNet has the same names in MMDetection v1, v2 and v3. If it '
-                'was trained with v1 (the released ECA detectors were), add '
-                '--v1-retinanet; if not, there is nothing to convert.',
-                code='option-invalid',
-            )
-    if not is_v1:
+    unclear = heads.version.startswith('v1,')  # a RetinaNet's
+    if unclear and not v1_retinanet:
+        raise WeightsError(
+            'a RetinaNet has the same names in MMDetection v1, v2 and v3. If it was '
+            'trained with v1 (the released ECA detectors were), add --v1-retinanet; if '
+            'not, there is nothing to convert.',
+            code='option-invalid',
+        )
+    if not unclear and heads.version != 'v1':
         raise WeightsError(
             f'already a {heads.detector} of MMDetection {heads.version}: nothing to '
             'convert. Its backbone can be loaded as it is: '
@@ -169,19 +161,19 @@ def _require_known(canonical: Canonical) -> Architecture:
     found = read_architecture(canonical.backbone)
     if found is None:
         names = ', '.join(list(canonical.backbone)[:3]) or 'no backbone'
-        raise WeightsError(
+        reason = (
             'neither a ResNet nor a MobileNetV2: expected names like '
-            f'layer1.0.conv1.weight or features.1.conv.0.0.weight; got {names}.',
-            code='checkpoint-unrecognised',
+            f'layer1.0.conv1.weight or features.1.conv.0.0.weight; got {names}.'
         )
-    if canonical.unknown:
-        shown = ', '.join(canonical.unknown[:3])
-        raise WeightsError(
-            f'{len(canonical.unknown)} tensors are of no layer that is known here: '
-            f'{shown}. Nothing was converted.',
-            code='checkpoint-unrecognised',
+    elif canonical.unknown:
+        count, shown = len(canonical.unknown), ', '.join(canonical.unknown[:3])
+        reason = (
+            f'{count} tensors are of no layer that is known here: {shown}. Nothing was '
+            'converted.'
         )
-    return found
+    else:
+        return found
+    raise WeightsError(reason, code='checkpoint-unrecognised')
 
 
 def _target_layout(found: Architecture, to: str) -> key_maps.Layout:
@@ -193,7 +185,6 @@ def _target_layout(found: Architecture, to: str) -> key_maps.Layout:
         'authors': key_maps.MOBILENET_V2 if small else key_maps.AUTHORS,
         'timm': key_maps.TIMM_DEEP_STEM if deep else key_maps.TIMM,
     }[to]
-    reason = ''
     gates = found.gate.split(' + ') if found.gate else []
     lacking = [gate for gate in gates if gate not in layout.gates]
     if lacking:
@@ -214,9 +205,9 @@ def _target_layout(found: Architecture, to: str) -> key_maps.Layout:
             'average pools before them. Convert it to mmdet (backbone ECAResNetD) or '
             'timm.'
         )
-    if reason:
-        raise WeightsError(reason, code='unsupported-model')
-    return layout
+    else:
+        return layout
+    raise WeightsError(reason, code='unsupported-model')
 
 
 @dataclass(frozen=True)
@@ -250,8 +241,7 @@ def convert_weights(
         to: 'mmdet', 'authors' or 'timm'.
         force: replace ``target`` if it exists.
         trust: 'MODULE.CLASS' names that reading the file may use.
-        v1_retinanet: the source is a RetinaNet of MMDetection v1, which its tensor
-            names do not show.
+        v1_retinanet: a RetinaNet is of MMDetection v1, which its names do not show.
         key: entry or prefix of the tensors, where the source has several sets. A
             detector of MMDetection 2.x or 3.x keeps its config and class names.
 
@@ -261,7 +251,11 @@ def convert_weights(
         >>> done.report.source, sorted(done.report.dropped)
         ('authors', ['fc.bias', 'fc.weight'])
     """
-    path, target = local_file(source), Path(target)
+    path, target, address = local_file(source), Path(target), str(source)
+    if is_address(address):  # without user name, password and query
+        parts = urllib.parse.urlsplit(address)
+        host = parts.netloc.rpartition('@')[2]
+        address = parts._replace(netloc=host, query='').geturl()
     file = read_checkpoint(path, trust, key)
     require_values(path, file.state)
     if target.exists() and target.samefile(path):
@@ -288,7 +282,7 @@ def convert_weights(
         'network': report.network,
         'layout': report.target,
         'kernel_sizes': ','.join(map(str, report.kernel_sizes or ())),
-        'source': _without_secrets(str(source)),
+        'source': address,
         'source_sha256': file.sha256,
     }
     if report.classes:
@@ -296,11 +290,3 @@ def convert_weights(
     kept = file.meta if report.target == report.source else {}
     write_weights(target, state, metadata, force, kept)
     return ConvertedFile(target, report, metadata, tuple(map(str, file.extras)))
-
-
-def _without_secrets(source: str) -> str:
-    """Return an address without user name, password and query; a path as it is."""
-    if not is_address(source):
-        return source
-    parts = urllib.parse.urlsplit(source)
-    return parts._replace(netloc=parts.netloc.rpartition('@')[2], query='').geturl()

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 _HEADS = ('bbox_head.', 'mask_head.')
 _UNCHANGED = ('backbone.', 'neck.', 'rpn_head.')
+_ROWS = {'fc_cls': 1, 'fc_reg': 4, 'conv_logits': 1}
+"""Rows of each class, and in v1 of background, in the layers of two-stage heads."""
 
 
 @dataclass(frozen=True)
@@ -47,9 +49,10 @@ def read_heads(
     heads = {'bbox_head', 'roi_head', 'rpn_head', 'mask_head'}
     if 'backbone' not in parts or not parts & heads:
         return None
+    stated = _stated_version(extras or {})
     if 'bbox_head.retina_cls.weight' in state or 'bbox_head.retina_cls.bias' in state:
         old_towers = 'bbox_head.cls_convs.0.weight' in state  # v0.6.0
-        version = 'v1' if old_towers else _narrow('v1, v2 or v3', extras or {})
+        version = 'v1' if old_towers else stated or 'v1, v2 or v3'
         anchors = size_of(state.get('bbox_head.retina_reg.weight')) // 4
         rows = size_of(state.get('bbox_head.retina_cls.weight'))
         classes = rows // anchors if rows and anchors else None
@@ -62,12 +65,12 @@ def read_heads(
         and size_of(state.get(key.replace('fc_cls', 'fc_reg'))) == 4 * size_of(tensor)
         for key, tensor in state.items()
     )
-    version = 'v1' if old else _narrow('v2 or v3', extras or {})
+    version = 'v1' if old else stated or 'v2 or v3'
     cascade = any(key.startswith(f'{prefix}bbox_head.0.') for key in state)
     masks = any(key.startswith(f'{prefix}mask_head.') for key in state)
     if not any(key.startswith(f'{prefix}bbox_head.') for key in state):
         kind = 'RPN' if parts <= {'backbone', 'neck', 'rpn_head'} else 'detector'
-        return Heads(kind, _narrow('v1, v2 or v3', extras or {}), None)
+        return Heads(kind, stated or 'v1, v2 or v3', None)
     family = 'Cascade ' if cascade else '' if masks else 'Faster '
     kind = f'{family}{"Mask " if masks else ""}R-CNN'
     head = f'{prefix}bbox_head.0' if cascade else f'{prefix}bbox_head'
@@ -80,15 +83,15 @@ def size_of(tensor: Tensor | None, axis: int = 0) -> int:
     return tensor.shape[axis] if tensor is not None and tensor.dim() else 0
 
 
-def _narrow(version: str, extras: Mapping[str, Any]) -> str:
-    """Return the version that the metadata states, or ``version`` as it is."""
+def _stated_version(extras: Mapping[str, Any]) -> str:
+    """Return the version that the metadata states, or ''."""
     meta = extras.get('meta')
     meta = meta if isinstance(meta, Mapping) else {}
     if 'message_hub' in extras or 'mmengine_version' in meta:
         return 'v3'
     stated = str(meta.get('mmdet_version', ''))
     # mmdet 2.x wrote its own version; v1 did too, from 1.0rc0 on.
-    return f'v{stated[0]}' if stated[:2] in ('1.', '2.', '3.') else version
+    return f'v{stated[0]}' if stated[:2] in ('1.', '2.', '3.') else ''
 
 
 def require_fit(state: dict[str, Any], model: Any, checkpoint: str) -> None:
@@ -208,9 +211,7 @@ def _check_heads(state: Mapping[str, Tensor], heads: Heads) -> None:
             continue
         weight = state.get(f'{key[:-4]}weight')
         layer = key.split('.')[-2]
-        if layer in ('fc_cls', 'fc_reg', 'conv_logits') and (
-            weight is None or len(weight) != len(tensor)
-        ):
+        if layer in _ROWS and (weight is None or len(weight) != len(tensor)):
             raise _not_v1(f'{key} has {len(tensor)} rows, its weight another number')
         if 'Cascade' in heads.detector and layer == 'fc_reg' and len(tensor) != 4:
             raise _not_v1(
@@ -224,15 +225,16 @@ def _in_head(key: str) -> bool:
 
 
 def _rename(key: str, heads: Heads) -> str:
-    if heads.detector == 'RetinaNet' and key.startswith('bbox_head.'):
-        # v0.6.0 had bare convolutions in its towers.
-        return re.sub(r'((?:cls|reg)_convs\.\d+)\.(weight|bias)$', r'\1.conv.\2', key)
     if key.startswith(_UNCHANGED):
         return key
-    if heads.detector != 'RetinaNet' and key.startswith(_HEADS):
-        return f'roi_head.{key}'
-    if heads.detector != 'RetinaNet' and key.startswith('roi_head.'):
-        return key  # moved already, with the rows of v1
+    if heads.detector != 'RetinaNet':
+        if key.startswith(_HEADS):
+            return f'roi_head.{key}'
+        if key.startswith('roi_head.'):
+            return key  # moved already, with the rows of v1
+    elif key.startswith('bbox_head.'):
+        # v0.6.0 had bare convolutions in its towers.
+        return re.sub(r'((?:cls|reg)_convs\.\d+)\.(weight|bias)$', r'\1.conv.\2', key)
     raise _not_v1(
         f'{key} is not part of a {heads.detector} of MMDetection v1 (backbone, neck, '
         'rpn_head, bbox_head, mask_head)'
@@ -247,27 +249,20 @@ def _reorder(key: str, tensor: Tensor, heads: Heads) -> tuple[Tensor, str]:
     """
     if heads.detector == 'RetinaNet' or not _in_head(key):
         return tensor, ''
-    layer = key.split('.')[-2]
-    classes = heads.classes or 0
-    rows = size_of(tensor)
-    if layer == 'fc_cls':
-        _require_rows(key, rows, classes + 1)
-        return tensor.roll(-1, 0), 'background moved to the last row'
-    if layer == 'fc_reg' and rows != 4:  # 4 rows serve all classes
-        _require_rows(key, rows, 4 * (classes + 1))
-        return tensor[4:].clone(), "background's 4 rows dropped"
-    if layer == 'conv_logits' and rows != 1:
-        _require_rows(key, rows, classes + 1)
-        return tensor[1:].clone(), "background's channel dropped"
-    return tensor, ''
-
-
-def _require_rows(key: str, rows: int, expected: int) -> None:
+    layer, rows = key.split('.')[-2], size_of(tensor)
+    own = _ROWS.get(layer)
+    if own is None or (rows == own and layer != 'fc_cls'):  # they serve all classes
+        return tensor, ''
+    expected = own * ((heads.classes or 0) + 1)
     if rows != expected:
         raise _not_v1(
             f'{key} has {rows} rows; with the classes of fc_cls, MMDetection v1 has '
             f'{expected}'
         )
+    if layer == 'fc_cls':
+        return tensor.roll(-1, 0), 'background moved to the last row'
+    what = '4 rows' if layer == 'fc_reg' else 'channel'
+    return tensor[own:].clone(), f"background's {what} dropped"
 
 
 def _not_v1(reason: str) -> WeightsError:

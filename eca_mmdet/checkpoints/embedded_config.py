@@ -20,15 +20,11 @@ _TYPE = re.compile(r'(mmdet\.|mmengine\.)?([A-Za-z_][A-Za-z0-9_]*)')
 """Names of registered classes. For others mmengine imports any module that the name
 says, and calls what it finds there: type='mmengine.dump' would write a file."""
 
-_OPERATORS = frozenset({'nms', 'soft_nms', 'nms_match'})
-_REGION_LAYERS = frozenset(
-    {'RoIAlign', 'RoIPool', 'SimpleRoIAlign'}
-    | {'DeformRoIPoolPack', 'ModulatedDeformRoIPoolPack'}
+_NO_CLASSES = frozenset(
+    'nms soft_nms nms_match '
+    'RoIAlign RoIPool SimpleRoIAlign DeformRoIPoolPack ModulatedDeformRoIPoolPack '
+    'conv dilation interpolation_conv last_conv offset'.split()  # FPG, RPNs
 )
-_KINDS = frozenset(
-    {'conv', 'dilation', 'interpolation_conv', 'last_conv', 'offset'}  # FPG, RPNs
-)
-_NO_CLASSES = _OPERATORS | _REGION_LAYERS | _KINDS
 """Values of ``type`` in mmdet's own configs that no registry is asked for."""
 
 _NOT_BUILT = (

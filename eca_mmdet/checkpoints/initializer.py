@@ -210,13 +210,12 @@ def _origin(canonical: Canonical, file: Checkpoint, named: bool) -> str:
     heads = read_heads(file.state, file.extras)
     classes = classes_of(canonical, heads)
     trained = f'{classes} classes' if classes else ''
-    if heads and (named or found):
-        return f'({heads.detector} of MMDetection {heads.version}, {trained})'
-    if named:
-        library = canonical.layout.origin
-    elif found:
-        library = origin_of(canonical, found)
-    else:
+    if not named and found is None:
         return '(unknown layout)'
+    if heads:
+        return f'({heads.detector} of MMDetection {heads.version}, {trained})'
     trained = 'ImageNet' if classes == 1000 else trained
+    library = canonical.layout.origin
+    if found and not named:
+        library = origin_of(canonical, found)
     return f'({", ".join(filter(None, (library, trained)))})'

@@ -24,7 +24,7 @@ from torch import Tensor
 from eca_mmdet import compat
 from eca_mmdet.checkpoints import unpickling
 from eca_mmdet.checkpoints.file_kinds import kind_of
-from eca_mmdet.checkpoints.state_dicts import find_state
+from eca_mmdet.checkpoints.state_dicts import StateDict, find_state
 from eca_mmdet.utils.errors import MissingWeightsError, UserError, WeightsError
 from eca_mmdet.utils.io import sha256_of, whole_file
 from eca_mmdet.utils.text import clipped
@@ -32,22 +32,15 @@ from eca_mmdet.utils.text import clipped
 _TORCH_MAGIC = (b'PK\x03\x04', b'\x80\x02\x8a\x0a')  # since torch 1.6; before
 
 
-@dataclass(frozen=True)
-class Checkpoint:
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint(StateDict):
     """The content of a checkpoint file."""
 
     path: str
-    state: dict[str, Tensor]  # names without the prefix
-    container: str  # 'safetensors' or 'PyTorch'
-    wrapper: str = ''  # key of the dict of tensors, if it is not a bare state dict
-    prefix: str = ''  # e.g. 'module.'
-    extras: dict[str, Any] = field(default_factory=dict)  # 'epoch', 'arch', 'meta', ...
+    container: str = 'PyTorch'  # or 'safetensors'
     # From a safetensors file, or a file that this package wrote.
     metadata: dict[str, str] = field(default_factory=dict)
-    choices: tuple[str, ...] = ()  # keys of further sets of the same tensors
-    sources: dict[str, str] = field(default_factory=dict)  # names to the file's
-    raw: Mapping[str, Any] = field(default_factory=dict)  # under the file's names
-    sha256: str = ''  # of the file
+    sha256: str = ''
 
     def named_as(self, own: Container[str]) -> Checkpoint:
         """Return this with the names of a model, which may have the prefix itself."""
@@ -148,13 +141,11 @@ def read_checkpoint(
 ) -> Checkpoint:
     """Read a state dict, bare or wrapped, without running anything in the file.
 
+    The file's content decides on the format, not its name. ``trust`` names further
+    classes that unpickling may use; ``key`` chooses one of several sets of tensors.
+
     While the result is in use, another call for the same unchanged file returns it as
     well; do not change its dicts and tensors.
-
-    Args:
-        path: local file; its content decides on the format, not its name.
-        trust: dotted names of further classes that unpickling may use.
-        key: entry or prefix of the tensors, where the file has several sets.
     """
     path, trust = Path(path), tuple(trust)
     try:
@@ -226,11 +217,11 @@ def as_checkpoint(
     ours = _mapping(_mapping(found.extras.get('meta')).get('eca_mmdet'))
     texts = {k: v for k, v in ours.items() if isinstance(k, str) and isinstance(v, str)}
     return Checkpoint(
-        str(path),
+        path=str(path),
         container=container,
         metadata=texts if metadata is None else metadata,
         sha256=sha256,
-        **found._asdict(),
+        **vars(found),
     )
 
 

@@ -21,14 +21,13 @@ class Fit:
     """Comparison of a file's tensors with a backbone's."""
 
     weights: dict[str, Tensor]  # to copy, by the backbone's names
-    origin: str  # e.g. 'eca_resnet50_k3557 (authors, ImageNet)'
+    missing: list[str]  # in the file, gates excepted
+    unused: list[str]  # of the file's tensors
+    gates: dict[str, bool]  # the backbone's, and whether the file has all their tensors
+    tensors: int  # in the backbone outside gates
+    bare_gates: int  # gates without weights
+    origin: str = ''  # e.g. 'eca_resnet50_k3557 (authors, ImageNet)'
     problems: list[str] = field(default_factory=list)  # why the file does not fit
-    missing: list[str] = field(default_factory=list)  # in the file, gates excepted
-    unused: list[str] = field(default_factory=list)  # of the file's tensors
-    # The backbone's gate modules to whether the file has all their tensors.
-    gates: dict[str, bool] = field(default_factory=dict)
-    tensors: int = 0  # in the backbone outside gates
-    bare_gates: int = 0  # gates without weights
 
     @property
     def line(self) -> str:
@@ -72,7 +71,6 @@ def compare(canonical: Canonical, module: nn.Module) -> Fit:
     plain = [key for key in own if key not in of_gates and key not in uncounted]
     return Fit(
         weights,
-        '',
         missing=[key for key in plain if key not in weights],
         unused=[canonical.source[key] for key in theirs if key not in own],
         gates={name: weights.keys() >= {*keys} for name, keys in gates.items()},
@@ -105,19 +103,13 @@ def key_problems(
         if not complete and key.startswith(f'{gate}.') and key not in theirs
         if any(other.startswith(f'{gate}.') for other in theirs)
     ]
-    names = file_names_of(module)
-    layers = {key.rpartition('.')[0] for key in own}
-    without_place = [
-        canonical.source[key]
-        for key in theirs
-        if key not in own
-        if (
-            names.part_of(key) != 'left_out'
-            if names
-            else key.rpartition('.')[0] in layers
-        )
-    ]
-    both = '' if names else 'of layers that both have '
+    extra = [key for key in theirs if key not in own]
+    if names := file_names_of(module):
+        both, extra = '', [key for key in extra if names.part_of(key) != 'left_out']
+    else:
+        both, layers = 'of layers that both have ', {k.rpartition('.')[0] for k in own}
+        extra = [key for key in extra if key.rpartition('.')[0] in layers]
+    without_place = [canonical.source[key] for key in extra]
     return counted(
         (shapes, 'have another shape'),
         (needed + partial, 'are not in the file'),
@@ -170,16 +162,13 @@ def frozen_additions(fit: Fit, module: nn.Module) -> list[str]:
 
 def constant_problems(canonical: Canonical, module: nn.Module) -> list[str]:
     """List the file's constants that come from other arguments than the layer's."""
-    own = {
-        f'{name}.filters': gate
-        for name, gate in module.named_modules()
-        if isinstance(gate, FcaNet)
-    }
+    modules = dict(module.named_modules())
     problems = []
     for key, theirs in canonical.constants.items():
-        if key not in own:
+        gate = modules.get(key.removesuffix('.filters'))
+        if not isinstance(gate, FcaNet):
             continue
-        ours = own[key].filters()
+        ours = gate.filters()
         if ours.shape != theirs.shape:
             problems.append(
                 f'{key}: file {tuple(theirs.shape)}, backbone {tuple(ours.shape)}; the '
@@ -220,13 +209,10 @@ def differences(file: Architecture, own: Architecture) -> list[str]:
         found.append(f'shortcut: file {file.shortcut}, backbone {own.shortcut}')
     same_depth = not missing and file.blocks[:stages] == own.blocks
     if same_depth and file.block == own.block and file.widths[:stages] != own.widths:
-        widths = f'file {file.out_channels}, backbone {own.out_channels}'
+        line = f'widths of the stages: file {file.out_channels}, '
+        line += f'backbone {own.out_channels}'
         same = file.out_channels[:stages] == own.out_channels
-        found.append(
-            'widths inside the blocks differ'
-            if same
-            else f'widths of the stages: {widths}'
-        )
+        found.append('widths inside the blocks differ' if same else line)
     return found + _gate_differences(file, own)
 
 
