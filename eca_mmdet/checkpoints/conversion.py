@@ -91,28 +91,31 @@ def convert(
             report.mapped = {sources[key]: key for key in own}
             return own, report
         return _convert_detector(own, heads, v1_retinanet, sources, report)
-    names = {source: name for name, source in canonical.source.items()}
-    converted: dict[str, Tensor] = {}
-    for key, tensor in own.items():
-        if names.get(key) in canonical.constants:
-            report.dropped[sources[key]] = "fixed by the layer's arguments"
-            continue
-        if key in names:
-            own_name = names[key]
-            target = rename(own_name, canonical.backbone[own_name], layout, False)
-        elif key in canonical.classifier and to != 'mmdet':
-            layer = 'classifier.1' if found.family == 'MobileNetV2' else 'fc'
-            target = f'{layer}.{key.rpartition(".")[2]}', tensor
+    targets = {
+        canonical.source[name]: rename(name, tensor, layout, to_ours=False)
+        for name, tensor in canonical.backbone.items()
+    }
+    reasons = dict.fromkeys(canonical.rest, 'detector part: a backbone has none')
+    for name in canonical.constants:
+        reasons[canonical.source[name]] = "fixed by the layer's arguments"
+    for key, tensor in canonical.classifier.items():
+        if to == 'mmdet':
+            reasons[key] = 'classifier: a backbone has none'
         else:
-            kind = 'classifier' if key in canonical.classifier else 'detector part'
-            report.dropped[sources[key]] = f'{kind}: a backbone has none'
+            layer = 'classifier.1' if found.family == 'MobileNetV2' else 'fc'
+            targets[key] = f'{layer}.{key.rpartition(".")[2]}', tensor
+    converted: dict[str, Tensor] = {}
+    for key in own:
+        if key in reasons:
+            report.dropped[sources[key]] = reasons[key]
             continue
-        if target[0] in converted:
+        name, tensor = targets[key]
+        if name in converted:
             raise WeightsError(
-                f'{key} and another tensor both become {target[0]}.',
+                f'{key} and another tensor both become {name}.',
                 code='checkpoint-unrecognised',
             )
-        converted[target[0]], report.mapped[sources[key]] = target[1], target[0]
+        converted[name], report.mapped[sources[key]] = tensor, name
     taken = set(sources.values())
     report.dropped |= {k: 'of another module' for k in state if k not in taken}
     return converted, report

@@ -21,8 +21,6 @@ from eca_mmdet.utils.errors import WeightsError
 if TYPE_CHECKING:
     from eca_mmdet.checkpoints.io import Checkpoint
 
-_HEADS = ('bbox_head.', 'mask_head.')
-_UNCHANGED = ('backbone.', 'neck.', 'rpn_head.')
 _ROWS = {'fc_cls': 1, 'fc_reg': 4, 'conv_logits': 1}
 """Rows of each class, and in v1 of background, in the layers of two-stage heads."""
 
@@ -66,16 +64,17 @@ def read_heads(
         for key, tensor in state.items()
     )
     version = 'v1' if old else stated or 'v2 or v3'
-    cascade = any(key.startswith(f'{prefix}bbox_head.0.') for key in state)
-    masks = any(key.startswith(f'{prefix}mask_head.') for key in state)
-    if not any(key.startswith(f'{prefix}bbox_head.') for key in state):
+    box, cascade, masks = (
+        any(key.startswith(f'{prefix}{head}.') for key in state)
+        for head in ('bbox_head', 'bbox_head.0', 'mask_head')
+    )
+    if not box:
         kind = 'RPN' if parts <= {'backbone', 'neck', 'rpn_head'} else 'detector'
         return Heads(kind, stated or 'v1, v2 or v3', None)
-    family = 'Cascade ' if cascade else '' if masks else 'Faster '
-    kind = f'{family}{"Mask " if masks else ""}R-CNN'
+    kind = 'Mask R-CNN' if masks else 'R-CNN' if cascade else 'Faster R-CNN'
     head = f'{prefix}bbox_head.0' if cascade else f'{prefix}bbox_head'
     rows = size_of(state.get(f'{head}.fc_cls.weight'))
-    return Heads(kind, version, rows - 1 if rows else None)
+    return Heads('Cascade ' * cascade + kind, version, rows - 1 if rows else None)
 
 
 def size_of(tensor: Tensor | None, axis: int = 0) -> int:
@@ -166,8 +165,9 @@ def _compare(
         for key in own
         if key in state and state[key].shape != own[key].shape
     ]
-    fitting = {k: v for k, v in state.items() if k in own and v.shape == own[k].shape}
-    fitting |= {k: v for k, v in state.items() if k not in own}
+    fitting = {
+        k: v for k, v in state.items() if k not in own or v.shape == own[k].shape
+    }
     # A real load, since layers may rename the keys of older files on the way.
     found = model.load_state_dict(fitting, strict=False)
     missing = [
@@ -186,72 +186,53 @@ def convert_v1(
     Returns the tensors for 3.x, source name to new name, and source name to how its
     rows changed.
     """
-    _check_heads(state, heads)
+    two_stage = heads.detector != 'RetinaNet'
+    if two_stage and not heads.classes:
+        raise _not_v1(
+            f'a {heads.detector} without bbox_head.fc_cls, so that its number of '
+            'classes is unknown'
+        )
+    unchanged = ('backbone.', 'neck.', 'rpn_head.', *['roi_head.'] * two_stage)
     converted, mapped, changed = {}, {}, {}
     for key, tensor in state.items():
-        name = _rename(key, heads)
-        new, how = _reorder(key, tensor, heads)
-        converted[name], mapped[key] = new, name
+        name, how = key, ''
+        head = key.removeprefix('roi_head.')  # moved already, with the rows of v1
+        if two_stage and head.startswith(('bbox_head.', 'mask_head.')):
+            name = f'roi_head.{head}'
+            tensor, how = _reorder(key, state, heads)
+        elif not two_stage and key.startswith('bbox_head.'):
+            # v0.6.0 had bare convolutions in its towers.
+            towers = r'((?:cls|reg)_convs\.\d+)\.(weight|bias)$'
+            name = re.sub(towers, r'\1.conv.\2', key)
+        elif not key.startswith(unchanged):
+            raise _not_v1(
+                f'{key} is not part of a {heads.detector} of MMDetection v1 (backbone, '
+                'neck, rpn_head, bbox_head, mask_head)'
+            )
+        converted[name], mapped[key] = tensor, name
         if how:
             changed[key] = how
     return converted, mapped, changed
 
 
-def _check_heads(state: Mapping[str, Tensor], heads: Heads) -> None:
-    """Reject two-stage heads that v1 cannot have written, or 3.x cannot compute."""
-    if heads.detector == 'RetinaNet':
-        return
-    if not heads.classes:
-        raise _not_v1(
-            f'a {heads.detector} without bbox_head.fc_cls, so that its number of '
-            'classes is unknown'
-        )
-    for key, tensor in state.items():
-        if not (_in_head(key) and key.endswith('.bias')):
-            continue
-        weight = state.get(f'{key[:-4]}weight')
-        layer = key.split('.')[-2]
-        if layer in _ROWS and (weight is None or len(weight) != len(tensor)):
-            raise _not_v1(f'{key} has {len(tensor)} rows, its weight another number')
-        if 'Cascade' in heads.detector and layer == 'fc_reg' and len(tensor) != 4:
-            raise _not_v1(
-                f'{key}: a Cascade R-CNN whose boxes differ by class refines with '
-                "background's boxes in v1, which 3.x does not have"
-            )
-
-
-def _in_head(key: str) -> bool:
-    return key.removeprefix('roi_head.').startswith(_HEADS)
-
-
-def _rename(key: str, heads: Heads) -> str:
-    if key.startswith(_UNCHANGED):
-        return key
-    if heads.detector != 'RetinaNet':
-        if key.startswith(_HEADS):
-            return f'roi_head.{key}'
-        if key.startswith('roi_head.'):
-            return key  # moved already, with the rows of v1
-    elif key.startswith('bbox_head.'):
-        # v0.6.0 had bare convolutions in its towers.
-        return re.sub(r'((?:cls|reg)_convs\.\d+)\.(weight|bias)$', r'\1.conv.\2', key)
-    raise _not_v1(
-        f'{key} is not part of a {heads.detector} of MMDetection v1 (backbone, neck, '
-        'rpn_head, bbox_head, mask_head)'
-    )
-
-
-def _reorder(key: str, tensor: Tensor, heads: Heads) -> tuple[Tensor, str]:
+def _reorder(key: str, state: Mapping[str, Tensor], heads: Heads) -> tuple[Tensor, str]:
     """Return a tensor with background where 3.x has it, and what was done.
 
     v1 counts background as class 0; 3.x as the last class of the scores, and not at
-    all in boxes and masks.
+    all in boxes and masks. Rejects rows that v1 cannot have written.
     """
-    if heads.detector == 'RetinaNet' or not _in_head(key):
+    tensor, layer = state[key], key.split('.')[-2]
+    rows, own = size_of(tensor), _ROWS.get(layer)
+    if own is None:
         return tensor, ''
-    layer, rows = key.split('.')[-2], size_of(tensor)
-    own = _ROWS.get(layer)
-    if own is None or (rows == own and layer != 'fc_cls'):  # they serve all classes
+    if key.endswith('.bias') and rows != size_of(state.get(f'{key[:-4]}weight')):
+        raise _not_v1(f'{key} has {rows} rows, its weight another number')
+    if 'Cascade' in heads.detector and layer == 'fc_reg' and rows != own:
+        raise _not_v1(
+            f'{key}: a Cascade R-CNN whose boxes differ by class refines with '
+            "background's boxes in v1, which 3.x does not have"
+        )
+    if rows == own and layer != 'fc_cls':  # they serve all classes
         return tensor, ''
     expected = own * ((heads.classes or 0) + 1)
     if rows != expected:

@@ -131,9 +131,19 @@ def require_registered(values: Any, source: str) -> None:
     built, so they are not checked.
     """
     use_registered_names(values)
-    _require_types(values.get('model'), ('MODELS', 'TASK_UTILS'), source)
-    for part in _dicts(values.get('test_dataloader')):
-        _require_types(part.get('pipeline'), ('TRANSFORMS',), source)
+    parts = [(part, ('MODELS', 'TASK_UTILS')) for part in _dicts(values.get('model'))]
+    for loader in _dicts(values.get('test_dataloader')):
+        parts += [(part, ('TRANSFORMS',)) for part in _dicts(loader.get('pipeline'))]
+    for part, registries in parts:
+        name = part.get('type')
+        if isinstance(name, str) and name not in _NO_CLASSES:
+            found = registered(name, *registries)
+            if found is None or found.__module__.startswith(_NOT_BUILT):
+                raise _refused(
+                    source,
+                    f'names type={name[:80]!r}, which is no part of an image detector '
+                    'that mmdet or eca-mmdet registers',
+                )
 
 
 def registered(name: Any, *registries: str) -> Any:
@@ -193,16 +203,3 @@ def use_registered_names(values: Any) -> None:
             part['type'] = name
         else:
             part['type'] = names.get(id(kind), part['type'])
-
-
-def _require_types(value: Any, registries: tuple[str, ...], source: str) -> None:
-    for part in _dicts(value):
-        name = part.get('type')
-        if isinstance(name, str) and name not in _NO_CLASSES:
-            found = registered(name, *registries)
-            if found is None or found.__module__.startswith(_NOT_BUILT):
-                raise _refused(
-                    source,
-                    f'names type={name[:80]!r}, which is no part of an image detector '
-                    'that mmdet or eca-mmdet registers',
-                )

@@ -184,20 +184,15 @@ def _read(path: Path, file: IO[bytes], trust: tuple[str, ...], key: str) -> Chec
     text = re.fullmatch(rb'[\s -~]{8}', head[:8])  # no number of bytes
     if head[8:9] == b'{' and not text and not head.startswith(_TORCH_MAGIC[0]):
         content, metadata = _read_safetensors(path, file)
-        return as_checkpoint(path, content, key, 'safetensors', metadata, sha256)
+        found = as_checkpoint(path, content, key)
+        return replace(found, container='safetensors', metadata=metadata, sha256=sha256)
     if not head.startswith(_TORCH_MAGIC):
         raise WeightsError(f'{path} {kind_of(head)}', code='checkpoint-unrecognised')
-    return as_checkpoint(path, _read_torch(path, file, trust), key, sha256=sha256)
+    found = as_checkpoint(path, _read_torch(path, file, trust), key)
+    return replace(found, sha256=sha256)
 
 
-def as_checkpoint(
-    path: str | Path,
-    content: Any,
-    key: str = '',
-    container: str = 'PyTorch',
-    metadata: dict[str, str] | None = None,
-    sha256: str = '',
-) -> Checkpoint:
+def as_checkpoint(path: str | Path, content: Any, key: str = '') -> Checkpoint:
     """Find the state dict in the content of a file; ``key`` chooses one of several."""
     try:
         found = find_state(content, key)
@@ -216,13 +211,7 @@ def as_checkpoint(
     _require_plain(path, found.raw)
     ours = _mapping(_mapping(found.extras.get('meta')).get('eca_mmdet'))
     texts = {k: v for k, v in ours.items() if isinstance(k, str) and isinstance(v, str)}
-    return Checkpoint(
-        path=str(path),
-        container=container,
-        metadata=texts if metadata is None else metadata,
-        sha256=sha256,
-        **vars(found),
-    )
+    return Checkpoint(path=str(path), metadata=texts, **vars(found))
 
 
 def _read_safetensors(path: Path, file: IO[bytes]) -> tuple[Any, dict[str, str]]:

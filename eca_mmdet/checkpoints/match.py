@@ -50,32 +50,29 @@ def compare(canonical: Canonical, module: nn.Module) -> Fit:
     own, theirs = module.state_dict(), canonical.backbone
     names = file_names_of(module)
     gates = {
-        name: keys
+        name: set(gate.state_dict(prefix=f'{name}.'))
         for name, gate in module.named_modules()
         if isinstance(gate, Gate) or (names and name in names.gates)
-        if (keys := list(gate.state_dict(prefix=f'{name}.')))
     }
-    bare = sum(
-        isinstance(layer, Gate) and not layer.state_dict() for layer in module.modules()
-    )
-    of_gates = {key for keys in gates.values() for key in keys}
     weights = {
         key: tensor
         for key, tensor in theirs.items()
         if key in own and own[key].shape == tensor.shape
     }
     # PyTorch before 0.4.1 did not count batches; the counter is not used.
-    uncounted = {
-        key for key in own if key not in theirs and key.endswith('num_batches_tracked')
-    }
-    plain = [key for key in own if key not in of_gates and key not in uncounted]
+    plain = [
+        key
+        for key in own
+        if key in theirs or not key.endswith('num_batches_tracked')
+        if not any(key in keys for keys in gates.values())
+    ]
     return Fit(
         weights,
         missing=[key for key in plain if key not in weights],
         unused=[canonical.source[key] for key in theirs if key not in own],
-        gates={name: weights.keys() >= {*keys} for name, keys in gates.items()},
+        gates={name: weights.keys() >= keys for name, keys in gates.items() if keys},
         tensors=len(plain),
-        bare_gates=bare,
+        bare_gates=sum(not keys for keys in gates.values()),
     )
 
 
