@@ -145,9 +145,8 @@ def _convert_detector(
         )
     if not unclear and heads.version != 'v1':
         raise WeightsError(
-            f'already a {heads.detector} of MMDetection {heads.version}: nothing to '
-            'convert. Its backbone can be loaded as it is: '
-            "init_cfg=dict(type='ECAPretrained', checkpoint=FILE).",
+            f'already a {heads.title}: nothing to convert. Its backbone can be loaded '
+            "as it is: init_cfg=dict(type='ECAPretrained', checkpoint=FILE).",
             code='unsupported-model',
         )
     converted, mapped, changed = convert_v1(state, heads)
@@ -183,6 +182,8 @@ def _target_layout(found: Architecture, to: str) -> key_maps.Layout:
     """Return the layout to write; raise if the target has no such network."""
     small = found.family == 'MobileNetV2'
     deep = len(found.stem) > 1
+    other_stem = deep or found.stem_kernel != 7
+    pooled = found.shortcut in ('average pool + convolution', 'mixed')
     layout = {
         'mmdet': key_maps.MMDET,
         'authors': key_maps.MOBILENET_V2 if small else key_maps.AUTHORS,
@@ -197,16 +198,11 @@ def _target_layout(found: Architecture, to: str) -> key_maps.Layout:
         )
     elif to == 'timm' and small:
         reason = 'timm has no MobileNetV2 with these names; --to authors.'
-    elif to == 'authors' and not small and (deep or found.stem_kernel != 7):
+    elif to == 'authors' and not small and (other_stem or pooled):
+        parts = 'three 3x3 convolutions' if other_stem else 'average pools before those'
         reason = (
-            "the authors' ResNet has a 7x7 stem; this file has three 3x3 convolutions. "
-            'Convert it to mmdet (backbone ECAResNetD) or timm.'
-        )
-    elif to == 'authors' and found.shortcut in ('average pool + convolution', 'mixed'):
-        reason = (
-            "the authors' ResNet has plain convolutions as shortcuts; this file has "
-            'average pools before them. Convert it to mmdet (backbone ECAResNetD) or '
-            'timm.'
+            "the authors' ResNet has a 7x7 stem, and plain convolutions as shortcuts; "
+            f'this file has {parts}. Convert it to mmdet (backbone ECAResNetD) or timm.'
         )
     else:
         return layout

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from eca_mmdet.utils.errors import WeightsError
+from eca_mmdet.utils.text import first
 
 if TYPE_CHECKING:
     from eca_mmdet.checkpoints.io import Checkpoint
@@ -34,6 +35,11 @@ class Heads:
     # the file's metadata.
     version: str
     classes: int | None  # without background; None where the heads do not show it
+
+    @property
+    def title(self) -> str:
+        """'Faster R-CNN of MMDetection v1' and the like."""
+        return f'{self.detector} of MMDetection {self.version}'
 
 
 def read_heads(
@@ -100,15 +106,11 @@ def require_fit(state: dict[str, Any], model: Any, checkpoint: str) -> None:
     weights behind a warning, and the test reports the AP of noise.
     """
     missing, extra, shapes = _compare(state, getattr(model, 'module', model))
-    faults = [
-        f'{len(names)} {title}: {", ".join(names[:3])}'
-        for title, names in (
-            ('tensors of the model are not in the file', missing),
-            ('tensors of the file are not in the model', extra),
-            ('tensors have another shape', shapes),
-        )
-        if names
-    ]
+    faults = counted(
+        (missing, 'of the model are not in the file'),
+        (extra, 'of the file are not in the model'),
+        (shapes, 'have another shape'),
+    )
     if faults:
         raise WeightsError(
             f'{checkpoint} is not a checkpoint of this config. ' + '; '.join(faults),
@@ -116,14 +118,23 @@ def require_fit(state: dict[str, Any], model: Any, checkpoint: str) -> None:
         )
 
 
+def counted(*problems: tuple[list[str], str]) -> list[str]:
+    """Return a sentence for each list with tensors: their number and first names."""
+    return [
+        f'{len(keys)} tensors {title}: {first(keys)}'
+        for keys, title in problems
+        if keys
+    ]
+
+
 def require_converted(file: Checkpoint) -> None:
     """Reject an unconverted MMDetection v1 checkpoint: its class order differs."""
     heads = read_heads(file.state, file.extras)
     if heads and heads.version == 'v1':
         raise WeightsError(
-            f'{file.path} is a {heads.detector} of MMDetection v1, whose classes and '
-            'layers are in another order than in 3.x. Convert it: eca-mmdet weights '
-            f'convert {file.path} NEW.pth, and start from NEW.pth (docs/legacy.md).',
+            f'{file.path} is a {heads.title}, whose classes and layers are in another '
+            'order than in 3.x. Convert it: eca-mmdet weights convert '
+            f'{file.path} NEW.pth, and start from NEW.pth (docs/legacy.md).',
             code='checkpoint-mismatch',
         )
 

@@ -19,7 +19,6 @@ import re
 import sys
 import urllib.error
 import urllib.parse
-from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -212,34 +211,26 @@ def _from_hub(checkpoint: str, rest: str) -> Path:
         with contextlib.suppress(LocalEntryNotFoundError, ValueError):
             return Path(get(name, local_files_only=True))
     logger.warning('downloading %s', checkpoint)
+    hub = logging.getLogger('huggingface_hub')
+    level = hub.level
     reason: Exception | None = None
     for name in names:
+        hub.setLevel(logging.ERROR)  # hides its own lines; the last reason is reported
         try:
-            with _quiet_hub():
-                return Path(get(name))
+            return Path(get(name))
         except Exception as error:  # the Hub's own, httpx's, OSError
             reason = error
             absent = isinstance(error, EntryNotFoundError)
             if not absent or isinstance(error, LocalEntryNotFoundError):
                 break  # no answer, or a refusal: the next name would have the same
+        finally:
+            hub.setLevel(level)
     raise MissingWeightsError(
         f'{checkpoint} is not in the cache and cannot be downloaded '
         f'({_first_line(reason)}). With a network: run this once there, or download '
         f'{" or ".join(names)} and give its path.',
         code='download-failed',
     ) from None
-
-
-@contextlib.contextmanager
-def _quiet_hub() -> Iterator[None]:
-    """Hide the Hub's line for every failed attempt; the last is reported."""
-    logger = logging.getLogger('huggingface_hub')
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
 
 
 def _first_line(reason: Exception | None) -> str:

@@ -56,7 +56,13 @@ def parse_config(text: str, source: str) -> dict[str, Any]:
         with warnings.catch_warnings():
             warnings.simplefilter('ignore')  # of escapes in the file's strings
             tree = ast.parse(text)
-        values = dict(_assignment(statement) for statement in tree.body)
+        values = {}
+        for node in tree.body:
+            match node:
+                case ast.Assign(targets=[ast.Name(id=name)], value=value):
+                    values[name] = ast.literal_eval(_Literals().visit(value))
+                case _:
+                    raise ValueError(f'line {node.lineno} is not NAME = VALUE')
     except (SyntaxError, ValueError, TypeError, MemoryError, RecursionError) as error:
         reason = str(error).partition(': <ast.')[0] or type(error).__name__
         raise _refused(
@@ -76,14 +82,6 @@ def parse_config(text: str, source: str) -> dict[str, Any]:
 def _refused(source: str, reason: str) -> UserError:
     message = f'the config in {source} {reason}. {ADVICE}'
     return UserError(message, code='config-invalid')
-
-
-def _assignment(node: ast.stmt) -> tuple[str, Any]:
-    if isinstance(node, ast.Assign) and len(node.targets) == 1:
-        target = node.targets[0]
-        if isinstance(target, ast.Name):
-            return target.id, ast.literal_eval(_Literals().visit(node.value))
-    raise ValueError(f'line {node.lineno} is not NAME = VALUE')
 
 
 class _Literals(ast.NodeTransformer):
@@ -131,10 +129,13 @@ def require_registered(values: Any, source: str) -> None:
     built, so they are not checked.
     """
     use_registered_names(values)
-    parts = [(part, ('MODELS', 'TASK_UTILS')) for part in _dicts(values.get('model'))]
-    for loader in _dicts(values.get('test_dataloader')):
-        parts += [(part, ('TRANSFORMS',)) for part in _dicts(loader.get('pipeline'))]
-    for part, registries in parts:
+    layers = [(part, ('MODELS', 'TASK_UTILS')) for part in _dicts(values.get('model'))]
+    steps = [
+        (part, ('TRANSFORMS',))
+        for loader in _dicts(values.get('test_dataloader'))
+        for part in _dicts(loader.get('pipeline'))
+    ]
+    for part, registries in [*layers, *steps]:
         name = part.get('type')
         if isinstance(name, str) and name not in _NO_CLASSES:
             found = registered(name, *registries)

@@ -227,7 +227,10 @@ def origin_of(
         return f'MMDetection {heads.version}'
     if any(name.startswith('backbone.') for name in canonical.source.values()):
         return 'mmpretrain'
-    return canonical.layout.origin_of(found.gate, bool(canonical.classifier))
+    layout = canonical.layout
+    if layout.bare_origin and not canonical.classifier:
+        return layout.bare_origin
+    return layout.gate_origins.get(found.gate, layout.origin)
 
 
 def classes_of(canonical: Canonical, heads: Heads | None) -> int | None:
@@ -258,3 +261,79 @@ def same_filters(theirs: Tensor, ours: Tensor) -> bool:
     if theirs.is_meta or ours.is_meta:
         return theirs.shape == ours.shape
     return torch.allclose(theirs.float().cpu(), ours.float().cpu(), atol=1e-5)
+
+
+def differences(file: Architecture, own: Architecture) -> list[str]:
+    """List how a file's network differs from a backbone's, one sentence each.
+
+    The backbone may have fewer stages; gates are compared where both have them.
+    """
+    if file.family != own.family:
+        return [f'the file is a {file.family}, the backbone a {own.family}']
+    stages = len(own.blocks)
+    found = []
+    missing = [i + 1 for i in range(stages) if not (*file.blocks, *[0] * stages)[i]]
+    if missing:
+        found.append(f'the file has no stage {", ".join(map(str, missing))}')
+    elif (file.block, file.blocks[:stages]) != (own.block, own.blocks):
+        found.append(f'depth: file {_depth(file)}, backbone {_depth(own)}')
+    if (file.stem, file.stem_kernel) != (own.stem, own.stem_kernel):
+        found.append(f'stem: file {_stem(file)}, backbone {_stem(own)}')
+    shortcuts = {file.shortcut, own.shortcut} - {'identity'}
+    if len(shortcuts) > 1:
+        found.append(f'shortcut: file {file.shortcut}, backbone {own.shortcut}')
+    same_depth = not missing and file.blocks[:stages] == own.blocks
+    if same_depth and file.block == own.block and file.widths[:stages] != own.widths:
+        line = f'widths of the stages: file {file.out_channels}, '
+        line += f'backbone {own.out_channels}'
+        same = file.out_channels[:stages] == own.out_channels
+        found.append('widths inside the blocks differ' if same else line)
+    return found + _gate_differences(file, own)
+
+
+def _gate_differences(file: Architecture, own: Architecture) -> list[str]:
+    found = []
+    kernels = _pairs(file.kernel_sizes, own.kernel_sizes)
+    if any(None not in pair and pair[0] != pair[1] for pair in kernels):
+        sizes = file.stage_kernel_sizes
+        both = f'file {file.kernel_sizes}, backbone {own.kernel_sizes}'
+        if sizes is not None and None not in sizes:
+            own_sizes = own.stage_kernel_sizes or own.kernel_sizes
+            both = f'file {sizes}, backbone {own_sizes}; set kernel_sizes={sizes}'
+        found.append(f'ECA kernel sizes: {both}')
+    other = 'the features would differ from those that the file was trained for'
+    for name, count in file.others:
+        if name not in dict(own.others):
+            found.append(
+                f'the file has {count} layers of {name}, the backbone none: {other}'
+            )
+    others = GATES.keys() - {'ECA'}
+    theirs, ours = (others & set(net.gate.split(' + ')) for net in (file, own))
+    if theirs and ours and theirs != ours:
+        found.append(f'gates: file {file.gate}, backbone {own.gate}')
+    extra = sum(
+        pair[0] is not None and pair[1] is None
+        for pair in kernels + _pairs(file.hidden, own.hidden)
+    )
+    if extra:
+        found.append(
+            f'the file has {file.gate} gates in {extra} blocks where the backbone has '
+            f'none: {other}'
+        )
+    return found
+
+
+def _pairs(file: Sizes, own: Sizes) -> list[tuple[int | None, int | None]]:
+    """Return the sizes of both for every block that both have."""
+    stages = zip(file, own, strict=False)
+    return [pair for stage in stages for pair in zip(*stage, strict=False)]
+
+
+def _depth(network: Architecture) -> str:
+    name = f'{network.depth} ' if network.depth else ''
+    return f'{name}{network.blocks} of {network.block} blocks'
+
+
+def _stem(network: Architecture) -> str:
+    widths = '-'.join(map(str, network.stem))
+    return f'{network.stem_kernel}x{network.stem_kernel} {widths}'

@@ -152,7 +152,7 @@ def identify(
     origin = origin_of(canonical, found, heads)
     what = f'{found.title} {kind}, in the names of {_TITLES.get(origin, origin)}'
     if heads:
-        what = f'{heads.detector} of {origin} on {found.title}'
+        what = f'{heads.title} on {found.title}'
     elif kind == 'classifier' and classes == 1000:
         what = what.replace(kind, f'ImageNet {kind}', 1)
     unusual = unusual_constant(canonical)
@@ -236,19 +236,19 @@ def _suggest_backbone(found: Architecture, path: str) -> str:
 
 def _backbone_arguments(found: Architecture) -> dict[str, str]:
     """Return the arguments of a backbone with this network; empty if there is none."""
-    gate, sizes, usual = found.gate, found.stage_kernel_sizes, _usual_sizes(found)
+    gate, sizes = found.gate, found.stage_kernel_sizes
     if 0 in found.blocks or gate not in ('', *GATES):
         return {}
     if gate == 'ECA' and (sizes is None or None in sizes):
         return {}
-    eca_or_plain = gate in ('', 'ECA')
-    own = {'kernel_sizes': str(sizes)} if gate == 'ECA' and sizes != usual else {}
+    usual = gate != 'ECA' or sizes == _usual_sizes(found)
+    own = {} if usual else {'kernel_sizes': str(sizes)}
     if found.family == 'MobileNetV2':
         regular = found.out_channels == tuple(row[1] for row in MOBILENET_V2_STAGES)
-        fits = regular and eca_or_plain
+        fits = regular and gate in ('', 'ECA')
         return {'type': f"'{gate}MobileNetV2'"} | own if fits else {}
     if found.shortcut == 'average pool + convolution' and found.groups == 1:
-        if found.block != 'bottleneck' or not eca_or_plain:
+        if found.block != 'bottleneck' or gate not in ('', 'ECA'):
             return {}
         if not gate:  # mmdet's own D variant has the same names
             v1d = {'50d': '50', '101d': '101'}.get(found.d_name or '')

@@ -252,10 +252,8 @@ def _read_torch(path: Path, file: IO[bytes], trust: tuple[str, ...]) -> Any:
     with unpickling.trusting(trust), warnings.catch_warnings():
         warnings.simplefilter('ignore')  # about old forms, in a rejected file
         try:
-            if any(name.startswith('mmengine.') for name in unpickling.scan(file)):
-                unpickling.allow_mmengine_checkpoints()  # imports it, in a second
-            else:
-                unpickling.allow_numpy()
+            histories = any(n.startswith('mmengine.') for n in unpickling.scan(file))
+            unpickling.allow_mmengine_checkpoints(histories)
             file.seek(0)
             return torch.load(file, map_location='cpu', weights_only=True)
         except Exception as error:  # torch raises a dozen types for broken files

@@ -106,12 +106,6 @@ class Layout:
     bare_origin: str = ''
     gates: tuple[str, ...] = ('ECA', 'SE')  # that can be converted to this layout
 
-    def origin_of(self, gate: str, classifier: bool) -> str:
-        """Return where a checkpoint with these names is from."""
-        if self.bare_origin and not classifier:
-            return self.bare_origin
-        return self.gate_origins.get(gate, self.origin)
-
 
 _TIMM_GATES = (
     Rule('@.se.conv.weight', '@.eca.conv.weight'),

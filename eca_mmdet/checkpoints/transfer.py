@@ -143,15 +143,17 @@ def _names(
     file: Checkpoint, plan: TransferPlan, source_classes: Sequence[str] | None
 ) -> tuple[str, ...]:
     """Return the file's class names, one for each of its classes."""
-    count, where = plan.classes, 'the file'
-    if source_classes is not None:
+    count = plan.classes
+    if source_classes is None:
+        names, where = file.classes, 'the file'
+        if names is None and count == 80:
+            from mmdet.datasets import CocoDataset
+
+            names = tuple(CocoDataset.METAINFO['classes'])
+            plan.notes.append("the file has no class names: COCO's 80 are taken")
+    else:
         where = 'source_classes of the FineTuneHook'
         names = require_names(source_classes, where)
-    elif (names := file.classes) is None and count == 80:
-        from mmdet.datasets import CocoDataset
-
-        names = tuple(CocoDataset.METAINFO['classes'])
-        plan.notes.append("the file has no class names: COCO's 80 are taken")
     if names is None:
         raise UserError(
             f'{file.path} has no class names, so that no rows can be kept by name. Set '
@@ -242,7 +244,6 @@ def describe_start(
     model = build_empty(model_cfg)
     own = model.state_dict()
     file = read_checkpoint(path).named_as(own)
-    require_converted(file)
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')  # nothing is copied into an empty model
         require_start(file.state, model, path)
@@ -256,7 +257,7 @@ def _about_file(
     file: Checkpoint, plan: TransferPlan, source_classes: Sequence[str] | None
 ) -> str:
     heads = read_heads(file.state, file.extras)
-    kind = f'{heads.detector} of MMDetection {heads.version}' if heads else 'detector'
+    kind = heads.title if heads else 'detector'
     try:
         names = source_classes or file.classes
     except WeightsError:

@@ -101,16 +101,14 @@ def _named(function: Callable[..., Any], name: str) -> Callable[..., Any]:
     return renamed
 
 
-# mmengine removes its own entries after a load, some of them the same: add them again
-# each time.
-def allow_numpy() -> None:
-    """Add numpy's arrays and scalars to torch's safe globals."""
-    torch.serialization.add_safe_globals(_numpy_globals())
+def allow_mmengine_checkpoints(histories: bool = True) -> None:
+    """Add numpy's arrays, and mmengine's loss histories, to torch's safe globals.
 
-
-def allow_mmengine_checkpoints() -> None:
-    """Add what mmengine's checkpoints need to torch's safe globals."""
-    torch.serialization.add_safe_globals(_numpy_globals() + _mmengine_globals())
+    Again for each file: mmengine removes its own entries after a load, some of them the
+    same. Without ``histories`` mmengine, which takes a second, is not imported.
+    """
+    allowed = _numpy_globals() + (_mmengine_globals() if histories else [])
+    torch.serialization.add_safe_globals(allowed)
 
 
 @functools.cache
