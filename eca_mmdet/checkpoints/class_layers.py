@@ -17,16 +17,9 @@ from torch import Tensor
 
 from eca_mmdet.utils.errors import UserError
 
-_WITHOUT_CLASSES = (
-    'backbone',
-    'neck',
-    'rpn_head',  # object or not
-    'semantic_head',  # its classes are stuff
-    'reid',  # persons
-    'data_preprocessor',
-    'init_cfg',
-    'train_cfg',
-    'test_cfg',
+_WITHOUT_CLASSES = frozenset(
+    'backbone neck data_preprocessor init_cfg train_cfg test_cfg '
+    'rpn_head semantic_head reid'.split()  # of objects or not, stuff, persons
 )
 
 

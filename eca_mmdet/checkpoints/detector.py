@@ -70,11 +70,11 @@ def read_heads(
         for key, tensor in state.items()
     )
     version = 'v1' if old else stated or 'v2 or v3'
-    box, cascade, masks = (
+    boxes, cascade, masks = (
         any(key.startswith(f'{prefix}{head}.') for key in state)
         for head in ('bbox_head', 'bbox_head.0', 'mask_head')
     )
-    if not box:
+    if not boxes:
         kind = 'RPN' if parts <= {'backbone', 'neck', 'rpn_head'} else 'detector'
         return Heads(kind, stated or 'v1, v2 or v3', None)
     kind = 'Mask R-CNN' if masks else 'R-CNN' if cascade else 'Faster R-CNN'

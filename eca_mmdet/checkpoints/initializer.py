@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import PurePath, PurePosixPath
 
@@ -24,10 +23,10 @@ from eca_mmdet.checkpoints.identify import (
     same_filters,
 )
 from eca_mmdet.checkpoints.io import Checkpoint, read_checkpoint
-from eca_mmdet.checkpoints.key_maps import Canonical, Layout, is_known, to_canonical
+from eca_mmdet.checkpoints.key_maps import Canonical, is_known, to_canonical
 from eca_mmdet.models.attention.fcanet import FcaNet
 from eca_mmdet.models.attention.gate import Gate
-from eca_mmdet.models.initialization import FileNames, file_names_of
+from eca_mmdet.models.initialization import file_names_of
 from eca_mmdet.utils.errors import WeightsError
 from eca_mmdet.utils.text import first
 
@@ -140,7 +139,7 @@ class ECAPretrained:
             )
         file = read_checkpoint(fetch(self.checkpoint), key=self.key)
         names = file_names_of(module)
-        canonical = _as_named(file.state, names) if names else to_canonical(file.state)
+        canonical = to_canonical(file.state, names)
         fit = _compare(canonical, module)
         name = PurePosixPath(self.checkpoint).name.split('.pth')[0]
         origin = _origin(canonical, file, names is not None)
@@ -215,23 +214,6 @@ class ECAPretrained:
     def _get_init_info(self) -> str:
         """Return the origin of the values for mmengine's log."""
         return f'{type(self).__name__}: load from {self.checkpoint}'
-
-
-def _as_named(state: Mapping[str, Tensor], names: FileNames) -> Canonical:
-    """Sort a file's tensors into backbone and classifier; no name is changed."""
-    result = Canonical(Layout(names.library))
-    owned = any(key.startswith('backbone.') for key in state)
-    for original, tensor in state.items():
-        key = original.removeprefix('backbone.')
-        part = names.part_of(key)
-        if (owned and key == original) or part == 'heads':
-            result.rest.append(original)
-        elif part == 'classifier':
-            result.classifier[original] = tensor
-        else:
-            result.backbone[key] = tensor
-            result.source[key] = original
-    return result
 
 
 def _origin(canonical: Canonical, file: Checkpoint, named: bool) -> str:

@@ -109,8 +109,8 @@ def inspect_weights(
     wrapped = [f"under '{file.wrapper}'"] if file.wrapper else []
     if file.prefix:
         some = f'{len(file.state)} of {len(file.raw)} names'
-        every = 'every name' if len(file.state) == len(file.raw) else some
-        wrapped.append(f"'{file.prefix}' before {every}")
+        names = 'every name' if len(file.state) == len(file.raw) else some
+        wrapped.append(f"'{file.prefix}' before {names}")
     about = identify(file.state, file.extras, str(source))
     about['notes'] += tuple(_other_weights(choice, key) for choice in file.choices)
     return Inspection(

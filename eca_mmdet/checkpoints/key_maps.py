@@ -20,6 +20,7 @@ from torch import Tensor
 
 from eca_mmdet.catalog.architectures import MOBILENET_V2_STAGES
 from eca_mmdet.catalog.mechanisms import LAYER_NAMES
+from eca_mmdet.models.initialization import FileNames
 from eca_mmdet.utils.errors import WeightsError
 
 _PARTS = {'@': r'(layer[1-9]\.[0-9]{1,3})', '*': r'([\w.]+)'}
@@ -207,21 +208,27 @@ def attention_of(name: str) -> tuple[str, str] | None:
     return (LAYER_NAMES[match['layer']], match[0]) if match else None
 
 
-def to_canonical(state: dict[str, Tensor]) -> Canonical:
-    """Rename a file's tensors to mmdet's names; nothing is lost or guessed."""
-    result = Canonical(AUTHORS)
+def to_canonical(state: dict[str, Tensor], names: FileNames | None = None) -> Canonical:
+    """Rename a file's tensors to mmdet's names; nothing is lost or guessed.
+
+    Those of a backbone that declares its ``names`` keep theirs.
+    """
+    result = Canonical(Layout(names.library) if names else AUTHORS)
     owned = any(key.startswith('backbone.') for key in state)
     bare = {}
     for key, tensor in state.items():
-        if CLASSIFIER.fullmatch(key):
+        name = key.removeprefix('backbone.')
+        part = names.part_of(name) if names else ''
+        if part == 'classifier' or (not names and CLASSIFIER.fullmatch(key)):
             result.classifier[key] = tensor
-        elif owned and not key.startswith('backbone.'):
+        elif part == 'heads' or (owned and key == name):
             result.rest.append(key)
         else:
-            bare[key.removeprefix('backbone.')] = key
-    for layout in reversed(LAYOUTS):
-        if any(re.search(layout.sign, key) for key in bare):
-            result.layout = layout
+            bare[name] = key
+    if names is None:
+        signs = ((layout, re.compile(layout.sign)) for layout in LAYOUTS)
+        fitting = (layout for layout, sign in signs if any(map(sign.search, bare)))
+        result.layout = next(fitting, AUTHORS)
     if owned and result.layout is AUTHORS:
         result.layout = MMDET
     for key, original in bare.items():
