@@ -104,17 +104,25 @@ def inspect_weights(
         >>> found.network, found.kernel_sizes
         ('ECA-ResNet-18', (3, 5, 7, 7))
     """
-    file = read_checkpoint(local_file(source), trust, key)
+    return inspect(local_file(source), trust, str(source), key)
+
+
+def inspect(
+    path: str | Path, trust: Iterable[str] = (), name: str | None = None, key: str = ''
+) -> Inspection:
+    """Identify a local checkpoint, which the suggestions call ``name``."""
+    name = name or str(path)
+    file = read_checkpoint(path, trust, key)
     beside = [f'{printable(str(k))} {_brief(v)}' for k, v in file.extras.items()]
     wrapped = [f"under '{file.wrapper}'"] if file.wrapper else []
     if file.prefix:
         some = f'{len(file.state)} of {len(file.raw)} names'
         names = 'every name' if len(file.state) == len(file.raw) else some
         wrapped.append(f"'{file.prefix}' before {names}")
-    about = identify(file.state, file.extras, str(source))
+    about = identify(file.state, file.extras, name)
     about['notes'] += tuple(_other_weights(choice, key) for choice in file.choices)
     return Inspection(
-        path=str(source),
+        path=name,
         tensors=len(file.state),
         dtypes=tuple(sorted({str(t.dtype)[6:] for t in file.state.values()})),
         sha256=file.sha256,
@@ -125,9 +133,6 @@ def inspect_weights(
         metadata=file.metadata,
         **about,
     )
-
-
-inspect = inspect_weights
 
 
 def identify(

@@ -15,13 +15,16 @@ import functools
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from torch import Tensor
 
 from eca_mmdet.catalog.architectures import MOBILENET_V2_STAGES
 from eca_mmdet.catalog.mechanisms import LAYER_NAMES
-from eca_mmdet.models.initialization import FileNames
 from eca_mmdet.utils.errors import WeightsError
+
+if TYPE_CHECKING:
+    from eca_mmdet.models.initialization import FileNames  # imports mmengine
 
 _PARTS = {'@': r'(layer[1-9]\.[0-9]{1,3})', '*': r'([\w.]+)'}
 
