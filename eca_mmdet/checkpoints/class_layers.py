@@ -19,16 +19,9 @@ from torch.overrides import TorchFunctionMode
 
 from eca_mmdet.utils.errors import UserError
 
-_WITHOUT_CLASSES = (
-    'backbone',
-    'neck',
-    'rpn_head',  # object or not
-    'semantic_head',  # its classes are stuff
-    'reid',  # persons
-    'data_preprocessor',
-    'init_cfg',
-    'train_cfg',
-    'test_cfg',
+_WITHOUT_CLASSES = frozenset(
+    'backbone neck data_preprocessor init_cfg train_cfg test_cfg '
+    'rpn_head semantic_head reid'.split()  # of objects or not, stuff, persons
 )
 
 
@@ -78,8 +71,7 @@ def find_class_layers(
     layers = _by_shape(model_cfg) if model_cfg else {}
     found = {name: layers[name] for name in state if name in layers}
     if not found and classes:
-        names = ((name, tuple(tensor.shape)) for name, tensor in state.items())
-        known = {name: layout_by_name(name, shape, classes) for name, shape in names}
+        known = {k: layout_by_name(k, t.shape, classes) for k, t in state.items()}
         found = {name: layout for name, layout in known.items() if layout}
     if not found:
         raise UserError(
@@ -156,14 +148,13 @@ def class_heads(part: Any, *path: str) -> Iterator[tuple[tuple[str, ...], Any]]:
 
     The heads of a cascade have paths of their own: ``('roi_head', 'bbox_head', '0')``.
     """
-    entries: Any = ()
     if isinstance(part, (list, tuple)):
-        entries = enumerate(part)
-    elif isinstance(part, dict):
-        if 'num_classes' in part:
-            yield path, part
-        entries = part.items()
-    for key, entry in entries:
+        part = dict(enumerate(part))
+    elif not isinstance(part, dict):
+        return
+    elif 'num_classes' in part:
+        yield path, part
+    for key, entry in part.items():
         if key not in _WITHOUT_CLASSES:
             yield from class_heads(entry, *path, str(key))
 
@@ -196,14 +187,10 @@ def layout_by_name(name: str, shape: Sequence[int], classes: int) -> RowLayout |
     """Return the layout of a layer of a known name; None for any other."""
     layer = name.removesuffix('.weight').removesuffix('.bias').split('.')[-1]
     rows = shape[0] if shape else 0
-    known = {
-        'fc_cls': RowLayout(after=1),
-        'fc_reg': RowLayout(per_class=4),
-        'conv_logits': RowLayout(),
-    }.get(layer)
-    if known is None and layer.endswith('_cls') and layer != 'rpn_cls':
-        known = RowLayout(blocks=max(1, rows // classes))
-    return known if known and known.size(classes) == rows else None
+    per_class = {'fc_cls': 1, 'fc_reg': 4, 'conv_logits': 1, 'rpn_cls': 0}.get(layer)
+    if per_class is None:
+        per_class = rows // classes if layer.endswith('_cls') else 0
+    return layout_between(name, shape, (rows + per_class, *shape[1:]), classes)
 
 
 def move_rows(

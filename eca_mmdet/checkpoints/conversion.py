@@ -17,7 +17,7 @@ from eca_mmdet.checkpoints.identify import (
     Architecture,
     origin_of,
     read_architecture,
-    unusual_constants,
+    unusual_constant,
 )
 from eca_mmdet.checkpoints.io import read_checkpoint, write_weights
 from eca_mmdet.checkpoints.key_maps import Canonical, rename, to_canonical
@@ -57,15 +57,10 @@ def convert(
 ) -> tuple[dict[str, Tensor], ConvertReport]:
     """Rename a network's tensors; report every one that is dropped or changed.
 
-    Args:
-        state: a backbone, a classifier or a detector of MMDetection; 'module.' and
-            the like before the names or not.
-        to: 'mmdet' (a backbone, or an MMDetection v1 detector for 3.x); 'authors' or
-            'timm' (a backbone and its classifier; a detector's heads are dropped).
-        v1_retinanet: a RetinaNet is of MMDetection v1, which its names do not show.
-        extras: entries beside the tensors in the file; 'meta' may tell the version.
-        chosen: the tensors are one set of several: a detector of 2.x or 3.x stays as
-            it is.
+    To 'mmdet': a backbone, or an MMDetection v1 detector for 3.x. To 'authors' or
+    'timm': a backbone and its classifier; a detector's heads are dropped. ``extras``,
+    the entries beside the tensors, may tell the version. With ``chosen`` the tensors
+    are one set of several, and a detector of 2.x or 3.x stays as it is.
     """
     if to not in TARGETS:
         raise WeightsError(
@@ -77,10 +72,9 @@ def convert(
     canonical = to_canonical(own)
     found = _require_known(canonical)
     layout = _target_layout(found, to)
-    unusual = unusual_constants(canonical)
-    if unusual:
+    if unusual := unusual_constant(canonical):
         raise WeightsError(
-            f'{unusual[0]}, and a converted file cannot say so. Load the file as it '
+            f'{unusual}, and a converted file cannot say so. Load the file as it '
             'is, with the arguments of FcaNet that it needs.',
             code='unsupported-model',
         )
@@ -97,28 +91,31 @@ def convert(
             report.mapped = {sources[key]: key for key in own}
             return own, report
         return _convert_detector(own, heads, v1_retinanet, sources, report)
-    names = {source: name for name, source in canonical.source.items()}
-    converted: dict[str, Tensor] = {}
-    for key, tensor in own.items():
-        if names.get(key) in canonical.constants:
-            report.dropped[sources[key]] = "fixed by the layer's arguments"
-            continue
-        if key in names:
-            own_name = names[key]
-            target = rename(own_name, canonical.backbone[own_name], layout, False)
-        elif key in canonical.classifier and to != 'mmdet':
-            layer = 'classifier.1' if found.family == 'MobileNetV2' else 'fc'
-            target = f'{layer}.{key.rpartition(".")[2]}', tensor
+    targets = {
+        canonical.source[name]: rename(name, tensor, layout, to_ours=False)
+        for name, tensor in canonical.backbone.items()
+    }
+    reasons = dict.fromkeys(canonical.rest, 'detector part: a backbone has none')
+    for name in canonical.constants:
+        reasons[canonical.source[name]] = "fixed by the layer's arguments"
+    for key, tensor in canonical.classifier.items():
+        if to == 'mmdet':
+            reasons[key] = 'classifier: a backbone has none'
         else:
-            kind = 'classifier' if key in canonical.classifier else 'detector part'
-            report.dropped[sources[key]] = f'{kind}: a backbone has none'
+            layer = 'classifier.1' if found.family == 'MobileNetV2' else 'fc'
+            targets[key] = f'{layer}.{key.rpartition(".")[2]}', tensor
+    converted: dict[str, Tensor] = {}
+    for key in own:
+        if key in reasons:
+            report.dropped[sources[key]] = reasons[key]
             continue
-        if target[0] in converted:
+        name, tensor = targets[key]
+        if name in converted:
             raise WeightsError(
-                f'{key} and another tensor both become {target[0]}.',
+                f'{key} and another tensor both become {name}.',
                 code='checkpoint-unrecognised',
             )
-        converted[target[0]], report.mapped[sources[key]] = target[1], target[0]
+        converted[name], report.mapped[sources[key]] = tensor, name
     taken = set(sources.values())
     report.dropped |= {k: 'of another module' for k in state if k not in taken}
     return converted, report
@@ -138,21 +135,18 @@ def _convert_detector(
             'R-CNN and RetinaNet: not converted.',
             code='unsupported-model',
         )
-    is_v1 = heads.version == 'v1'
-    if heads.detector == 'RetinaNet' and heads.version.startswith('v1,'):
-        is_v1 = v1_retinanet
-        if not is_v1:
-            raise WeightsError(
-                'a RetinaNet has the same names in MMDetection v1, v2 and v3. If it '
-                'was trained with v1 (the released ECA detectors were), add '
-                '--v1-retinanet; if not, there is nothing to convert.',
-                code='option-invalid',
-            )
-    if not is_v1:
+    unclear = heads.version.startswith('v1,')  # a RetinaNet's
+    if unclear and not v1_retinanet:
         raise WeightsError(
-            f'already a {heads.detector} of MMDetection {heads.version}: nothing to '
-            'convert. Its backbone can be loaded as it is: '
-            "init_cfg=dict(type='ECAPretrained', checkpoint=FILE).",
+            'a RetinaNet has the same names in MMDetection v1, v2 and v3. If it was '
+            'trained with v1 (the released ECA detectors were), add --v1-retinanet; if '
+            'not, there is nothing to convert.',
+            code='option-invalid',
+        )
+    if not unclear and heads.version != 'v1':
+        raise WeightsError(
+            f'already a {heads.title}: nothing to convert. Its backbone can be loaded '
+            "as it is: init_cfg=dict(type='ECAPretrained', checkpoint=FILE).",
             code='unsupported-model',
         )
     converted, mapped, changed = convert_v1(state, heads)
@@ -169,31 +163,32 @@ def _require_known(canonical: Canonical) -> Architecture:
     found = read_architecture(canonical.backbone)
     if found is None:
         names = ', '.join(list(canonical.backbone)[:3]) or 'no backbone'
-        raise WeightsError(
+        reason = (
             'neither a ResNet nor a MobileNetV2: expected names like '
-            f'layer1.0.conv1.weight or features.1.conv.0.0.weight; got {names}.',
-            code='checkpoint-unrecognised',
+            f'layer1.0.conv1.weight or features.1.conv.0.0.weight; got {names}.'
         )
-    if canonical.unknown:
-        shown = ', '.join(canonical.unknown[:3])
-        raise WeightsError(
-            f'{len(canonical.unknown)} tensors are of no layer that is known here: '
-            f'{shown}. Nothing was converted.',
-            code='checkpoint-unrecognised',
+    elif canonical.unknown:
+        count, shown = len(canonical.unknown), ', '.join(canonical.unknown[:3])
+        reason = (
+            f'{count} tensors are of no layer that is known here: {shown}. Nothing was '
+            'converted.'
         )
-    return found
+    else:
+        return found
+    raise WeightsError(reason, code='checkpoint-unrecognised')
 
 
 def _target_layout(found: Architecture, to: str) -> key_maps.Layout:
     """Return the layout to write; raise if the target has no such network."""
     small = found.family == 'MobileNetV2'
     deep = len(found.stem) > 1
+    other_stem = deep or found.stem_kernel != 7
+    pooled = found.shortcut in ('average pool + convolution', 'mixed')
     layout = {
         'mmdet': key_maps.MMDET,
         'authors': key_maps.MOBILENET_V2 if small else key_maps.AUTHORS,
         'timm': key_maps.TIMM_DEEP_STEM if deep else key_maps.TIMM,
     }[to]
-    reason = ''
     gates = found.gate.split(' + ') if found.gate else []
     lacking = [gate for gate in gates if gate not in layout.gates]
     if lacking:
@@ -203,20 +198,15 @@ def _target_layout(found: Architecture, to: str) -> key_maps.Layout:
         )
     elif to == 'timm' and small:
         reason = 'timm has no MobileNetV2 with these names; --to authors.'
-    elif to == 'authors' and not small and (deep or found.stem_kernel != 7):
+    elif to == 'authors' and not small and (other_stem or pooled):
+        parts = 'three 3x3 convolutions' if other_stem else 'average pools before those'
         reason = (
-            "the authors' ResNet has a 7x7 stem; this file has three 3x3 convolutions. "
-            'Convert it to mmdet (backbone ECAResNetD) or timm.'
+            "the authors' ResNet has a 7x7 stem, and plain convolutions as shortcuts; "
+            f'this file has {parts}. Convert it to mmdet (backbone ECAResNetD) or timm.'
         )
-    elif to == 'authors' and found.shortcut in ('average pool + convolution', 'mixed'):
-        reason = (
-            "the authors' ResNet has plain convolutions as shortcuts; this file has "
-            'average pools before them. Convert it to mmdet (backbone ECAResNetD) or '
-            'timm.'
-        )
-    if reason:
-        raise WeightsError(reason, code='unsupported-model')
-    return layout
+    else:
+        return layout
+    raise WeightsError(reason, code='unsupported-model')
 
 
 @dataclass(frozen=True)
@@ -250,8 +240,7 @@ def convert_weights(
         to: 'mmdet', 'authors' or 'timm'.
         force: replace ``target`` if it exists.
         trust: 'MODULE.CLASS' names that reading the file may use.
-        v1_retinanet: the source is a RetinaNet of MMDetection v1, which its tensor
-            names do not show.
+        v1_retinanet: a RetinaNet is of MMDetection v1, which its names do not show.
         key: entry or prefix of the tensors, where the source has several sets. A
             detector of MMDetection 2.x or 3.x keeps its config and class names.
 
@@ -261,7 +250,11 @@ def convert_weights(
         >>> done.report.source, sorted(done.report.dropped)
         ('authors', ['fc.bias', 'fc.weight'])
     """
-    path, target = local_file(source), Path(target)
+    path, target, address = local_file(source), Path(target), str(source)
+    if is_address(address):  # without user name, password and query
+        parts = urllib.parse.urlsplit(address)
+        host = parts.netloc.rpartition('@')[2]
+        address = parts._replace(netloc=host, query='').geturl()
     file = read_checkpoint(path, trust, key)
     require_values(path, file.state)
     if target.exists() and target.samefile(path):
@@ -288,7 +281,7 @@ def convert_weights(
         'network': report.network,
         'layout': report.target,
         'kernel_sizes': ','.join(map(str, report.kernel_sizes or ())),
-        'source': _without_secrets(str(source)),
+        'source': address,
         'source_sha256': file.sha256,
     }
     if report.classes:
@@ -296,11 +289,3 @@ def convert_weights(
     kept = file.meta if report.target == report.source else {}
     write_weights(target, state, metadata, force, kept)
     return ConvertedFile(target, report, metadata, tuple(map(str, file.extras)))
-
-
-def _without_secrets(source: str) -> str:
-    """Return an address without user name, password and query; a path as it is."""
-    if not is_address(source):
-        return source
-    parts = urllib.parse.urlsplit(source)
-    return parts._replace(netloc=parts.netloc.rpartition('@')[2], query='').geturl()

@@ -17,12 +17,13 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from eca_mmdet.utils.errors import WeightsError
+from eca_mmdet.utils.text import first
 
 if TYPE_CHECKING:
     from eca_mmdet.checkpoints.io import Checkpoint
 
-_HEADS = ('bbox_head.', 'mask_head.')
-_UNCHANGED = ('backbone.', 'neck.', 'rpn_head.')
+_ROWS = {'fc_cls': 1, 'fc_reg': 4, 'conv_logits': 1}
+"""Rows of each class, and in v1 of background, in the layers of two-stage heads."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,11 @@ class Heads:
     # the file's metadata.
     version: str
     classes: int | None  # without background; None where the heads do not show it
+
+    @property
+    def title(self) -> str:
+        """'Faster R-CNN of MMDetection v1' and the like."""
+        return f'{self.detector} of MMDetection {self.version}'
 
 
 def read_heads(
@@ -47,9 +53,10 @@ def read_heads(
     heads = {'bbox_head', 'roi_head', 'rpn_head', 'mask_head'}
     if 'backbone' not in parts or not parts & heads:
         return None
+    stated = _stated_version(extras or {})
     if 'bbox_head.retina_cls.weight' in state or 'bbox_head.retina_cls.bias' in state:
         old_towers = 'bbox_head.cls_convs.0.weight' in state  # v0.6.0
-        version = 'v1' if old_towers else _narrow('v1, v2 or v3', extras or {})
+        version = 'v1' if old_towers else stated or 'v1, v2 or v3'
         anchors = size_of(state.get('bbox_head.retina_reg.weight')) // 4
         rows = size_of(state.get('bbox_head.retina_cls.weight'))
         classes = rows // anchors if rows and anchors else None
@@ -62,17 +69,18 @@ def read_heads(
         and size_of(state.get(key.replace('fc_cls', 'fc_reg'))) == 4 * size_of(tensor)
         for key, tensor in state.items()
     )
-    version = 'v1' if old else _narrow('v2 or v3', extras or {})
-    cascade = any(key.startswith(f'{prefix}bbox_head.0.') for key in state)
-    masks = any(key.startswith(f'{prefix}mask_head.') for key in state)
-    if not any(key.startswith(f'{prefix}bbox_head.') for key in state):
+    version = 'v1' if old else stated or 'v2 or v3'
+    boxes, cascade, masks = (
+        any(key.startswith(f'{prefix}{head}.') for key in state)
+        for head in ('bbox_head', 'bbox_head.0', 'mask_head')
+    )
+    if not boxes:
         kind = 'RPN' if parts <= {'backbone', 'neck', 'rpn_head'} else 'detector'
-        return Heads(kind, _narrow('v1, v2 or v3', extras or {}), None)
-    family = 'Cascade ' if cascade else '' if masks else 'Faster '
-    kind = f'{family}{"Mask " if masks else ""}R-CNN'
+        return Heads(kind, stated or 'v1, v2 or v3', None)
+    kind = 'Mask R-CNN' if masks else 'R-CNN' if cascade else 'Faster R-CNN'
     head = f'{prefix}bbox_head.0' if cascade else f'{prefix}bbox_head'
     rows = size_of(state.get(f'{head}.fc_cls.weight'))
-    return Heads(kind, version, rows - 1 if rows else None)
+    return Heads('Cascade ' * cascade + kind, version, rows - 1 if rows else None)
 
 
 def size_of(tensor: Tensor | None, axis: int = 0) -> int:
@@ -80,15 +88,15 @@ def size_of(tensor: Tensor | None, axis: int = 0) -> int:
     return tensor.shape[axis] if tensor is not None and tensor.dim() else 0
 
 
-def _narrow(version: str, extras: Mapping[str, Any]) -> str:
-    """Return the version that the metadata states, or ``version`` as it is."""
+def _stated_version(extras: Mapping[str, Any]) -> str:
+    """Return the version that the metadata states, or ''."""
     meta = extras.get('meta')
     meta = meta if isinstance(meta, Mapping) else {}
     if 'message_hub' in extras or 'mmengine_version' in meta:
         return 'v3'
     stated = str(meta.get('mmdet_version', ''))
     # mmdet 2.x wrote its own version; v1 did too, from 1.0rc0 on.
-    return f'v{stated[0]}' if stated[:2] in ('1.', '2.', '3.') else version
+    return f'v{stated[0]}' if stated[:2] in ('1.', '2.', '3.') else ''
 
 
 def require_fit(state: dict[str, Any], model: Any, checkpoint: str) -> None:
@@ -98,15 +106,11 @@ def require_fit(state: dict[str, Any], model: Any, checkpoint: str) -> None:
     weights behind a warning, and the test reports the AP of noise.
     """
     missing, extra, shapes = _compare(state, getattr(model, 'module', model))
-    faults = [
-        f'{len(names)} {title}: {", ".join(names[:3])}'
-        for title, names in (
-            ('tensors of the model are not in the file', missing),
-            ('tensors of the file are not in the model', extra),
-            ('tensors have another shape', shapes),
-        )
-        if names
-    ]
+    faults = counted(
+        (missing, 'of the model are not in the file'),
+        (extra, 'of the file are not in the model'),
+        (shapes, 'have another shape'),
+    )
     if faults:
         raise WeightsError(
             f'{checkpoint} is not a checkpoint of this config. ' + '; '.join(faults),
@@ -114,14 +118,23 @@ def require_fit(state: dict[str, Any], model: Any, checkpoint: str) -> None:
         )
 
 
+def counted(*problems: tuple[list[str], str]) -> list[str]:
+    """Return a sentence for each list with tensors: their number and first names."""
+    return [
+        f'{len(keys)} tensors {title}: {first(keys)}'
+        for keys, title in problems
+        if keys
+    ]
+
+
 def require_converted(file: Checkpoint) -> None:
     """Reject an unconverted MMDetection v1 checkpoint: its class order differs."""
     heads = read_heads(file.state, file.extras)
     if heads and heads.version == 'v1':
         raise WeightsError(
-            f'{file.path} is a {heads.detector} of MMDetection v1, whose classes and '
-            'layers are in another order than in 3.x. Convert it: eca-mmdet weights '
-            f'convert {file.path} NEW.pth, and start from NEW.pth (docs/legacy.md).',
+            f'{file.path} is a {heads.title}, whose classes and layers are in another '
+            'order than in 3.x. Convert it: eca-mmdet weights convert '
+            f'{file.path} NEW.pth, and start from NEW.pth (docs/legacy.md).',
             code='checkpoint-mismatch',
         )
 
@@ -163,8 +176,9 @@ def _compare(
         for key in own
         if key in state and state[key].shape != own[key].shape
     ]
-    fitting = {k: v for k, v in state.items() if k in own and v.shape == own[k].shape}
-    fitting |= {k: v for k, v in state.items() if k not in own}
+    fitting = {
+        k: v for k, v in state.items() if k not in own or v.shape == own[k].shape
+    }
     # A real load, since layers may rename the keys of older files on the way.
     found = model.load_state_dict(fitting, strict=False)
     missing = [
@@ -183,91 +197,64 @@ def convert_v1(
     Returns the tensors for 3.x, source name to new name, and source name to how its
     rows changed.
     """
-    _check_heads(state, heads)
+    two_stage = heads.detector != 'RetinaNet'
+    if two_stage and not heads.classes:
+        raise _not_v1(
+            f'a {heads.detector} without bbox_head.fc_cls, so that its number of '
+            'classes is unknown'
+        )
+    unchanged = ('backbone.', 'neck.', 'rpn_head.', *['roi_head.'] * two_stage)
     converted, mapped, changed = {}, {}, {}
     for key, tensor in state.items():
-        name = _rename(key, heads)
-        new, how = _reorder(key, tensor, heads)
-        converted[name], mapped[key] = new, name
+        name, how = key, ''
+        head = key.removeprefix('roi_head.')  # moved already, with the rows of v1
+        if two_stage and head.startswith(('bbox_head.', 'mask_head.')):
+            name = f'roi_head.{head}'
+            tensor, how = _reorder(key, state, heads)
+        elif not two_stage and key.startswith('bbox_head.'):
+            # v0.6.0 had bare convolutions in its towers.
+            towers = r'((?:cls|reg)_convs\.\d+)\.(weight|bias)$'
+            name = re.sub(towers, r'\1.conv.\2', key)
+        elif not key.startswith(unchanged):
+            raise _not_v1(
+                f'{key} is not part of a {heads.detector} of MMDetection v1 (backbone, '
+                'neck, rpn_head, bbox_head, mask_head)'
+            )
+        converted[name], mapped[key] = tensor, name
         if how:
             changed[key] = how
     return converted, mapped, changed
 
 
-def _check_heads(state: Mapping[str, Tensor], heads: Heads) -> None:
-    """Reject two-stage heads that v1 cannot have written, or 3.x cannot compute."""
-    if heads.detector == 'RetinaNet':
-        return
-    if not heads.classes:
-        raise _not_v1(
-            f'a {heads.detector} without bbox_head.fc_cls, so that its number of '
-            'classes is unknown'
-        )
-    for key, tensor in state.items():
-        if not (_in_head(key) and key.endswith('.bias')):
-            continue
-        weight = state.get(f'{key[:-4]}weight')
-        layer = key.split('.')[-2]
-        if layer in ('fc_cls', 'fc_reg', 'conv_logits') and (
-            weight is None or len(weight) != len(tensor)
-        ):
-            raise _not_v1(f'{key} has {len(tensor)} rows, its weight another number')
-        if 'Cascade' in heads.detector and layer == 'fc_reg' and len(tensor) != 4:
-            raise _not_v1(
-                f'{key}: a Cascade R-CNN whose boxes differ by class refines with '
-                "background's boxes in v1, which 3.x does not have"
-            )
-
-
-def _in_head(key: str) -> bool:
-    return key.removeprefix('roi_head.').startswith(_HEADS)
-
-
-def _rename(key: str, heads: Heads) -> str:
-    if heads.detector == 'RetinaNet' and key.startswith('bbox_head.'):
-        # v0.6.0 had bare convolutions in its towers.
-        return re.sub(r'((?:cls|reg)_convs\.\d+)\.(weight|bias)$', r'\1.conv.\2', key)
-    if key.startswith(_UNCHANGED):
-        return key
-    if heads.detector != 'RetinaNet' and key.startswith(_HEADS):
-        return f'roi_head.{key}'
-    if heads.detector != 'RetinaNet' and key.startswith('roi_head.'):
-        return key  # moved already, with the rows of v1
-    raise _not_v1(
-        f'{key} is not part of a {heads.detector} of MMDetection v1 (backbone, neck, '
-        'rpn_head, bbox_head, mask_head)'
-    )
-
-
-def _reorder(key: str, tensor: Tensor, heads: Heads) -> tuple[Tensor, str]:
+def _reorder(key: str, state: Mapping[str, Tensor], heads: Heads) -> tuple[Tensor, str]:
     """Return a tensor with background where 3.x has it, and what was done.
 
     v1 counts background as class 0; 3.x as the last class of the scores, and not at
-    all in boxes and masks.
+    all in boxes and masks. Rejects rows that v1 cannot have written.
     """
-    if heads.detector == 'RetinaNet' or not _in_head(key):
+    tensor, layer = state[key], key.split('.')[-2]
+    rows, own = size_of(tensor), _ROWS.get(layer)
+    if own is None:
         return tensor, ''
-    layer = key.split('.')[-2]
-    classes = heads.classes or 0
-    rows = size_of(tensor)
-    if layer == 'fc_cls':
-        _require_rows(key, rows, classes + 1)
-        return tensor.roll(-1, 0), 'background moved to the last row'
-    if layer == 'fc_reg' and rows != 4:  # 4 rows serve all classes
-        _require_rows(key, rows, 4 * (classes + 1))
-        return tensor[4:].clone(), "background's 4 rows dropped"
-    if layer == 'conv_logits' and rows != 1:
-        _require_rows(key, rows, classes + 1)
-        return tensor[1:].clone(), "background's channel dropped"
-    return tensor, ''
-
-
-def _require_rows(key: str, rows: int, expected: int) -> None:
+    if key.endswith('.bias') and rows != size_of(state.get(f'{key[:-4]}weight')):
+        raise _not_v1(f'{key} has {rows} rows, its weight another number')
+    if 'Cascade' in heads.detector and layer == 'fc_reg' and rows != own:
+        raise _not_v1(
+            f'{key}: a Cascade R-CNN whose boxes differ by class refines with '
+            "background's boxes in v1, which 3.x does not have"
+        )
+    if rows == own and layer != 'fc_cls':  # they serve all classes
+        return tensor, ''
+    expected = own * ((heads.classes or 0) + 1)
     if rows != expected:
         raise _not_v1(
             f'{key} has {rows} rows; with the classes of fc_cls, MMDetection v1 has '
             f'{expected}'
         )
+    if layer == 'fc_cls':
+        return tensor.roll(-1, 0), 'background moved to the last row'
+    what = '4 rows' if layer == 'fc_reg' else 'channel'
+    return tensor[own:].clone(), f"background's {what} dropped"
 
 
 def _not_v1(reason: str) -> WeightsError:

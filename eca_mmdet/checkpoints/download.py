@@ -11,6 +11,7 @@ cfzd/FcaNet README.
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import logging
 import os
@@ -18,8 +19,8 @@ import re
 import sys
 import urllib.error
 import urllib.parse
-from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from eca_mmdet.utils.errors import MissingWeightsError, UserError, WeightsError
 from eca_mmdet.utils.text import printable
@@ -99,48 +100,41 @@ def fetch(checkpoint: str) -> Path:
     if not (dist.is_available() and dist.is_initialized()):
         return _download(checkpoint)
     # A failure is sent too: the other processes must not wait for ever.
-    answer: list[str | Exception | None] = [None]
+    answer: list[Any] = [None]
     if dist.get_rank() == 0:
         try:
-            answer[0] = str(_download(checkpoint))
-        except Exception as error:
+            answer[0] = _download(checkpoint)
+        except UserError as error:
             answer[0] = error
-            if not isinstance(error, UserError):
-                answer[0] = WeightsError(
-                    f'{checkpoint}: {error!r}', code='download-failed'
-                )
+        except Exception as error:
+            answer[0] = WeightsError(f'{checkpoint}: {error!r}', code='download-failed')
     from mmengine.dist import broadcast_object_list
 
     broadcast_object_list(answer)
     if isinstance(answer[0], Exception):
         raise answer[0]
-    path = Path(str(answer[0]))
     # Without a shared disk, each further machine gets its own copy.
-    return path if path.exists() else _download(checkpoint)
+    return answer[0] if answer[0].exists() else _download(checkpoint)
 
 
-def _download(checkpoint: str) -> Path:
-    scheme, _, rest = checkpoint.partition('://')
+def _download(address: str) -> Path:
+    scheme, _, rest = address.partition('://')
     if scheme == 'hf':
-        return _from_hub(checkpoint, rest)
+        return _from_hub(address, rest)
     if scheme == 'torchvision':
-        return _from_http(_torchvision_address(rest))
-    if scheme in ('http', 'https'):
-        return _from_http(checkpoint)
-    raise WeightsError(
-        f'{checkpoint}: an address starts with one of '
-        f'{", ".join(f"{name}://" for name in _SCHEMES)}; everything else is a path.',
-        code='option-invalid',
-    )
+        from mmengine.runner.checkpoint import get_torchvision_models
 
-
-def _torchvision_address(name: str) -> str:
-    from mmengine.runner.checkpoint import get_torchvision_models
-
-    models = get_torchvision_models()
-    if name not in models:
-        raise MissingWeightsError(f'torchvision has no weights called {name!r}.')
-    return str(models[name])
+        address = get_torchvision_models().get(rest)
+        if address is None:
+            raise MissingWeightsError(f'torchvision has no weights called {rest!r}.')
+    elif scheme not in _SCHEMES:
+        raise WeightsError(
+            f'{address}: an address starts with one of '
+            f'{", ".join(f"{name}://" for name in _SCHEMES)}; everything else is a '
+            'path.',
+            code='option-invalid',
+        )
+    return _from_http(address)
 
 
 def _from_http(address: str) -> Path:
@@ -159,6 +153,8 @@ def _from_http(address: str) -> Path:
     # Files of the same name from two addresses must not stand for each other.
     folder = hashlib.sha256(address.encode('utf-8', 'replace')).hexdigest()[:16]
     file = Path(torch.hub.get_dir()) / 'eca_mmdet' / folder / name
+    # torch's names end in a checksum: 'resnet50-0676ba61.pth'. Digits only are a date.
+    checksum = re.search(r'-(?!\d{8}\.)([0-9a-f]{8})\.\w+$', name)
     if file.exists():
         return file
     # A warning: stdout may be the command's result.
@@ -169,7 +165,7 @@ def _from_http(address: str) -> Path:
         torch.hub.download_url_to_file(
             urllib.parse.quote(address, safe="/:?#[]@!$&'()*+,;=%~-._"),
             str(fresh),
-            _stated_checksum(name),
+            checksum and checksum[1],
             progress=sys.stderr.isatty(),
         )
         read_checkpoint(fresh)
@@ -192,13 +188,6 @@ def _from_http(address: str) -> Path:
     return file
 
 
-def _stated_checksum(name: str) -> str | None:
-    """Return the checksum that torch's file names end in ('resnet50-0676ba61.pth')."""
-    found = re.search(r'-([0-9a-f]{8})\.\w+$', name)
-    # Eight decimal digits are a date more often than a checksum.
-    return found[1] if found and not found[1].isdecimal() else None
-
-
 def _from_hub(checkpoint: str, rest: str) -> Path:
     match = re.fullmatch(r'([\w.-]+/[\w.-]+?)(?:/([\w./-]+))?(?:@([\w./-]+))?', rest)
     if not match:
@@ -217,43 +206,31 @@ def _from_hub(checkpoint: str, rest: str) -> Path:
             f"{checkpoint} needs huggingface_hub: pip install 'eca-mmdet[hub]'.",
             code='package-missing',
         ) from None
+    get = functools.partial(hf_hub_download, repository, revision=revision)
     for name in names:  # use cached files without asking the Hub again
         with contextlib.suppress(LocalEntryNotFoundError, ValueError):
-            return Path(
-                hf_hub_download(
-                    repository, name, revision=revision, local_files_only=True
-                )
-            )
+            return Path(get(name, local_files_only=True))
     logger.warning('downloading %s', checkpoint)
+    hub = logging.getLogger('huggingface_hub')
+    level = hub.level
     reason: Exception | None = None
     for name in names:
+        hub.setLevel(logging.ERROR)  # hides its own lines; the last reason is reported
         try:
-            with _quiet_hub():
-                return Path(hf_hub_download(repository, name, revision=revision))
+            return Path(get(name))
         except Exception as error:  # the Hub's own, httpx's, OSError
             reason = error
-            if isinstance(error, LocalEntryNotFoundError) or not isinstance(
-                error, EntryNotFoundError
-            ):
+            absent = isinstance(error, EntryNotFoundError)
+            if not absent or isinstance(error, LocalEntryNotFoundError):
                 break  # no answer, or a refusal: the next name would have the same
+        finally:
+            hub.setLevel(level)
     raise MissingWeightsError(
         f'{checkpoint} is not in the cache and cannot be downloaded '
-        f'({_first_line(reason)}). With a network: run this '
-        f'once there, or download {" or ".join(names)} and give its path.',
+        f'({_first_line(reason)}). With a network: run this once there, or download '
+        f'{" or ".join(names)} and give its path.',
         code='download-failed',
     ) from None
-
-
-@contextlib.contextmanager
-def _quiet_hub() -> Iterator[None]:
-    """Hide the Hub's line for every failed attempt; the last is reported."""
-    logger = logging.getLogger('huggingface_hub')
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
 
 
 def _first_line(reason: Exception | None) -> str:

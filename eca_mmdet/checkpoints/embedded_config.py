@@ -20,15 +20,11 @@ _TYPE = re.compile(r'(mmdet\.|mmengine\.)?([A-Za-z_][A-Za-z0-9_]*)')
 """Names of registered classes. For others mmengine imports any module that the name
 says, and calls what it finds there: type='mmengine.dump' would write a file."""
 
-_OPERATORS = frozenset({'nms', 'soft_nms', 'nms_match'})
-_REGION_LAYERS = frozenset(
-    {'RoIAlign', 'RoIPool', 'SimpleRoIAlign'}
-    | {'DeformRoIPoolPack', 'ModulatedDeformRoIPoolPack'}
+_NO_CLASSES = frozenset(
+    'nms soft_nms nms_match '
+    'RoIAlign RoIPool SimpleRoIAlign DeformRoIPoolPack ModulatedDeformRoIPoolPack '
+    'conv dilation interpolation_conv last_conv offset'.split()  # FPG, RPNs
 )
-_KINDS = frozenset(
-    {'conv', 'dilation', 'interpolation_conv', 'last_conv', 'offset'}  # FPG, RPNs
-)
-_NO_CLASSES = _OPERATORS | _REGION_LAYERS | _KINDS
 """Values of ``type`` in mmdet's own configs that no registry is asked for."""
 
 _NOT_BUILT = (
@@ -60,7 +56,13 @@ def parse_config(text: str, source: str) -> dict[str, Any]:
         with warnings.catch_warnings():
             warnings.simplefilter('ignore')  # of escapes in the file's strings
             tree = ast.parse(text)
-        values = dict(_assignment(statement) for statement in tree.body)
+        values = {}
+        for node in tree.body:
+            match node:
+                case ast.Assign(targets=[ast.Name(id=name)], value=value):
+                    values[name] = ast.literal_eval(_Literals().visit(value))
+                case _:
+                    raise ValueError(f'line {node.lineno} is not NAME = VALUE')
     except (SyntaxError, ValueError, TypeError, MemoryError, RecursionError) as error:
         reason = str(error).partition(': <ast.')[0] or type(error).__name__
         raise _refused(
@@ -80,14 +82,6 @@ def parse_config(text: str, source: str) -> dict[str, Any]:
 def _refused(source: str, reason: str) -> UserError:
     message = f'the config in {source} {reason}. {ADVICE}'
     return UserError(message, code='config-invalid')
-
-
-def _assignment(node: ast.stmt) -> tuple[str, Any]:
-    if isinstance(node, ast.Assign) and len(node.targets) == 1:
-        target = node.targets[0]
-        if isinstance(target, ast.Name):
-            return target.id, ast.literal_eval(_Literals().visit(node.value))
-    raise ValueError(f'line {node.lineno} is not NAME = VALUE')
 
 
 class _Literals(ast.NodeTransformer):
@@ -135,9 +129,22 @@ def require_registered(values: Any, source: str) -> None:
     built, so they are not checked.
     """
     use_registered_names(values)
-    _require_types(values.get('model'), ('MODELS', 'TASK_UTILS'), source)
-    for part in _dicts(values.get('test_dataloader')):
-        _require_types(part.get('pipeline'), ('TRANSFORMS',), source)
+    layers = [(part, ('MODELS', 'TASK_UTILS')) for part in _dicts(values.get('model'))]
+    steps = [
+        (part, ('TRANSFORMS',))
+        for loader in _dicts(values.get('test_dataloader'))
+        for part in _dicts(loader.get('pipeline'))
+    ]
+    for part, registries in [*layers, *steps]:
+        name = part.get('type')
+        if isinstance(name, str) and name not in _NO_CLASSES:
+            found = registered(name, *registries)
+            if found is None or found.__module__.startswith(_NOT_BUILT):
+                raise _refused(
+                    source,
+                    f'names type={name[:80]!r}, which is no part of an image detector '
+                    'that mmdet or eca-mmdet registers',
+                )
 
 
 def registered(name: Any, *registries: str) -> Any:
@@ -197,16 +204,3 @@ def use_registered_names(values: Any) -> None:
             part['type'] = name
         else:
             part['type'] = names.get(id(kind), part['type'])
-
-
-def _require_types(value: Any, registries: tuple[str, ...], source: str) -> None:
-    for part in _dicts(value):
-        name = part.get('type')
-        if isinstance(name, str) and name not in _NO_CLASSES:
-            found = registered(name, *registries)
-            if found is None or found.__module__.startswith(_NOT_BUILT):
-                raise _refused(
-                    source,
-                    f'names type={name[:80]!r}, which is no part of an image detector '
-                    'that mmdet or eca-mmdet registers',
-                )

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import chain
 
 import torch
 from torch import Tensor
 
-from eca_mmdet.catalog.architectures import D_LAYOUTS, RESNET_BLOCKS, Widths
+from eca_mmdet.catalog.architectures import (
+    D_LAYOUTS,
+    RESNET_BLOCKS,
+    Widths,
+    regular_widths,
+)
 from eca_mmdet.checkpoints.detector import Heads, size_of
 from eca_mmdet.checkpoints.key_maps import (
     GATES,
@@ -20,11 +27,10 @@ from eca_mmdet.checkpoints.key_maps import (
 )
 from eca_mmdet.models.dct import STAGE_SIZES, dct_filters
 
-_INVERTED = ('expand_conv.conv', 'depthwise_conv.conv', 'linear_conv.conv')
-_CONVOLUTIONS = {
-    'basic': ('conv1', 'conv2'),
+_PARTS = {  # convolutions of a block
+    'inverted residual': ('depthwise_conv.conv', 'linear_conv.conv'),
     'bottleneck': ('conv1', 'conv2', 'conv3'),
-    'inverted residual': _INVERTED,
+    'basic': ('conv1', 'conv2'),
 }
 
 Sizes = tuple[tuple[int | None, ...], ...]
@@ -62,10 +68,8 @@ class Architecture:
     @property
     def depth(self) -> int | None:
         """18 to 152, or None where no such ResNet has these blocks."""
-        for depth, known in RESNET_BLOCKS.items():
-            if known == (self.block, self.blocks):
-                return depth
-        return None
+        shape = self.block, self.blocks
+        return next((d for d, known in RESNET_BLOCKS.items() if known == shape), None)
 
     @property
     def out_channels(self) -> tuple[int, ...]:
@@ -75,8 +79,8 @@ class Architecture:
     @property
     def gates(self) -> int:
         """Number of attention layers."""
-        sizes = (*self.kernel_sizes, *self.hidden)
-        known = sum(size is not None for stage in sizes for size in stage)
+        sizes = chain(*self.kernel_sizes, *self.hidden)
+        known = sum(size is not None for size in sizes)
         return known + sum(count for _, count in self.others)
 
     @property
@@ -89,38 +93,29 @@ class Architecture:
     @property
     def is_plain(self) -> bool:
         """Whether mmdet's ResNet has this stem, these shortcuts and these widths."""
-        expansion = 1 if self.block == 'basic' else 4
-        base = self.stem[-1]
-        regular = all(
-            set(block[:-1]) == {base << stage}
-            and block[-1] == (base << stage) * expansion
-            for stage, blocks in enumerate(self.widths)
-            for block in blocks
-        )
+        regular = regular_widths(self.blocks, self.stem[-1])
+        if self.block == 'basic':
+            regular = tuple(tuple(b[:2] for b in blocks) for blocks in regular)
         stem = len(self.stem) == 1 and self.stem_kernel == 7
         plain = self.shortcut in ('convolution', 'identity')
-        return stem and plain and regular and self.groups == 1
+        return stem and plain and self.widths == regular and self.groups == 1
 
     @property
     def d_name(self) -> str | None:
         """Name of timm's ``ecaresnet`` with these widths ('50d'), or None."""
-        for name, layout in D_LAYOUTS.items():
-            if (self.stem, self.widths) == tuple(layout):
-                return name
-        return None
+        shape = self.stem, self.widths
+        return next((name for name in D_LAYOUTS if D_LAYOUTS[name] == shape), None)
 
     @property
     def title(self) -> str:
         """'ECA-ResNet-50', 'SE-ResNet', 'MobileNetV2', ..."""
-        name = self.family
-        if self.block != 'inverted residual':
-            if self.groups > 1:
-                name = 'ResNeXt'
+        name, size = self.family, None
+        if name == 'ResNet':
+            name = 'ResNeXt' if self.groups > 1 else name
             pooled = self.shortcut == 'average pool + convolution'
             size = self.d_name if pooled else self.depth
-            name += f'-{size}' if size else ''
         gate = self.gate.replace(' + ', '-')
-        return f'{gate}-{name}' if gate else name
+        return '-'.join(str(part) for part in (gate, name, size) if part)
 
 
 def read_architecture(state: Mapping[str, Tensor]) -> Architecture | None:
@@ -132,36 +127,27 @@ def read_architecture(state: Mapping[str, Tensor]) -> Architecture | None:
     stem, kernel = _read_stem(state)
     # HRNet and others begin like a ResNet: most names must be a ResNet's. (An
     # attention layer in every block may have more tensors than the blocks.)
-    own = [key for key in state if not attention_of(key)]
+    attention = {key: layer for key in state if (layer := attention_of(key))}
+    own = state.keys() - attention.keys()
     if not names or not stem or sum(map(is_known, own)) < len(own) / 2:
         return None
     first = next(blocks[0] for blocks in names if blocks)
-    if f'{first}.depthwise_conv.conv.weight' in state:
-        block = 'inverted residual'
-    elif f'{first}.conv3.weight' in state:
-        block = 'bottleneck'
-    elif f'{first}.conv2.weight' in state:
-        block = 'basic'
-    else:
+    ends = {f'{first}.{parts[-1]}.weight': kind for kind, parts in _PARTS.items()}
+    block = next((kind for end, kind in ends.items() if end in state), None)
+    if block is None:
         return None
 
-    def sizes(kind: GateKind) -> Sizes:
-        keys = [
-            [f'{name}.{kind.layer}.{kind.size}' for name in blocks] for blocks in names
-        ]
-        return tuple(
-            tuple(size_of(state[k], kind.axis) if k in state else None for k in stage)
-            for stage in keys
-        )
+    def size(block: str, kind: GateKind) -> int | None:
+        tensor = state.get(f'{block}.{kind.layer}.{kind.size}')
+        return None if tensor is None else size_of(tensor, kind.axis)
 
-    grids = {kind.name: sizes(kind) for kind in GATES.values()}
-    gates = [
-        name
-        for name, grid in grids.items()
-        if any(size is not None for stage in grid for size in stage)
-    ]
+    grids = {
+        name: tuple(tuple(size(block, kind) for block in stage) for stage in names)
+        for name, kind in GATES.items()
+    }
+    gates = [name for name, grid in grids.items() if {*chain(*grid)} - {None}]
     reducing = next((name for name in gates if name != 'ECA'), 'SE')
-    others = _read_others(state)
+    others = Counter(name for name, _ in {*attention.values()})
     return Architecture(
         block=block,
         stem=stem,
@@ -172,23 +158,12 @@ def read_architecture(state: Mapping[str, Tensor]) -> Architecture | None:
             for blocks in names
         ),
         groups=_read_groups(state, first, block),
-        gate=' + '.join([*gates, *(name for name, _ in others)]),
+        gate=' + '.join([*gates, *sorted(others)]),
         kernel_sizes=grids['ECA'],
         hidden=grids[reducing],
         se_bias=any(re.search(r'\.se\.fc\.0\.bias$', key) for key in state),
-        others=others,
+        others=tuple(sorted(others.items())),
     )
-
-
-def _read_others(state: Mapping[str, Tensor]) -> tuple[tuple[str, int], ...]:
-    """Count the attention layers of each kind that has no entry of its own."""
-    layers: dict[str, set[str]] = {}
-    for key in state:
-        name = attention_of(key)
-        if name:
-            layer = re.match(r'layer\d+\.(\d+\.)?[^.]+', key)
-            layers.setdefault(name, set()).add(layer[0] if layer else key)
-    return tuple((name, len(found)) for name, found in sorted(layers.items()))
 
 
 def _block_names(state: Mapping[str, Tensor]) -> list[list[str]]:
@@ -205,14 +180,11 @@ def _block_names(state: Mapping[str, Tensor]) -> list[list[str]]:
 
 
 def _read_stem(state: Mapping[str, Tensor]) -> tuple[tuple[int, ...], int]:
-    for names in (
-        ('stem.0.weight', 'stem.3.weight', 'stem.6.weight'),
-        ('conv1.weight',),
-        ('conv1.conv.weight',),
-    ):
-        if all(name in state and state[name].dim() == 4 for name in names):
-            widths = tuple(state[name].shape[0] for name in names)
-            return widths, state[names[0]].shape[-1]
+    """Return widths and kernel size of its convolutions; no widths without a stem."""
+    for layers in (('stem.0', 'stem.3', 'stem.6'), ('conv1',), ('conv1.conv',)):
+        shapes = [state[f'{s}.weight'].shape for s in layers if f'{s}.weight' in state]
+        if len(shapes) == len(layers) and {*map(len, shapes)} == {4}:
+            return tuple(shape[0] for shape in shapes), shapes[0][-1]
     return (), 0
 
 
@@ -220,21 +192,24 @@ def _block_widths(
     state: Mapping[str, Tensor], name: str, block: str
 ) -> tuple[int, ...]:
     """Return the widths of a block's convolutions; one that is missing counts 0."""
-    keys = [f'{name}.{part}.weight' for part in _CONVOLUTIONS[block]]
-    if block == 'inverted residual' and keys[0] not in state:
-        keys = keys[1:]  # the first block does not expand
-    return tuple(size_of(state.get(key)) for key in keys)
+    parts = _PARTS[block]
+    if f'{name}.expand_conv.conv.weight' in state:  # not in MobileNetV2's first
+        parts = ('expand_conv.conv', *parts)
+    return tuple(size_of(state.get(f'{name}.{part}.weight')) for part in parts)
 
 
 def _read_shortcut(state: Mapping[str, Tensor]) -> str:
-    kinds = set()
-    for key, tensor in state.items():
-        match = re.fullmatch(r'layer\d+\.\d+\.downsample\.(\d)\.weight', key)
-        if match and tensor.dim() == 4:
-            kinds.add('average pool + ' * (match[1] == '1') + 'convolution')
-    if len(kinds) > 1:
-        return 'mixed'
-    return kinds.pop() if kinds else 'identity'
+    places = {
+        match[1]
+        for key, tensor in state.items()
+        if (match := re.fullmatch(r'layer\d+\.\d+\.downsample\.(\d)\.weight', key))
+        and tensor.dim() == 4
+    }
+    if not places:
+        return 'identity'
+    if '1' not in places:
+        return 'convolution'
+    return 'average pool + convolution' if places == {'1'} else 'mixed'
 
 
 def _read_groups(state: Mapping[str, Tensor], first: str, block: str) -> int:
@@ -252,7 +227,10 @@ def origin_of(
         return f'MMDetection {heads.version}'
     if any(name.startswith('backbone.') for name in canonical.source.values()):
         return 'mmpretrain'
-    return canonical.layout.origin_of(found.gate, bool(canonical.classifier))
+    layout = canonical.layout
+    if layout.bare_origin and not canonical.classifier:
+        return layout.bare_origin
+    return layout.gate_origins.get(found.gate, layout.origin)
 
 
 def classes_of(canonical: Canonical, heads: Heads | None) -> int | None:
@@ -263,21 +241,19 @@ def classes_of(canonical: Canonical, heads: Heads | None) -> int | None:
     return sizes[0] if sizes else None
 
 
-def unusual_constants(canonical: Canonical) -> list[str]:
-    """Report FcaNet filters that differ from those of this package's ResNets."""
-    problems = []
+def unusual_constant(canonical: Canonical) -> str:
+    """Describe the first FcaNet filters that this package's ResNets have not, or ''."""
     for name, tensor in canonical.constants.items():
-        stage = re.match(r'layer(\d+)', name)
-        number = int(stage[1]) if stage else 0
-        size = STAGE_SIZES[min(max(number, 1), len(STAGE_SIZES)) - 1]
+        stage = int(name.partition('.')[0].removeprefix('layer'))
+        size = STAGE_SIZES[min(stage, len(STAGE_SIZES)) - 1]
         if tensor.shape[1:] != (size, size) or tensor.shape[0] % 16:
-            problems.append(
+            return (
                 f'{name} has shape {tuple(tensor.shape)} where the authors have '
                 f'channels, {size}, {size}'
             )
-        elif not same_filters(tensor, dct_filters(tensor.shape[0], size)):
-            problems.append(f'{name} is of other frequencies than the best 16')
-    return problems
+        if not same_filters(tensor, dct_filters(tensor.shape[0], size)):
+            return f'{name} is of other frequencies than the best 16'
+    return ''
 
 
 def same_filters(theirs: Tensor, ours: Tensor) -> bool:
@@ -285,3 +261,79 @@ def same_filters(theirs: Tensor, ours: Tensor) -> bool:
     if theirs.is_meta or ours.is_meta:
         return theirs.shape == ours.shape
     return torch.allclose(theirs.float().cpu(), ours.float().cpu(), atol=1e-5)
+
+
+def differences(file: Architecture, own: Architecture) -> list[str]:
+    """List how a file's network differs from a backbone's, one sentence each.
+
+    The backbone may have fewer stages; gates are compared where both have them.
+    """
+    if file.family != own.family:
+        return [f'the file is a {file.family}, the backbone a {own.family}']
+    stages = len(own.blocks)
+    found = []
+    missing = [i + 1 for i in range(stages) if not (*file.blocks, *[0] * stages)[i]]
+    if missing:
+        found.append(f'the file has no stage {", ".join(map(str, missing))}')
+    elif (file.block, file.blocks[:stages]) != (own.block, own.blocks):
+        found.append(f'depth: file {_depth(file)}, backbone {_depth(own)}')
+    if (file.stem, file.stem_kernel) != (own.stem, own.stem_kernel):
+        found.append(f'stem: file {_stem(file)}, backbone {_stem(own)}')
+    shortcuts = {file.shortcut, own.shortcut} - {'identity'}
+    if len(shortcuts) > 1:
+        found.append(f'shortcut: file {file.shortcut}, backbone {own.shortcut}')
+    same_depth = not missing and file.blocks[:stages] == own.blocks
+    if same_depth and file.block == own.block and file.widths[:stages] != own.widths:
+        line = f'widths of the stages: file {file.out_channels}, '
+        line += f'backbone {own.out_channels}'
+        same = file.out_channels[:stages] == own.out_channels
+        found.append('widths inside the blocks differ' if same else line)
+    return found + _gate_differences(file, own)
+
+
+def _gate_differences(file: Architecture, own: Architecture) -> list[str]:
+    found = []
+    kernels = _pairs(file.kernel_sizes, own.kernel_sizes)
+    if any(None not in pair and pair[0] != pair[1] for pair in kernels):
+        sizes = file.stage_kernel_sizes
+        both = f'file {file.kernel_sizes}, backbone {own.kernel_sizes}'
+        if sizes is not None and None not in sizes:
+            own_sizes = own.stage_kernel_sizes or own.kernel_sizes
+            both = f'file {sizes}, backbone {own_sizes}; set kernel_sizes={sizes}'
+        found.append(f'ECA kernel sizes: {both}')
+    other = 'the features would differ from those that the file was trained for'
+    for name, count in file.others:
+        if name not in dict(own.others):
+            found.append(
+                f'the file has {count} layers of {name}, the backbone none: {other}'
+            )
+    others = GATES.keys() - {'ECA'}
+    theirs, ours = (others & set(net.gate.split(' + ')) for net in (file, own))
+    if theirs and ours and theirs != ours:
+        found.append(f'gates: file {file.gate}, backbone {own.gate}')
+    extra = sum(
+        pair[0] is not None and pair[1] is None
+        for pair in kernels + _pairs(file.hidden, own.hidden)
+    )
+    if extra:
+        found.append(
+            f'the file has {file.gate} gates in {extra} blocks where the backbone has '
+            f'none: {other}'
+        )
+    return found
+
+
+def _pairs(file: Sizes, own: Sizes) -> list[tuple[int | None, int | None]]:
+    """Return the sizes of both for every block that both have."""
+    stages = zip(file, own, strict=False)
+    return [pair for stage in stages for pair in zip(*stage, strict=False)]
+
+
+def _depth(network: Architecture) -> str:
+    name = f'{network.depth} ' if network.depth else ''
+    return f'{name}{network.blocks} of {network.block} blocks'
+
+
+def _stem(network: Architecture) -> str:
+    widths = '-'.join(map(str, network.stem))
+    return f'{network.stem_kernel}x{network.stem_kernel} {widths}'

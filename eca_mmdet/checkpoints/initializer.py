@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+import re
+from dataclasses import dataclass, field
 from pathlib import PurePath, PurePosixPath
 
 from mmengine.logging import print_log
@@ -11,27 +12,54 @@ from mmengine.registry import WEIGHT_INITIALIZERS
 from torch import Tensor, nn
 
 from eca_mmdet import compat
-from eca_mmdet.checkpoints.detector import read_heads
+from eca_mmdet.catalog.mechanisms import ADDING_LAYERS
+from eca_mmdet.checkpoints.detector import counted, read_heads
 from eca_mmdet.checkpoints.download import fetch
-from eca_mmdet.checkpoints.identify import classes_of, origin_of, read_architecture
-from eca_mmdet.checkpoints.io import Checkpoint, read_checkpoint
-from eca_mmdet.checkpoints.key_maps import Canonical, Layout, to_canonical
-from eca_mmdet.checkpoints.match import (
-    Fit,
-    compare,
-    constant_problems,
-    counted,
+from eca_mmdet.checkpoints.identify import (
+    classes_of,
     differences,
-    frozen_additions,
-    is_frozen,
-    key_problems,
-    value_problems,
+    origin_of,
+    read_architecture,
+    same_filters,
 )
-from eca_mmdet.models.initialization import FileNames, file_names_of
+from eca_mmdet.checkpoints.io import Checkpoint, read_checkpoint
+from eca_mmdet.checkpoints.key_maps import Canonical, is_known, to_canonical
+from eca_mmdet.models.attention.fcanet import FcaNet
+from eca_mmdet.models.attention.gate import Gate
+from eca_mmdet.models.initialization import file_names_of
 from eca_mmdet.utils.errors import WeightsError
 from eca_mmdet.utils.text import first
 
 _MODES = ('gates', 'all', 'off')
+
+
+@dataclass
+class Fit:
+    """Comparison of a file's tensors with a backbone's."""
+
+    weights: dict[str, Tensor]  # to copy, by the backbone's names
+    missing: list[str]  # in the file, gates excepted
+    unused: list[str]  # of the file's tensors
+    gates: dict[str, bool]  # the backbone's, and whether the file has all their tensors
+    tensors: int  # in the backbone outside gates
+    bare_gates: int  # gates without weights
+    origin: str = ''  # e.g. 'eca_resnet50_k3557 (authors, ImageNet)'
+    problems: list[str] = field(default_factory=list)  # why the file does not fit
+
+    @property
+    def line(self) -> str:
+        """'318/318 tensors, 16/16 gates from …', and which did not fit."""
+        loaded = self.tensors - len(self.missing)
+        line = f'{loaded}/{self.tensors} tensors'
+        if self.gates:
+            line += f', {sum(self.gates.values())}/{len(self.gates)} gates'
+        line += f' from {self.origin}'
+        if self.bare_gates:
+            line += f'; {self.bare_gates} gates have no weights'
+        for title, names in (('new', self.missing), ('not used', self.unused)):
+            if names:
+                line += f'; {len(names)} {title}: {first(names)}'
+        return line
 
 
 @WEIGHT_INITIALIZERS.register_module()
@@ -66,16 +94,13 @@ class ECAPretrained:
         random_frozen_gates: bool = False,
         key: str = '',
     ) -> None:
+        fault = ''
         if strict not in _MODES:
-            raise WeightsError(
-                f'strict must be one of {str(_MODES)[1:-1]}; got {strict!r}.',
-                code='option-invalid',
-            )
-        if not isinstance(checkpoint, (str, PurePath)):
-            raise WeightsError(
-                f'checkpoint must be a path or an address; got {checkpoint!r}.',
-                code='option-invalid',
-            )
+            fault = f'strict must be one of {str(_MODES)[1:-1]}; got {strict!r}.'
+        elif not isinstance(checkpoint, (str, PurePath)):
+            fault = f'checkpoint must be a path or an address; got {checkpoint!r}.'
+        if fault:
+            raise WeightsError(fault, code='option-invalid')
         self.checkpoint = str(checkpoint)
         self.strict, self.key = strict, key
         self.random_gates = random_gates or random_frozen_gates
@@ -114,14 +139,14 @@ class ECAPretrained:
             )
         file = read_checkpoint(fetch(self.checkpoint), key=self.key)
         names = file_names_of(module)
-        canonical = _as_named(file.state, names) if names else to_canonical(file.state)
-        fit = compare(canonical, module)
+        canonical = to_canonical(file.state, names)
+        fit = _compare(canonical, module)
         name = PurePosixPath(self.checkpoint).name.split('.pth')[0]
         origin = _origin(canonical, file, names is not None)
         fit.origin = f'{name.removesuffix(".safetensors")} {origin}'
         if self.strict != 'off':
             self._judge(fit, canonical, module)
-        elif constant_problems(canonical, module):
+        elif _constant_problems(canonical, module):
             fit.unused += [canonical.source[key] for key in canonical.constants]
         if fit.problems:
             raise WeightsError(
@@ -133,10 +158,9 @@ class ECAPretrained:
 
     def _judge(self, fit: Fit, canonical: Canonical, module: nn.Module) -> None:
         """Add to ``fit.problems`` what the arguments do not allow."""
-        own_state = module.state_dict()
         # In its own names a backbone is compared tensor by tensor, in full.
         named = file_names_of(module) is not None
-        own = None if named else read_architecture(own_state)
+        own = None if named else read_architecture(module.state_dict())
         theirs = read_architecture(canonical.backbone)
         if own and theirs:
             fit.problems += differences(theirs, own)
@@ -145,12 +169,12 @@ class ECAPretrained:
             fit.problems.append(f'the file is no ResNet or MobileNetV2: {names}')
         # The rest would repeat the same difference, tensor by tensor.
         if not fit.problems:
-            fit.problems += key_problems(fit, canonical, module, own is None)
+            fit.problems += _key_problems(fit, canonical, module, own is None)
         if not fit.problems:
             self._judge_gates(fit, module)
         if not fit.problems:
-            fit.problems += value_problems(fit.weights, own_state)
-            fit.problems += constant_problems(canonical, module)
+            fit.problems += _value_problems(fit.weights, module.state_dict())
+            fit.problems += _constant_problems(canonical, module)
         if self.strict == 'all' and not fit.problems:
             fit.problems += counted(
                 (fit.missing, 'of the backbone are not in the file'),
@@ -165,7 +189,7 @@ class ECAPretrained:
                 f'has none for them: {first(absent)}. If it is meant to be a plain '
                 'network without gates, set init_cfg.random_gates=True'
             )
-        frozen = [name for name in absent if is_frozen(module, name)]
+        frozen = [name for name in absent if _is_frozen(module, name)]
         if frozen and self.random_gates and not self.random_frozen_gates:
             stages = getattr(module, 'frozen_stages', None)
             fit.problems.append(
@@ -174,7 +198,12 @@ class ECAPretrained:
                 'frozen_stages=0, which freezes only the stem; or '
                 'init_cfg.random_frozen_gates=True to have it so'
             )
-        additions = frozen_additions(fit, module)
+        additions = [  # layers that add to the map, and start as zero
+            name
+            for name, layer in module.named_modules()
+            if type(layer).__name__ in ADDING_LAYERS and _is_frozen(module, name)
+            if any(key.startswith(f'{name}.') for key in fit.missing)
+        ]
         if additions and not self.random_frozen_gates:
             fit.problems.append(
                 f'{len(additions)} new attention layers are in frozen stages and would '
@@ -187,36 +216,135 @@ class ECAPretrained:
         return f'{type(self).__name__}: load from {self.checkpoint}'
 
 
-def _as_named(state: Mapping[str, Tensor], names: FileNames) -> Canonical:
-    """Sort a file's tensors into backbone and classifier; no name is changed."""
-    result = Canonical(Layout(names.library))
-    owned = any(key.startswith('backbone.') for key in state)
-    for original, tensor in state.items():
-        key = original.removeprefix('backbone.') if owned else original
-        part = names.part_of(key)
-        if (owned and key == original) or part == 'heads':
-            result.rest.append(original)
-        elif part == 'classifier':
-            result.classifier[original] = tensor
-        else:
-            result.backbone[key] = tensor
-            result.source[key] = original
-    return result
-
-
 def _origin(canonical: Canonical, file: Checkpoint, named: bool) -> str:
     """Return '(authors, ImageNet)' and the like."""
     found = read_architecture(canonical.backbone)
     heads = read_heads(file.state, file.extras)
     classes = classes_of(canonical, heads)
     trained = f'{classes} classes' if classes else ''
-    if heads and (named or found):
-        return f'({heads.detector} of MMDetection {heads.version}, {trained})'
-    if named:
-        library = canonical.layout.origin
-    elif found:
-        library = origin_of(canonical, found)
-    else:
+    if not named and found is None:
         return '(unknown layout)'
+    if heads:
+        return f'({heads.title}, {trained})'
     trained = 'ImageNet' if classes == 1000 else trained
+    library = canonical.layout.origin
+    if found and not named:
+        library = origin_of(canonical, found)
     return f'({", ".join(filter(None, (library, trained)))})'
+
+
+def _compare(canonical: Canonical, module: nn.Module) -> Fit:
+    """Sort the names of both sides; nothing is judged yet."""
+    own, theirs = module.state_dict(), canonical.backbone
+    names = file_names_of(module)
+    gates = {
+        name: set(gate.state_dict(prefix=f'{name}.'))
+        for name, gate in module.named_modules()
+        if isinstance(gate, Gate) or (names and name in names.gates)
+    }
+    weights = {
+        key: tensor
+        for key, tensor in theirs.items()
+        if key in own and own[key].shape == tensor.shape
+    }
+    # PyTorch before 0.4.1 did not count batches; the counter is not used.
+    plain = [
+        key
+        for key in own
+        if key in theirs or not key.endswith('num_batches_tracked')
+        if not any(key in keys for keys in gates.values())
+    ]
+    return Fit(
+        weights,
+        missing=[key for key in plain if key not in weights],
+        unused=[canonical.source[key] for key in theirs if key not in own],
+        gates={name: weights.keys() >= keys for name, keys in gates.items() if keys},
+        tensors=len(plain),
+        bare_gates=sum(not keys for keys in gates.values()),
+    )
+
+
+def _key_problems(
+    fit: Fit, canonical: Canonical, module: nn.Module, unknown_backbone: bool
+) -> list[str]:
+    """List tensors that two files of the same network would share."""
+    own, theirs = module.state_dict(), canonical.backbone
+    shapes = [
+        f'{key} (file {tuple(theirs[key].shape)}, backbone {tuple(own[key].shape)})'
+        for key in own
+        if key in theirs and key not in fit.weights
+    ]
+    # Of the plain network: public names, and any norm ('gn1', 'layer1.0.sbn2').
+    norm = re.compile(r'((layer\d+\.\d+|stem)\.)?[a-z]*n\d\.\w+')
+    needed = [
+        key
+        for key in fit.missing
+        if key not in theirs
+        if unknown_backbone or is_known(key) or norm.fullmatch(key)
+    ]
+    # Part of a gate, or a bias without a place in the backbone: both have the layer,
+    # which would compute something else.
+    partial = [
+        key
+        for gate, complete in fit.gates.items()
+        for key in own
+        if not complete and key.startswith(f'{gate}.') and key not in theirs
+        if any(other.startswith(f'{gate}.') for other in theirs)
+    ]
+    extra = [key for key in theirs if key not in own]
+    if names := file_names_of(module):
+        both, extra = '', [key for key in extra if names.part_of(key) != 'left_out']
+    else:
+        both, layers = 'of layers that both have ', {k.rpartition('.')[0] for k in own}
+        extra = [key for key in extra if key.rpartition('.')[0] in layers]
+    without_place = [canonical.source[key] for key in extra]
+    return counted(
+        (shapes, 'have another shape'),
+        (needed + partial, 'are not in the file'),
+        (without_place, f'{both}are not in the backbone'),
+    )
+
+
+def _value_problems(weights: dict[str, Tensor], own: dict[str, Tensor]) -> list[str]:
+    """List tensors whose values cannot be weights."""
+    integers = [
+        f'{key} ({str(tensor.dtype)[6:]})'
+        for key, tensor in weights.items()
+        if own[key].is_floating_point() and not tensor.is_floating_point()
+    ]
+    broken = [
+        key
+        for key, tensor in weights.items()
+        if tensor.is_floating_point() and not tensor.isfinite().all()
+    ]
+    return counted(
+        (integers, 'are no floating-point numbers'), (broken, 'hold NaN or infinity')
+    )
+
+
+def _constant_problems(canonical: Canonical, module: nn.Module) -> list[str]:
+    """List the file's constants that come from other arguments than the layer's."""
+    modules = dict(module.named_modules())
+    problems = []
+    for key, theirs in canonical.constants.items():
+        gate = modules.get(key.removesuffix('.filters'))
+        if not isinstance(gate, FcaNet):
+            continue
+        ours = gate.filters()
+        if ours.shape != theirs.shape:
+            problems.append(
+                f'{key}: file {tuple(theirs.shape)}, backbone {tuple(ours.shape)}; the '
+                f'second number is the size of FcaNet: set size={theirs.shape[-1]}'
+            )
+        elif not same_filters(theirs, ours):
+            problems.append(f'{key}: other frequencies than the backbone has')
+    return problems
+
+
+def _is_frozen(module: nn.Module, gate: str) -> bool:
+    """Return whether training leaves a gate as it is."""
+    stage = re.match(r'layer(\d+)\.', gate)
+    if stage and int(stage[1]) <= getattr(module, 'frozen_stages', -1):
+        return True  # mmdet's MobileNetV2 freezes only when training starts
+    parameters = module.get_submodule(gate).parameters()
+    return not any(parameter.requires_grad for parameter in parameters)

@@ -28,19 +28,24 @@ from eca_mmdet.checkpoints.identify import (
     classes_of,
     origin_of,
     read_architecture,
-    unusual_constants,
+    unusual_constant,
 )
 from eca_mmdet.checkpoints.io import read_checkpoint
 from eca_mmdet.checkpoints.key_maps import GATES, Canonical, to_canonical
 from eca_mmdet.utils.text import first, printable
 
-_FAMILIES = {
-    'Faster R-CNN': 'faster-rcnn',
-    'Mask R-CNN': 'mask-rcnn',
-    'RetinaNet': 'retinanet',
+_FAMILIES = {  # start of the shipped configs' names, and the heads with num_classes
+    'Faster R-CNN': ('faster-rcnn', 'roi_head.bbox_head'),
+    'Mask R-CNN': ('mask-rcnn', 'roi_head.bbox_head', 'roi_head.mask_head'),
+    'RetinaNet': ('retinanet', 'bbox_head'),
 }
 _AS_FOUND = 'depth blocks block shortcut out_channels widths gate gates'.split()
 _TITLES = {'authors': 'the ECA-Net authors', 'mmdet': 'mmdet backbones'}
+_EXPECTED = (
+    'expected names like conv1.weight or stem.0.weight or conv1.0.weight with '
+    'layer1.0.conv1.weight, or features.1.conv.0.0.weight; before them nothing or the '
+    'names of wrappers.'
+)
 
 
 @dataclass(frozen=True)
@@ -87,12 +92,11 @@ class Inspection:
 def inspect_weights(
     source: str | Path, trust: Iterable[str] = (), key: str = ''
 ) -> Inspection:
-    """Identify a checkpoint, and the backbone and config that it fits.
+    """Identify the checkpoint at a path or an https:// or hf:// address.
 
-    Args:
-        source: path, or an https:// or hf:// address.
-        trust: 'MODULE.CLASS' names that reading the file may use.
-        key: entry or prefix of the tensors, where the file has several sets.
+    ``trust`` has 'MODULE.CLASS' names that reading the file may use; ``key`` is the
+    entry or prefix of the tensors, where the file has several sets. A readable file
+    that is not recognised is no error: ``known`` is False.
 
     Example:
         >>> import eca_mmdet
@@ -104,35 +108,28 @@ def inspect_weights(
 
 
 def inspect(
-    path: str | Path,
-    trust: Iterable[str] = (),
-    name: str | None = None,
-    key: str = '',
+    path: str | Path, trust: Iterable[str] = (), name: str | None = None, key: str = ''
 ) -> Inspection:
-    """Identify a local checkpoint; the suggestions call it ``name``, e.g. its address.
-
-    A readable file that is not recognised is no error: ``known`` is False.
-    """
+    """Identify a local checkpoint, which the suggestions call ``name``."""
+    name = name or str(path)
     file = read_checkpoint(path, trust, key)
-    beside = tuple(
-        f'{printable(str(key))} {_brief(value)}' for key, value in file.extras.items()
-    )
+    beside = [f'{printable(str(k))} {_brief(v)}' for k, v in file.extras.items()]
     wrapped = [f"under '{file.wrapper}'"] if file.wrapper else []
     if file.prefix:
         some = f'{len(file.state)} of {len(file.raw)} names'
-        every = 'every name' if len(file.state) == len(file.raw) else some
-        wrapped.append(f"'{file.prefix}' before {every}")
-    about = identify(file.state, file.extras, name or str(path))
+        names = 'every name' if len(file.state) == len(file.raw) else some
+        wrapped.append(f"'{file.prefix}' before {names}")
+    about = identify(file.state, file.extras, name)
     about['notes'] += tuple(_other_weights(choice, key) for choice in file.choices)
     return Inspection(
-        path=name or str(path),
+        path=name,
         tensors=len(file.state),
         dtypes=tuple(sorted({str(t.dtype)[6:] for t in file.state.values()})),
         sha256=file.sha256,
         container=file.container,
         wrapped=', '.join(wrapped),
         choices=file.choices,
-        beside=beside,
+        beside=tuple(beside),
         metadata=file.metadata,
         **about,
     )
@@ -141,24 +138,29 @@ def inspect(
 def identify(
     state: Mapping[str, Tensor], extras: Mapping[str, Any], path: str
 ) -> dict[str, Any]:
-    """Return the fields of :class:`Inspection` that tensors and entries tell.
-
-    ``path`` is for the config text.
-    """
+    """Return the fields of :class:`Inspection` that tensors and entries tell."""
     canonical = to_canonical(dict(state))
     found = read_architecture(canonical.backbone)
     heads = read_heads(state, extras)
+    classes = classes_of(canonical, heads)
     if found is None:
-        return _unknown(canonical, heads)
+        shapes = [f'{k} {tuple(t.shape)}' for k, t in canonical.backbone.items()]
+        return dict(
+            what='unknown: neither a ResNet nor a MobileNetV2',
+            known=False,
+            kind='unknown',
+            origin=f'MMDetection {heads.version}' if heads else '',
+            classes=classes,
+            notes=(f'found {len(shapes)} tensors: {first(shapes, 4)}', _EXPECTED),
+        )
     kind = 'detector' if heads else 'classifier' if canonical.classifier else 'backbone'
     origin = origin_of(canonical, found, heads)
-    classes = classes_of(canonical, heads)
     what = f'{found.title} {kind}, in the names of {_TITLES.get(origin, origin)}'
     if heads:
-        what = f'{heads.detector} of {origin} on {found.title}'
+        what = f'{heads.title} on {found.title}'
     elif kind == 'classifier' and classes == 1000:
         what = what.replace(kind, f'ImageNet {kind}', 1)
-    unusual = unusual_constants(canonical)
+    unusual = unusual_constant(canonical)
     backbone = '' if unusual else _suggest_backbone(found, path)
     return dict(
         what=what,
@@ -175,7 +177,7 @@ def identify(
         classes=classes,
         backbone=backbone,
         command=_suggest_command(found, heads, path) if backbone else '',
-        notes=(*_notes(canonical, found, heads), *unusual[:1]),
+        notes=(*_notes(canonical, found, heads), *filter(None, [unusual])),
     )
 
 
@@ -184,10 +186,8 @@ def _notes(canonical: Canonical, found: Architecture, heads: Heads | None) -> li
     if found.stage_kernel_sizes is None:
         notes.append('kernel sizes differ inside a stage: no backbone here has that.')
     if canonical.unknown:
-        shown = ', '.join(canonical.unknown[:3])
-        notes.append(
-            f'{len(canonical.unknown)} backbone tensors of other layers: {shown}'
-        )
+        count, shown = len(canonical.unknown), ', '.join(canonical.unknown[:3])
+        notes.append(f'{count} backbone tensors of other layers: {shown}')
     if heads and heads.version == 'v1':
         notes.append(
             'MMDetection v1 orders classes and codes boxes in other ways than 3.x. '
@@ -201,23 +201,6 @@ def _notes(canonical: Canonical, found: Architecture, heads: Heads | None) -> li
             'convert --v1-retinanet, and a config of configs/legacy (docs/legacy.md).'
         )
     return notes
-
-
-def _unknown(canonical: Canonical, heads: Heads | None) -> dict[str, Any]:
-    found = first([f'{k} {tuple(t.shape)}' for k, t in canonical.backbone.items()], 4)
-    return dict(
-        what='unknown: neither a ResNet nor a MobileNetV2',
-        known=False,
-        kind='unknown',
-        origin=f'MMDetection {heads.version}' if heads else '',
-        classes=classes_of(canonical, heads),
-        notes=(
-            f'found {len(canonical.backbone)} tensors: {found}',
-            'expected names like conv1.weight or stem.0.weight or conv1.0.weight with '
-            'layer1.0.conv1.weight, or features.1.conv.0.0.weight; before them nothing '
-            'or the names of wrappers.',
-        ),
-    )
 
 
 def _other_weights(choice: str, key: str) -> str:
@@ -246,32 +229,31 @@ def _suggest_backbone(found: Architecture, path: str) -> str:
     arguments = _backbone_arguments(found)
     if not arguments:
         return ''
-    init = f"init_cfg=dict(type='ECAPretrained', checkpoint={path!r})"
-    lines = [f'{key}={value}' for key, value in arguments.items()] + [init]
+    arguments['init_cfg'] = f"dict(type='ECAPretrained', checkpoint={path!r})"
+    lines = ''.join(f'    {key}={value},\n' for key, value in arguments.items())
     channels = list(found.out_channels)
-    small = found.family == 'MobileNetV2'
-    if small:
+    if found.family == 'MobileNetV2':
         channels = [channels[stage] for stage in (1, 2, 4)] + [1280]
-    other = small or not found.is_plain or found.block == 'basic'
-    neck = f',\nneck=dict(in_channels={channels})' if other else ''
-    return 'backbone=dict(\n    ' + ',\n    '.join(lines) + ',\n)' + neck
+    elif found.is_plain and found.block == 'bottleneck':
+        return f'backbone=dict(\n{lines})'  # the shipped configs' neck fits
+    return f'backbone=dict(\n{lines}),\nneck=dict(in_channels={channels})'
 
 
 def _backbone_arguments(found: Architecture) -> dict[str, str]:
     """Return the arguments of a backbone with this network; empty if there is none."""
-    gate, sizes, usual = found.gate, found.stage_kernel_sizes, _usual_sizes(found)
+    gate, sizes = found.gate, found.stage_kernel_sizes
     if 0 in found.blocks or gate not in ('', *GATES):
         return {}
     if gate == 'ECA' and (sizes is None or None in sizes):
         return {}
-    eca_or_plain = gate in ('', 'ECA')
-    own = {'kernel_sizes': str(sizes)} if gate == 'ECA' and sizes != usual else {}
+    usual = gate != 'ECA' or sizes == _usual_sizes(found)
+    own = {} if usual else {'kernel_sizes': str(sizes)}
     if found.family == 'MobileNetV2':
         regular = found.out_channels == tuple(row[1] for row in MOBILENET_V2_STAGES)
-        fits = regular and eca_or_plain
+        fits = regular and gate in ('', 'ECA')
         return {'type': f"'{gate}MobileNetV2'"} | own if fits else {}
     if found.shortcut == 'average pool + convolution' and found.groups == 1:
-        if found.block != 'bottleneck' or not eca_or_plain:
+        if found.block != 'bottleneck' or gate not in ('', 'ECA'):
             return {}
         if not gate:  # mmdet's own D variant has the same names
             v1d = {'50d': '50', '101d': '101'}.get(found.d_name or '')
@@ -292,12 +274,12 @@ def _backbone_arguments(found: Architecture) -> dict[str, str]:
         return {'type': "'ECAResNet'", **depth, 'kernel_sizes': str(sizes)} | base
     if gate == 'SE':
         return {'type': "'PluginResNet'", **depth, 'plugins': _se_plugins(found)} | base
-    if gate and not _has_usual_gates(found):
+    if not gate:
+        return {'type': "'ResNet'", **depth} | base
+    if not _has_usual_gates(found):
         return {}
-    if gate:
-        layer = {'attention': f'dict(type={gate!r})'}
-        return {'type': "'PluginResNet'", **depth, **layer} | base
-    return {'type': "'ResNet'", **depth} | base
+    layer = {'attention': f'dict(type={gate!r})'}
+    return {'type': "'PluginResNet'", **depth, **layer} | base
 
 
 def _usual_sizes(found: Architecture) -> tuple[int, ...] | None:
@@ -332,11 +314,13 @@ def _suggest_command(found: Architecture, heads: Heads | None, path: str) -> str
     """Return an ``eca-mmdet`` command with a shipped config for the file, or ''."""
     if heads and heads.version == 'v1':
         return shlex.join(['eca-mmdet', 'weights', 'convert', path, 'NEW.pth'])
-    families = list(_FAMILIES.values())
-    if heads:
-        unclear = heads.version.startswith('v1,') or not heads.classes
-        families = [] if unclear else [_FAMILIES.get(heads.detector, '')]
-    names = [_config_name(found, family) for family in families]
+    if heads and (heads.version.startswith('v1,') or not heads.classes):
+        return ''
+    names = [
+        _config_name(found, family)
+        for detector, (family, *_) in _FAMILIES.items()
+        if heads is None or heads.detector == detector
+    ]
     name = next((name for name in names if name in shipped_configs()), '')
     if not name:
         return ''
@@ -349,12 +333,7 @@ def _suggest_command(found: Architecture, heads: Heads | None, path: str) -> str
         words = ['eca-mmdet', 'train', name]
     else:
         words = ['eca-mmdet', 'test', name, path]
-        parts = ['roi_head.bbox_head', 'roi_head.mask_head']
-        if heads.detector == 'RetinaNet':
-            parts = ['bbox_head']
-        elif 'Mask' not in heads.detector:
-            parts = parts[:1]
-        for part in parts if heads.classes != 80 else ():
+        for part in _FAMILIES[heads.detector][1:] if heads.classes != 80 else ():
             options.append(f'model.{part}.num_classes={heads.classes}')
     if options:
         words += ['--cfg-options', *options]

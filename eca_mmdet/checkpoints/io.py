@@ -24,7 +24,7 @@ from torch import Tensor
 from eca_mmdet import compat
 from eca_mmdet.checkpoints import unpickling
 from eca_mmdet.checkpoints.file_kinds import kind_of
-from eca_mmdet.checkpoints.state_dicts import find_state
+from eca_mmdet.checkpoints.state_dicts import StateDict, find_state
 from eca_mmdet.utils.errors import MissingWeightsError, UserError, WeightsError
 from eca_mmdet.utils.io import sha256_of, whole_file
 from eca_mmdet.utils.text import clipped
@@ -32,22 +32,15 @@ from eca_mmdet.utils.text import clipped
 _TORCH_MAGIC = (b'PK\x03\x04', b'\x80\x02\x8a\x0a')  # since torch 1.6; before
 
 
-@dataclass(frozen=True)
-class Checkpoint:
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint(StateDict):
     """The content of a checkpoint file."""
 
     path: str
-    state: dict[str, Tensor]  # names without the prefix
-    container: str  # 'safetensors' or 'PyTorch'
-    wrapper: str = ''  # key of the dict of tensors, if it is not a bare state dict
-    prefix: str = ''  # e.g. 'module.'
-    extras: dict[str, Any] = field(default_factory=dict)  # 'epoch', 'arch', 'meta', ...
+    container: str = 'PyTorch'  # or 'safetensors'
     # From a safetensors file, or a file that this package wrote.
     metadata: dict[str, str] = field(default_factory=dict)
-    choices: tuple[str, ...] = ()  # keys of further sets of the same tensors
-    sources: dict[str, str] = field(default_factory=dict)  # names to the file's
-    raw: Mapping[str, Any] = field(default_factory=dict)  # under the file's names
-    sha256: str = ''  # of the file
+    sha256: str = ''
 
     def named_as(self, own: Container[str]) -> Checkpoint:
         """Return this with the names of a model, which may have the prefix itself."""
@@ -148,13 +141,11 @@ def read_checkpoint(
 ) -> Checkpoint:
     """Read a state dict, bare or wrapped, without running anything in the file.
 
+    The file's content decides on the format, not its name. ``trust`` names further
+    classes that unpickling may use; ``key`` chooses one of several sets of tensors.
+
     While the result is in use, another call for the same unchanged file returns it as
     well; do not change its dicts and tensors.
-
-    Args:
-        path: local file; its content decides on the format, not its name.
-        trust: dotted names of further classes that unpickling may use.
-        key: entry or prefix of the tensors, where the file has several sets.
     """
     path, trust = Path(path), tuple(trust)
     try:
@@ -193,20 +184,15 @@ def _read(path: Path, file: IO[bytes], trust: tuple[str, ...], key: str) -> Chec
     text = re.fullmatch(rb'[\s -~]{8}', head[:8])  # no number of bytes
     if head[8:9] == b'{' and not text and not head.startswith(_TORCH_MAGIC[0]):
         content, metadata = _read_safetensors(path, file)
-        return as_checkpoint(path, content, key, 'safetensors', metadata, sha256)
+        found = as_checkpoint(path, content, key)
+        return replace(found, container='safetensors', metadata=metadata, sha256=sha256)
     if not head.startswith(_TORCH_MAGIC):
         raise WeightsError(f'{path} {kind_of(head)}', code='checkpoint-unrecognised')
-    return as_checkpoint(path, _read_torch(path, file, trust), key, sha256=sha256)
+    found = as_checkpoint(path, _read_torch(path, file, trust), key)
+    return replace(found, sha256=sha256)
 
 
-def as_checkpoint(
-    path: str | Path,
-    content: Any,
-    key: str = '',
-    container: str = 'PyTorch',
-    metadata: dict[str, str] | None = None,
-    sha256: str = '',
-) -> Checkpoint:
+def as_checkpoint(path: str | Path, content: Any, key: str = '') -> Checkpoint:
     """Find the state dict in the content of a file; ``key`` chooses one of several."""
     try:
         found = find_state(content, key)
@@ -225,13 +211,7 @@ def as_checkpoint(
     _require_plain(path, found.raw)
     ours = _mapping(_mapping(found.extras.get('meta')).get('eca_mmdet'))
     texts = {k: v for k, v in ours.items() if isinstance(k, str) and isinstance(v, str)}
-    return Checkpoint(
-        str(path),
-        container=container,
-        metadata=texts if metadata is None else metadata,
-        sha256=sha256,
-        **found._asdict(),
-    )
+    return Checkpoint(path=str(path), metadata=texts, **vars(found))
 
 
 def _read_safetensors(path: Path, file: IO[bytes]) -> tuple[Any, dict[str, str]]:
@@ -272,10 +252,8 @@ def _read_torch(path: Path, file: IO[bytes], trust: tuple[str, ...]) -> Any:
     with unpickling.trusting(trust), warnings.catch_warnings():
         warnings.simplefilter('ignore')  # about old forms, in a rejected file
         try:
-            if any(name.startswith('mmengine.') for name in unpickling.scan(file)):
-                unpickling.allow_mmengine_checkpoints()  # imports it, in a second
-            else:
-                unpickling.allow_numpy()
+            histories = any(n.startswith('mmengine.') for n in unpickling.scan(file))
+            unpickling.allow_mmengine_checkpoints(histories)
             file.seek(0)
             return torch.load(file, map_location='cpu', weights_only=True)
         except Exception as error:  # torch raises a dozen types for broken files

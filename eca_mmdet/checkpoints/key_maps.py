@@ -13,8 +13,9 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from torch import Tensor
 
@@ -22,7 +23,10 @@ from eca_mmdet.catalog.architectures import MOBILENET_V2_STAGES
 from eca_mmdet.catalog.mechanisms import LAYER_NAMES
 from eca_mmdet.utils.errors import WeightsError
 
-_PARTS = {'@': r'(?P<block>layer[1-9]\.[0-9]{1,3})', '*': r'(?P<rest>[\w.]+)'}
+if TYPE_CHECKING:
+    from eca_mmdet.models.initialization import FileNames  # imports mmengine
+
+_PARTS = {'@': r'(layer[1-9]\.[0-9]{1,3})', '*': r'([\w.]+)'}
 
 
 @dataclass(frozen=True)
@@ -40,9 +44,9 @@ class Rule:
         match = _pattern(source).fullmatch(key)
         if not match:
             return None
-        parts = match.groupdict('')
-        target = target.replace('@', parts.get('block', ''))
-        return target.replace('*', parts.get('rest', ''))
+        for sign, part in zip(re.findall('[@*]', source), match.groups(), strict=True):
+            target = target.replace(sign, part)
+        return target
 
 
 @functools.cache
@@ -55,29 +59,20 @@ def _pattern(name: str) -> re.Pattern[str]:
 
 def _mobilenet_v2_rules() -> tuple[Rule, ...]:
     """Map torchvision's (and the authors') 'features.N.conv.M' to mmdet's blocks."""
-    rules = []
+    ours = {'features.0.0': 'conv1.conv', 'features.0.1': 'conv1.bn'}
     index = 1
     for stage, (expansion, _, blocks, _) in enumerate(MOBILENET_V2_STAGES, 1):
         for block in range(blocks):
-            theirs, ours = f'features.{index}.conv', f'layer{stage}.{block}'
-            parts = ['expand_conv'] if expansion != 1 else []
-            parts.append('depthwise_conv')
-            for i, part in enumerate(parts):
-                rules.append(Rule(f'{theirs}.{i}.0.*', f'{ours}.{part}.conv.*'))
-                rules.append(Rule(f'{theirs}.{i}.1.*', f'{ours}.{part}.bn.*'))
-            end = len(parts)
-            rules.append(
-                Rule(f'{theirs}.{end}.weight', f'{ours}.linear_conv.conv.weight')
-            )
-            rules.append(Rule(f'{theirs}.{end + 1}.*', f'{ours}.linear_conv.bn.*'))
-            rules.append(
-                Rule(f'{theirs}.{end + 2}.conv.weight', f'{ours}.eca.conv.weight')
-            )
+            parts = ['expand_conv', 'depthwise_conv'][expansion == 1 :]
+            layers = [f'{i}.{j}' for i in range(len(parts)) for j in (0, 1)]
+            names = [f'{part}.{layer}' for part in parts for layer in ('conv', 'bn')]
+            layers += [f'{len(parts) + i}' for i in range(3)]
+            names += ['linear_conv.conv', 'linear_conv.bn', 'eca']
+            for layer, name in zip(layers, names, strict=True):
+                ours[f'features.{index}.conv.{layer}'] = f'layer{stage}.{block}.{name}'
             index += 1
-    for number, name in ((0, 'conv1'), (index, 'conv2')):
-        rules.append(Rule(f'features.{number}.0.*', f'{name}.conv.*'))
-        rules.append(Rule(f'features.{number}.1.*', f'{name}.bn.*'))
-    return tuple(rules)
+    ours |= {f'features.{index}.0': 'conv2.conv', f'features.{index}.1': 'conv2.bn'}
+    return tuple(Rule(f'{name}.*', f'{ours[name]}.*') for name in ours)
 
 
 @dataclass(frozen=True)
@@ -114,12 +109,6 @@ class Layout:
     gate_origins: Mapping[str, str] = field(default_factory=dict)
     bare_origin: str = ''
     gates: tuple[str, ...] = ('ECA', 'SE')  # that can be converted to this layout
-
-    def origin_of(self, gate: str, classifier: bool) -> str:
-        """Return where a checkpoint with these names is from."""
-        if self.bare_origin and not classifier:
-            return self.bare_origin
-        return self.gate_origins.get(gate, self.origin)
 
 
 _TIMM_GATES = (
@@ -213,27 +202,36 @@ def is_known(name: str) -> bool:
     return _KNOWN.fullmatch(name) is not None
 
 
-def attention_of(name: str) -> str | None:
-    """Return the attention layer of a tensor, e.g. 'CBAM'; not ECA, SE and FcaNet."""
+def attention_of(name: str) -> tuple[str, str] | None:
+    """Return kind and prefix of a tensor's attention layer; not ECA, SE and FcaNet.
+
+    For example ``('CBAM', 'layer1.0.cbam.')``.
+    """
     match = _ATTENTION.match(name)
-    return LAYER_NAMES[match['layer']] if match else None
+    return (LAYER_NAMES[match['layer']], match[0]) if match else None
 
 
-def find_layout(names: Iterable[str]) -> Layout:
-    """Return the layout of a backbone's names; ``AUTHORS`` also for a plain ResNet."""
-    names = list(names)
-    return next(
-        layout
-        for layout in LAYOUTS
-        if layout is AUTHORS or any(re.search(layout.sign, name) for name in names)
-    )
+def to_canonical(state: dict[str, Tensor], names: FileNames | None = None) -> Canonical:
+    """Rename a file's tensors to mmdet's names; nothing is lost or guessed.
 
-
-def to_canonical(state: dict[str, Tensor]) -> Canonical:
-    """Rename a file's tensors to mmdet's names; nothing is lost or guessed."""
+    Those of a backbone that declares its ``names`` keep theirs.
+    """
+    result = Canonical(Layout(names.library) if names else AUTHORS)
     owned = any(key.startswith('backbone.') for key in state)
-    bare = {k.removeprefix('backbone.'): k for k in state if _is_own(k, owned)}
-    result = Canonical(find_layout(bare))
+    bare = {}
+    for key, tensor in state.items():
+        name = key.removeprefix('backbone.')
+        part = names.part_of(name) if names else ''
+        if part == 'classifier' or (not names and CLASSIFIER.fullmatch(key)):
+            result.classifier[key] = tensor
+        elif part == 'heads' or (owned and key == name):
+            result.rest.append(key)
+        else:
+            bare[name] = key
+    if names is None:
+        signs = ((layout, re.compile(layout.sign)) for layout in LAYOUTS)
+        fitting = (layout for layout, sign in signs if any(map(sign.search, bare)))
+        result.layout = next(fitting, AUTHORS)
     if owned and result.layout is AUTHORS:
         result.layout = MMDET
     for key, original in bare.items():
@@ -251,19 +249,7 @@ def to_canonical(state: dict[str, Tensor]) -> Canonical:
         result.backbone[name] = tensor
         if not is_known(name):
             result.unknown.append(original)
-    for key, tensor in state.items():
-        if CLASSIFIER.fullmatch(key):
-            result.classifier[key] = tensor
-        elif not _is_own(key, owned):
-            result.rest.append(key)
     return result
-
-
-def _is_own(key: str, owned: bool) -> bool:
-    """Tell a backbone's tensor from the classifier's and a detector's other parts."""
-    if owned:
-        return key.startswith('backbone.')
-    return not CLASSIFIER.fullmatch(key)
 
 
 def rename(

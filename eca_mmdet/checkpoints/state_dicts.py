@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator, Mapping
-from typing import Any, NamedTuple
+from dataclasses import dataclass, field
+from typing import Any
 
 from torch import Tensor
 
@@ -35,16 +36,17 @@ _KNOWN = re.compile(
 )
 
 
-class StateDict(NamedTuple):
+@dataclass(frozen=True)
+class StateDict:
     """The state dict that is read from a file."""
 
     state: dict[str, Tensor]  # names without the prefix
-    wrapper: str  # key of the dict of tensors, e.g. 'ema.module', or ''
-    prefix: str  # before the names, e.g. '_orig_mod.module.', or ''
-    extras: dict[str, Any]  # everything else in the file
-    choices: tuple[str, ...]  # keys of further sets of the same tensors
-    sources: Names
-    raw: Mapping[str, Any]  # under the file's names
+    wrapper: str = ''  # key of the dict of tensors, e.g. 'ema.module'
+    prefix: str = ''  # before the names, e.g. '_orig_mod.module.'
+    extras: dict[str, Any] = field(default_factory=dict)  # 'epoch', 'arch', 'meta', ...
+    choices: tuple[str, ...] = ()  # keys of further sets of the same tensors
+    sources: Names = field(default_factory=dict)
+    raw: Mapping[str, Any] = field(default_factory=dict)  # under the file's names
 
 
 def find_state(content: Any, key: str = '') -> StateDict | None:

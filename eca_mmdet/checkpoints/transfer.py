@@ -83,7 +83,14 @@ def plan_transfer(
     names the file's classes where it does not. ``own`` is the model's new state dict.
     """
     require_converted(file)
-    _require_own_names(file, layers)
+    shared = [name for name in layers if name in file.state]
+    inner = [name for name in layers if name.partition('.')[2] in file.state]
+    if inner and not shared:  # such as mmdet's teachers, which rename what they load
+        raise UserError(
+            f'this model has a detector inside ({inner[0]}), and {file.path} is only '
+            'of that: FineTuneHook does not look inside. Leave it out of custom_hooks.',
+            code='unsupported-model',
+        )
     plan = TransferPlan(_count(file.state, layers), layers)
     count = _count(own, layers)
     if wanted is not None and count not in (None, len(wanted)):
@@ -92,13 +99,12 @@ def plan_transfer(
             f'heads of the model {count}. Set num_classes={len(wanted)} in each head.',
             code='class-mismatch',
         )
-    if wanted is not None and any(name in file.state for name in layers):
+    if wanted is not None and shared:
         plan.match = match_classes(wanted, _names(file, plan, source_classes))
-    for name in layers:
-        if name in file.state:
-            plan.new[name] = own[name].detach().clone()
-            if plan.match and plan.match.kept:
-                _move(name, file.state[name], plan, plan.match.kept)
+    for name in shared:
+        plan.new[name] = own[name].detach().clone()
+        if plan.match and plan.match.kept:
+            _move(name, file.state[name], plan, plan.match.kept)
     return plan
 
 
@@ -106,7 +112,7 @@ def _move(
     name: str, tensor: Tensor, plan: TransferPlan, kept: Mapping[int, int]
 ) -> None:
     """Take over a layer's rows, or note why not."""
-    own, layout, reason = plan.new[name], plan.layers[name], ''
+    own, layout = plan.new[name], plan.layers[name]
     if layout is None:
         reason = 'a layer whose rows are not known here'
     elif plan.classes is None or layout.classes(size_of(tensor)) != plan.classes:
@@ -116,21 +122,8 @@ def _move(
     else:
         plan.new[name] = move_rows(own, tensor, layout, plan.classes, kept)
         plan.moved.append(name)
-    if reason:
-        plan.unkept.append(f'{name} ({reason})')
-
-
-def _require_own_names(file: Checkpoint, layers: Layers) -> None:
-    """Reject a model that renames what it loads, such as mmdet's teachers."""
-    if any(name in file.state for name in layers):
         return
-    part = next((n for n in layers if n.partition('.')[2] in file.state), None)
-    if part:
-        raise UserError(
-            f'this model has a detector inside ({part}), and {file.path} is only of '
-            'that: FineTuneHook does not look inside. Leave it out of custom_hooks.',
-            code='unsupported-model',
-        )
+    plan.unkept.append(f'{name} ({reason})')
 
 
 def _count(state: Mapping[str, Tensor], layers: Layers) -> int | None:
@@ -150,16 +143,17 @@ def _names(
     file: Checkpoint, plan: TransferPlan, source_classes: Sequence[str] | None
 ) -> tuple[str, ...]:
     """Return the file's class names, one for each of its classes."""
-    count, names, where = plan.classes, None, 'source_classes of the FineTuneHook'
-    if source_classes is not None:
-        names = require_names(source_classes, where)
-    else:
+    count = plan.classes
+    if source_classes is None:
         names, where = file.classes, 'the file'
         if names is None and count == 80:
             from mmdet.datasets import CocoDataset
 
             names = tuple(CocoDataset.METAINFO['classes'])
             plan.notes.append("the file has no class names: COCO's 80 are taken")
+    else:
+        where = 'source_classes of the FineTuneHook'
+        names = require_names(source_classes, where)
     if names is None:
         raise UserError(
             f'{file.path} has no class names, so that no rows can be kept by name. Set '
@@ -183,19 +177,14 @@ def summary_lines(
 ) -> list[str]:
     """Return log lines: which tensors the file gives and which start new."""
     count = f' ({_many(plan.classes, "class", "classes")})' if plan.classes else ''
-    others = [
-        name
-        for name in model
+    fits = {
+        name: name in file.state and file.state[name].shape == tensor.shape
+        for name, tensor in model.items()
         if name not in plan.layers and not name.endswith('num_batches_tracked')
-    ]
-    new = [
-        name
-        for name in others
-        if name not in file.state or file.state[name].shape != model[name].shape
-    ]
-    line = f'fine-tuning from {clipped(file.path, 200)}{count}: '
-    line += _about_classes(plan)
-    line += f"; {len(others) - len(new)} other tensors are the file's"
+    }
+    new = [name for name, fitting in fits.items() if not fitting]
+    line = f'fine-tuning from {clipped(file.path, 200)}{count}: {_about_classes(plan)}'
+    line += f"; {sum(fits.values())} other tensors are the file's"
     if new:
         line += f', {len(new)} start new: {_listed(new)}'
     lines = [line, *plan.notes]
@@ -216,15 +205,13 @@ def _about_classes(plan: TransferPlan) -> str:
     new = [part for part in _parts(plan.layers) if part not in moved]
     lines = []
     if moved and plan.match:
-        found = plan.match
+        same, others = plan.match.same, plan.match.new
+        which = f'all {_many(len(same), "class", "classes")}'
+        if others:
+            which = f'{len(same)} of {len(same + others)} classes: {_listed(same)}'
+            which += f'; new: {_listed(others)}'
         keep = _many(len(moved), 'class layer keeps', 'class layers keep')
-        keep += ' the rows '
-        if found.new:
-            keep += f'of {len(found.same)} of {len(found.same + found.new)} classes: '
-            keep += f'{_listed(found.same)}; new: {_listed(found.new)}'
-        else:
-            keep += f'of all {_many(len(found.same), "class", "classes")}'
-        lines.append(keep)
+        lines.append(f'{keep} the rows of {which}')
     if new:
         start_new = 'class layer starts new', 'class layers start new'
         lines.append(f'{_many(len(new), *start_new)}: {_listed(new)}')
@@ -257,7 +244,6 @@ def describe_start(
     model = build_empty(model_cfg)
     own = model.state_dict()
     file = read_checkpoint(path).named_as(own)
-    require_converted(file)
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')  # nothing is copied into an empty model
         require_start(file.state, model, path)
@@ -271,7 +257,7 @@ def _about_file(
     file: Checkpoint, plan: TransferPlan, source_classes: Sequence[str] | None
 ) -> str:
     heads = read_heads(file.state, file.extras)
-    kind = f'{heads.detector} of MMDetection {heads.version}' if heads else 'detector'
+    kind = heads.title if heads else 'detector'
     try:
         names = source_classes or file.classes
     except WeightsError:

@@ -21,13 +21,14 @@ import re
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, NamedTuple
+from typing import IO, Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
 
 from eca_mmdet.checkpoints.file_kinds import zip_kind
 from eca_mmdet.utils.errors import UserError, WeightsError
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 _NEVER = frozenset(
     'os posix nt sys subprocess shutil builtins __builtin__ runpy pty socket ctypes '
@@ -56,8 +57,6 @@ def never_trusted(name: str) -> bool:
 @contextlib.contextmanager
 def trusting(names: tuple[str, ...]) -> Iterator[None]:
     """Let unpickling use further classes, by their dotted names."""
-    import torch
-
     known = torch.serialization.get_safe_globals()
     torch.serialization.add_safe_globals([_resolve(name) for name in names])
     try:
@@ -102,26 +101,18 @@ def _named(function: Callable[..., Any], name: str) -> Callable[..., Any]:
     return renamed
 
 
-# mmengine removes its own entries after a load, some of them the same: add them again
-# each time.
-def allow_numpy() -> None:
-    """Add numpy's arrays and scalars to torch's safe globals."""
-    import torch
+def allow_mmengine_checkpoints(histories: bool = True) -> None:
+    """Add numpy's arrays, and mmengine's loss histories, to torch's safe globals.
 
-    torch.serialization.add_safe_globals(_numpy_globals())
-
-
-def allow_mmengine_checkpoints() -> None:
-    """Add what mmengine's checkpoints need to torch's safe globals."""
-    import torch
-
-    torch.serialization.add_safe_globals(_numpy_globals() + _mmengine_globals())
+    Again for each file: mmengine removes its own entries after a load, some of them the
+    same. Without ``histories`` mmengine, which takes a second, is not imported.
+    """
+    allowed = _numpy_globals() + (_mmengine_globals() if histories else [])
+    torch.serialization.add_safe_globals(allowed)
 
 
 @functools.cache
 def _numpy_globals() -> list[Any]:
-    import numpy as np
-
     array: Any = np.zeros(1).__reduce__()[0]  # numpy's own constructors
     scalar: Any = np.float64(0).__reduce__()[0]
     dtypes = {type(np.dtype(name)) for name in ('f4', 'f8', 'i4', 'i8', 'u1', 'bool')}

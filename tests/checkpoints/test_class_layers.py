@@ -110,13 +110,13 @@ def test_names_are_compared_letter_by_letter():
     ],
 )
 def test_names_in_a_file(meta):
-    file = Checkpoint('x.pth', {}, 'PyTorch', extras={'meta': meta})
+    file = Checkpoint({}, path='x.pth', extras={'meta': meta})
     assert file.classes == ('a', 'b')
 
 
 @pytest.mark.parametrize('extras', [{}, {'meta': 3}, {'meta': {'dataset_meta': []}}])
 def test_a_file_without_names(extras):
-    assert Checkpoint('x.pth', {}, 'PyTorch', extras=extras).classes is None
+    assert Checkpoint({}, path='x.pth', extras=extras).classes is None
 
 
 HOSTILE = [
@@ -133,7 +133,7 @@ HOSTILE = [
 @pytest.mark.parametrize(('names', 'said'), HOSTILE)
 def test_names_that_are_none(names, said):
     extras = {'meta': {'CLASSES': names}}
-    file = Checkpoint('x.pth', {}, 'PyTorch', extras=extras)
+    file = Checkpoint({}, path='x.pth', extras=extras)
     with pytest.raises(WeightsError, match='source_classes') as caught:
         _ = file.classes
     assert said in str(caught.value) and str(caught.value).isprintable()

@@ -110,7 +110,7 @@ def test_names_come_from_the_data_set_at_last(dataset, expected, mmdet_ready):
     from eca_mmdet.checkpoints.io import Checkpoint
 
     cfg = parse_config(f'test_dataloader = dict(dataset={dataset})', 'x')
-    names = checkpoint.class_names(Checkpoint('x', {}, 'PyTorch'), cfg)
+    names = checkpoint.class_names(Checkpoint({}, path='x'), cfg)
     assert names[0] == expected
 
 
@@ -122,7 +122,7 @@ def test_names_that_nobody_knows(loader, mmdet_ready):
 
     cfg = parse_config(f'test_dataloader = {loader}', 'x')
     with pytest.raises(UserError, match='does not name its classes'):
-        checkpoint.class_names(Checkpoint('x', {}, 'PyTorch'), cfg)
+        checkpoint.class_names(Checkpoint({}, path='x'), cfg)
     assert 'antigravity' not in sys.modules
 
 

@@ -69,7 +69,7 @@ STATE = {
 
 def of(state=STATE, names=('cat', 'dog', 'owl')):
     extras = {'meta': {'dataset_meta': {'classes': names}}} if names else {}
-    return Checkpoint('x.pth', dict(state), 'PyTorch', 'state_dict', extras=extras)
+    return Checkpoint(dict(state), 'state_dict', path='x.pth', extras=extras)
 
 
 def tiny(detector, shapes, work_dir, classes=None):
