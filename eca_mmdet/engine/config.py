@@ -150,6 +150,15 @@ def require_sections(cfg: Any, training: bool) -> None:
             'Inherit a shipped config (eca-mmdet configs).',
             code='config-invalid',
         )
+    for use in ('val', 'test'):
+        names = [f'{use}_{part}' for part in ('dataloader', 'cfg', 'evaluator')]
+        absent = [name for name in names if cfg.get(name) is None]
+        if absent and len(absent) < len(names):
+            raise UserError(
+                f'{", ".join(names)} belong together: set all or none of them. '
+                f'{cfg.filename} has no {", ".join(absent)}.',
+                code='config-invalid',
+            )
 
 
 def build_model(cfg: Any, device: str = 'cpu', source: str = '') -> Any:

@@ -41,6 +41,7 @@ _VALUES: dict[str, dict[str, tuple[Callable[[Any], bool], str]]] = {
     },
     'train_cfg': dict.fromkeys(('max_epochs', 'max_iters', 'val_interval'), _whole(1)),
     'optim_wrapper': {'accumulative_counts': _whole(1)},
+    'default_hooks.logger': {'interval': _whole(1)},
 }
 _OPTIONAL = ('num_batch_per_epoch', 'prefetch_factor', 'multiprocessing_context')
 _OF_WORKERS = ('persistent_workers', 'timeout', *_OPTIONAL[1:])
@@ -63,8 +64,10 @@ def check(cfg: Any, training: bool) -> None:
     for use in ('train', 'val') if training else ('test',):
         if cfg.get(f'{use}_dataloader') is not None:
             check_loader(cfg[f'{use}_dataloader'], f'{use}_dataloader')
+    hooks = cfg.get('default_hooks') or {}
+    _check_values(hooks.get('logger') or {}, 'default_hooks.logger')
     for section in ('train_cfg', 'optim_wrapper') if training else ():
-        _check_values(cfg[section], section, _VALUES[section])
+        _check_values(cfg[section], section)
     start = cfg.get('load_from')
     if start and cfg.model.get('backbone'):
         cfg.model.backbone.init_cfg = None
@@ -86,7 +89,7 @@ def check_loader(loader: Any, path: str) -> None:
     usually come from an inherited config.
     """
     known = _VALUES['dataloader']
-    _check_values(loader, path, known)
+    _check_values(loader, path, 'dataloader')
     required = ['dataset', 'sampler', *(['batch_size'] if 'train' in path else [])]
     wrong = [name for name in loader if name not in known and name not in _PARTS]
     missing = [name for name in required if name not in loader]
@@ -105,10 +108,10 @@ def check_loader(loader: Any, path: str) -> None:
             loader.pop(name, None)
 
 
-def _check_values(section: Any, path: str, tests: dict[str, Any]) -> None:
+def _check_values(section: Any, path: str, kind: str = '') -> None:
     if not isinstance(section, dict):
         raise _invalid(path, ValueError(f'must be a dict; got {section!r}'))
-    for name, (test, values) in tests.items():
+    for name, (test, values) in _VALUES[kind or path].items():
         value = section.get(name, test)
         if value is not test and not (value is None and name in _OPTIONAL):
             if not test(value):

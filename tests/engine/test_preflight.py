@@ -133,7 +133,8 @@ def test_drop_last_beside_a_batch_sampler(cfg):
         ('train_cfg.max_iters', (0, -1, 'all', None)),
         ('train_cfg.val_interval', (0, 2.5)),
         ('optim_wrapper.accumulative_counts', (0, '2')),
-        ('val_dataloader', (4, 'none')),
+        ('default_hooks.logger.interval', (0, '5')),
+        ('val_dataloader', (4, 'none', None)),
     ],
 )
 def test_values_beside_the_loaders(path, values, cfg):
