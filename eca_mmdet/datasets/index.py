@@ -8,7 +8,6 @@ the place in the file is kept, from where it is read again.
 from __future__ import annotations
 
 import codecs
-import gc
 import hashlib
 import json
 import os
@@ -47,7 +46,7 @@ from eca_mmdet.datasets.masks import (
     to_rle,
 )
 from eca_mmdet.utils.errors import RunError
-from eca_mmdet.utils.io import require_regular
+from eca_mmdet.utils.io import no_garbage_collection, require_regular
 
 Array = npt.NDArray[Any]
 
@@ -437,13 +436,8 @@ def _read(
         data = file.read()
     if Stamp.of(os.fstat(handle)) != stamp:  # it is being written
         return None
-    collecting = gc.isenabled()
-    gc.disable()  # it would look at millions of points, none of them garbage
-    try:
+    with no_garbage_collection():
         index = _build(path, stamp, data)
-    finally:
-        if collecting:
-            gc.enable()
     del data
     if index is not None and cache and _store(index, cache, start):
         return _from_cache(path, handle, stamp, cache) or index

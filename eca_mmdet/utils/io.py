@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import hashlib
 import json
 import os
@@ -90,7 +91,7 @@ def read_json(path: str | Path, what: str, most: int | None = None) -> JsonFile:
     path = Path(path)
     raw = _read_stream(path, what, _memory_share() if most is None else most)
     try:
-        content = json.loads(raw)
+        content = _parse(raw)
     except RecursionError:
         reason = 'it is nested too deeply'
     except ValueError as error:  # also numbers of 5,000 digits
@@ -100,6 +101,29 @@ def read_json(path: str | Path, what: str, most: int | None = None) -> JsonFile:
     else:
         return JsonFile(content, hashlib.sha256(raw).hexdigest(), raw[:4])
     raise UserError(f'{what} {str(path)!r} is not JSON: {reason}', code='not-json')
+
+
+def _parse(raw: bytes) -> Any:
+    """Parse JSON in a third of the time of json, which parses what msgspec refuses."""
+    import msgspec
+
+    with no_garbage_collection():
+        try:
+            return msgspec.json.decode(raw)
+        except (msgspec.MsgspecError, ValueError, RecursionError):
+            return json.loads(raw)
+
+
+@contextlib.contextmanager
+def no_garbage_collection() -> Iterator[None]:
+    """Let Python look for no garbage among millions of new objects that are none."""
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collecting:
+            gc.enable()
 
 
 def _read_stream(path: Path, what: str, most: int) -> bytes:
