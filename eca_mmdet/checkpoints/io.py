@@ -179,17 +179,17 @@ def _read(path: Path, file: IO[bytes], trust: tuple[str, ...], key: str) -> Chec
     if not head:
         raise WeightsError(f'{path} is empty. Get the file again.', code='file-empty')
     file.seek(0)
-    sha256 = sha256_of(file)
-    file.seek(0)
     text = re.fullmatch(rb'[\s -~]{8}', head[:8])  # no number of bytes
     if head[8:9] == b'{' and not text and not head.startswith(_TORCH_MAGIC[0]):
         content, metadata = _read_safetensors(path, file)
         found = as_checkpoint(path, content, key)
-        return replace(found, container='safetensors', metadata=metadata, sha256=sha256)
-    if not head.startswith(_TORCH_MAGIC):
+        found = replace(found, container='safetensors', metadata=metadata)
+    elif head.startswith(_TORCH_MAGIC):
+        found = as_checkpoint(path, _read_torch(path, file, trust), key)
+    else:
         raise WeightsError(f'{path} {kind_of(head)}', code='checkpoint-unrecognised')
-    found = as_checkpoint(path, _read_torch(path, file, trust), key)
-    return replace(found, sha256=sha256)
+    file.seek(0)  # hashed last: a file that is refused may have 100 GiB of zeros
+    return replace(found, sha256=sha256_of(file))
 
 
 def as_checkpoint(path: str | Path, content: Any, key: str = '') -> Checkpoint:

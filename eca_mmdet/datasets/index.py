@@ -432,6 +432,8 @@ def _read(
     path: Path, handle: int, stamp: Stamp, cache: Path | None = None
 ) -> CocoIndex | None:
     start = time.time_ns()
+    if not os.pread(handle, 4096, 0).lstrip().startswith(b'{'):
+        return None  # e.g. two GiB of zeros
     with open(handle, 'rb', closefd=False) as file:
         data = file.read()
     if Stamp.of(os.fstat(handle)) != stamp:  # it is being written

@@ -107,7 +107,7 @@ def test_what_is_printed_and_what_the_xml_says(trained):
         '  gives masks      float  batch x 30 x 28 x 28',
     ]
     assert lines[-2] == f'Written: {out}, {out.with_suffix(".bin")}.'
-    rows = [line.split() for line in lines if line.startswith('  ') and ' of ' in line]
+    rows = [line.split() for line in lines if ' of ' in line and ' x ' in line]
     assert len(rows) == 3 and all(int(row[5]) > 0 and row[6] == '0' for row in rows)
     entry = xml.etree.ElementTree.parse(out).find('rt_info/eca_mmdet')
     metadata = parse_metadata(entry.get('value'), str(out))  # as an ONNX file's
