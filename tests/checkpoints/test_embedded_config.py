@@ -138,7 +138,8 @@ def test_imports_are_refused(text):
 
 
 def test_our_own_import_is_allowed():
-    parse("custom_imports = dict(imports=['eca_mmdet'], allow_failed_imports=False)")
+    imports = {'imports': ['eca_mmdet'], 'allow_failed_imports': False}
+    assert parse(f'custom_imports = {imports}')['custom_imports'] == imports
 
 
 @pytest.mark.parametrize('scope', ["'evil'", '5', 'None'])

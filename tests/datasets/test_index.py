@@ -426,6 +426,22 @@ def test_each_fault_among_sound_entries(file, case):
         assert case.code in left
 
 
+def test_counts_hold_for_entries_that_are_not_decoded(file):
+    content = sound()
+    one = content['annotations'][0]
+    dog = next(c['id'] for c in content['categories'] if c['name'] == 'dog')
+    content['annotations'] = [one | {'id': n, 'category_id': dog} for n in range(1, 60)]
+    found = require_same_faults(index_of(file, content), content, ['cat'])
+    examples = {fault.code: fault.examples for fault in found}
+    assert examples['nothing-to-train-on'] == ('59 x other-class',)
+
+    box = {'bbox': [0, 0, 1, 1], 'area': 1, 'segmentation': []}
+    content['annotations'] = [one | box | {'id': n} for n in range(1, 60)]
+    content['annotations'][7]['bbox'] = [0.1, 0.1, 0.5, 0.5]  # so all are normalised
+    found = require_same_faults(index_of(file, content), content)
+    assert {fault.code: fault.count for fault in found}['normalised-bbox'] == 59
+
+
 def test_only_what_may_be_faulty_is_decoded(file, monkeypatch):
     content = sound()
     one = content['annotations'][0]
