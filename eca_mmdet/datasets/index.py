@@ -601,6 +601,7 @@ def _look_at_masks(entries: list[_Annotation], sizes: Array, boxes: Array) -> Ar
     kinds = np.full(len(entries), Mask.OTHER, np.uint8)
     polygons: dict[int, Any] = {}
     rles: dict[int, Any] = {}
+    drawable = ((0 < sizes) & (sizes < 2**31)).all(1) & (sizes.prod(1) < 2**32)
     for at, one in enumerate(entries):
         try:
             mask, usable = _POLYGONS.decode(one.segmentation), True
@@ -610,7 +611,7 @@ def _look_at_masks(entries: list[_Annotation], sizes: Array, boxes: Array) -> Ar
         if not mask:
             kinds[at] = Mask.NONE
         elif usable and isinstance(mask, list):
-            if all(map(is_polygon, mask)):
+            if drawable[at] and all(map(is_polygon, mask)):
                 polygons[at] = mask
         elif usable and mask['size'] == sizes[at, ::-1].tolist():
             rles[at] = mask

@@ -11,7 +11,7 @@ import sys
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
@@ -43,12 +43,26 @@ def same(found, expected):
     assert json.dumps(found) == json.dumps(expected)
 
 
+def with_height(height):
+    """A content of one object, on an image 9 px wide."""
+    polygon = [1, 1, 9, 1, 9, 9, 1, 9]
+    ids = {'id': 0, 'image_id': 0, 'category_id': 0}
+    return {
+        'images': [{'id': 0, 'file_name': 'a.jpg', 'width': 9, 'height': height}],
+        'categories': [{'id': 0, 'name': 'cat'}],
+        'annotations': [{**ids, 'bbox': [1, 1, 9, 9], 'segmentation': [polygon]}],
+    }
+
+
 @settings(max_examples=150, deadline=None)
 @given(
     content=CONTENTS,
     indent=st.sampled_from((None, 1)),
     ascii_only=st.booleans(),
 )
+@example(content=with_height(2**31), indent=None, ascii_only=False)
+@example(content=with_height(-9), indent=None, ascii_only=False)
+@example(content=with_height(2**29), indent=None, ascii_only=False)
 def test_columns_and_entries_are_those_of_the_file(file, content, indent, ascii_only):
     index = index_of(file, content, indent=indent, ensure_ascii=ascii_only)
     annotations = content.get('annotations', [])

@@ -70,9 +70,9 @@ def trained(mmdet_ready, shapes, tmp_path_factory):
 @pytest.fixture
 def export(command, trained, tmp_path):
     """Run the command with the small detector, to a.xml."""
+    config, checkpoint, *_ = trained('faster')
 
     def call(*words, part='backbone'):
-        config, checkpoint, *_ = trained('faster')
         out = tmp_path / 'a.xml'
         words = (*words, '--part', part)
         return command('export', 'openvino', config, checkpoint, out, *words)
