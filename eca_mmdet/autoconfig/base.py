@@ -14,7 +14,6 @@ from eca_mmdet.utils.errors import UserError
 from eca_mmdet.utils.text import suggestion
 
 RECIPE = '_4xb2-1x_coco'
-_RESIZES = {'Resize': 'scale', 'RandomResize': 'scale', 'RandomChoiceResize': 'scales'}
 
 
 def resolve_model(name: str) -> Path:
@@ -57,7 +56,8 @@ class Base:
 def read_base(path: Path) -> Base:
     """Read a config to train on COCO files, and find what depends on the data."""
     from eca_mmdet.checkpoints.class_layers import class_heads
-    from eca_mmdet.engine.config import load_config, require_sections
+    from eca_mmdet.engine.config import load_config, require_sections, type_name
+    from eca_mmdet.engine.settings import resize_scales
 
     cfg = load_config(str(path))
     require_sections(cfg, training=True)
@@ -71,7 +71,7 @@ def read_base(path: Path) -> Base:
         )
     for name in ('train', 'val', 'test'):
         leaf = innermost(cfg.get(f'{name}_dataloader'), path, name)[1]
-        if _type(leaf) not in ('CocoDataset', 'CocoIndexDataset'):
+        if type_name(leaf) not in ('CocoDataset', 'CocoIndexDataset'):
             raise UserError(
                 f'{path}: {name}_dataloader reads a {leaf.get("type")}; a config for '
                 'CocoDataset is expected (eca-mmdet configs lists some).',
@@ -79,16 +79,15 @@ def read_base(path: Path) -> Base:
             )
     mask = any(head[-1] == 'mask_head' for head in heads)
     test = innermost(cfg.test_dataloader, path, 'test')[1].get('pipeline') or ()
-    sizes = [(int(max(pair)), int(min(pair))) for step in test for pair in _pairs(step)]
+    sizes = [
+        (int(max(pair)), int(min(pair)))
+        for step in test
+        for pair in resize_scales(step)
+    ]
     where, anchors = find_anchors(cfg.model)
     return Base(
         path.resolve(), cfg, heads, mask, sizes[0] if sizes else None, anchors, where
     )
-
-
-def _type(entry: Any) -> str:
-    """Return the ``type`` of a config entry without its registry scope."""
-    return str(entry.get('type')).rpartition('.')[2]
 
 
 def innermost(loader: Any, path: Path, name: str) -> tuple[int, Any]:
@@ -105,44 +104,12 @@ def innermost(loader: Any, path: Path, name: str) -> tuple[int, Any]:
     return depth, dataset
 
 
-def _pairs(step: Any) -> list[Any]:
-    """Return the sizes of a resizing step, two sides each."""
-    value = step.get(_RESIZES.get(_type(step), ''))
-    if not value or isinstance(value, int):
-        return []
-    return [value] if isinstance(value[0], (int, float)) else list(value)
-
-
 def plain_steps(pipeline: Any) -> list[dict[str, Any]]:
     """Return copies of the steps, without arguments that are None."""
     return [
         {key: value for key, value in step.items() if value is not None}
         for step in pipeline
     ]
-
-
-def resized(
-    steps: list[dict[str, Any]], own: tuple[int, int], new: tuple[int, int]
-) -> list[dict[str, Any]]:
-    """Return a pipeline whose resizing steps go to another size than their config's.
-
-    Several sizes (multi-scale training) change in proportion. A pipeline without such a
-    step gets one, after the annotations are loaded. ``own`` and ``new`` are long and
-    short sides; the steps are changed in place.
-    """
-    if not any(map(_pairs, steps)):
-        at = max(n for n, step in enumerate(steps) if _type(step).startswith('Load'))
-        resize = dict(type='Resize', scale=new, keep_ratio=True)
-        return [*steps[: at + 1], resize, *steps[at + 1 :]]
-    for step in steps:
-        if pairs := _pairs(step):
-            key = _RESIZES[_type(step)]
-            longs = (round(max(pair) * new[0] / own[0]) for pair in pairs)
-            shorts = (round(min(pair) * new[1] / own[1]) for pair in pairs)
-            changed = list(zip(longs, shorts, strict=True))
-            single = isinstance(step[key][0], (int, float))
-            step[key] = changed[0] if single else changed
-    return steps
 
 
 def find_anchors(model: Any) -> tuple[tuple[str, ...], Anchors | None]:

@@ -22,6 +22,7 @@ from eca_mmdet.datasets.entries import (
     is_image,
     size_of,
 )
+from eca_mmdet.engine.settings import rescaled_milestones
 from eca_mmdet.utils.errors import UserError
 
 Floats = npt.NDArray[np.float64]
@@ -320,7 +321,7 @@ class Schedule:
     """
 
     epochs: int
-    milestones: tuple[int, int]  # epochs
+    milestones: tuple[int, ...]  # epochs
     warmup: int  # steps of rising learning rate
     interval: int  # epochs between validations and checkpoints
     why: str  # one line
@@ -344,11 +345,10 @@ def propose_schedule(
             f'most {MOST_EPOCHS}; there are {images:,}'
         )
     steps = epochs * math.ceil(images / batch)
-    first = max(1, round(epochs * 8 / 12))
     return Schedule(
         epochs,
-        (first, max(first + 1, round(epochs * 11 / 12))),
-        max(1, min(WARMUP_STEPS, steps // 10)),
+        tuple(rescaled_milestones((8, 11), epochs / 12)),
+        max(2, min(WARMUP_STEPS, steps // 10)),  # mmengine's never ends after 1
         max(1, epochs // VALIDATIONS),
         why,
     )

@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from eca_mmdet.autoconfig.base import Base, Start, innermost, plain_steps, resized
+from eca_mmdet.autoconfig.base import Base, Start, innermost, plain_steps
 from eca_mmdet.autoconfig.inputs import Data
 from eca_mmdet.autoconfig.proposals import Anchors, Proposal, Schedule, Statistics
 from eca_mmdet.autoconfig.text import Commented, Name
+from eca_mmdet.engine.settings import resized
 
 _MOST_WORKERS = 4
 _COLOURS = 80  # colours of mmdet's CocoDataset, which its drawing takes for any dataset

@@ -10,15 +10,18 @@ import importlib
 import io
 import os
 import pickle
+import re
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 import eca_mmdet
+from eca_mmdet.cli.common import Commands
 from eca_mmdet.engine.distributed import is_main_process
 from eca_mmdet.engine.failures import as_user_error
 from eca_mmdet.utils.console import printed_messages
 from eca_mmdet.utils.errors import UserError, shown
-from eca_mmdet.utils.text import printable
+from eca_mmdet.utils.text import printable, suggestion
 
 _OPENCV = {
     'OPENCV_IO_MAX_IMAGE_PIXELS': str(2**28),
@@ -29,31 +32,79 @@ _OPENCV = {
 Variables that are set already stay."""
 
 
-COMMANDS = (
-    *('demo', 'init', 'train', 'test', 'predict', 'export', 'eval', 'report'),
-    *('check_data', 'to_coco', 'split', 'attention', 'compare_attention', 'gates'),
-    *('complexity', 'tables', 'reproduce', 'configs', 'weights', 'doctor'),
-)
-"""Modules of the commands, in the order of ``--help``."""
+GROUPS = {
+    'Start': ('demo', 'doctor'),
+    'Data': ('init', 'check_data', 'to_coco', 'split'),
+    'Detectors': ('train', 'test', 'predict', 'export', 'configs', 'weights'),
+    'Results': ('eval', 'report', 'gates', 'complexity'),
+    "The paper's tables": ('attention', 'compare_attention', 'tables', 'reproduce'),
+}
+"""Modules of the commands, as ``--help`` lists them."""
+
+_ALIASES = {'val': 'test'}
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says of an unknown option how its own command is used, and the nearest name."""
+
+    def parse_known_args(  # type: ignore[override]
+        self, args: Any = None, namespace: Any = None
+    ) -> tuple[Any, list[str]]:
+        found, unknown = super().parse_known_args(args, namespace)
+        if unknown:
+            name = next((word for word in unknown if word.startswith('--')), '')
+            options = re.findall(r'--([a-z][\w-]*)', self.format_help())
+            known = {option: f'--{option}' for option in options}
+            near = suggestion(name[2:].partition('=')[0], known) if name else ''
+            self.error(f'unrecognized arguments: {" ".join(unknown)}.{near}')
+        return found, unknown
 
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of every command. Nothing heavy is imported for ``--help``."""
-    parser = argparse.ArgumentParser(
-        prog='eca-mmdet', description='ECA-Net backbones for MMDetection 3.x.'
+    parser = _Parser(
+        prog='eca-mmdet',
+        usage='eca-mmdet COMMAND ...',
+        description='Train, evaluate, inspect and export MMDetection 3.x detectors '
+        'with channel attention (ECA-Net and others).',
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
         '--version', action='version', version=f'eca-mmdet {eca_mmdet.__version__}'
     )
-    commands = parser.add_subparsers(dest='command', required=True, metavar='COMMAND')
-    for name in COMMANDS:
-        importlib.import_module(f'eca_mmdet.cli.{name}').add_parser(commands)
+    commands = Commands(parser)
+    groups = []
+    for title, names in GROUPS.items():
+        words = [name.replace('_', '-') for name in names]
+        for name in names:
+            importlib.import_module(f'eca_mmdet.cli.{name}').add_parser(commands)
+        lines = (f'    {word:20}{commands.help[word]}' for word in words)
+        groups.append('\n'.join([f'{title}:', *lines]))
+    ending = 'eca-mmdet COMMAND --help describes a command.'
+    parser.epilog = '\n\n'.join([*groups, ending])
     return parser
+
+
+def _words(argv: Sequence[str], parser: argparse.ArgumentParser) -> list[str]:
+    """Return the command line with its alias replaced; end at an unknown command."""
+    words = list(argv)
+    if not words:
+        parser.print_help(sys.stderr)
+        parser.exit(2)
+    if words[0] == 'help':
+        words = [*words[1:], '--help']
+    words[0] = _ALIASES.get(words[0], words[0])
+    known = [name.replace('_', '-') for names in GROUPS.values() for name in names]
+    if not words[0].startswith('-') and words[0] not in known:
+        near = suggestion(words[0], known)
+        parser.error(f'there is no command {words[0]!r}.{near} All: eca-mmdet --help')
+    return words
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
-    args = build_parser().parse_args(argv)
+    parser = build_parser()
+    args = parser.parse_args(_words(sys.argv[1:] if argv is None else argv, parser))
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # class names, on an ASCII terminal
             stream.reconfigure(errors='backslashreplace')

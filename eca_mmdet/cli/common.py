@@ -7,9 +7,28 @@ import math
 import shlex
 import sys
 from collections.abc import Callable
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, TypeVar
 
-Commands: TypeAlias = 'argparse._SubParsersAction[argparse.ArgumentParser]'
+
+class Commands:
+    """Adds the parsers of commands, and keeps their help by name."""
+
+    def __init__(self, parser: argparse.ArgumentParser) -> None:
+        self._add = parser.add_subparsers(
+            dest='command',
+            required=True,
+            prog=parser.prog,
+            metavar='COMMAND',
+            help=argparse.SUPPRESS,
+        )
+        self.help: dict[str, str] = {}
+
+    def add_parser(
+        self, name: str, *, help: str, **settings: Any
+    ) -> argparse.ArgumentParser:
+        """Add one; arguments as argparse's."""
+        self.help[name] = help
+        return self._add.add_parser(name, **settings)
 
 
 Number = TypeVar('Number', int, float)
@@ -37,6 +56,7 @@ seed = _number('seed', int, lambda n: 0 <= n < 2**31, 'from 0 to 2**31 - 1')
 fraction = _number('fraction', float, lambda x: 0 <= x <= 1, 'from 0 to 1')
 share = _number('share', float, lambda x: 0 < x < 1, 'between 0 and 1')
 positive = _number('positive', float, lambda x: 0 <= x < math.inf, '0 or more')
+rate = _number('rate', float, lambda x: 0 < x < math.inf, 'more than 0')
 
 _DATA = 'images val_images model weights keep_classes keep_defaults epochs'.split()
 
@@ -89,12 +109,6 @@ def add_data_options(parser: argparse._ActionsContainer) -> None:
         'with a detector: keep what it knows of classes with equal names',
     )
     add.flag('--keep-defaults', "leave the config's image size and anchors as they are")
-    add(
-        '--epochs',
-        type=at_least_1,
-        metavar='N',
-        help='default: by the number of images',
-    )
 
 
 def data_options(args: argparse.Namespace, command: str) -> dict[str, Any]:

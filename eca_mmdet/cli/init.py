@@ -7,7 +7,7 @@ import contextlib
 import io
 import sys
 
-from eca_mmdet.cli.common import Commands, add_data_options, data_options
+from eca_mmdet.cli.common import Commands, add_data_options, at_least_1, data_options
 
 
 def add_parser(commands: Commands) -> None:
@@ -23,6 +23,12 @@ def add_parser(commands: Commands) -> None:
     add('--train', required=True, metavar='A.json|DIR', help='training annotations')
     add('--val', metavar='B.json|DIR', help='validation annotations')
     add_data_options(init)
+    add(
+        '--epochs',
+        type=at_least_1,
+        metavar='N',
+        help='number of epochs (default: by the number of images)',
+    )
 
 
 def run(args: argparse.Namespace) -> int:

@@ -11,8 +11,10 @@ from eca_mmdet.cli.common import (
     Commands,
     add_data_options,
     add_run_options,
+    at_least_1,
     count,
     data_options,
+    rate,
     run_options,
     seed,
 )
@@ -20,6 +22,7 @@ from eca_mmdet.cli.common import (
 _OPTIONS = (
     *('resume', 'seed', 'deterministic', 'amp', 'from_scratch', 'on_nan'),
     *('nan_limit', 'skip_bad_images'),
+    *('batch_size', 'lr', 'image_size', 'workers', 'device'),
 )
 """Options that are arguments of :func:`eca_mmdet.train`."""
 
@@ -49,6 +52,7 @@ def add_parser(commands: Commands) -> None:
         help='annotations for training and for validation, or a folder with both',
     )
     add_data_options(data)
+    _add_settings(train.add_argument_group('settings, for any config'))
     add_run_options(train)
     add(
         '--resume',
@@ -83,6 +87,51 @@ def add_parser(commands: Commands) -> None:
     add.flag('--from-scratch', 'random backbone weights; nothing frozen')
 
 
+def image_size(text: str) -> tuple[int, ...]:
+    """Read '640' or '1333x800', the long side first or last."""
+    sides = tuple(sorted(map(int, text.split('x')), reverse=True))
+    if len(sides) > 2 or min(sides) < 1:
+        raise argparse.ArgumentTypeError(f'must be as 640 or 1333x800; got {text}')
+    return sides
+
+
+def _add_settings(parser: argparse._ActionsContainer) -> None:
+    add = Adder(parser)
+    add(
+        '--epochs',
+        type=at_least_1,
+        metavar='N',
+        help="number of epochs; the learning rate's course changes in proportion "
+        "(default: the config's; with --data by the number of images)",
+    )
+    add(
+        '--batch-size',
+        type=at_least_1,
+        metavar='N',
+        help='images per step and process; the learning rate follows',
+    )
+    add('--lr', type=rate, metavar='X', help='learning rate, used as given')
+    add(
+        '--imgsz',
+        dest='image_size',
+        type=image_size,
+        metavar='LONG[xSHORT]',
+        help='sides in px of the box that images are resized to, e.g. 640 or 1333x800 '
+        "(default for SHORT: the config's proportion)",
+    )
+    add(
+        '--workers',
+        type=count,
+        metavar='N',
+        help='data loading processes of each loader',
+    )
+    add(
+        '--device',
+        metavar='NAME',
+        help='cpu, cuda or cuda:N (default: a GPU if there is one)',
+    )
+
+
 def run(args: argparse.Namespace) -> int:
     """Train; after ctrl-C say what was saved."""
     from eca_mmdet.autoconfig.inputs import Options
@@ -91,10 +140,13 @@ def run(args: argparse.Namespace) -> int:
     from eca_mmdet.engine.failures import Interrupted
     from eca_mmdet.engine.training import train
 
+    data = data_options(args, 'train')
+    # A config for the user's own data is written with that number of epochs.
+    epochs = None if args.data else data.pop('epochs')
     config, args.work_dir = config_of(
         args.config,
         args.data or (),
-        Options(**data_options(args, 'train')),
+        Options(**data),
         args.work_dir,
         bool(args.resume),
         args.launcher,
@@ -104,6 +156,7 @@ def run(args: argparse.Namespace) -> int:
             config,
             **run_options(args),
             **{name: getattr(args, name) for name in _OPTIONS},
+            epochs=epochs,
             scale_lr=not args.no_scale_lr,
             resume_hint=resume_command(),
         )

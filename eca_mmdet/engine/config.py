@@ -235,9 +235,9 @@ def parts(node: Any, path: str) -> Iterator[tuple[str, Any]]:
             yield from parts(value, f'{path}.{name}')
 
 
-def metric_name(evaluator: Any) -> str:
-    """Return the type of a metric's config, without ``mmdet.``."""
-    return str(evaluator.get('type')).rpartition('.')[2]
+def type_name(entry: Any) -> str:
+    """Return the ``type`` of a config entry without its registry scope."""
+    return str(entry.get('type')).rpartition('.')[2]
 
 
 def evaluators(cfg: Any, use: str) -> list[Any]:

@@ -38,8 +38,8 @@ from eca_mmdet.engine.config import (
     dataset_classes,
     evaluators,
     leaf_datasets,
-    metric_name,
     parts,
+    type_name,
 )
 from eca_mmdet.evaluation.coco_eval import COCO_METRICS, OWN_METRICS
 from eca_mmdet.utils.errors import FaultsError, UserError
@@ -229,7 +229,7 @@ def _note_evaluator(evaluator: Any, use: str, files: dict[Path, _File]) -> None:
     if path is None:
         return
     file = _file(path, files)
-    kind = metric_name(evaluator)
+    kind = type_name(evaluator)
     file.coco |= kind in COCO_METRICS
     file.pycocotools |= kind not in OWN_METRICS
     file.mask_ap |= 'segm' in str(evaluator.get('metric', ''))

@@ -14,7 +14,7 @@ from eca_mmdet.checkpoints.io import each_read_once, read_checkpoint
 from eca_mmdet.datasets.detections import TASKS
 from eca_mmdet.datasets.results import results_path, submission_path
 from eca_mmdet.engine import distributed
-from eca_mmdet.engine.config import evaluators, load_config, metric_name, set_work_dir
+from eca_mmdet.engine.config import evaluators, load_config, set_work_dir, type_name
 from eca_mmdet.engine.failures import as_user_error
 from eca_mmdet.engine.preflight import check
 from eca_mmdet.evaluation.bootstrap import subtract
@@ -185,7 +185,7 @@ def set_outputs(
         return
     known = OWN_METRICS if format_only else COCO_METRICS
     metrics = evaluators(cfg, 'test')
-    coco = [metric for metric in metrics if metric_name(metric) in known]
+    coco = [metric for metric in metrics if type_name(metric) in known]
     if not coco:
         raise UserError(
             f'--classwise, --save-results and --format-only need one of the metrics '

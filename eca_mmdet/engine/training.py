@@ -30,6 +30,7 @@ from eca_mmdet.engine.failures import Interrupted, Interrupts, as_user_error
 from eca_mmdet.engine.preflight import check
 from eca_mmdet.engine.run_lock import RunLock
 from eca_mmdet.engine.seeding import named_operators, set_randomness
+from eca_mmdet.engine.settings import Settings, apply_settings, choose_device
 from eca_mmdet.utils.errors import RunError, UserError
 
 if TYPE_CHECKING:
@@ -53,6 +54,12 @@ def train(
     work_dir: str | Path | None = None,
     *,
     options: Sequence[str] = (),
+    epochs: int | None = None,
+    batch_size: int | None = None,
+    lr: float | None = None,
+    image_size: tuple[int, ...] | None = None,
+    workers: int | None = None,
+    device: str | None = None,
     resume: str | None = None,
     seed: int | None = None,
     deterministic: bool = False,
@@ -79,6 +86,13 @@ def train(
         config: shipped name, a file, or what ``load_config`` returned.
         work_dir: for logs and checkpoints; default: the config's, ``work_dirs/NAME``.
         options: overrides as ``KEY=VALUE``.
+        epochs: number of epochs; milestones and warm-up change in proportion.
+        batch_size: images per step and process; the learning rate follows.
+        lr: learning rate, used as given, whatever the batch.
+        image_size: long and short side in px of the box that images are resized to; a
+            single number keeps the config's proportion.
+        workers: data loading processes of each loader; 0 loads in the main process.
+        device: 'cpu', 'cuda' or 'cuda:N'; default: a GPU if there is one.
         resume: a checkpoint, or 'auto' for the latest in ``work_dir``.
         seed: default: the config's, or a new one, which is recorded.
         deterministic: the same weights again with the same seed.
@@ -98,6 +112,7 @@ def train(
         RunError: the training failed; the message names the checkpoint to resume.
         Interrupted: ctrl-C or SIGTERM; a checkpoint of the last step was written.
     """
+    choose_device(device, launcher)
     cfg = load_config(config, options, launcher, local_rank, dist_timeout)
     set_work_dir(cfg, work_dir)
     with _locked(cfg.work_dir, resuming=bool(resume)), each_read_once():
@@ -107,7 +122,10 @@ def train(
             use_amp(cfg)
         set_randomness(cfg, seed, deterministic)
         resume_from(cfg, resume)
+        settings = Settings(epochs, batch_size, lr, image_size, workers)
+        apply_settings(cfg, settings)
         check(cfg, training=True)
+        scale_lr = scale_lr and lr is None
         apply_lr_policy(cfg, scale_lr)
         with distributed.job(cfg), named_operators():
             runner = _build(cfg, scale_lr)

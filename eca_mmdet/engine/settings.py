@@ -1,0 +1,259 @@
+"""Training settings by name, on any config: epochs, batch size, lr, image size, ..."""
+
+from __future__ import annotations
+
+import logging
+import os
+from dataclasses import dataclass
+from typing import Any
+
+from eca_mmdet.engine.config import leaf_datasets, type_name
+from eca_mmdet.utils.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+_RESIZES = {'Resize': 'scale', 'RandomResize': 'scale', 'RandomChoiceResize': 'scales'}
+_EPOCH_KEYS = ('begin', 'end', 'T_max', 'total_iters')
+_WARMUPS = ('LinearLR', 'ConstantLR', 'LinearParamScheduler', 'ConstantParamScheduler')
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a user asked for; None leaves the config's own.
+
+    Attributes:
+        epochs: number of epochs; milestones and warm-up change in proportion.
+        batch_size: images per step and process; the learning rate follows.
+        lr: learning rate, used as given, whatever the batch.
+        image_size: long and short side in px of the box that images are resized to;
+            a single number keeps the config's proportion.
+        workers: processes that load data, for each loader; 0 loads in the main one.
+    """
+
+    epochs: int | None = None
+    batch_size: int | None = None
+    lr: float | None = None
+    image_size: tuple[int, ...] | None = None
+    workers: int | None = None
+
+
+def apply_settings(cfg: Any, settings: Settings) -> None:
+    """Write the settings into a loaded config, and log each change in one line.
+
+    Raises:
+        UserError: the config has no place for a setting, or it is resumed with another
+            learning rate.
+    """
+    before = (cfg.train_cfg.get('max_epochs'), cfg.train_dataloader.get('batch_size'))
+    if settings.epochs is not None:
+        _set_epochs(cfg, settings.epochs)
+    if settings.batch_size is not None:
+        cfg.train_dataloader.batch_size = settings.batch_size
+        logger.info(f'batch size {before[1]} -> {settings.batch_size} per process')
+    if not cfg.get('resume') and None not in before:
+        epochs = cfg.train_cfg.max_epochs / before[0]
+        steps = epochs * before[1] / cfg.train_dataloader.batch_size
+        _rescale_schedule(cfg, epochs, steps)
+    if settings.lr is not None:
+        _set_lr(cfg, settings.lr)
+    if settings.image_size is not None:
+        _set_image_size(cfg, settings.image_size)
+    if settings.workers is not None:
+        set_workers(cfg, settings.workers)
+
+
+def _set_epochs(cfg: Any, epochs: int) -> None:
+    loop = cfg.train_cfg
+    if loop.get('max_epochs') is None:
+        raise UserError(
+            f'--epochs needs a config that trains by epochs; {cfg.filename} has '
+            f'{dict(loop)}: set --cfg-options train_cfg.max_iters=N.',
+            code='option-conflict',
+        )
+    logger.info(f'epochs {loop.max_epochs} -> {epochs}')
+    loop.max_epochs = epochs
+    checkpoint = (cfg.get('default_hooks') or {}).get('checkpoint') or {}
+    by_epoch = checkpoint if checkpoint.get('by_epoch', True) else {}
+    for entry, keys in (
+        (loop, ('val_begin', 'val_interval')),
+        (by_epoch, ('interval',)),
+    ):
+        for key in keys:
+            if (entry.get(key) or 0) > epochs:  # nothing would be validated or kept
+                entry[key] = epochs
+
+
+def _rescale_schedule(cfg: Any, epochs: float, steps: float) -> None:
+    """Keep the shape of the learning rate's course where its length changes.
+
+    ``epochs`` and ``steps`` are the new numbers of them, relative to the old.
+    """
+    schedulers = cfg.get('param_scheduler') or []
+    for one in schedulers if isinstance(schedulers, list) else [schedulers]:
+        ratio = epochs if one.get('by_epoch', True) else steps
+        if type_name(one) in _WARMUPS and not one.get('by_epoch', True):
+            ratio = min(1.0, ratio)  # a longer training needs no longer warm-up
+        if ratio == 1:
+            continue
+        changes = []
+        for key in _EPOCH_KEYS:
+            if isinstance(one.get(key), int) and one[key] > 0:
+                # After a warm-up of one step, mmengine's rate stays at its start.
+                new = max(2 if key == 'end' else 1, round(one[key] * ratio))
+                changes.append(f'{key} {one[key]} -> {new}')
+                one[key] = new
+        if one.get('milestones'):
+            new = rescaled_milestones(one.milestones, ratio)
+            changes.append(f'milestones {list(one.milestones)} -> {new}')
+            one.milestones = new
+        if changes:
+            logger.info(f'{type_name(one)}: {", ".join(changes)}')
+
+
+def rescaled_milestones(milestones: Any, ratio: float) -> list[int]:
+    """Return the milestones of a longer or shorter training, distinct whole epochs.
+
+    They are rounded down: a last milestone at the end would never take effect.
+    """
+    found: list[int] = []
+    for one in milestones:
+        least = found[-1] + 1 if found else 1
+        found.append(max(least, int(one * ratio + 1e-9)))
+    return found
+
+
+def _set_lr(cfg: Any, lr: float) -> None:
+    if cfg.get('resume'):
+        raise UserError(
+            f'--lr {lr:g}: a resumed training continues with the learning rate of its '
+            'checkpoint. Leave --lr out, or start a new training from those weights: '
+            '--cfg-options load_from=CHECKPOINT.',
+            code='option-conflict',
+        )
+    optimizer = cfg.optim_wrapper.get('optimizer') or {}
+    if optimizer.get('lr') is None:
+        raise UserError(
+            f'--lr: {cfg.filename} has no optim_wrapper.optimizer.lr.',
+            code='option-conflict',
+        )
+    optimizer.lr = lr
+
+
+def _set_image_size(cfg: Any, size: tuple[int, ...]) -> None:
+    own = _own_scale(cfg)
+    new = (size[0], size[1] if len(size) > 1 else round(size[0] * own[1] / own[0]))
+    for use in ('train', 'val', 'test'):
+        for node in _with_pipelines(cfg.get(f'{use}_dataloader')):
+            node.pipeline = resized(list(node.pipeline), own, new)
+    texts = ('{} x {}'.format(*scale) for scale in (own, new))
+    logger.info(f'image size {" -> ".join(texts)}')
+
+
+def _own_scale(cfg: Any) -> tuple[int, int]:
+    """Return the long and short side that images are resized to for testing."""
+    for use in ('test', 'train'):
+        for node in _with_pipelines(cfg.get(f'{use}_dataloader')):
+            for scale in (
+                pair for step in node.pipeline for pair in resize_scales(step)
+            ):
+                return int(max(scale)), int(min(scale))
+    raise UserError(
+        f'--imgsz: no pipeline of {cfg.filename} has one of the steps '
+        f'{", ".join(_RESIZES)} with a size.',
+        code='option-conflict',
+    )
+
+
+def _with_pipelines(loader: Any) -> list[Any]:
+    """Return the datasets of a loader that have a pipeline, wrappers included."""
+    found, node = leaf_datasets(loader or {}), (loader or {}).get('dataset')
+    while isinstance(node, dict) and isinstance(node.get('dataset'), dict):
+        found = [node, *found]
+        node = node['dataset']
+    return [node for node in found if node.get('pipeline')]
+
+
+def resize_scales(step: Any) -> list[Any]:
+    """Return the sizes of a resizing step of a pipeline, two sides each."""
+    value = step.get(_RESIZES.get(type_name(step), ''))
+    if not value or isinstance(value, int):
+        return []
+    return [value] if isinstance(value[0], (int, float)) else list(value)
+
+
+def resized(
+    steps: list[dict[str, Any]], own: tuple[int, int], new: tuple[int, int]
+) -> list[dict[str, Any]]:
+    """Return a pipeline whose resizing steps go to another size than their config's.
+
+    Several sizes (multi-scale training) change in proportion. A pipeline without such a
+    step gets one, after the annotations are loaded. ``own`` and ``new`` are long and
+    short sides; the steps are changed in place.
+    """
+    if not any(map(resize_scales, steps)):
+        at = max(
+            n for n, step in enumerate(steps) if type_name(step).startswith('Load')
+        )
+        resize = dict(type='Resize', scale=new, keep_ratio=True)
+        return [*steps[: at + 1], resize, *steps[at + 1 :]]
+    for step in steps:
+        if pairs := resize_scales(step):
+            key = _RESIZES[type_name(step)]
+            longs = (round(max(pair) * new[0] / own[0]) for pair in pairs)
+            shorts = (round(min(pair) * new[1] / own[1]) for pair in pairs)
+            changed = list(zip(longs, shorts, strict=True))
+            single = isinstance(step[key][0], (int, float))
+            step[key] = changed[0] if single else changed
+    return steps
+
+
+def set_workers(cfg: Any, workers: int) -> None:
+    """Set the number of loading processes of each loader."""
+    for use in ('train', 'val', 'test'):
+        loader = cfg.get(f'{use}_dataloader')
+        if loader:
+            loader.num_workers = workers
+            loader.persistent_workers = workers > 0
+            if not workers:
+                loader.pop('prefetch_factor', None)
+    logger.info(f'{workers} data loading processes for each loader')
+
+
+def choose_device(name: str | None, launcher: str) -> None:
+    """Let this process compute on 'cpu', 'cuda' or 'cuda:N'; None takes the best.
+
+    Raises:
+        UserError: there is no such device, or a launcher distributes the devices.
+    """
+    if name is None:
+        return
+    import torch
+
+    kind, _, number = name.partition(':')
+    if kind not in ('cpu', 'cuda') or (number and not number.isdecimal()):
+        raise UserError(
+            f'--device takes cpu, cuda or cuda:N; got {name!r}.', code='option-invalid'
+        )
+    if launcher != 'none':
+        raise UserError(
+            '--device goes with one process; a launcher gives each process its own '
+            '(choose with CUDA_VISIBLE_DEVICES).',
+            code='option-conflict',
+        )
+    if kind == 'cuda':
+        there = torch.cuda.device_count()
+        if int(number or 0) >= there:
+            raise UserError(
+                f'--device {name}: PyTorch sees {there} GPUs.', code='no-gpu'
+            )
+        torch.cuda.set_device(int(number or 0))
+        return
+    os.environ['CUDA_VISIBLE_DEVICES'] = ''  # before CUDA is initialised
+    from mmengine.device import get_device
+
+    if get_device() != 'cpu':
+        raise UserError(
+            f'--device cpu: {get_device()} is in use in this process already. Start '
+            'Python with CUDA_VISIBLE_DEVICES= in its environment.',
+            code='option-conflict',
+        )

@@ -1,0 +1,54 @@
+"""The command line as it is typed: unknown words, help, an alias."""
+
+import pytest
+
+from eca_mmdet import cli
+
+CASES = {
+    'trian': ("no command 'trian'. Did you mean train?", 'usage: eca-mmdet COMMAND'),
+    'xyz': ("no command 'xyz'. All: eca-mmdet --help", 'usage: eca-mmdet COMMAND'),
+    'train a.py --batchsize 4': (
+        '--batchsize 4. Did you mean --batch-size?',
+        'usage: eca-mmdet train ',
+    ),
+    'export onnx a b c --qwx 3': (
+        'unrecognized arguments: --qwx 3.\n',
+        'usage: eca-mmdet export onnx ',
+    ),
+    'configs a b': ('unrecognized arguments: b.\n', 'usage: eca-mmdet configs '),
+}
+
+
+@pytest.mark.parametrize('typed', CASES)
+def test_unknown_words(typed, capsys):
+    with pytest.raises(SystemExit) as caught:
+        cli.main(typed.split())
+    error = capsys.readouterr().err
+    assert caught.value.code == 2
+    message, usage = CASES[typed]
+    assert message in error and error.startswith(usage)
+
+
+def test_no_words_at_all_print_the_overview(capsys):
+    with pytest.raises(SystemExit) as caught:
+        cli.main([])
+    overview = capsys.readouterr().err
+    assert caught.value.code == 2
+    for title, names in cli.GROUPS.items():
+        at = overview.index(f'\n{title}:\n')
+        for name in names:
+            assert overview.index(f'\n    {name.replace("_", "-")} ', at) > at
+
+
+@pytest.mark.parametrize(
+    'typed, same',
+    [('help', '--help'), ('help eval', 'eval --help'), ('val -h', 'test -h')],
+)
+def test_other_words_for_the_same(typed, same, capsys):
+    texts = []
+    for words in (typed, same):
+        with pytest.raises(SystemExit) as caught:
+            cli.main(words.split())
+        assert caught.value.code == 0
+        texts.append(capsys.readouterr().out)
+    assert texts[0] == texts[1] != ''

@@ -1,0 +1,191 @@
+"""Settings by name: what they change in a config, and that a training follows them."""
+
+import json
+import logging
+
+import pytest
+import torch
+
+from eca_mmdet.engine.config import load_config
+from eca_mmdet.engine.settings import (
+    Settings,
+    apply_settings,
+    choose_device,
+    rescaled_milestones,
+)
+from eca_mmdet.utils.errors import UserError
+
+STEPS = 1000
+"""Of an epoch, with the config's own batch size."""
+
+
+@pytest.fixture
+def cfg(mmdet_ready):
+    return load_config('faster-rcnn_eca-r50_fpn_4xb2-1x_coco')
+
+
+def rates(cfg):
+    """The learning rate of every step, by mmengine's own schedulers."""
+    from mmengine.registry import PARAM_SCHEDULERS
+
+    parameter = torch.nn.Parameter(torch.zeros(1))
+    optimizer = torch.optim.SGD([parameter], lr=cfg.optim_wrapper.optimizer.lr)
+    steps = STEPS * 2 // cfg.train_dataloader.batch_size
+    schedulers = [
+        PARAM_SCHEDULERS.build(dict(one, optimizer=optimizer))
+        for one in cfg.param_scheduler
+    ]
+    found = []
+    for _ in range(cfg.train_cfg.max_epochs):
+        for _ in range(steps):
+            found.append(optimizer.param_groups[0]['lr'])
+            optimizer.step()
+            for one in schedulers:
+                if not one.by_epoch:
+                    one.step()
+        for one in schedulers:
+            if one.by_epoch:
+                one.step()
+    return found
+
+
+@pytest.mark.parametrize('epochs, batch', [(36, 6), (24, None), (None, 8), (24, 1)])
+def test_the_learning_rate_keeps_its_course(cfg, epochs, batch, caplog):
+    caplog.set_level(logging.INFO)
+    before = rates(cfg)
+    apply_settings(cfg, Settings(epochs=epochs, batch_size=batch))
+    after = rates(cfg)
+    ratio = len(before) / len(after)
+    assert ratio == pytest.approx(12 / (epochs or 12) * (batch or 2) / 2, rel=2e-3)
+    for place in range(0, len(after), 25):
+        same = round(place * ratio)
+        if ratio < 0.9:  # a longer training has the same warm-up
+            same = place if place < 500 else max(500, same)
+        was = before[same]
+        assert after[place] == pytest.approx(was, rel=2e-2), place
+    assert cfg.train_cfg.val_interval == 1
+    text = caplog.text
+    assert (f'epochs 12 -> {epochs}' in text) == bool(epochs)
+    assert (f'batch size 2 -> {batch} per process' in text) == bool(batch)
+    assert ('milestones [8, 11] -> ' in text) == bool(epochs)
+    assert ('end 500 -> ' in text) == (ratio > 1.1)
+
+
+def test_one_epoch_is_validated_kept_and_warmed_up(cfg):
+    cfg.merge_from_dict(
+        {'train_cfg.val_interval': 3, 'default_hooks.checkpoint.interval': 2}
+    )
+    cfg.param_scheduler[0].end = 10
+    apply_settings(cfg, Settings(epochs=1))
+    assert cfg.train_cfg.val_interval == cfg.default_hooks.checkpoint.interval == 1
+    assert rates(cfg)[:3] == pytest.approx([1e-5, 0.01, 0.01])
+
+
+def test_milestones_are_in_proportion_and_before_the_end():
+    for epochs in range(1, 200):
+        first, last = rescaled_milestones([8, 11], epochs / 12)
+        assert first == max(1, epochs * 8 // 12)
+        assert last == max(first + 1, epochs * 11 // 12)
+        assert last < epochs or epochs < 4
+
+
+def test_image_size_and_workers(cfg):
+    train = cfg.train_dataloader.dataset.pipeline
+    scales = [(1333, 640), (1333, 800)]
+    train[2] = dict(type='RandomChoiceResize', scales=scales, keep_ratio=True)
+    apply_settings(cfg, Settings(image_size=(640,), workers=0))
+    for use in ('val', 'test'):
+        pipeline = cfg[f'{use}_dataloader'].dataset.pipeline
+        assert [s.scale for s in pipeline if s.type == 'Resize'] == [(640, 384)]
+    pipeline = cfg.train_dataloader.dataset.pipeline
+    assert pipeline[2].scales == [(640, 307), (640, 384)]
+    for use in ('train', 'val', 'test'):
+        loader = cfg[f'{use}_dataloader']
+        assert (loader.num_workers, loader.persistent_workers) == (0, False)
+    apply_settings(cfg, Settings(image_size=(512, 512)))
+    assert cfg.test_dataloader.dataset.pipeline[1].scale == (512, 512)
+
+
+def _by_steps(cfg):
+    cfg.train_cfg = dict(type='IterBasedTrainLoop', max_iters=9)
+
+
+def _resumed(cfg):
+    cfg.resume = True
+
+
+def _without_lr(cfg):
+    cfg.optim_wrapper.optimizer.pop('lr')
+
+
+def _without_resize(cfg):
+    for use in ('train', 'val', 'test'):
+        dataset = cfg[f'{use}_dataloader'].dataset
+        dataset.pipeline = [s for s in dataset.pipeline if s.type != 'Resize']
+
+
+@pytest.mark.parametrize(
+    'change, settings, words',
+    [
+        (_by_steps, Settings(epochs=3), 'train_cfg.max_iters=N'),
+        (_resumed, Settings(lr=0.1), 'continues with the learning rate'),
+        (_without_lr, Settings(lr=0.1), 'no optim_wrapper.optimizer.lr'),
+        (_without_resize, Settings(image_size=(64,)), 'Resize'),
+    ],
+)
+def test_what_a_config_has_no_place_for(cfg, change, settings, words):
+    change(cfg)
+    with pytest.raises(UserError, match=words) as caught:
+        apply_settings(cfg, settings)
+    assert caught.value.code == 'option-conflict'
+
+
+def test_a_resumed_training_keeps_its_schedule(cfg):
+    cfg.resume = True
+    before = cfg.param_scheduler
+    apply_settings(cfg, Settings(epochs=24, batch_size=4))
+    assert cfg.param_scheduler == before
+    assert cfg.train_cfg.max_epochs == 24
+
+
+@pytest.mark.parametrize(
+    'name, launcher, code',
+    [
+        ('gpu', 'none', 'option-invalid'),
+        ('cuda:x', 'none', 'option-invalid'),
+        ('cuda:99', 'none', 'no-gpu'),
+        ('cpu', 'pytorch', 'option-conflict'),
+    ],
+)
+def test_devices_that_there_are_not(name, launcher, code):
+    with pytest.raises(UserError) as caught:
+        choose_device(name, launcher)
+    assert caught.value.code == code
+
+
+def test_train_with_settings(command, shapes, tmp_path, monkeypatch):
+    """The run's own record of config and log shows them."""
+    from mmengine.config import Config
+
+    monkeypatch.setenv('CUDA_VISIBLE_DEVICES', '')
+    words = ('--epochs', 2, '--batch-size', 3, '--imgsz', '64', '--lr', 0.004)
+    config = tmp_path / 'mine.py'
+    code, text, _ = command(
+        *('init', '--train', shapes, '--model', 'retinanet_eca-r18-w16', '--epochs', 1)
+    )
+    assert code == 0
+    config.write_text(text)
+    work = tmp_path / 'work'
+    code, out, err = command(
+        *('train', config, *words, '--workers', 0, '--device', 'cpu'),
+        *('--work-dir', work, '--seed', 0),
+    )
+    assert code == 0, err
+    assert 'lr 0.004 as written' in out
+    cfg = Config.fromfile(work / 'mine.py')
+    assert cfg.train_dataloader.batch_size == 3
+    assert cfg.test_dataloader.dataset.pipeline[1].scale == (64, 64)
+    (record,) = work.glob('*/vis_data/scalars.json')
+    lines = [json.loads(line) for line in record.read_text().splitlines()]
+    assert [line['step'] for line in lines if 'loss' in line][-1] == 4
+    assert (work / 'epoch_2.pth').is_file()
