@@ -7,7 +7,7 @@ import os
 from dataclasses import dataclass
 from typing import Any
 
-from eca_mmdet.engine.config import leaf_datasets, type_name
+from eca_mmdet.engine.config import leaf_datasets, require_sections, type_name
 from eca_mmdet.utils.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -44,6 +44,9 @@ def apply_settings(cfg: Any, settings: Settings) -> None:
         UserError: the config has no place for a setting, or it is resumed with another
             learning rate.
     """
+    if settings == Settings():
+        return
+    require_sections(cfg, training=True)
     before = (cfg.train_cfg.get('max_epochs'), cfg.train_dataloader.get('batch_size'))
     if settings.epochs is not None:
         _set_epochs(cfg, settings.epochs)
