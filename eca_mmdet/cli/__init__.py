@@ -47,7 +47,7 @@ _ALIASES = {'val': 'test'}
 class _Parser(argparse.ArgumentParser):
     """Says of an unknown option how its own command is used, and the nearest name."""
 
-    def parse_known_args(  # type: ignore[override]
+    def parse_known_args(
         self, args: Any = None, namespace: Any = None
     ) -> tuple[Any, list[str]]:
         found, unknown = super().parse_known_args(args, namespace)

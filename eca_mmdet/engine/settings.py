@@ -133,7 +133,7 @@ def _set_lr(cfg: Any, lr: float) -> None:
             '--cfg-options load_from=CHECKPOINT.',
             code='option-conflict',
         )
-    optimizer = cfg.optim_wrapper.get('optimizer') or {}
+    optimizer: Any = cfg.optim_wrapper.get('optimizer') or {}
     if optimizer.get('lr') is None:
         raise UserError(
             f'--lr: {cfg.filename} has no optim_wrapper.optimizer.lr.',
