@@ -23,13 +23,42 @@ from torch import Tensor
 
 from eca_mmdet import compat
 from eca_mmdet.checkpoints import unpickling
-from eca_mmdet.checkpoints.file_kinds import kind_of
 from eca_mmdet.checkpoints.state_dicts import StateDict, find_state
 from eca_mmdet.utils.errors import MissingWeightsError, UserError, WeightsError
 from eca_mmdet.utils.io import sha256_of, whole_file
 from eca_mmdet.utils.text import clipped
 
 _TORCH_MAGIC = (b'PK\x03\x04', b'\x80\x02\x8a\x0a')  # since torch 1.6; before
+_KINDS = {  # first bytes, and what the file is
+    rb'\s*<': (
+        'a web page, not weights: a download that ended at a log-in, quota or error '
+        'page. Open its address in a browser and save the file itself.'
+    ),
+    rb'(?s).{257}ustar': (
+        'a tar archive, not weights. (The .pth.tar files of the ECA-Net authors are no '
+        'archives: use them as they were downloaded, never repacked.)'
+    ),
+    rb'\x1f\x8b': 'gzip-compressed. Unpack it and give the file inside.',
+    rb'BZh|\xfd7zXZ|\x28\xb5\x2f\xfd|Rar!|7z\xbc\xaf|PK\x05\x06': (
+        'a compressed archive. Unpack it and give the file inside.'
+    ),
+    rb'version https?://': 'a Git LFS pointer, not the file: run git lfs pull.',
+    rb'\x80[\x00-\x05]': (
+        'a plain Python pickle, not PyTorch weights. Reading one can run any code, so '
+        'it is not read.'
+    ),
+    rb'\x08[\x01-\x20][\x12\x1a\x22\x2a\x32\x3a\x42]': (
+        'an ONNX model. Give the checkpoint that it was exported from.'
+    ),
+    rb'(?s)\x89HDF|.{4}TFL3|GGUF|\x93NUMPY': (
+        'a file of another library (HDF5, TensorFlow Lite, GGUF or NumPy).'
+    ),
+    rb'\x89PNG|\xff\xd8\xff|GIF8|RIFF|%PDF': 'an image or a document, not weights.',
+    rb'\s*[\[{]\s*["\]}{\[]': (
+        'JSON, not weights: a message of a server, or an index of files with tensors.'
+    ),
+    rb'\0{512}': 'all zeros: a download that did not end. Get the file again.',
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -187,9 +216,20 @@ def _read(path: Path, file: IO[bytes], trust: tuple[str, ...], key: str) -> Chec
     elif head.startswith(_TORCH_MAGIC):
         found = as_checkpoint(path, _read_torch(path, file, trust), key)
     else:
-        raise WeightsError(f'{path} {kind_of(head)}', code='checkpoint-unrecognised')
+        raise WeightsError(f'{path} {_kind_of(head)}', code='checkpoint-unrecognised')
     file.seek(0)  # hashed last: a file that is refused may have 100 GiB of zeros
     return replace(found, sha256=sha256_of(file))
+
+
+def _kind_of(head: bytes) -> str:
+    """Return what a file is instead of a checkpoint, from its first 512 bytes."""
+    text = head.removeprefix(b'\xef\xbb\xbf')
+    if head[:2] in (b'\xff\xfe', b'\xfe\xff'):  # UTF-16
+        text = head[2:].replace(b'\0', b'')
+    for pattern, kind in _KINDS.items():
+        if re.match(pattern, text):
+            return f'is {kind}'
+    return f'is not a checkpoint: neither PyTorch nor safetensors ({head[:8]!r}...).'
 
 
 def as_checkpoint(path: str | Path, content: Any, key: str = '') -> Checkpoint:

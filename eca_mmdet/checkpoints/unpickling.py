@@ -1,10 +1,7 @@
-"""Limits on the classes and the memory that reading a PyTorch file may use.
+"""Limits on the classes, memory and time that reading a PyTorch file may use.
 
-``torch.load(weights_only=True)`` runs no code, but torch 2.6 and newer refuse the loss
-histories in mmengine's checkpoints, ``HistoryBuffer`` and numpy arrays: mmengine 0.10.7
-then fails to test or resume (open-mmlab/mmengine#1655), and onedl-mmengine falls back
-to loading that may run code. Naming the few harmless classes keeps both lines safe.
-
+``torch.load(weights_only=True)`` runs no code, but refuses the loss histories in
+mmengine's checkpoints (open-mmlab/mmengine#1655): their few classes are allowed here.
 It also believes a zip (ten megabytes of compressed zeros become ten gigabytes), and a
 pickle of a few hundred bytes can ask for more memory than there is, or for years:
 hashing a tuple that contains the same tuple twice, forty levels deep, visits 2^40.
@@ -21,14 +18,14 @@ import re
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import IO, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from eca_mmdet.checkpoints.file_kinds import zip_kind
 from eca_mmdet.utils.errors import UserError, WeightsError
+from eca_mmdet.utils.text import clipped, first
 
 _NEVER = frozenset(
     'os posix nt sys subprocess shutil builtins __builtin__ runpy pty socket ctypes '
@@ -40,7 +37,7 @@ _NEVER = frozenset(
 
 _HARMLESS = {f'builtins.{name}' for name in ('slice', 'range', 'complex', 'frozenset')}
 
-_GROWTH = 16
+_GROWTH = 32
 """Most bytes, or steps of unpickling, for a byte of the file. One tensor may have
 several names; torch itself compresses nothing."""
 
@@ -88,10 +85,7 @@ def _resolve(name: str) -> Any:
 
 
 def _named(function: Callable[..., Any], name: str) -> Callable[..., Any]:
-    """Return the function under the global name that a checkpoint calls it by.
-
-    torch 2.4 and 2.5 know no other way to allow a function under another name.
-    """
+    """Return a function under the name that a checkpoint calls it by."""
 
     def renamed(*args: Any) -> Any:
         return function(*args)
@@ -107,8 +101,9 @@ def allow_mmengine_checkpoints(histories: bool = True) -> None:
     Again for each file: mmengine removes its own entries after a load, some of them the
     same. Without ``histories`` mmengine, which takes a second, is not imported.
     """
-    allowed = _numpy_globals() + (_mmengine_globals() if histories else [])
-    torch.serialization.add_safe_globals(allowed)
+    torch.serialization.add_safe_globals(_numpy_globals())
+    if histories:
+        torch.serialization.add_safe_globals(_mmengine_globals())
 
 
 @functools.cache
@@ -154,14 +149,80 @@ def scan(file: IO[bytes]) -> set[str]:
         return names
     with zipfile.ZipFile(file) as archive:
         members = archive.infolist()
-        if kind := zip_kind([member.filename for member in members]):
-            raise WeightsError(kind, code='checkpoint-unrecognised')
+        _require_checkpoint([member.filename for member in members])
         if sum(member.file_size for member in members) > most:
             raise excessive('it would unpack to much more than its own size')
         for member in members:
             if member.filename.endswith('.pkl'):
                 with archive.open(member) as pickle:
                     names |= _follow(pickle, most)
+    return names
+
+
+def _require_checkpoint(names: list[str]) -> None:
+    """Reject a zip archive of other members than a checkpoint's."""
+    inside = {name.rpartition('/')[2] for name in names}
+    if 'constants.pkl' in inside:
+        kind = (
+            'is a TorchScript archive: a program with its weights. Give the checkpoint '
+            'that it was made from, or save torch.jit.load(FILE).state_dict() with '
+            'torch.save.'
+        )
+    elif 'data.pkl' in inside:
+        return
+    elif 'archive_format' in inside:
+        kind = 'is a program that torch.export saved, not a state dict.'
+    else:
+        shown = first([clipped(name) for name in names]) or 'nothing'
+        kind = f'is a zip archive of {shown}, not weights. Unpack it and give a file '
+        kind += 'inside.'
+    raise WeightsError(kind, code='checkpoint-unrecognised')
+
+
+def _follow(stream: IO[bytes], most: int) -> set[str]:
+    """Follow a pickle without building its values; return the names it looks up.
+
+    In place of a value its size is on the stack, in place of a text the text itself.
+    The size of a tuple is the number of values that hashing it visits. Each level
+    counts double, which bounds the depth as well.
+    """
+    names, steps = set(), 0
+    stack: list[Any] = []
+    memo: dict[Any, Any] = {}
+    for operation, argument, _ in pickletools.genops(stream):
+        name, before = operation.name, operation.stack_before
+        if 'PUT' in name or name == 'MEMOIZE':
+            memo[len(memo) if argument is None else argument] = stack[-1]
+            continue
+        taken = []
+        if pickletools.markobject in before:
+            while (value := stack.pop()) is not pickletools.markobject:
+                taken.append(value)
+            before = before[: before.index(pickletools.markobject)]
+        taken += [stack.pop() for _ in before]
+        size = sum(len(v) if isinstance(v, str) else v for v in taken)
+        value = 1
+        if name == 'MARK':
+            stack.append(pickletools.markobject)
+            continue
+        if name.endswith('GET'):
+            value = memo[argument]
+        elif name == 'GLOBAL' or isinstance(argument, str):
+            value = argument
+        elif name.startswith('TUPLE'):
+            value = 1 + 2 * size
+        elif name in ('REDUCE', 'NEWOBJ'):
+            function = str(taken[-1])
+            if _ALLOCATING.fullmatch(function):
+                raise excessive(f'it asks for an empty {function.split()[-1]}')
+            # Encoding makes up to four bytes of a letter, and can be repeated.
+            value = 4 * size if function == '_codecs encode' else 1
+        if name == 'GLOBAL':
+            names.add(argument.replace(' ', '.'))
+        stack += [value] * len(operation.stack_after)
+        steps += len(value) if isinstance(value, str) else value
+        if steps > most:
+            raise excessive('unpickling it would take far more steps than it has data')
     return names
 
 
@@ -190,65 +251,3 @@ def excessive(reason: str) -> WeightsError:
         'memory or time; do not use it.',
         code='checkpoint-unsafe',
     )
-
-
-class _Value(NamedTuple):
-    """A value on the unpickler's stack."""
-
-    # Values that hashing it visits; each level of nesting counts double, which bounds
-    # the depth as well.
-    visits: int = 1
-    letters: int = 0  # in its texts
-    name: str = ''  # if it is a class or function
-
-
-_MARK = _Value()
-
-
-def _follow(stream: IO[bytes], most: int) -> set[str]:
-    """Follow one pickle with sizes in place of values; return the names it looks up."""
-    names = set()
-    stack: list[_Value] = []
-    memo: dict[Any, _Value] = {}
-    steps = 0
-    for operation, argument, _ in pickletools.genops(stream):
-        name, before = operation.name, operation.stack_before
-        if name.endswith('GET'):
-            stack.append(memo[argument])
-        elif 'PUT' in name or name == 'MEMOIZE':
-            memo[len(memo) if argument is None else argument] = stack[-1]
-        elif name == 'MARK':
-            stack.append(_MARK)
-        else:
-            taken = []
-            if marked := pickletools.markobject in before:
-                while (value := stack.pop()) is not _MARK:
-                    taken.append(value)
-            single = before.index(pickletools.markobject) if marked else len(before)
-            taken += [stack.pop() for _ in range(single)]
-            value = _result(name, argument, taken[::-1])
-            stack += [value] * len(operation.stack_after)
-            steps += value.letters if name == 'REDUCE' else 0
-        steps += stack[-1].visits if stack else 1
-        if steps > most:
-            raise excessive('unpickling it would take far more steps than it has data')
-        if name == 'GLOBAL':
-            names.add(str(argument).replace(' ', '.'))
-    return names
-
-
-def _result(name: str, argument: Any, taken: list[_Value]) -> _Value:
-    """Return what an operation leaves on the stack."""
-    if name in ('TUPLE', 'TUPLE1', 'TUPLE2', 'TUPLE3'):
-        visits = 1 + 2 * sum(value.visits for value in taken)
-        return _Value(visits, sum(value.letters for value in taken))
-    if name in ('REDUCE', 'NEWOBJ'):
-        function, arguments = taken
-        if _ALLOCATING.fullmatch(function.name):
-            raise excessive(f'it asks for an empty {function.name.split()[-1]}')
-        # Encoding makes up to four bytes of a letter, and can be repeated.
-        letters = 4 * arguments.letters if function.name == '_codecs encode' else 0
-        return _Value(arguments.visits, letters)
-    if name == 'GLOBAL':
-        return _Value(name=str(argument))
-    return _Value(letters=len(argument) if isinstance(argument, str) else 0)
