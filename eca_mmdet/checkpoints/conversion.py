@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import urllib.parse
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -11,12 +12,14 @@ from typing import Any
 from torch import Tensor
 
 from eca_mmdet.checkpoints import key_maps
-from eca_mmdet.checkpoints.detector import Heads, convert_v1, read_heads
 from eca_mmdet.checkpoints.download import is_address, local_file
 from eca_mmdet.checkpoints.identify import (
     Architecture,
+    Heads,
     origin_of,
     read_architecture,
+    read_heads,
+    size_of,
     unusual_constant,
 )
 from eca_mmdet.checkpoints.io import read_checkpoint, write_weights
@@ -27,6 +30,8 @@ from eca_mmdet.utils.errors import WeightsError
 
 TARGETS = ('mmdet', 'authors', 'timm')
 _V3 = 'MMDetection v3'  # layout of a converted detector
+_ROWS = {'fc_cls': 1, 'fc_reg': 4, 'conv_logits': 1}
+"""Rows of each class, and in v1 of background, in the layers of two-stage heads."""
 
 
 @dataclass
@@ -156,6 +161,79 @@ def _convert_detector(
     report.changed = {sources[key]: how for key, how in changed.items()}
     report.classes = heads.classes
     return converted, report
+
+
+def convert_v1(
+    state: Mapping[str, Tensor], heads: Heads
+) -> tuple[dict[str, Tensor], dict[str, str], dict[str, str]]:
+    """Convert a Faster, Mask, Cascade (Mask) R-CNN or RetinaNet of MMDetection v1.
+
+    Returns the tensors for 3.x, source name to new name, and source name to how its
+    rows changed.
+    """
+    two_stage = heads.detector != 'RetinaNet'
+    if two_stage and not heads.classes:
+        raise _not_v1(
+            f'a {heads.detector} without bbox_head.fc_cls, so that its number of '
+            'classes is unknown'
+        )
+    unchanged = ('backbone.', 'neck.', 'rpn_head.', *['roi_head.'] * two_stage)
+    converted, mapped, changed = {}, {}, {}
+    for key, tensor in state.items():
+        name, how = key, ''
+        head = key.removeprefix('roi_head.')  # moved already, with the rows of v1
+        if two_stage and head.startswith(('bbox_head.', 'mask_head.')):
+            name = f'roi_head.{head}'
+            tensor, how = _reorder(key, state, heads)
+        elif not two_stage and key.startswith('bbox_head.'):
+            # v0.6.0 had bare convolutions in its towers.
+            towers = r'((?:cls|reg)_convs\.\d+)\.(weight|bias)$'
+            name = re.sub(towers, r'\1.conv.\2', key)
+        elif not key.startswith(unchanged):
+            raise _not_v1(
+                f'{key} is not part of a {heads.detector} of MMDetection v1 (backbone, '
+                'neck, rpn_head, bbox_head, mask_head)'
+            )
+        converted[name], mapped[key] = tensor, name
+        if how:
+            changed[key] = how
+    return converted, mapped, changed
+
+
+def _reorder(key: str, state: Mapping[str, Tensor], heads: Heads) -> tuple[Tensor, str]:
+    """Return a tensor with background where 3.x has it, and what was done.
+
+    v1 counts background as class 0; 3.x as the last class of the scores, and not at
+    all in boxes and masks. Rejects rows that v1 cannot have written.
+    """
+    tensor, layer = state[key], key.split('.')[-2]
+    rows, own = size_of(tensor), _ROWS.get(layer)
+    if own is None:
+        return tensor, ''
+    if key.endswith('.bias') and rows != size_of(state.get(f'{key[:-4]}weight')):
+        raise _not_v1(f'{key} has {rows} rows, its weight another number')
+    if 'Cascade' in heads.detector and layer == 'fc_reg' and rows != own:
+        raise _not_v1(
+            f'{key}: a Cascade R-CNN whose boxes differ by class refines with '
+            "background's boxes in v1, which 3.x does not have"
+        )
+    if rows == own and layer != 'fc_cls':  # they serve all classes
+        return tensor, ''
+    expected = own * ((heads.classes or 0) + 1)
+    if rows != expected:
+        raise _not_v1(
+            f'{key} has {rows} rows; with the classes of fc_cls, MMDetection v1 has '
+            f'{expected}'
+        )
+    if layer == 'fc_cls':
+        return tensor.roll(-1, 0), 'background moved to the last row'
+    what = '4 rows' if layer == 'fc_reg' else 'channel'
+    return tensor[own:].clone(), f"background's {what} dropped"
+
+
+def _not_v1(reason: str) -> WeightsError:
+    message = f'{reason}. Nothing was converted.'
+    return WeightsError(message, code='checkpoint-unrecognised')
 
 
 def _require_known(canonical: Canonical) -> Architecture:

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import chain
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,7 +18,6 @@ from eca_mmdet.catalog.architectures import (
     Widths,
     regular_widths,
 )
-from eca_mmdet.checkpoints.detector import Heads, size_of
 from eca_mmdet.checkpoints.key_maps import (
     GATES,
     Canonical,
@@ -217,6 +217,79 @@ def _read_groups(state: Mapping[str, Tensor], first: str, block: str) -> int:
     if block != 'bottleneck' or conv1 is None or conv2 is None or conv2.dim() < 2:
         return 1
     return max(1, conv1.shape[0] // max(1, conv2.shape[1]))
+
+
+@dataclass(frozen=True)
+class Heads:
+    """A detector without its backbone."""
+
+    detector: str  # 'Cascade Mask R-CNN', 'RetinaNet', 'RPN', 'detector', ...
+    # 'v1', 'v2 or v3' or 'v1, v2 or v3' (RetinaNet's names never changed), narrowed by
+    # the file's metadata.
+    version: str
+    classes: int | None  # without background; None where the heads do not show it
+
+    @property
+    def title(self) -> str:
+        """'Faster R-CNN of MMDetection v1' and the like."""
+        return f'{self.detector} of MMDetection {self.version}'
+
+
+def read_heads(
+    state: Mapping[str, Tensor], extras: Mapping[str, Any] | None = None
+) -> Heads | None:
+    """Read a detector's kind from names and shapes; None without heads.
+
+    ``extras``, the entries beside the tensors, narrow the version.
+    """
+    parts = {key.split('.')[0] for key in state}
+    heads = {'bbox_head', 'roi_head', 'rpn_head', 'mask_head'}
+    if 'backbone' not in parts or not parts & heads:
+        return None
+    stated = _stated_version(extras or {})
+    if 'bbox_head.retina_cls.weight' in state or 'bbox_head.retina_cls.bias' in state:
+        old_towers = 'bbox_head.cls_convs.0.weight' in state  # v0.6.0
+        version = 'v1' if old_towers else stated or 'v1, v2 or v3'
+        anchors = size_of(state.get('bbox_head.retina_reg.weight')) // 4
+        rows = size_of(state.get('bbox_head.retina_cls.weight'))
+        classes = rows // anchors if rows and anchors else None
+        return Heads('RetinaNet', version, classes)
+    top = 'roi_head' not in parts and {'rpn_head', 'bbox_head'} <= parts
+    prefix = '' if top else 'roi_head.'
+    # Four rows for each class and background: v1's, wherever the head stands.
+    old = top or any(
+        key.endswith('.fc_cls.weight')
+        and size_of(state.get(key.replace('fc_cls', 'fc_reg'))) == 4 * size_of(tensor)
+        for key, tensor in state.items()
+    )
+    version = 'v1' if old else stated or 'v2 or v3'
+    boxes, cascade, masks = (
+        any(key.startswith(f'{prefix}{head}.') for key in state)
+        for head in ('bbox_head', 'bbox_head.0', 'mask_head')
+    )
+    if not boxes:
+        kind = 'RPN' if parts <= {'backbone', 'neck', 'rpn_head'} else 'detector'
+        return Heads(kind, stated or 'v1, v2 or v3', None)
+    kind = 'Mask R-CNN' if masks else 'R-CNN' if cascade else 'Faster R-CNN'
+    head = f'{prefix}bbox_head.0' if cascade else f'{prefix}bbox_head'
+    rows = size_of(state.get(f'{head}.fc_cls.weight'))
+    return Heads('Cascade ' * cascade + kind, version, rows - 1 if rows else None)
+
+
+def size_of(tensor: Tensor | None, axis: int = 0) -> int:
+    """Return the size along an axis; 0 without a tensor or axes."""
+    return tensor.shape[axis] if tensor is not None and tensor.dim() else 0
+
+
+def _stated_version(extras: Mapping[str, Any]) -> str:
+    """Return the version that the metadata states, or ''."""
+    meta = extras.get('meta')
+    meta = meta if isinstance(meta, Mapping) else {}
+    if 'message_hub' in extras or 'mmengine_version' in meta:
+        return 'v3'
+    stated = str(meta.get('mmdet_version', ''))
+    # mmdet 2.x wrote its own version; v1 did too, from 1.0rc0 on.
+    return f'v{stated[0]}' if stated[:2] in ('1.', '2.', '3.') else ''
 
 
 def origin_of(

@@ -13,17 +13,18 @@ from torch import Tensor, nn
 
 from eca_mmdet import compat
 from eca_mmdet.catalog.mechanisms import ADDING_LAYERS
-from eca_mmdet.checkpoints.detector import counted, read_heads
 from eca_mmdet.checkpoints.download import fetch
 from eca_mmdet.checkpoints.identify import (
     classes_of,
     differences,
     origin_of,
     read_architecture,
+    read_heads,
     same_filters,
 )
 from eca_mmdet.checkpoints.io import Checkpoint, read_checkpoint
 from eca_mmdet.checkpoints.key_maps import Canonical, is_known, to_canonical
+from eca_mmdet.checkpoints.transfer import counted
 from eca_mmdet.models.attention.fcanet import FcaNet
 from eca_mmdet.models.attention.gate import Gate
 from eca_mmdet.models.initialization import file_names_of

@@ -21,13 +21,14 @@ from eca_mmdet.catalog.architectures import (
     TIMM_KERNEL_SIZES,
 )
 from eca_mmdet.catalog.configs import shipped_configs
-from eca_mmdet.checkpoints.detector import Heads, read_heads
 from eca_mmdet.checkpoints.download import local_file
 from eca_mmdet.checkpoints.identify import (
     Architecture,
+    Heads,
     classes_of,
     origin_of,
     read_architecture,
+    read_heads,
     unusual_constant,
 )
 from eca_mmdet.checkpoints.io import read_checkpoint

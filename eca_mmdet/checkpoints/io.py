@@ -239,13 +239,13 @@ def as_checkpoint(path: str | Path, content: Any, key: str = '') -> Checkpoint:
     except WeightsError as error:
         raise refusal(path, error) from error
     if found is None:
-        what = type(content).__name__
+        got = type(content).__name__
         if isinstance(content, dict):
             keys = ', '.join(clipped(str(key)) for key in list(content)[:5])
-            what = f'a dict with {keys or "nothing"}'
+            got = f'a dict with {keys or "nothing"}'
         raise WeightsError(
             f'{path} holds no state dict: expected a dict of tensors, bare or under '
-            f"'state_dict'; got {what}.",
+            f"'state_dict'; got {got}.",
             code='checkpoint-unrecognised',
         )
     _require_plain(path, found.raw)
@@ -267,14 +267,12 @@ def _read_safetensors(path: Path, file: IO[bytes]) -> tuple[Any, dict[str, str]]
             raise unpickling.excessive(f'its header has {length:,} bytes')
         header = json.loads(file.read(length), object_pairs_hook=list)
         names = [name for name, _ in header]
-        if len(names) > _MOST_TENSORS:
-            raise unpickling.excessive(f'it has {len(names):,} tensors')
-        if len(set(names)) < len(names):
-            raise unpickling.excessive('a name is in it twice')
         places = [dict(v)['data_offsets'] for k, v in header if k != '__metadata__']
         empty = [begin for begin, end in places if begin == end]
-        if len(set(empty)) < len(empty):
-            raise unpickling.excessive('several tensors without values have one place')
+        if len(names) > _MOST_TENSORS:
+            raise unpickling.excessive(f'it has {len(names):,} tensors')
+        if len({*names}) < len(names) or len({*empty}) < len(empty):
+            raise unpickling.excessive('it has a name or an empty tensor twice')
         with safe_open(path, framework='pt') as opened:
             state = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118
             return state, opened.metadata() or {}
@@ -334,9 +332,8 @@ def refusal(path: str | Path, error: Exception) -> WeightsError:
 
 def _require_plain(path: str | Path, state: Mapping[str, Any]) -> None:
     """Reject unprintable names, and tensors without plain values."""
-    for key, tensor in state.items():
-        if not isinstance(tensor, Tensor):
-            continue
+    tensors = {k: t for k, t in state.items() if isinstance(t, Tensor)}
+    for key, tensor in tensors.items():
         if not key.isprintable():
             raise WeightsError(
                 f'{path} was refused: a tensor name has control characters: '
