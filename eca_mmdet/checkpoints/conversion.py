@@ -16,14 +16,12 @@ from eca_mmdet.checkpoints.download import is_address, local_file
 from eca_mmdet.checkpoints.identify import (
     Architecture,
     Heads,
-    origin_of,
-    read_architecture,
-    read_heads,
+    recognise,
     size_of,
     unusual_constant,
 )
 from eca_mmdet.checkpoints.io import read_checkpoint, write_weights
-from eca_mmdet.checkpoints.key_maps import Canonical, rename, to_canonical
+from eca_mmdet.checkpoints.key_maps import Canonical, rename
 from eca_mmdet.checkpoints.state_dicts import find_state
 from eca_mmdet.checkpoints.unpickling import require_values
 from eca_mmdet.utils.errors import WeightsError
@@ -74,8 +72,9 @@ def convert(
         )
     inside = find_state(dict(state))
     own, sources = (inside.state, inside.sources) if inside else (dict(state), {})
-    canonical = to_canonical(own)
-    found = _require_known(canonical)
+    known = recognise(own, extras)
+    canonical, heads = known.canonical, known.heads
+    found = _require_known(canonical, known.network)
     layout = _target_layout(found, to)
     if unusual := unusual_constant(canonical):
         raise WeightsError(
@@ -83,10 +82,9 @@ def convert(
             'is, with the arguments of FcaNet that it needs.',
             code='unsupported-model',
         )
-    heads = read_heads(own, extras)
     report = ConvertReport(
         found.title,
-        origin_of(canonical, found, heads),
+        known.origin,
         to,
         found.stage_kernel_sizes if 'ECA' in found.gate else (),
     )
@@ -236,9 +234,8 @@ def _not_v1(reason: str) -> WeightsError:
     return WeightsError(message, code='checkpoint-unrecognised')
 
 
-def _require_known(canonical: Canonical) -> Architecture:
+def _require_known(canonical: Canonical, found: Architecture | None) -> Architecture:
     """Return the architecture; raise if it or any of its names is unknown."""
-    found = read_architecture(canonical.backbone)
     if found is None:
         names = ', '.join(list(canonical.backbone)[:3]) or 'no backbone'
         reason = (

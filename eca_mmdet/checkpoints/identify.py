@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import chain
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -24,8 +24,12 @@ from eca_mmdet.checkpoints.key_maps import (
     GateKind,
     attention_of,
     is_known,
+    to_canonical,
 )
 from eca_mmdet.models.dct import STAGE_SIZES, dct_filters
+
+if TYPE_CHECKING:
+    from eca_mmdet.models.initialization import FileNames  # imports mmengine
 
 _PARTS = {  # convolutions of a block
     'inverted residual': ('depthwise_conv.conv', 'linear_conv.conv'),
@@ -119,9 +123,9 @@ class Architecture:
 
 
 def read_architecture(state: Mapping[str, Tensor]) -> Architecture | None:
-    """Read an architecture from tensors under mmdet's names; they may be meta tensors.
+    """Read a ResNet or MobileNetV2 from its tensors, or None.
 
-    None where this is no ResNet or MobileNetV2. Other names are ignored.
+    They have mmdet's names, and may be meta tensors. Other names are ignored.
     """
     names = _block_names(state)
     stem, kernel = _read_stem(state)
@@ -137,14 +141,25 @@ def read_architecture(state: Mapping[str, Tensor]) -> Architecture | None:
     if block is None:
         return None
 
-    def size(block: str, kind: GateKind) -> int | None:
-        tensor = state.get(f'{block}.{kind.layer}.{kind.size}')
-        return None if tensor is None else size_of(tensor, kind.axis)
+    def sizes(kind: GateKind) -> Sizes:
+        place = f'{kind.layer}.{kind.size}'
+        return tuple(
+            tuple(
+                size_of(state[f'{name}.{place}'], kind.axis)
+                if f'{name}.{place}' in state
+                else None
+                for name in stage
+            )
+            for stage in names
+        )
 
-    grids = {
-        name: tuple(tuple(size(block, kind) for block in stage) for stage in names)
-        for name, kind in GATES.items()
-    }
+    def widths(name: str) -> tuple[int, ...]:
+        parts = _PARTS[block]
+        if f'{name}.expand_conv.conv.weight' in state:  # not in MobileNetV2's first
+            parts = ('expand_conv.conv', *parts)
+        return tuple(size_of(state.get(f'{name}.{part}.weight')) for part in parts)
+
+    grids = {name: sizes(kind) for name, kind in GATES.items()}
     gates = [name for name, grid in grids.items() if {*chain(*grid)} - {None}]
     reducing = next((name for name in gates if name != 'ECA'), 'SE')
     others = Counter(name for name, _ in {*attention.values()})
@@ -153,10 +168,7 @@ def read_architecture(state: Mapping[str, Tensor]) -> Architecture | None:
         stem=stem,
         stem_kernel=kernel,
         shortcut=_read_shortcut(state),
-        widths=tuple(
-            tuple(_block_widths(state, name, block) for name in blocks)
-            for blocks in names
-        ),
+        widths=tuple(tuple(map(widths, stage)) for stage in names),
         groups=_read_groups(state, first, block),
         gate=' + '.join([*gates, *sorted(others)]),
         kernel_sizes=grids['ECA'],
@@ -186,16 +198,6 @@ def _read_stem(state: Mapping[str, Tensor]) -> tuple[tuple[int, ...], int]:
         if len(shapes) == len(layers) and {*map(len, shapes)} == {4}:
             return tuple(shape[0] for shape in shapes), shapes[0][-1]
     return (), 0
-
-
-def _block_widths(
-    state: Mapping[str, Tensor], name: str, block: str
-) -> tuple[int, ...]:
-    """Return the widths of a block's convolutions; one that is missing counts 0."""
-    parts = _PARTS[block]
-    if f'{name}.expand_conv.conv.weight' in state:  # not in MobileNetV2's first
-        parts = ('expand_conv.conv', *parts)
-    return tuple(size_of(state.get(f'{name}.{part}.weight')) for part in parts)
 
 
 def _read_shortcut(state: Mapping[str, Tensor]) -> str:
@@ -292,26 +294,48 @@ def _stated_version(extras: Mapping[str, Any]) -> str:
     return f'v{stated[0]}' if stated[:2] in ('1.', '2.', '3.') else ''
 
 
-def origin_of(
-    canonical: Canonical, found: Architecture, heads: Heads | None = None
-) -> str:
-    """Return the library whose names these are ('timm', 'authors', ...)."""
-    if heads:
-        return f'MMDetection {heads.version}'
-    if any(name.startswith('backbone.') for name in canonical.source.values()):
-        return 'mmpretrain'
-    layout = canonical.layout
-    if layout.bare_origin and not canonical.classifier:
-        return layout.bare_origin
-    return layout.gate_origins.get(found.gate, layout.origin)
+@dataclass(frozen=True)
+class Recognised:
+    """What the tensors of a checkpoint are."""
+
+    canonical: Canonical
+    network: Architecture | None
+    heads: Heads | None
+
+    @property
+    def origin(self) -> str:
+        """The library whose names these are ('timm', 'authors', ...)."""
+        layout = self.canonical.layout
+        if self.heads:
+            return f'MMDetection {self.heads.version}'
+        if any(name.startswith('backbone.') for name in self.canonical.source.values()):
+            return 'mmpretrain'
+        if layout.bare_origin and not self.canonical.classifier:
+            return layout.bare_origin
+        gate = self.network.gate if self.network else ''
+        return layout.gate_origins.get(gate, layout.origin)
+
+    @property
+    def classes(self) -> int | None:
+        """Number of classes of a classifier or detector."""
+        if self.heads:
+            return self.heads.classes
+        sizes = [t.shape[0] for t in self.canonical.classifier.values() if t.dim()]
+        return sizes[0] if sizes else None
 
 
-def classes_of(canonical: Canonical, heads: Heads | None) -> int | None:
-    """Return the number of classes of a classifier or detector."""
-    if heads:
-        return heads.classes
-    sizes = [t.shape[0] for t in canonical.classifier.values() if t.dim()]
-    return sizes[0] if sizes else None
+def recognise(
+    state: Mapping[str, Tensor],
+    extras: Mapping[str, Any] | None = None,
+    names: FileNames | None = None,
+) -> Recognised:
+    """Recognise the tensors of a file; ``extras`` are its other entries.
+
+    ``names`` are those that a backbone declares whose tensors are not renamed.
+    """
+    canonical = to_canonical(dict(state), names)
+    network = read_architecture(canonical.backbone)
+    return Recognised(canonical, network, read_heads(state, extras))
 
 
 def unusual_constant(canonical: Canonical) -> str:
@@ -344,23 +368,21 @@ def differences(file: Architecture, own: Architecture) -> list[str]:
     if file.family != own.family:
         return [f'the file is a {file.family}, the backbone a {own.family}']
     stages = len(own.blocks)
-    found = []
     missing = [i + 1 for i in range(stages) if not (*file.blocks, *[0] * stages)[i]]
+    found, same_depth = [], file.blocks[:stages] == own.blocks
     if missing:
         found.append(f'the file has no stage {", ".join(map(str, missing))}')
-    elif (file.block, file.blocks[:stages]) != (own.block, own.blocks):
+    elif not same_depth or file.block != own.block:
         found.append(f'depth: file {_depth(file)}, backbone {_depth(own)}')
+    elif file.widths[:stages] != own.widths:
+        channels = file.out_channels, own.out_channels
+        line = 'widths of the stages: file {}, backbone {}'.format(*channels)
+        same = channels[0][:stages] == channels[1]
+        found.append('widths inside the blocks differ' if same else line)
     if (file.stem, file.stem_kernel) != (own.stem, own.stem_kernel):
         found.append(f'stem: file {_stem(file)}, backbone {_stem(own)}')
-    shortcuts = {file.shortcut, own.shortcut} - {'identity'}
-    if len(shortcuts) > 1:
+    if len({file.shortcut, own.shortcut} - {'identity'}) > 1:
         found.append(f'shortcut: file {file.shortcut}, backbone {own.shortcut}')
-    same_depth = not missing and file.blocks[:stages] == own.blocks
-    if same_depth and file.block == own.block and file.widths[:stages] != own.widths:
-        line = f'widths of the stages: file {file.out_channels}, '
-        line += f'backbone {own.out_channels}'
-        same = file.out_channels[:stages] == own.out_channels
-        found.append('widths inside the blocks differ' if same else line)
     return found + _gate_differences(file, own)
 
 

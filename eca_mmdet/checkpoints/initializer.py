@@ -15,15 +15,14 @@ from eca_mmdet import compat
 from eca_mmdet.catalog.mechanisms import ADDING_LAYERS
 from eca_mmdet.checkpoints.download import fetch
 from eca_mmdet.checkpoints.identify import (
-    classes_of,
+    Recognised,
     differences,
-    origin_of,
     read_architecture,
-    read_heads,
+    recognise,
     same_filters,
 )
-from eca_mmdet.checkpoints.io import Checkpoint, read_checkpoint
-from eca_mmdet.checkpoints.key_maps import Canonical, is_known, to_canonical
+from eca_mmdet.checkpoints.io import read_checkpoint
+from eca_mmdet.checkpoints.key_maps import Canonical, is_known
 from eca_mmdet.checkpoints.transfer import counted
 from eca_mmdet.models.attention.fcanet import FcaNet
 from eca_mmdet.models.attention.gate import Gate
@@ -140,13 +139,14 @@ class ECAPretrained:
             )
         file = read_checkpoint(fetch(self.checkpoint), key=self.key)
         names = file_names_of(module)
-        canonical = to_canonical(file.state, names)
+        known = recognise(file.state, file.extras, names)
+        canonical = known.canonical
         fit = _compare(canonical, module)
         name = PurePosixPath(self.checkpoint).name.split('.pth')[0]
-        origin = _origin(canonical, file, names is not None)
-        fit.origin = f'{name.removesuffix(".safetensors")} {origin}'
+        origin = _origin(known, named=names is not None)
+        fit.origin = f'{name.removesuffix(".safetensors")} ({origin})'
         if self.strict != 'off':
-            self._judge(fit, canonical, module)
+            self._judge(fit, known, module)
         elif _constant_problems(canonical, module):
             fit.unused += [canonical.source[key] for key in canonical.constants]
         if fit.problems:
@@ -157,14 +157,14 @@ class ECAPretrained:
             )
         return fit
 
-    def _judge(self, fit: Fit, canonical: Canonical, module: nn.Module) -> None:
+    def _judge(self, fit: Fit, known: Recognised, module: nn.Module) -> None:
         """Add to ``fit.problems`` what the arguments do not allow."""
+        canonical = known.canonical
         # In its own names a backbone is compared tensor by tensor, in full.
         named = file_names_of(module) is not None
         own = None if named else read_architecture(module.state_dict())
-        theirs = read_architecture(canonical.backbone)
-        if own and theirs:
-            fit.problems += differences(theirs, own)
+        if own and known.network:
+            fit.problems += differences(known.network, own)
         elif own:
             names = first(list(canonical.source.values()))
             fit.problems.append(f'the file is no ResNet or MobileNetV2: {names}')
@@ -217,21 +217,16 @@ class ECAPretrained:
         return f'{type(self).__name__}: load from {self.checkpoint}'
 
 
-def _origin(canonical: Canonical, file: Checkpoint, named: bool) -> str:
-    """Return '(authors, ImageNet)' and the like."""
-    found = read_architecture(canonical.backbone)
-    heads = read_heads(file.state, file.extras)
-    classes = classes_of(canonical, heads)
-    trained = f'{classes} classes' if classes else ''
-    if not named and found is None:
-        return '(unknown layout)'
-    if heads:
-        return f'({heads.title}, {trained})'
-    trained = 'ImageNet' if classes == 1000 else trained
-    library = canonical.layout.origin
-    if found and not named:
-        library = origin_of(canonical, found)
-    return f'({", ".join(filter(None, (library, trained)))})'
+def _origin(known: Recognised, named: bool) -> str:
+    """Return 'authors, ImageNet' and the like."""
+    classes = f'{known.classes} classes' if known.classes else ''
+    if not named and known.network is None:
+        return 'unknown layout'
+    if known.heads:
+        return f'{known.heads.title}, {classes}'
+    library = known.canonical.layout.origin if named else known.origin
+    trained = 'ImageNet' if known.classes == 1000 else classes
+    return ', '.join(filter(None, (library, trained)))
 
 
 def _compare(canonical: Canonical, module: nn.Module) -> Fit:

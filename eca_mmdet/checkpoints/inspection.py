@@ -25,14 +25,12 @@ from eca_mmdet.checkpoints.download import local_file
 from eca_mmdet.checkpoints.identify import (
     Architecture,
     Heads,
-    classes_of,
-    origin_of,
-    read_architecture,
-    read_heads,
+    Recognised,
+    recognise,
     unusual_constant,
 )
 from eca_mmdet.checkpoints.io import read_checkpoint
-from eca_mmdet.checkpoints.key_maps import GATES, Canonical, to_canonical
+from eca_mmdet.checkpoints.key_maps import GATES
 from eca_mmdet.utils.text import first, printable
 
 _FAMILIES = {  # start of the shipped configs' names, and the heads with num_classes
@@ -140,10 +138,8 @@ def identify(
     state: Mapping[str, Tensor], extras: Mapping[str, Any], path: str
 ) -> dict[str, Any]:
     """Return the fields of :class:`Inspection` that tensors and entries tell."""
-    canonical = to_canonical(dict(state))
-    found = read_architecture(canonical.backbone)
-    heads = read_heads(state, extras)
-    classes = classes_of(canonical, heads)
+    known = recognise(state, extras)
+    canonical, found, heads = known.canonical, known.network, known.heads
     if found is None:
         shapes = [f'{k} {tuple(t.shape)}' for k, t in canonical.backbone.items()]
         return dict(
@@ -151,15 +147,15 @@ def identify(
             known=False,
             kind='unknown',
             origin=f'MMDetection {heads.version}' if heads else '',
-            classes=classes,
+            classes=known.classes,
             notes=(f'found {len(shapes)} tensors: {first(shapes, 4)}', _EXPECTED),
         )
     kind = 'detector' if heads else 'classifier' if canonical.classifier else 'backbone'
-    origin = origin_of(canonical, found, heads)
-    what = f'{found.title} {kind}, in the names of {_TITLES.get(origin, origin)}'
+    names = _TITLES.get(known.origin, known.origin)
+    what = f'{found.title} {kind}, in the names of {names}'
     if heads:
         what = f'{heads.title} on {found.title}'
-    elif kind == 'classifier' and classes == 1000:
+    elif kind == 'classifier' and known.classes == 1000:
         what = what.replace(kind, f'ImageNet {kind}', 1)
     unusual = unusual_constant(canonical)
     backbone = '' if unusual else _suggest_backbone(found, path)
@@ -167,7 +163,7 @@ def identify(
         what=what,
         known=True,
         kind=kind,
-        origin=origin,
+        origin=known.origin,
         network=found.title,
         **{name: getattr(found, name) for name in _AS_FOUND},
         stem=f'{found.stem_kernel}x{found.stem_kernel}, '
@@ -175,20 +171,20 @@ def identify(
         kernel_sizes=found.stage_kernel_sizes if 'ECA' in found.gate else (),
         uniform=found.stage_kernel_sizes is not None,
         block_kernel_sizes=found.kernel_sizes if 'ECA' in found.gate else (),
-        classes=classes,
+        classes=known.classes,
         backbone=backbone,
         command=_suggest_command(found, heads, path) if backbone else '',
-        notes=(*_notes(canonical, found, heads), *filter(None, [unusual])),
+        notes=(*_notes(known), *filter(None, [unusual])),
     )
 
 
-def _notes(canonical: Canonical, found: Architecture, heads: Heads | None) -> list[str]:
-    notes = []
-    if found.stage_kernel_sizes is None:
+def _notes(known: Recognised) -> list[str]:
+    notes, heads, unknown = [], known.heads, known.canonical.unknown
+    if known.network and known.network.stage_kernel_sizes is None:
         notes.append('kernel sizes differ inside a stage: no backbone here has that.')
-    if canonical.unknown:
-        count, shown = len(canonical.unknown), ', '.join(canonical.unknown[:3])
-        notes.append(f'{count} backbone tensors of other layers: {shown}')
+    if unknown:
+        shown = ', '.join(unknown[:3])
+        notes.append(f'{len(unknown)} backbone tensors of other layers: {shown}')
     if heads and heads.version == 'v1':
         notes.append(
             'MMDetection v1 orders classes and codes boxes in other ways than 3.x. '
