@@ -135,6 +135,14 @@ def count(content: Mapping[str, Any]) -> Statistics:
 
 
 @dataclass(frozen=True)
+class Commented:
+    """A value with the reason for it, which is written as a comment above it."""
+
+    value: Any
+    why: str
+
+
+@dataclass(frozen=True)
 class Proposal(Generic[T]):
     """A proposed value, the config's own, and the reason in one line."""
 
@@ -164,7 +172,6 @@ def propose_size(
 ) -> Proposal[tuple[int, int]]:
     """Return the least enlargement that leaves nine of ten objects large enough.
 
-    A larger image costs time and memory by its area, and helps where objects are small.
     Sizes are the long and the short side in pixels (mmdet's ``scale``); the config's
     ``own`` is never exceeded.
     """
@@ -174,10 +181,12 @@ def propose_size(
     full = float(np.median(statistics.factors(own)))
     low = float(np.quantile(np.sqrt(statistics.boxes.prod(axis=1)), 0.1))
     factor = min(max(ENOUGH_PX / low, min(1.0, full)), full)
-    size = (
-        min(_multiple_of_32(own[0] * factor / full), own[0]),
-        min(_multiple_of_32(own[1] * factor / full), own[1]),
-    )
+    enlarged = factor / full
+
+    def rounded(side: int) -> int:  # up to a multiple of 32
+        return min(math.ceil(side * enlarged / 32 - 1e-9) * 32, side)
+
+    size = rounded(own[0]), rounded(own[1])
     if abs(size[0] / own[0] - 1) < SIZE_CHANGE:
         return kept(
             own,
@@ -193,10 +202,6 @@ def propose_size(
         f'({long} x {short}) is changed by {factor:.2f}, and 90% of the objects have '
         f'{low * factor:.0f} px or more',
     )
-
-
-def _multiple_of_32(value: float) -> int:
-    return math.ceil(value / 32 - 1e-9) * 32
 
 
 @dataclass(frozen=True)
@@ -292,10 +297,7 @@ def propose_anchors(boxes: Floats, own: Anchors) -> Proposal[Anchors]:
 
 
 def _ratios(boxes: Floats, number: int) -> tuple[float, ...]:
-    """Return as many ratios as the config has, over the middle 80% of the boxes.
-
-    They are at least half an octave from the median, so that no ratio appears twice.
-    """
+    """Return other ratios over the middle 80% of the boxes, none of them twice."""
     low, median, high = np.quantile(boxes[:, 1] / boxes[:, 0], (0.1, 0.5, 0.9))
     low, high = min(low, median / 2**0.5), max(high, median * 2**0.5)
     at = np.linspace(0, 1, number) if number > 1 else [0.5]
@@ -329,10 +331,7 @@ class Schedule:
 def propose_schedule(
     images: int, batch: int, from_detector: bool, epochs: int | None = None
 ) -> Schedule:
-    """Return the schedule for a number of images an epoch and of images a step.
-
-    ``epochs`` is the number that the user chose.
-    """
+    """Return the schedule for ``images`` an epoch and ``batch`` a step."""
     shown = IMAGES_FROM_DETECTOR if from_detector else IMAGES
     least = LEAST_FROM_DETECTOR if from_detector else LEAST_EPOCHS
     start = 'a detector' if from_detector else 'a backbone'

@@ -1,17 +1,30 @@
-"""Sections of the new config."""
+"""Sections of the new config, and their text: short, with the reason of each value."""
 
 from __future__ import annotations
 
 import os
+import textwrap
+from collections.abc import Mapping
 from typing import Any
 
-from eca_mmdet.autoconfig.base import Base, Start, innermost, plain_steps, resized
+from eca_mmdet.autoconfig.base import Base, Start, innermost, resized
 from eca_mmdet.autoconfig.inputs import Data
-from eca_mmdet.autoconfig.proposals import Anchors, Proposal, Schedule, Statistics
-from eca_mmdet.autoconfig.text import Commented, Name
+from eca_mmdet.autoconfig.proposals import (
+    Anchors,
+    Commented,
+    Proposal,
+    Schedule,
+    Statistics,
+)
+from eca_mmdet.utils.text import printable
 
+_WIDTH = 88
 _MOST_WORKERS = 4
 _COLOURS = 80  # colours of mmdet's CocoDataset, which its drawing takes for any dataset
+
+
+class Name(str):
+    """A variable of the config."""
 
 
 def images_an_epoch(base: Base, statistics: Statistics) -> tuple[int, int]:
@@ -56,16 +69,18 @@ def model_of(
 def pipelines(
     base: Base, data: Data, size: Proposal[tuple[int, int]] | None
 ) -> dict[str, Any]:
-    """Return the pipelines where they differ from the config's.
+    """Return the pipelines, if image size or reading of masks differ from the config's.
 
-    They do for another image size, and where masks are read that the data do not have
-    and a detector of boxes does not need.
+    A detector of boxes reads no masks that the data do not have.
     """
     entries: dict[str, Any] = {}
     reasons = []
     for name in ('train', 'test'):
         _, dataset = innermost(base.cfg[f'{name}_dataloader'], base.path, name)
-        steps = plain_steps(dataset.pipeline)
+        steps = [  # without arguments that are None
+            {key: value for key, value in step.items() if value is not None}
+            for step in dataset.pipeline
+        ]
         if size is not None and size.changed:
             steps = resized(steps, size.own, size.value)
             reasons.append(f'images: {size.why}')
@@ -94,8 +109,11 @@ def loaders(
             data_root='',
             ann_file=part.file.as_posix(),
             data_prefix=dict(img=f'{part.images.as_posix().rstrip("/")}/'),
-            metainfo=_metainfo(dataset, classes),
+            metainfo=dict(classes=Name('classes')),
         )
+        # Colours of other classes may be too few to draw with.
+        if classes > _COLOURS or (dataset.get('metainfo') or {}).get('palette'):
+            new['metainfo']['palette'] = None
         if name == 'train':
             new |= _filter(dataset, part.statistics)
         if pipelines:
@@ -118,14 +136,6 @@ def loaders(
 
 def _by_iterations(base: Base) -> bool:
     return 'IterBased' in str(base.cfg.train_cfg.get('type'))
-
-
-def _metainfo(dataset: Any, classes: int) -> dict[str, Any]:
-    """Return the class names; colours of other classes may be too few to draw with."""
-    info: dict[str, Any] = dict(classes=Name('classes'))
-    if classes > _COLOURS or (dataset.get('metainfo') or {}).get('palette'):
-        info['palette'] = None
-    return info
 
 
 def _filter(dataset: Any, statistics: Statistics) -> dict[str, Any]:
@@ -181,3 +191,71 @@ def course(base: Base, course: Schedule) -> dict[str, Any]:
 
 def _sentence(text: str) -> str:
     return f'{text[0].upper()}{text[1:]}.'
+
+
+def assignment(name: str, value: Any) -> str:
+    """Return ``name = value`` as Python.
+
+    Values are dicts, lists, tuples, text and numbers. A :class:`Name` is written as it
+    is; a :class:`Commented` anywhere becomes a comment and its value.
+    """
+    lead = ''
+    if isinstance(value, Commented):
+        lead, value = comment(value.why), value.value
+    return f'{lead}{name} = {_code(value, 0, len(name) + 3)}\n'
+
+
+def comment(text: str, indent: int = 0) -> str:
+    """Wrap a comment; text from files in it adds no lines of its own."""
+    lead = f'{" " * indent}# '
+    lines = textwrap.wrap(
+        printable(text).replace('{{', '{ {'),  # mmengine replaces {{ ... }}
+        _WIDTH - len(lead),
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+    return ''.join(f'{lead}{line}\n' for line in lines)
+
+
+def _code(value: Any, indent: int, used: int) -> str:
+    """Return a value as code: on one line if it fits and nothing in it is commented."""
+    flat = _flat(value)
+    if flat is not None and indent + used + len(flat) < _WIDTH:
+        return flat
+    inner = indent + 4
+    pad = ' ' * inner
+    if isinstance(value, Mapping):
+        lines = []
+        for key, entry in value.items():
+            if isinstance(entry, Commented):
+                lines.append(comment(entry.why, inner))
+                entry = entry.value
+            lines.append(f'{pad}{key}={_code(entry, inner, len(key) + 2)},\n')
+        return f'dict(\n{"".join(lines)}{" " * indent})'
+    if isinstance(value, (list, tuple)):
+        opening, closing = '[]' if isinstance(value, list) else '()'
+        lines = [f'{pad}{_code(entry, inner, 1)},\n' for entry in value]
+        return f'{opening}\n{"".join(lines)}{" " * indent}{closing}'
+    return str(flat)
+
+
+def _flat(value: Any) -> str | None:
+    """Return a value on one line; None where a comment is in it."""
+    if isinstance(value, Name):
+        return str(value)
+    if isinstance(value, Commented):
+        return None
+    if not isinstance(value, (Mapping, list, tuple)):
+        # mmengine replaces {{ ... }} in a config's text, wherever it stands.
+        return repr(value).replace('{{', '{\\x7b')
+    entries = value.values() if isinstance(value, Mapping) else value
+    parts = [_flat(entry) for entry in entries]
+    if None in parts:
+        return None
+    if isinstance(value, Mapping):
+        pairs = zip(value, parts, strict=True)
+        return f'dict({", ".join(f"{key}={text}" for key, text in pairs)})'
+    inside = ', '.join(map(str, parts))
+    if isinstance(value, list):
+        return f'[{inside}]'
+    return f'({inside},)' if len(parts) == 1 else f'({inside})'

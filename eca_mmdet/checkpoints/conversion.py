@@ -93,7 +93,8 @@ def convert(
             report.target, report.classes = report.source, heads.classes
             report.mapped = {sources[key]: key for key in own}
             return own, report
-        return _convert_detector(own, heads, v1_retinanet, sources, report)
+        _require_v1(heads, v1_retinanet)
+        return _convert_v1(own, heads, sources, report), report
     targets = {
         canonical.source[name]: rename(name, tensor, layout, to_ours=False)
         for name, tensor in canonical.backbone.items()
@@ -124,50 +125,44 @@ def convert(
     return converted, report
 
 
-def _convert_detector(
-    state: dict[str, Tensor],
-    heads: Heads,
-    v1_retinanet: bool,
-    sources: Mapping[str, str],
-    report: ConvertReport,
-) -> tuple[dict[str, Tensor], ConvertReport]:
-    """Convert an MMDetection v1 detector; reject one of another version."""
-    if heads.detector in ('RPN', 'detector'):
-        raise WeightsError(
-            'a detector of MMDetection that is none of Faster, Mask and Cascade (Mask) '
-            'R-CNN and RetinaNet: not converted.',
-            code='unsupported-model',
-        )
+def _require_v1(heads: Heads, v1_retinanet: bool) -> None:
+    """Reject a detector that is not known to be of MMDetection v1."""
     unclear = heads.version.startswith('v1,')  # a RetinaNet's
-    if unclear and not v1_retinanet:
+    if heads.detector in ('RPN', 'detector'):
+        reason = (
+            'a detector of MMDetection that is none of Faster, Mask and Cascade (Mask) '
+            'R-CNN and RetinaNet: not converted.'
+        )
+    elif unclear and not v1_retinanet:
         raise WeightsError(
             'a RetinaNet has the same names in MMDetection v1, v2 and v3. If it was '
             'trained with v1 (the released ECA detectors were), add --v1-retinanet; if '
             'not, there is nothing to convert.',
             code='option-invalid',
         )
-    if not unclear and heads.version != 'v1':
-        raise WeightsError(
+    elif not unclear and heads.version != 'v1':
+        reason = (
             f'already a {heads.title}: nothing to convert. Its backbone can be loaded '
-            "as it is: init_cfg=dict(type='ECAPretrained', checkpoint=FILE).",
-            code='unsupported-model',
+            "as it is: init_cfg=dict(type='ECAPretrained', checkpoint=FILE)."
         )
-    converted, mapped, changed = convert_v1(state, heads)
-    report.network = f'{heads.detector} on {report.network}'
-    report.source, report.target = 'MMDetection v1', _V3
-    report.mapped = {sources[old]: new for old, new in mapped.items()}
-    report.changed = {sources[key]: how for key, how in changed.items()}
-    report.classes = heads.classes
-    return converted, report
+    else:
+        return
+    raise WeightsError(reason, code='unsupported-model')
 
 
-def convert_v1(
-    state: Mapping[str, Tensor], heads: Heads
-) -> tuple[dict[str, Tensor], dict[str, str], dict[str, str]]:
-    """Convert a Faster, Mask, Cascade (Mask) R-CNN or RetinaNet of MMDetection v1.
+def _convert_v1(
+    state: dict[str, Tensor],
+    heads: Heads,
+    sources: Mapping[str, str],
+    report: ConvertReport,
+) -> dict[str, Tensor]:
+    """Return the tensors of a detector of MMDetection v1 for 3.x.
 
-    Returns the tensors for 3.x, source name to new name, and source name to how its
-    rows changed.
+    Source: state dicts of MMDetection v0.6 to v1.2 (two-stage heads at the top,
+    background first) and of 2.x and 3.x (heads under ``roi_head``, background last);
+    v1.1.0 (commit 3839478) run beside 3.x. mmdet's ``upgrade_model_version.py`` also
+    reorders ``rpn_cls`` and ``retina_cls``, which have no background in v1 either, and
+    shifts the biases of ``fc_reg`` and ``conv_logits``.
     """
     two_stage = heads.detector != 'RetinaNet'
     if two_stage and not heads.classes:
@@ -175,14 +170,19 @@ def convert_v1(
             f'a {heads.detector} without bbox_head.fc_cls, so that its number of '
             'classes is unknown'
         )
+    report.network = f'{heads.detector} on {report.network}'
+    report.source, report.target = 'MMDetection v1', _V3
+    report.classes = heads.classes
     unchanged = ('backbone.', 'neck.', 'rpn_head.', *['roi_head.'] * two_stage)
-    converted, mapped, changed = {}, {}, {}
+    converted = {}
     for key, tensor in state.items():
-        name, how = key, ''
+        name = key
         head = key.removeprefix('roi_head.')  # moved already, with the rows of v1
         if two_stage and head.startswith(('bbox_head.', 'mask_head.')):
             name = f'roi_head.{head}'
             tensor, how = _reorder(key, state, heads)
+            if how:
+                report.changed[sources[key]] = how
         elif not two_stage and key.startswith('bbox_head.'):
             # v0.6.0 had bare convolutions in its towers.
             towers = r'((?:cls|reg)_convs\.\d+)\.(weight|bias)$'
@@ -192,17 +192,15 @@ def convert_v1(
                 f'{key} is not part of a {heads.detector} of MMDetection v1 (backbone, '
                 'neck, rpn_head, bbox_head, mask_head)'
             )
-        converted[name], mapped[key] = tensor, name
-        if how:
-            changed[key] = how
-    return converted, mapped, changed
+        converted[name], report.mapped[sources[key]] = tensor, name
+    return converted
 
 
 def _reorder(key: str, state: Mapping[str, Tensor], heads: Heads) -> tuple[Tensor, str]:
     """Return a tensor with background where 3.x has it, and what was done.
 
-    v1 counts background as class 0; 3.x as the last class of the scores, and not at
-    all in boxes and masks. Rejects rows that v1 cannot have written.
+    v1 counts it as class 0; 3.x as the last class of the scores, and not at all in
+    boxes and masks.
     """
     tensor, layer = state[key], key.split('.')[-2]
     rows, own = size_of(tensor), _ROWS.get(layer)
