@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import PurePath, PurePosixPath
 
 from mmengine.logging import print_log
@@ -44,7 +44,6 @@ class Fit:
     tensors: int  # in the backbone outside gates
     bare_gates: int  # gates without weights
     origin: str = ''  # e.g. 'eca_resnet50_k3557 (authors, ImageNet)'
-    problems: list[str] = field(default_factory=list)  # why the file does not fit
 
     @property
     def line(self) -> str:
@@ -94,12 +93,11 @@ class ECAPretrained:
         random_frozen_gates: bool = False,
         key: str = '',
     ) -> None:
-        fault = ''
         if strict not in _MODES:
             fault = f'strict must be one of {str(_MODES)[1:-1]}; got {strict!r}.'
-        elif not isinstance(checkpoint, (str, PurePath)):
+            raise WeightsError(fault, code='option-invalid')
+        if not isinstance(checkpoint, (str, PurePath)):
             fault = f'checkpoint must be a path or an address; got {checkpoint!r}.'
-        if fault:
             raise WeightsError(fault, code='option-invalid')
         self.checkpoint = str(checkpoint)
         self.strict, self.key = strict, key
@@ -145,47 +143,49 @@ class ECAPretrained:
         name = PurePosixPath(self.checkpoint).name.split('.pth')[0]
         origin = _origin(known, named=names is not None)
         fit.origin = f'{name.removesuffix(".safetensors")} ({origin})'
+        problems = []
         if self.strict != 'off':
-            self._judge(fit, known, module)
+            problems = self._problems(fit, known, module)
         elif _constant_problems(canonical, module):
             fit.unused += [canonical.source[key] for key in canonical.constants]
-        if fit.problems:
+        if problems:
             raise WeightsError(
                 f'{self.checkpoint} does not fit this {type(module).__name__}: '
-                + '; '.join(fit.problems),
+                + '; '.join(problems),
                 code='checkpoint-mismatch',
             )
         return fit
 
-    def _judge(self, fit: Fit, known: Recognised, module: nn.Module) -> None:
-        """Add to ``fit.problems`` what the arguments do not allow."""
-        canonical = known.canonical
+    def _problems(self, fit: Fit, known: Recognised, module: nn.Module) -> list[str]:
+        """Return what the arguments do not allow, of the first kind that there is.
+
+        The others would repeat the same difference, tensor by tensor.
+        """
         # In its own names a backbone is compared tensor by tensor, in full.
-        named = file_names_of(module) is not None
-        own = None if named else read_architecture(module.state_dict())
-        if own and known.network:
-            fit.problems += differences(known.network, own)
-        elif own:
-            names = first(list(canonical.source.values()))
-            fit.problems.append(f'the file is no ResNet or MobileNetV2: {names}')
-        # The rest would repeat the same difference, tensor by tensor.
-        if not fit.problems:
-            fit.problems += _key_problems(fit, canonical, module, own is None)
-        if not fit.problems:
-            self._judge_gates(fit, module)
-        if not fit.problems:
-            fit.problems += _value_problems(fit.weights, module.state_dict())
-            fit.problems += _constant_problems(canonical, module)
-        if self.strict == 'all' and not fit.problems:
-            fit.problems += counted(
+        state, named = module.state_dict(), file_names_of(module) is not None
+        own = None if named else read_architecture(state)
+        if own and not known.network:
+            shown = first(list(known.canonical.source.values()))
+            return [f'the file is no ResNet or MobileNetV2: {shown}']
+        problems = (
+            (differences(known.network, own) if known.network and own else [])
+            or _key_problems(fit, known.canonical, module, own is None)
+            or self._gate_problems(fit, module)
+            or _value_problems(fit.weights, state)
+            + _constant_problems(known.canonical, module)
+        )
+        if self.strict == 'all' and not problems:
+            return counted(
                 (fit.missing, 'of the backbone are not in the file'),
                 (fit.unused, 'of the file are not in the backbone'),
             )
+        return problems
 
-    def _judge_gates(self, fit: Fit, module: nn.Module) -> None:
+    def _gate_problems(self, fit: Fit, module: nn.Module) -> list[str]:
+        problems = []
         absent = [name for name, complete in fit.gates.items() if not complete]
         if absent and not self.random_gates:
-            fit.problems.append(
+            problems.append(
                 f'{len(absent)} of {len(fit.gates)} gates would stay random, the file '
                 f'has none for them: {first(absent)}. If it is meant to be a plain '
                 'network without gates, set init_cfg.random_gates=True'
@@ -193,7 +193,7 @@ class ECAPretrained:
         frozen = [name for name in absent if _is_frozen(module, name)]
         if frozen and self.random_gates and not self.random_frozen_gates:
             stages = getattr(module, 'frozen_stages', None)
-            fit.problems.append(
+            problems.append(
                 f'{len(frozen)} random gates are in frozen stages (frozen_stages='
                 f'{stages}) and would never train: {first(frozen)}. Set '
                 'frozen_stages=0, which freezes only the stem; or '
@@ -206,11 +206,12 @@ class ECAPretrained:
             if any(key.startswith(f'{name}.') for key in fit.missing)
         ]
         if additions and not self.random_frozen_gates:
-            fit.problems.append(
+            problems.append(
                 f'{len(additions)} new attention layers are in frozen stages and would '
                 f'never do anything: {first(additions)}. Leave these stages out '
                 "of the plugin's stages, or set frozen_stages=0"
             )
+        return problems
 
     def _get_init_info(self) -> str:
         """Return the origin of the values for mmengine's log."""

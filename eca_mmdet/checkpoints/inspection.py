@@ -290,21 +290,17 @@ def _usual_sizes(found: Architecture) -> tuple[int, ...] | None:
 
 def _se_plugins(found: Architecture) -> str:
     """Return one plugin for each ratio that the stages have."""
-    ratios = [
-        stage[0] and channels // stage[0]
-        for stage, channels in zip(found.hidden, found.out_channels, strict=True)
-    ]
+    sizes = zip(found.hidden, found.out_channels, strict=True)
+    ratios = [stage[0] and channels // stage[0] for stage, channels in sizes]
     position = 'after_conv2' if found.block == 'basic' else 'after_conv3'
     bias = ', bias=True' if found.se_bias else ''
     plugins = []
-    for ratio in dict.fromkeys(r for r in ratios if r):
+    for ratio in dict.fromkeys(filter(None, ratios)):
         stages = tuple(r == ratio for r in ratios)
         where = '' if all(stages) else f'stages={stages}, '
-        plugins.append(
-            f"dict(cfg=dict(type='SqueezeExcite', ratio={ratio}{bias}), "
-            f"{where}position='{position}')"
-        )
-    return '[' + ', '.join(plugins) + ']'
+        layer = f"dict(type='SqueezeExcite', ratio={ratio}{bias})"
+        plugins.append(f"dict(cfg={layer}, {where}position='{position}')")
+    return f'[{", ".join(plugins)}]'
 
 
 def _suggest_command(found: Architecture, heads: Heads | None, path: str) -> str:
@@ -313,11 +309,8 @@ def _suggest_command(found: Architecture, heads: Heads | None, path: str) -> str
         return shlex.join(['eca-mmdet', 'weights', 'convert', path, 'NEW.pth'])
     if heads and (heads.version.startswith('v1,') or not heads.classes):
         return ''
-    names = [
-        _config_name(found, family)
-        for detector, (family, *_) in _FAMILIES.items()
-        if heads is None or heads.detector == detector
-    ]
+    families = [heads.detector] if heads else [*_FAMILIES]
+    names = [_config_name(found, _FAMILIES.get(family, [''])[0]) for family in families]
     name = next((name for name in names if name in shipped_configs()), '')
     if not name:
         return ''
@@ -325,16 +318,13 @@ def _suggest_command(found: Architecture, heads: Heads | None, path: str) -> str
     if found.gate == 'ECA' and found.stage_kernel_sizes != _usual_sizes(found):
         sizes = ','.join(map(str, found.stage_kernel_sizes or ()))
         options.append(f'model.backbone.kernel_sizes=({sizes})')
+    words = ['eca-mmdet', 'test', name, path] if heads else ['eca-mmdet', 'train', name]
     if heads is None:
         options.append(f'model.backbone.init_cfg.checkpoint={path}')
-        words = ['eca-mmdet', 'train', name]
-    else:
-        words = ['eca-mmdet', 'test', name, path]
-        for part in _FAMILIES[heads.detector][1:] if heads.classes != 80 else ():
+    elif heads.classes != 80:
+        for part in _FAMILIES[heads.detector][1:]:
             options.append(f'model.{part}.num_classes={heads.classes}')
-    if options:
-        words += ['--cfg-options', *options]
-    return shlex.join(words)
+    return shlex.join(words + ['--cfg-options'] * bool(options) + options)
 
 
 def _config_name(found: Architecture, family: str) -> str:
@@ -354,9 +344,6 @@ def _config_name(found: Architecture, family: str) -> str:
 
 def _has_usual_gates(found: Architecture) -> bool:
     """Return whether SE or FcaNet gates, if any, are the usual: r = 16, no biases."""
-    reduced = all(
-        units is None or units * 16 == channels
-        for stage, channels in zip(found.hidden, found.out_channels, strict=True)
-        for units in stage
-    )
+    sizes = zip(found.hidden, found.out_channels, strict=True)
+    reduced = all({*stage} <= {None, channels / 16} for stage, channels in sizes)
     return reduced and not found.se_bias

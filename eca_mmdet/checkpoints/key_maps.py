@@ -203,19 +203,13 @@ def is_known(name: str) -> bool:
 
 
 def attention_of(name: str) -> tuple[str, str] | None:
-    """Return kind and prefix of a tensor's attention layer; not ECA, SE and FcaNet.
-
-    For example ``('CBAM', 'layer1.0.cbam.')``.
-    """
+    """Return ``('CBAM', 'layer1.0.cbam.')`` and the like; not ECA, SE and FcaNet."""
     match = _ATTENTION.match(name)
     return (LAYER_NAMES[match['layer']], match[0]) if match else None
 
 
 def to_canonical(state: dict[str, Tensor], names: FileNames | None = None) -> Canonical:
-    """Rename a file's tensors to mmdet's names; nothing is lost or guessed.
-
-    Those of a backbone that declares its ``names`` keep theirs.
-    """
+    """Rename a file's tensors to mmdet's names, unless a backbone declares its own."""
     result = Canonical(Layout(names.library) if names else AUTHORS)
     owned = any(key.startswith('backbone.') for key in state)
     bare = {}
@@ -245,10 +239,9 @@ def to_canonical(state: dict[str, Tensor], names: FileNames | None = None) -> Ca
         result.source[name] = original
         if _CONSTANT.fullmatch(name):
             result.constants[name] = tensor
-            continue
-        result.backbone[name] = tensor
-        if not is_known(name):
-            result.unknown.append(original)
+        else:
+            result.backbone[name] = tensor
+            result.unknown += [] if is_known(name) else [original]
     return result
 
 
