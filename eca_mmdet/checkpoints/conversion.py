@@ -20,10 +20,9 @@ from eca_mmdet.checkpoints.identify import (
     size_of,
     unusual_constant,
 )
-from eca_mmdet.checkpoints.io import read_checkpoint, write_weights
+from eca_mmdet.checkpoints.io import find_state, read_checkpoint, write_weights
 from eca_mmdet.checkpoints.key_maps import Canonical, rename
-from eca_mmdet.checkpoints.state_dicts import find_state
-from eca_mmdet.checkpoints.unpickling import require_values
+from eca_mmdet.checkpoints.reading import require_values
 from eca_mmdet.utils.errors import WeightsError
 
 TARGETS = ('mmdet', 'authors', 'timm')

@@ -1,4 +1,4 @@
-"""Limits on the classes, memory and time that reading a PyTorch file may use.
+"""Content of checkpoint files, with limits on what reading one may use.
 
 ``torch.load(weights_only=True)`` runs no code, but refuses the loss histories in
 mmengine's checkpoints (open-mmlab/mmengine#1655): their few classes are allowed here.
@@ -12,9 +12,12 @@ from __future__ import annotations
 import contextlib
 import functools
 import importlib
+import json
 import os
+import pickle
 import pickletools
 import re
+import warnings
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -22,10 +25,49 @@ from typing import IO, Any
 
 import numpy as np
 import torch
+from safetensors import safe_open
 from torch import Tensor
 
 from eca_mmdet.utils.errors import UserError, WeightsError
 from eca_mmdet.utils.text import clipped, first
+
+_TORCH_MAGIC = (b'PK\x03\x04', b'\x80\x02\x8a\x0a')  # since torch 1.6; before
+_KINDS = {  # first bytes, and what the file is
+    rb'\s*<': (
+        'a web page, not weights: a download that ended at a log-in, quota or error '
+        'page. Open its address in a browser and save the file itself.'
+    ),
+    rb'(?s).{257}ustar': (
+        'a tar archive, not weights. (The .pth.tar files of the ECA-Net authors are no '
+        'archives: use them as they were downloaded, never repacked.)'
+    ),
+    rb'\x1f\x8b': 'gzip-compressed. Unpack it and give the file inside.',
+    rb'BZh|\xfd7zXZ|\x28\xb5\x2f\xfd|Rar!|7z\xbc\xaf|PK\x05\x06': (
+        'a compressed archive. Unpack it and give the file inside.'
+    ),
+    rb'version https?://': 'a Git LFS pointer, not the file: run git lfs pull.',
+    rb'\x80[\x00-\x05]': (
+        'a plain Python pickle, not PyTorch weights. Reading one can run any code, so '
+        'it is not read.'
+    ),
+    rb'\x08[\x01-\x20][\x12\x1a\x22\x2a\x32\x3a\x42]': (
+        'an ONNX model. Give the checkpoint that it was exported from.'
+    ),
+    rb'(?s)\x89HDF|.{4}TFL3|GGUF|\x93NUMPY': (
+        'a file of another library (HDF5, TensorFlow Lite, GGUF or NumPy).'
+    ),
+    rb'\x89PNG|\xff\xd8\xff|GIF8|RIFF|%PDF': 'an image or a document, not weights.',
+    rb'\s*[\[{]\s*["\]}{\[]': (
+        'JSON, not weights: a message of a server, or an index of files with tensors.'
+    ),
+    rb'\0{512}': 'all zeros: a download that did not end. Get the file again.',
+}
+
+_LONGEST_HEADER = 8 << 20
+"""Bytes of a safetensors header, which has about 100 for a tensor."""
+
+_MOST_TENSORS = 20_000
+"""In a safetensors file; the largest detectors of mmdet have 4,000."""
 
 _NEVER = frozenset(
     'os posix nt sys subprocess shutil builtins __builtin__ runpy pty socket ctypes '
@@ -249,5 +291,111 @@ def excessive(reason: str) -> WeightsError:
     return WeightsError(
         f'{reason}, which weights never need. It is damaged, or built to exhaust '
         'memory or time; do not use it.',
+        code='checkpoint-unsafe',
+    )
+
+
+def read_content(
+    path: Path, file: IO[bytes], trust: tuple[str, ...]
+) -> tuple[str, Any, dict[str, str]]:
+    """Return 'PyTorch' or 'safetensors', the content of a file, and its text entries.
+
+    The first bytes decide on the format. ``trust`` names further classes to allow.
+    """
+    head = file.read(512)
+    if not head:
+        raise WeightsError(f'{path} is empty. Get the file again.', code='file-empty')
+    file.seek(0)
+    text = re.fullmatch(rb'[\s -~]{8}', head[:8])  # no number of bytes
+    if head[8:9] == b'{' and not text and not head.startswith(_TORCH_MAGIC[0]):
+        return 'safetensors', *_read_safetensors(path, file)
+    if head.startswith(_TORCH_MAGIC):
+        return 'PyTorch', _read_torch(path, file, trust), {}
+    raise WeightsError(f'{path} {_kind_of(head)}', code='checkpoint-unrecognised')
+
+
+def _kind_of(head: bytes) -> str:
+    """Return what a file is instead of a checkpoint, from its first 512 bytes."""
+    text = head.removeprefix(b'\xef\xbb\xbf')
+    if head[:2] in (b'\xff\xfe', b'\xfe\xff'):  # UTF-16
+        text = head[2:].replace(b'\0', b'')
+    for pattern, kind in _KINDS.items():
+        if re.match(pattern, text):
+            return f'is {kind}'
+    return f'is not a checkpoint: neither PyTorch nor safetensors ({head[:8]!r}...).'
+
+
+def _read_safetensors(path: Path, file: IO[bytes]) -> tuple[Any, dict[str, str]]:
+    """Return tensors and text entries of a file whose header is not excessive.
+
+    The library checks types, shapes and places, but no numbers and repeated names.
+    """
+    try:
+        length = int.from_bytes(file.read(8), 'little')
+        if length > os.fstat(file.fileno()).st_size:
+            raise ValueError(f'its header would have {length:,} bytes')
+        if length > _LONGEST_HEADER:
+            raise excessive(f'its header has {length:,} bytes')
+        header = json.loads(file.read(length), object_pairs_hook=list)
+        names = [name for name, _ in header]
+        places = [dict(v)['data_offsets'] for k, v in header if k != '__metadata__']
+        empty = [begin for begin, end in places if begin == end]
+        if len(names) > _MOST_TENSORS:
+            raise excessive(f'it has {len(names):,} tensors')
+        if len({*names}) < len(names) or len({*empty}) < len(empty):
+            raise excessive('it has a name or an empty tensor twice')
+        with safe_open(path, framework='pt') as opened:
+            state = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118
+            return state, opened.metadata() or {}
+    except WeightsError as error:
+        raise refusal(path, error) from error
+    except Exception as error:  # json's, the library's, those of odd values
+        reason = clipped(str(error), 120)
+        raise WeightsError(
+            f'{path} is damaged or cut off ({reason}). Get the file again.',
+            code='file-unreadable',
+        ) from error
+
+
+def _read_torch(path: Path, file: IO[bytes], trust: tuple[str, ...]) -> Any:
+    with trusting(trust), warnings.catch_warnings():
+        warnings.simplefilter('ignore')  # about old forms, in a rejected file
+        try:
+            histories = any(n.startswith('mmengine.') for n in scan(file))
+            allow_mmengine_checkpoints(histories)
+            file.seek(0)
+            return torch.load(file, map_location='cpu', weights_only=True)
+        except Exception as error:  # torch raises a dozen types for broken files
+            raise refusal(path, error) from error
+
+
+def refusal(path: str | Path, error: Exception) -> WeightsError:
+    """Explain why unpickling failed: code, an unknown class, or damage."""
+    if isinstance(error, UserError):
+        refused = ' was refused:' if error.code == 'checkpoint-unsafe' else ''
+        return WeightsError(f'{path}{refused} {error}', code=error.code)
+    found = re.search(r'GLOBAL `?([\w.]+)', str(error))
+    if not isinstance(error, pickle.UnpicklingError) or not found:
+        inner = str(error).rpartition('WeightsUnpickler error: ')[2]
+        line = next(iter(inner.splitlines()), '') or type(error).__name__
+        return WeightsError(
+            f'{path} cannot be read as PyTorch weights (weights_only=True): it is '
+            f'damaged, cut off or something else ({clipped(line, 120)}). Get the file '
+            'again.',
+            code='file-unreadable',
+        )
+    name = found[1][:200].rstrip('.')
+    name = name if '.' in name else f'builtins.{name}'
+    if never_trusted(name):
+        return WeightsError(
+            f'{path} was refused: reading it would call {name}, which weights never '
+            'need. It is built to run code; do not use it.',
+            code='checkpoint-unsafe',
+        )
+    return WeightsError(
+        f'{path} was refused: reading it needs {name}, which is not among the plain '
+        'tensors that are read (weights_only=True). If you trust whoever made it, '
+        f'and {name} is a class that does no more than hold values, convert it once: '
+        f'eca-mmdet weights convert {path} NEW.safetensors --trust {name}',
         code='checkpoint-unsafe',
     )
