@@ -88,13 +88,13 @@ _LEGACY_PICKLES = 4  # number, version, machine, and the content
 _ALLOCATING = re.compile(r'.*(bytearray|Tensor|Storage|ndarray)')
 
 
-def never_trusted(name: str) -> bool:
+def _never_trusted(name: str) -> bool:
     """Return whether a dotted name is of a module that weights never need."""
     return name.split('.')[0] in _NEVER and name not in _HARMLESS
 
 
 @contextlib.contextmanager
-def trusting(names: tuple[str, ...]) -> Iterator[None]:
+def _trusting(names: tuple[str, ...]) -> Iterator[None]:
     """Let unpickling use further classes, by their dotted names."""
     known = torch.serialization.get_safe_globals()
     torch.serialization.add_safe_globals([_resolve(name) for name in names])
@@ -108,7 +108,7 @@ def trusting(names: tuple[str, ...]) -> Iterator[None]:
 
 def _resolve(name: str) -> Any:
     module, _, attribute = name.rpartition('.')
-    if never_trusted(name):
+    if _never_trusted(name):
         raise UserError(
             f'--trust {name}: functions of {name.split(".")[0]} can run code or reach '
             'files; weights never need them.',
@@ -140,8 +140,8 @@ def _named(function: Callable[..., Any], name: str) -> Callable[..., Any]:
 def allow_mmengine_checkpoints(histories: bool = True) -> None:
     """Add numpy's arrays, and mmengine's loss histories, to torch's safe globals.
 
-    Again for each file: mmengine removes its own entries after a load, some of them the
-    same. Without ``histories`` mmengine, which takes a second, is not imported.
+    Again for each file: mmengine removes entries after a load. Without ``histories``
+    mmengine, which takes a second, is not imported.
     """
     torch.serialization.add_safe_globals(_numpy_globals())
     if histories:
@@ -176,7 +176,7 @@ def _mmengine_globals() -> list[Any]:
     return [HistoryBuffer, _named(history_method, 'builtins.getattr')]
 
 
-def scan(file: IO[bytes]) -> set[str]:
+def _scan(file: IO[bytes]) -> set[str]:
     """Return the names that unpickling a PyTorch file would look up.
 
     A file whose content is out of all proportion to its size is rejected. For a damaged
@@ -193,7 +193,7 @@ def scan(file: IO[bytes]) -> set[str]:
         members = archive.infolist()
         _require_checkpoint([member.filename for member in members])
         if sum(member.file_size for member in members) > most:
-            raise excessive('it would unpack to much more than its own size')
+            raise _excessive('it would unpack to much more than its own size')
         for member in members:
             if member.filename.endswith('.pkl'):
                 with archive.open(member) as pickle:
@@ -256,7 +256,7 @@ def _follow(stream: IO[bytes], most: int) -> set[str]:
         elif name in ('REDUCE', 'NEWOBJ'):
             function = str(taken[-1])
             if _ALLOCATING.fullmatch(function):
-                raise excessive(f'it asks for an empty {function.split()[-1]}')
+                raise _excessive(f'it asks for an empty {function.split()[-1]}')
             # Encoding makes up to four bytes of a letter, and can be repeated.
             value = 4 * size if function == '_codecs encode' else 1
         if name == 'GLOBAL':
@@ -264,7 +264,7 @@ def _follow(stream: IO[bytes], most: int) -> set[str]:
         stack += [value] * len(operation.stack_after)
         steps += len(value) if isinstance(value, str) else value
         if steps > most:
-            raise excessive('unpickling it would take far more steps than it has data')
+            raise _excessive('unpickling it would take far more steps than it has data')
     return names
 
 
@@ -286,7 +286,7 @@ def _most(size: int) -> int:
     return _GROWTH * size + _ALLOWANCE
 
 
-def excessive(reason: str) -> WeightsError:
+def _excessive(reason: str) -> WeightsError:
     """Return the refusal of a file made to exhaust memory or time."""
     return WeightsError(
         f'{reason}, which weights never need. It is damaged, or built to exhaust '
@@ -335,15 +335,15 @@ def _read_safetensors(path: Path, file: IO[bytes]) -> tuple[Any, dict[str, str]]
         if length > os.fstat(file.fileno()).st_size:
             raise ValueError(f'its header would have {length:,} bytes')
         if length > _LONGEST_HEADER:
-            raise excessive(f'its header has {length:,} bytes')
+            raise _excessive(f'its header has {length:,} bytes')
         header = json.loads(file.read(length), object_pairs_hook=list)
         names = [name for name, _ in header]
         places = [dict(v)['data_offsets'] for k, v in header if k != '__metadata__']
         empty = [begin for begin, end in places if begin == end]
         if len(names) > _MOST_TENSORS:
-            raise excessive(f'it has {len(names):,} tensors')
+            raise _excessive(f'it has {len(names):,} tensors')
         if len({*names}) < len(names) or len({*empty}) < len(empty):
-            raise excessive('it has a name or an empty tensor twice')
+            raise _excessive('it has a name or an empty tensor twice')
         with safe_open(path, framework='pt') as opened:
             state = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118
             return state, opened.metadata() or {}
@@ -358,10 +358,10 @@ def _read_safetensors(path: Path, file: IO[bytes]) -> tuple[Any, dict[str, str]]
 
 
 def _read_torch(path: Path, file: IO[bytes], trust: tuple[str, ...]) -> Any:
-    with trusting(trust), warnings.catch_warnings():
+    with _trusting(trust), warnings.catch_warnings():
         warnings.simplefilter('ignore')  # about old forms, in a rejected file
         try:
-            histories = any(n.startswith('mmengine.') for n in scan(file))
+            histories = any(n.startswith('mmengine.') for n in _scan(file))
             allow_mmengine_checkpoints(histories)
             file.seek(0)
             return torch.load(file, map_location='cpu', weights_only=True)
@@ -386,7 +386,7 @@ def refusal(path: str | Path, error: Exception) -> WeightsError:
         )
     name = found[1][:200].rstrip('.')
     name = name if '.' in name else f'builtins.{name}'
-    if never_trusted(name):
+    if _never_trusted(name):
         return WeightsError(
             f'{path} was refused: reading it would call {name}, which weights never '
             'need. It is built to run code; do not use it.',
