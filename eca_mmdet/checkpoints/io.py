@@ -318,9 +318,8 @@ def _sets(raw: Mapping[str, Any]) -> dict[str, Names]:
     others = {k: v for k, v in names.items() if '.' in k or raw[v].dim()}
     if found:
         names = others
-    else:
-        start = _WRAPPERS.match(os.path.commonprefix(list(others)))
-        found[start[0] if start else ''] = False
+    elif start := _WRAPPERS.match(os.path.commonprefix(list(others))):
+        found[start[0]] = False  # '' where there is no wrapper
     order = sorted(found, key=lambda p: (bool(_AVERAGE.search(p)), not found[p]))
     sets = {prefix: _after(prefix, names) for prefix in order}
     plain = sets[order[0]]
