@@ -23,7 +23,7 @@ from eca_mmdet.checkpoints.identify import (
 )
 from eca_mmdet.checkpoints.io import read_checkpoint
 from eca_mmdet.checkpoints.key_maps import Canonical, is_known
-from eca_mmdet.checkpoints.transfer import counted
+from eca_mmdet.checkpoints.transfer import counted, other_shapes
 from eca_mmdet.models.attention.fcanet import FcaNet
 from eca_mmdet.models.attention.gate import Gate
 from eca_mmdet.models.initialization import file_names_of
@@ -266,11 +266,6 @@ def _key_problems(
 ) -> list[str]:
     """List tensors that two files of the same network would share."""
     own, theirs = module.state_dict(), canonical.backbone
-    shapes = [
-        f'{key} (file {tuple(theirs[key].shape)}, backbone {tuple(own[key].shape)})'
-        for key in own
-        if key in theirs and key not in fit.weights
-    ]
     # Of the plain network: public names, and any norm ('gn1', 'layer1.0.sbn2').
     norm = re.compile(r'((layer\d+\.\d+|stem)\.)?[a-z]*n\d\.\w+')
     needed = [
@@ -296,7 +291,7 @@ def _key_problems(
         extra = [key for key in extra if key.rpartition('.')[0] in layers]
     without_place = [canonical.source[key] for key in extra]
     return counted(
-        (shapes, 'have another shape'),
+        (other_shapes(theirs, own, 'backbone'), 'have another shape'),
         (needed + partial, 'are not in the file'),
         (without_place, f'{both}are not in the backbone'),
     )

@@ -49,6 +49,17 @@ def counted(*problems: tuple[list[str], str]) -> list[str]:
     ]
 
 
+def other_shapes(
+    state: Mapping[str, Tensor], own: Mapping[str, Tensor], owner: str
+) -> list[str]:
+    """Return the tensors of a file that have another shape than the owner's."""
+    return [
+        f'{key} (file {tuple(state[key].shape)}, {owner} {tuple(own[key].shape)})'
+        for key in own
+        if key in state and state[key].shape != own[key].shape
+    ]
+
+
 def require_converted(file: Checkpoint) -> None:
     """Reject an unconverted MMDetection v1 checkpoint: its class order differs."""
     heads = read_heads(file.state, file.extras)
@@ -93,11 +104,6 @@ def _compare(
 ) -> tuple[list[str], list[str], list[str]]:
     """Load what fits; return names that are missing, extra, and of another shape."""
     own = model.state_dict()
-    shapes = [
-        f'{key} (file {tuple(state[key].shape)}, model {tuple(own[key].shape)})'
-        for key in own
-        if key in state and state[key].shape != own[key].shape
-    ]
     fitting = {
         k: v for k, v in state.items() if k not in own or v.shape == own[k].shape
     }
@@ -108,7 +114,7 @@ def _compare(
         for key in found.missing_keys
         if key not in state and not key.endswith('num_batches_tracked')
     ]
-    return missing, list(found.unexpected_keys), shapes
+    return missing, list(found.unexpected_keys), other_shapes(state, own, 'model')
 
 
 @dataclass(frozen=True)
