@@ -87,16 +87,16 @@ def make_config(
         'mask-rcnn_eca-r18-w16_fpn_shapes.py'
     """
     options = Options(
-        images and str(images),
-        val_images and str(val_images),
+        _text(images),
+        _text(val_images),
         model,
-        weights and str(weights),
+        _text(weights),
         keep_classes,
         keep_defaults,
         epochs,
         command,
     )
-    data = _read_data(str(train), val and str(val), options)
+    data = _read_data(str(train), _text(val), options)
     base = read_base(resolve_model(model or (BOXES if data.unmasked else MASKS)))
     if base.mask_head and data.unmasked:
         counts = [
@@ -118,6 +118,10 @@ def make_config(
     text = '\n'.join([head, *_sections(options, base, data, start)])
     _check(text, base.path.stem, options, data.train.names)
     return ProposedConfig(text, base.path, tuple(data.train.names))
+
+
+def _text(path: str | Path | None) -> str | None:
+    return None if path is None else str(path)
 
 
 def _read_data(train: str, val: str | None, options: Options) -> Data:
@@ -260,7 +264,8 @@ def config_of(
     trained = _config_of_run(folder) if resume else None
     if not resume:
         require_no_checkpoints(work_dir)  # before a config is written beside them
-    proposed = make_config(*data, **vars(options))
+    val = data[1] if len(data) > 1 else None
+    proposed = make_config(data[0], val, **vars(options))
     if trained is None:
         names = [name, *(f'{name}-{number}' for number in range(2, 1000))]
         path = next(p for n in names if not os.path.lexists(p := folder / f'{n}.py'))

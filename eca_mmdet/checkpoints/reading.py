@@ -260,7 +260,7 @@ def _follow(stream: IO[bytes], most: int) -> set[str]:
             # Encoding makes up to four bytes of a letter, and can be repeated.
             value = 4 * size if function == '_codecs encode' else 1
         if name == 'GLOBAL':
-            names.add(argument.replace(' ', '.'))
+            names.add(str(argument).replace(' ', '.'))
         stack += [value] * len(operation.stack_after)
         steps += len(value) if isinstance(value, str) else value
         if steps > most:
