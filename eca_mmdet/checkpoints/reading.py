@@ -236,17 +236,17 @@ def _follow(stream: IO[bytes], most: int) -> set[str]:
         if 'PUT' in name or name == 'MEMOIZE':
             memo[len(memo) if argument is None else argument] = stack[-1]
             continue
-        taken = []
-        if pickletools.markobject in before:
-            while (value := stack.pop()) is not pickletools.markobject:
-                taken.append(value)
-            before = before[: before.index(pickletools.markobject)]
-        taken += [stack.pop() for _ in before]
-        size = sum(len(v) if isinstance(v, str) else v for v in taken)
-        value = 1
         if name == 'MARK':
             stack.append(pickletools.markobject)
             continue
+        taken = []
+        if pickletools.markobject in before:
+            while (entry := stack.pop()) is not pickletools.markobject:
+                taken.append(entry)
+            before = before[: before.index(pickletools.markobject)]
+        taken += [stack.pop() for _ in before]
+        size = sum(len(v) if isinstance(v, str) else v for v in taken)
+        value: Any = 1
         if name.endswith('GET'):
             value = memo[argument]
         elif name == 'GLOBAL' or isinstance(argument, str):
@@ -258,7 +258,7 @@ def _follow(stream: IO[bytes], most: int) -> set[str]:
             if _ALLOCATING.fullmatch(function):
                 raise _excessive(f'it asks for an empty {function.split()[-1]}')
             # Encoding makes up to four bytes of a letter, and can be repeated.
-            value = 4 * size if function == '_codecs encode' else 1
+            value = 4 * size if function == '_codecs encode' else size
         if name == 'GLOBAL':
             names.add(str(argument).replace(' ', '.'))
         stack += [value] * len(operation.stack_after)
