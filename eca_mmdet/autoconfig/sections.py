@@ -219,43 +219,27 @@ def comment(text: str, indent: int = 0) -> str:
 
 def _code(value: Any, indent: int, used: int) -> str:
     """Return a value as code: on one line if it fits and nothing in it is commented."""
-    flat = _flat(value)
-    if flat is not None and indent + used + len(flat) < _WIDTH:
-        return flat
-    inner = indent + 4
-    pad = ' ' * inner
-    if isinstance(value, Mapping):
-        lines = []
-        for key, entry in value.items():
-            if isinstance(entry, Commented):
-                lines.append(comment(entry.why, inner))
-                entry = entry.value
-            lines.append(f'{pad}{key}={_code(entry, inner, len(key) + 2)},\n')
-        return f'dict(\n{"".join(lines)}{" " * indent})'
-    if isinstance(value, (list, tuple)):
-        opening, closing = '[]' if isinstance(value, list) else '()'
-        lines = [f'{pad}{_code(entry, inner, 1)},\n' for entry in value]
-        return f'{opening}\n{"".join(lines)}{" " * indent}{closing}'
-    return str(flat)
-
-
-def _flat(value: Any) -> str | None:
-    """Return a value on one line; None where a comment is in it."""
     if isinstance(value, Name):
         return str(value)
-    if isinstance(value, Commented):
-        return None
     if not isinstance(value, (Mapping, list, tuple)):
         # mmengine replaces {{ ... }} in a config's text, wherever it stands.
         return repr(value).replace('{{', '{\\x7b')
-    entries = value.values() if isinstance(value, Mapping) else value
-    parts = [_flat(entry) for entry in entries]
-    if None in parts:
-        return None
+    opening, closing = '[]' if isinstance(value, list) else '()'
+    entries: Any = [('', entry) for entry in value]
     if isinstance(value, Mapping):
-        pairs = zip(value, parts, strict=True)
-        return f'dict({", ".join(f"{key}={text}" for key, text in pairs)})'
-    inside = ', '.join(map(str, parts))
-    if isinstance(value, list):
-        return f'[{inside}]'
-    return f'({inside},)' if len(parts) == 1 else f'({inside})'
+        opening, entries = 'dict(', [(f'{key}=', value[key]) for key in value]
+    comments: list[str] = []
+    parts: list[str] = []
+    for lead, entry in entries:
+        commented = isinstance(entry, Commented)
+        comments.append(comment(entry.why, indent + 4) if commented else '')
+        entry = entry.value if commented else entry
+        parts.append(lead + _code(entry, indent + 4, len(lead) + 1))
+    comma = ',' if isinstance(value, tuple) and len(value) == 1 else ''
+    flat = f'{opening}{", ".join(parts)}{comma}{closing}'
+    fits = '\n' not in flat and indent + used + len(flat) < _WIDTH
+    if fits and not any(comments):
+        return flat
+    pad = ' ' * indent
+    lines = [f'{c}{pad}    {p},\n' for c, p in zip(comments, parts, strict=True)]
+    return f'{opening}\n{"".join(lines)}{pad}{closing}'

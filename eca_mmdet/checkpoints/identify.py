@@ -142,16 +142,11 @@ def read_architecture(state: Mapping[str, Tensor]) -> Architecture | None:
         return None
 
     def sizes(kind: GateKind) -> Sizes:
-        place = f'{kind.layer}.{kind.size}'
-        return tuple(
-            tuple(
-                size_of(state[f'{name}.{place}'], kind.axis)
-                if f'{name}.{place}' in state
-                else None
-                for name in stage
-            )
-            for stage in names
-        )
+        def size(name: str) -> int | None:
+            tensor = state.get(f'{name}.{kind.layer}.{kind.size}')
+            return None if tensor is None else size_of(tensor, kind.axis)
+
+        return tuple(tuple(map(size, stage)) for stage in names)
 
     def widths(name: str) -> tuple[int, ...]:
         parts = _PARTS[block]
@@ -375,10 +370,11 @@ def differences(file: Architecture, own: Architecture) -> list[str]:
     elif not same_depth or file.block != own.block:
         found.append(f'depth: file {_depth(file)}, backbone {_depth(own)}')
     elif file.widths[:stages] != own.widths:
-        channels = file.out_channels, own.out_channels
-        line = 'widths of the stages: file {}, backbone {}'.format(*channels)
-        same = channels[0][:stages] == channels[1]
-        found.append('widths inside the blocks differ' if same else line)
+        line = 'widths inside the blocks differ'
+        if file.out_channels[:stages] != own.out_channels:
+            line = f'widths of the stages: file {file.out_channels}, '
+            line += f'backbone {own.out_channels}'
+        found.append(line)
     if (file.stem, file.stem_kernel) != (own.stem, own.stem_kernel):
         found.append(f'stem: file {_stem(file)}, backbone {_stem(own)}')
     if len({file.shortcut, own.shortcut} - {'identity'}) > 1:
