@@ -216,16 +216,11 @@ class Anchors:
 
     def shapes(self) -> Floats:
         """Return (A, 2) width and height in pixels."""
-        return np.array(
-            [
-                (side / ratio**0.5, side * ratio**0.5)
-                for stride in self.strides
-                for base in self.base
-                for octave in self.octaves
-                for side in [stride * base * octave]
-                for ratio in self.ratios
-            ]
+        sides = np.multiply.outer(
+            np.multiply.outer(self.strides, self.base), self.octaves
         )
+        sides, roots = sides.reshape(-1, 1), np.sqrt(self.ratios)
+        return np.stack([sides / roots, sides * roots], axis=-1).reshape(-1, 2)
 
     def text(self) -> str:
         """Return the range of sizes and the ratios."""
@@ -239,9 +234,8 @@ def read_anchors(generator: Any) -> Anchors | None:
     generator = generator or {}
     kind = str(generator.get('type', '')).rpartition('.')[2]
     ratios, strides = generator.get('ratios'), generator.get('strides')
-    if kind != 'AnchorGenerator' or not ratios or not strides:
-        return None
-    if any(generator.get(key) for key in ('base_sizes', 'centers')):
+    others = generator.get('base_sizes') or generator.get('centers')
+    if kind != 'AnchorGenerator' or others or not ratios or not strides:
         return None
     if not all(isinstance(stride, (int, float)) for stride in strides):
         return None

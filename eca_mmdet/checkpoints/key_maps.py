@@ -26,8 +26,6 @@ from eca_mmdet.utils.errors import WeightsError
 if TYPE_CHECKING:
     from eca_mmdet.models.initialization import FileNames  # imports mmengine
 
-_PARTS = {'@': r'(layer[1-9]\.[0-9]{1,3})', '*': r'([\w.]+)'}
-
 
 @dataclass(frozen=True)
 class Rule:
@@ -44,17 +42,14 @@ class Rule:
         match = _pattern(source).fullmatch(key)
         if not match:
             return None
-        for sign, part in zip(re.findall('[@*]', source), match.groups(), strict=True):
-            target = target.replace(sign, part)
-        return target
+        parts = iter(match.groups())
+        return re.sub('[@*]', lambda _: next(parts), target)
 
 
 @functools.cache
 def _pattern(name: str) -> re.Pattern[str]:
-    pattern = re.escape(name)
-    for sign, part in _PARTS.items():
-        pattern = pattern.replace(re.escape(sign), part)
-    return re.compile(pattern)
+    block, rest = r'(layer[1-9]\.[0-9]{1,3})', r'([\w.]+)'
+    return re.compile(re.escape(name).replace('@', block).replace(r'\*', rest))
 
 
 def _mobilenet_v2_rules() -> tuple[Rule, ...]:
