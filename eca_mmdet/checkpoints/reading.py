@@ -196,8 +196,8 @@ def _scan(file: IO[bytes]) -> set[str]:
             raise _excessive('it would unpack to much more than its own size')
         for member in members:
             if member.filename.endswith('.pkl'):
-                with archive.open(member) as pickle:
-                    names |= _follow(pickle, most)
+                with archive.open(member) as stream:
+                    names |= _follow(stream, most)
     return names
 
 
