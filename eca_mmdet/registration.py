@@ -112,7 +112,7 @@ def register() -> None:
             for module in _MODULES:
                 importlib.import_module(module)
         # By name: this module is below checkpoints, which it loads late.
-        checkpoints = importlib.import_module('eca_mmdet.checkpoints.unpickling')
+        checkpoints = importlib.import_module('eca_mmdet.checkpoints.reading')
         checkpoints.allow_mmengine_checkpoints()
     except BaseException:
         _registered = False

@@ -2,5 +2,5 @@
 
 ``inputs`` finds and reads the files, ``base`` reads the config to inherit and the
 checkpoint to start from, ``proposals`` counts and proposes settings, ``sections``
-composes the entries, ``text`` writes them, and ``plan`` runs it all.
+writes the entries, and ``plan`` runs it all.
 """

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from eca_mmdet.autoconfig.inputs import Options
-from eca_mmdet.autoconfig.proposals import Anchors, Proposal, kept, read_anchors
-from eca_mmdet.autoconfig.text import Commented
+from eca_mmdet.autoconfig.proposals import (
+    Anchors,
+    Commented,
+    Proposal,
+    kept,
+    read_anchors,
+)
 from eca_mmdet.catalog.configs import resolve_config, shipped_configs
 from eca_mmdet.utils.errors import UserError
 from eca_mmdet.utils.text import suggestion
@@ -104,14 +110,6 @@ def innermost(loader: Any, path: Path, name: str) -> tuple[int, Any]:
     return depth, dataset
 
 
-def plain_steps(pipeline: Any) -> list[dict[str, Any]]:
-    """Return copies of the steps, without arguments that are None."""
-    return [
-        {key: value for key, value in step.items() if value is not None}
-        for step in pipeline
-    ]
-
-
 def find_anchors(model: Any) -> tuple[tuple[str, ...], Anchors | None]:
     """Return the path of a model's anchor generator, and its anchors if supported."""
     for key in ('rpn_head', 'bbox_head'):
@@ -178,27 +176,23 @@ def read_start(options: Options, base: Base) -> Start:
 
 def from_detector(weights: str, keep_classes: bool, base: Base, path: str) -> Start:
     """Return a start from a detector, named ``weights`` and found at ``path``."""
+    from eca_mmdet.checkpoints.embedded_config import parse_config
+    from eca_mmdet.checkpoints.io import read_checkpoint
+
     hook: dict[str, Any] = dict(type='FineTuneHook')
     why = 'The layers that count classes start new.'
     if keep_classes:
         hook['keep_classes'] = True
         why = 'Of the layers that count classes, rows of equal names are kept.'
     hooks = [dict(own) for own in base.cfg.get('custom_hooks') or []]
-    others = [own for own in hooks if own.get('type') != 'FineTuneHook']
-    entries = {'load_from': weights, 'custom_hooks': Commented([*others, hook], why)}
+    hooks = [own for own in hooks if own.get('type') != 'FineTuneHook'] + [hook]
+    entries = {'load_from': weights, 'custom_hooks': Commented(hooks, why)}
     # The detector brings its backbone; mmdet's own train.py reads both otherwise.
     has_init = (base.cfg.model.get('backbone') or {}).get('init_cfg')
     model = dict(backbone=dict(init_cfg=None)) if has_init else {}
-    return Start(True, model, entries, _anchors_in(path), weights)
-
-
-def _anchors_in(path: str) -> Anchors | None:
-    """Return the anchors in the config that mmengine saves in a checkpoint."""
-    from eca_mmdet.checkpoints.embedded_config import parse_config
-    from eca_mmdet.checkpoints.io import read_checkpoint
-
-    try:
-        model = parse_config(read_checkpoint(path).config, path).get('model')
-        return find_anchors(model)[1] if isinstance(model, dict) else None
-    except (UserError, TypeError, ValueError, ArithmeticError):
-        return None  # the config is untrusted: its numbers may be anything
+    # The config in the file is untrusted: its numbers may be anything.
+    anchors, errors = None, (UserError, TypeError, ValueError, ArithmeticError)
+    with contextlib.suppress(*errors):
+        values = parse_config(read_checkpoint(path).config, path).get('model')
+        anchors = find_anchors(values)[1] if isinstance(values, dict) else None
+    return Start(True, model, entries, anchors, weights)

@@ -14,7 +14,8 @@ import eca_mmdet
 from eca_mmdet.autoconfig import proposals, sections
 from eca_mmdet.autoconfig.base import Base, Start, read_base, read_start, resolve_model
 from eca_mmdet.autoconfig.inputs import Data, Options, open_some, read_inputs
-from eca_mmdet.autoconfig.text import Commented, assignment, comment
+from eca_mmdet.autoconfig.proposals import Commented
+from eca_mmdet.autoconfig.sections import assignment, comment
 from eca_mmdet.catalog.configs import shipped_configs
 from eca_mmdet.engine.checkpointing import find_checkpoint, require_no_checkpoints
 from eca_mmdet.utils.errors import FaultsError, UserError
@@ -95,24 +96,32 @@ def make_config(
         epochs,
         command,
     )
-    return write_config(str(train), _text(val), options)
+    data = _read_data(str(train), _text(val), options)
+    base = read_base(resolve_model(model or (BOXES if data.unmasked else MASKS)))
+    if base.mask_head and data.unmasked:
+        counts = [
+            f'{part.statistics.unmasked} of {part.statistics.objects} objects of '
+            f'{part.file}'
+            for part in data
+            if part.statistics.unmasked
+        ]
+        raise UserError(
+            f'{base.path.stem} learns masks, and {" and ".join(counts)} have none. Use '
+            f'a detector of boxes (--model {BOXES}), or annotate the rest.',
+            code='no-masks',
+        )
+    start = read_start(options, base)
+    head = comment(f'Written by eca-mmdet {eca_mmdet.__version__}: {command}')
+    if base.path in (path.resolve() for path in shipped_configs().values()):
+        head += comment(f'Elsewhere: eca-mmdet configs --path {base.path.stem}')
+    head += assignment('_base_', base.path.as_posix())
+    text = '\n'.join([head, *_sections(options, base, data, start)])
+    _check(text, base.path.stem, options, data.train.names)
+    return ProposedConfig(text, base.path, tuple(data.train.names))
 
 
 def _text(path: str | Path | None) -> str | None:
     return None if path is None else str(path)
-
-
-def write_config(train: str, val: str | None, options: Options) -> ProposedConfig:
-    """Return a config for the user's data; as :func:`make_config`."""
-    data = _read_data(train, val, options)
-    base = read_base(
-        resolve_model(options.model or (BOXES if data.unmasked else MASKS))
-    )
-    _require_masks(base, data)
-    start = read_start(options, base)
-    text = '\n'.join([_head(options, base), *_sections(options, base, data, start)])
-    _check(text, base.path.stem, options, data.train.names)
-    return ProposedConfig(text, base.path, tuple(data.train.names))
 
 
 def _read_data(train: str, val: str | None, options: Options) -> Data:
@@ -127,10 +136,8 @@ def _read_data(train: str, val: str | None, options: Options) -> Data:
                 f'{command}',
                 code='faulty-data',
             )
-        first, *more = part.statistics.describe()
-        logger.info(f'{part.file}: {first}')
-        for line in (*more, *part.notes):
-            logger.info(f'  {line}')
+        head, *more = part.statistics.describe()
+        logger.info('\n  '.join([f'{part.file}: {head}', *more, *part.notes]))
         found = [fault.line() for fault in open_some(part)]
         faults += [f'{part.file}: {line}' for line in found]
         if found:
@@ -139,28 +146,6 @@ def _read_data(train: str, val: str | None, options: Options) -> Data:
         lines = [f'  {printable(line)}' for line in faults]
         raise FaultsError('\n'.join(['the images have faults:', *lines]))
     return data
-
-
-def _require_masks(base: Base, data: Data) -> None:
-    if base.mask_head and data.unmasked:
-        counts = [
-            f'{part.statistics.unmasked} of {part.statistics.objects} objects of '
-            f'{part.file}'
-            for part in data
-            if part.statistics.unmasked
-        ]
-        raise UserError(
-            f'{base.path.stem} learns masks, and {" and ".join(counts)} have none. Use '
-            f'a detector of boxes (--model {BOXES}), or annotate the rest.',
-            code='no-masks',
-        )
-
-
-def _head(options: Options, base: Base) -> str:
-    head = comment(f'Written by eca-mmdet {eca_mmdet.__version__}: {options.command}')
-    if base.path in (path.resolve() for path in shipped_configs().values()):
-        head += comment(f'Elsewhere: eca-mmdet configs --path {base.path.stem}')
-    return head + assignment('_base_', base.path.as_posix())
 
 
 def _sections(options: Options, base: Base, data: Data, start: Start) -> list[str]:
@@ -251,46 +236,45 @@ def config_of(
     With ``data`` (training and validation), a config is written into the work folder,
     ``work_dirs/NAME`` by default; on ``resume`` it must be equal to that written first.
     """
-    if not data:
-        given = [key for key, value in vars(options).items() if value]
-        words = [f'--{key.replace("_", "-")}' for key in given if key != 'command']
-        if words:
-            raise UserError(
-                f'{", ".join(words)} goes with --data TRAIN.json VAL.json.',
-                code='option-conflict',
-            )
-        if not config:
-            raise UserError(
-                'name a config (eca-mmdet configs), or give --data.',
-                code='option-missing',
-            )
+    given = [key for key, value in vars(options).items() if value and key != 'command']
+    if config and not data and not given:
         return config, work_dir
-    if config:
-        raise UserError(
-            f'--data writes its own config; inherit {config} with --model.',
-            code='option-conflict',
-        )
-    if launcher != 'none':
-        raise UserError(
+    reason, code = '', 'option-conflict'
+    if given and not data:
+        words = ', '.join(f'--{key.replace("_", "-")}' for key in given)
+        reason = f'{words} goes with --data TRAIN.json VAL.json.'
+    elif not data:
+        reason = 'name a config (eca-mmdet configs), or give --data.'
+        code = 'option-missing'
+    elif config:
+        reason = f'--data writes its own config; inherit {config} with --model.'
+    elif launcher != 'none':
+        reason = (
             '--data goes with one process. Write the config first: eca-mmdet init; '
-            'then train that.',
-            code='option-conflict',
+            'then train that.'
         )
-    if len(data) > 2:
-        raise UserError(
-            f'--data takes a training and a validation file; got {len(data)}.',
-            code='option-invalid',
-        )
+    elif len(data) > 2:
+        reason = f'--data takes a training and a validation file; got {len(data)}.'
+        code = 'option-invalid'
+    if reason:
+        raise UserError(reason, code=code)
     name = _name(data[0], options.model)
     work_dir = work_dir or str(Path('work_dirs') / name)
     folder = Path(work_dir) / FOLDER
     trained = _config_of_run(folder) if resume else None
     if not resume:
         require_no_checkpoints(work_dir)  # before a config is written beside them
-    proposed = write_config(data[0], data[1] if len(data) > 1 else None, options)
+    val = data[1] if len(data) > 1 else None
+    proposed = make_config(data[0], val, **vars(options))
     if trained is None:
-        return str(_save(proposed.text, folder, name)), work_dir
-    if _body(trained.read_text(encoding='utf-8')) != _body(proposed.text):
+        names = [name, *(f'{name}-{number}' for number in range(2, 1000))]
+        path = next(p for n in names if not os.path.lexists(p := folder / f'{n}.py'))
+        write_texts({path: proposed.text})
+        logger.info(f'config: {path}')
+        return str(path), work_dir
+    texts = trained.read_text(encoding='utf-8'), proposed.text
+    old, new = (text.partition('\n_base_ = ')[2] for text in texts)  # not the command
+    if old != new:
         raise UserError(
             'the data or the options differ from when this training began. To go on as '
             f'it began: eca-mmdet train {trained} --work-dir {work_dir} --resume; for '
@@ -324,17 +308,3 @@ def _config_of_run(folder: Path) -> Path | None:
         'its config, or name another --work-dir.',
         code='checkpoint-mismatch',
     )
-
-
-def _body(text: str) -> str:
-    """Return a config's text without its head, which contains the command."""
-    return text.partition('\n_base_ = ')[2]
-
-
-def _save(text: str, folder: Path, name: str) -> Path:
-    """Write the config under a name that does not exist yet."""
-    names = [name, *(f'{name}-{number}' for number in range(2, 1000))]
-    path = next(p for n in names if not os.path.lexists(p := folder / f'{n}.py'))
-    write_texts({path: text})
-    logger.info(f'config: {path}')
-    return path

@@ -136,6 +136,14 @@ def count(content: Mapping[str, Any]) -> Statistics:
 
 
 @dataclass(frozen=True)
+class Commented:
+    """A value with the reason for it, which is written as a comment above it."""
+
+    value: Any
+    why: str
+
+
+@dataclass(frozen=True)
 class Proposal(Generic[T]):
     """A proposed value, the config's own, and the reason in one line."""
 
@@ -165,7 +173,6 @@ def propose_size(
 ) -> Proposal[tuple[int, int]]:
     """Return the least enlargement that leaves nine of ten objects large enough.
 
-    A larger image costs time and memory by its area, and helps where objects are small.
     Sizes are the long and the short side in pixels (mmdet's ``scale``); the config's
     ``own`` is never exceeded.
     """
@@ -175,10 +182,12 @@ def propose_size(
     full = float(np.median(statistics.factors(own)))
     low = float(np.quantile(np.sqrt(statistics.boxes.prod(axis=1)), 0.1))
     factor = min(max(ENOUGH_PX / low, min(1.0, full)), full)
-    size = (
-        min(_multiple_of_32(own[0] * factor / full), own[0]),
-        min(_multiple_of_32(own[1] * factor / full), own[1]),
-    )
+    enlarged = factor / full
+
+    def rounded(side: int) -> int:  # up to a multiple of 32
+        return min(math.ceil(side * enlarged / 32 - 1e-9) * 32, side)
+
+    size = rounded(own[0]), rounded(own[1])
     if abs(size[0] / own[0] - 1) < SIZE_CHANGE:
         return kept(
             own,
@@ -196,10 +205,6 @@ def propose_size(
     )
 
 
-def _multiple_of_32(value: float) -> int:
-    return math.ceil(value / 32 - 1e-9) * 32
-
-
 @dataclass(frozen=True)
 class Anchors:
     """The anchors of a config."""
@@ -212,16 +217,11 @@ class Anchors:
 
     def shapes(self) -> Floats:
         """Return (A, 2) width and height in pixels."""
-        return np.array(
-            [
-                (side / ratio**0.5, side * ratio**0.5)
-                for stride in self.strides
-                for base in self.base
-                for octave in self.octaves
-                for side in [stride * base * octave]
-                for ratio in self.ratios
-            ]
+        sides = np.multiply.outer(
+            np.multiply.outer(self.strides, self.base), self.octaves
         )
+        sides, roots = sides.reshape(-1, 1), np.sqrt(self.ratios)
+        return np.stack([sides / roots, sides * roots], axis=-1).reshape(-1, 2)
 
     def text(self) -> str:
         """Return the range of sizes and the ratios."""
@@ -235,9 +235,8 @@ def read_anchors(generator: Any) -> Anchors | None:
     generator = generator or {}
     kind = str(generator.get('type', '')).rpartition('.')[2]
     ratios, strides = generator.get('ratios'), generator.get('strides')
-    if kind != 'AnchorGenerator' or not ratios or not strides:
-        return None
-    if any(generator.get(key) for key in ('base_sizes', 'centers')):
+    others = generator.get('base_sizes') or generator.get('centers')
+    if kind != 'AnchorGenerator' or others or not ratios or not strides:
         return None
     if not all(isinstance(stride, (int, float)) for stride in strides):
         return None
@@ -293,10 +292,7 @@ def propose_anchors(boxes: Floats, own: Anchors) -> Proposal[Anchors]:
 
 
 def _ratios(boxes: Floats, number: int) -> tuple[float, ...]:
-    """Return as many ratios as the config has, over the middle 80% of the boxes.
-
-    They are at least half an octave from the median, so that no ratio appears twice.
-    """
+    """Return other ratios over the middle 80% of the boxes, none of them twice."""
     low, median, high = np.quantile(boxes[:, 1] / boxes[:, 0], (0.1, 0.5, 0.9))
     low, high = min(low, median / 2**0.5), max(high, median * 2**0.5)
     at = np.linspace(0, 1, number) if number > 1 else [0.5]
@@ -330,10 +326,7 @@ class Schedule:
 def propose_schedule(
     images: int, batch: int, from_detector: bool, epochs: int | None = None
 ) -> Schedule:
-    """Return the schedule for a number of images an epoch and of images a step.
-
-    ``epochs`` is the number that the user chose.
-    """
+    """Return the schedule for ``images`` an epoch and ``batch`` a step."""
     shown = IMAGES_FROM_DETECTOR if from_detector else IMAGES
     least = LEAST_FROM_DETECTOR if from_detector else LEAST_EPOCHS
     start = 'a detector' if from_detector else 'a backbone'

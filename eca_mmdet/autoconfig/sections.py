@@ -1,18 +1,31 @@
-"""Sections of the new config."""
+"""Sections of the new config, and their text: short, with the reason of each value."""
 
 from __future__ import annotations
 
 import os
+import textwrap
+from collections.abc import Mapping
 from typing import Any
 
-from eca_mmdet.autoconfig.base import Base, Start, innermost, plain_steps
+from eca_mmdet.autoconfig.base import Base, Start, innermost
 from eca_mmdet.autoconfig.inputs import Data
-from eca_mmdet.autoconfig.proposals import Anchors, Proposal, Schedule, Statistics
-from eca_mmdet.autoconfig.text import Commented, Name
+from eca_mmdet.autoconfig.proposals import (
+    Anchors,
+    Commented,
+    Proposal,
+    Schedule,
+    Statistics,
+)
 from eca_mmdet.engine.settings import resized
+from eca_mmdet.utils.text import printable
 
+_WIDTH = 88
 _MOST_WORKERS = 4
 _COLOURS = 80  # colours of mmdet's CocoDataset, which its drawing takes for any dataset
+
+
+class Name(str):
+    """A variable of the config."""
 
 
 def images_an_epoch(base: Base, statistics: Statistics) -> tuple[int, int]:
@@ -57,16 +70,18 @@ def model_of(
 def pipelines(
     base: Base, data: Data, size: Proposal[tuple[int, int]] | None
 ) -> dict[str, Any]:
-    """Return the pipelines where they differ from the config's.
+    """Return the pipelines, if image size or reading of masks differ from the config's.
 
-    They do for another image size, and where masks are read that the data do not have
-    and a detector of boxes does not need.
+    A detector of boxes reads no masks that the data do not have.
     """
     entries: dict[str, Any] = {}
     reasons = []
     for name in ('train', 'test'):
         _, dataset = innermost(base.cfg[f'{name}_dataloader'], base.path, name)
-        steps = plain_steps(dataset.pipeline)
+        steps = [  # without arguments that are None
+            {key: value for key, value in step.items() if value is not None}
+            for step in dataset.pipeline
+        ]
         if size is not None and size.changed:
             steps = resized(steps, size.own, size.value)
             reasons.append(f'images: {size.why}')
@@ -95,8 +110,11 @@ def loaders(
             data_root='',
             ann_file=part.file.as_posix(),
             data_prefix=dict(img=f'{part.images.as_posix().rstrip("/")}/'),
-            metainfo=_metainfo(dataset, classes),
+            metainfo=dict(classes=Name('classes')),
         )
+        # Colours of other classes may be too few to draw with.
+        if classes > _COLOURS or (dataset.get('metainfo') or {}).get('palette'):
+            new['metainfo']['palette'] = None
         if name == 'train':
             new |= _filter(dataset, part.statistics)
         if pipelines:
@@ -119,14 +137,6 @@ def loaders(
 
 def _by_iterations(base: Base) -> bool:
     return 'IterBased' in str(base.cfg.train_cfg.get('type'))
-
-
-def _metainfo(dataset: Any, classes: int) -> dict[str, Any]:
-    """Return the class names; colours of other classes may be too few to draw with."""
-    info: dict[str, Any] = dict(classes=Name('classes'))
-    if classes > _COLOURS or (dataset.get('metainfo') or {}).get('palette'):
-        info['palette'] = None
-    return info
 
 
 def _filter(dataset: Any, statistics: Statistics) -> dict[str, Any]:
@@ -182,3 +192,55 @@ def course(base: Base, course: Schedule) -> dict[str, Any]:
 
 def _sentence(text: str) -> str:
     return f'{text[0].upper()}{text[1:]}.'
+
+
+def assignment(name: str, value: Any) -> str:
+    """Return ``name = value`` as Python.
+
+    Values are dicts, lists, tuples, text and numbers. A :class:`Name` is written as it
+    is; a :class:`Commented` anywhere becomes a comment and its value.
+    """
+    lead = ''
+    if isinstance(value, Commented):
+        lead, value = comment(value.why), value.value
+    return f'{lead}{name} = {_code(value, 0, len(name) + 3)}\n'
+
+
+def comment(text: str, indent: int = 0) -> str:
+    """Wrap a comment; text from files in it adds no lines of its own."""
+    lead = f'{" " * indent}# '
+    lines = textwrap.wrap(
+        printable(text).replace('{{', '{ {'),  # mmengine replaces {{ ... }}
+        _WIDTH - len(lead),
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+    return ''.join(f'{lead}{line}\n' for line in lines)
+
+
+def _code(value: Any, indent: int, used: int) -> str:
+    """Return a value as code: on one line if it fits and nothing in it is commented."""
+    if isinstance(value, Name):
+        return str(value)
+    if not isinstance(value, (Mapping, list, tuple)):
+        # mmengine replaces {{ ... }} in a config's text, wherever it stands.
+        return repr(value).replace('{{', '{\\x7b')
+    opening, closing = '[]' if isinstance(value, list) else '()'
+    entries: Any = [('', entry) for entry in value]
+    if isinstance(value, Mapping):
+        opening, entries = 'dict(', [(f'{key}=', value[key]) for key in value]
+    comments: list[str] = []
+    parts: list[str] = []
+    for lead, entry in entries:
+        commented = isinstance(entry, Commented)
+        comments.append(comment(entry.why, indent + 4) if commented else '')
+        entry = entry.value if commented else entry
+        parts.append(lead + _code(entry, indent + 4, len(lead) + 1))
+    comma = ',' if isinstance(value, tuple) and len(value) == 1 else ''
+    flat = f'{opening}{", ".join(parts)}{comma}{closing}'
+    fits = '\n' not in flat and indent + used + len(flat) < _WIDTH
+    if fits and not any(comments):
+        return flat
+    pad = ' ' * indent
+    lines = [f'{c}{pad}    {p},\n' for c, p in zip(comments, parts, strict=True)]
+    return f'{opening}\n{"".join(lines)}{pad}{closing}'

@@ -58,10 +58,8 @@ class Mechanism:
         end = 'after_conv2' if depth < 50 else 'after_conv3'
         position = end if self.position == BLOCK else self.position
         layer = {**self.layer, **(self.narrow if narrow else {})}
-        entry: dict[str, Any] = {'cfg': layer, 'position': position}
-        if self.stages:
-            entry['stages'] = self.stages
-        return entry
+        stages = {'stages': self.stages} if self.stages else {}
+        return {'cfg': layer, 'position': position, **stages}
 
 
 _PAPER = 'Wang et al., CVPR 2020'

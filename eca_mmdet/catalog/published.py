@@ -74,17 +74,15 @@ def published_rows(
     rows = _rows(path)
     if detector:
         rows = [row for row in rows if row.detector == DETECTORS[detector]]
-    wanted = list(names)
-    for name in wanted:
-        if not any(fnmatchcase(row.row, name) for row in rows):
+    found = {name: [r for r in rows if fnmatchcase(r.row, name)] for name in names}
+    for name, matching in found.items():
+        if not matching:
             raise UserError(
                 f'no published row is called {name!r}. There are: '
                 f'{", ".join(row.row for row in rows)}.',
                 code='unknown-row',
             )
-    if not wanted:
-        return rows
-    return [row for row in rows if any(fnmatchcase(row.row, name) for name in wanted)]
+    return [row for row in rows if not found or any(row in m for m in found.values())]
 
 
 def _rows(path: Path) -> list[PublishedRow]:
@@ -128,6 +126,5 @@ def _number(entry: Mapping[str, Any]) -> Number:
 def cells_of(row: PublishedRow, task: str) -> list[str]:
     """Return Params, GFLOPs and the AP columns of a task as table cells."""
     numbers = row.numbers()[task]
-    ap = [numbers.get(name) for name in AP_COLUMNS]
-    cost = [row.params_m.shown(2), row.gflops.shown(2)]
-    return cost + ['' if number is None else number.shown(1) for number in ap]
+    ap = [numbers[name].shown(1) if name in numbers else '' for name in AP_COLUMNS]
+    return [row.params_m.shown(2), row.gflops.shown(2), *ap]

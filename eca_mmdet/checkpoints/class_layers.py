@@ -71,8 +71,9 @@ def find_class_layers(
     layers = _by_shape(model_cfg) if model_cfg else {}
     found = {name: layers[name] for name in state if name in layers}
     if not found and classes:
-        known = {k: layout_by_name(k, t.shape, classes) for k, t in state.items()}
-        found = {name: layout for name, layout in known.items() if layout}
+        for name, tensor in state.items():
+            if layout := layout_by_name(name, tensor.shape, classes):
+                found[name] = layout
     if not found:
         raise UserError(
             'no layer of this model depends on its number of classes, as far as its '

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import urllib.parse
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -11,22 +12,23 @@ from typing import Any
 from torch import Tensor
 
 from eca_mmdet.checkpoints import key_maps
-from eca_mmdet.checkpoints.detector import Heads, convert_v1, read_heads
 from eca_mmdet.checkpoints.download import is_address, local_file
 from eca_mmdet.checkpoints.identify import (
     Architecture,
-    origin_of,
-    read_architecture,
+    Heads,
+    recognise,
+    size_of,
     unusual_constant,
 )
-from eca_mmdet.checkpoints.io import read_checkpoint, write_weights
-from eca_mmdet.checkpoints.key_maps import Canonical, rename, to_canonical
-from eca_mmdet.checkpoints.state_dicts import find_state
-from eca_mmdet.checkpoints.unpickling import require_values
+from eca_mmdet.checkpoints.io import find_state, read_checkpoint, write_weights
+from eca_mmdet.checkpoints.key_maps import Canonical, rename
+from eca_mmdet.checkpoints.reading import require_values
 from eca_mmdet.utils.errors import WeightsError
 
 TARGETS = ('mmdet', 'authors', 'timm')
 _V3 = 'MMDetection v3'  # layout of a converted detector
+_ROWS = {'fc_cls': 1, 'fc_reg': 4, 'conv_logits': 1}
+"""Rows of each class, and in v1 of background, in the layers of two-stage heads."""
 
 
 @dataclass
@@ -69,8 +71,9 @@ def convert(
         )
     inside = find_state(dict(state))
     own, sources = (inside.state, inside.sources) if inside else (dict(state), {})
-    canonical = to_canonical(own)
-    found = _require_known(canonical)
+    known = recognise(own, extras)
+    canonical, heads = known.canonical, known.heads
+    found = _require_known(canonical, known.network)
     layout = _target_layout(found, to)
     if unusual := unusual_constant(canonical):
         raise WeightsError(
@@ -78,10 +81,9 @@ def convert(
             'is, with the arguments of FcaNet that it needs.',
             code='unsupported-model',
         )
-    heads = read_heads(own, extras)
     report = ConvertReport(
         found.title,
-        origin_of(canonical, found, heads),
+        known.origin,
         to,
         found.stage_kernel_sizes if 'ECA' in found.gate else (),
     )
@@ -90,7 +92,8 @@ def convert(
             report.target, report.classes = report.source, heads.classes
             report.mapped = {sources[key]: key for key in own}
             return own, report
-        return _convert_detector(own, heads, v1_retinanet, sources, report)
+        _require_v1(heads, v1_retinanet)
+        return _convert_v1(own, heads, sources, report), report
     targets = {
         canonical.source[name]: rename(name, tensor, layout, to_ours=False)
         for name, tensor in canonical.backbone.items()
@@ -121,46 +124,115 @@ def convert(
     return converted, report
 
 
-def _convert_detector(
-    state: dict[str, Tensor],
-    heads: Heads,
-    v1_retinanet: bool,
-    sources: Mapping[str, str],
-    report: ConvertReport,
-) -> tuple[dict[str, Tensor], ConvertReport]:
-    """Convert an MMDetection v1 detector; reject one of another version."""
-    if heads.detector in ('RPN', 'detector'):
-        raise WeightsError(
-            'a detector of MMDetection that is none of Faster, Mask and Cascade (Mask) '
-            'R-CNN and RetinaNet: not converted.',
-            code='unsupported-model',
-        )
+def _require_v1(heads: Heads, v1_retinanet: bool) -> None:
+    """Reject a detector that is not known to be of MMDetection v1."""
     unclear = heads.version.startswith('v1,')  # a RetinaNet's
-    if unclear and not v1_retinanet:
+    if heads.detector in ('RPN', 'detector'):
+        reason = (
+            'a detector of MMDetection that is none of Faster, Mask and Cascade (Mask) '
+            'R-CNN and RetinaNet: not converted.'
+        )
+    elif unclear and not v1_retinanet:
         raise WeightsError(
             'a RetinaNet has the same names in MMDetection v1, v2 and v3. If it was '
             'trained with v1 (the released ECA detectors were), add --v1-retinanet; if '
             'not, there is nothing to convert.',
             code='option-invalid',
         )
-    if not unclear and heads.version != 'v1':
-        raise WeightsError(
+    elif not unclear and heads.version != 'v1':
+        reason = (
             f'already a {heads.title}: nothing to convert. Its backbone can be loaded '
-            "as it is: init_cfg=dict(type='ECAPretrained', checkpoint=FILE).",
-            code='unsupported-model',
+            "as it is: init_cfg=dict(type='ECAPretrained', checkpoint=FILE)."
         )
-    converted, mapped, changed = convert_v1(state, heads)
+    else:
+        return
+    raise WeightsError(reason, code='unsupported-model')
+
+
+def _convert_v1(
+    state: dict[str, Tensor],
+    heads: Heads,
+    sources: Mapping[str, str],
+    report: ConvertReport,
+) -> dict[str, Tensor]:
+    """Return the tensors of a detector of MMDetection v1 for 3.x.
+
+    Source: state dicts of MMDetection v0.6 to v1.2 (two-stage heads at the top,
+    background first) and of 2.x and 3.x (heads under ``roi_head``, background last);
+    v1.1.0 (commit 3839478) run beside 3.x. mmdet's ``upgrade_model_version.py`` also
+    reorders ``rpn_cls`` and ``retina_cls``, which have no background in v1 either, and
+    shifts the biases of ``fc_reg`` and ``conv_logits``.
+    """
+    two_stage = heads.detector != 'RetinaNet'
+    if two_stage and not heads.classes:
+        raise _not_v1(
+            f'a {heads.detector} without bbox_head.fc_cls, so that its number of '
+            'classes is unknown'
+        )
     report.network = f'{heads.detector} on {report.network}'
     report.source, report.target = 'MMDetection v1', _V3
-    report.mapped = {sources[old]: new for old, new in mapped.items()}
-    report.changed = {sources[key]: how for key, how in changed.items()}
     report.classes = heads.classes
-    return converted, report
+    unchanged = ('backbone.', 'neck.', 'rpn_head.', *['roi_head.'] * two_stage)
+    converted = {}
+    for key, tensor in state.items():
+        name = key
+        head = key.removeprefix('roi_head.')  # moved already, with the rows of v1
+        if two_stage and head.startswith(('bbox_head.', 'mask_head.')):
+            name = f'roi_head.{head}'
+            tensor, how = _reorder(key, state, heads)
+            if how:
+                report.changed[sources[key]] = how
+        elif not two_stage and key.startswith('bbox_head.'):
+            # v0.6.0 had bare convolutions in its towers.
+            towers = r'((?:cls|reg)_convs\.\d+)\.(weight|bias)$'
+            name = re.sub(towers, r'\1.conv.\2', key)
+        elif not key.startswith(unchanged):
+            raise _not_v1(
+                f'{key} is not part of a {heads.detector} of MMDetection v1 (backbone, '
+                'neck, rpn_head, bbox_head, mask_head)'
+            )
+        converted[name], report.mapped[sources[key]] = tensor, name
+    return converted
 
 
-def _require_known(canonical: Canonical) -> Architecture:
+def _reorder(key: str, state: Mapping[str, Tensor], heads: Heads) -> tuple[Tensor, str]:
+    """Return a tensor with background where 3.x has it, and what was done.
+
+    v1 counts it as class 0; 3.x as the last class of the scores, and not at all in
+    boxes and masks.
+    """
+    tensor, layer = state[key], key.split('.')[-2]
+    rows, own = size_of(tensor), _ROWS.get(layer)
+    if own is None:
+        return tensor, ''
+    if key.endswith('.bias') and rows != size_of(state.get(f'{key[:-4]}weight')):
+        raise _not_v1(f'{key} has {rows} rows, its weight another number')
+    if 'Cascade' in heads.detector and layer == 'fc_reg' and rows != own:
+        raise _not_v1(
+            f'{key}: a Cascade R-CNN whose boxes differ by class refines with '
+            "background's boxes in v1, which 3.x does not have"
+        )
+    if rows == own and layer != 'fc_cls':  # they serve all classes
+        return tensor, ''
+    expected = own * ((heads.classes or 0) + 1)
+    if rows != expected:
+        raise _not_v1(
+            f'{key} has {rows} rows; with the classes of fc_cls, MMDetection v1 has '
+            f'{expected}'
+        )
+    if layer == 'fc_cls':
+        return tensor.roll(-1, 0), 'background moved to the last row'
+    what = '4 rows' if layer == 'fc_reg' else 'channel'
+    return tensor[own:].clone(), f"background's {what} dropped"
+
+
+def _not_v1(reason: str) -> WeightsError:
+    message = f'{reason}. Nothing was converted.'
+    return WeightsError(message, code='checkpoint-unrecognised')
+
+
+def _require_known(canonical: Canonical, found: Architecture | None) -> Architecture:
     """Return the architecture; raise if it or any of its names is unknown."""
-    found = read_architecture(canonical.backbone)
     if found is None:
         names = ', '.join(list(canonical.backbone)[:3]) or 'no backbone'
         reason = (

@@ -44,7 +44,6 @@ _NOT_BUILT = (
 """Registered modules that do more than compute, and are of no image detector."""
 
 ADVICE = 'Name its config instead, if you trust that: --config FILE.'
-_OURS = 'eca_mmdet'
 _MOST = 2_000_000
 
 
@@ -70,8 +69,8 @@ def parse_config(text: str, source: str) -> dict[str, Any]:
         ) from error
     imports = values.get('custom_imports')
     names = imports.get('imports') if isinstance(imports, dict) else imports
-    for name in names if isinstance(names, (list, tuple)) else [names or _OURS]:
-        if name != _OURS:
+    for name in names if isinstance(names, (list, tuple)) else [names or 'eca_mmdet']:
+        if name != 'eca_mmdet':
             raise _refused(source, f'imports {name!r}, which is not done for a file')
     for part in _dicts(values):  # mmengine imports the package of a scope
         if part.get('_scope_', 'mmdet') not in ('mmdet', 'mmengine'):
@@ -125,19 +124,18 @@ def _dicts(value: Any) -> Iterator[dict[Any, Any]]:
 def require_registered(values: Any, source: str) -> None:
     """Reject a config with unknown parts in its detector or test pipeline.
 
-    mmdet must be registered. The other parts (hooks, optimizers, training) are not
-    built, so they are not checked.
+    mmdet must be registered. Other parts (hooks, optimizers) are not built.
     """
     use_registered_names(values)
-    layers = [(part, ('MODELS', 'TASK_UTILS')) for part in _dicts(values.get('model'))]
-    steps = [
-        (part, ('TRANSFORMS',))
-        for loader in _dicts(values.get('test_dataloader'))
-        for part in _dicts(loader.get('pipeline'))
-    ]
-    for part, registries in [*layers, *steps]:
-        name = part.get('type')
-        if isinstance(name, str) and name not in _NO_CLASSES:
+    loaders = _dicts(values.get('test_dataloader'))
+    steps = [step for loader in loaders for step in _dicts(loader.get('pipeline'))]
+    for parts, registries in (
+        (_dicts(values.get('model')), ('MODELS', 'TASK_UTILS')),
+        (steps, ('TRANSFORMS',)),
+    ):
+        for name in (part.get('type') for part in parts):
+            if not isinstance(name, str) or name in _NO_CLASSES:
+                continue
             found = registered(name, *registries)
             if found is None or found.__module__.startswith(_NOT_BUILT):
                 raise _refused(
@@ -159,13 +157,10 @@ def registered(name: Any, *registries: str) -> Any:
     if match is None:
         return None
     packages = (mmdet.registry, mmengine.registry)[match[1] == 'mmengine.' :]
-    for registry in registries:
-        for package in packages:
-            place = getattr(package, registry)
-            place.import_from_location()
-            found = place.module_dict.get(match[2])
-            if found is not None:
-                return found
+    for place in (getattr(p, label) for label in registries for p in packages):
+        place.import_from_location()
+        if match[2] in place.module_dict:
+            return place.module_dict[match[2]]
     return None
 
 

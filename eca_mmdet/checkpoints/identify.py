@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import chain
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -17,15 +18,18 @@ from eca_mmdet.catalog.architectures import (
     Widths,
     regular_widths,
 )
-from eca_mmdet.checkpoints.detector import Heads, size_of
 from eca_mmdet.checkpoints.key_maps import (
     GATES,
     Canonical,
     GateKind,
     attention_of,
     is_known,
+    to_canonical,
 )
 from eca_mmdet.models.dct import STAGE_SIZES, dct_filters
+
+if TYPE_CHECKING:
+    from eca_mmdet.models.initialization import FileNames  # imports mmengine
 
 _PARTS = {  # convolutions of a block
     'inverted residual': ('depthwise_conv.conv', 'linear_conv.conv'),
@@ -119,9 +123,9 @@ class Architecture:
 
 
 def read_architecture(state: Mapping[str, Tensor]) -> Architecture | None:
-    """Read an architecture from tensors under mmdet's names; they may be meta tensors.
+    """Read a ResNet or MobileNetV2 from its tensors, or None.
 
-    None where this is no ResNet or MobileNetV2. Other names are ignored.
+    They have mmdet's names, and may be meta tensors. Other names are ignored.
     """
     names = _block_names(state)
     stem, kernel = _read_stem(state)
@@ -137,14 +141,20 @@ def read_architecture(state: Mapping[str, Tensor]) -> Architecture | None:
     if block is None:
         return None
 
-    def size(block: str, kind: GateKind) -> int | None:
-        tensor = state.get(f'{block}.{kind.layer}.{kind.size}')
-        return None if tensor is None else size_of(tensor, kind.axis)
+    def sizes(kind: GateKind) -> Sizes:
+        def size(name: str) -> int | None:
+            tensor = state.get(f'{name}.{kind.layer}.{kind.size}')
+            return None if tensor is None else size_of(tensor, kind.axis)
 
-    grids = {
-        name: tuple(tuple(size(block, kind) for block in stage) for stage in names)
-        for name, kind in GATES.items()
-    }
+        return tuple(tuple(map(size, stage)) for stage in names)
+
+    def widths(name: str) -> tuple[int, ...]:
+        parts = _PARTS[block]
+        if f'{name}.expand_conv.conv.weight' in state:  # not in MobileNetV2's first
+            parts = ('expand_conv.conv', *parts)
+        return tuple(size_of(state.get(f'{name}.{part}.weight')) for part in parts)
+
+    grids = {name: sizes(kind) for name, kind in GATES.items()}
     gates = [name for name, grid in grids.items() if {*chain(*grid)} - {None}]
     reducing = next((name for name in gates if name != 'ECA'), 'SE')
     others = Counter(name for name, _ in {*attention.values()})
@@ -153,10 +163,7 @@ def read_architecture(state: Mapping[str, Tensor]) -> Architecture | None:
         stem=stem,
         stem_kernel=kernel,
         shortcut=_read_shortcut(state),
-        widths=tuple(
-            tuple(_block_widths(state, name, block) for name in blocks)
-            for blocks in names
-        ),
+        widths=tuple(tuple(map(widths, stage)) for stage in names),
         groups=_read_groups(state, first, block),
         gate=' + '.join([*gates, *sorted(others)]),
         kernel_sizes=grids['ECA'],
@@ -188,16 +195,6 @@ def _read_stem(state: Mapping[str, Tensor]) -> tuple[tuple[int, ...], int]:
     return (), 0
 
 
-def _block_widths(
-    state: Mapping[str, Tensor], name: str, block: str
-) -> tuple[int, ...]:
-    """Return the widths of a block's convolutions; one that is missing counts 0."""
-    parts = _PARTS[block]
-    if f'{name}.expand_conv.conv.weight' in state:  # not in MobileNetV2's first
-        parts = ('expand_conv.conv', *parts)
-    return tuple(size_of(state.get(f'{name}.{part}.weight')) for part in parts)
-
-
 def _read_shortcut(state: Mapping[str, Tensor]) -> str:
     places = {
         match[1]
@@ -219,26 +216,121 @@ def _read_groups(state: Mapping[str, Tensor], first: str, block: str) -> int:
     return max(1, conv1.shape[0] // max(1, conv2.shape[1]))
 
 
-def origin_of(
-    canonical: Canonical, found: Architecture, heads: Heads | None = None
-) -> str:
-    """Return the library whose names these are ('timm', 'authors', ...)."""
-    if heads:
-        return f'MMDetection {heads.version}'
-    if any(name.startswith('backbone.') for name in canonical.source.values()):
-        return 'mmpretrain'
-    layout = canonical.layout
-    if layout.bare_origin and not canonical.classifier:
-        return layout.bare_origin
-    return layout.gate_origins.get(found.gate, layout.origin)
+@dataclass(frozen=True)
+class Heads:
+    """A detector without its backbone."""
+
+    detector: str  # 'Cascade Mask R-CNN', 'RetinaNet', 'RPN', 'detector', ...
+    # 'v1', 'v2 or v3' or 'v1, v2 or v3' (RetinaNet's names never changed), narrowed by
+    # the file's metadata.
+    version: str
+    classes: int | None  # without background; None where the heads do not show it
+
+    @property
+    def title(self) -> str:
+        """'Faster R-CNN of MMDetection v1' and the like."""
+        return f'{self.detector} of MMDetection {self.version}'
 
 
-def classes_of(canonical: Canonical, heads: Heads | None) -> int | None:
-    """Return the number of classes of a classifier or detector."""
-    if heads:
-        return heads.classes
-    sizes = [t.shape[0] for t in canonical.classifier.values() if t.dim()]
-    return sizes[0] if sizes else None
+def read_heads(
+    state: Mapping[str, Tensor], extras: Mapping[str, Any] | None = None
+) -> Heads | None:
+    """Read a detector's kind from names and shapes; None without heads.
+
+    ``extras``, the entries beside the tensors, narrow the version.
+    """
+    parts = {key.split('.')[0] for key in state}
+    heads = {'bbox_head', 'roi_head', 'rpn_head', 'mask_head'}
+    if 'backbone' not in parts or not parts & heads:
+        return None
+    stated = _stated_version(extras or {})
+    if 'bbox_head.retina_cls.weight' in state or 'bbox_head.retina_cls.bias' in state:
+        old_towers = 'bbox_head.cls_convs.0.weight' in state  # v0.6.0
+        version = 'v1' if old_towers else stated or 'v1, v2 or v3'
+        anchors = size_of(state.get('bbox_head.retina_reg.weight')) // 4
+        rows = size_of(state.get('bbox_head.retina_cls.weight'))
+        classes = rows // anchors if rows and anchors else None
+        return Heads('RetinaNet', version, classes)
+    top = 'roi_head' not in parts and {'rpn_head', 'bbox_head'} <= parts
+    prefix = '' if top else 'roi_head.'
+    # Four rows for each class and background: v1's, wherever the head stands.
+    old = top or any(
+        key.endswith('.fc_cls.weight')
+        and size_of(state.get(key.replace('fc_cls', 'fc_reg'))) == 4 * size_of(tensor)
+        for key, tensor in state.items()
+    )
+    version = 'v1' if old else stated or 'v2 or v3'
+    boxes, cascade, masks = (
+        any(key.startswith(f'{prefix}{head}.') for key in state)
+        for head in ('bbox_head', 'bbox_head.0', 'mask_head')
+    )
+    if not boxes:
+        kind = 'RPN' if parts <= {'backbone', 'neck', 'rpn_head'} else 'detector'
+        return Heads(kind, stated or 'v1, v2 or v3', None)
+    kind = 'Mask R-CNN' if masks else 'R-CNN' if cascade else 'Faster R-CNN'
+    head = f'{prefix}bbox_head.0' if cascade else f'{prefix}bbox_head'
+    rows = size_of(state.get(f'{head}.fc_cls.weight'))
+    return Heads('Cascade ' * cascade + kind, version, rows - 1 if rows else None)
+
+
+def size_of(tensor: Tensor | None, axis: int = 0) -> int:
+    """Return the size along an axis; 0 without a tensor or axes."""
+    return tensor.shape[axis] if tensor is not None and tensor.dim() else 0
+
+
+def _stated_version(extras: Mapping[str, Any]) -> str:
+    """Return the version that the metadata states, or ''."""
+    meta = extras.get('meta')
+    meta = meta if isinstance(meta, Mapping) else {}
+    if 'message_hub' in extras or 'mmengine_version' in meta:
+        return 'v3'
+    stated = str(meta.get('mmdet_version', ''))
+    # mmdet 2.x wrote its own version; v1 did too, from 1.0rc0 on.
+    return f'v{stated[0]}' if stated[:2] in ('1.', '2.', '3.') else ''
+
+
+@dataclass(frozen=True)
+class Recognised:
+    """What the tensors of a checkpoint are."""
+
+    canonical: Canonical
+    network: Architecture | None
+    heads: Heads | None
+
+    @property
+    def origin(self) -> str:
+        """The library whose names these are ('timm', 'authors', ...)."""
+        layout = self.canonical.layout
+        if self.heads:
+            return f'MMDetection {self.heads.version}'
+        if any(name.startswith('backbone.') for name in self.canonical.source.values()):
+            return 'mmpretrain'
+        if layout.bare_origin and not self.canonical.classifier:
+            return layout.bare_origin
+        gate = self.network.gate if self.network else ''
+        return layout.gate_origins.get(gate, layout.origin)
+
+    @property
+    def classes(self) -> int | None:
+        """Number of classes of a classifier or detector."""
+        if self.heads:
+            return self.heads.classes
+        sizes = [t.shape[0] for t in self.canonical.classifier.values() if t.dim()]
+        return sizes[0] if sizes else None
+
+
+def recognise(
+    state: Mapping[str, Tensor],
+    extras: Mapping[str, Any] | None = None,
+    names: FileNames | None = None,
+) -> Recognised:
+    """Recognise the tensors of a file; ``extras`` are its other entries.
+
+    ``names`` are those that a backbone declares whose tensors are not renamed.
+    """
+    canonical = to_canonical(dict(state), names)
+    network = read_architecture(canonical.backbone)
+    return Recognised(canonical, network, read_heads(state, extras))
 
 
 def unusual_constant(canonical: Canonical) -> str:
@@ -271,23 +363,22 @@ def differences(file: Architecture, own: Architecture) -> list[str]:
     if file.family != own.family:
         return [f'the file is a {file.family}, the backbone a {own.family}']
     stages = len(own.blocks)
-    found = []
     missing = [i + 1 for i in range(stages) if not (*file.blocks, *[0] * stages)[i]]
+    found, same_depth = [], file.blocks[:stages] == own.blocks
     if missing:
         found.append(f'the file has no stage {", ".join(map(str, missing))}')
-    elif (file.block, file.blocks[:stages]) != (own.block, own.blocks):
+    elif not same_depth or file.block != own.block:
         found.append(f'depth: file {_depth(file)}, backbone {_depth(own)}')
+    elif file.widths[:stages] != own.widths:
+        line = 'widths inside the blocks differ'
+        if file.out_channels[:stages] != own.out_channels:
+            line = f'widths of the stages: file {file.out_channels}, '
+            line += f'backbone {own.out_channels}'
+        found.append(line)
     if (file.stem, file.stem_kernel) != (own.stem, own.stem_kernel):
         found.append(f'stem: file {_stem(file)}, backbone {_stem(own)}')
-    shortcuts = {file.shortcut, own.shortcut} - {'identity'}
-    if len(shortcuts) > 1:
+    if len({file.shortcut, own.shortcut} - {'identity'}) > 1:
         found.append(f'shortcut: file {file.shortcut}, backbone {own.shortcut}')
-    same_depth = not missing and file.blocks[:stages] == own.blocks
-    if same_depth and file.block == own.block and file.widths[:stages] != own.widths:
-        line = f'widths of the stages: file {file.out_channels}, '
-        line += f'backbone {own.out_channels}'
-        same = file.out_channels[:stages] == own.out_channels
-        found.append('widths inside the blocks differ' if same else line)
     return found + _gate_differences(file, own)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import PurePath, PurePosixPath
 
 from mmengine.logging import print_log
@@ -13,17 +13,17 @@ from torch import Tensor, nn
 
 from eca_mmdet import compat
 from eca_mmdet.catalog.mechanisms import ADDING_LAYERS
-from eca_mmdet.checkpoints.detector import counted, read_heads
 from eca_mmdet.checkpoints.download import fetch
 from eca_mmdet.checkpoints.identify import (
-    classes_of,
+    Recognised,
     differences,
-    origin_of,
     read_architecture,
+    recognise,
     same_filters,
 )
-from eca_mmdet.checkpoints.io import Checkpoint, read_checkpoint
-from eca_mmdet.checkpoints.key_maps import Canonical, is_known, to_canonical
+from eca_mmdet.checkpoints.io import read_checkpoint
+from eca_mmdet.checkpoints.key_maps import Canonical, is_known
+from eca_mmdet.checkpoints.transfer import counted, other_shapes
 from eca_mmdet.models.attention.fcanet import FcaNet
 from eca_mmdet.models.attention.gate import Gate
 from eca_mmdet.models.initialization import file_names_of
@@ -44,7 +44,6 @@ class Fit:
     tensors: int  # in the backbone outside gates
     bare_gates: int  # gates without weights
     origin: str = ''  # e.g. 'eca_resnet50_k3557 (authors, ImageNet)'
-    problems: list[str] = field(default_factory=list)  # why the file does not fit
 
     @property
     def line(self) -> str:
@@ -94,12 +93,11 @@ class ECAPretrained:
         random_frozen_gates: bool = False,
         key: str = '',
     ) -> None:
-        fault = ''
         if strict not in _MODES:
             fault = f'strict must be one of {str(_MODES)[1:-1]}; got {strict!r}.'
-        elif not isinstance(checkpoint, (str, PurePath)):
+            raise WeightsError(fault, code='option-invalid')
+        if not isinstance(checkpoint, (str, PurePath)):
             fault = f'checkpoint must be a path or an address; got {checkpoint!r}.'
-        if fault:
             raise WeightsError(fault, code='option-invalid')
         self.checkpoint = str(checkpoint)
         self.strict, self.key = strict, key
@@ -139,52 +137,55 @@ class ECAPretrained:
             )
         file = read_checkpoint(fetch(self.checkpoint), key=self.key)
         names = file_names_of(module)
-        canonical = to_canonical(file.state, names)
+        known = recognise(file.state, file.extras, names)
+        canonical = known.canonical
         fit = _compare(canonical, module)
         name = PurePosixPath(self.checkpoint).name.split('.pth')[0]
-        origin = _origin(canonical, file, names is not None)
-        fit.origin = f'{name.removesuffix(".safetensors")} {origin}'
+        origin = _origin(known, named=names is not None)
+        fit.origin = f'{name.removesuffix(".safetensors")} ({origin})'
+        problems = []
         if self.strict != 'off':
-            self._judge(fit, canonical, module)
+            problems = self._problems(fit, known, module)
         elif _constant_problems(canonical, module):
             fit.unused += [canonical.source[key] for key in canonical.constants]
-        if fit.problems:
+        if problems:
             raise WeightsError(
                 f'{self.checkpoint} does not fit this {type(module).__name__}: '
-                + '; '.join(fit.problems),
+                + '; '.join(problems),
                 code='checkpoint-mismatch',
             )
         return fit
 
-    def _judge(self, fit: Fit, canonical: Canonical, module: nn.Module) -> None:
-        """Add to ``fit.problems`` what the arguments do not allow."""
+    def _problems(self, fit: Fit, known: Recognised, module: nn.Module) -> list[str]:
+        """Return what the arguments do not allow, of the first kind that there is.
+
+        The others would repeat the same difference, tensor by tensor.
+        """
         # In its own names a backbone is compared tensor by tensor, in full.
-        named = file_names_of(module) is not None
-        own = None if named else read_architecture(module.state_dict())
-        theirs = read_architecture(canonical.backbone)
-        if own and theirs:
-            fit.problems += differences(theirs, own)
-        elif own:
-            names = first(list(canonical.source.values()))
-            fit.problems.append(f'the file is no ResNet or MobileNetV2: {names}')
-        # The rest would repeat the same difference, tensor by tensor.
-        if not fit.problems:
-            fit.problems += _key_problems(fit, canonical, module, own is None)
-        if not fit.problems:
-            self._judge_gates(fit, module)
-        if not fit.problems:
-            fit.problems += _value_problems(fit.weights, module.state_dict())
-            fit.problems += _constant_problems(canonical, module)
-        if self.strict == 'all' and not fit.problems:
-            fit.problems += counted(
+        state, named = module.state_dict(), file_names_of(module) is not None
+        own = None if named else read_architecture(state)
+        if own and not known.network:
+            shown = first(list(known.canonical.source.values()))
+            return [f'the file is no ResNet or MobileNetV2: {shown}']
+        problems = (
+            (differences(known.network, own) if known.network and own else [])
+            or _key_problems(fit, known.canonical, module, own is None)
+            or self._gate_problems(fit, module)
+            or _value_problems(fit.weights, state)
+            + _constant_problems(known.canonical, module)
+        )
+        if self.strict == 'all' and not problems:
+            return counted(
                 (fit.missing, 'of the backbone are not in the file'),
                 (fit.unused, 'of the file are not in the backbone'),
             )
+        return problems
 
-    def _judge_gates(self, fit: Fit, module: nn.Module) -> None:
+    def _gate_problems(self, fit: Fit, module: nn.Module) -> list[str]:
+        problems = []
         absent = [name for name, complete in fit.gates.items() if not complete]
         if absent and not self.random_gates:
-            fit.problems.append(
+            problems.append(
                 f'{len(absent)} of {len(fit.gates)} gates would stay random, the file '
                 f'has none for them: {first(absent)}. If it is meant to be a plain '
                 'network without gates, set init_cfg.random_gates=True'
@@ -192,7 +193,7 @@ class ECAPretrained:
         frozen = [name for name in absent if _is_frozen(module, name)]
         if frozen and self.random_gates and not self.random_frozen_gates:
             stages = getattr(module, 'frozen_stages', None)
-            fit.problems.append(
+            problems.append(
                 f'{len(frozen)} random gates are in frozen stages (frozen_stages='
                 f'{stages}) and would never train: {first(frozen)}. Set '
                 'frozen_stages=0, which freezes only the stem; or '
@@ -205,32 +206,28 @@ class ECAPretrained:
             if any(key.startswith(f'{name}.') for key in fit.missing)
         ]
         if additions and not self.random_frozen_gates:
-            fit.problems.append(
+            problems.append(
                 f'{len(additions)} new attention layers are in frozen stages and would '
                 f'never do anything: {first(additions)}. Leave these stages out '
                 "of the plugin's stages, or set frozen_stages=0"
             )
+        return problems
 
     def _get_init_info(self) -> str:
         """Return the origin of the values for mmengine's log."""
         return f'{type(self).__name__}: load from {self.checkpoint}'
 
 
-def _origin(canonical: Canonical, file: Checkpoint, named: bool) -> str:
-    """Return '(authors, ImageNet)' and the like."""
-    found = read_architecture(canonical.backbone)
-    heads = read_heads(file.state, file.extras)
-    classes = classes_of(canonical, heads)
-    trained = f'{classes} classes' if classes else ''
-    if not named and found is None:
-        return '(unknown layout)'
-    if heads:
-        return f'({heads.title}, {trained})'
-    trained = 'ImageNet' if classes == 1000 else trained
-    library = canonical.layout.origin
-    if found and not named:
-        library = origin_of(canonical, found)
-    return f'({", ".join(filter(None, (library, trained)))})'
+def _origin(known: Recognised, named: bool) -> str:
+    """Return 'authors, ImageNet' and the like."""
+    classes = f'{known.classes} classes' if known.classes else ''
+    if not named and known.network is None:
+        return 'unknown layout'
+    if known.heads:
+        return f'{known.heads.title}, {classes}'
+    library = known.canonical.layout.origin if named else known.origin
+    trained = 'ImageNet' if known.classes == 1000 else classes
+    return ', '.join(filter(None, (library, trained)))
 
 
 def _compare(canonical: Canonical, module: nn.Module) -> Fit:
@@ -269,11 +266,6 @@ def _key_problems(
 ) -> list[str]:
     """List tensors that two files of the same network would share."""
     own, theirs = module.state_dict(), canonical.backbone
-    shapes = [
-        f'{key} (file {tuple(theirs[key].shape)}, backbone {tuple(own[key].shape)})'
-        for key in own
-        if key in theirs and key not in fit.weights
-    ]
     # Of the plain network: public names, and any norm ('gn1', 'layer1.0.sbn2').
     norm = re.compile(r'((layer\d+\.\d+|stem)\.)?[a-z]*n\d\.\w+')
     needed = [
@@ -299,7 +291,7 @@ def _key_problems(
         extra = [key for key in extra if key.rpartition('.')[0] in layers]
     without_place = [canonical.source[key] for key in extra]
     return counted(
-        (shapes, 'have another shape'),
+        (other_shapes(theirs, own, 'backbone'), 'have another shape'),
         (needed + partial, 'are not in the file'),
         (without_place, f'{both}are not in the backbone'),
     )

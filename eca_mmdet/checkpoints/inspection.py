@@ -21,17 +21,16 @@ from eca_mmdet.catalog.architectures import (
     TIMM_KERNEL_SIZES,
 )
 from eca_mmdet.catalog.configs import shipped_configs
-from eca_mmdet.checkpoints.detector import Heads, read_heads
 from eca_mmdet.checkpoints.download import local_file
 from eca_mmdet.checkpoints.identify import (
     Architecture,
-    classes_of,
-    origin_of,
-    read_architecture,
+    Heads,
+    Recognised,
+    recognise,
     unusual_constant,
 )
 from eca_mmdet.checkpoints.io import read_checkpoint
-from eca_mmdet.checkpoints.key_maps import GATES, Canonical, to_canonical
+from eca_mmdet.checkpoints.key_maps import GATES
 from eca_mmdet.utils.text import first, printable
 
 _FAMILIES = {  # start of the shipped configs' names, and the heads with num_classes
@@ -139,10 +138,8 @@ def identify(
     state: Mapping[str, Tensor], extras: Mapping[str, Any], path: str
 ) -> dict[str, Any]:
     """Return the fields of :class:`Inspection` that tensors and entries tell."""
-    canonical = to_canonical(dict(state))
-    found = read_architecture(canonical.backbone)
-    heads = read_heads(state, extras)
-    classes = classes_of(canonical, heads)
+    known = recognise(state, extras)
+    canonical, found, heads = known.canonical, known.network, known.heads
     if found is None:
         shapes = [f'{k} {tuple(t.shape)}' for k, t in canonical.backbone.items()]
         return dict(
@@ -150,15 +147,15 @@ def identify(
             known=False,
             kind='unknown',
             origin=f'MMDetection {heads.version}' if heads else '',
-            classes=classes,
+            classes=known.classes,
             notes=(f'found {len(shapes)} tensors: {first(shapes, 4)}', _EXPECTED),
         )
     kind = 'detector' if heads else 'classifier' if canonical.classifier else 'backbone'
-    origin = origin_of(canonical, found, heads)
-    what = f'{found.title} {kind}, in the names of {_TITLES.get(origin, origin)}'
+    names = _TITLES.get(known.origin, known.origin)
+    what = f'{found.title} {kind}, in the names of {names}'
     if heads:
         what = f'{heads.title} on {found.title}'
-    elif kind == 'classifier' and classes == 1000:
+    elif kind == 'classifier' and known.classes == 1000:
         what = what.replace(kind, f'ImageNet {kind}', 1)
     unusual = unusual_constant(canonical)
     backbone = '' if unusual else _suggest_backbone(found, path)
@@ -166,7 +163,7 @@ def identify(
         what=what,
         known=True,
         kind=kind,
-        origin=origin,
+        origin=known.origin,
         network=found.title,
         **{name: getattr(found, name) for name in _AS_FOUND},
         stem=f'{found.stem_kernel}x{found.stem_kernel}, '
@@ -174,20 +171,20 @@ def identify(
         kernel_sizes=found.stage_kernel_sizes if 'ECA' in found.gate else (),
         uniform=found.stage_kernel_sizes is not None,
         block_kernel_sizes=found.kernel_sizes if 'ECA' in found.gate else (),
-        classes=classes,
+        classes=known.classes,
         backbone=backbone,
         command=_suggest_command(found, heads, path) if backbone else '',
-        notes=(*_notes(canonical, found, heads), *filter(None, [unusual])),
+        notes=(*_notes(known), *filter(None, [unusual])),
     )
 
 
-def _notes(canonical: Canonical, found: Architecture, heads: Heads | None) -> list[str]:
-    notes = []
-    if found.stage_kernel_sizes is None:
+def _notes(known: Recognised) -> list[str]:
+    notes, heads, unknown = [], known.heads, known.canonical.unknown
+    if known.network and known.network.stage_kernel_sizes is None:
         notes.append('kernel sizes differ inside a stage: no backbone here has that.')
-    if canonical.unknown:
-        count, shown = len(canonical.unknown), ', '.join(canonical.unknown[:3])
-        notes.append(f'{count} backbone tensors of other layers: {shown}')
+    if unknown:
+        shown = ', '.join(unknown[:3])
+        notes.append(f'{len(unknown)} backbone tensors of other layers: {shown}')
     if heads and heads.version == 'v1':
         notes.append(
             'MMDetection v1 orders classes and codes boxes in other ways than 3.x. '
@@ -293,21 +290,17 @@ def _usual_sizes(found: Architecture) -> tuple[int, ...] | None:
 
 def _se_plugins(found: Architecture) -> str:
     """Return one plugin for each ratio that the stages have."""
-    ratios = [
-        stage[0] and channels // stage[0]
-        for stage, channels in zip(found.hidden, found.out_channels, strict=True)
-    ]
+    sizes = zip(found.hidden, found.out_channels, strict=True)
+    ratios = [stage[0] and channels // stage[0] for stage, channels in sizes]
     position = 'after_conv2' if found.block == 'basic' else 'after_conv3'
     bias = ', bias=True' if found.se_bias else ''
     plugins = []
-    for ratio in dict.fromkeys(r for r in ratios if r):
+    for ratio in dict.fromkeys(filter(None, ratios)):
         stages = tuple(r == ratio for r in ratios)
         where = '' if all(stages) else f'stages={stages}, '
-        plugins.append(
-            f"dict(cfg=dict(type='SqueezeExcite', ratio={ratio}{bias}), "
-            f"{where}position='{position}')"
-        )
-    return '[' + ', '.join(plugins) + ']'
+        layer = f"dict(type='SqueezeExcite', ratio={ratio}{bias})"
+        plugins.append(f"dict(cfg={layer}, {where}position='{position}')")
+    return f'[{", ".join(plugins)}]'
 
 
 def _suggest_command(found: Architecture, heads: Heads | None, path: str) -> str:
@@ -316,11 +309,8 @@ def _suggest_command(found: Architecture, heads: Heads | None, path: str) -> str
         return shlex.join(['eca-mmdet', 'weights', 'convert', path, 'NEW.pth'])
     if heads and (heads.version.startswith('v1,') or not heads.classes):
         return ''
-    names = [
-        _config_name(found, family)
-        for detector, (family, *_) in _FAMILIES.items()
-        if heads is None or heads.detector == detector
-    ]
+    families = [heads.detector] if heads else [*_FAMILIES]
+    names = [_config_name(found, _FAMILIES.get(family, [''])[0]) for family in families]
     name = next((name for name in names if name in shipped_configs()), '')
     if not name:
         return ''
@@ -328,16 +318,13 @@ def _suggest_command(found: Architecture, heads: Heads | None, path: str) -> str
     if found.gate == 'ECA' and found.stage_kernel_sizes != _usual_sizes(found):
         sizes = ','.join(map(str, found.stage_kernel_sizes or ()))
         options.append(f'model.backbone.kernel_sizes=({sizes})')
+    words = ['eca-mmdet', 'test', name, path] if heads else ['eca-mmdet', 'train', name]
     if heads is None:
         options.append(f'model.backbone.init_cfg.checkpoint={path}')
-        words = ['eca-mmdet', 'train', name]
-    else:
-        words = ['eca-mmdet', 'test', name, path]
-        for part in _FAMILIES[heads.detector][1:] if heads.classes != 80 else ():
+    elif heads.classes != 80:
+        for part in _FAMILIES[heads.detector][1:]:
             options.append(f'model.{part}.num_classes={heads.classes}')
-    if options:
-        words += ['--cfg-options', *options]
-    return shlex.join(words)
+    return shlex.join(words + ['--cfg-options'] * bool(options) + options)
 
 
 def _config_name(found: Architecture, family: str) -> str:
@@ -357,9 +344,6 @@ def _config_name(found: Architecture, family: str) -> str:
 
 def _has_usual_gates(found: Architecture) -> bool:
     """Return whether SE or FcaNet gates, if any, are the usual: r = 16, no biases."""
-    reduced = all(
-        units is None or units * 16 == channels
-        for stage, channels in zip(found.hidden, found.out_channels, strict=True)
-        for units in stage
-    )
+    sizes = zip(found.hidden, found.out_channels, strict=True)
+    reduced = all({*stage} <= {None, channels / 16} for stage, channels in sizes)
     return reduced and not found.se_bias

@@ -1,14 +1,11 @@
-"""Reading and writing of checkpoint files, always with ``weights_only=True``."""
+"""Checkpoint files: the state dict among their entries, prefixes and averages."""
 
 from __future__ import annotations
 
 import contextlib
-import json
 import os
-import pickle
 import re
 import stat
-import warnings
 import weakref
 from collections import Counter, OrderedDict
 from collections.abc import Container, Iterable, Iterator, Mapping
@@ -17,19 +14,50 @@ from pathlib import Path
 from typing import IO, Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
 from eca_mmdet import compat
-from eca_mmdet.checkpoints import unpickling
-from eca_mmdet.checkpoints.file_kinds import kind_of
-from eca_mmdet.checkpoints.state_dicts import StateDict, find_state
-from eca_mmdet.utils.errors import MissingWeightsError, UserError, WeightsError
+from eca_mmdet.checkpoints.key_maps import CLASSIFIER
+from eca_mmdet.checkpoints.reading import read_content, refusal
+from eca_mmdet.utils.errors import MissingWeightsError, WeightsError
 from eca_mmdet.utils.io import sha256_of, whole_file
-from eca_mmdet.utils.text import clipped
+from eca_mmdet.utils.text import clipped, first
 
-_TORCH_MAGIC = (b'PK\x03\x04', b'\x80\x02\x8a\x0a')  # since torch 1.6; before
+Names = dict[str, str]
+"""Names without a prefix to the file's."""
+
+_ENTRIES = ('', 'state_dict', 'model', 'model_state_dict', 'net', 'network', 'module')
+"""Usual keys of a dict of tensors, the preferred first."""
+
+_ENTRY = re.compile(r'state|weights|model|net|module|params|ema|teacher|student', re.I)
+_OTHER = re.compile(r'optim|grad|sched|scaler|hub|meta', re.I)
+_AVERAGE = re.compile(
+    r'(^|[._])(ema|teacher|averaged?|swa|target|momentum|shadow|encoder_k)([._]|$)'
+)
+_INSERTED = re.compile(  # by torch.compile, FSDP, activation checkpointing, Fabric
+    r'(?<![^.])'
+    r'(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module|_forward_module)\.'
+)
+_WRAPPERS = re.compile(r'((module|model|net|network|student|teacher|ema|ema_model)\.)*')
+_KNOWN = re.compile(
+    r'(?P<prefix>([\w-]+\.)*?)((?P<detector>(bbox_head|roi_head|rpn_head)\.)'
+    r'|(backbone\.)?(layer1\.0\.\w*conv|features\.0\.0\.weight))'
+)
+
+
+@dataclass(frozen=True)
+class StateDict:
+    """The state dict that is read from a file."""
+
+    state: dict[str, Tensor]  # names without the prefix
+    wrapper: str = ''  # key of the dict of tensors, e.g. 'ema.module'
+    prefix: str = ''  # before the names, e.g. '_orig_mod.module.'
+    extras: dict[str, Any] = field(default_factory=dict)  # 'epoch', 'arch', 'meta', ...
+    choices: tuple[str, ...] = ()  # keys of further sets of the same tensors
+    sources: Names = field(default_factory=dict)
+    raw: Mapping[str, Any] = field(default_factory=dict)  # under the file's names
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,12 +134,6 @@ def require_names(names: Any, what: str) -> tuple[str, ...]:
     )
 
 
-_LONGEST_HEADER = 8 << 20
-"""Bytes of a safetensors header, which has about 100 for a tensor."""
-
-_MOST_TENSORS = 20_000
-"""In a safetensors file; the largest detectors of mmdet have 4,000."""
-
 _in_use: weakref.WeakValueDictionary[tuple[Any, ...], Checkpoint]
 _in_use = weakref.WeakValueDictionary()
 """Checkpoints that a caller still holds: reading one of them again is free."""
@@ -175,21 +197,12 @@ read_weights = read_checkpoint
 
 
 def _read(path: Path, file: IO[bytes], trust: tuple[str, ...], key: str) -> Checkpoint:
-    head = file.read(512)
-    if not head:
-        raise WeightsError(f'{path} is empty. Get the file again.', code='file-empty')
-    file.seek(0)
-    text = re.fullmatch(rb'[\s -~]{8}', head[:8])  # no number of bytes
-    if head[8:9] == b'{' and not text and not head.startswith(_TORCH_MAGIC[0]):
-        content, metadata = _read_safetensors(path, file)
-        found = as_checkpoint(path, content, key)
-        found = replace(found, container='safetensors', metadata=metadata)
-    elif head.startswith(_TORCH_MAGIC):
-        found = as_checkpoint(path, _read_torch(path, file, trust), key)
-    else:
-        raise WeightsError(f'{path} {kind_of(head)}', code='checkpoint-unrecognised')
+    container, content, texts = read_content(path, file, trust)
+    found = as_checkpoint(path, content, key)
+    metadata = found.metadata | texts
     file.seek(0)  # hashed last: a file that is refused may have 100 GiB of zeros
-    return replace(found, sha256=sha256_of(file))
+    digest = sha256_of(file)
+    return replace(found, container=container, metadata=metadata, sha256=digest)
 
 
 def as_checkpoint(path: str | Path, content: Any, key: str = '') -> Checkpoint:
@@ -199,13 +212,13 @@ def as_checkpoint(path: str | Path, content: Any, key: str = '') -> Checkpoint:
     except WeightsError as error:
         raise refusal(path, error) from error
     if found is None:
-        what = type(content).__name__
+        got = type(content).__name__
         if isinstance(content, dict):
             keys = ', '.join(clipped(str(key)) for key in list(content)[:5])
-            what = f'a dict with {keys or "nothing"}'
+            got = f'a dict with {keys or "nothing"}'
         raise WeightsError(
             f'{path} holds no state dict: expected a dict of tensors, bare or under '
-            f"'state_dict'; got {what}.",
+            f"'state_dict'; got {got}.",
             code='checkpoint-unrecognised',
         )
     _require_plain(path, found.raw)
@@ -214,89 +227,126 @@ def as_checkpoint(path: str | Path, content: Any, key: str = '') -> Checkpoint:
     return Checkpoint(path=str(path), metadata=texts, **vars(found))
 
 
-def _read_safetensors(path: Path, file: IO[bytes]) -> tuple[Any, dict[str, str]]:
-    """Return tensors and text entries of a file whose header is not excessive.
+def find_state(content: Any, key: str = '') -> StateDict | None:
+    """Find the state dict in a file's content, or None.
 
-    The library checks types, shapes and places, but no numbers and repeated names.
+    Of several the plain one is preferred to averages. ``key`` is the entry or prefix of
+    another, one of ``choices``.
     """
-    try:
-        length = int.from_bytes(file.read(8), 'little')
-        if length > os.fstat(file.fileno()).st_size:
-            raise ValueError(f'its header would have {length:,} bytes')
-        if length > _LONGEST_HEADER:
-            raise unpickling.excessive(f'its header has {length:,} bytes')
-        header = json.loads(file.read(length), object_pairs_hook=list)
-        names = [name for name, _ in header]
-        if len(names) > _MOST_TENSORS:
-            raise unpickling.excessive(f'it has {len(names):,} tensors')
-        if len(set(names)) < len(names):
-            raise unpickling.excessive('a name is in it twice')
-        places = [dict(v)['data_offsets'] for k, v in header if k != '__metadata__']
-        empty = [begin for begin, end in places if begin == end]
-        if len(set(empty)) < len(empty):
-            raise unpickling.excessive('several tensors without values have one place')
-        with safe_open(path, framework='pt') as opened:
-            state = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118
-            return state, opened.metadata() or {}
-    except WeightsError as error:
-        raise refusal(path, error) from error
-    except Exception as error:  # json's, the library's, those of odd values
-        reason = clipped(str(error), 120)
+    entries = sorted(_entries(content), key=_rank)
+    if not entries:
+        return None
+    called = [entry for entry in entries if _is_called(entry[0], key)]
+    wrapper, raw = (called or entries)[0]
+    sets = _sets(raw)
+    wanted = [p for p in sets if called or not key or _is_called(p, key)]
+    if not wanted:
+        names = [name.rstrip('.') for name in (*dict(entries), *sets) if name]
         raise WeightsError(
-            f'{path} is damaged or cut off ({reason}). Get the file again.',
-            code='file-unreadable',
-        ) from error
-
-
-def _read_torch(path: Path, file: IO[bytes], trust: tuple[str, ...]) -> Any:
-    with unpickling.trusting(trust), warnings.catch_warnings():
-        warnings.simplefilter('ignore')  # about old forms, in a rejected file
-        try:
-            histories = any(n.startswith('mmengine.') for n in unpickling.scan(file))
-            unpickling.allow_mmengine_checkpoints(histories)
-            file.seek(0)
-            return torch.load(file, map_location='cpu', weights_only=True)
-        except Exception as error:  # torch raises a dozen types for broken files
-            raise refusal(path, error) from error
-
-
-def refusal(path: str | Path, error: Exception) -> WeightsError:
-    """Explain why unpickling failed: code, an unknown class, or damage."""
-    if isinstance(error, UserError):
-        refused = ' was refused:' if error.code == 'checkpoint-unsafe' else ''
-        return WeightsError(f'{path}{refused} {error}', code=error.code)
-    found = re.search(r'GLOBAL `?([\w.]+)', str(error))
-    if not isinstance(error, pickle.UnpicklingError) or not found:
-        inner = str(error).rpartition('WeightsUnpickler error: ')[2]
-        line = next(iter(inner.splitlines()), '') or type(error).__name__
-        return WeightsError(
-            f'{path} cannot be read as PyTorch weights (weights_only=True): it is '
-            f'damaged, cut off or something else ({clipped(line, 120)}). Get the file '
-            'again.',
-            code='file-unreadable',
+            f'has no weights called {clipped(key)!r}, only {first(names, 6) or "one"}.',
+            code='option-invalid',
         )
-    name = found[1][:200].rstrip('.')
-    name = name if '.' in name else f'builtins.{name}'
-    if unpickling.never_trusted(name):
-        return WeightsError(
-            f'{path} was refused: reading it would call {name}, which weights never '
-            'need. It is built to run code; do not use it.',
-            code='checkpoint-unsafe',
-        )
-    return WeightsError(
-        f'{path} was refused: reading it needs {name}, which is not among the plain '
-        'tensors that are read (weights_only=True). If you trust whoever made it, '
-        f'and {name} is a class that does no more than hold values, convert it once: '
-        f'eca-mmdet weights convert {path} NEW.safetensors --trust {name}',
-        code='checkpoint-unsafe',
-    )
+    sources = sets[wanted[0]]
+    copies = [
+        name
+        for name, other in entries
+        if name != wrapper and _is_copy(next(iter(_sets(other).values())), sources)
+    ]
+    copies += [prefix.rstrip('.') for prefix in sets if prefix not in ('', wanted[0])]
+    top, _, inner = wrapper.partition('.')
+    extras = {k: v for k, v in content.items() if k != top} if wrapper else {}
+    if inner:
+        extras |= {f'{top}.{k}': v for k, v in content[top].items() if k != inner}
+    used = set(sources.values())
+    for name in (name for name in raw if name not in used):
+        prefix, dot, rest = str(name).partition('.')
+        if rest:
+            extras.setdefault(prefix + dot, {})[rest] = raw[name]
+        else:
+            extras[name] = raw[name]
+    prefixes = (v.removesuffix(k) for k, v in sources.items() if v.endswith(k))
+    state = {own: raw[name] for own, name in sources.items()}
+    start = next(prefixes, wanted[0])
+    return StateDict(state, wrapper, start, extras, tuple(copies), sources, raw)
+
+
+def _entries(content: Any, path: str = '') -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Yield key and content of each dict of tensors, at most two entries deep."""
+    if not isinstance(content, Mapping):
+        return
+    names = [name for name in content if isinstance(name, str)]
+    tensors = [name for name in names if isinstance(content[name], Tensor)]
+    whole = tensors and len(tensors) == len(content)
+    if (whole and (not path or _ENTRY.search(path))) or any(map(_known, tensors)):
+        yield path, content
+    elif '.' not in path:
+        for name in names:
+            if not _OTHER.search(name):
+                yield from _entries(content[name], f'{path}.{name}' if path else name)
+
+
+def _known(name: str) -> re.Match[str] | None:
+    return _KNOWN.match(_INSERTED.sub('', name))
+
+
+def _rank(entry: tuple[str, Mapping[str, Any]]) -> tuple[bool, bool, int]:
+    name, state = entry
+    usual = _ENTRIES.index(name) if name in _ENTRIES else len(_ENTRIES)
+    known = any(isinstance(key, str) and _known(key) for key in state)
+    return not known, bool(_AVERAGE.search(name)), usual
+
+
+def _is_called(name: str, key: str) -> bool:
+    return bool(key) and key in (name.rstrip('.'), name.split('.')[0])
+
+
+def _sets(raw: Mapping[str, Any]) -> dict[str, Names]:
+    """Return the sets of the same tensors by prefix, the plain one first."""
+    names: Names = {}
+    for original, tensor in raw.items():
+        if isinstance(original, str) and isinstance(tensor, Tensor):
+            name = _INSERTED.sub('', original)
+            if names.setdefault(name, original) != original:
+                raise WeightsError(
+                    f'has one tensor twice: {names[name]} and {original}.',
+                    code='checkpoint-unrecognised',
+                )
+    found: dict[str, Any] = {}  # prefix to whether it is before a detector's heads
+    for match in filter(None, map(_KNOWN.match, names)):
+        found[match['prefix']] = match['detector'] or found.get(match['prefix'])
+    # Others than n_averaged, steps and the like, which have no prefix.
+    others = {k: v for k, v in names.items() if '.' in k or raw[v].dim()}
+    if found:
+        names = others
+    elif start := _WRAPPERS.match(os.path.commonprefix(list(others))):
+        found[start[0]] = False  # '' where there is no wrapper
+    order = sorted(found, key=lambda p: (bool(_AVERAGE.search(p)), not found[p]))
+    sets = {prefix: _after(prefix, names) for prefix in order}
+    plain = sets[order[0]]
+    sets = {p: own for p, own in sets.items() if own is plain or _is_copy(own, plain)}
+    if order[0] == '':
+        copied = {v for p, own in sets.items() if p for v in own.values()}
+        sets[''] = {k: v for k, v in plain.items() if v not in copied}
+    return sets
+
+
+def _after(prefix: str, names: Names) -> Names:
+    """Return the names after a prefix; of a classifier inside a module, its own."""
+    own = {k[len(prefix) :]: v for k, v in names.items() if k.startswith(prefix)}
+    inner = {k[9:]: v for k, v in own.items() if k.startswith('backbone.')}
+    return inner if any(map(CLASSIFIER.fullmatch, inner)) else own
+
+
+def _is_copy(names: Names, others: Names) -> bool:
+    """Return whether nearly all names are among others, and half of those here."""
+    common = len(names.keys() & others.keys())
+    return common >= 0.9 * len(names) and 2 * common >= len(others)
 
 
 def _require_plain(path: str | Path, state: Mapping[str, Any]) -> None:
     """Reject unprintable names, and tensors without plain values."""
-    for key, tensor in state.items():
-        if not isinstance(tensor, Tensor):
-            continue
+    tensors = {k: t for k, t in state.items() if isinstance(t, Tensor)}
+    for key, tensor in tensors.items():
         if not key.isprintable():
             raise WeightsError(
                 f'{path} was refused: a tensor name has control characters: '

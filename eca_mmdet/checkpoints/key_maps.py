@@ -26,8 +26,6 @@ from eca_mmdet.utils.errors import WeightsError
 if TYPE_CHECKING:
     from eca_mmdet.models.initialization import FileNames  # imports mmengine
 
-_PARTS = {'@': r'(layer[1-9]\.[0-9]{1,3})', '*': r'([\w.]+)'}
-
 
 @dataclass(frozen=True)
 class Rule:
@@ -44,17 +42,14 @@ class Rule:
         match = _pattern(source).fullmatch(key)
         if not match:
             return None
-        for sign, part in zip(re.findall('[@*]', source), match.groups(), strict=True):
-            target = target.replace(sign, part)
-        return target
+        parts = iter(match.groups())
+        return re.sub('[@*]', lambda _: next(parts), target)
 
 
 @functools.cache
 def _pattern(name: str) -> re.Pattern[str]:
-    pattern = re.escape(name)
-    for sign, part in _PARTS.items():
-        pattern = pattern.replace(re.escape(sign), part)
-    return re.compile(pattern)
+    block, rest = r'(layer[1-9]\.[0-9]{1,3})', r'([\w.]+)'
+    return re.compile(re.escape(name).replace('@', block).replace(r'\*', rest))
 
 
 def _mobilenet_v2_rules() -> tuple[Rule, ...]:
@@ -203,19 +198,13 @@ def is_known(name: str) -> bool:
 
 
 def attention_of(name: str) -> tuple[str, str] | None:
-    """Return kind and prefix of a tensor's attention layer; not ECA, SE and FcaNet.
-
-    For example ``('CBAM', 'layer1.0.cbam.')``.
-    """
+    """Return ``('CBAM', 'layer1.0.cbam.')`` and the like; not ECA, SE and FcaNet."""
     match = _ATTENTION.match(name)
     return (LAYER_NAMES[match['layer']], match[0]) if match else None
 
 
 def to_canonical(state: dict[str, Tensor], names: FileNames | None = None) -> Canonical:
-    """Rename a file's tensors to mmdet's names; nothing is lost or guessed.
-
-    Those of a backbone that declares its ``names`` keep theirs.
-    """
+    """Rename a file's tensors to mmdet's names, unless a backbone declares its own."""
     result = Canonical(Layout(names.library) if names else AUTHORS)
     owned = any(key.startswith('backbone.') for key in state)
     bare = {}
@@ -245,10 +234,9 @@ def to_canonical(state: dict[str, Tensor], names: FileNames | None = None) -> Ca
         result.source[name] = original
         if _CONSTANT.fullmatch(name):
             result.constants[name] = tensor
-            continue
-        result.backbone[name] = tensor
-        if not is_known(name):
-            result.unknown.append(original)
+        else:
+            result.backbone[name] = tensor
+            result.unknown += [] if is_known(name) else [original]
     return result
 
 

@@ -1,10 +1,8 @@
-"""Transfer of a detector checkpoint to other classes: planned and described.
-
-Nothing here trains; :class:`eca_mmdet.engine.load_from.FineTuneHook` does.
-"""
+"""Fit of a detector checkpoint to a model, and its transfer to other classes."""
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,15 +16,105 @@ from eca_mmdet.checkpoints.class_layers import (
     find_class_layers,
     move_rows,
 )
-from eca_mmdet.checkpoints.detector import (
-    read_heads,
-    require_converted,
-    require_start,
-    size_of,
-)
+from eca_mmdet.checkpoints.identify import read_heads, size_of
 from eca_mmdet.checkpoints.io import Checkpoint, read_checkpoint, require_names
 from eca_mmdet.utils.errors import UserError, WeightsError
 from eca_mmdet.utils.text import clipped, first
+
+
+def require_fit(state: dict[str, Any], model: Any, checkpoint: str) -> None:
+    """Load a checkpoint into a model; raise unless every tensor has its place.
+
+    mmengine only warns: a test would then report the AP of random weights.
+    """
+    missing, extra, shapes = _compare(state, getattr(model, 'module', model))
+    faults = counted(
+        (missing, 'of the model are not in the file'),
+        (extra, 'of the file are not in the model'),
+        (shapes, 'have another shape'),
+    )
+    if faults:
+        raise WeightsError(
+            f'{checkpoint} is not a checkpoint of this config. ' + '; '.join(faults),
+            code='checkpoint-mismatch',
+        )
+
+
+def counted(*problems: tuple[list[str], str]) -> list[str]:
+    """Return a sentence for each list with tensors: their number and first names."""
+    return [
+        f'{len(keys)} tensors {title}: {first(keys)}'
+        for keys, title in problems
+        if keys
+    ]
+
+
+def other_shapes(
+    state: Mapping[str, Tensor], own: Mapping[str, Tensor], owner: str
+) -> list[str]:
+    """Return the tensors of a file that have another shape than the owner's."""
+    return [
+        f'{key} (file {tuple(state[key].shape)}, {owner} {tuple(own[key].shape)})'
+        for key in own
+        if key in state and state[key].shape != own[key].shape
+    ]
+
+
+def require_converted(file: Checkpoint) -> None:
+    """Reject an unconverted MMDetection v1 checkpoint: its class order differs."""
+    heads = read_heads(file.state, file.extras)
+    if heads and heads.version == 'v1':
+        raise WeightsError(
+            f'{file.path} is a {heads.title}, whose classes and layers are in another '
+            'order than in 3.x. Convert it: eca-mmdet weights convert '
+            f'{file.path} NEW.pth, and start from NEW.pth (docs/legacy.md).',
+            code='checkpoint-mismatch',
+        )
+
+
+def require_start(state: dict[str, Any], model: Any, checkpoint: str) -> list[str]:
+    """Return the tensors that a model trained from a detector starts new, with reasons.
+
+    The file's backbone must be the model's, gates included; heads and neck may differ.
+    """
+    model = getattr(model, 'module', model)
+    if not any('backbone.' in key for key in state):
+        raise WeightsError(
+            f'load_from={checkpoint} is not a detector: no tensor is named backbone.… '
+            "Backbone weights go to model.backbone.init_cfg=dict(type='ECAPretrained', "
+            f'checkpoint={checkpoint!r}).',
+            code='checkpoint-mismatch',
+        )
+    missing, _, shapes = _compare(state, model)
+    lost = [name for name in missing + shapes if 'backbone.' in name]
+    if lost:
+        raise WeightsError(
+            f'load_from={checkpoint} is of another backbone: {len(lost)} tensors would '
+            f'stay random: {", ".join(lost[:3])}. See what it is: eca-mmdet weights '
+            f'inspect {checkpoint}. Only its backbone is loaded by '
+            "model.backbone.init_cfg (type 'ECAPretrained', which may allow random "
+            'gates).',
+            code='checkpoint-mismatch',
+        )
+    return [f'{name}: not in the file' for name in missing] + shapes
+
+
+def _compare(
+    state: dict[str, Any], model: Any
+) -> tuple[list[str], list[str], list[str]]:
+    """Load what fits; return names that are missing, extra, and of another shape."""
+    own = model.state_dict()
+    fitting = {
+        k: v for k, v in state.items() if k not in own or v.shape == own[k].shape
+    }
+    # A real load, since layers may rename the keys of older files on the way.
+    found = model.load_state_dict(fitting, strict=False)
+    missing = [
+        key
+        for key in found.missing_keys
+        if key not in state and not key.endswith('num_batches_tracked')
+    ]
+    return missing, list(found.unexpected_keys), other_shapes(state, own, 'model')
 
 
 @dataclass(frozen=True)
@@ -43,17 +131,19 @@ class ClassMatch:
 
 def match_classes(wanted: Sequence[str], names: Sequence[str]) -> ClassMatch:
     """Compare a model's class names with a file's, letter by letter."""
+
+    def loose(name: str) -> str:
+        return re.sub('[ _-]', '', name.casefold())
+
     at = {name: index for index, name in enumerate(names)}
-    kept = {index: at[name] for index, name in enumerate(wanted) if name in at}
-    same = tuple(name for name in wanted if name in at)
+    similar = {loose(name): name for name in reversed(names)}
     new = tuple(name for name in wanted if name not in at)
-    loose = {_loose(name): name for name in reversed(names)}
-    near = [(name, loose[_loose(name)]) for name in new if _loose(name) in loose]
-    return ClassMatch(kept, same, new, tuple(near))
-
-
-def _loose(name: str) -> str:
-    return ''.join(char for char in name.casefold() if char not in ' _-')
+    return ClassMatch(
+        kept={index: at[name] for index, name in enumerate(wanted) if name in at},
+        same=tuple(name for name in wanted if name in at),
+        new=new,
+        near=tuple((n, similar[loose(n)]) for n in new if loose(n) in similar),
+    )
 
 
 @dataclass
@@ -101,36 +191,28 @@ def plan_transfer(
         )
     if wanted is not None and shared:
         plan.match = match_classes(wanted, _names(file, plan, source_classes))
+    kept = plan.match.kept if plan.match else {}
     for name in shared:
+        tensor, layout = file.state[name], layers[name]
         plan.new[name] = own[name].detach().clone()
-        if plan.match and plan.match.kept:
-            _move(name, file.state[name], plan, plan.match.kept)
+        if not kept:
+            continue
+        if layout is None:
+            reason = 'a layer whose rows are not known here'
+        elif plan.classes is None or layout.classes(size_of(tensor)) != plan.classes:
+            reason = f"the file's has {size_of(tensor)} rows"
+        elif tensor.shape[1:] != own[name].shape[1:]:
+            reason = f'the file has {tuple(tensor.shape)}'
+        else:
+            plan.new[name] = move_rows(own[name], tensor, layout, plan.classes, kept)
+            plan.moved.append(name)
+            continue
+        plan.unkept.append(f'{name} ({reason})')
     return plan
 
 
-def _move(
-    name: str, tensor: Tensor, plan: TransferPlan, kept: Mapping[int, int]
-) -> None:
-    """Take over a layer's rows, or note why not."""
-    own, layout = plan.new[name], plan.layers[name]
-    if layout is None:
-        reason = 'a layer whose rows are not known here'
-    elif plan.classes is None or layout.classes(size_of(tensor)) != plan.classes:
-        reason = f"the file's has {size_of(tensor)} rows"
-    elif tensor.shape[1:] != own.shape[1:]:
-        reason = f'the file has {tuple(tensor.shape)}'
-    else:
-        plan.new[name] = move_rows(own, tensor, layout, plan.classes, kept)
-        plan.moved.append(name)
-        return
-    plan.unkept.append(f'{name} ({reason})')
-
-
 def _count(state: Mapping[str, Tensor], layers: Layers) -> int | None:
-    """Return the largest number of classes of the layers.
-
-    A layer that serves all classes at once looks like one of a single class.
-    """
+    """Return the most classes of a layer: one that serves all looks like one class."""
     counts = [
         layout.classes(size_of(state[name]))
         for name, layout in layers.items()
@@ -143,17 +225,16 @@ def _names(
     file: Checkpoint, plan: TransferPlan, source_classes: Sequence[str] | None
 ) -> tuple[str, ...]:
     """Return the file's class names, one for each of its classes."""
-    count = plan.classes
-    if source_classes is None:
-        names, where = file.classes, 'the file'
-        if names is None and count == 80:
-            from mmdet.datasets import CocoDataset
-
-            names = tuple(CocoDataset.METAINFO['classes'])
-            plan.notes.append("the file has no class names: COCO's 80 are taken")
-    else:
+    count, where = plan.classes, 'the file'
+    names = file.classes if source_classes is None else None
+    if source_classes is not None:
         where = 'source_classes of the FineTuneHook'
         names = require_names(source_classes, where)
+    elif names is None and count == 80:
+        from mmdet.datasets import CocoDataset
+
+        names = tuple(CocoDataset.METAINFO['classes'])
+        plan.notes.append("the file has no class names: COCO's 80 are taken")
     if names is None:
         raise UserError(
             f'{file.path} has no class names, so that no rows can be kept by name. Set '
@@ -182,10 +263,9 @@ def summary_lines(
         for name, tensor in model.items()
         if name not in plan.layers and not name.endswith('num_batches_tracked')
     }
-    new = [name for name, fitting in fits.items() if not fitting]
     line = f'fine-tuning from {clipped(file.path, 200)}{count}: {_about_classes(plan)}'
     line += f"; {sum(fits.values())} other tensors are the file's"
-    if new:
+    if new := [name for name, fitting in fits.items() if not fitting]:
         line += f', {len(new)} start new: {_listed(new)}'
     lines = [line, *plan.notes]
     absent = [name for name in plan.layers if name not in file.state]
@@ -201,8 +281,11 @@ def summary_lines(
 
 
 def _about_classes(plan: TransferPlan) -> str:
-    moved = _parts(plan.moved)
-    new = [part for part in _parts(plan.layers) if part not in moved]
+    def layers_of(names: Iterable[str]) -> list[str]:
+        return sorted({name.rpartition('.')[0] or name for name in names})
+
+    moved = layers_of(plan.moved)
+    new = [layer for layer in layers_of(plan.layers) if layer not in moved]
     lines = []
     if moved and plan.match:
         same, others = plan.match.same, plan.match.new
@@ -213,16 +296,11 @@ def _about_classes(plan: TransferPlan) -> str:
         keep = _many(len(moved), 'class layer keeps', 'class layers keep')
         lines.append(f'{keep} the rows of {which}')
     if new:
-        start_new = 'class layer starts new', 'class layers start new'
-        lines.append(f'{_many(len(new), *start_new)}: {_listed(new)}')
+        start = _many(len(new), 'class layer starts new', 'class layers start new')
+        lines.append(f'{start}: {_listed(new)}')
         if plan.match and not plan.match.kept:
             lines.append(f'no class has a name of the file: {_listed(plan.match.new)}')
     return '; '.join(lines)
-
-
-def _parts(names: Iterable[str]) -> list[str]:
-    """Return the layers that tensors are of, each once."""
-    return sorted({name.rpartition('.')[0] or name for name in names})
 
 
 def _many(count: int, one: str, more: str) -> str:
@@ -250,32 +328,20 @@ def describe_start(
     layers = find_class_layers(model_cfg, own, len(classes))
     wanted = classes if keep_classes else None
     plan = plan_transfer(file, own, layers, wanted, source_classes)
-    return [_about_file(file, plan, source_classes), *summary_lines(plan, file, own)]
-
-
-def _about_file(
-    file: Checkpoint, plan: TransferPlan, source_classes: Sequence[str] | None
-) -> str:
     heads = read_heads(file.state, file.extras)
-    kind = heads.title if heads else 'detector'
-    try:
-        names = source_classes or file.classes
-    except WeightsError:
-        names = None
-    known = f': {_listed(names)}' if names else ', which it does not name'
-    count = plan.classes or (len(names) if names else None)
-    if count is None:
-        return f'{file.path}: {kind}; its number of classes is not known'
-    return f'{file.path}: {kind}, {_many(count, "class", "classes")}{known}'
+    line = f'{path}: {heads.title if heads else "detector"}'
+    names = source_classes or _names_or_none(file)
+    if count := plan.classes or len(names or ()):
+        named = f': {_listed(names)}' if names else ', which it does not name'
+        line += f', {_many(count, "class", "classes")}{named}'
+    else:
+        line += '; its number of classes is not known'
+    return [line, *summary_lines(plan, file, own)]
 
 
 def other_classes(file: Checkpoint, wanted: Iterable[str] | None) -> list[str]:
     """Return a warning if equally many but other classes would keep their layers."""
-    try:
-        names = file.classes
-    except WeightsError:
-        return []
-    mine = tuple(wanted or ())
+    names, mine = _names_or_none(file), tuple(wanted or ())
     if not names or not mine or len(names) != len(mine) or names == mine:
         return []
     at = next(i for i, name in enumerate(mine) if name != names[i])
@@ -285,6 +351,13 @@ def other_classes(file: Checkpoint, wanted: Iterable[str] | None) -> list[str]:
         'layers are kept as they are. To start them new: custom_hooks=[dict('
         "type='FineTuneHook')]; keep_classes=True in it keeps the rows of equal names"
     ]
+
+
+def _names_or_none(file: Checkpoint) -> tuple[str, ...] | None:
+    try:
+        return file.classes
+    except WeightsError:
+        return None
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -118,7 +118,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UserError as error:
         message, code = f'{shown(error)} [{error.code}]', error.exit_code
     except pickle.UnpicklingError as error:  # a file that mmengine itself loaded
-        from eca_mmdet.checkpoints.io import refusal
+        from eca_mmdet.checkpoints.reading import refusal
 
         reason = refusal('a file that the config names', error)
         message, code = f'{printable(str(reason))} [checkpoint-unsafe]', 2

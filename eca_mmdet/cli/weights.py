@@ -66,42 +66,37 @@ def run(args: argparse.Namespace) -> int:
     from eca_mmdet.checkpoints.conversion import convert_weights
     from eca_mmdet.checkpoints.inspection import inspect_weights
 
+    result: Inspection | ConvertedFile
     if args.action == 'inspect':
-        inspection = inspect_weights(args.file, args.trust, args.key)
-        print(
-            json.dumps(inspection.to_dict(), indent=1)
-            if args.json
-            else as_text(inspection)
-        )
-        return 0 if inspection.known else 1
-    options = args.to, args.force, args.trust, args.v1_retinanet, args.key
-    done = convert_weights(args.source, args.target, *options)
-    if args.json:
-        print(json.dumps(done.to_dict(), indent=1))
+        result = inspect_weights(args.file, args.trust, args.key)
+        text, code = as_text(result), 0 if result.known else 1
     else:
-        print(_summary(done, args.source))
-    return 0
+        options = args.to, args.force, args.trust, args.v1_retinanet, args.key
+        result = convert_weights(args.source, args.target, *options)
+        text, code = _summary(result, args.source), 0
+    print(json.dumps(result.to_dict(), indent=1) if args.json else text)
+    return code
 
 
 def as_text(inspection: Inspection) -> str:
     """Lay an inspection out for reading, one fact a line."""
-    sizes: object = ''
+    sizes = ''
     if inspection.block_kernel_sizes:
         sizes = f'{_row(inspection.kernel_sizes or ())} (uniform in each stage)'
         if not inspection.uniform:
             sizes = f'differ inside a stage: {inspection.block_kernel_sizes}'
-    facts = {
-        'what': inspection.what,
-        'depth': f'{inspection.depth} = ' * bool(inspection.depth)
-        + f'{_row(inspection.blocks)} {inspection.block} blocks',
-        'stem': inspection.stem,
-        'shortcut': inspection.shortcut,
-        'widths': _row(inspection.out_channels),
-        'gates': f'{inspection.gates} {inspection.gate}' if inspection.gate else 'none',
-        'kernel sizes': sizes,
-    }
-    if not inspection.known:
-        facts = {'what': inspection.what}
+    gates = f'{inspection.gates} {inspection.gate}' if inspection.gate else 'none'
+    facts: dict[str, object] = {'what': inspection.what}
+    if inspection.known:
+        facts |= {
+            'depth': f'{inspection.depth} = ' * bool(inspection.depth)
+            + f'{_row(inspection.blocks)} {inspection.block} blocks',
+            'stem': inspection.stem,
+            'shortcut': inspection.shortcut,
+            'widths': _row(inspection.out_channels),
+            'gates': gates,
+            'kernel sizes': sizes,
+        }
     facts |= {
         'classes': inspection.classes,
         'tensors': f'{inspection.tensors}, {" and ".join(inspection.dtypes)}',

@@ -14,13 +14,15 @@ from torch import Tensor
 
 from eca_mmdet import compat
 from eca_mmdet.checkpoints.class_layers import Layers, find_class_layers
-from eca_mmdet.checkpoints.detector import require_converted, require_fit, require_start
 from eca_mmdet.checkpoints.download import fetch, is_fetched
 from eca_mmdet.checkpoints.io import Checkpoint, as_checkpoint, read_checkpoint
 from eca_mmdet.checkpoints.transfer import (
     TransferPlan,
     other_classes,
     plan_transfer,
+    require_converted,
+    require_fit,
+    require_start,
     summary_lines,
 )
 from eca_mmdet.engine.config import class_names

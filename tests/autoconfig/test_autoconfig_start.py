@@ -7,8 +7,7 @@ import torch
 
 from eca_mmdet.autoconfig import proposals
 from eca_mmdet.autoconfig.base import from_detector, read_base, resolve_model
-from eca_mmdet.autoconfig.sections import model_of
-from eca_mmdet.autoconfig.text import assignment
+from eca_mmdet.autoconfig.sections import assignment, model_of
 from eca_mmdet.checkpoints.io import read_checkpoint
 from tests.support.own_data import QUICK, SIDE, TINY, write_data
 

@@ -5,8 +5,7 @@ import torch
 
 from eca_mmdet.checkpoints import convert, inspect
 from eca_mmdet.checkpoints.conversion import convert_weights
-from eca_mmdet.checkpoints.io import read_weights
-from eca_mmdet.checkpoints.state_dicts import find_state
+from eca_mmdet.checkpoints.io import find_state, read_weights
 from eca_mmdet.utils.errors import WeightsError
 from tests.references.networks import AuthorsResNet
 from tests.support import fine_tuning

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from eca_mmdet.catalog import configs as paths
-from eca_mmdet.checkpoints.unpickling import allow_mmengine_checkpoints
+from eca_mmdet.checkpoints.reading import allow_mmengine_checkpoints
 from tests.conftest import PYTHON, REPOSITORY
 from tests.support.training_runs import DEMO, shapes_options
 

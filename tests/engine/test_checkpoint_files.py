@@ -37,8 +37,8 @@ def save_mmengine_checkpoint(model, file):
 
 
 def test_reading_a_detector_returns_the_tensors(backbone, tmp_path):
-    from eca_mmdet.checkpoints.detector import require_fit
     from eca_mmdet.checkpoints.io import read_checkpoint
+    from eca_mmdet.checkpoints.transfer import require_fit
 
     model = backbone()
     save_mmengine_checkpoint(model, tmp_path / 'epoch_1.pth')
@@ -68,7 +68,7 @@ def test_reading_a_detector_returns_the_tensors(backbone, tmp_path):
     ],
 )
 def test_another_detectors_checkpoint_is_refused(backbone, changes, part):
-    from eca_mmdet.checkpoints.detector import require_fit
+    from eca_mmdet.checkpoints.transfer import require_fit
 
     with pytest.raises(UserError, match=f'x.pth is not a checkpoint.*{part}'):
         require_fit(backbone().state_dict(), backbone(**changes), 'x.pth')
@@ -238,7 +238,7 @@ def test_load_from_another_backbone_is_refused(command, config, other):
 def test_load_from_another_number_of_classes_says_what_is_new(mmdet_ready, config):
     from mmdet.registry import MODELS
 
-    from eca_mmdet.checkpoints.detector import require_start
+    from eca_mmdet.checkpoints.transfer import require_start
 
     classes = {
         'model.roi_head.bbox_head.num_classes': 7,

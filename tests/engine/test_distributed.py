@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from eca_mmdet.checkpoints.unpickling import allow_mmengine_checkpoints
+from eca_mmdet.checkpoints.reading import allow_mmengine_checkpoints
 from tests.conftest import REPOSITORY
 from tests.support.ranks import environments
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from eca_mmdet.catalog.configs import config_root
-from eca_mmdet.checkpoints.unpickling import allow_mmengine_checkpoints
+from eca_mmdet.checkpoints.reading import allow_mmengine_checkpoints
 from eca_mmdet.cli import build_parser
 from eca_mmdet.engine import seeding
 from eca_mmdet.utils.errors import UserError

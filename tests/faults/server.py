@@ -47,12 +47,12 @@ def _warm_up() -> None:
     import torch
 
     from eca_mmdet import registration
-    from eca_mmdet.checkpoints import unpickling
+    from eca_mmdet.checkpoints import reading
 
     torch.set_num_threads(1)
     cv2.setNumThreads(1)  # threads do not come along into a fork
     registration.register()
-    unpickling.allow_mmengine_checkpoints()
+    reading.allow_mmengine_checkpoints()
     import matplotlib.pyplot  # noqa: F401
     import mmdet.apis  # noqa: F401
 
