@@ -21,8 +21,7 @@ from rich.progress import BarColumn, Progress, TimeRemainingColumn
 
 from eca_mmdet import registration
 from eca_mmdet.catalog.mechanisms import KEYS, find_mechanism
-from eca_mmdet.demo import config
-from eca_mmdet.demo.config import TASKS
+from eca_mmdet.demo.run import TASKS, compose, shorten
 from eca_mmdet.engine.run_lock import RunLock
 from eca_mmdet.evaluation.metrics_json import versions
 from eca_mmdet.evaluation.tables import render
@@ -51,9 +50,9 @@ class Run:
     @functools.cached_property
     def config(self) -> Any:
         """The run's config, with a data root that is not there."""
-        cfg = config.compose(self.detector, self.mechanism, 18, Path('data'), self.seed)
+        cfg = compose(self.detector, self.mechanism, 18, Path('data'), self.seed)
         if self.quick:
-            config.shorten(cfg)
+            shorten(cfg)
         return cfg
 
     @functools.cached_property

@@ -15,17 +15,64 @@ from mmengine.hooks import Hook
 from rich import progress
 from rich.console import Console
 
+from eca_mmdet.catalog.architectures import RELEASED_KERNEL_SIZES
+from eca_mmdet.catalog.mechanisms import find_mechanism
 from eca_mmdet.datasets.shapes import SPLITS, write_shapes
-from eca_mmdet.demo import config
+from eca_mmdet.engine.config import load_config
 from eca_mmdet.engine.distributed import ending_workers
 from eca_mmdet.engine.runner import build_runner
 from eca_mmdet.evaluation.tables import ap_table, rows_of
 from eca_mmdet.utils.io import write_json, write_texts
 from eca_mmdet.utils.plotting import new_figure, save_figure
 
+FAMILIES = {'faster': 'faster-rcnn', 'mask': 'mask-rcnn', 'retinanet': 'retinanet'}
+TASKS = {'bbox': 'box AP', 'segm': 'mask AP'}
+QUICK_ITERATIONS = 12
+QUICK_SIZES = {'train': 32, 'val': 12}
 PICTURES = 12
 SCORE_THRESHOLD = 0.5
 ENLARGED = 320  # longer side of an image in the page of predictions, in pixels
+
+
+def compose(
+    detector: str, attention: str, depth: int, data_root: Path, seed: int
+) -> Any:
+    """Return the config of one demo run on a folder made by ``write_shapes``.
+
+    ``detector`` is a key of ``FAMILIES``; ``attention`` the key of a mechanism
+    (:mod:`eca_mmdet.catalog.mechanisms`) or 'none'; ``depth`` 18 or 50; ``seed`` is for
+    weights and sampling.
+    """
+    cfg = load_config(f'{FAMILIES[detector]}_eca-r18-w16_fpn_shapes')
+    for split, loader in (('train', 'train'), ('val', 'val'), ('val', 'test')):
+        cfg[f'{loader}_dataloader'].dataset.data_root = f'{data_root}/'
+        if loader != 'train':
+            path = str(data_root / 'annotations' / f'{split}.json')
+            cfg[f'{loader}_evaluator'].ann_file = path
+    cfg.randomness = dict(seed=seed)
+    cfg.launcher = 'none'
+    backbone = cfg.model.backbone
+    backbone.depth = depth
+    width = backbone.base_channels * (1 if depth == 18 else 4)
+    cfg.model.neck.in_channels = [width * 2**stage for stage in range(4)]
+    if attention == 'eca':
+        backbone.kernel_sizes = RELEASED_KERNEL_SIZES[depth]
+        return cfg
+    backbone.type = 'PluginResNet'
+    backbone.pop('kernel_sizes')
+    if attention != 'none':
+        backbone.plugins = [find_mechanism(attention).plugin(depth, narrow=True)]
+    return cfg
+
+
+def shorten(cfg: Any) -> None:
+    """Cut the run to a few iterations (``--quick``)."""
+    cfg.train_cfg.max_iters = cfg.train_cfg.val_interval = QUICK_ITERATIONS
+    cfg.default_hooks.checkpoint.interval = QUICK_ITERATIONS
+    cfg.param_scheduler = []
+    for loader in ('train', 'val', 'test'):
+        cfg[f'{loader}_dataloader'].num_workers = 0
+        cfg[f'{loader}_dataloader'].persistent_workers = False
 
 
 def run_demo(
@@ -42,12 +89,12 @@ def run_demo(
     Everything goes to the existing folder ``out``; the parameters are the options of
     ``eca-mmdet demo``.
     """
-    sizes = config.QUICK_SIZES if quick else SPLITS
+    sizes = QUICK_SIZES if quick else SPLITS
     console.print(f'drawing {sizes["train"]} + {sizes["val"]} images of shapes ...')
     data = write_shapes(out / 'data', seed=seed, sizes=sizes)
-    cfg = config.compose(detector, attention, depth, data.resolve(), seed)
+    cfg = compose(detector, attention, depth, data.resolve(), seed)
     if quick:
-        config.shorten(cfg)
+        shorten(cfg)
     cfg.work_dir = str(out / 'train')
     hook = ProgressHook(console)
     # mmengine's console output goes only to its log file (train/*/*.log): its stream
