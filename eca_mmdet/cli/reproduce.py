@@ -131,7 +131,7 @@ def _check_paths(jobs: Sequence[Job], settings: Settings) -> None:
 
 def _print_plan(jobs: Sequence[Job], settings: Settings) -> int:
     """Print what would run and how long, and what is missing."""
-    from eca_mmdet.reproduce.run import estimate_hours, read_record
+    from eca_mmdet.reproduce.run import estimate_hours, measured_before
 
     hours = estimate_hours(jobs, settings)
     total = 0.0
@@ -139,7 +139,7 @@ def _print_plan(jobs: Sequence[Job], settings: Settings) -> int:
         if job.action == 'none':
             print(printable(f'{job.row.row}: {job.note}'))
             continue
-        known = read_record(job, settings)
+        known = measured_before(job, settings)
         left = 0.0 if known else hours[job.row.row]
         total += left
         what = 'measured before' if known else f'about {_time(left)}'

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import logging
-import shlex
-import subprocess
 import sys
 import time
 from collections.abc import Sequence
@@ -19,12 +16,19 @@ from eca_mmdet.evaluation.tables import TITLES
 from eca_mmdet.reproduce import tables
 from eca_mmdet.reproduce.plan import CocoFolder, Job
 from eca_mmdet.reproduce.tables import RowOutcome
-from eca_mmdet.utils.io import sha256_of, take_own_folder, write_json, write_texts
+from eca_mmdet.utils.errors import RunError
+from eca_mmdet.utils.io import (
+    read_record,
+    run_logged,
+    sha256_of,
+    take_own_folder,
+    write_json,
+    write_texts,
+)
 
 logger = logging.getLogger(__name__)
 
 _OWN = ('rows', 'runs', 'tables.json', 'tables.md', 'tables.tex')
-_PATIENCE = 20.0  # seconds for a training to save its step
 _TRAINING = 117_266 * 12 * 3
 """Forward passes of a training: images of train2017 with objects, epochs, and three for
 a step with its backward pass."""
@@ -44,10 +48,6 @@ class Settings:
     options: tuple[str, ...] = ()  # config overrides of every row
     tolerance: float = 0.1  # of AP, 0-100, for released detectors: resizing, rounding
     tolerance_retrained: float = 0.4
-
-
-class RowFailed(Exception):
-    """A command of a row failed: the message says where its output is."""
 
 
 def reproduce(
@@ -80,12 +80,12 @@ def _outcome(job: Job, settings: Settings, name: str) -> RowOutcome:
         logger.warning('%s: %s', name, job.note)
     if job.action == 'none':
         return RowOutcome(job.row, tables.NO_WEIGHTS, job.note, cost, {})
-    record = read_record(job, settings)
+    record = measured_before(job, settings)
     if record:
         logger.warning('%s: measured before, %.0f s', name, record['seconds'])
     try:
         record = record or _measure(job, settings, name)
-    except RowFailed as error:
+    except RunError as error:
         logger.warning('%s: failed, %s', name, error)
         return RowOutcome(job.row, tables.FAILED, str(error), cost, {})
     except KeyboardInterrupt:
@@ -102,16 +102,15 @@ def _outcome(job: Job, settings: Settings, name: str) -> RowOutcome:
     return RowOutcome(job.row, verdict, job.note, cost, compared, tolerance, released)
 
 
-def read_record(job: Job, settings: Settings) -> dict[str, Any] | None:
+def measured_before(job: Job, settings: Settings) -> dict[str, Any] | None:
     """Return the record of an earlier call, if it is whole and of the same inputs."""
-    try:
-        record = json.loads(_record_path(job, settings).read_text())
+
+    def is_sound(record: Any) -> bool:
         tasks = record['metrics']['results'].keys()
         whole = tasks and tasks <= TITLES.keys() and float(record['seconds']) >= 0
-        same = record['inputs'] == _inputs(job, settings)
-        return dict(record) if whole and same else None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return None
+        return bool(whole and record['inputs'] == _inputs(job, settings))
+
+    return read_record(_record_path(job, settings), is_sound)
 
 
 def _record_path(job: Job, settings: Settings) -> Path:
@@ -149,17 +148,18 @@ def _measure(job: Job, settings: Settings, name: str) -> dict[str, Any]:
         words = ['weights', 'convert', str(job.weights), str(weights), '--force']
         words += ['--v1-retinanet'] if job.row.detector == 'RetinaNet' else []
         alone = replace(settings, launcher='none', prefix=())
-        _run(words, alone, folder / 'convert.log')
+        run_logged(command_of(words, alone), folder / 'convert.log')
     logger.warning('%s: testing %s', name, weights)
     work = folder / 'test'
     before = set(work.glob('*/metrics.json'))
     # COCO's last: what is measured is the folder that the record names.
     options = [*inputs['options'], *settings.coco.options()]
     words = ['test', job.config, str(weights), '--work-dir', str(work)]
-    _run([*words, '--cfg-options', *options], settings, folder / 'test.log')
+    words += ['--cfg-options', *options]
+    run_logged(command_of(words, settings), folder / 'test.log')
     written = set(work.glob('*/metrics.json')) - before
     if len(written) != 1:
-        raise RowFailed(f'the test left no metrics.json in {work}')
+        raise RunError(f'the test left no metrics.json in {work}')
     record = {
         'inputs': inputs,
         'seconds': round(time.monotonic() - start, 1),
@@ -181,9 +181,7 @@ def _train(
     work, begun = folder / 'train', folder / 'inputs.json'
     last = work / 'last_checkpoint'
     if begun.exists() and json.loads(begun.read_text()) != inputs:
-        raise RowFailed(
-            f'{work} was begun with other options or annotations; remove it'
-        )
+        raise RunError(f'{work} was begun with other options or annotations; remove it')
     write_json(begun, inputs)
     logger.warning('%s: %s', name, 'training goes on' if last.is_file() else 'training')
     options = [
@@ -193,9 +191,10 @@ def _train(
         *settings.coco.options('val'),
     ]
     words = ['train', job.config, '--work-dir', str(work), '--resume']
-    _run([*words, '--cfg-options', *options], settings, folder / 'train.log')
+    words += ['--cfg-options', *options]
+    run_logged(command_of(words, settings), folder / 'train.log')
     if not last.is_file():
-        raise RowFailed(f'training left no checkpoint in {work}')
+        raise RunError(f'training left no checkpoint in {work}')
     return Path(last.read_text().strip())
 
 
@@ -208,33 +207,6 @@ def command_of(words: Sequence[str], settings: Settings) -> list[str]:
     launch = [] if settings.launcher == 'none' else ['--launcher', settings.launcher]
     start += ['-m', 'eca_mmdet.cli']
     return [*settings.prefix, *start, *words[:1], *launch, *words[1:]]
-
-
-def _run(words: Sequence[str], settings: Settings, log: Path) -> None:
-    """Run a command with its output in a file."""
-    command = command_of(words, settings)
-    with open(log, 'a') as file:
-        file.write(f'$ {shlex.join(command)}\n')
-        file.flush()
-        try:
-            process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT)
-        except OSError as error:
-            raise RowFailed(f'{command[0]} cannot be started: {error}') from error
-        try:
-            code = process.wait()
-        except BaseException as error:
-            # A terminal sends ctrl-C to the command as well, which then saves what it
-            # has; a second signal would cut that off.
-            if isinstance(error, KeyboardInterrupt):
-                with contextlib.suppress(subprocess.TimeoutExpired):
-                    process.wait(_PATIENCE)
-            if process.poll() is None:
-                process.terminate()
-                process.wait()
-            raise
-    if code:
-        lines = [line for line in log.read_text(errors='replace').splitlines() if line]
-        raise RowFailed(f'exit code {code}: {lines[-1][:300]} (all of it: {log})')
 
 
 def estimate_hours(jobs: Sequence[Job], settings: Settings) -> dict[str, float]:
