@@ -28,12 +28,8 @@ def add_parser(commands: Commands) -> None:
         'time on a map as C4 of an 800x1280 image.',
     )
     add = Adder(attention)
-    add(
-        'mechanisms',
-        nargs='*',
-        metavar='NAME',
-        help='as eca, cbam or se-var1 (default: all)',
-    )
+    text = 'as eca, cbam or se-var1 (default: all)'
+    add('mechanisms', nargs='*', metavar='NAME', help=text)
     add('--channels', type=at_least_1, default=256, metavar='C', help='default: 256')
     add(
         '--size',

@@ -25,13 +25,8 @@ def add_parser(commands: Commands) -> None:
     )
     add = Adder(split)
     add('file', metavar='A.json', help='COCO annotation file')
-    add(
-        '--val',
-        type=share,
-        required=True,
-        metavar='SHARE',
-        help='of the images for validation, as 0.2',
-    )
+    text = 'of the images for validation, as 0.2'
+    add('--val', type=share, required=True, metavar='SHARE', help=text)
     add('--test', type=share, metavar='SHARE', help='of the images for a third file')
     add.flag('--stratify', 'give each part nearly the same share of every class')
     add(
@@ -40,11 +35,8 @@ def add_parser(commands: Commands) -> None:
         help="images with the same FIELD stay together, as video_id; 'folder' is the "
         'folder in file_name',
     )
-    add(
-        '--images',
-        metavar='DIR',
-        help='their folder: files that are the same byte for byte stay together',
-    )
+    text = 'their folder: files that are the same byte for byte stay together'
+    add('--images', metavar='DIR', help=text)
     add('--seed', type=seed, default=0, metavar='N', help='default: 0')
     add('--out', metavar='DIR', help='folder to write to (default: beside A.json)')
     add.flag('--json', 'print JSON')
