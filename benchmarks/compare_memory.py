@@ -35,7 +35,7 @@ from eca_mmdet.demo import run as demo
 from eca_mmdet.demo.run import ProgressHook
 from eca_mmdet.engine.runner import build_runner
 from eca_mmdet.models.backbones.resnet import MEMORY
-from eca_mmdet.utils.plotting import new_figure
+from eca_mmdet.utils.images import new_figure
 
 SCHEDULES = ('demo', 'fine-tune')
 STEPS, WARM_UP = 200, 20

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from eca_mmdet.analysis.gate_images import MOST_FREQUENT
 from eca_mmdet.evaluation.tables import render
-from eca_mmdet.utils.plotting import new_figure, save_figure
+from eca_mmdet.utils.images import new_figure, save_figure
 from eca_mmdet.utils.text import printable
 
 COLOURS = ('#0072b2', '#d55e00', '#009e73', '#cc79a7', '#e69f00', '#56b4e9', '#000000')

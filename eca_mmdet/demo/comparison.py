@@ -23,9 +23,9 @@ from eca_mmdet.demo.run import TASKS, compose, shorten
 from eca_mmdet.engine.run_lock import RunLock
 from eca_mmdet.evaluation.metrics_json import versions
 from eca_mmdet.evaluation.tables import render
-from eca_mmdet.utils.errors import RunError, UserError
+from eca_mmdet.utils.errors import CommandError, UserError
+from eca_mmdet.utils.images import new_figure, save_figure
 from eca_mmdet.utils.io import read_record, run_logged, write_json, write_texts
-from eca_mmdet.utils.plotting import new_figure, save_figure
 
 SIDE = 160  # height and width of the demo's images, in pixels
 _COSTS = (
@@ -175,8 +175,8 @@ def train(run: Run, folder: Path) -> dict[str, Any]:
         partial.rename(final)
         record = record_of(run, folder)
         if record is None:
-            raise RunError(f'it left no complete metrics.json in {final}.')
-    except RunError as error:
+            raise CommandError(f'it left no complete metrics.json in {final}.')
+    except CommandError as error:
         raise UserError(
             f'{run}: the training failed: {error}', code=error.code
         ) from error

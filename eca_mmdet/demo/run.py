@@ -22,8 +22,8 @@ from eca_mmdet.engine.config import load_config
 from eca_mmdet.engine.distributed import ending_workers
 from eca_mmdet.engine.runner import build_runner
 from eca_mmdet.evaluation.tables import ap_table, rows_of
+from eca_mmdet.utils.images import new_figure, save_figure
 from eca_mmdet.utils.io import write_json, write_texts
-from eca_mmdet.utils.plotting import new_figure, save_figure
 
 FAMILIES = {'faster': 'faster-rcnn', 'mask': 'mask-rcnn', 'retinanet': 'retinanet'}
 TASKS = {'bbox': 'box AP', 'segm': 'mask AP'}

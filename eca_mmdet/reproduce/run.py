@@ -16,7 +16,7 @@ from eca_mmdet.evaluation.tables import TITLES
 from eca_mmdet.reproduce import tables
 from eca_mmdet.reproduce.plan import CocoFolder, Job
 from eca_mmdet.reproduce.tables import RowOutcome
-from eca_mmdet.utils.errors import RunError
+from eca_mmdet.utils.errors import CommandError
 from eca_mmdet.utils.io import (
     read_record,
     run_logged,
@@ -85,7 +85,7 @@ def _outcome(job: Job, settings: Settings, name: str) -> RowOutcome:
         logger.warning('%s: measured before, %.0f s', name, record['seconds'])
     try:
         record = record or _measure(job, settings, name)
-    except RunError as error:
+    except CommandError as error:
         logger.warning('%s: failed, %s', name, error)
         return RowOutcome(job.row, tables.FAILED, str(error), cost, {})
     except KeyboardInterrupt:
@@ -159,7 +159,7 @@ def _measure(job: Job, settings: Settings, name: str) -> dict[str, Any]:
     run_logged(command_of(words, settings), folder / 'test.log')
     written = set(work.glob('*/metrics.json')) - before
     if len(written) != 1:
-        raise RunError(f'the test left no metrics.json in {work}')
+        raise CommandError(f'the test left no metrics.json in {work}')
     record = {
         'inputs': inputs,
         'seconds': round(time.monotonic() - start, 1),
@@ -181,7 +181,9 @@ def _train(
     work, begun = folder / 'train', folder / 'inputs.json'
     last = work / 'last_checkpoint'
     if begun.exists() and json.loads(begun.read_text()) != inputs:
-        raise RunError(f'{work} was begun with other options or annotations; remove it')
+        raise CommandError(
+            f'{work} was begun with other options or annotations; remove it'
+        )
     write_json(begun, inputs)
     logger.warning('%s: %s', name, 'training goes on' if last.is_file() else 'training')
     options = [
@@ -194,7 +196,7 @@ def _train(
     words += ['--cfg-options', *options]
     run_logged(command_of(words, settings), folder / 'train.log')
     if not last.is_file():
-        raise RunError(f'training left no checkpoint in {work}')
+        raise CommandError(f'training left no checkpoint in {work}')
     return Path(last.read_text().strip())
 
 

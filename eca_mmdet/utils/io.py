@@ -17,7 +17,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
-from eca_mmdet.utils.errors import RunError, UserError
+from eca_mmdet.utils.errors import CommandError, UserError
 
 _SHARE = 4
 """A file may take 1/4 of the memory; JSON grows when it is parsed."""
@@ -337,7 +337,7 @@ def run_logged(command: Sequence[str], log: Path) -> None:
     """Run a command with its output at the end of a file.
 
     Raises:
-        RunError: it cannot be started, or fails; with the last line of its output.
+        CommandError: it cannot be started, or fails; with the last line of its output.
     """
     with open(log, 'a') as file:
         file.write(f'$ {shlex.join(command)}\n')
@@ -345,7 +345,7 @@ def run_logged(command: Sequence[str], log: Path) -> None:
         try:
             process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT)
         except OSError as error:
-            raise RunError(f'{command[0]} cannot be started: {error}') from error
+            raise CommandError(f'{command[0]} cannot be started: {error}') from error
         try:
             code = process.wait()
         except BaseException as error:
@@ -360,4 +360,4 @@ def run_logged(command: Sequence[str], log: Path) -> None:
             raise
     if code:
         lines = [line for line in log.read_text(errors='replace').splitlines() if line]
-        raise RunError(f'exit code {code}: {lines[-1][:300]} (all of it: {log})')
+        raise CommandError(f'exit code {code}: {lines[-1][:300]} (all of it: {log})')

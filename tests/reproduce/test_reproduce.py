@@ -20,7 +20,7 @@ from eca_mmdet.reproduce.run import (
     measured_before,
 )
 from eca_mmdet.reproduce.tables import RowOutcome, as_json, as_tables
-from eca_mmdet.utils.errors import RunError, UserError
+from eca_mmdet.utils.errors import CommandError, UserError
 from eca_mmdet.utils.io import run_logged
 from tests.references.networks import (
     AuthorsResNet,
@@ -305,7 +305,7 @@ def test_damaged_records_are_measured_again(job_and_settings, harm):
 
 def test_programs_that_cannot_be_started(coco, tmp_path):
     settings = Settings(open_coco(coco), tmp_path, prefix=('no-such-program', '-n'))
-    with pytest.raises(RunError, match='no-such-program cannot be started'):
+    with pytest.raises(CommandError, match='no-such-program cannot be started'):
         run_logged(command_of(['test'], settings), tmp_path / 'log')
 
 
@@ -443,7 +443,9 @@ def test_commands_of_each_launcher(coco, setting, expected):
 def test_a_failed_command_tells_its_last_line(coco, tmp_path):
     words = ['test', 'no-such', 'no-such.pth']
     words = command_of(words, Settings(open_coco(coco), tmp_path))
-    with pytest.raises(RunError, match="exit code 2: .* 'no-such.pth' does not exist"):
+    with pytest.raises(
+        CommandError, match="exit code 2: .* 'no-such.pth' does not exist"
+    ):
         run_logged(words, tmp_path / 'log')
     assert '-m eca_mmdet.cli test no-such' in (tmp_path / 'log').read_text()
 
