@@ -33,7 +33,7 @@ _TRAINING = 117_266 * 12 * 3
 """Forward passes of a training: images of train2017 with objects, epochs, and three for
 a step with its backward pass."""
 
-_SHAPE = (800, 1216)  # a usual size of an image whose shorter side is 800
+_SHAPE = (1216, 800)  # a usual width and height of an image whose shorter side is 800
 
 
 @dataclass(frozen=True)
@@ -217,19 +217,17 @@ def estimate_hours(jobs: Sequence[Job], settings: Settings) -> dict[str, float]:
     The first job's detector is timed on one image with random weights, after a warm-up;
     the others follow by their GFLOPs.
     """
-    from mmengine.device import get_device
-
     from eca_mmdet.analysis.complexity import paper_cost
-    from eca_mmdet.analysis.latency import measure
+    from eca_mmdet.analysis.latency import time_configs
     from eca_mmdet.engine.config import build_model, load_config
 
     todo = [job for job in jobs if job.action != 'none']
     if not todo:
         return {}
     options = (*todo[0].options, *settings.options)
-    model = build_model(load_config(todo[0].config, options)).to(get_device())
-    timed = measure([('first', model.eval())], _SHAPE, rounds=1, warm_up=1)
-    seconds = timed['models']['first']['detector_ms'] / 1000
+    first = {'': load_config(todo[0].config, options)}
+    timed = time_configs(first, _SHAPE, rounds=1)['models']['']
+    seconds = timed['detector_ms'] / 1000
     models = (build_model(load_config(job.config), 'meta') for job in todo)
     flops = [paper_cost(model)['gflops'] for model in models]
     tested = settings.coco.counts['images']
