@@ -175,13 +175,8 @@ class V1Resize(Resize):  # type: ignore[misc]
         results['scale_factor'] = (factor, factor)
 
 
-@MODELS.register_module()
-class V1RPNHead(RPNHead):  # type: ignore[misc]
-    """``RPNHead`` whose proposals are v1's.
-
-    What differs: every level is suppressed by itself on its own coordinates, with
-    inclusive areas; no box is too small.
-    """
+class _V1Candidates:
+    """Mixin of dense heads: a level keeps its anchors with the highest scores."""
 
     def _predict_by_feat_single(
         self,
@@ -194,24 +189,61 @@ class V1RPNHead(RPNHead):  # type: ignore[misc]
         rescale: bool = False,
         with_nms: bool = True,
     ) -> InstanceData:
-        cfg = cfg or self.test_cfg
-        boxes, scores = [], []
-        for level in zip(cls_score_list, bbox_pred_list, mlvl_priors, strict=True):
-            decoded, score = _candidates(self, *level, cfg.nms_pre, img_meta)
-            keep = v1_nms(decoded, score[:, 0], cfg.nms.iou_threshold)
-            boxes.append(decoded[keep])
-            scores.append(score[keep, 0])
-        all_boxes, all_scores = torch.cat(boxes), torch.cat(scores)
-        all_scores, best = all_scores.topk(min(cfg.max_per_img, len(all_scores)))
-        all_boxes = all_boxes[best]
-        if rescale:
-            all_boxes = _divide(all_boxes, img_meta)
-        labels = torch.zeros_like(best)
-        return InstanceData(bboxes=all_boxes, scores=all_scores, labels=labels)
+        cfg = cfg or self.test_cfg  # type: ignore[attr-defined]
+        levels = []
+        for maps in zip(cls_score_list, bbox_pred_list, mlvl_priors, strict=True):
+            levels.append(self._candidates(*maps, cfg.nms_pre, img_meta))
+        return self._select(levels, cfg, img_meta['scale_factor'] if rescale else None)
+
+    def _candidates(
+        self,
+        cls_score: Tensor,
+        bbox_pred: Tensor,
+        priors: Tensor,
+        nms_pre: int,
+        img_meta: dict[str, Any],
+    ) -> tuple[Tensor, Tensor]:
+        """Return the boxes (N, 4) and scores (N, classes) of a level's best anchors."""
+        channels = self.cls_out_channels  # type: ignore[attr-defined]
+        scores = cls_score.permute(1, 2, 0).reshape(-1, channels).sigmoid()
+        offsets = bbox_pred.permute(1, 2, 0).reshape(-1, 4)
+        if 0 < nms_pre < len(scores):
+            best = scores.max(dim=1)[0].topk(nms_pre)[1]
+            scores, offsets, priors = scores[best], offsets[best], priors[best]
+        coder = self.bbox_coder  # type: ignore[attr-defined]
+        return coder.decode(priors, offsets, max_shape=img_meta['img_shape']), scores
+
+    def _select(
+        self, levels: list[tuple[Tensor, Tensor]], cfg: Any, scale: Any
+    ) -> InstanceData:
+        """Return the detections of an image; boxes are divided by ``scale``, if any."""
+        raise NotImplementedError
 
 
 @MODELS.register_module()
-class V1RetinaHead(RetinaHead):  # type: ignore[misc]
+class V1RPNHead(_V1Candidates, RPNHead):  # type: ignore[misc]
+    """``RPNHead`` whose proposals are v1's.
+
+    What differs: every level is suppressed by itself on its own coordinates, with
+    inclusive areas; no box is too small.
+    """
+
+    def _select(
+        self, levels: list[tuple[Tensor, Tensor]], cfg: Any, scale: Any
+    ) -> InstanceData:
+        kept = []
+        for boxes, scores in levels:
+            keep = v1_nms(boxes, scores[:, 0], cfg.nms.iou_threshold)
+            kept.append((boxes[keep], scores[keep, 0]))
+        boxes, scores = map(torch.cat, zip(*kept, strict=True))
+        scores, best = scores.topk(min(cfg.max_per_img, len(scores)))
+        boxes = _divide(boxes[best], scale)
+        labels = torch.zeros_like(best)
+        return InstanceData(bboxes=boxes, scores=scores, labels=labels)
+
+
+@MODELS.register_module()
+class V1RetinaHead(_V1Candidates, RetinaHead):  # type: ignore[misc]
     """``RetinaHead`` whose candidates are v1's.
 
     What differs: a level keeps the ``nms_pre`` anchors with the highest score of any
@@ -219,46 +251,18 @@ class V1RetinaHead(RetinaHead):  # type: ignore[misc]
     rescaled, then each class is suppressed by itself with inclusive areas.
     """
 
-    def _predict_by_feat_single(
-        self,
-        cls_score_list: list[Tensor],
-        bbox_pred_list: list[Tensor],
-        score_factor_list: list[Tensor],
-        mlvl_priors: list[Tensor],
-        img_meta: dict[str, Any],
-        cfg: Any,
-        rescale: bool = False,
-        with_nms: bool = True,
+    def _select(
+        self, levels: list[tuple[Tensor, Tensor]], cfg: Any, scale: Any
     ) -> InstanceData:
-        cfg = cfg or self.test_cfg
-        maps = zip(cls_score_list, bbox_pred_list, mlvl_priors, strict=True)
-        levels = [_candidates(self, *level, cfg.nms_pre, img_meta) for level in maps]
-        boxes, scores = (torch.cat(part) for part in zip(*levels, strict=True))
-        if rescale:
-            boxes = _divide(boxes, img_meta)
-        return detections(boxes, scores, cfg)
+        boxes, scores = map(torch.cat, zip(*levels, strict=True))
+        return detections(_divide(boxes, scale), scores, cfg)
 
 
-def _candidates(
-    head: Any,
-    cls_score: Tensor,
-    bbox_pred: Tensor,
-    priors: Tensor,
-    nms_pre: int,
-    img_meta: dict[str, Any],
-) -> tuple[Tensor, Tensor]:
-    """Return the boxes (N, 4) and scores (N, classes) of a level's best anchors."""
-    scores = cls_score.permute(1, 2, 0).reshape(-1, head.cls_out_channels).sigmoid()
-    offsets = bbox_pred.permute(1, 2, 0).reshape(-1, 4)
-    if 0 < nms_pre < len(scores):
-        best = scores.max(dim=1)[0].topk(nms_pre)[1]
-        scores, offsets, priors = scores[best], offsets[best], priors[best]
-    boxes = head.bbox_coder.decode(priors, offsets, max_shape=img_meta['img_shape'])
-    return boxes, scores
-
-
-def _divide(boxes: Tensor, img_meta: dict[str, Any]) -> Tensor:
-    return boxes / boxes.new_tensor(img_meta['scale_factor']).repeat(2)
+def _divide(boxes: Tensor, scale: Any) -> Tensor:
+    """Return boxes (N, 4 * classes) divided by factors of x and y, if there are any."""
+    if scale is None:
+        return boxes
+    return boxes / boxes.new_tensor(scale).repeat(boxes.shape[1] // 2)
 
 
 @MODELS.register_module()
@@ -283,9 +287,7 @@ class V1BBoxHead(Shared2FCBBoxHead):  # type: ignore[misc]
         boxes = self.bbox_coder.decode(
             roi[:, 1:], bbox_pred, max_shape=img_meta['img_shape']
         )
-        if rescale:
-            factors = boxes.new_tensor(img_meta['scale_factor'])
-            boxes = boxes / factors.repeat(boxes.shape[1] // 2)
+        boxes = _divide(boxes, img_meta['scale_factor'] if rescale else None)
         if rcnn_test_cfg is None:  # as mmdet's: all of them, for test-time augmentation
             return InstanceData(bboxes=boxes, scores=cls_score.softmax(dim=-1))
         return detections(boxes, scores, rcnn_test_cfg)
