@@ -83,10 +83,10 @@ def run(args: argparse.Namespace) -> int:
     record['versions'] = versions()
     write_json(out / 'gates.json', record)
     print(json.dumps(record, indent=1) if args.json else gate_tables(record))
-    pictures = draw_gates(record, out)
+    picture = draw_gates(record, out)
     for checkpoint in record['checkpoints']:
         for left in checkpoint['left_out']:
             logger.warning('left out: %(name)s (%(layer)s): %(reason)s', left)
-    for path in (out / 'gates.json', *pictures):
+    for path in (out / 'gates.json', picture):
         logger.warning('%s', path)
     return 0
