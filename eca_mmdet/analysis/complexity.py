@@ -135,11 +135,14 @@ def complexity(
             row.config: {'params_m': row.params_m.value, 'gflops': row.gflops.value}
             for row in published_rows()
         }
-    rows = []
-    for name, cfg in loaded.items():
-        cost = paper_cost(build_model(cfg, 'meta'), size)
-        rows.append(PaperRow(name, **cost, published=known.get(name)))
-    return rows
+    return [
+        PaperRow(
+            name,
+            **paper_cost(build_model(cfg, 'meta'), size),
+            published=known.get(name),
+        )
+        for name, cfg in loaded.items()
+    ]
 
 
 def load_configs(
@@ -148,8 +151,7 @@ def load_configs(
     """Return detector configs by the names given; arguments as :func:`complexity`."""
     every: list[str] = []
     for name in [names] if isinstance(names, str) else names:
-        tables = [row.config for row in published_rows()]
-        every += tables if name == 'tables' else [name]
+        every += [r.config for r in published_rows()] if name == 'tables' else [name]
     configs = {}
     for name in dict.fromkeys(every):
         cfg = load_config(name, options)

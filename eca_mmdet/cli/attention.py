@@ -12,11 +12,6 @@ from eca_mmdet.cli.common import Adder, Commands, at_least_1
 if TYPE_CHECKING:
     from eca_mmdet.analysis.attention import MechanismRow
 
-_HEADER = [
-    *('mechanism', 'DR', 'CCI', 'rank', 'parameters', 'published', 'GFLOPs', 'ms'),
-    'top-1',
-]
-
 
 def add_parser(commands: Commands) -> None:
     """Add ``attention``."""
@@ -61,7 +56,8 @@ def run(args: argparse.Namespace) -> int:
         }
         print(json.dumps(result, indent=1))
         return 0
-    print(render(_HEADER, [_cells(row) for row in rows], 'table'))
+    header = 'mechanism DR CCI rank parameters published GFLOPs ms top-1'.split()
+    print(render(header, [_cells(row) for row in rows], 'table'))
     print(_legend(shape))
     return 0
 

@@ -54,9 +54,9 @@ def run(args: argparse.Namespace) -> int:
     if not args.no_self_test:
         findings += self_test(findings)
     if args.json:
-        seconds = round(time.monotonic() - start, 1)
-        report = as_json(findings, seconds) | ({'fix': applied} if args.fix else {})
-        print(json.dumps(report, indent=1))
+        report = as_json(findings)
+        report['seconds'] = round(time.monotonic() - start, 1)
+        print(json.dumps(report | ({'fix': applied} if args.fix else {}), indent=1))
     elif args.fix:
         left = [f for f in findings if f.state != OK or f.name == 'self test']
         print(f'\nwhat remains:\n{as_text(left)}')
@@ -71,7 +71,7 @@ def counts(findings: Sequence[Finding]) -> dict[str, int]:
     return {state: states.count(state) for state in ('fault', 'warning', 'unknown')}
 
 
-def as_json(findings: Sequence[Finding], seconds: float) -> dict[str, Any]:
+def as_json(findings: Sequence[Finding]) -> dict[str, Any]:
     """Return the object for ``--json``."""
     return {
         'eca_mmdet': eca_mmdet.__version__,
@@ -88,7 +88,6 @@ def as_json(findings: Sequence[Finding], seconds: float) -> dict[str, Any]:
             }
             for finding in findings
         ],
-        'seconds': seconds,
     }
 
 

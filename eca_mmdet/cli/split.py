@@ -105,24 +105,22 @@ def _rows(report: SplitReport) -> list[list[str]]:
 
 def _remarks(report: SplitReport) -> list[str]:
     what = 'images or groups' if report.grouped else 'images'
-    lines = []
-    if report.too_rare:
-        names = ', '.join(report.too_rare)
-        lines.append(f'too few {what} to be in each part: {names}')
-    if report.not_in_each_part:
-        names = ', '.join(report.not_in_each_part)
-        lines.append(f'no split was found with these in each part: {names}')
-    if report.nothing_to_train_on:
-        parts = ', '.join(report.nothing_to_train_on)
-        lines.append(
-            f'warning: no object that mmdet trains on in {parts}: eca-mmdet check-data '
-            'says why'
-        )
-    if report.crowds:
-        lines.append(f'not counted as objects: {report.crowds} crowd annotations')
-    if report.left_out_annotations:
-        lines.append(
-            f'in no part: {report.left_out_annotations} annotations of images that '
-            'are not in the file, or of none. Look with eca-mmdet check-data.'
-        )
-    return lines
+    named = (
+        (report.too_rare, f'too few {what} to be in each part: %s'),
+        (report.not_in_each_part, 'no split was found with these in each part: %s'),
+        (
+            report.nothing_to_train_on,
+            'warning: no object that mmdet trains on in %s: eca-mmdet check-data says '
+            'why',
+        ),
+    )
+    counted = (
+        (report.crowds, 'not counted as objects: %d crowd annotations'),
+        (
+            report.left_out_annotations,
+            'in no part: %d annotations of images that are not in the file, or of '
+            'none. Look with eca-mmdet check-data.',
+        ),
+    )
+    lines = [text % ', '.join(names) for names, text in named if names]
+    return lines + [text % count for count, text in counted if count]

@@ -25,7 +25,7 @@ from eca_mmdet.evaluation.metrics_json import versions
 from eca_mmdet.evaluation.tables import render
 from eca_mmdet.utils.errors import CommandError, UserError
 from eca_mmdet.utils.images import new_figure, save_figure
-from eca_mmdet.utils.io import read_record, run_logged, write_json, write_texts
+from eca_mmdet.utils.io import read_record, run_logged
 
 SIDE = 160  # height and width of the demo's images, in pixels
 _COSTS = (
@@ -229,13 +229,6 @@ def costs(runs: list[Run]) -> list[dict[str, Any]]:
         row['inference_milliseconds'] = image
         row['step_milliseconds'] = step
     return rows
-
-
-def write_comparison(result: dict[str, Any], out: Path) -> None:
-    """Write a comparison as JSON, Markdown and a plot."""
-    write_json(out / 'comparison.json', result)
-    write_texts({out / 'comparison.md': comparison_text(result, 'md') + '\n'})
-    draw_comparison(result['rows'], out / 'comparison.png')
 
 
 def comparison_text(result: dict[str, Any], style: str = 'table') -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import os
 import time
@@ -230,8 +231,8 @@ def draw_predictions(runner: Any, path: Path) -> None:
         axes.axis('off')
     for axes, item, sample in zip(np.ravel(grid), items, samples, strict=False):
         image = item['inputs'].permute(1, 2, 0).numpy()[..., ::-1]  # BGR to RGB
-        objects = sample.pred_instances.numpy()
-        axes.imshow(_with_objects(image, objects, dataset.metainfo['classes']))
+        found = sample.pred_instances
+        axes.imshow(_with_objects(image, found, dataset.metainfo['classes']))
     save_figure(figure, path)
 
 
@@ -239,19 +240,18 @@ def _with_objects(image: Any, instances: Any, classes: Sequence[str]) -> Any:
     """Return an image, enlarged so that names can be read, with its confident boxes."""
     import cv2
 
-    from eca_mmdet.inference.drawing import draw_objects
+    from eca_mmdet.inference.prediction import Prediction
 
-    kept = np.flatnonzero(instances.scores >= SCORE_THRESHOLD)
     scale = ENLARGED / max(image.shape[:2])
     size = [round(scale * pixels) for pixels in image.shape[1::-1]]
-    labels = instances.labels[kept]
-    texts = [
-        f'{classes[label]} {score:.2f}'
-        for label, score in zip(labels, instances.scores[kept], strict=True)
-    ]
-    masks = None
-    if 'masks' in instances and len(kept):
-        small = instances.masks[kept].astype(np.uint8)
-        masks = np.stack([cv2.resize(m, size, interpolation=0) > 0 for m in small])
-    enlarged = cv2.resize(image, size, interpolation=cv2.INTER_CUBIC)
-    return draw_objects(enlarged, instances.bboxes[kept] * scale, labels, texts, masks)
+    found = Prediction.from_instances(instances, classes=tuple(classes))
+    found = found.above(SCORE_THRESHOLD)
+    small = [] if found.masks is None else found.masks.astype(np.uint8)
+    masks = [cv2.resize(mask, size, interpolation=0) > 0 for mask in small]
+    enlarged = dataclasses.replace(
+        found,
+        boxes=found.boxes * scale,
+        masks=np.stack(masks) if masks else None,
+        image=cv2.resize(image, size, interpolation=cv2.INTER_CUBIC),
+    )
+    return enlarged.plot(SCORE_THRESHOLD)

@@ -29,11 +29,6 @@ from eca_mmdet.utils.io import (
 logger = logging.getLogger(__name__)
 
 _OWN = ('rows', 'runs', 'tables.json', 'tables.md', 'tables.tex')
-_TRAINING = 117_266 * 12 * 3
-"""Forward passes of a training: images of train2017 with objects, epochs, and three for
-a step with its backward pass."""
-
-_SHAPE = (1216, 800)  # a usual width and height of an image whose shorter side is 800
 
 
 @dataclass(frozen=True)
@@ -209,31 +204,3 @@ def command_of(words: Sequence[str], settings: Settings) -> list[str]:
     launch = [] if settings.launcher == 'none' else ['--launcher', settings.launcher]
     start += ['-m', 'eca_mmdet.cli']
     return [*settings.prefix, *start, *words[:1], *launch, *words[1:]]
-
-
-def estimate_hours(jobs: Sequence[Job], settings: Settings) -> dict[str, float]:
-    """Estimate hours by row for the jobs that can be done, on this device.
-
-    The first job's detector is timed on one image with random weights, after a warm-up;
-    the others follow by their GFLOPs.
-    """
-    from eca_mmdet.analysis.complexity import paper_cost
-    from eca_mmdet.analysis.latency import time_configs
-    from eca_mmdet.engine.config import build_model, load_config
-
-    todo = [job for job in jobs if job.action != 'none']
-    if not todo:
-        return {}
-    options = (*todo[0].options, *settings.options)
-    first = {'': load_config(todo[0].config, options)}
-    timed = time_configs(first, _SHAPE, rounds=1)['models']['']
-    seconds = timed['detector_ms'] / 1000
-    models = (build_model(load_config(job.config), 'meta') for job in todo)
-    flops = [paper_cost(model)['gflops'] for model in models]
-    tested = settings.coco.counts['images']
-    hours = {}
-    for job, own in zip(todo, flops, strict=True):
-        passes = tested + (_TRAINING if job.action == 'train' else 0)
-        row_seconds = seconds * (own / flops[0]) * passes / settings.devices
-        hours[job.row.row] = row_seconds / 3600
-    return hours
