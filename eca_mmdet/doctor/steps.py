@@ -70,36 +70,30 @@ STEPS: dict[str, Callable[[], dict[str, Any]]] = {
 """Step to function; any other name is a module to import."""
 
 
-def run_step(step: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """Run a step and return its result, by the names of ``environment.Result``."""
-    from eca_mmdet.utils.text import clipped
-
-    record: dict[str, Any] = {}
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter('always')
-        try:
-            record['value'] = step()
-        except BaseException as error:  # SystemExit as well
-            record['error'] = type(error).__name__
-            message = ' '.join(str(error).split())
-            record['message'] = clipped(message, 300) or record['error']
-            if isinstance(error, ModuleNotFoundError):
-                record['missing'] = error.name
-    texts = [str(warning.message) for warning in caught][:20]
-    record['warnings'] = [clipped(text, 300) for text in texts]
-    return record
-
-
 def run_program(steps: Iterable[tuple[str, Callable[[], dict[str, Any]]]]) -> None:
     """Run steps by name up to the first failure, write a JSON line for each, and exit.
 
-    The parent so knows which step ended the process. Its pipe is for these lines only:
-    what libraries print goes to stderr.
+    A line has the names of ``environment.Result``. The parent so knows which step ended
+    the process. Its pipe is for these lines only: what libraries print goes to stderr.
     """
     out = os.dup(1)
     os.dup2(2, 1)
+    from eca_mmdet.utils.text import clipped
+
     for name, step in steps:
-        record = {'step': name, **run_step(step)}
+        record: dict[str, Any] = {'step': name}
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter('always')
+            try:
+                record['value'] = step()
+            except BaseException as error:  # SystemExit as well
+                record['error'] = type(error).__name__
+                message = ' '.join(str(error).split())
+                record['message'] = clipped(message, 300) or record['error']
+                if isinstance(error, ModuleNotFoundError):
+                    record['missing'] = error.name
+        texts = [str(warning.message) for warning in caught][:20]
+        record['warnings'] = [clipped(text, 300) for text in texts]
         os.write(out, json.dumps(record).encode() + b'\n')
         if 'error' in record:
             break

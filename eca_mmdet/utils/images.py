@@ -214,10 +214,7 @@ def encode_image(image: Array, suffix: str, quality: int = 95) -> bytes:
 
 
 def new_figure(*args: Any, sharey: bool = False, **kwargs: Any) -> Any:
-    """Return a figure of the Agg backend and its axes; the user's backend is untouched.
-
-    Takes rows and columns, then arguments of ``Figure``.
-    """
+    """Return a figure and its axes; the user's backend is not touched."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
