@@ -31,11 +31,11 @@ from rich.console import Console
 
 from eca_mmdet import registration
 from eca_mmdet.datasets.shapes import SPLITS, write_shapes
-from eca_mmdet.demo import config
+from eca_mmdet.demo import run as demo
 from eca_mmdet.demo.run import ProgressHook
 from eca_mmdet.engine.runner import build_runner
 from eca_mmdet.models.backbones.resnet import MEMORY
-from eca_mmdet.utils.plotting import new_figure
+from eca_mmdet.utils.images import new_figure
 
 SCHEDULES = ('demo', 'fine-tune')
 STEPS, WARM_UP = 200, 20
@@ -84,7 +84,7 @@ def compose(out: Path, schedule: str, memory: str, seed: int) -> Any:
     if not data.is_dir():
         write_shapes(data, seed=seed, sizes=SPLITS)
     depth = 18 if schedule == 'demo' else 50
-    cfg = config.compose('mask', 'eca', depth, data.resolve(), seed)
+    cfg = demo.compose('mask', 'eca', depth, data.resolve(), seed)
     backbone = cfg.model.backbone
     backbone.memory = memory
     if schedule == 'fine-tune':
@@ -104,7 +104,7 @@ def start(out: Path) -> Path:
         return path
     print('fine-tune: training the backbone to start from', flush=True)
     data = out / 'data-0'
-    cfg = config.compose('mask', 'eca', 50, data.resolve(), seed=0)
+    cfg = demo.compose('mask', 'eca', 50, data.resolve(), seed=0)
     cfg.model.backbone.memory = 'plain'
     train(cfg, out / 'train' / 'backbone', keep=path)
     return path

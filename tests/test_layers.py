@@ -88,7 +88,6 @@ def calls(tree):
 EXCEPTIONS = {
     'doctor/steps.py': 'a program of its own, which the doctor runs by its path',
     'registration.py': 'what mmdet printed on import, less its noise',
-    'utils/console.py': 'where the messages of all others are printed',
 }
 
 

@@ -13,11 +13,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
-from torch.utils.flop_counter import flop_registry
+from torch.utils.flop_counter import FlopCounterMode
 
 from eca_mmdet import registration
+from eca_mmdet.analysis.exact_cost import Meter
 from eca_mmdet.analysis.latency import medians
 from eca_mmdet.catalog.mechanisms import MECHANISMS, Mechanism
 from eca_mmdet.catalog.published import published
@@ -194,36 +193,16 @@ def _randomise(layer: nn.Module, generator: torch.Generator) -> None:
             weight.copy_(values)
 
 
-class _Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Counts what runs while it is active; see :func:`operations`."""
-
-    def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.total: int = 0
-
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
-    ) -> Any:
-        output = func(*args, **(kwargs or {}))
-        count = flop_registry.get(func.overloadpacket)
-        if count is not None:
-            self.total += count(*args, **(kwargs or {}), out_val=output) // 2
-        elif not func.is_view:
-            tensors = [t for t in tree_leaves((args, output)) if isinstance(t, Tensor)]
-            self.total += max((t.numel() for t in tensors), default=0)
-        return output
-
-
 def operations(layer: nn.Module, shape: Sequence[int]) -> int:
     """Count the operations of a layer on the meta device.
 
     Multiply-adds of convolutions and matrix products; for everything else one for each
     element of the largest tensor that it reads or writes, copies included.
     """
-    x, counter = torch.empty(*shape, device='meta'), _Operations()
-    with torch.no_grad(), counter:
+    x = torch.empty(*shape, device='meta')
+    with torch.no_grad(), FlopCounterMode(display=False) as flops, Meter() as meter:
         layer(x)
-    return counter.total
+    return flops.get_total_flops() // 2 + meter.elements
 
 
 def time_layers(

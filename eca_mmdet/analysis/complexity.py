@@ -20,7 +20,6 @@ from typing import Any, Literal, overload
 import torch
 from torch import Tensor, nn
 
-from eca_mmdet import registration
 from eca_mmdet.analysis.exact_cost import (
     ExactCost,
     exact_cost,
@@ -28,7 +27,7 @@ from eca_mmdet.analysis.exact_cost import (
     reported_failures,
     run_parts,
 )
-from eca_mmdet.catalog.published import published, published_rows
+from eca_mmdet.catalog.published import published_rows
 from eca_mmdet.engine.config import build_model, load_config
 from eca_mmdet.models.attention.gate import Gate
 from eca_mmdet.utils.errors import UserError
@@ -51,16 +50,6 @@ _POOLINGS = (
     nn.modules.pooling._AdaptiveMaxPoolNd,
     nn.modules.pooling._AdaptiveAvgPoolNd,
 )
-
-CLASSES = 1000
-SIDE = 224
-_GATES = {
-    'none': None,
-    'SE': {'type': 'SqueezeExcite'},
-    'ECA': {'type': 'ECALayer', 'kernel_size': 3},
-    'CBAM': {'type': 'CBAM'},
-}
-MISSING = 'this package has no such network'
 
 
 @dataclass(frozen=True)
@@ -146,11 +135,14 @@ def complexity(
             row.config: {'params_m': row.params_m.value, 'gflops': row.gflops.value}
             for row in published_rows()
         }
-    rows = []
-    for name, cfg in loaded.items():
-        cost = paper_cost(build_model(cfg, 'meta'), size)
-        rows.append(PaperRow(name, **cost, published=known.get(name)))
-    return rows
+    return [
+        PaperRow(
+            name,
+            **paper_cost(build_model(cfg, 'meta'), size),
+            published=known.get(name),
+        )
+        for name, cfg in loaded.items()
+    ]
 
 
 def load_configs(
@@ -159,8 +151,7 @@ def load_configs(
     """Return detector configs by the names given; arguments as :func:`complexity`."""
     every: list[str] = []
     for name in [names] if isinstance(names, str) else names:
-        tables = [row.config for row in published_rows()]
-        every += tables if name == 'tables' else [name]
+        every += [r.config for r in published_rows()] if name == 'tables' else [name]
     configs = {}
     for name in dict.fromkeys(every):
         cfg = load_config(name, options)
@@ -244,58 +235,3 @@ def widen_to_v1(model: Any) -> None:
             head.conv_logits = nn.Conv2d(
                 last.in_channels, head.num_classes + 1, last.kernel_size, device='meta'
             )
-
-
-def backbone_of(row: dict[str, Any]) -> dict[str, Any] | None:
-    """Return the config of a row's backbone; None if this package lacks the block."""
-    attention = row['attention']
-    if row.get('model') == 'MobileNetV2':
-        types = {'none': 'MobileNetV2', 'ECA': 'ECAMobileNetV2'}
-        if attention not in types:
-            return None
-        return {'type': types[attention], 'out_indices': (7,)}
-    if attention not in _GATES:
-        return None
-    own = {'depth': row['depth'], 'attention': _GATES[attention]}
-    return {'type': 'PluginResNet', 'style': 'pytorch', **own}
-
-
-def classifier_cost(row: dict[str, Any]) -> dict[str, float] | None:
-    """Count the classifier of a published row: backbone, pooling and linear layer.
-
-    Returns:
-        ``params`` in 2^20, and ``gflops`` by the classic counter at 3x224x224, in 2^30,
-        for MobileNetV2 in 10^9; None if this package lacks the block.
-    """
-    from mmdet.registry import MODELS
-
-    config = backbone_of(row)
-    if config is None:
-        return None
-    with torch.device('meta'):
-        backbone = MODELS.build(config)
-    backbone.eval()
-    width = 1280 if row.get('model') else backbone.feat_dim
-    head = nn.Sequential(
-        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, CLASSES, device='meta')
-    )
-    model = nn.ModuleList([backbone, head])
-    image = torch.empty(1, 3, SIDE, SIDE, device='meta')
-    with torch.no_grad():
-        total = count_operations(model, lambda: head(backbone(image)[-1]))
-    params = sum(parameter.numel() for parameter in model.parameters())
-    unit = 1e9 if row.get('model') else 2**30
-    return {'params': params / 2**20, 'gflops': total / unit}
-
-
-def imagenet_costs() -> list[dict[str, Any]]:
-    """Return the published rows with ``counted``, their :func:`classifier_cost`.
-
-    ``missing`` is the reason where that is None.
-    """
-    registration.register()
-    rows = []
-    for row in published()['imagenet']['rows']:
-        cost = classifier_cost(row)
-        rows.append({**row, 'counted': cost, 'missing': None if cost else MISSING})
-    return rows

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import weakref
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import astuple, dataclass
 from typing import Any
@@ -17,16 +18,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
 from eca_mmdet.catalog.mechanisms import ADDING_LAYERS
 from eca_mmdet.models.attention import ChannelGate, Gate
 from eca_mmdet.utils.errors import UserError
-
-Wrap = Callable[[str, Callable[[], Any]], Any]
-"""Called with a part's name and what runs it."""
-
-Meter = Callable[[], int]  # returns a total that grows while a model runs
 
 
 def run_parts(
@@ -35,7 +31,6 @@ def run_parts(
     images: int,
     box_regions: int,
     mask_regions: int,
-    wrap: Wrap = lambda name, run: run(),
 ) -> None:
     """Run backbone, neck and heads on empty input; not the steps between them.
 
@@ -43,20 +38,18 @@ def run_parts(
     memory. ``shape`` is the height and width in pixels; the regions of the box head
     (each one of a cascade) and of the mask head are those of all images.
     """
-    parameter = next(model.parameters())
-    x = parameter.new_zeros(images, 3, *shape)
-    maps: Any = wrap('backbone', functools.partial(model.backbone, x))
+    image = next(model.parameters()).new_zeros(images, 3, *shape)  # alive until the end
+    maps: Any = model.backbone(image)
     if getattr(model, 'with_neck', False):
-        maps = wrap('neck', functools.partial(model.neck, maps))
-    heads = {name: getattr(model, name, None) for name in ('rpn_head', 'bbox_head')}
-    for name, head in heads.items():
+        maps = model.neck(maps)
+    for head in (getattr(model, 'rpn_head', None), getattr(model, 'bbox_head', None)):
         if isinstance(head, nn.Module):
-            wrap(name, functools.partial(head, maps))
+            head(maps)
     roi_head = getattr(model, 'roi_head', None)
     if roi_head is not None:
-        for name, regions in (('bbox_head', box_regions), ('mask_head', mask_regions)):
-            _run_roi(roi_head, name, maps, regions, wrap)
-    elif heads['bbox_head'] is None:
+        _run_roi_heads(roi_head, 'bbox', maps, box_regions)
+        _run_roi_heads(roi_head, 'mask', maps, mask_regions)
+    elif getattr(model, 'bbox_head', None) is None:
         raise UserError(
             f'{type(model).__name__} has neither a dense head nor RoI heads; only '
             'detectors of these two kinds are counted.',
@@ -64,24 +57,19 @@ def run_parts(
         )
 
 
-def _run_roi(roi_head: Any, name: str, maps: Any, regions: int, wrap: Wrap) -> None:
-    heads = modules_of(getattr(roi_head, name, None))
-    if not heads:
-        return
-    extractor = getattr(roi_head, name.replace('head', 'roi_extractor'), None)
-    if extractor is None:  # a mask head may share the box head's
-        extractor = roi_head.bbox_roi_extractor
-    extractors = modules_of(extractor)
-    if len(extractors) == 1:
-        extractors *= len(heads)
-    for head, own in zip(heads, extractors, strict=True):
+def _run_roi_heads(roi_head: Any, kind: str, maps: Any, regions: int) -> None:
+    heads = modules_of(getattr(roi_head, f'{kind}_head', None))
+    extractor = getattr(roi_head, f'{kind}_roi_extractor', None)
+    # A mask head may share the box head's; the heads of a cascade may share one.
+    extractors = modules_of(extractor or roi_head.bbox_roi_extractor)
+    for index, head in enumerate(heads):
+        own = extractors[index if len(extractors) > 1 else 0]
         side = own.roi_layers[0].output_size
         size = (side, side) if isinstance(side, int) else tuple(side)
         features: Tensor = maps[0].new_zeros(regions, own.out_channels, *size)
         if getattr(roi_head, 'with_shared_head', False):
-            shared = functools.partial(roi_head.shared_head, features)
-            features = wrap('roi_head.shared_head', shared)
-        wrap(f'roi_head.{name}', functools.partial(head, features))
+            features = roi_head.shared_head(features)
+        head(features)
 
 
 def modules_of(part: Any) -> list[Any]:
@@ -98,84 +86,10 @@ def is_attention(layer: nn.Module) -> bool:
 
 def part_of(name: str) -> str:
     """Return the part that a parameter or layer of a detector belongs to."""
-    words = name.split('.')
-    if words[0] == 'backbone':
-        return words[1] if words[1].startswith('layer') else 'stem'
-    if words[0] == 'roi_head':
-        return '.'.join(words[:2])
-    return words[0]
-
-
-class Shares:
-    """Runs a detector and divides a meter's total among its parts.
-
-    A lean backbone runs layers by themselves while hooks are on them. With ``lean``,
-    its stem (the rest of the backbone) gets no hooks, and of its gates only the factors
-    are measured.
-    """
-
-    def __init__(self, model: Any, meter: Meter, lean: bool = False) -> None:
-        self.by_part: dict[str, int] = {}  # by :func:`part_of`
-        self.gates = 0  # of the attention layers, which the parts include
-        self._model, self._meter, self._lean = model, meter, lean
-        self._before: dict[nn.Module, int] = {}
-        self._names = {
-            stage: name
-            for name, stage in model.backbone.named_children()
-            if part_of(f'backbone.{name}') != 'stem'
-        }
-
-    def run(
-        self, shape: tuple[int, int], images: int, box_regions: int, mask_regions: int
-    ) -> None:
-        """Run the parts; arguments as for :func:`run_parts`."""
-        gates: list[Any] = [m for m in self._model.modules() if is_attention(m)]
-        lean_gates: list[Any] = [
-            m for m in gates if self._lean and isinstance(m, ChannelGate)
-        ]
-        others = [m for m in gates if m not in lean_gates]
-        hooks = []
-        for module in (*self._names, *others):
-            hooks.append(module.register_forward_pre_hook(self._enter))
-            hooks.append(module.register_forward_hook(self._leave))
-        for gate in lean_gates:
-            gate.factors = functools.partial(self._run_factors, gate.factors)
-        try:
-            run_parts(
-                self._model, shape, images, box_regions, mask_regions, self._run_part
-            )
-        finally:
-            for hook in hooks:
-                hook.remove()
-            for gate in lean_gates:
-                del gate.factors
-
-    def _enter(self, module: nn.Module, inputs: Any) -> None:
-        self._before[module] = self._meter()
-
-    def _leave(self, module: nn.Module, inputs: Any, output: Any) -> None:
-        amount = self._meter() - self._before.pop(module)
-        if is_attention(module):
-            self.gates += amount
-        else:
-            self._add(part_of(f'backbone.{self._names[module]}'), amount)
-
-    def _run_factors(self, factors: Callable[[Tensor], Any], pooled: Tensor) -> Any:
-        start = self._meter()
-        result = factors(pooled)
-        self.gates += self._meter() - start
-        return result
-
-    def _run_part(self, name: str, run: Callable[[], Any]) -> Any:
-        start, known = self._meter(), sum(self.by_part.values())
-        output = run()
-        # What the backbone does outside of its layers counts as its stem.
-        rest = self._meter() - start - (sum(self.by_part.values()) - known)
-        self._add('stem' if name == 'backbone' else name, rest)
-        return output
-
-    def _add(self, name: str, amount: int) -> None:
-        self.by_part[name] = self.by_part.get(name, 0) + amount
+    first, second, *_ = *name.split('.'), ''
+    if first == 'backbone':
+        return second if second.startswith('layer') else 'stem'
+    return f'{first}.{second}' if first == 'roi_head' else first
 
 
 @dataclass
@@ -218,23 +132,41 @@ def exact_cost(model: Any, cfg: Any, shape: tuple[int, int]) -> ExactCost:
     """
     images = int((cfg.get('train_dataloader') or {}).get('batch_size') or 1)
     boxes, masks = _regions(cfg.model, images)
-    cost = ExactCost({}, PartCost(), images, 0, boxes, masks)
-    _count_parameters(model, cost)
+    parts: defaultdict[str, PartCost] = defaultdict(PartCost)
+    gates = PartCost()
+    counted = [(parts[part_of(n)], p) for n, p in model.named_parameters()]
+    for layer in filter(is_attention, model.modules()):
+        counted += [(gates, parameter) for parameter in layer.parameters()]
+    for part, parameter in counted:
+        part.params += parameter.numel()
+        part.trained += parameter.numel() if parameter.requires_grad else 0
     with reported_failures(cfg.filename):
         model.eval()
         with torch.no_grad():
-            _count_macs(model, shape, cost)
-            cost.peak_bytes = peak_bytes(
-                lambda: run_parts(model, shape, 1, boxes[0], masks[0])
-            )
+            # Its hooks make a lean backbone run layer by layer; the peak has none.
+            flops = FlopCounterMode(display=False)
+            with flops, Shares(model, flops.get_total_flops) as shares:
+                run_parts(model, shape, 1, boxes[0], masks[0])
+            with Meter() as meter:
+                run_parts(model, shape, 1, boxes[0], masks[0])
         model.train()
-        _count_saved(model, shape, cost)
-    if not any(name.startswith('layer') for name in cost.parts):
-        cost.parts = {
-            'backbone' if name == 'stem' else name: part
-            for name, part in cost.parts.items()
-        }
-    return cost
+        lean = getattr(model.backbone, 'memory', None) == 'lean'
+        with (
+            SavedBytes(model) as saved,
+            Shares(model, lambda: saved.total, lean) as kept,
+        ):
+            run_parts(model, shape, images, boxes[1], masks[1])
+    not_run = tuple(name for name in parts if name not in shares.by_part)
+    for name, amount in shares.by_part.items():
+        parts[name].macs = amount // 2
+    for name, amount in kept.by_part.items():
+        parts[name].saved_bytes = amount
+    gates.macs, gates.saved_bytes = shares.gates // 2, kept.gates
+    if not any(name.startswith('layer') for name in parts):
+        parts = {'backbone' if n == 'stem' else n: part for n, part in parts.items()}
+    return ExactCost(
+        dict(parts), gates, images, meter.peak_bytes, boxes, masks, not_run
+    )
 
 
 @contextlib.contextmanager
@@ -265,36 +197,108 @@ def _regions(model: Any, images: int) -> tuple[tuple[int, int], tuple[int, int]]
     return boxes, (int(test.get('max_per_img', 100)), positive * images)
 
 
-def _count_parameters(model: nn.Module, cost: ExactCost) -> None:
-    counted = [
-        (cost.parts.setdefault(part_of(name), PartCost()), parameter)
-        for name, parameter in model.named_parameters()
-    ]
-    for gate in filter(is_attention, model.modules()):
-        counted += [(cost.gates, parameter) for parameter in gate.parameters()]
-    for part, parameter in counted:
-        part.params += parameter.numel()
-        part.trained += parameter.numel() if parameter.requires_grad else 0
+class Shares:
+    """Divides the growth of a meter among the parts of a detector that runs.
+
+    A lean backbone runs layers by themselves while hooks are on them. With ``lean``,
+    only the factors of its gates are measured, without hooks.
+    """
+
+    def __init__(
+        self, model: Any, meter: Callable[[], int], lean: bool = False
+    ) -> None:
+        self.by_part: Counter[str] = Counter()  # by :func:`part_of`
+        self.gates = 0  # of the attention layers, which the parts include
+        self._model, self._meter, self._lean = model, meter, lean
+        self._running: list[str] = []  # parts, the innermost last
+        self._last = 0  # the meter when the running part last changed
+        self._before: dict[nn.Module, int] = {}  # the meter when a gate was called
+        self._restore = contextlib.ExitStack()
+
+    def __enter__(self) -> Shares:
+        for name, module in self._model.named_modules():
+            if self._lean and isinstance(module, ChannelGate):
+                module.factors = functools.partial(self._run_factors, module.factors)
+                self._restore.callback(delattr, module, 'factors')
+            elif is_attention(module):
+                self._hook(module, self._enter_gate, self._leave_gate)
+            # In the backbone only its stages: the layers of a lean block have no hooks.
+            stage = name.count('.') == 1 and part_of(name) != 'stem'
+            if name and (stage or not name.startswith('backbone.')):
+                enter = functools.partial(self._enter_part, part_of(name))
+                self._hook(module, enter, self._leave_part)
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._restore.close()
+
+    def _hook(self, module: nn.Module, enter: Any, leave: Any) -> None:
+        self._restore.callback(module.register_forward_pre_hook(enter).remove)
+        self._restore.callback(module.register_forward_hook(leave).remove)
+
+    def _enter_part(self, part: str, module: nn.Module, inputs: Any) -> None:
+        self._settle()
+        self._running.append(part)
+
+    def _leave_part(self, module: nn.Module, inputs: Any, output: Any) -> None:
+        self._settle()
+        self._running.pop()
+
+    def _settle(self) -> None:
+        """Credit the innermost part with what was metered since the last call."""
+        now = self._meter()
+        if self._running:
+            self.by_part[self._running[-1]] += now - self._last
+        self._last = now
+
+    def _enter_gate(self, gate: nn.Module, inputs: Any) -> None:
+        self._before[gate] = self._meter()
+
+    def _leave_gate(self, gate: nn.Module, inputs: Any, output: Any) -> None:
+        self.gates += self._meter() - self._before.pop(gate)
+
+    def _run_factors(self, factors: Callable[[Tensor], Any], pooled: Tensor) -> Any:
+        start = self._meter()
+        result = factors(pooled)
+        self.gates += self._meter() - start
+        return result
 
 
-def _count_macs(model: Any, shape: tuple[int, int], cost: ExactCost) -> None:
-    with FlopCounterMode(display=False) as counter:
-        shares = Shares(model, counter.get_total_flops)
-        shares.run(shape, 1, cost.box_regions[0], cost.mask_regions[0])
-    for name, flops in shares.by_part.items():
-        cost.parts.setdefault(name, PartCost()).macs = flops // 2
-    cost.gates.macs = shares.gates // 2
-    cost.not_run = tuple(name for name in cost.parts if name not in shares.by_part)
+class Meter(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Measures what operations need beside multiply-adds, while it is active."""
 
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.elements: int = 0  # of the largest tensor that each elementwise one uses
+        self.peak_bytes: int = 0  # most bytes of new tensors alive at once
+        self._bytes = 0
+        self._alive: set[int] = set()  # storages
 
-def _count_saved(model: Any, shape: tuple[int, int], cost: ExactCost) -> None:
-    with SavedBytes(model) as saved:
-        lean = getattr(model.backbone, 'memory', None) == 'lean'
-        shares = Shares(model, lambda: saved.total, lean)
-        shares.run(shape, cost.images, cost.box_regions[1], cost.mask_regions[1])
-    for name, amount in shares.by_part.items():
-        cost.parts.setdefault(name, PartCost()).saved_bytes = amount
-    cost.gates.saved_bytes = shares.gates
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        output = func(*args, **(kwargs or {}))
+        read, written = (
+            [leaf for leaf in tree_leaves(values) if isinstance(leaf, Tensor)]
+            for values in ((args, kwargs), output)
+        )
+        if func.overloadpacket not in flop_registry and not func.is_view:
+            self.elements += max((t.numel() for t in (*read, *written)), default=0)
+        known = {tensor.untyped_storage()._cdata for tensor in read}
+        for tensor in written:
+            storage = tensor.untyped_storage()
+            address, size = storage._cdata, storage.nbytes()
+            if address in known or address in self._alive:
+                continue  # a view, or written in place
+            self._alive.add(address)
+            self._bytes += size
+            weakref.finalize(storage, self._free, address, size)
+        self.peak_bytes = max(self.peak_bytes, self._bytes)
+        return output
+
+    def _free(self, address: int, size: int) -> None:
+        self._alive.discard(address)
+        self._bytes -= size
 
 
 class SavedBytes:
@@ -327,48 +331,3 @@ class SavedBytes:
             self.total += storage.nbytes()
         # Without its graph: a result that its own node keeps would never be freed.
         return tensor.detach()
-
-
-def peak_bytes(run: Callable[[], Any]) -> int:
-    """Return the most bytes of new tensors alive at once while ``run`` runs."""
-    with _LiveBytes() as live:
-        run()
-    return int(live.highest)
-
-
-class _LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Follows the storages that operations make until they are freed."""
-
-    def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.highest: int = 0
-        self._now = 0
-        self._known: set[int] = set()
-
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
-    ) -> Any:
-        given = {
-            leaf.untyped_storage()._cdata
-            for leaf in tree_leaves((args, kwargs))
-            if isinstance(leaf, Tensor)
-        }
-        output = func(*args, **(kwargs or {}))
-        for leaf in tree_leaves(output):
-            if isinstance(leaf, Tensor):
-                self._follow(leaf.untyped_storage(), given)
-        self.highest = max(self.highest, self._now)
-        return output
-
-    def _follow(self, storage: torch.UntypedStorage, given: set[int]) -> None:
-        address = storage._cdata
-        if address in given or address in self._known:
-            return  # a view, or written in place
-        size = storage.nbytes()
-        self._known.add(address)
-        self._now += size
-        weakref.finalize(storage, self._free, address, size)
-
-    def _free(self, address: int, size: int) -> None:
-        self._known.discard(address)
-        self._now -= size

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from eca_mmdet.analysis.gate_images import MOST_FREQUENT
 from eca_mmdet.evaluation.tables import render
-from eca_mmdet.utils.plotting import new_figure, save_figure
+from eca_mmdet.utils.images import new_figure, save_figure
 from eca_mmdet.utils.text import printable
 
 COLOURS = ('#0072b2', '#d55e00', '#009e73', '#cc79a7', '#e69f00', '#56b4e9', '#000000')
@@ -33,20 +33,11 @@ Gate = Mapping[str, Any]
 Key = tuple[Any, ...]
 
 
-def draw_gates(record: Mapping[str, Any], folder: Path) -> list[Path]:
-    """Draw the figures of ``gates.json``, with checkpoints side by side.
-
-    Returns:
-        ``gates.png`` (the last gate of every stage, a line for each class) and, if a
-        gate has a kernel, ``kernels.png``.
-    """
-    written = []
-    for name, draw in (('gates.png', channels_figure), ('kernels.png', kernels_figure)):
-        figure = draw(record)
-        if figure is not None:
-            save_figure(figure, folder / name, dpi=100)
-            written.append(folder / name)
-    return written
+def draw_gates(record: Mapping[str, Any], folder: Path) -> Path:
+    """Draw ``gates.png``: the last gate of every stage, checkpoints side by side."""
+    path = folder / 'gates.png'
+    save_figure(channels_figure(record), path, dpi=100)
+    return path
 
 
 def drawn_classes(record: Mapping[str, Any]) -> list[str]:
@@ -164,63 +155,6 @@ def _class_legend(
     # Set afterwards: matplotlib hides labels that begin with an underscore.
     for text, name in zip(legend.get_texts(), classes, strict=True):
         text.set_text(f'{_label(name)} ({known[name]} images)')
-
-
-def kernels_figure(record: Mapping[str, Any]) -> Any:
-    """Draw the kernels of each checkpoint as a heat map, neighbour by depth, if any."""
-    kernels = []
-    for entry in record['checkpoints']:
-        if gates := [gate for gate in entry['gates'] if gate['kernel']]:
-            kernels.append((entry, gates))
-    if not kernels:
-        return None
-    most = max(len(gates) for _, gates in kernels)
-    size = min(24.0, max(6.0, 0.62 * most)), 2.5 * len(kernels) + 0.6
-    figure, grid = new_figure(len(kernels), 1, figsize=size, layout='constrained')
-    weights = [w for _, gates in kernels for gate in gates for w in gate['kernel']]
-    limit = max(map(abs, weights)) or 1.0
-    for axes, (entry, gates) in zip(np.ravel(grid), kernels, strict=True):
-        image = _draw_heat(axes, gates, limit)
-        _put_title(axes, entry)
-    figure.colorbar(image, ax=np.ravel(grid).tolist(), label='weight', shrink=0.8)
-    return figure
-
-
-def _draw_heat(axes: Any, gates: Sequence[Gate], limit: float) -> Any:
-    """Draw kernels as columns, the channel itself at 0."""
-    margin = max(len(gate['kernel']) for gate in gates) // 2
-    weights = np.full((2 * margin + 1, len(gates)), np.nan)
-    for column, gate in enumerate(gates):
-        half = len(gate['kernel']) // 2
-        weights[margin - half : margin + half + 1, column] = gate['kernel']
-    image = axes.imshow(
-        weights,
-        cmap='PuOr',
-        vmin=-limit,
-        vmax=limit,
-        aspect='auto',
-        extent=(-0.5, len(gates) - 0.5, margin + 0.5, -margin - 0.5),
-    )
-    axes.set_yticks(range(-margin, margin + 1))
-    names = [_place(gate) for gate in gates]
-    step = -(-len(names) // 40)
-    turned = len(names) > 20 or max(map(len, names)) > 4
-    ticks = range(0, len(names), step)
-    axes.set_xticks(ticks, names[::step], rotation=90 if turned else 0)
-    axes.set_xlabel('stage.block', fontsize=9)
-    axes.set_ylabel('neighbour, channels', fontsize=9)
-    axes.tick_params(labelsize=8)
-    return image
-
-
-def _place(gate: Gate) -> str:
-    """Return a short name of a gate, e.g. 3.5 for stage 3, block 5."""
-    tail = gate['name'].rpartition('.')[2]
-    if gate['stage'] is None:
-        return _label(tail, 12)
-    if gate['block'] is None:
-        return _label(f'{gate["stage"]} {tail}', 12)
-    return f'{gate["stage"]}.{gate["block"]}'
 
 
 def _put_title(axes: Any, entry: Mapping[str, Any]) -> None:

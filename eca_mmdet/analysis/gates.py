@@ -10,7 +10,7 @@ import contextlib
 import functools
 import re
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -139,8 +139,7 @@ def measure_gates(
     return {
         'detector': type(detector.model).__name__,
         'gates': [
-            _name(name, gates[name])
-            | _describe(gates[name], values, with_class, thresholds or Thresholds())
+            _describe(name, gates[name], values, with_class, thresholds or Thresholds())
             for name, values in measured.items()
         ],
         'left_out': _left_out(detector.model, gates, measured),
@@ -150,25 +149,49 @@ def measure_gates(
 def _gate_values(
     detector: ECADetector, gates: Mapping[str, Gate], images: Sequence[Path]
 ) -> dict[str, GateValues]:
-    """Return the values of every gate that ran, in the order in which they ran."""
+    """Return the values of every gate that ran, in the order in which they ran.
+
+    A lean block calls a gate that has hooks as a layer instead of folding it into its
+    convolution (``folding.bypassable``), so that none is missed.
+    """
     from rich.console import Console
     from rich.progress import track
 
     _require_images(images)
+    calls: dict[str, list[Floats]] = {}  # of the image at hand: (C, H or 1, W or 1)
+
+    def keep(name: str, module: Any, args: tuple[Tensor]) -> None:
+        values = module.gate(args[0])[0].double().cpu().numpy()
+        calls.setdefault(name, []).append(values)
+
     measured: dict[str, GateValues] = {}
     console = Console(stderr=True)
-    hidden = not console.is_terminal
-    for image in track(
-        images, 'images', console=console, transient=True, disable=hidden
-    ):
-        for name, calls in _run(detector, gates, image).items():
-            # The mean over the calls, if a network runs a layer repeatedly.
-            arrays = [call[0].double().cpu().numpy() for call in calls]
-            mean = np.mean([array.mean((1, 2)) for array in arrays], 0)
-            spread = None
-            if any(array[0].size > 1 for array in arrays):
-                spread = np.mean([array.std((1, 2)) for array in arrays], 0)
-            measured.setdefault(name, []).append((mean, spread))
+    shown = {'console': console, 'transient': True, 'disable': not console.is_terminal}
+    with contextlib.ExitStack() as hooks, torch.no_grad():
+        for name, gate in gates.items():
+            hook = gate.register_forward_pre_hook(functools.partial(keep, name))
+            hooks.callback(hook.remove)
+        for image in track(images, 'images', **shown):
+            calls.clear()
+            try:
+                detector.model.extract_feat(detector.prepared(image)[0])
+            except ValueError as error:  # of a layer that rejects so small a map
+                raise UserError(
+                    f'image {str(image)!r}: {error}', code='unsupported-model'
+                ) from error
+            for name, arrays in calls.items():
+                if not all(np.isfinite(array).all() for array in arrays):
+                    raise UserError(
+                        f'the gate {name} is not a number on image {str(image)!r}: the '
+                        'weights of the checkpoint have diverged. Take an earlier one.',
+                        code='not-finite',
+                    )
+                # The mean over the calls, if a network runs a layer repeatedly.
+                mean = np.mean([array.mean((1, 2)) for array in arrays], 0)
+                spread = None
+                if any(array[0].size > 1 for array in arrays):
+                    spread = np.mean([array.std((1, 2)) for array in arrays], 0)
+                measured.setdefault(name, []).append((mean, spread))
     return measured
 
 
@@ -194,51 +217,6 @@ def _require_images(images: Sequence[Path]) -> None:
         )
 
 
-def _run(
-    detector: ECADetector, gates: Mapping[str, Gate], image: Path
-) -> dict[str, list[Tensor]]:
-    """Return every gate (1, C, H or 1, W or 1) of an image, in the order they run."""
-    inputs, _ = detector.prepared(image)
-    try:
-        with torch.no_grad(), _recorded(gates) as calls_of:
-            detector.model.extract_feat(inputs)
-    except ValueError as error:  # of a layer that rejects so small a map
-        raise UserError(
-            f'image {str(image)!r}: {error}', code='unsupported-model'
-        ) from error
-    for name, calls in calls_of.items():
-        if not all(bool(call.isfinite().all()) for call in calls):
-            raise UserError(
-                f'the gate {name} is not a number on image {str(image)!r}: the weights '
-                'of the checkpoint have diverged. Take an earlier one.',
-                code='not-finite',
-            )
-    return calls_of
-
-
-@contextlib.contextmanager
-def _recorded(gates: Mapping[str, Gate]) -> Iterator[dict[str, list[Tensor]]]:
-    """Collect what each gate multiplies its input by.
-
-    A lean block calls a gate that has hooks as a layer instead of folding it into its
-    convolution (``folding.bypassable``), so that none is missed.
-    """
-    calls: dict[str, list[Tensor]] = {}
-
-    def record(name: str, module: Any, args: tuple[Tensor]) -> None:
-        calls.setdefault(name, []).append(module.gate(args[0]))
-
-    handles = [
-        gate.register_forward_pre_hook(functools.partial(record, name))
-        for name, gate in gates.items()
-    ]
-    try:
-        yield calls
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
 def _no_gates(detector: ECADetector) -> str:
     backbone = type(getattr(detector.model, 'backbone', None)).__name__
     others = sorted({layer['layer'] for layer in _left_out(detector.model, {}, {})})
@@ -250,24 +228,16 @@ def _no_gates(detector: ECADetector) -> str:
     )
 
 
-def _name(name: str, gate: Gate) -> dict[str, Any]:
-    place = _STAGE.search(f'.{name}.')
-    stage, block = place.groups() if place else (None, None)
-    return {
-        'name': name,
-        'layer': type(gate).__name__,
-        'stage': None if stage is None else int(stage),
-        'block': None if block is None else int(block),
-    }
-
-
 def _describe(
+    name: str,
     gate: Gate,
     measured: GateValues,
     with_class: Mapping[str, npt.NDArray[np.bool_]],
     thresholds: Thresholds,
 ) -> dict[str, Any]:
-    """Return a gate's entry of ``gates.json`` apart from its name."""
+    """Return a gate's entry of ``gates.json``."""
+    place = _STAGE.search(f'.{name}.')
+    stage, block = place.groups() if place else (None, None)
     values = np.stack([mean for mean, _ in measured])  # images x channels
     local = [spread for _, spread in measured if spread is not None]
     by_class = {name: values[chosen].mean(0) for name, chosen in with_class.items()}
@@ -275,6 +245,10 @@ def _describe(
     if len(by_class) > 1:
         class_spread = _rounded(np.std(list(by_class.values()), axis=0).mean())
     return {
+        'name': name,
+        'layer': type(gate).__name__,
+        'stage': None if stage is None else int(stage),
+        'block': None if block is None else int(block),
         'channels': values.shape[1],
         'range': list(gate.bounds),
         **_kernel(gate),

@@ -20,48 +20,29 @@ ROUNDS = 10
 def time_configs(
     configs: Mapping[str, Any], shape: tuple[int, int], rounds: int = ROUNDS
 ) -> dict[str, Any]:
-    """Time detectors with random weights on the best device, as :func:`measure` does.
+    """Time detectors with random weights on the best device, in turns, on one image.
 
     ``shape`` is the width and height of the input in pixels.
-    """
-    from mmengine.device import get_device
-
-    silence_known_warnings()
-    device = get_device()
-    models = []
-    for name, cfg in configs.items():
-        model = build_model(cfg)
-        model.init_cfg = None
-        models.append((name, model.to(device)))
-        model.eval()
-    return measure(models, (shape[1], shape[0]), rounds)
-
-
-def measure(
-    models: Sequence[tuple[str, Any]],
-    shape: tuple[int, int],
-    rounds: int = ROUNDS,
-    warm_up: int = WARM_UP,
-) -> dict[str, Any]:
-    """Time several detectors in turns, on one image of a height and width in pixels.
-
-    The models are on one device, in eval mode. The rounds of the warm-up do not count.
 
     Returns:
         ``setting`` of the run, and ``models``: for each name the median milliseconds of
         ``backbone_ms`` and ``detector_ms``, and the ratio of each to the first model's.
         The detector's time is from the normalised image to the boxes (and masks).
     """
-    parameter = next(models[0][1].parameters())
-    image = torch.rand(1, 3, *shape, device=parameter.device, dtype=parameter.dtype)
+    from mmengine.device import get_device
+
+    silence_known_warnings()
+    image = torch.rand(1, 3, shape[1], shape[0], device=get_device())
     runs: list[Callable[[], Any]] = []
-    for _, model in models:
+    for cfg in configs.values():
+        model = build_model(cfg).to(image.device)
+        model.eval()
         runs.append(functools.partial(model.backbone, image))
         runs.append(functools.partial(_detect, model, image))
     with torch.no_grad():
-        times = medians(runs, image.device, rounds, warm_up)
+        times = medians(runs, image.device, rounds, WARM_UP)
     return {
-        'setting': setting(parameter, image),
+        'setting': setting(image),
         'rounds': rounds,
         'models': {
             name: {
@@ -70,25 +51,19 @@ def measure(
                 'backbone_ratio': backbone / times[0],
                 'detector_ratio': detector / times[1],
             }
-            for (name, _), backbone, detector in zip(
-                models, times[::2], times[1::2], strict=True
+            for name, backbone, detector in zip(
+                configs, times[::2], times[1::2], strict=True
             )
         },
     }
 
 
-def training_steps(
-    backbones: Sequence[Any],
-    shape: Sequence[int],
-    rounds: int = ROUNDS,
-    warm_up: int = WARM_UP,
-) -> list[float]:
-    """Return each backbone's median milliseconds of a training step, in turns.
+def training_steps(backbones: Sequence[Any], shape: Sequence[int]) -> list[float]:
+    """Return each backbone's median milliseconds of a training step on the CPU.
 
-    The backbones are put into training mode; ``shape`` is (N, 3, H, W).
+    They are timed in turns and put into training mode; ``shape`` is (N, 3, H, W).
     """
-    parameter = next(backbones[0].parameters())
-    images = torch.rand(*shape, device=parameter.device, dtype=parameter.dtype)
+    images = torch.rand(*shape)
     for backbone in backbones:
         backbone.train()
 
@@ -96,7 +71,7 @@ def training_steps(
         sum(features.sum() for features in backbone(images)).backward()
 
     runs = [functools.partial(step, backbone) for backbone in backbones]
-    return medians(runs, images.device, rounds, warm_up)
+    return medians(runs, images.device, ROUNDS, WARM_UP)
 
 
 def _detect(model: Any, image: torch.Tensor) -> Any:
@@ -135,19 +110,17 @@ def medians(
     return [statistics.median(spent[warm_up:]) for spent in times]
 
 
-def setting(parameter: torch.Tensor, image: torch.Tensor) -> dict[str, Any]:
+def setting(image: torch.Tensor) -> dict[str, Any]:
     """Return what a time depends on besides the model."""
-    device = parameter.device
     name = platform.processor() or platform.machine()
-    if device.type == 'cuda':
-        name = torch.cuda.get_device_name(device)
-    channels_last = image.is_contiguous(memory_format=torch.channels_last)
+    if image.device.type == 'cuda':
+        name = torch.cuda.get_device_name(image.device)
     return {
-        'device': device.type,
+        'device': image.device.type,
         'name': name,
         'threads': torch.get_num_threads(),
-        'dtype': str(parameter.dtype).removeprefix('torch.'),
-        'memory_format': 'channels_last' if channels_last else 'contiguous',
+        'dtype': str(image.dtype).removeprefix('torch.'),
+        'memory_format': 'contiguous',
         'torch': torch.__version__,
         'shape': list(image.shape),
     }

@@ -6,20 +6,21 @@ Exit codes: 0 success, 1 a check or a run failed, 2 bad usage, 130 interrupted.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib
 import io
+import logging
 import os
 import pickle
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import eca_mmdet
 from eca_mmdet.cli.common import Commands
 from eca_mmdet.engine.distributed import is_main_process
 from eca_mmdet.engine.failures import as_user_error
-from eca_mmdet.utils.console import printed_messages
 from eca_mmdet.utils.errors import UserError, shown
 from eca_mmdet.utils.text import printable, suggestion
 
@@ -58,6 +59,38 @@ class _Parser(argparse.ArgumentParser):
             near = suggestion(name[2:].partition('=')[0], known) if name else ''
             self.error(f'unrecognized arguments: {" ".join(unknown)}.{near}')
         return found, unknown
+
+
+class _Printer(logging.Handler):
+    """Print messages as plain lines: warnings and notes to stderr, others to stdout.
+
+    The streams are looked up for each message, since callers redirect them.
+    """
+
+    def emit(self, record: logging.LogRecord) -> None:
+        stream = sys.stderr if record.levelno >= logging.WARNING else sys.stdout
+        print(printable(record.getMessage()), file=stream, flush=True)
+
+
+@contextlib.contextmanager
+def printed_messages(main_process: bool = True) -> Iterator[None]:
+    """Print what ``logging.getLogger('eca_mmdet')`` and its children report.
+
+    Args:
+        main_process: False prints warnings only, for the other ranks of a job.
+    """
+    logger = logging.getLogger('eca_mmdet')
+    handler = _Printer()
+    before = logger.level, logger.propagate
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO if main_process else logging.WARNING)
+    logger.propagate = False
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(before[0])  # also clears the cache of enabled levels
+        logger.propagate = before[1]
 
 
 def build_parser() -> argparse.ArgumentParser:

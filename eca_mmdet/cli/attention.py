@@ -12,11 +12,6 @@ from eca_mmdet.cli.common import Adder, Commands, at_least_1
 if TYPE_CHECKING:
     from eca_mmdet.analysis.attention import MechanismRow
 
-_HEADER = [
-    *('mechanism', 'DR', 'CCI', 'rank', 'parameters', 'published', 'GFLOPs', 'ms'),
-    'top-1',
-]
-
 
 def add_parser(commands: Commands) -> None:
     """Add ``attention``."""
@@ -28,12 +23,8 @@ def add_parser(commands: Commands) -> None:
         'time on a map as C4 of an 800x1280 image.',
     )
     add = Adder(attention)
-    add(
-        'mechanisms',
-        nargs='*',
-        metavar='NAME',
-        help='as eca, cbam or se-var1 (default: all)',
-    )
+    text = 'as eca, cbam or se-var1 (default: all)'
+    add('mechanisms', nargs='*', metavar='NAME', help=text)
     add('--channels', type=at_least_1, default=256, metavar='C', help='default: 256')
     add(
         '--size',
@@ -65,7 +56,8 @@ def run(args: argparse.Namespace) -> int:
         }
         print(json.dumps(result, indent=1))
         return 0
-    print(render(_HEADER, [_cells(row) for row in rows], 'table'))
+    header = 'mechanism DR CCI rank parameters published GFLOPs ms top-1'.split()
+    print(render(header, [_cells(row) for row in rows], 'table'))
     print(_legend(shape))
     return 0
 

@@ -22,13 +22,9 @@ def add_parser(commands: Commands) -> None:
         'runs are kept; the same command goes on after an interruption.',
     )
     add = Adder(compare)
-    add(
-        '--mechanisms',
-        nargs='+',
-        metavar='NAME',
-        default=['none', 'se', 'cbam', 'eca'],
-        help="of eca-mmdet attention, 'none', or 'all' (default: none se cbam eca)",
-    )
+    default = ['none', 'se', 'cbam', 'eca']
+    text = f"of eca-mmdet attention, 'none', or 'all' (default: {' '.join(default)})"
+    add('--mechanisms', nargs='+', metavar='NAME', default=default, help=text)
     add('--seeds', type=at_least_1, default=3, metavar='N', help='default: 3')
     add('--detector', choices=('faster', 'mask', 'retinanet'), default='mask')
     add.flag('--quick', '12 steps a run; shows that everything runs, compares nothing')
@@ -43,10 +39,10 @@ def run(args: argparse.Namespace) -> int:
     from eca_mmdet.demo.comparison import (
         compare,
         comparison_text,
+        draw_comparison,
         resolve_mechanisms,
-        write_comparison,
     )
-    from eca_mmdet.utils.io import take_own_folder
+    from eca_mmdet.utils.io import take_own_folder, write_json, write_texts
 
     mechanisms = resolve_mechanisms(args.mechanisms)
     out = Path(args.out)
@@ -54,7 +50,9 @@ def run(args: argparse.Namespace) -> int:
     console = Console(file=sys.stderr, highlight=False, soft_wrap=True)
     console.print('loading mmdet ...')
     result = compare(mechanisms, out, console, args.seeds, args.detector, args.quick)
-    write_comparison(result, out)
+    write_json(out / 'comparison.json', result)
+    write_texts({out / 'comparison.md': comparison_text(result, 'md') + '\n'})
+    draw_comparison(result['rows'], out / 'comparison.png')
     print(json.dumps(result, indent=1) if args.json else comparison_text(result))
     console.print(f'\n{out / "comparison.png"}')
     return 0

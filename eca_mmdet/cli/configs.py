@@ -6,23 +6,18 @@ import argparse
 import json
 
 from eca_mmdet.catalog.configs import resolve_config, shipped_configs
-from eca_mmdet.cli.common import Commands
+from eca_mmdet.cli.common import Adder, Commands
 from eca_mmdet.utils.errors import UserError
 
 
 def add_parser(commands: Commands) -> None:
     """Add the command to the parser."""
     configs = commands.add_parser('configs', help='list the shipped configs')
-    add = configs.add_argument
-    add(
-        'pattern',
-        nargs='?',
-        default='*',
-        metavar='PATTERN',
-        help='shell pattern or a part of the name',
-    )
+    add = Adder(configs)
+    text = 'shell pattern or a part of the name'
+    add('pattern', nargs='?', default='*', metavar='PATTERN', help=text)
     add('--path', metavar='NAME', help="print one config's file")
-    add('--json', action='store_true', help='names and files as JSON')
+    add.flag('--json', 'names and files as JSON')
 
 
 def run(args: argparse.Namespace) -> int:

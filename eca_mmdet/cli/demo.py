@@ -34,11 +34,8 @@ def add_parser(commands: Commands) -> None:
     add.flag('--quick', 'about 20 s; shows that everything runs, learns little')
     add('--seed', type=int, default=0)
     add.flag('--no-report', 'do not write report.html')
-    add(
-        '--out',
-        metavar='DIR',
-        help='run folder to create (default: runs/demo-DATE-TIME)',
-    )
+    text = 'run folder to create (default: runs/demo-DATE-TIME)'
+    add('--out', metavar='DIR', help=text)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -7,6 +7,7 @@ import json
 import logging
 import sys
 import time
+from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from eca_mmdet.doctor.fixes import Finding
 
 logger = logging.getLogger(__name__)
+
+_COUNTED = ('fault', 'warning', 'unknown')
 
 
 def add_parser(commands: Commands) -> None:
@@ -54,9 +57,9 @@ def run(args: argparse.Namespace) -> int:
     if not args.no_self_test:
         findings += self_test(findings)
     if args.json:
-        seconds = round(time.monotonic() - start, 1)
-        report = as_json(findings, seconds) | ({'fix': applied} if args.fix else {})
-        print(json.dumps(report, indent=1))
+        report = as_json(findings)
+        report['seconds'] = round(time.monotonic() - start, 1)
+        print(json.dumps(report | ({'fix': applied} if args.fix else {}), indent=1))
     elif args.fix:
         left = [f for f in findings if f.state != OK or f.name == 'self test']
         print(f'\nwhat remains:\n{as_text(left)}')
@@ -65,18 +68,13 @@ def run(args: argparse.Namespace) -> int:
     return int(any(finding.state == FAULT for finding in findings))
 
 
-def counts(findings: Sequence[Finding]) -> dict[str, int]:
-    """Return the number of faults, warnings and unknowns."""
-    states = [finding.state for finding in findings]
-    return {state: states.count(state) for state in ('fault', 'warning', 'unknown')}
-
-
-def as_json(findings: Sequence[Finding], seconds: float) -> dict[str, Any]:
+def as_json(findings: Sequence[Finding]) -> dict[str, Any]:
     """Return the object for ``--json``."""
+    states = Counter(finding.state for finding in findings)
     return {
         'eca_mmdet': eca_mmdet.__version__,
         'python': sys.executable,
-        **{f'{state}s': count for state, count in counts(findings).items()},
+        **{f'{state}s': states[state] for state in _COUNTED},
         'findings': [
             {
                 'name': finding.name,
@@ -88,7 +86,6 @@ def as_json(findings: Sequence[Finding], seconds: float) -> dict[str, Any]:
             }
             for finding in findings
         ],
-        'seconds': seconds,
     }
 
 
@@ -100,6 +97,7 @@ def as_text(findings: Sequence[Finding]) -> str:
         if fix := finding.fix:
             manual = f'  (manual: {fix.by_hand})' if fix.by_hand else ''
             lines.append(f'{"":8} fix: {fix.text}{manual}')
-    shown = [plural(n, state) for state, n in counts(findings).items() if n]
+    states = Counter(finding.state for finding in findings)
+    shown = [plural(states[state], state) for state in _COUNTED if states[state]]
     lines.append(', '.join(shown) or 'no problems found')
     return '\n'.join(map(printable, lines))

@@ -21,29 +21,14 @@ def add_parser(commands: Commands) -> None:
         'dead and saturated channels. Pictures and gates.json go to a run folder.',
     )
     add = Adder(gates)
-    add(
-        'checkpoints',
-        nargs='+',
-        metavar='CHECKPOINT',
-        help='of mmengine; several are drawn side by side',
-    )
-    add(
-        '--images',
-        required=True,
-        metavar='DIR|ANN',
-        help='a folder, or a COCO annotation file, which has classes too',
-    )
-    add(
-        '--images-dir',
-        metavar='DIR',
-        help="of the annotation file's images (default: looked for around it)",
-    )
-    add(
-        '--classes',
-        nargs='+',
-        metavar='NAME',
-        help='of the annotation file (default: the four on most images)',
-    )
+    text = 'of mmengine; several are drawn side by side'
+    add('checkpoints', nargs='+', metavar='CHECKPOINT', help=text)
+    text = 'a folder, or a COCO annotation file, which has classes too'
+    add('--images', required=True, metavar='DIR|ANN', help=text)
+    text = "of the annotation file's images (default: looked for around it)"
+    add('--images-dir', metavar='DIR', help=text)
+    text = 'of the annotation file (default: the four on most images)'
+    add('--classes', nargs='+', metavar='NAME', help=text)
     text = 'images, as many of each class as can be'
     add.value('--limit', 'N', text, 100, at_least_1)
     text = "below X of the gate's range on all images"
@@ -51,12 +36,8 @@ def add_parser(commands: Commands) -> None:
     add.value('--saturated', 'X', 'above X of it on all images', 0.95, fraction)
     text = 'standard deviation over images below X of it'
     add.value('--constant', 'X', text, 0.001, fraction)
-    add(
-        '--config',
-        nargs='+',
-        metavar='NAME|FILE',
-        help='instead of the config in the checkpoint: one for all, or one for each',
-    )
+    text = 'instead of the config in the checkpoint: one for all, or one for each'
+    add('--config', nargs='+', metavar='NAME|FILE', help=text)
     add('--device', metavar='NAME', help='as cpu or cuda:0 (default: the best)')
     add('--out', metavar='DIR', help='run folder to create (default: runs/gates-DATE)')
     add.flag('--json', 'print JSON')
@@ -102,10 +83,10 @@ def run(args: argparse.Namespace) -> int:
     record['versions'] = versions()
     write_json(out / 'gates.json', record)
     print(json.dumps(record, indent=1) if args.json else gate_tables(record))
-    pictures = draw_gates(record, out)
+    picture = draw_gates(record, out)
     for checkpoint in record['checkpoints']:
         for left in checkpoint['left_out']:
             logger.warning('left out: %(name)s (%(layer)s): %(reason)s', left)
-    for path in (out / 'gates.json', *pictures):
+    for path in (out / 'gates.json', picture):
         logger.warning('%s', path)
     return 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Any
 
-from eca_mmdet.cli.common import Commands, at_least_1, fraction
+from eca_mmdet.cli.common import Adder, Commands, at_least_1, fraction
 
 if TYPE_CHECKING:
     from eca_mmdet.inference.media import Images, Video
@@ -21,12 +21,9 @@ def add_parser(commands: Commands) -> None:
         'and class names, and the same as a COCO file. Nothing but the checkpoint and '
         'the images is needed.',
     )
-    add = predict.add_argument
-    add(
-        'checkpoint',
-        metavar='CHECKPOINT',
-        help='what mmengine saved in training, or eca-mmdet export wrote (.onnx)',
-    )
+    add = Adder(predict)
+    text = 'what mmengine saved in training, or eca-mmdet export wrote (.onnx)'
+    add('checkpoint', metavar='CHECKPOINT', help=text)
     add(
         'source',
         nargs='+',
@@ -34,39 +31,16 @@ def add_parser(commands: Commands) -> None:
         help='images, folders with images (and below them) and quoted patterns such as '
         "'a/*.jpg'; or one video",
     )
-    add(
-        '--out',
-        metavar='DIR',
-        help='folder to create (default: runs/predict-DATE-TIME)',
-    )
-    add(
-        '--score-thr',
-        type=fraction,
-        default=0.3,
-        metavar='S',
-        help='leave out objects of a lower score (default: 0.3)',
-    )
-    add(
-        '--cam',
-        action='store_true',
-        help='also pictures of where the evidence for the objects lies',
-    )
-    add(
-        '--every',
-        type=at_least_1,
-        metavar='N',
-        help='of a video, every N-th frame alone (default: 1)',
-    )
-    add(
-        '--config',
-        metavar='NAME|FILE',
-        help='use this config, not the one in the checkpoint; it is Python and is run',
-    )
-    add(
-        '--device',
-        metavar='NAME',
-        help='as cuda:0 or cpu (default: an accelerator if there is one)',
-    )
+    text = 'folder to create (default: runs/predict-DATE-TIME)'
+    add('--out', metavar='DIR', help=text)
+    add.value('--score-thr', 'S', 'leave out objects of a lower score', 0.3, fraction)
+    add.flag('--cam', 'also pictures of where the evidence for the objects lies')
+    text = 'of a video, every N-th frame alone (default: 1)'
+    add('--every', type=at_least_1, metavar='N', help=text)
+    text = 'use this config, not the one in the checkpoint; it is Python and is run'
+    add('--config', metavar='NAME|FILE', help=text)
+    text = 'as cuda:0 or cpu (default: an accelerator if there is one)'
+    add('--device', metavar='NAME', help=text)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -48,7 +48,7 @@ def add_parser(commands: Commands) -> None:
     add.value('--tolerance', 'AP', 'for released detectors, 0-100', 0.1, positive)
     text = 'for detectors that were trained again'
     add.value('--tolerance-retrained', 'AP', text, 0.4, positive)
-    add.flag('--dry-run', 'say what would run, for how long and what is missing')
+    add.flag('--dry-run', 'say what would run and what is missing')
     add('--out', default='runs/reproduce', metavar='DIR', help='records and reports')
     add('--published', metavar='FILE', help='other published numbers, same form')
     add('--cfg-options', help='overrides for every job', **OVERRIDES)
@@ -130,28 +130,16 @@ def _check_paths(jobs: Sequence[Job], settings: Settings) -> None:
 
 
 def _print_plan(jobs: Sequence[Job], settings: Settings) -> int:
-    """Print what would run and how long, and what is missing."""
-    from eca_mmdet.reproduce.run import estimate_hours, read_record
+    """Print what would run, and what is missing."""
+    from eca_mmdet.reproduce.run import measured_before
 
-    hours = estimate_hours(jobs, settings)
-    total = 0.0
     for job in jobs:
         if job.action == 'none':
             print(printable(f'{job.row.row}: {job.note}'))
             continue
-        known = read_record(job, settings)
-        left = 0.0 if known else hours[job.row.row]
-        total += left
-        what = 'measured before' if known else f'about {_time(left)}'
-        words = f'{job.action} {job.config} {job.weights}'
-        print(printable(f'{job.row.row}: {words}, {what}'))
-        for line in (*job.options, job.note):
-            if line:
-                print(printable(f'    {line}'))
-    where = f'on {settings.devices} device(s), from one timed image'
-    print(f'in all about {_time(total)} {where}')
+        known = ', measured before' if measured_before(job, settings) else ''
+        words = f'{job.action} {job.config} {job.weights}{known}'
+        print(printable(f'{job.row.row}: {words}'))
+        for line in filter(None, (*job.options, job.note)):
+            print(printable(f'    {line}'))
     return 0
-
-
-def _time(hours: float) -> str:
-    return f'{hours:.1f} h' if hours >= 1 else f'{hours * 60:.0f} min'

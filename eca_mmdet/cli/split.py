@@ -25,13 +25,8 @@ def add_parser(commands: Commands) -> None:
     )
     add = Adder(split)
     add('file', metavar='A.json', help='COCO annotation file')
-    add(
-        '--val',
-        type=share,
-        required=True,
-        metavar='SHARE',
-        help='of the images for validation, as 0.2',
-    )
+    text = 'of the images for validation, as 0.2'
+    add('--val', type=share, required=True, metavar='SHARE', help=text)
     add('--test', type=share, metavar='SHARE', help='of the images for a third file')
     add.flag('--stratify', 'give each part nearly the same share of every class')
     add(
@@ -40,11 +35,8 @@ def add_parser(commands: Commands) -> None:
         help="images with the same FIELD stay together, as video_id; 'folder' is the "
         'folder in file_name',
     )
-    add(
-        '--images',
-        metavar='DIR',
-        help='their folder: files that are the same byte for byte stay together',
-    )
+    text = 'their folder: files that are the same byte for byte stay together'
+    add('--images', metavar='DIR', help=text)
     add('--seed', type=seed, default=0, metavar='N', help='default: 0')
     add('--out', metavar='DIR', help='folder to write to (default: beside A.json)')
     add.flag('--json', 'print JSON')
@@ -113,24 +105,22 @@ def _rows(report: SplitReport) -> list[list[str]]:
 
 def _remarks(report: SplitReport) -> list[str]:
     what = 'images or groups' if report.grouped else 'images'
-    lines = []
-    if report.too_rare:
-        names = ', '.join(report.too_rare)
-        lines.append(f'too few {what} to be in each part: {names}')
-    if report.not_in_each_part:
-        names = ', '.join(report.not_in_each_part)
-        lines.append(f'no split was found with these in each part: {names}')
-    if report.nothing_to_train_on:
-        parts = ', '.join(report.nothing_to_train_on)
-        lines.append(
-            f'warning: no object that mmdet trains on in {parts}: eca-mmdet check-data '
-            'says why'
-        )
-    if report.crowds:
-        lines.append(f'not counted as objects: {report.crowds} crowd annotations')
-    if report.left_out_annotations:
-        lines.append(
-            f'in no part: {report.left_out_annotations} annotations of images that '
-            'are not in the file, or of none. Look with eca-mmdet check-data.'
-        )
-    return lines
+    named = (
+        (report.too_rare, f'too few {what} to be in each part: %s'),
+        (report.not_in_each_part, 'no split was found with these in each part: %s'),
+        (
+            report.nothing_to_train_on,
+            'warning: no object that mmdet trains on in %s: eca-mmdet check-data says '
+            'why',
+        ),
+    )
+    counted = (
+        (report.crowds, 'not counted as objects: %d crowd annotations'),
+        (
+            report.left_out_annotations,
+            'in no part: %d annotations of images that are not in the file, or of '
+            'none. Look with eca-mmdet check-data.',
+        ),
+    )
+    lines = [text % ', '.join(names) for names, text in named if names]
+    return lines + [text % count for count, text in counted if count]

@@ -17,12 +17,8 @@ def add_parser(commands: Commands) -> None:
         description='Print Params, GFLOPs and AP as published.',
     )
     add = tables.add_argument
-    add(
-        'rows',
-        nargs='*',
-        metavar='ROW',
-        help="as faster:r50:eca, or a pattern as 'mask:*' (default: all)",
-    )
+    text = "as faster:r50:eca, or a pattern as 'mask:*' (default: all)"
+    add('rows', nargs='*', metavar='ROW', help=text)
     add('--detector', choices=('faster', 'mask', 'retinanet'))
     add('--format', choices=('table', 'md', 'csv', 'json', 'latex'), default='table')
 

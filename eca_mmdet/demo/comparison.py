@@ -6,29 +6,26 @@ import functools
 import hashlib
 import json
 import math
-import re
 import shutil
 import statistics
-import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TimeRemainingColumn
+from rich.progress import Progress
 
 from eca_mmdet import registration
 from eca_mmdet.catalog.mechanisms import KEYS, find_mechanism
-from eca_mmdet.demo import config
-from eca_mmdet.demo.config import TASKS
+from eca_mmdet.demo.run import TASKS, compose, shorten
 from eca_mmdet.engine.run_lock import RunLock
 from eca_mmdet.evaluation.metrics_json import versions
 from eca_mmdet.evaluation.tables import render
-from eca_mmdet.utils.errors import UserError
-from eca_mmdet.utils.io import write_json, write_texts
-from eca_mmdet.utils.plotting import new_figure, save_figure
+from eca_mmdet.utils.errors import CommandError, UserError
+from eca_mmdet.utils.images import new_figure, save_figure
+from eca_mmdet.utils.io import read_record, run_logged
 
 SIDE = 160  # height and width of the demo's images, in pixels
 _COSTS = (
@@ -36,7 +33,6 @@ _COSTS = (
     *(('step_milliseconds', '.0f'), ('inference_milliseconds', '.1f')),
 )
 """Keys and formats of the table's columns."""
-_STEP = re.compile(r'\s+(\d+)/(\d+)  loss')
 
 
 @dataclass(frozen=True)
@@ -48,12 +44,15 @@ class Run:
     detector: str
     quick: bool
 
+    def __str__(self) -> str:
+        return f'{self.mechanism}, seed {self.seed}'
+
     @functools.cached_property
     def config(self) -> Any:
         """The run's config, with a data root that is not there."""
-        cfg = config.compose(self.detector, self.mechanism, 18, Path('data'), self.seed)
+        cfg = compose(self.detector, self.mechanism, 18, Path('data'), self.seed)
         if self.quick:
-            config.shorten(cfg)
+            shorten(cfg)
         return cfg
 
     @functools.cached_property
@@ -63,11 +62,6 @@ class Run:
         text = json.dumps(parts, sort_keys=True, default=repr)
         digest = hashlib.sha256(text.encode()).hexdigest()[:8]
         return f'{self.detector}-{self.mechanism}-seed{self.seed}-{digest}'
-
-    @property
-    def iterations(self) -> int:
-        """Training steps."""
-        return int(self.config.train_cfg.max_iters)
 
 
 def resolve_mechanisms(names: Sequence[str]) -> list[str]:
@@ -114,53 +108,41 @@ def _train_all(
 ) -> dict[Run, dict[str, Any]]:
     """Return the records of all runs; train those without a record."""
     records = {}
-    columns = ('{task.description}', BarColumn(), '{task.percentage:.0f} %')
-    hidden = not console.is_terminal
-    progress = Progress(
-        *columns, TimeRemainingColumn(), console=console, disable=hidden
-    )
-    with progress:
-        task = progress.add_task('', total=sum(run.iterations for run in order))
-        done = 0
+    with Progress(console=console, disable=not console.is_terminal) as progress:
+        task = progress.add_task('', total=len(order))
         for number, run in enumerate(order, 1):
-            title = f'[{number}/{len(order)}] {run.mechanism}, seed {run.seed}'
+            title = f'[{number}/{len(order)}] {run}'
             progress.update(task, description=title)
             record, how = record_of(run, folder), 'measured before'
             if record is None:
-
-                def on_step(step: int, done: int = done) -> None:
-                    progress.update(task, completed=done + step)
-
+                console.print(f'{title}: training', markup=False)
                 try:
-                    if not console.is_terminal:
-                        console.print(f'{title}: training', markup=False)
-                    record = train(run, folder, on_step)
+                    record = train(run, folder)
                 except KeyboardInterrupt:
                     console.print(
-                        f'stopped in {run.mechanism}, seed {run.seed}; finished runs '
-                        'are kept, and the same command begins with that one'
+                        f'stopped in {run}; finished runs are kept, and the same '
+                        'command begins with that one'
                     )
                     raise
                 how = f'{record["seconds"]:.0f} s'
             records[run] = record
-            done += run.iterations
-            progress.update(task, completed=done)
             ap = ap_of(record, 'bbox')
             shown = 'n/a' if ap is None else f'{100 * ap:.1f}'
             console.print(f'{title}: box AP {shown}, {how}', markup=False)
+            progress.advance(task)
     return records
 
 
 def record_of(run: Run, folder: Path) -> dict[str, Any] | None:
     """Return the record of a finished run, None if it is not there or damaged."""
-    try:
-        record = json.loads((folder / run.name / 'metrics.json').read_text())
+
+    def is_sound(record: Any) -> bool:
         same = (record['attention'], record['seed']) == (run.mechanism, run.seed)
         numbers = [record['seconds'], *(ap_of(record, task) for task in TASKS)]
         sound = all(n is None or isinstance(n, (int, float)) for n in numbers)
-        return dict(record) if same and sound and record['results'] else None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return None
+        return bool(same and sound and record['results'])
+
+    return read_record(folder / run.name / 'metrics.json', is_sound)
 
 
 def ap_of(record: dict[str, Any], task: str) -> float | None:
@@ -169,11 +151,10 @@ def ap_of(record: dict[str, Any], task: str) -> float | None:
     return None if result is None else result['metrics']['AP']
 
 
-def train(run: Run, folder: Path, on_step: Callable[[int], None]) -> dict[str, Any]:
+def train(run: Run, folder: Path) -> dict[str, Any]:
     """Train in a process of its own; the folder appears when it is complete."""
     final = folder / run.name
     partial = folder / f'{run.name}.partial'
-    log = folder / f'{run.name}.log'
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for left in (partial, final):  # of an interrupted run, or damaged
@@ -189,43 +170,17 @@ def train(run: Run, folder: Path, on_step: Callable[[int], None]) -> dict[str, A
     command += ['--detector', run.detector, '--attention', run.mechanism]
     command += ['--seed', str(run.seed), '--out', str(partial)]
     command += ['--no-report', *['--quick'] * run.quick]
-    code = _follow(command, log, on_step)
-    if code:
-        lines = list(filter(None, log.read_text(errors='replace').splitlines()))
-        last = lines[-1][:300] if lines else 'it printed nothing'
+    try:
+        run_logged(command, folder / f'{run.name}.log')
+        partial.rename(final)
+        record = record_of(run, folder)
+        if record is None:
+            raise CommandError(f'it left no complete metrics.json in {final}.')
+    except CommandError as error:
         raise UserError(
-            f'{run.mechanism}, seed {run.seed}: the training ended with exit code '
-            f'{code}: {last} (all of it: {log})',
-            code='run-failed',
-        )
-    partial.rename(final)
-    record = record_of(run, folder)
-    if record is None:
-        raise UserError(
-            f'the training left no complete metrics.json in {final}.',
-            code='run-failed',
-        )
+            f'{run}: the training failed: {error}', code=error.code
+        ) from error
     return record
-
-
-def _follow(command: list[str], log: Path, on_step: Callable[[int], None]) -> int:
-    """Run a command with its output in a file; return its exit code."""
-    with open(log, 'w') as file:
-        process = subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-        )
-        try:
-            assert process.stdout is not None
-            for line in process.stdout:
-                file.write(line)
-                file.flush()
-                if step := _STEP.match(line):
-                    on_step(int(step[1]))
-            return process.wait()
-        except BaseException:
-            process.terminate()
-            process.wait()
-            raise
 
 
 def summary(mechanism: str, records: list[dict[str, Any]]) -> dict[str, Any]:
@@ -274,13 +229,6 @@ def costs(runs: list[Run]) -> list[dict[str, Any]]:
         row['inference_milliseconds'] = image
         row['step_milliseconds'] = step
     return rows
-
-
-def write_comparison(result: dict[str, Any], out: Path) -> None:
-    """Write a comparison as JSON, Markdown and a plot."""
-    write_json(out / 'comparison.json', result)
-    write_texts({out / 'comparison.md': comparison_text(result, 'md') + '\n'})
-    draw_comparison(result['rows'], out / 'comparison.png')
 
 
 def comparison_text(result: dict[str, Any], style: str = 'table') -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import os
 import time
@@ -15,17 +16,64 @@ from mmengine.hooks import Hook
 from rich import progress
 from rich.console import Console
 
+from eca_mmdet.catalog.architectures import RELEASED_KERNEL_SIZES
+from eca_mmdet.catalog.mechanisms import find_mechanism
 from eca_mmdet.datasets.shapes import SPLITS, write_shapes
-from eca_mmdet.demo import config
+from eca_mmdet.engine.config import load_config
 from eca_mmdet.engine.distributed import ending_workers
 from eca_mmdet.engine.runner import build_runner
 from eca_mmdet.evaluation.tables import ap_table, rows_of
+from eca_mmdet.utils.images import new_figure, save_figure
 from eca_mmdet.utils.io import write_json, write_texts
-from eca_mmdet.utils.plotting import new_figure, save_figure
 
+FAMILIES = {'faster': 'faster-rcnn', 'mask': 'mask-rcnn', 'retinanet': 'retinanet'}
+TASKS = {'bbox': 'box AP', 'segm': 'mask AP'}
+QUICK_ITERATIONS = 12
+QUICK_SIZES = {'train': 32, 'val': 12}
 PICTURES = 12
 SCORE_THRESHOLD = 0.5
 ENLARGED = 320  # longer side of an image in the page of predictions, in pixels
+
+
+def compose(
+    detector: str, attention: str, depth: int, data_root: Path, seed: int
+) -> Any:
+    """Return the config of one demo run on a folder made by ``write_shapes``.
+
+    ``detector`` is a key of ``FAMILIES``; ``attention`` the key of a mechanism
+    (:mod:`eca_mmdet.catalog.mechanisms`) or 'none'; ``depth`` 18 or 50; ``seed`` is for
+    weights and sampling.
+    """
+    cfg = load_config(f'{FAMILIES[detector]}_eca-r18-w16_fpn_shapes')
+    for split, loader in (('train', 'train'), ('val', 'val'), ('val', 'test')):
+        cfg[f'{loader}_dataloader'].dataset.data_root = f'{data_root}/'
+        if loader != 'train':
+            path = str(data_root / 'annotations' / f'{split}.json')
+            cfg[f'{loader}_evaluator'].ann_file = path
+    cfg.randomness = dict(seed=seed)
+    cfg.launcher = 'none'
+    backbone = cfg.model.backbone
+    backbone.depth = depth
+    width = backbone.base_channels * (1 if depth == 18 else 4)
+    cfg.model.neck.in_channels = [width * 2**stage for stage in range(4)]
+    if attention == 'eca':
+        backbone.kernel_sizes = RELEASED_KERNEL_SIZES[depth]
+        return cfg
+    backbone.type = 'PluginResNet'
+    backbone.pop('kernel_sizes')
+    if attention != 'none':
+        backbone.plugins = [find_mechanism(attention).plugin(depth, narrow=True)]
+    return cfg
+
+
+def shorten(cfg: Any) -> None:
+    """Cut the run to a few iterations (``--quick``)."""
+    cfg.train_cfg.max_iters = cfg.train_cfg.val_interval = QUICK_ITERATIONS
+    cfg.default_hooks.checkpoint.interval = QUICK_ITERATIONS
+    cfg.param_scheduler = []
+    for loader in ('train', 'val', 'test'):
+        cfg[f'{loader}_dataloader'].num_workers = 0
+        cfg[f'{loader}_dataloader'].persistent_workers = False
 
 
 def run_demo(
@@ -42,12 +90,12 @@ def run_demo(
     Everything goes to the existing folder ``out``; the parameters are the options of
     ``eca-mmdet demo``.
     """
-    sizes = config.QUICK_SIZES if quick else SPLITS
+    sizes = QUICK_SIZES if quick else SPLITS
     console.print(f'drawing {sizes["train"]} + {sizes["val"]} images of shapes ...')
     data = write_shapes(out / 'data', seed=seed, sizes=sizes)
-    cfg = config.compose(detector, attention, depth, data.resolve(), seed)
+    cfg = compose(detector, attention, depth, data.resolve(), seed)
     if quick:
-        config.shorten(cfg)
+        shorten(cfg)
     cfg.work_dir = str(out / 'train')
     hook = ProgressHook(console)
     # mmengine's console output goes only to its log file (train/*/*.log): its stream
@@ -183,8 +231,8 @@ def draw_predictions(runner: Any, path: Path) -> None:
         axes.axis('off')
     for axes, item, sample in zip(np.ravel(grid), items, samples, strict=False):
         image = item['inputs'].permute(1, 2, 0).numpy()[..., ::-1]  # BGR to RGB
-        objects = sample.pred_instances.numpy()
-        axes.imshow(_with_objects(image, objects, dataset.metainfo['classes']))
+        found = sample.pred_instances
+        axes.imshow(_with_objects(image, found, dataset.metainfo['classes']))
     save_figure(figure, path)
 
 
@@ -192,19 +240,18 @@ def _with_objects(image: Any, instances: Any, classes: Sequence[str]) -> Any:
     """Return an image, enlarged so that names can be read, with its confident boxes."""
     import cv2
 
-    from eca_mmdet.inference.drawing import draw_objects
+    from eca_mmdet.inference.prediction import Prediction
 
-    kept = np.flatnonzero(instances.scores >= SCORE_THRESHOLD)
     scale = ENLARGED / max(image.shape[:2])
     size = [round(scale * pixels) for pixels in image.shape[1::-1]]
-    labels = instances.labels[kept]
-    texts = [
-        f'{classes[label]} {score:.2f}'
-        for label, score in zip(labels, instances.scores[kept], strict=True)
-    ]
-    masks = None
-    if 'masks' in instances and len(kept):
-        small = instances.masks[kept].astype(np.uint8)
-        masks = np.stack([cv2.resize(m, size, interpolation=0) > 0 for m in small])
-    enlarged = cv2.resize(image, size, interpolation=cv2.INTER_CUBIC)
-    return draw_objects(enlarged, instances.bboxes[kept] * scale, labels, texts, masks)
+    found = Prediction.from_instances(instances, classes=tuple(classes))
+    found = found.above(SCORE_THRESHOLD)
+    small = [] if found.masks is None else found.masks.astype(np.uint8)
+    masks = [cv2.resize(mask, size, interpolation=0) > 0 for mask in small]
+    enlarged = dataclasses.replace(
+        found,
+        boxes=found.boxes * scale,
+        masks=np.stack(masks) if masks else None,
+        image=cv2.resize(image, size, interpolation=cv2.INTER_CUBIC),
+    )
+    return enlarged.plot(SCORE_THRESHOLD)

@@ -1,14 +1,14 @@
 """Self-test of an installation: a training step and a prediction of a tiny detector.
 
-Run by path in a subprocess. Prints a JSON line for each device.
+Run by path in a subprocess of ``eca-mmdet doctor``.
 """
 
 from __future__ import annotations
 
-import json
-import os
-import sys
 import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 SIDE_PX = 96
@@ -18,11 +18,10 @@ def tiny_detector() -> Any:
     """Build the demo's Mask R-CNN at half its width."""
     import torch
 
-    from eca_mmdet.catalog.configs import config_root
-    from eca_mmdet.demo.config import FILES
-    from eca_mmdet.engine.config import build_model, load_config
+    from eca_mmdet.demo.run import compose
+    from eca_mmdet.engine.config import build_model
 
-    cfg = load_config(config_root() / 'demo' / FILES['mask'])
+    cfg = compose('mask', 'eca', 18, Path('data'), seed=0)
     cfg.model.backbone.base_channels = 8
     cfg.model.neck.in_channels = [8, 16, 32, 64]
     cfg.model.roi_head.bbox_head.fc_out_channels = 64
@@ -68,26 +67,16 @@ def run_on(device: str) -> dict[str, Any]:
     return {'loss': float(loss.detach()), 'gates': len(gates), 'seconds': seconds}
 
 
-def main(out: int) -> None:
-    """Test the CPU, then the GPU if there is one, and write the results."""
-    devices = ['cpu']
-    for device in devices:
-        record: dict[str, Any] = {'device': device}
-        try:
-            record |= run_on(device)
-            import torch
+def devices() -> Iterator[tuple[str, Callable[[], dict[str, Any]]]]:
+    """Yield the test of the CPU, then that of the GPU if there is one."""
+    yield 'cpu', partial(run_on, 'cpu')
+    import torch
 
-            if device == 'cpu' and torch.cuda.is_available():
-                devices.append('cuda')
-        except Exception as error:
-            lines = [line for line in str(error).splitlines() if line.strip()]
-            record['error'] = f'{type(error).__name__}: {" ".join(lines[:2])}'
-        os.write(out, json.dumps(record).encode() + b'\n')
+    if torch.cuda.is_available():
+        yield 'cuda', partial(run_on, 'cuda')
 
 
 if __name__ == '__main__':
-    _out = os.dup(1)
-    os.dup2(2, 1)
-    main(_out)
-    sys.stdout.flush()
-    os._exit(0)
+    from eca_mmdet.doctor.steps import run_program
+
+    run_program(devices())

@@ -242,17 +242,21 @@ def self_test(
     if faults:
         names = ', '.join(dict.fromkeys(faults))
         return [Finding('self test', UNKNOWN, f'skipped; fix first: {names}')]
-    records, ending = run_child(SELF_TEST, [], limit_s)
-    errors = [f'{r["device"]}: {r["error"]}' for r in records if 'error' in r]
-    if ending or not records:
-        errors.append(ending or 'it wrote no result')
-    passed = [
-        f'{record["device"]}: a training step and a prediction of a Mask R-CNN, loss '
-        f'{record["loss"]:.2f}, gradients in {record["gates"]} gates, '
-        f'{record["seconds"]:.1f} s'
-        for record in records
-        if 'error' not in record
+    results, ending = run_child(SELF_TEST, [], limit_s)
+    texts = [
+        f'{device}: a training step and a prediction of a Mask R-CNN, loss '
+        f'{value["loss"]:.2f}, gradients in {value["gates"]} gates, '
+        f'{value["seconds"]:.1f} s'
+        for device, result in results.items()
+        if (value := result.value)
     ]
+    errors = [
+        f'{device}: {result.error}: {result.message}'
+        for device, result in results.items()
+        if not result.works
+    ]
+    if ending or not results:
+        errors.append(ending or 'it wrote no result')
     fix = Fix('eca-mmdet demo --quick  (prints the whole error)')
-    results = [Finding('self test', OK, text) for text in passed]
-    return results + [Finding('self test', FAULT, text, fix) for text in errors]
+    passed = [Finding('self test', OK, text) for text in texts]
+    return passed + [Finding('self test', FAULT, text, fix) for text in errors]

@@ -98,8 +98,7 @@ def probe(steps: Sequence[str], limit_s: float = LIMIT_S) -> dict[str, Result]:
         left = [name for name in steps if name not in results]
         if not left:
             return results
-        records, ending = run_child(STEPS_FILE, left, limit_s)
-        ended = {record.pop('step'): Result(**record) for record in records}
+        ended, ending = run_child(STEPS_FILE, ['python', *left], limit_s)
         results |= ended
         # The process stops after a failure; if there was none, the next step ended it.
         died = [name for name in ('python', *left) if name not in results]
@@ -109,10 +108,10 @@ def probe(steps: Sequence[str], limit_s: float = LIMIT_S) -> dict[str, Result]:
 
 def run_child(
     file: Path, names: Sequence[str], limit_s: float
-) -> tuple[list[dict[str, Any]], str]:
-    """Run a Python file with the search path of this process.
+) -> tuple[dict[str, Result], str]:
+    """Run a file that calls ``steps.run_program``, with this process's search path.
 
-    Returns the JSON objects it wrote, and how it ended ('' if it succeeded).
+    Returns the results of its steps, and how it ended ('' if it succeeded).
     """
     argv = [sys.executable, '-c', RUN, str(file), json.dumps(sys.path), *names]
     try:
@@ -131,7 +130,8 @@ def run_child(
         ending += f' ({clipped(lines[-1], 300)})'
     # A process that was killed may leave an incomplete line.
     written = [line for line in out.splitlines(keepends=True) if line.endswith(b'}\n')]
-    return [json.loads(line) for line in written], ending
+    records = [json.loads(line) for line in written]
+    return {record.pop('step'): Result(**record) for record in records}, ending
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,4 @@
-"""Steps of the probe. Run by path in a subprocess, not imported.
-
-Writes a JSON line after each step and stops at the first failure, so that the parent
-(:mod:`eca_mmdet.doctor.environment`) knows which step ended the process.
-"""
+"""Steps of the probe. Run by path in a subprocess of :mod:`.environment`."""
 
 from __future__ import annotations
 
@@ -11,7 +7,8 @@ import json
 import os
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 
@@ -73,39 +70,36 @@ STEPS: dict[str, Callable[[], dict[str, Any]]] = {
 """Step to function; any other name is a module to import."""
 
 
-def run_step(name: str) -> dict[str, Any]:
-    """Run a step and return its record."""
+def run_program(steps: Iterable[tuple[str, Callable[[], dict[str, Any]]]]) -> None:
+    """Run steps by name up to the first failure, write a JSON line for each, and exit.
+
+    A line has the names of ``environment.Result``. The parent so knows which step ended
+    the process. Its pipe is for these lines only: what libraries print goes to stderr.
+    """
+    out = os.dup(1)
+    os.dup2(2, 1)
     from eca_mmdet.utils.text import clipped
 
-    record: dict[str, Any] = {'step': name}
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter('always')
-        try:
-            record['value'] = STEPS[name]() if name in STEPS else module(name)
-        except BaseException as error:  # SystemExit as well
-            record['error'] = type(error).__name__
-            message = ' '.join(str(error).split())
-            record['message'] = clipped(message, 300) or record['error']
-            if isinstance(error, ModuleNotFoundError):
-                record['missing'] = error.name
-    texts = [str(warning.message) for warning in caught][:20]
-    record['warnings'] = [clipped(text, 300) for text in texts]
-    return record
-
-
-def main(names: list[str], out: int) -> None:
-    """Run the steps up to the first failure, and write their records."""
-    for name in ['python', *names]:
-        record = run_step(name)
+    for name, step in steps:
+        record: dict[str, Any] = {'step': name}
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter('always')
+            try:
+                record['value'] = step()
+            except BaseException as error:  # SystemExit as well
+                record['error'] = type(error).__name__
+                message = ' '.join(str(error).split())
+                record['message'] = clipped(message, 300) or record['error']
+                if isinstance(error, ModuleNotFoundError):
+                    record['missing'] = error.name
+        texts = [str(warning.message) for warning in caught][:20]
+        record['warnings'] = [clipped(text, 300) for text in texts]
         os.write(out, json.dumps(record).encode() + b'\n')
         if 'error' in record:
             break
+    sys.stdout.flush()
+    os._exit(0)  # skip the libraries' shutdown
 
 
 if __name__ == '__main__':
-    # The parent's pipe is for records only; what libraries print goes to stderr.
-    _out = os.dup(1)
-    os.dup2(2, 1)
-    main(sys.argv[1:], _out)
-    sys.stdout.flush()
-    os._exit(0)  # skip the libraries' shutdown
+    run_program((n, STEPS.get(n, partial(module, n))) for n in sys.argv[1:])

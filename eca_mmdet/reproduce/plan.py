@@ -52,14 +52,13 @@ class CocoFolder:
         split = 'train2017' if part == 'train' else 'val2017'
         file = f'annotations/instances_{split}.json'
         loader = f'{part}_dataloader.dataset'
-        options = [
+        evaluator = f'{part}_evaluator.ann_file={self.root}/{file}'
+        return [
             f'{loader}.data_root={self.root}/',
             f'{loader}.ann_file={file}',
             f'{loader}.data_prefix.img={split}/',
+            *([] if part == 'train' else [evaluator]),
         ]
-        if part != 'train':
-            options.append(f'{part}_evaluator.ann_file={self.root}/{file}')
-        return options
 
 
 def open_coco(root: str | Path, train: bool = False) -> CocoFolder:
@@ -167,16 +166,6 @@ def _describe(path: Path, about: Inspection) -> WeightsFile:
     return replace(file, detector=detector, version=version, note=note)
 
 
-def _backbone(row: PublishedRow, files: Sequence[WeightsFile]) -> WeightsFile | None:
-    """Return the first ImageNet classifier or backbone for training a row, or None.
-
-    Rows with NL and GC start from a plain ResNet, as their papers do.
-    """
-    wanted = replace(row, attention='none') if row.attention in _ADDING else row
-    fitting = (file for file in files if not file.detector and _fits(wanted, file))
-    return next(fitting, None)
-
-
 def _fits(row: PublishedRow, file: WeightsFile) -> bool:
     """Tell whether a file has a row's network.
 
@@ -237,7 +226,10 @@ def _job(row: PublishedRow, files: Sequence[WeightsFile], train: bool) -> Job:
         names = first([str(file.path) for file in detectors], 4)
         reason = f'several files are of this row: {names}; leave one'
         return Job(row, 'none', note=reason)
-    file = detectors[0] if detectors else _backbone(row, files) if train else None
+    # Rows with NL and GC are trained from a plain ResNet, as their papers do.
+    start = replace(row, attention='none') if row.attention in _ADDING else row
+    backbones = [f for f in files if train and not f.detector and _fits(start, f)]
+    file = next(iter([*detectors, *backbones]), None)
     if file is None:
         reason = 'no weights of this detector'
         if train:

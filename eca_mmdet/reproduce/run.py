@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import logging
-import shlex
-import subprocess
 import sys
 import time
 from collections.abc import Sequence
@@ -19,17 +16,19 @@ from eca_mmdet.evaluation.tables import TITLES
 from eca_mmdet.reproduce import tables
 from eca_mmdet.reproduce.plan import CocoFolder, Job
 from eca_mmdet.reproduce.tables import RowOutcome
-from eca_mmdet.utils.io import sha256_of, take_own_folder, write_json, write_texts
+from eca_mmdet.utils.errors import CommandError
+from eca_mmdet.utils.io import (
+    read_record,
+    run_logged,
+    sha256_of,
+    take_own_folder,
+    write_json,
+    write_texts,
+)
 
 logger = logging.getLogger(__name__)
 
 _OWN = ('rows', 'runs', 'tables.json', 'tables.md', 'tables.tex')
-_PATIENCE = 20.0  # seconds for a training to save its step
-_TRAINING = 117_266 * 12 * 3
-"""Forward passes of a training: images of train2017 with objects, epochs, and three for
-a step with its backward pass."""
-
-_SHAPE = (800, 1216)  # a usual size of an image whose shorter side is 800
 
 
 @dataclass(frozen=True)
@@ -44,10 +43,6 @@ class Settings:
     options: tuple[str, ...] = ()  # config overrides of every row
     tolerance: float = 0.1  # of AP, 0-100, for released detectors: resizing, rounding
     tolerance_retrained: float = 0.4
-
-
-class RowFailed(Exception):
-    """A command of a row failed: the message says where its output is."""
 
 
 def reproduce(
@@ -80,12 +75,12 @@ def _outcome(job: Job, settings: Settings, name: str) -> RowOutcome:
         logger.warning('%s: %s', name, job.note)
     if job.action == 'none':
         return RowOutcome(job.row, tables.NO_WEIGHTS, job.note, cost, {})
-    record = read_record(job, settings)
+    record = measured_before(job, settings)
     if record:
         logger.warning('%s: measured before, %.0f s', name, record['seconds'])
     try:
         record = record or _measure(job, settings, name)
-    except RowFailed as error:
+    except CommandError as error:
         logger.warning('%s: failed, %s', name, error)
         return RowOutcome(job.row, tables.FAILED, str(error), cost, {})
     except KeyboardInterrupt:
@@ -102,16 +97,15 @@ def _outcome(job: Job, settings: Settings, name: str) -> RowOutcome:
     return RowOutcome(job.row, verdict, job.note, cost, compared, tolerance, released)
 
 
-def read_record(job: Job, settings: Settings) -> dict[str, Any] | None:
+def measured_before(job: Job, settings: Settings) -> dict[str, Any] | None:
     """Return the record of an earlier call, if it is whole and of the same inputs."""
-    try:
-        record = json.loads(_record_path(job, settings).read_text())
+
+    def is_sound(record: Any) -> bool:
         tasks = record['metrics']['results'].keys()
         whole = tasks and tasks <= TITLES.keys() and float(record['seconds']) >= 0
-        same = record['inputs'] == _inputs(job, settings)
-        return dict(record) if whole and same else None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return None
+        return bool(whole and record['inputs'] == _inputs(job, settings))
+
+    return read_record(_record_path(job, settings), is_sound)
 
 
 def _record_path(job: Job, settings: Settings) -> Path:
@@ -149,17 +143,18 @@ def _measure(job: Job, settings: Settings, name: str) -> dict[str, Any]:
         words = ['weights', 'convert', str(job.weights), str(weights), '--force']
         words += ['--v1-retinanet'] if job.row.detector == 'RetinaNet' else []
         alone = replace(settings, launcher='none', prefix=())
-        _run(words, alone, folder / 'convert.log')
+        run_logged(command_of(words, alone), folder / 'convert.log')
     logger.warning('%s: testing %s', name, weights)
     work = folder / 'test'
     before = set(work.glob('*/metrics.json'))
     # COCO's last: what is measured is the folder that the record names.
     options = [*inputs['options'], *settings.coco.options()]
     words = ['test', job.config, str(weights), '--work-dir', str(work)]
-    _run([*words, '--cfg-options', *options], settings, folder / 'test.log')
+    words += ['--cfg-options', *options]
+    run_logged(command_of(words, settings), folder / 'test.log')
     written = set(work.glob('*/metrics.json')) - before
     if len(written) != 1:
-        raise RowFailed(f'the test left no metrics.json in {work}')
+        raise CommandError(f'the test left no metrics.json in {work}')
     record = {
         'inputs': inputs,
         'seconds': round(time.monotonic() - start, 1),
@@ -181,7 +176,7 @@ def _train(
     work, begun = folder / 'train', folder / 'inputs.json'
     last = work / 'last_checkpoint'
     if begun.exists() and json.loads(begun.read_text()) != inputs:
-        raise RowFailed(
+        raise CommandError(
             f'{work} was begun with other options or annotations; remove it'
         )
     write_json(begun, inputs)
@@ -193,9 +188,10 @@ def _train(
         *settings.coco.options('val'),
     ]
     words = ['train', job.config, '--work-dir', str(work), '--resume']
-    _run([*words, '--cfg-options', *options], settings, folder / 'train.log')
+    words += ['--cfg-options', *options]
+    run_logged(command_of(words, settings), folder / 'train.log')
     if not last.is_file():
-        raise RowFailed(f'training left no checkpoint in {work}')
+        raise CommandError(f'training left no checkpoint in {work}')
     return Path(last.read_text().strip())
 
 
@@ -208,60 +204,3 @@ def command_of(words: Sequence[str], settings: Settings) -> list[str]:
     launch = [] if settings.launcher == 'none' else ['--launcher', settings.launcher]
     start += ['-m', 'eca_mmdet.cli']
     return [*settings.prefix, *start, *words[:1], *launch, *words[1:]]
-
-
-def _run(words: Sequence[str], settings: Settings, log: Path) -> None:
-    """Run a command with its output in a file."""
-    command = command_of(words, settings)
-    with open(log, 'a') as file:
-        file.write(f'$ {shlex.join(command)}\n')
-        file.flush()
-        try:
-            process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT)
-        except OSError as error:
-            raise RowFailed(f'{command[0]} cannot be started: {error}') from error
-        try:
-            code = process.wait()
-        except BaseException as error:
-            # A terminal sends ctrl-C to the command as well, which then saves what it
-            # has; a second signal would cut that off.
-            if isinstance(error, KeyboardInterrupt):
-                with contextlib.suppress(subprocess.TimeoutExpired):
-                    process.wait(_PATIENCE)
-            if process.poll() is None:
-                process.terminate()
-                process.wait()
-            raise
-    if code:
-        lines = [line for line in log.read_text(errors='replace').splitlines() if line]
-        raise RowFailed(f'exit code {code}: {lines[-1][:300]} (all of it: {log})')
-
-
-def estimate_hours(jobs: Sequence[Job], settings: Settings) -> dict[str, float]:
-    """Estimate hours by row for the jobs that can be done, on this device.
-
-    The first job's detector is timed on one image with random weights, after a warm-up;
-    the others follow by their GFLOPs.
-    """
-    from mmengine.device import get_device
-
-    from eca_mmdet.analysis.complexity import paper_cost
-    from eca_mmdet.analysis.latency import measure
-    from eca_mmdet.engine.config import build_model, load_config
-
-    todo = [job for job in jobs if job.action != 'none']
-    if not todo:
-        return {}
-    options = (*todo[0].options, *settings.options)
-    model = build_model(load_config(todo[0].config, options)).to(get_device())
-    timed = measure([('first', model.eval())], _SHAPE, rounds=1, warm_up=1)
-    seconds = timed['models']['first']['detector_ms'] / 1000
-    models = (build_model(load_config(job.config), 'meta') for job in todo)
-    flops = [paper_cost(model)['gflops'] for model in models]
-    tested = settings.coco.counts['images']
-    hours = {}
-    for job, own in zip(todo, flops, strict=True):
-        passes = tested + (_TRAINING if job.action == 'train' else 0)
-        row_seconds = seconds * (own / flops[0]) * passes / settings.devices
-        hours[job.row.row] = row_seconds / 3600
-    return hours

@@ -44,20 +44,19 @@ def compare(
 
     A task that was not measured is outside the tolerance, which is for AP, 0-100.
     """
-    compared = {}
+    compared, limit = {}, tolerance + 1e-9
     for task, published in row.numbers().items():
         columns = measured.get(task, {}).items()
         percent = {name: None if ap is None else ap * 100 for name, ap in columns}
-        delta: Ap = {}
-        for name, number in published.items():
-            value = percent.get(name)
-            delta[name] = None if value is None else value - number.value
+        delta = {
+            name: None if (value := percent.get(name)) is None else value - number.value
+            for name, number in published.items()
+        }
+        ap, verdict = percent.get('AP'), OUTSIDE
         # Published numbers have one decimal.
-        ap = percent.get('AP')
-        close = ap is not None and (
-            abs(round(ap, 1) - published['AP'].value) <= tolerance + 1e-9
-        )
-        compared[task] = Comparison(percent, delta, WITHIN if close else OUTSIDE)
+        if ap is not None and abs(round(ap, 1) - published['AP'].value) <= limit:
+            verdict = WITHIN
+        compared[task] = Comparison(percent, delta, verdict)
     return compared
 
 

@@ -31,6 +31,10 @@ class RunError(UserError):
     exit_code = 1
 
 
+class CommandError(RunError):
+    """A command that ran in a process of its own failed, or left no result."""
+
+
 class JobError(RunError):
     """Another process of this distributed job has gone."""
 

@@ -1,4 +1,4 @@
-"""Image files and arrays, read as mmdet reads them."""
+"""Image files and arrays, read as mmdet reads them; figures of Matplotlib."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from eca_mmdet.utils.errors import MissingPackageError, UserError
-from eca_mmdet.utils.io import require_regular
+from eca_mmdet.utils.io import require_regular, whole_file
 from eca_mmdet.utils.text import clipped
 
 Array = npt.NDArray[Any]
@@ -211,3 +211,26 @@ def encode_image(image: Array, suffix: str, quality: int = 95) -> bytes:
             code='unsupported-format',
         ) from error
     return bytes(raw)
+
+
+def new_figure(*args: Any, sharey: bool = False, **kwargs: Any) -> Any:
+    """Return a figure and its axes; the user's backend is not touched."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(**kwargs)
+    FigureCanvasAgg(figure)
+    return figure, figure.subplots(*args, sharey=sharey)
+
+
+def save_figure(figure: Any, path: Path, dpi: int = 120) -> None:
+    """Write a PNG file whole or not at all."""
+    try:
+        with whole_file(path) as partial, warnings.catch_warnings():
+            # Class names in scripts that the font lacks are drawn as empty boxes.
+            warnings.filterwarnings('ignore', 'Glyph .* missing from')
+            figure.savefig(partial, dpi=dpi, format='png')
+    except OSError as error:
+        raise UserError(
+            f'{path} cannot be written: {error}', code='file-not-written'
+        ) from error

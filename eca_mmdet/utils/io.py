@@ -1,4 +1,4 @@
-"""Reading of files with limits, and writing them whole or not at all."""
+"""Reading of files with limits, writing them whole or not at all, and run folders."""
 
 from __future__ import annotations
 
@@ -8,20 +8,25 @@ import hashlib
 import json
 import os
 import select
+import shlex
 import stat
+import subprocess
 import tempfile
-from collections.abc import Container, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
-from eca_mmdet.utils.errors import UserError
+from eca_mmdet.utils.errors import CommandError, UserError
 
 _SHARE = 4
 """A file may take 1/4 of the memory; JSON grows when it is parsed."""
 
 _PATIENCE = 3.0
 """Seconds to wait for a process to open the other end of a pipe."""
+
+_SAVING = 20.0
+"""Seconds for an interrupted command to save what it has."""
 
 
 def require_regular(path: Path, what: str, most: int | None = None) -> None:
@@ -314,3 +319,45 @@ def take_own_folder(out: Path, own: Container[str]) -> None:
             'Name a new folder, or one of an earlier call.',
             code='output-exists',
         )
+
+
+def read_record(path: Path, is_sound: Callable[[Any], object]) -> dict[str, Any] | None:
+    """Return the record of an earlier run; None if it is missing, damaged or unsound.
+
+    ``is_sound`` may raise what comes of entries that are absent or of another type.
+    """
+    try:
+        record = json.loads(path.read_text())
+        return dict(record) if is_sound(record) else None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+
+
+def run_logged(command: Sequence[str], log: Path) -> None:
+    """Run a command with its output at the end of a file.
+
+    Raises:
+        CommandError: it cannot be started, or fails; with the last line of its output.
+    """
+    with open(log, 'a') as file:
+        file.write(f'$ {shlex.join(command)}\n')
+        file.flush()
+        try:
+            process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT)
+        except OSError as error:
+            raise CommandError(f'{command[0]} cannot be started: {error}') from error
+        try:
+            code = process.wait()
+        except BaseException as error:
+            # A terminal sends ctrl-C to the command as well, which then saves what it
+            # has; a second signal would cut that off.
+            if isinstance(error, KeyboardInterrupt):
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(_SAVING)
+            if process.poll() is None:
+                process.terminate()
+                process.wait()
+            raise
+    if code:
+        lines = [line for line in log.read_text(errors='replace').splitlines() if line]
+        raise CommandError(f'exit code {code}: {lines[-1][:300]} (all of it: {log})')

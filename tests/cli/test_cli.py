@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from eca_mmdet.catalog import configs as paths
+from eca_mmdet.cli import printed_messages
 from eca_mmdet.engine import config as engine_config
 from eca_mmdet.engine.config import parse_options
 from eca_mmdet.engine.distributed import is_main_process
-from eca_mmdet.utils.console import printed_messages
 from eca_mmdet.utils.errors import UserError
 from tests.conftest import PYTHON, REPOSITORY
 

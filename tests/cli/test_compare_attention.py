@@ -6,6 +6,7 @@ import os
 import re
 import signal
 import subprocess
+import sys
 
 import cv2
 import pytest
@@ -28,7 +29,7 @@ def trained(monkeypatch, mmdet_ready):
     """Put a stand-in for the training in place; it notes down its commands."""
     commands = []
 
-    def follow(command, log, on_step):
+    def run_logged(command, log):
         commands.append(command)
         given = dict(zip(command[4::2], command[5::2], strict=False))
         seed = int(given['--seed'])
@@ -43,10 +44,8 @@ def trained(monkeypatch, mmdet_ready):
         )
         with open(os.path.join(out, 'metrics.json'), 'w') as file:
             json.dump(record, file)
-        on_step(12)
-        return 0
 
-    monkeypatch.setattr(comparison, '_follow', follow)
+    monkeypatch.setattr(comparison, 'run_logged', run_logged)
     return commands
 
 
@@ -197,14 +196,14 @@ def test_seeds_come_one_after_the_other(command, trained, uncounted, tmp_path):
 
 
 def test_failed_training_is_named(command, monkeypatch, mmdet_ready, tmp_path):
-    def fail(command, log, on_step):
-        log.write_text('something\nthe disk is full\n')
-        return 3
-
-    monkeypatch.setattr(comparison, '_follow', fail)
+    program = tmp_path / 'python'
+    program.write_text('#!/bin/sh\necho something\necho the disk is full\nexit 3\n')
+    program.chmod(0o755)
+    monkeypatch.setattr(sys, 'executable', str(program))
     code, out, err = compare(command, tmp_path / 'out')
     assert (code, out) == (2, '')
-    assert 'none, seed 0: the training ended with exit code 3: the disk is full' in err
+    reason = 'none, seed 0: the training failed: exit code 3: the disk is full (all of'
+    assert reason in err and err.endswith('[run-failed]\n')
 
 
 @pytest.mark.parametrize(
@@ -283,7 +282,7 @@ def test_a_run_of_another_config_has_another_folder(mmdet_ready, tmp_path):
         Run('eca', 0, 'faster', False),
     ]
     assert len({run.name for run in runs}) == 5
-    assert runs[0].iterations == 520 and runs[1].iterations == 12
+    assert [run.config.train_cfg.max_iters for run in runs[:2]] == [520, 12]
 
 
 @pytest.mark.slow

@@ -62,7 +62,7 @@ def test_gates_json(eca_mmdet_command, folder):
     check('gates_keys.json', key_paths(written))
     check('gates.json', hide(written, ['versions', 'date']), rtol=1e-3, atol=1e-5)
     names = sorted(path.name for path in (folder / 'gates').iterdir())
-    assert names == ['gates.json', 'gates.png', 'kernels.png']
+    assert names == ['gates.json', 'gates.png']
 
 
 def test_predictions_json(eca_mmdet_command, folder):

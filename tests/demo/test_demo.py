@@ -12,7 +12,7 @@ import pytest
 
 from eca_mmdet.catalog.mechanisms import KEYS
 from eca_mmdet.datasets.shapes import write_shapes
-from eca_mmdet.demo import config
+from eca_mmdet.demo import run as demo
 from eca_mmdet.utils.errors import UserError
 from eca_mmdet.utils.io import describe_file, make_run_folder
 from tests.conftest import PYTHON, listen_to_interrupts
@@ -30,9 +30,9 @@ def test_quick_demo_leaves_a_complete_run_folder(tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert done.stderr == ''
-    assert f'{config.QUICK_ITERATIONS}/{config.QUICK_ITERATIONS}  loss' in done.stdout
+    assert f'{demo.QUICK_ITERATIONS}/{demo.QUICK_ITERATIONS}  loss' in done.stdout
     record = json.loads((out / 'metrics.json').read_text())
-    assert len(record['losses']) == config.QUICK_ITERATIONS
+    assert len(record['losses']) == demo.QUICK_ITERATIONS
     # Twelve steps from random weights more than halve the loss: rounding, which differs
     # between CPUs, is far from making it 0.8.
     assert np.mean(record['losses'][-3:]) < 0.8 * np.mean(record['losses'][:3])
@@ -42,7 +42,7 @@ def test_quick_demo_leaves_a_complete_run_folder(tmp_path):
     for row in rows.values():
         assert len(row) == 12
         assert all(v is None or 0 <= v <= 1 for v in row.values())
-    checkpoint = out / 'train' / f'iter_{config.QUICK_ITERATIONS}.pth'
+    checkpoint = out / 'train' / f'iter_{demo.QUICK_ITERATIONS}.pth'
     assert record['checkpoint'] == describe_file(checkpoint)
     table = (out / 'ap_table.md').read_text()
     assert f'| box | {rows["bbox"]["AP"] * 100:.1f} |' in ' '.join(table.split())
@@ -58,7 +58,7 @@ def test_quick_demo_leaves_a_complete_run_folder(tmp_path):
         picture = cv2.imread(str(out / name))
         assert picture is not None and picture.std() > 5, name
     annotations = json.loads((out / 'data' / 'annotations' / 'val.json').read_text())
-    assert len(annotations['images']) == config.QUICK_SIZES['val']
+    assert len(annotations['images']) == demo.QUICK_SIZES['val']
 
 
 @pytest.mark.slow
@@ -130,8 +130,8 @@ def test_every_choice_trains_one_step(
     from mmengine.runner import Runner
 
     data_root = shapes if attention in ('eca', 'se', 'none') else full_size_shapes
-    cfg = config.compose(detector, attention, depth, data_root, seed=3)
-    config.shorten(cfg)
+    cfg = demo.compose(detector, attention, depth, data_root, seed=3)
+    demo.shorten(cfg)
     cfg.train_dataloader.batch_size = 2
     torch.manual_seed(0)
     model = MODELS.build(cfg.model)

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from eca_mmdet.catalog.mechanisms import KEYS
-from eca_mmdet.demo import config
+from eca_mmdet.demo import run as demo
 from eca_mmdet.export import writer as graph_file
 from eca_mmdet.export.heads import best, decode, grid_anchors, level_of, pool, suppress
 from eca_mmdet.export.samples import make_batches
@@ -223,7 +223,7 @@ def test_pooling_is_that_of_mmdet(scales, mmdet_ready):
 def _backbone(key, shapes, **settings):
     from mmdet.registry import MODELS
 
-    cfg = config.compose('faster', key, 18, shapes, 0)
+    cfg = demo.compose('faster', key, 18, shapes, 0)
     torch.manual_seed(0)
     backbone = MODELS.build(dict(cfg.model.backbone, **settings))
     backbone.train(False)

@@ -81,9 +81,9 @@ def _write_detector(root: Path, data: Path) -> str:
     from mmdet.registry import MODELS
     from mmengine.logging import HistoryBuffer
 
-    from eca_mmdet.demo import config
+    from eca_mmdet.demo import run as demo
 
-    cfg = config.compose('retinanet', 'eca', 18, data, 0)
+    cfg = demo.compose('retinanet', 'eca', 18, data, 0)
     cfg.model.backbone.base_channels = 4
     cfg.model.neck.update(in_channels=[4, 8, 16, 32], out_channels=8)
     cfg.model.bbox_head.update(in_channels=8, feat_channels=8)

@@ -196,7 +196,7 @@ def random_boxes(count, size=60):
 class TestNMS:
     def test_areas_count_both_corners(self, legacy):
         """1-pixel boxes side by side do not overlap; on each other they do."""
-        from eca_mmdet.models.legacy.boxes import v1_nms
+        from eca_mmdet.models.legacy import v1_nms
 
         corners = boxes((0, 0, 0, 0), (1, 0, 1, 0), (0, 0, 0, 0))
         scores = torch.tensor([0.5, 0.6, 0.7])
@@ -208,7 +208,7 @@ class TestNMS:
         assert v1_nms(corners, torch.tensor([0.9, 0.8]), 0.5).tolist() == [0]
 
     def test_against_a_loop(self, legacy):
-        from eca_mmdet.models.legacy.boxes import v1_nms
+        from eca_mmdet.models.legacy import v1_nms
 
         for _ in range(5):
             corners, scores = random_boxes(60), torch.rand(60)
@@ -218,7 +218,7 @@ class TestNMS:
     @pytest.mark.parametrize('shared', [True, False])
     @pytest.mark.parametrize('max_num', [-1, 5, 1000])
     def test_classes_against_a_loop(self, legacy, shared, max_num):
-        from eca_mmdet.models.legacy.boxes import v1_multiclass_nms
+        from eca_mmdet.models.legacy import v1_multiclass_nms
 
         corners = random_boxes(40) if shared else random_boxes(120).reshape(40, 12)
         scores = torch.rand(40, 3)
@@ -237,7 +237,7 @@ class TestNMS:
         assert found[0].tolist() == [row[2] for row in expected]
 
     def test_scores_at_the_threshold_are_dropped(self, legacy):
-        from eca_mmdet.models.legacy.boxes import v1_multiclass_nms
+        from eca_mmdet.models.legacy import v1_multiclass_nms
 
         found = v1_multiclass_nms(
             random_boxes(3), torch.tensor([[0.5], [0.25], [0.2]]), 0.25, 0.5
@@ -245,7 +245,7 @@ class TestNMS:
         assert found[1].tolist() == [0.5]
 
     def test_nothing(self, legacy):
-        from eca_mmdet.models.legacy.boxes import v1_multiclass_nms
+        from eca_mmdet.models.legacy import v1_multiclass_nms
 
         for count in (0, 4):
             found = v1_multiclass_nms(
@@ -290,7 +290,7 @@ class TestMaskHead:
         ],
     )
     def test_paste(self, legacy, box):
-        from eca_mmdet.models.legacy.heads import paste
+        from eca_mmdet.models.legacy import paste
 
         values = np.random.default_rng(0).random((7, 7), dtype=np.float32)
         values[3, 3] = 0.9
@@ -303,7 +303,7 @@ class TestMaskHead:
         assert expected.any()
 
     def test_a_tiny_mask_by_hand(self, legacy):
-        from eca_mmdet.models.legacy.heads import paste
+        from eca_mmdet.models.legacy import paste
 
         mask = np.zeros((3, 5), bool)
         values = np.array([[0.0, 1.0]], np.float32)  # left off, right on
@@ -316,7 +316,7 @@ class TestMaskHead:
         ]
 
     def test_the_threshold_itself_is_background(self, legacy):
-        from eca_mmdet.models.legacy.heads import paste
+        from eca_mmdet.models.legacy import paste
 
         mask = np.zeros((4, 4), bool)
         paste(mask, np.full((2, 2), 0.5, np.float32), np.array([0, 0, 3, 3]), 0.5)

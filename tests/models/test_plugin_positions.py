@@ -238,10 +238,10 @@ def test_a_detector_with_attention_behind_its_neck_trains(mmdet_ready, shapes):
     from mmdet.registry import MODELS
     from mmengine.runner import Runner
 
-    from eca_mmdet.demo import config
+    from eca_mmdet.demo import run as demo
 
-    cfg = config.compose('retinanet', 'none', 18, shapes, seed=0)
-    config.shorten(cfg)
+    cfg = demo.compose('retinanet', 'none', 18, shapes, seed=0)
+    demo.shorten(cfg)
     cfg.train_dataloader.batch_size = 2
     fpn = cfg.model.neck
     attention = dict(

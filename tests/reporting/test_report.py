@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 import pytest
 
-from eca_mmdet.demo.config import compose
+from eca_mmdet.demo.run import compose
 from eca_mmdet.inference.drawing import draw_objects
 from eca_mmdet.reporting.page import render_page
 from eca_mmdet.reporting.run import Options, read_run

@@ -13,16 +13,15 @@ from eca_mmdet.catalog.published import Number, PublishedRow, published_rows
 from eca_mmdet.reproduce import tables
 from eca_mmdet.reproduce.plan import CATEGORY_IDS, Job, make_plan, open_coco, scan
 from eca_mmdet.reproduce.run import (
-    RowFailed,
     Settings,
     _inputs,
     _record_path,
-    _run,
     command_of,
-    read_record,
+    measured_before,
 )
 from eca_mmdet.reproduce.tables import RowOutcome, as_json, as_tables
-from eca_mmdet.utils.errors import UserError
+from eca_mmdet.utils.errors import CommandError, UserError
+from eca_mmdet.utils.io import run_logged
 from tests.references.networks import (
     AuthorsResNet,
     detector_state,
@@ -277,16 +276,16 @@ def test_a_record_is_of_its_inputs_only(job_and_settings):
     """Other weights, annotations, options or another config are measured again."""
     job, settings = job_and_settings
     write_record(job, settings)
-    assert read_record(job, settings)['seconds'] == 1
+    assert measured_before(job, settings)['seconds'] == 1
     others = [
         (replace(job, options=('a=1',)), settings),
         (replace(job, config='mask-rcnn_se-r50_fpn_4xb2-1x_coco'), settings),
         (job, replace(settings, options=('b=1',))),
         (job, replace(settings, coco=replace(settings.coco, sha256='0'))),
     ]
-    assert [read_record(*other) for other in others] == [None] * 4
+    assert [measured_before(*other) for other in others] == [None] * 4
     job.weights.write_bytes(b'others')
-    assert read_record(job, settings) is None
+    assert measured_before(job, settings) is None
 
 
 @pytest.mark.parametrize(
@@ -301,13 +300,13 @@ def test_a_record_is_of_its_inputs_only(job_and_settings):
 )
 def test_damaged_records_are_measured_again(job_and_settings, harm):
     write_record(*job_and_settings, harm)
-    assert read_record(*job_and_settings) is None
+    assert measured_before(*job_and_settings) is None
 
 
 def test_programs_that_cannot_be_started(coco, tmp_path):
     settings = Settings(open_coco(coco), tmp_path, prefix=('no-such-program', '-n'))
-    with pytest.raises(RowFailed, match='no-such-program cannot be started'):
-        _run(['test'], settings, tmp_path / 'log')
+    with pytest.raises(CommandError, match='no-such-program cannot be started'):
+        run_logged(command_of(['test'], settings), tmp_path / 'log')
 
 
 @pytest.mark.openmmlab
@@ -442,9 +441,12 @@ def test_commands_of_each_launcher(coco, setting, expected):
 
 
 def test_a_failed_command_tells_its_last_line(coco, tmp_path):
-    settings = Settings(open_coco(coco), tmp_path)
-    with pytest.raises(RowFailed, match="exit code 2: .* 'no-such.pth' does not exist"):
-        _run(['test', 'no-such', 'no-such.pth'], settings, tmp_path / 'log')
+    words = ['test', 'no-such', 'no-such.pth']
+    words = command_of(words, Settings(open_coco(coco), tmp_path))
+    with pytest.raises(
+        CommandError, match="exit code 2: .* 'no-such.pth' does not exist"
+    ):
+        run_logged(words, tmp_path / 'log')
     assert '-m eca_mmdet.cli test no-such' in (tmp_path / 'log').read_text()
 
 

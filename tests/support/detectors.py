@@ -4,7 +4,7 @@ from pathlib import Path
 
 import torch
 
-from eca_mmdet.demo import config
+from eca_mmdet.demo import run as demo
 
 CLASSES = ('big cat', 'Käfer', '龍')
 
@@ -13,7 +13,7 @@ def build(detector, data, attention='eca'):
     """Return the demo's config and a detector that finds many objects."""
     from mmdet.registry import MODELS
 
-    cfg = config.compose(detector, attention, 18, Path(data), 0)
+    cfg = demo.compose(detector, attention, 18, Path(data), 0)
     for loader in ('train', 'val', 'test'):
         cfg[f'{loader}_dataloader'].dataset.metainfo.classes = CLASSES
     if detector != 'retinanet':

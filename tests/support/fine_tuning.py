@@ -8,7 +8,7 @@ import torch
 
 from eca_mmdet.checkpoints.class_layers import RowLayout
 from eca_mmdet.checkpoints.io import Checkpoint
-from eca_mmdet.demo.config import compose
+from eca_mmdet.demo.run import compose
 from tests.support.in_process import fresh_mmengine
 
 EIGHTY = tuple(f'thing {index}' for index in range(80))

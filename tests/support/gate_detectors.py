@@ -25,10 +25,10 @@ def build(attention, depth=18, change=None):
     """A narrow RetinaNet with random weights."""
     from mmdet.registry import MODELS
 
-    from eca_mmdet.demo import config
+    from eca_mmdet.demo import run as demo
     from eca_mmdet.inference.detector import ECADetector
 
-    cfg = config.compose('retinanet', attention, depth, Path('data'), 0)
+    cfg = demo.compose('retinanet', attention, depth, Path('data'), 0)
     if change:
         change(cfg)
     torch.manual_seed(1)
