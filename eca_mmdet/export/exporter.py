@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from eca_mmdet.export.metadata import detection_head, properties
-from eca_mmdet.export.parity import Report, compare, require_same_input, table
+from eca_mmdet.export.parity import Report, compare, require_same_input
 from eca_mmdet.export.samples import Batch, find_samples, make_batches
 from eca_mmdet.export.supported import require_covered
 from eca_mmdet.export.writer import (
@@ -241,7 +241,7 @@ def _check(
 ) -> list[Report]:
     """Compare the file with mmdet and log the differences; reject large ones."""
     report = compare(paths, part, metadata, batches)
-    _log(table(report).split('\n'))
+    _log(report.table().split('\n'))
     checks = [report]
     if report.passes and report.bare:
         logger.info(
@@ -253,7 +253,7 @@ def _check(
             else 'any image',
         )
         report = _compare_without_threshold(paths, part, metadata, batches)
-        _log(table(report).split('\n'))
+        _log(report.table().split('\n'))
         checks.append(report)
     if not report.passes:
         raise RunError(

@@ -5,20 +5,22 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, overload
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
 from eca_mmdet.export.metadata import (
     ADVICE,
     KEY,
-    image_rule,
-    mask_threshold,
+    MOST_AREA,
+    ImageRule,
+    bad_metadata,
     parse_metadata,
 )
-from eca_mmdet.export.processing import Prepared, paste_masks, prepare
 from eca_mmdet.inference.prediction import Prediction
 from eca_mmdet.utils.errors import MissingPackageError, RunError, UserError
 from eca_mmdet.utils.images import read_rgb, to_rgb
@@ -26,11 +28,10 @@ from eca_mmdet.utils.io import read_file
 from eca_mmdet.utils.text import clipped
 
 Array = npt.NDArray[Any]
-Form = dict[str, tuple[str, int]]  # type and number of dimensions, by name
 
-_INPUTS: Form = {'images': ('float', 4), 'sizes': ('float', 2)}
-_OUTPUTS: Form = {'boxes': ('float', 3), 'scores': ('float', 2), 'labels': ('int64', 2)}
-_MASKS: Form = {'masks': ('float', 4)}
+_INPUTS = 'images (float, 4 axes), sizes (float, 2 axes)'
+_OUTPUTS = 'boxes (float, 3 axes), labels (int64, 2 axes), scores (float, 2 axes)'
+_OUTPUTS_WITH_MASKS = _OUTPUTS.replace(', scores', ', masks (float, 4 axes), scores')
 _MOST_BYTES = 2**31  # an ONNX graph is smaller
 _ELSEWHERE = re.compile(rb'(?:\n|\x8a\x80*\x00)(?:\x08|\x88\x80*\x00)location')
 """Protobuf's bytes of the key of a tensor whose values are in another file."""
@@ -49,11 +50,12 @@ def open_session(
             code='option-invalid',
         )
     try:
+        import cv2  # noqa: F401
         import onnxruntime
     except ImportError as error:
         raise MissingPackageError(
-            'running an ONNX file needs the package onnxruntime: pip install '
-            'onnxruntime'
+            'running an ONNX file needs onnxruntime and opencv-python, and '
+            f'{error.name} is not installed: pip install onnxruntime opencv-python'
         ) from error
     names = _providers(providers, onnxruntime.get_available_providers())
     content = _read(path)
@@ -128,37 +130,29 @@ def _first_line(error: Exception) -> str:
 
 def _require_form(session: Any, path: str) -> bool:
     """Require a detector's inputs and outputs; return True if it gives masks."""
-    inputs, outputs = map(_form, (session.get_inputs(), session.get_outputs()))
-    masks = 'masks' in outputs
-    expected = {**_OUTPUTS, **_MASKS} if masks else _OUTPUTS
+    inputs, outputs = map(_described, (session.get_inputs(), session.get_outputs()))
+    masks = any(array.name == 'masks' for array in session.get_outputs())
+    expected = _OUTPUTS_WITH_MASKS if masks else _OUTPUTS
     if inputs != _INPUTS or outputs != expected:
         raise UserError(
-            f'{path} is no detector as its metadata say: {_described(inputs)} to '
-            f'{_described(outputs)}; {_described(_INPUTS)} to {_described(expected)} '
-            f'is expected. {ADVICE}',
+            f'{path} is no detector as its metadata say: {clipped(inputs, 200)} to '
+            f'{clipped(outputs, 200)}; {_INPUTS} to {expected} is expected. {ADVICE}',
             code='unsupported-format',
         )
     return masks
 
 
-def _form(arrays: Sequence[Any]) -> Form:
-    """Return the type and axes of each by name; onnxruntime writes tensor(float)."""
-    return {
-        array.name: (array.type.removeprefix('tensor(')[:-1], len(array.shape or ()))
-        for array in arrays
-    }
-
-
-def _described(form: Form) -> str:
-    """Return e.g. 'images (float, 4 axes), sizes (float, 2 axes)'."""
-    parts = (f'{name} ({kind}, {axes} axes)' for name, (kind, axes) in form.items())
-    return clipped(', '.join(parts), 200)
+def _described(arrays: Sequence[Any]) -> str:
+    """Return e.g. 'images (float, 4 axes), sizes (float, 2 axes)', sorted by name."""
+    kinds = {array.name: array.type.removeprefix('tensor(')[:-1] for array in arrays}
+    axes = {array.name: len(array.shape or ()) for array in arrays}
+    return ', '.join(f'{n} ({kinds[n]}, {axes[n]} axes)' for n in sorted(kinds))
 
 
 class OnnxDetector:
     """An exported detector: images in, predictions out.
 
-    It needs onnxruntime, numpy, and OpenCV or Pillow to read files, and returns what
+    It needs onnxruntime, numpy, OpenCV and msgspec, and returns what
     :class:`~eca_mmdet.inference.detector.ECADetector` returns.
 
     Attributes:
@@ -201,12 +195,13 @@ class OnnxDetector:
             )
         self.metadata = parse_metadata(text, self.path)
         self.classes: tuple[str, ...] = tuple(self.metadata['classes'])
-        self.rule = image_rule(self.metadata)
-        self._mask_threshold = (
-            mask_threshold(self.metadata, self.path)
-            if _require_form(self._session, self.path)
-            else None
-        )
+        self.rule: ImageRule = msgspec.convert(self.metadata, ImageRule)
+        self._mask_threshold: float | None = None
+        if _require_form(self._session, self.path):
+            self._mask_threshold = self.metadata['mask_threshold']
+            if self._mask_threshold is None:
+                what = 'it gives masks, and mask_threshold is null'
+                raise bad_metadata(self.path, what)
 
     def __repr__(self) -> str:
         kind = clipped(self.metadata['detector'])
@@ -318,3 +313,94 @@ class OnnxDetector:
             f'{self.path} is broken: it gives {what}. {ADVICE}',
             code='unsupported-format',
         )
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A detector's inputs for one image."""
+
+    images: Array  # (1, 3, H, W) float32, normalised and padded
+    sizes: Array  # (1, 2) float32, height and width before padding
+    factors: tuple[float, float]  # new / old width, and new / old height
+
+
+def prepare(image: Array, rule: ImageRule) -> Prepared:
+    """Resize, normalise and pad an (H, W, 3) uint8 RGB image, as mmdet does."""
+    import cv2
+
+    old = image.shape[:2]
+    height, width = rule.resized(*old)
+    high, wide = rule.padded(height, width)
+    if not 0 < height * width <= high * wide <= MOST_AREA:
+        raise UserError(
+            f'an image of {old[1]} x {old[0]} cannot be prepared for the detector: it '
+            f'would become {width} x {height}. Cut it into parts.',
+            code='broken-image',
+        )
+    small = cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR)
+    if not rule.to_rgb:
+        small = small[..., ::-1]
+    images = np.full((1, 3, high, wide), rule.pad_value, np.float32)
+    for channel, (mean, std) in enumerate(zip(rule.mean, rule.std, strict=True)):
+        pixels = small[..., channel].astype(np.float32)
+        images[0, channel, :height, :width] = (pixels - np.float32(mean)) / np.float32(
+            std
+        )
+    return Prepared(
+        images,
+        np.array([[height, width]], np.float32),
+        (width / old[1], height / old[0]),
+    )
+
+
+def paste_masks(
+    maps: Array, boxes: Array, size: tuple[int, int], threshold: float
+) -> Array:
+    """Paste the maps of n objects into their boxes.
+
+    mmdet's ``_do_paste_mask`` interpolates a pixel's probability between the cells of
+    the map, zero beyond its rim. The weights of rows and columns are separate, so that
+    a mask is rows @ map @ columns, computed only for the pixels around the box.
+
+    Args:
+        maps: (n, h, w) float32, probabilities.
+        boxes: (n, 4) float32 x1, y1, x2, y2 in pixels of the image; finite.
+        size: height and width of the image, in pixels.
+        threshold: lowest probability of a pixel of the object.
+
+    Returns:
+        (n, H, W) bool.
+    """
+    masks = np.zeros((len(maps), *size), np.bool_)
+    for mask, cells, (x1, y1, x2, y2) in zip(
+        masks, maps, boxes.astype(np.float32), strict=True
+    ):
+        across, down = _span(x1, x2, size[1]), _span(y1, y2, size[0])
+        rows = _weights(down, y1, y2, cells.shape[0])
+        columns = _weights(across, x1, x2, cells.shape[1])
+        probabilities = rows @ cells.astype(np.float32) @ columns.T
+        mask[down, across] = probabilities >= np.float32(threshold)
+    return masks
+
+
+def _span(low: Any, high: Any, length: int) -> slice:
+    """Return the pixels of a direction that mmdet computes: the box and a rim."""
+    start = int(np.clip(np.floor(low) - 1, 0, length))
+    return slice(start, max(start, int(np.clip(np.ceil(high) + 1, 0, length))))
+
+
+def _weights(pixels: slice, low: Any, high: Any, cells: int) -> Array:
+    """Return the (pixels, cells) weights of a map's cells for an image's pixels.
+
+    They are for one direction, in which the box goes from ``low`` to ``high``; at most
+    two of a row are not zero.
+    """
+    middles = np.arange(pixels.start, pixels.stop, dtype=np.float32) + np.float32(0.5)
+    with np.errstate(divide='ignore', invalid='ignore', over='ignore'):
+        places = (middles - low) / (high - low) * 2 - 1  # -1 to 1 over the box
+    places[np.isinf(places)] = 0  # a box without extent: mmdet takes its middle
+    places = ((places + 1) * np.float32(cells) - 1) / 2  # 0: middle of the first cell
+    away = np.abs(places[:, None] - np.arange(cells, dtype=np.float32))
+    # Zero where 0 / 0 gives no place.
+    weights: Array = np.nan_to_num(np.maximum(1 - away, 0), nan=0).astype(np.float32)
+    return weights
