@@ -7,7 +7,7 @@ import json
 import sys
 from typing import TYPE_CHECKING
 
-from eca_mmdet.cli.common import Commands, count, fraction
+from eca_mmdet.cli.common import Adder, Commands, count, fraction
 from eca_mmdet.utils.text import printable
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ def add_parser(commands: Commands) -> None:
         description='Evaluate COCO result files. With several, each further one is '
         'also compared to the first, with a bootstrap interval over images.',
     )
-    add = evaluation.add_argument
+    add = Adder(evaluation)
     add('--ann', required=True, metavar='A.json', help='COCO annotation file')
     add(
         '--results',
@@ -37,7 +37,7 @@ def add_parser(commands: Commands) -> None:
         choices=('bbox', 'segm'),
         help='default: what the results have',
     )
-    add('--classwise', action='store_true', help='also a table of the classes')
+    add.flag('--classwise', 'also a table of the classes')
     add('--classes', nargs='+', metavar='NAME', help='evaluate these alone')
     add(
         '--format',
@@ -54,27 +54,16 @@ def add_parser(commands: Commands) -> None:
         help="detections an image and class (default: COCO's 1 10 100)",
     )
     add('--backend', choices=('hotcoco', 'pycocotools'), default='hotcoco')
-    add(
-        '--bootstrap',
-        type=count,
-        default=300,
-        metavar='N',
-        help='samples for the interval of a difference; 0 for none (default: 300)',
-    )
+    text = 'samples for the interval of a difference; 0 for none'
+    add.value('--bootstrap', 'N', text, 300, count)
     add('--seed', type=count, default=0, help='of the bootstrap')
-    add(
+    add.flag(
         '--analysis',
-        action='store_true',
-        help='errors by kind, confusion matrix, PR curves, calibration, worst images: '
-        'into metrics.json and as pictures',
+        'errors by kind, confusion matrix, PR curves, calibration, worst images: into '
+        'metrics.json and as pictures',
     )
-    add(
-        '--score-thr',
-        type=fraction,
-        default=0.3,
-        metavar='S',
-        help='lowest score in the confusion matrix and the worst images (default: 0.3)',
-    )
+    text = 'lowest score in the confusion matrix and the worst images'
+    add.value('--score-thr', 'S', text, 0.3, fraction)
     add('--out', metavar='DIR', help='folder to create (default: runs/eval-DATE-TIME)')
 
 

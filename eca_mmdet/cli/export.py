@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from eca_mmdet.cli.common import Commands
+from eca_mmdet.cli.common import Adder, Commands
 
 
 def add_parser(commands: Commands) -> None:
@@ -38,7 +38,7 @@ def add_parser(commands: Commands) -> None:
 def _add_options(parser: argparse.ArgumentParser, out: str) -> None:
     # Before --size, which would take the file for a side.
     parser.usage = f'%(prog)s CONFIG CHECKPOINT {out} [options]'
-    add = parser.add_argument
+    add = Adder(parser)
     add('config', metavar='CONFIG', help='name or file; it is Python and is run')
     add('checkpoint', metavar='CHECKPOINT', help='what mmengine saved in training')
     add('out', metavar=out, help='file to write')
@@ -56,28 +56,17 @@ def _add_options(parser: argparse.ArgumentParser, out: str) -> None:
         help='H W, height and width in px of every input, padding and all; or dynamic, '
         'any size (default)',
     )
-    add(
-        '--check',
-        action='store_true',
-        default=True,
-        help='compare the file to mmdet (default)',
-    )
+    text = 'compare the file to mmdet (default)'
+    add('--check', action='store_true', default=True, help=text)
     add(
         '--no-check',
         dest='check',
         action='store_false',
         help='do not; nobody then knows whether the file is right',
     )
-    add(
-        '--images',
-        metavar='DIR',
-        help="images for the check (default: the config's test images)",
-    )
-    add(
-        '--force',
-        action='store_true',
-        help=f'replace {out}, once the new file is written and checked',
-    )
+    text = "images for the check (default: the config's test images)"
+    add('--images', metavar='DIR', help=text)
+    add.flag('--force', f'replace {out}, once the new file is written and checked')
 
 
 def run(args: argparse.Namespace) -> int:

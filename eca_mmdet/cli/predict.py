@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Any
 
-from eca_mmdet.cli.common import Commands, at_least_1, fraction
+from eca_mmdet.cli.common import Adder, Commands, at_least_1, fraction
 
 if TYPE_CHECKING:
     from eca_mmdet.inference.media import Images, Video
@@ -21,7 +21,7 @@ def add_parser(commands: Commands) -> None:
         'and class names, and the same as a COCO file. Nothing but the checkpoint and '
         'the images is needed.',
     )
-    add = predict.add_argument
+    add = Adder(predict)
     add(
         'checkpoint',
         metavar='CHECKPOINT',
@@ -34,23 +34,11 @@ def add_parser(commands: Commands) -> None:
         help='images, folders with images (and below them) and quoted patterns such as '
         "'a/*.jpg'; or one video",
     )
-    add(
-        '--out',
-        metavar='DIR',
-        help='folder to create (default: runs/predict-DATE-TIME)',
-    )
-    add(
-        '--score-thr',
-        type=fraction,
-        default=0.3,
-        metavar='S',
-        help='leave out objects of a lower score (default: 0.3)',
-    )
-    add(
-        '--cam',
-        action='store_true',
-        help='also pictures of where the evidence for the objects lies',
-    )
+    text = 'folder to create (default: runs/predict-DATE-TIME)'
+    add('--out', metavar='DIR', help=text)
+    text = 'leave out objects of a lower score'
+    add.value('--score-thr', 'S', text, 0.3, fraction)
+    add.flag('--cam', 'also pictures of where the evidence for the objects lies')
     add(
         '--every',
         type=at_least_1,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from eca_mmdet.cli.common import Commands, count
+from eca_mmdet.cli.common import Adder, Commands, count
 from eca_mmdet.utils.text import printable
 
 
@@ -17,7 +17,7 @@ def add_parser(commands: Commands) -> None:
         description='Make one self-contained HTML page of a run, or of several beside '
         'each other: from what mmengine writes and from metrics.json.',
     )
-    add = report.add_argument
+    add = Adder(report)
     add(
         'runs',
         nargs='+',
@@ -28,27 +28,14 @@ def add_parser(commands: Commands) -> None:
     add('--labels', nargs='+', metavar='NAME', help='names of the runs on the page')
     add('--images', metavar='DIR', help="images (default: the config's folder)")
     add('--ann', metavar='A.json', help='annotations (default: the recorded file)')
-    add(
-        '--examples',
-        type=count,
-        default=6,
-        metavar='N',
-        help='worst and best images to show of each run (default: 6)',
+    text = 'worst and best images to show of each run'
+    add.value('--examples', 'N', text, 6, count)
+    text = (
+        'images to measure the gates on, where the folder has no gates.json; 0 for none'
     )
-    add(
-        '--gate-images',
-        type=count,
-        default=20,
-        metavar='N',
-        help='images to measure the gates on, where the folder has no gates.json; 0 '
-        'for none (default: 20)',
-    )
-    add(
-        '--no-model',
-        action='store_true',
-        help='do not build the detector: no costs, and no gates but those of a '
-        'gates.json',
-    )
+    add.value('--gate-images', 'N', text, 20, count)
+    text = 'do not build the detector: no costs, and no gates but those of a gates.json'
+    add.flag('--no-model', text)
 
 
 def run(args: argparse.Namespace) -> int:

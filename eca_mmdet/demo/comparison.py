@@ -24,7 +24,7 @@ from eca_mmdet.catalog.mechanisms import KEYS, find_mechanism
 from eca_mmdet.demo import config
 from eca_mmdet.demo.config import TASKS
 from eca_mmdet.engine.run_lock import RunLock
-from eca_mmdet.evaluation.metrics_json import versions
+from eca_mmdet.evaluation.coco_eval import versions
 from eca_mmdet.evaluation.tables import render
 from eca_mmdet.utils.errors import UserError
 from eca_mmdet.utils.io import write_json, write_texts

@@ -16,9 +16,8 @@ from eca_mmdet.datasets.ground_truth import GroundTruth, read_ground_truth
 from eca_mmdet.datasets.results import read_results
 from eca_mmdet.evaluation import coco_eval
 from eca_mmdet.evaluation.bootstrap import Difference, difference
-from eca_mmdet.evaluation.coco_eval import MAX_DETS
+from eca_mmdet.evaluation.coco_eval import MAX_DETS, make_record
 from eca_mmdet.evaluation.error_analysis import SCORE_THRESHOLD, analyze
-from eca_mmdet.evaluation.metrics_json import as_json, make_record
 from eca_mmdet.evaluation.tables import FORMATS, TITLES, Evaluated, result_tables
 from eca_mmdet.utils.errors import UserError
 from eca_mmdet.utils.io import make_run_folder, require_free, write_json
@@ -159,7 +158,9 @@ def evaluate(
         record['others'] = [
             {
                 'predictions': file.source,
-                'results': {task: as_json(each) for task, each in file.results.items()},
+                'results': {
+                    task: each.as_json() for task, each in file.results.items()
+                },
                 'minus_first': {task: asdict(each) for task, each in minus.items()},
             }
             for file, minus in zip(files[1:], differences, strict=True)

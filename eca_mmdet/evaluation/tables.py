@@ -137,12 +137,21 @@ def result_tables(
     'table' has headings, 'md' and 'latex' have not, and 'csv' is one table.
     """
     limits = next(iter(files[0].results.values())).max_dets
-    names = list(columns(limits))
+    names = columns(limits)
     if style == 'csv':
         return _csv(files, differences, classwise, names)
+    labels = {
+        'minus first': f'minus {files[0].label}',
+        'minus first, low': '95 % from',
+        'minus first, high': 'to',
+    }
     cells = [
-        [label, *(format_ap(row[name], signed) for name in names)]
-        for label, row, signed in _rows(files, differences)
+        [
+            labels.get(row, f'{file.label}, {TITLES[task]}'),
+            *(format_ap(numbers[name], row in labels) for name in names),
+        ]
+        for file, task, rows in _rows(files, differences)
+        for row, numbers in rows.items()
     ]
     parts = [render(['', *names], cells, style)]
     if style == 'table':
@@ -162,42 +171,38 @@ def result_tables(
 
 def _rows(
     files: Sequence[Evaluated], differences: Sequence[dict[str, Difference]]
-) -> Iterator[tuple[str, Metrics, bool]]:
-    """Yield (label, numbers, signed): a file, then its difference to the first."""
+) -> Iterator[tuple[Evaluated, str, dict[str, Metrics]]]:
+    """Yield (file, task, rows by name): its numbers and its difference to the first."""
     for file, minus in zip(files, [{}, *differences], strict=True):
         for task, result in file.results.items():
-            yield f'{file.label}, {TITLES[task]}', result.metrics, False
+            rows = {'value': result.metrics}
             if task in minus:
-                yield f'minus {files[0].label}', minus[task].metrics, True
+                rows['minus first'] = minus[task].metrics
                 if minus[task].low:
-                    yield '95 % from', minus[task].low, True
-                    yield 'to', minus[task].high, True
+                    rows['minus first, low'] = minus[task].low
+                    rows['minus first, high'] = minus[task].high
+            yield file, task, rows
 
 
 def _csv(
     files: Sequence[Evaluated],
     differences: Sequence[dict[str, Difference]],
     classwise: bool,
-    names: list[str],
+    names: Sequence[str],
 ) -> str:
     """Return one machine-readable table of files, differences and classes."""
+    table: list[tuple[Any, ...]] = []  # the numbers last
+    for file, task, rows in _rows(files, differences):
+        result = file.results[task]
+        for row, numbers in rows.items():
+            objects = result.counts['objects'] if row == 'value' else ''
+            table.append((file.label, task, row, '', '', objects, numbers))
+        for each in result.classes if classwise else ():
+            label = (file.label, task, 'value', each.name, each.id, each.objects)
+            table.append((*label, each.metrics))
+    cells = [
+        [*map(str, label), *(format_ap(numbers[name]) for name in names)]
+        for *label, numbers in table
+    ]
     header = ['results', 'type', 'row', 'class', 'class_id', 'objects', *names]
-    cells = []
-    for file, minus in zip(files, [{}, *differences], strict=True):
-        for task, result in file.results.items():
-            objects = result.counts['objects']
-            rows: list[tuple[Any, ...]] = [('value', '', '', objects, result.metrics)]
-            if task in minus:
-                rows.append(('minus first', '', '', '', minus[task].metrics))
-                if minus[task].low:
-                    rows.append(('minus first, low', '', '', '', minus[task].low))
-                    rows.append(('minus first, high', '', '', '', minus[task].high))
-            rows += [
-                ('value', each.name, each.id, each.objects, each.metrics)
-                for each in (result.classes if classwise else ())
-            ]
-            cells += [
-                [file.label, task, *map(str, head), *(format_ap(row[n]) for n in names)]
-                for *head, row in rows
-            ]
     return render(header, cells, 'csv')

@@ -321,10 +321,14 @@ class RegionMasks(nn.Module):
 
 
 class Heads(nn.Module):
-    """Neck and heads of a detector that ``require_covered`` accepts."""
+    """Neck and heads of a detector that ``require_covered`` accepts.
 
-    def __init__(self, model: Any) -> None:
+    With ``whole``, its backbone is in front of them.
+    """
+
+    def __init__(self, model: Any, whole: bool) -> None:
         super().__init__()
+        self.backbone = model.backbone if whole else None
         self.neck = model.neck if model.with_neck else nn.Identity()
         roi_head = getattr(model, 'roi_head', None)
         self.regions = None if roi_head is None else Proposals(model.rpn_head)
@@ -335,18 +339,21 @@ class Heads(nn.Module):
         with_mask = roi_head is not None and roi_head.with_mask
         self.masks = RegionMasks(roi_head) if with_mask else None
 
-    def forward(self, features: tuple[Tensor, ...], sizes: Tensor) -> list[Tensor]:
+    def forward(self, *arrays: Tensor) -> list[Tensor]:
         """Find the objects.
 
         Args:
-            features: the backbone's maps.
-            sizes: (N, 2), height and width in px of each image without padding.
+            arrays: normalised (N, 3, H, W) images, or the backbone's maps; then (N, 2)
+                height and width in px of each image without padding.
 
         Returns:
             (N, M, 4) boxes, (N, M) falling scores, (N, M) labels and, for Mask R-CNN,
             (N, M, height, width) masks; 0, 0, -1 and 0 where there is no object.
         """
-        maps = self.neck(features)
+        *features, sizes = arrays
+        if self.backbone is not None:
+            features = self.backbone(*features)
+        maps = self.neck(tuple(features))
         if self.regions is None:
             boxes, scores, labels = self.objects(maps, sizes)
         else:
@@ -359,27 +366,3 @@ class Heads(nn.Module):
             masks = self.masks(maps, boxes, labels)
             results.append(masks * real[..., None, None])
         return results
-
-
-class PartHeads(nn.Module):
-    """:class:`Heads` with positional inputs: the maps, then the sizes."""
-
-    def __init__(self, model: Any) -> None:
-        super().__init__()
-        self.heads = Heads(model)
-
-    def forward(self, *arrays: Tensor) -> list[Tensor]:
-        """Return the outputs of :class:`Heads`."""
-        return self.heads(arrays[:-1], arrays[-1])  # type: ignore[no-any-return]
-
-
-class Whole(nn.Module):
-    """Backbone and :class:`Heads`: normalised (N, 3, H, W) images and sizes go in."""
-
-    def __init__(self, model: Any) -> None:
-        super().__init__()
-        self.backbone, self.heads = model.backbone, Heads(model)
-
-    def forward(self, images: Tensor, sizes: Tensor) -> list[Tensor]:
-        """Return the outputs of :class:`Heads`."""
-        return self.heads(tuple(self.backbone(images)), sizes)  # type: ignore[no-any-return]

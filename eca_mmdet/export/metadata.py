@@ -207,7 +207,7 @@ def _is_scale(value: Any) -> bool:
 
 
 def _thresholds(model: Any) -> dict[str, Any]:
-    head = detection_head(model)
+    head = getattr(model, 'roi_head', None) or model.bbox_head
     test, masks = head.test_cfg, getattr(head, 'with_mask', False)
     return {
         'mask_threshold': test['mask_thr_binary'] if masks else None,
@@ -215,11 +215,6 @@ def _thresholds(model: Any) -> dict[str, Any]:
         'nms_iou': test['nms']['iou_threshold'],
         'max_per_image': test['max_per_img'],
     }
-
-
-def detection_head(model: Any) -> Any:
-    """Return the head whose ``test_cfg`` applies to the objects."""
-    return getattr(model, 'roi_head', None) or model.bbox_head
 
 
 def parse_metadata(text: str, path: str) -> dict[str, Any]:

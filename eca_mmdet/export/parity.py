@@ -59,14 +59,12 @@ class Distance:
     """Counts of objects, and the largest differences of those that both lists have.
 
     A tie is an object of one list whose score or overlap is at a threshold; ``missing``
-    counts the others, ``bare`` images in which both lists have no object. ``mask`` is a
-    share of pixels, ``feature`` is relative.
+    counts the others. ``mask`` is a share of pixels, ``feature`` is relative.
     """
 
     objects: int = 0
     missing: int = 0
     ties: int = 0
-    bare: int = 0
     box_px: float = 0.0
     score: float = 0.0
     mask: float = 0.0
@@ -112,7 +110,6 @@ def distance(reference: Prediction, exported: Prediction, limits: Limits) -> Dis
     total = Distance(
         objects=len(rows),
         missing=int(doubles.sum()),
-        bare=int(not rows),
         box_px=float(boxes.max(initial=0)),
         score=float(scores.max(initial=0)),
     )
@@ -197,14 +194,9 @@ class Report:
         return all(distance.passes for _, distance in self.rows)
 
     @property
-    def images(self) -> int:
-        """Number of images."""
-        return sum(shape[0] for shape, _ in self.rows)
-
-    @property
-    def bare(self) -> int:
-        """Number of images with no object to compare."""
-        return sum(distance.bare for _, distance in self.rows)
+    def is_empty(self) -> bool:
+        """Whether objects were to be compared, and there was none."""
+        return 'objects' in self.columns and not any(d.objects for _, d in self.rows)
 
     def table(self) -> str:
         """Return a table with a line per input, and the tolerances."""

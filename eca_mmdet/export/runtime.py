@@ -7,7 +7,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, overload
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -21,7 +21,7 @@ from eca_mmdet.export.metadata import (
     bad_metadata,
     parse_metadata,
 )
-from eca_mmdet.inference.prediction import Prediction
+from eca_mmdet.inference.prediction import Detector, Prediction
 from eca_mmdet.utils.errors import MissingPackageError, RunError, UserError
 from eca_mmdet.utils.images import read_rgb, to_rgb
 from eca_mmdet.utils.io import read_file
@@ -149,7 +149,7 @@ def _described(arrays: Sequence[Any]) -> str:
     return ', '.join(f'{n} ({kinds[n]}, {axes[n]} axes)' for n in sorted(kinds))
 
 
-class OnnxDetector:
+class OnnxDetector(Detector):
     """An exported detector: images in, predictions out.
 
     It needs onnxruntime, numpy, OpenCV and msgspec, and returns what
@@ -208,31 +208,12 @@ class OnnxDetector:
         names = clipped(', '.join(self.classes), 200)
         return f'<OnnxDetector {kind} of {self.path}: {names}>'
 
-    @overload
-    def predict(self, image: list[Any] | tuple[Any, ...]) -> list[Prediction]: ...
-
-    @overload
-    def predict(self, image: Any) -> Prediction: ...
-
-    def predict(self, image: Any) -> Prediction | list[Prediction]:
-        """Find objects, with the thresholds and the size rule of the file.
-
-        Args:
-            image: path, (H, W, 3) uint8 RGB array, or PIL image; or a list of these,
-                which are run one after the other and give a list.
-
-        Raises:
-            UserError: there is no such image, or it cannot be read.
-        """
-        if isinstance(image, (list, tuple)):
-            return [self._predict_one(item) for item in image]
-        return self._predict_one(image)
-
     def read(self, path: str) -> Array:
         """Read an image file as mmdet does: (H, W, 3) uint8, RGB."""
         return read_rgb(path)
 
     def _predict_one(self, image: Any) -> Prediction:
+        """Find objects, with the thresholds and the size rule of the file."""
         path = os.fspath(image) if isinstance(image, (str, os.PathLike)) else None
         pixels = to_rgb(image) if path is None else self.read(path)
         prepared = prepare(pixels, self.rule)

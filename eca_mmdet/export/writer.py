@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from eca_mmdet.compat import silent_onnx_log
-from eca_mmdet.export.heads import PartHeads, Whole
+from eca_mmdet.export.heads import Heads
 from eca_mmdet.export.metadata import KEY
 from eca_mmdet.utils.errors import MissingPackageError, RunError
 from eca_mmdet.utils.text import clipped
@@ -72,10 +72,9 @@ def make_part(model: Any, name: str) -> ExportPart:
         return ExportPart(name, model, model.backbone, ('images',), features)
     masks = bool(getattr(getattr(model, 'roi_head', None), 'with_mask', False))
     outputs = OUTPUTS[: 3 + masks]
-    if name == 'heads':
-        inputs = (*features, 'sizes')
-        return ExportPart(name, model, PartHeads(model), inputs, outputs)
-    return ExportPart(name, model, Whole(model), ('images', 'sizes'), outputs)
+    whole = name == 'all'
+    inputs = (*(('images',) if whole else features), 'sizes')
+    return ExportPart(name, model, Heads(model, whole), inputs, outputs)
 
 
 def write_graph(path: Path, part: ExportPart, metadata: dict[str, Any]) -> None:

@@ -6,7 +6,7 @@ import functools
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,7 +18,7 @@ from eca_mmdet.checkpoints.download import fetch, is_address
 from eca_mmdet.checkpoints.embedded_config import parse_config, require_registered
 from eca_mmdet.checkpoints.io import Checkpoint, read_weights
 from eca_mmdet.engine import config as engine_config
-from eca_mmdet.inference.prediction import SHOWN_FROM, Prediction
+from eca_mmdet.inference.prediction import SHOWN_FROM, Detector, Prediction
 from eca_mmdet.utils.errors import UserError
 from eca_mmdet.utils.images import decode, other_format, require_image_file, to_rgb
 from eca_mmdet.utils.text import clipped, first
@@ -30,7 +30,7 @@ Array = npt.NDArray[Any]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class ECADetector:
+class ECADetector(Detector):
     """A trained detector: images in, predictions out.
 
     Attributes:
@@ -66,27 +66,16 @@ class ECADetector:
         kind = type(self.model).__name__
         return f'<ECADetector {kind} of {self.path}: {", ".join(self.classes)}>'
 
-    @overload
-    def predict(self, image: list[Any] | tuple[Any, ...]) -> list[Prediction]: ...
-
-    @overload
-    def predict(self, image: Any) -> Prediction: ...
-
-    def predict(self, image: Any) -> Prediction | list[Prediction]:
-        """Find objects, with the test pipeline of the config.
+    def _predict_one(self, image: Any) -> Prediction:
+        """Find objects with the test pipeline of the config.
 
         A file is read as mmdet reads it in a test, so that predictions are those of
         ``eca-mmdet test``: by OpenCV, turned as its EXIF data say, alpha dropped, 16
         bits made 8. Arrays and PIL images are brought to the same form
         (:func:`eca_mmdet.utils.images.to_rgb`).
-
-        Args:
-            image: path, (H, W, 3) uint8 RGB array, or PIL image; or a list of these.
         """
         import torch
 
-        if isinstance(image, (list, tuple)):
-            return [self.predict(item) for item in image]  # type: ignore[misc]
         original, batch, path = self._batch(image)
         with torch.no_grad():
             (sample,) = self.model.test_step(batch)

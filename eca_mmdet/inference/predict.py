@@ -201,7 +201,7 @@ def _predict_video(
             for kind, picture in pictures.items():
                 if kind not in videos:
                     (result.out / kind).mkdir()
-                    path = result.out / kind / frames.path.stem
+                    path = result.out / kind / f'{frames.path.stem}.mp4'
                     videos[kind] = VideoFile(path, rate)
                     opened.callback(videos[kind].close)
                 videos[kind].add(picture)

@@ -1,4 +1,4 @@
-"""Predictions of one image."""
+"""Predictions of one image, and what detectors have in common."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -165,6 +165,33 @@ class Prediction:
 
     def _repr_png_(self) -> bytes:
         return self.plot()._repr_png_() or b''
+
+
+class Detector:
+    """Images in, predictions out."""
+
+    @overload
+    def predict(self, image: list[Any] | tuple[Any, ...]) -> list[Prediction]: ...
+
+    @overload
+    def predict(self, image: Any) -> Prediction: ...
+
+    def predict(self, image: Any) -> Prediction | list[Prediction]:
+        """Find objects.
+
+        Args:
+            image: path, (H, W, 3) uint8 RGB array, or PIL image; or a list of these,
+                which are run one after the other and give a list.
+
+        Raises:
+            UserError: there is no such image, or it cannot be read.
+        """
+        if isinstance(image, (list, tuple)):
+            return [self._predict_one(item) for item in image]
+        return self._predict_one(image)
+
+    def _predict_one(self, image: Any) -> Prediction:
+        raise NotImplementedError
 
 
 class Picture(np.ndarray):  # type: ignore[type-arg]

@@ -87,8 +87,8 @@ class _Start:
     name: str  # date and time, e.g. '20230101_100000'
     rows: list[Row]
     configs: list[Path]
-    begun: bool  # the text log says that training began
-    resumed: int | None  # after which iteration, by the text log
+    begun: bool  # by the text log
+    resumed: int | None  # iterations before a resumed start, by the text log
     per_epoch: int | None  # iterations
     by_epoch: bool  # whether the run counts epochs
     val_interval: int | None  # by the config, as max_iters
@@ -109,21 +109,6 @@ class _Start:
         rows = self.train_rows
         gaps = Counter(after.number - before.number for before, after in pairwise(rows))
         return max(((n, gap) for gap, n in gaps.items() if gap > 0), default=(0, 0))[1]
-
-    def resumed_after(self, per_epoch: int | None = None) -> int | None:
-        """Return the iterations done before a resumed start; None for a new training.
-
-        Without a text log, a start was resumed whose first line comes later than the
-        first line of a new training.
-        """
-        rows = self.train_rows
-        if self.resumed is not None or self.begun or not rows:
-            return self.resumed
-        first, gap = rows[0], self.interval
-        if not self.by_epoch:
-            return first.number - gap if 0 < gap < first.number else None
-        epochs, length = (first.epoch or 1) - 1, per_epoch or self.per_epoch
-        return (epochs * length if length else first.number - 1) if epochs else None
 
 
 _Run = list[_Start]  # a start from the first iteration, and the starts that resumed it
@@ -342,19 +327,17 @@ def _runs(starts: list[_Start]) -> list[_Run]:
     runs: list[_Run] = []
     for start in starts:
         run: _Run = []
-        begin = start.resumed_after()
-        if runs and begin is not None:
-            reached = (run for run in reversed(runs) if _last_iteration(run) >= begin)
+        if runs and start.resumed is not None:
+            reached = (run for run in reversed(runs) if _reaches(run, start.resumed))
             run = next(reached, runs[-1])
             runs.remove(run)
         runs.append([*run, start])
     return runs
 
 
-def _last_iteration(run: _Run) -> int:
-    """Return the last iteration that a run may have done."""
-    ends = (row.number + start.interval for start in run for row in start.train_rows)
-    return max(ends, default=0)
+def _reaches(run: _Run, iteration: int) -> bool:
+    rows = ((row.number, start.interval) for start in run for row in start.train_rows)
+    return any(number + interval >= iteration for number, interval in rows)
 
 
 def _epoch_length(rows: list[Row]) -> int | None:
@@ -376,25 +359,20 @@ def _join(
     rows: list[Row] = []
     notes = []
     for index, start in enumerate(run):
-        begin = start.resumed_after(per_epoch)
-        placed = _place(start, begin or 0, by_epoch, per_epoch)
-        if begin is not None:
-            where = f'after iteration {begin}'
-            if start.resumed is None and not (by_epoch and per_epoch):
-                where = f'before iteration {start.train_rows[0].number}'
+        placed = _place(start, by_epoch, per_epoch)
+        if (begin := start.resumed) is not None:
             lost = '' if index else '; what was logged until then is not here'
-            notes.append(f'resumed {where} ({start.name}){lost}')
+            notes.append(f'resumed after iteration {begin} ({start.name}){lost}')
             rows = [row for row in rows if row.number <= begin] if placed else rows
         rows += placed
     return rows, notes
 
 
-def _place(
-    start: _Start, begin: int, by_epoch: bool, per_epoch: int | None
-) -> list[Row]:
+def _place(start: _Start, by_epoch: bool, per_epoch: int | None) -> list[Row]:
     """Return the lines of a start with ``number`` as iterations done, in file order."""
     placed: list[Row] = []
-    done, validated, last_epoch = begin, begin, None
+    done = validated = start.resumed or 0
+    last_epoch = None
     for row in start.rows:
         step, epoch = row.number, row.epoch
         if row.kind == 'train':

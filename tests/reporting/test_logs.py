@@ -173,8 +173,9 @@ def test_simulated_epochs(seed, tmp_path):
         done = [one[0] for one in first].index(resume) + 2
     first = first[: choose.randint(done, len(first))]
     second = list(epochs_by_mmengine(per_epoch, interval, resume + 1, epochs, 1000))
-    start(tmp_path, STAMPS[0], [line for _, line in first])
-    start(tmp_path, STAMPS[1], [line for _, line in second])
+    start(tmp_path, STAMPS[0], [line for _, line in first], [BEGUN])
+    resumed = RESUMED.replace('1, iter: 20', f'{resume}, iter: {resume * per_epoch}')
+    start(tmp_path, STAMPS[1], [line for _, line in second], [resumed, BEGUN])
     log = checked(read_logs(tmp_path))
     assert log.iterations_per_epoch == per_epoch
     before, after = expected_of(first, resume * per_epoch), expected_of(second)
@@ -225,26 +226,14 @@ def test_a_restart_of_short_epochs_is_no_resume(tmp_path):
     assert STAMPS[0] in log.notes[0] and 'left out' in log.notes[0]
 
 
-def test_iterations_resumed_without_a_text_log(tmp_path):
-    first = iterations_by_mmengine(10, 1000, 1, 60, 0, True)
-    second = iterations_by_mmengine(10, 1000, 38, 80, 1000, True)
-    start(tmp_path, STAMPS[0], [line for _, line in first])
-    start(tmp_path, STAMPS[1], [line for _, line in second])
-    log = checked(read_logs(tmp_path))
-    assert log.train['loss'].steps == (10, 20, 30, 40, 50, 60, 70, 80)
-    assert log.train['loss'].values[2:4] == (30, 1040)
-    assert log.notes == (f'resumed before iteration 40 ({STAMPS[1]})',)
-    # The text log knows better: it says that nothing was resumed.
-    write_lines(tmp_path / STAMPS[1] / f'{STAMPS[1]}.log', [BEGUN])
-    assert checked(read_logs(tmp_path)).train['loss'].steps == (40, 50, 60, 70, 80)
-
-
 def test_validation_before_the_first_line_of_a_resumed_start(tmp_path):
     config = "train_cfg = dict(type='IterBasedTrainLoop', val_interval=4, max_iters=50)"
     pairs = list(iterations_by_mmengine(10, 4, 31, 50, 0, True))
-    start(tmp_path, STAMPS[0], [line for _, line in pairs], None, config)
+    resumed = RESUMED.replace('1, iter: 20', '0, iter: 30')
+    start(tmp_path, STAMPS[0], [line for _, line in pairs], [resumed], config)
     log = checked(read_logs(tmp_path))
     assert log.val['coco/bbox_mAP'].steps == (32, 36, 40, 44, 48, 50)
+    assert log.notes[0].endswith('what was logged until then is not here')
 
 
 def test_validation_off_the_interval_of_the_config(tmp_path):
@@ -269,7 +258,8 @@ def test_iterations_logged_as_one_epoch(tmp_path):
 def test_a_restart_is_not_spliced(tmp_path):
     def write(stamp, first, last, tag):
         lines = [one for _, one in epochs_by_mmengine(20, 10, first, last, tag)]
-        start(tmp_path, stamp, lines)
+        done = RESUMED.replace('1, iter: 20', f'{first - 1}, iter: {20 * first - 20}')
+        start(tmp_path, stamp, lines, [done] if first > 1 else [BEGUN])
 
     write(STAMPS[0], 1, 4, 0)
     write(STAMPS[1], 1, 1, 1000)
