@@ -13,8 +13,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from eca_mmdet.export.metadata import properties
-from eca_mmdet.export.parity import Report, compare, require_same_input
-from eca_mmdet.export.samples import Batch, find_samples, make_batches
+from eca_mmdet.export.parity import (
+    Report,
+    compare,
+    find_samples,
+    make_batches,
+    require_same_input,
+)
 from eca_mmdet.export.supported import require_covered
 from eca_mmdet.export.writer import (
     ExportPart,
@@ -97,9 +102,15 @@ def export_onnx(
     """
     out = Path(out)
     paths = _output_paths(out, _SUFFIXES[form], force)
+    if images and not check:
+        raise UserError(
+            '--images goes with the check; leave out --no-check.',
+            code='option-conflict',
+        )
     require_packages(form)
     trained, metadata = _load(str(checkpoint), config, part, size)
-    batches, source = _batches(check, images, trained, metadata)
+    samples, source = find_samples(images, trained.cfg) if check else ([], '')
+    batches = make_batches(samples, trained.model, metadata) if check else []
     exported = make_part(trained.model, part)
     _require_small(exported.network)
     checks: list[Report] = []
@@ -173,21 +184,6 @@ def _load(
             code='option-invalid',
         )
     return trained, metadata
-
-
-def _batches(
-    check: bool, folder: str | None, trained: ECADetector, metadata: dict[str, Any]
-) -> tuple[list[Batch], str]:
-    """Return the inputs of the check, and where the images are from."""
-    if not check:
-        if folder:
-            raise UserError(
-                '--images goes with the check; leave out --no-check.',
-                code='option-conflict',
-            )
-        return [], ''
-    images, source = find_samples(folder, trained.cfg)
-    return make_batches(images, trained.model, metadata), source
 
 
 def _require_small(network: Any) -> None:

@@ -35,6 +35,23 @@ _Bound = Annotated[int, Meta(ge=1, le=1 << 31)]
 _Name = Annotated[str, Meta(min_length=1)]
 
 
+def fitted(
+    height: int,
+    width: int,
+    scale: tuple[float, float],
+    size: tuple[int, int] | None,
+) -> tuple[int, int]:
+    """Return the height and width of an image resized as mmdet does, in its ratio.
+
+    The larger side of ``scale`` bounds the longer side, the smaller the shorter one,
+    and ``size``, a height and a width, bounds both.
+    """
+    factor = min(max(scale) / max(height, width), min(scale) / min(height, width))
+    if size is not None:
+        factor = min(factor, size[0] / height, size[1] / width)
+    return int(height * factor + 0.5), int(width * factor + 0.5)
+
+
 class ImageRule(Struct, frozen=True, kw_only=True):
     """How to prepare images for a detector.
 
@@ -56,16 +73,10 @@ class ImageRule(Struct, frozen=True, kw_only=True):
 
         They are mmdet's, reduced to fit ``size``, in the same ratio if it is kept.
         """
-        room_y, room_x = self.size or (2**31, 2**31)
-        if not self.keep_ratio:
-            return min(self.scale[1], room_y), min(self.scale[0], room_x)
-        factor = min(
-            max(self.scale) / max(height, width),
-            min(self.scale) / min(height, width),
-            room_y / height,
-            room_x / width,
-        )
-        return int(height * factor + 0.5), int(width * factor + 0.5)
+        if self.keep_ratio:
+            return fitted(height, width, self.scale, self.size)
+        room_y, room_x = self.size or self.scale[::-1]
+        return min(self.scale[1], room_y), min(self.scale[0], room_x)
 
     def padded(self, height: int, width: int) -> tuple[int, int]:
         """Return the height and width of the input for a resized image."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +23,7 @@ from eca_mmdet.export.metadata import (
     parse_metadata,
 )
 from eca_mmdet.inference.prediction import Detector, Prediction
-from eca_mmdet.utils.errors import MissingPackageError, RunError, UserError
+from eca_mmdet.utils.errors import RunError, UserError, require_package
 from eca_mmdet.utils.images import read_rgb, to_rgb
 from eca_mmdet.utils.io import read_file
 from eca_mmdet.utils.text import clipped
@@ -32,6 +33,7 @@ Array = npt.NDArray[Any]
 _INPUTS = 'images (float, 4 axes), sizes (float, 2 axes)'
 _OUTPUTS = 'boxes (float, 3 axes), labels (int64, 2 axes), scores (float, 2 axes)'
 _OUTPUTS_WITH_MASKS = _OUTPUTS.replace(', scores', ', masks (float, 4 axes), scores')
+_CPU = ('CPUExecutionProvider',)
 _MOST_BYTES = 2**31  # an ONNX graph is smaller
 _ELSEWHERE = re.compile(rb'(?:\n|\x8a\x80*\x00)(?:\x08|\x88\x80*\x00)location')
 """Protobuf's bytes of the key of a tensor whose values are in another file."""
@@ -49,29 +51,28 @@ def open_session(
             f'threads must be a whole number from 1; got {threads!r}.',
             code='option-invalid',
         )
-    try:
-        import cv2  # noqa: F401
-        import onnxruntime
-    except ImportError as error:
-        raise MissingPackageError(
-            'running an ONNX file needs onnxruntime and opencv-python, and '
-            f'{error.name} is not installed: pip install onnxruntime opencv-python'
-        ) from error
-    names = _providers(providers, onnxruntime.get_available_providers())
+    for package in ('cv2', 'onnxruntime'):
+        require_package(package, 'running an ONNX file', 'onnxruntime opencv-python')
+    import onnxruntime
+
+    wanted = [providers] if isinstance(providers, str) else list(providers or _CPU)
     content = _read(path)
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4  # errors are raised as well
     options.intra_op_num_threads = threads or 0
+    problem = 'its driver or its libraries are missing.'
     try:
-        session = onnxruntime.InferenceSession(
-            content, options, providers=names, enable_fallback=False
-        )
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore')  # of providers that are not there
+            session = onnxruntime.InferenceSession(
+                content, options, providers=wanted, enable_fallback=False
+            )
+        names = [name if isinstance(name, str) else name[0] for name in wanted]
+        if set(names) <= set(session.get_providers()):  # else it took the CPU
+            session.disable_fallback()  # to the CPU between images
+            return session
     except (ValueError, RuntimeError) as error:
-        raise UserError(
-            f'onnxruntime cannot start {clipped(repr(names))}: {_first_line(error)} '
-            'Without providers the CPU is used.',
-            code='option-invalid',
-        ) from error
+        problem = _first_line(error)
     except Exception as error:  # onnxruntime has a class for each of its codes
         raise UserError(
             f'{path} is not an ONNX file that onnxruntime {onnxruntime.__version__} '
@@ -79,15 +80,12 @@ def open_session(
             'wrote?',
             code='unsupported-format',
         ) from error
-    wanted = names[0] if isinstance(names[0], str) else names[0][0]
-    if wanted not in session.get_providers():  # it took the CPU instead
-        raise UserError(
-            f'onnxruntime has {wanted} but cannot start it here: its driver or its '
-            'libraries are missing. Without providers the CPU is used.',
-            code='option-invalid',
-        )
-    session.disable_fallback()  # to the CPU between images
-    return session
+    raise UserError(
+        f'onnxruntime cannot start {clipped(repr(wanted))}: {problem} It has '
+        f'{", ".join(onnxruntime.get_available_providers())}; without providers the '
+        'CPU is used. For an NVIDIA GPU: pip install onnxruntime-gpu',
+        code='option-invalid',
+    )
 
 
 def _read(path: str) -> bytes:
@@ -102,23 +100,6 @@ def _read(path: str) -> bytes:
             code='unsupported-format',
         )
     return content
-
-
-def _providers(wanted: Sequence[Any] | None, there: list[str]) -> list[Any]:
-    """Return onnxruntime's providers: names, or pairs of a name and its options."""
-    cpu = ['CPUExecutionProvider']
-    providers = [wanted] if isinstance(wanted, str) else list(wanted or cpu)
-    for provider in providers:
-        name = provider
-        if isinstance(provider, (tuple, list)) and provider:
-            name = provider[0]
-        if name not in there:
-            raise UserError(
-                f'the onnxruntime here has no provider {name!r}; it has '
-                f'{", ".join(there)}. For an NVIDIA GPU: pip install onnxruntime-gpu',
-                code='option-invalid',
-            )
-    return providers
 
 
 def _first_line(error: Exception) -> str:

@@ -11,33 +11,44 @@ from typing import Any
 
 from eca_mmdet.utils.errors import UserError
 
-_KNOWN = 'Faster R-CNN, Mask R-CNN and RetinaNet as mmdet 3 has them are'
-
 
 def require_covered(model: Any) -> None:
     """Raise UserError naming a part that the exported graph does not follow."""
     for problem in _problems(model):
         raise UserError(
-            f'{type(model).__name__} cannot be exported whole: {problem}. {_KNOWN} '
-            'covered. Of this one the backbone can be: --part backbone.',
+            f'{type(model).__name__} cannot be exported whole: {problem}. Faster '
+            'R-CNN, Mask R-CNN and RetinaNet as mmdet 3 has them are covered. Of this '
+            'one the backbone can be: --part backbone.',
             code='unsupported-model',
         )
 
 
 def _problems(model: Any) -> Iterator[str]:
-    from mmdet.models import SingleStageDetector, TwoStageDetector
+    from mmdet import models
 
-    kinds = (TwoStageDetector, SingleStageDetector)
+    kinds = (models.TwoStageDetector, models.SingleStageDetector)
     base = next((kind for kind in kinds if isinstance(model, kind)), None)
     if base is None or _overridden(model, base, 'predict', 'extract_feat'):
         yield 'it is another kind of detector'
-    elif base is TwoStageDetector:
-        yield from _two_stages(model)
-    else:
+    elif base is models.SingleStageDetector:
         yield from _dense_head(model.bbox_head, 'bbox_head')
         yield from _test_cfg(model.bbox_head.test_cfg, 'test_cfg', dense=True)
         if (model.bbox_head.test_cfg or {}).get('min_bbox_size', 0) > 0:
             yield 'min_bbox_size is in pixels of the original image'
+    else:
+        rpn, roi = getattr(model, 'rpn_head', None), model.roi_head
+        yield from _other_type(rpn, models.RPNHead, 'rpn_head')
+        yield from _other_type(roi, models.StandardRoIHead, 'roi_head')
+        yield from _dense_head(rpn, 'rpn_head')
+        yield from _test_cfg(rpn.test_cfg, 'test_cfg.rpn', dense=True)
+        if roi.with_shared_head:
+            yield 'its roi_head has a shared_head'
+        yield from _box_head(roi.bbox_head)
+        yield from _extractor(roi.bbox_roi_extractor, 'bbox_roi_extractor')
+        yield from _test_cfg(roi.test_cfg, 'test_cfg.rcnn', dense=False)
+        if roi.with_mask:
+            yield from _other_type(roi.mask_head, models.FCNMaskHead, 'mask_head')
+            yield from _extractor(roi.mask_roi_extractor, 'mask_roi_extractor')
 
 
 def _overridden(part: Any, base: type, *names: str) -> list[str]:
@@ -49,25 +60,6 @@ def _overridden(part: Any, base: type, *names: str) -> list[str]:
 def _other_type(part: Any, expected: type, name: str) -> Iterator[str]:
     if type(part) is not expected:
         yield f'its {name} is a {type(part).__name__}, not {expected.__name__}'
-
-
-def _two_stages(model: Any) -> Iterator[str]:
-    from mmdet.models import FCNMaskHead, RPNHead, StandardRoIHead
-
-    rpn: Any = getattr(model, 'rpn_head', None)
-    roi: Any = model.roi_head
-    yield from _other_type(rpn, RPNHead, 'rpn_head')
-    yield from _other_type(roi, StandardRoIHead, 'roi_head')
-    yield from _dense_head(rpn, 'rpn_head')
-    yield from _test_cfg(rpn.test_cfg, 'test_cfg.rpn', dense=True)
-    if roi.with_shared_head:
-        yield 'its roi_head has a shared_head'
-    yield from _box_head(roi.bbox_head)
-    yield from _extractor(roi.bbox_roi_extractor, 'bbox_roi_extractor')
-    yield from _test_cfg(roi.test_cfg, 'test_cfg.rcnn', dense=False)
-    if roi.with_mask:
-        yield from _other_type(roi.mask_head, FCNMaskHead, 'mask_head')
-        yield from _extractor(roi.mask_roi_extractor, 'mask_roi_extractor')
 
 
 def _dense_head(head: Any, name: str) -> Iterator[str]:
@@ -102,8 +94,8 @@ def _box_head(head: Any) -> Iterator[str]:
     from mmdet.models import ConvFCBBoxHead
 
     methods = ('forward', 'predict_by_feat', '_predict_by_feat_single')
-    own = _overridden(head, ConvFCBBoxHead, *methods)
-    if not isinstance(head, ConvFCBBoxHead) or own:
+    known = isinstance(head, ConvFCBBoxHead)
+    if not known or _overridden(head, ConvFCBBoxHead, *methods):
         yield f'its bbox_head is a {type(head).__name__}, not ConvFCBBoxHead'
     if not (head.with_cls and head.with_reg):
         yield 'its bbox_head gives no scores, or no boxes'

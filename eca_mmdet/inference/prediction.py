@@ -11,7 +11,7 @@ from typing import Any, overload
 import numpy as np
 import numpy.typing as npt
 
-from eca_mmdet.utils.errors import MissingPackageError, UserError
+from eca_mmdet.utils.errors import UserError, require_package
 from eca_mmdet.utils.images import encode_image
 from eca_mmdet.utils.io import require_free, whole_file
 
@@ -138,13 +138,7 @@ class Prediction:
 
     def to_supervision(self) -> Any:
         """Return ``supervision.Detections``, the names in ``data['class_name']``."""
-        try:
-            import supervision
-        except ImportError as error:
-            raise MissingPackageError(
-                'to_supervision() needs the package supervision: pip install '
-                'supervision'
-            ) from error
+        supervision = require_package('supervision', 'to_supervision()', 'supervision')
         return supervision.Detections(
             xyxy=self.boxes.reshape(-1, 4),
             mask=self.masks,

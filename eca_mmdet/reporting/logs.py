@@ -89,7 +89,7 @@ class _Start:
     configs: list[Path]
     begun: bool  # by the text log
     resumed: int | None  # iterations before a resumed start, by the text log
-    per_epoch: int | None  # iterations
+    per_epoch: int | None  # iterations, by the text log
     by_epoch: bool  # whether the run counts epochs
     val_interval: int | None  # by the config, as max_iters
     max_iters: int | None
@@ -137,8 +137,7 @@ def read_logs(path: str | Path) -> TrainingLog:
     )
     by_epoch = all(s.by_epoch for s in run if s.train_rows or len(run) == 1)
     lengths = [start.per_epoch for start in reversed(run) if start.per_epoch]
-    every_row = [row for start in run for row in start.train_rows]
-    per_epoch = next(iter(lengths), _epoch_length(every_row)) if by_epoch else None
+    per_epoch = lengths[0] if by_epoch and lengths else None
     rows, notes = _join(run, by_epoch, per_epoch)
     train, val = _curves(rows, ('train', 'extra')), _curves(rows, ('val',))
     if others := [other for other in runs if other is not run]:
@@ -238,7 +237,7 @@ def _read(path: Path, unread: Unread) -> _Start:
         configs=configs,
         begun=_BEGUN in text or _RESUMED.search(text) is not None,
         resumed=_number(_RESUMED, text),
-        per_epoch=_number(_EPOCH, text) or _epoch_length(train),
+        per_epoch=_number(_EPOCH, text),
         by_epoch=counts_epochs,
         val_interval=_number(_VAL_INTERVAL, config),
         max_iters=_number(_MAX_ITERS, config),
@@ -338,18 +337,6 @@ def _runs(starts: list[_Start]) -> list[_Run]:
 def _reaches(run: _Run, iteration: int) -> bool:
     rows = ((row.number, start.interval) for start in run for row in start.train_rows)
     return any(number + interval >= iteration for number, interval in rows)
-
-
-def _epoch_length(rows: list[Row]) -> int | None:
-    """Return the iterations of an epoch: its first line is as far into each."""
-    firsts: dict[int, int] = {}
-    for row in rows:
-        firsts.setdefault(row.epoch or 0, row.number)
-    if len(firsts) < 2:
-        return None
-    (epoch, number), (last, end) = min(firsts.items()), max(firsts.items())
-    length, rest = divmod(end - number, last - epoch)
-    return length if length > 0 and not rest else None
 
 
 def _join(

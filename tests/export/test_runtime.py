@@ -615,20 +615,20 @@ def test_files_that_are_refused(tmp_path, path, monkeypatch, capfd):
             OnnxDetector(tmp_path / name)
         assert '\n' not in str(raised.value)
     for providers in (['TPUExecutionProvider'], 'TPUExecutionProvider', [3], [()]):
-        with pytest.raises(UserError, match='has no provider .*; it has .*CPUExec'):
+        with pytest.raises(UserError, match='cannot start .* It has .*CPUExec'):
             OnnxDetector(path, providers=providers)
     for threads in (0, -1, 1.5, True):
         with pytest.raises(UserError, match='threads must be a whole number from 1'):
             OnnxDetector(path, threads=threads)
     assert len(OnnxDetector(path, 'CPUExecutionProvider', 1).predict(picture(9, 9)))
     for one in (('CPUExecutionProvider', 3), ('CPUExecutionProvider', {}, 3)):
-        with pytest.raises(UserError, match='cannot start .*Without providers the CPU'):
+        with pytest.raises(UserError, match='cannot start .*without providers the CPU'):
             OnnxDetector(path, providers=[one])
     there = ['CUDAExecutionProvider', 'CPUExecutionProvider']
     with monkeypatch.context() as patch, warnings.catch_warnings():
         warnings.simplefilter('ignore')  # here it is not even built in
         patch.setattr('onnxruntime.get_available_providers', lambda: there)
-        with pytest.raises(UserError, match='has CUDA.* but cannot start it here'):
+        with pytest.raises(UserError, match='cannot start .*CUDA.*its driver'):
             OnnxDetector(path, providers=['CUDAExecutionProvider'])
     monkeypatch.setitem(sys.modules, 'onnxruntime', None)
     with pytest.raises(MissingPackageError, match='pip install onnxruntime'):
@@ -695,7 +695,7 @@ def test_a_class_may_be_called_location(tmp_path):
 
 def test_opencv_is_missing(path, monkeypatch):
     monkeypatch.setitem(sys.modules, 'cv2', None)
-    with pytest.raises(MissingPackageError, match='cv2 is not installed: pip install'):
+    with pytest.raises(MissingPackageError, match='cv2 is not installed.* pip install'):
         OnnxDetector(path)
 
 
@@ -766,7 +766,7 @@ def test_command_predicts_with_a_file(command, path, detector, tmp_path):
     ('package', 'masks', 'told'),
     [
         ('cv2', True, 'pip install onnxruntime opencv-python [package-missing]'),
-        ('matplotlib', True, 'with matplotlib, which is not installed'),
+        ('matplotlib', True, 'matplotlib is not installed, which drawing'),
         (
             'PIL',
             False,

@@ -173,7 +173,8 @@ def test_simulated_epochs(seed, tmp_path):
         done = [one[0] for one in first].index(resume) + 2
     first = first[: choose.randint(done, len(first))]
     second = list(epochs_by_mmengine(per_epoch, interval, resume + 1, epochs, 1000))
-    start(tmp_path, STAMPS[0], [line for _, line in first], [BEGUN])
+    epoch = f'mmengine - INFO - Epoch(train)  [1][{interval}/{per_epoch}]  loss: 1.0'
+    start(tmp_path, STAMPS[0], [line for _, line in first], [BEGUN, epoch])
     resumed = RESUMED.replace('1, iter: 20', f'{resume}, iter: {resume * per_epoch}')
     start(tmp_path, STAMPS[1], [line for _, line in second], [resumed, BEGUN])
     log = checked(read_logs(tmp_path))
@@ -310,7 +311,9 @@ def test_validation_by_iteration_in_a_run_of_epochs(tmp_path):
     for line in lines:
         if 'iter' not in line:
             line['step'] *= 20  # LoggerHook(log_metric_by_epoch=False)
-    log = checked(read_logs(write_lines(tmp_path / 'a.json', lines)))
+    epoch = 'mmengine - INFO - Epoch(train)  [1][10/20]  loss: 1.0'
+    start(tmp_path, STAMPS[0], lines, [BEGUN, epoch])
+    log = checked(read_logs(tmp_path))
     assert log.val['coco/bbox_mAP'].steps == (20, 40, 60)
     assert log.val['coco/bbox_mAP'].epochs == (1, 2, 3)
 
