@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from eca_mmdet.export.heads import require_covered
 from eca_mmdet.export.metadata import properties
 from eca_mmdet.export.parity import (
     Report,
@@ -20,7 +21,6 @@ from eca_mmdet.export.parity import (
     make_batches,
     require_same_input,
 )
-from eca_mmdet.export.supported import require_covered
 from eca_mmdet.export.writer import (
     ExportPart,
     convert_to_openvino,

@@ -302,12 +302,11 @@ def prepare(image: Array, rule: ImageRule) -> Prepared:
     small = cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR)
     if not rule.to_rgb:
         small = small[..., ::-1]
+    pixels = small.astype(np.float32) - np.array(rule.mean, np.float32)
     images = np.full((1, 3, high, wide), rule.pad_value, np.float32)
-    for channel, (mean, std) in enumerate(zip(rule.mean, rule.std, strict=True)):
-        pixels = small[..., channel].astype(np.float32)
-        images[0, channel, :height, :width] = (pixels - np.float32(mean)) / np.float32(
-            std
-        )
+    images[0, :, :height, :width] = (pixels / np.array(rule.std, np.float32)).transpose(
+        2, 0, 1
+    )
     return Prepared(
         images,
         np.array([[height, width]], np.float32),
