@@ -71,7 +71,7 @@ def open_session(
         if set(names) <= set(session.get_providers()):  # else it took the CPU
             session.disable_fallback()  # to the CPU between images
             return session
-    except (ValueError, RuntimeError) as error:
+    except (ValueError, TypeError, LookupError, RuntimeError) as error:
         problem = _first_line(error)
     except Exception as error:  # onnxruntime has a class for each of its codes
         raise UserError(

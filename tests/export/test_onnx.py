@@ -61,7 +61,7 @@ def test_export_from_python(mmdet_ready, shapes, tmp_path):
     report = eca_mmdet.export_onnx(checkpoint, out, (96, 128))
     assert report.paths == (out,) and report.metadata['size'] == [96, 128]
     assert report.metadata['config'] is None
-    assert report.checks[-1].passes and not report.checks[-1].bare
+    assert report.checks[-1].passes and not report.checks[-1].is_empty
     assert eca_mmdet.OnnxDetector(out).classes == detectors.CLASSES
     with pytest.raises(UserError) as raised:
         eca_mmdet.export_onnx(checkpoint, out)
