@@ -398,7 +398,8 @@ def _problems(model: Any) -> Iterator[str]:
         if (model.bbox_head.test_cfg or {}).get('min_bbox_size', 0) > 0:
             yield 'min_bbox_size is in pixels of the original image'
     else:
-        rpn, roi = getattr(model, 'rpn_head', None), model.roi_head
+        rpn: Any = getattr(model, 'rpn_head', None)
+        roi: Any = model.roi_head
         yield from _other_type(rpn, models.RPNHead, 'rpn_head')
         yield from _other_type(roi, models.StandardRoIHead, 'roi_head')
         yield from _dense_head(rpn, 'rpn_head')

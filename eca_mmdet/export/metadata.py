@@ -18,7 +18,6 @@ from eca_mmdet.utils.text import clipped
 
 KEY = 'eca_mmdet'  # name of the metadata in the file
 FORMAT = 1  # newest version of the metadata that is known here
-ADVICE = 'Export the detector again: eca-mmdet export onnx.'
 MOST_AREA = 1 << 26  # largest input in pixels that fits in memory
 
 _THRESHOLDS = ('mask_threshold', 'score_threshold', 'nms_iou', 'max_per_image')
@@ -50,6 +49,15 @@ def fitted(
     if size is not None:
         factor = min(factor, size[0] / height, size[1] / width)
     return int(height * factor + 0.5), int(width * factor + 0.5)
+
+
+class FileError(UserError):
+    """An exported file that cannot be used; ``problem`` is a sentence."""
+
+    code = 'unsupported-format'
+
+    def __init__(self, problem: str) -> None:
+        super().__init__(f'{problem} Export the detector again: eca-mmdet export onnx.')
 
 
 class ImageRule(Struct, frozen=True, kw_only=True):
@@ -172,15 +180,10 @@ def _preprocessing(preprocessor: Any) -> dict[str, Any]:
 
 def _resize(trained: Any) -> tuple[list[int], bool]:
     """Return width and height to resize to, and whether the aspect is kept."""
-    from mmdet.utils import get_test_pipeline_cfg
+    from eca_mmdet.inference.detector import pipeline_steps
 
     where = f'the test pipeline of {trained.cfg.filename or trained.path}'
-    try:
-        steps = get_test_pipeline_cfg(trained.cfg)
-    except (AttributeError, KeyError, RuntimeError, TypeError, IndexError) as error:
-        raise UserError(
-            f'{where} cannot be read: {error}', code='config-invalid'
-        ) from error
+    steps = pipeline_steps(trained.cfg, trained.path)
     names = [str(step['type']).split('.')[-1] for step in steps]
     for name, step in zip(names, steps, strict=True):
         if name not in _KEPT:
@@ -275,9 +278,6 @@ def fault(metadata: dict[str, Any]) -> str | None:
     return None
 
 
-def bad_metadata(path: str, what: str) -> UserError:
+def bad_metadata(path: str, what: str) -> FileError:
     """Return the error of a file whose metadata are invalid."""
-    return UserError(
-        f'the metadata of {path} cannot be used: {what}. {ADVICE}',
-        code='unsupported-format',
-    )
+    return FileError(f'the metadata of {path} cannot be used: {what}.')

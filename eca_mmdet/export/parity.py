@@ -161,9 +161,10 @@ def make_batches(images: list[Array], model: Any, metadata: Any) -> list[Batch]:
 
 
 def _fit(image: Array, scale: tuple[float, float], size: Any) -> Array:
-    height, width = fitted(*image.shape[:2], scale, size)
+    height, width = fitted(image.shape[0], image.shape[1], scale, size)
     sides = max(1, width), max(1, height)
-    return cv2.resize(image, sides, interpolation=cv2.INTER_LINEAR)
+    resized: Array = cv2.resize(image, sides, interpolation=cv2.INTER_LINEAR)
+    return resized
 
 
 def _batch(images: list[Array], model: Any, size: Any) -> Batch:
@@ -297,7 +298,8 @@ def _ties(
     equal = np.abs(others - scores[:, None]) <= SCORE
     suppressing = ~single & (np.abs(overlaps - limits.nms_iou) <= IOU) & lower
     replacing = single & (overlaps >= limits.nms_iou) & equal
-    return ties | (suppressing | replacing).any(1)
+    ties |= (suppressing | replacing).any(1)
+    return ties
 
 
 @dataclass

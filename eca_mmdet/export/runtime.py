@@ -15,9 +15,9 @@ import numpy as np
 import numpy.typing as npt
 
 from eca_mmdet.export.metadata import (
-    ADVICE,
     KEY,
     MOST_AREA,
+    FileError,
     ImageRule,
     bad_metadata,
     parse_metadata,
@@ -92,12 +92,11 @@ def _read(path: str) -> bytes:
     """Read the file; onnxruntime would follow a path to other files that it names."""
     content = read_file(Path(path), 'ONNX file', _MOST_BYTES)
     if not content:
-        raise UserError(f'{path} is empty. {ADVICE}', code='file-empty')
+        raise UserError(f'{path} is empty: export it again.', code='file-empty')
     if _ELSEWHERE.search(content):
-        raise UserError(
+        raise FileError(
             f'{path} has weights in another file, which is not opened: a file from '
-            f'anywhere could name any of yours. {ADVICE}',
-            code='unsupported-format',
+            'anywhere could name any of yours.'
         )
     return content
 
@@ -115,10 +114,9 @@ def _require_form(session: Any, path: str) -> bool:
     masks = any(array.name == 'masks' for array in session.get_outputs())
     expected = _OUTPUTS_WITH_MASKS if masks else _OUTPUTS
     if inputs != _INPUTS or outputs != expected:
-        raise UserError(
+        raise FileError(
             f'{path} is no detector as its metadata say: {clipped(inputs, 200)} to '
-            f'{clipped(outputs, 200)}; {_INPUTS} to {expected} is expected. {ADVICE}',
-            code='unsupported-format',
+            f'{clipped(outputs, 200)}; {_INPUTS} to {expected} is expected.'
         )
     return masks
 
@@ -169,10 +167,9 @@ class OnnxDetector(Detector):
         self._session = open_session(self.path, providers, threads)
         text = self._session.get_modelmeta().custom_metadata_map.get(KEY)
         if text is None:
-            raise UserError(
+            raise FileError(
                 f'{self.path} is an ONNX file, but not one of eca-mmdet: it does not '
-                f'say its classes and how it wants its images. {ADVICE}',
-                code='unsupported-format',
+                'say its classes and how it wants its images.'
             )
         self.metadata = parse_metadata(text, self.path)
         self.classes: tuple[str, ...] = tuple(self.metadata['classes'])
@@ -246,10 +243,9 @@ class OnnxDetector(Detector):
             outputs = self._session.run(names, inputs)
         except Exception as error:  # onnxruntime has a class for each of its codes
             height, width = prepared.images.shape[2:]
-            raise UserError(
+            raise FileError(
                 f'{self.path} cannot be run on an input of {width} x {height}: '
-                f'{_first_line(error)} {ADVICE}',
-                code='unsupported-format',
+                f'{_first_line(error)}'
             ) from error
         arrays = dict(zip(names, outputs, strict=True))
         self._require_fit(arrays)
@@ -271,10 +267,7 @@ class OnnxDetector(Detector):
             what = f'the score {outputs["scores"][wrong][0]:g}, and scores are 0 to 1'
         else:
             return
-        raise UserError(
-            f'{self.path} is broken: it gives {what}. {ADVICE}',
-            code='unsupported-format',
-        )
+        raise FileError(f'{self.path} is broken: it gives {what}.')
 
 
 @dataclass(frozen=True)

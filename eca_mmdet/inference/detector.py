@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 Array = npt.NDArray[Any]
 
+_ADVICE = 'Name a config with a test_dataloader for images: --config NAME|FILE.'
+
 
 @dataclass(frozen=True, eq=False, repr=False)
 class ECADetector(Detector):
@@ -154,17 +156,9 @@ class ECADetector(Detector):
     @functools.cached_property
     def _pipeline(self) -> tuple[Any, Any]:
         """Return the transform that reads an image, and those that prepare it."""
-        from mmdet.utils import get_test_pipeline_cfg
         from mmengine.dataset import Compose
 
-        advice = 'Name a config with a test_dataloader for images: --config NAME|FILE.'
-        try:
-            steps = get_test_pipeline_cfg(self.cfg)
-        except (AttributeError, KeyError, RuntimeError, TypeError, IndexError) as error:
-            raise UserError(
-                f'the config of {self.path} has no test pipeline. {advice}',
-                code='config-invalid',
-            ) from error
+        steps = pipeline_steps(self.cfg, self.path)
         # Annotations are not needed here, and may need more than an image.
         wanted = [s for s in steps if not str(s['type']).endswith('Annotations')]
         try:
@@ -172,10 +166,23 @@ class ECADetector(Detector):
         except Exception as error:  # a transform may raise anything on wrong arguments
             raise UserError(
                 f'the test pipeline in the config of {self.path} cannot be built: '
-                f'{type(error).__name__}: {error} {advice}',
+                f'{type(error).__name__}: {error} {_ADVICE}',
                 code='config-invalid',
             ) from error
         return reading, Compose(others)
+
+
+def pipeline_steps(cfg: Any, path: str) -> list[Any]:
+    """Return the transforms of the test pipeline in the config of a checkpoint."""
+    from mmdet.utils import get_test_pipeline_cfg
+
+    try:
+        return list(get_test_pipeline_cfg(cfg))
+    except (AttributeError, KeyError, RuntimeError, TypeError, IndexError) as error:
+        raise UserError(
+            f'the config of {path} has no test pipeline. {_ADVICE}',
+            code='config-invalid',
+        ) from error
 
 
 def load_detector(

@@ -94,7 +94,7 @@ class _Start:
     val_interval: int | None  # by the config, as max_iters
     max_iters: int | None
 
-    @property
+    @functools.cached_property
     def train_rows(self) -> list[Row]:
         return [row for row in self.rows if row.kind == 'train']
 
@@ -103,7 +103,7 @@ class _Start:
         """Whether this was a training, not a test."""
         return bool(self.train_rows) or self.begun
 
-    @property
+    @functools.cached_property
     def interval(self) -> int:
         """The usual distance of two training lines, in iterations; 0 if unknown."""
         rows = self.train_rows
@@ -201,15 +201,11 @@ def _find_files(folder: Path) -> list[Path]:
         folder = folder.parent
     starts = [folder]
     if not (folder / 'vis_data').is_dir():
-        dated = (each for each in folder.iterdir() if STAMP.fullmatch(each.name))
-        starts = sorted(each for each in dated if each.is_dir())
+        starts = sorted(p for p in folder.iterdir() if STAMP.fullmatch(p.name))
     found = []
     for data in (start / 'vis_data' for start in starts):
-        dated = sorted(
-            each for each in data.glob('*.json') if STAMP.fullmatch(each.stem)
-        )
-        files = [each for each in (*dated, data / 'scalars.json') if each.is_file()]
-        if files:
+        dated = sorted(p for p in data.glob('*.json') if STAMP.fullmatch(p.stem))
+        if files := [p for p in (*dated, data / 'scalars.json') if p.is_file()]:
             found.append(max(files, key=lambda each: each.stat().st_size > 0))
     return found
 

@@ -604,7 +604,7 @@ def test_files_that_are_refused(tmp_path, path, monkeypatch, capfd):
     for name, what in [
         ('none.onnx', "ONNX file '.*none.onnx' does not exist"),
         ('.', 'it is a folder'),
-        ('empty.onnx', 'empty.onnx is empty. Export the detector again'),
+        ('empty.onnx', 'empty.onnx is empty: export it again'),
         (
             'text.onnx',
             'is not an ONNX file that onnxruntime .* reads: Failed to .* Is it whole',
