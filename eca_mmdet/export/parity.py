@@ -39,13 +39,12 @@ TIES = 0.05
 """Largest share of ties; two always may be. With more of them, boxes that are all a
 little off would pass for boxes that suppress each other."""
 
-_SAME = 0.9  # IoU from which two boxes are one object
-_IMAGES = 4
-_SCALE = (640, 480)  # width and height where the config names none
-
 FEATURE = 1e-4
 """Largest difference of a feature that passes, relative to its map's largest value."""
 
+_SAME = 0.9  # IoU from which two boxes are one object
+_IMAGES = 4
+_SCALE = (640, 480)  # width and height where the config names none
 _SIDES = ((90, 160), (160, 90))
 """Height and width of a landscape and of a portrait image."""
 
