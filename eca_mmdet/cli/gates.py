@@ -71,7 +71,7 @@ def run(args: argparse.Namespace) -> int:
     try:
         from eca_mmdet.analysis.gate_plots import draw_gates, gate_tables
         from eca_mmdet.analysis.gates import Thresholds, record_gates
-        from eca_mmdet.evaluation.metrics_json import versions
+        from eca_mmdet.evaluation.coco_eval import versions
 
         thresholds = Thresholds(args.dead, args.saturated, args.constant)
         record = record_gates(

@@ -21,7 +21,7 @@ from eca_mmdet import registration
 from eca_mmdet.catalog.mechanisms import KEYS, find_mechanism
 from eca_mmdet.demo.run import TASKS, compose, shorten
 from eca_mmdet.engine.run_lock import RunLock
-from eca_mmdet.evaluation.metrics_json import versions
+from eca_mmdet.evaluation.coco_eval import versions
 from eca_mmdet.evaluation.tables import render
 from eca_mmdet.utils.errors import CommandError, UserError
 from eca_mmdet.utils.images import new_figure, save_figure

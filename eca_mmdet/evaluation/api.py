@@ -16,9 +16,8 @@ from eca_mmdet.datasets.ground_truth import GroundTruth, read_ground_truth
 from eca_mmdet.datasets.results import read_results
 from eca_mmdet.evaluation import coco_eval
 from eca_mmdet.evaluation.bootstrap import Difference, difference
-from eca_mmdet.evaluation.coco_eval import MAX_DETS
+from eca_mmdet.evaluation.coco_eval import MAX_DETS, make_record
 from eca_mmdet.evaluation.error_analysis import SCORE_THRESHOLD, analyze
-from eca_mmdet.evaluation.metrics_json import as_json, make_record
 from eca_mmdet.evaluation.tables import FORMATS, TITLES, Evaluated, result_tables
 from eca_mmdet.utils.errors import UserError
 from eca_mmdet.utils.io import make_run_folder, require_free, write_json
@@ -37,7 +36,6 @@ class EvaluationReport:
         drawings: folders with the pictures of the error analysis.
         truth: objects of the annotation file.
         files: detections and metrics of each result file.
-        differences: each further file minus the first, by task.
     """
 
     record: dict[str, Any] = field(repr=False)
@@ -46,7 +44,11 @@ class EvaluationReport:
     drawings: tuple[Path, ...]
     truth: GroundTruth = field(repr=False)
     files: tuple[Evaluated, ...] = field(repr=False)
-    differences: tuple[dict[str, Difference], ...] = field(repr=False)
+
+    @property
+    def differences(self) -> tuple[dict[str, Difference], ...]:
+        """Each further file minus the first, by task."""
+        return tuple(file.minus_first for file in self.files[1:])
 
     def table(self, format: str = 'table', classwise: bool = False) -> str:
         """Return the tables of ``eca-mmdet eval``: 'table', 'md', 'csv' or 'latex'."""
@@ -55,9 +57,7 @@ class EvaluationReport:
                 f'format must be one of {", ".join(FORMATS)}; got {format!r}.',
                 code='option-invalid',
             )
-        return result_tables(
-            self.truth, self.files, self.differences, classwise, format
-        )
+        return result_tables(self.truth, self.files, classwise, format)
 
 
 def evaluate(
@@ -136,16 +136,13 @@ def evaluate(
         files.append(Evaluated(str(path), label, read.sha256, found, numbers))
     if not any('segm' in file.found for file in files):
         truth = truth.without_masks()
-
-    def minus_first(file: Evaluated, task: str) -> Difference:
-        first, second = ((f.results[task], f.found[task]) for f in (files[0], file))
-        report = partial(progress, f'bootstrap, {file.label}, {TITLES[task]}')
-        return difference(truth, first, second, bootstrap, seed, limits, report)
-
-    differences = [
-        {t: minus_first(file, t) for t in file.results if t in files[0].results}
-        for file in files[1:]
-    ]
+    for file in files[1:]:
+        for task in (task for task in file.results if task in files[0].results):
+            first, second = ((f.results[task], f.found[task]) for f in (files[0], file))
+            report = partial(progress, f'bootstrap, {file.label}, {TITLES[task]}')
+            file.minus_first[task] = difference(
+                truth, first, second, bootstrap, seed, limits, report
+            )
     record = make_record(
         list(files[0].results.values()),
         {'file': str(annotations), 'sha256': truth.sha256},
@@ -154,15 +151,19 @@ def evaluate(
         classes=None if classes is None else list(classes),
         notes=notes,
     )
-    if differences:
+    if files[1:]:
         record['bootstrap'] = {'samples': bootstrap, 'seed': seed}
         record['others'] = [
             {
                 'predictions': file.source,
-                'results': {task: as_json(each) for task, each in file.results.items()},
-                'minus_first': {task: asdict(each) for task, each in minus.items()},
+                'results': {
+                    task: each.as_json() for task, each in file.results.items()
+                },
+                'minus_first': {
+                    t: asdict(each) for t, each in file.minus_first.items()
+                },
             }
-            for file, minus in zip(files[1:], differences, strict=True)
+            for file in files[1:]
         ]
     folder = make_run_folder(None if out is True else str(out), 'eval') if out else None
     drawings: list[Path] = []
@@ -183,13 +184,7 @@ def evaluate(
     if folder:
         write_json(folder / 'metrics.json', record)
     return EvaluationReport(
-        record,
-        tuple(notes),
-        folder,
-        tuple(drawings),
-        truth,
-        tuple(files),
-        tuple(differences),
+        record, tuple(notes), folder, tuple(drawings), truth, tuple(files)
     )
 
 

@@ -1,17 +1,21 @@
-"""COCO metrics, computed by hotcoco or by pycocotools from the same columns."""
+"""COCO metrics of columns, by hotcoco or pycocotools, and their ``metrics.json``."""
 
 from __future__ import annotations
 
 import contextlib
+import importlib.metadata
 import io
 import logging
 import operator
-from collections.abc import Sequence
-from dataclasses import dataclass
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import datetime, timezone
 from typing import Any
 
 import numpy as np
 
+import eca_mmdet
 from eca_mmdet.catalog.published import AP_COLUMNS
 from eca_mmdet.datasets.detections import Detections
 from eca_mmdet.datasets.ground_truth import Floats, GroundTruth, ImageId
@@ -37,6 +41,13 @@ MAX_DETS = (1, 10, 100)
 
 Metrics = dict[str, float | None]
 """0-1; None where no object is counted."""
+
+_PACKAGES = (
+    *('hotcoco', 'pycocotools', 'numpy', 'torch', 'torchvision'),
+    *('mmdet', 'onedl-mmdetection', 'mmcv', 'mmcv-lite', 'onedl-mmcv'),
+    *('mmengine', 'onedl-mmengine'),
+)
+"""Packages whose versions are recorded."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +77,15 @@ class TaskResult:
     metrics: Metrics
     classes: tuple[ClassResult, ...]
     counts: dict[str, int]
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the numbers for ``metrics.json``."""
+        return {
+            'metrics': self.metrics,
+            'max_dets': list(self.max_dets),
+            'counts': self.counts,
+            'classes': [asdict(each) for each in self.classes],
+        }
 
 
 def evaluate(
@@ -336,3 +356,36 @@ def _summarize(precision: Floats, recall: Floats, max_dets: Sequence[int]) -> Me
 def _mean(values: Floats) -> float | None:
     counted = values[values > -1]
     return float(np.mean(counted)) if counted.size else None
+
+
+def make_record(
+    results: Sequence[TaskResult],
+    annotations: Mapping[str, str],
+    backend: str,
+    **more: Any,
+) -> dict[str, Any]:
+    """Return the record of one evaluation for ``metrics.json``, with further entries.
+
+    AP and AR are 0-1 and of full precision, null where no object is counted.
+    """
+    return {
+        'date': datetime.now(timezone.utc).isoformat(timespec='seconds'),
+        'unit': 'AP and AR are 0-1',
+        'results': {result.task: result.as_json() for result in results},
+        'annotations': dict(annotations),
+        'backend': backend,
+        'versions': versions(),
+        **more,
+    }
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of Python, this package and its dependencies.
+
+    They are read from the installed metadata; nothing is imported.
+    """
+    found = {'python': platform.python_version(), 'eca-mmdet': eca_mmdet.__version__}
+    for name in _PACKAGES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    return found

@@ -57,10 +57,8 @@ def analyze(
     del confident
     # At IoU 0.5 only, and after freeing the rest: it takes the most memory of all.
     errors = hotcoco_evaluator(truth, found, task, max_dets, loose=True).tide_errors()
-    draw('errors', lambda plot, file: plot.tide_errors(errors, save_path=file))
-    draw(
-        'confusion', lambda plot, file: plot.confusion_matrix(confusion, save_path=file)
-    )
+    draw('errors', 'tide_errors', errors)
+    draw('confusion', 'confusion_matrix', confusion)
     return {
         'score_threshold': score_threshold,
         'errors': errors,
@@ -81,7 +79,7 @@ def _by_score(
     found: Detections,
     task: str,
     max_dets: Sequence[int],
-    draw: Callable[[str, Callable[[Any, Path], Any]], None],
+    draw: Callable[..., None],
 ) -> tuple[dict[str, list[float] | None], dict[str, Any]]:
     """Return and draw the curves of precision and recall, and the calibration."""
     evaluator = hotcoco_evaluator(truth, found, task, max_dets)
@@ -91,16 +89,8 @@ def _by_score(
         evaluator.accumulate()
         evaluator.summarize()
     calibration = evaluator.calibration()
-    draw(
-        'pr_curves',
-        lambda plot, file: plot.pr_curve(
-            evaluator, iou_thrs=[0.5, 0.75], save_path=file
-        ),
-    )
-    draw(
-        'calibration',
-        lambda plot, file: plot.reliability_diagram(calibration, save_path=file),
-    )
+    draw('pr_curves', 'pr_curve', evaluator, iou_thrs=[0.5, 0.75])
+    draw('calibration', 'reliability_diagram', calibration)
     return _curves(evaluator), calibration
 
 
@@ -194,9 +184,9 @@ def _entries(truth: GroundTruth, found: Detections, at: int) -> list[dict[str, A
 
 
 def _draw(
-    folder: Path | None, task: str, name: str, draw: Callable[[Any, Path], Any]
+    folder: Path | None, task: str, name: str, plot: str, content: Any, **settings: Any
 ) -> None:
-    """Let ``draw`` use hotcoco's plots to write ``TASK_NAME.png`` into a folder."""
+    """Write ``TASK_NAME.png`` into a folder with one of hotcoco's plots."""
     if folder is None:
         return
     import logging
@@ -206,10 +196,11 @@ def _draw(
     matplotlib.use('Agg')
     # It lists the weights that hotcoco's font does not have.
     logging.getLogger('matplotlib.font_manager').setLevel(logging.ERROR)
+    import hotcoco.plot
     import matplotlib.pyplot as plt
-    from hotcoco import plot
 
     with warnings.catch_warnings():
         warnings.filterwarnings('ignore', 'Mean of empty slice')  # no object at all
-        draw(plot, folder / f'{task}_{name}.png')
+        file = folder / f'{task}_{name}.png'
+        getattr(hotcoco.plot, plot)(content, save_path=file, **settings)
         plt.close('all')

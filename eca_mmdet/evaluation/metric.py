@@ -28,15 +28,9 @@ from eca_mmdet.evaluation.coco_eval import (
     TaskResult,
     check_max_dets,
     evaluate,
+    make_record,
 )
-from eca_mmdet.evaluation.metrics_json import make_record
-from eca_mmdet.evaluation.predictions import (
-    ImagePredictions,
-    Predictions,
-    merge,
-    pack,
-    to_detections,
-)
+from eca_mmdet.evaluation.predictions import ImagePredictions, merge, to_detections
 from eca_mmdet.evaluation.tables import TITLES, ap_table, class_table, heading
 from eca_mmdet.utils.errors import UserError
 from eca_mmdet.utils.io import describe_file, write_json
@@ -165,10 +159,12 @@ class CocoTableMetric(BaseMetric):  # type: ignore[misc]
         ``size`` is not needed: each image counts once, however the data were split.
         """
         # One item a process, so that mmengine's gathering keeps them all.
-        self.results: list[Any] = [pack(self.results)]
+        self.results: list[Any] = [self.results]
         return dict(super().evaluate(get_world_size()))
 
-    def compute_metrics(self, results: list[Predictions]) -> dict[str, float]:
+    def compute_metrics(
+        self, results: list[list[ImagePredictions]]
+    ) -> dict[str, float]:
         """Compute, log the table and fill ``record``, on the main process only.
 
         There is one item of ``results`` for each process.

@@ -6,7 +6,7 @@ import csv
 import io
 import re
 from collections.abc import Container, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from eca_mmdet.datasets.detections import Detections
@@ -111,13 +111,17 @@ def render(header: list[str], cells: list[list[str]], style: str) -> str:
 
 @dataclass(frozen=True)
 class Evaluated:
-    """One result file: its label in tables, and its detections and numbers by task."""
+    """One result file: its label in tables, and by task its detections and numbers.
+
+    ``minus_first`` are its differences to the first file.
+    """
 
     path: str
     label: str
     sha256: str
     found: dict[str, Detections]
     results: dict[str, TaskResult]
+    minus_first: dict[str, Difference] = field(default_factory=dict)
 
     @property
     def source(self) -> dict[str, str]:
@@ -126,23 +130,28 @@ class Evaluated:
 
 
 def result_tables(
-    truth: GroundTruth,
-    files: Sequence[Evaluated],
-    differences: Sequence[dict[str, Difference]],
-    classwise: bool,
-    style: str,
+    truth: GroundTruth, files: Sequence[Evaluated], classwise: bool, style: str
 ) -> str:
     """Return the tables of result files and of their differences to the first.
 
     'table' has headings, 'md' and 'latex' have not, and 'csv' is one table.
     """
     limits = next(iter(files[0].results.values())).max_dets
-    names = list(columns(limits))
+    names = columns(limits)
     if style == 'csv':
-        return _csv(files, differences, classwise, names)
+        return _csv(files, classwise, names)
+    labels = {
+        'minus first': f'minus {files[0].label}',
+        'minus first, low': '95 % from',
+        'minus first, high': 'to',
+    }
     cells = [
-        [label, *(format_ap(row[name], signed) for name in names)]
-        for label, row, signed in _rows(files, differences)
+        [
+            labels.get(row, f'{file.label}, {TITLES[task]}'),
+            *(format_ap(numbers[name], row in labels) for name in names),
+        ]
+        for file, task, rows in _rows(files)
+        for row, numbers in rows.items()
     ]
     parts = [render(['', *names], cells, style)]
     if style == 'table':
@@ -161,43 +170,34 @@ def result_tables(
 
 
 def _rows(
-    files: Sequence[Evaluated], differences: Sequence[dict[str, Difference]]
-) -> Iterator[tuple[str, Metrics, bool]]:
-    """Yield (label, numbers, signed): a file, then its difference to the first."""
-    for file, minus in zip(files, [{}, *differences], strict=True):
-        for task, result in file.results.items():
-            yield f'{file.label}, {TITLES[task]}', result.metrics, False
-            if task in minus:
-                yield f'minus {files[0].label}', minus[task].metrics, True
-                if minus[task].low:
-                    yield '95 % from', minus[task].low, True
-                    yield 'to', minus[task].high, True
-
-
-def _csv(
     files: Sequence[Evaluated],
-    differences: Sequence[dict[str, Difference]],
-    classwise: bool,
-    names: list[str],
-) -> str:
-    """Return one machine-readable table of files, differences and classes."""
-    header = ['results', 'type', 'row', 'class', 'class_id', 'objects', *names]
-    cells = []
-    for file, minus in zip(files, [{}, *differences], strict=True):
+) -> Iterator[tuple[Evaluated, str, dict[str, Metrics]]]:
+    """Yield (file, task, rows by name): its numbers and its difference to the first."""
+    for file in files:
         for task, result in file.results.items():
-            objects = result.counts['objects']
-            rows: list[tuple[Any, ...]] = [('value', '', '', objects, result.metrics)]
-            if task in minus:
-                rows.append(('minus first', '', '', '', minus[task].metrics))
-                if minus[task].low:
-                    rows.append(('minus first, low', '', '', '', minus[task].low))
-                    rows.append(('minus first, high', '', '', '', minus[task].high))
-            rows += [
-                ('value', each.name, each.id, each.objects, each.metrics)
-                for each in (result.classes if classwise else ())
-            ]
-            cells += [
-                [file.label, task, *map(str, head), *(format_ap(row[n]) for n in names)]
-                for *head, row in rows
-            ]
+            rows = {'value': result.metrics}
+            if minus := file.minus_first.get(task):
+                rows['minus first'] = minus.metrics
+                if minus.low:
+                    rows['minus first, low'] = minus.low
+                    rows['minus first, high'] = minus.high
+            yield file, task, rows
+
+
+def _csv(files: Sequence[Evaluated], classwise: bool, names: Sequence[str]) -> str:
+    """Return one machine-readable table of files, differences and classes."""
+    table: list[tuple[Any, ...]] = []  # the numbers last
+    for file, task, rows in _rows(files):
+        result = file.results[task]
+        for row, numbers in rows.items():
+            objects = result.counts['objects'] if row == 'value' else ''
+            table.append((file.label, task, row, '', '', objects, numbers))
+        for each in result.classes if classwise else ():
+            label = (file.label, task, 'value', each.name, each.id, each.objects)
+            table.append((*label, each.metrics))
+    cells = [
+        [*map(str, label), *(format_ap(numbers[name]) for name in names)]
+        for *label, numbers in table
+    ]
+    header = ['results', 'type', 'row', 'class', 'class_id', 'objects', *names]
     return render(header, cells, 'csv')

@@ -12,10 +12,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from eca_mmdet.export.metadata import detection_head, properties
-from eca_mmdet.export.parity import Report, compare, require_same_input, table
-from eca_mmdet.export.samples import Batch, find_samples, make_batches
-from eca_mmdet.export.supported import require_covered
+from eca_mmdet.export.heads import require_covered
+from eca_mmdet.export.metadata import properties
+from eca_mmdet.export.parity import (
+    Report,
+    compare,
+    find_samples,
+    make_batches,
+    require_same_input,
+)
 from eca_mmdet.export.writer import (
     ExportPart,
     convert_to_openvino,
@@ -46,8 +51,7 @@ class ExportReport:
         paths: the files.
         metadata: stored in them.
         ports: inputs and outputs with types and shapes, a line each.
-        checks: comparisons with mmdet, empty without a check. The second one, if any,
-            has no score threshold.
+        checks: the comparison with mmdet; empty without one.
     """
 
     paths: tuple[Path, ...]
@@ -98,9 +102,15 @@ def export_onnx(
     """
     out = Path(out)
     paths = _output_paths(out, _SUFFIXES[form], force)
+    if images and not check:
+        raise UserError(
+            '--images goes with the check; leave out --no-check.',
+            code='option-conflict',
+        )
     require_packages(form)
     trained, metadata = _load(str(checkpoint), config, part, size)
-    batches, source = _batches(check, images, trained, metadata)
+    samples, source = find_samples(images, trained.cfg) if check else ([], '')
+    batches = make_batches(samples, trained.model, metadata) if check else []
     exported = make_part(trained.model, part)
     _require_small(exported.network)
     checks: list[Report] = []
@@ -111,7 +121,8 @@ def export_onnx(
             if check:
                 _log(['', f'Checked on images {source}.'])
                 try:
-                    checks = _check(partials, exported, metadata, batches)
+                    checks.append(compare(partials, exported, metadata, batches))
+                    _check(checks[0])
                     if part == 'all' and len(partials) == 1:
                         require_same_input(partials[0], trained)
                 except UserError as error:
@@ -175,21 +186,6 @@ def _load(
     return trained, metadata
 
 
-def _batches(
-    check: bool, folder: str | None, trained: ECADetector, metadata: dict[str, Any]
-) -> tuple[list[Batch], str]:
-    """Return the inputs of the check, and where the images are from."""
-    if not check:
-        if folder:
-            raise UserError(
-                '--images goes with the check; leave out --no-check.',
-                code='option-conflict',
-            )
-        return [], ''
-    images, source = find_samples(folder, trained.cfg)
-    return make_batches(images, trained.model, metadata), source
-
-
 def _require_small(network: Any) -> None:
     """Reject weights too large for one file; ONNX would write several."""
     total = sum(tensor.nbytes for tensor in network.state_dict().values())
@@ -233,60 +229,21 @@ def _ports(path: Path) -> list[str]:
     return lines
 
 
-def _check(
-    paths: Sequence[Path],
-    part: ExportPart,
-    metadata: dict[str, Any],
-    batches: list[Batch],
-) -> list[Report]:
-    """Compare the file with mmdet and log the differences; reject large ones."""
-    report = compare(paths, part, metadata, batches)
-    _log(table(report).split('\n'))
-    checks = [report]
-    if report.passes and report.bare:
-        logger.info(
-            'No object of both has a score above %g in %s; compared once more without '
-            'that threshold, in a copy of the graph.',
-            metadata['score_threshold'],
-            f'{report.bare} of {report.images} images'
-            if report.bare < report.images
-            else 'any image',
-        )
-        report = _compare_without_threshold(paths, part, metadata, batches)
-        _log(table(report).split('\n'))
-        checks.append(report)
+def _check(report: Report) -> None:
+    """Log the differences of a file from mmdet; reject large ones."""
+    _log(report.table().split('\n'))
     if not report.passes:
         raise RunError(
             'the file does not do what the detector does: the table says how far they '
             'are apart. Do not use it.',
             code='check-failed',
         )
-    if report.bare:
+    if report.is_empty:
         raise RunError(
-            f'in {report.bare} of {report.images} images nothing was found even so, '
-            'and nothing was compared; name images with objects: --images DIR.',
+            'no object was found in these images, and nothing was compared; name '
+            'images with objects: --images DIR.',
             code='check-failed',
         )
-    return checks
-
-
-def _compare_without_threshold(
-    paths: Sequence[Path],
-    part: ExportPart,
-    metadata: dict[str, Any],
-    batches: list[Batch],
-) -> Report:
-    """Compare a copy of the graph whose objects may have any score."""
-    test = detection_head(part.model).test_cfg
-    before, test['score_thr'] = test['score_thr'], 0.0
-    changed = metadata | {'score_threshold': 0.0}
-    try:
-        with tempfile.TemporaryDirectory(prefix='eca-mmdet-') as folder:
-            copies = [Path(folder, path.name) for path in paths]
-            _write(copies, part, changed)
-            return compare(copies, part, changed, batches)
-    finally:
-        test['score_thr'] = before
 
 
 def _keep(partials: Sequence[Path], paths: Sequence[Path]) -> str:

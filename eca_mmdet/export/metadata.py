@@ -6,28 +6,109 @@ A file may come from anywhere, so every value is checked before it is used.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import re
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
+
+from msgspec import Meta, Struct, ValidationError, convert
 
 from eca_mmdet import __version__
-from eca_mmdet.export.processing import MOST_AREA, ImageRule
 from eca_mmdet.utils.errors import UserError
 from eca_mmdet.utils.text import clipped
 
 KEY = 'eca_mmdet'  # name of the metadata in the file
 FORMAT = 1  # newest version of the metadata that is known here
-ADVICE = 'Export the detector again: eca-mmdet export onnx.'
-
-_MOST_SIDE = 1 << 15
-_MOST_OBJECTS = 5000  # objects per image; the masks of more would not fit in memory
-_MOST_OF_SCALE = 1 << 31
-"""Large values are usual for a side without a bound, e.g. 99999."""
+MOST_AREA = 1 << 26  # largest input in pixels that fits in memory
 
 _THRESHOLDS = ('mask_threshold', 'score_threshold', 'nms_iou', 'max_per_image')
 _KEPT = ('LoadImageFromFile', 'LoadAnnotations', 'PackDetInputs', 'Resize')
 _LOADING = {'to_float32': False, 'color_type': 'color', 'imdecode_backend': 'cv2'}
 """How a user of the file reads images: mmcv's defaults."""
+
+_Number = Annotated[float, Meta(ge=-1e6, le=1e6)]
+_Deviation = Annotated[float, Meta(ge=1e-6, le=1e6)]
+_Fraction = Annotated[float, Meta(ge=0, le=1)]
+_Side = Annotated[int, Meta(ge=1, le=1 << 15)]
+# Large values are usual for a side without a bound, e.g. 99999.
+_Bound = Annotated[int, Meta(ge=1, le=1 << 31)]
+_Name = Annotated[str, Meta(min_length=1)]
+
+
+def fitted(
+    height: int,
+    width: int,
+    scale: tuple[float, float],
+    size: tuple[int, int] | None,
+) -> tuple[int, int]:
+    """Return the height and width of an image resized as mmdet does, in its ratio.
+
+    The larger side of ``scale`` bounds the longer side, the smaller the shorter one,
+    and ``size``, a height and a width, bounds both.
+    """
+    factor = min(max(scale) / max(height, width), min(scale) / min(height, width))
+    if size is not None:
+        factor = min(factor, size[0] / height, size[1] / width)
+    return int(height * factor + 0.5), int(width * factor + 0.5)
+
+
+class FileError(UserError):
+    """An exported file that cannot be used; ``problem`` is a sentence."""
+
+    code = 'unsupported-format'
+
+    def __init__(self, problem: str) -> None:
+        super().__init__(f'{problem} Export the detector again: eca-mmdet export onnx.')
+
+
+class ImageRule(Struct, frozen=True, kw_only=True):
+    """How to prepare images for a detector.
+
+    With ``keep_ratio`` the larger side of ``scale`` bounds the longer side of an image,
+    the smaller the shorter one.
+    """
+
+    mean: tuple[_Number, _Number, _Number]  # by channel, in the detector's order
+    std: tuple[_Deviation, _Deviation, _Deviation]
+    to_rgb: bool  # True for channels in the order RGB, False for BGR
+    scale: tuple[_Bound, _Bound]  # width and height of mmdet's ``Resize``, in pixels
+    keep_ratio: bool  # False to resize to ``scale`` itself
+    size: tuple[_Side, _Side] | None  # height and width of the only input; None for any
+    pad_divisor: _Side  # both sides are padded to a multiple, where there is no size
+    pad_value: _Number  # after normalising
+
+    def resized(self, height: int, width: int) -> tuple[int, int]:
+        """Return the height and width that an image is resized to.
+
+        They are mmdet's, reduced to fit ``size``, in the same ratio if it is kept.
+        """
+        if self.keep_ratio:
+            return fitted(height, width, self.scale, self.size)
+        room_y, room_x = self.size or self.scale[::-1]
+        return min(self.scale[1], room_y), min(self.scale[0], room_x)
+
+    def padded(self, height: int, width: int) -> tuple[int, int]:
+        """Return the height and width of the input for a resized image."""
+        if self.size is not None:
+            return self.size
+        step = self.pad_divisor
+        return -(-height // step) * step, -(-width // step) * step
+
+
+class Metadata(ImageRule, frozen=True, kw_only=True):
+    """Metadata of a whole detector, described in docs/export.md."""
+
+    format: Literal[1]
+    eca_mmdet: str | None
+    part: Literal['all']
+    detector: str
+    classes: Annotated[tuple[_Name, ...], Meta(min_length=1)]
+    mask_threshold: _Fraction | None
+    score_threshold: _Fraction | None
+    nms_iou: _Fraction | None
+    max_per_image: Annotated[int, Meta(ge=1, le=5000)]  # masks of more do not fit
+    config: str | None
+    checkpoint: str | None
+    checkpoint_sha256: str | None
 
 
 def properties(trained: Any, part: str, size: tuple[int, int] | None) -> dict[str, Any]:
@@ -99,15 +180,10 @@ def _preprocessing(preprocessor: Any) -> dict[str, Any]:
 
 def _resize(trained: Any) -> tuple[list[int], bool]:
     """Return width and height to resize to, and whether the aspect is kept."""
-    from mmdet.utils import get_test_pipeline_cfg
+    from eca_mmdet.inference.detector import pipeline_steps
 
     where = f'the test pipeline of {trained.cfg.filename or trained.path}'
-    try:
-        steps = get_test_pipeline_cfg(trained.cfg)
-    except (AttributeError, KeyError, RuntimeError, TypeError, IndexError) as error:
-        raise UserError(
-            f'{where} cannot be read: {error}', code='config-invalid'
-        ) from error
+    steps = pipeline_steps(trained.cfg, trained.path)
     names = [str(step['type']).split('.')[-1] for step in steps]
     for name, step in zip(names, steps, strict=True):
         if name not in _KEPT:
@@ -145,7 +221,7 @@ def _is_scale(value: Any) -> bool:
 
 
 def _thresholds(model: Any) -> dict[str, Any]:
-    head = detection_head(model)
+    head = getattr(model, 'roi_head', None) or model.bbox_head
     test, masks = head.test_cfg, getattr(head, 'with_mask', False)
     return {
         'mask_threshold': test['mask_thr_binary'] if masks else None,
@@ -155,21 +231,16 @@ def _thresholds(model: Any) -> dict[str, Any]:
     }
 
 
-def detection_head(model: Any) -> Any:
-    """Return the head whose ``test_cfg`` applies to the objects."""
-    return getattr(model, 'roi_head', None) or model.bbox_head
-
-
 def parse_metadata(text: str, path: str) -> dict[str, Any]:
     """Read the JSON metadata of the file at ``path``; reject any invalid value."""
     try:
         metadata = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise _wrong(path, 'they are no JSON') from error
+        raise bad_metadata(path, 'they are no JSON') from error
     if not isinstance(metadata, dict):
-        raise _wrong(path, 'they are no object')
+        raise bad_metadata(path, 'they are no object')
     number = metadata.get('format')
-    if _whole(FORMAT + 1, 1 << 31)(number):
+    if type(number) is int and number > FORMAT:
         by = clipped(str(metadata.get('eca_mmdet')))
         raise UserError(
             f'{path} is of format {number}, written by eca-mmdet {by}; this release '
@@ -185,122 +256,28 @@ def parse_metadata(text: str, path: str) -> dict[str, Any]:
             code='unsupported-format',
         )
     if wrong := fault(metadata):
-        raise _wrong(path, wrong)
+        raise bad_metadata(path, wrong)
     return metadata
 
 
 def fault(metadata: dict[str, Any]) -> str | None:
     """Return what is wrong with the metadata of a whole detector, or None."""
-    for key, (fits, meaning) in _VALUES.items():
-        if key not in metadata:
-            return f'{key} is missing'
-        if not fits(metadata[key]):
-            return f'{key} must be {meaning}; it is {clipped(repr(metadata[key]))}'
+    try:
+        rule = convert(metadata, Metadata)
+    except ValidationError as error:
+        message, _, path = str(error).partition(' - at `$.')
+        key = ''.join(re.findall(r'^\w+', path))
+        return (
+            f'{key}: {message}; got {clipped(repr(metadata[key]))}' if key else message
+        )
     # With keep_ratio, the resized area depends on the image.
-    for name in ('size',) if metadata['keep_ratio'] else ('scale', 'size'):
-        sides = metadata[name]
+    for name in ('size',) if rule.keep_ratio else ('scale', 'size'):
+        sides = getattr(rule, name)
         if sides is not None and sides[0] * sides[1] > MOST_AREA:
             return f'{name} of {sides[0]} x {sides[1]} px is too large'
     return None
 
 
-def _wrong(path: str, what: str) -> UserError:
-    return UserError(
-        f'the metadata of {path} cannot be used: {what}. {ADVICE}',
-        code='unsupported-format',
-    )
-
-
-def image_rule(metadata: dict[str, Any]) -> ImageRule:
-    """Return how to prepare images."""
-    size = metadata['size']
-    return ImageRule(
-        mean=tuple(map(float, metadata['mean'])),
-        std=tuple(map(float, metadata['std'])),
-        to_rgb=metadata['to_rgb'],
-        scale=(metadata['scale'][0], metadata['scale'][1]),
-        keep_ratio=metadata['keep_ratio'],
-        size=None if size is None else (size[0], size[1]),
-        pad_divisor=metadata['pad_divisor'],
-        pad_value=float(metadata['pad_value']),
-    )
-
-
-def mask_threshold(metadata: dict[str, Any], path: str) -> float:
-    """Return the lowest probability of a mask's pixel; raise UserError without one."""
-    if metadata['mask_threshold'] is None:
-        raise _wrong(path, 'it gives masks, and mask_threshold is null')
-    return float(metadata['mask_threshold'])
-
-
-_Test = Callable[[Any], bool]
-
-
-def _number(low: float, high: float) -> _Test:
-    # False for a NaN.
-    return lambda value: type(value) in (int, float) and low <= value <= high
-
-
-def _whole(low: int, high: int) -> _Test:
-    return lambda value: type(value) is int and low <= value <= high
-
-
-def _optional(fits: _Test) -> _Test:
-    return lambda value: value is None or fits(value)
-
-
-def _list(count: int, fits: _Test) -> _Test:
-    return lambda value: (
-        isinstance(value, list) and len(value) == count and all(map(fits, value))
-    )
-
-
-def _is_text(value: Any) -> bool:
-    return isinstance(value, str)
-
-
-def _is_flag(value: Any) -> bool:
-    return type(value) is bool
-
-
-def _are_names(value: Any) -> bool:
-    return (
-        isinstance(value, list)
-        and value != []
-        and all(isinstance(name, str) and name for name in value)
-    )
-
-
-_FRACTION = _optional(_number(0, 1)), 'null or 0 to 1'
-_VALUES: dict[str, tuple[_Test, str]] = {
-    'format': (_whole(FORMAT, FORMAT), f'{FORMAT}'),
-    'eca_mmdet': (_optional(_is_text), 'a version'),
-    'part': (lambda value: value == 'all', 'all, backbone or heads'),
-    'detector': (_is_text, 'a name'),
-    'classes': (_are_names, 'a list of names'),
-    'mean': (_list(3, _number(-1e6, 1e6)), 'three numbers'),
-    'std': (_list(3, _number(1e-6, 1e6)), 'three numbers above 0'),
-    'to_rgb': (_is_flag, 'true or false'),
-    'scale': (
-        _list(2, _whole(1, _MOST_OF_SCALE)),
-        f'a width and a height, whole numbers from 1 to {_MOST_OF_SCALE}',
-    ),
-    'keep_ratio': (_is_flag, 'true or false'),
-    'pad_divisor': (_whole(1, _MOST_SIDE), f'1 to {_MOST_SIDE}'),
-    'pad_value': (_number(-1e6, 1e6), 'a number'),
-    'size': (
-        _optional(_list(2, _whole(1, _MOST_SIDE))),
-        f'null, or a height and a width, each 1 to {_MOST_SIDE}',
-    ),
-    'mask_threshold': _FRACTION,
-    'score_threshold': _FRACTION,
-    'nms_iou': _FRACTION,
-    'max_per_image': (
-        _whole(1, _MOST_OBJECTS),
-        f'a whole number from 1 to {_MOST_OBJECTS}',
-    ),
-    'config': (_optional(_is_text), 'a name'),
-    'checkpoint': (_optional(_is_text), 'a name'),
-    'checkpoint_sha256': (_optional(_is_text), 'a text'),
-}
-"""Test of each value of the metadata, and its description."""
+def bad_metadata(path: str, what: str) -> FileError:
+    """Return the error of a file whose metadata are invalid."""
+    return FileError(f'the metadata of {path} cannot be used: {what}.')

@@ -2,27 +2,34 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 import torch
+import torch.nn.functional as F
+from msgspec import structs
 from torch import Tensor
+from torchvision.ops import box_iou
 
 from eca_mmdet.compat import paste_masks
+from eca_mmdet.engine.config import leaf_datasets
 from eca_mmdet.evaluation.tables import render
-from eca_mmdet.export.processing import prepare
-from eca_mmdet.export.runtime import OnnxDetector, open_session
-from eca_mmdet.export.samples import Batch
+from eca_mmdet.export.metadata import fitted
+from eca_mmdet.export.runtime import OnnxDetector, open_session, prepare
 from eca_mmdet.export.writer import ExportPart, compile_openvino, one_line
+from eca_mmdet.inference import media
 from eca_mmdet.inference.detector import ECADetector
 from eca_mmdet.inference.prediction import Prediction
-from eca_mmdet.utils.errors import RunError
+from eca_mmdet.utils.errors import RunError, UserError
 
 Array = npt.NDArray[Any]
+_Run = Callable[[dict[str, Array]], list[Array]]  # from inputs to outputs
 
 BOX_PX = 0.05  # largest difference of a coordinate that passes
 SCORE = 1e-3  # largest difference of a score that passes
@@ -32,26 +39,143 @@ TIES = 0.05
 """Largest share of ties; two always may be. With more of them, boxes that are all a
 little off would pass for boxes that suppress each other."""
 
-_SAME = 0.9  # IoU from which two boxes are one object
-
-Runner = Callable[[dict[str, Array]], list[Array]]
-"""From the inputs by name to the outputs, in the order of the part's."""
-
 FEATURE = 1e-4
 """Largest difference of a feature that passes, relative to its map's largest value."""
 
+_SAME = 0.9  # IoU from which two boxes are one object
+_IMAGES = 4
+_SCALE = (640, 480)  # width and height where the config names none
 _SIDES = ((90, 160), (160, 90))
 """Height and width of a landscape and of a portrait image."""
 
 _COLUMNS = {
-    'objects': '',
-    'only one': '0',
-    'at a tie': f'{TIES:.0%}',
-    'box, px': f'{BOX_PX:g}',
-    'score': f'{SCORE:g}',
-    'mask pixels': f'{MASK:g}',
+    'objects': ('objects', ''),
+    'missing': ('only one', '0'),
+    'ties': ('at a tie', f'{TIES:.0%}'),
+    'box_px': ('box, px', f'{BOX_PX:g}'),
+    'score': ('score', f'{SCORE:g}'),
+    'mask': ('mask pixels', f'{MASK:g}'),
+    'feature': ('features', f'{FEATURE:g}'),
 }
-"""Tolerances of objects by the column's title."""
+"""Title and tolerance of a column of the table, by the field of ``Distance``."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """(N, 3, H, W) normalised and padded images; their heights and widths unpadded."""
+
+    images: Tensor
+    sizes: list[tuple[int, int]]
+
+    def samples(self) -> list[Any]:
+        """Return mmdet's data samples; no image was rescaled."""
+        from mmdet.structures import DetDataSample
+
+        padded = tuple(self.images.shape[2:])
+        shared = dict(
+            scale_factor=(1.0, 1.0), batch_input_shape=padded, pad_shape=padded
+        )
+        return [
+            DetDataSample(metainfo=dict(img_shape=size, ori_shape=size, **shared))
+            for size in self.sizes
+        ]
+
+
+def find_samples(folder: str | None, cfg: Any) -> tuple[list[Array], str]:
+    """Return some images (H, W, 3) BGR, and where they are from.
+
+    Without a folder, use the config's test images, or generated ones.
+    """
+    if folder is not None:
+        root = Path(folder)
+        if not root.is_dir():
+            raise UserError(f'--images {folder} is no folder.', code='file-not-found')
+        images = _read(root, media.find_images(root))
+        if not images:
+            raise UserError(
+                f'--images {folder} has no image that OpenCV reads.', code='no-images'
+            )
+        return images, f'of {folder}'
+    test_folder = _test_folder(cfg)
+    if test_folder is not None and test_folder.is_dir():
+        with contextlib.suppress(UserError):
+            if images := _read(test_folder, media.find_images(test_folder)):
+                return images, f'of {test_folder}, where the config has its test images'
+    from eca_mmdet.datasets.shapes import draw_image
+
+    drawn = [draw_image(0, 'val', index)[0] for index in range(_IMAGES)]
+    return drawn, "of generated shapes: the config's test images are not here"
+
+
+def _test_folder(cfg: Any) -> Path | None:
+    dataset = next(iter(leaf_datasets(cfg.get('test_dataloader'))), None)
+    if not isinstance(dataset, dict):
+        return None
+    prefix = dataset.get('data_prefix')
+    below = prefix.get('img') if isinstance(prefix, dict) else None
+    parts = [str(part) for part in (dataset.get('data_root'), below) if part]
+    return Path(*parts) if parts else None
+
+
+def _read(root: Path, names: Sequence[str]) -> list[Array]:
+    """Read the first few readable images."""
+    images: list[Array] = []
+    for name in names[: 4 * _IMAGES]:
+        image = cv2.imread(str(root / name))
+        if image is not None and len(images) < _IMAGES:
+            images.append(image.astype(np.uint8))
+    return images
+
+
+def make_batches(images: list[Array], model: Any, metadata: Any) -> list[Batch]:
+    """Return inputs of one image and of two; where any size is allowed, of two sizes.
+
+    ``images`` are (H, W, 3) BGR, at least one; ``model`` prepares them. UserError is
+    raised where a layer needs a larger image than the file is for.
+    """
+    size = metadata['size']
+    width, height = metadata['scale'] or _SCALE
+    if size is not None:
+        height, width = min(height, size[0]), min(width, size[1])
+    problem = ''
+    # Some layers need a map of a few pixels: then the other size is a larger one.
+    for scales in ((1.0, 0.6, 1.0, 0.7), (1.0, 1.4, 1.0, 0.7)):
+        resized = [
+            _fit(images[index % len(images)], (height * scale, width * scale), size)
+            for index, scale in enumerate(scales)
+        ]
+        groups = [resized[:1], resized[1:2], resized[2:]]
+        batches = [_batch(group, model, size) for group in groups]
+        try:
+            with torch.no_grad():
+                for batch in batches:
+                    model.backbone(batch.images)
+            return batches
+        except ValueError as error:  # the map is too small for a layer
+            problem = str(error)
+    raise UserError(
+        f'the detector does not take images of this size: {problem}',
+        code='option-invalid',
+    )
+
+
+def _fit(image: Array, scale: tuple[float, float], size: Any) -> Array:
+    height, width = fitted(image.shape[0], image.shape[1], scale, size)
+    sides = max(1, width), max(1, height)
+    resized: Array = cv2.resize(image, sides, interpolation=cv2.INTER_LINEAR)
+    return resized
+
+
+def _batch(images: list[Array], model: Any, size: Any) -> Batch:
+    tensors = [torch.from_numpy(image).permute(2, 0, 1) for image in images]
+    with torch.no_grad():
+        data = model.data_preprocessor({'inputs': tensors, 'data_samples': None})
+    inputs = data['inputs']
+    if size is not None:
+        right, bottom = size[1] - inputs.shape[3], size[0] - inputs.shape[2]
+        value = float(model.data_preprocessor.pad_value)
+        inputs = F.pad(inputs, (0, right, 0, bottom), value=value)
+    return Batch(inputs, [(image.shape[0], image.shape[1]) for image in images])
 
 
 @dataclass
@@ -59,31 +183,31 @@ class Distance:
     """Counts of objects, and the largest differences of those that both lists have.
 
     A tie is an object of one list whose score or overlap is at a threshold; ``missing``
-    counts the others. ``mask`` is a share of pixels.
+    counts the others. ``mask`` is a share of pixels, ``feature`` is relative.
     """
 
     objects: int = 0
-    ties: int = 0
     missing: int = 0
+    ties: int = 0
     box_px: float = 0.0
     score: float = 0.0
     mask: float = 0.0
+    feature: float = 0.0
 
     def add(self, other: Distance) -> None:
         """Include another image."""
-        for name in ('objects', 'ties', 'missing'):
-            setattr(self, name, getattr(self, name) + getattr(other, name))
-        for name in ('box_px', 'score', 'mask'):
+        for name, value in vars(self).items():
+            more = getattr(other, name)
             # np.maximum keeps a NaN, which ``max`` may drop.
-            worst = float(np.maximum(getattr(self, name), getattr(other, name)))
-            setattr(self, name, worst)
+            both = value + more if isinstance(value, int) else np.maximum(value, more)
+            setattr(self, name, type(value)(both))
 
     @property
     def passes(self) -> bool:
         """Whether nothing is further apart than it may be; a NaN is."""
         near = self.box_px <= BOX_PX and self.score <= SCORE and self.mask <= MASK
         few = self.ties <= max(2, TIES * self.objects)
-        return near and few and not self.missing
+        return near and few and not self.missing and self.feature <= FEATURE
 
 
 @dataclass(frozen=True)
@@ -99,136 +223,116 @@ def distance(reference: Prediction, exported: Prediction, limits: Limits) -> Dis
     """Match mmdet's and the file's objects by label and overlap; measure the pairs.
 
     An object that only one list has is a tie where a difference within the tolerances
-    decides whether it is there: its score is at the threshold, or at that of the last
-    of a full list; or it overlaps another of the class just at the threshold of
-    suppression, and that one both lists have; or the other list has one of an equal
-    score in its place, which overlaps by more. In the file, no two objects of a class
-    may overlap by more.
+    decides whether it is there: see :func:`_ties`. In the file, no two objects of a
+    class may overlap by more than the suppression lets pass.
     """
     overlaps = _overlaps(reference, exported)
-    pairs = _pairs(overlaps)
-    left = [set(range(len(side.scores))) for side in (reference, exported)]
-    for first, second in pairs:
-        left[0].discard(first)
-        left[1].discard(second)
-    total = Distance(objects=len(pairs), missing=_doubles(exported, limits))
-    for first, second in pairs:
-        total.add(_between(reference, first, exported, second))
-    for side, own, others in ((0, reference, exported), (1, exported, reference)):
-        table = overlaps.T if side else overlaps
-        single = np.isin(np.arange(len(others.scores)), list(left[1 - side]))
-        for place in left[side]:
-            score = own.scores[place]
-            tied = _is_tie(score, table[place], others.scores, single, limits)
-            total.ties += tied
-            total.missing += not tied
+    rows, columns = _pairs(overlaps)
+    boxes = np.abs(reference.boxes[rows] - exported.boxes[columns])
+    scores = np.abs(reference.scores[rows] - exported.scores[columns])
+    doubles = np.triu(_overlaps(exported, exported) > limits.nms_iou + IOU, 1).any(0)
+    total = Distance(
+        objects=len(rows),
+        missing=int(doubles.sum()),
+        box_px=float(boxes.max(initial=0)),
+        score=float(scores.max(initial=0)),
+    )
+    if reference.masks is not None and exported.masks is not None:
+        for a, b in zip(reference.masks[rows], exported.masks[columns], strict=True):
+            differ = int((a ^ b).sum())
+            share = differ / int((a | b).sum()) if differ > 1 else 0.0
+            total.mask = max(total.mask, share)
+    single = ~np.isin(np.arange(len(reference)), rows)
+    single_exported = ~np.isin(np.arange(len(exported)), columns)
+    for own, alone, others, others_alone, table in (
+        (reference, single, exported, single_exported, overlaps),
+        (exported, single_exported, reference, single, overlaps.T),
+    ):
+        ties = _ties(own.scores, others.scores, others_alone, table, limits)
+        total.ties += int((alone & ties).sum())
+        total.missing += int((alone & ~ties).sum())
     return total
 
 
 def _overlaps(rows: Prediction, columns: Prediction) -> Array:
     """Return the (K, L) IoU of K and L objects, -1 between classes."""
-    a, b = rows.boxes[:, None], columns.boxes[None]
-    sides = np.minimum(a[..., 2:], b[..., 2:]) - np.maximum(a[..., :2], b[..., :2])
-    inter = np.prod(np.clip(sides, 0, None), 2)
-    areas = [np.prod(boxes[..., 2:] - boxes[..., :2], 2) for boxes in (a, b)]
-    iou: Array = inter / np.maximum(areas[0] + areas[1] - inter, 1e-9)
-    iou[rows.labels[:, None] != columns.labels] = -1
-    return iou
+    iou = box_iou(torch.from_numpy(rows.boxes), torch.from_numpy(columns.boxes))
+    same = rows.labels[:, None] == columns.labels
+    return np.where(same, iou.nan_to_num().numpy(), -1)
 
 
-def _pairs(overlaps: Array) -> list[tuple[int, int]]:
-    """Pair objects, largest overlap first."""
-    pairs: list[tuple[int, int]] = []
-    rows, columns = np.nonzero(overlaps >= _SAME)
-    taken: tuple[set[int], set[int]] = (set(), set())
-    for index in np.argsort(-overlaps[rows, columns], kind='stable'):
-        pair = int(rows[index]), int(columns[index])
-        if pair[0] not in taken[0] and pair[1] not in taken[1]:
-            pairs.append(pair)
-            taken[0].add(pair[0])
-            taken[1].add(pair[1])
-    return pairs
+def _pairs(overlaps: Array) -> tuple[list[int], list[int]]:
+    """Pair rows and columns, largest overlap first."""
+    rows: list[int] = []
+    columns: list[int] = []
+    same = np.argwhere(overlaps >= _SAME)
+    for row, column in same[np.argsort(-overlaps[tuple(same.T)], kind='stable')]:
+        if row not in rows and column not in columns:
+            rows.append(row)
+            columns.append(column)
+    return rows, columns
 
 
-def _between(
-    reference: Prediction, first: int, exported: Prediction, second: int
-) -> Distance:
-    mask = 0.0
-    if reference.masks is not None and exported.masks is not None:
-        a, b = reference.masks[first], exported.masks[second]
-        differ = int((a ^ b).sum())
-        mask = differ / int((a | b).sum()) if differ > 1 else 0.0
-    return Distance(
-        box_px=float(np.abs(reference.boxes[first] - exported.boxes[second]).max()),
-        score=float(abs(reference.scores[first] - exported.scores[second])),
-        mask=mask,
-    )
+def _ties(
+    scores: Array, others: Array, single: Array, overlaps: Array, limits: Limits
+) -> Array:
+    """Tell for K objects whether a small difference decides if they are in a list.
 
+    The score is at the threshold, or at that of the last of a full list; or the object
+    overlaps another of the class just at the threshold of suppression, which both lists
+    have; or the other list has one of an equal score in its place, which overlaps by
+    more.
 
-def _doubles(objects: Prediction, limits: Limits) -> int:
-    """Count the objects that another of their class should have suppressed."""
-    over = np.triu(_overlaps(objects, objects) > limits.nms_iou + IOU, 1)
-    return int(over.any(0).sum())
-
-
-def _is_tie(
-    score: float, overlaps: Array, scores: Array, single: Array, limits: Limits
-) -> bool:
-    """Tell whether an object that only one list has is a tie.
-
-    ``overlaps`` and ``scores`` are those of the other list's objects, ``single`` marks
-    the ones without a partner.
+    Args:
+        scores: (K,).
+        others: (L,) scores of the other list.
+        single: (L,) True for objects that this list lacks.
+        overlaps: (K, L) IoU, -1 between classes.
+        limits: thresholds.
     """
-    if score <= limits.score + SCORE:
-        return True
-    if len(scores) >= limits.count and score <= scores.min() + SCORE:
-        return True
-    at_limit = ~single & (np.abs(overlaps - limits.nms_iou) <= IOU)
-    at_limit &= scores >= score - SCORE
-    over = single & (overlaps >= limits.nms_iou) & (np.abs(scores - score) <= SCORE)
-    return bool((at_limit | over).any())
-
-
-@dataclass
-class Row:
-    """Differences on one input: relative ones of features, or those of objects.
-
-    ``shape`` is N, H and W; ``bare`` counts images without an object that both have.
-    """
-
-    shape: tuple[int, int, int]
-    features: float | None = None
-    objects: Distance | None = None
-    bare: int = 0
-
-    @property
-    def passes(self) -> bool:
-        """Whether everything is within its tolerance; a NaN is not."""
-        near = self.features is None or self.features <= FEATURE
-        return near and (self.objects is None or self.objects.passes)
+    ties: Array = scores <= limits.score + SCORE
+    if len(others) >= limits.count:
+        ties |= scores <= others.min() + SCORE
+    lower = others >= scores[:, None] - SCORE
+    equal = np.abs(others - scores[:, None]) <= SCORE
+    suppressing = ~single & (np.abs(overlaps - limits.nms_iou) <= IOU) & lower
+    replacing = single & (overlaps >= limits.nms_iou) & equal
+    ties |= (suppressing | replacing).any(1)
+    return ties
 
 
 @dataclass
 class Report:
-    """Result of a check, a row per input; ``masks`` is True for objects with masks."""
+    """Result of a check.
 
-    rows: list[Row] = field(default_factory=list)
-    masks: bool = False
+    Attributes:
+        columns: compared fields of :class:`Distance`.
+        rows: N, H and W of each input, and how far its outputs are apart.
+    """
+
+    columns: list[str]
+    rows: list[tuple[tuple[int, int, int], Distance]] = field(default_factory=list)
 
     @property
     def passes(self) -> bool:
         """Whether every row is within the tolerances."""
-        return all(row.passes for row in self.rows)
+        return all(distance.passes for _, distance in self.rows)
 
     @property
-    def images(self) -> int:
-        """Number of images."""
-        return sum(row.shape[0] for row in self.rows)
+    def is_empty(self) -> bool:
+        """Whether objects were to be compared, and there was none."""
+        return 'objects' in self.columns and not any(d.objects for _, d in self.rows)
 
-    @property
-    def bare(self) -> int:
-        """Number of images with no object to compare."""
-        return sum(row.bare for row in self.rows)
+    def table(self) -> str:
+        """Return a table with a line per input, and the tolerances."""
+        lines = []
+        for (count, height, width), row in self.rows:
+            values = [getattr(row, name) for name in self.columns]
+            cells = [str(v) if isinstance(v, int) else f'{v:.1e}' for v in values]
+            lines.append([f'{count} of {height} x {width}', *cells])
+        lines.append(['may be', *(_COLUMNS[name][1] for name in self.columns)])
+        header = ['images', *(_COLUMNS[name][0] for name in self.columns)]
+        return render(header, lines, 'table')
 
 
 def compare(
@@ -243,23 +347,26 @@ def compare(
     taken from their ``metadata``.
     """
     run = _open(paths, part)
-    report = Report(masks='masks' in part.outputs)
+    whole = part.name != 'backbone'
+    names = ('score_threshold', 'nms_iou', 'max_per_image')
+    limits = Limits(*(metadata[name] for name in names))
+    left_out = {'feature'} if 'masks' in part.outputs else {'feature', 'mask'}
+    report = Report(
+        [n for n in _COLUMNS if n not in left_out] if whole else ['feature']
+    )
     for batch in batches:
-        row = Row((len(batch.sizes), *batch.images.shape[2:]))
         with torch.no_grad():
             features = tuple(part.model.backbone(batch.images))
         outputs = _run(run, part, batch, features)
-        if part.name == 'backbone':
-            row.features = _relative_difference(features, outputs)
+        if whole:
+            row = _compare_objects(part.model, batch, outputs, limits)
         else:
-            names = ('score_threshold', 'nms_iou', 'max_per_image')
-            limits = Limits(*(metadata[name] for name in names))
-            row.objects, row.bare = _compare_objects(part.model, batch, outputs, limits)
-        report.rows.append(row)
+            row = Distance(feature=_relative_difference(features, outputs))
+        report.rows.append(((len(batch.sizes), *batch.images.shape[2:]), row))
     return report
 
 
-def _open(paths: Sequence[Path], part: ExportPart) -> Runner:
+def _open(paths: Sequence[Path], part: ExportPart) -> _Run:
     names = list(part.outputs)
     try:
         if len(paths) == 1:
@@ -279,7 +386,7 @@ def _open(paths: Sequence[Path], part: ExportPart) -> Runner:
 
 
 def _run(
-    run: Runner, part: ExportPart, batch: Batch, features: tuple[Tensor, ...]
+    run: _Run, part: ExportPart, batch: Batch, features: tuple[Tensor, ...]
 ) -> list[Array]:
     arrays = {'images': batch.images, 'sizes': torch.tensor(batch.sizes).float()}
     arrays |= {f'feature_{index}': array for index, array in enumerate(features)}
@@ -305,18 +412,16 @@ def _relative_difference(expected: Sequence[Tensor], outputs: Sequence[Array]) -
 
 def _compare_objects(
     model: Any, batch: Batch, outputs: list[Array], limits: Limits
-) -> tuple[Distance, int]:
-    total, bare = Distance(), 0
+) -> Distance:
+    total = Distance()
     with torch.no_grad():
         expected = model.predict(batch.images, batch.samples(), rescale=True)
     for index, sample in enumerate(expected):
         arrays = [array[index] for array in outputs]
         exported = _prediction(arrays, batch.sizes[index], model)
         own = Prediction.from_instances(sample.pred_instances)
-        difference = distance(own, exported, limits)
-        total.add(difference)
-        bare += not difference.objects
-    return total, bare
+        total.add(distance(own, exported, limits))
+    return total
 
 
 def _prediction(arrays: list[Array], size: tuple[int, int], model: Any) -> Prediction:
@@ -341,7 +446,7 @@ def require_same_input(path: Path, trained: ECADetector) -> None:
             f'{", ".join(trained.classes)}.',
             code='check-failed',
         )
-    rule = replace(file.rule, size=None)  # a config has no input of one size
+    rule = structs.replace(file.rule, size=None)  # a config has no input of one size
     random = np.random.default_rng(0)
     for height, width in _SIDES:
         image = random.integers(0, 256, (height, width, 3)).astype(np.uint8)
@@ -354,25 +459,3 @@ def require_same_input(path: Path, trained: ECADetector) -> None:
                 'another input than the test pipeline of the config.',
                 code='check-failed',
             )
-
-
-def table(report: Report) -> str:
-    """Return a table with a line per input, and the tolerances."""
-    columns = _COLUMNS
-    if report.rows[0].objects is None:
-        columns = {'features': f'{FEATURE:g}'}
-    count = 1 + len(columns) - (columns is _COLUMNS and not report.masks)
-    lines = [*map(_line, report.rows), ['may be', *columns.values()]]
-    header = ['images', *columns]
-    return render(header[:count], [line[:count] for line in lines], 'table')
-
-
-def _line(row: Row) -> list[str]:
-    count, height, width = row.shape
-    line = [f'{count} of {height} x {width}']
-    if row.objects is None:
-        return [*line, f'{row.features:.1e}']
-    objects = row.objects
-    counts = (objects.objects, objects.missing, objects.ties)
-    values = (objects.box_px, objects.score, objects.mask)
-    return [*line, *map(str, counts), *(f'{value:.1e}' for value in values)]

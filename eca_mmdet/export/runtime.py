@@ -4,33 +4,36 @@ from __future__ import annotations
 
 import os
 import re
+import warnings
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, overload
+from typing import Any
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
 from eca_mmdet.export.metadata import (
-    ADVICE,
     KEY,
-    image_rule,
-    mask_threshold,
+    MOST_AREA,
+    FileError,
+    ImageRule,
+    bad_metadata,
     parse_metadata,
 )
-from eca_mmdet.export.processing import Prepared, paste_masks, prepare
-from eca_mmdet.inference.prediction import Prediction
-from eca_mmdet.utils.errors import MissingPackageError, RunError, UserError
+from eca_mmdet.inference.prediction import Detector, Prediction
+from eca_mmdet.utils.errors import RunError, UserError, require_package
 from eca_mmdet.utils.images import read_rgb, to_rgb
 from eca_mmdet.utils.io import read_file
 from eca_mmdet.utils.text import clipped
 
 Array = npt.NDArray[Any]
-Form = dict[str, tuple[str, int]]  # type and number of dimensions, by name
 
-_INPUTS: Form = {'images': ('float', 4), 'sizes': ('float', 2)}
-_OUTPUTS: Form = {'boxes': ('float', 3), 'scores': ('float', 2), 'labels': ('int64', 2)}
-_MASKS: Form = {'masks': ('float', 4)}
+_INPUTS = 'images (float, 4 axes), sizes (float, 2 axes)'
+_OUTPUTS = 'boxes (float, 3 axes), labels (int64, 2 axes), scores (float, 2 axes)'
+_OUTPUTS_WITH_MASKS = _OUTPUTS.replace(', scores', ', masks (float, 4 axes), scores')
+_CPU = ('CPUExecutionProvider',)
 _MOST_BYTES = 2**31  # an ONNX graph is smaller
 _ELSEWHERE = re.compile(rb'(?:\n|\x8a\x80*\x00)(?:\x08|\x88\x80*\x00)location')
 """Protobuf's bytes of the key of a tensor whose values are in another file."""
@@ -48,28 +51,28 @@ def open_session(
             f'threads must be a whole number from 1; got {threads!r}.',
             code='option-invalid',
         )
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise MissingPackageError(
-            'running an ONNX file needs the package onnxruntime: pip install '
-            'onnxruntime'
-        ) from error
-    names = _providers(providers, onnxruntime.get_available_providers())
+    for package in ('cv2', 'onnxruntime'):
+        require_package(package, 'running an ONNX file', 'onnxruntime opencv-python')
+    import onnxruntime
+
+    wanted = [providers] if isinstance(providers, str) else list(providers or _CPU)
     content = _read(path)
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4  # errors are raised as well
     options.intra_op_num_threads = threads or 0
+    problem = 'its driver or its libraries are missing.'
     try:
-        session = onnxruntime.InferenceSession(
-            content, options, providers=names, enable_fallback=False
-        )
-    except (ValueError, RuntimeError) as error:
-        raise UserError(
-            f'onnxruntime cannot start {clipped(repr(names))}: {_first_line(error)} '
-            'Without providers the CPU is used.',
-            code='option-invalid',
-        ) from error
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore')  # of providers that are not there
+            session = onnxruntime.InferenceSession(
+                content, options, providers=wanted, enable_fallback=False
+            )
+        names = [name if isinstance(name, str) else name[0] for name in wanted]
+        if set(names) <= set(session.get_providers()):  # else it took the CPU
+            session.disable_fallback()  # to the CPU between images
+            return session
+    except (ValueError, TypeError, LookupError, RuntimeError) as error:
+        problem = _first_line(error)
     except Exception as error:  # onnxruntime has a class for each of its codes
         raise UserError(
             f'{path} is not an ONNX file that onnxruntime {onnxruntime.__version__} '
@@ -77,46 +80,25 @@ def open_session(
             'wrote?',
             code='unsupported-format',
         ) from error
-    wanted = names[0] if isinstance(names[0], str) else names[0][0]
-    if wanted not in session.get_providers():  # it took the CPU instead
-        raise UserError(
-            f'onnxruntime has {wanted} but cannot start it here: its driver or its '
-            'libraries are missing. Without providers the CPU is used.',
-            code='option-invalid',
-        )
-    session.disable_fallback()  # to the CPU between images
-    return session
+    raise UserError(
+        f'onnxruntime cannot start {clipped(repr(wanted))}: {problem} It has '
+        f'{", ".join(onnxruntime.get_available_providers())}; without providers the '
+        'CPU is used. For an NVIDIA GPU: pip install onnxruntime-gpu',
+        code='option-invalid',
+    )
 
 
 def _read(path: str) -> bytes:
     """Read the file; onnxruntime would follow a path to other files that it names."""
     content = read_file(Path(path), 'ONNX file', _MOST_BYTES)
     if not content:
-        raise UserError(f'{path} is empty. {ADVICE}', code='file-empty')
+        raise UserError(f'{path} is empty: export it again.', code='file-empty')
     if _ELSEWHERE.search(content):
-        raise UserError(
+        raise FileError(
             f'{path} has weights in another file, which is not opened: a file from '
-            f'anywhere could name any of yours. {ADVICE}',
-            code='unsupported-format',
+            'anywhere could name any of yours.'
         )
     return content
-
-
-def _providers(wanted: Sequence[Any] | None, there: list[str]) -> list[Any]:
-    """Return onnxruntime's providers: names, or pairs of a name and its options."""
-    cpu = ['CPUExecutionProvider']
-    providers = [wanted] if isinstance(wanted, str) else list(wanted or cpu)
-    for provider in providers:
-        name = provider
-        if isinstance(provider, (tuple, list)) and provider:
-            name = provider[0]
-        if name not in there:
-            raise UserError(
-                f'the onnxruntime here has no provider {name!r}; it has '
-                f'{", ".join(there)}. For an NVIDIA GPU: pip install onnxruntime-gpu',
-                code='option-invalid',
-            )
-    return providers
 
 
 def _first_line(error: Exception) -> str:
@@ -128,37 +110,28 @@ def _first_line(error: Exception) -> str:
 
 def _require_form(session: Any, path: str) -> bool:
     """Require a detector's inputs and outputs; return True if it gives masks."""
-    inputs, outputs = map(_form, (session.get_inputs(), session.get_outputs()))
-    masks = 'masks' in outputs
-    expected = {**_OUTPUTS, **_MASKS} if masks else _OUTPUTS
+    inputs, outputs = map(_described, (session.get_inputs(), session.get_outputs()))
+    masks = any(array.name == 'masks' for array in session.get_outputs())
+    expected = _OUTPUTS_WITH_MASKS if masks else _OUTPUTS
     if inputs != _INPUTS or outputs != expected:
-        raise UserError(
-            f'{path} is no detector as its metadata say: {_described(inputs)} to '
-            f'{_described(outputs)}; {_described(_INPUTS)} to {_described(expected)} '
-            f'is expected. {ADVICE}',
-            code='unsupported-format',
+        raise FileError(
+            f'{path} is no detector as its metadata say: {clipped(inputs, 200)} to '
+            f'{clipped(outputs, 200)}; {_INPUTS} to {expected} is expected.'
         )
     return masks
 
 
-def _form(arrays: Sequence[Any]) -> Form:
-    """Return the type and axes of each by name; onnxruntime writes tensor(float)."""
-    return {
-        array.name: (array.type.removeprefix('tensor(')[:-1], len(array.shape or ()))
-        for array in arrays
-    }
+def _described(arrays: Sequence[Any]) -> str:
+    """Return e.g. 'images (float, 4 axes), sizes (float, 2 axes)', sorted by name."""
+    kinds = {array.name: array.type.removeprefix('tensor(')[:-1] for array in arrays}
+    axes = {array.name: len(array.shape or ()) for array in arrays}
+    return ', '.join(f'{n} ({kinds[n]}, {axes[n]} axes)' for n in sorted(kinds))
 
 
-def _described(form: Form) -> str:
-    """Return e.g. 'images (float, 4 axes), sizes (float, 2 axes)'."""
-    parts = (f'{name} ({kind}, {axes} axes)' for name, (kind, axes) in form.items())
-    return clipped(', '.join(parts), 200)
-
-
-class OnnxDetector:
+class OnnxDetector(Detector):
     """An exported detector: images in, predictions out.
 
-    It needs onnxruntime, numpy, and OpenCV or Pillow to read files, and returns what
+    It needs onnxruntime, numpy, OpenCV and msgspec, and returns what
     :class:`~eca_mmdet.inference.detector.ECADetector` returns.
 
     Attributes:
@@ -194,50 +167,31 @@ class OnnxDetector:
         self._session = open_session(self.path, providers, threads)
         text = self._session.get_modelmeta().custom_metadata_map.get(KEY)
         if text is None:
-            raise UserError(
+            raise FileError(
                 f'{self.path} is an ONNX file, but not one of eca-mmdet: it does not '
-                f'say its classes and how it wants its images. {ADVICE}',
-                code='unsupported-format',
+                'say its classes and how it wants its images.'
             )
         self.metadata = parse_metadata(text, self.path)
         self.classes: tuple[str, ...] = tuple(self.metadata['classes'])
-        self.rule = image_rule(self.metadata)
-        self._mask_threshold = (
-            mask_threshold(self.metadata, self.path)
-            if _require_form(self._session, self.path)
-            else None
-        )
+        self.rule: ImageRule = msgspec.convert(self.metadata, ImageRule)
+        self._mask_threshold: float | None = None
+        if _require_form(self._session, self.path):
+            self._mask_threshold = self.metadata['mask_threshold']
+            if self._mask_threshold is None:
+                what = 'it gives masks, and mask_threshold is null'
+                raise bad_metadata(self.path, what)
 
     def __repr__(self) -> str:
         kind = clipped(self.metadata['detector'])
         names = clipped(', '.join(self.classes), 200)
         return f'<OnnxDetector {kind} of {self.path}: {names}>'
 
-    @overload
-    def predict(self, image: list[Any] | tuple[Any, ...]) -> list[Prediction]: ...
-
-    @overload
-    def predict(self, image: Any) -> Prediction: ...
-
-    def predict(self, image: Any) -> Prediction | list[Prediction]:
-        """Find objects, with the thresholds and the size rule of the file.
-
-        Args:
-            image: path, (H, W, 3) uint8 RGB array, or PIL image; or a list of these,
-                which are run one after the other and give a list.
-
-        Raises:
-            UserError: there is no such image, or it cannot be read.
-        """
-        if isinstance(image, (list, tuple)):
-            return [self._predict_one(item) for item in image]
-        return self._predict_one(image)
-
     def read(self, path: str) -> Array:
         """Read an image file as mmdet does: (H, W, 3) uint8, RGB."""
         return read_rgb(path)
 
     def _predict_one(self, image: Any) -> Prediction:
+        """Find objects, with the thresholds and the size rule of the file."""
         path = os.fspath(image) if isinstance(image, (str, os.PathLike)) else None
         pixels = to_rgb(image) if path is None else self.read(path)
         prepared = prepare(pixels, self.rule)
@@ -289,10 +243,9 @@ class OnnxDetector:
             outputs = self._session.run(names, inputs)
         except Exception as error:  # onnxruntime has a class for each of its codes
             height, width = prepared.images.shape[2:]
-            raise UserError(
+            raise FileError(
                 f'{self.path} cannot be run on an input of {width} x {height}: '
-                f'{_first_line(error)} {ADVICE}',
-                code='unsupported-format',
+                f'{_first_line(error)}'
             ) from error
         arrays = dict(zip(names, outputs, strict=True))
         self._require_fit(arrays)
@@ -314,7 +267,94 @@ class OnnxDetector:
             what = f'the score {outputs["scores"][wrong][0]:g}, and scores are 0 to 1'
         else:
             return
+        raise FileError(f'{self.path} is broken: it gives {what}.')
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A detector's inputs for one image."""
+
+    images: Array  # (1, 3, H, W) float32, normalised and padded
+    sizes: Array  # (1, 2) float32, height and width before padding
+    factors: tuple[float, float]  # new / old width, and new / old height
+
+
+def prepare(image: Array, rule: ImageRule) -> Prepared:
+    """Resize, normalise and pad an (H, W, 3) uint8 RGB image, as mmdet does."""
+    import cv2
+
+    old = image.shape[:2]
+    height, width = rule.resized(*old)
+    high, wide = rule.padded(height, width)
+    if not 0 < height * width <= high * wide <= MOST_AREA:
         raise UserError(
-            f'{self.path} is broken: it gives {what}. {ADVICE}',
-            code='unsupported-format',
+            f'an image of {old[1]} x {old[0]} cannot be prepared for the detector: it '
+            f'would become {width} x {height}. Cut it into parts.',
+            code='broken-image',
         )
+    small = cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR)
+    if not rule.to_rgb:
+        small = small[..., ::-1]
+    pixels = small.astype(np.float32) - np.array(rule.mean, np.float32)
+    images = np.full((1, 3, high, wide), rule.pad_value, np.float32)
+    images[0, :, :height, :width] = (pixels / np.array(rule.std, np.float32)).transpose(
+        2, 0, 1
+    )
+    return Prepared(
+        images,
+        np.array([[height, width]], np.float32),
+        (width / old[1], height / old[0]),
+    )
+
+
+def paste_masks(
+    maps: Array, boxes: Array, size: tuple[int, int], threshold: float
+) -> Array:
+    """Paste the maps of n objects into their boxes.
+
+    mmdet's ``_do_paste_mask`` interpolates a pixel's probability between the cells of
+    the map, zero beyond its rim. The weights of rows and columns are separate, so that
+    a mask is rows @ map @ columns, computed only for the pixels around the box.
+
+    Args:
+        maps: (n, h, w) float32, probabilities.
+        boxes: (n, 4) float32 x1, y1, x2, y2 in pixels of the image; finite.
+        size: height and width of the image, in pixels.
+        threshold: lowest probability of a pixel of the object.
+
+    Returns:
+        (n, H, W) bool.
+    """
+    masks = np.zeros((len(maps), *size), np.bool_)
+    for mask, cells, (x1, y1, x2, y2) in zip(
+        masks, maps, boxes.astype(np.float32), strict=True
+    ):
+        across, down = _span(x1, x2, size[1]), _span(y1, y2, size[0])
+        rows = _weights(down, y1, y2, cells.shape[0])
+        columns = _weights(across, x1, x2, cells.shape[1])
+        probabilities = rows @ cells.astype(np.float32) @ columns.T
+        mask[down, across] = probabilities >= np.float32(threshold)
+    return masks
+
+
+def _span(low: Any, high: Any, length: int) -> slice:
+    """Return the pixels of a direction that mmdet computes: the box and a rim."""
+    start = int(np.clip(np.floor(low) - 1, 0, length))
+    return slice(start, max(start, int(np.clip(np.ceil(high) + 1, 0, length))))
+
+
+def _weights(pixels: slice, low: Any, high: Any, cells: int) -> Array:
+    """Return the (pixels, cells) weights of a map's cells for an image's pixels.
+
+    They are for one direction, in which the box goes from ``low`` to ``high``; at most
+    two of a row are not zero.
+    """
+    middles = np.arange(pixels.start, pixels.stop, dtype=np.float32) + np.float32(0.5)
+    with np.errstate(divide='ignore', invalid='ignore', over='ignore'):
+        places = (middles - low) / (high - low) * 2 - 1  # -1 to 1 over the box
+    places[np.isinf(places)] = 0  # a box without extent: mmdet takes its middle
+    places = ((places + 1) * np.float32(cells) - 1) / 2  # 0: middle of the first cell
+    away = np.abs(places[:, None] - np.arange(cells, dtype=np.float32))
+    # Zero where 0 / 0 gives no place.
+    weights: Array = np.nan_to_num(np.maximum(1 - away, 0), nan=0).astype(np.float32)
+    return weights

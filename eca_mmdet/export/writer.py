@@ -18,20 +18,14 @@ import torch
 from torch import Tensor, nn
 
 from eca_mmdet.compat import silent_onnx_log
-from eca_mmdet.export.heads import PartHeads, Whole
+from eca_mmdet.export.heads import Heads
 from eca_mmdet.export.metadata import KEY
-from eca_mmdet.utils.errors import MissingPackageError, RunError
+from eca_mmdet.utils.errors import RunError, require_package
 from eca_mmdet.utils.text import clipped
 
 OPSET = 17  # ONNX's of 2022: RoiAlign's half pixels came with 16
 _ANY_SIZE = (160, 192)  # size of the image that a graph for any size is traced with
 OUTPUTS = ('boxes', 'scores', 'labels', 'masks')
-
-_PACKAGES = {
-    'onnx': ('export', 'onnx', 'onnxruntime'),
-    'openvino': ('openvino', 'onnx', 'openvino'),
-}
-"""By format: the extra of eca-mmdet, and what it brings."""
 
 
 @dataclass(frozen=True)
@@ -50,17 +44,10 @@ class ExportPart:
 
 def require_packages(form: Literal['onnx', 'openvino']) -> None:
     """Import the packages of a format; raise MissingPackageError without one."""
-    extra, *names = _PACKAGES[form]
-    for name in names:
-        try:
-            with _without_telemetry():
-                importlib.import_module(name)
-        except ModuleNotFoundError as error:
-            raise MissingPackageError(
-                f'the export needs {" and ".join(names)}, and {error.name} is not '
-                f"installed: pip install 'eca-mmdet[{extra}]', or pip install "
-                f'{" ".join(names)}'
-            ) from error
+    extra = 'export' if form == 'onnx' else form
+    for name in ('onnx', 'onnxruntime' if form == 'onnx' else form):
+        with _without_telemetry():
+            require_package(name, 'the export', f"'eca-mmdet[{extra}]'")
 
 
 def make_part(model: Any, name: str) -> ExportPart:
@@ -72,10 +59,9 @@ def make_part(model: Any, name: str) -> ExportPart:
         return ExportPart(name, model, model.backbone, ('images',), features)
     masks = bool(getattr(getattr(model, 'roi_head', None), 'with_mask', False))
     outputs = OUTPUTS[: 3 + masks]
-    if name == 'heads':
-        inputs = (*features, 'sizes')
-        return ExportPart(name, model, PartHeads(model), inputs, outputs)
-    return ExportPart(name, model, Whole(model), ('images', 'sizes'), outputs)
+    whole = name == 'all'
+    inputs = (*(('images',) if whole else features), 'sizes')
+    return ExportPart(name, model, Heads(model, whole), inputs, outputs)
 
 
 def write_graph(path: Path, part: ExportPart, metadata: dict[str, Any]) -> None:

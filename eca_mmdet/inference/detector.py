@@ -6,7 +6,7 @@ import functools
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,7 +18,7 @@ from eca_mmdet.checkpoints.embedded_config import parse_config, require_register
 from eca_mmdet.checkpoints.io import Checkpoint, read_weights
 from eca_mmdet.checkpoints.transfer import require_fit
 from eca_mmdet.engine import config as engine_config
-from eca_mmdet.inference.prediction import SHOWN_FROM, Prediction
+from eca_mmdet.inference.prediction import SHOWN_FROM, Detector, Prediction
 from eca_mmdet.utils.errors import UserError
 from eca_mmdet.utils.images import decode, other_format, require_image_file, to_rgb
 from eca_mmdet.utils.text import clipped, first
@@ -28,9 +28,11 @@ if TYPE_CHECKING:
 
 Array = npt.NDArray[Any]
 
+_ADVICE = 'Name a config with a test_dataloader for images: --config NAME|FILE.'
+
 
 @dataclass(frozen=True, eq=False, repr=False)
-class ECADetector:
+class ECADetector(Detector):
     """A trained detector: images in, predictions out.
 
     Attributes:
@@ -66,27 +68,16 @@ class ECADetector:
         kind = type(self.model).__name__
         return f'<ECADetector {kind} of {self.path}: {", ".join(self.classes)}>'
 
-    @overload
-    def predict(self, image: list[Any] | tuple[Any, ...]) -> list[Prediction]: ...
-
-    @overload
-    def predict(self, image: Any) -> Prediction: ...
-
-    def predict(self, image: Any) -> Prediction | list[Prediction]:
-        """Find objects, with the test pipeline of the config.
+    def _predict_one(self, image: Any) -> Prediction:
+        """Find objects with the test pipeline of the config.
 
         A file is read as mmdet reads it in a test, so that predictions are those of
         ``eca-mmdet test``: by OpenCV, turned as its EXIF data say, alpha dropped, 16
         bits made 8. Arrays and PIL images are brought to the same form
         (:func:`eca_mmdet.utils.images.to_rgb`).
-
-        Args:
-            image: path, (H, W, 3) uint8 RGB array, or PIL image; or a list of these.
         """
         import torch
 
-        if isinstance(image, (list, tuple)):
-            return [self.predict(item) for item in image]  # type: ignore[misc]
         original, batch, path = self._batch(image)
         with torch.no_grad():
             (sample,) = self.model.test_step(batch)
@@ -165,17 +156,9 @@ class ECADetector:
     @functools.cached_property
     def _pipeline(self) -> tuple[Any, Any]:
         """Return the transform that reads an image, and those that prepare it."""
-        from mmdet.utils import get_test_pipeline_cfg
         from mmengine.dataset import Compose
 
-        advice = 'Name a config with a test_dataloader for images: --config NAME|FILE.'
-        try:
-            steps = get_test_pipeline_cfg(self.cfg)
-        except (AttributeError, KeyError, RuntimeError, TypeError, IndexError) as error:
-            raise UserError(
-                f'the config of {self.path} has no test pipeline. {advice}',
-                code='config-invalid',
-            ) from error
+        steps = pipeline_steps(self.cfg, self.path)
         # Annotations are not needed here, and may need more than an image.
         wanted = [s for s in steps if not str(s['type']).endswith('Annotations')]
         try:
@@ -183,10 +166,23 @@ class ECADetector:
         except Exception as error:  # a transform may raise anything on wrong arguments
             raise UserError(
                 f'the test pipeline in the config of {self.path} cannot be built: '
-                f'{type(error).__name__}: {error} {advice}',
+                f'{type(error).__name__}: {error} {_ADVICE}',
                 code='config-invalid',
             ) from error
         return reading, Compose(others)
+
+
+def pipeline_steps(cfg: Any, path: str) -> list[Any]:
+    """Return the transforms of the test pipeline in the config of a checkpoint."""
+    from mmdet.utils import get_test_pipeline_cfg
+
+    try:
+        return list(get_test_pipeline_cfg(cfg))
+    except (AttributeError, KeyError, RuntimeError, TypeError, IndexError) as error:
+        raise UserError(
+            f'the config of {path} has no test pipeline. {_ADVICE}',
+            code='config-invalid',
+        ) from error
 
 
 def load_detector(

@@ -102,19 +102,18 @@ def font_size(height: int, width: int) -> int:
 def _require_match(
     image: Array, boxes: Array, labels: Array, texts: Sequence[str], masks: Array | None
 ) -> None:
-    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
+    if image.shape[2:] != (3,) or image.dtype != np.uint8:
         raise ValueError(
             f'the image must be (H, W, 3) uint8; got {image.shape} {image.dtype}.'
         )
-    count = len(boxes)
-    if not count == len(labels) == len(texts):
+    count, size = len(boxes), image.shape[:2]
+    drawn = masks is None or not count or masks.shape == (count, *size)
+    if not drawn or {len(labels), len(texts)} != {count}:
         raise ValueError(
-            'boxes, labels and texts must be as many; got '
-            f'{count}, {len(labels)} and {len(texts)}.'
+            f'labels and texts must be {count}, as the boxes, and masks {count} of '
+            f'{size}; got {len(labels)}, {len(texts)} and '
+            f'{None if masks is None else masks.shape}.'
         )
-    size = (count, *image.shape[:2])
-    if masks is not None and (count or len(masks)) and masks.shape != size:
-        raise ValueError(f'masks must be {size}; got {masks.shape}.')
 
 
 def _pixels(box: Array, size: tuple[int, ...]) -> Pixels | None:

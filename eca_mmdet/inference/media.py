@@ -227,10 +227,9 @@ class Video:
 
 
 class VideoFile:
-    """A video that is written frame by frame; it can be played whenever it is closed.
+    """An MP4 video, written frame by frame; it can be played whenever it is closed.
 
-    ``.mp4`` is added to the path, or ``.avi`` where OpenCV has no encoder for that. The
-    rate is frames a second.
+    The rate is frames a second.
     """
 
     def __init__(self, path: Path, rate: float) -> None:
@@ -239,28 +238,20 @@ class VideoFile:
 
     def add(self, frame: Array) -> None:
         """Append a frame, (H, W, 3) uint8 RGB; all are of the size of the first."""
+        import cv2
+
         height, width = frame.shape[:2]
         # MPEG-4 has even sides; an odd one grows by a pixel, the last repeated.
         frame = np.pad(frame, ((0, height % 2), (0, width % 2), (0, 0)), 'edge')
         if self._writer is None:
-            self._open((frame.shape[1], frame.shape[0]))
+            codec, size = cv2.VideoWriter.fourcc(*'mp4v'), frame.shape[1::-1]
+            self._writer = cv2.VideoWriter(str(self.path), codec, self._rate, size)
+            if not self._writer.isOpened():
+                raise UserError(
+                    f'OpenCV cannot write the video {self.path}.',
+                    code='file-not-written',
+                )
         self._writer.write(np.ascontiguousarray(frame[..., ::-1]))
-
-    def _open(self, size: tuple[int, int]) -> None:
-        import cv2
-
-        for suffix, code in (('.mp4', 'mp4v'), ('.avi', 'MJPG')):
-            path = self.path.with_name(self.path.name + suffix)
-            writer = cv2.VideoWriter(
-                str(path), cv2.VideoWriter.fourcc(*code), self._rate, size
-            )
-            if writer.isOpened():
-                self.path, self._writer = path, writer
-                return
-        raise UserError(
-            f'OpenCV cannot write a video to {self.path.parent}.',
-            code='file-not-written',
-        )
 
     def close(self) -> None:
         """Finish the file."""

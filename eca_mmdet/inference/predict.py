@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import importlib
 import json
 import logging
 import time
@@ -17,7 +16,7 @@ from typing import Any, TextIO
 from eca_mmdet.inference.drawing import draw_heat
 from eca_mmdet.inference.media import Images, Video, VideoFile, picture_name
 from eca_mmdet.inference.prediction import Picture, Prediction
-from eca_mmdet.utils.errors import MissingPackageError, UserError
+from eca_mmdet.utils.errors import UserError, require_package
 from eca_mmdet.utils.images import frames_of
 from eca_mmdet.utils.io import make_run_folder, whole_file
 from eca_mmdet.utils.text import first, plural, printable
@@ -50,17 +49,11 @@ class PredictedFiles:
 
 def require_packages(masks: bool, video: bool) -> None:
     """Raise MissingPackageError if drawing or writing lacks a package."""
-    names = {'cv2': 'opencv-python', 'PIL': 'pillow', 'matplotlib': 'matplotlib'}
-    names |= {'pycocotools': 'pycocotools'} if masks else {}
-    names |= {'rich': 'rich'} if video else {}
-    for name in names:
-        try:
-            importlib.import_module(name)
-        except ImportError as error:
-            raise MissingPackageError(
-                f'predictions are drawn and written with {names[name]}, which is not '
-                f'installed: pip install {" ".join(names.values())}'
-            ) from error
+    packages = {'cv2': 'opencv-python', 'PIL': 'pillow', 'matplotlib': 'matplotlib'}
+    packages |= {'pycocotools': 'pycocotools'} if masks else {}
+    packages |= {'rich': 'rich'} if video else {}
+    for name in packages:
+        require_package(name, 'drawing predictions', ' '.join(packages.values()))
 
 
 def predict_files(
@@ -201,7 +194,7 @@ def _predict_video(
             for kind, picture in pictures.items():
                 if kind not in videos:
                     (result.out / kind).mkdir()
-                    path = result.out / kind / frames.path.stem
+                    path = result.out / kind / f'{frames.path.stem}.mp4'
                     videos[kind] = VideoFile(path, rate)
                     opened.callback(videos[kind].close)
                 videos[kind].add(picture)

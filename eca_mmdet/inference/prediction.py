@@ -1,4 +1,4 @@
-"""Predictions of one image."""
+"""Predictions of one image, and what detectors have in common."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 import numpy.typing as npt
 
-from eca_mmdet.utils.errors import MissingPackageError, UserError
+from eca_mmdet.utils.errors import UserError, require_package
 from eca_mmdet.utils.images import encode_image
 from eca_mmdet.utils.io import require_free, whole_file
 
@@ -138,13 +138,7 @@ class Prediction:
 
     def to_supervision(self) -> Any:
         """Return ``supervision.Detections``, the names in ``data['class_name']``."""
-        try:
-            import supervision
-        except ImportError as error:
-            raise MissingPackageError(
-                'to_supervision() needs the package supervision: pip install '
-                'supervision'
-            ) from error
+        supervision = require_package('supervision', 'to_supervision()', 'supervision')
         return supervision.Detections(
             xyxy=self.boxes.reshape(-1, 4),
             mask=self.masks,
@@ -165,6 +159,33 @@ class Prediction:
 
     def _repr_png_(self) -> bytes:
         return self.plot()._repr_png_() or b''
+
+
+class Detector:
+    """Images in, predictions out."""
+
+    @overload
+    def predict(self, image: list[Any] | tuple[Any, ...]) -> list[Prediction]: ...
+
+    @overload
+    def predict(self, image: Any) -> Prediction: ...
+
+    def predict(self, image: Any) -> Prediction | list[Prediction]:
+        """Find objects.
+
+        Args:
+            image: path, (H, W, 3) uint8 RGB array, or PIL image; or a list of these,
+                which are run one after the other and give a list.
+
+        Raises:
+            UserError: there is no such image, or it cannot be read.
+        """
+        if isinstance(image, (list, tuple)):
+            return [self._predict_one(item) for item in image]
+        return self._predict_one(image)
+
+    def _predict_one(self, image: Any) -> Prediction:
+        raise NotImplementedError
 
 
 class Picture(np.ndarray):  # type: ignore[type-arg]

@@ -127,58 +127,57 @@ def _malformed(title: str, run: Run, error: Exception) -> str:
 
 def _head(run: Run) -> dict[str, Any]:
     """Return what the top of the page says of a run."""
+    facts = _training_facts(run)
     try:
-        facts = _summary(run)
+        facts = _summary(run) | facts
     except _MALFORMED as error:
-        facts = []
         run.missing.append(_malformed('Summary', run, error))
     notes = (run.record or {}).get('notes') or ()
     return {
         'label': run.label,
-        'facts': facts + _training_facts(run),
+        'facts': [(name, value) for name, value in facts.items() if value],
         'notes': [*(run.log.notes if run.log else ()), *notes],
         'missing': list(dict.fromkeys(run.missing)),
     }
 
 
-def _summary(run: Run) -> list[tuple[str, str]]:
-    """Return (what, value) of what was measured."""
+def _summary(run: Run) -> dict[str, str]:
+    """Return what was measured; '' for what is not known."""
     record = run.record or {}
-    facts = [('folder', str(run.path))]
-    if {'detector', 'attention', 'depth'} <= record.keys():  # of the demo
-        names = (str(record[key]) for key in ('detector', 'attention'))
-        facts.append(('demo', f'{", ".join(names)}, ResNet-{record["depth"]}'))
-    for what, key in (('config', 'config'), ('evaluated', 'date')):
-        if record.get(key):
-            facts.append((what, _DATE.sub(r'\1 \2 UTC', str(record[key]))))
-    if counts := {name.replace('_', ' '): n for name, n in run.counts.items()}:
-        shown = ', '.join(f'{n:,} {name}' for name, n in counts.items() if n)
-        facts.append(('data', shown))
-    if at := next((key for key in ('epoch', 'iter') if key in record), None):
-        facts.append(('measured after', f'{at} {record[at]}'))
-    if record.get('fast'):
-        facts.append(('weights', 'folded and in lower precision (test --fast)'))
-    return facts
+    demo = ''
+    if {'detector', 'attention', 'depth'} <= record.keys():
+        demo = f'{record["detector"]}, {record["attention"]}, ResNet-{record["depth"]}'
+    counts = [f'{n:,} {name.replace("_", " ")}' for name, n in run.counts.items() if n]
+    unit = next((key for key in ('epoch', 'iter') if key in record), '')
+    fast = 'folded and in lower precision (test --fast)'
+    return {
+        'folder': str(run.path),
+        'demo': demo,
+        'config': str(record.get('config') or ''),
+        'evaluated': _DATE.sub(r'\1 \2 UTC', str(record.get('date') or '')),
+        'data': ', '.join(counts),
+        'measured after': f'{unit} {record[unit]}' if unit else '',
+        'weights': fast if record.get('fast') else '',
+    }
 
 
-def _training_facts(run: Run) -> list[tuple[str, str]]:
-    """Return (what, value) of one training: steps, time, memory, last loss."""
+def _training_facts(run: Run) -> dict[str, str]:
+    """Return steps, time, memory and last loss of a training; '' if not logged."""
     log = run.log
     if log is None or not log.train:
-        return []
+        return {}
     steps = max(series.steps[-1] for series in log.train.values())
-    facts = [('iterations', f'{steps:,}')]
-    if log.iterations_per_epoch:
-        facts.append(('epochs', f'{steps / log.iterations_per_epoch:.4g}'))
-    if seconds := _finite(log.train.get('time')):
-        typical = statistics.median(seconds)
-        facts.append(('an iteration, median', f'{typical:.3g} s'))
-        facts.append(('training, median x iterations', _duration(typical * steps)))
-    if memory := _finite(log.train.get('memory')):
-        facts.append(('highest GPU memory', f'{max(memory):,.0f} MiB'))
-    if loss := log.train.get('loss'):
-        facts.append(('last loss', f'{loss.values[-1]:.4g}'))
-    return facts
+    seconds, memory = (_finite(log.train.get(name)) for name in ('time', 'memory'))
+    typical = statistics.median(seconds) if seconds else 0
+    loss, length = log.train.get('loss'), log.iterations_per_epoch
+    return {
+        'iterations': f'{steps:,}',
+        'epochs': f'{steps / length:.4g}' if length else '',
+        'an iteration, median': f'{typical:.3g} s' if seconds else '',
+        'training, median x iterations': _duration(typical * steps) if seconds else '',
+        'highest GPU memory': f'{max(memory):,.0f} MiB' if memory else '',
+        'last loss': f'{loss.values[-1]:.4g}' if loss else '',
+    }
 
 
 def _finite(series: Series | None) -> list[float]:

@@ -9,8 +9,7 @@ from typing import Any
 
 from eca_mmdet.checkpoints.embedded_config import ADVICE, parse_config
 from eca_mmdet.evaluation.tables import TITLES
-from eca_mmdet.reporting.log_files import STAMP
-from eca_mmdet.reporting.logs import TrainingLog, read_logs
+from eca_mmdet.reporting.logs import STAMP, TrainingLog, read_logs
 from eca_mmdet.utils.errors import UserError
 from eca_mmdet.utils.io import read_file, read_json, sha256_of
 

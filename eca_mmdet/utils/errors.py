@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
+from typing import Any
+
 from eca_mmdet.utils.text import clipped
 
 _LONGEST = 1000
@@ -66,6 +69,20 @@ class MissingPackageError(UserError, ImportError):
     """An optional package that is required here and not installed."""
 
     code = 'package-missing'
+
+
+def require_package(name: str, purpose: str, install: str) -> Any:
+    """Import and return a module; raise MissingPackageError without it.
+
+    ``install`` are the arguments of pip.
+    """
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise MissingPackageError(
+            f'{error.name or name} is not installed, which {purpose} needs: '
+            f'pip install {install}'
+        ) from error
 
 
 def shown(error: BaseException) -> str:

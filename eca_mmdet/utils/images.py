@@ -100,15 +100,8 @@ def require_image_file(path: str) -> None:
 
 
 def read_rgb(path: str) -> Array:
-    """Read an image file as mmdet does: (H, W, 3) uint8, RGB.
-
-    Without OpenCV, Pillow reads the same pixels except for rounding in its decoders.
-    """
+    """Read an image file as mmdet does: (H, W, 3) uint8, RGB."""
     require_image_file(path)
-    try:
-        import cv2  # noqa: F401
-    except ImportError:
-        return _read_by_pillow(path)
     image = decode(Path(path))
     if isinstance(image, str):
         return other_format(path, image)
@@ -176,8 +169,8 @@ def _read_by_pillow(path: str) -> Array:
         from PIL import Image
     except ImportError as error:
         raise MissingPackageError(
-            'reading an image file needs OpenCV or Pillow: pip install opencv-python, '
-            'or pip install pillow'
+            'OpenCV does not read this format, and Pillow is not installed: pip '
+            'install pillow'
         ) from error
     try:
         with Image.open(path) as image:

@@ -377,42 +377,58 @@ def test_classes_of_one_name_keep_their_numbers(metric_type, data):
     assert names == {f'coco/{name}_precision' for name in ('dog_2', 'dog_30', 'bird')}
 
 
-def predictions_of(lengths):
+def predictions_of(images):
     """One process's share: images 0, 1, ... with masks of their own size and bytes."""
-    from eca_mmdet.evaluation.predictions import ImagePredictions, pack
+    from eca_mmdet.evaluation.predictions import ImagePredictions
 
-    return pack(
-        [
-            ImagePredictions(
-                image_id=image,
-                boxes=np.full((count, 4), 10.0 * image + share),
-                scores=np.full(count, share / 10),
-                labels=np.full(count, image),
-                masks=[b'%d' % image * (1 + image + i) for i in range(count)],
-                mask_size=(5 + image, 7),
-            )
-            for image, count, share in lengths
-        ]
+    return [
+        ImagePredictions(
+            image_id=image,
+            boxes=np.full((count, 4), 10.0 * image + share),
+            scores=np.full(count, share / 10),
+            labels=np.full(count, image),
+            masks=[b'%d' % image * (1 + image + i) for i in range(count)],
+            mask_size=(5 + image, 7),
+        )
+        for image, count, share in images
+    ]
+
+
+def test_of_an_image_that_two_processes_have_the_first_counts(tmp_path):
+    from eca_mmdet.datasets.ground_truth import read_ground_truth
+    from eca_mmdet.evaluation.predictions import merge, to_detections
+
+    path = tmp_path / 'a.json'
+    path.write_text(
+        json.dumps(
+            {
+                'images': [
+                    {'id': at, 'file_name': f'{at}.jpg', 'width': 7, 'height': 5 + at}
+                    for at in range(3)
+                ],
+                'categories': [{'id': 9 - at, 'name': f'{at}'} for at in range(3)],
+                'annotations': [],
+            }
+        )
     )
-
-
-def test_of_an_image_that_two_processes_have_the_first_counts(mmdet_ready):
-    from eca_mmdet.evaluation.predictions import _rles, merge
-
+    truth = read_ground_truth(path)
     first = predictions_of([(2, 3, 1), (0, 1, 1)])
     second = predictions_of([(0, 2, 2), (1, 2, 2), (2, 1, 2)])
     merged = merge([first, second])
-    assert merged.image_ids == [2, 0, 1]
-    assert merged.lengths.tolist() == [3, 1, 2]
-    assert merged.boxes[:, 0].tolist() == [21, 21, 21, 1, 12, 12]
-    assert merged.scores.tolist() == [0.1] * 4 + [0.2] * 2
-    assert merged.labels.tolist() == [2, 2, 2, 0, 1, 1]
-    assert merged.mask_sizes.tolist() == [[7, 7], [5, 7], [6, 7]]
-    assert [*_rles(merged)] == [
+    assert [image.image_id for image in merged] == [2, 0, 1]
+    boxes, notes = to_detections(merged, truth, 'bbox')
+    assert boxes.image.tolist() == [2, 2, 2, 0, 1, 1] and not notes
+    assert boxes.boxes[:, 0].tolist() == [21, 21, 21, 1, 12, 12]
+    assert boxes.scores.tolist() == [0.1] * 4 + [0.2] * 2
+    ids = [truth.category_ids[at] for at in boxes.category]
+    assert ids == [7, 7, 7, 9, 8, 8] and boxes.masks is None
+    found, notes = to_detections(merged, truth, 'segm')
+    assert [*found.masks] == [
         *({'size': [7, 7], 'counts': b'2' * n} for n in (3, 4, 5)),
         {'size': [5, 7], 'counts': b'0'},
         *({'size': [6, 7], 'counts': b'1' * n} for n in (2, 3)),
     ]
+    assert found.boxes is None and not notes
 
 
 def test_masks_of_a_detector_without(metric_type, data):
@@ -525,7 +541,7 @@ SCRIPT = """
     import eca_mmdet
     eca_mmdet.registration.register()
     from eca_mmdet.evaluation import metric as coco_metric
-    from eca_mmdet.evaluation.predictions import Predictions
+    from eca_mmdet.evaluation.predictions import ImagePredictions
     from tests.evaluation.test_metric import make_data, run
     samples = make_data()[1]
     shares = {
@@ -540,7 +556,8 @@ SCRIPT = """
         sent.extend(results), collect(results, *a, **k))[1]
     metric = coco_metric.CocoTableMetric(path, ['bbox', 'segm'])
     metrics = run(metric, shares[rank])
-    assert [type(one) for one in sent] == [Predictions], sent
+    [share] = sent
+    assert {type(one) for one in share} <= {ImagePredictions}, sent
     with open(f'{out}.{rank}', 'w') as file:
         json.dump(metrics, file)
     dist.barrier()

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from eca_mmdet.evaluation.metrics_json import versions
+from eca_mmdet.evaluation.coco_eval import versions
 from eca_mmdet.utils.errors import UserError
 from eca_mmdet.utils.io import describe_file, write_json
 

@@ -11,7 +11,7 @@ from eca_mmdet.catalog.mechanisms import KEYS
 from eca_mmdet.demo import run as demo
 from eca_mmdet.export import writer as graph_file
 from eca_mmdet.export.heads import best, decode, grid_anchors, level_of, pool, suppress
-from eca_mmdet.export.samples import make_batches
+from eca_mmdet.export.parity import make_batches
 from eca_mmdet.export.writer import OPSET, make_part, quiet, write_graph
 from eca_mmdet.utils.errors import UserError
 from tests.support import exporting

@@ -5,7 +5,7 @@ import torch
 
 from eca_mmdet.catalog.configs import config_root
 from eca_mmdet.engine.config import build_model
-from eca_mmdet.export.supported import require_covered
+from eca_mmdet.export.heads import require_covered
 from eca_mmdet.utils.errors import UserError
 from tests.support import exporting
 

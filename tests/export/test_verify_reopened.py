@@ -74,7 +74,7 @@ def test_what_is_said_is_what_mmdet_does(scale, keep_ratio, size, trained, tmp_p
         ({'pad_divisor': 1}, 'another input'),
         ({'pad_value': 1}, 'another input'),
         ({'classes': ['square', 'circle', 'triangle']}, 'has the classes square, ci'),
-        ({'score_threshold': 2}, 'cannot be used: score_threshold must be'),
+        ({'score_threshold': 2}, 'cannot be used: score_threshold: Expected'),
     ],
 )
 def test_what_is_said_wrongly(change, what, trained, tmp_path):
@@ -127,7 +127,7 @@ def test_what_no_file_can_say(trained, monkeypatch):
     test = trained.model.roi_head.test_cfg
     for key, value in (('score_thr', 1.5), ('score_thr', -0.1)):
         monkeypatch.setitem(test, key, value)
-        with pytest.raises(UserError, match=f'mine.py .* it is {value}. Change it'):
+        with pytest.raises(UserError, match=f'mine.py .*; got {value}. Change it'):
             properties(changed(trained), 'all', None)
         assert properties(changed(trained), 'heads', None)['score_threshold'] == value
 

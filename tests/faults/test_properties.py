@@ -55,7 +55,7 @@ def survives(function, *arguments):
     text=st.one_of(st.text(), JSON.map(json.dumps), st.from_regex(r'\{"[a-z]+": .*'))
 )
 def test_lines_of_json_logs(text):
-    from eca_mmdet.reporting.log_files import UnreadableLine, parse_line
+    from eca_mmdet.reporting.logs import UnreadableLine, parse_line
 
     try:
         found = parse_line(text)

@@ -173,8 +173,10 @@ def test_simulated_epochs(seed, tmp_path):
         done = [one[0] for one in first].index(resume) + 2
     first = first[: choose.randint(done, len(first))]
     second = list(epochs_by_mmengine(per_epoch, interval, resume + 1, epochs, 1000))
-    start(tmp_path, STAMPS[0], [line for _, line in first])
-    start(tmp_path, STAMPS[1], [line for _, line in second])
+    epoch = f'mmengine - INFO - Epoch(train)  [1][{interval}/{per_epoch}]  loss: 1.0'
+    start(tmp_path, STAMPS[0], [line for _, line in first], [BEGUN, epoch])
+    resumed = RESUMED.replace('1, iter: 20', f'{resume}, iter: {resume * per_epoch}')
+    start(tmp_path, STAMPS[1], [line for _, line in second], [resumed, BEGUN])
     log = checked(read_logs(tmp_path))
     assert log.iterations_per_epoch == per_epoch
     before, after = expected_of(first, resume * per_epoch), expected_of(second)
@@ -225,26 +227,14 @@ def test_a_restart_of_short_epochs_is_no_resume(tmp_path):
     assert STAMPS[0] in log.notes[0] and 'left out' in log.notes[0]
 
 
-def test_iterations_resumed_without_a_text_log(tmp_path):
-    first = iterations_by_mmengine(10, 1000, 1, 60, 0, True)
-    second = iterations_by_mmengine(10, 1000, 38, 80, 1000, True)
-    start(tmp_path, STAMPS[0], [line for _, line in first])
-    start(tmp_path, STAMPS[1], [line for _, line in second])
-    log = checked(read_logs(tmp_path))
-    assert log.train['loss'].steps == (10, 20, 30, 40, 50, 60, 70, 80)
-    assert log.train['loss'].values[2:4] == (30, 1040)
-    assert log.notes == (f'resumed before iteration 40 ({STAMPS[1]})',)
-    # The text log knows better: it says that nothing was resumed.
-    write_lines(tmp_path / STAMPS[1] / f'{STAMPS[1]}.log', [BEGUN])
-    assert checked(read_logs(tmp_path)).train['loss'].steps == (40, 50, 60, 70, 80)
-
-
 def test_validation_before_the_first_line_of_a_resumed_start(tmp_path):
     config = "train_cfg = dict(type='IterBasedTrainLoop', val_interval=4, max_iters=50)"
     pairs = list(iterations_by_mmengine(10, 4, 31, 50, 0, True))
-    start(tmp_path, STAMPS[0], [line for _, line in pairs], None, config)
+    resumed = RESUMED.replace('1, iter: 20', '0, iter: 30')
+    start(tmp_path, STAMPS[0], [line for _, line in pairs], [resumed], config)
     log = checked(read_logs(tmp_path))
     assert log.val['coco/bbox_mAP'].steps == (32, 36, 40, 44, 48, 50)
+    assert log.notes[0].endswith('what was logged until then is not here')
 
 
 def test_validation_off_the_interval_of_the_config(tmp_path):
@@ -269,7 +259,8 @@ def test_iterations_logged_as_one_epoch(tmp_path):
 def test_a_restart_is_not_spliced(tmp_path):
     def write(stamp, first, last, tag):
         lines = [one for _, one in epochs_by_mmengine(20, 10, first, last, tag)]
-        start(tmp_path, stamp, lines)
+        done = RESUMED.replace('1, iter: 20', f'{first - 1}, iter: {20 * first - 20}')
+        start(tmp_path, stamp, lines, [done] if first > 1 else [BEGUN])
 
     write(STAMPS[0], 1, 4, 0)
     write(STAMPS[1], 1, 1, 1000)
@@ -293,28 +284,26 @@ def test_a_restart_is_not_spliced(tmp_path):
 
 
 def test_another_batch_size_after_a_resume(tmp_path):
-    def lines(epochs, length, inner, loss):
-        return [
-            {'loss': loss or e, 'epoch': e, 'iter': (e - 1) * length + i, 'step': 0}
-            for e in epochs
-            for i in inner
-        ]
+    """mmengine counts on from the iteration of the checkpoint."""
 
+    def line(epoch, step, loss):
+        return {'loss': loss, 'epoch': epoch, 'iter': step, 'step': step}
+
+    validation = {'coco/bbox_mAP': 0.5, 'time': 0.1, 'step': 3}
     head = '2024/01/01 10:00:00 - mmengine - INFO - Epoch(train)  '
+    resumed = RESUMED.replace('1, iter: 20', '2, iter: 160')
     texts = [
         [BEGUN, f'{head}[1][40/80]  loss: 1.0'],
-        [
-            RESUMED.replace('1, iter: 20', '2, iter: 160'),
-            BEGUN,
-            f'{head}[3][20/40]  loss: 9.0',
-        ],
+        [resumed, BEGUN, f'{head}[3][20/40]  loss: 9.0'],
     ]
-    start(tmp_path, STAMPS[0], lines((1, 2, 3), 80, (40,), None), texts[0])
-    start(tmp_path, STAMPS[1], lines((3,), 40, (20, 40), 9), texts[1])
+    first = [line(1, 40, 1), line(2, 120, 2), line(3, 200, 3)]
+    second = [line(3, 180, 9), line(3, 200, 9), validation]
+    start(tmp_path, STAMPS[0], first, texts[0])
+    start(tmp_path, STAMPS[1], second, texts[1])
     log = checked(read_logs(tmp_path))
-    assert points(log.train['loss']) == {20: 1, 60: 2, 100: 9, 120: 9}
+    assert points(log.train['loss']) == {40: 1, 120: 2, 180: 9, 200: 9}
+    assert points(log.val['coco/bbox_mAP']) == {200: 0.5}
     assert log.iterations_per_epoch == 40
-    assert any('differ in length (80, 40 iterations)' in note for note in log.notes)
 
 
 def test_validation_by_iteration_in_a_run_of_epochs(tmp_path):
@@ -322,7 +311,9 @@ def test_validation_by_iteration_in_a_run_of_epochs(tmp_path):
     for line in lines:
         if 'iter' not in line:
             line['step'] *= 20  # LoggerHook(log_metric_by_epoch=False)
-    log = checked(read_logs(write_lines(tmp_path / 'a.json', lines)))
+    epoch = 'mmengine - INFO - Epoch(train)  [1][10/20]  loss: 1.0'
+    start(tmp_path, STAMPS[0], lines, [BEGUN, epoch])
+    log = checked(read_logs(tmp_path))
     assert log.val['coco/bbox_mAP'].steps == (20, 40, 60)
     assert log.val['coco/bbox_mAP'].epochs == (1, 2, 3)
 

@@ -7,9 +7,8 @@ import numpy as np
 
 from eca_mmdet.datasets.detections import detections_of
 from eca_mmdet.datasets.ground_truth import ground_truth, read_ground_truth
-from eca_mmdet.evaluation.coco_eval import evaluate
+from eca_mmdet.evaluation.coco_eval import evaluate, make_record
 from eca_mmdet.evaluation.error_analysis import analyze
-from eca_mmdet.evaluation.metrics_json import make_record
 from eca_mmdet.reporting.page import render_page
 from eca_mmdet.reporting.run import read_run
 from eca_mmdet.utils.io import describe_file
