@@ -10,24 +10,22 @@ from typing import Any
 
 from eca_mmdet.datasets.converters.files import (
     IMAGE_ENDINGS,
-    Claim,
-    Images,
-    LabelFormat,
+    ImageLabels,
+    import_package,
     log_unreadable,
     read_label_files,
     read_text,
-    supervision_formats,
 )
 from eca_mmdet.datasets.converters.labels import (
+    SUPERVISION,
     ConversionLog,
     LabelledDataset,
     LabelledObject,
     ellipse,
-    fit,
     is_coordinate,
     join_groups,
 )
-from eca_mmdet.datasets.entries import Entry, Size
+from eca_mmdet.datasets.entries import Size
 from eca_mmdet.utils.errors import UserError
 from eca_mmdet.utils.text import clipped
 
@@ -39,23 +37,39 @@ def read(path: Path) -> LabelledDataset:
         UserError: no image can be read.
         MissingPackageError: supervision is not installed.
     """
-    library = supervision_formats('labelme')
-    form = LabelFormat(
+    library = import_package('supervision.dataset.formats.labelme', SUPERVISION)
+    return read_label_files(
         'labelme',
         'LabelMe',
-        _load,
-        lambda file, entry: _claim(file, entry, path),
-        lambda entry: list(entry['shapes']),
-        lambda image, entry, size, log: _read_shapes(image, entry, size, library, log),
-        lambda entry: ': it is inside the JSON alone' if entry['imageData'] else '',
+        path,
+        '.json',
+        lambda file, log: _load(file, path, log),
+        lambda shapes, *about: _read_shapes(shapes, library, *about),
     )
-    return read_label_files(form, Images(path), '.json')
 
 
-def _claim(file: Path, entry: Entry, root: Path) -> Claim:
-    stated = entry.get('imagePath')
+def _load(file: Path, root: Path, log: ConversionLog) -> ImageLabels | None:
+    try:
+        content = json.loads(read_text(file, 'label file', log))
+    except (UserError, ValueError, RecursionError) as error:
+        log_unreadable(file, error, log)
+        return None
+    if not isinstance(content, dict) or not isinstance(content.get('shapes'), list):
+        log.add('JSON files passed over that are not of LabelMe', file.name)
+        return None
+    stated, shapes = content.get('imagePath'), content['shapes']
     stated = stated if isinstance(stated, str) else ''
-    return Claim(file, stated, _stated_image(file, stated, root))
+    width, height = content.get('imageWidth'), content.get('imageHeight')
+    whole = type(width) is type(height) is int
+    return ImageLabels(
+        file,
+        shapes,
+        len(shapes),
+        stated,
+        _stated_image(file, stated, root),
+        (width, height) if whole else (0, 0),
+        hint=': it is inside the JSON alone' if content.get('imageData') else '',
+    )
 
 
 def _stated_image(labels: Path, stated: str, root: Path) -> Path | None:
@@ -70,33 +84,17 @@ def _stated_image(labels: Path, stated: str, root: Path) -> Path | None:
     return None
 
 
-def _load(file: Path, log: ConversionLog) -> Entry | None:
-    try:
-        content = json.loads(read_text(file, 'label file', log))
-    except (UserError, ValueError, RecursionError) as error:
-        log_unreadable(file, error, log)
-        return None
-    if isinstance(content, dict) and isinstance(content.get('shapes'), list):
-        content['imageData'] = bool(content.get('imageData'))  # it may be large
-        return content
-    log.add('JSON files passed over that are not of LabelMe', file.name)
-    return None
-
-
 def _read_shapes(
-    image: Path, entry: Entry, size: Size, library: Any, log: ConversionLog
+    shapes: list[Any], library: Any, name: str, size: Size, log: ConversionLog
 ) -> list[LabelledObject]:
     """Return the objects; shapes of one label and one group id are one object."""
-    shapes = []
-    for shape in entry['shapes']:
-        labelled = _read_shape(shape, size, library, image.name, log)
+    found = []
+    for shape in shapes:
+        labelled = _read_shape(shape, size, library, name, log)
         if labelled is not None:
             group = shape.get('group_id')
-            shapes.append((None if group is None else repr(group), labelled))
-    objects = join_groups(shapes, 'shapes', image.name, log)
-    width, height = (_whole(entry.get(key)) for key in ('imageWidth', 'imageHeight'))
-    fit(objects, (width, height), image, size, log)
-    return objects
+            found.append((None if group is None else repr(group), labelled))
+    return join_groups(found, 'shapes', name, log)
 
 
 def _read_shape(
@@ -137,7 +135,3 @@ def _circle(points: Any) -> list[tuple[float, float]]:
     (x, y), (edge_x, edge_y) = points
     radius = math.hypot(edge_x - x, edge_y - y)
     return ellipse(x, y, radius, radius)
-
-
-def _whole(value: Any) -> int:
-    return value if type(value) is int else 0

@@ -17,6 +17,8 @@ from eca_mmdet.utils.text import clipped, plural
 Kind = Literal['coco', 'yolo', 'voc', 'labelme', 'cvat']
 Point = tuple[float, float]
 
+SUPERVISION = 'reading the labels of other tools needs supervision 0.31 or newer'
+
 _EXAMPLES = 3
 
 _MOST_PX = 1e9
@@ -257,7 +259,7 @@ _TURNS: dict[int, Callable[[float, float, int, int], Point]] = {
 to where it is seen."""
 
 
-def fit(
+def turn_as_seen(
     objects: list[LabelledObject],
     stated: Size,
     path: Path,

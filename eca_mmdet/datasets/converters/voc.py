@@ -8,9 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from eca_mmdet.datasets.converters.files import (
-    Claim,
-    Images,
-    LabelFormat,
+    ImageLabels,
     log_unreadable,
     parse_xml,
     read_label_files,
@@ -20,7 +18,6 @@ from eca_mmdet.datasets.converters.labels import (
     ConversionLog,
     LabelledDataset,
     LabelledObject,
-    fit,
     is_coordinate,
 )
 from eca_mmdet.datasets.entries import Size, is_polygon
@@ -43,15 +40,7 @@ def read(path: Path, choices: Choices) -> LabelledDataset:
         MissingPackageError: defusedxml is not installed.
     """
     reader = _Reader(choices.voc_origin)
-    form = LabelFormat(
-        'voc',
-        'XML',
-        reader.load,
-        lambda file, root: Claim(file, (root.findtext('filename') or '').strip()),
-        lambda root: list(root.findall('object')),
-        reader.read,
-    )
-    dataset = read_label_files(form, Images(path), '.xml')
+    dataset = read_label_files('voc', 'XML', path, '.xml', reader.load, reader.read)
     if reader.boxes:
         dataset.notes.append(
             f'pixels are counted from {reader.origin} (of {reader.boxes} boxes '
@@ -68,8 +57,8 @@ class _Reader:
         self._origin = origin
         self.boxes = self.zeros = self.decimals = 0
 
-    def load(self, file: Path, log: ConversionLog) -> Any:
-        """Return the root of a file; None, logged, if it cannot be read."""
+    def load(self, file: Path, log: ConversionLog) -> ImageLabels | None:
+        """Return the labels in a file; None, logged, if it cannot be read."""
         try:
             root = parse_xml(file, log)
         except MissingPackageError:
@@ -77,7 +66,8 @@ class _Reader:
         except (ValueError, UserError) as error:
             log_unreadable(file, error, log)
             return None
-        for entry in root.iterfind('object'):
+        entries = root.findall('object')
+        for entry in entries:
             with contextlib.suppress(ValueError):  # malformed
                 values = _corners(entry)
                 self.boxes += 1
@@ -85,7 +75,9 @@ class _Reader:
                 # A tool that writes 10.0 throughout writes 10.5 too.
                 every = all('.' in entry.findtext(f'bndbox/{k}') for k in _CORNERS)
                 self.decimals += every or any(value % 1 for value in values)
-        return root
+        stated = (root.findtext('filename') or '').strip()
+        size = _number(root, 'size/width'), _number(root, 'size/height')
+        return ImageLabels(file, root, len(entries), stated, stated_size=size)
 
     @property
     def origin(self) -> int:
@@ -96,21 +88,18 @@ class _Reader:
         return int(whole and self.zeros <= _ZEROS * self.boxes)
 
     def read(
-        self, image: Path, root: Any, size: Size, log: ConversionLog
+        self, root: Any, name: str, size: Size, log: ConversionLog
     ) -> list[LabelledObject]:
+        """Return the objects of an image."""
         objects = []
         for entry in root.findall('object'):
             try:
-                objects.append(self._read_object(entry, size, image.name, log))
+                objects.append(self._read_object(entry, name, log))
             except ValueError as error:
-                log.add('malformed objects left out', f'{image.name}: {error}', 1)
-        stated = _number(root, 'size/width'), _number(root, 'size/height')
-        fit(objects, stated, image, size, log)
+                log.add('malformed objects left out', f'{name}: {error}', 1)
         return objects
 
-    def _read_object(
-        self, entry: Any, size: Size, name: str, log: ConversionLog
-    ) -> LabelledObject:
+    def _read_object(self, entry: Any, name: str, log: ConversionLog) -> LabelledObject:
         values = _corners(entry)
         category = ' '.join((entry.findtext('name') or '').split())
         if not category:

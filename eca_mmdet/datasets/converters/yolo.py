@@ -19,11 +19,12 @@ from eca_mmdet.datasets.converters.files import (
     decode,
     files_below,
     find_lists,
+    import_package,
     read_text,
     split_of,
-    supervision_formats,
 )
 from eca_mmdet.datasets.converters.labels import (
+    SUPERVISION,
     Choices,
     ConversionLog,
     LabelledDataset,
@@ -144,7 +145,7 @@ class _Labels:
     def __init__(self, about: _Description, choices: Choices) -> None:
         self.about = about
         self._choices = choices
-        self._library = supervision_formats('yolo')
+        self._library = import_package('supervision.dataset.formats.yolo', SUPERVISION)
         self._used: set[Path] = set()
         self._folders: set[Path] = set()
 
@@ -388,13 +389,7 @@ def _from_yaml(file: Path) -> _Description:
 
 
 def _load(file: Path, log: ConversionLog) -> dict[str, Any]:
-    try:
-        import yaml
-    except ImportError as error:
-        raise MissingPackageError(
-            f'reading {file.name} needs PyYAML, which is not installed. Install it: '
-            "pip install 'eca-mmdet[data]'"
-        ) from error
+    yaml = import_package('yaml', f'reading {file.name} needs PyYAML')
     text = read_text(file, 'description', log)
     text = _PATHS.sub(lambda paths: _BACKSLASH.sub('/', paths[0]), text)
     try:
