@@ -98,8 +98,8 @@ class Converted:
     found_count: int
     joined_count: int
     classes: tuple[str, ...]
-    written: bool
-    notes: tuple[str, ...]
+    written: bool = False
+    notes: tuple[str, ...] = ()
 
 
 def kind_of(path: Path) -> Kind | None:
@@ -176,10 +176,16 @@ def convert(
             code='option-conflict',
         )
     if kind == 'coco':
-        return _describe_coco(path, root, out)
-    source = _READERS[kind](path if kind in ('yolo', 'cvat') else root, choices)
-    source.splits.sort(key=lambda part: _ORDER.index(part.split))
-    return _write(source, out)
+        converted, contents = _from_coco(path, root, out)
+    else:
+        source = _READERS[kind](path if kind in ('yolo', 'cvat') else root, choices)
+        converted, contents = _to_coco(source, out)
+    new = {file: c for file, c in contents.items() if not _is_same(file, c)}
+    write_new(new)
+    return [
+        dataclasses.replace(part, written=part.file in new)
+        for part in sorted(converted, key=lambda part: _ORDER.index(part.split))
+    ]
 
 
 def _unknown(path: Path) -> str:
@@ -197,42 +203,6 @@ def _unknown(path: Path) -> str:
     )
 
 
-def _write(source: LabelledDataset, out: Path) -> list[Converted]:
-    parts = [
-        (part, out / f'{part.split or "annotations"}.json', _as_coco(source, part))
-        for part in source.splits
-    ]
-    count = sum(len(c['annotations']) + part.log.lost for part, _, c in parts)
-    if count and not any(content['annotations'] for *_, content in parts):
-        raise UserError(
-            f'none of the {count} objects can be read, so nothing was written. '
-            + '; '.join(note for part in source.splits for note in part.log.notes),
-            code='no-objects',
-        )
-    new = {path: content for _, path, content in parts if not _is_same(path, content)}
-    write_new(new)
-    converted: list[Converted] = []
-    for part, path, content in parts:
-        notes = part.log.notes if converted else [*source.notes, *part.log.notes]
-        count = len(content['annotations'])
-        converted.append(
-            Converted(
-                part.split,
-                path,
-                part.folder,
-                source.kind,
-                len(content['images']),
-                count,
-                count + part.log.lost + part.log.joined,
-                part.log.joined,
-                tuple(name for _, name in source.categories),
-                path in new,
-                tuple(notes),
-            )
-        )
-    return converted
-
-
 def _is_same(path: Path, content: Entry) -> bool:
     """Whether a file has this content already."""
     try:
@@ -241,7 +211,40 @@ def _is_same(path: Path, content: Entry) -> bool:
         return False
 
 
-def _as_coco(source: LabelledDataset, part: LabelledSplit) -> Entry:
+def _to_coco(
+    source: LabelledDataset, out: Path
+) -> tuple[list[Converted], dict[Path, Entry]]:
+    """Return what will be written for each split, and the contents of the files."""
+    converted, contents = [], {}
+    for part in sorted(source.splits, key=lambda part: _ORDER.index(part.split)):
+        file = out / f'{part.split or "annotations"}.json'
+        contents[file] = content = _content(source, part)
+        count = len(content['annotations'])
+        converted.append(
+            Converted(
+                split=part.split,
+                file=file,
+                images=part.folder,
+                kind=source.kind,
+                image_count=len(content['images']),
+                annotation_count=count,
+                found_count=count + part.log.lost + part.log.joined,
+                joined_count=part.log.joined,
+                classes=tuple(name for _, name in source.categories),
+                notes=(*(() if converted else source.notes), *part.log.notes),
+            )
+        )
+    lost = sum(part.log.lost for part in source.splits)
+    if lost and not any(part.annotation_count for part in converted):
+        notes = '; '.join(note for part in source.splits for note in part.log.notes)
+        raise UserError(
+            f'none of the {lost} objects can be read, so nothing was written. {notes}',
+            code='no-objects',
+        )
+    return converted, contents
+
+
+def _content(source: LabelledDataset, part: LabelledSplit) -> Entry:
     images: list[Entry] = []
     annotations: list[Entry] = []
     for image_id, image in enumerate(part.images, 1):
@@ -252,12 +255,8 @@ def _as_coco(source: LabelledDataset, part: LabelledSplit) -> Entry:
         for labelled in image.objects:
             category = source.keys[labelled.category]
             ids = {'id': len(annotations) + 1, 'image_id': image_id}
-            entry = {
-                **ids,
-                'category_id': category,
-                **_annotation(labelled, image.size),
-            }
-            annotations.append(entry)
+            ids['category_id'] = category
+            annotations.append(ids | _annotation(labelled, image.size))
     return {
         'info': {'description': f'{_NAMES[source.kind]} labels, by eca-mmdet to-coco'},
         'images': images,
@@ -281,15 +280,15 @@ def _annotation(labelled: LabelledObject, size: Size) -> Entry:
     return entry
 
 
-def _describe_coco(path: Path, root: Path, out: Path) -> list[Converted]:
-    """Find the files and images of what is COCO already; correct names of images."""
-    found, new = [], {}
+def _from_coco(
+    path: Path, root: Path, out: Path
+) -> tuple[list[Converted], dict[Path, Entry]]:
+    """Describe COCO files; return contents where names of images are corrected."""
+    converted, contents = [], {}
     for file in _coco_files(path):
         content = read_annotations(file).content
         require_instances(file, content)
         folder, moved = _image_folder(file, content, root)
-        count = len(content.get('annotations', ()))
-        categories = [c for c in content['categories'] if isinstance(c, dict)]
         split, log = _split_of(file), ConversionLog()
         images = []
         for entry in content['images']:
@@ -305,34 +304,32 @@ def _describe_coco(path: Path, root: Path, out: Path) -> list[Converted]:
             log.add(f'files with images of {", ".join(below)} in one', file.name)
         if moved:
             file = out / f'{split or "annotations"}.json'
-            content = content | {'images': images}
-            if not _is_same(file, content):
-                new[file] = content
-        found.append(
+            contents[file] = content | {'images': images}
+        count = len(content.get('annotations', ()))
+        categories = [c for c in content['categories'] if isinstance(c, dict)]
+        converted.append(
             Converted(
-                split,
-                file,
-                folder,
-                'coco',
-                len(content['images']),
-                count,
-                count,
-                0,
-                tuple(str(category.get('name')) for category in categories),
-                file in new,
-                tuple(log.notes),
+                split=split,
+                file=file,
+                images=folder,
+                kind='coco',
+                image_count=len(images),
+                annotation_count=count,
+                found_count=count,
+                joined_count=0,
+                classes=tuple(str(category.get('name')) for category in categories),
+                notes=tuple(log.notes),
             )
         )
-    for split, number in Counter(part.split for part in found).items():
+    for split, number in Counter(part.split for part in converted).items():
         if number > 1:
-            names = [str(part.file) for part in found if part.split == split][:4]
+            names = [str(part.file) for part in converted if part.split == split][:4]
             raise UserError(
                 f'{path} has {number} annotation files of the same split '
                 f'({split or "no name"}): {", ".join(names)}. Give the one to use.',
                 code='option-conflict',
             )
-    write_new(new)
-    return sorted(found, key=lambda part: _ORDER.index(part.split))
+    return converted, contents
 
 
 def _json_kind(path: Path) -> Kind | None:
@@ -382,24 +379,20 @@ def _image_folder(
     Folders up to two levels below the root are tried. Also the names to correct.
     """
     names = [image['file_name'] for image in content['images'] if is_image(image)]
-    step = max(1, len(names) // _SAMPLED_IMAGES)
-    sample = [name for name in names[::step] if '\0' not in name]
-    images, subset = root / 'images', file.stem.removeprefix('instances_')
-    first = [images / subset, root / subset, file.parent, images, root]
-    top = _folders(root)
+    usable = [name for name in names if '\0' not in name]
+    step = max(1, len(usable) // _SAMPLED_IMAGES)
+    subset = file.stem.removeprefix('instances_')
+    folders = [root / 'images' / subset, root / subset, file.parent, root / 'images']
+    folders += [root, *sorted(root.glob('*')), *sorted(root.glob('*/*'))]
     hits = {
-        folder: sum(os.path.isfile(folder / name) for name in sample)
-        for folder in [
-            *first,
-            *top,
-            *(inner for outer in top for inner in _folders(outer)),
-        ]
+        folder: sum(os.path.isfile(folder / name) for name in usable[::step])
+        for folder in folders
         if folder.is_dir()
     }
-    best = max(hits, key=lambda folder: hits[folder], default=root)
-    best = best if hits.get(best) else root
-    moved = find_by_base_name(best, [name for name in names if '\0' not in name])
-    if not hits.get(best) and not moved:
+    best = max(hits, key=lambda folder: hits[folder])
+    best = best if hits[best] else root
+    moved = find_by_base_name(best, usable)
+    if not hits[best] and not moved:
         name = clipped(repr(names[0])) if names else 'none'
         raise UserError(
             f'no image of {file} was found in {root}; the first is {name}. Export with '
@@ -407,7 +400,3 @@ def _image_folder(
             code='no-images',
         )
     return best, moved
-
-
-def _folders(root: Path) -> list[Path]:
-    return sorted(path for path in root.iterdir() if path.is_dir())

@@ -16,6 +16,7 @@ from eca_mmdet.utils.text import clipped, plural
 
 Kind = Literal['coco', 'yolo', 'voc', 'labelme', 'cvat']
 Point = tuple[float, float]
+Box = tuple[float, float, float, float]
 
 SUPERVISION = 'reading the labels of other tools needs supervision 0.31 or newer'
 
@@ -95,7 +96,7 @@ class LabelledObject:
     """
 
     category: int | str
-    box: tuple[float, float, float, float]
+    box: Box
     mask: list[list[float]] | dict[str, Any] = dataclasses.field(default_factory=list)
     crowd: bool = False
     more: dict[str, Any] = dataclasses.field(default_factory=dict)
@@ -105,18 +106,26 @@ class LabelledObject:
         cls, category: int | str, points: Sequence[Point], masked: bool = True
     ) -> LabelledObject:
         """Return the object of an outline, with or without the outline as mask."""
-        xs, ys = zip(*points, strict=True)
         outline = [value for point in points for value in point]
-        box = min(xs), min(ys), max(xs), max(ys)
-        return cls(category, box, [outline] if masked else [])
+        return cls(category, _bounds(points), [outline] if masked else [])
 
     def join(self, other: LabelledObject) -> None:
         """Take in another shape of the same object; both are polygons or boxes."""
         both = isinstance(self.mask, list) and isinstance(other.mask, list)
         masked = both and self.mask and other.mask
         self.mask = [*self.mask, *other.mask] if masked else []
-        (a, b, c, d), (x1, y1, x2, y2) = self.box, other.box
-        self.box = min(a, x1), min(b, y1), max(c, x2), max(d, y2)
+        self.box = _bounds([*_points(self.box), *_points(other.box)])
+
+
+def _points(coordinates: Sequence[float]) -> list[Point]:
+    """Return the points of x, y, x, y, ..."""
+    return list(zip(coordinates[::2], coordinates[1::2], strict=True))
+
+
+def _bounds(points: Sequence[Point]) -> Box:
+    """Return the box around points."""
+    xs, ys = zip(*points, strict=True)
+    return min(xs), min(ys), max(xs), max(ys)
 
 
 def join_groups(
@@ -283,20 +292,15 @@ def turn_as_seen(
         )
         return
     for labelled in objects:
-        corners = labelled.box[:2], labelled.box[2:]
-        (x1, y1), (x2, y2) = (turn(*corner, *stated) for corner in corners)
-        labelled.box = min(x1, x2), min(y1, y2), max(x1, x2), max(y1, y2)
+        labelled.box = _bounds(
+            [turn(*corner, *stated) for corner in _points(labelled.box)]
+        )
         if isinstance(labelled.mask, dict):
             log.add('masks left out that would have to be turned', path.name)
             labelled.mask = []
-            continue
         labelled.mask = [
-            [
-                value
-                for x, y in zip(points[::2], points[1::2], strict=True)
-                for value in turn(x, y, *stated)
-            ]
-            for points in labelled.mask
+            [value for point in _points(outline) for value in turn(*point, *stated)]
+            for outline in labelled.mask
         ]
     log.add(
         'images whose labels were drawn before the turn that EXIF data ask for: turned '
