@@ -55,10 +55,6 @@ class ConversionLog:
         if len(places) < _EXAMPLES:
             places.append(clipped(str(where)))
 
-    def count(self, what: str) -> int:
-        """Return how often ``what`` was counted."""
-        return self._counts[what]
-
     @property
     def notes(self) -> list[str]:
         """A line for each kind."""
