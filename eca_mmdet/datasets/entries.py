@@ -183,21 +183,22 @@ def has_mask(entry: Entry) -> bool:
     return isinstance(mask, dict) or any(map(is_polygon, mask))
 
 
-def annotation_name(entry: Entry) -> str:
-    """Name an annotation in a message."""
+def entry_name(entry: Any) -> str:
+    """Name an entry of an annotation file in a message; other items as they are."""
+    if not isinstance(entry, dict):
+        return str(entry)
+    if 'category_id' not in entry:
+        if 'file_name' in entry:
+            return image_name(entry)
+        return f'{_short(entry["name"])} of id {_short(entry["id"])}'
     if entry.get('id') is None:
-        return f'one of image {_short(entry.get("image_id"))}'
+        return f'one of image {_short(entry["image_id"])}'
     return f'annotation {_short(entry["id"])}'
 
 
 def image_name(entry: Entry) -> str:
     """Name an image in a message."""
     return _short(entry['file_name'])
-
-
-def category_name(entry: Entry) -> str:
-    """Name a category in a message."""
-    return f'{_short(entry["name"])} of id {_short(entry["id"])}'
 
 
 def _short(value: Any) -> str:

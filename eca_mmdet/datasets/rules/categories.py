@@ -15,8 +15,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from eca_mmdet.datasets.entries import Entry, category_name, is_category, is_image
-from eca_mmdet.datasets.rules.ids import MERGED
+from eca_mmdet.datasets.entries import Entry, is_category, is_image
+from eca_mmdet.datasets.rules.entries import MERGED
 from eca_mmdet.datasets.rules.rule import Content, Fault, Fix, Phase, Repair, Rule
 
 
@@ -119,7 +119,6 @@ RULES: tuple[Rule[Content], ...] = (
         severity='error',
         message='category id used before: labels exceed the number of classes',
         find=lambda content: content.derive(_duplicates)[0],
-        describe=category_name,
         fix=Fix(MERGED, Phase.DUPLICATES, _merge_categories),
     ),
     Rule(
@@ -127,7 +126,6 @@ RULES: tuple[Rule[Content], ...] = (
         severity='error',
         message='category name used before: labels exceed the number of classes',
         find=lambda content: content.derive(_duplicates)[1],
-        describe=category_name,
         fix=Fix(
             'merged into the first of the name', Phase.DUPLICATES, _merge_categories
         ),

@@ -9,18 +9,18 @@ from typing import Any
 
 from eca_mmdet.datasets.entries import Entry, is_image
 from eca_mmdet.datasets.images import ImageFiles
-from eca_mmdet.datasets.rules import categories, ids, images, objects, training
+from eca_mmdet.datasets.rules import categories, entries, objects, training
 from eca_mmdet.datasets.rules.rule import Content, Fault, Repair, Rule
 
 RULES: tuple[Rule[Content], ...] = (
-    *ids.RULES,
+    *entries.RULES,
     *categories.RULES,
     *categories.CLASS_RULES,
-    *images.RULES,
+    *entries.IMAGE_RULES,
     *objects.RULES,
     *training.RULES,
     *categories.COVERAGE_RULES,
-    *images.FILE_RULES,
+    *entries.FILE_RULES,
 )
 """In the order of reports."""
 
@@ -59,10 +59,10 @@ def check_classes(
     return _check(categories.CLASS_RULES, Content(categories=usable, classes=classes))
 
 
-def check_images(entries: Iterable[Any], files: ImageFiles) -> list[Fault]:
+def check_images(images: Iterable[Any], files: ImageFiles) -> list[Fault]:
     """Compare the image entries of an annotation file with the files."""
-    usable = [entry for entry in entries if is_image(entry)]
-    return _check(images.FILE_RULES, Content(images=usable, files=files))
+    usable = [image for image in images if is_image(image)]
+    return _check(entries.FILE_RULES, Content(images=usable, files=files))
 
 
 def _check(rules: Iterable[Rule[Content]], content: Content) -> list[Fault]:

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from eca_mmdet.datasets.entries import (
     Entry,
     Size,
-    annotation_name,
+    entry_name,
     has_mask,
     is_box,
     is_crowd_flag,
@@ -40,8 +40,14 @@ from eca_mmdet.datasets.readings import (
     read_number,
     read_segmentation,
 )
-from eca_mmdet.datasets.rules.ids import drop
-from eca_mmdet.datasets.rules.rule import Content, Fix, Phase, Repair, Rule
+from eca_mmdet.datasets.rules.rule import (
+    Content,
+    Fix,
+    Phase,
+    Repair,
+    Rule,
+    annotations_with,
+)
 
 OVER_EDGE_PX = 1.0
 """Boxes may reach this far over the edge: rounding, and COCO itself."""
@@ -52,9 +58,11 @@ _UNIT_EDGE = 0.01
 SAME_OVERLAP = 0.8
 """IoU of two boxes from which one confirms the other."""
 
-
-def _without_flag(content: Content) -> list[Entry]:
-    return [one for one in content.annotations if not is_crowd_flag(one.get('iscrowd'))]
+_without_area = annotations_with(lambda one: not is_finite_number(one.get('area')))
+_without_box = annotations_with(lambda one: one.get('bbox') is None)
+_malformed_boxes = annotations_with(
+    lambda one: one.get('bbox') is not None and not is_box(one['bbox'])
+)
 
 
 def _read(
@@ -88,16 +96,8 @@ def _read_flags(repair: Repair) -> None:
             repair.done['ignore read from another form'] += 1
 
 
-def _without_area(content: Content) -> list[Entry]:
-    return [one for one in content.annotations if not is_finite_number(one.get('area'))]
-
-
-def _flat(content: Content) -> list[Entry]:
-    """Return annotations with an area of 0 that their box does not share."""
-    return [one for one in content.annotations if _is_flat(one)]
-
-
 def _is_flat(one: Entry) -> bool:
+    """Whether an annotation has an area of 0 that its box does not share."""
     area, box = one.get('area'), one.get('bbox')
     if not is_finite_number(area) or area > 0:  # type: ignore[operator]
         return False
@@ -106,26 +106,15 @@ def _is_flat(one: Entry) -> bool:
 
 def _compute_areas(repair: Repair) -> None:
     content = repair.view()
-    for one in [*_without_area(content), *_flat(content)]:
-        set_area(one, content.sizes[one['image_id']])
-        repair.done['areas computed'] += 1
-
-
-def _without_box(content: Content) -> list[Entry]:
-    return [one for one in content.annotations if one.get('bbox') is None]
-
-
-def _malformed(content: Content) -> list[Entry]:
-    return [
-        one
-        for one in content.annotations
-        if one.get('bbox') is not None and not is_box(one['bbox'])
-    ]
+    for one in content.annotations:
+        if not is_finite_number(one.get('area')) or _is_flat(one):
+            set_area(one, content.sizes[one['image_id']])
+            repair.done['areas computed'] += 1
 
 
 def _compute_boxes(repair: Repair) -> None:
     content = repair.view()
-    absent = [*_without_box(content), *_malformed(content)]
+    absent = [one for one in content.annotations if not is_box(one.get('bbox'))]
     empty, outside, _, thin, _ = content.derive(_misplaced)
     for one in [*absent, *empty, *outside, *thin]:
         size = content.sizes[one['image_id']]
@@ -268,7 +257,7 @@ def _clip(repair: Repair) -> None:
 
 
 def _box_name(one: Entry) -> str:
-    return f'{annotation_name(one)}: {list(one["bbox"])}'
+    return f'{entry_name(one)}: {list(one["bbox"])}'
 
 
 class _Masks(NamedTuple):
@@ -403,8 +392,7 @@ RULES: tuple[Rule[Content], ...] = (
         severity='error',
         message="annotation without 'iscrowd' 0 or 1: pycocotools fails at the first "
         "evaluation, and to mmdet any text is 1, '0' too",
-        find=_without_flag,
-        describe=annotation_name,
+        find=annotations_with(lambda one: not is_crowd_flag(one.get('iscrowd'))),
         fix=READ_FLAGS,
     ),
     Rule(
@@ -412,15 +400,13 @@ RULES: tuple[Rule[Content], ...] = (
         severity='error',
         message="annotation without 'area' as a number: mmdet fails on it",
         find=_without_area,
-        describe=annotation_name,
         fix=_read(_without_area, 'area', read_number, _AREA.summary),
     ),
     Rule(
         code='zero-area',
         severity='warning',
         message='area of 0 or less: mmdet leaves the object out of training',
-        find=_flat,
-        describe=annotation_name,
+        find=annotations_with(_is_flat),
         fix=_AREA,
     ),
     Rule(
@@ -428,16 +414,14 @@ RULES: tuple[Rule[Content], ...] = (
         severity='error',
         message="annotation without 'bbox': mmdet fails on it",
         find=_without_box,
-        describe=annotation_name,
         fix=_BOX,
     ),
     Rule(
         code='malformed-bbox',
         severity='error',
         message='bbox that is not four finite numbers x, y, width, height',
-        find=_malformed,
-        describe=annotation_name,
-        fix=_read(_malformed, 'bbox', read_box, _BOX.summary),
+        find=_malformed_boxes,
+        fix=_read(_malformed_boxes, 'bbox', read_box, _BOX.summary),
     ),
     Rule(
         code='empty-bbox',
@@ -446,12 +430,12 @@ RULES: tuple[Rule[Content], ...] = (
         'cannot be found',
         find=lambda content: content.derive(_misplaced).empty,
         describe=_box_name,
-        fix=drop(
+        fix=Fix.drop(
+            'computed from the mask, or negative sides taken as the opposite corner; '
+            'otherwise dropped',
             Phase.EXTENTS,
             lambda content: content.derive(_misplaced).empty,
             'annotations of an empty box dropped',
-            'computed from the mask, or negative sides taken as the opposite corner; '
-            'otherwise dropped',
         ),
     ),
     Rule(
@@ -461,11 +445,11 @@ RULES: tuple[Rule[Content], ...] = (
         'cannot be found',
         find=lambda content: content.derive(_misplaced).outside,
         describe=_box_name,
-        fix=drop(
+        fix=Fix.drop(
+            'computed from the mask; dropped where there is none',
             Phase.EXTENTS,
             lambda content: content.derive(_misplaced).outside,
             'annotations whose box is outside the image dropped',
-            'computed from the mask; dropped where there is none',
         ),
     ),
     Rule(
@@ -511,7 +495,6 @@ RULES: tuple[Rule[Content], ...] = (
         message='segmentation that is neither lists of finite numbers nor an RLE with '
         "'size' and 'counts'",
         find=lambda content: content.derive(_sort).malformed,
-        describe=annotation_name,
         fix=_read(_unusable, 'segmentation', read_segmentation, _MASK.summary),
     ),
     Rule(
@@ -520,7 +503,6 @@ RULES: tuple[Rule[Content], ...] = (
         message='polygon of fewer than 3 points or an odd number of coordinates: mmdet '
         'passes it over, mask AP can fail on it',
         find=lambda content: content.derive(_sort).short,
-        describe=annotation_name,
         fix=_MASK,
     ),
     Rule(
@@ -529,7 +511,6 @@ RULES: tuple[Rule[Content], ...] = (
         message='mask that has no pixel in its image: nothing is learnt from it, and '
         'in mask AP an object that cannot be found',
         find=lambda content: content.derive(_sort).empty,
-        describe=annotation_name,
         fix=Fix(
             'scaled if it is in 0-1 and its box confirms it; otherwise removed, and '
             'dropped with the annotation in a mask dataset',
@@ -557,14 +538,12 @@ RULES: tuple[Rule[Content], ...] = (
         message='RLE mask of another size than its image: training on masks fails, and '
         'it matches nothing',
         find=lambda content: content.derive(_sort).other_size,
-        describe=annotation_name,
     ),
     Rule(
         code='missing-segmentation',
         severity='warning',
         message='annotation without a mask beside others that have one',
         find=lambda content: content.derive(_sort).without,
-        describe=annotation_name,
         note_if=lambda content: not any(map(has_mask, content.annotations)),
         note='annotation without a mask; none in this file has a usable one, so it is '
         'for detectors of boxes',

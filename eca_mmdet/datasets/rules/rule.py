@@ -11,6 +11,7 @@ from typing import Any, Generic, Literal, NamedTuple, TypeVar
 from eca_mmdet.datasets.entries import (
     Entry,
     Size,
+    entry_name,
     is_annotation,
     is_category,
     is_image,
@@ -83,6 +84,15 @@ class Fix(NamedTuple):
     phase: Phase
     apply: Callable[[Repair], None]
 
+    @classmethod
+    def drop(
+        cls, summary: str, phase: Phase, find: Callable[[Content], Any], what: str
+    ) -> Fix:
+        """Drop the annotations found, and count them as ``what``."""
+        return cls(
+            summary, phase, lambda repair: repair.drop(find(repair.view()), what)
+        )
+
 
 @dataclass(frozen=True, kw_only=True)
 class Rule(Generic[T]):
@@ -100,7 +110,7 @@ class Rule(Generic[T]):
     severity: Severity
     message: str
     find: Callable[[T], Sequence[Any]]
-    describe: Callable[[Any], str] = str
+    describe: Callable[[Any], str] = entry_name
     note_if: Callable[[T], bool] = lambda content: False
     note: str = ''
     fix: Fix | None = None
@@ -183,6 +193,18 @@ class Content:
             self._derived[function] = function(self)
         result: T = self._derived[function]
         return result
+
+
+def images_with(fault: Callable[[Entry], Any]) -> Callable[[Content], list[Entry]]:
+    """Return a rule's ``find`` that looks at each image."""
+    return lambda content: [image for image in content.images if fault(image)]
+
+
+def annotations_with(
+    fault: Callable[[Entry], Any],
+) -> Callable[[Content], list[Entry]]:
+    """Return a rule's ``find`` that looks at each annotation."""
+    return lambda content: [one for one in content.annotations if fault(one)]
 
 
 def _sizes(content: Content) -> dict[Any, Size | None]:

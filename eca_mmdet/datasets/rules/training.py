@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any, TypeAlias
 
-from eca_mmdet.datasets.entries import annotation_name, image_name, left_out
+from eca_mmdet.datasets.entries import left_out
 from eca_mmdet.datasets.rules.objects import READ_FLAGS
-from eca_mmdet.datasets.rules.rule import Content, Rule
+from eca_mmdet.datasets.rules.rule import Content, Rule, annotations_with
 
 Counts: TypeAlias = Counter[tuple[Any, str | None, int]]
 
@@ -97,7 +97,6 @@ SMALL_IMAGE: Rule[Content] = Rule(
         for image in content.images
         if (size := content.sizes[image['id']]) and min(size) < content.min_side
     ],
-    describe=image_name,
 )
 
 RULES: tuple[Rule[Content], ...] = (
@@ -106,20 +105,14 @@ RULES: tuple[Rule[Content], ...] = (
         severity='warning',
         message="annotation with 'ignore': mmdet leaves it out of training (any text, "
         "'0' too), and COCO's AP counts it all the same",
-        find=lambda content: [one for one in content.annotations if one.get('ignore')],
-        describe=annotation_name,
+        find=annotations_with(lambda one: one.get('ignore')),
         fix=READ_FLAGS._replace(summary="text such as '0' is read; others stay"),
     ),
     Rule(
         code='crowd-region',
         severity='note',
         message="annotation with 'iscrowd' 1: not trained on, and not counted in AP",
-        find=lambda content: [
-            one
-            for one in content.annotations
-            if one.get('iscrowd') and left_out(one, None) == 'crowd-region'
-        ],
-        describe=annotation_name,
+        find=annotations_with(lambda one: left_out(one, None) == 'crowd-region'),
     ),
     SMALL_IMAGE,
     NOTHING_TRAINED,
