@@ -10,7 +10,7 @@ from typing import Any
 from eca_mmdet.datasets.entries import Entry, is_image
 from eca_mmdet.datasets.images import ImageFiles
 from eca_mmdet.datasets.rules import categories, entries, objects, training
-from eca_mmdet.datasets.rules.rule import Content, Fault, Repair, Rule
+from eca_mmdet.datasets.rules.rule import Content, Fault, Rule
 
 RULES: tuple[Rule[Content], ...] = (
     *entries.RULES,
@@ -77,8 +77,12 @@ def repair(
     Keys that are not COCO's are kept. The counter says how often each repair was made,
     by what it says to the user.
     """
-    state = Repair(content, files)
+    state = Content.of(content)
+    state.files = files
+    for key in ('images', 'categories', 'annotations'):
+        setattr(state, key, [*map(dict, getattr(state, key))])
     for make in _REPAIRS:
+        state.forget()
         make(state)
     repaired = {**content, 'images': state.images, 'categories': state.categories}
     if 'annotations' in content:

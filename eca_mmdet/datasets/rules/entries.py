@@ -7,7 +7,6 @@ from typing import Any
 
 from eca_mmdet.datasets.entries import (
     Entry,
-    Size,
     entry_name,
     image_name,
     other_form,
@@ -20,9 +19,8 @@ from eca_mmdet.datasets.rules.rule import (
     Content,
     Fix,
     Phase,
-    Repair,
     Rule,
-    Severity,
+    annotations_with,
     images_with,
 )
 
@@ -36,19 +34,16 @@ def _repeated(entries: list[Entry], key: str) -> list[Entry]:
     return [entry for at, entry in enumerate(entries) if first[entry[key]] != at]
 
 
-def _malformed(key: str, kind: str, lacks: str) -> Rule[Content]:
-    def count(repair: Repair) -> None:
-        number = len(repair.malformed.get(key, ()))
-        repair.done[f'malformed {kind} entries dropped'] += number
+def _malformed(key: str, kind: str) -> Rule[Content]:
+    def count(content: Content) -> None:
+        number = len(content.malformed.get(key, ()))
+        content.done[f'malformed {kind} entries dropped'] += number
 
-    return Rule(
-        code=f'malformed-{kind}',
-        severity='error',
-        message=f'{kind if kind == "annotation" else f"{kind} entry"} without {lacks}',
-        find=lambda content: content.malformed.get(key, []),
+    return Rule.of(
+        f'malformed-{kind}',
+        lambda content: content.malformed.get(key, []),
+        Fix('dropped', Phase.ENTRIES, count),  # a repair begins with the others
         describe=lambda at: f'{key}[{at}]',
-        # A repair begins with the usable entries.
-        fix=Fix('dropped', Phase.ENTRIES, count),
     )
 
 
@@ -96,19 +91,19 @@ def _unusable(ids: list[Any], kind: str) -> list[Any]:
     ]
 
 
-def _make_ids_whole(repair: Repair) -> None:
-    _make_whole(repair, repair.images, 'image')
-    _make_whole(repair, repair.categories, 'category')
+def _make_ids_whole(content: Content) -> None:
+    _make_whole(content, content.images, 'image')
+    _make_whole(content, content.categories, 'category')
 
 
-def _make_whole(repair: Repair, entries: list[Entry], kind: str) -> None:
+def _make_whole(content: Content, entries: list[Entry], kind: str) -> None:
     """Make the ids of images or categories whole numbers, where they must be.
 
     Text ids of images stay if all are text and so are the references; mmdet reads them.
     """
     key = f'{kind}_id'
     ids = list(dict.fromkeys(entry['id'] for entry in entries))
-    types = {*map(type, ids), *(type(one[key]) for one in repair.annotations)}
+    types = {*map(type, ids), *(type(one[key]) for one in content.annotations)}
     if types <= {int} or (kind == 'image' and types == {str}):
         return
     wholes = [whole(value) for value in ids]
@@ -123,68 +118,66 @@ def _make_whole(repair: Repair, entries: list[Entry], kind: str) -> None:
     # A reference in another form, '7' for 7, means the same entry, and so does its
     # name. One to nothing becomes None, for under its number there may now be another.
     forms = {whole(old): number for old, number in new.items()} | {None: None}
-    for rows, name in ((entries, 'id'), (repair.annotations, key)):
+    for rows, name in ((entries, 'id'), (content.annotations, key)):
         for row in rows:
             value = row[name]
             number = new[value] if value in new else forms.get(whole(value))
             number = named.get(value) if number is None else number
             if type(value) is not int or number != value:  # 1.0 equals 1
                 row[name] = number
-                repair.done[what] += 1
+                content.done[what] += 1
 
 
-def _numbered(content: Content) -> list[Entry]:
-    return [
-        one for one in content.annotations if type(one.get('id')) in (int, float, str)
-    ]
+_numbered = annotations_with(lambda one: type(one.get('id')) in (int, float, str))
 
 
-def _renumber(repair: Repair) -> None:
+def _renumber(content: Content) -> None:
     """Number annotations from 1 if any id is 0, missing, used twice or not whole."""
-    ids = [one.get('id') for one in repair.annotations]
+    ids = [one.get('id') for one in content.annotations]
     wholes = [whole(value) for value in ids]
     good = 0 not in wholes and len({*wholes}) == len(wholes) and None not in wholes
     text = sum(type(value) is str for value in ids)
     if good and text in (0, len(ids)):
         return
-    for number, one in enumerate(repair.annotations, 1):
+    for number, one in enumerate(content.annotations, 1):
         one['id'] = number
-    repair.done['annotation ids renumbered from 1'] += len(ids)
+    content.done['annotation ids renumbered from 1'] += len(ids)
 
 
-def _merge_images(repair: Repair) -> None:
+def _merge_images(content: Content) -> None:
     """Keep the first of equal images."""
     kept = defaultdict[Any, list[Entry]](list)
     distinct = []
-    for image in repair.images:
+    for image in content.images:
         if image not in kept[image['id']]:
             kept[image['id']].append(image)
             distinct.append(image)
-    repair.done['repeated image entries dropped'] += len(repair.images) - len(distinct)
-    repair.images = distinct
+    content.done['repeated image entries dropped'] += len(content.images) - len(
+        distinct
+    )
+    content.images = distinct
 
 
-def _lost(code: str, severity: Severity, key: str, message: str) -> Rule[Content]:
+def _lost(code: str, kind: str) -> Rule[Content]:
     """Return the rule of references to nothing; 'id-type' reports another form."""
-    kind = key.removesuffix('_id')
+    key = f'{kind}_id'
 
     def find(content: Content) -> list[Entry]:
         known = content.derive(_known_ids)[key]
         unknown = [one for one in content.annotations if one[key] not in known]
         return [one for one in unknown if other_form(one[key]) not in known]
 
-    return Rule(
-        code=code,
-        severity=severity,
-        message=message,
-        find=find,
+    fix = Fix.drop(
+        'read if it is the name, otherwise dropped',
+        Phase.REFERENCES,
+        find,
+        f'annotations of no {kind} dropped',
+    )
+    return Rule.of(
+        code,
+        find,
+        fix,
         describe=lambda one: f'{entry_name(one)} of {kind} {one[key]!r}',
-        fix=Fix.drop(
-            'read if it is the name, otherwise dropped',
-            Phase.REFERENCES,
-            find,
-            f'annotations of no {kind} dropped',
-        ),
     )
 
 
@@ -198,67 +191,38 @@ _MAKE_WHOLE = Fix(
 _RENUMBER = Fix('ids renumbered from 1', Phase.NUMBERS, _renumber)
 
 RULES: tuple[Rule[Content], ...] = (
-    _malformed('images', 'image', "an 'id' or a 'file_name'"),
-    _malformed('categories', 'category', "an 'id' or a 'name'"),
-    _malformed('annotations', 'annotation', "an 'image_id' or a 'category_id'"),
-    Rule(
-        code='id-type',
-        severity='error',
-        message='id that is missing, fractional, or text where others are numbers',
-        find=_wrong_type,
-        fix=_MAKE_WHOLE,
-    ),
-    Rule(
-        code='category-id-form',
-        severity='warning',
-        message="category id written as text or as 1.0: mmdet's classwise=True fails "
-        'on it',
-        find=lambda content: [
-            one['id'] for one in content.categories if type(one['id']) is not int
+    _malformed('images', 'image'),
+    _malformed('categories', 'category'),
+    _malformed('annotations', 'annotation'),
+    Rule.of('id-type', _wrong_type, _MAKE_WHOLE),
+    Rule.of(
+        'category-id-form',
+        lambda content: [
+            repr(one['id']) for one in content.categories if type(one['id']) is not int
         ],
-        describe=repr,
-        fix=_MAKE_WHOLE,
+        _MAKE_WHOLE,
     ),
-    Rule(
-        code='zero-annotation-id',
-        severity='error',
-        message='annotation id 0: pycocotools counts the object as never found',
-        find=lambda content: [
+    Rule.of(
+        'zero-annotation-id',
+        lambda content: [
             one
             for one in content.derive(_numbered)
             if one['id'] == 0 or whole(one['id']) == 0
         ],
-        fix=_RENUMBER,
+        _RENUMBER,
     ),
-    Rule(
-        code='duplicate-annotation-id',
-        severity='error',
-        message='annotation id used before: mmdet refuses the file, pycocotools hides '
-        'an object',
-        find=lambda content: _repeated(content.derive(_numbered), 'id'),
-        fix=_RENUMBER,
+    Rule.of(
+        'duplicate-annotation-id',
+        lambda content: _repeated(content.derive(_numbered), 'id'),
+        _RENUMBER,
     ),
-    Rule(
-        code='duplicate-image-id',
-        severity='error',
-        message='image id used before: of the images that share it only the last is '
-        'seen, with the objects of all',
-        find=lambda content: _repeated(content.images, 'id'),
-        fix=Fix(MERGED, Phase.DUPLICATES, _merge_images),
+    Rule.of(
+        'duplicate-image-id',
+        lambda content: _repeated(content.images, 'id'),
+        Fix(MERGED, Phase.DUPLICATES, _merge_images),
     ),
-    _lost(
-        'orphan-annotation',
-        'warning',
-        'image_id',
-        'annotation of an image that is not in the file',
-    ),
-    _lost(
-        'unknown-category',
-        'error',
-        'category_id',
-        'annotation of a category that is not in the file: mmdet trains the object as '
-        'background',
-    ),
+    _lost('orphan-annotation', 'image'),
+    _lost('unknown-category', 'category'),
 )
 
 
@@ -268,142 +232,110 @@ def _repeated_names(content: Content) -> list[Entry]:
     return _repeated(list(distinct.values())[::-1], 'file_name')
 
 
-def _among(content: Content, names: dict[str, str]) -> list[tuple[Entry, str]]:
+def _among(content: Content, names: dict[str, str] | None) -> list[tuple[str, str]]:
     """Return the images whose file names are keys, with their values."""
-    named = [(image, image['file_name']) for image in content.images]
-    return [(image, names[name]) for image, name in named if name in names]
-
-
-def _describe_missing(item: tuple[Entry, str]) -> str:
-    image, near = item
-    return f'{image_name(image)}, there is {near!r}' if near else image_name(image)
-
-
-def _other_size(content: Content) -> list[tuple[str, Size, Size]]:
-    """Return name, size of the file and stated size of images where they differ."""
-    seen = content.files.sizes if content.files else {}
     return [
-        (image_name(image), actual, stated)
+        (image_name(image), names[image['file_name']])
         for image in content.images
-        if (actual := seen.get(image['file_name'])) is not None
-        and (stated := size_of(image)) is not None
-        and stated != actual
+        if names and image['file_name'] in names
     ]
 
 
-def _describe_size(item: tuple[str, Size, Size]) -> str:
-    name, actual, stated = item
-    return f'{name} is {actual[0]} x {actual[1]}, not {stated[0]} x {stated[1]}'
+def _other_size(content: Content) -> list[str]:
+    """Name the images whose size is not that of their file."""
+    sizes = content.files.sizes if content.files else {}
+    found = []
+    for image in content.images:
+        actual, stated = sizes.get(image['file_name']), size_of(image)
+        if actual and stated and actual != stated:
+            is_not = f'{actual[0]} x {actual[1]}, not {stated[0]} x {stated[1]}'
+            found.append(f'{image_name(image)} is {is_not}')
+    return found
 
 
-def _drop_images(repair: Repair) -> None:
+def _drop_images(content: Content) -> None:
     """Correct file names, and drop images without a usable file, with annotations."""
-    if repair.files is None:
+    if content.files is None:
         return
-    for image in repair.images:
-        if (moved := repair.files.moved.get(image['file_name'])) is not None:
+    for image in content.images:
+        if (moved := content.files.moved.get(image['file_name'])) is not None:
             image['file_name'] = moved
-            repair.done['file names corrected'] += 1
-    unusable = repair.files.unusable
-    gone = [image for image in repair.images if image['file_name'] in unusable]
+            content.done['file names corrected'] += 1
+    unusable = content.files.unusable
+    gone = [image for image in content.images if image['file_name'] in unusable]
     if not gone:
         return
-    repair.images = [i for i in repair.images if i['file_name'] not in unusable]
-    repair.done['images without a usable file dropped'] += len(gone)
-    ids = {image['id'] for image in gone} - {image['id'] for image in repair.images}
-    repair.drop(
-        (one for one in repair.annotations if one['image_id'] in ids),
+    content.images = [i for i in content.images if i['file_name'] not in unusable]
+    content.done['images without a usable file dropped'] += len(gone)
+    ids = {image['id'] for image in gone} - {image['id'] for image in content.images}
+    content.drop(
+        (one for one in content.annotations if one['image_id'] in ids),
         'annotations of dropped images dropped',
     )
 
 
-def _read_sizes(repair: Repair) -> None:
-    for image in repair.images:
+def _read_sizes(content: Content) -> None:
+    for image in content.images:
         sides = {key: read_number(image.get(key)) for key in ('width', 'height')}
         if size_of(image) is None and size_of(sides) is not None:
             image |= sides
-            repair.done['image sizes read from another form'] += 1
+            content.done['image sizes read from another form'] += 1
 
 
-def _correct_sizes(repair: Repair) -> None:
-    sizes = repair.files.sizes if repair.files else {}
-    for image in repair.images:
+def _correct_sizes(content: Content) -> None:
+    sizes = content.files.sizes if content.files else {}
+    for image in content.images:
         size = sizes.get(image['file_name'])
         if size and size != size_of(image):
             image['width'], image['height'] = size
-            repair.done['image sizes corrected'] += 1
+            content.done['image sizes corrected'] += 1
 
 
 IMAGE_RULES: tuple[Rule[Content], ...] = (
-    Rule(
-        code='image-size-missing',
-        severity='error',
-        message="image without 'width' and 'height' as whole numbers above 0",
-        find=images_with(lambda image: size_of(image) is None),
-        fix=Fix(
+    Rule.of(
+        'image-size-missing',
+        images_with(lambda image: size_of(image) is None),
+        Fix(
             'read if it is text; read from the image, with --images',
             Phase.VALUES,
             _read_sizes,
         ),
     ),
-    Rule(
-        code='file-name-outside',
-        severity='error',
-        message='file name that leaves the image folder (absolute or with ..) or has a '
-        'NUL byte: check-data does not open it',
-        find=images_with(lambda image: leaves_folder(image['file_name'])),
-        fix=Fix(
+    Rule.of(
+        'file-name-outside',
+        images_with(lambda image: leaves_folder(image['file_name'])),
+        Fix(
             'replaced by the only image of its name in the folder, with --images',
             Phase.FILES,
             _drop_images,
         ),
     ),
-    Rule(
-        code='duplicate-file-name',
-        severity='warning',
-        message="file listed before under another id: each entry lacks the other's "
-        'objects',
-        find=_repeated_names,
-    ),
-)
-
-_DROP = Fix('the entry is dropped, with its annotations', Phase.FILES, _drop_images)
-_RENAME = Fix(
-    'replaced by the only image in the folder that it can mean (another path, case or '
-    'ending); if none is similar, the entry is dropped, with its annotations',
-    Phase.FILES,
-    _drop_images,
+    Rule.of('duplicate-file-name', _repeated_names),
 )
 
 FILE_RULES: tuple[Rule[Content], ...] = (
-    Rule(
-        code='missing-image',
-        severity='error',
-        message='image file that is not there',
-        find=lambda content: (
-            _among(content, content.files.missing) if content.files else []
+    Rule.of(
+        'missing-image',
+        lambda content: _among(content, content.files and content.files.missing),
+        Fix(
+            'replaced by the only image in the folder that it can mean (another path, '
+            'case or ending); if none is similar, the entry is dropped, with its '
+            'annotations',
+            Phase.FILES,
+            _drop_images,
         ),
-        describe=_describe_missing,
-        fix=_RENAME,
+        describe=lambda item: item[0] + f', there is {item[1]!r}' * bool(item[1]),
     ),
-    Rule(
-        code='damaged-image',
-        severity='error',
-        message='image file that is cut off or cannot be read',
-        find=lambda content: (
-            _among(content, content.files.damaged) if content.files else []
-        ),
-        describe=lambda item: f'{image_name(item[0])}: {item[1]}',
-        fix=_DROP,
+    Rule.of(
+        'damaged-image',
+        lambda content: _among(content, content.files and content.files.damaged),
+        Fix('the entry is dropped, with its annotations', Phase.FILES, _drop_images),
+        describe=': '.join,
     ),
-    Rule(
-        code='image-size',
-        severity='error',
-        message='image of another size than the file says (as mmdet sees it: turned by '
-        'EXIF)',
-        find=_other_size,
-        describe=_describe_size,
-        fix=Fix(
+    Rule.of(
+        'image-size',
+        _other_size,
+        Fix(
             'width and height corrected; look whether the boxes fit',
             Phase.SIZES,
             _correct_sizes,

@@ -44,7 +44,6 @@ from eca_mmdet.datasets.rules.rule import (
     Content,
     Fix,
     Phase,
-    Repair,
     Rule,
     annotations_with,
 )
@@ -73,27 +72,27 @@ def _read(
 ) -> Fix:
     """Return the fix that reads values in another form; others are a later phase's."""
 
-    def apply(repair: Repair) -> None:
-        for one in find(repair.view()):
+    def apply(content: Content) -> None:
+        for one in find(content):
             value = read(one.get(key))
             if value is not None and repr(value) != repr(one[key]):  # 1.0 equals 1
                 one[key] = value
-                repair.done[f'{key} read from another form'] += 1
+                content.done[f'{key} read from another form'] += 1
 
     return Fix(f'read from another form; otherwise {summary}', Phase.VALUES, apply)
 
 
-def _read_flags(repair: Repair) -> None:
-    for one in repair.annotations:
+def _read_flags(content: Content) -> None:
+    for one in content.annotations:
         value, ignore = one.get('iscrowd'), one.get('ignore')
         if not is_crowd_flag(value):
             flag = None if value is None else read_flag(value)
             state = 'set to 0' if flag is None else 'read from another form'
-            repair.done[f'iscrowd {state}'] += 1
+            content.done[f'iscrowd {state}'] += 1
             one['iscrowd'] = flag or 0
         if isinstance(ignore, str) and (flag := read_flag(ignore)) is not None:
             one['ignore'] = flag
-            repair.done['ignore read from another form'] += 1
+            content.done['ignore read from another form'] += 1
 
 
 def _is_flat(one: Entry) -> bool:
@@ -104,16 +103,14 @@ def _is_flat(one: Entry) -> bool:
     return not is_box(box) or (box[2] > 0 and box[3] > 0)  # type: ignore[index]
 
 
-def _compute_areas(repair: Repair) -> None:
-    content = repair.view()
+def _compute_areas(content: Content) -> None:
     for one in content.annotations:
         if not is_finite_number(one.get('area')) or _is_flat(one):
             set_area(one, content.sizes[one['image_id']])
-            repair.done['areas computed'] += 1
+            content.done['areas computed'] += 1
 
 
-def _compute_boxes(repair: Repair) -> None:
-    content = repair.view()
+def _compute_boxes(content: Content) -> None:
     absent = [one for one in content.annotations if not is_box(one.get('bbox'))]
     empty, outside, _, thin, _ = content.derive(_misplaced)
     for one in [*absent, *empty, *outside, *thin]:
@@ -124,9 +121,9 @@ def _compute_boxes(repair: Repair) -> None:
             box = _opposite_corner(one.get('bbox'), size)
         if box is not None:
             one['bbox'] = box
-            repair.done[what] += 1
+            content.done[what] += 1
     lost = [one for one in absent if not is_box(one.get('bbox'))]
-    repair.drop(lost, 'annotations without box and mask dropped')
+    content.drop(lost, 'annotations without box and mask dropped')
 
 
 def _opposite_corner(box: Any, size: Size | None) -> list[float] | None:
@@ -196,8 +193,7 @@ def _in_pixels(values: Sequence[float], size: Size | None) -> list[float]:
     return [round(value * sides[at % 2], 6) for at, value in enumerate(values)]
 
 
-def _scale_boxes(repair: Repair) -> None:
-    content = repair.view()
+def _scale_boxes(content: Content) -> None:
     found = content.derive(_misplaced).normalised
     found = [one for one in found if content.sizes[one['image_id']]]
     boxes = _array([one['bbox'] for one in found], 4)
@@ -216,7 +212,7 @@ def _scale_boxes(repair: Repair) -> None:
         one['bbox'] = _in_pixels(box, size)
         if is_finite_number(one.get('area')) and one['area'] <= 1:
             one['area'] *= width * height
-        repair.done['boxes scaled to pixels'] += 1
+        content.done['boxes scaled to pixels'] += 1
 
 
 def _array(rows: list[Any], columns: int) -> npt.NDArray[np.float64]:
@@ -236,14 +232,14 @@ def _has_corners(one: Entry, content: Content) -> bool:
     return [_is_confirmed(one, b, size) for b in readings] == [False, True]  # type: ignore[arg-type]
 
 
-def _clip(repair: Repair) -> None:
-    content = repair.view()
+def _clip(content: Content) -> None:
     over_edge = content.derive(_misplaced).over_edge
     if any(_has_corners(one, content) for one in over_edge):
         for one in filter(lambda one: _has_corners(one, content), content.annotations):
             one['bbox'] = _corners(one['bbox'])
-            repair.done['boxes read as two corners'] += 1
-    for one in repair.view().derive(_misplaced).over_edge:
+            content.done['boxes read as two corners'] += 1
+    content.forget()
+    for one in content.derive(_misplaced).over_edge:
         x, y, w, h = one['bbox']
         width, height = content.sizes[one['image_id']] or (w, h)
         left, top = max(x, 0), max(y, 0)
@@ -253,7 +249,7 @@ def _clip(repair: Repair) -> None:
         if not one.get('segmentation') and is_finite_number(one.get('area')):
             one['area'] = box[2] * box[3]  # it was the box's
         one['bbox'] = box
-        repair.done['boxes clipped to the image'] += 1
+        content.done['boxes clipped to the image'] += 1
 
 
 def _box_name(one: Entry) -> str:
@@ -318,9 +314,8 @@ def _misses(content: Content, usable: list[Entry]) -> tuple[list[Entry], list[En
     return empty, [usable[boxed[at]] for at in far]
 
 
-def _place_masks(repair: Repair) -> None:
+def _place_masks(content: Content) -> None:
     """Place polygons where their box says, if that is how they are meant."""
-    content = repair.view()
     masks = content.derive(_sort)
     for one in (*masks.empty, *masks.away):
         size, box = content.sizes[one['image_id']] or (1, 1), one.get('bbox')
@@ -328,7 +323,7 @@ def _place_masks(repair: Repair) -> None:
             found = mask_box(rings, size)
             if found and (not is_box(box) or overlap(found, box) > SAME_OVERLAP):  # type: ignore[arg-type]
                 one['segmentation'] = rings
-                repair.done[f'masks {what}'] += 1
+                content.done[f'masks {what}'] += 1
                 break
 
 
@@ -350,23 +345,23 @@ def _unusable(content: Content) -> list[Entry]:
     return [*masks.malformed, *masks.short]
 
 
-def _remove_masks(repair: Repair) -> None:
+def _remove_masks(content: Content) -> None:
     """Remove what is no mask; where annotations have masks, drop those left without."""
-    masks = repair.view().derive(_sort)
+    masks = content.derive(_sort)
     malformed, short, empty = masks.malformed, masks.short, masks.empty
     bad = {*map(id, malformed), *map(id, empty)}
-    needed = any(has_mask(one) for one in repair.annotations if id(one) not in bad)
+    needed = any(has_mask(one) for one in content.annotations if id(one) not in bad)
     for one in (*malformed, *empty):
         one['segmentation'] = []
-    repair.done['malformed segmentations removed'] += len(malformed)
-    repair.done['masks without a pixel removed'] += len(empty)
+    content.done['malformed segmentations removed'] += len(malformed)
+    content.done['masks without a pixel removed'] += len(empty)
     for one in short:
         mask = one['segmentation']
         one['segmentation'] = [points for points in mask if is_polygon(points)]
-        repair.done['short polygons removed'] += len(mask) - len(one['segmentation'])
+        content.done['short polygons removed'] += len(mask) - len(one['segmentation'])
     if needed:
         lost = [one for one in (*malformed, *short, *empty) if not one['segmentation']]
-        repair.drop(lost, 'annotations that lost their mask dropped')
+        content.drop(lost, 'annotations that lost their mask dropped')
 
 
 _MASK = Fix(
@@ -386,164 +381,115 @@ _BOX = Fix(
     'computed from the mask; dropped where there is none', Phase.BOXES, _compute_boxes
 )
 
+
+def _misplaced_as(kind: str) -> Callable[[Content], list[Entry]]:
+    return lambda content: getattr(content.derive(_misplaced), kind)
+
+
+def _masks_with(kind: str) -> Callable[[Content], list[Entry]]:
+    return lambda content: getattr(content.derive(_sort), kind)
+
+
 RULES: tuple[Rule[Content], ...] = (
-    Rule(
-        code='missing-iscrowd',
-        severity='error',
-        message="annotation without 'iscrowd' 0 or 1: pycocotools fails at the first "
-        "evaluation, and to mmdet any text is 1, '0' too",
-        find=annotations_with(lambda one: not is_crowd_flag(one.get('iscrowd'))),
-        fix=READ_FLAGS,
+    Rule.of(
+        'missing-iscrowd',
+        annotations_with(lambda one: not is_crowd_flag(one.get('iscrowd'))),
+        READ_FLAGS,
     ),
-    Rule(
-        code='missing-area',
-        severity='error',
-        message="annotation without 'area' as a number: mmdet fails on it",
-        find=_without_area,
-        fix=_read(_without_area, 'area', read_number, _AREA.summary),
+    Rule.of(
+        'missing-area',
+        _without_area,
+        _read(_without_area, 'area', read_number, _AREA.summary),
     ),
-    Rule(
-        code='zero-area',
-        severity='warning',
-        message='area of 0 or less: mmdet leaves the object out of training',
-        find=annotations_with(_is_flat),
-        fix=_AREA,
+    Rule.of('zero-area', annotations_with(_is_flat), _AREA),
+    Rule.of('missing-bbox', _without_box, _BOX),
+    Rule.of(
+        'malformed-bbox',
+        _malformed_boxes,
+        _read(_malformed_boxes, 'bbox', read_box, _BOX.summary),
     ),
-    Rule(
-        code='missing-bbox',
-        severity='error',
-        message="annotation without 'bbox': mmdet fails on it",
-        find=_without_box,
-        fix=_BOX,
-    ),
-    Rule(
-        code='malformed-bbox',
-        severity='error',
-        message='bbox that is not four finite numbers x, y, width, height',
-        find=_malformed_boxes,
-        fix=_read(_malformed_boxes, 'bbox', read_box, _BOX.summary),
-    ),
-    Rule(
-        code='empty-bbox',
-        severity='warning',
-        message='bbox of no width or height: not trained on, and in AP an object that '
-        'cannot be found',
-        find=lambda content: content.derive(_misplaced).empty,
-        describe=_box_name,
-        fix=Fix.drop(
+    Rule.of(
+        'empty-bbox',
+        _misplaced_as('empty'),
+        Fix.drop(
             'computed from the mask, or negative sides taken as the opposite corner; '
             'otherwise dropped',
             Phase.EXTENTS,
-            lambda content: content.derive(_misplaced).empty,
+            _misplaced_as('empty'),
             'annotations of an empty box dropped',
         ),
-    ),
-    Rule(
-        code='bbox-outside',
-        severity='warning',
-        message='bbox outside its image: not trained on, and in AP an object that '
-        'cannot be found',
-        find=lambda content: content.derive(_misplaced).outside,
         describe=_box_name,
-        fix=Fix.drop(
+    ),
+    Rule.of(
+        'bbox-outside',
+        _misplaced_as('outside'),
+        Fix.drop(
             'computed from the mask; dropped where there is none',
             Phase.EXTENTS,
-            lambda content: content.derive(_misplaced).outside,
+            _misplaced_as('outside'),
             'annotations whose box is outside the image dropped',
         ),
-    ),
-    Rule(
-        code='thin-bbox',
-        severity='warning',
-        message='bbox of less than 1 px in width or height: mmdet leaves the object '
-        'out of training',
-        find=lambda content: content.derive(_misplaced).thin,
         describe=_box_name,
-        fix=Fix('computed from the mask, if there is one', Phase.BOXES, _compute_boxes),
     ),
-    Rule(
-        code='normalised-bbox',
-        severity='error',
-        message='bbox in 0-1, where pixels are expected: the coordinates look '
-        'normalised; mmdet leaves boxes under 1 px out of training, and AP is wrong',
-        find=lambda content: content.derive(_misplaced).normalised,
+    Rule.of(
+        'thin-bbox',
+        _misplaced_as('thin'),
+        _BOX._replace(summary='computed from the mask, if there is one'),
         describe=_box_name,
-        fix=Fix(
+    ),
+    Rule.of(
+        'normalised-bbox',
+        _misplaced_as('normalised'),
+        Fix(
             "multiplied by the image's size; if a box then ends outside of it, read as "
             'two corners if only that fits, otherwise left for you to decide',
             Phase.SCALES,
             _scale_boxes,
         ),
-    ),
-    Rule(
-        code='bbox-over-edge',
-        severity='warning',
-        message='bbox more than 1 px over the edge of its image (bbox is x, y, width, '
-        'height, not two corners)',
-        find=lambda content: content.derive(_misplaced).over_edge,
         describe=_box_name,
-        fix=Fix(
+    ),
+    Rule.of(
+        'bbox-over-edge',
+        _misplaced_as('over_edge'),
+        Fix(
             'read as two corners if the mask or the area confirms it, otherwise '
             'clipped to the image',
             Phase.EXTENTS,
             _clip,
         ),
+        describe=_box_name,
     ),
-    Rule(
-        code='malformed-segmentation',
-        severity='error',
-        message='segmentation that is neither lists of finite numbers nor an RLE with '
-        "'size' and 'counts'",
-        find=lambda content: content.derive(_sort).malformed,
-        fix=_read(_unusable, 'segmentation', read_segmentation, _MASK.summary),
+    Rule.of(
+        'malformed-segmentation',
+        _masks_with('malformed'),
+        _read(_unusable, 'segmentation', read_segmentation, _MASK.summary),
     ),
-    Rule(
-        code='short-polygon',
-        severity='error',
-        message='polygon of fewer than 3 points or an odd number of coordinates: mmdet '
-        'passes it over, mask AP can fail on it',
-        find=lambda content: content.derive(_sort).short,
-        fix=_MASK,
-    ),
-    Rule(
-        code='mask-without-pixel',
-        severity='warning',
-        message='mask that has no pixel in its image: nothing is learnt from it, and '
-        'in mask AP an object that cannot be found',
-        find=lambda content: content.derive(_sort).empty,
-        fix=Fix(
+    Rule.of('short-polygon', _masks_with('short'), _MASK),
+    Rule.of(
+        'mask-without-pixel',
+        _masks_with('empty'),
+        Fix(
             'scaled if it is in 0-1 and its box confirms it; otherwise removed, and '
             'dropped with the annotation in a mask dataset',
             Phase.SCALES,
             _place_masks,
         ),
     ),
-    Rule(
-        code='mask-off-bbox',
-        severity='warning',
-        message='mask far from its bbox (IoU of the boxes of both under '
-        f'{LEAST_OVERLAP}): one of them is wrong',
-        find=lambda content: content.derive(_sort).away,
-        describe=_box_name,
-        fix=Fix(
+    Rule.of(
+        'mask-off-bbox',
+        _masks_with('away'),
+        Fix(
             'x and y exchanged, moved into the box or scaled from 0-1, if the box then '
             'confirms it',
             Phase.SCALES,
             _place_masks,
         ),
+        describe=_box_name,
     ),
-    Rule(
-        code='rle-size',
-        severity='error',
-        message='RLE mask of another size than its image: training on masks fails, and '
-        'it matches nothing',
-        find=lambda content: content.derive(_sort).other_size,
-    ),
-    Rule(
-        code='missing-segmentation',
-        severity='warning',
-        message='annotation without a mask beside others that have one',
-        find=lambda content: content.derive(_sort).without,
+    Rule.of('rle-size', _masks_with('other_size')),
+    Rule.of(
+        'missing-segmentation',
+        _masks_with('without'),
         note_if=lambda content: not any(map(has_mask, content.annotations)),
         note='annotation without a mask; none in this file has a usable one, so it is '
         'for detectors of boxes',

@@ -80,19 +80,14 @@ def _untrained(content: Content) -> list[str]:
     ]
 
 
-NOTHING_TRAINED: Rule[Content] = Rule(
-    code='nothing-to-train-on',
-    severity='error',
-    message='every annotation is left out of training, for the faults named here',
-    find=lambda content: nothing_trained(content.derive(count_reasons)),
+NOTHING_TRAINED: Rule[Content] = Rule.of(
+    'nothing-to-train-on',
+    lambda content: nothing_trained(content.derive(count_reasons)),
 )
 
-SMALL_IMAGE: Rule[Content] = Rule(
-    code='small-image',
-    severity='warning',
-    message="image with a side shorter than filter_cfg.min_size, 32 px in mmdet's "
-    'configs: left out of training with its objects (eca-mmdet init sets min_size)',
-    find=lambda content: [
+SMALL_IMAGE: Rule[Content] = Rule.of(
+    'small-image',
+    lambda content: [
         image
         for image in content.images
         if (size := content.sizes[image['id']]) and min(size) < content.min_side
@@ -100,27 +95,16 @@ SMALL_IMAGE: Rule[Content] = Rule(
 )
 
 RULES: tuple[Rule[Content], ...] = (
-    Rule(
-        code='ignored-object',
-        severity='warning',
-        message="annotation with 'ignore': mmdet leaves it out of training (any text, "
-        "'0' too), and COCO's AP counts it all the same",
-        find=annotations_with(lambda one: one.get('ignore')),
-        fix=READ_FLAGS._replace(summary="text such as '0' is read; others stay"),
+    Rule.of(
+        'ignored-object',
+        annotations_with(lambda one: one.get('ignore')),
+        READ_FLAGS._replace(summary="text such as '0' is read; others stay"),
     ),
-    Rule(
-        code='crowd-region',
-        severity='note',
-        message="annotation with 'iscrowd' 1: not trained on, and not counted in AP",
-        find=annotations_with(lambda one: left_out(one, None) == 'crowd-region'),
+    Rule.of(
+        'crowd-region',
+        annotations_with(lambda one: left_out(one, None) == 'crowd-region'),
     ),
     SMALL_IMAGE,
     NOTHING_TRAINED,
-    Rule(
-        code='class-not-trained',
-        severity='warning',
-        message='class of which every annotation is left out of training',
-        find=_untrained,
-        describe=repr,
-    ),
+    Rule.of('class-not-trained', _untrained, describe=repr),
 )
