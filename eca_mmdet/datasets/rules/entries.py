@@ -10,11 +10,11 @@ from eca_mmdet.datasets.entries import (
     entry_name,
     image_name,
     other_form,
+    read_number,
     size_of,
     whole,
 )
 from eca_mmdet.datasets.images import leaves_folder
-from eca_mmdet.datasets.readings import read_number
 from eca_mmdet.datasets.rules.rule import (
     Content,
     Fix,

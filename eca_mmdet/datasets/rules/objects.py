@@ -24,6 +24,10 @@ from eca_mmdet.datasets.entries import (
     is_finite_number,
     is_polygon,
     is_segmentation,
+    read_box,
+    read_flag,
+    read_number,
+    read_segmentation,
 )
 from eca_mmdet.datasets.masks import (
     LEAST_OVERLAP,
@@ -33,12 +37,6 @@ from eca_mmdet.datasets.masks import (
     overlap,
     set_area,
     shared_area,
-)
-from eca_mmdet.datasets.readings import (
-    read_box,
-    read_flag,
-    read_number,
-    read_segmentation,
 )
 from eca_mmdet.datasets.rules.rule import (
     Content,
