@@ -230,7 +230,7 @@ def _to_coco(
                 annotation_count=count,
                 found_count=count + part.log.lost + part.log.joined,
                 joined_count=part.log.joined,
-                classes=tuple(name for _, name in source.categories),
+                classes=tuple(entry['name'] for entry in source.categories.values()),
                 notes=(*(() if converted else source.notes), *part.log.notes),
             )
         )
@@ -253,7 +253,7 @@ def _content(source: LabelledDataset, part: LabelledSplit) -> Entry:
             {'id': image_id, 'file_name': image.name, 'width': width, 'height': height}
         )
         for labelled in image.objects:
-            category = source.keys[labelled.category]
+            category = source.categories[labelled.category]['id']
             ids = {'id': len(annotations) + 1, 'image_id': image_id}
             ids['category_id'] = category
             annotations.append(ids | _annotation(labelled, image.size))
@@ -261,7 +261,7 @@ def _content(source: LabelledDataset, part: LabelledSplit) -> Entry:
         'info': {'description': f'{_NAMES[source.kind]} labels, by eca-mmdet to-coco'},
         'images': images,
         'annotations': annotations,
-        'categories': [{'id': key, 'name': name} for key, name in source.categories],
+        'categories': list(source.categories.values()),
     }
 
 

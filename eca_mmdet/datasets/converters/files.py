@@ -57,7 +57,6 @@ _RENAMED = (
 _MOVED = (
     'label files without an image in their place: the only one of its name is taken'
 )
-_UNREADABLE = 'label files left out that cannot be read, with their images'
 _OUTSIDE = 'label files left out, with their images, that are outside the split folders'
 
 
@@ -176,12 +175,6 @@ def parse_xml(path: Path, log: ConversionLog) -> Any:
         return package.fromstring(read_text(path, 'label file', log, name))
     except ParseError as error:
         raise ValueError(str(error)) from None
-
-
-def log_unreadable(file: Path, error: Exception, log: ConversionLog) -> None:
-    """Log a label file that cannot be read."""
-    reason = ' '.join(str(error).split())
-    log.add(_UNREADABLE, f'{file.name}: {clipped(reason, 80)}')
 
 
 def root_tag(path: Path) -> str:
@@ -434,7 +427,7 @@ def read_label_files(
         name: of its files in messages.
         root: folder of labels and images.
         ending: of the label files.
-        load: returns the labels in a file; None, logged, if it cannot be used.
+        load: returns the labels in a file; None, logged, if it is another's.
         read: returns the objects of a content.
 
     Raises:
@@ -444,7 +437,17 @@ def read_label_files(
     images = ImageFolder(root)
     files = list(files_below(root, [ending]))
     splits, left = _listed(files, images, ending[1:].upper(), log)
-    labels = {file: loaded for file in files if (loaded := load(file, log))}
+    labels: dict[Path, ImageLabels] = {}
+    for file in files:
+        try:
+            if (loaded := load(file, log)) is not None:
+                labels[file] = loaded
+        except MissingPackageError:
+            raise
+        except (UserError, ValueError, RecursionError) as error:
+            reason = clipped(' '.join(str(error).split()), 80)
+            what = 'label files left out that cannot be read, with their images'
+            log.add(what, f'{file.name}: {reason}')
     images.match(list(labels.values()))
     if splits:
         rest = set(files).difference(*splits.values())

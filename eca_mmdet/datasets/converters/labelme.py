@@ -12,7 +12,6 @@ from eca_mmdet.datasets.converters.files import (
     IMAGE_ENDINGS,
     ImageLabels,
     import_package,
-    log_unreadable,
     read_label_files,
     read_text,
 )
@@ -26,7 +25,6 @@ from eca_mmdet.datasets.converters.labels import (
     join_groups,
 )
 from eca_mmdet.datasets.entries import Size
-from eca_mmdet.utils.errors import UserError
 from eca_mmdet.utils.text import clipped
 
 
@@ -49,11 +47,7 @@ def read(path: Path) -> LabelledDataset:
 
 
 def _load(file: Path, root: Path, log: ConversionLog) -> ImageLabels | None:
-    try:
-        content = json.loads(read_text(file, 'label file', log))
-    except (UserError, ValueError, RecursionError) as error:
-        log_unreadable(file, error, log)
-        return None
+    content = json.loads(read_text(file, 'label file', log))
     if not isinstance(content, dict) or not isinstance(content.get('shapes'), list):
         log.add('JSON files passed over that are not of LabelMe', file.name)
         return None

@@ -10,7 +10,7 @@ from collections.abc import Callable, Hashable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from eca_mmdet.datasets.entries import Size
+from eca_mmdet.datasets.entries import Entry, Size
 from eca_mmdet.datasets.images import open_images
 from eca_mmdet.utils.text import clipped, plural
 
@@ -181,13 +181,11 @@ class LabelledDataset:
     """Labels of another tool.
 
     Attributes:
-        categories: id and name of each class; the ids start at 1.
-        keys: from the classes as objects have them to their ids.
+        categories: COCO's entry of each class, by the key that objects have for it.
     """
 
     kind: Kind
-    categories: list[tuple[int, str]]
-    keys: dict[int | str, int]
+    categories: dict[int | str, Entry]
     splits: list[LabelledSplit]
     notes: list[str] = dataclasses.field(default_factory=list)
 
@@ -209,9 +207,9 @@ class LabelledDataset:
             for image in part.images
             for labelled in image.objects
         }
-        categories = list(enumerate(dict.fromkeys([*first, *sorted(used)]), 1))
-        keys: dict[int | str, int] = {name: number for number, name in categories}
-        return cls(kind, categories, keys, splits, notes)
+        names = dict.fromkeys([*first, *sorted(used)])
+        entries = {name: {'id': at, 'name': name} for at, name in enumerate(names, 1)}
+        return cls(kind, {**entries}, splits, notes)
 
 
 def read_split(

@@ -9,7 +9,6 @@ from typing import Any
 
 from eca_mmdet.datasets.converters.files import (
     ImageLabels,
-    log_unreadable,
     parse_xml,
     read_label_files,
 )
@@ -21,7 +20,6 @@ from eca_mmdet.datasets.converters.labels import (
     is_coordinate,
 )
 from eca_mmdet.datasets.entries import Size, is_polygon
-from eca_mmdet.utils.errors import MissingPackageError, UserError
 
 _CORNERS = ('xmin', 'ymin', 'xmax', 'ymax')
 
@@ -57,15 +55,9 @@ class _Reader:
         self._origin = origin
         self.boxes = self.zeros = self.decimals = 0
 
-    def load(self, file: Path, log: ConversionLog) -> ImageLabels | None:
-        """Return the labels in a file; None, logged, if it cannot be read."""
-        try:
-            root = parse_xml(file, log)
-        except MissingPackageError:
-            raise
-        except (ValueError, UserError) as error:
-            log_unreadable(file, error, log)
-            return None
+    def load(self, file: Path, log: ConversionLog) -> ImageLabels:
+        """Return the labels in a file."""
+        root = parse_xml(file, log)
         entries = root.findall('object')
         for entry in entries:
             with contextlib.suppress(ValueError):  # malformed

@@ -33,7 +33,7 @@ from eca_mmdet.datasets.converters.labels import (
     is_coordinate,
     read_split,
 )
-from eca_mmdet.datasets.entries import Size
+from eca_mmdet.datasets.entries import Entry, Size
 from eca_mmdet.utils.errors import MissingPackageError, UserError
 from eca_mmdet.utils.io import read_file
 from eca_mmdet.utils.text import clipped, plural
@@ -70,8 +70,6 @@ def read(path: Path, choices: Choices) -> LabelledDataset:
         MissingPackageError: supervision is not installed.
     """
     about = _describe(path)
-    keys: dict[int | str, int] = {number: number + 1 for number in about.names}
-    categories = [(number + 1, name) for number, name in about.names.items()]
     library = import_package('supervision.dataset.formats.yolo', SUPERVISION)
     logs = {split: ConversionLog() for split in about.splits}
     images = {split: _images(split, about, log) for split, log in logs.items()}
@@ -89,7 +87,10 @@ def read(path: Path, choices: Choices) -> LabelledDataset:
         for split, found in images.items()
     ]
     _log_unused(about, files, parts[0].log)
-    return LabelledDataset('yolo', categories, keys, parts, about.notes)
+    categories: dict[int | str, Entry] = {
+        number: {'id': number + 1, 'name': name} for number, name in about.names.items()
+    }
+    return LabelledDataset('yolo', categories, parts, about.notes)
 
 
 def _read_split(

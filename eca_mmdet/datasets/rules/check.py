@@ -15,7 +15,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from eca_mmdet.datasets.entries import Entry, is_image, left_out
+from eca_mmdet.datasets.entries import Entry, has_mask, is_image, left_out
 from eca_mmdet.datasets.images import ImageFiles
 from eca_mmdet.datasets.index import Array, CocoIndex, Mask
 from eca_mmdet.datasets.rules import categories, entries, objects
@@ -29,6 +29,11 @@ from eca_mmdet.datasets.rules.rule import (
 
 _SMALL_PX = 32
 """mmdet's configs leave out smaller images."""
+
+_ONLY_BOXES = (
+    'annotation without a mask; none in this file has a usable one, so it is for '
+    'detectors of boxes'
+)
 
 _ODD = ('..', '\\', ':', '\0')
 """What may lead out of an image folder."""
@@ -163,14 +168,14 @@ def check_annotations(
 def check_content(content: Content) -> list[Fault]:
     """Find the faults of :func:`check_annotations` in sorted entries."""
     faults = _check(RULES, content)
-    if content.unmasked is None:
-        return faults
-    return [
-        replace(fault, count=content.unmasked)
-        if fault.code == 'missing-segmentation'
-        else fault
-        for fault in faults
-    ]
+    for at, fault in enumerate(faults):
+        if fault.code == 'missing-segmentation':
+            if not any(map(has_mask, content.annotations)):
+                fault = replace(fault, severity='note', message=_ONLY_BOXES)
+            if content.unmasked is not None:
+                fault = replace(fault, count=content.unmasked)
+            faults[at] = fault
+    return faults
 
 
 def check_classes(
@@ -198,10 +203,14 @@ def repair(
     Keys that are not COCO's are kept. The counter says how often each repair was made,
     by what it says to the user.
     """
-    state = Content.of(content)
-    state.files = files
-    for key in ('images', 'categories', 'annotations'):
-        setattr(state, key, [*map(dict, getattr(state, key))])
+    usable = Content.of(content)
+    state = replace(
+        usable,
+        images=[*map(dict, usable.images)],
+        categories=[*map(dict, usable.categories)],
+        annotations=[*map(dict, usable.annotations)],
+        files=files,
+    )
     for make in _REPAIRS:
         state.forget()
         make(state)

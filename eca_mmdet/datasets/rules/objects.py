@@ -485,11 +485,5 @@ RULES: tuple[Rule[Content], ...] = (
         describe=_box_name,
     ),
     Rule.of('rle-size', _masks_with('other_size')),
-    Rule.of(
-        'missing-segmentation',
-        _masks_with('without'),
-        note_if=lambda content: not any(map(has_mask, content.annotations)),
-        note='annotation without a mask; none in this file has a usable one, so it is '
-        'for detectors of boxes',
-    ),
+    Rule.of('missing-segmentation', _masks_with('without')),
 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from enum import IntEnum
@@ -198,8 +198,6 @@ class Rule(Generic[T]):
     Attributes:
         find: returns the items that have the fault.
         describe: names an item as an example.
-        note_if: whether the fault is only a note in some content.
-        note: its message then, if another.
         fix: its repair; None if a person must decide.
     """
 
@@ -208,8 +206,6 @@ class Rule(Generic[T]):
     message: str
     find: Callable[[T], Sequence[Any]]
     describe: Callable[[Any], str] = entry_name
-    note_if: Callable[[T], bool] = lambda content: False
-    note: str = ''
     fix: Fix | None = None
 
     @classmethod
@@ -218,13 +214,17 @@ class Rule(Generic[T]):
         code: str,
         find: Callable[[T], Sequence[Any]],
         fix: Fix | None = None,
-        **more: Any,
+        describe: Callable[[Any], str] = entry_name,
     ) -> Rule[T]:
         """Return the rule of a code in :data:`MESSAGES`."""
         severity = next(key for key, codes in MESSAGES.items() if code in codes)
-        message = MESSAGES[severity][code]
         return cls(
-            code=code, severity=severity, message=message, find=find, fix=fix, **more
+            code=code,
+            severity=severity,
+            message=MESSAGES[severity][code],
+            find=find,
+            describe=describe,
+            fix=fix,
         )
 
     def check(self, content: T) -> list[Fault]:
@@ -233,17 +233,17 @@ class Rule(Generic[T]):
         if not items:
             return []
         examples = dict.fromkeys(self.describe(item) for item in items[:EXAMPLES])
-        noted = self.note_if(content)
+        fix = self.fix and self.fix.summary
         return [
-            Fault(
-                self.code,
-                'note' if noted else self.severity,
-                len(items),
-                (noted and self.note) or self.message,
-                tuple(examples),
-                self.fix and self.fix.summary,
-            )
+            Fault(self.code, self.severity, len(items), self.message, (*examples,), fix)
         ]
+
+
+_USABLE: dict[str, Callable[[Any], bool]] = {
+    'images': is_image,
+    'categories': is_category,
+    'annotations': is_annotation,
+}
 
 
 @dataclass(eq=False)
@@ -282,19 +282,15 @@ class Content:
         cls, content: Mapping[str, Any], classes: Sequence[str] | str | None = None
     ) -> Content:
         """Sort the entries of a file."""
-        sorted_content = cls(classes=classes)
-        usable: tuple[tuple[str, list[Entry], Callable[[Any], bool]], ...] = (
-            ('images', sorted_content.images, is_image),
-            ('categories', sorted_content.categories, is_category),
-            ('annotations', sorted_content.annotations, is_annotation),
-        )
-        for key, kept, is_usable in usable:
+        kept: dict[str, list[Entry]] = {key: [] for key in _USABLE}
+        malformed = defaultdict[str, list[int]](list)
+        for key, is_usable in _USABLE.items():
             for at, entry in enumerate(content.get(key, ())):
                 if is_usable(entry):
-                    kept.append(entry)
+                    kept[key].append(entry)
                 else:
-                    sorted_content.malformed.setdefault(key, []).append(at)
-        return sorted_content
+                    malformed[key].append(at)
+        return cls(*kept.values(), malformed, classes)
 
     @property
     def sizes(self) -> dict[Any, Size | None]:
@@ -320,6 +316,10 @@ class Content:
             self.annotations = [one for one in self.annotations if id(one) not in gone]
 
 
+def _sizes(content: Content) -> dict[Any, Size | None]:
+    return {image['id']: size_of(image) for image in content.images}
+
+
 def images_with(fault: Callable[[Entry], Any]) -> Callable[[Content], list[Entry]]:
     """Return a rule's ``find`` that looks at each image."""
     return lambda content: [image for image in content.images if fault(image)]
@@ -330,7 +330,3 @@ def annotations_with(
 ) -> Callable[[Content], list[Entry]]:
     """Return a rule's ``find`` that looks at each annotation."""
     return lambda content: [one for one in content.annotations if fault(one)]
-
-
-def _sizes(content: Content) -> dict[Any, Size | None]:
-    return {image['id']: size_of(image) for image in content.images}
