@@ -5,6 +5,7 @@ supervision does not read it.
 
 from __future__ import annotations
 
+import cmath
 import math
 from pathlib import Path
 from typing import Any
@@ -22,9 +23,10 @@ from eca_mmdet.datasets.converters.labels import (
     LabelledDataset,
     LabelledObject,
     Point,
+    UnknownShapeError,
     ellipse,
     is_coordinate,
-    join_groups,
+    read_shapes,
 )
 from eca_mmdet.datasets.entries import Size, is_drawable_size
 from eca_mmdet.utils.errors import UserError
@@ -60,7 +62,7 @@ def read(path: Path) -> LabelledDataset:
     what = f'images left out that {file.name} names twice or that are not there'
     parts = []
     for split, found in splits.items():
-        part = read_matched(split, found, what, _read_shapes)
+        part = read_matched(split, found, what, _read_image)
         if not part.images:
             raise UserError(
                 f'none of the {len(found)} images of {file} can be read. Export with '
@@ -120,38 +122,34 @@ def _labels(entry: Any, name: str, images: ImageFolder, root: Path) -> ImageLabe
     )
 
 
-def _read_shapes(
+def _read_image(
     shapes: list[Any], name: str, size: Size, log: ConversionLog
 ) -> list[LabelledObject]:
-    found = []
-    for shape in shapes:
-        labelled = _read_shape(shape, size, name, log)
-        if labelled is not None:
-            # Polygons of a group are one object, as in CVAT's export to COCO.
-            group = shape.get('group_id', '0') if shape.tag == 'polygon' else '0'
-            found.append((group if group != '0' else None, labelled))
-    return join_groups(found, 'polygons', name, log)
+    def read(shape: Any) -> LabelledObject:
+        labelled = _read_shape(shape, size)
+        if shape.tag == 'box' and _number(shape, 'rotation'):
+            log.add('turned boxes: the upright box round them is taken', name)
+        return labelled
+
+    return read_shapes(shapes, read, name, log, _group_of)
 
 
-def _read_shape(
-    shape: Any, size: Size, name: str, log: ConversionLog
-) -> LabelledObject | None:
+def _group_of(shape: Any) -> str | None:
+    """Return the group of a polygon, as in CVAT's export to COCO."""
+    group: str = shape.get('group_id', '0')
+    return group if shape.tag == 'polygon' and group != '0' else None
+
+
+def _read_shape(shape: Any, size: Size) -> LabelledObject:
     readers = {'box': _box, 'polygon': _polygon, 'ellipse': _ellipse, 'mask': _mask}
     if shape.tag not in readers:
-        log.add(f'shapes left out of type {clipped(repr(shape.tag))}', name, 1)
-        return None
+        raise UnknownShapeError(shape.tag)
     label = ' '.join(shape.get('label', '').split())
-    try:
-        if not label:
-            raise ValueError('it has no label')
-        labelled = readers[shape.tag](label, shape, size)
-    except (ValueError, OverflowError) as error:
-        log.add('malformed shapes left out', f'{name}: {error}', 1)
-        return None
+    if not label:
+        raise ValueError('it has no label')
+    labelled = readers[shape.tag](label, shape, size)
     if shape.get('occluded') == '1':
         labelled.more['occluded'] = 1
-    if shape.tag == 'box' and _number(shape, 'rotation'):
-        log.add('turned boxes: the upright box round them is taken', name)
     return labelled
 
 
@@ -187,11 +185,9 @@ def _ellipse(label: str, shape: Any, size: Size) -> LabelledObject:
 
 def _turned(points: list[Point], middle: Point, angle: float) -> list[Point]:
     """Turn points about one, clockwise as seen (y points down)."""
-    cos, sin = math.cos(angle), math.sin(angle)
-    moved = [(x - middle[0], y - middle[1]) for x, y in points]
-    return [
-        (middle[0] + x * cos - y * sin, middle[1] + x * sin + y * cos) for x, y in moved
-    ]
+    centre, turn = complex(*middle), cmath.rect(1, angle)
+    turned = [centre + (complex(*point) - centre) * turn for point in points]
+    return [(point.real, point.imag) for point in turned]
 
 
 def _mask(label: str, shape: Any, size: Size) -> LabelledObject:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import os
@@ -20,12 +21,12 @@ from eca_mmdet.datasets.converters.labels import (
     ConversionLog,
     LabelledDataset,
     LabelledObject,
+    UnknownShapeError,
     ellipse,
     is_coordinate,
-    join_groups,
+    read_shapes,
 )
 from eca_mmdet.datasets.entries import Size
-from eca_mmdet.utils.text import clipped
 
 
 def read(path: Path) -> LabelledDataset:
@@ -36,17 +37,18 @@ def read(path: Path) -> LabelledDataset:
         MissingPackageError: supervision is not installed.
     """
     library = import_package('supervision.dataset.formats.labelme', SUPERVISION)
-    return read_label_files(
-        'labelme',
-        'LabelMe',
-        path,
-        '.json',
-        lambda file, log: _load(file, path, log),
-        lambda shapes, *about: _read_shapes(shapes, library, *about),
-    )
+
+    def read_image(
+        shapes: list[Any], name: str, size: Size, log: ConversionLog
+    ) -> list[LabelledObject]:
+        read = functools.partial(_read_shape, size=size, library=library)
+        return read_shapes(shapes, read, name, log, _group_of)
+
+    load = functools.partial(_load, path)
+    return read_label_files('labelme', 'LabelMe', path, '.json', load, read_image)
 
 
-def _load(file: Path, root: Path, log: ConversionLog) -> ImageLabels | None:
+def _load(root: Path, file: Path, log: ConversionLog) -> ImageLabels | None:
     content = json.loads(read_text(file, 'label file', log))
     if not isinstance(content, dict) or not isinstance(content.get('shapes'), list):
         log.add('JSON files passed over that are not of LabelMe', file.name)
@@ -78,44 +80,29 @@ def _stated_image(labels: Path, stated: str, root: Path) -> Path | None:
     return None
 
 
-def _read_shapes(
-    shapes: list[Any], library: Any, name: str, size: Size, log: ConversionLog
-) -> list[LabelledObject]:
-    """Return the objects; shapes of one label and one group id are one object."""
-    found = []
-    for shape in shapes:
-        labelled = _read_shape(shape, size, library, name, log)
-        if labelled is not None:
-            group = shape.get('group_id')
-            found.append((None if group is None else repr(group), labelled))
-    return join_groups(found, 'shapes', name, log)
+def _group_of(shape: dict[str, Any]) -> str | None:
+    group = shape.get('group_id')
+    return None if group is None else repr(group)
 
 
-def _read_shape(
-    shape: Any, size: Size, library: Any, name: str, log: ConversionLog
-) -> LabelledObject | None:
+def _read_shape(shape: Any, size: Size, library: Any) -> LabelledObject:
     kind = shape.get('shape_type') or 'polygon' if isinstance(shape, dict) else None
     if kind not in ('polygon', 'rectangle', 'circle'):
-        log.add(f'shapes left out of type {clipped(repr(kind))}', name, 1)
-        return None
-    try:
-        label = shape['label']
-        if isinstance(label, (int, float)) and not isinstance(label, bool):
-            label = str(label)
-        label = ' '.join(label.split())
-        points = _circle(shape['points']) if kind == 'circle' else shape['points']
-        if not label or not all(is_coordinate(v) for point in points for v in point):
-            raise ValueError('no label, or points that are no numbers')
-        form = 'polygon' if kind == 'circle' else kind
-        seen = library.labelme_shapes_to_detections(
-            [{'label': label, 'points': points, 'shape_type': form}],
-            {label: 0},
-            size,
-            with_masks=False,
-        )
-    except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
-        log.add('malformed shapes left out', f'{name}: {error}', 1)
-        return None
+        raise UnknownShapeError(kind)
+    label = shape['label']
+    if isinstance(label, (int, float)) and not isinstance(label, bool):
+        label = str(label)
+    label = ' '.join(label.split())
+    points = _circle(shape['points']) if kind == 'circle' else shape['points']
+    if not label or not all(is_coordinate(v) for point in points for v in point):
+        raise ValueError('no label, or points that are no numbers')
+    form = 'polygon' if kind == 'circle' else kind
+    seen = library.labelme_shapes_to_detections(
+        [{'label': label, 'points': points, 'shape_type': form}],
+        {label: 0},
+        size,
+        with_masks=False,
+    )
     x1, y1, x2, y2 = map(float, seen.xyxy[0])
     # supervision rounds polygons to whole pixels, so their points are taken here.
     # A rectangle says nothing of the mask.

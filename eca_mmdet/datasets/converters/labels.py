@@ -124,27 +124,47 @@ def _bounds(points: Sequence[Point]) -> Box:
     return min(xs), min(ys), max(xs), max(ys)
 
 
-def join_groups(
-    shapes: Iterable[tuple[Hashable | None, LabelledObject]],
-    what: str,
+class UnknownShapeError(ValueError):
+    """A shape of a type that is not read."""
+
+
+def read_shapes(
+    shapes: Iterable[Any],
+    read: Callable[[Any], LabelledObject],
     name: str,
     log: ConversionLog,
+    group_of: Callable[[Any], Hashable] = lambda shape: None,
+    what: str = 'shapes',
 ) -> list[LabelledObject]:
-    """Join the shapes of one class and one group, which are one object.
+    """Read the shapes of an image; those of one class and one group are one object.
 
-    ``shapes`` has the group of each shape, None for a shape on its own.
+    Args:
+        shapes: as the label file has them.
+        read: returns the object of a shape.
+        name: of the image.
+        log: added to, for each shape that cannot be read.
+        group_of: returns the group of a shape; None for a shape on its own.
+        what: name of the shapes in messages.
     """
     objects: list[LabelledObject] = []
     groups: dict[Hashable, LabelledObject] = {}
-    for group, shape in shapes:
-        if group is not None:
-            first = groups.setdefault((shape.category, group), shape)
-            if first is not shape:
-                log.add(f'{what} joined with another of their group_id', name)
-                log.joined += 1
-                first.join(shape)
-                continue
-        objects.append(shape)
+    for shape in shapes:
+        try:
+            labelled = read(shape)
+        except UnknownShapeError as error:
+            log.add(f'{what} left out of type {clipped(repr(error.args[0]))}', name, 1)
+            continue
+        except (ValueError, TypeError, LookupError, AttributeError, OverflowError) as e:
+            log.add(f'malformed {what} left out', f'{name}: {e}', 1)
+            continue
+        group = group_of(shape)
+        first = groups.setdefault((labelled.category, group), labelled)
+        if group is None or first is labelled:
+            objects.append(labelled)
+            continue
+        log.add(f'{what} joined with another of their group_id', name)
+        log.joined += 1
+        first.join(labelled)
     return objects
 
 

@@ -18,6 +18,7 @@ from eca_mmdet.datasets.converters.labels import (
     LabelledDataset,
     LabelledObject,
     is_coordinate,
+    read_shapes,
 )
 from eca_mmdet.datasets.entries import Size, is_polygon
 
@@ -83,13 +84,13 @@ class _Reader:
         self, root: Any, name: str, size: Size, log: ConversionLog
     ) -> list[LabelledObject]:
         """Return the objects of an image."""
-        objects = []
-        for entry in root.findall('object'):
-            try:
-                objects.append(self._read_object(entry, name, log))
-            except ValueError as error:
-                log.add('malformed objects left out', f'{name}: {error}', 1)
-        return objects
+        return read_shapes(
+            root.findall('object'),
+            lambda entry: self._read_object(entry, name, log),
+            name,
+            log,
+            what='objects',
+        )
 
     def _read_object(self, entry: Any, name: str, log: ConversionLog) -> LabelledObject:
         values = _corners(entry)
