@@ -138,13 +138,7 @@ def read_shapes(
 ) -> list[LabelledObject]:
     """Read the shapes of an image; those of one class and one group are one object.
 
-    Args:
-        shapes: as the label file has them.
-        read: returns the object of a shape.
-        name: of the image.
-        log: added to, for each shape that cannot be read.
-        group_of: returns the group of a shape; None for a shape on its own.
-        what: name of the shapes in messages.
+    ``group_of`` returns None for a shape on its own; ``what`` names shapes in messages.
     """
     objects: list[LabelledObject] = []
     groups: dict[Hashable, LabelledObject] = {}
@@ -247,14 +241,13 @@ def read_split(
         folder: folder of the images; None for the nearest that has them all.
         paths: the images.
         log: added to.
-        read: returns the objects of an image, given its size as mmdet sees it.
+        read: returns the objects of an image of a size.
         count: returns the number of objects of an image that cannot be read.
     """
-    if folder is None and paths:
-        folder = Path(os.path.commonpath([os.path.abspath(p.parent) for p in paths]))
-    if folder is None:
+    if not paths:
         return LabelledSplit(split, Path(), [], log)
-    folder = Path(os.path.abspath(folder))
+    parents = [folder] if folder else [path.parent for path in paths]
+    folder = Path(os.path.commonpath(list(map(os.path.abspath, parents))))
     names = {Path(os.path.relpath(p, folder)).as_posix(): p for p in paths}
     files = open_images(folder, names)
     images = []

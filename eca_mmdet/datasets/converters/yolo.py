@@ -6,6 +6,7 @@ Its description, data.yaml or classes.txt, names the classes and folders of the 
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 import re
 from collections import Counter
@@ -154,10 +155,7 @@ def _images(split: str, about: _Description, log: ConversionLog) -> list[Path]:
 
 
 def _find(stated: str, bases: list[Path]) -> tuple[Path | None, bool]:
-    """Return a path relative to a base, or that of its end; and whether it is a guess.
-
-    The path may be of another machine, also of Windows.
-    """
+    """Return a path below a base, and whether that is a guess by the path's end."""
     name = stated.replace('\\', '/').replace('\0', '')
     parts = PurePosixPath(name).parts
     # Roboflow writes '../train/images' beside train/; CVAT and darknet 'data/' first.
@@ -189,12 +187,12 @@ def _numbers(
 ) -> Iterator[tuple[str, list[float]]]:
     """Yield the numbers after the class of each label, with its place."""
     for path in dict.fromkeys(files):
-        for number, line in _lines(path):
+        for place, line in _lines(path):
             values = line.split()[1:]
             if len(values) > 3 and all(map(_is_number, values)):
                 most = 4 if about.has_keypoints(len(values)) else None
-                place = f'{path}:{number}: {clipped(line, 50)}'
-                yield place, list(map(float, values[:most]))
+                label = f'{place}: {clipped(line, 50)}'
+                yield label, list(map(float, values[:most]))
 
 
 class _Reader(NamedTuple):
@@ -209,17 +207,16 @@ class _Reader(NamedTuple):
         self, path: Path | None, size: Size, log: ConversionLog
     ) -> list[LabelledObject]:
         """Return the objects of an image."""
-        objects = []
-        for number, line in _lines(path):
-            where = f'{cast(Path, path).name}:{number}: {clipped(line, 30)}'
-            labelled = self._read_line(line.split(), where, size, log)
-            if labelled is not None:
-                objects.append(labelled)
-        return objects
+        found = [
+            self._read_line(line, Path(place).name, size, log)
+            for place, line in _lines(path)
+        ]
+        return [labelled for labelled in found if labelled is not None]
 
     def _read_line(
-        self, values: list[str], where: str, size: Size, log: ConversionLog
+        self, line: str, place: str, size: Size, log: ConversionLog
     ) -> LabelledObject | None:
+        values, where = line.split(), f'{place}: {clipped(line, 30)}'
         if not all(map(_is_number, values)):
             log.add(_MALFORMED, where, 1)
             return None
@@ -288,16 +285,11 @@ def _log_unused(
             )
 
 
-def _lines(path: Path | None) -> list[tuple[int, str]]:
-    """Return the lines that are not empty, with their numbers from 1."""
-    if path is None:
-        return []
-    text = decode(read_file(path, 'label file', _MOST_BYTES))
-    return [
-        (number, line)
-        for number, line in enumerate(text.splitlines(), 1)
-        if line.strip()
-    ]
+def _lines(path: Path | None) -> list[tuple[str, str]]:
+    """Return the lines that are not empty, each with the file's name and its number."""
+    text = decode(read_file(path, 'label file', _MOST_BYTES)) if path else ''
+    lines = enumerate(text.splitlines(), 1)
+    return [(f'{path}:{number}', line) for number, line in lines if line.strip()]
 
 
 def _is_number(value: str) -> bool:
@@ -410,12 +402,8 @@ def _from_yaml(file: Path) -> _Description:
         if wanted and split not in splits:
             text = clipped(repr(wanted))
             notes.append(f'{split}: {text} of {file.name} is not there')
-        if (
-            split != 'train'
-            and split in splits
-            and splits[split] == splits.get('train')
-        ):
-            notes.append(f'{split} is the same images as train')
+    same = [split for split in splits if splits[split] == splits.get('train')]
+    notes += [f'{split} is the same images as train' for split in same[1:]]
     if not splits:
         raise UserError(
             f"none of 'train', 'val' and 'test' of {file} is there, looked for in "
@@ -423,9 +411,8 @@ def _from_yaml(file: Path) -> _Description:
             code='no-images',
         )
     shape = content.get('kpt_shape')  # keypoints, values of each
-    stated_shape = isinstance(shape, list) and len(shape) == 2
-    whole = stated_shape and all(type(n) is int and n > 0 for n in shape)
-    values = shape[0] * shape[1] if whole else 0
+    pair = shape if isinstance(shape, list) and len(shape) == 2 else [0, 0]
+    values = math.prod(pair) if all(type(n) is int and n > 0 for n in pair) else 0
     return _Description(file, root, names, splits, values, log.notes + notes)
 
 
@@ -459,10 +446,7 @@ def _describes(file: Path) -> bool:
 def _read_names(
     file: Path, value: Any, count: Any, log: ConversionLog, notes: list[str]
 ) -> dict[int, str]:
-    """Return the names by id; a list counts from 0, a mapping may leave ids out.
-
-    A text is the name of a file with a class a line, or has commas between classes.
-    """
+    """Return the names by id: of a list, a mapping, a file, or text with commas."""
 
     def error(what: str) -> UserError:
         return UserError(f"'names' of {file} {what}", code='unsupported-format')
@@ -500,15 +484,12 @@ def _read_names(
 
 
 class _Columns(NamedTuple):
-    """Reading of labels of more than six columns, the same in a whole dataset.
-
-    Attributes:
-        boxes: the first four values are a box; otherwise all are an outline.
-        tracked: an even number of values ends in a confidence and a track id.
-    """
+    """Reading of labels of more than six columns, the same in a whole dataset."""
 
     boxes: bool = False
+    """The first four values are a box; otherwise all are an outline."""
     tracked: bool = False
+    """An even number of values ends in a confidence and a track id."""
 
     def outline(self, values: Sequence[float]) -> Sequence[float]:
         """Return the coordinates of an outline, without confidence and track id."""
@@ -519,13 +500,7 @@ class _Columns(NamedTuple):
 def _read_columns(
     labels: Iterable[tuple[str, Sequence[float]]], choices: Choices
 ) -> _Columns:
-    """Decide what the four or more values after a class mean.
-
-    ``labels`` has the place of each label for messages.
-
-    Raises:
-        UserError: several readings fit, or coordinates are outside 0-1.
-    """
+    """Decide what the four or more values after a class mean, by all labels."""
     counts: Counter[tuple[str, int]] = Counter()
     places: dict[str, str] = {}
     for place, values in labels:
