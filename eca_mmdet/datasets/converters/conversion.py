@@ -7,7 +7,7 @@ import mmap
 import os
 import re
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -98,8 +98,36 @@ class Converted:
     found_count: int
     joined_count: int
     classes: tuple[str, ...]
-    written: bool = False
-    notes: tuple[str, ...] = ()
+    written: bool
+    notes: tuple[str, ...]
+
+    @classmethod
+    def of(
+        cls,
+        split: str,
+        file: Path,
+        images: Path,
+        kind: Kind,
+        content: Mapping[str, Any],
+        log: ConversionLog,
+        notes: Sequence[str] = (),
+    ) -> Converted:
+        """Describe the content of a file, before it is written."""
+        count = len(content.get('annotations', ()))
+        entries = [one for one in content['categories'] if isinstance(one, dict)]
+        return cls(
+            split,
+            file,
+            images,
+            kind,
+            image_count=len(content['images']),
+            annotation_count=count,
+            found_count=count + log.lost + log.joined,
+            joined_count=log.joined,
+            classes=tuple(str(entry.get('name')) for entry in entries),
+            written=False,
+            notes=(*notes, *log.notes),
+        )
 
 
 def kind_of(path: Path) -> Kind | None:
@@ -218,22 +246,9 @@ def _to_coco(
     converted, contents = [], {}
     for part in sorted(source.splits, key=lambda part: _ORDER.index(part.split)):
         file = out / f'{part.split or "annotations"}.json'
-        contents[file] = content = _content(source, part)
-        count = len(content['annotations'])
-        converted.append(
-            Converted(
-                split=part.split,
-                file=file,
-                images=part.folder,
-                kind=source.kind,
-                image_count=len(content['images']),
-                annotation_count=count,
-                found_count=count + part.log.lost + part.log.joined,
-                joined_count=part.log.joined,
-                classes=tuple(entry['name'] for entry in source.categories.values()),
-                notes=(*(() if converted else source.notes), *part.log.notes),
-            )
-        )
+        content = contents[file] = _content(source, part)
+        about = part.split, file, part.folder, source.kind, content, part.log
+        converted.append(Converted.of(*about, () if converted else source.notes))
     lost = sum(part.log.lost for part in source.splits)
     if lost and not any(part.annotation_count for part in converted):
         notes = '; '.join(note for part in source.splits for note in part.log.notes)
@@ -253,9 +268,11 @@ def _content(source: LabelledDataset, part: LabelledSplit) -> Entry:
             {'id': image_id, 'file_name': image.name, 'width': width, 'height': height}
         )
         for labelled in image.objects:
-            category = source.categories[labelled.category]['id']
-            ids = {'id': len(annotations) + 1, 'image_id': image_id}
-            ids['category_id'] = category
+            ids = {
+                'id': len(annotations) + 1,
+                'image_id': image_id,
+                'category_id': source.categories[labelled.category]['id'],
+            }
             annotations.append(ids | _annotation(labelled, image.size))
     return {
         'info': {'description': f'{_NAMES[source.kind]} labels, by eca-mmdet to-coco'},
@@ -305,22 +322,7 @@ def _from_coco(
         if moved:
             file = out / f'{split or "annotations"}.json'
             contents[file] = content | {'images': images}
-        count = len(content.get('annotations', ()))
-        categories = [c for c in content['categories'] if isinstance(c, dict)]
-        converted.append(
-            Converted(
-                split=split,
-                file=file,
-                images=folder,
-                kind='coco',
-                image_count=len(images),
-                annotation_count=count,
-                found_count=count,
-                joined_count=0,
-                classes=tuple(str(category.get('name')) for category in categories),
-                notes=tuple(log.notes),
-            )
-        )
+        converted.append(Converted.of(split, file, folder, 'coco', content, log))
     for split, number in Counter(part.split for part in converted).items():
         if number > 1:
             names = [str(part.file) for part in converted if part.split == split][:4]
