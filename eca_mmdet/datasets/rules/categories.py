@@ -10,8 +10,9 @@ import difflib
 import filecmp
 from collections import Counter
 from collections.abc import Sequence
+from operator import itemgetter
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from eca_mmdet.datasets.entries import Entry, is_category, is_image
 from eca_mmdet.datasets.rules.entries import MERGED
@@ -146,26 +147,6 @@ COVERAGE_RULES: tuple[Rule[Content], ...] = (
 )
 
 
-class Comparison(NamedTuple):
-    """What differs between the files of training and validation.
-
-    Attributes:
-        respelt: pairs of names that differ by case or spaces.
-        missing: names that validation has in no spelling.
-        extra: names that training has in no spelling.
-        moved: common names at another place among the common ones.
-        same_names: common file names, if the files cannot be compared.
-        leaked: common file names that are the same image.
-    """
-
-    respelt: list[tuple[str, str]]
-    missing: list[str]
-    extra: list[str]
-    moved: list[str]
-    same_names: list[str]
-    leaked: list[str]
-
-
 def _names_in_use(content: dict[str, Any], classes: Sequence[str] | None) -> list[str]:
     names = dict.fromkeys(
         one['name'] for one in content['categories'] if is_category(one)
@@ -181,18 +162,18 @@ def _is_same_file(one: Path, other: Path) -> bool:
         return False
 
 
-SPLIT_RULES: tuple[Rule[Comparison], ...] = (
-    Rule.of(
+SPLIT_RULES: tuple[Rule[dict[str, list[str]]], ...] = tuple(
+    Rule.of(code, itemgetter(code))
+    for code in (
         'split-category-spelling',
-        lambda found: found.respelt,
-        describe=lambda pair: f'{pair[0]!r} and {pair[1]!r}',
-    ),
-    Rule.of('split-missing-category', lambda found: found.missing, describe=repr),
-    Rule.of('split-extra-category', lambda found: found.extra, describe=repr),
-    Rule.of('split-category-order', lambda found: found.moved, describe=repr),
-    Rule.of('split-same-file-name', lambda found: found.same_names, describe=repr),
-    Rule.of('split-leak', lambda found: found.leaked, describe=repr),
+        'split-missing-category',
+        'split-extra-category',
+        'split-category-order',
+        'split-same-file-name',
+        'split-leak',
+    )
 )
+"""They take what was found, by code."""
 
 
 def compare_splits(
@@ -218,8 +199,13 @@ def compare_splits(
         if name not in names and plain(name) in only
     ]
     both = {name for pair in respelt for name in pair}
-    order = [name for name in names if name in others]
-    other_order = [name for name in others if name in names]
+    missing = [name for name in names if name not in others and name not in both]
+    extra = [name for name in others if name not in names and name not in both]
+    orders = (
+        [name for name in names if name in others],
+        [n for n in others if n in names],
+    )
+    moved = [name for name, other in zip(*orders, strict=True) if name != other]
     files = {image['file_name'] for image in train['images'] if is_image(image)}
     common = dict.fromkeys(
         image['file_name']
@@ -235,12 +221,12 @@ def compare_splits(
             for name in common
             if same_folder or _is_same_file(one / name, other / name)
         ]
-    found = Comparison(
-        respelt,
-        missing=[name for name in names if name not in others and name not in both],
-        extra=[name for name in others if name not in names and name not in both],
-        moved=[a for a, b in zip(order, other_order, strict=True) if a != b],
-        same_names=[] if folders else list(common),
-        leaked=leaked,
-    )
+    found = {
+        'split-category-spelling': [f'{a!r} and {b!r}' for a, b in respelt],
+        'split-missing-category': list(map(repr, missing)),
+        'split-extra-category': list(map(repr, extra)),
+        'split-category-order': list(map(repr, moved)),
+        'split-same-file-name': [] if folders else list(map(repr, common)),
+        'split-leak': list(map(repr, leaked)),
+    }
     return [fault for rule in SPLIT_RULES for fault in rule.check(found)]

@@ -43,7 +43,7 @@ def _malformed(key: str, kind: str) -> Rule[Content]:
         f'malformed-{kind}',
         lambda content: content.malformed.get(key, []),
         Fix('dropped', Phase.ENTRIES, count),  # a repair begins with the others
-        describe=lambda at: f'{key}[{at}]',
+        lambda at: f'{key}[{at}]',
     )
 
 
@@ -167,17 +167,14 @@ def _lost(code: str, kind: str) -> Rule[Content]:
         unknown = [one for one in content.annotations if one[key] not in known]
         return [one for one in unknown if other_form(one[key]) not in known]
 
-    fix = Fix.drop(
-        'read if it is the name, otherwise dropped',
-        Phase.REFERENCES,
-        find,
-        f'annotations of no {kind} dropped',
-    )
+    def drop(content: Content) -> None:
+        content.drop(find(content), f'annotations of no {kind} dropped')
+
     return Rule.of(
         code,
         find,
-        fix,
-        describe=lambda one: f'{entry_name(one)} of {kind} {one[key]!r}',
+        Fix('read if it is the name, otherwise dropped', Phase.REFERENCES, drop),
+        lambda one: f'{entry_name(one)} of {kind} {one[key]!r}',
     )
 
 
@@ -324,13 +321,13 @@ FILE_RULES: tuple[Rule[Content], ...] = (
             Phase.FILES,
             _drop_images,
         ),
-        describe=lambda item: item[0] + f', there is {item[1]!r}' * bool(item[1]),
+        lambda item: item[0] + f', there is {item[1]!r}' * bool(item[1]),
     ),
     Rule.of(
         'damaged-image',
         lambda content: _among(content, content.files and content.files.damaged),
         Fix('the entry is dropped, with its annotations', Phase.FILES, _drop_images),
-        describe=': '.join,
+        ': '.join,
     ),
     Rule.of(
         'image-size',

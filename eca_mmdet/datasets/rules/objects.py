@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from itertools import chain
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -110,8 +110,9 @@ def _compute_areas(content: Content) -> None:
 
 def _compute_boxes(content: Content) -> None:
     absent = [one for one in content.annotations if not is_box(one.get('bbox'))]
-    empty, outside, _, thin, _ = content.derive(_misplaced)
-    for one in [*absent, *empty, *outside, *thin]:
+    misplaced = content.derive(_misplaced)
+    codes = 'empty-bbox', 'bbox-outside', 'thin-bbox'
+    for one in [*absent, *chain.from_iterable(misplaced[code] for code in codes)]:
         size = content.sizes[one['image_id']]
         what = 'boxes computed from masks'
         if (box := mask_box(one.get('segmentation'), size)) is None:
@@ -149,17 +150,8 @@ def _is_confirmed(one: Entry, box: Sequence[float], size: Size | None) -> bool:
     return math.isclose(area, box[2] * box[3], rel_tol=0.02)  # type: ignore[arg-type]
 
 
-class _Misplaced(NamedTuple):
-    """Annotations by the fault of their box's extent, only one each."""
-
-    empty: list[Entry]
-    outside: list[Entry]
-    over_edge: list[Entry]
-    thin: list[Entry]
-    normalised: list[Entry]
-
-
-def _misplaced(content: Content) -> _Misplaced:
+def _misplaced(content: Content) -> dict[str, list[Entry]]:
+    """Return annotations by the fault of their box's extent, only one each."""
     boxed = [one for one in content.annotations if is_box(one.get('bbox'))]
     boxes = _array([one['bbox'] for one in boxed], 4)
     # An unknown size reaches to infinity: nothing is outside.
@@ -181,8 +173,17 @@ def _misplaced(content: Content) -> _Misplaced:
         box, found = one['bbox'], mask_box(one.get('segmentation'), size)
         inside = 0 < min(box) and max(box) < 1 and (not found or max(found[2:]) <= 1)
         normalised[at] = inside or _is_confirmed(one, _in_pixels(box, size), size)
-    faults = (empty, outside, over_edge & ~thin, thin & ~normalised, normalised)
-    return _Misplaced(*([boxed[at] for at in np.flatnonzero(f)] for f in faults))
+    faults = {
+        'empty-bbox': empty,
+        'bbox-outside': outside,
+        'bbox-over-edge': over_edge & ~thin,
+        'thin-bbox': thin & ~normalised,
+        'normalised-bbox': normalised,
+    }
+    return {
+        code: [boxed[at] for at in np.flatnonzero(faulty)]
+        for code, faulty in faults.items()
+    }
 
 
 def _in_pixels(values: Sequence[float], size: Size | None) -> list[float]:
@@ -192,7 +193,7 @@ def _in_pixels(values: Sequence[float], size: Size | None) -> list[float]:
 
 
 def _scale_boxes(content: Content) -> None:
-    found = content.derive(_misplaced).normalised
+    found = content.derive(_misplaced)['normalised-bbox']
     found = [one for one in found if content.sizes[one['image_id']]]
     boxes = _array([one['bbox'] for one in found], 4)
     xy, ends = np.split(boxes, 2, axis=1)
@@ -231,13 +232,13 @@ def _has_corners(one: Entry, content: Content) -> bool:
 
 
 def _clip(content: Content) -> None:
-    over_edge = content.derive(_misplaced).over_edge
+    over_edge = content.derive(_misplaced)['bbox-over-edge']
     if any(_has_corners(one, content) for one in over_edge):
         for one in filter(lambda one: _has_corners(one, content), content.annotations):
             one['bbox'] = _corners(one['bbox'])
             content.done['boxes read as two corners'] += 1
     content.forget()
-    for one in content.derive(_misplaced).over_edge:
+    for one in content.derive(_misplaced)['bbox-over-edge']:
         x, y, w, h = one['bbox']
         width, height = content.sizes[one['image_id']] or (w, h)
         left, top = max(x, 0), max(y, 0)
@@ -254,18 +255,8 @@ def _box_name(one: Entry) -> str:
     return f'{entry_name(one)}: {list(one["bbox"])}'
 
 
-class _Masks(NamedTuple):
-    """Annotations by what is wrong with their mask, and those without one."""
-
-    malformed: list[Entry]
-    short: list[Entry]
-    other_size: list[Entry]
-    without: list[Entry]
-    empty: list[Entry]
-    away: list[Entry]
-
-
-def _sort(content: Content) -> _Masks:
+def _bad_masks(content: Content) -> dict[str, list[Entry]]:
+    """Return annotations by what is wrong with their mask, and those without one."""
     masked = [one for one in content.annotations if one.get('segmentation')]
     malformed = [one for one in masked if not is_segmentation(one['segmentation'])]
     rles = [o for o in masked if _is_compressed(o['segmentation'])]
@@ -285,7 +276,15 @@ def _sort(content: Content) -> _Masks:
         elif size and is_drawable_size(*size):
             usable.append(one)
     without = [one for one in content.annotations if not one.get('segmentation')]
-    return _Masks(malformed, short, other_size, without, *_misses(content, usable))
+    empty, away = _misses(content, usable)
+    return {
+        'malformed-segmentation': malformed,
+        'short-polygon': short,
+        'rle-size': other_size,
+        'missing-segmentation': without,
+        'mask-without-pixel': empty,
+        'mask-off-bbox': away,
+    }
 
 
 def _is_compressed(mask: Any) -> bool:
@@ -298,7 +297,7 @@ def _misses(content: Content, usable: list[Entry]) -> tuple[list[Entry], list[En
 
     Boxes that have a fault of their own are not compared.
     """
-    misplaced = {id(one) for found in content.derive(_misplaced) for one in found}
+    misplaced = {*map(id, chain.from_iterable(content.derive(_misplaced).values()))}
     sizes = [content.sizes[one['image_id']] or (0, 0) for one in usable]
     found = mask_boxes([one['segmentation'] for one in usable], sizes)
     empty = [usable[at] for at in np.flatnonzero(np.isnan(found[:, 0]))]
@@ -314,8 +313,8 @@ def _misses(content: Content, usable: list[Entry]) -> tuple[list[Entry], list[En
 
 def _place_masks(content: Content) -> None:
     """Place polygons where their box says, if that is how they are meant."""
-    masks = content.derive(_sort)
-    for one in (*masks.empty, *masks.away):
+    masks = content.derive(_bad_masks)
+    for one in (*masks['mask-without-pixel'], *masks['mask-off-bbox']):
         size, box = content.sizes[one['image_id']] or (1, 1), one.get('bbox')
         for what, rings in _placed(one['segmentation'], size, box):
             found = mask_box(rings, size)
@@ -339,14 +338,15 @@ def _placed(mask: Any, size: Size, box: Any) -> Iterator[tuple[str, list[list[fl
 
 
 def _unusable(content: Content) -> list[Entry]:
-    masks = content.derive(_sort)
-    return [*masks.malformed, *masks.short]
+    masks = content.derive(_bad_masks)
+    return [*masks['malformed-segmentation'], *masks['short-polygon']]
 
 
 def _remove_masks(content: Content) -> None:
     """Remove what is no mask; where annotations have masks, drop those left without."""
-    masks = content.derive(_sort)
-    malformed, short, empty = masks.malformed, masks.short, masks.empty
+    masks = content.derive(_bad_masks)
+    malformed, empty = masks['malformed-segmentation'], masks['mask-without-pixel']
+    short = masks['short-polygon']
     bad = {*map(id, malformed), *map(id, empty)}
     needed = any(has_mask(one) for one in content.annotations if id(one) not in bad)
     for one in (*malformed, *empty):
@@ -380,12 +380,27 @@ _BOX = Fix(
 )
 
 
-def _misplaced_as(kind: str) -> Callable[[Content], list[Entry]]:
-    return lambda content: getattr(content.derive(_misplaced), kind)
+def _box_rule(code: str, fix: Fix) -> Rule[Content]:
+    def find(content: Content) -> list[Entry]:
+        return content.derive(_misplaced)[code]
+
+    return Rule.of(code, find, fix, _box_name)
 
 
-def _masks_with(kind: str) -> Callable[[Content], list[Entry]]:
-    return lambda content: getattr(content.derive(_sort), kind)
+def _mask_rule(
+    code: str, fix: Fix | None = None, describe: Callable[[Any], str] = entry_name
+) -> Rule[Content]:
+    def find(content: Content) -> list[Entry]:
+        return content.derive(_bad_masks)[code]
+
+    return Rule.of(code, find, fix, describe)
+
+
+def _drop_misplaced(code: str, summary: str, what: str) -> Fix:
+    def drop(content: Content) -> None:
+        content.drop(content.derive(_misplaced)[code], what)
+
+    return Fix(summary, Phase.EXTENTS, drop)
 
 
 RULES: tuple[Rule[Content], ...] = (
@@ -406,66 +421,51 @@ RULES: tuple[Rule[Content], ...] = (
         _malformed_boxes,
         _read(_malformed_boxes, 'bbox', read_box, _BOX.summary),
     ),
-    Rule.of(
+    _box_rule(
         'empty-bbox',
-        _misplaced_as('empty'),
-        Fix.drop(
+        _drop_misplaced(
+            'empty-bbox',
             'computed from the mask, or negative sides taken as the opposite corner; '
             'otherwise dropped',
-            Phase.EXTENTS,
-            _misplaced_as('empty'),
             'annotations of an empty box dropped',
         ),
-        describe=_box_name,
     ),
-    Rule.of(
+    _box_rule(
         'bbox-outside',
-        _misplaced_as('outside'),
-        Fix.drop(
+        _drop_misplaced(
+            'bbox-outside',
             'computed from the mask; dropped where there is none',
-            Phase.EXTENTS,
-            _misplaced_as('outside'),
             'annotations whose box is outside the image dropped',
         ),
-        describe=_box_name,
     ),
-    Rule.of(
-        'thin-bbox',
-        _misplaced_as('thin'),
-        _BOX._replace(summary='computed from the mask, if there is one'),
-        describe=_box_name,
+    _box_rule(
+        'thin-bbox', _BOX._replace(summary='computed from the mask, if there is one')
     ),
-    Rule.of(
+    _box_rule(
         'normalised-bbox',
-        _misplaced_as('normalised'),
         Fix(
             "multiplied by the image's size; if a box then ends outside of it, read as "
             'two corners if only that fits, otherwise left for you to decide',
             Phase.SCALES,
             _scale_boxes,
         ),
-        describe=_box_name,
     ),
-    Rule.of(
+    _box_rule(
         'bbox-over-edge',
-        _misplaced_as('over_edge'),
         Fix(
             'read as two corners if the mask or the area confirms it, otherwise '
             'clipped to the image',
             Phase.EXTENTS,
             _clip,
         ),
-        describe=_box_name,
     ),
-    Rule.of(
+    _mask_rule(
         'malformed-segmentation',
-        _masks_with('malformed'),
         _read(_unusable, 'segmentation', read_segmentation, _MASK.summary),
     ),
-    Rule.of('short-polygon', _masks_with('short'), _MASK),
-    Rule.of(
+    _mask_rule('short-polygon', _MASK),
+    _mask_rule(
         'mask-without-pixel',
-        _masks_with('empty'),
         Fix(
             'scaled if it is in 0-1 and its box confirms it; otherwise removed, and '
             'dropped with the annotation in a mask dataset',
@@ -473,17 +473,16 @@ RULES: tuple[Rule[Content], ...] = (
             _place_masks,
         ),
     ),
-    Rule.of(
+    _mask_rule(
         'mask-off-bbox',
-        _masks_with('away'),
         Fix(
             'x and y exchanged, moved into the box or scaled from 0-1, if the box then '
             'confirms it',
             Phase.SCALES,
             _place_masks,
         ),
-        describe=_box_name,
+        _box_name,
     ),
-    Rule.of('rle-size', _masks_with('other_size')),
-    Rule.of('missing-segmentation', _masks_with('without')),
+    _mask_rule('rle-size'),
+    _mask_rule('missing-segmentation'),
 )

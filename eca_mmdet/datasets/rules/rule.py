@@ -84,13 +84,6 @@ class Fix(NamedTuple):
     phase: Phase
     apply: Callable[[Content], None]
 
-    @classmethod
-    def drop(
-        cls, summary: str, phase: Phase, find: Callable[[Content], Any], what: str
-    ) -> Fix:
-        """Drop the annotations found, and count them as ``what``."""
-        return cls(summary, phase, lambda content: content.drop(find(content), what))
-
 
 MESSAGES: dict[Severity, dict[str, str]] = {
     'error': {
