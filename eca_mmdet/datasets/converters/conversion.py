@@ -30,10 +30,9 @@ from eca_mmdet.datasets.converters.labels import (
     ConversionLog,
     Kind,
     LabelledDataset,
-    LabelledObject,
     LabelledSplit,
 )
-from eca_mmdet.datasets.entries import Entry, Size, is_image, is_segmentation
+from eca_mmdet.datasets.entries import Entry, is_image, is_segmentation
 from eca_mmdet.datasets.images import find_by_base_name
 from eca_mmdet.datasets.masks import set_area
 from eca_mmdet.utils.errors import UserError
@@ -260,41 +259,32 @@ def _to_coco(
 
 
 def _content(source: LabelledDataset, part: LabelledSplit) -> Entry:
-    images: list[Entry] = []
     annotations: list[Entry] = []
-    for image_id, image in enumerate(part.images, 1):
-        width, height = image.size
-        images.append(
-            {'id': image_id, 'file_name': image.name, 'width': width, 'height': height}
-        )
-        for labelled in image.objects:
-            ids = {
-                'id': len(annotations) + 1,
-                'image_id': image_id,
-                'category_id': source.categories[labelled.category]['id'],
-            }
-            annotations.append(ids | _annotation(labelled, image.size))
+    for image, labelled in part.objects:
+        x1, y1, x2, y2 = labelled.box
+        mask = labelled.mask
+        if isinstance(mask, list):
+            mask = [[round(value, _DIGITS) for value in points] for points in mask]
+        entry: Entry = {
+            'id': len(annotations) + 1,
+            'image_id': image['id'],
+            'category_id': source.categories[labelled.category]['id'],
+            'bbox': [round(value, _DIGITS) for value in (x1, y1, x2 - x1, y2 - y1)],
+            'segmentation': mask,
+            'iscrowd': int(labelled.crowd),
+            **labelled.more,
+        }
+        if mask and is_segmentation(mask):
+            set_area(entry, (image['width'], image['height']))
+        else:  # check-data reports outlines that cannot be drawn
+            entry['area'] = entry['bbox'][2] * entry['bbox'][3]
+        annotations.append(entry)
     return {
         'info': {'description': f'{_NAMES[source.kind]} labels, by eca-mmdet to-coco'},
-        'images': images,
+        'images': part.images,
         'annotations': annotations,
         'categories': list(source.categories.values()),
     }
-
-
-def _annotation(labelled: LabelledObject, size: Size) -> Entry:
-    x1, y1, x2, y2 = labelled.box
-    box = [round(value, _DIGITS) for value in (x1, y1, x2 - x1, y2 - y1)]
-    mask = labelled.mask
-    if isinstance(mask, list):
-        mask = [[round(value, _DIGITS) for value in points] for points in mask]
-    crowd = int(labelled.crowd)
-    entry = {'bbox': box, 'segmentation': mask, 'iscrowd': crowd, **labelled.more}
-    if mask and is_segmentation(mask):
-        set_area(entry, size)
-    else:  # check-data reports outlines that cannot be drawn
-        entry['area'] = box[2] * box[3]
-    return entry
 
 
 def _from_coco(

@@ -169,25 +169,22 @@ def ellipse(x: float, y: float, rx: float, ry: float) -> list[Point]:
 
 
 @dataclasses.dataclass
-class LabelledImage:
-    """An image and its objects; the name is relative to the folder of its split."""
-
-    name: str
-    size: Size
-    objects: list[LabelledObject]
-
-
-@dataclasses.dataclass
 class LabelledSplit:
     """Readable images of 'train', 'val' or 'test', or '' for a source without splits.
 
-    The names of images are relative to ``folder``.
+    Attributes:
+        folder: what the names of images are relative to.
+        images: COCO's entries.
+        objects: of all images, each with the entry of its image.
     """
 
     split: str
     folder: Path
-    images: list[LabelledImage]
     log: ConversionLog
+    images: list[Entry] = dataclasses.field(default_factory=list)
+    objects: list[tuple[Entry, LabelledObject]] = dataclasses.field(
+        default_factory=list
+    )
 
 
 @dataclasses.dataclass
@@ -216,10 +213,7 @@ class LabelledDataset:
         Not in order of appearance: that would differ between training and validation.
         """
         used = {
-            str(labelled.category)
-            for part in splits
-            for image in part.images
-            for labelled in image.objects
+            str(labelled.category) for part in splits for _, labelled in part.objects
         }
         names = dict.fromkeys([*first, *sorted(used)])
         entries = {name: {'id': at, 'name': name} for at, name in enumerate(names, 1)}
@@ -245,16 +239,18 @@ def read_split(
         count: returns the number of objects of an image that cannot be read.
     """
     if not paths:
-        return LabelledSplit(split, Path(), [], log)
+        return LabelledSplit(split, Path(), log)
     parents = [folder] if folder else [path.parent for path in paths]
     folder = Path(os.path.commonpath(list(map(os.path.abspath, parents))))
     names = {Path(os.path.relpath(p, folder)).as_posix(): p for p in paths}
     files = open_images(folder, names)
-    images = []
+    part = LabelledSplit(split, folder, log)
     for name, path in names.items():
         if name in files.sizes:
-            size = files.sizes[name]
-            images.append(LabelledImage(name, size, read(path, size)))
+            width, height = size = files.sizes[name]
+            image = {'id': len(part.images) + 1, 'file_name': name}
+            part.images.append(image | {'width': width, 'height': height})
+            part.objects += [(part.images[-1], one) for one in read(path, size)]
             continue
         reason, lost = files.damaged.get(name, 'it is not there'), count(path)
         log.add(
@@ -262,17 +258,11 @@ def read_split(
             f'{name}: {reason}, {plural(lost, "object")}',
             lost,
         )
-    return LabelledSplit(split, folder, images, log)
+    return part
 
 
-_TURNS: dict[int, Callable[[float, float, int, int], Point]] = {
-    5: lambda x, y, w, h: (y, x),
-    6: lambda x, y, w, h: (h - y, x),
-    7: lambda x, y, w, h: (h - y, w - x),
-    8: lambda x, y, w, h: (y, w - x),
-}
-"""EXIF orientations that swap the sides: a point of the stored image of w x h pixels
-to where it is seen."""
+_SWAPPED = {5: (False, False), 6: (True, False), 7: (True, True), 8: (False, True)}
+"""EXIF orientations that swap x and y, and which then count from the far side."""
 
 
 def turn_as_seen(
@@ -290,24 +280,30 @@ def turn_as_seen(
     """
     if stated == size or not all(stated):
         return
-    turn = _TURNS.get(_orientation(path)) if stated == size[::-1] else None
-    if turn is None:
+    swapped = _SWAPPED.get(_orientation(path)) if stated == size[::-1] else None
+    if swapped is None:
         log.add(
             'label files that state another size than their image has; the labels are '
             'kept as they are: look whether they fit',
             f'{path.name}: {stated[0]} x {stated[1]}, not {size[0]} x {size[1]}',
         )
         return
+    (width, height), (from_right, from_bottom) = size, swapped
+
+    def turned(coordinates: Sequence[float]) -> list[Point]:
+        return [
+            (width - y if from_right else y, height - x if from_bottom else x)
+            for x, y in _points(coordinates)
+        ]
+
     for labelled in objects:
-        labelled.box = _bounds(
-            [turn(*corner, *stated) for corner in _points(labelled.box)]
-        )
+        labelled.box = _bounds(turned(labelled.box))
         if isinstance(labelled.mask, dict):
             log.add('masks left out that would have to be turned', path.name)
             labelled.mask = []
+        outlines = [turned(outline) for outline in labelled.mask]
         labelled.mask = [
-            [value for point in _points(outline) for value in turn(*point, *stated)]
-            for outline in labelled.mask
+            [v for point in outline for v in point] for outline in outlines
         ]
     log.add(
         'images whose labels were drawn before the turn that EXIF data ask for: turned '
