@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Mapping, Sized
+from collections.abc import Mapping, Sequence, Sized
 from itertools import chain
 from typing import Any, TypeGuard
 
@@ -83,7 +83,7 @@ def size_of(image: Entry) -> Size | None:
     return size if min(size) > 0 and max(size) < 2**31 else None
 
 
-def is_box(value: Any) -> bool:
+def is_box(value: Any) -> TypeGuard[Sequence[float]]:
     """Whether this is four finite numbers."""
     try:
         return (
@@ -96,7 +96,7 @@ def is_box(value: Any) -> bool:
         return False
 
 
-def is_finite_number(value: Any) -> bool:
+def is_finite_number(value: Any) -> TypeGuard[float]:
     """Whether this is a number other than NaN and infinity."""
     try:
         return type(value) in NUMBER and math.isfinite(value)
@@ -104,7 +104,7 @@ def is_finite_number(value: Any) -> bool:
         return False
 
 
-def is_crowd_flag(value: Any) -> bool:
+def is_crowd_flag(value: Any) -> TypeGuard[int]:
     """Whether this is 0, 1, true or false."""
     return isinstance(value, (int, float)) and value in (0, 1)
 
@@ -119,7 +119,7 @@ def left_out(annotation: Entry, size: Size | None) -> str | None:
     if annotation.get('ignore'):
         return 'ignored-object'
     if is_box(box):
-        x, y, width, height = box  # type: ignore[misc]
+        x, y, width, height = box
         right, bottom = size or (math.inf, math.inf)
         if width <= 0 or height <= 0:
             return 'empty-bbox'
@@ -127,7 +127,7 @@ def left_out(annotation: Entry, size: Size | None) -> str | None:
             return 'bbox-outside'
         if width < 1 or height < 1:
             return 'thin-bbox'
-    if is_finite_number(area) and area <= 0:  # type: ignore[operator]
+    if is_finite_number(area) and area <= 0:
         return 'zero-area'
     return 'crowd-region' if annotation.get('iscrowd') else None
 
@@ -209,7 +209,7 @@ def read_flag(value: Any) -> int | None:
     if isinstance(value, str) and value.strip().lower() in _FLAGS:
         return _FLAGS[value.strip().lower()]
     number = int(value) if isinstance(value, bool) else read_number(value)
-    return int(number) if is_crowd_flag(number) else None  # type: ignore[arg-type]
+    return int(number) if is_crowd_flag(number) else None
 
 
 def read_box(value: Any) -> list[float] | None:

@@ -52,7 +52,7 @@ OVER_EDGE_PX = 1.0
 _UNIT_EDGE = 0.01
 """Distance that normalised coordinates may exceed 0-1 by."""
 
-SAME_OVERLAP = 0.8
+_SAME_OVERLAP = 0.8
 """IoU of two boxes from which one confirms the other."""
 
 _without_area = annotations_with(lambda one: not is_finite_number(one.get('area')))
@@ -96,9 +96,9 @@ def _read_flags(content: Content) -> None:
 def _is_flat(one: Entry) -> bool:
     """Whether an annotation has an area of 0 that its box does not share."""
     area, box = one.get('area'), one.get('bbox')
-    if not is_finite_number(area) or area > 0:  # type: ignore[operator]
+    if not is_finite_number(area) or area > 0:
         return False
-    return not is_box(box) or (box[2] > 0 and box[3] > 0)  # type: ignore[index]
+    return not is_box(box) or (box[2] > 0 and box[3] > 0)
 
 
 def _compute_areas(content: Content) -> None:
@@ -143,11 +143,11 @@ def _opposite_corner(box: Any, size: Size | None) -> list[float] | None:
 def _is_confirmed(one: Entry, box: Sequence[float], size: Size | None) -> bool:
     """Whether a box is that of the mask; without a mask, whether it has the area."""
     if found := mask_box(one.get('segmentation'), size):
-        return bool(overlap(found, box) > SAME_OVERLAP)
+        return bool(overlap(found, box) > _SAME_OVERLAP)
     area = one.get('area')
-    if not is_finite_number(area) or area <= 1:  # type: ignore[operator]
+    if not is_finite_number(area) or area <= 1:
         return False
-    return math.isclose(area, box[2] * box[3], rel_tol=0.02)  # type: ignore[arg-type]
+    return math.isclose(area, box[2] * box[3], rel_tol=0.02)
 
 
 def _misplaced(content: Content) -> dict[str, list[Entry]]:
@@ -225,10 +225,10 @@ def _corners(box: Sequence[float]) -> list[float]:
 
 def _has_corners(one: Entry, content: Content) -> bool:
     box, size = one.get('bbox'), content.sizes[one['image_id']]
-    if not is_box(box) or min(_corners(box)[2:]) < 1:  # type: ignore[arg-type]
+    if not is_box(box) or min(_corners(box)[2:]) < 1:
         return False
-    readings = (box, _corners(box))  # type: ignore[arg-type]
-    return [_is_confirmed(one, b, size) for b in readings] == [False, True]  # type: ignore[arg-type]
+    readings = (box, _corners(box))
+    return [_is_confirmed(one, b, size) for b in readings] == [False, True]
 
 
 def _clip(content: Content) -> None:
@@ -318,7 +318,7 @@ def _place_masks(content: Content) -> None:
         size, box = content.sizes[one['image_id']] or (1, 1), one.get('bbox')
         for what, rings in _placed(one['segmentation'], size, box):
             found = mask_box(rings, size)
-            if found and (not is_box(box) or overlap(found, box) > SAME_OVERLAP):  # type: ignore[arg-type]
+            if found and (not is_box(box) or overlap(found, box) > _SAME_OVERLAP):
                 one['segmentation'] = rings
                 content.done[f'masks {what}'] += 1
                 break
