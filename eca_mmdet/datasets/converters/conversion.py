@@ -247,7 +247,7 @@ def _to_coco(
         file = out / f'{part.split or "annotations"}.json'
         content = contents[file] = _content(source, part)
         about = part.split, file, part.folder, source.kind, content, part.log
-        converted.append(Converted.of(*about, () if converted else source.notes))
+        converted.append(Converted.of(*about, () if converted else source.log.notes))
     lost = sum(part.log.lost for part in source.splits)
     if lost and not any(part.annotation_count for part in converted):
         notes = '; '.join(note for part in source.splits for note in part.log.notes)

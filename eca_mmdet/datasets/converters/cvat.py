@@ -79,7 +79,7 @@ def read(path: Path) -> LabelledDataset:
         label.findtext('name') or '' for label in root.iterfind('meta//labels/label')
     ]
     names = [' '.join(name.split()) for name in labels if name.strip()]
-    return LabelledDataset.by_name('cvat', parts, log.notes, first=names)
+    return LabelledDataset.by_name('cvat', parts, log, first=names)
 
 
 def _load(path: Path, log: ConversionLog) -> tuple[Path, Any]:

@@ -485,4 +485,4 @@ def read_label_files(
     for image in unused:
         what = f'images left out that no {name} file of a split describes'
         log.add(what, image.name)
-    return LabelledDataset.by_name(kind, parts, log.notes)
+    return LabelledDataset.by_name(kind, parts, log)

@@ -37,6 +37,7 @@ class ConversionLog:
     """Counts of what was left out or changed, each with its first places."""
 
     def __init__(self) -> None:
+        self._sentences: list[str] = []
         self._counts: Counter[str] = Counter()
         self._places: dict[str, list[str]] = {}
         self.lost = 0
@@ -55,10 +56,14 @@ class ConversionLog:
         if len(places) < _EXAMPLES:
             places.append(clipped(str(where)))
 
+    def say(self, sentence: str) -> None:
+        """Note what is not counted."""
+        self._sentences.append(sentence)
+
     @property
     def notes(self) -> list[str]:
-        """A line for each kind."""
-        return [
+        """A line for each sentence, then for each kind."""
+        return self._sentences + [
             f'{count} x {what} ({", ".join(self._places[what])}'
             f'{", ..." if count > len(self._places[what]) else ""})'
             for what, count in self._counts.items()
@@ -198,14 +203,14 @@ class LabelledDataset:
     kind: Kind
     categories: dict[int | str, Entry]
     splits: list[LabelledSplit]
-    notes: list[str] = dataclasses.field(default_factory=list)
+    log: ConversionLog
 
     @classmethod
     def by_name(
         cls,
         kind: Kind,
         splits: list[LabelledSplit],
-        notes: list[str],
+        log: ConversionLog,
         first: Sequence[str] = (),
     ) -> LabelledDataset:
         """Number classes that objects name: ``first``, then the rest alphabetically.
@@ -217,7 +222,7 @@ class LabelledDataset:
         }
         names = dict.fromkeys([*first, *sorted(used)])
         entries = {name: {'id': at, 'name': name} for at, name in enumerate(names, 1)}
-        return cls(kind, {**entries}, splits, notes)
+        return cls(kind, {**entries}, splits, log)
 
 
 def read_split(

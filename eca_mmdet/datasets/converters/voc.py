@@ -41,7 +41,7 @@ def read(path: Path, choices: Choices) -> LabelledDataset:
     reader = _Reader(choices.voc_origin)
     dataset = read_label_files('voc', 'XML', path, '.xml', reader.load, reader.read)
     if reader.boxes:
-        dataset.notes.append(
+        dataset.log.say(
             f'pixels are counted from {reader.origin} (of {reader.boxes} boxes '
             f'{reader.zeros} begin at 0, {reader.decimals} have decimals; to-coco '
             '--voc-origin decides)'

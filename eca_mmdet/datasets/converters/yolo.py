@@ -91,7 +91,7 @@ def read(path: Path, choices: Choices) -> LabelledDataset:
     categories: dict[int | str, Entry] = {
         number: {'id': number + 1, 'name': name} for number, name in about.names.items()
     }
-    return LabelledDataset('yolo', categories, parts, about.notes)
+    return LabelledDataset('yolo', categories, parts, about.log)
 
 
 def _read_split(
@@ -314,8 +314,8 @@ class _Description:
     root: Path
     names: dict[int, str]
     splits: dict[str, list[Path]]
+    log: ConversionLog
     keypoint_values: int = 0
-    notes: list[str] = dataclasses.field(default_factory=list)
 
     def has_keypoints(self, count: int) -> bool:
         """Whether values are a box, the stated keypoints and up to two more."""
@@ -365,7 +365,7 @@ def _describe(path: Path) -> _Description:
             splits[split].append(place)
     if 'train' in splits:
         splits.pop('', None)
-    return _Description(file, root, names, splits or {'': [base]}, notes=log.notes)
+    return _Description(file, root, names, splits or {'': [base]}, log)
 
 
 def _name_list(file: Path, log: ConversionLog) -> list[str]:
@@ -376,14 +376,13 @@ def _name_list(file: Path, log: ConversionLog) -> list[str]:
 def _from_yaml(file: Path) -> _Description:
     log = ConversionLog()
     content = _load(file, log)
-    notes: list[str] = []
-    names = _read_names(file, content.get('names'), content.get('nc'), log, notes)
+    names = _read_names(file, content.get('names'), content.get('nc'), log)
     root, stated = file.parent, content.get('path')
     if isinstance(stated, str) and stated and '\0' not in stated:
         root = file.parent / stated.replace('\\', '/')  # an absolute one stays
         if not root.is_dir():  # often a folder of the machine where the data were made
             root = file.parent
-            notes.append(
+            log.say(
                 f'path: {clipped(stated)} of {file.name} is not there; {root} was taken'
             )
     splits: dict[str, list[Path]] = {}
@@ -398,12 +397,13 @@ def _from_yaml(file: Path) -> _Description:
             if path:
                 splits.setdefault(split, []).append(path)
             if guess:
-                notes.append(f'{clipped(text)} of {file.name}: {path} was taken')
+                log.say(f'{clipped(text)} of {file.name}: {path} was taken')
         if wanted and split not in splits:
             text = clipped(repr(wanted))
-            notes.append(f'{split}: {text} of {file.name} is not there')
-    same = [split for split in splits if splits[split] == splits.get('train')]
-    notes += [f'{split} is the same images as train' for split in same[1:]]
+            log.say(f'{split}: {text} of {file.name} is not there')
+    for split in ('val', 'test'):
+        if split in splits and splits[split] == splits.get('train'):
+            log.say(f'{split} is the same images as train')
     if not splits:
         raise UserError(
             f"none of 'train', 'val' and 'test' of {file} is there, looked for in "
@@ -413,7 +413,7 @@ def _from_yaml(file: Path) -> _Description:
     shape = content.get('kpt_shape')  # keypoints, values of each
     pair = shape if isinstance(shape, list) and len(shape) == 2 else [0, 0]
     values = math.prod(pair) if all(type(n) is int and n > 0 for n in pair) else 0
-    return _Description(file, root, names, splits, values, log.notes + notes)
+    return _Description(file, root, names, splits, log, values)
 
 
 def _load(file: Path, log: ConversionLog) -> dict[str, Any]:
@@ -444,7 +444,7 @@ def _describes(file: Path) -> bool:
 
 
 def _read_names(
-    file: Path, value: Any, count: Any, log: ConversionLog, notes: list[str]
+    file: Path, value: Any, count: Any, log: ConversionLog
 ) -> dict[int, str]:
     """Return the names by id: of a list, a mapping, a file, or text with commas."""
 
@@ -477,7 +477,7 @@ def _read_names(
         names[number] = str(name).strip()
         if isinstance(name, bool):
             what = 'YAML reads yes, no, on and off so; put the name in quotes'
-            notes.append(f'class {names[number]!r}: {what}')
+            log.say(f'class {names[number]!r}: {what}')
     if not names:
         raise UserError(f"{file} has no 'names' of classes.", code='unsupported-format')
     return dict(sorted(names.items()))
