@@ -131,7 +131,9 @@ _TRAINING_RULES: tuple[Rule[Content], ...] = (
     ),
     Rule.of(
         'crowd-region',
-        annotations_with(lambda one: left_out(one, None) == 'crowd-region'),
+        annotations_with(
+            lambda one: one.get('iscrowd') and left_out(one, None) == 'crowd-region'
+        ),
     ),
     SMALL_IMAGE,
     NOTHING_TRAINED,
