@@ -242,7 +242,8 @@ def _to_coco(
     source: LabelledDataset, out: Path
 ) -> tuple[list[Converted], dict[Path, Entry]]:
     """Return what will be written for each split, and the contents of the files."""
-    converted, contents = [], {}
+    converted: list[Converted] = []
+    contents: dict[Path, Entry] = {}
     for part in sorted(source.splits, key=lambda part: _ORDER.index(part.split)):
         file = out / f'{part.split or "annotations"}.json'
         content = contents[file] = _content(source, part)
@@ -291,7 +292,8 @@ def _from_coco(
     path: Path, root: Path, out: Path
 ) -> tuple[list[Converted], dict[Path, Entry]]:
     """Describe COCO files; return contents where names of images are corrected."""
-    converted, contents = [], {}
+    converted: list[Converted] = []
+    contents: dict[Path, Entry] = {}
     for file in _coco_files(path):
         content = read_annotations(file).content
         require_instances(file, content)

@@ -56,14 +56,13 @@ def _load(root: Path, file: Path, log: ConversionLog) -> ImageLabels | None:
     stated, shapes = content.get('imagePath'), content['shapes']
     stated = stated if isinstance(stated, str) else ''
     width, height = content.get('imageWidth'), content.get('imageHeight')
-    whole = type(width) is type(height) is int
     return ImageLabels(
         file,
         shapes,
         len(shapes),
         stated,
         _stated_image(file, stated, root),
-        (width, height) if whole else (0, 0),
+        (width, height) if type(width) is int and type(height) is int else (0, 0),
         hint=': it is inside the JSON alone' if content.get('imageData') else '',
     )
 

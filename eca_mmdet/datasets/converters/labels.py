@@ -221,8 +221,10 @@ class LabelledDataset:
             str(labelled.category) for part in splits for _, labelled in part.objects
         }
         names = dict.fromkeys([*first, *sorted(used)])
-        entries = {name: {'id': at, 'name': name} for at, name in enumerate(names, 1)}
-        return cls(kind, {**entries}, splits, log)
+        entries: dict[int | str, Entry] = {
+            name: {'id': at, 'name': name} for at, name in enumerate(names, 1)
+        }
+        return cls(kind, entries, splits, log)
 
 
 def read_split(

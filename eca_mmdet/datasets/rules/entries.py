@@ -229,12 +229,12 @@ def _repeated_names(content: Content) -> list[Entry]:
     return _repeated(list(distinct.values())[::-1], 'file_name')
 
 
-def _among(content: Content, names: dict[str, str] | None) -> list[tuple[str, str]]:
+def _among(content: Content, names: dict[str, str]) -> list[tuple[str, str]]:
     """Return the images whose file names are keys, with their values."""
     return [
         (image_name(image), names[image['file_name']])
         for image in content.images
-        if names and image['file_name'] in names
+        if image['file_name'] in names
     ]
 
 
@@ -313,7 +313,7 @@ IMAGE_RULES: tuple[Rule[Content], ...] = (
 FILE_RULES: tuple[Rule[Content], ...] = (
     Rule.of(
         'missing-image',
-        lambda content: _among(content, content.files and content.files.missing),
+        lambda content: _among(content, content.files.missing if content.files else {}),
         Fix(
             'replaced by the only image in the folder that it can mean (another path, '
             'case or ending); if none is similar, the entry is dropped, with its '
@@ -325,7 +325,7 @@ FILE_RULES: tuple[Rule[Content], ...] = (
     ),
     Rule.of(
         'damaged-image',
-        lambda content: _among(content, content.files and content.files.damaged),
+        lambda content: _among(content, content.files.damaged if content.files else {}),
         Fix('the entry is dropped, with its annotations', Phase.FILES, _drop_images),
         ': '.join,
     ),

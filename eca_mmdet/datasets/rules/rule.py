@@ -283,7 +283,8 @@ class Content:
                     kept[key].append(entry)
                 else:
                     malformed[key].append(at)
-        return cls(*kept.values(), malformed, classes)
+        images, categories, annotations = kept.values()
+        return cls(images, categories, annotations, malformed, classes)
 
     @property
     def sizes(self) -> dict[Any, Size | None]:
