@@ -20,7 +20,6 @@ from eca_mmdet.datasets.index import CocoIndex, read_index
 from eca_mmdet.datasets.rules import check as rules
 from eca_mmdet.datasets.rules.categories import compare_splits
 from eca_mmdet.datasets.rules.rule import Fault
-from eca_mmdet.datasets.rules.suspects import suspect_content
 from eca_mmdet.utils.errors import UserError
 from eca_mmdet.utils.io import require_free, write_json
 from eca_mmdet.utils.text import clipped
@@ -181,7 +180,7 @@ def _check(
     if index is not None:
         content = index.content()
         names = _class_names(classes, content)
-        faults = rules.check_content(suspect_content(index, names))
+        faults = rules.check_content(rules.suspect_content(index, names))
     else:
         read = read_annotations(file)
         content = read.content

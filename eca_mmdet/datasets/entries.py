@@ -1,9 +1,12 @@
-"""What counts as a usable entry of an annotation file; shared by check and repair."""
+"""Entries of annotation files: which are usable, and values in other forms."""
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Mapping, Sized
+import re
+from collections.abc import Mapping, Sequence, Sized
+from itertools import chain
 from typing import Any, TypeGuard
 
 Entry = dict[str, Any]
@@ -18,33 +21,39 @@ NUMBER = frozenset((int, float))
 
 _ID = frozenset((int, float, str))
 
+_NUMBER = re.compile(
+    r'(?:np\.\w+\()?([+-]?(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?)\)? ?(?:px)?', re.I | re.A
+)
+_WRAPPER = re.compile(r'^(polygon|tensor|array) ?(?=\()|, *d(type|evice)=.*', re.I)
+_DECIMAL_COMMA = re.compile(r'([+-]?\d+),(\d{1,2}|\d{4,})$', re.A)
+_FLAGS = dict.fromkeys(('true', 'yes', 'y', 't'), 1)
+_FLAGS |= dict.fromkeys(('', 'false', 'no', 'n', 'f', 'none', 'null'), 0)
+_BOX_KEYS = ['x y w h', 'x y width height', 'left top width height']
+_BOX_KEYS += ['xmin ymin width height', 'x1 y1 x2 y2', 'xmin ymin xmax ymax']
+_BOX_KEYS += ['left top right bottom', 'x0 y0 x1 y1', 'xtl ytl xbr ybr']
+_FAR_SIDES = (['y2'], ['ymax'], ['bottom'], ['y1'], ['ybr'])
+_MOST_NESTED = 4
+
+
+def _has_ids(entry: Any, *keys: str) -> bool:
+    return isinstance(entry, dict) and all(type(entry.get(key)) in _ID for key in keys)
+
 
 def is_image(entry: Any) -> TypeGuard[Entry]:
     """Whether this is an image entry with an id and a file name."""
-    return (
-        isinstance(entry, dict)
-        and type(entry.get('id')) in _ID
-        and isinstance(entry.get('file_name'), str)
-        and entry['file_name'] != ''
-    )
+    if not _has_ids(entry, 'id'):
+        return False
+    return isinstance(entry.get('file_name'), str) and entry['file_name'] != ''
 
 
 def is_category(entry: Any) -> TypeGuard[Entry]:
     """Whether this is a category entry with an id and a name."""
-    return (
-        isinstance(entry, dict)
-        and type(entry.get('id')) in _ID
-        and isinstance(entry.get('name'), str)
-    )
+    return _has_ids(entry, 'id') and isinstance(entry.get('name'), str)
 
 
 def is_annotation(entry: Any) -> TypeGuard[Entry]:
     """Whether this is an annotation of an image and a category; its id may be bad."""
-    return (
-        isinstance(entry, dict)
-        and type(entry.get('image_id')) in _ID
-        and type(entry.get('category_id')) in _ID
-    )
+    return _has_ids(entry, 'image_id', 'category_id')
 
 
 def whole(value: Any) -> int | None:
@@ -74,7 +83,7 @@ def size_of(image: Entry) -> Size | None:
     return size if min(size) > 0 and max(size) < 2**31 else None
 
 
-def is_box(value: Any) -> bool:
+def is_box(value: Any) -> TypeGuard[Sequence[float]]:
     """Whether this is four finite numbers."""
     try:
         return (
@@ -87,7 +96,7 @@ def is_box(value: Any) -> bool:
         return False
 
 
-def is_finite_number(value: Any) -> bool:
+def is_finite_number(value: Any) -> TypeGuard[float]:
     """Whether this is a number other than NaN and infinity."""
     try:
         return type(value) in NUMBER and math.isfinite(value)
@@ -95,7 +104,7 @@ def is_finite_number(value: Any) -> bool:
         return False
 
 
-def is_crowd_flag(value: Any) -> bool:
+def is_crowd_flag(value: Any) -> TypeGuard[int]:
     """Whether this is 0, 1, true or false."""
     return isinstance(value, (int, float)) and value in (0, 1)
 
@@ -110,7 +119,7 @@ def left_out(annotation: Entry, size: Size | None) -> str | None:
     if annotation.get('ignore'):
         return 'ignored-object'
     if is_box(box):
-        x, y, width, height = box  # type: ignore[misc]
+        x, y, width, height = box
         right, bottom = size or (math.inf, math.inf)
         if width <= 0 or height <= 0:
             return 'empty-bbox'
@@ -118,7 +127,7 @@ def left_out(annotation: Entry, size: Size | None) -> str | None:
             return 'bbox-outside'
         if width < 1 or height < 1:
             return 'thin-bbox'
-    if is_finite_number(area) and area <= 0:  # type: ignore[operator]
+    if is_finite_number(area) and area <= 0:
         return 'zero-area'
     return 'crowd-region' if annotation.get('iscrowd') else None
 
@@ -183,21 +192,128 @@ def has_mask(entry: Entry) -> bool:
     return isinstance(mask, dict) or any(map(is_polygon, mask))
 
 
-def annotation_name(entry: Entry) -> str:
-    """Name an annotation in a message."""
+def read_number(value: Any) -> float | None:
+    """Return a finite number, also from its text or a list of it alone."""
+    if isinstance(value, list) and len(value) == 1:
+        value = value[0]
+    if isinstance(value, str):
+        text = _DECIMAL_COMMA.sub(r'\1.\2', value.strip())
+        match = _NUMBER.fullmatch(text)
+        value = float(match[1]) if match else None
+        value = int(value) if value is not None and value.is_integer() else value
+    return value if is_finite_number(value) else None
+
+
+def read_flag(value: Any) -> int | None:
+    """Return 0 or 1 of a flag, also from text such as '1' or 'true'."""
+    if isinstance(value, str) and value.strip().lower() in _FLAGS:
+        return _FLAGS[value.strip().lower()]
+    number = int(value) if isinstance(value, bool) else read_number(value)
+    return int(number) if is_crowd_flag(number) else None
+
+
+def read_box(value: Any) -> list[float] | None:
+    """Return x, y, width and height of text, named sides, numbers or corner points."""
+    value = _parse(value)
+    if isinstance(value, list) and len(value) == 1:
+        value = _parse(value[0])
+    points = [*map(_point, value)] if isinstance(value, list) else []
+    corners = len(points) in (2, 4) and None not in points
+    if corners:
+        axes = [*zip(*filter(None, points), strict=True)]
+        value = [*map(min, axes), *map(max, axes)]
+    if isinstance(value, dict):
+        sides = {re.sub('[_ -]', '', str(key).lower()): value[key] for key in value}
+        known = (keys.split() for keys in _BOX_KEYS)
+        keys = next((keys for keys in known if sides.keys() >= {*keys}), [])
+        value, corners = [sides[key] for key in keys], keys[3:] in _FAR_SIDES
+    numbers = _numbers(value)
+    if numbers is None or len(numbers) != 4:
+        return None
+    x, y, a, b = numbers
+    return [x, y, a - x, b - y] if corners else numbers
+
+
+def read_segmentation(value: Any) -> list[list[float]] | dict[str, Any] | None:
+    """Return polygons of flat or nested lists or points, or an RLE of whole numbers."""
+    value = _parse(value)
+    if isinstance(value, list) and len(value) == 1 and isinstance(value[0], dict):
+        value = value[0]
+    if isinstance(value, dict) and 'counts' in value:
+        mask: Any = {**value, 'size': _whole_numbers(value.get('size'))}
+        counts = value['counts']
+        if text := re.fullmatch(r"b(['\"])(.*)\1", str(counts)):  # of bytes in Python
+            mask['counts'] = text[2].replace('\\\\', '\\')
+        elif not isinstance(counts, str) or re.search('[ ,]', counts):  # not compressed
+            mask['counts'] = _whole_numbers(counts)
+    else:
+        if isinstance(value, dict):
+            value = value.get('points', value.get('polygon'))
+        mask = _rings(value)
+    if not is_segmentation(mask):
+        return None
+    return mask if isinstance(mask, dict) or any(map(is_polygon, mask)) else None
+
+
+def _parse(value: Any) -> Any:
+    """Parse text that is JSON, or numbers with commas or spaces between them."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return json.loads(value)
+    except (ValueError, RecursionError):
+        value = _WRAPPER.sub('', value.strip())
+        return re.split(r'[\s,;]+', value.strip(' \t\r\n[](){}'))
+
+
+def _numbers(value: Any) -> list[float] | None:
+    """Return the numbers of a list; None if it is none, or has anything besides."""
+    if not isinstance(value, (list, tuple)) or not value:
+        return None
+    found = [number for item in value if (number := read_number(item)) is not None]
+    return found if len(found) == len(value) else None
+
+
+def _whole_numbers(value: Any) -> list[int | None]:
+    return [whole(number) for number in _numbers(_parse(value)) or ()]
+
+
+def _point(value: Any) -> list[float] | None:
+    if isinstance(value, dict) and {'x', 'y'} <= value.keys():
+        value = [value['x'], value['y']]
+    numbers = _numbers(value)
+    return numbers if numbers and len(numbers) == 2 else None
+
+
+def _rings(value: Any, depth: int = 0) -> list[list[float]] | None:
+    """Return the polygons of lists of coordinates or points, one in another."""
+    if not isinstance(value, list) or not value or depth > _MOST_NESTED:
+        return None
+    if (flat := _numbers(value)) is not None:
+        return [flat]
+    points = [point for item in value if (point := _point(item)) is not None]
+    if len(points) == len(value) > 2:
+        return [[*chain.from_iterable(points)]]
+    parts = [_rings(item, depth + 1) for item in value]
+    return None if None in parts else [ring for part in parts for ring in part or ()]
+
+
+def entry_name(entry: Any) -> str:
+    """Name an entry of an annotation file in a message; other items as they are."""
+    if not isinstance(entry, dict):
+        return str(entry)
+    if 'category_id' not in entry:
+        if 'file_name' in entry:
+            return image_name(entry)
+        return f'{_short(entry["name"])} of id {_short(entry["id"])}'
     if entry.get('id') is None:
-        return f'one of image {_short(entry.get("image_id"))}'
+        return f'one of image {_short(entry["image_id"])}'
     return f'annotation {_short(entry["id"])}'
 
 
 def image_name(entry: Entry) -> str:
     """Name an image in a message."""
     return _short(entry['file_name'])
-
-
-def category_name(entry: Entry) -> str:
-    """Name a category in a message."""
-    return f'{_short(entry["name"])} of id {_short(entry["id"])}'
 
 
 def _short(value: Any) -> str:

@@ -293,20 +293,11 @@ def overlap(a: npt.ArrayLike, b: npt.ArrayLike) -> Floats:
     return np.asarray(shared / np.maximum(areas - shared, np.finfo(float).tiny))
 
 
-def annotation_rle(annotation: Entry, size: Size | None) -> dict[str, Any] | None:
-    """Return a usable mask of an annotation as compressed RLE, None if it has none."""
-    mask = annotation.get('segmentation')
-    if not mask:
-        return None
-    if isinstance(mask, list) and (size is None or not is_drawable_size(*size)):
-        return None
-    width, height = size or (0, 0)
-    return to_rle(mask, height, width)
-
-
 def set_area(annotation: Entry, size: Size | None) -> None:
     """Compute the area from the mask, or from the box where there is none."""
-    rle = annotation_rle(annotation, size)
-    area = float(mask_api().area(rle)) if rle is not None else 0.0
+    mask, (width, height) = annotation.get('segmentation'), size or (0, 0)
+    area = 0.0
+    if mask and (isinstance(mask, dict) or is_drawable_size(height, width)):
+        area = float(mask_api().area(to_rle(mask, height, width)))
     # A mask thinner than a pixel has no area either.
     annotation['area'] = area or annotation['bbox'][2] * annotation['bbox'][3]

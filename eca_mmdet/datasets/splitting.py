@@ -17,8 +17,8 @@ from eca_mmdet.datasets.entries import (
     is_category,
     is_image,
 )
+from eca_mmdet.datasets.rules.check import count_reasons, nothing_trained
 from eca_mmdet.datasets.rules.rule import Content
-from eca_mmdet.datasets.rules.training import count_reasons, nothing_trained
 from eca_mmdet.datasets.stratify import Unit, divide, wanted_parts
 from eca_mmdet.utils.errors import UserError
 from eca_mmdet.utils.io import sha256_of

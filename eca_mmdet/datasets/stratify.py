@@ -5,11 +5,13 @@ from __future__ import annotations
 import hashlib
 import random
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from eca_mmdet.utils.errors import UserError
+
+T = TypeVar('T')
 
 _STEPS = 2000
 """Moves that are tried, and as many more as there are classes."""
@@ -76,7 +78,8 @@ def divide(
     parts = _stratified(ordered, targets) if stratify else _filled(ordered, targets)
     _fill_empty(ordered, parts, len(targets))
     search = _Search(ordered, parts, targets, seed)
-    search.run(stratify)
+    search.cover_classes()
+    search.balance(stratify)
     part_of = dict(zip((unit.images for unit in ordered), search.parts, strict=True))
     return [part_of[unit.images] for unit in units]
 
@@ -180,24 +183,17 @@ class _Search:
         self._images = {name: seen.total() for name, seen in self._seen.items()}
         self._names = sorted(self._holders, key=lambda one: (str(one), repr(one)))
 
-    def run(self, stratify: bool) -> None:
-        """Move units for the classes; then even out the sizes, or the shares too."""
-        self._cover_classes()
-        for _ in range(_PASSES):
-            if not self._balance(self._unevenness if stratify else self._misfit):
-                break
-
-    def _cover_classes(self) -> None:
+    def cover_classes(self) -> None:
         """Move units until every class is in its parts, or the tries are used up."""
         missing = self._missing()
         best, least = list(self.parts), len(missing)
         last = -1
         for _ in range(_STEPS + len(self._holders) if missing else 0):
-            part, name = missing[self._pick(len(missing))]
+            part, name = self._pick(missing)
             tries = [at for at in self._holders[name] if at != last]
             tries = tries or self._holders[name]
             if self._random.random() < _NOISE:
-                last = tries[self._pick(len(tries))]
+                last = self._pick(tries)
             else:
                 last = min(tries, key=lambda at: self._cost(at, part))  # noqa: B023
             self._change(last, part)
@@ -210,9 +206,9 @@ class _Search:
             if part != self.parts[at]:
                 self._move(at, part)
 
-    def _pick(self, count: int) -> int:
+    def _pick(self, items: Sequence[T]) -> T:
         # random() alone is promised to be the same in every version of Python.
-        return int(self._random.random() * count)
+        return items[int(self._random.random() * len(items))]
 
     def _missing(self) -> list[tuple[int, Any]]:
         """Return the parts and classes that should meet, in a fixed order."""
@@ -280,14 +276,16 @@ class _Search:
             self._count[index] += sign
         self.parts[at] = part
 
-    def _balance(self, error: Callable[[int, int], float]) -> bool:
-        """Move units that no class depends on where that makes an error smaller."""
-        moved = False
-        for at in range(len(self._units)):
-            for part in range(len(self._targets)):
-                if part == self.parts[at] or self._count[self.parts[at]] == 1:
-                    continue
-                if error(at, part) < -1e-9 and self._loss(at, part) <= 0:
-                    self._move(at, part)
-                    moved = True
-        return moved
+    def balance(self, stratify: bool) -> None:
+        """Even out the sizes, or the shares too, by units that no class depends on."""
+        error = self._unevenness if stratify else self._misfit
+        for _ in range(_PASSES):
+            before = list(self.parts)
+            for at in range(len(self._units)):
+                for part in range(len(self._targets)):
+                    if part == self.parts[at] or self._count[self.parts[at]] == 1:
+                        continue
+                    if error(at, part) < -1e-9 and self._loss(at, part) <= 0:
+                        self._move(at, part)
+            if self.parts == before:
+                break

@@ -20,20 +20,18 @@ from eca_mmdet.datasets.images import find_missing
 from eca_mmdet.datasets.index import read_index
 from eca_mmdet.datasets.rules.categories import compare_splits
 from eca_mmdet.datasets.rules.check import (
-    check_classes,
-    check_content,
-    check_images,
-)
-from eca_mmdet.datasets.rules.rule import Content, Fault, Severity
-from eca_mmdet.datasets.rules.suspects import suspect_content
-from eca_mmdet.datasets.rules.training import (
     NOTHING_TRAINED,
     SMALL_IMAGE,
     Counts,
+    check_classes,
+    check_content,
+    check_images,
     count_reasons,
     narrowed,
     nothing_trained,
+    suspect_content,
 )
+from eca_mmdet.datasets.rules.rule import Content, Fault, Severity
 from eca_mmdet.engine.config import (
     dataset_classes,
     evaluators,

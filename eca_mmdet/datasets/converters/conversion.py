@@ -7,7 +7,7 @@ import mmap
 import os
 import re
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -30,10 +30,9 @@ from eca_mmdet.datasets.converters.labels import (
     ConversionLog,
     Kind,
     LabelledDataset,
-    LabelledObject,
     LabelledSplit,
 )
-from eca_mmdet.datasets.entries import Entry, Size, is_image, is_segmentation
+from eca_mmdet.datasets.entries import Entry, is_image, is_segmentation
 from eca_mmdet.datasets.images import find_by_base_name
 from eca_mmdet.datasets.masks import set_area
 from eca_mmdet.utils.errors import UserError
@@ -100,6 +99,34 @@ class Converted:
     classes: tuple[str, ...]
     written: bool
     notes: tuple[str, ...]
+
+    @classmethod
+    def of(
+        cls,
+        split: str,
+        file: Path,
+        images: Path,
+        kind: Kind,
+        content: Mapping[str, Any],
+        log: ConversionLog,
+        notes: Sequence[str] = (),
+    ) -> Converted:
+        """Describe the content of a file, before it is written."""
+        count = len(content.get('annotations', ()))
+        entries = [one for one in content['categories'] if isinstance(one, dict)]
+        return cls(
+            split,
+            file,
+            images,
+            kind,
+            image_count=len(content['images']),
+            annotation_count=count,
+            found_count=count + log.lost + log.joined,
+            joined_count=log.joined,
+            classes=tuple(str(entry.get('name')) for entry in entries),
+            written=False,
+            notes=(*notes, *log.notes),
+        )
 
 
 def kind_of(path: Path) -> Kind | None:
@@ -176,10 +203,16 @@ def convert(
             code='option-conflict',
         )
     if kind == 'coco':
-        return _describe_coco(path, root, out)
-    source = _READERS[kind](path if kind in ('yolo', 'cvat') else root, choices)
-    source.splits.sort(key=lambda part: _ORDER.index(part.split))
-    return _write(source, out)
+        converted, contents = _from_coco(path, root, out)
+    else:
+        source = _READERS[kind](path if kind in ('yolo', 'cvat') else root, choices)
+        converted, contents = _to_coco(source, out)
+    new = {file: c for file, c in contents.items() if not _is_same(file, c)}
+    write_new(new)
+    return [
+        dataclasses.replace(part, written=part.file in new)
+        for part in sorted(converted, key=lambda part: _ORDER.index(part.split))
+    ]
 
 
 def _unknown(path: Path) -> str:
@@ -197,42 +230,6 @@ def _unknown(path: Path) -> str:
     )
 
 
-def _write(source: LabelledDataset, out: Path) -> list[Converted]:
-    parts = [
-        (part, out / f'{part.split or "annotations"}.json', _as_coco(source, part))
-        for part in source.splits
-    ]
-    count = sum(len(c['annotations']) + part.log.lost for part, _, c in parts)
-    if count and not any(content['annotations'] for *_, content in parts):
-        raise UserError(
-            f'none of the {count} objects can be read, so nothing was written. '
-            + '; '.join(note for part in source.splits for note in part.log.notes),
-            code='no-objects',
-        )
-    new = {path: content for _, path, content in parts if not _is_same(path, content)}
-    write_new(new)
-    converted: list[Converted] = []
-    for part, path, content in parts:
-        notes = part.log.notes if converted else [*source.notes, *part.log.notes]
-        count = len(content['annotations'])
-        converted.append(
-            Converted(
-                part.split,
-                path,
-                part.folder,
-                source.kind,
-                len(content['images']),
-                count,
-                count + part.log.lost + part.log.joined,
-                part.log.joined,
-                tuple(name for _, name in source.categories),
-                path in new,
-                tuple(notes),
-            )
-        )
-    return converted
-
-
 def _is_same(path: Path, content: Entry) -> bool:
     """Whether a file has this content already."""
     try:
@@ -241,55 +238,66 @@ def _is_same(path: Path, content: Entry) -> bool:
         return False
 
 
-def _as_coco(source: LabelledDataset, part: LabelledSplit) -> Entry:
-    images: list[Entry] = []
-    annotations: list[Entry] = []
-    for image_id, image in enumerate(part.images, 1):
-        width, height = image.size
-        images.append(
-            {'id': image_id, 'file_name': image.name, 'width': width, 'height': height}
+def _to_coco(
+    source: LabelledDataset, out: Path
+) -> tuple[list[Converted], dict[Path, Entry]]:
+    """Return what will be written for each split, and the contents of the files."""
+    converted: list[Converted] = []
+    contents: dict[Path, Entry] = {}
+    for part in sorted(source.splits, key=lambda part: _ORDER.index(part.split)):
+        file = out / f'{part.split or "annotations"}.json'
+        content = contents[file] = _content(source, part)
+        about = part.split, file, part.folder, source.kind, content, part.log
+        converted.append(Converted.of(*about, () if converted else source.log.notes))
+    lost = sum(part.log.lost for part in source.splits)
+    if lost and not any(part.annotation_count for part in converted):
+        notes = '; '.join(note for part in source.splits for note in part.log.notes)
+        raise UserError(
+            f'none of the {lost} objects can be read, so nothing was written. {notes}',
+            code='no-objects',
         )
-        for labelled in image.objects:
-            category = source.keys[labelled.category]
-            ids = {'id': len(annotations) + 1, 'image_id': image_id}
-            entry = {
-                **ids,
-                'category_id': category,
-                **_annotation(labelled, image.size),
-            }
-            annotations.append(entry)
+    return converted, contents
+
+
+def _content(source: LabelledDataset, part: LabelledSplit) -> Entry:
+    annotations: list[Entry] = []
+    for image, labelled in part.objects:
+        x1, y1, x2, y2 = labelled.box
+        mask = labelled.mask
+        if isinstance(mask, list):
+            mask = [[round(value, _DIGITS) for value in points] for points in mask]
+        entry: Entry = {
+            'id': len(annotations) + 1,
+            'image_id': image['id'],
+            'category_id': source.categories[labelled.category]['id'],
+            'bbox': [round(value, _DIGITS) for value in (x1, y1, x2 - x1, y2 - y1)],
+            'segmentation': mask,
+            'iscrowd': int(labelled.crowd),
+            **labelled.more,
+        }
+        if mask and is_segmentation(mask):
+            set_area(entry, (image['width'], image['height']))
+        else:  # check-data reports outlines that cannot be drawn
+            entry['area'] = entry['bbox'][2] * entry['bbox'][3]
+        annotations.append(entry)
     return {
         'info': {'description': f'{_NAMES[source.kind]} labels, by eca-mmdet to-coco'},
-        'images': images,
+        'images': part.images,
         'annotations': annotations,
-        'categories': [{'id': key, 'name': name} for key, name in source.categories],
+        'categories': list(source.categories.values()),
     }
 
 
-def _annotation(labelled: LabelledObject, size: Size) -> Entry:
-    x1, y1, x2, y2 = labelled.box
-    box = [round(value, _DIGITS) for value in (x1, y1, x2 - x1, y2 - y1)]
-    mask = labelled.mask
-    if isinstance(mask, list):
-        mask = [[round(value, _DIGITS) for value in points] for points in mask]
-    crowd = int(labelled.crowd)
-    entry = {'bbox': box, 'segmentation': mask, 'iscrowd': crowd, **labelled.more}
-    if mask and is_segmentation(mask):
-        set_area(entry, size)
-    else:  # check-data reports outlines that cannot be drawn
-        entry['area'] = box[2] * box[3]
-    return entry
-
-
-def _describe_coco(path: Path, root: Path, out: Path) -> list[Converted]:
-    """Find the files and images of what is COCO already; correct names of images."""
-    found, new = [], {}
+def _from_coco(
+    path: Path, root: Path, out: Path
+) -> tuple[list[Converted], dict[Path, Entry]]:
+    """Describe COCO files; return contents where names of images are corrected."""
+    converted: list[Converted] = []
+    contents: dict[Path, Entry] = {}
     for file in _coco_files(path):
         content = read_annotations(file).content
         require_instances(file, content)
         folder, moved = _image_folder(file, content, root)
-        count = len(content.get('annotations', ()))
-        categories = [c for c in content['categories'] if isinstance(c, dict)]
         split, log = _split_of(file), ConversionLog()
         images = []
         for entry in content['images']:
@@ -305,34 +313,17 @@ def _describe_coco(path: Path, root: Path, out: Path) -> list[Converted]:
             log.add(f'files with images of {", ".join(below)} in one', file.name)
         if moved:
             file = out / f'{split or "annotations"}.json'
-            content = content | {'images': images}
-            if not _is_same(file, content):
-                new[file] = content
-        found.append(
-            Converted(
-                split,
-                file,
-                folder,
-                'coco',
-                len(content['images']),
-                count,
-                count,
-                0,
-                tuple(str(category.get('name')) for category in categories),
-                file in new,
-                tuple(log.notes),
-            )
-        )
-    for split, number in Counter(part.split for part in found).items():
+            contents[file] = content | {'images': images}
+        converted.append(Converted.of(split, file, folder, 'coco', content, log))
+    for split, number in Counter(part.split for part in converted).items():
         if number > 1:
-            names = [str(part.file) for part in found if part.split == split][:4]
+            names = [str(part.file) for part in converted if part.split == split][:4]
             raise UserError(
                 f'{path} has {number} annotation files of the same split '
                 f'({split or "no name"}): {", ".join(names)}. Give the one to use.',
                 code='option-conflict',
             )
-    write_new(new)
-    return sorted(found, key=lambda part: _ORDER.index(part.split))
+    return converted, contents
 
 
 def _json_kind(path: Path) -> Kind | None:
@@ -382,24 +373,20 @@ def _image_folder(
     Folders up to two levels below the root are tried. Also the names to correct.
     """
     names = [image['file_name'] for image in content['images'] if is_image(image)]
-    step = max(1, len(names) // _SAMPLED_IMAGES)
-    sample = [name for name in names[::step] if '\0' not in name]
-    images, subset = root / 'images', file.stem.removeprefix('instances_')
-    first = [images / subset, root / subset, file.parent, images, root]
-    top = _folders(root)
+    usable = [name for name in names if '\0' not in name]
+    step = max(1, len(usable) // _SAMPLED_IMAGES)
+    subset = file.stem.removeprefix('instances_')
+    folders = [root / 'images' / subset, root / subset, file.parent, root / 'images']
+    folders += [root, *sorted(root.glob('*')), *sorted(root.glob('*/*'))]
     hits = {
-        folder: sum(os.path.isfile(folder / name) for name in sample)
-        for folder in [
-            *first,
-            *top,
-            *(inner for outer in top for inner in _folders(outer)),
-        ]
+        folder: sum(os.path.isfile(folder / name) for name in usable[::step])
+        for folder in folders
         if folder.is_dir()
     }
-    best = max(hits, key=lambda folder: hits[folder], default=root)
-    best = best if hits.get(best) else root
-    moved = find_by_base_name(best, [name for name in names if '\0' not in name])
-    if not hits.get(best) and not moved:
+    best = max(hits, key=lambda folder: hits[folder])
+    best = best if hits[best] else root
+    moved = find_by_base_name(best, usable)
+    if not hits[best] and not moved:
         name = clipped(repr(names[0])) if names else 'none'
         raise UserError(
             f'no image of {file} was found in {root}; the first is {name}. Export with '
@@ -407,7 +394,3 @@ def _image_folder(
             code='no-images',
         )
     return best, moved
-
-
-def _folders(root: Path) -> list[Path]:
-    return sorted(path for path in root.iterdir() if path.is_dir())

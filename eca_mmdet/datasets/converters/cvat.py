@@ -5,15 +5,16 @@ supervision does not read it.
 
 from __future__ import annotations
 
+import cmath
 import math
 from pathlib import Path
 from typing import Any
 
 from eca_mmdet.datasets.converters.files import (
-    Claim,
-    Images,
-    Pairs,
+    ImageFolder,
+    ImageLabels,
     parse_xml,
+    read_matched,
     root_tag,
     split_of,
 )
@@ -21,19 +22,17 @@ from eca_mmdet.datasets.converters.labels import (
     ConversionLog,
     LabelledDataset,
     LabelledObject,
-    LabelledSplit,
     Point,
+    UnknownShapeError,
     ellipse,
-    fit,
     is_coordinate,
-    join_groups,
-    read_split,
+    read_shapes,
 )
 from eca_mmdet.datasets.entries import Size, is_drawable_size
 from eca_mmdet.utils.errors import UserError
-from eca_mmdet.utils.text import clipped, plural
+from eca_mmdet.utils.text import clipped
 
-_NO_OBJECTS = frozenset(('tag', 'attribute'))
+_NO_OBJECTS = ('tag', 'attribute')
 
 
 def find_files(path: Path) -> list[Path]:
@@ -51,27 +50,36 @@ def read(path: Path) -> LabelledDataset:
     """
     log = ConversionLog()
     file, root = _load(path, log)
-    images = Images(file.parent)
-    by_split: dict[str, list[Any]] = {}
-    claims: dict[Any, Claim] = {}
+    images = ImageFolder(file.parent)
+    splits: dict[str, list[ImageLabels]] = {}
     for entry in root.iter('image'):
-        entry.set('name', entry.get('name', '').replace('\\', '/').lstrip('/'))
-        place = f'/{entry.get("subset", "")}/{entry.get("name") or "-"}'
+        name = entry.get('name', '').replace('\\', '/').lstrip('/')
+        place = f'/{entry.get("subset", "")}/{name or "-"}'
         split, _ = split_of(Path(place), Path('/'))
-        by_split.setdefault(split, []).append(entry)
-        claim = _claim(entry, images, file)
-        if claim:
-            claims[entry] = claim
-    pairs = images.pair(claims)
-    parts = [_read_split(*item, pairs, file) for item in by_split.items()]
-    for image in images.all:
-        if image not in pairs.taken:
+        splits.setdefault(split, []).append(_labels(entry, name, images, file.parent))
+    every = [labels for found in splits.values() for labels in found]
+    images.match([labels for labels in every if labels.stated])
+    what = f'images left out that {file.name} names twice or that are not there'
+    parts = []
+    for split, found in splits.items():
+        part = read_matched(split, found, what, _read_image)
+        if not part.images:
+            raise UserError(
+                f'none of the {len(found)} images of {file} can be read. Export with '
+                f'"Save images", or put them into {file.parent / "images"}. '
+                f'{"; ".join(part.log.notes)}',
+                code='no-images',
+            )
+        parts.append(part)
+    taken = {labels.image for labels in every}
+    for image in images.images:
+        if image not in taken:
             log.add(f'images left out that {file.name} does not name', image.name)
     labels = [
         label.findtext('name') or '' for label in root.iterfind('meta//labels/label')
     ]
     names = [' '.join(name.split()) for name in labels if name.strip()]
-    return LabelledDataset.by_name('cvat', parts, log.notes, first=names)
+    return LabelledDataset.by_name('cvat', parts, log, first=names)
 
 
 def _load(path: Path, log: ConversionLog) -> tuple[Path, Any]:
@@ -100,90 +108,48 @@ def _load(path: Path, log: ConversionLog) -> tuple[Path, Any]:
     return file, root
 
 
-def _claim(entry: Any, images: Images, file: Path) -> Claim | None:
-    name = entry.get('name')
+def _labels(entry: Any, name: str, images: ImageFolder, root: Path) -> ImageLabels:
     folders = (f'images/{entry.get("subset", "")}', 'images', '')
-    tries = [file.parent / folder / name for folder in folders]
-    exact = next((path for path in tries if path in images.files), None)
-    return Claim(file.parent / name, name, exact, is_path=True) if name else None
-
-
-def _shapes(entry: Any) -> list[Any]:
-    return [shape for shape in entry if shape.tag not in _NO_OBJECTS]
-
-
-def _read_split(
-    split: str, entries: list[Any], pairs: Pairs, file: Path
-) -> LabelledSplit:
-    log = ConversionLog()
-    found: dict[Path, Any] = {}
-    for entry in entries:
-        image = pairs.image_of(entry, log)
-        if image is None:
-            lost = len(_shapes(entry))
-            log.add(
-                f'images left out that {file.name} names twice or that are not there',
-                f'{entry.get("name", "")}, {plural(lost, "object")}',
-                lost,
-            )
-        else:
-            found[image] = entry
-    part = read_split(
-        split,
-        None,
-        list(found),
-        log,
-        lambda image, size: _read_image(image, found[image], size, log),
-        lambda image: len(_shapes(found[image])),
+    tries = [root / folder / name for folder in folders]
+    exact = next((path for path in tries if path in images.images), None)
+    try:
+        size = int(_number(entry, 'width')), int(_number(entry, 'height'))
+    except ValueError:
+        size = 0, 0
+    shapes = [shape for shape in entry if shape.tag not in _NO_OBJECTS]
+    return ImageLabels(
+        root / name, shapes, len(shapes), name, exact, size, is_path=True
     )
-    if not part.images:
-        raise UserError(
-            f'none of the {len(entries)} images of {file} can be read. Export with '
-            f'"Save images", or put them into {file.parent / "images"}. '
-            f'{"; ".join(log.notes)}',
-            code='no-images',
-        )
-    return part
 
 
 def _read_image(
-    image: Path, entry: Any, size: Size, log: ConversionLog
+    shapes: list[Any], name: str, size: Size, log: ConversionLog
 ) -> list[LabelledObject]:
-    shapes = []
-    for shape in _shapes(entry):
-        labelled = _read_shape(shape, size, image.name, log)
-        if labelled is not None:
-            # Polygons of a group are one object, as in CVAT's export to COCO.
-            group = shape.get('group_id', '0') if shape.tag == 'polygon' else '0'
-            shapes.append((group if group != '0' else None, labelled))
-    objects = join_groups(shapes, 'polygons', image.name, log)
-    try:
-        stated = int(_number(entry, 'width')), int(_number(entry, 'height'))
-    except ValueError:
-        stated = 0, 0
-    fit(objects, stated, image, size, log)
-    return objects
+    def read(shape: Any) -> LabelledObject:
+        labelled = _read_shape(shape, size)
+        if shape.tag == 'box' and _number(shape, 'rotation'):
+            log.add('turned boxes: the upright box round them is taken', name)
+        return labelled
+
+    return read_shapes(shapes, read, name, log, _group_of)
 
 
-def _read_shape(
-    shape: Any, size: Size, name: str, log: ConversionLog
-) -> LabelledObject | None:
+def _group_of(shape: Any) -> str | None:
+    """Return the group of a polygon, as in CVAT's export to COCO."""
+    group: str = shape.get('group_id', '0')
+    return group if shape.tag == 'polygon' and group != '0' else None
+
+
+def _read_shape(shape: Any, size: Size) -> LabelledObject:
     readers = {'box': _box, 'polygon': _polygon, 'ellipse': _ellipse, 'mask': _mask}
     if shape.tag not in readers:
-        log.add(f'shapes left out of type {clipped(repr(shape.tag))}', name, 1)
-        return None
+        raise UnknownShapeError(shape.tag)
     label = ' '.join(shape.get('label', '').split())
-    try:
-        if not label:
-            raise ValueError('it has no label')
-        labelled = readers[shape.tag](label, shape, size)
-    except (ValueError, OverflowError) as error:
-        log.add('malformed shapes left out', f'{name}: {error}', 1)
-        return None
+    if not label:
+        raise ValueError('it has no label')
+    labelled = readers[shape.tag](label, shape, size)
     if shape.get('occluded') == '1':
         labelled.more['occluded'] = 1
-    if shape.tag == 'box' and _number(shape, 'rotation'):
-        log.add('turned boxes: the upright box round them is taken', name)
     return labelled
 
 
@@ -219,11 +185,9 @@ def _ellipse(label: str, shape: Any, size: Size) -> LabelledObject:
 
 def _turned(points: list[Point], middle: Point, angle: float) -> list[Point]:
     """Turn points about one, clockwise as seen (y points down)."""
-    cos, sin = math.cos(angle), math.sin(angle)
-    moved = [(x - middle[0], y - middle[1]) for x, y in points]
-    return [
-        (middle[0] + x * cos - y * sin, middle[1] + x * sin + y * cos) for x, y in moved
-    ]
+    centre, turn = complex(*middle), cmath.rect(1, angle)
+    turned = [centre + (complex(*point) - centre) * turn for point in points]
+    return [(point.real, point.imag) for point in turned]
 
 
 def _mask(label: str, shape: Any, size: Size) -> LabelledObject:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import importlib
 import os
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 from xml.etree.ElementTree import ParseError
 
 from eca_mmdet.datasets.converters.labels import (
@@ -19,6 +20,7 @@ from eca_mmdet.datasets.converters.labels import (
     LabelledObject,
     LabelledSplit,
     read_split,
+    turn_as_seen,
 )
 from eca_mmdet.datasets.entries import Size
 from eca_mmdet.utils.errors import MissingPackageError, UserError
@@ -55,8 +57,7 @@ _RENAMED = (
 _MOVED = (
     'label files without an image in their place: the only one of its name is taken'
 )
-_UNREADABLE = 'label files left out that cannot be read, with their images'
-OUTSIDE = 'label files left out, with their images, that are outside the split folders'
+_OUTSIDE = 'label files left out, with their images, that are outside the split folders'
 
 
 def files_below(folder: Path, endings: Iterable[str]) -> Iterator[Path]:
@@ -123,13 +124,11 @@ def split_of(path: Path, root: Path) -> tuple[str, Path]:
     return '', root
 
 
-def by_split(
-    paths: Iterable[Path], root: Path, place: Mapping[Path, Path] | None = None
-) -> dict[str, list[Path]]:
-    """Return paths by the split of their own or another place; '' for none, last."""
+def by_split(paths: Iterable[Path], root: Path) -> dict[str, list[Path]]:
+    """Return paths by the split of their folders; those of none, as '', last."""
     found: dict[str, list[Path]] = {name: [] for name in ('train', 'val', 'test', '')}
     for path in paths:
-        found[split_of((place or {}).get(path, path), root)[0]].append(path)
+        found[split_of(path, root)[0]].append(path)
     return {name: files for name, files in found.items() if files}
 
 
@@ -147,14 +146,13 @@ def find_lists(root: Path) -> list[tuple[str, Path]]:
     return [(names[stem], path) for path, stem in stems.items() if stem in names]
 
 
-def supervision_formats(name: str) -> Any:
-    """Return a module of supervision, which reads the labels."""
+def import_package(name: str, purpose: str) -> Any:
+    """Return a module that reads the labels of other tools."""
     try:
-        return importlib.import_module(f'supervision.dataset.formats.{name}')
+        return importlib.import_module(name)
     except ImportError as error:
         raise MissingPackageError(
-            'reading the labels of other tools needs supervision 0.31 or newer '
-            f"({error}). Install it: pip install 'eca-mmdet[data]'"
+            f"{purpose} ({error}). Install it: pip install 'eca-mmdet[data]'"
         ) from error
 
 
@@ -166,29 +164,17 @@ def parse_xml(path: Path, log: ConversionLog) -> Any:
         UserError: it cannot be read.
         MissingPackageError: defusedxml is not installed.
     """
-    try:
-        from defusedxml.ElementTree import fromstring
-    except ImportError as error:
-        raise MissingPackageError(
-            'reading XML needs defusedxml, which is not installed. Install it: '
-            "pip install 'eca-mmdet[data]'"
-        ) from error
+    package = import_package('defusedxml.ElementTree', 'reading XML needs defusedxml')
     raw = read_file(path, 'label file', _MOST_BYTES)
     try:
         with contextlib.suppress(ParseError, LookupError, ValueError):
-            return fromstring(raw)
+            return package.fromstring(raw)
         # Expat knows no encoding of several bytes but UTF-8 and UTF-16.
         declared = re.match(rb'\s*<\?xml[^>]*\bencoding=["\']([\w.-]+)', raw)
         name = declared[1].decode() if declared else ''
-        return fromstring(read_text(path, 'label file', log, name))
+        return package.fromstring(read_text(path, 'label file', log, name))
     except ParseError as error:
         raise ValueError(str(error)) from None
-
-
-def log_unreadable(file: Path, error: Exception, log: ConversionLog) -> None:
-    """Log a label file that cannot be read."""
-    reason = ' '.join(str(error).split())
-    log.add(_UNREADABLE, f'{file.name}: {clipped(reason, 80)}')
 
 
 def root_tag(path: Path) -> str:
@@ -203,81 +189,64 @@ def root_tag(path: Path) -> str:
     return found[1] if found and text[0] == '<' else ''
 
 
-class Claim(NamedTuple):
-    """The image that a label file asks for.
+@dataclasses.dataclass(eq=False)
+class ImageLabels:
+    """The labels of one image, and the image once it is found.
 
     Attributes:
-        labels: the file; of labels of many images, where the image would be.
+        file: the label file; of a file for many images, where the image would be.
+        content: of the file, as the format's reader takes it.
+        count: number of objects.
         stated: the image's name in it; '' for none. Its folder counts for nothing, for
             it is that of the machine where the labels were made.
         exact: the image that is where the stated path leads, if there is one.
-        is_path: ``labels`` is a path of the image itself, so its folders bind.
+        stated_size: width and height of the image in the file, 0 where it has none.
+        is_path: ``file`` is a path of the image itself, so its folders bind.
+        hint: what to add if there is no image.
+        guess: how an uncertain image was chosen.
     """
 
-    labels: Path
+    file: Path
+    content: Any
+    count: int
     stated: str
     exact: Path | None = None
+    stated_size: Size = (0, 0)
     is_path: bool = False
+    hint: str = ''
+    image: Path | None = None
+    guess: str = ''
 
     @property
     def name(self) -> str:
         """The image's name; the label file's own if it states none."""
-        return self.stated.replace('\\', '/').rpartition('/')[2] or self.labels.stem
+        return self.stated.replace('\\', '/').rpartition('/')[2] or self.file.stem
 
     def fits(self, image: Path) -> bool:
         """Whether an image has the name; one without an ending fits any ending."""
         bare = os.path.splitext(self.name)[1].lower() not in IMAGE_ENDINGS
         return image.name == self.name or (bare and image.stem == self.name)
 
-
-_Candidate = tuple[Any, Claim, Path | None]
-"""Key, claim and image."""
-
-
-class Pairs:
-    """Which label file has which image; no image has two."""
-
-    def __init__(self) -> None:
-        self.images: dict[Any, Path] = {}
-        self.taken: set[Path] = set()
-        self._how: dict[Any, tuple[str, str]] = {}
-
-    def add(
-        self, candidates: Iterable[_Candidate], how: str = '', first: bool = False
-    ) -> None:
-        """Pair the claims whose image is still free.
-
-        ``how`` says, for the log, how an uncertain image was guessed. With ``first``
-        the first of several claims of an image gets it; otherwise none does.
-        """
-        free = [
-            (*rest, image) for *rest, image in candidates if image not in self.taken
-        ]
-        wanted = Counter(image for *_, image in free)
-        for key, claim, image in free:
-            if image and image not in self.taken and (first or wanted[image] == 1):
-                self.images[key] = image
-                self.taken.add(image)
-                self._how[key] = how, f'{claim.labels.name}, {claim.name}: {image.name}'
-
-    def image_of(self, key: Any, log: ConversionLog) -> Path | None:
-        """Return the image of a claim, None if it has none; a guess is logged."""
-        how, where = self._how.get(key, ('', ''))
-        if how:
-            log.add(how, where)
-        return self.images.get(key)
+    def leave_out(self, what: str, log: ConversionLog) -> None:
+        """Log that the objects are lost."""
+        name = self.stated if self.is_path else self.file.name
+        hint = '' if self.image else self.hint
+        log.add(what, f'{name}, {plural(self.count, "object")}{hint}', self.count)
 
 
-class Images:
+ReadObjects = Callable[[Any, str, Size, ConversionLog], list[LabelledObject]]
+"""Returns the objects of a content, given the name and size of its image."""
+
+
+class ImageFolder:
     """The images below a folder, by the part of their paths that labels share."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
         self._by_key = defaultdict[tuple[str, ...], list[Path]](list)
         self._by_name = defaultdict[str, list[Path]](list)
-        self.all = list(files_below(root, IMAGE_ENDINGS))
-        self.files = set(self.all)
-        for path in self.all:
+        self.images = dict.fromkeys(files_below(root, IMAGE_ENDINGS))
+        for path in self.images:
             self._by_key[self.key(path)].append(path)
             for name in (path.name, path.stem):
                 self._by_name[name].append(path)
@@ -288,210 +257,232 @@ class Images:
         folders = [part for part in parts[:-1] if part.lower() not in _LAYERS]
         return *folders, os.path.splitext(parts[-1])[0] if parts else ''
 
-    def pair(self, claims: Mapping[Any, Claim]) -> Pairs:
-        """Give each label file its image, the certain ones first.
+    def match(self, labels: Sequence[ImageLabels]) -> None:
+        """Find the image of each, the certain ones first; no image has two.
 
         An image of the right name in another place is taken only if neither folder
         has a pair of its own: where it has, the label's image is missing.
         """
-        pairs = Pairs()
-        own: list[_Candidate] = []
-        other: list[_Candidate] = []
-        for key, claim in claims.items():
-            image = self._sure(claim)
-            named = image is not None and image.stem == claim.labels.stem
-            (own if named else other).append((key, claim, image))
-        pairs.add(own, first=True)
-        pairs.add(other)
-        left = [(key, one) for key, one in claims.items() if key not in pairs.images]
-        pairs.add([(key, one, self._renamed(one)) for key, one in left], _RENAMED)
-        homes = {claims[key].labels.parent for key in pairs.images}
-        homes |= {image.parent for image in pairs.images.values()}
-        asked = Counter(claim.name for claim in claims.values())
-        moved = [
-            (key, claim, image)
-            for key, claim in left
-            if (image := self._moved(claim)) is not None
-            and asked[claim.name] == 1
-            and homes.isdisjoint((claim.labels.parent, image.parent))
-        ]
-        pairs.add(moved, _MOVED)
-        return pairs
+        taken: set[Path] = set()
 
-    def _same(self, claim: Claim) -> list[Path]:
-        return self._by_key.get(self.key(claim.labels), [])
+        def assign(
+            pairs: Iterable[tuple[ImageLabels, Path | None]],
+            guess: str = '',
+            first: bool = False,
+        ) -> None:
+            """Assign images that one asks for, or ``first`` of several."""
+            free = [
+                (one, image) for one, image in pairs if image and image not in taken
+            ]
+            asked = Counter(image for _, image in free)
+            for one, image in free:
+                if image not in taken and (first or asked[image] == 1):
+                    one.image, one.guess = image, guess
+                    taken.add(image)
 
-    def _sure(self, claim: Claim) -> Path | None:
+        sure = [(one, self._sure(one)) for one in labels]
+        named = [(one, image) for one, image in sure if image]
+        assign(
+            [pair for pair in named if pair[1].stem == pair[0].file.stem], first=True
+        )
+        assign(sure)
+        left = [one for one in labels if not one.image]
+        assign([(one, self._renamed(one)) for one in left], _RENAMED)
+        homes = {one.file.parent for one in labels if one.image}
+        homes |= {image.parent for image in taken}
+        asked = Counter(one.name for one in labels)
+        moved = [(one, self._moved(one)) for one in left if asked[one.name] == 1]
+        assign(
+            [
+                (one, image)
+                for one, image in moved
+                if image and homes.isdisjoint((one.file.parent, image.parent))
+            ],
+            _MOVED,
+        )
+
+    def _same(self, labels: ImageLabels) -> list[Path]:
+        return self._by_key.get(self.key(labels.file), [])
+
+    def _sure(self, labels: ImageLabels) -> Path | None:
         """Return the image at the stated path, or of the same path and name."""
-        if claim.is_path and claim.exact:
-            return claim.exact
-        same = self._same(claim)
-        place = self.key(claim.labels)[:-1]
-        wanted = same or self._by_key.get((*place, os.path.splitext(claim.name)[0]), [])
-        fitting = [image for image in wanted if claim.fits(image)]
-        if claim.exact and (fitting or not same):
-            return claim.exact
+        if labels.is_path and labels.exact:
+            return labels.exact
+        same = self._same(labels)
+        place = self.key(labels.file)[:-1]
+        stem = os.path.splitext(labels.name)[0]
+        wanted = same or self._by_key.get((*place, stem), [])
+        fitting = [image for image in wanted if labels.fits(image)]
+        if labels.exact and (fitting or not same):
+            return labels.exact
         return fitting[0] if len(fitting) == 1 else None
 
-    def _renamed(self, claim: Claim) -> Path | None:
+    def _renamed(self, labels: ImageLabels) -> Path | None:
         """Return the image of the same path, if that of the stated name is gone."""
-        same = self._same(claim)
-        gone = not claim.exact and not self._by_name.get(claim.name)
+        same = self._same(labels)
+        gone = not labels.exact and not self._by_name.get(labels.name)
         return same[0] if len(same) == 1 and gone else None
 
-    def _moved(self, claim: Claim) -> Path | None:
+    def _moved(self, labels: ImageLabels) -> Path | None:
         """Return the only image of the stated name, wherever it is."""
-        named = self._by_name.get(claim.name, [])
-        fitting = [image for image in named if claim.fits(image)]
-        if self._same(claim) or claim.exact or len(fitting) != 1:
+        named = self._by_name.get(labels.name, [])
+        fitting = [image for image in named if labels.fits(image)]
+        if self._same(labels) or labels.exact or len(fitting) != 1:
             return None
         image = fitting[0]
-        mine, other = self.key(claim.labels)[:-1], self.key(image)[:-1]
+        mine, other = self.key(labels.file)[:-1], self.key(image)[:-1]
         short = min(len(mine), len(other))
         like = mine[len(mine) - short :] == other[len(other) - short :]
         # Below annotations/ and images/ folders belong to the data, and so must agree.
         layered = all(
             not _LAYERS.isdisjoint(map(str.lower, path.relative_to(self.root).parts))
-            for path in (claim.labels, image)
+            for path in (labels.file, image)
         )
-        return image if like or not (claim.is_path or layered) else None
+        return image if like or not (labels.is_path or layered) else None
 
 
-def label_splits(
-    root: Path, ending: str, images: Images, log: ConversionLog
-) -> tuple[dict[str, list[Path]], list[Path], str]:
-    """Return the label files of each split, by lists of names or otherwise by folders.
+def read_matched(
+    split: str,
+    labels: Iterable[ImageLabels],
+    unmatched: str,
+    read: ReadObjects,
+) -> LabelledSplit:
+    """Read the labels of a split that have an image; ``unmatched`` names the others."""
+    log = ConversionLog()
+    found: dict[Path, ImageLabels] = {}
+    for one in labels:
+        if one.image is None:
+            one.leave_out(unmatched, log)
+            continue
+        if one.guess:
+            log.add(one.guess, f'{one.file.name}, {one.name}: {one.image.name}')
+        found[one.image] = one
 
-    Also those of no split, and what to say of them.
+    def read_image(image: Path, size: Size) -> list[LabelledObject]:
+        labels = found[image]
+        objects = read(labels.content, image.name, size, log)
+        turn_as_seen(objects, labels.stated_size, image, size, log)
+        return objects
+
+    counts = {image: labels.count for image, labels in found.items()}
+    return read_split(split, None, list(found), log, read_image, counts.__getitem__)
+
+
+def _listed(
+    files: list[Path], images: ImageFolder, kind: str, log: ConversionLog
+) -> tuple[dict[str, list[Path]], str]:
+    """Return the label files that lists name, by split, and what to say of the others.
 
     Raises:
         UserError: the lists of ``ImageSets`` name no label file that is there.
     """
-    every = list(files_below(root, [ending]))
     by_name = defaultdict[str, list[Path]](list)
-    for file in every:
+    for file in files:
         for name in {file.stem, '/'.join(images.key(file))}:
             by_name[name].append(file)
-    kind, missed = ending[1:].upper(), []
-    splits: dict[str, list[Path]] = {}
-    lists = find_lists(root)
+    missed: list[tuple[str, str]] = []
+    splits: dict[str, dict[Path, None]] = {}
+    lists = find_lists(images.root)
     for split, path in lists:
         lines = read_text(path, 'list of images', log).splitlines()
         for wanted in (line.split()[0] for line in lines if line.split()):
-            parts = images.key(root / wanted.replace('\\', '/').lstrip('/'))
+            parts = images.key(images.root / wanted.replace('\\', '/').lstrip('/'))
             ends = (wanted, *('/'.join(parts[at:]) for at in range(len(parts))))
             of_name = next((by_name[end] for end in ends if end in by_name), [])
             if len(of_name) == 1:
-                splits.setdefault(split, []).extend(of_name)
+                splits.setdefault(split, {})[of_name[0]] = None
             else:
                 which = f'several {kind} files have' if of_name else f'no {kind} has'
                 what = f'images left out that {path.name} names and {which}'
                 missed.append((what, wanted))
-    places = {path.parent.relative_to(root).as_posix() for _, path in lists} - {'.'}
-    if splits or places:
+    places = {path.parent.relative_to(images.root).as_posix() for _, path in lists}
+    folders = ', '.join(sorted(places - {'.'}))
+    if splits or folders:
         for miss in missed:
             log.add(*miss)
-        if not splits:
-            raise UserError(
-                f'the lists in {", ".join(places)} name no {kind} file that is there. '
-                f'{"; ".join(log.notes)}',
-                code='no-images',
-            )
-        splits = {split: [*dict.fromkeys(files)] for split, files in splits.items()}
-        used = {file for files in splits.values() for file in files}
-        left = ', '.join(sorted(places)) or 'the lists'
-        left = f'{kind} files left out that are in no split of {left}'
-        return splits, [file for file in every if file not in used], left
-    splits = by_split(every, root)
-    rest = splits.pop('', []) if 'train' in splits else []
-    return splits or {'': []}, rest, OUTSIDE
+    if folders and not splits:
+        raise UserError(
+            f'the lists in {folders} name no {kind} file that is there. '
+            f'{"; ".join(log.notes)}',
+            code='no-images',
+        )
+    left = f'{kind} files left out that are in no split of {folders or "the lists"}'
+    return {split: list(listed) for split, listed in splits.items()}, left
 
 
-class LabelFormat(NamedTuple):
-    """A format of one label file for each image.
+def read_label_files(
+    kind: Kind,
+    name: str,
+    root: Path,
+    ending: str,
+    load: Callable[[Path, ConversionLog], ImageLabels | None],
+    read: ReadObjects,
+) -> LabelledDataset:
+    """Read a format with a label file for each image.
 
-    Attributes:
-        kind: name of the format.
-        file: name of its files in messages.
-        load: returns a file's content; None, logged, if it cannot be used.
-        claim: returns the image that a file asks for.
-        objects: returns the content's objects, only to count them.
-        read: returns the objects of an image of a content and a size.
-        hint: returns why a file may have no image, after the number of its objects.
-    """
+    The splits are those of lists, of the folders of the label files, or of the images.
 
-    kind: Kind
-    file: str
-    load: Callable[[Path, ConversionLog], Any]
-    claim: Callable[[Path, Any], Claim]
-    objects: Callable[[Any], list[Any]]
-    read: Callable[[Path, Any, Size, ConversionLog], list[LabelledObject]]
-    hint: Callable[[Any], str] = lambda content: ''
-
-
-def read_label_files(form: LabelFormat, images: Images, ending: str) -> LabelledDataset:
-    """Read the label files of each split, or of images in the folder of a split.
+    Args:
+        kind: the format.
+        name: of its files in messages.
+        root: folder of labels and images.
+        ending: of the label files.
+        load: returns the labels in a file; None, logged, if it is another's.
+        read: returns the objects of a content.
 
     Raises:
         UserError: no image of a split can be read.
     """
     log = ConversionLog()
-    splits, rest, left = label_splits(images.root, ending, images, log)
-    logs = {split: ConversionLog() for split in splits}
-    first = next(iter(splits))
-    contents: dict[Path, Any] = {}
-    for split, files in [*splits.items(), (first, rest)]:
-        for file in files:
-            content = None if file in contents else form.load(file, logs[split])
-            if content is not None:
-                contents[file] = content
-    pairs = images.pair({file: form.claim(file, c) for file, c in contents.items()})
-    if first == '' and contents:
-        splits = by_split(pairs.images, images.root, pairs.images)
-        rest = splits.pop('', []) if 'train' in splits else []
-        first, *others = splits or ['']
-        logs = {first: logs['']} | {split: ConversionLog() for split in others}
-        lost = [file for file in contents if file not in pairs.images]
-        splits[first] = splits.get(first, []) + lost
-
-    used: set[Path] = set()
-
-    def leave_out(file: Path, what: str, hint: str, log: ConversionLog) -> None:
-        lost = len(form.objects(contents[file]))
-        log.add(what, f'{file.name}, {plural(lost, "object")}{hint}', lost)
-
-    def read_files(split: str, files: list[Path]) -> LabelledSplit:
-        log = logs[split]
-        found: dict[Path, Any] = {}
-        for file in filter(contents.__contains__, files):
-            image = pairs.image_of(file, log)
-            if image is None:
-                what = 'label files left out without an image of their own'
-                leave_out(file, what, form.hint(contents[file]), log)
-            else:
-                found[image] = contents[file]
-        used.update(found)
-        part = read_split(
-            split,
-            None,
-            list(found),
-            log,
-            lambda image, size: form.read(image, found[image], size, log),
-            lambda image: len(form.objects(found[image])),
-        )
-        if files and not part.images:
+    images = ImageFolder(root)
+    files = list(files_below(root, [ending]))
+    splits, left = _listed(files, images, ending[1:].upper(), log)
+    labels: dict[Path, ImageLabels] = {}
+    for file in files:
+        try:
+            if (loaded := load(file, log)) is not None:
+                labels[file] = loaded
+        except MissingPackageError:
+            raise
+        except (UserError, ValueError, RecursionError) as error:
+            reason = clipped(' '.join(str(error).split()), 80)
+            what = 'label files left out that cannot be read, with their images'
+            log.add(what, f'{file.name}: {reason}')
+    images.match(list(labels.values()))
+    if splits:
+        rest = set(files).difference(*splits.values())
+    else:
+        left = _OUTSIDE
+        splits = by_split(files, root)
+        if [*splits] == [''] and labels:
+            owners = {one.image: file for file, one in labels.items() if one.image}
+            splits = {
+                split: [owners[image] for image in found]
+                for split, found in by_split(owners, root).items()
+            }
+            lost = [file for file, one in labels.items() if not one.image]
+            splits.setdefault(next(iter(splits), ''), []).extend(lost)
+        rest = set(splits.pop('', ())) if 'train' in splits else set()
+    parts = []
+    for split, of_split in splits.items():
+        present = [labels[file] for file in of_split if file in labels]
+        what = 'label files left out without an image of their own'
+        part = read_matched(split, present, what, read)
+        if of_split and not part.images:
+            notes = '; '.join([*log.notes, *part.log.notes])
             raise UserError(
-                f'none of the {len(files)} {form.file} files in {files[0].parent} has '
-                f'an image that can be read. {"; ".join(log.notes)}',
+                f'none of the {len(of_split)} {name} files in {of_split[0].parent} has '
+                f'an image that can be read. {notes}',
                 code='no-images',
             )
-        return part
-
-    for file in filter(contents.__contains__, rest):
-        leave_out(file, left, '', logs[first])
-    parts = [read_files(split, files) for split, files in splits.items()]
-    for image in images.all:
-        if image not in used:
-            what = f'images left out that no {form.file} file of a split describes'
-            log.add(what, image.name)
-    return LabelledDataset.by_name(form.kind, parts, log.notes)
+        parts.append(part)
+    unused = dict(images.images)
+    for file, one in labels.items():
+        if file in rest:
+            one.leave_out(left, parts[0].log)
+        elif one.image:
+            unused.pop(one.image, None)
+    for image in unused:
+        what = f'images left out that no {name} file of a split describes'
+        log.add(what, image.name)
+    return LabelledDataset.by_name(kind, parts, log)

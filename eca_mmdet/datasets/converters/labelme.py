@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import os
@@ -10,26 +11,22 @@ from typing import Any
 
 from eca_mmdet.datasets.converters.files import (
     IMAGE_ENDINGS,
-    Claim,
-    Images,
-    LabelFormat,
-    log_unreadable,
+    ImageLabels,
+    import_package,
     read_label_files,
     read_text,
-    supervision_formats,
 )
 from eca_mmdet.datasets.converters.labels import (
+    SUPERVISION,
     ConversionLog,
     LabelledDataset,
     LabelledObject,
+    UnknownShapeError,
     ellipse,
-    fit,
     is_coordinate,
-    join_groups,
+    read_shapes,
 )
-from eca_mmdet.datasets.entries import Entry, Size
-from eca_mmdet.utils.errors import UserError
-from eca_mmdet.utils.text import clipped
+from eca_mmdet.datasets.entries import Size
 
 
 def read(path: Path) -> LabelledDataset:
@@ -39,23 +36,35 @@ def read(path: Path) -> LabelledDataset:
         UserError: no image can be read.
         MissingPackageError: supervision is not installed.
     """
-    library = supervision_formats('labelme')
-    form = LabelFormat(
-        'labelme',
-        'LabelMe',
-        _load,
-        lambda file, entry: _claim(file, entry, path),
-        lambda entry: list(entry['shapes']),
-        lambda image, entry, size, log: _read_shapes(image, entry, size, library, log),
-        lambda entry: ': it is inside the JSON alone' if entry['imageData'] else '',
-    )
-    return read_label_files(form, Images(path), '.json')
+    library = import_package('supervision.dataset.formats.labelme', SUPERVISION)
+
+    def read_image(
+        shapes: list[Any], name: str, size: Size, log: ConversionLog
+    ) -> list[LabelledObject]:
+        read = functools.partial(_read_shape, size=size, library=library)
+        return read_shapes(shapes, read, name, log, _group_of)
+
+    load = functools.partial(_load, path)
+    return read_label_files('labelme', 'LabelMe', path, '.json', load, read_image)
 
 
-def _claim(file: Path, entry: Entry, root: Path) -> Claim:
-    stated = entry.get('imagePath')
+def _load(root: Path, file: Path, log: ConversionLog) -> ImageLabels | None:
+    content = json.loads(read_text(file, 'label file', log))
+    if not isinstance(content, dict) or not isinstance(content.get('shapes'), list):
+        log.add('JSON files passed over that are not of LabelMe', file.name)
+        return None
+    stated, shapes = content.get('imagePath'), content['shapes']
     stated = stated if isinstance(stated, str) else ''
-    return Claim(file, stated, _stated_image(file, stated, root))
+    width, height = content.get('imageWidth'), content.get('imageHeight')
+    return ImageLabels(
+        file,
+        shapes,
+        len(shapes),
+        stated,
+        _stated_image(file, stated, root),
+        (width, height) if type(width) is int and type(height) is int else (0, 0),
+        hint=': it is inside the JSON alone' if content.get('imageData') else '',
+    )
 
 
 def _stated_image(labels: Path, stated: str, root: Path) -> Path | None:
@@ -70,60 +79,29 @@ def _stated_image(labels: Path, stated: str, root: Path) -> Path | None:
     return None
 
 
-def _load(file: Path, log: ConversionLog) -> Entry | None:
-    try:
-        content = json.loads(read_text(file, 'label file', log))
-    except (UserError, ValueError, RecursionError) as error:
-        log_unreadable(file, error, log)
-        return None
-    if isinstance(content, dict) and isinstance(content.get('shapes'), list):
-        content['imageData'] = bool(content.get('imageData'))  # it may be large
-        return content
-    log.add('JSON files passed over that are not of LabelMe', file.name)
-    return None
+def _group_of(shape: dict[str, Any]) -> str | None:
+    group = shape.get('group_id')
+    return None if group is None else repr(group)
 
 
-def _read_shapes(
-    image: Path, entry: Entry, size: Size, library: Any, log: ConversionLog
-) -> list[LabelledObject]:
-    """Return the objects; shapes of one label and one group id are one object."""
-    shapes = []
-    for shape in entry['shapes']:
-        labelled = _read_shape(shape, size, library, image.name, log)
-        if labelled is not None:
-            group = shape.get('group_id')
-            shapes.append((None if group is None else repr(group), labelled))
-    objects = join_groups(shapes, 'shapes', image.name, log)
-    width, height = (_whole(entry.get(key)) for key in ('imageWidth', 'imageHeight'))
-    fit(objects, (width, height), image, size, log)
-    return objects
-
-
-def _read_shape(
-    shape: Any, size: Size, library: Any, name: str, log: ConversionLog
-) -> LabelledObject | None:
+def _read_shape(shape: Any, size: Size, library: Any) -> LabelledObject:
     kind = shape.get('shape_type') or 'polygon' if isinstance(shape, dict) else None
     if kind not in ('polygon', 'rectangle', 'circle'):
-        log.add(f'shapes left out of type {clipped(repr(kind))}', name, 1)
-        return None
-    try:
-        label = shape['label']
-        if isinstance(label, (int, float)) and not isinstance(label, bool):
-            label = str(label)
-        label = ' '.join(label.split())
-        points = _circle(shape['points']) if kind == 'circle' else shape['points']
-        if not label or not all(is_coordinate(v) for point in points for v in point):
-            raise ValueError('no label, or points that are no numbers')
-        form = 'polygon' if kind == 'circle' else kind
-        seen = library.labelme_shapes_to_detections(
-            [{'label': label, 'points': points, 'shape_type': form}],
-            {label: 0},
-            size,
-            with_masks=False,
-        )
-    except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
-        log.add('malformed shapes left out', f'{name}: {error}', 1)
-        return None
+        raise UnknownShapeError(kind)
+    label = shape['label']
+    if isinstance(label, (int, float)) and not isinstance(label, bool):
+        label = str(label)
+    label = ' '.join(label.split())
+    points = _circle(shape['points']) if kind == 'circle' else shape['points']
+    if not label or not all(is_coordinate(v) for point in points for v in point):
+        raise ValueError('no label, or points that are no numbers')
+    form = 'polygon' if kind == 'circle' else kind
+    seen = library.labelme_shapes_to_detections(
+        [{'label': label, 'points': points, 'shape_type': form}],
+        {label: 0},
+        size,
+        with_masks=False,
+    )
     x1, y1, x2, y2 = map(float, seen.xyxy[0])
     # supervision rounds polygons to whole pixels, so their points are taken here.
     # A rectangle says nothing of the mask.
@@ -137,7 +115,3 @@ def _circle(points: Any) -> list[tuple[float, float]]:
     (x, y), (edge_x, edge_y) = points
     radius = math.hypot(edge_x - x, edge_y - y)
     return ellipse(x, y, radius, radius)
-
-
-def _whole(value: Any) -> int:
-    return value if type(value) is int else 0

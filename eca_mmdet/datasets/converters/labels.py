@@ -10,12 +10,15 @@ from collections.abc import Callable, Hashable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from eca_mmdet.datasets.entries import Size
+from eca_mmdet.datasets.entries import Entry, Size
 from eca_mmdet.datasets.images import open_images
 from eca_mmdet.utils.text import clipped, plural
 
 Kind = Literal['coco', 'yolo', 'voc', 'labelme', 'cvat']
 Point = tuple[float, float]
+Box = tuple[float, float, float, float]
+
+SUPERVISION = 'reading the labels of other tools needs supervision 0.31 or newer'
 
 _EXAMPLES = 3
 
@@ -34,6 +37,7 @@ class ConversionLog:
     """Counts of what was left out or changed, each with its first places."""
 
     def __init__(self) -> None:
+        self._sentences: list[str] = []
         self._counts: Counter[str] = Counter()
         self._places: dict[str, list[str]] = {}
         self.lost = 0
@@ -52,14 +56,14 @@ class ConversionLog:
         if len(places) < _EXAMPLES:
             places.append(clipped(str(where)))
 
-    def count(self, what: str) -> int:
-        """Return how often ``what`` was counted."""
-        return self._counts[what]
+    def say(self, sentence: str) -> None:
+        """Note what is not counted."""
+        self._sentences.append(sentence)
 
     @property
     def notes(self) -> list[str]:
-        """A line for each kind."""
-        return [
+        """A line for each sentence, then for each kind."""
+        return self._sentences + [
             f'{count} x {what} ({", ".join(self._places[what])}'
             f'{", ..." if count > len(self._places[what]) else ""})'
             for what, count in self._counts.items()
@@ -93,7 +97,7 @@ class LabelledObject:
     """
 
     category: int | str
-    box: tuple[float, float, float, float]
+    box: Box
     mask: list[list[float]] | dict[str, Any] = dataclasses.field(default_factory=list)
     crowd: bool = False
     more: dict[str, Any] = dataclasses.field(default_factory=dict)
@@ -103,41 +107,63 @@ class LabelledObject:
         cls, category: int | str, points: Sequence[Point], masked: bool = True
     ) -> LabelledObject:
         """Return the object of an outline, with or without the outline as mask."""
-        xs, ys = zip(*points, strict=True)
         outline = [value for point in points for value in point]
-        box = min(xs), min(ys), max(xs), max(ys)
-        return cls(category, box, [outline] if masked else [])
+        return cls(category, _bounds(points), [outline] if masked else [])
 
     def join(self, other: LabelledObject) -> None:
         """Take in another shape of the same object; both are polygons or boxes."""
         both = isinstance(self.mask, list) and isinstance(other.mask, list)
         masked = both and self.mask and other.mask
         self.mask = [*self.mask, *other.mask] if masked else []
-        (a, b, c, d), (x1, y1, x2, y2) = self.box, other.box
-        self.box = min(a, x1), min(b, y1), max(c, x2), max(d, y2)
+        self.box = _bounds([*_points(self.box), *_points(other.box)])
 
 
-def join_groups(
-    shapes: Iterable[tuple[Hashable | None, LabelledObject]],
-    what: str,
+def _points(coordinates: Sequence[float]) -> list[Point]:
+    """Return the points of x, y, x, y, ..."""
+    return list(zip(coordinates[::2], coordinates[1::2], strict=True))
+
+
+def _bounds(points: Sequence[Point]) -> Box:
+    """Return the box around points."""
+    xs, ys = zip(*points, strict=True)
+    return min(xs), min(ys), max(xs), max(ys)
+
+
+class UnknownShapeError(ValueError):
+    """A shape of a type that is not read."""
+
+
+def read_shapes(
+    shapes: Iterable[Any],
+    read: Callable[[Any], LabelledObject],
     name: str,
     log: ConversionLog,
+    group_of: Callable[[Any], Hashable] = lambda shape: None,
+    what: str = 'shapes',
 ) -> list[LabelledObject]:
-    """Join the shapes of one class and one group, which are one object.
+    """Read the shapes of an image; those of one class and one group are one object.
 
-    ``shapes`` has the group of each shape, None for a shape on its own.
+    ``group_of`` returns None for a shape on its own; ``what`` names shapes in messages.
     """
     objects: list[LabelledObject] = []
     groups: dict[Hashable, LabelledObject] = {}
-    for group, shape in shapes:
-        if group is not None:
-            first = groups.setdefault((shape.category, group), shape)
-            if first is not shape:
-                log.add(f'{what} joined with another of their group_id', name)
-                log.joined += 1
-                first.join(shape)
-                continue
-        objects.append(shape)
+    for shape in shapes:
+        try:
+            labelled = read(shape)
+        except UnknownShapeError as error:
+            log.add(f'{what} left out of type {clipped(repr(error.args[0]))}', name, 1)
+            continue
+        except (ValueError, TypeError, LookupError, AttributeError, OverflowError) as e:
+            log.add(f'malformed {what} left out', f'{name}: {e}', 1)
+            continue
+        group = group_of(shape)
+        first = groups.setdefault((labelled.category, group), labelled)
+        if group is None or first is labelled:
+            objects.append(labelled)
+            continue
+        log.add(f'{what} joined with another of their group_id', name)
+        log.joined += 1
+        first.join(labelled)
     return objects
 
 
@@ -148,25 +174,22 @@ def ellipse(x: float, y: float, rx: float, ry: float) -> list[Point]:
 
 
 @dataclasses.dataclass
-class LabelledImage:
-    """An image and its objects; the name is relative to the folder of its split."""
-
-    name: str
-    size: Size
-    objects: list[LabelledObject]
-
-
-@dataclasses.dataclass
 class LabelledSplit:
     """Readable images of 'train', 'val' or 'test', or '' for a source without splits.
 
-    The names of images are relative to ``folder``.
+    Attributes:
+        folder: what the names of images are relative to.
+        images: COCO's entries.
+        objects: of all images, each with the entry of its image.
     """
 
     split: str
     folder: Path
-    images: list[LabelledImage]
     log: ConversionLog
+    images: list[Entry] = dataclasses.field(default_factory=list)
+    objects: list[tuple[Entry, LabelledObject]] = dataclasses.field(
+        default_factory=list
+    )
 
 
 @dataclasses.dataclass
@@ -174,22 +197,20 @@ class LabelledDataset:
     """Labels of another tool.
 
     Attributes:
-        categories: id and name of each class; the ids start at 1.
-        keys: from the classes as objects have them to their ids.
+        categories: COCO's entry of each class, by the key that objects have for it.
     """
 
     kind: Kind
-    categories: list[tuple[int, str]]
-    keys: dict[int | str, int]
+    categories: dict[int | str, Entry]
     splits: list[LabelledSplit]
-    notes: list[str] = dataclasses.field(default_factory=list)
+    log: ConversionLog
 
     @classmethod
     def by_name(
         cls,
         kind: Kind,
         splits: list[LabelledSplit],
-        notes: list[str],
+        log: ConversionLog,
         first: Sequence[str] = (),
     ) -> LabelledDataset:
         """Number classes that objects name: ``first``, then the rest alphabetically.
@@ -197,14 +218,13 @@ class LabelledDataset:
         Not in order of appearance: that would differ between training and validation.
         """
         used = {
-            str(labelled.category)
-            for part in splits
-            for image in part.images
-            for labelled in image.objects
+            str(labelled.category) for part in splits for _, labelled in part.objects
         }
-        categories = list(enumerate(dict.fromkeys([*first, *sorted(used)]), 1))
-        keys: dict[int | str, int] = {name: number for number, name in categories}
-        return cls(kind, categories, keys, splits, notes)
+        names = dict.fromkeys([*first, *sorted(used)])
+        entries: dict[int | str, Entry] = {
+            name: {'id': at, 'name': name} for at, name in enumerate(names, 1)
+        }
+        return cls(kind, entries, splits, log)
 
 
 def read_split(
@@ -222,21 +242,22 @@ def read_split(
         folder: folder of the images; None for the nearest that has them all.
         paths: the images.
         log: added to.
-        read: returns the objects of an image, given its size as mmdet sees it.
+        read: returns the objects of an image of a size.
         count: returns the number of objects of an image that cannot be read.
     """
-    if folder is None and paths:
-        folder = Path(os.path.commonpath([os.path.abspath(p.parent) for p in paths]))
-    if folder is None:
-        return LabelledSplit(split, Path(), [], log)
-    folder = Path(os.path.abspath(folder))
+    if not paths:
+        return LabelledSplit(split, Path(), log)
+    parents = [folder] if folder else [path.parent for path in paths]
+    folder = Path(os.path.commonpath(list(map(os.path.abspath, parents))))
     names = {Path(os.path.relpath(p, folder)).as_posix(): p for p in paths}
     files = open_images(folder, names)
-    images = []
+    part = LabelledSplit(split, folder, log)
     for name, path in names.items():
         if name in files.sizes:
-            size = files.sizes[name]
-            images.append(LabelledImage(name, size, read(path, size)))
+            width, height = size = files.sizes[name]
+            image = {'id': len(part.images) + 1, 'file_name': name}
+            part.images.append(image | {'width': width, 'height': height})
+            part.objects += [(part.images[-1], one) for one in read(path, size)]
             continue
         reason, lost = files.damaged.get(name, 'it is not there'), count(path)
         log.add(
@@ -244,20 +265,14 @@ def read_split(
             f'{name}: {reason}, {plural(lost, "object")}',
             lost,
         )
-    return LabelledSplit(split, folder, images, log)
+    return part
 
 
-_TURNS: dict[int, Callable[[float, float, int, int], Point]] = {
-    5: lambda x, y, w, h: (y, x),
-    6: lambda x, y, w, h: (h - y, x),
-    7: lambda x, y, w, h: (h - y, w - x),
-    8: lambda x, y, w, h: (y, w - x),
-}
-"""EXIF orientations that swap the sides: a point of the stored image of w x h pixels
-to where it is seen."""
+_SWAPPED = {5: (False, False), 6: (True, False), 7: (True, True), 8: (False, True)}
+"""EXIF orientations that swap x and y, and which then count from the far side."""
 
 
-def fit(
+def turn_as_seen(
     objects: list[LabelledObject],
     stated: Size,
     path: Path,
@@ -272,29 +287,30 @@ def fit(
     """
     if stated == size or not all(stated):
         return
-    turn = _TURNS.get(_orientation(path)) if stated == size[::-1] else None
-    if turn is None:
+    swapped = _SWAPPED.get(_orientation(path)) if stated == size[::-1] else None
+    if swapped is None:
         log.add(
             'label files that state another size than their image has; the labels are '
             'kept as they are: look whether they fit',
             f'{path.name}: {stated[0]} x {stated[1]}, not {size[0]} x {size[1]}',
         )
         return
+    (width, height), (from_right, from_bottom) = size, swapped
+
+    def turned(coordinates: Sequence[float]) -> list[Point]:
+        return [
+            (width - y if from_right else y, height - x if from_bottom else x)
+            for x, y in _points(coordinates)
+        ]
+
     for labelled in objects:
-        corners = labelled.box[:2], labelled.box[2:]
-        (x1, y1), (x2, y2) = (turn(*corner, *stated) for corner in corners)
-        labelled.box = min(x1, x2), min(y1, y2), max(x1, x2), max(y1, y2)
+        labelled.box = _bounds(turned(labelled.box))
         if isinstance(labelled.mask, dict):
             log.add('masks left out that would have to be turned', path.name)
             labelled.mask = []
-            continue
+        outlines = [turned(outline) for outline in labelled.mask]
         labelled.mask = [
-            [
-                value
-                for x, y in zip(points[::2], points[1::2], strict=True)
-                for value in turn(x, y, *stated)
-            ]
-            for points in labelled.mask
+            [v for point in outline for v in point] for outline in outlines
         ]
     log.add(
         'images whose labels were drawn before the turn that EXIF data ask for: turned '

@@ -8,10 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from eca_mmdet.datasets.converters.files import (
-    Claim,
-    Images,
-    LabelFormat,
-    log_unreadable,
+    ImageLabels,
     parse_xml,
     read_label_files,
 )
@@ -20,11 +17,10 @@ from eca_mmdet.datasets.converters.labels import (
     ConversionLog,
     LabelledDataset,
     LabelledObject,
-    fit,
     is_coordinate,
+    read_shapes,
 )
 from eca_mmdet.datasets.entries import Size, is_polygon
-from eca_mmdet.utils.errors import MissingPackageError, UserError
 
 _CORNERS = ('xmin', 'ymin', 'xmax', 'ymax')
 
@@ -43,17 +39,9 @@ def read(path: Path, choices: Choices) -> LabelledDataset:
         MissingPackageError: defusedxml is not installed.
     """
     reader = _Reader(choices.voc_origin)
-    form = LabelFormat(
-        'voc',
-        'XML',
-        reader.load,
-        lambda file, root: Claim(file, (root.findtext('filename') or '').strip()),
-        lambda root: list(root.findall('object')),
-        reader.read,
-    )
-    dataset = read_label_files(form, Images(path), '.xml')
+    dataset = read_label_files('voc', 'XML', path, '.xml', reader.load, reader.read)
     if reader.boxes:
-        dataset.notes.append(
+        dataset.log.say(
             f'pixels are counted from {reader.origin} (of {reader.boxes} boxes '
             f'{reader.zeros} begin at 0, {reader.decimals} have decimals; to-coco '
             '--voc-origin decides)'
@@ -68,16 +56,11 @@ class _Reader:
         self._origin = origin
         self.boxes = self.zeros = self.decimals = 0
 
-    def load(self, file: Path, log: ConversionLog) -> Any:
-        """Return the root of a file; None, logged, if it cannot be read."""
-        try:
-            root = parse_xml(file, log)
-        except MissingPackageError:
-            raise
-        except (ValueError, UserError) as error:
-            log_unreadable(file, error, log)
-            return None
-        for entry in root.iterfind('object'):
+    def load(self, file: Path, log: ConversionLog) -> ImageLabels:
+        """Return the labels in a file."""
+        root = parse_xml(file, log)
+        entries = root.findall('object')
+        for entry in entries:
             with contextlib.suppress(ValueError):  # malformed
                 values = _corners(entry)
                 self.boxes += 1
@@ -85,7 +68,9 @@ class _Reader:
                 # A tool that writes 10.0 throughout writes 10.5 too.
                 every = all('.' in entry.findtext(f'bndbox/{k}') for k in _CORNERS)
                 self.decimals += every or any(value % 1 for value in values)
-        return root
+        stated = (root.findtext('filename') or '').strip()
+        size = _number(root, 'size/width'), _number(root, 'size/height')
+        return ImageLabels(file, root, len(entries), stated, stated_size=size)
 
     @property
     def origin(self) -> int:
@@ -96,21 +81,18 @@ class _Reader:
         return int(whole and self.zeros <= _ZEROS * self.boxes)
 
     def read(
-        self, image: Path, root: Any, size: Size, log: ConversionLog
+        self, root: Any, name: str, size: Size, log: ConversionLog
     ) -> list[LabelledObject]:
-        objects = []
-        for entry in root.findall('object'):
-            try:
-                objects.append(self._read_object(entry, size, image.name, log))
-            except ValueError as error:
-                log.add('malformed objects left out', f'{image.name}: {error}', 1)
-        stated = _number(root, 'size/width'), _number(root, 'size/height')
-        fit(objects, stated, image, size, log)
-        return objects
+        """Return the objects of an image."""
+        return read_shapes(
+            root.findall('object'),
+            lambda entry: self._read_object(entry, name, log),
+            name,
+            log,
+            what='objects',
+        )
 
-    def _read_object(
-        self, entry: Any, size: Size, name: str, log: ConversionLog
-    ) -> LabelledObject:
+    def _read_object(self, entry: Any, name: str, log: ConversionLog) -> LabelledObject:
         values = _corners(entry)
         category = ' '.join((entry.findtext('name') or '').split())
         if not category:

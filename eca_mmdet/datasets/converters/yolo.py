@@ -6,24 +6,26 @@ Its description, data.yaml or classes.txt, names the classes and folders of the 
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 import re
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
-from eca_mmdet.datasets.converters.columns import read_columns
 from eca_mmdet.datasets.converters.files import (
     IMAGE_ENDINGS,
     by_split,
     decode,
     files_below,
     find_lists,
+    import_package,
     read_text,
     split_of,
-    supervision_formats,
 )
 from eca_mmdet.datasets.converters.labels import (
+    SUPERVISION,
     Choices,
     ConversionLog,
     LabelledDataset,
@@ -32,7 +34,7 @@ from eca_mmdet.datasets.converters.labels import (
     is_coordinate,
     read_split,
 )
-from eca_mmdet.datasets.entries import Size
+from eca_mmdet.datasets.entries import Entry, Size
 from eca_mmdet.utils.errors import MissingPackageError, UserError
 from eca_mmdet.utils.io import read_file
 from eca_mmdet.utils.text import clipped, plural
@@ -46,8 +48,18 @@ _BACKSLASH = re.compile(r'\\(?!x[\dA-F]{2}|u[\dA-F]{4}|U[\dA-F]{8}|\n)')
 
 _STEMS = ('data', 'dataset')
 _YAML = ('.yaml', '.yml')
-_BARE = 'images without a label file: kept, without objects'
 _MALFORMED = 'lines left out that are no YOLO label'
+
+_SHARE = 0.1
+"""Share of the labels that may contradict a reading."""
+
+_EDGE = 0.01
+"""Distance that coordinates may exceed 0-1 by, as in Ultralytics."""
+
+_LABELS = """Say how to read it: 'eca-mmdet to-coco SOURCE --labels boxes' (a box, \
+what follows it is left out) or '--labels polygons' (outlines, oriented boxes)."""
+_UNITS = """coordinates are outside 0 to 1. Say what they are: 'eca-mmdet to-coco \
+SOURCE --units pixels' or, if they are over the edge, '--units normalized'."""
 
 
 def read(path: Path, choices: Choices) -> LabelledDataset:
@@ -59,36 +71,56 @@ def read(path: Path, choices: Choices) -> LabelledDataset:
         MissingPackageError: supervision is not installed.
     """
     about = _describe(path)
-    keys: dict[int | str, int] = {number: number + 1 for number in about.names}
-    categories = [(number + 1, name) for number, name in about.names.items()]
-    labels = _Labels(about, choices)
+    library = import_package('supervision.dataset.formats.yolo', SUPERVISION)
     logs = {split: ConversionLog() for split in about.splits}
     images = {split: _images(split, about, log) for split, log in logs.items()}
-    labels.decide(image for paths in images.values() for image in paths)
-    parts = [_read_split(*item, logs[item[0]], labels) for item in images.items()]
-    if all(part.log.count(_BARE) == len(part.images) for part in parts):
+    files = {image: _label_file(image) for split in images.values() for image in split}
+    if files and not any(files.values()):
         raise UserError(
             f'no image of {path} has a label file: labels/a.txt was looked for beside '
             'images/a.jpg, and a.txt beside a.jpg. There is nothing to convert.',
             code='no-objects',
         )
-    labels.log_unused(parts[0].log)
-    return LabelledDataset('yolo', categories, keys, parts, about.notes)
+    columns = _read_columns(_numbers(files.values(), about), choices)
+    reader = _Reader(about, choices.units == 'pixels', columns, library)
+    parts = [
+        _read_split(split, found, files, reader, logs[split])
+        for split, found in images.items()
+    ]
+    _log_unused(about, files, parts[0].log)
+    categories: dict[int | str, Entry] = {
+        number: {'id': number + 1, 'name': name} for number, name in about.names.items()
+    }
+    return LabelledDataset('yolo', categories, parts, about.log)
 
 
 def _read_split(
-    split: str, images: list[Path], log: ConversionLog, labels: _Labels
+    split: str,
+    images: list[Path],
+    files: Mapping[Path, Path | None],
+    reader: _Reader,
+    log: ConversionLog,
 ) -> LabelledSplit:
-    places = labels.about.splits[split]
-    folder = places[0] if len(places) == 1 and places[0].is_dir() else None
-    labels.begin(log)
+    seen: set[Path | None] = {None}
+    for image in images:
+        if files[image] is None:
+            log.add('images without a label file: kept, without objects', image.name)
+        elif files[image] in seen:
+            log.add('images that have the label file of another too', image.name)
+        seen.add(files[image])
+    places = reader.about.splits[split]
     part = read_split(
-        split, folder, images, log, labels.read, lambda image: len(labels.lines(image))
+        split,
+        places[0] if len(places) == 1 and places[0].is_dir() else None,
+        images,
+        log,
+        lambda image, size: reader.read(files[image], size, log),
+        lambda image: len(_lines(files[image])),
     )
     if not part.images:
         raise UserError(
             f'no image of {split or "the dataset"!r} can be read in '
-            f'{", ".join(map(str, places))}. Is {labels.about.file} right?',
+            f'{", ".join(map(str, places))}. Is {reader.about.file} right?',
             code='no-images',
         )
     return part
@@ -123,10 +155,7 @@ def _images(split: str, about: _Description, log: ConversionLog) -> list[Path]:
 
 
 def _find(stated: str, bases: list[Path]) -> tuple[Path | None, bool]:
-    """Return a path relative to a base, or that of its end; and whether it is a guess.
-
-    The path may be of another machine, also of Windows.
-    """
+    """Return a path below a base, and whether that is a guess by the path's end."""
     name = stated.replace('\\', '/').replace('\0', '')
     parts = PurePosixPath(name).parts
     # Roboflow writes '../train/images' beside train/; CVAT and darknet 'data/' first.
@@ -138,145 +167,129 @@ def _find(stated: str, bases: list[Path]) -> tuple[Path | None, bool]:
     return None, False
 
 
-class _Labels:
-    """The label files, split by split."""
+def _places_of_labels(image: Path) -> list[Path]:
+    """Return ``labels/a.txt`` of ``images/a.jpg``, and the place beside the image."""
+    places = [image.with_suffix('.txt')]
+    parts = image.parts
+    if 'images' in parts:
+        last = len(parts) - 1 - parts[::-1].index('images')
+        apart = Path(*parts[:last], 'labels', *parts[last + 1 :])
+        places.insert(0, apart.with_suffix('.txt'))
+    return places
 
-    def __init__(self, about: _Description, choices: Choices) -> None:
-        self.about = about
-        self._choices = choices
-        self._library = supervision_formats('yolo')
-        self._used: set[Path] = set()
-        self._folders: set[Path] = set()
 
-    def decide(self, images: Iterable[Path]) -> None:
-        """Decide what the columns mean, by the labels of all images."""
-        files = dict.fromkeys(map(self._file_of, images))
-        labels = (
-            (
-                f'{path}:{number}: {clipped(line, 50)}',
-                list(map(float, values[: 4 if self._has_keypoints(values) else None])),
-            )
-            for path in filter(None, files)
-            for number, line in _lines(path)
-            if len(values := line.split()[1:]) > 3 and all(map(_is_number, values))
-        )
-        self._columns = read_columns(labels, self._choices)
+def _label_file(image: Path) -> Path | None:
+    return next((path for path in _places_of_labels(image) if path.is_file()), None)
 
-    def _has_keypoints(self, values: list[str]) -> bool:
-        """Whether the values are a box, the stated keypoints and up to two more."""
-        keypoints = self.about.keypoint_values
-        return keypoints > 0 and 0 <= len(values) - 4 - keypoints <= 2
 
-    def begin(self, log: ConversionLog) -> None:
-        """Begin a split."""
-        self._log = log
-        self._seen: set[Path] = set()
+def _numbers(
+    files: Iterable[Path | None], about: _Description
+) -> Iterator[tuple[str, list[float]]]:
+    """Yield the numbers after the class of each label, with its place."""
+    for path in dict.fromkeys(files):
+        for place, line in _lines(path):
+            values = line.split()[1:]
+            if len(values) > 3 and all(map(_is_number, values)):
+                most = 4 if about.has_keypoints(len(values)) else None
+                label = f'{place}: {clipped(line, 50)}'
+                yield label, list(map(float, values[:most]))
 
-    def lines(self, image: Path) -> list[tuple[str, str]]:
-        """Return the lines of an image's label file, each with its place."""
-        path = self._file_of(image)
-        if path is None:
-            self._log.add(_BARE, image.name)
-            return []
-        if path in self._seen:
-            self._log.add('images that have the label file of another too', image.name)
-        self._seen.add(path)
-        self._used.add(path)
-        return [
-            (line, f'{path.name}:{number}: {clipped(line, 30)}')
-            for number, line in _lines(path)
-        ]
 
-    def read(self, image: Path, size: Size) -> list[LabelledObject]:
+class _Reader(NamedTuple):
+    """Reads label files whose columns are known."""
+
+    about: _Description
+    in_pixels: bool
+    columns: _Columns
+    library: Any
+
+    def read(
+        self, path: Path | None, size: Size, log: ConversionLog
+    ) -> list[LabelledObject]:
         """Return the objects of an image."""
-        objects = (self._read_line(*line, size) for line in self.lines(image))
-        return [labelled for labelled in objects if labelled is not None]
+        found = [
+            self._read_line(line, Path(place).name, size, log)
+            for place, line in _lines(path)
+        ]
+        return [labelled for labelled in found if labelled is not None]
 
-    def _file_of(self, image: Path) -> Path | None:
-        """Find ``labels/a.txt`` of ``images/a.jpg``, or the file beside the image."""
-        tries = [image.with_suffix('.txt')]
-        parts = image.parts
-        if 'images' in parts:
-            last = len(parts) - 1 - parts[::-1].index('images')
-            tries.insert(0, Path(*parts[:last], 'labels', *parts[last + 1 :]))
-            tries[0] = tries[0].with_suffix('.txt')
-        self._folders.update(path.parent for path in tries)
-        return next((path for path in tries if path.is_file()), None)
-
-    def _read_line(self, line: str, where: str, size: Size) -> LabelledObject | None:
-        values = line.split()
+    def _read_line(
+        self, line: str, place: str, size: Size, log: ConversionLog
+    ) -> LabelledObject | None:
+        values, where = line.split(), f'{place}: {clipped(line, 30)}'
         if not all(map(_is_number, values)):
-            self._log.add(_MALFORMED, where, 1)
+            log.add(_MALFORMED, where, 1)
             return None
-        scale = (1, 1) if self._choices.units == 'pixels' else size
+        width, height = (1, 1) if self.in_pixels else size
         count = len(values)
-        boxes = self._columns.boxes or self._has_keypoints(values[1:])
+        boxes = self.columns.boxes or self.about.has_keypoints(count - 1)
         if count == 6 or (count > 6 and boxes):
-            self._log.add(
+            log.add(
                 f'labels of {count} columns: the first five are read as a box, and '
                 'keypoints, confidence or track id left out',
                 where,
             )
             values = values[:5]
         try:
-            seen = self._library.yolo_annotations_to_detections(
-                [' '.join(values)], scale, with_masks=False
+            seen = self.library.yolo_annotations_to_detections(
+                [' '.join(values)], (width, height), with_masks=False
             )
         except (ValueError, OverflowError):  # a class id of more than 64 bits
-            self._log.add(_MALFORMED, where, 1)
+            log.add(_MALFORMED, where, 1)
             return None
-        number = int(seen.class_id[0])
-        if number not in self.about.names:
-            self._log.add(
-                f'objects left out of a class id that {self.about.file.name} does not '
-                'name',
-                where,
-                1,
-            )
+        category = int(seen.class_id[0])
+        if category not in self.about.names:
+            name = self.about.file.name
+            what = f'objects left out of a class id that {name} does not name'
+            log.add(what, where, 1)
             return None
         if len(values) == 5:
             x1, y1, x2, y2 = map(float, seen.xyxy[0])
-            return LabelledObject(number, (x1, y1, x2, y2))
+            return LabelledObject(category, (x1, y1, x2, y2))
         # supervision rounds the points to whole pixels, so they are read here.
-        numbers = self._columns.outline(list(map(float, values[1:])))
+        numbers = self.columns.outline(list(map(float, values[1:])))
         if len(numbers) < count - 1:
             what = 'outlines whose confidence or track id at the end is left out'
-            self._log.add(what, where)
+            log.add(what, where)
         pairs = zip(numbers[::2], numbers[1::2], strict=True)
-        points = [(x * scale[0], y * scale[1]) for x, y in pairs]
-        return LabelledObject.around(number, points)
-
-    def log_unused(self, log: ConversionLog) -> None:
-        """Count the labels that belong to no image of any split."""
-        others = {'classes.txt', 'train.txt', 'val.txt', 'valid.txt', 'test.txt'}
-        folders = {Path(os.path.abspath(folder)) for folder in self._folders}
-        common, root = os.path.commonpath(folders), os.path.abspath(self.about.root)
-        if Path(root) in (Path(common), *Path(common).parents):
-            folders = {Path(common)}
-        used = {os.path.abspath(path) for path in self._used}
-        found = {str(path) for at in folders for path in files_below(at, ['.txt'])}
-        for path in map(Path, sorted(found - used)):
-            try:
-                lines = [] if path.name in others else _lines(path)
-            except UserError as error:
-                log.add('text files passed over that cannot be read', error)
-                continue
-            if lines and all(map(_is_number, lines[0][1].split())):
-                log.add(
-                    'label files left out that no image of a split uses',
-                    f'{path.name}, {plural(len(lines), "object")}',
-                    len(lines),
-                )
+        points = [(x * width, y * height) for x, y in pairs]
+        return LabelledObject.around(category, points)
 
 
-def _lines(path: Path) -> list[tuple[int, str]]:
-    """Return the lines that are not empty, with their numbers from 1."""
-    text = decode(read_file(path, 'label file', _MOST_BYTES))
-    return [
-        (number, line)
-        for number, line in enumerate(text.splitlines(), 1)
-        if line.strip()
-    ]
+def _log_unused(
+    about: _Description, files: Mapping[Path, Path | None], log: ConversionLog
+) -> None:
+    """Count the labels that belong to no image of any split."""
+    others = {'classes.txt', 'train.txt', 'val.txt', 'valid.txt', 'test.txt'}
+    folders = {
+        Path(os.path.abspath(place.parent))
+        for image in files
+        for place in _places_of_labels(image)
+    }
+    common, root = Path(os.path.commonpath(folders)), Path(os.path.abspath(about.root))
+    if root in (common, *common.parents):
+        folders = {common}
+    used = {os.path.abspath(path) for path in files.values() if path}
+    found = {str(path) for at in folders for path in files_below(at, ['.txt'])}
+    for path in map(Path, sorted(found - used)):
+        try:
+            lines = [] if path.name in others else _lines(path)
+        except UserError as error:
+            log.add('text files passed over that cannot be read', error)
+            continue
+        if lines and all(map(_is_number, lines[0][1].split())):
+            log.add(
+                'label files left out that no image of a split uses',
+                f'{path.name}, {plural(len(lines), "object")}',
+                len(lines),
+            )
+
+
+def _lines(path: Path | None) -> list[tuple[str, str]]:
+    """Return the lines that are not empty, each with the file's name and its number."""
+    text = decode(read_file(path, 'label file', _MOST_BYTES)) if path else ''
+    lines = enumerate(text.splitlines(), 1)
+    return [(f'{path}:{number}', line) for number, line in lines if line.strip()]
 
 
 def _is_number(value: str) -> bool:
@@ -301,8 +314,13 @@ class _Description:
     root: Path
     names: dict[int, str]
     splits: dict[str, list[Path]]
+    log: ConversionLog
     keypoint_values: int = 0
-    notes: list[str] = dataclasses.field(default_factory=list)
+
+    def has_keypoints(self, count: int) -> bool:
+        """Whether values are a box, the stated keypoints and up to two more."""
+        keypoints = self.keypoint_values
+        return keypoints > 0 and 0 <= count - 4 - keypoints <= 2
 
 
 def find_description(path: Path) -> Path | None:
@@ -347,7 +365,7 @@ def _describe(path: Path) -> _Description:
             splits[split].append(place)
     if 'train' in splits:
         splits.pop('', None)
-    return _Description(file, root, names, splits or {'': [base]}, notes=log.notes)
+    return _Description(file, root, names, splits or {'': [base]}, log)
 
 
 def _name_list(file: Path, log: ConversionLog) -> list[str]:
@@ -358,43 +376,48 @@ def _name_list(file: Path, log: ConversionLog) -> list[str]:
 def _from_yaml(file: Path) -> _Description:
     log = ConversionLog()
     content = _load(file, log)
-    names, notes = _read_names(file, content.get('names'), content.get('nc'), log)
-    root, other = _root(file, content.get('path'))
+    names = _read_names(file, content.get('names'), content.get('nc'), log)
+    root, stated = file.parent, content.get('path')
+    if isinstance(stated, str) and stated and '\0' not in stated:
+        root = file.parent / stated.replace('\\', '/')  # an absolute one stays
+        if not root.is_dir():  # often a folder of the machine where the data were made
+            root = file.parent
+            log.say(
+                f'path: {clipped(stated)} of {file.name} is not there; {root} was taken'
+            )
     splits: dict[str, list[Path]] = {}
     for split in ('train', 'val', 'test'):
         wanted = content.get(split)
         if split == 'val' and wanted is None:
             wanted = content.get('valid')
-        places = _places(file, root, wanted, notes)
-        if places:
-            splits[split] = places
-        elif wanted:
-            notes.append(
-                f'{split}: {clipped(repr(wanted))} of {file.name} is not there'
-            )
+        for text in wanted if isinstance(wanted, list) else [wanted]:
+            if not text or not isinstance(text, str):
+                continue
+            path, guess = _find(text, [root, file.parent])
+            if path:
+                splits.setdefault(split, []).append(path)
+            if guess:
+                log.say(f'{clipped(text)} of {file.name}: {path} was taken')
+        if wanted and split not in splits:
+            text = clipped(repr(wanted))
+            log.say(f'{split}: {text} of {file.name} is not there')
+    for split in ('val', 'test'):
+        if split in splits and splits[split] == splits.get('train'):
+            log.say(f'{split} is the same images as train')
     if not splits:
         raise UserError(
             f"none of 'train', 'val' and 'test' of {file} is there, looked for in "
             f'{root}. Correct them, or their common {"path"!r}.',
             code='no-images',
         )
-    notes += [
-        f'{split} is the same images as train'
-        for split in ('val', 'test')
-        if split in splits and splits[split] == splits.get('train')
-    ]
-    values = _keypoints(content.get('kpt_shape'))
-    return _Description(file, root, names, splits, values, log.notes + other + notes)
+    shape = content.get('kpt_shape')  # keypoints, values of each
+    pair = shape if isinstance(shape, list) and len(shape) == 2 else [0, 0]
+    values = math.prod(pair) if all(type(n) is int and n > 0 for n in pair) else 0
+    return _Description(file, root, names, splits, log, values)
 
 
 def _load(file: Path, log: ConversionLog) -> dict[str, Any]:
-    try:
-        import yaml
-    except ImportError as error:
-        raise MissingPackageError(
-            f'reading {file.name} needs PyYAML, which is not installed. Install it: '
-            "pip install 'eca-mmdet[data]'"
-        ) from error
+    yaml = import_package('yaml', f'reading {file.name} needs PyYAML')
     text = read_text(file, 'description', log)
     text = _PATHS.sub(lambda paths: _BACKSLASH.sub('/', paths[0]), text)
     try:
@@ -421,81 +444,151 @@ def _describes(file: Path) -> bool:
 
 
 def _read_names(
-    file: Path, value: Any, number: Any, log: ConversionLog
-) -> tuple[dict[int, str], list[str]]:
-    """Return the names by id; a list counts from 0, a mapping may leave ids out.
+    file: Path, value: Any, count: Any, log: ConversionLog
+) -> dict[int, str]:
+    """Return the names by id: of a list, a mapping, a file, or text with commas."""
 
-    A text is the name of a file with a class a line, or has commas between classes.
-    """
+    def error(what: str) -> UserError:
+        return UserError(f"'names' of {file} {what}", code='unsupported-format')
+
     if isinstance(value, str):
         listed = file.parent / value.replace('\\', '/').replace('\0', '')
         words = [word.strip(' "\'') for word in value.strip('[ ]').split(',')]
-        value = _name_list(listed, log) if listed.is_file() else words
-        if number not in (None, len(value)) or (
-            listed.suffix and value is words and len(words) == 1
-        ):
-            raise UserError(
-                f"'names' of {file} is text, of no file or of another number of names "
-                "than 'nc'. Write a list: [cup, fork].",
-                code='unsupported-format',
+        is_list = listed.is_file()
+        value = _name_list(listed, log) if is_list else words
+        no_list = listed.suffix and not is_list and len(words) == 1
+        if no_list or count not in (None, len(value)):
+            raise error(
+                'is text, of no file or of another number of names than '
+                "'nc'. Write a list: [cup, fork]."
             )
     if isinstance(value, list):
         value = dict(enumerate(value))
-    names, odd = {}, []
+    names: dict[int, str] = {}
     for key, name in value.items() if isinstance(value, dict) else ():
         number = int(key) if isinstance(key, str) and key.isdecimal() else key
         if type(number) is not int or number < 0 or number in names:
-            raise UserError(
-                f"'names' of {file} must be a list, or whole numbers with a name each; "
-                f'found {clipped(repr(key))}.',
-                code='unsupported-format',
+            raise error(
+                'must be a list, or whole numbers with a name each; found '
+                f'{clipped(repr(key))}.'
             )
         if not isinstance(name, (str, int, float)) or not str(name).strip():
-            raise UserError(
-                f"'names' of {file} must be texts; class {number} is "
-                f'{type(name).__name__}.',
-                code='unsupported-format',
-            )
+            raise error(f'must be texts; class {number} is {type(name).__name__}.')
         names[number] = str(name).strip()
-        odd += [names[number]] if isinstance(name, bool) else []
+        if isinstance(name, bool):
+            what = 'YAML reads yes, no, on and off so; put the name in quotes'
+            log.say(f'class {names[number]!r}: {what}')
     if not names:
         raise UserError(f"{file} has no 'names' of classes.", code='unsupported-format')
-    what = 'YAML reads yes, no, on and off so; put the name in quotes'
-    notes = [f'class {name!r}: {what}' for name in odd]
-    return dict(sorted(names.items())), notes
+    return dict(sorted(names.items()))
 
 
-def _root(file: Path, wanted: Any) -> tuple[Path, list[str]]:
-    """Return the folder that 'path' means: relative to the file, as a rule.
+class _Columns(NamedTuple):
+    """Reading of labels of more than six columns, the same in a whole dataset."""
 
-    It often names the folder of the machine where the data were made.
-    """
-    if not isinstance(wanted, str) or not wanted or '\0' in wanted:
-        return file.parent, []
-    root = file.parent / wanted.replace('\\', '/')  # an absolute one stays as it is
-    if root.is_dir():
-        return root, []
-    note = (
-        f'path: {clipped(wanted)} of {file.name} is not there; {file.parent} was taken'
+    boxes: bool = False
+    """The first four values are a box; otherwise all are an outline."""
+    tracked: bool = False
+    """An even number of values ends in a confidence and a track id."""
+
+    def outline(self, values: Sequence[float]) -> Sequence[float]:
+        """Return the coordinates of an outline, without confidence and track id."""
+        tail = len(values) % 2 or 2 * (self.tracked and len(values) > 6)
+        return values[: len(values) - tail]
+
+
+def _read_columns(
+    labels: Iterable[tuple[str, Sequence[float]]], choices: Choices
+) -> _Columns:
+    """Decide what the four or more values after a class mean, by all labels."""
+    counts: Counter[tuple[str, int]] = Counter()
+    places: dict[str, str] = {}
+    for place, values in labels:
+        for fact in _facts(values):
+            counts[fact, len(values)] += 1
+            places.setdefault(fact, place)
+
+    def total(fact: str, lengths: Iterable[int] = range(6, 10**6)) -> int:
+        return sum(
+            n for (key, at), n in counts.items() if key == fact and at in lengths
+        )
+
+    ids = total('id') > 0 and total('id') >= (1 - _SHARE) * total('even')
+    oriented = total('oriented box') >= max(1, (1 - _SHARE) * total('long'))
+    tracked = ids and (oriented or total('id above 1') > 0)
+    columns = _Columns(choices.labels == 'boxes', tracked)
+    outside = 'no tracked outline' if columns.tracked else 'no outline'
+    why = ''
+    long = {at: n for (key, at), n in counts.items() if key == 'long'}
+    if choices.labels is None and 'unknown end' in places:
+        why = f'{places["unknown end"]}: column 6 is no confidence and no track id'
+    elif not any(choices) and total('leaves', [5]) > _SHARE * total('label', [5]):
+        why = f'{places["leaves"]}: the first four values are not a box in the image'
+    elif choices.labels is None and long:
+        most = max(long, key=lambda length: long[length])
+        # Labels of one dataset have equally many keypoints, and an end or none.
+        near, every = range(max(6, most - 2), most + 3), total('long')
+        some = every if most == 6 else total('label', range(10**6))
+        fit = total('long', near) - total('no box', near)
+        box = fit >= (1 - _SHARE) * some and not oriented
+        outline = total(outside) + ids * long.get(6, 0) <= _SHARE * every
+        columns = columns._replace(boxes=box and not outline)
+        if box == outline or choices.units == 'pixels':
+            why = f'{places["long"]}: {most + 1} columns may be a box or an outline'
+        elif outline and ids and not columns.tracked:
+            why = f'{places["id"]}: the end may be a point, or confidence and track id'
+    beyond = places.get('outside') or places.get('' if columns.boxes else outside)
+    if beyond and not choices.units:
+        raise UserError(f'{beyond}: {_UNITS}', code='option-missing')
+    if why:
+        raise UserError(f'{why}. {_LABELS}', code='option-missing')
+    return columns
+
+
+def _fit(values: Sequence[float]) -> bool:
+    return all(-_EDGE <= value <= 1 + _EDGE for value in values)
+
+
+def _facts(values: Sequence[float]) -> Iterable[str]:
+    """Yield what a label has or cannot be."""
+    count, (x, y, w, h, *rest) = len(values), values
+    end = rest[-1] if rest else 0.0
+    whole = end >= 0 and end == int(end)
+    yield 'label'
+    if not _fit(values[:4]):
+        yield 'outside'
+    leaves = not _fit([x - w / 2, y - h / 2, x + w / 2, y + h / 2])
+    if count == 5 and not whole and not 0 <= end <= 1:
+        yield 'unknown end'
+    if count == 5 and leaves:
+        yield 'leaves'
+    if count < 6:
+        return
+    yield 'long'
+    # After the box: keypoints of two or three values; a confidence; a track id.
+    tails = [rest, *[rest[:-1]] * (whole or 0 <= end <= 1)]
+    tails += [rest[:-2]] * (whole and 0 <= rest[-2] <= 1)
+    pose = tails[-1] == [] or any(
+        tail
+        and len(tail) % size == 0
+        and all(
+            _fit([v]) if at % size < 2 else 0 <= v <= 1 or v == 2
+            for at, v in enumerate(tail)
+        )
+        for tail in tails
+        for size in (2, 3)
     )
-    return file.parent, [note]
-
-
-def _places(file: Path, root: Path, wanted: Any, notes: list[str]) -> list[Path]:
-    """Return the folders or lists of a split that exist; ``notes`` gets guesses."""
-    found = []
-    for text in wanted if isinstance(wanted, list) else [wanted]:
-        if text and isinstance(text, str):
-            path, guess = _find(text, [root, file.parent])
-            found += [path] if path else []
-            if guess:
-                notes.append(f'{clipped(text)} of {file.name}: {path} was taken')
-    return found
-
-
-def _keypoints(shape: Any) -> int:
-    """Return the numbers of ``kpt_shape``, which is (keypoints, values of each)."""
-    if not isinstance(shape, list) or len(shape) != 2:
-        return 0
-    whole = all(type(length) is int and length > 0 for length in shape)
-    return int(shape[0] * shape[1]) if whole else 0
+    if not pose or leaves:
+        yield 'no box'
+    for tracked in (False, True):
+        if not _fit(_Columns(tracked=tracked).outline(values)):
+            yield f'no {"tracked " * tracked}outline'
+    if count % 2 == 0:
+        yield 'even'
+        if whole and 0 < values[-2] <= 1 <= end:
+            yield 'id'
+            if end > 1:
+                yield 'id above 1'
+    pairs = values[:8:2], values[1:8:2]
+    if 8 <= count <= 10 and all(abs(a - b + c - d) < _EDGE / 2 for a, b, c, d in pairs):
+        yield 'oriented box'

@@ -1,5 +1,5 @@
 """Rules for annotation files: one object per kind of fault.
 
-To add a fault, add a :class:`~eca_mmdet.datasets.rules.rule.Rule` to the list of one of
-these modules: what is wrong, how it is found, how it is repaired.
+A new fault takes a message in ``rule.py``, and in the list of another of these modules
+a :class:`~eca_mmdet.datasets.rules.rule.Rule`: how it is found, how it is repaired.
 """

@@ -1,26 +1,154 @@
-"""Find the faults of a COCO annotation file, and repair a copy."""
+"""Find the faults of a COCO annotation file, and repair a copy.
+
+Of a file with an index only the part is decoded that can have a fault. Most rules look
+at one entry, its image and its categories; some compare entries, or ask whether there
+is one that is sound. A part that has all entries in question, all that they are
+compared with, and a sound annotation of each category has the faults of the whole file.
+"""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeAlias
 
-from eca_mmdet.datasets.entries import Entry, is_image
+import numpy as np
+
+from eca_mmdet.datasets.entries import Entry, has_mask, is_image, left_out
 from eca_mmdet.datasets.images import ImageFiles
-from eca_mmdet.datasets.rules import categories, ids, images, objects, training
-from eca_mmdet.datasets.rules.rule import Content, Fault, Repair, Rule
+from eca_mmdet.datasets.index import Array, CocoIndex, Mask
+from eca_mmdet.datasets.rules import categories, entries, objects
+from eca_mmdet.datasets.rules.rule import (
+    EXAMPLES,
+    Content,
+    Fault,
+    Rule,
+    annotations_with,
+)
+
+_SMALL_PX = 32
+"""mmdet's configs leave out smaller images."""
+
+_ONLY_BOXES = (
+    'annotation without a mask; none in this file has a usable one, so it is for '
+    'detectors of boxes'
+)
+
+_ODD = ('..', '\\', ':', '\0')
+"""What may lead out of an image folder."""
+
+Counts: TypeAlias = Counter[tuple[Any, str | None, int]]
+
+
+def count_reasons(content: Content) -> Counts:
+    """Count annotations by category id, why they are left out, and image side in px.
+
+    The reason is None for what is trained on; the side is the shorter one, 0 where it
+    is not known.
+    """
+    used, sizes = _used(content), content.sizes
+    known = {category['id'] for category in content.categories}
+    counts: Counts = Counter()
+    for one in content.annotations:
+        key, size = one['category_id'], sizes.get(one['image_id'])
+        if one['image_id'] not in sizes:
+            reason: str | None = 'orphan-annotation'
+        elif key not in used:
+            reason = 'other-class' if key in known else 'unknown-category'
+        else:
+            reason = left_out(one, size)
+        counts[key, reason, min(size or (0, 0))] += 1
+    for (key, side), count in content.others.items():
+        counts[key, None if key in used else 'other-class', side] += count
+    return counts
+
+
+def _used(content: Content) -> dict[Any, str]:
+    """Return id and name of the categories that are classes."""
+    classes = content.classes
+    every = classes is None or isinstance(classes, str)
+    return {
+        category['id']: category['name']
+        for category in content.categories
+        if every or category['name'] in classes  # type: ignore[operator]
+    }
+
+
+def narrowed(counts: Counts, content: Content) -> Counts:
+    """Return the counts for other classes and a least side of images."""
+    used, result = _used(content), Counter[tuple[Any, str | None, int]]()
+    for (key, reason, side), count in counts.items():
+        if reason is None and key not in used:
+            reason = 'other-class'
+        elif reason is None and side < content.min_side:
+            reason = 'small-image'
+        result[key, reason, side] += count
+    return result
+
+
+def nothing_trained(counts: Counts) -> list[str]:
+    """Return why no annotation is trained on; an empty list if one is, or none is."""
+    by_reason = Counter[str]()
+    for (_, reason, _), count in counts.items():
+        if reason is None:
+            return []
+        by_reason[reason] += count
+    found = [f'{count} x {reason}' for reason, count in by_reason.most_common()]
+    return [', '.join(found)] if found else []
+
+
+def _untrained(content: Content) -> list[str]:
+    counts = content.derive(count_reasons)
+    trained = {key for key, reason, _ in counts if reason is None}
+    present = {key for key, _, _ in counts}
+    return [
+        name
+        for key, name in _used(content).items()
+        if trained and key in present and key not in trained
+    ]
+
+
+NOTHING_TRAINED: Rule[Content] = Rule.of(
+    'nothing-to-train-on',
+    lambda content: nothing_trained(content.derive(count_reasons)),
+)
+
+SMALL_IMAGE: Rule[Content] = Rule.of(
+    'small-image',
+    lambda content: [
+        image
+        for image in content.images
+        if (size := content.sizes[image['id']]) and min(size) < content.min_side
+    ],
+)
+
+_TRAINING_RULES: tuple[Rule[Content], ...] = (
+    Rule.of(
+        'ignored-object',
+        annotations_with(lambda one: one.get('ignore')),
+        objects.READ_FLAGS._replace(summary="text such as '0' is read; others stay"),
+    ),
+    Rule.of(
+        'crowd-region',
+        annotations_with(
+            lambda one: one.get('iscrowd') and left_out(one, None) == 'crowd-region'
+        ),
+    ),
+    SMALL_IMAGE,
+    NOTHING_TRAINED,
+    Rule.of('class-not-trained', _untrained, describe=repr),
+)
 
 RULES: tuple[Rule[Content], ...] = (
-    *ids.RULES,
+    *entries.RULES,
     *categories.RULES,
     *categories.CLASS_RULES,
-    *images.RULES,
+    *entries.IMAGE_RULES,
     *objects.RULES,
-    *training.RULES,
+    *_TRAINING_RULES,
     *categories.COVERAGE_RULES,
-    *images.FILE_RULES,
+    *entries.FILE_RULES,
 )
 """In the order of reports."""
 
@@ -42,14 +170,14 @@ def check_annotations(
 def check_content(content: Content) -> list[Fault]:
     """Find the faults of :func:`check_annotations` in sorted entries."""
     faults = _check(RULES, content)
-    if content.unmasked is None:
-        return faults
-    return [
-        replace(fault, count=content.unmasked)
-        if fault.code == 'missing-segmentation'
-        else fault
-        for fault in faults
-    ]
+    for at, fault in enumerate(faults):
+        if fault.code == 'missing-segmentation':
+            if not any(map(has_mask, content.annotations)):
+                fault = replace(fault, severity='note', message=_ONLY_BOXES)
+            if content.unmasked is not None:
+                fault = replace(fault, count=content.unmasked)
+            faults[at] = fault
+    return faults
 
 
 def check_classes(
@@ -59,10 +187,10 @@ def check_classes(
     return _check(categories.CLASS_RULES, Content(categories=usable, classes=classes))
 
 
-def check_images(entries: Iterable[Any], files: ImageFiles) -> list[Fault]:
+def check_images(images: Iterable[Any], files: ImageFiles) -> list[Fault]:
     """Compare the image entries of an annotation file with the files."""
-    usable = [entry for entry in entries if is_image(entry)]
-    return _check(images.FILE_RULES, Content(images=usable, files=files))
+    usable = [image for image in images if is_image(image)]
+    return _check(entries.FILE_RULES, Content(images=usable, files=files))
 
 
 def _check(rules: Iterable[Rule[Content]], content: Content) -> list[Fault]:
@@ -77,10 +205,90 @@ def repair(
     Keys that are not COCO's are kept. The counter says how often each repair was made,
     by what it says to the user.
     """
-    state = Repair(content, files)
+    usable = Content.of(content)
+    state = replace(
+        usable,
+        images=[*map(dict, usable.images)],
+        categories=[*map(dict, usable.categories)],
+        annotations=[*map(dict, usable.annotations)],
+        files=files,
+    )
     for make in _REPAIRS:
+        state.forget()
         make(state)
     repaired = {**content, 'images': state.images, 'categories': state.categories}
     if 'annotations' in content:
         repaired['annotations'] = state.annotations
     return repaired, state.done
+
+
+def suspect_content(
+    index: CocoIndex, classes: Sequence[str] | str | None = None
+) -> Content:
+    """Return the part of a file that can have a fault.
+
+    ``classes`` are the class names of a config, to be compared.
+    """
+    suspects = _suspect_annotations(index)
+    suspects[np.flatnonzero(index.masks == Mask.NONE)[:EXAMPLES]] = True
+    suspects[_sound_of_each_category(index, suspects)] = True
+    suspects[np.flatnonzero(index.masks)[:1]] = True  # masks there are, if any
+    annotations = np.flatnonzero(suspects)
+    images = _suspect_images(index)
+    ids = [index.image_id[annotations], index.image_ids[images]]
+    images = np.isin(index.image_ids, np.concatenate(ids))
+    part = {
+        'images': index.images(np.flatnonzero(images)),
+        'categories': index.categories(),
+    }
+    if index.annotated:
+        part['annotations'] = index.annotations(annotations)
+    content = Content.of(part, classes)
+    content.unmasked = int(np.count_nonzero(index.masks == Mask.NONE))
+    sides = index.image_sizes[index.image[~suspects]].min(1).astype(np.int64)
+    pairs = index.category[~suspects] * np.int64(2**32) + sides
+    for pair, count in zip(*np.unique(pairs, return_counts=True), strict=True):
+        key = int(index.category_ids[pair >> 32])
+        content.others[key, int(pair % 2**32)] = int(count)
+    return content
+
+
+def _suspect_annotations(index: CocoIndex) -> Array:
+    """Return which annotations may have a fault other than a missing mask."""
+    start, extent = index.boxes[:, :2], index.boxes[:, 2:]
+    size = index.image_sizes[index.image]
+    inside = (start >= -objects.OVER_EDGE_PX) & (start < size) & (start + extent > 0)
+    inside &= (start + extent <= size + objects.OVER_EDGE_PX) & (extent >= 1)
+    good: Array = inside.all(1) & (index.areas > 0) & (index.crowd == 0) & ~index.ignore
+    good &= (index.boxes > 1).any(1)  # not in 0-1
+    good &= (index.image >= 0) & (index.category >= 0) & (index.masks != Mask.OTHER)
+    good &= (index.ids != 0) & ~_repeated(index.ids)
+    return ~good
+
+
+def _suspect_images(index: CocoIndex) -> Array:
+    size = index.image_sizes
+    good: Array = ((size >= _SMALL_PX) & (size < 2**31) & (size % 1 == 0)).all(1)
+    names = index.file_names()
+    times = Counter(names)
+    odd = [
+        times[name] > 1 or name[0] == '/' or any(part in name for part in _ODD)
+        for name in names
+    ]
+    good &= ~(_repeated(index.image_ids) | np.array(odd, bool))
+    return ~good
+
+
+def _sound_of_each_category(index: CocoIndex, suspects: Array) -> Array:
+    """Return the position of one annotation of each category, on a large image."""
+    sound = np.flatnonzero(~suspects)
+    side = index.image_sizes[index.image[sound]].min(1)
+    order = sound[np.argsort(-side, kind='stable')]
+    _, first = np.unique(index.category_id[order], return_index=True)
+    return order[first]
+
+
+def _repeated(ids: Array) -> Array:
+    """Return which ids occur more than once."""
+    _, inverse, times = np.unique(ids, return_inverse=True, return_counts=True)
+    return times[inverse] > 1

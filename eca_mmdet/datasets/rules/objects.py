@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from itertools import chain
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +16,7 @@ import numpy.typing as npt
 from eca_mmdet.datasets.entries import (
     Entry,
     Size,
-    annotation_name,
+    entry_name,
     has_mask,
     is_box,
     is_crowd_flag,
@@ -24,6 +24,10 @@ from eca_mmdet.datasets.entries import (
     is_finite_number,
     is_polygon,
     is_segmentation,
+    read_box,
+    read_flag,
+    read_number,
+    read_segmentation,
 )
 from eca_mmdet.datasets.masks import (
     LEAST_OVERLAP,
@@ -34,14 +38,13 @@ from eca_mmdet.datasets.masks import (
     set_area,
     shared_area,
 )
-from eca_mmdet.datasets.readings import (
-    read_box,
-    read_flag,
-    read_number,
-    read_segmentation,
+from eca_mmdet.datasets.rules.rule import (
+    Content,
+    Fix,
+    Phase,
+    Rule,
+    annotations_with,
 )
-from eca_mmdet.datasets.rules.ids import drop
-from eca_mmdet.datasets.rules.rule import Content, Fix, Phase, Repair, Rule
 
 OVER_EDGE_PX = 1.0
 """Boxes may reach this far over the edge: rounding, and COCO itself."""
@@ -49,12 +52,14 @@ OVER_EDGE_PX = 1.0
 _UNIT_EDGE = 0.01
 """Distance that normalised coordinates may exceed 0-1 by."""
 
-SAME_OVERLAP = 0.8
+_SAME_OVERLAP = 0.8
 """IoU of two boxes from which one confirms the other."""
 
-
-def _without_flag(content: Content) -> list[Entry]:
-    return [one for one in content.annotations if not is_crowd_flag(one.get('iscrowd'))]
+_without_area = annotations_with(lambda one: not is_finite_number(one.get('area')))
+_without_box = annotations_with(lambda one: one.get('bbox') is None)
+_malformed_boxes = annotations_with(
+    lambda one: one.get('bbox') is not None and not is_box(one['bbox'])
+)
 
 
 def _read(
@@ -65,69 +70,49 @@ def _read(
 ) -> Fix:
     """Return the fix that reads values in another form; others are a later phase's."""
 
-    def apply(repair: Repair) -> None:
-        for one in find(repair.view()):
+    def apply(content: Content) -> None:
+        for one in find(content):
             value = read(one.get(key))
             if value is not None and repr(value) != repr(one[key]):  # 1.0 equals 1
                 one[key] = value
-                repair.done[f'{key} read from another form'] += 1
+                content.done[f'{key} read from another form'] += 1
 
     return Fix(f'read from another form; otherwise {summary}', Phase.VALUES, apply)
 
 
-def _read_flags(repair: Repair) -> None:
-    for one in repair.annotations:
+def _read_flags(content: Content) -> None:
+    for one in content.annotations:
         value, ignore = one.get('iscrowd'), one.get('ignore')
         if not is_crowd_flag(value):
             flag = None if value is None else read_flag(value)
             state = 'set to 0' if flag is None else 'read from another form'
-            repair.done[f'iscrowd {state}'] += 1
+            content.done[f'iscrowd {state}'] += 1
             one['iscrowd'] = flag or 0
         if isinstance(ignore, str) and (flag := read_flag(ignore)) is not None:
             one['ignore'] = flag
-            repair.done['ignore read from another form'] += 1
-
-
-def _without_area(content: Content) -> list[Entry]:
-    return [one for one in content.annotations if not is_finite_number(one.get('area'))]
-
-
-def _flat(content: Content) -> list[Entry]:
-    """Return annotations with an area of 0 that their box does not share."""
-    return [one for one in content.annotations if _is_flat(one)]
+            content.done['ignore read from another form'] += 1
 
 
 def _is_flat(one: Entry) -> bool:
+    """Whether an annotation has an area of 0 that its box does not share."""
     area, box = one.get('area'), one.get('bbox')
-    if not is_finite_number(area) or area > 0:  # type: ignore[operator]
+    if not is_finite_number(area) or area > 0:
         return False
-    return not is_box(box) or (box[2] > 0 and box[3] > 0)  # type: ignore[index]
+    return not is_box(box) or (box[2] > 0 and box[3] > 0)
 
 
-def _compute_areas(repair: Repair) -> None:
-    content = repair.view()
-    for one in [*_without_area(content), *_flat(content)]:
-        set_area(one, content.sizes[one['image_id']])
-        repair.done['areas computed'] += 1
+def _compute_areas(content: Content) -> None:
+    for one in content.annotations:
+        if not is_finite_number(one.get('area')) or _is_flat(one):
+            set_area(one, content.sizes[one['image_id']])
+            content.done['areas computed'] += 1
 
 
-def _without_box(content: Content) -> list[Entry]:
-    return [one for one in content.annotations if one.get('bbox') is None]
-
-
-def _malformed(content: Content) -> list[Entry]:
-    return [
-        one
-        for one in content.annotations
-        if one.get('bbox') is not None and not is_box(one['bbox'])
-    ]
-
-
-def _compute_boxes(repair: Repair) -> None:
-    content = repair.view()
-    absent = [*_without_box(content), *_malformed(content)]
-    empty, outside, _, thin, _ = content.derive(_misplaced)
-    for one in [*absent, *empty, *outside, *thin]:
+def _compute_boxes(content: Content) -> None:
+    absent = [one for one in content.annotations if not is_box(one.get('bbox'))]
+    misplaced = content.derive(_misplaced)
+    codes = 'empty-bbox', 'bbox-outside', 'thin-bbox'
+    for one in [*absent, *chain.from_iterable(misplaced[code] for code in codes)]:
         size = content.sizes[one['image_id']]
         what = 'boxes computed from masks'
         if (box := mask_box(one.get('segmentation'), size)) is None:
@@ -135,9 +120,9 @@ def _compute_boxes(repair: Repair) -> None:
             box = _opposite_corner(one.get('bbox'), size)
         if box is not None:
             one['bbox'] = box
-            repair.done[what] += 1
+            content.done[what] += 1
     lost = [one for one in absent if not is_box(one.get('bbox'))]
-    repair.drop(lost, 'annotations without box and mask dropped')
+    content.drop(lost, 'annotations without box and mask dropped')
 
 
 def _opposite_corner(box: Any, size: Size | None) -> list[float] | None:
@@ -158,24 +143,15 @@ def _opposite_corner(box: Any, size: Size | None) -> list[float] | None:
 def _is_confirmed(one: Entry, box: Sequence[float], size: Size | None) -> bool:
     """Whether a box is that of the mask; without a mask, whether it has the area."""
     if found := mask_box(one.get('segmentation'), size):
-        return bool(overlap(found, box) > SAME_OVERLAP)
+        return bool(overlap(found, box) > _SAME_OVERLAP)
     area = one.get('area')
-    if not is_finite_number(area) or area <= 1:  # type: ignore[operator]
+    if not is_finite_number(area) or area <= 1:
         return False
-    return math.isclose(area, box[2] * box[3], rel_tol=0.02)  # type: ignore[arg-type]
+    return math.isclose(area, box[2] * box[3], rel_tol=0.02)
 
 
-class _Misplaced(NamedTuple):
-    """Annotations by the fault of their box's extent, only one each."""
-
-    empty: list[Entry]
-    outside: list[Entry]
-    over_edge: list[Entry]
-    thin: list[Entry]
-    normalised: list[Entry]
-
-
-def _misplaced(content: Content) -> _Misplaced:
+def _misplaced(content: Content) -> dict[str, list[Entry]]:
+    """Return annotations by the fault of their box's extent, only one each."""
     boxed = [one for one in content.annotations if is_box(one.get('bbox'))]
     boxes = _array([one['bbox'] for one in boxed], 4)
     # An unknown size reaches to infinity: nothing is outside.
@@ -197,8 +173,17 @@ def _misplaced(content: Content) -> _Misplaced:
         box, found = one['bbox'], mask_box(one.get('segmentation'), size)
         inside = 0 < min(box) and max(box) < 1 and (not found or max(found[2:]) <= 1)
         normalised[at] = inside or _is_confirmed(one, _in_pixels(box, size), size)
-    faults = (empty, outside, over_edge & ~thin, thin & ~normalised, normalised)
-    return _Misplaced(*([boxed[at] for at in np.flatnonzero(f)] for f in faults))
+    faults = {
+        'empty-bbox': empty,
+        'bbox-outside': outside,
+        'bbox-over-edge': over_edge & ~thin,
+        'thin-bbox': thin & ~normalised,
+        'normalised-bbox': normalised,
+    }
+    return {
+        code: [boxed[at] for at in np.flatnonzero(faulty)]
+        for code, faulty in faults.items()
+    }
 
 
 def _in_pixels(values: Sequence[float], size: Size | None) -> list[float]:
@@ -207,9 +192,8 @@ def _in_pixels(values: Sequence[float], size: Size | None) -> list[float]:
     return [round(value * sides[at % 2], 6) for at, value in enumerate(values)]
 
 
-def _scale_boxes(repair: Repair) -> None:
-    content = repair.view()
-    found = content.derive(_misplaced).normalised
+def _scale_boxes(content: Content) -> None:
+    found = content.derive(_misplaced)['normalised-bbox']
     found = [one for one in found if content.sizes[one['image_id']]]
     boxes = _array([one['bbox'] for one in found], 4)
     xy, ends = np.split(boxes, 2, axis=1)
@@ -227,7 +211,7 @@ def _scale_boxes(repair: Repair) -> None:
         one['bbox'] = _in_pixels(box, size)
         if is_finite_number(one.get('area')) and one['area'] <= 1:
             one['area'] *= width * height
-        repair.done['boxes scaled to pixels'] += 1
+        content.done['boxes scaled to pixels'] += 1
 
 
 def _array(rows: list[Any], columns: int) -> npt.NDArray[np.float64]:
@@ -241,20 +225,20 @@ def _corners(box: Sequence[float]) -> list[float]:
 
 def _has_corners(one: Entry, content: Content) -> bool:
     box, size = one.get('bbox'), content.sizes[one['image_id']]
-    if not is_box(box) or min(_corners(box)[2:]) < 1:  # type: ignore[arg-type]
+    if not is_box(box) or min(_corners(box)[2:]) < 1:
         return False
-    readings = (box, _corners(box))  # type: ignore[arg-type]
-    return [_is_confirmed(one, b, size) for b in readings] == [False, True]  # type: ignore[arg-type]
+    readings = (box, _corners(box))
+    return [_is_confirmed(one, b, size) for b in readings] == [False, True]
 
 
-def _clip(repair: Repair) -> None:
-    content = repair.view()
-    over_edge = content.derive(_misplaced).over_edge
+def _clip(content: Content) -> None:
+    over_edge = content.derive(_misplaced)['bbox-over-edge']
     if any(_has_corners(one, content) for one in over_edge):
         for one in filter(lambda one: _has_corners(one, content), content.annotations):
             one['bbox'] = _corners(one['bbox'])
-            repair.done['boxes read as two corners'] += 1
-    for one in repair.view().derive(_misplaced).over_edge:
+            content.done['boxes read as two corners'] += 1
+    content.forget()
+    for one in content.derive(_misplaced)['bbox-over-edge']:
         x, y, w, h = one['bbox']
         width, height = content.sizes[one['image_id']] or (w, h)
         left, top = max(x, 0), max(y, 0)
@@ -264,25 +248,15 @@ def _clip(repair: Repair) -> None:
         if not one.get('segmentation') and is_finite_number(one.get('area')):
             one['area'] = box[2] * box[3]  # it was the box's
         one['bbox'] = box
-        repair.done['boxes clipped to the image'] += 1
+        content.done['boxes clipped to the image'] += 1
 
 
 def _box_name(one: Entry) -> str:
-    return f'{annotation_name(one)}: {list(one["bbox"])}'
+    return f'{entry_name(one)}: {list(one["bbox"])}'
 
 
-class _Masks(NamedTuple):
-    """Annotations by what is wrong with their mask, and those without one."""
-
-    malformed: list[Entry]
-    short: list[Entry]
-    other_size: list[Entry]
-    without: list[Entry]
-    empty: list[Entry]
-    away: list[Entry]
-
-
-def _sort(content: Content) -> _Masks:
+def _bad_masks(content: Content) -> dict[str, list[Entry]]:
+    """Return annotations by what is wrong with their mask, and those without one."""
     masked = [one for one in content.annotations if one.get('segmentation')]
     malformed = [one for one in masked if not is_segmentation(one['segmentation'])]
     rles = [o for o in masked if _is_compressed(o['segmentation'])]
@@ -302,7 +276,15 @@ def _sort(content: Content) -> _Masks:
         elif size and is_drawable_size(*size):
             usable.append(one)
     without = [one for one in content.annotations if not one.get('segmentation')]
-    return _Masks(malformed, short, other_size, without, *_misses(content, usable))
+    empty, away = _misses(content, usable)
+    return {
+        'malformed-segmentation': malformed,
+        'short-polygon': short,
+        'rle-size': other_size,
+        'missing-segmentation': without,
+        'mask-without-pixel': empty,
+        'mask-off-bbox': away,
+    }
 
 
 def _is_compressed(mask: Any) -> bool:
@@ -315,7 +297,7 @@ def _misses(content: Content, usable: list[Entry]) -> tuple[list[Entry], list[En
 
     Boxes that have a fault of their own are not compared.
     """
-    misplaced = {id(one) for found in content.derive(_misplaced) for one in found}
+    misplaced = {*map(id, chain.from_iterable(content.derive(_misplaced).values()))}
     sizes = [content.sizes[one['image_id']] or (0, 0) for one in usable]
     found = mask_boxes([one['segmentation'] for one in usable], sizes)
     empty = [usable[at] for at in np.flatnonzero(np.isnan(found[:, 0]))]
@@ -329,17 +311,16 @@ def _misses(content: Content, usable: list[Entry]) -> tuple[list[Entry], list[En
     return empty, [usable[boxed[at]] for at in far]
 
 
-def _place_masks(repair: Repair) -> None:
+def _place_masks(content: Content) -> None:
     """Place polygons where their box says, if that is how they are meant."""
-    content = repair.view()
-    masks = content.derive(_sort)
-    for one in (*masks.empty, *masks.away):
+    masks = content.derive(_bad_masks)
+    for one in (*masks['mask-without-pixel'], *masks['mask-off-bbox']):
         size, box = content.sizes[one['image_id']] or (1, 1), one.get('bbox')
         for what, rings in _placed(one['segmentation'], size, box):
             found = mask_box(rings, size)
-            if found and (not is_box(box) or overlap(found, box) > SAME_OVERLAP):  # type: ignore[arg-type]
+            if found and (not is_box(box) or overlap(found, box) > _SAME_OVERLAP):
                 one['segmentation'] = rings
-                repair.done[f'masks {what}'] += 1
+                content.done[f'masks {what}'] += 1
                 break
 
 
@@ -357,27 +338,28 @@ def _placed(mask: Any, size: Size, box: Any) -> Iterator[tuple[str, list[list[fl
 
 
 def _unusable(content: Content) -> list[Entry]:
-    masks = content.derive(_sort)
-    return [*masks.malformed, *masks.short]
+    masks = content.derive(_bad_masks)
+    return [*masks['malformed-segmentation'], *masks['short-polygon']]
 
 
-def _remove_masks(repair: Repair) -> None:
+def _remove_masks(content: Content) -> None:
     """Remove what is no mask; where annotations have masks, drop those left without."""
-    masks = repair.view().derive(_sort)
-    malformed, short, empty = masks.malformed, masks.short, masks.empty
+    masks = content.derive(_bad_masks)
+    malformed, empty = masks['malformed-segmentation'], masks['mask-without-pixel']
+    short = masks['short-polygon']
     bad = {*map(id, malformed), *map(id, empty)}
-    needed = any(has_mask(one) for one in repair.annotations if id(one) not in bad)
+    needed = any(has_mask(one) for one in content.annotations if id(one) not in bad)
     for one in (*malformed, *empty):
         one['segmentation'] = []
-    repair.done['malformed segmentations removed'] += len(malformed)
-    repair.done['masks without a pixel removed'] += len(empty)
+    content.done['malformed segmentations removed'] += len(malformed)
+    content.done['masks without a pixel removed'] += len(empty)
     for one in short:
         mask = one['segmentation']
         one['segmentation'] = [points for points in mask if is_polygon(points)]
-        repair.done['short polygons removed'] += len(mask) - len(one['segmentation'])
+        content.done['short polygons removed'] += len(mask) - len(one['segmentation'])
     if needed:
         lost = [one for one in (*malformed, *short, *empty) if not one['segmentation']]
-        repair.drop(lost, 'annotations that lost their mask dropped')
+        content.drop(lost, 'annotations that lost their mask dropped')
 
 
 _MASK = Fix(
@@ -397,176 +379,110 @@ _BOX = Fix(
     'computed from the mask; dropped where there is none', Phase.BOXES, _compute_boxes
 )
 
+
+def _box_rule(code: str, fix: Fix) -> Rule[Content]:
+    def find(content: Content) -> list[Entry]:
+        return content.derive(_misplaced)[code]
+
+    return Rule.of(code, find, fix, _box_name)
+
+
+def _mask_rule(
+    code: str, fix: Fix | None = None, describe: Callable[[Any], str] = entry_name
+) -> Rule[Content]:
+    def find(content: Content) -> list[Entry]:
+        return content.derive(_bad_masks)[code]
+
+    return Rule.of(code, find, fix, describe)
+
+
+def _drop_misplaced(code: str, summary: str, what: str) -> Fix:
+    def drop(content: Content) -> None:
+        content.drop(content.derive(_misplaced)[code], what)
+
+    return Fix(summary, Phase.EXTENTS, drop)
+
+
 RULES: tuple[Rule[Content], ...] = (
-    Rule(
-        code='missing-iscrowd',
-        severity='error',
-        message="annotation without 'iscrowd' 0 or 1: pycocotools fails at the first "
-        "evaluation, and to mmdet any text is 1, '0' too",
-        find=_without_flag,
-        describe=annotation_name,
-        fix=READ_FLAGS,
+    Rule.of(
+        'missing-iscrowd',
+        annotations_with(lambda one: not is_crowd_flag(one.get('iscrowd'))),
+        READ_FLAGS,
     ),
-    Rule(
-        code='missing-area',
-        severity='error',
-        message="annotation without 'area' as a number: mmdet fails on it",
-        find=_without_area,
-        describe=annotation_name,
-        fix=_read(_without_area, 'area', read_number, _AREA.summary),
+    Rule.of(
+        'missing-area',
+        _without_area,
+        _read(_without_area, 'area', read_number, _AREA.summary),
     ),
-    Rule(
-        code='zero-area',
-        severity='warning',
-        message='area of 0 or less: mmdet leaves the object out of training',
-        find=_flat,
-        describe=annotation_name,
-        fix=_AREA,
+    Rule.of('zero-area', annotations_with(_is_flat), _AREA),
+    Rule.of('missing-bbox', _without_box, _BOX),
+    Rule.of(
+        'malformed-bbox',
+        _malformed_boxes,
+        _read(_malformed_boxes, 'bbox', read_box, _BOX.summary),
     ),
-    Rule(
-        code='missing-bbox',
-        severity='error',
-        message="annotation without 'bbox': mmdet fails on it",
-        find=_without_box,
-        describe=annotation_name,
-        fix=_BOX,
-    ),
-    Rule(
-        code='malformed-bbox',
-        severity='error',
-        message='bbox that is not four finite numbers x, y, width, height',
-        find=_malformed,
-        describe=annotation_name,
-        fix=_read(_malformed, 'bbox', read_box, _BOX.summary),
-    ),
-    Rule(
-        code='empty-bbox',
-        severity='warning',
-        message='bbox of no width or height: not trained on, and in AP an object that '
-        'cannot be found',
-        find=lambda content: content.derive(_misplaced).empty,
-        describe=_box_name,
-        fix=drop(
-            Phase.EXTENTS,
-            lambda content: content.derive(_misplaced).empty,
-            'annotations of an empty box dropped',
+    _box_rule(
+        'empty-bbox',
+        _drop_misplaced(
+            'empty-bbox',
             'computed from the mask, or negative sides taken as the opposite corner; '
             'otherwise dropped',
+            'annotations of an empty box dropped',
         ),
     ),
-    Rule(
-        code='bbox-outside',
-        severity='warning',
-        message='bbox outside its image: not trained on, and in AP an object that '
-        'cannot be found',
-        find=lambda content: content.derive(_misplaced).outside,
-        describe=_box_name,
-        fix=drop(
-            Phase.EXTENTS,
-            lambda content: content.derive(_misplaced).outside,
-            'annotations whose box is outside the image dropped',
+    _box_rule(
+        'bbox-outside',
+        _drop_misplaced(
+            'bbox-outside',
             'computed from the mask; dropped where there is none',
+            'annotations whose box is outside the image dropped',
         ),
     ),
-    Rule(
-        code='thin-bbox',
-        severity='warning',
-        message='bbox of less than 1 px in width or height: mmdet leaves the object '
-        'out of training',
-        find=lambda content: content.derive(_misplaced).thin,
-        describe=_box_name,
-        fix=Fix('computed from the mask, if there is one', Phase.BOXES, _compute_boxes),
+    _box_rule(
+        'thin-bbox', _BOX._replace(summary='computed from the mask, if there is one')
     ),
-    Rule(
-        code='normalised-bbox',
-        severity='error',
-        message='bbox in 0-1, where pixels are expected: the coordinates look '
-        'normalised; mmdet leaves boxes under 1 px out of training, and AP is wrong',
-        find=lambda content: content.derive(_misplaced).normalised,
-        describe=_box_name,
-        fix=Fix(
+    _box_rule(
+        'normalised-bbox',
+        Fix(
             "multiplied by the image's size; if a box then ends outside of it, read as "
             'two corners if only that fits, otherwise left for you to decide',
             Phase.SCALES,
             _scale_boxes,
         ),
     ),
-    Rule(
-        code='bbox-over-edge',
-        severity='warning',
-        message='bbox more than 1 px over the edge of its image (bbox is x, y, width, '
-        'height, not two corners)',
-        find=lambda content: content.derive(_misplaced).over_edge,
-        describe=_box_name,
-        fix=Fix(
+    _box_rule(
+        'bbox-over-edge',
+        Fix(
             'read as two corners if the mask or the area confirms it, otherwise '
             'clipped to the image',
             Phase.EXTENTS,
             _clip,
         ),
     ),
-    Rule(
-        code='malformed-segmentation',
-        severity='error',
-        message='segmentation that is neither lists of finite numbers nor an RLE with '
-        "'size' and 'counts'",
-        find=lambda content: content.derive(_sort).malformed,
-        describe=annotation_name,
-        fix=_read(_unusable, 'segmentation', read_segmentation, _MASK.summary),
+    _mask_rule(
+        'malformed-segmentation',
+        _read(_unusable, 'segmentation', read_segmentation, _MASK.summary),
     ),
-    Rule(
-        code='short-polygon',
-        severity='error',
-        message='polygon of fewer than 3 points or an odd number of coordinates: mmdet '
-        'passes it over, mask AP can fail on it',
-        find=lambda content: content.derive(_sort).short,
-        describe=annotation_name,
-        fix=_MASK,
-    ),
-    Rule(
-        code='mask-without-pixel',
-        severity='warning',
-        message='mask that has no pixel in its image: nothing is learnt from it, and '
-        'in mask AP an object that cannot be found',
-        find=lambda content: content.derive(_sort).empty,
-        describe=annotation_name,
-        fix=Fix(
+    _mask_rule('short-polygon', _MASK),
+    _mask_rule(
+        'mask-without-pixel',
+        Fix(
             'scaled if it is in 0-1 and its box confirms it; otherwise removed, and '
             'dropped with the annotation in a mask dataset',
             Phase.SCALES,
             _place_masks,
         ),
     ),
-    Rule(
-        code='mask-off-bbox',
-        severity='warning',
-        message='mask far from its bbox (IoU of the boxes of both under '
-        f'{LEAST_OVERLAP}): one of them is wrong',
-        find=lambda content: content.derive(_sort).away,
-        describe=_box_name,
-        fix=Fix(
+    _mask_rule(
+        'mask-off-bbox',
+        Fix(
             'x and y exchanged, moved into the box or scaled from 0-1, if the box then '
             'confirms it',
             Phase.SCALES,
             _place_masks,
         ),
+        _box_name,
     ),
-    Rule(
-        code='rle-size',
-        severity='error',
-        message='RLE mask of another size than its image: training on masks fails, and '
-        'it matches nothing',
-        find=lambda content: content.derive(_sort).other_size,
-        describe=annotation_name,
-    ),
-    Rule(
-        code='missing-segmentation',
-        severity='warning',
-        message='annotation without a mask beside others that have one',
-        find=lambda content: content.derive(_sort).without,
-        describe=annotation_name,
-        note_if=lambda content: not any(map(has_mask, content.annotations)),
-        note='annotation without a mask; none in this file has a usable one, so it is '
-        'for detectors of boxes',
-    ),
+    _mask_rule('rle-size'),
+    _mask_rule('missing-segmentation'),
 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from enum import IntEnum
@@ -11,6 +11,7 @@ from typing import Any, Generic, Literal, NamedTuple, TypeVar
 from eca_mmdet.datasets.entries import (
     Entry,
     Size,
+    entry_name,
     is_annotation,
     is_category,
     is_image,
@@ -81,7 +82,106 @@ class Fix(NamedTuple):
 
     summary: str
     phase: Phase
-    apply: Callable[[Repair], None]
+    apply: Callable[[Content], None]
+
+
+MESSAGES: dict[Severity, dict[str, str]] = {
+    'error': {
+        'malformed-image': "image entry without an 'id' or a 'file_name'",
+        'malformed-category': "category entry without an 'id' or a 'name'",
+        'malformed-annotation': "annotation without an 'image_id' or a 'category_id'",
+        'id-type': 'id that is missing, fractional, or text where others are numbers',
+        'zero-annotation-id': 'annotation id 0: pycocotools counts the object as never '
+        'found',
+        'duplicate-annotation-id': 'annotation id used before: mmdet refuses the file, '
+        'pycocotools hides an object',
+        'duplicate-image-id': 'image id used before: of the images that share it only '
+        'the last is seen, with the objects of all',
+        'unknown-category': 'annotation of a category that is not in the file: mmdet '
+        'trains the object as background',
+        'duplicate-category-id': 'category id used before: labels exceed the number of '
+        'classes',
+        'duplicate-category-name': 'category name used before: labels exceed the '
+        'number of classes',
+        'classes-string': 'classes is one string, which mmdet takes for a file name or '
+        "part of a name. Give separate words; in a config ('person',) with a comma",
+        'unknown-class': 'class that is not in the file: mmdet leaves it out and '
+        'shifts the labels of the others',
+        'class-order': "classes are not in the order of the file's categories, by "
+        'which mmdet numbers labels: objects get the names of others',
+        'image-size-missing': "image without 'width' and 'height' as whole numbers "
+        'above 0',
+        'file-name-outside': 'file name that leaves the image folder (absolute or with '
+        '..) or has a NUL byte: check-data does not open it',
+        'missing-iscrowd': "annotation without 'iscrowd' 0 or 1: pycocotools fails at "
+        "the first evaluation, and to mmdet any text is 1, '0' too",
+        'missing-area': "annotation without 'area' as a number: mmdet fails on it",
+        'missing-bbox': "annotation without 'bbox': mmdet fails on it",
+        'malformed-bbox': 'bbox that is not four finite numbers x, y, width, height',
+        'normalised-bbox': 'bbox in 0-1, where pixels are expected: the coordinates '
+        'look normalised; mmdet leaves boxes under 1 px out of training, and AP is '
+        'wrong',
+        'malformed-segmentation': 'segmentation that is neither lists of finite '
+        "numbers nor an RLE with 'size' and 'counts'",
+        'short-polygon': 'polygon of fewer than 3 points or an odd number of '
+        'coordinates: mmdet passes it over, mask AP can fail on it',
+        'rle-size': 'RLE mask of another size than its image: training on masks fails, '
+        'and it matches nothing',
+        'nothing-to-train-on': 'every annotation is left out of training, for the '
+        'faults named here',
+        'missing-image': 'image file that is not there',
+        'damaged-image': 'image file that is cut off or cannot be read',
+        'image-size': 'image of another size than the file says (as mmdet sees it: '
+        'turned by EXIF)',
+        'split-category-spelling': 'category spelt differently in the two files, by '
+        'case or spaces alone',
+        'split-missing-category': 'category of the training file that the validation '
+        'file lacks: labels shift and AP is wrong',
+        'split-category-order': 'the two files list their categories in another order, '
+        'by which mmdet numbers labels: AP is wrong',
+    },
+    'warning': {
+        'category-id-form': "category id written as text or as 1.0: mmdet's "
+        'classwise=True fails on it',
+        'orphan-annotation': 'annotation of an image that is not in the file',
+        'similar-category-names': 'category names that differ only by case or spaces '
+        'are separate classes',
+        'duplicate-file-name': 'file listed before under another id: each entry lacks '
+        "the other's objects",
+        'zero-area': 'area of 0 or less: mmdet leaves the object out of training',
+        'empty-bbox': 'bbox of no width or height: not trained on, and in AP an object '
+        'that cannot be found',
+        'bbox-outside': 'bbox outside its image: not trained on, and in AP an object '
+        'that cannot be found',
+        'thin-bbox': 'bbox of less than 1 px in width or height: mmdet leaves the '
+        'object out of training',
+        'bbox-over-edge': 'bbox more than 1 px over the edge of its image (bbox is x, '
+        'y, width, height, not two corners)',
+        'mask-without-pixel': 'mask that has no pixel in its image: nothing is learnt '
+        'from it, and in mask AP an object that cannot be found',
+        'mask-off-bbox': 'mask far from its bbox (IoU of the boxes of both under 0.2): '
+        'one of them is wrong',
+        'missing-segmentation': 'annotation without a mask beside others that have one',
+        'ignored-object': "annotation with 'ignore': mmdet leaves it out of training "
+        "(any text, '0' too), and COCO's AP counts it all the same",
+        'small-image': 'image with a side shorter than filter_cfg.min_size, 32 px in '
+        "mmdet's configs: left out of training with its objects (eca-mmdet init sets "
+        'min_size)',
+        'class-not-trained': 'class of which every annotation is left out of training',
+        'split-extra-category': 'category of the validation file that the training '
+        'file lacks: never learnt',
+        'split-same-file-name': 'file name in both training and validation; with '
+        '--images and --val-images the files themselves are compared',
+        'split-leak': 'image in both training and validation',
+    },
+    'note': {
+        'crowd-region': "annotation with 'iscrowd' 1: not trained on, and not counted "
+        'in AP',
+        'no-annotations': 'no annotations: image information alone, good for testing',
+        'class-without-objects': 'class without an annotation',
+    },
+}
+"""What each fault of an annotation file is and what follows from it, by its code."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,8 +191,6 @@ class Rule(Generic[T]):
     Attributes:
         find: returns the items that have the fault.
         describe: names an item as an example.
-        note_if: whether the fault is only a note in some content.
-        note: its message then, if another.
         fix: its repair; None if a person must decide.
     """
 
@@ -100,10 +198,27 @@ class Rule(Generic[T]):
     severity: Severity
     message: str
     find: Callable[[T], Sequence[Any]]
-    describe: Callable[[Any], str] = str
-    note_if: Callable[[T], bool] = lambda content: False
-    note: str = ''
+    describe: Callable[[Any], str] = entry_name
     fix: Fix | None = None
+
+    @classmethod
+    def of(
+        cls,
+        code: str,
+        find: Callable[[T], Sequence[Any]],
+        fix: Fix | None = None,
+        describe: Callable[[Any], str] = entry_name,
+    ) -> Rule[T]:
+        """Return the rule of a code in :data:`MESSAGES`."""
+        severity = next(key for key, codes in MESSAGES.items() if code in codes)
+        return cls(
+            code=code,
+            severity=severity,
+            message=MESSAGES[severity][code],
+            find=find,
+            describe=describe,
+            fix=fix,
+        )
 
     def check(self, content: T) -> list[Fault]:
         """Return the fault as a list; an empty one if no item has it."""
@@ -111,17 +226,17 @@ class Rule(Generic[T]):
         if not items:
             return []
         examples = dict.fromkeys(self.describe(item) for item in items[:EXAMPLES])
-        noted = self.note_if(content)
+        fix = self.fix and self.fix.summary
         return [
-            Fault(
-                self.code,
-                'note' if noted else self.severity,
-                len(items),
-                (noted and self.note) or self.message,
-                tuple(examples),
-                self.fix and self.fix.summary,
-            )
+            Fault(self.code, self.severity, len(items), self.message, (*examples,), fix)
         ]
+
+
+_USABLE: dict[str, Callable[[Any], bool]] = {
+    'images': is_image,
+    'categories': is_category,
+    'annotations': is_annotation,
+}
 
 
 @dataclass(eq=False)
@@ -140,6 +255,7 @@ class Content:
         others: number of the annotations without a fault that are not among those
             here, by category id and the shorter side of their image in pixels.
         unmasked: number of all annotations without a mask; None if all are here.
+        done: how often each repair was made, by what it says to the user.
     """
 
     images: list[Entry] = field(default_factory=list)
@@ -151,6 +267,7 @@ class Content:
     min_side: int = 32
     others: Counter[tuple[Any, int]] = field(default_factory=Counter)
     unmasked: int | None = None
+    done: Counter[str] = field(default_factory=Counter)
     _derived: dict[Any, Any] = field(default_factory=dict, init=False, repr=False)
 
     @classmethod
@@ -158,19 +275,16 @@ class Content:
         cls, content: Mapping[str, Any], classes: Sequence[str] | str | None = None
     ) -> Content:
         """Sort the entries of a file."""
-        sorted_content = cls(classes=classes)
-        usable: tuple[tuple[str, list[Entry], Callable[[Any], bool]], ...] = (
-            ('images', sorted_content.images, is_image),
-            ('categories', sorted_content.categories, is_category),
-            ('annotations', sorted_content.annotations, is_annotation),
-        )
-        for key, kept, is_usable in usable:
+        kept: dict[str, list[Entry]] = {key: [] for key in _USABLE}
+        malformed = defaultdict[str, list[int]](list)
+        for key, is_usable in _USABLE.items():
             for at, entry in enumerate(content.get(key, ())):
                 if is_usable(entry):
-                    kept.append(entry)
+                    kept[key].append(entry)
                 else:
-                    sorted_content.malformed.setdefault(key, []).append(at)
-        return sorted_content
+                    malformed[key].append(at)
+        images, categories, annotations = kept.values()
+        return cls(images, categories, annotations, malformed, classes)
 
     @property
     def sizes(self) -> dict[Any, Size | None]:
@@ -184,29 +298,9 @@ class Content:
         result: T = self._derived[function]
         return result
 
-
-def _sizes(content: Content) -> dict[Any, Size | None]:
-    return {image['id']: size_of(image) for image in content.images}
-
-
-class Repair:
-    """Copies of the entries of an annotation file, changed in place or replaced.
-
-    ``done`` counts how often each repair was made, by what it says to the user.
-    """
-
-    def __init__(self, content: Mapping[str, Any], files: ImageFiles | None) -> None:
-        usable = Content.of(content)
-        self.malformed = usable.malformed
-        self.images = [*map(dict, usable.images)]
-        self.categories = [*map(dict, usable.categories)]
-        self.annotations = [*map(dict, usable.annotations)]
-        self.files = files
-        self.done: Counter[str] = Counter()
-
-    def view(self) -> Content:
-        """Return the present entries as the rules look at them."""
-        return Content(self.images, self.categories, self.annotations, files=self.files)
+    def forget(self) -> None:
+        """Compute anew what :meth:`derive` returns, for entries have changed."""
+        self._derived.clear()
 
     def drop(self, unwanted: Iterable[Entry], what: str) -> None:
         """Drop annotations, and count them as ``what``."""
@@ -214,3 +308,19 @@ class Repair:
         self.done[what] += len(gone)
         if gone:
             self.annotations = [one for one in self.annotations if id(one) not in gone]
+
+
+def _sizes(content: Content) -> dict[Any, Size | None]:
+    return {image['id']: size_of(image) for image in content.images}
+
+
+def images_with(fault: Callable[[Entry], Any]) -> Callable[[Content], list[Entry]]:
+    """Return a rule's ``find`` that looks at each image."""
+    return lambda content: [image for image in content.images if fault(image)]
+
+
+def annotations_with(
+    fault: Callable[[Entry], Any],
+) -> Callable[[Content], list[Entry]]:
+    """Return a rule's ``find`` that looks at each annotation."""
+    return lambda content: [one for one in content.annotations if fault(one)]
