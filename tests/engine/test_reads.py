@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import save_file
 
 from eca_mmdet.checkpoints import io as reader
+from eca_mmdet.checkpoints import reading
 from eca_mmdet.utils.io import sha256_of
 from tests.support import fine_tuning
 
@@ -47,7 +48,7 @@ def reads(monkeypatch):
     watch('opened', io, 'open')
     watch('hashed', reader, 'sha256_of')
     watch('deserialised', torch, 'load')
-    watch('deserialised', reader, 'safe_open')
+    watch('deserialised', reading, 'safe_open')
     return seen
 
 
