@@ -109,7 +109,7 @@ def train(
         resume_from(cfg, resume)
         check(cfg, training=True)
         apply_lr_policy(cfg, scale_lr)
-        with distributed.job(cfg), named_operators():
+        with distributed.job(cfg), named_operators(), compat.formatting_once():
             runner = _build(cfg, scale_lr)
             set_tolerance(runner, on_nan, nan_limit, skip_bad_images)
             stopped = _run(runner, resume_hint)
