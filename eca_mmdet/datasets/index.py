@@ -14,7 +14,7 @@ import os
 import time
 import weakref
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
 from itertools import chain
@@ -133,23 +133,33 @@ _ENTRY = msgspec.json.Decoder(dict[str, Any])
 _ENTRIES = msgspec.json.Decoder(list[dict[str, Any]])
 
 
-class Entries(Sequence[Entry]):
-    """Entries of a file as a sequence; ``read`` decodes those at some positions."""
+class Entries(Sequence[Any]):
+    """Entries at some ``rows`` of a file, which ``read`` decodes when asked for.
 
-    def __init__(
-        self, read: Callable[[Iterable[int]], list[Entry]], count: int
-    ) -> None:
-        self._read = read
-        self._at = range(count)
+    They equal a list of the same entries. A slice, indices or a mask give a part.
+    """
+
+    def __init__(self, read: Callable[[Array], list[Any]], rows: Any) -> None:
+        self.read = read
+        self.rows: Array = np.asarray(rows)
 
     def __len__(self) -> int:
-        """Return the number of entries."""
-        return len(self._at)
+        return len(self.rows)
 
     def __getitem__(self, at: Any) -> Any:
-        """Return an entry, or a list of them."""
-        found = self._at[at]
-        return self._read(found) if isinstance(at, slice) else self._read([found])[0]
+        if isinstance(at, (int, np.integer)):
+            return self.read(self.rows[[at]])[0]
+        return Entries(self.read, self.rows[at])
+
+    def __iter__(self) -> Iterator[Any]:
+        for start in range(0, len(self), _CHUNK):
+            yield from self.read(self.rows[start : start + _CHUNK])
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Sequence) and [*self] == [*other]
+
+    def __deepcopy__(self, memo: Any) -> Entries:
+        return self
 
 
 @dataclass(frozen=True, eq=False)
@@ -236,10 +246,6 @@ class CocoIndex:
         """Return image entries with all their keys."""
         return self._decode(self.image_spans, positions, _ENTRY)
 
-    def categories(self) -> list[Entry]:
-        """Return all categories."""
-        return self._decode(self.category_spans, range(len(self.category_ids)), _ENTRY)
-
     def annotations(self, positions: Iterable[int]) -> list[Entry]:
         """Return annotations with all their keys."""
         return self._decode(self.spans, positions, _ENTRY)
@@ -248,46 +254,41 @@ class CocoIndex:
         """Return polygons or RLEs as in the file, None where there is none."""
         found = self._decode(self.spans, positions, _SEGMENTATION)
         return [
-            one.get('segmentation') if isinstance(one, dict) else one.segmentation
+            (one.get('segmentation') if isinstance(one, dict) else one.segmentation)
             for one in found
         ]
 
+    def categories(self) -> list[Entry]:
+        """Return all categories."""
+        return self._list(self.category_spans)
+
     def content(self) -> dict[str, Any]:
-        """Return the entries as in the file, annotations when they are asked for."""
-        content: dict[str, Any] = {
-            'images': self._all_images(),
-            'categories': self.categories(),
-        }
+        """Return what the file holds, annotations decoded when they are asked for."""
+        lists = [self.image_spans, self.category_spans, *[self.spans] * bool(len(self))]
+        cuts = sorted(at for spans in lists for at in _limits(spans))
+        pairs = zip([0, *cuts[1::2]], [*cuts[::2], self.stamp.size], strict=True)
+        rest = b''.join(self._read(start, stop - start) for start, stop in pairs)
+        content: dict[str, Any] = _parse(rest, _ENTRY)
+        content['images'] = self._list(self.image_spans)
+        content['categories'] = self.categories()
         if self.annotated:
-            content['annotations'] = Entries(self.annotations, len(self))
+            content['annotations'] = Entries(self.annotations, range(len(self)))
         return content
 
-    def file_names(self) -> list[str]:
-        """Return the file names of all images."""
-        return [image['file_name'] for image in self._all_images()]
-
-    def _all_images(self) -> list[Entry]:
-        start, (last, length) = self.image_spans[0, 0], self.image_spans[-1]
-        text = b'[' + self._read(int(start), int(last + length - start)) + b']'
-        try:
-            found: list[Entry] = _ENTRIES.decode(text)
-        except _REFUSED:  # text of a key that is not read here, e.g. 1e999
-            found = json.loads(text)
+    def _list(self, spans: Array) -> list[Entry]:
+        start, stop = _limits(spans)
+        found: list[Entry] = _parse(
+            b'[' + self._read(start, stop - start) + b']', _ENTRIES
+        )
         return found
 
     def _decode(
         self, spans: Array, positions: Iterable[int], decoder: msgspec.json.Decoder[Any]
     ) -> list[Any]:
         self._require_unchanged()
-        entries = []
-        for at in positions:
-            start, length = spans[at].tolist()
-            text = os.pread(self._handle[0], length, start)
-            try:
-                entries.append(decoder.decode(text))
-            except _REFUSED:  # text of a key that is not read here, e.g. 1e999
-                entries.append(json.loads(text))
-        return entries
+        chosen = spans[np.asarray([*positions], np.int64)].tolist()
+        texts = (os.pread(self._handle[0], length, at) for at, length in chosen)
+        return [_parse(text, decoder) for text in texts]
 
     def _read(self, start: int, length: int) -> bytes:
         self._require_unchanged()
@@ -336,6 +337,17 @@ def _changed(path: Path) -> ChangedFileError:
         f'annotation file {str(path)!r} was changed while it was in use. Start again, '
         'and give new files a new name.'
     )
+
+
+def _limits(spans: Array) -> tuple[int, int]:
+    return int(spans[0, 0]), int(spans[-1].sum())
+
+
+def _parse(text: bytes, decoder: msgspec.json.Decoder[Any]) -> Any:
+    try:
+        return decoder.decode(text)
+    except _REFUSED:  # text of a key that is not read here, e.g. 1e999
+        return json.loads(text)
 
 
 _COLUMNS = tuple(

@@ -1,13 +1,17 @@
-"""Printing of the library's log messages by the command line."""
+"""Log messages of the library as lines of the command line, and progress bars."""
 
 from __future__ import annotations
 
 import contextlib
 import logging
 import sys
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 
 from eca_mmdet.utils.text import printable
+
+PATIENCE = 2.0
+"""Seconds until a progress bar appears."""
 
 
 class _Printer(logging.Handler):
@@ -40,3 +44,28 @@ def printed_messages(main_process: bool = True) -> Iterator[None]:
         logger.removeHandler(handler)
         logger.setLevel(before[0])  # also clears the cache of enabled levels
         logger.propagate = before[1]
+
+
+@contextlib.contextmanager
+def progress(what: str, total: int | None = None) -> Iterator[Callable[[], None]]:
+    """Show a progress bar on stderr if it is a terminal and the work takes a while.
+
+    Yields a function that counts one item; without ``total``, the bar only moves.
+    """
+    if not sys.stderr.isatty():
+        yield lambda: None
+        return
+    from rich.console import Console
+    from rich.progress import Progress
+
+    bar = Progress(console=Console(stderr=True), transient=True)
+    task = bar.add_task(what, total=total)
+    timer = threading.Timer(PATIENCE, bar.start)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield lambda: bar.advance(task)
+    finally:
+        timer.cancel()
+        timer.join()  # it may be showing the bar just now
+        bar.stop()

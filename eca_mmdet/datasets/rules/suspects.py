@@ -13,6 +13,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from eca_mmdet.datasets.coco import CocoFile
+from eca_mmdet.datasets.entries import Entry
 from eca_mmdet.datasets.index import Array, CocoIndex, Mask
 from eca_mmdet.datasets.rules.objects import OVER_EDGE_PX
 from eca_mmdet.datasets.rules.rule import EXAMPLES, Content
@@ -25,23 +27,26 @@ _ODD = ('..', '\\', ':', '\0')
 
 
 def suspect_content(
-    index: CocoIndex, classes: Sequence[str] | str | None = None
+    file: CocoFile, classes: Sequence[str] | str | None = None
 ) -> Content:
-    """Return the part of a file that can have a fault.
+    """Return the part of a file that can have a fault; all of it without an index.
 
     ``classes`` are the class names of a config, to be compared.
     """
+    index = file.index
+    if index is None:
+        return Content.of(file.content, classes)
     suspects = _suspect_annotations(index)
     suspects[np.flatnonzero(index.masks == Mask.NONE)[:EXAMPLES]] = True
     suspects[_sound_of_each_category(index, suspects)] = True
     suspects[np.flatnonzero(index.masks)[:1]] = True  # masks there are, if any
     annotations = np.flatnonzero(suspects)
-    images = _suspect_images(index)
+    images = _suspect_images(index, file.content['images'])
     ids = [index.image_id[annotations], index.image_ids[images]]
     images = np.isin(index.image_ids, np.concatenate(ids))
     part = {
         'images': index.images(np.flatnonzero(images)),
-        'categories': index.categories(),
+        'categories': file.content['categories'],
     }
     if index.annotated:
         part['annotations'] = index.annotations(annotations)
@@ -68,10 +73,10 @@ def _suspect_annotations(index: CocoIndex) -> Array:
     return ~good
 
 
-def _suspect_images(index: CocoIndex) -> Array:
+def _suspect_images(index: CocoIndex, entries: list[Entry]) -> Array:
     size = index.image_sizes
     good: Array = ((size >= _SMALL_PX) & (size < 2**31) & (size % 1 == 0)).all(1)
-    names = index.file_names()
+    names = [entry['file_name'] for entry in entries]
     times = Counter(names)
     odd = [
         times[name] > 1 or name[0] == '/' or any(part in name for part in _ODD)
