@@ -180,7 +180,7 @@ def _check(
         read = read_annotations(file)
         content = read.content
         require_instances(file, content)
-        part = suspect_content(read, _class_names(classes, content))
+        part = suspect_content(content, read.index, _class_names(classes, content))
         faults = [*read.faults, *rules.check_content(part)]
     images = None
     if folder is not None:

@@ -265,7 +265,8 @@ def _file(path: Path, files: dict[Path, _File]) -> _File:
     if path in files:
         return files[path]
     read = read_annotations(path)
-    entries, content = read.content, suspect_content(read)
+    entries = read.content
+    content = suspect_content(entries, read.index)
     if not all(map(is_category, entries['categories'])):
         raise UserError(
             f"{path}: every category needs a 'name' and an 'id'; some have none.",

@@ -418,7 +418,7 @@ def test_masks_that_need_no_look(file):
 
 def require_same_faults(index, content, classes=None):
     assert index is not None
-    found = check_content(suspect_content(read_annotations(index.path), classes))
+    found = check_content(suspect_content(index.content(), index, classes))
     assert found == check_annotations(content, classes)
     return found
 
@@ -476,7 +476,7 @@ def test_only_what_may_be_faulty_is_decoded(file, monkeypatch):
         lambda self, at: decoded.extend(at) or read(self, at),
     )
     assert [
-        fault.code for fault in check_content(suspect_content(read_annotations(file)))
+        fault.code for fault in check_content(suspect_content(index.content(), index))
     ] == ['zero-area']
     assert 300 in decoded
     assert len(decoded) < 10

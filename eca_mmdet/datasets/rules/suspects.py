@@ -9,11 +9,11 @@ whole file. Only that part is decoded.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
-from eca_mmdet.datasets.coco import CocoFile
 from eca_mmdet.datasets.entries import Entry
 from eca_mmdet.datasets.index import Array, CocoIndex, Mask
 from eca_mmdet.datasets.rules.objects import OVER_EDGE_PX
@@ -27,26 +27,27 @@ _ODD = ('..', '\\', ':', '\0')
 
 
 def suspect_content(
-    file: CocoFile, classes: Sequence[str] | str | None = None
+    whole: Mapping[str, Any],
+    index: CocoIndex | None,
+    classes: Sequence[str] | str | None = None,
 ) -> Content:
     """Return the part of a file that can have a fault; all of it without an index.
 
     ``classes`` are the class names of a config, to be compared.
     """
-    index = file.index
     if index is None:
-        return Content.of(file.content, classes)
+        return Content.of(whole, classes)
     suspects = _suspect_annotations(index)
     suspects[np.flatnonzero(index.masks == Mask.NONE)[:EXAMPLES]] = True
     suspects[_sound_of_each_category(index, suspects)] = True
     suspects[np.flatnonzero(index.masks)[:1]] = True  # masks there are, if any
     annotations = np.flatnonzero(suspects)
-    images = _suspect_images(index, file.content['images'])
+    images = _suspect_images(index, whole['images'])
     ids = [index.image_id[annotations], index.image_ids[images]]
     images = np.isin(index.image_ids, np.concatenate(ids))
     part = {
         'images': index.images(np.flatnonzero(images)),
-        'categories': file.content['categories'],
+        'categories': whole['categories'],
     }
     if index.annotated:
         part['annotations'] = index.annotations(annotations)
