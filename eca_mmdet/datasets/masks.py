@@ -261,7 +261,7 @@ def polygon_extents(masks: Sequence[Any], sizes: npt.ArrayLike) -> Floats:
     extents: Floats = np.full((len(masks), 4), np.nan)
     rings = [*chain.from_iterable(masks)]
     counts = np.fromiter(map(len, rings), np.int64, len(rings)) // 2
-    if not all(is_polygon(range(n)) for n in {*map(len, rings)}):
+    if not all(is_polygon(range(count)) for count in {*map(len, rings)}):
         good = [all(map(is_polygon, mask)) for mask in masks]
         usable = [mask for mask, is_good in zip(masks, good, strict=True) if is_good]
         extents[good] = polygon_extents(usable, np.asarray(sizes)[good])
