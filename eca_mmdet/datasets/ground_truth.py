@@ -340,12 +340,11 @@ def _columns(
             f'all: eca-mmdet check-data {source}',
             code='not-annotations',
         )
-    image, category, boxes, areas, crowd, masks = (
-        zip(*found, strict=True) if found else [()] * 6
-    )
+    columns: list[Any] = [*zip(*found, strict=True)] or [()] * 6
+    images, categories, boxes, areas, crowd, masks = columns
     return {
-        'image': np.array(image, np.int64),
-        'category': np.array(category, np.int64),
+        'image': np.array(images, np.int64),
+        'category': np.array(categories, np.int64),
         'boxes': np.array(boxes, np.float64).reshape(-1, 4),
         'areas': np.array(areas, np.float64),
         'crowd': np.array(crowd, bool),

@@ -148,7 +148,7 @@ class Entries(Sequence[Any]):
 
     def __getitem__(self, at: Any) -> Any:
         if isinstance(at, (int, np.integer)):
-            return self.read(self.rows[[at]])[0]
+            return self.read(self.rows[np.array([at])])[0]
         return Entries(self.read, self.rows[at])
 
     def __iter__(self) -> Iterator[Any]:
@@ -505,7 +505,9 @@ def _require_utf8(data: bytes) -> None:
 
 
 def _decode_all(entries: list[msgspec.Raw], kind: type[T]) -> list[T]:
-    return msgspec.json.decode(b'[' + b','.join(entries) + b']', type=list[kind])
+    decoder = msgspec.json.Decoder(list[kind])  # type: ignore[valid-type]
+    found: list[T] = decoder.decode(b'[' + b','.join(entries) + b']')
+    return found
 
 
 def _spans(data: bytes, entries: list[msgspec.Raw]) -> Array:
