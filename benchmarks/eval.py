@@ -1,6 +1,6 @@
 """Time and memory of `eca-mmdet eval`, beside hotcoco alone and pycocotools.
 
-    python benchmarks/eval.py [--images 5000] [--masks] [--pycocotools]
+    python benchmarks/eval.py [--images 5000] [--masks] [--pycocotools] [--ultrafast]
 
 Each reads the same two generated files in a process of its own, from its start to the
 numbers; hotcoco and pycocotools as their documentation shows. Printed are seconds, CPU
@@ -38,6 +38,7 @@ def main(argv: list[str] | None = None) -> int:
     add('--images', type=int, default=MOST_IMAGES, help='with 100 detections each')
     add('--masks', action='store_true', help='masks instead of boxes')
     add('--pycocotools', action='store_true', help='also of more than 5,000 images')
+    add('--ultrafast', action='store_true', help='also ultrafast-pycocotools')
     add('--side', choices=SIDES, help=argparse.SUPPRESS)
     add('--folder', type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
@@ -48,6 +49,8 @@ def main(argv: list[str] | None = None) -> int:
     sides = list(SIDES)
     if args.images > MOST_IMAGES and not args.pycocotools:
         sides.remove('pycocotools')
+    if not args.ultrafast:
+        sides.remove('ultrafast')
     print(f'{platform.processor() or platform.machine()}, {os.cpu_count()} cores')
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -75,6 +78,10 @@ def main(argv: list[str] | None = None) -> int:
     pairs = zip(ours, least['numbers'], strict=True)
     most = max(abs(one - other) for one, other in pairs)
     print(f'  (ratios to hotcoco alone); its numbers differ by {most:.1e} at most')
+    if args.ultrafast:
+        pairs = zip(ours, found['ultrafast']['numbers'], strict=True)
+        differ = max(abs(one - other) for one, other in pairs)
+        print(f"  ultrafast-pycocotools' numbers differ by {differ:.1e} at most")
     if 'pycocotools' not in found:
         return 0 if most < 1e-12 else 1
     equal = ours == found['pycocotools']['numbers']
@@ -121,6 +128,14 @@ def run_pycocotools(task: str, folder: Path) -> list[float]:
     return run_evaluator(COCO, COCOeval, task, folder)
 
 
+def run_ultrafast(task: str, folder: Path) -> list[float]:
+    """Evaluate with ultrafast-pycocotools."""
+    from ultrafast_pycocotools.coco import COCO
+    from ultrafast_pycocotools.cocoeval import COCOeval
+
+    return run_evaluator(COCO, COCOeval, task, folder)
+
+
 def run_evaluator(coco: Any, coco_eval: Any, task: str, folder: Path) -> list[float]:
     """Return the 12 numbers of an evaluator with the interface of pycocotools."""
     truth = coco(str(folder / 'A.json'))
@@ -147,6 +162,7 @@ SIDES = {
     'hotcoco': run_hotcoco,
     'eca-mmdet': run_command,
     'pycocotools': run_pycocotools,
+    'ultrafast': run_ultrafast,
 }
 
 

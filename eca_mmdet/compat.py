@@ -11,6 +11,52 @@ import contextlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
+# --- mmengine: configs ----------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def skipping_metafiles() -> Iterator[None]:
+    """Let configs inherit ``mmdet::_base_/...`` without parsing a hundred metafiles.
+
+    mmengine looks there for each, to find that metafiles list no file of ``_base_``.
+    """
+    from mmengine.config import config
+
+    find = config._get_external_cfg_path
+
+    def find_listed(package: str, name: str) -> Any:
+        if name.startswith('_base_/'):
+            raise ValueError(f'{name} is in no metafile')
+        return find(package, name)
+
+    config._get_external_cfg_path = find_listed
+    try:
+        yield
+    finally:
+        config._get_external_cfg_path = find
+
+
+@contextlib.contextmanager
+def formatting_once() -> Iterator[None]:
+    """Let the copies of a config that a run logs and stores be formatted once."""
+    from yapf.yapflib import yapf_api
+
+    format_code = yapf_api.FormatCode
+    known: dict[str, Any] = {}
+
+    def format_new(text: str, **style: Any) -> Any:
+        key = f'{style}{text}'
+        if key not in known:
+            known[key] = format_code(text, **style)
+        return known[key]
+
+    yapf_api.FormatCode = format_new
+    try:
+        yield
+    finally:
+        yapf_api.FormatCode = format_code
+
+
 # --- mmengine: runner -----------------------------------------------------------------
 
 

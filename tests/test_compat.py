@@ -75,6 +75,28 @@ def runner_in(folder, **config):
     )
 
 
+@check('mmengine', compat.skipping_metafiles, compat.formatting_once)
+def configs(folder):
+    from mmengine.config import Config, utils
+    from yapf.yapflib import yapf_api
+
+    path = folder / 'config.py'
+    path.write_text("_base_ = 'mmdet::_base_/schedules/schedule_1x.py'")
+    expected = Config.fromfile(path)
+    read, utils._get_cfg_metainfo = utils._get_cfg_metainfo, None
+    try:
+        with compat.skipping_metafiles():
+            assert Config.fromfile(path).to_dict() == expected.to_dict()
+    finally:
+        utils._get_cfg_metainfo = read
+    with compat.formatting_once():
+        text, format_code = expected.pretty_text, yapf_api.FormatCode
+        assert expected.pretty_text is text
+        expected.train_cfg.max_epochs = 99
+        assert expected.pretty_text != text
+    assert yapf_api.FormatCode is not format_code
+
+
 @check('mmengine', compat.train_loop, compat.built_loops)
 def loops(folder):
     runner = runner_in(folder)

@@ -16,10 +16,10 @@ from eca_mmdet.datasets.images import (
     inspect_images,
     leaves_folder,
 )
-from eca_mmdet.datasets.index import CocoIndex, read_index
 from eca_mmdet.datasets.rules import check as rules
 from eca_mmdet.datasets.rules.categories import compare_splits
 from eca_mmdet.datasets.rules.rule import Fault
+from eca_mmdet.utils.console import progress
 from eca_mmdet.utils.errors import UserError
 from eca_mmdet.utils.io import require_free, write_json
 from eca_mmdet.utils.text import clipped
@@ -154,9 +154,9 @@ def check_annotations(
                 f'{fix} cannot be written: its folder does not exist.',
                 code='file-not-written',
             )
-    checked = [_check(file, images, classes, None if fix else read_index(file))]
+    checked = [_check(file, images, classes)]
     if val:
-        checked.append(_check(val, val_images, classes, read_index(val)))
+        checked.append(_check(val, val_images, classes))
         names = _class_names(classes, checked[0].content)
         faults = compare_splits(
             checked[0].content,
@@ -174,19 +174,15 @@ def _check(
     file: PathLike,
     folder: PathLike | None,
     classes: Sequence[str] | str | None,
-    index: CocoIndex | None = None,
 ) -> CheckedFile:
-    """Check a file, by its index if there is one."""
-    if index is not None:
-        content = index.content()
-        names = _class_names(classes, content)
-        faults = rules.check_content(rules.suspect_content(index, names))
-    else:
+    with progress('annotations'):
         read = read_annotations(file)
         content = read.content
         require_instances(file, content)
-        names = _class_names(classes, content)
-        faults = [*read.faults, *rules.check_annotations(content, names)]
+        part = rules.suspect_content(
+            content, read.index, _class_names(classes, content)
+        )
+        faults = [*read.faults, *rules.check_content(part)]
     images = None
     if folder is not None:
         files = [one['file_name'] for one in content['images'] if is_image(one)]

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from eca_mmdet.datasets.index import CocoIndex, read_index
 from eca_mmdet.datasets.rules.rule import Fault, Fix, Phase, Rule
 from eca_mmdet.utils.errors import UserError
 from eca_mmdet.utils.io import read_json, require_free, write_json_files
@@ -30,15 +31,25 @@ def _is_plain(head: bytes) -> bool:
 
 @dataclass(frozen=True)
 class CocoFile:
-    """Content of an annotation file, its hash, and the faults of its encoding."""
+    """Content of an annotation file, its hash, and the faults of its encoding.
+
+    The index is None if an entry is not what COCO says; annotations are then a list.
+    """
 
     content: dict[str, Any]
     sha256: str
     faults: list[Fault]
+    index: CocoIndex | None = None
 
 
 def read_annotations(path: str | Path) -> CocoFile:
-    """Read a COCO annotation file, with or without annotations."""
+    """Read a COCO annotation file, with or without annotations.
+
+    Those of a sound file are decoded when they are asked for.
+    """
+    index = read_index(path)
+    if index is not None:
+        return CocoFile(index.content(), index.sha256, [], index)
     file = read_json(path, 'annotation file')
     require_annotations(path, file.content)
     return CocoFile(file.content, file.sha256, BYTE_ORDER_MARK.check(file.head))

@@ -8,10 +8,9 @@ them.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import compress
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ import numpy.typing as npt
 
 from eca_mmdet.datasets.coco import read_annotations
 from eca_mmdet.datasets.entries import is_box, is_crowd_flag, is_finite_number, whole
-from eca_mmdet.datasets.index import CocoIndex, Mask, read_index
+from eca_mmdet.datasets.index import CocoIndex, Entries, Mask
 from eca_mmdet.datasets.masks import mask_api, mask_boxes, mask_faults, to_rle
 from eca_mmdet.utils.errors import UserError
 from eca_mmdet.utils.text import clipped
@@ -48,6 +47,8 @@ class GroundTruth:
         areas: (N,) in pixels: the file's, else the mask's, else the box's.
         crowd: (N,) bool.
         segmentations: N polygons or RLEs as in the file, None where there is none.
+        sound_masks: (N,) bool: masks that the index of the file found usable, if the
+            size of their image is known.
         annotated: the file has a list of annotations, though it may be empty.
         file_names: M names of image files, '' where the file has none.
         notes: one line for each thing of the file that does not count.
@@ -66,6 +67,7 @@ class GroundTruth:
     areas: Floats
     crowd: npt.NDArray[np.bool_]
     segmentations: Sequence[Any]
+    sound_masks: npt.NDArray[np.bool_]
     annotated: bool
     file_names: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
@@ -113,6 +115,7 @@ class GroundTruth:
             areas=self.areas[objects],
             crowd=self.crowd[objects],
             segmentations=_take(self.segmentations, objects),
+            sound_masks=self.sound_masks[objects],
         )
 
     def mask_faults(self) -> dict[int, str]:
@@ -130,22 +133,22 @@ class GroundTruth:
     def _doubtful_masks(self) -> tuple[Ints, list[Any]]:
         """Return the masks that the file's index leaves open, after their positions."""
         sizes = self.sizes[self.image]
-        doubtful = np.ones(len(sizes), bool)
-        if isinstance(self.segmentations, _Segmentations):
-            drawable = (sizes > 0).all(1) & (sizes.prod(1) < 2**32)
-            doubtful = ~(self.segmentations.are_sound() & drawable)
-        rows = np.flatnonzero(doubtful)
-        return rows, [self.segmentations[row] for row in rows.tolist()]
+        drawable = (sizes > 0).all(1) & (sizes.prod(1) < 2**32)
+        rows = np.flatnonzero(~(self.sound_masks & drawable))
+        return rows, [*_take(self.segmentations, rows)]
 
     def without_masks(self) -> GroundTruth:
         """Return it for boxes alone: polygons as lists are most of its memory."""
-        return replace(self, segmentations=(None,) * len(self.image))
+        nothing = np.zeros(len(self.image), bool)
+        segmentations = (None,) * len(nothing)
+        return replace(self, segmentations=segmentations, sound_masks=nothing)
 
 
-def _take(items: Sequence[Any], kept: npt.NDArray[np.bool_]) -> Any:
-    if isinstance(items, _Segmentations):
-        return replace(items, rows=items.rows[kept])
-    return tuple(compress(items, kept.tolist()))
+def _take(items: Sequence[Any], kept: npt.NDArray[Any]) -> Any:
+    if isinstance(items, Entries):
+        return items[kept]
+    rows = np.flatnonzero(kept) if kept.dtype == bool else kept
+    return tuple(items[row] for row in rows.tolist())
 
 
 def _as_ints(ids: Sequence[ImageId]) -> Ints:
@@ -155,70 +158,20 @@ def _as_ints(ids: Sequence[ImageId]) -> Ints:
 
 def read_ground_truth(path: str | Path) -> GroundTruth:
     """Read a COCO annotation file, whose every entry must be usable."""
-    index = read_index(path)
-    found = _from_index(index, str(path)) if index else None
-    if found:
-        return found
     file = read_annotations(path)
-    return replace(ground_truth(file.content, str(path)), sha256=file.sha256)
+    found = ground_truth(file.content, str(path), file.index)
+    return replace(found, sha256=file.sha256)
 
 
-@dataclass(frozen=True, eq=False)
-class _Segmentations(Sequence[Any]):
-    """Segmentations that are decoded when asked for; ``rows`` are their positions."""
-
-    file: CocoIndex
-    rows: Ints
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, at: Any) -> Any:
-        return self.file.segmentations([self.rows[at]])[0] or None
-
-    def are_sound(self) -> npt.NDArray[np.bool_]:
-        """Tell which are usable on an image whose size is known."""
-        return np.asarray(self.file.masks[self.rows] == Mask.SOUND)
-
-    def __iter__(self) -> Iterator[Any]:
-        return (one or None for one in self.file.segmentations(self.rows))
-
-
-def _from_index(index: CocoIndex, source: str) -> GroundTruth | None:
-    """Return what :func:`ground_truth` returns; None if an annotation may be faulty."""
-    found = [index.image >= 0, index.category >= 0]
-    rows = np.flatnonzero(found[0] & found[1])
-    boxes, areas = index.boxes[rows], index.areas[rows]
-    # No NaN for what is missing, and the sum of four numbers is finite.
-    if not ((abs(boxes) < 1e300).all() and np.isfinite(areas).all()):
-        return None
-    images = index.images(range(len(index.image_ids)))
-    content = {'images': images, 'categories': index.categories(), 'annotations': []}
-    empty = ground_truth(content, source)
-    left_out = {
-        'image': index.image_id[~found[0]].tolist(),
-        'category': index.category_id[found[0] & ~found[1]].tolist(),
-    }
-    return replace(
-        empty,
-        image=np.searchsorted(empty.id_columns[0], index.image_id[rows]),
-        category=np.searchsorted(empty.id_columns[1], index.category_id[rows]),
-        boxes=boxes,
-        areas=areas,
-        crowd=index.crowd[rows] == 1,
-        segmentations=_Segmentations(index, rows),
-        annotated=index.annotated,
-        notes=(*empty.notes, *_notes(source, left_out)),
-        sha256=index.sha256,
-    )
-
-
-def ground_truth(content: Any, source: str = 'ground truth') -> GroundTruth:
+def ground_truth(
+    content: Any, source: str = 'ground truth', index: CocoIndex | None = None
+) -> GroundTruth:
     """Turn the content of a COCO annotation file into columns.
 
     Missing ``info``, ``licenses``, ``iscrowd`` and ``area`` are no fault. Objects on
     images or in categories that the file does not list do not count, as in pycocotools,
-    and are listed in ``notes``.
+    and are listed in ``notes``. Annotations are not looked at where ``index`` has what
+    is needed.
 
     Raises:
         UserError: an entry cannot be used; the first and their number are named.
@@ -231,9 +184,14 @@ def ground_truth(content: Any, source: str = 'ground truth') -> GroundTruth:
     category_at = {key: index for index, key in enumerate(category_ids)}
     order = [category_at[normal_id(one['id'])] for one in categories]
     sizes = [_size(one, source) for one in by_position]
-    columns = _AnnotationColumns(source, image_ids, category_at, sizes)
     annotations = content.get('annotations')
-    columns.read([] if annotations is None else annotations)
+    left_out: dict[str, list[Any]] = {'image': [], 'category': []}
+    columns = None
+    if index is not None:
+        columns = _columns_of(index, image_ids, category_ids, left_out)
+    if columns is None:
+        image_at = {key: index for index, key in enumerate(image_ids)}
+        columns = _columns(annotations, source, image_at, category_at, sizes, left_out)
     repeated = [
         f'{more} {kind} entries of {source} repeat an id; the last one counts'
         for kind, more in (
@@ -242,6 +200,12 @@ def ground_truth(content: Any, source: str = 'ground truth') -> GroundTruth:
         )
         if more
     ]
+    ignored = [
+        f'{len(ids)} annotations of {source} do not count: their {kind} ids '
+        f'are not in the file ({", ".join(map(repr, ids[:3]))})'
+        for kind, ids in left_out.items()
+        if ids
+    ]
     return GroundTruth(
         source=source,
         image_ids=image_ids,
@@ -249,16 +213,37 @@ def ground_truth(content: Any, source: str = 'ground truth') -> GroundTruth:
         category_ids=category_ids,
         category_names=names,
         file_order=np.array(list(dict.fromkeys(order)), np.int64),
-        image=np.array(columns.image, np.int64),
-        category=np.array(columns.category, np.int64),
-        boxes=np.array(columns.boxes, np.float64).reshape(-1, 4),
-        areas=np.array(columns.areas, np.float64),
-        crowd=np.array(columns.crowd, bool),
-        segmentations=columns.segmentations,
-        annotated=isinstance(annotations, list),
+        **columns,
+        annotated=isinstance(annotations, Sequence),
         file_names=tuple(_text(one.get('file_name', '')) for one in by_position),
-        notes=(*repeated, *_notes(source, columns.left_out)),
+        notes=(*repeated, *ignored),
     )
+
+
+def _columns_of(
+    index: CocoIndex,
+    image_ids: tuple[ImageId, ...],
+    category_ids: tuple[ImageId, ...],
+    left_out: dict[str, list[Any]],
+) -> dict[str, Any] | None:
+    """Return the columns of an index; None if an annotation has to be looked at."""
+    known = [index.image >= 0, index.category >= 0]
+    rows = np.flatnonzero(known[0] & known[1])
+    boxes, areas = index.boxes[rows], index.areas[rows]
+    # No NaN for what is missing, and the sum of four numbers is finite.
+    if not ((abs(boxes) < 1e300).all() and np.isfinite(areas).all()):
+        return None
+    left_out['image'] += index.image_id[~known[0]].tolist()
+    left_out['category'] += index.category_id[known[0] & ~known[1]].tolist()
+    return {
+        'image': np.searchsorted(_as_ints(image_ids), index.image_id[rows]),
+        'category': np.searchsorted(_as_ints(category_ids), index.category_id[rows]),
+        'boxes': boxes,
+        'areas': areas,
+        'crowd': index.crowd[rows] == 1,
+        'segmentations': Entries(index.segmentations, rows),
+        'sound_masks': index.masks[rows] == Mask.SOUND,
+    }
 
 
 def _entries(content: Any, key: str, source: str) -> list[Any]:
@@ -319,98 +304,77 @@ def normal_id(value: Any) -> ImageId:
     raise ValueError(f'{clipped(repr(value))} is no id')
 
 
-class _AnnotationColumns:
-    """Collects annotations one by one, into the columns of ``GroundTruth``.
+def _columns(
+    annotations: Any,
+    source: str,
+    image_at: Mapping[ImageId, int],
+    category_at: Mapping[ImageId, int],
+    sizes: list[tuple[int, int]],
+    left_out: dict[str, list[Any]],
+) -> dict[str, Any]:
+    """Look at every annotation; raise UserError for those that cannot be used."""
+    annotations = [] if annotations is None else annotations
+    if isinstance(annotations, (str, Mapping)) or not isinstance(annotations, Sequence):
+        raise UserError(
+            f"{source}: 'annotations' must be a list; it is a "
+            f'{type(annotations).__name__}.',
+            code='not-annotations',
+        )
+    found, faults = [], []
+    for number, one in enumerate(annotations):
+        try:
+            image = image_at.get(normal_id(one['image_id']))
+            category = category_at.get(normal_id(one['category_id']))
+            if image is None or category is None:
+                kind = 'image' if image is None else 'category'
+                left_out[kind].append(one[f'{kind}_id'])
+            else:
+                found.append((image, category, *_values(one, sizes[image])))
+        except (KeyError, TypeError, ValueError, IndexError) as error:
+            missing = isinstance(error, KeyError)
+            faults.append((number, f'it has no {error}' if missing else str(error)))
+    if faults:
+        raise UserError(
+            f'{source}: {len(faults)} of {len(annotations)} annotations cannot be '
+            f'used; the first is number {faults[0][0]}: {faults[0][1]}. Look at them '
+            f'all: eca-mmdet check-data {source}',
+            code='not-annotations',
+        )
+    columns: list[Any] = [*zip(*found, strict=True)] or [()] * 6
+    images, categories, boxes, areas, crowd, masks = columns
+    return {
+        'image': np.array(images, np.int64),
+        'category': np.array(categories, np.int64),
+        'boxes': np.array(boxes, np.float64).reshape(-1, 4),
+        'areas': np.array(areas, np.float64),
+        'crowd': np.array(crowd, bool),
+        'segmentations': masks,
+        'sound_masks': np.zeros(len(masks), bool),
+    }
 
-    ``sizes`` are height and width of each image.
+
+def _values(one: Any, size: tuple[int, int]) -> tuple[Any, float, bool, Any]:
+    """Return box, area, crowd flag and mask of an annotation, or raise ValueError.
+
+    ``size`` is the height and width of its image.
     """
-
-    def __init__(
-        self,
-        source: str,
-        image_ids: tuple[ImageId, ...],
-        category_at: Mapping[ImageId, int],
-        sizes: list[tuple[int, int]],
-    ) -> None:
-        self._source = source
-        self._image_at = {key: index for index, key in enumerate(image_ids)}
-        self._category_at = category_at
-        self._sizes = sizes
-        self.left_out: dict[str, list[Any]] = {'image': [], 'category': []}
-        self.image: list[int] = []
-        self.category: list[int] = []
-        self.boxes: list[Any] = []
-        self.areas: list[float] = []
-        self.crowd: list[bool] = []
-        self.segmentations: list[Any] = []
-
-    def read(self, annotations: Any) -> None:
-        """Take every annotation, or raise UserError for those that cannot be used."""
-        if not isinstance(annotations, list):
-            raise UserError(
-                f"{self._source}: 'annotations' must be a list; it is a "
-                f'{type(annotations).__name__}.',
-                code='not-annotations',
-            )
-        faults: list[tuple[int, Exception]] = []
-        for index, one in enumerate(annotations):
-            try:
-                self._read(one)
-            except (KeyError, TypeError, ValueError, IndexError) as error:
-                faults.append((index, error))
-        if faults:
-            index, first = faults[0]
-            missing = isinstance(first, KeyError)
-            reason = f'it has no {first}' if missing else str(first)
-            raise UserError(
-                f'{self._source}: {len(faults)} of {len(annotations)} annotations '
-                f'cannot be used; the first is number {index}: {reason}. Look at them '
-                f'all: eca-mmdet check-data {self._source}',
-                code='not-annotations',
-            )
-
-    def _read(self, one: Any) -> None:
-        image = self._image_at.get(normal_id(one['image_id']))
-        category = self._category_at.get(normal_id(one['category_id']))
-        if image is None or category is None:
-            kind = 'image' if image is None else 'category'
-            self.left_out[kind].append(one[f'{kind}_id'])
-            return
-        segmentation = one.get('segmentation') or None
-        box, area = one.get('bbox') or None, one.get('area')
-        rle = None
-        if segmentation is not None and (box is None or area is None):
-            size = self._sizes[image]
-            fault = mask_faults([segmentation], [size]).get(0)
-            # A box is enough: an unusable mask is reported when masks are evaluated.
-            rle = None if fault else to_rle(segmentation, *size)
-        if box is None:
-            if rle is None:
-                raise ValueError('it has neither bbox nor a usable segmentation')
-            box = mask_api().toBbox(rle).tolist()
-        if not is_box(box):
-            raise ValueError(f'bbox {str(box)[:60]} is not four finite numbers')
-        x, y, width, height = (float(value) for value in box)
-        if area is None:
-            area = float(mask_api().area(rle)) if rle else width * height
-        if not is_finite_number(area):
-            raise ValueError(f'area {clipped(repr(area))} is not a finite number')
-        crowd = one.get('iscrowd') or 0
-        if not is_crowd_flag(crowd):
-            raise ValueError(f'iscrowd {clipped(repr(crowd))} is neither 0 nor 1')
-        self.image.append(image)
-        self.category.append(category)
-        self.boxes.append((x, y, width, height))
-        self.areas.append(float(area))
-        self.crowd.append(bool(crowd))
-        self.segmentations.append(segmentation)
-
-
-def _notes(source: str, left_out: Mapping[str, Sequence[Any]]) -> tuple[str, ...]:
-    """Say what was left out."""
-    return tuple(
-        f'{len(ids)} annotations of {source} do not count: their {kind} ids '
-        f'are not in the file ({", ".join(map(repr, ids[:3]))})'
-        for kind, ids in left_out.items()
-        if ids
-    )
+    mask = one.get('segmentation') or None
+    box, area = one.get('bbox') or None, one.get('area')
+    rle = None
+    if mask is not None and (box is None or area is None):
+        # A box is enough: an unusable mask is reported when masks are evaluated.
+        rle = None if mask_faults([mask], [size]) else to_rle(mask, *size)
+    if box is None:
+        if rle is None:
+            raise ValueError('it has neither bbox nor a usable segmentation')
+        box = mask_api().toBbox(rle).tolist()
+    if not is_box(box):
+        raise ValueError(f'bbox {str(box)[:60]} is not four finite numbers')
+    if area is None:
+        area = float(mask_api().area(rle)) if rle else float(box[2]) * float(box[3])
+    if not is_finite_number(area):
+        raise ValueError(f'area {clipped(repr(area))} is not a finite number')
+    crowd = one.get('iscrowd') or 0
+    if not is_crowd_flag(crowd):
+        raise ValueError(f'iscrowd {clipped(repr(crowd))} is neither 0 nor 1')
+    return box, float(area), bool(crowd), mask

@@ -15,6 +15,7 @@ from pathlib import Path, PurePath
 from urllib.parse import unquote
 
 from eca_mmdet.datasets.entries import Size
+from eca_mmdet.utils.console import progress
 from eca_mmdet.utils.images import decode
 
 MAX_THREADS = 8
@@ -171,20 +172,16 @@ def open_images(folder: Path, names: Iterable[str]) -> ImageFiles:
 
     A progress bar goes to stderr if that is a terminal.
     """
-    from rich.console import Console
-    from rich.progress import Progress
-
     names = list(dict.fromkeys(names))
     missing = find_missing(folder, names).missing
     present = [name for name in names if name not in missing]
     damaged: dict[str, str] = {}
     sizes: dict[str, Size] = {}
-    console = Console(stderr=True)
-    bar = Progress(console=console, transient=True, disable=not console.is_terminal)
-    with ThreadPoolExecutor(min(MAX_THREADS, os.cpu_count() or 1)) as pool, bar:
+    threads = ThreadPoolExecutor(min(MAX_THREADS, os.cpu_count() or 1))
+    with threads as pool, progress('images', len(present)) as advance:
         seen = pool.map(check_size, (folder / name for name in present))
-        track = bar.track(seen, len(present), description='images')
-        for name, size in zip(present, track, strict=True):
+        for name, size in zip(present, seen, strict=True):
+            advance()
             if isinstance(size, str):
                 damaged[name] = size
             else:

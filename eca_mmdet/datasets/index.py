@@ -14,23 +14,18 @@ import os
 import time
 import weakref
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
+from itertools import chain
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple, cast
+from typing import Annotated, Any, NamedTuple, TypeVar, cast
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from eca_mmdet.datasets.entries import (
-    MOST_OUTLINE_PX,
-    Entry,
-    is_crowd_flag,
-    is_polygon,
-    is_segmentation,
-)
+from eca_mmdet.datasets.entries import Entry, is_crowd_flag, is_segmentation
 from eca_mmdet.datasets.index_cache import (
     cache_path,
     one_at_a_time,
@@ -49,9 +44,10 @@ from eca_mmdet.utils.errors import RunError
 from eca_mmdet.utils.io import no_garbage_collection, require_regular
 
 Array = npt.NDArray[Any]
+T = TypeVar('T')
 
-_CHUNK = 1 << 13
-"""Annotations that are held as objects at a time."""
+_CHUNK = 1 << 9
+"""Annotations that are held as objects at a time: as many as the CPU's cache holds."""
 
 _VERSION = 'coco-index-1'
 """Of the columns; caches of another are not read."""
@@ -115,7 +111,11 @@ class _Annotation(msgspec.Struct, gc=False):
     area: float | None = None
     iscrowd: bool | int | float | None = None
     ignore: bool | int | float | None = None
-    segmentation: msgspec.Raw = msgspec.Raw(b'null')
+    segmentation: list[list[float]] | dict[str, Any] | None = None
+
+
+class _OddMask(_Annotation, gc=False):
+    segmentation: Any = None
 
 
 class _Segmentation(msgspec.Struct):
@@ -128,38 +128,38 @@ class _File(msgspec.Struct):
     annotations: list[msgspec.Raw] | msgspec.UnsetType = msgspec.UNSET
 
 
-_MOST_POINTS = 100
-_FAR_PX = MOST_OUTLINE_PX / (4 * _MOST_POINTS) - 1
-"""An outline of fewer points that are no farther from 0 is not too long to be drawn."""
-
-_Number = Annotated[float, msgspec.Meta(ge=-_FAR_PX, le=_FAR_PX)]
-_Points = Annotated[
-    list[_Number], msgspec.Meta(min_length=6, max_length=2 * _MOST_POINTS)
-]
-_POLYGONS = msgspec.json.Decoder(list[_Points])
-_ANNOTATION = msgspec.json.Decoder(_Annotation)
 _SEGMENTATION = msgspec.json.Decoder(_Segmentation)
 _ENTRY = msgspec.json.Decoder(dict[str, Any])
 _ENTRIES = msgspec.json.Decoder(list[dict[str, Any]])
 
 
-class Entries(Sequence[Entry]):
-    """Entries of a file as a sequence; ``read`` decodes those at some positions."""
+class Entries(Sequence[Any]):
+    """Entries at some ``rows`` of a file, which ``read`` decodes when asked for.
 
-    def __init__(
-        self, read: Callable[[Iterable[int]], list[Entry]], count: int
-    ) -> None:
-        self._read = read
-        self._at = range(count)
+    They equal a list of the same entries. A slice, indices or a mask give a part.
+    """
+
+    def __init__(self, read: Callable[[Array], list[Any]], rows: Any) -> None:
+        self.read = read
+        self.rows: Array = np.asarray(rows)
 
     def __len__(self) -> int:
-        """Return the number of entries."""
-        return len(self._at)
+        return len(self.rows)
 
     def __getitem__(self, at: Any) -> Any:
-        """Return an entry, or a list of them."""
-        found = self._at[at]
-        return self._read(found) if isinstance(at, slice) else self._read([found])[0]
+        if isinstance(at, (int, np.integer)):
+            return self.read(self.rows[np.array([at])])[0]
+        return Entries(self.read, self.rows[at])
+
+    def __iter__(self) -> Iterator[Any]:
+        for start in range(0, len(self), _CHUNK):
+            yield from self.read(self.rows[start : start + _CHUNK])
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Sequence) and [*self] == [*other]
+
+    def __deepcopy__(self, memo: Any) -> Entries:
+        return self
 
 
 @dataclass(frozen=True, eq=False)
@@ -246,10 +246,6 @@ class CocoIndex:
         """Return image entries with all their keys."""
         return self._decode(self.image_spans, positions, _ENTRY)
 
-    def categories(self) -> list[Entry]:
-        """Return all categories."""
-        return self._decode(self.category_spans, range(len(self.category_ids)), _ENTRY)
-
     def annotations(self, positions: Iterable[int]) -> list[Entry]:
         """Return annotations with all their keys."""
         return self._decode(self.spans, positions, _ENTRY)
@@ -258,46 +254,41 @@ class CocoIndex:
         """Return polygons or RLEs as in the file, None where there is none."""
         found = self._decode(self.spans, positions, _SEGMENTATION)
         return [
-            one.get('segmentation') if isinstance(one, dict) else one.segmentation
+            (one.get('segmentation') if isinstance(one, dict) else one.segmentation)
             for one in found
         ]
 
+    def categories(self) -> list[Entry]:
+        """Return all categories."""
+        return self._list(self.category_spans)
+
     def content(self) -> dict[str, Any]:
-        """Return the entries as in the file, annotations when they are asked for."""
-        content: dict[str, Any] = {
-            'images': self._all_images(),
-            'categories': self.categories(),
-        }
+        """Return what the file holds, annotations decoded when they are asked for."""
+        lists = [self.image_spans, self.category_spans, *[self.spans] * bool(len(self))]
+        cuts = sorted(at for spans in lists for at in _limits(spans))
+        pairs = zip([0, *cuts[1::2]], [*cuts[::2], self.stamp.size], strict=True)
+        rest = b''.join(self._read(start, stop - start) for start, stop in pairs)
+        content: dict[str, Any] = _parse(rest, _ENTRY)
+        content['images'] = self._list(self.image_spans)
+        content['categories'] = self.categories()
         if self.annotated:
-            content['annotations'] = Entries(self.annotations, len(self))
+            content['annotations'] = Entries(self.annotations, range(len(self)))
         return content
 
-    def file_names(self) -> list[str]:
-        """Return the file names of all images."""
-        return [image['file_name'] for image in self._all_images()]
-
-    def _all_images(self) -> list[Entry]:
-        start, (last, length) = self.image_spans[0, 0], self.image_spans[-1]
-        text = b'[' + self._read(int(start), int(last + length - start)) + b']'
-        try:
-            found: list[Entry] = _ENTRIES.decode(text)
-        except _REFUSED:  # text of a key that is not read here, e.g. 1e999
-            found = json.loads(text)
+    def _list(self, spans: Array) -> list[Entry]:
+        start, stop = _limits(spans)
+        found: list[Entry] = _parse(
+            b'[' + self._read(start, stop - start) + b']', _ENTRIES
+        )
         return found
 
     def _decode(
         self, spans: Array, positions: Iterable[int], decoder: msgspec.json.Decoder[Any]
     ) -> list[Any]:
         self._require_unchanged()
-        entries = []
-        for at in positions:
-            start, length = spans[at].tolist()
-            text = os.pread(self._handle[0], length, start)
-            try:
-                entries.append(decoder.decode(text))
-            except _REFUSED:  # text of a key that is not read here, e.g. 1e999
-                entries.append(json.loads(text))
-        return entries
+        chosen = spans[np.asarray([*positions], np.int64)].tolist()
+        texts = (os.pread(self._handle[0], length, at) for at, length in chosen)
+        return [_parse(text, decoder) for text in texts]
 
     def _read(self, start: int, length: int) -> bytes:
         self._require_unchanged()
@@ -346,6 +337,17 @@ def _changed(path: Path) -> ChangedFileError:
         f'annotation file {str(path)!r} was changed while it was in use. Start again, '
         'and give new files a new name.'
     )
+
+
+def _limits(spans: Array) -> tuple[int, int]:
+    return int(spans[0, 0]), int(spans[-1].sum())
+
+
+def _parse(text: bytes, decoder: msgspec.json.Decoder[Any]) -> Any:
+    try:
+        return decoder.decode(text)
+    except _REFUSED:  # text of a key that is not read here, e.g. 1e999
+        return json.loads(text)
 
 
 _COLUMNS = tuple(
@@ -474,12 +476,16 @@ def _build(path: Path, stamp: Stamp, data: bytes) -> CocoIndex | None:
         file = msgspec.json.decode(data, type=_File)
         if not file.images or not file.categories:
             return None
-        columns: dict[str, Any] = _image_columns(data, file.images)
-        categories = [
-            msgspec.json.decode(raw, type=_Category) for raw in file.categories
-        ]
-        columns['category_ids'] = _ints(categories, 'id')
-        columns['category_spans'] = _spans(data, file.categories)
+        images = _decode_all(file.images, _Image)
+        categories = _decode_all(file.categories, _Category)
+        sizes = [(image.width, image.height) for image in images]
+        columns: dict[str, Any] = {
+            'image_ids': np.array([image.id for image in images], np.int64),
+            'image_sizes': np.array(sizes, np.float64).reshape(-1, 2),
+            'image_spans': _spans(data, file.images),
+            'category_ids': np.array([one.id for one in categories], np.int64),
+            'category_spans': _spans(data, file.categories),
+        }
         annotated = file.annotations is not msgspec.UNSET
         annotations = cast(list[msgspec.Raw], file.annotations if annotated else [])
         columns |= _annotation_columns(annotations, columns)
@@ -498,38 +504,39 @@ def _require_utf8(data: bytes) -> None:
             decoder.decode(data[start : start + (1 << 24)])
 
 
+def _decode_all(entries: list[msgspec.Raw], kind: type[T]) -> list[T]:
+    decoder = msgspec.json.Decoder(list[kind])  # type: ignore[valid-type]
+    found: list[T] = decoder.decode(b'[' + b','.join(entries) + b']')
+    return found
+
+
 def _spans(data: bytes, entries: list[msgspec.Raw]) -> Array:
     """Return offset and length of each entry of a list: objects, a comma between."""
     spans = np.empty((len(entries), 2), np.int64)
     spans[:, 1] = np.fromiter(map(len, entries), np.int64, len(entries))
-    at = _address(entries[0]) - _address(data) if entries else 0
-    starts = []
-    for length in spans[:, 1].tolist():
-        at = data.index(b'{', at)
-        starts.append(at)
-        at += length
-    spans[:, 0] = starts
+    places = [_address(raw) - _address(data) for raw in entries[:2]]
+    if len(entries) > 1:  # the same text between all of them, or a search for each
+        gap = places[1] - places[0] - len(entries[0])
+        starts = places[0] + np.cumsum(spans[:-1, 1] + gap)
+        text = np.frombuffer(data, np.uint8)
+        braces = (
+            (text.take(starts - back, mode='clip') == ord('{')).mean()
+            for back in range(gap)
+        )
+        if gap < 99 and [*braces] == [1] + [0] * (gap - 1):
+            places[1:] = starts.tolist()
+        else:
+            at = places.pop()
+            for length in spans[1:, 1].tolist():
+                places.append(data.index(b'{', at))
+                at = places[-1] + length
+    spans[:, 0] = places
     return spans
 
 
 def _address(data: Any) -> int:
     found: int = np.frombuffer(data, np.uint8).__array_interface__['data'][0]
     return found
-
-
-def _image_columns(data: bytes, entries: list[msgspec.Raw]) -> dict[str, Array]:
-    decode = msgspec.json.Decoder(_Image).decode
-    images = [decode(raw) for raw in entries]
-    sizes = [(image.width, image.height) for image in images]
-    return {
-        'image_ids': _ints(images, 'id'),
-        'image_sizes': np.array(sizes, np.float64).reshape(-1, 2),
-        'image_spans': _spans(data, entries),
-    }
-
-
-def _ints(entries: Sequence[Any], key: str) -> Array:
-    return np.array([getattr(one, key) for one in entries], np.int64)
 
 
 def _annotation_columns(
@@ -542,38 +549,50 @@ def _annotation_columns(
             ('ids', np.int64, ()),
             ('image_id', np.int64, ()),
             ('category_id', np.int64, ()),
-            ('image', np.int32, ()),
             ('boxes', np.float64, (4,)),
             ('areas', np.float64, ()),
             ('crowd', np.int8, ()),
             ('ignore', np.bool_, ()),
+            ('image', np.int32, ()),
             ('masks', np.uint8, ()),
         )
     }
     find_images = _finder(known['image_ids'])
     no_box = (np.nan,) * 4
     for start in range(0, count, _CHUNK):
-        part = [_ANNOTATION.decode(raw) for raw in entries[start : start + _CHUNK]]
-        here = slice(start, start + len(part))
-        columns['ids'][here] = _ints(part, 'id')
-        columns['image_id'][here] = _ints(part, 'image_id')
-        columns['category_id'][here] = _ints(part, 'category_id')
-        columns['image'][here] = find_images(columns['image_id'][here])
-        columns['boxes'][here] = [one.bbox or no_box for one in part]
-        columns['areas'][here] = [
-            np.nan if one.area is None else one.area for one in part
-        ]
-        columns['crowd'][here] = [_flag(one.iscrowd) for one in part]
-        columns['ignore'][here] = [bool(one.ignore) for one in part]
-        sizes = known['image_sizes'][columns['image'][here]]
-        sizes[columns['image'][here] < 0] = np.nan
-        columns['masks'][here] = _look_at_masks(part, sizes, columns['boxes'][here])
+        texts = entries[start : start + _CHUNK]
+        here = slice(start, start + len(texts))
+        try:
+            part = _decode_all(texts, _Annotation)
+        except msgspec.ValidationError:
+            part = [*map(_without_odd_mask, _decode_all(texts, _OddMask))]
+        *ids, boxes, areas, crowd, ignore, masks = zip(
+            *map(msgspec.structs.astuple, part), strict=True
+        )
+        for name, values in zip(('ids', 'image_id', 'category_id'), ids, strict=True):
+            columns[name][here] = np.array(values, np.int64)
+        sides = chain.from_iterable(box or no_box for box in boxes)
+        columns['boxes'][here] = np.fromiter(sides, np.float64).reshape(-1, 4)
+        columns['areas'][here] = areas  # None becomes NaN
+        flags = {value: _flag(value) for value in {*crowd}}
+        columns['crowd'][here] = [flags[value] for value in crowd]
+        columns['ignore'][here] = ignore
+        images = columns['image'][here] = find_images(columns['image_id'][here])
+        sizes = known['image_sizes'][images]
+        sizes[images < 0] = np.nan
+        columns['masks'][here] = _look_at_masks(masks, sizes, columns['boxes'][here])
     columns['category'] = _finder(known['category_ids'])(columns['category_id'])
     order = np.argsort(columns['image'], kind='stable')
     columns['order'] = order.astype(np.int32)
     limits = np.arange(len(known['image_ids']) + 1)
     columns['starts'] = np.searchsorted(columns['image'][order], limits)
     return columns
+
+
+def _without_odd_mask(entry: _OddMask) -> _OddMask:
+    if entry.segmentation and not is_segmentation(entry.segmentation):
+        entry.segmentation = True
+    return entry
 
 
 def _finder(ids: Array) -> Callable[[Array], Array]:
@@ -596,34 +615,29 @@ def _flag(value: float | None) -> int:
     return int(value)
 
 
-def _look_at_masks(entries: list[_Annotation], sizes: Array, boxes: Array) -> Array:
+def _look_at_masks(masks: Sequence[Any], sizes: Array, boxes: Array) -> Array:
     """Return the kind of each mask; ``sizes`` are width and height of the images."""
-    kinds = np.full(len(entries), Mask.OTHER, np.uint8)
-    polygons: dict[int, Any] = {}
-    rles: dict[int, Any] = {}
+    kinds = np.full(len(masks), Mask.OTHER, np.uint8)
     drawable = ((0 < sizes) & (sizes < 2**31)).all(1) & (sizes.prod(1) < 2**32)
-    for at, one in enumerate(entries):
-        try:
-            mask, usable = _POLYGONS.decode(one.segmentation), True
-        except _REFUSED:
-            mask = json.loads(bytes(one.segmentation))
-            usable = is_segmentation(mask)
+    polygons, rles = [], []
+    for at, (mask, usable) in enumerate(zip(masks, drawable.tolist(), strict=True)):
         if not mask:
             kinds[at] = Mask.NONE
-        elif usable and isinstance(mask, list):
-            if drawable[at] and all(map(is_polygon, mask)):
-                polygons[at] = mask
-        elif usable and mask['size'] == sizes[at, ::-1].tolist():
-            rles[at] = mask
-    compressed = [at for at, mask in rles.items() if isinstance(mask['counts'], str)]
-    for at in np.flatnonzero(bad_counts([rles[at] for at in compressed])):
-        del rles[compressed[at]]
-    extents = np.full((len(entries), 4), np.nan)
+        elif usable and type(mask) is list:
+            polygons.append(at)
+        elif type(mask) is dict and is_segmentation(mask):
+            if mask['size'] == sizes[at, ::-1].tolist():
+                rles.append(at)
+    compressed = [at for at in rles if isinstance(masks[at]['counts'], str)]
+    bad = np.flatnonzero(bad_counts([masks[at] for at in compressed]))
+    rles = [at for at in rles if at not in {compressed[n] for n in bad}]
+    extents = np.full((len(masks), 4), np.nan)
     with np.errstate(all='ignore'):
-        extents[[*polygons]] = polygon_extents([*polygons.values()], sizes[[*polygons]])
+        outlines = [masks[at] for at in polygons]
+        extents[polygons] = polygon_extents(outlines, sizes[polygons])
         if rles:
-            found = mask_api().toBbox([to_rle(mask, 0, 0) for mask in rles.values()])
+            found = mask_api().toBbox([to_rle(masks[at], 0, 0) for at in rles])
             found[(found[:, 2:] <= 0).any(1)] = np.nan
-            extents[[*rles]] = found
+            extents[rles] = found
         kinds[overlap(extents, boxes) >= LEAST_OVERLAP] = Mask.SOUND
     return kinds

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from eca_mmdet.datasets.entries import (
+    MOST_OUTLINE_PX,
     Entry,
     Size,
     is_drawable_size,
@@ -254,27 +255,36 @@ def mask_boxes(masks: Sequence[Any], sizes: npt.ArrayLike) -> Floats:
 def polygon_extents(masks: Sequence[Any], sizes: npt.ArrayLike) -> Floats:
     """Return (N, 4) x, y, width and height of polygons that surely have a pixel.
 
-    Their area is large for their extent, which is inside the image. The others are NaN.
+    Their area is large for their extent, which is inside the image. The others are
+    NaN, as are outlines that may be too long to draw, and lists that are no polygon.
     """
-    if not len(masks):
-        return np.empty((0, 4))
-    rings = [ring for mask in masks for ring in mask]
-    counts = np.fromiter(map(len, rings), np.int64) // 2
-    points = np.fromiter(chain.from_iterable(rings), np.float64).reshape(-1, 2)
-    ends = np.cumsum(counts)
-    starts, after = ends - counts, np.arange(1, len(points) + 1)
-    after[ends - 1] = starts
-    (x, y), (next_x, next_y) = points.T, points[after].T
-    twice = np.abs(np.add.reduceat(x * next_y - next_x * y, starts))
-    low, high = (f.reduceat(points, starts) for f in (np.minimum, np.maximum))
-    sure = twice > 3 * (high - low).sum(1)
+    extents: Floats = np.full((len(masks), 4), np.nan)
+    rings = [*chain.from_iterable(masks)]
+    counts = np.fromiter(map(len, rings), np.int64, len(rings)) // 2
+    if not all(is_polygon(range(count)) for count in {*map(len, rings)}):
+        good = [all(map(is_polygon, mask)) for mask in masks]
+        usable = [mask for mask, is_good in zip(masks, good, strict=True) if is_good]
+        extents[good] = polygon_extents(usable, np.asarray(sizes)[good])
+    elif rings:
+        values = np.fromiter(chain.from_iterable(rings), np.float64, 2 * counts.sum())
+        x, y = values[::2].copy(), values[1::2].copy()
+        ends = np.cumsum(counts)
+        starts, last = ends - counts, ends - 1
+        twice = np.append(x[:-1] * y[1:] - x[1:] * y[:-1], 0)
+        twice[last] = x[last] * y[starts] - x[starts] * y[last]
+        low, high = (
+            np.stack([f.reduceat(x, starts), f.reduceat(y, starts)], 1)
+            for f in (np.minimum, np.maximum)
+        )
+        sure = np.abs(np.add.reduceat(twice, starts)) > 3 * (high - low).sum(1)
+        sure &= (high.max(1) - low.min(1)) * counts * 2 < MOST_OUTLINE_PX
 
-    first = np.cumsum([0, *map(len, masks)])[:-1]
-    low, high = np.minimum.reduceat(low, first), np.maximum.reduceat(high, first)
-    sure = np.logical_or.reduceat(sure, first)
-    sure &= ((low >= 0) & (high <= sizes)).all(1)
-    extents: Floats = np.hstack([low, high - low])
-    extents[~sure] = np.nan
+        first = np.cumsum([0, *map(len, masks)])[:-1]
+        low, high = np.minimum.reduceat(low, first), np.maximum.reduceat(high, first)
+        sure = np.logical_and.reduceat(sure, first)
+        sure &= ((low >= 0) & (high <= sizes)).all(1)
+        extents[:] = np.hstack([low, high - low])
+        extents[~sure] = np.nan
     return extents
 
 

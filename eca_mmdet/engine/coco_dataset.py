@@ -8,58 +8,17 @@ from __future__ import annotations
 
 import functools
 from collections import defaultdict
-from collections.abc import Callable, Sequence
-from typing import Any, overload
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from mmdet.datasets import CocoDataset
 from mmdet.registry import DATASETS
 from mmengine.dataset import force_full_init
 
-from eca_mmdet.datasets.index import Array, CocoIndex, read_index
+from eca_mmdet.datasets.index import Array, CocoIndex, Entries, read_index
 
 _LOCAL: tuple[dict[str, str], ...] = ({'backend': 'local'}, {})
-
-
-class Samples(Sequence[dict[str, Any]]):
-    """Some images of an index, each parsed by a dataset when it is asked for."""
-
-    def __init__(
-        self,
-        source: CocoIndex,
-        positions: Array,
-        parse: Callable[[dict[str, Any]], dict[str, Any]],
-    ) -> None:
-        self.source = source
-        self.positions = positions
-        self.parse = parse
-
-    def __len__(self) -> int:
-        """Return the number of images."""
-        return len(self.positions)
-
-    @overload
-    def __getitem__(self, at: int) -> dict[str, Any]: ...
-    @overload
-    def __getitem__(self, at: slice) -> Samples: ...
-    def __getitem__(self, at: int | slice) -> dict[str, Any] | Samples:
-        """Return an image with its objects, or some of the images."""
-        return self.take(at) if isinstance(at, slice) else self.parse(self.raw(at))
-
-    def __deepcopy__(self, memo: Any) -> Samples:
-        return self
-
-    def take(self, which: Any) -> Samples:
-        """Return a part, by a slice, indices or a mask."""
-        return Samples(self.source, self.positions[which], self.parse)
-
-    def raw(self, at: int) -> dict[str, Any]:
-        """Return the entries of an image as ``parse_data_info`` takes them."""
-        position = int(self.positions[at])
-        (image,) = self.source.images([position])
-        objects = self.source.annotations(self.source.of_image(position))
-        image['img_id'] = image['id']
-        return {'raw_img_info': image, 'raw_ann_info': objects}
 
 
 @DATASETS.register_module()
@@ -82,8 +41,19 @@ class CocoIndexDataset(CocoDataset):  # type: ignore[misc]
         coco.dataset = {'categories': index.categories()}
         self.cat_ids = coco.get_cat_ids(cat_names=self.metainfo['classes'])
         self.cat2label = {key: label for label, key in enumerate(self.cat_ids)}
-        samples = Samples(index, index.distinct_images(), self.parse_data_info)
+        samples = Entries(self._parse, index.distinct_images())
         samples[0]  # what fails on every image fails now, as in CocoDataset
+        return samples
+
+    def _parse(self, positions: Array) -> list[dict[str, Any]]:
+        """Return images with their objects, by their positions in the file."""
+        found = self._index.images(positions)
+        samples = []
+        for image, position in zip(found, positions.tolist(), strict=True):
+            image['img_id'] = image['id']
+            objects = self._index.annotations(self._index.of_image(position))
+            raw = {'raw_img_info': image, 'raw_ann_info': objects}
+            samples.append(self.parse_data_info(raw))
         return samples
 
     def _usable_index(self) -> CocoIndex | None:
@@ -115,36 +85,37 @@ class CocoIndexDataset(CocoDataset):  # type: ignore[misc]
         """Apply ``filter_cfg``: the images that ``CocoDataset`` would keep."""
         samples = self.data_list
         if (
-            not isinstance(samples, Samples)
+            not isinstance(samples, Entries)
             or self.test_mode
             or self.filter_cfg is None
         ):
             return super().filter_data()
-        index = samples.source
+        index = self._index
         kept = index.image_sizes.min(1) >= self.filter_cfg.get('min_size', 0)
         if self.filter_cfg.get('filter_empty_gt', False):
             in_use = np.isin(index.category_id, self.cat_ids) & (index.image >= 0)
             kept &= np.bincount(index.image[in_use], minlength=len(kept)) > 0
-        return samples.take(kept[samples.positions])
+        return samples[kept[samples.rows]]
 
     def _serialize_data(self) -> Any:
-        if not isinstance(self.data_list, Samples) or not self.data_list:
+        if not isinstance(self.data_list, Entries) or not self.data_list:
             return super()._serialize_data()
         self.serialize_data = False  # the index is what all processes share
         return np.empty(0, np.uint8), np.empty(0, np.int64)
 
     def _get_unserialized_subset(self, indices: Any) -> Any:
-        if isinstance(self.data_list, Samples) and isinstance(indices, Sequence):
-            return self.data_list.take(np.array(indices, np.int64))
+        if isinstance(self.data_list, Entries) and isinstance(indices, Sequence):
+            return self.data_list[np.array(indices, np.int64)]
         return super()._get_unserialized_subset(indices)
 
     @force_full_init  # type: ignore[untyped-decorator]
     def get_data_info(self, idx: int) -> dict[str, Any]:
         """Return an image with its objects."""
         samples = getattr(self, 'data_list', None)  # serialized subsets have none
-        if not isinstance(samples, Samples):
+        if not isinstance(samples, Entries):
             found: dict[str, Any] = super().get_data_info(idx)
             return found
-        info: dict[str, Any] = self.parse_data_info(samples.raw(idx))
+        info: dict[str, Any]
+        (info,) = self._parse(samples.rows[[idx]])
         info['sample_idx'] = idx if idx >= 0 else len(self) + idx
         return info

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from eca_mmdet import registration
+from eca_mmdet import compat, registration
 from eca_mmdet.catalog.configs import resolve_config
 from eca_mmdet.checkpoints.embedded_config import registered, use_registered_names
 from eca_mmdet.engine import distributed
@@ -60,7 +60,8 @@ def load_config(
     from mmengine.config import Config
 
     try:
-        cfg = Config.fromfile(str(path)) if loaded is None else copy.deepcopy(loaded)
+        with compat.skipping_metafiles():
+            cfg = copy.deepcopy(loaded) if loaded else Config.fromfile(str(path))
         use_registered_names(list(cfg.values()))  # of a pure-Python config
     except Exception as error:  # a config is code: it may raise anything
         reason = f'{type(error).__name__}: {error}'

@@ -17,7 +17,6 @@ from eca_mmdet.checkpoints.class_layers import class_heads
 from eca_mmdet.datasets.coco import read_annotations, require_instances
 from eca_mmdet.datasets.entries import is_category, is_image
 from eca_mmdet.datasets.images import find_missing
-from eca_mmdet.datasets.index import read_index
 from eca_mmdet.datasets.rules.categories import compare_splits
 from eca_mmdet.datasets.rules.check import (
     NOTHING_TRAINED,
@@ -263,12 +262,9 @@ def _file(path: Path, files: dict[Path, _File]) -> _File:
     """Read and check an annotation file, unless that was done."""
     if path in files:
         return files[path]
-    index = read_index(path)
-    if index is None:
-        read = read_annotations(path)
-        entries, faults, content = read.content, read.faults, Content.of(read.content)
-    else:
-        entries, faults, content = index.content(), [], suspect_content(index)
+    read = read_annotations(path)
+    entries = read.content
+    content = suspect_content(entries, read.index)
     if not all(map(is_category, entries['categories'])):
         raise UserError(
             f"{path}: every category needs a 'name' and an 'id'; some have none.",
@@ -276,9 +272,10 @@ def _file(path: Path, files: dict[Path, _File]) -> _File:
         )
     # All objects of a large file take gigabytes: a later file needs the room.
     kept = {key: entries[key] for key in ('images', 'categories')}
-    kept['annotations'] = entries.get('annotations', [])[:1]
+    kept['annotations'] = [*entries.get('annotations', [])[:1]]
     # The images of training depend on the dataset's own filter.
-    faults += [f for f in check_content(content) if f.code != 'small-image']
+    faults = [f for f in check_content(content) if f.code != 'small-image']
+    faults = read.faults + faults
     files[path] = _File(path, kept, faults, listed='annotations' in entries)
     files[path].reasons = count_reasons(content)
     return files[path]

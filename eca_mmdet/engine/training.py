@@ -127,7 +127,7 @@ def train(
         check(cfg, training=True)
         scale_lr = scale_lr and lr is None
         apply_lr_policy(cfg, scale_lr)
-        with distributed.job(cfg), named_operators():
+        with distributed.job(cfg), named_operators(), compat.formatting_once():
             runner = _build(cfg, scale_lr)
             set_tolerance(runner, on_nan, nan_limit, skip_bad_images)
             stopped = _run(runner, resume_hint)

@@ -112,6 +112,7 @@ def _copies(truth: GroundTruth, found: Detections) -> tuple[GroundTruth, Detecti
         areas=repeat(truth.areas),
         crowd=repeat(truth.crowd),
         segmentations=list(truth.segmentations) * COPIES,
+        sound_masks=repeat(truth.sound_masks),
     )
     copied = found.take(np.tile(np.arange(len(found)), COPIES))
     return many, replace(copied, image=spread(found.image))

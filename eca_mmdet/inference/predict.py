@@ -16,6 +16,7 @@ from typing import Any, TextIO
 from eca_mmdet.inference.drawing import draw_heat
 from eca_mmdet.inference.media import Images, Video, VideoFile, picture_name
 from eca_mmdet.inference.prediction import Picture, Prediction
+from eca_mmdet.utils.console import progress
 from eca_mmdet.utils.errors import UserError, require_package
 from eca_mmdet.utils.images import frames_of
 from eca_mmdet.utils.io import make_run_folder, whole_file
@@ -178,18 +179,14 @@ def _predict_video(
     frames: Video, draw: Draw, record: _CocoWriter, result: PredictedFiles
 ) -> None:
     """Predict a video, with a progress bar if stderr is a terminal."""
-    from rich.console import Console
-    from rich.progress import Progress
-
     rate = frames.rate / frames.every  # so that it lasts as long as the original
     videos: dict[str, VideoFile] = {}
-    console = Console(stderr=True)
-    bar = Progress(console=console, transient=True, disable=not console.is_terminal)
-    with contextlib.ExitStack() as opened, bar:
+    total = -(-frames.count // frames.every) or None
+    bar = progress(printable(frames.path.name), total)
+    with contextlib.ExitStack() as opened, bar as advance:
         opened.callback(frames.close)
-        total = -(-frames.count // frames.every) or None
-        described = printable(frames.path.name)
-        for number, frame in bar.track(frames, total, description=described):
+        for number, frame in frames:
+            advance()
             prediction, pictures = draw(frame)
             for kind, picture in pictures.items():
                 if kind not in videos:

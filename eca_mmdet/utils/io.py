@@ -228,7 +228,17 @@ def write_json_files(
     contents: Mapping[Path, Any] | Mapping[str | Path, Any], indent: int | None = 1
 ) -> None:
     """Write JSON files, all of them or none; missing folders are created."""
-    write_texts({p: json.dumps(c, indent=indent) + '\n' for p, c in contents.items()})
+    texts = {
+        path: json.dumps(content, indent=indent, default=_as_list) + '\n'
+        for path, content in contents.items()
+    }
+    write_texts(texts)
+
+
+def _as_list(value: Any) -> list[Any]:
+    if not isinstance(value, Sequence):
+        raise TypeError(f'{type(value).__name__} has no form in JSON')
+    return list(value)
 
 
 def write_texts(texts: Mapping[Path, str] | Mapping[str | Path, str]) -> None:

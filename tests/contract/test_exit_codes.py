@@ -194,7 +194,7 @@ def test_interrupt_in_process(eca_mmdet_command, monkeypatch):
     def interrupt(*args, **kwargs):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr('eca_mmdet.datasets.checking.read_index', interrupt)
+    monkeypatch.setattr('eca_mmdet.datasets.checking.read_annotations', interrupt)
     code, out, error = eca_mmdet_command(f'check-data {VAL}')
     assert (code, out) == (130, '')
     assert 'interrupted' in error

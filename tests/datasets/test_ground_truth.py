@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from eca_mmdet.datasets import coco
 from eca_mmdet.datasets import ground_truth as module
 from eca_mmdet.datasets.ground_truth import GroundTruth, read_ground_truth
 from eca_mmdet.utils.errors import UserError
@@ -24,7 +25,7 @@ def outcome(path):
 def both(path):
     """What is read with the index and without it."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, 'read_index', lambda path: None)
+        patch.setattr(coco, 'read_index', lambda path: None)
         expected = outcome(path)
     return outcome(path), expected
 
@@ -32,7 +33,9 @@ def both(path):
 def assert_same(found, expected):
     for field in fields(GroundTruth):
         ours, theirs = getattr(found, field.name), getattr(expected, field.name)
-        if isinstance(theirs, np.ndarray):
+        if field.name == 'sound_masks':
+            assert ours.shape == theirs.shape  # only an index has looked at them
+        elif isinstance(theirs, np.ndarray):
             assert ours.dtype == theirs.dtype, field.name
             np.testing.assert_array_equal(ours, theirs, field.name)
         elif field.name == 'segmentations':
@@ -87,5 +90,5 @@ def test_a_sound_file_is_not_decoded_into_objects(tmp_path, monkeypatch):
     found, expected = both(path)
     assert_same(found, expected)
     assert found.category.tolist() == [0, 1] and len(found.notes) == 2
-    monkeypatch.setattr(module, 'read_annotations', None)
+    monkeypatch.setattr(module, '_values', None)
     assert len(read_ground_truth(path).areas) == 2

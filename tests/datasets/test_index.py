@@ -78,7 +78,12 @@ def test_columns_and_entries_are_those_of_the_file(file, content, indent, ascii_
         index.segmentations(range(len(index))),
         [one.get('segmentation') for one in annotations],
     )
-    assert index.file_names() == [one['file_name'] for one in content['images']]
+    whole = index.content()
+    same(
+        whole | {'annotations': [*whole.get('annotations', ())]},
+        content | {'annotations': annotations},
+    )
+    assert whole == content and [*whole] == [*content]
     last_image = {one['id']: at for at, one in enumerate(content['images'])}
     last_category = {one['id']: at for at, one in enumerate(content['categories'])}
     for at, one in enumerate(annotations):
@@ -415,7 +420,8 @@ def test_masks_that_need_no_look(file):
 
 
 def require_same_faults(index, content, classes=None):
-    found = check_content(suspect_content(index, classes))
+    assert index is not None
+    found = check_content(suspect_content(index.content(), index, classes))
     assert found == check_annotations(content, classes)
     return found
 
@@ -472,9 +478,9 @@ def test_only_what_may_be_faulty_is_decoded(file, monkeypatch):
         'annotations',
         lambda self, at: decoded.extend(at) or read(self, at),
     )
-    assert [fault.code for fault in check_content(suspect_content(index))] == [
-        'zero-area'
-    ]
+    assert [
+        fault.code for fault in check_content(suspect_content(index.content(), index))
+    ] == ['zero-area']
     assert 300 in decoded
     assert len(decoded) < 10
 

@@ -140,15 +140,15 @@ def test_samples_are_those_of_mmdet(file, complete, content, options, data):
 
 
 def test_the_index_is_used(file):
-    from eca_mmdet.engine.coco_dataset import Samples
+    from eca_mmdet.datasets.index import Entries
 
     _, ours = both(file, sound())
-    assert isinstance(ours.data_list, Samples)
+    assert isinstance(ours.data_list, Entries)
     assert ours.get_data_info(1)['instances'][0]['mask'] == [[2, 3, 10, 3, 10, 9, 2, 9]]
     refused = sound()
     refused['images'][0]['id'] = 10.0
     _, ours = both(file, refused)
-    assert not isinstance(ours.data_list, Samples)
+    assert not isinstance(ours.data_list, Entries)
 
 
 @pytest.mark.parametrize(

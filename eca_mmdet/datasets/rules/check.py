@@ -223,23 +223,27 @@ def repair(
 
 
 def suspect_content(
-    index: CocoIndex, classes: Sequence[str] | str | None = None
+    whole: Mapping[str, Any],
+    index: CocoIndex | None,
+    classes: Sequence[str] | str | None = None,
 ) -> Content:
-    """Return the part of a file that can have a fault.
+    """Return the part of a file that can have a fault; all of it without an index.
 
     ``classes`` are the class names of a config, to be compared.
     """
+    if index is None:
+        return Content.of(whole, classes)
     suspects = _suspect_annotations(index)
     suspects[np.flatnonzero(index.masks == Mask.NONE)[:EXAMPLES]] = True
     suspects[_sound_of_each_category(index, suspects)] = True
     suspects[np.flatnonzero(index.masks)[:1]] = True  # masks there are, if any
     annotations = np.flatnonzero(suspects)
-    images = _suspect_images(index)
+    images = _suspect_images(index, whole['images'])
     ids = [index.image_id[annotations], index.image_ids[images]]
     images = np.isin(index.image_ids, np.concatenate(ids))
     part = {
         'images': index.images(np.flatnonzero(images)),
-        'categories': index.categories(),
+        'categories': whole['categories'],
     }
     if index.annotated:
         part['annotations'] = index.annotations(annotations)
@@ -266,10 +270,10 @@ def _suspect_annotations(index: CocoIndex) -> Array:
     return ~good
 
 
-def _suspect_images(index: CocoIndex) -> Array:
+def _suspect_images(index: CocoIndex, entries: list[Entry]) -> Array:
     size = index.image_sizes
     good: Array = ((size >= _SMALL_PX) & (size < 2**31) & (size % 1 == 0)).all(1)
-    names = index.file_names()
+    names = [entry['file_name'] for entry in entries]
     times = Counter(names)
     odd = [
         times[name] > 1 or name[0] == '/' or any(part in name for part in _ODD)
