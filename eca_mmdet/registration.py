@@ -34,6 +34,7 @@ _MODULES = (
     'eca_mmdet.models.backbones',
     'eca_mmdet.models.necks',
     'eca_mmdet.models.legacy',
+    'eca_mmdet.models.mask_targets',
     'eca_mmdet.checkpoints.initializer',
     'eca_mmdet.engine.coco_dataset',
     'eca_mmdet.evaluation.metric',

@@ -331,18 +331,18 @@ class SavedBytes:
 
 def peak_bytes(run: Callable[[], Any]) -> int:
     """Return the most bytes of new tensors alive at once while ``run`` runs."""
-    with _LiveBytes() as live:
+    with LiveBytes() as live:
         run()
     return int(live.highest)
 
 
-class _LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Follows the storages that operations make until they are freed."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.highest: int = 0
-        self._now = 0
+        self.now: int = 0
         self._known: set[int] = set()
 
     def __torch_dispatch__(
@@ -357,7 +357,7 @@ class _LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
         for leaf in tree_leaves(output):
             if isinstance(leaf, Tensor):
                 self._follow(leaf.untyped_storage(), given)
-        self.highest = max(self.highest, self._now)
+        self.highest = max(self.highest, self.now)
         return output
 
     def _follow(self, storage: torch.UntypedStorage, given: set[int]) -> None:
@@ -366,9 +366,9 @@ class _LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
             return  # a view, or written in place
         size = storage.nbytes()
         self._known.add(address)
-        self._now += size
+        self.now += size
         weakref.finalize(storage, self._free, address, size)
 
     def _free(self, address: int, size: int) -> None:
         self._known.discard(address)
-        self._now -= size
+        self.now -= size
