@@ -21,12 +21,17 @@ import time
 from collections import Counter as Sums
 from collections.abc import Iterator
 from datetime import date
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
 import torch
 from benchmark_backbone import MIB, cpu_name
 from counting import Counter, Tally
+from mmdet.registry import DATASETS, MODELS
+from mmengine.config import Config
+from mmengine.dataset import pseudo_collate
+from mmengine.optim import build_optim_wrapper
 from startup import write_split
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
@@ -37,41 +42,25 @@ from eca_mmdet.catalog.configs import resolve_config
 CONFIGS = ('mask-rcnn_eca-r50_fpn_4xb2-1x_coco', 'retinanet_eca-r50_fpn_4xb2-1x_coco')
 BATCH, OBJECTS = 2, 7
 
-TWO_STAGE = {
-    'rpn_head': {
-        'forward': 'RPN',
-        'loss_by_feat': 'RPN losses',
-        'get_targets': 'RPN targets',
-        'predict_by_feat': 'RPN proposals',
-    },
-    'roi_head': {'loss': 'RoI heads, rest'},
-    'roi_head.bbox_assigner': {'assign': 'RoI targets'},
-    'roi_head.bbox_sampler': {'sample': 'RoI targets'},
-    'roi_head.bbox_roi_extractor': {'forward': 'RoIAlign'},
-    'roi_head.mask_roi_extractor': {'forward': 'RoIAlign'},
-    'roi_head.bbox_head': {
-        'forward': 'box head',
-        'loss_and_target': 'RoI losses',
-        'get_targets': 'RoI targets',
-    },
-    'roi_head.mask_head': {
-        'forward': 'mask head',
-        'loss_and_target': 'RoI losses',
-        'get_targets': 'mask targets',
-    },
-}
-ONE_STAGE = {
-    'bbox_head': {
-        'forward': 'dense head', 'loss_by_feat': 'losses', 'get_targets': 'targets',
-    },
-}  # fmt: skip
 METHODS = {
-    'data_preprocessor': {'forward': 'data'},
-    'backbone': {'forward': 'backbone'},
-    'neck': {'forward': 'neck'},
-    **TWO_STAGE,
-    **ONE_STAGE,
-}
+    'data_preprocessor.forward': 'data', 'backbone.forward': 'backbone',
+    'neck.forward': 'neck', 'rpn_head.forward': 'RPN',
+    'rpn_head.loss_by_feat': 'RPN losses', 'rpn_head.get_targets': 'RPN targets',
+    'rpn_head.predict_by_feat': 'RPN proposals', 'roi_head.loss': 'RoI heads, rest',
+    'roi_head.bbox_assigner.assign': 'RoI targets',
+    'roi_head.bbox_sampler.sample': 'RoI targets',
+    'roi_head.bbox_roi_extractor.forward': 'RoIAlign',
+    'roi_head.bbox_head.forward': 'box head',
+    'roi_head.bbox_head.loss_and_target': 'RoI losses',
+    'roi_head.bbox_head.get_targets': 'RoI targets',
+    'roi_head.mask_roi_extractor.forward': 'RoIAlign',
+    'roi_head.mask_head.forward': 'mask head',
+    'roi_head.mask_head.loss_and_target': 'RoI losses',
+    'roi_head.mask_head.get_targets': 'mask targets',
+    'bbox_head.forward': 'dense head', 'bbox_head.loss_by_feat': 'losses',
+    'bbox_head.get_targets': 'targets',
+}  # fmt: skip
+"""What belongs to which part; detectors have some of these."""
 
 
 class Parts:
@@ -82,7 +71,7 @@ class Parts:
         self.kept: Sums[str] = Sums()
         self.counter = counter
         self._part, self._time, self._live = 'rest', time.process_time(), 0
-        self._seen: set[Any] = set()
+        self._seen: set[Any] = set()  # nodes of the graph
 
     def switch(self, part: str, forward: bool = True) -> str:
         """Book what passed for the part before, which is returned; start ``part``."""
@@ -104,9 +93,14 @@ class Parts:
         yield
         self.switch(before)
 
-    def wrap(self, owner: Any, method: str, part: str) -> None:
+    def wrap(self, model: Any, path: str, part: str) -> None:
         """Run a method as a part, and its nodes in backward."""
-        function = getattr(owner, method)
+        owner, _, method = path.rpartition('.')
+        try:
+            holder = attrgetter(owner)(model)
+        except AttributeError:  # a detector without that part
+            return
+        function = getattr(holder, method)
 
         def run(*args: Any, **kwargs: Any) -> Any:
             with self.inside(part):
@@ -114,31 +108,22 @@ class Parts:
                 self.claim(part, output)
             return output
 
-        setattr(owner, method, run)
+        setattr(holder, method, run)
 
     def claim(self, part: str, output: Any) -> None:
         """Give the nodes of the output's graph that have no part to ``part``."""
-        leaves = [leaf for leaf in tree_leaves(output) if isinstance(leaf, Tensor)]
-        nodes = [leaf.grad_fn for leaf in leaves]
+
+        def enter(grads: Any) -> None:
+            self.switch(part, forward=False)
+
+        nodes = [leaf.grad_fn for leaf in tree_leaves(output)
+                 if isinstance(leaf, Tensor)]  # fmt: skip
         while nodes:
             node = nodes.pop()
-            if node is None or node in self._seen:
-                continue
-            self._seen.add(node)
-            node.register_prehook(lambda grads: void(self.switch(part, forward=False)))
-            nodes += [parent for parent, _ in node.next_functions]
-
-    def backward(self, loss: Tensor) -> None:
-        """Run backward, part by part."""
-        self.claim('rest', loss)
-        self.switch('rest')
-        loss.backward()
-        self.switch('rest', forward=False)
-        self._seen.clear()
-
-
-def void(value: Any) -> None:
-    """Return None, so that a hook changes no gradient."""
+            if node is not None and node not in self._seen:
+                self._seen.add(node)
+                node.register_prehook(enter)
+                nodes += [parent for parent, _ in node.next_functions]
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -161,71 +146,58 @@ def main(argv: list[str] | None = None) -> int:
 
 def profile(config: str, data: Path, args: argparse.Namespace) -> None:
     """Print the parts of one detector's step."""
-    from mmengine.config import Config
-
     cfg = Config.fromfile(str(resolve_config(config)))
     cfg.model.backbone.init_cfg = None
-    rounds = [step(cfg, data, args, Parts()).seconds for _ in range(args.rounds + 1)]
-    seconds = {part: statistics.median(one[part] for one in rounds[1:])
-               for part in rounds[0]}  # fmt: skip
-    with Counter() as counter:
-        counted = step(cfg, data, args, Parts(counter))
-    total = Tally(
-        sum(tally.operators for tally in counter.parts.values()),
-        sum(tally.moved for tally in counter.parts.values()),
+    rounds = [step(cfg, data, args).seconds for _ in range(args.rounds + 1)]
+    counter = Counter()
+    kept = step(cfg, data, args, counter).kept
+    tallies = counter.parts.values()
+    counter.parts['all'] = Tally(
+        *map(sum, zip(*((one.operators, one.moved) for one in tallies), strict=True)),
         counter.highest,
     )
+    kept['all'] = sum(kept.values())
+    seconds = {part: statistics.median(one[part] for one in rounds[1:])
+               for part in rounds[0]}  # fmt: skip
+    seconds['all'] = sum(seconds.values())
     print(f'\n{config}: medians of {args.rounds} steps')
     print(f'{"":18}{"time, s":>9}{"share":>7}{"operators":>11}{"moved, GB":>11}'
           f'{"kept, MiB":>11}{"peak, MiB":>11}')  # fmt: skip
-    sums = sum(seconds.values()), sum(counted.kept.values())
-    rows = [(part, seconds[part], counter.parts[part], counted.kept[part])
-            for part in seconds]  # fmt: skip
-    for part, time_s, tally, kept in [*rows, ('all', sums[0], total, sums[1])]:
-        print(f'{part:18}{time_s:9.3f}{time_s / sums[0]:7.1%}{tally.operators:11,}'
-              f'{tally.moved / 1e9:11.2f}{kept / MIB:11.1f}'
-              f'{tally.highest / MIB:11.1f}')  # fmt: skip
+    for part, time_s in seconds.items():
+        tally = counter.parts[part]
+        print(f'{part:18}{time_s:9.3f}{time_s / seconds["all"]:7.1%}'
+              f'{tally.operators:11,}{tally.moved / 1e9:11.2f}'
+              f'{kept[part] / MIB:11.1f}{tally.highest / MIB:11.1f}')  # fmt: skip
 
 
-def step(cfg: Any, data: Path, args: argparse.Namespace, parts: Parts) -> Parts:
+def step(
+    cfg: Any, data: Path, args: argparse.Namespace, counter: Counter | None = None
+) -> Parts:
     """Run one training step of a new model, and return its parts."""
-    from mmdet.registry import DATASETS, MODELS
-    from mmengine.dataset import pseudo_collate
-    from mmengine.optim import build_optim_wrapper
-
     torch.manual_seed(0)
     model = MODELS.build(cfg.model)
     model.train()
     optimizer = build_optim_wrapper(model, cfg.optim_wrapper).optimizer
     dataset = DATASETS.build(dataset_config(cfg, data, args.scale))
-    samples = [dataset.prepare_data(index) for index in range(BATCH)]  # warm up
-    for owner, methods in METHODS.items():
-        with contextlib.suppress(AttributeError):  # a detector without that part
-            found = model.get_submodule('') if not owner else attribute(model, owner)
-            for method, part in methods.items():
-                parts.wrap(found, method, part)
+    dataset.prepare_data(0)  # warm up
     if getattr(model, 'with_roi_head', False):
         near_objects(model.roi_head, args.positives)
-    parts.switch('rest')
-    parts.seconds.clear()
-    parts.kept.clear()
-    with parts.inside('data'):
-        samples = [dataset.prepare_data(index) for index in range(BATCH)]
-        batch = pseudo_collate(samples)
-    batch = model.data_preprocessor(batch, training=True)
-    loss, _ = model.parse_losses(model(**batch, mode='loss'))
-    parts.backward(loss)
-    with parts.inside('optimizer'):
+    with counter or contextlib.nullcontext():
+        parts = Parts(counter)
+        for path, part in METHODS.items():
+            parts.wrap(model, path, part)
+        with parts.inside('data'):
+            batch = pseudo_collate([dataset.prepare_data(at) for at in range(BATCH)])
+        batch = model.data_preprocessor(batch, training=True)
+        loss, _ = model.parse_losses(model(**batch, mode='loss'))
+        parts.claim('rest', loss)
+        parts.switch('rest')
+        loss.backward()
+        parts.switch('optimizer', forward=False)
         optimizer.step()
         optimizer.zero_grad()
+        parts.switch('rest')
     return parts
-
-
-def attribute(model: Any, path: str) -> Any:
-    """Return an attribute of attributes."""
-    for name in path.split('.'):
-        model = getattr(model, name)
-    return model
 
 
 def dataset_config(cfg: Any, data: Path, scale: float) -> Any:

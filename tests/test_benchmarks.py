@@ -31,7 +31,7 @@ def test_backbones():
     done = run('-c', FEWER, *SMALL)
     assert done.returncode == 0, done.stderr
     assert 'the formulations agree: True' in done.stdout
-    rows = {line[:22].strip(): line[22:].split() for line in done.stdout.splitlines()}
+    rows = {line[:30].strip(): line[30:].split() for line in done.stdout.splitlines()}
     plain, official, lean = (
         rows[name] for name in ('mmdet ResNet', 'ECA, official layer', 'ECA, lean')
     )
