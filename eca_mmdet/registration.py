@@ -40,7 +40,7 @@ _MODULES = (
     'eca_mmdet.evaluation.metric',
     'eca_mmdet.engine.load_from',
 )
-"""Every module that registers a class with mmdet on import."""
+"""Every module that registers a class with mmdet, or replaces a method, on import."""
 
 _NOISE = 'Could not import OneDL. Skipping OneDL datasets.'
 """What onedl-mmdetection prints on import."""
