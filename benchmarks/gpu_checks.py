@@ -1,7 +1,5 @@
 """Checks and timings of what only a GPU runs; benchmarks/gpu.sh runs all of them.
 
-    python benchmarks/gpu_checks.py [CHECK ...] [--device cpu --small]
-
 Each check has a process and a time limit of its own. It prints a JSON line for each
 result, with ``ok: false`` where the device gives other values than the CPU or a command
 fails, and one for itself at its end.
@@ -12,7 +10,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import copy
-import functools
 import json
 import os
 import statistics
@@ -52,9 +49,8 @@ FAILED: list[Any] = []
 def versions() -> None:
     """Report the machine."""
     gpu = torch.cuda.get_device_properties() if ARGS.device == 'cuda' else None
-    report(torch=torch.__version__, torchvision=torchvision.__version__,
-           mmcv=mmcv.__version__, mmdet=mmdet.__version__, cuda=torch.version.cuda,
-           cudnn=torch.backends.cudnn.version(), device=str(gpu))  # fmt: skip
+    known = {m.__name__: m.__version__ for m in (torch, torchvision, mmcv, mmdet)}
+    report(**known, cudnn=torch.backends.cudnn.version(), device=str(gpu))
 
 
 def operators() -> None:
@@ -133,20 +129,20 @@ def step(net: Any, x: Tensor, how: str) -> list[Tensor]:
     return [level.detach() for level in features]
 
 
+@torch.no_grad()
 def fast() -> None:
     """Time the inference of test --fast beside the official layer."""
     x = torch.randn(sized(1, 3, 800, 1216), device=ARGS.device)
-    official = network(OFFICIAL).requires_grad_(False)
+    quick, official = make_fast(_Features(network(LEAN))), network(OFFICIAL)
     official.eval()
-    quick = make_fast(_Features(network(LEAN))).requires_grad_(False)
     report(fast=cost_of(lambda: quick(x)), official=cost_of(lambda: official(x)))
 
 
 def backbone() -> None:
     """Time the training step and the inference of every backbone of the tables."""
-    for how, count in product(PRECISIONS, (2,) if ARGS.small else (2, 8)):
-        for name in NETWORKS:
-            time_backbone(name, how, count)
+    counts = (2,) if ARGS.small else (2, 8)
+    for how, count, name in product(PRECISIONS, counts, NETWORKS):
+        time_backbone(name, how, count)
 
 
 def compiled() -> None:
@@ -164,8 +160,7 @@ def time_backbone(name: str, how: str, count: int) -> None:
             expected = results(copy.deepcopy(net), x, how)
             error = distance(results(net, x, how), expected)
             report(error <= (0.1 if how == 'bfloat16' else 1e-3), **what, error=error)
-        train = functools.partial(step, net, x, how)
-        report(**what, mode='train', **cost_of(train))
+        report(**what, mode='train', **cost_of(lambda: step(net, x, how)))
         net.eval()
         with torch.no_grad(), precision(how):
             report(**what, mode='inference', **cost_of(lambda: net(x[:1])))
@@ -208,8 +203,10 @@ def commands() -> None:
     with tempfile.TemporaryDirectory() as folder:
         for split in ('train', 'val'):
             write_split(Path(folder), split, 40, 280)
-        text = config_text(CONFIGS[0], Path(folder), 2, '')
-        config = Path(folder) / 'config.py'
+        config, text = (
+            Path(folder) / 'c.py',
+            config_text(CONFIGS[0], Path(folder), 2, ''),
+        )
         config.write_text(text.replace('max_iters=1', 'max_iters=8'))
         cli = [sys.executable, '-m', 'eca_mmdet.cli']
         job = [sys.executable, '-m', 'torch.distributed.run', '--nproc-per-node=1']
@@ -270,9 +267,10 @@ def network(name: str, device: str | None = None, **settings: Any) -> Any:
 
 def distance(found: list[Tensor], expected: list[Tensor]) -> float:
     """Return the largest relative distance of a tensor from what it should be."""
-    pairs = zip(found, expected, strict=True)
-    exact = [(a.cpu().double(), b.cpu().double()) for a, b in pairs]
-    shares = [(a - b).norm() / b.norm().clamp(min=1e-12) for a, b in exact]
+    pairs = [
+        [x.cpu().double() for x in pair] for pair in zip(found, expected, strict=True)
+    ]
+    shares = [(a - b).norm() / b.norm().clamp(min=1e-12) for a, b in pairs]
     return float(torch.stack(shares).max())  # not a number if one is not
 
 
