@@ -11,7 +11,13 @@ from torch.utils._pytree import tree_leaves
 
 from eca_mmdet.analysis.exact_cost import LiveBytes
 
-NO_KERNELS = ('empty', 'new_empty', 'empty_like', 'empty_strided', 'detach', 'alias')
+FREE = frozenset(
+    'view _unsafe_view slice select unsqueeze squeeze expand permute transpose t detach '
+    'alias as_strided split unbind reshape flatten _reshape_alias lift_fresh '
+    'split_with_sizes squeeze_ unsafe_split empty empty_like empty_strided new_empty '
+    'new_empty_strided'.split()
+)
+"""Operators that launch no kernel."""
 
 
 @dataclass
@@ -26,9 +32,8 @@ class Tally:
 class Counter(LiveBytes):
     """Counts what is dispatched while it is active, for the part named at the time.
 
-    An operator is one kernel: views and allocations are left out, and an operator that
-    PyTorch runs as a whole (a convolution, RoIAlign) counts once, with its inputs and
-    outputs. Tensors without values (meta, fake) count like others.
+    An operator that PyTorch runs as a whole (a convolution, RoIAlign) counts once.
+    Tensors without values (meta, fake) count like others.
     """
 
     def __init__(self) -> None:
@@ -42,14 +47,25 @@ class Counter(LiveBytes):
         output = super().__torch_dispatch__(func, types, args, kwargs)
         tally = self.parts[self.part]
         tally.highest = max(tally.highest, self.now)
-        if not func.is_view and func._schema.name.split('::')[1] not in NO_KERNELS:
+        moved = moved_bytes(func, args, kwargs, output)
+        if moved is not None:
             tally.operators += 1
-            tally.moved += sum(map(nbytes, tree_leaves((args, kwargs, output))))
+            tally.moved += moved
         return output
 
 
-def nbytes(leaf: Any) -> int:
-    """Return the bytes that reading a tensor touches; 0 for anything else."""
-    if not isinstance(leaf, Tensor):
-        return 0
-    return min(leaf.numel() * leaf.itemsize, leaf.untyped_storage().nbytes())
+def moved_bytes(func: Any, args: Any, kwargs: Any, output: Any) -> int | None:
+    """Return what an operator reads and writes; None if it launches no kernel."""
+    made = [leaf for leaf in tree_leaves(output) if isinstance(leaf, Tensor)]
+    if not made or func._opname in FREE:
+        return None
+    used = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+    return sum(map(nbytes, (*used, *made)))
+
+
+def nbytes(tensor: Tensor) -> int:
+    """Return a tensor's bytes in memory; those of an expanded dimension count once."""
+    count = tensor.itemsize
+    for size, stride in zip(tensor.shape, tensor.stride(), strict=True):
+        count *= size if stride or not size else 1
+    return count

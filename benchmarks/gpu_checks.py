@@ -203,10 +203,8 @@ def commands() -> None:
     with tempfile.TemporaryDirectory() as folder:
         for split in ('train', 'val'):
             write_split(Path(folder), split, 40, 280)
-        config, text = (
-            Path(folder) / 'c.py',
-            config_text(CONFIGS[0], Path(folder), 2, ''),
-        )
+        config = Path(folder) / 'config.py'
+        text = config_text(CONFIGS[0], Path(folder), 2, '')
         config.write_text(text.replace('max_iters=1', 'max_iters=8'))
         cli = [sys.executable, '-m', 'eca_mmdet.cli']
         job = [sys.executable, '-m', 'torch.distributed.run', '--nproc-per-node=1']
@@ -267,10 +265,9 @@ def network(name: str, device: str | None = None, **settings: Any) -> Any:
 
 def distance(found: list[Tensor], expected: list[Tensor]) -> float:
     """Return the largest relative distance of a tensor from what it should be."""
-    pairs = [
-        [x.cpu().double() for x in pair] for pair in zip(found, expected, strict=True)
-    ]
-    shares = [(a - b).norm() / b.norm().clamp(min=1e-12) for a, b in pairs]
+    pairs = zip(found, expected, strict=True)
+    exact = [(a.cpu().double(), b.cpu().double()) for a, b in pairs]
+    shares = [(a - b).norm() / b.norm().clamp(min=1e-12) for a, b in exact]
     return float(torch.stack(shares).max())  # not a number if one is not
 
 
