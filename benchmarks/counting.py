@@ -11,13 +11,8 @@ from torch.utils._pytree import tree_leaves
 
 from eca_mmdet.analysis.exact_cost import LiveBytes
 
-FREE = frozenset(
-    'view _unsafe_view slice select unsqueeze squeeze expand permute transpose t detach '
-    'alias as_strided split unbind reshape flatten _reshape_alias lift_fresh '
-    'split_with_sizes squeeze_ unsafe_split empty empty_like empty_strided new_empty '
-    'new_empty_strided'.split()
-)
-"""Operators that launch no kernel."""
+FREE = ('empty', 'new_empty', 'empty_like', 'empty_strided', 'detach', 'alias')
+"""Operators that launch no kernel, besides views."""
 
 
 @dataclass
@@ -56,16 +51,12 @@ class Counter(LiveBytes):
 
 def moved_bytes(func: Any, args: Any, kwargs: Any, output: Any) -> int | None:
     """Return what an operator reads and writes; None if it launches no kernel."""
-    made = [leaf for leaf in tree_leaves(output) if isinstance(leaf, Tensor)]
-    if not made or func._opname in FREE:
+    if func.is_view or func._opname in FREE:
         return None
-    used = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
-    return sum(map(nbytes, (*used, *made)))
+    leaves = tree_leaves((args, kwargs, output))
+    return sum(nbytes(leaf) for leaf in leaves if isinstance(leaf, Tensor))
 
 
 def nbytes(tensor: Tensor) -> int:
-    """Return a tensor's bytes in memory; those of an expanded dimension count once."""
-    count = tensor.itemsize
-    for size, stride in zip(tensor.shape, tensor.stride(), strict=True):
-        count *= size if stride or not size else 1
-    return count
+    """Return a tensor's bytes, at most those of its storage (if it is expanded)."""
+    return min(tensor.numel() * tensor.itemsize, tensor.untyped_storage().nbytes())
