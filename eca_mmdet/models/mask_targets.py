@@ -41,7 +41,7 @@ def crop_and_resize(
             self, bboxes, out_shape, inds, device, interpolation, binarize
         )
     boxes = torch.as_tensor(bboxes, device=device)
-    objects, object_of = torch.as_tensor(inds).cpu().unique(return_inverse=True)
+    objects, object_of = torch.as_tensor(inds).cpu().unique(return_inverse=True)  # type: ignore[no-untyped-call]
     masks = torch.from_numpy(self.masks[objects.numpy()]).to(device).to(boxes.dtype)
     regions = torch.cat([object_of.to(boxes)[:, None], boxes], dim=1)
     targets = roi_align(masks[:, None], regions, out_shape, 1.0, 0, 'avg', True)
