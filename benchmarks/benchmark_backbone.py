@@ -25,6 +25,7 @@ from typing import Any
 
 import torch
 from formulations import (
+    COMPILED,
     FORMULATIONS,
     NETWORKS,
     OFFICIAL,
@@ -41,7 +42,7 @@ COCO = dict(frozen_stages=1, norm_eval=True)
 FREE = dict(frozen_stages=-1, norm_eval=False)
 DETECTOR = 'mask-rcnn_eca-r50_fpn_4xb2-1x_coco'
 DETECTORS = (PLAIN, OFFICIAL, 'ECA, plain', 'ECA, lean', 'no gate, lean')
-MIB = 2**20
+MIB, WIDTH = 2**20, 30
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -59,6 +60,9 @@ def main(argv: list[str] | None = None) -> int:
         action=argparse.BooleanOptionalAction,
         default=True,
         help="also a Mask R-CNN's training step",
+    )
+    parser.add_argument(
+        '--compile', action='store_true', help='also torch.compile: minutes a network'
     )
     parser.add_argument('--detector-of', choices=NETWORKS, help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
@@ -107,7 +111,9 @@ def size(shape: tuple[int, ...], args: argparse.Namespace) -> list[int]:
 
 def build_all(depth: int, args: argparse.Namespace, **settings: Any) -> dict[str, Any]:
     """Return every network, with the same convolutions, norms and ECA gates."""
-    networks = {name: build(name, depth, args.width, **settings) for name in NETWORKS}
+    # With batch statistics only what is kept is measured: not worth a compilation.
+    known = NETWORKS | (COMPILED if args.compile and settings == COCO else {})
+    networks = {name: build(name, depth, args.width, **settings) for name in known}
     weights = networks[OFFICIAL].state_dict()
     for network in networks.values():
         network.load_state_dict(weights, strict=False)
@@ -129,17 +135,17 @@ def measure(depth: int, args: argparse.Namespace) -> bool:
         network.eval()
     columns['inference, s'] = times(networks, infer, TEST_SIZE, args)
     print(f'\nResNet-{depth}: the formulations agree: {equal}')
-    print(' ' * 22 + ''.join(f'{title:>20}' for title in columns))
+    print(' ' * WIDTH + ''.join(f'{title:>20}' for title in columns))
     for name in networks:
-        cells = [
-            f'{statistics.median(column[name]):.3f}'
-            if title.endswith(' s')
-            else f'{column[name][0]:.1f}'
-            for title, column in columns.items()
-        ]
-        ratios = [f'({ratio(column, name):.2f})' for column in columns.values()]
-        pairs = zip(cells, ratios, strict=True)
-        print(f'{name:22}' + ''.join(f'{a:>13}{b:>7}' for a, b in pairs))
+        cells = []
+        for title, column in columns.items():
+            if name not in column:
+                cells.append(f'{"-":>13}{"":7}')
+                continue
+            digits = 3 if title.endswith(' s') else 1
+            value = statistics.median(column[name])
+            cells.append(f'{value:13.{digits}f}{f"({ratio(column, name):.2f})":>7}')
+        print(f'{name:{WIDTH}}' + ''.join(cells))
     measure_fast(networks, args)
     return equal
 
@@ -157,6 +163,7 @@ def agree(networks: dict[str, Any]) -> bool:
         for first, *others in FORMULATIONS
         for expected in [results(networks[first])]
         for name in others
+        if name in networks
         for one, other in zip(expected, results(networks[name]), strict=True)
     )
 
@@ -165,6 +172,8 @@ def results(network: Any) -> list[Tensor]:
     """Return features and gradients of a small image, in float64."""
     x = torch.randn(2, 3, 96, 128, generator=torch.Generator().manual_seed(0))
     twin = copy.deepcopy(network).double()
+    if network._compiled_call_impl is not None:  # which a copy does not have
+        twin.compile(dynamic=False)
     features = twin(x.double())
     sum(one.square().mean() for one in features).backward()
     grads = [one.grad for one in twin.parameters() if one.grad is not None]
@@ -261,35 +270,45 @@ def measure_detectors(args: argparse.Namespace) -> None:
         before, peak = found[name]
         share = (peak - before) / (found[PLAIN][1] - found[PLAIN][0])
         print(
-            f'{name:22} peak {peak:6.0f} MiB ({peak / found[PLAIN][1]:.2f}), the step '
-            f'itself {peak - before:6.0f} MiB ({share:.2f})'
+            f'{name:{WIDTH}} peak {peak:6.0f} MiB ({peak / found[PLAIN][1]:.2f}), '
+            f'the step itself {peak - before:6.0f} MiB ({share:.2f})'
         )
 
 
 def detector_peak(args: argparse.Namespace) -> list[float]:
     """Return the resident MiB of this process before a step, and at its highest."""
-    from mmdet.registry import MODELS
-    from mmdet.testing import demo_mm_inputs
-    from mmengine.config import Config
-
-    from eca_mmdet.catalog.configs import resolve_config
-
-    cfg = Config.fromfile(str(resolve_config(DETECTOR))).model
-    cfg.backbone = dict(type='ResNet', depth=18)
-    cfg.neck.in_channels = [4 * args.width * 2**stage for stage in range(4)]
-    model = MODELS.build(cfg)
-    model.backbone = build(args.detector_of, 50, args.width, **COCO)
-    model.train()
+    model = detector(args.detector_of, args.width)
     height, width = size(TRAIN_SIZE, args)[2:]
-    data = demo_mm_inputs(
-        2, [[3, height, width]] * 2, num_items=[8, 8], num_classes=80, with_mask=True
-    )
-    data = model.data_preprocessor(data, training=True)
+    data = model.data_preprocessor(objects(height, width), training=True)
     before = resident('VmRSS')
     losses = model(**data, mode='loss')
     total, _ = model.parse_losses(losses)
     total.backward()
     return [before, resident('VmHWM')]
+
+
+def detector(name: str, width: int, config: str = DETECTOR) -> Any:
+    """Return a detector of a config around one of the backbones, for training."""
+    from mmdet.registry import MODELS
+    from mmengine.config import Config
+
+    from eca_mmdet.catalog.configs import resolve_config
+
+    cfg = Config.fromfile(str(resolve_config(config))).model
+    cfg.backbone = dict(type='ResNet', depth=18)
+    cfg.neck.in_channels = [4 * width * 2**stage for stage in range(4)]
+    model = MODELS.build(cfg)
+    model.backbone = build(name, 50, width, **COCO)
+    return model.train()
+
+
+def objects(height: int, width: int) -> Any:
+    """Return two images with eight objects each, as a data loader does."""
+    from mmdet.testing import demo_mm_inputs
+
+    return demo_mm_inputs(
+        2, [[3, height, width]] * 2, num_items=[8, 8], num_classes=80, with_mask=True
+    )
 
 
 def resident(name: str) -> float:

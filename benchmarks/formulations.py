@@ -16,11 +16,35 @@ NETWORKS: dict[str, dict[str, Any]] = {
     'ECA, lean': dict(type='PluginResNet', memory='lean', layer='ECALayer'),
     'SE, lean': dict(type='PluginResNet', memory='lean', layer='SqueezeExcite'),
     'no gate, lean': dict(type='PluginResNet', memory='lean'),
+    # mmengine's efficient_conv_bn_eval: norms folded into convolutions by torch.fx
+    'mmdet ResNet, conv_bn_eval': dict(type='ResNet', folded=True),
+    'official layer, conv_bn_eval': dict(
+        type='ResNet', layer='OfficialECA', folded=True
+    ),
+    'official layer, with_cp': dict(type='ResNet', layer='OfficialECA', with_cp=True),
+    'ECA, lean, with_cp': dict(
+        type='PluginResNet', memory='lean', layer='ECALayer', with_cp=True
+    ),
 }
+COMPILED = {
+    'mmdet ResNet, compiled': dict(type='ResNet', compiled=True),
+    'official layer, compiled': dict(type='ResNet', layer='OfficialECA', compiled=True),
+    'ECA, lean, compiled': dict(
+        type='PluginResNet', memory='lean', layer='ECALayer', compiled=True
+    ),
+}
+"""Networks under ``torch.compile``, which takes minutes for each."""
 
 FORMULATIONS = (
-    (OFFICIAL, TIMM, 'ECA, plain', 'ECA, lean'),
-    (PLAIN, 'no gate, lean'),
+    (
+        *(OFFICIAL, TIMM, 'ECA, plain', 'ECA, lean', 'official layer, conv_bn_eval'),
+        *('official layer, with_cp', 'ECA, lean, with_cp'),
+        *('official layer, compiled', 'ECA, lean, compiled'),
+    ),
+    (
+        *(PLAIN, 'no gate, lean', 'mmdet ResNet, conv_bn_eval'),
+        'mmdet ResNet, compiled',
+    ),
 )
 """Networks that are the same function."""
 
@@ -63,13 +87,24 @@ def register_layers() -> None:
 def build(name: str, depth: int, width: int, **settings: Any) -> Any:
     """Return a backbone by its name in the tables, initialised by its seed."""
     from mmdet.registry import MODELS
+    from mmengine.model.efficient_conv_bn_eval import (
+        turn_on_efficient_conv_bn_eval_for_single_model,
+    )
 
-    cfg = dict(NETWORKS[name], depth=depth, base_channels=width, init_cfg=[])
-    layer = cfg.pop('layer', None)
+    known = (NETWORKS | COMPILED)[name]
+    cfg = dict(known, depth=depth, base_channels=width, init_cfg=[])
+    layer, folded, compiled = (
+        cfg.pop(key, None) for key in ('layer', 'folded', 'compiled')
+    )
     if layer:
         options: dict[str, Any] = {'type': layer}
         if layer != 'SqueezeExcite':
             options['kernel_size'] = 3
         cfg['plugins'] = [dict(cfg=options, position='after_conv3')]
     torch.manual_seed(0)
-    return MODELS.build(dict(cfg, **settings))
+    network = MODELS.build(dict(cfg, **settings))
+    if folded:
+        turn_on_efficient_conv_bn_eval_for_single_model(network)
+    if compiled:
+        network.compile(dynamic=False)
+    return network

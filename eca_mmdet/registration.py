@@ -34,12 +34,13 @@ _MODULES = (
     'eca_mmdet.models.backbones',
     'eca_mmdet.models.necks',
     'eca_mmdet.models.legacy',
+    'eca_mmdet.models.mask_targets',
     'eca_mmdet.checkpoints.initializer',
     'eca_mmdet.engine.coco_dataset',
     'eca_mmdet.evaluation.metric',
     'eca_mmdet.engine.load_from',
 )
-"""Every module that registers a class with mmdet on import."""
+"""Every module that registers a class with mmdet, or replaces a method, on import."""
 
 _NOISE = 'Could not import OneDL. Skipping OneDL datasets.'
 """What onedl-mmdetection prints on import."""

@@ -271,7 +271,7 @@ class Meter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         super().__init__()  # type: ignore[no-untyped-call]
         self.elements: int = 0  # of the largest tensor that each elementwise one uses
         self.peak_bytes: int = 0  # most bytes of new tensors alive at once
-        self._bytes = 0
+        self.alive_bytes: int = 0  # of new tensors that are alive now
         self._alive: set[int] = set()  # storages
 
     def __torch_dispatch__(
@@ -291,14 +291,14 @@ class Meter(TorchDispatchMode):  # type: ignore[no-untyped-call]
             if address in known or address in self._alive:
                 continue  # a view, or written in place
             self._alive.add(address)
-            self._bytes += size
+            self.alive_bytes += size
             weakref.finalize(storage, self._free, address, size)
-        self.peak_bytes = max(self.peak_bytes, self._bytes)
+        self.peak_bytes = max(self.peak_bytes, self.alive_bytes)
         return output
 
     def _free(self, address: int, size: int) -> None:
         self._alive.discard(address)
-        self._bytes -= size
+        self.alive_bytes -= size
 
 
 class SavedBytes:
