@@ -76,6 +76,32 @@ def is_accumulating(optim_wrapper: Any) -> bool:
     return bool(counted % counts and not last)
 
 
+def updates_each_step(optim_wrapper: Any) -> bool:
+    """Tell whether a wrapper updates as mmengine's does, without accumulation."""
+    from mmengine.optim import OptimWrapper
+
+    own = type(optim_wrapper).update_params is not OptimWrapper.update_params
+    return not own and getattr(optim_wrapper, '_accumulative_counts', 1) == 1
+
+
+# --- mmengine: models -----------------------------------------------------------------
+
+
+def has_plain_train_step(model: Any) -> bool:
+    """Tell whether a model, DDP's wrapper included, trains as mmengine's do."""
+    from mmengine.model import BaseModel, MMDistributedDataParallel
+
+    kinds = (BaseModel, MMDistributedDataParallel)
+    plain = getattr(type(model), 'train_step', None) in [k.train_step for k in kinds]
+    own = 'train_step' in vars(model) or getattr(model, 'detect_anomalous_params', 0)
+    return plain and not own
+
+
+def forward_losses(model: Any, data: Any) -> Any:
+    """Run the forward pass of a training step on preprocessed data."""
+    return model._run_forward(data, mode='loss')
+
+
 # --- mmengine: initialisation of weights ----------------------------------------------
 
 
@@ -102,6 +128,16 @@ def paste_masks(masks: Any, boxes: Any, height: int, width: int) -> Any:
     from mmdet.models.roi_heads.mask_heads.fcn_mask_head import _do_paste_mask
 
     return _do_paste_mask(masks, boxes, height, width, skip_empty=False)[0]
+
+
+# --- torch: tensors -------------------------------------------------------------------
+
+
+def copy_tensors(targets: list[Any], sources: list[Any]) -> None:
+    """Copy tensors of one dtype to others in one operation."""
+    import torch
+
+    torch._foreach_copy_(targets, sources)
 
 
 # --- torch: modules -------------------------------------------------------------------

@@ -123,6 +123,7 @@ def seeds(folder):
     compat.steps_counted,
     compat.set_steps_counted,
     compat.is_accumulating,
+    compat.updates_each_step,
 )
 def accumulation(folder):
     from mmengine.optim import OptimWrapper
@@ -139,6 +140,32 @@ def accumulation(folder):
     assert states == [(1, True), (2, False), (3, True), (4, False), (5, False)]
     compat.set_steps_counted(wrapper, 1)
     assert compat.is_accumulating(wrapper) and compat.steps_counted(wrapper) == 1
+    assert compat.updates_each_step(OptimWrapper(optimizer))
+    assert not compat.updates_each_step(wrapper)
+
+    class Own(OptimWrapper):
+        def update_params(self, loss):
+            super().update_params(loss)
+
+    assert not compat.updates_each_step(Own(optimizer))
+
+
+@check('mmengine', compat.has_plain_train_step, compat.forward_losses)
+def training_step(folder):
+    model = runner_in(folder, experiment_name='e').model
+    assert compat.has_plain_train_step(model)
+    losses = compat.forward_losses(model, {'inputs': torch.ones(1, 2)})
+    assert torch.equal(losses['loss'], model.layer(torch.ones(1, 2)).sum())
+    model.train_step = torch.compile(model.train_step, backend='eager')
+    assert not compat.has_plain_train_step(model)
+    assert not compat.has_plain_train_step(nn.Linear(1, 1))
+
+
+@check('torch', compat.copy_tensors)
+def copies(folder):
+    targets = [torch.zeros(2), torch.zeros(3)]
+    compat.copy_tensors(targets, [torch.ones(2), torch.arange(3.0)])
+    assert [t.tolist() for t in targets] == [[1, 1], [0, 1, 2]]
 
 
 def test_mmengine_scheduler_rates(mmdet_ready):

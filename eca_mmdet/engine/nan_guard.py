@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,8 +38,57 @@ class _NotFinite(Exception):  # noqa: N818 - never leaves this module
     """Inside ``update_params``: leave this step without an update."""
 
 
+class _Numbers:
+    """Numbers of a step on their way to the host, while the device computes on."""
+
+    def __init__(self, local: list[Tensor], shared: list[Tensor]) -> None:
+        """Send scalars of this process, and those of which the job's largest count."""
+        self._shared = len(shared)
+        numbers = torch.stack([*shared, *local]).double()
+        self._work: Any = None
+        self._event: Any = None
+        if is_distributed():
+            largest = torch.distributed.ReduceOp.MAX
+            self._work = torch.distributed.all_reduce(
+                numbers[: self._shared], largest, async_op=True
+            )
+        if numbers.is_cuda:
+            # NCCL's result is waited for beside the stream of the backward pass.
+            beside = None if self._work is None else torch.cuda.Stream()  # type: ignore[no-untyped-call]
+            with torch.cuda.stream(beside):
+                if self._work is not None:
+                    self._work.wait()
+                self._host = numbers.to('cpu', non_blocking=True)  # pinned by PyTorch
+                self._event = torch.cuda.Event()  # type: ignore[no-untyped-call]
+                self._event.record()
+        self._device = numbers  # kept until it has been copied
+
+    def wait(self) -> tuple[list[float], list[Tensor]]:
+        """Return the shared numbers, and the local ones as tensors on the CPU."""
+        if self._event is not None:
+            _poll(self._event.query)
+        else:
+            if self._work is not None:
+                _poll(self._work.is_completed)
+                self._work.wait()
+            self._host = self._device.cpu()
+        shared = self._host[: self._shared].tolist()
+        return shared, list(self._host[self._shared :].unbind())
+
+
+def _poll(done: Callable[[], bool]) -> None:
+    """Wait in Python, where a second ctrl-C is heard."""
+    while not done():
+        time.sleep(1e-4)
+
+
 class GuardedOptimizer:
     """A Runner's optimizer wrapper that skips updates from losses that are not finite.
+
+    The host learns whether the loss is finite, and the values to be logged, in one
+    transfer, for which the device does not wait: the backward pass is queued before it
+    is known, and the update after. With accumulation, where a backward pass would spoil
+    the gradients of earlier batches, the loss is known before.
 
     It also makes all processes of a job stop at the same step, when one is interrupted.
     """
@@ -48,19 +99,30 @@ class GuardedOptimizer:
         self._interrupts = interrupts
         self._skipped = 0
         self._own = True  # this process has the loss that is not finite
+        self._kept: dict[Tensor, Tensor] = {}  # statistics before the step
+        self._logged: dict[str, Any] = {}
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._runner.optim_wrapper, name)
 
     def train_step(self, batch: Any) -> dict[str, Any] | None:
-        """Run one step of the model; return its log variables, None if left out."""
+        """Run one step of the model; return its log variables, None if left out.
+
+        They are on the CPU, except those of a model with a ``train_step`` of its own.
+        """
         runner = self._runner
         if not isinstance(runner.optim_wrapper, OptimWrapper):  # several optimizers
             step = runner.model.train_step(batch, optim_wrapper=runner.optim_wrapper)
             return dict(step)
-        kept = _norm_statistics(runner.model) if self._on_nan.skip else []
+        counted = compat.steps_counted(runner.optim_wrapper)
+        statistics = _norm_statistics(runner.model) if self._on_nan.skip else []
+        for buffer in statistics:
+            if buffer not in self._kept:
+                self._kept[buffer] = torch.empty_like(buffer)
+        kept = [self._kept[buffer] for buffer in statistics]
+        _copy_all(kept, statistics)
         try:
-            return dict(runner.model.train_step(batch, optim_wrapper=self))
+            return self._train(batch)
         except _NotFinite:
             pass
         except (RuntimeError, ValueError, IndexError, AssertionError) as error:
@@ -73,37 +135,72 @@ class GuardedOptimizer:
         self._skipped += 1
         if not self._on_nan.skip or self._skipped > self._on_nan.limit:
             raise NotFiniteError(f'{message} {self._advice()}')
-        for buffer, value in kept:
-            buffer.copy_(value)
+        _copy_all(statistics, kept)
+        if compat.updates_each_step(runner.optim_wrapper):
+            runner.optim_wrapper.zero_grad()
+        compat.set_steps_counted(runner.optim_wrapper, counted)
         runner.logger.warning(
             f'{message} The batch is left out ({self._skipped} of at most '
             f'{self._on_nan.limit}).'
         )
         return None
 
+    def _train(self, batch: Any) -> dict[str, Any]:
+        """Run mmengine's ``train_step``, with the values to be logged at hand."""
+        model = self._runner.model
+        if not compat.has_plain_train_step(model):
+            return dict(model.train_step(batch, optim_wrapper=self))
+        module = _unwrapped(model)
+        with self.optim_context(model):
+            losses = compat.forward_losses(model, module.data_preprocessor(batch, True))
+        loss, self._logged = module.parse_losses(losses)
+        self.update_params(loss)
+        return self._logged
+
     def update_params(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
         """Apply a loss, if it is finite in every process."""
+        wrapper = self._runner.optim_wrapper
         bad = ~torch.isfinite(loss.detach()).all()
-        asked = torch.tensor(self._interrupts.requested, device=loss.device)
-        flags = torch.stack([bad.long(), asked])
-        if is_distributed():
-            self._own = bool(bad)
-            torch.distributed.all_reduce(flags, torch.distributed.ReduceOp.MAX)
-        any_bad, self._interrupts.agreed = flags.tolist()
+        asked = loss.new_full((), self._interrupts.requested, dtype=torch.long)
+        logged = {
+            name: value.detach()
+            for name, value in self._logged.items()
+            if isinstance(value, Tensor) and value.shape == bad.shape
+        }
+        numbers = _Numbers([bad, *logged.values()], [bad, asked])
+        at_once = compat.updates_each_step(wrapper) and not (args or kwargs)
+        if at_once:
+            wrapper.backward(wrapper.scale_loss(loss))
+        (any_bad, agreed), (own, *values) = numbers.wait()
+        self._interrupts.agreed = int(agreed)
         if any_bad:
+            self._own = bool(own)
             raise _NotFinite
-        self._runner.optim_wrapper.update_params(loss, *args, **kwargs)
+        if at_once:
+            wrapper.step()
+            wrapper.zero_grad()
+        else:
+            wrapper.update_params(loss, *args, **kwargs)
+        self._logged = {**self._logged, **dict(zip(logged, values, strict=True))}
 
     def _locate(self, batch: Any) -> tuple[str, list[str]]:
-        """Repeat the forward pass with the same random numbers, and watch it."""
+        """Repeat the forward pass with the same random numbers, and watch it.
+
+        Watched layers run by themselves: where all of them are finite, blocks are
+        watched, whose layers are computed together as in training.
+        """
         runner = self._runner
-        seed_step(runner.seed, get_rank(), runner.iter)
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
-        with runner.optim_wrapper.optim_context(runner.model):
-            return first_not_finite(model, batch)
+        rank = get_rank()
+        for blocks in (False, True):
+            seed_step(runner.seed, rank, runner.iter)
+            with runner.optim_wrapper.optim_context(runner.model), _alone():
+                found = first_not_finite(_unwrapped(runner.model), batch, blocks)
+            if found[0]:
+                break
+        return found
 
     def _describe(self, batch: Any) -> str:
-        layer, parts = self._locate(batch)  # in every process, for layers that talk
+        layer, parts = self._locate(batch)
         message = ''
         if self._own:
             process = f' in process {get_rank()}' if is_distributed() else ''
@@ -143,12 +240,35 @@ def images_of(batch: Any) -> str:
     return f'images {", ".join(named)}' if len(named) > 1 else f'image {named[0]}'
 
 
-def first_not_finite(model: Any, batch: Any) -> tuple[str, list[str]]:
+def _unwrapped(model: Any) -> Any:
+    return model.module if is_model_wrapper(model) else model
+
+
+@contextlib.contextmanager
+def _alone() -> Iterator[None]:
+    """Keep layers and losses from talking to other processes, which may not answer."""
+    distributed: Any = torch.distributed
+    before = distributed.is_initialized
+    distributed.is_initialized = lambda: False
+    try:
+        yield
+    finally:
+        distributed.is_initialized = before
+
+
+def first_not_finite(
+    model: Any, batch: Any, blocks: bool = False
+) -> tuple[str, list[str]]:
     """Return the first layer of a training step whose output is not finite, or ''.
 
     Described with its weights and input. Second, the losses that are not finite.
+    ``blocks`` leaves out layers, and gates of one layer.
     """
-    names = {module: name for name, module in model.named_modules()}
+    names = {
+        module: name
+        for name, module in model.named_modules()
+        if not blocks or any(list(child.children()) for child in module.children())
+    }
     culprits: list[str] = []
     lost: list[str] = []
 
@@ -187,15 +307,26 @@ def _is_finite(value: Any) -> bool:
     return True
 
 
-def _norm_statistics(model: nn.Module) -> list[tuple[Tensor, Tensor]]:
-    """Return the statistics that a forward pass in training changes, with copies."""
+def _norm_statistics(model: nn.Module) -> list[Tensor]:
+    """Return the statistics that a forward pass in training changes."""
     norms = compat.norm_base()
     return [
-        (buffer, buffer.clone())
+        buffer
         for module in model.modules()
         if isinstance(module, norms) and module.training
         for buffer in module.buffers(recurse=False)
     ]
+
+
+def _copy_all(targets: list[Tensor], sources: list[Tensor]) -> None:
+    """Copy tensors in one operation for each dtype."""
+    for dtype in {tensor.dtype for tensor in targets}:
+        pairs = [
+            pair
+            for pair in zip(targets, sources, strict=True)
+            if pair[0].dtype == dtype
+        ]
+        compat.copy_tensors(*map(list, zip(*pairs, strict=True)))
 
 
 def require_finite(checkpoint: dict[str, Any]) -> None:
