@@ -157,6 +157,20 @@ def batch_norm_base() -> Any:
     return _BatchNorm
 
 
+@contextlib.contextmanager
+def not_compiled(model: Any) -> Iterator[None]:
+    """Run what ``Module.compile`` compiled as it is, with the hooks of its layers."""
+    compiled = [part for part in model.modules() if part._compiled_call_impl]
+    calls = [part._compiled_call_impl for part in compiled]
+    try:
+        for part in compiled:
+            part._compiled_call_impl = None
+        yield
+    finally:
+        for part, call in zip(compiled, calls, strict=True):
+            part._compiled_call_impl = call
+
+
 def conv_forward(kind: Any) -> Callable[..., Any]:
     """Return the method of a convolution class that ``forward`` calls."""
     return kind._conv_forward  # type: ignore[no-any-return]

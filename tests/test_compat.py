@@ -161,6 +161,18 @@ def training_step(folder):
     assert not compat.has_plain_train_step(nn.Linear(1, 1))
 
 
+@check('torch', compat.not_compiled)
+def compiled_parts(folder):
+    model = nn.Sequential(nn.Sequential(nn.Linear(1, 1)))
+    frames = []
+    model[0].compile(backend=lambda graph, _: frames.append(1) or graph.forward)
+    with compat.not_compiled(model):
+        model(torch.ones(1, 1))
+        assert frames == []
+    model(torch.ones(1, 1))
+    assert frames == [1]
+
+
 @check('torch', compat.copy_tensors)
 def copies(folder):
     targets = [torch.zeros(2), torch.zeros(3)]

@@ -38,48 +38,22 @@ class _NotFinite(Exception):  # noqa: N818 - never leaves this module
     """Inside ``update_params``: leave this step without an update."""
 
 
-class _Numbers:
-    """Numbers of a step on their way to the host, while the device computes on."""
+def _to_host(numbers: Tensor) -> Callable[[], Tensor]:
+    """Begin to copy numbers to the CPU, and return what waits for them.
 
-    def __init__(self, local: list[Tensor], shared: list[Tensor]) -> None:
-        """Send scalars of this process, and those of which the job's largest count."""
-        self._shared = len(shared)
-        numbers = torch.stack([*shared, *local]).double()
-        self._work: Any = None
-        self._event: Any = None
-        if is_distributed():
-            largest = torch.distributed.ReduceOp.MAX
-            self._work = torch.distributed.all_reduce(
-                numbers[: self._shared], largest, async_op=True
-            )
-        if numbers.is_cuda:
-            # NCCL's result is waited for beside the stream of the backward pass.
-            beside = None if self._work is None else torch.cuda.Stream()  # type: ignore[no-untyped-call]
-            with torch.cuda.stream(beside):
-                if self._work is not None:
-                    self._work.wait()
-                self._host = numbers.to('cpu', non_blocking=True)  # pinned by PyTorch
-                self._event = torch.cuda.Event()  # type: ignore[no-untyped-call]
-                self._event.record()
-        self._device = numbers  # kept until it has been copied
+    It waits in Python, where a second ctrl-C is heard.
+    """
+    host = numbers.to('cpu', non_blocking=True)  # pinned by PyTorch
+    event: Any = torch.cuda.Event() if numbers.is_cuda else None  # type: ignore[no-untyped-call]
+    if event is not None:
+        event.record()
 
-    def wait(self) -> tuple[list[float], list[Tensor]]:
-        """Return the shared numbers, and the local ones as tensors on the CPU."""
-        if self._event is not None:
-            _poll(self._event.query)
-        else:
-            if self._work is not None:
-                _poll(self._work.is_completed)
-                self._work.wait()
-            self._host = self._device.cpu()
-        shared = self._host[: self._shared].tolist()
-        return shared, list(self._host[self._shared :].unbind())
+    def wait() -> Tensor:
+        while event is not None and not event.query():
+            time.sleep(1e-4)
+        return host
 
-
-def _poll(done: Callable[[], bool]) -> None:
-    """Wait in Python, where a second ctrl-C is heard."""
-    while not done():
-        time.sleep(1e-4)
+    return wait
 
 
 class GuardedOptimizer:
@@ -87,8 +61,10 @@ class GuardedOptimizer:
 
     The host learns whether the loss is finite, and the values to be logged, in one
     transfer, for which the device does not wait: the backward pass is queued before it
-    is known, and the update after. With accumulation, where a backward pass would spoil
-    the gradients of earlier batches, the loss is known before.
+    is known, and the update after. Two cases have to know it before: accumulation,
+    where a backward pass would spoil the gradients of earlier batches, and several
+    processes. What is computed from NaN may not reach every parameter (no proposals, no
+    loss of the box head), and DDP would wait for their gradients forever.
 
     It also makes all processes of a job stop at the same step, when one is interrupted.
     """
@@ -153,7 +129,8 @@ class GuardedOptimizer:
         module = _unwrapped(model)
         with self.optim_context(model):
             losses = compat.forward_losses(model, module.data_preprocessor(batch, True))
-        loss, self._logged = module.parse_losses(losses)
+        loss, logged = module.parse_losses(losses)
+        self._logged = dict(logged)
         self.update_params(loss)
         return self._logged
 
@@ -167,12 +144,16 @@ class GuardedOptimizer:
             for name, value in self._logged.items()
             if isinstance(value, Tensor) and value.shape == bad.shape
         }
-        numbers = _Numbers([bad, *logged.values()], [bad, asked])
-        at_once = compat.updates_each_step(wrapper) and not (args or kwargs)
+        numbers = torch.stack([bad, asked, bad, *logged.values()]).double()
+        if is_distributed():
+            torch.distributed.all_reduce(numbers[:2], torch.distributed.ReduceOp.MAX)
+        wait = _to_host(numbers)
+        plain = compat.updates_each_step(wrapper) and not (args or kwargs)
+        at_once = plain and not is_distributed()
         if at_once:
             wrapper.backward(wrapper.scale_loss(loss))
-        (any_bad, agreed), (own, *values) = numbers.wait()
-        self._interrupts.agreed = int(agreed)
+        host = wait()
+        any_bad, self._interrupts.agreed, own = map(int, host[:3].tolist())
         if any_bad:
             self._own = bool(own)
             raise _NotFinite
@@ -181,7 +162,7 @@ class GuardedOptimizer:
             wrapper.zero_grad()
         else:
             wrapper.update_params(loss, *args, **kwargs)
-        self._logged = {**self._logged, **dict(zip(logged, values, strict=True))}
+        self._logged |= dict(zip(logged, host[3:].unbind(), strict=True))
 
     def _locate(self, batch: Any) -> tuple[str, list[str]]:
         """Repeat the forward pass with the same random numbers, and watch it.
@@ -193,8 +174,10 @@ class GuardedOptimizer:
         rank = get_rank()
         for blocks in (False, True):
             seed_step(runner.seed, rank, runner.iter)
-            with runner.optim_wrapper.optim_context(runner.model), _alone():
-                found = first_not_finite(_unwrapped(runner.model), batch, blocks)
+            context = runner.optim_wrapper.optim_context(runner.model)
+            model = _unwrapped(runner.model)
+            with context, _alone(), compat.not_compiled(model):
+                found = first_not_finite(model, batch, blocks)
             if found[0]:
                 break
         return found

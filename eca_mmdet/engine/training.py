@@ -66,6 +66,8 @@ def train(
     local_rank: int = 0,
     dist_timeout: int | None = None,
     resume_hint: str = "train(..., resume='auto')",
+    amp_dtype: str | None = None,
+    compile: bool = False,
 ) -> TrainingResult:
     """Train a detector, after checking its config, weights and data.
 
@@ -82,7 +84,7 @@ def train(
         resume: a checkpoint, or 'auto' for the latest in ``work_dir``.
         seed: default: the config's, or a new one, which is recorded.
         deterministic: the same weights again with the same seed.
-        amp: mixed precision.
+        amp: mixed precision: bfloat16 where the device computes in it, else float16.
         scale_lr: scale the learning rate to the images per step.
         from_scratch: random backbone weights, and no frozen stages.
         on_nan: what to do about a batch whose loss is not finite.
@@ -92,6 +94,8 @@ def train(
         local_rank: of this process on its machine, where the launcher sets none.
         dist_timeout: seconds that a process waits for the others.
         resume_hint: how to resume, for messages.
+        amp_dtype: mixed precision in 'bfloat16' or 'float16'.
+        compile: backbone and neck through ``torch.compile``.
 
     Raises:
         UserError: a check failed; nothing was trained.
@@ -103,8 +107,8 @@ def train(
     with _locked(cfg.work_dir, resuming=bool(resume)), each_read_once():
         if from_scratch:
             start_from_scratch(cfg)
-        if amp:
-            use_amp(cfg)
+        if amp or amp_dtype:
+            use_amp(cfg, amp_dtype)
         set_randomness(cfg, seed, deterministic)
         resume_from(cfg, resume)
         check(cfg, training=True)
@@ -112,6 +116,8 @@ def train(
         with distributed.job(cfg), named_operators():
             runner = _build(cfg, scale_lr)
             set_tolerance(runner, on_nan, nan_limit, skip_bad_images)
+            if compile:
+                compile_features(runner.model)
             stopped = _run(runner, resume_hint)
         if stopped is not None:
             raise stopped
@@ -149,6 +155,21 @@ def _build(cfg: Any, scale_lr: bool) -> Any:
     runner.register_hook(ResumedBatchHook(images_per_step(cfg), scale_lr))
     check_start(cfg, runner, exact=bool(cfg.get('resume')))
     return runner
+
+
+def compile_features(model: Any) -> None:
+    """Put backbone and neck through ``torch.compile``, for images of any size.
+
+    In place: names in the state dict stay. Losses, whose shapes follow the objects of
+    an image, would be compiled again and again.
+    """
+    from mmengine.model import is_model_wrapper
+
+    detector = model.module if is_model_wrapper(model) else model
+    for name in ('backbone', 'neck'):
+        part = getattr(detector, name, None)
+        if part is not None:
+            part.compile(dynamic=True)
 
 
 def set_tolerance(

@@ -1,6 +1,5 @@
 """What a step costs the host, and what a batch without a finite loss leaves behind."""
 
-import contextlib
 from types import SimpleNamespace
 
 import pytest
@@ -118,17 +117,13 @@ class Host(torch.Tensor):
     """A tensor that has been copied to the host."""
 
 
+@pytest.mark.parametrize('counts', [1, 2])
 @pytest.mark.parametrize('skip', [True, False])
-def test_a_step_reads_the_device_once(monkeypatch, skip):
+def test_a_step_reads_the_device_once(monkeypatch, skip, counts):
     """The losses that mmengine logs come with what is asked about them."""
-    guard, runner = guarded(skip=skip)
+    guard, runner = guarded(skip=skip, accumulative_counts=counts)
     transfers, reads = [], []
-    plain_cpu = torch.Tensor.cpu
-    monkeypatch.setattr(
-        torch.Tensor,
-        'cpu',
-        lambda self: transfers.append(1) or plain_cpu(self).as_subclass(Host),
-    )
+    plain_to = torch.Tensor.to
     for name in READS:
         method = getattr(torch.Tensor, name)
 
@@ -138,6 +133,16 @@ def test_a_step_reads_the_device_once(monkeypatch, skip):
             return method(self, *args)
 
         monkeypatch.setattr(torch.Tensor, name, read)
+
+    def to(self, *args, **options):
+        moved = plain_to(self, *args, **options)
+        if args[:1] != ('cpu',):
+            return moved
+        assert options == {'non_blocking': True}
+        transfers.append(1)
+        return moved.as_subclass(Host)
+
+    monkeypatch.setattr(torch.Tensor, 'to', to)
     for step, batch in enumerate(batches()[:3], 1):
         outputs = guard.train_step(batch)
         RuntimeInfoHook().after_train_iter(runner, 0, outputs=outputs)
@@ -173,7 +178,6 @@ def test_the_backward_pass_is_queued_before_the_host_waits(monkeypatch):
             lambda *args, name=name, method=method: order.append(name) or method(*args),
         )
     monkeypatch.setattr(torch.cuda, 'Event', Event)
-    monkeypatch.setattr(torch.cuda, 'stream', contextlib.nullcontext)
     images = batches(1)
     on_cuda = property(lambda tensor: tensor.dtype == torch.float64)
     monkeypatch.setattr(torch.Tensor, 'is_cuda', on_cuda, raising=False)

@@ -334,10 +334,9 @@ def test_a_signal_while_processes_talk_is_of_the_next_step(parts, monkeypatch):
         SimpleNamespace(optim_wrapper=wrapper), finite.OnNan(), interrupts
     )
 
-    def late_signal(flags, operation, async_op):
+    def late_signal(flags, operation):
         if not interrupts.requested:
             interrupts._handle(signal.SIGINT, None)
-        return SimpleNamespace(is_completed=lambda: True, wait=lambda: None)
 
     monkeypatch.setattr(finite, 'is_distributed', lambda: True)
     monkeypatch.setattr(torch.distributed, 'all_reduce', late_signal)
