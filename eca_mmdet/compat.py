@@ -140,6 +140,11 @@ def copy_tensors(targets: list[Any], sources: list[Any]) -> None:
     torch._foreach_copy_(targets, sources)
 
 
+def version_of(tensor: Any) -> int:
+    """Return how often a tensor's storage was written in place, by any view of it."""
+    return int(tensor._version)
+
+
 # --- torch: modules -------------------------------------------------------------------
 
 

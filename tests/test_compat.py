@@ -173,6 +173,14 @@ def compiled_parts(folder):
     assert frames == [1]
 
 
+@check('torch', compat.version_of)
+def versions(folder):
+    values = torch.zeros(4)
+    before = compat.version_of(values)
+    values[1:].add_(1)
+    assert compat.version_of(values) == before + 1 == compat.version_of(values[:2])
+
+
 @check('torch', compat.copy_tensors)
 def copies(folder):
     targets = [torch.zeros(2), torch.zeros(3)]

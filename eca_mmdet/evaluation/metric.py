@@ -378,6 +378,7 @@ class MetricsFileHook(Hook):  # type: ignore[misc]
         record['config'] = Path(config).stem if config else None
         if runner.cfg.get('fast'):
             record['fast'] = True  # eca-mmdet test --fast: not the exact AP
+            record['fast_dtype'] = runner.cfg.get('fast_dtype')
         record |= more
         folder = Path(runner.log_dir)
         if name:

@@ -1,4 +1,4 @@
-"""Inference at speed: fused norms, channels-last, bfloat16 in backbone and neck."""
+"""Inference at speed: fused norms, channels-last, and half the bits in the maps."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
 from torch import Tensor, nn
 
+from eca_mmdet import compat
+from eca_mmdet.engine.mixed_precision import low_precision
 from eca_mmdet.utils.errors import UserError
 
 PROBE = 512
@@ -21,17 +23,25 @@ PROBE = 512
 TOLERANCE = 1e-3
 """Largest difference that fusion may make, relative to a channel's largest feature."""
 
+COMPILED_TOLERANCE = 5e-2
+"""Largest difference that compilation may make, relative to a level's largest feature.
+
+That of bfloat16, in which compiled kernels round at other places.
+"""
+
 
 def make_fast(detector: nn.Module, compiled: bool = False) -> Any:
     """Return a fast copy of a trained mmdet detector, for inference only.
 
     Batch norms of backbone and neck are fused into their convolutions, the detector's
-    weights take the channels-last format, and backbone and neck run under bfloat16
-    autocast. Heads, RoI operators and NMS get float32 features, as ever. The copy is in
-    evaluation mode; its ``extracted`` counts the batches through ``extract_feat``.
+    weights take the channels-last format, and backbone and neck run under autocast: to
+    bfloat16, or to float16 on a GPU that does not compute in it. Heads, RoI operators
+    and NMS get float32 features, as ever. The copy is in evaluation mode; its
+    ``extracted`` counts the batches through ``extract_feat``.
 
     ``compiled`` also runs the backbone through ``torch.compile``, which takes minutes
-    for the first image, and on a CPU needs a C++ compiler.
+    for the first image, and on a CPU needs a C++ compiler. The features of that image
+    are held against those of the layers themselves.
     """
     if not hasattr(detector, 'backbone') or not hasattr(detector, 'extract_feat'):
         raise UserError(
@@ -43,31 +53,71 @@ def make_fast(detector: nn.Module, compiled: bool = False) -> Any:
     fast.eval()
     _fuse(fast)
     fast.to(memory_format=torch.channels_last)
-    if compiled:
-        fast.backbone = torch.compile(fast.backbone, dynamic=True)
     fast.extracted = 0
+    fast.precision = low_precision(next(fast.parameters()).device.type)
+    fast.to_compare = False
     fast.extract_feat = types.MethodType(_extract_feat, fast)
+    if fast.precision == torch.float16:
+        with torch.no_grad():
+            levels = _levels(fast.extract_feat(_probe(fast)))
+        if not all(level.isfinite().all() for level in levels):
+            raise UserError(
+                f'the features of {type(fast.backbone).__name__} exceed the range of '
+                'float16, and this GPU does not compute in bfloat16. Test it without '
+                '--fast.',
+                code='unsupported-model',
+            )
+        fast.extracted = 0
+    if compiled:
+        fast.backbone.compile(dynamic=True)
+        fast.to_compare = True
     return fast
 
 
 def _extract_feat(self: Any, inputs: Tensor, *args: Any, **kwargs: Any) -> Any:
     self.extracted += 1
     inputs = inputs.contiguous(memory_format=torch.channels_last)
-    with torch.autocast(inputs.device.type, dtype=torch.bfloat16):
+    with torch.autocast(inputs.device.type, dtype=self.precision):
         features = type(self).extract_feat(self, inputs, *args, **kwargs)
+        if self.to_compare:
+            with compat.not_compiled(self):
+                expected = type(self).extract_feat(self, inputs, *args, **kwargs)
+            _compare_compiled(self, _levels(features), _levels(expected))
+            self.to_compare = False
     if isinstance(features, Tensor):
         return features.float()
     return tuple(level.float() for level in features)
+
+
+def _levels(features: Any) -> list[Tensor]:
+    return [features] if isinstance(features, Tensor) else list(features)
+
+
+def _compare_compiled(fast: Any, found: list[Tensor], expected: list[Tensor]) -> None:
+    """Check that compilation kept the features."""
+    for new, old in zip(found, expected, strict=True):
+        change = (new.float() - old.float()).abs().max()
+        if not change <= COMPILED_TOLERANCE * old.float().abs().max():
+            raise UserError(
+                f'torch.compile changes the features of {type(fast.backbone).__name__} '
+                'on the first image. Test it without --compile.',
+                code='unsupported-model',
+            )
+
+
+def _probe(model: Any) -> Tensor:
+    """Return an image of noise, on the model's device in its type."""
+    generator = torch.Generator().manual_seed(0)
+    # Large enough for what an attention layer looks at on the smallest map.
+    image = torch.randn(1, 3, PROBE, PROBE, generator=generator)
+    return image.to(next(model.parameters()))
 
 
 def _fuse(model: Any) -> None:
     """Fuse norms in backbone and neck; check that the features stay the same."""
     from mmcv.cnn import fuse_conv_bn
 
-    generator = torch.Generator().manual_seed(0)
-    # Large enough for what an attention layer looks at on the smallest map.
-    image = torch.randn(1, 3, PROBE, PROBE, generator=generator)
-    image = image.to(next(model.parameters()))
+    image = _probe(model)
     # TF32 would round the scaled weights differently: its error is above TOLERANCE.
     with torch.no_grad(), _without_tf32():
         before = model.extract_feat(image)
@@ -124,6 +174,7 @@ class FastTestHook(Hook):  # type: ignore[misc]
         model = runner.model.module if wrapped else runner.model
         runner.model = self._fast = make_fast(model, self._compiled)
         runner.cfg.fast = True
+        runner.cfg.fast_dtype = str(self._fast.precision).removeprefix('torch.')
 
     def after_test_epoch(
         self, runner: Any, metrics: dict[str, float] | None = None

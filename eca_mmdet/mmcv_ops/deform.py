@@ -9,12 +9,14 @@ so training costs one forward more than with a compiled mmcv.
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from eca_mmdet import compat
 from eca_mmdet.mmcv_ops.library import package
 
 __all__ = [
@@ -36,6 +38,21 @@ def _gradients(
     with torch.enable_grad(), torch.autocast(grad_output.device.type, enabled=False):
         leaves = [tensor.detach().to(dtype).requires_grad_() for tensor in inputs]
         return torch.autograd.grad(function(*leaves), leaves, grad_output.to(dtype))
+
+
+def _convolution_gradients(
+    function: Callable[..., Tensor], inputs: list[Tensor], grad_output: Tensor
+) -> tuple[Tensor, ...]:
+    """Return :func:`_gradients`, if they may differ between runs on a GPU.
+
+    torchvision's kernel adds in any order there, and does not ask PyTorch.
+    """
+    if grad_output.is_cuda and torch.are_deterministic_algorithms_enabled():
+        line = 'deform_conv2d_backward does not have a deterministic implementation.'
+        if not torch.is_deterministic_algorithms_warn_only_enabled():
+            raise RuntimeError(line)
+        warnings.warn(line, stacklevel=2)
+    return _gradients(function, inputs, grad_output)
 
 
 def _prefix(maps: Tensor, batch: int, shape: tuple[int, ...], exact: bool) -> Tensor:
@@ -142,7 +159,9 @@ def deform_conv_backward_input(
 ) -> None:
     """Add to the gradients of the input and of the offsets, in place."""
     run = _deform_conv2d(options)
-    grads = _gradients(lambda x, o: run(x, o, weight), [input, offset], grad_output)
+    grads = _convolution_gradients(
+        lambda x, o: run(x, o, weight), [input, offset], grad_output
+    )
     grad_input.add_(grads[0])
     grad_offset.add_(grads[1])
 
@@ -161,7 +180,9 @@ def deform_conv_backward_parameters(
     run = _deform_conv2d(options)
     # The convolution is linear in its weight: its gradient is the same at zero.
     zero = torch.zeros_like(grad_weight)
-    (grad,) = _gradients(lambda w: run(input, offset, w), [zero], grad_output)
+    (grad,) = _convolution_gradients(
+        lambda w: run(input, offset, w), [zero], grad_output
+    )
     grad_weight.add_(grad, alpha=scale)
 
 
@@ -201,10 +222,28 @@ def modulated_deform_conv_backward(
 ) -> None:
     """Add to the gradients of input, weight, bias, offsets and mask, in place."""
     inputs = [input, offset, weight, mask, *([bias] if with_bias else [])]
-    grads = _gradients(_deform_conv2d(options), inputs, grad_output)
+    grads = _convolution_gradients(_deform_conv2d(options), inputs, grad_output)
     targets = [grad_input, grad_offset, grad_weight, grad_mask, grad_bias]
     for target, grad in zip(targets, grads, strict=False):
         target.add_(grad)
+
+
+_last_shapes: list[Any] = []
+"""What identifies map sizes on a device, the same numbers on the host, the tensor."""
+
+
+def _sizes(shapes: Tensor) -> list[list[int]]:
+    """Return (levels, 2) heights and widths, read from the device once.
+
+    All layers of a detector get the same tensor, or backward's alias of it. The cached
+    one is kept, so that no other takes its place in memory.
+    """
+    if shapes.is_inference():  # without a version
+        return shapes.tolist()  # type: ignore[no-any-return]
+    key = (shapes.device, shapes.data_ptr(), shapes.shape, compat.version_of(shapes))
+    if not _last_shapes or _last_shapes[0] != key:
+        _last_shapes[:] = key, shapes.tolist(), shapes
+    return _last_shapes[1]  # type: ignore[no-any-return]
 
 
 def ms_deform_attn_forward(
@@ -219,7 +258,7 @@ def ms_deform_attn_forward(
     from mmcv.ops.multi_scale_deform_attn import multi_scale_deformable_attn_pytorch
 
     return multi_scale_deformable_attn_pytorch(  # type: ignore[no-any-return]
-        value, value_spatial_shapes, sampling_locations, attention_weights
+        value, _sizes(value_spatial_shapes), sampling_locations, attention_weights
     )
 
 
@@ -240,7 +279,7 @@ def ms_deform_attn_backward(
 
     def run(value: Tensor, locations: Tensor, weights: Tensor) -> Tensor:
         return multi_scale_deformable_attn_pytorch(  # type: ignore[no-any-return]
-            value, value_spatial_shapes, locations, weights
+            value, _sizes(value_spatial_shapes), locations, weights
         )
 
     inputs = [value, sampling_locations, attention_weights]
