@@ -283,7 +283,8 @@ def _encode(masks: Any, shape: Sequence[int]) -> tuple[list[bytes], tuple[int, i
         plain = [c.encode() if isinstance(c, str) else bytes(c) for c in counts]
         height, width = sizes[0] if sizes else shape[:2]
         return plain, (int(height), int(width))
-    stack = _array(masks).astype(np.uint8)
+    stack = _array(masks)
+    stack = stack.view(np.uint8) if stack.dtype == bool else stack.astype(np.uint8)
     size = (int(stack.shape[1]), int(stack.shape[2]))
     # One mask at a time: the encoder takes a copy in column order, which for 100 masks
     # of a large image would be a gigabyte.
