@@ -316,6 +316,11 @@ def use_amp(cfg: Any, dtype: str | None = None) -> None:
     """Switch to mixed precision, in the given type or that of the config or device."""
     from mmengine.device import get_device
 
+    if dtype not in (None, 'bfloat16', 'float16'):
+        raise UserError(
+            f"--amp-dtype must be 'bfloat16' or 'float16'; got {dtype!r}.",
+            code='option-invalid',
+        )
     if dtype == 'float16' and get_device() == 'cpu':
         raise UserError(
             '--amp-dtype float16 needs a GPU, and PyTorch sees none. CPUs train in '

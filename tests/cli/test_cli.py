@@ -230,9 +230,10 @@ def test_amp_without_a_gpu(monkeypatch):
     import mmengine.device
 
     monkeypatch.setattr(mmengine.device, 'get_device', lambda: 'cpu')
-    with pytest.raises(UserError) as refused:
-        engine_config.use_amp(config(), 'float16')
-    assert refused.value.code == 'no-gpu'
+    for dtype, code in (('float16', 'no-gpu'), ('half', 'option-invalid')):
+        with pytest.raises(UserError) as refused:
+            engine_config.use_amp(config(), dtype)
+        assert refused.value.code == code
 
 
 @pytest.mark.parametrize(
