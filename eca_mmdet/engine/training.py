@@ -164,12 +164,19 @@ def compile_features(model: Any) -> None:
     an image, would be compiled again and again.
     """
     from mmengine.model import is_model_wrapper
+    from torch import nn
 
     detector = model.module if is_model_wrapper(model) else model
-    for name in ('backbone', 'neck'):
-        part = getattr(detector, name, None)
-        if part is not None:
-            part.compile(dynamic=True)
+    found = [getattr(detector, name, None) for name in ('backbone', 'neck')]
+    parts = [part for part in found if isinstance(part, nn.Module)]
+    if not parts:  # mmengine's FlexibleRunner builds its model later
+        raise UserError(
+            '--compile needs a detector with a backbone, and the runner of this '
+            f'command; got {type(detector).__name__}.',
+            code='unsupported-model',
+        )
+    for part in parts:
+        part.compile(dynamic=True)
 
 
 def set_tolerance(

@@ -14,6 +14,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from eca_mmdet.engine import nan_guard
 from eca_mmdet.engine.failures import Interrupts
 
+pytestmark = pytest.mark.openmmlab
+
 READS = ('item', 'tolist', 'numpy', '__bool__', '__float__', '__int__', '__index__')
 
 

@@ -79,6 +79,12 @@ def test_mixed_precision_on_a_cpu_goes_on_bit_for_bit(mmdet_ready, tmp_path, cap
         assert torch.equal(value, states['resumed'][key]), key
 
 
+def test_nothing_to_compile(mmdet_ready):
+    with pytest.raises(UserError) as caught:
+        compile_features({'backbone': {'type': 'ResNet'}})
+    assert caught.value.code == 'unsupported-model'
+
+
 @pytest.mark.slow
 def test_compiled_features_are_trained_as_the_layers(mmdet_ready, tmp_path):
     """By Inductor, for images of two sizes; statistics of norms included."""
