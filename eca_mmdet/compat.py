@@ -165,14 +165,13 @@ def batch_norm_base() -> Any:
 @contextlib.contextmanager
 def not_compiled(model: Any) -> Iterator[None]:
     """Run what ``Module.compile`` compiled as it is, with the hooks of its layers."""
-    compiled = [part for part in model.modules() if part._compiled_call_impl]
-    calls = [part._compiled_call_impl for part in compiled]
+    calls = {part: part._compiled_call_impl for part in model.modules()}
     try:
-        for part in compiled:
+        for part in calls:
             part._compiled_call_impl = None
         yield
     finally:
-        for part, call in zip(compiled, calls, strict=True):
+        for part, call in calls.items():
             part._compiled_call_impl = call
 
 

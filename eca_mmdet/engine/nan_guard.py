@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,24 +39,6 @@ class _NotFinite(Exception):  # noqa: N818 - never leaves this module
     """Inside ``update_params``: leave this step without an update."""
 
 
-def _to_host(numbers: Tensor) -> Callable[[], Tensor]:
-    """Begin to copy numbers to the CPU, and return what waits for them.
-
-    It waits in Python, where a second ctrl-C is heard.
-    """
-    host = numbers.to('cpu', non_blocking=True)  # pinned by PyTorch
-    event: Any = torch.cuda.Event() if numbers.is_cuda else None  # type: ignore[no-untyped-call]
-    if event is not None:
-        event.record()
-
-    def wait() -> Tensor:
-        while event is not None and not event.query():
-            time.sleep(1e-4)
-        return host
-
-    return wait
-
-
 class GuardedOptimizer:
     """A Runner's optimizer wrapper that skips updates from losses that are not finite.
 
@@ -75,7 +58,7 @@ class GuardedOptimizer:
         self._interrupts = interrupts
         self._skipped = 0
         self._own = True  # this process has the loss that is not finite
-        self._kept: dict[Tensor, Tensor] = {}  # statistics before the step
+        self._kept = functools.cache(torch.empty_like)  # a buffer for each statistic
         self._logged: dict[str, Any] = {}
 
     def __getattr__(self, name: str) -> Any:
@@ -92,10 +75,7 @@ class GuardedOptimizer:
             return dict(step)
         counted = compat.steps_counted(runner.optim_wrapper)
         statistics = _norm_statistics(runner.model) if self._on_nan.skip else []
-        for buffer in statistics:
-            if buffer not in self._kept:
-                self._kept[buffer] = torch.empty_like(buffer)
-        kept = [self._kept[buffer] for buffer in statistics]
+        kept = list(map(self._kept, statistics))
         _copy_all(kept, statistics)
         try:
             return self._train(batch)
@@ -147,12 +127,16 @@ class GuardedOptimizer:
         numbers = torch.stack([bad, asked, bad, *logged.values()]).double()
         if is_distributed():
             torch.distributed.all_reduce(numbers[:2], torch.distributed.ReduceOp.MAX)
-        wait = _to_host(numbers)
+        host = numbers.to('cpu', non_blocking=True)  # pinned by PyTorch
+        copied: Any = torch.cuda.Event() if loss.is_cuda else None  # type: ignore[no-untyped-call]
+        if copied:
+            copied.record()
         plain = compat.updates_each_step(wrapper) and not (args or kwargs)
         at_once = plain and not is_distributed()
         if at_once:
             wrapper.backward(wrapper.scale_loss(loss))
-        host = wait()
+        while copied and not copied.query():  # in Python, where ctrl-C is heard
+            time.sleep(1e-4)
         any_bad, self._interrupts.agreed, own = map(int, host[:3].tolist())
         if any_bad:
             self._own = bool(own)

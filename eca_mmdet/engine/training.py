@@ -160,8 +160,7 @@ def _build(cfg: Any, scale_lr: bool) -> Any:
 def compile_features(model: Any) -> None:
     """Put backbone and neck through ``torch.compile``, for images of any size.
 
-    In place: names in the state dict stay. Losses, whose shapes follow the objects of
-    an image, would be compiled again and again.
+    In place: names in the state dict stay. Shapes in the losses follow the objects.
     """
     from mmengine.model import is_model_wrapper
     from torch import nn

@@ -61,17 +61,19 @@ def make_fast(detector: nn.Module, compiled: bool = False) -> Any:
         with torch.no_grad():
             levels = _levels(fast.extract_feat(_probe(fast)))
         if not all(level.isfinite().all() for level in levels):
-            raise UserError(
+            raise _refused(
                 f'the features of {type(fast.backbone).__name__} exceed the range of '
-                'float16, and this GPU does not compute in bfloat16. Test it without '
-                '--fast.',
-                code='unsupported-model',
+                'float16, and this GPU does not compute in bfloat16'
             )
         fast.extracted = 0
     if compiled:
         fast.backbone.compile(dynamic=True)
         fast.to_compare = True
     return fast
+
+
+def _refused(reason: str, option: str = '--fast') -> UserError:
+    return UserError(f'{reason}. Test it without {option}.', code='unsupported-model')
 
 
 def _extract_feat(self: Any, inputs: Tensor, *args: Any, **kwargs: Any) -> Any:
@@ -82,7 +84,12 @@ def _extract_feat(self: Any, inputs: Tensor, *args: Any, **kwargs: Any) -> Any:
         if self.to_compare:
             with compat.not_compiled(self):
                 expected = type(self).extract_feat(self, inputs, *args, **kwargs)
-            _compare_compiled(self, _levels(features), _levels(expected))
+            for new, old in zip(_levels(features), _levels(expected), strict=True):
+                change = (new.float() - old.float()).abs().max()
+                if not change <= COMPILED_TOLERANCE * old.float().abs().max():
+                    name = type(self.backbone).__name__
+                    reason = f'torch.compile changes the features of {name}'
+                    raise _refused(reason, '--compile')
             self.to_compare = False
     if isinstance(features, Tensor):
         return features.float()
@@ -91,18 +98,6 @@ def _extract_feat(self: Any, inputs: Tensor, *args: Any, **kwargs: Any) -> Any:
 
 def _levels(features: Any) -> list[Tensor]:
     return [features] if isinstance(features, Tensor) else list(features)
-
-
-def _compare_compiled(fast: Any, found: list[Tensor], expected: list[Tensor]) -> None:
-    """Check that compilation kept the features."""
-    for new, old in zip(found, expected, strict=True):
-        change = (new.float() - old.float()).abs().max()
-        if not change <= COMPILED_TOLERANCE * old.float().abs().max():
-            raise UserError(
-                f'torch.compile changes the features of {type(fast.backbone).__name__} '
-                'on the first image. Test it without --compile.',
-                code='unsupported-model',
-            )
 
 
 def _probe(model: Any) -> Tensor:
@@ -126,22 +121,19 @@ def _fuse(model: Any) -> None:
                 if name in ('backbone', 'neck'):
                     setattr(model, name, fuse_conv_bn(part))
         except (TypeError, AttributeError) as error:
-            raise UserError(
+            raise _refused(
                 f'the norms of {type(model).__name__} cannot be fused ({error}): they '
-                'need weights and running statistics. Test it without --fast.',
-                code='unsupported-model',
+                'need weights and running statistics'
             ) from error
         after = model.extract_feat(image)
     for old, new in zip(before, after, strict=True):
         change = (old - new).abs().amax((0, 2, 3))
         allowed = TOLERANCE * old.abs().amax((0, 2, 3)) + 1e-6 * old.abs().max()
         if not (change <= allowed).all():  # also where a feature is not a number
-            raise UserError(
+            raise _refused(
                 f'fusing the norms of {type(model.backbone).__name__} changes its '
                 'features: its layers do not run in the order they are defined in, or '
-                'its norms do more than normalise (some of timm hold the activation). '
-                'Test it without --fast.',
-                code='unsupported-model',
+                'its norms do more than normalise (some of timm hold the activation)'
             )
 
 
@@ -182,9 +174,7 @@ class FastTestHook(Hook):  # type: ignore[misc]
         """Put the model back; raise UserError if the test did not use the copy."""
         runner.model = self._model
         if not self._fast.extracted and len(runner.test_dataloader):
-            raise UserError(
+            raise _refused(
                 f'{type(self._fast).__name__} tests without its extract_feat, which '
-                '--fast speeds up: these numbers are those of float32. Test it '
-                'without --fast.',
-                code='unsupported-model',
+                '--fast speeds up: these numbers are those of float32'
             )

@@ -9,7 +9,6 @@ so training costs one forward more than with a compiled mmcv.
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -33,26 +32,20 @@ __all__ = [
 def _gradients(
     function: Callable[..., Tensor], inputs: list[Tensor], grad_output: Tensor
 ) -> tuple[Tensor, ...]:
-    """Differentiate ``function`` by every input, in float32 at least."""
+    """Differentiate ``function`` by every input, in float32 at least.
+
+    torchvision's kernel adds in any order on a GPU, and does not ask PyTorch.
+    """
+    warned = torch.is_deterministic_algorithms_warn_only_enabled()
+    required = torch.are_deterministic_algorithms_enabled() and not warned
+    if grad_output.is_cuda and required:
+        raise RuntimeError(
+            'deformable_backward does not have a deterministic implementation.'
+        )
     dtype = torch.float64 if inputs[0].dtype == torch.float64 else torch.float32
     with torch.enable_grad(), torch.autocast(grad_output.device.type, enabled=False):
         leaves = [tensor.detach().to(dtype).requires_grad_() for tensor in inputs]
         return torch.autograd.grad(function(*leaves), leaves, grad_output.to(dtype))
-
-
-def _convolution_gradients(
-    function: Callable[..., Tensor], inputs: list[Tensor], grad_output: Tensor
-) -> tuple[Tensor, ...]:
-    """Return :func:`_gradients`, if they may differ between runs on a GPU.
-
-    torchvision's kernel adds in any order there, and does not ask PyTorch.
-    """
-    if grad_output.is_cuda and torch.are_deterministic_algorithms_enabled():
-        line = 'deform_conv2d_backward does not have a deterministic implementation.'
-        if not torch.is_deterministic_algorithms_warn_only_enabled():
-            raise RuntimeError(line)
-        warnings.warn(line, stacklevel=2)
-    return _gradients(function, inputs, grad_output)
 
 
 def _prefix(maps: Tensor, batch: int, shape: tuple[int, ...], exact: bool) -> Tensor:
@@ -159,9 +152,7 @@ def deform_conv_backward_input(
 ) -> None:
     """Add to the gradients of the input and of the offsets, in place."""
     run = _deform_conv2d(options)
-    grads = _convolution_gradients(
-        lambda x, o: run(x, o, weight), [input, offset], grad_output
-    )
+    grads = _gradients(lambda x, o: run(x, o, weight), [input, offset], grad_output)
     grad_input.add_(grads[0])
     grad_offset.add_(grads[1])
 
@@ -180,9 +171,7 @@ def deform_conv_backward_parameters(
     run = _deform_conv2d(options)
     # The convolution is linear in its weight: its gradient is the same at zero.
     zero = torch.zeros_like(grad_weight)
-    (grad,) = _convolution_gradients(
-        lambda w: run(input, offset, w), [zero], grad_output
-    )
+    (grad,) = _gradients(lambda w: run(input, offset, w), [zero], grad_output)
     grad_weight.add_(grad, alpha=scale)
 
 
@@ -222,7 +211,7 @@ def modulated_deform_conv_backward(
 ) -> None:
     """Add to the gradients of input, weight, bias, offsets and mask, in place."""
     inputs = [input, offset, weight, mask, *([bias] if with_bias else [])]
-    grads = _convolution_gradients(_deform_conv2d(options), inputs, grad_output)
+    grads = _gradients(_deform_conv2d(options), inputs, grad_output)
     targets = [grad_input, grad_offset, grad_weight, grad_mask, grad_bias]
     for target, grad in zip(targets, grads, strict=False):
         target.add_(grad)
