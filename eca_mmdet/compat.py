@@ -93,8 +93,8 @@ def has_plain_train_step(model: Any) -> bool:
 
     kinds = (BaseModel, MMDistributedDataParallel)
     plain = getattr(type(model), 'train_step', None) in [k.train_step for k in kinds]
-    own = 'train_step' in vars(model) or getattr(model, 'detect_anomalous_params', 0)
-    return plain and not own
+    watched = getattr(model, 'detect_anomalous_params', False)
+    return plain and not (watched or 'train_step' in vars(model))
 
 
 def forward_losses(model: Any, data: Any) -> Any:

@@ -228,7 +228,7 @@ def _sizes(shapes: Tensor) -> list[list[int]]:
     one is kept, so that no other takes its place in memory.
     """
     if shapes.is_inference():  # without a version
-        return shapes.tolist()  # type: ignore[no-any-return]
+        return shapes.tolist()
     key = (shapes.device, shapes.data_ptr(), shapes.shape, compat.version_of(shapes))
     if not _last_shapes or _last_shapes[0] != key:
         _last_shapes[:] = key, shapes.tolist(), shapes
