@@ -92,9 +92,10 @@ def test_compiled_features_are_trained_as_the_layers(mmdet_ready, tmp_path):
     from mmengine.config import Config
 
     cfg = Config.fromfile(write_config(tmp_path / 'config.py', tmp_path))
-    cfg.model.backbone.base_channels = 8
-    cfg.model.neck.update(in_channels=[8, 16, 32, 64], out_channels=8)
-    cfg.model.backbone.frozen_stages = 1
+    small = dict(base_channels=8, num_stages=2, strides=(1, 2), dilations=(1, 1))
+    small |= dict(out_indices=(0, 1), kernel_sizes=3, frozen_stages=1)
+    cfg.model.backbone.update(small)
+    cfg.model.neck.update(in_channels=[8, 16], out_channels=8, num_outs=2)
     torch.manual_seed(0)
     plain = MODELS.build(cfg.model).train()
     compiled = copy.deepcopy(plain)
