@@ -122,6 +122,32 @@ def is_accumulating(optim_wrapper: Any) -> bool:
     return bool(counted % counts and not last)
 
 
+def updates_each_step(optim_wrapper: Any) -> bool:
+    """Tell whether a wrapper updates as mmengine's does, without accumulation."""
+    from mmengine.optim import OptimWrapper
+
+    own = type(optim_wrapper).update_params is not OptimWrapper.update_params
+    return not own and getattr(optim_wrapper, '_accumulative_counts', 1) == 1
+
+
+# --- mmengine: models -----------------------------------------------------------------
+
+
+def has_plain_train_step(model: Any) -> bool:
+    """Tell whether a model, DDP's wrapper included, trains as mmengine's do."""
+    from mmengine.model import BaseModel, MMDistributedDataParallel
+
+    kinds = (BaseModel, MMDistributedDataParallel)
+    plain = getattr(type(model), 'train_step', None) in [k.train_step for k in kinds]
+    watched = getattr(model, 'detect_anomalous_params', False)
+    return plain and not (watched or 'train_step' in vars(model))
+
+
+def forward_losses(model: Any, data: Any) -> Any:
+    """Run the forward pass of a training step on preprocessed data."""
+    return model._run_forward(data, mode='loss')
+
+
 # --- mmengine: initialisation of weights ----------------------------------------------
 
 
@@ -150,6 +176,21 @@ def paste_masks(masks: Any, boxes: Any, height: int, width: int) -> Any:
     return _do_paste_mask(masks, boxes, height, width, skip_empty=False)[0]
 
 
+# --- torch: tensors -------------------------------------------------------------------
+
+
+def copy_tensors(targets: list[Any], sources: list[Any]) -> None:
+    """Copy tensors of one dtype to others in one operation."""
+    import torch
+
+    torch._foreach_copy_(targets, sources)
+
+
+def version_of(tensor: Any) -> int:
+    """Return how often a tensor's storage was written in place, by any view of it."""
+    return int(tensor._version)
+
+
 # --- torch: modules -------------------------------------------------------------------
 
 
@@ -165,6 +206,19 @@ def batch_norm_base() -> Any:
     from torch.nn.modules.batchnorm import _BatchNorm
 
     return _BatchNorm
+
+
+@contextlib.contextmanager
+def not_compiled(model: Any) -> Iterator[None]:
+    """Run what ``Module.compile`` compiled as it is, with the hooks of its layers."""
+    calls = {part: part._compiled_call_impl for part in model.modules()}
+    try:
+        for part in calls:
+            part._compiled_call_impl = None
+        yield
+    finally:
+        for part, call in calls.items():
+            part._compiled_call_impl = call
 
 
 def conv_forward(kind: Any) -> Callable[..., Any]:

@@ -39,6 +39,7 @@ _MODULES = (
     'eca_mmdet.engine.coco_dataset',
     'eca_mmdet.evaluation.metric',
     'eca_mmdet.engine.load_from',
+    'eca_mmdet.engine.mixed_precision',
 )
 """Every module that registers a class with mmdet, or replaces a method, on import."""
 

@@ -145,6 +145,7 @@ def seeds(folder):
     compat.steps_counted,
     compat.set_steps_counted,
     compat.is_accumulating,
+    compat.updates_each_step,
 )
 def accumulation(folder):
     from mmengine.optim import OptimWrapper
@@ -161,6 +162,52 @@ def accumulation(folder):
     assert states == [(1, True), (2, False), (3, True), (4, False), (5, False)]
     compat.set_steps_counted(wrapper, 1)
     assert compat.is_accumulating(wrapper) and compat.steps_counted(wrapper) == 1
+    assert compat.updates_each_step(OptimWrapper(optimizer))
+    assert not compat.updates_each_step(wrapper)
+
+    class Own(OptimWrapper):
+        def update_params(self, loss):
+            super().update_params(loss)
+
+    assert not compat.updates_each_step(Own(optimizer))
+
+
+@check('mmengine', compat.has_plain_train_step, compat.forward_losses)
+def training_step(folder):
+    model = runner_in(folder, experiment_name='e').model
+    assert compat.has_plain_train_step(model)
+    losses = compat.forward_losses(model, {'inputs': torch.ones(1, 2)})
+    assert torch.equal(losses['loss'], model.layer(torch.ones(1, 2)).sum())
+    model.train_step = torch.compile(model.train_step, backend='eager')
+    assert not compat.has_plain_train_step(model)
+    assert not compat.has_plain_train_step(nn.Linear(1, 1))
+
+
+@check('torch', compat.not_compiled)
+def compiled_parts(folder):
+    model = nn.Sequential(nn.Sequential(nn.Linear(1, 1)))
+    frames = []
+    model[0].compile(backend=lambda graph, _: frames.append(1) or graph.forward)
+    with compat.not_compiled(model):
+        model(torch.ones(1, 1))
+        assert frames == []
+    model(torch.ones(1, 1))
+    assert frames == [1]
+
+
+@check('torch', compat.version_of)
+def versions(folder):
+    values = torch.zeros(4)
+    before = compat.version_of(values)
+    values[1:].add_(1)
+    assert compat.version_of(values) == before + 1 == compat.version_of(values[:2])
+
+
+@check('torch', compat.copy_tensors)
+def copies(folder):
+    targets = [torch.zeros(2), torch.zeros(3)]
+    compat.copy_tensors(targets, [torch.ones(2), torch.arange(3.0)])
+    assert [t.tolist() for t in targets] == [[1, 1], [0, 1, 2]]
 
 
 def test_mmengine_scheduler_rates(mmdet_ready):

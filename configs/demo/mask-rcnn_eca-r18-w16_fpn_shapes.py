@@ -7,7 +7,7 @@ _base_ = [
 ]
 
 model = dict(
-    data_preprocessor=dict(pad_size_divisor=32),
+    data_preprocessor=dict(pad_size_divisor=32, non_blocking=True),
     backbone=dict(
         type='ECAResNet',
         depth=18,

@@ -1,3 +1,4 @@
 _base_ = './mask-rcnn_eca-r50_fpn_ms-3x_coco.py'
 
-optim_wrapper = dict(type='AmpOptimWrapper')
+# bfloat16 on GPUs that compute in it, else float16 with a loss scale.
+optim_wrapper = dict(type='MixedPrecisionOptimWrapper')

@@ -4,6 +4,7 @@ _base_ = [
     '../_base_/schedules/modern_3x.py',
 ]
 model = dict(
+    data_preprocessor=dict(non_blocking=True),
     backbone=dict(
         type='ECAResNet',
         kernel_sizes=(3, 5, 5, 7),  # as in the checkpoint
@@ -12,7 +13,7 @@ model = dict(
             type='ECAPretrained',
             checkpoint='checkpoints/eca_resnet50_k3557.pth.tar',
         ),
-    )
+    ),
 )
 train_pipeline = [
     dict(type='LoadImageFromFile', backend_args={{_base_.backend_args}}),

@@ -4,6 +4,7 @@ _base_ = [
     '../_base_/schedules/paper_1x.py',
 ]
 model = dict(
+    data_preprocessor=dict(non_blocking=True),
     backbone=dict(
         type='PluginResNet',  # mmdet's, in less memory and time (docs/performance.md)
         init_cfg=dict(
@@ -11,5 +12,5 @@ model = dict(
             type='ECAPretrained',
             checkpoint='checkpoints/resnet50-0676ba61.pth',
         ),
-    )
+    ),
 )

@@ -20,8 +20,8 @@ from eca_mmdet.cli.common import (
 )
 
 _OPTIONS = (
-    *('resume', 'seed', 'deterministic', 'amp', 'from_scratch', 'on_nan'),
-    *('nan_limit', 'skip_bad_images'),
+    *('resume', 'seed', 'deterministic', 'amp', 'amp_dtype', 'compile'),
+    *('from_scratch', 'on_nan', 'nan_limit', 'skip_bad_images'),
     *('batch_size', 'lr', 'image_size', 'workers', 'device'),
 )
 """Options that are arguments of :func:`eca_mmdet.train`."""
@@ -81,7 +81,19 @@ def add_parser(commands: Commands) -> None:
         '--deterministic',
         'the same weights again with the same --seed; slower on a GPU',
     )
-    add.flag('--amp', 'mixed precision')
+    add.flag(
+        '--amp',
+        'mixed precision: bfloat16 where the device computes in it, else float16',
+    )
+    add(
+        '--amp-dtype',
+        choices=('bfloat16', 'float16'),
+        help='mixed precision in this type, whatever the device',
+    )
+    add.flag(
+        '--compile',
+        'backbone and neck through torch.compile; the first steps take minutes',
+    )
     add.flag('--auto-scale-lr', argparse.SUPPRESS)
     add.flag('--no-scale-lr', 'use the lr as written, whatever the batch')
     add.flag('--from-scratch', 'random backbone weights; nothing frozen')

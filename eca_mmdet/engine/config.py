@@ -313,16 +313,24 @@ def start_from_scratch(cfg: Any) -> None:
             backbone[key] = value
 
 
-def use_amp(cfg: Any) -> None:
-    """Switch to mixed precision with a dynamic loss scale."""
+def use_amp(cfg: Any, dtype: str | None = None) -> None:
+    """Switch to mixed precision, in the given type or that of the config or device."""
     from mmengine.device import get_device
 
-    if get_device() == 'cpu':
+    if dtype not in (None, 'bfloat16', 'float16'):
         raise UserError(
-            '--amp needs a GPU, and PyTorch sees none. Train without it.', code='no-gpu'
+            f"--amp-dtype must be 'bfloat16' or 'float16'; got {dtype!r}.",
+            code='option-invalid',
         )
-    cfg.optim_wrapper.type = 'AmpOptimWrapper'
-    cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
+    if dtype == 'float16' and get_device() == 'cpu':
+        raise UserError(
+            '--amp-dtype float16 needs a GPU, and PyTorch sees none. CPUs train in '
+            'bfloat16.',
+            code='no-gpu',
+        )
+    cfg.optim_wrapper.type = 'MixedPrecisionOptimWrapper'
+    if dtype:
+        cfg.optim_wrapper.dtype = dtype
 
 
 def images_per_step(cfg: Any) -> int:

@@ -92,6 +92,12 @@ def _explain(error: RuntimeError, runner: Any) -> RunError | None:
         return RunError(_out_of_memory('this machine'), code='out-of-memory')
     if is_out_of_gpu_memory(error):
         return RunError(_out_of_memory('the GPU'), code='out-of-memory')
+    if 'No working C++ compiler' in text or 'working triton installation' in text:
+        return RunError(
+            'torch.compile finds no compiler: C++ for a CPU, Triton for a GPU. Install '
+            'it, or leave out --compile.',
+            code='package-missing',
+        )
     if 'No space left on device' in text:
         line = 'the disk or /dev/shm is full. Make room, or use fewer workers.'
         return RunError(line, code='disk-full')

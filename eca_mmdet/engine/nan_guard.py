@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import functools
+import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,6 +42,13 @@ class _NotFinite(Exception):  # noqa: N818 - never leaves this module
 class GuardedOptimizer:
     """A Runner's optimizer wrapper that skips updates from losses that are not finite.
 
+    The host learns whether the loss is finite, and the values to be logged, in one
+    transfer, for which the device does not wait: the backward pass is queued before it
+    is known, and the update after. Two cases have to know it before: accumulation,
+    where a backward pass would spoil the gradients of earlier batches, and several
+    processes. What is computed from NaN may not reach every parameter (no proposals, no
+    loss of the box head), and DDP would wait for their gradients forever.
+
     It also makes all processes of a job stop at the same step, when one is interrupted.
     """
 
@@ -48,19 +58,27 @@ class GuardedOptimizer:
         self._interrupts = interrupts
         self._skipped = 0
         self._own = True  # this process has the loss that is not finite
+        self._kept = functools.cache(torch.empty_like)  # a buffer for each statistic
+        self._logged: dict[str, Any] = {}
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._runner.optim_wrapper, name)
 
     def train_step(self, batch: Any) -> dict[str, Any] | None:
-        """Run one step of the model; return its log variables, None if left out."""
+        """Run one step of the model; return its log variables, None if left out.
+
+        They are on the CPU, except those of a model with a ``train_step`` of its own.
+        """
         runner = self._runner
         if not isinstance(runner.optim_wrapper, OptimWrapper):  # several optimizers
             step = runner.model.train_step(batch, optim_wrapper=runner.optim_wrapper)
             return dict(step)
-        kept = _norm_statistics(runner.model) if self._on_nan.skip else []
+        counted = compat.steps_counted(runner.optim_wrapper)
+        statistics = _norm_statistics(runner.model) if self._on_nan.skip else []
+        kept = list(map(self._kept, statistics))
+        _copy_all(kept, statistics)
         try:
-            return dict(runner.model.train_step(batch, optim_wrapper=self))
+            return self._train(batch)
         except _NotFinite:
             pass
         except (RuntimeError, ValueError, IndexError, AssertionError) as error:
@@ -73,37 +91,83 @@ class GuardedOptimizer:
         self._skipped += 1
         if not self._on_nan.skip or self._skipped > self._on_nan.limit:
             raise NotFiniteError(f'{message} {self._advice()}')
-        for buffer, value in kept:
-            buffer.copy_(value)
+        _copy_all(statistics, kept)
+        if compat.updates_each_step(runner.optim_wrapper):
+            runner.optim_wrapper.zero_grad()
+        compat.set_steps_counted(runner.optim_wrapper, counted)
         runner.logger.warning(
             f'{message} The batch is left out ({self._skipped} of at most '
             f'{self._on_nan.limit}).'
         )
         return None
 
+    def _train(self, batch: Any) -> dict[str, Any]:
+        """Run mmengine's ``train_step``, with the values to be logged at hand."""
+        model = self._runner.model
+        if not compat.has_plain_train_step(model):
+            return dict(model.train_step(batch, optim_wrapper=self))
+        module = _unwrapped(model)
+        with self.optim_context(model):
+            losses = compat.forward_losses(model, module.data_preprocessor(batch, True))
+        loss, logged = module.parse_losses(losses)
+        self._logged = dict(logged)
+        self.update_params(loss)
+        return self._logged
+
     def update_params(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
         """Apply a loss, if it is finite in every process."""
+        wrapper = self._runner.optim_wrapper
         bad = ~torch.isfinite(loss.detach()).all()
-        asked = torch.tensor(self._interrupts.requested, device=loss.device)
-        flags = torch.stack([bad.long(), asked])
+        asked = loss.new_full((), self._interrupts.requested, dtype=torch.long)
+        logged = {
+            name: value.detach()
+            for name, value in self._logged.items()
+            if isinstance(value, Tensor) and value.shape == bad.shape
+        }
+        numbers = torch.stack([bad, asked, bad, *logged.values()]).double()
         if is_distributed():
-            self._own = bool(bad)
-            torch.distributed.all_reduce(flags, torch.distributed.ReduceOp.MAX)
-        any_bad, self._interrupts.agreed = flags.tolist()
+            torch.distributed.all_reduce(numbers[:2], torch.distributed.ReduceOp.MAX)
+        host = numbers.to('cpu', non_blocking=True)  # pinned by PyTorch
+        copied: Any = torch.cuda.Event() if loss.is_cuda else None  # type: ignore[no-untyped-call]
+        if copied:
+            copied.record()
+        plain = compat.updates_each_step(wrapper) and not (args or kwargs)
+        at_once = plain and not is_distributed()
+        if at_once:
+            wrapper.backward(wrapper.scale_loss(loss))
+        while copied and not copied.query():  # in Python, where ctrl-C is heard
+            time.sleep(1e-4)
+        any_bad, self._interrupts.agreed, own = map(int, host[:3].tolist())
         if any_bad:
+            self._own = bool(own)
             raise _NotFinite
-        self._runner.optim_wrapper.update_params(loss, *args, **kwargs)
+        if at_once:
+            wrapper.step()
+            wrapper.zero_grad()
+        else:
+            wrapper.update_params(loss, *args, **kwargs)
+        self._logged |= dict(zip(logged, host[3:].unbind(), strict=True))
 
     def _locate(self, batch: Any) -> tuple[str, list[str]]:
-        """Repeat the forward pass with the same random numbers, and watch it."""
+        """Repeat the forward pass with the same random numbers, and watch it.
+
+        Watched layers run by themselves: where all of them are finite, blocks are
+        watched, whose layers are computed together as in training.
+        """
         runner = self._runner
-        seed_step(runner.seed, get_rank(), runner.iter)
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
-        with runner.optim_wrapper.optim_context(runner.model):
-            return first_not_finite(model, batch)
+        rank = get_rank()
+        for blocks in (False, True):
+            seed_step(runner.seed, rank, runner.iter)
+            context = runner.optim_wrapper.optim_context(runner.model)
+            model = _unwrapped(runner.model)
+            with context, _alone(), compat.not_compiled(model):
+                found = first_not_finite(model, batch, blocks)
+            if found[0]:
+                break
+        return found
 
     def _describe(self, batch: Any) -> str:
-        layer, parts = self._locate(batch)  # in every process, for layers that talk
+        layer, parts = self._locate(batch)
         message = ''
         if self._own:
             process = f' in process {get_rank()}' if is_distributed() else ''
@@ -143,12 +207,35 @@ def images_of(batch: Any) -> str:
     return f'images {", ".join(named)}' if len(named) > 1 else f'image {named[0]}'
 
 
-def first_not_finite(model: Any, batch: Any) -> tuple[str, list[str]]:
+def _unwrapped(model: Any) -> Any:
+    return model.module if is_model_wrapper(model) else model
+
+
+@contextlib.contextmanager
+def _alone() -> Iterator[None]:
+    """Keep layers and losses from talking to other processes, which may not answer."""
+    distributed: Any = torch.distributed
+    before = distributed.is_initialized
+    distributed.is_initialized = lambda: False
+    try:
+        yield
+    finally:
+        distributed.is_initialized = before
+
+
+def first_not_finite(
+    model: Any, batch: Any, blocks: bool = False
+) -> tuple[str, list[str]]:
     """Return the first layer of a training step whose output is not finite, or ''.
 
     Described with its weights and input. Second, the losses that are not finite.
+    ``blocks`` leaves out layers, and gates of one layer.
     """
-    names = {module: name for name, module in model.named_modules()}
+    names = {
+        module: name
+        for name, module in model.named_modules()
+        if not blocks or any(list(child.children()) for child in module.children())
+    }
     culprits: list[str] = []
     lost: list[str] = []
 
@@ -187,15 +274,26 @@ def _is_finite(value: Any) -> bool:
     return True
 
 
-def _norm_statistics(model: nn.Module) -> list[tuple[Tensor, Tensor]]:
-    """Return the statistics that a forward pass in training changes, with copies."""
+def _norm_statistics(model: nn.Module) -> list[Tensor]:
+    """Return the statistics that a forward pass in training changes."""
     norms = compat.norm_base()
     return [
-        (buffer, buffer.clone())
+        buffer
         for module in model.modules()
         if isinstance(module, norms) and module.training
         for buffer in module.buffers(recurse=False)
     ]
+
+
+def _copy_all(targets: list[Tensor], sources: list[Tensor]) -> None:
+    """Copy tensors in one operation for each dtype."""
+    for dtype in {tensor.dtype for tensor in targets}:
+        pairs = [
+            pair
+            for pair in zip(targets, sources, strict=True)
+            if pair[0].dtype == dtype
+        ]
+        compat.copy_tensors(*map(list, zip(*pairs, strict=True)))
 
 
 def require_finite(checkpoint: dict[str, Any]) -> None:

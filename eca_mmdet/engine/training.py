@@ -73,6 +73,8 @@ def train(
     local_rank: int = 0,
     dist_timeout: int | None = None,
     resume_hint: str = "train(..., resume='auto')",
+    amp_dtype: str | None = None,
+    compile: bool = False,
 ) -> TrainingResult:
     """Train a detector, after checking its config, weights and data.
 
@@ -96,7 +98,7 @@ def train(
         resume: a checkpoint, or 'auto' for the latest in ``work_dir``.
         seed: default: the config's, or a new one, which is recorded.
         deterministic: the same weights again with the same seed.
-        amp: mixed precision.
+        amp: mixed precision: bfloat16 where the device computes in it, else float16.
         scale_lr: scale the learning rate to the images per step.
         from_scratch: random backbone weights, and no frozen stages.
         on_nan: what to do about a batch whose loss is not finite.
@@ -106,6 +108,8 @@ def train(
         local_rank: of this process on its machine, where the launcher sets none.
         dist_timeout: seconds that a process waits for the others.
         resume_hint: how to resume, for messages.
+        amp_dtype: mixed precision in 'bfloat16' or 'float16'.
+        compile: backbone and neck through ``torch.compile``.
 
     Raises:
         UserError: a check failed; nothing was trained.
@@ -118,8 +122,8 @@ def train(
     with _locked(cfg.work_dir, resuming=bool(resume)), each_read_once():
         if from_scratch:
             start_from_scratch(cfg)
-        if amp:
-            use_amp(cfg)
+        if amp or amp_dtype:
+            use_amp(cfg, amp_dtype)
         set_randomness(cfg, seed, deterministic)
         resume_from(cfg, resume)
         settings = Settings(epochs, batch_size, lr, image_size, workers)
@@ -130,6 +134,8 @@ def train(
         with distributed.job(cfg), named_operators(), compat.formatting_once():
             runner = _build(cfg, scale_lr)
             set_tolerance(runner, on_nan, nan_limit, skip_bad_images)
+            if compile:
+                compile_features(runner.model)
             stopped = _run(runner, resume_hint)
         if stopped is not None:
             raise stopped
@@ -167,6 +173,27 @@ def _build(cfg: Any, scale_lr: bool) -> Any:
     runner.register_hook(ResumedBatchHook(images_per_step(cfg), scale_lr))
     check_start(cfg, runner, exact=bool(cfg.get('resume')))
     return runner
+
+
+def compile_features(model: Any) -> None:
+    """Put backbone and neck through ``torch.compile``, for images of any size.
+
+    In place: names in the state dict stay. Shapes in the losses follow the objects.
+    """
+    from mmengine.model import is_model_wrapper
+    from torch import nn
+
+    detector = model.module if is_model_wrapper(model) else model
+    found = [getattr(detector, name, None) for name in ('backbone', 'neck')]
+    parts = [part for part in found if isinstance(part, nn.Module)]
+    if not parts:  # mmengine's FlexibleRunner builds its model later
+        raise UserError(
+            '--compile needs a detector with a backbone, and the runner of this '
+            f'command; got {type(detector).__name__}.',
+            code='unsupported-model',
+        )
+    for part in parts:
+        part.compile(dynamic=True)
 
 
 def set_tolerance(

@@ -279,7 +279,8 @@ def _encode(masks: Any, shape: Sequence[int]) -> tuple[list[bytes], tuple[int, i
         plain = [c.encode() if isinstance(c, str) else bytes(c) for c in counts]
         height, width = sizes[0] if sizes else shape[:2]
         return plain, (int(height), int(width))
-    stack = _array(masks).astype(np.uint8)
+    stack = _array(masks)
+    stack = stack.view(np.uint8) if stack.dtype == bool else stack.astype(np.uint8)
     size = (int(stack.shape[1]), int(stack.shape[2]))
     # One mask at a time: the encoder takes a copy in column order, which for 100 masks
     # of a large image would be a gigabyte.
@@ -374,6 +375,7 @@ class MetricsFileHook(Hook):  # type: ignore[misc]
         record['config'] = Path(config).stem if config else None
         if runner.cfg.get('fast'):
             record['fast'] = True  # eca-mmdet test --fast: not the exact AP
+            record['fast_dtype'] = runner.cfg.get('fast_dtype')
         record |= more
         folder = Path(runner.log_dir)
         if name:

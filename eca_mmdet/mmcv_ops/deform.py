@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from eca_mmdet import compat
 from eca_mmdet.mmcv_ops.library import package
 
 __all__ = [
@@ -31,7 +32,16 @@ __all__ = [
 def _gradients(
     function: Callable[..., Tensor], inputs: list[Tensor], grad_output: Tensor
 ) -> tuple[Tensor, ...]:
-    """Differentiate ``function`` by every input, in float32 at least."""
+    """Differentiate ``function`` by every input, in float32 at least.
+
+    torchvision's kernel adds in any order on a GPU, and does not ask PyTorch.
+    """
+    warned = torch.is_deterministic_algorithms_warn_only_enabled()
+    required = torch.are_deterministic_algorithms_enabled() and not warned
+    if grad_output.is_cuda and required:
+        raise RuntimeError(
+            'deformable_backward does not have a deterministic implementation.'
+        )
     dtype = torch.float64 if inputs[0].dtype == torch.float64 else torch.float32
     with torch.enable_grad(), torch.autocast(grad_output.device.type, enabled=False):
         leaves = [tensor.detach().to(dtype).requires_grad_() for tensor in inputs]
@@ -207,6 +217,24 @@ def modulated_deform_conv_backward(
         target.add_(grad)
 
 
+_last_shapes: list[Any] = []
+"""What identifies map sizes on a device, the same numbers on the host, the tensor."""
+
+
+def _sizes(shapes: Tensor) -> list[list[int]]:
+    """Return (levels, 2) heights and widths, read from the device once.
+
+    All layers of a detector get the same tensor, or backward's alias of it. The cached
+    one is kept, so that no other takes its place in memory.
+    """
+    if shapes.is_inference():  # without a version
+        return shapes.tolist()
+    key = (shapes.device, shapes.data_ptr(), shapes.shape, compat.version_of(shapes))
+    if not _last_shapes or _last_shapes[0] != key:
+        _last_shapes[:] = key, shapes.tolist(), shapes
+    return _last_shapes[1]  # type: ignore[no-any-return]
+
+
 def ms_deform_attn_forward(
     value: Tensor,
     value_spatial_shapes: Tensor,
@@ -219,7 +247,7 @@ def ms_deform_attn_forward(
     from mmcv.ops.multi_scale_deform_attn import multi_scale_deformable_attn_pytorch
 
     return multi_scale_deformable_attn_pytorch(  # type: ignore[no-any-return]
-        value, value_spatial_shapes, sampling_locations, attention_weights
+        value, _sizes(value_spatial_shapes), sampling_locations, attention_weights
     )
 
 
@@ -240,7 +268,7 @@ def ms_deform_attn_backward(
 
     def run(value: Tensor, locations: Tensor, weights: Tensor) -> Tensor:
         return multi_scale_deformable_attn_pytorch(  # type: ignore[no-any-return]
-            value, value_spatial_shapes, locations, weights
+            value, _sizes(value_spatial_shapes), locations, weights
         )
 
     inputs = [value, sampling_locations, attention_weights]

@@ -1,9 +1,13 @@
 """Sigmoid focal loss with the signatures of mmcv's extension.
 
-Source: Lin et al., Focal Loss for Dense Object Detection, ICCV 2017.
+Source: Lin et al., Focal Loss for Dense Object Detection, ICCV 2017. Each sample is of
+one class at most: every logit is computed as one of another class, in few passes over
+all of them, and then those of the targets are put in their place.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -12,18 +16,45 @@ from torch.nn import functional
 __all__ = ['sigmoid_focal_loss_backward', 'sigmoid_focal_loss_forward']
 
 
-def _logits_and_targets(x: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-    """Return logits in float32 at least, and which are of the target: (N, C) both."""
+def _softplus(x: Tensor) -> Tensor:
+    return functional.softplus(x, threshold=50)  # exact in float64; exp(50) is finite
+
+
+def _loss(x: Tensor, gamma: float) -> Tensor:
+    """Return p^gamma * -log(1 - p) for p = sigmoid(x)."""
+    return x.sigmoid().pow_(gamma).mul_(_softplus(x))
+
+
+def _slope(x: Tensor, gamma: float) -> Tensor:
+    """Return the derivative of :func:`_loss`."""
+    p = x.sigmoid()
+    slope = _softplus(x).mul_(gamma).lerp_(p.new_ones(()), p)  # gamma s (1 - p) + p
+    return p.pow_(gamma).mul_(slope)
+
+
+def _fill(
+    output: Tensor,
+    function: Callable[[Tensor, float], Tensor],
+    x: Tensor,
+    target: Tensor,
+    weight: Tensor,
+    gamma: float,
+    factors: tuple[float, float],
+) -> None:
+    """Put ``function`` of x, or of -x at the targets, times its factor into output."""
+    classes = x.shape[1]
     logits = x.float() if x.dtype != torch.float64 else x
-    return logits, target[:, None] == torch.arange(x.shape[1], device=target.device)
-
-
-def _class_weight(weight: Tensor, target: Tensor) -> Tensor | float:
-    if not weight.numel():
-        return 1.0
-    # Background has no entry of its own; mmcv reads past the end here.
-    padded = torch.cat((weight, weight.new_ones(1)))
-    return padded[target.clamp(max=len(weight))][:, None]
+    scale: Tensor | float = 1.0
+    if weight.numel():
+        # Background has no entry of its own; mmcv reads past the end here.
+        padded = torch.cat((weight, weight.new_ones(1)))
+        scale = padded[target.clamp(max=classes)][:, None]
+    torch.mul(function(logits, gamma), scale * factors[0], out=output)
+    column = target.clamp(0, classes - 1)[:, None]
+    own = function(-logits.gather(1, column), gamma) * (scale * factors[1])
+    known = ((target >= 0) & (target < classes))[:, None]
+    own = torch.where(known, own.to(output.dtype), output.gather(1, column))
+    output.scatter_(1, column, own)
 
 
 def sigmoid_focal_loss_forward(
@@ -44,14 +75,7 @@ def sigmoid_focal_loss_forward(
         gamma: focusing exponent.
         alpha: weight of the positive class.
     """
-    logits, positive = _logits_and_targets(input, target)
-    p = logits.sigmoid()
-    loss = torch.where(
-        positive,
-        -alpha * (1 - p) ** gamma * functional.logsigmoid(logits),
-        -(1 - alpha) * p**gamma * functional.logsigmoid(-logits),
-    )
-    output.copy_(loss * _class_weight(weight, target))
+    _fill(output, _loss, input, target, weight, gamma, (1 - alpha, alpha))
 
 
 def sigmoid_focal_loss_backward(
@@ -63,12 +87,4 @@ def sigmoid_focal_loss_backward(
     alpha: float,
 ) -> None:
     """Fill ``grad_input``, (N, C), with the derivative of each loss by its logit."""
-    logits, positive = _logits_and_targets(input, target)
-    p = logits.sigmoid()
-    log_p, log_q = functional.logsigmoid(logits), functional.logsigmoid(-logits)
-    grad = torch.where(
-        positive,
-        -alpha * (1 - p) ** gamma * (1 - p - gamma * p * log_p),
-        -(1 - alpha) * p**gamma * (gamma * (1 - p) * log_q - p),
-    )
-    grad_input.copy_(grad * _class_weight(weight, target))
+    _fill(grad_input, _slope, input, target, weight, gamma, (1 - alpha, -alpha))

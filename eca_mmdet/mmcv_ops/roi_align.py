@@ -97,7 +97,7 @@ def roi_align_backward(
     pool_mode: int,
     aligned: bool,
 ) -> None:
-    """Add the features' gradient to ``grad_input``; see :func:`roi_align_forward`."""
+    """Put the features' gradient into ``grad_input``, which mmcv gives as zeros."""
     if not len(rois):
         return
     dtype = _compute_dtype(grad_output)
@@ -118,7 +118,7 @@ def roi_align_backward(
         sampling_ratio,
         aligned,
     )
-    grad_input.add_(grad)
+    grad_input.copy_(grad)
 
 
 def _separable_backward(

@@ -178,13 +178,23 @@ def test_former_base_files_give_what_replaced_them(file):
 
 def test_modern_variants():
     cfg = load('mask-rcnn_eca-r50_fpn_amp-ms-3x_coco')
-    assert cfg.optim_wrapper.type == 'AmpOptimWrapper'
+    assert cfg.optim_wrapper.type == 'MixedPrecisionOptimWrapper'
     assert cfg.train_cfg.max_epochs == 36
     pipeline = cfg.train_dataloader.dataset.pipeline
     assert pipeline[2].scale == [(1333, 640), (1333, 800)]
     assert cfg.optim_wrapper.optimizer.lr / cfg.auto_scale_lr.base_batch_size == (
         pytest.approx(0.01 / 8)
     )
+
+
+def test_images_are_copied_while_a_gpu_computes():
+    for name in CONFIGS:
+        cfg = load(name)
+        loaders = ('train_dataloader', 'val_dataloader', 'test_dataloader')
+        for loader in filter(None, map(cfg.get, loaders)):
+            assert loader.pin_memory, name
+        if 'test_time_only' not in cfg:
+            assert cfg.model.data_preprocessor.non_blocking, name
 
 
 def test_evaluation_uses_cocos_detection_limits():

@@ -202,7 +202,6 @@ def test_from_scratch_and_amp(monkeypatch):
     from mmengine.config import Config
 
     monkeypatch.setattr(mmengine.device, 'get_device', lambda: 'cuda')
-
     cfg = Config(
         {
             'model': {
@@ -217,20 +216,24 @@ def test_from_scratch_and_amp(monkeypatch):
     )
     engine_config.start_from_scratch(cfg)
     engine_config.use_amp(cfg)
+    assert cfg.optim_wrapper == {'type': 'MixedPrecisionOptimWrapper'}
+    engine_config.use_amp(cfg, 'float16')
+    assert cfg.optim_wrapper.dtype == 'float16'
     assert cfg.model.backbone == {
         'init_cfg': None,
         'frozen_stages': -1,
         'norm_eval': False,
     }
-    assert cfg.optim_wrapper == {'type': 'AmpOptimWrapper', 'loss_scale': 'dynamic'}
 
 
 def test_amp_without_a_gpu(monkeypatch):
     import mmengine.device
 
     monkeypatch.setattr(mmengine.device, 'get_device', lambda: 'cpu')
-    with pytest.raises(UserError, match='--amp needs a GPU'):
-        engine_config.use_amp(config())
+    for dtype, code in (('float16', 'no-gpu'), ('half', 'option-invalid')):
+        with pytest.raises(UserError) as refused:
+            engine_config.use_amp(config(), dtype)
+        assert refused.value.code == code
 
 
 @pytest.mark.parametrize(

@@ -272,6 +272,10 @@ def detector(train, shapes, tmp_path_factory):
             RuntimeError('CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `f()`'),
             'of the GPU ran',
         ),
+        (
+            RuntimeError('InductorError: No working C++ compiler found in cpp.cxx: g'),
+            'torch.compile finds no compiler',
+        ),
         (MemoryError(), 'of this machine ran out'),
         (
             RuntimeError(

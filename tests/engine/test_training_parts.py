@@ -322,14 +322,16 @@ def test_signals_wait_for_the_step_to_end(parts, capsys):
 
 def test_a_signal_while_processes_talk_is_of_the_next_step(parts, monkeypatch):
     """What comes after a process has told the others is neither lost nor its own."""
+    from mmengine.optim import OptimWrapper
+
     from eca_mmdet.engine import nan_guard as finite
 
     interrupts = parts.Interrupts()
     interrupts.at_once = False
-    guard = object.__new__(finite.GuardedOptimizer)
-    guard._interrupts = interrupts
-    guard._runner = SimpleNamespace(
-        optim_wrapper=SimpleNamespace(update_params=lambda loss: None)
+    weight = torch.nn.Parameter(torch.ones(1))
+    wrapper = OptimWrapper(torch.optim.SGD([weight], lr=0.1))
+    guard = finite.GuardedOptimizer(
+        SimpleNamespace(optim_wrapper=wrapper), finite.OnNan(), interrupts
     )
 
     def late_signal(flags, operation):
@@ -338,9 +340,9 @@ def test_a_signal_while_processes_talk_is_of_the_next_step(parts, monkeypatch):
 
     monkeypatch.setattr(finite, 'is_distributed', lambda: True)
     monkeypatch.setattr(torch.distributed, 'all_reduce', late_signal)
-    guard.update_params(torch.tensor(1.0))
+    guard.update_params(weight.sum())
     interrupts.stop_if_agreed()  # not this step: the others do not know
-    guard.update_params(torch.tensor(1.0))
+    guard.update_params(weight.sum())
     with pytest.raises(parts.Interrupted) as stop:
         interrupts.stop_if_agreed()
     assert stop.value.signal == signal.SIGINT

@@ -93,6 +93,53 @@ def test_features_are_near_and_float32(detector):
         assert torch.equal(value, heads[key]), key
 
 
+def test_float16_where_bfloat16_is_emulated(detector, monkeypatch):
+    """Its features are nearer, unless they exceed its range."""
+    from eca_mmdet.inference import fast
+
+    monkeypatch.setattr(fast, 'low_precision', lambda device: torch.float16)
+    with torch.no_grad():
+        expected = detector.extract_feat(image())
+        copied = fast.make_fast(detector)
+        got = copied.extract_feat(image())
+    assert (copied.precision, copied.extracted) == (torch.float16, 1)
+    for one, other in zip(expected, got, strict=True):
+        assert 1e-5 < ((one - other).norm() / one.norm()).item() < 2e-3
+    with torch.no_grad():
+        detector.backbone.bn1.weight.mul_(1e5)
+    with pytest.raises(UserError, match='exceed the range of float16'):
+        fast.make_fast(detector)
+
+
+@pytest.mark.parametrize(('factor', 'allowed'), [(1.02, True), (1.1, False)])
+def test_compiled_features_are_held_against_the_layers(
+    detector, monkeypatch, factor, allowed
+):
+    from eca_mmdet.inference.fast import make_fast
+
+    calls = []
+
+    def compile(call, dynamic):
+        assert dynamic
+
+        def run(*args):
+            calls.append(1)
+            return tuple(level * factor for level in call(*args))
+
+        return run
+
+    monkeypatch.setattr(torch, 'compile', compile)
+    fast = make_fast(detector, compiled=True)
+    with torch.no_grad():
+        if not allowed:
+            with pytest.raises(UserError, match='Test it without --compile'):
+                fast.extract_feat(image())
+            return
+        first = fast.extract_feat(image())
+        assert torch.equal(first[0], fast.extract_feat(image())[0])
+    assert (len(calls), fast.extracted) == (2, 2)
+
+
 def test_fusion_by_itself_is_exact(detector):
     from eca_mmdet.inference.fast import _fuse
 
@@ -166,7 +213,8 @@ def test_command(detector, shapes, command, tmp_path):
     assert code == 0 and 'What --fast changes' not in out
     [path] = (tmp_path / 'fast').glob('*/metrics.json')
     record = json.loads(path.read_text())
-    assert record['fast'] is True and record['checkpoint']['file'] == str(file)
+    assert record['fast'] is True and record['fast_dtype'] == 'bfloat16'
+    assert record['checkpoint']['file'] == str(file)
 
     both = ('--work-dir', tmp_path / 'both', '--fast', '--compare', '--json')
     code, out, err = command(*words, *both)

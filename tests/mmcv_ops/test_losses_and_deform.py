@@ -178,6 +178,64 @@ def test_multi_scale_deformable_attention():
     assert torch.autograd.gradcheck(run, inputs, fast_mode=True)
 
 
+def test_map_sizes_are_read_once_for_all_layers(monkeypatch):
+    """Not by backward either; but again for other sizes, in the same memory too."""
+    from mmcv.ops.multi_scale_deform_attn import (
+        MultiScaleDeformableAttnFunction,
+        multi_scale_deformable_attn_pytorch,
+    )
+
+    shapes, start = torch.tensor([[4, 5], [2, 3]]), torch.tensor([0, 20])
+    locations = torch.rand(1, 3, 1, 2, 2, 2)
+    weights = torch.rand(1, 3, 1, 2, 2)
+    reads = []
+    read = torch.Tensor.tolist
+    monkeypatch.setattr(torch.Tensor, 'tolist', lambda t: reads.append(1) or read(t))
+    index = torch.Tensor.__index__
+    monkeypatch.setattr(
+        torch.Tensor, '__index__', lambda t: reads.append(1) or index(t)
+    )
+
+    def layer(shapes, context=torch.enable_grad):
+        with context():
+            value = torch.randn(1, 26, 1, 2, requires_grad=True)
+            out = MultiScaleDeformableAttnFunction.apply(
+                value, shapes, start, locations, weights, 64
+            )
+            seen = len(reads)
+            expected = multi_scale_deformable_attn_pytorch(
+                value, read(shapes), locations, weights
+            )
+            del reads[seen:]
+            assert torch.equal(out, expected)
+            return out
+
+    (layer(shapes) + layer(shapes)).sum().backward()
+    assert len(reads) == 1
+    shapes.copy_(shapes.flip(1))
+    layer(shapes).sum().backward()
+    assert len(reads) == 2
+    for _ in range(3):  # one after the other, where allocators reuse memory
+        layer(torch.tensor([[5, 4], [3, 2]]))
+        layer(torch.tensor([[10, 2], [6, 1]]))
+    assert len(reads) == 8
+    with torch.inference_mode():
+        layer(torch.tensor([[4, 5], [2, 3]]), torch.inference_mode)
+
+
+def test_deform_conv_has_no_deterministic_gradient_on_a_gpu(monkeypatch):
+    """torchvision's kernel adds in any order, and does not say so."""
+    from mmcv.ops import deform_conv2d
+
+    x = torch.randn(1, 2, 4, 4, requires_grad=True)
+    out = deform_conv2d(x, torch.zeros(1, 18, 4, 4), torch.randn(3, 2, 3, 3), 1, 1)
+    monkeypatch.setattr(torch, 'are_deterministic_algorithms_enabled', lambda: True)
+    out.sum().backward(retain_graph=True)
+    monkeypatch.setattr(torch.Tensor, 'is_cuda', True, raising=False)
+    with pytest.raises(RuntimeError, match='not have a deterministic implementation'):
+        out.sum().backward()
+
+
 def test_unsupplied_operator_names_itself():
     from mmcv.ops import RoIPool
 
