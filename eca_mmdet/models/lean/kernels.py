@@ -1,0 +1,356 @@
+"""Operators of the lean layers: one kernel each on CUDA (Triton), eager elsewhere.
+
+They are called through ``torch.ops.eca_mmdet``, so that dispatch modes and fake tensors
+see one operator with its inputs and outputs.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+from typing import Any
+
+import torch
+from torch import Tensor
+
+_LIBRARY = torch.library.Library('eca_mmdet', 'DEF')
+_FLOATS = (torch.float32, torch.bfloat16, torch.float16)
+
+
+@functools.cache
+def _triton() -> Any:
+    """Return the module of kernels, or None: Triton 3.3 (torch 2.7) takes tuples."""
+    try:
+        version = importlib.import_module('triton').__version__
+    except (ImportError, AttributeError):
+        return None
+    if tuple(map(int, version.split('.')[:2])) < (3, 3):
+        return None
+    return importlib.import_module('eca_mmdet.models.lean.triton_kernels')
+
+
+def is_fused(x: Tensor) -> bool:
+    """Tell whether these operators are one kernel each for tensors like x."""
+    return x.is_cuda and x.dtype in _FLOATS and _triton() is not None
+
+
+def is_channels_last(x: Tensor) -> bool:
+    """Tell whether channels come last in memory, and only so."""
+    last = x.is_contiguous(memory_format=torch.channels_last)
+    return last and not x.is_contiguous()
+
+
+def like(x: Tensor, other: Tensor) -> Tensor:
+    """Return x in the memory format of ``other``, itself where it has that."""
+    last = is_channels_last(other)
+    return x.contiguous(
+        memory_format=torch.channels_last if last else torch.contiguous_format
+    )
+
+
+def wide(x: Tensor) -> Tensor:
+    """Return x in float32 or wider, as the kernels of batch norm compute."""
+    return x.float() if x.dtype.itemsize < 4 else x
+
+
+def by_channel(vector: Tensor) -> Tensor:
+    """(C,) or (N, C) to a shape that broadcasts with (N, C, H, W)."""
+    return vector[..., None, None]
+
+
+def epilogue_(
+    y: Tensor,
+    shift: Tensor,
+    factors: Tensor | None = None,
+    shortcut: Tensor | None = None,
+    relu: bool = False,
+    pooled: bool = False,
+) -> Tensor:
+    """Make y ``relu(factors * (y + shift) + shortcut)``; return its means.
+
+    Args:
+        y: (N, C, H, W), dense.
+        shift: (C,), float32 or wider.
+        factors: (N, C) of shift's dtype.
+        shortcut: like y.
+        relu: False leaves the ReLU out.
+        pooled: whether to return means.
+
+    Returns:
+        (N, C, P) parts that sum to the means over pixels, or an empty tensor.
+    """
+    if is_fused(y):
+        shortcut = None if shortcut is None else like(shortcut, y)
+        return _OPS.epilogue_(y, shift, factors, shortcut, relu, pooled)  # type: ignore[no-any-return]
+    value = y + by_channel(shift)
+    if factors is not None:
+        value.mul_(by_channel(factors))
+    if shortcut is not None:
+        value.add_(shortcut)
+    y.copy_(value.relu_() if relu else value)
+    return pixel_means(y)[..., None] if pooled else shift.new_empty((*y.shape[:2], 0))
+
+
+def pixel_means(x: Tensor) -> Tensor:
+    """(N, C, H, W) to (N, C), float32 or wider."""
+    return x.mean((2, 3), dtype=torch.promote_types(x.dtype, torch.float32))
+
+
+def masked(
+    grad: Tensor,
+    out: Tensor,
+    extra: Tensor | None = None,
+    ranges: Tensor | None = None,
+    by_sample: bool = False,
+) -> tuple[Tensor, Tensor]:
+    """Return the gradient before a ReLU and shift, times ``ranges``, and its sums.
+
+    Args:
+        grad: (N, C, H, W), of the ReLU's result ``out``.
+        out: like grad, dense.
+        extra: (N, C), gradient of the means of ``out``.
+        ranges: (C,), applied after the sums.
+        by_sample: sums over pixels only, not over samples.
+
+    Returns:
+        The gradient, like ``out``, and (M, C) sums, M = N or 1, float32 or wider.
+    """
+    if is_fused(out):
+        result, sums = _OPS.masked(like(grad, out), out, extra, ranges, by_sample)
+        return result, sums[..., 0] if sums.shape[2] == 1 else sums.sum(2)
+    if extra is not None:
+        pixels = max(1, out.shape[2] * out.shape[3])
+        grad = grad + by_channel(extra / pixels).to(grad.dtype)
+    grad = torch.ops.aten.threshold_backward(grad, out, 0)
+    sums = pixel_sums(grad, by_sample)
+    if ranges is not None:
+        grad = grad * by_channel(ranges).to(grad.dtype)
+    return grad, sums
+
+
+def range_of(scale: Tensor) -> Tensor:
+    """Return the power of two at or below |scale|, at least 2**-12: (C,) float32."""
+    bits = scale.abs().clamp_min(2.0**-12).view(torch.int32)
+    return (bits & 0x7F800000).view(torch.float32)
+
+
+def pixel_sums(grad: Tensor, by_sample: bool) -> Tensor:
+    """(N, C, H, W) to (N, C), or (1, C) over samples as well; float32 or wider."""
+    dtype = torch.promote_types(grad.dtype, torch.float32)
+    sums = grad.sum((2, 3) if by_sample else (0, 2, 3), dtype=dtype)
+    return sums if by_sample else sums[None]
+
+
+def _scale(gamma: Tensor, variance: Tensor, epsilon: float) -> Tensor:
+    return wide(gamma) * torch.rsqrt(wide(variance) + epsilon)
+
+
+def fold(
+    weights: list[Tensor],
+    norms: list[Tensor],
+    epsilons: list[float],
+    dtypes: list[torch.dtype],
+    ranged: bool,
+) -> tuple[list[Tensor], list[Tensor], list[Tensor | None]]:
+    """Fold batch norms with fixed statistics into the convolutions before them.
+
+    Args:
+        weights: (C, K, h, w) of each convolution, dense.
+        norms: all weights, then all biases, means, and variances, (C,) each.
+        epsilons: one a norm.
+        dtypes: of the kernels.
+        ranged: divide float16 kernels by their ``range_of`` the scale.
+
+    Returns:
+        Kernels, scale * weight, in the weights' memory formats; shifts (C,), float32 or
+        wider; and ranges, (C,) where a kernel was divided, otherwise None.
+    """
+    if is_fused(weights[0]):
+        half = next((dtype for dtype in dtypes if dtype.itemsize < 4), torch.float32)
+        floats = [dtype.itemsize >= 4 for dtype in dtypes]
+        *kernels, shift, size = _OPS.fold(
+            weights, norms, epsilons, half, floats, ranged
+        )
+        channels = [len(weight) for weight in weights]
+        shifts = list(shift.split(channels))
+        parts = size.split(channels) if len(size) else [None] * len(channels)
+        sizes = [
+            part if dtype == torch.float16 else None
+            for part, dtype in zip(parts, dtypes, strict=True)
+        ]
+        return kernels, shifts, sizes
+    gammas, betas, means, variances = _quarters(norms)
+    kernels, shifts, sizes = [], [], []
+    for i, (weight, dtype) in enumerate(zip(weights, dtypes, strict=True)):
+        scale = _scale(gammas[i], variances[i], epsilons[i])
+        shifts.append(torch.addcmul(wide(betas[i]), wide(means[i]), scale, value=-1))
+        sizes.append(range_of(scale) if ranged and dtype == torch.float16 else None)
+        scale = scale if sizes[-1] is None else scale / sizes[-1]
+        kernels.append(
+            torch.mul(
+                weight,
+                by_channel(scale)[:, None],
+                out=torch.empty_like(weight, dtype=dtype),
+            )
+        )
+    return kernels, shifts, sizes
+
+
+def fold_backward(
+    grads: list[Tensor | None],
+    grad_shifts: list[Tensor | None],
+    weights: list[Tensor],
+    norms: list[Tensor],
+    epsilons: list[float],
+    needs: list[bool],
+) -> tuple[list[Tensor | None], list[Tensor | None]]:
+    """Return the gradients of ``fold``'s weights and of the norms' weights.
+
+    Args:
+        grads: of the kernels; of float16 ones, times their ranges.
+        grad_shifts: of the shifts, (C,).
+        weights: as ``fold`` takes them.
+        norms: as ``fold`` takes them.
+        epsilons: as ``fold`` takes them.
+        needs: whether each weight, then whether each norm's weight wants one.
+    """
+    count = len(weights)
+    gammas, betas, means, variances = _quarters(norms)
+    grad_shifts = [
+        torch.zeros_like(wide(beta)) if grad is None else grad.contiguous()
+        for grad, beta in zip(grad_shifts, betas, strict=True)
+    ]
+    if is_fused(weights[0]) and any(needs):
+        dense = [
+            torch.zeros_like(weight) if grad is None else like(grad, weight)
+            for grad, weight in zip(grads, weights, strict=True)
+        ]
+        *results, flat = _OPS.fold_backward(
+            dense, grad_shifts, weights, norms, epsilons
+        )
+        return results, list(flat.split([len(weight) for weight in weights]))
+    results: list[Tensor | None] = [None] * count
+    of_gammas: list[Tensor | None] = [None] * count
+    for i, (weight, grad) in enumerate(zip(weights, grads, strict=True)):
+        inverse = torch.rsqrt(wide(variances[i]) + epsilons[i])
+        scale = wide(gammas[i]) * inverse
+        half = grad is not None and grad.dtype == torch.float16
+        size = range_of(scale) if half else None
+        if needs[i] and grad is not None:
+            by = by_channel(scale if size is None else scale / size)[:, None]
+            results[i] = torch.mul(grad, by, out=torch.empty_like(weight))
+        if needs[count + i]:
+            of_scale = torch.zeros_like(scale)
+            if grad is not None:
+                of_scale = (grad * weight).sum((1, 2, 3), dtype=scale.dtype)
+                of_scale = of_scale if size is None else of_scale / size
+            of_scale = torch.addcmul(of_scale, wide(means[i]), grad_shifts[i], value=-1)
+            of_gammas[i] = (of_scale * inverse).to(gammas[i].dtype)
+    return results, of_gammas
+
+
+def _quarters(norms: list[Tensor]) -> list[list[Tensor]]:
+    count = len(norms) // 4
+    return [norms[i : i + count] for i in range(0, 4 * count, count)]
+
+
+def gated_gradients(
+    products: Tensor, kernel: Tensor, factors: Tensor, shift: Tensor, sums: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the gradients of kernel, factors and shift of a gated 1x1 convolution.
+
+    Args:
+        products: (N, C, K), gradient of each sample's output times its input.
+        kernel: (C, K), float32 or wider.
+        factors: (N, C), the gate.
+        shift: (C,).
+        sums: (N, C), the output's gradient summed over pixels.
+    """
+    if is_fused(products):
+        return _OPS.gated_gradients(  # type: ignore[no-any-return]
+            products, kernel, factors.contiguous(), shift, sums.contiguous()
+        )
+    grad_factors = torch.addcmul(
+        (products * kernel).sum(2, dtype=shift.dtype), shift, sums
+    )
+    grad_kernel = (products * factors[..., None]).sum(0, dtype=shift.dtype)
+    return grad_kernel, grad_factors, (factors * sums).sum(0)
+
+
+def fold_outputs(
+    weights: list[Tensor],
+    norms: list[Tensor],
+    epsilons: list[float],
+    dtype: torch.dtype,
+    floats: list[bool],
+    ranged: bool,
+) -> list[Tensor]:
+    """Return kernels, shifts and ranges for ``fold``, uninitialised."""
+    rows = sum(map(len, weights))
+    kernels = [
+        torch.empty_like(weight, dtype=torch.float32 if is_float else dtype)
+        for weight, is_float in zip(weights, floats, strict=True)
+    ]
+    sizes = rows if ranged and dtype == torch.float16 else 0
+    return [*kernels, weights[0].new_empty(rows), weights[0].new_empty(sizes)]
+
+
+def _masked_outputs(
+    grad: Tensor, out: Tensor, extra: Any, ranges: Any, by_sample: bool
+) -> tuple[Tensor, Tensor]:
+    parts = 1 if out.is_contiguous() else 2
+    shape = (len(out) if by_sample else 1, out.shape[1], parts)
+    return torch.empty_like(out), out.new_empty(shape, dtype=torch.float32)
+
+
+_FAKES: dict[str, tuple[str, Any]] = {
+    'epilogue_': (
+        '(Tensor(a!) y, Tensor shift, Tensor? factors, Tensor? shortcut, bool relu, '
+        'bool pooled) -> Tensor',
+        lambda y, *rest: y.new_empty(
+            (*y.shape[:2], int(rest[-1])), dtype=torch.float32
+        ),
+    ),
+    'masked': (
+        '(Tensor grad, Tensor out, Tensor? extra, Tensor? ranges, bool by_sample) '
+        '-> (Tensor, Tensor)',
+        _masked_outputs,
+    ),
+    'fold': (
+        '(Tensor[] weights, Tensor[] norms, float[] epsilons, ScalarType dtype, '
+        'bool[] floats, bool ranged) -> Tensor[]',
+        fold_outputs,
+    ),
+    'fold_backward': (
+        '(Tensor[] grads, Tensor[] grad_shifts, Tensor[] weights, Tensor[] norms, '
+        'float[] epsilons) -> Tensor[]',
+        lambda grads, grad_shifts, weights, *_: [
+            *map(torch.empty_like, weights),
+            weights[0].new_empty(sum(map(len, weights))),
+        ],
+    ),
+    'gated_gradients': (
+        '(Tensor products, Tensor kernel, Tensor factors, Tensor shift, Tensor sums) '
+        '-> (Tensor, Tensor, Tensor)',
+        lambda products, *rest: tuple(map(torch.empty_like, rest[:3])),
+    ),
+}
+_OPS: Any = torch.ops.eca_mmdet
+
+
+def implement(device: str) -> None:
+    """Register the Triton kernels for a device: 'CUDA', or 'CPU' in its interpreter."""
+    for name in _FAKES:
+        _LIBRARY.impl(
+            name,
+            functools.partial(
+                lambda name, *args: getattr(_triton(), name)(*args), name
+            ),
+            device,
+        )
+
+
+for _name, (_schema, _fake) in _FAKES.items():
+    _LIBRARY.define(_name + _schema)
+    torch.library.register_fake(f'eca_mmdet::{_name}', _fake, lib=_LIBRARY)
+implement('CUDA')
