@@ -362,7 +362,9 @@ def error(got, exact):
 def test_autocast_is_no_worse_than_the_layers(engine, ratio, training, kind, dtype):
     """Against float64, over seeds: no gradient errs more than with the layers.
 
-    With statistics that are the features' own, and means as large as ``ratio``.
+    With statistics that are the features' own, and means as large as ``ratio``. In
+    float16 a few pixels on the other side of a ReLU make most of the error of a seed,
+    so that a mean of squares over seeds is noise; the geometric mean is not.
     """
     logs = {}
     for seed in range(32):
@@ -385,7 +387,11 @@ def test_autocast_is_no_worse_than_the_layers(engine, ratio, training, kind, dty
         for name in plain:
             logs.setdefault(name, []).append((plain[name], lean[name]))
     for name, pairs in logs.items():
-        plain, lean = torch.tensor(pairs).square().mean(0).sqrt().tolist()
+        errors_of = torch.tensor(pairs)
+        if dtype == torch.float16:
+            plain, lean = errors_of.clamp_min(1e-12).log().mean(0).exp().tolist()
+        else:
+            plain, lean = errors_of.square().mean(0).sqrt().tolist()
         assert lean <= 1.25 * plain, (name, plain, lean)
 
 

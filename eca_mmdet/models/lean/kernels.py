@@ -120,12 +120,12 @@ def masked(
         return result, sums[..., 0] if sums.shape[2] == 1 else sums.sum(2)
     if extra is not None:
         pixels = max(1, out.shape[2] * out.shape[3])
-        grad = grad + by_channel(extra / pixels).to(grad.dtype)
-    grad = torch.ops.aten.threshold_backward(grad, out, 0)
+        grad = wide(grad) + by_channel(extra / pixels)  # half precision would lose it
+    grad = torch.ops.aten.threshold_backward(grad, out.to(grad.dtype), 0)
     sums = pixel_sums(grad, by_sample)
     if ranges is not None:
-        grad = grad * by_channel(ranges).to(grad.dtype)
-    return grad, sums
+        grad = grad * by_channel(ranges)
+    return grad.to(out.dtype), sums
 
 
 def range_of(scale: Tensor) -> Tensor:
@@ -225,10 +225,10 @@ def fold_backward(
             torch.zeros_like(weight) if grad is None else like(grad, weight)
             for grad, weight in zip(grads, weights, strict=True)
         ]
-        *results, flat = _OPS.fold_backward(
-            dense, grad_shifts, weights, norms, epsilons
-        )
-        return results, list(flat.split([len(weight) for weight in weights]))
+        *made, flat = _OPS.fold_backward(dense, grad_shifts, weights, norms, epsilons)
+        pairs = zip(made, grads, strict=True)
+        of_weights = [None if grad is None else one for one, grad in pairs]
+        return of_weights, list(flat.split([len(weight) for weight in weights]))
     results: list[Tensor | None] = [None] * count
     of_gammas: list[Tensor | None] = [None] * count
     for i, (weight, grad) in enumerate(zip(weights, grads, strict=True)):

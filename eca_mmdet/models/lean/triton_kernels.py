@@ -93,13 +93,13 @@ def _masked(
     if RANGES:
         by = tl.load(ranges + c, c < C, 0.0)[:, None]
     for sample in range(n, end):
-        base = sample.to(tl.int64) * C * HW
+        base = (tl.zeros([BC], tl.int64) + sample) * C * HW + c * SC
         if EXTRA:
             more = tl.load(extra + sample * C + c, c < C, 0.0)[:, None] / HW
         for first in range(start, tl.minimum(start + SPAN, HW), BP):
             p = first + tl.arange(0, BP)
             ok = (c < C)[:, None] & (p < HW)[None, :]
-            at = base + c[:, None] * SC + p[None, :] * SP
+            at = base[:, None] + p[None, :] * SP
             value = tl.load(grad + at, ok, 0.0).to(tl.float32)
             if EXTRA:
                 value += more
@@ -218,14 +218,14 @@ def _gated_gradients(
     B: tl.constexpr,
 ):
     c = tl.program_id(0)
-    base = c.to(tl.int64) * K
-    step = C.to(tl.int64) * K
+    row = c.to(tl.int64)
+    base = row * K
     of_shift = 0.0
     for n in range(N):
         total = tl.zeros([B], tl.float32)
         for first in range(0, K, B):
             k = first + tl.arange(0, B)
-            product = tl.load(products + n * step + base + k, k < K, 0.0)
+            product = tl.load(products + (row + n * C) * K + k, k < K, 0.0)
             total += product.to(tl.float32) * tl.load(kernel + base + k, k < K, 0.0)
         pixels = tl.load(sums + n * C + c)
         of_factor = tl.sum(total) + tl.load(shift + c) * pixels
@@ -236,7 +236,7 @@ def _gated_gradients(
         k = first + tl.arange(0, B)
         total = tl.zeros([B], tl.float32)
         for n in range(N):
-            product = tl.load(products + n * step + base + k, k < K, 0.0)
+            product = tl.load(products + (row + n * C) * K + k, k < K, 0.0)
             total += product.to(tl.float32) * tl.load(factors + n * C + c)
         tl.store(grad_kernel + base + k, total, k < K)
 

@@ -1,0 +1,127 @@
+"""The kernels for CUDA, in Triton's interpreter, beside the eager operators."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import subprocess
+
+import pytest
+
+from tests.conftest import PYTHON, REPOSITORY
+
+SCRIPT = """
+import itertools, sys, torch
+from torch import nn
+from eca_mmdet.models.lean import kernels as ops
+from tests.support.lean_parts import FORMATS
+
+torch.manual_seed(0)
+ops.implement('CPU')
+eager = ops.is_fused
+
+
+def both(function, *args):
+    '''Return the results of a function by eager operators, and by Triton.'''
+    results = []
+    for fused in (eager, lambda x: True):
+        ops.is_fused = fused
+        copies = [a.clone() if isinstance(a, torch.Tensor) else a for a in args]
+        made = function(*copies)
+        made = made if isinstance(made, (tuple, list)) else [made]
+        flat = []
+        for one in (*made, copies[0]):
+            flat += one if isinstance(one, (tuple, list)) else [one]
+        results.append([one for one in flat if isinstance(one, torch.Tensor)])
+    ops.is_fused = eager
+    assert len(results[0]) == len(results[1])
+    return zip(*results)
+
+
+def check(name, function, *args):
+    for eagerly, fused in both(function, *args):
+        assert eagerly.dtype == fused.dtype and eagerly.shape == fused.shape, name
+        finite = eagerly[eagerly.isfinite()].abs()
+        largest = finite.max().item() if finite.numel() else 1
+        torch.testing.assert_close(
+            fused, eagerly, rtol=0, atol=ROUNDING[name[1]] * largest, equal_nan=True,
+            msg=str(name),
+        )
+
+
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+ROUNDING = dict(zip(DTYPES, (1e-5, 2**-5, 2**-8)))
+SHAPES = [(2, 3, 5, 7), (1, 70, 2, 11), (1, 2, 50, 90), (0, 4, 3, 3)]
+for dtype, shape, form in itertools.product(DTYPES, SHAPES, FORMATS.values()):
+    n, c = shape[:2]
+    y, shortcut, grad = (
+        torch.randn(shape).to(dtype).to(memory_format=form) for _ in range(3)
+    )
+    if y.numel():
+        y[0, 0, 0, 0] = shortcut[-1, -1, -1, -1] = float('nan')
+        y[-1, 0, 0, 0] = 0
+    shift, factors, extra = torch.randn(c), torch.rand(n, c), torch.randn(n, c)
+    for options in [(None,) * 2 + (0, 0), (factors, None, 0, 1), (None, shortcut, 1, 0),
+                    (factors, shortcut, 1, 1)]:
+        check(
+            ('epilogue', dtype, shape, form, options),
+            lambda y, shift, *more: [
+                part.sum(2) for part in [ops.epilogue_(y, shift, *more)]
+            ],
+            *(y, shift, *options[:2], *map(bool, options[2:])),
+        )
+    out = y.relu()
+    for options in [(None, None, 0), (extra, torch.rand(c), 0), (extra, None, 1)]:
+        check(
+            ('masked', dtype, shape, form, options),
+            lambda out, grad, *more: ops.masked(grad, out, *more),
+            *(out, grad, *options[:2], bool(options[2])),
+        )
+
+for form, ranged, half in itertools.product(FORMATS.values(), (0, 1), DTYPES):
+    layers = [(8, 3, 1), (5, 16, 3), (6, 70, 3), (4, 6, 1)]
+    weights = [
+        torch.randn(c, k, s, s).to(memory_format=form) for c, k, s in layers
+    ]
+    norms = [torch.randn(c) for _ in range(3) for c, *_ in layers]
+    norms += [torch.rand(c) for c, *_ in layers]
+    norms[0][:3] = torch.tensor([0, 1e-9, -3e4])
+    dtypes, epsilons = [half, torch.float32, half, half], [1e-5, 1e-3, 1e-5, 1e-5]
+    check(
+        ('fold', half, form, ranged), ops.fold,
+        *(weights, norms, epsilons, dtypes, bool(ranged)),
+    )
+    grads = [torch.randn_like(w, dtype=d) for w, d in zip(weights, dtypes)]
+    shifts = [torch.randn(c) for c, *_ in layers]
+    for missing in (None, 1):
+        if missing:
+            grads[missing] = shifts[missing] = None
+        check(
+            ('fold_backward', half, form), ops.fold_backward,
+            *(grads, shifts, weights, norms, epsilons, [True] * 8),
+        )
+
+for half, (n, c, k) in itertools.product(DTYPES, [(2, 8, 70), (1, 3, 1), (3, 2, 600)]):
+    check(
+        ('gated_gradients', half), ops.gated_gradients,
+        *(torch.randn(n, c, k).to(half), torch.randn(c, k), torch.rand(n, c)),
+        *(torch.randn(c), torch.randn(n, c)),
+    )
+print('equal')
+"""
+
+
+def test_interpreted_kernels():
+    """Values, NaN, both memory formats, empty batches, dtypes."""
+    if importlib.util.find_spec('triton') is None:
+        pytest.skip('Triton is not installed: builds of PyTorch for CPUs lack it')
+    environment = {**os.environ, 'TRITON_INTERPRET': '1'}
+    done = subprocess.run(
+        [PYTHON, '-c', SCRIPT],
+        cwd=REPOSITORY,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split()[-1] == 'equal'
