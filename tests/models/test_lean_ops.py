@@ -319,6 +319,32 @@ def test_writing_into_the_result_is_noticed(engine):
             out.sum().backward()
 
 
+@pytest.mark.parametrize('part', ['conv.weight', 'norm.weight', 'norm.running_var'])
+def test_changed_weights_are_noticed(engine, part):
+    """Backward makes the folded weights again: it refuses those of another forward."""
+    for kind in ('1x1', '3x3'):
+        parts = Parts(kind, 'none')
+        parts.x.requires_grad_()
+        out = parts.lean()
+        layer, name = part.split('.')
+        with torch.no_grad():
+            getattr(getattr(parts, layer), name).add_(1)
+        with pytest.raises(RuntimeError, match='modified by an inplace operation'):
+            out.sum().backward()
+
+
+def test_gradients_have_the_memory_format_of_weights(engine):
+    for kind in ('1x1', '3x3'):
+        parts = Parts(kind, 'none', form='nhwc')
+        parts.conv.to(memory_format=torch.channels_last)
+        strides = []
+        parts.conv.weight.register_hook(
+            lambda grad, strides=strides: strides.append(grad.stride())
+        )
+        parts.lean().sum().backward()
+        assert strides == [parts.conv.weight.stride()]
+
+
 def test_second_derivatives_are_refused(engine):
     for kind in ('1x1', '3x3'):
         for training in (False, True):

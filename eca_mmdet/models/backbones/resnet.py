@@ -57,8 +57,20 @@ def recompute(block: Callable[[Tensor], Tensor], x: Tensor, with_cp: bool) -> Te
     """Return ``block(x)``; with ``with_cp``, keep only x for the backward pass."""
     if not (with_cp and x.requires_grad):
         return block(x)
-    result: Tensor = checkpoint(block, x, use_reentrant=False)
+    result: Tensor = checkpoint(
+        block, x, use_reentrant=False, preserve_rng_state=_may_draw(block)
+    )
     return result
+
+
+def _may_draw(block: Any) -> bool:
+    """Tell whether a block's method may draw random numbers: it has unknown layers."""
+    known = ('torch.nn.', 'mmcv.', 'mmdet.', 'eca_mmdet.')
+    kinds = {type(layer) for layer in block.__self__.modules()}
+    return any(
+        not kind.__module__.startswith(known) or 'drop' in kind.__name__.lower()
+        for kind in kinds
+    )
 
 
 def _tail_gate(block: Any, names: list[str]) -> Callable[[Tensor], Tensor] | None:
