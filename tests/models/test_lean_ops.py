@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from eca_mmdet.analysis.exact_cost import SavedBytes
-from eca_mmdet.models.lean import scaled_conv
+from eca_mmdet.models.lean import kernels
 from eca_mmdet.models.lean.fused import conv_norm, relu_max_pool, sequence
 from tests.support.lean_parts import (
     CASES,
@@ -24,12 +24,7 @@ from tests.tolerances import assert_near
 def engine(request, monkeypatch):
     """The way of a CPU for 1x1 convolutions, and that of a GPU."""
     if request.param == 'convolutions':
-        settings = scaled_conv._settings
-        monkeypatch.setattr(
-            scaled_conv,
-            '_settings',
-            lambda x, conv: settings(x, conv)._replace(matrices=False),
-        )
+        monkeypatch.setattr(kernels, 'is_cuda', lambda x: True)
     return request.param
 
 

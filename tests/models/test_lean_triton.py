@@ -107,12 +107,39 @@ for half, (n, c, k) in itertools.product(DTYPES, [(2, 8, 70), (1, 3, 1), (3, 2, 
         *(torch.randn(n, c, k).to(half), torch.randn(c, k), torch.rand(n, c)),
         *(torch.randn(c), torch.randn(n, c)),
     )
+
+import eca_mmdet
+
+grads = {}
+for memory in ('plain', 'lean'):
+    torch.manual_seed(1)
+    small = dict(num_stages=1, strides=(1,), dilations=(1,), out_indices=(0,))
+    model = eca_mmdet.ECAResNet(
+        50, kernel_sizes=3, memory=memory, init_cfg=[], base_channels=4,
+        stem_channels=4, **small,
+    )
+    for layer in model.modules():
+        if isinstance(layer, nn.BatchNorm2d):
+            layer.running_mean.normal_(0, 0.3)
+            layer.running_var.uniform_(0.5, 2)
+            nn.init.normal_(layer.weight, 1, 0.5)
+    model.train()
+    ops.is_cuda = ops.is_fused = lambda x: True
+    torch.manual_seed(2)
+    x = torch.randn(2, 3, 24, 40, requires_grad=True)
+    out, = model(x)
+    (out * torch.randn_like(out)).sum().backward()
+    made = {name: one.grad for name, one in model.named_parameters()}
+    grads[memory] = {**made, 'x': x.grad, 'out': out.detach()}
+for name, plain in grads['plain'].items():
+    error = (grads['lean'][name] - plain).norm() / plain.norm()
+    assert error < 1e-4, (name, error)
 print('equal')
 """
 
 
 def test_interpreted_kernels():
-    """Values, NaN, both memory formats, empty batches, dtypes."""
+    """Values, NaN, both memory formats, empty batches, dtypes; then a whole step."""
     if importlib.util.find_spec('triton') is None:
         pytest.skip('Triton is not installed: builds of PyTorch for CPUs lack it')
     environment = {**os.environ, 'TRITON_INTERPRET': '1'}

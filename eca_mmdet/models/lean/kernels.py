@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import functools
 import importlib
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
 _LIBRARY = torch.library.Library('eca_mmdet', 'DEF')
+_OPS: Any = torch.ops.eca_mmdet
 _FLOATS = (torch.float32, torch.bfloat16, torch.float16)
 
 
@@ -29,9 +31,58 @@ def _triton() -> Any:
     return importlib.import_module('eca_mmdet.models.lean.triton_kernels')
 
 
+def is_cuda(x: Tensor) -> bool:
+    """Tell whether cuDNN convolves x: 1x1 convolutions are no matrix products then."""
+    return x.is_cuda
+
+
 def is_fused(x: Tensor) -> bool:
     """Tell whether these operators are one kernel each for tensors like x."""
     return x.is_cuda and x.dtype in _FLOATS and _triton() is not None
+
+
+_RUNS: dict[str, Callable[..., Any]] = {}
+
+
+def _operator(schema: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Define an operator by its schema and the function that makes its outputs."""
+
+    def define(outputs: Callable[..., Any]) -> Callable[..., Any]:
+        def run(*args: Any) -> Any:
+            made = outputs(*args)
+            getattr(_triton(), name)(made, *args)
+            return made
+
+        name = schema.partition('(')[0]
+        _LIBRARY.define(schema)
+        torch.library.register_fake(f'eca_mmdet::{name}', outputs, lib=_LIBRARY)
+        _RUNS[name] = run
+        return outputs
+
+    return define
+
+
+def implement(device: str) -> None:
+    """Register the Triton kernels for a device: 'CUDA', or 'CPU' in its interpreter."""
+    for name, run in _RUNS.items():
+        _LIBRARY.impl(name, run, device)
+
+
+def tiles(x: Tensor, whole: bool) -> tuple[tuple[int, ...], tuple[int, int], Any]:
+    """Return sizes for a kernel, programs over pixels and channels, and a tile's sides.
+
+    ``whole``: all pixels of a channel in one program, if its pixels are contiguous.
+    """
+    channels, pixels = x.shape[1], max(1, x.shape[2] * x.shape[3])
+    if x.is_contiguous():
+        tile, strides = (1, min(2048, 1 << (pixels - 1).bit_length())), (pixels, 1)
+        span = pixels if whole else 2 * tile[1]
+    else:
+        block = min(64, 1 << (channels - 1).bit_length())
+        tile, strides = (block, 2048 // block), (1, channels)
+        span = 16 * tile[1]
+    grid = -(-pixels // span), -(-channels // tile[0])
+    return (channels, pixels, *strides, span), grid, tile
 
 
 def is_channels_last(x: Tensor) -> bool:
@@ -179,7 +230,7 @@ def fold(
             for part, dtype in zip(parts, dtypes, strict=True)
         ]
         return kernels, shifts, sizes
-    gammas, betas, means, variances = _quarters(norms)
+    gammas, betas, means, variances = quarters(norms)
     kernels, shifts, sizes = [], [], []
     for i, (weight, dtype) in enumerate(zip(weights, dtypes, strict=True)):
         scale = _scale(gammas[i], variances[i], epsilons[i])
@@ -215,7 +266,7 @@ def fold_backward(
         needs: whether each weight, then whether each norm's weight wants one.
     """
     count = len(weights)
-    gammas, betas, means, variances = _quarters(norms)
+    gammas, betas, means, variances = quarters(norms)
     grad_shifts = [
         torch.zeros_like(wide(beta)) if grad is None else grad.contiguous()
         for grad, beta in zip(grad_shifts, betas, strict=True)
@@ -249,9 +300,10 @@ def fold_backward(
     return results, of_gammas
 
 
-def _quarters(norms: list[Tensor]) -> list[list[Tensor]]:
+def quarters(norms: list[Tensor]) -> tuple[tuple[Tensor, ...], ...]:
+    """Return weights, biases, means and variances of norms in one list."""
     count = len(norms) // 4
-    return [norms[i : i + count] for i in range(0, 4 * count, count)]
+    return tuple(tuple(norms[i : i + count]) for i in range(0, 4 * count, count))
 
 
 def gated_gradients(
@@ -277,80 +329,55 @@ def gated_gradients(
     return grad_kernel, grad_factors, (factors * sums).sum(0)
 
 
-def fold_outputs(
-    weights: list[Tensor],
-    norms: list[Tensor],
-    epsilons: list[float],
-    dtype: torch.dtype,
-    floats: list[bool],
-    ranged: bool,
-) -> list[Tensor]:
-    """Return kernels, shifts and ranges for ``fold``, uninitialised."""
-    rows = sum(map(len, weights))
-    kernels = [
-        torch.empty_like(weight, dtype=torch.float32 if is_float else dtype)
-        for weight, is_float in zip(weights, floats, strict=True)
-    ]
-    sizes = rows if ranged and dtype == torch.float16 else 0
-    return [*kernels, weights[0].new_empty(rows), weights[0].new_empty(sizes)]
+@_operator(
+    'epilogue_(Tensor(a!) y, Tensor shift, Tensor? factors, Tensor? shortcut, '
+    'bool relu, bool pooled) -> Tensor'
+)
+def _epilogue_outputs(y: Tensor, *rest: Any) -> Tensor:
+    parts = tiles(y, True)[1][0] if rest[-1] else 0
+    return y.new_empty((*y.shape[:2], parts), dtype=torch.float32)
 
 
-def _masked_outputs(
-    grad: Tensor, out: Tensor, extra: Any, ranges: Any, by_sample: bool
-) -> tuple[Tensor, Tensor]:
-    parts = 1 if out.is_contiguous() else 2
-    shape = (len(out) if by_sample else 1, out.shape[1], parts)
+@_operator(
+    'masked(Tensor grad, Tensor out, Tensor? extra, Tensor? ranges, bool by_sample) '
+    '-> (Tensor, Tensor)'
+)
+def _masked_outputs(grad: Tensor, out: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
+    shape = (len(out) if rest[-1] else 1, out.shape[1], tiles(out, True)[1][0])
     return torch.empty_like(out), out.new_empty(shape, dtype=torch.float32)
 
 
-_FAKES: dict[str, tuple[str, Any]] = {
-    'epilogue_': (
-        '(Tensor(a!) y, Tensor shift, Tensor? factors, Tensor? shortcut, bool relu, '
-        'bool pooled) -> Tensor',
-        lambda y, *rest: y.new_empty(
-            (*y.shape[:2], int(rest[-1])), dtype=torch.float32
-        ),
-    ),
-    'masked': (
-        '(Tensor grad, Tensor out, Tensor? extra, Tensor? ranges, bool by_sample) '
-        '-> (Tensor, Tensor)',
-        _masked_outputs,
-    ),
-    'fold': (
-        '(Tensor[] weights, Tensor[] norms, float[] epsilons, ScalarType dtype, '
-        'bool[] floats, bool ranged) -> Tensor[]',
-        fold_outputs,
-    ),
-    'fold_backward': (
-        '(Tensor[] grads, Tensor[] grad_shifts, Tensor[] weights, Tensor[] norms, '
-        'float[] epsilons) -> Tensor[]',
-        lambda grads, grad_shifts, weights, *_: [
-            *map(torch.empty_like, weights),
-            weights[0].new_empty(sum(map(len, weights))),
-        ],
-    ),
-    'gated_gradients': (
-        '(Tensor products, Tensor kernel, Tensor factors, Tensor shift, Tensor sums) '
-        '-> (Tensor, Tensor, Tensor)',
-        lambda products, *rest: tuple(map(torch.empty_like, rest[:3])),
-    ),
-}
-_OPS: Any = torch.ops.eca_mmdet
+@_operator(
+    'fold(Tensor[] weights, Tensor[] norms, float[] epsilons, ScalarType half, '
+    'bool[] floats, bool ranged) -> Tensor[]'
+)
+def _fold_outputs(weights: list[Tensor], *rest: Any) -> list[Tensor]:
+    _, _, half, floats, ranged = rest
+    kernels = [
+        torch.empty_like(weight, dtype=torch.float32 if is_float else half)
+        for weight, is_float in zip(weights, floats, strict=True)
+    ]
+    rows, first = sum(map(len, weights)), weights[0]
+    sizes = rows if ranged and half == torch.float16 else 0
+    return [*kernels, first.new_empty(rows), first.new_empty(sizes)]
 
 
-def implement(device: str) -> None:
-    """Register the Triton kernels for a device: 'CUDA', or 'CPU' in its interpreter."""
-    for name in _FAKES:
-        _LIBRARY.impl(
-            name,
-            functools.partial(
-                lambda name, *args: getattr(_triton(), name)(*args), name
-            ),
-            device,
-        )
+@_operator(
+    'fold_backward(Tensor[] grads, Tensor[] grad_shifts, Tensor[] weights, '
+    'Tensor[] norms, float[] epsilons) -> Tensor[]'
+)
+def _fold_backward_outputs(*args: Any) -> list[Tensor]:
+    weights = args[2]
+    rows = sum(map(len, weights))
+    return [*map(torch.empty_like, weights), weights[0].new_empty(rows)]
 
 
-for _name, (_schema, _fake) in _FAKES.items():
-    _LIBRARY.define(_name + _schema)
-    torch.library.register_fake(f'eca_mmdet::{_name}', _fake, lib=_LIBRARY)
+@_operator(
+    'gated_gradients(Tensor products, Tensor kernel, Tensor factors, Tensor shift, '
+    'Tensor sums) -> (Tensor, Tensor, Tensor)'
+)
+def _gated_outputs(products: Tensor, *rest: Tensor) -> tuple[Tensor, ...]:
+    return tuple(map(torch.empty_like, rest[:3]))
+
+
 implement('CUDA')

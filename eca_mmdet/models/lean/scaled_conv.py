@@ -110,7 +110,7 @@ def output_shape(x: Tensor, conv: nn.Conv2d) -> tuple[int, ...]:
 
 
 def _settings(x: Tensor, conv: nn.Conv2d) -> _Settings:
-    matrices = is_pointwise(conv) and not x.is_cuda
+    matrices = is_pointwise(conv) and not ops.is_cuda(x)
     stride, padding, dilation = map(pair, (conv.stride, conv.padding, conv.dilation))
     return _Settings(stride, padding, dilation, conv.groups, matrices)
 
@@ -124,7 +124,7 @@ def _forward(
     settings: _Settings,
 ) -> Any:
     relu, pooled = settings.relu, settings.pooled
-    if x.is_cuda or (factors is not None and not settings.matrices):
+    if ops.is_cuda(x):
         out = F.conv2d(x, kernel.to(x.dtype), None, *settings[:4])
         means = ops.epilogue_(out, shift, factors, shortcut, relu, pooled)
         if pooled:

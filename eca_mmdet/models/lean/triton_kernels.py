@@ -1,193 +1,164 @@
 """Triton kernels of the lean layers on CUDA, one for each operator of ``kernels``.
 
 Arithmetic is float32; NaN passes as it does through PyTorch's own operators. A map
-(N, C, H, W) is read in tiles of BC channels and BP pixels, in either memory format.
+(N, C, H, W) is read in tiles of channels and pixels, in either memory format. Each
+launcher fills the operator's outputs, its first argument.
 """
+
+# mypy: disable-error-code="no-untyped-def, no-untyped-call"
 
 from __future__ import annotations
 
 from typing import Any
 
-import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from eca_mmdet.models.lean.kernels import fold_outputs
+from eca_mmdet.models.lean.kernels import quarters, tiles
 
 
 @triton.jit
 def _epilogue(
-    y,
-    shift,
-    factors,
-    shortcut,
-    means,
-    C,
-    HW,
-    SC,
-    SP,
-    SPAN,
-    RELU: tl.constexpr,
-    FACTORS: tl.constexpr,
-    SHORTCUT: tl.constexpr,
-    POOLED: tl.constexpr,
-    BC: tl.constexpr,
-    BP: tl.constexpr,
+    y, shift, factors, shortcut, means, sizes, RELU: tl.constexpr, TILE: tl.constexpr
 ):
-    n = tl.program_id(2)
-    c = tl.program_id(1) * BC + tl.arange(0, BC)
-    start = tl.program_id(0) * SPAN
-    base = n.to(tl.int64) * C * HW
+    C, HW, SC, SP, SPAN = sizes
+    n, start = tl.program_id(2), tl.program_id(0) * SPAN
+    c = tl.program_id(1) * TILE[0] + tl.arange(0, TILE[0])
+    base = (tl.zeros([TILE[0]], tl.int64) + n) * C * HW + c * SC
     add = tl.load(shift + c, c < C, 0.0)[:, None]
-    if FACTORS:
+    by = 1.0
+    if factors is not None:
         by = tl.load(factors + n * C + c, c < C, 0.0)[:, None]
-    total = tl.zeros([BC, BP], tl.float32)
-    for first in range(start, tl.minimum(start + SPAN, HW), BP):
-        p = first + tl.arange(0, BP)
-        ok = (c < C)[:, None] & (p < HW)[None, :]
-        at = base + c[:, None] * SC + p[None, :] * SP
-        value = tl.load(y + at, ok, 0.0).to(tl.float32) + add
-        if FACTORS:
-            value *= by
-        if SHORTCUT:
+    total = tl.zeros([TILE[0], TILE[1]], tl.float32)
+    for first in range(start, tl.minimum(start + SPAN, HW), TILE[1]):
+        p = first + tl.arange(0, TILE[1])
+        at, ok = base[:, None] + p[None, :] * SP, (c < C)[:, None] & (p < HW)[None, :]
+        value = (tl.load(y + at, ok, 0.0).to(tl.float32) + add) * by
+        if shortcut is not None:
             value += tl.load(shortcut + at, ok, 0.0).to(tl.float32)
         if RELU:
             value = tl.where(value <= 0, 0.0, value)  # NaN stays
         rounded = value.to(y.dtype.element_ty)
         tl.store(y + at, rounded, ok)
-        if POOLED:
-            total += tl.where(ok, rounded.to(tl.float32), 0.0)
-    if POOLED:
-        chunks = tl.num_programs(0)
-        at = (n * C + c) * chunks + tl.program_id(0)
+        total += tl.where(ok, rounded.to(tl.float32), 0.0)
+    if means is not None:
+        at = (n * C + c) * tl.num_programs(0) + tl.program_id(0)
         tl.store(means + at, tl.sum(total, 1) / HW, c < C)
 
 
+def epilogue_(means: Any, y: Any, *more: Any) -> None:
+    """Run ``kernels.epilogue_``; ``more`` are the operator's further arguments."""
+    *tensors, relu, pooled = more
+    sizes, grid, tile = tiles(y, pooled)
+    outputs = means if pooled else None
+    _epilogue[(*grid, len(y))](y, *tensors, outputs, sizes, relu, tile, num_warps=8)
+
+
 @triton.jit
-def _masked(
-    grad,
-    out,
-    extra,
-    ranges,
-    result,
-    sums,
-    N,
-    C,
-    HW,
-    SC,
-    SP,
-    SPAN,
-    EXTRA: tl.constexpr,
-    RANGES: tl.constexpr,
-    BC: tl.constexpr,
-    BP: tl.constexpr,
-):
+def _masked(grad, out, extra, ranges, result, sums, N, sizes, TILE: tl.constexpr):
     # One program a sample (grid z = N), or one for all (grid z = 1).
-    alone = tl.num_programs(2) == 1
-    n = tl.program_id(2)
-    end = tl.where(alone, N, n + 1)
-    c = tl.program_id(1) * BC + tl.arange(0, BC)
-    start = tl.program_id(0) * SPAN
-    total = tl.zeros([BC, BP], tl.float32)
-    if RANGES:
+    C, HW, SC, SP, SPAN = sizes
+    n, start = tl.program_id(2), tl.program_id(0) * SPAN
+    c = tl.program_id(1) * TILE[0] + tl.arange(0, TILE[0])
+    total = tl.zeros([TILE[0], TILE[1]], tl.float32)
+    by = 1.0
+    if ranges is not None:
         by = tl.load(ranges + c, c < C, 0.0)[:, None]
-    for sample in range(n, end):
-        base = (tl.zeros([BC], tl.int64) + sample) * C * HW + c * SC
-        if EXTRA:
-            more = tl.load(extra + sample * C + c, c < C, 0.0)[:, None] / HW
-        for first in range(start, tl.minimum(start + SPAN, HW), BP):
-            p = first + tl.arange(0, BP)
-            ok = (c < C)[:, None] & (p < HW)[None, :]
+    for sample in range(n, tl.where(tl.num_programs(2) == 1, N, n + 1)):
+        base = (tl.zeros([TILE[0]], tl.int64) + sample) * C * HW + c * SC
+        more = tl.zeros([TILE[0], 1], tl.float32)
+        if extra is not None:
+            more += tl.load(extra + sample * C + c, c < C, 0.0)[:, None] / HW
+        for first in range(start, tl.minimum(start + SPAN, HW), TILE[1]):
+            p = first + tl.arange(0, TILE[1])
             at = base[:, None] + p[None, :] * SP
-            value = tl.load(grad + at, ok, 0.0).to(tl.float32)
-            if EXTRA:
-                value += more
+            ok = (c < C)[:, None] & (p < HW)[None, :]
+            value = tl.load(grad + at, ok, 0.0).to(tl.float32) + more
             value = tl.where(tl.load(out + at, ok, 0.0) <= 0, 0.0, value)
             total += value
-            if RANGES:
-                value *= by
-            tl.store(result + at, value.to(result.dtype.element_ty), ok)
+            tl.store(result + at, (value * by).to(result.dtype.element_ty), ok)
     at = (n * C + c) * tl.num_programs(0) + tl.program_id(0)
     tl.store(sums + at, tl.sum(total, 1), c < C)
 
 
+def masked(outputs: Any, grad: Any, out: Any, *more: Any) -> None:
+    """Run ``kernels.masked``."""
+    extra, ranges, _ = more
+    sizes, grid, tile = tiles(out, True)
+    _masked[(*grid, len(outputs[1]))](
+        *(grad, out, extra, ranges, *outputs, len(out), sizes, tile), num_warps=16
+    )
+
+
 @triton.jit
-def _range(scale):
-    """Return the power of two at or below |scale|, at least 2**-12."""
-    size = tl.maximum(tl.abs(scale), 2.0**-12)
-    bits = size.to(tl.int32, bitcast=True) & 0x7F800000
-    return bits.to(tl.float32, bitcast=True)
+def _scale(gamma, variance, epsilon, half: tl.constexpr):
+    """Return scale and 1 / deviation, and by what float16 kernels are divided."""
+    inverse = tl.rsqrt(tl.load(variance) + epsilon)
+    scale = tl.load(gamma) * inverse
+    size = scale * 0 + 1
+    if half:
+        bits = tl.maximum(tl.abs(scale), 2.0**-12).to(tl.int32, bitcast=True)
+        size = (bits & 0x7F800000).to(tl.float32, bitcast=True)
+    return scale, inverse, size
 
 
 @triton.jit
 def _fold(
-    weights,
-    gammas,
-    betas,
-    means,
-    variances,
-    kernels,
-    shifts,
-    ranges,
-    channels,
-    lengths,
-    epsilons,
-    COUNT: tl.constexpr,
-    RANGED: tl.constexpr,
-    B: tl.constexpr,
+    weights, norms, kernels, shifts, ranges, sizes, COUNT: tl.constexpr, B: tl.constexpr
 ):
-    row = tl.program_id(0)
-    start = 0
+    gammas, betas, means, variances = norms
+    channels, lengths, epsilons = sizes
+    row, start = tl.program_id(0), 0
     for i in tl.static_range(COUNT):
         c = row - start
         if (c >= 0) & (c < channels[i]):
-            scale = tl.load(gammas[i] + c) * tl.rsqrt(
-                tl.load(variances[i] + c) + epsilons[i]
-            )
+            kind = kernels[i].dtype.element_ty
+            half: tl.constexpr = (ranges is not None) & (kind == tl.float16)
+            scale, _, size = _scale(gammas[i] + c, variances[i] + c, epsilons[i], half)
             shift = tl.load(betas[i] + c) - tl.load(means[i] + c) * scale
             tl.store(shifts + row, shift)
-            if RANGED and kernels[i].dtype.element_ty == tl.float16:
-                size = _range(scale)
+            if half:
                 tl.store(ranges + row, size)
-                scale = scale / size
             base = c.to(tl.int64) * lengths[i]
             for first in range(0, lengths[i], B):
                 k = first + tl.arange(0, B)
-                ok = k < lengths[i]
-                value = tl.load(weights[i] + base + k, ok) * scale
-                tl.store(
-                    kernels[i] + base + k, value.to(kernels[i].dtype.element_ty), ok
-                )
+                value = tl.load(weights[i] + base + k, k < lengths[i]) * (scale / size)
+                tl.store(kernels[i] + base + k, value.to(kind), k < lengths[i])
         start += channels[i]
+
+
+def fold(outputs: Any, weights: Any, norms: Any, epsilons: Any, *_: Any) -> None:
+    """Run ``kernels.fold``."""
+    *kernels, shifts, ranges = outputs
+    sizes = _rows(weights, epsilons)
+    _fold[(len(shifts),)](
+        *(tuple(weights), quarters(norms), tuple(kernels), shifts),
+        *(ranges if len(ranges) else None, sizes, len(weights), 512),
+    )
 
 
 @triton.jit
 def _fold_backward(
     grads,
-    grad_shifts,
     weights,
-    gammas,
-    means,
-    variances,
-    grad_weights,
-    grad_gammas,
-    channels,
-    lengths,
-    epsilons,
+    norms,
+    results,
+    of_gammas,
+    sizes,
     COUNT: tl.constexpr,
     B: tl.constexpr,
 ):
-    row = tl.program_id(0)
-    start = 0
+    gammas, grad_shifts, means, variances = norms
+    channels, lengths, epsilons = sizes
+    row, start = tl.program_id(0), 0
     for i in tl.static_range(COUNT):
         c = row - start
         if (c >= 0) & (c < channels[i]):
-            inverse = tl.rsqrt(tl.load(variances[i] + c) + epsilons[i])
-            scale = tl.load(gammas[i] + c) * inverse
-            size = 1.0
-            if grads[i].dtype.element_ty == tl.float16:
-                size = _range(scale)
+            half: tl.constexpr = grads[i].dtype.element_ty == tl.float16
+            scale, inverse, size = _scale(
+                gammas[i] + c, variances[i] + c, epsilons[i], half
+            )
             total = tl.zeros([B], tl.float32)
             base = c.to(tl.int64) * lengths[i]
             for first in range(0, lengths[i], B):
@@ -195,178 +166,61 @@ def _fold_backward(
                 ok = k < lengths[i]
                 grad = tl.load(grads[i] + base + k, ok, 0.0).to(tl.float32)
                 total += grad * tl.load(weights[i] + base + k, ok, 0.0)
-                tl.store(grad_weights[i] + base + k, grad * (scale / size), ok)
+                tl.store(results[i] + base + k, grad * (scale / size), ok)
             of_scale = tl.sum(total) / size
             of_scale -= tl.load(means[i] + c) * tl.load(grad_shifts[i] + c)
-            tl.store(grad_gammas + row, of_scale * inverse)
+            tl.store(of_gammas + row, of_scale * inverse)
         start += channels[i]
+
+
+def fold_backward(
+    outputs: Any, grads: Any, grad_shifts: Any, weights: Any, norms: Any, epsilons: Any
+) -> None:
+    """Run ``kernels.fold_backward``."""
+    *results, of_gammas = outputs
+    gammas, _, *statistics = quarters(norms)
+    _fold_backward[(len(of_gammas),)](
+        *(tuple(grads), tuple(weights), (gammas, tuple(grad_shifts), *statistics)),
+        *(tuple(results), of_gammas, _rows(weights, epsilons), len(weights), 512),
+    )
+
+
+def _rows(weights: list[Tensor], epsilons: list[float]) -> tuple[Any, ...]:
+    lengths = tuple(weight[0].numel() for weight in weights)
+    return tuple(map(len, weights)), lengths, tuple(epsilons)
 
 
 @triton.jit
 def _gated_gradients(
-    products,
-    kernel,
-    factors,
-    shift,
-    sums,
-    grad_kernel,
-    grad_factors,
-    grad_shift,
-    N,
-    C,
-    K,
-    B: tl.constexpr,
+    products, kernel, factors, shift, sums, grads, N, C, K, B: tl.constexpr
 ):
     c = tl.program_id(0)
     row = c.to(tl.int64)
-    base = row * K
     of_shift = 0.0
     for n in range(N):
         total = tl.zeros([B], tl.float32)
         for first in range(0, K, B):
             k = first + tl.arange(0, B)
             product = tl.load(products + (row + n * C) * K + k, k < K, 0.0)
-            total += product.to(tl.float32) * tl.load(kernel + base + k, k < K, 0.0)
+            total += product.to(tl.float32) * tl.load(kernel + row * K + k, k < K, 0.0)
         pixels = tl.load(sums + n * C + c)
         of_factor = tl.sum(total) + tl.load(shift + c) * pixels
-        tl.store(grad_factors + n * C + c, of_factor)
+        tl.store(grads[1] + n * C + c, of_factor)
         of_shift += tl.load(factors + n * C + c) * pixels
-    tl.store(grad_shift + c, of_shift)
+    tl.store(grads[2] + c, of_shift)
     for first in range(0, K, B):
         k = first + tl.arange(0, B)
         total = tl.zeros([B], tl.float32)
         for n in range(N):
             product = tl.load(products + (row + n * C) * K + k, k < K, 0.0)
             total += product.to(tl.float32) * tl.load(factors + n * C + c)
-        tl.store(grad_kernel + base + k, total, k < K)
+        tl.store(grads[0] + row * K + k, total, k < K)
 
 
-def _tiles(x: Tensor, whole: bool) -> tuple[tuple[int, ...], tuple[int, int], Any]:
-    """Return sizes for a kernel, programs over pixels and channels, and blocks.
-
-    ``whole``: all pixels of a channel in one program, if its pixels are contiguous.
-    """
-    channels, pixels = x.shape[1], x.shape[2] * x.shape[3]
-    if x.is_contiguous():
-        block, tile, strides = 1, min(2048, triton.next_power_of_2(pixels)), (pixels, 1)
-        span = pixels if whole else 2 * tile
-    else:
-        block = min(64, triton.next_power_of_2(channels))
-        tile, strides = 2048 // block, (1, channels)
-        span = 16 * tile
-    grid = triton.cdiv(pixels, span), triton.cdiv(channels, block)
-    return (channels, pixels, *strides, span), grid, dict(BC=block, BP=tile)
-
-
-def epilogue_(
-    y: Tensor,
-    shift: Tensor,
-    factors: Tensor | None,
-    shortcut: Tensor | None,
-    relu: bool,
-    pooled: bool,
-) -> Tensor:
-    """Run ``kernels.epilogue_``."""
-    sizes, grid, blocks = _tiles(y, pooled)
-    means = y.new_empty((*y.shape[:2], grid[0] if pooled else 0), dtype=torch.float32)
-    _epilogue[(*grid, len(y))](
-        *(y, shift, factors, shortcut, means, *sizes),
-        RELU=relu,
-        FACTORS=factors is not None,
-        SHORTCUT=shortcut is not None,
-        POOLED=pooled,
-        num_warps=8,
-        **blocks,
-    )
-    return means
-
-
-def masked(
-    grad: Tensor,
-    out: Tensor,
-    extra: Tensor | None,
-    ranges: Tensor | None,
-    by_sample: bool,
-) -> tuple[Tensor, Tensor]:
-    """Run ``kernels.masked``."""
-    sizes, grid, blocks = _tiles(out, True)
-    result = torch.empty_like(out)
-    samples = len(out) if by_sample else 1
-    sums = out.new_empty((samples, out.shape[1], grid[0]), dtype=torch.float32)
-    _masked[(*grid, samples)](
-        *(grad, out, extra, ranges, result, sums, len(out), *sizes),
-        EXTRA=extra is not None,
-        RANGES=ranges is not None,
-        num_warps=16,
-        **blocks,
-    )
-    return result, sums
-
-
-def fold(
-    weights: list[Tensor],
-    norms: list[Tensor],
-    epsilons: list[float],
-    dtype: torch.dtype,
-    floats: list[bool],
-    ranged: bool,
-) -> list[Tensor]:
-    """Run ``kernels.fold``."""
-    outputs = fold_outputs(weights, norms, epsilons, dtype, floats, ranged)
-    *kernels, shifts, ranges = outputs
-    count = len(weights)
-    gammas, betas, means, variances = (
-        tuple(norms[i : i + count]) for i in range(0, 4 * count, count)
-    )
-    _fold[(len(shifts),)](
-        *(tuple(weights), gammas, betas, means, variances, tuple(kernels)),
-        *(shifts, ranges, *_rows(weights), tuple(epsilons)),
-        COUNT=count,
-        RANGED=len(ranges) > 0,
-        B=512,
-    )
-    return outputs
-
-
-def fold_backward(
-    grads: list[Tensor],
-    grad_shifts: list[Tensor],
-    weights: list[Tensor],
-    norms: list[Tensor],
-    epsilons: list[float],
-) -> list[Tensor]:
-    """Run ``kernels.fold_backward``."""
-    *results, flat, _ = fold_outputs(
-        weights, norms, epsilons, torch.float32, [True] * len(weights), False
-    )
-    count = len(weights)
-    gammas, _, means, variances = (
-        tuple(norms[i : i + count]) for i in range(0, 4 * count, count)
-    )
-    _fold_backward[(len(flat),)](
-        *(tuple(grads), tuple(grad_shifts), tuple(weights), gammas, means, variances),
-        *(tuple(results), flat, *_rows(weights), tuple(epsilons)),
-        COUNT=count,
-        B=512,
-    )
-    return [*results, flat]
-
-
-def _rows(weights: list[Tensor]) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    return tuple(map(len, weights)), tuple(w[0].numel() for w in weights)
-
-
-def gated_gradients(
-    products: Tensor, kernel: Tensor, factors: Tensor, shift: Tensor, sums: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
+def gated_gradients(outputs: Any, products: Any, *vectors: Any) -> None:
     """Run ``kernels.gated_gradients``."""
     samples, channels, inputs = products.shape
-    grad_kernel, grad_factors, grad_shift = map(
-        torch.empty_like, (kernel, factors, shift)
-    )
+    block = min(512, triton.next_power_of_2(inputs))
     _gated_gradients[(channels,)](
-        *(products, kernel, factors, shift, sums),
-        *(grad_kernel, grad_factors, grad_shift, samples, channels, inputs),
-        B=min(512, triton.next_power_of_2(inputs)),
+        products, *vectors, tuple(outputs), samples, channels, inputs, block
     )
-    return grad_kernel, grad_factors, grad_shift
