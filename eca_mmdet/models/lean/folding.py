@@ -202,7 +202,8 @@ class _Fold(torch.autograd.Function):
         reject_double_backward()
         group, count, needs = ctx.group, ctx.group.count, ctx.needs_input_grad[1:]
         group.made = None
-        weights = list(ctx.saved_tensors[:count])
+        saved = ctx.saved_tensors  # once: recomputation frees them
+        weights = list(saved[:count])
         grad_shifts = list(grads[count:])
         of_weights, of_gammas = ops.fold_backward(
             *(list(grads[:count]), grad_shifts, weights, group.tensors[count:]),
@@ -210,7 +211,7 @@ class _Fold(torch.autograd.Function):
         )
         results = zip(
             (*of_weights, *of_gammas, *grad_shifts),
-            ctx.saved_tensors,
+            saved,
             needs,
             strict=True,
         )

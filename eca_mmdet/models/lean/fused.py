@@ -257,7 +257,8 @@ class _GatedAdd(torch.autograd.Function):
 def stem(x: Tensor, conv: Any, norm: Any, relu: Any, pool: Any) -> Tensor:
     """Return ``pool(relu(norm(conv(x))))``."""
     leaves = (x, *conv.parameters(), *norm.parameters())
-    if not torch.is_grad_enabled() or not any(leaf.requires_grad for leaf in leaves):
+    trained = torch.is_grad_enabled() and bypassable(relu, pool)
+    if not trained or not any(leaf.requires_grad for leaf in leaves):
         return pool(conv_norm(x, conv, norm, relu))  # type: ignore[no-any-return]
     return relu_max_pool(conv_norm(x, conv, norm), relu, pool)
 
