@@ -32,8 +32,8 @@ from eca_mmdet.analysis.exact_cost import SavedBytes
 DTYPES = {'fp32': None, 'bf16': torch.bfloat16, 'fp16': torch.float16}
 SHOWN = (PLAIN, OFFICIAL, 'ECA, plain', 'ECA, lean', 'no gate, lean')
 FREE = frozenset(
-    'view _unsafe_view slice select unsqueeze squeeze expand permute transpose t detach '
-    'alias as_strided split unbind reshape flatten _reshape_alias lift_fresh '
+    'view _unsafe_view slice select unsqueeze squeeze expand permute transpose t '
+    'detach alias as_strided split unbind reshape flatten _reshape_alias lift_fresh '
     'split_with_sizes squeeze_ unsafe_split empty empty_like empty_strided new_empty '
     'new_empty_strided'.split()
 )
@@ -59,8 +59,8 @@ GPUS = {
     'H100': Gpu(3350, {'fp32': 494, 'bf16': 989, 'fp16': 989}),
 }
 KERNEL, HOST, TRITON_HOST = 2e-6, 6e-6, 20e-6
-"""Seconds, assumed, in no data sheet: the shortest kernel; the host's part of an operator
-of PyTorch; and of a Triton kernel, which Python launches."""
+"""Seconds, assumed, in no data sheet: the shortest kernel; the host's part of an
+operator of PyTorch; and of a Triton kernel, which Python launches."""
 
 
 @dataclass

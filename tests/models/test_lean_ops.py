@@ -385,10 +385,10 @@ def test_autocast_is_no_worse_than_the_layers(engine, ratio, training, kind, dty
 
     With statistics that are the features' own, and means as large as ``ratio``. In
     float16 one pixel on the other side of a ReLU makes most of the error of a seed,
-    so that a mean of squares is one of a few seeds; the mean of the roots is not.
+    so that the mean of squares needs more seeds.
     """
     logs = {}
-    for seed in range(32):
+    for seed in range(128 if (dtype, kind, ratio) == (torch.float16, '1x1', 2) else 32):
         parts = Parts(kind, size=(2, 16, 18, 16), outputs=32, seed=seed)
         parts.norm.train(training)
         with torch.no_grad():
@@ -408,11 +408,7 @@ def test_autocast_is_no_worse_than_the_layers(engine, ratio, training, kind, dty
         for name in plain:
             logs.setdefault(name, []).append((plain[name], lean[name]))
     for name, pairs in logs.items():
-        errors_of = torch.tensor(pairs)
-        if dtype == torch.float16:
-            plain, lean = errors_of.sqrt().mean(0).square().tolist()
-        else:
-            plain, lean = errors_of.square().mean(0).sqrt().tolist()
+        plain, lean = torch.tensor(pairs).square().mean(0).sqrt().tolist()
         assert lean <= 1.25 * plain, (name, plain, lean)
 
 
