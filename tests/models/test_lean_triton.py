@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import os
 import subprocess
@@ -138,10 +139,15 @@ print('equal')
 """
 
 
+pytestmark = pytest.mark.skipif(
+    importlib.util.find_spec('triton') is None,
+    reason='Triton is not installed: builds of PyTorch for CPUs lack it',
+)
+
+
+@pytest.mark.slow
 def test_interpreted_kernels():
     """Values, NaN, both memory formats, empty batches, dtypes; then a whole step."""
-    if importlib.util.find_spec('triton') is None:
-        pytest.skip('Triton is not installed: builds of PyTorch for CPUs lack it')
     environment = {**os.environ, 'TRITON_INTERPRET': '1'}
     done = subprocess.run(
         [PYTHON, '-c', SCRIPT],
@@ -152,3 +158,19 @@ def test_interpreted_kernels():
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.split()[-1] == 'equal'
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('dtype', ['fp32', 'bf16', 'fp16'])
+def test_counted_cost(mmdet_ready, monkeypatch, dtype):
+    """Operators, bytes moved and bytes kept on CUDA, beside plain ResNet-50."""
+    monkeypatch.syspath_prepend(str(REPOSITORY / 'benchmarks'))
+    cost = importlib.import_module('gpu_cost')
+    for training, operators, moved in ((True, 1.44, 0.8), (False, 1, 0.75)):
+        plain, lean = (
+            cost.measure(name, 50, 2, dtype, training, (800, 1344))
+            for name in ('mmdet ResNet', 'ECA, lean')
+        )
+        assert len(lean.operators) <= operators * len(plain.operators)
+        assert lean.gigabytes <= moved * plain.gigabytes
+        assert lean.kept <= 0.52 * plain.kept

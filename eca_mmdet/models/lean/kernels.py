@@ -41,6 +41,14 @@ def is_fused(x: Tensor) -> bool:
     return x.is_cuda and x.dtype in _FLOATS and _triton() is not None
 
 
+def _are_fused(*tensors: Tensor) -> bool:
+    """Tell whether ``is_fused``, and these are dense and float32."""
+    return is_fused(tensors[0]) and all(
+        one.dtype == torch.float32 and (one.is_contiguous() or is_channels_last(one))
+        for one in tensors
+    )
+
+
 _RUNS: dict[str, Callable[..., Any]] = {}
 
 
@@ -132,6 +140,7 @@ def epilogue_(
     """
     if is_fused(y):
         shortcut = None if shortcut is None else like(shortcut, y)
+        factors = None if factors is None else factors.contiguous()
         return _OPS.epilogue_(y, shift, factors, shortcut, relu, pooled)  # type: ignore[no-any-return]
     value = y + by_channel(shift)
     if factors is not None:
@@ -167,6 +176,7 @@ def masked(
         The gradient, like ``out``, and (M, C) sums, M = N or 1, float32 or wider.
     """
     if is_fused(out):
+        extra = None if extra is None else extra.contiguous()
         result, sums = _OPS.masked(like(grad, out), out, extra, ranges, by_sample)
         return result, sums[..., 0] if sums.shape[2] == 1 else sums.sum(2)
     if extra is not None:
@@ -216,7 +226,7 @@ def fold(
         Kernels, scale * weight, in the weights' memory formats; shifts (C,), float32 or
         wider; and ranges, (C,) where a kernel was divided, otherwise None.
     """
-    if is_fused(weights[0]):
+    if _are_fused(*weights, *norms):
         half = next((dtype for dtype in dtypes if dtype.itemsize < 4), torch.float32)
         floats = [dtype.itemsize >= 4 for dtype in dtypes]
         *kernels, shift, size = _OPS.fold(
@@ -271,7 +281,7 @@ def fold_backward(
         torch.zeros_like(wide(beta)) if grad is None else grad.contiguous()
         for grad, beta in zip(grad_shifts, betas, strict=True)
     ]
-    if is_fused(weights[0]) and any(needs):
+    if _are_fused(*weights, *norms) and any(needs):
         dense = [
             torch.zeros_like(weight) if grad is None else like(grad, weight)
             for grad, weight in zip(grads, weights, strict=True)
