@@ -170,6 +170,22 @@ def test_bytes_kept(build):
     assert kept('none18', 'lean', True) < 0.57 * kept('none18', 'plain', True)
 
 
+@pytest.mark.parametrize('with_cp', [False, True])
+@pytest.mark.parametrize('name', [*COMMON, 'deep stem', 'several'])
+def test_folded_at_once(build, monkeypatch, name, with_cp):
+    """The way of CUDA: a block's norms at once, epilogues after convolutions."""
+    from eca_mmdet.models.lean import kernels
+
+    monkeypatch.setattr(kernels, 'is_cuda', lambda x: True)
+    plain = build(name, 'plain')
+    options = {} if name == 'd' and not with_cp else dict(with_cp=with_cp)
+    lean = build(name, 'lean', **options)
+    assert_equal_steps(step(plain, image()), step(lean, image()))
+    with torch.no_grad():
+        for one, other in zip(plain(image()), lean(image()), strict=True):
+            assert_near(other, one, 1e-10, 'inference')
+
+
 @pytest.mark.openmmlab
 @pytest.mark.parametrize('norm_eval', [True, False])
 @pytest.mark.parametrize('name', COMMON)
@@ -364,6 +380,8 @@ WORKER = """
 import contextlib, sys, torch, torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 import eca_mmdet
+from eca_mmdet.models.lean import kernels
+kernels.is_cuda = lambda x: True  # a block's norms at once
 rank, folder = int(sys.argv[1]), sys.argv[2]
 dist.init_process_group(
     'gloo', init_method=f'file://{folder}/meet', rank=rank, world_size=2

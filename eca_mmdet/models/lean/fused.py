@@ -43,6 +43,7 @@ from eca_mmdet.models.lean.folding import (
     bypassable,
     fold,
     is_batch_norm,
+    is_foldable,
     no_autocast,
     reject_double_backward,
 )
@@ -65,9 +66,13 @@ def fold_block(x: Tensor, pairs: Any, gate: Any, downsample: Any) -> Folds:
         gate: between the last norm and the residual add, or None.
         downsample: the shortcut's layers, or None.
     """
-    conv, _ = pairs[-1]
-    pairs = [*pairs, *_pairs(downsample)]
-    return fold(x, pairs, conv if _fits_weights(gate, conv) else None)
+    conv, norm = pairs[-1]
+    gated = _fits_weights(gate, conv)
+    if ops.is_cuda(x):
+        return fold(x, [*pairs, *_pairs(downsample)], conv if gated else None)
+    folds = Folds()
+    folds.is_lazy, folds.is_gated = True, gated and is_foldable(x, conv, norm)
+    return folds
 
 
 def _fits_weights(gate: Any, conv: Any) -> bool:
@@ -110,9 +115,10 @@ def conv_norm(
         pooled: leave the result's means over pixels in ``folds``, if that is cheap.
     """
     fused_before = type(norm) is nn.Identity and not is_pointwise(conv)
-    if folds is None and not fused_before:
-        folds = fold(x, [(conv, norm)])
-    folded = None if folds is None or fused_before else folds.get(conv)
+    folded = None
+    if not fused_before:
+        at_once = folds is not None and not folds.is_lazy
+        folded = (folds if at_once else fold(x, [(conv, norm)])).get(conv)
     if folded is None:
         out = norm(conv(x))
         return out if relu is None else relu(out)  # type: ignore[no-any-return]
@@ -157,20 +163,24 @@ def gated_residual(
     ``factors``, (N, C) means to (N, C). ``shortcut`` is not written to. ``folds`` are
     the block's.
     """
+    narrow = None if folds is None or folds.is_gated else folds
     if not _is_channel_gate(gate) or type(relu) is not nn.ReLU or not bypassable(relu):
-        out = conv_norm(x, conv, norm)
+        out = conv_norm(x, conv, norm, None, narrow)
         out = out if gate is None else gate(out)
         return relu(out + shortcut)  # type: ignore[no-any-return]
-    if folds is None or folds.is_gated != _fits_weights(gate, conv):
-        folds = fold_block(x, [(conv, norm)], gate, None)
-    folded = folds.get(conv)
-    plain = gate is None or _fits_weights(gate, conv)
+    gated = _fits_weights(gate, conv)
+    plain = gate is None or gated
+    folded = None
+    if folds is not None and not folds.is_lazy and folds.is_gated == gated:
+        folded = folds.get(conv)
+    elif plain:
+        folded = fold(x, [(conv, norm)], conv if gated else None).get(conv)
     if folded is not None and plain and _fits(shortcut, x, conv):
         factors = None
         if gate is not None:
             with no_autocast(x):
-                known = folds.means is not None and folds.means[0] is x
-                means = folds.means[1] if known else ops.pixel_means(x)
+                kept, means = getattr(folds, 'means', None) or (None, None)
+                means = means if kept is x else ops.pixel_means(x)
                 means, folded = pooled_output(means.to(folded.shift.dtype), folded)
                 factors = gate.factors(means.to(conv.weight.dtype))
                 factors = factors.to(folded.shift.dtype)
@@ -178,8 +188,8 @@ def gated_residual(
             x.to(shortcut.dtype), conv, folded, factors, shortcut, relu=True
         )
     if gate is None:
-        return F.relu_(conv_norm(x, conv, norm) + shortcut)
-    return _gated_add(x, conv, norm, gate, shortcut)
+        return F.relu_(conv_norm(x, conv, norm, None, narrow) + shortcut)
+    return _gated_add(x, conv, norm, gate, shortcut, narrow)
 
 
 def _is_channel_gate(gate: Any) -> bool:
@@ -194,10 +204,12 @@ def _fits(shortcut: Tensor, x: Tensor, conv: nn.Conv2d) -> bool:
     return same and shortcut.dtype == autocast_dtype(x)
 
 
-def _gated_add(x: Tensor, conv: Any, norm: Any, gate: Any, shortcut: Tensor) -> Tensor:
+def _gated_add(
+    x: Tensor, conv: Any, norm: Any, gate: Any, shortcut: Tensor, folds: Folds | None
+) -> Tensor:
     statistics = _uses_batch_statistics(norm) and bypassable(norm)
     y = conv(x) if statistics else None
-    z = conv_norm(x, conv, norm) if y is None else norm(y)
+    z = conv_norm(x, conv, norm, None, folds) if y is None else norm(y)
     factors = gate.factors(z.mean((2, 3))).to(z.dtype)
     if (z.dtype, z.shape) != (shortcut.dtype, shortcut.shape):
         return F.relu_(z * factors[:, :, None, None] + shortcut)

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-_LIBRARY = torch.library.Library('eca_mmdet', 'DEF')
+_LIBRARY: Any = getattr(torch.library, 'Library')('eca_mmdet', 'DEF')  # noqa: B009
 _OPS: Any = torch.ops.eca_mmdet
 _FLOATS = (torch.float32, torch.bfloat16, torch.float16)
 
@@ -277,7 +277,7 @@ def fold_backward(
     """
     count = len(weights)
     gammas, betas, means, variances = quarters(norms)
-    grad_shifts = [
+    of_shifts = [
         torch.zeros_like(wide(beta)) if grad is None else grad.contiguous()
         for grad, beta in zip(grad_shifts, betas, strict=True)
     ]
@@ -286,7 +286,7 @@ def fold_backward(
             torch.zeros_like(weight) if grad is None else like(grad, weight)
             for grad, weight in zip(grads, weights, strict=True)
         ]
-        *made, flat = _OPS.fold_backward(dense, grad_shifts, weights, norms, epsilons)
+        *made, flat = _OPS.fold_backward(dense, of_shifts, weights, norms, epsilons)
         pairs = zip(made, grads, strict=True)
         of_weights = [None if grad is None else one for one, grad in pairs]
         return of_weights, list(flat.split([len(weight) for weight in weights]))
@@ -305,7 +305,7 @@ def fold_backward(
             if grad is not None:
                 of_scale = (grad * weight).sum((1, 2, 3), dtype=scale.dtype)
                 of_scale = of_scale if size is None else of_scale / size
-            of_scale = torch.addcmul(of_scale, wide(means[i]), grad_shifts[i], value=-1)
+            of_scale = torch.addcmul(of_scale, wide(means[i]), of_shifts[i], value=-1)
             of_gammas[i] = (of_scale * inverse).to(gammas[i].dtype)
     return results, of_gammas
 

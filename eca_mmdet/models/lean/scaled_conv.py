@@ -305,7 +305,9 @@ class _FoldedConv(torch.autograd.Function):
             ctx.needs_input_grad[:5]
         )
         gated = factors is not None
-        grad_kernel = grad_shift = grad_factors = ranges = sums = None
+        grad_kernel: Any = None
+        grad_shift = grad_factors = ranges = None
+        sums: Any = None
         with no_autocast(x):
             if kernel is None:
                 kernel, ranges = settings.again()
