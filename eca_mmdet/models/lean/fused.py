@@ -117,8 +117,8 @@ def conv_norm(
     fused_before = type(norm) is nn.Identity and not is_pointwise(conv)
     folded = None
     if not fused_before:
-        at_once = folds is not None and not folds.is_lazy
-        folded = (folds if at_once else fold(x, [(conv, norm)])).get(conv)
+        at_once = folds if folds is not None and not folds.is_lazy else None
+        folded = (fold(x, [(conv, norm)]) if at_once is None else at_once).get(conv)
     if folded is None:
         out = norm(conv(x))
         return out if relu is None else relu(out)  # type: ignore[no-any-return]
@@ -179,8 +179,8 @@ def gated_residual(
         factors = None
         if gate is not None:
             with no_autocast(x):
-                kept, means = getattr(folds, 'means', None) or (None, None)
-                means = means if kept is x else ops.pixel_means(x)
+                kept: Any = getattr(folds, 'means', None) or (None, None)
+                means = kept[1] if kept[0] is x else ops.pixel_means(x)
                 means, folded = pooled_output(means.to(folded.shift.dtype), folded)
                 factors = gate.factors(means.to(conv.weight.dtype))
                 factors = factors.to(folded.shift.dtype)

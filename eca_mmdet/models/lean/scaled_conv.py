@@ -321,9 +321,10 @@ class _FoldedConv(torch.autograd.Function):
                 inner = grad * ops.by_channel(ranges).to(grad.dtype)
             if gated:
                 kernels = _by_sample(kernel, factors, x.dtype)
-                grad_x, products = _multiply_backward(
+                both: Any = _multiply_backward(
                     grad, x, kernels, settings.stride, need_x, True
                 )
+                grad_x, products = both
                 grad_kernel, grad_factors, grad_shift = ops.gated_gradients(
                     products.flatten(2), kernel.flatten(1), factors, shift, sums
                 )

@@ -5,8 +5,6 @@ Arithmetic is float32; NaN passes as it does through PyTorch's own operators. A 
 launcher fills the operator's outputs, its first argument.
 """
 
-# mypy: disable-error-code="no-untyped-def, no-untyped-call, untyped-decorator, import-untyped"  # noqa: E501
-
 from __future__ import annotations
 
 from typing import Any
