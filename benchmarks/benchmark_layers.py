@@ -18,8 +18,7 @@ from datetime import date
 import torch
 from torch import Tensor, nn
 
-from eca_mmdet.models.lean.folding import Affine
-from eca_mmdet.models.lean.scaled_conv import scaled_conv
+from eca_mmdet.models.lean.fused import conv_norm
 
 LAYERS = (
     *((256, 64, 100, 168), (64, 256, 100, 168), (512, 128, 50, 84)),
@@ -57,11 +56,11 @@ def measure(
 ) -> dict[str, list[float]]:
     """Return the milliseconds of every round, after one to warm up."""
     conv = nn.Conv2d(inputs, outputs, 1, bias=False)
-    affine = Affine(torch.rand(outputs), torch.rand(outputs))
+    norm = nn.BatchNorm2d(outputs).eval()
     x = torch.randn(2, inputs, height, width, requires_grad=True)
     ways: dict[str, Callable[[], Tensor]] = {
         'convolution': lambda: conv(x),
-        'product': lambda: scaled_conv(x, conv, affine),
+        'product': lambda: conv_norm(x, conv, norm),
     }
     found: dict[str, list[float]] = {name: [] for name in ways}
     for number in range(rounds + 1):

@@ -11,7 +11,10 @@ from torch.utils._pytree import tree_leaves
 
 from eca_mmdet.analysis.exact_cost import Meter
 
-FREE = ('empty', 'new_empty', 'empty_like', 'empty_strided', 'detach', 'alias')
+FREE = frozenset(
+    'empty empty_like empty_strided new_empty new_empty_strided detach alias lift_fresh '
+    '_unsafe_view unsafe_split _reshape_alias'.split()
+)
 """Operators that launch no kernel, besides views."""
 
 

@@ -153,17 +153,37 @@ def test_bytes_kept(build):
     """Half of what plain layers keep; batch statistics keep no more than plain."""
     from eca_mmdet.analysis.exact_cost import SavedBytes
 
-    def kept(name, memory, norm_eval):
-        model = build(name, memory, norm_eval)
+    def kept(name, memory, norm_eval, dtype=torch.float64):
+        model = build(name, memory, norm_eval).to(dtype)
         with SavedBytes(model) as saved:
-            model(image(batch=4))
+            model(image(batch=4, dtype=dtype))
         return saved.total
 
     for name in ('eca50', 'se50', 'none50'):
         assert kept(name, 'lean', True) < 0.57 * kept('none50', 'plain', True)
         assert kept(name, 'lean', False) < kept('none50', 'plain', False)
     assert kept('eca18', 'lean', True) < 0.80 * kept('none18', 'plain', True)
+    for dtype in (torch.bfloat16, torch.float16):
+        with torch.autocast('cpu', dtype=dtype):
+            plain = kept('none50', 'plain', True, torch.float32)
+            assert kept('eca50', 'lean', True, torch.float32) < 0.57 * plain
     assert kept('none18', 'lean', True) < 0.57 * kept('none18', 'plain', True)
+
+
+@pytest.mark.parametrize('with_cp', [False, True])
+@pytest.mark.parametrize('name', [*COMMON, 'deep stem', 'several'])
+def test_folded_at_once(build, monkeypatch, name, with_cp):
+    """The way of CUDA: a block's norms at once, epilogues after convolutions."""
+    from eca_mmdet.models.lean import kernels
+
+    monkeypatch.setattr(kernels, 'is_cuda', lambda x: True)
+    plain = build(name, 'plain')
+    options = {} if name == 'd' and not with_cp else dict(with_cp=with_cp)
+    lean = build(name, 'lean', **options)
+    assert_equal_steps(step(plain, image()), step(lean, image()))
+    with torch.no_grad():
+        for one, other in zip(plain(image()), lean(image()), strict=True):
+            assert_near(other, one, 1e-10, 'inference')
 
 
 @pytest.mark.openmmlab
@@ -357,24 +377,35 @@ def test_unknown_formulation_is_refused(build):
 
 
 WORKER = """
-import sys, torch, torch.distributed as dist
+import contextlib, sys, torch, torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 import eca_mmdet
+from eca_mmdet.models.lean import kernels
+kernels.is_cuda = lambda x: True  # a block's norms at once
 rank, folder = int(sys.argv[1]), sys.argv[2]
 dist.init_process_group(
     'gloo', init_method=f'file://{folder}/meet', rank=rank, world_size=2
 )
 saved = torch.load(f'{folder}/in.pth')
-model = eca_mmdet.ECAResNet(50, kernel_sizes=3, init_cfg=[], **saved['tiny']).double()
-model.load_state_dict(saved['state'])
-model.train()
-parallel = DistributedDataParallel(model)
-for _ in range(2):
-    model.zero_grad()
-    features = parallel(saved['x'][rank : rank + 1])
-    sum(one.square().sum() for one in features).backward()
+gradients = []
+for options in saved['options']:
+    model = eca_mmdet.ECAResNet(50, kernel_sizes=3, init_cfg=[], **saved['tiny'])
+    model.double().load_state_dict(saved['state'])
+    for block in model.layer3:
+        block.with_cp = 'static_graph' in options
+    model.train()
+    parallel = DistributedDataParallel(model, **options)
+    for _ in range(2):
+        model.zero_grad()
+        with contextlib.ExitStack() as stack:
+            if not options:  # accumulated, then reduced with the second half
+                stack.enter_context(parallel.no_sync())
+                features = parallel(saved['x'][rank : rank + 1])
+                sum(one.square().sum() for one in features).backward()
+        features = parallel(saved['x'][rank : rank + 1])
+        sum(one.square().sum() for one in features).backward()
+    gradients.append({key: one.grad for key, one in model.named_parameters()})
 if rank == 0:
-    gradients = {key: one.grad for key, one in model.named_parameters()}
     torch.save(gradients, f'{folder}/out.pth')
 dist.destroy_process_group()
 """
@@ -382,9 +413,10 @@ dist.destroy_process_group()
 
 @pytest.mark.slow
 def test_two_processes(build, tmp_path):
-    """DDP averages the gradients of the halves of a batch."""
+    """DDP averages the gradients of the halves of a batch, however it is set."""
     model = build('eca50')
-    saved = dict(tiny=TINY, state=model.state_dict(), x=image())
+    options = [{}, dict(static_graph=True), dict(find_unused_parameters=True)]
+    saved = dict(tiny=TINY, state=model.state_dict(), x=image(), options=options)
     torch.save(saved, tmp_path / 'in.pth')
     commands = [[PYTHON, '-c', WORKER, str(rank), str(tmp_path)] for rank in (0, 1)]
     workers = [
@@ -395,6 +427,7 @@ def test_two_processes(build, tmp_path):
         _, errors = worker.communicate(timeout=180)
         assert worker.returncode == 0, errors
     sum(one.square().sum() for one in model(image())).backward()
-    got = torch.load(tmp_path / 'out.pth')
-    for key, one in model.named_parameters():
-        assert_near(2 * got[key], one.grad, 1e-10, key)
+    for got, setting in zip(torch.load(tmp_path / 'out.pth'), options, strict=True):
+        times = 2 if setting else 1  # without options, accumulated twice
+        for key, one in model.named_parameters():
+            assert_near(times * got[key], one.grad, 1e-10, key)

@@ -293,13 +293,15 @@ def test_folded_vectors_are_float32_or_wider():
     for dtype in (torch.float16, torch.bfloat16):
         parts = Parts(dtype=dtype)
         with torch.no_grad():
-            affine = fold(parts.x, parts.conv, parts.norm)
+            pair = (parts.conv, parts.norm)
+            folded = fold(parts.x, [pair], parts.conv)[parts.conv]
             norm = parts.norm.double()
             scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
             shift = norm.bias - norm.running_mean * scale
-        assert affine.scale.dtype == affine.shift.dtype == torch.float32
-        assert_near(affine.scale.double(), scale, 1e-6, 'scale')
-        assert_near(affine.shift.double(), shift, 1e-6, 'shift')
+        assert folded.kernel.dtype == folded.shift.dtype == torch.float32
+        kernel = parts.conv.weight.double() * scale[:, None, None, None]
+        assert_near(folded.kernel.double(), kernel, 1e-6, 'kernel')
+        assert_near(folded.shift.double(), shift, 1e-6, 'shift')
 
 
 def test_float64_stays_under_autocast():

@@ -34,9 +34,10 @@ from eca_mmdet.models.backbones.plugins import (
 from eca_mmdet.models.initialization import InitGuard
 from eca_mmdet.models.lean.fused import (
     conv_norm,
+    fold_block,
     gated_residual,
-    relu_max_pool,
     sequence,
+    stem,
 )
 
 MEMORY = ('lean', 'plain')
@@ -56,8 +57,20 @@ def recompute(block: Callable[[Tensor], Tensor], x: Tensor, with_cp: bool) -> Te
     """Return ``block(x)``; with ``with_cp``, keep only x for the backward pass."""
     if not (with_cp and x.requires_grad):
         return block(x)
-    result: Tensor = checkpoint(block, x, use_reentrant=False)
+    result: Tensor = checkpoint(
+        block, x, use_reentrant=False, preserve_rng_state=_may_draw(block)
+    )
     return result
+
+
+def _may_draw(block: Any) -> bool:
+    """Tell whether a block's method may draw random numbers: it has unknown layers."""
+    known = ('torch.nn.', 'mmcv.', 'mmdet.', 'eca_mmdet.')
+    kinds = {type(layer) for layer in block.__self__.modules()}
+    return any(
+        not kind.__module__.startswith(known) or 'drop' in kind.__name__.lower()
+        for kind in kinds
+    )
 
 
 def _tail_gate(block: Any, names: list[str]) -> Callable[[Tensor], Tensor] | None:
@@ -109,11 +122,13 @@ class PluginBasicBlock(BasicBlock):  # type: ignore[misc]
         return out + (x if self.downsample is None else self.downsample(x))
 
     def _lean(self, x: Tensor) -> Tensor:
-        out = conv_norm(x, self.conv1, self.norm1, self.relu)
-        out = _plug(self, self._plugin_names['after_conv1'], out)
+        layers = [(self.conv1, self.norm1), (self.conv2, self.norm2)]
         gate = _tail_gate(self, self._plugin_names['after_conv2'])
-        shortcut = x if self.downsample is None else sequence(x, self.downsample)
-        return gated_residual(out, self.conv2, self.norm2, gate, shortcut, self.relu)
+        folds = fold_block(x, layers, gate, self.downsample)
+        out = conv_norm(x, *layers[0], self.relu, folds)
+        out = _plug(self, self._plugin_names['after_conv1'], out)
+        shortcut = x if self.downsample is None else sequence(x, self.downsample, folds)
+        return gated_residual(out, *layers[1], gate, shortcut, self.relu, folds)
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, inplanes, H, W) to (N, planes, H / stride, W / stride)."""
@@ -139,13 +154,18 @@ class PluginBottleneck(Bottleneck):  # type: ignore[misc]
         return getattr(self, f'{position}_plugin_names', [])
 
     def _lean(self, x: Tensor) -> Tensor:
-        out = conv_norm(x, self.conv1, self.norm1, self.relu)
-        out = _plug(self, self._names('after_conv1'), out)
-        out = conv_norm(out, self.conv2, self.norm2, self.relu)
-        out = _plug(self, self._names('after_conv2'), out)
+        layers = [
+            (getattr(self, f'conv{i}'), getattr(self, f'norm{i}')) for i in (1, 2, 3)
+        ]
         gate = _tail_gate(self, self._names('after_conv3'))
-        shortcut = x if self.downsample is None else sequence(x, self.downsample)
-        return gated_residual(out, self.conv3, self.norm3, gate, shortcut, self.relu)
+        folds = fold_block(x, layers, gate, self.downsample)
+        out = conv_norm(x, *layers[0], self.relu, folds)
+        out = _plug(self, self._names('after_conv1'), out)
+        last = folds.is_gated and not self._names('after_conv2')
+        out = conv_norm(out, *layers[1], self.relu, folds, pooled=last)
+        out = _plug(self, self._names('after_conv2'), out)
+        shortcut = x if self.downsample is None else sequence(x, self.downsample, folds)
+        return gated_residual(out, *layers[2], gate, shortcut, self.relu, folds)
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, inplanes, H, W) to (N, 4 planes, H / stride, W / stride)."""
@@ -230,8 +250,7 @@ class PluginResNet(InitGuard, ResNet):  # type: ignore[misc]
         if self.deep_stem:
             x = self.maxpool(sequence(x, self.stem))
         else:
-            x = conv_norm(x, self.conv1, self.norm1)
-            x = relu_max_pool(x, self.relu, self.maxpool)
+            x = stem(x, self.conv1, self.norm1, self.relu, self.maxpool)
         outputs = []
         for index, name in enumerate(self.res_layers):
             x = getattr(self, name)(x)

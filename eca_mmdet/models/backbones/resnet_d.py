@@ -32,9 +32,10 @@ from eca_mmdet.models.backbones.resnet import (
 from eca_mmdet.models.initialization import InitGuard
 from eca_mmdet.models.lean.fused import (
     conv_norm,
+    fold_block,
     gated_residual,
-    relu_max_pool,
     sequence,
+    stem,
 )
 
 
@@ -88,10 +89,13 @@ class ECABottleneck(BaseModule):  # type: ignore[misc]
         return gated + (x if self.downsample is None else self.downsample(x))
 
     def _lean(self, x: Tensor) -> Tensor:
-        out = conv_norm(x, self.conv1, self.bn1, self.relu)
-        out = conv_norm(out, self.conv2, self.bn2, self.relu)
-        shortcut = x if self.downsample is None else sequence(x, self.downsample)
-        return gated_residual(out, self.conv3, self.bn3, self.eca, shortcut, self.relu)
+        last = (self.conv3, self.bn3)
+        layers = [(self.conv1, self.bn1), (self.conv2, self.bn2), last]
+        folds = fold_block(x, layers, self.eca, self.downsample)
+        out = conv_norm(x, *layers[0], self.relu, folds)
+        out = conv_norm(out, *layers[1], self.relu, folds, pooled=folds.is_gated)
+        shortcut = x if self.downsample is None else sequence(x, self.downsample, folds)
+        return gated_residual(out, *last, self.eca, shortcut, self.relu, folds)
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, inputs, H, W) to (N, widths[-1], H / stride, W / stride)."""
@@ -208,8 +212,7 @@ class ECAResNetD(InitGuard, BaseModule):  # type: ignore[misc]
         if hasattr(self, 'stem'):
             return self.maxpool(sequence(x, self.stem) if lean else self.stem(x))  # type: ignore[no-any-return]
         if lean:
-            x = conv_norm(x, self.conv1, self.bn1)
-            return relu_max_pool(x, self.relu, self.maxpool)
+            return stem(x, self.conv1, self.bn1, self.relu, self.maxpool)
         return self.maxpool(self.relu(self.bn1(self.conv1(x))))  # type: ignore[no-any-return]
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:

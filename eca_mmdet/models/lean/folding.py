@@ -8,12 +8,16 @@ Transfer Learning and Beyond", ICLR 2024, arXiv:2305.11624.
 from __future__ import annotations
 
 import contextlib
-from typing import Any, NamedTuple
+import functools
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from eca_mmdet import compat
+from eca_mmdet.models.lean import kernels as ops
 
 _GLOBAL_HOOKS = compat.global_module_hooks()
 _is_exporting = getattr(torch.compiler, 'is_exporting', lambda: False)  # torch 2.7
@@ -25,20 +29,49 @@ _KNOWN: dict[type, Any] = {
 _CONV_FORWARD = compat.conv_forward(nn.Conv2d)
 
 
-class Affine(NamedTuple):
-    """``scale * y + shift`` by channel: two (C,) tensors in float32 or wider."""
+@dataclass
+class Folded:
+    """A convolution with its norm in it: ``conv(x, kernel) + shift``.
 
-    scale: Tensor
+    Args:
+        kernel: (C, K, h, w), in the dtype of the convolution or wider.
+        shift: (C,), float32 or wider.
+        again: makes kernel again for backward, and in float16 the (C,) ranges by which
+            it was divided; None where ``kernel`` is to be kept.
+    """
+
+    kernel: Tensor
     shift: Tensor
+    again: Callable[[], tuple[Tensor, Tensor | None]] | None = None
+
+
+class Folds(dict[nn.Module, Folded]):
+    """Folded convolutions of a block.
+
+    Attributes:
+        is_gated: the last convolution's kernel is wide, for a gate to scale.
+        is_lazy: each is folded when it runs; at once is no faster on a CPU, and takes
+            more memory.
+        means: a map of the block and its (N, C) means over pixels.
+    """
+
+    is_gated = False
+    is_lazy = False
+    means: tuple[Tensor, Tensor] | None = None
 
 
 def bypassable(*layers: nn.Module) -> bool:
     """Tell whether computing these layers' function without calling them is safe.
 
     It is not with hooks, a replaced ``forward``, transforms (``torch.func``), or while
-    the network is recorded (tracing, export): ordinary layers make better graphs.
+    the network is recorded (tracing, export, compilation): ordinary layers make better
+    graphs.
     """
-    if any(_GLOBAL_HOOKS) or compat.functorch_transforms_active():
+    if (
+        torch.compiler.is_compiling()
+        or any(_GLOBAL_HOOKS)
+        or compat.functorch_transforms_active()
+    ):
         return False
     if torch.jit.is_tracing() or _is_fx_tracing() or _is_exporting():  # type: ignore[attr-defined,no-untyped-call]
         return False
@@ -63,46 +96,133 @@ def is_batch_norm(norm: nn.Module) -> bool:
     return known and type(norm).forward in _BATCH_NORMS
 
 
-def fold(x: Tensor, conv: nn.Module, norm: Any) -> Affine | None:
-    """Return what ``conv``'s bias and ``norm`` do, differentiably; None if not fixed.
+def fold(x: Tensor, pairs: Iterable[tuple[Any, Any]], gated: Any = None) -> Folds:
+    """Fold the norms of ``(conv, norm)`` pairs that are fixed, differentiably, at once.
 
-    Fixed are a zero-padded ``nn.Conv2d`` followed by a batch norm in evaluation mode
-    or ``nn.Identity`` (which fusion leaves behind), if both are :func:`bypassable`. An
-    input that they reject is left for them to reject. In float16 with gradients nothing
-    is folded: the gradients of the scaled weights would overflow where those of the
-    layers do not.
+    Fixed are a zero-padded ``nn.Conv2d`` followed by an affine batch norm in evaluation
+    mode or ``nn.Identity`` (which fusion leaves behind), if both are
+    :func:`bypassable`. An input that they reject is left for them to reject.
+
+    Args:
+        x: an input (N, C, H, W) of the dtype that all of them get.
+        pairs: convolutions and their norms.
+        gated: the convolution whose kernel is to be float32 or wider.
     """
+    folds = Folds()
+    normed = []
+    for conv, norm in pairs:
+        if not is_foldable(x, conv, norm):
+            continue
+        dtype = _wide_dtype(conv) if conv is gated else autocast_dtype(x)
+        if type(norm) is not nn.Identity:
+            normed.append((conv, norm, dtype))
+            continue
+        shift = conv.bias
+        if shift is None:
+            shift = torch.zeros_like(conv.weight[:, 0, 0, 0])
+        folds[conv] = Folded(conv.weight.to(dtype), ops.wide(shift))
+    if normed:
+        group = _Group(normed)
+        kernels_and_shifts = _Fold.apply(group, *group.tensors[: 3 * len(normed)])
+        for i, (conv, _, _) in enumerate(normed):
+            kernel, shift = kernels_and_shifts[i], kernels_and_shifts[len(normed) + i]
+            again = functools.partial(group.again, i)
+            folds[conv] = Folded(kernel, shift, again)
+    folds.is_gated = gated in folds
+    return folds
+
+
+def is_foldable(x: Tensor, conv: Any, norm: Any) -> bool:
+    """Tell whether :func:`fold` folds a pair."""
     if type(conv) is not nn.Conv2d or not bypassable(conv, norm):
-        return None
+        return False
     if conv.padding_mode != 'zeros' or isinstance(conv.padding, str):
-        return None
+        return False
     if x.dim() != 4 or not x.is_floating_point():
-        return None
+        return False
     if x.dtype != conv.weight.dtype and not _autocasts(x):
-        return None
-    if torch.is_grad_enabled() and autocast_dtype(x) == torch.float16:
-        return None
-    bias = None if conv.bias is None else _wide(conv.bias)
+        return False
     if type(norm) is nn.Identity:
-        ones = _wide(torch.ones_like(conv.weight[:, 0, 0, 0]))
-        return Affine(ones, torch.zeros_like(ones) if bias is None else bias)
+        return True
     if not is_batch_norm(norm) or norm.num_features != conv.out_channels:
-        return None
+        return False
     if norm.training or norm.running_mean is None or norm.running_var is None:
-        return None
-    scale = torch.rsqrt(_wide(norm.running_var) + norm.eps)
-    if norm.weight is not None:
-        scale = scale * _wide(norm.weight)
-    mean = _wide(norm.running_mean)
-    mean = mean if bias is None else mean - bias
-    if norm.bias is None:
-        return Affine(scale, -mean * scale)
-    return Affine(scale, torch.addcmul(_wide(norm.bias), mean, scale, value=-1))
+        return False
+    return norm.weight is not None and norm.bias is not None and conv.bias is None
 
 
-def _wide(x: Tensor) -> Tensor:
-    """Return x in float32 or wider, as the kernels of batch norm compute."""
-    return x.float() if x.dtype.itemsize < 4 else x
+def _wide_dtype(conv: Any) -> torch.dtype:
+    return torch.promote_types(conv.weight.dtype, torch.float32)
+
+
+class _Group:
+    """Convolutions and norms that are folded together."""
+
+    def __init__(self, layers: list[tuple[Any, Any, torch.dtype]]) -> None:
+        convs, norms, dtypes = zip(*layers, strict=True)
+        self.count, self.dtypes = len(layers), list(dtypes)
+        self.epsilons = [norm.eps for norm in norms]
+        names = ('weight', 'bias', 'running_mean', 'running_var')
+        norm_tensors = (getattr(norm, name) for name in names for norm in norms)
+        self.tensors = [*(conv.weight for conv in convs), *norm_tensors]
+        self.versions = self._versions()
+        self.made: Any = None
+
+    def _versions(self) -> list[int]:
+        return [0 if one.is_inference() else one._version for one in self.tensors]
+
+    def fold(self, ranged: bool) -> Any:
+        """Return kernels, shifts and ranges, as ``kernels.fold`` does."""
+        tensors = [one.detach() for one in self.tensors]
+        weights, norms = tensors[: self.count], tensors[self.count :]
+        return ops.fold(weights, norms, self.epsilons, self.dtypes, ranged)
+
+    def again(self, index: int) -> tuple[Tensor, Tensor | None]:
+        """Return a kernel and its ranges for backward; made once for all of them."""
+        if self.made is None:
+            if self.versions != self._versions():
+                raise RuntimeError(
+                    'one of the variables needed for gradient computation has been '
+                    'modified by an inplace operation: a weight, or a statistic of a '
+                    'norm, between forward and backward.'
+                )
+            with torch.no_grad():
+                self.made = self.fold(ranged=True)
+        kernels, _, ranges = self.made
+        return kernels[index], ranges[index]
+
+
+class _Fold(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, group: _Group, *parameters: Tensor) -> tuple[Tensor, ...]:
+        kernels, shifts, _ = group.fold(ranged=False)
+        ctx.save_for_backward(*parameters)
+        ctx.group = group
+        ctx.set_materialize_grads(False)
+        return (*kernels, *shifts)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+        reject_double_backward()
+        group, count, needs = ctx.group, ctx.group.count, ctx.needs_input_grad[1:]
+        group.made = None
+        saved = ctx.saved_tensors  # once: recomputation frees them
+        weights = list(saved[:count])
+        grad_shifts = list(grads[count:])
+        of_weights, of_gammas = ops.fold_backward(
+            *(list(grads[:count]), grad_shifts, weights, group.tensors[count:]),
+            *(group.epsilons, list(needs[: 2 * count])),
+        )
+        results = zip(
+            (*of_weights, *of_gammas, *grad_shifts),
+            saved,
+            needs,
+            strict=True,
+        )
+        return None, *(
+            grad.to(one.dtype) if need and grad is not None else None
+            for grad, one, need in results
+        )
 
 
 def autocast_dtype(x: Tensor) -> torch.dtype:

@@ -36,43 +36,104 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from eca_mmdet.compat import batch_norm_base
+from eca_mmdet.models.lean import kernels as ops
 from eca_mmdet.models.lean.folding import (
-    Affine,
+    Folds,
     autocast_dtype,
     bypassable,
     fold,
     is_batch_norm,
+    is_foldable,
     no_autocast,
     reject_double_backward,
 )
+from eca_mmdet.models.lean.kernels import is_channels_last
 from eca_mmdet.models.lean.scaled_conv import (
-    is_channels_last,
+    folded_conv,
     is_pointwise,
     output_shape,
     pair,
-    scaled_conv,
+    pooled_output,
 )
 
 
-def conv_norm(x: Tensor, conv: Any, norm: Any, relu: Any = None) -> Tensor:
+def fold_block(x: Tensor, pairs: Any, gate: Any, downsample: Any) -> Folds:
+    """Fold the norms of a residual block at once.
+
+    Args:
+        x: the block's input.
+        pairs: the branch's convolutions and norms, in order.
+        gate: between the last norm and the residual add, or None.
+        downsample: the shortcut's layers, or None.
+    """
+    conv, norm = pairs[-1]
+    if not bypassable():
+        return Folds()
+    gated = _fits_weights(gate, conv)
+    if ops.is_cuda(x):
+        return fold(x, [*pairs, *_pairs(downsample)], conv if gated else None)
+    folds = Folds()
+    folds.is_lazy, folds.is_gated = True, gated and is_foldable(x, conv, norm)
+    return folds
+
+
+def _fits_weights(gate: Any, conv: Any) -> bool:
+    """Tell whether the mean of conv(x) is a product with the mean of x, for a gate."""
+    if gate is None or not _is_channel_gate(gate) or not is_pointwise(conv):
+        return False
+    return conv.stride in (1, (1, 1))
+
+
+def _pairs(layers: Any) -> list[tuple[Any, Any]]:
+    """Return the convolutions of an ``nn.Sequential`` that :func:`sequence` folds."""
+    known = getattr(type(layers), 'forward', None) is nn.Sequential.forward
+    if not known or not bypassable(layers):
+        return []
+    layers = list(layers)
+    following = zip(layers, layers[1:], strict=False)
+    return [pair for pair in following if isinstance(pair[0], nn.Conv2d)]
+
+
+def conv_norm(
+    x: Tensor,
+    conv: Any,
+    norm: Any,
+    relu: Any = None,
+    folds: Folds | None = None,
+    pooled: bool = False,
+) -> Tensor:
     """Return ``relu(norm(conv(x)))``.
 
     A batch norm in evaluation mode is folded into the convolution, and only x and the
     result, (N, C, H', W') in the dtype and memory format that ``conv`` gives, are kept
     for backward. Other layers run as they are.
+
+    Args:
+        x: (N, K, H, W).
+        conv: a convolution.
+        norm: its norm.
+        relu: an activation, or None.
+        folds: of the block, where these layers may be among them.
+        pooled: leave the result's means over pixels in ``folds``, if that is cheap.
     """
     fused_before = type(norm) is nn.Identity and not is_pointwise(conv)
-    affine = None if fused_before else fold(x, conv, norm)
-    if affine is None:
+    folded = None
+    if not fused_before:
+        at_once = folds if folds is not None and not folds.is_lazy else None
+        folded = (fold(x, [(conv, norm)]) if at_once is None else at_once).get(conv)
+    if folded is None:
         out = norm(conv(x))
         return out if relu is None else relu(out)  # type: ignore[no-any-return]
     fused = type(relu) is nn.ReLU and bypassable(relu)
     x = x.to(autocast_dtype(x))
-    out = scaled_conv(x, conv, affine, relu=fused)
-    return out if relu is None or fused else relu(out)
+    out = folded_conv(x, conv, folded, relu=fused, pooled=pooled and fused)
+    if pooled and fused and folds is not None:
+        folds.means = out
+        out = out[0]
+    return out if relu is None or fused else relu(out)  # type: ignore[no-any-return]
 
 
-def sequence(x: Tensor, layers: Any) -> Tensor:
+def sequence(x: Tensor, layers: Any, folds: Folds | None = None) -> Tensor:
     """Return ``layers(x)``, of an ``nn.Sequential`` by :func:`conv_norm`."""
     known = getattr(type(layers), 'forward', None) is nn.Sequential.forward
     if not known or not bypassable(layers):
@@ -85,7 +146,7 @@ def sequence(x: Tensor, layers: Any) -> Tensor:
             continue
         norm = rest.pop(0)
         relu = rest.pop(0) if rest and isinstance(rest[0], nn.ReLU) else None
-        x = conv_norm(x, layer, norm, relu)
+        x = conv_norm(x, layer, norm, relu, folds)
     return x
 
 
@@ -96,27 +157,41 @@ def gated_residual(
     gate: Any,
     shortcut: Tensor,
     relu: Any,
+    folds: Folds | None = None,
 ) -> Tensor:
     """Return ``relu(gate(norm(conv(x))) + shortcut)``, (N, C, H', W').
 
     ``gate`` keeps the shape. One whose ``is_foldable`` is true multiplies by its
-    ``factors``, (N, C) means to (N, C). ``shortcut`` is not written to.
+    ``factors``, (N, C) means to (N, C). ``shortcut`` is not written to. ``folds`` are
+    the block's.
     """
+    narrow = None if folds is None or folds.is_gated else folds
     if not _is_channel_gate(gate) or type(relu) is not nn.ReLU or not bypassable(relu):
-        out = conv_norm(x, conv, norm)
+        out = conv_norm(x, conv, norm, None, narrow)
         out = out if gate is None else gate(out)
         return relu(out + shortcut)  # type: ignore[no-any-return]
-    # Only then is the mean of conv(x) a product with the mean of x.
-    plain = is_pointwise(conv) and conv.stride in (1, (1, 1))
-    affine = fold(x, conv, norm) if gate is None or plain else None
-    if affine is not None and _fits(shortcut, x, conv):
-        x = x.to(shortcut.dtype)
+    gated = _fits_weights(gate, conv)
+    plain = gate is None or gated
+    folded = None
+    if folds is not None and not folds.is_lazy and folds.is_gated == gated:
+        folded = folds.get(conv)
+    elif plain:
+        folded = fold(x, [(conv, norm)], conv if gated else None).get(conv)
+    if folded is not None and plain and _fits(shortcut, x, conv):
+        factors = None
         if gate is not None:
-            affine = _gate_into(affine, gate, x, conv.weight)
-        return scaled_conv(x, conv, affine, shortcut, relu=True)
+            with no_autocast(x):
+                kept: Any = getattr(folds, 'means', None) or (None, None)
+                means = kept[1] if kept[0] is x else ops.pixel_means(x)
+                means, folded = pooled_output(means.to(folded.shift.dtype), folded)
+                factors = gate.factors(means.to(conv.weight.dtype))
+                factors = factors.to(folded.shift.dtype)
+        return folded_conv(  # type: ignore[no-any-return]
+            x.to(shortcut.dtype), conv, folded, factors, shortcut, relu=True
+        )
     if gate is None:
-        return F.relu_(conv_norm(x, conv, norm) + shortcut)
-    return _gated_add(x, conv, norm, gate, shortcut)
+        return F.relu_(conv_norm(x, conv, norm, None, narrow) + shortcut)
+    return _gated_add(x, conv, norm, gate, shortcut, narrow)
 
 
 def _is_channel_gate(gate: Any) -> bool:
@@ -131,21 +206,12 @@ def _fits(shortcut: Tensor, x: Tensor, conv: nn.Conv2d) -> bool:
     return same and shortcut.dtype == autocast_dtype(x)
 
 
-def _gate_into(affine: Affine, gate: Any, x: Tensor, weight: Tensor) -> Affine:
-    """Return the affine map of z times its gate, by sample: (N, C) both."""
-    scale, shift = affine
-    with no_autocast(x):
-        means = x.mean((2, 3), dtype=scale.dtype)
-        z_means = F.linear(means, weight.flatten(1).to(scale.dtype))
-        pooled = torch.addcmul(shift, z_means, scale).to(weight.dtype)
-    factors = gate.factors(pooled).to(scale.dtype)
-    return Affine(scale * factors, shift * factors)
-
-
-def _gated_add(x: Tensor, conv: Any, norm: Any, gate: Any, shortcut: Tensor) -> Tensor:
+def _gated_add(
+    x: Tensor, conv: Any, norm: Any, gate: Any, shortcut: Tensor, folds: Folds | None
+) -> Tensor:
     statistics = _uses_batch_statistics(norm) and bypassable(norm)
     y = conv(x) if statistics else None
-    z = conv_norm(x, conv, norm) if y is None else norm(y)
+    z = conv_norm(x, conv, norm, None, folds) if y is None else norm(y)
     factors = gate.factors(z.mean((2, 3))).to(z.dtype)
     if (z.dtype, z.shape) != (shortcut.dtype, shortcut.shape):
         return F.relu_(z * factors[:, :, None, None] + shortcut)
@@ -200,6 +266,15 @@ class _GatedAdd(torch.autograd.Function):
             grad_factors = (grad * z).sum((2, 3))
             grad_z = grad * factors[:, :, None, None]
         return grad_z, grad_factors, grad, None, None, None, None
+
+
+def stem(x: Tensor, conv: Any, norm: Any, relu: Any, pool: Any) -> Tensor:
+    """Return ``pool(relu(norm(conv(x))))``."""
+    leaves = (x, *conv.parameters(), *norm.parameters())
+    trained = torch.is_grad_enabled() and bypassable(relu, pool)
+    if not trained or not any(leaf.requires_grad for leaf in leaves):
+        return pool(conv_norm(x, conv, norm, relu))  # type: ignore[no-any-return]
+    return relu_max_pool(conv_norm(x, conv, norm), relu, pool)
 
 
 def relu_max_pool(x: Tensor, relu: nn.Module, pool: nn.Module) -> Tensor:
