@@ -12,8 +12,8 @@ from torch.utils._pytree import tree_leaves
 from eca_mmdet.analysis.exact_cost import Meter
 
 FREE = frozenset(
-    'empty empty_like empty_strided new_empty new_empty_strided detach alias lift_fresh '
-    '_unsafe_view unsafe_split _reshape_alias'.split()
+    'empty empty_like empty_strided new_empty new_empty_strided detach alias '
+    'lift_fresh _unsafe_view unsafe_split _reshape_alias'.split()
 )
 """Operators that launch no kernel, besides views."""
 
@@ -54,7 +54,8 @@ class Counter(Meter):
 
 def moved_bytes(func: Any, args: Any, kwargs: Any, output: Any) -> int | None:
     """Return what an operator reads and writes; None if it launches no kernel."""
-    if func.is_view or func._opname in FREE:
+    made = any(isinstance(leaf, Tensor) for leaf in tree_leaves(output))
+    if func.is_view or func._opname in FREE or not (made or func._schema.is_mutable):
         return None
     leaves = tree_leaves((args, kwargs, output))
     return sum(nbytes(leaf) for leaf in leaves if isinstance(leaf, Tensor))
