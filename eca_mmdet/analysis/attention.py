@@ -202,7 +202,7 @@ def operations(layer: nn.Module, shape: Sequence[int]) -> int:
     x = torch.empty(*shape, device='meta')
     with torch.no_grad(), FlopCounterMode(display=False) as flops, Meter() as meter:
         layer(x)
-    return flops.get_total_flops() // 2 + meter.elements
+    return int(flops.get_total_flops() // 2 + meter.elements)
 
 
 def time_layers(

@@ -162,11 +162,10 @@ def exact_cost(model: Any, cfg: Any, shape: tuple[int, int]) -> ExactCost:
     for name, amount in kept.by_part.items():
         parts[name].saved_bytes = amount
     gates.macs, gates.saved_bytes = shares.gates // 2, kept.gates
+    named = dict(parts)
     if not any(name.startswith('layer') for name in parts):
-        parts = {'backbone' if n == 'stem' else n: part for n, part in parts.items()}
-    return ExactCost(
-        dict(parts), gates, images, meter.peak_bytes, boxes, masks, not_run
-    )
+        named = {'backbone' if n == 'stem' else n: part for n, part in parts.items()}
+    return ExactCost(named, gates, images, meter.peak_bytes, boxes, masks, not_run)
 
 
 @contextlib.contextmanager
@@ -218,7 +217,8 @@ class Shares:
     def __enter__(self) -> Shares:
         for name, module in self._model.named_modules():
             if self._lean and isinstance(module, ChannelGate):
-                module.factors = functools.partial(self._run_factors, module.factors)
+                run = functools.partial(self._run_factors, module.factors)
+                setattr(module, 'factors', run)  # noqa: B010
                 self._restore.callback(delattr, module, 'factors')
             elif is_attention(module):
                 self._hook(module, self._enter_gate, self._leave_gate)

@@ -166,12 +166,17 @@ def _gate_values(
 
     measured: dict[str, GateValues] = {}
     console = Console(stderr=True)
-    shown = {'console': console, 'transient': True, 'disable': not console.is_terminal}
     with contextlib.ExitStack() as hooks, torch.no_grad():
         for name, gate in gates.items():
             hook = gate.register_forward_pre_hook(functools.partial(keep, name))
             hooks.callback(hook.remove)
-        for image in track(images, 'images', **shown):
+        for image in track(
+            images,
+            'images',
+            console=console,
+            transient=True,
+            disable=not console.is_terminal,
+        ):
             calls.clear()
             try:
                 detector.model.extract_feat(detector.prepared(image)[0])

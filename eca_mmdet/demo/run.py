@@ -246,7 +246,7 @@ def _with_objects(image: Any, instances: Any, classes: Sequence[str]) -> Any:
     size = [round(scale * pixels) for pixels in image.shape[1::-1]]
     found = Prediction.from_instances(instances, classes=tuple(classes))
     found = found.above(SCORE_THRESHOLD)
-    small = [] if found.masks is None else found.masks.astype(np.uint8)
+    small: Any = [] if found.masks is None else found.masks.astype(np.uint8)
     masks = [cv2.resize(mask, size, interpolation=0) > 0 for mask in small]
     enlarged = dataclasses.replace(
         found,

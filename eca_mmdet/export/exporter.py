@@ -15,6 +15,7 @@ from typing import Any, Literal
 from eca_mmdet.export.heads import require_covered
 from eca_mmdet.export.metadata import properties
 from eca_mmdet.export.parity import (
+    Batch,
     Report,
     compare,
     find_samples,
@@ -121,8 +122,7 @@ def export_onnx(
             if check:
                 _log(['', f'Checked on images {source}.'])
                 try:
-                    checks.append(compare(partials, exported, metadata, batches))
-                    _check(checks[0])
+                    checks += _check(partials, exported, metadata, batches)
                     if part == 'all' and len(partials) == 1:
                         require_same_input(partials[0], trained)
                 except UserError as error:
@@ -229,21 +229,57 @@ def _ports(path: Path) -> list[str]:
     return lines
 
 
-def _check(report: Report) -> None:
-    """Log the differences of a file from mmdet; reject large ones."""
-    _log(report.table().split('\n'))
-    if not report.passes:
-        raise RunError(
-            'the file does not do what the detector does: the table says how far they '
-            'are apart. Do not use it.',
-            code='check-failed',
-        )
-    if report.is_empty:
+def _check(
+    paths: Sequence[Path],
+    part: ExportPart,
+    metadata: dict[str, Any],
+    batches: list[Batch],
+) -> list[Report]:
+    """Compare a file with mmdet, log the differences, and reject large ones."""
+    reports = [compare(paths, part, metadata, batches)]
+    if reports[0].passes and reports[0].is_empty:
+        reports.append(_compare_without_threshold(paths, part, metadata, batches))
+    for report in reports:
+        if report is not reports[0]:
+            logger.info(
+                'No object of both has a score above %g; compared once more without '
+                'that threshold, in a copy of the graph.',
+                metadata['score_threshold'],
+            )
+        _log(report.table().split('\n'))
+        if not report.passes:
+            raise RunError(
+                'the file does not do what the detector does: the table says how far '
+                'they are apart. Do not use it.',
+                code='check-failed',
+            )
+    if reports[-1].is_empty:
         raise RunError(
             'no object was found in these images, and nothing was compared; name '
             'images with objects: --images DIR.',
             code='check-failed',
         )
+    return reports
+
+
+def _compare_without_threshold(
+    paths: Sequence[Path],
+    part: ExportPart,
+    metadata: dict[str, Any],
+    batches: list[Batch],
+) -> Report:
+    """Compare a copy of the graph whose objects may have any score."""
+    head = getattr(part.model, 'roi_head', None) or part.model.bbox_head
+    test: Any = head.test_cfg
+    before, test['score_thr'] = test['score_thr'], 0.0
+    changed = metadata | {'score_threshold': 0.0}
+    try:
+        with tempfile.TemporaryDirectory(prefix='eca-mmdet-') as folder:
+            copies = [Path(folder, path.name) for path in paths]
+            _write(copies, part, changed)
+            return compare(copies, part, changed, batches)
+    finally:
+        test['score_thr'] = before
 
 
 def _keep(partials: Sequence[Path], paths: Sequence[Path]) -> str:

@@ -442,3 +442,23 @@ def test_half_precision_weights():
         got = parts.lean()
     assert got.dtype == torch.bfloat16
     assert_near(got.float(), expected, 2e-2, 'output')
+
+
+@pytest.mark.parametrize('fault', ['none', 'raises', 'wrong'])
+def test_kernels_are_compared_before_they_are_used(fault, monkeypatch, caplog):
+    from eca_mmdet.models.lean import kernels
+
+    real, calls = kernels.masked, []
+
+    def second_is_faulty(*args):
+        calls.append(args)
+        grad, sums = real(*args)
+        if len(calls) == 2 and fault == 'raises':
+            raise RuntimeError('no kernel image\nmore lines')
+        return (2 * grad if len(calls) == 2 and fault == 'wrong' else grad), sums
+
+    monkeypatch.setattr(kernels, 'masked', second_is_faulty)
+    assert kernels._works_on(torch.device('cpu')) == (fault == 'none')
+    assert ('do not work on cpu' in caplog.text) == (fault != 'none')
+    assert ('no kernel image' in caplog.text) == (fault == 'raises')
+    assert 'more lines' not in caplog.text

@@ -8,11 +8,15 @@ from __future__ import annotations
 
 import functools
 import importlib
+import logging
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_leaves, tree_map_only
+
+logger = logging.getLogger(__name__)
 
 _LIBRARY: Any = getattr(torch.library, 'Library')('eca_mmdet', 'DEF')  # noqa: B009
 _OPS: Any = torch.ops.eca_mmdet
@@ -38,7 +42,51 @@ def is_cuda(x: Tensor) -> bool:
 
 def is_fused(x: Tensor) -> bool:
     """Tell whether these operators are one kernel each for tensors like x."""
-    return x.is_cuda and x.dtype in _FLOATS and _triton() is not None
+    if not x.is_cuda or x.dtype not in _FLOATS or _triton() is None:
+        return False
+    if x.device not in _working:
+        _working[x.device] = True  # while they are compared
+        _working[x.device] = x.device.type != 'cuda' or _works_on(x.device)
+    return _working[x.device]
+
+
+_working: dict[torch.device, bool] = {}
+
+
+def _works_on(device: torch.device) -> bool:
+    """Compare each kernel on a GPU with PyTorch's operators on the CPU, once."""
+    draw = functools.partial(torch.rand, generator=torch.Generator().manual_seed(0))
+    maps = [draw(2, 8, 5, 7) - 0.5 for _ in range(3)]
+    by_sample, vectors = draw(2, 8), [draw(8) + 0.5 for _ in range(4)]
+    weight, product = draw(8, 6, 1, 1), draw(2, 8, 6)
+    calls: tuple[tuple[Callable[..., Any], Any], ...] = (
+        (epilogue_, (maps[0], vectors[0], by_sample, maps[1], True, True)),
+        (masked, (maps[1], maps[2], by_sample, vectors[0], True)),
+        (fold, ([weight], vectors, [1e-5], [torch.float32], False)),
+        (fold_backward, ([weight], vectors[:1], [weight], vectors, [1e-5], [True] * 2)),
+        (
+            gated_gradients,
+            (product, weight[:, :, 0, 0], by_sample, vectors[0], by_sample),
+        ),
+    )
+    try:
+        for function, args in calls:
+            there = tree_map_only(Tensor, lambda one: one.to(device, copy=True), args)
+            expected = tree_leaves((function(*args), args))
+            for own, wanted in zip(
+                tree_leaves((function(*there), there)), expected, strict=True
+            ):
+                if isinstance(own, Tensor):
+                    torch.testing.assert_close(own.cpu(), wanted, atol=1e-4, rtol=1e-3)
+    except Exception as error:  # Triton, its compiler and the driver raise many kinds
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        logger.warning(
+            'the Triton kernels of the lean backbone do not work on %s (%s); '
+            "PyTorch's operators compute the same in more passes",
+            *(device, reason[0]),
+        )
+        return False
+    return True
 
 
 def _are_fused(*tensors: Tensor) -> bool:
