@@ -6,6 +6,11 @@ has only a ``step``, which is an epoch or an iteration:
 
     {"lr": 0.02, "loss": 1.5, "time": 0.4, "epoch": 2, "iter": 80, "step": 80}
     {"coco/bbox_mAP": 0.1, "data_time": 0.01, "time": 0.2, "step": 2}
+
+MMDetection 2.x (``*.log.json``) writes a mode, and counts iterations in each epoch:
+
+    {"mode": "train", "epoch": 2, "iter": 30, "lr": 0.02, "loss": 1.5, "time": 0.4}
+    {"mode": "val", "epoch": 2, "iter": 5000, "lr": 0.02, "bbox_mAP": 0.1}
 """
 
 from __future__ import annotations
@@ -15,7 +20,7 @@ import json
 import math
 import re
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -34,6 +39,8 @@ _EPOCH = re.compile(r'Epoch\(train\) +\[ *\d+\]\[ *\d+/ *(\d{1,12})\]')
 _LOOP = re.compile(r'\b(Iter|Epoch)BasedTrainLoop\b')
 _VAL_INTERVAL = re.compile(r'\bval_interval ?= ?(\d{1,12})')
 _MAX_ITERS = re.compile(r'\bmax_iters ?= ?(\d{1,12})')
+_HEAD = '{"env_info"'
+"""Start of a log of MMDetection 2.x."""
 
 
 @dataclass(frozen=True)
@@ -118,7 +125,7 @@ def read_logs(path: str | Path) -> TrainingLog:
     """Read the newest training at a path.
 
     The path is a work_dir, the folder of one start in it, a folder whose ``train`` is a
-    work_dir, or mmengine's JSON (``vis_data/*.json``).
+    work_dir, or a JSON log (mmengine's ``vis_data/*.json``, ``*.log.json`` of 2.x).
     """
     unread = Unread()
     starts = _read_starts(Path(path), unread)
@@ -207,7 +214,7 @@ def _find_files(folder: Path) -> list[Path]:
         dated = sorted(p for p in data.glob('*.json') if STAMP.fullmatch(p.stem))
         if files := [p for p in (*dated, data / 'scalars.json') if p.is_file()]:
             found.append(max(files, key=lambda each: each.stat().st_size > 0))
-    return found
+    return found or sorted(folder.glob('*.log.json'))
 
 
 def _read(path: Path, unread: Unread) -> _Start:
@@ -220,7 +227,7 @@ def _read(path: Path, unread: Unread) -> _Start:
     logs = sorted(folder.parent.glob('*.log')) if inside else []
     logs = [log for log in logs if '_rank' not in log.name and log.is_file()]
     text = '\n'.join(map(_head_of, logs))
-    rows = _read_rows(path, unread)
+    rows, length = _over_epochs(_read_rows(path, unread))
     train = [row for row in rows if row.kind == 'train']
     loop = _LOOP.search(config)
     counts_epochs = bool(loop and loop[1] == 'Epoch')
@@ -228,16 +235,36 @@ def _read(path: Path, unread: Unread) -> _Start:
         is_iterations = loop is not None and not counts_epochs
         counts_epochs = all(row.epoch for row in train) and not is_iterations
     return _Start(
-        name=folder.parent.name if inside else path.stem,
+        name=folder.parent.name if inside else path.stem.removesuffix('.log'),
         rows=rows,
         configs=configs,
         begun=_BEGUN in text or _RESUMED.search(text) is not None,
         resumed=_number(_RESUMED, text),
-        per_epoch=_number(_EPOCH, text),
+        per_epoch=_number(_EPOCH, text) or length,
         by_epoch=counts_epochs,
         val_interval=_number(_VAL_INTERVAL, config),
         max_iters=_number(_MAX_ITERS, config),
     )
+
+
+def _over_epochs(rows: list[Row]) -> tuple[list[Row], int | None]:
+    """Number iterations over the run where MMDetection 2.x begins again in each epoch.
+
+    An epoch is as long as the last line in it says; its length is returned too.
+    """
+    train = [row for row in rows if row.kind == 'train']
+    if not any(
+        after.number <= before.number and (after.epoch or 0) > (before.epoch or 0)
+        for before, after in pairwise(train)
+    ):
+        return rows, None
+    length = max(row.number for row in train)
+    return [
+        replace(row, number=row.number + (row.epoch - 1) * length)
+        if row.kind == 'train' and row.epoch
+        else row
+        for row in rows
+    ], length
 
 
 def _number(pattern: re.Pattern[str], text: str) -> int | None:
@@ -263,7 +290,7 @@ def _read_rows(path: Path, unread: Unread) -> list[Row]:
                 while (rest := read()) and not rest.endswith('\n'):
                     pass
                 problem = f'it has more than {LONGEST} letters'
-            elif text:
+            elif text and not text.startswith(_HEAD):
                 try:
                     rows.append(parse_line(text))
                 except UnreadableLine as error:
@@ -282,8 +309,8 @@ def parse_line(text: str) -> Row:
         raise UnreadableLine('it is not JSON') from error
     if not isinstance(content, dict):
         raise UnreadableLine('it is not a JSON object')
-    if 'mode' in content:
-        raise UnreadableLine('it is of MMDetection 2.x')
+    if content.get('mode') == 'val':
+        return Row('val', None, _count(content, 'epoch'), _numbers(content, 'val/'))
     if 'iter' in content:
         epoch = _count(content, 'epoch') if 'epoch' in content else None
         return Row('train', epoch, _count(content, 'iter'), _numbers(content, 'train/'))

@@ -378,15 +378,25 @@ def test_percent_and_missing_values_of_validations(tmp_path):
     assert 'train-base_lr' not in page.specs
 
 
-def test_a_log_of_mmdetection_2_is_refused(tmp_path):
-    line = {'mode': 'train', 'epoch': 1, 'iter': 10, 'lr': 0.1, 'loss': 4.0}
+def test_a_log_of_mmdetection_2(tmp_path):
+    """Iterations begin again in each epoch, which is as long as its last line says."""
+    lines = [{'env_info': 'sys.platform: linux', 'config': 'x', 'seed': 0}]
+    for epoch in (1, 2):
+        for step in (10, 20):
+            one = {'mode': 'train', 'epoch': epoch, 'iter': step, 'lr': 0.1, 'time': 1}
+            lines.append(one | {'loss': 4 * epoch + step / 10})
+        one = {'mode': 'val', 'epoch': epoch, 'iter': 500, 'lr': 0.1}
+        lines.append(one | {'bbox_mAP': epoch / 4, 'bbox_mAP_copypaste': '0.1 0.2'})
     path = tmp_path / 'work' / '20210101_000000.log.json'
     path.parent.mkdir()
-    path.write_text(json.dumps({'env_info': 'linux'}) + '\n' + json.dumps(line))
+    path.write_text('\n'.join(map(json.dumps, lines)))
     for source in (path, path.parent):
-        with pytest.raises(UserError) as error:
-            read_run(source, 'a')
-        assert error.value.code == 'not-results'
+        page, [run] = page_of(source)
+        points = [[10, 5], [20, 6], [30, 9], [40, 10]]
+        assert page.specs['train-loss']['lines'][0]['points'] == points
+        points = [[20, 25], [40, 50]]
+        assert page.specs['ap-bbox']['lines'][0]['points'] == points
+        assert run.log.notes == ()
 
 
 def test_a_broken_result_file_takes_nobodys_errors(tmp_path, coco_file):
