@@ -282,7 +282,7 @@ def parse_line(text: str) -> Row:
         raise UnreadableLine('it is not JSON') from error
     if not isinstance(content, dict):
         raise UnreadableLine('it is not a JSON object')
-    if 'mode' in content:
+    if isinstance(content.get('mode'), str):  # else a number of a user's hook
         raise UnreadableLine('it is of MMDetection 2.x')
     if 'iter' in content:
         epoch = _count(content, 'epoch') if 'epoch' in content else None
