@@ -6,6 +6,7 @@ import json
 from collections import Counter, defaultdict
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -104,12 +105,7 @@ def split_annotations(
     require_instances(source, content)
     units = make_units(content, group_by, Path(images) if images else None)
     places = divide(units, list(shares.values()), seed, stratify)
-    parts = {
-        name: _part(
-            content, [u for u, at in zip(units, places, strict=True) if at == n]
-        )
-        for n, name in enumerate(['train', *shares])
-    }
+    parts = _parts(content, ['train', *shares], units, places)
     folder = source.parent if out is None else Path(out)
     stem = source.name.removesuffix('.json')
     files = {name: folder / f'{stem}_{name}.json' for name in parts}
@@ -117,18 +113,28 @@ def split_annotations(
     return _report(files, content, parts, units)
 
 
-def _part(content: Mapping[str, Any], units: Sequence[Unit]) -> dict[str, Any]:
-    """Return a part: its images and annotations, and all other keys whole."""
-    chosen = sorted(at for unit in units for at in unit.images)
-    part = {**content, 'images': [content['images'][at] for at in chosen]}
-    if 'annotations' in content:
-        ids = {one['id'] for one in part['images']}
-        part['annotations'] = [
-            one
-            for one in content['annotations']
-            if is_annotation(one) and one['image_id'] in ids
-        ]
-    return part
+def _parts(
+    content: Mapping[str, Any],
+    names: Sequence[str],
+    units: Sequence[Unit],
+    places: Sequence[int],
+) -> dict[str, dict[str, Any]]:
+    """Return the parts: their images and annotations, and all other keys whole."""
+    parts: dict[str, dict[str, Any]] = {}
+    part_of: dict[Any, list[Any]] = {}  # annotations of its part, by image id
+    for place, name in enumerate(names):
+        of_part = (u.images for u, at in zip(units, places, strict=True) if at == place)
+        chosen = sorted(chain.from_iterable(of_part))
+        part = {**content, 'images': [content['images'][at] for at in chosen]}
+        if 'annotations' in content:
+            part['annotations'] = []
+            ids = (one['id'] for one in part['images'])
+            part_of |= dict.fromkeys(ids, part['annotations'])
+        parts[name] = part
+    for one in content.get('annotations', ()):  # once: each is decoded anew
+        if is_annotation(one) and one['image_id'] in part_of:
+            part_of[one['image_id']].append(one)
+    return parts
 
 
 def _report(

@@ -80,7 +80,7 @@ def open_coco(root: str | Path, train: bool = False) -> CocoFolder:
     file, images = folder / parts[1], folder / 'val2017'
     annotations = read_annotations(file)
     content = annotations.content
-    truth = ground_truth(content, str(file))
+    truth = ground_truth(content, str(file), annotations.index)
     names = [str(image.get('file_name', '')) for image in content['images']]
     absent = sorted(find_missing(images, names).missing)
     if absent:

@@ -33,4 +33,5 @@ def progress(what: str, total: int | None = None) -> Iterator[Callable[[], None]
     finally:
         timer.cancel()
         timer.join()  # it may be showing the bar just now
-        bar.stop()
+        if bar.live.is_started:  # stop() writes a line on a dumb terminal
+            bar.stop()

@@ -79,9 +79,11 @@ def require_package(name: str, purpose: str, install: str) -> Any:
     try:
         return importlib.import_module(name)
     except ImportError as error:
+        reason = f'{error.name or name} is not installed'
+        if not isinstance(error, ModuleNotFoundError):  # e.g. without libGL.so.1
+            reason = f'{name} cannot be loaded ({error})'
         raise MissingPackageError(
-            f'{error.name or name} is not installed, which {purpose} needs: '
-            f'pip install {install}'
+            f'{reason}, which {purpose} needs: pip install {install}'
         ) from error
 
 

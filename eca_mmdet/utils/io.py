@@ -236,7 +236,7 @@ def write_json_files(
 
 
 def _as_list(value: Any) -> list[Any]:
-    if not isinstance(value, Sequence):
+    if not isinstance(value, Sequence) or isinstance(value, (bytes, bytearray)):
         raise TypeError(f'{type(value).__name__} has no form in JSON')
     return list(value)
 

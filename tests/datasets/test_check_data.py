@@ -57,6 +57,13 @@ def test_each_fault_alone(case):
     assert fault.severity in ('error', 'warning')
 
 
+def test_a_normalised_box_of_no_image():
+    content = sound()
+    one = content['annotations'][0]
+    one |= {'image_id': 99, 'bbox': [0.1, 0.1, 0.5, 0.5]}
+    assert 'orphan-annotation' in by_code(check_annotations(content))
+
+
 def test_a_sound_file_has_none(write, folder, command):
     assert check_annotations(sound(), ['cat', 'dog']) == []
     code, out, err = command('check-data', write(sound()), '--images', folder)

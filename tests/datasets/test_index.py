@@ -465,6 +465,16 @@ def test_counts_hold_for_entries_that_are_not_decoded(file):
     assert {fault.code: fault.count for fault in found}['normalised-bbox'] == 59
 
 
+@pytest.mark.parametrize('side', [100.5, 2**31, 10**10])
+def test_objects_on_images_of_no_size_count_as_in_the_whole_file(file, side):
+    content = sound()
+    image, one = content['images'][0], content['annotations'][0]
+    image |= {'width': side, 'height': side}
+    one |= {'image_id': image['id'], 'segmentation': []}
+    content['annotations'] = [one | {'id': n} for n in range(1, 60)]
+    require_same_faults(index_of(file, content), content)
+
+
 def test_only_what_may_be_faulty_is_decoded(file, monkeypatch):
     content = sound()
     one = content['annotations'][0]

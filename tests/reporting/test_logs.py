@@ -344,7 +344,9 @@ def test_names_with_a_hierarchy_and_numbers_of_hooks(tmp_path):
     assert points(log.train['ema_decay']) == {22: 0.5}
     assert log.train['ema_decay'].epochs == (2,)
     del lines[0]['epoch']
+    lines[0]['train/mode'] = lines[0]['mode'] = 2.0
     log = checked(read_logs(write_lines(tmp_path / 'scalars.json', lines)))
+    assert points(log.train['mode']) == {10: 2.0}
     assert points(log.train['ema_decay']) == {12: 0.5}
 
 

@@ -27,8 +27,10 @@ def test_a_bar_appears_on_a_terminal_only(kind, total, monkeypatch):
     assert bool(sys.stderr.getvalue()) == (kind is Terminal)
 
 
-def test_no_bar_for_what_is_done_at_once_nor_over_an_error(monkeypatch):
+@pytest.mark.parametrize('terminal', ['xterm', 'dumb'])
+def test_no_bar_for_what_is_done_at_once_nor_over_an_error(terminal, monkeypatch):
     monkeypatch.setattr(sys, 'stderr', Terminal())
+    monkeypatch.setenv('TERM', terminal)
     with pytest.raises(KeyError), console.progress('annotations'):
         raise KeyError
     assert sys.stderr.getvalue() == ''

@@ -3,7 +3,15 @@
 import ast
 import re
 
-from eca_mmdet.utils.errors import FaultsError, UserError, shown
+import pytest
+
+from eca_mmdet.utils.errors import (
+    FaultsError,
+    MissingPackageError,
+    UserError,
+    require_package,
+    shown,
+)
 from tests.conftest import REPOSITORY
 
 GENERIC = {'UserError', 'RunError', 'WeightsError'}
@@ -64,3 +72,19 @@ def test_what_is_printed():
     assert shown(UserError('a\nb\x1b[31m')) == 'a\\nb\\x1b[31m'
     assert shown(FaultsError('a\nb')) == 'a\nb'
     assert len(shown(UserError('x' * 5000))) < 1100
+
+
+def test_a_package_that_is_there_but_does_not_load_is_not_called_missing(
+    tmp_path, monkeypatch
+):
+    text = "raise ImportError('libGL.so.1: cannot open shared object file')"
+    (tmp_path / 'half_a_package.py').write_text(text)
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(MissingPackageError) as caught:
+        require_package('half_a_package', 'this', 'half-a-package')
+    assert str(caught.value) == (
+        'half_a_package cannot be loaded (libGL.so.1: cannot open shared object file), '
+        'which this needs: pip install half-a-package'
+    )
+    with pytest.raises(MissingPackageError, match='^no_package is not installed, '):
+        require_package('no_package', 'this', 'no-package')

@@ -6,7 +6,7 @@ import json
 import pytest
 
 from eca_mmdet.utils.errors import UserError
-from eca_mmdet.utils.io import read_json
+from eca_mmdet.utils.io import read_json, write_json
 
 TEXTS = (
     *('-0', '-0.0', '1e5', '1E400', '1e-400', '5e-324', '9007199254740993.0', '1.0'),
@@ -32,3 +32,11 @@ def test_values_are_those_of_the_json_module(tmp_path, text, encoding):
     else:
         assert repr(read_json(path, 'file').content) == expected
     assert gc.isenabled()
+
+
+def test_sequences_are_written_and_bytes_are_not(tmp_path):
+    path = tmp_path / 'a.json'
+    write_json(path, {'a': range(3)}, indent=None)
+    assert json.loads(path.read_text()) == {'a': [0, 1, 2]}
+    with pytest.raises(TypeError, match='bytes has no form in JSON'):
+        write_json(path, {'counts': b'01'})

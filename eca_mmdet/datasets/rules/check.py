@@ -260,10 +260,12 @@ def suspect_content(
 def _suspect_annotations(index: CocoIndex) -> Array:
     """Return which annotations may have a fault other than a missing mask."""
     start, extent = index.boxes[:, :2], index.boxes[:, 2:]
+    usable = _usable_sizes(index)[index.image]
     size = index.image_sizes[index.image]
     inside = (start >= -objects.OVER_EDGE_PX) & (start < size) & (start + extent > 0)
     inside &= (start + extent <= size + objects.OVER_EDGE_PX) & (extent >= 1)
     good: Array = inside.all(1) & (index.areas > 0) & (index.crowd == 0) & ~index.ignore
+    good &= usable
     good &= (index.boxes > 1).any(1)  # not in 0-1
     good &= (index.image >= 0) & (index.category >= 0) & (index.masks != Mask.OTHER)
     good &= (index.ids != 0) & ~_repeated(index.ids)
@@ -271,8 +273,7 @@ def _suspect_annotations(index: CocoIndex) -> Array:
 
 
 def _suspect_images(index: CocoIndex, entries: list[Entry]) -> Array:
-    size = index.image_sizes
-    good: Array = ((size >= _SMALL_PX) & (size < 2**31) & (size % 1 == 0)).all(1)
+    good: Array = _usable_sizes(index) & (index.image_sizes >= _SMALL_PX).all(1)
     names = [entry['file_name'] for entry in entries]
     times = Counter(names)
     odd = [
@@ -281,6 +282,13 @@ def _suspect_images(index: CocoIndex, entries: list[Entry]) -> Array:
     ]
     good &= ~(_repeated(index.image_ids) | np.array(odd, bool))
     return ~good
+
+
+def _usable_sizes(index: CocoIndex) -> Array:
+    """Return which images have a size for ``size_of``, were it above 0."""
+    size = index.image_sizes
+    usable: Array = ((size < 2**31) & (size % 1 == 0)).all(1)
+    return usable
 
 
 def _sound_of_each_category(index: CocoIndex, suspects: Array) -> Array:

@@ -169,7 +169,7 @@ def _misplaced(content: Content) -> dict[str, list[Entry]]:
     if normalised.any() and (unit | empty).all():
         normalised = np.asarray(unit & ~empty)
     for at in [] if (unit | empty).all() else np.flatnonzero(normalised):
-        one, size = boxed[at], sizes[boxed[at]['image_id']]
+        one, size = boxed[at], sizes.get(boxed[at]['image_id'])
         box, found = one['bbox'], mask_box(one.get('segmentation'), size)
         inside = 0 < min(box) and max(box) < 1 and (not found or max(found[2:]) <= 1)
         normalised[at] = inside or _is_confirmed(one, _in_pixels(box, size), size)
