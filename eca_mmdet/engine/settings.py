@@ -45,11 +45,12 @@ def apply_settings(cfg: Any, settings: Settings) -> None:
     """Write the settings into a loaded config, and log each change in one line.
 
     Raises:
-        UserError: the config has no place for a setting, or it is resumed with another
-            learning rate.
+        UserError: a setting is out of range, the config has no place for it, or it is
+            resumed with another learning rate.
     """
     if settings == Settings():
         return
+    _require_sensible(settings)
     require_sections(cfg, training=True)
     before = (cfg.train_cfg.get('max_epochs'), cfg.train_dataloader.get('batch_size'))
     if settings.epochs is not None:
@@ -67,6 +68,26 @@ def apply_settings(cfg: Any, settings: Settings) -> None:
         _set_image_size(cfg, settings.image_size)
     if settings.workers is not None:
         set_workers(cfg, settings.workers)
+
+
+def _require_sensible(settings: Settings) -> None:
+    size = settings.image_size
+    least = {
+        'epochs': (settings.epochs, 1),
+        'batch_size': (settings.batch_size, 1),
+        'workers': (settings.workers, 0),
+        'image_size': (None if size is None else min(size, default=0), 1),
+    }
+    for name, (value, smallest) in least.items():
+        if value is not None and value < smallest:
+            raise UserError(
+                f'{name} must be at least {smallest}; got {value}.',
+                code='option-invalid',
+            )
+    if settings.lr is not None and not 0 < settings.lr < math.inf:
+        raise UserError(
+            f'lr must be a positive number; got {settings.lr}.', code='option-invalid'
+        )
 
 
 def _set_epochs(cfg: Any, epochs: int) -> None:
@@ -348,10 +369,13 @@ def choose_device(name: str | None, launcher: str) -> None:
             )
         torch.cuda.set_device(int(number or 0))
         return
+    before = os.environ.get('CUDA_VISIBLE_DEVICES')
     os.environ['CUDA_VISIBLE_DEVICES'] = ''  # before CUDA is initialised
     from mmengine.device import get_device
 
     if get_device() != 'cpu':
+        os.environ.pop('CUDA_VISIBLE_DEVICES')
+        os.environ |= {} if before is None else {'CUDA_VISIBLE_DEVICES': before}
         raise UserError(
             f'--device cpu: {get_device()} is in use in this process already. Start '
             'Python with CUDA_VISIBLE_DEVICES= in its environment.',

@@ -1,6 +1,7 @@
 """Settings by name: what they change in a config, and that a training follows them."""
 
 import logging
+import os
 
 import pytest
 import torch
@@ -233,6 +234,35 @@ def test_what_a_config_has_no_place_for(cfg, change, settings, words):
     with pytest.raises(UserError, match=words) as caught:
         apply_settings(cfg, settings)
     assert caught.value.code == 'option-conflict'
+
+
+@pytest.mark.parametrize(
+    'settings',
+    [
+        Settings(epochs=0),
+        Settings(batch_size=0),
+        Settings(workers=-1),
+        Settings(image_size=()),
+        Settings(image_size=(640, 0)),
+        Settings(lr=float('nan')),
+        Settings(lr=0.0),
+    ],
+)
+def test_values_out_of_range(cfg, settings):
+    before = cfg.to_dict()
+    with pytest.raises(UserError) as caught:
+        apply_settings(cfg, settings)
+    assert caught.value.code == 'option-invalid'
+    assert cfg.to_dict() == before
+
+
+def test_a_device_in_use_leaves_the_environment(monkeypatch):
+    monkeypatch.setenv('CUDA_VISIBLE_DEVICES', '1')
+    monkeypatch.setattr('mmengine.device.get_device', lambda: 'cuda')
+    with pytest.raises(UserError) as caught:
+        choose_device('cpu', 'none')
+    assert caught.value.code == 'option-conflict'
+    assert os.environ['CUDA_VISIBLE_DEVICES'] == '1'
 
 
 def test_a_resumed_training_keeps_its_schedule(cfg):
