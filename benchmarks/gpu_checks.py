@@ -37,6 +37,7 @@ from torch.profiler import ProfilerActivity
 
 from eca_mmdet import registration
 from eca_mmdet.inference.fast import make_fast
+from eca_mmdet.models.lean.kernels import is_fused
 
 LEAN, UNFUSED = 'ECA, lean', 'ECA, plain'
 CONFIGS = ('mask-rcnn_eca-r50_fpn_4xb2-1x_coco', 'retinanet_eca-r50_fpn_4xb2-1x_coco')
@@ -51,6 +52,8 @@ def versions() -> None:
     gpu = torch.cuda.get_device_properties() if ARGS.device == 'cuda' else None
     known = {m.__name__: m.__version__ for m in (torch, torchvision, mmcv, mmdet)}
     report(**known, cudnn=torch.backends.cudnn.version(), device=str(gpu))
+    if ARGS.device == 'cuda':  # without them, lean runs and is slow
+        report(is_fused(torch.ones(1, device='cuda')), what='Triton kernels')
 
 
 def operators() -> None:

@@ -191,6 +191,13 @@ def version_of(tensor: Any) -> int:
     return int(tensor._version)
 
 
+def no_dispatch_modes() -> contextlib.AbstractContextManager[Any]:
+    """Return a context in which no dispatch mode sees operators, and none are fake."""
+    from torch.utils import _python_dispatch
+
+    return _python_dispatch._disable_current_modes()
+
+
 # --- torch: modules -------------------------------------------------------------------
 
 

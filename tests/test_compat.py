@@ -203,6 +203,16 @@ def versions(folder):
     assert compat.version_of(values) == before + 1 == compat.version_of(values[:2])
 
 
+@check('torch', compat.no_dispatch_modes)
+def modes(folder):
+    from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+
+    with FakeTensorMode():
+        with compat.no_dispatch_modes():
+            assert not isinstance(torch.ones(1), FakeTensor)
+        assert isinstance(torch.ones(1), FakeTensor)
+
+
 @check('torch', compat.copy_tensors)
 def copies(folder):
     targets = [torch.zeros(2), torch.zeros(3)]

@@ -122,7 +122,8 @@ class GuardedOptimizer:
         logged = {
             name: value.detach()
             for name, value in self._logged.items()
-            if isinstance(value, Tensor) and value.shape == bad.shape
+            if isinstance(value, Tensor)
+            and (value.shape, value.device) == (bad.shape, bad.device)
         }
         numbers = torch.stack([bad, asked, bad, *logged.values()]).double()
         if is_distributed():

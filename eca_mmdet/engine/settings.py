@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import logging
+import math
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +16,8 @@ from eca_mmdet.utils.errors import UserError
 logger = logging.getLogger(__name__)
 
 _RESIZES = {'Resize': 'scale', 'RandomResize': 'scale', 'RandomChoiceResize': 'scales'}
-_EPOCH_KEYS = ('begin', 'end', 'T_max', 'total_iters')
+_LENGTHS = ('T_max', 'total_iters', 'total_steps', 'step_size')
+_FIXED_SIZES = ('img_scale', 'crop_size', 'size', 'random_size_range')
 _WARMUPS = ('LinearLR', 'ConstantLR', 'LinearParamScheduler', 'ConstantParamScheduler')
 
 
@@ -41,11 +45,12 @@ def apply_settings(cfg: Any, settings: Settings) -> None:
     """Write the settings into a loaded config, and log each change in one line.
 
     Raises:
-        UserError: the config has no place for a setting, or it is resumed with another
-            learning rate.
+        UserError: a setting is out of range, the config has no place for it, or it is
+            resumed with another learning rate.
     """
     if settings == Settings():
         return
+    _require_sensible(settings)
     require_sections(cfg, training=True)
     before = (cfg.train_cfg.get('max_epochs'), cfg.train_dataloader.get('batch_size'))
     if settings.epochs is not None:
@@ -65,6 +70,26 @@ def apply_settings(cfg: Any, settings: Settings) -> None:
         set_workers(cfg, settings.workers)
 
 
+def _require_sensible(settings: Settings) -> None:
+    size = settings.image_size
+    least = {
+        'epochs': (settings.epochs, 1),
+        'batch_size': (settings.batch_size, 1),
+        'workers': (settings.workers, 0),
+        'image_size': (None if size is None else min(size, default=0), 1),
+    }
+    for name, (value, smallest) in least.items():
+        if value is not None and value < smallest:
+            raise UserError(
+                f'{name} must be at least {smallest}; got {value}.',
+                code='option-invalid',
+            )
+    if settings.lr is not None and not 0 < settings.lr < math.inf:
+        raise UserError(
+            f'lr must be a positive number; got {settings.lr}.', code='option-invalid'
+        )
+
+
 def _set_epochs(cfg: Any, epochs: int) -> None:
     loop = cfg.train_cfg
     if loop.get('max_epochs') is None:
@@ -74,7 +99,19 @@ def _set_epochs(cfg: Any, epochs: int) -> None:
             code='option-conflict',
         )
     logger.info(f'epochs {loop.max_epochs} -> {epochs}')
+    ratio = epochs / loop.max_epochs
     loop.max_epochs = epochs
+    if loop.get('dynamic_intervals'):
+        loop.dynamic_intervals = [
+            (int(begin * ratio + 1e-9), interval)
+            for begin, interval in loop.dynamic_intervals
+        ]
+    for hook in cfg.get('custom_hooks') or []:
+        for key in ('switch_epoch', 'num_last_epochs'):  # of another pipeline
+            if isinstance(hook.get(key), int):
+                new = max(1, int(hook[key] * ratio + 1e-9))
+                logger.info(f'{type_name(hook)}: {key} {hook[key]} -> {new}')
+                hook[key] = new
     checkpoint = (cfg.get('default_hooks') or {}).get('checkpoint') or {}
     by_epoch = checkpoint if checkpoint.get('by_epoch', True) else {}
     for entry, keys in (
@@ -92,25 +129,59 @@ def _rescale_schedule(cfg: Any, epochs: float, steps: float) -> None:
     ``epochs`` and ``steps`` are the new numbers of them, relative to the old.
     """
     schedulers = cfg.get('param_scheduler') or []
-    for one in schedulers if isinstance(schedulers, list) else [schedulers]:
-        ratio = epochs if one.get('by_epoch', True) else steps
-        if type_name(one) in _WARMUPS and not one.get('by_epoch', True):
+    schedulers = schedulers if isinstance(schedulers, list) else [schedulers]
+    ratios, ends = [], {}
+    for one in schedulers:
+        by_epoch = one.get('by_epoch', True)
+        ratio = epochs if by_epoch else steps
+        # After a warm-up of one step, mmengine's rate stays at its start.
+        least = 1 if one.get('convert_to_iter_based') else 2
+        if type_name(one) in _WARMUPS and not by_epoch:
             ratio = min(1.0, ratio)  # a longer training needs no longer warm-up
-        if ratio == 1:
-            continue
+        ratios.append(ratio)
+        if isinstance(one.get('end'), int):
+            ends[by_epoch, one.end] = max(least, round(one.end * ratio))
+    slack = 0 if steps == epochs else cfg.train_cfg.max_epochs
+    for one, ratio in zip(schedulers, ratios, strict=True):
         changes = []
-        for key in _EPOCH_KEYS:
-            if isinstance(one.get(key), int) and one[key] > 0:
-                # After a warm-up of one step, mmengine's rate stays at its start.
-                new = max(2 if key == 'end' else 1, round(one[key] * ratio))
+        for key, new in _rescaled(one, ratio, ends, slack).items():
+            if new != one[key]:
                 changes.append(f'{key} {one[key]} -> {new}')
                 one[key] = new
-        if one.get('milestones'):
-            new = rescaled_milestones(one.milestones, ratio)
-            changes.append(f'milestones {list(one.milestones)} -> {new}')
-            one.milestones = new
         if changes:
             logger.info(f'{type_name(one)}: {", ".join(changes)}')
+
+
+def _rescaled(
+    one: Any, ratio: float, ends: dict[tuple[bool, int], int], slack: int
+) -> dict[str, Any]:
+    """Return the numbers of a scheduler that change with the training's length.
+
+    ``ends`` are the new places of all schedulers' ends: what began at one still does.
+    ``slack`` are the steps by which rounding may make epochs longer.
+    """
+    new: dict[str, Any] = {}
+    by_epoch, begin = one.get('by_epoch', True), one.get('begin', 0)
+    new_begin = ends.get((by_epoch, begin), max(1, round(begin * ratio)))
+    if begin:
+        new['begin'] = new_begin
+    else:
+        new_begin = 0
+    if isinstance(one.get('end'), int):
+        new['end'] = max(new_begin + 1, ends[by_epoch, one.end])
+    for key in _LENGTHS:
+        if not isinstance(one.get(key), int):
+            continue
+        new[key] = max(1, round(one[key] * ratio))
+        if 'end' in new and one[key] == one.end - begin:
+            new[key] = new['end'] - new_begin
+        elif key == 'total_steps' and ratio != 1:  # more are an error
+            new[key] = math.ceil(one[key] * ratio) + (0 if by_epoch else slack)
+    if one.get('milestones') and ratio != 1:
+        new['milestones'] = rescaled_milestones(one.milestones, ratio)
+    if one.get('periods'):
+        new['periods'] = [max(1, round(period * ratio)) for period in one.periods]
+    return new
 
 
 def rescaled_milestones(milestones: Any, ratio: float) -> list[int]:
@@ -145,11 +216,52 @@ def _set_lr(cfg: Any, lr: float) -> None:
 def _set_image_size(cfg: Any, size: tuple[int, ...]) -> None:
     own = _own_scale(cfg)
     new = (size[0], size[1] if len(size) > 1 else round(size[0] * own[1] / own[0]))
+    seen: set[int] = set()
+    fixed: set[str] = set()
     for use in ('train', 'val', 'test'):
-        for node in _with_pipelines(cfg.get(f'{use}_dataloader')):
-            node.pipeline = resized(list(node.pipeline), own, new)
+        loader = cfg.get(f'{use}_dataloader')
+        nodes, leaves = _with_pipelines(loader), list(map(id, leaf_datasets(loader)))
+        outer = any(_resizes(n.pipeline) for n in nodes if id(n) not in leaves)
+        for node in nodes:
+            if id(node) not in seen and not (outer and not _resizes(node.pipeline)):
+                steps = copy.deepcopy(list(node.pipeline))  # others may share them
+                node.pipeline = resized(steps, own, new)
+            seen.add(id(node))
+            fixed |= _fixed_sizes(node.pipeline)
+    for hook in cfg.get('custom_hooks') or []:
+        if hook.get('switch_pipeline'):  # of the last epochs
+            steps = copy.deepcopy(list(hook.switch_pipeline))
+            hook.switch_pipeline = resized(steps, own, new)
+    fixed |= _fixed_sizes(
+        (cfg.model.get('data_preprocessor') or {}).get('batch_augments')
+    )
     texts = ('{} x {}'.format(*scale) for scale in (own, new))
     logger.info(f'image size {" -> ".join(texts)}')
+    if fixed:
+        logger.warning(
+            f'image size: {", ".join(sorted(fixed))} keep the sizes that the config '
+            'gives them'
+        )
+
+
+def _flat(steps: Any) -> Iterator[Any]:
+    """Return the steps of a pipeline, and those that are chosen from inside one."""
+    for step in steps or ():
+        if isinstance(step, (list, tuple)):
+            yield from _flat(step)
+        elif isinstance(step, dict):
+            yield step
+            yield from _flat(step.get('transforms'))
+
+
+def _resizes(steps: Any) -> bool:
+    return any(map(resize_scales, _flat(steps)))
+
+
+def _fixed_sizes(steps: Any) -> set[str]:
+    return {
+        type_name(step) for step in _flat(steps) if any(map(step.get, _FIXED_SIZES))
+    }
 
 
 def _own_scale(cfg: Any) -> tuple[int, int]:
@@ -157,7 +269,7 @@ def _own_scale(cfg: Any) -> tuple[int, int]:
     for use in ('test', 'train'):
         for node in _with_pipelines(cfg.get(f'{use}_dataloader')):
             for scale in (
-                pair for step in node.pipeline for pair in resize_scales(step)
+                pair for step in _flat(node.pipeline) for pair in resize_scales(step)
             ):
                 return int(max(scale)), int(min(scale))
     raise UserError(
@@ -193,21 +305,27 @@ def resized(
     step gets one, after the annotations are loaded. ``own`` and ``new`` are long and
     short sides; the steps are changed in place.
     """
-    if not any(map(resize_scales, steps)):
-        at = max(
+    if not _resizes(steps):
+        loads = [
             n for n, step in enumerate(steps) if type_name(step).startswith('Load')
-        )
+        ]
+        if not loads:
+            return steps
         resize = dict(type='Resize', scale=new, keep_ratio=True)
-        return [*steps[: at + 1], resize, *steps[at + 1 :]]
-    for step in steps:
+        return [*steps[: loads[-1] + 1], resize, *steps[loads[-1] + 1 :]]
+    for step in _flat(steps):
         if pairs := resize_scales(step):
             key = _RESIZES[type_name(step)]
-            longs = (round(max(pair) * new[0] / own[0]) for pair in pairs)
-            shorts = (round(min(pair) * new[1] / own[1]) for pair in pairs)
-            changed = list(zip(longs, shorts, strict=True))
+            changed = [_scaled(pair, own, new) for pair in pairs]
             single = isinstance(step[key][0], (int, float))
             step[key] = changed[0] if single else changed
     return steps
+
+
+def _scaled(pair: Any, own: tuple[int, int], new: tuple[int, int]) -> tuple[int, ...]:
+    long, short = max(pair) * new[0] / own[0], min(pair) * new[1] / own[1]
+    sides = (round(long), round(short))
+    return sides if pair[0] >= pair[1] else sides[::-1]
 
 
 def set_workers(cfg: Any, workers: int) -> None:
@@ -251,10 +369,13 @@ def choose_device(name: str | None, launcher: str) -> None:
             )
         torch.cuda.set_device(int(number or 0))
         return
+    before = os.environ.get('CUDA_VISIBLE_DEVICES')
     os.environ['CUDA_VISIBLE_DEVICES'] = ''  # before CUDA is initialised
     from mmengine.device import get_device
 
     if get_device() != 'cpu':
+        os.environ.pop('CUDA_VISIBLE_DEVICES')
+        os.environ |= {} if before is None else {'CUDA_VISIBLE_DEVICES': before}
         raise UserError(
             f'--device cpu: {get_device()} is in use in this process already. Start '
             'Python with CUDA_VISIBLE_DEVICES= in its environment.',

@@ -42,7 +42,8 @@ def crop_and_resize(
         )
     boxes = torch.as_tensor(bboxes, device=device)
     objects, object_of = torch.as_tensor(inds).cpu().unique(return_inverse=True)  # type: ignore[no-untyped-call]
-    masks = torch.from_numpy(self.masks[objects.numpy()]).to(device).to(boxes.dtype)
+    masks = torch.from_numpy(self.masks).index_select(0, objects)
+    masks = masks.to(device).to(boxes.dtype)
     regions = torch.cat([object_of.to(boxes)[:, None], boxes], dim=1)
     targets = roi_align(masks[:, None], regions, out_shape, 1.0, 0, 'avg', True)
     targets = targets.squeeze(1)

@@ -155,6 +155,16 @@ def test_a_step_reads_the_device_once(monkeypatch, skip, counts):
         assert logged == outputs[name].item()
 
 
+def test_what_is_logged_from_another_device_stays_there():
+    """Some heads log a number that they computed elsewhere."""
+    guard, _ = guarded()
+    elsewhere = torch.zeros((), device='meta')
+    guard._logged = {'accuracy': elsewhere, 'loss': torch.tensor(2.0)}
+    guard.update_params(torch.tensor(2.0, requires_grad=True))
+    assert guard._logged['accuracy'] is elsewhere
+    assert guard._logged['loss'] == 2
+
+
 def test_the_backward_pass_is_queued_before_the_host_waits(monkeypatch):
     """On CUDA; the update comes after, and the copy before."""
     guard, runner = guarded()

@@ -1,6 +1,7 @@
 """Settings by name: what they change in a config, and that a training follows them."""
 
 import logging
+import os
 
 import pytest
 import torch
@@ -105,6 +106,102 @@ def test_image_size_and_workers(cfg):
     assert cfg.test_dataloader.dataset.pipeline[1].scale == (512, 512)
 
 
+@pytest.mark.parametrize('epochs', [3, 10, 30, 600])
+def test_courses_in_several_parts(cfg, epochs):
+    """As of YOLOX and RTMDet: parts stay together, and hooks switch in proportion."""
+    from mmengine.registry import PARAM_SCHEDULERS
+
+    cfg.train_cfg.update(max_epochs=300, dynamic_intervals=[(285, 1)])
+    cfg.custom_hooks = [
+        dict(type='PipelineSwitchHook', switch_epoch=285),
+        dict(type='YOLOXModeSwitchHook', num_last_epochs=15),
+    ]
+    parts = [
+        dict(type='LinearLR', begin=0, end=5, convert_to_iter_based=True),
+        dict(type='CosineAnnealingLR', T_max=280, begin=5, end=285),
+        dict(type='ConstantLR', factor=1, begin=285, end=300),
+        dict(type='OneCycleLR', eta_max=1, total_steps=300),
+        dict(type='StepLR', step_size=100),
+        dict(
+            type='CosineRestartLR',
+            periods=[100, 200],
+            restart_weights=[1, 1],
+            eta_min=0,
+        ),
+    ]
+    cfg.param_scheduler = [dict(part, by_epoch=True) for part in parts]
+    apply_settings(cfg, Settings(epochs=epochs))
+    warm_up, cosine, constant, cycle, steps, restarts = cfg.param_scheduler
+    assert warm_up.end == cosine.begin == max(1, round(5 * epochs / 300))
+    assert cosine.end == constant.begin > cosine.begin
+    assert cosine.T_max == cosine.end - cosine.begin
+    assert (cycle.total_steps, steps.step_size) == (epochs, round(epochs / 3))
+    assert sum(restarts.periods) == epochs
+    switch, mode = cfg.custom_hooks
+    assert switch.switch_epoch == int(epochs * 0.95)
+    assert cfg.train_cfg.dynamic_intervals == [(switch.switch_epoch, 1)]
+    assert mode.num_last_epochs == max(1, epochs // 20)
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.1)
+    for one in cfg.param_scheduler:
+        length = {'epoch_length': 2} if one.get('convert_to_iter_based') else {}
+        scheduler = PARAM_SCHEDULERS.build(dict(one, optimizer=optimizer, **length))
+        for _ in range(epochs):
+            optimizer.step()
+            scheduler.step()
+
+
+def test_a_cycle_by_steps_is_never_too_short(cfg):
+    """More steps than its number are an error in mmengine."""
+    cycle = dict(type='OneCycleLR', by_epoch=False, eta_max=1, total_steps=12 * 501)
+    cfg.param_scheduler = [cycle]
+    apply_settings(cfg, Settings(batch_size=4))  # of 1001 images
+    assert 12 * 251 <= cfg.param_scheduler[0].total_steps <= 12 * 252
+
+
+def test_sizes_inside_of_other_steps(cfg, caplog):
+    """As of DETR, of a mosaic, and of a size that is higher than wide."""
+    load, flip = dict(type='LoadImageFromFile'), dict(type='RandomFlip', prob=0.5)
+    choice = dict(
+        type='RandomChoice',
+        transforms=[
+            [dict(type='RandomChoiceResize', scales=[(400, 1333), (500, 1333)])],
+            [dict(type='RandomCrop', crop_size=(384, 600))],
+        ],
+    )
+    data = cfg.train_dataloader.dataset
+    data.pipeline = [load, choice, flip]
+    cfg.val_dataloader.dataset.pipeline = [load, dict(type='Resize', scale=(400, 666))]
+    cfg.test_dataloader = cfg.val_dataloader  # one object
+    cfg.custom_hooks = [dict(type='PipelineSwitchHook', switch_pipeline=[load, choice])]
+    apply_settings(cfg, Settings(image_size=(333,)))
+    found = cfg.train_dataloader.dataset.pipeline
+    assert [step.type for step in found] == [load['type'], 'RandomChoice', flip['type']]
+    last = cfg.custom_hooks[0].switch_pipeline
+    for step in (found[1], last[1]):
+        assert step.transforms[0][0].scales == [(200, 666), (250, 666)]
+    for loader in (cfg.val_dataloader, cfg.test_dataloader):
+        assert loader.dataset.pipeline[1].scale == (200, 333)
+    assert 'RandomCrop keep the sizes' in caplog.text
+
+
+def test_the_size_of_a_wrapped_dataset(cfg):
+    """Where its wrapper resizes, it does not; a wrapper need not load images."""
+    data = cfg.train_dataloader.dataset
+    load = [dict(type='LoadImageFromFile')]
+    resize = dict(type='Resize', scale=(1333, 800), keep_ratio=True)
+    for outer, inner in (([resize], load), ([dict(type='CopyPaste')], [*load, resize])):
+        cfg.train_dataloader.dataset = dict(
+            type='MultiImageMixDataset',
+            dataset=dict(data, pipeline=inner),
+            pipeline=outer,
+        )
+        cfg.test_dataloader.dataset.pipeline = [*load, resize]
+        apply_settings(cfg, Settings(image_size=(640,)))
+        whole = cfg.train_dataloader.dataset
+        steps = [*whole.pipeline, *whole.dataset.pipeline]
+        assert [s.scale for s in steps if s.type == 'Resize'] == [(640, 384)]
+
+
 def _by_steps(cfg):
     cfg.train_cfg = dict(type='IterBasedTrainLoop', max_iters=9)
 
@@ -137,6 +234,35 @@ def test_what_a_config_has_no_place_for(cfg, change, settings, words):
     with pytest.raises(UserError, match=words) as caught:
         apply_settings(cfg, settings)
     assert caught.value.code == 'option-conflict'
+
+
+@pytest.mark.parametrize(
+    'settings',
+    [
+        Settings(epochs=0),
+        Settings(batch_size=0),
+        Settings(workers=-1),
+        Settings(image_size=()),
+        Settings(image_size=(640, 0)),
+        Settings(lr=float('nan')),
+        Settings(lr=0.0),
+    ],
+)
+def test_values_out_of_range(cfg, settings):
+    before = cfg.to_dict()
+    with pytest.raises(UserError) as caught:
+        apply_settings(cfg, settings)
+    assert caught.value.code == 'option-invalid'
+    assert cfg.to_dict() == before
+
+
+def test_a_device_in_use_leaves_the_environment(monkeypatch):
+    monkeypatch.setenv('CUDA_VISIBLE_DEVICES', '1')
+    monkeypatch.setattr('mmengine.device.get_device', lambda: 'cuda')
+    with pytest.raises(UserError) as caught:
+        choose_device('cpu', 'none')
+    assert caught.value.code == 'option-conflict'
+    assert os.environ['CUDA_VISIBLE_DEVICES'] == '1'
 
 
 def test_a_resumed_training_keeps_its_schedule(cfg):

@@ -431,3 +431,33 @@ def test_two_processes(build, tmp_path):
         times = 2 if setting else 1  # without options, accumulated twice
         for key, one in model.named_parameters():
             assert_near(times * got[key], one.grad, 1e-10, key)
+
+
+@pytest.mark.parametrize(
+    'layer, draws',
+    [
+        (nn.ReLU(), False),
+        (nn.Dropout2d(0.1), True),
+        (nn.RReLU(), True),
+        (nn.MultiheadAttention(8, 2), False),
+        (nn.MultiheadAttention(8, 2, dropout=0.1), True),
+    ],
+)
+def test_recomputation_repeats_what_layers_draw(mmdet_ready, layer, draws):
+    """``with_cp`` restores the generator only for blocks with such layers."""
+    from eca_mmdet.models.backbones.resnet import recompute
+
+    class Block(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = layer
+
+        def run(self, x):
+            return x * torch.rand(()) if draws else x * x
+
+    Block.__module__ = 'eca_mmdet.models.test'
+    x = torch.ones(1, requires_grad=True)
+    out = recompute(Block().run, x, True)
+    torch.rand(3)
+    out.backward()
+    assert x.grad == (out if draws else 2)

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import importlib.util
 import os
 import subprocess
+import types
 
 import pytest
+import torch
+from torch.utils._pytree import tree_leaves
 
+from eca_mmdet.models.lean import kernels
 from tests.conftest import PYTHON, REPOSITORY
 
 SCRIPT = """
@@ -109,6 +114,13 @@ for half, (n, c, k) in itertools.product(DTYPES, [(2, 8, 70), (1, 3, 1), (3, 2, 
         *(torch.randn(c), torch.randn(n, c)),
     )
 
+transposed = torch.randn(70, 8).T[:, :, None, None].flatten(1)  # no rows of 70
+check(
+    ('gated_gradients', torch.float32), ops.gated_gradients,
+    *(torch.randn(70, 8, 2).T, transposed, torch.rand(2, 8)),
+    *(torch.randn(8), torch.randn(2, 8)),
+)
+
 import eca_mmdet
 
 grads = {}
@@ -158,6 +170,55 @@ def test_interpreted_kernels():
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.split()[-1] == 'equal'
+
+
+def test_kernels_run_on_the_device_of_their_tensors(monkeypatch):
+    """As in ``init_detector(..., device='cuda:1')``: the current one is another."""
+    entered = []
+
+    @contextlib.contextmanager
+    def device_of(tensor):
+        entered.append(tensor)
+        yield
+        entered.append('left')
+
+    def kernel(*_):
+        assert 'left' not in entered
+        assert len(entered) == 1
+
+    names = ('epilogue_', 'masked', 'fold', 'fold_backward', 'gated_gradients')
+    monkeypatch.setattr(torch.cuda, 'device_of', device_of)
+    fake = types.SimpleNamespace(**dict.fromkeys(names, kernel))
+    monkeypatch.setattr(kernels, '_triton', lambda: fake)
+    x, one, weight = torch.ones(1, 2, 3, 3), torch.ones(2), torch.ones(2, 2, 1, 1)
+    norms, rows, epsilons = [one] * 4, torch.ones(1, 2), [1e-5]
+    calls = {
+        'epilogue_': (x, one, None, None, True, True),
+        'masked': (x, x, None, None, True),
+        'fold': ([weight], norms, epsilons, torch.float32, [True], False),
+        'fold_backward': ([weight], [one], [weight], norms, epsilons),
+        'gated_gradients': (torch.ones(1, 2, 2), torch.ones(2, 2), rows, one, rows),
+    }
+    for name in names:
+        entered.clear()
+        kernels._RUNS[name](*calls[name])
+        first = next(a for a in tree_leaves(calls[name]) if isinstance(a, torch.Tensor))
+        assert entered[0] is first and entered[1] == 'left'
+
+
+def test_first_use_whatever_is_active(monkeypatch, caplog):
+    """The comparison ignores default devices and types, and fake tensors."""
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    def reject(*_):
+        raise AssertionError('not in the interpreter')
+
+    monkeypatch.setattr(kernels, 'is_fused', lambda x: False)
+    with FakeTensorMode(), torch.device('meta'), kernels.compat.no_dispatch_modes():
+        assert kernels._works_on(torch.device('cpu'))
+    monkeypatch.setattr(kernels, 'masked', reject)
+    assert not kernels._works_on(torch.device('cpu'))
+    assert 'not in the interpreter' in caplog.text
 
 
 @pytest.mark.slow

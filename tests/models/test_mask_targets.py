@@ -49,6 +49,15 @@ def test_no_masks_or_no_boxes(masks, objects, count):
     assert (len(found), found.masks.shape) == (len(expected), expected.masks.shape)
 
 
+@pytest.mark.parametrize('index', [-1, 5])
+def test_an_object_that_is_not_there(masks, index):
+    from eca_mmdet.models import mask_targets
+
+    for crop in (mask_targets._crop_none, mask_targets.crop_and_resize):
+        with pytest.raises(IndexError):
+            crop(masks, boxes(1), (7, 7), np.array([index]))
+
+
 def test_a_mask_is_not_copied_for_each_box(masks):
     from eca_mmdet.analysis.exact_cost import Meter
 

@@ -65,12 +65,16 @@ def recompute(block: Callable[[Tensor], Tensor], x: Tensor, with_cp: bool) -> Te
 
 def _may_draw(block: Any) -> bool:
     """Tell whether a block's method may draw random numbers: it has unknown layers."""
-    known = ('torch.nn.', 'mmcv.', 'mmdet.', 'eca_mmdet.')
-    kinds = {type(layer) for layer in block.__self__.modules()}
-    return any(
-        not kind.__module__.startswith(known) or 'drop' in kind.__name__.lower()
-        for kind in kinds
-    )
+    return any(map(_draws, block.__self__.modules()))
+
+
+def _draws(layer: nn.Module) -> bool:
+    kind = type(layer)
+    known = kind.__module__.startswith(('torch.nn.', 'mmcv.', 'mmdet.', 'eca_mmdet.'))
+    random = isinstance(layer, (nn.RReLU, nn.FractionalMaxPool2d))
+    # nn.MultiheadAttention has its dropout as a number.
+    drops = 'drop' in kind.__name__.lower() or bool(getattr(layer, 'dropout', 0))
+    return not known or random or drops
 
 
 def _tail_gate(block: Any, names: list[str]) -> Callable[[Tensor], Tensor] | None:

@@ -16,6 +16,8 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map_only
 
+from eca_mmdet import compat
+
 logger = logging.getLogger(__name__)
 
 _LIBRARY: Any = getattr(torch.library, 'Library')('eca_mmdet', 'DEF')  # noqa: B009
@@ -46,7 +48,8 @@ def is_fused(x: Tensor) -> bool:
         return False
     if x.device not in _working:
         _working[x.device] = True  # while they are compared
-        _working[x.device] = x.device.type != 'cuda' or _works_on(x.device)
+        with compat.no_dispatch_modes():  # which would count this, or make it fake
+            _working[x.device] = x.device.type != 'cuda' or _works_on(x.device)
     return _working[x.device]
 
 
@@ -55,7 +58,10 @@ _working: dict[torch.device, bool] = {}
 
 def _works_on(device: torch.device) -> bool:
     """Compare each kernel on a GPU with PyTorch's operators on the CPU, once."""
-    draw = functools.partial(torch.rand, generator=torch.Generator().manual_seed(0))
+    generator = torch.Generator('cpu').manual_seed(0)
+    draw = functools.partial(
+        torch.rand, generator=generator, dtype=torch.float32, device='cpu'
+    )
     maps = [draw(2, 8, 5, 7) - 0.5 for _ in range(3)]
     by_sample, vectors = draw(2, 8), [draw(8) + 0.5 for _ in range(4)]
     weight, product = draw(8, 6, 1, 1), draw(2, 8, 6)
@@ -106,7 +112,9 @@ def _operator(schema: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]
     def define(outputs: Callable[..., Any]) -> Callable[..., Any]:
         def run(*args: Any) -> Any:
             made = outputs(*args)
-            getattr(_triton(), name)(made, *args)
+            first = next(leaf for leaf in tree_leaves(args) if isinstance(leaf, Tensor))
+            with torch.cuda.device_of(first):  # Triton launches on the current device
+                getattr(_triton(), name)(made, *args)
             return made
 
         name = schema.partition('(')[0]
@@ -378,7 +386,8 @@ def gated_gradients(
     """
     if is_fused(products):
         return _OPS.gated_gradients(  # type: ignore[no-any-return]
-            products, kernel, factors.contiguous(), shift, sums.contiguous()
+            *(products.contiguous(), kernel.contiguous(), factors.contiguous()),
+            *(shift, sums.contiguous()),
         )
     grad_factors = torch.addcmul(
         (products * kernel).sum(2, dtype=shift.dtype), shift, sums

@@ -1,8 +1,8 @@
 """Triton kernels of the lean layers on CUDA, one for each operator of ``kernels``.
 
-Arithmetic is float32; NaN passes as it does through PyTorch's own operators. A map
-(N, C, H, W) is read in tiles of channels and pixels, in either memory format. Each
-launcher fills the operator's outputs, its first argument.
+Arithmetic is float32, addresses have 64 bits; NaN passes as it does through PyTorch's
+own operators. A map (N, C, H, W) is read in tiles of channels and pixels, in either
+memory format. Each launcher fills the operator's outputs, its first argument.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def _epilogue(
     C, HW, SC, SP, SPAN = sizes
     n, start = tl.program_id(2), tl.program_id(0) * SPAN
     c = tl.program_id(1) * TILE[0] + tl.arange(0, TILE[0])
-    base = (tl.zeros([TILE[0]], tl.int64) + n) * C * HW + c * SC
+    base = (tl.zeros([TILE[0]], tl.int64) + n) * C * HW + c.to(tl.int64) * SC
     add = tl.load(shift + c, c < C, 0.0)[:, None]
     by = 1.0
     if factors is not None:
@@ -31,7 +31,8 @@ def _epilogue(
     total = tl.zeros([TILE[0], TILE[1]], tl.float32)
     for first in range(start, tl.minimum(start + SPAN, HW), TILE[1]):
         p = first + tl.arange(0, TILE[1])
-        at, ok = base[:, None] + p[None, :] * SP, (c < C)[:, None] & (p < HW)[None, :]
+        at = base[:, None] + p[None, :].to(tl.int64) * SP
+        ok = (c < C)[:, None] & (p < HW)[None, :]
         value = (tl.load(y + at, ok, 0.0).to(tl.float32) + add) * by
         if shortcut is not None:
             value += tl.load(shortcut + at, ok, 0.0).to(tl.float32)
@@ -64,13 +65,14 @@ def _masked(grad, out, extra, ranges, result, sums, N, sizes, TILE: tl.constexpr
     if ranges is not None:
         by = tl.load(ranges + c, c < C, 0.0)[:, None]
     for sample in range(n, tl.where(tl.num_programs(2) == 1, N, n + 1)):
-        base = (tl.zeros([TILE[0]], tl.int64) + sample) * C * HW + c * SC
+        base = (tl.zeros([TILE[0]], tl.int64) + sample) * C * HW
+        base += c.to(tl.int64) * SC
         more = tl.zeros([TILE[0], 1], tl.float32)
         if extra is not None:
             more += tl.load(extra + sample * C + c, c < C, 0.0)[:, None] / HW
         for first in range(start, tl.minimum(start + SPAN, HW), TILE[1]):
             p = first + tl.arange(0, TILE[1])
-            at = base[:, None] + p[None, :] * SP
+            at = base[:, None] + p[None, :].to(tl.int64) * SP
             ok = (c < C)[:, None] & (p < HW)[None, :]
             value = tl.load(grad + at, ok, 0.0).to(tl.float32) + more
             value = tl.where(tl.load(out + at, ok, 0.0) <= 0, 0.0, value)
