@@ -113,7 +113,8 @@ def _operator(schema: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]
         def run(*args: Any) -> Any:
             made = outputs(*args)
             first = next(leaf for leaf in tree_leaves(args) if isinstance(leaf, Tensor))
-            with torch.cuda.device_of(first):  # Triton launches on the current device  # type: ignore[no-untyped-call]
+            # Triton launches on the current device.
+            with torch.cuda.device_of(first):  # type: ignore[no-untyped-call]
                 getattr(_triton(), name)(made, *args)
             return made
 
