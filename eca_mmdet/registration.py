@@ -116,6 +116,8 @@ def register() -> None:
         # By name: this module is below checkpoints, which it loads late.
         checkpoints = importlib.import_module('eca_mmdet.checkpoints.reading')
         checkpoints.allow_mmengine_checkpoints()
+        # Our configs pin memory, which helps on a GPU and does nothing on a CPU.
+        warnings.filterwarnings('ignore', "'pin_memory' argument is set as true")
     except BaseException:
         _registered = False
         raise

@@ -137,7 +137,9 @@ def _read_data(train: str, val: str | None, options: Options) -> Data:
                 code='faulty-data',
             )
         head, *more = part.statistics.describe()
-        logger.info('\n  '.join([f'{part.file}: {head}', *more, *part.notes]))
+        logger.info(f'{part.file}: {head}')
+        for line in (*more, *part.notes):
+            logger.info(f'  {line}')
         found = [fault.line() for fault in open_some(part)]
         faults += [f'{part.file}: {line}' for line in found]
         if found:
@@ -276,9 +278,10 @@ def config_of(
     old, new = (text.partition('\n_base_ = ')[2] for text in texts)  # not the command
     if old != new:
         raise UserError(
-            'the data or the options differ from when this training began. To go on as '
-            f'it began: eca-mmdet train {trained} --work-dir {work_dir} --resume; for '
-            'a new training name another --work-dir.',
+            'the data or the options differ from when this training began. To go on '
+            f'with its config: eca-mmdet train {trained} --work-dir {work_dir} '
+            '--resume, and the settings that it had (--batch-size, --imgsz, ...); '
+            '--epochs N moves the end. For a new training name another --work-dir.',
             code='checkpoint-mismatch',
         )
     logger.info(f'config: {trained}, written when this training began')

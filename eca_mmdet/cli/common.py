@@ -37,10 +37,15 @@ Number = TypeVar('Number', int, float)
 def _number(
     name: str, kind: type[Number], accepts: Callable[[Number], bool], expected: str
 ) -> Callable[[str], Number]:
-    """Return a type of argument; argparse prints its name where ``kind`` fails."""
+    """Return a type of argument."""
+    noun = 'a whole number' if kind is int else 'a number'
 
     def read(text: str) -> Number:
-        value = kind(text)
+        try:
+            value = kind(text)
+        except ValueError:
+            reason = f'must be {noun}, {expected}; got {text!r}'
+            raise argparse.ArgumentTypeError(reason) from None
         if not accepts(value):  # NaN is in no range
             raise argparse.ArgumentTypeError(f'must be {expected}; got {text}')
         return value
@@ -55,8 +60,10 @@ at_least_1 = _number('at_least_1', int, lambda n: n >= 1, '1 or more')
 seed = _number('seed', int, lambda n: 0 <= n < 2**31, 'from 0 to 2**31 - 1')
 fraction = _number('fraction', float, lambda x: 0 <= x <= 1, 'from 0 to 1')
 share = _number('share', float, lambda x: 0 < x < 1, 'between 0 and 1')
-positive = _number('positive', float, lambda x: 0 <= x < math.inf, '0 or more')
-rate = _number('rate', float, lambda x: 0 < x < math.inf, 'more than 0')
+positive = _number(
+    'positive', float, lambda x: 0 <= x < math.inf, '0 or more, and finite'
+)
+rate = _number('rate', float, lambda x: 0 < x < math.inf, 'more than 0, and finite')
 
 _DATA = 'images val_images model weights keep_classes keep_defaults epochs'.split()
 

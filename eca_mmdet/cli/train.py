@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 import shlex
 import sys
 
@@ -25,6 +26,9 @@ _OPTIONS = (
     *('batch_size', 'lr', 'image_size', 'workers', 'device'),
 )
 """Options that are arguments of :func:`eca_mmdet.train`."""
+
+_LEAST_SIDE = 16
+"""Of ``--imgsz``: in smaller images no anchor meets an object, and flips can fail."""
 
 
 def add_parser(commands: Commands) -> None:
@@ -101,9 +105,13 @@ def add_parser(commands: Commands) -> None:
 
 def image_size(text: str) -> tuple[int, ...]:
     """Read '640' or '1333x800', the long side first or last."""
-    sides = tuple(sorted(map(int, text.split('x')), reverse=True))
-    if len(sides) > 2 or min(sides) < 1:
-        raise argparse.ArgumentTypeError(f'must be as 640 or 1333x800; got {text}')
+    words = text.split('x')
+    if len(words) > 2 or not all(re.fullmatch('[0-9]{1,9}', word) for word in words):
+        raise argparse.ArgumentTypeError(f'must be as 640 or 1333x800; got {text!r}')
+    sides = tuple(sorted(map(int, words), reverse=True))
+    if sides[-1] < _LEAST_SIDE:
+        reason = f'must be {_LEAST_SIDE} px or more; got {text}'
+        raise argparse.ArgumentTypeError(reason)
     return sides
 
 
@@ -150,11 +158,14 @@ def run(args: argparse.Namespace) -> int:
     from eca_mmdet.autoconfig.plan import config_of
     from eca_mmdet.engine.distributed import is_main_process
     from eca_mmdet.engine.failures import Interrupted
+    from eca_mmdet.engine.settings import choose_device
     from eca_mmdet.engine.training import train
 
     data = data_options(args, 'train')
     # A config for the user's own data is written with that number of epochs.
     epochs = None if args.data else data.pop('epochs')
+    # Before a config is written, and before its batch is fitted to the device's memory.
+    choose_device(args.device, args.launcher)
     config, args.work_dir = config_of(
         args.config,
         args.data or (),

@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import re
 import signal
 import sys
+import traceback
 from collections.abc import Iterator
 from types import FrameType
 from typing import Any
@@ -21,6 +23,11 @@ _DISK = {
     errno.EROFS: 'the disk is read-only',
     errno.EIO: 'the disk does not answer',
 }
+
+_MISTAKE = re.compile(
+    r"\w+\.__init__\(\) got an unexpected keyword argument '\w+'"
+    r'|\S+ is not in the \S+ registry'
+)
 
 
 @contextlib.contextmanager
@@ -64,11 +71,28 @@ def as_user_error(runner: Any) -> Iterator[None]:
             'Make room.',
             code='disk-full',
         ) from error
+    except (KeyError, TypeError) as error:
+        mistake = _mistake_of_config(error)
+        if mistake is None:
+            raise
+        raise UserError(mistake, code='config-invalid') from error
     except RuntimeError as error:
         explained = None if runner is None else _explain(error, runner)
         if explained is None:
             raise
         raise explained from error
+
+
+def _mistake_of_config(error: KeyError | TypeError) -> str | None:
+    """Return what is wrong with a part that mmengine was building, None if unknown."""
+    found = _MISTAKE.search(str(error.args[0]) if error.args else '')
+    frames = (frame for frame, _ in traceback.walk_tb(error.__traceback__))
+    if not found or all(one.f_code.co_name != 'build_from_cfg' for one in frames):
+        return None
+    return (
+        f'a part of the config cannot be built: {found[0]}. Look for the misspelt '
+        'entry in the config or in --cfg-options.'
+    )
 
 
 def _explain(error: RuntimeError, runner: Any) -> RunError | None:

@@ -207,6 +207,11 @@ class ExactLoop:
         self.runner.interrupts.at_once = False
         self._let_interrupt()
 
+    def _tell_if_done(self, done: int, end: int, unit: str) -> None:
+        if done >= end:
+            line = f'nothing is left to train: the checkpoint is of {unit} {done}'
+            self.runner.logger.info(f'{line}, and the training ends at {end}')
+
     def data_position(self, meta: Any) -> dict[str, int]:
         """Return the position in the data, which a checkpoint needs to resume an epoch.
 
@@ -252,6 +257,7 @@ class ExactEpochLoop(ExactLoop, EpochBasedTrainLoop):  # type: ignore[misc]
         self.runner.call_hook('before_train')
         self.batches_done = self._resumed_batches(default=0)
         self._begin(self._epoch, self.batches_done)
+        self._tell_if_done(self._epoch, self._max_epochs, 'epoch')
         self._let_interrupt()
         if self._epoch and not self.batches_done:
             self._validate_if_due(self._epoch, self._max_epochs)
@@ -300,6 +306,7 @@ class ExactIterLoop(ExactLoop, IterBasedTrainLoop):  # type: ignore[misc]
         self.runner.call_hook('before_train_epoch')
         self.batches_done = self._resumed_batches(default=self._iter)
         self._begin(0, self.batches_done)
+        self._tell_if_done(self._iter, self._max_iters, 'step')
         self._let_interrupt()
         if self._iter:
             self._validate_if_due(self._iter, self._max_iters)

@@ -58,9 +58,11 @@ def apply_settings(cfg: Any, settings: Settings) -> None:
     if settings.batch_size is not None:
         cfg.train_dataloader.batch_size = settings.batch_size
         logger.info(f'batch size {before[1]} -> {settings.batch_size} per process')
-    if not cfg.get('resume') and None not in before:
-        epochs = cfg.train_cfg.max_epochs / before[0]
-        steps = epochs * before[1] / cfg.train_dataloader.batch_size
+    loop, loader = cfg.train_cfg, cfg.train_dataloader
+    counts = (*before, loop.get('max_epochs'), loader.get('batch_size'))
+    if not cfg.get('resume') and all(isinstance(n, int) and n > 0 for n in counts):
+        epochs = loop.max_epochs / before[0]
+        steps = epochs * before[1] / loader.batch_size
         _rescale_schedule(cfg, epochs, steps)
     if settings.lr is not None:
         _set_lr(cfg, settings.lr)

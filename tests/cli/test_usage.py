@@ -15,6 +15,30 @@ CASES = {
         'unrecognized arguments: --qwx 3.\n',
         'usage: eca-mmdet export onnx ',
     ),
+    'train a.py --epochs two': (
+        "argument --epochs: must be a whole number, 1 or more; got 'two'\n",
+        'usage: eca-mmdet train ',
+    ),
+    'train a.py --workers 1.5': (
+        "argument --workers: must be a whole number, 0 or more; got '1.5'\n",
+        'usage: eca-mmdet train ',
+    ),
+    'train a.py --lr fast': (
+        "argument --lr: must be a number, more than 0, and finite; got 'fast'\n",
+        'usage: eca-mmdet train ',
+    ),
+    'train a.py --lr inf': (
+        'argument --lr: must be more than 0, and finite; got inf\n',
+        'usage: eca-mmdet train ',
+    ),
+    'train a.py --imgsz 64x': (
+        "argument --imgsz: must be as 640 or 1333x800; got '64x'\n",
+        'usage: eca-mmdet train ',
+    ),
+    'train a.py --imgsz 64x1': (
+        'argument --imgsz: must be 16 px or more; got 64x1\n',
+        'usage: eca-mmdet train ',
+    ),
     'configs a b': ('unrecognized arguments: b.\n', 'usage: eca-mmdet configs '),
 }
 

@@ -723,6 +723,8 @@ def test_other_things_are_refused(tmp_path, what, command):
     code, _, err = command('to-coco', path)
     assert code == 2
     assert ('does not exist' if what == 'nothing' else 'no known format') in err
+    code = 'file-not-found' if what == 'nothing' else 'unsupported-format'
+    assert f'[{code}]' in err
 
 
 def test_nothing_that_can_be_read_is_an_error(tmp_path):

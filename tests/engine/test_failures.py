@@ -304,7 +304,34 @@ def test_failures_are_told_in_a_line(mmdet_ready, error, line):
 
 
 @pytest.mark.parametrize(
-    'error', [RuntimeError('a bug'), OSError(22, 'x'), KeyError(1)]
+    ('part', 'line'),
+    [
+        (
+            dict(type='FPN', in_channel=[8]),
+            "FPN.__init__() got an unexpected keyword argument 'in_channel'.",
+        ),
+        (dict(type='FPM'), 'FPM is not in the mmdet::model registry.'),
+    ],
+)
+def test_a_misspelt_entry_of_a_config_is_told_in_a_line(mmdet_ready, part, line):
+    from mmdet.registry import MODELS
+
+    from eca_mmdet.engine.failures import as_user_error
+    from eca_mmdet.utils.errors import UserError
+
+    with pytest.raises(UserError, match=re.escape(line)) as raised, as_user_error(None):
+        MODELS.build(part)
+    assert raised.value.code == 'config-invalid'
+
+
+@pytest.mark.parametrize(
+    'error',
+    [
+        RuntimeError('a bug'),
+        OSError(22, 'x'),
+        KeyError(1),
+        TypeError("A.__init__() got an unexpected keyword argument 'b'"),
+    ],
 )
 def test_bugs_keep_their_stack_trace(mmdet_ready, error):
     from eca_mmdet.engine.failures import as_user_error

@@ -202,6 +202,18 @@ def test_the_size_of_a_wrapped_dataset(cfg):
         assert [s.scale for s in steps if s.type == 'Resize'] == [(640, 384)]
 
 
+@pytest.mark.parametrize(
+    'section, entry, value',
+    [('train_dataloader', 'batch_size', 'x'), ('train_cfg', 'max_epochs', 0)],
+)
+def test_a_number_that_is_none_is_left_to_the_checks(cfg, section, entry, value):
+    """They name it; here is no schedule to keep the shape of."""
+    cfg[section][entry] = value
+    before = cfg.param_scheduler
+    apply_settings(cfg, Settings(image_size=(64,)))
+    assert cfg.param_scheduler == before
+
+
 def _by_steps(cfg):
     cfg.train_cfg = dict(type='IterBasedTrainLoop', max_iters=9)
 

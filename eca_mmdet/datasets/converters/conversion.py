@@ -177,7 +177,8 @@ def convert(
     path, choices = Path(path), choices or Choices()
     kind = kind_of(path)
     if kind is None:
-        raise UserError(_unknown(path), code='unsupported-format')
+        code = 'unsupported-format' if path.exists() else 'file-not-found'
+        raise UserError(_unknown(path), code=code)
     unused = {'yolo': choices[2:], 'voc': choices[:2]}.get(kind, choices)
     if any(choice is not None for choice in unused):
         raise UserError(
