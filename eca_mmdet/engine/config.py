@@ -129,7 +129,6 @@ def silence_known_warnings() -> None:
         'torch.utils.checkpoint: the use_reentrant',  # mmdet, with_cp=True
         'Setting (OMP|MKL)_NUM_THREADS environment',  # mmengine, on what it sets
         '`broadcast_buffers` is deprecated',  # torch, on mmengine's wrapper
-        "'pin_memory' argument is set as true but no accelerator",  # torch, on CPU
     ):
         warnings.filterwarnings('ignore', f'.*{message}')
 
