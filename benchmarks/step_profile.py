@@ -80,8 +80,8 @@ class Parts:
         self.seconds[before] += now - self._time
         if self.counter is not None:
             if forward:
-                self.kept[before] += self.counter.now - self._live
-            self._live = self.counter.now
+                self.kept[before] += self.counter.alive_bytes - self._live
+            self._live = self.counter.alive_bytes
             self.counter.part = part
         self._time = time.process_time()
         return before
