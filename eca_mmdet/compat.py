@@ -215,6 +215,18 @@ def batch_norm_base() -> Any:
     return _BatchNorm
 
 
+def compile_any_size(module: Any) -> None:
+    """Put a module through torch.compile in place, for inputs of any size.
+
+    Graphs that another process left in AOTAutograd's cache are not used: torch 2.14
+    takes the strides of that process's first input for those of every input.
+    """
+    from torch._functorch import config
+
+    config.enable_autograd_cache = False
+    module.compile(dynamic=True)
+
+
 @contextlib.contextmanager
 def not_compiled(model: Any) -> Iterator[None]:
     """Run what ``Module.compile`` compiled as it is, with the hooks of its layers."""

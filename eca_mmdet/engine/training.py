@@ -193,7 +193,7 @@ def compile_features(model: Any) -> None:
             code='unsupported-model',
         )
     for part in parts:
-        part.compile(dynamic=True)
+        compat.compile_any_size(part)
 
 
 def set_tolerance(

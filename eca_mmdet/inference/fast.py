@@ -67,7 +67,7 @@ def make_fast(detector: nn.Module, compiled: bool = False) -> Any:
             )
         fast.extracted = 0
     if compiled:
-        fast.backbone.compile(dynamic=True)
+        compat.compile_any_size(fast.backbone)
         fast.to_compare = True
     return fast
 
