@@ -154,7 +154,7 @@ def profile(config: str, data: Path, args: argparse.Namespace) -> None:
     tallies = counter.parts.values()
     counter.parts['all'] = Tally(
         *map(sum, zip(*((one.operators, one.moved) for one in tallies), strict=True)),
-        counter.highest,
+        counter.peak_bytes,
     )
     kept['all'] = sum(kept.values())
     seconds = {part: statistics.median(one[part] for one in rounds[1:])
