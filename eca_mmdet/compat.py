@@ -39,8 +39,11 @@ def skipping_metafiles() -> Iterator[None]:
 @contextlib.contextmanager
 def formatting_once() -> Iterator[None]:
     """Let the copies of a config that a run logs and stores be formatted once."""
+    from mmengine.config import config
     from yapf.yapflib import yapf_api
 
+    # mmengine 0.10 imports the function, onedl-mmengine the module.
+    users = [user for user in (yapf_api, config) if hasattr(user, 'FormatCode')]
     format_code = yapf_api.FormatCode
     known: dict[str, Any] = {}
 
@@ -50,11 +53,13 @@ def formatting_once() -> Iterator[None]:
             known[key] = format_code(text, **style)
         return known[key]
 
-    yapf_api.FormatCode = format_new
+    for user in users:
+        user.FormatCode = format_new
     try:
         yield
     finally:
-        yapf_api.FormatCode = format_code
+        for user in users:
+            user.FormatCode = format_code
 
 
 # --- mmengine: runner -----------------------------------------------------------------

@@ -195,6 +195,20 @@ def compiled_parts(folder):
     assert frames == [1]
 
 
+@check('torch', compat.compile_any_size)
+def compiled_for_any_size(folder):
+    from torch._functorch import config
+
+    model = nn.Linear(1, 1)
+    before = config.enable_autograd_cache
+    try:
+        compat.compile_any_size(model)
+        assert not config.enable_autograd_cache
+    finally:
+        config.enable_autograd_cache = before
+    assert model._compiled_call_impl is not None
+
+
 @check('torch', compat.version_of)
 def versions(folder):
     values = torch.zeros(4)
