@@ -115,8 +115,8 @@ def _train_all(
             progress.update(task, description=title)
             record, how = record_of(run, folder), 'measured before'
             if record is None:
-                console.print(f'{title}: training', markup=False)
                 try:
+                    console.print(f'{title}: training', markup=False)
                     record = train(run, folder)
                 except KeyboardInterrupt:
                     console.print(
