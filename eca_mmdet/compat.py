@@ -11,7 +11,21 @@ import contextlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
-# --- mmengine: configs ----------------------------------------------------------------
+
+@contextlib.contextmanager
+def replaced(owner: Any, **attributes: Any) -> Iterator[None]:
+    """Replace attributes of a module or another object inside of a block."""
+    before = {name: getattr(owner, name) for name in attributes}
+    try:
+        for name, value in attributes.items():
+            setattr(owner, name, value)
+        yield
+    finally:
+        for name, value in before.items():
+            setattr(owner, name, value)
+
+
+# --- mmengine -------------------------------------------------------------------------
 
 
 @contextlib.contextmanager
@@ -29,11 +43,8 @@ def skipping_metafiles() -> Iterator[None]:
             raise ValueError(f'{name} is in no metafile')
         return find(package, name)
 
-    config._get_external_cfg_path = find_listed
-    try:
+    with replaced(config, _get_external_cfg_path=find_listed):
         yield
-    finally:
-        config._get_external_cfg_path = find
 
 
 @contextlib.contextmanager
@@ -53,16 +64,10 @@ def formatting_once() -> Iterator[None]:
             known[key] = format_code(text, **style)
         return known[key]
 
-    for user in users:
-        user.FormatCode = format_new
-    try:
-        yield
-    finally:
+    with contextlib.ExitStack() as stack:
         for user in users:
-            user.FormatCode = format_code
-
-
-# --- mmengine: runner -----------------------------------------------------------------
+            stack.enter_context(replaced(user, FormatCode=format_new))
+        yield
 
 
 def train_loop(runner: Any) -> Any:
@@ -102,8 +107,6 @@ def differs_by_rank(runner: Any) -> bool:
     return bool(runner._randomness_cfg.get('diff_rank_seed', False))
 
 
-# --- mmengine: optimizers -------------------------------------------------------------
-
 SCHEDULER_RATES = ('base_values', '_last_value')
 """Entries of a scheduler's state that hold learning rates."""
 
@@ -135,9 +138,6 @@ def updates_each_step(optim_wrapper: Any) -> bool:
     return not own and getattr(optim_wrapper, '_accumulative_counts', 1) == 1
 
 
-# --- mmengine: models -----------------------------------------------------------------
-
-
 def has_plain_train_step(model: Any) -> bool:
     """Tell whether a model, DDP's wrapper included, trains as mmengine's do."""
     from mmengine.model import BaseModel, MMDistributedDataParallel
@@ -151,9 +151,6 @@ def has_plain_train_step(model: Any) -> bool:
 def forward_losses(model: Any, data: Any) -> Any:
     """Run the forward pass of a training step on preprocessed data."""
     return model._run_forward(data, mode='loss')
-
-
-# --- mmengine: initialisation of weights ----------------------------------------------
 
 
 def is_inside_init_weights(module: Any) -> bool:
@@ -181,7 +178,7 @@ def paste_masks(masks: Any, boxes: Any, height: int, width: int) -> Any:
     return _do_paste_mask(masks, boxes, height, width, skip_empty=False)[0]
 
 
-# --- torch: tensors -------------------------------------------------------------------
+# --- torch ----------------------------------------------------------------------------
 
 
 def copy_tensors(targets: list[Any], sources: list[Any]) -> None:
@@ -201,9 +198,6 @@ def no_dispatch_modes() -> contextlib.AbstractContextManager[Any]:
     from torch.utils import _python_dispatch
 
     return _python_dispatch._disable_current_modes()
-
-
-# --- torch: modules -------------------------------------------------------------------
 
 
 def norm_base() -> Any:
@@ -287,9 +281,6 @@ def set_state_metadata(state: Any, metadata: Any) -> None:
     state._metadata = metadata
 
 
-# --- torch: tracing, export -----------------------------------------------------------
-
-
 def functorch_transforms_active() -> bool:
     """Tell whether a transform of ``torch.func`` is running."""
     import torch
@@ -311,32 +302,17 @@ def silent_onnx_log() -> Iterator[None]:
     """Keep torch 2.14 from printing graphs: its switch takes a function for a flag."""
     import torch
 
-    log = getattr(torch._C, '_jit_onnx_log', None)
-    if log is None:
+    there = hasattr(torch._C, '_jit_onnx_log')
+    silent = {'_jit_onnx_log': lambda *_: None} if there else {}
+    with replaced(torch._C, **silent):
         yield
-        return
-    setattr(torch._C, '_jit_onnx_log', lambda *_: None)  # noqa: B010
-    try:
-        yield
-    finally:
-        setattr(torch._C, '_jit_onnx_log', log)  # noqa: B010
 
 
-# --- torch: data loaders --------------------------------------------------------------
-
-
-def worker_iterator(loader: Any) -> Any:
-    """Return the iterator that a data loader keeps with its workers, or None."""
-    return getattr(loader, '_iterator', None)
-
-
-def forget_worker_iterator(loader: Any) -> None:
-    """Make a data loader start new workers for the next iteration."""
-    if hasattr(loader, '_iterator'):
-        loader._iterator = None
-
-
-def shut_down_workers(iterator: Any) -> None:
-    """End the processes of a data loader's iterator, if it has any."""
-    if hasattr(iterator, '_shutdown_workers'):
-        iterator._shutdown_workers()
+def end_workers(loop: Any) -> None:
+    """End the processes of a loop's data loader; its next iteration starts new ones."""
+    for holder in (loop.dataloader, getattr(loop, 'dataloader_iterator', None)):
+        iterator = getattr(holder, '_iterator', None)
+        if hasattr(iterator, '_shutdown_workers'):
+            iterator._shutdown_workers()
+    if hasattr(loop.dataloader, '_iterator'):  # the next loop would wait for them
+        loop.dataloader._iterator = None

@@ -6,6 +6,7 @@ which library and which function.
 
 import importlib
 import inspect
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -73,6 +74,18 @@ def runner_in(folder, **config):
         log_level='ERROR',
         **config,
     )
+
+
+@check('no library', compat.replaced)
+def attributes(folder):
+    owner = SimpleNamespace(a=1, b=2)
+    with pytest.raises(KeyError), compat.replaced(owner, a=3):
+        assert (owner.a, owner.b) == (3, 2)
+        raise KeyError
+    assert (owner.a, owner.b) == (1, 2)
+    with pytest.raises(AttributeError), compat.replaced(owner, a=3, c=4):
+        pass
+    assert owner == SimpleNamespace(a=1, b=2)
 
 
 @check('mmengine', compat.skipping_metafiles, compat.formatting_once)
@@ -412,24 +425,17 @@ def onnx_log(folder):
         getattr(torch._C, '_jit_onnx_log', print)('')
 
 
-@check(
-    'torch',
-    compat.worker_iterator,
-    compat.forget_worker_iterator,
-    compat.shut_down_workers,
-)
+@check('torch', compat.end_workers)
 def workers(folder):
     loader = torch.utils.data.DataLoader([1, 2], num_workers=1, persistent_workers=True)
-    assert compat.worker_iterator(loader) is None
-    next(iter(loader))
-    iterator = compat.worker_iterator(loader)
-    processes = iterator._workers
-    assert all(process.is_alive() for process in processes)
-    compat.shut_down_workers(iterator)
-    assert not any(process.is_alive() for process in processes)
-    compat.forget_worker_iterator(loader)
-    assert [batch.item() for batch in loader] == [1, 2]  # new workers
-    compat.shut_down_workers(compat.worker_iterator(loader))
+    loop = SimpleNamespace(dataloader=loader)
+    compat.end_workers(loop)  # there are none yet
+    for _ in range(2):
+        assert [batch.item() for batch in loader] == [1, 2]  # new workers
+        processes = loader._iterator._workers
+        assert all(process.is_alive() for process in processes)
+        compat.end_workers(loop)
+        assert not any(process.is_alive() for process in processes)
 
 
 OVERRIDDEN = [

@@ -20,7 +20,7 @@ from rich.progress import Progress
 from eca_mmdet import registration
 from eca_mmdet.catalog.mechanisms import KEYS, find_mechanism
 from eca_mmdet.demo.run import TASKS, compose, shorten
-from eca_mmdet.engine.run_lock import RunLock
+from eca_mmdet.engine.checkpointing import locked_folder
 from eca_mmdet.evaluation.coco_eval import versions
 from eca_mmdet.evaluation.tables import render
 from eca_mmdet.utils.errors import CommandError, UserError
@@ -91,7 +91,7 @@ def compare(
     }
     # Seed by seed, so that what an interruption leaves is a comparison of fewer seeds.
     order = [runs[name][seed] for seed in range(seeds) for name in mechanisms]
-    with RunLock(out, 'comparison', '--out'):
+    with locked_folder(out, 'comparison', '--out'):
         records = _train_all(order, out / 'runs', console)
         console.print('counting and timing ...')
         counted = costs([runs[name][0] for name in mechanisms])

@@ -1,8 +1,15 @@
-"""Checkpoints of a training: written whole or not at all, and found again to resume."""
+"""The work folder of a training: its lock, and checkpoints, whole and found again."""
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import json
 import logging
+import os
+import socket
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,6 +22,10 @@ from eca_mmdet.utils.errors import UserError, WeightsError
 from eca_mmdet.utils.io import whole_file
 
 logger = logging.getLogger(__name__)
+
+_LOCK = '.training'
+# What file systems without such locks say: no protection there.
+_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 
 BACKEND = 'whole_files'
 POINTER = 'last_checkpoint'
@@ -56,24 +67,10 @@ def write_whole_files(runner: Any) -> None:
     register_backend(BACKEND, WholeFiles, force=True)
     WholeFiles._outdated.clear()
     for hook in runner.hooks:
-        if not isinstance(hook, CheckpointHook):
-            continue
-        remote = '://' in str(hook.out_dir or runner.work_dir)
-        if not (hook.backend_args or hook.file_client_args or remote):
-            hook.backend_args = {'backend': BACKEND}
-
-
-def remove_partial(folder: str | Path) -> None:
-    """Remove what a killed training had begun to write in its work folder."""
-    for name in ('*.pth', POINTER):
-        for path in Path(folder).glob(f'.{name}.*.partial'):
-            path.unlink(missing_ok=True)
-
-
-def point_to(checkpoint: Path) -> None:
-    """Make ``--resume`` take this checkpoint."""
-    with whole_file(checkpoint.with_name(POINTER)) as partial:
-        partial.write_text(str(checkpoint))
+        if isinstance(hook, CheckpointHook):
+            remote = '://' in str(hook.out_dir or runner.work_dir)
+            if not (hook.backend_args or hook.file_client_args or remote):
+                hook.backend_args = {'backend': BACKEND}
 
 
 def resume_from(cfg: Any, checkpoint: str | None) -> None:
@@ -88,6 +85,7 @@ def resume_from(cfg: Any, checkpoint: str | None) -> None:
     if not checkpoint:
         require_no_checkpoints(cfg.work_dir)
         return
+    meta: dict[str, Any] = {}
     if checkpoint == 'auto':
         point = find_checkpoint(cfg.work_dir)
         if point is None:
@@ -95,16 +93,14 @@ def resume_from(cfg: Any, checkpoint: str | None) -> None:
                 f'nothing to resume in {cfg.work_dir}: starting from the beginning'
             )
             return
-    elif is_address(checkpoint):
-        cfg.resume, cfg.load_from = True, checkpoint
-        return
-    else:
-        path = Path(checkpoint)
-        point = ResumePoint(path, read_meta(path))
-    if point.note:
-        logger.info(f'resuming from {point.path}, since {point.note}')
-    cfg.resume, cfg.load_from = True, str(point.path)
-    seed = point.meta.get('seed')
+        checkpoint, meta, note = str(point.path), point.meta, point.note
+        if note:
+            logger.info(f'resuming from {checkpoint}, since {note}')
+    elif not is_address(checkpoint):
+        checkpoint = str(Path(checkpoint))
+        meta = read_meta(checkpoint)
+    cfg.resume, cfg.load_from = True, checkpoint
+    seed = meta.get('seed')
     if isinstance(seed, int):
         cfg.randomness = {**(cfg.get('randomness') or {}), 'seed': seed}
 
@@ -137,20 +133,22 @@ def read_meta(checkpoint: str | Path) -> dict[str, Any]:
     file = read_checkpoint(str(checkpoint))
     counts = [file.meta.get(key) for key in ('epoch', 'iter')]
     if not all(isinstance(n, int) and n >= 0 for n in counts):
-        raise WeightsError(
-            f'{checkpoint} does not say at which step it was written: it is not a '
-            'training checkpoint and cannot be resumed. To start from its weights: '
-            '--cfg-options load_from=FILE.',
-            code='checkpoint-incomplete',
+        reason = (
+            'does not say at which step it was written: it is not a training '
+            'checkpoint and cannot be resumed'
         )
-    if 'optimizer' not in file.extras:
-        raise WeightsError(
-            f'{checkpoint} holds no optimizer state (save_optimizer=False, or a '
-            'published file): training cannot go on from it. To start from its '
-            'weights: --cfg-options load_from=FILE.',
-            code='checkpoint-incomplete',
+    elif 'optimizer' not in file.extras:
+        reason = (
+            'holds no optimizer state (save_optimizer=False, or a published file): '
+            'training cannot go on from it'
         )
-    return dict(file.meta)
+    else:
+        return dict(file.meta)
+    raise WeightsError(
+        f'{checkpoint} {reason}. To start from its weights: --cfg-options '
+        'load_from=FILE.',
+        code='checkpoint-incomplete',
+    )
 
 
 def find_checkpoint(folder: str | Path) -> ResumePoint | None:
@@ -195,3 +193,89 @@ def named_checkpoint(folder: str | Path) -> Path | None:
     path = Path(text)  # relative to the folder in which training was started
     beside = Path(folder) / path.name
     return beside if beside.is_file() or not path.is_file() else path
+
+
+@contextlib.contextmanager
+def locked_folder(
+    folder: str | Path, work: str = 'training', option: str = '--work-dir'
+) -> Iterator[str]:
+    """Hold a work folder, made if need be, for the time of a ``with`` block.
+
+    The kernel releases it when the process ends, however it ends; the content of the
+    file then stays. Yields the last holder if it was killed ('process 7 on HOST, since
+    DATE'), or ''; checkpoints that it had begun to write are removed. ``work`` and
+    ``option`` are for messages.
+    """
+    path = Path(folder) / _LOCK
+    folder = path.parent
+    try:
+        # Innermost first.
+        made = [parent for parent in path.parents if not parent.exists()]
+        folder.mkdir(parents=True, exist_ok=True)
+        file = open(path, 'a+', encoding='utf-8', errors='replace')
+        held = not (_lock(file) and _is_there(path, file))
+    except OSError as error:
+        raise UserError(
+            f'nothing can be written to the work folder {folder}: {error.strerror}. '
+            f'Name another with {option}.',
+            code='file-not-written',
+        ) from error
+    with file:
+        file.seek(0)
+        holder = _describe(file.read())
+        if held:
+            raise UserError(
+                f'{folder} is the work folder of a {work} that runs now '
+                f'({holder or "unknown"}). Wait for it, or name another with {option}.',
+                code='folder-in-use',
+            )
+        file.truncate(0)
+        since = time.strftime('%Y-%m-%d %H:%M:%S')
+        text = {'process': os.getpid(), 'host': socket.gethostname(), 'since': since}
+        file.write(json.dumps(text) + '\n')
+        file.flush()
+        for name in ('*.pth', POINTER):
+            for partial in folder.glob(f'.{name}.*.partial'):
+                partial.unlink(missing_ok=True)
+        try:
+            yield holder
+        finally:
+            path.unlink(missing_ok=True)
+            file.close()
+            with contextlib.suppress(OSError):
+                for parent in made:  # a training that was rejected leaves nothing
+                    parent.rmdir()
+
+
+def _is_there(path: Path, file: Any) -> bool:
+    """Return whether an open file still has its name; its last holder removes it."""
+    try:
+        return os.path.samestat(os.stat(path), os.fstat(file.fileno()))
+    except FileNotFoundError:
+        return False
+
+
+def _lock(file: Any) -> bool:
+    """Lock a file for this process; False if another has it."""
+    try:
+        import fcntl
+    except ImportError:  # Windows: no protection
+        return True
+    try:
+        # Unlike flock's, workers that outlive their parent do not keep this lock.
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):
+        return False
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
+    return True
+
+
+def _describe(text: str) -> str:
+    """Return the process that wrote the file; '' if there is none."""
+    try:
+        content = json.loads(text)
+        return 'process {process:d} on {host:.99}, since {since:.19}'.format(**content)
+    except (ValueError, TypeError, KeyError):
+        return ''

@@ -303,6 +303,31 @@ def set_work_dir(cfg: Any, work_dir: str | Path | None) -> None:
         cfg.work_dir = str(Path('work_dirs') / Path(cfg.filename or 'config').stem)
 
 
+def set_randomness(cfg: Any, seed: int | None, deterministic: bool) -> None:
+    """Write the caller's choices over the config's ``randomness``.
+
+    Without any seed mmengine draws one. ``deterministic`` uses only PyTorch's
+    deterministic algorithms: an operator without one ends the run, so that a difference
+    in the weights is never silent.
+    """
+    randomness = cfg.get('randomness') or {}
+    if not isinstance(randomness, dict):
+        raise UserError(
+            f'randomness of {cfg.filename} must be a dict; got {randomness!r}.',
+            code='config-invalid',
+        )
+    randomness = dict(randomness)
+    if seed is not None:
+        randomness['seed'] = seed
+    if deterministic:
+        randomness['deterministic'] = True
+        # cuBLAS reads it when the first CUDA context is made; PyTorch asks for it.
+        os.environ.setdefault('CUBLAS_WORKSPACE_CONFIG', ':4096:8')
+    if randomness:
+        randomness.setdefault('seed', None)  # mmengine's argument has no default
+        cfg.randomness = randomness
+
+
 def start_from_scratch(cfg: Any) -> None:
     """Drop the backbone's weights, and thaw what is frozen because of them."""
     backbone = cfg.model.backbone

@@ -1,30 +1,74 @@
-"""Batches from any point of an epoch, and datasets that name broken images."""
+"""Batches and random numbers of any point of an epoch, and broken images by name.
+
+mmengine seeds the weights and the order of the images, and writes the seed into the log
+and each checkpoint, also one it drew itself. All other random numbers are a function of
+that seed and of the position in training, not of what was drawn before: a resumed run
+draws what the uninterrupted one would have, with any number of data loader workers, and
+no generator's state has to be saved.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
+import functools
 import multiprocessing.sharedctypes
+import random
 import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+import torch
 from mmengine.dist import get_dist_info
 from mmengine.registry import DATA_SAMPLERS, DATASETS
 from torch.utils.data import BatchSampler, Dataset, Sampler, get_worker_info
 
 from eca_mmdet.datasets.images import read_size
-from eca_mmdet.engine.seeding import seed_sample
 from eca_mmdet.utils.errors import RunError
 from eca_mmdet.utils.text import printable
 
 _MIXING = ('MultiImageMixDataset', 'mmdet.MultiImageMixDataset')
-_OWN = ('dataset', '_seed', '_tolerated', '_list', '_loading', '_tied')
+_OWN = ('dataset', '_seed', '_tolerated', '_list', '_loading')
 """Attributes of ``FaultTolerantDataset`` itself."""
 
-_DIE_WITH_PARENT = 1
-"""PR_SET_PDEATHSIG of Linux."""
+_STEP, _SAMPLE = 1, 2
+_Words = npt.NDArray[np.uint32]
+
+
+def seed_step(seed: int, rank: int, step: int) -> None:
+    """Seed every generator of this process (``rank``), for one training step."""
+    words = _words(seed, _STEP, rank, step)
+    _seed_python_and_numpy(words)
+    torch.manual_seed(_as_int(words))  # of all devices
+
+
+def seed_sample(seed: int, epoch: int, number: int) -> None:
+    """Seed the generators that a data pipeline uses, for one image.
+
+    ``number`` counts the draws of an epoch over all processes.
+    """
+    words = _words(seed, _SAMPLE, epoch, number)
+    _seed_python_and_numpy(words)
+    torch.default_generator.manual_seed(_as_int(words))  # pipelines run on the CPU
+
+
+def _words(*entropy: int) -> _Words:
+    """Return 4 well-mixed 32-bit words; neighbouring arguments give unlike words."""
+    # SeedSequence takes no negative numbers, and mmengine's seed may be any int.
+    sequence = np.random.SeedSequence([value % 2**64 for value in entropy])
+    return sequence.generate_state(4).astype(np.uint32)
+
+
+def _as_int(words: _Words) -> int:
+    return int(words[0]) << 32 | int(words[1])
+
+
+def _seed_python_and_numpy(words: _Words) -> None:
+    random.seed(_as_int(words[2:]))
+    np.random.seed(words)
 
 
 class SampleIndex(int):
@@ -149,7 +193,6 @@ class FaultTolerantDataset(Dataset[Any]):
         self._seed = seed
         self._tolerated = tolerated
         self._list = bad_images
-        self._tied = False
         # What each worker is at, readable when it is dead.
         self._loading: Any = multiprocessing.sharedctypes.RawArray(
             'q', [-1] * max(1, workers)
@@ -172,9 +215,8 @@ class FaultTolerantDataset(Dataset[Any]):
     def __getitem__(self, index: int) -> Any:
         """Return one sample."""
         worker = get_worker_info()
-        if worker and not self._tied:
+        if worker:
             _tie_to_parent()
-            self._tied = True
         slot = (worker.id if worker else 0) % len(self._loading)
         at = int(index)
         for _ in range(self._tolerated + 1):
@@ -231,11 +273,13 @@ class FaultTolerantDataset(Dataset[Any]):
         )
 
 
+@functools.cache  # once in each worker
 def _tie_to_parent() -> None:
     """Let this worker end with the process that it loads for, however that ends.
 
     PyTorch's workers look for their parent as well; but one with batches that were not
     taken then waits forever for its pipe, which the others hold open.
     """
-    with contextlib.suppress(OSError, AttributeError):  # another system than Linux
-        ctypes.CDLL(None).prctl(_DIE_WITH_PARENT, signal.SIGKILL)
+    set_death_signal = 1  # PR_SET_PDEATHSIG of Linux
+    with contextlib.suppress(OSError, AttributeError):  # another system
+        ctypes.CDLL(None).prctl(set_death_signal, signal.SIGKILL)

@@ -77,6 +77,13 @@ def count_processes(launcher: str) -> int:
     return int(os.environ.get(VARIABLES[launcher][1]) or 1)
 
 
+def unwrapped(model: Any) -> Any:
+    """Return the model inside of the wrapper that a distributed job puts around it."""
+    from mmengine.model import is_model_wrapper
+
+    return model.module if is_model_wrapper(model) else model
+
+
 def set_timeout(cfg: Any, seconds: int | None) -> None:
     """Bound how long a process waits for the others, in ``env_cfg.dist_cfg.timeout``.
 
@@ -186,7 +193,4 @@ def ending_workers(runner: Any) -> Iterator[None]:
         yield
     finally:
         for loop in compat.built_loops(runner):
-            loader = loop.dataloader
-            for holder in (loader, getattr(loop, 'dataloader_iterator', None)):
-                compat.shut_down_workers(compat.worker_iterator(holder))
-            compat.forget_worker_iterator(loader)  # the next loop would wait for them
+            compat.end_workers(loop)

@@ -24,6 +24,48 @@ _DISK = {
     errno.EIO: 'the disk does not answer',
 }
 
+_OUT_OF_MEMORY = (
+    'the memory of {} ran out. Smaller batches (--cfg-options '
+    'train_dataloader.batch_size=1; the learning rate follows), --amp on a GPU, or '
+    'recomputing (model.backbone.with_cp=True) help.'
+)
+_OUT_OF_GPU_MEMORY = (
+    'out of memory',  # torch.cuda.OutOfMemoryError too
+    'CUDNN_STATUS_ALLOC_FAILED',
+    'CUDNN_STATUS_NOT_INITIALIZED',  # it cannot create its handle then, either
+    'CUBLAS_STATUS_ALLOC_FAILED',
+    'CUBLAS_STATUS_NOT_INITIALIZED',
+)
+_MEMORY_OF_WORKERS = (
+    'Most often memory ran out: fewer workers (--cfg-options '
+    "train_dataloader.num_workers=1) or more memory helps; the kernel's log (dmesg) "
+    'says so.'
+)
+_DECODER = (
+    'A decoder that crashes on one of these files is the usual reason: eca-mmdet '
+    'check-data reads them all.'
+)
+_MEANINGS = (
+    (
+        ("can't allocate memory",),
+        'out-of-memory',
+        _OUT_OF_MEMORY.format('this machine'),
+    ),
+    (_OUT_OF_GPU_MEMORY, 'out-of-memory', _OUT_OF_MEMORY.format('the GPU')),
+    (
+        ('No working C++ compiler', 'working triton installation'),
+        'package-missing',
+        'torch.compile finds no compiler: C++ for a CPU, Triton for a GPU. Install it, '
+        'or leave out --compile.',
+    ),
+    (
+        ('No space left on device',),
+        'disk-full',
+        'the disk or /dev/shm is full. Make room, or use fewer workers.',
+    ),
+)
+"""Texts in RuntimeErrors of PyTorch, with code and message."""
+
 _MISTAKE = re.compile(
     r"\w+\.__init__\(\) got an unexpected keyword argument '\w+'"
     r'|\S+ is not in the \S+ registry'
@@ -52,7 +94,8 @@ def as_user_error(runner: Any) -> Iterator[None]:
     except MemoryError as error:
         if runner is None:
             raise
-        raise RunError(_out_of_memory('this machine'), code='out-of-memory') from error
+        line = _OUT_OF_MEMORY.format('this machine')
+        raise RunError(line, code='out-of-memory') from error
     except FileNotFoundError as error:
         if runner is None:
             raise
@@ -77,6 +120,14 @@ def as_user_error(runner: Any) -> Iterator[None]:
             raise
         raise UserError(mistake, code='config-invalid') from error
     except RuntimeError as error:
+        if 'does not have a deterministic implementation' in str(error):
+            operator = str(error).split(' ')[0]
+            raise UserError(
+                f'--deterministic: PyTorch has no deterministic {operator} for this '
+                'device, so that two runs could differ. Train without it, or on the '
+                'CPU.',
+                code='unsupported-model',
+            ) from error
         explained = None if runner is None else _explain(error, runner)
         if explained is None:
             raise
@@ -99,56 +150,22 @@ def _explain(error: RuntimeError, runner: Any) -> RunError | None:
     """Return what a RuntimeError of PyTorch means for the user, None if unknown."""
     text = str(error)
     if 'DataLoader worker' in text and ('killed' in text or 'exited' in text):
-        killed = 'Killed' in text
         files = _being_loaded(runner)
         at = f' while it read one of: {", ".join(files)}' if files else ''
-        why = (
-            'Most often memory ran out: fewer workers (--cfg-options '
-            "train_dataloader.num_workers=1) or more memory helps; the kernel's log "
-            '(dmesg) says so.'
-            if killed
-            else 'A decoder that crashes on one of these files is the usual reason: '
-            'eca-mmdet check-data reads them all.'
-        )
+        killed = 'Killed' in text
         how = 'was killed' if killed else 'died'
+        why = _MEMORY_OF_WORKERS if killed else _DECODER
         return RunError(f'a data loader worker {how}{at}. {why}', code='worker-died')
-    if "can't allocate memory" in text:
-        return RunError(_out_of_memory('this machine'), code='out-of-memory')
-    if is_out_of_gpu_memory(error):
-        return RunError(_out_of_memory('the GPU'), code='out-of-memory')
-    if 'No working C++ compiler' in text or 'working triton installation' in text:
-        return RunError(
-            'torch.compile finds no compiler: C++ for a CPU, Triton for a GPU. Install '
-            'it, or leave out --compile.',
-            code='package-missing',
-        )
-    if 'No space left on device' in text:
-        line = 'the disk or /dev/shm is full. Make room, or use fewer workers.'
-        return RunError(line, code='disk-full')
+    for forms, code, meaning in _MEANINGS:
+        if any(form in text for form in forms):
+            return RunError(meaning, code=code)
     return None
 
 
 def is_out_of_gpu_memory(error: BaseException) -> bool:
-    """Whether PyTorch, cuDNN or cuBLAS ran out of the GPU's memory.
-
-    The libraries cannot create their handles then, either.
-    """
-    forms = (
-        'out of memory',  # torch.cuda.OutOfMemoryError too
-        'CUDNN_STATUS_ALLOC_FAILED',
-        'CUDNN_STATUS_NOT_INITIALIZED',
-        'CUBLAS_STATUS_ALLOC_FAILED',
-        'CUBLAS_STATUS_NOT_INITIALIZED',
-    )
-    return isinstance(error, RuntimeError) and any(form in str(error) for form in forms)
-
-
-def _out_of_memory(where: str) -> str:
-    return (
-        f'the memory of {where} ran out. Smaller batches (--cfg-options '
-        'train_dataloader.batch_size=1; the learning rate follows), --amp on a GPU, or '
-        'recomputing (model.backbone.with_cp=True) help.'
-    )
+    """Whether PyTorch, cuDNN or cuBLAS ran out of the GPU's memory."""
+    text = str(error) if isinstance(error, RuntimeError) else ''
+    return any(form in text for form in _OUT_OF_GPU_MEMORY)
 
 
 def _being_loaded(runner: Any) -> list[str]:

@@ -7,14 +7,13 @@ from typing import Any
 
 from mmengine.dist import get_rank, get_world_size
 from mmengine.hooks import EMAHook, Hook
-from mmengine.model import is_model_wrapper
 from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop
-from torch import Tensor, nn
+from torch import Tensor
 
 from eca_mmdet import compat
-from eca_mmdet.engine.data_loading import ReplayedBatchSampler
+from eca_mmdet.engine.data_loading import ReplayedBatchSampler, seed_step
+from eca_mmdet.engine.distributed import unwrapped
 from eca_mmdet.engine.nan_guard import GuardedOptimizer, require_finite
-from eca_mmdet.engine.seeding import seed_step
 from eca_mmdet.utils.errors import RunError
 
 POSITION = 'eca_mmdet_position'
@@ -36,15 +35,9 @@ class TrainingStateHook(Hook):  # type: ignore[misc]
         if compat.is_accumulating(runner.optim_wrapper) and get_world_size() == 1:
             checkpoint[GRADIENTS] = {
                 name: parameter.grad.detach().cpu().clone()
-                for name, parameter in _named_parameters(runner.model)
+                for name, parameter in unwrapped(runner.model).named_parameters()
                 if parameter.grad is not None
             }
-
-
-def _named_parameters(model: Any) -> Iterator[tuple[str, nn.Parameter]]:
-    """Yield a model's parameters by the names they have without a DDP wrapper."""
-    unwrapped = model.module if is_model_wrapper(model) else model
-    yield from unwrapped.named_parameters()
 
 
 def restore_gradients(model: Any, gradients: Any) -> None:
@@ -57,11 +50,12 @@ def restore_gradients(model: Any, gradients: Any) -> None:
         return
     # One process under a launcher once saved the names of its DDP wrapper.
     kept = {name.removeprefix('module.'): value for name, value in gradients.items()}
-    for name, parameter in _named_parameters(model):
-        value = kept.get(name.removeprefix('module.'))
+    for name, parameter in unwrapped(model).named_parameters():
+        name = name.removeprefix('module.')
+        value = kept.get(name)
         if isinstance(value, Tensor) and value.shape == parameter.shape:
             parameter.grad = value.to(parameter.device, parameter.dtype)
-            del kept[name.removeprefix('module.')]
+            del kept[name]
     if kept:
         raise RunError(
             f'the checkpoint holds accumulated gradients of {next(iter(kept))}, which '
@@ -69,9 +63,6 @@ def restore_gradients(model: Any, gradients: Any) -> None:
             'config of the training.',
             code='checkpoint-mismatch',
         )
-
-
-_KEY = 'images_per_step'
 
 
 class ResumedBatchHook(Hook):  # type: ignore[misc]
@@ -86,13 +77,13 @@ class ResumedBatchHook(Hook):  # type: ignore[misc]
 
     def before_save_checkpoint(self, runner: Any, checkpoint: dict[str, Any]) -> None:
         """Record what the learning rate in this file belongs to."""
-        checkpoint['meta'][_KEY] = self.images
+        checkpoint['meta']['images_per_step'] = self.images
 
     def after_load_checkpoint(self, runner: Any, checkpoint: dict[str, Any]) -> None:
         """Scale the rates in the loaded file, before the optimizer takes them."""
         if not compat.is_resuming(runner):
             return
-        before = checkpoint.get('meta', {}).get(_KEY)
+        before = checkpoint.get('meta', {}).get('images_per_step')
         if before is None:
             line = f'{self.images} images a step; the checkpoint does not say its own'
         elif before == self.images:
@@ -152,23 +143,32 @@ class ExactLoop:
             dataloader, seed=runner.seed, diff_rank_seed=compat.differs_by_rank(runner)
         )
 
-    def _begin(self, epoch: int, batches: int) -> None:
-        """Set the position of the data."""
+    def _begin(self, epoch: int, batches: int, done: int, end: int, unit: str) -> None:
+        """Restore the position of the data, and gradients that were not yet applied.
+
+        ``batches`` are those of ``epoch`` that are done, for checkpoints of mmengine's
+        own Runner. ``done`` of ``end`` epochs or iterations are for the log.
+        """
         runner = self.runner
-        self._guard = GuardedOptimizer(runner, runner.on_nan, runner.interrupts)
-        # Accumulated gradients that were not yet applied.
-        counted = self._resumed_position().get('counted')
+        self._guard = GuardedOptimizer(runner)
+        position = runner.resumed_meta.get(POSITION)
+        position = position if isinstance(position, dict) else {}
+        counted, images = position.get('counted'), position.get('images')
         if isinstance(counted, int):
             compat.set_steps_counted(runner.optim_wrapper, counted)
         restore_gradients(runner.model, runner.resumed_gradients)
         runner.resumed_gradients = {}
+        self.batches_done = batches
+        if isinstance(position.get('batches'), int) and isinstance(images, int):
+            seen = position['batches'] * images  # in batches of today's size
+            self.batches_done = max(0, seen // self._images_a_batch())
         sampler = self.dataloader.batch_sampler
         if isinstance(sampler, ReplayedBatchSampler):
-            sampler.start_at(epoch, batches)
-
-    def _resumed_position(self) -> dict[str, Any]:
-        position = self.runner.resumed_meta.get(POSITION)
-        return position if isinstance(position, dict) else {}
+            sampler.start_at(epoch, self.batches_done)
+        if done >= end:
+            line = f'nothing is left to train: the checkpoint is of {unit} {done}'
+            runner.logger.info(f'{line}, and the training ends at {end}')
+        self._let_interrupt()
 
     def _step(self, batch_idx: int, batch: Any) -> None:
         runner, interrupts = self.runner, self.runner.interrupts
@@ -207,11 +207,6 @@ class ExactLoop:
         self.runner.interrupts.at_once = False
         self._let_interrupt()
 
-    def _tell_if_done(self, done: int, end: int, unit: str) -> None:
-        if done >= end:
-            line = f'nothing is left to train: the checkpoint is of {unit} {done}'
-            self.runner.logger.info(f'{line}, and the training ends at {end}')
-
     def data_position(self, meta: Any) -> dict[str, int]:
         """Return the position in the data, which a checkpoint needs to resume an epoch.
 
@@ -226,17 +221,6 @@ class ExactLoop:
 
     def _images_a_batch(self) -> int:
         return int(self.dataloader.batch_sampler.batch_size * get_world_size())
-
-    def _resumed_batches(self, default: int) -> int:
-        """Return how many batches, of today's size, the checkpoint has seen.
-
-        The default is for checkpoints of mmengine's own Runner.
-        """
-        position = self._resumed_position()
-        batches, images = position.get('batches'), position.get('images')
-        if not (isinstance(batches, int) and isinstance(images, int)):
-            return default
-        return max(0, batches * images // self._images_a_batch())
 
 
 class ExactEpochLoop(ExactLoop, EpochBasedTrainLoop):  # type: ignore[misc]
@@ -255,10 +239,7 @@ class ExactEpochLoop(ExactLoop, EpochBasedTrainLoop):  # type: ignore[misc]
         """
         self.runner.interrupts.at_once = False
         self.runner.call_hook('before_train')
-        self.batches_done = self._resumed_batches(default=0)
-        self._begin(self._epoch, self.batches_done)
-        self._tell_if_done(self._epoch, self._max_epochs, 'epoch')
-        self._let_interrupt()
+        self._begin(self._epoch, 0, self._epoch, self._max_epochs, 'epoch')
         if self._epoch and not self.batches_done:
             self._validate_if_due(self._epoch, self._max_epochs)
         while self._epoch < self._max_epochs and not self.stop_training:
@@ -304,10 +285,7 @@ class ExactIterLoop(ExactLoop, IterBasedTrainLoop):  # type: ignore[misc]
         self.runner.interrupts.at_once = False
         self.runner.call_hook('before_train')
         self.runner.call_hook('before_train_epoch')
-        self.batches_done = self._resumed_batches(default=self._iter)
-        self._begin(0, self.batches_done)
-        self._tell_if_done(self._iter, self._max_iters, 'step')
-        self._let_interrupt()
+        self._begin(0, self._iter, self._iter, self._max_iters, 'step')
         if self._iter:
             self._validate_if_due(self._iter, self._max_iters)
         batches = iter(self.dataloader)

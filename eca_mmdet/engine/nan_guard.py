@@ -5,28 +5,18 @@ from __future__ import annotations
 import contextlib
 import functools
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from mmengine.dist import all_gather_object, get_rank, is_distributed
-from mmengine.model import is_model_wrapper
 from mmengine.optim import OptimWrapper
 from torch import Tensor, nn
 
 from eca_mmdet import compat
-from eca_mmdet.engine.failures import Interrupts, is_out_of_gpu_memory
-from eca_mmdet.engine.seeding import seed_step
+from eca_mmdet.engine.data_loading import seed_step
+from eca_mmdet.engine.distributed import unwrapped
+from eca_mmdet.engine.failures import is_out_of_gpu_memory
 from eca_mmdet.utils.errors import RunError
-
-
-@dataclass
-class OnNan:
-    """What to do about losses that are not finite: stop, or skip up to ``limit``."""
-
-    skip: bool = False
-    limit: int = 10
 
 
 class NotFiniteError(RunError):
@@ -50,12 +40,11 @@ class GuardedOptimizer:
     loss of the box head), and DDP would wait for their gradients forever.
 
     It also makes all processes of a job stop at the same step, when one is interrupted.
+    ``nan_limit`` and ``interrupts`` are the runner's.
     """
 
-    def __init__(self, runner: Any, on_nan: OnNan, interrupts: Interrupts) -> None:
+    def __init__(self, runner: Any) -> None:
         self._runner = runner
-        self._on_nan = on_nan
-        self._interrupts = interrupts
         self._skipped = 0
         self._own = True  # this process has the loss that is not finite
         self._kept = functools.cache(torch.empty_like)  # a buffer for each statistic
@@ -74,7 +63,9 @@ class GuardedOptimizer:
             step = runner.model.train_step(batch, optim_wrapper=runner.optim_wrapper)
             return dict(step)
         counted = compat.steps_counted(runner.optim_wrapper)
-        statistics = _norm_statistics(runner.model) if self._on_nan.skip else []
+        statistics = (
+            _norm_statistics(runner.model) if runner.nan_limit is not None else []
+        )
         kept = list(map(self._kept, statistics))
         _copy_all(kept, statistics)
         try:
@@ -89,7 +80,7 @@ class GuardedOptimizer:
                 raise
         message = self._describe(batch)
         self._skipped += 1
-        if not self._on_nan.skip or self._skipped > self._on_nan.limit:
+        if runner.nan_limit is None or self._skipped > runner.nan_limit:
             raise NotFiniteError(f'{message} {self._advice()}')
         _copy_all(statistics, kept)
         if compat.updates_each_step(runner.optim_wrapper):
@@ -97,7 +88,7 @@ class GuardedOptimizer:
         compat.set_steps_counted(runner.optim_wrapper, counted)
         runner.logger.warning(
             f'{message} The batch is left out ({self._skipped} of at most '
-            f'{self._on_nan.limit}).'
+            f'{runner.nan_limit}).'
         )
         return None
 
@@ -106,7 +97,7 @@ class GuardedOptimizer:
         model = self._runner.model
         if not compat.has_plain_train_step(model):
             return dict(model.train_step(batch, optim_wrapper=self))
-        module = _unwrapped(model)
+        module = unwrapped(model)
         with self.optim_context(model):
             losses = compat.forward_losses(model, module.data_preprocessor(batch, True))
         loss, logged = module.parse_losses(losses)
@@ -116,9 +107,9 @@ class GuardedOptimizer:
 
     def update_params(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
         """Apply a loss, if it is finite in every process."""
-        wrapper = self._runner.optim_wrapper
+        wrapper, interrupts = self._runner.optim_wrapper, self._runner.interrupts
         bad = ~torch.isfinite(loss.detach()).all()
-        asked = loss.new_full((), self._interrupts.requested, dtype=torch.long)
+        asked = loss.new_full((), interrupts.requested, dtype=torch.long)
         logged = {
             name: value.detach()
             for name, value in self._logged.items()
@@ -138,7 +129,7 @@ class GuardedOptimizer:
             wrapper.backward(wrapper.scale_loss(loss))
         while copied and not copied.query():  # in Python, where ctrl-C is heard
             time.sleep(1e-4)
-        any_bad, self._interrupts.agreed, own = map(int, host[:3].tolist())
+        any_bad, interrupts.agreed, own = map(int, host[:3].tolist())
         if any_bad:
             self._own = bool(own)
             raise _NotFinite
@@ -160,8 +151,10 @@ class GuardedOptimizer:
         for blocks in (False, True):
             seed_step(runner.seed, rank, runner.iter)
             context = runner.optim_wrapper.optim_context(runner.model)
-            model = _unwrapped(runner.model)
-            with context, _alone(), compat.not_compiled(model):
+            model = unwrapped(runner.model)
+            # Layers and losses do not talk to other processes, which may not answer.
+            alone = compat.replaced(torch.distributed, is_initialized=lambda: False)
+            with context, alone, compat.not_compiled(model):
                 found = first_not_finite(model, batch, blocks)
             if found[0]:
                 break
@@ -184,7 +177,8 @@ class GuardedOptimizer:
 
     def _advice(self) -> str:
         lr = self._runner.optim_wrapper.get_lr().get('lr', [float('nan')])[0]
-        times = f' after {self._skipped - 1} were left out' if self._on_nan.skip else ''
+        skips = self._runner.nan_limit is not None
+        times = f' after {self._skipped - 1} were left out' if skips else ''
         return (
             f'Nothing was learned from this batch, and training has stopped{times}. '
             f'What usually helps: a smaller learning rate (now {lr:g}; it has to fit '
@@ -206,22 +200,6 @@ def images_of(batch: Any) -> str:
     except (KeyError, TypeError, AttributeError):
         return 'a batch that does not say what is in it'
     return f'images {", ".join(named)}' if len(named) > 1 else f'image {named[0]}'
-
-
-def _unwrapped(model: Any) -> Any:
-    return model.module if is_model_wrapper(model) else model
-
-
-@contextlib.contextmanager
-def _alone() -> Iterator[None]:
-    """Keep layers and losses from talking to other processes, which may not answer."""
-    distributed: Any = torch.distributed
-    before = distributed.is_initialized
-    distributed.is_initialized = lambda: False
-    try:
-        yield
-    finally:
-        distributed.is_initialized = before
 
 
 def first_not_finite(

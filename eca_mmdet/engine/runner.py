@@ -6,7 +6,6 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from mmengine.model import is_model_wrapper
 from mmengine.registry import RUNNERS
 from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
 from mmengine.runner.checkpoint import load_state_dict
@@ -15,7 +14,7 @@ from eca_mmdet import compat
 from eca_mmdet.checkpoints.download import fetch, is_fetched
 from eca_mmdet.checkpoints.io import forget_checkpoints, read_checkpoint
 from eca_mmdet.engine import config, distributed
-from eca_mmdet.engine.checkpointing import BACKEND, point_to, write_whole_files
+from eca_mmdet.engine.checkpointing import BACKEND, POINTER, write_whole_files
 from eca_mmdet.engine.data_loading import FaultTolerantDataset
 from eca_mmdet.engine.failures import Interrupts
 from eca_mmdet.engine.loops import (
@@ -24,7 +23,7 @@ from eca_mmdet.engine.loops import (
     ExactIterLoop,
     TrainingStateHook,
 )
-from eca_mmdet.engine.nan_guard import OnNan
+from eca_mmdet.utils.io import whole_file
 
 _LOOPS: dict[Any, Any] = {
     'EpochBasedTrainLoop': ExactEpochLoop,
@@ -42,7 +41,8 @@ class ResumableRunner(Runner):  # type: ignore[misc]
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        self.on_nan = OnNan()
+        # Batches without a finite loss that may be skipped; None stops at the first.
+        self.nan_limit: int | None = None
         self.tolerated_images = 0  # broken training images that may be replaced
         self.interrupts = Interrupts()  # the caller installs the handlers
         self.resumed_meta: dict[str, Any] = {}
@@ -110,7 +110,7 @@ class ResumableRunner(Runner):  # type: ignore[misc]
         mmengine would read it again, by other rules; it reads addresses of its own.
         """
         if is_fetched(filename):
-            model = self.model.module if is_model_wrapper(self.model) else self.model
+            model = distributed.unwrapped(self.model)
             file = read_checkpoint(fetch(filename)).named_as(model.state_dict())
             checkpoint = file.content()
             self.call_hook('after_load_checkpoint', checkpoint=checkpoint)
@@ -154,7 +154,8 @@ class ResumableRunner(Runner):  # type: ignore[misc]
             by_epoch=False,
             backend_args={'backend': BACKEND},
         )
-        point_to(path)
+        with whole_file(path.with_name(POINTER)) as partial:
+            partial.write_text(str(path))
         return path
 
 

@@ -198,21 +198,21 @@ def set_outputs(
         if save_results:
             many = f'-{index}' if len(coco) > 1 else ''
             prefix = Path(save_results) / f'{Path(cfg.filename).stem}{many}'
-            _prepare(prefix, str(metric.get('ann_file')))
+            for task in TASKS:
+                results = results_path(prefix, task)
+                zipped = submission_path(
+                    prefix.parent / task, str(metric.get('ann_file')), prefix.name
+                )
+                require_free(results, zipped, option='--save-results')
             metric.outfile_prefix, metric.format_only = str(prefix), format_only
-
-
-def _prepare(prefix: Path, annotations: str) -> None:
-    """Create the folder for results; check that no result file exists."""
-    for task in TASKS:
-        zipped = submission_path(prefix.parent / task, annotations, prefix.name)
-        require_free(results_path(prefix, task), zipped, option='--save-results')
-    try:
-        prefix.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=prefix.parent):
-            pass
-    except OSError as error:
-        raise UserError(
-            f'--save-results: nothing can be written to {prefix.parent}: {error}',
-            code='file-not-written',
-        ) from error
+    if save_results:
+        try:
+            Path(save_results).mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=save_results):
+                pass
+        except OSError as error:
+            raise UserError(
+                f'--save-results: nothing can be written to {Path(save_results)}: '
+                f'{error}',
+                code='file-not-written',
+            ) from error

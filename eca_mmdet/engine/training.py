@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -14,23 +14,22 @@ from eca_mmdet.checkpoints.io import each_read_once
 from eca_mmdet.engine import distributed
 from eca_mmdet.engine.checkpointing import (
     find_checkpoint,
+    locked_folder,
     named_checkpoint,
-    remove_partial,
     resume_from,
 )
 from eca_mmdet.engine.config import (
     apply_lr_policy,
     images_per_step,
     load_config,
+    set_randomness,
     set_work_dir,
     start_from_scratch,
     use_amp,
 )
 from eca_mmdet.engine.failures import Interrupted, Interrupts, as_user_error
 from eca_mmdet.engine.preflight import check
-from eca_mmdet.engine.run_lock import RunLock
-from eca_mmdet.engine.seeding import named_operators, set_randomness
-from eca_mmdet.engine.settings import Settings, apply_settings, choose_device
+from eca_mmdet.engine.settings import apply_settings, choose_device
 from eca_mmdet.utils.errors import RunError, UserError
 
 if TYPE_CHECKING:
@@ -119,21 +118,34 @@ def train(
     choose_device(device, launcher)
     cfg = load_config(config, options, launcher, local_rank, dist_timeout)
     set_work_dir(cfg, work_dir)
-    with _locked(cfg.work_dir, resuming=bool(resume)), each_read_once():
+    main = distributed.is_main_process()  # which holds the folder for all
+    lock = locked_folder(cfg.work_dir) if main else contextlib.nullcontext('')
+    with lock as left_behind, each_read_once():
+        if left_behind and resume:
+            logger.info(
+                f'the last training in {cfg.work_dir} ({left_behind}) terminated '
+                'unexpectedly: killed, or out of memory'
+            )
         if from_scratch:
             start_from_scratch(cfg)
         if amp or amp_dtype:
             use_amp(cfg, amp_dtype)
         set_randomness(cfg, seed, deterministic)
         resume_from(cfg, resume)
-        settings = Settings(epochs, batch_size, lr, image_size, workers)
-        apply_settings(cfg, settings)
+        apply_settings(
+            cfg,
+            epochs=epochs,
+            batch_size=batch_size,
+            lr=lr,
+            image_size=image_size,
+            workers=workers,
+        )
         check(cfg, training=True)
         scale_lr = scale_lr and lr is None
         apply_lr_policy(cfg, scale_lr)
-        with distributed.job(cfg), named_operators(), compat.formatting_once():
-            runner = _build(cfg, scale_lr)
-            set_tolerance(runner, on_nan, nan_limit, skip_bad_images)
+        limit = nan_limit if on_nan == 'skip' else None
+        with distributed.job(cfg), as_user_error(None), compat.formatting_once():
+            runner = _build(cfg, scale_lr, limit, skip_bad_images)
             if compile:
                 compile_features(runner.model)
             stopped = _run(runner, resume_hint)
@@ -147,43 +159,14 @@ def train(
     )
 
 
-@contextlib.contextmanager
-def _locked(work_dir: str, resuming: bool) -> Iterator[None]:
-    """Hold the work folder inside; rank 0 does it for all."""
-    if not distributed.is_main_process():
-        yield
-        return
-    with RunLock(work_dir) as lock:
-        if lock.left_behind and resuming:
-            logger.info(
-                f'the last training in {work_dir} ({lock.left_behind}) terminated '
-                'unexpectedly: killed, or out of memory'
-            )
-        remove_partial(work_dir)
-        yield
-
-
-def _build(cfg: Any, scale_lr: bool) -> Any:
-    """Return the Runner, the checkpoint that it starts from checked."""
-    from eca_mmdet.engine.load_from import check_start
-    from eca_mmdet.engine.loops import ResumedBatchHook
-    from eca_mmdet.engine.runner import build_runner
-
-    runner = build_runner(cfg)
-    runner.register_hook(ResumedBatchHook(images_per_step(cfg), scale_lr))
-    check_start(cfg, runner, exact=bool(cfg.get('resume')))
-    return runner
-
-
 def compile_features(model: Any) -> None:
     """Put backbone and neck through ``torch.compile``, for images of any size.
 
     In place: names in the state dict stay. Shapes in the losses follow the objects.
     """
-    from mmengine.model import is_model_wrapper
     from torch import nn
 
-    detector = model.module if is_model_wrapper(model) else model
+    detector = distributed.unwrapped(model)
     found = [getattr(detector, name, None) for name in ('backbone', 'neck')]
     parts = [part for part in found if isinstance(part, nn.Module)]
     if not parts:  # mmengine's FlexibleRunner builds its model later
@@ -196,63 +179,56 @@ def compile_features(model: Any) -> None:
         compat.compile_any_size(part)
 
 
-def set_tolerance(
-    runner: Any, on_nan: str, nan_limit: int, skip_bad_images: int
-) -> None:
-    """Set what a Runner does about losses that are not finite, and broken images."""
+def _build(
+    cfg: Any, scale_lr: bool, nan_limit: int | None, skip_bad_images: int
+) -> Any:
+    """Return the Runner, the checkpoint that it starts from checked."""
     from mmdet.engine.hooks import CheckInvalidLossHook
 
-    from eca_mmdet.engine.nan_guard import OnNan
-    from eca_mmdet.engine.runner import ResumableRunner
+    from eca_mmdet.engine.load_from import check_start
+    from eca_mmdet.engine.loops import ResumedBatchHook
+    from eca_mmdet.engine.runner import ResumableRunner, build_runner
 
+    runner = build_runner(cfg)
+    runner.register_hook(ResumedBatchHook(images_per_step(cfg), scale_lr))
+    check_start(cfg, runner, exact=bool(cfg.get('resume')))
     if isinstance(runner, ResumableRunner):
-        if on_nan == 'skip':  # mmdet's hook would end it, without the loss
+        if nan_limit is not None:  # mmdet's hook would end it, without the loss
             compat.remove_hooks(runner, CheckInvalidLossHook)
-        runner.on_nan = OnNan(on_nan == 'skip', nan_limit)
+        runner.nan_limit = nan_limit
         runner.tolerated_images = skip_bad_images
-    elif on_nan == 'skip' or skip_bad_images:
+    elif nan_limit is not None or skip_bad_images:
         raise UserError(
             '--on-nan skip and --skip-bad-images need the runner of this command; the '
             f'config has runner_type={runner.cfg.runner_type!r}.',
             code='option-conflict',
         )
+    return runner
 
 
 def _run(runner: Any, resume_hint: str) -> Interrupted | None:
-    """Train; after ctrl-C save the step, and return what to raise."""
+    """Train; after ctrl-C save the step, and return what to raise.
+
+    A failure says what is left, and how to resume.
+    """
     interrupts = getattr(runner, 'interrupts', None) or Interrupts()
-    with interrupts, _no_log_errors(), _resumable(runner, resume_hint):
+    # No stack trace for each log line that a full disk does not take.
+    with interrupts, compat.replaced(logging, raiseExceptions=False):
         try:
-            with distributed.ending_workers(runner):
-                runner.train()
-        except Interrupted as stop:
-            interrupts.ignored = True
-            interrupted = Interrupted(stop.signal, _save(runner, resume_hint))
-            if interrupts.agreed:
-                distributed.wait_for_others()
-            return interrupted
+            with as_user_error(runner):
+                try:
+                    with distributed.ending_workers(runner):
+                        runner.train()
+                except Interrupted as stop:
+                    interrupts.ignored = True
+                    interrupted = Interrupted(stop.signal, _save(runner, resume_hint))
+                    if interrupts.agreed:
+                        distributed.wait_for_others()
+                    return interrupted
+        except RunError as error:
+            left = _what_is_left(runner.work_dir, resume_hint)
+            raise type(error)(f'{error} {left}', code=error.code) from error
     return None
-
-
-@contextlib.contextmanager
-def _no_log_errors() -> Iterator[None]:
-    """Print no stack trace for each log line that a full disk does not take."""
-    before, logging.raiseExceptions = logging.raiseExceptions, False
-    try:
-        yield
-    finally:
-        logging.raiseExceptions = before
-
-
-@contextlib.contextmanager
-def _resumable(runner: Any, resume_hint: str) -> Iterator[None]:
-    """Add to a failure what is left, and how to resume."""
-    try:
-        with as_user_error(runner):
-            yield
-    except RunError as error:
-        left = _what_is_left(runner.work_dir, resume_hint)
-        raise type(error)(f'{error} {left}', code=error.code) from error
 
 
 def _what_is_left(work_dir: str, resume_hint: str) -> str:

@@ -10,7 +10,7 @@ import torch
 
 from eca_mmdet.checkpoints.io import read_weights
 from eca_mmdet.datasets.shapes import write_shapes
-from eca_mmdet.engine.run_lock import RunLock
+from eca_mmdet.engine.checkpointing import locked_folder
 from tests.support import training_runs
 
 pytestmark = pytest.mark.slow
@@ -302,7 +302,7 @@ def test_interrupted_before_the_first_step(train, configs, tmp_path):
 @both_lines
 def test_two_trainings_in_one_folder(train, configs, tmp_path):
     work = tmp_path / 'work'
-    with RunLock(work):
+    with locked_folder(work):
         code, _, err = train(configs['iter'], work).end()
     assert code == 2
     assert f'{work} is the work folder of a training that runs now' in err

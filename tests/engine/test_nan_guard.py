@@ -51,11 +51,12 @@ def guarded(kind=Line, skip=True, **options):
         optim_wrapper=wrapper,
         seed=0,
         iter=0,
+        nan_limit=10 if skip else None,
+        interrupts=Interrupts(),
         message_hub=MessageHub.get_instance('guard'),
         logger=SimpleNamespace(warning=lambda line: None),
     )
-    guard = nan_guard.GuardedOptimizer(runner, nan_guard.OnNan(skip), Interrupts())
-    return guard, runner
+    return nan_guard.GuardedOptimizer(runner), runner
 
 
 def batches(*bad):

@@ -8,7 +8,8 @@ import torch
 from eca_mmdet.catalog.configs import config_root
 from eca_mmdet.checkpoints.reading import allow_mmengine_checkpoints
 from eca_mmdet.cli import build_parser
-from eca_mmdet.engine import seeding
+from eca_mmdet.engine.config import set_randomness
+from eca_mmdet.engine.failures import as_user_error
 from eca_mmdet.utils.errors import UserError
 
 # Everything is random here: weights, order, flips, and the samplers of two heads.
@@ -107,33 +108,33 @@ def test_what_is_written_into_the_config(
 ):
     monkeypatch.setenv('CUBLAS_WORKSPACE_CONFIG', ':16:8')
     cfg = config(**({'randomness': own} if own else {}))
-    seeding.set_randomness(cfg, seed, deterministic)
+    set_randomness(cfg, seed, deterministic)
     assert cfg.get('randomness') == expected
     assert os.environ['CUBLAS_WORKSPACE_CONFIG'] == ':16:8'  # the user's own
 
 
 def test_deterministic_readies_cublas(monkeypatch):
     monkeypatch.delenv('CUBLAS_WORKSPACE_CONFIG', raising=False)
-    seeding.set_randomness(config(), 0, False)
+    set_randomness(config(), 0, False)
     assert 'CUBLAS_WORKSPACE_CONFIG' not in os.environ
-    seeding.set_randomness(config(), 0, True)
+    set_randomness(config(), 0, True)
     assert os.environ['CUBLAS_WORKSPACE_CONFIG'] == ':4096:8'
 
 
 def test_a_config_whose_randomness_is_no_dict():
     with pytest.raises(UserError, match="must be a dict; got 'seed=0'"):
-        seeding.set_randomness(config(randomness='seed=0'), 1, False)
+        set_randomness(config(randomness='seed=0'), 1, False)
 
 
 def test_an_operator_without_a_deterministic_version_is_named():
     torch.use_deterministic_algorithms(True)
     try:
         with pytest.raises(UserError, match='deterministic put_ for this'):
-            with seeding.named_operators():  # one of the few that lack it on the CPU
+            with as_user_error(None):  # one of the few that lack it on the CPU
                 torch.zeros(2).put_(torch.tensor([0]), torch.ones(1))
     finally:
         torch.use_deterministic_algorithms(False)
-    with pytest.raises(RuntimeError, match='another'), seeding.named_operators():
+    with pytest.raises(RuntimeError, match='another'), as_user_error(None):
         raise RuntimeError('another fault')
 
 

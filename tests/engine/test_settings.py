@@ -8,7 +8,6 @@ import torch
 
 from eca_mmdet.engine.config import load_config
 from eca_mmdet.engine.settings import (
-    Settings,
     apply_settings,
     choose_device,
     rescaled_milestones,
@@ -53,7 +52,7 @@ def rates(cfg):
 def test_the_learning_rate_keeps_its_course(cfg, epochs, batch, caplog):
     caplog.set_level(logging.INFO)
     before = rates(cfg)
-    apply_settings(cfg, Settings(epochs=epochs, batch_size=batch))
+    apply_settings(cfg, epochs=epochs, batch_size=batch)
     after = rates(cfg)
     ratio = len(before) / len(after)
     assert ratio == pytest.approx(12 / (epochs or 12) * (batch or 2) / 2, rel=2e-3)
@@ -76,7 +75,7 @@ def test_one_epoch_is_validated_kept_and_warmed_up(cfg):
         {'train_cfg.val_interval': 3, 'default_hooks.checkpoint.interval': 2}
     )
     cfg.param_scheduler[0].end = 10
-    apply_settings(cfg, Settings(epochs=1))
+    apply_settings(cfg, epochs=1)
     assert cfg.train_cfg.val_interval == cfg.default_hooks.checkpoint.interval == 1
     assert rates(cfg)[:3] == pytest.approx([1e-5, 0.01, 0.01])
 
@@ -93,7 +92,7 @@ def test_image_size_and_workers(cfg):
     train = cfg.train_dataloader.dataset.pipeline
     scales = [(1333, 640), (1333, 800)]
     train[2] = dict(type='RandomChoiceResize', scales=scales, keep_ratio=True)
-    apply_settings(cfg, Settings(image_size=(640,), workers=0))
+    apply_settings(cfg, image_size=(640,), workers=0)
     for use in ('val', 'test'):
         pipeline = cfg[f'{use}_dataloader'].dataset.pipeline
         assert [s.scale for s in pipeline if s.type == 'Resize'] == [(640, 384)]
@@ -102,7 +101,7 @@ def test_image_size_and_workers(cfg):
     for use in ('train', 'val', 'test'):
         loader = cfg[f'{use}_dataloader']
         assert (loader.num_workers, loader.persistent_workers) == (0, False)
-    apply_settings(cfg, Settings(image_size=(512, 512)))
+    apply_settings(cfg, image_size=(512, 512))
     assert cfg.test_dataloader.dataset.pipeline[1].scale == (512, 512)
 
 
@@ -130,7 +129,7 @@ def test_courses_in_several_parts(cfg, epochs):
         ),
     ]
     cfg.param_scheduler = [dict(part, by_epoch=True) for part in parts]
-    apply_settings(cfg, Settings(epochs=epochs))
+    apply_settings(cfg, epochs=epochs)
     warm_up, cosine, constant, cycle, steps, restarts = cfg.param_scheduler
     assert warm_up.end == cosine.begin == max(1, round(5 * epochs / 300))
     assert cosine.end == constant.begin > cosine.begin
@@ -154,7 +153,7 @@ def test_a_cycle_by_steps_is_never_too_short(cfg):
     """More steps than its number are an error in mmengine."""
     cycle = dict(type='OneCycleLR', by_epoch=False, eta_max=1, total_steps=12 * 501)
     cfg.param_scheduler = [cycle]
-    apply_settings(cfg, Settings(batch_size=4))  # of 1001 images
+    apply_settings(cfg, batch_size=4)  # of 1001 images
     assert 12 * 251 <= cfg.param_scheduler[0].total_steps <= 12 * 252
 
 
@@ -173,7 +172,7 @@ def test_sizes_inside_of_other_steps(cfg, caplog):
     cfg.val_dataloader.dataset.pipeline = [load, dict(type='Resize', scale=(400, 666))]
     cfg.test_dataloader = cfg.val_dataloader  # one object
     cfg.custom_hooks = [dict(type='PipelineSwitchHook', switch_pipeline=[load, choice])]
-    apply_settings(cfg, Settings(image_size=(333,)))
+    apply_settings(cfg, image_size=(333,))
     found = cfg.train_dataloader.dataset.pipeline
     assert [step.type for step in found] == [load['type'], 'RandomChoice', flip['type']]
     last = cfg.custom_hooks[0].switch_pipeline
@@ -196,7 +195,7 @@ def test_the_size_of_a_wrapped_dataset(cfg):
             pipeline=outer,
         )
         cfg.test_dataloader.dataset.pipeline = [*load, resize]
-        apply_settings(cfg, Settings(image_size=(640,)))
+        apply_settings(cfg, image_size=(640,))
         whole = cfg.train_dataloader.dataset
         steps = [*whole.pipeline, *whole.dataset.pipeline]
         assert [s.scale for s in steps if s.type == 'Resize'] == [(640, 384)]
@@ -210,7 +209,7 @@ def test_a_number_that_is_none_is_left_to_the_checks(cfg, section, entry, value)
     """They name it; here is no schedule to keep the shape of."""
     cfg[section][entry] = value
     before = cfg.param_scheduler
-    apply_settings(cfg, Settings(image_size=(64,)))
+    apply_settings(cfg, image_size=(64,))
     assert cfg.param_scheduler == before
 
 
@@ -235,35 +234,35 @@ def _without_resize(cfg):
 @pytest.mark.parametrize(
     'change, settings, words',
     [
-        (_by_steps, Settings(epochs=3), 'train_cfg.max_iters=N'),
-        (_resumed, Settings(lr=0.1), 'continues with the learning rate'),
-        (_without_lr, Settings(lr=0.1), 'no optim_wrapper.optimizer.lr'),
-        (_without_resize, Settings(image_size=(64,)), 'Resize'),
+        (_by_steps, dict(epochs=3), 'train_cfg.max_iters=N'),
+        (_resumed, dict(lr=0.1), 'continues with the learning rate'),
+        (_without_lr, dict(lr=0.1), 'no optim_wrapper.optimizer.lr'),
+        (_without_resize, dict(image_size=(64,)), 'Resize'),
     ],
 )
 def test_what_a_config_has_no_place_for(cfg, change, settings, words):
     change(cfg)
     with pytest.raises(UserError, match=words) as caught:
-        apply_settings(cfg, settings)
+        apply_settings(cfg, **settings)
     assert caught.value.code == 'option-conflict'
 
 
 @pytest.mark.parametrize(
     'settings',
     [
-        Settings(epochs=0),
-        Settings(batch_size=0),
-        Settings(workers=-1),
-        Settings(image_size=()),
-        Settings(image_size=(640, 0)),
-        Settings(lr=float('nan')),
-        Settings(lr=0.0),
+        dict(epochs=0),
+        dict(batch_size=0),
+        dict(workers=-1),
+        dict(image_size=()),
+        dict(image_size=(640, 0)),
+        dict(lr=float('nan')),
+        dict(lr=0.0),
     ],
 )
 def test_values_out_of_range(cfg, settings):
     before = cfg.to_dict()
     with pytest.raises(UserError) as caught:
-        apply_settings(cfg, settings)
+        apply_settings(cfg, **settings)
     assert caught.value.code == 'option-invalid'
     assert cfg.to_dict() == before
 
@@ -280,7 +279,7 @@ def test_a_device_in_use_leaves_the_environment(monkeypatch):
 def test_a_resumed_training_keeps_its_schedule(cfg):
     cfg.resume = True
     before = cfg.param_scheduler
-    apply_settings(cfg, Settings(epochs=24, batch_size=4))
+    apply_settings(cfg, epochs=24, batch_size=4)
     assert cfg.param_scheduler == before
     assert cfg.train_cfg.max_epochs == 24
 

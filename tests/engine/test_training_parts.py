@@ -21,12 +21,12 @@ pytestmark = pytest.mark.openmmlab
 
 @pytest.fixture(scope='module')
 def parts(mmdet_ready):
-    from eca_mmdet.engine import checkpointing, data_loading, failures, seeding
+    from eca_mmdet.engine import checkpointing, data_loading, failures
 
     class Parts:
         pass
 
-    for module in (checkpointing, data_loading, failures, seeding):
+    for module in (checkpointing, data_loading, failures):
         for name in dir(module):
             setattr(Parts, name, getattr(module, name))
     return Parts
@@ -149,7 +149,7 @@ def test_accumulated_gradients_of_one_process_under_a_launcher(
         model(torch.ones(4, 2)).sum().backward()
         kept = {
             f'{prefix}{name}': one.grad.clone()
-            for name, one in loops._named_parameters(model)
+            for name, one in model.module.named_parameters()
         }
         assert set(kept) == {f'{prefix}weight', f'{prefix}bias'}
         model.zero_grad()
@@ -241,51 +241,52 @@ def test_files_are_removed_after_their_successor_is_written(parts, tmp_path):
     assert new.read_bytes() == b'three'
 
 
-def test_run_lock(tmp_path):
-    from eca_mmdet.engine.run_lock import RunLock
-
+def test_the_lock_of_a_folder(parts, tmp_path):
     folder = tmp_path / 'new' / 'work'
     program = (
-        'import sys; from eca_mmdet.engine.run_lock import RunLock\n'
-        'with RunLock(sys.argv[1]) as lock: print(repr(lock.left_behind)); '
-        'exec(sys.argv[2])'
+        'import sys; from eca_mmdet.engine.checkpointing import locked_folder\n'
+        'with locked_folder(sys.argv[1]) as left: print(repr(left)); exec(sys.argv[2])'
     )
 
     def other(then='pass'):
         words = [PYTHON, '-c', program, str(folder), then]
         return subprocess.run(words, capture_output=True, text=True)
 
-    with RunLock(folder) as lock:
-        assert lock.left_behind == ''
+    with parts.locked_folder(folder) as left:
+        assert left == ''
         failed = other()
         assert failed.returncode == 1
         assert f'a training that runs now (process {os.getpid()} on ' in failed.stderr
     assert other().stdout == "''\n"
     assert other('import os; os.kill(os.getpid(), 9)').returncode == -signal.SIGKILL
-    with RunLock(folder) as lock:
-        assert lock.left_behind.startswith('process ')
+    half_written = [folder / f'.{name}.x.partial' for name in ('a.pth', 'other')]
+    for path in half_written:
+        path.touch()
+    with parts.locked_folder(folder) as left:
+        assert left.startswith('process ')
+    assert [path.exists() for path in half_written] == [False, True]
+    half_written[1].unlink()
     for text in ('[]', '{}', '{"process": "x"}', '\0', 'é'):
         (folder / '.training').write_text(text, encoding='latin-1')
-        with RunLock(folder) as lock:
-            assert lock.left_behind == ''
+        with parts.locked_folder(folder) as left:
+            assert left == ''
     (folder / '.training').unlink(missing_ok=True)
     folder.rmdir()
-    with RunLock(folder):
-        pass
+    with pytest.raises(KeyError), parts.locked_folder(folder):
+        raise KeyError
     assert not folder.exists()  # nor is anything left of a training that was refused
-    with RunLock(folder):
+    with parts.locked_folder(folder):
         (folder / 'a').touch()
     assert os.listdir(folder) == ['a']
     (tmp_path / 'file').write_text('')
     with pytest.raises(UserError, match='nothing can be written to the work folder'):
-        RunLock(tmp_path / 'file').__enter__()
+        with parts.locked_folder(tmp_path / 'file'):
+            pass
 
 
-def test_file_systems_without_locks(tmp_path, monkeypatch):
+def test_file_systems_without_locks(parts, tmp_path, monkeypatch):
     """Lustre and some NFS know none: no protection is no reason to refuse."""
     import fcntl
-
-    from eca_mmdet.engine.run_lock import RunLock
 
     def lockf(*_):
         raise OSError(says[-1], os.strerror(says[-1]))
@@ -294,11 +295,12 @@ def test_file_systems_without_locks(tmp_path, monkeypatch):
     monkeypatch.setattr(fcntl, 'lockf', lockf)
     for number in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
         says.append(number)
-        with RunLock(tmp_path):
+        with parts.locked_folder(tmp_path):
             pass
     says.append(errno.EIO)
     with pytest.raises(UserError, match='nothing can be written'):
-        RunLock(tmp_path).__enter__()
+        with parts.locked_folder(tmp_path):
+            pass
 
 
 def test_signals_wait_for_the_step_to_end(parts, capsys):
@@ -331,7 +333,7 @@ def test_a_signal_while_processes_talk_is_of_the_next_step(parts, monkeypatch):
     weight = torch.nn.Parameter(torch.ones(1))
     wrapper = OptimWrapper(torch.optim.SGD([weight], lr=0.1))
     guard = finite.GuardedOptimizer(
-        SimpleNamespace(optim_wrapper=wrapper), finite.OnNan(), interrupts
+        SimpleNamespace(optim_wrapper=wrapper, interrupts=interrupts)
     )
 
     def late_signal(flags, operation):
