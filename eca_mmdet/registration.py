@@ -49,10 +49,6 @@ _NOISE = 'Could not import OneDL. Skipping OneDL datasets.'
 _registered = False
 
 
-class InstallError(MissingPackageError):
-    """mmdet is not installed, or does not accept the mmcv that is."""
-
-
 @contextlib.contextmanager
 def quiet_imports() -> Iterator[None]:
     """Hide what mmdet and mmcv print and warn about optional parts on import."""
@@ -74,7 +70,7 @@ def check_install() -> None:
     """Import mmdet.
 
     Raises:
-        InstallError: with the command that fixes the installation.
+        MissingPackageError: with the command that fixes the installation.
     """
     advice = (
         "Install one line of mmdet: pip install 'eca-mmdet[onedl]' (maintained) or "
@@ -84,15 +80,15 @@ def check_install() -> None:
         with quiet_imports():
             import mmdet
     except ModuleNotFoundError as error:
-        raise InstallError(f'{error.name} is not installed. {advice}') from error
+        raise MissingPackageError(f'{error.name} is not installed. {advice}') from error
     except AssertionError as error:
         # mmdet 3.3.0 asserts the range of mmcv and mmengine on import.
-        raise InstallError(
+        raise MissingPackageError(
             f'mmdet refuses the packages beside it: {error} {advice}'
         ) from error
     version = tuple(int(part) for part in mmdet.__version__.split('.')[:2])
     if version < (3, 0):
-        raise InstallError(
+        raise MissingPackageError(
             f'mmdet 3.x is needed; {mmdet.__version__} is installed. {advice}'
         )
 
@@ -101,7 +97,7 @@ def register() -> None:
     """Make every class of this package known to mmdet. Repeating it is free.
 
     Raises:
-        InstallError: mmdet cannot be imported.
+        MissingPackageError: mmdet cannot be imported.
     """
     global _registered
     if _registered:

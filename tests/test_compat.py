@@ -335,42 +335,21 @@ def convolution(folder):
     assert calls and compat.has_own_conv_forward(layer)
 
 
-@check('torch', compat.module_hooks)
-def own_hooks(folder):
-    layer = nn.ReLU()
-    assert not any(compat.module_hooks(layer))
-    for index, register in enumerate(
-        (
-            layer.register_forward_hook,
-            layer.register_forward_pre_hook,
-            layer.register_full_backward_hook,
-            layer.register_full_backward_pre_hook,
-        )
-    ):
-        handle = register(lambda *_: None)
-        assert [bool(hooks) for hooks in compat.module_hooks(layer)] == [
-            at == index for at in range(4)
-        ]
-        handle.remove()
-
-
-@check('torch', compat.global_module_hooks)
-def global_hooks(folder):
+@check('torch', compat.module_hooks, compat.global_module_hooks)
+def hooks_of_modules(folder):
     from torch.nn.modules import module
 
-    hooks = compat.global_module_hooks()
-    assert not any(hooks)
-    for index, register in enumerate(
-        (
-            module.register_module_forward_hook,
-            module.register_module_forward_pre_hook,
-            module.register_module_full_backward_hook,
-            module.register_module_full_backward_pre_hook,
-        )
+    layer = nn.ReLU()
+    kinds = ('forward', 'forward_pre', 'full_backward', 'full_backward_pre')
+    for hooks, owner, name in (
+        (compat.module_hooks(layer), layer, 'register'),
+        (compat.global_module_hooks(), module, 'register_module'),
     ):
-        handle = register(lambda *_: None)
-        assert [bool(kind) for kind in hooks] == [at == index for at in range(4)]
-        handle.remove()
+        for index, kind in enumerate(kinds):
+            handle = getattr(owner, f'{name}_{kind}_hook')(lambda *_: None)
+            assert [bool(found) for found in hooks] == [at == index for at in range(4)]
+            handle.remove()
+        assert not any(hooks)
 
 
 @check('torch', compat.state_metadata, compat.set_state_metadata)

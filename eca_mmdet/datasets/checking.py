@@ -19,10 +19,9 @@ from eca_mmdet.datasets.images import (
 from eca_mmdet.datasets.rules import check as rules
 from eca_mmdet.datasets.rules.categories import compare_splits
 from eca_mmdet.datasets.rules.rule import Fault
-from eca_mmdet.utils.console import progress
 from eca_mmdet.utils.errors import UserError
 from eca_mmdet.utils.io import require_free, write_json
-from eca_mmdet.utils.text import clipped
+from eca_mmdet.utils.text import clipped, progress
 
 PathLike: TypeAlias = str | Path
 

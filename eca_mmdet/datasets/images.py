@@ -15,8 +15,8 @@ from pathlib import Path, PurePath
 from urllib.parse import unquote
 
 from eca_mmdet.datasets.entries import Size
-from eca_mmdet.utils.console import progress
 from eca_mmdet.utils.images import decode
+from eca_mmdet.utils.text import progress
 
 MAX_THREADS = 8
 

@@ -15,12 +15,11 @@ import functools
 import multiprocessing.sharedctypes
 import random
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from mmengine.dist import get_dist_info
 from mmengine.registry import DATA_SAMPLERS, DATASETS
@@ -34,15 +33,10 @@ _MIXING = ('MultiImageMixDataset', 'mmdet.MultiImageMixDataset')
 _OWN = ('dataset', '_seed', '_tolerated', '_list', '_loading')
 """Attributes of ``FaultTolerantDataset`` itself."""
 
-_STEP, _SAMPLE = 1, 2
-_Words = npt.NDArray[np.uint32]
-
 
 def seed_step(seed: int, rank: int, step: int) -> None:
     """Seed every generator of this process (``rank``), for one training step."""
-    words = _words(seed, _STEP, rank, step)
-    _seed_python_and_numpy(words)
-    torch.manual_seed(_as_int(words))  # of all devices
+    _seed(torch.manual_seed, seed, 1, rank, step)  # of all devices
 
 
 def seed_sample(seed: int, epoch: int, number: int) -> None:
@@ -50,24 +44,18 @@ def seed_sample(seed: int, epoch: int, number: int) -> None:
 
     ``number`` counts the draws of an epoch over all processes.
     """
-    words = _words(seed, _SAMPLE, epoch, number)
-    _seed_python_and_numpy(words)
-    torch.default_generator.manual_seed(_as_int(words))  # pipelines run on the CPU
+    on_cpu = torch.default_generator.manual_seed  # where pipelines run
+    _seed(on_cpu, seed, 2, epoch, number)
 
 
-def _words(*entropy: int) -> _Words:
-    """Return 4 well-mixed 32-bit words; neighbouring arguments give unlike words."""
+def _seed(torch_seed: Callable[[int], Any], *place: int) -> None:
+    """Seed Python, NumPy and PyTorch; neighbouring places give unlike numbers."""
     # SeedSequence takes no negative numbers, and mmengine's seed may be any int.
-    sequence = np.random.SeedSequence([value % 2**64 for value in entropy])
-    return sequence.generate_state(4).astype(np.uint32)
-
-
-def _as_int(words: _Words) -> int:
-    return int(words[0]) << 32 | int(words[1])
-
-
-def _seed_python_and_numpy(words: _Words) -> None:
-    random.seed(_as_int(words[2:]))
+    sequence = np.random.SeedSequence([value % 2**64 for value in place])
+    words = sequence.generate_state(4)
+    high, low, *others = map(int, words)
+    torch_seed(high << 32 | low)
+    random.seed(others[0] << 32 | others[1])
     np.random.seed(words)
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from eca_mmdet import compat
-from eca_mmdet.utils.errors import JobError, UserError
+from eca_mmdet.utils.errors import RunError, UserError
 
 TIMEOUT_S = 600  # NCCL's own; gloo would wait half an hour
 
@@ -146,9 +146,10 @@ def job(cfg: Any) -> Iterator[None]:
         with contextlib.suppress(OSError):
             checkpoint = (Path(cfg.work_dir) / 'last_checkpoint').read_text().strip()
             kept = f' {checkpoint} is kept: go on with --resume.'
-        raise JobError(
+        raise RunError(
             f'another process of this job is gone, or cannot be reached: {reason}. '
-            f'The first message of the others says why.{kept}'
+            f'The first message of the others says why.{kept}',
+            code='peer-lost',
         ) from error
     from torch import distributed
 

@@ -19,12 +19,6 @@ from eca_mmdet.engine.failures import is_out_of_gpu_memory
 from eca_mmdet.utils.errors import RunError
 
 
-class NotFiniteError(RunError):
-    """The loss, or a weight, is NaN or infinite."""
-
-    code = 'not-finite'
-
-
 class _NotFinite(Exception):  # noqa: N818 - never leaves this module
     """Inside ``update_params``: leave this step without an update."""
 
@@ -81,7 +75,7 @@ class GuardedOptimizer:
         message = self._describe(batch)
         self._skipped += 1
         if runner.nan_limit is None or self._skipped > runner.nan_limit:
-            raise NotFiniteError(f'{message} {self._advice()}')
+            raise RunError(f'{message} {self._advice()}', code='not-finite')
         _copy_all(statistics, kept)
         if compat.updates_each_step(runner.optim_wrapper):
             runner.optim_wrapper.zero_grad()
@@ -279,9 +273,10 @@ def require_finite(checkpoint: dict[str, Any]) -> None:
     """Check that the weights to be saved are finite."""
     lost = [k for k, t in checkpoint['state_dict'].items() if not _is_finite(t)]
     if lost:
-        raise NotFiniteError(
+        raise RunError(
             f'{len(lost)} tensors of the model are not finite, the first {lost[0]}: '
             'the updates were too large. They were not saved. What usually helps: a '
             'smaller learning rate, a longer warm-up, gradient clipping (--cfg-options '
-            'optim_wrapper.clip_grad.max_norm=35).'
+            'optim_wrapper.clip_grad.max_norm=35).',
+            code='not-finite',
         )

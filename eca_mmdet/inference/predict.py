@@ -16,11 +16,10 @@ from typing import Any, TextIO
 from eca_mmdet.inference.drawing import draw_heat
 from eca_mmdet.inference.media import Images, Video, VideoFile, picture_name
 from eca_mmdet.inference.prediction import Picture, Prediction
-from eca_mmdet.utils.console import progress
 from eca_mmdet.utils.errors import UserError, require_package
 from eca_mmdet.utils.images import frames_of
 from eca_mmdet.utils.io import make_run_folder, whole_file
-from eca_mmdet.utils.text import first, plural, printable
+from eca_mmdet.utils.text import first, plural, printable, progress
 
 logger = logging.getLogger(__name__)
 

@@ -38,12 +38,6 @@ class CommandError(RunError):
     """A command that ran in a process of its own failed, or left no result."""
 
 
-class JobError(RunError):
-    """Another process of this distributed job has gone."""
-
-    code = 'peer-lost'
-
-
 class FaultsError(UserError):
     """Several faults at once: a line for each, and a last line with what to do.
 

@@ -1,9 +1,15 @@
-"""Text from files and other programs, made safe to print."""
+"""Text for a terminal: what comes from elsewhere made safe to print, progress bars."""
 
 from __future__ import annotations
 
+import contextlib
 import difflib
-from collections.abc import Iterable, Mapping, Sequence
+import sys
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+
+PATIENCE = 2.0
+"""Seconds until a progress bar appears."""
 
 
 def printable(text: str) -> str:
@@ -38,3 +44,29 @@ def first(names: Sequence[str], count: int = 3) -> str:
 def plural(count: int, noun: str) -> str:
     """Return a number and a noun, e.g. '1 image' and '2 images'."""
     return f'{count} {noun}' + ('s' if count != 1 else '')
+
+
+@contextlib.contextmanager
+def progress(what: str, total: int | None = None) -> Iterator[Callable[[], None]]:
+    """Show a progress bar on stderr if it is a terminal and the work takes a while.
+
+    Yields a function that counts one item; without ``total``, the bar only moves.
+    """
+    if not sys.stderr.isatty():
+        yield lambda: None
+        return
+    from rich.console import Console
+    from rich.progress import Progress
+
+    bar = Progress(console=Console(stderr=True), transient=True)
+    task = bar.add_task(what, total=total)
+    timer = threading.Timer(PATIENCE, bar.start)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield lambda: bar.advance(task)
+    finally:
+        timer.cancel()
+        timer.join()  # it may be showing the bar just now
+        if bar.live.is_started:  # stop() writes a line on a dumb terminal
+            bar.stop()

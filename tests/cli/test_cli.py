@@ -170,14 +170,6 @@ def test_learning_rate_follows_the_batch(caplog, changes, scale, lr, line):
     assert cfg.auto_scale_lr.enable is False
 
 
-def test_learning_rate_counts_processes(monkeypatch):
-    monkeypatch.setenv('WORLD_SIZE', '4')
-    assert (
-        engine_config.images_per_step(config()) == 2
-    )  # not launched: a leftover variable
-    assert engine_config.images_per_step(config(launcher='pytorch')) == 8
-
-
 def test_only_the_first_process_prints(monkeypatch, capsys):
     monkeypatch.setenv('RANK', '1')
     with printed_messages(is_main_process()):

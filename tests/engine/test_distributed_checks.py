@@ -9,7 +9,7 @@ import torch
 
 from eca_mmdet.cli import main
 from eca_mmdet.engine import distributed as processes
-from eca_mmdet.utils.errors import JobError, UserError
+from eca_mmdet.utils.errors import RunError, UserError
 
 
 def start_by_hand(monkeypatch, **variables):
@@ -103,12 +103,13 @@ def test_only_a_lost_process_is_reported_as_one(monkeypatch, tmp_path):
 
     cfg = Config({'launcher': 'pytorch', 'work_dir': str(tmp_path)})
     text = '[x/gloo/transport/tcp/pair.cc:561] Connection closed by peer. See GLHF'
-    with pytest.raises(JobError) as caught, processes.job(cfg):
+    with pytest.raises(RunError) as caught, processes.job(cfg):
         raise RuntimeError(text)
+    assert caught.value.code == 'peer-lost'
     assert ': Connection closed by peer. The first' in str(caught.value)
     assert 'kept' not in str(caught.value)
     (tmp_path / 'last_checkpoint').write_text('a/iter_2.pth')
-    with pytest.raises(JobError, match='a/iter_2.pth is kept'), processes.job(cfg):
+    with pytest.raises(RunError, match='a/iter_2.pth is kept'), processes.job(cfg):
         raise torch.distributed.DistStoreError('wait timeout after 5000ms')
     with pytest.raises(RuntimeError, match='^size'), processes.job(cfg):
         raise RuntimeError('size mismatch')

@@ -13,6 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from eca_mmdet.engine import nan_guard
 from eca_mmdet.engine.failures import Interrupts
+from eca_mmdet.utils.errors import RunError
 
 pytestmark = pytest.mark.openmmlab
 
@@ -242,8 +243,9 @@ def test_the_block_is_named_whose_layers_are_finite_by_themselves():
             self.body = Block()
 
     guard, runner = guarded(Detector, skip=False)
-    with pytest.raises(nan_guard.NotFiniteError) as stop:
+    with pytest.raises(RunError) as stop:
         guard.train_step(batches()[0])
+    assert stop.value.code == 'not-finite'
     assert 'that is not: body (its input and weights are finite)' in str(stop.value)
 
 

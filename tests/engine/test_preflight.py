@@ -161,11 +161,6 @@ def test_loading_without_workers_drops_what_needs_them(use, cfg):
     assert {key: loader[key] for key in of_workers} == of_workers
 
 
-def test_missing_backbone_weights(cfg):
-    cfg.model.backbone.init_cfg = dict(type='ECAPretrained', checkpoint='no/file.pth')
-    refuses(cfg, "'no/file.pth' not found", '--from-scratch')
-
-
 def test_backbone_weights_of_other_kernel_sizes(cfg, tmp_path):
     import torch
     from mmdet.registry import MODELS
@@ -180,12 +175,6 @@ def test_backbone_weights_of_other_kernel_sizes(cfg, tmp_path):
     check(cfg)
 
 
-def test_an_address_that_cannot_be_reached(cfg):
-    address = 'http://127.0.0.1:9/x.pth'
-    cfg.model.backbone.init_cfg = dict(type='ECAPretrained', checkpoint=address)
-    refuses(cfg, f'{address} cannot be downloaded')
-
-
 def test_mmengines_silent_initializer_is_refused_for_gates(cfg):
     cfg.model.backbone.init_cfg = dict(type='Pretrained', checkpoint='torchvision://x')
     refuses(cfg, 'model.backbone: ECAResNet', "type='ECAPretrained'", 'random_gates')
@@ -195,10 +184,8 @@ def test_mmengines_silent_initializer_is_refused_for_gates(cfg):
 
 
 def test_arguments_of_the_initializer(cfg):
-    init_cfg = dict(type='ECAPretrained', checkpoint='x.pth')
-    cfg.model.backbone.init_cfg = dict(init_cfg, strict='some')
-    refuses(cfg, "one of 'gates', 'all', 'off'; got 'some'")
-    cfg.model.backbone.init_cfg = dict(init_cfg, strictly=True)
+    arguments = dict(checkpoint='x.pth', strictly=True)
+    cfg.model.backbone.init_cfg = dict(type='ECAPretrained', **arguments)
     refuses(cfg, 'model.backbone.init_cfg', 'strictly')
 
 

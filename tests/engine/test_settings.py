@@ -167,14 +167,21 @@ def test_sizes_inside_of_other_steps(cfg, caplog):
             [dict(type='RandomCrop', crop_size=(384, 600))],
         ],
     )
+    branches = dict(
+        type='MultiBranch',
+        branch_field=['sup'],
+        sup=[dict(type='RandomResize', scale=[(1333, 400), (1333, 1200)])],
+    )
     data = cfg.train_dataloader.dataset
-    data.pipeline = [load, choice, flip]
+    data.pipeline = [load, choice, flip, branches]
     cfg.val_dataloader.dataset.pipeline = [load, dict(type='Resize', scale=(400, 666))]
     cfg.test_dataloader = cfg.val_dataloader  # one object
     cfg.custom_hooks = [dict(type='PipelineSwitchHook', switch_pipeline=[load, choice])]
     apply_settings(cfg, image_size=(333,))
     found = cfg.train_dataloader.dataset.pipeline
-    assert [step.type for step in found] == [load['type'], 'RandomChoice', flip['type']]
+    kinds = [load['type'], 'RandomChoice', flip['type'], 'MultiBranch']
+    assert [step.type for step in found] == kinds
+    assert found[3].sup[0].scale == [(666, 200), (666, 600)]
     last = cfg.custom_hooks[0].switch_pipeline
     for step in (found[1], last[1]):
         assert step.transforms[0][0].scales == [(200, 666), (250, 666)]

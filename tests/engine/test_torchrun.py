@@ -78,14 +78,16 @@ def test_torchrun_on_several(stubs):
 @pytest.mark.parametrize(
     ('words', 'variables', 'code', 'fault'),
     [
-        ((), {}, 2, 'usage: '),
-        (('NAME',), {}, 2, 'usage: '),
-        (('NAME', 'many'), {}, 2, 'usage: '),
-        (('NAME', '8'), {'NODES': '2'}, 1, 'MASTER_ADDR must name one of them'),
+        ('torchrun_train.sh', {}, 2, 'usage: '),
+        ('torchrun_train.sh NAME', {}, 2, 'usage: '),
+        ('torchrun_train.sh NAME many', {}, 2, 'usage: '),
+        ('torchrun_train.sh NAME 8', {'NODES': '2'}, 1, 'MASTER_ADDR must name one'),
+        ('slurm_train.sh', {}, 2, 'usage: sbatch'),
+        ('slurm_train.sh NAME', {}, 1, 'for sbatch'),
     ],
 )
-def test_torchrun_script_used_wrongly(stubs, words, variables, code, fault):
-    done, ran = stubs('torchrun_train.sh', *words, **variables)
+def test_scripts_used_wrongly(stubs, words, variables, code, fault):
+    done, ran = stubs(*words.split(), **variables)
     assert ran is None and done.returncode == code and fault in done.stderr
 
 
@@ -101,13 +103,6 @@ def test_slurm(stubs):
     assert master == {'MASTER_ADDR': 'node3', 'MASTER_PORT': '23456'}
     done, (words, _) = stubs('slurm_train.sh', 'NAME', '--resume', 'a.pth', **variables)
     assert build_parser().parse_args(words[2:]).resume == 'a.pth'
-
-
-def test_slurm_script_used_wrongly(stubs):
-    done, ran = stubs('slurm_train.sh')
-    assert ran is None and done.returncode == 2 and 'usage: sbatch' in done.stderr
-    done, ran = stubs('slurm_train.sh', 'NAME')
-    assert ran is None and done.returncode == 1 and 'for sbatch' in done.stderr
 
 
 @pytest.mark.parametrize('script', ['torchrun_train.sh', 'slurm_train.sh'])

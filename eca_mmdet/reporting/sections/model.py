@@ -6,7 +6,7 @@ import copy
 from collections.abc import Sequence
 from typing import Any
 
-from eca_mmdet.registration import InstallError, register
+from eca_mmdet.registration import register
 from eca_mmdet.reporting.charts import Chart, chart, line
 from eca_mmdet.reporting.run import Options, Run, reason
 from eca_mmdet.reporting.sections import Section
@@ -28,7 +28,7 @@ def _gates(runs: Sequence[Run], options: Options) -> dict[str, Any] | None:
                 folder = find_images(run, options.images)
                 chosen = choose_images(source, str(folder), None, limit)
                 run.gates = record_gates([str(run.checkpoint)], chosen)
-            except (UserError, InstallError) as error:
+            except UserError as error:
                 run.missing.append(f'gates: {reason(error)}')
         if run.gates is not None:
             gates.append(_gate_table(run, at))
@@ -122,7 +122,7 @@ def _costs(runs: Sequence[Run], options: Options) -> dict[str, Any] | None:
         try:
             cost = _cost(copy.deepcopy(run.config), str(run.config_path))
         except Exception as error:  # parts may raise anything on wrong arguments
-            known = isinstance(error, (UserError, InstallError))
+            known = isinstance(error, UserError)
             run.missing.append(f'costs: {reason(error) if known else repr(error)}')
             continue
         found.append({'label': run.label, 'colour': at, **cost})

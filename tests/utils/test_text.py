@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from eca_mmdet.utils import console
+from eca_mmdet.utils import text
 
 
 class Terminal(io.StringIO):
@@ -18,9 +18,9 @@ class Terminal(io.StringIO):
 @pytest.mark.parametrize('kind', [Terminal, io.StringIO])
 def test_a_bar_appears_on_a_terminal_only(kind, total, monkeypatch):
     monkeypatch.setattr(sys, 'stderr', kind())
-    monkeypatch.setattr(console, 'PATIENCE', 0)
+    monkeypatch.setattr(text, 'PATIENCE', 0)
     monkeypatch.setenv('TERM', 'xterm')
-    with console.progress('annotations', total) as advance:
+    with text.progress('annotations', total) as advance:
         advance()
         while kind is Terminal and 'annotations' not in sys.stderr.getvalue():
             time.sleep(0.01)
@@ -31,6 +31,6 @@ def test_a_bar_appears_on_a_terminal_only(kind, total, monkeypatch):
 def test_no_bar_for_what_is_done_at_once_nor_over_an_error(terminal, monkeypatch):
     monkeypatch.setattr(sys, 'stderr', Terminal())
     monkeypatch.setenv('TERM', terminal)
-    with pytest.raises(KeyError), console.progress('annotations'):
+    with pytest.raises(KeyError), text.progress('annotations'):
         raise KeyError
     assert sys.stderr.getvalue() == ''
