@@ -311,7 +311,7 @@ def silent_onnx_log() -> Iterator[None]:
 def end_workers(loop: Any) -> None:
     """End the processes of a loop's data loader; its next iteration starts new ones."""
     for holder in (loop.dataloader, getattr(loop, 'dataloader_iterator', None)):
-        iterator = getattr(holder, '_iterator', None)
+        iterator: Any = getattr(holder, '_iterator', None)
         if hasattr(iterator, '_shutdown_workers'):
             iterator._shutdown_workers()
     if hasattr(loop.dataloader, '_iterator'):  # the next loop would wait for them

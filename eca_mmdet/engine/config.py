@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import argparse
 import copy
 import logging
 import os
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from eca_mmdet import compat, registration
@@ -99,9 +99,9 @@ def parse_options(options: Sequence[str]) -> dict[str, Any]:
                 f'train_dataloader.batch_size=4; got {option!r}.',
                 code='option-invalid',
             )
-    parser = argparse.ArgumentParser()
-    parser.add_argument('--o', nargs='*', action=DictAction, default={})
-    return dict(parser.parse_args(['--o', *options]).o or {})
+    found = SimpleNamespace()
+    DictAction([], 'options')(None, found, options)
+    return dict(found.options)
 
 
 def forbid_code_in_files() -> None:

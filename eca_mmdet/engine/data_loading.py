@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import functools
+import itertools
 import multiprocessing.sharedctypes
 import random
 import signal
@@ -30,8 +31,6 @@ from eca_mmdet.utils.errors import RunError
 from eca_mmdet.utils.text import printable
 
 _MIXING = ('MultiImageMixDataset', 'mmdet.MultiImageMixDataset')
-_OWN = ('dataset', '_seed', '_tolerated', '_list', '_loading')
-"""Attributes of ``FaultTolerantDataset`` itself."""
 
 
 def seed_step(seed: int, rank: int, step: int) -> None:
@@ -130,13 +129,9 @@ class ReplayedBatchSampler(Sampler[list[SampleIndex]]):
     def _epoch_batches(self) -> Iterator[list[SampleIndex]]:
         if hasattr(self.sampler, 'set_epoch'):
             self.sampler.set_epoch(self._epoch)
-        number = self._rank
+        numbers = itertools.count(self._rank, self._processes)
         for batch in self._batches:
-            samples = []
-            for index in batch:
-                samples.append(SampleIndex(index, self._epoch, number))
-                number += self._processes
-            yield samples
+            yield [SampleIndex(index, self._epoch, next(numbers)) for index in batch]
 
     def __len__(self) -> int:
         """Return the batches of an epoch."""
@@ -177,7 +172,6 @@ class FaultTolerantDataset(Dataset[Any]):
             inner = dict(dataset=dataset['dataset'], workers=workers)
             inner |= dict(tolerated=tolerated, bad_images=bad_images)
             dataset = {**dataset, 'dataset': dict(type=FaultTolerantDataset, **inner)}
-        self.dataset = DATASETS.build(dataset)
         self._seed = seed
         self._tolerated = tolerated
         self._list = bad_images
@@ -185,6 +179,7 @@ class FaultTolerantDataset(Dataset[Any]):
         self._loading: Any = multiprocessing.sharedctypes.RawArray(
             'q', [-1] * max(1, workers)
         )
+        self.dataset = DATASETS.build(dataset)  # last: from now on, attributes are its
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith('__') or 'dataset' not in self.__dict__:
@@ -192,7 +187,7 @@ class FaultTolerantDataset(Dataset[Any]):
         return getattr(self.__dict__['dataset'], name)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if name in _OWN:
+        if name in self.__dict__ or 'dataset' not in self.__dict__:
             super().__setattr__(name, value)
         else:  # mmdet's hooks exchange the pipeline
             setattr(self.dataset, name, value)

@@ -37,8 +37,9 @@ def apply_settings(
             resumed with another learning rate.
     """
     side = None if image_size is None else min(image_size, default=0)
-    counts = {'epochs': epochs, 'batch_size': batch_size, 'image_size': side}
-    counts = {**counts, 'workers': workers}
+    counts = dict(
+        epochs=epochs, batch_size=batch_size, image_size=side, workers=workers
+    )
     if lr is None and not any(value is not None for value in counts.values()):
         return
     for name, value in counts.items():

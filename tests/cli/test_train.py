@@ -129,23 +129,6 @@ def test_the_same_weights_give_the_same_ap(command, mmdet_ready, shapes, tmp_pat
     assert {'coco/bbox_mAP', 'coco/segm_mAP_75'} <= ours.keys()
 
 
-@pytest.mark.openmmlab
-def test_resume_continues(command, mmdet_ready, shapes, tmp_path):
-    options = shapes_options(shapes)
-    assert command('train', DEMO, '--work-dir', tmp_path, *options)[0] == 0
-    # onedl-mmengine takes its own list of safe classes back after every load.
-    allow_mmengine_checkpoints()
-    first = torch.load(tmp_path / 'iter_2.pth', weights_only=True)
-    options += ['train_cfg.max_iters=4', 'train_cfg.val_interval=4']
-    code, _, err = command('train', DEMO, '--work-dir', tmp_path, '--resume', *options)
-    assert code == 0, err
-    allow_mmengine_checkpoints()
-    second = torch.load(tmp_path / 'iter_4.pth', weights_only=True)
-    assert (first['meta']['iter'], second['meta']['iter']) == (2, 4)
-    steps = {int(s['step']) for s in second['optimizer']['state'].values()}
-    assert steps == {4}
-
-
 def test_real_photos(command, mmdet_ready, coco_tiny, tmp_path):
     """Two steps on real COCO (80 classes, crowds, no `info`), then all 80 images."""
     data = ['instances_val2017.json', 'val2017/']
