@@ -17,7 +17,6 @@ from eca_mmdet.checkpoints.class_layers import class_heads
 from eca_mmdet.datasets.coco import read_annotations, require_instances
 from eca_mmdet.datasets.entries import is_category, is_image
 from eca_mmdet.datasets.images import find_missing
-from eca_mmdet.datasets.rules.categories import compare_splits
 from eca_mmdet.datasets.rules.check import (
     NOTHING_TRAINED,
     SMALL_IMAGE,
@@ -25,6 +24,7 @@ from eca_mmdet.datasets.rules.check import (
     check_classes,
     check_content,
     check_images,
+    compare_splits,
     count_reasons,
     narrowed,
     nothing_trained,
@@ -215,8 +215,7 @@ def _require_objects(file: _File, classes: Sequence[str] | None, dataset: Any) -
     more = SMALL_IMAGE.check(content)
     counts = narrowed(file.reasons, content)
     if not nothing_trained(file.reasons) and (why := nothing_trained(counts)):
-        fault = NOTHING_TRAINED
-        more.append(Fault(fault.code, fault.severity, 1, fault.message, tuple(why)))
+        more += NOTHING_TRAINED.faults(why)
     file.faults += [fault for fault in more if fault not in file.faults]
 
 
