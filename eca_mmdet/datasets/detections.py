@@ -6,7 +6,6 @@ import contextlib
 import hashlib
 import json
 import re
-import tempfile
 import zipfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -516,16 +515,20 @@ def write_results(found: Detections, truth: GroundTruth, path: Path) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with whole_file(path) as partial, open(partial, 'w') as file:
-            before = '[\n'
-            for row in range(len(found)):
-                entry = result_entry(found, truth, row)
-                file.write(before + json.dumps(entry, separators=(',', ':')))
-                before = ',\n'
-            file.write('\n]\n' if len(found) else '[]\n')
+            file.writelines(_lines(found, truth))
     except OSError as error:
         raise UserError(
             f'results cannot be written to {path}: {error}', code='file-not-written'
         ) from error
+
+
+def _lines(found: Detections, truth: GroundTruth) -> Iterator[str]:
+    before = '[\n'
+    for row in range(len(found)):
+        entry = result_entry(found, truth, row)
+        yield before + json.dumps(entry, separators=(',', ':'))
+        before = ',\n'
+    yield '\n]\n' if len(found) else '[]\n'
 
 
 def result_entry(found: Detections, truth: GroundTruth, row: int) -> dict[str, Any]:
@@ -563,17 +566,14 @@ def write_submission(
     and masks, so that each needs a ``folder`` of its own.
     """
     target = submission_path(folder, truth.source, algorithm)
-    best = top_of_each_image(found)
+    text = ''.join(_lines(top_of_each_image(found), truth))
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with (
-            tempfile.TemporaryDirectory() as place,
             whole_file(target) as partial,
             zipfile.ZipFile(partial, 'w', zipfile.ZIP_DEFLATED) as archive,
         ):
-            plain = Path(place) / f'{target.stem}.json'
-            write_results(best, truth, plain)
-            archive.write(plain, plain.name)
+            archive.writestr(f'{target.stem}.json', text)
     except OSError as error:
         raise UserError(
             f'{target} cannot be written: {error}', code='file-not-written'

@@ -24,6 +24,7 @@ from eca_mmdet.datasets.rules.check import (
     check_images,
     compare_splits,
 )
+from eca_mmdet.datasets.rules.rule import Content
 from tests.conftest import REPOSITORY
 from tests.support.broken_data import (
     CASES,
@@ -253,7 +254,7 @@ def test_outlines_are_compared_as_pycocotools_draws_them():
     ],
 )
 def test_classes(classes, codes, example):
-    found = check_classes(sound()['categories'], classes)
+    found = check_classes(Content.of(sound(), classes))
     assert [fault.code for fault in found] == codes
     assert not codes or example in found[0].examples[0]
 

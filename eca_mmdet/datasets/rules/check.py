@@ -179,11 +179,9 @@ def check_content(content: Content) -> list[Fault]:
     return faults
 
 
-def check_classes(
-    usable: list[Entry], classes: Sequence[str] | str | None
-) -> list[Fault]:
+def check_classes(content: Content) -> list[Fault]:
     """Compare the class names of a config with a file's usable categories, in order."""
-    return _check(entries.CLASS_RULES, Content(categories=usable, classes=classes))
+    return _check(entries.CLASS_RULES, content)
 
 
 def check_images(images: Iterable[Any], files: ImageFiles) -> list[Fault]:
