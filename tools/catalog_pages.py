@@ -18,7 +18,7 @@ from eca_mmdet.catalog.published import (
     published_rows,
 )
 from eca_mmdet.datasets.coco import BYTE_ORDER_MARK
-from eca_mmdet.datasets.rules import categories, check
+from eca_mmdet.datasets.rules import check
 
 ABOUT = """\
 # AP as reported by the ECA-Net paper, its authors or a reprint; nothing here was
@@ -152,7 +152,7 @@ def mechanism_table() -> str:
 def fault_table() -> str:
     """Return the Markdown table of the faults that ``check-data`` finds."""
     lines = [FAULT_HEADER]
-    for rule in (BYTE_ORDER_MARK, *check.RULES, *categories.SPLIT_RULES):
+    for rule in (BYTE_ORDER_MARK, *check.RULES, *check.SPLIT_RULES):
         meaning = rule.message[:1].upper() + rule.message[1:]
         fix = rule.fix.summary if rule.fix else '-'
         lines.append(f'| `{rule.code}` | {rule.severity} | {meaning} | {fix} |')

@@ -16,8 +16,8 @@ from eca_mmdet.datasets.checking import require_images
 from eca_mmdet.datasets.coco import read_annotations, require_instances
 from eca_mmdet.datasets.entries import is_category, is_image
 from eca_mmdet.datasets.images import find_missing, inspect_images
-from eca_mmdet.datasets.rules.categories import plain
 from eca_mmdet.datasets.rules.check import check_images
+from eca_mmdet.datasets.rules.entries import plain
 from eca_mmdet.datasets.rules.rule import Fault
 from eca_mmdet.utils.errors import UserError
 from eca_mmdet.utils.io import write_json

@@ -17,7 +17,7 @@ from eca_mmdet.datasets.images import (
     leaves_folder,
 )
 from eca_mmdet.datasets.rules import check as rules
-from eca_mmdet.datasets.rules.categories import compare_splits
+from eca_mmdet.datasets.rules.check import compare_splits
 from eca_mmdet.datasets.rules.rule import Fault
 from eca_mmdet.utils.errors import UserError
 from eca_mmdet.utils.io import require_free, write_json

@@ -28,6 +28,8 @@ Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 ImageId = int | str
 
+_COLUMNS = ('image', 'category', 'boxes', 'areas', 'crowd', 'sound_masks')
+
 
 @dataclass(frozen=True)
 class GroundTruth:
@@ -109,13 +111,8 @@ class GroundTruth:
     def _select(self, objects: npt.NDArray[np.bool_]) -> GroundTruth:
         return replace(
             self,
-            image=self.image[objects],
-            category=self.category[objects],
-            boxes=self.boxes[objects],
-            areas=self.areas[objects],
-            crowd=self.crowd[objects],
             segmentations=_take(self.segmentations, objects),
-            sound_masks=self.sound_masks[objects],
+            **{name: getattr(self, name)[objects] for name in _COLUMNS},
         )
 
     def mask_faults(self) -> dict[int, str]:
@@ -164,10 +161,13 @@ def read_ground_truth(path: str | Path) -> GroundTruth:
 
 
 def ground_truth(
-    content: Any, source: str = 'ground truth', index: CocoIndex | None = None
+    content: Mapping[str, Any],
+    source: str = 'ground truth',
+    index: CocoIndex | None = None,
 ) -> GroundTruth:
     """Turn the content of a COCO annotation file into columns.
 
+    ``content`` has the lists that ``datasets.coco.require_annotations`` asks for.
     Missing ``info``, ``licenses``, ``iscrowd`` and ``area`` are no fault. Objects on
     images or in categories that the file does not list do not count, as in pycocotools,
     and are listed in ``notes``. Annotations are not looked at where ``index`` has what
@@ -191,7 +191,9 @@ def ground_truth(
         columns = _columns_of(index, image_ids, category_ids, left_out)
     if columns is None:
         image_at = {key: index for index, key in enumerate(image_ids)}
-        columns = _columns(annotations, source, image_at, category_at, sizes, left_out)
+        columns = _columns(
+            annotations or (), source, image_at, category_at, sizes, left_out
+        )
     repeated = [
         f'{more} {kind} entries of {source} repeat an id; the last one counts'
         for kind, more in (
@@ -214,7 +216,7 @@ def ground_truth(
         category_names=names,
         file_order=np.array(list(dict.fromkeys(order)), np.int64),
         **columns,
-        annotated=isinstance(annotations, Sequence),
+        annotated=annotations is not None,
         file_names=tuple(_text(one.get('file_name', '')) for one in by_position),
         notes=(*repeated, *ignored),
     )
@@ -246,19 +248,16 @@ def _columns_of(
     }
 
 
-def _entries(content: Any, key: str, source: str) -> list[Any]:
-    value = content.get(key) if isinstance(content, dict) else None
-    if not isinstance(value, list) or not all(
-        isinstance(one, dict) and 'id' in one for one in value
-    ):
-        kind = 'a list' if isinstance(content, list) else type(content).__name__
-        found = sorted(content)[:8] if isinstance(content, dict) else kind
-        raise UserError(
-            f'{source} is not a COCO annotation file: expected an object whose {key!r} '
-            f'is a list of objects with an id; found {found}.',
-            code='not-annotations',
-        )
-    return value
+def _entries(content: Mapping[str, Any], key: str, source: str) -> list[Any]:
+    entries: list[Any] = content[key]
+    for number, one in enumerate(entries):
+        if not isinstance(one, dict) or 'id' not in one:
+            raise UserError(
+                f'{source} is not a COCO annotation file: {key!r} must be objects with '
+                f'an id; number {number} is {clipped(repr(one))}.',
+                code='not-annotations',
+            )
+    return entries
 
 
 def _sorted_ids(
@@ -305,7 +304,7 @@ def normal_id(value: Any) -> ImageId:
 
 
 def _columns(
-    annotations: Any,
+    annotations: Sequence[Any],
     source: str,
     image_at: Mapping[ImageId, int],
     category_at: Mapping[ImageId, int],
@@ -313,13 +312,6 @@ def _columns(
     left_out: dict[str, list[Any]],
 ) -> dict[str, Any]:
     """Look at every annotation; raise UserError for those that cannot be used."""
-    annotations = [] if annotations is None else annotations
-    if isinstance(annotations, (str, Mapping)) or not isinstance(annotations, Sequence):
-        raise UserError(
-            f"{source}: 'annotations' must be a list; it is a "
-            f'{type(annotations).__name__}.',
-            code='not-annotations',
-        )
     found, faults = [], []
     for number, one in enumerate(annotations):
         try:

@@ -10,6 +10,7 @@ import logging
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,6 @@ from eca_mmdet.checkpoints.class_layers import class_heads
 from eca_mmdet.datasets.coco import read_annotations, require_instances
 from eca_mmdet.datasets.entries import is_category, is_image
 from eca_mmdet.datasets.images import find_missing
-from eca_mmdet.datasets.rules.categories import compare_splits
 from eca_mmdet.datasets.rules.check import (
     NOTHING_TRAINED,
     SMALL_IMAGE,
@@ -25,6 +25,7 @@ from eca_mmdet.datasets.rules.check import (
     check_classes,
     check_content,
     check_images,
+    compare_splits,
     count_reasons,
     narrowed,
     nothing_trained,
@@ -195,8 +196,7 @@ def _look_closer(
     ``elsewhere``: the images come from a remote storage.
     """
     require_instances(file.path, file.content)
-    categories = list(filter(is_category, file.content['categories']))
-    more = check_classes(categories, classes)
+    more = check_classes(Content.of(file.content, classes))
     images = file.content['images']
     if not elsewhere and file.folder is None:
         names = [image['file_name'] for image in images if is_image(image)]
@@ -208,15 +208,12 @@ def _look_closer(
 
 def _require_objects(file: _File, classes: Sequence[str] | None, dataset: Any) -> None:
     """Add faults of what the dataset leaves out by its classes and its filter."""
-    least = (dataset.get('filter_cfg') or {}).get('min_size', 0)
-    images = list(filter(is_image, file.content['images']))
-    categories = list(filter(is_category, file.content['categories']))
-    content = Content(images, categories, classes=classes, min_side=least)
+    content = Content.of(file.content, classes)
+    content.min_side = (dataset.get('filter_cfg') or {}).get('min_size', 0)
     more = SMALL_IMAGE.check(content)
     counts = narrowed(file.reasons, content)
     if not nothing_trained(file.reasons) and (why := nothing_trained(counts)):
-        fault = NOTHING_TRAINED
-        more.append(Fault(fault.code, fault.severity, 1, fault.message, tuple(why)))
+        more += NOTHING_TRAINED.faults(why)
     file.faults += [fault for fault in more if fault not in file.faults]
 
 
@@ -319,17 +316,14 @@ def _compare(files: list[_File]) -> list[str]:
     errors = []
     # An evaluator's own file has no folder: no loader reads it.
     loaded = [(file, file.folder) for file in files if file.folder is not None]
-    for train, train_folder in loaded:
-        for val, val_folder in loaded:
-            if 'train' not in train.uses or 'val' not in val.uses:
-                continue
-            folders = (train_folder, val_folder)
-            for fault in compare_splits(
-                train.content, val.content, train.classes, folders
-            ):
-                line = f'{train.path} and {val.path}: {fault.line()}'
-                if fault.severity == 'error':
-                    errors.append(f'  {printable(line)}')
-                else:
-                    logger.warning(f'warning: {line}')
+    for (train, folder), (val, val_folder) in product(loaded, loaded):
+        if 'train' not in train.uses or 'val' not in val.uses:
+            continue
+        folders = folder, val_folder
+        for fault in compare_splits(train.content, val.content, train.classes, folders):
+            line = f'{train.path} and {val.path}: {fault.line()}'
+            if fault.severity == 'error':
+                errors.append(f'  {printable(line)}')
+            else:
+                logger.warning(f'warning: {line}')
     return errors

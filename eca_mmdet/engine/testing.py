@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from eca_mmdet.checkpoints.download import is_address
 from eca_mmdet.checkpoints.io import each_read_once, read_checkpoint
-from eca_mmdet.datasets.detections import TASKS
-from eca_mmdet.datasets.results import results_path, submission_path
+from eca_mmdet.datasets.detections import TASKS, results_path, submission_path
 from eca_mmdet.engine import distributed
 from eca_mmdet.engine.config import evaluators, load_config, set_work_dir, type_name
 from eca_mmdet.engine.failures import as_user_error

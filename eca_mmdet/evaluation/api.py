@@ -11,9 +11,8 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from eca_mmdet.datasets.detections import TASKS, Detections
+from eca_mmdet.datasets.detections import TASKS, Detections, read_results
 from eca_mmdet.datasets.ground_truth import GroundTruth, read_ground_truth
-from eca_mmdet.datasets.results import read_results
 from eca_mmdet.evaluation import coco_eval
 from eca_mmdet.evaluation.bootstrap import Difference, difference
 from eca_mmdet.evaluation.coco_eval import MAX_DETS, make_record

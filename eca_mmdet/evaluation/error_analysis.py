@@ -12,9 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from eca_mmdet.datasets.detections import Detections
+from eca_mmdet.datasets.detections import Detections, result_entry
 from eca_mmdet.datasets.ground_truth import GroundTruth
-from eca_mmdet.datasets.results import result_entry
 from eca_mmdet.evaluation.coco_eval import MAX_DETS, hotcoco_evaluator
 
 EXTREME_IMAGES = 20

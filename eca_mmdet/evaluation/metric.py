@@ -19,9 +19,14 @@ from mmengine.registry import HOOKS
 from mmengine.runner import BaseLoop, EpochBasedTrainLoop
 
 from eca_mmdet import compat
-from eca_mmdet.datasets.detections import TASKS, Detections
+from eca_mmdet.datasets.detections import (
+    TASKS,
+    Detections,
+    results_path,
+    write_results,
+    write_submission,
+)
 from eca_mmdet.datasets.ground_truth import GroundTruth, read_ground_truth
-from eca_mmdet.datasets.results import results_path, write_results, write_submission
 from eca_mmdet.evaluation.coco_eval import (
     BACKENDS,
     MAX_DETS,

@@ -18,20 +18,20 @@ from eca_mmdet.datasets.images import (
     read_size,
 )
 from eca_mmdet.datasets.masks import mask_boxes
-from eca_mmdet.datasets.rules import categories, check
-from eca_mmdet.datasets.rules.categories import compare_splits
+from eca_mmdet.datasets.rules import check
 from eca_mmdet.datasets.rules.check import (
-    check_annotations,
     check_classes,
     check_images,
+    compare_splits,
 )
-from eca_mmdet.utils.errors import UserError
+from eca_mmdet.datasets.rules.rule import Content
 from tests.conftest import REPOSITORY
 from tests.support.broken_data import (
     CASES,
     DELETE,
     IMAGES,
     case_id,
+    check_annotations,
     sound,
     write_images,
 )
@@ -254,7 +254,7 @@ def test_outlines_are_compared_as_pycocotools_draws_them():
     ],
 )
 def test_classes(classes, codes, example):
-    found = check_classes(sound()['categories'], classes)
+    found = check_classes(Content.of(sound(), classes))
     assert [fault.code for fault in found] == codes
     assert not codes or example in found[0].examples[0]
 
@@ -579,13 +579,8 @@ def test_every_fault_is_explained_in_the_docs():
     rows = dict(re.findall(r'^\| `([\w-]+)` \| (\w+) \|', text, re.MULTILINE))
     assert rows == {
         rule.code: rule.severity
-        for rule in (*check.RULES, *categories.SPLIT_RULES, BYTE_ORDER_MARK)
+        for rule in (*check.RULES, *check.SPLIT_RULES, BYTE_ORDER_MARK)
     }, 'python tools/update_readme.py'
-
-
-def test_unreadable_content_is_a_users_error(tmp_path):
-    with pytest.raises(UserError, match='does not exist'):
-        read_annotations(tmp_path / 'x.json')
 
 
 def test_written_files_have_the_optional_fields(write, tmp_path, command):

@@ -10,8 +10,8 @@ from eca_mmdet.datasets.coco import read_annotations
 from eca_mmdet.datasets.converters.conversion import convert
 from eca_mmdet.datasets.converters.files import find_lists
 from eca_mmdet.datasets.converters.labels import Choices
-from eca_mmdet.datasets.rules.check import check_annotations
 from eca_mmdet.utils.errors import UserError
+from tests.support.broken_data import check_annotations
 from tests.support.foreign_data import (
     content,
     cvat,

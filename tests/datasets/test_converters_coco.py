@@ -14,12 +14,13 @@ from eca_mmdet.datasets.converters.conversion import (
 )
 from eca_mmdet.datasets.converters.labels import Choices
 from eca_mmdet.datasets.images import open_images
-from eca_mmdet.datasets.rules.check import check_annotations, check_images
+from eca_mmdet.datasets.rules.check import check_images
 from eca_mmdet.utils.errors import (
     MissingPackageError,
     UserError,
 )
 from tests.support import foreign_data
+from tests.support.broken_data import check_annotations
 from tests.support.foreign_data import (
     content,
     labelme,

@@ -2,23 +2,25 @@
 
 import json
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from eca_mmdet.datasets.detections import Detections, detections_of
+from eca_mmdet.datasets.detections import (
+    Detections,
+    detections_of,
+    read_results,
+    submission_path,
+    top_of_each_image,
+    write_results,
+    write_submission,
+)
 from eca_mmdet.datasets.ground_truth import (
     ground_truth,
     read_ground_truth,
 )
 from eca_mmdet.datasets.masks import Rles
-from eca_mmdet.datasets.results import (
-    read_results,
-    server_name,
-    top_of_each_image,
-    write_results,
-    write_submission,
-)
 from eca_mmdet.utils.errors import UserError
 from tests.references.coco import (
     box_mask,
@@ -35,6 +37,7 @@ TRUTH = ground_truth(
     'A.json',
 )
 GOOD = {'image_id': 5, 'category_id': 9, 'bbox': [1, 2, 3, 4], 'score': 0.5}
+POLYGON = [[1, 2, 4, 2, 4, 6, 1, 6]]
 MASK = rle(box_mask((1, 2, 3, 4), 40, 50))
 
 
@@ -63,22 +66,20 @@ def test_tasks_come_from_what_every_entry_has():
     assert list(read(tasks=['bbox', 'segm'])) == ['bbox', 'segm']
 
 
-def test_areas_of_masks_are_of_masks():
-    found = read({**GOOD, 'bbox': [0, 0, 40, 40], 'segmentation': MASK})
+@pytest.mark.parametrize('mask', [MASK, POLYGON])
+def test_areas_and_boxes_of_masks(mask):
+    found = read({**GOOD, 'bbox': [0, 0, 40, 40], 'segmentation': mask})
     assert found['segm'].areas().tolist() == [12]
     assert found['bbox'].areas().tolist() == [1600]
+    entry = {key: value for key, value in GOOD.items() if key != 'bbox'}
+    found = read({**entry, 'segmentation': mask}, tasks=['bbox'])
+    assert found['bbox'].boxes.tolist() == [[1, 2, 3, 4]]
 
 
 def test_more_than_255_masks_have_areas():
     """pycocotools' area of a list overflows there."""
     found = read(*[{**GOOD, 'segmentation': MASK}] * 300)
     assert found['segm'].areas().tolist() == [12] * 300
-
-
-def test_boxes_of_masks_alone_if_asked():
-    entry = {key: value for key, value in GOOD.items() if key != 'bbox'}
-    found = read({**entry, 'segmentation': MASK}, tasks=['bbox'])
-    assert found['bbox'].boxes.tolist() == [[1, 2, 3, 4]]
 
 
 def test_a_field_that_some_lack_is_told(tmp_path):
@@ -91,19 +92,6 @@ def test_a_field_that_some_lack_is_told(tmp_path):
         'evaluated',
     )
     assert read_results(path, TRUTH, ['bbox']).notes == ()
-
-
-def test_boxes_of_polygons_alone_if_asked():
-    entry = {key: value for key, value in GOOD.items() if key != 'bbox'}
-    polygon = [[1, 2, 4, 2, 4, 6, 1, 6]]
-    found = read({**entry, 'segmentation': polygon}, tasks=['bbox'])
-    assert found['bbox'].boxes.tolist() == [[1, 2, 3, 4]]
-
-
-def test_polygons_become_masks():
-    polygon = [[1, 2, 4, 2, 4, 6, 1, 6]]
-    found = read({**GOOD, 'segmentation': polygon})
-    assert found['segm'].areas().tolist() == [12]
 
 
 @pytest.mark.parametrize(
@@ -250,7 +238,8 @@ def test_the_server_gets_the_100_highest_scores_of_each_image():
     ],
 )
 def test_the_servers_file_name(annotations, algorithm, name):
-    assert server_name(annotations, algorithm) == f'detections_{name}_results'
+    zipped = submission_path(Path('a'), annotations, algorithm)
+    assert zipped == Path(f'a/detections_{name}_results.zip')
 
 
 def test_submission_has_the_best_100_and_leaves_only_the_zip(tmp_path):

@@ -22,12 +22,11 @@ from eca_mmdet.datasets.entries import is_segmentation
 from eca_mmdet.datasets.index import ChangedFileError, Mask, read_index
 from eca_mmdet.datasets.masks import mask_api, mask_faults, to_rle
 from eca_mmdet.datasets.rules.check import (
-    check_annotations,
     check_content,
     suspect_content,
 )
 from eca_mmdet.utils.errors import UserError
-from tests.support.broken_data import CASES, case_id, sound
+from tests.support.broken_data import CASES, case_id, check_annotations, sound
 from tests.support.coco_contents import CONTENTS
 
 

@@ -9,13 +9,14 @@ import pytest
 from eca_mmdet.datasets import checking
 from eca_mmdet.datasets.coco import completed
 from eca_mmdet.datasets.images import ImageFiles
-from eca_mmdet.datasets.rules.check import check_annotations, repair
+from eca_mmdet.datasets.rules.check import repair
 from eca_mmdet.utils.errors import UserError
 from tests.support.broken_data import (
     CASES,
     DELETE,
     IMAGES,
     case_id,
+    check_annotations,
     sound,
     write_images,
 )

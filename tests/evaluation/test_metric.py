@@ -458,8 +458,8 @@ def test_arguments_that_are_refused(metric_type, arguments, message):
 
 
 def test_the_errors_are_those_of_the_same_detections(metric_type, data, tmp_path):
+    from eca_mmdet.datasets.detections import read_results
     from eca_mmdet.datasets.ground_truth import read_ground_truth
-    from eca_mmdet.datasets.results import read_results
     from eca_mmdet.evaluation.error_analysis import analyze
 
     path, _, samples = data

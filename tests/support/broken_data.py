@@ -8,6 +8,9 @@ from typing import Any
 import cv2
 import numpy as np
 
+from eca_mmdet.datasets.rules.check import check_content
+from eca_mmdet.datasets.rules.rule import Content
+
 IMAGES = {'é.png': (64, 48), 'b.jpg': (40, 34), 'sub/c.png': (36, 36)}
 
 
@@ -39,6 +42,11 @@ def box(key, image, category):
         'segmentation': [[2, 3, 10, 3, 10, 9, 2, 9]],
         'score_by': 'hand',
     }
+
+
+def check_annotations(content, classes=None):
+    """Return the faults that show without the images."""
+    return check_content(Content.of(content, classes))
 
 
 def write_images(folder):

@@ -8,17 +8,26 @@ compared with, and a sound annotation of each category has the faults of the who
 
 from __future__ import annotations
 
+import filecmp
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
 
-from eca_mmdet.datasets.entries import Entry, has_mask, is_image, left_out
+from eca_mmdet.datasets.entries import (
+    Entry,
+    has_mask,
+    is_category,
+    is_image,
+    left_out,
+)
 from eca_mmdet.datasets.images import ImageFiles
 from eca_mmdet.datasets.index import Array, CocoIndex, Mask
-from eca_mmdet.datasets.rules import categories, entries, objects
+from eca_mmdet.datasets.rules import entries, objects
+from eca_mmdet.datasets.rules.entries import plain
 from eca_mmdet.datasets.rules.rule import (
     EXAMPLES,
     Content,
@@ -142,12 +151,12 @@ _TRAINING_RULES: tuple[Rule[Content], ...] = (
 
 RULES: tuple[Rule[Content], ...] = (
     *entries.RULES,
-    *categories.RULES,
-    *categories.CLASS_RULES,
+    *entries.CATEGORY_RULES,
+    *entries.CLASS_RULES,
     *entries.IMAGE_RULES,
     *objects.RULES,
     *_TRAINING_RULES,
-    *categories.COVERAGE_RULES,
+    *entries.COVERAGE_RULES,
     *entries.FILE_RULES,
 )
 """In the order of reports."""
@@ -157,18 +166,8 @@ _REPAIRS = tuple(dict.fromkeys(fix.apply for fix in _FIXES))
 """In the order of phases; what several rules share runs once."""
 
 
-def check_annotations(
-    content: Mapping[str, Any], classes: Sequence[str] | str | None = None
-) -> list[Fault]:
-    """Find every fault that shows without the images, at most one of each kind.
-
-    ``classes`` are the class names of a config, to be compared.
-    """
-    return check_content(Content.of(content, classes))
-
-
 def check_content(content: Content) -> list[Fault]:
-    """Find the faults of :func:`check_annotations` in sorted entries."""
+    """Find every fault that shows without the images, at most one of each kind."""
     faults = _check(RULES, content)
     for at, fault in enumerate(faults):
         if fault.code == 'missing-segmentation':
@@ -180,11 +179,9 @@ def check_content(content: Content) -> list[Fault]:
     return faults
 
 
-def check_classes(
-    usable: list[Entry], classes: Sequence[str] | str | None
-) -> list[Fault]:
+def check_classes(content: Content) -> list[Fault]:
     """Compare the class names of a config with a file's usable categories, in order."""
-    return _check(categories.CLASS_RULES, Content(categories=usable, classes=classes))
+    return _check(entries.CLASS_RULES, content)
 
 
 def check_images(images: Iterable[Any], files: ImageFiles) -> list[Fault]:
@@ -211,7 +208,7 @@ def repair(
         images=[*map(dict, usable.images)],
         categories=[*map(dict, usable.categories)],
         annotations=[*map(dict, usable.annotations)],
-        files=files,
+        files=files or ImageFiles({}),
     )
     for make in _REPAIRS:
         state.forget()
@@ -304,3 +301,89 @@ def _repeated(ids: Array) -> Array:
     """Return which ids occur more than once."""
     _, inverse, times = np.unique(ids, return_inverse=True, return_counts=True)
     return times[inverse] > 1
+
+
+def _names_in_use(content: dict[str, Any], classes: Sequence[str] | None) -> list[str]:
+    names = dict.fromkeys(
+        one['name'] for one in content['categories'] if is_category(one)
+    )
+    wanted = set(map(plain, names if classes is None else classes))
+    return [name for name in names if plain(name) in wanted]
+
+
+def _is_same_file(one: Path, other: Path) -> bool:
+    try:
+        return filecmp.cmp(one, other, shallow=False)
+    except (OSError, ValueError):  # missing files are another rule's
+        return False
+
+
+SPLIT_RULES: tuple[Rule[Any], ...] = tuple(
+    Rule.of(code, list)
+    for code in (
+        'split-category-spelling',
+        'split-missing-category',
+        'split-extra-category',
+        'split-category-order',
+        'split-same-file-name',
+        'split-leak',
+    )
+)
+"""They take what was found."""
+
+
+def compare_splits(
+    train: dict[str, Any],
+    val: dict[str, Any],
+    classes: Sequence[str] | None = None,
+    folders: tuple[Path, Path] | None = None,
+) -> list[Fault]:
+    """Find faults of the contents of a training and a validation file together.
+
+    Args:
+        train: content of the training file.
+        val: content of the validation file.
+        classes: the names in use; None means all.
+        folders: image folders of the two. Equal file names in different folders are
+            one image only if the files are equal.
+    """
+    names, others = _names_in_use(train, classes), _names_in_use(val, classes)
+    only = {plain(name): name for name in names if name not in others}
+    respelt = [
+        (only[plain(name)], name)
+        for name in others
+        if name not in names and plain(name) in only
+    ]
+    both = {name for pair in respelt for name in pair}
+    missing = [name for name in names if name not in others and name not in both]
+    extra = [name for name in others if name not in names and name not in both]
+    orders = (
+        [name for name in names if name in others],
+        [n for n in others if n in names],
+    )
+    moved = [name for name, other in zip(*orders, strict=True) if name != other]
+    files = {image['file_name'] for image in train['images'] if is_image(image)}
+    common = dict.fromkeys(
+        image['file_name']
+        for image in val['images']
+        if is_image(image) and image['file_name'] in files
+    )
+    leaked: list[str] = []
+    if folders is not None:
+        one, other = folders
+        same_folder = one.resolve() == other.resolve()
+        leaked = [
+            name
+            for name in common
+            if same_folder or _is_same_file(one / name, other / name)
+        ]
+    found = (
+        [f'{a!r} and {b!r}' for a, b in respelt],
+        [*map(repr, missing)],
+        [*map(repr, extra)],
+        [*map(repr, moved)],
+        [] if folders else [*map(repr, common)],
+        [*map(repr, leaked)],
+    )
+    pairs = zip(SPLIT_RULES, found, strict=True)
+    return [fault for rule, items in pairs for fault in rule.faults(items)]

@@ -1,7 +1,12 @@
-"""Malformed entries, ids and references; sizes and files of images."""
+"""Entries, ids and references; sizes and files of images; categories and classes.
+
+mmdet's CocoDataset labels objects by the order in which the file lists its categories
+(``get_cat_ids``), whatever the order of ``classes``.
+"""
 
 from __future__ import annotations
 
+import difflib
 from collections import Counter, defaultdict
 from typing import Any
 
@@ -240,10 +245,10 @@ def _among(content: Content, names: dict[str, str]) -> list[tuple[str, str]]:
 
 def _other_size(content: Content) -> list[str]:
     """Name the images whose size is not that of their file."""
-    sizes = content.files.sizes if content.files else {}
     found = []
     for image in content.images:
-        actual, stated = sizes.get(image['file_name']), size_of(image)
+        actual = content.files.sizes.get(image['file_name'])
+        stated = size_of(image)
         if actual and stated and actual != stated:
             is_not = f'{actual[0]} x {actual[1]}, not {stated[0]} x {stated[1]}'
             found.append(f'{image_name(image)} is {is_not}')
@@ -252,16 +257,12 @@ def _other_size(content: Content) -> list[str]:
 
 def _drop_images(content: Content) -> None:
     """Correct file names, and drop images without a usable file, with annotations."""
-    if content.files is None:
-        return
     for image in content.images:
         if (moved := content.files.moved.get(image['file_name'])) is not None:
             image['file_name'] = moved
             content.done['file names corrected'] += 1
     unusable = content.files.unusable
     gone = [image for image in content.images if image['file_name'] in unusable]
-    if not gone:
-        return
     content.images = [i for i in content.images if i['file_name'] not in unusable]
     content.done['images without a usable file dropped'] += len(gone)
     ids = {image['id'] for image in gone} - {image['id'] for image in content.images}
@@ -280,9 +281,8 @@ def _read_sizes(content: Content) -> None:
 
 
 def _correct_sizes(content: Content) -> None:
-    sizes = content.files.sizes if content.files else {}
     for image in content.images:
-        size = sizes.get(image['file_name'])
+        size = content.files.sizes.get(image['file_name'])
         if size and size != size_of(image):
             image['width'], image['height'] = size
             content.done['image sizes corrected'] += 1
@@ -313,7 +313,7 @@ IMAGE_RULES: tuple[Rule[Content], ...] = (
 FILE_RULES: tuple[Rule[Content], ...] = (
     Rule.of(
         'missing-image',
-        lambda content: _among(content, content.files.missing if content.files else {}),
+        lambda content: _among(content, content.files.missing),
         Fix(
             'replaced by the only image in the folder that it can mean (another path, '
             'case or ending); if none is similar, the entry is dropped, with its '
@@ -325,7 +325,7 @@ FILE_RULES: tuple[Rule[Content], ...] = (
     ),
     Rule.of(
         'damaged-image',
-        lambda content: _among(content, content.files.damaged if content.files else {}),
+        lambda content: _among(content, content.files.damaged),
         Fix('the entry is dropped, with its annotations', Phase.FILES, _drop_images),
         ': '.join,
     ),
@@ -338,4 +338,132 @@ FILE_RULES: tuple[Rule[Content], ...] = (
             _correct_sizes,
         ),
     ),
+)
+
+
+def plain(name: str) -> str:
+    """Return a name without what people mistype: case and spaces."""
+    return ' '.join(name.split()).casefold()
+
+
+def _duplicates(content: Content) -> tuple[list[Entry], list[Entry]]:
+    """Return categories whose id came before, and others whose name did."""
+    ids, names = set[Any](), set[str]()
+    same_id, same_name = [], []
+    for category in content.categories:
+        if category['id'] in ids:
+            same_id.append(category)
+        elif category['name'] in names:
+            same_name.append(category)
+        ids.add(category['id'])
+        names.add(category['name'])
+    return same_id, same_name
+
+
+def _merge_categories(content: Content) -> None:
+    """Keep the first category of each name.
+
+    Equal ids of different names stay: which one annotations mean cannot be known.
+    """
+    names = {one['id']: one['name'] for one in content.categories}
+    unclear = {c['id'] for c in content.categories if c['name'] != names[c['id']]}
+    first: dict[str, Any] = {}
+    moved: dict[Any, Any] = {}
+    kept = []
+    for category in content.categories:
+        name, key = category['name'], category['id']
+        if key in unclear or name not in first:
+            kept.append(category)
+            if key not in unclear:
+                first[name] = key
+            continue
+        content.done['categories merged into the first of their name'] += 1
+        if key != first[name]:
+            moved[key] = first[name]
+    content.categories = kept
+    for one in content.annotations:
+        if one['category_id'] in moved:
+            one['category_id'] = moved[one['category_id']]
+            content.done['annotations given the category they were merged into'] += 1
+
+
+def _similar(content: Content) -> list[str]:
+    names = {category['name'] for category in content.categories}
+    spellings = Counter(map(plain, names))
+    return sorted(name for name in names if spellings[plain(name)] > 1)
+
+
+def _names(content: Content) -> list[str]:
+    return list(dict.fromkeys(one['name'] for one in content.categories))
+
+
+def _classes(content: Content) -> list[str]:
+    """Return the class names to compare; those in one string are another rule's."""
+    return [] if isinstance(content.classes, str) else list(content.classes or ())
+
+
+def _unknown(content: Content) -> list[str]:
+    """Return each unknown class, and the name that it may stand for."""
+    names = _names(content)
+    by_plain = {plain(name): name for name in reversed(names)}
+    found = []
+    for name in _classes(content):
+        if name not in names:
+            close = difflib.get_close_matches(plain(name), map(plain, names), n=1)
+            like = f', the file has {by_plain[close[0]]!r}' if close else ''
+            found.append(f'{name!r}{like}')
+    return found
+
+
+def _wrong_order(content: Content) -> list[str]:
+    names = _names(content)
+    known = [name for name in _classes(content) if name in names]
+    expected = [name for name in names if name in set(known)]
+    if known == expected:
+        return []
+    return [f'the order of the file: {", ".join(expected)}']
+
+
+def _without_objects(content: Content) -> list[str]:
+    if not content.annotations:
+        return []
+    used = {one['category_id'] for one in content.annotations}
+    names = [one['name'] for one in content.categories if one['id'] not in used]
+    if content.classes is None or isinstance(content.classes, str):
+        return names
+    return [name for name in names if name in set(content.classes)]
+
+
+CATEGORY_RULES: tuple[Rule[Content], ...] = (
+    Rule.of(
+        'duplicate-category-id',
+        lambda content: content.derive(_duplicates)[0],
+        Fix(MERGED, Phase.DUPLICATES, _merge_categories),
+    ),
+    Rule.of(
+        'duplicate-category-name',
+        lambda content: content.derive(_duplicates)[1],
+        Fix('merged into the first of the name', Phase.DUPLICATES, _merge_categories),
+    ),
+    Rule.of('similar-category-names', _similar, describe=repr),
+)
+
+CLASS_RULES: tuple[Rule[Content], ...] = (
+    Rule.of(
+        'classes-string',
+        lambda content: [content.classes] if isinstance(content.classes, str) else [],
+        describe=repr,
+    ),
+    Rule.of('unknown-class', _unknown),
+    Rule.of('class-order', _wrong_order),
+)
+
+COVERAGE_RULES: tuple[Rule[Content], ...] = (
+    Rule.of(
+        'no-annotations',
+        lambda content: (
+            [] if content.annotations else ["'annotations' is empty or not there"]
+        ),
+    ),
+    Rule.of('class-without-objects', _without_objects, describe=repr),
 )

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from itertools import chain
 from typing import Any
 
@@ -380,20 +381,18 @@ _BOX = Fix(
 )
 
 
-def _box_rule(code: str, fix: Fix) -> Rule[Content]:
-    def find(content: Content) -> list[Entry]:
-        return content.derive(_misplaced)[code]
-
-    return Rule.of(code, find, fix, _box_name)
-
-
-def _mask_rule(
-    code: str, fix: Fix | None = None, describe: Callable[[Any], str] = entry_name
+def _rule(
+    find: Callable[[Content], dict[str, list[Entry]]],
+    code: str,
+    fix: Fix | None = None,
+    describe: Callable[[Any], str] = entry_name,
 ) -> Rule[Content]:
-    def find(content: Content) -> list[Entry]:
-        return content.derive(_bad_masks)[code]
+    """Return the rule of a code that is found together with others."""
+    return Rule.of(code, lambda content: content.derive(find)[code], fix, describe)
 
-    return Rule.of(code, find, fix, describe)
+
+_box_rule = partial(_rule, _misplaced, describe=_box_name)
+_mask_rule = partial(_rule, _bad_masks)
 
 
 def _drop_misplaced(code: str, summary: str, what: str) -> Fix:
@@ -481,7 +480,7 @@ RULES: tuple[Rule[Content], ...] = (
             Phase.SCALES,
             _place_masks,
         ),
-        _box_name,
+        describe=_box_name,
     ),
     _mask_rule('rle-size'),
     _mask_rule('missing-segmentation'),

@@ -222,7 +222,10 @@ class Rule(Generic[T]):
 
     def check(self, content: T) -> list[Fault]:
         """Return the fault as a list; an empty one if no item has it."""
-        items = self.find(content)
+        return self.faults(self.find(content))
+
+    def faults(self, items: Sequence[Any]) -> list[Fault]:
+        """Return the fault of some items as a list."""
         if not items:
             return []
         examples = dict.fromkeys(self.describe(item) for item in items[:EXAMPLES])
@@ -249,7 +252,7 @@ class Content:
         annotations: with ids of an image and a category; their own may be bad.
         malformed: positions of all other entries, by key.
         classes: class names of a config; None if there is nothing to compare.
-        files: what is known of the image files; None if they were not looked for.
+        files: what is known of the image files; nothing if they were not looked for.
         min_side: images with a shorter side are left out of training; mmdet's configs
             have 32 as ``filter_cfg.min_size``.
         others: number of the annotations without a fault that are not among those
@@ -263,7 +266,7 @@ class Content:
     annotations: list[Entry] = field(default_factory=list)
     malformed: dict[str, list[int]] = field(default_factory=dict)
     classes: Sequence[str] | str | None = None
-    files: ImageFiles | None = None
+    files: ImageFiles = field(default_factory=lambda: ImageFiles({}))
     min_side: int = 32
     others: Counter[tuple[Any, int]] = field(default_factory=Counter)
     unmasked: int | None = None
