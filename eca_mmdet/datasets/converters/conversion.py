@@ -18,7 +18,7 @@ from eca_mmdet.datasets.coco import (
     require_instances,
     write_new,
 )
-from eca_mmdet.datasets.converters import cvat, labelme, voc, yolo
+from eca_mmdet.datasets.converters import cvat, label_files, yolo
 from eca_mmdet.datasets.converters.files import (
     SPLITS,
     by_split,
@@ -40,8 +40,8 @@ from eca_mmdet.utils.text import clipped
 
 _READERS: dict[Kind, Callable[[Path, Choices], LabelledDataset]] = {
     'yolo': yolo.read,
-    'voc': voc.read,
-    'labelme': lambda path, choices: labelme.read(path),
+    'voc': label_files.read_voc,
+    'labelme': lambda path, choices: label_files.read_labelme(path),
     'cvat': lambda path, choices: cvat.read(path),
 }
 _NAMES = {
