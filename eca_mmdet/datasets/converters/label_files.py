@@ -94,7 +94,7 @@ def _listed(
     return {split: list(listed) for split, listed in splits.items()}, left
 
 
-def read_label_files(
+def _read_folder(
     kind: Kind,
     name: str,
     root: Path,
@@ -102,20 +102,10 @@ def read_label_files(
     load: Callable[[Path, ConversionLog], ImageLabels | None],
     read: ReadObjects,
 ) -> LabelledDataset:
-    """Read a format with a label file for each image.
+    """Read the splits of lists, of the folders of the label files, or of the images.
 
-    The splits are those of lists, of the folders of the label files, or of the images.
-
-    Args:
-        kind: the format.
-        name: of its files in messages.
-        root: folder of labels and images.
-        ending: of the label files.
-        load: returns the labels in a file; None, logged, if it is another's.
-        read: returns the objects of a content.
-
-    Raises:
-        UserError: no image of a split can be read.
+    ``name`` is that of the files in messages. ``load`` returns the labels in a file, or
+    None, logged, if it is another's.
     """
     log = ConversionLog()
     images = ImageFolder(root)
@@ -180,7 +170,7 @@ def read_voc(path: Path, choices: Choices) -> LabelledDataset:
         MissingPackageError: defusedxml is not installed.
     """
     reader = _VocReader(choices.voc_origin)
-    dataset = read_label_files('voc', 'XML', path, '.xml', reader.load, reader.read)
+    dataset = _read_folder('voc', 'XML', path, '.xml', reader.load, reader.read)
     if reader.boxes:
         dataset.log.say(
             f'pixels are counted from {reader.origin} (of {reader.boxes} boxes '
@@ -292,7 +282,7 @@ def read_labelme(path: Path) -> LabelledDataset:
         return read_shapes(shapes, read, name, log, _group_of)
 
     load = functools.partial(_load_labelme, path)
-    return read_label_files('labelme', 'LabelMe', path, '.json', load, read_image)
+    return _read_folder('labelme', 'LabelMe', path, '.json', load, read_image)
 
 
 def _load_labelme(root: Path, file: Path, log: ConversionLog) -> ImageLabels | None:
