@@ -12,11 +12,11 @@ from typing import Any
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 from shapely import affinity
 from shapely.geometry import MultiPolygon, Point, Polygon
 
 from eca_mmdet.datasets.coco import completed
+from eca_mmdet.utils.images import Array
 
 CLASSES = ('circle', 'square', 'triangle')
 SPLITS = {'train': 400, 'val': 100}
@@ -26,9 +26,6 @@ SIDE_PX = 160
 MIN_VISIBLE = 0.7
 """An object less visible than this share of its area is not drawn at all."""
 
-Image = npt.NDArray[np.uint8]
-Floats = npt.NDArray[np.float32]
-
 
 _OUTLINES = (
     Point(0, 0).buffer(0.5, quad_segs=8),
@@ -37,11 +34,11 @@ _OUTLINES = (
 )
 
 
-def _background(rng: np.random.Generator, side: int) -> Image:
+def _background(rng: np.random.Generator, side: int) -> Array:
     """Return HWC uint8: muted blotches, stripes and fine noise."""
     cells = int(rng.integers(2, 7))
     coarse = rng.uniform(60, 190) + rng.uniform(-45, 45, (cells, cells, 3))
-    image: Floats = cv2.resize(
+    image: Array = cv2.resize(
         coarse.astype(np.float32), (side, side), interpolation=cv2.INTER_CUBIC
     )
     angle, period = rng.uniform(0, np.pi), rng.uniform(6, 40)
@@ -52,11 +49,8 @@ def _background(rng: np.random.Generator, side: int) -> Image:
     return np.clip(image, 0, 255).astype(np.uint8)
 
 
-def _noise(
-    rng: np.random.Generator, shape: tuple[int, ...], deviation: float
-) -> Floats:
-    noise: Floats = rng.standard_normal(shape, dtype=np.float32)
-    return noise * np.float32(deviation)
+def _noise(rng: np.random.Generator, shape: tuple[int, ...], deviation: float) -> Array:
+    return rng.standard_normal(shape, dtype=np.float32) * np.float32(deviation)
 
 
 def _place(rng: np.random.Generator, side: int) -> tuple[int, Polygon]:
@@ -92,16 +86,16 @@ def _arrange(rng: np.random.Generator, side: int) -> list[tuple[int, Polygon, An
     return placed
 
 
-def _colour(rng: np.random.Generator, under: Floats) -> Floats:
+def _colour(rng: np.random.Generator, under: Array) -> Array:
     """Draw a saturated BGR colour that differs from what it will cover."""
     while True:
         hsv = np.array([[[rng.uniform(0, 360), *rng.uniform(0.55, 1, 2)]]], np.float32)
-        colour: Floats = cv2.cvtColor(hsv, cv2.COLOR_HSV2BGR)[0, 0] * 255
+        colour: Array = cv2.cvtColor(hsv, cv2.COLOR_HSV2BGR)[0, 0] * 255
         if np.abs(colour - under).sum() > 150:
             return colour
 
 
-def _paint(image: Image, outline: Polygon, rng: np.random.Generator) -> None:
+def _paint(image: Array, outline: Polygon, rng: np.random.Generator) -> None:
     """Fill the outline in place with a shaded, slightly noisy colour."""
     left, top, right, bottom = outline.bounds
     x0, y0 = max(int(left) - 1, 0), max(int(top) - 1, 0)
@@ -123,7 +117,7 @@ def _paint(image: Image, outline: Polygon, rng: np.random.Generator) -> None:
 
 def draw_image(
     seed: int, split: str, index: int, side: int = SIDE_PX
-) -> tuple[Image, list[dict[str, Any]]]:
+) -> tuple[Array, list[dict[str, Any]]]:
     """Return one image of ``side`` x ``side`` pixels and its annotations.
 
     Returns:

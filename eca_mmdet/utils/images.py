@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from eca_mmdet.utils.errors import MissingPackageError, UserError
+from eca_mmdet.utils.errors import UserError
 from eca_mmdet.utils.io import require_regular, whole_file
 from eca_mmdet.utils.text import clipped
 
@@ -117,8 +117,11 @@ def other_format(path: str, reason: str) -> Array:
 
     try:
         if not cv2.haveImageReader(path):
-            return _read_by_pillow(path)
-    except (UserError, cv2.error):
+            from PIL import Image
+
+            with Image.open(path) as image:
+                return to_rgb(image)
+    except Exception:  # each decoder of Pillow raises its own; Pillow may be missing
         pass
     raise UserError(
         f'{path} is not an image that can be read: {reason}.', code='broken-image'
@@ -162,26 +165,6 @@ def decode(path: Path) -> Array | str:
     if image is None:
         return f'OpenCV reads no image from its {len(raw)} bytes'
     return np.asarray(image)
-
-
-def _read_by_pillow(path: str) -> Array:
-    try:
-        from PIL import Image
-    except ImportError as error:
-        raise MissingPackageError(
-            'OpenCV does not read this format, and Pillow is not installed: pip '
-            'install pillow'
-        ) from error
-    try:
-        with Image.open(path) as image:
-            image.load()
-            return to_rgb(image)
-    except Exception as error:  # each decoder of Pillow raises its own
-        line = next(iter(str(error).splitlines()), '') or type(error).__name__
-        raise UserError(
-            f'{path} is not an image that can be read: {clipped(line, 200)}.',
-            code='broken-image',
-        ) from error
 
 
 def encode_image(image: Array, suffix: str, quality: int = 95) -> bytes:

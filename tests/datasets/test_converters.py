@@ -202,19 +202,6 @@ def test_labels_of_another_size_are_told(tmp_path, size):
     assert '1 x label files that state another size' in one.notes[1]
 
 
-def test_images_of_one_name_in_two_folders_are_told_apart(tmp_path):
-    v = tmp_path / 'v'
-    for folder, x in (('day', 11), ('night', 21)):
-        photo(v / 'JPEGImages' / folder / '1.png')
-        entries = [voc_object('cat', [x, 1, 40, 20])]
-        write(v / 'Annotations' / folder / '1.xml', voc_file('1.png', entries))
-    (one,) = convert(v)
-    assert objects(one) == {
-        'day/1.png': [('cat', [10, 0, 30, 20], [])],
-        'night/1.png': [('cat', [20, 0, 20, 20], [])],
-    }
-
-
 # Which image the labels belong to
 
 
@@ -640,19 +627,6 @@ def test_labelme_images_in_a_folder_beside_and_not_further(tmp_path):
     assert one.notes == (
         '2 x label files left out without an image of their own (b.json, 2 objects, '
         'c.json, 1 object: it is inside the JSON alone)',
-    )
-
-
-def test_labelme_splits_are_folders(tmp_path):
-    good = shape('cat', [[1, 1], [9, 1], [9, 9]])
-    for split in ('valid', 'train'):
-        labelme(tmp_path / 'l' / split, [good])
-    photo(tmp_path / 'l' / 'train' / 'bare.jpg')
-    train, val = convert(tmp_path / 'l')
-    assert [train.file.name, val.file.name] == ['train.json', 'val.json']
-    assert val.images == tmp_path / 'l' / 'valid'
-    assert train.notes == (
-        '1 x images left out that no LabelMe file of a split describes (bare.jpg)',
     )
 
 

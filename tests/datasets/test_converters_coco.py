@@ -160,13 +160,6 @@ def test_yolo_lines_left_out_are_counted(tmp_path, line, reason):
     assert (one.annotation_count, one.found_count) == (1, 2)
 
 
-def test_yolo_keypoints_leave_the_box(tmp_path):
-    line = '0 0.5 0.5 0.2 0.2 0.1 0.1 2 0.9 0.9 2'
-    (one,) = convert(yolo(tmp_path / 'y', [line], kpt_shape=[2, 3]))
-    assert objects(one) == {'a.jpg': [('cat', [40, 20, 20, 10], [])]}
-    assert one.notes[0].startswith('1 x labels of 11 columns: the first five are read')
-
-
 BOX = '0 0.5 0.5 0.2 0.2'  # 40, 20, 20, 10
 
 

@@ -18,7 +18,7 @@ from eca_mmdet.datasets.coco import (
     require_instances,
     write_new,
 )
-from eca_mmdet.datasets.converters import cvat, labelme, voc, yolo
+from eca_mmdet.datasets.converters import cvat, label_files, yolo
 from eca_mmdet.datasets.converters.files import (
     SPLITS,
     by_split,
@@ -40,8 +40,8 @@ from eca_mmdet.utils.text import clipped
 
 _READERS: dict[Kind, Callable[[Path, Choices], LabelledDataset]] = {
     'yolo': yolo.read,
-    'voc': voc.read,
-    'labelme': lambda path, choices: labelme.read(path),
+    'voc': label_files.read_voc,
+    'labelme': lambda path, choices: label_files.read_labelme(path),
     'cvat': lambda path, choices: cvat.read(path),
 }
 _NAMES = {
@@ -177,8 +177,7 @@ def convert(
     path, choices = Path(path), choices or Choices()
     kind = kind_of(path)
     if kind is None:
-        code = 'unsupported-format' if path.exists() else 'file-not-found'
-        raise UserError(_unknown(path), code=code)
+        raise _unknown(path)
     unused = {'yolo': choices[2:], 'voc': choices[:2]}.get(kind, choices)
     if any(choice is not None for choice in unused):
         raise UserError(
@@ -216,19 +215,21 @@ def convert(
     ]
 
 
-def _unknown(path: Path) -> str:
+def _unknown(path: Path) -> UserError:
     if not path.exists():
-        return f'{path} does not exist. Give the folder of a dataset.'
-    if path.is_file():
-        with path.open('rb') as file:
-            head = file.read(264)
-        if head.startswith(_ARCHIVES) or head[257:262] == b'ustar':
-            return f'{path} is an archive. Unpack it, and give the folder.'
-    return (
+        what = f'{path} does not exist. Give the folder of a dataset.'
+        return UserError(what, code='file-not-found')
+    what = (
         f'{path} is of no known format: expected a folder of YOLO (data.yaml or '
         'classes.txt), Pascal VOC (XML files), LabelMe (JSON files), CVAT '
         '(annotations.xml) or COCO (annotations/*.json), unpacked.'
     )
+    if path.is_file():
+        with path.open('rb') as file:
+            head = file.read(264)
+        if head.startswith(_ARCHIVES) or head[257:262] == b'ustar':
+            what = f'{path} is an archive. Unpack it, and give the folder.'
+    return UserError(what, code='unsupported-format')
 
 
 def _is_same(path: Path, content: Entry) -> bool:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import importlib
 import os
 import re
 from collections import Counter, defaultdict
@@ -14,18 +13,17 @@ from typing import Any
 from xml.etree.ElementTree import ParseError
 
 from eca_mmdet.datasets.converters.labels import (
+    EXTRA,
     ConversionLog,
-    Kind,
-    LabelledDataset,
     LabelledObject,
     LabelledSplit,
     read_split,
     turn_as_seen,
 )
 from eca_mmdet.datasets.entries import Size
-from eca_mmdet.utils.errors import MissingPackageError, UserError
+from eca_mmdet.utils.errors import UserError, require_package
 from eca_mmdet.utils.io import read_file
-from eca_mmdet.utils.text import clipped, plural
+from eca_mmdet.utils.text import plural
 
 IMAGE_ENDINGS = frozenset(
     '.avif .bmp .dng .gif .heic .heif .jp2 .jpeg .jpg .mpo .pbm .pgm .png .pnm .ppm '
@@ -57,7 +55,6 @@ _RENAMED = (
 _MOVED = (
     'label files without an image in their place: the only one of its name is taken'
 )
-_OUTSIDE = 'label files left out, with their images, that are outside the split folders'
 
 
 def files_below(folder: Path, endings: Iterable[str]) -> Iterator[Path]:
@@ -146,16 +143,6 @@ def find_lists(root: Path) -> list[tuple[str, Path]]:
     return [(names[stem], path) for path, stem in stems.items() if stem in names]
 
 
-def import_package(name: str, purpose: str) -> Any:
-    """Return a module that reads the labels of other tools."""
-    try:
-        return importlib.import_module(name)
-    except ImportError as error:
-        raise MissingPackageError(
-            f"{purpose} ({error}). Install it: pip install 'eca-mmdet[data]'"
-        ) from error
-
-
 def parse_xml(path: Path, log: ConversionLog) -> Any:
     """Return the root element; entities are refused, for they can fill the memory.
 
@@ -164,7 +151,7 @@ def parse_xml(path: Path, log: ConversionLog) -> Any:
         UserError: it cannot be read.
         MissingPackageError: defusedxml is not installed.
     """
-    package = import_package('defusedxml.ElementTree', 'reading XML needs defusedxml')
+    package = require_package('defusedxml.ElementTree', 'reading XML', EXTRA)
     raw = read_file(path, 'label file', _MOST_BYTES)
     try:
         with contextlib.suppress(ParseError, LookupError, ValueError):
@@ -366,123 +353,3 @@ def read_matched(
 
     counts = {image: labels.count for image, labels in found.items()}
     return read_split(split, None, list(found), log, read_image, counts.__getitem__)
-
-
-def _listed(
-    files: list[Path], images: ImageFolder, kind: str, log: ConversionLog
-) -> tuple[dict[str, list[Path]], str]:
-    """Return the label files that lists name, by split, and what to say of the others.
-
-    Raises:
-        UserError: the lists of ``ImageSets`` name no label file that is there.
-    """
-    by_name = defaultdict[str, list[Path]](list)
-    for file in files:
-        for name in {file.stem, '/'.join(images.key(file))}:
-            by_name[name].append(file)
-    missed: list[tuple[str, str]] = []
-    splits: dict[str, dict[Path, None]] = {}
-    lists = find_lists(images.root)
-    for split, path in lists:
-        lines = read_text(path, 'list of images', log).splitlines()
-        for wanted in (line.split()[0] for line in lines if line.split()):
-            parts = images.key(images.root / wanted.replace('\\', '/').lstrip('/'))
-            ends = (wanted, *('/'.join(parts[at:]) for at in range(len(parts))))
-            of_name = next((by_name[end] for end in ends if end in by_name), [])
-            if len(of_name) == 1:
-                splits.setdefault(split, {})[of_name[0]] = None
-            else:
-                which = f'several {kind} files have' if of_name else f'no {kind} has'
-                what = f'images left out that {path.name} names and {which}'
-                missed.append((what, wanted))
-    places = {path.parent.relative_to(images.root).as_posix() for _, path in lists}
-    folders = ', '.join(sorted(places - {'.'}))
-    if splits or folders:
-        for miss in missed:
-            log.add(*miss)
-    if folders and not splits:
-        raise UserError(
-            f'the lists in {folders} name no {kind} file that is there. '
-            f'{"; ".join(log.notes)}',
-            code='no-images',
-        )
-    left = f'{kind} files left out that are in no split of {folders or "the lists"}'
-    return {split: list(listed) for split, listed in splits.items()}, left
-
-
-def read_label_files(
-    kind: Kind,
-    name: str,
-    root: Path,
-    ending: str,
-    load: Callable[[Path, ConversionLog], ImageLabels | None],
-    read: ReadObjects,
-) -> LabelledDataset:
-    """Read a format with a label file for each image.
-
-    The splits are those of lists, of the folders of the label files, or of the images.
-
-    Args:
-        kind: the format.
-        name: of its files in messages.
-        root: folder of labels and images.
-        ending: of the label files.
-        load: returns the labels in a file; None, logged, if it is another's.
-        read: returns the objects of a content.
-
-    Raises:
-        UserError: no image of a split can be read.
-    """
-    log = ConversionLog()
-    images = ImageFolder(root)
-    files = list(files_below(root, [ending]))
-    splits, left = _listed(files, images, ending[1:].upper(), log)
-    labels: dict[Path, ImageLabels] = {}
-    for file in files:
-        try:
-            if (loaded := load(file, log)) is not None:
-                labels[file] = loaded
-        except MissingPackageError:
-            raise
-        except (UserError, ValueError, RecursionError) as error:
-            reason = clipped(' '.join(str(error).split()), 80)
-            what = 'label files left out that cannot be read, with their images'
-            log.add(what, f'{file.name}: {reason}')
-    images.match(list(labels.values()))
-    if splits:
-        rest = set(files).difference(*splits.values())
-    else:
-        left = _OUTSIDE
-        splits = by_split(files, root)
-        if [*splits] == [''] and labels:
-            owners = {one.image: file for file, one in labels.items() if one.image}
-            splits = {
-                split: [owners[image] for image in found]
-                for split, found in by_split(owners, root).items()
-            }
-            lost = [file for file, one in labels.items() if not one.image]
-            splits.setdefault(next(iter(splits), ''), []).extend(lost)
-        rest = set(splits.pop('', ())) if 'train' in splits else set()
-    parts = []
-    for split, of_split in splits.items():
-        present = [labels[file] for file in of_split if file in labels]
-        what = 'label files left out without an image of their own'
-        part = read_matched(split, present, what, read)
-        if of_split and not part.images:
-            notes = '; '.join([*log.notes, *part.log.notes])
-            raise UserError(
-                f'none of the {len(of_split)} {name} files in {of_split[0].parent} has '
-                f'an image that can be read. {notes}',
-                code='no-images',
-            )
-        parts.append(part)
-    unused = dict(images.images)
-    for file, one in labels.items():
-        if file in rest:
-            one.leave_out(left, parts[0].log)
-        elif one.image:
-            unused.pop(one.image, None)
-    for image in unused:
-        what = f'images left out that no {name} file of a split describes'
-        log.add(what, image.name)
-    return LabelledDataset.by_name(kind, parts, log)

@@ -18,7 +18,8 @@ Kind = Literal['coco', 'yolo', 'voc', 'labelme', 'cvat']
 Point = tuple[float, float]
 Box = tuple[float, float, float, float]
 
-SUPERVISION = 'reading the labels of other tools needs supervision 0.31 or newer'
+SUPERVISION = 'reading the labels of other tools (supervision 0.31 or newer)'
+EXTRA = "'eca-mmdet[data]'"
 
 _EXAMPLES = 3
 

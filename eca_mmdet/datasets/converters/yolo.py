@@ -20,11 +20,11 @@ from eca_mmdet.datasets.converters.files import (
     decode,
     files_below,
     find_lists,
-    import_package,
     read_text,
     split_of,
 )
 from eca_mmdet.datasets.converters.labels import (
+    EXTRA,
     SUPERVISION,
     Choices,
     ConversionLog,
@@ -35,7 +35,7 @@ from eca_mmdet.datasets.converters.labels import (
     read_split,
 )
 from eca_mmdet.datasets.entries import Entry, Size
-from eca_mmdet.utils.errors import MissingPackageError, UserError
+from eca_mmdet.utils.errors import MissingPackageError, UserError, require_package
 from eca_mmdet.utils.io import read_file
 from eca_mmdet.utils.text import clipped, plural
 
@@ -71,7 +71,7 @@ def read(path: Path, choices: Choices) -> LabelledDataset:
         MissingPackageError: supervision is not installed.
     """
     about = _describe(path)
-    library = import_package('supervision.dataset.formats.yolo', SUPERVISION)
+    library = require_package('supervision.dataset.formats.yolo', SUPERVISION, EXTRA)
     logs = {split: ConversionLog() for split in about.splits}
     images = {split: _images(split, about, log) for split, log in logs.items()}
     files = {image: _label_file(image) for split in images.values() for image in split}
@@ -417,7 +417,7 @@ def _from_yaml(file: Path) -> _Description:
 
 
 def _load(file: Path, log: ConversionLog) -> dict[str, Any]:
-    yaml = import_package('yaml', f'reading {file.name} needs PyYAML')
+    yaml = require_package('yaml', f'reading {file.name}', EXTRA)
     text = read_text(file, 'description', log)
     text = _PATHS.sub(lambda paths: _BACKSLASH.sub('/', paths[0]), text)
     try:
