@@ -248,11 +248,17 @@ def _check(
             )
         _log(report.table().split('\n'))
         if not report.passes:
-            raise RunError(
+            problem = (
                 'the file does not do what the detector does: the table says how far '
-                'they are apart. Do not use it.',
-                code='check-failed',
+                'they are apart. Do not use it.'
             )
+            if report.may_pass:
+                problem = (
+                    "the detector's scores are nearly all equal where the two differ, "
+                    'and the others agree: the check cannot tell right from wrong '
+                    'order. Train longer, or export without the check: --no-check.'
+                )
+            raise RunError(problem, code='check-failed')
     if reports[-1].is_empty:
         raise RunError(
             'no object was found in these images, and nothing was compared; name '

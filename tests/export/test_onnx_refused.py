@@ -196,6 +196,30 @@ def test_a_wrong_file_fails_and_nothing_is_lost(
     assert names(tmp_path) == ['a.failed-2.onnx', 'a.failed.onnx', 'a.onnx']
 
 
+def _without_first(found):
+    """Nothing in the first place."""
+    boxes, scores, labels = found
+    return [boxes[:, 1:], scores[:, 1:], labels[:, 1:]]
+
+
+@pytest.mark.parametrize(
+    ('sabotage', 'message'),
+    [
+        (_results(_without_first), 'cannot tell right from wrong order. Train longer'),
+        (_shifted, 'Do not use it'),
+    ],
+)
+def test_a_detector_of_nearly_equal_scores(
+    sabotage, message, paths, export, monkeypatch, tmp_path
+):
+    content = torch.load(paths[1], weights_only=True)
+    content['state_dict']['roi_head.bbox_head.fc_cls.weight'] *= 0.01
+    torch.save(content, tmp_path / 'early.pth')
+    sabotage(monkeypatch)
+    code, _, err = export(checkpoint=tmp_path / 'early.pth')
+    assert code == 1 and message in err, err
+
+
 def test_wrong_features_fail(export, monkeypatch, tmp_path):
     right = exporter.write_graph
 

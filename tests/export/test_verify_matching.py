@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from eca_mmdet.export.parity import Limits, distance
+from eca_mmdet.export.parity import Distance, Limits, Report, distance
 from eca_mmdet.inference.prediction import Prediction
 
 
@@ -122,3 +122,35 @@ def test_boxes_that_are_all_off_are_no_ties():
     swapped[8:10] += 1
     found = distance(objects(boxes, scores), objects(swapped, scores), limits)
     assert (found.objects, found.ties) == (37, 6) and not found.passes
+
+
+@pytest.mark.parametrize(
+    ('change', 'may_pass'),
+    [
+        ({}, True),
+        ({'scores': np.linspace(0.2, 0.9, 40)}, False),  # their order is known
+        ({'moved': 0.1}, False),  # a pair of boxes that is off
+        ({'lower': 0.002}, False),  # a score that is off
+        ({'lost': 6}, False),  # too many
+        ({'double': True}, False),  # what the file should have suppressed
+    ],
+)
+def test_order_of_nearly_equal_scores(change, may_pass):
+    """Objects that only one list has decide nothing, unless something else is wrong."""
+    at = np.arange(40) * 50.0
+    boxes = np.stack((at, at, at + 20, at + 30), 1)
+    scores = change.get('scores', 0.3 + np.arange(40) * 1e-4)
+    lost = change.get('lost', 1)
+    file, values = boxes[lost:].copy(), scores[lost:].copy()
+    file[-1, 0] += change.get('moved', 0)
+    values[-1] -= change.get('lower', 0)
+    if 'double' in change:
+        file, values = np.vstack((file, file[:1])), np.append(values, values[0])
+    found = distance(
+        objects(boxes, scores), objects(file, values), Limits(0.05, 0.5, 100)
+    )
+    assert not found.passes and found.may_pass == may_pass
+    report = Report(['objects'], [((1, 9, 9), found), ((1, 9, 9), Distance(9))])
+    assert not report.passes and report.may_pass == may_pass
+    wrong = Distance(9, missing=1, distinct=1)
+    assert not Report(['objects'], [*report.rows, ((1, 9, 9), wrong)]).may_pass
