@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 from eca_mmdet.export.heads import require_covered
-from eca_mmdet.export.metadata import properties
 from eca_mmdet.export.parity import (
     Batch,
     Report,
@@ -26,6 +25,7 @@ from eca_mmdet.export.writer import (
     ExportPart,
     convert_to_openvino,
     make_part,
+    properties,
     require_packages,
     write_graph,
 )

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from eca_mmdet import cli
-from eca_mmdet.export.metadata import parse_metadata
+from eca_mmdet.export.runtime import parse_metadata
 from eca_mmdet.export.writer import convert_to_openvino, make_part, write_graph
 from tests.support import exporting
 from tests.support.exporting import assert_same_objects, batch

@@ -12,8 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from eca_mmdet.export.metadata import ImageRule
-from eca_mmdet.export.runtime import paste_masks, prepare
+from eca_mmdet.export.runtime import ImageRule, paste_masks, prepare
 from eca_mmdet.utils import images
 from eca_mmdet.utils.errors import MissingPackageError, UserError
 from tests.conftest import REPOSITORY
