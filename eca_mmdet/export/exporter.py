@@ -171,7 +171,7 @@ def _load(
     checkpoint: str, config: str | None, part: str, size: tuple[int, int] | None
 ) -> tuple[ECADetector, dict[str, Any]]:
     """Load the detector and describe it; reject what cannot be exported."""
-    trained = ECADetector(*load_model(checkpoint, config, 'cpu'))
+    trained = load_model(checkpoint, config, 'cpu')
     if part != 'backbone':
         require_covered(trained.model)
     metadata = properties(trained, part, size)

@@ -259,23 +259,19 @@ class RegionObjects(nn.Module):
         scores = scores.where(counts, scores.new_tensor(NONE))
         deltas = deltas.reshape(batch, count, -1, 4)  # by class, or one for all
         boxes = decode(self.head.bbox_coder, regions[:, :, None], deltas, sizes)
-        kept = self._suppress(boxes, scores.transpose(1, 2)).transpose(1, 2)
+        by_class = scores.transpose(1, 2)
+        iou, shared = self.test['nms']['iou_threshold'], self.head.reg_class_agnostic
+        kept = suppress(
+            boxes.transpose(1, 2).reshape(-1, count, 4),
+            by_class if shared else by_class.reshape(-1, 1, count),
+            iou,
+        )
+        kept = kept.reshape(by_class.shape).transpose(1, 2)
         # Regions first, then classes, so that ties are broken as mmdet does.
         values, places = best(kept.reshape(batch, -1), self.test['max_per_img'])
-        shared = self.head.reg_class_agnostic
         chosen = places // self.classes if shared else places
         boxes = rows(boxes.reshape(batch, -1, 4), chosen)
         return boxes, values, places % self.classes
-
-    def _suppress(self, boxes: Tensor, scores: Tensor) -> Tensor:
-        """Suppress in each class: (N, P, 1 or C, 4) and (N, C, P) to (N, C, P)."""
-        iou = self.test['nms']['iou_threshold']
-        count = scores.shape[2]
-        by_class = boxes.transpose(1, 2).reshape(-1, count, 4)
-        if self.head.reg_class_agnostic:
-            return suppress(by_class, scores, iou)
-        kept = suppress(by_class, scores.reshape(-1, 1, count), iou)
-        return kept.reshape(-1, self.classes, count)
 
 
 class RegionMasks(nn.Module):

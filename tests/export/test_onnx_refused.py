@@ -28,9 +28,9 @@ def paths(mmdet_ready, shapes, tmp_path_factory):
 def export(command, paths, tmp_path):
     """Run the command with one file and some words more."""
 
-    def call(*words, config=None, checkpoint=None, out=None):
+    def call(*words, config=None, checkpoint=None, out=None, form='onnx'):
         return command(
-            *('export', 'onnx', config or paths[0], checkpoint or paths[1]),
+            *('export', form, config or paths[0], checkpoint or paths[1]),
             *(out or tmp_path / 'a.onnx', *words),
         )
 
@@ -47,6 +47,7 @@ def names(folder):
         (dict(checkpoint='none.pth'), 'none.pth'),
         (dict(config='none.py'), 'none.py'),
         (dict(out='a.pt'), 'a name in .onnx'),
+        (dict(out='a.onnx', form='openvino'), 'a name in .xml'),
         (dict(out='none/a.onnx'), 'in no folder that exists'),
         (dict(words=['--size', '96']), 'got --size 96.'),
         (dict(words=['--size', '96', 'x']), 'got --size 96 x.'),
