@@ -171,13 +171,6 @@ def box_forward(roi_head: Any, maps: Any, regions: Any) -> Any:
     return roi_head._bbox_forward(maps, regions)
 
 
-def paste_masks(masks: Any, boxes: Any, height: int, width: int) -> Any:
-    """Paste mask probabilities (K, 1, h, w) into images; return (K, height, width)."""
-    from mmdet.models.roi_heads.mask_heads.fcn_mask_head import _do_paste_mask
-
-    return _do_paste_mask(masks, boxes, height, width, skip_empty=False)[0]
-
-
 # --- torch ----------------------------------------------------------------------------
 
 

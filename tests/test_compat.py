@@ -302,15 +302,6 @@ def box_head(folder):
     assert found['cls_score'].shape == (2, 4)
 
 
-@check('mmdet', compat.paste_masks)
-def masks(folder):
-    boxes = torch.tensor([[2.0, 1.0, 6.0, 5.0]])
-    pasted = compat.paste_masks(torch.ones(1, 1, 8, 8), boxes, 6, 9)
-    expected = torch.zeros(1, 6, 9)
-    expected[:, 1:5, 2:6] = 1
-    assert torch.equal((pasted > 0.5).float(), expected)
-
-
 @check('torch', compat.norm_base, compat.batch_norm_base)
 def norms(folder):
     assert issubclass(nn.InstanceNorm2d, compat.norm_base())

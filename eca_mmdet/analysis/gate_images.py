@@ -10,7 +10,7 @@ from typing import Any
 
 from eca_mmdet.datasets.coco import read_annotations, require_instances
 from eca_mmdet.datasets.entries import is_annotation, is_category, is_image, other_form
-from eca_mmdet.inference.media import IMAGES
+from eca_mmdet.inference.predict import IMAGES
 from eca_mmdet.utils.errors import UserError
 from eca_mmdet.utils.text import first
 

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any
 from eca_mmdet.cli.common import Adder, Commands, at_least_1, fraction
 
 if TYPE_CHECKING:
-    from eca_mmdet.inference.media import Images, Video
-    from eca_mmdet.inference.predict import PredictedFiles
+    from eca_mmdet.inference.predict import Images, PredictedFiles, Video
 
 
 def add_parser(commands: Commands) -> None:
@@ -46,8 +45,7 @@ def add_parser(commands: Commands) -> None:
 def run(args: argparse.Namespace) -> int:
     """Predict; return 1 if one of several images could not be read."""
     from eca_mmdet import __version__
-    from eca_mmdet.inference.media import open_source
-    from eca_mmdet.inference.predict import predict_files
+    from eca_mmdet.inference.predict import open_source, predict_files
     from eca_mmdet.utils.io import require_free
 
     source = open_source(args.source, args.every)
@@ -85,8 +83,7 @@ def _load(args: argparse.Namespace, source: Images | Video) -> Any:
 
 def _load_onnx(args: argparse.Namespace, source: Images | Video) -> Any:
     from eca_mmdet.export.runtime import OnnxDetector
-    from eca_mmdet.inference.media import Video
-    from eca_mmdet.inference.predict import require_packages
+    from eca_mmdet.inference.predict import Video, require_packages
     from eca_mmdet.utils.errors import UserError
 
     for name, refused, reason in (
@@ -113,8 +110,7 @@ def _load_onnx(args: argparse.Namespace, source: Images | Video) -> Any:
 
 
 def _summary(result: PredictedFiles, source: Images | Video, score: float) -> str:
-    from eca_mmdet.inference.media import Video
-    from eca_mmdet.inference.predict import RECORD
+    from eca_mmdet.inference.predict import RECORD, Video
     from eca_mmdet.utils.text import plural, printable
 
     kind = 'frame' if isinstance(source, Video) else 'image'

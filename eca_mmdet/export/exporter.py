@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 from eca_mmdet.export.heads import require_covered
-from eca_mmdet.export.metadata import properties
 from eca_mmdet.export.parity import (
     Batch,
     Report,
@@ -26,6 +25,7 @@ from eca_mmdet.export.writer import (
     ExportPart,
     convert_to_openvino,
     make_part,
+    properties,
     require_packages,
     write_graph,
 )
@@ -171,7 +171,7 @@ def _load(
     checkpoint: str, config: str | None, part: str, size: tuple[int, int] | None
 ) -> tuple[ECADetector, dict[str, Any]]:
     """Load the detector and describe it; reject what cannot be exported."""
-    trained = ECADetector(*load_model(checkpoint, config, 'cpu'))
+    trained = load_model(checkpoint, config, 'cpu')
     if part != 'backbone':
         require_covered(trained.model)
     metadata = properties(trained, part, size)
@@ -248,11 +248,17 @@ def _check(
             )
         _log(report.table().split('\n'))
         if not report.passes:
-            raise RunError(
+            problem = (
                 'the file does not do what the detector does: the table says how far '
-                'they are apart. Do not use it.',
-                code='check-failed',
+                'they are apart. Do not use it.'
             )
+            if report.may_pass:
+                problem = (
+                    "the detector's scores are nearly all equal where the two differ, "
+                    'and the others agree: the check cannot tell right from wrong '
+                    'order. Train longer, or export without the check: --no-check.'
+                )
+            raise RunError(problem, code='check-failed')
     if reports[-1].is_empty:
         raise RunError(
             'no object was found in these images, and nothing was compared; name '

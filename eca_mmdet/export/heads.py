@@ -13,7 +13,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchvision.ops import nms, roi_align  # now: it cannot be imported in a trace
+from torchvision.ops import roi_align  # now: it cannot be imported in a trace
 
 from eca_mmdet.utils.errors import UserError
 
@@ -64,16 +64,7 @@ class _NonMaxSuppression(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, boxes: Tensor, scores: Tensor, iou: float) -> Tensor:
-        if torch.onnx.is_in_onnx_export():  # the trace needs any values, soon
-            return scores.new_zeros((1, 3), dtype=torch.long)
-        chosen = []
-        for batch, by_class in enumerate(scores):
-            for label, values in enumerate(by_class):
-                (valid,) = (values > _LEAST).nonzero(as_tuple=True)
-                kept = valid[nms(boxes[batch, valid], values[valid], iou)]
-                head = kept.new_tensor([batch, label]).expand(len(kept), 2)
-                chosen.append(torch.cat((head, kept[:, None]), 1))
-        return torch.cat(chosen)
+        return scores.new_zeros((1, 3), dtype=torch.long)  # a trace needs any values
 
     @staticmethod
     def symbolic(g: Any, boxes: Any, scores: Any, iou: float) -> Any:
@@ -122,36 +113,52 @@ def decode(coder: Any, boxes: Tensor, deltas: Tensor, sizes: Tensor) -> Tensor:
     return torch.minimum(decoded.clamp(min=0), bounds)
 
 
-class _DenseHead(nn.Module):
-    """Candidates of mmdet's ``AnchorHead``, for proposals and for RetinaNet."""
+class DenseObjects(nn.Module):
+    """Objects of mmdet's RetinaNet, or region proposals of its ``RPNHead``.
 
-    def __init__(self, head: Any) -> None:
+    Boxes suppress others of their class; proposals, of their level.
+    """
+
+    def __init__(self, head: Any, proposals: bool) -> None:
         super().__init__()
         self.head, self.test = head, head.test_cfg
-        self.classes = head.num_classes
+        self.classes, self.proposals = head.num_classes, proposals
 
-    def candidates(self, features: Any, sizes: Tensor, least: float) -> list[Tensor]:
-        """Return the best boxes of each level: those of mmdet's ``nms_pre`` scores.
+    def forward(self, features: Any, sizes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return (N, M, 4) boxes, (N, M) scores and labels, NONE for no object.
 
         Args:
             features: maps (N, C, H, W), one per level.
             sizes: (N, 2), height and width in px.
-            least: only higher scores count.
-
-        Returns:
-            (N, L, k, 4) boxes, (N, L, k) scores, NONE where there is no box, and
-            (N, L, k) labels.
         """
+        # A score of 0 counts in the RPN, which has no threshold.
+        least = NONE if self.proposals else self.test.get('score_thr', 0)
         maps = zip(*self.head(features), strict=True)
         levels = [
             self._of_level(level, logits, deltas, sizes, least)
             for level, (logits, deltas) in enumerate(maps)
         ]
-        return [torch.stack(arrays, 1) for arrays in zip(*levels, strict=True)]
+        arrays = [torch.stack(arrays, 1) for arrays in zip(*levels, strict=True)]
+        iou = self.test['nms']['iou_threshold']
+        if self.proposals:
+            batch, _, count = arrays[1].shape
+            by_level = arrays[1].reshape(-1, 1, count)
+            kept = suppress(arrays[0].reshape(-1, count, 4), by_level, iou)
+            kept = kept.reshape(batch, -1)
+            boxes, _, labels = (array.flatten(1, 2) for array in arrays)
+        else:
+            boxes, scores, labels = (array.flatten(1, 2) for array in arrays)
+            classes = torch.arange(self.classes, device=labels.device)
+            own = labels[:, None] == classes[:, None]
+            by_class = scores[:, None].where(own, scores.new_tensor(NONE))
+            kept = suppress(boxes, by_class, iou).amax(1)
+        values, places = best(kept, self.test['max_per_img'])
+        return rows(boxes, places), values, labels.gather(1, places)
 
     def _of_level(
         self, level: int, logits: Tensor, deltas: Tensor, sizes: Tensor, least: float
     ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the (N, k) best of a level, by score above ``least``, before NMS."""
         generator, batch = self.head.prior_generator, logits.shape[0]
         base = generator.base_anchors[level].to(logits)
         height, width = logits.shape[2:]
@@ -178,39 +185,6 @@ class _DenseHead(nn.Module):
         return boxes, values, labels
 
 
-class Proposals(_DenseHead):
-    """Region proposals of mmdet's ``RPNHead``."""
-
-    def forward(self, features: Any, sizes: Tensor) -> tuple[Tensor, Tensor]:
-        """Return (N, P, 4) boxes and (N, P) scores, NONE where there is no region."""
-        # A score of 0 counts: the RPN has no threshold.
-        boxes, scores, _ = self.candidates(features, sizes, NONE)
-        batch, levels, count = scores.shape
-        kept = suppress(
-            boxes.reshape(-1, count, 4),
-            scores.reshape(-1, 1, count),
-            self.test['nms']['iou_threshold'],
-        )
-        values, places = best(kept.reshape(batch, -1), self.test['max_per_img'])
-        boxes = rows(boxes.reshape(batch, -1, 4), places)
-        return boxes * (values > NONE)[..., None], values
-
-
-class DenseObjects(_DenseHead):
-    """Objects of mmdet's RetinaNet."""
-
-    def forward(self, features: Any, sizes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return (N, M, 4) boxes, (N, M) scores and labels, NONE for no object."""
-        arrays = self.candidates(features, sizes, self.test.get('score_thr', 0))
-        boxes, scores, labels = (array.flatten(1, 2) for array in arrays)
-        classes = torch.arange(self.classes, device=labels.device)
-        own = labels[:, None] == classes[:, None]
-        by_class = scores[:, None].where(own, scores.new_tensor(NONE))
-        kept = suppress(boxes, by_class, self.test['nms']['iou_threshold']).amax(1)
-        values, places = best(kept, self.test['max_per_img'])
-        return rows(boxes, places), values, labels.gather(1, places)
-
-
 def pool(extractor: Any, features: Sequence[Tensor], boxes: Tensor) -> Tensor:
     """Pool the features in boxes, each from the level for its size.
 
@@ -229,7 +203,7 @@ def pool(extractor: Any, features: Sequence[Tensor], boxes: Tensor) -> Tensor:
     maps = features[: extractor.num_inputs]
     layers = extractor.roi_layers
     if len(maps) == 1:
-        return _align(layers[0], maps[0], regions)
+        return _align(layers[0], maps[0], regions)  # type: ignore[no-any-return]
     levels = level_of(boxes.reshape(-1, 4), len(maps), extractor.finest_scale)
     places = [(levels == level).nonzero()[:, 0] for level in range(len(maps))]
     pooled = [
@@ -253,12 +227,9 @@ def level_of(boxes: Tensor, levels: int, finest: float) -> Tensor:
     return (scale[:, None] >= bounds).sum(1)
 
 
-def _align(layer: Any, feature: Tensor, regions: Tensor) -> Tensor:
+def _align(layer: Any, *arrays: Tensor) -> Any:
     size, ratio = layer.output_size, layer.sampling_ratio
-    pooled = roi_align(
-        feature, regions, size, layer.spatial_scale, ratio, layer.aligned
-    )
-    return pooled  # type: ignore[no-any-return]
+    return roi_align(*arrays, size, layer.spatial_scale, ratio, layer.aligned)
 
 
 class RegionObjects(nn.Module):
@@ -288,23 +259,19 @@ class RegionObjects(nn.Module):
         scores = scores.where(counts, scores.new_tensor(NONE))
         deltas = deltas.reshape(batch, count, -1, 4)  # by class, or one for all
         boxes = decode(self.head.bbox_coder, regions[:, :, None], deltas, sizes)
-        kept = self._suppress(boxes, scores.transpose(1, 2)).transpose(1, 2)
+        by_class = scores.transpose(1, 2)
+        iou, shared = self.test['nms']['iou_threshold'], self.head.reg_class_agnostic
+        kept = suppress(
+            boxes.transpose(1, 2).reshape(-1, count, 4),
+            by_class if shared else by_class.reshape(-1, 1, count),
+            iou,
+        )
+        kept = kept.reshape(by_class.shape).transpose(1, 2)
         # Regions first, then classes, so that ties are broken as mmdet does.
         values, places = best(kept.reshape(batch, -1), self.test['max_per_img'])
-        shared = self.head.reg_class_agnostic
         chosen = places // self.classes if shared else places
         boxes = rows(boxes.reshape(batch, -1, 4), chosen)
         return boxes, values, places % self.classes
-
-    def _suppress(self, boxes: Tensor, scores: Tensor) -> Tensor:
-        """Suppress in each class: (N, P, 1 or C, 4) and (N, C, P) to (N, C, P)."""
-        iou = self.test['nms']['iou_threshold']
-        count = scores.shape[2]
-        by_class = boxes.transpose(1, 2).reshape(-1, count, 4)
-        if self.head.reg_class_agnostic:
-            return suppress(by_class, scores, iou)
-        kept = suppress(by_class, scores.reshape(-1, 1, count), iou)
-        return kept.reshape(-1, self.classes, count)
 
 
 class RegionMasks(nn.Module):
@@ -337,13 +304,13 @@ class Heads(nn.Module):
         self.backbone = model.backbone if whole else None
         self.neck = model.neck if model.with_neck else nn.Identity()
         roi_head = getattr(model, 'roi_head', None)
-        self.regions = None if roi_head is None else Proposals(model.rpn_head)
+        self.regions = self.masks = None
         if roi_head is None:
-            self.objects: nn.Module = DenseObjects(model.bbox_head)
+            self.objects: nn.Module = DenseObjects(model.bbox_head, proposals=False)
         else:
+            self.regions = DenseObjects(model.rpn_head, proposals=True)
             self.objects = RegionObjects(roi_head)
-        with_mask = roi_head is not None and roi_head.with_mask
-        self.masks = RegionMasks(roi_head) if with_mask else None
+            self.masks = RegionMasks(roi_head) if roi_head.with_mask else None
 
     def forward(self, *arrays: Tensor) -> list[Tensor]:
         """Find the objects.
@@ -363,8 +330,10 @@ class Heads(nn.Module):
         if self.regions is None:
             boxes, scores, labels = self.objects(maps, sizes)
         else:
-            regions, values = self.regions(maps, sizes)
-            boxes, scores, labels = self.objects(maps, regions, values > NONE, sizes)
+            regions, values, _ = self.regions(maps, sizes)
+            valid = values > NONE
+            regions = regions * valid[..., None]
+            boxes, scores, labels = self.objects(maps, regions, valid, sizes)
         real = scores > NONE
         boxes = boxes * real[..., None]
         results = [boxes, scores * real, labels.where(real, labels.new_tensor(-1))]

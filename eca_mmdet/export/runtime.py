@@ -1,27 +1,23 @@
-"""Exported detectors: images in, predictions out, without torch or mmdet."""
+"""Exported detectors: images in, predictions out, without torch or mmdet.
+
+A file may come from anywhere, so its metadata are checked before they are used.
+"""
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
-import msgspec
 import numpy as np
 import numpy.typing as npt
+from msgspec import Meta, Struct, ValidationError, convert
 
-from eca_mmdet.export.metadata import (
-    KEY,
-    MOST_AREA,
-    FileError,
-    ImageRule,
-    bad_metadata,
-    parse_metadata,
-)
 from eca_mmdet.inference.prediction import Detector, Prediction
 from eca_mmdet.utils.errors import RunError, UserError, require_package
 from eca_mmdet.utils.images import read_rgb, to_rgb
@@ -29,6 +25,10 @@ from eca_mmdet.utils.io import read_file
 from eca_mmdet.utils.text import clipped
 
 Array = npt.NDArray[Any]
+
+KEY = 'eca_mmdet'  # name of the metadata in the file
+FORMAT = 1  # newest version of the metadata that is known here
+MOST_AREA = 1 << 26  # largest input in pixels that fits in memory
 
 _INPUTS = 'images (float, 4 axes), sizes (float, 2 axes)'
 _OUTPUTS = 'boxes (float, 3 axes), labels (int64, 2 axes), scores (float, 2 axes)'
@@ -40,6 +40,144 @@ _ELSEWHERE = re.compile(rb'(?:\n|\x8a\x80*\x00)(?:\x08|\x88\x80*\x00)location')
 
 _FROM_HALF = 0.5 + 1e-5
 """Largest distance of a score from 0.5; float32 may round beyond 0 and 1."""
+
+
+_Number = Annotated[float, Meta(ge=-1e6, le=1e6)]
+_Deviation = Annotated[float, Meta(ge=1e-6, le=1e6)]
+_Fraction = Annotated[float, Meta(ge=0, le=1)]
+_Side = Annotated[int, Meta(ge=1, le=1 << 15)]
+# Large values are usual for a side without a bound, e.g. 99999.
+_Bound = Annotated[int, Meta(ge=1, le=1 << 31)]
+_Name = Annotated[str, Meta(min_length=1)]
+
+
+def fitted(
+    height: int,
+    width: int,
+    scale: tuple[float, float],
+    size: tuple[int, int] | None,
+) -> tuple[int, int]:
+    """Return the height and width of an image resized as mmdet does, in its ratio.
+
+    The larger side of ``scale`` bounds the longer side, the smaller the shorter one,
+    and ``size``, a height and a width, bounds both.
+    """
+    factor = min(max(scale) / max(height, width), min(scale) / min(height, width))
+    if size is not None:
+        factor = min(factor, size[0] / height, size[1] / width)
+    return int(height * factor + 0.5), int(width * factor + 0.5)
+
+
+class FileError(UserError):
+    """An exported file that cannot be used; ``problem`` is a sentence."""
+
+    code = 'unsupported-format'
+
+    def __init__(self, problem: str) -> None:
+        super().__init__(f'{problem} Export the detector again: eca-mmdet export onnx.')
+
+
+class ImageRule(Struct, frozen=True, kw_only=True):
+    """How to prepare images for a detector.
+
+    With ``keep_ratio`` the larger side of ``scale`` bounds the longer side of an image,
+    the smaller the shorter one.
+    """
+
+    mean: tuple[_Number, _Number, _Number]  # by channel, in the detector's order
+    std: tuple[_Deviation, _Deviation, _Deviation]
+    to_rgb: bool  # True for channels in the order RGB, False for BGR
+    scale: tuple[_Bound, _Bound]  # width and height of mmdet's ``Resize``, in pixels
+    keep_ratio: bool  # False to resize to ``scale`` itself
+    size: tuple[_Side, _Side] | None  # height and width of the only input; None for any
+    pad_divisor: _Side  # both sides are padded to a multiple, where there is no size
+    pad_value: _Number  # after normalising
+
+    def resized(self, height: int, width: int) -> tuple[int, int]:
+        """Return the height and width that an image is resized to.
+
+        They are mmdet's, reduced to fit ``size``, in the same ratio if it is kept.
+        """
+        if self.keep_ratio:
+            return fitted(height, width, self.scale, self.size)
+        room_y, room_x = self.size or self.scale[::-1]
+        return min(self.scale[1], room_y), min(self.scale[0], room_x)
+
+    def padded(self, height: int, width: int) -> tuple[int, int]:
+        """Return the height and width of the input for a resized image."""
+        if self.size is not None:
+            return self.size
+        step = self.pad_divisor
+        return -(-height // step) * step, -(-width // step) * step
+
+
+class Metadata(ImageRule, frozen=True, kw_only=True):
+    """Metadata of a whole detector, described in docs/export.md."""
+
+    format: Literal[1]
+    eca_mmdet: str | None
+    part: Literal['all']
+    detector: str
+    classes: Annotated[tuple[_Name, ...], Meta(min_length=1)]
+    mask_threshold: _Fraction | None
+    score_threshold: _Fraction | None
+    nms_iou: _Fraction | None
+    max_per_image: Annotated[int, Meta(ge=1, le=5000)]  # masks of more do not fit
+    config: str | None
+    checkpoint: str | None
+    checkpoint_sha256: str | None
+
+
+def parse_metadata(text: str, path: str) -> dict[str, Any]:
+    """Read the JSON metadata of the file at ``path``; reject any invalid value."""
+    try:
+        metadata = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise bad_metadata(path, 'they are no JSON') from error
+    if not isinstance(metadata, dict):
+        raise bad_metadata(path, 'they are no object')
+    number = metadata.get('format')
+    if type(number) is int and number > FORMAT:
+        by = clipped(str(metadata.get('eca_mmdet')))
+        raise UserError(
+            f'{path} is of format {number}, written by eca-mmdet {by}; this release '
+            f'reads format {FORMAT}. Install that one here, or export the detector '
+            'again with this one.',
+            code='unsupported-format',
+        )
+    if metadata.get('part') in ('backbone', 'heads'):
+        raise UserError(
+            f'{path} is the part {metadata["part"]!r} of a detector, which finds no '
+            'objects by itself; run it with onnxruntime, or export the whole: '
+            'eca-mmdet export onnx --part all.',
+            code='unsupported-format',
+        )
+    if wrong := fault(metadata):
+        raise bad_metadata(path, wrong)
+    return metadata
+
+
+def fault(metadata: dict[str, Any]) -> str | None:
+    """Return what is wrong with the metadata of a whole detector, or None."""
+    try:
+        rule = convert(metadata, Metadata)
+    except ValidationError as error:
+        message, _, path = str(error).partition(' - at `$.')
+        key = ''.join(re.findall(r'^\w+', path))
+        return (
+            f'{key}: {message}; got {clipped(repr(metadata[key]))}' if key else message
+        )
+    # With keep_ratio, the resized area depends on the image.
+    for name in ('size',) if rule.keep_ratio else ('scale', 'size'):
+        sides = getattr(rule, name)
+        if sides is not None and sides[0] * sides[1] > MOST_AREA:
+            return f'{name} of {sides[0]} x {sides[1]} px is too large'
+    return None
+
+
+def bad_metadata(path: str, what: str) -> FileError:
+    """Return the error of a file whose metadata are invalid."""
+    return FileError(f'the metadata of {path} cannot be used: {what}.')
 
 
 def open_session(
@@ -173,7 +311,7 @@ class OnnxDetector(Detector):
             )
         self.metadata = parse_metadata(text, self.path)
         self.classes: tuple[str, ...] = tuple(self.metadata['classes'])
-        self.rule: ImageRule = msgspec.convert(self.metadata, ImageRule)
+        self.rule: ImageRule = convert(self.metadata, ImageRule)
         self._mask_threshold: float | None = None
         if _require_form(self._session, self.path):
             self._mask_threshold = self.metadata['mask_threshold']

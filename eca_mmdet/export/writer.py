@@ -17,15 +17,22 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from eca_mmdet import __version__
 from eca_mmdet.compat import silent_onnx_log
 from eca_mmdet.export.heads import Heads
-from eca_mmdet.export.metadata import KEY
-from eca_mmdet.utils.errors import RunError, require_package
+from eca_mmdet.export.runtime import FORMAT, KEY, fault
+from eca_mmdet.inference.detector import pipeline_steps
+from eca_mmdet.utils.errors import RunError, UserError, require_package
 from eca_mmdet.utils.text import clipped
 
 OPSET = 17  # ONNX's of 2022: RoiAlign's half pixels came with 16
 _ANY_SIZE = (160, 192)  # size of the image that a graph for any size is traced with
 OUTPUTS = ('boxes', 'scores', 'labels', 'masks')
+
+_THRESHOLDS = ('mask_threshold', 'score_threshold', 'nms_iou', 'max_per_image')
+_KEPT = ('LoadImageFromFile', 'LoadAnnotations', 'PackDetInputs', 'Resize')
+_LOADING = {'to_float32': False, 'color_type': 'color', 'imdecode_backend': 'cv2'}
+"""How a user of the file reads images: mmcv's defaults."""
 
 
 @dataclass(frozen=True)
@@ -211,3 +218,121 @@ def _without_telemetry() -> Iterator[None]:
     finally:
         if present is None:
             del modules['openvino_telemetry']
+
+
+def properties(trained: Any, part: str, size: tuple[int, int] | None) -> dict[str, Any]:
+    """Return the metadata of a file, as described in docs/export.md.
+
+    ``trained`` is an :class:`~eca_mmdet.inference.detector.ECADetector`. UserError is
+    raised where these entries cannot describe how the images are prepared.
+    """
+    model, cfg = trained.model, trained.cfg
+    prepared = _preprocessing(model.data_preprocessor)
+    resize: tuple[list[int] | None, bool | None] = None, None
+    try:
+        resize = _resize(trained)
+    except UserError:
+        if part != 'backbone':
+            raise
+    metadata = {
+        'format': FORMAT,
+        'eca_mmdet': __version__,
+        'part': part,
+        'detector': type(model).__name__,
+        'classes': list(trained.classes),
+        **prepared,
+        'scale': resize[0],
+        'keep_ratio': resize[1],
+        'size': None if size is None else list(size),
+        **(dict.fromkeys(_THRESHOLDS) if part == 'backbone' else _thresholds(model)),
+        'config': Path(cfg.filename).name if cfg.filename else None,
+        'checkpoint': Path(trained.path).name,
+        'checkpoint_sha256': trained.sha256,
+    }
+    if part == 'all' and (wrong := fault(metadata)):
+        raise UserError(
+            f'the metadata of {cfg.filename or trained.path} cannot be used: {wrong}. '
+            'Change it in the config; or export the parts: --part backbone, --part '
+            'heads.',
+            code='config-invalid',
+        )
+    return metadata
+
+
+def _preprocessing(preprocessor: Any) -> dict[str, Any]:
+    from mmdet.models import DetDataPreprocessor
+
+    if type(preprocessor) is not DetDataPreprocessor:
+        raise UserError(
+            f'images are prepared by {type(preprocessor).__name__}, and the exported '
+            'file can say how DetDataPreprocessor does it alone; set '
+            'model.data_preprocessor.type in the config.',
+            code='unsupported-model',
+        )
+    means, stds = [0.0] * 3, [1.0] * 3
+    if preprocessor._enable_normalize:
+        means = preprocessor.mean.flatten().tolist()
+        stds = preprocessor.std.flatten().tolist()
+    if len(means) != 3:
+        raise UserError(
+            f'images of three colours are expected; got mean={means}.',
+            code='unsupported-model',
+        )
+    return {
+        'mean': means,
+        'std': stds,
+        'to_rgb': bool(preprocessor._channel_conversion),
+        'pad_divisor': preprocessor.pad_size_divisor,
+        'pad_value': preprocessor.pad_value,
+    }
+
+
+def _resize(trained: Any) -> tuple[list[int], bool]:
+    """Return width and height to resize to, and whether the aspect is kept."""
+    where = f'the test pipeline of {trained.cfg.filename or trained.path}'
+    steps = pipeline_steps(trained.cfg, trained.path)
+    names = [str(step['type']).split('.')[-1] for step in steps]
+    for name, step in zip(names, steps, strict=True):
+        if name not in _KEPT:
+            raise UserError(
+                f'{where} has {name}, which no user of an exported file would do; '
+                f'{", ".join(_KEPT)} are covered. The backbone can be exported: --part '
+                'backbone.',
+                code='unsupported-model',
+            )
+        for key, usual in _LOADING.items() if name == 'LoadImageFromFile' else ():
+            if (value := step.get(key, usual)) != usual:
+                raise UserError(
+                    f'{where} has LoadImageFromFile with {key}={value!r}, and a user '
+                    f'of an exported file reads images with {key}={usual!r}: it would '
+                    'find other objects. Train and test with that; or export the '
+                    'backbone: --part backbone.',
+                    code='unsupported-model',
+                )
+    resizing = [dict(s) for n, s in zip(names, steps, strict=True) if n == 'Resize']
+    step = resizing[0] if len(resizing) == 1 else {}
+    scale: Any = step.get('scale')
+    method = step.get('backend', 'cv2'), step.get('interpolation', 'bilinear')
+    if not _is_scale(scale) or method != ('cv2', 'bilinear'):
+        raise UserError(
+            f'{where} has {resizing or "no Resize"}; one with scale=(width, height), '
+            'two whole numbers, bilinear by cv2, is expected.',
+            code='config-invalid',
+        )
+    return [int(side) for side in scale], bool(step.get('keep_ratio', False))
+
+
+def _is_scale(value: Any) -> bool:
+    pair = isinstance(value, (tuple, list)) and len(value) == 2
+    return pair and all(isinstance(s, (int, float)) and s % 1 == 0 for s in value)
+
+
+def _thresholds(model: Any) -> dict[str, Any]:
+    head = getattr(model, 'roi_head', None) or model.bbox_head
+    test, masks = head.test_cfg, getattr(head, 'with_mask', False)
+    return {
+        'mask_threshold': test['mask_thr_binary'] if masks else None,
+        'score_threshold': test.get('score_thr', 0),
+        'nms_iou': test['nms']['iou_threshold'],
+        'max_per_image': test['max_per_img'],
+    }

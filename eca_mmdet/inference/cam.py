@@ -119,9 +119,6 @@ def trace(model: Any, maps: Maps, samples: Any, score: float) -> Traced:
     regions = None
     if roi_head is None:
         (result,) = model.bbox_head.predict(maps, samples, rescale=False)
-        logits, deltas, priors = _dense(model.bbox_head, maps)
-        boxes = model.bbox_head.bbox_coder.decode(priors, deltas, max_shape=shape)
-        candidates = boxes[:, None]
     else:
         proposals = model.rpn_head.predict(maps, samples, rescale=False)
         (result,) = roi_head.predict_bbox(
@@ -129,7 +126,10 @@ def trace(model: Any, maps: Maps, samples: Any, score: float) -> Traced:
         )
         boxes = proposals[0].bboxes
         regions = torch.cat([boxes.new_zeros(len(boxes), 1), boxes], 1)
-        logits, candidates = _region_boxes(roi_head, maps, regions, shape)
+    logits, deltas, priors = _head_outputs(model, maps, regions)
+    coder = _box_head(model).bbox_coder
+    candidates = coder.decode(priors, deltas, max_shape=shape)
+    candidates = candidates.reshape(len(logits), -1, 4)
     kept = result.scores >= score
     labels, boxes = result.labels[kept], result.bboxes[kept]
     scores = logits.sigmoid() if _is_sigmoid(model) else logits.softmax(1)
@@ -144,16 +144,16 @@ def trace(model: Any, maps: Maps, samples: Any, score: float) -> Traced:
 
 def log_odds(model: Any, maps: Maps, traced: Traced) -> Tensor:
     """Return the log-odds of traced detections, (n,), as a function of the maps."""
-    if traced.regions is None:
-        logits, _, _ = _dense(model.bbox_head, maps)
-    else:
-        logits = box_forward(model.roi_head, maps, traced.regions)['cls_score']
+    logits, _, _ = _head_outputs(model, maps, traced.regions)
     return _odds(logits[traced.rows], traced.labels, _is_sigmoid(model))
 
 
+def _box_head(model: Any) -> Any:
+    return getattr(model, 'roi_head', model).bbox_head
+
+
 def _is_sigmoid(model: Any) -> bool:
-    one_stage = getattr(model, 'roi_head', None) is None
-    return one_stage and bool(model.bbox_head.use_sigmoid_cls)
+    return bool(getattr(_box_head(model), 'use_sigmoid_cls', False))
 
 
 def _odds(logits: Tensor, labels: Tensor, sigmoid: bool) -> Tensor:
@@ -165,32 +165,30 @@ def _odds(logits: Tensor, labels: Tensor, sigmoid: bool) -> Tensor:
     return own[:, 0] - logits.masked_fill(itself, -torch.inf).logsumexp(1)
 
 
-def _dense(head: Any, maps: Maps) -> tuple[Tensor, Tensor, Tensor]:
-    """Return scores (m, classes), box deltas (m, 4) and priors of all levels."""
-    scores, deltas, *_ = head(maps)
+def _head_outputs(
+    model: Any, maps: Maps, regions: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the scores (m, C) of anchors or regions, box deltas and their priors.
+
+    The K * m deltas and priors are (K * m, 4), K a row: one, or one for each class.
+    """
+    head = _box_head(model)
+    width = head.bbox_coder.encode_size
+    if regions is not None:
+        result = box_forward(model.roi_head, maps, regions)
+        deltas = result['bbox_pred'].reshape(-1, width)
+        each = 1 if head.reg_class_agnostic else head.num_classes
+        return result['cls_score'], deltas, regions[:, 1:].repeat_interleave(each, 0)
+    scores, levels, *_ = head(maps)
     sizes = [level.shape[-2:] for level in scores]
     priors = head.prior_generator.grid_priors(
         sizes, dtype=scores[0].dtype, device=scores[0].device
     )
-    channels, width = head.cls_out_channels, head.bbox_coder.encode_size
-    logits = [level[0].permute(1, 2, 0).reshape(-1, channels) for level in scores]
-    boxes = [level[0].permute(1, 2, 0).reshape(-1, width) for level in deltas]
-    return torch.cat(logits), torch.cat(boxes), torch.cat(priors)
-
-
-def _region_boxes(
-    roi_head: Any, maps: Maps, regions: Tensor, shape: tuple[int, int]
-) -> tuple[Tensor, Tensor]:
-    """Return scores (m, classes + 1) and boxes (m, classes or 1, 4) of regions."""
-    head = roi_head.bbox_head
-    result = box_forward(roi_head, maps, regions)
-    each = 1 if head.reg_class_agnostic else head.num_classes
-    boxes = head.bbox_coder.decode(
-        regions[:, 1:].repeat_interleave(each, 0),
-        result['bbox_pred'].reshape(-1, head.bbox_coder.encode_size),
-        max_shape=shape,
+    logits, deltas = (
+        torch.cat([level[0].permute(1, 2, 0).reshape(-1, last) for level in each])
+        for each, last in ((scores, head.cls_out_channels), (levels, width))
     )
-    return result['cls_score'], boxes.reshape(len(regions), each, 4)
+    return logits, deltas, torch.cat(priors)
 
 
 def _row(candidates: Tensor, box: Tensor, scores: Tensor) -> int:

@@ -203,19 +203,15 @@ def load_detector(
         >>> detector = eca_mmdet.load_detector('epoch_12.pth')  # doctest: +SKIP
         >>> detector.predict('image.jpg').plot()  # doctest: +SKIP
     """
-    detector = ECADetector(*load_model(os.fspath(checkpoint), config, device))
+    detector = load_model(os.fspath(checkpoint), config, device)
     _ = detector._pipeline  # fails here, not at the first image
     return detector
 
 
 def load_model(
     checkpoint: str, config: str | None = None, device: str | None = None
-) -> tuple[str, Any, Any, tuple[str, ...], str]:
-    """Build the detector of a checkpoint and load its tensors.
-
-    Arguments are those of :func:`load_detector`. Returns the local path, mmengine's
-    Config, mmdet's detector in evaluation mode, class names by label, and SHA-256.
-    """
+) -> ECADetector:
+    """Load a checkpoint as :func:`load_detector`, whatever its test pipeline is."""
     from mmengine.device import get_device
 
     path = str(fetch(checkpoint)) if is_address(checkpoint) else checkpoint
@@ -233,7 +229,11 @@ def load_model(
             '--config NAME|FILE.',
             code='checkpoint-incomplete',
         )
-    model = _build(cfg, path)
+    engine_config.drop_init(cfg.get('model'))
+    cfg.default_scope = 'mmdet'
+    source = cfg.filename or f'the config of {path}'
+    with UnfilledParameters():  # require_fit demands each from the file
+        model = engine_config.build_model(cfg, source=source)
     require_fit(file.named_as(model.state_dict()).state, model, path)
     classes = class_names(file, cfg)
     for _, head in class_heads(cfg.model):
@@ -255,7 +255,7 @@ def load_model(
             code='no-gpu',
         ) from error
     model.train(False)  # mmdet's ResNet returns None from eval()
-    return path, cfg, model, classes, file.sha256
+    return ECADetector(path, cfg, model, classes, file.sha256)
 
 
 def plain_config(values: dict[str, Any], path: str) -> Any:
@@ -274,15 +274,6 @@ def plain_config(values: dict[str, Any], path: str) -> Any:
             f'mmengine cannot read the config in {path}: {error}',
             code='config-invalid',
         ) from error
-
-
-def _build(cfg: Any, path: str) -> Any:
-    """Build the model without the files that its parts would start from."""
-    engine_config.drop_init(cfg.get('model'))
-    cfg.default_scope = 'mmdet'
-    source = cfg.filename or f'the config of {path}'
-    with UnfilledParameters():  # require_fit demands each from the file
-        return engine_config.build_model(cfg, source=source)
 
 
 def class_names(file: Checkpoint, cfg: Any) -> tuple[str, ...]:

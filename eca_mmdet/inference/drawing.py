@@ -51,7 +51,11 @@ def draw_objects(
     canvas = image.copy()
     colours = [COLOURS[int(label) % len(COLOURS)] for label in labels]
     if masks is not None and len(masks):
-        _mix_masks(canvas, np.asarray(masks, bool), colours)
+        overlay, covered = canvas.copy(), np.asarray(masks, bool).any(0)
+        for mask, colour in zip(masks[::-1], colours[::-1], strict=True):
+            overlay[np.asarray(mask, bool)] = colour
+        mixed = (1 - _MASK_OPACITY) * canvas[covered] + _MASK_OPACITY * overlay[covered]
+        canvas[covered] = np.rint(mixed)
     shown: list[tuple[Pixels, Colour, str]] = []  # the last on top
     for box, colour, text in zip(boxes, colours, texts, strict=True):
         pixels = _pixels(box, canvas.shape[:2])
@@ -127,15 +131,6 @@ def _pixels(box: Array, size: tuple[int, ...]) -> Pixels | None:
     if x2 < 0 or y2 < 0 or x1 >= width or y1 >= height:
         return None
     return max(x1, 0), max(y1, 0), min(x2, width - 1), min(y2, height - 1)
-
-
-def _mix_masks(canvas: Array, masks: Array, colours: list[Colour]) -> None:
-    overlay = canvas.copy()
-    for mask, colour in zip(masks[::-1], colours[::-1], strict=True):
-        overlay[mask] = colour
-    covered = masks.any(0)
-    mixed = (1 - _MASK_OPACITY) * canvas[covered] + _MASK_OPACITY * overlay[covered]
-    canvas[covered] = np.rint(mixed)
 
 
 def _with_texts(canvas: Array, shown: Sequence[tuple[Pixels, Colour, str]]) -> Array:

@@ -59,7 +59,7 @@ def make_fast(detector: nn.Module, compiled: bool = False) -> Any:
     fast.extract_feat = types.MethodType(_extract_feat, fast)
     if fast.precision == torch.float16:
         with torch.no_grad():
-            levels = _levels(fast.extract_feat(_probe(fast)))
+            levels = fast.extract_feat(_probe(fast))
         if not all(level.isfinite().all() for level in levels):
             raise _refused(
                 f'the features of {type(fast.backbone).__name__} exceed the range of '
@@ -84,7 +84,7 @@ def _extract_feat(self: Any, inputs: Tensor, *args: Any, **kwargs: Any) -> Any:
         if self.to_compare:
             with compat.not_compiled(self):
                 expected = type(self).extract_feat(self, inputs, *args, **kwargs)
-            for new, old in zip(_levels(features), _levels(expected), strict=True):
+            for new, old in zip(features, expected, strict=True):
                 change = (new.float() - old.float()).abs().max()
                 if not change <= COMPILED_TOLERANCE * old.float().abs().max():
                     name = type(self.backbone).__name__
@@ -94,10 +94,6 @@ def _extract_feat(self: Any, inputs: Tensor, *args: Any, **kwargs: Any) -> Any:
     if isinstance(features, Tensor):
         return features.float()
     return tuple(level.float() for level in features)
-
-
-def _levels(features: Any) -> list[Tensor]:
-    return [features] if isinstance(features, Tensor) else list(features)
 
 
 def _probe(model: Any) -> Tensor:

@@ -132,7 +132,10 @@ class Prediction:
                 'score': float(self.scores[at]),
             }
             if self.masks is not None:
-                entry['segmentation'] = _rle(self.masks[at])
+                from pycocotools import mask as api
+
+                rle = api.encode(np.asfortranarray(self.masks[at], np.uint8))
+                entry['segmentation'] = rle | {'counts': rle['counts'].decode()}
             entries.append(entry)
         return entries
 
@@ -203,11 +206,3 @@ class Picture(np.ndarray):  # type: ignore[type-arg]
         require_free(path, option='path')
         with whole_file(path) as partial:
             partial.write_bytes(raw)
-
-
-def _rle(mask: Array) -> dict[str, Any]:
-    from pycocotools import mask as api
-
-    coded = api.encode(np.asfortranarray(mask, dtype=np.uint8))
-    size = [int(side) for side in coded['size']]
-    return {'size': size, 'counts': coded['counts'].decode()}

@@ -13,7 +13,7 @@ from PIL import Image
 from pycocotools.coco import COCO
 
 import eca_mmdet
-from eca_mmdet.inference import media
+from eca_mmdet.inference import predict as media
 from eca_mmdet.utils.errors import UserError
 from eca_mmdet.utils.images import frames_of, read_rgb
 from tests.conftest import REPOSITORY

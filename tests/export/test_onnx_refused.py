@@ -28,9 +28,9 @@ def paths(mmdet_ready, shapes, tmp_path_factory):
 def export(command, paths, tmp_path):
     """Run the command with one file and some words more."""
 
-    def call(*words, config=None, checkpoint=None, out=None):
+    def call(*words, config=None, checkpoint=None, out=None, form='onnx'):
         return command(
-            *('export', 'onnx', config or paths[0], checkpoint or paths[1]),
+            *('export', form, config or paths[0], checkpoint or paths[1]),
             *(out or tmp_path / 'a.onnx', *words),
         )
 
@@ -47,6 +47,7 @@ def names(folder):
         (dict(checkpoint='none.pth'), 'none.pth'),
         (dict(config='none.py'), 'none.py'),
         (dict(out='a.pt'), 'a name in .onnx'),
+        (dict(out='a.onnx', form='openvino'), 'a name in .xml'),
         (dict(out='none/a.onnx'), 'in no folder that exists'),
         (dict(words=['--size', '96']), 'got --size 96.'),
         (dict(words=['--size', '96', 'x']), 'got --size 96 x.'),
@@ -194,6 +195,30 @@ def test_a_wrong_file_fails_and_nothing_is_lost(
     assert (tmp_path / 'a.onnx').read_text() == 'mine'
     assert kept.stat().st_size > 1 << 20
     assert names(tmp_path) == ['a.failed-2.onnx', 'a.failed.onnx', 'a.onnx']
+
+
+def _without_first(found):
+    """Nothing in the first place."""
+    boxes, scores, labels = found
+    return [boxes[:, 1:], scores[:, 1:], labels[:, 1:]]
+
+
+@pytest.mark.parametrize(
+    ('sabotage', 'message'),
+    [
+        (_results(_without_first), 'cannot tell right from wrong order. Train longer'),
+        (_shifted, 'Do not use it'),
+    ],
+)
+def test_a_detector_of_nearly_equal_scores(
+    sabotage, message, paths, export, monkeypatch, tmp_path
+):
+    content = torch.load(paths[1], weights_only=True)
+    content['state_dict']['roi_head.bbox_head.fc_cls.weight'] *= 0.01
+    torch.save(content, tmp_path / 'early.pth')
+    sabotage(monkeypatch)
+    code, _, err = export(checkpoint=tmp_path / 'early.pth')
+    assert code == 1 and message in err, err
 
 
 def test_wrong_features_fail(export, monkeypatch, tmp_path):

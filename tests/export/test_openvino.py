@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from eca_mmdet import cli
-from eca_mmdet.export.metadata import parse_metadata
+from eca_mmdet.export.runtime import parse_metadata
 from eca_mmdet.export.writer import convert_to_openvino, make_part, write_graph
 from tests.support import exporting
 from tests.support.exporting import assert_same_objects, batch
@@ -161,21 +161,6 @@ def test_one_size(trained, command, shapes, tmp_path):
 
 
 @pytest.mark.slow
-def test_an_image_without_objects(mmdet_ready, shapes, command, tmp_path):
-    cfg, model = exporting.random_detector('retinanet', shapes)
-    with torch.no_grad():
-        model.bbox_head.retina_cls.bias.fill_(-9)
-    paths = exporting.save(tmp_path, cfg, model)
-    code, out, _ = command('export', 'openvino', *paths, tmp_path / 'a.xml')
-    assert code == 0 and 'No object of both has a score above 0.05' in out
-    images, shape, _ = batch(model, shapes, [(96, 96), (64, 80)])
-    found = run(tmp_path / 'a.xml', images=images, sizes=shape)
-    assert (found.pop('labels') == -1).all()
-    for name, values in found.items():
-        assert not values.any(), name
-
-
-@pytest.mark.slow
 def test_as_many_classes_as_lvis_has(mmdet_ready, shapes, tmp_path):
     from mmdet.registry import MODELS
 
@@ -243,12 +228,6 @@ def test_both_files_or_none(export, monkeypatch, tmp_path):
     code, _, err = export('--no-check')
     assert code and 'No space left on device' in err
     assert len(calls) == 2 and names(tmp_path) == []
-
-
-def test_another_name_is_refused(trained, command, tmp_path):
-    words = (*trained('faster')[:2], tmp_path / 'a.onnx')
-    code, _, err = command('export', 'openvino', *words)
-    assert code == 2 and 'a name in .xml' in err
 
 
 def test_what_openvino_does_not_take(export, monkeypatch, tmp_path):

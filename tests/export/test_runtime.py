@@ -12,8 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from eca_mmdet.export.metadata import ImageRule
-from eca_mmdet.export.runtime import paste_masks, prepare
+from eca_mmdet.export.runtime import ImageRule, paste_masks, prepare
 from eca_mmdet.utils import images
 from eca_mmdet.utils.errors import MissingPackageError, UserError
 from tests.conftest import REPOSITORY
@@ -119,17 +118,6 @@ def test_preparation_is_mmdets(name, mmdet_ready):
         assert found.images.dtype == np.float32 and found.sizes.dtype == np.float32
         assert found.sizes.tolist() == [list(meta['img_shape'])]
         assert found.factors == meta['scale_factor']
-
-
-@pytest.mark.openmmlab
-def test_preparation_of_photographs_is_mmdets(mmdet_ready, coco_tiny):
-    wanted = rule(scale=(1333, 800))
-    for path in sorted((coco_tiny / 'val2017').iterdir())[:4]:
-        image = images.read_rgb(str(path))
-        bgr = cv2.imread(str(path))
-        np.testing.assert_array_equal(image, bgr[..., ::-1])
-        expected, _ = of_mmdet(image, wanted)
-        np.testing.assert_array_equal(prepare(image, wanted).images, expected)
 
 
 @pytest.mark.parametrize('keep_ratio', [True, False])
@@ -690,12 +678,6 @@ def test_a_class_may_be_called_location(tmp_path):
     names = {'classes': ['location', 'location of a \n\x08location']}
     path = onnx_files.save(tmp_path / 'a.onnx', found, names)
     assert OnnxDetector(path).classes == tuple(names['classes'])
-
-
-def test_opencv_is_missing(path, monkeypatch):
-    monkeypatch.setitem(sys.modules, 'cv2', None)
-    with pytest.raises(MissingPackageError, match='cv2 is not installed.* pip install'):
-        OnnxDetector(path)
 
 
 ALONE = """

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from eca_mmdet.export.parity import Limits, distance
+from eca_mmdet.export.parity import Distance, Report, distance
 from eca_mmdet.inference.prediction import Prediction
 
 
@@ -11,6 +11,10 @@ def objects(boxes, scores, labels=None, masks=None):
     labels = np.zeros(len(scores), int) if labels is None else np.array(labels)
     boxes = np.array(boxes, float).reshape(-1, 4)
     return Prediction(boxes, np.array(scores, float), labels, masks)
+
+
+def limits(score, iou, count):
+    return dict(score_threshold=score, nms_iou=iou, max_per_image=count)
 
 
 A, B, C = [0, 0, 10, 10], [30, 0, 50, 20], [60, 60, 90, 70]
@@ -46,10 +50,10 @@ A, B, C = [0, 0, 10, 10], [30, 0, 50, 20], [60, 60, 90, 70]
     ],
 )
 def test_objects_that_one_list_has(one, other, counts):
-    found = distance(one, other, Limits(0.05, 0.5, 3))
+    found = distance(one, other, limits(0.05, 0.5, 3))
     assert (found.objects, found.ties, found.missing) == counts
     assert found.passes == (counts[2] == 0)
-    back = distance(other, one, Limits(0.05, 0.5, 3))
+    back = distance(other, one, limits(0.05, 0.5, 3))
     assert (back.objects, back.ties, back.missing) == counts
 
 
@@ -67,7 +71,7 @@ def test_objects_that_one_list_has(one, other, counts):
 def test_objects_that_the_file_should_have_suppressed(double, labels, missing):
     """A copy of an object is no tie: what it would lean on has its partner."""
     file = objects([A, double], [0.9, 0.9], labels)
-    found = distance(objects([A], [0.9]), file, Limits(0.05, 0.5, 100))
+    found = distance(objects([A], [0.9]), file, limits(0.05, 0.5, 100))
     assert (found.objects, found.missing) == (1, missing)
     assert found.passes == (not missing)
 
@@ -80,45 +84,77 @@ def test_boxes_moved_by_a_share_of_their_width(share):
     moved = boxes.copy()
     moved[:2, [0, 2]] += 20 * share
     scores = np.full(10, 0.7)
-    limits = Limits(0.05, 0.5, 100)
-    assert distance(objects(boxes, scores), objects(boxes, scores), limits).passes
-    found = distance(objects(boxes, scores), objects(moved, scores), limits)
+    own = limits(0.05, 0.5, 100)
+    assert distance(objects(boxes, scores), objects(boxes, scores), own).passes
+    found = distance(objects(boxes, scores), objects(moved, scores), own)
     assert not found.passes
 
 
 def test_distances_of_pairs():
-    limits = Limits(0.05, 0.5, 100)
+    own = limits(0.05, 0.5, 100)
     masks = np.zeros((1, 20, 20), bool)
     masks[0, :10, :10] = True
     other = masks.copy()
     other[0, 0, :1] = False  # one pixel is let pass
     boxes = np.array([A]) + [[0, 0.04, 0, -0.02]]
     found = distance(
-        objects([A], [0.5], masks=masks), objects(boxes, [0.4995], masks=other), limits
+        objects([A], [0.5], masks=masks), objects(boxes, [0.4995], masks=other), own
     )
     assert found.box_px == pytest.approx(0.04) and found.passes
     assert (found.score, found.mask) == (pytest.approx(0.0005), 0)
     other[0, 0, :3] = False
     found = distance(
-        objects([A], [0.5], masks=masks), objects([A], [0.5], masks=other), limits
+        objects([A], [0.5], masks=masks), objects([A], [0.5], masks=other), own
     )
     assert found.mask == pytest.approx(0.03) and not found.passes
     for wrong in (objects([A], [0.502]), objects([np.array(A) + 0.06], [0.5])):
-        assert not distance(objects([A], [0.5]), wrong, limits).passes
-    assert not distance(objects([A], [np.nan]), objects([A], [0.5]), limits).passes
+        assert not distance(objects([A], [0.5]), wrong, own).passes
+    assert not distance(objects([A], [np.nan]), objects([A], [0.5]), own).passes
 
 
 def test_boxes_that_are_all_off_are_no_ties():
-    limits = Limits(0.05, 0.5, 100)
+    own = limits(0.05, 0.5, 100)
     at = np.arange(40) * 20.0
     boxes = np.stack((at, at, at + 10, at + 10), 1)
     scores = np.linspace(0.3, 0.9, 40)
-    found = distance(objects(boxes, scores), objects(boxes + 1, scores), limits)
+    found = distance(objects(boxes, scores), objects(boxes + 1, scores), own)
     assert (found.objects, found.missing) == (0, 0) and not found.passes
     swapped = boxes.copy()
     swapped[7] += 1  # one may be
-    found = distance(objects(boxes, scores), objects(swapped, scores), limits)
+    found = distance(objects(boxes, scores), objects(swapped, scores), own)
     assert (found.objects, found.ties) == (39, 2) and found.passes
     swapped[8:10] += 1
-    found = distance(objects(boxes, scores), objects(swapped, scores), limits)
+    found = distance(objects(boxes, scores), objects(swapped, scores), own)
     assert (found.objects, found.ties) == (37, 6) and not found.passes
+
+
+@pytest.mark.parametrize(
+    ('change', 'may_pass'),
+    [
+        ({}, True),
+        ({'scores': np.linspace(0.2, 0.9, 40)}, False),  # their order is known
+        ({'moved': 0.1}, False),  # a pair of boxes that is off
+        ({'lower': 0.002}, False),  # a score that is off
+        ({'lost': 6}, False),  # too many
+        ({'double': True}, False),  # what the file should have suppressed
+    ],
+)
+def test_order_of_nearly_equal_scores(change, may_pass):
+    """Objects that only one list has decide nothing, unless something else is wrong."""
+    at = np.arange(40) * 50.0
+    boxes = np.stack((at, at, at + 20, at + 30), 1)
+    scores = change.get('scores', 0.3 + np.arange(40) * 1e-4)
+    lost = change.get('lost', 1)
+    file, values = boxes[lost:].copy(), scores[lost:].copy()
+    file[-1, 0] += change.get('moved', 0)
+    values[-1] -= change.get('lower', 0)
+    if 'double' in change:
+        file, values = np.vstack((file, file[:1])), np.append(values, values[0])
+    found = distance(
+        objects(boxes, scores), objects(file, values), limits(0.05, 0.5, 100)
+    )
+    assert not found.passes and found.may_pass == may_pass
+    report = Report(['objects'], [((1, 9, 9), found), ((1, 9, 9), Distance(9))])
+    assert not report.passes and report.may_pass == may_pass
+    wrong = Distance(9, missing=1, distinct=1)
+    assert not Report(['objects'], [*report.rows, ((1, 9, 9), wrong)]).may_pass

@@ -10,9 +10,9 @@ from tests.support import exporting
 pytest.importorskip('onnx')
 pytest.importorskip('onnxruntime')
 
-from eca_mmdet.export import metadata
-from eca_mmdet.export.metadata import _resize, properties
+from eca_mmdet.export import writer
 from eca_mmdet.export.parity import require_same_input
+from eca_mmdet.export.writer import _resize, properties
 from eca_mmdet.inference.detector import load_detector
 from eca_mmdet.utils.errors import UserError
 from tests.support import onnx_files
@@ -133,9 +133,9 @@ def test_what_no_file_can_say(trained, monkeypatch):
 
 
 def test_the_command_opens_what_it_wrote(paths, command, monkeypatch, tmp_path):
-    right = metadata._preprocessing
+    right = writer._preprocessing
     monkeypatch.setattr(
-        metadata, '_preprocessing', lambda one: right(one) | {'to_rgb': False}
+        writer, '_preprocessing', lambda one: right(one) | {'to_rgb': False}
     )
     code, out, err = command('export', 'onnx', *paths, tmp_path / 'a.onnx')
     assert code == 1 and 'another input' in err, out
