@@ -39,7 +39,7 @@ if TYPE_CHECKING:  # for type checkers and editors; __getattr__ loads them late
     from eca_mmdet.models.backbones import ECAResNetD as ECAResNetD
     from eca_mmdet.models.backbones import PluginResNet as PluginResNet
     from eca_mmdet.models.backbones import TimmBackbone as TimmBackbone
-    from eca_mmdet.models.necks import AttentionNeck as AttentionNeck
+    from eca_mmdet.models.plugins import AttentionNeck as AttentionNeck
     from eca_mmdet.reporting.page import report as report
     from eca_mmdet.utils.errors import UserError as UserError
 
@@ -53,7 +53,7 @@ _EXPORTS = {
     'ECAResNetD': 'eca_mmdet.models.backbones',
     'PluginResNet': 'eca_mmdet.models.backbones',
     'TimmBackbone': 'eca_mmdet.models.backbones',
-    'AttentionNeck': 'eca_mmdet.models.necks',
+    'AttentionNeck': 'eca_mmdet.models.plugins',
     'ECAPretrained': 'eca_mmdet.checkpoints.initializer',
     'ECADetector': 'eca_mmdet.inference.detector',
 }

@@ -32,7 +32,7 @@ _LAYERS = 'eca_mmdet.models.attention'
 _MODULES = (
     _LAYERS,
     'eca_mmdet.models.backbones',
-    'eca_mmdet.models.necks',
+    'eca_mmdet.models.plugins',
     'eca_mmdet.models.legacy',
     'eca_mmdet.models.mask_targets',
     'eca_mmdet.checkpoints.initializer',

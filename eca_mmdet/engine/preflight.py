@@ -166,7 +166,7 @@ def _build(part: Any, path: str) -> Any:
 
 def _check_plugins(backbone: Any) -> None:
     """Check the plugins of mmdet's own ResNets, which assert without a message."""
-    from eca_mmdet.models.backbones.plugins import BOTTLENECK_POSITIONS, check_plugins
+    from eca_mmdet.models.plugins import BOTTLENECK_POSITIONS, check_plugins
 
     plain = backbone.get('type') in ('ResNet', 'ResNetV1d', 'ResNeXt', 'Res2Net')
     if not plain or not backbone.get('plugins'):

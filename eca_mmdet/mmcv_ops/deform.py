@@ -9,30 +9,24 @@ so training costs one forward more than with a compiled mmcv.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from eca_mmdet import compat
-from eca_mmdet.mmcv_ops.library import package
-
-__all__ = [
-    'deform_conv_backward_input',
-    'deform_conv_backward_parameters',
-    'deform_conv_forward',
-    'modulated_deform_conv_backward',
-    'modulated_deform_conv_forward',
-    'ms_deform_attn_backward',
-    'ms_deform_attn_forward',
-]
+from eca_mmdet.mmcv_ops.library import at_least_float32, package
 
 
-def _gradients(
-    function: Callable[..., Tensor], inputs: list[Tensor], grad_output: Tensor
-) -> tuple[Tensor, ...]:
-    """Differentiate ``function`` by every input, in float32 at least.
+def _add_gradients(
+    function: Callable[..., Tensor],
+    inputs: Sequence[Tensor],
+    grad_output: Tensor,
+    targets: Sequence[Tensor],
+    scale: float = 1.0,
+) -> None:
+    """Add ``scale`` times the gradient by each input to its target, in place.
 
     torchvision's kernel adds in any order on a GPU, and does not ask PyTorch.
     """
@@ -42,10 +36,12 @@ def _gradients(
         raise RuntimeError(
             'deformable_backward does not have a deterministic implementation.'
         )
-    dtype = torch.float64 if inputs[0].dtype == torch.float64 else torch.float32
+    dtype = at_least_float32(inputs[0]).dtype
     with torch.enable_grad(), torch.autocast(grad_output.device.type, enabled=False):
         leaves = [tensor.detach().to(dtype).requires_grad_() for tensor in inputs]
-        return torch.autograd.grad(function(*leaves), leaves, grad_output.to(dtype))
+        grads = torch.autograd.grad(function(*leaves), leaves, grad_output.to(dtype))
+    for target, grad in zip(targets, grads, strict=True):
+        target.add_(grad, alpha=scale)
 
 
 def _prefix(maps: Tensor, batch: int, shape: tuple[int, ...], exact: bool) -> Tensor:
@@ -118,7 +114,7 @@ def _deform_conv2d(options: dict[str, Any]) -> Callable[..., Tensor]:
             mask = _prefix(mask, len(x), (channels, *samples), exact=False)
         if offset.requires_grad:
             offset = _without_outside(offset, [side.to(offset) for side in grid])
-        dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
+        dtype = at_least_float32(x).dtype
         given = (x, offset, weight, bias, mask)
         *tensors, mask = (None if t is None else t.to(dtype) for t in given)
         with torch.autocast(x.device.type, enabled=False):
@@ -152,9 +148,8 @@ def deform_conv_backward_input(
 ) -> None:
     """Add to the gradients of the input and of the offsets, in place."""
     run = _deform_conv2d(options)
-    grads = _gradients(lambda x, o: run(x, o, weight), [input, offset], grad_output)
-    grad_input.add_(grads[0])
-    grad_offset.add_(grads[1])
+    inputs, targets = (input, offset), (grad_input, grad_offset)
+    _add_gradients(lambda x, o: run(x, o, weight), inputs, grad_output, targets)
 
 
 def deform_conv_backward_parameters(
@@ -170,9 +165,8 @@ def deform_conv_backward_parameters(
     """Add ``scale`` times the gradient of the weight, in place."""
     run = _deform_conv2d(options)
     # The convolution is linear in its weight: its gradient is the same at zero.
-    zero = torch.zeros_like(grad_weight)
-    (grad,) = _gradients(lambda w: run(input, offset, w), [zero], grad_output)
-    grad_weight.add_(grad, alpha=scale)
+    inputs, targets = (torch.zeros_like(grad_weight),), (grad_weight,)
+    _add_gradients(lambda w: run(input, offset, w), inputs, grad_output, targets, scale)
 
 
 def modulated_deform_conv_forward(
@@ -210,11 +204,11 @@ def modulated_deform_conv_backward(
     **options: Any,
 ) -> None:
     """Add to the gradients of input, weight, bias, offsets and mask, in place."""
-    inputs = [input, offset, weight, mask, *([bias] if with_bias else [])]
-    grads = _gradients(_deform_conv2d(options), inputs, grad_output)
+    inputs = [input, offset, weight, mask, bias]
     targets = [grad_input, grad_offset, grad_weight, grad_mask, grad_bias]
-    for target, grad in zip(targets, grads, strict=False):
-        target.add_(grad)
+    count = 5 if with_bias else 4
+    run = _deform_conv2d(options)
+    _add_gradients(run, inputs[:count], grad_output, targets[:count])
 
 
 _last_shapes: list[Any] = []
@@ -235,6 +229,18 @@ def _sizes(shapes: Tensor) -> list[list[int]]:
     return _last_shapes[1]  # type: ignore[no-any-return]
 
 
+def _attention(shapes: Tensor) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
+    """Bind mmcv's attention in PyTorch to the sizes of its maps."""
+    from mmcv.ops.multi_scale_deform_attn import multi_scale_deformable_attn_pytorch
+
+    def run(value: Tensor, locations: Tensor, weights: Tensor) -> Tensor:
+        return multi_scale_deformable_attn_pytorch(  # type: ignore[no-any-return]
+            value, _sizes(shapes), locations, weights
+        )
+
+    return run
+
+
 def ms_deform_attn_forward(
     value: Tensor,
     value_spatial_shapes: Tensor,
@@ -244,11 +250,8 @@ def ms_deform_attn_forward(
     im2col_step: int,
 ) -> Tensor:
     """Return FloatTensor[N, queries, channels]; shapes as mmcv documents them."""
-    from mmcv.ops.multi_scale_deform_attn import multi_scale_deformable_attn_pytorch
-
-    return multi_scale_deformable_attn_pytorch(  # type: ignore[no-any-return]
-        value, _sizes(value_spatial_shapes), sampling_locations, attention_weights
-    )
+    run = _attention(value_spatial_shapes)
+    return run(value, sampling_locations, attention_weights)
 
 
 def ms_deform_attn_backward(
@@ -264,15 +267,6 @@ def ms_deform_attn_backward(
     im2col_step: int,
 ) -> None:
     """Add to the gradients of value, sampling locations and weights, in place."""
-    from mmcv.ops.multi_scale_deform_attn import multi_scale_deformable_attn_pytorch
-
-    def run(value: Tensor, locations: Tensor, weights: Tensor) -> Tensor:
-        return multi_scale_deformable_attn_pytorch(  # type: ignore[no-any-return]
-            value, _sizes(value_spatial_shapes), locations, weights
-        )
-
-    inputs = [value, sampling_locations, attention_weights]
-    grads = _gradients(run, inputs, grad_output)
+    inputs = (value, sampling_locations, attention_weights)
     targets = (grad_value, grad_sampling_loc, grad_attn_weight)
-    for target, grad in zip(targets, grads, strict=True):
-        target.add_(grad)
+    _add_gradients(_attention(value_spatial_shapes), inputs, grad_output, targets)

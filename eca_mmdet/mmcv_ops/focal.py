@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-__all__ = ['sigmoid_focal_loss_backward', 'sigmoid_focal_loss_forward']
+from eca_mmdet.mmcv_ops.library import at_least_float32
 
 
 def _softplus(x: Tensor) -> Tensor:
@@ -43,7 +43,7 @@ def _fill(
 ) -> None:
     """Put ``function`` of x, or of -x at the targets, times its factor into output."""
     classes = x.shape[1]
-    logits = x.float() if x.dtype != torch.float64 else x
+    logits = at_least_float32(x)
     scale: Tensor | float = 1.0
     if weight.numel():
         # Background has no entry of its own; mmcv reads past the end here.

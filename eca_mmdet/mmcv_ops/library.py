@@ -15,6 +15,11 @@ import torch
 from torch import Tensor
 
 
+def at_least_float32(tensor: Tensor) -> Tensor:
+    """Return a tensor in the dtype that it is computed in: float64 or float32."""
+    return tensor if tensor.dtype == torch.float64 else tensor.float()
+
+
 def operators(tensor: Tensor) -> Any:
     """Return ``torch.ops.torchvision`` with kernels for the device of a tensor.
 

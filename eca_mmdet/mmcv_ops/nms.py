@@ -10,18 +10,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from eca_mmdet.mmcv_ops.library import operators
-
-__all__ = ['nms', 'nms_match', 'softnms']
+from eca_mmdet.mmcv_ops.library import at_least_float32, operators
 
 
 def _float32(value: float) -> float:
     """Round a threshold as mmcv does, whose C++ signature takes a float32."""
     return float(np.float32(value))
-
-
-def _at_least_float32(tensor: Tensor) -> Tensor:
-    return tensor.float() if tensor.dtype in (torch.half, torch.bfloat16) else tensor
 
 
 def nms(boxes: Tensor, scores: Tensor, iou_threshold: float, offset: int = 0) -> Tensor:
@@ -31,7 +25,7 @@ def nms(boxes: Tensor, scores: Tensor, iou_threshold: float, offset: int = 0) ->
     (width x2 - x1 + 1, as MMDetection v1), 0 lengths. Returns LongTensor[K], the kept
     indices by falling score.
     """
-    boxes = _at_least_float32(boxes)
+    boxes = at_least_float32(boxes)
     if offset:
         boxes = torch.cat((boxes[:, :2], boxes[:, 2:] + offset), dim=1)
     with torch.autocast(boxes.device.type, enabled=False):
@@ -79,7 +73,7 @@ def softnms(
     Source: Bodla et al., Soft-NMS, ICCV 2017.
     """
     original = boxes
-    boxes, scores = _at_least_float32(boxes), _at_least_float32(scores).clone()
+    boxes, scores = at_least_float32(boxes), at_least_float32(scores).clone()
     alive = torch.arange(len(boxes))
     kept: list[int] = []
     while len(alive):
@@ -111,7 +105,7 @@ def nms_match(dets: Tensor, iou_threshold: float) -> list[list[int]]:
     Returns:
         One list a kept box: its index, then those it suppressed, by falling score.
     """
-    dets = _at_least_float32(dets.cpu())
+    dets = at_least_float32(dets.cpu())
     order = dets[:, 4].argsort(descending=True, stable=True)
     groups: list[list[int]] = []
     while len(order):

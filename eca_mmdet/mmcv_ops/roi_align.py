@@ -11,18 +11,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from eca_mmdet.mmcv_ops.library import operators
-
-__all__ = ['roi_align_backward', 'roi_align_forward']
+from eca_mmdet.mmcv_ops.library import at_least_float32, operators
 
 MAX, AVERAGE = 0, 1
 
 _CHUNK = 1 << 26
 """Numbers that the deterministic gradient holds beside its result."""
-
-
-def _compute_dtype(tensor: Tensor) -> torch.dtype:
-    return torch.float64 if tensor.dtype == torch.float64 else torch.float32
 
 
 def roi_align_forward(
@@ -53,14 +47,13 @@ def roi_align_forward(
         pool_mode: 0 maximum, 1 average of the samples.
         aligned: shift by half a pixel; False is MMDetection v1's convention.
     """
-    dtype = _compute_dtype(input)
-    features, regions = input.to(dtype), rois.to(dtype)
+    features = at_least_float32(input)
+    regions = rois.to(features.dtype)
     size = (aligned_height, aligned_width)
     options = (spatial_scale, sampling_ratio, aligned)
     if pool_mode == MAX:
         results = (output, argmax_y, argmax_x)
-        _max_forward(features, regions, results, size, options)
-        return
+        return _max_forward(features, regions, results, size, options)
     output.copy_(_pool(features, regions, size, *options))
 
 
@@ -100,17 +93,16 @@ def roi_align_backward(
     """Put the features' gradient into ``grad_input``, which mmcv gives as zeros."""
     if not len(rois):
         return
-    dtype = _compute_dtype(grad_output)
     if pool_mode == MAX:
-        _max_backward(grad_output, rois, argmax_y, argmax_x, grad_input)
-        return
+        return _max_backward(grad_output, rois, argmax_y, argmax_x, grad_input)
+    grad_output = at_least_float32(grad_output)
+    rois = rois.to(grad_output.dtype)
     if grad_input.is_cuda and torch.are_deterministic_algorithms_enabled():
         options = (spatial_scale, sampling_ratio, aligned)
-        _separable_backward(grad_output.to(dtype), rois.to(dtype), grad_input, *options)
-        return
+        return _separable_backward(grad_output, rois, grad_input, *options)
     grad = operators(grad_output)._roi_align_backward(
-        grad_output.to(dtype).contiguous(),
-        rois.to(dtype),
+        grad_output.contiguous(),
+        rois,
         spatial_scale,
         aligned_height,
         aligned_width,
@@ -241,9 +233,7 @@ def _max_backward(
     image = rois[:, 0].long()[:, None, None, None]
     channel = torch.arange(channels, device=rois.device)[:, None, None]
     plane = (image * channels + channel) * (height * width)
-    flat = torch.zeros(
-        grad_input.numel(), dtype=_compute_dtype(grad_output), device=rois.device
-    )
+    flat = at_least_float32(torch.zeros_like(grad_input)).flatten()
     for row, weight_y in ((top, 1 - dy), ((top + 1).clamp(max=height - 1), dy)):
         for column, weight_x in ((left, 1 - dx), ((left + 1).clamp(max=width - 1), dx)):
             share = (grad_output * weight_y * weight_x * inside).to(flat.dtype)

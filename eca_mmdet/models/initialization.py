@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from mmengine.model import BaseModule
 from torch import nn
 
+from eca_mmdet.compat import batch_norm_base
 from eca_mmdet.models.attention.gate import Gate
 
 
@@ -50,6 +52,26 @@ class InitGuard:
         """Check ``init_cfg``, then initialise as mmengine does."""
         check_init_cfg(self, self.init_cfg)  # type: ignore[arg-type]
         super().init_weights()  # type: ignore[misc]
+
+
+class FreezableBackbone(InitGuard, BaseModule):  # type: ignore[misc]
+    """Base class of backbones that mmdet has not, with its ways to freeze a part."""
+
+    norm_eval: bool
+
+    def freeze(self) -> None:
+        """Put what ``frozen_stages`` names in evaluation mode, without gradients."""
+        raise NotImplementedError
+
+    def train(self, mode: bool = True) -> FreezableBackbone:
+        """Switch modes; frozen layers, and norms if asked, stay in evaluation."""
+        super().train(mode)
+        self.freeze()
+        if mode and self.norm_eval:
+            for module in self.modules():
+                if isinstance(module, batch_norm_base()):
+                    module.eval()
+        return self
 
 
 def check_init_cfg(backbone: nn.Module, init_cfg: Any) -> None:

@@ -231,19 +231,6 @@ def test_non_contiguous_inputs(engine):
         assert_same(parts, parts.ordinary, parts.lean, 1e-11)
 
 
-@pytest.mark.sweep(fast=10)
-@pytest.mark.parametrize('kind', ['1x1', '3x3', '3x3 stride 2'])
-@pytest.mark.parametrize('gate', ['eca', 'se', 'none'])
-@pytest.mark.parametrize('training', [False, True])
-def test_gradcheck(engine, kind, gate, training):
-    parts = Parts(kind, gate, (2, 4, 3, 4), outputs=8)
-    parts.norm.train(training)
-    leaves = parts.leaves()
-    for one in leaves.values():
-        one.requires_grad_()
-    assert torch.autograd.gradcheck(lambda *_: parts.lean(), tuple(leaves.values()))
-
-
 @pytest.mark.parametrize('frozen', ['conv', 'norm', 'gate', 'x', 'shortcut'])
 def test_only_what_needs_a_gradient_gets_one(engine, frozen):
     for kind in ('1x1', '3x3'):

@@ -388,6 +388,14 @@ def test_gates_are_not_loaded_silently(backbone, tmp_path):
             dict(model_args=dict(pretrained=True)),
             'must not have pretrained: .*init_cfg',
         ),
+        (dict(out_indices=3), 'out_indices must be different levels'),
+        (dict(out_indices=(1.0,)), 'out_indices must be different levels'),
+        (dict(padding=['conv1']), 'padding is a dict of pixels'),
+        (dict(padding=dict(conv1=-1)), 'padding is a dict of pixels'),
+        (dict(padding=dict(conv1='2')), 'padding is a dict of pixels'),
+        (dict(frozen_stages=True), 'frozen_stages must be'),
+        (dict(model_name=None), 'model_name must be a network of timm'),
+        (dict(attention=dict(type='CBMA')), 'Did you mean CBAM'),
     ],
 )
 def test_arguments_that_are_refused(backbone, arguments, part):
@@ -552,25 +560,3 @@ def test_preflight_finds_the_missing_file(mmdet_ready):
         preflight.check_backbone(cfg)
     with pytest.raises(WeightsError):
         preflight.check_backbone_weights(cfg, None)
-
-
-@pytest.mark.parametrize(
-    ('arguments', 'message'),
-    [
-        (dict(out_indices=3), 'out_indices must be different levels'),
-        (dict(out_indices=(1.0,)), 'out_indices must be different levels'),
-        (dict(padding=['conv1']), 'padding is a dict of pixels'),
-        (dict(padding=dict(conv1=-1)), 'padding is a dict of pixels'),
-        (dict(padding=dict(conv1='2')), 'padding is a dict of pixels'),
-        (dict(frozen_stages=True), 'frozen_stages must be'),
-        (dict(model_name=None), 'model_name must be a network of timm'),
-        (dict(attention=dict(type='CBMA')), 'Did you mean CBAM'),
-    ],
-    ids=str,
-)
-def test_arguments_of_wrong_kinds(mmdet_ready, arguments, message):
-    from mmdet.registry import MODELS
-
-    config = dict(type='TimmBackbone', model_name='resnet10t') | arguments
-    with pytest.raises(ValueError, match=message):
-        MODELS.build(config)

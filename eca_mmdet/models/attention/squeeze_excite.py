@@ -134,10 +134,17 @@ class SEGC1(SEGC):
         super().__init__(in_channels, groups)
 
 
-class _SizedGroups(SEGC):
-    """Groups of ``group_size`` channels, which divides C."""
+@MODELS.register_module()
+class SEGC2(SEGC):
+    """SE-GC2: :class:`SEGC` of C / 16 groups; 16 C parameters.
 
-    def __init__(self, in_channels: int, group_size: int) -> None:
+    Args:
+        group_size: channels of a group, which divide C.
+    """
+
+    _abbr_ = 'se_gc2'
+
+    def __init__(self, in_channels: int, group_size: int = 16) -> None:
         if not is_whole(group_size) or group_size < 1 or in_channels % group_size:
             raise ValueError(
                 f'group_size must divide the {in_channels} channels; got '
@@ -147,17 +154,7 @@ class _SizedGroups(SEGC):
 
 
 @MODELS.register_module()
-class SEGC2(_SizedGroups):
-    """SE-GC2: :class:`SEGC` of C / 16 groups; 16 C parameters."""
-
-    _abbr_ = 'se_gc2'
-
-    def __init__(self, in_channels: int, group_size: int = 16) -> None:
-        super().__init__(in_channels, group_size)
-
-
-@MODELS.register_module()
-class SEGC3(_SizedGroups):
+class SEGC3(SEGC2):
     """SE-GC3: :class:`SEGC` of C / 8 groups; 8 C parameters."""
 
     _abbr_ = 'se_gc3'

@@ -21,7 +21,15 @@ from torch.utils.checkpoint import checkpoint
 
 from eca_mmdet.catalog.architectures import RELEASED_KERNEL_SIZES, RESNET_BLOCKS
 from eca_mmdet.models.attention.eca import check_kernel_size
-from eca_mmdet.models.backbones.plugins import (
+from eca_mmdet.models.initialization import InitGuard
+from eca_mmdet.models.lean.fused import (
+    conv_norm,
+    fold_block,
+    gated_residual,
+    sequence,
+    stem,
+)
+from eca_mmdet.models.plugins import (
     BASIC_POSITIONS,
     BOTTLENECK_POSITIONS,
     STAGE_POSITIONS,
@@ -30,14 +38,6 @@ from eca_mmdet.models.backbones.plugins import (
     check_plugins,
     layers_at,
     staged,
-)
-from eca_mmdet.models.initialization import InitGuard
-from eca_mmdet.models.lean.fused import (
-    conv_norm,
-    fold_block,
-    gated_residual,
-    sequence,
-    stem,
 )
 
 MEMORY = ('lean', 'plain')
@@ -57,18 +57,15 @@ def recompute(block: Callable[[Tensor], Tensor], x: Tensor, with_cp: bool) -> Te
     """Return ``block(x)``; with ``with_cp``, keep only x for the backward pass."""
     if not (with_cp and x.requires_grad):
         return block(x)
+    may_draw = any(map(_draws, block.__self__.modules()))  # type: ignore[attr-defined]
     result: Tensor = checkpoint(
-        block, x, use_reentrant=False, preserve_rng_state=_may_draw(block)
+        block, x, use_reentrant=False, preserve_rng_state=may_draw
     )
     return result
 
 
-def _may_draw(block: Any) -> bool:
-    """Tell whether a block's method may draw random numbers: it has unknown layers."""
-    return any(map(_draws, block.__self__.modules()))
-
-
 def _draws(layer: nn.Module) -> bool:
+    """Tell whether a layer may draw random numbers; unknown layers may."""
     kind = type(layer)
     known = kind.__module__.startswith(('torch.nn.', 'mmcv.', 'mmdet.', 'eca_mmdet.'))
     random = isinstance(layer, (nn.RReLU, nn.FractionalMaxPool2d))
@@ -77,30 +74,80 @@ def _draws(layer: nn.Module) -> bool:
     return not known or random or drops
 
 
-def _tail_gate(block: Any, names: list[str]) -> Callable[[Tensor], Tensor] | None:
-    """Return what a block's plugins before the residual add do, None for nothing."""
-    if not names:
-        return None
-    if len(names) == 1:
-        return getattr(block, names[0])  # type: ignore[no-any-return]
-    return functools.partial(_plug, block, names)
+class ResidualBlock:
+    """Mixin of residual blocks: branch, gate and shortcut in two formulations.
+
+    The branch is ``conv1`` to ``conv{convolutions}``, each with a norm, a ReLU after
+    all but the last, and the plugins that are named ``after_conv{i}_plugin_names``.
+    """
+
+    convolutions = 3
+    downsample: Any
+    relu: Any
+    with_cp: bool
+
+    def __init__(self, *args: Any, memory: str = 'lean', **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.memory = check_memory(memory)
+
+    def _layers(self) -> list[tuple[Any, Any, Sequence[str]]]:
+        """Return each convolution, its norm, and the names of the plugins after it."""
+        return [
+            (
+                getattr(self, f'conv{i}'),
+                getattr(self, getattr(self, f'norm{i}_name', f'bn{i}')),
+                getattr(self, f'after_conv{i}_plugin_names', ()),
+            )
+            for i in range(1, self.convolutions + 1)
+        ]
+
+    def _plug(self, names: Sequence[str], x: Tensor) -> Tensor:
+        for name in names:
+            x = getattr(self, name)(x)
+        return x
+
+    def _plain(self, x: Tensor) -> Tensor:
+        *layers, (last_conv, last_norm, last_names) = self._layers()
+        out = x
+        for conv, norm, names in layers:
+            out = self._plug(names, self.relu(norm(conv(out))))
+        out = self._plug(last_names, last_norm(last_conv(out)))
+        return out + (x if self.downsample is None else self.downsample(x))
+
+    def _lean(self, x: Tensor) -> Tensor:
+        *layers, (last_conv, last_norm, last_names) = self._layers()
+        gate: Any = functools.partial(self._plug, last_names) if last_names else None
+        if len(last_names) == 1:
+            gate = getattr(self, last_names[0])
+        pairs = [*(layer[:2] for layer in layers), (last_conv, last_norm)]
+        folds = fold_block(x, pairs, gate, self.downsample)
+        out = x
+        for conv, norm, names in layers:
+            pooled = folds.is_gated and conv is layers[-1][0] and not names
+            out = conv_norm(out, conv, norm, self.relu, folds, pooled)
+            out = self._plug(names, out)
+        shortcut = x if self.downsample is None else sequence(x, self.downsample, folds)
+        return gated_residual(
+            out, last_conv, last_norm, gate, shortcut, self.relu, folds
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) to the channels of the last convolution, H and W / stride."""
+        if self.memory == 'lean':
+            return recompute(self._lean, x, self.with_cp)
+        return self.relu(recompute(self._plain, x, self.with_cp))  # type: ignore[no-any-return]
 
 
-def _plug(block: Any, names: list[str], x: Tensor) -> Tensor:
-    for name in names:
-        x = getattr(block, name)(x)
-    return x
-
-
-class PluginBasicBlock(BasicBlock):  # type: ignore[misc]
+class PluginBasicBlock(ResidualBlock, BasicBlock):  # type: ignore[misc]
     """mmdet's ``BasicBlock`` plus plugin layers, which mmdet's rejects.
 
     Args:
         plugins: dicts with ``cfg`` and ``position``: 'after_conv1' (after its ReLU)
             or 'after_conv2' (after its norm, before the residual add).
-        memory: 'lean' or 'plain'.
-        **kwargs: as mmdet's ``BasicBlock``.
+        **kwargs: as mmdet's ``BasicBlock``, and ``memory``, 'lean' or 'plain'.
     """
+
+    convolutions = 2
 
     def __init__(
         self,
@@ -108,74 +155,25 @@ class PluginBasicBlock(BasicBlock):  # type: ignore[misc]
         planes: int,
         *,
         plugins: list[dict[str, Any]] | None = None,
-        memory: str = 'lean',
         **kwargs: Any,
     ) -> None:
         super().__init__(inplanes, planes, **kwargs)
-        self.memory = check_memory(memory)
-        self._plugin_names = {
-            position: add_plugins(self, layers_at(position, plugins), planes)
-            for position in BASIC_POSITIONS
-        }
-
-    def _plain(self, x: Tensor) -> Tensor:
-        out = self.relu(self.norm1(self.conv1(x)))
-        out = _plug(self, self._plugin_names['after_conv1'], out)
-        out = self.norm2(self.conv2(out))
-        out = _plug(self, self._plugin_names['after_conv2'], out)
-        return out + (x if self.downsample is None else self.downsample(x))
-
-    def _lean(self, x: Tensor) -> Tensor:
-        layers = [(self.conv1, self.norm1), (self.conv2, self.norm2)]
-        gate = _tail_gate(self, self._plugin_names['after_conv2'])
-        folds = fold_block(x, layers, gate, self.downsample)
-        out = conv_norm(x, *layers[0], self.relu, folds)
-        out = _plug(self, self._plugin_names['after_conv1'], out)
-        shortcut = x if self.downsample is None else sequence(x, self.downsample, folds)
-        return gated_residual(out, *layers[1], gate, shortcut, self.relu, folds)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, inplanes, H, W) to (N, planes, H / stride, W / stride)."""
-        if self.memory == 'lean':
-            return recompute(self._lean, x, self.with_cp)
-        return self.relu(recompute(self._plain, x, self.with_cp))  # type: ignore[no-any-return]
+        for position in BASIC_POSITIONS:
+            names = add_plugins(self, layers_at(position, plugins), planes)
+            setattr(self, f'{position}_plugin_names', names)
 
 
-class PluginBottleneck(Bottleneck):  # type: ignore[misc]
+class PluginBottleneck(ResidualBlock, Bottleneck):  # type: ignore[misc]
     """mmdet's ``Bottleneck``, which has plugins of its own, in two formulations."""
-
-    def __init__(
-        self, inplanes: int, planes: int, *, memory: str = 'lean', **kwargs: Any
-    ) -> None:
-        super().__init__(inplanes, planes, **kwargs)
-        self.memory = check_memory(memory)
 
     def make_block_plugins(self, in_channels: int, plugins: list[Any]) -> list[str]:
         """Build the layers of one position; return their names."""
         return add_plugins(self, plugins, in_channels)
 
-    def _names(self, position: str) -> list[str]:
-        return getattr(self, f'{position}_plugin_names', [])
-
-    def _lean(self, x: Tensor) -> Tensor:
-        layers = [
-            (getattr(self, f'conv{i}'), getattr(self, f'norm{i}')) for i in (1, 2, 3)
-        ]
-        gate = _tail_gate(self, self._names('after_conv3'))
-        folds = fold_block(x, layers, gate, self.downsample)
-        out = conv_norm(x, *layers[0], self.relu, folds)
-        out = _plug(self, self._names('after_conv1'), out)
-        last = folds.is_gated and not self._names('after_conv2')
-        out = conv_norm(out, *layers[1], self.relu, folds, pooled=last)
-        out = _plug(self, self._names('after_conv2'), out)
-        shortcut = x if self.downsample is None else sequence(x, self.downsample, folds)
-        return gated_residual(out, *layers[2], gate, shortcut, self.relu, folds)
-
     def forward(self, x: Tensor) -> Tensor:
         """(N, inplanes, H, W) to (N, 4 planes, H / stride, W / stride)."""
-        if self.memory == 'lean':
-            return recompute(self._lean, x, self.with_cp)
-        return super().forward(x)  # type: ignore[no-any-return]
+        lean = self.memory == 'lean'
+        return super().forward(x) if lean else Bottleneck.forward(self, x)
 
 
 @MODELS.register_module()
@@ -255,12 +253,17 @@ class PluginResNet(InitGuard, ResNet):  # type: ignore[misc]
             x = self.maxpool(sequence(x, self.stem))
         else:
             x = stem(x, self.conv1, self.norm1, self.relu, self.maxpool)
-        outputs = []
-        for index, name in enumerate(self.res_layers):
-            x = getattr(self, name)(x)
-            if index in self.out_indices:
-                outputs.append(x)
-        return tuple(outputs)
+        return run_stages(self, x)
+
+
+def run_stages(backbone: Any, x: Tensor) -> tuple[Tensor, ...]:
+    """Run the stages on the stem's result; return one map for each of out_indices."""
+    outputs = []
+    for index, name in enumerate(backbone.res_layers):
+        x = getattr(backbone, name)(x)
+        if index in backbone.out_indices:
+            outputs.append(x)
+    return tuple(outputs)
 
 
 @MODELS.register_module()

@@ -22,21 +22,15 @@ from eca_mmdet.catalog.architectures import (
     Widths,
     regular_widths,
 )
-from eca_mmdet.compat import batch_norm_base
 from eca_mmdet.models.attention.eca import ECALayer
 from eca_mmdet.models.backbones.resnet import (
+    ResidualBlock,
     check_memory,
-    recompute,
+    run_stages,
     stage_kernel_sizes,
 )
-from eca_mmdet.models.initialization import InitGuard
-from eca_mmdet.models.lean.fused import (
-    conv_norm,
-    fold_block,
-    gated_residual,
-    sequence,
-    stem,
-)
+from eca_mmdet.models.initialization import FreezableBackbone
+from eca_mmdet.models.lean.fused import sequence, stem
 
 
 def _norm(norm_cfg: dict[str, Any], channels: int) -> nn.Module:
@@ -47,11 +41,13 @@ def _conv(inputs: int, outputs: int, kernel: int, stride: int = 1) -> nn.Conv2d:
     return nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, bias=False)
 
 
-class ECABottleneck(BaseModule):  # type: ignore[misc]
+class ECABottleneck(ResidualBlock, BaseModule):  # type: ignore[misc]
     """1x1, 3x3 (strided), 1x1, gate, add, ReLU; each convolution of its own width.
 
     The shortcut of a block that changes shape is average pool, 1x1, norm.
     """
+
+    after_conv3_plugin_names = ('eca',)
 
     def __init__(
         self,
@@ -65,9 +61,9 @@ class ECABottleneck(BaseModule):  # type: ignore[misc]
         memory: str = 'lean',
         init_cfg: dict[str, Any] | None = None,
     ) -> None:
-        super().__init__(init_cfg)
+        super().__init__(init_cfg, memory=memory)
         first, second, outputs = widths
-        self.with_cp, self.memory = with_cp, memory
+        self.with_cp = with_cp
         self.conv1, self.bn1 = _conv(inputs, first, 1), _norm(norm_cfg, first)
         self.conv2 = _conv(first, second, 3, stride)
         self.bn2 = _norm(norm_cfg, second)
@@ -82,30 +78,9 @@ class ECABottleneck(BaseModule):  # type: ignore[misc]
                 _norm(norm_cfg, outputs),
             )
 
-    def _plain(self, x: Tensor) -> Tensor:
-        out = self.relu(self.bn1(self.conv1(x)))
-        out = self.relu(self.bn2(self.conv2(out)))
-        gated: Tensor = self.eca(self.bn3(self.conv3(out)))
-        return gated + (x if self.downsample is None else self.downsample(x))
-
-    def _lean(self, x: Tensor) -> Tensor:
-        last = (self.conv3, self.bn3)
-        layers = [(self.conv1, self.bn1), (self.conv2, self.bn2), last]
-        folds = fold_block(x, layers, self.eca, self.downsample)
-        out = conv_norm(x, *layers[0], self.relu, folds)
-        out = conv_norm(out, *layers[1], self.relu, folds, pooled=folds.is_gated)
-        shortcut = x if self.downsample is None else sequence(x, self.downsample, folds)
-        return gated_residual(out, *last, self.eca, shortcut, self.relu, folds)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, inputs, H, W) to (N, widths[-1], H / stride, W / stride)."""
-        if self.memory == 'lean':
-            return recompute(self._lean, x, self.with_cp)
-        return self.relu(recompute(self._plain, x, self.with_cp))  # type: ignore[no-any-return]
-
 
 @MODELS.register_module()
-class ECAResNetD(InitGuard, BaseModule):  # type: ignore[misc]
+class ECAResNetD(FreezableBackbone):
     """The backbone of timm's ECA weights.
 
     Args:
@@ -165,8 +140,8 @@ class ECAResNetD(InitGuard, BaseModule):  # type: ignore[misc]
             stage = self._make_stage(index, channels, blocks, fresh)
             self.add_module(f'layer{index + 1}', stage)
             channels = blocks[-1][-1]
-        self._num_stages = len(widths)
-        self._freeze_stages()
+        self.res_layers = [f'layer{index + 1}' for index in range(stages)]
+        self.freeze()
 
     def _make_stem(self, widths: Sequence[int]) -> None:
         if len(widths) == 1:
@@ -217,32 +192,14 @@ class ECAResNetD(InitGuard, BaseModule):  # type: ignore[misc]
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         """(N, 3, H, W) to one map for each of ``out_indices``, stride 4 to 32."""
-        x = self._stem(x)
-        outputs = []
-        for index in range(self._num_stages):
-            x = getattr(self, f'layer{index + 1}')(x)
-            if index in self.out_indices:
-                outputs.append(x)
-        return tuple(outputs)
+        return run_stages(self, self._stem(x))
 
-    def _freeze_stages(self) -> None:
+    def freeze(self) -> None:
+        """Freeze the stem and the first stages."""
         names = ['stem', 'conv1', 'bn1'] if self.frozen_stages >= 0 else []
-        names += [f'layer{stage}' for stage in range(1, self.frozen_stages + 1)]
-        for name in names:
-            module = getattr(self, name, None)
-            if module is not None:
-                module.eval()
-                module.requires_grad_(False)
-
-    def train(self, mode: bool = True) -> ECAResNetD:
-        """Switch modes; frozen stages, and norms if asked, stay in evaluation."""
-        super().train(mode)
-        self._freeze_stages()
-        if mode and self.norm_eval:
-            for module in self.modules():
-                if isinstance(module, batch_norm_base()):
-                    module.eval()
-        return self
+        for name in (*names, *self.res_layers[: max(self.frozen_stages, 0)]):
+            if hasattr(self, name):
+                getattr(self, name).eval().requires_grad_(False)
 
 
 _DEFAULT_INIT = [

@@ -14,14 +14,12 @@ from typing import Any
 
 from mmcv.cnn import build_plugin_layer
 from mmdet.registry import MODELS
-from mmengine.model import BaseModule
 from torch import Tensor, nn
 from torch.nn import functional
 
-from eca_mmdet.compat import batch_norm_base
 from eca_mmdet.models.attention.gate import is_whole
-from eca_mmdet.models.backbones.plugins import check_layer
-from eca_mmdet.models.initialization import FileNames, InitGuard
+from eca_mmdet.models.initialization import FileNames, FreezableBackbone
+from eca_mmdet.models.plugins import check_layer
 from eca_mmdet.utils.errors import MissingPackageError
 from eca_mmdet.utils.text import suggestion
 
@@ -29,7 +27,7 @@ _AUXILIARY = ('AuxLogits',)  # of Inception v3, in some files
 
 
 @MODELS.register_module()
-class TimmBackbone(InitGuard, BaseModule):  # type: ignore[misc]
+class TimmBackbone(FreezableBackbone):
     """A convolutional network of timm that gives feature maps to a detector.
 
     The network's layers run one after the other up to the last level that is asked
@@ -107,7 +105,7 @@ class TimmBackbone(InitGuard, BaseModule):  # type: ignore[misc]
         )
         self._adopt(network)
         self._frozen_steps = _frozen(frozen_stages, info, self._steps)
-        self._freeze()
+        self.freeze()
 
     def _adopt(self, network: nn.Module) -> None:
         """Make the layers that run this module's own, under timm's names."""
@@ -120,19 +118,10 @@ class TimmBackbone(InitGuard, BaseModule):  # type: ignore[misc]
                         delattr(child, inner)
                 self.add_module(name, child)
 
-    def _freeze(self) -> None:
+    def freeze(self) -> None:
+        """Freeze the layers that ``frozen_stages`` names."""
         for name in self._frozen_steps:
             self.get_submodule(name).eval().requires_grad_(False)
-
-    def train(self, mode: bool = True) -> TimmBackbone:
-        """Switch modes; frozen layers, and norms if asked, stay in evaluation."""
-        super().train(mode)
-        self._freeze()
-        if mode and self.norm_eval:
-            for module in self.modules():
-                if isinstance(module, batch_norm_base()):
-                    module.eval()
-        return self
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         """(N, 3, H, W) to one map for each of ``out_indices``."""
