@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from eca_mmdet import registration
+from eca_mmdet.analysis.complexity import medians
 from eca_mmdet.analysis.exact_cost import Meter
-from eca_mmdet.analysis.latency import medians
 from eca_mmdet.catalog.mechanisms import MECHANISMS, Mechanism
 from eca_mmdet.catalog.published import published
 from eca_mmdet.models.attention.gate import Gate

@@ -12,8 +12,17 @@ from typing import Any
 
 import eca_mmdet
 from eca_mmdet.autoconfig import proposals, sections
-from eca_mmdet.autoconfig.base import Base, Start, read_base, read_start, resolve_model
-from eca_mmdet.autoconfig.inputs import Data, Options, open_some, read_inputs
+from eca_mmdet.autoconfig.inputs import (
+    Base,
+    Data,
+    Options,
+    Start,
+    open_some,
+    read_base,
+    read_inputs,
+    read_start,
+    resolve_model,
+)
 from eca_mmdet.autoconfig.proposals import Commented
 from eca_mmdet.autoconfig.sections import assignment, comment
 from eca_mmdet.catalog.configs import shipped_configs

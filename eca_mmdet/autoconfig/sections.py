@@ -7,8 +7,7 @@ import textwrap
 from collections.abc import Mapping
 from typing import Any
 
-from eca_mmdet.autoconfig.base import Base, Start, innermost
-from eca_mmdet.autoconfig.inputs import Data
+from eca_mmdet.autoconfig.inputs import Base, Data, Start, innermost
 from eca_mmdet.autoconfig.proposals import (
     Anchors,
     Commented,

@@ -70,7 +70,7 @@ def run(args: argparse.Namespace) -> int:
         texts = [_paper_text(rows, shape)]
     result: dict[str, Any] = {'shape': [3, height, width], args.convention: rows}
     if args.latency:
-        from eca_mmdet.analysis.latency import time_configs
+        from eca_mmdet.analysis.complexity import time_configs
 
         configs = load_configs(args.configs, args.cfg_options)
         result['latency'] = time_configs(configs, (width, height), args.rounds)

@@ -58,8 +58,7 @@ def run(args: argparse.Namespace) -> int:
     """Plan, measure row by row, report; 1 if a row failed or is outside."""
     from eca_mmdet.catalog.published import PUBLISHED, published_rows
     from eca_mmdet.reproduce.plan import make_plan, open_coco, scan
-    from eca_mmdet.reproduce.run import Settings, reproduce
-    from eca_mmdet.reproduce.tables import FAILED, OUTSIDE, as_tables
+    from eca_mmdet.reproduce.run import FAILED, OUTSIDE, Settings, as_tables, reproduce
 
     launcher, prefix = _launch(args)
     if not args.out:

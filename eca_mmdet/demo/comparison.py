@@ -205,8 +205,8 @@ def costs(runs: list[Run]) -> list[dict[str, Any]]:
     measured in turns.
     """
     from eca_mmdet.analysis.attention import time_layers
+    from eca_mmdet.analysis.complexity import ROUNDS, training_steps
     from eca_mmdet.analysis.exact_cost import exact_cost
-    from eca_mmdet.analysis.latency import ROUNDS, training_steps
     from eca_mmdet.engine.config import build_model
 
     rows, backbones = [], []

@@ -22,11 +22,15 @@ import eca_mmdet
 from eca_mmdet.reporting.logs import Series
 from eca_mmdet.reporting.run import Options, Run, read_run
 from eca_mmdet.reporting.sections import Section
-from eca_mmdet.reporting.sections.errors import CONFUSION, ERRORS, PRECISION
 from eca_mmdet.reporting.sections.images import IMAGES
-from eca_mmdet.reporting.sections.model import COSTS, GATES
-from eca_mmdet.reporting.sections.results import CLASSES, RESULTS
-from eca_mmdet.reporting.sections.sources import CONFIG, FILES
+from eca_mmdet.reporting.sections.model import CONFIG, COSTS, FILES, GATES
+from eca_mmdet.reporting.sections.results import (
+    CLASSES,
+    CONFUSION,
+    ERRORS,
+    PRECISION,
+    RESULTS,
+)
 from eca_mmdet.reporting.sections.training import TRAINING, VALIDATION
 from eca_mmdet.utils.errors import UserError
 from eca_mmdet.utils.io import write_texts

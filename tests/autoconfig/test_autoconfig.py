@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from eca_mmdet.autoconfig.base import resolve_model
+from eca_mmdet.autoconfig.inputs import resolve_model
 from eca_mmdet.checkpoints.io import read_checkpoint
 from eca_mmdet.utils.io import sha256_of
 from tests.support.own_data import (

@@ -265,10 +265,10 @@ def test_a_run_of_another_version_has_another_folder(mmdet_ready, monkeypatch):
 
 def test_times_stand_under_their_names(mmdet_ready, monkeypatch):
     from eca_mmdet.analysis import attention as mechanisms
-    from eca_mmdet.analysis import latency
+    from eca_mmdet.analysis import complexity
 
     monkeypatch.setattr(mechanisms, 'time_layers', lambda layers, shape, rounds: [3])
-    monkeypatch.setattr(latency, 'training_steps', lambda backbones, shape: [7])
+    monkeypatch.setattr(complexity, 'training_steps', lambda backbones, shape: [7])
     (found,) = comparison.costs([Run('none', 0, 'retinanet', True)])
     assert found['inference_milliseconds'] == 3 and found['step_milliseconds'] == 7
 

@@ -379,7 +379,7 @@ def test_classes_of_one_name_keep_their_numbers(metric_type, data):
 
 def predictions_of(images):
     """One process's share: images 0, 1, ... with masks of their own size and bytes."""
-    from eca_mmdet.evaluation.predictions import ImagePredictions
+    from eca_mmdet.evaluation.metric import ImagePredictions
 
     return [
         ImagePredictions(
@@ -396,7 +396,7 @@ def predictions_of(images):
 
 def test_of_an_image_that_two_processes_have_the_first_counts(tmp_path):
     from eca_mmdet.datasets.ground_truth import read_ground_truth
-    from eca_mmdet.evaluation.predictions import merge, to_detections
+    from eca_mmdet.evaluation.metric import merge, to_detections
 
     path = tmp_path / 'a.json'
     path.write_text(
@@ -541,7 +541,7 @@ SCRIPT = """
     import eca_mmdet
     eca_mmdet.registration.register()
     from eca_mmdet.evaluation import metric as coco_metric
-    from eca_mmdet.evaluation.predictions import ImagePredictions
+    from eca_mmdet.evaluation.metric import ImagePredictions
     from tests.evaluation.test_metric import make_data, run
     samples = make_data()[1]
     shares = {

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from eca_mmdet.reporting.charts import MOST_POINTS, thin
+from eca_mmdet.reporting.sections import MOST_POINTS, thin
 
 
 @pytest.mark.parametrize('gap', [None, 7])

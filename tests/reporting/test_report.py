@@ -15,8 +15,7 @@ from eca_mmdet.inference.drawing import draw_objects
 from eca_mmdet.reporting.page import render_page
 from eca_mmdet.reporting.run import Options, read_run
 from eca_mmdet.reporting.sections import images
-from eca_mmdet.reporting.sections.model import COSTS
-from eca_mmdet.reporting.sections.sources import flat
+from eca_mmdet.reporting.sections.model import COSTS, flat
 from tests.support.report_runs import STAMP, STEPS, Page, losses, write_run
 
 NAME = 'mask-rcnn_eca-r50_fpn_4xb2-1x_coco'

@@ -7,11 +7,11 @@ import subprocess
 
 import pytest
 
-from eca_mmdet.reporting.charts import MOST_POINTS, line
 from eca_mmdet.reporting.page import report
 from eca_mmdet.reporting.run import read_run
+from eca_mmdet.reporting.sections import MOST_POINTS, line
 from eca_mmdet.reporting.sections.images import find_images
-from eca_mmdet.reporting.sections.sources import files_of
+from eca_mmdet.reporting.sections.model import files_of
 from eca_mmdet.utils.errors import UserError
 from tests.conftest import PYTHON
 from tests.support.log_cases import RESUMED

@@ -10,16 +10,19 @@ import pytest
 import torch
 
 from eca_mmdet.catalog.published import Number, PublishedRow, published_rows
-from eca_mmdet.reproduce import tables
 from eca_mmdet.reproduce.plan import CATEGORY_IDS, Job, make_plan, open_coco, scan
 from eca_mmdet.reproduce.run import (
+    RowOutcome,
     Settings,
     _inputs,
     _record_path,
+    as_json,
+    as_tables,
     command_of,
+    compare,
     measured_before,
+    overall,
 )
-from eca_mmdet.reproduce.tables import RowOutcome, as_json, as_tables
 from eca_mmdet.utils.errors import CommandError, UserError
 from eca_mmdet.utils.io import run_logged
 from tests.references.networks import (
@@ -351,8 +354,8 @@ def row_of(box=38.0, mask=None):
     ],
 )
 def test_verdict_compares_printed_ap(measured, tolerance, expected):
-    found = tables.compare(row_of(), {'box': {'AP': measured}}, tolerance)
-    assert found['box'].verdict == tables.overall(found) == expected
+    found = compare(row_of(), {'box': {'AP': measured}}, tolerance)
+    assert found['box'].verdict == overall(found) == expected
     assert found['box'].difference['APS'] is None
     if measured is not None:
         assert found['box'].measured['AP'] == pytest.approx(measured * 100)
@@ -361,18 +364,18 @@ def test_verdict_compares_printed_ap(measured, tolerance, expected):
 
 def test_every_task_must_be_within():
     row = row_of(mask=35.0)
-    both = tables.compare(row, {'box': {'AP': 0.38}, 'mask': {'AP': 0.30}}, 0.1)
+    both = compare(row, {'box': {'AP': 0.38}, 'mask': {'AP': 0.30}}, 0.1)
     assert [one.verdict for one in both.values()] == ['within', 'outside']
-    assert tables.overall(both) == 'outside'
-    alone = tables.compare(row, {'box': {'AP': 0.38}}, 0.1)
-    assert tables.overall(alone) == 'outside'
+    assert overall(both) == 'outside'
+    alone = compare(row, {'box': {'AP': 0.38}}, 0.1)
+    assert overall(alone) == 'outside'
 
 
 def outcomes():
     row, other = row_of(mask=35.0), row_of(mask=36.0)
     measured = {'box': {'AP': 0.3814, 'APS': None}, 'mask': {'AP': 0.35, 'APS': 0.25}}
     cost = {'params_m': 44.175, 'gflops': 275.689}
-    compared = tables.compare(row, measured, 0.1)
+    compared = compare(row, measured, 0.1)
     return [
         RowOutcome(row, 'within', 'a note', cost, compared, 0.1, True),
         RowOutcome(other, 'no weights', 'none here', cost, {}),

@@ -8,11 +8,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from eca_mmdet.reporting import charts
-from eca_mmdet.reporting.charts import Chart, chart, curve
 from eca_mmdet.reporting.logs import Series
 from eca_mmdet.reporting.run import Options, Run, title_of
-from eca_mmdet.reporting.sections import Section
+from eca_mmdet.reporting.sections import Chart, Section, chart, curve, section, style
 
 _UNITS = {
     'lr': 'learning rate',
@@ -39,9 +37,7 @@ def _training(runs: Sequence[Run], options: Options) -> dict[str, Any] | None:
     losses = [name for name in names if 'loss' in name]
     order = dict.fromkeys(('loss', 'lr', *rates, *losses, *_UNITS))
     more = [name for name in trained if not (name in order or _UNDRAWN.match(name))]
-    return charts.section(
-        _value_chart(name, runs) for name in (*order, *more[:_MOST_CHARTS])
-    )
+    return section(_value_chart(name, runs) for name in (*order, *more[:_MOST_CHARTS]))
 
 
 def _value_chart(name: str, runs: Sequence[Run]) -> Chart | None:
@@ -97,7 +93,7 @@ def _validation(runs: Sequence[Run], options: Options) -> dict[str, Any] | None:
         for name in others[:_MOST_CHARTS]
     ]
     rows = [[name, *(_last(log.get(name)) for log in logs)] for name in names]
-    return {**(charts.section(drawn) or {'charts': []}), 'rows': rows}
+    return {**(section(drawn) or {'charts': []}), 'rows': rows}
 
 
 def _last(series: Series | None) -> str:
@@ -123,7 +119,7 @@ def _metric_chart(
                 factor = 1 if any(v > 1 for v in series.values) else 100
                 scaled = (factor * v if v >= 0 else math.nan for v in series.values)
                 series = replace(series, values=tuple(scaled))
-            label, colour, dash = charts.style(runs, at, index, shown)
+            label, colour, dash = style(runs, at, index, shown)
             lines.append(curve(label, series, colour, dash))
     # The table has the number of a single validation.
     if not any(len(line['points']) > 1 for line in lines):
