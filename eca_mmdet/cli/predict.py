@@ -21,7 +21,10 @@ def add_parser(commands: Commands) -> None:
         'the images is needed.',
     )
     add = Adder(predict)
-    text = 'what mmengine saved in training, or eca-mmdet export wrote (.onnx)'
+    text = (
+        'what mmengine saved in training, a work folder (its best or else last '
+        'checkpoint), or what eca-mmdet export wrote (.onnx)'
+    )
     add('checkpoint', metavar='CHECKPOINT', help=text)
     add(
         'source',
@@ -71,8 +74,10 @@ def run(args: argparse.Namespace) -> int:
 def _load(args: argparse.Namespace, source: Images | Video) -> Any:
     if args.checkpoint.lower().endswith('.onnx'):
         return _load_onnx(args, source)
+    from eca_mmdet.engine.checkpointing import checkpoint_of
     from eca_mmdet.inference.detector import load_detector
 
+    args.checkpoint = checkpoint_of(args.checkpoint)  # named in what is written
     detector = load_detector(args.checkpoint, args.config, args.device)
     if args.cam:
         from eca_mmdet.inference.cam import require_traceable

@@ -24,7 +24,8 @@ def add_parser(commands: Commands) -> None:
         metavar='NAME|CONFIG',
         help='shipped name (see: eca-mmdet configs) or a file',
     )
-    add('checkpoint', metavar='CHECKPOINT')
+    text = 'file or address, or a work folder: its best or else last checkpoint'
+    add('checkpoint', metavar='CHECKPOINT', help=text)
     add_run_options(test)
     add.flag('--classwise', 'AP of each class')
     add(

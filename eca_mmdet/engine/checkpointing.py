@@ -18,7 +18,7 @@ from mmengine.fileio import LocalBackend, register_backend
 from eca_mmdet.checkpoints.download import is_address
 from eca_mmdet.checkpoints.io import read_checkpoint
 from eca_mmdet.engine.distributed import is_main_process
-from eca_mmdet.utils.errors import UserError, WeightsError
+from eca_mmdet.utils.errors import MissingWeightsError, UserError, WeightsError
 from eca_mmdet.utils.io import whole_file
 
 logger = logging.getLogger(__name__)
@@ -193,6 +193,31 @@ def named_checkpoint(folder: str | Path) -> Path | None:
     path = Path(text)  # relative to the folder in which training was started
     beside = Path(folder) / path.name
     return beside if beside.is_file() or not path.is_file() else path
+
+
+def checkpoint_of(path: str | Path) -> str:
+    """Return a file or address as it is; of a work folder, the best or last checkpoint.
+
+    The best is the newest ``best_*.pth``; which one was taken is logged.
+
+    Raises:
+        MissingWeightsError: no checkpoint is in the folder.
+    """
+    folder = Path(path)
+    if is_address(str(path)) or not folder.is_dir():
+        return str(path)
+    kind, files = 'best', list(folder.glob('best_*.pth'))
+    if not files:
+        kind, named = 'last', named_checkpoint(folder)
+        files = [named] if named and named.is_file() else list(folder.glob('*.pth'))
+    if not files:
+        raise MissingWeightsError(
+            f'{folder} is a folder without a checkpoint (*.pth). Name a checkpoint, or '
+            'the work folder of a training.'
+        )
+    found = max(files, key=lambda file: file.stat().st_mtime)
+    logger.warning('%s: the %s checkpoint in %s', found, kind, folder)
+    return str(found)
 
 
 @contextlib.contextmanager

@@ -13,6 +13,7 @@ from eca_mmdet.checkpoints.download import is_address
 from eca_mmdet.checkpoints.io import each_read_once, read_checkpoint
 from eca_mmdet.datasets.detections import TASKS, results_path, submission_path
 from eca_mmdet.engine import distributed
+from eca_mmdet.engine.checkpointing import checkpoint_of
 from eca_mmdet.engine.config import evaluators, load_config, set_work_dir, type_name
 from eca_mmdet.engine.failures import as_user_error
 from eca_mmdet.engine.preflight import check
@@ -66,7 +67,8 @@ def test(
 
     Args:
         config: shipped name, a file, or what ``load_config`` returned.
-        checkpoint: path or URL. Loading it never runs code.
+        checkpoint: path or URL, or a training's work folder: its best or else last
+            checkpoint. Loading it never runs code.
         work_dir: for the log; default: the config's, ``work_dirs/NAME``.
         options: overrides as ``KEY=VALUE``.
         classwise: also AP of each class.
@@ -88,12 +90,13 @@ def test(
             'run of their own.',
             code='option-conflict',
         )
+    checkpoint = checkpoint_of(checkpoint)
     with each_read_once():
-        if not is_address(str(checkpoint)):
-            read_checkpoint(str(checkpoint))  # before mmdet is loaded, in seconds
+        if not is_address(checkpoint):
+            read_checkpoint(checkpoint)  # before mmdet is loaded, in seconds
         cfg = load_config(config, options, launcher, local_rank, dist_timeout)
         set_work_dir(cfg, work_dir)
-        cfg.load_from, cfg.resume = str(checkpoint), False
+        cfg.load_from, cfg.resume = checkpoint, False
         set_outputs(cfg, classwise, save_results, format_only)
         from eca_mmdet.engine.load_from import check_start
         from eca_mmdet.engine.runner import build_runner

@@ -78,7 +78,7 @@ def export_onnx(
     Run it with :class:`~eca_mmdet.export.runtime.OnnxDetector`.
 
     Args:
-        checkpoint: saved by mmengine in training.
+        checkpoint: saved by mmengine in training, or the folder of the training.
         out: file to write, ending in '.onnx'.
         size: height and width of every input in pixels, padding included; None for
             any size.

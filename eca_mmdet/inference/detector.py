@@ -18,6 +18,7 @@ from eca_mmdet.checkpoints.embedded_config import parse_config, require_register
 from eca_mmdet.checkpoints.io import Checkpoint, read_weights
 from eca_mmdet.checkpoints.transfer import require_fit
 from eca_mmdet.engine import config as engine_config
+from eca_mmdet.engine.checkpointing import checkpoint_of
 from eca_mmdet.inference.prediction import SHOWN_FROM, Detector, Prediction
 from eca_mmdet.utils.errors import UserError
 from eca_mmdet.utils.images import decode, other_format, require_image_file, to_rgb
@@ -193,7 +194,8 @@ def load_detector(
     """Load a detector from a checkpoint that mmengine saved in training.
 
     Args:
-        checkpoint: path or https:// address. Loading never executes code in the file.
+        checkpoint: path or https:// address, or the work folder of a training, whose
+            best or else last checkpoint is loaded. Loading never executes code in it.
         config: name or path of a config, in place of the embedded one; it is Python
             and is executed.
         device: e.g. 'cuda:0'; None selects an accelerator if there is one.
@@ -214,7 +216,8 @@ def load_model(
     """Load a checkpoint as :func:`load_detector`, whatever its test pipeline is."""
     from mmengine.device import get_device
 
-    path = str(fetch(checkpoint)) if is_address(checkpoint) else checkpoint
+    path = checkpoint_of(checkpoint)
+    path = str(fetch(path)) if is_address(path) else path
     file = read_weights(path)
     engine_config.forbid_code_in_files()
     registration.register()

@@ -1,6 +1,9 @@
 """From a checkpoint to a detector: tensors, names, and what is missing."""
 
+import os
+import shutil
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -135,6 +138,34 @@ def test_weights_alone_need_a_config_by_name(trained, shapes, tmp_path):
     cfg.dump(str(tmp_path / 'mine.py'))
     found = load_detector(str(path), str(tmp_path / 'mine.py'), 'cpu')
     assert found.classes == detectors.CLASSES
+
+
+def test_a_work_folder_stands_for_its_best_or_last_checkpoint(
+    trained, tmp_path, caplog
+):
+    def add(name, age):
+        shutil.copyfile(trained, tmp_path / name)
+        os.utime(tmp_path / name, (10**9 - age, 10**9 - age))
+
+    def found():
+        caplog.clear()
+        return Path(load_detector(str(tmp_path), device='cpu').path).name
+
+    with pytest.raises(UserError, match='without a checkpoint') as caught:
+        found()
+    assert caught.value.code == 'file-not-found'
+    add('epoch_1.pth', 9)
+    add('epoch_2.pth', 5)
+    assert found() == 'epoch_2.pth'
+    (tmp_path / 'last_checkpoint').write_text('/moved/from/epoch_1.pth')
+    assert found() == 'epoch_1.pth'  # what the training says
+    (tmp_path / 'last_checkpoint').write_text('/moved/from/epoch_7.pth')
+    assert found() == 'epoch_2.pth'  # it is gone
+    add('best_coco_bbox_mAP_epoch_1.pth', 8)
+    assert found() == 'best_coco_bbox_mAP_epoch_1.pth'
+    assert 'epoch_1.pth: the best checkpoint in' in caplog.text
+    add('best_coco_bbox_mAP_epoch_10.pth', 7)
+    assert found() == 'best_coco_bbox_mAP_epoch_10.pth'  # not by alphabet
 
 
 def test_device_that_is_not_there(trained):

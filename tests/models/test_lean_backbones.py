@@ -135,6 +135,19 @@ def test_lean_is_plain(build, name, norm_eval, form):
             assert_near(other, one, 1e-10, 'inference')
 
 
+@pytest.mark.parametrize('name', COMMON)
+def test_float32(build, name):
+    plain = build(name, 'plain')
+    exact = step(plain, image())
+    lean = build(name).float()
+    features, gradients = step(lean, image(dtype=torch.float32))
+    for one, other in zip(exact[0], features, strict=True):
+        assert_near(other.double(), one, 1e-5, 'features')
+    for key, value in exact[1].items():
+        error = (gradients[key].double() - value).norm() / value.norm()
+        assert error <= 1e-5, (key, error)
+
+
 @pytest.mark.openmmlab
 def test_bytes_kept(build):
     """Half of what plain layers keep; batch statistics keep no more than plain."""
@@ -214,6 +227,38 @@ def test_used_twice_and_accumulated(build, name):
         gradients.append({key: one.grad for key, one in model.named_parameters()})
     for key, one in gradients[0].items():
         assert_near(gradients[1][key], one, 1e-10, key)
+
+
+def autocast_errors(model, dtype, exact):
+    """Median relative error of the gradients, and that of the last features."""
+    with torch.autocast('cpu', dtype=dtype):
+        features = model.float()(image(dtype=torch.float32))
+    assert {one.dtype for one in features} == {dtype}
+    loss_of([one.double() for one in features]).backward()
+    assert {one.grad.dtype for one in model.parameters()} == {torch.float32}
+    found = [
+        ((one.grad.double() - exact[1][key]).norm() / exact[1][key].norm()).item()
+        for key, one in model.named_parameters()
+    ]
+    last = (features[-1].double() - exact[0][-1]).norm() / exact[0][-1].norm()
+    return torch.stack([torch.tensor(found).median(), last.detach().float()])
+
+
+@pytest.mark.sweep(fast=2)
+@pytest.mark.parametrize('name', ['eca50', 'se50', 'eca18'])
+@pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
+def test_autocast(build, name, dtype):
+    """As near to float64 as plain layers come, on average over seeds."""
+    logs = []
+    for seed in range(6):
+        exact = step(build(name, 'plain', seed=seed), image())
+        plain, lean = (
+            autocast_errors(build(name, memory, seed=seed), dtype, exact)
+            for memory in ('plain', 'lean')
+        )
+        logs.append((lean / plain).log())
+    ratios = torch.stack(logs).mean(0).exp()
+    assert (ratios <= 1.25).all(), ratios
 
 
 @pytest.mark.slow
