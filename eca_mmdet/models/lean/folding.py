@@ -50,10 +50,13 @@ class Folds(dict[nn.Module, Folded]):
 
     Attributes:
         is_gated: the last convolution's kernel is wide, for a gate to scale.
+        is_lazy: each is folded when it runs; at once is no faster on a CPU, and takes
+            more memory.
         means: a map of the block and its (N, C) means over pixels.
     """
 
     is_gated = False
+    is_lazy = False
     means: tuple[Tensor, Tensor] | None = None
 
 
@@ -108,11 +111,9 @@ def fold(x: Tensor, pairs: Iterable[tuple[Any, Any]], gated: Any = None) -> Fold
     folds = Folds()
     normed = []
     for conv, norm in pairs:
-        if not _is_foldable(x, conv, norm):
+        if not is_foldable(x, conv, norm):
             continue
-        dtype = autocast_dtype(x)
-        if conv is gated:
-            dtype = torch.promote_types(conv.weight.dtype, torch.float32)
+        dtype = _wide_dtype(conv) if conv is gated else autocast_dtype(x)
         if type(norm) is not nn.Identity:
             normed.append((conv, norm, dtype))
             continue
@@ -131,7 +132,8 @@ def fold(x: Tensor, pairs: Iterable[tuple[Any, Any]], gated: Any = None) -> Fold
     return folds
 
 
-def _is_foldable(x: Tensor, conv: Any, norm: Any) -> bool:
+def is_foldable(x: Tensor, conv: Any, norm: Any) -> bool:
+    """Tell whether :func:`fold` folds a pair."""
     if type(conv) is not nn.Conv2d or not bypassable(conv, norm):
         return False
     if conv.padding_mode != 'zeros' or isinstance(conv.padding, str):
@@ -147,6 +149,10 @@ def _is_foldable(x: Tensor, conv: Any, norm: Any) -> bool:
     if norm.training or norm.running_mean is None or norm.running_var is None:
         return False
     return norm.weight is not None and norm.bias is not None and conv.bias is None
+
+
+def _wide_dtype(conv: Any) -> torch.dtype:
+    return torch.promote_types(conv.weight.dtype, torch.float32)
 
 
 class _Group:

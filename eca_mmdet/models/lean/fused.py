@@ -43,6 +43,7 @@ from eca_mmdet.models.lean.folding import (
     bypassable,
     fold,
     is_batch_norm,
+    is_foldable,
     no_autocast,
     reject_double_backward,
 )
@@ -65,11 +66,15 @@ def fold_block(x: Tensor, pairs: Any, gate: Any, downsample: Any) -> Folds:
         gate: between the last norm and the residual add, or None.
         downsample: the shortcut's layers, or None.
     """
+    conv, norm = pairs[-1]
     if not bypassable():
         return Folds()
-    conv = pairs[-1][0]
-    gated = conv if _fits_weights(gate, conv) else None
-    return fold(x, [*pairs, *_pairs(downsample)], gated)
+    gated = _fits_weights(gate, conv)
+    if ops.is_cuda(x):
+        return fold(x, [*pairs, *_pairs(downsample)], conv if gated else None)
+    folds = Folds()
+    folds.is_lazy, folds.is_gated = True, gated and is_foldable(x, conv, norm)
+    return folds
 
 
 def _fits_weights(gate: Any, conv: Any) -> bool:
@@ -81,15 +86,12 @@ def _fits_weights(gate: Any, conv: Any) -> bool:
 
 def _pairs(layers: Any) -> list[tuple[Any, Any]]:
     """Return the convolutions of an ``nn.Sequential`` that :func:`sequence` folds."""
-    if not _is_plain_sequence(layers):
-        return []
-    following = zip(layers, list(layers)[1:], strict=False)
-    return [pair for pair in following if isinstance(pair[0], nn.Conv2d)]
-
-
-def _is_plain_sequence(layers: Any) -> bool:
     known = getattr(type(layers), 'forward', None) is nn.Sequential.forward
-    return known and bypassable(layers)
+    if not known or not bypassable(layers):
+        return []
+    layers = list(layers)
+    following = zip(layers, layers[1:], strict=False)
+    return [pair for pair in following if isinstance(pair[0], nn.Conv2d)]
 
 
 def conv_norm(
@@ -117,7 +119,8 @@ def conv_norm(
     fused_before = type(norm) is nn.Identity and not is_pointwise(conv)
     folded = None
     if not fused_before:
-        folded = (fold(x, [(conv, norm)]) if folds is None else folds).get(conv)
+        at_once = folds if folds is not None and not folds.is_lazy else None
+        folded = (fold(x, [(conv, norm)]) if at_once is None else at_once).get(conv)
     if folded is None:
         out = norm(conv(x))
         return out if relu is None else relu(out)  # type: ignore[no-any-return]
@@ -132,7 +135,8 @@ def conv_norm(
 
 def sequence(x: Tensor, layers: Any, folds: Folds | None = None) -> Tensor:
     """Return ``layers(x)``, of an ``nn.Sequential`` by :func:`conv_norm`."""
-    if not _is_plain_sequence(layers):
+    known = getattr(type(layers), 'forward', None) is nn.Sequential.forward
+    if not known or not bypassable(layers):
         return layers(x)  # type: ignore[no-any-return]
     rest = list(layers)
     while rest:
@@ -169,7 +173,7 @@ def gated_residual(
     gated = _fits_weights(gate, conv)
     plain = gate is None or gated
     folded = None
-    if folds is not None and folds.is_gated == gated:
+    if folds is not None and not folds.is_lazy and folds.is_gated == gated:
         folded = folds.get(conv)
     elif plain:
         folded = fold(x, [(conv, norm)], conv if gated else None).get(conv)
@@ -276,8 +280,9 @@ def stem(x: Tensor, conv: Any, norm: Any, relu: Any, pool: Any) -> Tensor:
 def relu_max_pool(x: Tensor, relu: nn.Module, pool: nn.Module) -> Tensor:
     """Return ``pool(relu(x))``; x may be written to."""
     known = type(relu) is nn.ReLU and type(pool) is nn.MaxPool2d
-    known = known and not pool.return_indices and torch.is_grad_enabled()
-    if not known or not bypassable(relu, pool):
+    if not known or pool.return_indices or not torch.is_grad_enabled():
+        return pool(relu(x))  # type: ignore[no-any-return]
+    if not bypassable(relu, pool):
         return pool(relu(x))  # type: ignore[no-any-return]
     sizes = (pool.kernel_size, pool.stride, pool.padding, pool.dilation)
     return _ReluMaxPool.apply(x, tuple(map(pair, sizes)), pool.ceil_mode)  # type: ignore[no-any-return]

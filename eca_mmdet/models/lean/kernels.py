@@ -259,6 +259,10 @@ def pixel_sums(grad: Tensor, by_sample: bool) -> Tensor:
     return sums if by_sample else sums[None]
 
 
+def _scale(gamma: Tensor, variance: Tensor, epsilon: float) -> Tensor:
+    return wide(gamma) * torch.rsqrt(wide(variance) + epsilon)
+
+
 def fold(
     weights: list[Tensor],
     norms: list[Tensor],
@@ -296,7 +300,7 @@ def fold(
     gammas, betas, means, variances = quarters(norms)
     kernels, shifts, sizes = [], [], []
     for i, (weight, dtype) in enumerate(zip(weights, dtypes, strict=True)):
-        scale = wide(gammas[i]) * torch.rsqrt(wide(variances[i]) + epsilons[i])
+        scale = _scale(gammas[i], variances[i], epsilons[i])
         shifts.append(torch.addcmul(wide(betas[i]), wide(means[i]), scale, value=-1))
         sizes.append(range_of(scale) if ranged and dtype == torch.float16 else None)
         scale = scale if sizes[-1] is None else scale / sizes[-1]

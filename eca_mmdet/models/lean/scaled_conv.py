@@ -36,10 +36,10 @@ class _Settings(NamedTuple):
     dilation: Any
     groups: int
     matrices: bool  # matrix products instead of convolutions
-    relu: bool
-    pooled: bool
-    again: Any  # of Folded
-    narrow: bool  # round shifts to the dtype of the result first
+    relu: bool = False
+    pooled: bool = False
+    again: Any = None  # of Folded
+    narrow: bool = False  # round shifts to the dtype of the result first
 
 
 def folded_conv(
@@ -62,17 +62,12 @@ def folded_conv(
         relu: False leaves the ReLU out.
         pooled: return the result and its (N, C) means over pixels.
     """
-    stride, padding, dilation = map(pair, (conv.stride, conv.padding, conv.dilation))
-    matrices = is_pointwise(conv) and not ops.is_cuda(x)
-    settings = _Settings(
-        *(stride, padding, dilation, conv.groups, matrices),
-        *(relu, pooled, folded.again, not torch.is_grad_enabled()),
-    )
+    settings = _settings(x, conv)._replace(relu=relu, pooled=pooled, again=folded.again)
     tensors = (x, folded.kernel, folded.shift, factors, shortcut)
     with no_autocast(x):
         if torch.is_grad_enabled():
             return _FoldedConv.apply(*tensors, settings)
-        return _forward(*tensors, settings)
+        return _forward(*tensors, settings._replace(narrow=True))
 
 
 def pooled_output(x_means: Tensor, folded: Folded) -> tuple[Tensor, Folded]:
@@ -80,6 +75,9 @@ def pooled_output(x_means: Tensor, folded: Folded) -> tuple[Tensor, Folded]:
 
     And the convolution to go on with: gradients of both uses are added as they come.
     """
+    if not torch.is_grad_enabled():
+        kernel = folded.kernel.flatten(1)
+        return torch.addmm(folded.shift, x_means, kernel.T), folded
     pooled, kernel, shift = _PooledOutput.apply(
         x_means, folded.kernel, folded.shift, folded.again
     )
@@ -109,6 +107,12 @@ def output_shape(x: Tensor, conv: nn.Conv2d) -> tuple[int, ...]:
         )
     )
     return (len(x), conv.out_channels, *spatial)
+
+
+def _settings(x: Tensor, conv: nn.Conv2d) -> _Settings:
+    matrices = is_pointwise(conv) and not ops.is_cuda(x)
+    stride, padding, dilation = map(pair, (conv.stride, conv.padding, conv.dilation))
+    return _Settings(stride, padding, dilation, conv.groups, matrices)
 
 
 def _forward(
