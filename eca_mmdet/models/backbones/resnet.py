@@ -253,17 +253,12 @@ class PluginResNet(InitGuard, ResNet):  # type: ignore[misc]
             x = self.maxpool(sequence(x, self.stem))
         else:
             x = stem(x, self.conv1, self.norm1, self.relu, self.maxpool)
-        return run_stages(self, x)
-
-
-def run_stages(backbone: Any, x: Tensor) -> tuple[Tensor, ...]:
-    """Run the stages on the stem's result; return one map for each of out_indices."""
-    outputs = []
-    for index, name in enumerate(backbone.res_layers):
-        x = getattr(backbone, name)(x)
-        if index in backbone.out_indices:
-            outputs.append(x)
-    return tuple(outputs)
+        outputs = []
+        for index, name in enumerate(self.res_layers):
+            x = getattr(self, name)(x)
+            if index in self.out_indices:
+                outputs.append(x)
+        return tuple(outputs)
 
 
 @MODELS.register_module()

@@ -26,7 +26,6 @@ from eca_mmdet.models.attention.eca import ECALayer
 from eca_mmdet.models.backbones.resnet import (
     ResidualBlock,
     check_memory,
-    run_stages,
     stage_kernel_sizes,
 )
 from eca_mmdet.models.initialization import FreezableBackbone
@@ -192,7 +191,13 @@ class ECAResNetD(FreezableBackbone):
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         """(N, 3, H, W) to one map for each of ``out_indices``, stride 4 to 32."""
-        return run_stages(self, self._stem(x))
+        x = self._stem(x)
+        outputs = []
+        for index, name in enumerate(self.res_layers):
+            x = getattr(self, name)(x)
+            if index in self.out_indices:
+                outputs.append(x)
+        return tuple(outputs)
 
     def freeze(self) -> None:
         """Freeze the stem and the first stages."""
