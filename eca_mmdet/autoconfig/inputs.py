@@ -351,7 +351,7 @@ class Base:
 
 def read_base(path: Path) -> Base:
     """Read a config to train on COCO files, and find what depends on the data."""
-    from eca_mmdet.checkpoints.class_layers import class_heads
+    from eca_mmdet.checkpoints.transfer import class_heads
     from eca_mmdet.engine.config import load_config, require_sections, type_name
     from eca_mmdet.engine.settings import resize_scales
 

@@ -21,7 +21,7 @@ from eca_mmdet.checkpoints.identify import (
     unusual_constant,
 )
 from eca_mmdet.checkpoints.io import find_state, read_checkpoint, write_weights
-from eca_mmdet.checkpoints.key_maps import Canonical, rename
+from eca_mmdet.checkpoints.key_maps import rename
 from eca_mmdet.checkpoints.reading import require_values
 from eca_mmdet.utils.errors import WeightsError
 
@@ -72,8 +72,18 @@ def convert(
     inside = find_state(dict(state))
     own, sources = (inside.state, inside.sources) if inside else (dict(state), {})
     known = recognise(own, extras)
-    canonical, heads = known.canonical, known.heads
-    found = _require_known(canonical, known.network)
+    canonical, heads, found = known.canonical, known.heads, known.network
+    if found is None:
+        names = ', '.join(list(canonical.backbone)[:3]) or 'no backbone'
+        raise _unrecognised(
+            'neither a ResNet nor a MobileNetV2: expected names like '
+            f'layer1.0.conv1.weight or features.1.conv.0.0.weight; got {names}'
+        )
+    if unknown := canonical.unknown:
+        shown = ', '.join(unknown[:3])
+        raise _unrecognised(
+            f'{len(unknown)} tensors are of no layer that is known here: {shown}'
+        )
     layout = _target_layout(found, to)
     if unusual := unusual_constant(canonical):
         raise WeightsError(
@@ -114,10 +124,7 @@ def convert(
             continue
         name, tensor = targets[key]
         if name in converted:
-            raise WeightsError(
-                f'{key} and another tensor both become {name}.',
-                code='checkpoint-unrecognised',
-            )
+            raise _unrecognised(f'{key} and another tensor both become {name}')
         converted[name], report.mapped[sources[key]] = tensor, name
     taken = set(sources.values())
     report.dropped |= {k: 'of another module' for k in state if k not in taken}
@@ -165,7 +172,7 @@ def _convert_v1(
     """
     two_stage = heads.detector != 'RetinaNet'
     if two_stage and not heads.classes:
-        raise _not_v1(
+        raise _unrecognised(
             f'a {heads.detector} without bbox_head.fc_cls, so that its number of '
             'classes is unknown'
         )
@@ -187,7 +194,7 @@ def _convert_v1(
             towers = r'((?:cls|reg)_convs\.\d+)\.(weight|bias)$'
             name = re.sub(towers, r'\1.conv.\2', key)
         elif not key.startswith(unchanged):
-            raise _not_v1(
+            raise _unrecognised(
                 f'{key} is not part of a {heads.detector} of MMDetection v1 (backbone, '
                 'neck, rpn_head, bbox_head, mask_head)'
             )
@@ -206,9 +213,9 @@ def _reorder(key: str, state: Mapping[str, Tensor], heads: Heads) -> tuple[Tenso
     if own is None:
         return tensor, ''
     if key.endswith('.bias') and rows != size_of(state.get(f'{key[:-4]}weight')):
-        raise _not_v1(f'{key} has {rows} rows, its weight another number')
+        raise _unrecognised(f'{key} has {rows} rows, its weight another number')
     if 'Cascade' in heads.detector and layer == 'fc_reg' and rows != own:
-        raise _not_v1(
+        raise _unrecognised(
             f'{key}: a Cascade R-CNN whose boxes differ by class refines with '
             "background's boxes in v1, which 3.x does not have"
         )
@@ -216,7 +223,7 @@ def _reorder(key: str, state: Mapping[str, Tensor], heads: Heads) -> tuple[Tenso
         return tensor, ''
     expected = own * ((heads.classes or 0) + 1)
     if rows != expected:
-        raise _not_v1(
+        raise _unrecognised(
             f'{key} has {rows} rows; with the classes of fc_cls, MMDetection v1 has '
             f'{expected}'
         )
@@ -226,28 +233,9 @@ def _reorder(key: str, state: Mapping[str, Tensor], heads: Heads) -> tuple[Tenso
     return tensor[own:].clone(), f"background's {what} dropped"
 
 
-def _not_v1(reason: str) -> WeightsError:
+def _unrecognised(reason: str) -> WeightsError:
     message = f'{reason}. Nothing was converted.'
     return WeightsError(message, code='checkpoint-unrecognised')
-
-
-def _require_known(canonical: Canonical, found: Architecture | None) -> Architecture:
-    """Return the architecture; raise if it or any of its names is unknown."""
-    if found is None:
-        names = ', '.join(list(canonical.backbone)[:3]) or 'no backbone'
-        reason = (
-            'neither a ResNet nor a MobileNetV2: expected names like '
-            f'layer1.0.conv1.weight or features.1.conv.0.0.weight; got {names}.'
-        )
-    elif canonical.unknown:
-        count, shown = len(canonical.unknown), ', '.join(canonical.unknown[:3])
-        reason = (
-            f'{count} tensors are of no layer that is known here: {shown}. Nothing was '
-            'converted.'
-        )
-    else:
-        return found
-    raise WeightsError(reason, code='checkpoint-unrecognised')
 
 
 def _target_layout(found: Architecture, to: str) -> key_maps.Layout:

@@ -157,8 +157,12 @@ def identify(
         what = f'{heads.title} on {found.title}'
     elif kind == 'classifier' and known.classes == 1000:
         what = what.replace(kind, f'ImageNet {kind}', 1)
-    unusual = unusual_constant(canonical)
-    backbone = '' if unusual else _suggest_backbone(found, path)
+    notes = _notes(known, found)
+    backbone = ''
+    if unusual := unusual_constant(canonical):
+        notes.append(unusual)
+    else:
+        backbone = _suggest_backbone(found, path)
     return dict(
         what=what,
         known=True,
@@ -174,13 +178,13 @@ def identify(
         classes=known.classes,
         backbone=backbone,
         command=_suggest_command(found, heads, path) if backbone else '',
-        notes=(*_notes(known), *filter(None, [unusual])),
+        notes=tuple(notes),
     )
 
 
-def _notes(known: Recognised) -> list[str]:
+def _notes(known: Recognised, found: Architecture) -> list[str]:
     notes, heads, unknown = [], known.heads, known.canonical.unknown
-    if known.network and known.network.stage_kernel_sizes is None:
+    if found.stage_kernel_sizes is None:
         notes.append('kernel sizes differ inside a stage: no backbone here has that.')
     if unknown:
         shown = ', '.join(unknown[:3])

@@ -11,7 +11,7 @@ from collections import Counter, OrderedDict
 from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -48,8 +48,8 @@ _KNOWN = re.compile(
 
 
 @dataclass(frozen=True)
-class StateDict:
-    """The state dict that is read from a file."""
+class Checkpoint:
+    """The content of a checkpoint file; without the file's path, that of a dict."""
 
     state: dict[str, Tensor]  # names without the prefix
     wrapper: str = ''  # key of the dict of tensors, e.g. 'ema.module'
@@ -58,13 +58,7 @@ class StateDict:
     choices: tuple[str, ...] = ()  # keys of further sets of the same tensors
     sources: Names = field(default_factory=dict)
     raw: Mapping[str, Any] = field(default_factory=dict)  # under the file's names
-
-
-@dataclass(frozen=True, kw_only=True)
-class Checkpoint(StateDict):
-    """The content of a checkpoint file."""
-
-    path: str
+    path: str = ''
     container: str = 'PyTorch'  # or 'safetensors'
     # From a safetensors file, or a file that this package wrote.
     metadata: dict[str, str] = field(default_factory=dict)
@@ -178,8 +172,7 @@ def read_checkpoint(
         known = now.st_dev, now.st_ino, now.st_mtime_ns, now.st_size, trust, key
         found = _in_use.get(known)
         if found is None:
-            with path.open('rb') as file:
-                found = _in_use[known] = _read(path, file, trust, key)
+            found = _in_use[known] = _read(path, trust, key)
         elif found.path != str(path):
             found = _in_use[known] = replace(found, path=str(path))
     except FileNotFoundError:
@@ -196,13 +189,13 @@ def read_checkpoint(
 read_weights = read_checkpoint
 
 
-def _read(path: Path, file: IO[bytes], trust: tuple[str, ...], key: str) -> Checkpoint:
-    container, content, texts = read_content(path, file, trust)
-    found = as_checkpoint(path, content, key)
-    metadata = found.metadata | texts
-    file.seek(0)  # hashed last: a file that is refused may have 100 GiB of zeros
-    digest = sha256_of(file)
-    return replace(found, container=container, metadata=metadata, sha256=digest)
+def _read(path: Path, trust: tuple[str, ...], key: str) -> Checkpoint:
+    with path.open('rb') as file:
+        container, content, texts = read_content(path, file, trust)
+        found = as_checkpoint(path, content, key)
+        file.seek(0)  # hashed last: a refused file may have 100 GiB of zeros
+        digest, texts = sha256_of(file), found.metadata | texts
+    return replace(found, container=container, metadata=texts, sha256=digest)
 
 
 def as_checkpoint(path: str | Path, content: Any, key: str = '') -> Checkpoint:
@@ -224,10 +217,10 @@ def as_checkpoint(path: str | Path, content: Any, key: str = '') -> Checkpoint:
     _require_plain(path, found.raw)
     ours = _mapping(_mapping(found.extras.get('meta')).get('eca_mmdet'))
     texts = {k: v for k, v in ours.items() if isinstance(k, str) and isinstance(v, str)}
-    return Checkpoint(path=str(path), metadata=texts, **vars(found))
+    return replace(found, path=str(path), metadata=texts)
 
 
-def find_state(content: Any, key: str = '') -> StateDict | None:
+def find_state(content: Any, key: str = '') -> Checkpoint | None:
     """Find the state dict in a file's content, or None.
 
     Of several the plain one is preferred to averages. ``key`` is the entry or prefix of
@@ -267,7 +260,7 @@ def find_state(content: Any, key: str = '') -> StateDict | None:
     prefixes = (v.removesuffix(k) for k, v in sources.items() if v.endswith(k))
     state = {own: raw[name] for own, name in sources.items()}
     start = next(prefixes, wanted[0])
-    return StateDict(state, wrapper, start, extras, tuple(copies), sources, raw)
+    return Checkpoint(state, wrapper, start, extras, tuple(copies), sources, raw)
 
 
 def _entries(content: Any, path: str = '') -> Iterator[tuple[str, Mapping[str, Any]]]:

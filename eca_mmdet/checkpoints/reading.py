@@ -63,6 +63,16 @@ _KINDS = {  # first bytes, and what the file is
     rb'\0{512}': 'all zeros: a download that did not end. Get the file again.',
 }
 
+_ZIPS = {  # a member of a zip archive, and what the archive then is
+    'constants.pkl': (
+        'is a TorchScript archive: a program with its weights. Give the checkpoint '
+        'that it was made from, or save torch.jit.load(FILE).state_dict() with '
+        'torch.save.'
+    ),
+    'data.pkl': '',  # a checkpoint
+    'archive_format': 'is a program that torch.export saved, not a state dict.',
+}
+
 _LONGEST_HEADER = 8 << 20
 """Bytes of a safetensors header, which has about 100 for a tensor."""
 
@@ -204,21 +214,11 @@ def _scan(file: IO[bytes]) -> set[str]:
 def _require_checkpoint(names: list[str]) -> None:
     """Reject a zip archive of other members than a checkpoint's."""
     inside = {name.rpartition('/')[2] for name in names}
-    if 'constants.pkl' in inside:
-        kind = (
-            'is a TorchScript archive: a program with its weights. Give the checkpoint '
-            'that it was made from, or save torch.jit.load(FILE).state_dict() with '
-            'torch.save.'
-        )
-    elif 'data.pkl' in inside:
-        return
-    elif 'archive_format' in inside:
-        kind = 'is a program that torch.export saved, not a state dict.'
-    else:
-        shown = first([clipped(name) for name in names]) or 'nothing'
-        kind = f'is a zip archive of {shown}, not weights. Unpack it and give a file '
-        kind += 'inside.'
-    raise WeightsError(kind, code='checkpoint-unrecognised')
+    shown = first([clipped(name) for name in names]) or 'nothing'
+    other = f'is a zip archive of {shown}, not weights. Unpack it and give a file '
+    other += 'inside.'
+    if kind := next((_ZIPS[name] for name in _ZIPS if name in inside), other):
+        raise WeightsError(kind, code='checkpoint-unrecognised')
 
 
 def _follow(stream: IO[bytes], most: int) -> set[str]:
@@ -306,23 +306,18 @@ def read_content(
     if not head:
         raise WeightsError(f'{path} is empty. Get the file again.', code='file-empty')
     file.seek(0)
-    text = re.fullmatch(rb'[\s -~]{8}', head[:8])  # no number of bytes
-    if head[8:9] == b'{' and not text and not head.startswith(_TORCH_MAGIC[0]):
+    is_text = re.fullmatch(rb'[\s -~]{8}', head[:8])  # no number of bytes
+    if head[8:9] == b'{' and not is_text and not head.startswith(_TORCH_MAGIC[0]):
         return 'safetensors', *_read_safetensors(path, file)
     if head.startswith(_TORCH_MAGIC):
         return 'PyTorch', _read_torch(path, file, trust), {}
-    raise WeightsError(f'{path} {_kind_of(head)}', code='checkpoint-unrecognised')
-
-
-def _kind_of(head: bytes) -> str:
-    """Return what a file is instead of a checkpoint, from its first 512 bytes."""
     text = head.removeprefix(b'\xef\xbb\xbf')
     if head[:2] in (b'\xff\xfe', b'\xfe\xff'):  # UTF-16
         text = head[2:].replace(b'\0', b'')
-    for pattern, kind in _KINDS.items():
-        if re.match(pattern, text):
-            return f'is {kind}'
-    return f'is not a checkpoint: neither PyTorch nor safetensors ({head[:8]!r}...).'
+    kinds = (f'is {kind}' for start, kind in _KINDS.items() if re.match(start, text))
+    other = f'is not a checkpoint: neither PyTorch nor safetensors ({head[:8]!r}...).'
+    kind = next(kinds, other)
+    raise WeightsError(f'{path} {kind}', code='checkpoint-unrecognised')
 
 
 def _read_safetensors(path: Path, file: IO[bytes]) -> tuple[Any, dict[str, str]]:

@@ -1,25 +1,33 @@
-"""Fit of a detector checkpoint to a model, and its transfer to other classes."""
+"""Fit of a detector checkpoint to a model, and its transfer to other classes.
+
+The layers of a detector that depend on its number of classes have rows of each class: a
+row is an index of a tensor's first dimension. Layouts of rows are those of MMDetection
+3.x (the same as 2.x): background last, anchors before classes.
+"""
 
 from __future__ import annotations
 
+import copy
 import re
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor
+from torch.nn import Parameter
+from torch.overrides import TorchFunctionMode
 
-from eca_mmdet.checkpoints.class_layers import (
-    Layers,
-    build_empty,
-    find_class_layers,
-    move_rows,
-)
 from eca_mmdet.checkpoints.identify import read_heads, size_of
 from eca_mmdet.checkpoints.io import Checkpoint, read_checkpoint, require_names
 from eca_mmdet.utils.errors import UserError, WeightsError
-from eca_mmdet.utils.text import clipped, first
+from eca_mmdet.utils.text import clipped, first, plural
+
+_WITHOUT_CLASSES = frozenset(
+    'backbone neck data_preprocessor init_cfg train_cfg test_cfg '
+    'rpn_head semantic_head reid'.split()  # of objects or not, stuff, persons
+)
 
 
 def require_fit(state: dict[str, Any], model: Any, checkpoint: str) -> None:
@@ -27,7 +35,7 @@ def require_fit(state: dict[str, Any], model: Any, checkpoint: str) -> None:
 
     mmengine only warns: a test would then report the AP of random weights.
     """
-    missing, extra, shapes = _compare(state, getattr(model, 'module', model))
+    missing, extra, shapes = _compare(state, model)
     faults = counted(
         (missing, 'of the model are not in the file'),
         (extra, 'of the file are not in the model'),
@@ -77,7 +85,6 @@ def require_start(state: dict[str, Any], model: Any, checkpoint: str) -> list[st
 
     The file's backbone must be the model's, gates included; heads and neck may differ.
     """
-    model = getattr(model, 'module', model)
     if not any('backbone.' in key for key in state):
         raise WeightsError(
             f'load_from={checkpoint} is not a detector: no tensor is named backbone.… '
@@ -103,6 +110,7 @@ def _compare(
     state: dict[str, Any], model: Any
 ) -> tuple[list[str], list[str], list[str]]:
     """Load what fits; return names that are missing, extra, and of another shape."""
+    model = getattr(model, 'module', model)
     own = model.state_dict()
     fitting = {
         k: v for k, v in state.items() if k not in own or v.shape == own[k].shape
@@ -118,32 +126,209 @@ def _compare(
 
 
 @dataclass(frozen=True)
-class ClassMatch:
-    """Which classes of a model have a class of the same name in a file."""
+class RowLayout:
+    """Rows of a class layer: ``blocks`` times (before, classes, after)."""
 
-    kept: dict[int, int]  # class of the model to class of the file
-    same: tuple[str, ...]  # names of the kept classes
-    new: tuple[str, ...]  # names of the others
-    # (name, name in the file) of new classes whose names differ only in case, spaces,
-    # hyphens or underscores.
-    near: tuple[tuple[str, str], ...]
+    blocks: int = 1  # repetitions, such as anchors
+    before: int = 0  # rows of a block before those of its first class
+    per_class: int = 1  # neighbouring rows of a class, such as 4 coordinates
+    after: int = 0  # rows of a block after those of its last class
+
+    def size(self, classes: int) -> int:
+        """Return the number of rows."""
+        return self.blocks * (self.before + self.per_class * classes + self.after)
+
+    def classes(self, rows: int) -> int | None:
+        """Return the number of classes of a layer with so many rows; None if none."""
+        count = (rows // self.blocks - self.before - self.after) // self.per_class
+        return count if count > 0 and self.size(count) == rows else None
+
+    def rows(self, classes: int) -> tuple[Tensor, Tensor]:
+        """Return the rows of each class and those of none, such as background's.
+
+        Shape:
+            int64 (classes, blocks * per_class) and (any,).
+        """
+        grid = torch.arange(self.size(classes)).reshape(self.blocks, -1)
+        first, end = self.before, self.before + self.per_class * classes
+        own = grid[:, first:end].reshape(self.blocks, classes, self.per_class)
+        others = torch.cat((grid[:, :first], grid[:, end:]), dim=1).flatten()
+        return own.transpose(0, 1).reshape(classes, -1), others
 
 
-def match_classes(wanted: Sequence[str], names: Sequence[str]) -> ClassMatch:
-    """Compare a model's class names with a file's, letter by letter."""
+Layers = dict[str, RowLayout | None]
+"""Tensors of class layers by name; None where the rows of a class are not known."""
+
+
+def find_class_layers(
+    model_cfg: Any, state: Mapping[str, Tensor], classes: int | None = None
+) -> Layers:
+    """Return a detector's tensors that have other shapes for other classes.
+
+    The model is built twice without memory, once with one class more in every head.
+    Where that is impossible, ``classes`` and the names of mmdet's usual heads decide.
+    """
+    layers = _by_shape(model_cfg) if model_cfg else {}
+    found = {name: layers[name] for name in state if name in layers}
+    if not found and classes:
+        for name, tensor in state.items():
+            if layout := layout_by_name(name, tensor.shape, classes):
+                found[name] = layout
+    if not found:
+        raise UserError(
+            'no layer of this model depends on its number of classes, as far as its '
+            'config tells: expected num_classes in its heads. Set it there, or take '
+            'FineTuneHook out of custom_hooks.',
+            code='config-invalid',
+        )
+    return found
+
+
+def _by_shape(model_cfg: Any) -> Layers:
+    """Compare the shapes of a model with those of one with a class more."""
+    more = copy.deepcopy(model_cfg)
+    counts = [head['num_classes'] for _, head in class_heads(model_cfg)]
+    classes = next((n for n in counts if isinstance(n, int) and n > 0), None)
+    if classes is None:
+        return {}
+    for _, head in class_heads(more):
+        if head['num_classes'] == classes:
+            head['num_classes'] += 1
+    try:
+        states = (build_empty(cfg).state_dict() for cfg in (model_cfg, more))
+        shapes, larger = ({k: tuple(v.shape) for k, v in s.items()} for s in states)
+    except Exception:  # constructors raise anything, for a class too many as well
+        return {}
+    return {
+        name: layout_between(name, shape, larger[name], classes)
+        for name, shape in shapes.items()
+        if name in larger and larger[name] != shape
+    }
+
+
+class UnfilledParameters(TorchFunctionMode):
+    """Leave parameters as allocated inside: all of them come from a file, or none.
+
+    On the meta device, filling them would import torch._dynamo, which takes seconds.
+    """
+
+    def __torch_function__(
+        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        """Return a parameter as it is from functions that would fill it."""
+        kwargs = kwargs or {}
+        initializes = getattr(function, '__module__', None) == 'torch.nn.init'
+        if initializes or function in (Tensor.normal_, Tensor.uniform_):
+            tensor = kwargs['tensor'] if 'tensor' in kwargs else args[0]
+            if isinstance(tensor, Parameter):
+                return tensor
+        return function(*args, **kwargs)
+
+
+def build_empty(part: Any, in_memory: bool = True) -> Any:
+    """Build a model, or a part, without memory and random numbers of this run.
+
+    If its constructor computes with values it takes memory after all, or with
+    ``in_memory=False`` raises RuntimeError.
+    """
+    from mmdet.registry import MODELS
+
+    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        try:
+            with torch.device('meta'), UnfilledParameters():
+                return MODELS.build(copy.deepcopy(part))
+        except RuntimeError:  # NotImplementedError is one
+            if not in_memory:
+                raise
+            return MODELS.build(copy.deepcopy(part))
+
+
+def class_heads(part: Any, *path: str) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """Yield path and config of each part of a model that counts classes, at any depth.
+
+    The heads of a cascade have paths of their own: ``('roi_head', 'bbox_head', '0')``.
+    """
+    if isinstance(part, (list, tuple)):
+        part = dict(enumerate(part))
+    elif not isinstance(part, dict):
+        return
+    elif 'num_classes' in part:
+        yield path, part
+    for key, entry in part.items():
+        if key not in _WITHOUT_CLASSES:
+            yield from class_heads(entry, *path, str(key))
+
+
+def layout_between(
+    name: str, shape: Sequence[int], larger: Sequence[int], classes: int
+) -> RowLayout | None:
+    """Return the layout of a layer from its shape for ``classes`` and for one more."""
+    if not shape or tuple(shape[1:]) != tuple(larger[1:]):
+        return None
+    slope = larger[0] - shape[0]
+    rest = shape[0] - slope * classes
+    layer = name.removesuffix('.weight').removesuffix('.bias').split('.')
+    if layer[-1] == 'fc_reg' and rest == 0:
+        return RowLayout(per_class=slope)
+    if slope == 1 and rest in (0, 1):
+        return RowLayout(after=rest)
+    if slope < 1:
+        return None
+    if 'convs_pred' in layer and rest == 5 * slope:  # YOLOv3: box, objectness, scores
+        return RowLayout(slope, before=5)
+    scores = layer[-1].endswith('_cls') and layer[-1] != 'fc_cls'
+    scores |= layer[-1] == 'cls_score' or 'cls_convs' in layer  # YOLOF's, SSD's
+    if scores and rest in (0, slope):
+        return RowLayout(slope, after=rest // slope)
+    return None
+
+
+def layout_by_name(name: str, shape: Sequence[int], classes: int) -> RowLayout | None:
+    """Return the layout of a layer of a known name; None for any other."""
+    layer = name.removesuffix('.weight').removesuffix('.bias').split('.')[-1]
+    rows = shape[0] if shape else 0
+    per_class = {'fc_cls': 1, 'fc_reg': 4, 'conv_logits': 1, 'rpn_cls': 0}.get(layer)
+    if per_class is None:
+        per_class = rows // classes if layer.endswith('_cls') else 0
+    return layout_between(name, shape, (rows + per_class, *shape[1:]), classes)
+
+
+def move_rows(
+    own: Tensor, file: Tensor, layout: RowLayout, classes: int, kept: Mapping[int, int]
+) -> Tensor:
+    """Return a copy of a new layer with rows from a file: of kept classes and of none.
+
+    ``kept`` maps a class of the model to one of the file's ``classes``; not empty.
+    """
+    count = layout.classes(own.shape[0])
+    assert count is not None and layout.size(classes) == file.shape[0]
+    to, to_others = layout.rows(count)
+    source, source_others = layout.rows(classes)
+    targets = torch.cat([to_others, to[list(kept)].flatten()])
+    sources = torch.cat([source_others, source[list(kept.values())].flatten()])
+    new = own.detach().clone()
+    new[targets.to(new.device)] = file[sources.to(file.device)].to(new)
+    return new
+
+
+def match_classes(
+    wanted: Sequence[str], names: Sequence[str]
+) -> tuple[dict[int, int], list[str]]:
+    """Compare a model's class names with a file's, letter by letter.
+
+    Returns the model's classes that the file has, as its indices to the file's; and for
+    the log, the others that differ only in case, spaces, hyphens or underscores.
+    """
 
     def loose(name: str) -> str:
         return re.sub('[ _-]', '', name.casefold())
 
     at = {name: index for index, name in enumerate(names)}
     similar = {loose(name): name for name in reversed(names)}
-    new = tuple(name for name in wanted if name not in at)
-    return ClassMatch(
-        kept={index: at[name] for index, name in enumerate(wanted) if name in at},
-        same=tuple(name for name in wanted if name in at),
-        new=new,
-        near=tuple((n, similar[loose(n)]) for n in new if loose(n) in similar),
-    )
+    kept = {index: at[name] for index, name in enumerate(wanted) if name in at}
+    others = [name for name in wanted if name not in at and loose(name) in similar]
+    return kept, [f'{name} (file: {similar[loose(name)]})' for name in others]
 
 
 @dataclass
@@ -152,7 +337,9 @@ class TransferPlan:
 
     classes: int | None  # in the file; None where its class layers do not show it
     layers: Layers  # of the model
-    match: ClassMatch | None = None  # None where no class is to keep its rows
+    wanted: Sequence[str] = ()  # the model's classes, if rows are kept by their names
+    kept: dict[int, int] = field(default_factory=dict)  # class of the model to file's
+    near: list[str] = field(default_factory=list)  # similar names that are not equal
     # Class tensors that take over rows, or start new though the file has them.
     new: dict[str, Tensor] = field(default_factory=dict)
     moved: list[str] = field(default_factory=list)  # tensors that take over rows
@@ -190,12 +377,13 @@ def plan_transfer(
             code='class-mismatch',
         )
     if wanted is not None and shared:
-        plan.match = match_classes(wanted, _names(file, plan, source_classes))
-    kept = plan.match.kept if plan.match else {}
+        names = _names(file, plan, source_classes)
+        plan.wanted = wanted
+        plan.kept, plan.near = match_classes(wanted, names)
     for name in shared:
         tensor, layout = file.state[name], layers[name]
         plan.new[name] = own[name].detach().clone()
-        if not kept:
+        if not plan.kept:
             continue
         if layout is None:
             reason = 'a layer whose rows are not known here'
@@ -204,7 +392,8 @@ def plan_transfer(
         elif tensor.shape[1:] != own[name].shape[1:]:
             reason = f'the file has {tuple(tensor.shape)}'
         else:
-            plan.new[name] = move_rows(own[name], tensor, layout, plan.classes, kept)
+            rows = own[name], tensor, layout, plan.classes, plan.kept
+            plan.new[name] = move_rows(*rows)
             plan.moved.append(name)
             continue
         plan.unkept.append(f'{name} ({reason})')
@@ -213,12 +402,12 @@ def plan_transfer(
 
 def _count(state: Mapping[str, Tensor], layers: Layers) -> int | None:
     """Return the most classes of a layer: one that serves all looks like one class."""
-    counts = [
-        layout.classes(size_of(state[name]))
+    counts = (
+        layout.classes(size_of(state[name])) or 0
         for name, layout in layers.items()
         if layout and name in state
-    ]
-    return max((count for count in counts if count), default=None)
+    )
+    return max(counts, default=0) or None
 
 
 def _names(
@@ -257,7 +446,7 @@ def summary_lines(
     plan: TransferPlan, file: Checkpoint, model: Mapping[str, Tensor]
 ) -> list[str]:
     """Return log lines: which tensors the file gives and which start new."""
-    count = f' ({_many(plan.classes, "class", "classes")})' if plan.classes else ''
+    count = f' ({plural(plan.classes, "class")})' if plan.classes else ''
     fits = {
         name: name in file.state and file.state[name].shape == tensor.shape
         for name, tensor in model.items()
@@ -274,37 +463,32 @@ def summary_lines(
     if plan.unkept:
         shown = '; '.join(plan.unkept[:6]) + '; ...' * (len(plan.unkept) > 6)
         lines.append(f'rows not kept, all new: {shown}')
-    if plan.match and plan.match.near:
-        near = [f'{name} (file: {theirs})' for name, theirs in plan.match.near]
-        lines.append(f'similar names are not taken for equal: {_listed(near)}')
+    if plan.near:
+        lines.append(f'similar names are not taken for equal: {_listed(plan.near)}')
     return lines
 
 
 def _about_classes(plan: TransferPlan) -> str:
-    def layers_of(names: Iterable[str]) -> list[str]:
-        return sorted({name.rpartition('.')[0] or name for name in names})
-
-    moved = layers_of(plan.moved)
-    new = [layer for layer in layers_of(plan.layers) if layer not in moved]
+    moved, layers = (
+        dict.fromkeys(sorted(name.rpartition('.')[0] or name for name in names))
+        for names in (plan.moved, plan.layers)
+    )
     lines = []
-    if moved and plan.match:
-        same, others = plan.match.same, plan.match.new
-        which = f'all {_many(len(same), "class", "classes")}'
+    if moved:
+        same = [plan.wanted[index] for index in plan.kept]
+        others = [n for i, n in enumerate(plan.wanted) if i not in plan.kept]
+        which = f'all {plural(len(same), "class")}'
         if others:
-            which = f'{len(same)} of {len(same + others)} classes: {_listed(same)}'
+            which = f'{len(same)} of {len(plan.wanted)} classes: {_listed(same)}'
             which += f'; new: {_listed(others)}'
-        keep = _many(len(moved), 'class layer keeps', 'class layers keep')
+        keep = f'{plural(len(moved), "class layer")} keep' + 's' * (len(moved) == 1)
         lines.append(f'{keep} the rows of {which}')
-    if new:
-        start = _many(len(new), 'class layer starts new', 'class layers start new')
-        lines.append(f'{start}: {_listed(new)}')
-        if plan.match and not plan.match.kept:
-            lines.append(f'no class has a name of the file: {_listed(plan.match.new)}')
+    if new := [layer for layer in layers if layer not in moved]:
+        start = f'{plural(len(new), "class layer")} start' + 's' * (len(new) == 1)
+        lines.append(f'{start} new: {_listed(new)}')
+        if plan.wanted and not plan.kept:
+            lines.append(f'no class has a name of the file: {_listed(plan.wanted)}')
     return '; '.join(lines)
-
-
-def _many(count: int, one: str, more: str) -> str:
-    return f'{count} {one if count == 1 else more}'
 
 
 def describe_start(
@@ -333,7 +517,7 @@ def describe_start(
     names = source_classes or _names_or_none(file)
     if count := plan.classes or len(names or ()):
         named = f': {_listed(names)}' if names else ', which it does not name'
-        line += f', {_many(count, "class", "classes")}{named}'
+        line += f', {plural(count, "class")}{named}'
     else:
         line += '; its number of classes is not known'
     return [line, *summary_lines(plan, file, own)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Sequence
 from typing import Any
@@ -13,11 +14,11 @@ from mmengine.runner import BaseLoop
 from torch import Tensor
 
 from eca_mmdet import compat
-from eca_mmdet.checkpoints.class_layers import Layers, find_class_layers
 from eca_mmdet.checkpoints.download import fetch, is_fetched
 from eca_mmdet.checkpoints.io import Checkpoint, as_checkpoint, read_checkpoint
 from eca_mmdet.checkpoints.transfer import (
     TransferPlan,
+    find_class_layers,
     other_classes,
     plan_transfer,
     require_converted,
@@ -90,7 +91,7 @@ class FineTuneHook(Hook):  # type: ignore[misc]
     ) -> TransferPlan:
         """Plan the class layers; nothing is changed."""
         wanted = training_classes(runner)
-        layers = find_layers(runner, own, wanted)
+        layers = find_class_layers(runner.cfg.get('model'), own, len(wanted or ()))
         if not self.keep_classes:
             return plan_transfer(file, own, layers)
         if wanted is None:
@@ -100,14 +101,6 @@ class FineTuneHook(Hook):  # type: ignore[misc]
                 code='unknown-class',
             )
         return plan_transfer(file, own, layers, wanted, self.source_classes)
-
-
-def find_layers(
-    runner: Any, own: dict[str, Tensor], wanted: Sequence[str] | None
-) -> Layers:
-    """Return the class layers of a runner's model."""
-    count = len(wanted) if wanted else None
-    return find_class_layers(runner.cfg.get('model'), own, count)
 
 
 def own_state(runner: Any) -> dict[str, Tensor]:
@@ -161,29 +154,23 @@ def check_classes(cfg: Any, runner: Any, file: Checkpoint) -> list[str]:
 
     None with a ``FineTuneHook``, which logs them itself.
     """
-    start = str(cfg.load_from)
+    start, own = str(cfg.load_from), own_state(runner)
     hook = next((h for h in runner.hooks if isinstance(h, FineTuneHook)), None)
     if hook:
-        layers = hook.plan(runner, file, own_state(runner)).layers
+        layers = hook.plan(runner, file, own).layers
         # What is loaded in this check stays where init_weights changes nothing.
         others = {key: t for key, t in file.state.items() if key not in layers}
         require_start(others, runner.model, start)
         return []
-    own = own_state(runner)
     new = require_start(file.state, runner.model, start)
-    lines = other_classes(file, training_classes(runner))
-    if lines and not _keeps_class_layers(runner, file, own):
-        lines = []
+    wanted = training_classes(runner)
+    if lines := other_classes(file, wanted):
+        layers = {}  # not known, or of other names: then none is kept
+        with contextlib.suppress(UserError):
+            layers = find_class_layers(runner.cfg.get('model'), own, len(wanted or ()))
+        shared = layers.keys() & file.state.keys()
+        if not any(file.state[key].shape == own[key].shape for key in shared):
+            lines = []
     if new:
         lines.append(f'{len(new)} tensors start new: {first(new, 6)}')
     return lines
-
-
-def _keeps_class_layers(runner: Any, file: Checkpoint, own: dict[str, Tensor]) -> bool:
-    """Return whether a class layer of the file is kept; not so if the heads differ."""
-    try:
-        layers = find_layers(runner, own, training_classes(runner))
-    except UserError:
-        return False
-    state = file.state
-    return any(key in state and state[key].shape == own[key].shape for key in layers)

@@ -154,7 +154,7 @@ def check_backbone(cfg: Any) -> Any:
 
 def _build(part: Any, path: str) -> Any:
     """Build a part of the model; None where its constructor needs values."""
-    from eca_mmdet.checkpoints.class_layers import build_empty
+    from eca_mmdet.checkpoints.transfer import build_empty
 
     try:
         return build_empty(part, in_memory=False)

@@ -12,11 +12,14 @@ import numpy as np
 import numpy.typing as npt
 
 from eca_mmdet import registration
-from eca_mmdet.checkpoints.class_layers import UnfilledParameters, class_heads
 from eca_mmdet.checkpoints.download import fetch, is_address
 from eca_mmdet.checkpoints.embedded_config import parse_config, require_registered
 from eca_mmdet.checkpoints.io import Checkpoint, read_weights
-from eca_mmdet.checkpoints.transfer import require_fit
+from eca_mmdet.checkpoints.transfer import (
+    UnfilledParameters,
+    class_heads,
+    require_fit,
+)
 from eca_mmdet.engine import config as engine_config
 from eca_mmdet.engine.checkpointing import checkpoint_of
 from eca_mmdet.inference.prediction import SHOWN_FROM, Detector, Prediction

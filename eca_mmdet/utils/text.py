@@ -42,8 +42,9 @@ def first(names: Sequence[str], count: int = 3) -> str:
 
 
 def plural(count: int, noun: str) -> str:
-    """Return a number and a noun, e.g. '1 image' and '2 images'."""
-    return f'{count} {noun}' + ('s' if count != 1 else '')
+    """Return a number and a noun, e.g. '1 image', '2 images' and '2 classes'."""
+    ending = 'es' if noun.endswith('s') else 's'
+    return f'{count} {noun}' + (ending if count != 1 else '')
 
 
 @contextlib.contextmanager

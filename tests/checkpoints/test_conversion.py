@@ -12,7 +12,6 @@ from tests.references.networks import (
     AuthorsResNet,
     detector_state,
     randomise,
-    retinanet_state,
 )
 
 pytestmark = pytest.mark.openmmlab
@@ -133,14 +132,6 @@ def test_a_detectors_backbone():
     )
 
 
-def test_detectors_are_not_mmdet_backbones():
-    backbone = AuthorsResNet(50, (5, 5, 5, 5))
-    with pytest.raises(WeightsError, match='already a Faster R-CNN of MMDetection v2'):
-        convert(detector_state(backbone, version=2))
-    with pytest.raises(WeightsError, match='a RetinaNet has the same names'):
-        convert(retinanet_state(backbone))
-
-
 @pytest.mark.parametrize(
     'key',
     [
@@ -186,12 +177,6 @@ def test_two_classifiers_are_an_error(other):
     state = resnet() | {other: torch.zeros(2, 3)}
     with pytest.raises(WeightsError, match='another tensor both become fc.weight'):
         convert(state, 'timm')
-
-
-def test_a_compiled_models_prefix():
-    state = {f'_orig_mod.{k}': v for k, v in resnet().items()}
-    converted, report = convert(state)
-    complete(state, converted, report)
 
 
 def test_the_source_is_left_alone():

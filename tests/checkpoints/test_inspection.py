@@ -248,12 +248,6 @@ def test_no_command_where_the_config_would_not_fit(tmp_path, state, reason):
     assert found.command == '' and found.backbone, reason
 
 
-def test_v1_detectors_are_to_be_converted(tmp_path):
-    state = detector_state(AuthorsResNet(50, (5, 5, 5, 5), 64), 1)
-    command = look(state, tmp_path, 'x.pth').command
-    assert command == f'eca-mmdet weights convert {tmp_path}/x.pth NEW.pth'
-
-
 def test_no_config_for_se_gates_of_another_kind(tmp_path):
     timm = pytest.importorskip('timm')
     state = on_meta(timm.create_model, 'seresnet50').state_dict()
@@ -277,23 +271,6 @@ def test_retinanet_says_what_the_names_cannot_tell(tmp_path, old_towers):
     version = 'v1' if old_towers else 'v1, v2 or v3'
     assert found.what == f'RetinaNet of MMDetection {version} on ECA-ResNet-50'
     assert found.classes == 3
-
-
-@pytest.mark.parametrize(
-    ('beside', 'version'),
-    [
-        ({'meta': {'mmdet_version': '1.0rc1+3839478'}}, 'v1'),
-        ({'meta': {'mmdet_version': '2.25.0', 'CLASSES': ('a',)}}, 'v2'),
-        ({'meta': {'mmengine_version': '0.10.7'}}, 'v3'),
-        ({'meta': {'time': 'Mon'}}, 'v1, v2 or v3'),
-        ({'meta': 'text'}, 'v1, v2 or v3'),
-        ({'message_hub': {}}, 'v3'),
-    ],
-)
-def test_metadata_narrows_the_version(tmp_path, beside, version):
-    state = retinanet_state(BACKBONE)
-    torch.save({'state_dict': state, **beside}, tmp_path / 'x.pth')
-    assert inspect(tmp_path / 'x.pth').origin == f'MMDetection {version}'
 
 
 @pytest.mark.parametrize('detector', ['faster_rcnn', 'mask_rcnn', 'retinanet'])

@@ -58,18 +58,16 @@ def test_pytorch_files(tmp_path, content, wrapper, prefix, zipped):
     )
 
 
-def test_pytorch_by_content_not_by_name(tmp_path):
+def test_the_content_decides_and_not_the_name(tmp_path):
     torch.save(STATE, tmp_path / 'x.safetensors')
-    read = read_weights(tmp_path / 'x.safetensors')
-    same(read.state, STATE)
-    assert read.container == 'PyTorch'
-
-
-def test_safetensors_by_content_not_by_name(tmp_path):
     save_file(STATE, tmp_path / 'x.pth', metadata={'source': 'here'})
-    read = read_weights(tmp_path / 'x.pth')
-    same(read.state, STATE)
-    assert (read.container, read.metadata) == ('safetensors', {'source': 'here'})
+    for name, container, metadata in (
+        ('x.safetensors', 'PyTorch', {}),
+        ('x.pth', 'safetensors', {'source': 'here'}),
+    ):
+        read = read_weights(tmp_path / name)
+        same(read.state, STATE)
+        assert (read.container, read.metadata) == (container, metadata)
 
 
 @pytest.mark.parametrize('way', ['torch', 'legacy torch', 'pickle'])
@@ -138,17 +136,12 @@ def test_trust_in_what_does_not_exist(tmp_path, name):
 
 
 def test_numpy_beside_the_tensors_is_read(tmp_path):
-    content = {'state_dict': STATE, 'best': np.float64(76.5), 'curve': np.arange(3.0)}
+    """It pickles the bytes of megabytes as text of that length, encoded again."""
+    curve = np.random.default_rng(0).random(500_000)
+    content = {'state_dict': STATE, 'best': np.float64(76.5), 'curve': curve}
     torch.save(content, tmp_path / 'x.pth')
     extras = read_weights(tmp_path / 'x.pth').extras
-    assert extras['best'] == 76.5 and extras['curve'].tolist() == [0, 1, 2]
-
-
-def test_a_history_of_megabytes_is_read(tmp_path):
-    """numpy pickles its bytes as text of that length, which is encoded again."""
-    history = np.random.default_rng(0).random(500_000)
-    torch.save({'state_dict': STATE, 'history': history}, tmp_path / 'x.pth')
-    assert np.array_equal(read_weights(tmp_path / 'x.pth').extras['history'], history)
+    assert extras['best'] == 76.5 and np.array_equal(extras['curve'], curve)
 
 
 def test_a_file_in_use_is_read_once(tmp_path):
@@ -277,6 +270,7 @@ ONE = json.dumps(entry([1], 0, 4)).encode()
         (of_header({'a': entry([1 << 62, 4, 0], 0, 0)}), 'unreadable'),
         (of_header({'a': entry([4], 0, 8)}, bytes(8)), 'unreadable'),
         (of_header({'a': entry([4], 16, 0)}, bytes(16)), 'unreadable'),
+        (of_header({'a': entry([4], 0, 16)}, bytes(8)), 'unreadable'),  # cut off
         (
             of_header({'a': entry([1], 0, 4), 'b': entry([1], 0, 4)}, bytes(4)),
             'unreadable',
@@ -303,15 +297,6 @@ def test_safetensors_made_to_hurt(tmp_path, content, code):
     assert caught.value.code.endswith(code)
     grown_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
     assert grown_kib < 200_000
-
-
-@pytest.mark.parametrize('count', [8, 20, 60])
-def test_truncated_safetensors(tmp_path, count):
-    save_file(STATE, tmp_path / 'x.safetensors')
-    content = (tmp_path / 'x.safetensors').read_bytes()
-    (tmp_path / 'x.safetensors').write_bytes(content[:-count])
-    with pytest.raises(WeightsError, match='damaged or cut off'):
-        read_weights(tmp_path / 'x.safetensors')
 
 
 def test_missing_folder_and_pipe(tmp_path):
@@ -367,46 +352,30 @@ def umask():
 
 
 def test_nothing_is_overwritten(tmp_path):
-    file = tmp_path / 'x.pth'
+    file, link = tmp_path / 'x.pth', tmp_path / 'link.pth'
     file.write_text('mine')
-    with pytest.raises(WeightsError, match='exists already; --force'):
-        write_weights(file, STATE, {})
-    assert file.read_text() == 'mine'
+    link.symlink_to(tmp_path / 'gone.pth')
+    for path in (file, link):
+        with pytest.raises(WeightsError, match='exists already; --force'):
+            write_weights(path, STATE, {})
+    assert file.read_text() == 'mine' and link.is_symlink()
     write_weights(file, STATE, {}, force=True)
     same(read_weights(file).state, STATE)
-
-
-def test_a_failed_write_leaves_nothing_and_harms_nothing(tmp_path, monkeypatch):
-    file = tmp_path / 'x.pth'
-    file.write_text('mine')
-
-    def full(*args, **kwargs):
-        raise OSError(28, 'No space left on device')
-
-    monkeypatch.setattr(torch, 'save', full)
-    with pytest.raises(WeightsError, match=r'cannot be written \(No space left'):
-        write_weights(file, STATE, {}, force=True)
-    assert file.read_text() == 'mine' and os.listdir(tmp_path) == ['x.pth']
 
 
 @pytest.mark.parametrize('ending', ['.pth', '.safetensors'])
 def test_a_full_disk(tmp_path, ending):
     """Files may not grow beyond 20 kB: what torch and safetensors then raise."""
+    file = tmp_path / f'x{ending}'
+    file.write_text('mine')
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))
     try:
         with pytest.raises(WeightsError, match='cannot be written'):
-            write_weights(tmp_path / f'x{ending}', {'a': torch.zeros(50_000)}, {})
+            write_weights(file, {'a': torch.zeros(50_000)}, {}, force=True)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    assert os.listdir(tmp_path) == []
-
-
-def test_a_link_to_nowhere_is_not_replaced(tmp_path):
-    (tmp_path / 'x.pth').symlink_to(tmp_path / 'gone.pth')
-    with pytest.raises(WeightsError, match='exists already'):
-        write_weights(tmp_path / 'x.pth', STATE, {})
-    assert (tmp_path / 'x.pth').is_symlink()
+    assert file.read_text() == 'mine' and os.listdir(tmp_path) == [file.name]
 
 
 @pytest.mark.parametrize(
@@ -441,17 +410,13 @@ def test_safetensors_whose_length_looks_like_a_zip(tmp_path):
     same(read_weights(tmp_path / 'x').state, STATE)
 
 
-@pytest.mark.parametrize('name', ['x.pt', 'x', 'x.pth.tar', 'x.bin'])
-def test_other_endings_are_refused(tmp_path, name):
-    with pytest.raises(WeightsError, match=r'\.safetensors or \.pth'):
+@pytest.mark.parametrize(
+    ('name', 'part'),
+    [
+        *[(name, r'\.safetensors or \.pth') for name in ('x.pt', 'x', 'x.pth.tar')],
+        ('no/x.pth', r'cannot be written \(No such file'),
+    ],
+)
+def test_targets_that_cannot_be_written(tmp_path, name, part):
+    with pytest.raises(WeightsError, match=part):
         write_weights(tmp_path / name, STATE, {})
-
-
-def test_missing_target_folder(tmp_path):
-    with pytest.raises(WeightsError, match=r'cannot be written \(No such file'):
-        write_weights(tmp_path / 'no' / 'x.pth', STATE, {})
-
-
-def test_sha256(tmp_path):
-    (tmp_path / 'x').write_bytes(b'abc')
-    assert sha256_of(tmp_path / 'x').startswith('ba7816bf8f01cfea414140de5dae2223')

@@ -90,31 +90,33 @@ def test_retinanet(old_towers):
 
 
 @pytest.mark.parametrize(
-    ('extras', 'flag', 'part'),
+    ('extras', 'flag', 'version', 'part'),
     [
-        ({'meta': {'mmdet_version': '1.1.0+3839478'}}, False, ''),
-        ({'meta': {'mmdet_version': '1.1.0'}}, True, ''),
-        ({'meta': {'mmdet_version': '2.10.0'}}, True, 'already a RetinaNet .* v2'),
-        ({'meta': {'mmengine_version': '0.10.7'}}, True, 'already a RetinaNet .* v3'),
-        ({'message_hub': {}}, False, 'already a RetinaNet .* v3'),
-        ({'meta': {'epoch': 12}}, False, 'add --v1-retinanet'),
+        ({'meta': {'mmdet_version': '1.1.0+3839478'}}, False, 'v1', ''),
+        ({'meta': {'mmdet_version': '1.0rc1'}}, True, 'v1', ''),
+        ({'meta': {'mmdet_version': '2.10.0'}}, True, 'v2', 'already a .* v2'),
+        ({'meta': {'mmengine_version': '0.10.7'}}, True, 'v3', 'already a .* v3'),
+        ({'message_hub': {}}, False, 'v3', 'already a RetinaNet .* v3'),
+        ({'meta': {'epoch': 12}}, False, 'v1, v2 or v3', 'add --v1-retinanet'),
+        ({'meta': 'text'}, False, 'v1, v2 or v3', 'add --v1-retinanet'),
     ],
 )
 def test_retinanets_metadata_tells_the_version(
-    command, tmp_path, monkeypatch, extras, flag, part
+    command, tmp_path, monkeypatch, extras, flag, version, part
 ):
     monkeypatch.chdir(tmp_path)
     state = retinanet_state(BACKBONE)
     torch.save({'state_dict': state, **extras}, 'old.pth')
     words = ['--v1-retinanet'] if flag else []
+    found = inspect('old.pth')
+    assert found.origin == f'MMDetection {version}'
     if part:
         with pytest.raises(WeightsError, match=part):
             convert(state, v1_retinanet=flag, extras=extras)
         assert command('weights', 'convert', 'old.pth', 'new.pth', *words)[0] == 2
     else:
-        printed = inspect('old.pth').command
-        assert printed == 'eca-mmdet weights convert old.pth NEW.pth'
-        assert command(*printed.split()[1:], *words)[0] == 0
+        assert found.command == 'eca-mmdet weights convert old.pth NEW.pth'
+        assert command(*found.command.split()[1:], *words)[0] == 0
 
 
 def test_heads_that_were_moved_but_not_reordered():

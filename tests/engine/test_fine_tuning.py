@@ -6,9 +6,8 @@ from collections import OrderedDict
 import pytest
 import torch
 
-from eca_mmdet.checkpoints.class_layers import find_class_layers
 from eca_mmdet.checkpoints.io import read_weights
-from eca_mmdet.checkpoints.transfer import plan_transfer
+from eca_mmdet.checkpoints.transfer import find_class_layers, plan_transfer
 from eca_mmdet.utils.errors import UserError
 from tests.support.detectors import CLASSES, build
 from tests.support.fine_tuning import (

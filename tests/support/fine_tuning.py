@@ -6,8 +6,8 @@ import copy
 import pytest
 import torch
 
-from eca_mmdet.checkpoints.class_layers import RowLayout
 from eca_mmdet.checkpoints.io import Checkpoint
+from eca_mmdet.checkpoints.transfer import RowLayout
 from eca_mmdet.demo.run import compose
 from tests.support.in_process import fresh_mmengine
 

@@ -6,17 +6,15 @@ import numpy as np
 import pytest
 import torch
 
-from eca_mmdet.checkpoints.class_layers import (
+from eca_mmdet.checkpoints.io import Checkpoint
+from eca_mmdet.checkpoints.transfer import (
     RowLayout,
+    describe_start,
     find_class_layers,
     layout_between,
     layout_by_name,
-    move_rows,
-)
-from eca_mmdet.checkpoints.io import Checkpoint
-from eca_mmdet.checkpoints.transfer import (
-    describe_start,
     match_classes,
+    move_rows,
     other_classes,
     plan_transfer,
 )
@@ -47,7 +45,7 @@ def test_rows(kind, mine):
         layer = f'bbox_head.{kind}.{"weight" if shape else "bias"}'
         layout = layout_between(layer, own.shape, larger, mine)
         assert layout.size(theirs) == len(file) and layout.classes(len(file)) == theirs
-        new = move_rows(own, file, layout, theirs, match_classes(names, others).kept)
+        new = move_rows(own, file, layout, theirs, match_classes(names, others)[0])
         place = {label: row for row, label in enumerate(file_labels)}
         rows = [place.get(label) for label in own_labels]
         expected = [
@@ -87,36 +85,31 @@ def test_layers_by_name():
 
 
 def test_names_are_compared_letter_by_letter():
-    found = match_classes(
+    kept, near = match_classes(
         ('龍', 'traffic light', 'Käfer', 'cat', 'KÄFER'),
         ('cat', 'traffic_light', 'käfer', '龍', 'dog'),
     )
-    assert found.kept == {0: 3, 3: 0}
-    assert found.same == ('龍', 'cat')
-    assert found.new == ('traffic light', 'Käfer', 'KÄFER')
-    assert found.near == (
-        ('traffic light', 'traffic_light'),
-        ('Käfer', 'käfer'),
-        ('KÄFER', 'käfer'),
-    )
+    assert kept == {0: 3, 3: 0}
+    assert near == [
+        'traffic light (file: traffic_light)',
+        'Käfer (file: käfer)',
+        'KÄFER (file: käfer)',
+    ]
 
 
 @pytest.mark.parametrize(
-    'meta',
+    ('meta', 'expected'),
     [
-        {'dataset_meta': {'classes': ['a', 'b']}},
-        {'dataset_meta': {'CLASSES': ('a', 'b')}, 'CLASSES': ('x',)},
-        {'CLASSES': ('a', 'b'), 'mmdet_version': '2.25.0'},
+        ({'dataset_meta': {'classes': ['a', 'b']}}, ('a', 'b')),
+        ({'dataset_meta': {'CLASSES': ('a', 'b')}, 'CLASSES': ('x',)}, ('a', 'b')),
+        ({'CLASSES': ('a', 'b'), 'mmdet_version': '2.25.0'}, ('a', 'b')),
+        ({'dataset_meta': []}, None),
+        (3, None),
     ],
 )
-def test_names_in_a_file(meta):
-    file = Checkpoint({}, path='x.pth', extras={'meta': meta})
-    assert file.classes == ('a', 'b')
-
-
-@pytest.mark.parametrize('extras', [{}, {'meta': 3}, {'meta': {'dataset_meta': []}}])
-def test_a_file_without_names(extras):
-    assert Checkpoint({}, path='x.pth', extras=extras).classes is None
+def test_names_in_a_file(meta, expected):
+    assert Checkpoint({}, path='x.pth', extras={'meta': meta}).classes == expected
+    assert Checkpoint({}, path='x.pth').classes is None
 
 
 HOSTILE = [
@@ -149,6 +142,8 @@ def test_plan():
     # No name in common: background begins with the others.
     start = plan_transfer(of(), OWN, LAYERS, ('ape', 'ant'))
     assert not any(tensor.any() for tensor in start.new.values())
+    start = plan_transfer(of(), OWN, LAYERS, ('a', 'b'), ('z', 'b', 'y'))
+    assert start.kept == {1: 1}  # by the names in the config
     start = plan_transfer(of(names=7), OWN, LAYERS)  # names that are not needed
     assert not any(tensor.any() for tensor in start.new.values())
 
@@ -197,11 +192,6 @@ def test_refused(file, wanted, source, said):
     with pytest.raises(UserError) as caught:
         plan_transfer(file, own, layers, wanted, source)
     assert said in str(caught.value)
-
-
-def test_names_from_the_config_win():
-    start = plan_transfer(of(), OWN, LAYERS, ('a', 'b'), ('z', 'b', 'y'))
-    assert start.match.kept == {1: 1}
 
 
 def test_other_classes_warn():
