@@ -245,9 +245,8 @@ def distance(
     rows, columns = _pairs(overlaps)
     boxes = np.abs(reference.boxes[rows] - exported.boxes[columns])
     scores = np.abs(reference.scores[rows] - exported.scores[columns])
-    doubles = np.triu(_overlaps(exported, exported) > metadata['nms_iou'] + IOU, 1).any(
-        0
-    )
+    too_near = _overlaps(exported, exported) > metadata['nms_iou'] + IOU
+    doubles = np.triu(too_near, 1).any(0)
     total = Distance(
         objects=len(rows),
         missing=int(doubles.sum()),
