@@ -40,7 +40,7 @@ def _add_options(parser: argparse.ArgumentParser, out: str) -> None:
     parser.usage = f'%(prog)s CONFIG CHECKPOINT {out} [options]'
     add = Adder(parser)
     add('config', metavar='CONFIG', help='name or file; it is Python and is run')
-    add('checkpoint', metavar='CHECKPOINT', help='of mmengine, or a work folder')
+    add('checkpoint', metavar='CHECKPOINT', help='checkpoint file, or a work folder')
     add('out', metavar=out, help='file to write')
     text = 'heads are neck and heads: what the backbone gives goes in (default: all)'
     add('--part', choices=('all', 'backbone', 'heads'), default='all', help=text)

@@ -21,7 +21,7 @@ def add_parser(commands: Commands) -> None:
         'dead and saturated channels. Pictures and gates.json go to a run folder.',
     )
     add = Adder(gates)
-    text = 'of mmengine, or work folders; several are drawn side by side'
+    text = 'checkpoint files or work folders; several are drawn side by side'
     add('checkpoints', nargs='+', metavar='CHECKPOINT', help=text)
     text = 'a folder, or a COCO annotation file, which has classes too'
     add('--images', required=True, metavar='DIR|ANN', help=text)
