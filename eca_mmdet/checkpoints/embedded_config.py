@@ -43,6 +43,8 @@ _NOT_BUILT = (
 )
 """Registered modules that do more than compute, and are of no image detector."""
 
+_DATA_REGISTRIES = ('DATASETS', 'DATA_SAMPLERS', 'FUNCTIONS', 'TRANSFORMS')
+
 ADVICE = 'Name its config instead, if you trust that: --config FILE.'
 _MOST = 2_000_000
 
@@ -121,17 +123,19 @@ def _dicts(value: Any) -> Iterator[dict[Any, Any]]:
         yield from _dicts(entry)
 
 
-def require_registered(values: Any, source: str) -> None:
+def require_registered(values: Any, source: str, data: bool = False) -> None:
     """Reject a config with unknown parts in its detector or test pipeline.
 
-    mmdet must be registered. Other parts (hooks, optimizers) are not built.
+    With ``data``, in its test data as well. mmdet must be registered. Other parts
+    (hooks, optimizers) are not built.
     """
     use_registered_names(values)
-    loaders = _dicts(values.get('test_dataloader'))
+    loaders = list(_dicts(values.get('test_dataloader')))
     steps = [step for loader in loaders for step in _dicts(loader.get('pipeline'))]
     for parts, registries in (
         (_dicts(values.get('model')), ('MODELS', 'TASK_UTILS')),
         (steps, ('TRANSFORMS',)),
+        (loaders if data else (), _DATA_REGISTRIES),
     ):
         for name in (part.get('type') for part in parts):
             if not isinstance(name, str) or name in _NO_CLASSES:
@@ -157,7 +161,8 @@ def registered(name: Any, *registries: str) -> Any:
     if match is None:
         return None
     packages = (mmdet.registry, mmengine.registry)[match[1] == 'mmengine.' :]
-    for place in (getattr(p, label) for label in registries for p in packages):
+    places = (getattr(p, label, None) for label in registries for p in packages)
+    for place in filter(None, places):
         place.import_from_location()
         if match[2] in place.module_dict:
             return place.module_dict[match[2]]

@@ -35,23 +35,43 @@ Variables that are set already stay."""
 
 GROUPS = {
     'Start': ('demo', 'doctor'),
-    'Data': ('init', 'check_data', 'to_coco', 'split'),
+    'Data': ('init', 'data check', 'data convert', 'data split'),
     'Detectors': ('train', 'test', 'predict', 'export', 'configs', 'weights'),
-    'Results': ('eval', 'report', 'gates', 'complexity'),
-    "The paper's tables": ('attention', 'compare_attention', 'tables', 'reproduce'),
+    'Results': ('eval', 'report', 'gates', 'cost'),
+    'Attention': ('attention list', 'attention compare'),
+    'The paper': ('paper tables', 'paper reproduce'),
 }
-"""Modules of the commands, as ``--help`` lists them."""
+"""Commands as ``--help`` lists them; 'data check' is in the module ``data_check``."""
 
 _ALIASES = {'val': 'test'}
 
+_RENAMED = {
+    'check-data': 'data check',
+    'to-coco': 'data convert',
+    'split': 'data split',
+    'complexity': 'cost',
+    'compare-attention': 'attention compare',
+    'tables': 'paper tables',
+    'reproduce': 'paper reproduce',
+}
+"""Names until 0.1, which still work in this release."""
+
 
 class _Parser(argparse.ArgumentParser):
-    """Says of an unknown option how its own command is used, and the nearest name."""
+    """Says of an unknown option how its own command is used, and the nearest name.
+
+    Words after the options belong to the argument that the default ``trailing`` names:
+    argparse itself fills an argument of several words from one place alone.
+    """
 
     def parse_known_args(
         self, args: Any = None, namespace: Any = None
     ) -> tuple[Any, list[str]]:
         found, unknown = super().parse_known_args(args, namespace)
+        trailing = getattr(found, 'trailing', None)
+        if trailing and not any(word.startswith('-') for word in unknown):
+            getattr(found, trailing).extend(unknown)
+            unknown = []
         if unknown:
             name = next((word for word in unknown if word.startswith('--')), '')
             options = re.findall(r'--([a-z][\w-]*)', self.format_help())
@@ -108,28 +128,42 @@ def build_parser() -> argparse.ArgumentParser:
     commands = Commands(parser)
     groups = []
     for title, names in GROUPS.items():
-        words = [name.replace('_', '-') for name in names]
         for name in names:
-            importlib.import_module(f'eca_mmdet.cli.{name}').add_parser(commands)
-        lines = (f'    {word:20}{commands.help[word]}' for word in words)
+            _module(name).add_parser(commands)
+        lines = (f'    {name:20}{commands.help[name]}' for name in names)
         groups.append('\n'.join([f'{title}:', *lines]))
     ending = 'eca-mmdet COMMAND --help describes a command.'
     parser.epilog = '\n\n'.join([*groups, ending])
     return parser
 
 
+def _module(command: str) -> Any:
+    return importlib.import_module(f'eca_mmdet.cli.{command.replace(" ", "_")}')
+
+
 def _words(argv: Sequence[str], parser: argparse.ArgumentParser) -> list[str]:
-    """Return the command line with its alias replaced; end at an unknown command."""
+    """Return the command line with today's names; end at an unknown command."""
     words = list(argv)
     if not words:
         parser.print_help(sys.stderr)
         parser.exit(2)
     if words[0] == 'help':
         words = [*words[1:], '--help']
-    words[0] = _ALIASES.get(words[0], words[0])
-    known = [name.replace('_', '-') for names in GROUPS.values() for name in names]
-    if not words[0].startswith('-') and words[0] not in known:
-        near = suggestion(words[0], known)
+    if words[0] in _RENAMED:
+        old, new = words[0], _RENAMED[words[0]]
+        print(f'eca-mmdet {old} is now: eca-mmdet {new}', file=sys.stderr)
+    words[:1] = (_RENAMED | _ALIASES).get(words[0], words[0]).split()
+    known = [name for names in GROUPS.values() for name in names]
+    if words[0] == 'attention' and ' '.join(words[:2]) not in known:
+        if words[1:2] not in (
+            ['-h'],
+            ['--help'],
+        ):  # until 0.1 the list was all there is
+            words.insert(1, 'list')
+    heads = {name.split()[0] for name in known}
+    if not words[0].startswith('-') and words[0] not in heads:
+        names = {word: name for name in known for word in (name, *name.split())}
+        near = suggestion(words[0], _RENAMED | names)
         parser.error(f'there is no command {words[0]!r}.{near} All: eca-mmdet --help')
     return words
 
@@ -143,8 +177,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             stream.reconfigure(errors='backslashreplace')
     for name, value in _OPENCV.items():  # read when OpenCV is loaded
         os.environ.setdefault(name, value)
-    module = args.command.replace('-', '_')
-    command = importlib.import_module(f'eca_mmdet.cli.{module}')
+    command = _module(args.command)
     try:
         with printed_messages(is_main_process()), as_user_error(None):
             return int(command.run(args))

@@ -6,29 +6,54 @@ import argparse
 import math
 import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
+
+from eca_mmdet.engine.distributed import is_main_process
+from eca_mmdet.utils.text import printable
+
+_GROUPS = {
+    'data': 'Check, convert and split data sets.',
+    'attention': 'Compare attention mechanisms.',
+    'paper': "The ECA-Net paper's tables: published numbers, and measuring them.",
+}
 
 
 class Commands:
-    """Adds the parsers of commands, and keeps their help by name."""
+    """Adds the parsers of commands, and keeps their help by name.
+
+    A name of two words, such as 'data check', is an action of a group.
+    """
 
     def __init__(self, parser: argparse.ArgumentParser) -> None:
-        self._add = parser.add_subparsers(
-            dest='command',
-            required=True,
-            prog=parser.prog,
-            metavar='COMMAND',
-            help=argparse.SUPPRESS,
-        )
+        settings: dict[str, Any] = {'metavar': 'COMMAND', 'help': argparse.SUPPRESS}
+        self._actions = {'': self._add_actions(parser, **settings)}
         self.help: dict[str, str] = {}
+
+    @staticmethod
+    def _add_actions(parser: argparse.ArgumentParser, **settings: Any) -> Any:
+        return parser.add_subparsers(
+            dest='command', required=True, prog=parser.prog, **settings
+        )
 
     def add_parser(
         self, name: str, *, help: str, **settings: Any
     ) -> argparse.ArgumentParser:
         """Add one; arguments as argparse's."""
         self.help[name] = help
-        return self._add.add_parser(name, **settings)
+        group, _, action = name.rpartition(' ')
+        if group not in self._actions:
+            parser = self._actions[''].add_parser(group, description=_GROUPS[group])
+            self._actions[group] = self._add_actions(parser)
+        actions = self._actions[group]
+        if group:
+            settings['help'] = help
+        added: argparse.ArgumentParser = actions.add_parser(action, **settings)
+        if group:
+            actions.metavar = '|'.join(actions.choices)
+        added.set_defaults(command=name)
+        return added
 
 
 Number = TypeVar('Number', int, float)
@@ -64,6 +89,27 @@ positive = _number(
     'positive', float, lambda x: 0 <= x < math.inf, '0 or more, and finite'
 )
 rate = _number('rate', float, lambda x: 0 < x < math.inf, 'more than 0, and finite')
+
+
+def suggest(*commands: Sequence[object]) -> None:
+    """Print commands to go on with, ready to copy; on stderr, since they are no result.
+
+    Args:
+        commands: words after ``eca-mmdet``. Paths below the current folder are made
+            relative; a word in capitals is for the user to replace.
+    """
+    if not is_main_process():
+        return
+    here = Path.cwd()
+    print('Next:', file=sys.stderr)
+    for words in commands:
+        shown = [
+            str(path.relative_to(here) if here in path.parents else word)
+            for word in words
+            for path in [Path(str(word))]
+        ]
+        print(printable(f'  eca-mmdet {shlex.join(shown)}'), file=sys.stderr)
+
 
 _DATA = 'images val_images model weights keep_classes keep_defaults epochs'.split()
 

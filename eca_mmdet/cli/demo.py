@@ -9,7 +9,7 @@ import sys
 import time
 
 from eca_mmdet.catalog.mechanisms import KEYS
-from eca_mmdet.cli.common import Adder, Commands
+from eca_mmdet.cli.common import Adder, Commands, suggest
 
 
 def add_parser(commands: Commands) -> None:
@@ -77,4 +77,6 @@ def run(args: argparse.Namespace) -> int:
         console.print(f'  {out / name}')
     if page is not None:
         console.print(f'Open this in a browser:\n  {page.resolve()}')
+    run = out / 'train'
+    suggest(['predict', run, out / 'data' / 'val'], ['export', 'onnx', run])
     return 0

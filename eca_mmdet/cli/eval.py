@@ -7,7 +7,7 @@ import json
 import sys
 from typing import TYPE_CHECKING
 
-from eca_mmdet.cli.common import Adder, Commands, count, fraction
+from eca_mmdet.cli.common import Adder, Commands, count, fraction, suggest
 from eca_mmdet.utils.text import printable
 
 if TYPE_CHECKING:
@@ -99,4 +99,5 @@ def run(args: argparse.Namespace) -> int:
     else:
         print(report.table(args.format, args.classwise))
     print('\n'.join(map(printable, lines)), file=sys.stderr)
+    suggest(['report', report.folder])
     return 0

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
-from eca_mmdet.cli.common import Adder, Commands
+from eca_mmdet.cli.common import Adder, Commands, suggest
 
 
 def add_parser(commands: Commands) -> None:
@@ -24,7 +25,7 @@ def add_parser(commands: Commands) -> None:
         'images, and say how far the two are apart. Only a file that passes is put '
         'at OUT.onnx.',
     )
-    _add_options(onnx, 'OUT.onnx')
+    _add_options(onnx, '.onnx')
     openvino = formats.add_parser(
         'openvino',
         help="the same for Intel's OpenVINO: a graph in XML, and its weights",
@@ -32,16 +33,21 @@ def add_parser(commands: Commands) -> None:
         'beside mmdet on real images, and say how far the two are apart. Only files '
         'that pass are put there.',
     )
-    _add_options(openvino, 'OUT.xml')
+    _add_options(openvino, '.xml')
 
 
-def _add_options(parser: argparse.ArgumentParser, out: str) -> None:
+def _add_options(parser: argparse.ArgumentParser, suffix: str) -> None:
+    out = f'OUT{suffix}'
+    text = (
+        'checkpoint file, or a work folder; before it, its config: a name or a file, '
+        f'which is Python and is run (default: the one in the checkpoint). {out}: file '
+        f'to write (default: CHECKPOINT{suffix})'
+    )
     # Before --size, which would take the file for a side.
-    parser.usage = f'%(prog)s CONFIG CHECKPOINT {out} [options]'
+    parser.usage = f'%(prog)s [CONFIG] CHECKPOINT [{out}] [options]'
     add = Adder(parser)
-    add('config', metavar='CONFIG', help='name or file; it is Python and is run')
-    add('checkpoint', metavar='CHECKPOINT', help='checkpoint file, or a work folder')
-    add('out', metavar=out, help='file to write')
+    add('paths', nargs='+', metavar=f'[CONFIG] CHECKPOINT [{out}]', help=text)
+    parser.set_defaults(trailing='paths', suffix=suffix)
     text = 'heads are neck and heads: what the backbone gives goes in (default: all)'
     add('--part', choices=('all', 'backbone', 'heads'), default='all', help=text)
     add(
@@ -64,20 +70,44 @@ def _add_options(parser: argparse.ArgumentParser, out: str) -> None:
 def run(args: argparse.Namespace) -> int:
     """Write the files and check them; nothing is put in place before that."""
     size = _size(args.size)
+    config, checkpoint, out = _paths(args.paths, args.suffix)
     from eca_mmdet.export.exporter import export_onnx
 
-    export_onnx(
-        args.checkpoint,
-        args.out,
+    report = export_onnx(
+        checkpoint,
+        out,
         size,
-        config=args.config,
+        config=config,
         part=args.part,
         check=args.check,
         images=args.images,
         force=args.force,
         form=args.format,
     )
+    if args.part == 'all' and args.format == 'onnx':
+        suggest(['predict', report.paths[0], 'IMAGES'])
     return 0
+
+
+def _paths(words: list[str], suffix: str) -> tuple[str | None, str, str]:
+    """Return config, checkpoint and file to write of [CONFIG] CHECKPOINT [OUT]."""
+    from eca_mmdet.checkpoints.download import is_address
+    from eca_mmdet.engine.checkpointing import checkpoint_of
+    from eca_mmdet.utils.errors import UserError
+
+    *before, last = words
+    if not before or (len(before) == 1 and not last.lower().endswith(suffix)):
+        checkpoint = checkpoint_of(last)
+        name = checkpoint.rpartition('/')[2] if is_address(checkpoint) else checkpoint
+        before, last = [*before, checkpoint], str(Path(name).with_suffix(suffix))
+    if len(before) > 2:
+        raise UserError(
+            f'[CONFIG] CHECKPOINT [OUT{suffix}] are expected; got {len(words)}: '
+            f'{" ".join(words)}.',
+            code='option-invalid',
+        )
+    *config, checkpoint = before
+    return config[0] if config else None, checkpoint, last
 
 
 def _size(words: list[str]) -> tuple[int, int] | None:

@@ -7,7 +7,13 @@ import contextlib
 import io
 import sys
 
-from eca_mmdet.cli.common import Commands, add_data_options, at_least_1, data_options
+from eca_mmdet.cli.common import (
+    Commands,
+    add_data_options,
+    at_least_1,
+    data_options,
+    suggest,
+)
 
 
 def add_parser(commands: Commands) -> None:
@@ -40,4 +46,5 @@ def run(args: argparse.Namespace) -> int:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(encoding='utf-8')  # as mmengine reads configs
     print(proposed.text, end='')
+    suggest(['train', 'CONFIG.py'])
     return 0

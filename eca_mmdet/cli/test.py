@@ -7,7 +7,13 @@ import contextlib
 import json
 import sys
 
-from eca_mmdet.cli.common import Adder, Commands, add_run_options, run_options
+from eca_mmdet.cli.common import (
+    Adder,
+    Commands,
+    add_run_options,
+    run_options,
+    suggest,
+)
 from eca_mmdet.utils.errors import UserError
 
 
@@ -19,13 +25,14 @@ def add_parser(commands: Commands) -> None:
         description='Run a detector over its test set and print the COCO AP table.',
     )
     add = Adder(test)
-    add(
-        'config',
-        metavar='NAME|CONFIG',
-        help='shipped name (see: eca-mmdet configs) or a file',
+    text = (
+        'file or address, or a work folder: its best or else last checkpoint. Before '
+        'it, its config: a name (see: eca-mmdet configs) or a file, which is Python '
+        'and is run (default: the one in the checkpoint)'
     )
-    text = 'file or address, or a work folder: its best or else last checkpoint'
-    add('checkpoint', metavar='CHECKPOINT', help=text)
+    add('paths', nargs='+', metavar='[CONFIG] CHECKPOINT', help=text)
+    test.usage = '%(prog)s [CONFIG] CHECKPOINT [options]'
+    test.set_defaults(trailing='paths')
     add_run_options(test)
     add.flag('--classwise', 'AP of each class')
     add(
@@ -50,6 +57,13 @@ def run(args: argparse.Namespace) -> int:
         raise UserError(
             '--compile and --compare require --fast.', code='option-conflict'
         )
+    if len(args.paths) > 2:
+        raise UserError(
+            'a checkpoint is expected, and before it its config if need be; got '
+            f'{len(args.paths)}: {" ".join(args.paths)}.',
+            code='option-invalid',
+        )
+    *config, checkpoint = args.paths
     from eca_mmdet.engine.distributed import is_main_process
     from eca_mmdet.engine.testing import test
 
@@ -61,8 +75,8 @@ def run(args: argparse.Namespace) -> int:
     # With --json only the metrics go to stdout, and logs to stderr.
     with contextlib.redirect_stdout(sys.stderr if args.json else sys.stdout):
         result = test(
-            args.config,
-            args.checkpoint,
+            config[0] if config else None,
+            checkpoint,
             **run_options(args),
             classwise=args.classwise,
             save_results=args.save_results,
@@ -72,4 +86,13 @@ def run(args: argparse.Namespace) -> int:
         )
     if args.json and is_main_process():
         print(json.dumps(result.metrics, indent=1))
+    elif not args.format_only:
+        # The training's folder, if the test's is below it.
+        folder = result.log_dir.parent
+        folder = folder.parent if folder.name == 'test' else folder
+        suggest(
+            ['report', folder],
+            ['predict', checkpoint, 'IMAGES'],
+            ['export', 'onnx', *args.paths],
+        )
     return 0

@@ -6,6 +6,7 @@ import argparse
 import re
 import shlex
 import sys
+from typing import TYPE_CHECKING
 
 from eca_mmdet.cli.common import (
     Adder,
@@ -18,7 +19,12 @@ from eca_mmdet.cli.common import (
     rate,
     run_options,
     seed,
+    suggest,
 )
+from eca_mmdet.engine.distributed import is_main_process
+
+if TYPE_CHECKING:
+    from eca_mmdet.engine.training import TrainingResult
 
 _OPTIONS = (
     *('resume', 'seed', 'deterministic', 'amp', 'amp_dtype', 'compile'),
@@ -156,7 +162,6 @@ def run(args: argparse.Namespace) -> int:
     """Train; after ctrl-C say what was saved."""
     from eca_mmdet.autoconfig.inputs import Options
     from eca_mmdet.autoconfig.plan import config_of
-    from eca_mmdet.engine.distributed import is_main_process
     from eca_mmdet.engine.failures import Interrupted
     from eca_mmdet.engine.settings import choose_device
     from eca_mmdet.engine.training import train
@@ -175,7 +180,7 @@ def run(args: argparse.Namespace) -> int:
         args.launcher,
     )
     try:
-        train(
+        result = train(
             config,
             **run_options(args),
             **{name: getattr(args, name) for name in _OPTIONS},
@@ -187,7 +192,25 @@ def run(args: argparse.Namespace) -> int:
         if is_main_process():
             print(f'eca-mmdet train: {stop}', file=sys.stderr)
         return 128 + stop.signal
+    _say_what_is_next(result)
     return 0
+
+
+def _say_what_is_next(result: TrainingResult) -> None:
+    checkpoint = result.best or result.checkpoint
+    if checkpoint is None:  # the config writes none
+        return
+    kind, score = 'last', ''
+    if result.best and result.best_score is not None:
+        kind, score = 'best', f', {result.best_score:.4f}'
+    if is_main_process():
+        print(f'{kind} checkpoint: {checkpoint}{score}')
+    folder = result.work_dir
+    suggest(
+        ['report', folder],
+        ['predict', folder, 'IMAGES'],
+        ['export', 'onnx', folder],
+    )
 
 
 def resume_command() -> str:

@@ -13,7 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 from eca_mmdet import compat, registration
 from eca_mmdet.catalog.configs import resolve_config
-from eca_mmdet.checkpoints.embedded_config import registered, use_registered_names
+from eca_mmdet.checkpoints.embedded_config import (
+    parse_config,
+    registered,
+    require_registered,
+    use_registered_names,
+)
+from eca_mmdet.checkpoints.io import Checkpoint
 from eca_mmdet.engine import distributed
 from eca_mmdet.utils.errors import UserError
 
@@ -86,6 +92,39 @@ def load_config(
         ) from error
     distributed.set_timeout(cfg, dist_timeout)
     return cfg
+
+
+def embedded_config(file: Checkpoint, data: bool = False) -> Config:
+    """Return the config that mmengine saved in a checkpoint; nothing of it is run.
+
+    With ``data``, the classes of its test data are known as well.
+    """
+    if not file.config.strip():
+        raise UserError(
+            f'{file.path} has no config in it, so its architecture is unknown: only '
+            'checkpoints that mmengine saves in training embed one. Name the config: '
+            f'{"eca-mmdet test CONFIG CHECKPOINT" if data else "--config NAME|FILE"}.',
+            code='checkpoint-incomplete',
+        )
+    return plain_config(parse_config(file.config, file.path), file.path, data)
+
+
+def plain_config(values: dict[str, Any], path: str, data: bool = False) -> Config:
+    """Return mmengine's Config of untrusted values from ``parse_config``.
+
+    Checkpoints that the model's parts would start from are removed from ``values``.
+    """
+    from mmengine.config import Config
+
+    drop_init(values.get('model'))  # what they name is not built
+    require_registered(values, path, data)
+    try:
+        return Config(values)
+    except (KeyError, TypeError) as error:  # a key that mmengine keeps for itself
+        raise UserError(
+            f'mmengine cannot read the config in {path}: {error}',
+            code='config-invalid',
+        ) from error
 
 
 def parse_options(options: Sequence[str]) -> dict[str, Any]:

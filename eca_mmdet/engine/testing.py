@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 import time
 from collections.abc import Sequence
@@ -9,12 +10,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from eca_mmdet.checkpoints.download import is_address
-from eca_mmdet.checkpoints.io import each_read_once, read_checkpoint
+from eca_mmdet import registration
+from eca_mmdet.checkpoints.download import fetch, is_address
+from eca_mmdet.checkpoints.io import each_read_once, read_checkpoint, read_weights
 from eca_mmdet.datasets.detections import TASKS, results_path, submission_path
 from eca_mmdet.engine import distributed
-from eca_mmdet.engine.checkpointing import checkpoint_of
-from eca_mmdet.engine.config import evaluators, load_config, set_work_dir, type_name
+from eca_mmdet.engine.checkpointing import POINTER, checkpoint_of
+from eca_mmdet.engine.config import (
+    embedded_config,
+    evaluators,
+    forbid_code_in_files,
+    load_config,
+    set_work_dir,
+    type_name,
+)
 from eca_mmdet.engine.failures import as_user_error
 from eca_mmdet.engine.preflight import check
 from eca_mmdet.evaluation.bootstrap import subtract
@@ -44,7 +53,7 @@ class Evaluation:
 
 
 def test(
-    config: str | Path | Config,
+    config: str | Path | Config | None,
     checkpoint: str | Path,
     work_dir: str | Path | None = None,
     *,
@@ -66,10 +75,12 @@ def test(
     >>> print(result.table)  # doctest: +SKIP
 
     Args:
-        config: shipped name, a file, or what ``load_config`` returned.
+        config: shipped name, a file, or what ``load_config`` returned; None for the one
+            embedded in the checkpoint, nothing of which is run.
         checkpoint: path or URL, or a training's work folder: its best or else last
             checkpoint. Loading it never runs code.
-        work_dir: for the log; default: the config's, ``work_dirs/NAME``.
+        work_dir: for the log; default: ``test`` in the work folder of the training that
+            wrote the checkpoint; without one, the config's, or ``work_dirs/NAME``.
         options: overrides as ``KEY=VALUE``.
         classwise: also AP of each class.
         save_results: folder for the detections as COCO result files.
@@ -94,8 +105,9 @@ def test(
     with each_read_once():
         if not is_address(checkpoint):
             read_checkpoint(checkpoint)  # before mmdet is loaded, in seconds
+        config = _embedded(checkpoint) if config is None else config
         cfg = load_config(config, options, launcher, local_rank, dist_timeout)
-        set_work_dir(cfg, work_dir)
+        set_work_dir(cfg, work_dir or _folder_beside(checkpoint))
         cfg.load_from, cfg.resume = checkpoint, False
         set_outputs(cfg, classwise, save_results, format_only)
         from eca_mmdet.engine.load_from import check_start
@@ -113,6 +125,48 @@ def test(
             check_start(cfg, runner, exact=True)
             with as_user_error(runner), distributed.ending_workers(runner):
                 return _compare(runner, fast) if compare else _evaluate(runner, fast)
+
+
+def _embedded(checkpoint: str) -> Config:
+    """Return what a test needs of the config embedded in a checkpoint.
+
+    Anything else in it could write to any file: hooks, visualizers, other metrics.
+    """
+    from mmengine.config import Config
+
+    if is_address(checkpoint):
+        checkpoint = str(fetch(checkpoint))
+    file = read_weights(checkpoint)
+    forbid_code_in_files()
+    registration.register()
+    cfg = embedded_config(file, data=True)
+    metrics = evaluators(cfg, 'test')
+    for metric in metrics:
+        if type_name(metric) not in COCO_METRICS:
+            raise UserError(
+                f'the config in {checkpoint} has {type_name(metric)!r} as '
+                f'test_evaluator; without its file, only {", ".join(COCO_METRICS)} are '
+                'run. Name the config: eca-mmdet test CONFIG CHECKPOINT.',
+                code='config-invalid',
+            )
+        for name in ('outfile_prefix', 'format_only'):
+            metric.pop(name, None)
+    values = {
+        'model': cfg.get('model'),
+        'test_dataloader': cfg.get('test_dataloader'),
+        'test_evaluator': metrics,
+        'test_cfg': {'type': 'TestLoop'},
+        'custom_hooks': [{'type': 'MetricsFileHook'}],
+    }
+    return Config(values, file.config, f'{Path(checkpoint).stem}.py')
+
+
+def _folder_beside(checkpoint: str) -> Path | None:
+    """Return the folder for tests in the work folder of a training, if it is one."""
+    folder = Path(checkpoint).parent
+    if (folder / POINTER).is_file() and os.access(folder, os.W_OK):
+        return folder / 'test'
+    return None
 
 
 def _evaluate(runner: Any, fast: Any) -> Evaluation:

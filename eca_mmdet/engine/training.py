@@ -45,6 +45,8 @@ class TrainingResult:
     work_dir: Path  # with checkpoints and the config
     log_dir: Path  # with the log, and metrics.json of the last validation
     checkpoint: Path | None  # the latest; None if the config writes none
+    best: Path | None  # of a config with save_best, and its score
+    best_score: float | None
     bad_images: Path | None  # list of the broken images that were replaced
 
 
@@ -151,10 +153,13 @@ def train(
             stopped = _run(runner, resume_hint)
         if stopped is not None:
             raise stopped
+    best, score = map(runner.message_hub.runtime_info.get, ('best_ckpt', 'best_score'))
     return TrainingResult(
         Path(runner.work_dir),
         Path(runner.log_dir),
         named_checkpoint(runner.work_dir),
+        Path(best) if best else None,
+        score,
         _bad_images(runner),
     )
 

@@ -13,7 +13,6 @@ import numpy.typing as npt
 
 from eca_mmdet import registration
 from eca_mmdet.checkpoints.download import fetch, is_address
-from eca_mmdet.checkpoints.embedded_config import parse_config, require_registered
 from eca_mmdet.checkpoints.io import Checkpoint, read_weights
 from eca_mmdet.checkpoints.transfer import (
     UnfilledParameters,
@@ -226,15 +225,8 @@ def load_model(
     registration.register()
     if config is not None:
         cfg = engine_config.load_config(config)
-    elif file.config.strip():
-        cfg = plain_config(parse_config(file.config, file.path), file.path)
     else:
-        raise UserError(
-            f'{file.path} has no config in it, so its architecture is unknown: only '
-            'checkpoints that mmengine saves in training embed one. Name the config: '
-            '--config NAME|FILE.',
-            code='checkpoint-incomplete',
-        )
+        cfg = engine_config.embedded_config(file)
     engine_config.drop_init(cfg.get('model'))
     cfg.default_scope = 'mmdet'
     source = cfg.filename or f'the config of {path}'
@@ -262,24 +254,6 @@ def load_model(
         ) from error
     model.train(False)  # mmdet's ResNet returns None from eval()
     return ECADetector(path, cfg, model, classes, file.sha256)
-
-
-def plain_config(values: dict[str, Any], path: str) -> Any:
-    """Return mmengine's Config of untrusted values from ``parse_config``.
-
-    Checkpoints that the model's parts would start from are removed from ``values``.
-    """
-    from mmengine.config import Config
-
-    engine_config.drop_init(values.get('model'))  # what they name is not built
-    require_registered(values, path)
-    try:
-        return Config(values)
-    except (KeyError, TypeError) as error:  # a key that mmengine keeps for itself
-        raise UserError(
-            f'mmengine cannot read the config in {path}: {error}',
-            code='config-invalid',
-        ) from error
 
 
 def class_names(file: Checkpoint, cfg: Any) -> tuple[str, ...]:

@@ -182,8 +182,8 @@ def _others(first: Run) -> list[Run]:
 
 
 def _files(folder: Path, pattern: str) -> Iterator[Path]:
-    """Yield files of a run folder: in it, in its ``train``, and one level below."""
-    for level in ('', '*/', 'train/*/'):
+    """Yield files of a run folder, of the training and the tests below it."""
+    for level in ('', '*/', 'test/*/', 'train/*/', 'train/test/*/'):
         yield from (path for path in folder.glob(level + pattern) if path.is_file())
 
 

@@ -104,7 +104,7 @@ def test_configs_in_checkpoints(text):
 @given(text=config_texts())
 def test_configs_in_checkpoints_are_made(text):
     from eca_mmdet.checkpoints.embedded_config import parse_config
-    from eca_mmdet.inference.detector import plain_config
+    from eca_mmdet.engine.config import plain_config
 
     values = survives(parse_config, text, 'x.pth')
     if values is not None:

@@ -133,8 +133,7 @@ def _costs(runs: Sequence[Run], options: Options) -> dict[str, Any] | None:
 def _cost(values: dict[str, Any], path: str) -> dict[str, Any]:
     register()
     from eca_mmdet.analysis.exact_cost import exact_cost
-    from eca_mmdet.engine.config import build_model
-    from eca_mmdet.inference.detector import plain_config
+    from eca_mmdet.engine.config import build_model, plain_config
 
     shape = input_shape(values)
     values['default_scope'] = 'mmdet'

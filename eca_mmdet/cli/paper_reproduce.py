@@ -1,4 +1,4 @@
-"""``eca-mmdet reproduce``: measure the published rows on COCO."""
+"""``eca-mmdet paper reproduce``: measure the published rows on COCO."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 def add_parser(commands: Commands) -> None:
     """Add ``reproduce``."""
     reproduce = commands.add_parser(
-        'reproduce',
+        'paper reproduce',
         help='measure the published rows on COCO, beside the reported ones',
         description='For each row of the tables: find its weights by content, test (or '
         'train and test) on val2017, and report. Each row is recorded when it is done; '

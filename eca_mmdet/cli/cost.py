@@ -1,4 +1,4 @@
-"""``eca-mmdet complexity``: what detectors cost."""
+"""``eca-mmdet cost``: what detectors cost."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ MIB = 2**20
 def add_parser(commands: Commands) -> None:
     """Add ``complexity``."""
     complexity = commands.add_parser(
-        'complexity',
+        'cost',
         help='parameters, multiply-adds, memory and time of detectors',
         description='Count what detectors cost. No weights and no data are needed.',
     )

@@ -1,4 +1,4 @@
-"""``eca-mmdet tables``: the published numbers, with their sources."""
+"""``eca-mmdet paper tables``: the published numbers, with their sources."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from eca_mmdet.cli.common import Commands
 def add_parser(commands: Commands) -> None:
     """Add the command to the parser."""
     tables = commands.add_parser(
-        'tables',
+        'paper tables',
         help='the published numbers of the ECA-Net tables, with sources',
         description='Print Params, GFLOPs and AP as published.',
     )

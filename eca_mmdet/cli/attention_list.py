@@ -1,4 +1,4 @@
-"""``eca-mmdet attention``: the mechanisms' properties and costs."""
+"""``eca-mmdet attention list``: the mechanisms' properties and costs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 def add_parser(commands: Commands) -> None:
     """Add ``attention``."""
     attention = commands.add_parser(
-        'attention',
+        'attention list',
         help='the attention mechanisms of the ECA-Net comparison: properties and costs',
         description='Recompute the table of attention mechanisms: does it reduce the '
         'dimensionality (DR), do channels interact (CCI), parameters, operations and '

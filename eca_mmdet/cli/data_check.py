@@ -1,4 +1,4 @@
-"""``eca-mmdet check-data``: find the faults of annotation files, and repair a copy."""
+"""``eca-mmdet data check``: find the faults of annotation files, and repair a copy."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import argparse
 import json
 from typing import TYPE_CHECKING
 
-from eca_mmdet.cli.common import Commands
+from eca_mmdet.cli.common import Commands, suggest
 from eca_mmdet.utils.text import plural, printable
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 def add_parser(commands: Commands) -> None:
     """Add the command to the parser."""
     check = commands.add_parser(
-        'check-data',
+        'data check',
         help='find faults of annotation files and images; repair a copy',
         description='Look through a COCO annotation file for what makes training or '
         'AP fail or be wrong. Exit code 0: no fault, 1: errors or warnings.',
@@ -53,7 +53,18 @@ def run(args: argparse.Namespace) -> int:
         print(json.dumps(report.to_dict(), indent=1))
     else:
         print('\n'.join(map(printable, _lines(report))))
+        _say_what_is_next(args, report)
     return int(bool(report.errors or report.warnings))
+
+
+def _say_what_is_next(args: argparse.Namespace, report: DataReport) -> None:
+    faulty = any(fault.severity != 'note' for fault in report.checked[0].faults)
+    if faulty and not args.fix:
+        suggest(['data', 'check', args.file, '--fix', 'REPAIRED.json'])
+    elif args.val and not (report.errors or report.warnings):
+        suggest(['train', '--data', args.file, args.val])
+    elif not faulty and not args.val:
+        suggest(['data', 'split', args.file, '--val', '0.2'])
 
 
 def _lines(report: DataReport) -> list[str]:

@@ -1,4 +1,4 @@
-"""``eca-mmdet split``: divide an annotation file for training and validation."""
+"""``eca-mmdet data split``: divide an annotation file for training and validation."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import argparse
 import json
 from typing import TYPE_CHECKING
 
-from eca_mmdet.cli.common import Adder, Commands, seed, share
+from eca_mmdet.cli.common import Adder, Commands, seed, share, suggest
 from eca_mmdet.utils.text import clipped, printable
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ _MOST_ROWS = 60  # classes in the printed table; of more, those that lack a part
 def add_parser(commands: Commands) -> None:
     """Add the command to the parser."""
     split = commands.add_parser(
-        'split',
+        'data split',
         help='split an annotation file for training and validation',
         description='Write A_train.json and A_val.json. The same file, in any order, '
         'and the same seed give the same split on every machine.',
@@ -60,6 +60,8 @@ def run(args: argparse.Namespace) -> int:
         print(json.dumps(report.to_dict(), indent=1))
     else:
         print('\n'.join(_lines(report, {'val': args.val, 'test': args.test})))
+        parts = [report.files[part] for part in ('train', 'val')]
+        suggest(['train', '--data', *parts])
     return 0
 
 

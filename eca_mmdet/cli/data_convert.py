@@ -1,4 +1,4 @@
-"""``eca-mmdet to-coco``: read the labels of other tools as COCO."""
+"""``eca-mmdet data convert``: read the labels of other tools as COCO."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from eca_mmdet.cli.common import Commands
+from eca_mmdet.cli.common import Commands, suggest
 from eca_mmdet.utils.text import plural, printable
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 def add_parser(commands: Commands) -> None:
     """Add the command to the parser."""
     to_coco = commands.add_parser(
-        'to-coco',
+        'data convert',
         help='read a YOLO, Pascal VOC, LabelMe or CVAT folder as COCO',
         description='Write a COCO annotation file for each split of a data set that '
         'another tool labelled. The source is not changed, the images are not copied.',
@@ -70,7 +70,19 @@ def run(args: argparse.Namespace) -> int:
     else:
         lines = [line for dataset in converted for line in _lines(dataset)]
         print('\n'.join(map(printable, lines)))
+        _say_what_is_next({dataset.split: dataset for dataset in converted})
     return 0
+
+
+def _say_what_is_next(converted: dict[str, Converted]) -> None:
+    first = next(iter(converted.values()))
+    parts = [converted[part].file for part in ('train', 'val') if part in converted]
+    suggest(
+        ['data', 'check', first.file, '--images', first.images],
+        ['train', '--data', *parts]
+        if len(parts) == 2
+        else ['data', 'split', first.file, '--val', '0.2'],
+    )
 
 
 def _lines(dataset: Converted) -> list[str]:

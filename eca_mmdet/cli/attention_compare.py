@@ -1,4 +1,4 @@
-"""``eca-mmdet compare-attention``: the demo's detector with several mechanisms."""
+"""``eca-mmdet attention compare``: the demo's detector with several mechanisms."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _OWN = {'runs', 'comparison.json', 'comparison.md', 'comparison.png'}
 def add_parser(commands: Commands) -> None:
     """Add the command and its options."""
     compare = commands.add_parser(
-        'compare-attention',
+        'attention compare',
         help='train the small detector with several mechanisms, and compare',
         description='Train the detector of eca-mmdet demo with each mechanism and '
         'seed, and print AP with its spread, parameters, time and memory. Finished '
