@@ -3,6 +3,7 @@
 import pytest
 
 from eca_mmdet import cli
+from eca_mmdet.cli.common import suggest
 
 CASES = {
     'trian': ("no command 'trian'. Did you mean train?", 'usage: eca-mmdet COMMAND'),
@@ -10,6 +11,12 @@ CASES = {
     'train a.py --batchsize 4': (
         '--batchsize 4. Did you mean --batch-size?',
         'usage: eca-mmdet train ',
+    ),
+    'chek-data a.json': ('Did you mean data check', 'usage: eca-mmdet COMMAND'),
+    'data chek a.json': ("invalid choice: 'chek'", 'usage: eca-mmdet data [-h] check|'),
+    'data': (
+        'are required: check|convert|split\n',
+        'usage: eca-mmdet data [-h] check|',
     ),
     'export onnx a b c --qwx 3': (
         'unrecognized arguments: --qwx 3.\n',
@@ -61,18 +68,49 @@ def test_no_words_at_all_print_the_overview(capsys):
     for title, names in cli.GROUPS.items():
         at = overview.index(f'\n{title}:\n')
         for name in names:
-            assert overview.index(f'\n    {name.replace("_", "-")} ', at) > at
+            assert overview.index(f'\n    {name} ', at) > at
 
 
-@pytest.mark.parametrize(
-    'typed, same',
-    [('help', '--help'), ('help eval', 'eval --help'), ('val -h', 'test -h')],
-)
-def test_other_words_for_the_same(typed, same, capsys):
-    texts = []
-    for words in (typed, same):
+SAME = {
+    'help': '--help',
+    'help eval': 'eval --help',
+    'help data check': 'data check -h',
+    'val -h': 'test -h',
+    'check-data -h': 'data check -h',
+    'to-coco -h': 'data convert -h',
+    'split -h': 'data split -h',
+    'complexity -h': 'cost -h',
+    'compare-attention -h': 'attention compare -h',
+    'attention eca -h': 'attention list -h',
+    'tables -h': 'paper tables -h',
+    'reproduce -h': 'paper reproduce -h',
+}
+
+
+@pytest.mark.parametrize('typed', SAME)
+def test_other_words_for_the_same(typed, capsys):
+    texts, notes = [], []
+    for words in (typed, SAME[typed]):
         with pytest.raises(SystemExit) as caught:
             cli.main(words.split())
         assert caught.value.code == 0
-        texts.append(capsys.readouterr().out)
+        captured = capsys.readouterr()
+        texts.append(captured.out)
+        notes.append(captured.err)
     assert texts[0] == texts[1] != ''
+    name = typed.split()[0]
+    renamed = f'eca-mmdet {name} is now: eca-mmdet {SAME[typed][:-3]}\n'
+    assert notes == [renamed if name in cli._RENAMED else '', '']
+
+
+def test_what_is_next_can_be_copied(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    suggest(
+        ['predict', tmp_path / 'my run', 'IMAGES'],
+        ['test', 'https://x.org/a.pth', '/elsewhere/b'],
+    )
+    assert capsys.readouterr().err.splitlines() == [
+        'Next:',
+        "  eca-mmdet predict 'my run' IMAGES",
+        '  eca-mmdet test https://x.org/a.pth /elsewhere/b',
+    ]
