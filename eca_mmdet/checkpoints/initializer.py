@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass
 from pathlib import PurePath, PurePosixPath
 
-from mmengine.logging import print_log
+from mmengine.logging import MMLogger
 from mmengine.registry import WEIGHT_INITIALIZERS
 from torch import Tensor, nn
 
@@ -121,10 +121,9 @@ class ECAPretrained:
         module.load_state_dict(fit.weights, strict=False)
         complete = not fit.missing and not fit.unused and all(fit.gates.values())
         random = len(fit.gates) - sum(fit.gates.values())
-        print_log(
+        MMLogger.get_current_instance().log(
+            logging.INFO if complete else logging.WARNING,
             fit.line + (f'; {random} gates start random' if random else ''),
-            logger='current',
-            level=logging.INFO if complete else logging.WARNING,
         )
 
     def fit(self, module: nn.Module) -> Fit:

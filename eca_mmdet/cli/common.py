@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import math
 import shlex
 import sys
@@ -191,8 +192,21 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
         metavar='SECONDS',
         help='with a launcher: how long a process waits for the others (default: 600)',
     )
+    text = "mmengine's log on the terminal as well: environment, config, each step"
+    add('--verbose', action='store_true', help=text)
     # torchrun and torch.distributed.launch pass one of the two spellings.
     add('--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS)
+
+
+def display(args: argparse.Namespace) -> Any:
+    """Return what shows a training or a test, as a context; None with --verbose."""
+    if args.verbose:
+        return contextlib.nullcontext()
+    from rich.console import Console
+
+    from eca_mmdet.engine.display import Display
+
+    return Display(Console(file=sys.stdout))
 
 
 def run_options(args: argparse.Namespace) -> dict[str, Any]:

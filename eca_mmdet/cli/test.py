@@ -11,6 +11,7 @@ from eca_mmdet.cli.common import (
     Adder,
     Commands,
     add_run_options,
+    display,
     run_options,
     suggest,
 )
@@ -73,7 +74,10 @@ def run(args: argparse.Namespace) -> int:
 
         fast = FastTestHook(args.compile)
     # With --json only the metrics go to stdout, and logs to stderr.
-    with contextlib.redirect_stdout(sys.stderr if args.json else sys.stdout):
+    with (
+        contextlib.redirect_stdout(sys.stderr if args.json else sys.stdout),
+        display(args) as shown,
+    ):
         result = test(
             config[0] if config else None,
             checkpoint,
@@ -83,6 +87,7 @@ def run(args: argparse.Namespace) -> int:
             format_only=args.format_only,
             fast=fast,
             compare=args.compare,
+            display=shown,
         )
     if args.json and is_main_process():
         print(json.dumps(result.metrics, indent=1))

@@ -16,6 +16,7 @@ from eca_mmdet.cli.common import (
     at_least_1,
     count,
     data_options,
+    display,
     rate,
     run_options,
     seed,
@@ -180,14 +181,16 @@ def run(args: argparse.Namespace) -> int:
         args.launcher,
     )
     try:
-        result = train(
-            config,
-            **run_options(args),
-            **{name: getattr(args, name) for name in _OPTIONS},
-            epochs=epochs,
-            scale_lr=not args.no_scale_lr,
-            resume_hint=resume_command(),
-        )
+        with display(args) as shown:
+            result = train(
+                config,
+                **run_options(args),
+                **{name: getattr(args, name) for name in _OPTIONS},
+                epochs=epochs,
+                scale_lr=not args.no_scale_lr,
+                resume_hint=resume_command(),
+                display=shown,
+            )
     except Interrupted as stop:
         if is_main_process():
             print(f'eca-mmdet train: {stop}', file=sys.stderr)

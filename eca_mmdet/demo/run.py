@@ -6,20 +6,19 @@ import contextlib
 import dataclasses
 import json
 import os
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from mmengine.hooks import Hook
-from rich import progress
 from rich.console import Console
 
 from eca_mmdet.catalog.architectures import RELEASED_KERNEL_SIZES
 from eca_mmdet.catalog.mechanisms import find_mechanism
 from eca_mmdet.datasets.shapes import SPLITS, write_shapes
 from eca_mmdet.engine.config import load_config
+from eca_mmdet.engine.display import Display
 from eca_mmdet.engine.distributed import ending_workers
 from eca_mmdet.engine.runner import build_runner
 from eca_mmdet.evaluation.tables import ap_table, rows_of
@@ -97,17 +96,15 @@ def run_demo(
     if quick:
         shorten(cfg)
     cfg.work_dir = str(out / 'train')
-    hook = ProgressHook(console)
+    hook = RecordHook()
     # mmengine's console output goes only to its log file (train/*/*.log): its stream
     # handler keeps the stdout of the moment at which the Runner is built.
     with open(os.devnull, 'w') as nowhere, contextlib.redirect_stdout(nowhere):
         runner = build_runner(cfg)
-        runner.register_hook(hook, priority='LOWEST')
-        try:
-            with ending_workers(runner):
-                runner.train()
-        finally:
-            hook.close()
+        runner.register_hook(hook)
+        with Display(console, heading=False) as display, ending_workers(runner):
+            runner.register_hook(display)
+            runner.train()
         draw_loss_curve(hook.losses, out / 'loss_curve.png')
         draw_predictions(runner, out / 'predictions.png')
     rows = rows_of(hook.metrics)
@@ -134,34 +131,12 @@ def write_results(record: dict[str, Any], out: Path) -> None:
     write_json(out / 'metrics.json', kept)
 
 
-class ProgressHook(Hook):  # type: ignore[misc]
-    """Show training as a progress bar with loss and time left.
+class RecordHook(Hook):  # type: ignore[misc]
+    """Keep the loss of each step, and the metrics of the last evaluation."""
 
-    Where the output is not a terminal (a log file, CI), a plain line is printed every
-    tenth of the run instead. ``losses`` has the total loss of every iteration so far,
-    ``metrics`` the result of the last evaluation.
-    """
-
-    def __init__(self, console: Console) -> None:
+    def __init__(self) -> None:
         self.losses: list[float] = []
         self.metrics: dict[str, float] = {}
-        self._console = console
-        self._start = time.monotonic()
-        columns = (
-            *('{task.description}', progress.BarColumn()),
-            *(progress.MofNCompleteColumn(), '{task.fields[loss]}'),
-            *(progress.TimeElapsedColumn(), 'left', progress.TimeRemainingColumn()),
-        )
-        hidden = not console.is_terminal
-        self._progress = progress.Progress(*columns, console=console, disable=hidden)
-
-    def before_train(self, runner: Any) -> None:
-        """Open the bar."""
-        self._start = time.monotonic()
-        self._task = self._progress.add_task(
-            'training', total=runner.max_iters, loss='loss ...'
-        )
-        self._progress.start()
 
     def after_train_iter(
         self,
@@ -170,30 +145,14 @@ class ProgressHook(Hook):  # type: ignore[misc]
         data_batch: Any = None,
         outputs: dict[str, Any] | None = None,
     ) -> None:
-        """Record the loss and move the bar."""
+        """Keep the loss."""
         self.losses.append((outputs or {})['loss'].item())
-        recent = self.losses[-20:]
-        loss = f'loss {sum(recent) / len(recent):.3f}'
-        self._progress.update(self._task, advance=1, loss=loss)
-        done, total = len(self.losses), runner.max_iters
-        if not self._console.is_terminal and done % max(total // 10, 1) == 0:
-            left = (time.monotonic() - self._start) / done * (total - done)
-            self._console.print(f'  {done}/{total}  {loss}  {left:.0f} s left')
-
-    def before_val(self, runner: Any) -> None:
-        """Announce the evaluation under the bar."""
-        self._progress.stop()
-        self._console.print('evaluating on the held-out images ...')
 
     def after_val_epoch(
         self, runner: Any, metrics: dict[str, float] | None = None
     ) -> None:
         """Keep the metrics."""
         self.metrics = dict(metrics or {})
-
-    def close(self) -> None:
-        """Stop drawing, also after an error."""
-        self._progress.stop()
 
 
 def draw_loss_curve(losses: Sequence[float], path: Path) -> None:

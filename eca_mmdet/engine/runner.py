@@ -6,6 +6,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
+from mmengine.hooks import Hook
 from mmengine.registry import RUNNERS
 from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
 from mmengine.runner.checkpoint import load_state_dict
@@ -16,6 +17,7 @@ from eca_mmdet.checkpoints.io import forget_checkpoints, read_checkpoint
 from eca_mmdet.engine import config, distributed
 from eca_mmdet.engine.checkpointing import BACKEND, POINTER, write_whole_files
 from eca_mmdet.engine.data_loading import FaultTolerantDataset
+from eca_mmdet.engine.display import Forwarded
 from eca_mmdet.engine.failures import Interrupts
 from eca_mmdet.engine.loops import (
     GRADIENTS,
@@ -38,7 +40,12 @@ class ResumableRunner(Runner):  # type: ignore[misc]
 
     Its config, log, hooks and checkpoints are mmengine's. With a training loop other
     than mmengine's two it behaves as mmengine's Runner.
+
+    Attributes:
+        quiet: mmengine's log goes to its file alone; set while one is constructed.
     """
+
+    quiet = False
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         # Batches without a finite loss that may be skipped; None stops at the first.
@@ -56,6 +63,16 @@ class ResumableRunner(Runner):  # type: ignore[misc]
     def bad_images(self) -> Path:
         """The list of broken images that were replaced in this run."""
         return Path(self.log_dir) / 'bad_images.txt'
+
+    def build_logger(self, *args: Any, **kwargs: Any) -> Any:
+        """Build mmengine's logger, without its console output if ``quiet``."""
+        logger = super().build_logger(*args, **kwargs)
+        if self.quiet:
+            logger.handlers[:] = [
+                Forwarded() if type(handler) is logging.StreamHandler else handler
+                for handler in logger.handlers
+            ]
+        return logger
 
     def build_train_loop(self, loop: Any) -> Any:
         """Build the loop, the exact one where the config asks for mmengine's."""
@@ -159,8 +176,11 @@ class ResumableRunner(Runner):  # type: ignore[misc]
         return path
 
 
-def build_runner(cfg: Any) -> Any:
-    """Return a ``ResumableRunner`` (or the config's own ``runner_type``)."""
+def build_runner(cfg: Any, display: Hook | None = None) -> Any:
+    """Return a ``ResumableRunner`` (or the config's own ``runner_type``).
+
+    With a ``display``, mmengine's log goes to its file alone.
+    """
     from mmdet.utils import setup_cache_size_limit_of_dynamo
 
     from eca_mmdet.evaluation.metric import MetricsFileHook
@@ -169,10 +189,13 @@ def build_runner(cfg: Any) -> Any:
     setup_cache_size_limit_of_dynamo()
     distributed.start_processes_on_cpu(cfg)
     own = 'runner_type' in cfg
-    runner = RUNNERS.build(cfg) if own else ResumableRunner.from_cfg(cfg)
+    with compat.replaced(ResumableRunner, quiet=display is not None):
+        runner = RUNNERS.build(cfg) if own else ResumableRunner.from_cfg(cfg)
     runner.logger.addFilter(_is_worth_reading)
     if not any(isinstance(hook, MetricsFileHook) for hook in runner.hooks):
         runner.register_hook(MetricsFileHook())  # the config has hooks of its own
+    if display is not None and runner.rank == 0:
+        runner.register_hook(display)
     return runner
 
 

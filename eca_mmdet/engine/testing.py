@@ -34,6 +34,7 @@ from eca_mmdet.utils.io import require_free
 
 if TYPE_CHECKING:
     from mmengine.config import Config
+    from mmengine.hooks import Hook
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,7 @@ def test(
     launcher: str = 'none',
     local_rank: int = 0,
     dist_timeout: int | None = None,
+    display: Hook | None = None,
 ) -> Evaluation:
     """Run a detector over the test set of a config, and evaluate it.
 
@@ -90,6 +92,8 @@ def test(
         launcher: 'none', 'pytorch', 'slurm' or 'mpi'.
         local_rank: of this process on its machine, where the launcher sets none.
         dist_timeout: seconds that a process waits for the others.
+        display: shows the progress in place of mmengine's log, which then goes to its
+            file alone.
 
     Raises:
         UserError: a check failed, or the checkpoint does not fit the config.
@@ -116,7 +120,7 @@ def test(
         with distributed.job(cfg):
             check(cfg, training=False)
             try:
-                runner = build_runner(cfg)
+                runner = build_runner(cfg, display)
             except (FileExistsError, NotADirectoryError, PermissionError) as error:
                 raise UserError(
                     f'work folder {cfg.work_dir} cannot be written to: {error}.',

@@ -34,6 +34,7 @@ from eca_mmdet.utils.errors import RunError, UserError
 
 if TYPE_CHECKING:
     from mmengine.config import Config
+    from mmengine.hooks import Hook
 
 logger = logging.getLogger(__name__)
 
@@ -76,6 +77,7 @@ def train(
     resume_hint: str = "train(..., resume='auto')",
     amp_dtype: str | None = None,
     compile: bool = False,
+    display: Hook | None = None,
 ) -> TrainingResult:
     """Train a detector, after checking its config, weights and data.
 
@@ -111,6 +113,8 @@ def train(
         resume_hint: how to resume, for messages.
         amp_dtype: mixed precision in 'bfloat16' or 'float16'.
         compile: backbone and neck through ``torch.compile``.
+        display: shows the training in place of mmengine's log, which then goes to its
+            file alone.
 
     Raises:
         UserError: a check failed; nothing was trained.
@@ -147,7 +151,7 @@ def train(
         apply_lr_policy(cfg, scale_lr)
         limit = nan_limit if on_nan == 'skip' else None
         with distributed.job(cfg), as_user_error(None), compat.formatting_once():
-            runner = _build(cfg, scale_lr, limit, skip_bad_images)
+            runner = _build(cfg, scale_lr, limit, skip_bad_images, display)
             if compile:
                 compile_features(runner.model)
             stopped = _run(runner, resume_hint)
@@ -185,7 +189,11 @@ def compile_features(model: Any) -> None:
 
 
 def _build(
-    cfg: Any, scale_lr: bool, nan_limit: int | None, skip_bad_images: int
+    cfg: Any,
+    scale_lr: bool,
+    nan_limit: int | None,
+    skip_bad_images: int,
+    display: Hook | None,
 ) -> Any:
     """Return the Runner, the checkpoint that it starts from checked."""
     from mmdet.engine.hooks import CheckInvalidLossHook
@@ -194,7 +202,7 @@ def _build(
     from eca_mmdet.engine.loops import ResumedBatchHook
     from eca_mmdet.engine.runner import ResumableRunner, build_runner
 
-    runner = build_runner(cfg)
+    runner = build_runner(cfg, display)
     runner.register_hook(ResumedBatchHook(images_per_step(cfg), scale_lr))
     check_start(cfg, runner, exact=bool(cfg.get('resume')))
     if isinstance(runner, ResumableRunner):
