@@ -258,7 +258,7 @@ def test_a_missing_process_ends_the_others(place, ranks, number, reason, seconds
     work = place / f'missing{number.value}'
     job = ranks.start(
         *('train', place / 'tiny.py', '--work-dir', work, '--dist-timeout', '5'),
-        *HALF,
+        *('--verbose', *HALF),
         'train_cfg._delete_=True',
         'train_cfg.type=EpochBasedTrainLoop',
         'train_cfg.max_epochs=100000',
@@ -292,7 +292,7 @@ def test_ctrl_c_stops_all_processes_at_one_step(place, ranks):
     """The signal to one of them; rank 0 writes the checkpoint, and the line."""
     work = place / 'stopped'
     job = ranks.start(
-        *('train', place / 'tiny.py', '--work-dir', work, *HALF),
+        *('train', place / 'tiny.py', '--work-dir', work, '--verbose', *HALF),
         *('train_cfg.max_iters=100000', 'default_hooks.checkpoint.interval=100000'),
         'custom_hooks.0.saving_takes=3',
         ranks=environments(2),
