@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 _OPTIONS = (
     *('resume', 'seed', 'deterministic', 'amp', 'amp_dtype', 'compile'),
     *('from_scratch', 'on_nan', 'nan_limit', 'skip_bad_images'),
-    *('batch_size', 'lr', 'image_size', 'workers', 'device'),
+    *('batch_size', 'lr', 'image_size', 'workers', 'device', 'patience', 'ema'),
 )
 """Options that are arguments of :func:`eca_mmdet.train`."""
 
@@ -151,6 +151,17 @@ def _add_settings(parser: argparse._ActionsContainer) -> None:
         type=count,
         metavar='N',
         help='data loading processes of each loader',
+    )
+    add(
+        '--patience',
+        type=at_least_1,
+        metavar='N',
+        help='stop after N validations in which AP did not rise by 0.1; the best '
+        'checkpoint is kept (default: train to the end)',
+    )
+    add.flag(
+        '--ema',
+        'exponential moving average of the weights, for validations and checkpoints',
     )
     add(
         '--device',

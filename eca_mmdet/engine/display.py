@@ -27,7 +27,7 @@ class Display(Hook):  # type: ignore[misc]
     """Show what is trained, the progress, and the best AP so far.
 
     On a terminal one line is kept up to date. Elsewhere a plain line is printed every
-    ``interval`` seconds, and at a training's first and last step. Use it as a context, which
+    ``interval`` seconds, and at a training's first and last step. As a context it
     removes the live line also after an error.
 
     Args:
@@ -82,6 +82,11 @@ class Display(Hook):  # type: ignore[misc]
             name = f'epoch {runner.epoch + 1}/{runner.max_epochs}'
         self._show(name, done, total, lambda: _state(runner), 'train')
 
+    def after_train(self, runner: Any) -> None:
+        """Say so if a hook ended the training."""
+        if runner.train_loop.stop_training and runner.iter < runner.max_iters:
+            self._print(f'stopped early, after {_place(runner)}')
+
     def after_val_iter(
         self,
         runner: Any,
@@ -112,8 +117,7 @@ class Display(Hook):  # type: ignore[misc]
         if not rows:
             self._print_numbers(found)
             return
-        by_epoch = _is_by_epoch(runner)
-        at = f'epoch {runner.epoch}' if by_epoch else f'step {runner.iter}'
+        at = _place(runner)
         for task, row in rows.items():
             ap = 100 * (row.get('AP') or 0)
             if task not in self._best or ap > self._best[task][0]:
@@ -168,6 +172,12 @@ def _numbers(metrics: dict[str, float] | None) -> dict[str, float]:
 
 def _is_by_epoch(runner: Any) -> bool:
     return isinstance(runner.train_loop, EpochBasedTrainLoop)
+
+
+def _place(runner: Any) -> str:
+    if _is_by_epoch(runner):
+        return f'epoch {runner.epoch}'
+    return f'step {runner.iter}'
 
 
 def _heading(runner: Any) -> dict[str, str]:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from mmengine.dist import get_rank, get_world_size
-from mmengine.hooks import EMAHook, Hook
+from mmengine.hooks import EarlyStoppingHook, EMAHook, Hook
 from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop
 from torch import Tensor
 
@@ -23,8 +23,23 @@ GRADIENTS = 'eca_mmdet_gradients'
 """Entry of a checkpoint that was written before accumulated gradients were applied."""
 
 
+STOPPING = 'eca_mmdet_early_stopping'
+"""Entry of a checkpoint's meta: best score and validations since, of each hook."""
+
+
 class TrainingStateHook(Hook):  # type: ignore[misc]
-    """Reject NaN in checkpoints, and save in each the position in the data."""
+    """Reject NaN in checkpoints, and save in each what resuming needs.
+
+    That is the position in the data, and the state of early stopping before the
+    validation of this step: a resumed training validates again.
+    """
+
+    def __init__(self) -> None:
+        self._validated: tuple[int, Any] = (-1, None)
+
+    def before_val_epoch(self, runner: Any) -> None:
+        """Keep the state of early stopping."""
+        self._validated = runner.iter, _patience(runner)
 
     def before_save_checkpoint(self, runner: Any, checkpoint: dict[str, Any]) -> None:
         """Check and complete what is about to be written."""
@@ -32,12 +47,24 @@ class TrainingStateHook(Hook):  # type: ignore[misc]
         position = getattr(compat.train_loop(runner), 'data_position', None)
         if position is not None:  # a loop of ours
             checkpoint['meta'][POSITION] = position(checkpoint['meta'])
+        at, before = self._validated
+        validated = at == checkpoint['meta']['iter']
+        checkpoint['meta'][STOPPING] = before if validated else _patience(runner)
         if compat.is_accumulating(runner.optim_wrapper) and get_world_size() == 1:
             checkpoint[GRADIENTS] = {
                 name: parameter.grad.detach().cpu().clone()
                 for name, parameter in unwrapped(runner.model).named_parameters()
                 if parameter.grad is not None
             }
+
+
+def _early_stopping(runner: Any) -> list[Any]:
+    return [hook for hook in runner.hooks if isinstance(hook, EarlyStoppingHook)]
+
+
+def _patience(runner: Any) -> list[list[float]]:
+    hooks = _early_stopping(runner)
+    return [[float(hook.best_score), hook.wait_count] for hook in hooks]
 
 
 def restore_gradients(model: Any, gradients: Any) -> None:
@@ -156,6 +183,9 @@ class ExactLoop:
         counted, images = position.get('counted'), position.get('images')
         if isinstance(counted, int):
             compat.set_steps_counted(runner.optim_wrapper, counted)
+        states = runner.resumed_meta.get(STOPPING) or ()
+        for hook, state in zip(_early_stopping(runner), states, strict=False):
+            hook.best_score, hook.wait_count = state
         restore_gradients(runner.model, runner.resumed_gradients)
         runner.resumed_gradients = {}
         self.batches_done = batches

@@ -8,7 +8,8 @@ import math
 import os
 from typing import Any
 
-from eca_mmdet.engine.config import parts, require_sections, type_name
+from eca_mmdet.engine.config import evaluators, parts, require_sections, type_name
+from eca_mmdet.evaluation.coco_eval import COCO_METRICS
 from eca_mmdet.utils.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -16,6 +17,12 @@ logger = logging.getLogger(__name__)
 _RESIZES = {'Resize': 'scale', 'RandomResize': 'scale', 'RandomChoiceResize': 'scales'}
 _LENGTHS = ('T_max', 'total_iters', 'total_steps', 'step_size')
 _FIXED_SIZES = ('img_scale', 'crop_size', 'size', 'random_size_range')
+_AVERAGE = {  # as mmdet's RTMDet; the momentum is larger in the first steps
+    'ema_type': 'ExpMomentumEMA',
+    'momentum': 0.0002,
+    'update_buffers': True,
+}
+_LEAST_GAIN = 0.001  # of a score, 0-1, that early stopping counts as better
 _WARMUPS = ('LinearLR', 'ConstantLR', 'LinearParamScheduler', 'ConstantParamScheduler')
 
 
@@ -27,6 +34,8 @@ def apply_settings(
     lr: float | None = None,
     image_size: tuple[int, ...] | None = None,
     workers: int | None = None,
+    patience: int | None = None,
+    ema: bool = False,
 ) -> None:
     """Write settings into a loaded config, and log each change in one line.
 
@@ -38,9 +47,13 @@ def apply_settings(
     """
     side = None if image_size is None else min(image_size, default=0)
     counts = dict(
-        epochs=epochs, batch_size=batch_size, image_size=side, workers=workers
+        epochs=epochs,
+        batch_size=batch_size,
+        image_size=side,
+        workers=workers,
+        patience=patience,
     )
-    if lr is None and not any(value is not None for value in counts.values()):
+    if lr is None and not ema and not any(n is not None for n in counts.values()):
         return
     for name, value in counts.items():
         least = int(name != 'workers')
@@ -75,6 +88,41 @@ def apply_settings(
             if not workers:
                 loader.pop('prefetch_factor', None)
         logger.info(f'{workers} data loading processes for each loader')
+    if patience is not None:
+        _stop_early(cfg, patience)
+    if ema:
+        logger.info('moving average of the weights, for validations and checkpoints')
+        _set_hook(cfg, dict(type='EMAHook', priority=49, **_AVERAGE))
+
+
+def _stop_early(cfg: Any, patience: int) -> None:
+    """Stop after so many validations without a better score; keep the best."""
+    checkpoint = cfg.setdefault('default_hooks', {}).setdefault(
+        'checkpoint', {'type': 'CheckpointHook'}
+    )
+    score = checkpoint.get('save_best')
+    if not isinstance(score, str) or score == 'auto':
+        metric = next(iter(evaluators(cfg, 'val')), {})
+        if type_name(metric) not in COCO_METRICS:
+            raise UserError(
+                f'--patience: which score of {type_name(metric)} should rise? Name it: '
+                '--cfg-options default_hooks.checkpoint.save_best=SCORE.',
+                code='option-conflict',
+            )
+        tasks = metric.get('metric', 'bbox')
+        task = tasks if isinstance(tasks, str) else tasks[0]
+        score = checkpoint.save_best = f'{metric.get("prefix") or "coco"}/{task}_mAP'
+    if not checkpoint.get('rule') and 'loss' not in score.lower():
+        checkpoint.rule = 'greater'  # mmengine knows the rules of few names
+    logger.info(f'early stopping after {patience} validations without a better {score}')
+    hook = dict(type='EarlyStoppingHook', monitor=score, rule=checkpoint.get('rule'))
+    _set_hook(cfg, hook | dict(patience=patience, min_delta=_LEAST_GAIN, strict=True))
+
+
+def _set_hook(cfg: Any, hook: dict[str, Any]) -> None:
+    """Add a hook to a config, in place of one of its type."""
+    others = [h for h in cfg.get('custom_hooks') or [] if type_name(h) != hook['type']]
+    cfg.custom_hooks = [*others, hook]
 
 
 def _loaders(cfg: Any) -> list[Any]:

@@ -78,6 +78,8 @@ def train(
     amp_dtype: str | None = None,
     compile: bool = False,
     display: Hook | None = None,
+    patience: int | None = None,
+    ema: bool = False,
 ) -> TrainingResult:
     """Train a detector, after checking its config, weights and data.
 
@@ -115,6 +117,8 @@ def train(
         compile: backbone and neck through ``torch.compile``.
         display: shows the training in place of mmengine's log, which then goes to its
             file alone.
+        patience: validations without a better score after which the training stops.
+        ema: average the weights over the steps, for validations and checkpoints.
 
     Raises:
         UserError: a check failed; nothing was trained.
@@ -145,6 +149,8 @@ def train(
             lr=lr,
             image_size=image_size,
             workers=workers,
+            patience=patience,
+            ema=ema,
         )
         check(cfg, training=True)
         scale_lr = scale_lr and lr is None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import logging
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 Array = npt.NDArray[Any]
+
+logger = logging.getLogger(__name__)
 
 _ADVICE = 'Name a config with a test_dataloader for images: --config NAME|FILE.'
 
@@ -244,6 +247,8 @@ def load_model(
             )
     model.dataset_meta = {'classes': classes}
     model.cfg = cfg
+    if 'ema_state_dict' in file.extras:
+        logger.info('%s: the moving average of the weights', path)
     device = device or str(get_device())
     try:
         model.to(device)
