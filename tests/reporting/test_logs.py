@@ -376,4 +376,6 @@ def test_what_the_installed_mmengine_writes(tmp_path):
     assert set(log.train) == set(recorded.train) and set(log.val) == set(recorded.val)
     for name in ('loss', 'lr'):
         assert log.train[name].steps == recorded.train[name].steps
-        assert log.train[name].values == pytest.approx(recorded.train[name].values)
+        # Recorded on another CPU: sums are added in another order there.
+        expected = pytest.approx(recorded.train[name].values, rel=1e-4)
+        assert log.train[name].values == expected
