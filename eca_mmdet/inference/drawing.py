@@ -33,11 +33,13 @@ def draw_objects(
     labels: Array,
     texts: Sequence[str],
     masks: Array | None = None,
+    line: int | None = None,
 ) -> Array:
     """Return a copy of an image with objects drawn over it, the first on top.
 
     Lines and letters grow with the image. What lies outside the image, or is not
-    finite, is left out.
+    finite, is left out. Lines lie inside their box or mask; a text lies where it hides
+    least, if possible outside its box.
 
     Args:
         image: (H, W, 3) uint8, RGB.
@@ -45,27 +47,25 @@ def draw_objects(
         labels: (n,) whole numbers from 0, which choose the colours.
         texts: n lines to write at the boxes; '' for none.
         masks: (n, H, W) bool.
+        line: width of lines in pixels; None to choose it by the size of the image and
+            the object.
     """
     boxes = np.asarray(boxes, np.float64).reshape(-1, 4)
     _require_match(image, boxes, labels, texts, masks)
     canvas = image.copy()
     colours = [COLOURS[int(label) % len(COLOURS)] for label in labels]
     if masks is not None and len(masks):
-        overlay, covered = canvas.copy(), np.asarray(masks, bool).any(0)
-        for mask, colour in zip(masks[::-1], colours[::-1], strict=True):
-            overlay[np.asarray(mask, bool)] = colour
-        mixed = (1 - _MASK_OPACITY) * canvas[covered] + _MASK_OPACITY * overlay[covered]
-        canvas[covered] = np.rint(mixed)
-    shown: list[tuple[Pixels, Colour, str]] = []  # the last on top
+        _draw_masks(canvas, np.asarray(masks, bool), colours, line)
+    shown: list[tuple[Pixels, Colour, str]] = []
     for box, colour, text in zip(boxes, colours, texts, strict=True):
-        pixels = _pixels(box, canvas.shape[:2])
+        pixels = pixels_of(box, canvas.shape[:2])
         if pixels is not None:
-            shown.insert(0, (pixels, colour, printable(text)))
-    line = line_width(*canvas.shape[:2])
-    for (x1, y1, x2, y2), colour, _ in shown:
+            shown.append((pixels, colour, printable(text)))
+    for (x1, y1, x2, y2), colour, _ in shown[::-1]:
         box = canvas[y1 : y2 + 1, x1 : x2 + 1]
-        box[:line] = box[-line:] = colour  # inside the box
-        box[:, :line] = box[:, -line:] = colour
+        width = line or _line_inside(canvas, box.shape)
+        box[:width] = box[-width:] = colour
+        box[:, :width] = box[:, -width:] = colour
     return _with_texts(canvas, shown)
 
 
@@ -120,7 +120,38 @@ def _require_match(
         )
 
 
-def _pixels(box: Array, size: tuple[int, ...]) -> Pixels | None:
+def _line_inside(canvas: Array, sides: tuple[int, ...]) -> int:
+    """Return the width of an object's lines: of a small one, a sixth of its side."""
+    return max(1, min(line_width(*canvas.shape[:2]), min(sides[:2]) // 6))
+
+
+def _draw_masks(
+    canvas: Array, masks: Array, colours: Sequence[Colour], line: int | None
+) -> None:
+    """Mix the colours of masks into an image, and draw their outlines.
+
+    A mask that ends at the edge of the image has no outline there.
+    """
+    import cv2
+
+    overlay, covered, outlines = canvas.copy(), masks.any(0), []
+    for mask, colour in zip(masks[::-1], colours[::-1], strict=True):
+        x, y, width, height = cv2.boundingRect(mask.view(np.uint8))
+        thick = line or _line_inside(canvas, (height, width))
+        rows = slice(max(0, y - thick), y + height + thick)
+        columns = slice(max(0, x - thick), x + width + thick)
+        part = mask[rows, columns]
+        overlay[rows, columns][part] = colour
+        kernel = np.ones((2 * thick + 1, 2 * thick + 1), np.uint8)
+        inner = cv2.erode(part.view(np.uint8), kernel)
+        outlines.append((rows, columns, part & (inner == 0), colour))
+    mixed = (1 - _MASK_OPACITY) * canvas[covered] + _MASK_OPACITY * overlay[covered]
+    canvas[covered] = np.rint(mixed)
+    for rows, columns, outline, colour in outlines:
+        canvas[rows, columns][outline] = colour
+
+
+def pixels_of(box: Array, size: tuple[int, ...]) -> Pixels | None:
     """Return the first and last pixels of a box; None if it has none in the image."""
     height, width = size
     if not np.isfinite(box).all() or box[2] < box[0] or box[3] < box[1]:
@@ -134,28 +165,64 @@ def _pixels(box: Array, size: tuple[int, ...]) -> Pixels | None:
 
 
 def _with_texts(canvas: Array, shown: Sequence[tuple[Pixels, Colour, str]]) -> Array:
-    """Write each text above its box, or in it where there is no room above."""
-    if not shown:
-        return canvas
+    """Write each text at its box; those of the first objects choose their place."""
     from PIL import Image, ImageDraw
 
-    picture = Image.fromarray(canvas)
-    draw = ImageDraw.Draw(picture)
     height, width = canvas.shape[:2]
     size = font_size(height, width)
     font, margin = _font(size), max(1, size // 8)
     # Every label is as high as the font, whatever letters are in it.
     high = sum(font.getmetrics()) + 2 * margin
-    for (x1, y1, _, _), colour, text in shown:
-        if not text:
-            continue
-        wide = math.ceil(font.getlength(text)) + 2 * margin
-        left = max(0, min(x1, width - wide))
-        top = y1 - high if y1 >= high else min(y1, max(0, height - high))
-        draw.rectangle((left, top, left + wide - 1, top + high - 1), fill=colour)
-        place = (left + margin, top + margin)
-        draw.text(place, text, fill=text_colour(colour), font=font)
+    boxes, places = np.array([pixels for pixels, _, _ in shown]).reshape(-1, 4), []
+    for pixels, colour, text in shown:
+        if text:
+            wide = math.ceil(font.getlength(text)) + 2 * margin
+            taken = np.array([place for place, _, _ in places]).reshape(-1, 4)
+            place = _place(pixels, (wide, high), (width, height), boxes, taken)
+            places.append((place, colour, text))
+    if not places:
+        return canvas
+    picture = Image.fromarray(canvas)
+    draw = ImageDraw.Draw(picture)
+    for (left, top, right, bottom), colour, text in places[::-1]:
+        draw.rectangle((left, top, right, bottom), fill=colour)
+        origin = (left + margin, top + margin)
+        draw.text(origin, text, fill=text_colour(colour), font=font)
     return np.array(picture)
+
+
+def _place(
+    box: Pixels,
+    label: tuple[int, int],
+    image: tuple[int, int],
+    boxes: Array,
+    taken: Array,
+) -> Pixels:
+    """Return the pixels of a label: above its box, below, beside, or else in it.
+
+    Of the places in the image, one that overlaps least with labels that are placed,
+    then with boxes, is chosen. ``label`` and ``image`` are a width and a height.
+    """
+    (x1, y1, x2, y2), (wide, high) = box, label
+    last_x, last_y = x2 + 1 - wide, y2 + 1 - high
+    corners = np.array(
+        [(x, y) for y in (y1 - high, y2 + 1) for x in (x1, last_x)]
+        + [(x, y) for x in (x2 + 1, x1 - wide) for y in (y1, last_y)]
+        + [(x, y) for y in (y1, last_y) for x in (x1, last_x)]
+    )
+    corners = corners.clip(0, np.maximum(0, np.subtract(image, label)))
+    places = np.hstack([corners, corners + label - 1])
+    hidden = [_overlap(places, others).sum(1) for others in (boxes, taken)]
+    left, top, right, bottom = places[np.lexsort(hidden)[0]].tolist()
+    return left, top, right, bottom
+
+
+def _overlap(first: Array, second: Array) -> Array:
+    """Return the pixels (n, m) that n and m boxes of first and last pixels share."""
+    start = np.maximum(first[:, None, :2], second[None, :, :2])
+    end = np.minimum(first[:, None, 2:], second[None, :, 2:])
+    area: Array = (end - start + 1).clip(0).prod(2)
+    return area
 
 
 @functools.lru_cache(maxsize=16)

@@ -150,14 +150,27 @@ class Prediction:
             data={'class_name': np.array(self.names, dtype=str)},
         )
 
-    def plot(self, score: float = SHOWN_FROM) -> Picture:
-        """Draw the objects of at least a score; a notebook shows what is returned."""
+    def plot(
+        self,
+        score: float = SHOWN_FROM,
+        line_width: int | None = None,
+        labels: bool = True,
+    ) -> Picture:
+        """Draw the objects of at least a score; a notebook shows what is returned.
+
+        Args:
+            score: smallest score of what is drawn.
+            line_width: in pixels; None to choose it by the size of image and object.
+            labels: also write names and scores.
+        """
         from eca_mmdet.inference.drawing import draw_objects
 
         kept = self.above(score)
         pairs = zip(kept.names, kept.scores, strict=True)
-        texts = [f'{name} {value:.2f}' for name, value in pairs]
-        drawn = draw_objects(self.image, kept.boxes, kept.labels, texts, kept.masks)
+        texts = [f'{name} {value:.2f}' if labels else '' for name, value in pairs]
+        drawn = draw_objects(
+            self.image, kept.boxes, kept.labels, texts, kept.masks, line_width
+        )
         return drawn.view(Picture)
 
     def _repr_png_(self) -> bytes:
