@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+import operator
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,6 +16,7 @@ from eca_mmdet.utils.text import printable
 Array = npt.NDArray[Any]
 Colour = tuple[int, int, int]
 Pixels = tuple[int, int, int, int]
+Side = tuple[int, int]
 
 _DARKEST = (0, 114, 178)
 COLOURS: tuple[Colour, ...] = (
@@ -38,8 +40,7 @@ def draw_objects(
     """Return a copy of an image with objects drawn over it, the first on top.
 
     Lines and letters grow with the image. What lies outside the image, or is not
-    finite, is left out. Lines lie inside their box or mask; a text lies where it hides
-    least, if possible outside its box.
+    finite, is left out. Texts lie where they hide least.
 
     Args:
         image: (H, W, 3) uint8, RGB.
@@ -47,25 +48,41 @@ def draw_objects(
         labels: (n,) whole numbers from 0, which choose the colours.
         texts: n lines to write at the boxes; '' for none.
         masks: (n, H, W) bool.
-        line: width of lines in pixels; None to choose it by the size of the image and
-            the object.
+        line: width of lines in pixels; None for one that suits image and object.
     """
     boxes = np.asarray(boxes, np.float64).reshape(-1, 4)
     _require_match(image, boxes, labels, texts, masks)
-    canvas = image.copy()
+    canvas, size = image.copy(), image.shape[:2]
     colours = [COLOURS[int(label) % len(COLOURS)] for label in labels]
+
+    def width(*sides: int) -> int:
+        return line or max(1, min(line_width(*size), min(sides) // 6))
+
     if masks is not None and len(masks):
-        _draw_masks(canvas, np.asarray(masks, bool), colours, line)
-    shown: list[tuple[Pixels, Colour, str]] = []
+        import cv2
+
+        overlay, covered = canvas.copy(), np.asarray(masks, bool).any(0)
+        for mask, colour in zip(masks[::-1], colours[::-1], strict=True):
+            overlay[np.asarray(mask, bool)] = colour
+        mixed = (1 - _MASK_OPACITY) * canvas[covered] + _MASK_OPACITY * overlay[covered]
+        canvas[covered] = np.rint(mixed)
+        for mask, colour in zip(masks[::-1], colours[::-1], strict=True):
+            area = np.asarray(mask, np.uint8)
+            x, y, wide, high = cv2.boundingRect(area)
+            kind = (cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
+            part = area[y : y + high, x : x + wide]
+            outlines, _ = cv2.findContours(part, *kind, offset=(x, y))
+            cv2.drawContours(canvas, outlines, -1, colour, width(wide, high))
+    shown: list[tuple[Pixels, Colour, str]] = []  # the last on top
     for box, colour, text in zip(boxes, colours, texts, strict=True):
-        pixels = pixels_of(box, canvas.shape[:2])
+        pixels = pixels_of(box, size)
         if pixels is not None:
-            shown.append((pixels, colour, printable(text)))
-    for (x1, y1, x2, y2), colour, _ in shown[::-1]:
+            shown.insert(0, (pixels, colour, printable(text)))
+    for (x1, y1, x2, y2), colour, _ in shown:
         box = canvas[y1 : y2 + 1, x1 : x2 + 1]
-        width = line or _line_inside(canvas, box.shape)
-        box[:width] = box[-width:] = colour
-        box[:, :width] = box[:, -width:] = colour
+        thick = width(*box.shape[:2])
+        box[:thick] = box[-thick:] = colour  # inside the box
+        box[:, :thick] = box[:, -thick:] = colour
     return _with_texts(canvas, shown)
 
 
@@ -120,37 +137,6 @@ def _require_match(
         )
 
 
-def _line_inside(canvas: Array, sides: tuple[int, ...]) -> int:
-    """Return the width of an object's lines: of a small one, a sixth of its side."""
-    return max(1, min(line_width(*canvas.shape[:2]), min(sides[:2]) // 6))
-
-
-def _draw_masks(
-    canvas: Array, masks: Array, colours: Sequence[Colour], line: int | None
-) -> None:
-    """Mix the colours of masks into an image, and draw their outlines.
-
-    A mask that ends at the edge of the image has no outline there.
-    """
-    import cv2
-
-    overlay, covered, outlines = canvas.copy(), masks.any(0), []
-    for mask, colour in zip(masks[::-1], colours[::-1], strict=True):
-        x, y, width, height = cv2.boundingRect(mask.view(np.uint8))
-        thick = line or _line_inside(canvas, (height, width))
-        rows = slice(max(0, y - thick), y + height + thick)
-        columns = slice(max(0, x - thick), x + width + thick)
-        part = mask[rows, columns]
-        overlay[rows, columns][part] = colour
-        kernel = np.ones((2 * thick + 1, 2 * thick + 1), np.uint8)
-        inner = cv2.erode(part.view(np.uint8), kernel)
-        outlines.append((rows, columns, part & (inner == 0), colour))
-    mixed = (1 - _MASK_OPACITY) * canvas[covered] + _MASK_OPACITY * overlay[covered]
-    canvas[covered] = np.rint(mixed)
-    for rows, columns, outline, colour in outlines:
-        canvas[rows, columns][outline] = colour
-
-
 def pixels_of(box: Array, size: tuple[int, ...]) -> Pixels | None:
     """Return the first and last pixels of a box; None if it has none in the image."""
     height, width = size
@@ -165,64 +151,53 @@ def pixels_of(box: Array, size: tuple[int, ...]) -> Pixels | None:
 
 
 def _with_texts(canvas: Array, shown: Sequence[tuple[Pixels, Colour, str]]) -> Array:
-    """Write each text at its box; those of the first objects choose their place."""
+    """Write each text at its box; the objects on top choose their places first."""
+    if not shown:
+        return canvas
     from PIL import Image, ImageDraw
 
+    picture = Image.fromarray(canvas)
+    draw = ImageDraw.Draw(picture)
     height, width = canvas.shape[:2]
     size = font_size(height, width)
     font, margin = _font(size), max(1, size // 8)
     # Every label is as high as the font, whatever letters are in it.
     high = sum(font.getmetrics()) + 2 * margin
-    boxes, places = np.array([pixels for pixels, _, _ in shown]).reshape(-1, 4), []
-    for pixels, colour, text in shown:
-        if text:
-            wide = math.ceil(font.getlength(text)) + 2 * margin
-            taken = np.array([place for place, _, _ in places]).reshape(-1, 4)
-            place = _place(pixels, (wide, high), (width, height), boxes, taken)
-            places.append((place, colour, text))
-    if not places:
-        return canvas
-    picture = Image.fromarray(canvas)
-    draw = ImageDraw.Draw(picture)
+    boxes, places = [box for box, _, _ in shown], []
+    for box, colour, text in filter(operator.itemgetter(2), shown[::-1]):
+        wide = math.ceil(font.getlength(text)) + 2 * margin
+        taken = [place for place, _, _ in places]
+        place = _place(box, (wide, high), (width, height), boxes, taken)
+        places.append((place, colour, text))
     for (left, top, right, bottom), colour, text in places[::-1]:
         draw.rectangle((left, top, right, bottom), fill=colour)
-        origin = (left + margin, top + margin)
-        draw.text(origin, text, fill=text_colour(colour), font=font)
+        place = (left + margin, top + margin)
+        draw.text(place, text, fill=text_colour(colour), font=font)
     return np.array(picture)
 
 
 def _place(
-    box: Pixels,
-    label: tuple[int, int],
-    image: tuple[int, int],
-    boxes: Array,
-    taken: Array,
+    box: Pixels, label: Side, image: Side, boxes: list[Pixels], taken: list[Pixels]
 ) -> Pixels:
     """Return the pixels of a label: above its box, below, beside, or else in it.
 
-    Of the places in the image, one that overlaps least with labels that are placed,
-    then with boxes, is chosen. ``label`` and ``image`` are a width and a height.
+    It is where it hides least of the labels that are placed, and then of boxes.
+    ``label`` and ``image`` are a width and a height.
     """
     (x1, y1, x2, y2), (wide, high) = box, label
-    last_x, last_y = x2 + 1 - wide, y2 + 1 - high
-    corners = np.array(
-        [(x, y) for y in (y1 - high, y2 + 1) for x in (x1, last_x)]
-        + [(x, y) for x in (x2 + 1, x1 - wide) for y in (y1, last_y)]
-        + [(x, y) for y in (y1, last_y) for x in (x1, last_x)]
-    )
-    corners = corners.clip(0, np.maximum(0, np.subtract(image, label)))
-    places = np.hstack([corners, corners + label - 1])
-    hidden = [_overlap(places, others).sum(1) for others in (boxes, taken)]
+    in_x, in_y = x2 + 1 - wide, y2 + 1 - high
+    beside_or_in = (x2 + 1, x1 - wide, x1, in_x)
+    corners = [(x, y) for y in (y1 - high, y2 + 1) for x in (x1, in_x)]
+    corners += [(x, y) for x in beside_or_in for y in (y1, in_y)]
+    first = np.clip(corners, 0, np.maximum(0, np.subtract(image, label)))
+    places, hidden = np.hstack([first, first + label - 1]), []
+    for others in (boxes, taken):
+        other = np.array(others, int).reshape(-1, 4)
+        start = np.maximum(places[:, None, :2], other[:, :2])
+        end = np.minimum(places[:, None, 2:], other[:, 2:])
+        hidden.append((end - start + 1).clip(0).prod(2).sum(1))
     left, top, right, bottom = places[np.lexsort(hidden)[0]].tolist()
     return left, top, right, bottom
-
-
-def _overlap(first: Array, second: Array) -> Array:
-    """Return the pixels (n, m) that n and m boxes of first and last pixels share."""
-    start = np.maximum(first[:, None, :2], second[None, :, :2])
-    end = np.minimum(first[:, None, 2:], second[None, :, 2:])
-    area: Array = (end - start + 1).clip(0).prod(2)
-    return area
 
 
 @functools.lru_cache(maxsize=16)

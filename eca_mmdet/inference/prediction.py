@@ -154,20 +154,17 @@ class Prediction:
         self,
         score: float = SHOWN_FROM,
         line_width: int | None = None,
-        labels: bool = True,
+        show_labels: bool = True,
     ) -> Picture:
         """Draw the objects of at least a score; a notebook shows what is returned.
 
-        Args:
-            score: smallest score of what is drawn.
-            line_width: in pixels; None to choose it by the size of image and object.
-            labels: also write names and scores.
+        ``line_width`` is in pixels; ``show_labels=False`` leaves out names and scores.
         """
         from eca_mmdet.inference.drawing import draw_objects
 
         kept = self.above(score)
         pairs = zip(kept.names, kept.scores, strict=True)
-        texts = [f'{name} {value:.2f}' if labels else '' for name, value in pairs]
+        texts = [f'{name} {value:.2f}' if show_labels else '' for name, value in pairs]
         drawn = draw_objects(
             self.image, kept.boxes, kept.labels, texts, kept.masks, line_width
         )

@@ -6,14 +6,10 @@ import contextlib
 import difflib
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 PATIENCE = 2.0
 """Seconds until a progress bar appears."""
-
-INTERVAL = 30.0
-"""Seconds between lines where there is no terminal for a bar."""
 
 
 def printable(text: str) -> str:
@@ -52,16 +48,13 @@ def plural(count: int, noun: str) -> str:
 
 
 @contextlib.contextmanager
-def progress(
-    what: str, total: int | None = None, report: Callable[[str], None] | None = None
-) -> Iterator[Callable[[], None]]:
+def progress(what: str, total: int | None = None) -> Iterator[Callable[[], None]]:
     """Show a progress bar on stderr if it is a terminal and the work takes a while.
 
     Yields a function that counts one item; without ``total``, the bar only moves.
-    Elsewhere, ``report`` takes a line now and then, e.g. 'images: 40 of 5000'.
     """
     if not sys.stderr.isatty():
-        yield _lines(what, total, report) if report else lambda: None
+        yield lambda: None
         return
     from rich.console import Console
     from rich.progress import Progress
@@ -78,18 +71,3 @@ def progress(
         timer.join()  # it may be showing the bar just now
         if bar.live.is_started:  # stop() writes a line on a dumb terminal
             bar.stop()
-
-
-def _lines(
-    what: str, total: int | None, report: Callable[[str], None]
-) -> Callable[[], None]:
-    done, last = 0, time.monotonic()
-
-    def advance() -> None:
-        nonlocal done, last
-        done += 1
-        if time.monotonic() - last >= INTERVAL:
-            last = time.monotonic()
-            report(f'{what}: {done}' + (f' of {total}' if total else ''))
-
-    return advance
