@@ -111,7 +111,7 @@ def _load(args: argparse.Namespace, source: Images | Video) -> Any:
 
 def _load_onnx(args: argparse.Namespace, source: Images | Video) -> Any:
     from eca_mmdet.export.runtime import OnnxDetector
-    from eca_mmdet.inference.predict import Video, require_packages
+    from eca_mmdet.inference.predict import require_packages
     from eca_mmdet.utils.errors import UserError
 
     reasons = {
@@ -128,10 +128,7 @@ def _load_onnx(args: argparse.Namespace, source: Images | Video) -> Any:
                 code='option-conflict',
             )
     detector = OnnxDetector(args.checkpoint)
-    require_packages(
-        masks=detector.metadata['mask_threshold'] is not None,
-        video=isinstance(source, Video),
-    )
+    require_packages(detector.metadata['mask_threshold'] is not None, source)
     return detector
 
 

@@ -292,11 +292,12 @@ class PredictedFiles:
     interrupted: bool = False
 
 
-def require_packages(masks: bool, video: bool) -> None:
+def require_packages(masks: bool, source: Images | Video) -> None:
     """Raise MissingPackageError if drawing or writing lacks a package."""
     packages = {'cv2': 'opencv-python', 'PIL': 'pillow', 'matplotlib': 'matplotlib'}
     packages |= {'pycocotools': 'pycocotools'} if masks else {}
-    packages |= {'rich': 'rich'} if video else {}
+    lines = isinstance(source, Images) and len(source.names) <= _LINES
+    packages |= {} if lines else {'rich': 'rich'}  # for a progress bar
     for name in packages:
         require_package(name, 'drawing predictions', ' '.join(packages.values()))
 
