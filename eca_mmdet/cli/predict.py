@@ -22,8 +22,8 @@ def add_parser(commands: Commands) -> None:
     )
     add = Adder(predict)
     text = (
-        'what mmengine saved in training, a work folder (its best or else last '
-        'checkpoint), or what eca-mmdet export wrote (.onnx)'
+        'what mmengine saved in training, a work folder or that of a demo (its best or '
+        'else last checkpoint), or what eca-mmdet export wrote (.onnx)'
     )
     add('checkpoint', metavar='CHECKPOINT', help=text)
     add(
