@@ -57,14 +57,13 @@ def add_parser(commands: Commands) -> None:
 def run(args: argparse.Namespace) -> int:
     """Predict; return 1 if one of several images could not be read."""
     from eca_mmdet import __version__
-    from eca_mmdet.inference.predict import labels_of, open_source, predict_files
+    from eca_mmdet.inference.predict import open_source, predict_files
     from eca_mmdet.utils.io import require_free
 
     source = open_source(args.source, args.every)
     if args.out and not args.force:
         require_free(args.out, option='--out, or add --force')
     detector = _load(args, source)
-    labels = labels_of(args.classes, detector.classes) if args.classes else None
     info = {
         'description': 'objects that a detector found',
         'checkpoint': args.checkpoint,
@@ -81,7 +80,7 @@ def run(args: argparse.Namespace) -> int:
         args.score_thr,
         args.cam,
         info,
-        labels=labels,
+        classes=args.classes,
         most=args.max_det,
         crops=args.save_crop,
         force=args.force,

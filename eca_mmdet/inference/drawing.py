@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import math
-import operator
 from collections.abc import Sequence
 from typing import Any
 
@@ -66,11 +65,10 @@ def draw_objects(
             overlay[np.asarray(mask, bool)] = colour
         mixed = (1 - _MASK_OPACITY) * canvas[covered] + _MASK_OPACITY * overlay[covered]
         canvas[covered] = np.rint(mixed)
+        kind = (cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
         for mask, colour in zip(masks[::-1], colours[::-1], strict=True):
-            area = np.asarray(mask, np.uint8)
-            x, y, wide, high = cv2.boundingRect(area)
-            kind = (cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
-            part = area[y : y + high, x : x + wide]
+            x, y, wide, high = cv2.boundingRect(np.asarray(mask, np.uint8))
+            part = np.asarray(mask[y : y + high, x : x + wide], np.uint8)
             outlines, _ = cv2.findContours(part, *kind, offset=(x, y))
             cv2.drawContours(canvas, outlines, -1, colour, width(wide, high))
     shown: list[tuple[Pixels, Colour, str]] = []  # the last on top
@@ -164,7 +162,7 @@ def _with_texts(canvas: Array, shown: Sequence[tuple[Pixels, Colour, str]]) -> A
     # Every label is as high as the font, whatever letters are in it.
     high = sum(font.getmetrics()) + 2 * margin
     boxes, places = [box for box, _, _ in shown], []
-    for box, colour, text in filter(operator.itemgetter(2), shown[::-1]):
+    for box, colour, text in [label for label in shown[::-1] if label[2]]:
         wide = math.ceil(font.getlength(text)) + 2 * margin
         taken = [place for place, _, _ in places]
         place = _place(box, (wide, high), (width, height), boxes, taken)

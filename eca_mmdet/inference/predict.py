@@ -91,20 +91,16 @@ def open_source(
             f'--every goes with a video; {paths[0]} is none by its name.',
             code='option-conflict',
         )
-    passed_over: Counter[str] = Counter()
-    found = [
-        (path if path.is_dir() else path.parent, find_images(path, passed_over))
-        for path in paths
-    ]
-    if len(paths) == 1:
-        return Images(*found[0], passed_over)
-    folder = os.path.commonpath([below.absolute() for below, _ in found])
+    passed_over = Counter[str]()
+    folders = [path if path.is_dir() else path.parent for path in paths]
+    above_all = os.path.commonpath([folder.absolute() for folder in folders])
+    root = folders[0] if len(paths) == 1 else Path(above_all)
     names = [
-        os.path.relpath(below.absolute() / name, folder)
-        for below, names in found
-        for name in names
+        os.path.relpath(folder / name, root)
+        for folder, path in zip(folders, paths, strict=True)
+        for name in find_images(path, passed_over)
     ]
-    return Images(Path(folder), list(dict.fromkeys(names)), passed_over)
+    return Images(root, list(dict.fromkeys(names)), passed_over)
 
 
 def _paths(source: str) -> list[Path]:
@@ -339,7 +335,7 @@ def predict_files(
     cam: bool = False,
     info: dict[str, Any] | None = None,
     *,
-    labels: Sequence[int] | None = None,
+    classes: Sequence[str] | None = None,
     most: int | None = None,
     crops: bool = False,
     force: bool = False,
@@ -351,19 +347,21 @@ def predict_files(
     activation maps, which need the former. ``out`` is a folder to create, None for
     ``runs/predict-DATE-TIME``; ``info`` is stored in ``predictions.json``.
 
-    Of an image, the ``most`` surest objects are kept, of ``labels`` if they are given.
+    Of an image, the ``most`` surest objects are kept, of ``classes`` if they are given.
     ``crops`` also writes each object alone, and ``force`` replaces the results of an
     earlier call in ``out``. ``plot`` is for :meth:`Prediction.plot`.
     """
     if isinstance(source, Images) and len(source.names) == 1:
         detector.read(str(source.folder / source.names[0]))  # before creating a folder
+    least = np.full(len(detector.classes), score, np.float32)
+    if classes is not None:
+        least[
+            np.delete(np.arange(len(least)), labels_of(classes, detector.classes))
+        ] = 2
     start = time.monotonic()
     replaced = out and force and os.path.lexists(out)
     folder = _take_folder(out, source) if replaced else make_run_folder(out, 'predict')
     result = PredictedFiles(folder)
-    least = np.full(len(detector.classes), score, np.float32)
-    if labels is not None:
-        least[np.delete(np.arange(len(least)), labels)] = np.inf
 
     def draw(image: Any) -> tuple[Prediction, dict[str, Picture]]:
         """Return the objects of an image, and its pictures by kind."""
@@ -433,8 +431,8 @@ class _CocoWriter:
                 kind = re.sub(r'[^\w -]', '_', prediction.names[at])[:60]
                 name = f'crops/{kind}/{stem}-{at + 1}.png'
                 full['crop'] = picture_name(name, self._taken)
-                crop = prediction.image[y1 : y2 + 1, x1 : x2 + 1].view(Picture)
-                _save(crop, self._crops / full['crop'])
+                crop = prediction.image[y1 : y2 + 1, x1 : x2 + 1]
+                crop.view(Picture).save(self._crops / full['crop'])
             self._stream.write(f'{comma}\n{json.dumps(full)}')
 
     def finish(self) -> None:
@@ -467,7 +465,7 @@ def _predict_images(
                 continue
             chosen = picture_name(name, taken)
             for kind, picture in pictures.items():
-                _save(picture, result.out / kind / chosen)
+                picture.save(result.out / kind / chosen)
             record.add(prediction, name, picture=f'pictures/{chosen}')
             if step == 1:
                 seconds = time.monotonic() - start
@@ -479,11 +477,6 @@ def _predict_images(
     if others := source.passed_over:
         shown = first([f'{n} {end}' for end, n in others.most_common()], 5)
         result.notes.append(f'passed over, since not images: {shown}')
-
-
-def _save(picture: Picture, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    picture.save(path)
 
 
 def _predict_video(

@@ -210,9 +210,13 @@ class Picture(np.ndarray):  # type: ignore[type-arg]
         return encode_image(np.asarray(self), '.png')
 
     def save(self, path: str | Path) -> None:
-        """Write the picture to a new file; its ending chooses the format."""
+        """Write the picture to a new file; its ending chooses the format.
+
+        Missing folders are created.
+        """
         path = Path(path)
         raw = encode_image(np.asarray(self), path.suffix)
         require_free(path, option='path')
+        path.parent.mkdir(parents=True, exist_ok=True)
         with whole_file(path) as partial:
             partial.write_bytes(raw)
