@@ -161,16 +161,15 @@ def _with_texts(canvas: Array, shown: Sequence[tuple[Pixels, Colour, str]]) -> A
     font, margin = _font(size), max(1, size // 8)
     # Every label is as high as the font, whatever letters are in it.
     high = sum(font.getmetrics()) + 2 * margin
-    boxes, places = [box for box, _, _ in shown], []
-    for box, colour, text in [label for label in shown[::-1] if label[2]]:
+    boxes, places = [box for box, _, _ in shown], list[Pixels]()
+    labels = [label for label in shown[::-1] if label[2]]
+    for box, _, text in labels:
         wide = math.ceil(font.getlength(text)) + 2 * margin
-        taken = [place for place, _, _ in places]
-        place = _place(box, (wide, high), (width, height), boxes, taken)
-        places.append((place, colour, text))
-    for (left, top, right, bottom), colour, text in places[::-1]:
-        draw.rectangle((left, top, right, bottom), fill=colour)
-        place = (left + margin, top + margin)
-        draw.text(place, text, fill=text_colour(colour), font=font)
+        places.append(_place(box, (wide, high), (width, height), boxes, places))
+    for place, (_, colour, text) in list(zip(places, labels, strict=True))[::-1]:
+        draw.rectangle(place, fill=colour)
+        origin = (place[0] + margin, place[1] + margin)
+        draw.text(origin, text, fill=text_colour(colour), font=font)
     return np.array(picture)
 
 

@@ -306,22 +306,22 @@ def labels_of(names: Sequence[str], classes: Sequence[str]) -> list[int]:
     return [known[name] for name in names]
 
 
-def _take_folder(out: str, source: Images | Video) -> Path:
+def _take_folder(folder: Path, source: Images | Video) -> Path:
     """Accept the folder of an earlier call, and remove its results."""
-    folder = Path(out)
     take_own_folder(folder, (RECORD, *KINDS))
     own = [p for p in folder.iterdir() if p.name in KINDS or RECORD in p.name]
-    images = isinstance(source, Images)
-    paths = [source.folder / n for n in source.names] if images else [source.path]
+    paths = [source.path] if isinstance(source, Video) else []
+    if isinstance(source, Images):
+        paths = [source.folder / name for name in source.names]
     inside = any(folder.resolve() in path.resolve().parents for path in paths)
     if inside or (own and not any(RECORD in path.name for path in own)):
         raise UserError(
-            f'--out {out} has images in it that are not results of an earlier call, or '
-            'are to be predicted now. Name another folder.',
+            f'--out {folder} has images in it that are not results of an earlier '
+            'call, or are to be predicted now. Name another folder.',
             code='output-exists',
         )
     if own:
-        logger.info('%s: replacing the results of an earlier call', out)
+        logger.info('%s: replacing the results of an earlier call', folder)
     for path in own:
         shutil.rmtree(path) if path.is_dir() else path.unlink()
     return folder
@@ -359,9 +359,10 @@ def predict_files(
             np.delete(np.arange(len(least)), labels_of(classes, detector.classes))
         ] = 2
     start = time.monotonic()
-    replaced = out and force and os.path.lexists(out)
-    folder = _take_folder(out, source) if replaced else make_run_folder(out, 'predict')
-    result = PredictedFiles(folder)
+    if force and out and os.path.lexists(out):
+        result = PredictedFiles(_take_folder(Path(out), source))
+    else:
+        result = PredictedFiles(make_run_folder(out, 'predict'))
 
     def draw(image: Any) -> tuple[Prediction, dict[str, Picture]]:
         """Return the objects of an image, and its pictures by kind."""
@@ -376,7 +377,9 @@ def predict_files(
         return prediction, pictures
 
     with whole_file(result.out / RECORD) as partial, partial.open('w') as stream:
-        record = _CocoWriter(stream, detector.classes, info or {}, crops and folder)
+        record = _CocoWriter(
+            stream, detector.classes, info or {}, result.out if crops else None
+        )
         try:
             if isinstance(source, Video):
                 _predict_video(source, draw, record, result)
@@ -385,7 +388,7 @@ def predict_files(
         except KeyboardInterrupt:
             result.interrupted = True
         record.finish()
-    result.kinds = [kind for kind in KINDS if (folder / kind).is_dir()]
+    result.kinds = [kind for kind in KINDS if (result.out / kind).is_dir()]
     result.images, result.objects = len(record.images), record.objects
     result.seconds = time.monotonic() - start
     return result
@@ -450,8 +453,7 @@ def _predict_images(
     """Predict images; report each of a few, or else how far it is."""
     taken, total = set[str](), len(source.names)
     step = -(-total // _LINES)
-    few = contextlib.nullcontext(lambda: None)
-    with few if step == 1 else progress('images', total) as advance:
+    with progress('images', total, shown=step > 1) as advance:
         for number, name in enumerate(source.names, 1):
             advance()
             start = time.monotonic()
