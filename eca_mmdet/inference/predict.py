@@ -309,12 +309,15 @@ def labels_of(names: Sequence[str], classes: Sequence[str]) -> list[int]:
 def _take_folder(folder: Path, source: Images | Video) -> Path:
     """Accept the folder of an earlier call, and remove its results."""
     take_own_folder(folder, (RECORD, *KINDS))
-    own = [p for p in folder.iterdir() if p.name in KINDS or RECORD in p.name]
+    found = list(folder.iterdir())
+    # A call that was killed leaves a partial record.
+    records = [p for p in found if p.name.startswith((RECORD, f'.{RECORD}.'))]
+    own = [*records, *(p for p in found if p.name in KINDS)]
     paths = [source.path] if isinstance(source, Video) else []
     if isinstance(source, Images):
         paths = [source.folder / name for name in source.names]
     inside = any(folder.resolve() in path.resolve().parents for path in paths)
-    if inside or (own and not any(RECORD in path.name for path in own)):
+    if inside or (own and not records):
         raise UserError(
             f'--out {folder} has images in it that are not results of an earlier '
             'call, or are to be predicted now. Name another folder.',

@@ -251,14 +251,19 @@ def test_force_replaces_results_of_predict_alone(command, checkpoint, folder, tm
         return code, told.splitlines()[:1], err
 
     assert predict(image, out, '--force', '--cam')[0] == 0  # a new folder
-    (out / '.partial').touch()
+    (out / '.my_predictions.json').touch()
     assert predict(folder / 'a.bmp', out, '--force') == (
         0,
         [f'{out}: replacing the results of an earlier call'],
         '',
     )
     names = {str(one.relative_to(out)) for one in out.rglob('*')}
-    assert names == {'.partial', 'pictures', 'pictures/a.bmp.png', 'predictions.json'}
+    assert names == {
+        '.my_predictions.json',
+        'pictures',
+        'pictures/a.bmp.png',
+        'predictions.json',
+    }
     code, _, err = predict(image, out)
     assert code == 2 and 'add --force' in err and '[output-exists]' in err
     before = set(tmp_path.rglob('*'))
