@@ -11,8 +11,7 @@ from typing import Any
 from eca_mmdet.datasets.coco import read_annotations, require_instances
 from eca_mmdet.datasets.entries import is_annotation, is_category, is_image, other_form
 from eca_mmdet.inference.predict import IMAGES
-from eca_mmdet.utils.errors import UserError
-from eca_mmdet.utils.text import first
+from eca_mmdet.utils.errors import UserError, require_classes
 
 _EXPECTED = 'a folder with images, or a COCO annotation file'
 
@@ -140,14 +139,7 @@ def _chosen_classes(
     if classes is None:
         order = sorted(images_of, key=lambda name: -len(images_of[name]))
         return [name for name in order[:MOST_FREQUENT] if images_of[name]]
-    unknown = [name for name in classes if name not in images_of]
-    if unknown:
-        known = first(list(map(repr, images_of)), 10)
-        raise UserError(
-            f'--classes: {", ".join(map(repr, unknown))} not in {path}, which has '
-            f'{known}.',
-            code='unknown-class',
-        )
+    require_classes(classes, list(images_of), str(path))
     empty = [name for name in classes if not images_of[name]]
     if empty:
         raise UserError(

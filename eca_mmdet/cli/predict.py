@@ -22,8 +22,8 @@ def add_parser(commands: Commands) -> None:
     )
     add = Adder(predict)
     text = (
-        'what mmengine saved in training, a work folder (its best or else last '
-        'checkpoint), or what eca-mmdet export wrote (.onnx)'
+        'what mmengine saved in training, a work folder or that of a demo (its best or '
+        'else last checkpoint), or what eca-mmdet export wrote (.onnx)'
     )
     add('checkpoint', metavar='CHECKPOINT', help=text)
     add(
@@ -35,7 +35,16 @@ def add_parser(commands: Commands) -> None:
     )
     text = 'folder to create (default: runs/predict-DATE-TIME)'
     add('--out', metavar='DIR', help=text)
+    add.flag('--force', 'replace the results of an earlier call in --out')
     add.value('--score-thr', 'S', 'leave out objects of a lower score', 0.3, fraction)
+    text = 'keep objects of these classes, by name or number from 0'
+    add('--classes', nargs='+', metavar='NAME', help=text)
+    text = 'keep the N objects of highest score in each image'
+    add('--max-det', type=at_least_1, metavar='N', help=text)
+    text = 'width of lines in pixels (default: by the size of the image)'
+    add('--line-width', type=at_least_1, metavar='N', help=text)
+    add.flag('--no-labels', 'draw no names and scores')
+    add.flag('--save-crop', 'also a picture of each object, by class')
     add.flag('--cam', 'also pictures of where the evidence for the objects lies')
     text = 'of a video, every N-th frame alone (default: 1)'
     add('--every', type=at_least_1, metavar='N', help=text)
@@ -52,8 +61,8 @@ def run(args: argparse.Namespace) -> int:
     from eca_mmdet.utils.io import require_free
 
     source = open_source(args.source, args.every)
-    if args.out:
-        require_free(args.out)
+    if args.out and not args.force:
+        require_free(args.out, option='--out, or add --force')
     detector = _load(args, source)
     info = {
         'description': 'objects that a detector found',
@@ -62,8 +71,21 @@ def run(args: argparse.Namespace) -> int:
         'score_thr': args.score_thr,
         'eca_mmdet': __version__,
     }
+    chosen = {'classes': args.classes, 'max_det': args.max_det}
+    info |= {key: value for key, value in chosen.items() if value}
     result = predict_files(
-        detector, source, args.out, args.score_thr, args.cam, info=info
+        detector,
+        source,
+        args.out,
+        args.score_thr,
+        args.cam,
+        info,
+        classes=args.classes,
+        most=args.max_det,
+        crops=args.save_crop,
+        force=args.force,
+        line_width=args.line_width,
+        show_labels=not args.no_labels,
     )
     print(_summary(result, source, args.score_thr))
     if result.interrupted:
@@ -88,29 +110,24 @@ def _load(args: argparse.Namespace, source: Images | Video) -> Any:
 
 def _load_onnx(args: argparse.Namespace, source: Images | Video) -> Any:
     from eca_mmdet.export.runtime import OnnxDetector
-    from eca_mmdet.inference.predict import Video, require_packages
+    from eca_mmdet.inference.predict import require_packages
     from eca_mmdet.utils.errors import UserError
 
-    for name, refused, reason in (
-        ('--cam', args.cam, 'an ONNX file has no gradients, which a CAM is made of'),
-        ('--config', args.config is not None, 'an ONNX file has its network in it'),
-        (
-            '--device',
-            args.device not in (None, 'cpu'),
-            'an ONNX file is run on the CPU here; in Python: OnnxDetector(path, '
-            "providers=['CUDAExecutionProvider'])",
-        ),
-    ):
-        if refused:
+    reasons = {
+        '--cam': args.cam and 'an ONNX file has no gradients, which a CAM is made of',
+        '--config': args.config is not None and 'an ONNX file has its network in it',
+        '--device': args.device not in (None, 'cpu')
+        and 'an ONNX file is run on the CPU here; in Python: OnnxDetector(path, '
+        "providers=['CUDAExecutionProvider'])",
+    }
+    for name, reason in reasons.items():
+        if reason:
             raise UserError(
                 f'{name} goes with a checkpoint of mmengine: {reason}.',
                 code='option-conflict',
             )
     detector = OnnxDetector(args.checkpoint)
-    require_packages(
-        masks=detector.metadata['mask_threshold'] is not None,
-        video=isinstance(source, Video),
-    )
+    require_packages(detector.metadata['mask_threshold'] is not None, source)
     return detector
 
 

@@ -198,7 +198,8 @@ def named_checkpoint(folder: str | Path) -> Path | None:
 def checkpoint_of(path: str | Path) -> str:
     """Return a file or address as it is; of a work folder, the best or last checkpoint.
 
-    The best is the newest ``best_*.pth``; which one was taken is logged.
+    The best is the newest ``best_*.pth``; which one was taken is logged. The folder of
+    a demo has its work folder in it, ``train``.
 
     Raises:
         MissingWeightsError: no checkpoint is in the folder.
@@ -206,6 +207,8 @@ def checkpoint_of(path: str | Path) -> str:
     folder = Path(path)
     if is_address(str(path)) or not folder.is_dir():
         return str(path)
+    if not any(folder.glob('*.pth')) and (folder / 'train').is_dir():
+        folder = folder / 'train'
     kind, files = 'best', list(folder.glob('best_*.pth'))
     if not files:
         kind, named = 'last', named_checkpoint(folder)

@@ -18,7 +18,7 @@ from eca_mmdet.evaluation.bootstrap import Difference, difference
 from eca_mmdet.evaluation.coco_eval import MAX_DETS, make_record
 from eca_mmdet.evaluation.error_analysis import SCORE_THRESHOLD, analyze
 from eca_mmdet.evaluation.tables import FORMATS, TITLES, Evaluated, result_tables
-from eca_mmdet.utils.errors import UserError
+from eca_mmdet.utils.errors import UserError, require_classes
 from eca_mmdet.utils.io import make_run_folder, require_free, write_json
 
 PathLike: TypeAlias = str | Path
@@ -122,7 +122,8 @@ def evaluate(
     if out and out is not True:
         require_free(out)
     whole = read_ground_truth(annotations)
-    truth = _only(whole, classes) if classes else whole
+    require_classes(classes or (), whole.category_names, whole.source)
+    truth = whole.only(classes) if classes else whole
     notes, files = list(truth.notes), []
     for path, label in zip(paths, _labels(paths), strict=True):
         read = read_results(path, whole, types)
@@ -185,18 +186,6 @@ def evaluate(
     return EvaluationReport(
         record, tuple(notes), folder, tuple(drawings), truth, tuple(files)
     )
-
-
-def _only(truth: GroundTruth, classes: Sequence[str]) -> GroundTruth:
-    unknown = [name for name in classes if name not in truth.category_names]
-    if unknown:
-        raise UserError(
-            f'classes {", ".join(map(repr, unknown))} are not in {truth.source}, which '
-            f'has {", ".join(map(repr, truth.category_names[:10]))}'
-            f'{", ..." if len(truth.category_names) > 10 else ""}.',
-            code='unknown-class',
-        )
-    return truth.only(classes)
 
 
 def _move(found: Detections, whole: GroundTruth, part: GroundTruth) -> Detections:

@@ -53,12 +53,13 @@ class Traced:
 
 
 def evidence_map(
-    model: Any, batch: dict[str, Any], size: tuple[int, int], score: float
+    model: Any, batch: dict[str, Any], size: tuple[int, int], score: Any
 ) -> npt.NDArray[np.float32]:
     """Return the map of one image: (H, W), 0-1; all 0 without objects, or largest 1.
 
     ``batch`` is one image from the test pipeline, ``size`` its height and width in
-    pixels before; objects of at least ``score`` are explained.
+    pixels before; objects of at least ``score`` are explained, a number or one for each
+    class.
     """
     nothing = np.zeros(size, np.float32)
     require_traceable(model)
@@ -112,7 +113,7 @@ def require_traceable(model: Any) -> None:
         )
 
 
-def trace(model: Any, maps: Maps, samples: Any, score: float) -> Traced:
+def trace(model: Any, maps: Maps, samples: Any, score: Any) -> Traced:
     """Detect, and find where each object of at least a score comes from."""
     metas = [sample.metainfo for sample in samples]
     shape, roi_head = metas[0]['img_shape'], getattr(model, 'roi_head', None)
@@ -130,7 +131,8 @@ def trace(model: Any, maps: Maps, samples: Any, score: float) -> Traced:
     coder = _box_head(model).bbox_coder
     candidates = coder.decode(priors, deltas, max_shape=shape)
     candidates = candidates.reshape(len(logits), -1, 4)
-    kept = result.scores >= score
+    least = result.scores.new_tensor(score)
+    kept = result.scores >= (least[result.labels] if least.ndim else least)
     labels, boxes = result.labels[kept], result.bboxes[kept]
     scores = logits.sigmoid() if _is_sigmoid(model) else logits.softmax(1)
     last = candidates.shape[1] - 1

@@ -91,11 +91,11 @@ class ECADetector(Detector):
             sample.pred_instances, classes=self.classes, image=original, path=path
         ).finite()
 
-    def cam(self, image: Any, score: float = SHOWN_FROM) -> Array:
+    def cam(self, image: Any, score: float | Array = SHOWN_FROM) -> Array:
         """Return where the evidence for the objects lies: see :mod:`.cam`.
 
         The map is (H, W) float32, 0-1: the largest value is 1, and all are 0 without
-        objects of at least the score.
+        objects of at least the score, which may be an array of one for each class.
         """
         from eca_mmdet.inference.cam import evidence_map
 

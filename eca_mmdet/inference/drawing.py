@@ -15,6 +15,7 @@ from eca_mmdet.utils.text import printable
 Array = npt.NDArray[Any]
 Colour = tuple[int, int, int]
 Pixels = tuple[int, int, int, int]
+Side = tuple[int, int]
 
 _DARKEST = (0, 114, 178)
 COLOURS: tuple[Colour, ...] = (
@@ -33,11 +34,12 @@ def draw_objects(
     labels: Array,
     texts: Sequence[str],
     masks: Array | None = None,
+    line: int | None = None,
 ) -> Array:
     """Return a copy of an image with objects drawn over it, the first on top.
 
     Lines and letters grow with the image. What lies outside the image, or is not
-    finite, is left out.
+    finite, is left out. Texts lie where they hide least.
 
     Args:
         image: (H, W, 3) uint8, RGB.
@@ -45,27 +47,40 @@ def draw_objects(
         labels: (n,) whole numbers from 0, which choose the colours.
         texts: n lines to write at the boxes; '' for none.
         masks: (n, H, W) bool.
+        line: width of lines in pixels; None for one that suits image and object.
     """
     boxes = np.asarray(boxes, np.float64).reshape(-1, 4)
     _require_match(image, boxes, labels, texts, masks)
-    canvas = image.copy()
+    canvas, size = image.copy(), image.shape[:2]
     colours = [COLOURS[int(label) % len(COLOURS)] for label in labels]
+
+    def width(*sides: int) -> int:
+        return line or max(1, min(line_width(*size), min(sides) // 6))
+
     if masks is not None and len(masks):
+        import cv2
+
         overlay, covered = canvas.copy(), np.asarray(masks, bool).any(0)
         for mask, colour in zip(masks[::-1], colours[::-1], strict=True):
             overlay[np.asarray(mask, bool)] = colour
         mixed = (1 - _MASK_OPACITY) * canvas[covered] + _MASK_OPACITY * overlay[covered]
         canvas[covered] = np.rint(mixed)
+        kind = (cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
+        for mask, colour in zip(masks[::-1], colours[::-1], strict=True):
+            x, y, wide, high = cv2.boundingRect(np.asarray(mask, np.uint8))
+            part = np.asarray(mask[y : y + high, x : x + wide], np.uint8)
+            outlines, _ = cv2.findContours(part, *kind, offset=(x, y))
+            cv2.drawContours(canvas, outlines, -1, colour, width(wide, high))
     shown: list[tuple[Pixels, Colour, str]] = []  # the last on top
     for box, colour, text in zip(boxes, colours, texts, strict=True):
-        pixels = _pixels(box, canvas.shape[:2])
+        pixels = pixels_of(box, size)
         if pixels is not None:
             shown.insert(0, (pixels, colour, printable(text)))
-    line = line_width(*canvas.shape[:2])
     for (x1, y1, x2, y2), colour, _ in shown:
         box = canvas[y1 : y2 + 1, x1 : x2 + 1]
-        box[:line] = box[-line:] = colour  # inside the box
-        box[:, :line] = box[:, -line:] = colour
+        thick = width(*box.shape[:2])
+        box[:thick] = box[-thick:] = colour  # inside the box
+        box[:, :thick] = box[:, -thick:] = colour
     return _with_texts(canvas, shown)
 
 
@@ -120,7 +135,7 @@ def _require_match(
         )
 
 
-def _pixels(box: Array, size: tuple[int, ...]) -> Pixels | None:
+def pixels_of(box: Array, size: tuple[int, ...]) -> Pixels | None:
     """Return the first and last pixels of a box; None if it has none in the image."""
     height, width = size
     if not np.isfinite(box).all() or box[2] < box[0] or box[3] < box[1]:
@@ -134,7 +149,7 @@ def _pixels(box: Array, size: tuple[int, ...]) -> Pixels | None:
 
 
 def _with_texts(canvas: Array, shown: Sequence[tuple[Pixels, Colour, str]]) -> Array:
-    """Write each text above its box, or in it where there is no room above."""
+    """Write each text at its box; the objects on top choose their places first."""
     if not shown:
         return canvas
     from PIL import Image, ImageDraw
@@ -146,16 +161,40 @@ def _with_texts(canvas: Array, shown: Sequence[tuple[Pixels, Colour, str]]) -> A
     font, margin = _font(size), max(1, size // 8)
     # Every label is as high as the font, whatever letters are in it.
     high = sum(font.getmetrics()) + 2 * margin
-    for (x1, y1, _, _), colour, text in shown:
-        if not text:
-            continue
+    boxes, places = [box for box, _, _ in shown], list[Pixels]()
+    labels = [label for label in shown[::-1] if label[2]]
+    for box, _, text in labels:
         wide = math.ceil(font.getlength(text)) + 2 * margin
-        left = max(0, min(x1, width - wide))
-        top = y1 - high if y1 >= high else min(y1, max(0, height - high))
-        draw.rectangle((left, top, left + wide - 1, top + high - 1), fill=colour)
-        place = (left + margin, top + margin)
-        draw.text(place, text, fill=text_colour(colour), font=font)
+        places.append(_place(box, (wide, high), (width, height), boxes, places))
+    for place, (_, colour, text) in list(zip(places, labels, strict=True))[::-1]:
+        draw.rectangle(place, fill=colour)
+        origin = (place[0] + margin, place[1] + margin)
+        draw.text(origin, text, fill=text_colour(colour), font=font)
     return np.array(picture)
+
+
+def _place(
+    box: Pixels, label: Side, image: Side, boxes: list[Pixels], taken: list[Pixels]
+) -> Pixels:
+    """Return the pixels of a label: above its box, below, beside, or else in it.
+
+    It is where it hides least of the labels that are placed, and then of boxes.
+    ``label`` and ``image`` are a width and a height.
+    """
+    (x1, y1, x2, y2), (wide, high) = box, label
+    in_x, in_y = x2 + 1 - wide, y2 + 1 - high
+    beside_or_in = (x2 + 1, x1 - wide, x1, in_x)
+    corners = [(x, y) for y in (y1 - high, y2 + 1) for x in (x1, in_x)]
+    corners += [(x, y) for x in beside_or_in for y in (y1, in_y)]
+    first = np.clip(corners, 0, np.maximum(0, np.subtract(image, label)))
+    places, hidden = np.hstack([first, first + label - 1]), []
+    for others in (boxes, taken):
+        other = np.array(others, int).reshape(-1, 4)
+        start = np.maximum(places[:, None, :2], other[:, :2])
+        end = np.minimum(places[:, None, 2:], other[:, 2:])
+        hidden.append((end - start + 1).clip(0).prod(2).sum(1))
+    left, top, right, bottom = places[np.lexsort(hidden)[0]].tolist()
+    return left, top, right, bottom
 
 
 @functools.lru_cache(maxsize=16)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import glob
 import json
 import logging
 import math
 import os
 import re
+import shutil
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -19,11 +22,16 @@ from typing import Any, TextIO
 import numpy as np
 import numpy.typing as npt
 
-from eca_mmdet.inference.drawing import draw_heat
+from eca_mmdet.inference.drawing import draw_heat, pixels_of
 from eca_mmdet.inference.prediction import Picture, Prediction
-from eca_mmdet.utils.errors import UserError, require_package
+from eca_mmdet.utils.errors import UserError, require_classes, require_package
 from eca_mmdet.utils.images import frames_of, require_local
-from eca_mmdet.utils.io import make_run_folder, whole_file
+from eca_mmdet.utils.io import (
+    make_run_folder,
+    require_regular,
+    take_own_folder,
+    whole_file,
+)
 from eca_mmdet.utils.text import first, plural, printable, progress
 
 logger = logging.getLogger(__name__)
@@ -31,6 +39,7 @@ logger = logging.getLogger(__name__)
 Array = npt.NDArray[Any]
 
 RECORD = 'predictions.json'
+KINDS = ('pictures', 'cam', 'crops')  # folders beside it
 IMAGES = frozenset(
     '.apng .avif .bmp .dib .gif .jfi .jfif .jif .jp2 .jpe .jpeg .jpg .pam .pbm .pgm '
     '.png .pnm .ppm .ras .sr .tif .tiff .webp'.split()
@@ -45,6 +54,7 @@ _SIGNATURE = re.compile(
 """Starts of image files, whatever their names; camera files start like TIFF."""
 _WRITTEN = ('.png', '.jpg', '.jpeg')
 _USUAL_RATE = 25.0
+_LINES = 20  # of images; of more, every n-th has a line, or a bar is shown
 
 
 @dataclass(frozen=True)
@@ -81,28 +91,25 @@ def open_source(
             f'--every goes with a video; {paths[0]} is none by its name.',
             code='option-conflict',
         )
-    passed_over: Counter[str] = Counter()
-    found = [
-        (path if path.is_dir() else path.parent, find_images(path, passed_over))
-        for path in paths
-    ]
-    if len(paths) == 1:
-        return Images(*found[0], passed_over)
-    folder = os.path.commonpath([below.absolute() for below, _ in found])
+    passed_over = Counter[str]()
+    folders = [path if path.is_dir() else path.parent for path in paths]
+    above_all = os.path.commonpath([folder.absolute() for folder in folders])
+    root = folders[0] if len(paths) == 1 else Path(above_all)
     names = [
-        os.path.relpath(below.absolute() / name, folder)
-        for below, names in found
-        for name in names
+        os.path.relpath(folder / name, root)
+        for folder, path in zip(folders, paths, strict=True)
+        for name in find_images(path, passed_over)
     ]
-    return Images(Path(folder), list(dict.fromkeys(names)), passed_over)
+    return Images(root, list(dict.fromkeys(names)), passed_over)
 
 
 def _paths(source: str) -> list[Path]:
     """Return the paths that a name stands for; a file's own name goes first."""
-    if os.path.lexists(source):
-        return [Path(source)]
-    require_local(source)
     expanded = os.path.expanduser(source)
+    for name in (source, expanded):
+        if os.path.exists(name):
+            return [Path(name)]
+    require_local(source)
     if not source:
         problem = 'an image, a folder or a video is expected; got an empty name.'
     elif source == '-' or source.isdecimal():
@@ -112,7 +119,7 @@ def _paths(source: str) -> list[Path]:
             'of it, and name the file.'
         )
     elif not glob.has_magic(expanded):
-        return [Path(expanded)]
+        problem = f'{source} does not exist; images, folders or a video are expected.'
     else:
         found = map(Path, glob.iglob(expanded, recursive=True))
         if media := sorted(path for path in found if _kind(path)):
@@ -150,12 +157,6 @@ def find_images(source: Path, passed_over: Counter[str] | None = None) -> list[s
     are passed over, and links to folders are not followed. Other files are counted in
     ``passed_over``.
     """
-    if not source.exists():
-        raise UserError(
-            f'{source} does not exist; an image, a folder of images or a video is '
-            'expected.',
-            code='file-not-found',
-        )
     if not source.is_dir():
         return [source.name]
     names, others = [], Counter[str]() if passed_over is None else passed_over
@@ -203,12 +204,8 @@ class Video:
     def __init__(self, path: Path, every: int = 1) -> None:
         import cv2
 
-        if not path.is_file():
-            raise UserError(
-                f'{path} does not exist; a video file is expected.',
-                code='file-not-found',
-            )
         self.path, self.every, self.seen = path, every, 0
+        require_regular(path, 'video', sys.maxsize)
         self._capture = cv2.VideoCapture(str(path))
         if not self._capture.isOpened() or not self._capture.grab():
             raise UserError(
@@ -275,7 +272,7 @@ class PredictedFiles:
     """Result of :func:`predict_files`.
 
     Attributes:
-        kinds: subfolders with pictures or videos, 'pictures' and perhaps 'cam'.
+        kinds: subfolders with pictures or videos, of :data:`KINDS`.
         images: number of predicted images or frames.
         failed: number of images that could not be read.
         interrupted: Ctrl-C ended it early; what was done is written.
@@ -291,13 +288,46 @@ class PredictedFiles:
     interrupted: bool = False
 
 
-def require_packages(masks: bool, video: bool) -> None:
+def require_packages(masks: bool, source: Images | Video) -> None:
     """Raise MissingPackageError if drawing or writing lacks a package."""
     packages = {'cv2': 'opencv-python', 'PIL': 'pillow', 'matplotlib': 'matplotlib'}
     packages |= {'pycocotools': 'pycocotools'} if masks else {}
-    packages |= {'rich': 'rich'} if video else {}
+    lines = isinstance(source, Images) and len(source.names) <= _LINES
+    packages |= {} if lines else {'rich': 'rich'}  # for a progress bar
     for name in packages:
         require_package(name, 'drawing predictions', ' '.join(packages.values()))
+
+
+def labels_of(names: Sequence[str], classes: Sequence[str]) -> list[int]:
+    """Return the labels of classes that are given by name, or by number from 0."""
+    known = {str(label): label for label in range(len(classes))}
+    known |= {name: label for label, name in enumerate(classes)}
+    require_classes([n for n in names if n not in known], classes, 'the detector')
+    return [known[name] for name in names]
+
+
+def _take_folder(folder: Path, source: Images | Video) -> Path:
+    """Accept the folder of an earlier call, and remove its results."""
+    take_own_folder(folder, (RECORD, *KINDS))
+    found = list(folder.iterdir())
+    # A call that was killed leaves a partial record.
+    records = [p for p in found if p.name.startswith((RECORD, f'.{RECORD}.'))]
+    own = [*records, *(p for p in found if p.name in KINDS)]
+    paths = [source.path] if isinstance(source, Video) else []
+    if isinstance(source, Images):
+        paths = [source.folder / name for name in source.names]
+    inside = any(folder.resolve() in path.resolve().parents for path in paths)
+    if inside or (own and not records):
+        raise UserError(
+            f'--out {folder} has images in it that are not results of an earlier '
+            'call, or are to be predicted now. Name another folder.',
+            code='output-exists',
+        )
+    if own:
+        logger.info('%s: replacing the results of an earlier call', folder)
+    for path in own:
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    return folder
 
 
 def predict_files(
@@ -307,29 +337,52 @@ def predict_files(
     score: float = 0.3,
     cam: bool = False,
     info: dict[str, Any] | None = None,
+    *,
+    classes: Sequence[str] | None = None,
+    most: int | None = None,
+    crops: bool = False,
+    force: bool = False,
+    **plot: Any,
 ) -> PredictedFiles:
     """Predict images or a video, and write pictures and ``predictions.json``.
 
     ``detector`` is an ``ECADetector`` or ``OnnxDetector``; ``cam`` also draws class
     activation maps, which need the former. ``out`` is a folder to create, None for
     ``runs/predict-DATE-TIME``; ``info`` is stored in ``predictions.json``.
+
+    Of an image, the ``most`` surest objects are kept, of ``classes`` if they are given.
+    ``crops`` also writes each object alone, and ``force`` replaces the results of an
+    earlier call in ``out``. ``plot`` is for :meth:`Prediction.plot`.
     """
     if isinstance(source, Images) and len(source.names) == 1:
         detector.read(str(source.folder / source.names[0]))  # before creating a folder
+    least = np.full(len(detector.classes), score, np.float32)
+    if classes is not None:
+        least[
+            np.delete(np.arange(len(least)), labels_of(classes, detector.classes))
+        ] = 2
     start = time.monotonic()
-    result = PredictedFiles(make_run_folder(out, 'predict'))
+    if force and out and os.path.lexists(out):
+        result = PredictedFiles(_take_folder(Path(out), source))
+    else:
+        result = PredictedFiles(make_run_folder(out, 'predict'))
 
     def draw(image: Any) -> tuple[Prediction, dict[str, Picture]]:
         """Return the objects of an image, and its pictures by kind."""
-        prediction: Prediction = detector.predict(image).above(score)
-        pictures = {'pictures': prediction.plot(score)}
+        found: Prediction = detector.predict(image)
+        rows = np.flatnonzero(found.scores >= least[found.labels])[:most]
+        prediction = dataclasses.replace(found, **found._columns(rows))
+        pictures = {'pictures': prediction.plot(0, **plot)}
         if cam:
-            heat = detector.cam(image, score)
+            last = prediction.scores.min(initial=1) - 1e-6  # rounding aside
+            heat = detector.cam(image, np.maximum(least, last if most else 0))
             pictures['cam'] = draw_heat(prediction.image, heat).view(Picture)
         return prediction, pictures
 
     with whole_file(result.out / RECORD) as partial, partial.open('w') as stream:
-        record = _CocoWriter(stream, detector.classes, info or {})
+        record = _CocoWriter(
+            stream, detector.classes, info or {}, result.out if crops else None
+        )
         try:
             if isinstance(source, Video):
                 _predict_video(source, draw, record, result)
@@ -338,8 +391,7 @@ def predict_files(
         except KeyboardInterrupt:
             result.interrupted = True
         record.finish()
-    kinds = ('pictures', 'cam')
-    result.kinds = [kind for kind in kinds if (result.out / kind).is_dir()]
+    result.kinds = [kind for kind in KINDS if (result.out / kind).is_dir()]
     result.images, result.objects = len(record.images), record.objects
     result.seconds = time.monotonic() - start
     return result
@@ -348,13 +400,15 @@ def predict_files(
 class _CocoWriter:
     """Write predictions as a COCO annotation file whose entries are COCO results too.
 
-    Only one line per image is kept in memory. The category of label 0 has id 1.
+    Only one line per image is kept in memory. The category of label 0 has id 1. Below
+    ``crops``, if it is given, each object has a picture, by class.
     """
 
     def __init__(
-        self, stream: TextIO, classes: Sequence[str], info: dict[str, Any]
+        self, stream: TextIO, classes: Sequence[str], info: Any, crops: Path | None
     ) -> None:
-        self._stream, self.objects = stream, 0
+        self._stream, self._crops, self.objects = stream, crops, 0
+        self._taken = set[str]()  # names of crops
         self.images: list[dict[str, Any]] = []
         categories = [{'id': id_, 'name': name} for id_, name in enumerate(classes, 1)]
         stream.write(f'{{"info": {json.dumps(info)},\n')
@@ -366,6 +420,8 @@ class _CocoWriter:
         height, width = prediction.image.shape[:2]
         size = {'width': width, 'height': height}
         self.images.append({'id': image_id, 'file_name': file_name, **size, **more})
+        frame = f'-{more["frame"]}' if 'frame' in more else ''
+        stem = f'{Path(file_name).with_suffix("")}{frame}'
         for at, entry in enumerate(prediction.to_coco(image_id)):
             if prediction.masks is not None:
                 area = int(prediction.masks[at].sum())
@@ -374,6 +430,15 @@ class _CocoWriter:
             comma = ',' if self.objects else ''
             self.objects += 1
             full = {'id': self.objects, **entry, 'area': area, 'iscrowd': 0}
+            pixels = pixels_of(prediction.boxes[at], (height, width))
+            if self._crops and pixels:
+                x1, y1, x2, y2 = pixels
+                # Names of classes come from anywhere.
+                kind = re.sub(r'[^\w -]', '_', prediction.names[at])[:60]
+                name = f'crops/{kind}/{stem}-{at + 1}.png'
+                full['crop'] = picture_name(name, self._taken)
+                crop = prediction.image[y1 : y2 + 1, x1 : x2 + 1]
+                crop.view(Picture).save(self._crops / full['crop'])
             self._stream.write(f'{comma}\n{json.dumps(full)}')
 
     def finish(self) -> None:
@@ -388,28 +453,32 @@ Draw = Callable[[Any], tuple[Prediction, dict[str, Picture]]]
 def _predict_images(
     source: Images, draw: Draw, record: _CocoWriter, result: PredictedFiles
 ) -> None:
-    """Predict images, and report a line for each."""
-    taken = set[str]()
-    for name in source.names:
-        start = time.monotonic()
-        try:
-            prediction, pictures = draw(source.folder / name)
-        except UserError as error:
-            if len(source.names) == 1:
-                raise
-            result.failed += 1
-            logger.warning('%s', error)
-            continue
-        chosen = picture_name(name, taken)
-        for kind, picture in pictures.items():
-            path = result.out / kind / chosen
-            path.parent.mkdir(parents=True, exist_ok=True)
-            picture.save(path)
-        record.add(prediction, name, picture=f'pictures/{chosen}')
-        seconds = time.monotonic() - start
-        count = frames_of(source.folder / name)
-        shown = f'{name} (first of {count} frames)' if count > 1 else name
-        logger.info('%s: %s, %.2f s', shown, _described(prediction), seconds)
+    """Predict images; report each of a few, or else how far it is."""
+    taken, total = set[str](), len(source.names)
+    step = -(-total // _LINES)
+    with progress('images', total, shown=step > 1) as advance:
+        for number, name in enumerate(source.names, 1):
+            advance()
+            start = time.monotonic()
+            try:
+                prediction, pictures = draw(source.folder / name)
+            except UserError as error:
+                if total == 1:
+                    raise
+                result.failed += 1
+                logger.warning('%s', error)
+                continue
+            chosen = picture_name(name, taken)
+            for kind, picture in pictures.items():
+                picture.save(result.out / kind / chosen)
+            record.add(prediction, name, picture=f'pictures/{chosen}')
+            if step == 1:
+                seconds = time.monotonic() - start
+                count = frames_of(source.folder / name)
+                shown = f'{name} (first of {count} frames)' if count > 1 else name
+                logger.info('%s: %s, %.2f s', shown, _described(prediction), seconds)
+            elif number % step == 0 and not sys.stderr.isatty():
+                logger.info('%d of %d images', number, total)
     if others := source.passed_over:
         shown = first([f'{n} {end}' for end, n in others.most_common()], 5)
         result.notes.append(f'passed over, since not images: {shown}')

@@ -150,14 +150,24 @@ class Prediction:
             data={'class_name': np.array(self.names, dtype=str)},
         )
 
-    def plot(self, score: float = SHOWN_FROM) -> Picture:
-        """Draw the objects of at least a score; a notebook shows what is returned."""
+    def plot(
+        self,
+        score: float = SHOWN_FROM,
+        line_width: int | None = None,
+        show_labels: bool = True,
+    ) -> Picture:
+        """Draw the objects of at least a score; a notebook shows what is returned.
+
+        ``line_width`` is in pixels; ``show_labels=False`` leaves out names and scores.
+        """
         from eca_mmdet.inference.drawing import draw_objects
 
         kept = self.above(score)
         pairs = zip(kept.names, kept.scores, strict=True)
-        texts = [f'{name} {value:.2f}' for name, value in pairs]
-        drawn = draw_objects(self.image, kept.boxes, kept.labels, texts, kept.masks)
+        texts = [f'{name} {value:.2f}' if show_labels else '' for name, value in pairs]
+        drawn = draw_objects(
+            self.image, kept.boxes, kept.labels, texts, kept.masks, line_width
+        )
         return drawn.view(Picture)
 
     def _repr_png_(self) -> bytes:
@@ -200,9 +210,13 @@ class Picture(np.ndarray):  # type: ignore[type-arg]
         return encode_image(np.asarray(self), '.png')
 
     def save(self, path: str | Path) -> None:
-        """Write the picture to a new file; its ending chooses the format."""
+        """Write the picture to a new file; its ending chooses the format.
+
+        Missing folders are created.
+        """
         path = Path(path)
         raw = encode_image(np.asarray(self), path.suffix)
         require_free(path, option='path')
+        path.parent.mkdir(parents=True, exist_ok=True)
         with whole_file(path) as partial:
             partial.write_bytes(raw)

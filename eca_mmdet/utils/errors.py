@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Iterable, Sequence
 from typing import Any
 
-from eca_mmdet.utils.text import clipped
+from eca_mmdet.utils.text import clipped, first, suggestion
 
 _LONGEST = 1000
 """Characters of a printed line: a config may raise a message of any length."""
@@ -79,6 +80,16 @@ def require_package(name: str, purpose: str, install: str) -> Any:
         raise MissingPackageError(
             f'{reason}, which {purpose} needs: pip install {install}'
         ) from error
+
+
+def require_classes(names: Iterable[str], known: Sequence[str], owner: str) -> None:
+    """Reject names that are not classes of ``owner``, e.g. an annotation file."""
+    if unknown := [name for name in names if name not in known]:
+        raise UserError(
+            f'no class {", ".join(map(repr, unknown))} in {owner}, which has '
+            f'{first(list(map(repr, known)), 10)}.{suggestion(unknown[0], known)}',
+            code='unknown-class',
+        )
 
 
 def shown(error: BaseException) -> str:

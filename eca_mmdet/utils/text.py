@@ -48,12 +48,14 @@ def plural(count: int, noun: str) -> str:
 
 
 @contextlib.contextmanager
-def progress(what: str, total: int | None = None) -> Iterator[Callable[[], None]]:
+def progress(
+    what: str, total: int | None = None, shown: bool = True
+) -> Iterator[Callable[[], None]]:
     """Show a progress bar on stderr if it is a terminal and the work takes a while.
 
     Yields a function that counts one item; without ``total``, the bar only moves.
     """
-    if not sys.stderr.isatty():
+    if not shown or not sys.stderr.isatty():
         yield lambda: None
         return
     from rich.console import Console

@@ -1,6 +1,7 @@
 """``eca-mmdet predict``: its pictures, its COCO file, its refusals."""
 
 import json
+import math
 import re
 import shutil
 import subprocess
@@ -10,10 +11,13 @@ import cv2
 import numpy as np
 import pytest
 from PIL import Image
+from pycocotools import mask
 from pycocotools.coco import COCO
 
 import eca_mmdet
 from eca_mmdet.inference import predict as media
+from eca_mmdet.inference.drawing import draw_heat, draw_objects
+from eca_mmdet.inference.prediction import Detector, Prediction
 from eca_mmdet.utils.errors import UserError
 from eca_mmdet.utils.images import frames_of, read_rgb
 from tests.conftest import REPOSITORY
@@ -149,6 +153,160 @@ def test_command_predicts_several_sources(
     ]  # a file's own name
 
 
+@pytest.mark.parametrize(
+    ('classes', 'most'), [(('龍', 'Käfer'), None), (('2', '1'), 3), (None, 3)]
+)
+def test_chosen_objects(classes, most, command, checkpoint, detector, folder, tmp_path):
+    out, path = tmp_path / 'out', folder / 'b.png'
+    options = ['--score-thr', 0.1, '--line-width', 3, '--no-labels', '--save-crop']
+    options += ['--classes', *classes] if classes else []
+    options += ['--max-det', most] if most else []
+    arguments = ('--cam', '--device', 'cpu', '--out', out, *options)
+    code, told, err = command('predict', checkpoint, path, *arguments)
+    assert (code, err) == (0, '') and f'{out}/crops' in told
+    content = json.loads((out / 'predictions.json').read_text())
+    whole = detector.predict(path)
+    expected = [
+        entry
+        for entry, name in zip(whole.to_coco(1), whole.names, strict=True)
+        if entry['score'] >= 0.1 and (not classes or name != 'big cat')
+    ][:most]
+    found = content['annotations']
+    assert len(found) == (most or len(found)) > 2
+    assert [entry['bbox'] for entry in found] == [one['bbox'] for one in expected]
+    assert [entry['category_id'] for entry in found] == [
+        one['category_id'] for one in expected
+    ]
+    assert content['info'].get('classes') == (list(classes) if classes else None)
+    assert content['info'].get('max_det') == most
+    for number, entry in enumerate(found, 1):
+        x, y, width, height = entry['bbox']
+        rows = slice(math.floor(y), math.ceil(y + height))
+        columns = slice(math.floor(x), math.ceil(x + width))
+        crop = cv2.imread(str(out / entry['crop']))[..., ::-1]
+        np.testing.assert_array_equal(crop, whole.image[rows, columns])
+        name = detector.classes[entry['category_id'] - 1]
+        assert entry['crop'] == f'crops/{name}/b-{number}.png'
+    boxes = np.array([entry['bbox'] for entry in found])
+    boxes[:, 2:] += boxes[:, :2]
+    labels = [entry['category_id'] - 1 for entry in found]
+    masks = np.array([mask.decode(entry['segmentation']) > 0 for entry in found])
+    drawn = draw_objects(whole.image, boxes, labels, [''] * len(found), masks, 3)
+    picture = cv2.imread(str(out / 'pictures' / 'b.png'))[..., ::-1]
+    np.testing.assert_array_equal(picture, drawn)
+    heat = cv2.imread(str(out / 'cam' / 'b.png'))[..., ::-1]
+    everything = draw_heat(whole.image, detector.cam(path, 0.1))
+    assert (heat != everything).any()
+
+
+def test_crops_of_any_box_and_name(tmp_path):
+    class Found(Detector):
+        classes = ('../../up', 'a/b', 'x' * 99)
+
+        def _predict_one(self, image):
+            boxes = [[-9, -9, 3, 4], [90, 0, 99, 9], [5.5, 6.5, 99, 99], [8, 8, 8, 8]]
+            return Prediction(
+                np.array(boxes, np.float32),
+                np.array([0.9, 0.8, 0.7, 0.6], np.float32),
+                np.array([0, 1, 1, 2]),
+                classes=self.classes,
+                image=read_rgb(image),
+            )
+
+    pixels = np.random.default_rng(0).integers(0, 256, (20, 30, 3), np.uint8)
+    folder = tmp_path / 'in'
+    (folder / 'sub').mkdir(parents=True)
+    for name in ('a.png', 'a.bmp', 'sub/a.b.png'):
+        cv2.imwrite(str(folder / name), pixels[..., ::-1])
+    out = tmp_path / 'out'
+    source = media.open_source(str(folder))
+    result = media.predict_files(Found(), source, str(out), crops=True)
+    assert result.objects == 12
+    content = json.loads((out / 'predictions.json').read_text())
+    names = [entry.get('crop') for entry in content['annotations']]
+    assert names[:4] == [
+        'crops/______up/a-1.png',
+        None,  # not in the image
+        'crops/a_b/a-3.png',
+        f'crops/{"x" * 60}/a-4.png',
+    ]
+    assert names[4] == 'crops/______up/a-1-2.png'  # of a.png, after a.bmp
+    assert names[8] == 'crops/______up/sub/a.b-1.png'
+    written = {str(one.relative_to(out)) for one in out.rglob('crops/**/*.png')}
+    assert written == {name for name in names if name} and len(written) == 9
+    expected = [pixels[:4, :3], None, pixels[6:, 5:], pixels[8:9, 8:9]] * 3
+    for name, crop in zip(names, expected, strict=True):
+        if name:
+            found = cv2.imread(str(out / name))[..., ::-1]
+            np.testing.assert_array_equal(found, crop)
+
+
+def test_force_replaces_results_of_predict_alone(command, checkpoint, folder, tmp_path):
+    """What is no result of predict, or is to be predicted, is never removed."""
+    out, image = tmp_path / 'out', folder / 'b.png'
+
+    def predict(source, *options):
+        options = ('--score-thr', 0.9, '--device', 'cpu', '--out', *options)
+        code, told, err = command('predict', checkpoint, source, *options)
+        return code, told.splitlines()[:1], err
+
+    assert predict(image, out, '--force', '--cam')[0] == 0  # a new folder
+    (out / '.my_predictions.json').touch()
+    assert predict(folder / 'a.bmp', out, '--force') == (
+        0,
+        [f'{out}: replacing the results of an earlier call'],
+        '',
+    )
+    names = {str(one.relative_to(out)) for one in out.rglob('*')}
+    assert names == {
+        '.my_predictions.json',
+        'pictures',
+        'pictures/a.bmp.png',
+        'predictions.json',
+    }
+    code, _, err = predict(image, out)
+    assert code == 2 and 'add --force' in err and '[output-exists]' in err
+    before = set(tmp_path.rglob('*'))
+    for source in (out / 'pictures' / 'a.bmp.png', out, tmp_path):
+        code, _, err = predict(source, out, '--force')
+        assert code == 2 and '[output-exists]' in err
+    assert predict(folder / 'empty.png', out, '--force')[0] == 2
+    (out / 'notes.txt').touch()
+    assert predict(image, out, '--force')[0] == 2
+    own = tmp_path / 'own' / 'pictures'
+    own.mkdir(parents=True)
+    shutil.copy(image, own)
+    for other in (own.parent, folder, image):
+        assert predict(image, other, '--force')[0] == 2
+    (out / 'notes.txt').unlink()
+    assert set(tmp_path.rglob('*')) == before | {own.parent, own, own / 'b.png'}
+    (own.parent / '.predictions.json.x.partial').touch()  # of a call that was killed
+    assert predict(image, own.parent, '--force')[0] == 0
+    assert {one.name for one in own.parent.iterdir()} == {
+        'pictures',
+        'predictions.json',
+    }
+
+
+def test_many_images_have_a_bar_or_few_lines(
+    command, checkpoint, folder, tmp_path, monkeypatch
+):
+    for name in ('empty.png', 'cut.png', 'notes.txt'):
+        (folder / name).unlink()
+    arguments = ('predict', checkpoint, folder, '--device', 'cpu', '--out')
+    monkeypatch.setattr(media, '_LINES', 2)  # four images
+    code, told, err = command(*arguments, tmp_path / 'a')
+    assert (code, err) == (0, '')
+    lines = told.splitlines()
+    assert lines[:2] == ['2 of 4 images', '4 of 4 images']
+    assert lines[2].startswith('4 images: ') and f'  {tmp_path}/a/pictures' in lines
+    monkeypatch.setattr(sys.stderr, 'isatty', lambda: True)
+    monkeypatch.setattr('eca_mmdet.utils.text.PATIENCE', 0)
+    monkeypatch.setenv('TERM', 'xterm')
+    code, told, err = command(*arguments, tmp_path / 'b')
+    assert code == 0 and told.startswith('4 images: ') and 'images ' in err
+
+
 FORMATS = {  # name: Pillow's format
     'a.jfif': 'JPEG', 'b.JPE': 'JPEG', 'c.jpg_large': 'JPEG', 'd': 'PNG', 'e.jp2':
     'JPEG2000', 'f.WebP': 'WEBP', 'g.TIF': 'TIFF', 'h': 'TIFF', 'i.1': 'GIF',
@@ -267,6 +425,8 @@ def test_bad_checkpoints_and_options(command, checkpoint, folder, tmp_path):
         ((checkpoint, image, '--device', 'warp'), "device 'warp' cannot be used"),
         ((checkpoint, image, '--every', 2), '--every goes with a video'),
         ((checkpoint, image, '--config', 'nosuch'), 'nosuch'),
+        ((checkpoint, image, '--classes', 'big dog'), 'Did you mean big cat?'),
+        ((checkpoint, image, '--classes', '龍', '3'), "no class '3' in the detector"),
         ((checkpoint, ''), 'empty name'),
         ((checkpoint, image, clip), 'a video is predicted by itself'),
         ((checkpoint, clip, clip.with_name('b.avi')), 'a video is predicted by itself'),

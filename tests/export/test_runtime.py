@@ -736,6 +736,16 @@ def test_command_predicts_with_a_file(command, path, detector, tmp_path):
     ]
     drawn = cv2.imread(str(out / 'pictures' / 'a b.png'))
     assert drawn.shape == (40, 60, 3)
+    options = ('--classes', 'Käfer', '--max-det', 1, '--save-crop', '--no-labels')
+    arguments = (*options, '--out', out, '--force')
+    assert command('predict', path, folder, *arguments)[0] == 0
+    content = json.loads((out / 'predictions.json').read_text())
+    (found,) = content['annotations']
+    names = detector.predict(folder / 'a b.png').names
+    assert found['bbox'] == kept[names.index('Käfer')]['bbox']
+    assert (out / 'crops' / 'Käfer' / 'a b-1.png').is_file()
+    others = cv2.imread(str(out / 'pictures' / 'a b.png'))
+    assert (others != drawn).any()
     for option in (['--cam'], ['--config', 'x.py'], ['--device', 'cuda:0']):
         arguments = [*option, '--out', tmp_path / 'none']
         code, _, err = command('predict', path, folder, *arguments)

@@ -203,6 +203,18 @@ def test_objects_below_the_score_do_not_count(mmdet_ready):
     assert cam.evidence_map(model, data, size, 0.7)[40:44, 40:44].max() == 0
 
 
+def test_classes_have_scores_of_their_own(mmdet_ready):
+    """Class 1 alone is planted: a score for class 0 changes nothing."""
+    model, data, size = planted([(0, 2, 2, 12.0)])
+    expected = cam.evidence_map(model, data, size, 0.5)
+    scores = np.full(model.bbox_head.num_classes, 0.5, np.float32)
+    kept, others = scores.copy(), scores.copy()
+    kept[0], others[1] = np.inf, np.inf
+    found = cam.evidence_map(model, data, size, kept)
+    np.testing.assert_array_equal(found, expected)
+    assert expected.any() and not cam.evidence_map(model, data, size, others).any()
+
+
 def test_padding_is_cut_off_and_the_map_resized(mmdet_ready):
     model, data, _ = planted([(0, 5, 3, 12.0)])
     data['data_samples'][0].set_metainfo({'img_shape': (48, 32)})

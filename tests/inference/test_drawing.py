@@ -56,14 +56,31 @@ def test_box_that_is_nowhere_is_left_out(box):
     np.testing.assert_array_equal(drawn, grey())
 
 
-def test_mask_is_mixed_into_its_pixels_alone():
+def test_mask_is_mixed_in_and_outlined():
     mask = np.zeros((1, 60, 80), bool)
-    mask[0, 3:9, 50:70] = True
+    mask[0, 30:39, 50:80] = True  # up to the edge of the image
+    mask[0, 33:36, 60:70] = False  # a hole
     outside = np.array([[200.0, 0, 210, 9]])
     drawn = draw_objects(grey(), outside, np.array([0]), [''], mask)
-    mixed = np.array([0.55 * 100 + 0.45 * c for c in COLOURS[0]])
-    assert np.abs(drawn[mask[0]] - mixed).max() <= 1
-    np.testing.assert_array_equal(drawn[~mask[0]], grey()[~mask[0]])
+    expected = grey()
+    outline(expected, 50, 30, 79, 38, COLOURS[0])
+    inner = np.rint([0.55 * 100 + 0.45 * c for c in COLOURS[0]])
+    expected[31:38, 51:79] = inner
+    outline(expected, 60, 32, 69, 36, COLOURS[0])
+    outline(expected, 59, 33, 70, 35, COLOURS[0])
+    expected[33:36, 60:70] = 100
+    np.testing.assert_array_equal(drawn, expected)
+
+
+def test_outlines_of_masks_lie_over_masks():
+    """Two objects of one class are told apart where their masks overlap."""
+    masks = np.zeros((2, 60, 80), bool)
+    masks[0, 10:40, 10:40] = masks[1, 20:50, 20:50] = True
+    nowhere = np.zeros((2, 4)) - 9
+    drawn = draw_objects(grey(), nowhere, np.array([3, 3]), ['', ''], masks)
+    assert (drawn[20, 20:50] == COLOURS[3]).all() and (
+        drawn[21, 21] == drawn[15, 15]
+    ).all()
 
 
 def test_first_object_is_on_top():
@@ -102,21 +119,78 @@ def test_any_text_on_any_image(side, text):
     assert (drawn[0, 0] == COLOURS[0]).all()
 
 
-def test_label_lies_above_its_box_or_in_it():
-    def coloured_rows(y):
-        box = np.array([[20.0, y, 60, y + 30]])
-        drawn = draw_objects(grey(200, 200), box, np.array([3]), ['name'])
-        return np.flatnonzero((drawn == COLOURS[3]).all(2)[:, 25])
+def label_of(box, others=(), size=(200, 200), text='name'):
+    """Return first and last rows and columns of the label of the first box."""
+    boxes = np.array([box, *others], float)
+    texts = [text, *[''] * len(others)]
+    labels = np.full(len(boxes), 3)
+    without = draw_objects(grey(*size), boxes, labels, [''] * len(boxes))
+    changed = draw_objects(grey(*size), boxes, labels, texts) != without
+    rows, columns = np.nonzero(changed.any(2))
+    return rows.min(), rows.max(), columns.min(), columns.max()
 
-    assert coloured_rows(100).min() < 95
-    assert coloured_rows(2).min() == 2
+
+@pytest.mark.parametrize(
+    ('box', 'others', 'sides'),
+    [
+        ((20, 100, 80, 130), (), 'above'),
+        ((20, 2, 80, 32), (), 'below'),
+        ((20, 0, 80, 200), (), 'right'),
+        ((120, 0, 200, 200), (), 'left'),
+        ((0, 0, 200, 200), (), 'in'),
+        ((195, 100, 200, 110), (), 'above'),
+        ((20, 100, 80, 130), [(0, 70, 100, 98)], 'below'),
+        ((20, 100, 80, 130), [(0, 70, 100, 98), (0, 132, 100, 160)], 'right'),
+    ],
+)
+def test_label_lies_where_it_hides_nothing(box, others, sides):
+    top, bottom, left, right = label_of(box, others)
+    x1, y1, x2, y2 = box
+    found = {
+        'above': bottom < y1,
+        'below': top >= y2,
+        'right': left >= x2,
+        'left': right < x1,
+    }
+    assert [side for side, holds in found.items() if holds] == [sides] * (sides != 'in')
+    assert 0 <= top and bottom < 200 and 0 <= left and right < 200
 
 
-def test_label_at_the_right_edge_is_moved_in():
-    box = np.array([[195.0, 100, 200, 110]])
-    drawn = draw_objects(grey(200, 200), box, np.array([3]), ['a long name'])
-    ends = np.flatnonzero((drawn == COLOURS[3]).all(2)[95])
-    assert ends.max() == 199 and ends.min() < 170
+def test_labels_of_equal_boxes_do_not_overlap():
+    boxes, count = np.array([[100.0, 140, 200, 180]] * 6), 6
+    alone, drawn = (
+        draw_objects(grey(300, 300), boxes[:n], np.arange(n), ['a long name'] * n)
+        for n in (1, count)
+    )
+    area = (alone == COLOURS[0]).all(2).sum()
+    lines = 2 * 100 + 2 * 38  # of the first box, which is on top
+    found = [(drawn == colour).all(2).sum() for colour in COLOURS[:count]]
+    assert found == [area] + [area - lines] * (count - 1)
+
+
+def test_what_is_drawn_changes_no_other_pixel():
+    rng = np.random.default_rng(0)
+    image = rng.integers(0, 256, (300, 400, 3), np.uint8)
+    corners = rng.integers(0, 300, (12, 2))
+    boxes = np.hstack([corners, corners + rng.integers(5, 90, (12, 2))])
+    texts = [f'name {number}' for number in range(12)]
+    drawn = draw_objects(image, boxes, np.zeros(12, int), texts, line=3)
+    changed = (drawn != image).any(2)
+    labelled = draw_objects(image, boxes, np.zeros(12, int), [''] * 12, line=3) != drawn
+    inner = np.ones((300, 400), bool)
+    for x1, y1, x2, y2 in boxes:
+        inner[y1:y2, x1 : x1 + 3] = inner[y1:y2, max(x1, min(x2, 400) - 3) : x2] = False
+        inner[y1 : y1 + 3, x1:x2] = inner[max(y1, min(y2, 300) - 3) : y2, x1:x2] = False
+    assert not (changed & inner & ~labelled.any(2)).any()
+    assert (drawn[~inner & ~labelled.any(2)] == COLOURS[0]).all()
+
+
+def test_lines_leave_room_for_a_small_object():
+    box = np.array([[1000.0, 1000, 1024, 1030]])
+    drawn = draw_objects(grey(3000, 4000), box, np.array([1]), [''])
+    assert (drawn[1000:1030, 1000:1024] == 100).all(2).sum() == 16 * 22
+    drawn = draw_objects(grey(3000, 4000), box, np.array([1]), [''], line=9)
+    assert (drawn[1000:1030, 1000:1024] == 100).all(2).sum() == 6 * 12
 
 
 @pytest.mark.parametrize(

@@ -166,6 +166,12 @@ def test_a_work_folder_stands_for_its_best_or_last_checkpoint(
     assert 'epoch_1.pth: the best checkpoint in' in caplog.text
     add('best_coco_bbox_mAP_epoch_10.pth', 7)
     assert found() == 'best_coco_bbox_mAP_epoch_10.pth'  # not by alphabet
+    demo = tmp_path / 'demo'
+    (demo / 'train').mkdir(parents=True)
+    shutil.copyfile(trained, demo / 'train' / 'iter_520.pth')
+    assert load_detector(str(demo), device='cpu').path == str(
+        demo / 'train' / 'iter_520.pth'
+    )
 
 
 def test_device_that_is_not_there(trained):
