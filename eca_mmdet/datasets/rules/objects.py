@@ -56,6 +56,18 @@ _UNIT_EDGE = 0.01
 _SAME_OVERLAP = 0.8
 """IoU of two boxes from which one confirms the other."""
 
+_SHARE = 0.1
+"""Share of boxes that may contradict the order of their numbers."""
+
+_FEWEST = 5
+"""Boxes over the edge that suffice for another order, if all boxes fit it."""
+
+_SCALED, _MOVED = 'scaled to pixels', 'moved into their box'
+_EXCHANGED = 'with x and y exchanged'
+
+Boxes = npt.NDArray[np.float64]
+Flags = npt.NDArray[np.bool_]
+
 _without_area = annotations_with(lambda one: not is_finite_number(one.get('area')))
 _without_box = annotations_with(lambda one: one.get('bbox') is None)
 _malformed_boxes = annotations_with(
@@ -220,25 +232,86 @@ def _array(rows: list[Any], columns: int) -> npt.NDArray[np.float64]:
     return flat.reshape(-1, columns)
 
 
-def _corners(box: Sequence[float]) -> list[float]:
-    return [box[0], box[1], box[2] - box[0], box[3] - box[1]]
+def _in_order(boxes: Boxes) -> dict[str, Boxes]:
+    """Return x, y, width, height of boxes whose four numbers may mean another thing."""
+    a, b, c, d = boxes.T
+    readings = {
+        'two corners': (a, b, c - a, d - b),
+        'centre and size': (a - c / 2, b - d / 2, c, d),
+        'y before x': (b, a, d, c),
+        'two corners, y before x': (b, a, d - b, c - a),
+    }
+    return {what: np.stack(columns, 1) for what, columns in readings.items()}
 
 
-def _has_corners(one: Entry, content: Content) -> bool:
-    box, size = one.get('bbox'), content.sizes[one['image_id']]
-    if not is_box(box) or min(_corners(box)[2:]) < 1:
-        return False
-    readings = (box, _corners(box))
-    return [_is_confirmed(one, b, size) for b in readings] == [False, True]
+def _other_orders(content: Content) -> list[tuple[str, list[tuple[Entry, Any]]]]:
+    """Return the orders of numbers that boxes may be meant in, with the boxes read so.
+
+    A box is right if it is in its image, and is that of its mask or has the stated
+    area. If too many are not, all may be meant in an order that makes them right;
+    otherwise single boxes over the edge may, if mask or area proves it.
+    """
+    sizes = content.sizes
+    boxed = [o for o in content.annotations if is_box(o.get('bbox'))]
+    boxed = [one for one in boxed if sizes.get(one['image_id'])]
+    boxes = _array([one['bbox'] for one in boxed], 4)
+    limits = _array([sizes[one['image_id']] for one in boxed], 2)
+    areas = [read_number(one.get('area')) or 0 for one in boxed]
+    area, found = np.array(areas, float), np.full_like(boxes, np.nan)
+    rows = [at for at, one in enumerate(boxed) if has_mask(one)]
+    found[rows] = mask_boxes([boxed[at]['segmentation'] for at in rows], limits[rows])
+    masked = ~np.isnan(found[:, 0])
+
+    def has_area(boxes: Boxes) -> Flags:
+        return np.isclose(area, boxes[:, 2:].prod(1), rtol=0.02)
+
+    # An area that is just the product of the numbers in question proves nothing.
+    stated = (area > 1) & ~has_area(boxes) & ~masked
+
+    def judge(boxes: Boxes) -> tuple[Flags, Flags]:
+        ends = boxes[:, :2] + boxes[:, 2:]
+        inside = (boxes[:, :2] >= -OVER_EDGE_PX) & (ends <= limits + OVER_EDGE_PX)
+        fits = (inside & (boxes[:, 2:] > 0)).all(1)
+        right = fits & (has_area(boxes) | ~stated)
+        return fits, right & (~masked | (overlap(found, boxes) > _SAME_OVERLAP))
+
+    fits, right = judge(boxes)
+    whole, single, counts = [], [], []
+    for order, others in _in_order(boxes).items():
+        better = judge(others)[1]
+        gain, loss = better & ~right, right & ~better
+        proven = gain & (masked | stated)
+        if 'y before' in order and fits.all():
+            continue  # then the masks may be meant so as well
+        if proven.any():
+            clear = loss.sum() <= _SHARE * gain.sum()
+        else:
+            clear = better.all() and gain.sum() >= _FEWEST
+        if clear and gain.sum() > _SHARE * len(boxed):
+            whole.append((order, others, ~loss))
+            counts.append(better.sum())
+        elif (proven & ~fits).any():
+            single.append((order, others, proven))
+    best = [read for read, n in zip(whole, counts, strict=True) if n == max(counts)]
+    return [
+        (order, [(boxed[at], others[at].tolist()) for at in np.flatnonzero(chosen)])
+        for order, others, chosen in best or single
+    ]
+
+
+def _read_boxes(content: Content) -> None:
+    """Read boxes in another order of their numbers, unless several fit."""
+    orders = content.derive(_other_orders)
+    for order, boxes in orders if len(orders) == 1 else ():
+        for one, box in boxes:
+            one['bbox'] = box
+        content.done[f'boxes read as {order}'] += len(boxes)
+    content.forget()
 
 
 def _clip(content: Content) -> None:
-    over_edge = content.derive(_misplaced)['bbox-over-edge']
-    if any(_has_corners(one, content) for one in over_edge):
-        for one in filter(lambda one: _has_corners(one, content), content.annotations):
-            one['bbox'] = _corners(one['bbox'])
-            content.done['boxes read as two corners'] += 1
-    content.forget()
+    if content.derive(_other_orders):
+        return  # several orders fit
     for one in content.derive(_misplaced)['bbox-over-edge']:
         x, y, w, h = one['bbox']
         width, height = content.sizes[one['image_id']] or (w, h)
@@ -313,16 +386,43 @@ def _misses(content: Content, usable: list[Entry]) -> tuple[list[Entry], list[En
 
 
 def _place_masks(content: Content) -> None:
-    """Place polygons where their box says, if that is how they are meant."""
-    masks = content.derive(_bad_masks)
-    for one in (*masks['mask-without-pixel'], *masks['mask-off-bbox']):
-        size, box = content.sizes[one['image_id']] or (1, 1), one.get('bbox')
-        for what, rings in _placed(one['segmentation'], size, box):
-            found = mask_box(rings, size)
-            if found and (not is_box(box) or overlap(found, box) > _SAME_OVERLAP):
-                one['segmentation'] = rings
-                content.done[f'masks {what}'] += 1
-                break
+    """Place polygons where their box says, if that is how they are meant.
+
+    A reading that some masks need is tried on all: others may overlap their box too.
+    """
+    _read_boxes(content)
+    masks, readings = content.derive(_bad_masks), set[str]()
+
+    def size_of(one: Entry) -> Size:
+        return content.sizes[one['image_id']] or (1, 1)
+
+    def place(entries: list[Entry], allowed: set[str]) -> None:
+        for one in entries:
+            size, box, mask = size_of(one), one.get('bbox'), one['segmentation']
+            now, least = mask_box(mask, size), _SAME_OVERLAP
+            if now and is_box(box):
+                least = max(least, float(overlap(now, box)))
+            for what, rings in _placed(mask, size, box):
+                found = mask_box(rings, size) if what in allowed else None
+                if found and (not is_box(box) or overlap(found, box) > least):
+                    one['segmentation'] = rings
+                    content.done[f'masks {what}'] += 1
+                    readings.add(what)
+                    break
+
+    bad = [*masks['mask-without-pixel'], *masks['mask-off-bbox']]
+    allowed = {_SCALED, _MOVED}
+    # If no mask leaves its image, the axes of the boxes may be wrong as well.
+    if any(_leaves(one['segmentation'], size_of(one)) for one in bad):
+        allowed.add(_EXCHANGED)
+    place(bad, allowed)
+    if readings:
+        place([one for one in content.annotations if has_mask(one)], readings)
+
+
+def _leaves(mask: Any, size: Size) -> bool:
+    rings = mask if isinstance(mask, list) else []
+    return any(v > size[at % 2] for ring in rings for at, v in enumerate(ring))
 
 
 def _placed(mask: Any, size: Size, box: Any) -> Iterator[tuple[str, list[list[float]]]]:
@@ -330,12 +430,12 @@ def _placed(mask: Any, size: Size, box: Any) -> Iterator[tuple[str, list[list[fl
     rings = mask if isinstance(mask, list) else []
     if all(0 <= value <= 1 for ring in rings for value in ring):
         for sides in (size, (max(size), max(size))):
-            yield 'scaled to pixels', [_in_pixels(ring, sides) for ring in rings]
+            yield _SCALED, [_in_pixels(ring, sides) for ring in rings]
     elif is_box(box):
         pairs = ([*zip(ring[1::2], ring[::2], strict=True)] for ring in rings)
-        yield 'with x and y exchanged', [[*chain.from_iterable(p)] for p in pairs]
+        yield _EXCHANGED, [[*chain.from_iterable(p)] for p in pairs]
         moved = [[v + box[at % 2] for at, v in enumerate(ring)] for ring in rings]
-        yield 'moved into their box', moved
+        yield _MOVED, moved
 
 
 def _unusable(content: Content) -> list[Entry]:
