@@ -246,7 +246,13 @@ def _to_coco(
     """Return what will be written for each split, and the contents of the files."""
     converted: list[Converted] = []
     contents: dict[Path, Entry] = {}
+    owners: dict[Path, str] = {}
     for part in sorted(source.splits, key=lambda part: _ORDER.index(part.split)):
+        for name in (image['file_name'] for image in part.images):
+            if (
+                owner := owners.setdefault(part.folder / name, part.split)
+            ) != part.split:
+                part.log.add(f'images of {part.split} that are in {owner} too', name)
         file = out / f'{part.split or "annotations"}.json'
         content = contents[file] = _content(source, part)
         about = part.split, file, part.folder, source.kind, content, part.log
