@@ -18,6 +18,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from eca_mmdet.datasets.entries import (
+    NUMBER,
     Entry,
     has_mask,
     is_category,
@@ -194,6 +195,17 @@ def _check(rules: Iterable[Rule[Content]], content: Content) -> list[Fault]:
     return [fault for rule in rules for fault in rule.check(content)]
 
 
+def _named(entries: list[Any]) -> list[Any]:
+    """Return images or categories, with names that are numbers as text."""
+    named = []
+    for entry in entries:
+        for key in ('name', 'file_name') if isinstance(entry, dict) else ():
+            if type(entry.get(key)) in NUMBER:
+                entry = {**entry, key: str(entry[key])}
+        named.append(entry)
+    return named
+
+
 def repair(
     content: Mapping[str, Any], files: ImageFiles | None = None
 ) -> tuple[dict[str, Any], Counter[str]]:
@@ -202,7 +214,9 @@ def repair(
     Keys that are not COCO's are kept. The counter says how often each repair was made,
     by what it says to the user.
     """
-    usable = Content.of(content)
+    usable = Content.of(
+        {**content, **{key: _named(content[key]) for key in ('images', 'categories')}}
+    )
     state = replace(
         usable,
         images=[*map(dict, usable.images)],
