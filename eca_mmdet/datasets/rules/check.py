@@ -195,15 +195,11 @@ def _check(rules: Iterable[Rule[Content]], content: Content) -> list[Fault]:
     return [fault for rule in rules for fault in rule.check(content)]
 
 
-def _named(entries: list[Any]) -> list[Any]:
-    """Return images or categories, with names that are numbers as text."""
-    named = []
-    for entry in entries:
-        for key in ('name', 'file_name') if isinstance(entry, dict) else ():
-            if type(entry.get(key)) in NUMBER:
-                entry = {**entry, key: str(entry[key])}
-        named.append(entry)
-    return named
+def _named(entry: Any) -> Any:
+    """Return an image or category, its name as text if it is a number."""
+    keys = ('name', 'file_name') if isinstance(entry, dict) else ()
+    numbers = [key for key in keys if type(entry.get(key)) in NUMBER]
+    return {**entry, **{key: str(entry[key]) for key in numbers}} if numbers else entry
 
 
 def repair(
@@ -214,9 +210,8 @@ def repair(
     Keys that are not COCO's are kept. The counter says how often each repair was made,
     by what it says to the user.
     """
-    usable = Content.of(
-        {**content, **{key: _named(content[key]) for key in ('images', 'categories')}}
-    )
+    named = {key: [*map(_named, content[key])] for key in ('images', 'categories')}
+    usable = Content.of({**content, **named})
     state = replace(
         usable,
         images=[*map(dict, usable.images)],

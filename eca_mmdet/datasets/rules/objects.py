@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from itertools import chain
+from itertools import chain, repeat
 from typing import Any
 
 import numpy as np
@@ -232,75 +232,74 @@ def _array(rows: list[Any], columns: int) -> npt.NDArray[np.float64]:
     return flat.reshape(-1, columns)
 
 
-def _in_order(boxes: Boxes) -> dict[str, Boxes]:
-    """Return x, y, width, height of boxes whose four numbers may mean another thing."""
+def _in_order(boxes: Boxes) -> Iterator[tuple[str, Boxes]]:
+    """Yield x, y, width and height of boxes whose numbers have another order."""
     a, b, c, d = boxes.T
-    readings = {
-        'two corners': (a, b, c - a, d - b),
-        'centre and size': (a - c / 2, b - d / 2, c, d),
-        'y before x': (b, a, d, c),
-        'two corners, y before x': (b, a, d - b, c - a),
-    }
-    return {what: np.stack(columns, 1) for what, columns in readings.items()}
+    yield 'two corners', np.stack((a, b, c - a, d - b), 1)
+    yield 'centre and size', np.stack((a - c / 2, b - d / 2, c, d), 1)
+    yield 'y before x', np.stack((b, a, d, c), 1)
+    yield 'two corners, y before x', np.stack((b, a, d - b, c - a), 1)
 
 
 def _other_orders(content: Content) -> list[tuple[str, list[tuple[Entry, Any]]]]:
-    """Return the orders of numbers that boxes may be meant in, with the boxes read so.
+    """Return the orders of numbers that boxes may have, each with the boxes read so.
 
     A box is right if it is in its image, and is that of its mask or has the stated
-    area. If too many are not, all may be meant in an order that makes them right;
-    otherwise single boxes over the edge may, if mask or area proves it.
+    area. An order may be that of all boxes if it makes many right and hardly any wrong,
+    otherwise of single boxes over the edge whose mask or area proves it.
     """
     sizes = content.sizes
-    boxed = [o for o in content.annotations if is_box(o.get('bbox'))]
-    boxed = [one for one in boxed if sizes.get(one['image_id'])]
+    boxed = [one for one in content.annotations if is_box(one.get('bbox'))]
+    boxed = [one for one in boxed if sizes[one['image_id']]]
     boxes = _array([one['bbox'] for one in boxed], 4)
     limits = _array([sizes[one['image_id']] for one in boxed], 2)
-    areas = [read_number(one.get('area')) or 0 for one in boxed]
-    area, found = np.array(areas, float), np.full_like(boxes, np.nan)
+    area = np.array([read_number(one.get('area')) or 0 for one in boxed], float)
     rows = [at for at, one in enumerate(boxed) if has_mask(one)]
+    found = np.full_like(boxes, np.nan)
     found[rows] = mask_boxes([boxed[at]['segmentation'] for at in rows], limits[rows])
-    masked = ~np.isnan(found[:, 0])
 
-    def has_area(boxes: Boxes) -> Flags:
-        return np.isclose(area, boxes[:, 2:].prod(1), rtol=0.02)
-
-    # An area that is just the product of the numbers in question proves nothing.
-    stated = (area > 1) & ~has_area(boxes) & ~masked
-
-    def judge(boxes: Boxes) -> tuple[Flags, Flags]:
+    def fit(boxes: Boxes) -> Flags:
         ends = boxes[:, :2] + boxes[:, 2:]
         inside = (boxes[:, :2] >= -OVER_EDGE_PX) & (ends <= limits + OVER_EDGE_PX)
-        fits = (inside & (boxes[:, 2:] > 0)).all(1)
-        right = fits & (has_area(boxes) | ~stated)
-        return fits, right & (~masked | (overlap(found, boxes) > _SAME_OVERLAP))
+        return np.asarray((inside & (boxes[:, 2:] > 0)).all(1))
 
-    fits, right = judge(boxes)
-    whole, single, counts = [], [], []
-    for order, others in _in_order(boxes).items():
-        better = judge(others)[1]
+    def have_area(boxes: Boxes) -> Flags:
+        return np.isclose(area, boxes[:, 2:].prod(1), rtol=0.02)
+
+    masked = ~np.isnan(found[:, 0])
+    # An area that is just the product of the numbers in question proves nothing.
+    stated = (area > 1) & ~have_area(boxes) & ~masked
+
+    def are_right(boxes: Boxes) -> Flags:
+        same = ~masked | (overlap(found, boxes) > _SAME_OVERLAP)
+        return fit(boxes) & same & (~stated | have_area(boxes))
+
+    inside, right = fit(boxes), are_right(boxes)
+    orders: list[tuple[int, str, Boxes, Flags]] = []
+    for order, others in _in_order(boxes):
+        better = are_right(others)
         gain, loss = better & ~right, right & ~better
         proven = gain & (masked | stated)
-        if 'y before' in order and fits.all():
+        if 'y before' in order and inside.all():
             continue  # then the masks may be meant so as well
-        if proven.any():
-            clear = loss.sum() <= _SHARE * gain.sum()
-        else:
-            clear = better.all() and gain.sum() >= _FEWEST
-        if clear and gain.sum() > _SHARE * len(boxed):
-            whole.append((order, others, ~loss))
-            counts.append(better.sum())
-        elif (proven & ~fits).any():
-            single.append((order, others, proven))
-    best = [read for read, n in zip(whole, counts, strict=True) if n == max(counts)]
+        if gain.sum() > _SHARE * len(boxed) and (
+            loss.sum() <= _SHARE * gain.sum()
+            if proven.any()
+            else better.all() and gain.sum() >= _FEWEST
+        ):
+            orders.append((int(better.sum()), order, others, ~loss))
+        elif (proven & ~inside).any():
+            orders.append((0, order, others, proven))
+    best = max((number for number, *_ in orders), default=0)
     return [
         (order, [(boxed[at], others[at].tolist()) for at in np.flatnonzero(chosen)])
-        for order, others, chosen in best or single
+        for number, order, others, chosen in orders
+        if number == best
     ]
 
 
 def _read_boxes(content: Content) -> None:
-    """Read boxes in another order of their numbers, unless several fit."""
+    """Read boxes in another order of their numbers, unless several fit all."""
     orders = content.derive(_other_orders)
     for order, boxes in orders if len(orders) == 1 else ():
         for one, box in boxes:
@@ -392,35 +391,27 @@ def _place_masks(content: Content) -> None:
     """
     _read_boxes(content)
     masks, readings = content.derive(_bad_masks), set[str]()
-
-    def size_of(one: Entry) -> Size:
-        return content.sizes[one['image_id']] or (1, 1)
-
-    def place(entries: list[Entry], allowed: set[str]) -> None:
-        for one in entries:
-            size, box, mask = size_of(one), one.get('bbox'), one['segmentation']
-            now, least = mask_box(mask, size), _SAME_OVERLAP
-            if now and is_box(box):
-                least = max(least, float(overlap(now, box)))
-            for what, rings in _placed(mask, size, box):
-                found = mask_box(rings, size) if what in allowed else None
-                if found and (not is_box(box) or overlap(found, box) > least):
-                    one['segmentation'] = rings
-                    content.done[f'masks {what}'] += 1
-                    readings.add(what)
-                    break
-
     bad = [*masks['mask-without-pixel'], *masks['mask-off-bbox']]
+    others = [one for one in content.annotations if bad and has_mask(one)]
     allowed = {_SCALED, _MOVED}
     # If no mask leaves its image, the axes of the boxes may be wrong as well.
-    if any(_leaves(one['segmentation'], size_of(one)) for one in bad):
+    if any(_leaves(one, content) for one in bad):
         allowed.add(_EXCHANGED)
-    place(bad, allowed)
-    if readings:
-        place([one for one in content.annotations if has_mask(one)], readings)
+    for tried, one in (*zip(repeat(allowed), bad), *zip(repeat(readings), others)):
+        size, box = content.sizes[one['image_id']] or (1, 1), one.get('bbox')
+        now = mask_box(one['segmentation'], size) if tried and is_box(box) else None
+        least = max(_SAME_OVERLAP, float(overlap(now, box)) if now else 0)
+        for what, rings in _placed(one['segmentation'], size, box) if tried else ():
+            found = mask_box(rings, size) if what in tried else None
+            if found and (not is_box(box) or overlap(found, box) > least):
+                one['segmentation'] = rings
+                content.done[f'masks {what}'] += 1
+                readings.add(what)
+                break
 
 
-def _leaves(mask: Any, size: Size) -> bool:
+def _leaves(one: Entry, content: Content) -> bool:
+    size, mask = content.sizes[one['image_id']] or (1, 1), one['segmentation']
     rings = mask if isinstance(mask, list) else []
     return any(v > size[at % 2] for ring in rings for at, v in enumerate(ring))
 
