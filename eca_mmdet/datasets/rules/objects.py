@@ -543,8 +543,8 @@ RULES: tuple[Rule[Content], ...] = (
     _box_rule(
         'bbox-over-edge',
         Fix(
-            'read as two corners if the mask or the area confirms it, otherwise '
-            'clipped to the image',
+            'read as two corners, centre and size, or y before x, if mask, area or the '
+            'other boxes confirm it; otherwise clipped to the image',
             Phase.EXTENTS,
             _clip,
         ),
@@ -566,8 +566,8 @@ RULES: tuple[Rule[Content], ...] = (
     _mask_rule(
         'mask-off-bbox',
         Fix(
-            'x and y exchanged, moved into the box or scaled from 0-1, if the box then '
-            'confirms it',
+            'polygon scaled from 0-1, moved into the box or its x and y exchanged, or '
+            'the numbers of the box in another order, if both then agree',
             Phase.SCALES,
             _place_masks,
         ),
