@@ -305,6 +305,7 @@ def test_options_of_another_format_are_refused(tmp_path, command):
     [
         (b'names: cup, big fork', ('cup', 'big fork'), None),
         (b'names: cup', ('cup',), None),
+        (b'names: |\n  cup\n  fork', ('cup', 'fork'), None),
         (b"names: \"['cup', 'fork']\"\nnc: 2", ('cup', 'fork'), None),
         (b'names: lists\\cups.names', ('cup', 'mug'), None),
         ('names: [猫, 小狗]'.encode('gbk'), ('猫', '小狗'), 'GBK'),

@@ -452,7 +452,9 @@ def _read_names(
 
     if isinstance(value, str):
         listed = file.parent / value.replace('\\', '/').replace('\0', '')
-        words = [word.strip(' "\'') for word in value.strip('[ ]').split(',')]
+        words = [
+            word.strip(' "\'') for word in re.split('[,;\n]', value.strip('[ ]\n'))
+        ]
         is_list = listed.is_file()
         value = _name_list(listed, log) if is_list else words
         no_list = listed.suffix and not is_list and len(words) == 1
