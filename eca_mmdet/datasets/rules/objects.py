@@ -232,21 +232,12 @@ def _array(rows: list[Any], columns: int) -> npt.NDArray[np.float64]:
     return flat.reshape(-1, columns)
 
 
-def _in_order(boxes: Boxes) -> Iterator[tuple[str, Boxes]]:
-    """Yield x, y, width and height of boxes whose numbers have another order."""
-    a, b, c, d = boxes.T
-    yield 'two corners', np.stack((a, b, c - a, d - b), 1)
-    yield 'centre and size', np.stack((a - c / 2, b - d / 2, c, d), 1)
-    yield 'y before x', np.stack((b, a, d, c), 1)
-    yield 'two corners, y before x', np.stack((b, a, d - b, c - a), 1)
-
-
 def _other_orders(content: Content) -> list[tuple[str, list[tuple[Entry, Any]]]]:
     """Return the orders of numbers that boxes may have, each with the boxes read so.
 
     A box is right if it is in its image, and is that of its mask or has the stated
-    area. An order may be that of all boxes if it makes many right and hardly any wrong,
-    otherwise of single boxes over the edge whose mask or area proves it.
+    area. An order may be that of all boxes if it makes many right and hardly any wrong;
+    single boxes over the edge are two corners if mask or area proves it.
     """
     sizes = content.sizes
     boxed = [one for one in content.annotations if is_box(one.get('bbox'))]
@@ -257,44 +248,44 @@ def _other_orders(content: Content) -> list[tuple[str, list[tuple[Entry, Any]]]]
     rows = [at for at, one in enumerate(boxed) if has_mask(one)]
     found = np.full_like(boxes, np.nan)
     found[rows] = mask_boxes([boxed[at]['segmentation'] for at in rows], limits[rows])
-
-    def fit(boxes: Boxes) -> Flags:
-        ends = boxes[:, :2] + boxes[:, 2:]
-        inside = (boxes[:, :2] >= -OVER_EDGE_PX) & (ends <= limits + OVER_EDGE_PX)
-        return np.asarray((inside & (boxes[:, 2:] > 0)).all(1))
-
-    def have_area(boxes: Boxes) -> Flags:
-        return np.isclose(area, boxes[:, 2:].prod(1), rtol=0.02)
-
     masked = ~np.isnan(found[:, 0])
+
+    a, b, c, d = boxes.T
+    readings = {
+        '': (a, b, c, d),
+        'two corners': (a, b, c - a, d - b),
+        'centre and size': (a - c / 2, b - d / 2, c, d),
+        'y before x': (b, a, d, c),
+        'two corners, y before x': (b, a, d - b, c - a),
+    }
+    every = np.array([*readings.values()]).swapaxes(1, 2)  # orders, boxes, numbers
+    start, extent = every[..., :2], every[..., 2:]
+    inside = (start >= -OVER_EDGE_PX) & (start + extent <= limits + OVER_EDGE_PX)
+    inside = (inside & (extent > 0)).all(-1)
+    same = overlap(found, every) > _SAME_OVERLAP
+    has_area = np.isclose(area, extent.prod(-1), rtol=0.02)
     # An area that is just the product of the numbers in question proves nothing.
-    stated = (area > 1) & ~have_area(boxes) & ~masked
-
-    def are_right(boxes: Boxes) -> Flags:
-        same = ~masked | (overlap(found, boxes) > _SAME_OVERLAP)
-        return fit(boxes) & same & (~stated | have_area(boxes))
-
-    inside, right = fit(boxes), are_right(boxes)
-    orders: list[tuple[int, str, Boxes, Flags]] = []
-    for order, others in _in_order(boxes):
-        better = are_right(others)
-        gain, loss = better & ~right, right & ~better
+    stated = (area > 1) & ~has_area[0] & ~masked
+    right = inside & (same | ~masked) & (has_area | ~stated)
+    orders: list[tuple[int, str, Any]] = []
+    for at, order in enumerate(readings):
+        gain, loss = right[at] & ~right[0], right[0] & ~right[at]
         proven = gain & (masked | stated)
-        if 'y before' in order and inside.all():
+        if proven.any():
+            clear = loss.sum() <= _SHARE * gain.sum()
+        else:
+            clear = right[at].all() and gain.sum() >= _FEWEST
+        if 'y before' in order and inside[0].all():
             continue  # then the masks may be meant so as well
-        if gain.sum() > _SHARE * len(boxed) and (
-            loss.sum() <= _SHARE * gain.sum()
-            if proven.any()
-            else better.all() and gain.sum() >= _FEWEST
-        ):
-            orders.append((int(better.sum()), order, others, ~loss))
-        elif (proven & ~inside).any():
-            orders.append((0, order, others, proven))
-    best = max((number for number, *_ in orders), default=0)
+        if clear and gain.sum() > _SHARE * len(boxed):
+            orders.append((at, order, ~loss))
+        elif order == 'two corners' and (proven & ~inside[0]).any():
+            orders.append((at, order, proven))
+    best = max((right[at].sum() for at, *_ in orders), default=0)
     return [
-        (order, [(boxed[at], others[at].tolist()) for at in np.flatnonzero(chosen)])
-        for number, order, others, chosen in orders
-        if number == best
+        (order, [(boxed[row], every[at, row].tolist()) for row in np.flatnonzero(rows)])
+        for at, order, rows in orders
+        if right[at].sum() == best
     ]
 
 
