@@ -298,6 +298,14 @@ def test_boxes_over_the_edge_are_clipped_where_no_order_fits_all():
     assert boxes[5:] == [[x, y, 11, 16] for x, y in PLACES]
 
 
+@pytest.mark.filterwarnings('error')
+def test_numbers_near_the_largest_float_are_no_order():
+    content = in_one_image()
+    content['annotations'][0]['bbox'] = [1e308, 0, 1e307, 5]
+    boxes = [one['bbox'] for one in repair(content)[0]['annotations']]
+    assert boxes == [[x, y, 11, 16] for x, y in PLACES]  # the first from its mask
+
+
 def test_of_boxes_and_masks_that_disagree_in_their_axes_neither_is_trusted():
     content = in_one_image([(5, 28), (30, 20), (2, 25), (25, 8)])
     for one in content['annotations']:

@@ -232,6 +232,7 @@ def _array(rows: list[Any], columns: int) -> npt.NDArray[np.float64]:
     return flat.reshape(-1, columns)
 
 
+@np.errstate(all='ignore')  # numbers near the largest float
 def _other_orders(content: Content) -> list[tuple[str, list[tuple[Entry, Any]]]]:
     """Return the orders of numbers that boxes may have, each with the boxes read so.
 
@@ -390,8 +391,9 @@ def _place_masks(content: Content) -> None:
         allowed.add(_EXCHANGED)
     for tried, one in (*zip(repeat(allowed), bad), *zip(repeat(readings), others)):
         size, box = content.sizes[one['image_id']] or (1, 1), one.get('bbox')
-        now = mask_box(one['segmentation'], size) if tried and is_box(box) else None
-        least = max(_SAME_OVERLAP, float(overlap(now, box)) if now else 0)
+        now = mask_box(one['segmentation'], size) if tried else None
+        least = float(overlap(now, box)) if now and is_box(box) else 0
+        least = max(least, _SAME_OVERLAP)
         for what, rings in _placed(one['segmentation'], size, box) if tried else ():
             found = mask_box(rings, size) if what in tried else None
             if found and (not is_box(box) or overlap(found, box) > least):
