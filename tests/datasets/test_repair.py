@@ -285,6 +285,7 @@ def test_boxes_of_a_file_in_another_order_are_not_clipped(order, masked, area):
     repaired, counts = repair(content)
     boxes = [one['bbox'] for one in repaired['annotations']]
     assert boxes == [[x, y, 11, 16] for x, y in places]
+    assert {one['area'] for one in repaired['annotations']} == {176}
     assert done(counts)[f'boxes read as {order}'] == len(places)
     for one, other in zip(repaired['annotations'], content['annotations'], strict=True):
         assert one['segmentation'] == other['segmentation']

@@ -249,9 +249,8 @@ def _to_coco(
     owners: dict[Path, str] = {}
     for part in sorted(source.splits, key=lambda part: _ORDER.index(part.split)):
         for name in (image['file_name'] for image in part.images):
-            if (
-                owner := owners.setdefault(part.folder / name, part.split)
-            ) != part.split:
+            owner = owners.setdefault(part.folder / name, part.split)
+            if owner != part.split:
                 part.log.add(f'images of {part.split} that are in {owner} too', name)
         file = out / f'{part.split or "annotations"}.json'
         content = contents[file] = _content(source, part)

@@ -295,6 +295,12 @@ def _read_boxes(content: Content) -> None:
     orders = content.derive(_other_orders)
     for order, boxes in orders if len(orders) == 1 else ():
         for one, box in boxes:
+            _, _, width, height = one['bbox']
+            area = read_number(one.get('area')) or 0
+            if math.isclose(
+                area, float(width) * height, rel_tol=0.02
+            ):  # it was the box's
+                one['area'] = box[2] * box[3]
             one['bbox'] = box
         content.done[f'boxes read as {order}'] += len(boxes)
     content.forget()
