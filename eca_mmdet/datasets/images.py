@@ -142,8 +142,8 @@ def _files(folder: str) -> set[str]:
 
 
 def _folded(name: str) -> str:
-    """Return a name without case and the ways of writing an accent."""
-    return unicodedata.normalize('NFC', name).casefold()
+    """Return a name without case, outer spaces and the ways of writing an accent."""
+    return unicodedata.normalize('NFC', name.strip()).casefold()
 
 
 def _plain(name: str) -> str:

@@ -16,7 +16,7 @@ from typing import Any
 
 from eca_mmdet.checkpoints.transfer import class_heads
 from eca_mmdet.datasets.coco import read_annotations, require_instances
-from eca_mmdet.datasets.entries import is_category, is_image
+from eca_mmdet.datasets.entries import has_mask, is_category, is_image, left_out
 from eca_mmdet.datasets.images import find_missing
 from eca_mmdet.datasets.rules.check import (
     NOTHING_TRAINED,
@@ -65,6 +65,7 @@ class _File:
     classes: Sequence[str] | None = None
     pycocotools: bool = False  # evaluates it, with its demands on annotation ids
     trains_masks: bool = False
+    masked: bool = True  # an object that is trained on has a usable mask
     mask_ap: bool = False  # an evaluator compares masks
     scored: bool = False  # an evaluator computes AP, which takes annotations
     listed: bool = True  # the file has a list of annotations, maybe empty
@@ -75,7 +76,8 @@ class _File:
         met: dict[str, bool] = {
             'zero-annotation-id': self.pycocotools,
             'missing-iscrowd': self.pycocotools,
-            'short-polygon': self.mask_ap,  # in training mmdet passes them over
+            # In training mmdet passes them over, with an object that has no other.
+            'short-polygon': self.mask_ap or (self.trains_masks and not self.masked),
             'malformed-segmentation': self.trains_masks or self.mask_ap,
             'rle-size': self.trains_masks or self.mask_ap,
             'file-name-outside': False,  # mmdet opens it; a missing one is an error
@@ -275,6 +277,10 @@ def _file(path: Path, files: dict[Path, _File]) -> _File:
     faults = read.faults + faults
     files[path] = _File(path, kept, faults, listed='annotations' in entries)
     files[path].reasons = count_reasons(content)
+    files[path].masked = bool(content.others) or any(
+        has_mask(one) and not left_out(one, content.sizes.get(one['image_id']))
+        for one in content.annotations
+    )
     return files[path]
 
 

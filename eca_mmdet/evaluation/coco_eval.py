@@ -101,6 +101,15 @@ def evaluate(
     """
     limits = check_max_dets(max_dets)
     _require_truth(truth, task)
+    for name, boxes in ((truth.source, truth.boxes), ('the detections', found.boxes)):
+        if task == 'segm' or boxes is None:
+            continue
+        thin = np.count_nonzero((boxes[:, 2:] < 1).any(1))
+        if 2 * thin > len(boxes):
+            logger.warning(
+                f'warning: {thin} of {len(boxes)} boxes of {name} are less than 1 px '
+                'wide or high: expected x, y, width and height in pixels'
+            )
     run = {'hotcoco': _run_hotcoco, 'pycocotools': _run_pycocotools}[backend]
     precision, recall = run(truth, found, task, limits)
     objects = np.bincount(

@@ -75,6 +75,23 @@ def test_masks_without_a_pixel_are_warned_of(files, command, tmp_path):
     assert 'no pixel' not in command('eval', *words)[2]
 
 
+@pytest.mark.parametrize('whose', ['annotations', 'results'])
+def test_boxes_that_are_not_in_pixels_are_warned_of(files, command, tmp_path, whose):
+    content, results = files
+    boxed = [one for one in results if 'bbox' in one]
+    entries = content['annotations'] if whose == 'annotations' else boxed
+    for one in entries[: len(entries) // 2 + 1]:
+        one['bbox'] = [value / 1000 for value in one['bbox']]
+    (tmp_path / 'B.json').write_text(json.dumps(content))
+    (tmp_path / 'boxes.json').write_text(json.dumps(boxed))
+    words = ('eval', '--results', 'boxes.json', '--types', 'bbox', '--ann')
+    code, _, err = command(*words, 'B.json')
+    name = {'annotations': 'B.json', 'results': 'the detections'}[whose]
+    (line,) = (line for line in err.splitlines() if line.startswith('warning: '))
+    assert f' of {len(entries)} boxes of {name} are less than 1 px wide or high' in line
+    assert code == 0
+
+
 def test_record_tells_what_the_numbers_are(files, command, tmp_path):
     content, results = files
     out = tmp_path / 'new' / 'run'

@@ -2,6 +2,7 @@
 
 import base64
 import json
+import re
 
 import numpy as np
 import pytest
@@ -698,6 +699,53 @@ def test_cvat_splits_are_folders_of_names_written_on_windows(tmp_path):
     assert (train.split, test.split) == ('train', 'test')
     assert objects(train) == {'a.png': [('cat', [1, 1, 8, 8], [])]}
     assert objects(test) == {'b.png': [('cat', [1, 1, 8, 8], [])]}
+
+
+@pytest.mark.parametrize('place', ['', 'train/', 'eval/'])
+def test_cvat_names_with_folders_of_splits_need_no_subset(tmp_path, place):
+    box = '<box label="cat" xtl="1" ytl="1" xbr="9" ybr="9"/>'
+    photo(tmp_path / 'images/test/b.png')
+    photo(tmp_path / f'images/{place}a.png')
+    images = [
+        f'<image name="{n}">{box}</image>' for n in ('test/b.png', f'{place}a.png')
+    ]
+    write(tmp_path / 'annotations.xml', cvat_file(images))
+    found = {one.split: objects(one) for one in convert(tmp_path)}
+    first = {'': '', 'train/': 'train', 'eval/': 'val'}[place]
+    assert found == {
+        first: {'a.png': [('cat', [1, 1, 8, 8], [])]},
+        'test': {'b.png': [('cat', [1, 1, 8, 8], [])]},
+    }
+
+
+def test_cvat_without_images_is_refused(tmp_path):
+    write(tmp_path / 'annotations.xml', cvat_file([]))
+    with pytest.raises(UserError, match='names no image') as caught:
+        convert(tmp_path)
+    assert caught.value.code == 'no-images'
+
+
+def test_xml_with_a_namespace_is_read_as_without(tmp_path):
+    v = voc(tmp_path / 'v', {'a': [voc_object('cat', [1, 1, 9, 9])]})
+    c = cvat(tmp_path / 'c', '<box label="ant" xtl="1" ytl="2" xbr="3" ybr="4"/>')
+    expected = [objects(one) for folder in (v, c) for one in convert(folder)]
+    assert [len(found) for found in expected] == [1, 1]
+    for file in (v / 'Annotations/a.xml', c / 'annotations.xml'):
+        text = re.sub('<(annotations?)>', r'<\1 xmlns="urn:x">', file.read_text())
+        assert 'xmlns' in text
+        write(file, text)
+    outs = (tmp_path / 'v2', tmp_path / 'c2')
+    pairs = zip((v, c), outs, strict=True)
+    assert [objects(one) for pair in pairs for one in convert(*pair)] == expected
+
+
+def test_images_of_two_splits_are_named(tmp_path):
+    v = voc(tmp_path / 'v', {name: [] for name in 'abc'})
+    write(v / 'ImageSets/Main/train.txt', 'a\nb\n')
+    write(v / 'ImageSets/Main/val.txt', 'b\nc\n')
+    train, val = convert(v)
+    assert not any('too' in note for note in train.notes)
+    assert '1 x images of val that are in train too (b.jpg)' in val.notes
 
 
 def test_two_files_of_cvat_are_not_one(tmp_path):

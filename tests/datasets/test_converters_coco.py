@@ -186,6 +186,7 @@ def label(values):
         ([f'{BOX} 0.4 0.4 2 0.6 0.6 1', f'{BOX} 0.4 0.4 0 0.6 0.6 2'], {}),
         ([f'{BOX} 0.4 0.4 0.6 0.6 0.9'], {'kpt_shape': [2, 2]}),
         ([f'{BOX} 0.4 0.4 0.6 0.6 0.9 3'], {'kpt_shape': [2, 2]}),
+        ([f'{BOX} 0.4 0.4 0.6 0.6'], {'kpt_shape': '(2, 2)'}),  # as Python writes it
     ],
 )
 def test_yolo_columns_after_a_box(tmp_path, lines, more):
@@ -246,6 +247,26 @@ def test_yolo_columns_that_fit_two_readings_are_refused(tmp_path, lines, option)
 
 
 @pytest.mark.parametrize(
+    ('lines', 'message'),
+    [
+        ([f'{BOX} 0.4 0.4 0.6 0.6 0.9 0.3'], 'not those of kpt_shape'),  # no track id
+        ([BOX, f'0 {SQUARE} 0.1 0.5 0.2 0.8'], 'not those of kpt_shape'),
+        (['0 0.1 0.2 0.5 0.6', '0 0.6 0.6 0.9 0.7'] * 2, 'may be two corners'),
+        (['0 0 0.2 0.3 0.6', '0 0.6 0.1 0.4 0.7'] * 3, 'may be a corner and a size'),
+    ],
+)
+def test_yolo_columns_that_contradict_their_description_are_refused(
+    tmp_path, lines, message
+):
+    y = yolo(tmp_path / 'y', lines, kpt_shape=[2, 2])
+    with pytest.raises(UserError, match=message) as caught:
+        convert(y)
+    assert caught.value.code == 'option-missing'
+    (one,) = convert(y, None, Choices('boxes'))
+    assert one.annotation_count == len(lines)
+
+
+@pytest.mark.parametrize(
     ('line', 'choices', 'expected'),
     [
         (f'{BOX} 0.45 0.45 0.55 0.6', Choices('boxes'), ([40, 20, 20, 10], [])),
@@ -284,6 +305,7 @@ def test_options_of_another_format_are_refused(tmp_path, command):
     [
         (b'names: cup, big fork', ('cup', 'big fork'), None),
         (b'names: cup', ('cup',), None),
+        (b'names: |\n  cup\n  fork', ('cup', 'fork'), None),
         (b"names: \"['cup', 'fork']\"\nnc: 2", ('cup', 'fork'), None),
         (b'names: lists\\cups.names', ('cup', 'mug'), None),
         ('names: [猫, 小狗]'.encode('gbk'), ('猫', '小狗'), 'GBK'),
@@ -597,6 +619,8 @@ def test_coco_names_of_another_machine_are_corrected(tmp_path, names, files, exp
     assert [image['file_name'] for image in content(one)['images']] == expected
     changed = sum(a != b for a, b in zip(names, expected, strict=True))
     assert one.notes[0].startswith(f'{changed} x file names corrected to the only file')
+    lost = any(not (one.images / name).is_file() for name in expected)
+    assert any('images that are not there' in note for note in one.notes) == lost
     assert (tmp_path / 'c' / 'result.json').read_bytes() == before
     assert (one.written, convert(tmp_path / 'c')[0].written) == (True, False)
 

@@ -238,6 +238,111 @@ def test_boxes_of_two_corners_are_read_where_the_mask_or_the_area_tells():
     assert done(counts)['boxes read as two corners'] == 2
 
 
+PLACES = [(52, 3), (30, 30), (5, 28), (40, 10), (18, 20), (50, 25), (2, 2), (33, 1)]
+
+
+def in_one_image(places=PLACES, masked=True):
+    """Objects of 11 x 16 px in an image of 64 x 48."""
+    content = sound()
+    content['annotations'] = [
+        {
+            'id': number,
+            'image_id': 10,
+            'category_id': 1,
+            'bbox': [x, y, 11, 16],
+            'area': 176,
+            'iscrowd': 0,
+            'segmentation': masked * [[x, y, x + 11, y, x + 11, y + 16, x, y + 16]],
+        }
+        for number, (x, y) in enumerate(places, 1)
+    ]
+    return content
+
+
+ORDERS = {
+    'two corners': lambda x, y, w, h: [x, y, x + w, y + h],
+    'centre and size': lambda x, y, w, h: [x + w / 2, y + h / 2, w, h],
+    'y before x': lambda x, y, w, h: [y, x, h, w],
+    'two corners, y before x': lambda x, y, w, h: [y, x, y + h, x + w],
+}
+
+
+@pytest.mark.parametrize('area', ['of the object', 'of the numbers', 'missing'])
+@pytest.mark.parametrize('masked', [True, False])
+@pytest.mark.parametrize('order', ORDERS)
+def test_boxes_of_a_file_in_another_order_are_not_clipped(order, masked, area):
+    # Without masks, several boxes over the edge show it.
+    places = [(52, 30), (50, 31), (53, 25), (51, 1), (49, 28), *PLACES]
+    content = in_one_image(places, masked)
+    for one in content['annotations']:
+        one['bbox'] = ORDERS[order](*one['bbox'])
+        one['area'] = one['bbox'][2] * one['bbox'][3]
+        if area == 'of the object':
+            one['area'] = 176
+        elif area == 'missing':
+            del one['area']
+    assert faults(content) & {'bbox-over-edge', 'bbox-outside', 'mask-off-bbox'}
+    repaired, counts = repair(content)
+    boxes = [one['bbox'] for one in repaired['annotations']]
+    assert boxes == [[x, y, 11, 16] for x, y in places]
+    assert {one['area'] for one in repaired['annotations']} == {176}
+    assert done(counts)[f'boxes read as {order}'] == len(places)
+    for one, other in zip(repaired['annotations'], content['annotations'], strict=True):
+        assert one['segmentation'] == other['segmentation']
+
+
+def test_boxes_over_the_edge_are_clipped_where_no_order_fits_all():
+    content = in_one_image([(60, 40), (60, 5), (58, 30), (57, 1), (59, 20)], False)
+    content['annotations'] += in_one_image(masked=False)['annotations']
+    boxes = [one['bbox'] for one in repair(content)[0]['annotations']]
+    assert boxes[:2] == [[60, 40, 4, 8], [60, 5, 4, 16]]
+    assert boxes[5:] == [[x, y, 11, 16] for x, y in PLACES]
+
+
+@pytest.mark.filterwarnings('error')
+def test_numbers_near_the_largest_float_are_no_order():
+    content = in_one_image()
+    content['annotations'][0]['bbox'] = [1e308, 0, 1e307, 5]
+    boxes = [one['bbox'] for one in repair(content)[0]['annotations']]
+    assert boxes == [[x, y, 11, 16] for x, y in PLACES]  # the first from its mask
+
+
+def test_of_boxes_and_masks_that_disagree_in_their_axes_neither_is_trusted():
+    content = in_one_image([(5, 28), (30, 20), (2, 25), (25, 8)])
+    for one in content['annotations']:
+        one['bbox'] = ORDERS['y before x'](*one['bbox'])
+    assert faults(content) == {'mask-off-bbox'}
+    repaired, counts = repair(content)
+    assert repaired['annotations'] == content['annotations'] and not done(counts)
+
+
+def test_masks_that_overlap_their_box_are_exchanged_as_the_others_are():
+    content = in_one_image([(50, 5), (20, 20), (18, 21)])
+    expected = copy.deepcopy(content['annotations'])
+    for one in content['annotations']:
+        (ring,) = one['segmentation']
+        one['segmentation'] = [[ring[at ^ 1] for at in range(8)]]
+    found = {fault.code: fault.count for fault in check_annotations(content)}
+    assert found == {'mask-without-pixel': 1, 'class-without-objects': 1}
+    repaired, counts = repair(content)
+    assert repaired['annotations'] == expected
+    assert done(counts) == {'masks with x and y exchanged': 3}
+
+
+def test_names_that_are_numbers_become_text():
+    content = sound()
+    content['categories'][0]['name'] = 7
+    content['images'][0]['file_name'] = 12.5
+    assert {'malformed-category', 'malformed-image'} <= faults(content)
+    repaired, _ = repair(content)
+    assert repaired['categories'] == [
+        {**content['categories'][0], 'name': '7'},
+        *sound()['categories'][1:],
+    ]
+    assert repaired['images'][0]['file_name'] == '12.5'
+    assert repaired['annotations'] == sound()['annotations']
+
+
 def test_a_box_is_not_clipped_to_less_than_mmdet_trains_on():
     content = sound()
     content['annotations'][0].update(bbox=[63.5, 3, 8, 6], segmentation=[])

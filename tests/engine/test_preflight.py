@@ -441,7 +441,11 @@ def test_faults_of_masks_matter_where_masks_are_used(cfg, broken, caplog):
     broken('train', first('segmentation', [[1, 2, 3, 4]]))
     (line,) = data_warnings(cfg, caplog)  # mmdet passes it over in training
     assert 'short-polygon' in line
+    broken('train', set_all('segmentation', [[1, 2, 3, 4], [5]]))
+    refuses(cfg, 'short-polygon')  # with it every object
     cfg.train_dataloader.dataset.pipeline = []
+    (line,) = data_warnings(cfg, caplog)
+    assert 'short-polygon' in line
     cfg.val_evaluator.metric = 'bbox'
     broken('train', first('segmentation', rle))
     (line,) = data_warnings(cfg, caplog)

@@ -33,7 +33,7 @@ from eca_mmdet.datasets.converters.labels import (
     LabelledSplit,
 )
 from eca_mmdet.datasets.entries import Entry, is_image, is_segmentation
-from eca_mmdet.datasets.images import find_by_base_name
+from eca_mmdet.datasets.images import find_by_base_name, find_missing, leaves_folder
 from eca_mmdet.datasets.masks import set_area
 from eca_mmdet.utils.errors import UserError
 from eca_mmdet.utils.text import clipped
@@ -246,7 +246,12 @@ def _to_coco(
     """Return what will be written for each split, and the contents of the files."""
     converted: list[Converted] = []
     contents: dict[Path, Entry] = {}
+    owners: dict[Path, str] = {}
     for part in sorted(source.splits, key=lambda part: _ORDER.index(part.split)):
+        for name in (image['file_name'] for image in part.images):
+            owner = owners.setdefault(part.folder / name, part.split)
+            if owner != part.split:
+                part.log.add(f'images of {part.split} that are in {owner} too', name)
         file = out / f'{part.split or "annotations"}.json'
         content = contents[file] = _content(source, part)
         about = part.split, file, part.folder, source.kind, content, part.log
@@ -310,7 +315,11 @@ def _from_coco(
             elif name.startswith('/') or '..' in re.split(r'[\\/]', name):
                 log.add('file names that lead out of the folder of the images', name)
             images.append(entry)
-        paths = (Path('/', entry['file_name']) for entry in filter(is_image, images))
+        names = [image['file_name'] for image in filter(is_image, images)]
+        inside = [name for name in names if not leaves_folder(name)]
+        for name in find_missing(folder, inside).missing:
+            log.add('images that are not there', name)
+        paths = (Path('/', name) for name in names)
         if len(below := sorted({*by_split(paths, Path('/'))} - {''})) > 1:
             log.add(f'files with images of {", ".join(below)} in one', file.name)
         if moved:

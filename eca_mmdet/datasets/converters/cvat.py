@@ -54,12 +54,14 @@ def read(path: Path) -> LabelledDataset:
     splits: dict[str, list[ImageLabels]] = {}
     for entry in root.iter('image'):
         name = entry.get('name', '').replace('\\', '/').lstrip('/')
-        place = f'/{entry.get("subset", "")}/{name or "-"}'
-        split, _ = split_of(Path(place), Path('/'))
+        place = Path('/', entry.get('subset', ''), name or '-')
+        split, _ = split_of(place, Path('/'))
         splits.setdefault(split, []).append(_labels(entry, name, images, file.parent))
     every = [labels for found in splits.values() for labels in found]
     images.match([labels for labels in every if labels.stated])
     what = f'images left out that {file.name} names twice or that are not there'
+    if not splits:
+        raise UserError(f'{file} names no image.', code='no-images')
     parts = []
     for split, found in splits.items():
         part = read_matched(split, found, what, _read_image)

@@ -30,7 +30,9 @@ IMAGE_ENDINGS = frozenset(
     '.tif .tiff .webp'.split()
 )
 SPLITS = dict.fromkeys(('train', 'training'), 'train')
-SPLITS |= dict.fromkeys(('val', 'valid', 'validation'), 'val')
+SPLITS |= dict.fromkeys(
+    ('val', 'valid', 'validation', 'dev', 'eval', 'evaluation'), 'val'
+)
 SPLITS |= dict.fromkeys(('test', 'testing'), 'test')
 """Usual folder names of splits, and the names used here."""
 _SPLIT = re.compile(
@@ -153,15 +155,19 @@ def parse_xml(path: Path, log: ConversionLog) -> Any:
     """
     package = require_package('defusedxml.ElementTree', 'reading XML', EXTRA)
     raw = read_file(path, 'label file', _MOST_BYTES)
+    root = None
     try:
         with contextlib.suppress(ParseError, LookupError, ValueError):
-            return package.fromstring(raw)
-        # Expat knows no encoding of several bytes but UTF-8 and UTF-16.
-        declared = re.match(rb'\s*<\?xml[^>]*\bencoding=["\']([\w.-]+)', raw)
-        name = declared[1].decode() if declared else ''
-        return package.fromstring(read_text(path, 'label file', log, name))
+            root = package.fromstring(raw)
+        if root is None:  # Expat's encodings of several bytes: UTF-8 and UTF-16
+            declared = re.match(rb'\s*<\?xml[^>]*\bencoding=["\']([\w.-]+)', raw)
+            name = declared[1].decode() if declared else ''
+            root = package.fromstring(read_text(path, 'label file', log, name))
     except ParseError as error:
         raise ValueError(str(error)) from None
+    for element in root.iter():
+        element.tag = element.tag.rpartition('}')[2]  # without a namespace
+    return root
 
 
 def root_tag(path: Path) -> str:

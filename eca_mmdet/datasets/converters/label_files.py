@@ -190,7 +190,7 @@ class _VocReader:
     def load(self, file: Path, log: ConversionLog) -> ImageLabels:
         """Return the labels in a file."""
         root = parse_xml(file, log)
-        entries = root.findall('object')
+        entries = [*root.iter('object')]
         for entry in entries:
             with contextlib.suppress(ValueError):  # malformed
                 values = _corners(entry)
@@ -216,7 +216,7 @@ class _VocReader:
     ) -> list[LabelledObject]:
         """Return the objects of an image."""
         return read_shapes(
-            root.findall('object'),
+            root.iter('object'),
             lambda entry: self._read_object(entry, name, log),
             name,
             log,

@@ -81,7 +81,8 @@ def read(path: Path, choices: Choices) -> LabelledDataset:
             'images/a.jpg, and a.txt beside a.jpg. There is nothing to convert.',
             code='no-objects',
         )
-    columns = _read_columns(_numbers(files.values(), about), choices)
+    labels = _numbers(files.values(), about)
+    columns = _read_columns(labels, choices, about.keypoint_values > 0)
     reader = _Reader(about, choices.units == 'pixels', columns, library)
     parts = [
         _read_split(split, found, files, reader, logs[split])
@@ -190,7 +191,7 @@ def _numbers(
         for place, line in _lines(path):
             values = line.split()[1:]
             if len(values) > 3 and all(map(_is_number, values)):
-                most = 4 if about.has_keypoints(len(values)) else None
+                most = 4 if about.has_keypoints(values) else None
                 label = f'{place}: {clipped(line, 50)}'
                 yield label, list(map(float, values[:most]))
 
@@ -222,7 +223,7 @@ class _Reader(NamedTuple):
             return None
         width, height = (1, 1) if self.in_pixels else size
         count = len(values)
-        boxes = self.columns.boxes or self.about.has_keypoints(count - 1)
+        boxes = self.columns.boxes or self.about.has_keypoints(values[1:])
         if count == 6 or (count > 6 and boxes):
             log.add(
                 f'labels of {count} columns: the first five are read as a box, and '
@@ -317,10 +318,11 @@ class _Description:
     log: ConversionLog
     keypoint_values: int = 0
 
-    def has_keypoints(self, count: int) -> bool:
-        """Whether values are a box, the stated keypoints and up to two more."""
-        keypoints = self.keypoint_values
-        return keypoints > 0 and 0 <= count - 4 - keypoints <= 2
+    def has_keypoints(self, values: Sequence[str]) -> bool:
+        """Whether values are a box, the stated keypoints, confidence and track id."""
+        end, keypoints = len(values) - 4 - self.keypoint_values, self.keypoint_values
+        fits = keypoints > 0 and 0 <= end <= 2
+        return fits and (end < 2 or float(values[-1]).is_integer())
 
 
 def find_description(path: Path) -> Path | None:
@@ -401,18 +403,15 @@ def _from_yaml(file: Path) -> _Description:
         if wanted and split not in splits:
             text = clipped(repr(wanted))
             log.say(f'{split}: {text} of {file.name} is not there')
-    for split in ('val', 'test'):
-        if split in splits and splits[split] == splits.get('train'):
-            log.say(f'{split} is the same images as train')
     if not splits:
         raise UserError(
             f"none of 'train', 'val' and 'test' of {file} is there, looked for in "
             f'{root}. Correct them, or their common {"path"!r}.',
             code='no-images',
         )
-    shape = content.get('kpt_shape')  # keypoints, values of each
-    pair = shape if isinstance(shape, list) and len(shape) == 2 else [0, 0]
-    values = math.prod(pair) if all(type(n) is int and n > 0 for n in pair) else 0
+    # Keypoints, values of each; YAML reads (17, 3) as text.
+    pair = [*map(int, re.findall(r'\d+', str(content.get('kpt_shape'))))]
+    values = math.prod(pair) if len(pair) == 2 else 0
     return _Description(file, root, names, splits, log, values)
 
 
@@ -453,7 +452,9 @@ def _read_names(
 
     if isinstance(value, str):
         listed = file.parent / value.replace('\\', '/').replace('\0', '')
-        words = [word.strip(' "\'') for word in value.strip('[ ]').split(',')]
+        words = [
+            word.strip(' "\'') for word in re.split('[,;\n]', value.strip('[ ]\n'))
+        ]
         is_list = listed.is_file()
         value = _name_list(listed, log) if is_list else words
         no_list = listed.suffix and not is_list and len(words) == 1
@@ -498,9 +499,12 @@ class _Columns(NamedTuple):
 
 
 def _read_columns(
-    labels: Iterable[tuple[str, Sequence[float]]], choices: Choices
+    labels: Iterable[tuple[str, Sequence[float]]], choices: Choices, pose: bool
 ) -> _Columns:
-    """Decide what the four or more values after a class mean, by all labels."""
+    """Decide what the four or more values after a class mean, by all labels.
+
+    Of ``pose``, labels with the stated keypoints are here by their boxes only.
+    """
     counts: Counter[tuple[str, int]] = Counter()
     places: dict[str, str] = {}
     for place, values in labels:
@@ -518,12 +522,18 @@ def _read_columns(
     tracked = ids and (oriented or total('id above 1') > 0)
     columns = _Columns(choices.labels == 'boxes', tracked)
     outside = 'no tracked outline' if columns.tracked else 'no outline'
-    why = ''
+    why, boxes = '', total('label', [4])
+    forms = ('two corners', 'a corner and a size')
+    others = [form for form in forms if total(f'not {form}', [4]) <= _SHARE * boxes]
     long = {at: n for (key, at), n in counts.items() if key == 'long'}
     if choices.labels is None and 'unknown end' in places:
         why = f'{places["unknown end"]}: column 6 is no confidence and no track id'
     elif not any(choices) and total('leaves', [5]) > _SHARE * total('label', [5]):
         why = f'{places["leaves"]}: the first four values are not a box in the image'
+    elif not any(choices) and total('leaves', [4]) > max(2, _SHARE * boxes) and others:
+        why = f'{places["leaves"]}: the values may be {others[0]}'
+    elif choices.labels is None and long and pose:
+        why = f'{places["long"]}: the columns are not those of kpt_shape'
     elif choices.labels is None and long:
         most = max(long, key=lambda length: long[length])
         # Labels of one dataset have equally many keypoints, and an end or none.
@@ -560,8 +570,12 @@ def _facts(values: Sequence[float]) -> Iterable[str]:
     leaves = not _fit([x - w / 2, y - h / 2, x + w / 2, y + h / 2])
     if count == 5 and not whole and not 0 <= end <= 1:
         yield 'unknown end'
-    if count == 5 and leaves:
+    if count <= 5 and leaves:
         yield 'leaves'
+    if not (x < w and y < h):
+        yield 'not two corners'
+    if not _fit([x + w, y + h]):
+        yield 'not a corner and a size'
     if count < 6:
         return
     yield 'long'

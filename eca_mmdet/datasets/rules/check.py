@@ -18,6 +18,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from eca_mmdet.datasets.entries import (
+    NUMBER,
     Entry,
     has_mask,
     is_category,
@@ -194,6 +195,13 @@ def _check(rules: Iterable[Rule[Content]], content: Content) -> list[Fault]:
     return [fault for rule in rules for fault in rule.check(content)]
 
 
+def _named(entry: Any) -> Any:
+    """Return an image or category, its name as text if it is a number."""
+    keys = ('name', 'file_name') if isinstance(entry, dict) else ()
+    numbers = [key for key in keys if type(entry.get(key)) in NUMBER]
+    return {**entry, **{key: str(entry[key]) for key in numbers}} if numbers else entry
+
+
 def repair(
     content: Mapping[str, Any], files: ImageFiles | None = None
 ) -> tuple[dict[str, Any], Counter[str]]:
@@ -202,7 +210,8 @@ def repair(
     Keys that are not COCO's are kept. The counter says how often each repair was made,
     by what it says to the user.
     """
-    usable = Content.of(content)
+    named = {key: [*map(_named, content[key])] for key in ('images', 'categories')}
+    usable = Content.of({**content, **named})
     state = replace(
         usable,
         images=[*map(dict, usable.images)],

@@ -47,7 +47,8 @@ def _malformed(key: str, kind: str) -> Rule[Content]:
     return Rule.of(
         f'malformed-{kind}',
         lambda content: content.malformed.get(key, []),
-        Fix('dropped', Phase.ENTRIES, count),  # a repair begins with the others
+        # A repair begins with the others.
+        Fix('a number as name becomes text; otherwise dropped', Phase.ENTRIES, count),
         lambda at: f'{key}[{at}]',
     )
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from itertools import chain
+from itertools import chain, repeat
 from typing import Any
 
 import numpy as np
@@ -55,6 +55,18 @@ _UNIT_EDGE = 0.01
 
 _SAME_OVERLAP = 0.8
 """IoU of two boxes from which one confirms the other."""
+
+_SHARE = 0.1
+"""Share of boxes that may contradict the order of their numbers."""
+
+_FEWEST = 5
+"""Boxes over the edge that suffice for another order, if all boxes fit it."""
+
+_SCALED, _MOVED = 'scaled to pixels', 'moved into their box'
+_EXCHANGED = 'with x and y exchanged'
+
+Boxes = npt.NDArray[np.float64]
+Flags = npt.NDArray[np.bool_]
 
 _without_area = annotations_with(lambda one: not is_finite_number(one.get('area')))
 _without_box = annotations_with(lambda one: one.get('bbox') is None)
@@ -220,25 +232,83 @@ def _array(rows: list[Any], columns: int) -> npt.NDArray[np.float64]:
     return flat.reshape(-1, columns)
 
 
-def _corners(box: Sequence[float]) -> list[float]:
-    return [box[0], box[1], box[2] - box[0], box[3] - box[1]]
+@np.errstate(all='ignore')  # numbers near the largest float
+def _other_orders(content: Content) -> list[tuple[str, list[tuple[Entry, Any]]]]:
+    """Return the orders of numbers that boxes may have, each with the boxes read so.
+
+    A box is right if it is in its image, and is that of its mask or has the stated
+    area. An order may be that of all boxes if it makes many right and hardly any wrong;
+    single boxes over the edge are two corners if mask or area proves it.
+    """
+    sizes = content.sizes
+    boxed = [one for one in content.annotations if is_box(one.get('bbox'))]
+    boxed = [one for one in boxed if sizes[one['image_id']]]
+    boxes = _array([one['bbox'] for one in boxed], 4)
+    limits = _array([sizes[one['image_id']] for one in boxed], 2)
+    area = np.array([read_number(one.get('area')) or 0 for one in boxed], float)
+    rows = [at for at, one in enumerate(boxed) if has_mask(one)]
+    found = np.full_like(boxes, np.nan)
+    found[rows] = mask_boxes([boxed[at]['segmentation'] for at in rows], limits[rows])
+    masked = ~np.isnan(found[:, 0])
+
+    a, b, c, d = boxes.T
+    readings = {
+        '': (a, b, c, d),
+        'two corners': (a, b, c - a, d - b),
+        'centre and size': (a - c / 2, b - d / 2, c, d),
+        'y before x': (b, a, d, c),
+        'two corners, y before x': (b, a, d - b, c - a),
+    }
+    every = np.array([*readings.values()]).swapaxes(1, 2)  # orders, boxes, numbers
+    start, extent = every[..., :2], every[..., 2:]
+    inside = (start >= -OVER_EDGE_PX) & (start + extent <= limits + OVER_EDGE_PX)
+    inside = (inside & (extent > 0)).all(-1)
+    same = overlap(found, every) > _SAME_OVERLAP
+    has_area = np.isclose(area, extent.prod(-1), rtol=0.02)
+    # An area that is just the product of the numbers in question proves nothing.
+    stated = (area > 1) & ~has_area[0] & ~masked
+    right = inside & (same | ~masked) & (has_area | ~stated)
+    orders: list[tuple[int, str, Any]] = []
+    for at, order in enumerate(readings):
+        gain, loss = right[at] & ~right[0], right[0] & ~right[at]
+        proven = gain & (masked | stated)
+        if proven.any():
+            clear = loss.sum() <= _SHARE * gain.sum()
+        else:
+            clear = right[at].all() and gain.sum() >= _FEWEST
+        if 'y before' in order and inside[0].all():
+            continue  # then the masks may be meant so as well
+        if clear and gain.sum() > _SHARE * len(boxed):
+            orders.append((at, order, ~loss))
+        elif order == 'two corners' and (proven & ~inside[0]).any():
+            orders.append((at, order, proven))
+    best = max((right[at].sum() for at, *_ in orders), default=0)
+    return [
+        (order, [(boxed[row], every[at, row].tolist()) for row in np.flatnonzero(rows)])
+        for at, order, rows in orders
+        if right[at].sum() == best
+    ]
 
 
-def _has_corners(one: Entry, content: Content) -> bool:
-    box, size = one.get('bbox'), content.sizes[one['image_id']]
-    if not is_box(box) or min(_corners(box)[2:]) < 1:
-        return False
-    readings = (box, _corners(box))
-    return [_is_confirmed(one, b, size) for b in readings] == [False, True]
+def _read_boxes(content: Content) -> None:
+    """Read boxes in another order of their numbers, unless several fit all."""
+    orders = content.derive(_other_orders)
+    for order, boxes in orders if len(orders) == 1 else ():
+        for one, box in boxes:
+            _, _, width, height = one['bbox']
+            area = read_number(one.get('area')) or 0
+            if math.isclose(
+                area, float(width) * height, rel_tol=0.02
+            ):  # it was the box's
+                one['area'] = box[2] * box[3]
+            one['bbox'] = box
+        content.done[f'boxes read as {order}'] += len(boxes)
+    content.forget()
 
 
 def _clip(content: Content) -> None:
-    over_edge = content.derive(_misplaced)['bbox-over-edge']
-    if any(_has_corners(one, content) for one in over_edge):
-        for one in filter(lambda one: _has_corners(one, content), content.annotations):
-            one['bbox'] = _corners(one['bbox'])
-            content.done['boxes read as two corners'] += 1
-    content.forget()
+    if content.derive(_other_orders):
+        return  # several orders fit
     for one in content.derive(_misplaced)['bbox-over-edge']:
         x, y, w, h = one['bbox']
         width, height = content.sizes[one['image_id']] or (w, h)
@@ -313,16 +383,36 @@ def _misses(content: Content, usable: list[Entry]) -> tuple[list[Entry], list[En
 
 
 def _place_masks(content: Content) -> None:
-    """Place polygons where their box says, if that is how they are meant."""
-    masks = content.derive(_bad_masks)
-    for one in (*masks['mask-without-pixel'], *masks['mask-off-bbox']):
+    """Place polygons where their box says, if that is how they are meant.
+
+    A reading that some masks need is tried on all: others may overlap their box too.
+    """
+    _read_boxes(content)
+    masks, readings = content.derive(_bad_masks), set[str]()
+    bad = [*masks['mask-without-pixel'], *masks['mask-off-bbox']]
+    others = [one for one in content.annotations if bad and has_mask(one)]
+    allowed = {_SCALED, _MOVED}
+    # If no mask leaves its image, the axes of the boxes may be wrong as well.
+    if any(_leaves(one, content) for one in bad):
+        allowed.add(_EXCHANGED)
+    for tried, one in (*zip(repeat(allowed), bad), *zip(repeat(readings), others)):
         size, box = content.sizes[one['image_id']] or (1, 1), one.get('bbox')
-        for what, rings in _placed(one['segmentation'], size, box):
-            found = mask_box(rings, size)
-            if found and (not is_box(box) or overlap(found, box) > _SAME_OVERLAP):
+        now = mask_box(one['segmentation'], size) if tried else None
+        least = float(overlap(now, box)) if now and is_box(box) else 0
+        least = max(least, _SAME_OVERLAP)
+        for what, rings in _placed(one['segmentation'], size, box) if tried else ():
+            found = mask_box(rings, size) if what in tried else None
+            if found and (not is_box(box) or overlap(found, box) > least):
                 one['segmentation'] = rings
                 content.done[f'masks {what}'] += 1
+                readings.add(what)
                 break
+
+
+def _leaves(one: Entry, content: Content) -> bool:
+    size, mask = content.sizes[one['image_id']] or (1, 1), one['segmentation']
+    rings = mask if isinstance(mask, list) else []
+    return any(v > size[at % 2] for ring in rings for at, v in enumerate(ring))
 
 
 def _placed(mask: Any, size: Size, box: Any) -> Iterator[tuple[str, list[list[float]]]]:
@@ -330,12 +420,12 @@ def _placed(mask: Any, size: Size, box: Any) -> Iterator[tuple[str, list[list[fl
     rings = mask if isinstance(mask, list) else []
     if all(0 <= value <= 1 for ring in rings for value in ring):
         for sides in (size, (max(size), max(size))):
-            yield 'scaled to pixels', [_in_pixels(ring, sides) for ring in rings]
+            yield _SCALED, [_in_pixels(ring, sides) for ring in rings]
     elif is_box(box):
         pairs = ([*zip(ring[1::2], ring[::2], strict=True)] for ring in rings)
-        yield 'with x and y exchanged', [[*chain.from_iterable(p)] for p in pairs]
+        yield _EXCHANGED, [[*chain.from_iterable(p)] for p in pairs]
         moved = [[v + box[at % 2] for at, v in enumerate(ring)] for ring in rings]
-        yield 'moved into their box', moved
+        yield _MOVED, moved
 
 
 def _unusable(content: Content) -> list[Entry]:
@@ -452,8 +542,8 @@ RULES: tuple[Rule[Content], ...] = (
     _box_rule(
         'bbox-over-edge',
         Fix(
-            'read as two corners if the mask or the area confirms it, otherwise '
-            'clipped to the image',
+            'read as two corners, centre and size, or y before x, if mask, area or the '
+            'other boxes confirm it; otherwise clipped to the image',
             Phase.EXTENTS,
             _clip,
         ),
@@ -475,8 +565,8 @@ RULES: tuple[Rule[Content], ...] = (
     _mask_rule(
         'mask-off-bbox',
         Fix(
-            'x and y exchanged, moved into the box or scaled from 0-1, if the box then '
-            'confirms it',
+            'polygon scaled from 0-1, moved into the box or its x and y exchanged, or '
+            'the numbers of the box in another order, if both then agree',
             Phase.SCALES,
             _place_masks,
         ),
