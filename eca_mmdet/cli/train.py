@@ -173,6 +173,7 @@ def run(args: argparse.Namespace) -> int:
         args.work_dir,
         bool(args.resume),
         args.launcher,
+        args.from_scratch,
     )
     try:
         train(
