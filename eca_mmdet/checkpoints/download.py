@@ -18,6 +18,7 @@ import shutil
 import urllib.error
 import urllib.parse
 import urllib.request
+from collections.abc import Iterator
 from http.client import HTTPException, HTTPResponse
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -240,9 +241,9 @@ def _save(address: str, file: Path) -> None:
     logger.warning('downloading %s to %s', shown, file)
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        part = _receive(address, file)
-        _digest(part, address)
-        part.replace(file)
+        with _received(address, file) as part:
+            _digest(part, address)
+            part.replace(file)
     except UserError as error:
         if part:
             part.unlink(missing_ok=True)
@@ -258,8 +259,9 @@ def _save(address: str, file: Path) -> None:
         ) from error
 
 
-def _receive(address: str, file: Path) -> Path:
-    """Return the whole content of an address, in a part file beside ``file``.
+@contextlib.contextmanager
+def _received(address: str, file: Path) -> Iterator[Path]:
+    """Yield the whole content of an address in a part file beside ``file``, locked.
 
     The name of the part tells its version, so that those of two are never joined.
     """
@@ -273,7 +275,8 @@ def _receive(address: str, file: Path) -> Path:
             fcntl.flock(out, fcntl.LOCK_EX)
         if file.exists():  # another process has downloaded it
             part.unlink(missing_ok=True)
-            return file
+            yield file
+            return
         total, have = int(size) if size else None, out.seek(0, os.SEEK_END)
         if not version or total is None or have > total:
             have = out.truncate(0)
@@ -298,7 +301,8 @@ def _receive(address: str, file: Path) -> Path:
             else:
                 part.unlink()
             raise
-    return part
+        out.flush()
+        yield part
 
 
 def _version(response: HTTPResponse) -> str:
@@ -321,14 +325,14 @@ def _open(address: str, start: int = 0, confirmed: bool = False) -> HTTPResponse
     if response.headers.get_content_type() != 'text/html':
         return response
     with response:
-        page = response.read(1 << 20).decode('utf-8', 'replace')
+        page = html.unescape(response.read(1 << 20).decode('utf-8', 'replace'))
     form = re.search(r'<form[^>]* id="download-form".*?</form>', page, re.DOTALL)
     if form and not confirmed:
         action = re.search(r' action="(https?://[^"]+)"', form[0])
         fields = re.findall(r' name="([^"]+)"[^>]* value="([^"]*)"', form[0])
         if action:
             query = urllib.parse.urlencode(fields)
-            return _open(f'{html.unescape(action[1])}?{query}', start, confirmed=True)
+            return _open(f'{action[1]}?{query}', start, confirmed=True)
     title = re.search(r'<title>(.*?)</title>', page, re.DOTALL | re.IGNORECASE)
     reason = f'the answer is a web page, {clipped(title[1] if title else "")!r}'
     if 'quota' in page.lower():
