@@ -287,12 +287,12 @@ def _received(address: str, file: Path) -> Iterator[Path]:
                 response = rest
             else:
                 have = out.truncate(0)
-        advance = stack.enter_context(progress(file.name, total))
-        advance(have)
         try:
-            while have != total and (block := response.read(1 << 18)):
-                have += out.write(block)
-                advance(len(block))
+            with progress(file.name, total) as advance:
+                advance(have)
+                while have != total and (block := response.read(1 << 18)):
+                    have += out.write(block)
+                    advance(len(block))
             if total not in (None, have):
                 raise OSError(f'the connection ended after {have} of {total} bytes')
         except BaseException:  # KeyboardInterrupt is one
