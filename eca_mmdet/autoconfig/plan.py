@@ -232,7 +232,7 @@ def _check(text: str, name: str, options: Options, classes: Sequence[str]) -> No
         for entry in as_list((cfg.model.get('backbone') or {}).get('init_cfg')):
             checkpoint = str(entry.get('checkpoint'))
             if is_address(checkpoint):
-                logger.info(f'weights: {checkpoint}, downloaded when training starts')
+                logger.info(f'weights: {checkpoint}, downloaded if not in the cache')
                 return
         try:
             check_backbone_weights(cfg, backbone)

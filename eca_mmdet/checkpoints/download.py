@@ -23,12 +23,7 @@ from http.client import HTTPException, HTTPResponse
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from eca_mmdet.utils.errors import (
-    MissingWeightsError,
-    UserError,
-    WeightsError,
-    require_package,
-)
+from eca_mmdet.utils.errors import MissingWeightsError, UserError, WeightsError
 from eca_mmdet.utils.io import sha256_of, whole_file
 from eca_mmdet.utils.text import clipped, printable, progress
 
@@ -39,8 +34,7 @@ FOLDER = 'checkpoints'
 
 _SCHEMES = ('http', 'https', 'hf', 'torchvision')
 _HUB_FILES = ('model.safetensors', 'pytorch_model.bin')
-_PATIENCE = 30
-"""Seconds to wait for a server's next bytes."""
+_PATIENCE = 30  # seconds for the next bytes of a server
 
 _DRIVE = 'https://drive.usercontent.google.com/download?id={}&export=download&confirm=t'
 _ON_DRIVE = {  # BangguWu/ECANet README: ImageNet, and detectors of MMDetection v1
@@ -185,10 +179,15 @@ def _digest(file: Path, address: str) -> str:
 
 
 def _download(address: str) -> Path:
+    """Return the file in the Hub's cache or in torch's."""
+    import torch
+
     if address.startswith('hf://'):
         return _from_hub(address)
     address = _http_address(address)
-    file = _cache_file(address)
+    # Files of the same name from two addresses must not stand for each other.
+    folder = hashlib.sha256(address.encode('utf-8', 'replace')).hexdigest()[:16]
+    file = Path(torch.hub.get_dir()) / 'eca_mmdet' / folder / _file_name(address)
     if not file.exists():
         _save(address, file)
     return file
@@ -223,15 +222,6 @@ def _file_name(address: str) -> str:
         ) from error
     name = re.sub(r'[^A-Za-z0-9_.+-]', '_', PurePosixPath(path).name)
     return name[-100:] or 'weights'
-
-
-def _cache_file(address: str) -> Path:
-    """Return the place of an address in torch's cache folder."""
-    import torch
-
-    # Files of the same name from two addresses must not stand for each other.
-    folder = hashlib.sha256(address.encode('utf-8', 'replace')).hexdigest()[:16]
-    return Path(torch.hub.get_dir()) / 'eca_mmdet' / folder / _file_name(address)
 
 
 def _save(address: str, file: Path) -> None:
@@ -352,10 +342,10 @@ def _from_hub(checkpoint: str) -> Path:
         )
     repository, file, revision = match.groups()
     names = (file,) if file else _HUB_FILES
-    client = require_package('huggingface_hub', checkpoint, 'huggingface_hub')
+    from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
-    get = functools.partial(client.hf_hub_download, repository, revision=revision)
+    get = functools.partial(hf_hub_download, repository, revision=revision)
     for name in names:  # use cached files without asking the Hub again
         with contextlib.suppress(LocalEntryNotFoundError, ValueError):
             return Path(get(name, local_files_only=True))

@@ -6,7 +6,6 @@ import json
 import os
 import re
 import subprocess
-import sys
 import textwrap
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -18,7 +17,6 @@ import torch
 from eca_mmdet.checkpoints.download import SOURCES, download, fetch
 from eca_mmdet.checkpoints.io import read_weights
 from eca_mmdet.utils.errors import (
-    MissingPackageError,
     MissingWeightsError,
     WeightsError,
 )
@@ -362,12 +360,6 @@ def test_an_unreachable_hub_gives_one_line(hub, offline):
     assert 'hf://timm/tiny.test is not in the cache and cannot be downloaded' in line
     assert reason in line
     assert done.stderr == 'downloading hf://timm/tiny.test\n'
-
-
-def test_without_huggingface_hub(monkeypatch):
-    monkeypatch.setitem(sys.modules, 'huggingface_hub', None)
-    with pytest.raises(MissingPackageError, match='pip install huggingface_hub'):
-        fetch('hf://timm/ecaresnet50d.miil_in1k')
 
 
 WORKER = """
