@@ -25,7 +25,7 @@ from typing import Any
 
 from eca_mmdet.utils.errors import MissingWeightsError, UserError, WeightsError
 from eca_mmdet.utils.io import sha256_of, whole_file
-from eca_mmdet.utils.text import clipped, printable, progress
+from eca_mmdet.utils.text import clipped, printable, progress, suggestion
 
 logger = logging.getLogger(__name__)
 
@@ -116,10 +116,9 @@ def fetch(checkpoint: str) -> Path:
     if dist.get_rank() == 0:
         try:
             answer[0] = _download(checkpoint)
-        except UserError as error:
-            answer[0] = error
         except Exception as error:
-            answer[0] = WeightsError(f'{checkpoint}: {error!r}', code='download-failed')
+            failed = WeightsError(f'{checkpoint}: {error!r}', code='download-failed')
+            answer[0] = error if isinstance(error, UserError) else failed
     from mmengine.dist import broadcast_object_list
 
     broadcast_object_list(answer)
@@ -142,8 +141,9 @@ def download(name: str, folder: str | Path | None = None) -> Path:
     """
     source = SOURCES.get(name, name)
     if not is_address(source):
-        reason = source if name in SOURCES else 'not in eca-mmdet weights list'
-        raise MissingWeightsError(f'{name} cannot be downloaded: {reason}.')
+        near = f'it is not in eca-mmdet weights list.{suggestion(name, [*SOURCES])}'
+        reason = f'{source}.' if name in SOURCES else near
+        raise MissingWeightsError(f'{name} cannot be downloaded: {reason}')
     if folder is None and name == source:
         return fetch(source)
     file = Path(folder or FOLDER).expanduser() / _file_name(name)
@@ -152,7 +152,7 @@ def download(name: str, folder: str | Path | None = None) -> Path:
             digest = _digest(file, source)
         except UserError as error:
             raise WeightsError(
-                f'{error} Move it away.', code='output-exists'
+                f'{error} Move it away first.', code='output-exists'
             ) from error
         logger.warning('%s is there already, sha256 %s', file, digest)
     elif source.startswith('hf://'):
@@ -374,7 +374,7 @@ def _from_hub(checkpoint: str) -> Path:
     raise MissingWeightsError(
         f'{checkpoint} is not in the cache and cannot be downloaded '
         f'({_first_line(reason)}). On a machine with a network: eca-mmdet weights '
-        f'download {checkpoint} --dir . {_OTHERWISE}',
+        f'download {checkpoint} --dir . (then copy the file). {_OTHERWISE}',
         code='download-failed',
     ) from None
 

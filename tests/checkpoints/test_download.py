@@ -233,7 +233,10 @@ def test_two_downloads_at_once(server, public, tmp_path):
 
 def test_names_without_a_public_file(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    for name, told in (('se_resnet101.pth', 'no public file'), ('x', 'not in eca-')):
+    for name, told in (
+        ('se_resnet101.pth', 'no public file'),
+        ('eca_resnet50', 'not in eca-.* Did you mean .*eca_resnet50_k3557.pth.tar'),
+    ):
         with pytest.raises(MissingWeightsError, match=told):
             download(name)
     assert list(tmp_path.iterdir()) == []
