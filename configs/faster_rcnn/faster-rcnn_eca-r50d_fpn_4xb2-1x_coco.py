@@ -1,7 +1,7 @@
 _base_ = './faster-rcnn_r50_fpn_4xb2-1x_coco.py'
 
-# timm's ImageNet weights; kernel sizes 5, 5, 5, 7 as in the file. An hf:// address
-# needs pip install 'eca-mmdet[hub]'; without a network, name a local copy.
+# timm's ImageNet weights; kernel sizes 5, 5, 5, 7 as in the file. Without a
+# network, name a local copy (eca-mmdet weights download, on a machine that has one).
 model = dict(
     backbone=dict(
         _delete_=True,

@@ -1,7 +1,6 @@
 _base_ = './faster-rcnn_r50_fpn_4xb2-1x_coco.py'
 
-# An hf:// address needs pip install 'eca-mmdet[hub]'; without a network, name a local
-# copy.
+# Without a network, name a local copy of the checkpoint.
 model = dict(
     backbone=dict(
         _delete_=True,

@@ -26,13 +26,19 @@ from eca_mmdet.autoconfig.inputs import (
 from eca_mmdet.autoconfig.proposals import Commented
 from eca_mmdet.autoconfig.sections import assignment, comment
 from eca_mmdet.catalog.configs import shipped_configs
+from eca_mmdet.checkpoints.download import fetch, is_address
 from eca_mmdet.engine.checkpointing import find_checkpoint, require_no_checkpoints
+from eca_mmdet.engine.preflight import (
+    check_backbone,
+    check_backbone_weights,
+    check_operators,
+)
 from eca_mmdet.utils.errors import FaultsError, UserError
 from eca_mmdet.utils.io import write_texts
 from eca_mmdet.utils.text import first, printable
 
-MASKS, BOXES = 'mask-rcnn_eca-r50', 'faster-rcnn_eca-r50'
-"""Default models for data with masks, and without."""
+MASKS, BOXES = 'mask-rcnn_eca-r50d', 'faster-rcnn_eca-r50d'
+"""Default models for data with masks, and without; both have one start."""
 
 FOLDER = 'init'
 """Folder of the configs in a work folder; mmengine dumps its own one level higher."""
@@ -78,7 +84,7 @@ def make_config(
         images: image folder; None to look for it around the annotation files.
         val_images: image folder of ``val``, if it is another.
         model: config to inherit, or the start of its name; None for
-            mask-rcnn_eca-r50, or faster-rcnn_eca-r50 where masks are missing.
+            mask-rcnn_eca-r50d, or faster-rcnn_eca-r50d where masks are missing.
         weights: detector or backbone to start from.
         keep_classes: with a detector, keep the class rows of equal names.
         keep_defaults: leave the config's image size and anchors as they are.
@@ -205,15 +211,10 @@ def _sections(options: Options, base: Base, data: Data, start: Start) -> list[st
 
 def _check(text: str, name: str, options: Options, classes: Sequence[str]) -> None:
     """Load the config and make the checks that training begins with."""
-    from eca_mmdet.checkpoints.download import fetch
     from eca_mmdet.checkpoints.transfer import describe_start
     from eca_mmdet.engine.config import load_config
     from eca_mmdet.engine.data_checks import check_data
-    from eca_mmdet.engine.preflight import (
-        check_backbone,
-        check_backbone_weights,
-        check_operators,
-    )
+    from eca_mmdet.models.initialization import as_list
 
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / f'{name}.py'
@@ -228,6 +229,11 @@ def _check(text: str, name: str, options: Options, classes: Sequence[str]) -> No
             for line in describe_start(file, cfg.model, tuple(classes), keep):
                 logger.info(line)
             return
+        for entry in as_list((cfg.model.get('backbone') or {}).get('init_cfg')):
+            checkpoint = str(entry.get('checkpoint'))
+            if is_address(checkpoint):
+                logger.info(f'weights: {checkpoint}, downloaded if not in the cache')
+                return
         try:
             check_backbone_weights(cfg, backbone)
         except UserError as error:
@@ -241,6 +247,7 @@ def config_of(
     work_dir: str | None = None,
     resume: bool = False,
     launcher: str = 'none',
+    from_scratch: bool = False,
 ) -> tuple[str, str | None]:
     """Return the config to train and its work folder.
 
@@ -275,6 +282,8 @@ def config_of(
     trained = _config_of_run(folder) if resume else None
     if not resume:
         require_no_checkpoints(work_dir)  # before a config is written beside them
+    if not (resume or from_scratch):
+        _require_weights(data, options)
     val = data[1] if len(data) > 1 else None
     proposed = make_config(data[0], val, **vars(options))
     if trained is None:
@@ -295,6 +304,18 @@ def config_of(
         )
     logger.info(f'config: {trained}, written when this training began')
     return str(trained), work_dir
+
+
+def _require_weights(data: Sequence[str], options: Options) -> None:
+    """Find or download what the training starts from, before data are converted."""
+    for name in data:
+        if not Path(name).exists():
+            raise UserError(f'{name!r} does not exist.', code='file-not-found')
+    cfg = read_base(resolve_model(options.model or MASKS)).cfg
+    if start := options.weights or cfg.get('load_from'):
+        fetch(str(start))
+    else:
+        check_backbone_weights(cfg, check_backbone(cfg))
 
 
 def _name(train: str, model: str | None) -> str:

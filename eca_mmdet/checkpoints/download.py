@@ -1,75 +1,87 @@
-"""Local files for paths and addresses; only one process downloads.
+"""Local files for paths, names and addresses; only one process downloads.
 
 Addresses: ``http(s)://``, ``torchvision://resnet50`` (mmengine's names) and
 ``hf://OWNER/REPOSITORY[/FILE][@REVISION]`` (the Hugging Face Hub).
-
-Sources of the backbone files that the configs name: BangguWu/ECANet README (ECA),
-torchvision (plain ResNet), the state-dict layout of moskomule/senet.pytorch (SE),
-cfzd/FcaNet README.
 """
 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import functools
 import hashlib
+import html
 import logging
 import os
 import re
-import sys
+import shutil
 import urllib.error
 import urllib.parse
+import urllib.request
+from collections.abc import Iterator
+from http.client import HTTPException, HTTPResponse
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from eca_mmdet.utils.errors import MissingWeightsError, UserError, WeightsError
-from eca_mmdet.utils.text import printable
+from eca_mmdet.utils.io import sha256_of, whole_file
+from eca_mmdet.utils.text import clipped, printable, progress, suggestion
 
 logger = logging.getLogger(__name__)
 
+FOLDER = 'checkpoints'
+"""Where the configs look for files, relative to the folder that one runs in."""
+
 _SCHEMES = ('http', 'https', 'hf', 'torchvision')
 _HUB_FILES = ('model.safetensors', 'pytorch_model.bin')
+_PATIENCE = 30  # seconds for the next bytes of a server
 
-_DRIVE = "the ECA-Net authors' Google Drive, file id {} (BangguWu/ECANet README)"
-_TORCHVISION = 'https://download.pytorch.org/models/{}'
-_SE = (
-    'an SE-ResNet-{} state dict without biases, r = 16, keys as '
-    'layer1.0.se.fc.0.weight (the layout of moskomule/senet.pytorch{})'
-)
-
-SOURCES = {
-    'eca_resnet18_k3577.pth.tar': _DRIVE.format('1LMRFRTyzVifGBi2MUpTuYEWW44S8mwyl'),
-    'eca_resnet34_k3357.pth.tar': _DRIVE.format('15LV5Jkea3GPzvLP5__H7Gg88oNQUxBDE'),
-    'eca_resnet50_k3557.pth.tar': _DRIVE.format('1670rce333c_lyMWFzBlNZoVUvtxbCF_U'),
-    'eca_resnet101_k3357.pth.tar': _DRIVE.format('1b5FQ8yDFnZ_UhvWT9txmjI_LjbKkgnvC'),
-    'eca_resnet152_k3357.pth.tar': _DRIVE.format('1_bYnaOg9ptsILC_iC7uQ5Izv-u2rjYG5'),
-    'eca_mobilenetv2_k13.pth.tar': _DRIVE.format('1FxzeXPg1SJQZzVVH4HRjMeq_SVMfidUm'),
-    'resnet50-0676ba61.pth': _TORCHVISION.format('resnet50-0676ba61.pth'),
-    'resnet101-63fe2227.pth': _TORCHVISION.format('resnet101-63fe2227.pth'),
-    'se_resnet50.pth': _SE.format(50, ', which publishes one for ResNet-50'),
-    'fcanet50.pth': (
-        "the FcaNet authors' ImageNet FcaNet-50 (cfzd/FcaNet README), saved under this "
-        'name'
-    ),
-    'se_resnet101.pth': _SE.format(101, '; we know of no public file'),
+_DRIVE = 'https://drive.usercontent.google.com/download?id={}&export=download&confirm=t'
+_ON_DRIVE = {  # BangguWu/ECANet README: ImageNet, and detectors of MMDetection v1
+    'eca_resnet18_k3577.pth.tar': '1LMRFRTyzVifGBi2MUpTuYEWW44S8mwyl',
+    'eca_resnet34_k3357.pth.tar': '15LV5Jkea3GPzvLP5__H7Gg88oNQUxBDE',
+    'eca_resnet50_k3557.pth.tar': '1670rce333c_lyMWFzBlNZoVUvtxbCF_U',
+    'eca_resnet101_k3357.pth.tar': '1b5FQ8yDFnZ_UhvWT9txmjI_LjbKkgnvC',
+    'eca_resnet152_k3357.pth.tar': '1_bYnaOg9ptsILC_iC7uQ5Izv-u2rjYG5',
+    'eca_mobilenetv2_k13.pth.tar': '1FxzeXPg1SJQZzVVH4HRjMeq_SVMfidUm',
+    'faster_rcnn_ecanet50_k5_bs8_lr0.01': '1myjDQIHRiYdTXm7DJjlFe_oyALhHXkrS',
+    'faster_rcnn_ecanet101_3357_bs8_lr0.01': '1otCeuTSs4DRLTBIO6cYjm7e-5dQK1dMX',
+    'mask_rcnn_ecanet50_k3377_bs8_lr0.01': '1z5sAqOD6zZzoVOyAd2VmBztmMXUKy-Nv',
+    'mask_rcnn_ecanet101_k3357_bs8_lr0.01': '1Rv-VjdfWOt5mE45M0lihgv59fqnCAHQq',
+    'RetinaNet_ecanet50_k3377_bs8_lr0.01': '1Pp6gndZFiZZo2BdbVmzUKQUtQ1m4kIbW',
+    'RetinaNet_ecanet101_k3357_bs8_lr0.01': '1290duDtOGMpp3QrL47CRAq24oGPgbtct',
+    'fcanet50.pth': '1O7qtqHSXdwRzUv_m6wrqB4TVF-rqJInB',  # cfzd/FcaNet README
 }
+_PYTORCH = 'https://download.pytorch.org/models/'
+_SENET = 'https://github.com/moskomule/senet.pytorch/releases/download/archive/'
+
+SOURCES = {name: _DRIVE.format(file_id) for name, file_id in _ON_DRIVE.items()} | {
+    'resnet50-0676ba61.pth': _PYTORCH + 'resnet50-0676ba61.pth',
+    'resnet101-63fe2227.pth': _PYTORCH + 'resnet101-63fe2227.pth',
+    'se_resnet50.pth': _SENET + 'seresnet50-60a8950a85b2b.pkl',
+    'se_resnet101.pth': 'we know of no public file; an SE-ResNet-101 without biases, '
+    'r = 16, with keys such as layer1.0.se.fc.0.weight',
+}
+"""Addresses of public checkpoints by file name; a sentence where there is none."""
+
+
+_OTHERWISE = (
+    'To train with another file: --weights FILE with --data, else --cfg-options '
+    'model.backbone.init_cfg.checkpoint=FILE; from random weights: --from-scratch.'
+)
 
 
 def missing_file_message(checkpoint: str) -> str:
-    """Return where to get a missing backbone file, and how to train without it."""
-    source = SOURCES.get(PurePosixPath(checkpoint).name)
-    get = (
-        f'Get it from {source} and put it there'
-        if source
-        else 'Put it there, or name another with '
-        '--cfg-options model.backbone.init_cfg.checkpoint=PATH'
-    )
+    """Return how to get a missing backbone file, and how to train without it."""
+    path = PurePosixPath(checkpoint)
+    source = SOURCES.get(path.name, '')
+    get = f'Put it there: {source}.' if source else 'Is the path right?'
+    if is_address(source):
+        folder = '' if str(path.parent) == FOLDER else f' --dir {path.parent}'
+        get = f'Download it: eca-mmdet weights download {path.name}{folder}.'
     return (
         f'backbone weights {checkpoint!r} not found (relative to the folder you run '
-        f'in). {get}; docs/weights.md lists all. Or train from random weights: '
-        "eca-mmdet train --from-scratch, with mmdet's own train.py --cfg-options "
-        'model.backbone.init_cfg=None model.backbone.frozen_stages=-1 '
-        'model.backbone.norm_eval=False.'
+        f'in). {get} {_OTHERWISE}'
     )
 
 
@@ -104,10 +116,9 @@ def fetch(checkpoint: str) -> Path:
     if dist.get_rank() == 0:
         try:
             answer[0] = _download(checkpoint)
-        except UserError as error:
-            answer[0] = error
         except Exception as error:
-            answer[0] = WeightsError(f'{checkpoint}: {error!r}', code='download-failed')
+            failed = WeightsError(f'{checkpoint}: {error!r}', code='download-failed')
+            answer[0] = error if isinstance(error, UserError) else failed
     from mmengine.dist import broadcast_object_list
 
     broadcast_object_list(answer)
@@ -117,78 +128,211 @@ def fetch(checkpoint: str) -> Path:
     return answer[0] if answer[0].exists() else _download(checkpoint)
 
 
+def download(name: str, folder: str | Path | None = None) -> Path:
+    """Download a checkpoint unless it is there, and return its path.
+
+    Args:
+        name: a name in ``SOURCES``, or an address.
+        folder: for the file; None for ``checkpoints``, where the configs look, and for
+            an address the cache, where training looks.
+
+    Raises:
+        WeightsError: it cannot be downloaded, or another file is in its place.
+    """
+    source = SOURCES.get(name, name)
+    if not is_address(source):
+        near = f'it is not in eca-mmdet weights list.{suggestion(name, [*SOURCES])}'
+        reason = f'{source}.' if name in SOURCES else near
+        raise MissingWeightsError(f'{name} cannot be downloaded: {reason}')
+    if folder is None and name == source:
+        return fetch(source)
+    file = Path(folder or FOLDER).expanduser() / _file_name(name)
+    if os.path.lexists(file):
+        try:
+            digest = _digest(file, source)
+        except UserError as error:
+            raise WeightsError(
+                f'{error} Move it away first.', code='output-exists'
+            ) from error
+        logger.warning('%s is there already, sha256 %s', file, digest)
+    elif source.startswith('hf://'):
+        original = fetch(source)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with whole_file(file) as partial:
+            shutil.copyfile(original, partial)
+    else:
+        _save(_http_address(source), file)
+    return file
+
+
+def _digest(file: Path, address: str) -> str:
+    """Return the SHA-256 of a checkpoint, whose start some addresses have."""
+    from eca_mmdet.checkpoints.io import read_checkpoint
+
+    # torch's names, such as resnet50-0676ba61.pth; digits only are a date.
+    stated = re.search(r'-(?!\d{8}\.)([0-9a-f]{8})\.\w+$', _file_name(address))
+    digest = read_checkpoint(file).sha256
+    if stated and not digest.startswith(stated[1]):
+        reason = f'its sha256 is {digest}, not {stated[1]}...'
+        raise WeightsError(f'{file} is another file: {reason}', code='download-failed')
+    return digest
+
+
 def _download(address: str) -> Path:
+    """Return the file in the Hub's cache or in torch's."""
+    import torch
+
+    if address.startswith('hf://'):
+        return _from_hub(address)
+    address = _http_address(address)
+    # Files of the same name from two addresses must not stand for each other.
+    folder = hashlib.sha256(address.encode('utf-8', 'replace')).hexdigest()[:16]
+    file = Path(torch.hub.get_dir()) / 'eca_mmdet' / folder / _file_name(address)
+    if not file.exists():
+        _save(address, file)
+    return file
+
+
+def _http_address(address: str) -> str:
     scheme, _, rest = address.partition('://')
-    if scheme == 'hf':
-        return _from_hub(address, rest)
     if scheme == 'torchvision':
         from mmengine.runner.checkpoint import get_torchvision_models
 
-        address = get_torchvision_models().get(rest)
-        if address is None:
+        found = get_torchvision_models().get(rest)
+        if found is None:
             raise MissingWeightsError(f'torchvision has no weights called {rest!r}.')
-    elif scheme not in _SCHEMES:
+        return str(found)
+    if scheme not in _SCHEMES:
         raise WeightsError(
             f'{address}: an address starts with one of '
             f'{", ".join(f"{name}://" for name in _SCHEMES)}; everything else is a '
             'path.',
             code='option-invalid',
         )
-    return _from_http(address)
+    return address
 
 
-def _from_http(address: str) -> Path:
-    """Download into torch's cache folder; only readable weights are kept."""
-    import torch
-
-    from eca_mmdet.checkpoints.io import read_checkpoint
-
+def _file_name(address: str) -> str:
+    """Return the name of the file at an address, for any file system."""
     try:
-        name = Path(urllib.parse.unquote(urllib.parse.urlsplit(address).path)).name
+        path = urllib.parse.unquote(urllib.parse.urlsplit(address).path)
     except ValueError as error:
         raise WeightsError(
             f'{address} is not an address: {error}.', code='option-invalid'
         ) from error
-    name = re.sub(r'[^A-Za-z0-9_.+-]', '_', name)[-100:] or 'weights'
-    # Files of the same name from two addresses must not stand for each other.
-    folder = hashlib.sha256(address.encode('utf-8', 'replace')).hexdigest()[:16]
-    file = Path(torch.hub.get_dir()) / 'eca_mmdet' / folder / name
-    # torch's names end in a checksum: 'resnet50-0676ba61.pth'. Digits only are a date.
-    checksum = re.search(r'-(?!\d{8}\.)([0-9a-f]{8})\.\w+$', name)
-    if file.exists():
-        return file
+    name = re.sub(r'[^A-Za-z0-9_.+-]', '_', PurePosixPath(path).name)
+    return name[-100:] or 'weights'
+
+
+def _save(address: str, file: Path) -> None:
+    """Download a checkpoint; a part that is left of an earlier try is continued."""
+    shown, part = printable(address), None
     # A warning: stdout may be the command's result.
-    logger.warning('downloading %s to %s', printable(address), file)
-    fresh = file.with_name(f'{file.name}.{os.getpid()}.fresh')
+    logger.warning('downloading %s to %s', shown, file)
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        torch.hub.download_url_to_file(
-            urllib.parse.quote(address, safe="/:?#[]@!$&'()*+,;=%~-._"),
-            str(fresh),
-            checksum and checksum[1],
-            progress=sys.stderr.isatty(),
-        )
-        read_checkpoint(fresh)
-        fresh.replace(file)
+        with _received(address, file) as part:
+            _digest(part, address)
+            part.replace(file)
     except UserError as error:
-        raise WeightsError(
-            f'{address}: {str(error).replace(str(fresh), "what came")}',
-            code=error.code,
-        ) from error
-    except Exception as error:  # urllib, http.client and torch raise a dozen types
+        if part:
+            part.unlink(missing_ok=True)
+        reason = str(error).replace(str(part), 'what came')
+        raise WeightsError(f'{shown}: {reason}', code=error.code) from error
+    except (OSError, HTTPException, ValueError) as error:
         answered = isinstance(error, urllib.error.HTTPError)
-        reason = error if answered else getattr(error, 'reason', error)
+        reason = _first_line(error if answered else getattr(error, 'reason', error))
         raise MissingWeightsError(
-            f'{address} cannot be downloaded ({_first_line(reason)}). Download it '
-            'elsewhere, and give its path.',
+            f'{shown} cannot be downloaded ({reason}). Try again later, or download it '
+            f'with a browser and save it as {file}.',
             code='download-failed',
         ) from error
-    finally:
-        fresh.unlink(missing_ok=True)
-    return file
 
 
-def _from_hub(checkpoint: str, rest: str) -> Path:
+@contextlib.contextmanager
+def _received(address: str, file: Path) -> Iterator[Path]:
+    """Yield the whole content of an address in a part file beside ``file``, locked.
+
+    The name of the part tells its version, so that those of two are never joined.
+    """
+    with contextlib.ExitStack() as stack:
+        response = stack.enter_context(_open(address))
+        version, size = _version(response), response.headers.get('Content-Length')
+        key = hashlib.sha256(f'{address} {version} {size}'.encode()).hexdigest()[:8]
+        part = file.with_name(f'{file.name}.{key}.part')
+        out = stack.enter_context(part.open('ab'))
+        with contextlib.suppress(OSError):  # a file system without locks
+            fcntl.flock(out, fcntl.LOCK_EX)
+        if file.exists():  # another process has downloaded it
+            part.unlink(missing_ok=True)
+            yield file
+            return
+        total, have = int(size) if size else None, out.seek(0, os.SEEK_END)
+        if not version or total is None or have > total:
+            have = out.truncate(0)
+        elif 0 < have < total:
+            rest = stack.enter_context(_open(address, have))
+            begin = (rest.headers.get('Content-Range') or '').partition('-')[0]
+            if (begin, _version(rest)) == (f'bytes {have}', version):
+                response = rest
+            else:
+                have = out.truncate(0)
+        try:
+            with progress(file.name, total) as advance:
+                advance(have)
+                while have != total and (block := response.read(1 << 18)):
+                    have += out.write(block)
+                    advance(len(block))
+            if total not in (None, have):
+                raise OSError(f'the connection ended after {have} of {total} bytes')
+        except BaseException:  # KeyboardInterrupt is one
+            if version and total:
+                logger.warning('%s keeps what came; the next try goes on there', part)
+            else:
+                part.unlink()
+            raise
+        out.flush()
+        yield part
+
+
+def _version(response: HTTPResponse) -> str:
+    """Return what tells the versions of a file apart, '' if the server does not."""
+    tag = response.headers.get('ETag') or 'W/'
+    return response.headers.get('Last-Modified') or '' if tag[:2] == 'W/' else tag
+
+
+def _open(address: str, start: int = 0, confirmed: bool = False) -> HTTPResponse:
+    """Request a file from a byte on, if the server can; confirm that it is wanted.
+
+    Google Drive answers with a form where it cannot scan a large file for viruses, and
+    with a page where too many users download a file.
+    """
+    quoted = urllib.parse.quote(address, safe="/:?#[]@!$&'()*+,;=%~-._")
+    headers = {'User-Agent': 'eca-mmdet'}
+    headers |= {'Range': f'bytes={start}-'} if start else {}
+    request = urllib.request.Request(quoted, headers=headers)
+    response: HTTPResponse = urllib.request.urlopen(request, timeout=_PATIENCE)
+    if response.headers.get_content_type() != 'text/html':
+        return response
+    with response:
+        page = html.unescape(response.read(1 << 20).decode('utf-8', 'replace'))
+    form = re.search(r'<form[^>]* id="download-form".*?</form>', page, re.DOTALL)
+    if form and not confirmed:
+        action = re.search(r' action="(https?://[^"]+)"', form[0])
+        fields = re.findall(r' name="([^"]+)"[^>]* value="([^"]*)"', form[0])
+        if action:
+            query = urllib.parse.urlencode(fields)
+            return _open(f'{action[1]}?{query}', start, confirmed=True)
+    title = re.search(r'<title>(.*?)</title>', page, re.DOTALL | re.IGNORECASE)
+    reason = f'the answer is a web page, {clipped(title[1] if title else "")!r}'
+    if 'quota' in page.lower():
+        reason += ': too many users download this file, which can last for 24 hours'
+    raise OSError(reason)
+
+
+def _from_hub(checkpoint: str) -> Path:
+    """Return a file of the Hub's cache, into which its own client downloads it."""
+    rest = checkpoint.partition('://')[2]
     match = re.fullmatch(r'([\w.-]+/[\w.-]+?)(?:/([\w./-]+))?(?:@([\w./-]+))?', rest)
     if not match:
         raise WeightsError(
@@ -198,14 +342,9 @@ def _from_hub(checkpoint: str, rest: str) -> Path:
         )
     repository, file, revision = match.groups()
     names = (file,) if file else _HUB_FILES
-    try:
-        from huggingface_hub import hf_hub_download
-        from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
-    except ImportError:
-        raise WeightsError(
-            f"{checkpoint} needs huggingface_hub: pip install 'eca-mmdet[hub]'.",
-            code='package-missing',
-        ) from None
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+
     get = functools.partial(hf_hub_download, repository, revision=revision)
     for name in names:  # use cached files without asking the Hub again
         with contextlib.suppress(LocalEntryNotFoundError, ValueError):
@@ -217,18 +356,25 @@ def _from_hub(checkpoint: str, rest: str) -> Path:
     for name in names:
         hub.setLevel(logging.ERROR)  # hides its own lines; the last reason is reported
         try:
-            return Path(get(name))
+            blob = Path(get(name)).resolve()
         except Exception as error:  # the Hub's own, httpx's, OSError
             reason = error
             absent = isinstance(error, EntryNotFoundError)
             if not absent or isinstance(error, LocalEntryNotFoundError):
                 break  # no answer, or a refusal: the next name would have the same
+        else:
+            # In the cache, the name of a large file is its SHA-256.
+            if re.fullmatch('[0-9a-f]{64}', blob.name) and sha256_of(blob) != blob.name:
+                blob.unlink()
+                reason = ValueError(f'{name} came with another sha256: try again')
+                break
+            return Path(get(name, local_files_only=True))
         finally:
             hub.setLevel(level)
     raise MissingWeightsError(
         f'{checkpoint} is not in the cache and cannot be downloaded '
-        f'({_first_line(reason)}). With a network: run this once there, or download '
-        f'{" or ".join(names)} and give its path.',
+        f'({_first_line(reason)}). On a machine with a network: eca-mmdet weights '
+        f'download {checkpoint} --dir . (then copy the file). {_OTHERWISE}',
         code='download-failed',
     ) from None
 

@@ -155,7 +155,7 @@ def add_data_options(parser: argparse._ActionsContainer) -> None:
         '--model',
         metavar='NAME',
         help='config to inherit, or the start of its name (default: '
-        'mask-rcnn_eca-r50, or faster-rcnn_eca-r50 where masks are missing)',
+        'mask-rcnn_eca-r50d, or faster-rcnn_eca-r50d where masks are missing)',
     )
     add('--weights', metavar='FILE', help='detector or backbone to start from')
     add.flag(

@@ -190,6 +190,7 @@ def run(args: argparse.Namespace) -> int:
         args.work_dir,
         bool(args.resume),
         args.launcher,
+        args.from_scratch,
     )
     try:
         with display(args) as shown:

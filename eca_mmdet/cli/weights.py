@@ -1,12 +1,16 @@
-"""``eca-mmdet weights``: recognise and convert checkpoints."""
+"""``eca-mmdet weights``: download, recognise and convert checkpoints."""
 
 from __future__ import annotations
 
 import argparse
 import json
+import re
 import textwrap
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from eca_mmdet.catalog.configs import shipped_configs
+from eca_mmdet.checkpoints.download import FOLDER, SOURCES, download
 from eca_mmdet.cli.common import Commands
 from eca_mmdet.utils.text import printable
 
@@ -19,11 +23,18 @@ def add_parser(commands: Commands) -> None:
     """Add the command to the parser."""
     weights = commands.add_parser(
         'weights',
-        help='recognise and convert files of weights',
-        description='Say what a file of weights is and which backbone it fits; or '
-        "rename its tensors for mmdet, the ECA-Net authors' code or timm.",
+        help='download, recognise and convert checkpoints',
+        description='Download public checkpoints; say what a checkpoint is and which '
+        'backbone it fits; or rename its tensors for mmdet, the ECA-Net '
+        "authors' code or timm.",
     )
     actions = weights.add_subparsers(dest='action', required=True, metavar='ACTION')
+    actions.add_parser('list', help='list public checkpoints, and configs with them')
+    get = actions.add_parser('download', help='download checkpoints, print their paths')
+    text = 'checkpoint or config of the list, or an https:// or hf:// address'
+    get.add_argument('names', nargs='+', metavar='NAME', help=text)
+    text = f'folder (default: {FOLDER}, where the configs look; for addresses a cache)'
+    get.add_argument('--dir', metavar='DIR', help=text)
     inspect = actions.add_parser('inspect', help='say what a file is')
     inspect.add_argument('file', metavar='FILE', help='path, https:// or hf:// address')
     convert = actions.add_parser(
@@ -63,6 +74,16 @@ def add_parser(commands: Commands) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the action; 1 if the file is not recognised."""
+    if args.action in ('list', 'download'):
+        known = _public_checkpoints()
+        owners = {start: name for name, starts in known.items() for start in starts}
+        for name in getattr(args, 'names', ()):
+            checkpoint = owners.get(name.partition('_fpn')[0], name)
+            print(download(checkpoint, args.dir), flush=True)
+        for name, starts in known.items() if args.action == 'list' else ():
+            state = 'there' if Path(FOLDER, name).exists() else ''
+            print(f'{name:39}{state:7}{", ".join(starts)}'.rstrip())
+        return 0
     from eca_mmdet.checkpoints.conversion import convert_weights
     from eca_mmdet.checkpoints.inspection import inspect_weights
 
@@ -76,6 +97,17 @@ def run(args: argparse.Namespace) -> int:
         text, code = _summary(result, args.source), 0
     print(json.dumps(result.to_dict(), indent=1) if args.json else text)
     return code
+
+
+def _public_checkpoints() -> dict[str, list[str]]:
+    """Return checkpoints, and the starts of the names of configs that have each."""
+    texts = {name: file.read_text() for name, file in shipped_configs().items()}
+    on_hub = re.findall(r"'(hf://[^']+)'", ''.join(texts.values()))
+    found: dict[str, list[str]] = {name: [] for name in (*SOURCES, *on_hub)}
+    for checkpoint, starts in found.items():
+        names = [name for name, text in texts.items() if f"{checkpoint}'" in text]
+        starts += dict.fromkeys(name.partition('_fpn')[0] for name in names)
+    return found
 
 
 def as_text(inspection: Inspection) -> str:

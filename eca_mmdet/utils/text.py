@@ -50,13 +50,14 @@ def plural(count: int, noun: str) -> str:
 @contextlib.contextmanager
 def progress(
     what: str, total: int | None = None, shown: bool = True
-) -> Iterator[Callable[[], None]]:
+) -> Iterator[Callable[..., None]]:
     """Show a progress bar on stderr if it is a terminal and the work takes a while.
 
-    Yields a function that counts one item; without ``total``, the bar only moves.
+    Yields a function that counts one item, or so many; without ``total``, the bar only
+    moves.
     """
     if not shown or not sys.stderr.isatty():
-        yield lambda: None
+        yield lambda count=1: None
         return
     from rich.console import Console
     from rich.progress import Progress
@@ -67,7 +68,7 @@ def progress(
     timer.daemon = True
     timer.start()
     try:
-        yield lambda: bar.advance(task)
+        yield lambda count=1: bar.advance(task, count)
     finally:
         timer.cancel()
         timer.join()  # it may be showing the bar just now

@@ -200,12 +200,14 @@ def test_masks_are_required(refused, command, tmp_path, mmdet_ready):
     val = write_data(tmp_path, 'val.json', ('cat',), first=10, masks=False)
     told = refused('--train', train, '--val', val, '--model', TINY)
     assert f'12 of 12 objects of {val} have none' in told
-    assert '--model faster-rcnn_eca-r50' in told
+    assert '--model faster-rcnn_eca-r50d' in told
     code, out, err = command('init', '--train', train, '--val', val)
     assert code == 0, err
-    assert 'faster-rcnn_eca-r50_fpn_4xb2-1x_coco.py' in out
+    assert 'faster-rcnn_eca-r50d_fpn_4xb2-1x_coco.py' in out
+    checkpoint = 'hf://timm/ecaresnet50d.miil_in1k'
+    assert f'weights: {checkpoint}, downloaded if not in the cache' in err
     code, out, err = command('init', '--train', train, '--val', train)
-    assert 'mask-rcnn_eca-r50_fpn_4xb2-1x_coco.py' in out
+    assert 'mask-rcnn_eca-r50d_fpn_4xb2-1x_coco.py' in out
 
 
 def change(path, **entries):

@@ -228,3 +228,38 @@ def test_a_backbone_is_no_detector(command, here):
     (here / 'cut.pth').write_bytes((here / 'backbone.pth').read_bytes()[:5000])
     code, out, err = command('init', *words[:-1], 'cut.pth')
     assert code == 2 and 'cut.pth' in err and not out
+
+
+@pytest.mark.parametrize(
+    ('words', 'told', 'code'),
+    [
+        (
+            [],
+            'eca-mmdet weights download hf://timm/ecaresnet50d.miil_in1k --dir . ',
+            'download-failed',
+        ),
+        (
+            ['--model', 'mask-rcnn_eca-r50'],
+            'eca-mmdet weights download eca_resnet50_k3557.pth.tar. ',
+            'file-not-found',
+        ),
+        (['--weights', 'no.pth'], "'no.pth' not found", 'file-not-found'),
+    ],
+)
+def test_missing_weights_are_reported_once_before_data_are_converted(
+    command, here, monkeypatch, words, told, code
+):
+    """Without a network: what to run on another machine, and the other ways."""
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, 'HF_HUB_CACHE', str(here / 'hub'))
+    write_yolo(here / 'pets', ('cat',))
+    status, out, err = command('train', '--data', 'pets', *words)
+    assert (status, out) == (2, '')
+    line = err.splitlines()[-1]
+    assert told in line and line.endswith(f'[{code}]') and err.count(told) == 1
+    for way in ('--weights FILE', 'init_cfg.checkpoint=FILE', '--from-scratch'):
+        assert way in line
+    assert [path.name for path in here.iterdir()] == ['pets']
+    status, out, err = command('train', '--data', 'missing', 'pets', *words)
+    assert status == 2 and "'missing' does not exist" in err

@@ -344,8 +344,13 @@ def test_missing_file(backbone):
 
 def test_message_for_a_documented_and_for_an_unknown_file():
     for name, source in SOURCES.items():
-        assert source in missing_file_message(f'checkpoints/{name}')
-    assert 'init_cfg.checkpoint=PATH' in missing_file_message('mine.pth')
+        command = f'eca-mmdet weights download {name}.'
+        told = command if '://' in source else f'Put it there: {source}.'
+        assert told in missing_file_message(f'checkpoints/{name}')
+    name = 'eca_resnet50_k3557.pth.tar'
+    told = missing_file_message(f'/a/{name}')
+    assert f'eca-mmdet weights download {name} --dir /a.' in told
+    assert 'init_cfg.checkpoint=FILE' in missing_file_message('mine.pth')
 
 
 def se_backbone(bias, frozen_stages=-1):

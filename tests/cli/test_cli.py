@@ -112,7 +112,7 @@ def test_missing_backbone_file_says_what_to_get(command, tmp_path, monkeypatch):
     assert code == 2
     for part in (
         'checkpoints/eca_resnet50_k3557.pth.tar',
-        '1670rce333c_lyMWFzBlNZoVUvtxbCF_U',
+        'eca-mmdet weights download eca_resnet50_k3557.pth.tar.',
         '--from-scratch',
     ):
         assert part in err

@@ -9,6 +9,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from eca_mmdet.checkpoints.download import SOURCES
 from eca_mmdet.checkpoints.io import read_weights
 from tests.conftest import PYTHON
 from tests.faults.pickles import Call, Opinion
@@ -205,3 +206,28 @@ sys.exit(main(['weights', 'inspect', sys.argv[1]]))
     assert done.returncode in (0, 1), done.stderr
     assert 'neither a ResNet nor a MobileNetV2' in done.stdout
     assert 'Traceback' not in done.stderr
+
+
+def test_list_and_download(command, server, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    name = 'eca_resnet50_k3557.pth.tar'
+    code, out, err = command('weights', 'list')
+    assert (code, err) == (0, '')
+    rows = {line.split()[0]: line for line in out.splitlines()}
+    assert {*SOURCES, 'hf://timm/ecaresnet50d.miil_in1k'} <= rows.keys()
+    assert 'mask-rcnn_eca-r50, ' in rows[name] and 'there' not in out
+    torch.save({'a': torch.ones(2)}, tmp_path / 'x')
+    server.files['/x'] = (tmp_path / 'x').read_bytes()
+    monkeypatch.setitem(SOURCES, name, f'{server.address}/x?id=1')
+    other = f'{server.address}/x'
+    words = ('mask-rcnn_eca-r50', 'retinanet_eca-r50_fpn_4xb2-1x_coco', name)
+    code, out, err = command('weights', 'download', *words)
+    assert (code, out) == (0, f'checkpoints/{name}\n' * 3)
+    assert err.count('downloading') == 1 and err.count('is there already') == 2
+    code, out, err = command('weights', 'download', other, '--dir', 'new/folder')
+    assert (code, out) == (0, 'new/folder/x\n')
+    assert server.gets() == ['/x', '/x']
+    code, out, err = command('weights', 'list')
+    assert 'there' in next(line for line in out.splitlines() if name in line)
+    code, out, err = command('weights', 'download', 'eca_resnet51')
+    assert (code, out) == (2, '') and 'not in eca-mmdet weights list' in err
