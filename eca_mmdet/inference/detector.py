@@ -22,9 +22,23 @@ from eca_mmdet.checkpoints.transfer import (
 )
 from eca_mmdet.engine import config as engine_config
 from eca_mmdet.engine.checkpointing import checkpoint_of
-from eca_mmdet.inference.prediction import SHOWN_FROM, Detector, Prediction
+from eca_mmdet.inference.prediction import (
+    SHOWN_FROM,
+    Detector,
+    ImageInput,
+    Prediction,
+    require_fraction,
+    score_argument,
+)
 from eca_mmdet.utils.errors import UserError
-from eca_mmdet.utils.images import decode, other_format, require_image_file, to_rgb
+from eca_mmdet.utils.images import (
+    ChannelOrder,
+    decode,
+    other_format,
+    require_channel_order,
+    require_image_file,
+    to_rgb,
+)
 from eca_mmdet.utils.text import clipped, first
 
 if TYPE_CHECKING:
@@ -72,7 +86,9 @@ class ECADetector(Detector):
         kind = type(self.model).__name__
         return f'<ECADetector {kind} of {self.path}: {", ".join(self.classes)}>'
 
-    def _predict_one(self, image: Any) -> Prediction:
+    def _predict_one(
+        self, image: ImageInput, channel_order: ChannelOrder
+    ) -> Prediction:
         """Find objects with the test pipeline of the config.
 
         A file is read as mmdet reads it in a test, so that predictions are those of
@@ -82,14 +98,21 @@ class ECADetector(Detector):
         """
         import torch
 
-        original, batch, path = self._batch(image)
+        original, batch, path = self._batch(image, channel_order)
         with torch.no_grad():
             (sample,) = self.model.test_step(batch)
         return Prediction.from_instances(
             sample.pred_instances, classes=self.classes, image=original, path=path
         ).finite()
 
-    def cam(self, image: Any, score: float = SHOWN_FROM) -> Array:
+    @score_argument
+    def cam(
+        self,
+        image: ImageInput,
+        score_thr: float = SHOWN_FROM,
+        *,
+        channel_order: ChannelOrder = 'rgb',
+    ) -> Array:
         """Return where the evidence for the objects lies: see :mod:`.cam`.
 
         The map is (H, W) float32, 0-1: the largest value is 1, and all are 0 without
@@ -97,9 +120,11 @@ class ECADetector(Detector):
         """
         from eca_mmdet.inference.cam import evidence_map
 
-        original, batch, _ = self._batch(image)
+        require_fraction(score_thr)
+        require_channel_order(channel_order)
+        original, batch, _ = self._batch(image, channel_order)
         height, width = original.shape[:2]
-        return evidence_map(self.model, batch, (height, width), score)
+        return evidence_map(self.model, batch, (height, width), score_thr)
 
     def prepared(self, image: Any) -> tuple[Tensor, tuple[int, int]]:
         """Return the network's input for an image, and the image's size in it.
@@ -111,10 +136,16 @@ class ECADetector(Detector):
         height, width = data['data_samples'][0].img_shape[:2]
         return data['inputs'], (int(height), int(width))
 
-    def _batch(self, image: Any) -> tuple[Array, dict[str, Any], str | None]:
+    def _batch(
+        self, image: ImageInput, channel_order: ChannelOrder = 'rgb'
+    ) -> tuple[Array, dict[str, Any], str | None]:
         """Return the image (H, W, 3) RGB, what the model takes, and the path."""
         path = os.fspath(image) if isinstance(image, (str, os.PathLike)) else None
-        loaded = self._as_loaded(to_rgb(image)) if path is None else self.read(path)
+        loaded = (
+            self._as_loaded(to_rgb(image, channel_order))
+            if path is None
+            else self.read(path)
+        )
         # Transforms may draw into the array.
         original = np.ascontiguousarray(loaded['img'][..., ::-1]).astype(np.uint8)
         height, width = original.shape[:2]

@@ -2,28 +2,72 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Sequence
+import copy
+import functools
+import os
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, overload
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    ParamSpec,
+    SupportsIndex,
+    TypeAlias,
+    TypeVar,
+    overload,
+)
 
 import numpy as np
 import numpy.typing as npt
 
 from eca_mmdet.utils.errors import UserError, require_package
-from eca_mmdet.utils.images import encode_image
+from eca_mmdet.utils.images import ChannelOrder, encode_image, require_channel_order
 from eca_mmdet.utils.io import require_free, whole_file
 
+if TYPE_CHECKING:
+    from PIL import Image
+
+P = ParamSpec('P')
+R = TypeVar('R')
 Array = npt.NDArray[Any]
+ImageInput: TypeAlias = 'str | os.PathLike[str] | Array | Image.Image'
+AnyImage = TypeVar('AnyImage', bound=ImageInput)
 
 SHOWN_FROM = 0.3
 """Default score from which objects are drawn."""
 
 
-@dataclass(frozen=True)
+def score_argument(function: Callable[P, R]) -> Callable[P, R]:
+    """Let a function take ``score``, the former name of its ``score_thr``."""
+
+    @functools.wraps(function)
+    def call(*args: P.args, **kwargs: P.kwargs) -> R:
+        if 'score' in kwargs:
+            text = f'the argument score of {function.__name__}() is now score_thr'
+            warnings.warn(text, DeprecationWarning, stacklevel=2)
+            kwargs['score_thr'] = kwargs.pop('score')
+        return function(*args, **kwargs)
+
+    return call
+
+
+def require_fraction(score_thr: float) -> None:
+    """Reject a score threshold outside 0 to 1."""
+    if not 0 <= score_thr <= 1:
+        raise UserError(
+            f'score_thr must be from 0 to 1, as scores are; got {score_thr!r}.',
+            code='option-invalid',
+        )
+
+
+@dataclass(frozen=True, eq=False)
 class Prediction:
     """The n objects found in one image, sorted by descending score.
+
+    ``prediction[rows]`` takes an index, a slice, a mask or positions, as NumPy does,
+    and is a ``Prediction`` in the order asked for. Iteration yields one per object.
 
     Attributes:
         boxes: (n, 4) float32 x1, y1, x2, y2 in pixels of ``image``.
@@ -45,6 +89,8 @@ class Prediction:
         ... )
         >>> prediction.names, prediction.above(0.5).boxes.tolist()
         (['dog', 'cat'], [[1.0, 1.0, 3.0, 3.0]])
+        >>> [found.names[0] for found in prediction[prediction.labels == 0]]
+        ['cat']
     """
 
     boxes: Array
@@ -71,12 +117,33 @@ class Prediction:
 
     def __post_init__(self) -> None:
         order = np.argsort(-self.scores, kind='stable')
-        if (order != np.arange(len(order))).any():
-            for name, value in self._columns(order).items():
-                object.__setattr__(self, name, value)
+        vars(self).update(vars(self[order]))
 
     def __len__(self) -> int:
         return len(self.scores)
+
+    def __getitem__(
+        self, rows: SupportsIndex | slice | Sequence[int] | Array
+    ) -> Prediction:
+        try:
+            positions = np.atleast_1d(np.arange(len(self))[rows])
+            if positions.ndim > 1:
+                raise IndexError(f'it has {positions.ndim} axes')
+        except IndexError as error:
+            raise IndexError(
+                f'a prediction of {len(self)} objects takes an index, a slice, a mask '
+                f'of {len(self)} booleans or positions: {error}'
+            ) from None
+        if np.array_equal(positions, np.arange(len(self))):
+            return self  # masks are large
+        part = copy.copy(self)
+        for name in ('boxes', 'scores', 'labels', 'masks'):
+            column = getattr(self, name)
+            vars(part)[name] = None if column is None else column[positions]
+        return part
+
+    def __iter__(self) -> Iterator[Prediction]:
+        return (self[row] for row in range(len(self)))
 
     def __repr__(self) -> str:
         height, width = self.image.shape[:2]
@@ -89,20 +156,15 @@ class Prediction:
         """The n names of the classes."""
         return [self.classes[label] for label in self.labels]
 
-    def above(self, score: float) -> Prediction:
+    @score_argument
+    def above(self, score_thr: float) -> Prediction:
         """Return the objects of at least a score."""
-        return dataclasses.replace(self, **self._columns(self.scores >= score))
+        require_fraction(score_thr)
+        return self[self.scores >= score_thr]
 
     def finite(self) -> Prediction:
         """Return the objects whose box and score are finite."""
-        finite = np.isfinite(self.scores) & np.isfinite(self.boxes).all(1)
-        return dataclasses.replace(self, **self._columns(finite))
-
-    def _columns(self, rows: Array) -> dict[str, Any]:
-        """Return boxes, scores, labels and masks at some rows."""
-        names = ('boxes', 'scores', 'labels', 'masks')
-        values = {name: getattr(self, name) for name in names}
-        return {name: v[rows] for name, v in values.items() if v is not None}
+        return self[np.isfinite(self.scores) & np.isfinite(self.boxes).all(1)]
 
     def to_coco(
         self, image_id: int | str = 0, category_ids: Sequence[int] | None = None
@@ -150,11 +212,12 @@ class Prediction:
             data={'class_name': np.array(self.names, dtype=str)},
         )
 
-    def plot(self, score: float = SHOWN_FROM) -> Picture:
+    @score_argument
+    def plot(self, score_thr: float = SHOWN_FROM) -> Picture:
         """Draw the objects of at least a score; a notebook shows what is returned."""
         from eca_mmdet.inference.drawing import draw_objects
 
-        kept = self.above(score)
+        kept = self.above(score_thr)
         pairs = zip(kept.names, kept.scores, strict=True)
         texts = [f'{name} {value:.2f}' for name, value in pairs]
         drawn = draw_objects(self.image, kept.boxes, kept.labels, texts, kept.masks)
@@ -168,26 +231,54 @@ class Detector:
     """Images in, predictions out."""
 
     @overload
-    def predict(self, image: list[Any] | tuple[Any, ...]) -> list[Prediction]: ...
+    def predict(
+        self,
+        image: ImageInput,
+        score_thr: float = ...,
+        *,
+        channel_order: ChannelOrder = ...,
+    ) -> Prediction: ...
 
     @overload
-    def predict(self, image: Any) -> Prediction: ...
+    def predict(
+        self,
+        image: list[AnyImage] | tuple[AnyImage, ...],
+        score_thr: float = ...,
+        *,
+        channel_order: ChannelOrder = ...,
+    ) -> list[Prediction]: ...
 
-    def predict(self, image: Any) -> Prediction | list[Prediction]:
+    def predict(
+        self,
+        image: ImageInput | list[AnyImage] | tuple[AnyImage, ...],
+        score_thr: float = 0.0,
+        *,
+        channel_order: ChannelOrder = 'rgb',
+    ) -> Prediction | list[Prediction]:
         """Find objects.
 
         Args:
-            image: path, (H, W, 3) uint8 RGB array, or PIL image; or a list of these,
-                which are run one after the other and give a list.
+            image: path, (H, W, 3) uint8 array, or PIL image; or a list of these, which
+                are run one after the other and give a list.
+            score_thr: leave out objects of a lower score, 0-1. By default there are all
+                that the detector keeps, which AP is computed from.
+            channel_order: of arrays: 'rgb', or 'bgr' for those of ``cv2.imread``. Files
+                and PIL images know theirs.
 
         Raises:
             UserError: there is no such image, or it cannot be read.
         """
-        if isinstance(image, (list, tuple)):
-            return [self._predict_one(item) for item in image]
-        return self._predict_one(image)
+        require_fraction(score_thr)
+        require_channel_order(channel_order)
+        images = image if isinstance(image, (list, tuple)) else [image]
+        found = [
+            self._predict_one(each, channel_order).above(score_thr) for each in images
+        ]
+        return found if images is image else found[0]
 
-    def _predict_one(self, image: Any) -> Prediction:
+    def _predict_one(
+        self, image: ImageInput, channel_order: ChannelOrder
+    ) -> Prediction:
         raise NotImplementedError
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -15,12 +15,22 @@ from eca_mmdet.utils.io import require_regular, whole_file
 from eca_mmdet.utils.text import clipped
 
 Array = npt.NDArray[Any]
+ChannelOrder: TypeAlias = Literal['rgb', 'bgr']
 
 MOST_BYTES = 1 << 30
 """Largest image file that is read."""
 
 
-def to_rgb(image: Any) -> Array:
+def require_channel_order(channel_order: str) -> None:
+    """Reject an unknown order of channels."""
+    if channel_order not in get_args(ChannelOrder):
+        raise UserError(
+            f"channel_order must be 'rgb' or 'bgr'; got {channel_order!r}.",
+            code='option-invalid',
+        )
+
+
+def to_rgb(image: Any, channel_order: ChannelOrder = 'rgb') -> Array:
     """Return an array or a PIL image as OpenCV reads its file: (H, W, 3) uint8, RGB.
 
     Grey is repeated, an alpha channel is dropped without mixing, the upper eight of 16
@@ -29,9 +39,10 @@ def to_rgb(image: Any) -> Array:
     Args:
         image: (H, W), (H, W, 1), (H, W, 3) RGB or (H, W, 4) RGBA of uint8 or uint16;
             or a PIL image.
+        channel_order: of an array; 'bgr' for (H, W, 3) BGR and (H, W, 4) BGRA.
     """
     if not isinstance(image, np.ndarray):
-        image = _from_pil(image)
+        image, channel_order = _from_pil(image), 'rgb'
     if image.ndim == 2:
         image = image[..., None]
     if image.ndim != 3 or image.shape[2] not in (1, 3, 4) or not image.size:
@@ -51,6 +62,8 @@ def to_rgb(image: Any) -> Array:
     image = image[..., :3]
     if image.shape[2] == 1:
         image = image.repeat(3, axis=2)
+    if channel_order == 'bgr':
+        image = image[..., ::-1]
     return np.ascontiguousarray(image)
 
 
