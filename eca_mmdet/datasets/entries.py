@@ -56,6 +56,15 @@ def is_annotation(entry: Any) -> TypeGuard[Entry]:
     return _has_ids(entry, 'image_id', 'category_id')
 
 
+def as_json(value: Any) -> Any:
+    """Return a value in JSON's types: arrays and tuples become lists."""
+
+    def plain(other: Any) -> Any:
+        return other.decode() if isinstance(other, bytes) else other.tolist()
+
+    return json.loads(json.dumps(value, default=plain))
+
+
 def whole(value: Any) -> int | None:
     """Return an id as a whole number: 1, 1.0 and '1' are 1; None for any other."""
     kind = type(value)

@@ -20,7 +20,7 @@ from msgspec import Meta, Struct, ValidationError, convert
 
 from eca_mmdet.inference.prediction import Detector, ImageInput, Prediction
 from eca_mmdet.utils.errors import RunError, UserError, require_package
-from eca_mmdet.utils.images import ChannelOrder, read_rgb, to_rgb
+from eca_mmdet.utils.images import Order, read_rgb, to_rgb
 from eca_mmdet.utils.io import read_file
 from eca_mmdet.utils.text import clipped
 
@@ -328,9 +328,7 @@ class OnnxDetector(Detector):
         """Read an image file as mmdet does: (H, W, 3) uint8, RGB."""
         return read_rgb(path)
 
-    def _predict_one(
-        self, image: ImageInput, channel_order: ChannelOrder
-    ) -> Prediction:
+    def _predict_one(self, image: ImageInput, channel_order: Order) -> Prediction:
         """Find objects, with the thresholds and the size rule of the file."""
         path = os.fspath(image) if isinstance(image, (str, os.PathLike)) else None
         pixels = to_rgb(image, channel_order) if path is None else self.read(path)

@@ -32,10 +32,9 @@ from eca_mmdet.inference.prediction import (
 )
 from eca_mmdet.utils.errors import UserError
 from eca_mmdet.utils.images import (
-    ChannelOrder,
+    Order,
     decode,
     other_format,
-    require_channel_order,
     require_image_file,
     to_rgb,
 )
@@ -86,9 +85,7 @@ class ECADetector(Detector):
         kind = type(self.model).__name__
         return f'<ECADetector {kind} of {self.path}: {", ".join(self.classes)}>'
 
-    def _predict_one(
-        self, image: ImageInput, channel_order: ChannelOrder
-    ) -> Prediction:
+    def _predict_one(self, image: ImageInput, channel_order: Order) -> Prediction:
         """Find objects with the test pipeline of the config.
 
         A file is read as mmdet reads it in a test, so that predictions are those of
@@ -110,8 +107,7 @@ class ECADetector(Detector):
         self,
         image: ImageInput,
         score_thr: float = SHOWN_FROM,
-        *,
-        channel_order: ChannelOrder = 'rgb',
+        channel_order: Order = 'rgb',
     ) -> Array:
         """Return where the evidence for the objects lies: see :mod:`.cam`.
 
@@ -121,7 +117,6 @@ class ECADetector(Detector):
         from eca_mmdet.inference.cam import evidence_map
 
         require_fraction(score_thr)
-        require_channel_order(channel_order)
         original, batch, _ = self._batch(image, channel_order)
         height, width = original.shape[:2]
         return evidence_map(self.model, batch, (height, width), score_thr)
@@ -137,15 +132,14 @@ class ECADetector(Detector):
         return data['inputs'], (int(height), int(width))
 
     def _batch(
-        self, image: ImageInput, channel_order: ChannelOrder = 'rgb'
+        self, image: ImageInput, channel_order: Order = 'rgb'
     ) -> tuple[Array, dict[str, Any], str | None]:
         """Return the image (H, W, 3) RGB, what the model takes, and the path."""
         path = os.fspath(image) if isinstance(image, (str, os.PathLike)) else None
-        loaded = (
-            self._as_loaded(to_rgb(image, channel_order))
-            if path is None
-            else self.read(path)
-        )
+        if path is None:
+            loaded = self._as_loaded(to_rgb(image, channel_order))
+        else:
+            loaded = self.read(path)
         # Transforms may draw into the array.
         original = np.ascontiguousarray(loaded['img'][..., ::-1]).astype(np.uint8)
         height, width = original.shape[:2]
@@ -239,7 +233,13 @@ def load_detector(
         >>> detector = eca_mmdet.load_detector('epoch_12.pth')  # doctest: +SKIP
         >>> detector.predict('image.jpg').plot()  # doctest: +SKIP
     """
-    detector = load_model(os.fspath(checkpoint), config, device)
+    path = os.fspath(checkpoint)
+    if path.lower().endswith('.onnx'):
+        raise UserError(
+            f'{path} is an exported detector: eca_mmdet.OnnxDetector({path!r}).',
+            code='checkpoint-unrecognised',
+        )
+    detector = load_model(path, config, device)
     _ = detector._pipeline  # fails here, not at the first image
     return detector
 

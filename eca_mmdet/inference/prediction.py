@@ -9,21 +9,13 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import (
-    TYPE_CHECKING,
-    Any,
-    ParamSpec,
-    SupportsIndex,
-    TypeAlias,
-    TypeVar,
-    overload,
-)
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeAlias, TypeVar, overload
 
 import numpy as np
 import numpy.typing as npt
 
 from eca_mmdet.utils.errors import UserError, require_package
-from eca_mmdet.utils.images import ChannelOrder, encode_image, require_channel_order
+from eca_mmdet.utils.images import Order, encode_image
 from eca_mmdet.utils.io import require_free, whole_file
 
 if TYPE_CHECKING:
@@ -33,7 +25,7 @@ P = ParamSpec('P')
 R = TypeVar('R')
 Array = npt.NDArray[Any]
 ImageInput: TypeAlias = 'str | os.PathLike[str] | Array | Image.Image'
-AnyImage = TypeVar('AnyImage', bound=ImageInput)
+Images: TypeAlias = 'list[Any] | tuple[ImageInput, ...]'
 
 SHOWN_FROM = 0.3
 """Default score from which objects are drawn."""
@@ -122,19 +114,12 @@ class Prediction:
     def __len__(self) -> int:
         return len(self.scores)
 
-    def __getitem__(
-        self, rows: SupportsIndex | slice | Sequence[int] | Array
-    ) -> Prediction:
-        try:
-            positions = np.atleast_1d(np.arange(len(self))[rows])
-            if positions.ndim > 1:
-                raise IndexError(f'it has {positions.ndim} axes')
-        except IndexError as error:
-            raise IndexError(
-                f'a prediction of {len(self)} objects takes an index, a slice, a mask '
-                f'of {len(self)} booleans or positions: {error}'
-            ) from None
-        if np.array_equal(positions, np.arange(len(self))):
+    def __getitem__(self, rows: slice | npt.ArrayLike) -> Prediction:
+        everything = np.arange(len(self))
+        positions = np.atleast_1d(everything[rows])
+        if positions.ndim > 1:
+            raise IndexError(f'objects have a single axis; got the index {rows!r}')
+        if np.array_equal(positions, everything):
             return self  # masks are large
         part = copy.copy(self)
         for name in ('boxes', 'scores', 'labels', 'masks'):
@@ -232,53 +217,39 @@ class Detector:
 
     @overload
     def predict(
-        self,
-        image: ImageInput,
-        score_thr: float = ...,
-        *,
-        channel_order: ChannelOrder = ...,
+        self, image: ImageInput, score_thr: float = 0, channel_order: Order = 'rgb'
     ) -> Prediction: ...
 
     @overload
     def predict(
-        self,
-        image: list[AnyImage] | tuple[AnyImage, ...],
-        score_thr: float = ...,
-        *,
-        channel_order: ChannelOrder = ...,
+        self, image: Images, score_thr: float = 0, channel_order: Order = 'rgb'
     ) -> list[Prediction]: ...
 
     def predict(
         self,
-        image: ImageInput | list[AnyImage] | tuple[AnyImage, ...],
-        score_thr: float = 0.0,
-        *,
-        channel_order: ChannelOrder = 'rgb',
+        image: ImageInput | Images,
+        score_thr: float = 0,
+        channel_order: Order = 'rgb',
     ) -> Prediction | list[Prediction]:
         """Find objects.
 
         Args:
             image: path, (H, W, 3) uint8 array, or PIL image; or a list of these, which
                 are run one after the other and give a list.
-            score_thr: leave out objects of a lower score, 0-1. By default there are all
-                that the detector keeps, which AP is computed from.
-            channel_order: of arrays: 'rgb', or 'bgr' for those of ``cv2.imread``. Files
-                and PIL images know theirs.
+            score_thr: leave out objects of a lower score, 0-1; 0 for all that the
+                detector returns, which AP is computed from.
+            channel_order: 'bgr' for arrays of ``cv2.imread``; ignored for others.
 
         Raises:
             UserError: there is no such image, or it cannot be read.
         """
-        require_fraction(score_thr)
-        require_channel_order(channel_order)
         images = image if isinstance(image, (list, tuple)) else [image]
         found = [
             self._predict_one(each, channel_order).above(score_thr) for each in images
         ]
         return found if images is image else found[0]
 
-    def _predict_one(
-        self, image: ImageInput, channel_order: ChannelOrder
-    ) -> Prediction:
+    def _predict_one(self, image: ImageInput, channel_order: Order) -> Prediction:
         raise NotImplementedError
 
 
