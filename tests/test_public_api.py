@@ -7,15 +7,19 @@ Its files are those of INPUTS that the docstring names.
 import ast
 import doctest
 import json
+import re
 import subprocess
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 
 import eca_mmdet
 from eca_mmdet.catalog.mechanisms import LAYER_MODULES
-from tests.conftest import PYTHON
+from tests.conftest import PYTHON, REPOSITORY
 from tests.references.networks import AuthorsResNet, randomise, save_as_the_authors
+from tests.support import detectors
 from tests.support.own_data import write_data
 
 FUNCTIONS = [name for name in eca_mmdet._FUNCTIONS if name.islower()]
@@ -159,3 +163,39 @@ def test_one_name_is_a_name(folder):
     assert error.value.code == 'option-invalid'
     assert len(repr(report)) < 300  # no arrays in a notebook's cell
     assert len(repr(eca_mmdet.check_annotations('val.json'))) < 300
+
+
+def test_blocks_of_the_python_page_run(folder, shapes, mmdet_ready, capsys):
+    """docs/python.md, each block as it stands there, except for the epochs."""
+    text = (REPOSITORY / 'docs' / 'python.md').read_text()
+    blocks = re.findall(r'^```python\n(.*?)^```', text, re.DOTALL | re.MULTILINE)
+    assert len(blocks) == text.count('```') // 2
+    (folder / 'run').mkdir()
+    checkpoint = detectors.save(folder / 'run' / 'epoch_12.pth', 'mask', shapes)
+    (folder / 'run' / 'last_checkpoint').write_text(str(checkpoint))
+    write_data(folder, 'train.json', detectors.CLASSES)
+    write_data(folder, 'val.json', detectors.CLASSES, first=10)
+    content = json.loads((folder / 'val.json').read_text())
+    keys = ('image_id', 'category_id', 'bbox')
+    exact = [{key: a[key] for key in keys} for a in content['annotations']]
+    (folder / 'detections.json').write_text(
+        json.dumps([e | {'score': 1.0} for e in exact])
+    )
+    write_checkpoint(folder)
+    street = folder / 'images' / content['images'][0]['file_name']
+    cv2.imwrite(str(folder / 'street.jpg'), cv2.imread(str(street)))
+    known = {}
+    for block in blocks:
+        exec(
+            compile(block.replace('epochs=12', 'epochs=1'), 'python.md', 'exec'), known
+        )
+    same, first, second = (known[name] for name in ('same', 'first', 'second'))
+    np.testing.assert_array_equal(first.boxes, second.boxes)
+    np.testing.assert_array_equal(first.above(0.3).masks, same.masks)
+    sides = np.diff(known['by_size'].boxes.reshape(-1, 2, 2), axis=1)[:, 0]
+    assert len(sides) > len(same) > 3 and (np.diff(sides.prod(1)) >= 0).all()
+    assert known['report'].files[0].results['bbox'].metrics['AP50'] == 1
+    assert known['classes']['class'].unique().tolist() == list(detectors.CLASSES)
+    assert known['trained'].checkpoint.name == 'epoch_1.pth'
+    assert known['exported'].checks[-1].passes and known['page'].path.is_file()
+    assert 'file-not-found' in capsys.readouterr().out

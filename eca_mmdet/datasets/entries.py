@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence, Sized
 from itertools import chain
 from typing import Any, TypeGuard
 
+from eca_mmdet.utils.errors import UserError
+
 Entry = dict[str, Any]
 Size = tuple[int, int]
 """Width and height in pixels."""
@@ -57,10 +59,17 @@ def is_annotation(entry: Any) -> TypeGuard[Entry]:
 
 
 def as_json(value: Any) -> Any:
-    """Return a value in JSON's types: arrays and tuples become lists."""
+    """Return COCO data in JSON's types: arrays and tuples become lists."""
 
     def plain(other: Any) -> Any:
-        return other.decode() if isinstance(other, bytes) else other.tolist()
+        if isinstance(other, bytes):
+            return other.decode()
+        if hasattr(other, 'tolist'):
+            return other.tolist()
+        raise UserError(
+            "COCO's data are dicts, lists, arrays, numbers and text; got a "
+            f'{type(other).__name__}.'
+        )
 
     return json.loads(json.dumps(value, default=plain))
 

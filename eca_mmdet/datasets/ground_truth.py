@@ -161,8 +161,8 @@ def _as_ints(ids: Sequence[ImageId]) -> Ints:
 
 def read_ground_truth(source: str | Path | Mapping[str, Any]) -> GroundTruth:
     """Read a COCO annotation file or its content; every entry must be usable."""
-    if isinstance(source, Mapping):
-        content = as_json(dict(source))
+    if not isinstance(source, (str, Path)):
+        content = as_json(source)
         require_annotations('annotations', content)
         return ground_truth(content, 'annotations')
     file = read_annotations(source)

@@ -25,9 +25,8 @@ from eca_mmdet.evaluation.tables import (
     flat_rows,
     result_tables,
 )
-from eca_mmdet.utils.errors import UserError, require_package
+from eca_mmdet.utils.errors import UserError, require_fraction, require_package
 from eca_mmdet.utils.io import make_run_folder, require_free, write_json
-from eca_mmdet.utils.text import first
 
 if TYPE_CHECKING:
     from eca_mmdet.inference.prediction import Prediction
@@ -121,11 +120,7 @@ def evaluate(
         results,type,row,class,class_id,objects,AP,AP50,AP75,...
         detections,bbox,value,,,12,100.0,100.0,100.0,...
     """
-    single = isinstance(results, (str, Path, Mapping)) or all(
-        hasattr(each, 'to_coco') or (isinstance(each, Mapping) and 'image_id' in each)
-        for each in results
-    )
-    sources: list[Any] = [results] if single else list(results)
+    sources = _as_list(results)
     paths = [str(s) if isinstance(s, (str, Path)) else 'results' for s in sources]
     types = [types] if isinstance(types, str) else types
     classes = [classes] if isinstance(classes, str) else classes
@@ -140,12 +135,12 @@ def evaluate(
         limits = coco_eval.check_max_dets(max_dets)
     except ValueError as error:
         raise UserError(str(error), code='option-invalid') from error
-    if backend not in coco_eval.BACKENDS or not 0 <= score_thr <= 1:
+    if backend not in coco_eval.BACKENDS:
         raise UserError(
-            f'backend must be of {", ".join(coco_eval.BACKENDS)}, and score_thr from 0 '
-            f'to 1; got {backend!r} and {score_thr!r}.',
+            f'backend must be of {", ".join(coco_eval.BACKENDS)}; got {backend!r}.',
             code='option-invalid',
         )
+    require_fraction('score_thr', score_thr)
     if out and out is not True:
         require_free(out)
     whole = read_ground_truth(annotations)
@@ -214,40 +209,46 @@ def evaluate(
     )
 
 
+def _as_list(results: Any) -> list[Any]:
+    """Return one or several results as a list."""
+    if isinstance(results, (str, Path, Mapping)) or hasattr(results, 'to_coco'):
+        return [results]
+    items = list(results)
+    single = all(
+        hasattr(each, 'to_coco') or (isinstance(each, Mapping) and 'image_id' in each)
+        for each in items
+    )
+    return [items] if single else items
+
+
 def _read(source: Any, truth: GroundTruth, types: Sequence[str] | None) -> Results:
     """Read a result file, its entries, or predictions."""
     if isinstance(source, (str, Path)):
         return read_results(source, truth, types)
-    pairs = [(getattr(each, 'path', None), each) for each in source]
+    found = [source] if hasattr(source, 'to_coco') else source
+    pairs = [(getattr(each, 'path', None), each) for each in found]
     if isinstance(source, Mapping):
         pairs = list(source.items())
     if not all(hasattr(each, 'to_coco') for _, each in pairs):
         return read_results(source, truth, types)
-    categories = dict(zip(truth.category_names, truth.category_ids, strict=True))
+    ids = dict(zip(truth.category_names, truth.category_ids, strict=True))
     names = [PurePath(name).as_posix() for name in truth.file_names]
-    images: dict[Any, Any] = dict(zip(names, truth.image_ids, strict=True))
-    images |= zip(truth.image_ids, truth.image_ids, strict=True)
+    images = dict(zip((*names, *truth.image_ids), truth.image_ids * 2, strict=True))
     entries: dict[Any, list[Any]] = {}
     for key, prediction in pairs:
         parts = PurePath(key).parts if isinstance(key, (str, Path)) else ()
         ends = [PurePath(*parts[at:]).as_posix() for at in range(len(parts))]
-        image_id = next((images[end] for end in (key, *ends) if end in images), None)
-        if image_id is None or image_id in entries:
-            fault = 'unknown' if image_id is None else 'predicted twice'
+        image = next((images[end] for end in (key, *ends) if end in images), None)
+        if image is None or image in entries:
+            fault = 'unknown' if image is None else 'predicted twice'
             raise UserError(
                 f'results: the image {key!r} is {fault}. Give a dict from image id or '
                 f'file name in {truth.source} to prediction, e.g. '
                 f'{{{truth.image_ids[0]!r}: prediction}}.',
                 code='not-results',
             )
-        if unknown := sorted({*prediction.names} - categories.keys()):
-            raise UserError(
-                f'results: objects of the classes {first(unknown)} were found in '
-                f'{key!r}; {truth.source} has {first(truth.category_names)}.',
-                code='class-mismatch',
-            )
-        rows = zip(prediction.to_coco(image_id), prediction.names, strict=True)
-        entries[image_id] = [row | {'category_id': categories[c]} for row, c in rows]
+        categories = [ids.get(name, name) for name in prediction.classes]
+        entries[image] = prediction.to_coco(image, categories)
     if pairs and all(each.masks is not None for _, each in pairs):
         types = types or TASKS
     read = read_results([*itertools.chain(*entries.values())], truth, types)

@@ -27,10 +27,8 @@ from eca_mmdet.inference.prediction import (
     Detector,
     ImageInput,
     Prediction,
-    require_fraction,
-    score_argument,
 )
-from eca_mmdet.utils.errors import UserError
+from eca_mmdet.utils.errors import UserError, require_fraction
 from eca_mmdet.utils.images import (
     Order,
     decode,
@@ -102,21 +100,23 @@ class ECADetector(Detector):
             sample.pred_instances, classes=self.classes, image=original, path=path
         ).finite()
 
-    @score_argument
     def cam(
         self,
         image: ImageInput,
         score_thr: float = SHOWN_FROM,
         channel_order: Order = 'rgb',
+        *,
+        score: float | None = None,
     ) -> Array:
         """Return where the evidence for the objects lies: see :mod:`.cam`.
 
         The map is (H, W) float32, 0-1: the largest value is 1, and all are 0 without
-        objects of at least the score.
+        objects of at least the score. ``score`` is the former name of ``score_thr``.
         """
         from eca_mmdet.inference.cam import evidence_map
 
-        require_fraction(score_thr)
+        score_thr = score_thr if score is None else score
+        require_fraction('score_thr', score_thr)
         original, batch, _ = self._batch(image, channel_order)
         height, width = original.shape[:2]
         return evidence_map(self.model, batch, (height, width), score_thr)

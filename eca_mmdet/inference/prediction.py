@@ -3,55 +3,28 @@
 from __future__ import annotations
 
 import copy
-import functools
 import os
-import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeAlias, TypeVar, overload
+from typing import TYPE_CHECKING, Any, TypeAlias, overload
 
 import numpy as np
 import numpy.typing as npt
 
-from eca_mmdet.utils.errors import UserError, require_package
+from eca_mmdet.utils.errors import UserError, require_fraction, require_package
 from eca_mmdet.utils.images import Order, encode_image
 from eca_mmdet.utils.io import require_free, whole_file
 
 if TYPE_CHECKING:
     from PIL import Image
 
-P = ParamSpec('P')
-R = TypeVar('R')
 Array = npt.NDArray[Any]
 ImageInput: TypeAlias = 'str | os.PathLike[str] | Array | Image.Image'
 Images: TypeAlias = 'list[Any] | tuple[ImageInput, ...]'
 
 SHOWN_FROM = 0.3
 """Default score from which objects are drawn."""
-
-
-def score_argument(function: Callable[P, R]) -> Callable[P, R]:
-    """Let a function take ``score``, the former name of its ``score_thr``."""
-
-    @functools.wraps(function)
-    def call(*args: P.args, **kwargs: P.kwargs) -> R:
-        if 'score' in kwargs:
-            text = f'the argument score of {function.__name__}() is now score_thr'
-            warnings.warn(text, DeprecationWarning, stacklevel=2)
-            kwargs['score_thr'] = kwargs.pop('score')
-        return function(*args, **kwargs)
-
-    return call
-
-
-def require_fraction(score_thr: float) -> None:
-    """Reject a score threshold outside 0 to 1."""
-    if not 0 <= score_thr <= 1:
-        raise UserError(
-            f'score_thr must be from 0 to 1, as scores are; got {score_thr!r}.',
-            code='option-invalid',
-        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -141,10 +114,9 @@ class Prediction:
         """The n names of the classes."""
         return [self.classes[label] for label in self.labels]
 
-    @score_argument
     def above(self, score_thr: float) -> Prediction:
         """Return the objects of at least a score."""
-        require_fraction(score_thr)
+        require_fraction('score_thr', score_thr)
         return self[self.scores >= score_thr]
 
     def finite(self) -> Prediction:
@@ -152,7 +124,7 @@ class Prediction:
         return self[np.isfinite(self.scores) & np.isfinite(self.boxes).all(1)]
 
     def to_coco(
-        self, image_id: int | str = 0, category_ids: Sequence[int] | None = None
+        self, image_id: int | str = 0, category_ids: Sequence[int | str] | None = None
     ) -> list[dict[str, Any]]:
         """Return COCO result entries, for ``json.dump`` and pycocotools' ``loadRes``.
 
@@ -172,9 +144,10 @@ class Prediction:
             )
         entries = []
         for at, (x1, y1, x2, y2) in enumerate(self.boxes.astype(float).tolist()):
+            category = ids[self.labels[at]]
             entry: dict[str, Any] = {
                 'image_id': image_id,
-                'category_id': int(ids[self.labels[at]]),
+                'category_id': category if isinstance(category, str) else int(category),
                 'bbox': [x1, y1, x2 - x1, y2 - y1],
                 'score': float(self.scores[at]),
             }
@@ -197,12 +170,16 @@ class Prediction:
             data={'class_name': np.array(self.names, dtype=str)},
         )
 
-    @score_argument
-    def plot(self, score_thr: float = SHOWN_FROM) -> Picture:
-        """Draw the objects of at least a score; a notebook shows what is returned."""
+    def plot(
+        self, score_thr: float = SHOWN_FROM, *, score: float | None = None
+    ) -> Picture:
+        """Draw the objects of at least a score; a notebook shows what is returned.
+
+        ``score`` is the former name of ``score_thr``.
+        """
         from eca_mmdet.inference.drawing import draw_objects
 
-        kept = self.above(score_thr)
+        kept = self.above(score_thr if score is None else score)
         pairs = zip(kept.names, kept.scores, strict=True)
         texts = [f'{name} {value:.2f}' for name, value in pairs]
         drawn = draw_objects(self.image, kept.boxes, kept.labels, texts, kept.masks)
