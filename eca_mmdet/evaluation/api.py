@@ -19,7 +19,6 @@ from eca_mmdet.evaluation.coco_eval import MAX_DETS, make_record
 from eca_mmdet.evaluation.error_analysis import SCORE_THRESHOLD, analyze
 from eca_mmdet.evaluation.tables import (
     FORMATS,
-    LABELS,
     TITLES,
     Evaluated,
     flat_rows,
@@ -74,8 +73,7 @@ class EvaluationReport:
         """Return the table as a ``pandas.DataFrame``: AP and AR 0-100, NaN for n/a."""
         pandas = require_package('pandas', 'to_dataframe()', 'pandas')
         frame = pandas.DataFrame(flat_rows(self.files, classwise))
-        numbers = frame.columns.drop(list(LABELS))
-        return frame.assign(**(100 * frame[numbers].astype(float)))
+        return frame.assign(**(100 * frame.loc[:, 'AP':].astype(float)))
 
 
 def evaluate(
@@ -249,8 +247,8 @@ def _read(source: Any, truth: GroundTruth, types: Sequence[str] | None) -> Resul
             )
         categories = [ids.get(name, name) for name in prediction.classes]
         entries[image] = prediction.to_coco(image, categories)
-    if pairs and all(each.masks is not None for _, each in pairs):
-        types = types or TASKS
+    if types is None and pairs and all(each.masks is not None for _, each in pairs):
+        types = TASKS
     read = read_results([*itertools.chain(*entries.values())], truth, types)
     missing = len(truth.image_ids) - len(entries)
     note = (

@@ -18,9 +18,9 @@ import numpy as np
 import numpy.typing as npt
 from msgspec import Meta, Struct, ValidationError, convert
 
-from eca_mmdet.inference.prediction import Detector, ImageInput, Prediction
+from eca_mmdet.inference.prediction import Detector, Prediction
 from eca_mmdet.utils.errors import RunError, UserError, require_package
-from eca_mmdet.utils.images import Order, read_rgb, to_rgb
+from eca_mmdet.utils.images import read_rgb, to_rgb
 from eca_mmdet.utils.io import read_file
 from eca_mmdet.utils.text import clipped
 
@@ -328,10 +328,10 @@ class OnnxDetector(Detector):
         """Read an image file as mmdet does: (H, W, 3) uint8, RGB."""
         return read_rgb(path)
 
-    def _predict_one(self, image: ImageInput, channel_order: Order) -> Prediction:
+    def _predict_one(self, image: Any) -> Prediction:
         """Find objects, with the thresholds and the size rule of the file."""
         path = os.fspath(image) if isinstance(image, (str, os.PathLike)) else None
-        pixels = to_rgb(image, channel_order) if path is None else self.read(path)
+        pixels = to_rgb(image) if path is None else self.read(path)
         prepared = prepare(pixels, self.rule)
         outputs = self._run(prepared)
         labels, scores = outputs['labels'], outputs['scores']

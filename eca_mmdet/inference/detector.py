@@ -26,16 +26,12 @@ from eca_mmdet.inference.prediction import (
     SHOWN_FROM,
     Detector,
     ImageInput,
+    Order,
     Prediction,
+    in_rgb,
 )
 from eca_mmdet.utils.errors import UserError, require_fraction
-from eca_mmdet.utils.images import (
-    Order,
-    decode,
-    other_format,
-    require_image_file,
-    to_rgb,
-)
+from eca_mmdet.utils.images import decode, other_format, require_image_file, to_rgb
 from eca_mmdet.utils.text import clipped, first
 
 if TYPE_CHECKING:
@@ -83,7 +79,7 @@ class ECADetector(Detector):
         kind = type(self.model).__name__
         return f'<ECADetector {kind} of {self.path}: {", ".join(self.classes)}>'
 
-    def _predict_one(self, image: ImageInput, channel_order: Order) -> Prediction:
+    def _predict_one(self, image: Any) -> Prediction:
         """Find objects with the test pipeline of the config.
 
         A file is read as mmdet reads it in a test, so that predictions are those of
@@ -93,7 +89,7 @@ class ECADetector(Detector):
         """
         import torch
 
-        original, batch, path = self._batch(image, channel_order)
+        original, batch, path = self._batch(image)
         with torch.no_grad():
             (sample,) = self.model.test_step(batch)
         return Prediction.from_instances(
@@ -117,7 +113,7 @@ class ECADetector(Detector):
 
         score_thr = score_thr if score is None else score
         require_fraction('score_thr', score_thr)
-        original, batch, _ = self._batch(image, channel_order)
+        original, batch, _ = self._batch(in_rgb(image, channel_order))
         height, width = original.shape[:2]
         return evidence_map(self.model, batch, (height, width), score_thr)
 
@@ -131,15 +127,10 @@ class ECADetector(Detector):
         height, width = data['data_samples'][0].img_shape[:2]
         return data['inputs'], (int(height), int(width))
 
-    def _batch(
-        self, image: ImageInput, channel_order: Order = 'rgb'
-    ) -> tuple[Array, dict[str, Any], str | None]:
+    def _batch(self, image: Any) -> tuple[Array, dict[str, Any], str | None]:
         """Return the image (H, W, 3) RGB, what the model takes, and the path."""
         path = os.fspath(image) if isinstance(image, (str, os.PathLike)) else None
-        if path is None:
-            loaded = self._as_loaded(to_rgb(image, channel_order))
-        else:
-            loaded = self.read(path)
+        loaded = self._as_loaded(to_rgb(image)) if path is None else self.read(path)
         # Transforms may draw into the array.
         original = np.ascontiguousarray(loaded['img'][..., ::-1]).astype(np.uint8)
         height, width = original.shape[:2]

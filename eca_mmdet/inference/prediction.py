@@ -7,13 +7,13 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias, overload
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, overload
 
 import numpy as np
 import numpy.typing as npt
 
 from eca_mmdet.utils.errors import UserError, require_fraction, require_package
-from eca_mmdet.utils.images import Order, encode_image
+from eca_mmdet.utils.images import encode_image, to_rgb
 from eca_mmdet.utils.io import require_free, whole_file
 
 if TYPE_CHECKING:
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 Array = npt.NDArray[Any]
 ImageInput: TypeAlias = 'str | os.PathLike[str] | Array | Image.Image'
+Order: TypeAlias = Literal['rgb', 'bgr']
 Images: TypeAlias = 'list[Any] | tuple[ImageInput, ...]'
 
 SHOWN_FROM = 0.3
@@ -88,7 +89,7 @@ class Prediction:
         return len(self.scores)
 
     def __getitem__(self, rows: slice | npt.ArrayLike) -> Prediction:
-        everything = np.arange(len(self))
+        everything: Any = np.arange(len(self))
         positions = np.atleast_1d(everything[rows])
         if positions.ndim > 1:
             raise IndexError(f'objects have a single axis; got the index {rows!r}')
@@ -189,6 +190,19 @@ class Prediction:
         return self.plot()._repr_png_() or b''
 
 
+def in_rgb(image: ImageInput, order: Order) -> str | os.PathLike[str] | Array:
+    """Return the path of an image file as it is, and any other image as RGB."""
+    if order not in ('rgb', 'bgr'):
+        raise UserError(
+            f"channel_order must be 'rgb' or 'bgr'; got {order!r}.",
+            code='option-invalid',
+        )
+    if isinstance(image, (str, os.PathLike)):
+        return image
+    rgb = to_rgb(image)
+    return rgb[..., ::-1] if order == 'bgr' and isinstance(image, np.ndarray) else rgb
+
+
 class Detector:
     """Images in, predictions out."""
 
@@ -222,11 +236,12 @@ class Detector:
         """
         images = image if isinstance(image, (list, tuple)) else [image]
         found = [
-            self._predict_one(each, channel_order).above(score_thr) for each in images
+            self._predict_one(in_rgb(each, channel_order)).above(score_thr)
+            for each in images
         ]
         return found if images is image else found[0]
 
-    def _predict_one(self, image: ImageInput, channel_order: Order) -> Prediction:
+    def _predict_one(self, image: str | os.PathLike[str] | Array) -> Prediction:
         raise NotImplementedError
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,13 +15,12 @@ from eca_mmdet.utils.io import require_regular, whole_file
 from eca_mmdet.utils.text import clipped
 
 Array = npt.NDArray[Any]
-Order: TypeAlias = Literal['rgb', 'bgr']
 
 MOST_BYTES = 1 << 30
 """Largest image file that is read."""
 
 
-def to_rgb(image: Any, channel_order: Order = 'rgb') -> Array:
+def to_rgb(image: Any) -> Array:
     """Return an array or a PIL image as OpenCV reads its file: (H, W, 3) uint8, RGB.
 
     Grey is repeated, an alpha channel is dropped without mixing, the upper eight of 16
@@ -30,20 +29,14 @@ def to_rgb(image: Any, channel_order: Order = 'rgb') -> Array:
     Args:
         image: (H, W), (H, W, 1), (H, W, 3) RGB or (H, W, 4) RGBA of uint8 or uint16;
             or a PIL image.
-        channel_order: of an array; 'bgr' for (H, W, 3) BGR and (H, W, 4) BGRA.
     """
-    if channel_order not in ('rgb', 'bgr'):
-        raise UserError(
-            f"channel_order must be 'rgb' or 'bgr'; got {channel_order!r}.",
-            code='option-invalid',
-        )
     if not isinstance(image, np.ndarray):
-        image, channel_order = _from_pil(image), 'rgb'
+        image = _from_pil(image)
     if image.ndim == 2:
         image = image[..., None]
     if image.ndim != 3 or image.shape[2] not in (1, 3, 4) or not image.size:
         raise UserError(
-            'an image is an array (H, W), (H, W, 3) of RGB or BGR, or (H, W, 4); '
+            'an image is an array (H, W), (H, W, 3) in the order RGB, or (H, W, 4); '
             f'got one of shape {image.shape}.',
             code='broken-image',
         )
@@ -58,8 +51,6 @@ def to_rgb(image: Any, channel_order: Order = 'rgb') -> Array:
     image = image[..., :3]
     if image.shape[2] == 1:
         image = image.repeat(3, axis=2)
-    if channel_order == 'bgr':
-        image = image[..., ::-1]
     return np.ascontiguousarray(image)
 
 

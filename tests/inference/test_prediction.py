@@ -13,7 +13,7 @@ from PIL import Image
 from pycocotools import mask as rle
 
 import eca_mmdet
-from eca_mmdet.inference.prediction import Prediction
+from eca_mmdet.inference.prediction import Prediction, in_rgb
 from eca_mmdet.utils.errors import MissingPackageError, UserError
 from eca_mmdet.utils.images import to_rgb
 from tests.support import detectors
@@ -209,16 +209,16 @@ def test_order_of_channels(detector, picture):
         detector.cam(picture, channel_order='bgr'), detector.cam(picture[..., ::-1])
     )
     bgra = np.dstack([picture[..., ::-1], picture[..., 0]])
-    np.testing.assert_array_equal(to_rgb(bgra, 'bgr'), picture)
+    np.testing.assert_array_equal(in_rgb(bgra, 'bgr'), picture)
     pil = Image.fromarray(np.ascontiguousarray(picture))
-    np.testing.assert_array_equal(to_rgb(pil, 'bgr'), picture)
+    np.testing.assert_array_equal(in_rgb(pil, 'bgr'), picture)
     deep = (picture[..., ::-1].astype(np.uint16) << 8) + 7
-    np.testing.assert_array_equal(to_rgb(deep, 'bgr'), picture)
+    np.testing.assert_array_equal(in_rgb(deep, 'bgr'), picture)
     np.testing.assert_array_equal(
-        to_rgb(picture[..., 0], 'bgr')[..., 2], picture[..., 0]
+        in_rgb(picture[..., 0], 'bgr')[..., 2], picture[..., 0]
     )
     with pytest.raises(UserError) as error:
-        detector.predict(picture, channel_order='BGR')
+        detector.predict('a.jpg', channel_order='BGR')
     assert error.value.code == 'option-invalid'
 
 
