@@ -379,4 +379,4 @@ def _values(one: Any, size: tuple[int, int]) -> tuple[Any, float, bool, Any]:
     crowd = one.get('iscrowd') or 0
     if not is_crowd_flag(crowd):
         raise ValueError(f'iscrowd {clipped(repr(crowd))} is neither 0 nor 1')
-    return box, float(area), bool(crowd), mask
+    return box, float(area), bool(crowd), one.get('segmentation')
