@@ -56,7 +56,7 @@ def measure(
 ) -> tuple[float, float, float, float] | None:
     """Return shares of map, area and scores left; None without an object."""
     found = detector.predict(file).above(SCORE)
-    heat = detector.cam(file, score=SCORE)
+    heat = detector.cam(file, score_thr=SCORE)
     inside = np.zeros(heat.shape, bool)
     for x1, y1, x2, y2 in found.boxes.round().astype(int):
         inside[y1:y2, x1:x2] = True

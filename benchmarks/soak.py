@@ -163,7 +163,7 @@ def predict(checkpoint: Path, images: Path) -> None:
     detector = ECADetector.from_checkpoint(checkpoint)
     found = detector.predict(sorted(images.iterdir()))
     detector.predict(found[0].image)
-    detector.cam(found[0].image, score=0.0)
+    detector.cam(found[0].image, score_thr=0.0)
 
 
 def run(*words: object, expected: int = 0) -> None:

@@ -29,11 +29,19 @@ if TYPE_CHECKING:  # for type checkers and editors; __getattr__ loads them late
     from eca_mmdet.engine.testing import test as test
     from eca_mmdet.engine.training import train as train
     from eca_mmdet.evaluation.api import evaluate as evaluate
+    from eca_mmdet.evaluation.metric import CocoTableMetric as CocoTableMetric
     from eca_mmdet.export.exporter import export_onnx as export_onnx
     from eca_mmdet.export.runtime import OnnxDetector as OnnxDetector
     from eca_mmdet.inference.detector import ECADetector as ECADetector
     from eca_mmdet.inference.detector import load_detector as load_detector
+    from eca_mmdet.inference.prediction import Prediction as Prediction
     from eca_mmdet.models.attention import eca_kernel_size as eca_kernel_size
+    from eca_mmdet.models.attention.cbam import *  # noqa: F403
+    from eca_mmdet.models.attention.eca import *  # noqa: F403
+    from eca_mmdet.models.attention.fcanet import *  # noqa: F403
+    from eca_mmdet.models.attention.gather_excite import *  # noqa: F403
+    from eca_mmdet.models.attention.second_order import *  # noqa: F403
+    from eca_mmdet.models.attention.squeeze_excite import *  # noqa: F403
     from eca_mmdet.models.backbones import ECAMobileNetV2 as ECAMobileNetV2
     from eca_mmdet.models.backbones import ECAResNet as ECAResNet
     from eca_mmdet.models.backbones import ECAResNetD as ECAResNetD
@@ -54,6 +62,7 @@ _EXPORTS = {
     'PluginResNet': 'eca_mmdet.models.backbones',
     'TimmBackbone': 'eca_mmdet.models.backbones',
     'AttentionNeck': 'eca_mmdet.models.plugins',
+    'CocoTableMetric': 'eca_mmdet.evaluation.metric',
     'ECAPretrained': 'eca_mmdet.checkpoints.initializer',
     'ECADetector': 'eca_mmdet.inference.detector',
 }
@@ -61,6 +70,7 @@ _EXPORTS = {
 
 _FUNCTIONS = {
     'OnnxDetector': 'eca_mmdet.export.runtime',
+    'Prediction': 'eca_mmdet.inference.prediction',
     'UserError': 'eca_mmdet.utils.errors',
     'build_model': 'eca_mmdet.engine.config',
     'check_annotations': 'eca_mmdet.datasets.checking',

@@ -7,7 +7,7 @@ import hashlib
 import json
 import re
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from eca_mmdet.datasets.entries import is_box, is_finite_number
+from eca_mmdet.datasets.entries import as_json, is_box, is_finite_number
 from eca_mmdet.datasets.ground_truth import Floats, GroundTruth, Ints, normal_id
 from eca_mmdet.datasets.masks import (
     Rles,
@@ -350,9 +350,11 @@ class Results:
 
 
 def read_results(
-    path: str | Path, truth: GroundTruth, tasks: Sequence[str] | None = None
+    source: str | Path | Sequence[Mapping[str, Any]],
+    truth: GroundTruth,
+    tasks: Sequence[str] | None = None,
 ) -> Results:
-    """Read a COCO result file: a JSON list of one object per detection.
+    """Read a COCO result file or its content: a list of one object per detection.
 
     ``tasks`` are of 'bbox' and 'segm'; None takes those whose field every entry has. A
     file of masks only gives boxes too if 'bbox' is asked for.
@@ -361,11 +363,16 @@ def read_results(
         UserError: the file is of another kind, or has entries that cannot be right; the
             first of them and their number are named.
     """
-    try:
-        return _read_batches(Path(path), truth, tasks)
-    except (NotStreamableError, UserError):  # counted over the whole file below
-        entries, sha256, _ = read_json(path, 'result file')
-    found = detections_of(entries, truth, str(path), tasks)
+    path, sha256 = 'results', ''
+    if isinstance(source, (str, Path)):
+        path = str(source)
+        try:
+            return _read_batches(Path(path), truth, tasks)
+        except (NotStreamableError, UserError):  # counted over the whole file below
+            entries, sha256, _ = read_json(path, 'result file')
+    else:
+        entries = as_json(source)
+    found = detections_of(entries, truth, path, tasks)
     having = {task: _having(entries, task) for task in TASKS}
     return Results(found, sha256, _notes(path, having, len(entries), tasks))
 

@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence, Sized
 from itertools import chain
 from typing import Any, TypeGuard
 
+from eca_mmdet.utils.errors import UserError
+
 Entry = dict[str, Any]
 Size = tuple[int, int]
 """Width and height in pixels."""
@@ -54,6 +56,22 @@ def is_category(entry: Any) -> TypeGuard[Entry]:
 def is_annotation(entry: Any) -> TypeGuard[Entry]:
     """Whether this is an annotation of an image and a category; its id may be bad."""
     return _has_ids(entry, 'image_id', 'category_id')
+
+
+def as_json(value: Any) -> Any:
+    """Return COCO data in JSON's types: arrays and tuples become lists."""
+
+    def plain(other: Any) -> Any:
+        if isinstance(other, bytes):
+            return other.decode()
+        if hasattr(other, 'tolist'):
+            return other.tolist()
+        raise UserError(
+            "COCO's data are dicts, lists, arrays, numbers and text; got a "
+            f'{type(other).__name__}.'
+        )
+
+    return json.loads(json.dumps(value, default=plain))
 
 
 def whole(value: Any) -> int | None:

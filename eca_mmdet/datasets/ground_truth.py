@@ -17,8 +17,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from eca_mmdet.datasets.coco import read_annotations
-from eca_mmdet.datasets.entries import is_box, is_crowd_flag, is_finite_number, whole
+from eca_mmdet.datasets.coco import read_annotations, require_annotations
+from eca_mmdet.datasets.entries import (
+    as_json,
+    is_box,
+    is_crowd_flag,
+    is_finite_number,
+    whole,
+)
 from eca_mmdet.datasets.index import CocoIndex, Entries, Mask
 from eca_mmdet.datasets.masks import mask_api, mask_boxes, mask_faults, to_rle
 from eca_mmdet.utils.errors import UserError
@@ -153,10 +159,14 @@ def _as_ints(ids: Sequence[ImageId]) -> Ints:
     return np.array(ids if whole_numbers else (), np.int64)
 
 
-def read_ground_truth(path: str | Path) -> GroundTruth:
-    """Read a COCO annotation file, whose every entry must be usable."""
-    file = read_annotations(path)
-    found = ground_truth(file.content, str(path), file.index)
+def read_ground_truth(source: str | Path | Mapping[str, Any]) -> GroundTruth:
+    """Read a COCO annotation file or its content; every entry must be usable."""
+    if not isinstance(source, (str, Path)):
+        content = as_json(source)
+        require_annotations('annotations', content)
+        return ground_truth(content, 'annotations')
+    file = read_annotations(source)
+    found = ground_truth(file.content, str(source), file.index)
     return replace(found, sha256=file.sha256)
 
 
@@ -369,4 +379,4 @@ def _values(one: Any, size: tuple[int, int]) -> tuple[Any, float, bool, Any]:
     crowd = one.get('iscrowd') or 0
     if not is_crowd_flag(crowd):
         raise ValueError(f'iscrowd {clipped(repr(crowd))} is neither 0 nor 1')
-    return box, float(area), bool(crowd), mask
+    return box, float(area), bool(crowd), one.get('segmentation')

@@ -3,25 +3,41 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
-from pathlib import Path
-from typing import Any, TypeAlias
+from pathlib import Path, PurePath
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
-from eca_mmdet.datasets.detections import TASKS, Detections, read_results
+from eca_mmdet.datasets.detections import TASKS, Detections, Results, read_results
 from eca_mmdet.datasets.ground_truth import GroundTruth, read_ground_truth
 from eca_mmdet.evaluation import coco_eval
 from eca_mmdet.evaluation.bootstrap import Difference, difference
 from eca_mmdet.evaluation.coco_eval import MAX_DETS, make_record
 from eca_mmdet.evaluation.error_analysis import SCORE_THRESHOLD, analyze
-from eca_mmdet.evaluation.tables import FORMATS, TITLES, Evaluated, result_tables
-from eca_mmdet.utils.errors import UserError, require_classes
+from eca_mmdet.evaluation.tables import (
+    FORMATS,
+    TITLES,
+    Evaluated,
+    flat_rows,
+    result_tables,
+)
+from eca_mmdet.utils.errors import (
+    UserError,
+    require_classes,
+    require_fraction,
+    require_package,
+)
 from eca_mmdet.utils.io import make_run_folder, require_free, write_json
 
+if TYPE_CHECKING:
+    from eca_mmdet.inference.prediction import Prediction
+
 PathLike: TypeAlias = str | Path
+Predictions: TypeAlias = 'Mapping[Any, Prediction] | Sequence[Prediction]'
+ResultsLike: TypeAlias = 'PathLike | Sequence[Mapping[str, Any]] | Predictions'
 
 
 @dataclass(frozen=True)
@@ -58,10 +74,16 @@ class EvaluationReport:
             )
         return result_tables(self.truth, self.files, classwise, format)
 
+    def to_dataframe(self, classwise: bool = False) -> Any:
+        """Return the table as a ``pandas.DataFrame``: AP and AR 0-100, NaN for n/a."""
+        pandas = require_package('pandas', 'to_dataframe()', 'pandas')
+        frame = pandas.DataFrame(flat_rows(self.files, classwise))
+        return frame.assign(**(100 * frame.loc[:, 'AP':].astype(float)))
+
 
 def evaluate(
-    annotations: PathLike,
-    results: PathLike | Sequence[PathLike],
+    annotations: PathLike | Mapping[str, Any],
+    results: ResultsLike | Sequence[ResultsLike],
     types: Sequence[str] | str | None = None,
     classes: Sequence[str] | str | None = None,
     max_dets: Sequence[int] = MAX_DETS,
@@ -73,11 +95,13 @@ def evaluate(
     out: PathLike | bool | None = None,
     progress: Callable[[str, int], None] = lambda title, done: None,
 ) -> EvaluationReport:
-    """Evaluate COCO result files of any program.
+    """Evaluate detections of any program.
 
     Args:
-        annotations: COCO annotation file.
-        results: COCO result files; each further one is compared to the first.
+        annotations: COCO annotation file, or its content.
+        results: COCO result file or its entries, predictions of image files, or a dict
+            from image id or file name to prediction; or a list of these, of which each
+            further one is compared to the first.
         types: 'bbox', 'segm' or both; None for those in the results.
         classes: names of the classes to evaluate, or one name; None for all.
         max_dets: limits of detections an image and class, ascending.
@@ -99,7 +123,8 @@ def evaluate(
         results,type,row,class,class_id,objects,AP,AP50,AP75,...
         detections,bbox,value,,,12,100.0,100.0,100.0,...
     """
-    paths = [results] if isinstance(results, (str, Path)) else list(results)
+    sources = _as_list(results)
+    paths = [str(s) if isinstance(s, (str, Path)) else 'results' for s in sources]
     types = [types] if isinstance(types, str) else types
     classes = [classes] if isinstance(classes, str) else classes
     unknown = [task for task in types or () if task not in TASKS]
@@ -113,27 +138,27 @@ def evaluate(
         limits = coco_eval.check_max_dets(max_dets)
     except ValueError as error:
         raise UserError(str(error), code='option-invalid') from error
-    if not paths or backend not in coco_eval.BACKENDS:
+    if backend not in coco_eval.BACKENDS:
         raise UserError(
-            f'expected a result file and a backend of {", ".join(coco_eval.BACKENDS)}; '
-            f'got {paths!r} and {backend!r}.',
+            f'backend must be of {", ".join(coco_eval.BACKENDS)}; got {backend!r}.',
             code='option-invalid',
         )
+    require_fraction('score_thr', score_thr)
     if out and out is not True:
         require_free(out)
     whole = read_ground_truth(annotations)
     require_classes(classes or (), whole.category_names, whole.source)
     truth = whole.only(classes) if classes else whole
     notes, files = list(truth.notes), []
-    for path, label in zip(paths, _labels(paths), strict=True):
-        read = read_results(path, whole, types)
+    for source, path, label in zip(sources, paths, _labels(paths), strict=True):
+        read = _read(source, whole, types)
         notes += read.notes
         found = {task: _move(each, whole, truth) for task, each in read.found.items()}
         numbers = {
             task: coco_eval.evaluate(truth, each, task, limits, backend)
             for task, each in found.items()
         }
-        files.append(Evaluated(str(path), label, read.sha256, found, numbers))
+        files.append(Evaluated(path, label, read.sha256, found, numbers))
     if not any('segm' in file.found for file in files):
         truth = truth.without_masks()
     for file in files[1:]:
@@ -145,7 +170,7 @@ def evaluate(
             )
     record = make_record(
         list(files[0].results.values()),
-        {'file': str(annotations), 'sha256': truth.sha256},
+        {'file': truth.source, 'sha256': truth.sha256},
         backend,
         predictions=files[0].source,
         classes=None if classes is None else list(classes),
@@ -186,6 +211,57 @@ def evaluate(
     return EvaluationReport(
         record, tuple(notes), folder, tuple(drawings), truth, tuple(files)
     )
+
+
+def _as_list(results: Any) -> list[Any]:
+    """Return one or several results as a list."""
+    if isinstance(results, (str, Path, Mapping)) or hasattr(results, 'to_coco'):
+        return [results]
+    items = list(results)
+    single = all(
+        hasattr(each, 'to_coco') or (isinstance(each, Mapping) and 'image_id' in each)
+        for each in items
+    )
+    return [items] if single else items
+
+
+def _read(source: Any, truth: GroundTruth, types: Sequence[str] | None) -> Results:
+    """Read a result file, its entries, or predictions."""
+    if isinstance(source, (str, Path)):
+        return read_results(source, truth, types)
+    found = [source] if hasattr(source, 'to_coco') else source
+    pairs = [(getattr(each, 'path', None), each) for each in found]
+    if isinstance(source, Mapping):
+        pairs = list(source.items())
+    if not all(hasattr(each, 'to_coco') for _, each in pairs):
+        return read_results(source, truth, types)
+    ids = dict(zip(truth.category_names, truth.category_ids, strict=True))
+    names = [PurePath(name).as_posix() for name in truth.file_names]
+    images = dict(zip((*names, *truth.image_ids), truth.image_ids * 2, strict=True))
+    entries: dict[Any, list[Any]] = {}
+    for key, prediction in pairs:
+        parts = PurePath(key).parts if isinstance(key, (str, Path)) else ()
+        ends = [PurePath(*parts[at:]).as_posix() for at in range(len(parts))]
+        image = next((images[end] for end in (key, *ends) if end in images), None)
+        if image is None or image in entries:
+            fault = 'unknown' if image is None else 'predicted twice'
+            raise UserError(
+                f'results: the image {key!r} is {fault}. Give a dict from image id or '
+                f'file name in {truth.source} to prediction, e.g. '
+                f'{{{truth.image_ids[0]!r}: prediction}}.',
+                code='not-results',
+            )
+        categories = [ids.get(name, name) for name in prediction.classes]
+        entries[image] = prediction.to_coco(image, categories)
+    if types is None and pairs and all(each.masks is not None for _, each in pairs):
+        types = TASKS
+    read = read_results([*itertools.chain(*entries.values())], truth, types)
+    missing = len(truth.image_ids) - len(entries)
+    note = (
+        f'results: {missing} of {len(truth.image_ids)} images of {truth.source} were '
+        'not predicted; their objects count as missed'
+    )
+    return replace(read, notes=(note, *read.notes)) if missing else read
 
 
 def _move(found: Detections, whole: GroundTruth, part: GroundTruth) -> Detections:

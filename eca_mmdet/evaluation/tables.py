@@ -15,6 +15,9 @@ from eca_mmdet.evaluation.bootstrap import Difference
 from eca_mmdet.evaluation.coco_eval import MAX_DETS, Metrics, TaskResult, columns
 from eca_mmdet.utils.text import printable
 
+LABELS = ('results', 'type', 'row', 'class', 'class_id', 'objects')
+"""Columns before the numbers in a table for programs."""
+
 FORMATS = ('table', 'md', 'csv', 'latex')
 TITLES = {'bbox': 'box', 'segm': 'mask'}
 
@@ -184,20 +187,29 @@ def _rows(
             yield file, task, rows
 
 
-def _csv(files: Sequence[Evaluated], classwise: bool, names: Sequence[str]) -> str:
-    """Return one machine-readable table of files, differences and classes."""
+def flat_rows(files: Sequence[Evaluated], classwise: bool) -> list[dict[str, Any]]:
+    """Return files, differences and classes as rows of one table.
+
+    They have ``LABELS`` and COCO's columns, 0-1; None where there is no value.
+    """
     table: list[tuple[Any, ...]] = []  # the numbers last
     for file, task, rows in _rows(files):
         result = file.results[task]
         for row, numbers in rows.items():
-            objects = result.counts['objects'] if row == 'value' else ''
-            table.append((file.label, task, row, '', '', objects, numbers))
+            objects = result.counts['objects'] if row == 'value' else None
+            table.append((file.label, task, row, None, None, objects, numbers))
         for each in result.classes if classwise else ():
             label = (file.label, task, 'value', each.name, each.id, each.objects)
             table.append((*label, each.metrics))
-    cells = [
-        [*map(str, label), *(format_ap(numbers[name]) for name in names)]
-        for *label, numbers in table
+    return [
+        dict(zip(LABELS, label, strict=True)) | numbers for *label, numbers in table
     ]
-    header = ['results', 'type', 'row', 'class', 'class_id', 'objects', *names]
-    return render(header, cells, 'csv')
+
+
+def _csv(files: Sequence[Evaluated], classwise: bool, names: Sequence[str]) -> str:
+    cells = [
+        ['' if row[label] is None else str(row[label]) for label in LABELS]
+        + [format_ap(row[name]) for name in names]
+        for row in flat_rows(files, classwise)
+    ]
+    return render([*LABELS, *names], cells, 'csv')

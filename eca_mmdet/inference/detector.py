@@ -22,8 +22,15 @@ from eca_mmdet.checkpoints.transfer import (
 )
 from eca_mmdet.engine import config as engine_config
 from eca_mmdet.engine.checkpointing import checkpoint_of
-from eca_mmdet.inference.prediction import SHOWN_FROM, Detector, Prediction
-from eca_mmdet.utils.errors import UserError
+from eca_mmdet.inference.prediction import (
+    SHOWN_FROM,
+    Detector,
+    ImageInput,
+    Order,
+    Prediction,
+    in_rgb,
+)
+from eca_mmdet.utils.errors import UserError, require_fraction
 from eca_mmdet.utils.images import decode, other_format, require_image_file, to_rgb
 from eca_mmdet.utils.text import clipped, first
 
@@ -91,17 +98,29 @@ class ECADetector(Detector):
             sample.pred_instances, classes=self.classes, image=original, path=path
         ).finite()
 
-    def cam(self, image: Any, score: float | Array = SHOWN_FROM) -> Array:
+    def cam(
+        self,
+        image: ImageInput,
+        score_thr: float | Array = SHOWN_FROM,
+        channel_order: Order = 'rgb',
+        *,
+        score: float | None = None,
+    ) -> Array:
         """Return where the evidence for the objects lies: see :mod:`.cam`.
 
         The map is (H, W) float32, 0-1: the largest value is 1, and all are 0 without
-        objects of at least the score, which may be an array of one for each class.
+        objects of at least the score, which may be an array of one for each class;
+        above 1 leaves a class out.
+        ``score`` is the former name of ``score_thr``.
         """
         from eca_mmdet.inference.cam import evidence_map
 
-        original, batch, _ = self._batch(image)
+        score_thr = score_thr if score is None else score
+        if np.ndim(score_thr) == 0:
+            require_fraction('score_thr', float(score_thr))
+        original, batch, _ = self._batch(in_rgb(image, channel_order))
         height, width = original.shape[:2]
-        return evidence_map(self.model, batch, (height, width), score)
+        return evidence_map(self.model, batch, (height, width), score_thr)
 
     def prepared(self, image: Any) -> tuple[Tensor, tuple[int, int]]:
         """Return the network's input for an image, and the image's size in it.
@@ -210,7 +229,13 @@ def load_detector(
         >>> detector = eca_mmdet.load_detector('epoch_12.pth')  # doctest: +SKIP
         >>> detector.predict('image.jpg').plot()  # doctest: +SKIP
     """
-    detector = load_model(os.fspath(checkpoint), config, device)
+    path = os.fspath(checkpoint)
+    if path.lower().endswith('.onnx'):
+        raise UserError(
+            f'{path} is an exported detector: eca_mmdet.OnnxDetector({path!r}).',
+            code='checkpoint-unrecognised',
+        )
+    detector = load_model(path, config, device)
     _ = detector._pipeline  # fails here, not at the first image
     return detector
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import glob
 import json
 import logging
@@ -371,7 +370,7 @@ def predict_files(
         """Return the objects of an image, and its pictures by kind."""
         found: Prediction = detector.predict(image)
         rows = np.flatnonzero(found.scores >= least[found.labels])[:most]
-        prediction = dataclasses.replace(found, **found._columns(rows))
+        prediction = found[rows]
         pictures = {'pictures': prediction.plot(0, **plot)}
         if cam:
             last = prediction.scores.min(initial=1) - 1e-6  # rounding aside

@@ -2,28 +2,38 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Sequence
+import copy
+import os
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, overload
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, overload
 
 import numpy as np
 import numpy.typing as npt
 
-from eca_mmdet.utils.errors import UserError, require_package
-from eca_mmdet.utils.images import encode_image
+from eca_mmdet.utils.errors import UserError, require_fraction, require_package
+from eca_mmdet.utils.images import encode_image, to_rgb
 from eca_mmdet.utils.io import require_free, whole_file
 
+if TYPE_CHECKING:
+    from PIL import Image
+
 Array = npt.NDArray[Any]
+ImageInput: TypeAlias = 'str | os.PathLike[str] | Array | Image.Image'
+Order: TypeAlias = Literal['rgb', 'bgr']
+Images: TypeAlias = 'list[Any] | tuple[ImageInput, ...]'
 
 SHOWN_FROM = 0.3
 """Default score from which objects are drawn."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Prediction:
     """The n objects found in one image, sorted by descending score.
+
+    ``prediction[rows]`` takes an index, a slice, a mask or positions, as NumPy does,
+    and is a ``Prediction`` in the order asked for. Iteration yields one per object.
 
     Attributes:
         boxes: (n, 4) float32 x1, y1, x2, y2 in pixels of ``image``.
@@ -45,6 +55,8 @@ class Prediction:
         ... )
         >>> prediction.names, prediction.above(0.5).boxes.tolist()
         (['dog', 'cat'], [[1.0, 1.0, 3.0, 3.0]])
+        >>> [found.names[0] for found in prediction[prediction.labels == 0]]
+        ['cat']
     """
 
     boxes: Array
@@ -71,12 +83,26 @@ class Prediction:
 
     def __post_init__(self) -> None:
         order = np.argsort(-self.scores, kind='stable')
-        if (order != np.arange(len(order))).any():
-            for name, value in self._columns(order).items():
-                object.__setattr__(self, name, value)
+        vars(self).update(vars(self[order]))
 
     def __len__(self) -> int:
         return len(self.scores)
+
+    def __getitem__(self, rows: slice | npt.ArrayLike) -> Prediction:
+        everything: Any = np.arange(len(self))
+        positions = np.atleast_1d(everything[rows])
+        if positions.ndim > 1:
+            raise IndexError(f'objects have a single axis; got the index {rows!r}')
+        if np.array_equal(positions, everything):
+            return self  # masks are large
+        part = copy.copy(self)
+        for name in ('boxes', 'scores', 'labels', 'masks'):
+            column = getattr(self, name)
+            vars(part)[name] = None if column is None else column[positions]
+        return part
+
+    def __iter__(self) -> Iterator[Prediction]:
+        return (self[row] for row in range(len(self)))
 
     def __repr__(self) -> str:
         height, width = self.image.shape[:2]
@@ -89,23 +115,17 @@ class Prediction:
         """The n names of the classes."""
         return [self.classes[label] for label in self.labels]
 
-    def above(self, score: float) -> Prediction:
+    def above(self, score_thr: float) -> Prediction:
         """Return the objects of at least a score."""
-        return dataclasses.replace(self, **self._columns(self.scores >= score))
+        require_fraction('score_thr', score_thr)
+        return self[self.scores >= score_thr]
 
     def finite(self) -> Prediction:
         """Return the objects whose box and score are finite."""
-        finite = np.isfinite(self.scores) & np.isfinite(self.boxes).all(1)
-        return dataclasses.replace(self, **self._columns(finite))
-
-    def _columns(self, rows: Array) -> dict[str, Any]:
-        """Return boxes, scores, labels and masks at some rows."""
-        names = ('boxes', 'scores', 'labels', 'masks')
-        values = {name: getattr(self, name) for name in names}
-        return {name: v[rows] for name, v in values.items() if v is not None}
+        return self[np.isfinite(self.scores) & np.isfinite(self.boxes).all(1)]
 
     def to_coco(
-        self, image_id: int | str = 0, category_ids: Sequence[int] | None = None
+        self, image_id: int | str = 0, category_ids: Sequence[int | str] | None = None
     ) -> list[dict[str, Any]]:
         """Return COCO result entries, for ``json.dump`` and pycocotools' ``loadRes``.
 
@@ -125,9 +145,10 @@ class Prediction:
             )
         entries = []
         for at, (x1, y1, x2, y2) in enumerate(self.boxes.astype(float).tolist()):
+            category = ids[self.labels[at]]
             entry: dict[str, Any] = {
                 'image_id': image_id,
-                'category_id': int(ids[self.labels[at]]),
+                'category_id': category if isinstance(category, str) else int(category),
                 'bbox': [x1, y1, x2 - x1, y2 - y1],
                 'score': float(self.scores[at]),
             }
@@ -152,17 +173,20 @@ class Prediction:
 
     def plot(
         self,
-        score: float = SHOWN_FROM,
+        score_thr: float = SHOWN_FROM,
         line_width: int | None = None,
         show_labels: bool = True,
+        *,
+        score: float | None = None,
     ) -> Picture:
         """Draw the objects of at least a score; a notebook shows what is returned.
 
         ``line_width`` is in pixels; ``show_labels=False`` leaves out names and scores.
+        ``score`` is the former name of ``score_thr``.
         """
         from eca_mmdet.inference.drawing import draw_objects
 
-        kept = self.above(score)
+        kept = self.above(score_thr if score is None else score)
         pairs = zip(kept.names, kept.scores, strict=True)
         texts = [f'{name} {value:.2f}' if show_labels else '' for name, value in pairs]
         drawn = draw_objects(
@@ -174,30 +198,58 @@ class Prediction:
         return self.plot()._repr_png_() or b''
 
 
+def in_rgb(image: ImageInput, order: Order) -> str | os.PathLike[str] | Array:
+    """Return the path of an image file as it is, and any other image as RGB."""
+    if order not in ('rgb', 'bgr'):
+        raise UserError(
+            f"channel_order must be 'rgb' or 'bgr'; got {order!r}.",
+            code='option-invalid',
+        )
+    if isinstance(image, (str, os.PathLike)):
+        return image
+    rgb = to_rgb(image)
+    return rgb[..., ::-1] if order == 'bgr' and isinstance(image, np.ndarray) else rgb
+
+
 class Detector:
     """Images in, predictions out."""
 
     @overload
-    def predict(self, image: list[Any] | tuple[Any, ...]) -> list[Prediction]: ...
+    def predict(
+        self, image: ImageInput, score_thr: float = 0, channel_order: Order = 'rgb'
+    ) -> Prediction: ...
 
     @overload
-    def predict(self, image: Any) -> Prediction: ...
+    def predict(
+        self, image: Images, score_thr: float = 0, channel_order: Order = 'rgb'
+    ) -> list[Prediction]: ...
 
-    def predict(self, image: Any) -> Prediction | list[Prediction]:
+    def predict(
+        self,
+        image: ImageInput | Images,
+        score_thr: float = 0,
+        channel_order: Order = 'rgb',
+    ) -> Prediction | list[Prediction]:
         """Find objects.
 
         Args:
-            image: path, (H, W, 3) uint8 RGB array, or PIL image; or a list of these,
-                which are run one after the other and give a list.
+            image: path, (H, W, 3) uint8 array, or PIL image; or a list of these, which
+                are run one after the other and give a list.
+            score_thr: leave out objects of a lower score, 0-1; 0 for all that the
+                detector returns, which AP is computed from.
+            channel_order: 'bgr' for arrays of ``cv2.imread``; ignored for others.
 
         Raises:
             UserError: there is no such image, or it cannot be read.
         """
-        if isinstance(image, (list, tuple)):
-            return [self._predict_one(item) for item in image]
-        return self._predict_one(image)
+        images = image if isinstance(image, (list, tuple)) else [image]
+        found = [
+            self._predict_one(in_rgb(each, channel_order)).above(score_thr)
+            for each in images
+        ]
+        return found if images is image else found[0]
 
-    def _predict_one(self, image: Any) -> Prediction:
+    def _predict_one(self, image: str | os.PathLike[str] | Array) -> Prediction:
         raise NotImplementedError
 
 

@@ -66,6 +66,14 @@ class MissingPackageError(UserError, ImportError):
     code = 'package-missing'
 
 
+def require_fraction(name: str, value: float) -> None:
+    """Reject a score threshold or another share outside 0 to 1."""
+    if not 0 <= value <= 1:
+        raise UserError(
+            f'{name} must be from 0 to 1; got {value!r}.', code='option-invalid'
+        )
+
+
 def require_package(name: str, purpose: str, install: str) -> Any:
     """Import and return a module; raise MissingPackageError without it.
 

@@ -5,7 +5,7 @@ from dataclasses import fields
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from eca_mmdet.datasets import coco
@@ -46,7 +46,16 @@ def assert_same(found, expected):
     assert found.mask_faults() == expected.mask_faults()
 
 
+ENTRY = {'id': 0, 'image_id': 0, 'category_id': 0, 'bbox': [1, 1, 9, 9], 'area': 81}
+EMPTY_MASK = {
+    'images': [{'id': 0, 'file_name': 'a.jpg', 'width': 40}],
+    'categories': [{'id': 0, 'name': 'cat'}],
+    'annotations': [ENTRY | {'segmentation': []}, ENTRY],
+}
+
+
 @settings(max_examples=150, deadline=None)
+@example(content=EMPTY_MASK, one='annotations')
 @given(content=CONTENTS, one=st.sampled_from(('annotations', 'images', 'none')))
 def test_any_file_has_the_same_columns_and_errors(tmp_path_factory, content, one):
     path = tmp_path_factory.getbasetemp() / 'A.json'

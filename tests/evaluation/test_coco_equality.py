@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import eca_mmdet
 from eca_mmdet.datasets.detections import detections_of
 from eca_mmdet.datasets.ground_truth import ground_truth, read_ground_truth
 from eca_mmdet.datasets.masks import bad_counts, count_pixels, mask_api
@@ -58,6 +59,61 @@ def assert_equal_to_pycocotools(content, results, task, max_dets=(1, 10, 100)):
         ours = [-1 if v is None else v for v in metrics.values()]
         assert list(metrics) == list(columns())
         assert ours == stats
+
+
+def with_arrays(value):
+    """The same with what programs have in memory: arrays, tuples, NumPy's numbers."""
+    if isinstance(value, dict):
+        return {key: with_arrays(item) for key, item in value.items()}
+    if isinstance(value, list) and value and isinstance(value[0], (int, float)):
+        return tuple(value) if len(value) == 4 else np.array(value)
+    if isinstance(value, list):
+        return list(map(with_arrays, value))
+    return np.asarray(value)[()] if isinstance(value, (int, float)) else value
+
+
+def predictions(content, results):
+    """The results as the predictions of a detector, by image id."""
+    names = [one['name'] for one in content['categories']]
+    labels = {one['id']: at for at, one in enumerate(content['categories'])}
+    found = {}
+    for image in content['images']:
+        entries = [one for one in results if one['image_id'] == image['id']]
+        boxes = np.array([one['bbox'] for one in entries], np.float32).reshape(-1, 4)
+        boxes[:, 2:] += boxes[:, :2]
+        masks = [mask_api().decode(one['segmentation']) for one in entries]
+        size = (image['height'], image['width'])
+        found[image['id']] = eca_mmdet.Prediction(
+            boxes=boxes,
+            scores=np.array([one['score'] for one in entries], np.float32),
+            labels=np.array([labels[one['category_id']] for one in entries], int),
+            masks=np.array(masks, bool).reshape(-1, *size),
+            classes=tuple(names),
+        )
+    return found
+
+
+@pytest.mark.parametrize('seed', [3, 8, 21])
+def test_content_and_predictions_give_pycocotools_numbers(seed):
+    content, results = random_case(seed)
+    assert len(content['images']) > 1 and results
+    found = predictions(content, results)
+    ids = [one['id'] for one in content['categories']]
+    entries = [e for at, one in found.items() for e in one.to_coco(at, ids)]
+    before = copy.deepcopy((content, entries))
+    for annotations, results in (
+        (content, entries),
+        (with_arrays(content), with_arrays(entries)),
+        (content, found),
+    ):
+        report = eca_mmdet.evaluate(annotations, results)
+        assert not report.notes
+        assert report.files[0].results.keys() == set(TASKS)
+        for task, result in report.files[0].results.items():
+            _, _, stats = pycocotools_curves(content, entries, task, (1, 10, 100))
+            ours = [-1 if v is None else v for v in result.metrics.values()]
+            assert ours == stats
+    assert before == (content, entries)
 
 
 @pytest.mark.slow

@@ -385,6 +385,12 @@ def test_every_form_of_an_image(detector, tmp_path):
         pixels = images.read_rgb(str(path))
         forms = [path, str(path), pixels, Image.fromarray(pixels)]
         first, *others = detector.predict(forms)
+        bgr = detector.predict(pixels[..., ::-1], channel_order='bgr')
+        np.testing.assert_array_equal(bgr.image, pixels)
+        np.testing.assert_array_equal(bgr.scores, first.scores)
+        least = float(first.scores[1])
+        (kept,) = detector.predict([path], score_thr=least)
+        np.testing.assert_array_equal(kept.boxes, first.above(least).boxes)
         np.testing.assert_array_equal(first.image, pixels)
         assert first.path == str(path) and first.classes == detector.classes
         assert [one.path for one in others] == [str(path), None, None]

@@ -13,7 +13,7 @@ from PIL import Image
 from pycocotools import mask as rle
 
 import eca_mmdet
-from eca_mmdet.inference.prediction import Prediction
+from eca_mmdet.inference.prediction import Prediction, in_rgb
 from eca_mmdet.utils.errors import MissingPackageError, UserError
 from eca_mmdet.utils.images import to_rgb
 from tests.support import detectors
@@ -101,6 +101,7 @@ def test_predictions_equal_those_of_mmdet(name, detector, picture, tmp_path):
     equal(found, detector.predict(Image.open(path)))
     read = cv2.imread(str(path), cv2.IMREAD_COLOR)
     equal(found, detector.predict(read[..., ::-1]))
+    equal(found, detector.predict(read, channel_order='bgr'))
 
 
 def test_predictions_equal_those_of_the_test_loop(detector, shapes):
@@ -185,9 +186,109 @@ def test_objects_are_sorted_with_all_that_is_theirs():
     assert repr(found) == '<Prediction 30x20: 3 objects with masks>'
 
 
+def test_threshold_of_predict(detector, picture):
+    found = detector.predict(picture)
+    middle = float(found.scores[len(found) // 2])
+    (kept,) = detector.predict([picture], score_thr=middle)
+    equal(kept, found.above(middle))
+    assert 0 < len(kept) < len(found) and kept.scores.min() == np.float32(middle)
+    for call in (detector.predict, detector.cam):
+        for wrong in (1.1, -0.1, float('nan')):
+            with pytest.raises(UserError) as error:
+                call(picture, wrong)
+            assert error.value.code == 'option-invalid'
+
+
+def test_order_of_channels(detector, picture):
+    """Only arrays of colours are swapped."""
+    swapped = detector.predict(picture, channel_order='bgr')
+    equal(swapped, detector.predict(picture[..., ::-1]))
+    np.testing.assert_array_equal(swapped.image, picture[..., ::-1])
+    assert (swapped.scores != detector.predict(picture).scores).any()
+    np.testing.assert_array_equal(
+        detector.cam(picture, channel_order='bgr'), detector.cam(picture[..., ::-1])
+    )
+    bgra = np.dstack([picture[..., ::-1], picture[..., 0]])
+    np.testing.assert_array_equal(in_rgb(bgra, 'bgr'), picture)
+    pil = Image.fromarray(np.ascontiguousarray(picture))
+    np.testing.assert_array_equal(in_rgb(pil, 'bgr'), picture)
+    deep = (picture[..., ::-1].astype(np.uint16) << 8) + 7
+    np.testing.assert_array_equal(in_rgb(deep, 'bgr'), picture)
+    np.testing.assert_array_equal(
+        in_rgb(picture[..., 0], 'bgr')[..., 2], picture[..., 0]
+    )
+    with pytest.raises(UserError) as error:
+        detector.predict('a.jpg', channel_order='BGR')
+    assert error.value.code == 'option-invalid'
+
+
+def test_an_exported_detector_is_named(tmp_path):
+    with pytest.raises(UserError, match='OnnxDetector') as error:
+        eca_mmdet.load_detector(tmp_path / 'model.ONNX')
+    assert error.value.code == 'checkpoint-unrecognised'
+
+
+@pytest.mark.parametrize(
+    ('rows', 'expected'),
+    [
+        (0, [0]),
+        (-1, [2]),
+        (np.int64(1), [1]),
+        (slice(1, None), [1, 2]),
+        (slice(None, None, -2), [2, 0]),
+        (slice(9, 12), []),
+        ([2, 0], [2, 0]),
+        ([], []),
+        (range(2), [0, 1]),
+        (np.array([1, 1]), [1, 1]),
+        ([True, False, True], [0, 2]),
+        (np.zeros(3, bool), []),
+        (torch.tensor([False, True, True]), [1, 2]),
+        (torch.tensor([2, 1]), [2, 1]),
+    ],
+)
+def test_selected_objects_keep_what_is_theirs(rows, expected):
+    whole = prediction()
+    part = whole[rows]
+    assert isinstance(part, Prediction) and len(part) == len(expected)
+    for name in ('boxes', 'scores', 'labels', 'masks'):
+        values = getattr(whole, name)[expected]
+        np.testing.assert_array_equal(getattr(part, name), values)
+    assert part.names == [whole.names[row] for row in expected]
+    assert part.image is whole.image and part.classes == whole.classes
+    assert [one['score'] for one in part.to_coco()] == part.scores.tolist()
+    assert prediction(masks=False)[rows].masks is None
+    assert len(whole) == 3  # and is as it was
+    np.testing.assert_array_equal(whole.scores, [0.75, 0.5, 0.25])
+
+
+@pytest.mark.parametrize(
+    'rows',
+    [3, -4, [0, 3], [True], np.ones(4, bool), np.ones((3, 4), bool), 'a', 0.5, (0, 1)]
+    + [None, True, [[0, 1]], np.array([0.5, 1])],
+)
+def test_what_selects_no_objects(rows):
+    with pytest.raises(IndexError):
+        prediction()[rows]
+
+
+def test_iteration():
+    whole = prediction()
+    assert [(len(one), one.names[0]) for one in whole] == [
+        (1, 'cat'),
+        (1, 'dog'),
+        (1, 'dog'),
+    ]
+    assert [one.scores[0] for one in reversed(whole)] == [0.25, 0.5, 0.75]
+    assert list(whole[:0]) == [] and whole[:0].masks.shape == (0, 20, 30)
+    with pytest.raises(IndexError):
+        whole[:0][0]
+    assert whole in [prediction(), whole] and len({whole, prediction()}) == 2
+
+
 @pytest.mark.parametrize(('score', 'count'), [(0, 3), (0.5, 2), (0.51, 1), (1, 0)])
 def test_above_keeps_what_reaches_the_score(score, count):
-    kept = prediction().above(score)
+    kept = prediction().above(score_thr=score)
     assert len(kept) == len(kept.boxes) == len(kept.masks) == count
     assert prediction(masks=False).above(score).masks is None
 
@@ -229,7 +330,9 @@ def test_without_supervision(monkeypatch):
 
 
 def test_plot_shows_and_saves(tmp_path):
-    drawn = prediction().plot(score=0.6)
+    drawn = prediction().plot(score_thr=0.6)
+    np.testing.assert_array_equal(drawn, prediction().plot(score=0.6))  # as in 0.1
+    np.testing.assert_array_equal(drawn, prediction()[:1].plot())
     assert drawn.shape == (20, 30, 3) and (drawn != 90).any()
     raw = np.frombuffer(drawn._repr_png_(), np.uint8)
     np.testing.assert_array_equal(cv2.imdecode(raw, 1)[..., ::-1], drawn)
@@ -242,4 +345,4 @@ def test_plot_shows_and_saves(tmp_path):
     assert raised.value.code == 'output-exists'
     with pytest.raises(UserError, match='format'):
         drawn.save(tmp_path / 'a.doc')
-    assert (prediction().plot(score=1) == 90).all()
+    assert (prediction().plot(1) == 90).all()
