@@ -11,7 +11,7 @@ from pycocotools import mask as mask_api
 from eca_mmdet.datasets.detections import Detections, detections_of
 from eca_mmdet.datasets.ground_truth import ground_truth
 from eca_mmdet.evaluation import error_analysis as analysis
-from eca_mmdet.evaluation.bootstrap import COPIES, Sampler, difference, sample_copies
+from eca_mmdet.evaluation.bootstrap import difference, draw_samples, sample_class
 from eca_mmdet.evaluation.coco_eval import evaluate
 from eca_mmdet.evaluation.error_analysis import analyze
 from tests.references.coco import box_mask, random_case, rle
@@ -375,17 +375,23 @@ def two_detectors(seed, shift):
     'max_dets', [(1, 10, 100), (1, 2), (2,), (1, 2, 3, 4), (1, 2, 3)]
 )
 def test_a_sample_is_evaluated_as_if_its_images_were_there_as_often_as_drawn(max_dets):
+    """The mean of the classes is the value of all of them."""
     truth, (_, found), _ = two_detectors(5, 0)
-    sampler = Sampler(truth, found, 'bbox', max_dets)
-    draw = np.random.default_rng(0)
-    for _ in range(5):
-        ids = sample_copies(len(truth.image_ids), draw)
-        chosen = (np.array(ids) - 1) // COPIES
-        assert len(ids) == len(truth.image_ids) > len(set(chosen))
-        expected = evaluate(*drawn(truth, found, chosen), 'bbox', max_dets).metrics
-        [row] = sampler.metrics([ids], list(expected))
-        values = [np.nan if one is None else one for one in expected.values()]
-        assert row == pytest.approx(values, abs=1e-12, nan_ok=True)
+    times = draw_samples(len(truth.image_ids), 5, 0)
+    assert (times.sum(1) == len(truth.image_ids)).all() and times.max() > 1
+    classes = [
+        sample_class(truth, found, at, 'bbox', times, max_dets) for at in range(3)
+    ]
+    for sample, counts in enumerate(times):
+        chosen = np.repeat(np.arange(len(counts)), counts)
+        expected = evaluate(*drawn(truth, found, chosen), 'bbox', max_dets)
+        rows = [values[sample] for values in classes]
+        means = np.ma.masked_invalid(rows).mean(0).filled(np.nan)
+        for result, values in zip(
+            (*expected.classes, expected), (*rows, means), strict=True
+        ):
+            wanted = [np.nan if v is None else v for v in result.metrics.values()]
+            assert list(values) == pytest.approx(wanted, abs=1e-12, nan_ok=True)
 
 
 def test_equal_detectors_differ_by_nothing():
@@ -399,22 +405,29 @@ def test_interval_is_that_of_a_bootstrap_by_hand():
     """Draw images with replacement, evaluate both detectors on each sample."""
     truth, first, second = two_detectors(2, 6)
     found = difference(truth, first, second, bootstrap=500, seed=3)
-    worse = found.metrics['AP']
-    assert worse == second[0].metrics['AP'] - first[0].metrics['AP'] < 0
+    assert found.metrics['AP'] == second[0].metrics['AP'] - first[0].metrics['AP'] < 0
+    assert [one.metrics['AP'] for one in found.classes] == [
+        other.metrics['AP'] - one.metrics['AP']
+        for one, other in zip(first[0].classes, second[0].classes, strict=True)
+    ]
     draw = np.random.RandomState(0)
     deltas = []
     for _ in range(500):
         chosen = draw.randint(0, len(truth.image_ids), len(truth.image_ids))
         sampled = [
-            evaluate(*drawn(truth, one[1], chosen), 'bbox').metrics['AP']
-            for one in (first, second)
+            evaluate(*drawn(truth, one[1], chosen), 'bbox') for one in (first, second)
         ]
-        deltas.append(sampled[1] - sampled[0])
-    low, high = np.percentile(deltas, [2.5, 97.5])
-    width = high - low
-    assert found.low['AP'] == pytest.approx(low, abs=0.1 * width)
-    assert found.high['AP'] == pytest.approx(high, abs=0.1 * width)
-    assert found.low['AP'] < worse < found.high['AP'] < 0
+        aps = [
+            [one.metrics['AP'], *(each.metrics['AP'] for each in one.classes)]
+            for one in sampled
+        ]
+        deltas.append(np.subtract(aps[1], aps[0]))
+    lows, highs = np.percentile(deltas, [2.5, 97.5], axis=0)
+    for part, low, high in zip((found, *found.classes), lows, highs, strict=True):
+        assert part.low['AP'] == pytest.approx(low, abs=0.1 * (high - low))
+        assert part.high['AP'] == pytest.approx(high, abs=0.1 * (high - low))
+        assert part.low['AP'] < part.metrics['AP'] < part.high['AP']
+    assert found.high['AP'] < 0
 
 
 def drawn(truth, found, chosen):
@@ -460,4 +473,15 @@ def test_empty_ranges_have_no_interval():
         compared.metrics['APL'] is compared.low['APL'] is compared.high['APL'] is None
     )
     assert compared.low['APS'] == 0
-    assert difference(truth, one, one, bootstrap=0).low == {}
+    without = difference(truth, one, one, bootstrap=0)
+    assert without.low == without.classes[0].low == {}
+    assert without.classes[0].metrics['APS'] == 0
+
+
+def test_a_class_that_nobody_looked_for_has_no_difference():
+    objects, found = random_boxes(4, images=10)
+    truth, detections = data(objects, [one for one in found if one[1] == 1], 4)
+    one = evaluate(truth, detections['bbox'], 'bbox'), detections['bbox']
+    first, second, _, empty = difference(truth, one, one, bootstrap=20).classes
+    assert first.high['AP'] == second.low['AP'] == second.metrics['AP'] == 0
+    assert empty.objects == 0 and {*empty.low.values()} == {None}
