@@ -5,13 +5,9 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from typing import TYPE_CHECKING
 
 from eca_mmdet.cli.common import Adder, Commands, count, fraction
 from eca_mmdet.utils.text import printable
-
-if TYPE_CHECKING:
-    from rich.progress import TaskID
 
 
 def add_parser(commands: Commands) -> None:
@@ -62,35 +58,21 @@ def add_parser(commands: Commands) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Evaluate; the result is on stdout, everything else on stderr."""
-    from rich.console import Console
-    from rich.progress import Progress
-
     from eca_mmdet.evaluation.api import evaluate
 
-    bars: dict[str, TaskID] = {}
-    console = Console(stderr=True)
-    hidden = not console.is_terminal
-    with Progress(console=console, transient=True, disable=hidden) as shown:
-
-        def progress(title: str, done: int) -> None:
-            if title not in bars:
-                bars[title] = shown.add_task(title, total=args.bootstrap)
-            shown.update(bars[title], completed=done)
-
-        report = evaluate(
-            args.ann,
-            args.results,
-            types=args.types,
-            classes=args.classes,
-            max_dets=args.max_dets,
-            backend=args.backend,
-            bootstrap=args.bootstrap,
-            seed=args.seed,
-            analysis=args.analysis,
-            score_thr=args.score_thr,
-            out=args.out or True,
-            progress=progress,
-        )
+    report = evaluate(
+        args.ann,
+        args.results,
+        types=args.types,
+        classes=args.classes,
+        max_dets=args.max_dets,
+        backend=args.backend,
+        bootstrap=args.bootstrap,
+        seed=args.seed,
+        analysis=args.analysis,
+        score_thr=args.score_thr,
+        out=args.out or True,
+    )
     lines = [f'note: {note}' for note in report.notes]
     lines += [f'pictures: {folder}' for folder in report.drawings]
     lines += [f'all numbers: {report.folder}/metrics.json']

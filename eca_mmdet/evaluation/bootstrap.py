@@ -7,7 +7,7 @@ quarter too narrow.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -25,6 +25,7 @@ from eca_mmdet.evaluation.coco_eval import (
     columns,
     hotcoco_evaluator,
 )
+from eca_mmdet.utils.text import progress
 
 CONFIDENCE = 0.95
 COPIES = 6
@@ -67,7 +68,7 @@ def difference(
     bootstrap: int = 300,
     seed: int = 0,
     max_dets: Sequence[int] = MAX_DETS,
-    progress: Callable[[int], None] = lambda done: None,
+    title: str = 'bootstrap',
 ) -> Difference:
     """Compare two detectors, drawing images with replacement for the interval.
 
@@ -81,18 +82,19 @@ def difference(
         bootstrap: number of samples; 0 leaves the interval out.
         seed: random seed of the samples.
         max_dets: limits of detections.
-        progress: called with the number of samples done, in fractions of a class.
+        title: name of the progress bar, which counts classes.
     """
     delta = subtract(first[0].metrics, second[0].metrics)
     times = draw_samples(len(truth.image_ids), bootstrap, seed)
     changes = np.full((bootstrap, len(truth.category_ids), len(delta)), np.nan)
-    for at in range(len(truth.category_ids) if bootstrap else 0):
-        before, after = (
-            sample_class(truth, found, at, result.task, times, max_dets)
-            for result, found in (first, second)
-        )
-        changes[:, at] = after - before
-        progress(bootstrap * (at + 1) // len(truth.category_ids))
+    with progress(title, len(truth.category_ids)) as advance:
+        for at in range(len(truth.category_ids) if bootstrap else 0):
+            before, after = (
+                sample_class(truth, found, at, result.task, times, max_dets)
+                for result, found in (first, second)
+            )
+            changes[:, at] = after - before
+            advance()
     classes = []
     for at, (one, other) in enumerate(
         zip(first[0].classes, second[0].classes, strict=True)

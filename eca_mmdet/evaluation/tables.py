@@ -5,18 +5,29 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import Container, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from eca_mmdet.datasets.detections import Detections
 from eca_mmdet.datasets.ground_truth import GroundTruth
 from eca_mmdet.evaluation.bootstrap import Difference
-from eca_mmdet.evaluation.coco_eval import MAX_DETS, Metrics, TaskResult, columns
+from eca_mmdet.evaluation.coco_eval import (
+    MAX_DETS,
+    ClassResult,
+    Metrics,
+    TaskResult,
+    columns,
+)
 from eca_mmdet.utils.text import printable
 
 FORMATS = ('table', 'md', 'csv', 'latex')
 TITLES = {'bbox': 'box', 'segm': 'mask'}
+CHANGE_HEADER = (
+    *('class', 'id', 'objects', 'AP, first', 'AP, second'),
+    *('difference', '95% CI low', '95% CI high'),
+)
+"""Columns of :func:`class_changes`; the last two only with a bootstrap."""
 
 
 def format_ap(value: float | None, signed: bool = False) -> str:
@@ -140,20 +151,7 @@ def result_tables(
     names = columns(limits)
     if style == 'csv':
         return _csv(files, classwise, names)
-    labels = {
-        'minus first': f'minus {files[0].label}',
-        'minus first, low': '95 % from',
-        'minus first, high': 'to',
-    }
-    cells = [
-        [
-            labels.get(row, f'{file.label}, {TITLES[task]}'),
-            *(format_ap(numbers[name], row in labels) for name in names),
-        ]
-        for file, task, rows in _rows(files)
-        for row, numbers in rows.items()
-    ]
-    parts = [render(['', *names], cells, style)]
+    parts = [render(['', *names], _cells(files, names), style)]
     if style == 'table':
         crowd = int(truth.crowd.sum())
         counts = (
@@ -161,43 +159,146 @@ def result_tables(
             f'{crowd} crowd regions of {len(truth.category_ids)} classes'
         )
         parts = [counts, f'{heading(limits)}:', *parts]
-    for file in files if classwise else ():
-        for task, result in file.results.items():
-            title = f'{printable(file.label)}, {TITLES[task]}, by class:'
-            marks = {'table': title, 'md': f'**{title}**\n', 'latex': f'% {title}'}
-            parts += ['', marks[style], class_table(result, style)]
+    for title, table in _class_tables(files, style) if classwise else ():
+        title = printable(title)
+        marks = {'table': title, 'md': f'**{title}**\n', 'latex': f'% {title}'}
+        parts += ['', marks[style], table]
+    if style == 'table' and (verdicts := list(_verdicts(files))):
+        parts += ['', *map(printable, verdicts)]
     return '\n'.join(parts)
+
+
+def _cells(files: Sequence[Evaluated], names: Sequence[str]) -> list[list[str]]:
+    """Return the rows of the table of files and differences."""
+    return [
+        [
+            {
+                'value': f'{file.label}, {TITLES[task]}',
+                'difference': f'difference ({file.label} - {files[0].label})',
+            }.get(row, row),
+            *(format_ap(numbers[name], row != 'value') for name in names),
+        ]
+        for file, task, part, rows in _rows(files)
+        for row, numbers in rows.items()
+        if part is None
+    ]
+
+
+def _class_tables(files: Sequence[Evaluated], style: str) -> Iterator[tuple[str, str]]:
+    """Yield titles and tables: AP of the classes of both files, or of the only file."""
+    first = files[0]
+    for file in files[1:] or files:
+        for task, result in file.results.items():
+            if minus := file.minus_first.get(task):
+                cells = class_changes(
+                    *(map(asdict, f.results[task].classes) for f in (first, file)),
+                    map(asdict, minus.classes),
+                )
+                title = f'{TITLES[task]} AP by class, the largest difference first:'
+                header = [*CHANGE_HEADER[: len(cells[0])]] if cells else ['class']
+                header[3:5] = f'AP {first.label}', f'AP {file.label}'
+                yield title, render(header, cells, style)
+            else:
+                title = f'{file.label}, {TITLES[task]}, by class:'
+                yield title, class_table(result, style)
+
+
+def class_changes(
+    first: Iterable[Mapping[str, Any]],
+    second: Iterable[Mapping[str, Any]],
+    minus: Iterable[Mapping[str, Any]] = (),
+) -> list[list[str]]:
+    """Return the cells of ``CHANGE_HEADER`` by class, the largest difference first.
+
+    The arguments are lists of classes in ``metrics.json``: of two results, and of their
+    difference, without which the interval is left out.
+    """
+
+    def by_class(
+        classes: Iterable[Mapping[str, Any]], key: str
+    ) -> dict[tuple[Any, str], float | None]:
+        return {(c['id'], c['name']): c[key].get('AP') for c in classes if c[key]}
+
+    minus = list(minus)
+    others = by_class(second, 'metrics')
+    ends = [by_class(minus, key) for key in ('low', 'high')]
+    rows = []
+    for each in first:
+        key, ap = (each['id'], each['name']), each['metrics'].get('AP')
+        other = others.get(key)
+        change = None if ap is None or other is None else other - ap
+        cells = [each['name'], str(each['id']), str(each['objects'])]
+        cells += [format_ap(ap), format_ap(other), format_ap(change, True)]
+        cells += [format_ap(end[key], True) for end in ends if key in end]
+        rows.append((-1 if change is None else abs(change), cells))
+    return [cells for _, cells in sorted(rows, key=lambda row: -row[0])]
+
+
+def verdict(first: str, second: str, task: str, minus: Difference) -> str:
+    """Return a sentence on the difference in AP of two detectors, '' without an AP.
+
+    Args:
+        first: name of the detector that was subtracted.
+        second: name of the other one.
+        task: 'bbox' or 'segm'.
+        minus: second minus first.
+    """
+    change = minus.metrics.get('AP')
+    if change is None:
+        return ''
+    where = 'below' if change < 0 else 'above'
+    text = f'{second} is {format_ap(abs(change))} {TITLES[task]} AP {where} {first}'
+    low, high = minus.low.get('AP'), minus.high.get('AP')
+    if low is None or high is None:
+        return text
+    interval = f'95% interval {format_ap(low, True)} to {format_ap(high, True)}'
+    chance = ': no clear difference' if low <= 0 <= high else ''
+    return f'{text} ({interval}{chance})'
+
+
+def _verdicts(files: Sequence[Evaluated]) -> Iterator[str]:
+    for file in files:
+        for task, minus in file.minus_first.items():
+            if text := verdict(files[0].label, file.label, task, minus):
+                yield text
 
 
 def _rows(
     files: Sequence[Evaluated],
-) -> Iterator[tuple[Evaluated, str, dict[str, Metrics]]]:
-    """Yield (file, task, rows by name): its numbers and its difference to the first."""
+) -> Iterator[tuple[Evaluated, str, ClassResult | None, dict[str, Metrics]]]:
+    """Yield (file, task, class, rows by name): numbers, and differences to the first.
+
+    The class is None in the rows of all classes, which come before those of each.
+    """
     for file in files:
         for task, result in file.results.items():
-            rows = {'value': result.metrics}
-            if minus := file.minus_first.get(task):
-                rows['minus first'] = minus.metrics
-                if minus.low:
-                    rows['minus first, low'] = minus.low
-                    rows['minus first, high'] = minus.high
-            yield file, task, rows
+            minus = file.minus_first.get(task)
+            parts = [(None, result.metrics, minus)]
+            changes = minus.classes if minus else [None] * len(result.classes)
+            for each, change in zip(result.classes, changes, strict=True):
+                parts.append((each, each.metrics, change))
+            for part, metrics, change in parts:
+                rows = {'value': metrics}
+                if change:
+                    rows['difference'] = change.metrics
+                    if change.low:
+                        rows['95% CI low'], rows['95% CI high'] = (
+                            change.low,
+                            change.high,
+                        )
+                yield file, task, part, rows
 
 
 def _csv(files: Sequence[Evaluated], classwise: bool, names: Sequence[str]) -> str:
     """Return one machine-readable table of files, differences and classes."""
-    table: list[tuple[Any, ...]] = []  # the numbers last
-    for file, task, rows in _rows(files):
-        result = file.results[task]
+    cells = []
+    for file, task, part, rows in _rows(files):
+        if part and not classwise:
+            continue
+        class_ = ('', '') if part is None else (part.name, str(part.id))
+        objects = part.objects if part else file.results[task].counts['objects']
         for row, numbers in rows.items():
-            objects = result.counts['objects'] if row == 'value' else ''
-            table.append((file.label, task, row, '', '', objects, numbers))
-        for each in result.classes if classwise else ():
-            label = (file.label, task, 'value', each.name, each.id, each.objects)
-            table.append((*label, each.metrics))
-    cells = [
-        [*map(str, label), *(format_ap(numbers[name]) for name in names)]
-        for *label, numbers in table
-    ]
+            label = (file.label, task, row, *class_, str(objects))
+            cells.append([*label, *(format_ap(numbers[name]) for name in names)])
     header = ['results', 'type', 'row', 'class', 'class_id', 'objects', *names]
     return render(header, cells, 'csv')
