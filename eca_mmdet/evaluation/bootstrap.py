@@ -73,7 +73,8 @@ def difference(
     """Compare two detectors, drawing images with replacement for the interval.
 
     A sample holds as many images as the data; both detectors are evaluated on it. The
-    interval goes from the 2.5th to the 97.5th percentile of the differences.
+    interval goes from the 2.5th to the 97.5th percentile of the differences. A class
+    whose objects are all on one image has none: no sample could tell anything else.
 
     Args:
         truth: objects of both.
@@ -95,16 +96,18 @@ def difference(
             )
             changes[:, at] = after - before
             advance()
+    # AP and AR are means over the classes that have objects.
+    with np.errstate(invalid='ignore'):
+        means = np.nansum(changes, 1) / (~np.isnan(changes)).sum(1)
     classes = []
     for at, (one, other) in enumerate(
         zip(first[0].classes, second[0].classes, strict=True)
     ):
         minus = subtract(one.metrics, other.metrics)
+        if len(np.unique(truth.image[(truth.category == at) & ~truth.crowd])) < 2:
+            changes[:, at] = np.nan
         ends = _ends(changes[:, at], minus)
         classes.append(ClassDifference(one.id, one.name, one.objects, minus, *ends))
-    # AP and AR are means over the classes that have objects.
-    with np.errstate(invalid='ignore'):
-        means = np.nansum(changes, 1) / (~np.isnan(changes)).sum(1)
     return Difference(delta, *_ends(means, delta), tuple(classes))
 
 

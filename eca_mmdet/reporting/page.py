@@ -41,8 +41,8 @@ GENERATOR = 'eca-mmdet report'
 """In the page's head: such a page may be replaced by a newer one."""
 
 SECTIONS = (
-    *(RESULTS, TRAINING, VALIDATION, PRECISION, CLASSES, ERRORS),
-    *(CONFUSION, IMAGES, GATES, COSTS, CONFIG, FILES),
+    *(RESULTS, IMAGES, CLASSES, PRECISION, ERRORS, CONFUSION),
+    *(TRAINING, VALIDATION, GATES, COSTS, CONFIG, FILES),
 )
 """In the order of the page."""
 

@@ -4,6 +4,7 @@ import json
 from dataclasses import replace
 
 import cv2
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 from pycocotools import mask as mask_api
@@ -313,6 +314,104 @@ def test_precision_recall_curves_are_the_evaluators():
     assert len(curves['recall']) == 101
 
 
+@pytest.mark.parametrize('task', ['bbox', 'segm'])
+def test_precision_recall_and_f1_over_the_score_by_hand(task):
+    """Four objects; right at 0.9, 0.5 and 0.3, wrong at 0.6 and 0.4."""
+    objects = [(1, 1, A), (1, 1, B), (1, 2, C), (2, 1, A)]
+    found = [
+        (1, 1, A, 0.9),
+        (1, 1, [150, 150, 20, 20], 0.6),
+        (1, 1, B, 0.5),
+        (2, 1, C, 0.4),
+        (1, 2, C, 0.3),
+    ]
+    truth, detections = data(objects, found, 3)
+    curves = analyze(truth, detections[task], task)['score_curves']
+    expected = {  # hundredths: precision, recall, F1
+        (0, 30): (3 / 5, 3 / 4, 2 / 3),
+        (31, 40): (2 / 4, 2 / 4, 1 / 2),
+        (41, 50): (2 / 3, 2 / 4, 4 / 7),
+        (51, 60): (1 / 2, 1 / 4, 1 / 3),
+        (61, 90): (1, 1 / 4, 2 / 5),
+        (91, 100): (None, 0, 0),
+    }
+    assert curves['scores'] == [at / 100 for at in range(101)]
+    for (low, high), values in expected.items():
+        for key, value in zip(('precision', 'recall', 'f1'), values, strict=True):
+            for at in range(low, high + 1):
+                assert curves[key][at] == value or curves[key][at] == pytest.approx(
+                    value
+                )
+    assert curves['best'] == pytest.approx(
+        {'score': 0.3, 'precision': 0.6, 'recall': 0.75, 'f1': 2 / 3}
+    )
+    assert [
+        (c['name'], c['objects'], c['score'], c['f1']) for c in curves['classes']
+    ] == [('c1', 3, 0.5, pytest.approx(2 / 3)), ('c2', 1, 0.3, 1)]
+
+
+def test_crowds_and_scores_beyond_0_to_1_in_the_curves(tmp_path):
+    """A detection in a crowd is neither right nor wrong; of logits there are none."""
+    objects = [(1, 1, A), (1, 1, B)]
+    found = [(1, 1, A, 1.0), (1, 1, C, 0.0), (1, 1, [100, 12, 20, 20], 0.5)]
+    truth, detections = data(objects, found)
+    crowded = replace(truth, crowd=np.array([False, True]))
+    curves = analyze(crowded, detections['bbox'], 'bbox')['score_curves']
+    assert (curves['precision'][0], curves['recall'][0]) == (1 / 2, 1)
+    assert set(curves['precision'][1:]) == {1} == set(curves['f1'][1:])
+    logits = replace(detections['bbox'], scores=np.array([3.5, -2.0, 0.5]))
+    result = analyze(crowded, logits, 'bbox', folder=tmp_path)
+    assert result['score_curves'] is result['calibration'] is None
+    assert result['worst_images'][0]['tp'] == 1
+
+
+def texts_of(axes):
+    return [text.get_text() for text in (*axes.texts, *axes.figure.texts)]
+
+
+def test_pictures_have_the_numbers_of_the_page(tmp_path, monkeypatch):
+    """AP gains as 0-100, counts in the confusion matrix, and the classes left out."""
+    drawn = {}
+    finish = plt.Figure.savefig
+
+    def keep(figure, path, **settings):
+        drawn[path.stem] = figure.axes[0]
+        finish(figure, path, **settings)
+
+    monkeypatch.setattr(plt.Figure, 'savefig', keep)
+    kinds = 40
+    objects = [(1, kind, A) for kind in range(1, kinds + 1)]
+    found = [(1, kind, A, 0.9) for kind in range(1, kinds - 1)]
+    # The last two are each found as one of the other, twice.
+    for image in (2, 3):
+        objects += [(image, 39, A), (image, 40, B)]
+        found += [(image, 40, A, 0.8), (image, 39, B, 0.8)]
+    truth, detections = data(objects, found, kinds)
+    result = analyze(truth, detections['bbox'], 'bbox', folder=tmp_path)
+    errors = drawn['bbox_errors']
+    gains = result['errors']['delta_ap']
+    assert texts_of(errors)[:6] == [
+        f'{100 * gains[kind]:.1f}' for kind in analysis.TIDE_ERRORS
+    ]
+    assert f'baseline AP50 = {100 * result["errors"]["ap_base"]:.1f}' in texts_of(
+        errors
+    )
+    assert [label.get_text().split(':')[0] for label in errors.get_yticklabels()] == [
+        *('Cls', 'Loc', 'Both', 'Dupe', 'Bkg', 'Miss'),
+    ]
+    axes = drawn['bbox_confusion']
+    names = [label.get_text() for label in axes.get_yticklabels()]
+    assert len(names) == 26 and names[-3:] == ['c39', 'c40', 'background']
+    assert '25 classes most often confused' in axes.get_title()
+    assert '15 more are left out' in axes.get_title()
+    matrix = np.array(result['confusion']['matrix'])
+    order = [result['confusion']['classes'].index(name) for name in names]
+    for text in axes.texts:
+        column, row = map(int, text.get_position())
+        assert text.get_text() == str(matrix[order[row], order[column]])
+    assert '2' in texts_of(axes)
+
+
 @pytest.mark.sweep(fast=2)
 @pytest.mark.parametrize(
     'kind', ['no detections', 'no objects', 'one class', 'nothing']
@@ -480,8 +579,11 @@ def test_empty_ranges_have_no_interval():
 
 def test_a_class_that_nobody_looked_for_has_no_difference():
     objects, found = random_boxes(4, images=10)
-    truth, detections = data(objects, [one for one in found if one[1] == 1], 4)
+    objects.append((0, 4, A))
+    truth, detections = data(objects, [one for one in found if one[1] == 1], 5)
     one = evaluate(truth, detections['bbox'], 'bbox'), detections['bbox']
-    first, second, _, empty = difference(truth, one, one, bootstrap=20).classes
+    first, second, _, single, empty = difference(truth, one, one, 20).classes
     assert first.high['AP'] == second.low['AP'] == second.metrics['AP'] == 0
     assert empty.objects == 0 and {*empty.low.values()} == {None}
+    # All objects are on one image: a bootstrap has nothing to draw from.
+    assert single.metrics['AP'] == 0 and single.low['AP'] is single.high['AP'] is None

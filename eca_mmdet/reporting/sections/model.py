@@ -7,12 +7,17 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from eca_mmdet.registration import register
 from eca_mmdet.reporting.run import Options, Run, reason
 from eca_mmdet.reporting.sections import Chart, Section, chart, line
 from eca_mmdet.reporting.sections.images import find_annotations, find_images
 from eca_mmdet.utils.errors import UserError
 from eca_mmdet.utils.io import describe_file, sha256_of
+
+_HARDLY = 0.1
+"""Range of a checkpoint's channel means, of gates from 0 to 1, that is called small."""
 
 
 def _gates(runs: Sequence[Run], options: Options) -> dict[str, Any] | None:
@@ -42,6 +47,15 @@ def _gate_table(run: Run, at: int) -> dict[str, Any]:
     record = run.gates or {}
     gates = record['checkpoints'][0]['gates']
     limits = record['thresholds']
+    means = [value for gate in gates for value in gate['mean']]
+    spreads = [
+        gate['class_spread'] for gate in gates if gate['class_spread'] is not None
+    ]
+    summary = f'Channel means lie between {min(means):.3f} and {max(means):.3f}'
+    if spreads:
+        summary += f'; classes deviate from them by {np.mean(spreads):.4f} on average'
+    if max(means) - min(means) < _HARDLY:
+        summary += '. The gates hardly tell channels apart'
     caption = (
         f'{record["images"]} images. Channels, of the range: dead: below '
         f'{limits["dead"]:g} on all images; saturated: above {limits["saturated"]:g}; '
@@ -51,6 +65,7 @@ def _gate_table(run: Run, at: int) -> dict[str, Any]:
         'label': run.label,
         'colour': at,
         'caption': caption,
+        'summary': summary,
         'header': ['gate', *GATE_HEADER],
         'rows': [gate_cells(gate) for gate in gates],
         'kernels': [
@@ -62,9 +77,14 @@ def _gate_table(run: Run, at: int) -> dict[str, Any]:
 
 
 def _gate_charts(runs: Sequence[Run]) -> list[Chart | None]:
-    """Return a chart a stage, of its last gate: a line a class, or a run."""
+    """Return a chart a stage, of its last gate: a line for each class or run.
+
+    Lines of classes are differences from their mean, since the gates of all classes
+    nearly coincide.
+    """
     from eca_mmdet.analysis.gate_plots import drawn_classes, last_of_stages
 
+    what = 'gate'
     having = [(at, run.gates) for at, run in enumerate(runs) if run.gates]
     stages: dict[Any, tuple[str, list[dict[str, Any]]]] = {}  # titles and lines
     for at, record in having:
@@ -76,12 +96,16 @@ def _gate_charts(runs: Sequence[Run]) -> list[Chart | None]:
             elif not classes:
                 lines.append(line('all images', enumerate(gate['mean']), 0))
             else:
+                values = np.array([gate['by_class'][name] for name in classes])
                 lines += [
-                    line(name, enumerate(gate['by_class'][name]), index)
-                    for index, name in enumerate(classes)
+                    line(name, enumerate(row.tolist()), index)
+                    for index, (name, row) in enumerate(
+                        zip(classes, values - values.mean(0), strict=True)
+                    )
                 ]
+                what = 'gate - mean of the classes'
     return [
-        chart('line', f'gates-{index}', title, 'gate', lines, x='channel')
+        chart('line', f'gates-{index}', title, what, lines, x='channel')
         for index, (title, lines) in enumerate(stages.values())
     ]
 
@@ -94,6 +118,7 @@ GATES = Section(
 {{ plots(charts) }}
 {% for one in gates %}
 {% if runs | length > 1 %}<h3>{{ swatch(one.colour) }}{{ one.label }}</h3>{% endif %}
+<p class="summary">{{ one.summary }}.</p>
 <div class="scroll">
 <table class="numbers gates" data-run="{{ one.label }}">
 <caption>{{ one.caption }}</caption>
@@ -109,8 +134,8 @@ GATES = Section(
 </div>
 {% endfor %}
 """,  # noqa: E501
-    lead='What the attention layers multiply each channel by, in the last block of '
-    'each stage; mean over images. Open: 1, closed: 0.',
+    lead='Factors by which the attention layers scale the channels, in the last block '
+    'of each stage; mean over images. Blocks count from 0, as in the layer names.',
 )
 
 

@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from eca_mmdet.catalog.published import published_rows
-from eca_mmdet.evaluation.tables import format_ap, heading
+from eca_mmdet.evaluation.bootstrap import Difference, subtract
+from eca_mmdet.evaluation.coco_eval import Metrics
+from eca_mmdet.evaluation.error_analysis import TIDE_ERRORS
+from eca_mmdet.evaluation.tables import (
+    CHANGE_HEADER,
+    class_changes,
+    format_ap,
+    heading,
+    verdict,
+)
 from eca_mmdet.reporting.run import Options, Run, analysed, measured, tasks_of, title_of
 from eca_mmdet.reporting.sections import (
     UNIT_SQUARE,
@@ -26,46 +35,91 @@ _MOST_BARS = 480
 
 
 def _results(runs: Sequence[Run], options: Options) -> dict[str, Any] | None:
-    """Return a table a task: COCO's columns downwards, each source in its column."""
+    """Return a table a task: a row for each run, difference and published row."""
     tables = [_table(task, runs) for task in tasks_of(runs)]
     if not tables:
         return None
     sums = {run.recorded('annotations', 'sha256') for run in runs}
     return {
         'tables': tables,
+        'verdicts': [
+            verdict(first.label, run.label, task, minus)
+            for task in tasks_of(runs)
+            for first, run, minus in compared(runs, task)
+        ],
         'other_data': len(sums - {None}) > 1,
-        'any_reported': any(c is None for t in tables for _, c, _ in t['columns']),
     }
+
+
+def compared(runs: Sequence[Run], task: str) -> Iterator[tuple[Run, Run, Difference]]:
+    """Yield (first run, other run, other minus first) of runs on the same objects.
+
+    Result files of one evaluation have intervals, if it drew samples.
+    """
+    (_, first, one), *others = [*measured(runs, task)] or [(0, None, {})]
+    for _, run, other in others:
+        sums = [each.recorded('annotations', 'sha256') for each in (first, run)]
+        if sums[0] != sums[1] or one['metrics'].keys() != other['metrics'].keys():
+            continue
+        together = run.record_path == first.record_path
+        minus = (together and run.record.get('minus_first') or {}).get(task) or {}
+        yield (
+            first,
+            run,
+            Difference(
+                subtract(one['metrics'], other['metrics']),
+                *(minus.get(end) or {} for end in ('low', 'high')),
+                minus.get('classes') or (),
+            ),
+        )
 
 
 def _table(task: str, runs: Sequence[Run]) -> dict[str, Any]:
     found = list(measured(runs, task))
     names = list(dict.fromkeys(n for *_, one in found for n in one['metrics']))
-    columns: list[tuple[str, int | None, list[str]]] = [
-        (run.label, at, [format_ap(one['metrics'].get(name)) for name in names])
-        for at, run, one in found
-    ]
+    changes = {run.label: (first, minus) for first, run, minus in compared(runs, task)}
+    rows: list[tuple[str, int | None, list[str]]] = []
+    for at, run, one in found:
+        rows.append((run.label, at, _cells(one['metrics'], names)))
+        if run.label in changes:
+            first, minus = changes[run.label]
+            title = f'difference ({run.label} - {first.label})'
+            rows.append((title, None, _cells(minus.metrics, names, signed=True)))
+            if minus.low:
+                for end, ends in (('low', minus.low), ('high', minus.high)):
+                    cells = _cells(ends, names, signed=True)
+                    rows.append((f'95% CI {end}', None, cells))
     published = {row.config: row for row in published_rows()}
     configs = [
         (run.record or {}).get('config')
         for _, run, _ in found  # published numbers are of COCO's val2017
         if (run.counts.get('images'), run.counts.get('categories')) == _VAL2017
     ]
-    for row in (
-        published[name] for name in dict.fromkeys(configs) if name in published
-    ):
+    reported = [published[c] for c in dict.fromkeys(configs) if c in published]
+    for row in reported:
         numbers = row.numbers().get(title_of(task), {})
         cells = [numbers[name].shown(1) if name in numbers else '' for name in names]
         if any(cells):
-            columns.append((row.row, None, cells))
+            rows.append((f'{row.row}, reported', None, cells))
     limits = sorted({tuple(one['max_dets']) for *_, one in found if 'max_dets' in one})
     return {
         'task': task,
         'title': title_of(task),
         'heading': '; '.join(heading(one) for one in limits if one) or heading(),
-        'columns': columns,
-        'rows': list(zip(names, *(cells for *_, cells in columns), strict=True)),
+        'names': names,
+        'rows': rows,
+        'reported': bool(reported),
+        'tiles': [
+            (run.label, at, name, format_ap(one['metrics'][name]))
+            for at, run, one in found
+            for name in ('AP', 'AP50')
+            if name in one['metrics']
+        ],
     }
+
+
+def _cells(metrics: Metrics, names: Sequence[str], signed: bool = False) -> list[str]:
+    return [format_ap(metrics.get(name), signed) for name in names]
 
 
 RESULTS = Section(
@@ -73,35 +127,53 @@ RESULTS = Section(
     'Results',
     _results,
     """
-<p class="lead">{{ tables[0].heading }}. n/a: no object is of that kind.</p>
+{% for table in tables %}
+<div class="tiles" data-task="{{ table.task }}">
+{% for label, colour, name, value in table.tiles %}
+<div class="tile"><b>{{ value }}</b> {% if runs | length > 1 %}{{ swatch(colour) }}{{ label }}, {% endif %}{{ table.title }} {{ name }}</div>
+{% endfor %}
+</div>
+{% endfor %}
+{% for verdict in verdicts if verdict %}<p class="verdict">{{ verdict }}</p>{% endfor %}
+<p class="lead">{{ tables[0].heading }}. n/a: no object of that kind.</p>
 {% if other_data %}<p class="missing" id="other-data">The runs were measured on different annotations (sha256): their numbers do not compare.</p>{% endif %}
-<div class="tables">
 {% for table in tables %}
 <div class="scroll">
 <table class="numbers" data-task="{{ table.task }}">
 <caption>{{ table.title }}</caption>
-<thead>
-<tr><th></th>{% for label, colour, _ in table.columns %}<th>{% if colour is not none %}{{ swatch(colour) }}{% endif %}{{ label }}</th>{% endfor %}</tr>
-<tr class="kinds"><th></th>{% for _, colour, _ in table.columns %}<th>{{ 'reported' if colour is none else 'measured' }}</th>{% endfor %}</tr>
-</thead>
-{{ body(table.rows) }}
+<thead><tr><th></th>{% for name in table.names %}<th>{{ name }}</th>{% endfor %}</tr></thead>
+<tbody>{% for label, colour, cells in table.rows %}<tr><th scope="row">{% if colour is not none %}{{ swatch(colour) }}{% endif %}{{ label }}</th>{% for cell in cells %}<td>{{ cell }}</td>{% endfor %}</tr>
+{% endfor %}</tbody>
 </table>
 </div>
 {% endfor %}
-</div>
-{% if any_reported %}
-<p class="lead">reported: by the paper, its authors or a reprint (eca-mmdet tables has the sources); † marks numbers that no copy confirmed.</p>
+{% if tables | selectattr('reported') | list %}
+<p class="lead">reported: by the paper, its authors or a reprint (eca-mmdet tables lists the sources); † marks numbers that no copy confirmed.</p>
 {% endif %}
 """,  # noqa: E501
 )
 
 
 def _classes(runs: Sequence[Run], options: Options) -> dict[str, Any] | None:
-    """Return charts of classes and of sizes; None where no classes are recorded."""
+    """Return charts of classes and of sizes, and tables of what differs by class."""
     tasks = tasks_of(runs)
     classes = [_class_chart(task, runs) for task in tasks]
+    if not any(classes):
+        return None
+    changes = []
+    for task in tasks:
+        for first, run, minus in compared(runs, task):
+            both = (each.results[task].get('classes') or () for each in (first, run))
+            if cells := class_changes(*both, minus.classes):
+                header = list(CHANGE_HEADER[: len(cells[0])])
+                header[3:5] = f'AP {first.label}', f'AP {run.label}'
+                title = (
+                    f'{title_of(task)} AP by class: {run.label} against {first.label}'
+                )
+                table = {'task': task, 'run': run.label, 'title': title}
+                changes.append(table | {'header': header, 'rows': cells})
     sizes = [_size_chart(task, runs) for task in tasks]
-    return section(classes + sizes) if any(classes) else None
+    return {**(section(classes + sizes) or {}), 'changes': changes}
 
 
 def _class_chart(task: str, runs: Sequence[Run]) -> Chart | None:
@@ -164,17 +236,27 @@ def _size_chart(task: str, runs: Sequence[Run]) -> Chart | None:
     return chart(*what, series, categories=list(columns.values()), top=100)
 
 
-CLASSES = Section('classes', 'Classes', _classes, heading='Classes and sizes')
+CLASSES = Section(
+    'classes',
+    'Classes',
+    _classes,
+    """
+{% for one in changes %}
+<div class="scroll tall">
+<table class="numbers changes" data-task="{{ one.task }}" data-run="{{ one.run }}">
+<caption>{{ one.title }}, the largest difference first</caption>
+<thead><tr>{% for head in one.header %}<th>{{ head }}</th>{% endfor %}</tr></thead>
+{{ body(one.rows) }}
+</table>
+</div>
+{% if one.header | length > 6 %}<p class="lead">Each interval is for its class alone: of twenty classes without a difference, about one interval leaves out 0.</p>{% endif %}
+{% endfor %}
+{{ plots(charts) }}
+""",  # noqa: E501
+    heading='Classes and sizes',
+)
 
 
-_KINDS = {
-    'Cls': 'wrong class',
-    'Loc': 'poor place',
-    'Both': 'wrong class, poor place',
-    'Dupe': 'found twice',
-    'Bkg': 'nothing is there',
-    'Miss': 'missed',
-}
 _TABLED_CLASSES = 40
 """Confusion matrices of up to so many classes have their numbers in the cells."""
 _MATRIX_CLASSES = 120  # larger ones are shown by their most frequent confusions only
@@ -182,8 +264,26 @@ _PAIRS = 12
 
 
 def _precision(runs: Sequence[Run], options: Options) -> dict[str, Any] | None:
-    """Return a chart a task: a colour a run, a dash an IoU."""
-    return section(_precision_chart(task, runs) for task in tasks_of(runs))
+    """Return charts of precision over recall and of all over the score."""
+    kinds = (_precision_chart, _score_chart)
+    charts = section(draw(task, runs) for draw in kinds for task in tasks_of(runs))
+    best = [
+        {
+            'task': task,
+            'title': title_of(task),
+            'run': run.label,
+            'colour': at,
+            'rows': [
+                [each['name'], each['objects']]
+                + [f'{each[k]:.2f}' for k in ('score', 'precision', 'recall', 'f1')]
+                for each in curves['classes']
+                if each['f1']
+            ],
+        }
+        for task in tasks_of(runs)
+        for at, run, curves in analysed(runs, task, 'score_curves')
+    ]
+    return charts and {**charts, 'best': best}
 
 
 def _precision_chart(task: str, runs: Sequence[Run]) -> Chart | None:
@@ -198,12 +298,44 @@ def _precision_chart(task: str, runs: Sequence[Run]) -> Chart | None:
     return chart(*what, 'precision', lines, x='recall', **UNIT_SQUARE)
 
 
+def _score_chart(task: str, runs: Sequence[Run]) -> Chart | None:
+    """Return precision, recall and F1 over the score."""
+    lines, best = [], []
+    for at, run, curves in analysed(runs, task, 'score_curves'):
+        for index, key in enumerate(('f1', 'precision', 'recall')):
+            points = zip(curves['scores'], curves[key], strict=True)
+            name, colour, dash = style(runs, at, index, key.replace('f1', 'F1'))
+            lines.append(line(name, points, colour, dash))
+        if curves['best']['f1']:
+            where = f'{curves["best"]["f1"]:.2f} at score {curves["best"]["score"]:.2f}'
+            best.append(f'{run.label}: {where}' if len(runs) > 1 else where)
+    title = f'Precision, recall and F1 over score, {title_of(task)}'
+    if best:
+        title += f'; best F1 {", ".join(best)}'
+    what = ('line', f'scores-{task}', title, 'precision, recall, F1')
+    return chart(*what, lines, x='score', **UNIT_SQUARE)
+
+
 PRECISION = Section(
     'precision',
     'Precision',
     _precision,
-    heading='Precision and recall',
-    lead='Mean over the classes that have objects.',
+    """
+{{ plots(charts) }}
+{% for one in best %}
+<details>
+<summary>Score of the best F1 by class, {{ one.title }}{% if runs | length > 1 %}, {{ swatch(one.colour) }}{{ one.run }}{% endif %}</summary>
+<div class="scroll"><table class="numbers best" data-task="{{ one.task }}" data-run="{{ one.run }}">
+<thead><tr>{% for head in ('class', 'objects', 'score', 'precision', 'recall', 'F1') %}<th>{{ head }}</th>{% endfor %}</tr></thead>
+{{ body(one.rows) }}
+</table></div>
+</details>
+{% endfor %}
+""",  # noqa: E501
+    heading='Precision, recall and F1',
+    lead='Precision over recall: mean over the classes that have objects. Over the '
+    'score: of all objects together, at IoU 0.5, if detections below the score are '
+    'left out.',
 )
 
 
@@ -218,11 +350,11 @@ def _error_chart(task: str, runs: Sequence[Run]) -> Chart | None:
     series = []
     for at, run, errors in analysed(runs, task, 'errors'):
         if delta := errors.get('delta_ap'):
-            values = [delta.get(key) for key in _KINDS]
+            values = [delta.get(key) for key in TIDE_ERRORS]
             series.append(bars(run.label, values, at))
-    what = ('bar', f'errors-{task}', f'What errors cost, {title_of(task)}')
-    value = 'AP50 to be won without them, 0-100'
-    return chart(*what, value, series, categories=list(_KINDS.values()))
+    what = ('bar', f'errors-{task}', f'TIDE errors, {title_of(task)}')
+    kinds = {'categories': list(TIDE_ERRORS), 'glosses': list(TIDE_ERRORS.values())}
+    return chart(*what, 'AP50 gain if fixed, 0-100', series, **kinds)
 
 
 def _calibration_chart(task: str, runs: Sequence[Run]) -> Chart | None:
@@ -233,20 +365,21 @@ def _calibration_chart(task: str, runs: Sequence[Run]) -> Chart | None:
         if used:
             points = [(each['avg_confidence'], each['avg_accuracy']) for each in used]
             notes = [f'{each["count"]} detections' for each in used]
-            error = f'{run.label}: error {100 * calibration["ece"]:.1f} %'
+            error = f'{run.label}: ECE {calibration["ece"]:.3f}'
             lines.append(line(error, points, at, notes=notes))
     what = ('line', f'calibration-{task}', f'Calibration, {title_of(task)}')
-    more = dict(UNIT_SQUARE, x='score', marks=True, diagonal=True)
-    return chart(*what, 'share of right detections', lines, **more)
+    more = dict(UNIT_SQUARE, x='confidence', marks=True, diagonal=True)
+    return chart(*what, 'accuracy', lines, **more)
 
 
 ERRORS = Section(
     'errors',
     'Errors',
     _errors,
-    lead='At IoU 0.5. What AP50 would gain if one kind of error were mended (TIDE, '
-    'arXiv:2008.08115); and how often a detection of some score is right: below the '
-    'diagonal, scores promise too much.',
+    lead='At IoU 0.5. TIDE (arXiv:2008.08115): what AP50 would gain if one kind of '
+    'error were fixed; hover over a bar for its meaning. Calibration: the share of '
+    'correct detections (accuracy) over their score (confidence); below the diagonal '
+    'the detector is overconfident.',
 )
 
 
@@ -310,6 +443,6 @@ CONFUSION = Section(
 </div>
 {% endfor %}
 """,  # noqa: E501
-    lead='Rows are objects, columns detections, at IoU 0.5. In the last column are '
-    'missed objects, in the last row detections where nothing is.',
+    lead='Rows: ground truth; columns: predictions, at IoU 0.5. The last column has '
+    'missed objects, the last row false detections on the background.',
 )
