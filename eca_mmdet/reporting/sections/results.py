@@ -139,7 +139,7 @@ RESULTS = Section(
 {% if other_data %}<p class="missing" id="other-data">The runs were measured on different annotations (sha256): their numbers do not compare.</p>{% endif %}
 {% for table in tables %}
 <div class="scroll">
-<table class="numbers" data-task="{{ table.task }}">
+<table class="numbers results" data-task="{{ table.task }}">
 <caption>{{ table.title }}</caption>
 <thead><tr><th></th>{% for name in table.names %}<th>{{ name }}</th>{% endfor %}</tr></thead>
 <tbody>{% for label, colour, cells in table.rows %}<tr><th scope="row">{% if colour is not none %}{{ swatch(colour) }}{% endif %}{{ label }}</th>{% for cell in cells %}<td>{{ cell }}</td>{% endfor %}</tr>
