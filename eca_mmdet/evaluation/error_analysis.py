@@ -76,16 +76,15 @@ def analyze(
     del confident
     # At IoU 0.5 only, and after freeing the rest: it takes the most memory of all.
     errors = hotcoco_evaluator(truth, found, task, max_dets, loose=True).tide_errors()
-    draw('errors', 'tide_errors', _percent(errors), _label_errors)
+    percent = {kind: 100 * gain for kind, gain in errors['delta_ap'].items()}
+    scaled = {'delta_ap': percent, 'ap_base': 100 * errors['ap_base']}
+    draw('errors', 'tide_errors', scaled, _label_errors)
     kept = _most_confused(confusion['matrix'])
-    drawn = confusion | {
-        'matrix': confusion['matrix'][np.ix_(kept, kept)],
-        'normalized': confusion['normalized'][np.ix_(kept, kept)],
-        'cat_names': [truth.category_names[at] for at in kept[:-1]],
-    }
-    left_out = len(truth.category_names) - len(kept) + 1
+    drawn = {'cat_names': [truth.category_names[at] for at in kept[:-1]]}
+    for key in ('matrix', 'normalized'):
+        drawn[key] = confusion[key][np.ix_(kept, kept)]
     title = f'Confusion matrix: IoU 0.5, score >= {score_threshold:g}'
-    if left_out:
+    if left_out := len(confusion['matrix']) - len(kept):
         title += (
             f'\nthe {len(kept) - 1} classes most often confused with another class; '
             f'{left_out} more are left out'
@@ -212,15 +211,14 @@ def _score_curves(
     objects = np.bincount(truth.category[~truth.crowd], minlength=len(right))
 
     def rates(right: Floats, wrong: Floats, objects: int) -> dict[str, list[Any]]:
-        with np.errstate(invalid='ignore', divide='ignore'):
-            found = {
-                'precision': right / (right + wrong),
-                'recall': right / objects,
-                'f1': 2 * right / (right + wrong + objects),
-            }
+        parts = {
+            'precision': (right, right + wrong),
+            'recall': (right, 0 * wrong + objects),
+        }
+        parts['f1'] = 2 * right, right + wrong + objects
         return {
-            key: [None if np.isnan(value) else float(value) for value in values]
-            for key, values in found.items()
+            key: [a / b if b else None for a, b in zip(*part, strict=True)]
+            for key, part in parts.items()
         }
 
     def best(curves: dict[str, list[Any]]) -> dict[str, Any]:
@@ -290,12 +288,6 @@ def _entries(
     rows = rows[np.argsort(-found.scores[rows], kind='stable')]
     entries = [result_entry(found, truth, row) for row in rows]
     return [{k: v for k, v in e.items() if k != 'image_id'} for e in entries]
-
-
-def _percent(errors: dict[str, Any]) -> dict[str, Any]:
-    """Return the errors with AP as 0-100."""
-    delta = {kind: 100 * value for kind, value in errors['delta_ap'].items()}
-    return errors | {'delta_ap': delta, 'ap_base': 100 * errors['ap_base']}
 
 
 def _label_errors(axes: Any) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import re
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -11,23 +12,12 @@ from typing import Any
 
 from eca_mmdet.datasets.detections import Detections
 from eca_mmdet.datasets.ground_truth import GroundTruth
-from eca_mmdet.evaluation.bootstrap import Difference
-from eca_mmdet.evaluation.coco_eval import (
-    MAX_DETS,
-    ClassResult,
-    Metrics,
-    TaskResult,
-    columns,
-)
+from eca_mmdet.evaluation.bootstrap import ClassDifference, Difference
+from eca_mmdet.evaluation.coco_eval import MAX_DETS, Metrics, TaskResult, columns
 from eca_mmdet.utils.text import printable
 
 FORMATS = ('table', 'md', 'csv', 'latex')
 TITLES = {'bbox': 'box', 'segm': 'mask'}
-CHANGE_HEADER = (
-    *('class', 'id', 'objects', 'AP, first', 'AP, second'),
-    *('difference', '95% CI low', '95% CI high'),
-)
-"""Columns of :func:`class_changes`; the last two only with a bootstrap."""
 
 
 def format_ap(value: float | None, signed: bool = False) -> str:
@@ -147,11 +137,20 @@ def result_tables(
 
     'table' has headings, 'md' and 'latex' have not, and 'csv' is one table.
     """
-    limits = next(iter(files[0].results.values())).max_dets
+    first, *others = files
+    limits = next(iter(first.results.values())).max_dets
     names = columns(limits)
     if style == 'csv':
         return _csv(files, classwise, names)
-    parts = [render(['', *names], _cells(files, names), style)]
+    cells = []
+    for file, task, result, minus in _results(files):
+        value = {f'{file.label}, {TITLES[task]}': result.metrics}
+        changes = difference_rows(minus, f'difference ({file.label} - {first.label})')
+        cells += [
+            [label, *(format_ap(numbers[name], label in changes) for name in names)]
+            for label, numbers in (value | changes).items()
+        ]
+    parts = [render(['', *names], cells, style)]
     if style == 'table':
         crowd = int(truth.crowd.sum())
         counts = (
@@ -159,69 +158,76 @@ def result_tables(
             f'{crowd} crowd regions of {len(truth.category_ids)} classes'
         )
         parts = [counts, f'{heading(limits)}:', *parts]
-    for title, table in _class_tables(files, style) if classwise else ():
-        title = printable(title)
-        marks = {'table': title, 'md': f'**{title}**\n', 'latex': f'% {title}'}
-        parts += ['', marks[style], table]
-    if style == 'table' and (verdicts := list(_verdicts(files))):
-        parts += ['', *map(printable, verdicts)]
+    verdicts = []
+    for file, task, result, minus in _results(others or files):
+        title = f'{printable(file.label)}, {TITLES[task]}, by class:'
+        if minus:
+            title = f'{TITLES[task]} AP by class, the largest difference first:'
+            verdicts.append(verdict(first.label, file.label, task, minus))
+        if classwise:
+            marks = {'table': title, 'md': f'**{title}**\n', 'latex': f'% {title}'}
+            parts += ['', marks[style]]
+            parts.append(
+                render(*_class_changes(first, file, task), style)
+                if minus
+                else class_table(result, style)
+            )
+    if style == 'table' and any(verdicts):
+        parts += ['', *filter(None, map(printable, verdicts))]
     return '\n'.join(parts)
 
 
-def _cells(files: Sequence[Evaluated], names: Sequence[str]) -> list[list[str]]:
-    """Return the rows of the table of files and differences."""
-    return [
-        [
-            {
-                'value': f'{file.label}, {TITLES[task]}',
-                'difference': f'difference ({file.label} - {files[0].label})',
-            }.get(row, row),
-            *(format_ap(numbers[name], row != 'value') for name in names),
-        ]
-        for file, task, part, rows in _rows(files)
-        for row, numbers in rows.items()
-        if part is None
-    ]
-
-
-def _class_tables(files: Sequence[Evaluated], style: str) -> Iterator[tuple[str, str]]:
-    """Yield titles and tables: AP of the classes of both files, or of the only file."""
-    first = files[0]
-    for file in files[1:] or files:
+def _results(
+    files: Iterable[Evaluated],
+) -> Iterator[tuple[Evaluated, str, TaskResult, Difference | None]]:
+    """Yield (file, task, numbers, difference to the first file)."""
+    for file in files:
         for task, result in file.results.items():
-            if minus := file.minus_first.get(task):
-                cells = class_changes(
-                    *(map(asdict, f.results[task].classes) for f in (first, file)),
-                    map(asdict, minus.classes),
-                )
-                title = f'{TITLES[task]} AP by class, the largest difference first:'
-                header = [*CHANGE_HEADER[: len(cells[0])]] if cells else ['class']
-                header[3:5] = f'AP {first.label}', f'AP {file.label}'
-                yield title, render(header, cells, style)
-            else:
-                title = f'{file.label}, {TITLES[task]}, by class:'
-                yield title, class_table(result, style)
+            yield file, task, result, file.minus_first.get(task)
+
+
+def difference_rows(
+    minus: Difference | ClassDifference | None, title: str = 'difference'
+) -> dict[str, Metrics]:
+    """Return the rows of a difference by their labels, with those of its interval."""
+    rows = {title: minus.metrics} if minus else {}
+    if minus and minus.low:
+        rows |= {'95% CI low': minus.low, '95% CI high': minus.high}
+    return rows
+
+
+def _class_changes(
+    first: Evaluated, file: Evaluated, task: str
+) -> tuple[list[str], list[list[str]]]:
+    classes = [list(map(asdict, each.results[task].classes)) for each in (first, file)]
+    minus = map(asdict, file.minus_first[task].classes)
+    return class_changes((first.label, file.label), *classes, minus)
 
 
 def class_changes(
+    labels: Sequence[str],
     first: Iterable[Mapping[str, Any]],
     second: Iterable[Mapping[str, Any]],
     minus: Iterable[Mapping[str, Any]] = (),
-) -> list[list[str]]:
-    """Return the cells of ``CHANGE_HEADER`` by class, the largest difference first.
+) -> tuple[list[str], list[list[str]]]:
+    """Return the table of AP by class, the largest difference first.
 
-    The arguments are lists of classes in ``metrics.json``: of two results, and of their
-    difference, without which the interval is left out.
+    Args:
+        labels: names of the two results.
+        first: classes of a result, as in ``metrics.json``.
+        second: those of the other result.
+        minus: those of their difference, with intervals; empty without a bootstrap.
+
+    Returns:
+        Header and cells.
     """
-
-    def by_class(
-        classes: Iterable[Mapping[str, Any]], key: str
-    ) -> dict[tuple[Any, str], float | None]:
-        return {(c['id'], c['name']): c[key].get('AP') for c in classes if c[key]}
-
-    minus = list(minus)
-    others = by_class(second, 'metrics')
-    ends = [by_class(minus, key) for key in ('low', 'high')]
+    header = ['class', 'id', 'objects', *(f'AP {label}' for label in labels)]
+    others = {(c['id'], c['name']): c['metrics'].get('AP') for c in second}
+    ends = {
+        (c['id'], c['name']): [format_ap(c[end]['AP'], True) for end in ('low', 'high')]
+        for c in minus
+        if c['low']
+    }
     rows = []
     for each in first:
         key, ap = (each['id'], each['name']), each['metrics'].get('AP')
@@ -229,19 +235,16 @@ def class_changes(
         change = None if ap is None or other is None else other - ap
         cells = [each['name'], str(each['id']), str(each['objects'])]
         cells += [format_ap(ap), format_ap(other), format_ap(change, True)]
-        cells += [format_ap(end[key], True) for end in ends if key in end]
-        rows.append((-1 if change is None else abs(change), cells))
-    return [cells for _, cells in sorted(rows, key=lambda row: -row[0])]
+        rows.append((-1 if change is None else abs(change), cells + ends.get(key, [])))
+    rows.sort(key=lambda row: -row[0])
+    interval = ['95% CI low', '95% CI high'] if ends else []
+    return [*header, 'difference', *interval], [cells for _, cells in rows]
 
 
 def verdict(first: str, second: str, task: str, minus: Difference) -> str:
-    """Return a sentence on the difference in AP of two detectors, '' without an AP.
+    """Return a sentence on the difference in AP, second minus first; '' without an AP.
 
-    Args:
-        first: name of the detector that was subtracted.
-        second: name of the other one.
-        task: 'bbox' or 'segm'.
-        minus: second minus first.
+    ``first`` and ``second`` are names of detectors, ``task`` is 'bbox' or 'segm'.
     """
     change = minus.metrics.get('AP')
     if change is None:
@@ -252,53 +255,26 @@ def verdict(first: str, second: str, task: str, minus: Difference) -> str:
     if low is None or high is None:
         return text
     interval = f'95% interval {format_ap(low, True)} to {format_ap(high, True)}'
-    chance = ': no clear difference' if low <= 0 <= high else ''
-    return f'{text} ({interval}{chance})'
-
-
-def _verdicts(files: Sequence[Evaluated]) -> Iterator[str]:
-    for file in files:
-        for task, minus in file.minus_first.items():
-            if text := verdict(files[0].label, file.label, task, minus):
-                yield text
-
-
-def _rows(
-    files: Sequence[Evaluated],
-) -> Iterator[tuple[Evaluated, str, ClassResult | None, dict[str, Metrics]]]:
-    """Yield (file, task, class, rows by name): numbers, and differences to the first.
-
-    The class is None in the rows of all classes, which come before those of each.
-    """
-    for file in files:
-        for task, result in file.results.items():
-            minus = file.minus_first.get(task)
-            parts = [(None, result.metrics, minus)]
-            changes = minus.classes if minus else [None] * len(result.classes)
-            for each, change in zip(result.classes, changes, strict=True):
-                parts.append((each, each.metrics, change))
-            for part, metrics, change in parts:
-                rows = {'value': metrics}
-                if change:
-                    rows['difference'] = change.metrics
-                    if change.low:
-                        rows['95% CI low'], rows['95% CI high'] = (
-                            change.low,
-                            change.high,
-                        )
-                yield file, task, part, rows
+    return f'{text} ({interval}{": no clear difference" * (low <= 0 <= high)})'
 
 
 def _csv(files: Sequence[Evaluated], classwise: bool, names: Sequence[str]) -> str:
     """Return one machine-readable table of files, differences and classes."""
     cells = []
-    for file, task, part, rows in _rows(files):
-        if part and not classwise:
-            continue
-        class_ = ('', '') if part is None else (part.name, str(part.id))
-        objects = part.objects if part else file.results[task].counts['objects']
-        for row, numbers in rows.items():
-            label = (file.label, task, row, *class_, str(objects))
-            cells.append([*label, *(format_ap(numbers[name]) for name in names)])
+    for file, task, result, minus in _results(files):
+        parts: list[tuple[Any, ...]] = [
+            ('', '', result.counts['objects'], result.metrics, minus)
+        ]
+        for each, change in itertools.zip_longest(
+            result.classes if classwise else (),
+            minus.classes if classwise and minus else (),
+        ):
+            parts.append((each.name, each.id, each.objects, each.metrics, change))
+        cells += [
+            [file.label, task, row, *map(str, labels)]
+            + [format_ap(numbers[name]) for name in names]
+            for *labels, metrics, change in parts
+            for row, numbers in ({'value': metrics} | difference_rows(change)).items()
+        ]
     header = ['results', 'type', 'row', 'class', 'class_id', 'objects', *names]
     return render(header, cells, 'csv')

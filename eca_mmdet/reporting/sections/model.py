@@ -16,8 +16,7 @@ from eca_mmdet.reporting.sections.images import find_annotations, find_images
 from eca_mmdet.utils.errors import UserError
 from eca_mmdet.utils.io import describe_file, sha256_of
 
-_HARDLY = 0.1
-"""Range of a checkpoint's channel means, of gates from 0 to 1, that is called small."""
+_HARDLY = 0.1  # share of a gate's range that all its channel means are within
 
 
 def _gates(runs: Sequence[Run], options: Options) -> dict[str, Any] | None:
@@ -47,15 +46,13 @@ def _gate_table(run: Run, at: int) -> dict[str, Any]:
     record = run.gates or {}
     gates = record['checkpoints'][0]['gates']
     limits = record['thresholds']
-    means = [value for gate in gates for value in gate['mean']]
-    spreads = [
-        gate['class_spread'] for gate in gates if gate['class_spread'] is not None
-    ]
-    summary = f'Channel means lie between {min(means):.3f} and {max(means):.3f}'
-    if spreads:
+    ends = np.array([(min(gate['mean']), max(gate['mean'])) for gate in gates])
+    widths = np.ptp(ends, 1) / np.ptp([gate['range'] for gate in gates], 1)
+    summary = f'Channel means are within {ends.min():.3f} to {ends.max():.3f}'
+    if spreads := [s for gate in gates if (s := gate['class_spread']) is not None]:
         summary += f'; classes deviate from them by {np.mean(spreads):.4f} on average'
-    if max(means) - min(means) < _HARDLY:
-        summary += '. The gates hardly tell channels apart'
+    if max(widths) < _HARDLY:
+        summary += '. No gate tells channels apart by more than a tenth of its range'
     caption = (
         f'{record["images"]} images. Channels, of the range: dead: below '
         f'{limits["dead"]:g} on all images; saturated: above {limits["saturated"]:g}; '
@@ -93,15 +90,17 @@ def _gate_charts(runs: Sequence[Run]) -> list[Chart | None]:
             _, lines = stages.setdefault(key, (gate['name'], []))
             if len(having) > 1:
                 lines.append(line(runs[at].label, enumerate(gate['mean']), at))
-            elif not classes:
+            elif len(classes) < 2:
                 lines.append(line('all images', enumerate(gate['mean']), 0))
             else:
                 values = np.array([gate['by_class'][name] for name in classes])
                 lines += [
-                    line(name, enumerate(row.tolist()), index)
-                    for index, (name, row) in enumerate(
-                        zip(classes, values - values.mean(0), strict=True)
+                    line(
+                        name,
+                        enumerate((values[index] - values.mean(0)).tolist()),
+                        index,
                     )
+                    for index, name in enumerate(classes)
                 ]
                 what = 'gate - mean of the classes'
     return [

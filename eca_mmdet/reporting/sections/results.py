@@ -7,11 +7,10 @@ from typing import Any
 
 from eca_mmdet.catalog.published import published_rows
 from eca_mmdet.evaluation.bootstrap import Difference, subtract
-from eca_mmdet.evaluation.coco_eval import Metrics
 from eca_mmdet.evaluation.error_analysis import TIDE_ERRORS
 from eca_mmdet.evaluation.tables import (
-    CHANGE_HEADER,
     class_changes,
+    difference_rows,
     format_ap,
     heading,
     verdict,
@@ -77,18 +76,15 @@ def compared(runs: Sequence[Run], task: str) -> Iterator[tuple[Run, Run, Differe
 def _table(task: str, runs: Sequence[Run]) -> dict[str, Any]:
     found = list(measured(runs, task))
     names = list(dict.fromkeys(n for *_, one in found for n in one['metrics']))
-    changes = {run.label: (first, minus) for first, run, minus in compared(runs, task)}
+    changes = {run.label: minus for _, run, minus in compared(runs, task)}
     rows: list[tuple[str, int | None, list[str]]] = []
     for at, run, one in found:
-        rows.append((run.label, at, _cells(one['metrics'], names)))
-        if run.label in changes:
-            first, minus = changes[run.label]
-            title = f'difference ({run.label} - {first.label})'
-            rows.append((title, None, _cells(minus.metrics, names, signed=True)))
-            if minus.low:
-                for end, ends in (('low', minus.low), ('high', minus.high)):
-                    cells = _cells(ends, names, signed=True)
-                    rows.append((f'95% CI {end}', None, cells))
+        cells = [format_ap(one['metrics'].get(name)) for name in names]
+        rows.append((run.label, at, cells))
+        title = f'difference ({run.label} - {found[0][1].label})'
+        for label, ends in difference_rows(changes.get(run.label), title).items():
+            cells = [format_ap(ends.get(name), True) for name in names]
+            rows.append((label, None, cells))
     published = {row.config: row for row in published_rows()}
     configs = [
         (run.record or {}).get('config')
@@ -116,10 +112,6 @@ def _table(task: str, runs: Sequence[Run]) -> dict[str, Any]:
             if name in one['metrics']
         ],
     }
-
-
-def _cells(metrics: Metrics, names: Sequence[str], signed: bool = False) -> list[str]:
-    return [format_ap(metrics.get(name), signed) for name in names]
 
 
 RESULTS = Section(
@@ -164,14 +156,10 @@ def _classes(runs: Sequence[Run], options: Options) -> dict[str, Any] | None:
     for task in tasks:
         for first, run, minus in compared(runs, task):
             both = (each.results[task].get('classes') or () for each in (first, run))
-            if cells := class_changes(*both, minus.classes):
-                header = list(CHANGE_HEADER[: len(cells[0])])
-                header[3:5] = f'AP {first.label}', f'AP {run.label}'
-                title = (
-                    f'{title_of(task)} AP by class: {run.label} against {first.label}'
-                )
-                table = {'task': task, 'run': run.label, 'title': title}
-                changes.append(table | {'header': header, 'rows': cells})
+            labels = first.label, run.label
+            header, rows = class_changes(labels, *both, minus.classes)
+            table = {'task': task, 'title': title_of(task), 'run': run.label}
+            changes.append(table | {'header': header, 'rows': rows})
     sizes = [_size_chart(task, runs) for task in tasks]
     return {**(section(classes + sizes) or {}), 'changes': changes}
 
@@ -241,10 +229,10 @@ CLASSES = Section(
     'Classes',
     _classes,
     """
-{% for one in changes %}
+{% for one in changes if one.rows %}
 <div class="scroll tall">
 <table class="numbers changes" data-task="{{ one.task }}" data-run="{{ one.run }}">
-<caption>{{ one.title }}, the largest difference first</caption>
+<caption>{{ one.title }} AP by class, the largest difference first</caption>
 <thead><tr>{% for head in one.header %}<th>{{ head }}</th>{% endfor %}</tr></thead>
 {{ body(one.rows) }}
 </table>
