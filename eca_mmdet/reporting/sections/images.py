@@ -53,23 +53,6 @@ IMAGES = Section(
     'images',
     'Images',
     _images,
-    """
-{% for gallery in galleries %}
-<h3>{{ gallery.kind | capitalize }}{% if runs | length > 1 %}, {{ swatch(gallery.colour) }}{{ gallery.run }}{% endif %}</h3>
-<p class="lead">Ground truth (left) and detections with score >= {{ gallery.threshold }} (right), sorted by {{ gallery.title }} F1 at IoU 0.5. Click to enlarge.</p>
-<div class="gallery">
-{% for one in gallery.pictures %}
-<figure>
-<div class="pair">
-<img src="{{ one.objects }}" width="{{ one.width }}" height="{{ one.height }}" alt="ground truth of {{ one.name }}">
-<img src="{{ one.detections }}" width="{{ one.width }}" height="{{ one.height }}" alt="detections in {{ one.name }}">
-</div>
-<figcaption><b>{{ one.name }}</b> F1 {{ '%.2f' % one.f1 }}: {{ one.tp }} right, {{ one.fp }} wrong, {{ one.fn }} missed</figcaption>
-</figure>
-{% endfor %}
-</div>
-{% endfor %}
-""",  # noqa: E501
 )
 
 

@@ -113,26 +113,6 @@ GATES = Section(
     'gates',
     'Gates',
     _gates,
-    """
-{{ plots(charts) }}
-{% for one in gates %}
-{% if runs | length > 1 %}<h3>{{ swatch(one.colour) }}{{ one.label }}</h3>{% endif %}
-<p class="summary">{{ one.summary }}.</p>
-<div class="scroll">
-<table class="numbers gates" data-run="{{ one.label }}">
-<caption>{{ one.caption }}</caption>
-<thead><tr>{% for head in one.header %}<th>{{ head }}</th>{% endfor %}</tr></thead>
-{{ body(one.rows) }}
-</table>
-{% if one.kernels %}
-<table class="facts kernels" data-run="{{ one.label }}">
-<caption>Weights of the kernels</caption>
-{{ body(one.kernels) }}
-</table>
-{% endif %}
-</div>
-{% endfor %}
-""",  # noqa: E501
     lead='Factors by which the attention layers scale the channels, in the last block '
     'of each stage; mean over images. Blocks count from 0, as in the layer names.',
 )
@@ -191,21 +171,6 @@ COSTS = Section(
     'costs',
     'Costs',
     _costs,
-    """
-<div class="tables">
-{% for one in costs %}
-<div class="scroll">
-<table class="numbers" data-run="{{ one.label }}">
-<caption>{% if runs | length > 1 %}{{ swatch(one.colour) }}{{ one.label }}, {% endif %}input {{ one.shape[0] }} x {{ one.shape[1] }}</caption>
-<thead><tr><th>Part</th><th>Params</th><th>trained</th><th>GMACs</th><th>MiB for backward</th></tr></thead>
-<tbody>{% for name, part in one.parts.items() %}<tr><th scope="row">{{ name }}</th><td>{{ '{:,}'.format(part.params) }}</td><td>{{ '{:,}'.format(part.trained) }}</td><td>{{ '%.3f' % (part.macs / 1e9) }}</td><td>{{ '%.1f' % (part.saved_bytes / 2**20) }}</td></tr>
-{% endfor %}</tbody>
-</table>
-<p class="lead">GMACs of one image at inference; memory kept for backward by a step of {{ one.cost.images }} images, counted. Highest activations at inference: {{ '%.0f' % (one.cost.peak_bytes / 2**20) }} MiB.{% if one.cost.not_run %} Not counted: {{ one.cost.not_run | join(', ') }}.{% endif %}</p>
-</div>
-{% endfor %}
-</div>
-""",  # noqa: E501
 )
 
 
@@ -242,29 +207,6 @@ CONFIG = Section(
     'config',
     'Config',
     _configs,
-    """
-{% if compared %}
-{% if differing %}
-<div class="scroll">
-<table class="facts" id="config-differences">
-<caption>What differs</caption>
-{{ heads(runs) }}
-{{ body(differing) }}
-</table>
-</div>
-{% else %}<p class="lead">The configs are equal.</p>{% endif %}
-{% endif %}
-{% for run, rows in configs if run.config_path %}
-<details>
-<summary>{{ run.label }}: {{ rows | length if rows else 'text' }}{{ ' values' if rows }}, {{ run.config_path }}</summary>
-{% if rows %}
-<div class="scroll"><table class="facts flat">
-{{ body(rows) }}
-</table></div>
-{% else %}<pre>{{ run.config_text }}</pre>{% endif %}
-</details>
-{% endfor %}
-""",  # noqa: E501
 )
 
 
@@ -311,26 +253,5 @@ FILES = Section(
     'files',
     'Files',
     _files,
-    """
-{% for run, files in details %}
-{% if runs | length > 1 %}<h3>{{ swatch(loop.index0) }}{{ run.label }}</h3>{% endif %}
-{% if files %}
-<div class="scroll"><table class="facts sums">
-<thead><tr><th>File</th><th>sha256</th><th></th></tr></thead>
-<tbody>{% for file in files %}<tr><th scope="row">{{ file.what }}<br><span class="muted">{{ file.file }}</span></th><td><code>{{ file.sha256 }}</code></td><td>{{ file.state }}</td></tr>
-{% endfor %}</tbody>
-</table></div>
-{% endif %}
-{% if run.environment %}
-<details><summary>Machine, as mmengine logged it</summary><pre>{{ run.environment | join('\\n') }}</pre></details>
-{% endif %}
-{% endfor %}
-{% if versions %}
-<div class="scroll"><table class="facts versions">
-<caption>Versions</caption>
-{{ body(versions) }}
-</table></div>
-{% endif %}
-""",  # noqa: E501
     heading='Files and environment',
 )

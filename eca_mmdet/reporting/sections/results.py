@@ -118,31 +118,6 @@ RESULTS = Section(
     'results',
     'Results',
     _results,
-    """
-{% for table in tables %}
-<div class="tiles" data-task="{{ table.task }}">
-{% for label, colour, name, value in table.tiles %}
-<div class="tile"><b>{{ value }}</b> {% if runs | length > 1 %}{{ swatch(colour) }}{{ label }}, {% endif %}{{ table.title }} {{ name }}</div>
-{% endfor %}
-</div>
-{% endfor %}
-{% for verdict in verdicts if verdict %}<p class="verdict">{{ verdict }}</p>{% endfor %}
-<p class="lead">{{ tables[0].heading }}. n/a: no object of that kind.</p>
-{% if other_data %}<p class="missing" id="other-data">The runs were measured on different annotations (sha256): their numbers do not compare.</p>{% endif %}
-{% for table in tables %}
-<div class="scroll">
-<table class="numbers results" data-task="{{ table.task }}">
-<caption>{{ table.title }}</caption>
-<thead><tr><th></th>{% for name in table.names %}<th>{{ name }}</th>{% endfor %}</tr></thead>
-<tbody>{% for label, colour, cells in table.rows %}<tr><th scope="row">{% if colour is not none %}{{ swatch(colour) }}{% endif %}{{ label }}</th>{% for cell in cells %}<td>{{ cell }}</td>{% endfor %}</tr>
-{% endfor %}</tbody>
-</table>
-</div>
-{% endfor %}
-{% if tables | selectattr('reported') | list %}
-<p class="lead">reported: by the paper, its authors or a reprint (eca-mmdet tables lists the sources); † marks numbers that no copy confirmed.</p>
-{% endif %}
-""",  # noqa: E501
 )
 
 
@@ -228,19 +203,6 @@ CLASSES = Section(
     'classes',
     'Classes',
     _classes,
-    """
-{% for one in changes if one.rows %}
-<div class="scroll tall">
-<table class="numbers changes" data-task="{{ one.task }}" data-run="{{ one.run }}">
-<caption>{{ one.title }} AP by class, the largest difference first</caption>
-<thead><tr>{% for head in one.header %}<th>{{ head }}</th>{% endfor %}</tr></thead>
-{{ body(one.rows) }}
-</table>
-</div>
-{% if one.header | length > 6 %}<p class="lead">Each interval is for its class alone: of twenty classes without a difference, about one interval leaves out 0.</p>{% endif %}
-{% endfor %}
-{{ plots(charts) }}
-""",  # noqa: E501
     heading='Classes and sizes',
 )
 
@@ -308,18 +270,6 @@ PRECISION = Section(
     'precision',
     'Precision',
     _precision,
-    """
-{{ plots(charts) }}
-{% for one in best %}
-<details>
-<summary>Score of the best F1 by class, {{ one.title }}{% if runs | length > 1 %}, {{ swatch(one.colour) }}{{ one.run }}{% endif %}</summary>
-<div class="scroll"><table class="numbers best" data-task="{{ one.task }}" data-run="{{ one.run }}">
-<thead><tr>{% for head in ('class', 'objects', 'score', 'precision', 'recall', 'F1') %}<th>{{ head }}</th>{% endfor %}</tr></thead>
-{{ body(one.rows) }}
-</table></div>
-</details>
-{% endfor %}
-""",  # noqa: E501
     heading='Precision, recall and F1',
     lead='Precision over recall: mean over the classes that have objects. Over the '
     'score: of all objects together, at IoU 0.5, if detections below the score are '
@@ -408,29 +358,6 @@ CONFUSION = Section(
     'confusion',
     'Confusion',
     _confusion,
-    """
-{% for group in matrices | groupby('task') %}
-<div class="tables">
-{% for one in group.list %}
-<div class="scroll">
-<h3>{{ one.title }}{% if runs | length > 1 %}, {{ swatch(one.colour) }}{{ one.run }}{% endif %}, scores from {{ one.threshold }}</h3>
-{% if one.rows %}
-<table class="confusion{{ ' plain' if not one.numbered }}" data-task="{{ one.task }}" data-run="{{ one.run }}">
-<thead><tr><th></th>{% for name in one.names %}<th><span>{{ name }}</span></th>{% endfor %}</tr></thead>
-<tbody>
-{% for name, counts in one.rows %}{% set i, total = loop.index0, counts | sum %}<tr><th scope="row">{{ name }}</th>{% for count in counts %}<td{% if count %}{{ ' class="hit"' | safe if loop.index0 == i }} style="--v:{{ '%.3f' % (count / total) }}" title="{{ name }} → {{ one.names[loop.index0] }}: {{ count }} ({{ '%.0f' % (100 * count / total) }} %)"{% endif %}>{% if one.numbered and count %}{{ count }}{% endif %}</td>{% endfor %}</tr>
-{% endfor %}
-</tbody>
-</table>
-{% endif %}
-{% if one.pairs and one.names | length > 5 %}
-<p class="pairs">Most frequent: {% for count, object, found in one.pairs %}{{ object }} → {{ found }} ({{ count }}){{ ', ' if not loop.last }}{% endfor %}</p>
-{% endif %}
-</div>
-{% endfor %}
-</div>
-{% endfor %}
-""",  # noqa: E501
     lead='Rows: ground truth; columns: predictions, at IoU 0.5. The last column has '
     'missed objects, the last row false detections on the background.',
 )
