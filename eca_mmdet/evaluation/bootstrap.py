@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -188,23 +189,17 @@ def _copies(
         copy = np.repeat(np.arange(COPIES), len(image) // COPIES)
         return np.searchsorted(images, image) * COPIES + copy
 
+    def copied(part: Any) -> Any:
+        first = np.zeros_like(part.category)
+        return replace(part, image=positions(part.image), category=first)
+
     objects, detections = (np.tile(each, COPIES) for each in rows)
-    many, copied = truth.take(objects), found.take(detections)
-    names = tuple(truth.category_names[at] for at in many.category[:1])
-    return (
-        replace(
-            many,
-            sizes=np.repeat(truth.sizes[images], COPIES, axis=0),
-            category_names=names,
-            image=positions(many.image),
-            category=np.zeros_like(many.category),
-        ),
-        replace(
-            copied,
-            image=positions(copied.image),
-            category=np.zeros_like(copied.category),
-        ),
+    many = replace(
+        copied(truth.take(objects)),
+        sizes=np.repeat(truth.sizes[images], COPIES, axis=0),
+        category_names=('',),
     )
+    return many, copied(found.take(detections))
 
 
 _LAST = {

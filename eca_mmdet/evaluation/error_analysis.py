@@ -252,14 +252,11 @@ def _extreme_images(
     )
     missed = np.bincount(truth.image[~truth.crowd], minlength=total) - right
     table = np.stack([right, wrong, missed], 1)
-    counted = [
-        (
-            int(at),
-            {'f1': 2 * tp / (2 * tp + fp + fn), 'tp': tp, 'fp': fp, 'fn': fn},
-        )
-        for at in np.flatnonzero(table.any(1))
-        for tp, fp, fn in [table[at].tolist()]
-    ]
+    counted: list[tuple[int, dict[str, float]]] = []
+    for at in np.flatnonzero(table.any(1)).tolist():
+        tp, fp, fn = table[at].tolist()
+        f1 = 2 * tp / (2 * tp + fp + fn)
+        counted.append((at, {'f1': f1, 'tp': tp, 'fp': fp, 'fn': fn}))
     orders: dict[str, Callable[[dict[str, float]], tuple[float, float]]] = {
         'worst_images': lambda n: (n['f1'], -n['fp'] - n['fn']),
         'best_images': lambda n: (-n['f1'], -n['tp']),

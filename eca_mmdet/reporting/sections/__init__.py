@@ -18,8 +18,8 @@ from eca_mmdet.reporting.run import Options, Run
 class Section:
     """A section of the page.
 
-    Its template is ``assets/ID.html.j2``, or else ``charts.html.j2``, with the variables
-    ``runs`` and those of ``context``, escaped.
+    Its template is ``assets/ID.html.j2``, or else ``charts.html.j2``; ``runs`` and the
+    variables of ``context`` are escaped.
 
     Attributes:
         id: anchor.
@@ -28,14 +28,12 @@ class Section:
             out. ``'charts'`` lists the section's charts. What cannot be shown of a run
             is added to its ``missing``.
         heading: if it differs from the title.
-        lead: paragraph under the heading.
     """
 
     id: str
     title: str
     context: Callable[[Sequence[Run], Options], dict[str, Any] | None]
     heading: str = ''
-    lead: str = ''
 
 
 Chart = dict[str, Any]

@@ -49,11 +49,7 @@ def _images(runs: Sequence[Run], options: Options) -> dict[str, Any] | None:
     return {'galleries': galleries} if galleries else None
 
 
-IMAGES = Section(
-    'images',
-    'Images',
-    _images,
-)
+IMAGES = Section('images', 'Images', _images)
 
 
 def _chosen(analysis: Any, count: int) -> list[tuple[str, list[Any]]]:

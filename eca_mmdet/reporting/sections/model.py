@@ -109,13 +109,7 @@ def _gate_charts(runs: Sequence[Run]) -> list[Chart | None]:
     ]
 
 
-GATES = Section(
-    'gates',
-    'Gates',
-    _gates,
-    lead='Factors by which the attention layers scale the channels, in the last block '
-    'of each stage; mean over images. Blocks count from 0, as in the layer names.',
-)
+GATES = Section('gates', 'Gates', _gates)
 
 
 def _costs(runs: Sequence[Run], options: Options) -> dict[str, Any] | None:
@@ -167,11 +161,7 @@ def input_shape(values: dict[str, Any]) -> tuple[int, int]:
     return 800, 1344
 
 
-COSTS = Section(
-    'costs',
-    'Costs',
-    _costs,
-)
+COSTS = Section('costs', 'Costs', _costs)
 
 
 def _configs(runs: Sequence[Run], options: Options) -> dict[str, Any] | None:
@@ -203,11 +193,7 @@ def flat(value: Any, name: str = '') -> Iterator[tuple[str, str]]:
         yield name, repr(value)
 
 
-CONFIG = Section(
-    'config',
-    'Config',
-    _configs,
-)
+CONFIG = Section('config', 'Config', _configs)
 
 
 def _files(runs: Sequence[Run], options: Options) -> dict[str, Any] | None:
@@ -249,9 +235,4 @@ def files_of(run: Run) -> list[dict[str, str]]:
     return rows
 
 
-FILES = Section(
-    'files',
-    'Files',
-    _files,
-    heading='Files and environment',
-)
+FILES = Section('files', 'Files', _files, heading='Files and environment')

@@ -114,11 +114,7 @@ def _table(task: str, runs: Sequence[Run]) -> dict[str, Any]:
     }
 
 
-RESULTS = Section(
-    'results',
-    'Results',
-    _results,
-)
+RESULTS = Section('results', 'Results', _results)
 
 
 def _classes(runs: Sequence[Run], options: Options) -> dict[str, Any] | None:
@@ -199,12 +195,7 @@ def _size_chart(task: str, runs: Sequence[Run]) -> Chart | None:
     return chart(*what, series, categories=list(columns.values()), top=100)
 
 
-CLASSES = Section(
-    'classes',
-    'Classes',
-    _classes,
-    heading='Classes and sizes',
-)
+CLASSES = Section('classes', 'Classes', _classes, heading='Classes and sizes')
 
 
 _TABLED_CLASSES = 40
@@ -267,13 +258,7 @@ def _score_chart(task: str, runs: Sequence[Run]) -> Chart | None:
 
 
 PRECISION = Section(
-    'precision',
-    'Precision',
-    _precision,
-    heading='Precision, recall and F1',
-    lead='Precision over recall: mean over the classes that have objects. Over the '
-    'score: of all objects together, at IoU 0.5, if detections below the score are '
-    'left out.',
+    'precision', 'Precision', _precision, heading='Precision, recall and F1'
 )
 
 
@@ -310,15 +295,7 @@ def _calibration_chart(task: str, runs: Sequence[Run]) -> Chart | None:
     return chart(*what, 'accuracy', lines, **more)
 
 
-ERRORS = Section(
-    'errors',
-    'Errors',
-    _errors,
-    lead='At IoU 0.5. TIDE (arXiv:2008.08115): what AP50 would gain if one kind of '
-    'error were fixed; hover over a bar for its meaning. Calibration: the share of '
-    'correct detections (accuracy) over their score (confidence); below the diagonal '
-    'the detector is overconfident.',
-)
+ERRORS = Section('errors', 'Errors', _errors)
 
 
 def _confusion(runs: Sequence[Run], options: Options) -> dict[str, Any] | None:
@@ -354,10 +331,4 @@ def _matrix(confusion: dict[str, Any], task: str, run: Run, at: int) -> dict[str
     }
 
 
-CONFUSION = Section(
-    'confusion',
-    'Confusion',
-    _confusion,
-    lead='Rows: ground truth; columns: predictions, at IoU 0.5. The last column has '
-    'missed objects, the last row false detections on the background.',
-)
+CONFUSION = Section('confusion', 'Confusion', _confusion)

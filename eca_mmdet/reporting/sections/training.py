@@ -129,8 +129,4 @@ def _metric_chart(
     return chart(*what, lines, x='iteration', marks=True, **more)
 
 
-VALIDATION = Section(
-    'validation',
-    'Validation',
-    _validation,
-)
+VALIDATION = Section('validation', 'Validation', _validation)
