@@ -213,9 +213,9 @@ def _score_curves(
     def rates(right: Floats, wrong: Floats, objects: int) -> dict[str, list[Any]]:
         parts = {
             'precision': (right, right + wrong),
-            'recall': (right, 0 * wrong + objects),
+            'recall': (right, np.full_like(right, objects)),
+            'f1': (2 * right, right + wrong + objects),
         }
-        parts['f1'] = 2 * right, right + wrong + objects
         return {
             key: [a / b if b else None for a, b in zip(*part, strict=True)]
             for key, part in parts.items()
@@ -228,10 +228,9 @@ def _score_curves(
 
     whole = rates(right.sum(0), wrong.sum(0), int(objects.sum()))
     classes = [
-        {'id': id_, 'name': name, 'objects': int(count)} | best(rates(*curves, count))
-        for id_, name, count, *curves in zip(
-            truth.category_ids, truth.category_names, objects, right, wrong, strict=True
-        )
+        {'id': truth.category_ids[at], 'name': truth.category_names[at]}
+        | {'objects': int(count), **best(rates(right[at], wrong[at], count))}
+        for at, count in enumerate(objects)
         if count
     ]
     return {'scores': scores.tolist(), **whole, 'best': best(whole), 'classes': classes}

@@ -167,11 +167,12 @@ def result_tables(
         if classwise:
             marks = {'table': title, 'md': f'**{title}**\n', 'latex': f'% {title}'}
             parts += ['', marks[style]]
-            parts.append(
-                render(*_class_changes(first, file, task), style)
-                if minus
-                else class_table(result, style)
-            )
+            if minus:
+                labels, each = (first.label, file.label), (first.results[task], result)
+                classes = (map(asdict, part.classes) for part in (*each, minus))
+                parts.append(render(*class_changes(labels, *classes), style))
+            else:
+                parts.append(class_table(result, style))
     if style == 'table' and any(verdicts):
         parts += ['', *filter(None, map(printable, verdicts))]
     return '\n'.join(parts)
@@ -194,14 +195,6 @@ def difference_rows(
     if minus and minus.low:
         rows |= {'95% CI low': minus.low, '95% CI high': minus.high}
     return rows
-
-
-def _class_changes(
-    first: Evaluated, file: Evaluated, task: str
-) -> tuple[list[str], list[list[str]]]:
-    classes = [list(map(asdict, each.results[task].classes)) for each in (first, file)]
-    minus = map(asdict, file.minus_first[task].classes)
-    return class_changes((first.label, file.label), *classes, minus)
 
 
 def class_changes(

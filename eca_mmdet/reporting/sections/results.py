@@ -44,39 +44,38 @@ def _results(runs: Sequence[Run], options: Options) -> dict[str, Any] | None:
         'verdicts': [
             verdict(first.label, run.label, task, minus)
             for task in tasks_of(runs)
-            for first, run, minus in compared(runs, task)
+            for first, run, minus, _ in compared(runs, task)
         ],
         'other_data': len(sums - {None}) > 1,
     }
 
 
-def compared(runs: Sequence[Run], task: str) -> Iterator[tuple[Run, Run, Difference]]:
-    """Yield (first run, other run, other minus first) of runs on the same objects.
+def compared(
+    runs: Sequence[Run], task: str
+) -> Iterator[tuple[Run, Run, Difference, Sequence[Any]]]:
+    """Yield (first run, other run, other minus first, its classes in metrics.json).
 
-    Result files of one evaluation have intervals, if it drew samples.
+    The runs are of the same objects. Result files of one evaluation have intervals and
+    classes, if it drew samples.
     """
-    (_, first, one), *others = [*measured(runs, task)] or [(0, None, {})]
-    for _, run, other in others:
+    found = list(measured(runs, task))
+    for _, run, other in found[1:]:
+        _, first, one = found[0]
         sums = [each.recorded('annotations', 'sha256') for each in (first, run)]
         if sums[0] != sums[1] or one['metrics'].keys() != other['metrics'].keys():
             continue
-        together = run.record_path == first.record_path
-        minus = (together and run.record.get('minus_first') or {}).get(task) or {}
-        yield (
-            first,
-            run,
-            Difference(
-                subtract(one['metrics'], other['metrics']),
-                *(minus.get(end) or {} for end in ('low', 'high')),
-                minus.get('classes') or (),
-            ),
-        )
+        minus: dict[str, Any] = {}
+        if run.record_path == first.record_path:
+            minus = ((run.record or {}).get('minus_first') or {}).get(task) or {}
+        low, high = (minus.get(end) or {} for end in ('low', 'high'))
+        change = Difference(subtract(one['metrics'], other['metrics']), low, high)
+        yield first, run, change, minus.get('classes') or ()
 
 
 def _table(task: str, runs: Sequence[Run]) -> dict[str, Any]:
     found = list(measured(runs, task))
     names = list(dict.fromkeys(n for *_, one in found for n in one['metrics']))
-    changes = {run.label: minus for _, run, minus in compared(runs, task)}
+    changes = {run.label: minus for _, run, minus, _ in compared(runs, task)}
     rows: list[tuple[str, int | None, list[str]]] = []
     for at, run, one in found:
         cells = [format_ap(one['metrics'].get(name)) for name in names]
@@ -125,10 +124,10 @@ def _classes(runs: Sequence[Run], options: Options) -> dict[str, Any] | None:
         return None
     changes = []
     for task in tasks:
-        for first, run, minus in compared(runs, task):
-            both = (each.results[task].get('classes') or () for each in (first, run))
-            labels = first.label, run.label
-            header, rows = class_changes(labels, *both, minus.classes)
+        for first, run, _, minus in compared(runs, task):
+            parts = (first.results[task], run.results[task], {'classes': minus})
+            by_class = (part.get('classes') or () for part in parts)
+            header, rows = class_changes((first.label, run.label), *by_class)
             table = {'task': task, 'title': title_of(task), 'run': run.label}
             changes.append(table | {'header': header, 'rows': rows})
     sizes = [_size_chart(task, runs) for task in tasks]
@@ -276,7 +275,8 @@ def _error_chart(task: str, runs: Sequence[Run]) -> Chart | None:
             values = [delta.get(key) for key in TIDE_ERRORS]
             series.append(bars(run.label, values, at))
     what = ('bar', f'errors-{task}', f'TIDE errors, {title_of(task)}')
-    kinds = {'categories': list(TIDE_ERRORS), 'glosses': list(TIDE_ERRORS.values())}
+    kinds: dict[str, Any] = {'categories': list(TIDE_ERRORS)}
+    kinds['glosses'] = list(TIDE_ERRORS.values())
     return chart(*what, 'AP50 gain if fixed, 0-100', series, **kinds)
 
 
