@@ -29,7 +29,7 @@ def add_parser(commands: Commands) -> None:
     )
     types = ('bbox', 'segm')
     add('--types', nargs='+', choices=types, help='default: what the results have')
-    add.flag('--classwise', 'also a table of the classes')
+    add.flag('--classwise', 'also AP by class; of several files, with the differences')
     add('--classes', nargs='+', metavar='NAME', help='evaluate these alone')
     formats = ('table', 'md', 'csv', 'json', 'latex')
     text = 'json has full precision, 0-1'
@@ -48,8 +48,9 @@ def add_parser(commands: Commands) -> None:
     add('--seed', type=count, default=0, help='of the bootstrap')
     add.flag(
         '--analysis',
-        'errors by kind, confusion matrix, PR curves, calibration, worst images: into '
-        'metrics.json and as pictures',
+        'TIDE errors (Cls: wrong class, Loc: poorly localized, Both, Dupe: duplicate, '
+        'Bkg: background, Miss: missed), confusion matrix, PR curves, calibration, worst '
+        'images: into metrics.json and as pictures',
     )
     text = 'lowest score in the confusion matrix and the worst images'
     add.value('--score-thr', 'S', text, 0.3, fraction)

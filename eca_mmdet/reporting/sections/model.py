@@ -50,7 +50,7 @@ def _gate_table(run: Run, at: int) -> dict[str, Any]:
     widths = np.ptp(ends, 1) / np.ptp([gate['range'] for gate in gates], 1)
     summary = f'Channel means are within {ends.min():.3f} to {ends.max():.3f}'
     if spreads := [s for gate in gates if (s := gate['class_spread']) is not None]:
-        summary += f'; classes deviate from them by {np.mean(spreads):.4f} on average'
+        summary += f'; classes deviate from them by {np.mean(spreads):.2g} on average'
     if max(widths) < _HARDLY:
         summary += '. No gate tells channels apart by more than a tenth of its range'
     caption = (
