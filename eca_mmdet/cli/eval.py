@@ -49,8 +49,8 @@ def add_parser(commands: Commands) -> None:
     add.flag(
         '--analysis',
         'TIDE errors (Cls: wrong class, Loc: poorly localized, Both, Dupe: duplicate, '
-        'Bkg: background, Miss: missed), confusion matrix, PR curves, calibration, worst '
-        'images: into metrics.json and as pictures',
+        'Bkg: background, Miss: missed), confusion matrix, PR curves, calibration, '
+        'worst images: into metrics.json and as pictures',
     )
     text = 'lowest score in the confusion matrix and the worst images'
     add.value('--score-thr', 'S', text, 0.3, fraction)

@@ -197,7 +197,7 @@ def _copies(
     many = replace(
         copied(truth.take(objects)),
         sizes=np.repeat(truth.sizes[images], COPIES, axis=0),
-        category_names=('',),
+        category_names=('class',),  # hotcoco warns of an empty one
     )
     return many, copied(found.take(detections))
 

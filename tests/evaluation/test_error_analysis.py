@@ -493,11 +493,12 @@ def test_a_sample_is_evaluated_as_if_its_images_were_there_as_often_as_drawn(max
             assert list(values) == pytest.approx(wanted, abs=1e-12, nan_ok=True)
 
 
-def test_equal_detectors_differ_by_nothing():
+def test_equal_detectors_differ_by_nothing(capfd):
     truth, first, second = two_detectors(1, 0)
     found = difference(truth, first, second, bootstrap=50)
     for part in (found.metrics, found.low, found.high):
         assert set(part.values()) <= {0.0, None}
+    assert capfd.readouterr() == ('', '')
 
 
 def test_interval_is_that_of_a_bootstrap_by_hand():
