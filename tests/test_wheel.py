@@ -52,7 +52,7 @@ def test_wheel_carries_the_page(wheel):
     for file in folder.iterdir():
         name = f'eca_mmdet/reporting/assets/{file.name}'
         assert wheel.read(name) == file.read_bytes()
-    assert len(list(folder.iterdir())) == 6
+    assert len(list(folder.iterdir())) == 19
 
 
 def test_wheel_is_typed(wheel):

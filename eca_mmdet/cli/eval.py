@@ -5,13 +5,9 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from typing import TYPE_CHECKING
 
 from eca_mmdet.cli.common import Adder, Commands, count, fraction, suggest
 from eca_mmdet.utils.text import printable
-
-if TYPE_CHECKING:
-    from rich.progress import TaskID
 
 
 def add_parser(commands: Commands) -> None:
@@ -33,7 +29,7 @@ def add_parser(commands: Commands) -> None:
     )
     types = ('bbox', 'segm')
     add('--types', nargs='+', choices=types, help='default: what the results have')
-    add.flag('--classwise', 'also a table of the classes')
+    add.flag('--classwise', 'also AP by class; of several files, with the differences')
     add('--classes', nargs='+', metavar='NAME', help='evaluate these alone')
     formats = ('table', 'md', 'csv', 'json', 'latex')
     text = 'json has full precision, 0-1'
@@ -52,8 +48,9 @@ def add_parser(commands: Commands) -> None:
     add('--seed', type=count, default=0, help='of the bootstrap')
     add.flag(
         '--analysis',
-        'errors by kind, confusion matrix, PR curves, calibration, worst images: into '
-        'metrics.json and as pictures',
+        'TIDE errors (Cls: wrong class, Loc: poorly localized, Both, Dupe: duplicate, '
+        'Bkg: background, Miss: missed), confusion matrix, PR curves, calibration, '
+        'worst images: into metrics.json and as pictures',
     )
     text = 'lowest score in the confusion matrix and the worst images'
     add.value('--score-thr', 'S', text, 0.3, fraction)
@@ -62,35 +59,21 @@ def add_parser(commands: Commands) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Evaluate; the result is on stdout, everything else on stderr."""
-    from rich.console import Console
-    from rich.progress import Progress
-
     from eca_mmdet.evaluation.api import evaluate
 
-    bars: dict[str, TaskID] = {}
-    console = Console(stderr=True)
-    hidden = not console.is_terminal
-    with Progress(console=console, transient=True, disable=hidden) as shown:
-
-        def progress(title: str, done: int) -> None:
-            if title not in bars:
-                bars[title] = shown.add_task(title, total=args.bootstrap)
-            shown.update(bars[title], completed=done)
-
-        report = evaluate(
-            args.ann,
-            args.results,
-            types=args.types,
-            classes=args.classes,
-            max_dets=args.max_dets,
-            backend=args.backend,
-            bootstrap=args.bootstrap,
-            seed=args.seed,
-            analysis=args.analysis,
-            score_thr=args.score_thr,
-            out=args.out or True,
-            progress=progress,
-        )
+    report = evaluate(
+        args.ann,
+        args.results,
+        types=args.types,
+        classes=args.classes,
+        max_dets=args.max_dets,
+        backend=args.backend,
+        bootstrap=args.bootstrap,
+        seed=args.seed,
+        analysis=args.analysis,
+        score_thr=args.score_thr,
+        out=args.out or True,
+    )
     lines = [f'note: {note}' for note in report.notes]
     lines += [f'pictures: {folder}' for folder in report.drawings]
     lines += [f'all numbers: {report.folder}/metrics.json']

@@ -93,7 +93,7 @@ class GroundTruth:
         if kept.all():
             return self
         new = np.cumsum(kept) - 1
-        part = self._select(kept[self.category])
+        part = self.take(np.flatnonzero(kept[self.category]))
         order = self.file_order[kept[self.file_order]]
         return replace(
             part,
@@ -105,7 +105,8 @@ class GroundTruth:
 
     def part(self, start: int, stop: int) -> GroundTruth:
         """Return some images, by their positions."""
-        part = self._select((self.image >= start) & (self.image < stop))
+        inside = (self.image >= start) & (self.image < stop)
+        part = self.take(np.flatnonzero(inside))
         return replace(
             part,
             image_ids=self.image_ids[start:stop],
@@ -114,11 +115,12 @@ class GroundTruth:
             image=part.image - start,
         )
 
-    def _select(self, objects: npt.NDArray[np.bool_]) -> GroundTruth:
+    def take(self, rows: Ints) -> GroundTruth:
+        """Return some objects, by their positions, on all images."""
         return replace(
             self,
-            segmentations=_take(self.segmentations, objects),
-            **{name: getattr(self, name)[objects] for name in _COLUMNS},
+            segmentations=_take(self.segmentations, rows),
+            **{name: getattr(self, name)[rows] for name in _COLUMNS},
         )
 
     def mask_faults(self) -> dict[int, str]:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from functools import partial
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -31,6 +30,7 @@ from eca_mmdet.utils.errors import (
     require_package,
 )
 from eca_mmdet.utils.io import make_run_folder, require_free, write_json
+from eca_mmdet.utils.text import printable
 
 if TYPE_CHECKING:
     from eca_mmdet.inference.prediction import Prediction
@@ -93,7 +93,6 @@ def evaluate(
     analysis: bool = False,
     score_thr: float = SCORE_THRESHOLD,
     out: PathLike | bool | None = None,
-    progress: Callable[[str, int], None] = lambda title, done: None,
 ) -> EvaluationReport:
     """Evaluate detections of any program.
 
@@ -112,7 +111,6 @@ def evaluate(
         score_thr: lowest score in the confusion matrix and the worst images, 0-1.
         out: folder to create, with ``metrics.json`` and the pictures; True for
             ``runs/eval-DATE-TIME``, None to write nothing.
-        progress: called with a title and the number of bootstrap samples done.
 
     Example:
         >>> import eca_mmdet
@@ -164,9 +162,9 @@ def evaluate(
     for file in files[1:]:
         for task in (task for task in file.results if task in files[0].results):
             first, second = ((f.results[task], f.found[task]) for f in (files[0], file))
-            report = partial(progress, f'bootstrap, {file.label}, {TITLES[task]}')
+            title = printable(f'bootstrap, {file.label}, {TITLES[task]} (classes)')
             file.minus_first[task] = difference(
-                truth, first, second, bootstrap, seed, limits, report
+                truth, first, second, bootstrap, seed, limits, title
             )
     record = make_record(
         list(files[0].results.values()),

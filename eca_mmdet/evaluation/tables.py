@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import re
-from collections.abc import Container, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from eca_mmdet.datasets.detections import Detections
 from eca_mmdet.datasets.ground_truth import GroundTruth
-from eca_mmdet.evaluation.bootstrap import Difference
+from eca_mmdet.evaluation.bootstrap import ClassDifference, Difference
 from eca_mmdet.evaluation.coco_eval import MAX_DETS, Metrics, TaskResult, columns
 from eca_mmdet.utils.text import printable
 
@@ -139,23 +140,19 @@ def result_tables(
 
     'table' has headings, 'md' and 'latex' have not, and 'csv' is one table.
     """
-    limits = next(iter(files[0].results.values())).max_dets
+    first, *others = files
+    limits = next(iter(first.results.values())).max_dets
     names = columns(limits)
     if style == 'csv':
         return _csv(files, classwise, names)
-    labels = {
-        'minus first': f'minus {files[0].label}',
-        'minus first, low': '95 % from',
-        'minus first, high': 'to',
-    }
-    cells = [
-        [
-            labels.get(row, f'{file.label}, {TITLES[task]}'),
-            *(format_ap(numbers[name], row in labels) for name in names),
+    cells = []
+    for file, task, result, minus in _results(files):
+        value = {f'{file.label}, {TITLES[task]}': result.metrics}
+        changes = difference_rows(minus, f'difference ({file.label} - {first.label})')
+        cells += [
+            [label, *(format_ap(numbers[name], label in changes) for name in names)]
+            for label, numbers in (value | changes).items()
         ]
-        for file, task, rows in _rows(files)
-        for row, numbers in rows.items()
-    ]
     parts = [render(['', *names], cells, style)]
     if style == 'table':
         crowd = int(truth.crowd.sum())
@@ -164,46 +161,119 @@ def result_tables(
             f'{crowd} crowd regions of {len(truth.category_ids)} classes'
         )
         parts = [counts, f'{heading(limits)}:', *parts]
-    for file in files if classwise else ():
-        for task, result in file.results.items():
-            title = f'{printable(file.label)}, {TITLES[task]}, by class:'
+    verdicts = []
+    for file, task, result, minus in _results(others or files):
+        title = f'{printable(file.label)}, {TITLES[task]}, by class:'
+        if minus:
+            title = f'{TITLES[task]} AP by class, the largest difference first:'
+            verdicts.append(verdict(first.label, file.label, task, minus))
+        if classwise:
             marks = {'table': title, 'md': f'**{title}**\n', 'latex': f'% {title}'}
-            parts += ['', marks[style], class_table(result, style)]
+            parts += ['', marks[style]]
+            if minus:
+                labels, each = (first.label, file.label), (first.results[task], result)
+                classes = (map(asdict, part.classes) for part in (*each, minus))
+                parts.append(render(*class_changes(labels, *classes), style))
+            else:
+                parts.append(class_table(result, style))
+    if style == 'table' and any(verdicts):
+        parts += ['', *filter(None, map(printable, verdicts))]
     return '\n'.join(parts)
 
 
-def _rows(
-    files: Sequence[Evaluated],
-) -> Iterator[tuple[Evaluated, str, dict[str, Metrics]]]:
-    """Yield (file, task, rows by name): its numbers and its difference to the first."""
+def _results(
+    files: Iterable[Evaluated],
+) -> Iterator[tuple[Evaluated, str, TaskResult, Difference | None]]:
+    """Yield (file, task, numbers, difference to the first file)."""
     for file in files:
         for task, result in file.results.items():
-            rows = {'value': result.metrics}
-            if minus := file.minus_first.get(task):
-                rows['minus first'] = minus.metrics
-                if minus.low:
-                    rows['minus first, low'] = minus.low
-                    rows['minus first, high'] = minus.high
-            yield file, task, rows
+            yield file, task, result, file.minus_first.get(task)
+
+
+def difference_rows(
+    minus: Difference | ClassDifference | None, title: str = 'difference'
+) -> dict[str, Metrics]:
+    """Return the rows of a difference by their labels, with those of its interval."""
+    rows = {title: minus.metrics} if minus else {}
+    if minus and minus.low:
+        rows |= {'95% CI low': minus.low, '95% CI high': minus.high}
+    return rows
+
+
+def class_changes(
+    labels: Sequence[str],
+    first: Iterable[Mapping[str, Any]],
+    second: Iterable[Mapping[str, Any]],
+    minus: Iterable[Mapping[str, Any]] = (),
+) -> tuple[list[str], list[list[str]]]:
+    """Return the table of AP by class, the largest difference first.
+
+    Args:
+        labels: names of the two results.
+        first: classes of a result, as in ``metrics.json``.
+        second: those of the other result.
+        minus: those of their difference, with intervals; empty without a bootstrap.
+
+    Returns:
+        Header and cells.
+    """
+    header = ['class', 'id', 'objects', *(f'AP {label}' for label in labels)]
+    others = {(c['id'], c['name']): c['metrics'].get('AP') for c in second}
+    ends = {
+        (c['id'], c['name']): [format_ap(c[end]['AP'], True) for end in ('low', 'high')]
+        for c in minus
+        if c['low']
+    }
+    rows = []
+    for each in first:
+        key, ap = (each['id'], each['name']), each['metrics'].get('AP')
+        other = others.get(key)
+        change = None if ap is None or other is None else other - ap
+        cells = [each['name'], str(each['id']), str(each['objects'])]
+        cells += [format_ap(ap), format_ap(other), format_ap(change, True)]
+        rows.append((-1 if change is None else abs(change), cells + ends.get(key, [])))
+    rows.sort(key=lambda row: -row[0])
+    interval = ['95% CI low', '95% CI high'] if ends else []
+    return [*header, 'difference', *interval], [cells for _, cells in rows]
+
+
+def verdict(first: str, second: str, task: str, minus: Difference) -> str:
+    """Return a sentence on the difference in AP, second minus first; '' without an AP.
+
+    ``first`` and ``second`` are names of detectors, ``task`` is 'bbox' or 'segm'.
+    """
+    change = minus.metrics.get('AP')
+    if change is None:
+        return ''
+    where = 'below' if change < 0 else 'above'
+    text = f'{second} is {format_ap(abs(change))} {TITLES[task]} AP {where} {first}'
+    low, high = minus.low.get('AP'), minus.high.get('AP')
+    if low is None or high is None:
+        return text
+    interval = f'95% interval {format_ap(low, True)} to {format_ap(high, True)}'
+    return f'{text} ({interval}{": no clear difference" * (low <= 0 <= high)})'
 
 
 def flat_rows(files: Sequence[Evaluated], classwise: bool) -> list[dict[str, Any]]:
-    """Return files, differences and classes as rows of one table.
+    """Return files, classes and their differences as rows of one table.
 
     They have ``LABELS`` and COCO's columns, 0-1; None where there is no value.
     """
-    table: list[tuple[Any, ...]] = []  # the numbers last
-    for file, task, rows in _rows(files):
-        result = file.results[task]
-        for row, numbers in rows.items():
-            objects = result.counts['objects'] if row == 'value' else None
-            table.append((file.label, task, row, None, None, objects, numbers))
-        for each in result.classes if classwise else ():
-            label = (file.label, task, 'value', each.name, each.id, each.objects)
-            table.append((*label, each.metrics))
-    return [
-        dict(zip(LABELS, label, strict=True)) | numbers for *label, numbers in table
-    ]
+    table = []
+    for file, task, result, minus in _results(files):
+        parts: list[tuple[Any, ...]] = [
+            (None, None, result.counts['objects'], result.metrics, minus)
+        ]
+        for each, change in itertools.zip_longest(
+            result.classes if classwise else (),
+            minus.classes if classwise and minus else (),
+        ):
+            parts.append((each.name, each.id, each.objects, each.metrics, change))
+        for *labels, metrics, change in parts:
+            for row, numbers in ({'value': metrics} | difference_rows(change)).items():
+                names = (file.label, task, row, *labels)
+                table.append(dict(zip(LABELS, names, strict=True)) | numbers)
+    return table
 
 
 def _csv(files: Sequence[Evaluated], classwise: bool, names: Sequence[str]) -> str:

@@ -455,7 +455,8 @@ def _predict_images(
     """Predict images; report each of a few, or else how far it is."""
     taken, total = set[str](), len(source.names)
     step = -(-total // _LINES)
-    with progress('images', total, shown=step > 1) as advance:
+    bar = step > 1 and sys.stderr.isatty()
+    with progress('images', total, shown=bar) as advance:
         for number, name in enumerate(source.names, 1):
             advance()
             start = time.monotonic()
@@ -476,7 +477,7 @@ def _predict_images(
                 count = frames_of(source.folder / name)
                 shown = f'{name} (first of {count} frames)' if count > 1 else name
                 logger.info('%s: %s, %.2f s', shown, _described(prediction), seconds)
-            elif number % step == 0 and not sys.stderr.isatty():
+            elif number % step == 0 and not bar:
                 logger.info('%d of %d images', number, total)
     if others := source.passed_over:
         shown = first([f'{n} {end}' for end, n in others.most_common()], 5)

@@ -41,12 +41,11 @@ GENERATOR = 'eca-mmdet report'
 """In the page's head: such a page may be replaced by a newer one."""
 
 SECTIONS = (
-    *(RESULTS, TRAINING, VALIDATION, PRECISION, CLASSES, ERRORS),
-    *(CONFUSION, IMAGES, GATES, COSTS, CONFIG, FILES),
+    *(RESULTS, IMAGES, CLASSES, PRECISION, ERRORS, CONFUSION),
+    *(TRAINING, VALIDATION, GATES, COSTS, CONFIG, FILES),
 )
 """In the order of the page."""
 
-_MACROS = "{% from 'macros.html.j2' import body, heads, plots, swatch %}"
 _MALFORMED = (
     *(LookupError, TypeError, ValueError, AttributeError, ArithmeticError),
     TemplateError,
@@ -104,7 +103,8 @@ def _draw(
         context = section.context(these, options)
         if context is None:
             return None
-        template = environment.from_string(_MACROS + section.template)
+        own = f'{section.id}.html.j2'
+        template = environment.select_template([own, 'charts.html.j2'])
         return {
             'section': section,
             'body': Markup(template.render(runs=these, **context)),

@@ -6,10 +6,13 @@ import contextlib
 import difflib
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 PATIENCE = 2.0
 """Seconds until a progress bar appears."""
+LINE_AFTER = 10.0
+"""Seconds until a line of progress appears where there is no terminal."""
 
 
 def printable(text: str) -> str:
@@ -51,13 +54,17 @@ def plural(count: int, noun: str) -> str:
 def progress(
     what: str, total: int | None = None, shown: bool = True
 ) -> Iterator[Callable[..., None]]:
-    """Show a progress bar on stderr if it is a terminal and the work takes a while.
+    """Show progress on stderr if the work takes a while.
 
-    Yields a function that counts one item, or so many; without ``total``, the bar only
-    moves.
+    On a terminal it is a bar, which only moves without ``total``. Elsewhere it is a
+    line after ``LINE_AFTER`` seconds, and another each time that the time has doubled.
+    Yields a function that counts one item, or so many.
     """
-    if not shown or not sys.stderr.isatty():
+    if not shown:
         yield lambda count=1: None
+        return
+    if not sys.stderr.isatty():
+        yield _lines(what, total)
         return
     from rich.console import Console
     from rich.progress import Progress
@@ -74,3 +81,23 @@ def progress(
         timer.join()  # it may be showing the bar just now
         if bar.live.is_started:  # stop() writes a line on a dumb terminal
             bar.stop()
+
+
+def _lines(what: str, total: int | None) -> Callable[..., None]:
+    start, done, due = time.monotonic(), 0, LINE_AFTER
+
+    def advance(count: int = 1) -> None:
+        nonlocal done, due
+        done += count
+        seconds = time.monotonic() - start
+        if seconds < due:
+            return
+        due = 2 * seconds
+        left = ''
+        if total:
+            rest = seconds / done * (total - done)
+            left = f' of {total}, about {rest:.0f} s left'
+        sys.stderr.write(f'{what}: {done}{left}\n')
+        sys.stderr.flush()
+
+    return advance

@@ -5,6 +5,7 @@ import hashlib
 import io
 import json
 import os
+import re
 import subprocess
 import threading
 
@@ -133,14 +134,13 @@ def test_csv_is_one_table(files, command):
         *('--types', 'bbox', '--classwise', '--format', 'csv', '--bootstrap', '20'),
     )
     rows = list(csv.DictReader(io.StringIO(out)))
+    compared = ('value', 'difference', '95% CI low', '95% CI high')
     heads = [(row['results'], row['row'], row['class']) for row in rows]
     names = [f'class {i}' for i in sorted(one['id'] for one in content['categories'])]
     assert heads == [
         ('good', 'value', ''),
         *(('good', 'value', name) for name in names),
-        ('worse', 'value', ''),
-        *(('worse', f'minus first{end}', '') for end in ('', ', low', ', high')),
-        *(('worse', 'value', name) for name in names),
+        *(('worse', row, name) for name in ('', *names) for row in compared),
     ]
     stats = pycocotools_curves(content, results, 'bbox')[2]
     assert [rows[0][name] for name in COLUMNS] == list(map(as_table, stats))
@@ -166,10 +166,11 @@ def test_several_files_are_compared_to_the_first(files, command, tmp_path):
         *('--types', 'bbox', '--bootstrap', '40', '--out', 'run'),
     )
     assert code == 0
-    rows = [line.split() for line in out.splitlines()[3:]]
-    assert [row[: -len(COLUMNS)] for row in rows] == [
-        *(['good,', 'box'], ['worse,', 'box']),
-        *(['minus', 'good'], ['95', '%', 'from'], ['to']),
+    *lines, empty, verdict = out.splitlines()[3:]
+    rows = [line.split() for line in lines]
+    assert [' '.join(row[: -len(COLUMNS)]) for row in rows] == [
+        *('good, box', 'worse, box', 'difference (worse - good)'),
+        *('95% CI low', '95% CI high'),
     ]
     record = json.loads((tmp_path / 'run' / 'metrics.json').read_text())
     [other] = record['others']
@@ -181,7 +182,12 @@ def test_several_files_are_compared_to_the_first(files, command, tmp_path):
     ]
     assert minus['metrics']['AP'] == expected[1] - expected[0] < 0
     assert minus['low']['AP'] <= minus['high']['AP']
-    assert rows[2][2] == f'{minus["metrics"]["AP"] * 100:+.1f}'
+    assert rows[2][4] == f'{minus["metrics"]["AP"] * 100:+.1f}'
+    low, high = (f'{100 * minus[end]["AP"]:+.1f}' for end in ('low', 'high'))
+    below = f'{-100 * minus["metrics"]["AP"]:.1f} box AP below'
+    assert (empty, verdict.startswith(f'worse is {below} good')) == ('', True)
+    assert f'95% interval {low} to {high}' in verdict
+    assert rows[3][3] == low and rows[4][3] == high
     assert record['bootstrap'] == {'samples': 40, 'seed': 0}
     assert other['predictions']['sha256'] == sha256(tmp_path / 'worse.json')
 
@@ -195,13 +201,61 @@ def test_each_further_file_has_its_own_difference(files, command, tmp_path):
     )
     record = json.loads((tmp_path / 'run' / 'metrics.json').read_text())
     rows = [line.split() for line in out.splitlines()[3:]]
-    for row, other in zip(rows[2::2], record['others'], strict=True):
-        assert row[:2] == ['minus', 'good']
+    for name, row, other in zip(
+        ('worse', 'half'), rows[2:5:2], record['others'], strict=True
+    ):
+        assert row[:4] == ['difference', f'({name}', '-', 'good)']
         expected = other['results']['bbox']['metrics']['AP']
         expected -= record['results']['bbox']['metrics']['AP']
-        assert row[2] == f'{expected * 100:+.1f}'
+        assert row[4] == f'{expected * 100:+.1f}'
         assert other['minus_first']['bbox']['metrics']['AP'] == expected
-    assert rows[2][2] != rows[4][2]
+    assert rows[2][4] != rows[4][4]
+
+
+def test_classes_of_two_files_are_one_table_by_difference(files, command, tmp_path):
+    """AP is pycocotools'; the interval of each class is that of the record."""
+    content, results = files
+    words = ('--types', 'bbox', '--classwise', '--bootstrap', '30', '--out', 'run')
+    code, out, _ = command(
+        *('eval', '--ann', 'A.json', '--results', 'good.json', 'worse.json'), *words
+    )
+    assert code == 0
+    worse = json.loads((tmp_path / 'worse.json').read_text())
+    precision = [
+        pycocotools_curves(content, entries, 'bbox')[0] for entries in (results, worse)
+    ]
+    lines = out.splitlines()
+    start = lines.index('box AP by class, the largest difference first:') + 1
+    assert [*map(str.strip, re.split('  +', lines[start]))] == [
+        *('class', 'id', 'objects', 'AP good', 'AP worse'),
+        *('difference', '95% CI low', '95% CI high'),
+    ]
+    record = json.loads((tmp_path / 'run' / 'metrics.json').read_text())
+    minus = record['others'][0]['minus_first']['bbox']['classes']
+    ids = sorted(one['id'] for one in content['categories'])
+    assert [one['id'] for one in minus] == ids
+    rows = [re.split('  +', line) for line in lines[start + 1 : start + 1 + len(ids)]]
+    sizes = []
+    for name, id_, objects, *cells in rows:
+        at = ids.index(int(id_))
+        aps = [p[:, :, at, 0, -1] for p in precision]
+        aps = [p[p > -1].mean() if (p > -1).any() else None for p in aps]
+        entry = minus[at]
+        assert (name, objects) == (entry['name'], str(entry['objects']))
+        if aps[0] is None:
+            assert cells == ['n/a'] * 5
+            sizes.append(-1)
+            continue
+        change = aps[1] - aps[0]
+        ends = (entry[end]['AP'] for end in ('low', 'high'))
+        assert entry['metrics']['AP'] == pytest.approx(change, abs=1e-12)
+        assert cells == [
+            *(f'{100 * ap:.1f}' for ap in aps),
+            *('n/a' if v is None else f'{100 * v:+.1f}' for v in (change, *ends)),
+        ]
+        sizes.append(abs(change))
+    assert sizes == sorted(sizes, reverse=True) and sizes[0] > 0
+    assert lines[-1].startswith('worse is ')
 
 
 def test_files_of_one_name_are_told_apart(files, command, tmp_path):

@@ -4,6 +4,7 @@ import json
 from dataclasses import replace
 
 import cv2
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 from pycocotools import mask as mask_api
@@ -11,7 +12,7 @@ from pycocotools import mask as mask_api
 from eca_mmdet.datasets.detections import Detections, detections_of
 from eca_mmdet.datasets.ground_truth import ground_truth
 from eca_mmdet.evaluation import error_analysis as analysis
-from eca_mmdet.evaluation.bootstrap import COPIES, Sampler, difference, sample_copies
+from eca_mmdet.evaluation.bootstrap import difference, draw_samples, sample_class
 from eca_mmdet.evaluation.coco_eval import evaluate
 from eca_mmdet.evaluation.error_analysis import analyze
 from tests.references.coco import box_mask, random_case, rle
@@ -313,6 +314,104 @@ def test_precision_recall_curves_are_the_evaluators():
     assert len(curves['recall']) == 101
 
 
+@pytest.mark.parametrize('task', ['bbox', 'segm'])
+def test_precision_recall_and_f1_over_the_score_by_hand(task):
+    """Four objects; right at 0.9, 0.5 and 0.3, wrong at 0.6 and 0.4."""
+    objects = [(1, 1, A), (1, 1, B), (1, 2, C), (2, 1, A)]
+    found = [
+        (1, 1, A, 0.9),
+        (1, 1, [150, 150, 20, 20], 0.6),
+        (1, 1, B, 0.5),
+        (2, 1, C, 0.4),
+        (1, 2, C, 0.3),
+    ]
+    truth, detections = data(objects, found, 3)
+    curves = analyze(truth, detections[task], task)['score_curves']
+    expected = {  # hundredths: precision, recall, F1
+        (0, 30): (3 / 5, 3 / 4, 2 / 3),
+        (31, 40): (2 / 4, 2 / 4, 1 / 2),
+        (41, 50): (2 / 3, 2 / 4, 4 / 7),
+        (51, 60): (1 / 2, 1 / 4, 1 / 3),
+        (61, 90): (1, 1 / 4, 2 / 5),
+        (91, 100): (None, 0, 0),
+    }
+    assert curves['scores'] == [at / 100 for at in range(101)]
+    for (low, high), values in expected.items():
+        for key, value in zip(('precision', 'recall', 'f1'), values, strict=True):
+            for at in range(low, high + 1):
+                assert curves[key][at] == value or curves[key][at] == pytest.approx(
+                    value
+                )
+    assert curves['best'] == pytest.approx(
+        {'score': 0.3, 'precision': 0.6, 'recall': 0.75, 'f1': 2 / 3}
+    )
+    assert [
+        (c['name'], c['objects'], c['score'], c['f1']) for c in curves['classes']
+    ] == [('c1', 3, 0.5, pytest.approx(2 / 3)), ('c2', 1, 0.3, 1)]
+
+
+def test_crowds_and_scores_beyond_0_to_1_in_the_curves(tmp_path):
+    """A detection in a crowd is neither right nor wrong; of logits there are none."""
+    objects = [(1, 1, A), (1, 1, B)]
+    found = [(1, 1, A, 1.0), (1, 1, C, 0.0), (1, 1, [100, 12, 20, 20], 0.5)]
+    truth, detections = data(objects, found)
+    crowded = replace(truth, crowd=np.array([False, True]))
+    curves = analyze(crowded, detections['bbox'], 'bbox')['score_curves']
+    assert (curves['precision'][0], curves['recall'][0]) == (1 / 2, 1)
+    assert set(curves['precision'][1:]) == {1} == set(curves['f1'][1:])
+    logits = replace(detections['bbox'], scores=np.array([3.5, -2.0, 0.5]))
+    result = analyze(crowded, logits, 'bbox', folder=tmp_path)
+    assert result['score_curves'] is result['calibration'] is None
+    assert result['worst_images'][0]['tp'] == 1
+
+
+def texts_of(axes):
+    return [text.get_text() for text in (*axes.texts, *axes.figure.texts)]
+
+
+def test_pictures_have_the_numbers_of_the_page(tmp_path, monkeypatch):
+    """AP gains as 0-100, counts in the confusion matrix, and the classes left out."""
+    drawn = {}
+    finish = plt.Figure.savefig
+
+    def keep(figure, path, **settings):
+        drawn[path.stem] = figure.axes[0]
+        finish(figure, path, **settings)
+
+    monkeypatch.setattr(plt.Figure, 'savefig', keep)
+    kinds = 40
+    objects = [(1, kind, A) for kind in range(1, kinds + 1)]
+    found = [(1, kind, A, 0.9) for kind in range(1, kinds - 1)]
+    # The last two are each found as one of the other, twice.
+    for image in (2, 3):
+        objects += [(image, 39, A), (image, 40, B)]
+        found += [(image, 40, A, 0.8), (image, 39, B, 0.8)]
+    truth, detections = data(objects, found, kinds)
+    result = analyze(truth, detections['bbox'], 'bbox', folder=tmp_path)
+    errors = drawn['bbox_errors']
+    gains = result['errors']['delta_ap']
+    assert texts_of(errors)[:6] == [
+        f'{100 * gains[kind]:.1f}' for kind in analysis.TIDE_ERRORS
+    ]
+    assert f'baseline AP50 = {100 * result["errors"]["ap_base"]:.1f}' in texts_of(
+        errors
+    )
+    assert [label.get_text().split(':')[0] for label in errors.get_yticklabels()] == [
+        *('Cls', 'Loc', 'Both', 'Dupe', 'Bkg', 'Miss'),
+    ]
+    axes = drawn['bbox_confusion']
+    names = [label.get_text() for label in axes.get_yticklabels()]
+    assert len(names) == 26 and names[-3:] == ['c39', 'c40', 'background']
+    assert '25 classes most often confused' in axes.get_title()
+    assert '15 more are left out' in axes.get_title()
+    matrix = np.array(result['confusion']['matrix'])
+    order = [result['confusion']['classes'].index(name) for name in names]
+    for text in axes.texts:
+        column, row = map(int, text.get_position())
+        assert text.get_text() == str(matrix[order[row], order[column]])
+    assert '2' in texts_of(axes)
+
+
 @pytest.mark.sweep(fast=2)
 @pytest.mark.parametrize(
     'kind', ['no detections', 'no objects', 'one class', 'nothing']
@@ -375,46 +474,60 @@ def two_detectors(seed, shift):
     'max_dets', [(1, 10, 100), (1, 2), (2,), (1, 2, 3, 4), (1, 2, 3)]
 )
 def test_a_sample_is_evaluated_as_if_its_images_were_there_as_often_as_drawn(max_dets):
+    """The mean of the classes is the value of all of them."""
     truth, (_, found), _ = two_detectors(5, 0)
-    sampler = Sampler(truth, found, 'bbox', max_dets)
-    draw = np.random.default_rng(0)
-    for _ in range(5):
-        ids = sample_copies(len(truth.image_ids), draw)
-        chosen = (np.array(ids) - 1) // COPIES
-        assert len(ids) == len(truth.image_ids) > len(set(chosen))
-        expected = evaluate(*drawn(truth, found, chosen), 'bbox', max_dets).metrics
-        [row] = sampler.metrics([ids], list(expected))
-        values = [np.nan if one is None else one for one in expected.values()]
-        assert row == pytest.approx(values, abs=1e-12, nan_ok=True)
+    times = draw_samples(len(truth.image_ids), 5, 0)
+    assert (times.sum(1) == len(truth.image_ids)).all() and times.max() > 1
+    classes = [
+        sample_class(truth, found, at, 'bbox', times, max_dets) for at in range(3)
+    ]
+    for sample, counts in enumerate(times):
+        chosen = np.repeat(np.arange(len(counts)), counts)
+        expected = evaluate(*drawn(truth, found, chosen), 'bbox', max_dets)
+        rows = [values[sample] for values in classes]
+        means = np.ma.masked_invalid(rows).mean(0).filled(np.nan)
+        for result, values in zip(
+            (*expected.classes, expected), (*rows, means), strict=True
+        ):
+            wanted = [np.nan if v is None else v for v in result.metrics.values()]
+            assert list(values) == pytest.approx(wanted, abs=1e-12, nan_ok=True)
 
 
-def test_equal_detectors_differ_by_nothing():
+def test_equal_detectors_differ_by_nothing(capfd):
     truth, first, second = two_detectors(1, 0)
     found = difference(truth, first, second, bootstrap=50)
     for part in (found.metrics, found.low, found.high):
         assert set(part.values()) <= {0.0, None}
+    assert capfd.readouterr() == ('', '')
 
 
 def test_interval_is_that_of_a_bootstrap_by_hand():
     """Draw images with replacement, evaluate both detectors on each sample."""
     truth, first, second = two_detectors(2, 6)
     found = difference(truth, first, second, bootstrap=500, seed=3)
-    worse = found.metrics['AP']
-    assert worse == second[0].metrics['AP'] - first[0].metrics['AP'] < 0
+    assert found.metrics['AP'] == second[0].metrics['AP'] - first[0].metrics['AP'] < 0
+    assert [one.metrics['AP'] for one in found.classes] == [
+        other.metrics['AP'] - one.metrics['AP']
+        for one, other in zip(first[0].classes, second[0].classes, strict=True)
+    ]
     draw = np.random.RandomState(0)
     deltas = []
     for _ in range(500):
         chosen = draw.randint(0, len(truth.image_ids), len(truth.image_ids))
         sampled = [
-            evaluate(*drawn(truth, one[1], chosen), 'bbox').metrics['AP']
-            for one in (first, second)
+            evaluate(*drawn(truth, one[1], chosen), 'bbox') for one in (first, second)
         ]
-        deltas.append(sampled[1] - sampled[0])
-    low, high = np.percentile(deltas, [2.5, 97.5])
-    width = high - low
-    assert found.low['AP'] == pytest.approx(low, abs=0.1 * width)
-    assert found.high['AP'] == pytest.approx(high, abs=0.1 * width)
-    assert found.low['AP'] < worse < found.high['AP'] < 0
+        aps = [
+            [one.metrics['AP'], *(each.metrics['AP'] for each in one.classes)]
+            for one in sampled
+        ]
+        deltas.append(np.subtract(aps[1], aps[0]))
+    lows, highs = np.percentile(deltas, [2.5, 97.5], axis=0)
+    for part, low, high in zip((found, *found.classes), lows, highs, strict=True):
+        assert part.low['AP'] == pytest.approx(low, abs=0.1 * (high - low))
+        assert part.high['AP'] == pytest.approx(high, abs=0.1 * (high - low))
+        assert part.low['AP'] < part.metrics['AP'] < part.high['AP']
+    assert found.high['AP'] < 0
 
 
 def drawn(truth, found, chosen):
@@ -460,4 +573,18 @@ def test_empty_ranges_have_no_interval():
         compared.metrics['APL'] is compared.low['APL'] is compared.high['APL'] is None
     )
     assert compared.low['APS'] == 0
-    assert difference(truth, one, one, bootstrap=0).low == {}
+    without = difference(truth, one, one, bootstrap=0)
+    assert without.low == without.classes[0].low == {}
+    assert without.classes[0].metrics['APS'] == 0
+
+
+def test_a_class_that_nobody_looked_for_has_no_difference():
+    objects, found = random_boxes(4, images=10)
+    objects.append((0, 4, A))
+    truth, detections = data(objects, [one for one in found if one[1] == 1], 5)
+    one = evaluate(truth, detections['bbox'], 'bbox'), detections['bbox']
+    first, second, _, single, empty = difference(truth, one, one, 20).classes
+    assert first.high['AP'] == second.low['AP'] == second.metrics['AP'] == 0
+    assert empty.objects == 0 and {*empty.low.values()} == {None}
+    # All objects are on one image: a bootstrap has nothing to draw from.
+    assert single.metrics['AP'] == 0 and single.low['AP'] is single.high['AP'] is None

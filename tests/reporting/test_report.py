@@ -83,26 +83,60 @@ def near(pairs):
 def test_the_tables_are_metrics_json_and_the_published_row(one):
     _, record, page, _ = one
     for task, title in (('bbox', 'box'), ('segm', 'mask')):
-        rows = page.table(class_='numbers', task=task)
-        assert rows[0] == ['', 'first', 'mask:r50:eca']
-        assert rows[1] == ['', 'measured', 'reported']
+        rows = page.results(task)
+        assert list(rows) == ['first', 'mask:r50:eca, reported']
         metrics = record['results'][task]['metrics']
-        assert [row[0] for row in rows[2:]] == list(metrics)
-        assert [row[1] for row in rows[2:]] == [shown(v) for v in metrics.values()]
+        assert rows['first'] == {name: shown(v) for name, v in metrics.items()}
         # As the paper's table has it, and its authors' README.
         reported = {'box': '39.0', 'mask': '35.6'}[title]
-        assert rows[2][2].startswith(reported)
-        assert rows[-1][2] == ''  # nobody published ARL
+        assert rows['mask:r50:eca, reported']['AP'].startswith(reported)
+        assert rows['mask:r50:eca, reported']['ARL'] == ''  # nobody published it
+        for name in ('AP', 'AP50'):
+            at = page.texts.index(f'{title} {name}')
+            assert page.texts[at - 1] == shown(metrics[name])
 
 
-def test_two_runs_have_a_column_each(one, two):
+def test_two_runs_have_a_row_each_and_their_difference(one, two):
     first, second = one[1], two[0]
-    rows = two[1].table(class_='numbers', task='segm')
-    assert rows[0][1:3] == ['first', 'second']
-    assert rows[1][1:] == ['measured', 'measured', 'reported']
-    for name, left, right, _ in rows[2:]:
-        assert left == shown(first['results']['segm']['metrics'][name])
-        assert right == shown(second['results']['segm']['metrics'][name])
+    for task in ('bbox', 'segm'):
+        numbers = [record['results'][task]['metrics'] for record in (first, second)]
+        rows = two[1].results(task)
+        label = 'difference (second - first)'
+        assert list(rows) == ['first', 'second', label, 'mask:r50:eca, reported']
+        for name in numbers[0]:
+            left, right = (metrics[name] for metrics in numbers)
+            assert rows['first'][name] == shown(left)
+            assert rows['second'][name] == shown(right)
+            if left is None:
+                assert rows[label][name] == 'n/a'
+            else:
+                # rounded as the difference, not as its ends
+                assert rows[label][name] == f'{100 * (right - left) + 0.0:+.1f}'
+        title = {'bbox': 'box', 'segm': 'mask'}[task]
+        change = 100 * (numbers[1]['AP'] - numbers[0]['AP'])
+        where = 'below' if change < 0 else 'above'
+        expected = f'second is {abs(change):.1f} {title} AP {where} first'
+        assert expected in two[1].texts  # drawn from no samples: without an interval
+
+
+def test_differences_by_class_are_sorted(one, two):
+    first, second = (
+        {c['name']: c for c in record['results']['segm']['classes']}
+        for record in (one[1], two[0])
+    )
+    rows = two[1].table(class_='changes', task='segm', run='second')
+    assert rows[0] == ['class', 'id', 'objects', 'AP first', 'AP second', 'difference']
+    changes = {
+        name: second[name]['metrics']['AP'] - first[name]['metrics']['AP']
+        for name in first
+    }
+    order = sorted(changes, key=lambda name: -abs(changes[name]))
+    assert [row[0] for row in rows[1:]] == order
+    for name, id_, objects, left, right, change in rows[1:]:
+        assert (id_, objects) == (str(first[name]['id']), str(first[name]['objects']))
+        assert left == shown(first[name]['metrics']['AP'])
+        assert right == shown(second[name]['metrics']['AP'])
+        assert change == f'{100 * changes[name]:+.1f}'
 
 
 def test_numbers_of_other_data_have_no_published_ones_beside_them(
@@ -111,7 +145,29 @@ def test_numbers_of_other_data_have_no_published_ones_beside_them(
     record = write_run(tmp_path / 'run', shapes, 0, name=NAME)
     assert record['config'] == NAME
     page = Page(render_page(read_run(tmp_path / 'run', 'run')))
-    assert page.table(class_='numbers', task='bbox')[1] == ['', 'measured']
+    assert list(page.results()) == ['run']
+
+
+def test_precision_recall_and_f1_over_the_score(one, two):
+    _, record, page, _ = one
+    for task in ('bbox', 'segm'):
+        curves = record['analysis'][0][task]['score_curves']
+        spec = page.specs[f'scores-{task}']
+        for index, key in enumerate(('f1', 'precision', 'recall')):
+            expected = zip(curves['scores'], curves[key], strict=True)
+            assert points(page, f'scores-{task}', index) == [
+                (x, None if y is None else pytest.approx(y, rel=1e-5))
+                for x, y in expected
+            ]
+        best = curves['best']
+        assert spec['title'].endswith(
+            f'best F1 {best["f1"]:.2f} at score {best["score"]:.2f}'
+        )
+        rows = page.table(class_='best', task=task)[1:]
+        found = [c for c in curves['classes'] if c['f1']]
+        assert [row[0] for row in rows] == [c['name'] for c in found]
+        assert [row[2] for row in rows] == [f'{c["score"]:.2f}' for c in found]
+        assert len(two[1].specs[f'scores-{task}']['lines']) == 6
 
 
 def test_training_curves_are_the_logged_values(one, two):
@@ -202,9 +258,11 @@ def test_sizes_errors_and_calibration(one):
         ]
         analysis = record['analysis'][0][task]
         cost = analysis['errors']['delta_ap']
-        assert page.specs[f'errors-{task}']['bars'][0]['values'] == [
-            pytest.approx(100 * cost[key], rel=1e-5)
-            for key in ('Cls', 'Loc', 'Both', 'Dupe', 'Bkg', 'Miss')
+        errors = page.specs[f'errors-{task}']
+        assert errors['categories'] == ['Cls', 'Loc', 'Both', 'Dupe', 'Bkg', 'Miss']
+        assert errors['glosses'][0] == 'wrong class'
+        assert errors['bars'][0]['values'] == [
+            pytest.approx(100 * cost[key], rel=1e-5) for key in errors['categories']
         ]
         bins = [one for one in analysis['calibration']['bins'] if one['count']]
         assert points(page, f'calibration-{task}') == [
@@ -216,9 +274,7 @@ def test_sizes_errors_and_calibration(one):
         ]
         line = page.specs[f'calibration-{task}']['lines'][0]
         assert line['notes'] == [f'{one["count"]} detections' for one in bins]
-        assert (
-            line['name'] == f'first: error {100 * analysis["calibration"]["ece"]:.1f} %'
-        )
+        assert line['name'] == f'first: ECE {analysis["calibration"]["ece"]:.3f}'
 
 
 def test_confusion_matrix(one):
@@ -253,7 +309,7 @@ def test_worst_and_best_images(one, shapes):
     expected = [
         f'{what} {one["file_name"]}'
         for one in worst + best
-        for what in ('objects of', 'detections in')
+        for what in ('ground truth of', 'detections in')
     ]
     assert names == expected
     for one in worst + best:
@@ -294,8 +350,15 @@ def test_gates_are_those_of_the_checkpoint(one, checkpoint):
         chart = page.specs[f'gates-{index}']
         assert chart['title'] == gate['name']
         for line in chart['lines']:
-            values = gate['by_class'][line['name']]
-            assert [y for _, y in line['points']] == pytest.approx(values, rel=1e-5)
+            values = gate['by_class'][line['name']] - np.mean(
+                list(gate['by_class'].values()), axis=0
+            )
+            assert [y for _, y in line['points']] == pytest.approx(values, rel=1e-4)
+    means = [value for gate in gates for value in gate['mean']]
+    [text] = [text for text in page.texts if text.startswith('Channel means')]
+    assert f'within {min(means):.3f} to {max(means):.3f}; classes' in text
+    widths = [max(gate['mean']) - min(gate['mean']) for gate in gates]  # of 0 to 1
+    assert ('No gate tells' in text) == (max(widths) < 0.1)
 
 
 def test_costs_are_those_of_complexity(one, command, tmp_path, checkpoint):

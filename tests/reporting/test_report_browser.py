@@ -93,7 +93,7 @@ def test_the_tables_that_are_shown_are_metrics_json(browser, pages):
     browser.open(root / 'one.html')
     for task, result in record['results'].items():
         cells = browser.run(
-            'return [...document.querySelectorAll(`table.numbers[data-task=${'
+            'return [...document.querySelectorAll(`table.results[data-task=${'
             'arguments[0]}] tbody td`)].map((cell) => cell.innerText)',
             task,
         )
@@ -123,6 +123,30 @@ def test_hovering_shows_the_value(browser, pages):
     assert opacity == 1 and title == [f'iteration {x:g}']
     assert [f'first: {float(f"{y:.5g}"):g}'] in body
     assert any(one[0].startswith('second: ') for one in body)
+
+
+GLOSS = HOVER.replace('train-loss', 'errors-bbox').replace('data[2]', 'data[1]')
+
+
+def test_hovering_over_an_error_says_what_it_is(browser, pages):
+    browser.open(pages[0] / 'one.html')
+    opacity, title, _ = browser.run(GLOSS)
+    assert (opacity, title) == (1, ['Loc: right class, poorly localized'])
+
+
+def test_a_click_enlarges_a_picture_and_another_closes_it(browser, pages):
+    browser.open(pages[0] / 'one.html')
+    width = 'return document.querySelector(arguments[0]).getBoundingClientRect().width'
+    shown = "return document.querySelector('#zoom').open"
+    small = browser.run(width, '.pair img')
+    assert not browser.run(shown)
+    browser.run("document.querySelector('.pair img').click()")
+    assert browser.run(shown)
+    assert browser.run(width, '#zoom .pair img') > 2 * small
+    sources = 'return [...document.querySelectorAll(arguments[0])].map((i) => i.src)'
+    assert browser.run(sources, '#zoom img') == browser.run(sources, 'main img')[:2]
+    browser.run("document.querySelector('#zoom img').click()")
+    assert not browser.run(shown)
 
 
 def test_whole_numbers_are_shown_whole(browser, shapes, tmp_path):
@@ -173,7 +197,7 @@ def test_dark_mode_has_colours_of_its_own_that_can_be_read(browser, pages):
         for colour in colours:  # 3 is WCAG's least for parts of a picture
             rgb = ','.join(str(int(colour[i : i + 2], 16)) for i in (1, 3, 5))
             assert contrast(ground, f'({rgb})') > 3
-        for muted in ('.lead', 'dt', '.kinds th'):
+        for muted in ('.lead', 'dt', '.tile'):
             text = browser.run(
                 'return getComputedStyle(document.querySelector(arguments[0])).color',
                 muted,

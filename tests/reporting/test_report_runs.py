@@ -15,7 +15,15 @@ from eca_mmdet.reporting.sections.model import files_of
 from eca_mmdet.utils.errors import UserError
 from tests.conftest import PYTHON
 from tests.support.log_cases import RESUMED
-from tests.support.report_runs import STAMP, Page, losses, measured, page_of, write_run
+from tests.support.report_runs import (
+    STAMP,
+    Page,
+    detections,
+    losses,
+    measured,
+    page_of,
+    write_run,
+)
 
 
 def test_a_run_without_evaluation(tmp_path, shapes):
@@ -103,7 +111,7 @@ def test_the_newest_numbers_count(tmp_path, shapes):
         json.dumps(newer)
     )
     page, _ = page_of(tmp_path / 'run')
-    assert page.table(class_='numbers', task='bbox')[2][1] == '45.6'
+    assert page.results()['run']['AP'] == '45.6'
 
 
 def test_several_result_files_of_one_evaluation(tmp_path, shapes, coco_file):
@@ -122,11 +130,59 @@ def test_several_result_files_of_one_evaluation(tmp_path, shapes, coco_file):
     page, runs = page_of(tmp_path)
     name = tmp_path.name
     assert [run.label for run in runs] == [f'{name}: a', f'{name}: b']
-    rows = page.table(class_='numbers', task='bbox')
-    assert rows[0][1:] == [f'{name}: a', f'{name}: b']
+    rows = page.results()
+    assert page.runs() == [f'{name}: a', f'{name}: b']
     values = [one['results']['bbox']['metrics']['AP'] for one in (first, second)]
-    assert rows[2][1:] == [f'{100 * value:.1f}' for value in values]
+    assert [rows[label]['AP'] for label in page.runs()] == [
+        f'{100 * value:.1f}' for value in values
+    ]
     assert len(page.specs['pr-bbox']['lines']) == 6
+
+
+def signed(value):
+    return 'n/a' if value is None else f'{100 * value + 0.0:+.1f}'
+
+
+def test_a_page_of_two_result_files_keeps_difference_and_intervals(
+    tmp_path, coco_file, command
+):
+    content = json.loads(coco_file.read_text())
+    files = []
+    for seed, name in enumerate('ab'):
+        files.append(tmp_path / f'{name}.json')
+        files[-1].write_text(json.dumps(detections(content, seed)))
+    run, page = tmp_path / 'run', tmp_path / 'page.html'
+    words = ['--ann', coco_file, '--results', *files, '--bootstrap', '20', '--out', run]
+    assert command('eval', *words)[0] == 0
+    record = json.loads((run / 'metrics.json').read_text())
+    [other] = record['others']
+    for old in (False, True):
+        if old:  # as written before intervals of classes were
+            for minus in other['minus_first'].values():
+                del minus['classes']
+            (run / 'metrics.json').write_text(json.dumps(record))
+        assert command('report', run, '--out', page, '--no-model')[0] == 0
+        found = Page(page.read_text())
+        for task, title in (('bbox', 'box'), ('segm', 'mask')):
+            minus = other['minus_first'][task]
+            rows = found.results(task)
+            names = ('difference (run: b - run: a)', '95% CI low', '95% CI high')
+            assert list(rows) == ['run: a', 'run: b', *names]
+            for label, key in zip(names, ('metrics', 'low', 'high'), strict=True):
+                assert rows[label] == {k: signed(v) for k, v in minus[key].items()}
+            ends = (
+                f'{100 * minus["low"]["AP"]:+.1f} to {100 * minus["high"]["AP"]:+.1f}'
+            )
+            [verdict] = [t for t in found.texts if f' {title} AP ' in t and ends in t]
+            assert verdict.startswith('run: b is ')
+            heads, *cells = found.table(class_='changes', task=task)
+            assert heads[6:] == ([] if old else ['95% CI low', '95% CI high'])
+            by_name = {one['name']: one for one in minus.get('classes', ())}
+            for row in () if old else cells:
+                one = by_name[row[0]]
+                keys = ('metrics', 'low', 'high')
+                assert row[5:] == [signed(one[key]['AP']) for key in keys]
+            assert len(cells) == len(content['categories'])
 
 
 def test_result_files_of_one_name_are_told_apart(tmp_path, coco_file, command):
@@ -139,8 +195,7 @@ def test_result_files_of_one_name_are_told_apart(tmp_path, coco_file, command):
     out = tmp_path / 'page.html'
     words = [tmp_path / 'x', tmp_path / 'y', '--out', out, '--no-model']
     assert command('report', *words)[0] == 0
-    heads = Page(out.read_text()).table(class_='numbers', task='bbox')[0]
-    assert heads[1:] == ['x: results', 'x: b', 'y: results', 'y: b']
+    assert Page(out.read_text()).runs() == ['x: results', 'x: b', 'y: results', 'y: b']
 
 
 def test_numbers_of_an_earlier_training_are_told(tmp_path, shapes):
@@ -229,12 +284,10 @@ def test_runs_are_named_by_as_much_of_the_path_as_it_takes(tmp_path, shapes, com
     out = tmp_path / 'page.html'
     folders = [tmp_path / parent / 'run' for parent in ('a', 'b')]
     assert command('report', *folders, '--out', out, '--no-model')[0] == 0
-    heads = Page(out.read_text()).table(class_='numbers', task='bbox')[0]
-    assert heads[1:] == ['a/run', 'b/run']
+    assert Page(out.read_text()).runs() == ['a/run', 'b/run']
     words = ['--labels', 'new', 'old']
     assert command('report', *folders, '--out', out, '--no-model', *words)[0] == 0
-    heads = Page(out.read_text()).table(class_='numbers', task='bbox')[0]
-    assert heads[1:] == ['new', 'old']
+    assert Page(out.read_text()).runs() == ['new', 'old']
 
 
 WITHOUT_MMDET = """
@@ -423,7 +476,7 @@ def test_the_folder_one_stands_in(tmp_path, shapes, command, monkeypatch):
         monkeypatch.chdir(folder)
         assert command('report', '.', '--no-model')[0] == 0
         page = Page((folder / 'report.html').read_text())
-        assert page.table(class_='numbers', task='bbox')[0] == ['', folder.name]
+        assert page.runs() == [folder.name]
         assert page.table(class_='flat') == [['a', '1']]
 
 

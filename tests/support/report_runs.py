@@ -178,6 +178,16 @@ class Page(HTMLParser):
         ]
         return found
 
+    def results(self, task='bbox'):
+        """The table of results: the columns of each row by its name."""
+        (_, *names), *rows = self.table(class_='results', task=task)
+        return {row[0]: dict(zip(names, row[1:], strict=True)) for row in rows}
+
+    def runs(self, task='bbox'):
+        """The names of the rows that were measured."""
+        others = ('difference', '95% CI')
+        return [one for one in self.results(task) if not one.startswith(others)]
+
 
 def page_of(*folders):
     """The page of some runs, and the runs."""

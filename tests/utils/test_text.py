@@ -1,4 +1,4 @@
-"""A progress bar appears on a terminal, after a while, and on nothing else."""
+"""A progress bar appears on a terminal, after a while, and lines elsewhere."""
 
 import io
 import sys
@@ -25,6 +25,26 @@ def test_a_bar_appears_on_a_terminal_only(kind, total, monkeypatch):
         while kind is Terminal and 'annotations' not in sys.stderr.getvalue():
             time.sleep(0.01)
     assert bool(sys.stderr.getvalue()) == (kind is Terminal)
+
+
+def test_without_a_terminal_long_work_has_lines_further_and_further_apart(monkeypatch):
+    """At 10 s, then each time the time has doubled; a unit takes 4 s here."""
+    seconds = iter(range(0, 1000, 4))
+    monkeypatch.setattr(text.time, 'monotonic', lambda: next(seconds))
+    monkeypatch.setattr(sys, 'stderr', io.StringIO())
+    with text.progress('bootstrap', 20) as advance:
+        for _ in range(20):
+            advance()
+    assert sys.stderr.getvalue().splitlines() == [
+        'bootstrap: 3 of 20, about 68 s left',
+        'bootstrap: 6 of 20, about 56 s left',
+        'bootstrap: 12 of 20, about 32 s left',
+    ]
+    monkeypatch.setattr(sys, 'stderr', io.StringIO())
+    with text.progress('frames') as advance:
+        for _ in range(3):
+            advance()
+    assert sys.stderr.getvalue() == 'frames: 3\n'
 
 
 @pytest.mark.parametrize('terminal', ['xterm', 'dumb'])

@@ -86,6 +86,11 @@
     return `${set.label}: ${short(item.raw.y)}${note ? ` (${note})` : ''}`;
   }
 
+  function gloss(items, spec) {
+    if (!spec.glosses || !items.length) return undefined;
+    return `${items[0].label}: ${spec.glosses[items[0].dataIndex]}`;
+  }
+
   function options(spec) {
     const many = (spec.lines || spec.bars).length > 1;
     return {
@@ -112,7 +117,7 @@
           bodyColor: colour('--bg'),
           filter: (item) => item.dataset.label !== '',
           callbacks: {
-            title: (items) => (spec.kind === 'bar' || !items.length ? undefined
+            title: (items) => (spec.kind === 'bar' || !items.length ? gloss(items, spec)
               : `${spec.x} ${short(items[0].raw.x)}`),
             label: (item) => label(item, spec),
           },
@@ -142,6 +147,13 @@
   }
 
   draw();
+  // A click on a picture shows the pair as large as the window; another closes it.
+  const zoom = document.getElementById('zoom');
+  document.querySelectorAll('.pair').forEach((pair) => pair.addEventListener('click', () => {
+    zoom.replaceChildren(pair.cloneNode(true));
+    zoom.showModal();
+  }));
+  zoom.addEventListener('click', () => zoom.close());
   // A print says what is missing, too.
   addEventListener('beforeprint', () => {
     const missing = document.getElementById('missing');

@@ -49,28 +49,7 @@ def _images(runs: Sequence[Run], options: Options) -> dict[str, Any] | None:
     return {'galleries': galleries} if galleries else None
 
 
-IMAGES = Section(
-    'images',
-    'Images',
-    _images,
-    """
-{% for gallery in galleries %}
-<h3>{{ gallery.kind | capitalize }}{% if runs | length > 1 %}, {{ swatch(gallery.colour) }}{{ gallery.run }}{% endif %}</h3>
-<p class="lead">Left the objects, right the detections with a score of {{ gallery.threshold }} or more; by F1 of the {{ gallery.title }}s at IoU 0.5.</p>
-<div class="gallery">
-{% for one in gallery.pictures %}
-<figure>
-<div class="pair">
-<img src="{{ one.objects }}" width="{{ one.width }}" height="{{ one.height }}" alt="objects of {{ one.name }}">
-<img src="{{ one.detections }}" width="{{ one.width }}" height="{{ one.height }}" alt="detections in {{ one.name }}">
-</div>
-<figcaption><b>{{ one.name }}</b> F1 {{ '%.2f' % one.f1 }}: {{ one.tp }} right, {{ one.fp }} wrong, {{ one.fn }} missed</figcaption>
-</figure>
-{% endfor %}
-</div>
-{% endfor %}
-""",  # noqa: E501
-)
+IMAGES = Section('images', 'Images', _images)
 
 
 def _chosen(analysis: Any, count: int) -> list[tuple[str, list[Any]]]:
@@ -133,8 +112,8 @@ def find_images(run: Run, images: str | None) -> Path:
     images = _places(run)[1] if images is None else images
     if images is None:
         raise UserError(
-            'the config has no data set of the annotations that were used, so that it '
-            'does not say where the images lie: --images DIR does',
+            'image folder unknown, since the config does not have the annotations that '
+            'were used; pass --images DIR',
             code='no-images',
         )
     if not Path(images).is_dir():

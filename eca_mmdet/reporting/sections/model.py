@@ -7,12 +7,16 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from eca_mmdet.registration import register
 from eca_mmdet.reporting.run import Options, Run, reason
 from eca_mmdet.reporting.sections import Chart, Section, chart, line
 from eca_mmdet.reporting.sections.images import find_annotations, find_images
 from eca_mmdet.utils.errors import UserError
 from eca_mmdet.utils.io import describe_file, sha256_of
+
+_HARDLY = 0.1  # share of a gate's range that all its channel means are within
 
 
 def _gates(runs: Sequence[Run], options: Options) -> dict[str, Any] | None:
@@ -42,6 +46,13 @@ def _gate_table(run: Run, at: int) -> dict[str, Any]:
     record = run.gates or {}
     gates = record['checkpoints'][0]['gates']
     limits = record['thresholds']
+    ends = np.array([(min(gate['mean']), max(gate['mean'])) for gate in gates])
+    widths = np.ptp(ends, 1) / np.ptp([gate['range'] for gate in gates], 1)
+    summary = f'Channel means are within {ends.min():.3f} to {ends.max():.3f}'
+    if spreads := [s for gate in gates if (s := gate['class_spread']) is not None]:
+        summary += f'; classes deviate from them by {np.mean(spreads):.2g} on average'
+    if max(widths) < _HARDLY:
+        summary += '. No gate tells channels apart by more than a tenth of its range'
     caption = (
         f'{record["images"]} images. Channels, of the range: dead: below '
         f'{limits["dead"]:g} on all images; saturated: above {limits["saturated"]:g}; '
@@ -51,6 +62,7 @@ def _gate_table(run: Run, at: int) -> dict[str, Any]:
         'label': run.label,
         'colour': at,
         'caption': caption,
+        'summary': summary,
         'header': ['gate', *GATE_HEADER],
         'rows': [gate_cells(gate) for gate in gates],
         'kernels': [
@@ -62,9 +74,14 @@ def _gate_table(run: Run, at: int) -> dict[str, Any]:
 
 
 def _gate_charts(runs: Sequence[Run]) -> list[Chart | None]:
-    """Return a chart a stage, of its last gate: a line a class, or a run."""
+    """Return a chart a stage, of its last gate: a line for each class or run.
+
+    Lines of classes are differences from their mean, since the gates of all classes
+    nearly coincide.
+    """
     from eca_mmdet.analysis.gate_plots import drawn_classes, last_of_stages
 
+    what = 'gate'
     having = [(at, run.gates) for at, run in enumerate(runs) if run.gates]
     stages: dict[Any, tuple[str, list[dict[str, Any]]]] = {}  # titles and lines
     for at, record in having:
@@ -73,45 +90,26 @@ def _gate_charts(runs: Sequence[Run]) -> list[Chart | None]:
             _, lines = stages.setdefault(key, (gate['name'], []))
             if len(having) > 1:
                 lines.append(line(runs[at].label, enumerate(gate['mean']), at))
-            elif not classes:
+            elif len(classes) < 2:
                 lines.append(line('all images', enumerate(gate['mean']), 0))
             else:
+                values = np.array([gate['by_class'][name] for name in classes])
                 lines += [
-                    line(name, enumerate(gate['by_class'][name]), index)
+                    line(
+                        name,
+                        enumerate((values[index] - values.mean(0)).tolist()),
+                        index,
+                    )
                     for index, name in enumerate(classes)
                 ]
+                what = 'gate - mean of the classes'
     return [
-        chart('line', f'gates-{index}', title, 'gate', lines, x='channel')
+        chart('line', f'gates-{index}', title, what, lines, x='channel')
         for index, (title, lines) in enumerate(stages.values())
     ]
 
 
-GATES = Section(
-    'gates',
-    'Gates',
-    _gates,
-    """
-{{ plots(charts) }}
-{% for one in gates %}
-{% if runs | length > 1 %}<h3>{{ swatch(one.colour) }}{{ one.label }}</h3>{% endif %}
-<div class="scroll">
-<table class="numbers gates" data-run="{{ one.label }}">
-<caption>{{ one.caption }}</caption>
-<thead><tr>{% for head in one.header %}<th>{{ head }}</th>{% endfor %}</tr></thead>
-{{ body(one.rows) }}
-</table>
-{% if one.kernels %}
-<table class="facts kernels" data-run="{{ one.label }}">
-<caption>Weights of the kernels</caption>
-{{ body(one.kernels) }}
-</table>
-{% endif %}
-</div>
-{% endfor %}
-""",  # noqa: E501
-    lead='What the attention layers multiply each channel by, in the last block of '
-    'each stage; mean over images. Open: 1, closed: 0.',
-)
+GATES = Section('gates', 'Gates', _gates)
 
 
 def _costs(runs: Sequence[Run], options: Options) -> dict[str, Any] | None:
@@ -162,26 +160,7 @@ def input_shape(values: dict[str, Any]) -> tuple[int, int]:
     return 800, 1344
 
 
-COSTS = Section(
-    'costs',
-    'Costs',
-    _costs,
-    """
-<div class="tables">
-{% for one in costs %}
-<div class="scroll">
-<table class="numbers" data-run="{{ one.label }}">
-<caption>{% if runs | length > 1 %}{{ swatch(one.colour) }}{{ one.label }}, {% endif %}input {{ one.shape[0] }} x {{ one.shape[1] }}</caption>
-<thead><tr><th>Part</th><th>Params</th><th>trained</th><th>GMACs</th><th>MiB for backward</th></tr></thead>
-<tbody>{% for name, part in one.parts.items() %}<tr><th scope="row">{{ name }}</th><td>{{ '{:,}'.format(part.params) }}</td><td>{{ '{:,}'.format(part.trained) }}</td><td>{{ '%.3f' % (part.macs / 1e9) }}</td><td>{{ '%.1f' % (part.saved_bytes / 2**20) }}</td></tr>
-{% endfor %}</tbody>
-</table>
-<p class="lead">GMACs of one image at inference; memory kept for backward by a step of {{ one.cost.images }} images, counted. Highest activations at inference: {{ '%.0f' % (one.cost.peak_bytes / 2**20) }} MiB.{% if one.cost.not_run %} Not counted: {{ one.cost.not_run | join(', ') }}.{% endif %}</p>
-</div>
-{% endfor %}
-</div>
-""",  # noqa: E501
-)
+COSTS = Section('costs', 'Costs', _costs)
 
 
 def _configs(runs: Sequence[Run], options: Options) -> dict[str, Any] | None:
@@ -213,34 +192,7 @@ def flat(value: Any, name: str = '') -> Iterator[tuple[str, str]]:
         yield name, repr(value)
 
 
-CONFIG = Section(
-    'config',
-    'Config',
-    _configs,
-    """
-{% if compared %}
-{% if differing %}
-<div class="scroll">
-<table class="facts" id="config-differences">
-<caption>What differs</caption>
-{{ heads(runs) }}
-{{ body(differing) }}
-</table>
-</div>
-{% else %}<p class="lead">The configs are equal.</p>{% endif %}
-{% endif %}
-{% for run, rows in configs if run.config_path %}
-<details>
-<summary>{{ run.label }}: {{ rows | length if rows else 'text' }}{{ ' values' if rows }}, {{ run.config_path }}</summary>
-{% if rows %}
-<div class="scroll"><table class="facts flat">
-{{ body(rows) }}
-</table></div>
-{% else %}<pre>{{ run.config_text }}</pre>{% endif %}
-</details>
-{% endfor %}
-""",  # noqa: E501
-)
+CONFIG = Section('config', 'Config', _configs)
 
 
 def _files(runs: Sequence[Run], options: Options) -> dict[str, Any] | None:
@@ -282,30 +234,4 @@ def files_of(run: Run) -> list[dict[str, str]]:
     return rows
 
 
-FILES = Section(
-    'files',
-    'Files',
-    _files,
-    """
-{% for run, files in details %}
-{% if runs | length > 1 %}<h3>{{ swatch(loop.index0) }}{{ run.label }}</h3>{% endif %}
-{% if files %}
-<div class="scroll"><table class="facts sums">
-<thead><tr><th>File</th><th>sha256</th><th></th></tr></thead>
-<tbody>{% for file in files %}<tr><th scope="row">{{ file.what }}<br><span class="muted">{{ file.file }}</span></th><td><code>{{ file.sha256 }}</code></td><td>{{ file.state }}</td></tr>
-{% endfor %}</tbody>
-</table></div>
-{% endif %}
-{% if run.environment %}
-<details><summary>Machine, as mmengine logged it</summary><pre>{{ run.environment | join('\\n') }}</pre></details>
-{% endif %}
-{% endfor %}
-{% if versions %}
-<div class="scroll"><table class="facts versions">
-<caption>Versions</caption>
-{{ body(versions) }}
-</table></div>
-{% endif %}
-""",  # noqa: E501
-    heading='Files and environment',
-)
+FILES = Section('files', 'Files', _files, heading='Files and environment')

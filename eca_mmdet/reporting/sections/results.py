@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from eca_mmdet.catalog.published import published_rows
-from eca_mmdet.evaluation.tables import format_ap, heading
+from eca_mmdet.evaluation.bootstrap import Difference, subtract
+from eca_mmdet.evaluation.error_analysis import TIDE_ERRORS
+from eca_mmdet.evaluation.tables import (
+    class_changes,
+    difference_rows,
+    format_ap,
+    heading,
+    verdict,
+)
 from eca_mmdet.reporting.run import Options, Run, analysed, measured, tasks_of, title_of
 from eca_mmdet.reporting.sections import (
     UNIT_SQUARE,
@@ -26,82 +34,104 @@ _MOST_BARS = 480
 
 
 def _results(runs: Sequence[Run], options: Options) -> dict[str, Any] | None:
-    """Return a table a task: COCO's columns downwards, each source in its column."""
+    """Return a table a task: a row for each run, difference and published row."""
     tables = [_table(task, runs) for task in tasks_of(runs)]
     if not tables:
         return None
     sums = {run.recorded('annotations', 'sha256') for run in runs}
     return {
         'tables': tables,
+        'verdicts': [
+            verdict(first.label, run.label, task, minus)
+            for task in tasks_of(runs)
+            for first, run, minus, _ in compared(runs, task)
+        ],
         'other_data': len(sums - {None}) > 1,
-        'any_reported': any(c is None for t in tables for _, c, _ in t['columns']),
     }
+
+
+def compared(
+    runs: Sequence[Run], task: str
+) -> Iterator[tuple[Run, Run, Difference, Sequence[Any]]]:
+    """Yield (first run, other run, other minus first, its classes in metrics.json).
+
+    The runs are of the same objects. Result files of one evaluation have intervals and
+    classes, if it drew samples.
+    """
+    found = list(measured(runs, task))
+    for _, run, other in found[1:]:
+        _, first, one = found[0]
+        sums = [each.recorded('annotations', 'sha256') for each in (first, run)]
+        if sums[0] != sums[1] or one['metrics'].keys() != other['metrics'].keys():
+            continue
+        minus: dict[str, Any] = {}
+        if run.record_path == first.record_path:
+            minus = ((run.record or {}).get('minus_first') or {}).get(task) or {}
+        low, high = (minus.get(end) or {} for end in ('low', 'high'))
+        change = Difference(subtract(one['metrics'], other['metrics']), low, high)
+        yield first, run, change, minus.get('classes') or ()
 
 
 def _table(task: str, runs: Sequence[Run]) -> dict[str, Any]:
     found = list(measured(runs, task))
     names = list(dict.fromkeys(n for *_, one in found for n in one['metrics']))
-    columns: list[tuple[str, int | None, list[str]]] = [
-        (run.label, at, [format_ap(one['metrics'].get(name)) for name in names])
-        for at, run, one in found
-    ]
+    changes = {run.label: minus for _, run, minus, _ in compared(runs, task)}
+    rows: list[tuple[str, int | None, list[str]]] = []
+    for at, run, one in found:
+        cells = [format_ap(one['metrics'].get(name)) for name in names]
+        rows.append((run.label, at, cells))
+        title = f'difference ({run.label} - {found[0][1].label})'
+        for label, ends in difference_rows(changes.get(run.label), title).items():
+            cells = [format_ap(ends.get(name), True) for name in names]
+            rows.append((label, None, cells))
     published = {row.config: row for row in published_rows()}
     configs = [
         (run.record or {}).get('config')
         for _, run, _ in found  # published numbers are of COCO's val2017
         if (run.counts.get('images'), run.counts.get('categories')) == _VAL2017
     ]
-    for row in (
-        published[name] for name in dict.fromkeys(configs) if name in published
-    ):
+    reported = [published[c] for c in dict.fromkeys(configs) if c in published]
+    for row in reported:
         numbers = row.numbers().get(title_of(task), {})
         cells = [numbers[name].shown(1) if name in numbers else '' for name in names]
         if any(cells):
-            columns.append((row.row, None, cells))
+            rows.append((f'{row.row}, reported', None, cells))
     limits = sorted({tuple(one['max_dets']) for *_, one in found if 'max_dets' in one})
     return {
         'task': task,
         'title': title_of(task),
         'heading': '; '.join(heading(one) for one in limits if one) or heading(),
-        'columns': columns,
-        'rows': list(zip(names, *(cells for *_, cells in columns), strict=True)),
+        'names': names,
+        'rows': rows,
+        'reported': bool(reported),
+        'tiles': [
+            (run.label, at, name, format_ap(one['metrics'][name]))
+            for at, run, one in found
+            for name in ('AP', 'AP50')
+            if name in one['metrics']
+        ],
     }
 
 
-RESULTS = Section(
-    'results',
-    'Results',
-    _results,
-    """
-<p class="lead">{{ tables[0].heading }}. n/a: no object is of that kind.</p>
-{% if other_data %}<p class="missing" id="other-data">The runs were measured on different annotations (sha256): their numbers do not compare.</p>{% endif %}
-<div class="tables">
-{% for table in tables %}
-<div class="scroll">
-<table class="numbers" data-task="{{ table.task }}">
-<caption>{{ table.title }}</caption>
-<thead>
-<tr><th></th>{% for label, colour, _ in table.columns %}<th>{% if colour is not none %}{{ swatch(colour) }}{% endif %}{{ label }}</th>{% endfor %}</tr>
-<tr class="kinds"><th></th>{% for _, colour, _ in table.columns %}<th>{{ 'reported' if colour is none else 'measured' }}</th>{% endfor %}</tr>
-</thead>
-{{ body(table.rows) }}
-</table>
-</div>
-{% endfor %}
-</div>
-{% if any_reported %}
-<p class="lead">reported: by the paper, its authors or a reprint (eca-mmdet tables has the sources); † marks numbers that no copy confirmed.</p>
-{% endif %}
-""",  # noqa: E501
-)
+RESULTS = Section('results', 'Results', _results)
 
 
 def _classes(runs: Sequence[Run], options: Options) -> dict[str, Any] | None:
-    """Return charts of classes and of sizes; None where no classes are recorded."""
+    """Return charts of classes and of sizes, and tables of what differs by class."""
     tasks = tasks_of(runs)
     classes = [_class_chart(task, runs) for task in tasks]
+    if not any(classes):
+        return None
+    changes = []
+    for task in tasks:
+        for first, run, _, minus in compared(runs, task):
+            parts = (first.results[task], run.results[task], {'classes': minus})
+            by_class = (part.get('classes') or () for part in parts)
+            header, rows = class_changes((first.label, run.label), *by_class)
+            table = {'task': task, 'title': title_of(task), 'run': run.label}
+            changes.append(table | {'header': header, 'rows': rows})
     sizes = [_size_chart(task, runs) for task in tasks]
-    return section(classes + sizes) if any(classes) else None
+    return {**(section(classes + sizes) or {}), 'changes': changes}
 
 
 def _class_chart(task: str, runs: Sequence[Run]) -> Chart | None:
@@ -167,14 +197,6 @@ def _size_chart(task: str, runs: Sequence[Run]) -> Chart | None:
 CLASSES = Section('classes', 'Classes', _classes, heading='Classes and sizes')
 
 
-_KINDS = {
-    'Cls': 'wrong class',
-    'Loc': 'poor place',
-    'Both': 'wrong class, poor place',
-    'Dupe': 'found twice',
-    'Bkg': 'nothing is there',
-    'Miss': 'missed',
-}
 _TABLED_CLASSES = 40
 """Confusion matrices of up to so many classes have their numbers in the cells."""
 _MATRIX_CLASSES = 120  # larger ones are shown by their most frequent confusions only
@@ -182,8 +204,26 @@ _PAIRS = 12
 
 
 def _precision(runs: Sequence[Run], options: Options) -> dict[str, Any] | None:
-    """Return a chart a task: a colour a run, a dash an IoU."""
-    return section(_precision_chart(task, runs) for task in tasks_of(runs))
+    """Return charts of precision over recall and of all over the score."""
+    kinds = (_precision_chart, _score_chart)
+    charts = section(draw(task, runs) for draw in kinds for task in tasks_of(runs))
+    best = [
+        {
+            'task': task,
+            'title': title_of(task),
+            'run': run.label,
+            'colour': at,
+            'rows': [
+                [each['name'], each['objects']]
+                + [f'{each[k]:.2f}' for k in ('score', 'precision', 'recall', 'f1')]
+                for each in curves['classes']
+                if each['f1']
+            ],
+        }
+        for task in tasks_of(runs)
+        for at, run, curves in analysed(runs, task, 'score_curves')
+    ]
+    return charts and {**charts, 'best': best}
 
 
 def _precision_chart(task: str, runs: Sequence[Run]) -> Chart | None:
@@ -198,12 +238,26 @@ def _precision_chart(task: str, runs: Sequence[Run]) -> Chart | None:
     return chart(*what, 'precision', lines, x='recall', **UNIT_SQUARE)
 
 
+def _score_chart(task: str, runs: Sequence[Run]) -> Chart | None:
+    """Return precision, recall and F1 over the score."""
+    lines, best = [], []
+    for at, run, curves in analysed(runs, task, 'score_curves'):
+        for index, key in enumerate(('f1', 'precision', 'recall')):
+            points = zip(curves['scores'], curves[key], strict=True)
+            name, colour, dash = style(runs, at, index, key.replace('f1', 'F1'))
+            lines.append(line(name, points, colour, dash))
+        if curves['best']['f1']:
+            where = f'{curves["best"]["f1"]:.2f} at score {curves["best"]["score"]:.2f}'
+            best.append(f'{run.label}: {where}' if len(runs) > 1 else where)
+    title = f'Precision, recall and F1 over score, {title_of(task)}'
+    if best:
+        title += f'; best F1 {", ".join(best)}'
+    what = ('line', f'scores-{task}', title, 'precision, recall, F1')
+    return chart(*what, lines, x='score', **UNIT_SQUARE)
+
+
 PRECISION = Section(
-    'precision',
-    'Precision',
-    _precision,
-    heading='Precision and recall',
-    lead='Mean over the classes that have objects.',
+    'precision', 'Precision', _precision, heading='Precision, recall and F1'
 )
 
 
@@ -218,11 +272,12 @@ def _error_chart(task: str, runs: Sequence[Run]) -> Chart | None:
     series = []
     for at, run, errors in analysed(runs, task, 'errors'):
         if delta := errors.get('delta_ap'):
-            values = [delta.get(key) for key in _KINDS]
+            values = [delta.get(key) for key in TIDE_ERRORS]
             series.append(bars(run.label, values, at))
-    what = ('bar', f'errors-{task}', f'What errors cost, {title_of(task)}')
-    value = 'AP50 to be won without them, 0-100'
-    return chart(*what, value, series, categories=list(_KINDS.values()))
+    what = ('bar', f'errors-{task}', f'TIDE errors, {title_of(task)}')
+    kinds: dict[str, Any] = {'categories': list(TIDE_ERRORS)}
+    kinds['glosses'] = list(TIDE_ERRORS.values())
+    return chart(*what, 'AP50 gain if fixed, 0-100', series, **kinds)
 
 
 def _calibration_chart(task: str, runs: Sequence[Run]) -> Chart | None:
@@ -233,21 +288,14 @@ def _calibration_chart(task: str, runs: Sequence[Run]) -> Chart | None:
         if used:
             points = [(each['avg_confidence'], each['avg_accuracy']) for each in used]
             notes = [f'{each["count"]} detections' for each in used]
-            error = f'{run.label}: error {100 * calibration["ece"]:.1f} %'
+            error = f'{run.label}: ECE {calibration["ece"]:.3f}'
             lines.append(line(error, points, at, notes=notes))
     what = ('line', f'calibration-{task}', f'Calibration, {title_of(task)}')
-    more = dict(UNIT_SQUARE, x='score', marks=True, diagonal=True)
-    return chart(*what, 'share of right detections', lines, **more)
+    more = dict(UNIT_SQUARE, x='confidence', marks=True, diagonal=True)
+    return chart(*what, 'accuracy', lines, **more)
 
 
-ERRORS = Section(
-    'errors',
-    'Errors',
-    _errors,
-    lead='At IoU 0.5. What AP50 would gain if one kind of error were mended (TIDE, '
-    'arXiv:2008.08115); and how often a detection of some score is right: below the '
-    'diagonal, scores promise too much.',
-)
+ERRORS = Section('errors', 'Errors', _errors)
 
 
 def _confusion(runs: Sequence[Run], options: Options) -> dict[str, Any] | None:
@@ -283,33 +331,4 @@ def _matrix(confusion: dict[str, Any], task: str, run: Run, at: int) -> dict[str
     }
 
 
-CONFUSION = Section(
-    'confusion',
-    'Confusion',
-    _confusion,
-    """
-{% for group in matrices | groupby('task') %}
-<div class="tables">
-{% for one in group.list %}
-<div class="scroll">
-<h3>{{ one.title }}{% if runs | length > 1 %}, {{ swatch(one.colour) }}{{ one.run }}{% endif %}, scores from {{ one.threshold }}</h3>
-{% if one.rows %}
-<table class="confusion{{ ' plain' if not one.numbered }}" data-task="{{ one.task }}" data-run="{{ one.run }}">
-<thead><tr><th></th>{% for name in one.names %}<th><span>{{ name }}</span></th>{% endfor %}</tr></thead>
-<tbody>
-{% for name, counts in one.rows %}{% set i, total = loop.index0, counts | sum %}<tr><th scope="row">{{ name }}</th>{% for count in counts %}<td{% if count %}{{ ' class="hit"' | safe if loop.index0 == i }} style="--v:{{ '%.3f' % (count / total) }}" title="{{ name }} → {{ one.names[loop.index0] }}: {{ count }} ({{ '%.0f' % (100 * count / total) }} %)"{% endif %}>{% if one.numbered and count %}{{ count }}{% endif %}</td>{% endfor %}</tr>
-{% endfor %}
-</tbody>
-</table>
-{% endif %}
-{% if one.pairs and one.names | length > 5 %}
-<p class="pairs">Most frequent: {% for count, object, found in one.pairs %}{{ object }} → {{ found }} ({{ count }}){{ ', ' if not loop.last }}{% endfor %}</p>
-{% endif %}
-</div>
-{% endfor %}
-</div>
-{% endfor %}
-""",  # noqa: E501
-    lead='Rows are objects, columns detections, at IoU 0.5. In the last column are '
-    'missed objects, in the last row detections where nothing is.',
-)
+CONFUSION = Section('confusion', 'Confusion', _confusion)

@@ -57,7 +57,7 @@ def _value_chart(name: str, runs: Sequence[Run]) -> Chart | None:
     return chart(*what, lines, x='iteration', zero=name != 'grad_norm', marks=few)
 
 
-TRAINING = Section('training', 'Training', _training, '{{ plots(charts, wide=false) }}')
+TRAINING = Section('training', 'Training', _training)
 
 
 def _validation(runs: Sequence[Run], options: Options) -> dict[str, Any] | None:
@@ -129,16 +129,4 @@ def _metric_chart(
     return chart(*what, lines, x='iteration', marks=True, **more)
 
 
-VALIDATION = Section(
-    'validation',
-    'Validation',
-    _validation,
-    """
-{{ plots(charts) }}
-<details{% if not charts %} open{% endif %}><summary>Last validation, as logged</summary>
-<div class="scroll"><table class="numbers" id="last-validation">
-{{ heads(runs) }}
-{{ body(rows) }}
-</table></div></details>
-""",  # noqa: E501
-)
+VALIDATION = Section('validation', 'Validation', _validation)
