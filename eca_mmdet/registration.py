@@ -51,10 +51,19 @@ _registered = False
 
 @contextlib.contextmanager
 def quiet_imports() -> Iterator[None]:
-    """Hide what mmdet and mmcv print and warn about optional parts on import."""
+    """Hide what mmdet and mmcv print and warn about optional parts on import.
+
+    Without the garbage collector, which looks at a million objects again and again.
+    """
+    from eca_mmdet.utils.io import no_garbage_collection
+
     captured = io.StringIO()
     try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(captured):
+        with (
+            no_garbage_collection(),
+            warnings.catch_warnings(),
+            contextlib.redirect_stdout(captured),
+        ):
             warnings.filterwarnings('ignore', 'faster_coco_eval is not installed')
             warnings.filterwarnings('ignore', category=ImportWarning)
             warnings.filterwarnings('ignore', category=DeprecationWarning)

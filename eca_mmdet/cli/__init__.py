@@ -6,7 +6,9 @@ Exit codes: 0 success, 1 a check or a run failed, 2 bad usage, 130 interrupted.
 from __future__ import annotations
 
 import argparse
+import atexit
 import contextlib
+import gc
 import importlib
 import io
 import logging
@@ -170,6 +172,8 @@ def _words(argv: Sequence[str], parser: argparse.ArgumentParser) -> list[str]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
+    if argv is None:  # the process ends, and so need not search its memory for garbage
+        atexit.register(gc.freeze)
     parser = build_parser()
     args = parser.parse_args(_words(sys.argv[1:] if argv is None else argv, parser))
     for stream in (sys.stdout, sys.stderr):

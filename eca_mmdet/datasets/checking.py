@@ -184,10 +184,11 @@ def _check(
         faults = [*read.faults, *rules.check_content(part)]
     images = None
     if folder is not None:
-        files = [one['file_name'] for one in content['images'] if is_image(one)]
+        usable = [*filter(is_image, content['images'])]
+        files = [image['file_name'] for image in usable]
         require_images(Path(folder), files, file)
         images = inspect_images(Path(folder), files)
-        faults += rules.check_images(content['images'], images)
+        faults += rules.check_images(usable, images)
     return CheckedFile(str(file), faults, content, images)
 
 

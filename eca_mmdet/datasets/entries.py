@@ -37,25 +37,24 @@ _FAR_SIDES = (['y2'], ['ymax'], ['bottom'], ['y1'], ['ybr'])
 _MOST_NESTED = 4
 
 
-def _has_ids(entry: Any, *keys: str) -> bool:
-    return isinstance(entry, dict) and all(type(entry.get(key)) in _ID for key in keys)
+def _has_id(entry: Any, key: str = 'id') -> bool:
+    return isinstance(entry, dict) and type(entry.get(key)) in _ID
 
 
 def is_image(entry: Any) -> TypeGuard[Entry]:
     """Whether this is an image entry with an id and a file name."""
-    if not _has_ids(entry, 'id'):
-        return False
-    return isinstance(entry.get('file_name'), str) and entry['file_name'] != ''
+    name = entry.get('file_name') if _has_id(entry) else None
+    return isinstance(name, str) and name != ''
 
 
 def is_category(entry: Any) -> TypeGuard[Entry]:
     """Whether this is a category entry with an id and a name."""
-    return _has_ids(entry, 'id') and isinstance(entry.get('name'), str)
+    return _has_id(entry) and isinstance(entry.get('name'), str)
 
 
 def is_annotation(entry: Any) -> TypeGuard[Entry]:
     """Whether this is an annotation of an image and a category; its id may be bad."""
-    return _has_ids(entry, 'image_id', 'category_id')
+    return _has_id(entry, 'image_id') and _has_id(entry, 'category_id')
 
 
 def as_json(value: Any) -> Any:
@@ -97,8 +96,8 @@ def size_of(image: Entry) -> Size | None:
     width, height = image.get('width'), image.get('height')
     if type(width) not in NUMBER or type(height) not in NUMBER:
         return None
-    size = whole(width) or 0, whole(height) or 0  # mmdet takes 640.0 too
-    return size if min(size) > 0 and max(size) < 2**31 else None
+    width, height = whole(width) or 0, whole(height) or 0  # mmdet takes 640.0 too
+    return (width, height) if 0 < width < 2**31 and 0 < height < 2**31 else None
 
 
 def is_box(value: Any) -> TypeGuard[Sequence[float]]:

@@ -121,8 +121,10 @@ def _only(found: dict[str, list[str]]) -> dict[str, str]:
 def find_missing(folder: Path, names: Iterable[str]) -> ImageFiles:
     """Look for files of names relative to a folder, reading each folder once."""
     by_folder = defaultdict[str, list[tuple[str, str]]](list)
+    prefix = os.path.join(folder, '')
     for name in dict.fromkeys(names):
-        parent, _, last = os.path.join(folder, name).rpartition(os.sep)
+        path = name if name.startswith(os.sep) else prefix + name
+        parent, _, last = path.rpartition(os.sep)
         by_folder[parent].append((name, last))
     missing: dict[str, str] = {}
     for parent, wanted in by_folder.items():

@@ -617,20 +617,20 @@ def _flag(value: float | None) -> int:
 
 def _look_at_masks(masks: Sequence[Any], sizes: Array, boxes: Array) -> Array:
     """Return the kind of each mask; ``sizes`` are width and height of the images."""
-    kinds = np.full(len(masks), Mask.OTHER, np.uint8)
+    present = np.array([*map(bool, masks)], bool)
+    kinds = np.where(present, np.uint8(Mask.OTHER), np.uint8(Mask.NONE))
     drawable = ((0 < sizes) & (sizes < 2**31)).all(1) & (sizes.prod(1) < 2**32)
-    polygons, rles = [], []
-    for at, (mask, usable) in enumerate(zip(masks, drawable.tolist(), strict=True)):
-        if not mask:
-            kinds[at] = Mask.NONE
-        elif usable and type(mask) is list:
-            polygons.append(at)
-        elif type(mask) is dict and is_segmentation(mask):
-            if mask['size'] == sizes[at, ::-1].tolist():
-                rles.append(at)
+    outlined = np.array([type(mask) is list for mask in masks], bool)
+    polygons = np.flatnonzero(outlined & present & drawable)
+    rles = [
+        at
+        for at in np.flatnonzero(present & ~outlined).tolist()
+        if type(mask := masks[at]) is dict and is_segmentation(mask)
+        if mask['size'] == sizes[at, ::-1].tolist()
+    ]
     compressed = [at for at in rles if isinstance(masks[at]['counts'], str)]
     bad = np.flatnonzero(bad_counts([masks[at] for at in compressed]))
-    rles = [at for at in rles if at not in {compressed[n] for n in bad}]
+    rles = [*{*rles} - {compressed[at] for at in bad}]
     extents = np.full((len(masks), 4), np.nan)
     with np.errstate(all='ignore'):
         outlines = [masks[at] for at in polygons]

@@ -260,31 +260,34 @@ def polygon_extents(masks: Sequence[Any], sizes: npt.ArrayLike) -> Floats:
     """
     extents: Floats = np.full((len(masks), 4), np.nan)
     rings = [*chain.from_iterable(masks)]
-    counts = np.fromiter(map(len, rings), np.int64, len(rings)) // 2
-    if not all(is_polygon(range(count)) for count in {*map(len, rings)}):
+    lengths = [*map(len, rings)]
+    if not all(is_polygon(range(length)) for length in {*lengths}):
         good = [all(map(is_polygon, mask)) for mask in masks]
         usable = [mask for mask, is_good in zip(masks, good, strict=True) if is_good]
         extents[good] = polygon_extents(usable, np.asarray(sizes)[good])
     elif rings:
-        values = np.fromiter(chain.from_iterable(rings), np.float64, 2 * counts.sum())
-        x, y = values[::2].copy(), values[1::2].copy()
-        ends = np.cumsum(counts)
-        starts, last = ends - counts, ends - 1
-        twice = np.append(x[:-1] * y[1:] - x[1:] * y[:-1], 0)
+        values = np.fromiter(chain.from_iterable(rings), np.float64, sum(lengths))
+        points = values.reshape(-1, 2)
+        ends = np.cumsum(lengths) // 2
+        starts, last = np.append(0, ends[:-1]), ends - 1
+        (x, y), twice = points.T, np.empty(len(points))
+        twice[:-1] = x[:-1] * y[1:] - x[1:] * y[:-1]
         twice[last] = x[last] * y[starts] - x[starts] * y[last]
         low, high = (
-            np.stack([f.reduceat(x, starts), f.reduceat(y, starts)], 1)
-            for f in (np.minimum, np.maximum)
+            np.minimum.reduceat(points, starts),
+            np.maximum.reduceat(points, starts),
         )
         sure = np.abs(np.add.reduceat(twice, starts)) > 3 * (high - low).sum(1)
-        sure &= (high.max(1) - low.min(1)) * counts * 2 < MOST_OUTLINE_PX
-
-        first = np.cumsum([0, *map(len, masks)])[:-1]
-        low, high = np.minimum.reduceat(low, first), np.maximum.reduceat(high, first)
-        sure = np.logical_and.reduceat(sure, first)
+        sure &= (high.max(1) - low.min(1)) * lengths < MOST_OUTLINE_PX
+        if len(rings) > len(masks):
+            first = np.cumsum([0, *map(len, masks[:-1])])
+            low, high = (
+                np.minimum.reduceat(low, first),
+                np.maximum.reduceat(high, first),
+            )
+            sure = np.logical_and.reduceat(sure, first)
         sure &= ((low >= 0) & (high <= sizes)).all(1)
-        extents[:] = np.hstack([low, high - low])
-        extents[~sure] = np.nan
+        extents[sure] = np.hstack([low, high - low])[sure]
     return extents
 
 

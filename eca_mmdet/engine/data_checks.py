@@ -16,7 +16,7 @@ from typing import Any
 
 from eca_mmdet.checkpoints.transfer import class_heads
 from eca_mmdet.datasets.coco import read_annotations, require_instances
-from eca_mmdet.datasets.entries import has_mask, is_category, is_image, left_out
+from eca_mmdet.datasets.entries import has_mask, is_category, left_out
 from eca_mmdet.datasets.images import find_missing
 from eca_mmdet.datasets.rules.check import (
     NOTHING_TRAINED,
@@ -143,9 +143,10 @@ def _check_dataset(cfg: Any, use: str, dataset: Any, files: dict[Path, _File]) -
         file.trains_masks |= use == 'train' and any(
             part.get('with_mask') for _, part in parts(dataset, '')
         )
-        _look_closer(file, folder, classes, bool(dataset.get('backend_args')))
+        content = Content.of(file.content, classes)
+        _look_closer(file, folder, content, bool(dataset.get('backend_args')))
         if use == 'train':
-            _require_objects(file, classes, dataset)
+            _require_objects(file, content, dataset)
 
 
 def check_num_classes(cfg: Any, classes: int, name: str) -> None:
@@ -190,27 +191,23 @@ def _check_names(classes: Sequence[str], file: _File, name: str) -> None:
         )
 
 
-def _look_closer(
-    file: _File, folder: Path, classes: Sequence[str] | None, elsewhere: bool
-) -> None:
+def _look_closer(file: _File, folder: Path, content: Content, elsewhere: bool) -> None:
     """Check the image folder and the classes of a dataset against its file.
 
     ``elsewhere``: the images come from a remote storage.
     """
     require_instances(file.path, file.content)
-    more = check_classes(Content.of(file.content, classes))
-    images = file.content['images']
+    more = check_classes(content)
     if not elsewhere and file.folder is None:
-        names = [image['file_name'] for image in images if is_image(image)]
-        more += check_images(images, find_missing(folder, names))
+        names = [image['file_name'] for image in content.images]
+        more += check_images(content.images, find_missing(folder, names))
     known = {fault.code for fault in file.faults}
     file.faults += [fault for fault in more if fault.code not in known]
-    file.coco, file.folder, file.classes = True, folder, classes
+    file.coco, file.folder, file.classes = True, folder, content.classes
 
 
-def _require_objects(file: _File, classes: Sequence[str] | None, dataset: Any) -> None:
+def _require_objects(file: _File, content: Content, dataset: Any) -> None:
     """Add faults of what the dataset leaves out by its classes and its filter."""
-    content = Content.of(file.content, classes)
     content.min_side = (dataset.get('filter_cfg') or {}).get('min_size', 0)
     more = SMALL_IMAGE.check(content)
     counts = narrowed(file.reasons, content)

@@ -31,6 +31,7 @@ from eca_mmdet.engine.failures import Interrupted, Interrupts, as_user_error
 from eca_mmdet.engine.preflight import check
 from eca_mmdet.engine.settings import apply_settings, choose_device
 from eca_mmdet.utils.errors import RunError, UserError
+from eca_mmdet.utils.io import frozen_objects
 
 if TYPE_CHECKING:
     from mmengine.config import Config
@@ -130,7 +131,7 @@ def train(
     set_work_dir(cfg, work_dir)
     main = distributed.is_main_process()  # which holds the folder for all
     lock = locked_folder(cfg.work_dir) if main else contextlib.nullcontext('')
-    with lock as left_behind, each_read_once():
+    with lock as left_behind, each_read_once(), frozen_objects():
         if left_behind and resume:
             logger.info(
                 f'the last training in {cfg.work_dir} ({left_behind}) terminated '

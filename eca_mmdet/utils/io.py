@@ -131,6 +131,16 @@ def no_garbage_collection() -> Iterator[None]:
             gc.enable()
 
 
+@contextlib.contextmanager
+def frozen_objects() -> Iterator[None]:
+    """Let the garbage collector leave alone what exists already: mostly modules."""
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
+
+
 def _read_stream(path: Path, what: str, most: int) -> bytes:
     """Return the bytes of a file or pipe; a file of zeros is not read to its end."""
     name = f'{what} {str(path)!r}'

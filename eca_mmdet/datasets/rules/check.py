@@ -9,6 +9,7 @@ compared with, and a sound annotation of each category has the faults of the who
 from __future__ import annotations
 
 import filecmp
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -45,8 +46,7 @@ _ONLY_BOXES = (
     'detectors of boxes'
 )
 
-_ODD = ('..', '\\', ':', '\0')
-"""What may lead out of an image folder."""
+_may_leave_folder = re.compile(r'^/|\.\.|[\\:\0]').search
 
 Counts: TypeAlias = Counter[tuple[Any, str | None, int]]
 
@@ -128,8 +128,9 @@ SMALL_IMAGE: Rule[Content] = Rule.of(
     'small-image',
     lambda content: [
         image
+        for sizes in [content.sizes]
         for image in content.images
-        if (size := content.sizes[image['id']]) and min(size) < content.min_side
+        if (size := sizes[image['id']]) and min(size) < content.min_side
     ],
 )
 
@@ -185,10 +186,9 @@ def check_classes(content: Content) -> list[Fault]:
     return _check(entries.CLASS_RULES, content)
 
 
-def check_images(images: Iterable[Any], files: ImageFiles) -> list[Fault]:
-    """Compare the image entries of an annotation file with the files."""
-    usable = [image for image in images if is_image(image)]
-    return _check(entries.FILE_RULES, Content(images=usable, files=files))
+def check_images(images: list[Entry], files: ImageFiles) -> list[Fault]:
+    """Compare the usable image entries of an annotation file with the files."""
+    return _check(entries.FILE_RULES, Content(images=images, files=files))
 
 
 def _check(rules: Iterable[Rule[Content]], content: Content) -> list[Fault]:
@@ -282,10 +282,7 @@ def _suspect_images(index: CocoIndex, entries: list[Entry]) -> Array:
     good: Array = _usable_sizes(index) & (index.image_sizes >= _SMALL_PX).all(1)
     names = [entry['file_name'] for entry in entries]
     times = Counter(names)
-    odd = [
-        times[name] > 1 or name[0] == '/' or any(part in name for part in _ODD)
-        for name in names
-    ]
+    odd = [times[name] > 1 or bool(_may_leave_folder(name)) for name in names]
     good &= ~(_repeated(index.image_ids) | np.array(odd, bool))
     return ~good
 

@@ -249,7 +249,7 @@ def _other_size(content: Content) -> list[str]:
     found = []
     for image in content.images:
         actual = content.files.sizes.get(image['file_name'])
-        stated = size_of(image)
+        stated = actual and size_of(image)
         if actual and stated and actual != stated:
             is_not = f'{actual[0]} x {actual[1]}, not {stated[0]} x {stated[1]}'
             found.append(f'{image_name(image)} is {is_not}')
