@@ -73,8 +73,10 @@ def write_whole_files(runner: Any) -> None:
                 hook.backend_args = {'backend': BACKEND}
 
 
-def resume_from(cfg: Any, checkpoint: str | None) -> None:
+def resume_from(cfg: Any, checkpoint: str | None) -> str:
     """Set a config to resume a checkpoint, or with 'auto' the latest in ``work_dir``.
+
+    Returns a line that says so if there is none, or ''.
 
     The seed continues too, and with it the order of the images; not for an address,
     which one process downloads for all, later. ``cfg.resume`` is the same as 'auto'.
@@ -84,15 +86,14 @@ def resume_from(cfg: Any, checkpoint: str | None) -> None:
     cfg.resume = False
     if not checkpoint:
         require_no_checkpoints(cfg.work_dir)
-        return
+        return ''
     meta: dict[str, Any] = {}
     if checkpoint == 'auto':
         point = find_checkpoint(cfg.work_dir)
         if point is None:
-            logger.info(
-                f'nothing to resume in {cfg.work_dir}: starting from the beginning'
-            )
-            return
+            line = f'nothing to resume in {cfg.work_dir}: starting from the beginning'
+            logger.info(line)
+            return line
         checkpoint, meta, note = str(point.path), point.meta, point.note
         if note:
             logger.info(f'resuming from {checkpoint}, since {note}')
@@ -103,6 +104,7 @@ def resume_from(cfg: Any, checkpoint: str | None) -> None:
     seed = meta.get('seed')
     if isinstance(seed, int):
         cfg.randomness = {**(cfg.get('randomness') or {}), 'seed': seed}
+    return ''
 
 
 def require_no_checkpoints(folder: str) -> None:

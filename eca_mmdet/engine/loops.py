@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from mmengine.dist import get_rank, get_world_size
@@ -95,6 +95,20 @@ class ResumedBatchHook(Hook):  # type: ignore[misc]
             scale_rates(checkpoint, factor)
             line = f'{self.images} images a step, not {before}: lr x {factor:g}'
         runner.logger.info(f'resumed: {line}')
+
+
+class NotesHook(Hook):  # type: ignore[misc]
+    """Log lines right before the first step, below all that mmengine logs before it."""
+
+    priority = 'LOWEST'
+
+    def __init__(self, lines: Iterable[str]) -> None:
+        self.lines = [*filter(None, lines)]
+
+    def before_train_epoch(self, runner: Any) -> None:
+        """Log them, once."""
+        while self.lines:
+            runner.logger.warning(self.lines.pop(0))
 
 
 def scale_rates(checkpoint: dict[str, Any], factor: float) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from eca_mmdet.checkpoints.download import fetch, is_address
 from eca_mmdet.checkpoints.io import read_checkpoint
-from eca_mmdet.engine.config import parts, require_sections
+from eca_mmdet.engine.config import evaluators, parts, require_sections, type_name
 from eca_mmdet.engine.data_checks import check_data
 from eca_mmdet.engine.distributed import is_main_process
 from eca_mmdet.utils.errors import UserError
@@ -80,6 +80,19 @@ def check(cfg: Any, training: bool) -> None:
     elif training and not is_address(str(start)):
         read_checkpoint(start)
     check_data(cfg, training)
+
+
+def missing_numbers(cfg: Any, use: str) -> str:
+    """Return a line on what mmdet's CocoMetric leaves out of 'val' or 'test', or ''."""
+    names = [type_name(metric) for metric in evaluators(cfg, use)]
+    if 'CocoMetric' not in names or 'CocoTableMetric' in names:
+        return ''
+    return (
+        f"{use}_evaluator is mmdet's CocoMetric, which writes no metrics.json: "
+        'eca-mmdet report will lack AP by class and size, precision-recall curves and '
+        "errors by kind. For all of them: val_evaluator.type='CocoTableMetric' and "
+        "test_evaluator.type='CocoTableMetric', in the config or by --cfg-options."
+    )
 
 
 def check_loader(loader: Any, path: str) -> None:

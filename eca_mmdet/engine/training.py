@@ -28,7 +28,7 @@ from eca_mmdet.engine.config import (
     use_amp,
 )
 from eca_mmdet.engine.failures import Interrupted, Interrupts, as_user_error
-from eca_mmdet.engine.preflight import check
+from eca_mmdet.engine.preflight import check, missing_numbers
 from eca_mmdet.engine.settings import apply_settings, choose_device
 from eca_mmdet.utils.errors import RunError, UserError
 
@@ -131,7 +131,7 @@ def train(
         if amp or amp_dtype:
             use_amp(cfg, amp_dtype)
         set_randomness(cfg, seed, deterministic)
-        resume_from(cfg, resume)
+        notes = [resume_from(cfg, resume)]
         apply_settings(
             cfg,
             epochs=epochs,
@@ -141,11 +141,12 @@ def train(
             workers=workers,
         )
         check(cfg, training=True)
+        notes.append(missing_numbers(cfg, 'val'))
         scale_lr = scale_lr and lr is None
         apply_lr_policy(cfg, scale_lr)
         limit = nan_limit if on_nan == 'skip' else None
         with distributed.job(cfg), as_user_error(None), compat.formatting_once():
-            runner = _build(cfg, scale_lr, limit, skip_bad_images)
+            runner = _build(cfg, scale_lr, limit, skip_bad_images, notes)
             if compile:
                 compile_features(runner.model)
             stopped = _run(runner, resume_hint)
@@ -180,17 +181,22 @@ def compile_features(model: Any) -> None:
 
 
 def _build(
-    cfg: Any, scale_lr: bool, nan_limit: int | None, skip_bad_images: int
+    cfg: Any,
+    scale_lr: bool,
+    nan_limit: int | None,
+    skip_bad_images: int,
+    notes: list[str],
 ) -> Any:
     """Return the Runner, the checkpoint that it starts from checked."""
     from mmdet.engine.hooks import CheckInvalidLossHook
 
     from eca_mmdet.engine.load_from import check_start
-    from eca_mmdet.engine.loops import ResumedBatchHook
+    from eca_mmdet.engine.loops import NotesHook, ResumedBatchHook
     from eca_mmdet.engine.runner import ResumableRunner, build_runner
 
     runner = build_runner(cfg)
     runner.register_hook(ResumedBatchHook(images_per_step(cfg), scale_lr))
+    runner.register_hook(NotesHook(notes))
     check_start(cfg, runner, exact=bool(cfg.get('resume')))
     if isinstance(runner, ResumableRunner):
         if nan_limit is not None:  # mmdet's hook would end it, without the loss
