@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import difflib
 import fnmatch
+import re
+from collections.abc import Iterable
 from pathlib import Path
+from typing import NamedTuple
 
+from eca_mmdet.catalog.mechanisms import KEYS, find_mechanism
+from eca_mmdet.catalog.published import published_rows
 from eca_mmdet.utils.errors import UserError
 from eca_mmdet.utils.io import require_regular
-from eca_mmdet.utils.text import suggestion
 
 _MOST_BYTES = 20 << 20
+
+RECIPE = '_4xb2-1x_coco'
+"""End of the names of the configs with the paper's recipe."""
 
 PACKAGE = Path(__file__).resolve().parents[1]
 
@@ -43,6 +51,84 @@ def resolve_config(name_or_path: str) -> Path:
         return known[name]
     raise UserError(
         f'config {name_or_path!r} is neither a file nor a shipped name.'
-        f'{suggestion(path.stem, [*known])} List the names with: eca-mmdet configs',
+        f'{suggest_config(path.stem, known)} List the names with: eca-mmdet configs',
         code='config-not-found',
     )
+
+
+def suggest_config(name: str, known: Iterable[str]) -> str:
+    """Return 'Did you mean ...?' after a space, or '' if no known name is similar.
+
+    Names that begin alike come first, whatever their depths; of those, ECA's; of
+    those, the paper's recipe, and the shortest.
+    """
+
+    def letters(text: str) -> str:
+        return re.sub(r'\d', '', text.lower().replace('-', '_'))
+
+    typed = letters(name)
+    likeness = {
+        other: difflib.SequenceMatcher(
+            None, typed, letters(other)[: len(typed)]
+        ).ratio()
+        for other in known
+    }
+    similar = [other for other in likeness if likeness[other] > 0.7]
+    similar.sort(
+        key=lambda n: (
+            -likeness[n],
+            '_eca-' not in n,
+            not n.endswith(RECIPE),
+            len(n),
+            n,
+        )
+    )
+    return f' Did you mean {" or ".join(similar[:3])}?' if similar else ''
+
+
+class ConfigRow(NamedTuple):
+    """A shipped config in ``eca-mmdet configs``."""
+
+    config: str  # its name
+    detector: str  # e.g. 'faster-rcnn'
+    backbone: str  # e.g. 'r50'
+    attention: str  # a mechanism's name, or '-'
+    schedule: str  # e.g. '4xb2-1x': processes x images per step, epochs / 12
+    box_ap: str  # reported on COCO, 0-100; '-' where nothing was published
+    mask_ap: str
+    weights: str  # of the backbone: 'automatic', 'manual' or 'random'
+
+
+def describe_configs(configs: dict[str, Path]) -> list[ConfigRow]:
+    """Return what the names, files and published tables tell of shipped configs."""
+    reported = {row.config: row.numbers() for row in published_rows()}
+    keys = '|'.join(sorted(KEYS, key=len, reverse=True))
+    rows = []
+    for name, path in configs.items():
+        detector, network, _, *rest = name.split('_')
+        # 'eca-r50', or timm's 'seresnet50'
+        match = re.match(f'(?:({keys})(?:-|(?=resnet)))?(.+)', network)
+        key, backbone = match.groups() if match else (None, network)
+        attention = find_mechanism(key).name if key else '-'
+        numbers = reported.get(name, {})
+        aps = [
+            numbers[task]['AP'].shown(1) if task in numbers else '-'
+            for task in ('box', 'mask')
+        ]
+        schedule = rest[0] if rest[1:] else 'demo'
+        weights = _weights_of(path)
+        rows.append(
+            ConfigRow(name, detector, backbone, attention, schedule, *aps, weights)
+        )
+    return rows
+
+
+def _weights_of(path: Path) -> str:
+    """Return how the backbone's weights are had, from the text of a shipped config."""
+    text = re.sub('#.*', '', path.read_text(encoding='utf-8'))
+    if found := re.search(r"checkpoint='([^']+)'", text):
+        return 'automatic' if '://' in found[1] else 'manual'
+    base = re.search(r"^_base_ = '(\.[^']+)'", text, re.M)
+    if not base or 'init_cfg=None' in text or '_delete_' in text:
+        return 'random'
+    return _weights_of(path.parent / base[1])
