@@ -14,7 +14,6 @@ from typing import Any, NamedTuple
 
 from eca_mmdet.autoconfig.proposals import (
     Anchors,
-    Commented,
     Proposal,
     Statistics,
     count,
@@ -36,7 +35,7 @@ from eca_mmdet.datasets.rules.entries import plain
 from eca_mmdet.datasets.rules.rule import Fault
 from eca_mmdet.utils.errors import UserError
 from eca_mmdet.utils.io import write_json
-from eca_mmdet.utils.text import clipped
+from eca_mmdet.utils.text import Commented, clipped
 
 logger = logging.getLogger(__name__)
 

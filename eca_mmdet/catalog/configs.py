@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
+from eca_mmdet import compat
 from eca_mmdet.catalog.mechanisms import KEYS, find_mechanism
 from eca_mmdet.catalog.published import published_rows
 from eca_mmdet.utils.errors import UserError
@@ -40,7 +41,16 @@ def shipped_configs(pattern: str = '*') -> dict[str, Path]:
 
 
 def resolve_config(name_or_path: str) -> Path:
-    """Return the file of a config given by path or by shipped name."""
+    """Return the file of a config: path, shipped name or ``mmdet::FOLDER/FILE.py``."""
+    if '::' in name_or_path:
+        try:
+            return compat.external_config(name_or_path)
+        except Exception as error:  # of mmengine: no such package, no such file
+            raise UserError(
+                f'config {name_or_path!r} was not found: {error}. A config of mmdet is '
+                "written e.g. 'mmdet::fcos/fcos_r50-caffe_fpn_gn-head_1x_coco.py'.",
+                code='config-not-found',
+            ) from error
     path = Path(name_or_path)
     if path.is_file():
         require_regular(path, 'config', _MOST_BYTES)

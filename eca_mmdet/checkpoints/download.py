@@ -1,6 +1,7 @@
 """Local files for paths and addresses; only one process downloads.
 
-Addresses: ``http(s)://``, ``torchvision://resnet50`` (mmengine's names) and
+Addresses: ``http(s)://``, ``torchvision://resnet50``, ``open-mmlab://resnext101_64x4d``
+(mmengine's names) and
 ``hf://OWNER/REPOSITORY[/FILE][@REVISION]`` (the Hugging Face Hub).
 
 Sources of the backbone files that the configs name: BangguWu/ECANet README (ECA),
@@ -27,7 +28,7 @@ from eca_mmdet.utils.text import printable
 
 logger = logging.getLogger(__name__)
 
-_SCHEMES = ('http', 'https', 'hf', 'torchvision')
+_SCHEMES = ('http', 'https', 'hf', 'torchvision', 'open-mmlab')
 _HUB_FILES = ('model.safetensors', 'pytorch_model.bin')
 
 _DRIVE = "the ECA-Net authors' Google Drive, file id {} (BangguWu/ECANet README)"
@@ -121,12 +122,16 @@ def _download(address: str) -> Path:
     scheme, _, rest = address.partition('://')
     if scheme == 'hf':
         return _from_hub(address, rest)
-    if scheme == 'torchvision':
-        from mmengine.runner.checkpoint import get_torchvision_models
+    if scheme in ('torchvision', 'open-mmlab'):
+        from mmengine.runner import checkpoint
 
-        address = get_torchvision_models().get(rest)
-        if address is None:
-            raise MissingWeightsError(f'torchvision has no weights called {rest!r}.')
+        named = {
+            'torchvision': checkpoint.get_torchvision_models,
+            'open-mmlab': checkpoint.get_external_models,
+        }[scheme]()
+        if rest not in named:
+            raise MissingWeightsError(f'{scheme} has no weights called {rest!r}.')
+        address = named[rest]
     elif scheme not in _SCHEMES:
         raise WeightsError(
             f'{address}: an address starts with one of '

@@ -42,7 +42,7 @@ def run(args: argparse.Namespace) -> int:
     """Compute, and print as a table or as JSON."""
     from dataclasses import asdict
 
-    chosen = [find_mechanism(name) for name in dict.fromkeys(args.mechanisms)]
+    chosen = [*dict.fromkeys(map(find_mechanism, args.mechanisms))]
     from eca_mmdet.analysis.attention import compare_mechanisms
     from eca_mmdet.evaluation.tables import render
 
