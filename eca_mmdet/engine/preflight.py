@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import inspect
 from collections.abc import Callable, Iterator
 from multiprocessing import get_all_start_methods
@@ -86,7 +87,7 @@ def check(cfg: Any, training: bool) -> None:
         cfg.model.backbone.init_cfg = None
     if not is_main_process():
         return
-    with _showing_what_works(cfg):
+    with showing_what_works(cfg):
         backbone = check_backbone(cfg)
         check_operators(cfg)
         if training and (own or not start):
@@ -97,7 +98,7 @@ def check(cfg: Any, training: bool) -> None:
 
 
 @contextlib.contextmanager
-def _showing_what_works(cfg: Any) -> Iterator[None]:
+def showing_what_works(cfg: Any) -> Iterator[None]:
     """Where a backbone with ``attention`` fails, show all that works.
 
     The faults would otherwise be found, and fixed, one after the other.
@@ -109,22 +110,26 @@ def _showing_what_works(cfg: Any) -> Iterator[None]:
         layer = backbone.pop('attention', None)
         if not isinstance(layer, dict) or error.code not in _OF_BACKBONE:
             raise
+        from mmengine.config import Config
+
         from eca_mmdet.checkpoints.transfer import build_empty
         from eca_mmdet.models.backbones.resnet import attention_entries
 
+        works = Config(dict(backbone=backbone))
         try:
             mechanism = find_mechanism(str(layer.get('type')))
             entries = attention_entries(backbone, mechanism, layer)
-            build_empty({**backbone, **entries})
+            works.merge_from_dict(dict(backbone=copy.deepcopy(entries)))
+            build_empty(works.backbone)
         except Exception:  # of any constructor: the fault is another one
             raise error from None
-        if all(cfg.model.backbone.get(key) == entries[key] for key in entries):
+        if works.backbone == cfg.model.backbone:
             raise
         block = assignment('model', {'backbone': entries})
         raise FaultsError(
-            f'{error}\nAll that a config with this layer needs:\n{_IMPORTS}{block}'
+            f'{error}\nUse this whole block instead:\n{_IMPORTS}{block}'
             f'eca-mmdet add-attention CONFIG {mechanism.key} > NEW.py writes it, for '
-            'the config without the layer',
+            'the config without attention',
             code=error.code,
         ) from error
 

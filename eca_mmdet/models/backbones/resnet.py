@@ -42,6 +42,7 @@ from eca_mmdet.models.plugins import (
     layers_at,
     staged,
 )
+from eca_mmdet.utils.text import clipped
 
 MEMORY = ('lean', 'plain')
 
@@ -360,7 +361,7 @@ def attention_entries(
     kind = MODELS.get(kind) if isinstance(kind, str) else kind
     name = getattr(kind, '__name__', backbone['type'])
     if has := backbone.get('attention') or backbone.get('plugins'):
-        raise ValueError(f'{name} has attention or other plugins already: {has}')
+        raise ValueError(f'{name} has attention or other plugins: {clipped(str(has))}')
     new = PluginResNet if kind in (ResNet, ResNetV1d) else kind
     takes = inspect.signature(new).parameters if new else {}
     # Others initialise themselves, whatever init_cfg says.
@@ -387,7 +388,7 @@ def attention_entries(
         entries['attention'] = layer
     else:
         plugin = {**mechanism.plugin(backbone.get('depth', 50)), 'cfg': layer}
-        entries['plugins'] = [plugin if everywhere else {**plugin, 'stages': places}]
+        entries['plugins'] = [plugin if all(places) else {**plugin, 'stages': places}]
     first = places.index(True)
     if mechanism.has_parameters and backbone.get('frozen_stages', -1) > first:
         entries['frozen_stages'] = first
