@@ -183,9 +183,13 @@ def add_attention(
         entries = attention_entries(backbone, row)
     except ValueError as error:
         raise UserError(f'{config}: {error}.', code='unsupported-model') from error
-    imports = [*(cfg.get('custom_imports') or {}).get('imports', ()), 'eca_mmdet']
-    imports = dict(imports=[*dict.fromkeys(imports)], allow_failed_imports=False)
-    changes = {'custom_imports': imports, 'model': dict(backbone=entries)}
+    theirs = (cfg.get('custom_imports') or {}).get('imports') or []
+    theirs = [theirs] if isinstance(theirs, str) else theirs
+    imports = [*dict.fromkeys([*theirs, 'eca_mmdet'])]
+    changes: dict[str, Any] = {
+        'custom_imports': dict(imports=imports, allow_failed_imports=False),
+        'model': dict(backbone=entries),
+    }
     if weights:
         detector = inspect(str(fetch(weights))).kind == 'detector'
         changes['load_from'] = weights if detector else None

@@ -120,16 +120,15 @@ def describe_configs(configs: dict[str, Path]) -> list[ConfigRow]:
         match = re.match(f'(?:({keys})(?:-|(?=resnet)))?(.+)', network)
         key, backbone = match.groups() if match else (None, network)
         attention = find_mechanism(key).name if key else '-'
-        numbers = reported.get(name, {})
-        aps = [
-            numbers[task]['AP'].shown(1) if task in numbers else '-'
+        box, mask = (
+            reported[name][task]['AP'].shown(1)
+            if task in reported.get(name, {})
+            else '-'
             for task in ('box', 'mask')
-        ]
-        schedule = rest[0] if rest[1:] else 'demo'
-        weights = _weights_of(path)
-        rows.append(
-            ConfigRow(name, detector, backbone, attention, schedule, *aps, weights)
         )
+        schedule = rest[0] if rest[1:] else 'demo'
+        row = (name, detector, backbone, attention, schedule, box, mask)
+        rows.append(ConfigRow(*row, weights=_weights_of(path)))
     return rows
 
 

@@ -36,8 +36,10 @@ Variables that are set already stay."""
 GROUPS = {
     'Start': ('demo', 'doctor'),
     'Data': ('init', 'check_data', 'to_coco', 'split'),
-    'Detectors': ('train', 'test', 'predict', 'export', 'weights'),
-    'Configs': ('configs', 'add_attention'),
+    'Detectors': (
+        *('train', 'test', 'predict', 'export'),
+        *('configs', 'add_attention', 'weights'),
+    ),
     'Results': ('eval', 'report', 'gates', 'complexity'),
     "The paper's tables": ('attention', 'compare_attention', 'tables', 'reproduce'),
 }

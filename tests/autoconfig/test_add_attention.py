@@ -225,9 +225,13 @@ def test_a_detector_of_another_backbone_is_still_refused(plain, tmp_path):
 def test_a_backbone_file_replaces_the_configs_detector(plain, tmp_path):
     config, detector = plain
     with_start = tmp_path / 'with_start.py'
-    with_start.write_text(f'_base_ = {str(config)!r}\nload_from = {str(detector)!r}\n')
+    with_start.write_text(
+        f'_base_ = {str(config)!r}\nload_from = {str(detector)!r}\n'
+        "custom_imports = dict(imports='json')\n"
+    )
     text = add_attention(str(with_start), 'eca').text
     assert 'load_from' not in text and f'checkpoint={str(detector)!r}' in text
+    assert "imports=['json', 'eca_mmdet']" in text
     state = torch.load(detector)['state_dict']
     file = tmp_path / 'backbone.pth'
     own = {k.removeprefix('backbone.'): v for k, v in state.items() if 'backbone.' in k}
