@@ -159,6 +159,13 @@ def add_attention(
 
     Raises:
         UserError: no such mechanism, or no place for it in the backbone.
+
+    Example:
+        >>> import eca_mmdet
+        >>> config = 'mmdet::detr/detr_r50_8xb2-150e_coco.py'
+        >>> proposed = eca_mmdet.add_attention(config, 'cbam')
+        >>> "attention=dict(type='CBAM')" in proposed.text
+        True
     """
     from eca_mmdet.checkpoints.download import fetch
     from eca_mmdet.checkpoints.inspection import inspect
