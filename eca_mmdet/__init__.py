@@ -18,6 +18,7 @@ from eca_mmdet.catalog.mechanisms import LAYER_MODULES
 
 if TYPE_CHECKING:  # for type checkers and editors; __getattr__ loads them late
     from eca_mmdet.analysis.complexity import complexity as complexity
+    from eca_mmdet.autoconfig.plan import add_attention as add_attention
     from eca_mmdet.autoconfig.plan import make_config as make_config
     from eca_mmdet.checkpoints.conversion import convert_weights as convert_weights
     from eca_mmdet.checkpoints.initializer import ECAPretrained as ECAPretrained
@@ -81,6 +82,7 @@ _FUNCTIONS = {
     'inspect_weights': 'eca_mmdet.checkpoints.inspection',
     'load_config': 'eca_mmdet.engine.config',
     'load_detector': 'eca_mmdet.inference.detector',
+    'add_attention': 'eca_mmdet.autoconfig.plan',
     'make_config': 'eca_mmdet.autoconfig.plan',
     'report': 'eca_mmdet.reporting.page',
     'split_annotations': 'eca_mmdet.datasets.splitting',

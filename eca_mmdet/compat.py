@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 
@@ -30,21 +31,29 @@ def replaced(owner: Any, **attributes: Any) -> Iterator[None]:
 
 @contextlib.contextmanager
 def skipping_metafiles() -> Iterator[None]:
-    """Let configs inherit ``mmdet::_base_/...`` without parsing a hundred metafiles.
+    """Let configs inherit ``mmdet::...`` without parsing a hundred metafiles.
 
-    mmengine looks there for each, to find that metafiles list no file of ``_base_``.
+    mmengine looks for each name there, before it looks among the files.
     """
     from mmengine.config import config
 
     find = config._get_external_cfg_path
 
     def find_listed(package: str, name: str) -> Any:
-        if name.startswith('_base_/'):
-            raise ValueError(f'{name} is in no metafile')
+        if (Path(package) / '.mim' / 'configs' / name).is_file():
+            raise ValueError(f'{name} need not be looked up')
         return find(package, name)
 
     with replaced(config, _get_external_cfg_path=find_listed):
         yield
+
+
+def external_config(name: str) -> Path:
+    """Return the file of ``PACKAGE::NAME``; what mmengine raises if there is none."""
+    from mmengine.config import Config
+
+    with skipping_metafiles():
+        return Path(Config._get_cfg_path(name, '')[0])
 
 
 @contextlib.contextmanager

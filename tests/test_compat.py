@@ -88,7 +88,12 @@ def attributes(folder):
     assert owner == SimpleNamespace(a=1, b=2)
 
 
-@check('mmengine', compat.skipping_metafiles, compat.formatting_once)
+@check(
+    'mmengine',
+    compat.skipping_metafiles,
+    compat.external_config,
+    compat.formatting_once,
+)
 def configs(folder):
     from mmengine.config import Config, utils
     from yapf.yapflib import yapf_api
@@ -100,6 +105,9 @@ def configs(folder):
     try:
         with compat.skipping_metafiles():
             assert Config.fromfile(path).to_dict() == expected.to_dict()
+        name = '_base_/schedules/schedule_1x.py'
+        file = compat.external_config(f'mmdet::{name}')
+        assert file.is_file() and file.as_posix().endswith(name)
     finally:
         utils._get_cfg_metainfo = read
     with compat.formatting_once():

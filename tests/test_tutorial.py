@@ -22,21 +22,14 @@ def tool(monkeypatch):
 def test_the_ten_commands(tool, command, tmp_path, monkeypatch, mmdet_ready):
     """On fewer images and epochs than there; in one process."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(REPOSITORY / 'tools')
     text = tool.TUTORIAL.read_text()
     steps = list(tool.read_steps(text))
     ours = [step for step in steps if step.words[0] == 'eca-mmdet']
-    assert len(ours) == 10 == len(re.findall(r'^## \d+\. ', text, re.MULTILINE))
-    silent = [step.words for step in steps if not text[slice(*step.span)]]
-    assert silent == [['python', 'tools/draw_shapes.py', 'shapes']]
-    others = [step.words for step in steps if step not in ours]
-    assert others == [
-        ['python', 'tools/draw_shapes.py', 'shapes'],
-        ['cat', 'shapes.py'],
-    ]
-    draw = importlib.import_module('draw_shapes')
-    assert draw.main(['shapes', '--images', '60']) == 0
-    assert draw.main(['shapes']) == 2  # nothing is overwritten
+    assert len(ours) == 11 == 1 + len(re.findall(r'^## \d+\. ', text, re.MULTILINE))
+    assert all(text[slice(*step.span)] for step in steps)
+    assert [step.words for step in steps if step not in ours] == [['cat', 'shapes.py']]
+    assert ours[0].words[1:] == ['demo', '--data-only', 'shapes']
+    ours[0].words.extend(['--quick'])
     for step in ours:
         words = [word.replace(f'epoch_{EPOCHS}', 'epoch_3') for word in step.words[1:]]
         words = ['3' if word == EPOCHS else word for word in words]

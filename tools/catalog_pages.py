@@ -190,7 +190,7 @@ def _start(row: Mechanism) -> str:
         return row.files
     if row.adds:
         return 'ResNet, starts as the identity'
-    return 'ResNet' if row.published == '0' else 'ResNet, gates random'
+    return 'ResNet, gates random' if row.has_parameters else 'ResNet'
 
 
 def pages() -> dict[Path, str]:

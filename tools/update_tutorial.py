@@ -66,10 +66,7 @@ def run(step: Step, folder: Path) -> str:
     Raises:
         SystemExit: it fails.
     """
-    # A user is in the clone, with the data beside its folders.
-    words = [
-        str(REPOSITORY / one) if one.startswith('tools/') else one for one in step.words
-    ]
+    words = list(step.words)
     bin_folder = Path(sys.executable).parent
     if (bin_folder / words[0]).exists():
         words[0] = str(bin_folder / words[0])

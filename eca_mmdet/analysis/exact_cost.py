@@ -20,8 +20,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
-from eca_mmdet.catalog.mechanisms import ADDING_LAYERS
-from eca_mmdet.models.attention import ChannelGate, Gate
+from eca_mmdet.models.attention import ChannelGate
+from eca_mmdet.models.attention.gate import is_attention
 from eca_mmdet.utils.errors import UserError
 
 
@@ -77,11 +77,6 @@ def modules_of(part: Any) -> list[Any]:
     if part is None:
         return []
     return list(part) if isinstance(part, nn.ModuleList) else [part]
-
-
-def is_attention(layer: nn.Module) -> bool:
-    """Tell whether the layer is attention, whose cost is also counted by itself."""
-    return isinstance(layer, Gate) or type(layer).__name__ in ADDING_LAYERS
 
 
 def part_of(name: str) -> str:

@@ -14,14 +14,18 @@ from typing import Any, NamedTuple
 
 from eca_mmdet.autoconfig.proposals import (
     Anchors,
-    Commented,
     Proposal,
     Statistics,
     count,
     kept,
     read_anchors,
 )
-from eca_mmdet.catalog.configs import resolve_config, shipped_configs
+from eca_mmdet.catalog.configs import (
+    RECIPE,
+    resolve_config,
+    shipped_configs,
+    suggest_config,
+)
 from eca_mmdet.datasets.checking import require_images
 from eca_mmdet.datasets.coco import read_annotations, require_instances
 from eca_mmdet.datasets.entries import is_category, is_image
@@ -31,7 +35,7 @@ from eca_mmdet.datasets.rules.entries import plain
 from eca_mmdet.datasets.rules.rule import Fault
 from eca_mmdet.utils.errors import UserError
 from eca_mmdet.utils.io import write_json
-from eca_mmdet.utils.text import clipped, suggestion
+from eca_mmdet.utils.text import Commented, clipped
 
 logger = logging.getLogger(__name__)
 
@@ -309,9 +313,6 @@ def _write_once(out: Path, content: dict[str, Any]) -> None:
         )
 
 
-RECIPE = '_4xb2-1x_coco'
-
-
 def resolve_model(name: str) -> Path:
     """Return the file of a config by path, by name, or by the start of its name.
 
@@ -326,7 +327,7 @@ def resolve_model(name: str) -> Path:
     if len(chosen) == 1:
         return known[chosen[0]]
     starts = {stem.partition('_fpn')[0] for stem in known}
-    advice = suggestion(name, starts)
+    advice = suggest_config(name, starts)
     if found:
         advice = f' Several begin so: {", ".join(found)}.'
     raise UserError(

@@ -23,9 +23,8 @@ from eca_mmdet.autoconfig.inputs import (
     read_start,
     resolve_model,
 )
-from eca_mmdet.autoconfig.proposals import Commented
-from eca_mmdet.autoconfig.sections import assignment, comment
-from eca_mmdet.catalog.configs import shipped_configs
+from eca_mmdet.catalog.configs import resolve_config, shipped_configs
+from eca_mmdet.catalog.mechanisms import find_mechanism
 from eca_mmdet.checkpoints.download import fetch, is_address
 from eca_mmdet.engine.checkpointing import find_checkpoint, require_no_checkpoints
 from eca_mmdet.engine.preflight import (
@@ -35,7 +34,14 @@ from eca_mmdet.engine.preflight import (
 )
 from eca_mmdet.utils.errors import FaultsError, UserError
 from eca_mmdet.utils.io import write_texts
-from eca_mmdet.utils.text import first, printable
+from eca_mmdet.utils.text import (
+    Commented,
+    assignment,
+    comment,
+    first,
+    plural,
+    printable,
+)
 
 MASKS, BOXES = 'mask-rcnn_eca-r50d', 'faster-rcnn_eca-r50d'
 """Default models for data with masks, and without; both have one start."""
@@ -126,13 +132,104 @@ def make_config(
             code='no-masks',
         )
     start = read_start(options, base)
-    head = comment(f'Written by eca-mmdet {eca_mmdet.__version__}: {command}')
-    if base.path in (path.resolve() for path in shipped_configs().values()):
-        head += comment(f'Elsewhere: eca-mmdet configs --path {base.path.stem}')
-    head += assignment('_base_', base.path.as_posix())
+    head = _head(base.path, base.path.as_posix(), command)
     text = '\n'.join([head, *_sections(options, base, data, start)])
     _check(text, base.path.stem, options, data.train.names)
     return ProposedConfig(text, base.path, tuple(data.train.names))
+
+
+def _head(path: Path, base: str, command: str) -> str:
+    """Return what says which command wrote a config, and which one it inherits."""
+    head = comment(f'Written by eca-mmdet {eca_mmdet.__version__}: {command}')
+    if path in (file.resolve() for file in shipped_configs().values()):
+        head += comment(f'Elsewhere: eca-mmdet configs --path {path.stem}')
+    return head + assignment('_base_', base)
+
+
+def add_attention(
+    config: str,
+    mechanism: str,
+    weights: str | None = None,
+    command: str = 'eca_mmdet.add_attention',
+) -> ProposedConfig:
+    """Write a config that inherits another, with attention in the backbone.
+
+    Everything else stays, also the file that training starts from. What changes and
+    what starts random is logged, with level INFO.
+
+    Args:
+        config: shipped name, file, or e.g. 'mmdet::detr/detr_r50_8xb2-150e_coco.py'.
+        mechanism: name of an attention mechanism, e.g. 'cbam'.
+        weights: detector or backbone to start from; None for the config's own.
+        command: written into the head of the config.
+
+    Raises:
+        UserError: no such mechanism, or no place for it in the backbone.
+
+    Example:
+        >>> import eca_mmdet
+        >>> config = 'mmdet::detr/detr_r50_8xb2-150e_coco.py'
+        >>> proposed = eca_mmdet.add_attention(config, 'cbam')
+        >>> "attention=dict(type='CBAM')" in proposed.text
+        True
+    """
+    from eca_mmdet.checkpoints.download import fetch
+    from eca_mmdet.checkpoints.inspection import inspect
+    from eca_mmdet.engine.config import class_names, load_config, require_sections
+    from eca_mmdet.engine.preflight import check_backbone, missing_numbers
+    from eca_mmdet.models.attention.gate import is_attention
+    from eca_mmdet.models.backbones.resnet import attention_entries
+    from eca_mmdet.models.initialization import as_list
+
+    row, path = find_mechanism(mechanism), resolve_config(config).resolve()
+    cfg: Any = load_config(str(path))
+    require_sections(cfg, training=False)
+    own, backbone = check_backbone(cfg), dict(cfg.model.get('backbone') or {})
+    start = weights or cfg.get('load_from')
+    if start:
+        backbone['init_cfg'] = dict(type='ECAPretrained', checkpoint=start)
+    try:
+        if own is None:
+            raise ValueError('the model has no backbone')
+        if any(map(is_attention, own.modules())):
+            raise ValueError(f'{backbone["type"]} has attention already')
+        entries = attention_entries(backbone, row)
+    except ValueError as error:
+        raise UserError(f'{config}: {error}.', code='unsupported-model') from error
+    theirs = (cfg.get('custom_imports') or {}).get('imports') or []
+    theirs = [theirs] if isinstance(theirs, str) else theirs
+    imports = [*dict.fromkeys([*theirs, 'eca_mmdet'])]
+    changes: dict[str, Any] = {
+        'custom_imports': dict(imports=imports, allow_failed_imports=False),
+        'model': dict(backbone=entries),
+    }
+    if weights:
+        detector = inspect(str(fetch(weights))).kind == 'detector'
+        changes['load_from'] = weights if detector else None
+    base = f'{config.removesuffix(".py")}.py' if '::' in config else path.as_posix()
+    parts = [assignment(name, value) for name, value in changes.items()]
+    text = '\n'.join([_head(path, base, command), *parts])
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / path.name
+        file.write_text(text, encoding='utf-8')
+        cfg = load_config(str(file))
+        layers = [*filter(is_attention, check_backbone(cfg).modules())]
+    count = sum(p.numel() for layer in layers for p in layer.parameters())
+    how = 'start as the identity' if row.adds else 'start random'
+    logger.info(
+        f'new in the backbone: {plural(len(layers), f"{row.type} layer")}, '
+        + (f'whose {count:,} parameters {how}' if count else 'without parameters')
+    )
+    if 'frozen_stages' in entries:
+        change = f'{backbone["frozen_stages"]} to {entries["frozen_stages"]}'
+        logger.info(f'frozen_stages: from {change}, or they would never train')
+    init = cfg.model.backbone.get('init_cfg')
+    files = [each.checkpoint for each in as_list(init) if 'checkpoint' in each]
+    logger.info(f'the rest of it: {files[-1] if files else "random, as before"}')
+    logger.info(f'neck and heads: {cfg.get("load_from") or "random, as before"}')
+    if line := missing_numbers(cfg, 'val'):
+        logger.info(line)
+    return ProposedConfig(text, path, class_names(cfg) or ())
 
 
 def _text(path: str | Path | None) -> str | None:

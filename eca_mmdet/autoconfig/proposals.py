@@ -136,14 +136,6 @@ def count(content: Mapping[str, Any]) -> Statistics:
 
 
 @dataclass(frozen=True)
-class Commented:
-    """A value with the reason for it, which is written as a comment above it."""
-
-    value: Any
-    why: str
-
-
-@dataclass(frozen=True)
 class Proposal(Generic[T]):
     """A proposed value, the config's own, and the reason in one line."""
 

@@ -1,30 +1,22 @@
-"""Sections of the new config, and their text: short, with the reason of each value."""
+"""Sections of the new config: what follows from the data, and why."""
 
 from __future__ import annotations
 
 import os
-import textwrap
-from collections.abc import Mapping
 from typing import Any
 
 from eca_mmdet.autoconfig.inputs import Base, Data, Start, innermost
 from eca_mmdet.autoconfig.proposals import (
     Anchors,
-    Commented,
     Proposal,
     Schedule,
     Statistics,
 )
 from eca_mmdet.engine.settings import resized
-from eca_mmdet.utils.text import printable
+from eca_mmdet.utils.text import Commented, Name
 
-_WIDTH = 88
 _MOST_WORKERS = 4
 _COLOURS = 80  # colours of mmdet's CocoDataset, which its drawing takes for any dataset
-
-
-class Name(str):
-    """A variable of the config."""
 
 
 def images_an_epoch(base: Base, statistics: Statistics) -> tuple[int, int]:
@@ -191,55 +183,3 @@ def course(base: Base, course: Schedule) -> dict[str, Any]:
 
 def _sentence(text: str) -> str:
     return f'{text[0].upper()}{text[1:]}.'
-
-
-def assignment(name: str, value: Any) -> str:
-    """Return ``name = value`` as Python.
-
-    Values are dicts, lists, tuples, text and numbers. A :class:`Name` is written as it
-    is; a :class:`Commented` anywhere becomes a comment and its value.
-    """
-    lead = ''
-    if isinstance(value, Commented):
-        lead, value = comment(value.why), value.value
-    return f'{lead}{name} = {_code(value, 0, len(name) + 3)}\n'
-
-
-def comment(text: str, indent: int = 0) -> str:
-    """Wrap a comment; text from files in it adds no lines of its own."""
-    lead = f'{" " * indent}# '
-    lines = textwrap.wrap(
-        printable(text).replace('{{', '{ {'),  # mmengine replaces {{ ... }}
-        _WIDTH - len(lead),
-        break_long_words=False,
-        break_on_hyphens=False,
-    )
-    return ''.join(f'{lead}{line}\n' for line in lines)
-
-
-def _code(value: Any, indent: int, used: int) -> str:
-    """Return a value as code: on one line if it fits and nothing in it is commented."""
-    if isinstance(value, Name):
-        return str(value)
-    if not isinstance(value, (Mapping, list, tuple)):
-        # mmengine replaces {{ ... }} in a config's text, wherever it stands.
-        return repr(value).replace('{{', '{\\x7b')
-    opening, closing = '[]' if isinstance(value, list) else '()'
-    entries: Any = [('', entry) for entry in value]
-    if isinstance(value, Mapping):
-        opening, entries = 'dict(', [(f'{key}=', value[key]) for key in value]
-    comments: list[str] = []
-    parts: list[str] = []
-    for lead, entry in entries:
-        commented = isinstance(entry, Commented)
-        comments.append(comment(entry.why, indent + 4) if commented else '')
-        entry = entry.value if commented else entry
-        parts.append(lead + _code(entry, indent + 4, len(lead) + 1))
-    comma = ',' if isinstance(value, tuple) and len(value) == 1 else ''
-    flat = f'{opening}{", ".join(parts)}{comma}{closing}'
-    fits = '\n' not in flat and indent + used + len(flat) < _WIDTH
-    if fits and not any(comments):
-        return flat
-    pad = ' ' * indent
-    lines = [f'{c}{pad}    {p},\n' for c, p in zip(comments, parts, strict=True)]
-    return f'{opening}\n{"".join(lines)}{pad}{closing}'

@@ -50,6 +50,11 @@ class Mechanism:
         """Name of the layer's class."""
         return str(self.layer['type'])
 
+    @property
+    def has_parameters(self) -> bool:
+        """Whether its layers have anything to learn."""
+        return self.published != '0'
+
     def plugin(self, depth: int, narrow: bool = False) -> dict[str, Any]:
         """Return the entry of ``plugins`` for this package's ResNets.
 
@@ -204,14 +209,17 @@ LAYER_NAMES = {
 """Names in checkpoints, longest first, without those that have public files."""
 
 
-def find_mechanism(key: str) -> Mechanism:
-    """Return a mechanism by its key."""
-    for row in MECHANISMS:
-        if row.key == key:
-            return row
-    known = {name: row.key for row in MECHANISMS for name in (row.name, row.key)}
-    hint = suggestion(key, known)
+def find_mechanism(name: str) -> Mechanism:
+    """Return a mechanism by its key, the paper's name or its layer, in any case."""
+    known = {
+        each.lower(): row
+        for row in reversed(MECHANISMS)
+        for each in (row.type, row.name, row.key)
+    }
+    if row := known.get(name.lower()):
+        return row
+    hint = suggestion(name, {each: row.key for each, row in known.items()})
     raise UserError(
-        f'no mechanism {key!r}.{hint} There are: {", ".join(KEYS)}.',
+        f'no mechanism {name!r}.{hint} There are: {", ".join(KEYS)}.',
         code='unknown-mechanism',
     )

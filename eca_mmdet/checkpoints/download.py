@@ -1,6 +1,7 @@
 """Local files for paths, names and addresses; only one process downloads.
 
-Addresses: ``http(s)://``, ``torchvision://resnet50`` (mmengine's names) and
+Addresses: ``http(s)://``, ``torchvision://resnet50``, ``open-mmlab://resnext101_64x4d``
+(mmengine's names) and
 ``hf://OWNER/REPOSITORY[/FILE][@REVISION]`` (the Hugging Face Hub).
 """
 
@@ -32,7 +33,7 @@ logger = logging.getLogger(__name__)
 FOLDER = 'checkpoints'
 """Where the configs look for files, relative to the folder that one runs in."""
 
-_SCHEMES = ('http', 'https', 'hf', 'torchvision')
+_SCHEMES = ('http', 'https', 'hf', 'torchvision', 'open-mmlab')
 _HUB_FILES = ('model.safetensors', 'pytorch_model.bin')
 _PATIENCE = 30  # seconds for the next bytes of a server
 
@@ -195,13 +196,16 @@ def _download(address: str) -> Path:
 
 def _http_address(address: str) -> str:
     scheme, _, rest = address.partition('://')
-    if scheme == 'torchvision':
-        from mmengine.runner.checkpoint import get_torchvision_models
+    if scheme in ('torchvision', 'open-mmlab'):
+        from mmengine.runner import checkpoint
 
-        found = get_torchvision_models().get(rest)
-        if found is None:
-            raise MissingWeightsError(f'torchvision has no weights called {rest!r}.')
-        return str(found)
+        named = {
+            'torchvision': checkpoint.get_torchvision_models,
+            'open-mmlab': checkpoint.get_external_models,
+        }[scheme]()
+        if rest not in named:
+            raise MissingWeightsError(f'{scheme} has no weights called {rest!r}.')
+        return str(named[rest])
     if scheme not in _SCHEMES:
         raise WeightsError(
             f'{address}: an address starts with one of '

@@ -80,10 +80,13 @@ def require_converted(file: Checkpoint) -> None:
         )
 
 
-def require_start(state: dict[str, Any], model: Any, checkpoint: str) -> list[str]:
+def require_start(
+    state: dict[str, Any], model: Any, checkpoint: str, backbone_checked: bool = False
+) -> list[str]:
     """Return the tensors that a model trained from a detector starts new, with reasons.
 
-    The file's backbone must be the model's, gates included; heads and neck may differ.
+    The file's backbone must be the model's, gates included, unless ``ECAPretrained``
+    checked it by its own rules; heads and neck may differ.
     """
     if not any('backbone.' in key for key in state):
         raise WeightsError(
@@ -94,13 +97,13 @@ def require_start(state: dict[str, Any], model: Any, checkpoint: str) -> list[st
         )
     missing, _, shapes = _compare(state, model)
     lost = [name for name in missing + shapes if 'backbone.' in name]
-    if lost:
+    if lost and not backbone_checked:
         raise WeightsError(
             f'load_from={checkpoint} is of another backbone: {len(lost)} tensors would '
             f'stay random: {", ".join(lost[:3])}. See what it is: eca-mmdet weights '
-            f'inspect {checkpoint}. Only its backbone is loaded by '
-            "model.backbone.init_cfg (type 'ECAPretrained', which may allow random "
-            'gates).',
+            f'inspect {checkpoint}. To add attention to a detector: eca-mmdet '
+            'attention add CONFIG NAME --weights FILE. Only the backbone of it is '
+            "loaded by model.backbone.init_cfg (type 'ECAPretrained').",
             code='checkpoint-mismatch',
         )
     return [f'{name}: not in the file' for name in missing] + shapes

@@ -40,12 +40,12 @@ GROUPS = {
     'Data': ('init', 'data check', 'data convert', 'data split'),
     'Detectors': ('train', 'test', 'predict', 'export', 'configs', 'weights'),
     'Results': ('eval', 'report', 'gates', 'cost'),
-    'Attention': ('attention list', 'attention compare'),
+    'Attention': ('attention add', 'attention list', 'attention compare'),
     'The paper': ('paper tables', 'paper reproduce'),
 }
 """Commands as ``--help`` lists them; 'data check' is in the module ``data_check``."""
 
-_ALIASES = {'val': 'test'}
+_ALIASES = {'val': 'test', 'add-attention': 'attention add'}
 
 _RENAMED = {
     'check-data': 'data check',

@@ -42,7 +42,8 @@ def run(args: argparse.Namespace) -> int:
     """Compute, and print as a table or as JSON."""
     from dataclasses import asdict
 
-    chosen = [find_mechanism(name) for name in dict.fromkeys(args.mechanisms)]
+    named = map(find_mechanism, args.mechanisms)
+    chosen = [*{row.key: row for row in named}.values()]
     from eca_mmdet.analysis.attention import compare_mechanisms
     from eca_mmdet.evaluation.tables import render
 

@@ -5,9 +5,20 @@ from __future__ import annotations
 import argparse
 import json
 
-from eca_mmdet.catalog.configs import resolve_config, shipped_configs
+from eca_mmdet.catalog.configs import (
+    ConfigRow,
+    describe_configs,
+    resolve_config,
+    shipped_configs,
+)
 from eca_mmdet.cli.common import Adder, Commands
 from eca_mmdet.utils.errors import UserError
+
+_LEGEND = """
+AP: as reported for COCO with the ECA-Net paper, 0-100 (†: in one source only); not
+measured here.
+weights of the backbone: automatic (downloaded when training starts), manual (a file to
+get first: docs/weights.md) or random."""
 
 
 def add_parser(commands: Commands) -> None:
@@ -17,11 +28,12 @@ def add_parser(commands: Commands) -> None:
     text = 'shell pattern or a part of the name'
     add('pattern', nargs='?', default='*', metavar='PATTERN', help=text)
     add('--path', metavar='NAME', help="print one config's file")
-    add.flag('--json', 'names and files as JSON')
+    add.flag('--all', 'also list the configs of MMDetection v1 checkpoints')
+    add.flag('--json', 'print names and files of all of them as JSON')
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print names, or the file of one."""
+    """Print a table, or the file of one config."""
     if args.path:
         print(resolve_config(args.path))
         return 0
@@ -32,6 +44,14 @@ def run(args: argparse.Namespace) -> int:
         )
     if args.json:
         print(json.dumps({name: str(path) for name, path in configs.items()}, indent=1))
-    else:
-        print('\n'.join(configs))
+        return 0
+    from tabulate import tabulate
+
+    current = {n: path for n, path in configs.items() if path.parent.name != 'legacy'}
+    listed = configs if args.all else current or configs
+    header = [field.replace('_ap', ' AP') for field in ConfigRow._fields]
+    print(tabulate(describe_configs(listed), header, tablefmt='plain'))
+    print(_LEGEND)
+    if hidden := len(configs) - len(listed):
+        print(f'{hidden} configs of MMDetection v1 are not listed: --all')
     return 0

@@ -35,7 +35,14 @@ def add_parser(commands: Commands) -> None:
     add('--seed', type=int, default=0)
     add.flag('--no-report', 'do not write report.html')
     text = 'run folder to create (default: runs/demo-DATE-TIME)'
-    add('--out', metavar='DIR', help=text)
+    where = demo.add_mutually_exclusive_group()
+    where.add_argument('--out', metavar='DIR', help=text)
+    where.add_argument(
+        '--data-only',
+        metavar='DIR',
+        help='only draw 300 images (60 with --quick) into a new folder, with a COCO '
+        'annotation file: the data of docs/tutorial.md',
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -43,8 +50,15 @@ def run(args: argparse.Namespace) -> int:
     from rich.console import Console
 
     from eca_mmdet import registration
+    from eca_mmdet.datasets.shapes import write_shapes
     from eca_mmdet.utils.io import make_run_folder
 
+    if args.data_only:
+        data = make_run_folder(args.data_only, 'demo', '--data-only')
+        images = 60 if args.quick else 300
+        write_shapes(data, args.seed, {'photos': images})
+        print(f'{images} images: {data}/photos, {data}/annotations/photos.json')
+        return 0
     start = time.monotonic()
     # Bound to today's stdout: the training below redirects the name.
     console = Console(file=sys.stdout, highlight=False, soft_wrap=True)

@@ -6,6 +6,8 @@ import argparse
 import contextlib
 import io
 import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from eca_mmdet.cli.common import (
     Commands,
@@ -14,6 +16,9 @@ from eca_mmdet.cli.common import (
     data_options,
     suggest,
 )
+
+if TYPE_CHECKING:
+    from eca_mmdet.autoconfig.plan import ProposedConfig
 
 
 def add_parser(commands: Commands) -> None:
@@ -41,8 +46,14 @@ def run(args: argparse.Namespace) -> int:
     """Print the config; what was found and proposed goes to stderr."""
     from eca_mmdet.autoconfig.plan import make_config
 
+    options = data_options(args, 'init')
+    return print_config(lambda: make_config(args.train, args.val, **options))
+
+
+def print_config(propose: Callable[[], ProposedConfig]) -> int:
+    """Print a config; what its proposal logs goes to stderr."""
     with contextlib.redirect_stdout(sys.stderr):
-        proposed = make_config(args.train, args.val, **data_options(args, 'init'))
+        proposed = propose()
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(encoding='utf-8')  # as mmengine reads configs
     print(proposed.text, end='')

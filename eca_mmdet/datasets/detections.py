@@ -28,6 +28,7 @@ from eca_mmdet.datasets.masks import (
 )
 from eca_mmdet.utils.errors import UserError
 from eca_mmdet.utils.io import read_json, whole_file
+from eca_mmdet.utils.text import first
 
 TASKS = ('bbox', 'segm')
 FIELDS = {'bbox': 'bbox', 'segm': 'segmentation'}
@@ -254,6 +255,10 @@ class _Faults:
                 f'number {indices[0]} ({shown})'
             )
 
+    def note(self, line: str) -> None:
+        """Note a fault of all entries."""
+        self._lines.append(line)
+
     def check(self) -> None:
         """Raise UserError if anything was noted."""
         if self._lines:
@@ -273,11 +278,17 @@ def _positions(
             found[index] = at.get(normal_id(one[key]), -1)
         except ValueError:
             continue
-    unknown = np.flatnonzero(found < 0)
-    examples = list(dict.fromkeys(repr(entries[i][key]) for i in unknown))
-    more = f', {len(examples)} such in all' if len(examples) > 3 else ''
-    what = f'have an unknown {key}, one that is not in {truth}{more}'
-    faults.add(what, unknown.tolist(), examples)
+    unknown = np.flatnonzero(found < 0).tolist()
+    examples = list({repr(v): v for v in (entries[i][key] for i in unknown)}.values())
+    known = f'{truth} has {len(ids)}' + (f', e.g. {ids[0]!r}' if ids else '')
+    if len(unknown) == len(entries) > 1:
+        shown = first([repr(value)[:60] for value in examples])
+        faults.note(
+            f'none of the {len(entries):,} detections refers to {truth}: unknown {key} '
+            f'({len(examples)} ids, e.g. {shown}; {known}): results of another dataset?'
+        )
+    else:
+        faults.add(f'have an unknown {key} ({known})', unknown, examples)
     return found
 
 

@@ -124,7 +124,7 @@ def draw_image(
         HWC uint8 (BGR), and COCO annotations without ids: bbox in (x, y, w, h)
         pixels, polygons of the visible part, its area in square pixels.
     """
-    rng = np.random.default_rng([seed, list(SPLITS).index(split), index])
+    rng = np.random.default_rng([seed, int(split == 'val'), index])
     image = _background(rng, side)
     annotations = []
     for label, outline, visible in _arrange(rng, side):
@@ -157,13 +157,16 @@ def write_shapes(
     """Write the dataset: ``{split}/*.png`` and ``annotations/{split}.json``.
 
     Equal seeds give equal files. ``sizes`` are the numbers of images of each split,
-    ``SPLITS`` by default; ``side`` is that of the square images, in pixels.
+    ``SPLITS`` by default; ``side`` is that of the square images, in pixels. A split of
+    another name has the images of 'train'.
 
     Raises:
-        FileExistsError: ``root`` exists; nothing is overwritten.
+        FileExistsError: ``root`` exists and is not empty; nothing is overwritten.
     """
     root = Path(root)
-    root.mkdir(parents=True)  # raises if it is there
+    root.mkdir(parents=True, exist_ok=True)
+    if any(root.iterdir()):
+        raise FileExistsError(f'{root} is not empty')
     (root / 'annotations').mkdir()
     for split, count in (sizes or SPLITS).items():
         (root / split).mkdir()

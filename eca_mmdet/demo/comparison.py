@@ -66,10 +66,8 @@ class Run:
 
 def resolve_mechanisms(names: Sequence[str]) -> list[str]:
     """Return the keys to compare, each once; 'all' stands for every mechanism."""
-    for name in names:
-        if name not in ('none', 'all'):
-            find_mechanism(name)
-    return ['none', *KEYS] if 'all' in names else list(dict.fromkeys(names))
+    keys = [n if n in ('none', 'all') else find_mechanism(n).key for n in names]
+    return ['none', *KEYS] if 'all' in keys else list(dict.fromkeys(keys))
 
 
 def compare(

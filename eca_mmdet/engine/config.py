@@ -287,6 +287,17 @@ def evaluators(cfg: Any, use: str) -> list[Any]:
     return list(entry) if isinstance(entry, list) else [entry]
 
 
+def initializes_backbone(cfg: Any) -> bool:
+    """Return whether the backbone starts from the detector in ``load_from`` by itself.
+
+    An ``ECAPretrained`` of the same file then decides which of its layers start new.
+    """
+    init = (cfg.model.get('backbone') or {}).get('init_cfg')
+    if not isinstance(init, dict) or type_name(init) != 'ECAPretrained':
+        return False
+    return bool(cfg.get('load_from')) and init.get('checkpoint') == cfg.load_from
+
+
 def leaf_datasets(loader: Any) -> list[Any]:
     """Return the datasets of a data loader, inside RepeatDataset, ConcatDataset etc."""
     dataset = loader.get('dataset') if isinstance(loader, dict) else None

@@ -26,7 +26,7 @@ from eca_mmdet.checkpoints.transfer import (
     require_start,
     summary_lines,
 )
-from eca_mmdet.engine.config import class_names
+from eca_mmdet.engine.config import class_names, initializes_backbone
 from eca_mmdet.utils.errors import UserError
 from eca_mmdet.utils.text import first
 
@@ -155,14 +155,15 @@ def check_classes(cfg: Any, runner: Any, file: Checkpoint) -> list[str]:
     None with a ``FineTuneHook``, which logs them itself.
     """
     start, own = str(cfg.load_from), own_state(runner)
+    checked = initializes_backbone(cfg)
     hook = next((h for h in runner.hooks if isinstance(h, FineTuneHook)), None)
     if hook:
         layers = hook.plan(runner, file, own).layers
         # What is loaded in this check stays where init_weights changes nothing.
         others = {key: t for key, t in file.state.items() if key not in layers}
-        require_start(others, runner.model, start)
+        require_start(others, runner.model, start, checked)
         return []
-    new = require_start(file.state, runner.model, start)
+    new = require_start(file.state, runner.model, start, checked)
     wanted = training_classes(runner)
     if lines := other_classes(file, wanted):
         layers = {}  # not known, or of other names: then none is kept

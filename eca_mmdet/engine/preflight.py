@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
+import copy
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from multiprocessing import get_all_start_methods
 from typing import Any
 
+from eca_mmdet.catalog.mechanisms import find_mechanism
 from eca_mmdet.checkpoints.download import fetch, is_address
 from eca_mmdet.checkpoints.io import read_checkpoint
-from eca_mmdet.engine.config import parts, require_sections
+from eca_mmdet.engine.config import (
+    evaluators,
+    initializes_backbone,
+    parts,
+    require_sections,
+    type_name,
+)
 from eca_mmdet.engine.data_checks import check_data
 from eca_mmdet.engine.distributed import is_main_process
-from eca_mmdet.utils.errors import UserError
+from eca_mmdet.utils.errors import FaultsError, UserError
+from eca_mmdet.utils.text import assignment
 
 
 def _whole(least: int) -> tuple[Callable[[Any], bool], str]:
@@ -53,12 +63,15 @@ _PARTS: dict[str, tuple[str, ...]] = {  # with the arguments that mmengine adds
     'worker_init_fn': (),
 }
 
+_IMPORTS = "custom_imports = dict(imports=['eca_mmdet'], allow_failed_imports=False)\n"
+_OF_BACKBONE = ('config-invalid', 'checkpoint-mismatch')
+
 
 def check(cfg: Any, training: bool) -> None:
     """Run every check that reads no image; rank 0 does it for all.
 
-    A detector that is loaded whole brings its backbone: ``init_cfg`` is then dropped,
-    since mmengine would still read the backbone's own file first.
+    A detector that is loaded whole brings its backbone: ``init_cfg`` of another file is
+    then dropped, since mmengine would still read that first.
     """
     require_sections(cfg, training)
     for use in ('train', 'val') if training else ('test',):
@@ -69,17 +82,69 @@ def check(cfg: Any, training: bool) -> None:
     for section in ('train_cfg', 'optim_wrapper') if training else ():
         _check_values(cfg[section], section)
     start = cfg.get('load_from')
-    if start and cfg.model.get('backbone'):
+    own = initializes_backbone(cfg)
+    if start and not own and cfg.model.get('backbone'):
         cfg.model.backbone.init_cfg = None
     if not is_main_process():
         return
-    backbone = check_backbone(cfg)
-    check_operators(cfg)
-    if training and not start:
-        check_backbone_weights(cfg, backbone)
-    elif training and not is_address(str(start)):
+    with showing_what_works(cfg):
+        backbone = check_backbone(cfg)
+        check_operators(cfg)
+        if training and (own or not start):
+            check_backbone_weights(cfg, backbone)
+    if start and training and not is_address(str(start)):
         read_checkpoint(start)
     check_data(cfg, training)
+
+
+@contextlib.contextmanager
+def showing_what_works(cfg: Any) -> Iterator[None]:
+    """Where a backbone with ``attention`` fails, show all that works.
+
+    The faults would otherwise be found, and fixed, one after the other.
+    """
+    try:
+        yield
+    except UserError as error:
+        backbone = dict(cfg.model.get('backbone') or {})
+        layer = backbone.pop('attention', None)
+        if not isinstance(layer, dict) or error.code not in _OF_BACKBONE:
+            raise
+        from mmengine.config import Config
+
+        from eca_mmdet.checkpoints.transfer import build_empty
+        from eca_mmdet.models.backbones.resnet import attention_entries
+
+        works = Config(dict(backbone=backbone))
+        try:
+            mechanism = find_mechanism(str(layer.get('type')))
+            entries = attention_entries(backbone, mechanism, layer)
+            works.merge_from_dict(dict(backbone=copy.deepcopy(entries)))
+            build_empty(works.backbone)
+        except Exception:  # of any constructor: the fault is another one
+            raise error from None
+        if works.backbone == cfg.model.backbone:
+            raise
+        block = assignment('model', {'backbone': entries})
+        raise FaultsError(
+            f'{error}\nUse this whole block instead:\n{_IMPORTS}{block}'
+            f'eca-mmdet attention add CONFIG {mechanism.key} > NEW.py writes it, for '
+            'the config without attention',
+            code=error.code,
+        ) from error
+
+
+def missing_numbers(cfg: Any, use: str) -> str:
+    """Return a line on what mmdet's CocoMetric leaves out of 'val' or 'test', or ''."""
+    names = [type_name(metric) for metric in evaluators(cfg, use)]
+    if 'CocoMetric' not in names or 'CocoTableMetric' in names:
+        return ''
+    return (
+        f"{use}_evaluator is mmdet's CocoMetric, which writes no metrics.json: "
+        'eca-mmdet report will lack AP by class and size, precision-recall curves and '
+        "errors by kind. For all of them: val_evaluator.type='CocoTableMetric' and "
+        "test_evaluator.type='CocoTableMetric', in the config or by --cfg-options."
+    )
 
 
 def check_loader(loader: Any, path: str) -> None:

@@ -28,7 +28,7 @@ from eca_mmdet.engine.config import (
     use_amp,
 )
 from eca_mmdet.engine.failures import Interrupted, Interrupts, as_user_error
-from eca_mmdet.engine.preflight import check
+from eca_mmdet.engine.preflight import check, missing_numbers
 from eca_mmdet.engine.settings import apply_settings, choose_device
 from eca_mmdet.utils.errors import RunError, UserError
 from eca_mmdet.utils.io import frozen_objects
@@ -154,6 +154,8 @@ def train(
             ema=ema,
         )
         check(cfg, training=True)
+        if note := missing_numbers(cfg, 'val'):
+            logger.warning('%s', note)
         scale_lr = scale_lr and lr is None
         apply_lr_policy(cfg, scale_lr)
         limit = nan_limit if on_nan == 'skip' else None

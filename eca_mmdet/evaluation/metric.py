@@ -217,8 +217,8 @@ class CocoTableMetric(BaseMetric):  # type: ignore[misc]
     The returned dict has ``coco/bbox_AP`` to ``coco/bbox_ARL`` (and ``coco/segm_...``),
     0-1, of full precision, -1 where no object is counted; mmdet's names of the same
     values (``coco/bbox_mAP``, ``coco/bbox_mAP_50``, ...); and with ``classwise``
-    mmdet's ``coco/{class}_precision``, of the last task. ``record`` keeps all of it
-    for ``metrics.json``, and :meth:`analyze` has the errors behind it.
+    ``coco/bbox_{class}_AP``. ``record`` keeps all of it for ``metrics.json``, and
+    :meth:`analyze` has the errors behind it.
 
     Args:
         ann_file: COCO annotation file of the dataset.
@@ -463,7 +463,7 @@ def _flat(computed: Sequence[TaskResult], classwise: bool) -> dict[str, float]:
         for each in result.classes if classwise else ():
             ap = each.metrics['AP']
             number = f'_{each.id}' if names.count(each.name) > 1 else ''
-            flat[f'{each.name}{number}_precision'] = -1.0 if ap is None else ap
+            flat[f'{task}_{each.name}{number}_AP'] = -1.0 if ap is None else ap
     return flat
 
 

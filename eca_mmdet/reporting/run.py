@@ -228,7 +228,8 @@ def _read_record(run: Run) -> None:
             run.missing.append(f'numbers of further evaluators: see {run.record_path}')
     elif not any('metrics.json' in line for line in run.missing):
         run.missing.append(
-            'numbers of an evaluation: no metrics.json (eca-mmdet test writes one)'
+            'numbers of an evaluation: no metrics.json (eca-mmdet test writes one if '
+            'test_evaluator is a CocoTableMetric)'
         )
 
 

@@ -298,10 +298,10 @@ def describe_file(path: str | Path) -> dict[str, str]:
     return {'file': str(path), 'sha256': sha256_of(path)}
 
 
-def make_run_folder(name: str | None, kind: str) -> Path:
+def make_run_folder(name: str | None, kind: str, option: str = '--out') -> Path:
     """Create a new run folder, ``runs/KIND-DATE-TIME`` unless it has a name.
 
-    ``kind`` is the command, e.g. 'demo'.
+    ``kind`` is the command, e.g. 'demo'; ``option`` names the folder.
     """
     default = f'runs/{kind}-{datetime.now():%Y%m%d-%H%M%S}'
     tries = [name] if name else [default, *(f'{default}-{n}' for n in range(2, 100))]
@@ -315,7 +315,7 @@ def make_run_folder(name: str | None, kind: str) -> Path:
             raise UserError(
                 f'cannot create the run folder {out}: {error}', code='file-not-written'
             ) from error
-    require_free(tries[0])
+    require_free(tries[0], option=option)
     raise AssertionError('unreachable: the path exists')
 
 

@@ -1,18 +1,23 @@
-"""Text for a terminal: what comes from elsewhere made safe to print, progress bars."""
+"""Text for a terminal, made safe to print; progress bars; configs as Python."""
 
 from __future__ import annotations
 
 import contextlib
 import difflib
 import sys
+import textwrap
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 PATIENCE = 2.0
 """Seconds until a progress bar appears."""
 LINE_AFTER = 10.0
 """Seconds until a line of progress appears where there is no terminal."""
+
+_WIDTH = 88  # of a written config
 
 
 def printable(text: str) -> str:
@@ -101,3 +106,67 @@ def _lines(what: str, total: int | None) -> Callable[..., None]:
         sys.stderr.flush()
 
     return advance
+
+
+class Name(str):
+    """A variable of a written config."""
+
+
+@dataclass(frozen=True)
+class Commented:
+    """A value with the reason for it, which is written as a comment above it."""
+
+    value: Any
+    why: str
+
+
+def assignment(name: str, value: Any) -> str:
+    """Return ``name = value`` as Python.
+
+    Values are dicts, lists, tuples, text and numbers. A :class:`Name` is written as it
+    is; a :class:`Commented` anywhere becomes a comment and its value.
+    """
+    lead = ''
+    if isinstance(value, Commented):
+        lead, value = comment(value.why), value.value
+    return f'{lead}{name} = {_code(value, 0, len(name) + 3)}\n'
+
+
+def comment(text: str, indent: int = 0) -> str:
+    """Wrap a comment; text from files in it adds no lines of its own."""
+    lead = f'{" " * indent}# '
+    lines = textwrap.wrap(
+        printable(text).replace('{{', '{ {'),  # mmengine replaces {{ ... }}
+        _WIDTH - len(lead),
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+    return ''.join(f'{lead}{line}\n' for line in lines)
+
+
+def _code(value: Any, indent: int, used: int) -> str:
+    """Return a value as code: on one line if it fits and nothing in it is commented."""
+    if isinstance(value, Name):
+        return str(value)
+    if not isinstance(value, (Mapping, list, tuple)):
+        # mmengine replaces {{ ... }} in a config's text, wherever it stands.
+        return repr(value).replace('{{', '{\\x7b')
+    opening, closing = '[]' if isinstance(value, list) else '()'
+    entries: Any = [('', entry) for entry in value]
+    if isinstance(value, Mapping):
+        opening, entries = 'dict(', [(f'{key}=', value[key]) for key in value]
+    comments: list[str] = []
+    parts: list[str] = []
+    for lead, entry in entries:
+        commented = isinstance(entry, Commented)
+        comments.append(comment(entry.why, indent + 4) if commented else '')
+        entry = entry.value if commented else entry
+        parts.append(lead + _code(entry, indent + 4, len(lead) + 1))
+    comma = ',' if isinstance(value, tuple) and len(value) == 1 else ''
+    flat = f'{opening}{", ".join(parts)}{comma}{closing}'
+    fits = '\n' not in flat and indent + used + len(flat) < _WIDTH
+    if fits and not any(comments):
+        return flat
+    pad = ' ' * indent
+    lines = [f'{c}{pad}    {p},\n' for c, p in zip(comments, parts, strict=True)]
+    return f'{opening}\n{"".join(lines)}{pad}{closing}'

@@ -14,13 +14,12 @@ from eca_mmdet.autoconfig import proposals
 from eca_mmdet.autoconfig.inputs import AnnotationFile, align
 from eca_mmdet.autoconfig.proposals import (
     Anchors,
-    Commented,
     best_iou,
     count,
     read_anchors,
 )
-from eca_mmdet.autoconfig.sections import assignment, comment
 from eca_mmdet.utils.errors import UserError
+from eca_mmdet.utils.text import Commented, assignment, comment
 
 FPN = Anchors('scales', (8.0,), (1.0,), (4, 8, 16, 32, 64), (0.5, 1.0, 2.0))
 

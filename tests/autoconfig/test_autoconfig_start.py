@@ -7,8 +7,9 @@ import torch
 
 from eca_mmdet.autoconfig import proposals
 from eca_mmdet.autoconfig.inputs import from_detector, read_base, resolve_model
-from eca_mmdet.autoconfig.sections import assignment, model_of
+from eca_mmdet.autoconfig.sections import model_of
 from eca_mmdet.checkpoints.io import read_checkpoint
+from eca_mmdet.utils.text import assignment
 from tests.support.own_data import QUICK, SIDE, TINY, write_data
 
 TRAIN = ('--model', TINY, '--epochs', 1)

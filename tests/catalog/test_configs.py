@@ -7,6 +7,7 @@ import torch
 import yaml
 
 from eca_mmdet.catalog import configs as paths
+from eca_mmdet.catalog.mechanisms import MECHANISMS
 from eca_mmdet.checkpoints.download import SOURCES
 from tests.conftest import REPOSITORY
 
@@ -54,6 +55,66 @@ def test_all_twenty_rows_have_a_config():
     expected |= {f'mask-rcnn_{a}-r50_fpn_4xb2-1x_coco' for a in ('nl', 'gc')}
     assert len(expected) == 20
     assert set(TABLE) == expected
+
+
+def test_table_of_configs_agrees_with_the_configs():
+    """The table reads names and text; here the configs are loaded."""
+    rows = {row.config: row for row in paths.describe_configs(CONFIGS)}
+    assert [*rows] == [*CONFIGS]
+    for name, row in rows.items():
+        backbone = load(name).model.backbone
+        start = (backbone.get('init_cfg') or {}).get('checkpoint', '')
+        weights = 'automatic' if '://' in start else 'manual' if start else 'random'
+        assert row.weights == weights, name
+        layers = [plugin.cfg for plugin in backbone.get('plugins') or ()]
+        layer = backbone.get('attention') or (layers[0] if layers else None)
+        if layer:
+            mechanism = next(m for m in MECHANISMS if m.name == row.attention)
+            assert layer.type in (mechanism.type, 'SEGC'), name
+        else:
+            known = {'ECAResNet', 'ECAResNetD', 'ECAMobileNetV2', 'TimmBackbone'}
+            assert row.attention == '-' or backbone.type in known, name
+    row = rows['mask-rcnn_ge-theta-plus-r50_fpn_4xb2-1x_coco']
+    assert row[1:5] == ('mask-rcnn', 'r50', 'GE-theta-plus', '4xb2-1x')
+    row = rows['mask-rcnn_eca-r50_fpn_amp-ms-3x_coco']
+    assert row[1:] == (*('mask-rcnn', 'r50', 'ECA', 'amp-ms-3x', '-', '-', 'manual'),)
+    assert rows['mask-rcnn_seresnet50_fpn_4xb2-1x_coco'].attention == 'SE'
+    for name, model in MODELS.items():
+        metrics = {k: v for r in model['Results'] for k, v in r['Metrics'].items()}
+        assert float(rows[name].box_ap.rstrip(' †')) == metrics['box AP']
+        assert rows[name].mask_ap.rstrip(' †') == str(metrics.get('mask AP', '-'))
+
+
+def test_old_configs_are_listed_on_request(command):
+    code, out, _ = command('configs')
+    names = [line.split()[0] for line in out.splitlines() if '_fpn_' in line]
+    old = {name for name in CONFIGS if '_v1_' in name}
+    assert code == 0 and names == [name for name in CONFIGS if name not in old]
+    assert f'{len(old)} configs of MMDetection v1' in out
+    for words in (('--all',), ('v1',)):
+        out = command('configs', *words)[1]
+        assert old <= set(out.split()) and 'not listed' not in out
+    assert json.loads(command('configs', '--json')[1]).keys() == CONFIGS.keys()
+
+
+@pytest.mark.parametrize(
+    ('typed', 'first'),
+    [
+        ('faster', 'faster-rcnn_eca-r50'),
+        ('faster-rcnn_eca-r18', 'faster-rcnn_eca-r50'),
+        ('faster-rcnn_r18', 'faster-rcnn_r50'),
+        ('fastr-rcnn_eca-r50', 'faster-rcnn_eca-r50'),
+        ('mask_rcnn_eca_r50', 'mask-rcnn_eca-r50'),
+        ('Retina', 'retinanet_eca-r50'),
+        ('mask-rcnn_gsp-r50', 'mask-rcnn_gsop-r50'),
+        ('yolox', None),
+    ],
+)
+def test_suggested_configs_begin_alike_then_have_eca(typed, first):
+    for known in ({name.partition('_fpn')[0] for name in CONFIGS}, CONFIGS):
+        text = paths.suggest_config(typed, known)
+        names = text.removeprefix(' Did you mean ').removesuffix('?').split(' or ')
+        assert names[0].partition('_fpn')[0] == (first or '')
 
 
 @pytest.mark.slow

@@ -52,9 +52,17 @@ def test_unknown_mechanism_names_the_near_ones():
         find_mechanism('cbma')
     assert all(key in str(caught.value) for key in KEYS)
     with pytest.raises(UserError, match=r'Did you mean a2'):
-        find_mechanism('A2-Nets')
+        find_mechanism('A2-Net')
     with pytest.raises(UserError, match=r"no mechanism 'xyzzy'. There are"):
         find_mechanism('xyzzy')
+
+
+@pytest.mark.parametrize('row', MECHANISMS, ids=KEYS)
+def test_names_of_a_mechanism_in_any_case(row):
+    for name in (row.key, row.name, row.key.upper(), row.name.lower()):
+        assert find_mechanism(name) is row
+    first = next(other for other in MECHANISMS if other.type == row.type)
+    assert find_mechanism(row.type) is first  # ECALayer is ECA, not CECA
 
 
 def test_places(mmdet_ready):

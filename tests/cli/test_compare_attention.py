@@ -235,9 +235,9 @@ def test_all_means_every_mechanism():
     from eca_mmdet.catalog.mechanisms import KEYS
 
     assert comparison.resolve_mechanisms(['all']) == ['none', *KEYS]
-    assert comparison.resolve_mechanisms(['eca', 'eca']) == ['eca']
+    assert comparison.resolve_mechanisms(['eca', 'none', 'Eca']) == ['eca', 'none']
     with pytest.raises(UserError):
-        comparison.resolve_mechanisms(['Eca'])
+        comparison.resolve_mechanisms(['Ecs'])
 
 
 def row(*values):

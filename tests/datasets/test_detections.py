@@ -99,10 +99,10 @@ def test_a_field_that_some_lack_is_told(tmp_path):
     [
         (
             {'image_id': 6},
-            r'unknown image_id, .* not in A.json.*number 1 \(.6.\)',
+            r'unknown image_id \(A.json has 2, e.g. 2\); .* number 1 \(6\)',
         ),
         ({'image_id': None}, 'have an unknown image_id'),
-        ({'category_id': 1}, r'have an unknown category_id.*\(.1.\)'),
+        ({'category_id': 1}, r'have an unknown category_id.*\(1\)'),
         ({'score': float('nan')}, r'a score that is no finite number.*\(nan, nan\)'),
         ({'score': float('inf')}, 'have a score that is no finite number'),
         ({'score': '0.5'}, "have a score that is no finite number.*'0.5'"),
@@ -129,10 +129,20 @@ def test_faulty_entries_are_named_and_counted(change, message):
         read(good, {**good, **change}, good, {**good, **change})
 
 
-def test_several_unknown_ids_are_counted():
-    entries = [{**GOOD, 'image_id': 100 + index % 7} for index in range(20)]
-    with pytest.raises(UserError, match=r"20 of 20 .*, 7 such in all.*'100', '101'"):
+@pytest.mark.parametrize(
+    ('key', 'value', 'shown', 'known'),
+    [
+        ('image_id', int, '100, 101, 102', 'A.json has 2, e.g. 2'),
+        ('image_id', str, "'100', '101', '102'", 'A.json has 2, e.g. 2'),
+        ('category_id', int, '100, 101, 102', 'A.json has 2, e.g. 4'),
+    ],
+)
+def test_results_of_another_dataset_are_recognised(key, value, shown, known):
+    entries = [{**GOOD, key: value(100 + index % 7)} for index in range(1020)]
+    with pytest.raises(UserError) as caught:
         read(*entries)
+    assert 'none of the 1,020 detections' in str(caught.value)
+    assert f'unknown {key} (7 ids, e.g. {shown}, ...; {known})' in str(caught.value)
 
 
 def test_all_faults_come_in_one_message():

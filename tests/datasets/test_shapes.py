@@ -35,6 +35,19 @@ def test_equal_seeds_give_equal_files(tmp_path):
     assert first[0] == ['train.json', 'val.json', '00000.png', '00001.png', '00000.png']
 
 
+def test_demo_draws_only_data(command, tmp_path):
+    words = ('demo', '--data-only', tmp_path / 'new', '--quick', '--seed', '3')
+    code, out, _ = command(*words)
+    assert code == 0 and out.startswith('60 images: ')
+    assert command(*words)[0] == 2  # nothing is overwritten
+    content = json.loads((tmp_path / 'new/annotations/photos.json').read_text())
+    assert len(content['images']) == 60
+    train = write_shapes(tmp_path / 'train', 3, {'train': 2}) / 'train'
+    for image in train.iterdir():
+        drawn = tmp_path / 'new' / 'photos' / image.name
+        assert drawn.read_bytes() == image.read_bytes()
+
+
 def test_an_existing_folder_is_left_alone(tmp_path):
     (tmp_path / 'mine').write_text('data')
     with pytest.raises(FileExistsError):

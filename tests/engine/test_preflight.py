@@ -571,3 +571,22 @@ def test_data_sets_with_rules_of_their_own_are_not_held_to_cocos(cfg, broken):
 def test_panoptic_annotations_for_instances(cfg, broken):
     broken('train', lambda c: c.update(annotations=[{'segments_info': []}]))
     refuses(cfg, 'panoptic')
+
+
+@pytest.mark.parametrize(
+    ('evaluator', 'lacks'),
+    [
+        (dict(type='CocoMetric', metric='bbox'), True),
+        (dict(type='mmdet.CocoMetric'), True),
+        ([dict(type='VOCMetric'), dict(type='CocoMetric')], True),
+        (dict(type='CocoTableMetric'), False),
+        ([dict(type='CocoTableMetric'), dict(type='CocoMetric')], False),
+        (dict(type='LVISMetric'), False),
+        (None, False),
+    ],
+)
+def test_what_mmdets_metric_leaves_out_is_named(evaluator, lacks):
+    for use in ('val', 'test'):
+        line = preflight.missing_numbers({f'{use}_evaluator': evaluator}, use)
+        assert bool(line) == lacks
+        assert not lacks or line.startswith(f"{use}_evaluator is mmdet's CocoMetric")

@@ -166,7 +166,7 @@ def test_class_rows_have_the_right_names(metric_type, data, caplog):
         sample['pred_instances'] = {k: v[dogs] for k, v in found.items()}
     metric = metric_type(str(path), 'bbox', classwise=True)
     found = run(metric, samples)
-    precision = {name: found[f'coco/{name}_precision'] for name in CLASSES}
+    precision = {name: found[f'coco/bbox_{name}_AP'] for name in CLASSES}
     assert precision['dog'] > 0.1 and precision['cat'] == precision['bird'] == 0
     rows = metric.record['results']['bbox']['classes']
     assert {(row['name'], row['id']) for row in rows} == set(IDS.items())
@@ -373,8 +373,19 @@ def test_classes_of_one_name_keep_their_numbers(metric_type, data):
     content['categories'][1]['name'] = content['categories'][0]['name']
     path.write_text(json.dumps(content))
     found = run(metric_type(str(path), classwise=True), samples, ('dog', 'bird'))
-    names = {name for name in found if name.endswith('_precision')}
-    assert names == {f'coco/{name}_precision' for name in ('dog_2', 'dog_30', 'bird')}
+    names = {name for name in found if name.endswith('_AP')} - {'coco/bbox_AP'}
+    assert names == {f'coco/bbox_{name}_AP' for name in ('dog_2', 'dog_30', 'bird')}
+
+
+def test_a_class_has_an_ap_of_its_boxes_and_one_of_its_masks(metric_type, data):
+    path, _, samples = data
+    metric = metric_type(str(path), ['bbox', 'segm'], classwise=True)
+    found = run(metric, samples)
+    for task, result in metric.record['results'].items():
+        for row in result['classes']:
+            name, ap = f'coco/{task}_{row["name"]}_AP', row['metrics']['AP']
+            assert found[name] == (-1 if ap is None else ap)
+    assert found['coco/bbox_dog_AP'] != found['coco/segm_dog_AP']
 
 
 def predictions_of(images):

@@ -391,6 +391,7 @@ def test_learning_rates_of_several_groups(tmp_path, shapes):
         ('proposal_fast/AR@100', 'val-proposal_fast/AR@100', 1),
         ('coco_panoptic/PQ', 'val-coco_panoptic/PQ', 1),
         ('coco/cat_precision', 'val-coco/cat_precision', 1),
+        ('coco/bbox_cat_AP', 'val-coco/bbox_cat_AP', 1),
         ('F1', 'val-F1', 1),
         ('a "b" <i>', 'val-a "b" <i>', 1),
     ],

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from eca_mmdet.catalog.mechanisms import ADDING_LAYERS
+
 
 class Gate(nn.Module):
     """Multiply a map by a gate computed from it.
@@ -24,6 +26,11 @@ class Gate(nn.Module):
         """(N, C, H, W) to the same: x times its gate."""
         # Under autocast the gate may be narrower than x; x keeps its dtype.
         return x * self.gate(x).to(x.dtype)
+
+
+def is_attention(layer: nn.Module) -> bool:
+    """Tell whether a layer is a gate, or attention that adds to the map."""
+    return isinstance(layer, Gate) or type(layer).__name__ in ADDING_LAYERS
 
 
 class ChannelGate(Gate):

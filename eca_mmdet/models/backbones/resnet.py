@@ -11,17 +11,20 @@ the authors' ImageNet files (``layer1.0.eca.conv.weight``), without ``fc``.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+import inspect
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from mmdet.models.backbones.resnet import BasicBlock, Bottleneck, ResNet
+from mmdet.models.backbones.resnet import BasicBlock, Bottleneck, ResNet, ResNetV1d
 from mmdet.registry import MODELS
+from mmengine.model import BaseModule
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from eca_mmdet.catalog.architectures import RELEASED_KERNEL_SIZES, RESNET_BLOCKS
+from eca_mmdet.catalog.mechanisms import BLOCK, Mechanism
 from eca_mmdet.models.attention.eca import check_kernel_size
-from eca_mmdet.models.initialization import InitGuard
+from eca_mmdet.models.initialization import InitGuard, as_list
 from eca_mmdet.models.lean.fused import (
     conv_norm,
     fold_block,
@@ -39,6 +42,7 @@ from eca_mmdet.models.plugins import (
     layers_at,
     staged,
 )
+from eca_mmdet.utils.text import clipped
 
 MEMORY = ('lean', 'plain')
 
@@ -332,3 +336,74 @@ def stage_kernel_sizes(
             f"integer, or 'adaptive'; got {kernel_sizes!r}. {hint}"
         )
     return tuple(map(check_kernel_size, kernel_sizes))  # type: ignore[arg-type]
+
+
+def attention_entries(
+    backbone: Mapping[str, Any],
+    mechanism: Mechanism,
+    layer: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Return the entries that give a backbone's config an attention mechanism.
+
+    They are to be inherited by a config: the network stays the same, with layers in the
+    mechanism's places. It starts from the same file, new gates random, in stages that
+    train.
+
+    Args:
+        backbone: config of a ResNet without attention.
+        mechanism: where the layers go, and whether they have parameters.
+        layer: config of the layer; default: the mechanism's.
+
+    Raises:
+        ValueError: it has attention already, or is no ResNet, or has no such places.
+    """
+    kind = backbone['type']
+    kind = MODELS.get(kind) if isinstance(kind, str) else kind
+    name = getattr(kind, '__name__', backbone['type'])
+    if has := backbone.get('attention') or backbone.get('plugins'):
+        raise ValueError(f'{name} has attention or other plugins: {clipped(str(has))}')
+    new = PluginResNet if kind in (ResNet, ResNetV1d) else kind
+    takes = inspect.signature(new).parameters if new else {}
+    # Others initialise themselves, whatever init_cfg says.
+    plugged = inspect.isclass(new) and issubclass(new, ResNet)
+    plugged &= new is PluginResNet or new.init_weights is BaseModule.init_weights
+    if not (plugged or 'attention' in takes):
+        raise ValueError(
+            f"{name} is not a ResNet that takes attention: mmdet's ResNet, ResNetV1d, "
+            'ResNeXt, Res2Net, ResNeSt, RegNet and TridentResNet do, and PluginResNet '
+            'and TimmBackbone'
+        )
+    if mechanism.position != BLOCK and new is not PluginResNet:
+        raise ValueError(
+            f'{mechanism.name} goes between blocks or stages, where {name} has no '
+            'place; ResNet and ResNetV1d have. Choose a mechanism of blocks, e.g. eca'
+        )
+    layer, stages = dict(layer or mechanism.layer), backbone.get('num_stages', 4)
+    places = (mechanism.stages or (True,) * stages)[:stages]
+    everywhere = mechanism.position == BLOCK and all(places)
+    entries: dict[str, Any] = {'type': new.__name__}
+    if kind is ResNetV1d:
+        entries |= dict(deep_stem=True, avg_down=True)
+    if 'attention' in takes and (everywhere or not plugged):
+        entries['attention'] = layer
+    else:
+        plugin = {**mechanism.plugin(backbone.get('depth', 50)), 'cfg': layer}
+        entries['plugins'] = [plugin if all(places) else {**plugin, 'stages': places}]
+    first = places.index(True)
+    if mechanism.has_parameters and backbone.get('frozen_stages', -1) > first:
+        entries['frozen_stages'] = first
+    own = as_list(backbone.get('init_cfg'))
+    loads = [entry for entry in own if entry.get('checkpoint')]
+    file = loads[-1]['checkpoint'] if loads else backbone.get('pretrained')
+    if file:
+        kept = {k: v for e in loads for k, v in e.items() if k in ('strict', 'key')}
+        start: dict[str, Any] = dict(type='ECAPretrained', checkpoint=file, **kept)
+        if mechanism.has_parameters and not mechanism.adds:
+            start['random_gates'] = True
+        others = [entry for entry in own if entry not in loads]
+        entries['init_cfg'] = (
+            [*others, start] if others else dict(_delete_=True) | start
+        )
+    if 'pretrained' in backbone:
+        entries['pretrained'] = None
+    return entries

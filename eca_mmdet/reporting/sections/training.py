@@ -23,6 +23,7 @@ _UNITS = {
 }
 _UNDRAWN = re.compile('base_lr|momentum')
 _AP = re.compile(r'(?:(.+)/)?(?:(bbox|segm)_)?m?AP[_@]?(|50|75)')
+_IN_TABLE = re.compile('(bbox|segm)_(?!.+_AP$)')  # AP by size and AR, no class's AP
 """Metric, task and IoU in the name of an AP: ours, and those of mmdet's metrics."""
 _MOST_CHARTS = 24
 """Charts of values that only this run logs; the table has all validations."""
@@ -77,7 +78,7 @@ def _validation(runs: Sequence[Run], options: Options) -> dict[str, Any] | None:
             metric = '' if match[1] in (None, 'coco') else match[1]
             group = groups.setdefault((metric, match[2] or ''), {})
             group.setdefault(f'AP{match[3]}', []).append(name)
-        elif not re.search('(bbox|segm)_', name):  # AP by size, AR: in the table
+        elif not _IN_TABLE.search(name):
             others.append(name)
     drawn = [
         _metric_chart(
