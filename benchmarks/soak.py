@@ -120,7 +120,7 @@ def soak_round(number: int, work: Path, data: Path) -> None:
     run('gates', checkpoint, '--images', data / 'val', '--out', work / 'gates')
     run('report', train, '--out', work / 'report.html')
     run('weights', 'inspect', checkpoint)
-    run('check-data', annotations, '--images', data / 'val')
+    run('data', 'check', annotations, '--images', data / 'val')
     predict(checkpoint, data / 'val')
     refuse(config, checkpoint, work, options)
 

@@ -9,7 +9,7 @@ process of its own, and prints CPU time and peak memory:
 
 * ``train``: to the first logged step of a Mask R-CNN on small images, without workers,
   with two workers, and with two processes; ours without and with the cached index.
-* ``check-data``: with ``--images``.
+* ``data check``: with ``--images``.
 * ``predict``: one image from a cold start, beside the import of mmdet.
 * ``eval``: 5,000 images by ``benchmarks/eval.py``, which also measures 50,000.
 
@@ -66,7 +66,7 @@ class Cost(NamedTuple):
 def main(argv: list[str] | None = None) -> int:
     """Print the table of the parts asked for."""
     parts = {
-        'train': train, 'check-data': check_data, 'predict': predict, 'eval': evaluate
+        'train': train, 'data check': check_data, 'predict': predict, 'eval': evaluate
     }  # fmt: skip
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('parts', nargs='*', default=parts, metavar='PART',
@@ -163,8 +163,8 @@ def forget_indexes() -> None:
 def check_data(data: Path, work: Path) -> None:
     """Check annotations and images."""
     forget_indexes()
-    show('check-data --images', run([
-        sys.executable, '-m', 'eca_mmdet.cli', 'check-data',
+    show('data check --images', run([
+        sys.executable, '-m', 'eca_mmdet.cli', 'data', 'check',
         str(data / 'annotations' / 'instances_train.json'),
         '--images', str(data / 'train'),
     ]))  # fmt: skip

@@ -180,7 +180,7 @@ def test_options_in_the_documents_exist(capsys):
     """Each --option of an eca-mmdet line is one of that command."""
     docs = [README, *(f.read_text() for f in (REPOSITORY / 'docs').glob('*.md'))]
     lines = re.findall(r'^eca-mmdet ([\w-]+)(.*)', '\n'.join(docs), re.MULTILINE)
-    assert {'train', 'test', 'eval', 'check-data', 'demo'} <= {
+    assert {'train', 'test', 'eval', 'data', 'check', 'demo'} <= {
         name for name, _ in lines
     }
     for name, rest in lines:

@@ -150,7 +150,7 @@ def mechanism_table() -> str:
 
 
 def fault_table() -> str:
-    """Return the Markdown table of the faults that ``check-data`` finds."""
+    """Return the Markdown table of the faults that ``data check`` finds."""
     lines = [FAULT_HEADER]
     for rule in (BYTE_ORDER_MARK, *check.RULES, *check.SPLIT_RULES):
         meaning = rule.message[:1].upper() + rule.message[1:]

@@ -3,8 +3,8 @@
     python tools/update_readme.py [--check]
 
 The README's measured column comes from ``records/*.json``, which are ``tables.json`` of
-``eca-mmdet reproduce`` on the whole of COCO val2017; others are rejected. ``--check``
-writes nothing and exits with 1 if a document is not what would be written.
+``eca-mmdet paper reproduce`` on the whole of COCO val2017; others are rejected.
+``--check`` writes nothing and exits with 1 if a document is not what would be written.
 """
 
 from __future__ import annotations
@@ -117,7 +117,7 @@ def state(measured: dict[str, dict[str, Any]]) -> str:
         return f'{len(measured)} of 20 rows are measured; the records are in records/.'
     return (
         '**The measured column is empty**: nobody has run these configs on COCO yet. '
-        '`eca-mmdet reproduce`\nfills it: [docs/reproduce.md](docs/reproduce.md).'
+        '`eca-mmdet paper reproduce`\nfills it: [docs/reproduce.md](docs/reproduce.md).'
     )
 
 

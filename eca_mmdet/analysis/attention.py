@@ -44,7 +44,7 @@ class Properties:
 
 @dataclass(frozen=True)
 class MechanismRow:
-    """One attention mechanism, as listed by ``eca-mmdet attention --json``.
+    """One attention mechanism, as listed by ``eca-mmdet attention list --json``.
 
     ``published_parameters`` is the formula in the paper's tables, '' if not given;
     ``gflops`` and the median ``milliseconds`` are those of one inference, in 10^9 and

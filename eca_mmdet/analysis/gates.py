@@ -229,7 +229,7 @@ def _no_gates(detector: ECADetector) -> str:
     return (
         f'{detector.path} is a {type(detector.model).__name__} with the backbone '
         f'{backbone}, and has no gates.{has} Expected is a detector with ECA, SE, '
-        'CBAM or another layer that multiplies by a gate: see eca-mmdet attention.'
+        'CBAM or another layer that multiplies by a gate: see eca-mmdet attention list.'
     )
 
 

@@ -40,7 +40,7 @@ from eca_mmdet.utils.text import Commented, clipped
 logger = logging.getLogger(__name__)
 
 MOST_OPENED = 1000
-"""Images of a file to read; ``eca-mmdet check-data --images`` reads all."""
+"""Images of a file to read; ``eca-mmdet data check --images`` reads all."""
 
 _ALIGNED = '_as_'
 """Part of the name of a validation file whose categories were put in order."""
@@ -207,7 +207,7 @@ def _read(file: Path, images: str | None) -> AnnotationFile:
     for folder in found.values():
         return AnnotationFile(file, folder, content, (f'images found in {folder}',))
     folders = ', '.join(dict.fromkeys(map(str, tried)))
-    fix = f' To correct names: eca-mmdet check-data {file} --images DIR --fix OUT.json'
+    fix = f' To correct names: eca-mmdet data check {file} --images DIR --fix OUT.json'
     hint = fix if '\\' in names[0] else ''
     raise UserError(
         f'the images of {file} are in none of {folders}; the first is '

@@ -241,7 +241,7 @@ def _read_data(train: str, val: str | None, options: Options) -> Data:
     data = read_inputs(train, val, options)
     faults = []
     for part in data:
-        command = f'check-data {part.file} --images {part.images} --fix OUT.json'
+        command = f'data check {part.file} --images {part.images} --fix OUT.json'
         if not len(part.statistics.sizes):
             raise UserError(
                 f"{part.file}: no image has 'width' and 'height'. Add them: eca-mmdet "

@@ -23,7 +23,9 @@ def add_parser(commands: Commands) -> None:
     )
     add = Adder(compare)
     default = ['none', 'se', 'cbam', 'eca']
-    text = f"of eca-mmdet attention, 'none', or 'all' (default: {' '.join(default)})"
+    text = (
+        f"of eca-mmdet attention list, 'none', or 'all' (default: {' '.join(default)})"
+    )
     add('--mechanisms', nargs='+', metavar='NAME', default=default, help=text)
     add('--seeds', type=at_least_1, default=3, metavar='N', help='default: 3')
     add('--detector', choices=('faster', 'mask', 'retinanet'), default='mask')

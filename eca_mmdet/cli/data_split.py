@@ -112,7 +112,7 @@ def _remarks(report: SplitReport) -> list[str]:
         (report.not_in_each_part, 'no split was found with these in each part: %s'),
         (
             report.nothing_to_train_on,
-            'warning: no object that mmdet trains on in %s: eca-mmdet check-data says '
+            'warning: no object that mmdet trains on in %s: eca-mmdet data check says '
             'why',
         ),
     )
@@ -121,7 +121,7 @@ def _remarks(report: SplitReport) -> list[str]:
         (
             report.left_out_annotations,
             'in no part: %d annotations of images that are not in the file, or of '
-            'none. Look with eca-mmdet check-data.',
+            'none. Look with eca-mmdet data check.',
         ),
     )
     lines = [text % ', '.join(names) for names, text in named if names]

@@ -28,7 +28,7 @@ def add_parser(commands: Commands) -> None:
         choices=('none', *KEYS),
         default='eca',
         metavar='NAME',
-        help='a mechanism of eca-mmdet attention, or none (default: eca)',
+        help='a mechanism of eca-mmdet attention list, or none (default: eca)',
     )
     add('--depth', type=int, choices=(18, 50), default=18)
     add.flag('--quick', 'about 20 s; shows that everything runs, learns little')

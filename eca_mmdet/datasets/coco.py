@@ -122,7 +122,7 @@ def _other_kind(content: Any) -> str:
         if 'shapes' in content:
             return (
                 ' It is the labelme file of one image: write the folder as one COCO '
-                'file with eca-mmdet to-coco.'
+                'file with eca-mmdet data convert.'
             )
         if '_via_img_metadata' in content:
             return ' It is a project of the VGG annotator: export it as COCO.'

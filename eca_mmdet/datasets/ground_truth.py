@@ -341,7 +341,7 @@ def _columns(
         raise UserError(
             f'{source}: {len(faults)} of {len(annotations)} annotations cannot be '
             f'used; the first is number {faults[0][0]}: {faults[0][1]}. Look at them '
-            f'all: eca-mmdet check-data {source}',
+            f'all: eca-mmdet data check {source}',
             code='not-annotations',
         )
     columns: list[Any] = [*zip(*found, strict=True)] or [()] * 6

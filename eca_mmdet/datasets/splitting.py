@@ -221,7 +221,7 @@ def make_units(
     if bad:
         raise UserError(
             f"{bad} image entries have no 'id' or no 'file_name'. Repair the file with "
-            'eca-mmdet check-data --fix.',
+            'eca-mmdet data check --fix.',
             code='not-annotations',
         )
     marks: list[list[Hashable]] = [

@@ -308,7 +308,7 @@ def _advice(file: _File, errors: list[Fault]) -> str:
         )
     by_images = any(fault.code == 'missing-image' for fault in errors)
     images = f' --images {file.folder}' if by_images else ''
-    command = printable(f'eca-mmdet check-data {file.path}{images}')
+    command = printable(f'eca-mmdet data check {file.path}{images}')
     if any(fault.fix for fault in errors):
         return f'{command} --fix OUT.json writes a repaired copy'
     return f'{command} says more'

@@ -233,7 +233,7 @@ class FaultTolerantDataset(Dataset[Any]):
             skip = '' if self._seed is None else ' Or skip it: --skip-bad-images N.'
             raise BadImageError(
                 f'image {path} cannot be read: {printable(reason)}. Repair or remove '
-                f'it; eca-mmdet check-data lists all such images.{skip}'
+                f'it; eca-mmdet data check lists all such images.{skip}'
             ) from None
         listed = self._listed()
         if path not in listed:

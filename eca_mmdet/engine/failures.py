@@ -43,7 +43,7 @@ _MEMORY_OF_WORKERS = (
 )
 _DECODER = (
     'A decoder that crashes on one of these files is the usual reason: eca-mmdet '
-    'check-data reads them all.'
+    'data check reads them all.'
 )
 _MEANINGS = (
     (

@@ -178,7 +178,7 @@ class GuardedOptimizer:
             f'What usually helps: a smaller learning rate (now {lr:g}; it has to fit '
             'the images a step), a longer warm-up, gradient clipping (--cfg-options '
             'optim_wrapper.clip_grad.max_norm=35), a look at these images '
-            '(eca-mmdet check-data).'
+            '(eca-mmdet data check).'
         )
 
 

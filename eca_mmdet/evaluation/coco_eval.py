@@ -167,7 +167,7 @@ def _require_truth(truth: GroundTruth, task: str) -> None:
         raise UserError(
             f'masks cannot be evaluated: {len(faults)} of {len(truth.image)} '
             f'annotations of {truth.source} have none that counts; the first, on image '
-            f'{image!r}, {fault}. eca-mmdet check-data {truth.source} lists them all; '
+            f'{image!r}, {fault}. eca-mmdet data check {truth.source} lists them all; '
             'with --fix OUT.json it writes a repaired copy.',
             code='no-masks',
         )

@@ -192,7 +192,7 @@ def _other_sizes(
         f'the masks of {int(wrong.sum())} images have another size than {source} says '
         f'and match nothing: image {images[first].image_id!r} is '
         f'{sizes[first].tolist()}, the file says {stated[first].tolist()} (height, '
-        'width). See: eca-mmdet check-data'
+        'width). See: eca-mmdet data check'
     ]
 
 

@@ -286,7 +286,7 @@ def test_other_detectors_are_refused(mmdet_ready):
 
 def test_command_prints_paper_beside_published(command, mmdet_ready):
     name = 'retinanet_eca-r50_fpn_4xb2-1x_coco'
-    code, out, err = command('complexity', name, '--convention', 'paper')
+    code, out, err = command('cost', name, '--convention', 'paper')
     assert (code, err) == (0, '')
     assert out.splitlines()[-1].split() == [name, '37.74', '239.43', '37.74', '239.43']
     code, out, _ = command(
@@ -299,7 +299,7 @@ def test_command_prints_paper_beside_published(command, mmdet_ready):
 
 def test_command_prints_exact_counts(command, mmdet_ready):
     name = 'mask-rcnn_eca-r50_fpn_4xb2-1x_coco'
-    code, out, _ = command('complexity', name, '--shape', '96', '64')
+    code, out, _ = command('cost', name, '--shape', '96', '64')
     assert code == 0
     rows = {line.split('  ')[0]: line.split() for line in out.splitlines()}
     assert rows['of it the gates'][4:6] == ['80', '71']
@@ -340,5 +340,5 @@ def test_latency_names_its_setting(command, mmdet_ready, shapes):
     ],
 )
 def test_bad_usage(command, mmdet_ready, words, message):
-    code, out, err = command('complexity', *words)
+    code, out, err = command('cost', *words)
     assert code == 2 and out == '' and message in err

@@ -248,7 +248,7 @@ def test_images_that_are_damaged(refused, data, tmp_path, mmdet_ready):
     told = refused('--train', data[0], '--val', data[1], '--model', TINY)
     assert "'bild 0.png': OpenCV reads no image" in told
     assert "'bild 10.png'" in told
-    assert f'check-data {data[0]} --images' in told
+    assert f'data check {data[0]} --images' in told
 
 
 def test_images_are_found_around_the_file(init, refused, tmp_path):
@@ -276,7 +276,7 @@ def test_images_are_found_around_the_file(init, refused, tmp_path):
     windows = text.replace('"bild ', r'"images\\bild ')
     (tmp_path / files[0]).write_text(windows, encoding='utf-8')
     told = refused('--train', files[0], '--val', files[1])
-    assert f'check-data {files[0]} --images DIR --fix OUT.json' in told
+    assert f'data check {files[0]} --images DIR --fix OUT.json' in told
 
 
 def test_folders_of_images_that_are_named(init, tmp_path):

@@ -190,7 +190,7 @@ def test_schedule(images, detector, asked, expected):
 
 
 def test_batch_by_memory(mmdet_ready, monkeypatch):
-    """A stub for the GPU; the count of a step is that of eca-mmdet complexity."""
+    """A stub for the GPU; the count of a step is that of eca-mmdet cost."""
     from eca_mmdet.engine.config import load_config
 
     cfg = load_config('faster-rcnn_eca-r18-w16_fpn_shapes')

@@ -73,7 +73,7 @@ def test_a_folder_without_validation_is_refused(command, here):
     )
     code, out, err = command('init', '--train', 'pets')
     assert code == 2 and not out
-    assert 'eca-mmdet split' in err and 'pets-coco/train.json --val 0.2' in err
+    assert 'eca-mmdet data split' in err and 'pets-coco/train.json --val 0.2' in err
 
 
 @pytest.mark.slow

@@ -136,14 +136,14 @@ def test_rows_of_other_files_are_looked_at(tmp_path, change):
 
 
 def test_tables_command(command):
-    code, out, _ = command('tables', '--detector', 'retinanet')
+    code, out, _ = command('paper', 'tables', '--detector', 'retinanet')
     assert code == 0 and 'mask AP' not in out and f'35.6 {MARK}' in out
     assert 'sda: SDA-xNet' in out
-    code, out, _ = command('tables', 'mask:r50:eca', '--format', 'csv')
+    code, out, _ = command('paper', 'tables', 'mask:r50:eca', '--format', 'csv')
     box, mask = (next(csv.DictReader(io.StringIO(t))) for t in out.split('\n\n'))
     assert (box['AP'], mask['AP'], box['GFLOPs']) == ('39.0', '35.6', '275.69')
-    code, out, _ = command('tables', 'mask:r50:eca', '--format', 'json')
+    code, out, _ = command('paper', 'tables', 'mask:r50:eca', '--format', 'json')
     [row] = json.loads(out)['rows']
     assert row['mask']['AP'] == {'value': 35.6, 'confirmed_by': ['article', 'authors']}
-    code, out, err = command('tables', 'mask:r34:eca')
+    code, out, err = command('paper', 'tables', 'mask:r34:eca')
     assert code == 2 and out == '' and 'no published row' in err

@@ -23,7 +23,7 @@ NAME = 'mask-rcnn_eca-r50_fpn_4xb2-1x_coco'
 
 @pytest.mark.parametrize(
     'words',
-    [[], ['train'], ['test'], ['configs'], ['demo'], ['check-data']],
+    [[], ['train'], ['test'], ['configs'], ['demo'], ['data', 'check']],
     ids=' '.join,
 )
 def test_help_needs_no_heavy_import(words):

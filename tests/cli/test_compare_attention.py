@@ -59,7 +59,8 @@ def uncounted(monkeypatch):
 
 def compare(command, out, *more):
     return command(
-        'compare-attention',
+        'attention',
+        'compare',
         '--out',
         out,
         '--seeds',
@@ -216,7 +217,7 @@ def test_failed_training_is_named(command, monkeypatch, mmdet_ready, tmp_path):
 )
 def test_refused_arguments(command, tmp_path, arguments, message):
     try:
-        code, _, err = command('compare-attention', '--out', tmp_path, *arguments)
+        code, _, err = command('attention', 'compare', '--out', tmp_path, *arguments)
     except SystemExit as error:
         code, err = error.code, message
     assert code == 2 and message in err
@@ -224,10 +225,10 @@ def test_refused_arguments(command, tmp_path, arguments, message):
 
 def test_a_folder_of_something_else_is_refused(command, tmp_path):
     (tmp_path / 'thesis.tex').write_text('')
-    code, _, err = command('compare-attention', '--out', tmp_path)
+    code, _, err = command('attention', 'compare', '--out', tmp_path)
     assert code == 2 and "'thesis.tex' in it, which is not of this command" in err
     (tmp_path / 'file').write_text('')
-    code, _, err = command('compare-attention', '--out', tmp_path / 'file')
+    code, _, err = command('attention', 'compare', '--out', tmp_path / 'file')
     assert code == 2 and 'cannot be a folder' in err
 
 
@@ -289,7 +290,7 @@ def test_a_run_of_another_config_has_another_folder(mmdet_ready, tmp_path):
 def test_interrupted_comparison_goes_on(command, mmdet_ready, tmp_path):
     """Real trainings: ctrl-C in the second, then the same command again."""
     out = tmp_path / 'out'
-    words = [PYTHON, '-m', 'eca_mmdet.cli', 'compare-attention', '--quick']
+    words = [PYTHON, '-m', 'eca_mmdet.cli', 'attention', 'compare', '--quick']
     words += ['--seeds', '1', '--detector', 'retinanet', '--out', str(out)]
     words += ['--mechanisms', 'none', 'se-var1']
     process = subprocess.Popen(

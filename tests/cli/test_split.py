@@ -239,7 +239,16 @@ def test_hashes_of_texts_do_not_count(tmp_path):
     for number in ('1', '2', '3'):
         out = tmp_path / number
         subprocess.run(
-            [sys.executable, '-m', 'eca_mmdet.cli', 'split', file, '--val', '0.3']
+            [
+                sys.executable,
+                '-m',
+                'eca_mmdet.cli',
+                'data',
+                'split',
+                file,
+                '--val',
+                '0.3',
+            ]
             + ['--stratify', '--out', out],
             env={'PYTHONHASHSEED': number, 'PYTHONPATH': ':'.join(sys.path)},
             check=True,
@@ -313,7 +322,7 @@ def test_equal_bytes_stay_together(tmp_path):
 def split(write, command):
     def call(content, *args):
         path = write(content)
-        return path, *command('split', path, *args)
+        return path, *command('data', 'split', path, *args)
 
     return call
 
@@ -371,7 +380,7 @@ def test_the_files_and_the_table(split, command):
     _, code, _, err = split(content, '--val', '0.2', '--seed', '1')
     assert (code, path.with_name('ann_val.json').read_bytes()) == (2, before)
     assert err.endswith('[output-exists]\n')
-    found = command('check-data', path.with_name('ann_train.json'))
+    found = command('data', 'check', path.with_name('ann_train.json'))
     assert 'error' not in found[1].replace('0 errors', '')
 
 
@@ -476,7 +485,7 @@ def test_both_files_or_none(write, command, tmp_path, monkeypatch, fails):
         return original(*args, **kwargs)
 
     monkeypatch.setattr(owner, name, second)
-    code, _, err = command('split', path, '--val', '0.2')
+    code, _, err = command('data', 'split', path, '--val', '0.2')
     assert (code, len(calls)) == (1, 2)
     assert 'No space left on device' in err
     assert [one.name for one in tmp_path.iterdir()] == ['ann.json']

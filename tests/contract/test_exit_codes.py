@@ -18,13 +18,13 @@ SHIPPED = 'retinanet_eca-r18-w16_fpn_shapes'
 
 SUCCESS = [
     'configs',
-    f'check-data {VAL}',
+    f'data check {VAL}',
     f'eval --ann {VAL} --results good.json --out s1',
     'tables',
     'weights inspect backbone.pth',
     f'split {VAL} --val 0.5 --out s2',
     f'init --train data/annotations/train.json --val {VAL}',
-    'to-coco yolo --out s3',
+    'data convert yolo --out s3',
     f'eval --ann {VAL} --results empty_list.json --types bbox --out s4',
 ]
 MISSING_FILE = [
@@ -45,8 +45,8 @@ MISSING_FILE = [
     )
 ]
 FAILED_CHECK = [
-    'check-data faulty.json',
-    f'check-data {VAL} --classes square triangle circle',
+    'data check faulty.json',
+    f'data check {VAL} --classes square triangle circle',
 ]
 WRONG_USAGE = [
     '',
@@ -67,12 +67,12 @@ WRONG_USAGE = [
     f'eval --ann {VAL} --results good.json --max-dets 0 --out w',
     f'eval --ann {VAL} --results good.json --types keypoints --out w',
     f'eval --ann {VAL} --results good.json --bootstrap -1 --out w',
-    'check-data missing.json',
-    'check-data empty.json',
-    'check-data list.json',
-    'check-data .',
-    f'check-data faulty.json --fix {VAL}',
-    f'check-data {VAL} --images missing',
+    'data check missing.json',
+    'data check empty.json',
+    'data check list.json',
+    'data check .',
+    f'data check faulty.json --fix {VAL}',
+    f'data check {VAL} --images missing',
     'complexity no-such-config',
     'complexity broken_config.py',
     'complexity unknown_type.py',
@@ -99,8 +99,8 @@ WRONG_USAGE = [
     'init --train missing.json',
     f'init --train {VAL} --model no-such-model',
     f'init --train {VAL} --epochs 0',
-    'to-coco missing',
-    'to-coco no_pictures',
+    'data convert missing',
+    'data convert no_pictures',
     'predict missing.pth data/val --out w',
     'predict truncated.pth data/val --out w',
     'predict backbone.pth data/val --out w',
@@ -138,8 +138,8 @@ WRONG_USAGE = [
     'demo --detector nonsense',
     'demo --attention nonsense --out w',
     'demo --out taken',
-    'compare-attention --mechanisms nonsense --out w',
-    'compare-attention --seeds 0 --out w',
+    'attention compare --mechanisms nonsense --out w',
+    'attention compare --seeds 0 --out w',
     'doctor --nonsense',
 ]
 
@@ -195,6 +195,6 @@ def test_interrupt_in_process(eca_mmdet_command, monkeypatch):
         raise KeyboardInterrupt
 
     monkeypatch.setattr('eca_mmdet.datasets.checking.read_annotations', interrupt)
-    code, out, error = eca_mmdet_command(f'check-data {VAL}')
+    code, out, error = eca_mmdet_command(f'data check {VAL}')
     assert (code, out) == (130, '')
     assert 'interrupted' in error

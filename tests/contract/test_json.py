@@ -20,15 +20,15 @@ CASES = {
         0,
     ),
     'eval_analysis': (f'{EVAL} --results bad.json --analysis --out e4', 0),
-    'check-data': (
-        'check-data data/annotations/train.json --images data/train --val '
+    'data check': (
+        'data check data/annotations/train.json --images data/train --val '
         'data/annotations/val.json --val-images data/val --json',
         0,
     ),
-    'check-data_faulty': ('check-data faulty.json --images data/val --json', 1),
-    'check-data_fix': ('check-data faulty.json --fix fixed.json --json', 1),
+    'check-data_faulty': ('data check faulty.json --images data/val --json', 1),
+    'check-data_fix': ('data check faulty.json --fix fixed.json --json', 1),
     'check-data_classes': (
-        'check-data data/annotations/val.json --classes square triangle circle --json',
+        'data check data/annotations/val.json --classes square triangle circle --json',
         1,
     ),
     'complexity': (f'complexity {DETECTOR} --shape 64 64 --json', 0),
@@ -52,7 +52,7 @@ CASES = {
         '--out parts --json',
         0,
     ),
-    'to-coco': ('to-coco yolo --json', 0),
+    'data convert': ('data convert yolo --json', 0),
 }
 
 

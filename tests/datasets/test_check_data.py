@@ -66,7 +66,7 @@ def test_a_normalised_box_of_no_image():
 
 def test_a_sound_file_has_none(write, folder, command):
     assert check_annotations(sound(), ['cat', 'dog']) == []
-    code, out, err = command('check-data', write(sound()), '--images', folder)
+    code, out, err = command('data', 'check', write(sound()), '--images', folder)
     assert (code, err) == (0, '')
     assert out.endswith('3 images, 4 annotations, 2 categories\nno fault\n')
 
@@ -129,22 +129,22 @@ def test_many_faults_are_counted_and_three_named():
 def test_the_demo_set_has_none(shapes, command, split):
     file = shapes / 'annotations' / f'{split}.json'
     words = ('--images', shapes / split, '--classes', 'circle', 'square', 'triangle')
-    code, out, _ = command('check-data', file, *words)
+    code, out, _ = command('data', 'check', file, *words)
     assert (code, out.splitlines()[-1]) == (0, 'no fault')
 
 
 def test_the_two_halves_of_the_demo_set_share_names_but_no_image(shapes, command):
     files = [shapes / 'annotations' / f'{split}.json' for split in ('train', 'val')]
-    code, out, _ = command('check-data', files[0], '--val', files[1])
+    code, out, _ = command('data', 'check', files[0], '--val', files[1])
     assert code == 1 and '4 x split-same-file-name' in out
     folders = ('--images', shapes / 'train', '--val-images', shapes / 'val')
-    code, out, _ = command('check-data', files[0], '--val', files[1], *folders)
+    code, out, _ = command('data', 'check', files[0], '--val', files[1], *folders)
     assert (code, out.splitlines()[-1]) == (0, 'no fault')
 
 
 def test_real_coco_has_none(coco_tiny, command):
     file = coco_tiny / 'annotations' / 'instances_val2017.json'
-    code, out, _ = command('check-data', file, '--images', coco_tiny / 'val2017')
+    code, out, _ = command('data', 'check', file, '--images', coco_tiny / 'val2017')
     assert (code, out.splitlines()[-1]) == (0, 'no fault')
 
 
@@ -400,9 +400,9 @@ def test_images_of_other_kinds_are_read(tmp_path, dtype, channels, ending):
 def test_a_folder_without_any_of_the_images(write, tmp_path, command):
     (tmp_path / 'empty').mkdir()
     file = write(sound())
-    code, _, err = command('check-data', file, '--images', tmp_path / 'empty')
+    code, _, err = command('data', 'check', file, '--images', tmp_path / 'empty')
     assert code == 2 and 'none of the 3 image files' in err and 'é.png' in err
-    code, _, err = command('check-data', file, '--images', tmp_path / 'no')
+    code, _, err = command('data', 'check', file, '--images', tmp_path / 'no')
     assert code == 2 and 'does not exist' in err
 
 
@@ -437,16 +437,16 @@ def test_a_folder_without_any_of_the_images(write, tmp_path, command):
 def test_other_files_are_refused_and_recognised(tmp_path, command, text, parts):
     path = tmp_path / 'other.json'
     path.write_bytes(text.encode('latin1'))
-    code, out, err = command('check-data', path)
+    code, out, err = command('data', 'check', path)
     assert (code, out) == (2, '')
     for part in (str(path), *parts):
         assert part in err
 
 
 def test_missing_file_and_a_folder(tmp_path, command):
-    code, _, err = command('check-data', tmp_path / 'no.json')
+    code, _, err = command('data', 'check', tmp_path / 'no.json')
     assert code == 2 and 'does not exist' in err
-    code, _, err = command('check-data', tmp_path)
+    code, _, err = command('data', 'check', tmp_path)
     assert code == 2 and 'cannot be read' in err
 
 
@@ -467,7 +467,7 @@ def test_image_information_alone_is_good_for_testing(write, command, annotations
     del content['annotations']
     if annotations is not None:
         content['annotations'] = annotations
-    code, out, _ = command('check-data', write(content))
+    code, out, _ = command('data', 'check', write(content))
     assert code == 0 and 'note:' in out and 'good for testing' in out
 
 
@@ -478,7 +478,7 @@ def test_exit_codes_and_counts(write, command):
     content = sound()
     content['annotations'][0]['id'] = 0
     content['annotations'][1]['bbox'] = [1, 2, 0, 4]
-    code, out, _ = command('check-data', write(content))
+    code, out, _ = command('data', 'check', write(content))
     assert code == 1
     assert re.search(
         r'^  error:   1 x zero-annotation-id: .*\(annotation 0\)', out, re.M
@@ -490,7 +490,7 @@ def test_exit_codes_and_counts(write, command):
 def test_notes_do_not_change_the_exit_code(write, command):
     content = sound()
     content['categories'].append({'id': 5, 'name': 'cow'})
-    code, out, _ = command('check-data', write(content))
+    code, out, _ = command('data', 'check', write(content))
     assert code == 0
     assert '  note:    1 x class-without-objects: class without an annotation' in out
 
@@ -499,7 +499,7 @@ def test_json(write, command):
     content = sound()
     content['annotations'][0]['id'] = 0
     file = write(content)
-    code, out, _ = command('check-data', file, '--val', file, '--json')
+    code, out, _ = command('data', 'check', file, '--val', file, '--json')
     result = json.loads(out)
     assert code == 1
     assert result['files'] == [str(file)] * 2
@@ -517,17 +517,17 @@ def test_json(write, command):
 
 def test_classes_on_the_command_line(write, command):
     file = write(sound())
-    assert command('check-data', file, '--classes', 'cat', 'dog')[0] == 0
-    code, out, _ = command('check-data', file, '--classes', 'cat,dog')
+    assert command('data', 'check', file, '--classes', 'cat', 'dog')[0] == 0
+    code, out, _ = command('data', 'check', file, '--classes', 'cat,dog')
     assert code == 1 and '1 x classes-string' in out
     content = sound()
     content['categories'][0]['name'] = 'cat,big'
     file = write(content, 'comma.json')
-    assert command('check-data', file, '--classes', 'cat,big')[0] == 0
+    assert command('data', 'check', file, '--classes', 'cat,big')[0] == 0
 
 
 def test_images_of_a_validation_file_that_is_not_given(write, folder, command):
-    code, _, err = command('check-data', write(sound()), '--val-images', folder)
+    code, _, err = command('data', 'check', write(sound()), '--val-images', folder)
     assert code == 2 and '--val' in err
 
 
@@ -539,7 +539,7 @@ def test_control_characters_are_printed_escaped(write, command):
     ]
     content['images'][0].update(file_name='\x1b]0;x\x07.png', width=0)
     for words in ((), ('--val', write(sound(), 'val.json'))):
-        code, out, _ = command('check-data', write(content), *words)
+        code, out, _ = command('data', 'check', write(content), *words)
         assert code == 1 and '\x1b' not in out and '\x07' not in out
         assert r"'a\x1b[2J\n'" in out and r"'\x1b]0;x\x07.png'" in out
 
@@ -547,14 +547,14 @@ def test_control_characters_are_printed_escaped(write, command):
 def test_control_characters_of_the_files_own_name(write, command):
     content = sound()
     content['annotations'][0]['id'] = 0
-    code, out, _ = command('check-data', write(content, 'a\x1b[2J.json'))
+    code, out, _ = command('data', 'check', write(content, 'a\x1b[2J.json'))
     assert code == 1 and '\x1b' not in out and r'a\x1b[2J.json: 3 images' in out
 
 
 def test_other_alphabets_are_printed_as_they_are(write, command):
     content = sound()
     content['images'][0].update(file_name='猫 №1.png', width=0)
-    assert '猫 №1.png' in command('check-data', write(content))[1]
+    assert '猫 №1.png' in command('data', 'check', write(content))[1]
 
 
 def test_check_data_starts_without_torch_and_mmdet(tmp_path):
@@ -565,7 +565,7 @@ def test_check_data_starts_without_torch_and_mmdet(tmp_path):
     (tmp_path / 'a.json').write_text(json.dumps(sound()))
     code = (
         'import sys; from eca_mmdet.cli import main\n'
-        f'main(["check-data", {str(tmp_path / "a.json")!r}])\n'
+        f'main(["data check", {str(tmp_path / "a.json")!r}])\n'
         'print(sorted({"torch", "mmengine", "mmdet"} & set(sys.modules)))'
     )
     done = subprocess.run(
@@ -600,8 +600,11 @@ def test_written_files_have_the_optional_fields(write, tmp_path, command):
         'info': {'year': 2026},
     }
     file = write(content)
-    assert command('check-data', file, '--fix', tmp_path / 'fixed.json')[0] == 0
-    assert command('split', file, '--val', '0.5', '--out', tmp_path / 'parts')[0] == 0
+    assert command('data', 'check', file, '--fix', tmp_path / 'fixed.json')[0] == 0
+    assert (
+        command('data', 'split', file, '--val', '0.5', '--out', tmp_path / 'parts')[0]
+        == 0
+    )
     written = [tmp_path / 'fixed.json', *sorted(tmp_path.glob('parts/*.json'))]
     assert len(written) == 3
     for path in written:

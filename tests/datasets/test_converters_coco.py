@@ -115,7 +115,7 @@ def test_yolo_classes_keep_their_ids_and_gaps(tmp_path, names, ids):
         ('0 0.512345 0.5 0.333333 0.25', [34.567850, 18.75, 33.3333, 12.5]),
         ('0.0 5e-1 .5 0.2 0.2', [40, 20, 20, 10]),
         ('0 0.5 0.5 0.2 0.2 0.93', [40, 20, 20, 10]),  # a score at the end
-        ('0 0 0 0.2 0.2', [-10, -5, 20, 10]),  # over the edge: for check-data
+        ('0 0 0 0.2 0.2', [-10, -5, 20, 10]),  # over the edge: for data check
         ('0 0.5 0.5 0 0', [50, 25, 0, 0]),
     ],
 )
@@ -295,7 +295,7 @@ def test_yolo_options_decide(tmp_path, line, choices, expected):
 
 def test_options_of_another_format_are_refused(tmp_path, command):
     y = yolo(tmp_path / 'y', [BOX])
-    code, _, err = command('to-coco', y, '--voc-origin', '0')
+    code, _, err = command('data', 'convert', y, '--voc-origin', '0')
     assert code == 2
     assert err.endswith('[option-conflict]\n')
 
@@ -662,7 +662,7 @@ def test_coco_is_told_by_its_keys_wherever_they_are(tmp_path, padding):
 
 def test_the_command_writes_once_and_never_over_another(tmp_path, command):
     y = yolo(tmp_path / 'y', ['0 0.5 0.5 0.2 0.2', '0 bad'])
-    code, out, _ = command('to-coco', y)
+    code, out, _ = command('data', 'convert', y)
     file = tmp_path / 'y-coco' / 'train.json'
     assert code == 0
     assert out.splitlines() == [
@@ -673,14 +673,14 @@ def test_the_command_writes_once_and_never_over_another(tmp_path, command):
         '  1 x lines left out that are no YOLO label (a.txt:2: 0 bad)',
     ]
     text = file.read_text()
-    code, out, _ = command('to-coco', y)
+    code, out, _ = command('data', 'convert', y)
     assert (code, file.read_text()) == (0, text)
     assert out.startswith(f'{file}: there already, with the same content')
     write(y / 'labels' / 'a.txt', '1 0.5 0.5 0.2 0.2')
-    code, _, err = command('to-coco', y)
+    code, _, err = command('data', 'convert', y)
     assert (code, file.read_text()) == (2, text)
     assert err.endswith('[output-exists]\n')
-    code, out, _ = command('to-coco', y, '--out', tmp_path / 'other', '--json')
+    code, out, _ = command('data', 'convert', y, '--out', tmp_path / 'other', '--json')
     (one,) = json.loads(out)['files']
     assert (code, one['annotation_count'], one['kind']) == (0, 1, 'yolo')
 
@@ -690,7 +690,7 @@ def test_nothing_is_written_into_the_source(tmp_path, inside, command):
     y = yolo(tmp_path / 'y', [])
     (tmp_path / 'link').symlink_to(y)
     out = tmp_path / 'link' / 'x' if inside == 'link' else y / inside
-    code, _, err = command('to-coco', y, '--out', out)
+    code, _, err = command('data', 'convert', y, '--out', out)
     assert code == 2
     assert 'is inside the source' in err
     assert not list(tmp_path.rglob('*.json'))
@@ -738,7 +738,7 @@ def test_other_things_are_refused(tmp_path, what, command):
     if what == 'pictures':
         photo(path / 'a.jpg')
     assert kind_of(path) is None
-    code, _, err = command('to-coco', path)
+    code, _, err = command('data', 'convert', path)
     assert code == 2
     assert ('does not exist' if what == 'nothing' else 'no known format') in err
     code = 'file-not-found' if what == 'nothing' else 'unsupported-format'

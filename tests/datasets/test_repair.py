@@ -435,7 +435,7 @@ def test_names_of_another_path(tmp_path, write, command, names, files, expected)
         for at, name in enumerate(names)
     ]
     words = ('--images', folder, '--fix', tmp_path / 'f.json', '--force')
-    code, text, _ = command('check-data', write(content), *words)
+    code, text, _ = command('data', 'check', write(content), *words)
     assert code == 1 and ('missing-image' in text or 'file-name-outside' in text)
     fixed = json.loads((tmp_path / 'f.json').read_text())
     assert [one['file_name'] for one in fixed['images']] == [*IMAGES, *expected]
@@ -451,7 +451,7 @@ def test_a_name_that_leaves_the_folder_is_not_opened(tmp_path, write, command):
         content['images'], ('../secret.png', '/dev/zero'), strict=False
     ):
         one['file_name'] = name
-    code, text, _ = command('check-data', write(content), '--images', folder)
+    code, text, _ = command('data', 'check', write(content), '--images', folder)
     assert code == 1 and '2 x file-name-outside' in text
     assert 'damaged-image' not in text and 'image-size' not in text
 
@@ -460,14 +460,14 @@ def test_a_copy_without_much_of_the_source_takes_force(tmp_path, write, command)
     content = sound()
     content['annotations'][0].update(bbox=[70, 3, 8, 6], segmentation=[])
     file, out = write(content), tmp_path / 'f.json'
-    code, text, _ = command('check-data', file, '--fix', out)
+    code, text, _ = command('data', 'check', file, '--fix', out)
     assert code == 1 and not out.exists()
     assert f'{out}: not written' in text
     assert 'removed: 0 of 3 images, 1 of 4 objects, 0 of 3 masks; --force' in text
-    _, text, _ = command('check-data', file, '--fix', out, '--json')
+    _, text, _ = command('data', 'check', file, '--fix', out, '--json')
     fix = json.loads(text)['fix']
     assert fix['file'] is None and fix['removed']['objects'] == 1
-    code, text, _ = command('check-data', file, '--fix', out, '--force')
+    code, text, _ = command('data', 'check', file, '--fix', out, '--force')
     assert code == 1 and text.endswith('1 of 4 objects, 0 of 3 masks\n')
     assert len(json.loads(out.read_text())['annotations']) == 3
 
@@ -478,7 +478,7 @@ def test_a_tenth_may_go_without_force(tmp_path, write, command):
     content['annotations'] = [first | {'id': at} for at in range(1, 11)]
     content['annotations'][3]['bbox'] = [70, 3, 8, 6]
     content['annotations'][3]['segmentation'] = []
-    words = ('check-data', write(content), '--fix', tmp_path / 'f.json')
+    words = ('data', 'check', write(content), '--fix', tmp_path / 'f.json')
     assert command(*words)[1].endswith('1 of 10 objects, 0 of 9 masks\n')
 
 
@@ -575,7 +575,7 @@ def test_fix_writes_a_copy_and_checks_it(write, tmp_path, command):
     del content['annotations'][1]['iscrowd']
     file, out = write(content), tmp_path / 'fixed.json'
     before = file.read_bytes()
-    code, text, _ = command('check-data', file, '--fix', out)
+    code, text, _ = command('data', 'check', file, '--fix', out)
     assert code == 1  # the source has faults
     assert file.read_bytes() == before
     assert json.loads(out.read_text()) == completed(sound())
@@ -584,7 +584,7 @@ def test_fix_writes_a_copy_and_checks_it(write, tmp_path, command):
     removed = 'removed: 0 of 3 images, 0 of 4 objects, 0 of 4 masks\n'
     assert text.endswith(f'checked again: no fault\n{removed}')
     assert out.stat().st_mode & 0o777 == 0o666 & ~_umask()
-    assert command('check-data', out)[0] == 0
+    assert command('data', 'check', out)[0] == 0
 
 
 def _umask():
@@ -598,9 +598,9 @@ def test_what_is_left_is_said(write, tmp_path, command):
     content['categories'].append({'id': 3, 'name': 'Dog'})
     content['annotations'][0]['area'] = None
     file = write(content)
-    _, text, _ = command('check-data', file, '--fix', tmp_path / 'f.json')
+    _, text, _ = command('data', 'check', file, '--fix', tmp_path / 'f.json')
     assert 'still there, for you to decide:\n  warning: 2 x similar-category' in text
-    _, text, _ = command('check-data', file, '--fix', tmp_path / 'g.json', '--json')
+    _, text, _ = command('data', 'check', file, '--fix', tmp_path / 'g.json', '--json')
     fix = json.loads(text)['fix']
     assert fix['repaired'] == {'areas computed': 1}
     assert [one['code'] for one in fix['faults']] == [
@@ -617,7 +617,7 @@ def test_fix_with_images(write, tmp_path, command):
     content['images'][2]['height'] = 99
     out = tmp_path / 'fixed.json'
     code, text, _ = command(
-        'check-data', write(content), '--images', folder, '--fix', out, '--force'
+        'data', 'check', write(content), '--images', folder, '--fix', out, '--force'
     )
     assert code == 1 and 'checked again: no fault\n' in text
     assert text.endswith('removed: 1 of 3 images, 2 of 4 objects, 2 of 4 masks\n')
@@ -633,14 +633,14 @@ def test_nothing_is_overwritten(write, tmp_path, command, name):
     (tmp_path / 'link.json').symlink_to(file)
     (tmp_path / 'dangling').symlink_to(tmp_path / 'nowhere')
     before = {p: p.read_bytes() for p in tmp_path.iterdir() if p.is_file()}
-    code, out, err = command('check-data', file, '--fix', tmp_path / name)
+    code, out, err = command('data', 'check', file, '--fix', tmp_path / name)
     assert (code, out) == (2, '') and '[output-exists]' in err
     assert before == {p: p.read_bytes() for p in tmp_path.iterdir() if p.is_file()}
 
 
 def test_a_folder_that_is_not_there(write, tmp_path, command):
     code, _, err = command(
-        'check-data', write(sound()), '--fix', tmp_path / 'no/f.json'
+        'data', 'check', write(sound()), '--fix', tmp_path / 'no/f.json'
     )
     assert code == 2 and '[file-not-written]' in err
     assert not (tmp_path / 'no').exists()
@@ -661,7 +661,9 @@ def test_a_write_that_fails_leaves_nothing(write, tmp_path, monkeypatch):
 def test_a_file_of_which_nothing_is_left(write, tmp_path, command):
     content = sound()
     content['images'] = [{'id': 1}]
-    code, _, err = command('check-data', write(content), '--fix', tmp_path / 'f.json')
+    code, _, err = command(
+        'data', 'check', write(content), '--fix', tmp_path / 'f.json'
+    )
     assert code == 2 and "nothing is left of 'images'" in err and '[no-images]' in err
     assert not (tmp_path / 'f.json').exists()
 
@@ -669,6 +671,6 @@ def test_a_file_of_which_nothing_is_left(write, tmp_path, command):
 def test_the_mark_at_the_start_is_removed(tmp_path, command):
     file, out = tmp_path / 'bom.json', tmp_path / 'f.json'
     file.write_text(json.dumps(sound()), encoding='utf-8-sig')
-    code, text, _ = command('check-data', file, '--fix', out)
+    code, text, _ = command('data', 'check', file, '--fix', out)
     assert code == 1 and '  1 file written as UTF-8' in text
     assert json.loads(out.read_text('ascii')) == completed(sound())

@@ -396,7 +396,7 @@ def test_errors_of_all_files_are_listed_a_line_each(cfg, broken):
         [f'  {val}', f'{lines[3].split()[1]} x missing-bbox'],
     ]
     assert lines[4:] == [
-        f'eca-mmdet check-data {file} --fix OUT.json writes a repaired copy'
+        f'eca-mmdet data check {file} --fix OUT.json writes a repaired copy'
         for file in (train, val)
     ]
 

@@ -15,7 +15,7 @@ from tests.faults.cases import NO_FILES, Case, Content, sparse
 PREDICT = ('predict', '{originals}/checkpoint.pth', '{bad}', '--out', '{out}')
 FOLDER = ('predict', '{originals}/checkpoint.pth', '{in}/images', '--out', '{out}')
 GATES = ('gates', '{originals}/checkpoint.pth', '--images', '{bad}', '--out', '{out}')
-CHECK = ('check-data', '{in}/a.json', '--images', '{in}/images')
+CHECK = ('data', 'check', '{in}/a.json', '--images', '{in}/images')
 COMMANDS = (PREDICT, CHECK, GATES, FOLDER)
 
 

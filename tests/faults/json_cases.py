@@ -11,10 +11,10 @@ from tests.faults import corruption, hostile
 from tests.faults.cases import NO_FILES, Case, sparse
 from tests.support.broken_data import sound, write_images
 
-CHECK = ('check-data', '{bad}')
-FIX = ('check-data', '{bad}', '--fix', '{out}.json')
-VAL = ('check-data', '{originals}/data/annotations/val.json', '--val', '{bad}')
-IMAGES = ('check-data', '{bad}', '--images', '{in}/val2017')
+CHECK = ('data', 'check', '{bad}')
+FIX = ('data', 'check', '{bad}', '--fix', '{out}.json')
+VAL = ('data', 'check', '{originals}/data/annotations/val.json', '--val', '{bad}')
+IMAGES = ('data', 'check', '{bad}', '--images', '{in}/val2017')
 EVAL = ('eval', '--ann', '{bad}', '--results', '{in}/r.json', '--out', '{out}')
 GATES = (
     *('gates', '{originals}/checkpoint.pth', '--images', '{bad}'),

@@ -237,5 +237,5 @@ def test_complexity_of_an_image_that_is_too_small(command, mmdet_ready):
     name = 'mask-rcnn_ge-theta-r50_fpn_4xb2-1x_coco'
     for convention in ('exact', 'paper'):
         words = ('--shape', 96, 96, '--convention', convention)
-        code, out, err = command('complexity', name, *words)
+        code, out, err = command('cost', name, *words)
         assert (code, out) == (2, '') and 'GETheta needs a map of 5 pixels' in err

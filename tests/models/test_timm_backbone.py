@@ -410,7 +410,7 @@ def test_timm_is_optional(backbone, monkeypatch, command):
         backbone()
     with pytest.raises(ImportError):
         backbone()
-    code, _, err = command('complexity', 'faster-rcnn_densenet161_fpn_4xb2-1x_coco')
+    code, _, err = command('cost', 'faster-rcnn_densenet161_fpn_4xb2-1x_coco')
     assert code == 2 and 'pip install timm' in err
 
 
@@ -527,7 +527,7 @@ def test_a_config_trains_and_detects(mmdet_ready):
 def test_costs(command, name, parts):
     import json
 
-    code, out, err = command('complexity', name, '--shape', 96, 64, '--json')
+    code, out, err = command('cost', name, '--shape', 96, 64, '--json')
     assert code == 0, err
     [cost] = json.loads(out)['exact']
     assert list(cost['parts'])[: len(parts)] == parts

@@ -366,7 +366,7 @@ def test_costs_are_those_of_complexity(one, command, tmp_path, checkpoint):
     page = one[2]
     config = tmp_path / 'config.py'
     config.write_text(checkpoint[1].pretty_text)
-    code, out, _ = command('complexity', config, '--shape', 160, 160, '--json')
+    code, out, _ = command('cost', config, '--shape', 160, 160, '--json')
     assert code == 0
     [found] = json.loads(out)['exact']
     [rows] = [rows for a, c, rows in page.tables if 'input 160 x 160' in c[0]]

@@ -1,4 +1,4 @@
-"""`eca-mmdet reproduce`: what it finds, plans, compares and reports."""
+"""`eca-mmdet paper reproduce`: what it finds, plans, compares and reports."""
 
 import json
 import shutil

@@ -1,4 +1,4 @@
-"""`eca-mmdet reproduce` end to end, on generated shapes in COCO's place."""
+"""`eca-mmdet paper reproduce` end to end, on generated shapes in COCO's place."""
 
 import copy
 import json

@@ -284,11 +284,13 @@ def _content(source: LabelledDataset, part: LabelledSplit) -> Entry:
         }
         if mask and is_segmentation(mask):
             set_area(entry, (image['width'], image['height']))
-        else:  # check-data reports outlines that cannot be drawn
+        else:  # data check reports outlines that cannot be drawn
             entry['area'] = entry['bbox'][2] * entry['bbox'][3]
         annotations.append(entry)
     return {
-        'info': {'description': f'{_NAMES[source.kind]} labels, by eca-mmdet to-coco'},
+        'info': {
+            'description': f'{_NAMES[source.kind]} labels, by eca-mmdet data convert'
+        },
         'images': part.images,
         'annotations': annotations,
         'categories': list(source.categories.values()),

@@ -174,7 +174,7 @@ def read_voc(path: Path, choices: Choices) -> LabelledDataset:
     if reader.boxes:
         dataset.log.say(
             f'pixels are counted from {reader.origin} (of {reader.boxes} boxes '
-            f'{reader.zeros} begin at 0, {reader.decimals} have decimals; to-coco '
+            f'{reader.zeros} begin at 0, {reader.decimals} have decimals; data convert '
             '--voc-origin decides)'
         )
     return dataset

@@ -56,9 +56,9 @@ _SHARE = 0.1
 _EDGE = 0.01
 """Distance that coordinates may exceed 0-1 by, as in Ultralytics."""
 
-_LABELS = """Say how to read it: 'eca-mmdet to-coco SOURCE --labels boxes' (a box, \
-what follows it is left out) or '--labels polygons' (outlines, oriented boxes)."""
-_UNITS = """coordinates are outside 0 to 1. Say what they are: 'eca-mmdet to-coco \
+_LABELS = """Say how to read it: 'eca-mmdet data convert SOURCE --labels boxes' (a \
+box, what follows it is left out) or '--labels polygons' (outlines, oriented boxes)."""
+_UNITS = """coordinates are outside 0 to 1. Say what they are: 'eca-mmdet data convert \
 SOURCE --units pixels' or, if they are over the edge, '--units normalized'."""
 
 

@@ -112,7 +112,7 @@ MESSAGES: dict[Severity, dict[str, str]] = {
         'image-size-missing': "image without 'width' and 'height' as whole numbers "
         'above 0',
         'file-name-outside': 'file name that leaves the image folder (absolute or with '
-        '..) or has a NUL byte: check-data does not open it',
+        '..) or has a NUL byte: data check does not open it',
         'missing-iscrowd': "annotation without 'iscrowd' 0 or 1: pycocotools fails at "
         "the first evaluation, and to mmdet any text is 1, '0' too",
         'missing-area': "annotation without 'area' as a number: mmdet fails on it",
