@@ -120,9 +120,10 @@ def read_inputs(train: str, val: str | None, options: Options) -> Data:
     if val is None:
         if not {'train', 'val'} <= locations.keys():
             file, _ = next(iter(locations.values()))
+            words = ['eca-mmdet', 'data', 'split', str(file), '--val', '0.2']
             raise UserError(
                 f'{train} comes without validation data. Give a second file, or split '
-                f'it: {shlex.join(["eca-mmdet", "split", str(file), "--val", "0.2"])}',
+                f'it: {shlex.join(words)}',
                 code='no-validation-data',
             )
         others = locations
