@@ -23,7 +23,6 @@ pytestmark = pytest.mark.openmmlab
 DETECTORS = [
     'cascade_rcnn/cascade-rcnn_r50_fpn_1x_coco.py',
     'detr/detr_r50_8xb2-150e_coco.py',
-    'fcos/fcos_r50-caffe_fpn_gn-head_1x_coco.py',
     'mask_rcnn/mask-rcnn_x101-32x4d_fpn_1x_coco.py',
     'retinanet/retinanet_r18_fpn_1x_coco',
     'faster_rcnn/faster-rcnn_r50-caffe_c4-1x_coco.py',

@@ -361,7 +361,7 @@ def attention_entries(
     name = getattr(kind, '__name__', backbone['type'])
     if has := backbone.get('attention') or backbone.get('plugins'):
         raise ValueError(f'{name} has attention or other plugins: {clipped(str(has))}')
-    new = PluginResNet if kind in (ResNet, ResNetV1d) else kind
+    new: Any = PluginResNet if kind in (ResNet, ResNetV1d) else kind
     takes_attention = new and 'attention' in inspect.signature(new).parameters
     takes_plugins = new is PluginResNet or (
         inspect.isclass(new)
