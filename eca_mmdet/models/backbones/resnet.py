@@ -363,10 +363,9 @@ def attention_entries(
         raise ValueError(f'{name} has attention or other plugins: {clipped(str(has))}')
     new: Any = PluginResNet if kind in (ResNet, ResNetV1d) else kind
     takes_attention = new and 'attention' in inspect.signature(new).parameters
+    initializer = getattr(new, 'init_weights', None)  # mmengine's reads init_cfg
     takes_plugins = new is PluginResNet or (
-        inspect.isclass(new)
-        and issubclass(new, ResNet)
-        and new.init_weights is BaseModule.init_weights  # others ignore init_cfg
+        initializer is BaseModule.init_weights and issubclass(new, ResNet)
     )
     if not (takes_attention or takes_plugins):
         raise ValueError(
