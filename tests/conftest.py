@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 # Rounding depends on the number of threads: ECA_MMDET_TEST_THREADS=2 tests with two.
 os.environ['OMP_NUM_THREADS'] = os.environ.get('ECA_MMDET_TEST_THREADS', '1')
@@ -153,9 +154,10 @@ def write(tmp_path):
 def log(mmdet_ready, monkeypatch):
     """Lines that reach mmengine's logger: (level, text)."""
     lines = []
+    logger = SimpleNamespace(log=lambda level, text: lines.append((level, text)))
     monkeypatch.setattr(
-        'eca_mmdet.checkpoints.initializer.print_log',
-        lambda message, logger, level: lines.append((level, message)),
+        'eca_mmdet.checkpoints.initializer.MMLogger',
+        SimpleNamespace(get_current_instance=lambda: logger),
     )
     return lines
 

@@ -10,7 +10,7 @@ import yaml
 from eca_mmdet.catalog import configs as paths
 from eca_mmdet.catalog.mechanisms import KEYS
 from eca_mmdet.checkpoints.download import SOURCES
-from eca_mmdet.cli import build_parser
+from eca_mmdet.cli import GROUPS, build_parser
 from tests.conftest import REPOSITORY
 
 WEIGHTS = (REPOSITORY / 'docs' / 'weights.md').read_text()
@@ -179,13 +179,14 @@ def test_configs_named_in_the_readme_exist():
 def test_options_in_the_documents_exist(capsys):
     """Each --option of an eca-mmdet line is one of that command."""
     docs = [README, *(f.read_text() for f in (REPOSITORY / 'docs').glob('*.md'))]
-    lines = re.findall(r'^eca-mmdet ([\w-]+)(.*)', '\n'.join(docs), re.MULTILINE)
-    assert {'train', 'test', 'eval', 'data', 'check', 'demo'} <= {
+    names = '|'.join(sorted((n for g in GROUPS.values() for n in g), reverse=True))
+    lines = re.findall(rf'^eca-mmdet ({names})\b(.*)', '\n'.join(docs), re.MULTILINE)
+    assert {'train', 'test', 'eval', 'data check', 'demo'} <= {
         name for name, _ in lines
     }
     for name, rest in lines:
         with pytest.raises(SystemExit):
-            build_parser().parse_args([name, '--help'])
+            build_parser().parse_args([*name.split(), '--help'])
         known = capsys.readouterr().out
         for option in re.findall(r'--[\w-]+', rest):
             assert option in known or name == 'weights', (name, option)

@@ -67,7 +67,8 @@ def as_json(value: Any) -> Any:
             return other.tolist()
         raise UserError(
             "COCO's data are dicts, lists, arrays, numbers and text; got a "
-            f'{type(other).__name__}.'
+            f'{type(other).__name__}.',
+            code='not-json',
         )
 
     return json.loads(json.dumps(value, default=plain))

@@ -269,7 +269,7 @@ def test_cascades_are_counted(counting, name):
 
 
 def test_changed_models_have_no_published_cost(command, mmdet_ready):
-    words = ('complexity', 'mask-rcnn_r50_fpn_4xb2-1x_coco', '--convention', 'paper')
+    words = ('cost', 'mask-rcnn_r50_fpn_4xb2-1x_coco', '--convention', 'paper')
     options = ('--cfg-options', 'model.roi_head.bbox_head.num_classes=5', '--json')
     _, out, _ = command(*words, *options)
     assert 'published' not in json.loads(out)['paper'][0]
@@ -290,7 +290,7 @@ def test_command_prints_paper_beside_published(command, mmdet_ready):
     assert (code, err) == (0, '')
     assert out.splitlines()[-1].split() == [name, '37.74', '239.43', '37.74', '239.43']
     code, out, _ = command(
-        'complexity', name, '--convention', 'paper', '--shape', '640', '400', '--json'
+        'cost', name, '--convention', 'paper', '--shape', '640', '400', '--json'
     )
     found = json.loads(out)
     assert found['shape'] == [3, 400, 640] and 'published' not in found['paper'][0]
@@ -313,7 +313,7 @@ def test_latency_names_its_setting(command, mmdet_ready, shapes):
         f'{family}_eca-r18-w16_fpn_shapes' for family in ('retinanet', 'mask-rcnn')
     ]
     code, out, err = command(
-        *('complexity', *names, '--latency', '--rounds', '2', '--shape', '96', '64'),
+        *('cost', *names, '--latency', '--rounds', '2', '--shape', '96', '64'),
         '--json',
     )
     assert (code, err) == (0, '')

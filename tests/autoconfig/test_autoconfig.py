@@ -126,7 +126,7 @@ def test_trains_and_tests(
     assert code == 0, err
     metrics = json.loads(out)
     # 18 objects: of more classes than that the others have no AP.
-    assert {f'coco/{name}_precision' for name in names} <= metrics.keys()
+    assert {f'coco/bbox_{name}_AP' for name in names} <= metrics.keys()
 
 
 @pytest.mark.parametrize('kind', KINDS)
@@ -190,9 +190,9 @@ def test_ap_is_by_name(init, tmp_path, data):
         )
         evaluator.process([sample.to_dict()])
     metrics = evaluator.evaluate(len(truth['images']))
-    assert metrics['coco/cat_precision'] == 1
-    assert 0 < metrics['coco/dog_precision'] < 0.8
-    assert metrics['coco/cow_precision'] == -1  # none is there to be found
+    assert metrics['coco/bbox_cat_AP'] == 1
+    assert 0 < metrics['coco/bbox_dog_AP'] < 0.8
+    assert metrics['coco/bbox_cow_AP'] == -1  # none is there to be found
 
 
 def test_masks_are_required(refused, command, tmp_path, mmdet_ready):

@@ -20,25 +20,25 @@ CASES = {
         0,
     ),
     'eval_analysis': (f'{EVAL} --results bad.json --analysis --out e4', 0),
-    'data check': (
+    'data_check': (
         'data check data/annotations/train.json --images data/train --val '
         'data/annotations/val.json --val-images data/val --json',
         0,
     ),
-    'check-data_faulty': ('data check faulty.json --images data/val --json', 1),
-    'check-data_fix': ('data check faulty.json --fix fixed.json --json', 1),
-    'check-data_classes': (
+    'data_check_faulty': ('data check faulty.json --images data/val --json', 1),
+    'data_check_fix': ('data check faulty.json --fix fixed.json --json', 1),
+    'data_check_classes': (
         'data check data/annotations/val.json --classes square triangle circle --json',
         1,
     ),
-    'complexity': (f'complexity {DETECTOR} --shape 64 64 --json', 0),
-    'complexity_exact': (
-        f'complexity {DETECTOR} --shape 64 96 --convention exact --json',
+    'cost': (f'cost {DETECTOR} --shape 64 64 --json', 0),
+    'cost_exact': (
+        f'cost {DETECTOR} --shape 64 96 --convention exact --json',
         0,
     ),
-    'tables': ('tables --format json', 0),
-    'tables_row': ('tables --detector mask mask:r50:eca --format json', 0),
-    'attention': ('attention --channels 16 --size 8 8 --rounds 1 --json', 0),
+    'paper_tables': ('paper tables --format json', 0),
+    'paper_tables_row': ('paper tables --detector mask mask:r50:eca --format json', 0),
+    'attention_list': ('attention list --channels 16 --size 8 8 --rounds 1 --json', 0),
     'configs': ('configs --json', 0),
     'configs_pattern': ('configs *eca-r50_fpn* --json', 0),
     'weights_inspect': ('weights inspect backbone.pth --json', 0),
@@ -47,12 +47,12 @@ CASES = {
         'weights convert backbone.pth authors.pth --to authors --json',
         0,
     ),
-    'split': (
-        'split data/annotations/train.json --val 0.3 --test 0.2 --stratify --seed 3 '
-        '--out parts --json',
+    'data_split': (
+        'data split data/annotations/train.json --val 0.3 --test 0.2 --stratify '
+        '--seed 3 --out parts --json',
         0,
     ),
-    'data convert': ('data convert yolo --json', 0),
+    'data_convert': ('data convert yolo --json', 0),
 }
 
 

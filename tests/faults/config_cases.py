@@ -13,7 +13,7 @@ from typing import Any
 from tests.faults import corruption
 from tests.faults.cases import NO_FILES, Case
 
-COMPLEXITY = ('complexity', '{bad}', '--shape', '64', '64')
+COMPLEXITY = ('cost', '{bad}', '--shape', '64', '64')
 TEST = ('test', '{bad}', '{originals}/checkpoint.pth', '--work-dir', '{out}')
 TRAIN = ('train', '{bad}', '--work-dir', '{out}')
 PREDICT = (

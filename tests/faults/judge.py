@@ -127,8 +127,8 @@ def _faults_of_message(case: Case, err: str, folder: Path) -> list[str]:
     """Look at what stderr has when a command refuses its input."""
     wrong = []
     lines = [one for one in err.splitlines() if not one.startswith(_OF_LIBRARIES)]
-    start = f'eca-mmdet {case.words[0]}: '
-    said = [line for line in lines if line.startswith(start)]
+    starts = tuple(f'eca-mmdet {" ".join(case.words[:n])}: ' for n in (1, 2))
+    said = [line for line in lines if line.startswith(starts)]
     if not said or (case.one_line and len(lines) != 1):
         wrong.append(f'{len(lines)} lines, {len(said)} of them of the command')
     for line in said:
