@@ -118,7 +118,7 @@ def reported_top1(mechanism: Mechanism) -> float | None:
     for row in published()['imagenet']['rows']:
         if row.get('depth') == 50:
             known.setdefault(row['attention'], row['top1'])
-    top1 = known.get(mechanism.imagenet)
+    top1 = known.get(mechanism.imagenet or mechanism.name)
     return None if top1 is None else float(top1)
 
 

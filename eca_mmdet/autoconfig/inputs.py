@@ -120,10 +120,9 @@ def read_inputs(train: str, val: str | None, options: Options) -> Data:
     if val is None:
         if not {'train', 'val'} <= locations.keys():
             file, _ = next(iter(locations.values()))
-            words = ['eca-mmdet', 'data', 'split', str(file), '--val', '0.2']
             raise UserError(
                 f'{train} comes without validation data. Give a second file, or split '
-                f'it: {shlex.join(words)}',
+                f'it: eca-mmdet data split {shlex.quote(str(file))} --val 0.2',
                 code='no-validation-data',
             )
         others = locations
@@ -321,7 +320,7 @@ def resolve_model(name: str) -> Path:
     recipe, or the only one that there is.
     """
     known = shipped_configs()
-    if Path(name).is_file() or name.removesuffix('.py') in known:
+    if '::' in name or Path(name).is_file() or name.removesuffix('.py') in known:
         return resolve_config(name)
     found = [stem for stem in known if stem.startswith(f'{name}_')]
     chosen = [stem for stem in found if stem.endswith(RECIPE)] or found

@@ -27,10 +27,13 @@ from eca_mmdet.catalog.configs import resolve_config, shipped_configs
 from eca_mmdet.catalog.mechanisms import find_mechanism
 from eca_mmdet.checkpoints.download import fetch, is_address
 from eca_mmdet.engine.checkpointing import find_checkpoint, require_no_checkpoints
+from eca_mmdet.engine.config import class_names, load_config, require_sections
 from eca_mmdet.engine.preflight import (
     check_backbone,
     check_backbone_weights,
     check_operators,
+    give_attention,
+    missing_numbers,
 )
 from eca_mmdet.utils.errors import FaultsError, UserError
 from eca_mmdet.utils.io import write_texts
@@ -173,58 +176,42 @@ def add_attention(
         >>> "attention=dict(type='CBAM')" in proposed.text
         True
     """
-    from eca_mmdet.checkpoints.download import fetch
     from eca_mmdet.checkpoints.inspection import inspect
-    from eca_mmdet.engine.config import class_names, load_config, require_sections
-    from eca_mmdet.engine.preflight import check_backbone, missing_numbers
     from eca_mmdet.models.attention.gate import is_attention
-    from eca_mmdet.models.backbones.resnet import attention_entries
     from eca_mmdet.models.initialization import as_list
 
     row, path = find_mechanism(mechanism), resolve_config(config).resolve()
-    cfg: Any = load_config(str(path))
+    cfg = load_config(str(path))
     require_sections(cfg, training=False)
-    own, backbone = check_backbone(cfg), dict(cfg.model.get('backbone') or {})
-    start = weights or cfg.get('load_from')
-    if start:
-        backbone['init_cfg'] = dict(type='ECAPretrained', checkpoint=start)
+    old = check_backbone(cfg)
+    if start := weights or cfg.get('load_from'):
+        cfg.model.backbone.init_cfg = dict(type='ECAPretrained', checkpoint=start)
     try:
-        if own is None:
-            raise ValueError('the model has no backbone')
-        if any(map(is_attention, own.modules())):
-            raise ValueError(f'{backbone["type"]} has attention already')
-        entries = attention_entries(backbone, row)
+        if old is not None and any(map(is_attention, old.modules())):
+            raise ValueError(f'{type(old).__name__} has attention already')
+        changes = give_attention(cfg, row)
     except ValueError as error:
         raise UserError(f'{config}: {error}.', code='unsupported-model') from error
-    theirs = (cfg.get('custom_imports') or {}).get('imports') or []
-    theirs = [theirs] if isinstance(theirs, str) else theirs
-    imports = [*dict.fromkeys([*theirs, 'eca_mmdet'])]
-    changes: dict[str, Any] = {
-        'custom_imports': dict(imports=imports, allow_failed_imports=False),
-        'model': dict(backbone=entries),
-    }
     if weights:
         detector = inspect(str(fetch(weights))).kind == 'detector'
         changes['load_from'] = weights if detector else None
     base = f'{config.removesuffix(".py")}.py' if '::' in config else path.as_posix()
     parts = [assignment(name, value) for name, value in changes.items()]
     text = '\n'.join([_head(path, base, command), *parts])
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / path.name
-        file.write_text(text, encoding='utf-8')
-        cfg = load_config(str(file))
-        layers = [*filter(is_attention, check_backbone(cfg).modules())]
+    cfg = _load(text, path.stem)
+    layers = [*filter(is_attention, check_backbone(cfg).modules())]
     count = sum(p.numel() for layer in layers for p in layer.parameters())
     how = 'start as the identity' if row.adds else 'start random'
     logger.info(
         f'new in the backbone: {plural(len(layers), f"{row.type} layer")}, '
         + (f'whose {count:,} parameters {how}' if count else 'without parameters')
     )
-    if 'frozen_stages' in entries:
-        change = f'{backbone["frozen_stages"]} to {entries["frozen_stages"]}'
+    frozen = cfg.model.backbone.get('frozen_stages', -1)
+    if frozen != old.frozen_stages:
+        change = f'{old.frozen_stages} to {frozen}'
         logger.info(f'frozen_stages: from {change}, or they would never train')
-    init = cfg.model.backbone.get('init_cfg')
-    files = [each.checkpoint for each in as_list(init) if 'checkpoint' in each]
+    init = as_list(cfg.model.backbone.get('init_cfg'))
+    files = [entry.checkpoint for entry in init if 'checkpoint' in entry]
     logger.info(f'the rest of it: {files[-1] if files else "random, as before"}')
     logger.info(f'neck and heads: {cfg.get("load_from") or "random, as before"}')
     if line := missing_numbers(cfg, 'val'):
@@ -309,32 +296,36 @@ def _sections(options: Options, base: Base, data: Data, start: Start) -> list[st
 def _check(text: str, name: str, options: Options, classes: Sequence[str]) -> None:
     """Load the config and make the checks that training begins with."""
     from eca_mmdet.checkpoints.transfer import describe_start
-    from eca_mmdet.engine.config import load_config
     from eca_mmdet.engine.data_checks import check_data
     from eca_mmdet.models.initialization import as_list
 
+    cfg = _load(text, name)
+    backbone = check_backbone(cfg)
+    check_operators(cfg)
+    check_data(cfg, training=True)
+    if cfg.get('load_from'):
+        file = str(fetch(cfg.load_from))
+        keep = options.keep_classes
+        for line in describe_start(file, cfg.model, tuple(classes), keep):
+            logger.info(line)
+        return
+    for entry in as_list((cfg.model.get('backbone') or {}).get('init_cfg')):
+        checkpoint = str(entry.get('checkpoint'))
+        if is_address(checkpoint):
+            logger.info(f'weights: {checkpoint}, downloaded if not in the cache')
+            return
+    try:
+        check_backbone_weights(cfg, backbone)
+    except UserError as error:
+        logger.info(f'before you train: {error}')
+
+
+def _load(text: str, name: str) -> Any:
+    """Load a config from its text."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / f'{name}.py'
         path.write_text(text, encoding='utf-8')
-        cfg: Any = load_config(str(path))
-        backbone = check_backbone(cfg)
-        check_operators(cfg)
-        check_data(cfg, training=True)
-        if cfg.get('load_from'):
-            file = str(fetch(cfg.load_from))
-            keep = options.keep_classes
-            for line in describe_start(file, cfg.model, tuple(classes), keep):
-                logger.info(line)
-            return
-        for entry in as_list((cfg.model.get('backbone') or {}).get('init_cfg')):
-            checkpoint = str(entry.get('checkpoint'))
-            if is_address(checkpoint):
-                logger.info(f'weights: {checkpoint}, downloaded if not in the cache')
-                return
-        try:
-            check_backbone_weights(cfg, backbone)
-        except UserError as error:
-            logger.info(f'before you train: {error}')
+        return load_config(str(path))
 
 
 def config_of(

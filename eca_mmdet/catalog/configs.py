@@ -7,7 +7,6 @@ import fnmatch
 import re
 from collections.abc import Iterable
 from pathlib import Path
-from typing import NamedTuple
 
 from eca_mmdet import compat
 from eca_mmdet.catalog.mechanisms import KEYS, find_mechanism
@@ -44,7 +43,7 @@ def resolve_config(name_or_path: str) -> Path:
     """Return the file of a config: path, shipped name or ``mmdet::FOLDER/FILE.py``."""
     if '::' in name_or_path:
         try:
-            return compat.external_config(name_or_path)
+            return compat.external_config(f'{name_or_path.removesuffix(".py")}.py')
         except Exception as error:  # of mmengine: no such package, no such file
             raise UserError(
                 f'config {name_or_path!r} was not found: {error}. A config of mmdet is '
@@ -76,59 +75,43 @@ def suggest_config(name: str, known: Iterable[str]) -> str:
     def letters(text: str) -> str:
         return re.sub(r'\d', '', text.lower().replace('-', '_'))
 
+    def rank(other: str) -> tuple[float, bool, bool, int, str]:
+        start = letters(other)[: len(typed)]
+        likeness = difflib.SequenceMatcher(None, typed, start).ratio()
+        without = '_eca-' not in other, not other.endswith(RECIPE)
+        return -likeness, *without, len(other), other
+
     typed = letters(name)
-    likeness = {
-        other: difflib.SequenceMatcher(
-            None, typed, letters(other)[: len(typed)]
-        ).ratio()
-        for other in known
-    }
-    similar = [other for other in likeness if likeness[other] > 0.7]
-    similar.sort(
-        key=lambda n: (
-            -likeness[n],
-            '_eca-' not in n,
-            not n.endswith(RECIPE),
-            len(n),
-            n,
-        )
-    )
+    similar = [name for *rest, name in sorted(map(rank, known)) if rest[0] < -0.7]
     return f' Did you mean {" or ".join(similar[:3])}?' if similar else ''
 
 
-class ConfigRow(NamedTuple):
-    """A shipped config in ``eca-mmdet configs``."""
+def describe_configs(configs: dict[str, Path]) -> list[dict[str, str]]:
+    """Return what the names, files and published tables tell of shipped configs.
 
-    config: str  # its name
-    detector: str  # e.g. 'faster-rcnn'
-    backbone: str  # e.g. 'r50'
-    attention: str  # a mechanism's name, or '-'
-    schedule: str  # e.g. '4xb2-1x': processes x images per step, epochs / 12
-    box_ap: str  # reported on COCO, 0-100; '-' where nothing was published
-    mask_ap: str
-    weights: str  # of the backbone: 'automatic', 'manual' or 'random'
-
-
-def describe_configs(configs: dict[str, Path]) -> list[ConfigRow]:
-    """Return what the names, files and published tables tell of shipped configs."""
+    The AP is that reported on COCO, 0-100; weights are the backbone's: 'automatic',
+    'manual' or 'random'.
+    """
     reported = {row.config: row.numbers() for row in published_rows()}
     keys = '|'.join(sorted(KEYS, key=len, reverse=True))
     rows = []
     for name, path in configs.items():
         detector, network, _, *rest = name.split('_')
         # 'eca-r50', or timm's 'seresnet50'
-        match = re.match(f'(?:({keys})(?:-|(?=resnet)))?(.+)', network)
-        key, backbone = match.groups() if match else (None, network)
-        attention = find_mechanism(key).name if key else '-'
-        box, mask = (
-            reported[name][task]['AP'].shown(1)
-            if task in reported.get(name, {})
-            else '-'
-            for task in ('box', 'mask')
+        _, key, backbone, _ = re.split(f'^(?:({keys})(?:-|(?=resnet)))?(.+)', network)
+        ap = {task: n['AP'].shown(1) for task, n in reported.get(name, {}).items()}
+        rows.append(
+            {
+                'config': name,
+                'detector': detector,
+                'backbone': backbone,
+                'attention': find_mechanism(key).name if key else '-',
+                'schedule': rest[0] if rest[1:] else 'demo',
+                'box AP': ap.get('box', '-'),
+                'mask AP': ap.get('mask', '-'),
+                'weights': _weights_of(path),
+            }
         )
-        schedule = rest[0] if rest[1:] else 'demo'
-        row = (name, detector, backbone, attention, schedule, box, mask)
-        rows.append(ConfigRow(*row, weights=_weights_of(path)))
     return rows
 
 

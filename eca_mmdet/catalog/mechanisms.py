@@ -41,7 +41,7 @@ class Mechanism:
     stages: tuple[bool, ...] | None = None  # which stages have it; None for all
     narrow: Mapping[str, Any] = field(default_factory=dict)  # for 16 channels or so
     adds: bool = False  # to the map, starting as the identity; others multiply it
-    imagenet: str = ''  # its name in the published ImageNet tables
+    imagenet: str = ''  # its name in the published ImageNet tables, if not ``name``
     family: str = ''
     files: str = ''  # public ImageNet checkpoints that have it
 
@@ -76,23 +76,19 @@ MECHANISMS = (
         *('se', 'SE', {'type': 'SqueezeExcite', 'ratio': 16}, 'squeeze_excite', 'se'),
         *('2C^2/r', 'Hu et al., CVPR 2018'),
         narrow=_R8,
-        imagenet='SE',
         files="SE files without biases; timm's `seresnet50` with `bias=True`",
     ),
     Mechanism(
         *('se-var1', 'SE-Var1', {'type': 'SEVar1'}, 'squeeze_excite', 'se_var1'),
         *('0', _PAPER),
-        imagenet='SE-Var1',
     ),
     Mechanism(
         *('se-var2', 'SE-Var2', {'type': 'SEVar2'}, 'squeeze_excite', 'se_var2'),
         *('C', _PAPER),
-        imagenet='SE-Var2',
     ),
     Mechanism(
         *('se-var3', 'SE-Var3', {'type': 'SEVar3'}, 'squeeze_excite', 'se_var3'),
         *('C^2', _PAPER),
-        imagenet='SE-Var3',
     ),
     Mechanism(
         *('se-gc1', 'SE-GC1', {'type': 'SEGC1'}, 'squeeze_excite', 'se_gc1'),
@@ -112,13 +108,9 @@ MECHANISMS = (
         imagenet='SE-GC3 (C/8 groups)',
         family='SE-GC',
     ),
-    Mechanism(
-        *('eca-ns', 'ECA-NS', {'type': 'ECANS'}, 'eca', 'eca_ns', 'kC', _PAPER),
-        imagenet='ECA-NS',
-    ),
+    Mechanism('eca-ns', 'ECA-NS', {'type': 'ECANS'}, 'eca', 'eca_ns', 'kC', _PAPER),
     Mechanism(
         *('eca', 'ECA', {'type': 'ECALayer'}, 'eca', 'eca', 'k', _PAPER),
-        imagenet='ECA',
         files="the authors' and timm's ECA files",
     ),
     Mechanism(
@@ -130,7 +122,6 @@ MECHANISMS = (
         *('cbam', 'CBAM', {'type': 'CBAM'}, 'cbam', 'cbam'),
         *('2C^2/r + 2k^2', 'Woo et al., ECCV 2018'),
         narrow=_R8,
-        imagenet='CBAM',
     ),
     Mechanism(
         *('bam', 'BAM', {'type': 'BAM'}, 'cbam', 'bam'),

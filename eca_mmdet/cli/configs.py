@@ -5,12 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 
-from eca_mmdet.catalog.configs import (
-    ConfigRow,
-    describe_configs,
-    resolve_config,
-    shipped_configs,
-)
+from eca_mmdet.catalog.configs import describe_configs, resolve_config, shipped_configs
 from eca_mmdet.cli.common import Adder, Commands
 from eca_mmdet.utils.errors import UserError
 
@@ -49,8 +44,7 @@ def run(args: argparse.Namespace) -> int:
 
     current = {n: path for n, path in configs.items() if path.parent.name != 'legacy'}
     listed = configs if args.all else current or configs
-    header = [field.replace('_ap', ' AP') for field in ConfigRow._fields]
-    print(tabulate(describe_configs(listed), header, tablefmt='plain'))
+    print(tabulate(describe_configs(listed), headers='keys', tablefmt='plain'))
     print(_LEGEND)
     if hidden := len(configs) - len(listed):
         print(f'{hidden} configs of MMDetection v1 are not listed: --all')

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from multiprocessing import get_all_start_methods
 from typing import Any
 
-from eca_mmdet.catalog.mechanisms import find_mechanism
+from eca_mmdet.catalog.mechanisms import Mechanism, find_mechanism
 from eca_mmdet.checkpoints.download import fetch, is_address
 from eca_mmdet.checkpoints.io import read_checkpoint
 from eca_mmdet.engine.config import (
@@ -63,9 +62,6 @@ _PARTS: dict[str, tuple[str, ...]] = {  # with the arguments that mmengine adds
     'worker_init_fn': (),
 }
 
-_IMPORTS = "custom_imports = dict(imports=['eca_mmdet'], allow_failed_imports=False)\n"
-_OF_BACKBONE = ('config-invalid', 'checkpoint-mismatch')
-
 
 def check(cfg: Any, training: bool) -> None:
     """Run every check that reads no image; rank 0 does it for all.
@@ -87,47 +83,59 @@ def check(cfg: Any, training: bool) -> None:
         cfg.model.backbone.init_cfg = None
     if not is_main_process():
         return
-    with showing_what_works(cfg):
+    try:
         backbone = check_backbone(cfg)
         check_operators(cfg)
         if training and (own or not start):
             check_backbone_weights(cfg, backbone)
+    except UserError as error:
+        if error.code in ('config-invalid', 'checkpoint-mismatch'):
+            _show_what_works(cfg, error)
+        raise
     if start and training and not is_address(str(start)):
         read_checkpoint(start)
     check_data(cfg, training)
 
 
-@contextlib.contextmanager
-def showing_what_works(cfg: Any) -> Iterator[None]:
-    """Where a backbone with ``attention`` fails, show all that works.
+def give_attention(cfg: Any, mechanism: Mechanism, layer: Any = None) -> dict[str, Any]:
+    """Give the backbone of a config attention, and return the changes.
 
-    The faults would otherwise be found, and fixed, one after the other.
+    A config that inherits the given one makes them. Errors and ``layer`` are those of
+    ``attention_entries``.
     """
+    from eca_mmdet.models.backbones.resnet import attention_entries
+
+    if not cfg.model.get('backbone'):
+        raise ValueError('the model has no backbone')
+    entries = attention_entries(cfg.model.backbone, mechanism, layer)
+    imports = (cfg.get('custom_imports') or {}).get('imports') or []
+    imports = [imports] if isinstance(imports, str) else imports
+    imports = [*dict.fromkeys([*imports, 'eca_mmdet'])]
+    changes = {
+        'custom_imports': dict(imports=imports, allow_failed_imports=False),
+        'model': dict(backbone=entries),
+    }
+    cfg.merge_from_dict(copy.deepcopy(changes))
+    return changes
+
+
+def _show_what_works(cfg: Any, error: UserError) -> None:
+    """Raise a backbone's error with the whole block that gives it its ``attention``.
+
+    Its faults would otherwise be found, and fixed, one after the other.
+    """
+    works = copy.deepcopy(cfg)
     try:
-        yield
-    except UserError as error:
-        backbone = dict(cfg.model.get('backbone') or {})
-        layer = backbone.pop('attention', None)
-        if not isinstance(layer, dict) or error.code not in _OF_BACKBONE:
-            raise
-        from mmengine.config import Config
-
-        from eca_mmdet.checkpoints.transfer import build_empty
-        from eca_mmdet.models.backbones.resnet import attention_entries
-
-        works = Config(dict(backbone=backbone))
-        try:
-            mechanism = find_mechanism(str(layer.get('type')))
-            entries = attention_entries(backbone, mechanism, layer)
-            works.merge_from_dict(dict(backbone=copy.deepcopy(entries)))
-            build_empty(works.backbone)
-        except Exception:  # of any constructor: the fault is another one
-            raise error from None
-        if works.backbone == cfg.model.backbone:
-            raise
-        block = assignment('model', {'backbone': entries})
+        layer = works.model.backbone.pop('attention')
+        mechanism = find_mechanism(layer['type'])
+        changes = give_attention(works, mechanism, layer)
+        check_backbone(works)
+    except Exception:  # of any constructor: the fault is another one
+        return
+    if works.model.backbone != cfg.model.backbone:
+        block = '\n'.join(assignment(*change) for change in changes.items())
         raise FaultsError(
-            f'{error}\nUse this whole block instead:\n{_IMPORTS}{block}'
+            f'{error}\nUse this whole block instead:\n{block}'
             f'eca-mmdet attention add CONFIG {mechanism.key} > NEW.py writes it, for '
             'the config without attention',
             code=error.code,

@@ -102,7 +102,7 @@ def _stop_early(cfg: Any, patience: int) -> None:
     )
     score = checkpoint.get('save_best')
     if not isinstance(score, str) or score == 'auto':
-        metric = next(iter(evaluators(cfg, 'val')), {})
+        metric: Any = next(iter(evaluators(cfg, 'val')), {})
         if type_name(metric) not in COCO_METRICS:
             raise UserError(
                 f'--patience: which score of {type_name(metric)} should rise? Name it: '

@@ -155,18 +155,16 @@ def _code(value: Any, indent: int, used: int) -> str:
     entries: Any = [('', entry) for entry in value]
     if isinstance(value, Mapping):
         opening, entries = 'dict(', [(f'{key}=', value[key]) for key in value]
-    comments: list[str] = []
-    parts: list[str] = []
+    parts, lines = [], ''
     for lead, entry in entries:
-        commented = isinstance(entry, Commented)
-        comments.append(comment(entry.why, indent + 4) if commented else '')
-        entry = entry.value if commented else entry
+        if isinstance(entry, Commented):
+            lines += comment(entry.why, indent + 4)
+            entry = entry.value
         parts.append(lead + _code(entry, indent + 4, len(lead) + 1))
+        lines += f'{" " * (indent + 4)}{parts[-1]},\n'
     comma = ',' if isinstance(value, tuple) and len(value) == 1 else ''
     flat = f'{opening}{", ".join(parts)}{comma}{closing}'
-    fits = '\n' not in flat and indent + used + len(flat) < _WIDTH
-    if fits and not any(comments):
+    plain = '\n' not in flat and lines.count('\n') == len(parts)
+    if plain and indent + used + len(flat) < _WIDTH:
         return flat
-    pad = ' ' * indent
-    lines = [f'{c}{pad}    {p},\n' for c, p in zip(comments, parts, strict=True)]
-    return f'{opening}\n{"".join(lines)}{pad}{closing}'
+    return f'{opening}\n{lines}{" " * indent}{closing}'

@@ -23,9 +23,8 @@ pytestmark = pytest.mark.openmmlab
 DETECTORS = [
     'cascade_rcnn/cascade-rcnn_r50_fpn_1x_coco.py',
     'detr/detr_r50_8xb2-150e_coco.py',
-    'fcos/fcos_r50-caffe_fpn_gn-head_1x_coco.py',
     'mask_rcnn/mask-rcnn_x101-32x4d_fpn_1x_coco.py',
-    'retinanet/retinanet_r18_fpn_1x_coco.py',
+    'retinanet/retinanet_r18_fpn_1x_coco',
     'faster_rcnn/faster-rcnn_r50-caffe_c4-1x_coco.py',
 ]
 NARROW = dict(base_channels=8, stem_channels=8)
@@ -117,22 +116,29 @@ def test_the_network_and_its_weights_stay(mmdet_ready, tmp_path, name):
 
 
 @pytest.mark.parametrize('row', MECHANISMS, ids=lambda row: row.key)
-@pytest.mark.parametrize('depth', [18, 50])
-def test_layers_are_where_the_mechanism_has_them(mmdet_ready, row, depth):
-    backbone = dict(type='ResNet', depth=depth, frozen_stages=1)
+@pytest.mark.parametrize(('depth', 'stages'), [(18, 4), (50, 4), (50, 3)])
+def test_layers_are_where_the_mechanism_has_them(mmdet_ready, row, depth, stages):
+    """Also in the three stages of a C4 detector."""
+    backbone = dict(type='ResNet', depth=depth, frozen_stages=1, num_stages=stages)
+    shapes = dict(strides=(1, 2, 2, 2), dilations=(1,) * 4, out_indices=(0, 1, 2, 3))
+    backbone |= {name: values[:stages] for name, values in shapes.items()}
     entries = attention_entries(backbone, row)
-    plain = entries.get('attention')
     plugin = row.plugin(depth)
-    assert plain == plugin['cfg'] or entries['plugins'] == [plugin]
+    assert (
+        plugin['cfg'] == entries.get('attention')
+        or plugin.items()
+        >= {key: entries['plugins'][0][key] for key in ('cfg', 'position')}.items()
+    )
     with torch.device('meta'):
         new = build({**backbone, **entries})
     layers = [key for key, layer in new.named_modules() if is_attention(layer)]
-    stages = {int(key.removeprefix('layer')[0]) for key in layers}
-    assert stages == {at for at, has in enumerate(row.stages or [1] * 4, 1) if has}
+    having = {int(key.removeprefix('layer')[0]) for key in layers}
+    places = (row.stages or (True,) * 4)[:stages]
+    assert having == {at for at, has in enumerate(places, 1) if has}
     frozen = entries.get('frozen_stages', 1)
     trains = any(True for key in layers for _ in new.get_submodule(key).parameters())
     assert trains == row.has_parameters
-    assert not trains or frozen < min(stages)
+    assert not trains or frozen < min(having)
     assert 'init_cfg' not in entries  # there was no file
 
 
@@ -257,10 +263,17 @@ def test_a_backbone_file_replaces_the_configs_detector(plain, tmp_path):
             'mmdet::empirical_attention/faster-rcnn_r50-attn1111_fpn_1x_coco.py',
             *('eca', 'unsupported-model', 'other plugins'),
         ),
-        ('mmdet::ssd/ssd300_coco.py', 'eca', 'unsupported-model', 'SSDVGG is not a'),
+        (  # it cannot be built on the meta device
+            'mmdet::swin/mask-rcnn_swin-t-p4-w7_fpn_1x_coco',
+            *('eca', 'unsupported-model', 'SwinTransformer is not a ResNet'),
+        ),
         (
             'mmdet::detectors/detectors_cascade-rcnn_r50_1x_coco.py',
             *('eca', 'unsupported-model', 'DetectoRS_ResNet is not a'),
+        ),
+        (
+            'mmdet::soft_teacher/soft-teacher_faster-rcnn_r50-caffe_fpn_180k_semi-0.1-coco',
+            *('eca', 'unsupported-model', 'the model has no backbone'),
         ),
         (
             'mmdet::mask_rcnn/mask-rcnn_x101-32x4d_fpn_1x_coco.py',
@@ -279,20 +292,18 @@ def test_refusals(command, config, mechanism, code, words):
 @pytest.mark.parametrize('kind', ['ResNet', 'ResNetV1d', 'ResNeXt', 'PluginResNet'])
 def test_the_first_refusal_shows_all_that_works(mmdet_ready, kind):
     cfg = load_config('mmdet::cascade_rcnn/cascade-rcnn_r50_fpn_1x_coco.py')
-    cfg.train_dataloader = cfg.val_dataloader = None
-    cfg.model.backbone.type = kind
-    cfg.model.backbone.attention = dict(type='CBAM', ratio=8)
-    with pytest.raises(UserError) as caught, preflight.showing_what_works(cfg):
-        preflight.check_backbone_weights(cfg, preflight.check_backbone(cfg))
+    cfg.model.backbone.merge(dict(type=kind, attention=dict(type='CBAM', ratio=8)))
+    with pytest.raises(UserError) as caught:
+        preflight.check(cfg, training=True)
     assert caught.value.code == 'config-invalid'
     text = str(caught.value)
     (block,) = re.findall(r'^custom_imports = .*?^\)$', text, re.DOTALL | re.MULTILINE)
     scope = {}
     exec(block, scope)
     cfg.model.backbone.pop('attention')
-    cfg.merge_from_dict(dict(model=scope['model']))
-    backbone = preflight.check_backbone(cfg)
-    layers = [*filter(is_attention, backbone.modules())]
+    cfg.merge_from_dict({key: scope[key] for key in ('custom_imports', 'model')})
+    assert 'eca_mmdet' in cfg.custom_imports['imports']
+    layers = [*filter(is_attention, preflight.check_backbone(cfg).modules())]
     assert len(layers) == 16
     assert {p.shape[0] for p in layers[0].parameters()} >= {256 // 8, 256}
     assert cfg.model.backbone.init_cfg == dict(
@@ -312,6 +323,6 @@ def test_the_first_refusal_shows_all_that_works(mmdet_ready, kind):
 def test_other_faults_of_a_backbone_are_shown_alone(mmdet_ready, changes):
     cfg = load_config('mmdet::cascade_rcnn/cascade-rcnn_r50_fpn_1x_coco.py')
     cfg.model.backbone.merge(changes)
-    with pytest.raises(UserError) as caught, preflight.showing_what_works(cfg):
-        preflight.check_backbone(cfg)
+    with pytest.raises(UserError) as caught:
+        preflight.check(cfg, training=True)
     assert '\n' not in str(caught.value)

@@ -221,6 +221,9 @@ def test_refusals(refused, data, tmp_path, mmdet_ready):
     assert '[no-validation-data]' in refused('--train', train)
     assert 'does not exist' in refused('--train', 'no.json', '--val', val)
     assert 'Did you mean' in refused(*both, '--model', 'mask-rcnn_eca-r51')
+    assert '[config-not-found]' in refused(*both, '--model', 'mmdet::fcos/nothing')
+    name = 'fcos/fcos_r50-caffe_fpn_gn-head_1x_coco'
+    assert resolve_model(f'mmdet::{name}').as_posix().endswith(f'{name}.py')
     assert 'Several begin so' in refused(*both, '--model', 'mask-rcnn')
     assert 'is only for testing' in refused(
         *both, '--model', 'retinanet_r50_fpn_v1_coco'

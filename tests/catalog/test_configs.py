@@ -59,30 +59,33 @@ def test_all_twenty_rows_have_a_config():
 
 def test_table_of_configs_agrees_with_the_configs():
     """The table reads names and text; here the configs are loaded."""
-    rows = {row.config: row for row in paths.describe_configs(CONFIGS)}
+    rows = {row['config']: row for row in paths.describe_configs(CONFIGS)}
     assert [*rows] == [*CONFIGS]
     for name, row in rows.items():
         backbone = load(name).model.backbone
         start = (backbone.get('init_cfg') or {}).get('checkpoint', '')
         weights = 'automatic' if '://' in start else 'manual' if start else 'random'
-        assert row.weights == weights, name
+        assert row['weights'] == weights, name
         layers = [plugin.cfg for plugin in backbone.get('plugins') or ()]
         layer = backbone.get('attention') or (layers[0] if layers else None)
         if layer:
-            mechanism = next(m for m in MECHANISMS if m.name == row.attention)
+            mechanism = next(m for m in MECHANISMS if m.name == row['attention'])
             assert layer.type in (mechanism.type, 'SEGC'), name
         else:
             known = {'ECAResNet', 'ECAResNetD', 'ECAMobileNetV2', 'TimmBackbone'}
-            assert row.attention == '-' or backbone.type in known, name
-    row = rows['mask-rcnn_ge-theta-plus-r50_fpn_4xb2-1x_coco']
-    assert row[1:5] == ('mask-rcnn', 'r50', 'GE-theta-plus', '4xb2-1x')
-    row = rows['mask-rcnn_eca-r50_fpn_amp-ms-3x_coco']
-    assert row[1:] == (*('mask-rcnn', 'r50', 'ECA', 'amp-ms-3x', '-', '-', 'manual'),)
-    assert rows['mask-rcnn_seresnet50_fpn_4xb2-1x_coco'].attention == 'SE'
+            assert row['attention'] == '-' or backbone.type in known, name
+    for words in (
+        'mask-rcnn_ge-theta-plus-r50_fpn_4xb2-1x_coco mask-rcnn r50 GE-theta-plus '
+        '4xb2-1x - - manual',
+        'mask-rcnn_eca-r50_fpn_amp-ms-3x_coco mask-rcnn r50 ECA amp-ms-3x - - manual',
+        'mask-rcnn_seresnet50_fpn_4xb2-1x_coco mask-rcnn resnet50 SE 4xb2-1x - - '
+        'automatic',
+    ):
+        assert [*rows[words.split()[0]].values()] == words.split()
     for name, model in MODELS.items():
         metrics = {k: v for r in model['Results'] for k, v in r['Metrics'].items()}
-        assert float(rows[name].box_ap.rstrip(' †')) == metrics['box AP']
-        assert rows[name].mask_ap.rstrip(' †') == str(metrics.get('mask AP', '-'))
+        assert float(rows[name]['box AP'].rstrip(' †')) == metrics['box AP']
+        assert rows[name]['mask AP'].rstrip(' †') == str(metrics.get('mask AP', '-'))
 
 
 def test_old_configs_are_listed_on_request(command):

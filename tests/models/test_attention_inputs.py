@@ -134,7 +134,7 @@ def test_maps_too_small(name, kwargs, least, advice):
     for size in ((least - 1, least - 1), (1, least - 1), (least - 1, 1)):
         message = (
             rf'^{name} needs a map of {least} pixels or more in height or width; got '
-            rf'{size[0]} x {size[1]}\. Use a {advice}'
+            rf'{size[0]} x {size[1]}\. Enlarge the images, or use a {advice}'
         )
         with pytest.raises(ValueError, match=message):
             layer(image(32, size))

@@ -74,7 +74,7 @@ class CBAM(Gate):
 
     def _channels(self, x: Tensor) -> Tensor:
         """(N, C, H, W) to (N, C, 1, 1)."""
-        check_map(self, x, self.margin + 1, 'Use a smaller kernel_size.')
+        check_map(self, x, self.margin + 1, 'use a smaller kernel_size')
         pooled: Tensor = self.fc(x.mean((2, 3))) + self.fc(x.amax((2, 3)))
         return pooled.sigmoid()[:, :, None, None].to(x.dtype)
 
@@ -142,7 +142,7 @@ class BAM(Gate):
 
     def gate(self, x: Tensor) -> Tensor:
         """(N, C, H, W) to the same shape, in (1, 2)."""
-        check_map(self, x, self.dilation + 1, 'Use a smaller dilation.')
+        check_map(self, x, self.dilation + 1, 'use a smaller dilation')
         channels: Tensor = self.channels(x.mean((2, 3)))
         both: Tensor = channels[:, :, None, None] + self.positions(x)
         return 1 + both.sigmoid()

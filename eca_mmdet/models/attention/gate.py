@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from eca_mmdet.catalog.mechanisms import ADDING_LAYERS
+from eca_mmdet.utils.errors import UserError
 
 
 class Gate(nn.Module):
@@ -83,11 +84,17 @@ def reduction(in_channels: int, ratio: int, bias: bool = False) -> list[nn.Modul
     ]
 
 
-def check_map(layer: nn.Module, x: Tensor, least: int, reason: str) -> None:
+class MapSizeError(UserError, ValueError):
+    """A feature map is too small for a layer, since the images are."""
+
+    code = 'config-invalid'
+
+
+def check_map(layer: nn.Module, x: Tensor, least: int, advice: str) -> None:
     """Reject a map (N, C, H, W) whose larger side is under ``least`` pixels."""
     height, width = x.shape[-2:]
     if max(height, width) < least:
-        raise ValueError(
+        raise MapSizeError(
             f'{type(layer).__name__} needs a map of {least} pixels or more in height '
-            f'or width; got {height} x {width}. {reason}'
+            f'or width; got {height} x {width}. Enlarge the images, or {advice}.'
         )

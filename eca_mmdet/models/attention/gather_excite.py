@@ -30,8 +30,8 @@ class GatherExcite(Gate):
         """(N, C, H, W) to the same shape, or (N, C, 1, 1); in (0, 1)."""
         if self.extent:
             # Half of it: the last of several steps still has two values to gather.
-            hint = 'Use a smaller extent, or GEThetaMinus(extent=0).'
-            check_map(self, x, self.extent // 2 + 1, hint)
+            advice = 'use a smaller extent, or GEThetaMinus(extent=0)'
+            check_map(self, x, self.extent // 2 + 1, advice)
         gathered: Tensor = self.gather(x).sigmoid()
         if self.extent == 0:
             return gathered

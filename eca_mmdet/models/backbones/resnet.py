@@ -345,9 +345,8 @@ def attention_entries(
 ) -> dict[str, Any]:
     """Return the entries that give a backbone's config an attention mechanism.
 
-    They are to be inherited by a config: the network stays the same, with layers in the
-    mechanism's places. It starts from the same file, new gates random, in stages that
-    train.
+    The network stays the same, with layers in the mechanism's places, and starts from
+    the same file; new gates are random, in stages that train.
 
     Args:
         backbone: config of a ResNet without attention.
@@ -362,12 +361,13 @@ def attention_entries(
     name = getattr(kind, '__name__', backbone['type'])
     if has := backbone.get('attention') or backbone.get('plugins'):
         raise ValueError(f'{name} has attention or other plugins: {clipped(str(has))}')
-    new = PluginResNet if kind in (ResNet, ResNetV1d) else kind
-    takes = inspect.signature(new).parameters if new else {}
-    # Others initialise themselves, whatever init_cfg says.
-    plugged = inspect.isclass(new) and issubclass(new, ResNet)
-    plugged &= new is PluginResNet or new.init_weights is BaseModule.init_weights
-    if not (plugged or 'attention' in takes):
+    new: Any = PluginResNet if kind in (ResNet, ResNetV1d) else kind
+    takes_attention = new and 'attention' in inspect.signature(new).parameters
+    initializer = getattr(new, 'init_weights', None)  # mmengine's reads init_cfg
+    takes_plugins = new is PluginResNet or (
+        initializer is BaseModule.init_weights and issubclass(new, ResNet)
+    )
+    if not (takes_attention or takes_plugins):
         raise ValueError(
             f"{name} is not a ResNet that takes attention: mmdet's ResNet, ResNetV1d, "
             'ResNeXt, Res2Net, ResNeSt, RegNet and TridentResNet do, and PluginResNet '
@@ -378,32 +378,31 @@ def attention_entries(
             f'{mechanism.name} goes between blocks or stages, where {name} has no '
             'place; ResNet and ResNetV1d have. Choose a mechanism of blocks, e.g. eca'
         )
-    layer, stages = dict(layer or mechanism.layer), backbone.get('num_stages', 4)
-    places = (mechanism.stages or (True,) * stages)[:stages]
-    everywhere = mechanism.position == BLOCK and all(places)
+    plugin = mechanism.plugin(backbone.get('depth', 50))
+    plugin['cfg'] = layer = dict(layer or mechanism.layer)
+    stages = (mechanism.stages or (True,) * 4)[: backbone.get('num_stages', 4)]
+    if mechanism.stages:
+        plugin['stages'] = stages
     entries: dict[str, Any] = {'type': new.__name__}
     if kind is ResNetV1d:
         entries |= dict(deep_stem=True, avg_down=True)
-    if 'attention' in takes and (everywhere or not plugged):
+    everywhere = mechanism.position == BLOCK and not mechanism.stages
+    if takes_attention and (everywhere or not takes_plugins):
         entries['attention'] = layer
     else:
-        plugin = {**mechanism.plugin(backbone.get('depth', 50)), 'cfg': layer}
-        entries['plugins'] = [plugin if all(places) else {**plugin, 'stages': places}]
-    first = places.index(True)
+        entries['plugins'] = [plugin]
+    first = stages.index(True)
     if mechanism.has_parameters and backbone.get('frozen_stages', -1) > first:
         entries['frozen_stages'] = first
     own = as_list(backbone.get('init_cfg'))
     loads = [entry for entry in own if entry.get('checkpoint')]
-    file = loads[-1]['checkpoint'] if loads else backbone.get('pretrained')
-    if file:
-        kept = {k: v for e in loads for k, v in e.items() if k in ('strict', 'key')}
-        start: dict[str, Any] = dict(type='ECAPretrained', checkpoint=file, **kept)
+    if file := loads[-1]['checkpoint'] if loads else backbone.get('pretrained'):
+        start: dict[str, Any] = dict(type='ECAPretrained', checkpoint=file)
+        start |= {k: v for e in loads for k, v in e.items() if k in ('strict', 'key')}
         if mechanism.has_parameters and not mechanism.adds:
             start['random_gates'] = True
         others = [entry for entry in own if entry not in loads]
-        entries['init_cfg'] = (
-            [*others, start] if others else dict(_delete_=True) | start
-        )
+        entries['init_cfg'] = [*others, start] if others else {'_delete_': True} | start
     if 'pretrained' in backbone:
         entries['pretrained'] = None
     return entries
