@@ -9,6 +9,7 @@ from torch import nn
 
 from eca_mmdet.autoconfig.plan import add_attention
 from eca_mmdet.catalog.mechanisms import MECHANISMS, find_mechanism
+from eca_mmdet.checkpoints.io import read_weights
 from eca_mmdet.datasets.shapes import write_shapes
 from eca_mmdet.engine import preflight
 from eca_mmdet.engine.config import build_model, load_config
@@ -205,8 +206,7 @@ def test_training_starts_from_a_whole_detector(plain, tmp_path, capfd, name):
     with fresh_mmengine():
         trained = eca_mmdet.train(new, tmp_path / 'work', options=options)
     before = torch.load(detector)['state_dict']
-    after = torch.load(tmp_path / 'work' / 'iter_1.pth', weights_only=False)
-    after = after['state_dict']
+    after = read_weights(tmp_path / 'work' / 'iter_1.pth').state
     added = {key for key in after if f'.{find_mechanism(name).abbr}.' in key}
     assert added and after.keys() - added == before.keys()
     for key, value in before.items():
