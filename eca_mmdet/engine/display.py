@@ -176,7 +176,7 @@ class Display(Hook):  # type: ignore[misc]
 
 def _numbers(metrics: dict[str, Any] | None) -> dict[str, float]:
     found = {k: v for k, v in (metrics or {}).items() if k not in _TIMES}
-    return {k: v for k, v in found.items() if isinstance(v, Real)}
+    return {k: float(v) for k, v in found.items() if isinstance(v, Real)}
 
 
 def _is_by_epoch(runner: Any) -> bool:

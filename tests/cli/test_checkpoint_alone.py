@@ -149,7 +149,7 @@ def test_nothing_that_writes_comes_from_the_checkpoint(
     )
     monkeypatch.syspath_prepend(str(tmp_path))
     path = saved(
-        test_evaluator__type='foreign_package.CocoMetric',
+        test_evaluator__type='foreign_package.CocoTableMetric',
         test_evaluator__outfile_prefix=str(written / 'results'),
         test_evaluator__collect_dir=str(written),  # removed after several processes
         custom_hooks=[{'type': 'LoggerHook', 'out_dir': str(written)}],
