@@ -45,7 +45,11 @@ _NOT_BUILT = (
 
 _DATA_REGISTRIES = ('DATASETS', 'DATA_SAMPLERS', 'FUNCTIONS', 'TRANSFORMS')
 
-ADVICE = 'Name its config instead, if you trust that: --config FILE.'
+_NOT_READ = ('backend_args', 'file_client_args', 'proposal_file')
+"""Entries that name an import path, such as memcached's ``sys_path``, or a pickle."""
+_LOCAL_FILES = (None, {'backend': 'local'}, {'backend': 'disk'})
+
+ADVICE = 'Name its config as well, if you trust that.'
 _MOST = 2_000_000
 
 
@@ -126,12 +130,17 @@ def _dicts(value: Any) -> Iterator[dict[Any, Any]]:
 def require_registered(values: Any, source: str, data: bool = False) -> None:
     """Reject a config with unknown parts in its detector or test pipeline.
 
-    With ``data``, in its test data as well. mmdet must be registered. Other parts
-    (hooks, optimizers) are not built.
+    With ``data``, in its test data as well, which must be COCO's: other datasets read
+    pickles or write files. mmdet must be registered. Other parts (hooks, optimizers)
+    are not built.
     """
     use_registered_names(values)
     loaders = list(_dicts(values.get('test_dataloader')))
     steps = [step for loader in loaders for step in _dicts(loader.get('pipeline'))]
+    for part in loaders if data else steps:
+        for key in _NOT_READ:
+            if part.get(key) not in _LOCAL_FILES:
+                raise _refused(source, f'has {key}, which is not used from a file')
     for parts, registries in (
         (_dicts(values.get('model')), ('MODELS', 'TASK_UTILS')),
         (steps, ('TRANSFORMS',)),
@@ -147,6 +156,17 @@ def require_registered(values: Any, source: str, data: bool = False) -> None:
                     f'names type={name[:80]!r}, which is no part of an image detector '
                     'that mmdet or eca-mmdet registers',
                 )
+            if _reads_other_files(found):
+                raise _refused(source, f"has a {name}; only COCO's files are read")
+
+
+def _reads_other_files(kind: Any) -> bool:
+    """Return whether a registered class is a dataset, but none of COCO's."""
+    from mmdet.datasets import CocoDataset
+    from mmengine.dataset import BaseDataset
+
+    is_dataset = isinstance(kind, type) and issubclass(kind, BaseDataset)
+    return is_dataset and not issubclass(kind, CocoDataset)
 
 
 def registered(name: Any, *registries: str) -> Any:

@@ -154,14 +154,11 @@ def _words(argv: Sequence[str], parser: argparse.ArgumentParser) -> list[str]:
     if words[0] in _RENAMED:
         old, new = words[0], _RENAMED[words[0]]
         print(f'eca-mmdet {old} is now: eca-mmdet {new}', file=sys.stderr)
-    words[:1] = (_RENAMED | _ALIASES).get(words[0], words[0]).split()
+    words[:1] = (_RENAMED | _ALIASES).get(words[0], words[0]).split(' ')
     known = [name for names in GROUPS.values() for name in names]
-    if words[0] == 'attention' and ' '.join(words[:2]) not in known:
-        if words[1:2] not in (
-            ['-h'],
-            ['--help'],
-        ):  # until 0.1 the list was all there is
-            words.insert(1, 'list')
+    asks_help = words[1:2] in (['-h'], ['--help'])
+    if words[0] == 'attention' and ' '.join(words[:2]) not in known and not asks_help:
+        words.insert(1, 'list')  # all there was until 0.1
     heads = {name.split()[0] for name in known}
     if not words[0].startswith('-') and words[0] not in heads:
         names = {word: name for name in known for word in (name, *name.split())}

@@ -206,7 +206,7 @@ def display(args: argparse.Namespace) -> Any:
 
     from eca_mmdet.engine.display import Display
 
-    return Display(Console(file=sys.stdout))
+    return Display(Console(file=sys.stdout, soft_wrap=True))
 
 
 def run_options(args: argparse.Namespace) -> dict[str, Any]:

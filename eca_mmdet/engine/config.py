@@ -282,9 +282,9 @@ def type_name(entry: Any) -> str:
 def evaluators(cfg: Any, use: str) -> list[Any]:
     """Return the configs of the metrics of 'val' or 'test', however they are nested."""
     entry = cfg.get(f'{use}_evaluator') or []
-    if not isinstance(entry, list):
-        entry = entry['metrics'] if 'metrics' in entry else [entry]
-    return list(entry) if isinstance(entry, list) else [entry]
+    if isinstance(entry, dict):
+        entry = entry.get('metrics', entry)
+    return list(entry) if isinstance(entry, (list, tuple)) else [entry]
 
 
 def initializes_backbone(cfg: Any) -> bool:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import datetime
 import logging
+import sys
 import time
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +14,11 @@ from mmengine.hooks import Hook
 from mmengine.runner import EpochBasedTrainLoop
 from rich import progress
 from rich.console import Console
-from rich.markup import escape
 
 import eca_mmdet
 from eca_mmdet.engine.distributed import unwrapped
 from eca_mmdet.evaluation.tables import rows_of
-from eca_mmdet.utils.text import first, plural
+from eca_mmdet.utils.text import first, plural, printable
 
 _RECENT = 20  # steps whose mean loss and times are shown
 _TIMES = ('time', 'data_time')
@@ -52,7 +53,8 @@ class Display(Hook):  # type: ignore[misc]
             '{task.fields[text]}',
             console=console,
             transient=True,
-            disable=not console.is_terminal,
+            redirect_stderr=sys.stderr.isatty(),  # a file gets its own lines
+            disable=not console.is_interactive,  # nor is a dumb terminal
         )
 
     def __enter__(self) -> Display:
@@ -64,9 +66,13 @@ class Display(Hook):  # type: ignore[misc]
         self._bar.stop()
 
     def before_train(self, runner: Any) -> None:
-        """Print the heading."""
+        """Print the heading; a resumed training has a best already."""
         for name, text in _heading(runner).items() if self._heading else ():
             self._print(f'{name:8}{text}')
+        logs = runner.message_hub.log_scalars.items()
+        best = {k[4:]: log.max() for k, log in logs if k.startswith('val/')}
+        for task, row in rows_of(best).items():
+            self._best[task] = 100 * (row.get('AP') or 0), 'before resuming'
 
     def after_train_iter(
         self,
@@ -84,7 +90,8 @@ class Display(Hook):  # type: ignore[misc]
 
     def after_train(self, runner: Any) -> None:
         """Say so if a hook ended the training."""
-        if runner.train_loop.stop_training and runner.iter < runner.max_iters:
+        stopped = getattr(runner.train_loop, 'stop_training', False)  # of our loops
+        if stopped and runner.iter < runner.max_iters:
             self._print(f'stopped early, after {_place(runner)}')
 
     def after_val_iter(
@@ -138,7 +145,7 @@ class Display(Hook):  # type: ignore[misc]
         self, name: str, done: int, total: int, text: Any = str, key: str = ''
     ) -> None:
         now = time.monotonic()
-        if not self._console.is_terminal:
+        if not self._console.is_interactive:
             last = done == total and key == 'train'
             if last or now - self._printed >= self._interval:
                 self._printed = now
@@ -160,14 +167,16 @@ class Display(Hook):  # type: ignore[misc]
             self._bar.remove_task(self._tasks.pop(key))
 
     def _print_numbers(self, numbers: dict[str, float]) -> None:
-        self._print('  '.join(f'{key} {value:.4g}' for key, value in numbers.items()))
+        if numbers:  # none with --format-only
+            self._print('  '.join(f'{key} {v:.4g}' for key, v in numbers.items()))
 
     def _print(self, line: str) -> None:
-        self._console.print(escape(line), highlight=False, soft_wrap=True)
+        self._console.out(printable(line), highlight=False)
 
 
-def _numbers(metrics: dict[str, float] | None) -> dict[str, float]:
-    return {k: v for k, v in (metrics or {}).items() if k not in _TIMES}
+def _numbers(metrics: dict[str, Any] | None) -> dict[str, float]:
+    found = {k: v for k, v in (metrics or {}).items() if k not in _TIMES}
+    return {k: float(v) for k, v in found.items() if isinstance(v, Real)}
 
 
 def _is_by_epoch(runner: Any) -> bool:
@@ -187,16 +196,18 @@ def _heading(runner: Any) -> dict[str, str]:
     if runner.val_loop is not None:
         data += f', {len(runner.val_dataloader.dataset):,} for validation'
     classes = getattr(loader.dataset, 'metainfo', {}).get('classes') or ()
-    data += f'; {plural(len(classes), "class")}: {first(classes)}'
+    if classes:
+        data += f'; {plural(len(classes), "class")}: {first(classes)}'
     model = unwrapped(runner.model)
-    backbone = type(getattr(model, 'backbone', None)).__name__
+    parts = (model, *filter(None, [getattr(model, 'backbone', None)]))
+    names = ', '.join(type(part).__name__ for part in parts)
     count = sum(weight.numel() for weight in model.parameters())
     steps = f'{runner.max_iters:,}'
     if _is_by_epoch(runner):
         steps = f'{plural(runner.max_epochs, "epoch")} of {len(loader):,}'
     return {
         'data': data,
-        'model': f'{type(model).__name__}, {backbone}, {count / 1e6:.1f} M parameters',
+        'model': f'{names}, {count / 1e6:.1f} M parameters',
         'steps': steps,
         'device': _device(model, runner.world_size),
         'folder': f'{runner.work_dir}; the whole log: {Path(runner.log_dir).name}',

@@ -37,6 +37,14 @@ if TYPE_CHECKING:
     from mmengine.hooks import Hook
 
 
+_OF_METRIC = (
+    *('ann_file', 'metric', 'classwise', 'max_dets', 'backend', 'prefix'),
+    *('proposal_nums', 'iou_thrs', 'metric_items', 'sort_categories'),
+)
+"""What an embedded config may say of a metric: nothing of it writes or removes files,
+as ``outfile_prefix`` and ``collect_dir`` do."""
+
+
 @dataclass(frozen=True)
 class Evaluation:
     """Result of a test."""
@@ -144,17 +152,19 @@ def _embedded(checkpoint: str) -> Config:
     forbid_code_in_files()
     registration.register()
     cfg = embedded_config(file, data=True)
-    metrics = evaluators(cfg, 'test')
-    for metric in metrics:
-        if type_name(metric) not in COCO_METRICS:
+    metrics = []
+    for metric in evaluators(cfg, 'test'):
+        # Without a scope, which mmengine would import.
+        kind = type_name(metric) if isinstance(metric, dict) else metric
+        if kind not in COCO_METRICS:
             raise UserError(
-                f'the config in {checkpoint} has {type_name(metric)!r} as '
-                f'test_evaluator; without its file, only {", ".join(COCO_METRICS)} are '
-                'run. Name the config: eca-mmdet test CONFIG CHECKPOINT.',
+                f'the config in {checkpoint} has {kind!r} as test_evaluator; without '
+                f'its file, only {", ".join(COCO_METRICS)} are run. Name the config: '
+                'eca-mmdet test CONFIG CHECKPOINT.',
                 code='config-invalid',
             )
-        for name in ('outfile_prefix', 'format_only'):
-            metric.pop(name, None)
+        kept = {key: metric[key] for key in _OF_METRIC if key in metric}
+        metrics.append({**kept, 'type': kind})
     values = {
         'model': cfg.get('model'),
         'test_dataloader': cfg.get('test_dataloader'),

@@ -134,6 +134,7 @@ def no_garbage_collection() -> Iterator[None]:
 @contextlib.contextmanager
 def frozen_objects() -> Iterator[None]:
     """Let the garbage collector leave alone what exists already: mostly modules."""
+    gc.collect()  # the model of an earlier training would be kept
     gc.freeze()
     try:
         yield

@@ -1,6 +1,9 @@
 """``test`` and ``export`` of a checkpoint, without naming its config."""
 
+import ast
 import json
+import os
+import pickle
 
 import pytest
 import torch
@@ -9,6 +12,22 @@ from eca_mmdet.cli.export import _paths
 from tests.support import detectors
 
 CLASSES = ('circle', 'square', 'triangle')
+MEMCACHED = {
+    'backend': 'memcached',
+    'server_list_cfg': '',
+    'client_cfg': '',
+    'sys_path': 'TMP',
+}
+
+
+class MakesFolder:
+    """An object whose unpickling makes a folder."""
+
+    def __init__(self, path):
+        self.path = str(path)
+
+    def __reduce__(self):
+        return os.mkdir, (self.path,)
 
 
 @pytest.fixture(scope='module')
@@ -77,20 +96,62 @@ def test_test_of_a_folder_equals_that_with_a_config(
         ({'test_evaluator__type': 'DumpDetResults'}, "has 'DumpDetResults' as test_ev"),
         ({'test_dataloader__dataset__type': 'mmengine.dump'}, "type='mmengine.dump'"),
         ({'test_dataloader__sampler__type': 'os.system'}, "type='os.system'"),
+        ({'test_evaluator': 5}, 'has 5 as test_ev'),
+        # mmengine unpickles these two files.
+        ({'test_dataloader__dataset__proposal_file': 'TMP/a.pkl'}, 'has proposal_file'),
+        (
+            {
+                'test_dataloader__dataset__type': 'RefCocoDataset',
+                'test_dataloader__dataset__split_file': 'TMP/a.pkl',
+            },
+            'has a RefCocoDataset',
+        ),
+        (
+            {
+                'test_dataloader__dataset__type': 'CrowdHumanDataset',
+                'test_dataloader__dataset__extra_ann_file': 'TMP/written',
+            },
+            'has a CrowdHumanDataset',
+        ),
+        # It imports a module from sys_path.
+        ({'test_dataloader__dataset__backend_args': MEMCACHED}, 'has backend_args'),
+        (
+            {'test_dataloader__dataset__pipeline__0__backend_args': MEMCACHED},
+            'has backend_args',
+        ),
     ],
 )
 def test_a_config_that_could_do_more_than_test_is_refused(
     changes, message, saved, command, tmp_path
 ):
-    code, _, err = command('test', saved(**changes), '--work-dir', tmp_path / 'w')
+    (tmp_path / 'a.pkl').write_bytes(pickle.dumps(MakesFolder(tmp_path / 'written')))
+    (tmp_path / 'mc.py').write_text('import os; os.mkdir(__file__ + "/../written")')
+    changes = ast.literal_eval(repr(changes).replace('TMP', str(tmp_path)))
+    path = saved(**changes)
+    code, _, err = command('test', path, '--work-dir', tmp_path / 'w')
     assert code == 2 and message in err
-    assert not (tmp_path / 'w').exists()
+    assert not (tmp_path / 'w').exists() and not (tmp_path / 'written').exists()
 
 
-def test_nothing_that_writes_comes_from_the_checkpoint(saved, command, tmp_path):
+def test_predict_imports_nothing_that_the_checkpoint_names(saved, command, tmp_path):
+    path = saved(test_dataloader__dataset__pipeline__0__backend_args=MEMCACHED)
+    (tmp_path / 'a.png').touch()
+    code, _, err = command('predict', path, tmp_path / 'a.png')
+    assert code == 2 and 'has backend_args' in err
+
+
+def test_nothing_that_writes_comes_from_the_checkpoint(
+    saved, command, tmp_path, monkeypatch
+):
     written = tmp_path / 'written'
+    (tmp_path / 'foreign_package.py').write_text(
+        f'import os; os.mkdir({str(written)!r})'
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
     path = saved(
+        test_evaluator__type='foreign_package.CocoTableMetric',
         test_evaluator__outfile_prefix=str(written / 'results'),
+        test_evaluator__collect_dir=str(written),  # removed after several processes
         custom_hooks=[{'type': 'LoggerHook', 'out_dir': str(written)}],
         visualizer={'type': 'DetLocalVisualizer', 'save_dir': str(written)},
     )

@@ -114,3 +114,9 @@ def test_what_is_next_can_be_copied(tmp_path, monkeypatch, capsys):
         "  eca-mmdet predict 'my run' IMAGES",
         '  eca-mmdet test https://x.org/a.pth /elsewhere/b',
     ]
+
+
+def test_an_empty_word_is_no_command(capsys):
+    with pytest.raises(SystemExit, match='2'):
+        cli.main([''])
+    assert "there is no command ''." in capsys.readouterr().err

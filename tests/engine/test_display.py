@@ -89,3 +89,48 @@ def test_numbers_of_another_metric_are_printed(config, command, tmp_path):
         len(re.findall(r'^coco/bbox_mAP -?[\d.e-]+  coco/bbox_mAP_50 ', out, re.M)) == 2
     )
     assert 'best so far' not in out
+
+
+def test_names_are_printed_as_they_are():
+    stream = io.StringIO()
+    metrics = {
+        'a/[red]': 1,
+        '[/b] :car:': 0.25,
+        'e\x1b[2Jf': 2,
+        'x' * 90: 3,
+        'no': 'text',
+    }
+    console = Console(file=stream, force_terminal=True, width=40)
+    Display(console).after_test_epoch(None, metrics | {'time': 1.0})
+    assert stream.getvalue() == (
+        f'a/[red] 1  [/b] :car: 0.25  e\\x1b[2Jf 2  {"x" * 90} 3\n'
+    )
+    Display(console).after_test_epoch(None, {})  # of --format-only
+    assert stream.getvalue().count('\n') == 1
+
+
+def test_a_dumb_terminal_gets_plain_lines(config, tmp_path, monkeypatch):
+    monkeypatch.setenv('TERM', 'dumb')
+    stream = io.StringIO()
+    with Display(Console(file=stream, force_terminal=True)) as display:
+        eca_mmdet.train(config, tmp_path / 'run', display=display)
+    lines = stream.getvalue().splitlines()
+    steps = [line.split()[1] for line in lines if line.startswith('training')]
+    assert steps == ['1/6', '6/6'] and '' not in lines
+
+
+def test_a_resumed_training_knows_the_best_of_before(config, tmp_path):
+    keep = ['default_hooks.checkpoint.max_keep_ckpts=-1']
+
+    def train(**settings):
+        settings |= {'seed': 0, 'options': keep}
+        stream = io.StringIO()
+        with Display(Console(file=stream)) as display:
+            eca_mmdet.train(config, tmp_path / 'run', display=display, **settings)
+        pattern = 'best so far: box AP ([0-9.]+) [(](.+?)[)]'
+        return re.findall(pattern, stream.getvalue())
+
+    (early, place), whole = train()
+    assert float(early) > 0 and place == whole[1] == 'step 3'
+    resumed = train(resume=str(tmp_path / 'run' / 'iter_4.pth'))
+    assert resumed == [(early, 'before resuming')]

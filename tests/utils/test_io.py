@@ -2,11 +2,12 @@
 
 import gc
 import json
+import weakref
 
 import pytest
 
 from eca_mmdet.utils.errors import UserError
-from eca_mmdet.utils.io import read_json, write_json
+from eca_mmdet.utils.io import frozen_objects, read_json, write_json
 
 TEXTS = (
     *('-0', '-0.0', '1e5', '1E400', '1e-400', '5e-324', '9007199254740993.0', '1.0'),
@@ -40,3 +41,20 @@ def test_sequences_are_written_and_bytes_are_not(tmp_path):
     assert json.loads(path.read_text()) == {'a': [0, 1, 2]}
     with pytest.raises(TypeError, match='bytes has no form in JSON'):
         write_json(path, {'counts': b'01'})
+
+
+def test_frozen_objects_keep_no_garbage():
+    class Cycle:
+        pass
+
+    gc.disable()
+    try:
+        garbage = Cycle()
+        garbage.itself = garbage
+        seen = weakref.ref(garbage)
+        del garbage
+        with frozen_objects():
+            assert seen() is None and gc.get_freeze_count() > 0
+    finally:
+        gc.enable()
+    assert gc.get_freeze_count() == 0
