@@ -97,6 +97,11 @@ def apply_settings(
 
 def _stop_early(cfg: Any, patience: int) -> None:
     """Stop after so many validations without a better score; keep the best."""
+    if not cfg.get('val_evaluator'):
+        raise UserError(
+            f'--patience needs validations; {cfg.filename} has no val_evaluator.',
+            code='option-conflict',
+        )
     checkpoint = cfg.setdefault('default_hooks', {}).setdefault(
         'checkpoint', {'type': 'CheckpointHook'}
     )

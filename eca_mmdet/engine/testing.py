@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import tempfile
 import time
 from collections.abc import Sequence
@@ -172,7 +173,10 @@ def _embedded(checkpoint: str) -> Config:
         'test_cfg': {'type': 'TestLoop'},
         'custom_hooks': [{'type': 'MetricsFileHook'}],
     }
-    return Config(values, file.config, f'{Path(checkpoint).stem}.py')
+    # mmengine's name of the training is that of its config and a date. Results have it.
+    name = re.sub(r'_\d{8}_\d{6}$', '', str(file.meta.get('experiment_name')))
+    name = name if re.fullmatch(r'\w[\w.+-]*', name) else Path(checkpoint).stem
+    return Config(values, file.config, f'{name}.py')
 
 
 def _folder_beside(checkpoint: str) -> Path | None:

@@ -42,6 +42,7 @@ def trained(mmdet_ready, shapes, tmp_path_factory):
     cfg.work_dir = 'elsewhere'  # of the machine that trained
     cfg.dump(str(folder / 'config.py'))
     meta = {'cfg': cfg.pretty_text, 'dataset_meta': {'classes': CLASSES}}
+    meta['experiment_name'] = 'shapes_20260102_030405'
     content = {'state_dict': model.state_dict(), 'meta': meta}
     torch.save(content, folder / 'epoch_2.pth')
     (folder / 'last_checkpoint').write_text('epoch_2.pth')
@@ -84,6 +85,8 @@ def test_test_of_a_folder_equals_that_with_a_config(
     # Beside the training, where report looks.
     (record,) = run.glob('test/*/metrics.json')
     assert not (tmp_path / 'work_dirs').exists()
+    assert json.loads(record.read_text())['config'] == 'shapes'
+    assert (run / 'test' / 'shapes.py').is_file()
     assert (run / 'epoch_2.pth').stat().st_size > 10_000
     code, *_ = command('report', run, '--no-model', '--examples', '0')
     assert code == 0
