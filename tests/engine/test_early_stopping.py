@@ -125,7 +125,7 @@ def test_the_score_is_that_of_the_evaluator(mmdet_ready):
     cfg.default_hooks.checkpoint.save_best = 'auto'
     with pytest.raises(UserError, match='which score of VOCMetric should rise'):
         apply_settings(cfg, patience=2)
-    cfg.val_evaluator = None
+    cfg.val_evaluator = cfg.val_cfg = cfg.val_dataloader = None
     with pytest.raises(UserError, match='--patience needs validations'):
         apply_settings(cfg, patience=2)
     with pytest.raises(UserError, match='patience must be at least 1; got 0'):
