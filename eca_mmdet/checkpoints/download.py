@@ -140,41 +140,52 @@ def download(name: str, folder: str | Path | None = None) -> Path:
     Raises:
         WeightsError: it cannot be downloaded, or another file is in its place.
     """
-    source = SOURCES.get(name, name)
+    source, original = SOURCES.get(name, name), None
     if not is_address(source):
         near = f'it is not in eca-mmdet weights list.{suggestion(name, [*SOURCES])}'
         reason = f'{source}.' if name in SOURCES else near
         raise MissingWeightsError(f'{name} cannot be downloaded: {reason}')
     if folder is None and name == source:
         return fetch(source)
-    file = Path(folder or FOLDER).expanduser() / _file_name(name)
+    if source.startswith('hf://'):
+        original = fetch(source)
+    else:
+        source = _http_address(source)
+    file = Path(folder or FOLDER).expanduser()
+    file /= _file_name(name if name in SOURCES else source)
     if os.path.lexists(file):
         try:
-            digest = _digest(file, source)
+            digest = _digest(file, sha256_of(original) if original else _stated(source))
         except UserError as error:
             raise WeightsError(
                 f'{error} Move it away first.', code='output-exists'
             ) from error
         logger.warning('%s is there already, sha256 %s', file, digest)
-    elif source.startswith('hf://'):
-        original = fetch(source)
+    elif original:
         file.parent.mkdir(parents=True, exist_ok=True)
         with whole_file(file) as partial:
             shutil.copyfile(original, partial)
     else:
-        _save(_http_address(source), file)
+        _save(source, file)
     return file
 
 
-def _digest(file: Path, address: str) -> str:
-    """Return the SHA-256 of a checkpoint, whose start some addresses have."""
+def _stated(address: str) -> str:
+    """Return the start of the SHA-256 that an address states, or ''.
+
+    It is in torch's names, such as resnet50-0676ba61.pth; digits only are a date.
+    """
+    found = re.search(r'-(?!\d{8}\.)([0-9a-f]{8})\.\w+$', _file_name(address))
+    return found[1] if found else ''
+
+
+def _digest(file: Path, stated: str) -> str:
+    """Return the SHA-256 of a checkpoint, and reject it if another start is stated."""
     from eca_mmdet.checkpoints.io import read_checkpoint
 
-    # torch's names, such as resnet50-0676ba61.pth; digits only are a date.
-    stated = re.search(r'-(?!\d{8}\.)([0-9a-f]{8})\.\w+$', _file_name(address))
     digest = read_checkpoint(file).sha256
-    if stated and not digest.startswith(stated[1]):
-        reason = f'its sha256 is {digest}, not {stated[1]}...'
+    if not digest.startswith(stated):
+        reason = f'its sha256 is {digest}, not {stated[:8]}...'
         raise WeightsError(f'{file} is another file: {reason}', code='download-failed')
     return digest
 
@@ -236,7 +247,7 @@ def _save(address: str, file: Path) -> None:
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         with _received(address, file) as part:
-            _digest(part, address)
+            _digest(part, _stated(address))
             part.replace(file)
     except UserError as error:
         if part:

@@ -103,19 +103,15 @@ class ECADetector(Detector):
         image: ImageInput,
         score_thr: float | Array = SHOWN_FROM,
         channel_order: Order = 'rgb',
-        *,
-        score: float | None = None,
     ) -> Array:
         """Return where the evidence for the objects lies: see :mod:`.cam`.
 
         The map is (H, W) float32, 0-1: the largest value is 1, and all are 0 without
         objects of at least the score, which may be an array of one for each class;
         above 1 leaves a class out.
-        ``score`` is the former name of ``score_thr``.
         """
         from eca_mmdet.inference.cam import evidence_map
 
-        score_thr = score_thr if score is None else score
         if np.ndim(score_thr) == 0:
             require_fraction('score_thr', float(score_thr))
         original, batch, _ = self._batch(in_rgb(image, channel_order))

@@ -23,7 +23,7 @@ import numpy.typing as npt
 
 from eca_mmdet.inference.drawing import draw_heat, pixels_of
 from eca_mmdet.inference.prediction import Picture, Prediction
-from eca_mmdet.utils.errors import UserError, require_classes, require_package
+from eca_mmdet.utils.errors import UserError, require_classes
 from eca_mmdet.utils.images import frames_of, require_local
 from eca_mmdet.utils.io import (
     make_run_folder,
@@ -285,16 +285,6 @@ class PredictedFiles:
     seconds: float = 0
     notes: list[str] = field(default_factory=list)
     interrupted: bool = False
-
-
-def require_packages(masks: bool, source: Images | Video) -> None:
-    """Raise MissingPackageError if drawing or writing lacks a package."""
-    packages = {'cv2': 'opencv-python', 'PIL': 'pillow', 'matplotlib': 'matplotlib'}
-    packages |= {'pycocotools': 'pycocotools'} if masks else {}
-    lines = isinstance(source, Images) and len(source.names) <= _LINES
-    packages |= {} if lines else {'rich': 'rich'}  # for a progress bar
-    for name in packages:
-        require_package(name, 'drawing predictions', ' '.join(packages.values()))
 
 
 def labels_of(names: Sequence[str], classes: Sequence[str]) -> list[int]:

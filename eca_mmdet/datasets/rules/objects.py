@@ -6,9 +6,9 @@ A file without any mask is one of boxes, and good.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence, Set
 from functools import partial
-from itertools import chain, repeat
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -64,9 +64,6 @@ _FEWEST = 5
 
 _SCALED, _MOVED = 'scaled to pixels', 'moved into their box'
 _EXCHANGED = 'with x and y exchanged'
-
-Boxes = npt.NDArray[np.float64]
-Flags = npt.NDArray[np.bool_]
 
 _without_area = annotations_with(lambda one: not is_finite_number(one.get('area')))
 _without_box = annotations_with(lambda one: one.get('bbox') is None)
@@ -297,19 +294,18 @@ def _read_boxes(content: Content) -> None:
         for one, box in boxes:
             _, _, width, height = one['bbox']
             area = read_number(one.get('area')) or 0
-            if math.isclose(
-                area, float(width) * height, rel_tol=0.02
-            ):  # it was the box's
-                one['area'] = box[2] * box[3]
+            if math.isclose(area, float(width) * height, rel_tol=0.02):
+                one['area'] = box[2] * box[3]  # as it was the box's
             one['bbox'] = box
         content.done[f'boxes read as {order}'] += len(boxes)
     content.forget()
 
 
 def _clip(content: Content) -> None:
-    if content.derive(_other_orders):
+    over_edge = content.derive(_misplaced)['bbox-over-edge']
+    if over_edge and content.derive(_other_orders):
         return  # several orders fit
-    for one in content.derive(_misplaced)['bbox-over-edge']:
+    for one in over_edge:
         x, y, w, h = one['bbox']
         width, height = content.sizes[one['image_id']] or (w, h)
         left, top = max(x, 0), max(y, 0)
@@ -388,44 +384,50 @@ def _place_masks(content: Content) -> None:
     A reading that some masks need is tried on all: others may overlap their box too.
     """
     _read_boxes(content)
-    masks, readings = content.derive(_bad_masks), set[str]()
+    masks = content.derive(_bad_masks)
     bad = [*masks['mask-without-pixel'], *masks['mask-off-bbox']]
-    others = [one for one in content.annotations if bad and has_mask(one)]
-    allowed = {_SCALED, _MOVED}
     # If no mask leaves its image, the axes of the boxes may be wrong as well.
-    if any(_leaves(one, content) for one in bad):
-        allowed.add(_EXCHANGED)
-    for tried, one in (*zip(repeat(allowed), bad), *zip(repeat(readings), others)):
-        size, box = content.sizes[one['image_id']] or (1, 1), one.get('bbox')
-        now = mask_box(one['segmentation'], size) if tried else None
-        least = float(overlap(now, box)) if now and is_box(box) else 0
-        least = max(least, _SAME_OVERLAP)
-        for what, rings in _placed(one['segmentation'], size, box) if tried else ():
-            found = mask_box(rings, size) if what in tried else None
-            if found and (not is_box(box) or overlap(found, box) > least):
-                one['segmentation'] = rings
-                content.done[f'masks {what}'] += 1
-                readings.add(what)
-                break
+    leaves = any(
+        value > (content.sizes[one['image_id']] or (1, 1))[at % 2]
+        for one in bad
+        if isinstance(one['segmentation'], list)
+        for ring in one['segmentation']
+        for at, value in enumerate(ring)
+    )
+    allowed = {_SCALED, _MOVED, *[_EXCHANGED] * leaves}
+    found = {_place(one, content, allowed) for one in bad} - {None}
+    for one in filter(has_mask, content.annotations) if found else ():
+        _place(one, content, found)
 
 
-def _leaves(one: Entry, content: Content) -> bool:
-    size, mask = content.sizes[one['image_id']] or (1, 1), one['segmentation']
-    rings = mask if isinstance(mask, list) else []
-    return any(v > size[at % 2] for ring in rings for at, v in enumerate(ring))
-
-
-def _placed(mask: Any, size: Size, box: Any) -> Iterator[tuple[str, list[list[float]]]]:
-    """Yield readings of polygons: of 0 to 1, of y before x, relative to the box."""
-    rings = mask if isinstance(mask, list) else []
+def _place(one: Entry, content: Content, allowed: Set[str | None]) -> str | None:
+    """Read polygons in the first way by which they agree with their box; name it."""
+    rings, box = one['segmentation'], one.get('bbox')
+    if not isinstance(rings, list):
+        return None
+    size, least = content.sizes[one['image_id']] or (1, 1), _SAME_OVERLAP
+    readings: list[tuple[str, list[list[float]]]] = []
     if all(0 <= value <= 1 for ring in rings for value in ring):
         for sides in (size, (max(size), max(size))):
-            yield _SCALED, [_in_pixels(ring, sides) for ring in rings]
+            readings.append((_SCALED, [_in_pixels(ring, sides) for ring in rings]))
     elif is_box(box):
-        pairs = ([*zip(ring[1::2], ring[::2], strict=True)] for ring in rings)
-        yield _EXCHANGED, [[*chain.from_iterable(p)] for p in pairs]
+        if now := mask_box(rings, size):
+            least = max(least, float(overlap(now, box)))
+        # What is no polygon is a later phase's.
+        exchanged = [
+            [ring[at ^ 1] for at in range(len(ring))] if is_polygon(ring) else ring
+            for ring in rings
+        ]
         moved = [[v + box[at % 2] for at, v in enumerate(ring)] for ring in rings]
-        yield _MOVED, moved
+        readings = [(_EXCHANGED, exchanged), (_MOVED, moved)]
+    for what, rings in readings:
+        found = mask_box([*filter(is_polygon, rings)], size)
+        agrees = found and (not is_box(box) or overlap(found, box) > least)
+        if agrees and what in allowed:
+            one['segmentation'] = rings
+            content.done[f'masks {what}'] += 1
+            return what
+    return None
 
 
 def _unusable(content: Content) -> list[Entry]:
