@@ -365,36 +365,36 @@ def _from_hub(checkpoint: str) -> Path:
         with contextlib.suppress(LocalEntryNotFoundError, ValueError):
             return Path(get(name, local_files_only=True))
     logger.warning('downloading %s', checkpoint)
-    hub = logging.getLogger('huggingface_hub')
+    hub, reason = logging.getLogger('huggingface_hub'), ''
     level = hub.level
-    reason: Exception | None = None
     for name in names:
         hub.setLevel(logging.ERROR)  # hides its own lines; the last reason is reported
         try:
-            blob = Path(get(name)).resolve()
+            path = Path(get(name))
         except Exception as error:  # the Hub's own, httpx's, OSError
-            reason = error
+            reason = _first_line(error)
             absent = isinstance(error, EntryNotFoundError)
             if not absent or isinstance(error, LocalEntryNotFoundError):
                 break  # no answer, or a refusal: the next name would have the same
-        else:
-            # In the cache, the name of a large file is its SHA-256.
-            if re.fullmatch('[0-9a-f]{64}', blob.name) and sha256_of(blob) != blob.name:
-                blob.unlink()
-                reason = ValueError(f'{name} came with another sha256: try again')
-                break
-            return Path(get(name, local_files_only=True))
+            continue
         finally:
             hub.setLevel(level)
+        # In the cache, the name of a large file is its SHA-256.
+        blob = path.resolve()
+        if not re.fullmatch('[0-9a-f]{64}', blob.name) or sha256_of(blob) == blob.name:
+            return path
+        blob.unlink()
+        reason = f'{name} came with another sha256: try again'
+        break
     raise MissingWeightsError(
-        f'{checkpoint} is not in the cache and cannot be downloaded '
-        f'({_first_line(reason)}). On a machine with a network: eca-mmdet weights '
-        f'download {checkpoint} --dir . (then copy the file). {_OTHERWISE}',
+        f'{checkpoint} is not in the cache and cannot be downloaded ({reason}). On a '
+        f'machine with a network: eca-mmdet weights download {checkpoint} --dir . '
+        f'(then copy the file). {_OTHERWISE}',
         code='download-failed',
-    ) from None
+    )
 
 
-def _first_line(reason: Exception | None) -> str:
+def _first_line(reason: object) -> str:
     reason = getattr(reason, '__cause__', None) or reason  # the Hub wraps it
     lines = [line.strip() for line in str(reason).splitlines() if line.strip()]
     return lines[0][:200] if lines else type(reason).__name__

@@ -112,19 +112,17 @@ def _load_onnx(args: argparse.Namespace) -> Any:
     from eca_mmdet.export.runtime import OnnxDetector
     from eca_mmdet.utils.errors import UserError
 
-    reasons = {
-        '--cam': args.cam and 'an ONNX file has no gradients, which a CAM is made of',
-        '--config': args.config is not None and 'an ONNX file has its network in it',
-        '--device': args.device not in (None, 'cpu')
-        and 'an ONNX file is run on the CPU here; in Python: OnnxDetector(path, '
-        "providers=['CUDAExecutionProvider'])",
+    given = {
+        '--cam': args.cam,
+        '--config': args.config,
+        '--device': args.device not in (None, 'cpu'),
     }
-    for name, reason in reasons.items():
-        if reason:
-            raise UserError(
-                f'{name} goes with a checkpoint of mmengine: {reason}.',
-                code='option-conflict',
-            )
+    for name in (name for name, value in given.items() if value):
+        raise UserError(
+            f'{name} goes with a checkpoint of mmengine; an ONNX file has only its '
+            'network, which is run on the CPU here.',
+            code='option-conflict',
+        )
     return OnnxDetector(args.checkpoint)
 
 

@@ -235,8 +235,7 @@ def _read(source: Any, truth: GroundTruth, types: Sequence[str] | None) -> Resul
             fault = 'unknown' if image is None else 'predicted twice'
             raise UserError(
                 f'results: the image {key!r} is {fault}. Give a dict from image id or '
-                f'file name in {truth.source} to prediction, e.g. '
-                f'{{{truth.image_ids[0]!r}: prediction}}.',
+                f'file name in {truth.source} to prediction.',
                 code='not-results',
             )
         categories = [ids.get(name, name) for name in prediction.classes]
@@ -263,12 +262,11 @@ def _move(found: Detections, whole: GroundTruth, part: GroundTruth) -> Detection
     return replace(found.take(kept), category=category[kept])
 
 
-def _labels(paths: Sequence[PathLike]) -> list[str]:
+def _labels(paths: Sequence[str]) -> list[str]:
     """Return file names without the suffix, or paths where those are not enough."""
     names = [Path(path).name.removesuffix('.json') for path in paths]
-    whole = [str(path) for path in paths]
     if len(set(names)) == len(names):
         return names
-    if len(set(whole)) == len(whole):
-        return whole
-    return [f'{number}: {path}' for number, path in enumerate(whole, 1)]
+    if len(set(paths)) == len(paths):
+        return [*paths]
+    return [f'{number}: {path}' for number, path in enumerate(paths, 1)]

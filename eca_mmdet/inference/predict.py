@@ -109,25 +109,14 @@ def _paths(source: str) -> list[Path]:
         if os.path.exists(name):
             return [Path(name)]
     require_local(source)
-    if not source:
-        problem = 'an image, a folder or a video is expected; got an empty name.'
-    elif source == '-' or source.isdecimal():
-        what = 'standard input' if source == '-' else 'a camera'
-        problem = (
-            f'{source} is not a file; {what} is not read. Save its images, or a video '
-            'of it, and name the file.'
-        )
-    elif not glob.has_magic(expanded):
-        problem = f'{source} does not exist; images, folders or a video are expected.'
-    else:
+    problem = 'does not exist; images, folders or a video are expected'
+    if glob.has_magic(expanded):
         found = map(Path, glob.iglob(expanded, recursive=True))
         if media := sorted(path for path in found if _kind(path)):
             return media
-        problem = (
-            f'{source} does not exist, and as a pattern it matches no image, folder or '
-            'video.'
-        )
-    raise UserError(problem, code='file-not-found')
+        problem = 'matches no image, folder or video'
+    name = source or 'a file without a name'
+    raise UserError(f'{name} {problem}.', code='file-not-found')
 
 
 def _kind(path: Path) -> str:
@@ -302,8 +291,9 @@ def _take_folder(folder: Path, source: Images | Video) -> Path:
     # A call that was killed leaves a partial record.
     records = [p for p in found if p.name.startswith((RECORD, f'.{RECORD}.'))]
     own = [*records, *(p for p in found if p.name in KINDS)]
-    paths = [source.path] if isinstance(source, Video) else []
-    if isinstance(source, Images):
+    if isinstance(source, Video):
+        paths = [source.path]
+    else:
         paths = [source.folder / name for name in source.names]
     inside = any(folder.resolve() in path.resolve().parents for path in paths)
     if inside or (own and not records):
@@ -347,9 +337,8 @@ def predict_files(
         detector.read(str(source.folder / source.names[0]))  # before creating a folder
     least = np.full(len(detector.classes), score, np.float32)
     if classes is not None:
-        least[
-            np.delete(np.arange(len(least)), labels_of(classes, detector.classes))
-        ] = 2
+        others = np.delete(np.arange(len(least)), labels_of(classes, detector.classes))
+        least[others] = 2
     start = time.monotonic()
     if force and out and os.path.lexists(out):
         result = PredictedFiles(_take_folder(Path(out), source))

@@ -427,7 +427,7 @@ def test_bad_checkpoints_and_options(command, checkpoint, folder, tmp_path):
         ((checkpoint, image, '--config', 'nosuch'), 'nosuch'),
         ((checkpoint, image, '--classes', 'big dog'), 'Did you mean big cat?'),
         ((checkpoint, image, '--classes', '龍', '3'), "no class '3' in the detector"),
-        ((checkpoint, ''), 'empty name'),
+        ((checkpoint, ''), 'a file without a name does not exist'),
         ((checkpoint, image, clip), 'a video is predicted by itself'),
         ((checkpoint, clip, clip.with_name('b.avi')), 'a video is predicted by itself'),
         ((checkpoint, image, tmp_path / 'no.png'), 'no.png does not exist'),
@@ -440,8 +440,8 @@ def test_bad_checkpoints_and_options(command, checkpoint, folder, tmp_path):
         ((checkpoint, 's3://bucket/a.png', image), 's3://bucket/a.png is an address'),
         ((checkpoint, 'file:///a.png'), 'Name the file itself'),
         ((checkpoint, f'data:image/png;base64,{"A" * 5000}'), 'is an address'),
-        ((checkpoint, 0), 'a camera is not read'),
-        ((checkpoint, '-'), 'standard input is not read'),
+        ((checkpoint, 0), '0 does not exist'),
+        ((checkpoint, '-'), '- does not exist'),
     ):
         code, _, err = command('predict', *arguments, '--out', out)
         assert code == 2 and message in err and len(err.splitlines()) == 1

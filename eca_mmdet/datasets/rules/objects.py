@@ -24,7 +24,6 @@ from eca_mmdet.datasets.entries import (
     is_drawable_size,
     is_finite_number,
     is_polygon,
-    is_segmentation,
     read_box,
     read_flag,
     read_number,
@@ -32,9 +31,10 @@ from eca_mmdet.datasets.entries import (
 )
 from eca_mmdet.datasets.masks import (
     LEAST_OVERLAP,
-    bad_counts,
+    MASK_FAULTS,
     mask_box,
     mask_boxes,
+    mask_faults,
     overlap,
     set_area,
     shared_area,
@@ -150,14 +150,16 @@ def _opposite_corner(box: Any, size: Size | None) -> list[float] | None:
     return max(boxes, key=lambda box: float(shared_area(box, whole_image)))
 
 
-def _is_confirmed(one: Entry, box: Sequence[float], size: Size | None) -> bool:
-    """Whether a box is that of the mask; without a mask, whether it has the area."""
-    if found := mask_box(one.get('segmentation'), size):
-        return bool(overlap(found, box) > _SAME_OVERLAP)
-    area = one.get('area')
-    if not is_finite_number(area) or area <= 1:
-        return False
-    return math.isclose(area, box[2] * box[3], rel_tol=0.02)
+def _is_normalised(one: Entry, size: Size | None) -> bool:
+    """Whether a thin box in 0-1 is one in pixels by its mask or area, or cannot be."""
+    box, area = one['bbox'], one.get('area')
+    pixels, found = _in_pixels(box, size), mask_box(one.get('segmentation'), size)
+    if 0 < min(box) and max(box) < 1 and (not found or max(found[2:]) <= 1):
+        return True
+    if found:
+        return bool(overlap(found, pixels) > _SAME_OVERLAP)
+    stated = is_finite_number(area) and area > 1
+    return stated and math.isclose(area, pixels[2] * pixels[3], rel_tol=0.02)
 
 
 def _misplaced(content: Content) -> dict[str, list[Entry]]:
@@ -179,10 +181,7 @@ def _misplaced(content: Content) -> dict[str, list[Entry]]:
     if normalised.any() and (unit | empty).all():
         normalised = np.asarray(unit & ~empty)
     for at in [] if (unit | empty).all() else np.flatnonzero(normalised):
-        one, size = boxed[at], sizes.get(boxed[at]['image_id'])
-        box, found = one['bbox'], mask_box(one.get('segmentation'), size)
-        inside = 0 < min(box) and max(box) < 1 and (not found or max(found[2:]) <= 1)
-        normalised[at] = inside or _is_confirmed(one, _in_pixels(box, size), size)
+        normalised[at] = _is_normalised(boxed[at], sizes.get(boxed[at]['image_id']))
     faults = {
         'empty-bbox': empty,
         'bbox-outside': outside,
@@ -324,39 +323,21 @@ def _box_name(one: Entry) -> str:
 
 def _bad_masks(content: Content) -> dict[str, list[Entry]]:
     """Return annotations by what is wrong with their mask, and those without one."""
-    masked = [one for one in content.annotations if one.get('segmentation')]
-    malformed = [one for one in masked if not is_segmentation(one['segmentation'])]
-    rles = [o for o in masked if _is_compressed(o['segmentation'])]
-    bad_rles = np.flatnonzero(bad_counts([one['segmentation'] for one in rles]))
-    malformed += [rles[at] for at in bad_rles]
-    bad, sizes = set(map(id, malformed)), content.sizes
-    short, other_size, usable = [], [], []
-    for one in masked:
-        mask = one['segmentation']
-        if bad and id(one) in bad:
-            continue
-        size = sizes.get(one['image_id'])
-        if isinstance(mask, list) and not all(map(is_polygon, mask)):
-            short.append(one)
-        elif isinstance(mask, dict) and size and mask['size'] != [size[1], size[0]]:
-            other_size.append(one)
-        elif size and is_drawable_size(*size):
-            usable.append(one)
-    without = [one for one in content.annotations if not one.get('segmentation')]
-    empty, away = _misses(content, usable)
-    return {
-        'malformed-segmentation': malformed,
-        'short-polygon': short,
-        'rle-size': other_size,
-        'missing-segmentation': without,
-        'mask-without-pixel': empty,
-        'mask-off-bbox': away,
-    }
-
-
-def _is_compressed(mask: Any) -> bool:
-    counts = mask.get('counts') if isinstance(mask, dict) else None
-    return isinstance(counts, str) and is_segmentation(mask)
+    known, annotations = content.sizes, content.annotations
+    sizes = [(known.get(one['image_id']) or (0, 0))[::-1] for one in annotations]
+    faults = mask_faults([one.get('segmentation') for one in annotations], sizes)
+    found: dict[str, list[Entry]] = {code: [] for code in MASK_FAULTS}
+    for at, fault in faults.items():
+        found[fault].append(annotations[at])
+    empty, away = _misses(
+        content,
+        [
+            one
+            for at, one in enumerate(annotations)
+            if at not in faults and is_drawable_size(*sizes[at])
+        ],
+    )
+    return found | {'mask-without-pixel': empty, 'mask-off-bbox': away}
 
 
 def _misses(content: Content, usable: list[Entry]) -> tuple[list[Entry], list[Entry]]:
@@ -487,11 +468,11 @@ _box_rule = partial(_rule, _misplaced, describe=_box_name)
 _mask_rule = partial(_rule, _bad_masks)
 
 
-def _drop_misplaced(code: str, summary: str, what: str) -> Fix:
+def _drop_rule(code: str, summary: str, what: str) -> Rule[Content]:
     def drop(content: Content) -> None:
-        content.drop(content.derive(_misplaced)[code], what)
+        content.drop(content.derive(_misplaced)[code], f'annotations {what} dropped')
 
-    return Fix(summary, Phase.EXTENTS, drop)
+    return _box_rule(code, Fix(summary, Phase.EXTENTS, drop))
 
 
 RULES: tuple[Rule[Content], ...] = (
@@ -512,23 +493,13 @@ RULES: tuple[Rule[Content], ...] = (
         _malformed_boxes,
         _read(_malformed_boxes, 'bbox', read_box, _BOX.summary),
     ),
-    _box_rule(
+    _drop_rule(
         'empty-bbox',
-        _drop_misplaced(
-            'empty-bbox',
-            'computed from the mask, or negative sides taken as the opposite corner; '
-            'otherwise dropped',
-            'annotations of an empty box dropped',
-        ),
+        'computed from the mask, or negative sides taken as the opposite corner; '
+        'otherwise dropped',
+        'of an empty box',
     ),
-    _box_rule(
-        'bbox-outside',
-        _drop_misplaced(
-            'bbox-outside',
-            'computed from the mask; dropped where there is none',
-            'annotations whose box is outside the image dropped',
-        ),
-    ),
+    _drop_rule('bbox-outside', _BOX.summary, 'whose box is outside the image'),
     _box_rule(
         'thin-bbox', _BOX._replace(summary='computed from the mask, if there is one')
     ),
