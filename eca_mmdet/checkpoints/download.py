@@ -26,7 +26,13 @@ from typing import Any
 
 from eca_mmdet.utils.errors import MissingWeightsError, UserError, WeightsError
 from eca_mmdet.utils.io import sha256_of, whole_file
-from eca_mmdet.utils.text import clipped, printable, progress, suggestion
+from eca_mmdet.utils.text import (
+    clipped,
+    first_line,
+    printable,
+    progress,
+    suggestion,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -256,7 +262,7 @@ def _save(address: str, file: Path) -> None:
         raise WeightsError(f'{shown}: {reason}', code=error.code) from error
     except (OSError, HTTPException, ValueError) as error:
         answered = isinstance(error, urllib.error.HTTPError)
-        reason = _first_line(error if answered else getattr(error, 'reason', error))
+        reason = first_line(error if answered else getattr(error, 'reason', error))
         raise MissingWeightsError(
             f'{shown} cannot be downloaded ({reason}). Try again later, or download it '
             f'with a browser and save it as {file}.',
@@ -372,7 +378,7 @@ def _from_hub(checkpoint: str) -> Path:
         try:
             path = Path(get(name))
         except Exception as error:  # the Hub's own, httpx's, OSError
-            reason = _first_line(error)
+            reason = first_line(error.__cause__ or error)  # the Hub wraps it
             absent = isinstance(error, EntryNotFoundError)
             if not absent or isinstance(error, LocalEntryNotFoundError):
                 break  # no answer, or a refusal: the next name would have the same
@@ -392,9 +398,3 @@ def _from_hub(checkpoint: str) -> Path:
         f'(then copy the file). {_OTHERWISE}',
         code='download-failed',
     )
-
-
-def _first_line(reason: object) -> str:
-    reason = getattr(reason, '__cause__', None) or reason  # the Hub wraps it
-    lines = [line.strip() for line in str(reason).splitlines() if line.strip()]
-    return lines[0][:200] if lines else type(reason).__name__

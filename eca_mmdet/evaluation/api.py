@@ -235,7 +235,8 @@ def _read(source: Any, truth: GroundTruth, types: Sequence[str] | None) -> Resul
             fault = 'unknown' if image is None else 'predicted twice'
             raise UserError(
                 f'results: the image {key!r} is {fault}. Give a dict from image id or '
-                f'file name in {truth.source} to prediction.',
+                f'file name in {truth.source} to prediction, e.g. '
+                f'{{{truth.image_ids[0]!r}: prediction}}.',
                 code='not-results',
             )
         categories = [ids.get(name, name) for name in prediction.classes]

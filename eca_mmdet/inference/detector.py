@@ -32,7 +32,7 @@ from eca_mmdet.inference.prediction import (
 )
 from eca_mmdet.utils.errors import UserError, require_fraction
 from eca_mmdet.utils.images import decode, other_format, require_image_file, to_rgb
-from eca_mmdet.utils.text import clipped, first
+from eca_mmdet.utils.text import first, first_line
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -138,10 +138,9 @@ class ECADetector(Detector):
         try:
             packed = dict(self._pipeline[1](loaded))
         except Exception as error:  # OpenCV, numpy and torch each raise their own
-            line = next(iter(str(error).splitlines()), '') or type(error).__name__
             raise UserError(
                 f'{path or "an image"} of {width} x {height} cannot be prepared for '
-                f'the detector: {clipped(line, 200)}',
+                f'the detector: {first_line(error)}',
                 code='broken-image',
             ) from error
         return original, {key: [value] for key, value in packed.items()}, path
@@ -275,7 +274,7 @@ def load_model(
         model.to(device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise UserError(
-            f'device {device!r} cannot be used: {str(error).splitlines()[0]}',
+            f'device {device!r} cannot be used: {first_line(error)}',
             code='no-gpu',
         ) from error
     model.train(False)  # mmdet's ResNet returns None from eval()

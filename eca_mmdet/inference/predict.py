@@ -53,7 +53,7 @@ _SIGNATURE = re.compile(
 """Starts of image files, whatever their names; camera files start like TIFF."""
 _WRITTEN = ('.png', '.jpg', '.jpeg')
 _USUAL_RATE = 25.0
-_LINES = 20  # of images; of more, every n-th has a line, or a bar is shown
+_LINES = 20  # of images; more have a progress bar
 
 
 @dataclass(frozen=True)
@@ -433,10 +433,9 @@ def _predict_images(
 ) -> None:
     """Predict images; report each of a few, or else how far it is."""
     taken, total = set[str](), len(source.names)
-    step = -(-total // _LINES)
-    bar = step > 1 and sys.stderr.isatty()
-    with progress('images', total, shown=bar) as advance:
-        for number, name in enumerate(source.names, 1):
+    few = total <= _LINES
+    with progress('images', total, shown=not few) as advance:
+        for name in source.names:
             advance()
             start = time.monotonic()
             try:
@@ -451,13 +450,11 @@ def _predict_images(
             for kind, picture in pictures.items():
                 picture.save(result.out / kind / chosen)
             record.add(prediction, name, picture=f'pictures/{chosen}')
-            if step == 1:
+            if few:
                 seconds = time.monotonic() - start
                 count = frames_of(source.folder / name)
                 shown = f'{name} (first of {count} frames)' if count > 1 else name
                 logger.info('%s: %s, %.2f s', shown, _described(prediction), seconds)
-            elif number % step == 0 and not bar:
-                logger.info('%d of %d images', number, total)
     if others := source.passed_over:
         shown = first([f'{n} {end}' for end, n in others.most_common()], 5)
         result.notes.append(f'passed over, since not images: {shown}')

@@ -297,9 +297,7 @@ def test_many_images_have_a_bar_or_few_lines(
     monkeypatch.setattr(media, '_LINES', 2)  # four images
     code, told, err = command(*arguments, tmp_path / 'a')
     assert (code, err) == (0, '')
-    lines = told.splitlines()
-    assert lines[:2] == ['2 of 4 images', '4 of 4 images']
-    assert lines[2].startswith('4 images: ') and f'  {tmp_path}/a/pictures' in lines
+    assert told.startswith('4 images: ') and f'  {tmp_path}/a/pictures\n' in told
     monkeypatch.setattr(sys.stderr, 'isatty', lambda: True)
     monkeypatch.setattr('eca_mmdet.utils.text.PATIENCE', 0)
     monkeypatch.setenv('TERM', 'xterm')
