@@ -278,7 +278,7 @@ def _received(address: str, file: Path) -> Iterator[Path]:
     """
     with contextlib.ExitStack() as stack:
         response = stack.enter_context(_open(address))
-        version, size = _version(response), response.headers.get('Content-Length')
+        version, size = _version(response), response.headers.get('Content-Length', '')
         key = hashlib.sha256(f'{address} {version} {size}'.encode()).hexdigest()[:8]
         part = file.with_name(f'{file.name}.{key}.part')
         out = stack.enter_context(part.open('ab'))
@@ -288,7 +288,8 @@ def _received(address: str, file: Path) -> Iterator[Path]:
             part.unlink(missing_ok=True)
             yield file
             return
-        total, have = int(size) if size else None, out.seek(0, os.SEEK_END)
+        total = int(size) if size.isdecimal() else None
+        have = out.seek(0, os.SEEK_END)
         if not version or total is None or have > total:
             have = out.truncate(0)
         elif 0 < have < total:

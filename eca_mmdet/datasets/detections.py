@@ -336,13 +336,10 @@ def _masks(entries: list[Any], sizes: Ints, faults: _Faults) -> Rles:
     found = [one.get('segmentation') for one in entries]
     extents = sizes.tolist()
     wrong = mask_faults(found, extents)
-    by_reason: dict[str, list[int]] = {}
-    for index, code in wrong.items():
-        by_reason.setdefault(MASK_FAULTS[code], []).append(index)
-    for reason, indices in by_reason.items():
-        faults.add(
-            f'cannot be used: each {reason}', indices, [found[i] for i in indices[:3]]
-        )
+    for code in dict.fromkeys(wrong.values()):
+        indices = [index for index, other in wrong.items() if other == code]
+        reason = f'cannot be used: each {MASK_FAULTS[code]}'
+        faults.add(reason, indices, [found[i] for i in indices[:3]])
     pairs = [] if wrong else zip(found, extents, strict=True)
     rles = [to_rle(one, *size) for one, size in pairs]
     counts = [as_bytes(rle['counts']) for rle in rles]

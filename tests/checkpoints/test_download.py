@@ -436,6 +436,7 @@ def test_a_broken_body_and_no_http_at_all(cache, monkeypatch):
 
     for answer in (
         b'HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n40\r\nabc',
+        b'HTTP/1.1 200 OK\r\nContent-Length: many\r\n\r\nabc',
         b'SSH-2.0-OpenSSH\r\n',
         b'',
     ):

@@ -158,8 +158,9 @@ def _is_normalised(one: Entry, size: Size | None) -> bool:
         return True
     if found:
         return bool(overlap(found, pixels) > _SAME_OVERLAP)
-    stated = is_finite_number(area) and area > 1
-    return stated and math.isclose(area, pixels[2] * pixels[3], rel_tol=0.02)
+    if not is_finite_number(area) or area <= 1:
+        return False
+    return math.isclose(area, pixels[2] * pixels[3], rel_tol=0.02)
 
 
 def _misplaced(content: Content) -> dict[str, list[Entry]]:
@@ -302,7 +303,9 @@ def _read_boxes(content: Content) -> None:
 
 def _clip(content: Content) -> None:
     over_edge = content.derive(_misplaced)['bbox-over-edge']
-    if over_edge and content.derive(_other_orders):
+    if not over_edge:
+        return
+    if content.derive(_other_orders):
         return  # several orders fit
     for one in over_edge:
         x, y, w, h = one['bbox']
