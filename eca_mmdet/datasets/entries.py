@@ -68,7 +68,8 @@ def as_json(value: Any) -> Any:
             return other.tolist()
         raise UserError(
             "COCO's data are dicts, lists, arrays, numbers and text; got a "
-            f'{type(other).__name__}.'
+            f'{type(other).__name__}.',
+            code='bad-input',
         )
 
     return json.loads(json.dumps(value, default=plain))
