@@ -69,7 +69,7 @@ def as_json(value: Any) -> Any:
         raise UserError(
             "COCO's data are dicts, lists, arrays, numbers and text; got a "
             f'{type(other).__name__}.',
-            code='bad-input',
+            code='not-json',
         )
 
     return json.loads(json.dumps(value, default=plain))
