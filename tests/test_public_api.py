@@ -241,10 +241,10 @@ def test_what_is_no_result(folder):
         ({11: 5}, 'not-results'),
         ([{'a': 1}], 'not-results'),
         (content, 'not-results'),
-        ([entry | {'bbox': {1, 2}}], 'bad-input'),
+        ([entry | {'bbox': {1, 2}}], 'not-json'),
         ([entry | {'bbox': [1, 2]}], 'not-results'),
         ([entry | {'score': float('nan')}], 'not-results'),
-        ({11: one, 12: 'b'}, 'bad-input'),
+        ({11: one, 12: 'b'}, 'not-json'),
         ([one, 'no.json'], 'file-not-found'),
     ):
         with pytest.raises(eca_mmdet.UserError) as error:
@@ -254,7 +254,7 @@ def test_what_is_no_result(folder):
         ({}, 'not-annotations'),
         ([entry], 'not-annotations'),
         (content | {'categories': []}, 'not-annotations'),
-        (content | {'images': {1}}, 'bad-input'),
+        (content | {'images': {1}}, 'not-json'),
     ):
         with pytest.raises(eca_mmdet.UserError) as error:
             eca_mmdet.evaluate(annotations, [entry])

@@ -26,7 +26,13 @@ from typing import Any
 
 from eca_mmdet.utils.errors import MissingWeightsError, UserError, WeightsError
 from eca_mmdet.utils.io import sha256_of, whole_file
-from eca_mmdet.utils.text import clipped, printable, progress, suggestion
+from eca_mmdet.utils.text import (
+    clipped,
+    first_line,
+    printable,
+    progress,
+    suggestion,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -140,41 +146,52 @@ def download(name: str, folder: str | Path | None = None) -> Path:
     Raises:
         WeightsError: it cannot be downloaded, or another file is in its place.
     """
-    source = SOURCES.get(name, name)
+    source, original = SOURCES.get(name, name), None
     if not is_address(source):
         near = f'it is not in eca-mmdet weights list.{suggestion(name, [*SOURCES])}'
         reason = f'{source}.' if name in SOURCES else near
         raise MissingWeightsError(f'{name} cannot be downloaded: {reason}')
     if folder is None and name == source:
         return fetch(source)
-    file = Path(folder or FOLDER).expanduser() / _file_name(name)
+    if source.startswith('hf://'):
+        original = fetch(source)
+    else:
+        source = _http_address(source)
+    file = Path(folder or FOLDER).expanduser()
+    file /= _file_name(name if name in SOURCES else source)
     if os.path.lexists(file):
         try:
-            digest = _digest(file, source)
+            digest = _digest(file, sha256_of(original) if original else _stated(source))
         except UserError as error:
             raise WeightsError(
                 f'{error} Move it away first.', code='output-exists'
             ) from error
         logger.warning('%s is there already, sha256 %s', file, digest)
-    elif source.startswith('hf://'):
-        original = fetch(source)
+    elif original:
         file.parent.mkdir(parents=True, exist_ok=True)
         with whole_file(file) as partial:
             shutil.copyfile(original, partial)
     else:
-        _save(_http_address(source), file)
+        _save(source, file)
     return file
 
 
-def _digest(file: Path, address: str) -> str:
-    """Return the SHA-256 of a checkpoint, whose start some addresses have."""
+def _stated(address: str) -> str:
+    """Return the start of the SHA-256 that an address states, or ''.
+
+    It is in torch's names, such as resnet50-0676ba61.pth; digits only are a date.
+    """
+    found = re.search(r'-(?!\d{8}\.)([0-9a-f]{8})\.\w+$', _file_name(address))
+    return found[1] if found else ''
+
+
+def _digest(file: Path, stated: str) -> str:
+    """Return the SHA-256 of a checkpoint, and reject it if another start is stated."""
     from eca_mmdet.checkpoints.io import read_checkpoint
 
-    # torch's names, such as resnet50-0676ba61.pth; digits only are a date.
-    stated = re.search(r'-(?!\d{8}\.)([0-9a-f]{8})\.\w+$', _file_name(address))
     digest = read_checkpoint(file).sha256
-    if stated and not digest.startswith(stated[1]):
-        reason = f'its sha256 is {digest}, not {stated[1]}...'
+    if not digest.startswith(stated):
+        reason = f'its sha256 is {digest}, not {stated[:8]}...'
         raise WeightsError(f'{file} is another file: {reason}', code='download-failed')
     return digest
 
@@ -236,7 +253,7 @@ def _save(address: str, file: Path) -> None:
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         with _received(address, file) as part:
-            _digest(part, address)
+            _digest(part, _stated(address))
             part.replace(file)
     except UserError as error:
         if part:
@@ -245,7 +262,7 @@ def _save(address: str, file: Path) -> None:
         raise WeightsError(f'{shown}: {reason}', code=error.code) from error
     except (OSError, HTTPException, ValueError) as error:
         answered = isinstance(error, urllib.error.HTTPError)
-        reason = _first_line(error if answered else getattr(error, 'reason', error))
+        reason = first_line(error if answered else getattr(error, 'reason', error))
         raise MissingWeightsError(
             f'{shown} cannot be downloaded ({reason}). Try again later, or download it '
             f'with a browser and save it as {file}.',
@@ -261,7 +278,7 @@ def _received(address: str, file: Path) -> Iterator[Path]:
     """
     with contextlib.ExitStack() as stack:
         response = stack.enter_context(_open(address))
-        version, size = _version(response), response.headers.get('Content-Length')
+        version, size = _version(response), response.headers.get('Content-Length', '')
         key = hashlib.sha256(f'{address} {version} {size}'.encode()).hexdigest()[:8]
         part = file.with_name(f'{file.name}.{key}.part')
         out = stack.enter_context(part.open('ab'))
@@ -271,7 +288,8 @@ def _received(address: str, file: Path) -> Iterator[Path]:
             part.unlink(missing_ok=True)
             yield file
             return
-        total, have = int(size) if size else None, out.seek(0, os.SEEK_END)
+        total = int(size) if size.isdecimal() else None
+        have = out.seek(0, os.SEEK_END)
         if not version or total is None or have > total:
             have = out.truncate(0)
         elif 0 < have < total:
@@ -354,36 +372,30 @@ def _from_hub(checkpoint: str) -> Path:
         with contextlib.suppress(LocalEntryNotFoundError, ValueError):
             return Path(get(name, local_files_only=True))
     logger.warning('downloading %s', checkpoint)
-    hub = logging.getLogger('huggingface_hub')
+    hub, reason = logging.getLogger('huggingface_hub'), ''
     level = hub.level
-    reason: Exception | None = None
     for name in names:
         hub.setLevel(logging.ERROR)  # hides its own lines; the last reason is reported
         try:
-            blob = Path(get(name)).resolve()
+            path = Path(get(name))
         except Exception as error:  # the Hub's own, httpx's, OSError
-            reason = error
+            reason = first_line(error.__cause__ or error)  # the Hub wraps it
             absent = isinstance(error, EntryNotFoundError)
             if not absent or isinstance(error, LocalEntryNotFoundError):
                 break  # no answer, or a refusal: the next name would have the same
-        else:
-            # In the cache, the name of a large file is its SHA-256.
-            if re.fullmatch('[0-9a-f]{64}', blob.name) and sha256_of(blob) != blob.name:
-                blob.unlink()
-                reason = ValueError(f'{name} came with another sha256: try again')
-                break
-            return Path(get(name, local_files_only=True))
+            continue
         finally:
             hub.setLevel(level)
+        # In the cache, the name of a large file is its SHA-256.
+        blob = path.resolve()
+        if not re.fullmatch('[0-9a-f]{64}', blob.name) or sha256_of(blob) == blob.name:
+            return path
+        blob.unlink()
+        reason = f'{name} came with another sha256: try again'
+        break
     raise MissingWeightsError(
-        f'{checkpoint} is not in the cache and cannot be downloaded '
-        f'({_first_line(reason)}). On a machine with a network: eca-mmdet weights '
-        f'download {checkpoint} --dir . (then copy the file). {_OTHERWISE}',
+        f'{checkpoint} is not in the cache and cannot be downloaded ({reason}). On a '
+        f'machine with a network: eca-mmdet weights download {checkpoint} --dir . '
+        f'(then copy the file). {_OTHERWISE}',
         code='download-failed',
-    ) from None
-
-
-def _first_line(reason: Exception | None) -> str:
-    reason = getattr(reason, '__cause__', None) or reason  # the Hub wraps it
-    lines = [line.strip() for line in str(reason).splitlines() if line.strip()]
-    return lines[0][:200] if lines else type(reason).__name__
+    )

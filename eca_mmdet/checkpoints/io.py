@@ -23,7 +23,7 @@ from eca_mmdet.checkpoints.key_maps import CLASSIFIER
 from eca_mmdet.checkpoints.reading import read_content, refusal
 from eca_mmdet.utils.errors import MissingWeightsError, WeightsError
 from eca_mmdet.utils.io import sha256_of, whole_file
-from eca_mmdet.utils.text import clipped, first
+from eca_mmdet.utils.text import clipped, first, first_line
 
 Names = dict[str, str]
 """Names without a prefix to the file's."""
@@ -386,7 +386,7 @@ def write_weights(
                 save_file(own, partial, metadata={'format': 'pt', **metadata})
     except (OSError, RuntimeError, SafetensorError) as error:
         # A full disk: torch raises RuntimeError, safetensors its own.
-        reason = getattr(error, 'strerror', None) or str(error).splitlines()[0]
+        reason = getattr(error, 'strerror', None) or first_line(error)
         raise WeightsError(
             f'{path} cannot be written ({reason}). Nothing was left there; check the '
             'folder and the space on its disk.',

@@ -63,7 +63,7 @@ def run(args: argparse.Namespace) -> int:
     source = open_source(args.source, args.every)
     if args.out and not args.force:
         require_free(args.out, option='--out, or add --force')
-    detector = _load(args, source)
+    detector = _load(args)
     info = {
         'description': 'objects that a detector found',
         'checkpoint': args.checkpoint,
@@ -93,9 +93,9 @@ def run(args: argparse.Namespace) -> int:
     return int(result.failed > 0)
 
 
-def _load(args: argparse.Namespace, source: Images | Video) -> Any:
+def _load(args: argparse.Namespace) -> Any:
     if args.checkpoint.lower().endswith('.onnx'):
-        return _load_onnx(args, source)
+        return _load_onnx(args)
     from eca_mmdet.engine.checkpointing import checkpoint_of
     from eca_mmdet.inference.detector import load_detector
 
@@ -108,27 +108,22 @@ def _load(args: argparse.Namespace, source: Images | Video) -> Any:
     return detector
 
 
-def _load_onnx(args: argparse.Namespace, source: Images | Video) -> Any:
+def _load_onnx(args: argparse.Namespace) -> Any:
     from eca_mmdet.export.runtime import OnnxDetector
-    from eca_mmdet.inference.predict import require_packages
     from eca_mmdet.utils.errors import UserError
 
-    reasons = {
-        '--cam': args.cam and 'an ONNX file has no gradients, which a CAM is made of',
-        '--config': args.config is not None and 'an ONNX file has its network in it',
-        '--device': args.device not in (None, 'cpu')
-        and 'an ONNX file is run on the CPU here; in Python: OnnxDetector(path, '
-        "providers=['CUDAExecutionProvider'])",
+    given = {
+        '--cam': args.cam,
+        '--config': args.config,
+        '--device': args.device not in (None, 'cpu'),
     }
-    for name, reason in reasons.items():
-        if reason:
-            raise UserError(
-                f'{name} goes with a checkpoint of mmengine: {reason}.',
-                code='option-conflict',
-            )
-    detector = OnnxDetector(args.checkpoint)
-    require_packages(detector.metadata['mask_threshold'] is not None, source)
-    return detector
+    for name in (name for name, value in given.items() if value):
+        raise UserError(
+            f'{name} goes with a checkpoint of mmengine; an ONNX file has only its '
+            'network, which is run on the CPU here.',
+            code='option-conflict',
+        )
+    return OnnxDetector(args.checkpoint)
 
 
 def _summary(result: PredictedFiles, source: Images | Video, score: float) -> str:

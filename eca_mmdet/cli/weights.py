@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from eca_mmdet.catalog.configs import shipped_configs
 from eca_mmdet.checkpoints.download import FOLDER, SOURCES, download
-from eca_mmdet.cli.common import Commands
+from eca_mmdet.cli.common import Adder, Commands
 from eca_mmdet.utils.text import printable
 
 if TYPE_CHECKING:
@@ -31,45 +31,35 @@ def add_parser(commands: Commands) -> None:
     actions = weights.add_subparsers(dest='action', required=True, metavar='ACTION')
     actions.add_parser('list', help='list public checkpoints, and configs with them')
     get = actions.add_parser('download', help='download checkpoints, print their paths')
+    add = Adder(get)
     text = 'checkpoint or config of the list, or an https:// or hf:// address'
-    get.add_argument('names', nargs='+', metavar='NAME', help=text)
+    add('names', nargs='+', metavar='NAME', help=text)
     text = f'folder (default: {FOLDER}, where the configs look; for addresses a cache)'
-    get.add_argument('--dir', metavar='DIR', help=text)
+    add('--dir', metavar='DIR', help=text)
     inspect = actions.add_parser('inspect', help='say what a file is')
-    inspect.add_argument('file', metavar='FILE', help='path, https:// or hf:// address')
-    convert = actions.add_parser(
-        'convert', help='rename the tensors; every one is mapped or listed as dropped'
-    )
-    convert.add_argument('source', metavar='SRC', help='path, https:// or hf://')
-    convert.add_argument(
-        'target', metavar='DST', help='file to write, .safetensors or .pth'
-    )
-    convert.add_argument('--to', choices=('mmdet', 'authors', 'timm'), default='mmdet')
-    convert.add_argument(
-        '--force', action='store_true', help='replace DST if it exists'
-    )
-    convert.add_argument(
-        '--v1-retinanet',
-        action='store_true',
-        help='SRC is a RetinaNet of MMDetection v1 (its names cannot tell)',
-    )
+    Adder(inspect)('file', metavar='FILE', help='path, https:// or hf:// address')
+    text = 'rename the tensors; every one is mapped or listed as dropped'
+    convert = actions.add_parser('convert', help=text)
+    add = Adder(convert)
+    add('source', metavar='SRC', help='path, https:// or hf://')
+    add('target', metavar='DST', help='file to write, .safetensors or .pth')
+    add('--to', choices=('mmdet', 'authors', 'timm'), default='mmdet')
+    add.flag('--force', 'replace DST if it exists')
+    text = 'SRC is a RetinaNet of MMDetection v1 (its names cannot tell)'
+    add.flag('--v1-retinanet', text)
     for action in (inspect, convert):
-        action.add_argument(
-            '--trust',
-            action='append',
-            default=[],
-            metavar='MODULE.CLASS',
-            help='let reading use this class; the refusal of a file names it. Only '
-            'for files whose maker you trust',
+        add = Adder(action)
+        text = (
+            'let reading use this class; the refusal of a file names it. Only for '
+            'files whose maker you trust'
         )
-        action.add_argument(
-            '--key',
-            default='',
-            metavar='NAME',
-            help='the tensors to take where the file has several sets, such as an '
-            'average (state_dict_ema, teacher); inspect names them',
+        add('--trust', action='append', default=[], metavar='MODULE.CLASS', help=text)
+        text = (
+            'the tensors to take where the file has several sets, such as an average '
+            '(state_dict_ema, teacher); inspect names them'
         )
-        action.add_argument('--json', action='store_true', help='print JSON')
+        add('--key', default='', metavar='NAME', help=text)
+        add.flag('--json', 'print JSON')
 
 
 def run(args: argparse.Namespace) -> int:

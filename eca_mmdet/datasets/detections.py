@@ -19,6 +19,7 @@ import numpy as np
 from eca_mmdet.datasets.entries import as_json, is_box, is_finite_number
 from eca_mmdet.datasets.ground_truth import Floats, GroundTruth, Ints, normal_id
 from eca_mmdet.datasets.masks import (
+    MASK_FAULTS,
     Rles,
     as_bytes,
     count_pixels,
@@ -335,16 +336,10 @@ def _masks(entries: list[Any], sizes: Ints, faults: _Faults) -> Rles:
     found = [one.get('segmentation') for one in entries]
     extents = sizes.tolist()
     wrong = mask_faults(found, extents)
-    by_reason: dict[str, list[int]] = {}
-    for index, reason in wrong.items():
-        # The sizes differ from entry to entry; the kind of fault does not.
-        other_size = reason.startswith('has an RLE of size')
-        kind = 'has a mask of another size than its image' if other_size else reason
-        by_reason.setdefault(kind, []).append(index)
-    for reason, indices in by_reason.items():
-        faults.add(
-            f'cannot be used: each {reason}', indices, [found[i] for i in indices[:3]]
-        )
+    for code in dict.fromkeys(wrong.values()):
+        indices = [index for index, other in wrong.items() if other == code]
+        reason = f'cannot be used: each {MASK_FAULTS[code]}'
+        faults.add(reason, indices, [found[i] for i in indices[:3]])
     pairs = [] if wrong else zip(found, extents, strict=True)
     rles = [to_rle(one, *size) for one, size in pairs]
     counts = [as_bytes(rle['counts']) for rle in rles]

@@ -10,6 +10,7 @@ from itertools import chain
 from typing import Any, TypeGuard
 
 from eca_mmdet.utils.errors import UserError
+from eca_mmdet.utils.text import clipped
 
 Entry = dict[str, Any]
 Size = tuple[int, int]
@@ -323,17 +324,12 @@ def entry_name(entry: Any) -> str:
     if 'category_id' not in entry:
         if 'file_name' in entry:
             return image_name(entry)
-        return f'{_short(entry["name"])} of id {_short(entry["id"])}'
+        return f'{clipped(repr(entry["name"]))} of id {clipped(repr(entry["id"]))}'
     if entry.get('id') is None:
-        return f'one of image {_short(entry["image_id"])}'
-    return f'annotation {_short(entry["id"])}'
+        return f'one of image {clipped(repr(entry["image_id"]))}'
+    return f'annotation {clipped(repr(entry["id"]))}'
 
 
 def image_name(entry: Entry) -> str:
     """Name an image in a message."""
-    return _short(entry['file_name'])
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f'{text[:40]}...{text[-16:]}'
+    return clipped(repr(entry['file_name']))

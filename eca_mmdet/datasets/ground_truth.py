@@ -124,7 +124,7 @@ class GroundTruth:
         )
 
     def mask_faults(self) -> dict[int, str]:
-        """Return the masks that cannot be used: position to reason, ascending."""
+        """Return the masks that cannot be used: position to code, ascending."""
         rows, masks = self._doubtful_masks()
         faults = mask_faults(masks, self.sizes[self.image[rows]].tolist())
         return {int(rows[at]): fault for at, fault in faults.items()}

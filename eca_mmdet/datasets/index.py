@@ -34,8 +34,8 @@ from eca_mmdet.datasets.index_cache import (
 )
 from eca_mmdet.datasets.masks import (
     LEAST_OVERLAP,
-    bad_counts,
     mask_api,
+    mask_faults,
     overlap,
     polygon_extents,
     to_rle,
@@ -622,20 +622,14 @@ def _look_at_masks(masks: Sequence[Any], sizes: Array, boxes: Array) -> Array:
     drawable = ((0 < sizes) & (sizes < 2**31)).all(1) & (sizes.prod(1) < 2**32)
     outlined = np.array([type(mask) is list for mask in masks], bool)
     polygons = np.flatnonzero(outlined & present & drawable)
-    rles = [
-        at
-        for at in np.flatnonzero(present & ~outlined).tolist()
-        if type(mask := masks[at]) is dict and is_segmentation(mask)
-        if mask['size'] == sizes[at, ::-1].tolist()
-    ]
-    compressed = [at for at in rles if isinstance(masks[at]['counts'], str)]
-    bad = np.flatnonzero(bad_counts([masks[at] for at in compressed]))
-    rles = [*{*rles} - {compressed[at] for at in bad}]
+    rles = np.flatnonzero(present & ~outlined & drawable)
+    faults = mask_faults([masks[at] for at in rles], sizes[rles, ::-1].tolist())
+    rles = np.delete(rles, [*faults])
     extents = np.full((len(masks), 4), np.nan)
     with np.errstate(all='ignore'):
         outlines = [masks[at] for at in polygons]
         extents[polygons] = polygon_extents(outlines, sizes[polygons])
-        if rles:
+        if len(rles):
             found = mask_api().toBbox([to_rle(masks[at], 0, 0) for at in rles])
             found[(found[:, 2:] <= 0).any(1)] = np.nan
             extents[rles] = found

@@ -43,10 +43,22 @@ def mask_api() -> Any:
     return mask
 
 
+MASK_FAULTS = {
+    'missing-segmentation': 'has no segmentation',
+    'malformed-segmentation': 'is neither polygons as lists of finite numbers nor an '
+    'RLE with a size of two whole numbers and counts that fill it',
+    'short-polygon': 'has a polygon of fewer than 3 points',
+    'image-size-missing': 'has polygons on an image without width and height, or too '
+    'large to draw them',
+    'rle-size': 'has an RLE of another size than its image',
+}
+"""Why a mask cannot be used, by the code of the fault."""
+
+
 def mask_faults(
     segmentations: Sequence[Any], sizes: Sequence[Sequence[int]]
 ) -> dict[int, str]:
-    """Return the masks that cannot be used: position to reason, ascending.
+    """Return the masks that cannot be used: position to key of :data:`MASK_FAULTS`.
 
     ``segmentations`` are polygons, or RLE with counts as list, str or bytes; ``sizes``
     the height and width of each one's image, 0 where the file has none.
@@ -61,33 +73,23 @@ def mask_faults(
             compressed.append(index)
     bad = bad_counts([segmentations[index] for index in compressed])
     for at in np.flatnonzero(bad).tolist():
-        faults[compressed[at]] = 'has an RLE whose counts do not fill its size'
+        faults[compressed[at]] = 'malformed-segmentation'
     return dict(sorted(faults.items()))
 
 
-def _fault(segmentation: Any, size: Sequence[int]) -> str | None:
+def _fault(mask: Any, size: Sequence[int]) -> str | None:
     """Return what is wrong with a mask, except the counts of a compressed RLE."""
-    if not segmentation:
-        return 'has no segmentation'
-    if isinstance(segmentation, list):
-        if not is_segmentation(segmentation):
-            return 'has polygons that are not lists of finite numbers'
-        if not all(map(is_polygon, segmentation)):
-            return 'has a polygon of fewer than 3 points'
-        if not all(size):
-            return 'has polygons on an image without width and height'
-        if not is_drawable_size(*size):
-            return f'has polygons on an image of {list(size)}, too large to draw them'
-        return None
-    if not isinstance(segmentation, dict):
-        return 'is neither polygons nor RLE'
-    if isinstance(segmentation.get('counts'), bytes):
-        segmentation = {**segmentation, 'counts': ''}
-    if not is_segmentation(segmentation) or min(segmentation['size']) < 1:
-        return 'has an RLE without a size of two whole numbers and counts that fill it'
-    if all(size) and list(segmentation['size']) != list(size):
-        return f'has an RLE of size {segmentation["size"]} on an image of {list(size)}'
-    return None
+    if not mask:
+        return 'missing-segmentation'
+    if isinstance(mask, dict) and isinstance(mask.get('counts'), bytes):
+        mask = {**mask, 'counts': ''}
+    if not is_segmentation(mask):
+        return 'malformed-segmentation'
+    if isinstance(mask, dict):
+        return 'rle-size' if all(size) and [*mask['size']] != [*size] else None
+    if not all(map(is_polygon, mask)):
+        return 'short-polygon'
+    return None if is_drawable_size(*size) else 'image-size-missing'
 
 
 def bad_counts(masks: Sequence[dict[str, Any]]) -> npt.NDArray[np.bool_]:

@@ -25,6 +25,7 @@ from eca_mmdet.evaluation.tables import (
 )
 from eca_mmdet.utils.errors import (
     UserError,
+    require_choice,
     require_classes,
     require_fraction,
     require_package,
@@ -67,11 +68,7 @@ class EvaluationReport:
 
     def table(self, format: str = 'table', classwise: bool = False) -> str:
         """Return the tables of ``eca-mmdet eval``: 'table', 'md', 'csv' or 'latex'."""
-        if format not in FORMATS:
-            raise UserError(
-                f'format must be one of {", ".join(FORMATS)}; got {format!r}.',
-                code='option-invalid',
-            )
+        require_choice('format', format, FORMATS)
         return result_tables(self.truth, self.files, classwise, format)
 
     def to_dataframe(self, classwise: bool = False) -> Any:
@@ -125,23 +122,16 @@ def evaluate(
     paths = [str(s) if isinstance(s, (str, Path)) else 'results' for s in sources]
     types = [types] if isinstance(types, str) else types
     classes = [classes] if isinstance(classes, str) else classes
-    unknown = [task for task in types or () if task not in TASKS]
-    if unknown or bootstrap < 0:
-        raise UserError(
-            f'types must be of {", ".join(TASKS)}, and bootstrap 0 or more; got '
-            f'{types!r} and {bootstrap!r}.',
-            code='option-invalid',
-        )
+    for task in types or ():
+        require_choice('types', task, TASKS)
+    require_choice('backend', backend, coco_eval.BACKENDS)
+    require_fraction('score_thr', score_thr)
     try:
         limits = coco_eval.check_max_dets(max_dets)
+        if bootstrap < 0:
+            raise ValueError(f'bootstrap must be 0 or more; got {bootstrap!r}.')
     except ValueError as error:
         raise UserError(str(error), code='option-invalid') from error
-    if backend not in coco_eval.BACKENDS:
-        raise UserError(
-            f'backend must be of {", ".join(coco_eval.BACKENDS)}; got {backend!r}.',
-            code='option-invalid',
-        )
-    require_fraction('score_thr', score_thr)
     if out and out is not True:
         require_free(out)
     whole = read_ground_truth(annotations)
@@ -273,12 +263,11 @@ def _move(found: Detections, whole: GroundTruth, part: GroundTruth) -> Detection
     return replace(found.take(kept), category=category[kept])
 
 
-def _labels(paths: Sequence[PathLike]) -> list[str]:
+def _labels(paths: Sequence[str]) -> list[str]:
     """Return file names without the suffix, or paths where those are not enough."""
     names = [Path(path).name.removesuffix('.json') for path in paths]
-    whole = [str(path) for path in paths]
     if len(set(names)) == len(names):
         return names
-    if len(set(whole)) == len(whole):
-        return whole
-    return [f'{number}: {path}' for number, path in enumerate(whole, 1)]
+    if len(set(paths)) == len(paths):
+        return [*paths]
+    return [f'{number}: {path}' for number, path in enumerate(paths, 1)]

@@ -28,7 +28,7 @@ from eca_mmdet.evaluation.coco_eval import (
 )
 from eca_mmdet.utils.text import progress
 
-CONFIDENCE = 0.95
+QUANTILES = 0.025, 0.975  # ends of the 95 % intervals
 COPIES = 6
 """Most copies of an image in a sample; more are drawn once in 12,000 times."""
 _AT_ONCE = 20
@@ -77,14 +77,8 @@ def difference(
     interval goes from the 2.5th to the 97.5th percentile of the differences. A class
     whose objects are all on one image has none: no sample could tell anything else.
 
-    Args:
-        truth: objects of both.
-        first: result and detections that are subtracted.
-        second: result and detections for the same task.
-        bootstrap: number of samples; 0 leaves the interval out.
-        seed: random seed of the samples.
-        max_dets: limits of detections.
-        title: name of the progress bar, which counts classes.
+    ``bootstrap`` is the number of samples; 0 leaves the interval out. ``title`` is the
+    name of the progress bar, which counts classes.
     """
     delta = subtract(first[0].metrics, second[0].metrics)
     times = draw_samples(len(truth.image_ids), bootstrap, seed)
@@ -141,7 +135,7 @@ def sample_class(
     Args:
         truth: objects of all categories.
         found: detections of all categories.
-        category: position of the category.
+        category: its position.
         task: 'bbox' or 'segm'.
         times: (S, M) from :func:`draw_samples`.
         max_dets: limits of detections.
@@ -213,12 +207,9 @@ def _ends(changes: Floats, delta: Metrics) -> tuple[Metrics, Metrics]:
     """Return the ends of the intervals of (samples, columns); empty of no sample."""
     low: Metrics = {}
     high: Metrics = {}
-    tail = (1 - CONFIDENCE) / 2
     for name, column in zip(delta, changes.T, strict=True) if len(changes) else ():
-        counted = column[~np.isnan(column)]
-        known = delta[name] is not None and counted.size
-        ends = (
-            np.quantile(counted, (tail, 1 - tail)).tolist() if known else (None, None)
-        )
+        counted, ends = column[~np.isnan(column)], [None, None]
+        if delta[name] is not None and counted.size:
+            ends = np.quantile(counted, QUANTILES).tolist()
         low[name], high[name] = ends
     return low, high

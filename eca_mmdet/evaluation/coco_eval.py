@@ -19,7 +19,7 @@ import eca_mmdet
 from eca_mmdet.catalog.published import AP_COLUMNS
 from eca_mmdet.datasets.detections import Detections
 from eca_mmdet.datasets.ground_truth import Floats, GroundTruth, ImageId
-from eca_mmdet.datasets.masks import to_rle
+from eca_mmdet.datasets.masks import MASK_FAULTS, to_rle
 from eca_mmdet.utils.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -167,8 +167,8 @@ def _require_truth(truth: GroundTruth, task: str) -> None:
         raise UserError(
             f'masks cannot be evaluated: {len(faults)} of {len(truth.image)} '
             f'annotations of {truth.source} have none that counts; the first, on image '
-            f'{image!r}, {fault}. eca-mmdet data check {truth.source} lists them all; '
-            'with --fix OUT.json it writes a repaired copy.',
+            f'{image!r}, {MASK_FAULTS[fault]}. eca-mmdet data check {truth.source} '
+            'lists them all; with --fix OUT.json it writes a repaired copy.',
             code='no-masks',
         )
     if task == 'segm' and (empty := truth.count_masks_without_pixel()):

@@ -69,11 +69,16 @@ def ap_table(
     if not rows:
         return ''
     names = list(next(iter(rows.values())))
-    cells = [
-        [label, *(format_ap(row[n], label in signed) for n in names)]
+    return render(['', *names], _ap_cells(rows, names, signed), style)
+
+
+def _ap_cells(
+    rows: Mapping[str, Metrics], names: Iterable[str], signed: Container[str]
+) -> list[list[str]]:
+    return [
+        [label, *(format_ap(row[name], label in signed) for name in names)]
         for label, row in rows.items()
     ]
-    return render(['', *names], cells, style)
 
 
 def class_table(result: TaskResult, style: str = 'table') -> str:
@@ -149,10 +154,7 @@ def result_tables(
     for file, task, result, minus in _results(files):
         value = {f'{file.label}, {TITLES[task]}': result.metrics}
         changes = difference_rows(minus, f'difference ({file.label} - {first.label})')
-        cells += [
-            [label, *(format_ap(numbers[name], label in changes) for name in names)]
-            for label, numbers in (value | changes).items()
-        ]
+        cells += _ap_cells(value | changes, names, changes)
     parts = [render(['', *names], cells, style)]
     if style == 'table':
         crowd = int(truth.crowd.sum())
@@ -206,16 +208,9 @@ def class_changes(
     second: Iterable[Mapping[str, Any]],
     minus: Iterable[Mapping[str, Any]] = (),
 ) -> tuple[list[str], list[list[str]]]:
-    """Return the table of AP by class, the largest difference first.
+    """Return header and cells of AP by class, the largest difference first.
 
-    Args:
-        labels: names of the two results.
-        first: classes of a result, as in ``metrics.json``.
-        second: those of the other result.
-        minus: those of their difference, with intervals; empty without a bootstrap.
-
-    Returns:
-        Header and cells.
+    The classes of both results and of their difference are as in ``metrics.json``.
     """
     header = ['class', 'id', 'objects', *(f'AP {label}' for label in labels)]
     others = {(c['id'], c['name']): c['metrics'].get('AP') for c in second}

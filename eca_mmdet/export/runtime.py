@@ -22,7 +22,7 @@ from eca_mmdet.inference.prediction import Detector, Prediction
 from eca_mmdet.utils.errors import RunError, UserError, require_package
 from eca_mmdet.utils.images import read_rgb, to_rgb
 from eca_mmdet.utils.io import read_file
-from eca_mmdet.utils.text import clipped
+from eca_mmdet.utils.text import clipped, first_line
 
 Array = npt.NDArray[Any]
 
@@ -241,8 +241,7 @@ def _read(path: str) -> bytes:
 
 def _first_line(error: Exception) -> str:
     """Return the first line of onnxruntime's message, without its code."""
-    text = next(iter(str(error).splitlines()), '') or type(error).__name__
-    text = clipped(re.sub(r'^\[ONNXRuntimeError\] : \d+ : \w+ : ', '', text), 300)
+    text = re.sub(r'^\[ONNXRuntimeError\] : \d+ : \w+ : ', '', first_line(error, 300))
     return text if text.endswith('.') else f'{text}.'
 
 

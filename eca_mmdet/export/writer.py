@@ -23,7 +23,7 @@ from eca_mmdet.export.heads import Heads
 from eca_mmdet.export.runtime import FORMAT, KEY, fault
 from eca_mmdet.inference.detector import pipeline_steps
 from eca_mmdet.utils.errors import RunError, UserError, require_package
-from eca_mmdet.utils.text import clipped
+from eca_mmdet.utils.text import clipped, first_line
 
 OPSET = 17  # ONNX's of 2022: RoiAlign's half pixels came with 16
 _ANY_SIZE = (160, 192)  # size of the image that a graph for any size is traced with
@@ -96,7 +96,7 @@ def write_graph(path: Path, part: ExportPart, metadata: dict[str, Any]) -> None:
         NotImplementedError,
         torch.onnx.errors.OnnxExporterError,
     ) as error:
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        reason = first_line(error)
         raise RunError(
             f'PyTorch cannot write {part.name} of {type(part.model).__name__} as ONNX: '
             f'{reason}',

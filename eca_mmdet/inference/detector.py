@@ -32,7 +32,7 @@ from eca_mmdet.inference.prediction import (
 )
 from eca_mmdet.utils.errors import UserError, require_fraction
 from eca_mmdet.utils.images import decode, other_format, require_image_file, to_rgb
-from eca_mmdet.utils.text import clipped, first
+from eca_mmdet.utils.text import first, first_line
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -103,19 +103,15 @@ class ECADetector(Detector):
         image: ImageInput,
         score_thr: float | Array = SHOWN_FROM,
         channel_order: Order = 'rgb',
-        *,
-        score: float | None = None,
     ) -> Array:
         """Return where the evidence for the objects lies: see :mod:`.cam`.
 
         The map is (H, W) float32, 0-1: the largest value is 1, and all are 0 without
         objects of at least the score, which may be an array of one for each class;
         above 1 leaves a class out.
-        ``score`` is the former name of ``score_thr``.
         """
         from eca_mmdet.inference.cam import evidence_map
 
-        score_thr = score_thr if score is None else score
         if np.ndim(score_thr) == 0:
             require_fraction('score_thr', float(score_thr))
         original, batch, _ = self._batch(in_rgb(image, channel_order))
@@ -142,10 +138,9 @@ class ECADetector(Detector):
         try:
             packed = dict(self._pipeline[1](loaded))
         except Exception as error:  # OpenCV, numpy and torch each raise their own
-            line = next(iter(str(error).splitlines()), '') or type(error).__name__
             raise UserError(
                 f'{path or "an image"} of {width} x {height} cannot be prepared for '
-                f'the detector: {clipped(line, 200)}',
+                f'the detector: {first_line(error)}',
                 code='broken-image',
             ) from error
         return original, {key: [value] for key, value in packed.items()}, path
@@ -279,7 +274,7 @@ def load_model(
         model.to(device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise UserError(
-            f'device {device!r} cannot be used: {str(error).splitlines()[0]}',
+            f'device {device!r} cannot be used: {first_line(error)}',
             code='no-gpu',
         ) from error
     model.train(False)  # mmdet's ResNet returns None from eval()

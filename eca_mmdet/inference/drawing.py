@@ -50,8 +50,14 @@ def draw_objects(
         line: width of lines in pixels; None for one that suits image and object.
     """
     boxes = np.asarray(boxes, np.float64).reshape(-1, 4)
-    _require_match(image, boxes, labels, texts, masks)
     canvas, size = image.copy(), image.shape[:2]
+    if image.shape[2:] != (3,) or image.dtype != np.uint8:
+        raise ValueError(
+            f'the image must be (H, W, 3) uint8; got {image.shape} {image.dtype}.'
+        )
+    fits = masks is None or not len(boxes) or masks.shape == (len(boxes), *size)
+    if not fits or {len(labels), len(texts)} != {len(boxes)}:
+        raise ValueError(f'each box must have a label, a text and a mask of {size}.')
     colours = [COLOURS[int(label) % len(COLOURS)] for label in labels]
 
     def width(*sides: int) -> int:
@@ -116,23 +122,6 @@ def font_size(height: int, width: int) -> int:
     side = math.sqrt(height * width)
     smallest = min(9, max(7, round(side / 10)))  # a label must leave room for objects
     return max(smallest, round(side / 45))
-
-
-def _require_match(
-    image: Array, boxes: Array, labels: Array, texts: Sequence[str], masks: Array | None
-) -> None:
-    if image.shape[2:] != (3,) or image.dtype != np.uint8:
-        raise ValueError(
-            f'the image must be (H, W, 3) uint8; got {image.shape} {image.dtype}.'
-        )
-    count, size = len(boxes), image.shape[:2]
-    drawn = masks is None or not count or masks.shape == (count, *size)
-    if not drawn or {len(labels), len(texts)} != {count}:
-        raise ValueError(
-            f'labels and texts must be {count}, as the boxes, and masks {count} of '
-            f'{size}; got {len(labels)}, {len(texts)} and '
-            f'{None if masks is None else masks.shape}.'
-        )
 
 
 def pixels_of(box: Array, size: tuple[int, ...]) -> Pixels | None:

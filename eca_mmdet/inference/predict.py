@@ -23,7 +23,7 @@ import numpy.typing as npt
 
 from eca_mmdet.inference.drawing import draw_heat, pixels_of
 from eca_mmdet.inference.prediction import Picture, Prediction
-from eca_mmdet.utils.errors import UserError, require_classes, require_package
+from eca_mmdet.utils.errors import UserError, require_classes
 from eca_mmdet.utils.images import frames_of, require_local
 from eca_mmdet.utils.io import (
     make_run_folder,
@@ -53,7 +53,7 @@ _SIGNATURE = re.compile(
 """Starts of image files, whatever their names; camera files start like TIFF."""
 _WRITTEN = ('.png', '.jpg', '.jpeg')
 _USUAL_RATE = 25.0
-_LINES = 20  # of images; of more, every n-th has a line, or a bar is shown
+_LINES = 20  # of images; more have a progress bar
 
 
 @dataclass(frozen=True)
@@ -109,25 +109,14 @@ def _paths(source: str) -> list[Path]:
         if os.path.exists(name):
             return [Path(name)]
     require_local(source)
-    if not source:
-        problem = 'an image, a folder or a video is expected; got an empty name.'
-    elif source == '-' or source.isdecimal():
-        what = 'standard input' if source == '-' else 'a camera'
-        problem = (
-            f'{source} is not a file; {what} is not read. Save its images, or a video '
-            'of it, and name the file.'
-        )
-    elif not glob.has_magic(expanded):
-        problem = f'{source} does not exist; images, folders or a video are expected.'
-    else:
+    problem = 'does not exist; images, folders or a video are expected'
+    if glob.has_magic(expanded):
         found = map(Path, glob.iglob(expanded, recursive=True))
         if media := sorted(path for path in found if _kind(path)):
             return media
-        problem = (
-            f'{source} does not exist, and as a pattern it matches no image, folder or '
-            'video.'
-        )
-    raise UserError(problem, code='file-not-found')
+        problem = 'matches no image, folder or video'
+    name = source or 'a file without a name'
+    raise UserError(f'{name} {problem}.', code='file-not-found')
 
 
 def _kind(path: Path) -> str:
@@ -287,16 +276,6 @@ class PredictedFiles:
     interrupted: bool = False
 
 
-def require_packages(masks: bool, source: Images | Video) -> None:
-    """Raise MissingPackageError if drawing or writing lacks a package."""
-    packages = {'cv2': 'opencv-python', 'PIL': 'pillow', 'matplotlib': 'matplotlib'}
-    packages |= {'pycocotools': 'pycocotools'} if masks else {}
-    lines = isinstance(source, Images) and len(source.names) <= _LINES
-    packages |= {} if lines else {'rich': 'rich'}  # for a progress bar
-    for name in packages:
-        require_package(name, 'drawing predictions', ' '.join(packages.values()))
-
-
 def labels_of(names: Sequence[str], classes: Sequence[str]) -> list[int]:
     """Return the labels of classes that are given by name, or by number from 0."""
     known = {str(label): label for label in range(len(classes))}
@@ -312,8 +291,9 @@ def _take_folder(folder: Path, source: Images | Video) -> Path:
     # A call that was killed leaves a partial record.
     records = [p for p in found if p.name.startswith((RECORD, f'.{RECORD}.'))]
     own = [*records, *(p for p in found if p.name in KINDS)]
-    paths = [source.path] if isinstance(source, Video) else []
-    if isinstance(source, Images):
+    if isinstance(source, Video):
+        paths = [source.path]
+    else:
         paths = [source.folder / name for name in source.names]
     inside = any(folder.resolve() in path.resolve().parents for path in paths)
     if inside or (own and not records):
@@ -357,9 +337,8 @@ def predict_files(
         detector.read(str(source.folder / source.names[0]))  # before creating a folder
     least = np.full(len(detector.classes), score, np.float32)
     if classes is not None:
-        least[
-            np.delete(np.arange(len(least)), labels_of(classes, detector.classes))
-        ] = 2
+        others = np.delete(np.arange(len(least)), labels_of(classes, detector.classes))
+        least[others] = 2
     start = time.monotonic()
     if force and out and os.path.lexists(out):
         result = PredictedFiles(_take_folder(Path(out), source))
@@ -454,10 +433,9 @@ def _predict_images(
 ) -> None:
     """Predict images; report each of a few, or else how far it is."""
     taken, total = set[str](), len(source.names)
-    step = -(-total // _LINES)
-    bar = step > 1 and sys.stderr.isatty()
-    with progress('images', total, shown=bar) as advance:
-        for number, name in enumerate(source.names, 1):
+    few = total <= _LINES
+    with progress('images', total, shown=not few) as advance:
+        for name in source.names:
             advance()
             start = time.monotonic()
             try:
@@ -472,13 +450,11 @@ def _predict_images(
             for kind, picture in pictures.items():
                 picture.save(result.out / kind / chosen)
             record.add(prediction, name, picture=f'pictures/{chosen}')
-            if step == 1:
+            if few:
                 seconds = time.monotonic() - start
                 count = frames_of(source.folder / name)
                 shown = f'{name} (first of {count} frames)' if count > 1 else name
                 logger.info('%s: %s, %.2f s', shown, _described(prediction), seconds)
-            elif number % step == 0 and not bar:
-                logger.info('%d of %d images', number, total)
     if others := source.passed_over:
         shown = first([f'{n} {end}' for end, n in others.most_common()], 5)
         result.notes.append(f'passed over, since not images: {shown}')

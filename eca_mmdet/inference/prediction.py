@@ -12,7 +12,12 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, overload
 import numpy as np
 import numpy.typing as npt
 
-from eca_mmdet.utils.errors import UserError, require_fraction, require_package
+from eca_mmdet.utils.errors import (
+    UserError,
+    require_choice,
+    require_fraction,
+    require_package,
+)
 from eca_mmdet.utils.images import encode_image, to_rgb
 from eca_mmdet.utils.io import require_free, whole_file
 
@@ -176,17 +181,14 @@ class Prediction:
         score_thr: float = SHOWN_FROM,
         line_width: int | None = None,
         show_labels: bool = True,
-        *,
-        score: float | None = None,
     ) -> Picture:
         """Draw the objects of at least a score; a notebook shows what is returned.
 
         ``line_width`` is in pixels; ``show_labels=False`` leaves out names and scores.
-        ``score`` is the former name of ``score_thr``.
         """
         from eca_mmdet.inference.drawing import draw_objects
 
-        kept = self.above(score_thr if score is None else score)
+        kept = self.above(score_thr)
         pairs = zip(kept.names, kept.scores, strict=True)
         texts = [f'{name} {value:.2f}' if show_labels else '' for name, value in pairs]
         drawn = draw_objects(
@@ -200,11 +202,7 @@ class Prediction:
 
 def in_rgb(image: ImageInput, order: Order) -> str | os.PathLike[str] | Array:
     """Return the path of an image file as it is, and any other image as RGB."""
-    if order not in ('rgb', 'bgr'):
-        raise UserError(
-            f"channel_order must be 'rgb' or 'bgr'; got {order!r}.",
-            code='option-invalid',
-        )
+    require_choice('channel_order', order, ('rgb', 'bgr'))
     if isinstance(image, (str, os.PathLike)):
         return image
     rgb = to_rgb(image)

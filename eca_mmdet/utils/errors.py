@@ -74,6 +74,15 @@ def require_fraction(name: str, value: float) -> None:
         )
 
 
+def require_choice(name: str, value: object, known: Sequence[str]) -> None:
+    """Reject an argument that is none of the known values."""
+    if value not in known:
+        raise UserError(
+            f'{name} must be one of {", ".join(known)}; got {value!r}.',
+            code='option-invalid',
+        )
+
+
 def require_package(name: str, purpose: str, install: str) -> Any:
     """Import and return a module; raise MissingPackageError without it.
 

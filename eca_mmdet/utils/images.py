@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from eca_mmdet.utils.errors import UserError
 from eca_mmdet.utils.io import require_regular, whole_file
-from eca_mmdet.utils.text import clipped
+from eca_mmdet.utils.text import clipped, first_line
 
 Array = npt.NDArray[Any]
 
@@ -161,7 +161,7 @@ def decode(path: Path) -> Array | str:
     try:
         image = cv2.imdecode(np.frombuffer(raw, np.uint8), cv2.IMREAD_COLOR)
     except cv2.error as error:
-        return str(error).splitlines()[0]
+        return first_line(error)
     if image is None:
         return f'OpenCV reads no image from its {len(raw)} bytes'
     return np.asarray(image)

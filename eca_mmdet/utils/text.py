@@ -32,6 +32,12 @@ def clipped(text: str, most: int = 60) -> str:
     return printable(text)
 
 
+def first_line(error: object, most: int = 200) -> str:
+    """Return the first line of an error's message, or else its type."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return clipped(lines[0], most) if lines else type(error).__name__
+
+
 def suggestion(name: str, known: Iterable[str]) -> str:
     """Return 'Did you mean ...?' after a space, '' where no known name is similar.
 

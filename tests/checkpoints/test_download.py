@@ -257,12 +257,14 @@ def test_other_schemes_are_refused(address):
 
 
 @pytest.mark.openmmlab
-def test_torchvision_names(mmdet_ready, monkeypatch):
+def test_torchvision_names(mmdet_ready, monkeypatch, tmp_path):
     asked = []
     save = 'eca_mmdet.checkpoints.download._save'
     monkeypatch.setattr(save, lambda *words: asked.append(words[0]))
     fetch('torchvision://resnet50')
     assert re.fullmatch(r'https://.*/resnet50-[0-9a-f]{8}\.pth', asked[0])
+    file = download('torchvision://resnet50', tmp_path)
+    assert asked[1:] == asked[:1] and file == tmp_path / Path(asked[0]).name
     with pytest.raises(MissingWeightsError, match="weights called 'resnet51'"):
         fetch('torchvision://resnet51')
 
@@ -340,6 +342,10 @@ def test_a_large_file_of_the_hub_is_checked(server, hub, tmp_path):
             assert not (tmp_path / name).exists()
     assert (done.returncode, done.stdout) == (0, f'{tmp_path / name}\n'), done.stderr
     assert (tmp_path / name).read_bytes() == content
+    assert 'is there already' in run(script, **hub).stderr
+    torch.save(STATE, tmp_path / name)  # of another repository, perhaps
+    done = run(script, **hub)
+    assert done.returncode == 2 and 'is another file' in done.stderr
 
 
 def test_hub_repositories_with_pytorch_files_alone(server, hub, tmp_path):
@@ -430,6 +436,7 @@ def test_a_broken_body_and_no_http_at_all(cache, monkeypatch):
 
     for answer in (
         b'HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n40\r\nabc',
+        b'HTTP/1.1 200 OK\r\nContent-Length: many\r\n\r\nabc',
         b'SSH-2.0-OpenSSH\r\n',
         b'',
     ):

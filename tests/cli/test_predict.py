@@ -297,9 +297,7 @@ def test_many_images_have_a_bar_or_few_lines(
     monkeypatch.setattr(media, '_LINES', 2)  # four images
     code, told, err = command(*arguments, tmp_path / 'a')
     assert (code, err) == (0, '')
-    lines = told.splitlines()
-    assert lines[:2] == ['2 of 4 images', '4 of 4 images']
-    assert lines[2].startswith('4 images: ') and f'  {tmp_path}/a/pictures' in lines
+    assert told.startswith('4 images: ') and f'  {tmp_path}/a/pictures\n' in told
     monkeypatch.setattr(sys.stderr, 'isatty', lambda: True)
     monkeypatch.setattr('eca_mmdet.utils.text.PATIENCE', 0)
     monkeypatch.setenv('TERM', 'xterm')
@@ -427,7 +425,7 @@ def test_bad_checkpoints_and_options(command, checkpoint, folder, tmp_path):
         ((checkpoint, image, '--config', 'nosuch'), 'nosuch'),
         ((checkpoint, image, '--classes', 'big dog'), 'Did you mean big cat?'),
         ((checkpoint, image, '--classes', '龍', '3'), "no class '3' in the detector"),
-        ((checkpoint, ''), 'empty name'),
+        ((checkpoint, ''), 'a file without a name does not exist'),
         ((checkpoint, image, clip), 'a video is predicted by itself'),
         ((checkpoint, clip, clip.with_name('b.avi')), 'a video is predicted by itself'),
         ((checkpoint, image, tmp_path / 'no.png'), 'no.png does not exist'),
@@ -440,8 +438,8 @@ def test_bad_checkpoints_and_options(command, checkpoint, folder, tmp_path):
         ((checkpoint, 's3://bucket/a.png', image), 's3://bucket/a.png is an address'),
         ((checkpoint, 'file:///a.png'), 'Name the file itself'),
         ((checkpoint, f'data:image/png;base64,{"A" * 5000}'), 'is an address'),
-        ((checkpoint, 0), 'a camera is not read'),
-        ((checkpoint, '-'), 'standard input is not read'),
+        ((checkpoint, 0), '0 does not exist'),
+        ((checkpoint, '-'), '- does not exist'),
     ):
         code, _, err = command('predict', *arguments, '--out', out)
         assert code == 2 and message in err and len(err.splitlines()) == 1

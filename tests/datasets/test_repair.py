@@ -324,9 +324,11 @@ def test_masks_that_overlap_their_box_are_exchanged_as_the_others_are():
         one['segmentation'] = [[ring[at ^ 1] for at in range(8)]]
     found = {fault.code: fault.count for fault in check_annotations(content)}
     assert found == {'mask-without-pixel': 1, 'class-without-objects': 1}
+    content['annotations'][1]['segmentation'].append([1, 2, 3])  # no polygon
     repaired, counts = repair(content)
     assert repaired['annotations'] == expected
-    assert done(counts) == {'masks with x and y exchanged': 3}
+    told = {'masks with x and y exchanged': 3, 'short polygons removed': 1}
+    assert done(counts) == told
 
 
 def test_names_that_are_numbers_become_text():

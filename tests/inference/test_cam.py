@@ -104,7 +104,6 @@ def test_map_has_the_form_that_is_promised(detector, image):
     assert all(one.grad is None for one in detector.model.parameters())
     large = np.kron(image, np.ones((3, 3, 1), np.uint8))
     assert detector.cam(large).shape == (210, 288)
-    np.testing.assert_array_equal(found, detector.cam(image, score=0.3))  # as in 0.1
     _, batch, _ = detector._batch(image)
     nothing = cam.evidence_map(detector.model, batch, (70, 96), 1.1)
     assert nothing.shape == (70, 96) and not nothing.any()

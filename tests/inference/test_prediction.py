@@ -331,7 +331,6 @@ def test_without_supervision(monkeypatch):
 
 def test_plot_shows_and_saves(tmp_path):
     drawn = prediction().plot(score_thr=0.6)
-    np.testing.assert_array_equal(drawn, prediction().plot(score=0.6))  # as in 0.1
     np.testing.assert_array_equal(drawn, prediction()[:1].plot())
     assert drawn.shape == (20, 30, 3) and (drawn != 90).any()
     raw = np.frombuffer(drawn._repr_png_(), np.uint8)

@@ -54,3 +54,15 @@ def test_no_bar_for_what_is_done_at_once_nor_over_an_error(terminal, monkeypatch
     with pytest.raises(KeyError), text.progress('annotations'):
         raise KeyError
     assert sys.stderr.getvalue() == ''
+
+
+@pytest.mark.parametrize(
+    ('error', 'line'),
+    [
+        (ValueError('\n one \ntwo'), 'one'),
+        (ValueError(), 'ValueError'),
+        (OSError('\x1b[2J'), r'\x1b[2J'),
+    ],
+)
+def test_the_first_line_of_an_error(error, line):
+    assert text.first_line(error) == line

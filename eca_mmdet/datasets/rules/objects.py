@@ -6,9 +6,9 @@ A file without any mask is one of boxes, and good.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence, Set
 from functools import partial
-from itertools import chain, repeat
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -24,7 +24,6 @@ from eca_mmdet.datasets.entries import (
     is_drawable_size,
     is_finite_number,
     is_polygon,
-    is_segmentation,
     read_box,
     read_flag,
     read_number,
@@ -32,9 +31,10 @@ from eca_mmdet.datasets.entries import (
 )
 from eca_mmdet.datasets.masks import (
     LEAST_OVERLAP,
-    bad_counts,
+    MASK_FAULTS,
     mask_box,
     mask_boxes,
+    mask_faults,
     overlap,
     set_area,
     shared_area,
@@ -64,9 +64,6 @@ _FEWEST = 5
 
 _SCALED, _MOVED = 'scaled to pixels', 'moved into their box'
 _EXCHANGED = 'with x and y exchanged'
-
-Boxes = npt.NDArray[np.float64]
-Flags = npt.NDArray[np.bool_]
 
 _without_area = annotations_with(lambda one: not is_finite_number(one.get('area')))
 _without_box = annotations_with(lambda one: one.get('bbox') is None)
@@ -153,14 +150,17 @@ def _opposite_corner(box: Any, size: Size | None) -> list[float] | None:
     return max(boxes, key=lambda box: float(shared_area(box, whole_image)))
 
 
-def _is_confirmed(one: Entry, box: Sequence[float], size: Size | None) -> bool:
-    """Whether a box is that of the mask; without a mask, whether it has the area."""
-    if found := mask_box(one.get('segmentation'), size):
-        return bool(overlap(found, box) > _SAME_OVERLAP)
-    area = one.get('area')
+def _is_normalised(one: Entry, size: Size | None) -> bool:
+    """Whether a thin box in 0-1 is one in pixels by its mask or area, or cannot be."""
+    box, area = one['bbox'], one.get('area')
+    pixels, found = _in_pixels(box, size), mask_box(one.get('segmentation'), size)
+    if 0 < min(box) and max(box) < 1 and (not found or max(found[2:]) <= 1):
+        return True
+    if found:
+        return bool(overlap(found, pixels) > _SAME_OVERLAP)
     if not is_finite_number(area) or area <= 1:
         return False
-    return math.isclose(area, box[2] * box[3], rel_tol=0.02)
+    return math.isclose(area, pixels[2] * pixels[3], rel_tol=0.02)
 
 
 def _misplaced(content: Content) -> dict[str, list[Entry]]:
@@ -182,10 +182,7 @@ def _misplaced(content: Content) -> dict[str, list[Entry]]:
     if normalised.any() and (unit | empty).all():
         normalised = np.asarray(unit & ~empty)
     for at in [] if (unit | empty).all() else np.flatnonzero(normalised):
-        one, size = boxed[at], sizes.get(boxed[at]['image_id'])
-        box, found = one['bbox'], mask_box(one.get('segmentation'), size)
-        inside = 0 < min(box) and max(box) < 1 and (not found or max(found[2:]) <= 1)
-        normalised[at] = inside or _is_confirmed(one, _in_pixels(box, size), size)
+        normalised[at] = _is_normalised(boxed[at], sizes.get(boxed[at]['image_id']))
     faults = {
         'empty-bbox': empty,
         'bbox-outside': outside,
@@ -297,19 +294,20 @@ def _read_boxes(content: Content) -> None:
         for one, box in boxes:
             _, _, width, height = one['bbox']
             area = read_number(one.get('area')) or 0
-            if math.isclose(
-                area, float(width) * height, rel_tol=0.02
-            ):  # it was the box's
-                one['area'] = box[2] * box[3]
+            if math.isclose(area, float(width) * height, rel_tol=0.02):
+                one['area'] = box[2] * box[3]  # as it was the box's
             one['bbox'] = box
         content.done[f'boxes read as {order}'] += len(boxes)
     content.forget()
 
 
 def _clip(content: Content) -> None:
+    over_edge = content.derive(_misplaced)['bbox-over-edge']
+    if not over_edge:
+        return
     if content.derive(_other_orders):
         return  # several orders fit
-    for one in content.derive(_misplaced)['bbox-over-edge']:
+    for one in over_edge:
         x, y, w, h = one['bbox']
         width, height = content.sizes[one['image_id']] or (w, h)
         left, top = max(x, 0), max(y, 0)
@@ -328,39 +326,21 @@ def _box_name(one: Entry) -> str:
 
 def _bad_masks(content: Content) -> dict[str, list[Entry]]:
     """Return annotations by what is wrong with their mask, and those without one."""
-    masked = [one for one in content.annotations if one.get('segmentation')]
-    malformed = [one for one in masked if not is_segmentation(one['segmentation'])]
-    rles = [o for o in masked if _is_compressed(o['segmentation'])]
-    bad_rles = np.flatnonzero(bad_counts([one['segmentation'] for one in rles]))
-    malformed += [rles[at] for at in bad_rles]
-    bad, sizes = set(map(id, malformed)), content.sizes
-    short, other_size, usable = [], [], []
-    for one in masked:
-        mask = one['segmentation']
-        if bad and id(one) in bad:
-            continue
-        size = sizes.get(one['image_id'])
-        if isinstance(mask, list) and not all(map(is_polygon, mask)):
-            short.append(one)
-        elif isinstance(mask, dict) and size and mask['size'] != [size[1], size[0]]:
-            other_size.append(one)
-        elif size and is_drawable_size(*size):
-            usable.append(one)
-    without = [one for one in content.annotations if not one.get('segmentation')]
-    empty, away = _misses(content, usable)
-    return {
-        'malformed-segmentation': malformed,
-        'short-polygon': short,
-        'rle-size': other_size,
-        'missing-segmentation': without,
-        'mask-without-pixel': empty,
-        'mask-off-bbox': away,
-    }
-
-
-def _is_compressed(mask: Any) -> bool:
-    counts = mask.get('counts') if isinstance(mask, dict) else None
-    return isinstance(counts, str) and is_segmentation(mask)
+    known, annotations = content.sizes, content.annotations
+    sizes = [(known.get(one['image_id']) or (0, 0))[::-1] for one in annotations]
+    faults = mask_faults([one.get('segmentation') for one in annotations], sizes)
+    found: dict[str, list[Entry]] = {code: [] for code in MASK_FAULTS}
+    for at, fault in faults.items():
+        found[fault].append(annotations[at])
+    empty, away = _misses(
+        content,
+        [
+            one
+            for at, one in enumerate(annotations)
+            if at not in faults and is_drawable_size(*sizes[at])
+        ],
+    )
+    return found | {'mask-without-pixel': empty, 'mask-off-bbox': away}
 
 
 def _misses(content: Content, usable: list[Entry]) -> tuple[list[Entry], list[Entry]]:
@@ -388,44 +368,50 @@ def _place_masks(content: Content) -> None:
     A reading that some masks need is tried on all: others may overlap their box too.
     """
     _read_boxes(content)
-    masks, readings = content.derive(_bad_masks), set[str]()
+    masks = content.derive(_bad_masks)
     bad = [*masks['mask-without-pixel'], *masks['mask-off-bbox']]
-    others = [one for one in content.annotations if bad and has_mask(one)]
-    allowed = {_SCALED, _MOVED}
     # If no mask leaves its image, the axes of the boxes may be wrong as well.
-    if any(_leaves(one, content) for one in bad):
-        allowed.add(_EXCHANGED)
-    for tried, one in (*zip(repeat(allowed), bad), *zip(repeat(readings), others)):
-        size, box = content.sizes[one['image_id']] or (1, 1), one.get('bbox')
-        now = mask_box(one['segmentation'], size) if tried else None
-        least = float(overlap(now, box)) if now and is_box(box) else 0
-        least = max(least, _SAME_OVERLAP)
-        for what, rings in _placed(one['segmentation'], size, box) if tried else ():
-            found = mask_box(rings, size) if what in tried else None
-            if found and (not is_box(box) or overlap(found, box) > least):
-                one['segmentation'] = rings
-                content.done[f'masks {what}'] += 1
-                readings.add(what)
-                break
+    leaves = any(
+        value > (content.sizes[one['image_id']] or (1, 1))[at % 2]
+        for one in bad
+        if isinstance(one['segmentation'], list)
+        for ring in one['segmentation']
+        for at, value in enumerate(ring)
+    )
+    allowed = {_SCALED, _MOVED, *[_EXCHANGED] * leaves}
+    found = {_place(one, content, allowed) for one in bad} - {None}
+    for one in filter(has_mask, content.annotations) if found else ():
+        _place(one, content, found)
 
 
-def _leaves(one: Entry, content: Content) -> bool:
-    size, mask = content.sizes[one['image_id']] or (1, 1), one['segmentation']
-    rings = mask if isinstance(mask, list) else []
-    return any(v > size[at % 2] for ring in rings for at, v in enumerate(ring))
-
-
-def _placed(mask: Any, size: Size, box: Any) -> Iterator[tuple[str, list[list[float]]]]:
-    """Yield readings of polygons: of 0 to 1, of y before x, relative to the box."""
-    rings = mask if isinstance(mask, list) else []
+def _place(one: Entry, content: Content, allowed: Set[str | None]) -> str | None:
+    """Read polygons in the first way by which they agree with their box; name it."""
+    rings, box = one['segmentation'], one.get('bbox')
+    if not isinstance(rings, list):
+        return None
+    size, least = content.sizes[one['image_id']] or (1, 1), _SAME_OVERLAP
+    readings: list[tuple[str, list[list[float]]]] = []
     if all(0 <= value <= 1 for ring in rings for value in ring):
         for sides in (size, (max(size), max(size))):
-            yield _SCALED, [_in_pixels(ring, sides) for ring in rings]
+            readings.append((_SCALED, [_in_pixels(ring, sides) for ring in rings]))
     elif is_box(box):
-        pairs = ([*zip(ring[1::2], ring[::2], strict=True)] for ring in rings)
-        yield _EXCHANGED, [[*chain.from_iterable(p)] for p in pairs]
+        if now := mask_box(rings, size):
+            least = max(least, float(overlap(now, box)))
+        # What is no polygon is a later phase's.
+        exchanged = [
+            [ring[at ^ 1] for at in range(len(ring))] if is_polygon(ring) else ring
+            for ring in rings
+        ]
         moved = [[v + box[at % 2] for at, v in enumerate(ring)] for ring in rings]
-        yield _MOVED, moved
+        readings = [(_EXCHANGED, exchanged), (_MOVED, moved)]
+    for what, rings in readings:
+        found = mask_box([*filter(is_polygon, rings)], size)
+        agrees = found and (not is_box(box) or overlap(found, box) > least)
+        if agrees and what in allowed:
+            one['segmentation'] = rings
+            content.done[f'masks {what}'] += 1
+            return what
+    return None
 
 
 def _unusable(content: Content) -> list[Entry]:
@@ -485,11 +471,11 @@ _box_rule = partial(_rule, _misplaced, describe=_box_name)
 _mask_rule = partial(_rule, _bad_masks)
 
 
-def _drop_misplaced(code: str, summary: str, what: str) -> Fix:
+def _drop_rule(code: str, summary: str, what: str) -> Rule[Content]:
     def drop(content: Content) -> None:
-        content.drop(content.derive(_misplaced)[code], what)
+        content.drop(content.derive(_misplaced)[code], f'annotations {what} dropped')
 
-    return Fix(summary, Phase.EXTENTS, drop)
+    return _box_rule(code, Fix(summary, Phase.EXTENTS, drop))
 
 
 RULES: tuple[Rule[Content], ...] = (
@@ -510,23 +496,13 @@ RULES: tuple[Rule[Content], ...] = (
         _malformed_boxes,
         _read(_malformed_boxes, 'bbox', read_box, _BOX.summary),
     ),
-    _box_rule(
+    _drop_rule(
         'empty-bbox',
-        _drop_misplaced(
-            'empty-bbox',
-            'computed from the mask, or negative sides taken as the opposite corner; '
-            'otherwise dropped',
-            'annotations of an empty box dropped',
-        ),
+        'computed from the mask, or negative sides taken as the opposite corner; '
+        'otherwise dropped',
+        'of an empty box',
     ),
-    _box_rule(
-        'bbox-outside',
-        _drop_misplaced(
-            'bbox-outside',
-            'computed from the mask; dropped where there is none',
-            'annotations whose box is outside the image dropped',
-        ),
-    ),
+    _drop_rule('bbox-outside', _BOX.summary, 'whose box is outside the image'),
     _box_rule(
         'thin-bbox', _BOX._replace(summary='computed from the mask, if there is one')
     ),
