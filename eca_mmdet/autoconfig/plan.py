@@ -195,6 +195,9 @@ def add_attention(
     if weights:
         detector = inspect(str(fetch(weights))).kind == 'detector'
         changes['load_from'] = weights if detector else None
+    for use in ('val', 'test'):  # with the numbers that the report shows
+        if missing_numbers(cfg, use) and isinstance(cfg.get(f'{use}_evaluator'), dict):
+            changes[f'{use}_evaluator'] = dict(type='CocoTableMetric')
     base = f'{config.removesuffix(".py")}.py' if '::' in config else path.as_posix()
     parts = [assignment(name, value) for name, value in changes.items()]
     text = '\n'.join([_head(path, base, command), *parts])
@@ -312,7 +315,7 @@ def _check(text: str, name: str, options: Options, classes: Sequence[str]) -> No
     for entry in as_list((cfg.model.get('backbone') or {}).get('init_cfg')):
         checkpoint = str(entry.get('checkpoint'))
         if is_address(checkpoint):
-            logger.info(f'weights: {checkpoint}, downloaded if not in the cache')
+            logger.info(f'weights: {checkpoint}, unless you train --from-scratch')
             return
     try:
         check_backbone_weights(cfg, backbone)

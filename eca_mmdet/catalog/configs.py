@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import fnmatch
 import re
@@ -58,9 +59,14 @@ def resolve_config(name_or_path: str) -> Path:
     name = name_or_path.removesuffix('.py')
     if name in known:
         return known[name]
+    near = suggest_config(path.stem, known)
+    if len(path.parts) == 2:
+        with contextlib.suppress(Exception):  # mmengine's: mmdet has no such config
+            compat.external_config(f'mmdet::{name}.py')
+            near = f' Did you mean mmdet::{name}.py?'
     raise UserError(
         f'config {name_or_path!r} is neither a file nor a shipped name.'
-        f'{suggest_config(path.stem, known)} List the names with: eca-mmdet configs',
+        f'{near} List the names with: eca-mmdet configs',
         code='config-not-found',
     )
 

@@ -265,7 +265,7 @@ def _save(address: str, file: Path) -> None:
         reason = first_line(error if answered else getattr(error, 'reason', error))
         raise MissingWeightsError(
             f'{shown} cannot be downloaded ({reason}). Try again later, or download it '
-            f'with a browser and save it as {file}.',
+            f'with a browser and save it as {file}. {_OTHERWISE}',
             code='download-failed',
         ) from error
 

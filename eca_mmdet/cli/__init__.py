@@ -59,12 +59,20 @@ _RENAMED = {
 """Names until 0.1, which still work in this release."""
 
 
+_ELSEWHERE = {'conf': 'score-thr', 'lr0': 'lr', 'exist-ok': 'force', 'img': 'imgsz'}
+"""Options of other programs, and ours for the same."""
+
+
 class _Parser(argparse.ArgumentParser):
     """Says of an unknown option how its own command is used, and the nearest name.
 
     Words after the options belong to the argument that the default ``trailing`` names:
     argparse itself fills an argument of several words from one place alone.
     """
+
+    def __init__(self, *args: Any, **settings: Any) -> None:
+        # --conf is not --config.
+        super().__init__(*args, allow_abbrev=False, **settings)
 
     def parse_known_args(
         self, args: Any = None, namespace: Any = None
@@ -78,6 +86,7 @@ class _Parser(argparse.ArgumentParser):
             name = next((word for word in unknown if word.startswith('--')), '')
             options = re.findall(r'--([a-z][\w-]*)', self.format_help())
             known = {option: f'--{option}' for option in options}
+            known |= {o: f'--{own}' for o, own in _ELSEWHERE.items() if own in options}
             near = suggestion(name[2:].partition('=')[0], known) if name else ''
             self.error(f'unrecognized arguments: {" ".join(unknown)}.{near}')
         return found, unknown

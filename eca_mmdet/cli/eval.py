@@ -82,5 +82,5 @@ def run(args: argparse.Namespace) -> int:
     else:
         print(report.table(args.format, args.classwise))
     print('\n'.join(map(printable, lines)), file=sys.stderr)
-    suggest(['report', report.folder])
+    suggest(['report', report.folder, '--images', 'DIR'])
     return 0

@@ -143,8 +143,8 @@ def _add_settings(parser: argparse._ActionsContainer) -> None:
         dest='image_size',
         type=image_size,
         metavar='LONG[xSHORT]',
-        help='sides in px of the box that images are resized to, e.g. 640 or 1333x800 '
-        "(default for SHORT: the config's proportion)",
+        help='sides in px of the box that images are resized to, e.g. 1333x800, or 640 '
+        'for 640x640',
     )
     add(
         '--workers',
@@ -212,20 +212,18 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _say_what_is_next(result: TrainingResult) -> None:
+    from eca_mmdet.export.heads import is_covered
+
     checkpoint = result.best or result.checkpoint
     if checkpoint is None:  # the config writes none
         return
-    kind, score = 'last', ''
-    if result.best and result.best_score is not None:
-        kind, score = 'best', f', {result.best_score:.4f}'
     if is_main_process():
-        print(f'{kind} checkpoint: {checkpoint}{score}')
+        print(f'{"best" if result.best else "last"} checkpoint: {checkpoint}')
     folder = result.work_dir
-    suggest(
-        ['report', folder],
-        ['predict', folder, 'IMAGES'],
-        ['export', 'onnx', folder],
-    )
+    commands = [['report', folder], ['predict', folder, 'IMAGES']]
+    if is_covered(result.model):
+        commands.append(['export', 'onnx', folder])
+    suggest(*commands)
 
 
 def resume_command() -> str:

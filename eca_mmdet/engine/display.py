@@ -145,6 +145,8 @@ class Display(Hook):  # type: ignore[misc]
         self, name: str, done: int, total: int, text: Any = str, key: str = ''
     ) -> None:
         now = time.monotonic()
+        if done == 1 and not key:
+            self._printed = now  # validations may be short
         if not self._console.is_interactive:
             last = done == total and key == 'train'
             if last or now - self._printed >= self._interval:

@@ -256,7 +256,7 @@ def _set_lr(cfg: Any, lr: float) -> None:
 
 def _set_image_size(cfg: Any, size: tuple[int, ...]) -> None:
     own = _own_scale(cfg)
-    new = (size[0], size[1] if len(size) > 1 else round(size[0] * own[1] / own[0]))
+    new = (size[0], size[-1])
     fixed = _steps((cfg.model.get('data_preprocessor') or {}).get('batch_augments'))
     pipelines: list[tuple[Any, str]] = []
     for loader in _loaders(cfg):

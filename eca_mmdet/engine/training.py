@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -47,6 +47,7 @@ class TrainingResult:
     work_dir: Path  # with checkpoints and the config
     log_dir: Path  # with the log, and metrics.json of the last validation
     checkpoint: Path | None  # the latest; None if the config writes none
+    model: Any = field(repr=False)  # the detector, as trained
     best: Path | None  # of a config with save_best, and its score
     best_score: float | None
     bad_images: Path | None  # list of the broken images that were replaced
@@ -98,7 +99,7 @@ def train(
         batch_size: images per step and process; the learning rate follows.
         lr: learning rate, used as given, whatever the batch.
         image_size: long and short side in px of the box that images are resized to; a
-            single number keeps the config's proportion.
+            single number is for both.
         workers: data loading processes of each loader; 0 loads in the main process.
         device: 'cpu', 'cuda' or 'cuda:N'; default: a GPU if there is one.
         resume: a checkpoint, or 'auto' for the latest in ``work_dir``.
@@ -171,6 +172,7 @@ def train(
         Path(runner.work_dir),
         Path(runner.log_dir),
         named_checkpoint(runner.work_dir),
+        distributed.unwrapped(runner.model),
         Path(best) if best else None,
         score,
         _bad_images(runner),

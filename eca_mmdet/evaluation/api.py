@@ -41,6 +41,9 @@ Predictions: TypeAlias = 'Mapping[Any, Prediction] | Sequence[Prediction]'
 ResultsLike: TypeAlias = 'PathLike | Sequence[Mapping[str, Any]] | Predictions'
 
 
+_MANY, _LOW = 100, 0.1  # of so many detections, some have a score below this
+
+
 @dataclass(frozen=True)
 class EvaluationReport:
     """Metrics of one or more result files.
@@ -65,6 +68,9 @@ class EvaluationReport:
     def differences(self) -> tuple[dict[str, Difference], ...]:
         """Each further file minus the first, by task."""
         return tuple(file.minus_first for file in self.files[1:])
+
+    def __str__(self) -> str:
+        return self.table()
 
     def table(self, format: str = 'table', classwise: bool = False) -> str:
         """Return the tables of ``eca-mmdet eval``: 'table', 'md', 'csv' or 'latex'."""
@@ -140,7 +146,7 @@ def evaluate(
     notes, files = list(truth.notes), []
     for source, path, label in zip(sources, paths, _labels(paths), strict=True):
         read = _read(source, whole, types)
-        notes += read.notes
+        notes += [*read.notes, *_cut(label, read)]
         found = {task: _move(each, whole, truth) for task, each in read.found.items()}
         numbers = {
             task: coco_eval.evaluate(truth, each, task, limits, backend)
@@ -199,6 +205,18 @@ def evaluate(
     return EvaluationReport(
         record, tuple(notes), folder, tuple(drawings), truth, tuple(files)
     )
+
+
+def _cut(label: str, results: Results) -> list[str]:
+    """Return a note on detections that seem to be cut off at a score."""
+    found = [each.scores for each in results.found.values() if len(each) >= _MANY]
+    lowest = min((scores.min() for scores in found), default=0)
+    if lowest < _LOW:
+        return []
+    return [
+        f'{label}: no score is below {lowest:.2f}. AP counts every detection: a '
+        'threshold that was applied before lowers it'
+    ]
 
 
 def _as_list(results: Any) -> list[Any]:

@@ -14,7 +14,7 @@ from eca_mmdet.datasets.detections import Detections
 from eca_mmdet.datasets.ground_truth import GroundTruth
 from eca_mmdet.evaluation.bootstrap import ClassDifference, Difference
 from eca_mmdet.evaluation.coco_eval import MAX_DETS, Metrics, TaskResult, columns
-from eca_mmdet.utils.text import printable
+from eca_mmdet.utils.text import first, printable
 
 LABELS = ('results', 'type', 'row', 'class', 'class_id', 'objects')
 """Columns before the numbers in a table for programs."""
@@ -176,11 +176,29 @@ def result_tables(
                 labels, each = (first.label, file.label), (first.results[task], result)
                 classes = (map(asdict, part.classes) for part in (*each, minus))
                 parts.append(render(*class_changes(labels, *classes), style))
+                if style == 'table' and minus.low:
+                    parts.append(_clear_changes(minus))
             else:
                 parts.append(class_table(result, style))
     if style == 'table' and any(verdicts):
         parts += ['', *filter(None, map(printable, verdicts))]
     return '\n'.join(parts)
+
+
+def _clear_changes(minus: Difference) -> str:
+    """Return a line of the classes whose interval excludes 0, largest first."""
+    clear = [
+        (each.metrics['AP'], each.name)
+        for each in minus.classes
+        if each.low and each.low['AP'] is not None and each.high['AP'] is not None
+        if each.low['AP'] > 0 or each.high['AP'] < 0
+    ]
+    clear.sort(key=lambda pair: -abs(pair[0] or 0))
+    names = [f'{name} {format_ap(change, True)}' for change, name in clear]
+    return (
+        f'interval without 0: {first(names, 10) if names else "no class"}; '
+        'n/a: all objects of the class are on one image'
+    )
 
 
 def _results(

@@ -354,6 +354,11 @@ def require_covered(model: Any) -> None:
         )
 
 
+def is_covered(model: Any) -> bool:
+    """Whether the exported graph follows every part of a detector."""
+    return not any(_problems(model))
+
+
 def _problems(model: Any) -> Iterator[str]:
     from mmdet import models
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import copy
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias, overload
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -19,7 +19,7 @@ from eca_mmdet.utils.errors import (
     require_package,
 )
 from eca_mmdet.utils.images import encode_image, to_rgb
-from eca_mmdet.utils.io import require_free, whole_file
+from eca_mmdet.utils.io import whole_file
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -72,6 +72,8 @@ class Prediction:
     image: Array = field(default_factory=lambda: np.zeros((0, 0, 3), np.uint8))
     path: str | None = None
 
+    _chosen: ClassVar[bool] = False  # by index or score: plot then draws them all
+
     @classmethod
     def from_instances(cls, instances: Any, **kwargs: Any) -> Prediction:
         """Return the prediction in mmdet's ``pred_instances``."""
@@ -88,7 +90,7 @@ class Prediction:
 
     def __post_init__(self) -> None:
         order = np.argsort(-self.scores, kind='stable')
-        vars(self).update(vars(self[order]))
+        vars(self).update(self._columns(order))
 
     def __len__(self) -> int:
         return len(self.scores)
@@ -98,13 +100,15 @@ class Prediction:
         positions = np.atleast_1d(everything[rows])
         if positions.ndim > 1:
             raise IndexError(f'objects have a single axis; got the index {rows!r}')
-        if np.array_equal(positions, everything):
-            return self  # masks are large
         part = copy.copy(self)
-        for name in ('boxes', 'scores', 'labels', 'masks'):
-            column = getattr(self, name)
-            vars(part)[name] = None if column is None else column[positions]
+        if not np.array_equal(positions, everything):  # masks are large
+            vars(part).update(self._columns(positions))
+        vars(part)['_chosen'] = True
         return part
+
+    def _columns(self, rows: Array) -> dict[str, Array | None]:
+        columns = {n: getattr(self, n) for n in ('boxes', 'scores', 'labels', 'masks')}
+        return {n: None if each is None else each[rows] for n, each in columns.items()}
 
     def __iter__(self) -> Iterator[Prediction]:
         return (self[row] for row in range(len(self)))
@@ -127,7 +131,8 @@ class Prediction:
 
     def finite(self) -> Prediction:
         """Return the objects whose box and score are finite."""
-        return self[np.isfinite(self.scores) & np.isfinite(self.boxes).all(1)]
+        rows = np.isfinite(self.scores) & np.isfinite(self.boxes).all(1)
+        return self if rows.all() else replace(self, **self._columns(rows))
 
     def to_coco(
         self, image_id: int | str = 0, category_ids: Sequence[int | str] | None = None
@@ -178,16 +183,20 @@ class Prediction:
 
     def plot(
         self,
-        score_thr: float = SHOWN_FROM,
+        score_thr: float | None = None,
         line_width: int | None = None,
         show_labels: bool = True,
     ) -> Picture:
         """Draw the objects of at least a score; a notebook shows what is returned.
 
+        Without a score they are those of 0.3 or more, and all objects of a part that
+        was chosen by :meth:`above`, an index, or ``predict(image, score_thr)``.
         ``line_width`` is in pixels; ``show_labels=False`` leaves out names and scores.
         """
         from eca_mmdet.inference.drawing import draw_objects
 
+        if score_thr is None:
+            score_thr = 0 if self._chosen else SHOWN_FROM
         kept = self.above(score_thr)
         pairs = zip(kept.names, kept.scores, strict=True)
         texts = [f'{name} {value:.2f}' if show_labels else '' for name, value in pairs]
@@ -241,10 +250,9 @@ class Detector:
             UserError: there is no such image, or it cannot be read.
         """
         images = image if isinstance(image, (list, tuple)) else [image]
-        found = [
-            self._predict_one(in_rgb(each, channel_order)).above(score_thr)
-            for each in images
-        ]
+        found = [self._predict_one(in_rgb(each, channel_order)) for each in images]
+        if score_thr:
+            found = [each.above(score_thr) for each in found]
         return found if images is image else found[0]
 
     def _predict_one(self, image: str | os.PathLike[str] | Array) -> Prediction:
@@ -259,14 +267,19 @@ class Picture(np.ndarray):  # type: ignore[type-arg]
             return None  # a slice of a picture is an ordinary array
         return encode_image(np.asarray(self), '.png')
 
-    def save(self, path: str | Path) -> None:
-        """Write the picture to a new file; its ending chooses the format.
+    def save(self, path: str | Path, overwrite: bool = False) -> None:
+        """Write the picture to a file; its ending chooses the format.
 
-        Missing folders are created.
+        Missing folders are created. A file that exists is an error, unless
+        ``overwrite``.
         """
         path = Path(path)
         raw = encode_image(np.asarray(self), path.suffix)
-        require_free(path, option='path')
+        if os.path.lexists(path) and not overwrite:
+            raise UserError(
+                f'{path} exists. Save the picture with overwrite=True, or elsewhere.',
+                code='output-exists',
+            )
         path.parent.mkdir(parents=True, exist_ok=True)
         with whole_file(path) as partial:
             partial.write_bytes(raw)

@@ -95,9 +95,9 @@ def test_image_size_and_workers(cfg):
     apply_settings(cfg, image_size=(640,), workers=0)
     for use in ('val', 'test'):
         pipeline = cfg[f'{use}_dataloader'].dataset.pipeline
-        assert [s.scale for s in pipeline if s.type == 'Resize'] == [(640, 384)]
+        assert [s.scale for s in pipeline if s.type == 'Resize'] == [(640, 640)]
     pipeline = cfg.train_dataloader.dataset.pipeline
-    assert pipeline[2].scales == [(640, 307), (640, 384)]
+    assert pipeline[2].scales == [(640, 512), (640, 640)]
     for use in ('train', 'val', 'test'):
         loader = cfg[f'{use}_dataloader']
         assert (loader.num_workers, loader.persistent_workers) == (0, False)
@@ -177,7 +177,7 @@ def test_sizes_inside_of_other_steps(cfg, caplog):
     cfg.val_dataloader.dataset.pipeline = [load, dict(type='Resize', scale=(400, 666))]
     cfg.test_dataloader = cfg.val_dataloader  # one object
     cfg.custom_hooks = [dict(type='PipelineSwitchHook', switch_pipeline=[load, choice])]
-    apply_settings(cfg, image_size=(333,))
+    apply_settings(cfg, image_size=(333, 200))
     found = cfg.train_dataloader.dataset.pipeline
     kinds = [load['type'], 'RandomChoice', flip['type'], 'MultiBranch']
     assert [step.type for step in found] == kinds
@@ -205,7 +205,7 @@ def test_the_size_of_a_wrapped_dataset(cfg):
         apply_settings(cfg, image_size=(640,))
         whole = cfg.train_dataloader.dataset
         steps = [*whole.pipeline, *whole.dataset.pipeline]
-        assert [s.scale for s in steps if s.type == 'Resize'] == [(640, 384)]
+        assert [s.scale for s in steps if s.type == 'Resize'] == [(640, 640)]
 
 
 @pytest.mark.parametrize(
