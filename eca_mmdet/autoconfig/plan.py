@@ -217,7 +217,7 @@ def add_attention(
     files = [entry.checkpoint for entry in init if 'checkpoint' in entry]
     logger.info(f'the rest of it: {files[-1] if files else "random, as before"}')
     logger.info(f'neck and heads: {cfg.get("load_from") or "random, as before"}')
-    if line := missing_numbers(cfg, 'val'):
+    if line := missing_numbers(cfg, 'val'):  # several metrics are left as they are
         logger.info(line)
     return ProposedConfig(text, path, class_names(cfg) or ())
 

@@ -113,8 +113,8 @@ def describe_configs(configs: dict[str, Path]) -> list[dict[str, str]]:
                 'backbone': backbone,
                 'attention': find_mechanism(key).name if key else '-',
                 'schedule': rest[0] if rest[1:] else 'demo',
-                'box AP': ap.get('box', '-'),
-                'mask AP': ap.get('mask', '-'),
+                'reported box AP': ap.get('box', '-'),
+                'reported mask AP': ap.get('mask', '-'),
                 'weights': _weights_of(path),
             }
         )

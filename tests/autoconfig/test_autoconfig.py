@@ -205,7 +205,7 @@ def test_masks_are_required(refused, command, tmp_path, mmdet_ready):
     assert code == 0, err
     assert 'faster-rcnn_eca-r50d_fpn_4xb2-1x_coco.py' in out
     checkpoint = 'hf://timm/ecaresnet50d.miil_in1k'
-    assert f'weights: {checkpoint}, downloaded if not in the cache' in err
+    assert f'weights: {checkpoint}, unless you train --from-scratch' in err
     code, out, err = command('init', '--train', train, '--val', train)
     assert 'mask-rcnn_eca-r50d_fpn_4xb2-1x_coco.py' in out
 

@@ -143,7 +143,7 @@ def test_pages_instead_of_the_file(server, public, tmp_path, page, told):
         download('tiny.pth')
     message = str(caught.value)
     assert told in message and '\n' not in message
-    assert message.endswith('save it as checkpoints/tiny.pth.')
+    assert 'save it as checkpoints/tiny.pth. To train with another file: ' in message
     assert left_over(tmp_path) == []
 
 
