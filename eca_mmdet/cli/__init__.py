@@ -70,9 +70,9 @@ class _Parser(argparse.ArgumentParser):
     argparse itself fills an argument of several words from one place alone.
     """
 
-    def __init__(self, *args: Any, **settings: Any) -> None:
+    def __init__(self, **settings: Any) -> None:
         # --conf is not --config.
-        super().__init__(*args, allow_abbrev=False, **settings)
+        super().__init__(allow_abbrev=False, **settings)
 
     def parse_known_args(
         self, args: Any = None, namespace: Any = None

@@ -106,7 +106,7 @@ class Prediction:
         vars(part)['_chosen'] = True
         return part
 
-    def _columns(self, rows: Array) -> dict[str, Array | None]:
+    def _columns(self, rows: Array) -> dict[str, Any]:
         columns = {n: getattr(self, n) for n in ('boxes', 'scores', 'labels', 'masks')}
         return {n: None if each is None else each[rows] for n, each in columns.items()}
 

@@ -279,3 +279,6 @@ def test_paths_resolve_names_and_files(tmp_path):
     assert paths.resolve_config(str(file)) == file
     with pytest.raises(UserError, match='neither a file nor a shipped name'):
         paths.resolve_config(str(tmp_path))
+    of_mmdet = 'fcos/fcos_r50-caffe_fpn_gn-head_1x_coco.py'
+    with pytest.raises(UserError, match=f'Did you mean mmdet::{of_mmdet}'):
+        paths.resolve_config(of_mmdet)

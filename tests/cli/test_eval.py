@@ -255,7 +255,31 @@ def test_classes_of_two_files_are_one_table_by_difference(files, command, tmp_pa
         ]
         sizes.append(abs(change))
     assert sizes == sorted(sizes, reverse=True) and sizes[0] > 0
+    clear = [
+        (each['metrics']['AP'], each['name'])
+        for each in minus
+        if each['low']['AP'] is not None
+        if each['low']['AP'] > 0 or each['high']['AP'] < 0
+    ]
+    clear.sort(key=lambda pair: -abs(pair[0]))
+    names = ', '.join(f'{name} {100 * change:+.1f}' for change, name in clear[:10])
+    line = lines[start + 1 + len(ids)]
+    assert clear and line.startswith(f'interval without 0: {names}')
     assert lines[-1].startswith('worse is ')
+
+
+@pytest.mark.parametrize('lowest, noted', [(0.3, True), (0.01, False)])
+def test_results_that_were_cut_at_a_score(files, command, tmp_path, lowest, noted):
+    entries = json.loads((tmp_path / 'good.json').read_text())
+    while len(entries) < 100:
+        entries += entries
+    for entry in entries:
+        entry['score'] = max(entry['score'], 0.3)
+    entries[-1]['score'] = lowest
+    (tmp_path / 'cut.json').write_text(json.dumps(entries))
+    words = ('--types', 'bbox', '--bootstrap', '0', '--out', 'run')
+    *_, err = command('eval', '--ann', 'A.json', '--results', 'cut.json', *words)
+    assert ('cut: no score is below 0.30. AP counts every detection' in err) == noted
 
 
 def test_files_of_one_name_are_told_apart(files, command, tmp_path):

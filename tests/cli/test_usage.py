@@ -22,6 +22,14 @@ CASES = {
         'unrecognized arguments: --qwx 3.\n',
         'usage: eca-mmdet export onnx ',
     ),
+    'predict a b --conf 0.3': (
+        '--conf 0.3. Did you mean --score-thr or ',
+        'usage: eca-mmdet predict ',
+    ),
+    'train a.py --epoch 2': (  # no abbreviations
+        '--epoch 2. Did you mean --epochs',
+        'usage: eca-mmdet train ',
+    ),
     'train a.py --epochs two': (
         "argument --epochs: must be a whole number, 1 or more; got 'two'\n",
         'usage: eca-mmdet train ',

@@ -342,6 +342,21 @@ def test_plot_shows_and_saves(tmp_path):
     with pytest.raises(UserError) as raised:
         drawn.save(tmp_path / 'a.png')
     assert raised.value.code == 'output-exists'
+    prediction().plot().save(tmp_path / 'a.png', overwrite=True)
+    assert (cv2.imread(str(tmp_path / 'a.png'))[..., ::-1] != drawn).any()
     with pytest.raises(UserError, match='format'):
         drawn.save(tmp_path / 'a.doc')
     assert (prediction().plot(1) == 90).all()
+
+
+def test_plot_draws_what_was_chosen():
+    """By itself objects of 0.3 or more; of a part all, the one of 0.25 as well."""
+    image = np.full((200, 300, 3), 90, np.uint8)  # with room for each name
+    whole = dataclasses.replace(prediction(masks=False), image=image)
+    everything = whole.plot(0)
+    assert (whole.plot() != everything).any()
+    for part in (whole[:], whole.above(0.2), whole[whole.scores > 0], whole[[0, 1, 2]]):
+        np.testing.assert_array_equal(part.plot(), everything)
+    np.testing.assert_array_equal(whole[2].plot(), whole[2].plot(0))
+    np.testing.assert_array_equal(whole[:].plot(0.3), whole.plot())
+    np.testing.assert_array_equal(whole.finite().plot(), whole.plot())
