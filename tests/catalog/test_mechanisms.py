@@ -194,7 +194,9 @@ def test_operations_by_hand():
 
 
 def test_command_prints_the_table(command, mmdet_ready):
-    code, out, err = command('attention', 'se', 'eca', '--rounds', 1, '--size', 10, 16)
+    code, out, err = command(
+        'attention', 'list', 'se', 'eca', '--rounds', 1, '--size', 10, 16
+    )
     assert (code, err) == (0, '')
     header, se, eca, *_ = out.splitlines()
     assert header.split()[:5] == ['mechanism', 'DR', 'CCI', 'rank', 'parameters']
@@ -231,7 +233,7 @@ def test_command_prints_json(command, mmdet_ready):
     ],
 )
 def test_command_refuses(command, mmdet_ready, arguments, message):
-    code, out, err = command('attention', *arguments)
+    code, out, err = command('attention', 'list', *arguments)
     assert (code, out) == (2, '') and message in err
     assert len(err.splitlines()) == 1
 

@@ -60,7 +60,7 @@ def build(**changes):
     return MODELS.build({**config.model.backbone, **changes})
 
 words = ('--channels', 8, '--size', 5, 5, '--rounds', 1, '--json')
-(row,) = run('attention', 'toy', *words)['rows']
+(row,) = run('attention', 'list', 'toy', *words)['rows']
 import torch
 torch.save(build(init_cfg=None).state_dict(), 'toy.pth')
 inspected = run('weights', 'inspect', 'toy.pth', '--json')

@@ -73,6 +73,7 @@ def test_train_then_test(written, tmp_path, launcher):
     options = ['--cfg-options', *options, 'default_hooks.logger.interval=1']
     work = tmp_path / 'work'
     words = start(launcher, 'train', written)
+    words += ['--verbose'] if launcher in ('ours', 'tools') else []
     done = run(*words, '--work-dir', work, *options, cwd=REPOSITORY)
     assert done.returncode == 0, done.stderr[-2000:]
     assert 'COCO AP and AR, 0-100' in done.stdout

@@ -145,7 +145,7 @@ def test_resumed_with_another_number_of_processes(place, ranks, one, two):
 
 @pytest.mark.slow
 def test_resumed_with_another_batch_the_rate_follows(place, ranks, one):
-    words = ('train', place / 'tiny.py', '--resume', one / 'iter_2.pth')
+    words = ('train', place / 'tiny.py', '--verbose', '--resume', one / 'iter_2.pth')
     batch = ('--cfg-options', 'train_dataloader.batch_size=1', 'train_cfg.max_iters=3')
     job = ranks.run(*words, '--work-dir', place / 'quarter', *batch)
     assert 'resumed: 1 images a step, not 4: lr x 0.25' in job.output(0)

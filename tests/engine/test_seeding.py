@@ -47,7 +47,7 @@ def run(ranks, shapes, tmp_path_factory):
     def train(name, *words, workers=0):
         config = root / f'workers{workers}.py'
         config.write_text(TINY.format(base=base, data=f'{shapes}/', workers=workers))
-        job = ranks.run('train', config, '--work-dir', root / name, *words)
+        job = ranks.run('train', config, '--verbose', '--work-dir', root / name, *words)
         allow_mmengine_checkpoints()
         saved = torch.load(root / name / 'iter_3.pth', weights_only=True)
         return saved, job.output(0)

@@ -21,7 +21,7 @@ GATES = (
     *('--images-dir', '{in}/val2017', '--limit', '2', '--out', '{out}'),
 )
 REPRODUCE = (
-    *('reproduce', '--coco', '{in}', '--weights', '{originals}', '--dry-run'),
+    *('paper', 'reproduce', '--coco', '{in}', '--weights', '{originals}', '--dry-run'),
     *('--rows', 'faster:r50:eca', '--out', '{out}'),
 )
 PREFLIGHT = (
@@ -34,7 +34,7 @@ INIT = (
     *('init', '--train', '{bad}', '--val', '{bad}', '--images', '{in}/val2017'),
     *('--model', 'faster-rcnn_eca-r18-w16'),
 )
-SPLIT = ('split', '{bad}', '--val', '0.5', '--out', '{out}')
+SPLIT = ('data', 'split', '{bad}', '--val', '0.5', '--out', '{out}')
 OF_ANNOTATIONS = (CHECK, FIX, EVAL, IMAGES, VAL, INIT, SPLIT)
 
 RESULTS = (

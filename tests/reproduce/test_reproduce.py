@@ -59,7 +59,7 @@ def test_coco_folder(coco):
 def test_folders_that_a_config_cannot_name(coco, tmp_path, command):
     for name in ('a,b', 'a b', 'a(b)'):
         coco = coco.rename(tmp_path / name)
-        words = ('reproduce', '--coco', coco, '--weights', tmp_path)
+        words = ('paper', 'reproduce', '--coco', coco, '--weights', tmp_path)
         code, _, err = command(*words, '--out', tmp_path / 'out')
         assert code == 2 and err.endswith('[option-invalid]\n')
 

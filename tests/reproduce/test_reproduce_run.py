@@ -278,7 +278,7 @@ def test_a_released_detector_of_v1(place, command, in_process):
     names = CocoDataset.METAINFO['classes']
     content['categories'] = [{'id': i, 'name': n} for i, n in enumerate(names, 1)]
     file.write_text(json.dumps(content))
-    words = ('reproduce', '--coco', 'coco', '--weights', 'w', '--out', 'out')
+    words = ('paper', 'reproduce', '--coco', 'coco', '--weights', 'w', '--out', 'out')
     code, out, err = command(*words, '--rows', 'retinanet:r50:eca')
     assert code == 1
     assert 'retinanet:r50:eca: converting from MMDetection v1' in err

@@ -61,7 +61,7 @@ def train(ranks, config, work, *words, sabotage=()):
         words: more arguments.
         sabotage: a function of ``tests.support.sabotage`` and its arguments.
     """
-    words = ['train', config, '--work-dir', work, *words]
+    words = ['train', config, '--work-dir', work, '--verbose', *words]
     return ranks.start(*words, ranks=[{}], before=sabotage)
 
 
