@@ -261,7 +261,7 @@ def test_interrupted_training_loses_no_step(
         [HELD],
     )
     assert f'all of it is in {work / checkpoint}. Resume: eca-mmdet train ' in line
-    assert f'--work-dir {work} --resume --cfg-options train_data' in line
+    assert f'--work-dir {work} --verbose --resume --cfg-options train_data' in line
     assert 'Traceback' not in out + err
     done = read_weights(work / checkpoint).extras['meta']['iter']
     assert steps_of(out, unit) in ([*range(1, done + 1)], [*range(1, done)])
