@@ -137,7 +137,7 @@ class Venv:
         self.put('opencv-python', '4.12.0.88', cv2, ('numpy<2.3.0,>=2',))
         for name in ('hotcoco', 'jinja2', 'markupsafe', 'matplotlib', 'shapely'):
             self.put(name, '9.0')
-        for name in ('msgspec', 'rich', 'safetensors', 'tabulate'):
+        for name in ('huggingface_hub', 'msgspec', 'rich', 'safetensors', 'tabulate'):
             self.put(name, '9.0')
 
     def line(self, line):
