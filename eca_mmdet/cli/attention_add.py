@@ -36,5 +36,6 @@ def run(args: argparse.Namespace) -> int:
     return print_config(
         lambda: add_attention(
             args.config, args.mechanism, args.weights, shlex.join(words)
-        )
+        ),
+        ['train', '--data', 'TRAIN.json', 'VAL.json', '--model', 'CONFIG.py'],
     )

@@ -6,7 +6,7 @@ import argparse
 import contextlib
 import io
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from eca_mmdet.cli.common import (
@@ -50,12 +50,15 @@ def run(args: argparse.Namespace) -> int:
     return print_config(lambda: make_config(args.train, args.val, **options))
 
 
-def print_config(propose: Callable[[], ProposedConfig]) -> int:
-    """Print a config; what its proposal logs goes to stderr."""
+def print_config(propose: Callable[[], ProposedConfig], *more: Sequence[object]) -> int:
+    """Print a config; what its proposal logs goes to stderr.
+
+    ``more`` are commands that use the config, beside its training.
+    """
     with contextlib.redirect_stdout(sys.stderr):
         proposed = propose()
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(encoding='utf-8')  # as mmengine reads configs
     print(proposed.text, end='')
-    suggest(['train', 'CONFIG.py'])
+    suggest(['train', 'CONFIG.py'], *more)
     return 0
